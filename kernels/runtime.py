@@ -1,0 +1,69 @@
+"""The one place that makes OneFlow importable; every module of the project says `from kernels.runtime import flow`.
+
+The PyPI wheel of OneFlow 0.9.0 links against CUDA 11 libraries that it does not declare and that are not on the
+loader's path, even for CPU-only work. They come from the `nvidia-*-cu11` wheels and are loaded here, in dependency
+order, before OneFlow itself.
+"""
+
+import ctypes
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+_CUDA_LIBRARIES = (
+    ("nvidia.cublas", "libcublasLt.so.11"),
+    ("nvidia.cublas", "libcublas.so.11"),
+    ("nvidia.cudnn", "libcudnn.so.8"),
+    ("nvidia.cudnn", "libcudnn_ops_infer.so.8"),
+    ("nvidia.cudnn", "libcudnn_cnn_infer.so.8"),
+    ("nvidia.cudnn", "libcudnn_ops_train.so.8"),
+    ("nvidia.cudnn", "libcudnn_cnn_train.so.8"),
+)
+
+
+def _library_folder(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))) / "lib"
+
+
+def _preload_cuda_libraries() -> None:
+    """Loads what OneFlow's shared objects need; a library that the system provides itself may be missing here."""
+    for package, name in _CUDA_LIBRARIES:
+        folder = _library_folder(package)
+        if folder is not None and (folder / name).exists():
+            ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
+
+
+def _import_oneflow() -> Any:
+    # Both must stand before the first CUDA call and the first OpenMP region; a user's own setting wins.
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
+    # Spinning OpenMP threads would fight OneFlow's own worker threads for the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _preload_cuda_libraries()
+    # OneFlow's import and its native start-up print harmless device notes; real failures still raise.
+    with _quiet_stderr():
+        import oneflow
+    return oneflow
+
+
+class _quiet_stderr:  # noqa: N801 - reads as a statement
+    """Sends file descriptor 2 to /dev/null for a moment: the notes come from native code."""
+
+    def __enter__(self) -> None:
+        self._saved = os.dup(2)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+
+    def __exit__(self, *_: object) -> None:
+        os.dup2(self._saved, 2)
+        os.close(self._saved)
+
+
+flow: Any = _import_oneflow()
+"""The `oneflow` module, ready to use."""
+Tensor = Any
+"""`oneflow.Tensor`; OneFlow ships no type information, so the checker sees Any. Docstrings give shapes and dtypes."""

@@ -1,0 +1,26 @@
+"""Fixtures that many tests share: the reference vectors and the real data set, skipped where they are absent."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+_SHARED = Path(os.environ.get("GRAPH_TRAIN_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f"{path.name}: not on this machine")
+    return path
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """Folder with the vectors of the reference implementation."""
+    return _existing(_SHARED / "goldens")
+
+
+@pytest.fixture(scope="session")
+def bccd() -> Path:
+    """Dataset yaml of the real blood-cell photos."""
+    return _existing(_SHARED / "data" / "bccd" / "bccd.yaml")
