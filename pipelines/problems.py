@@ -1,0 +1,55 @@
+"""What is wrong with the files of a data set: one record per finding, printable and writable as a report."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding. An error means that something was left out of training; a warning that it was used as it is.
+
+    Attributes:
+        file: the file at fault.
+        line: its line, counted from 1, or None if the whole file is meant.
+        severity: "error" or "warning".
+        text: what was found and what was done about it, without the file's name.
+    """
+
+    file: Path
+    line: int | None
+    severity: Severity
+    text: str
+
+    def __str__(self) -> str:
+        place = printable(self.file) if self.line is None else f"{printable(self.file)}:{self.line}"
+        return f"{place}: {self.severity}: {self.text}"
+
+
+def printable(path: Path | str) -> str:
+    """The path as one line of valid text: newlines, control characters and undecodable bytes become escapes."""
+    text = os.fsencode(path).decode("utf-8", errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def count(problems: Iterable[Problem], severity: Severity) -> int:
+    """How many problems have that severity."""
+    return sum(problem.severity == severity for problem in problems)
+
+
+def write_problems(path: Path | str, problems: Sequence[Problem]) -> None:
+    """Writes one problem per line (UTF-8), replacing the file as a whole.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, delete=False) as file:
+        file.writelines(f"{problem}\n" for problem in problems)
+    os.replace(file.name, target)
