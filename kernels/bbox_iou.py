@@ -57,7 +57,8 @@ def bbox_iou_reference(
 
     aspect = (4 / math.pi**2) * flow.square(flow.atan(width2 / height2) - flow.atan(width1 / height1))
     with flow.no_grad():
-        alpha = aspect / (aspect - iou + (1 + eps))
+        # In this order no sum is exactly 0 when rounding makes the IoU of equal boxes exceed 1 by a bit.
+        alpha = aspect / (1 - iou + aspect + eps)
     return iou - (distance2 / diagonal2 + aspect * alpha)
 
 
