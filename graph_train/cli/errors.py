@@ -1,0 +1,36 @@
+"""How every command ends: one line on what is wrong and what to do, and an exit code that scripts can use."""
+
+import sys
+import traceback
+from collections.abc import Callable
+
+DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+def run_command(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
+    """Runs a command and turns what went wrong into a line on stderr and an exit code.
+
+    ValueError and OSError are the user's (2), anything else is ours (1); KeyboardInterrupt gives 130.
+    """
+    try:
+        return command() or DONE
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"{name}: {_one_line(error)}", file=sys.stderr)
+        return USER_ERROR
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            print("(run again with --debug to see where)", file=sys.stderr)
+        print(f"{name}: internal error: {type(error).__name__}: {_one_line(error)}", file=sys.stderr)
+        return INTERNAL_ERROR
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__

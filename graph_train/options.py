@@ -1,0 +1,231 @@
+"""The settings of a training run: one frozen tree, whose fields are at once the flags, their defaults and their help.
+
+Names and defaults are those of YOLOv5's `train.py`; `docs/compatibility.md` lists the few that differ. Nothing heavy
+is imported here: `--help` and argument errors answer at once.
+"""
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any
+
+_SWITCH = "switch"
+_OPTIONAL_VALUE = "optional value"
+_LIST = "list"
+
+
+def _flag(  # noqa: PLR0913 - mirrors argparse
+    default: Any,
+    help: str,
+    *,
+    kind: type | str = str,
+    aliases: Sequence[str] = (),
+    choices: Sequence[str] | None = None,
+    const: Any = None,
+    off: str = "",
+) -> Any:
+    """Declares one flag: kind is the type of its value, or one of the forms above; `off` names a switch's opposite."""
+    metadata = {"help": help, "kind": kind, "aliases": aliases, "choices": choices, "const": const, "off": off}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What is trained, and from which weights."""
+
+    weights: str = _flag("", "initial weights: .safetensors, .pt or a OneFlow folder; '' trains from scratch")
+    cfg: str = _flag("", "model yaml, a path or a shipped name such as yolov5n.yaml; '' takes it from the weights")
+    freeze: tuple[int, ...] = _flag(
+        (0,), "layers to freeze: one number n freezes the first n, several name the layers", kind=_LIST
+    )
+    noautoanchor: bool = _flag(False, "keep the anchors of the model yaml without a check", kind=_SWITCH)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which images, and how they are fed."""
+
+    data: str = _flag("shapes", "dataset yaml, or `shapes` for the built-in set")
+    imgsz: int = _flag(640, "train and val image size in px", kind=int, aliases=("--img", "--img-size"))
+    rect: bool = _flag(False, "rectangular training batches", kind=_SWITCH)
+    cache: str = _flag("", "keep images in memory (ram) or on disk (disk)", kind=_OPTIONAL_VALUE, const="ram")
+    image_weights: bool = _flag(False, "draw images of badly found classes more often", kind=_SWITCH)
+    multi_scale: bool = _flag(False, "vary the image size by up to 50 %% from batch to batch", kind=_SWITCH)
+    single_cls: bool = _flag(False, "train several classes as one", kind=_SWITCH)
+    quad: bool = _flag(False, "quad batches: every fourth image of a batch is joined into one of twice the size",
+                       kind=_SWITCH)  # fmt: skip
+    workers: int = _flag(8, "data loading threads (per rank); more than the machine has cores are not started", kind=int)
+    strict: bool = _flag(False, "any problem in the data set ends the run", kind=_SWITCH)
+
+
+@dataclass(frozen=True)
+class OptimOptions:
+    """How it is trained."""
+
+    hyp: str = _flag("hyp.scratch-low.yaml", "hyper-parameter yaml, a path or a shipped name")
+    epochs: int = _flag(100, "total training epochs", kind=int)
+    batch_size: int = _flag(16, "total batch size over all ranks; -1 finds one by measured memory", kind=int,
+                            aliases=("--batch",))  # fmt: skip
+    optimizer: str = _flag("SGD", "optimizer", choices=("SGD", "Adam", "AdamW"))
+    cos_lr: bool = _flag(False, "cosine learning rate schedule", kind=_SWITCH)
+    label_smoothing: float = _flag(0.0, "label smoothing epsilon", kind=float)
+    patience: int = _flag(100, "epochs without improvement before the run stops; 0 never stops", kind=int)
+    sync_bn: bool = _flag(False, "BatchNorm statistics over all ranks", kind=_SWITCH)
+    seed: int = _flag(0, "seed of every random draw", kind=int)
+    evolve: int = _flag(0, "evolve hyper-parameters for N generations", kind=_OPTIONAL_VALUE, const=300)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """On what, and in which way the step is executed."""
+
+    graph: bool = _flag(True, "run the whole step as one compiled graph (default)", kind=_SWITCH, off="--eager")
+    amp: bool | None = _flag(None, "mixed precision (default: on with CUDA, off on CPU)", kind=_SWITCH, off="--no-amp")
+    kernels: str = _flag("auto", "our kernel plugin", choices=("auto", "off", "require"))
+    bbox_iou_optim: bool = _flag(True, "fused box-IoU kernel where the plugin is loaded", kind=_SWITCH,
+                                 off="--no-bbox-iou-optim")  # fmt: skip
+    device: str = _flag("", "cuda device, i.e. 0 or 0,1, or cpu; '' takes the GPU where there is one")
+    local_rank: int = _flag(-1, "set by the launcher; kept for compatibility", kind=int)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where results go, and what is written."""
+
+    project: str = _flag("runs/train", "save to project/name")
+    name: str = _flag("exp", "save to project/name")
+    exist_ok: bool = _flag(False, "an existing project/name is used again", kind=_SWITCH)
+    resume: str = _flag("", "resume the most recent run, or the run or checkpoint named", kind=_OPTIONAL_VALUE, const="last")
+    nosave: bool = _flag(False, "save only the final checkpoint", kind=_SWITCH)
+    noval: bool = _flag(False, "validate only after the final epoch", kind=_SWITCH)
+    noplots: bool = _flag(False, "write no plots", kind=_SWITCH)
+    save_period: int = _flag(-1, "save a checkpoint of its own every N epochs", kind=int)
+    debug: bool = _flag(False, "show tracebacks", kind=_SWITCH)
+    bucket: str = _flag("", "cloud bucket (refused: no client is installed)")
+    entity: str = _flag("", "Weights & Biases entity")
+    upload_dataset: str = _flag("", "Weights & Biases: upload the data set", kind=_OPTIONAL_VALUE, const="val")
+    bbox_interval: int = _flag(-1, "Weights & Biases: epochs between logged boxes", kind=int)
+    artifact_alias: str = _flag("latest", "Weights & Biases: version of the data set artifact")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """All settings of a run; each part of the program receives only its own branch."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    optim: OptimOptions = field(default_factory=OptimOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+    def as_flat_dict(self) -> dict[str, Any]:
+        """Flag names (with underscores) and values, as `opt.yaml` stores them."""
+        return {
+            item.name: list(value) if isinstance(value := getattr(branch, item.name), tuple) else value
+            for branch in (self.model, self.data, self.optim, self.engine, self.run)
+            for item in fields(branch)
+        }
+
+
+_BRANCHES: Mapping[str, type] = {
+    "model": ModelOptions,
+    "data": DataOptions,
+    "optim": OptimOptions,
+    "engine": EngineOptions,
+    "run": RunOptions,
+}
+
+
+def flag_fields() -> dict[str, Field[Any]]:
+    """Every flag by its Python name, in the order of the help."""
+    return {item.name: item for branch in _BRANCHES.values() for item in fields(branch)}
+
+
+def options_from_flags(**flags: Any) -> TrainOptions:
+    """Builds the tree from flag names and values, as `train(...)` takes them.
+
+    Raises:
+        ValueError: a name that is no flag (with the nearest match), or a value out of its range.
+    """
+    known = flag_fields()
+    for name in flags:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            raise ValueError(f"unknown setting {name!r}{hint}")
+    branches = {
+        key: kind(**{item.name: flags[item.name] for item in fields(kind) if item.name in flags})
+        for key, kind in _BRANCHES.items()
+    }
+    options = TrainOptions(**branches)
+    _check(options)
+    return options
+
+
+def _check(options: TrainOptions) -> None:
+    """Refuses values that no run can use."""
+    for name, item in flag_fields().items():
+        value = options.as_flat_dict()[name]
+        choices = item.metadata["choices"]
+        if choices and value not in choices:
+            raise ValueError(f"--{name.replace('_', '-')} {value!r}: choose one of {', '.join(choices)}")
+    for flag, value, lowest in (
+        ("--epochs", options.optim.epochs, 1),
+        ("--imgsz", options.data.imgsz, 32),
+        ("--workers", options.data.workers, 0),
+        ("--patience", options.optim.patience, 0),
+    ):
+        if value < lowest:
+            raise ValueError(f"{flag} {value}: must be at least {lowest}")
+    if options.optim.batch_size != -1 and options.optim.batch_size < 1:
+        raise ValueError(f"--batch-size {options.optim.batch_size}: must be at least 1, or -1 to find one by memory")
+    if not 0 <= options.optim.label_smoothing < 1:
+        raise ValueError(f"--label-smoothing {options.optim.label_smoothing}: must lie in [0, 1)")
+    if options.optim.seed < 0:
+        raise ValueError(f"--seed {options.optim.seed}: must be 0 or more")
+    if options.data.cache not in ("", "ram", "disk"):
+        raise ValueError(f"--cache {options.data.cache!r}: choose ram or disk")
+
+
+def _add_flag(group: "argparse._ArgumentGroup", item: Field[Any]) -> None:
+    about = item.metadata
+    dashed = "--" + item.name.replace("_", "-")
+    names = list(dict.fromkeys([dashed, *about["aliases"], "--" + item.name]))
+    common: dict[str, Any] = {"dest": item.name, "help": about["help"], "default": argparse.SUPPRESS}
+    if about["kind"] == _SWITCH:
+        group.add_argument(*names, action="store_true", **common)
+        if about["off"]:
+            group.add_argument(about["off"], action="store_false", dest=item.name, default=argparse.SUPPRESS,
+                               help=f"the opposite of {dashed}")  # fmt: skip
+    elif about["kind"] == _OPTIONAL_VALUE:
+        group.add_argument(*names, nargs="?", const=about["const"], type=type(about["const"]), **common)
+    elif about["kind"] == _LIST:
+        group.add_argument(*names, nargs="+", type=int, **common)
+    else:
+        if item.default is not MISSING and item.default != "":
+            common["help"] += f" (default: {item.default})"
+        group.add_argument(*names, type=about["kind"], choices=about["choices"], **common)
+
+
+def build_parser(prog: str = "graph-train") -> argparse.ArgumentParser:
+    """The command line of a training run; flags that are not given are left out of the namespace."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Trains YOLOv5-family detectors with the whole step in one graph.",
+        epilog="Exit codes: 0 done, 1 internal error, 2 user error, 130 interrupted (after saving).",
+        allow_abbrev=False,
+    )
+    for branch in _BRANCHES.values():
+        group = parser.add_argument_group((branch.__doc__ or "").rstrip("."))
+        for item in fields(branch):
+            _add_flag(group, item)
+    return parser
+
+
+def given_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Parses a command line; only what was given is in the result. Exits with 2 on an unknown flag or a wrong value."""
+    flags = vars(build_parser().parse_args(arguments))
+    if "freeze" in flags:
+        flags["freeze"] = tuple(flags["freeze"])
+    return flags

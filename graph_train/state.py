@@ -1,0 +1,209 @@
+"""Everything a training step changes: weights, their moving average, optimizer moments, counters.
+
+All arrays are parameters or buffers of modules, so that any number of compiled graphs and the eager step share them,
+and a checkpoint is one flat mapping from name to array.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from kernels.runtime import Tensor, flow
+from kernels.update import ParameterState
+
+BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2
+"""Parameter groups in YOLOv5's order: biases, weights with decay, weights of normalisation layers."""
+
+EMA_DECAY, EMA_TAU = 0.9999, 2000.0
+
+
+def ema_decay_at(updates: int) -> float:
+    """Decay of the moving average at its n-th update (n from 1); the ramp lets early epochs count."""
+    return EMA_DECAY * (1 - math.exp(-updates / EMA_TAU))
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The scalar part of the state, kept on the host."""
+
+    updates: int = 0
+    """Optimizer updates applied so far; also the count behind the EMA ramp and Adam's bias correction."""
+    skipped: int = 0
+    """Updates left out because a gradient was not finite."""
+    batches_tracked: int = 0
+    """Training-mode forward passes, the `num_batches_tracked` of every BatchNorm."""
+    pending_decay: float = 1.0
+    """EMA decay still to be applied to the running statistics; 1 when there is none."""
+    loss_scale: float = 1.0
+    good_updates: int = 0
+    """Updates since the loss scale last changed."""
+
+
+class _Slots(flow.nn.Module):
+    """A numbered list of buffers: modules cannot hold buffers whose names contain dots."""
+
+    def __init__(self, like: Sequence[Tensor]) -> None:
+        super().__init__()
+        for index, tensor in enumerate(like):
+            self.register_buffer(f"slot{index}", flow.zeros_like(tensor).detach())
+
+    def slot(self, index: int) -> Tensor:
+        return getattr(self, f"slot{index}")
+
+
+def member(module: Any, path: str) -> Any:
+    """Follows a dotted name; inside a graph this gives the graph's own view of the tensor."""
+    for part in path.split("."):
+        module = getattr(module, part)
+    return module
+
+
+def parameter_groups(network: Any) -> dict[str, int]:
+    """Group of each parameter by name, as YOLOv5 sorts them: by the name `bias`, then by the kind of module."""
+    groups: dict[str, int] = {}
+    norms = (flow.nn.BatchNorm2d, flow.nn.BatchNorm1d, flow.nn.LayerNorm, flow.nn.GroupNorm)
+    for prefix, module in network.named_modules():
+        for name, _ in module.named_parameters(recurse=False):
+            path = f"{prefix}.{name}" if prefix else name
+            if name == "bias":
+                groups[path] = BIASES
+            elif name == "weight" and isinstance(module, norms):
+                groups[path] = NORM_WEIGHTS
+            else:
+                groups[path] = DECAYED_WEIGHTS
+    return groups
+
+
+def frozen_layers(freeze: Sequence[int]) -> tuple[int, ...]:
+    """Layers that `--freeze` names: one number n means the first n, several are taken as they are."""
+    return tuple(freeze) if len(freeze) > 1 else tuple(range(freeze[0] if freeze else 0))
+
+
+class TrainingState(flow.nn.Module):
+    """Network, moving average and optimizer arrays, with the counters beside them.
+
+    Args:
+        network: the network to train; its parameters are updated in place.
+        average: a second instance of the same network; holds the moving average and is used for validation.
+        rule: "sgd", "adam" or "adamw".
+        freeze: layers (`model.N`) whose parameters stay as they are.
+    """
+
+    def __init__(self, network: Any, average: Any, *, rule: str, freeze: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.network, self.average = network, average
+        self.rule = rule
+        self.counters = Counters()
+        prefixes = tuple(f"model.{layer}." for layer in freeze)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(not name.startswith(prefixes) if prefixes else True)
+        groups = parameter_groups(network)
+        self.trained = tuple(name for name, parameter in network.named_parameters() if parameter.requires_grad)
+        if not self.trained:
+            raise ValueError(f"--freeze {list(freeze)}: no parameter is left to train; freeze fewer layers")
+        self.groups = tuple(groups[name] for name in self.trained)
+        parameters = [member(network, name) for name in self.trained]
+        self.gradient_sum, self.first_moment = _Slots(parameters), _Slots(parameters)
+        self.second_moment = _Slots(parameters if rule != "sgd" else ())
+        self.statistics = tuple(
+            name for name, buffer in network.named_buffers() if name.endswith(("running_mean", "running_var"))
+        )
+        self._copy_weights_to_average()
+        self.register_buffer(
+            "averaged_statistics", flow.cat([member(average, name).reshape(-1) for name in self.statistics], dim=0)
+        )
+
+    def _copy_weights_to_average(self) -> None:
+        """The average starts as the network, and its tensors take no part in differentiation."""
+        with flow.no_grad():
+            for name, parameter in self.average.named_parameters():
+                parameter.requires_grad_(False)
+                parameter.copy_(member(self.network, name))
+            for name, buffer in self.average.named_buffers():
+                buffer.copy_(member(self.network, name))
+
+    def parameter_states(self) -> list[ParameterState]:
+        """What the update reads and writes, one entry for each trained parameter."""
+        return [
+            ParameterState(
+                parameter=member(self.network, name),
+                gradient_sum=self.gradient_sum.slot(index),
+                first_moment=self.first_moment.slot(index),
+                second_moment=None if self.rule == "sgd" else self.second_moment.slot(index),
+                ema=member(self.average, name),
+                group=self.groups[index],
+            )
+            for index, name in enumerate(self.trained)
+        ]
+
+    def flush(self) -> None:
+        """Brings the average up to date for validation or saving.
+
+        Within a graph the running statistics that a call writes can be read only by the next call, so their average
+        lags one update behind; this applies what is pending (the same arithmetic, in the same order).
+        """
+        if self.counters.pending_decay != 1.0:
+            with flow.no_grad():
+                current = flow.cat([member(self.network, name).reshape(-1) for name in self.statistics], dim=0)
+                rate = flow.tensor(
+                    [1.0 - self.counters.pending_decay], dtype=flow.float32, device=self.averaged_statistics.device
+                )
+                self.averaged_statistics.sub_((self.averaged_statistics - current) * rate)
+            self.counters = replace(self.counters, pending_decay=1.0)
+        self._scatter_statistics()
+
+    def _scatter_statistics(self) -> None:
+        """Copies the flat averages into the network that validates with them."""
+        start = 0
+        with flow.no_grad():
+            for name in self.statistics:
+                target = member(self.average, name)
+                target.copy_(self.averaged_statistics[start : start + target.numel()].reshape(target.shape))
+                start += target.numel()
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.network.state_dict().items():
+            yield f"model/{name}", tensor
+        for name, tensor in self.average.state_dict().items():
+            yield f"ema/{name}", tensor
+        for index, name in enumerate(self.trained):
+            yield f"gradient_sum/{name}", self.gradient_sum.slot(index)
+            yield f"first_moment/{name}", self.first_moment.slot(index)
+            if self.rule != "sgd":
+                yield f"second_moment/{name}", self.second_moment.slot(index)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """A copy of all arrays by name; call `flush` first."""
+        result = {name: tensor.numpy().copy() for name, tensor in self._tensors()}
+        for name in result:
+            if name.startswith("model/") and name.endswith("num_batches_tracked"):
+                result[name] = result[name] + self.counters.batches_tracked
+        return result
+
+    def load_arrays(self, arrays: Mapping[str, np.ndarray], counters: Counters) -> None:
+        """Takes over a saved state, in place.
+
+        Raises:
+            ValueError: an array is missing or has another shape.
+        """
+        with flow.no_grad():
+            for name, tensor in self._tensors():
+                if name not in arrays:
+                    raise ValueError(f"checkpoint lacks {name}; was it written with another model or optimizer?")
+                value = arrays[name]
+                if tuple(value.shape) != tuple(tensor.shape):
+                    raise ValueError(f"checkpoint has {name} of shape {value.shape}, this run needs {tuple(tensor.shape)}")
+                if name.startswith("model/") and name.endswith("num_batches_tracked"):
+                    value = value - counters.batches_tracked
+                tensor.copy_(flow.tensor(np.ascontiguousarray(value)))
+            flat = flow.cat([member(self.average, name).reshape(-1) for name in self.statistics], dim=0)
+            self.averaged_statistics.copy_(flat)
+        self.counters = counters
+
+
+def counters_to_dict(counters: Counters) -> dict[str, Any]:
+    """For the header of a checkpoint."""
+    return asdict(counters)

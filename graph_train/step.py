@@ -1,0 +1,235 @@
+"""One training step: images and labels in; loss, gradients and updates of all state; loss parts out.
+
+It is written once, as the forward of a module, and executed in two ways: `EagerStep` calls the module, `GraphStep`
+compiles it into one `oneflow.nn.Graph` for each shape it meets. What changes from step to step enters as small
+tensors, so nothing is compiled again within a run but for a new shape.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from graph_train.state import Counters, TrainingState, ema_decay_at, member
+from kernels.runtime import Tensor, flow
+from kernels.update import hyper_vector, update_parameters
+
+MAX_GRADIENT_NORM = 10.0
+PIXEL_SCALE = 255.0
+ADAM_BETA2 = 0.999
+ADAM_EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What the schedule decides for one step; learning rates and decays by parameter group."""
+
+    learning_rates: tuple[float, float, float]
+    weight_decays: tuple[float, float, float]
+    momentum: float
+    update: bool
+    """False adds this batch's gradient to the sum and leaves the weights alone (gradient accumulation)."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step reports, read back to the host."""
+
+    total: float
+    """Sum of the parts times the batch size: what was differentiated."""
+    box: float
+    objectness: float
+    classes: float
+    gradient_norm: float
+    """L2 norm of the accumulated gradient before clipping; meaningless where no update was due."""
+    updated: bool
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """One graph that was compiled."""
+
+    images: tuple[int, ...]
+    labels: tuple[int, ...]
+    seconds: float
+
+
+class StepModule(flow.nn.Module):
+    """The step as a module. Inputs and outputs are tensors only, all shapes are fixed."""
+
+    def __init__(self, state: TrainingState, criterion: Any) -> None:
+        super().__init__()
+        self.state, self.criterion = state, criterion
+
+    def forward(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
+        """Does the step.
+
+        Args:
+            images: (B, 3, H, W) uint8 RGB.
+            labels: (B, T, 5) float32, class -1 for padding.
+            hyper: settings of the update, see `kernels.update.hyper_vector`.
+            extra: (2,) float32: loss scale; share of the new running statistics in the pending EMA update.
+        Returns:
+            (6,) float32: total loss, box, objectness, classes, gradient norm, 1 if the weights were updated.
+        """
+        state = self.state
+        self._average_statistics(extra)
+        maps = state.network(images.to(flow.float32) / PIXEL_SCALE)
+        parts = self.criterion(maps, labels)
+        states = state.parameter_states()
+        gradients = _gradients(parts.total * extra[0], [item.parameter for item in states])
+        outcome = update_parameters(state.rule, states, gradients, hyper, max_norm=MAX_GRADIENT_NORM)
+        losses = flow.stack([parts.total, parts.box, parts.objectness, parts.classes], dim=0)
+        return flow.cat([losses.detach(), outcome], dim=0)
+
+    def _average_statistics(self, extra: Tensor) -> None:
+        """EMA of BatchNorm's running statistics as the previous step left them."""
+        state = self.state
+        current = flow.cat([member(state.network, name).reshape(-1) for name in state.statistics], dim=0)
+        _subtract(state.averaged_statistics, (state.averaged_statistics - current) * extra[1:2])
+
+
+def _subtract(target: Tensor, decrement: Tensor) -> None:
+    """target -= decrement, also on a buffer inside a graph, where ordinary in-place ops do not write back."""
+    op = _subtract_op()
+    flow._C.dispatch_sgd_update(
+        op, (target, decrement), learning_rate=1.0, scale=1.0, l1=0.0, l2=0.0, weight_decay=0.0
+    )
+
+
+def _subtract_op() -> Any:
+    return flow.stateful_op("sgd_update").Input("model").Input("model_diff").Build()
+
+
+def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    """Gradients by the tape; inside a graph the loss is declared first, which makes the graph a training graph."""
+    internal = flow._oneflow_internal
+    if loss.is_lazy:
+        internal.nn.graph.AddTensorAsGraphLoss(loss)
+    pack = flow.nn.modules.utils.TensorTuple if hasattr(flow.nn.modules.utils, "TensorTuple") else internal.TensorTuple
+    grads = internal.autograd.grad(pack([loss]), pack(parameters), pack(), False, False)
+    return list(grads)
+
+
+class _StepGraph(flow.nn.Graph):
+    """The whole step, captured."""
+
+    def __init__(self, module: StepModule, *, amp: bool) -> None:
+        super().__init__()
+        self.step = module
+        self.config._train(True)
+        self.config.enable_amp(amp)
+
+    def build(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
+        return self.step(images, labels, hyper, extra)
+
+
+class TrainStep(Protocol):
+    """One way to execute the step."""
+
+    def __call__(self, images: Tensor, labels: Tensor, settings: StepSettings) -> StepResult:
+        """Takes uint8 (B, 3, H, W) and (B, T, 5) on the device of the state; waits for the result."""
+        ...
+
+
+class _Step:
+    """What both ways share: packing the settings, reading the result, counting."""
+
+    def __init__(self, state: TrainingState, criterion: Any, *, amp: bool = False) -> None:
+        self.state = state
+        self.amp = amp
+        self._module = StepModule(state, criterion)
+        self._device = state.averaged_statistics.device
+
+    def __call__(self, images: Tensor, labels: Tensor, settings: StepSettings) -> StepResult:
+        """See `TrainStep`."""
+        counters = self.state.counters
+        decay = ema_decay_at(counters.updates + 1)
+        output = self._execute(images, labels, *self._scalars(settings, counters, decay))
+        # The one read-back of a step: the driver needs the losses, and whether a non-finite gradient was skipped.
+        values = output.numpy().astype(np.float64)
+        result = StepResult(*(float(value) for value in values[:5]), updated=bool(values[5] > 0.5))
+        self.state.counters = _advance(counters, settings, result, decay, scaled=self.amp)
+        return result
+
+    def _scalars(self, settings: StepSettings, counters: Counters, decay: float) -> tuple[Tensor, Tensor]:
+        hyper = hyper_vector(
+            learning_rates=settings.learning_rates,
+            weight_decays=settings.weight_decays,
+            momentum=settings.momentum,
+            beta2=ADAM_BETA2,
+            epsilon=ADAM_EPSILON,
+            step=counters.updates + 1,
+            ema_decay=decay,
+            loss_scale=counters.loss_scale,
+            update=settings.update,
+        )
+        extra = np.array([counters.loss_scale, 1.0 - counters.pending_decay], np.float32)
+        return flow.tensor(np.asarray(hyper, np.float32), device=self._device), flow.tensor(extra, device=self._device)
+
+    def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
+        raise TypeError("use EagerStep or GraphStep")
+
+
+class EagerStep(_Step):
+    """Executes the step op by op."""
+
+    def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
+        self.state.network.train()
+        if self.amp:
+            with flow.autocast("cuda"):
+                return self._module(images, labels, hyper, extra)
+        return self._module(images, labels, hyper, extra)
+
+
+class GraphStep(_Step):
+    """Executes the step as one graph, compiled at the first batch of each shape and replayed ever after."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        criterion: Any,
+        *,
+        amp: bool = False,
+        on_compile: Callable[[Compilation], None] = lambda _: None,
+    ) -> None:
+        super().__init__(state, criterion, amp=amp)
+        self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _StepGraph] = {}
+        self._on_compile = on_compile
+        self.compilations: list[Compilation] = []
+        self.replayed = 0
+
+    def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
+        key = (tuple(images.shape), tuple(labels.shape))
+        graph = self._graphs.get(key)
+        if graph is not None:
+            self.replayed += 1
+            return graph(images, labels, hyper, extra)
+        self.state.network.train()
+        graph = _StepGraph(self._module, amp=self.amp)
+        started = time.perf_counter()
+        graph._compile(images, labels, hyper, extra)
+        self._graphs[key] = graph
+        self.compilations.append(Compilation(*key, seconds=time.perf_counter() - started))
+        self._on_compile(self.compilations[-1])
+        return graph(images, labels, hyper, extra)
+
+
+LOSS_SCALE_START, LOSS_SCALE_GROWTH_INTERVAL = 65536.0, 2000
+"""Dynamic loss scale as PyTorch's GradScaler: halved by an overflow, doubled after 2000 good updates."""
+
+
+def _advance(counters: Counters, settings: StepSettings, result: StepResult, decay: float, *, scaled: bool) -> Counters:
+    """Counters after a step. A skipped update leaves the EMA alone and, with a loss scale, halves it."""
+    moved = replace(counters, batches_tracked=counters.batches_tracked + 1, pending_decay=1.0)
+    if not settings.update:
+        return moved
+    if not result.updated:
+        smaller = counters.loss_scale / 2 if scaled else counters.loss_scale
+        return replace(moved, skipped=counters.skipped + 1, loss_scale=smaller, good_updates=0)
+    moved = replace(moved, updates=counters.updates + 1, pending_decay=decay, good_updates=counters.good_updates + 1)
+    if scaled and moved.good_updates >= LOSS_SCALE_GROWTH_INTERVAL:
+        return replace(moved, loss_scale=moved.loss_scale * 2, good_updates=0)
+    return moved

@@ -1,0 +1,79 @@
+"""`python -m tests.parity FOLDER`: checks every vector file of a folder, one line a file; works without pytest."""
+
+import argparse
+import importlib
+import pkgutil
+import sys
+import traceback
+from pathlib import Path
+
+import tests.parity as package
+from tests.parity.harness import Mode, Report, Subject
+
+_NO_SUBJECT = ("harness", "__main__")
+
+
+def subjects() -> list[Subject]:
+    """The subjects of all modules of this package."""
+    names = [item.name for item in pkgutil.iter_modules(package.__path__)]
+    modules = [
+        importlib.import_module(f"{package.__name__}.{name}")
+        for name in sorted(names)
+        if name not in _NO_SUBJECT and not name.startswith("test_")
+    ]
+    return [module.SUBJECT for module in modules if hasattr(module, "SUBJECT")]
+
+
+def _line(path: Path, mode: Mode, report: Report) -> str:
+    worst_abs = max((row.worst_abs for row in report.comparisons), default=float("nan"))
+    worst_rel = max((row.worst_rel for row in report.comparisons), default=float("nan"))
+    tolerances = list(dict.fromkeys(row.tolerance for row in report.comparisons))
+    shown = "; ".join(tolerances[:3]) + (f"; +{len(tolerances) - 3} more" if len(tolerances) > 3 else "")
+    verdict = "ok" if report.ok else "FAIL"
+    return f"{path.name:32} {mode:6} abs {worst_abs:9.2e}  rel {worst_rel:9.2e}  {verdict:4}  [{shown}]"
+
+
+def _check(subject: Subject, path: Path, mode: Mode, *, debug: bool) -> bool:
+    report = Report()
+    try:
+        subject.check(path, report, mode)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"{path.name:32} {mode:6} FAIL  {type(error).__name__}: {' '.join(str(error).split())[:200]}", flush=True)
+        return False
+    print(_line(path, mode, report), flush=True)
+    for row in report.failures():
+        print(f"    {row.name}: abs {row.worst_abs:.3e} rel {row.worst_rel:.3e} ({row.tolerance})", flush=True)
+    return report.ok
+
+
+def main() -> int:
+    """Exit status 1 if anything is out of tolerance, 2 if there is nothing to check."""
+    parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder with .npz vector files")
+    parser.add_argument("--kernels", choices=("auto", "off", "require"), default="auto", help="our kernel plugin")
+    parser.add_argument("--mode", choices=("eager", "graph", "both"), default="both", help="how ours is executed")
+    parser.add_argument("--only", default="", help="only files whose name contains this")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse_args()
+    from kernels.plugin import load_plugin
+
+    load_plugin(options.kernels)
+    results = [
+        _check(subject, path, mode, debug=options.debug)
+        for subject in subjects()
+        for path in subject.files(options.folder)
+        if options.only in path.name
+        for mode in subject.modes
+        if options.mode in (mode, "both")
+    ]
+    if not results:
+        print(f"{options.folder}: no vector files", file=sys.stderr)
+        return 2
+    print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
