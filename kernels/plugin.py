@@ -1,0 +1,109 @@
+"""Loads the kernel plugin: a shared library with CPU kernels that replace OneFlow's own, and with ops of ours.
+
+Loading registers the kernels with OneFlow: ops of the same names then run through them, in eager mode and in graphs,
+with no change to any Python code. OneFlow keeps the kernel it first chose for an op object, so load before the first
+op runs. New ops are reached through `flow.stateful_op(name)` and one of OneFlow's generic dispatchers, e.g.
+
+    op = flow.stateful_op("graph_train_double").Input("in").Output("out").Build()
+    doubled = flow._C.dispatch_ofrecord_bytes_decoder(op, tensor, name="")
+"""
+
+import ctypes
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from kernels import plugin_build
+from kernels.runtime import flow
+
+PluginMode = Literal["auto", "off", "require"]
+_log = logging.getLogger("graph_train.kernels")
+
+
+@dataclass(frozen=True)
+class PluginStatus:
+    """What `load_plugin` did.
+
+    `reason` says why nothing is loaded ("" when it is); `build_seconds` is 0 when the library came from the cache.
+    """
+
+    loaded: bool
+    path: Path | None
+    reason: str
+    build_seconds: float
+
+
+@dataclass
+class _Process:
+    """State of this process; a library that registered kernels cannot be unloaded."""
+
+    status: PluginStatus | None = None
+    library: ctypes.CDLL | None = None
+    warned: bool = False
+
+
+_process = _Process()
+
+
+def load_plugin(mode: PluginMode) -> PluginStatus:
+    """Builds (once, then cached) and loads the plugin; a second call returns the first one's result.
+
+    Args:
+        mode: "auto" goes on with OneFlow's own kernels, after one warning, where the plugin cannot be had;
+            "require" makes that an error; "off" loads nothing.
+
+    Raises:
+        ValueError: an unknown mode; "require" without success; "off" after the plugin has been loaded.
+    """
+    if mode not in get_args(PluginMode):
+        raise ValueError(f"kernels mode {mode!r}: must be one of {', '.join(get_args(PluginMode))}")
+    if mode == "off":
+        if is_loaded():
+            raise ValueError("kernels mode 'off': the plugin is loaded already; choose 'off' before anything loads it")
+        return PluginStatus(loaded=False, path=None, reason="switched off", build_seconds=0.0)
+    if _process.status is not None:
+        return _process.status
+    try:
+        built = plugin_build.ensure_built()
+        _process.library = _load(built.path)
+    except (ValueError, OSError) as error:
+        if mode == "require":
+            raise ValueError(f"kernels mode 'require': {error}") from error
+        if not _process.warned:
+            _log.warning("running on OneFlow's own, slower CPU kernels: %s", error)
+            _process.warned = True
+        return PluginStatus(loaded=False, path=None, reason=str(error), build_seconds=0.0)
+    _process.status = PluginStatus(loaded=True, path=built.path, reason="", build_seconds=built.build_seconds)
+    return _process.status
+
+
+def is_loaded() -> bool:
+    """True when the plugin's kernels are registered in this process."""
+    return _process.library is not None
+
+
+def library_path() -> Path | None:
+    """File of the loaded library, None when nothing is loaded."""
+    return _process.status.path if _process.status is not None else None
+
+
+def plugin_library() -> ctypes.CDLL:
+    """The loaded library, for its `extern "C"` functions; the caller sets `argtypes` and `restype`.
+
+    Raises:
+        ValueError: nothing is loaded.
+    """
+    if _process.library is None:
+        raise ValueError("the kernel plugin is not loaded; call load_plugin('require') first")
+    return _process.library
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    # By its soname the plugin finds this very library, wherever the wheel lies.
+    ctypes.CDLL(str(plugin_build.onednn_library()))
+    try:
+        flow.utils.load_library(str(path))
+    except RuntimeError as error:
+        raise plugin_build.PluginUnavailableError(f"{path}: cannot be loaded: {error}; remove the file") from error
+    return ctypes.CDLL(str(path))

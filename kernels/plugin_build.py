@@ -1,0 +1,269 @@
+"""Compiles the kernel plugin: which compiler, which headers, which flags, and the folder that keeps the result."""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCE_FOLDER = Path(__file__).resolve().parent / "csrc"
+LIBRARY_NAME = "libgraph_train_kernels.so"
+_ONEDNN = ("onednn-cpu-gomp", "libdnnl.so.3")
+_ONEDNN_HEADERS = ("onednn-devel-cpu-gomp", "include/dnnl.hpp")
+
+# OneFlow's wheel was built with the old string ABI and its own settings of the `half` library. Contraction and the
+# absence of errno/trap side effects let loops be vectorised; nothing here reorders floating-point sums.
+_COMPILE_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fopenmp",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-Wall",
+    "-D_GLIBCXX_USE_CXX11_ABI=0",
+    "-DHALF_ENABLE_CPP11_USER_LITERALS=0",
+    "-DHALF_ENABLE_F16C_INTRINSICS=0",
+)
+_LINK_FLAGS = ("-shared", "-fopenmp", "-Wl,--allow-shlib-undefined")
+
+
+class PluginUnavailableError(ValueError):
+    """The plugin cannot be built or loaded here; the message holds the reason and the remedy."""
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """What a build needs; `compiler_version` is the first line the compiler prints about itself."""
+
+    compiler: Path
+    compiler_version: str
+    oneflow_folder: Path
+    oneflow_version: str
+    onednn_library: Path
+    onednn_include: Path
+    onednn_version: str
+
+    def link_names(self) -> list[str]:
+        """Arguments naming OneFlow's and oneDNN's shared objects; the wheels carry hashes in the file names."""
+        libs = self.oneflow_folder.parent / "oneflow.libs"
+        names = [
+            _only_match(libs, pattern) for pattern in ("liboneflow-*.so", "libof_protoobj-*.so", "libprotobuf-*.so*")
+        ]
+        folders = (libs, self.onednn_library.parent)
+        return [f"-L{folder}" for folder in folders] + [f"-l:{name}" for name in (*names, self.onednn_library.name)]
+
+    def include_flags(self) -> list[str]:
+        """OneFlow's folder comes last: it also carries old glibc and oneDNN headers that must not win."""
+        own = [f"-I{SOURCE_FOLDER}", f"-I{SOURCE_FOLDER / 'shim'}", f"-I{self.onednn_include}"]
+        return [*own, "-idirafter", str(self.oneflow_folder / "include")]
+
+
+@dataclass(frozen=True)
+class BuiltPlugin:
+    """A library that is ready to load; `build_seconds` is 0 when it was found in the cache."""
+
+    path: Path
+    build_seconds: float
+
+
+def _only_match(folder: Path, pattern: str) -> str:
+    matches = sorted(folder.glob(pattern))
+    if not matches:
+        raise PluginUnavailableError(f"{folder}: no {pattern}; reinstall oneflow==0.9.0 from PyPI")
+    return matches[0].name
+
+
+def _distribution_file(name: str, ending: str) -> tuple[Path, str]:
+    """Path of the file of an installed distribution whose path ends so, and the distribution's version."""
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise PluginUnavailableError(
+            f"the package {name} is not installed; install it: pip install {name}==2023.2.0"
+        ) from None
+    for file in distribution.files or ():
+        if str(file).endswith(ending):
+            path = Path(str(distribution.locate_file(file))).resolve()
+            if path.exists():
+                return path, distribution.version
+    raise PluginUnavailableError(
+        f"the package {name} has no {ending} on disk; reinstall it: pip install --force-reinstall {name}==2023.2.0"
+    )
+
+
+def onednn_library() -> Path:
+    """The shared object of the oneDNN wheel, which must be loaded before the plugin."""
+    return _distribution_file(*_ONEDNN)[0]
+
+
+def find_compiler() -> Path:
+    """The C++ compiler: $CXX, else g++, c++ or clang++ on the path."""
+    wanted = os.environ.get("CXX")
+    names = (wanted,) if wanted else ("g++", "c++", "clang++")
+    for name in names:
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    raise PluginUnavailableError(
+        f"no C++ compiler (looked for {', '.join(names)}); install one (Debian/Ubuntu: apt-get install g++) or set CXX"
+    )
+
+
+def find_toolchain() -> Toolchain:
+    """Looks everything up; raises PluginUnavailableError naming the first thing that is missing."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        raise PluginUnavailableError(
+            f"the plugin is for Linux on x86-64, this is {platform.system()} on {platform.machine()}; use --kernels off"
+        )
+    compiler = find_compiler()
+    version = subprocess.run([str(compiler), "--version"], capture_output=True, text=True, check=False).stdout
+    oneflow_init, oneflow_version = _distribution_file("oneflow", "oneflow/__init__.py")
+    library, onednn_version = _distribution_file(*_ONEDNN)
+    header, _ = _distribution_file(*_ONEDNN_HEADERS)
+    return Toolchain(
+        compiler=compiler,
+        compiler_version=(version.splitlines() or ["unknown"])[0],
+        oneflow_folder=oneflow_init.parent,
+        oneflow_version=oneflow_version,
+        onednn_library=library,
+        onednn_include=header.parent,
+        onednn_version=onednn_version,
+    )
+
+
+def source_files() -> list[Path]:
+    """Every file of the source folder, in a fixed order."""
+    return sorted(path for path in SOURCE_FOLDER.rglob("*") if path.is_file() and path.suffix in (".cpp", ".h"))
+
+
+def plugin_key(toolchain: Toolchain) -> str:
+    """Hash of all that decides the library's bytes: sources, flags, and the versions it is bound to."""
+    digest = hashlib.sha256()
+    for path in source_files():
+        digest.update(f"{path.relative_to(SOURCE_FOLDER)}\0".encode() + path.read_bytes() + b"\0")
+    facts = (
+        *_COMPILE_FLAGS,
+        *_LINK_FLAGS,
+        toolchain.compiler_version,
+        toolchain.oneflow_version,
+        toolchain.onednn_version,
+    )
+    digest.update("\0".join(facts).encode())
+    return digest.hexdigest()[:24]
+
+
+def cache_folder() -> Path:
+    """Parent of all cached builds: $XDG_CACHE_HOME/graph-train/plugin, by default under ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "graph-train" / "plugin"
+
+
+def check_private(path: Path) -> None:
+    """Refuses what somebody else could have written: a library that is loaded runs as this user."""
+    facts = path.lstat()
+    if stat.S_ISLNK(facts.st_mode):
+        raise PluginUnavailableError(f"{path}: is a symbolic link; remove it, it will be built again")
+    if facts.st_uid != os.geteuid():
+        raise PluginUnavailableError(
+            f"{path}: belongs to user id {facts.st_uid}, not to you; remove it or set XDG_CACHE_HOME"
+        )
+    if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(facts.st_mode)
+        raise PluginUnavailableError(
+            f"{path}: others may write it (mode {mode:o}); remove it or run: chmod go-w '{path}'"
+        )
+
+
+def _private_folder(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    check_private(path)
+    return path
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on a file; a process that dies gives it back."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def ensure_built() -> BuiltPlugin:
+    """The library for these sources and this machine, compiled when the cache has none.
+
+    Safe when several processes start at once: one compiles, the others wait and find the result.
+
+    Raises:
+        PluginUnavailableError: no compiler, missing packages, an unsafe cache folder, or errors in the compilation.
+        OSError: the cache folder cannot be written.
+    """
+    toolchain = find_toolchain()
+    root = _private_folder(_private_folder(cache_folder().parent) / cache_folder().name)
+    folder = _private_folder(root / plugin_key(toolchain))
+    library = folder / LIBRARY_NAME
+    build_seconds = 0.0
+    with _locked(folder / "lock"):
+        if not library.exists():
+            build_seconds = _build(toolchain, folder, library)
+    check_private(library)
+    return BuiltPlugin(library, build_seconds)
+
+
+def _build(toolchain: Toolchain, folder: Path, library: Path) -> float:
+    start = time.monotonic()
+    print("graph-train: compiling the CPU kernels (once, up to a minute) ...", end="", file=sys.stderr, flush=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
+            finished = compile_sources(toolchain, Path(scratch), folder / "build.log")
+            # Renamed only when whole: a reader without the lock sees no library or all of it.
+            finished.chmod(0o700)
+            finished.replace(library)
+    except BaseException:
+        print(" failed", file=sys.stderr, flush=True)
+        raise
+    seconds = time.monotonic() - start
+    print(f" done in {seconds:.0f} s", file=sys.stderr, flush=True)
+    return seconds
+
+
+def compile_sources(toolchain: Toolchain, scratch: Path, log: Path) -> Path:
+    """Compiles every csrc/*.cpp beside one another and links them; returns the library inside `scratch`."""
+    flags = [*_COMPILE_FLAGS, *toolchain.include_flags()]
+    compiler = str(toolchain.compiler)
+    # OneFlow's headers take most of every file's time: they are compiled once and found by name in the scratch folder.
+    header = [compiler, *flags, "-x", "c++-header", str(SOURCE_FOLDER / "common.h"), "-o", "common.h.gch"]
+    _run(header, scratch, log)
+    sources = sorted(SOURCE_FOLDER.glob("*.cpp"))
+    objects = [f"{path.stem}.o" for path in sources]
+    commands = [
+        [compiler, *flags, "-include", "common.h", "-c", str(path), "-o", target]
+        for path, target in zip(sources, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(lambda command: _run(command, scratch, log), commands))
+    _run([compiler, *objects, "-o", LIBRARY_NAME, *toolchain.link_names(), *_LINK_FLAGS], scratch, log)
+    return scratch / LIBRARY_NAME
+
+
+def _run(command: Sequence[str], scratch: Path, log: Path) -> None:
+    result = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        log.write_text(" ".join(command) + "\n" + result.stdout + result.stderr)
+        first = next((line for line in result.stderr.splitlines() if "error" in line), f"exit code {result.returncode}")
+        raise PluginUnavailableError(
+            f"compiling the CPU kernels failed ({first.strip()}); the compiler's output is in {log}"
+        )
