@@ -8,6 +8,20 @@ from pathlib import Path
 from typing import Literal
 
 Severity = Literal["error", "warning"]
+Code = Literal[
+    "image-missing",
+    "image-unusable",
+    "image-repeated",
+    "label-unusable",
+    "row-dropped",
+    "class-range",
+    "row-repeated",
+    "label-orphan",
+    "label-shared",
+    "source",
+    "coco",
+]
+"""What kind of finding it is; reports count by it."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +33,14 @@ class Problem:
         line: its line, counted from 1, or None if the whole file is meant.
         severity: "error" or "warning".
         text: what was found and what was done about it, without the file's name.
+        code: what kind of finding it is.
     """
 
     file: Path
     line: int | None
     severity: Severity
     text: str
+    code: Code
 
     def __str__(self) -> str:
         place = printable(self.file) if self.line is None else f"{printable(self.file)}:{self.line}"

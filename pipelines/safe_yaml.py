@@ -167,9 +167,8 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
 
 def _check_node(node: yaml.Node, path: Path) -> None:
     place = _place(path, node.start_mark)
-    if isinstance(node, yaml.ScalarNode):
-        if node.tag in _NUMBER_TAGS and len(node.value) > MAX_NUMBER_LENGTH:
-            raise _NotPlainError(f"{place}: a number of {len(node.value)} characters; put text in quotes")
+    if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBER_TAGS and len(node.value) > MAX_NUMBER_LENGTH:
+        raise _NotPlainError(f"{place}: a number of {len(node.value)} characters; put text in quotes")
     if node.tag not in _PLAIN_TAGS:
         raise _NotPlainError(
             f"{place}: tag {node.tag!r} is not allowed; only plain text, numbers, lists and mappings are"
