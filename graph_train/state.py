@@ -4,7 +4,6 @@ All arrays are parameters or buffers of modules, so that any number of compiled 
 and a checkpoint is one flat mapping from name to array.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,13 +15,6 @@ from kernels.update import ParameterState
 
 BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2
 """Parameter groups in YOLOv5's order: biases, weights with decay, weights of normalisation layers."""
-
-EMA_DECAY, EMA_TAU = 0.9999, 2000.0
-
-
-def ema_decay_at(updates: int) -> float:
-    """Decay of the moving average at its n-th update (n from 1); the ramp lets early epochs count."""
-    return EMA_DECAY * (1 - math.exp(-updates / EMA_TAU))
 
 
 @dataclass(frozen=True)
@@ -138,6 +130,11 @@ class TrainingState(flow.nn.Module):
             )
             for index, name in enumerate(self.trained)
         ]
+
+    def drop_pending_gradients(self) -> None:
+        """Forgets gradients that no update has used yet, as YOLOv5 does at the start of each epoch."""
+        for index in range(len(self.trained)):
+            self.gradient_sum.slot(index).zero_()
 
     def flush(self) -> None:
         """Brings the average up to date for validation or saving.

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from graph_train.state import Counters, TrainingState, ema_decay_at, member
+from graph_train.schedule import StepSettings, ema_decay
+from graph_train.state import Counters, TrainingState, member
 from kernels.runtime import Tensor, flow
 from kernels.update import hyper_vector, update_parameters
 
@@ -20,17 +21,6 @@ MAX_GRADIENT_NORM = 10.0
 PIXEL_SCALE = 255.0
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-8
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """What the schedule decides for one step; learning rates and decays by parameter group."""
-
-    learning_rates: tuple[float, float, float]
-    weight_decays: tuple[float, float, float]
-    momentum: float
-    update: bool
-    """False adds this batch's gradient to the sum and leaves the weights alone (gradient accumulation)."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +127,11 @@ class TrainStep(Protocol):
 class _Step:
     """What both ways share: packing the settings, reading the result, counting."""
 
-    def __init__(self, state: TrainingState, criterion: Any, *, amp: bool = False) -> None:
+    def __init__(
+        self, state: TrainingState, criterion: Any, *, weight_decays: tuple[float, float, float], amp: bool = False
+    ) -> None:
         self.state = state
+        self._weight_decays = weight_decays
         self.amp = amp
         self._module = StepModule(state, criterion)
         self._device = state.averaged_statistics.device
@@ -146,7 +139,7 @@ class _Step:
     def __call__(self, images: Tensor, labels: Tensor, settings: StepSettings) -> StepResult:
         """See `TrainStep`."""
         counters = self.state.counters
-        decay = ema_decay_at(counters.updates + 1)
+        decay = ema_decay(counters.updates + 1)
         output = self._execute(images, labels, *self._scalars(settings, counters, decay))
         # The one read-back of a step: the driver needs the losses, and whether a non-finite gradient was skipped.
         values = output.numpy().astype(np.float64)
@@ -157,7 +150,7 @@ class _Step:
     def _scalars(self, settings: StepSettings, counters: Counters, decay: float) -> tuple[Tensor, Tensor]:
         hyper = hyper_vector(
             learning_rates=settings.learning_rates,
-            weight_decays=settings.weight_decays,
+            weight_decays=self._weight_decays,
             momentum=settings.momentum,
             beta2=ADAM_BETA2,
             epsilon=ADAM_EPSILON,
@@ -192,10 +185,11 @@ class GraphStep(_Step):
         state: TrainingState,
         criterion: Any,
         *,
+        weight_decays: tuple[float, float, float],
         amp: bool = False,
         on_compile: Callable[[Compilation], None] = lambda _: None,
     ) -> None:
-        super().__init__(state, criterion, amp=amp)
+        super().__init__(state, criterion, weight_decays=weight_decays, amp=amp)
         self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _StepGraph] = {}
         self._on_compile = on_compile
         self.compilations: list[Compilation] = []

@@ -1,0 +1,95 @@
+"""Runs a network without training it: decoded predictions, and the validation loss beside them.
+
+One module, executed eagerly or as one compiled graph for each input shape; both read the same weights in place.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graph_train.step import PIXEL_SCALE
+from kernels.runtime import Tensor, flow
+from models.targets import label_capacity, pad_labels
+
+
+class _Predictor(flow.nn.Module):
+    """Network, decoding and loss as one module."""
+
+    def __init__(self, network: Any, criterion: Any | None) -> None:
+        super().__init__()
+        self.network, self.criterion = network, criterion
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        maps = self.network(images.to(flow.float32) / PIXEL_SCALE)
+        decoded = self.network.decode(maps)
+        if self.criterion is None:
+            return (decoded,)
+        parts = self.criterion(maps, labels)
+        return decoded, flow.stack([parts.box, parts.objectness, parts.classes], dim=0)
+
+
+class _PredictGraph(flow.nn.Graph):
+    """One input shape, captured."""
+
+    def __init__(self, module: _Predictor) -> None:
+        super().__init__()
+        self.predict = module
+
+    def build(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        return self.predict(images, labels)
+
+
+class Inference:
+    """Callable that takes a batch and gives predictions, as `graph_train.validation` wants it.
+
+    Args:
+        network: a `DetectionModel`; put into evaluation mode here.
+        criterion: a `DetectionLoss` for the validation loss, or None to skip it.
+        graph: compile (once per input shape) instead of running op by op.
+        label_floor: smallest label capacity, so that few shapes arise.
+    """
+
+    def __init__(self, network: Any, criterion: Any | None = None, *, graph: bool = True, label_floor: int = 0) -> None:
+        self._module = _Predictor(network.eval(), criterion.eval() if criterion is not None else None)
+        self._device = next(iter(network.parameters())).device
+        self._graph = graph
+        self._label_floor = label_floor
+        self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _PredictGraph] = {}
+
+    @property
+    def graphs(self) -> int:
+        """How many shapes were compiled so far."""
+        return len(self._graphs)
+
+    def __call__(
+        self, images: Tensor, label_rows: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """Predicts a batch.
+
+        Args:
+            images: (B, 3, H, W) uint8 RGB.
+            label_rows: (n, 6) image, class, centre x, y, width, height, normalised; may be empty.
+        Returns:
+            (B, N, 5 + classes) boxes in px and confidences; (3,) box, objectness and class loss, or None.
+        """
+        images = images.to(self._device)
+        labels = flow.tensor(self._padded(label_rows, images.shape[0]), device=self._device)
+        with flow.no_grad():
+            outputs = self._run(images, labels)
+        decoded = outputs[0].numpy()
+        return decoded, outputs[1].numpy() if len(outputs) > 1 else None
+
+    def _padded(self, rows: npt.NDArray[np.float32], batch: int) -> npt.NDArray[np.float32]:
+        if self._module.criterion is None:
+            return pad_labels(rows[:0], batch, label_capacity(0))
+        need = int(np.bincount(rows[:, 0].astype(np.int64), minlength=1).max()) if len(rows) else 0
+        return pad_labels(rows, batch, label_capacity(max(need, self._label_floor)))
+
+    def _run(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        if not self._graph:
+            return self._module(images, labels)
+        key = (tuple(images.shape), tuple(labels.shape))
+        if key not in self._graphs:
+            self._graphs[key] = _PredictGraph(self._module)
+        return self._graphs[key](images, labels)
