@@ -1,0 +1,281 @@
+"""The update of all parameters against torch's formulas in NumPy float64, and graph against eager."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from kernels.runtime import Tensor, flow
+from kernels.update import HyperIndex, ParameterState, UpdateRule, hyper_vector, update_parameters
+
+_SHAPES = ((7,), (4, 3, 3, 3), (5,), (1,), (33, 17))
+_GROUPS = (0, 1, 2, 0, 1)
+_RULES: tuple[UpdateRule, ...] = ("sgd", "adam", "adamw")
+_MAX_NORM = 10.0
+_Array = npt.NDArray[np.float64]
+
+
+class _Store(flow.nn.Module):
+    """Parameters with their buffers, as a trainer would register them."""
+
+    def __init__(self, rule: UpdateRule, values: Sequence[_Array], groups: Sequence[int] = _GROUPS) -> None:
+        super().__init__()
+        self.states: list[ParameterState] = []
+        for index, (value, group) in enumerate(zip(values, groups, strict=True)):
+            parameter = flow.nn.Parameter(flow.tensor(value.astype(np.float32)))
+            self.register_parameter(f"parameter_{index}", parameter)
+            buffers = {}
+            for name in ("gradient_sum", "first_moment", "second_moment", "ema"):
+                buffers[name] = flow.tensor(value.astype(np.float32)) if name == "ema" else flow.zeros(*value.shape)
+                self.register_buffer(f"{name}_{index}", buffers[name])
+            if rule == "sgd":
+                buffers["second_moment"] = None
+            self.states.append(ParameterState(parameter=parameter, group=group, **buffers))
+
+    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        return {name: tensor.numpy() for name, tensor in self.state_dict().items()}
+
+
+class _UpdateGraph(flow.nn.Graph):
+    def __init__(self, store: _Store, rule: UpdateRule) -> None:
+        super().__init__()
+        self.store = store
+        self._states = store.states
+        self._rule: UpdateRule = rule
+
+    def build(self, hyper: Tensor, *gradients: Tensor) -> Tensor:
+        return update_parameters(self._rule, self._states, gradients, hyper, max_norm=_MAX_NORM)
+
+
+@dataclass
+class _Expected:
+    """The same state in float64, updated by torch's formulas."""
+
+    rule: UpdateRule
+    parameter: list[_Array]
+    updates: int = 0
+    gradient_sum: list[_Array] = field(init=False)
+    first_moment: list[_Array] = field(init=False)
+    second_moment: list[_Array] = field(init=False)
+    ema: list[_Array] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gradient_sum = [np.zeros_like(value) for value in self.parameter]
+        self.first_moment = [np.zeros_like(value) for value in self.parameter]
+        self.second_moment = [np.zeros_like(value) for value in self.parameter]
+        self.ema = [value.copy() for value in self.parameter]
+
+    def step(self, gradients: Sequence[_Array], settings: "_Settings") -> tuple[float, float]:
+        self.gradient_sum = [total + gradient for total, gradient in zip(self.gradient_sum, gradients, strict=True)]
+        if not settings.update:
+            return np.nan, 0.0
+        unscaled = [total / settings.loss_scale for total in self.gradient_sum]
+        self.gradient_sum = [np.zeros_like(value) for value in self.parameter]
+        norm = float(np.sqrt(sum(float((gradient**2).sum()) for gradient in unscaled)))
+        if not np.isfinite(norm):
+            return norm, 0.0
+        self.updates += 1
+        clip = min(1.0, _MAX_NORM / (norm + 1e-6))
+        for index, gradient in enumerate(unscaled):
+            self._update(index, gradient * clip, settings)
+            decay = settings.ema_decay
+            self.ema[index] = decay * self.ema[index] + (1 - decay) * self.parameter[index]
+        return norm, 1.0
+
+    def _update(self, index: int, gradient: _Array, settings: "_Settings") -> None:
+        rate, decay = settings.learning_rates[_GROUPS[index]], settings.weight_decays[_GROUPS[index]]
+        value, momentum, beta2 = self.parameter[index], settings.momentum, 0.999
+        if self.rule == "adamw":
+            value = value * (1 - rate * decay)
+        else:
+            gradient = gradient + decay * value
+        if self.rule == "sgd":
+            self.first_moment[index] = momentum * self.first_moment[index] + gradient
+            self.parameter[index] = value - rate * (gradient + momentum * self.first_moment[index])
+            return
+        self.first_moment[index] = momentum * self.first_moment[index] + (1 - momentum) * gradient
+        self.second_moment[index] = beta2 * self.second_moment[index] + (1 - beta2) * gradient**2
+        mean = self.first_moment[index] / (1 - momentum**self.updates)
+        root = np.sqrt(self.second_moment[index] / (1 - beta2**self.updates))
+        self.parameter[index] = value - rate * mean / (root + 1e-8)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    learning_rates: tuple[float, float, float]
+    weight_decays: tuple[float, float, float]
+    momentum: float
+    ema_decay: float
+    update: bool
+    loss_scale: float
+
+    def vector(self, adam_step: int) -> Tensor:
+        return flow.tensor(
+            hyper_vector(
+                learning_rates=self.learning_rates,
+                weight_decays=self.weight_decays,
+                momentum=self.momentum,
+                ema_decay=self.ema_decay,
+                update=self.update,
+                loss_scale=self.loss_scale,
+                adam_step=adam_step,
+            )
+        )
+
+
+def _settings(step: int) -> _Settings:
+    """Everything changes from step to step; every third step only accumulates."""
+    return _Settings(
+        learning_rates=(0.1 / (step + 1), 0.01 * (step + 1), 0.02),
+        weight_decays=(0.0, 0.05, 0.0),
+        momentum=0.8 + 0.01 * step,
+        ema_decay=0.9999 * (1 - np.exp(-(step + 1) / 2000)),
+        update=step % 3 != 1,
+        loss_scale=float(2 ** (step % 4)),
+    )
+
+
+_NAN_STEP = 4
+_STEPS = 10
+
+
+def _gradients(step: int, generator: np.random.Generator) -> list[_Array]:
+    # The loss scale must be constant while gradients accumulate, so both steps of such a pair use that of the second.
+    scale = _settings(step + 1 if step % 3 == 1 else step).loss_scale
+    # Alternately below and above the clipping norm; rounded, so that float32 holds them exactly.
+    size = scale * (0.1 if step % 2 else 3.0)
+    gradients = [(generator.standard_normal(shape) * size).astype(np.float32).astype(np.float64) for shape in _SHAPES]
+    if step == _NAN_STEP:
+        gradients[2][1] = np.nan
+    return gradients
+
+
+def _initial(generator: np.random.Generator) -> list[_Array]:
+    return [generator.standard_normal(shape).astype(np.float32).astype(np.float64) for shape in _SHAPES]
+
+
+def test_hyper_vector_keeps_the_digits_of_small_differences() -> None:
+    hyper = hyper_vector(
+        learning_rates=(0.1, 0.01, 0.02),
+        weight_decays=(0.0, 5e-4, 0.0),
+        momentum=0.9,
+        ema_decay=0.9999,
+        update=True,
+        loss_scale=1024.0,
+        adam_step=2,
+    )
+    assert hyper.dtype == np.float32
+    assert hyper[HyperIndex.LEARNING_RATE_0] == np.float32(0.1)
+    assert hyper[HyperIndex.WEIGHT_DECAY_1] == np.float32(5e-4)
+    assert hyper[HyperIndex.ONE_MINUS_EMA_DECAY] == np.float32(1e-4)
+    assert hyper[HyperIndex.ONE_MINUS_BETA2] == np.float32(1e-3)
+    assert hyper[HyperIndex.BIAS_CORRECTION1] == np.float32(0.19)
+    assert hyper[HyperIndex.INVERSE_LOSS_SCALE] == 2.0**-10
+    assert hyper[HyperIndex.UPDATE] == 1
+
+
+def test_one_sgd_step_by_hand() -> None:
+    # One weight 2, momentum buffer 1, gradient 4 of a loss scaled by 2, decay 0.5, rate 0.25, momentum 0.5, EMA 2.
+    # g = 2; d = 2 + 0.5 * 2 = 3; m = 0.5 * 1 + 3 = 3.5; step = 3 + 0.5 * 3.5 = 4.75; p = 2 - 0.25 * 4.75 = 0.8125
+    # EMA with decay 0.75: 0.75 * 2 + 0.25 * 0.8125 = 1.703125. All exact in binary.
+    store = _Store("sgd", [np.array([2.0])], [1])
+    store.states[0].first_moment.copy_(flow.tensor([1.0]))
+    hyper = _Settings((0.0, 0.25, 0.0), (0.0, 0.5, 0.0), 0.5, 0.75, True, 2.0).vector(1)
+    result = update_parameters("sgd", store.states, [flow.tensor([4.0])], hyper)
+    arrays = store.arrays()
+    assert arrays["parameter_0"][0] == 0.8125
+    assert arrays["first_moment_0"][0] == 3.5
+    assert arrays["ema_0"][0] == 1.703125
+    assert arrays["gradient_sum_0"][0] == 0.0
+    assert result.numpy().tolist() == [2.0, 1.0]
+
+
+@pytest.mark.parametrize("rule", _RULES)
+def test_ten_steps_follow_the_formulas_in_float64(rule: UpdateRule) -> None:
+    generator = np.random.default_rng(7)
+    start = _initial(generator)
+    store, expected = _Store(rule, start), _Expected(rule, [value.copy() for value in start])
+    for step in range(_STEPS):
+        settings, gradients = _settings(step), _gradients(step, generator)
+        result = update_parameters(
+            rule,
+            store.states,
+            [flow.tensor(gradient.astype(np.float32)) for gradient in gradients],
+            settings.vector(expected.updates + 1),
+            max_norm=_MAX_NORM,
+        )
+        norm, updated = expected.step(gradients, settings)
+        np.testing.assert_allclose(result.numpy(), [norm, updated], rtol=1e-6)
+    arrays = store.arrays()
+    assert expected.updates == 6  # ten steps, three of which accumulate only, one not finite
+    for index in range(len(_SHAPES)):
+        # float32 rounding of about ten operations in each of six updates, on values near 1
+        for name in ("parameter", "first_moment", "ema"):
+            np.testing.assert_allclose(arrays[f"{name}_{index}"], getattr(expected, name)[index], rtol=2e-5, atol=3e-6)
+
+
+@pytest.mark.parametrize("rule", _RULES)
+def test_graph_equals_eager_bit_for_bit(rule: UpdateRule) -> None:
+    generator = np.random.default_rng(11)
+    start = _initial(generator)
+    eager, captured = _Store(rule, start), _Store(rule, start)
+    graph = _UpdateGraph(captured, rule)
+    for step in range(_STEPS):
+        gradients = [flow.tensor(gradient.astype(np.float32)) for gradient in _gradients(step, generator)]
+        hyper = _settings(step).vector(step + 1)
+        ours = update_parameters(rule, eager.states, gradients, hyper, max_norm=_MAX_NORM)
+        theirs = graph(hyper, *gradients)
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+        captured_arrays = captured.arrays()
+        for name, array in eager.arrays().items():
+            np.testing.assert_array_equal(array, captured_arrays[name], err_msg=f"step {step}: {name}")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+@pytest.mark.parametrize("rule", _RULES)
+def test_a_gradient_that_is_not_finite_changes_only_the_sum(rule: UpdateRule, bad: float) -> None:
+    generator = np.random.default_rng(3)
+    store = _Store(rule, _initial(generator))
+    before = store.arrays()
+    gradients = [flow.tensor(value.astype(np.float32)) for value in _initial(generator)]
+    gradients[4][:, 0] = bad  # a norm of several 3e38 overflows float32, the numbers themselves do not
+    result = update_parameters(rule, store.states, gradients, _settings(0).vector(1)).numpy()
+    assert not np.isfinite(result[0])
+    assert result[1] == 0
+    for name, array in store.arrays().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+def test_accumulation_adds_and_reports_no_norm() -> None:
+    store = _Store("sgd", [np.array([1.0, 2.0])], [0])
+    hyper = _settings(1).vector(1)
+    for total in ([3.0, -1.0], [6.0, -2.0]):
+        result = update_parameters("sgd", store.states, [flow.tensor([3.0, -1.0])], hyper).numpy()
+        assert np.isnan(result[0])
+        assert result[1] == 0
+        assert store.arrays()["gradient_sum_0"].tolist() == total
+    assert store.arrays()["parameter_0"].tolist() == [1.0, 2.0]
+
+
+def test_the_norm_of_millions_of_elements_is_accurate() -> None:
+    values = np.random.default_rng(5).random(5_000_000).astype(np.float32)
+    store = _Store("sgd", [np.zeros(values.shape)], [1])
+    result = update_parameters("sgd", store.states, [flow.tensor(values)], _settings(0).vector(1)).numpy()
+    assert result[0] == pytest.approx(np.linalg.norm(values.astype(np.float64)), rel=3e-7)
+
+
+def test_wrong_arguments_are_named() -> None:
+    store = _Store("sgd", [np.zeros(2)], [0])
+    hyper, gradient = _settings(0).vector(1), flow.zeros(2)
+    with pytest.raises(ValueError, match="adagrad"):
+        update_parameters("adagrad", store.states, [gradient], hyper)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="1 parameters and 2 gradients"):
+        update_parameters("sgd", store.states, [gradient, gradient], hyper)
+    with pytest.raises(ValueError, match="second moment"):
+        update_parameters("adam", store.states, [gradient], hyper)
+    with pytest.raises(ValueError, match=r"shape \(2,\)"):
+        update_parameters("sgd", store.states, [flow.zeros(3)], hyper)
+    with pytest.raises(ValueError, match="adam_step=0"):
+        _settings(0).vector(0)
