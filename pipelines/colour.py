@@ -1,0 +1,49 @@
+"""Colour augmentation as YOLOv5 defines it: gains on 8-bit hue, saturation and value through look-up tables."""
+
+import numpy as np
+
+
+def hsv_tables(gains: np.ndarray) -> np.ndarray:
+    """(3, 256) uint8 look-up tables for hue (0 ... 179, two degrees each), saturation and value.
+
+    Args:
+        gains: (3,) factors for hue, saturation and value.
+    """
+    level = np.arange(256, dtype=np.float64)
+    hue, saturation, value = (level * gain for gain in np.asarray(gains, np.float64))
+    return np.stack((hue % 180, np.clip(saturation, 0, 255), np.clip(value, 0, 255))).astype(np.uint8)
+
+
+def rgb_to_hsv(rgb: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8 RGB to (..., 3) uint8 hue (0 ... 179), saturation, value, by the hexcone model.
+
+    Divisions are multiplications by reciprocals with 12 fractional bits, as in OpenCV's 8-bit conversion: rounding of
+    hue then agrees with it, where an exact division would now and then give the neighbouring level.
+    """
+    r, g, b = np.moveaxis(rgb.astype(np.int64), -1, 0)
+    value, low = rgb.max(axis=-1).astype(np.int64), rgb.min(axis=-1).astype(np.int64)
+    spread = value - low
+    turn = np.where(value == r, g - b, np.where(value == g, b - r + 2 * spread, r - g + 4 * spread))
+    hue = _scaled(turn, 30, spread)
+    return np.stack((np.where(hue < 0, hue + 180, hue), _scaled(spread, 255, value), value), axis=-1).astype(np.uint8)
+
+
+def _scaled(number: np.ndarray, factor: int, divisor: np.ndarray) -> np.ndarray:
+    """number * factor / divisor, rounded, with a reciprocal of 12 fractional bits; 0 where the divisor is 0."""
+    reciprocal = np.rint((factor << 12) / np.maximum(divisor, 1)).astype(np.int64)
+    return np.where(divisor == 0, 0, (number * reciprocal + (1 << 11)) >> 12)
+
+
+def hsv_to_rgb(hsv: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8 hue (0 ... 179), saturation, value to (..., 3) uint8 RGB."""
+    hue, saturation, value = np.moveaxis(hsv.astype(np.float64), -1, 0)
+    # Channel c falls from the value by the full chroma over one sector of the hexagon, each a third of a turn apart.
+    position = (hue[..., None] / 30 + np.array((5.0, 3.0, 1.0))) % 6
+    fall = np.clip(np.minimum(position, 4 - position), 0, 1)
+    return np.rint(value[..., None] * (1 - saturation[..., None] / 255 * fall)).astype(np.uint8)
+
+
+def apply_hsv_gains(rgb: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8 RGB after the tables were applied; the definition that the pixel pipeline approximates."""
+    tables, hsv = hsv_tables(gains), rgb_to_hsv(rgb)
+    return hsv_to_rgb(np.stack([tables[channel][hsv[..., channel]] for channel in range(3)], axis=-1))
