@@ -1,0 +1,115 @@
+"""From decoded predictions of a network to detections: confidence filter, class choice, non-maximum suppression.
+
+The rules are those of YOLOv5. There is no time limit: a slow machine gets the same detections as a fast one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.nms import suppress
+from pipelines.boxes import cxcywh_to_xyxy
+
+Array = npt.NDArray[Any]
+
+_CLASS_SHIFT_PX = np.float32(7680)
+"""Classes are kept apart by moving class c this far c times. The rounding of the moved corners (1/16 px for class 77)
+decides some overlaps close to the threshold; YOLOv5 has it, so the same boxes survive here."""
+
+
+@dataclass(frozen=True)
+class NmsSettings:
+    """What counts as a detection.
+
+    `classes` keeps only these class numbers (None: all); `agnostic` lets boxes of different classes suppress one
+    another; `multi_label` gives a box every class above the threshold instead of its best one (of one class there is no
+    choice); `max_candidates` boxes of highest confidence enter the suppression, `max_det` leave it.
+    """
+
+    conf_thres: float = 0.25
+    iou_thres: float = 0.45
+    classes: Sequence[int] | None = None
+    agnostic: bool = False
+    multi_label: bool = False
+    max_det: int = 300
+    max_candidates: int = 30000
+
+    def __post_init__(self) -> None:
+        for name in ("conf_thres", "iou_thres"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
+        for name in ("max_det", "max_candidates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+
+
+def non_max_suppression(
+    predictions: Array, settings: NmsSettings, *, known_labels: Sequence[Array] | None = None
+) -> list[Array]:
+    """Detections of each image, highest confidence first; equal confidences in the order of the predictions.
+
+    Args:
+        predictions: (B, N, 5 + nc) floating: cx, cy, w, h in px, objectness, class confidences, all after the sigmoid.
+        known_labels: per image (m, 5) class, cx, cy, w, h in px: labels that are added to the candidates with
+            confidence 1 (autolabelling). None: none.
+
+    Returns:
+        B arrays (k, 6) float32, k <= max_det: x1, y1, x2, y2 in px, confidence, class.
+    """
+    if predictions.ndim != 3 or predictions.shape[2] < 6:
+        raise ValueError(f"predictions {predictions.shape}: expected (images, boxes, 5 + classes) with a class or more")
+    if known_labels is not None and len(known_labels) != len(predictions):
+        raise ValueError(f"known labels of {len(known_labels)} images for {len(predictions)} images of predictions")
+    confidence = np.float32(settings.conf_thres)
+    detections = []
+    for image, every_row in enumerate(predictions):
+        rows = np.asarray(every_row[every_row[:, 4] > confidence], np.float32)
+        if known_labels is not None and len(known_labels[image]):
+            rows = np.concatenate((rows, _as_predictions(known_labels[image], rows.shape[1])))
+        detections.append(_suppress_one_image(rows, settings))
+    return detections
+
+
+def _as_predictions(labels: Array, columns: int) -> Array:
+    rows = np.zeros((len(labels), columns), np.float32)
+    rows[:, :4] = labels[:, 1:5]
+    rows[:, 4] = 1.0
+    rows[np.arange(len(labels)), 5 + labels[:, 0].astype(np.int64)] = 1.0
+    return rows
+
+
+def _suppress_one_image(rows: Array, settings: NmsSettings) -> Array:
+    row, category, confidence = _class_choices(rows, settings)
+    if settings.classes is not None:
+        wanted = np.isin(category, np.asarray(settings.classes, np.int64))
+        row, category, confidence = row[wanted], category[wanted], confidence[wanted]
+    if len(row) > settings.max_candidates:
+        best = _greatest(confidence, settings.max_candidates)
+        row, category, confidence = row[best], category[best], confidence[best]
+    boxes: Array = cxcywh_to_xyxy(rows[row, :4])
+    apart: Array = boxes if settings.agnostic else boxes + _CLASS_SHIFT_PX * category.astype(np.float32)[:, None]
+    kept = suppress(apart, confidence, settings.iou_thres, limit=settings.max_det)
+    columns = (boxes[kept], confidence[kept, None], category[kept, None].astype(np.float32))
+    return np.concatenate(columns, axis=1)
+
+
+def _greatest(values: Array, count: int) -> Array:
+    """Rising row numbers of the `count` greatest values; of equal ones the first rows. Linear time, unlike a sort."""
+    least = np.partition(values, len(values) - count)[len(values) - count]
+    above, equal = np.flatnonzero(values > least), np.flatnonzero(values == least)
+    return np.sort(np.concatenate((above, equal[: count - len(above)])))
+
+
+def _class_choices(rows: Array, settings: NmsSettings) -> tuple[Array, Array, Array]:
+    """(m,) row number, class and confidence of each candidate detection, in the order of the rows."""
+    confidences = rows[:, 5:] * rows[:, 4:5]
+    above = confidences > np.float32(settings.conf_thres)
+    if settings.multi_label and confidences.shape[1] > 1:
+        row, category = np.nonzero(above)
+    else:
+        row = np.flatnonzero(above.any(axis=1))
+        category = confidences[row].argmax(axis=1)
+    return row, category, confidences[row, category]

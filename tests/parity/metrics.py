@@ -1,0 +1,73 @@
+"""Parity of `graph_train.metrics` and `graph_train.confusion`. They run on the host, so there is one mode."""
+
+from pathlib import Path
+
+import numpy as np
+
+from graph_train.confusion import ConfusionMatrix
+from graph_train.metrics import average_precision, fitness, match_detections, metrics_per_class, smooth
+from tests.parity.harness import Mode, Report, Subject
+
+_ATOL = 1e-6
+
+Stored = dict[str, np.ndarray]
+
+
+def check(path: Path, report: Report, _: Mode) -> None:
+    """Matches, counts and the confusion matrix exact; everything else within 1e-6."""
+    with np.load(path, allow_pickle=False) as z:
+        stored = {name: z[name] for name in z.files}
+    correct = _check_matching(report, stored)
+    _check_classes(report, stored, correct)
+    _check_coco(report, stored, correct)
+    ap, (recall, precision) = average_precision(stored["compute_ap_recall"], stored["compute_ap_precision"])
+    report.close("compute_ap", ap, stored["compute_ap_ap"], atol=_ATOL)
+    report.close("compute_ap recall", recall, stored["compute_ap_mrec"], atol=_ATOL)
+    report.close("compute_ap precision", precision, stored["compute_ap_mpre"], atol=_ATOL)
+    report.close("smooth", smooth(stored["smooth_y"], float(stored["smooth_f"])), stored["smooth_out"], atol=_ATOL)
+    report.close("fitness alone", fitness(stored["fitness_in"]), stored["fitness_out"], atol=_ATOL)
+
+
+def _check_matching(report: Report, stored: Stored) -> np.ndarray:
+    detections, labels = stored["detections"], stored["labels"]
+    correct = np.zeros((len(detections), len(stored["iouv"])), bool)
+    matrix = ConfusionMatrix(
+        int(stored["nc"]), conf_thres=float(stored["confusion_conf"]), iou_thres=float(stored["confusion_iou"])
+    )
+    for image in range(int(stored["n_images"])):
+        rows = np.flatnonzero(stored["detection_image"] == image)
+        rows = rows[np.argsort(-detections[rows, 4], kind="stable")]
+        wanted = labels[stored["label_image"] == image]
+        correct[rows] = match_detections(detections[rows], wanted, stored["iouv"])
+        matrix.add(detections[rows], wanted)
+    report.exact("correct", correct, stored["correct"])
+    report.exact("confusion matrix", matrix.counts, stored["confusion_matrix"])
+    return correct
+
+
+def _check_classes(report: Report, stored: Stored, correct: np.ndarray) -> None:
+    detections, label_class = stored["detections"], stored["labels"][:, 0]
+    found = metrics_per_class(correct, detections[:, 4], detections[:, 5], label_class)
+    report.exact("classes", found.classes, stored["ap_unique_classes"])
+    report.exact(
+        "labels per class", np.bincount(found.classes, found.labels, int(stored["nc"])), stored["nt_per_class"]
+    )
+    report.exact("true positives", found.true_positives, stored["ap_tp"])
+    report.exact("false positives", found.false_positives, stored["ap_fp"])
+    report.close("precision", found.precision, stored["ap_p"], atol=_ATOL)
+    report.close("recall", found.recall, stored["ap_r"], atol=_ATOL)
+    report.close("f1", found.f1, stored["ap_f1"], atol=_ATOL)
+    report.close("ap", found.ap, stored["ap_ap"], atol=_ATOL)
+    report.close("means", found.means(), stored["mean_p_r_map50_map"], atol=_ATOL)
+    report.close("fitness", fitness(np.asarray([found.means()])), np.atleast_1d(stored["fitness"]), atol=_ATOL)
+
+
+def _check_coco(report: Report, stored: Stored, correct: np.ndarray) -> None:
+    """COCOeval chooses matches by another rule; on these, its sampling of a curve must agree within 1e-3."""
+    detections, label_class = stored["detections"], stored["labels"][:, 0]
+    found = metrics_per_class(correct, detections[:, 4], detections[:, 5], label_class, interpolation="coco")
+    _, _, map50, map50_95 = found.means()
+    report.close("COCO mAP50-95, mAP50", (map50_95, map50), stored["coco_stats"][:2], atol=1e-3)
+
+
+SUBJECT = Subject(patterns=("metrics*.npz",), check=check, modes=("eager",))
