@@ -1,0 +1,563 @@
+"""The blocks of YOLOv5 as OneFlow modules; names of parameters and buffers are those of the reference.
+
+Every block takes (B, C, H, W) and gives (B, C', H', W'). `activation` is a module that the whole network shares (it has
+no parameters). Parameters are left without values here: `models.initialise` or a weight file gives them.
+`models.catalogue` describes the same blocks for the yaml; `CONSTRUCTORS` connects the two.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kernels.runtime import Tensor, flow
+from models.catalogue import Activation, same_padding
+
+nn = flow.nn
+Pair = int | tuple[int, int]
+Module = Any
+"""`oneflow.nn.Module`; see `kernels.runtime.Tensor` for why it is Any."""
+
+BATCH_NORM_EPS = 1e-3
+BATCH_NORM_MOMENTUM = 0.03
+
+_ACTIVATIONS: Mapping[str, Callable[..., Module]] = {
+    "SiLU": nn.SiLU,
+    "ReLU": nn.ReLU,
+    "ReLU6": nn.ReLU6,
+    "LeakyReLU": nn.LeakyReLU,
+    "ELU": nn.ELU,
+    "Hardswish": nn.Hardswish,
+    "Mish": nn.Mish,
+    "GELU": nn.GELU,
+    "Sigmoid": nn.Sigmoid,
+    "Tanh": nn.Tanh,
+    "Identity": nn.Identity,
+}
+
+
+def make_activation(activation: Activation) -> Module:
+    """The module behind a parsed activation."""
+    return _ACTIVATIONS[activation.name](*activation.arguments)
+
+
+class Conv2d(nn.Conv2d):
+    """OneFlow's convolution without its own random start, which would cost seconds on the large networks."""
+
+    def reset_parameters(self) -> None:
+        """Leaves the values to `models.initialise`."""
+
+
+class Linear(nn.Linear):
+    """OneFlow's linear layer without its own random start."""
+
+    def reset_parameters(self) -> None:
+        """Leaves the values to `models.initialise`."""
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm with YOLOv5's eps and momentum.
+
+    `num_batches_tracked` is not advanced by the forward pass: an in-place addition on a buffer is lost inside
+    `nn.Graph`. `DetectionModel.count_batch` does it for eager and graph steps alike.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises by the batch (and updates the running statistics, unbiased variance) or by the running ones."""
+        return flow._C.normalization(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            axis=1,
+            epsilon=self.eps,
+            momentum=self.momentum,
+            is_training=self.training,
+        )
+
+
+class Conv(nn.Module):
+    """Convolution, BatchNorm, activation."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: Pair = 1,
+        stride: Pair = 1,
+        *,
+        padding: int | None = None,
+        groups: int = 1,
+        dilation: int = 1,
+        activation: Module,
+    ) -> None:
+        super().__init__()
+        sides = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        pad = tuple(same_padding(side, dilation) for side in sides) if padding is None else padding
+        self.conv = Conv2d(in_channels, out_channels, kernel, stride, pad, dilation, groups, bias=False)
+        self.bn = BatchNorm2d(out_channels)
+        self.act = activation
+        self.folded = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
+        x = self.conv(x)
+        return self.act(x if self.folded else self.bn(x))
+
+
+class DWConv(Conv):
+    """Depth-wise convolution: as many groups as both channel numbers allow."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        *,
+        activation: Module,
+    ) -> None:
+        groups = math.gcd(in_channels, out_channels)
+        super().__init__(
+            in_channels, out_channels, kernel, stride, groups=groups, dilation=dilation, activation=activation
+        )
+
+
+class Bottleneck(nn.Module):
+    """1x1 to the inner channels, 3x3 back, added to the input where the channels allow it."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+        activation: Module,
+    ) -> None:
+        super().__init__()
+        inner = int(out_channels * expansion)
+        self.cv1 = Conv(in_channels, inner, activation=activation)
+        self.cv2 = Conv(inner, out_channels, 3, groups=groups, activation=activation)
+        self.add = shortcut and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps height and width."""
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+def _bottlenecks(channels: int, repeats: int, shortcut: bool, groups: int, activation: Module) -> Module:
+    def one() -> Module:
+        return Bottleneck(channels, channels, shortcut=shortcut, groups=groups, expansion=1.0, activation=activation)
+
+    return nn.Sequential(*(one() for _ in range(repeats)))
+
+
+class CrossConv(nn.Module):
+    """A 3x3 convolution taken apart into 1x3 and 3x1, added to the input."""
+
+    def __init__(self, channels: int, shortcut: bool, groups: int, *, activation: Module) -> None:
+        super().__init__()
+        self.cv1 = Conv(channels, channels, (1, 3), activation=activation)
+        self.cv2 = Conv(channels, channels, (3, 1), groups=groups, activation=activation)
+        self.add = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+class BottleneckCSP(nn.Module):
+    """Cross-stage partial block with its own BatchNorm over both branches (YOLOv5 before C3)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        repeats: int = 1,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+        activation: Module,
+    ) -> None:
+        super().__init__()
+        inner = int(out_channels * expansion)
+        self.cv1 = Conv(in_channels, inner, activation=activation)
+        self.cv2 = Conv2d(in_channels, inner, 1, bias=False)
+        self.cv3 = Conv2d(inner, inner, 1, bias=False)
+        self.cv4 = Conv(2 * inner, out_channels, activation=activation)
+        self.bn = BatchNorm2d(2 * inner)
+        # The reference has SiLU here whatever the network's activation is.
+        self.act = nn.SiLU()
+        self.m = nn.Sequential(
+            *(
+                Bottleneck(inner, inner, shortcut=shortcut, groups=groups, expansion=1.0, activation=activation)
+                for _ in range(repeats)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps height and width."""
+        both = flow.cat([self.cv3(self.m(self.cv1(x))), self.cv2(x)], dim=1)
+        return self.cv4(self.act(self.bn(both)))
+
+
+class _CrossStage(nn.Module):
+    """Two 1x1 branches, one of them through `inner_block`, joined by a third 1x1: the frame of every C3."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        inner_block: Callable[[int], Module],
+        expansion: float,
+        activation: Module,
+    ) -> None:
+        super().__init__()
+        inner = int(out_channels * expansion)
+        self.cv1 = Conv(in_channels, inner, activation=activation)
+        self.cv2 = Conv(in_channels, inner, activation=activation)
+        self.cv3 = Conv(2 * inner, out_channels, activation=activation)
+        self.m = inner_block(inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps height and width."""
+        return self.cv3(flow.cat([self.m(self.cv1(x)), self.cv2(x)], dim=1))
+
+
+class C3(_CrossStage):
+    """Cross-stage partial block of `repeats` bottlenecks."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        repeats: int = 1,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+        activation: Module,
+    ) -> None:
+        def bottlenecks(inner: int) -> Module:
+            return nn.Sequential(
+                *(
+                    Bottleneck(inner, inner, shortcut=shortcut, groups=groups, expansion=1.0, activation=activation)
+                    for _ in range(repeats)
+                )
+            )
+
+        super().__init__(in_channels, out_channels, bottlenecks, expansion, activation)
+
+
+class C3x(_CrossStage):
+    """C3 of cross convolutions."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        repeats: int = 1,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+        activation: Module,
+    ) -> None:
+        def crosses(inner: int) -> Module:
+            return nn.Sequential(*(CrossConv(inner, shortcut, groups, activation=activation) for _ in range(repeats)))
+
+        super().__init__(in_channels, out_channels, crosses, expansion, activation)
+
+
+class C3TR(_CrossStage):
+    """C3 of transformer layers. `shortcut` and `groups` are accepted and have no meaning, as in the reference."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        repeats: int = 1,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+        activation: Module,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, lambda inner: TransformerBlock(inner, repeats), expansion, activation
+        )
+
+
+class C3SPP(_CrossStage):
+    """C3 around a spatial pyramid pooling; `repeats`, `shortcut`, `groups` have no meaning, as in the reference."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernels: Sequence[int] = (5, 9, 13),
+        *,
+        repeats: int = 1,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+        activation: Module,
+    ) -> None:
+        def pyramid(inner: int) -> Module:
+            return SPP(inner, inner, kernels, activation=activation)
+
+        super().__init__(in_channels, out_channels, pyramid, expansion, activation)
+
+
+class C3Ghost(_CrossStage):
+    """C3 of ghost bottlenecks; `shortcut` and `groups` have no meaning, as in the reference."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        repeats: int = 1,
+        shortcut: bool = True,
+        groups: int = 1,
+        expansion: float = 0.5,
+        activation: Module,
+    ) -> None:
+        def ghosts(inner: int) -> Module:
+            return nn.Sequential(*(GhostBottleneck(inner, inner, activation=activation) for _ in range(repeats)))
+
+        super().__init__(in_channels, out_channels, ghosts, expansion, activation)
+
+
+class SPP(nn.Module):
+    """Spatial pyramid pooling: max pools of several sizes side by side."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernels: Sequence[int] = (5, 9, 13),
+        *,
+        activation: Module,
+    ) -> None:
+        super().__init__()
+        inner = in_channels // 2
+        self.cv1 = Conv(in_channels, inner, activation=activation)
+        self.cv2 = Conv(inner * (len(kernels) + 1), out_channels, activation=activation)
+        self.m = nn.ModuleList([nn.MaxPool2d(side, 1, side // 2) for side in kernels])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps height and width."""
+        x = self.cv1(x)
+        return self.cv2(flow.cat([x] + [pool(x) for pool in self.m], dim=1))
+
+
+class SPPF(nn.Module):
+    """Three max pools in a row: equals SPP(5, 9, 13) for kernel 5, with less work."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 5, *, activation: Module) -> None:
+        super().__init__()
+        inner = in_channels // 2
+        self.cv1 = Conv(in_channels, inner, activation=activation)
+        self.cv2 = Conv(4 * inner, out_channels, activation=activation)
+        self.m = nn.MaxPool2d(kernel, 1, kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps height and width."""
+        x = self.cv1(x)
+        once = self.m(x)
+        twice = self.m(once)
+        return self.cv2(flow.cat([x, once, twice, self.m(twice)], dim=1))
+
+
+class Focus(nn.Module):
+    """Moves each 2x2 patch into channels, then convolves."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        padding: int | None = None,
+        groups: int = 1,
+        activation: Module,
+    ) -> None:
+        super().__init__()
+        self.conv = Conv(
+            4 * in_channels, out_channels, kernel, stride, padding=padding, groups=groups, activation=activation
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W), H and W even -> (B, out, H / 2 / stride, W / 2 / stride)."""
+        corners = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.conv(flow.cat(corners, dim=1))
+
+
+class GhostConv(nn.Module):
+    """Half of the channels by a convolution, the other half from those by a cheap 5x5 depth-wise one.
+
+    Source: arXiv:1911.11907.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        activation: Module,
+    ) -> None:
+        super().__init__()
+        half = out_channels // 2
+        self.cv1 = Conv(in_channels, half, kernel, stride, groups=groups, activation=activation)
+        # An absent activation is a module of its own in each place, as in the reference.
+        again = nn.Identity() if isinstance(activation, nn.Identity) else activation
+        self.cv2 = Conv(half, half, 5, groups=half, activation=again)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
+        half = self.cv1(x)
+        return flow.cat([half, self.cv2(half)], dim=1)
+
+
+class GhostBottleneck(nn.Module):
+    """Two ghost convolutions with a shortcut; at stride 2 a depth-wise convolution stands between them."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, *, activation: Module
+    ) -> None:
+        super().__init__()
+        inner = out_channels // 2
+
+        def reduce(channels: int) -> Module:
+            return DWConv(channels, channels, kernel, stride, activation=nn.Identity())
+
+        self.conv = nn.Sequential(
+            GhostConv(in_channels, inner, activation=activation),
+            reduce(inner) if stride == 2 else nn.Identity(),
+            GhostConv(inner, out_channels, activation=nn.Identity()),
+        )
+        self.shortcut = (
+            nn.Sequential(reduce(in_channels), Conv(in_channels, out_channels, activation=nn.Identity()))
+            if stride == 2
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
+        return self.conv(x) + self.shortcut(x)
+
+
+class MultiheadAttention(nn.Module):
+    """Scaled dot-product self-attention with PyTorch's parameter names; OneFlow 0.9 has none.
+
+    Source: arXiv:1706.03762, eq. 1; the three input projections are stacked in `in_proj_weight` (3C, C).
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(flow.Tensor(3 * channels, channels))
+        self.in_proj_bias = nn.Parameter(flow.Tensor(3 * channels))
+        self.out_proj = Linear(channels, channels)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Three of (tokens, B, C) -> (tokens, B, C)."""
+        tokens, batch, channels = query.shape
+        weights = flow.chunk(self.in_proj_weight, 3, dim=0)
+        biases = flow.chunk(self.in_proj_bias, 3, dim=0)
+
+        def heads_first(x: Tensor, part: int) -> Tensor:
+            projected = nn.functional.linear(x, weights[part], biases[part])
+            return projected.reshape(tokens, batch * self.heads, channels // self.heads).permute(1, 0, 2)
+
+        q, k, v = heads_first(query, 0), heads_first(key, 1), heads_first(value, 2)
+        scores = flow.matmul(q, k.permute(0, 2, 1)) * (channels // self.heads) ** -0.5
+        mixed = flow.matmul(flow.softmax(scores, dim=-1), v)
+        return self.out_proj(mixed.permute(1, 0, 2).reshape(tokens, batch, channels))
+
+
+class TransformerLayer(nn.Module):
+    """Attention and two linear layers, each added to its input; no layer norm, as in the reference."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.q = Linear(channels, channels, bias=False)
+        self.k = Linear(channels, channels, bias=False)
+        self.v = Linear(channels, channels, bias=False)
+        self.ma = MultiheadAttention(channels, heads)
+        self.fc1 = Linear(channels, channels, bias=False)
+        self.fc2 = Linear(channels, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(tokens, B, C) -> (tokens, B, C)."""
+        x = self.ma(self.q(x), self.k(x), self.v(x)) + x
+        return self.fc2(self.fc1(x)) + x
+
+
+class TransformerBlock(nn.Module):
+    """Transformer layers over the cells of a map; `linear` is a learned position term."""
+
+    def __init__(self, channels: int, layers: int, heads: int = 4) -> None:
+        super().__init__()
+        self.linear = Linear(channels, channels)
+        self.tr = nn.Sequential(*(TransformerLayer(channels, heads) for _ in range(layers)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        batch, channels, height, width = x.shape
+        tokens = x.reshape(batch, channels, height * width).permute(2, 0, 1)
+        tokens = self.tr(tokens + self.linear(tokens))
+        return tokens.permute(1, 2, 0).reshape(batch, channels, height, width)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour magnification by a whole factor."""
+
+    def __init__(self, scale_factor: int) -> None:
+        super().__init__()
+        self.scale_factor = float(scale_factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H * factor, W * factor)."""
+        return nn.functional.interpolate(x, scale_factor=self.scale_factor, mode="nearest")
+
+
+class Concat(nn.Module):
+    """Joins the channels of several maps of one size."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """[(B, C_i, H, W)] -> (B, sum C_i, H, W)."""
+        return flow.cat(maps, dim=1)
+
+
+CONSTRUCTORS: Mapping[str, Callable[..., Module]] = {
+    "Conv": Conv,
+    "DWConv": DWConv,
+    "C3": C3,
+    "C3x": C3x,
+    "C3TR": C3TR,
+    "C3Ghost": C3Ghost,
+    "C3SPP": C3SPP,
+    "SPPF": SPPF,
+    "SPP": SPP,
+    "Bottleneck": Bottleneck,
+    "BottleneckCSP": BottleneckCSP,
+    "GhostConv": GhostConv,
+    "GhostBottleneck": GhostBottleneck,
+    "Focus": Focus,
+}
+"""Blocks with channels of their own; Upsample, MaxPool2d, ZeroPad2d, Concat and Detect are made in `network`."""

@@ -1,0 +1,319 @@
+"""What a model yaml may name: the arguments of every block, and how each block changes channels and image size.
+
+This module is plain data and arithmetic and does not need OneFlow: a wrong yaml is refused before it is imported.
+The modules themselves are in `models.blocks`, under the same names.
+"""
+
+import ast
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Size = tuple[int, int]
+"""Height and width in pixels or cells."""
+Arguments = Mapping[str, Any]
+
+
+class ArgumentError(ValueError):
+    """An argument that a block cannot take; the caller adds file and line."""
+
+
+# --- kinds of values -------------------------------------------------------------------------------------------------
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _positive(value: object) -> int:
+    if not _is_int(value) or value < 1:  # type: ignore[operator]
+        raise ArgumentError("must be an integer >= 1")
+    return value  # type: ignore[return-value]
+
+
+def _natural(value: object) -> int:
+    if not _is_int(value) or value < 0:  # type: ignore[operator]
+        raise ArgumentError("must be an integer >= 0")
+    return value  # type: ignore[return-value]
+
+
+def _optional(kind: Callable[[object], Any]) -> Callable[[object], Any]:
+    return lambda value: None if value is None else kind(value)
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ArgumentError("must be True or False")
+    return value
+
+
+def _ratio(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 4:
+        raise ArgumentError("must be a number above 0 and at most 4")
+    return float(value)
+
+
+def _scale(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1 or value != int(value):
+        raise ArgumentError("must be a whole number >= 1")
+    return int(value)
+
+
+def _kernels(value: object) -> tuple[int, ...]:
+    sizes = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if not sizes or any(not _is_int(size) or size < 1 or size % 2 == 0 for size in sizes):
+        raise ArgumentError("must be a list of odd integers >= 1")
+    return sizes
+
+
+def _odd(value: object) -> int:
+    if _positive(value) % 2 == 0:
+        raise ArgumentError("must be an odd integer >= 1")
+    return _positive(value)
+
+
+def _borders(value: object) -> tuple[int, int, int, int]:
+    if _is_int(value):
+        value = [value] * 4
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
+        raise ArgumentError("must be one integer or [left, right, top, bottom]")
+    left, right, top, bottom = (_natural(side) for side in value)
+    return left, right, top, bottom
+
+
+def _nearest(value: object) -> str:
+    if value != "nearest":
+        raise ArgumentError("must be 'nearest', the only mode offered")
+    return "nearest"
+
+
+def _channel_axis(value: object) -> int:
+    if value != 1 or not _is_int(value):
+        raise ArgumentError("must be 1: only channels can be joined")
+    return 1
+
+
+def _nothing(value: object) -> None:
+    if value is not None:
+        raise ArgumentError("must be None; give scale_factor instead")
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Name of an activation and its keyword-free arguments, e.g. LeakyReLU (0.1,)."""
+
+    name: str
+    arguments: tuple[float, ...] = ()
+
+
+ACTIVATIONS: Mapping[str, int] = {
+    # name -> the greatest number of arguments
+    "SiLU": 0,
+    "ReLU": 0,
+    "ReLU6": 0,
+    "LeakyReLU": 1,
+    "ELU": 1,
+    "Hardswish": 0,
+    "Mish": 0,
+    "GELU": 0,
+    "Sigmoid": 0,
+    "Tanh": 0,
+    "Identity": 0,
+}
+
+
+def parse_activation(text: object) -> Activation:
+    """Reads `nn.LeakyReLU(0.1)` and the like; the text is parsed, never executed."""
+    known = f"known activations: {', '.join('nn.' + name + '()' for name in ACTIVATIONS)}"
+    try:
+        node = ast.parse(str(text).strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ArgumentError(f"is not an activation; {known}") from None
+    if not isinstance(node, ast.Call):
+        raise ArgumentError(f"is not an activation; {known}")
+    if isinstance(node.func, ast.Attribute):
+        name = node.func.attr
+    else:
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+    if name not in ACTIVATIONS:
+        raise ArgumentError(f"is not an activation; {known}")
+    values = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+    if len(values) != len(node.args) or any(keyword.arg != "inplace" for keyword in node.keywords):
+        raise ArgumentError("may have plain numbers as arguments only")
+    if len(values) > ACTIVATIONS[name] or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in values):
+        raise ArgumentError(f"takes at most {ACTIVATIONS[name]} number(s)")
+    return Activation(name, tuple(float(value) for value in values))
+
+
+def _activation(value: object) -> bool | Activation:
+    return value if isinstance(value, bool) else parse_activation(value)
+
+
+# --- image sizes -----------------------------------------------------------------------------------------------------
+
+
+def same_padding(kernel: int, dilation: int = 1) -> int:
+    """The padding that keeps the size at stride 1 for an odd kernel; half the (dilated) kernel, rounded down."""
+    return (dilation * (kernel - 1) + 1) // 2
+
+
+def _slide(size: Size, kernel: int, stride: int, padding: int, dilation: int = 1) -> Size:
+    height, width = ((side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for side in size)
+    return height, width
+
+
+def _convolved(size: Size, given: Arguments) -> Size:
+    dilation, padding = given.get("dilation", 1), given.get("padding")
+    if padding is None:
+        padding = same_padding(given["kernel"], dilation)
+    return _slide(size, given["kernel"], given["stride"], padding, dilation)
+
+
+def _focused(size: Size, given: Arguments) -> Size:
+    return _convolved((size[0] // 2, size[1] // 2), given)
+
+
+def _pooled(size: Size, given: Arguments) -> Size:
+    kernel, stride = given["kernel"], given["stride"]
+    return _slide(size, kernel, kernel if stride is None else stride, given["padding"])
+
+
+def _bordered(size: Size, given: Arguments) -> Size:
+    left, right, top, bottom = given["borders"]
+    return size[0] + top + bottom, size[1] + left + right
+
+
+def _magnified(size: Size, given: Arguments) -> Size:
+    return size[0] * given["scale_factor"], size[1] * given["scale_factor"]
+
+
+def _unchanged(size: Size, given: Arguments) -> Size:
+    return size
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED = _Required()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One positional argument of a block in a yaml row."""
+
+    name: str
+    check: Callable[[object], Any]
+    default: Any = REQUIRED
+
+
+@dataclass(frozen=True)
+class BlockRule:
+    """How a row that names this block is read.
+
+    channels: "scaled": the first argument is the number of output channels, multiplied by the width multiple;
+        "kept": as many as come in; "joined": the sum over the inputs; "none": ends the network.
+    repeats_inside: the block itself repeats its inner part; any other block is stacked.
+    """
+
+    parameters: tuple[Parameter, ...]
+    channels: Literal["scaled", "kept", "joined", "none"] = "scaled"
+    repeats_inside: bool = False
+    size: Callable[[Size, Arguments], Size] = field(default=_unchanged)
+
+    def read(self, values: Sequence[object]) -> dict[str, Any]:
+        """Names and checks the positional values of a row; raises ArgumentError without file and line."""
+        if len(values) > len(self.parameters):
+            names = ", ".join(parameter.name for parameter in self.parameters) or "none"
+            raise ArgumentError(f"has {len(values)} arguments; it takes at most {len(self.parameters)}: {names}")
+        read: dict[str, Any] = {}
+        for position, parameter in enumerate(self.parameters):
+            value = values[position] if position < len(values) else parameter.default
+            if value is REQUIRED:
+                raise ArgumentError(f"lacks its argument {position + 1}, {parameter.name}")
+            try:
+                read[parameter.name] = parameter.check(value)
+            except ArgumentError as problem:
+                raise ArgumentError(f"has {parameter.name}={value!r}: {problem}") from None
+        return read
+
+
+def _table_entry(value: object) -> object:
+    return value
+
+
+_OUT = Parameter("out_channels", _positive)
+_GROUPS = Parameter("groups", _positive, 1)
+_ACT = Parameter("activation", _activation, True)
+_STRIDE = Parameter("stride", _positive, 1)
+_PADDING = Parameter("padding", _optional(_natural), None)
+_DILATION = Parameter("dilation", _positive, 1)
+_SHORTCUT = Parameter("shortcut", _flag, True)
+_EXPANSION = Parameter("expansion", _ratio, 0.5)
+_KERNEL = Parameter("kernel", _positive, 1)
+_SPP_KERNELS = Parameter("kernels", _kernels, (5, 9, 13))
+
+_CSP = BlockRule((_OUT, _SHORTCUT, _GROUPS, _EXPANSION), repeats_inside=True)
+
+BLOCKS: Mapping[str, BlockRule] = {
+    "Conv": BlockRule((_OUT, _KERNEL, _STRIDE, _PADDING, _GROUPS, _DILATION, _ACT), size=_convolved),
+    "DWConv": BlockRule((_OUT, _KERNEL, _STRIDE, _DILATION, _ACT), size=_convolved),
+    "C3": _CSP,
+    "C3x": _CSP,
+    "C3TR": _CSP,
+    "C3Ghost": _CSP,
+    "C3SPP": BlockRule((_OUT, _SPP_KERNELS, Parameter("repeats", _positive, 1), _SHORTCUT, _GROUPS, _EXPANSION)),
+    "SPPF": BlockRule((_OUT, Parameter("kernel", _odd, 5))),
+    "SPP": BlockRule((_OUT, _SPP_KERNELS)),
+    "Bottleneck": BlockRule((_OUT, _SHORTCUT, _GROUPS, _EXPANSION)),
+    "BottleneckCSP": _CSP,
+    "GhostConv": BlockRule((_OUT, _KERNEL, _STRIDE, _GROUPS, _ACT), size=_convolved),
+    "GhostBottleneck": BlockRule((_OUT, Parameter("kernel", _odd, 3), _STRIDE), size=_convolved),
+    "Focus": BlockRule((_OUT, _KERNEL, _STRIDE, _PADDING, _GROUPS, _ACT), size=_focused),
+    "Upsample": BlockRule(
+        (
+            Parameter("size", _nothing, None),
+            Parameter("scale_factor", _scale, 2),
+            Parameter("mode", _nearest, "nearest"),
+        ),
+        channels="kept",
+        size=_magnified,
+    ),
+    "MaxPool2d": BlockRule(
+        (
+            Parameter("kernel", _positive),
+            Parameter("stride", _optional(_positive), None),
+            Parameter("padding", _natural, 0),
+        ),
+        channels="kept",
+        size=_pooled,
+    ),
+    "ZeroPad2d": BlockRule((Parameter("borders", _borders),), channels="kept", size=_bordered),
+    "Concat": BlockRule((Parameter("axis", _channel_axis, 1),), channels="joined"),
+    "Detect": BlockRule(
+        (Parameter("num_classes", _positive), Parameter("anchors", _table_entry)),
+        channels="none",
+    ),
+}
+"""Every block of a model yaml; `nn.Upsample`, `nn.MaxPool2d` and `nn.ZeroPad2d` may carry their prefix."""
+
+
+def block_name(text: object) -> str | None:
+    """The table's name of a block as a yaml spells it, or None if there is none."""
+    name = str(text).removeprefix("torch.").removeprefix("nn.")
+    return name if name in BLOCKS else None
+
+
+def scaled_channels(channels: int, multiple: float, divisor: int = 8) -> int:
+    """Output channels times the width multiple, rounded up to a multiple of the divisor."""
+    return math.ceil(channels * multiple / divisor) * divisor
+
+
+def scaled_repeats(repeats: int, multiple: float) -> int:
+    """Repeats times the depth multiple, rounded half to even, at least 1; a single block stays single."""
+    return max(round(repeats * multiple), 1) if repeats > 1 else repeats

@@ -1,0 +1,83 @@
+"""The detection head: raw maps per level, and their decoding into boxes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.runtime import Tensor, flow
+from models.blocks import Conv2d
+
+nn = flow.nn
+
+
+class Detect(nn.Module):
+    """One 1x1 convolution per level, anchors in a buffer.
+
+    Attributes:
+        anchors: buffer (levels, anchors, 2) float32, width and height in grid cells of the level.
+        stride: px per cell of each level.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        anchors_px: npt.ArrayLike,
+        stride: Sequence[int],
+    ) -> None:
+        super().__init__()
+        anchors = np.asarray(anchors_px, np.float32)
+        self.stride = tuple(stride)
+        self.num_classes = num_classes
+        self.anchors_per_level = anchors.shape[1]
+        self.register_buffer("anchors", flow.tensor(self._in_cells(anchors)))
+        self.m = nn.ModuleList([Conv2d(c, self.anchors_per_level * (num_classes + 5), 1) for c in in_channels])
+
+    def _in_cells(self, anchors_px: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return np.asarray(anchors_px, np.float32) / np.asarray(self.stride, np.float32).reshape(-1, 1, 1)
+
+    def set_anchors_px(self, anchors_px: npt.ArrayLike) -> None:
+        """Replaces the anchors, (levels, anchors, 2) in px, in the order of the levels."""
+        anchors = np.asarray(anchors_px, np.float32)
+        if anchors.shape != tuple(self.anchors.shape):
+            raise ValueError(f"anchors of shape {anchors.shape}: the head has {tuple(self.anchors.shape)}")
+        self.anchors.copy_(flow.tensor(self._in_cells(anchors)))
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """[(B, C_i, ny, nx)] -> [(B, anchors, ny, nx, 5 + classes)], raw: no sigmoid, cells of the level."""
+        maps = []
+        for convolution, feature in zip(self.m, features):  # noqa: B905 - a graph's block list is no sequence
+            raw = convolution(feature)
+            batch, _, rows, columns = raw.shape
+            by_anchor = raw.reshape(batch, self.anchors_per_level, self.num_classes + 5, rows, columns)
+            maps.append(by_anchor.permute(0, 1, 3, 4, 2))
+        return maps
+
+    def decode(self, maps: Sequence[Tensor]) -> Tensor:
+        """Raw maps -> (B, N, 5 + classes): centre x, centre y, width, height in px, then sigmoid confidences.
+
+        N runs over levels, then anchors, rows, columns. Source: YOLOv5, `2 sigmoid - 0.5` for centres and
+        `(2 sigmoid)^2` times the anchor for sides.
+        """
+        flat = []
+        for level, (raw, stride) in enumerate(zip(maps, self.stride, strict=True)):
+            batch, anchors, rows, columns, outputs = raw.shape
+            xy, wh, confidences = flow.split(flow.sigmoid(raw), [2, 2, outputs - 4], dim=-1)
+            corner, sides_px = self._constants(raw, level)
+            boxes = [(xy * 2.0 + corner) * float(stride), (wh * 2.0) * (wh * 2.0) * sides_px, confidences]
+            flat.append(flow.cat(boxes, dim=-1).reshape(batch, anchors * rows * columns, outputs))
+        return flow.cat(flat, dim=1) if len(flat) > 1 else flat[0]
+
+    def _constants(self, raw: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Cell corners minus one half (1, 1, ny, nx, 2) and anchor sides in px (1, anchors, 1, 1, 2)."""
+        rows, columns = raw.shape[2], raw.shape[3]
+        place = {"placement": raw.placement, "sbp": flow.sbp.broadcast} if raw.is_global else {"device": raw.device}
+        x = (
+            flow.arange(columns, dtype=flow.float32, **place)
+            .reshape(1, 1, 1, columns, 1)
+            .expand(1, 1, rows, columns, 1)
+        )
+        y = flow.arange(rows, dtype=flow.float32, **place).reshape(1, 1, rows, 1, 1).expand(1, 1, rows, columns, 1)
+        anchors_px = self.anchors[level] * float(self.stride[level])
+        return flow.cat([x, y], dim=-1) - 0.5, anchors_px.reshape(1, -1, 1, 1, 2)

@@ -1,0 +1,167 @@
+"""The detector: layers of a `ModelSpec` as one OneFlow module."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.runtime import Tensor, flow
+from models.blocks import CONSTRUCTORS, BatchNorm2d, Concat, Conv, Conv2d, Module, Upsample, make_activation
+from models.catalogue import BLOCKS, Activation
+from models.head import Detect
+from models.initialise import initialise
+from models.spec import LayerSpec, ModelSpec
+
+nn: Any = flow.nn
+
+
+class DetectionModel(flow.nn.Module):
+    """A YOLOv5-style detector. Keys of `state_dict()` are the reference's, `model.N.…`.
+
+    Attributes:
+        spec: what it was built from.
+        names: class names, "0", "1", … until set.
+        stride: px per cell of each level.
+    """
+
+    def __init__(self, spec: ModelSpec, *, seed: int | None = 0) -> None:
+        """Builds the layers.
+
+        Args:
+            spec: from `models.spec.load_model_spec`.
+            seed: of the first values; None leaves them undefined, for a network whose every value is then loaded.
+        """
+        super().__init__()
+        self.spec = spec
+        self.names: list[str] = [str(index) for index in range(spec.num_classes)]
+        activation = make_activation(spec.activation)
+        self.model = nn.Sequential(*(_make_layer(layer, spec, activation) for layer in spec.layers))
+        self._inputs = tuple(layer.inputs for layer in spec.layers)
+        self._kept = frozenset(spec.saved)
+        self._uncounted_batches = 0
+        if seed is not None:
+            initialise(self, seed)
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Px per cell of each level."""
+        return self.spec.strides
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the head tells apart."""
+        return self.spec.num_classes
+
+    @property
+    def head(self) -> Detect:
+        """The detection head, the last layer."""
+        return self.model[len(self._inputs) - 1]
+
+    @property
+    def anchors_cells(self) -> npt.NDArray[np.float32]:
+        """(levels, anchors, 2) float32: width, height in grid cells of the level; a copy on the host."""
+        return self.head.anchors.numpy()
+
+    def set_anchors_px(self, anchors_px: npt.ArrayLike) -> None:
+        """Replaces the anchors, (levels, anchors, 2) in px; a loss built before keeps the former ones."""
+        self.head.set_anchors_px(anchors_px)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) float32 in [0, 1], H and W multiples of the largest stride -> raw maps, one per level.
+
+        A map is (B, anchors, ny, nx, 5 + classes), in training as in evaluation mode.
+        """
+        kept: dict[int, Tensor] = {}
+        x: Any = images
+        for index, (layer, inputs) in enumerate(zip(self.model, self._inputs)):  # noqa: B905 - see Detect.forward
+            sources = [x if source == index - 1 else kept[source] for source in inputs]
+            x = layer(sources if _takes_list(self.spec.layers[index]) else sources[0])
+            if index in self._kept:
+                kept[index] = x
+        return x
+
+    def decode(self, maps: Sequence[Tensor]) -> Tensor:
+        """Raw maps -> (B, N, 5 + classes): cx, cy, w, h in px, then sigmoid confidences; levels one after another."""
+        return self.head.decode(maps)
+
+    def count_batch(self) -> None:
+        """Notes one training-mode forward pass for `num_batches_tracked`; whoever runs the step calls it.
+
+        The buffers themselves are brought up to date by `state_dict()`, so a step costs one integer.
+        """
+        self._uncounted_batches += 1
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """OneFlow's `state_dict`, with `num_batches_tracked` up to date."""
+        if self._uncounted_batches:
+            for module in self.modules():
+                if isinstance(module, BatchNorm2d):
+                    module.num_batches_tracked.add_(self._uncounted_batches)
+            self._uncounted_batches = 0
+        return super().state_dict(*args, **kwargs)
+
+    def fuse(self) -> "DetectionModel":
+        """Folds each BatchNorm that follows a convolution into it, in place, for inference; returns itself."""
+        with flow.no_grad():
+            for module in self.modules():
+                if isinstance(module, Conv) and not module.folded:
+                    _fold(module)
+        return self
+
+
+def _takes_list(layer: LayerSpec) -> bool:
+    return layer.kind in ("Concat", "Detect")
+
+
+_PLAIN: Mapping[str, Callable[[Mapping[str, Any]], Module]] = {
+    "Upsample": lambda given: Upsample(given["scale_factor"]),
+    "MaxPool2d": lambda given: nn.MaxPool2d(given["kernel"], given["stride"], given["padding"]),
+    "ZeroPad2d": lambda given: nn.ZeroPad2d(given["borders"]),
+}
+
+
+def _make_layer(layer: LayerSpec, spec: ModelSpec, activation: Module) -> Module:
+    given = dict(layer.arguments)
+    if layer.kind == "Detect":
+        return Detect(layer.in_channels, spec.num_classes, spec.anchors_px, spec.strides)
+    if layer.kind == "Concat":
+        return Concat()
+    if layer.kind in _PLAIN:
+        return _stacked([_PLAIN[layer.kind](given) for _ in range(layer.repeats)])
+    given["activation"] = _activation(given.get("activation", True), activation)
+    in_channels, build = layer.in_channels[0], CONSTRUCTORS[layer.kind]
+    if BLOCKS[layer.kind].repeats_inside:
+        return build(in_channels, layer.out_channels, repeats=layer.repeats, **given)
+    blocks = [build(in_channels, layer.out_channels, **given)]
+    return _stacked(blocks + [build(layer.out_channels, layer.out_channels, **given) for _ in range(layer.repeats - 1)])
+
+
+def _stacked(blocks: list[Module]) -> Module:
+    return blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks)
+
+
+def _activation(choice: bool | Activation, default: Module) -> Module:
+    if isinstance(choice, Activation):
+        return make_activation(choice)
+    return default if choice else nn.Identity()
+
+
+def _fold(block: Conv) -> None:
+    """Replaces convolution and BatchNorm of a block by one convolution with bias that computes the same."""
+    convolution, norm = block.conv, block.bn
+    scale = norm.weight / flow.sqrt(norm.running_var + norm.eps)
+    folded = Conv2d(
+        convolution.in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,
+        convolution.stride,
+        convolution.padding,
+        convolution.dilation,
+        convolution.groups,
+    ).to(convolution.weight.device)
+    folded.weight.copy_(convolution.weight * scale.reshape(-1, 1, 1, 1))
+    folded.bias.copy_(norm.bias - norm.running_mean * scale)
+    block.conv = folded
+    del block.bn
+    block.folded = True

@@ -1,0 +1,418 @@
+"""From a model yaml to a checked, frozen description of a network, without OneFlow.
+
+The yaml has YOLOv5's structure: `nc`, `depth_multiple`, `width_multiple`, `anchors`, and the rows
+`[from, repeats, block, arguments]` of `backbone` and `head`. Nothing in it is executed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.catalogue import (
+    BLOCKS,
+    Activation,
+    ArgumentError,
+    Size,
+    block_name,
+    parse_activation,
+    scaled_channels,
+    scaled_repeats,
+)
+
+CONFIG_FOLDER = Path(__file__).parent / "configs"
+Anchors = tuple[tuple[tuple[float, float], ...], ...]
+"""[level][anchor] -> width, height in px."""
+
+_KEYS = (
+    "nc",
+    "depth_multiple",
+    "width_multiple",
+    "channel_multiple",
+    "anchors",
+    "activation",
+    "backbone",
+    "head",
+    "ch",
+    "inplace",
+)
+_WORDS: Mapping[str, Any] = {"None": None, "True": True, "False": False}
+# The network's strides are powers of two well below this size, so the division is exact.
+_PROBE_PX = 1024
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One row of the yaml, resolved.
+
+    inputs: index of each layer whose output comes in; -1 is the image. arguments: keyword arguments of the block,
+    without channels and repeats. repeats: after the depth multiple; size: (height, width) of the output for a square
+    image of `ModelSpec.probe_px`.
+    """
+
+    index: int
+    where: str
+    kind: str
+    inputs: tuple[int, ...]
+    arguments: Mapping[str, Any]
+    repeats: int
+    in_channels: tuple[int, ...]
+    out_channels: int
+    size: Size
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A whole network. The last layer is the detection head; `saved` lists the layers that others refer to, as
+    often as they do.
+    """
+
+    source: str
+    num_classes: int
+    channels: int
+    anchors_px: Anchors
+    depth_multiple: float
+    width_multiple: float
+    activation: Activation
+    layers: tuple[LayerSpec, ...]
+    strides: tuple[int, ...]
+    saved: tuple[int, ...]
+    probe_px: int = _PROBE_PX
+
+    @property
+    def anchors_per_level(self) -> int:
+        """How many anchors each level has."""
+        return len(self.anchors_px[0])
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name without suffix -> path of every model yaml that comes with the package."""
+    return {path.stem: path for path in sorted(CONFIG_FOLDER.rglob("*.yaml"))}
+
+
+def find_config(cfg: str | Path) -> Path:
+    """The yaml file behind a path or a shipped name (`yolov5n`, `yolov5n.yaml`, `models/yolov5n.yaml`).
+
+    Raises:
+        FileNotFoundError: neither a file nor a shipped name.
+    """
+    path = Path(cfg)
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    # Command lines written for YOLOv5 spell its shipped files as models/NAME.yaml and models/hub/NAME.yaml.
+    if path.suffix in ("", ".yaml") and str(path.parent) in (".", "hub", "models", "models/hub"):
+        name = path.name.removesuffix(".yaml")
+        if name in shipped:
+            return shipped[name]
+    raise FileNotFoundError(f"{cfg}: no such model yaml; give a file or one of: {', '.join(shipped)}")
+
+
+def load_model_spec(
+    cfg: str | Path,
+    *,
+    num_classes: int | None = None,
+    anchors: int | Sequence[Sequence[float]] | None = None,
+    channels: int | None = None,
+) -> ModelSpec:
+    """Reads and checks a model yaml.
+
+    Args:
+        cfg: path, or name of a shipped configuration with or without `.yaml`.
+        num_classes: replaces `nc` of the yaml.
+        anchors: replaces the yaml's: a number of anchors per level (then their sizes are placeholders for
+            auto-anchor, as in YOLOv5), or one flat list `w, h, w, h, …` in px for each level.
+        channels: of the images; default the yaml's `ch`, else 3.
+
+    Raises:
+        FileNotFoundError: no such file or shipped name.
+        ValueError: file and line of a row that cannot be built, and what is known instead.
+    """
+    path = find_config(cfg)
+    config, lines = _read_yaml(path)
+    for key, value in (("nc", num_classes), ("anchors", anchors), ("ch", channels)):
+        if value is not None:
+            config[key] = value
+    return _Builder(str(path), config, lines).build()
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """The mapping, and the line of each row of backbone and head (1-based)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            config = loader.construct_document(node) if node is not None else None
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "not a text file in UTF-8"
+        raise ValueError(f"{path}{line}: not a valid yaml: {problem}") from None
+    if node is None or not isinstance(config, dict):
+        raise ValueError(f"{path}: a model yaml is a mapping with the keys {', '.join(_KEYS)}")
+    lines = {
+        str(key.value): [row.start_mark.line + 1 for row in value.value]
+        for key, value in node.value
+        if isinstance(value, yaml.SequenceNode)
+    }
+    return config, lines
+
+
+class _Builder:
+    """Walks the rows once, tracking channels and sizes."""
+
+    def __init__(self, source: str, config: dict[str, Any], lines: Mapping[str, list[int]]) -> None:
+        self._source = source
+        self._config = config
+        unknown = [str(key) for key in config if key not in _KEYS]
+        if unknown:
+            raise ValueError(f"{source}: unknown key {unknown[0]!r}; known keys: {', '.join(_KEYS)}")
+        self._num_classes = self._integer("nc")
+        self._channels = self._integer("ch", 3)
+        self._depth = self._number("depth_multiple", 1.0)
+        self._width = self._number("width_multiple", 1.0)
+        self._divisor = self._integer("channel_multiple", 8)
+        self._activation = self._read_activation()
+        self._rows = self._read_rows(lines)
+        self._layers: list[LayerSpec] = []
+
+    def build(self) -> ModelSpec:
+        anchors = self._config.get("anchors")
+        if isinstance(anchors, float) and anchors == round(anchors):
+            anchors = int(anchors)
+        per_level = self._anchors_per_level(anchors)
+        # A row that already has the head's width (a yaml of the YOLOv3 age) is not scaled.
+        unscaled = per_level * (self._num_classes + 5)
+        for where, row in self._rows:
+            self._layers.append(self._layer(where, row, unscaled))
+        return self._finish(anchors)
+
+    def _finish(self, anchors: object) -> ModelSpec:
+        layers = tuple(self._layers)
+        heads = [layer for layer in layers if layer.kind == "Detect"]
+        if len(heads) != 1 or heads[0] is not layers[-1]:
+            raise ValueError(f"{self._source}: the last row, and no other, must be Detect; found {len(heads)} of them")
+        head = heads[0]
+        if head.arguments["num_classes"] != self._num_classes:
+            raise ValueError(
+                f"{head.where}: Detect has {head.arguments['num_classes']} classes, nc is {self._num_classes}; write nc"
+            )
+        own = head.arguments["anchors"]
+        strides = tuple(self._stride(head, layers[index].size) for index in head.inputs)
+        return ModelSpec(
+            source=self._source,
+            num_classes=self._num_classes,
+            channels=self._channels,
+            anchors_px=_in_stride_order(self._anchors_px(anchors if own == "anchors" else own, head), strides),
+            depth_multiple=self._depth,
+            width_multiple=self._width,
+            activation=self._activation,
+            layers=layers,
+            strides=strides,
+            # A negative number says "relative to here"; only -1, the layer just before, needs no keeping.
+            saved=tuple(sorted(self._saved(layers))),
+        )
+
+    def _saved(self, layers: tuple[LayerSpec, ...]) -> list[int]:
+        kept: list[int] = []
+        for layer, (_, row) in zip(layers, self._rows, strict=True):
+            given = row[0] if isinstance(row[0], list) else [row[0]]
+            kept += [index for index, raw in zip(layer.inputs, given, strict=True) if raw != -1]
+        return kept
+
+    # --- one row ---
+
+    def _layer(self, where: str, row: list[Any], unscaled: int) -> LayerSpec:
+        raw_inputs, repeats, block, values = row
+        kind = block_name(block)
+        if kind is None:
+            known = ", ".join(BLOCKS)
+            raise ValueError(f"{where}: layer {len(self._layers)} asks for {str(block)!r}; known blocks: {known}")
+        rule = BLOCKS[kind]
+        try:
+            arguments = rule.read([self._resolve(value) for value in values])
+            inputs = self._inputs(raw_inputs, many=rule.channels in ("joined", "none"))
+            count = self._repeats(repeats)
+            channels = tuple(self._layers[index].out_channels if index >= 0 else self._channels for index in inputs)
+            out_channels = self._out_channels(rule.channels, arguments, channels, unscaled)
+            if not rule.repeats_inside and count > 1 and rule.channels in ("joined", "none"):
+                raise ArgumentError(f"cannot be repeated {count} times")
+            if not rule.repeats_inside and count > 1 and out_channels != channels[0]:
+                raise ArgumentError(f"repeats {count} times, so it must keep its {channels[0]} channels")
+            _check_channels(kind, arguments, channels[0], out_channels)
+            size = self._size(rule, arguments, inputs, 1 if rule.repeats_inside else count)
+        except ArgumentError as problem:
+            raise ValueError(f"{where}: {kind} {problem}") from None
+        return LayerSpec(
+            index=len(self._layers),
+            where=where,
+            kind=kind,
+            inputs=inputs,
+            arguments={name: value for name, value in arguments.items() if name != "out_channels"},
+            repeats=count,
+            in_channels=channels,
+            out_channels=out_channels,
+            size=size,
+        )
+
+    def _resolve(self, value: object) -> object:
+        if isinstance(value, str):
+            if value == "nc":
+                return self._num_classes
+            return _WORDS.get(value, value)
+        return value
+
+    def _inputs(self, raw: object, *, many: bool) -> tuple[int, ...]:
+        here = len(self._layers)
+        given = raw if isinstance(raw, list) else [raw]
+        if not many and len(given) != 1:
+            raise ArgumentError(f"takes one input, has {raw}")
+        if not given:
+            raise ArgumentError("has no input")
+        inputs = []
+        for number in given:
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise ArgumentError(f"comes from {number!r}: must be the number of an earlier layer")
+            index = number if number >= 0 else here + number
+            if not 0 <= index < here and not (here == 0 and number == -1):
+                raise ArgumentError(f"comes from {number}: layer {here} can use 0 to {here - 1}, or -1 to {-here}")
+            inputs.append(index)
+        return tuple(inputs)
+
+    def _repeats(self, repeats: object) -> int:
+        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+            raise ArgumentError(f"repeats {repeats!r} times: must be an integer >= 1")
+        return scaled_repeats(repeats, self._depth)
+
+    def _out_channels(self, rule: str, arguments: dict[str, Any], channels: tuple[int, ...], unscaled: int) -> int:
+        if rule == "joined":
+            return sum(channels)
+        if rule == "kept":
+            return channels[0]
+        if rule == "none":
+            return 0
+        wanted: int = arguments["out_channels"]
+        return wanted if wanted == unscaled else scaled_channels(wanted, self._width, self._divisor)
+
+    def _size(self, rule: Any, arguments: dict[str, Any], inputs: tuple[int, ...], count: int) -> Size:
+        sizes = {self._layers[index].size if index >= 0 else (_PROBE_PX, _PROBE_PX) for index in inputs}
+        if rule.channels == "none":
+            return (0, 0)
+        if len(sizes) != 1:
+            raise ArgumentError(
+                f"joins layers {list(inputs)} of different strides: "
+                + ", ".join(f"{_PROBE_PX / height:g}" for height, _ in sorted(sizes))
+            )
+        size = sizes.pop()
+        for _ in range(count):
+            size = rule.size(size, arguments)
+        if min(size) < 1:
+            raise ArgumentError("leaves nothing of the image")
+        return size
+
+    # --- the head and the scalars ---
+
+    def _stride(self, head: LayerSpec, size: Size) -> int:
+        if size[0] != size[1] or _PROBE_PX % size[0]:
+            raise ValueError(
+                f"{head.where}: a level of {size[0]}x{size[1]} cells for {_PROBE_PX}x{_PROBE_PX} px has no whole stride"
+            )
+        return _PROBE_PX // size[0]
+
+    def _anchors_per_level(self, anchors: object) -> int:
+        if isinstance(anchors, int) and not isinstance(anchors, bool) and anchors >= 1:
+            return anchors
+        if isinstance(anchors, Sequence) and anchors and isinstance(anchors[0], Sequence) and anchors[0]:
+            return len(anchors[0]) // 2
+        raise ValueError(
+            f"{self._source}: anchors={anchors!r}: must be a number of anchors per level, "
+            "or one list of widths and heights in px per level"
+        )
+
+    def _anchors_px(self, anchors: object, head: LayerSpec) -> Anchors:
+        per_level = self._anchors_per_level(anchors)
+        levels = len(head.inputs)
+        if isinstance(anchors, int):
+            anchors = [list(range(2 * per_level))] * levels
+        assert isinstance(anchors, Sequence)
+        if len(anchors) != levels:
+            raise ValueError(f"{head.where}: {len(anchors)} rows of anchors for {levels} levels; write one per level")
+        for row in anchors:
+            numbers = isinstance(row, Sequence) and all(
+                isinstance(value, (int, float)) and not isinstance(value, bool) for value in row
+            )
+            if not numbers or len(row) != 2 * per_level:
+                raise ValueError(
+                    f"{self._source}: row of anchors {row!r}: must be {per_level} pairs of width, height in px"
+                )
+        return tuple(tuple((float(w), float(h)) for w, h in zip(row[::2], row[1::2], strict=True)) for row in anchors)
+
+    def _integer(self, key: str, default: int | None = None) -> int:
+        value = self._config.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{self._source}: {key}={value!r}: must be an integer >= 1")
+        return value
+
+    def _number(self, key: str, default: float) -> float:
+        value = self._config.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 64:
+            raise ValueError(f"{self._source}: {key}={value!r}: must be a number above 0, at most 64")
+        return float(value)
+
+    def _read_activation(self) -> Activation:
+        text = self._config.get("activation")
+        if text is None:
+            return Activation("SiLU")
+        try:
+            return parse_activation(text)
+        except ArgumentError as problem:
+            raise ValueError(f"{self._source}: activation={text!r} {problem}") from None
+
+    def _read_rows(self, lines: Mapping[str, list[int]]) -> list[tuple[str, list[Any]]]:
+        found = []
+        for part in ("backbone", "head"):
+            rows = self._config.get(part)
+            if not isinstance(rows, list) or not rows:
+                raise ValueError(f"{self._source}: {part} must be a list of rows [from, repeats, block, arguments]")
+            for line, row in zip(lines[part], rows, strict=True):
+                where = f"{self._source}:{line}"
+                if not isinstance(row, list) or len(row) != 4 or not isinstance(row[3], list):
+                    raise ValueError(f"{where}: row {row!r} must be [from, repeats, block, [arguments]]")
+                found.append((where, row))
+        return found
+
+
+def _check_channels(kind: str, arguments: dict[str, Any], in_channels: int, out_channels: int) -> None:
+    """What a block demands of its numbers of channels, said before OneFlow says it less clearly."""
+    groups = arguments.get("groups", 1)
+    inside = out_channels
+    if kind in ("Bottleneck", "C3", "C3x", "BottleneckCSP", "C3SPP"):
+        inside = in_channels = int(out_channels * arguments["expansion"])
+        if kind == "Bottleneck":
+            inside = out_channels
+    if kind == "GhostConv":
+        inside = out_channels // 2
+    if kind == "Focus":
+        in_channels *= 4
+    if in_channels % groups or inside % groups:
+        raise ArgumentError(f"has groups={groups}, which does not divide {in_channels} and {inside} channels")
+    if kind == "C3TR" and int(out_channels * arguments["expansion"]) % 4:
+        raise ArgumentError(f"has {out_channels} channels; half of them must be a multiple of its 4 heads")
+    if kind in ("GhostConv", "GhostBottleneck", "C3Ghost") and out_channels % 4:
+        raise ArgumentError(f"has {out_channels} channels; it needs a multiple of 4")
+    if kind == "GhostBottleneck" and arguments["stride"] == 1 and in_channels != out_channels:
+        raise ArgumentError(f"has stride 1, so its {in_channels} channels cannot become {out_channels}")
+
+
+def _in_stride_order(anchors: Anchors, strides: tuple[int, ...]) -> Anchors:
+    """Anchors from small to large as the strides go, reversed where the yaml lists them the other way round."""
+    areas = [sum(width * height for width, height in level) / len(level) for level in anchors]
+    growth = areas[-1] - areas[0]
+    if growth and (growth > 0) != (strides[-1] > strides[0]):
+        return anchors[::-1]
+    return anchors
