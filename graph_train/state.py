@@ -16,6 +16,9 @@ from kernels.update import ParameterState
 BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2
 """Parameter groups in YOLOv5's order: biases, weights with decay, weights of normalisation layers."""
 
+LOSS_SCALE_START, LOSS_SCALE_GROWTH_INTERVAL = 65536.0, 2000
+"""Dynamic loss scale as PyTorch's GradScaler: halved by an overflow, doubled after 2000 good updates."""
+
 
 @dataclass(frozen=True)
 class Counters:
@@ -25,8 +28,6 @@ class Counters:
     """Optimizer updates applied so far; also the count behind the EMA ramp and Adam's bias correction."""
     skipped: int = 0
     """Updates left out because a gradient was not finite."""
-    batches_tracked: int = 0
-    """Training-mode forward passes, the `num_batches_tracked` of every BatchNorm."""
     pending_decay: float = 1.0
     """EMA decay still to be applied to the running statistics; 1 when there is none."""
     loss_scale: float = 1.0
@@ -174,11 +175,7 @@ class TrainingState(flow.nn.Module):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """A copy of all arrays by name; call `flush` first."""
-        result = {name: tensor.numpy().copy() for name, tensor in self._tensors()}
-        for name in result:
-            if name.startswith("model/") and name.endswith("num_batches_tracked"):
-                result[name] = result[name] + self.counters.batches_tracked
-        return result
+        return {name: tensor.numpy().copy() for name, tensor in self._tensors()}
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray], counters: Counters) -> None:
         """Takes over a saved state, in place.
@@ -193,8 +190,6 @@ class TrainingState(flow.nn.Module):
                 value = arrays[name]
                 if tuple(value.shape) != tuple(tensor.shape):
                     raise ValueError(f"checkpoint has {name} of shape {value.shape}, this run needs {tuple(tensor.shape)}")
-                if name.startswith("model/") and name.endswith("num_batches_tracked"):
-                    value = value - counters.batches_tracked
                 tensor.copy_(flow.tensor(np.ascontiguousarray(value)))
             flat = flow.cat([member(self.average, name).reshape(-1) for name in self.statistics], dim=0)
             self.averaged_statistics.copy_(flat)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from graph_train.schedule import StepSettings, ema_decay
-from graph_train.state import Counters, TrainingState, member
+from graph_train.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState, member
 from kernels.runtime import Tensor, flow
 from kernels.update import hyper_vector, update_parameters
 
@@ -144,6 +144,7 @@ class _Step:
         # The one read-back of a step: the driver needs the losses, and whether a non-finite gradient was skipped.
         values = output.numpy().astype(np.float64)
         result = StepResult(*(float(value) for value in values[:5]), updated=bool(values[5] > 0.5))
+        self.state.network.count_batch()
         self.state.counters = _advance(counters, settings, result, decay, scaled=self.amp)
         return result
 
@@ -153,8 +154,8 @@ class _Step:
             weight_decays=self._weight_decays,
             momentum=settings.momentum,
             beta2=ADAM_BETA2,
-            epsilon=ADAM_EPSILON,
-            step=counters.updates + 1,
+            eps=ADAM_EPSILON,
+            adam_step=counters.updates + 1,
             ema_decay=decay,
             loss_scale=counters.loss_scale,
             update=settings.update,
@@ -211,13 +212,9 @@ class GraphStep(_Step):
         return graph(images, labels, hyper, extra)
 
 
-LOSS_SCALE_START, LOSS_SCALE_GROWTH_INTERVAL = 65536.0, 2000
-"""Dynamic loss scale as PyTorch's GradScaler: halved by an overflow, doubled after 2000 good updates."""
-
-
 def _advance(counters: Counters, settings: StepSettings, result: StepResult, decay: float, *, scaled: bool) -> Counters:
     """Counters after a step. A skipped update leaves the EMA alone and, with a loss scale, halves it."""
-    moved = replace(counters, batches_tracked=counters.batches_tracked + 1, pending_decay=1.0)
+    moved = replace(counters, pending_decay=1.0)
     if not settings.update:
         return moved
     if not result.updated:

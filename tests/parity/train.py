@@ -14,7 +14,7 @@ from kernels.runtime import flow
 from models.loss import DetectionLoss, LossConfig
 from models.network import DetectionModel
 from models.spec import load_model_spec
-from models.targets import label_capacity, pad_labels
+from models.targets import HeadGeometry, label_capacity, pad_labels
 from tests.parity.harness import Mode, Report, Subject
 
 STRICT_ITERATIONS = 6
@@ -54,6 +54,10 @@ def _network(num_classes: int, initial: dict[str, np.ndarray]) -> DetectionModel
     return network
 
 
+def _head(network: DetectionModel) -> HeadGeometry:
+    return HeadGeometry(network.anchors_cells, tuple(float(s) for s in network.stride), network.num_classes)
+
+
 def run_case(path: Path, mode: Mode) -> Run:
     """Repeats a case with our own step."""
     vectors, common = np.load(path), np.load(path.parent / "train_common.npz")
@@ -63,7 +67,7 @@ def run_case(path: Path, mode: Mode) -> Run:
     batch, iterations = int(case["batch_size"]), len(vectors["step_ni"])
     network = _network(int(case["nc"]), initial)
     state = TrainingState(network, _network(int(case["nc"]), initial), rule=case["opt_name"].lower())
-    criterion = DetectionLoss(network.head_geometry(), _loss_config(hyp))
+    criterion = DetectionLoss(_head(network), _loss_config(hyp))
     schedule = Schedule(
         epochs=case["epochs"],
         batches_per_epoch=case["nb"],
