@@ -1,0 +1,265 @@
+"""Auto-anchor: do the anchors fit the boxes of the data set, and if not, better ones by k-means and evolution.
+
+Sizes are (n, 2) width and height in px of the training image. "Ratio" is YOLOv5's measure of how well an anchor fits
+a box: the smaller of width and height ratio, each taken so that it is at most 1; a box can be learnt where it exceeds
+1 / `anchor_t`. Everything random comes from an `AnchorRandom`, whose numbers are those which YOLOv5 would draw after
+seeding numpy's and Python's global generators.
+"""
+
+import logging
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.cluster.vq import kmeans
+from tqdm import tqdm
+
+_LOG = logging.getLogger(__name__)
+Sizes = npt.NDArray[np.floating]
+GOOD_RECALL = 0.98
+"""Best possible recall above which anchors stay as they are."""
+GENERATIONS = 1000
+_MUTATION_CHANCE, _MUTATION_SIGMA = 0.9, 0.1
+_SMALLEST_ANCHOR_PX = 2.0
+_CHUNK_BOXES = 65536
+
+
+@dataclass(frozen=True)
+class AnchorRandom:
+    """The two generators that the reference draws from."""
+
+    numpy: np.random.RandomState
+    python: random.Random
+
+    @classmethod
+    def from_seed(cls, seed: int) -> "AnchorRandom":
+        """Both generators seeded alike, with numpy's legacy algorithm: 0 <= seed < 2**32."""
+        return cls(np.random.RandomState(seed), random.Random(seed))
+
+
+@dataclass(frozen=True)
+class AnchorFit:
+    """How a set of anchors fits the boxes."""
+
+    best_possible_recall: float
+    """Share of the boxes that at least one anchor can learn."""
+    anchors_per_target: float
+    """Anchors that can learn a box, on average over the boxes."""
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Anchors after some generations; `accepted` and `trace` have one entry per generation."""
+
+    anchors_px: Sizes
+    fitness: float
+    accepted: list[bool]
+    trace: list[float]
+
+
+@dataclass(frozen=True)
+class AnchorDecision:
+    """What the check came to; `anchors_px` (levels, anchors, 2) are those to train with."""
+
+    anchors_px: npt.NDArray[np.float32]
+    before: AnchorFit
+    after: AnchorFit
+    recomputed: bool
+    replaced: bool
+
+
+def box_sizes_px(
+    image_sizes: npt.ArrayLike, labels: Sequence[Sizes], image_px: int, scale: npt.ArrayLike = 1.0
+) -> npt.NDArray[np.float64]:
+    """Sizes of all boxes once the long side of each image is `image_px`, (boxes, 2), images in order.
+
+    Args:
+        image_sizes: (images, 2) width, height in px.
+        labels: per image (n, 5) [class, cx, cy, w, h], normalised.
+        scale: (images, 1) or one number; a further zoom of each image.
+    """
+    sizes = np.asarray(image_sizes, np.float64)
+    scaled = image_px * sizes / sizes.max(axis=1, keepdims=True) * scale
+    return np.concatenate([boxes[:, 3:5] * size for size, boxes in zip(scaled, labels, strict=True)])
+
+
+def _ratios(sizes_px: Sizes, anchors_px: Sizes) -> npt.NDArray[np.float32]:
+    """Ratio of every box with every anchor, (boxes, anchors)."""
+    boxes, anchors = np.asarray(sizes_px, np.float32), np.asarray(anchors_px, np.float32)
+    with np.errstate(divide="ignore"):  # a box of no width has ratio 0: min(0, 1/0)
+        width = boxes[:, :1] / anchors[:, 0]
+        worst = np.minimum(width, 1 / width)
+        height = boxes[:, 1:] / anchors[:, 1]
+        np.minimum(worst, height, out=worst)
+        np.minimum(worst, 1 / height, out=worst)
+    return worst
+
+
+def _chunks(sizes_px: Sizes) -> Iterator[Sizes]:
+    # A big data set has a million boxes: in pieces, the intermediate arrays stay in the processor's cache.
+    for start in range(0, len(sizes_px), _CHUNK_BOXES):
+        yield sizes_px[start : start + _CHUNK_BOXES]
+
+
+def anchor_fit(sizes_px: Sizes, anchors_px: Sizes, threshold: float) -> AnchorFit:
+    """Recall and anchors per target of anchors (n, 2) in px for boxes; `threshold` is the hyper-parameter `anchor_t`.
+
+    Raises:
+        ValueError: there are no boxes.
+    """
+    if not len(sizes_px):
+        raise ValueError("no labelled box to fit anchors to; check the labels, or use --noautoanchor")
+    learnt = pairs = 0
+    for boxes in _chunks(sizes_px):
+        fits = _ratios(boxes, anchors_px) > np.float32(1 / threshold)
+        learnt += int(fits.any(axis=1).sum())
+        pairs += int(fits.sum())
+    return AnchorFit(learnt / len(sizes_px), pairs / len(sizes_px))
+
+
+def best_possible_recall(sizes_px: Sizes, anchors_px: Sizes, threshold: float) -> float:
+    """Share of the boxes whose best anchor fits better than 1 / `threshold`."""
+    return anchor_fit(sizes_px, anchors_px, threshold).best_possible_recall
+
+
+def anchor_fitness(sizes_px: Sizes, anchors_px: Sizes, threshold: float) -> float:
+    """What evolution maximises: the mean over the boxes of the best ratio, counted as 0 where it does not suffice."""
+    total = 0.0
+    for boxes in _chunks(sizes_px):
+        best = _ratios(boxes, anchors_px).max(axis=1)
+        total += float(best[best > np.float32(1 / threshold)].sum(dtype=np.float64))
+    return total / len(sizes_px)
+
+
+def large_enough(sizes_px: Sizes) -> npt.NDArray[np.float32]:
+    """The boxes that anchors are made for: at least 2 px wide or high."""
+    return sizes_px[(sizes_px >= _SMALLEST_ANCHOR_PX).any(axis=1)].astype(np.float32)
+
+
+def by_area(anchors_px: Sizes) -> Sizes:
+    """Anchors (n, 2) from the smallest to the largest."""
+    return anchors_px[np.argsort(anchors_px.prod(axis=1))]
+
+
+def kmeans_anchors(sizes_px: npt.NDArray[np.float32], count: int, image_px: int, draws: AnchorRandom) -> Sizes:
+    """The start of evolution: centres (count, 2) of clusters of box sizes (k-means on whitened sizes), by area.
+
+    Where there are fewer different boxes than anchors it starts from random sizes, as the reference does, and says so.
+    """
+    spread = sizes_px.std(axis=0)
+    centres: Sizes = np.empty((0, 2))
+    if count <= len(sizes_px) and (spread > 0).all():
+        centres = kmeans(sizes_px / spread, count, iter=30, seed=draws.numpy)[0] * spread
+    if len(centres) != count:
+        _LOG.warning("auto-anchor: too few different boxes for %d clusters, starting from random sizes", count)
+        centres = np.sort(draws.numpy.random_sample(count * 2)).reshape(count, 2) * image_px
+    return by_area(centres)
+
+
+def mutation_factors(shape: tuple[int, ...], generations: int, draws: AnchorRandom) -> Iterator[Sizes]:
+    """One array of factors (0.3 … 3, most of them near 1) per generation; a draw without any change is repeated."""
+    for _ in range(generations):
+        factors = np.ones(shape)
+        while (factors == 1).all():
+            chosen = draws.numpy.random_sample(shape) < _MUTATION_CHANCE
+            strength = draws.python.random()
+            noise = draws.numpy.randn(*shape)
+            factors = (chosen * strength * noise * _MUTATION_SIGMA + 1).clip(0.3, 3.0)
+        yield factors
+
+
+def evolve_anchors(
+    start_px: Sizes, sizes_px: npt.NDArray[np.float32], threshold: float, factors: Iterable[Sizes]
+) -> Evolution:
+    """Multiplies anchors by each array of factors in turn and keeps a product that is fitter; result by area."""
+    anchors, fitness = start_px, anchor_fitness(sizes_px, start_px, threshold)
+    accepted, trace = [], []
+    for factor in factors:
+        candidate = (anchors * factor).clip(min=_SMALLEST_ANCHOR_PX)
+        candidate_fitness = anchor_fitness(sizes_px, candidate, threshold)
+        accepted.append(candidate_fitness > fitness)
+        if accepted[-1]:
+            anchors, fitness = candidate, candidate_fitness
+        trace.append(fitness)
+    return Evolution(by_area(anchors), fitness, accepted, trace)
+
+
+def fit_anchors(
+    sizes_px: Sizes,
+    count: int,
+    *,
+    image_px: int,
+    threshold: float,
+    draws: AnchorRandom,
+    generations: int = GENERATIONS,
+    show_progress: bool = False,
+) -> npt.NDArray[np.float32]:
+    """New anchors (count, 2) in px for boxes (n, 2): k-means, then evolution; from the smallest to the largest.
+
+    Raises:
+        ValueError: no box of 2 px or more.
+    """
+    usable = large_enough(sizes_px)
+    if not len(usable):
+        raise ValueError(
+            f"none of {len(sizes_px)} boxes reaches {_SMALLEST_ANCHOR_PX:g} px at image size {image_px}: use a larger "
+            "--imgsz, or --noautoanchor"
+        )
+    start = kmeans_anchors(usable, count, image_px, draws)
+    factors = tqdm(
+        mutation_factors(start.shape, generations, draws),
+        total=generations,
+        desc="Evolving anchors",
+        disable=not show_progress,
+    )
+    return evolve_anchors(start, usable, threshold, factors).anchors_px.astype(np.float32)
+
+
+def in_stride_order(anchors_px: npt.NDArray[np.float32], strides: Sequence[float]) -> npt.NDArray[np.float32]:
+    """Anchors (levels, anchors, 2) with small anchors on the level of small stride: reversed if they are not."""
+    areas = anchors_px.prod(axis=-1).mean(axis=-1)
+    growth, stride_growth = np.sign(areas[-1] - areas[0]), np.sign(strides[-1] - strides[0])
+    return anchors_px[::-1].copy() if growth and growth != stride_growth else anchors_px
+
+
+def check_anchors(
+    image_sizes: npt.ArrayLike,
+    labels: Sequence[Sizes],
+    anchors_px: npt.NDArray[np.floating],
+    strides: Sequence[float],
+    *,
+    image_px: int,
+    threshold: float,
+    draws: AnchorRandom,
+    show_progress: bool = False,
+) -> AnchorDecision:
+    """Keeps anchors that fit; else looks for better ones and takes them only if they reach more boxes.
+
+    Args:
+        image_sizes, labels: as for `box_sizes_px`.
+        anchors_px: (levels, anchors, 2), those of the model.
+        strides: of the levels, in px.
+        threshold: the hyper-parameter `anchor_t`.
+    """
+    images = len(np.asarray(image_sizes))
+    scale = draws.numpy.uniform(0.9, 1.1, size=(images, 1))
+    scaled = box_sizes_px(image_sizes, labels, image_px, scale).astype(np.float32)
+    kept = np.asarray(anchors_px, np.float32)
+    before = anchor_fit(scaled, kept.reshape(-1, 2), threshold)
+    if before.best_possible_recall > GOOD_RECALL:
+        return AnchorDecision(kept, before, before, recomputed=False, replaced=False)
+    sizes = box_sizes_px(image_sizes, labels, image_px)
+    new = fit_anchors(
+        sizes,
+        kept.size // 2,
+        image_px=image_px,
+        threshold=threshold,
+        draws=draws,
+        show_progress=show_progress,
+    )
+    after = anchor_fit(scaled, new, threshold)
+    if after.best_possible_recall <= before.best_possible_recall:
+        return AnchorDecision(kept, before, before, recomputed=True, replaced=False)
+    return AnchorDecision(in_stride_order(new.reshape(kept.shape), strides), before, after, True, True)

@@ -1,0 +1,62 @@
+"""Class and image weights: how often `--image-weights` draws an image.
+
+Labels of an image are an (n, 5) array [class, cx, cy, w, h]; only the class column counts.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[np.floating]
+
+
+def class_counts(labels: Sequence[Labels], num_classes: int) -> npt.NDArray[np.int64]:
+    """Boxes per image and class, (images, num_classes).
+
+    Raises:
+        ValueError: a class outside 0 … num_classes-1.
+    """
+    counts = np.zeros((len(labels), num_classes), np.int64)
+    for image, boxes in enumerate(labels):
+        classes = boxes[:, 0].astype(np.int64)
+        if classes.size and not 0 <= classes.min() <= classes.max() < num_classes:
+            raise ValueError(f"class {classes.max()} among the labels, but there are {num_classes} classes (from 0)")
+        counts[image] = np.bincount(classes, minlength=num_classes)
+    return counts
+
+
+def class_weights(labels: Sequence[Labels], num_classes: int) -> npt.NDArray[np.float64]:
+    """Inverse frequency of each class, (num_classes,), summing to 1; a class without boxes counts as having one."""
+    inverse = 1.0 / np.maximum(class_counts(labels, num_classes).sum(0), 1)
+    return inverse / inverse.sum()
+
+
+def epoch_class_weights(weights: npt.NDArray[np.float64], average_precision: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Class weights of the coming epoch, (num_classes,): rare classes and those not yet found count more.
+
+    Args:
+        weights: `class_weights`.
+        average_precision: mAP50-95 per class of the last validation, zeros before the first.
+    """
+    # YOLOv5 multiplies by the number of classes when it stores the weights and divides by it here.
+    return weights * (1 - np.asarray(average_precision, np.float64)) ** 2
+
+
+def image_weights(
+    labels: Sequence[Labels], num_classes: int, weights: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float64]:
+    """Weight of each image, (images,): the sum over its boxes of their class weights; 0 without boxes."""
+    return class_counts(labels, num_classes).astype(np.float64) @ weights.astype(np.float64)
+
+
+def draw_images(weights: npt.NDArray[np.float64], *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Image indices of one epoch, (images,), drawn with replacement in proportion to their weights.
+
+    The draw depends on (seed, epoch) alone, so every rank and a resumed run draw the same. Where no image has a weight
+    (no boxes, or every class found perfectly) all are equally likely.
+    """
+    count, total = len(weights), float(weights.sum())
+    chance = weights / total if total > 0 else np.full(count, 1 / count)
+    # The constant separates this stream from others that are keyed by the same seed and epoch.
+    return np.random.default_rng((seed, epoch, 0x1336)).choice(count, size=count, p=chance)
