@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kernels.runtime import Tensor, flow
+from models.batch_norm import BatchNorm2d
 from models.catalogue import Activation, same_padding
 
 nn = flow.nn
 Pair = int | tuple[int, int]
 Module = Any
 """`oneflow.nn.Module`; see `kernels.runtime.Tensor` for why it is Any."""
-
-BATCH_NORM_EPS = 1e-3
-BATCH_NORM_MOMENTUM = 0.03
 
 _ACTIVATIONS: Mapping[str, Callable[..., Module]] = {
     "SiLU": nn.SiLU,
@@ -52,31 +50,6 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Leaves the values to `models.initialise`."""
-
-
-class BatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm with YOLOv5's eps and momentum.
-
-    `num_batches_tracked` is not advanced by the forward pass: an in-place addition on a buffer is lost inside
-    `nn.Graph`. `DetectionModel.count_batch` does it for eager and graph steps alike.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalises by the batch (and updates the running statistics, unbiased variance) or by the running ones."""
-        return flow._C.normalization(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            axis=1,
-            epsilon=self.eps,
-            momentum=self.momentum,
-            is_training=self.training,
-        )
 
 
 class Conv(nn.Module):
@@ -533,7 +506,13 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H * factor, W * factor)."""
-        return nn.functional.interpolate(x, scale_factor=self.scale_factor, mode="nearest")
+        return flow._C.upsample_nearest_2d(
+            x,
+            height_scale=self.scale_factor,
+            width_scale=self.scale_factor,
+            output_size=None,
+            data_format="channels_first",
+        )
 
 
 class Concat(nn.Module):

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.runtime import Tensor, flow
-from models.blocks import CONSTRUCTORS, BatchNorm2d, Concat, Conv, Conv2d, Module, Upsample, make_activation
+from models.batch_norm import BatchNorm2d
+from models.blocks import CONSTRUCTORS, Concat, Conv, Conv2d, Module, Upsample, make_activation
 from models.catalogue import BLOCKS, Activation
 from models.head import Detect
 from models.initialise import initialise

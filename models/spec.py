@@ -40,7 +40,7 @@ _KEYS = (
 )
 _WORDS: Mapping[str, Any] = {"None": None, "True": True, "False": False}
 # The network's strides are powers of two well below this size, so the division is exact.
-_PROBE_PX = 1024
+PROBE_PX = 1024
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class LayerSpec:
 
     inputs: index of each layer whose output comes in; -1 is the image. arguments: keyword arguments of the block,
     without channels and repeats. repeats: after the depth multiple; size: (height, width) of the output for a square
-    image of `ModelSpec.probe_px`.
+    image of `PROBE_PX`.
     """
 
     index: int
@@ -79,7 +79,8 @@ class ModelSpec:
     layers: tuple[LayerSpec, ...]
     strides: tuple[int, ...]
     saved: tuple[int, ...]
-    probe_px: int = _PROBE_PX
+    config: Mapping[str, Any]
+    """The yaml with what replaced parts of it: plain data that builds the same network again."""
 
     @property
     def anchors_per_level(self) -> int:
@@ -111,7 +112,7 @@ def find_config(cfg: str | Path) -> Path:
 
 
 def load_model_spec(
-    cfg: str | Path,
+    cfg: str | Path | Mapping[str, Any],
     *,
     num_classes: int | None = None,
     anchors: int | Sequence[Sequence[float]] | None = None,
@@ -120,7 +121,8 @@ def load_model_spec(
     """Reads and checks a model yaml.
 
     Args:
-        cfg: path, or name of a shipped configuration with or without `.yaml`.
+        cfg: path, name of a shipped configuration with or without `.yaml`, or the mapping itself (as in
+            `ModelSpec.config` or a weight file).
         num_classes: replaces `nc` of the yaml.
         anchors: replaces the yaml's: a number of anchors per level (then their sizes are placeholders for
             auto-anchor, as in YOLOv5), or one flat list `w, h, w, h, …` in px for each level.
@@ -130,12 +132,16 @@ def load_model_spec(
         FileNotFoundError: no such file or shipped name.
         ValueError: file and line of a row that cannot be built, and what is known instead.
     """
-    path = find_config(cfg)
-    config, lines = _read_yaml(path)
+    if isinstance(cfg, Mapping):
+        source, config, lines = "model configuration", dict(cfg), None
+    else:
+        path = find_config(cfg)
+        source = str(path)
+        config, lines = _read_yaml(path)
     for key, value in (("nc", num_classes), ("anchors", anchors), ("ch", channels)):
         if value is not None:
             config[key] = value
-    return _Builder(str(path), config, lines).build()
+    return _Builder(source, config, lines).build()
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
@@ -166,7 +172,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
 class _Builder:
     """Walks the rows once, tracking channels and sizes."""
 
-    def __init__(self, source: str, config: dict[str, Any], lines: Mapping[str, list[int]]) -> None:
+    def __init__(self, source: str, config: dict[str, Any], lines: Mapping[str, list[int]] | None) -> None:
         self._source = source
         self._config = config
         unknown = [str(key) for key in config if key not in _KEYS]
@@ -216,6 +222,7 @@ class _Builder:
             strides=strides,
             # A negative number says "relative to here"; only -1, the layer just before, needs no keeping.
             saved=tuple(sorted(self._saved(layers))),
+            config=self._config,
         )
 
     def _saved(self, layers: tuple[LayerSpec, ...]) -> list[int]:
@@ -300,13 +307,13 @@ class _Builder:
         return wanted if wanted == unscaled else scaled_channels(wanted, self._width, self._divisor)
 
     def _size(self, rule: Any, arguments: dict[str, Any], inputs: tuple[int, ...], count: int) -> Size:
-        sizes = {self._layers[index].size if index >= 0 else (_PROBE_PX, _PROBE_PX) for index in inputs}
+        sizes = {self._layers[index].size if index >= 0 else (PROBE_PX, PROBE_PX) for index in inputs}
         if rule.channels == "none":
             return (0, 0)
         if len(sizes) != 1:
             raise ArgumentError(
                 f"joins layers {list(inputs)} of different strides: "
-                + ", ".join(f"{_PROBE_PX / height:g}" for height, _ in sorted(sizes))
+                + ", ".join(f"{PROBE_PX / height:g}" for height, _ in sorted(sizes))
             )
         size = sizes.pop()
         for _ in range(count):
@@ -318,11 +325,11 @@ class _Builder:
     # --- the head and the scalars ---
 
     def _stride(self, head: LayerSpec, size: Size) -> int:
-        if size[0] != size[1] or _PROBE_PX % size[0]:
+        if size[0] != size[1] or PROBE_PX % size[0]:
             raise ValueError(
-                f"{head.where}: a level of {size[0]}x{size[1]} cells for {_PROBE_PX}x{_PROBE_PX} px has no whole stride"
+                f"{head.where}: a level of {size[0]}x{size[1]} cells for {PROBE_PX}x{PROBE_PX} px has no whole stride"
             )
-        return _PROBE_PX // size[0]
+        return PROBE_PX // size[0]
 
     def _anchors_per_level(self, anchors: object) -> int:
         if isinstance(anchors, int) and not isinstance(anchors, bool) and anchors >= 1:
@@ -373,14 +380,16 @@ class _Builder:
         except ArgumentError as problem:
             raise ValueError(f"{self._source}: activation={text!r} {problem}") from None
 
-    def _read_rows(self, lines: Mapping[str, list[int]]) -> list[tuple[str, list[Any]]]:
+    def _read_rows(self, lines: Mapping[str, list[int]] | None) -> list[tuple[str, list[Any]]]:
         found = []
         for part in ("backbone", "head"):
             rows = self._config.get(part)
             if not isinstance(rows, list) or not rows:
                 raise ValueError(f"{self._source}: {part} must be a list of rows [from, repeats, block, arguments]")
-            for line, row in zip(lines[part], rows, strict=True):
-                where = f"{self._source}:{line}"
+            for number, row in enumerate(rows):
+                where = (
+                    f"{self._source}, {part} row {number}" if lines is None else f"{self._source}:{lines[part][number]}"
+                )
                 if not isinstance(row, list) or len(row) != 4 or not isinstance(row[3], list):
                     raise ValueError(f"{where}: row {row!r} must be [from, repeats, block, [arguments]]")
                 found.append((where, row))
