@@ -1,0 +1,138 @@
+"""Mosaics of a batch with its boxes drawn in: labels, or what the network found."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graph_train.plots.style import class_colour, text_on
+from pipelines.boxes import cxcywh_to_xyxy
+
+Array = npt.NDArray[Any]
+
+MAX_IMAGES = 16
+SHOWN_CONFIDENCE = 0.25
+_MAX_SIDE_PX = 1920
+_MIN_TILE_PX = 400  # smaller images are enlarged, or their captions would not be readable
+_GAP_PX = 4
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """One box to draw: corners in px of its image, class, confidence or None for a label."""
+
+    corners: tuple[float, float, float, float]
+    category: int
+    confidence: float | None
+
+
+def plot_labelled(
+    images: Array, labels: Array, class_names: Sequence[str], path: Path, *, paths: Sequence[str | Path] | None = None
+) -> None:
+    """Draws a batch with its labels into a JPEG or PNG.
+
+    Args:
+        images: (B, 3, H, W) uint8 RGB; the first 16 are shown.
+        labels: (n, 6) image, class, cx, cy, w, h normalised.
+        class_names: by class number.
+        path: file to write.
+        paths: B image files, named in the tiles.
+    """
+    height, width = images.shape[2:]
+    marks: list[list[_Mark]] = [[] for _ in images]
+    corners = cxcywh_to_xyxy(labels[:, 2:6]) * np.asarray([width, height, width, height])
+    for row, box in zip(labels, corners, strict=True):
+        marks[int(row[0])].append(_Mark(tuple(box.tolist()), int(row[1]), None))
+    _draw(images, marks, class_names, path, paths)
+
+
+def plot_detections(
+    images: Array,
+    detections: Sequence[Array],
+    class_names: Sequence[str],
+    path: Path,
+    *,
+    paths: Sequence[str | Path] | None = None,
+    min_confidence: float = SHOWN_CONFIDENCE,
+) -> None:
+    """Draws a batch with what was found in it, from `min_confidence` up, into a JPEG or PNG.
+
+    Args:
+        images: (B, 3, H, W) uint8 RGB; the first 16 are shown.
+        detections: B arrays (k, 6) x1, y1, x2, y2 in px of these images, confidence, class.
+        class_names, path, paths: as for labels.
+    """
+    marks = [
+        [_Mark(tuple(row[:4].tolist()), int(row[5]), float(row[4])) for row in rows[::-1] if row[4] > min_confidence]
+        for rows in detections
+    ]
+    _draw(images, marks, class_names, path, paths)
+
+
+def _draw(
+    images: Array,
+    marks: Sequence[Sequence[_Mark]],
+    class_names: Sequence[str],
+    path: Path,
+    paths: Sequence[str | Path] | None,
+) -> None:
+    from PIL import Image, ImageDraw
+
+    count = min(len(images), MAX_IMAGES)
+    columns = math.ceil(math.sqrt(count))
+    lines = math.ceil(count / columns)
+    height, width = images.shape[2:]
+    scale = _tile_scale(width, height, columns, lines)
+    tile_w, tile_h = max(1, round(width * scale)), max(1, round(height * scale))
+    size = (columns * (tile_w + _GAP_PX) + _GAP_PX, lines * (tile_h + _GAP_PX) + _GAP_PX)
+    canvas = Image.new("RGB", size, (255, 255, 255))
+    for number in range(count):
+        tile = Image.fromarray(np.ascontiguousarray(images[number].transpose(1, 2, 0)))
+        if tile.size != (tile_w, tile_h):
+            tile = tile.resize((tile_w, tile_h), Image.Resampling.BILINEAR)
+        pen = ImageDraw.Draw(tile, "RGBA")
+        for mark in marks[number]:
+            _draw_mark(pen, mark, class_names, scale)
+        if paths is not None:
+            _tag(pen, (0, tile_h), Path(paths[number]).name, (31, 41, 51), above=True)
+        line, column = divmod(number, columns)
+        canvas.paste(tile, (_GAP_PX + column * (tile_w + _GAP_PX), _GAP_PX + line * (tile_h + _GAP_PX)))
+    canvas.save(path, quality=90)
+
+
+def _tile_scale(width: int, height: int, columns: int, lines: int) -> float:
+    fits = min(_MAX_SIDE_PX / (columns * width), _MAX_SIDE_PX / (lines * height))
+    wanted = max(1.0, _MIN_TILE_PX / max(width, height))
+    return min(fits, wanted)
+
+
+def _draw_mark(pen: Any, mark: _Mark, class_names: Sequence[str], scale: float) -> None:
+    colour = class_colour(mark.category)
+    x1, y1, x2, y2 = (value * scale for value in mark.corners)
+    pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2)
+    name = class_names[mark.category] if mark.category < len(class_names) else f"class {mark.category}"
+    _tag(pen, (x1, y1), name if mark.confidence is None else f"{name} {mark.confidence:.2f}", colour, above=True)
+
+
+def _tag(pen: Any, corner: tuple[float, float], text: str, colour: tuple[int, int, int], *, above: bool) -> None:
+    """A filled strip with text whose lower left (or upper left) corner is given, kept inside the picture."""
+    font = _font()
+    left, top, right, bottom = font.getbbox(text)
+    width, height = right - left + 4, bottom - top + 4
+    image_w, image_h = pen.im.size
+    x = max(0.0, min(corner[0], image_w - width))
+    y = max(0.0, min(corner[1] - height if above else corner[1], image_h - height))
+    pen.rectangle((x, y, x + width, y + height), fill=(*colour, 200))
+    pen.text((x + 2 - left, y + 2 - top), text, fill=text_on(colour), font=font)
+
+
+def _font() -> Any:
+    import matplotlib
+    from PIL import ImageFont
+
+    # DejaVu comes with matplotlib and knows Latin, Greek and Cyrillic class names.
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 11)

@@ -1,0 +1,101 @@
+"""The course of a training run, drawn from its `results.csv`."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graph_train.plots.style import ACCENT, SECOND, new_figure, quiet_axes, save
+
+Array = npt.NDArray[Any]
+
+COLUMNS = (
+    "epoch",
+    "train/box_loss",
+    "train/obj_loss",
+    "train/cls_loss",
+    "metrics/precision",
+    "metrics/recall",
+    "metrics/mAP_0.5",
+    "metrics/mAP_0.5:0.95",
+    "val/box_loss",
+    "val/obj_loss",
+    "val/cls_loss",
+    "x/lr0",
+    "x/lr1",
+    "x/lr2",
+)
+"""YOLOv5's columns, in its order."""
+
+_PANELS = (
+    ("train/box_loss", "Box loss, training"),
+    ("train/obj_loss", "Objectness loss, training"),
+    ("train/cls_loss", "Class loss, training"),
+    ("metrics/precision", "Precision"),
+    ("metrics/recall", "Recall"),
+    ("val/box_loss", "Box loss, validation"),
+    ("val/obj_loss", "Objectness loss, validation"),
+    ("val/cls_loss", "Class loss, validation"),
+    ("metrics/mAP_0.5", "mAP50"),
+    ("metrics/mAP_0.5:0.95", "mAP50-95"),
+)
+
+
+def read_results(path: Path) -> dict[str, Array]:
+    """Columns of a `results.csv` by name; YOLOv5 pads names and values with spaces, which are dropped.
+
+    Raises:
+        ValueError: no data, a row of another length, or a value that is no number; names file and line.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
+    if len(lines) < 2:
+        raise ValueError(f"{path}: no epoch in it yet; a heading and at least one row are needed")
+    for number, line in enumerate(lines[1:], 2):
+        if len(line) != len(lines[0]):
+            raise ValueError(f"{path}:{number}: {len(line)} values for {len(lines[0])} columns; remove the broken row")
+    try:
+        values = np.asarray(lines[1:], np.float64)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; every value must be a number") from None
+    return dict(zip(lines[0], values.T, strict=True))
+
+
+def plot_results(results_csv: Path, png: Path) -> None:
+    """Draws losses, precision, recall and mAP over the epochs; the epoch with the best fitness is marked.
+
+    Raises:
+        ValueError: the file is not one of results, see `read_results`.
+    """
+    columns = read_results(results_csv)
+    missing = [name for name, _ in _PANELS if name not in columns]
+    if missing or "epoch" not in columns:
+        raise ValueError(f"{results_csv}: no column {', '.join(missing) or 'epoch'}; expected {', '.join(COLUMNS)}")
+    epoch = columns["epoch"]
+    fitness = 0.1 * columns["metrics/mAP_0.5"] + 0.9 * columns["metrics/mAP_0.5:0.95"]
+    best = int(np.argmax(fitness))
+    heading = f"{len(epoch)} epochs · best epoch {epoch[best]:.0f}: mAP50 {columns['metrics/mAP_0.5'][best]:.3f}, "
+    figure = new_figure(15, 6, f"{heading}mAP50-95 {columns['metrics/mAP_0.5:0.95'][best]:.3f}")
+    for axes, (name, title) in zip(figure.subplots(2, 5).flat, _PANELS, strict=True):
+        _panel(axes, epoch, columns[name], best)
+        quiet_axes(axes, title=title, x="Epoch" if name.startswith(("val", "metrics/mAP")) else "")
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
+    )
+    save(figure, png)
+
+
+def _panel(axes: Any, epoch: Array, values: Array, best: int) -> None:
+    axes.plot(epoch, values, color=ACCENT, linewidth=1.0, marker=".", markersize=4, alpha=0.55, label="each epoch")
+    axes.plot(epoch, _trend(values), color=ACCENT, linewidth=2.0, label="trend")
+    axes.plot(epoch[best], values[best], "o", color=SECOND, markersize=6, label="best epoch")
+    axes.margins(x=0.03)
+
+
+def _trend(values: Array) -> Array:
+    """Average over neighbouring epochs with Gaussian weights, standard deviation 3 epochs."""
+    distance = np.subtract.outer(np.arange(len(values)), np.arange(len(values)))
+    weights = np.exp(-0.5 * (distance / 3.0) ** 2) * np.isfinite(values)
+    return weights @ np.nan_to_num(values, posinf=0.0, neginf=0.0) / np.maximum(weights.sum(axis=1), 1e-12)

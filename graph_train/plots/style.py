@@ -1,0 +1,82 @@
+"""What all pictures share: one colour per class, figures without a display, one quiet look of the axes."""
+
+from pathlib import Path
+from typing import Any
+
+RGB = tuple[int, int, int]
+
+_CLASS_COLOURS: tuple[RGB, ...] = (
+    (214, 64, 69),
+    (43, 108, 176),
+    (47, 158, 68),
+    (232, 142, 22),
+    (124, 77, 189),
+    (18, 161, 168),
+    (200, 61, 140),
+    (122, 96, 61),
+    (90, 130, 22),
+    (74, 85, 104),
+    (240, 110, 110),
+    (77, 171, 247),
+    (81, 207, 102),
+    (250, 190, 60),
+    (177, 151, 252),
+    (60, 210, 215),
+    (247, 131, 172),
+    (184, 160, 126),
+    (163, 203, 56),
+    (150, 160, 175),
+)
+
+INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+ACCENT, SECOND = "#2b6cb0", "#d64045"
+
+
+def class_colour(category: int) -> RGB:
+    """Colour of a class, 0 to 255 each; classes 20 apart share one."""
+    return _CLASS_COLOURS[category % len(_CLASS_COLOURS)]
+
+
+def hex_colour(colour: RGB) -> str:
+    """The same as a string that matplotlib reads."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def text_on(colour: RGB) -> RGB:
+    """Black or white, whichever reads better on the colour."""
+    brightness = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    return (20, 24, 28) if brightness > 150 else (255, 255, 255)
+
+
+def new_figure(width: float, height: float, title: str) -> Any:
+    """A `matplotlib.figure.Figure` in inches with a heading; it belongs to no window and needs no closing."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure.suptitle(title, fontsize=13, fontweight="bold", color=INK)
+    return figure
+
+
+def quiet_axes(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
+    """Light grid, no box; titles and axis names in one size."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(QUIET)
+    axes.grid(visible=True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=QUIET, labelsize=8, labelcolor=INK)
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_xlabel(x, fontsize=9, color=INK)
+    axes.set_ylabel(y, fontsize=9, color=INK)
+
+
+def save(figure: Any, path: Path, *, dpi: int = 150) -> None:
+    """Writes the picture; equal figures give equal files (no date or version is recorded)."""
+    metadata = {"Software": None} if path.suffix == ".png" else None
+    figure.savefig(path, dpi=dpi, metadata=metadata)
+
+
+def legend_outside(axes: Any, *, title: str = "") -> None:
+    """Legend to the right of the axes, so that it never hides a curve."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, title=title, title_fontsize=9)
