@@ -35,15 +35,36 @@ def _scaled(number: np.ndarray, factor: int, divisor: np.ndarray) -> np.ndarray:
 
 
 def hsv_to_rgb(hsv: np.ndarray) -> np.ndarray:
-    """(..., 3) uint8 hue (0 ... 179), saturation, value to (..., 3) uint8 RGB."""
-    hue, saturation, value = np.moveaxis(hsv.astype(np.float64), -1, 0)
+    """(..., 3) uint8 hue (0 ... 179), saturation, value to (..., 3) uint8 RGB, rounded to the nearest."""
+    hue, saturation, value = np.moveaxis(hsv.astype(np.int32), -1, 0)
     # Channel c falls from the value by the full chroma over one sector of the hexagon, each a third of a turn apart.
-    position = (hue[..., None] / 30 + np.array((5.0, 3.0, 1.0))) % 6
-    fall = np.clip(np.minimum(position, 4 - position), 0, 1)
-    return np.rint(value[..., None] * (1 - saturation[..., None] / 255 * fall)).astype(np.uint8)
+    position = (hue[..., None] + np.array((150, 90, 30), np.int32)) % 180
+    fall = np.clip(np.minimum(position, 120 - position), 0, 30)
+    # Below 2^24, so that float32 holds it exactly and the native kernel rounds alike.
+    exact = value[..., None] * (7650 - saturation[..., None] * fall)
+    return (exact.astype(np.float32) * np.float32(1 / 7650) + np.float32(0.5)).astype(np.uint8)
 
 
 def apply_hsv_gains(rgb: np.ndarray, gains: np.ndarray) -> np.ndarray:
     """(..., 3) uint8 RGB after the tables were applied; the definition that the pixel pipeline approximates."""
     tables, hsv = hsv_tables(gains), rgb_to_hsv(rgb)
     return hsv_to_rgb(np.stack([tables[channel][hsv[..., channel]] for channel in range(3)], axis=-1))
+
+
+def finish_picture(
+    views: list[np.ndarray], mix_ratio: float, hsv_gains: tuple[float, float, float] | None, target: np.ndarray
+) -> None:
+    """Blends one or two drawn views, applies the colour gains and writes the planes of the result.
+
+    Args:
+        views: (h, w, 3) uint8 RGB each, all of one shape.
+        mix_ratio: share of the first of two; rounded down as in YOLOv5.
+        hsv_gains: factors of hue, saturation, value; None leaves colours alone.
+        target: (3, h, w) uint8, written.
+    """
+    picture = views[0]
+    if len(views) == 2:
+        picture = (views[0] * mix_ratio + views[1] * (1 - mix_ratio)).astype(np.uint8)
+    if hsv_gains is not None:
+        picture = apply_hsv_gains(picture, np.asarray(hsv_gains))
+    target[...] = picture.transpose(2, 0, 1)

@@ -12,6 +12,7 @@ import numpy as np
 from pipelines import boxes, geometry
 from pipelines.augment import AugmentConfig
 from pipelines.geometry import ViewDraw
+from pipelines.index import ImageIndex
 from pipelines.letterbox import letterbox, long_side_size
 from pipelines.mosaic import Placement, Size, mosaic4, mosaic9, place
 
@@ -79,15 +80,6 @@ class SamplePlan:
         return self.views[0].output_wh
 
 
-@dataclass(frozen=True)
-class LabelledImages:
-    """What drawing needs to know of a data set: see `pipelines.index.ImageIndex` for the fields."""
-
-    sizes: np.ndarray
-    labels: Sequence[np.ndarray]
-    segments: Sequence[Sequence[np.ndarray]]
-
-
 def epoch_order(
     seed: int, epoch: int, count: int, *, image_weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +119,7 @@ def multi_scale_sizes(seed: int, epoch: int, batches: int, *, image_px: int, str
 class SampleDraws:
     """Draws samples of one data set under one augmentation."""
 
-    def __init__(self, images: LabelledImages, augment: AugmentConfig, *, seed: int) -> None:
+    def __init__(self, images: ImageIndex, augment: AugmentConfig, *, seed: int) -> None:
         self._images, self._augment, self._seed = images, augment, seed
         self._sizes = [(int(w), int(h)) for w, h in images.sizes]
 
@@ -194,7 +186,7 @@ class SampleDraws:
         return self._view(rng, sources, placed, canvas, (image_px, image_px), clip_labels=True)
 
     def _single(self, rng: np.random.Generator, index: int, output_wh: Size) -> View:
-        placed = letterboxed(self._sizes[index], output_wh)
+        placed = letterboxed(self._sizes[index], output_wh, image_px=max(output_wh)).placement
         return self._view(rng, [index], [placed], output_wh, output_wh, clip_labels=False)
 
     def _view(
@@ -244,12 +236,38 @@ class SampleDraws:
         return polygons
 
 
-def letterboxed(image_wh: Size, output_wh: Size) -> Placement:
-    """One image scaled so that its long side is that of the output, centred in the output with a border."""
-    scaled = long_side_size(image_wh, max(output_wh))
-    fit = letterbox((scaled[1], scaled[0]), (output_wh[1], output_wh[0]))
+@dataclass(frozen=True)
+class LetterboxedImage:
+    """One image in a letterbox: where it lies, and the numbers that lead back to the file's own pixels.
+
+    Attributes:
+        placement: on a canvas of the size of the letterbox.
+        ratio_hw: px in the letterbox per px of the file.
+        pad_wh: border on the left and on the top, before rounding.
+    """
+
+    placement: Placement
+    ratio_hw: tuple[float, float]
+    pad_wh: tuple[float, float]
+
+
+def letterboxed(image_wh: Size, output_wh: Size, *, image_px: int, enlarge: bool = True) -> LetterboxedImage:
+    """An image scaled so that its long side is `image_px`, then centred in the output with a grey border.
+
+    Args:
+        image_wh: px of the file.
+        output_wh: px of the letterbox.
+        image_px: see above; the image shrinks further if it does not fit the output.
+        enlarge: the image also grows further if the output has room.
+    """
+    width, height = long_side_size(image_wh, image_px)
+    fit = letterbox((height, width), (output_wh[1], output_wh[0]), enlarge=enlarge)
     left, top, right, bottom = fit.content_xyxy
-    return place((right - left, bottom - top), (left, top), output_wh)
+    return LetterboxedImage(
+        placement=place((right - left, bottom - top), (left, top), output_wh),
+        ratio_hw=((bottom - top) / image_wh[1], (right - left) / image_wh[0]),
+        pad_wh=fit.pad_wh,
+    )
 
 
 def canvas_labels(

@@ -1,0 +1,162 @@
+"""The DALI graph that turns encoded images and rectangles into canvases; the same for CPU and GPU."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from nvidia.dali import Pipeline, fn, types
+
+from pipelines.letterbox import BORDER_GREY
+from pipelines.rendering import TileRender, ViewRender
+
+Device = Literal["cpu", "cuda"]
+
+# What stands in an unused slot: one pixel that is decoded and resized but pasted with no area.
+_DOT = np.frombuffer(b"P6\n1 1\n255\nrrr", np.uint8)
+_EMPTY = TileRender(0, (0, 0), (1, 1), (0.0, 0.0), (1.0, 1.0), (1, 1), (0, 0))
+
+_QUEUE_DEPTH = 2
+
+_SLOT_INPUTS = ("crop_start", "crop_shape", "region_start", "region_end", "shape")
+
+
+class CanvasPipeline:
+    """Draws batches of one view each: decode, resize regions, paste on grey, and warp if asked for.
+
+    Work is queued with `submit` and fetched in the same order with `collect`; two batches may be under way, so that
+    decoding goes on while the caller is busy.
+    """
+
+    def __init__(self, *, slots: int, warp: bool, batch_size: int, threads: int, device: Device) -> None:
+        """
+        Args:
+            slots: most tiles per view.
+            warp: whether views have a warp matrix (all of them) or none has.
+            batch_size: most views per batch.
+            threads: DALI's CPU threads.
+            device: where decoding (on "cuda" in part) and everything after it happens.
+        """
+        self._slots, self._warp = slots, warp
+        self._pipeline = _define(slots, warp, batch_size, threads, device)
+        self._pipeline.build()
+        self._start()
+
+    def _start(self) -> None:
+        """Fills DALI's queue once: its first `schedule_run` always runs as many batches as the queue is deep."""
+        nothing = ViewRender((), (1, 1), np.eye(3, dtype=np.float32) if self._warp else None, (1, 1))
+        for _ in range(_QUEUE_DEPTH):
+            self._feed([nothing], [()])
+        self._pipeline.schedule_run()
+        for _ in range(_QUEUE_DEPTH):
+            self.collect()
+            self.release()
+
+    def submit(self, views: Sequence[ViewRender], encoded: Sequence[Sequence[np.ndarray]]) -> None:
+        """Queues a batch.
+
+        Args:
+            views: what to draw.
+            encoded: bytes of the image of each tile of each view.
+        """
+        self._feed(views, encoded)
+        self._pipeline.schedule_run()
+
+    def _feed(self, views: Sequence[ViewRender], encoded: Sequence[Sequence[np.ndarray]]) -> None:
+        feed = self._pipeline.feed_input
+        padded = [(*view.tiles, *[_EMPTY] * (self._slots - len(view.tiles))) for view in views]
+        for slot in range(self._slots):
+            feed(f"bytes{slot}", [row[slot] if slot < len(row) else _DOT for row in encoded])
+            for name in _SLOT_INPUTS:
+                kind = np.float32 if name in ("region_start", "region_end") else np.int32
+                feed(f"{name}{slot}", np.array([getattr(tiles[slot], name) for tiles in padded], kind))
+        # Entry 0 of the paste lists is the grey canvas itself.
+        anchors = [((0, 0), *(tile.anchor for tile in tiles)) for tiles in padded]
+        areas = [
+            (view.canvas_hw, *(t.shape if t is not _EMPTY else (0, 0) for t in tiles))
+            for view, tiles in zip(views, padded, strict=True)
+        ]
+        feed("anchors", np.array(anchors, np.int32))
+        feed("areas", np.array(areas, np.int32))
+        feed("canvas", np.array([view.canvas_hw for view in views], np.int32))
+        if self._warp:
+            feed("warp", np.stack([_matrix(view) for view in views]))
+            feed("output", np.array([view.output_hw for view in views], np.float32))
+
+    def collect(self) -> Any:
+        """The canvases of the oldest batch under way, a DALI TensorList of (h, w, 3) uint8.
+
+        It belongs to DALI and is valid until `release`.
+        """
+        return self._pipeline.share_outputs()[0]
+
+    def release(self) -> None:
+        """Gives the memory of the last collected batch back to DALI."""
+        self._pipeline.release_outputs()
+
+    def close(self) -> None:
+        """Ends DALI's threads and frees its memory."""
+        self._pipeline._shutdown()
+
+
+def _matrix(view: ViewRender) -> np.ndarray:
+    assert view.warp is not None
+    return view.warp
+
+
+def _define(slots: int, warp: bool, batch_size: int, threads: int, device: Device) -> Pipeline:
+    on_gpu = device == "cuda"
+    pipeline = Pipeline(
+        batch_size=batch_size,
+        num_threads=threads,
+        device_id=0 if on_gpu else None,
+        prefetch_queue_depth=_QUEUE_DEPTH,
+        exec_async=True,
+        exec_pipelined=True,
+    )
+    with pipeline:
+        tiles = [_tile(slot, "mixed" if on_gpu else "cpu") for slot in range(slots)]
+        canvas_hw = fn.external_source(name="canvas", dtype=types.INT32, ndim=1)
+        dot = types.Constant(np.full((1, 1, 3), BORDER_GREY, np.uint8), device="gpu" if on_gpu else "cpu")
+        grey = fn.slice(
+            fn.reshape(dot, layout="HWC"),
+            start=(0, 0),
+            shape=canvas_hw,
+            axes=(0, 1),
+            out_of_bounds_policy="pad",
+            fill_values=BORDER_GREY,
+        )
+        canvas = fn.multi_paste(
+            grey,
+            *tiles,
+            out_anchors=fn.external_source(name="anchors", dtype=types.INT32, ndim=2),
+            shapes=fn.external_source(name="areas", dtype=types.INT32, ndim=2),
+            output_size=canvas_hw,
+        )
+        if warp:
+            canvas = fn.experimental.warp_perspective(
+                canvas,
+                matrix=fn.external_source(name="warp", dtype=types.FLOAT, ndim=2),
+                size=fn.external_source(name="output", dtype=types.FLOAT, ndim=1),
+                fill_value=float(BORDER_GREY),
+            )
+        pipeline.set_outputs(canvas)
+    return pipeline
+
+
+def _tile(slot: int, decoder: str) -> Any:
+    def given(name: str, dtype: Any) -> Any:
+        return fn.external_source(name=f"{name}{slot}", dtype=dtype, ndim=1)
+
+    crop = fn.decoders.image_slice(
+        given("bytes", types.UINT8),
+        start=given("crop_start", types.INT32),
+        shape=given("crop_shape", types.INT32),
+        axes=(0, 1),
+        device=decoder,
+    )
+    return fn.resize(
+        crop,
+        roi_start=given("region_start", types.FLOAT),
+        roi_end=given("region_end", types.FLOAT),
+        size=fn.cast(given("shape", types.INT32), dtype=types.FLOAT),
+    )

@@ -1,0 +1,200 @@
+"""Training batches: augmented as YOLOv5 does it, drawn by DALI, reproducible from (seed, epoch, batch)."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pipelines.augment import AugmentConfig
+from pipelines.batches import Batch, BatchPlan, BatchSource, Picture, Shard, Timings
+from pipelines.draws import SampleDraws, SamplePlan, enlarged, epoch_order
+from pipelines.index import ImageIndex
+from pipelines.letterbox import rectangular_batches
+from pipelines.pixels import CanvasPipeline, Device
+from pipelines.rendering import render_sample
+from pipelines.sources import ImageBytes
+
+
+class TrainPipeline:
+    """Batches of one data set for training.
+
+    Every batch is a function of the index, the augmentation, the seed, the epoch, the batch number, and what is given
+    to `epoch`; neither workers nor ranks nor earlier batches change it.
+    """
+
+    def __init__(
+        self,
+        index: ImageIndex,
+        augment: AugmentConfig,
+        *,
+        batch_size: int,
+        image_px: int,
+        seed: int,
+        workers: int,
+        device: Device = "cpu",
+        stride: int = 32,
+        shard: Shard = Shard(),  # noqa: B008 - a frozen value
+    ) -> None:
+        """
+        Args:
+            index: the images.
+            augment: strengths and probabilities.
+            batch_size: images per batch of all ranks together; a multiple of the ranks (times 4 with `quad`).
+            image_px: side of the images, a multiple of `stride`.
+            seed: >= 0; key of all draws.
+            workers: DALI's CPU threads.
+            device: "cuda" decodes and draws on the GPU.
+            stride: of the network; sides of rectangular batches are multiples of it.
+            shard: which rows of every batch are made here.
+        Raises:
+            ValueError: a size or number does not fit the others.
+        """
+        _check(index, batch_size=batch_size, image_px=image_px, seed=seed, workers=workers, stride=stride)
+        per_image = 4 if augment.quad else 1
+        if batch_size % (shard.ranks * per_image):
+            raise ValueError(
+                f"batch size {batch_size}: must be a multiple of {shard.ranks * per_image}"
+                f" ({shard.ranks} ranks{', quad' if augment.quad else ''})"
+            )
+        self._index, self._augment, self._seed, self._shard = index, augment, seed, shard
+        self._batch_size, self._image_px, self._stride = batch_size, image_px, stride
+        self._draws = SampleDraws(index, augment, seed=seed)
+        self._sizes = [(int(w), int(h)) for w, h in index.sizes]
+        self._warp = not augment.axis_aligned
+        self._source = BatchSource(
+            CanvasPipeline(
+                slots=augment.tiles,
+                warp=self._warp,
+                batch_size=batch_size // shard.ranks * (2 if augment.mixup > 0 else 1),
+                threads=workers,
+                device=device,
+            ),
+            ImageBytes(index),
+            index.paths,
+        )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The last one may be smaller; nothing is dropped."""
+        return -(-len(self._index) // self._batch_size)
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went, waiting of the consumer included."""
+        return self._source.timings
+
+    def epoch(
+        self,
+        epoch: int,
+        *,
+        first_batch: int = 0,
+        image_weights: np.ndarray | None = None,
+        sizes: Sequence[int] | None = None,
+    ) -> Iterator[Batch]:
+        """The batches of an epoch; starting one ends the epoch under way.
+
+        Args:
+            epoch: number, >= 0.
+            first_batch: where to start; the batches before it cost nothing.
+            image_weights: (images,) relative chances to draw images with, with replacement.
+            sizes: image side of each batch of the epoch, multiples of the stride; `image_px` for all if None.
+        """
+        if sizes is not None and len(sizes) != self.batches_per_epoch:
+            raise ValueError(f"{len(sizes)} batch sizes given, the epoch has {self.batches_per_epoch} batches")
+        if self._augment.rect and (sizes is not None or image_weights is not None):
+            raise ValueError("rectangular batches fix order and size: drop rect, or multi-scale and image weights")
+        return self._source.batches(self._plans(epoch, first_batch, image_weights, sizes))
+
+    def close(self) -> None:
+        """Ends all threads. Batches that were handed over stay valid on a CPU."""
+        self._source.close()
+
+    def _plans(
+        self, epoch: int, first_batch: int, image_weights: np.ndarray | None, sizes: Sequence[int] | None
+    ) -> Iterator[BatchPlan]:
+        count, size = len(self._index), self._batch_size
+        shapes = None
+        if self._augment.rect:
+            order, shapes = rectangular_batches(
+                self._index.sizes, batch_size=size, image_px=self._image_px, stride=self._stride, pad_strides=0.0
+            )
+            repeat = np.zeros(count, np.int64)
+        else:
+            order, repeat = epoch_order(self._seed, epoch, count, image_weights=image_weights)
+        for batch in range(first_batch, self.batches_per_epoch):
+            rows = np.arange(batch * size, min((batch + 1) * size, count))
+            # An uneven tail is filled up with the first images of the order, as YOLOv5's distributed sampler does.
+            rows = np.concatenate((rows, np.arange(-len(rows) % self._shard.ranks) % count))
+            rows = rows[self._shard.rows(len(rows))]
+            side = self._image_px if sizes is None else sizes[batch]
+            output_wh = (side, side) if shapes is None else (int(shapes[batch, 1]), int(shapes[batch, 0]))
+            samples = [
+                self._draws.sample(
+                    epoch,
+                    int(order[row]),
+                    output_wh=output_wh,
+                    repeat=int(repeat[row]),
+                    partners=None if image_weights is None else order,
+                )
+                for row in rows
+            ]
+            if self._augment.quad:
+                yield self._quad_plan(samples, epoch, first_group=int(rows[0]) // 4)
+            else:
+                yield self._plan(samples)
+
+    def _plan(self, samples: Sequence[SamplePlan]) -> BatchPlan:
+        width, height = samples[0].output_wh
+        return BatchPlan(
+            pictures=tuple(self._picture(sample, row) for row, sample in enumerate(samples)),
+            shape_hw=(height, width),
+            labels=batch_labels([self._draws.labels(sample) for sample in samples]),
+            indices=np.array([sample.index for sample in samples], np.int64),
+        )
+
+    def _quad_plan(self, samples: Sequence[SamplePlan], epoch: int, *, first_group: int) -> BatchPlan:
+        """Every four samples become one image of twice the size; a rest of fewer than four is one enlarged sample.
+
+        Source: YOLOv5's quad collate. There the enlarged sample is scaled up after drawing, here it is drawn larger,
+        and a rest is dropped.
+        """
+        side = samples[0].output_wh[0]
+        pictures, labels = [], []
+        groups = [samples[start : start + 4] for start in range(0, len(samples), 4)]
+        for row, group in enumerate(groups):
+            if len(group) < 4 or self._draws.enlarged_quad(epoch, first_group + row):
+                pictures.append(self._picture(enlarged(group[0], 2), row))
+                labels.append(self._draws.labels(group[0]))
+                continue
+            parts = []
+            for quarter, sample in enumerate(group):
+                down, across = divmod(quarter, 2)
+                pictures.append(self._picture(sample, row, at=(down * side, across * side)))
+                boxes = self._draws.labels(sample)
+                boxes[:, 1:] /= 2
+                boxes[:, 1:3] += (across / 2, down / 2)
+                parts.append(boxes)
+            labels.append(np.concatenate(parts))
+        indices = np.array([group[0].index for group in groups], np.int64)
+        return BatchPlan(tuple(pictures), (2 * side, 2 * side), batch_labels(labels), indices)
+
+    def _picture(self, sample: SamplePlan, row: int, at: tuple[int, int] = (0, 0)) -> Picture:
+        views = render_sample(sample, self._sizes, warp=self._warp)
+        return Picture(views, sample.mix_ratio, sample.hsv_gains, row, at)
+
+
+def batch_labels(labels: Sequence[np.ndarray]) -> np.ndarray:
+    """Labels (k, 5) of each image of a batch to (n, 6) float32 with the image's number in front."""
+    numbered = [np.insert(rows, 0, image, axis=1) for image, rows in enumerate(labels)]
+    return np.concatenate(numbered).astype(np.float32) if numbered else np.zeros((0, 6), np.float32)
+
+
+def _check(index: ImageIndex, *, batch_size: int, image_px: int, seed: int, workers: int, stride: int) -> None:
+    if not len(index):
+        raise ValueError("the train split has no usable image; see the problems reported for the data set")
+    for name, value, least in (
+        ("batch size", batch_size, 1), ("image size", image_px, stride), ("seed", seed, 0), ("workers", workers, 1),
+    ):  # fmt: skip
+        if value < least:
+            raise ValueError(f"{name} {value}: must be at least {least}")
+    if image_px % stride:
+        raise ValueError(f"image size {image_px}: must be a multiple of the stride {stride}")

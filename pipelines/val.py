@@ -1,0 +1,108 @@
+"""Validation batches: letterboxed, in rectangular shapes that need little border, in a fixed order."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipelines.batches import Batch, BatchPlan, BatchSource, FileGeometry, Picture, Shard, Timings
+from pipelines.boxes import normalise
+from pipelines.draws import LABEL_CLIP_MARGIN_PX, canvas_labels, letterboxed
+from pipelines.index import ImageIndex
+from pipelines.letterbox import rectangular_batches
+from pipelines.pixels import CanvasPipeline, Device
+from pipelines.rendering import placed_image
+from pipelines.sources import ImageBytes
+from pipelines.train import batch_labels
+
+
+class ValPipeline:
+    """Batches of one data set for validation; every image once, no randomness."""
+
+    def __init__(
+        self,
+        index: ImageIndex,
+        *,
+        batch_size: int,
+        image_px: int,
+        workers: int,
+        device: Device = "cpu",
+        stride: int = 32,
+        rect: bool = True,
+        shard: Shard = Shard(),  # noqa: B008 - a frozen value
+    ) -> None:
+        """
+        Args:
+            index: the images.
+            batch_size: most images per batch.
+            image_px: long side of the images, border not counted; a multiple of `stride`.
+            workers: DALI's CPU threads.
+            device: "cuda" decodes and draws on the GPU.
+            stride: batch sides are multiples of it.
+            rect: sort by shape and give each batch the smallest shape that holds it plus half a stride of border, as
+                YOLOv5 does; otherwise keep the order, in squares of `image_px`.
+            shard: batches are dealt to the ranks in turn.
+        Raises:
+            ValueError: a size or number does not fit the others.
+        """
+        if not len(index):
+            raise ValueError("the val split has no usable image; see the problems reported for the data set")
+        if batch_size < 1 or workers < 1 or image_px < stride or image_px % stride:
+            raise ValueError(
+                f"batch size {batch_size} and workers {workers} must be at least 1, image size {image_px} a multiple of"
+                f" the stride {stride}"
+            )
+        self._index, self._batch_size, self._image_px, self._shard = index, batch_size, image_px, shard
+        self._sizes = [(int(w), int(h)) for w, h in index.sizes]
+        if rect:
+            self._order, self._shapes = rectangular_batches(
+                index.sizes, batch_size=batch_size, image_px=image_px, stride=stride, pad_strides=0.5
+            )
+        else:
+            self._order = np.arange(len(index))
+            self._shapes = np.full((-(-len(index) // batch_size), 2), image_px)
+        self._source = BatchSource(
+            CanvasPipeline(slots=1, warp=False, batch_size=batch_size, threads=workers, device=device),
+            ImageBytes(index),
+            index.paths,
+        )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of this rank."""
+        return len(range(self._shard.rank, len(self._shapes), self._shard.ranks))
+
+    @property
+    def shapes_hw(self) -> list[tuple[int, int]]:
+        """Image shape of each batch of this rank."""
+        return [(int(h), int(w)) for h, w in self._shapes[self._shard.rank :: self._shard.ranks]]
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went, waiting of the consumer included."""
+        return self._source.timings
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One pass over this rank's batches; starting one ends the pass under way."""
+        return self._source.batches(
+            self._plan(batch) for batch in range(self._shard.rank, len(self._shapes), self._shard.ranks)
+        )
+
+    def close(self) -> None:
+        """Ends all threads. Batches that were handed over stay valid on a CPU."""
+        self._source.close()
+
+    def _plan(self, batch: int) -> BatchPlan:
+        height, width = (int(side) for side in self._shapes[batch])
+        numbers = self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
+        pictures, labels, geometry = [], [], []
+        for row, number in enumerate(int(n) for n in numbers):
+            size = self._sizes[number]
+            fit = letterboxed(size, (width, height), image_px=self._image_px, enlarge=False)
+            view = placed_image(number, fit.placement, size, (width, height))
+            pictures.append(Picture((view,), 1.0, None, row))
+            rows = canvas_labels([fit.placement], [self._index.labels[number]], canvas_wh=None)
+            rows[:, 1:] = normalise(rows[:, 1:], width=width, height=height, clip_margin=LABEL_CLIP_MARGIN_PX)
+            labels.append(rows)
+            geometry.append(FileGeometry((size[1], size[0]), fit.ratio_hw, fit.pad_wh))
+        indices = np.asarray(numbers, np.int64)
+        return BatchPlan(tuple(pictures), (height, width), batch_labels(labels), indices, tuple(geometry))
