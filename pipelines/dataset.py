@@ -163,7 +163,9 @@ def _candidates(entry: str, roots: list[Path]) -> list[Path]:
 
 def _how_to_get(yaml: YamlFile) -> str:
     hint = yaml.data.get("download")
-    lines = hint.split("\n") if isinstance(hint, str) else [str(item) for item in hint or ()]
+    lines = (
+        hint.splitlines() if isinstance(hint, str) else [str(item) for item in hint] if isinstance(hint, list) else []
+    )
     if not lines:
         return "put the images there or correct the yaml"
     if len(lines) > 4:
@@ -208,6 +210,8 @@ def _listed_names(yaml: YamlFile, names: Any) -> tuple[str, ...]:
 def _one_name(yaml: YamlFile, key: int) -> str:
     """The name as written: `no` and `007` are names, although yaml has values for them."""
     text = yaml.scalar_text("names", key)
-    if not text:
-        raise ValueError(f"{yaml.where('names', key)}: class {key} needs a name, found {yaml.data['names'][key]!r:.60}")
+    if not text or not text.isprintable():
+        raise ValueError(
+            f"{yaml.where('names', key)}: class {key} needs a printable name, found {yaml.data['names'][key]!r:.60}"
+        )
     return text
