@@ -19,15 +19,28 @@ from pipelines.letterbox import unletterbox_boxes
 
 Array = npt.NDArray[Any]
 
-ImageShape = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]]
-"""((file height, width), ((height ratio, width ratio), (left pad, top pad))): how a file became a letterboxed image."""
-
 Forward = Callable[[Any, Array], tuple[Array, Array | None]]
 """(images uint8 (B, 3, H, W), label rows (n, 6)) to decoded predictions (B, N, 5 + nc) float32, boxes in px of the
 letterboxed image and confidences after the sigmoid, and the three loss parts (3,) box, objectness, class, or None."""
 
 TABLE_HEADER = f"{'Class':>22}{'Images':>11}{'Instances':>11}{'P':>11}{'R':>11}{'mAP50':>11}{'mAP50-95':>11}"
 DRAWN_BATCHES = 3
+
+
+class Geometry(Protocol):
+    """How a file became an image of a batch."""
+
+    @property
+    def original_hw(self) -> tuple[int, int]:
+        """Height and width of the file in px."""
+
+    @property
+    def ratio_hw(self) -> tuple[float, float]:
+        """Px of the batch per px of the file."""
+
+    @property
+    def pad_wh(self) -> tuple[float, float]:
+        """Border on the left and on the top in px."""
 
 
 class ValidationBatch(Protocol):
@@ -46,7 +59,7 @@ class ValidationBatch(Protocol):
         """B image files."""
 
     @property
-    def shapes(self) -> Sequence[ImageShape]:
+    def geometry(self) -> Sequence[Geometry]:
         """B entries."""
 
 
@@ -65,9 +78,9 @@ class ImageDetections:
 class ValidationSettings:
     """How to measure. The defaults are those of YOLOv5's `val.py`.
 
-    `single_cls` counts every detection and label as class 0; `label_hints` puts the labels themselves among the
-    candidates (`--save-hybrid`: for making label files, the metrics mean nothing then); `keep_detections` collects them in the
-    result; `plots_dir` gets the first batches with their boxes, the curves and the confusion matrix.
+    `single_cls` counts every detection and label as class 0. `label_hints` puts the labels themselves among the
+    candidates (`--save-hybrid`: for making label files; metrics mean nothing then). `keep_detections` collects them in
+    the result. `plots_dir` gets the first batches with their boxes, the curves and the confusion matrix.
     """
 
     conf_thres: float = 0.001
@@ -175,6 +188,7 @@ def validate(
     class_names: Sequence[str],
     settings: ValidationSettings | None = None,
     *,
+    total: int | None = None,
     progress: bool = True,
     on_image: Callable[[ImageDetections], None] | None = None,
 ) -> ValidationResult:
@@ -182,9 +196,10 @@ def validate(
 
     Args:
         forward: the network, see `Forward`.
-        batches: the data set; its length, if it has one, is the length of the progress bar.
+        batches: the data set.
         class_names: one for each class of the predictions.
         settings: None: those of YOLOv5's `val.py`.
+        total: number of batches, for the progress bar.
         progress: show a bar headed like the table, which is then printed below it by the caller.
         on_image: called with each image after suppression, to write result files.
 
@@ -192,7 +207,9 @@ def validate(
         ValueError: a label or a prediction does not fit the class names, or a setting is out of range.
     """
     run = _Run(forward, tuple(class_names), settings or ValidationSettings(), on_image)
-    bar = tqdm(batches, desc=TABLE_HEADER, disable=not progress, bar_format="{l_bar}{bar:10}{r_bar}{bar:-10b}")
+    bar = tqdm(
+        batches, desc=TABLE_HEADER, total=total, disable=not progress, bar_format="{l_bar}{bar:10}{r_bar}{bar:-10b}"
+    )
     started = time.perf_counter()
     for batch in bar:
         run.timer["load"] += time.perf_counter() - started
@@ -242,7 +259,7 @@ class _Run:
             for rows in found:
                 rows[:, 5] = 0
         for image, rows in enumerate(found):
-            self._add_image(Path(batch.paths[image]), batch.shapes[image], network_hw, rows, per_image[image])
+            self._add_image(Path(batch.paths[image]), batch.geometry[image], network_hw, rows, per_image[image])
         if self._settings.plots_dir is not None and self._batches < DRAWN_BATCHES:
             self._draw(batch, labels, found, self._settings.plots_dir)
         self._batch_shape = self._batch_shape or tuple(int(side) for side in batch.images.shape)
@@ -259,9 +276,10 @@ class _Run:
                 f"label of class {labels[:, 1].max():g}: the data set names only {len(self._names)} classes"
             )
 
-    def _add_image(self, path: Path, shape: ImageShape, network_hw: tuple[int, int], found: Array, rows: Array) -> None:
-        file_hw, (ratio_hw, pad) = shape
-        to_file = partial(unletterbox_boxes, from_hw=network_hw, to_hw=file_hw, ratio_pad=(ratio_hw[0], pad))
+    def _add_image(self, path: Path, place: Geometry, network_hw: tuple[int, int], found: Array, rows: Array) -> None:
+        # The ratio of the heights alone is undone, as in YOLOv5; that of the widths differs by rounding only.
+        ratio_pad = (place.ratio_hw[0], place.pad_wh)
+        to_file = partial(unletterbox_boxes, from_hw=network_hw, to_hw=place.original_hw, ratio_pad=ratio_pad)
         detections = found.copy()
         detections[:, :4] = to_file(found[:, :4])
         corners = cxcywh_to_xyxy(_in_px(rows, network_hw)[:, 1:])
@@ -270,7 +288,7 @@ class _Run:
         self._label_classes.append(labels[:, 0].astype(np.int64))
         self._confusion.add(detections, labels)
         self._images += 1
-        image = ImageDetections(path, file_hw, detections, labels)
+        image = ImageDetections(path, place.original_hw, detections, labels)
         if self._settings.keep_detections:
             self._detections.append(image)
         if self._on_image is not None:

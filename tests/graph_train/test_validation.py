@@ -1,18 +1,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from graph_train.validation import (
     ImageDetections,
-    ImageShape,
     ValidationSettings,
     validate,
 )
 
 NAMES = ("circle", "square")
+
+
+class Place(NamedTuple):
+    original_hw: tuple[int, int]
+    ratio_hw: tuple[float, float]
+    pad_wh: tuple[float, float]
 
 
 @dataclass
@@ -22,10 +28,7 @@ class Batch:
     labels: np.ndarray
     images: np.ndarray = field(default_factory=lambda: np.full((2, 3, 64, 64), 114, np.uint8))
     paths: Sequence[str] = ("data/a.jpg", "data/b.jpg")
-    shapes: Sequence[ImageShape] = (
-        ((128, 128), ((0.5, 0.5), (0.0, 0.0))),
-        ((128, 64), ((0.5, 0.5), (16.0, 0.0))),
-    )
+    geometry: Sequence[Place] = (Place((128, 128), (0.5, 0.5), (0.0, 0.0)), Place((128, 64), (0.5, 0.5), (16.0, 0.0)))
 
 
 def labels_of(*rows: tuple[float, ...]) -> np.ndarray:
