@@ -1,0 +1,91 @@
+// Colour augmentation of 8-bit pictures: hue, saturation and value go through look-up tables, and the interleaved picture
+// becomes planes on the way. The definition, bit for bit, is pipelines/colour.py; plain integers and floats whose
+// rounding cannot depend on contraction make every clone below agree with it.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "common.h"
+
+namespace {
+
+constexpr int kChunk = 512;        // pixels worked on at a time: all temporaries stay in the first-level cache
+constexpr int kFraction = 12;      // bits of the reciprocals, as in OpenCV's 8-bit conversion
+constexpr int kFullChroma = 7650;  // 255 levels of saturation times 30 levels of hue in a sector
+
+struct Tables {
+  int32_t hue[256], saturation[256], value[256];
+  int32_t hue_reciprocal[256], saturation_reciprocal[256];
+};
+
+Tables make_tables(const uint8_t* given) {
+  Tables tables;
+  for (int i = 0; i < 256; ++i) {
+    tables.hue[i] = given[i];
+    tables.saturation[i] = given[256 + i];
+    tables.value[i] = given[512 + i];
+    const double divisor = i == 0 ? 1.0 : i;
+    tables.hue_reciprocal[i] = i == 0 ? 0 : static_cast<int32_t>(std::nearbyint((30 << kFraction) / divisor));
+    tables.saturation_reciprocal[i] = i == 0 ? 0 : static_cast<int32_t>(std::nearbyint((255 << kFraction) / divisor));
+  }
+  return tables;
+}
+
+GT_INLINE uint8_t channel(int32_t hue, int32_t saturation, int32_t value, int32_t offset) {
+  int32_t position = hue + offset;
+  position = position >= 180 ? position - 180 : position;
+  const int32_t fall = std::min(std::max(std::min(position, 120 - position), 0), 30);
+  // Half a unit off every boundary between two levels, so the product's rounding cannot cross one.
+  const float shifted = static_cast<float>(value * (kFullChroma - saturation * fall) + kFullChroma / 2) + 0.5f;
+  return static_cast<uint8_t>(static_cast<int32_t>(shifted * (1.0f / kFullChroma)));
+}
+
+GT_VECTOR void gain_row(const uint8_t* __restrict rgb, int64_t width, const Tables& tables, uint8_t* __restrict out,
+                        int64_t plane) {
+  int32_t red[kChunk], green[kChunk], blue[kChunk];
+  for (int64_t start = 0; start < width; start += kChunk) {
+    const int count = static_cast<int>(std::min<int64_t>(kChunk, width - start));
+    const uint8_t* in = rgb + 3 * start;
+    for (int i = 0; i < count; ++i) {
+      red[i] = in[3 * i];
+      green[i] = in[3 * i + 1];
+      blue[i] = in[3 * i + 2];
+    }
+    uint8_t* to = out + start;
+    for (int i = 0; i < count; ++i) {
+      const int32_t r = red[i], g = green[i], b = blue[i];
+      const int32_t high = std::max(r, std::max(g, b)), low = std::min(r, std::min(g, b)), spread = high - low;
+      const int32_t turn = high == r ? g - b : (high == g ? b - r + 2 * spread : r - g + 4 * spread);
+      int32_t hue = (turn * tables.hue_reciprocal[spread] + (1 << (kFraction - 1))) >> kFraction;
+      hue = hue < 0 ? hue + 180 : hue;
+      const int32_t strength = (spread * tables.saturation_reciprocal[high] + (1 << (kFraction - 1))) >> kFraction;
+      hue = tables.hue[hue];
+      const int32_t saturation = tables.saturation[strength], value = tables.value[high];
+      to[i] = channel(hue, saturation, value, 150);
+      to[plane + i] = channel(hue, saturation, value, 90);
+      to[2 * plane + i] = channel(hue, saturation, value, 30);
+    }
+  }
+}
+
+GT_VECTOR void split_row(const uint8_t* __restrict rgb, int64_t width, uint8_t* __restrict out, int64_t plane) {
+  for (int64_t i = 0; i < width; ++i) {
+    out[i] = rgb[3 * i];
+    out[plane + i] = rgb[3 * i + 1];
+    out[2 * plane + i] = rgb[3 * i + 2];
+  }
+}
+
+}  // namespace
+
+// rgb: (height, width, 3), packed. tables: (3, 256) for hue, saturation, value, or null to leave colours alone.
+// out: three planes, `plane` bytes apart, whose rows are `stride` bytes apart.
+extern "C" GT_EXPORT void graph_train_hsv_planes(const uint8_t* rgb, int64_t height, int64_t width,
+                                                 const uint8_t* tables, uint8_t* out, int64_t plane, int64_t stride) {
+  if (tables == nullptr) {
+    for (int64_t y = 0; y < height; ++y) { split_row(rgb + 3 * width * y, width, out + stride * y, plane); }
+    return;
+  }
+  const Tables made = make_tables(tables);
+  for (int64_t y = 0; y < height; ++y) { gain_row(rgb + 3 * width * y, width, made, out + stride * y, plane); }
+}

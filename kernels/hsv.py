@@ -1,0 +1,44 @@
+"""Colour augmentation of a picture by the plugin; the definition, equal bit for bit, is `pipelines.colour`."""
+
+import ctypes
+
+import numpy as np
+
+from kernels.plugin import plugin_library
+
+
+def write_planes(picture: np.ndarray, tables: np.ndarray | None, target: np.ndarray) -> None:
+    """Applies hue, saturation and value tables to a picture and writes it as planes.
+
+    Args:
+        picture: (h, w, 3) uint8 RGB.
+        tables: (3, 256) uint8; hue entries below 180. None leaves colours alone.
+        target: (3, h, w) uint8, written; may be a window of a larger array if its rows have no gaps between pixels.
+    Raises:
+        ValueError: the plugin is not loaded, or shapes, types or layout differ from the above.
+    """
+    height, width = picture.shape[:2]
+    if picture.shape != (height, width, 3) or target.shape != (3, height, width) or target.strides[2] != 1:
+        raise ValueError(f"picture {picture.shape} and planes {target.shape}: (h, w, 3) and (3, h, w) are needed")
+    if picture.dtype != np.uint8 or target.dtype != np.uint8 or not target.flags.writeable:
+        raise ValueError(f"picture {picture.dtype} and planes {target.dtype}: both must be uint8, the planes writable")
+    if tables is not None:
+        if tables.shape != (3, 256) or tables.dtype != np.uint8 or tables[0].max() >= 180:
+            raise ValueError(f"tables {tables.dtype} {tables.shape}: uint8 (3, 256) with hues below 180 are needed")
+        tables = np.ascontiguousarray(tables)
+    packed = np.ascontiguousarray(picture)
+    function = plugin_library().graph_train_hsv_planes
+    function.restype = None
+    function.argtypes = (
+        ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
+        ctypes.c_int64,
+    )  # fmt: skip
+    function(
+        packed.ctypes.data,
+        height,
+        width,
+        None if tables is None else tables.ctypes.data,
+        target.ctypes.data,
+        target.strides[0],
+        target.strides[1],
+    )
