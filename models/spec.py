@@ -26,7 +26,7 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 """[level][anchor] -> width, height in px."""
 
-_KEYS = (
+CONFIG_KEYS = (
     "nc",
     "depth_multiple",
     "width_multiple",
@@ -160,7 +160,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
         problem = getattr(error, "problem", None) or "not a text file in UTF-8"
         raise ValueError(f"{path}{line}: not a valid yaml: {problem}") from None
     if node is None or not isinstance(config, dict):
-        raise ValueError(f"{path}: a model yaml is a mapping with the keys {', '.join(_KEYS)}")
+        raise ValueError(f"{path}: a model yaml is a mapping with the keys {', '.join(CONFIG_KEYS)}")
     lines = {
         str(key.value): [row.start_mark.line + 1 for row in value.value]
         for key, value in node.value
@@ -175,9 +175,9 @@ class _Builder:
     def __init__(self, source: str, config: dict[str, Any], lines: Mapping[str, list[int]] | None) -> None:
         self._source = source
         self._config = config
-        unknown = [str(key) for key in config if key not in _KEYS]
+        unknown = [str(key) for key in config if key not in CONFIG_KEYS]
         if unknown:
-            raise ValueError(f"{source}: unknown key {unknown[0]!r}; known keys: {', '.join(_KEYS)}")
+            raise ValueError(f"{source}: unknown key {unknown[0]!r}; known keys: {', '.join(CONFIG_KEYS)}")
         self._num_classes = self._integer("nc")
         self._channels = self._integer("ch", 3)
         self._depth = self._number("depth_multiple", 1.0)

@@ -1,0 +1,212 @@
+"""Finds the weights in what a training program saved: a dictionary with pickled modules, or a state dictionary."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from models.pickle_reader import Global, Instance
+
+Array = npt.NDArray[Any]
+Part = Literal["model", "ema", "state_dict"]
+
+_MAX_DEPTH = 64
+_MAX_ENTRIES = 200_000
+
+# Classes may be named because naming does nothing: they stay inert `Instance`s.
+_CLASS_PREFIXES = (
+    "models.",
+    "ultralytics.nn.",
+    "yolov5.models.",
+    "torch.nn.",
+    "oneflow.nn.",
+    "oneflow.framework.",
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}(\.[A-Za-z_][A-Za-z0-9_]{0,99}){0,20}")
+_PLAIN = frozenset(
+    {
+        *("collections.OrderedDict", "collections.defaultdict", "types.SimpleNamespace", "argparse.Namespace"),
+        *(
+            f"{module}.{name}"
+            for module in ("builtins", "__builtin__")
+            for name in ("set", "frozenset", "list", "dict")
+        ),
+        *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("int", "complex", "object")),
+        *("copyreg._reconstructor", "copy_reg._reconstructor", "_codecs.encode"),
+        *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "_local.PosixPath")),
+        *("datetime.datetime", "datetime.date", "ultralytics.utils.IterableSimpleNamespace"),
+        *("numpy.ndarray", "numpy.dtype"),
+        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+        *("oneflow.Tensor", "oneflow.Size", "oneflow._oneflow_internal.Size"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file holds, apart from the file format.
+
+    Attributes:
+        tensors: name in the state dictionary -> tensor of the file's own kind.
+        part: which of its parts was taken.
+    """
+
+    tensors: dict[str, Any]
+    part: Part
+    epoch: int | None
+    class_names: tuple[str, ...] | None
+    config: Mapping[str, Any] | None
+    stride: Any
+
+
+def is_plain_or_module(name: Global) -> bool:
+    """Allows containers and classes of network packages by name."""
+    return str(name) in _PLAIN or (
+        str(name).startswith(_CLASS_PREFIXES)
+        and _NAME.fullmatch(name.module) is not None
+        and _NAME.fullmatch(name.name) is not None
+    )
+
+
+def _first_or_empty(arguments: tuple[Any, ...]) -> Any:
+    return arguments[0] if arguments else None
+
+
+def _pairs(arguments: tuple[Any, ...]) -> dict[Any, Any]:
+    source = _first_or_empty(arguments)
+    if isinstance(source, dict):
+        return dict(source)
+    pairs = source if isinstance(source, (list, tuple)) else ()
+    return {
+        pair[0]: pair[1]
+        for pair in pairs
+        if isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], (str, int))
+    }
+
+
+def _members(arguments: tuple[Any, ...]) -> list[Any]:
+    source = _first_or_empty(arguments)
+    return list(source) if isinstance(source, (list, tuple, set)) else []
+
+
+PLAIN_REDUCERS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {
+    "collections.OrderedDict": _pairs,
+    "collections.defaultdict": lambda arguments: {},
+    "builtins.dict": _pairs,
+    "builtins.set": _members,
+    "__builtin__.set": _members,
+    "builtins.frozenset": _members,
+    "__builtin__.frozenset": _members,
+    "builtins.list": _members,
+}
+
+
+def find_weights(top: Any, is_tensor: Callable[[Any], bool], prefer: Literal["model", "ema"]) -> Found:
+    """Takes the preferred network of a checkpoint, the other one where it is absent, or a plain state dictionary.
+
+    Args:
+        top: what the file holds.
+        is_tensor: tells a tensor of the file's own kind.
+        prefer: which network of a training checkpoint.
+
+    Raises:
+        ValueError: there are no weights in it.
+    """
+    if isinstance(top, Instance):
+        return _from_network(top, "model", None, is_tensor)
+    if not isinstance(top, dict):
+        raise ValueError(f"holds a {type(top).__name__} and no weights")
+    epoch = top.get("epoch") if isinstance(top.get("epoch"), int) else None
+    for part in (prefer, "ema" if prefer == "model" else "model"):
+        network = top.get(part)
+        if isinstance(network, Instance):
+            return _from_network(network, part, epoch, is_tensor)
+        if isinstance(network, dict):
+            tensors = {str(name): value for name, value in network.items() if is_tensor(value)}
+            if tensors:
+                return Found(tensors, part, epoch, None, None, None)
+    inner = top["state_dict"] if isinstance(top.get("state_dict"), dict) else top
+    tensors = {str(name).removeprefix("module."): value for name, value in inner.items() if is_tensor(value)}
+    if not tensors:
+        keys = ", ".join(str(key) for key in list(top)[:8])
+        raise ValueError(f"holds no weights (its keys: {keys or 'none'})")
+    return Found(tensors, "state_dict", epoch, None, None, None)
+
+
+def _from_network(network: Instance, part: Part, epoch: int | None, is_tensor: Callable[[Any], bool]) -> Found:
+    tensors = dict(_entries(network, "", 0, is_tensor, [0]))
+    if not tensors:
+        raise ValueError(f"its {part!r} ({network.kind}) holds no weights")
+    state = network.state if isinstance(network.state, dict) else {}
+    # Data-parallel training wraps the network.
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+        inner = _mapping(state.get("_modules")).get("module")
+        state = inner.state if isinstance(inner, Instance) and isinstance(inner.state, dict) else state
+    config = state.get("yaml")
+    return Found(
+        tensors,
+        part,
+        epoch,
+        _class_names(state.get("names")),
+        config if isinstance(config, dict) else None,
+        state.get("stride"),
+    )
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _entries(
+    module: Instance, prefix: str, depth: int, is_tensor: Callable[[Any], bool], count: list[int]
+) -> Iterator[tuple[str, Any]]:
+    """Name and tensor in the order of a state dictionary: own parameters, own buffers, then the children."""
+    count[0] += 1
+    if depth > _MAX_DEPTH or count[0] > _MAX_ENTRIES:
+        raise ValueError("its modules are nested without end")
+    state = module.state if isinstance(module.state, dict) else {}
+    skipped = state.get("_non_persistent_buffers_set") or ()
+    for name, value in _mapping(state.get("_parameters")).items():
+        if is_tensor(value):
+            yield f"{prefix}{name}", value
+    for name, value in _mapping(state.get("_buffers")).items():
+        if is_tensor(value) and name not in skipped:
+            yield f"{prefix}{name}", value
+    for name, child in _mapping(state.get("_modules")).items():
+        if isinstance(child, Instance):
+            yield from _entries(child, f"{prefix}{name}.", depth + 1, is_tensor, count)
+
+
+def _class_names(names: Any) -> tuple[str, ...] | None:
+    if isinstance(names, dict):
+        names = [names[index] for index in range(len(names))] if set(names) == set(range(len(names))) else None
+    return tuple(str(name) for name in names) if isinstance(names, (list, tuple)) else None
+
+
+def plain_config(config: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any] | None:
+    """The known keys of a network's yaml as plain data; None if it holds anything else."""
+    if config is None:
+        return None
+    kept = {key: config[key] for key in known if key in config}
+    return kept if _is_plain(kept, 0) else None
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    if depth > 8:
+        return False
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item, depth + 1) for key, item in value.items())
+    if isinstance(value, list):
+        return len(value) <= 10_000 and all(_is_plain(item, depth + 1) for item in value)
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+def as_float32(value: Array) -> Array:
+    """Half and double precision become float32; integers stay. The result owns its memory."""
+    if value.dtype.kind == "f":
+        return np.array(value, np.float32)
+    return np.array(value)

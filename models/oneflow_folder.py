@@ -1,0 +1,98 @@
+"""Reads the folders that `oneflow.save` writes, without unpickling: raw tensors plus a pickle that names them.
+
+A tensor is a folder with `out` (raw numbers) and `meta` (shape and type as protobuf text). `pickled_data` holds the
+saved object, each tensor in it as `{"path": folder}`; folders written by OneFlow before 0.8 have none, there the
+folder names are the names of the tensors.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.module_tree import PLAIN_REDUCERS, is_plain_or_module
+from models.pickle_reader import Allowed, Global, Instance, read_pickle
+
+PICKLE_NAME = "pickled_data"
+_TYPES: Mapping[str, str] = {
+    "kFloat": "f4",
+    "kFloat16": "f2",
+    "kDouble": "f8",
+    "kInt64": "i8",
+    "kInt32": "i4",
+    "kInt8": "i1",
+    "kUInt8": "u1",
+    "kBool": "?",
+}
+_MAX_PICKLE_BYTES = 256 * 1024 * 1024
+_MAX_META_BYTES = 4096
+_TENSOR_KINDS = frozenset({"oneflow.nn.Parameter", "oneflow.Tensor", "oneflow.nn.parameter.Parameter"})
+
+
+def is_oneflow_folder(path: Path) -> bool:
+    """Whether a folder looks like one that `oneflow.save` wrote."""
+    return (path / PICKLE_NAME).is_file() or any(path.glob("*/out"))
+
+
+def read_oneflow_folder(path: Path) -> Any:
+    """What was saved; tensors stay `Instance`s of `oneflow.Tensor`, to be read by `read_tensor`.
+
+    Raises:
+        ValueError: damaged, or it asks for something that is not data.
+    """
+    pickle_path = path / PICKLE_NAME
+    if not pickle_path.is_file():
+        # No links are followed out of the folder, here as in `read_tensor`.
+        return {entry.name: path_reference(entry.name) for entry in sorted(path.iterdir()) if (entry / "out").is_file()}
+    if pickle_path.stat().st_size > _MAX_PICKLE_BYTES:
+        raise ValueError(f"{pickle_path}: larger than any weight file's index")
+    try:
+        content = read_pickle(pickle_path.read_bytes(), Allowed(is_plain_or_module, PLAIN_REDUCERS))
+    except ValueError as error:
+        raise ValueError(f"{pickle_path}: {error}") from None
+    if not isinstance(content, dict) or content.get("protocol_version") != 1 or "data" not in content:
+        raise ValueError(f"{pickle_path}: not of the format that OneFlow 0.9 writes (protocol version 1)")
+    return content["data"]
+
+
+def path_reference(name: str) -> Instance:
+    """The `Instance` that stands for the tensor in a sub-folder."""
+    return Instance(Global("oneflow", "Tensor"), (), {"path": name})
+
+
+def is_oneflow_tensor(value: Any) -> bool:
+    """Tells a tensor in what `read_oneflow_folder` gives."""
+    return (
+        isinstance(value, Instance)
+        and str(value.kind) in _TENSOR_KINDS
+        and isinstance(value.state, dict)
+        and isinstance(value.state.get("path"), str)
+    )
+
+
+def read_tensor(folder: Path, tensor: Instance) -> npt.NDArray[Any]:
+    """The numbers of one tensor.
+
+    Raises:
+        ValueError: its folder is missing, damaged, or lies elsewhere.
+    """
+    name = tensor.state["path"]
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", name) or not (folder / name).is_dir():
+        raise ValueError(f"{folder}: names a tensor folder {name!r} that is not in it")
+    where = folder / name
+    if (where / "meta").stat().st_size > _MAX_META_BYTES:
+        raise ValueError(f"{where}/meta: larger than any tensor's description")
+    text = (where / "meta").read_text(encoding="utf-8", errors="replace")
+    shape = tuple(int(size) for size in re.findall(r"\bdim:\s*(\d{1,12})\b", text))
+    kinds = re.findall(r"\bdata_type:\s*(\w+)", text)
+    if len(kinds) != 1 or kinds[0] not in _TYPES:
+        raise ValueError(f"{where}/meta: tensor type {kinds} is unknown; known: {', '.join(_TYPES)}")
+    element = np.dtype(_TYPES[kinds[0]])
+    size = (where / "out").stat().st_size
+    if size != math.prod(shape) * element.itemsize:
+        raise ValueError(f"{where}/out: {size} bytes, its description says shape {shape} of {element.name}; damaged")
+    return np.fromfile(where / "out", element).reshape(shape)

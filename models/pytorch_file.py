@@ -1,0 +1,208 @@
+"""Reads the files of `torch.save` without PyTorch and without executing anything in them.
+
+A file is a zip archive: `data.pkl` describes the objects and refers to raw storages `data/0`, `data/1`, …
+"""
+
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from models.module_tree import PLAIN_REDUCERS, is_plain_or_module
+from models.pickle_reader import Allowed, Global, read_pickle
+
+_ELEMENTS: Mapping[str, str] = {
+    # storage class of PyTorch -> NumPy type; bfloat16 is read as its bits
+    "DoubleStorage": "f8",
+    "FloatStorage": "f4",
+    "HalfStorage": "f2",
+    "BFloat16Storage": "u2",
+    "LongStorage": "i8",
+    "IntStorage": "i4",
+    "ShortStorage": "i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+_NAMES = {"f8": "float64", "f4": "float32", "f2": "float16", "u2": "bfloat16", "i8": "int64", "i4": "int32"}
+_TENSOR_FUNCTIONS = frozenset(
+    {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
+)
+_MORE_GLOBALS = frozenset(
+    {"torch.Size", "torch.device", "torch.float32", "torch.float16", "torch.float64", "torch.int64"}
+)
+_ZIP_MAGIC = b"PK\x03\x04"
+_MAX_PICKLE_BYTES = 256 * 1024 * 1024
+_FAILURES = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, OverflowError,
+    MemoryError, UnicodeError, KeyError, IndexError, TypeError, AttributeError,
+)  # fmt: skip
+"""What the standard library raises on damaged archives."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as the file describes it; its numbers are read by `PyTorchFile.array`."""
+
+    storage: str
+    element: str
+    numel: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def dtype_name(self) -> str:
+        """Such as float16."""
+        return _NAMES.get(self.element, np.dtype(self.element).name)
+
+
+@dataclass(frozen=True)
+class _Storage:
+    key: str
+    element: str
+    numel: int
+
+
+class PyTorchFile:
+    """An open file of `torch.save`; `content` is what was saved, classes inert, tensors as `StoredTensor`.
+
+    Raises:
+        ValueError: not such a file, damaged, an old format, or one that asks for something that is not data.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._bytes_left = 4 * path.stat().st_size + 1024
+        with path.open("rb") as file:
+            _check_format(file, path)
+        try:
+            self._archive = zipfile.ZipFile(path)
+            self._root, self._big_endian = self._find_root()
+            allowed = Allowed(_is_allowed, {**PLAIN_REDUCERS, **_TENSOR_REDUCERS})
+            self.content = read_pickle(self._read(f"{self._root}data.pkl", _MAX_PICKLE_BYTES), allowed, _storage)
+        except _FAILURES as error:
+            raise ValueError(f"{path}: damaged archive ({type(error).__name__}: {error})") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def close(self) -> None:
+        """Closes the archive; tensors can no longer be read."""
+        self._archive.close()
+
+    def _find_root(self) -> tuple[str, bool]:
+        names = self._archive.namelist()
+        roots = [name.removesuffix("data.pkl") for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise ValueError("a zip archive, but not one of torch.save: give the .pt file that training wrote")
+        if f"{roots[0]}constants.pkl" in names:
+            raise ValueError("a TorchScript program, not weights: give the .pt file that training wrote")
+        order = f"{roots[0]}byteorder"
+        return roots[0], order in names and self._read(order, 16) == b"big"
+
+    def _read(self, name: str, limit: int) -> bytes:
+        entry = self._archive.getinfo(name)
+        # torch.save never compresses; so a stored size is bounded by the size of the file.
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > limit:
+            raise ValueError(f"damaged archive: {name!r} is compressed or too large")
+        return self._archive.read(entry)
+
+    def array(self, tensor: StoredTensor) -> npt.NDArray[Any]:
+        """The numbers of a tensor, bfloat16 as float32.
+
+        Raises:
+            ValueError: its storage is missing, damaged or too short.
+        """
+        try:
+            return self._array(tensor)
+        except _FAILURES as error:
+            raise ValueError(f"{self._path}: damaged archive ({type(error).__name__}: {error})") from None
+        except ValueError as error:
+            raise ValueError(f"{self._path}: {error}") from None
+
+    def _array(self, tensor: StoredTensor) -> npt.NDArray[Any]:
+        element = np.dtype(tensor.element).newbyteorder(">" if self._big_endian else "<")
+        count = math.prod(tensor.shape)
+        self._bytes_left -= count * element.itemsize
+        if self._bytes_left < 0:
+            raise ValueError("damaged archive: its tensors hold more numbers than the file")
+        raw = self._read(f"{self._root}data/{tensor.storage}", tensor.numel * element.itemsize)
+        storage = np.frombuffer(raw, element)
+        last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
+        if (count and last >= storage.size) or tensor.offset > storage.size or count > max(storage.size, 1):
+            raise ValueError(f"damaged archive: a tensor of shape {tensor.shape} exceeds its storage")
+        steps = tuple(step * element.itemsize for step in tensor.strides)
+        if count == 0:
+            return np.zeros(tensor.shape, tensor.element)
+        view = np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, steps, writeable=False)
+        if tensor.element == "u2":
+            return (view.astype(np.uint32) << 16).view(np.float32)
+        return np.array(view, tensor.element, order="C")
+
+
+def _check_format(file: BinaryIO, path: Path) -> None:
+    start = file.read(512)
+    if start.startswith(_ZIP_MAGIC):
+        return
+    if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04")) or start[257:262] == b"ustar":
+        raise ValueError(
+            f"{path}: written by torch.save in its format before version 1.6; load and save it with a newer PyTorch"
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
+    raise ValueError(f"{path}: not a file of torch.save; give a .pt, a .safetensors or a OneFlow checkpoint folder")
+
+
+def _is_allowed(name: Global) -> bool:
+    return (
+        is_plain_or_module(name)
+        or str(name) in _TENSOR_FUNCTIONS
+        or str(name) in _MORE_GLOBALS
+        or (name.module == "torch" and name.name in _ELEMENTS)
+    )
+
+
+def _storage(reference: Any) -> _Storage:
+    """From PyTorch's persistent id: ("storage", storage class, key, device, number of elements)."""
+    if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
+        raise ValueError("refers to something that is no tensor storage")
+    _, kind, key, _, numel = reference
+    if not isinstance(kind, Global) or kind.name not in _ELEMENTS or not isinstance(key, str):
+        raise ValueError(f"has a storage of unknown type {kind}")
+    return _Storage(key, _ELEMENTS[kind.name], _size(numel))
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**40:
+        raise ValueError(f"has a tensor with the size {value!r:.40}")
+    return value
+
+
+def _sizes(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, (tuple, list)) or len(values) > 8:
+        raise ValueError("has a tensor of more than 8 dimensions")
+    return tuple(_size(value) for value in values)
+
+
+def _rebuilt(arguments: tuple[Any, ...]) -> StoredTensor:
+    storage, offset, shape, strides = arguments[:4]
+    if not isinstance(storage, _Storage):
+        raise ValueError("has a tensor without a storage")
+    sizes, steps = _sizes(shape), _sizes(strides)
+    if len(sizes) != len(steps):
+        raise ValueError(f"has a tensor with shape {sizes} and strides {steps}")
+    return StoredTensor(storage.key, storage.element, storage.numel, _size(offset), sizes, steps)
+
+
+_TENSOR_REDUCERS = {
+    "torch._utils._rebuild_tensor_v2": _rebuilt,
+    "torch._utils._rebuild_parameter": lambda arguments: arguments[0],
+    "torch._utils._rebuild_parameter_with_state": lambda arguments: arguments[0],
+}

@@ -1,0 +1,319 @@
+"""Weights in and out: Ultralytics `.pt`, `.safetensors`, OneFlow folders; moved into a network by name and shape.
+
+Nothing in a file is executed; a file that is not plain weights is refused.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from kernels.runtime import flow
+from models.module_tree import Found, Part, as_float32, find_weights, plain_config
+from models.network import DetectionModel
+from models.oneflow_folder import is_oneflow_folder, is_oneflow_tensor, read_oneflow_folder, read_tensor
+from models.pytorch_file import PyTorchFile, StoredTensor
+from models.spec import CONFIG_KEYS
+
+Array = npt.NDArray[Any]
+Prefer = Literal["model", "ema"]
+Format = Literal["pytorch", "safetensors", "oneflow"]
+
+_TRAINING_HEADER = "graph_train"
+"""Metadata key of our own training checkpoints; their arrays are `model/…`, `ema/…` and optimizer state."""
+
+
+_SHOWN = 8
+"""How many names of each kind a transfer report prints; its attributes have all."""
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """The weights of one network, read from a file.
+
+    Attributes:
+        arrays: name in the state dictionary -> values; floating types are converted to float32.
+        path, format: where they are from.
+        part: which part of the file they are: "model", "ema", or a plain "state_dict".
+        stored_dtypes: name -> type in the file, such as "float16".
+        epoch: as the file says.
+        class_names: of the data set it was trained on.
+        config: the network's yaml, fit for `load_model_spec`.
+        stride: px per cell of each level.
+        anchors_px: (levels, anchors, 2) in px.
+        Each of the last five is None where the file does not say.
+    """
+
+    arrays: Mapping[str, Array]
+    path: Path
+    format: Format
+    part: Part
+    stored_dtypes: Mapping[str, str]
+    epoch: int | None = None
+    class_names: tuple[str, ...] | None = None
+    config: Mapping[str, Any] | None = None
+    stride: tuple[int, ...] | None = None
+
+    @property
+    def anchors_px(self) -> npt.NDArray[np.float32] | None:
+        """Anchor sides in px, from the head's buffer and the strides."""
+        found = [value for name, value in self.arrays.items() if name.endswith(".anchors") and value.ndim == 3]
+        if len(found) != 1 or self.stride is None or len(self.stride) != len(found[0]):
+            return None
+        return found[0] * np.asarray(self.stride, np.float32).reshape(-1, 1, 1)
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What a network took over from a file. `str()` of it is one line, then one for each kind of difference."""
+
+    path: Path
+    transferred: tuple[str, ...]
+    total: int
+    missing: tuple[str, ...]
+    """Items of the network that the file lacks."""
+    mismatched: tuple[str, ...]
+    """Items of another shape in the file, with both shapes."""
+    excluded: tuple[str, ...]
+    """Items left out on request."""
+    unused: tuple[str, ...] = field(default=())
+    """Items of the file that the network lacks."""
+
+    def __str__(self) -> str:
+        lines = [f"Transferred {len(self.transferred)}/{self.total} items from {self.path}"]
+        for title, names in (
+            ("not in the file", self.missing),
+            ("of another shape", self.mismatched),
+            ("left out", self.excluded),
+            ("in the file only", self.unused),
+        ):
+            if names:
+                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+                lines.append(f"  {title} ({len(names)}): {', '.join(names[:_SHOWN])}{more}")
+        return "\n".join(lines)
+
+
+def load_weights(path: str | Path, *, prefer: Prefer = "model") -> LoadedWeights:
+    """Reads weights; the format is told from the content, not from the name.
+
+    Args:
+        path: `.pt` of YOLOv5 (network pickled in half or single precision, or a state dictionary), `.safetensors`
+            (also our training checkpoints), or a folder of `oneflow.save`.
+        prefer: which network of a training checkpoint; the other one is taken where the file lacks it. YOLOv5 starts
+            a training from "model", and validates "ema".
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, of an unknown format, without weights, or it asks for code to be run.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not is_oneflow_folder(path):
+            raise ValueError(f"{path}: a folder, but not one that oneflow.save wrote; give a weight file")
+        return _from_oneflow(path, prefer)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weight file")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        return _from_safetensors(path, prefer)
+    return _from_pytorch(path, prefer)
+
+
+def _from_pytorch(path: Path, prefer: Prefer) -> LoadedWeights:
+    file = PyTorchFile(path)
+    try:
+        found = _found(path, file.content, lambda value: isinstance(value, StoredTensor), prefer)
+        arrays = {name: as_float32(file.array(tensor)) for name, tensor in found.tensors.items()}
+        stride = file.array(found.stride) if isinstance(found.stride, StoredTensor) else None
+        return LoadedWeights(
+            arrays=arrays,
+            path=path,
+            format="pytorch",
+            stored_dtypes={name: tensor.dtype_name for name, tensor in found.tensors.items()},
+            stride=_strides(stride),
+            **_common(found),
+        )
+    finally:
+        file.close()
+
+
+def _from_oneflow(path: Path, prefer: Prefer) -> LoadedWeights:
+    try:
+        found = _found(path, read_oneflow_folder(path), is_oneflow_tensor, prefer)
+        raw = {name: read_tensor(path, tensor) for name, tensor in found.tensors.items()}
+        stride = read_tensor(path, found.stride) if is_oneflow_tensor(found.stride) else None
+    except OSError as error:
+        raise ValueError(f"{path}: damaged checkpoint folder ({error})") from None
+    return LoadedWeights(
+        arrays={name: as_float32(value) for name, value in raw.items()},
+        path=path,
+        format="oneflow",
+        stored_dtypes={name: value.dtype.name for name, value in raw.items()},
+        stride=_strides(stride),
+        **_common(found),
+    )
+
+
+def _found(path: Path, content: Any, is_tensor: Any, prefer: Prefer) -> Found:
+    try:
+        return find_weights(content, is_tensor, prefer)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _common(found: Found) -> dict[str, Any]:
+    return {
+        "part": found.part,
+        "epoch": found.epoch,
+        "class_names": found.class_names,
+        "config": plain_config(found.config, CONFIG_KEYS),
+    }
+
+
+def _strides(values: Array | None) -> tuple[int, ...] | None:
+    if values is None or values.ndim != 1 or not np.all(np.isfinite(values)) or not np.all(values >= 1):
+        return None
+    return tuple(int(value) for value in values)
+
+
+def _from_safetensors(path: Path, prefer: Prefer) -> LoadedWeights:
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            names, part = _part_of(list(file.keys()), prefer)
+            raw = {short: file.get_tensor(name) for name, short in names.items()}
+    except (SafetensorError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: damaged, or of a type that NumPy lacks such as bfloat16 ({error})") from None
+    if not raw:
+        raise ValueError(f"{path}: holds no weights")
+    described = _metadata(metadata)
+    names_of_classes, config, epoch = (described.get(key) for key in ("class_names", "config", "epoch"))
+    stride = described.get("stride")
+    return LoadedWeights(
+        arrays={name: as_float32(value) for name, value in raw.items()},
+        path=path,
+        format="safetensors",
+        part=part,
+        stored_dtypes={name: value.dtype.name for name, value in raw.items()},
+        epoch=epoch if isinstance(epoch, int) else None,
+        class_names=tuple(map(str, names_of_classes)) if isinstance(names_of_classes, list) else None,
+        config=plain_config(config if isinstance(config, dict) else None, CONFIG_KEYS),
+        stride=_strides(np.asarray(stride)) if _is_numbers(stride) else None,
+    )
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, (int, float)) for item in value)
+
+
+def _part_of(keys: Sequence[str], prefer: Prefer) -> tuple[dict[str, str], Part]:
+    """Name in the file -> name in the network, and which part of the file that is."""
+    for part in (prefer, "ema" if prefer == "model" else "model"):
+        names = {key: key.removeprefix(f"{part}/") for key in keys if key.startswith(f"{part}/")}
+        if names:
+            return names, part
+    return {key: key for key in keys}, "state_dict"
+
+
+def _metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Values of a safetensors header; each is JSON where we wrote it, anything else is left out."""
+    described: dict[str, Any] = {}
+    for key, text in metadata.items():
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if key == _TRAINING_HEADER and isinstance(value, dict):
+            described.update(value)
+        else:
+            described[key] = value
+    return described
+
+
+def transfer(model: DetectionModel, weights: LoadedWeights, *, exclude: Sequence[str] = ()) -> TransferReport:
+    """Copies every item whose name and shape agree into the network, in place; the others keep their values.
+
+    Args:
+        model: the network.
+        weights: from `load_weights`.
+        exclude: parts of names to leave out, such as "anchor".
+
+    Raises:
+        ValueError: nothing fits, so the file belongs to another kind of network.
+    """
+    transferred, missing, mismatched, excluded = [], [], [], []
+    state = model.state_dict()
+    with flow.no_grad():
+        for name, tensor in state.items():
+            value = weights.arrays.get(name)
+            if any(part in name for part in exclude):
+                excluded.append(name)
+            elif value is None:
+                missing.append(name)
+            elif tuple(value.shape) != tuple(tensor.shape):
+                mismatched.append(f"{name} ({_shape(value.shape)} in the file, {_shape(tensor.shape)} here)")
+            else:
+                tensor.copy_(flow.tensor(value, dtype=tensor.dtype, device=tensor.device))
+                transferred.append(name)
+    if not transferred:
+        raise ValueError(f"{weights.path}: none of its {len(weights.arrays)} items fits; is it another network's?")
+    unused = tuple(name for name in weights.arrays if name not in state)
+    return TransferReport(
+        path=weights.path,
+        transferred=tuple(transferred),
+        total=len(state),
+        missing=tuple(missing),
+        mismatched=tuple(mismatched),
+        excluded=tuple(excluded),
+        unused=unused,
+    )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(str(side) for side in shape) or "scalar"
+
+
+def save_weights(model: DetectionModel, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Writes the network's state dictionary as safetensors, atomically; names and shapes are the reference's.
+
+    Args:
+        model: the network, not fused.
+        path: of the file; its folder must exist.
+        metadata: more entries for the header, each stored as JSON. Class names, strides and the network's
+            configuration are always there, so that the file alone rebuilds the network.
+
+    Raises:
+        OSError: it cannot be written; an older file of that name stays.
+    """
+    path = Path(path)
+    arrays = {name: np.array(tensor.numpy(), order="C") for name, tensor in model.state_dict().items()}
+    described = {
+        "class_names": list(model.names),
+        "stride": list(model.stride),
+        "config": dict(model.spec.config),
+        **(metadata or {}),
+    }
+    # Readers of other frameworks look for "format"; it is plain text by their convention.
+    header = {"format": "pt", **{key: json.dumps(value) for key, value in described.items()}}
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    try:
+        save_file(arrays, temporary, metadata=header)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({error})") from None
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
