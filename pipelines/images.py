@@ -12,6 +12,8 @@ from typing import Literal
 
 from PIL import Image
 
+from pipelines.intact import is_intact
+
 ImageKind = Literal["jpeg", "cmyk-jpeg", "png", "bmp", "webp", "tiff"]
 
 MIN_SIDE_PX = 10
@@ -46,6 +48,7 @@ class ImageFormat:
         bits: bits per channel as stored: 8, for PNG also 1, 2, 4, 16, for TIFF what the file says.
         orientation: EXIF orientation 1 ... 8; 1 where there is none. 5 ... 8 swap width and height.
         file_bytes: size of the file.
+        intact: False if Pillow decodes it in spite of damage that stricter decoders refuse; see `pipelines.intact`.
     """
 
     kind: ImageKind
@@ -53,6 +56,7 @@ class ImageFormat:
     bits: int
     orientation: int
     file_bytes: int
+    intact: bool
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ def _inspect(image: Image.Image, content: bytes) -> ImageFacts:
         orientation = _orientation(image)
     if kind != "tiff" and orientation >= 5:  # Pillow has turned a TIFF already
         width, height = height, width
-    return ImageFacts(width, height, ImageFormat(kind, mode, bits, orientation, len(content)))
+    intact = is_intact(content, kind, orientation)
+    return ImageFacts(width, height, ImageFormat(kind, mode, bits, orientation, len(content), intact))
 
 
 def _bits_per_channel(image: Image.Image, kind: ImageKind, content: bytes) -> int:

@@ -21,7 +21,7 @@ from pipelines.listing import Listing
 from pipelines.problems import Problem, printable
 from pipelines.scan import ScannedImage
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_FILES = 64
 """The oldest cache files beyond these are removed."""
 
@@ -107,7 +107,7 @@ def _facts_as_list(facts: ImageFacts | None) -> list[Any] | None:
     if facts is None:
         return None
     form = facts.format
-    return [facts.width, facts.height, form.kind, form.mode, form.bits, form.orientation, form.file_bytes]
+    return [facts.width, facts.height, form.kind, form.mode, form.bits, form.orientation, form.file_bytes, form.intact]
 
 
 def _decode(content: bytes, key: str) -> list[ScannedImage]:
