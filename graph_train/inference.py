@@ -13,6 +13,12 @@ from kernels.runtime import Tensor, flow
 from models.targets import label_capacity, pad_labels
 
 
+def on_device(images: Any, device: Any) -> Tensor:
+    """A batch's images, NumPy array or tensor, as a tensor on the device; shares host memory where it can."""
+    tensor = flow.from_numpy(images) if isinstance(images, np.ndarray) else images
+    return tensor.to(device)
+
+
 class _Predictor(flow.nn.Module):
     """Network, decoding and loss as one module."""
 
@@ -63,7 +69,7 @@ class Inference:
         return len(self._graphs)
 
     def __call__(
-        self, images: Tensor, label_rows: npt.NDArray[np.float32]
+        self, images: Any, label_rows: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
         """Predicts a batch.
 
@@ -73,7 +79,7 @@ class Inference:
         Returns:
             (B, N, 5 + classes) boxes in px and confidences; (3,) box, objectness and class loss, or None.
         """
-        images = images.to(self._device)
+        images = on_device(images, self._device)
         labels = flow.tensor(self._padded(label_rows, images.shape[0]), device=self._device)
         with flow.no_grad():
             outputs = self._run(images, labels)

@@ -15,7 +15,7 @@ _OPTIONAL_VALUE = "optional value"
 _LIST = "list"
 
 
-def _flag(  # noqa: PLR0913 - mirrors argparse
+def _flag(
     default: Any,
     help: str,
     *,
@@ -55,7 +55,7 @@ class DataOptions:
     single_cls: bool = _flag(False, "train several classes as one", kind=_SWITCH)
     quad: bool = _flag(False, "quad batches: every fourth image of a batch is joined into one of twice the size",
                        kind=_SWITCH)  # fmt: skip
-    workers: int = _flag(8, "data loading threads (per rank); more than the machine has cores are not started", kind=int)
+    workers: int = _flag(8, "data loading threads per rank, at most the machine's cores", kind=int)
     strict: bool = _flag(False, "any problem in the data set ends the run", kind=_SWITCH)
 
 
@@ -96,7 +96,9 @@ class RunOptions:
     project: str = _flag("runs/train", "save to project/name")
     name: str = _flag("exp", "save to project/name")
     exist_ok: bool = _flag(False, "an existing project/name is used again", kind=_SWITCH)
-    resume: str = _flag("", "resume the most recent run, or the run or checkpoint named", kind=_OPTIONAL_VALUE, const="last")
+    resume: str = _flag(
+        "", "resume the most recent run, or the run or checkpoint named", kind=_OPTIONAL_VALUE, const="last"
+    )
     nosave: bool = _flag(False, "save only the final checkpoint", kind=_SWITCH)
     noval: bool = _flag(False, "validate only after the final epoch", kind=_SWITCH)
     noplots: bool = _flag(False, "write no plots", kind=_SWITCH)

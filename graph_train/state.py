@@ -189,7 +189,9 @@ class TrainingState(flow.nn.Module):
                     raise ValueError(f"checkpoint lacks {name}; was it written with another model or optimizer?")
                 value = arrays[name]
                 if tuple(value.shape) != tuple(tensor.shape):
-                    raise ValueError(f"checkpoint has {name} of shape {value.shape}, this run needs {tuple(tensor.shape)}")
+                    raise ValueError(
+                        f"checkpoint has {name} of shape {value.shape}, this run needs {tuple(tensor.shape)}"
+                    )
                 tensor.copy_(flow.tensor(np.ascontiguousarray(value)))
             flat = flow.cat([member(self.average, name).reshape(-1) for name in self.statistics], dim=0)
             self.averaged_statistics.copy_(flat)

@@ -84,9 +84,7 @@ class StepModule(flow.nn.Module):
 def _subtract(target: Tensor, decrement: Tensor) -> None:
     """target -= decrement, also on a buffer inside a graph, where ordinary in-place ops do not write back."""
     op = _subtract_op()
-    flow._C.dispatch_sgd_update(
-        op, (target, decrement), learning_rate=1.0, scale=1.0, l1=0.0, l2=0.0, weight_decay=0.0
-    )
+    flow._C.dispatch_sgd_update(op, (target, decrement), learning_rate=1.0, scale=1.0, l1=0.0, l2=0.0, weight_decay=0.0)
 
 
 def _subtract_op() -> Any:
@@ -195,6 +193,12 @@ class GraphStep(_Step):
         self._on_compile = on_compile
         self.compilations: list[Compilation] = []
         self.replayed = 0
+
+    def summary(self) -> str:
+        """What was compiled and how often it was used."""
+        seconds = sum(event.seconds for event in self.compilations)
+        shapes = ", ".join("x".join(map(str, event.images)) + f" T{event.labels[1]}" for event in self.compilations)
+        return f"Graph: {len(self.compilations)} compiled in {seconds:.1f} s ({shapes}), {self.replayed} steps replayed"
 
     def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
         key = (tuple(images.shape), tuple(labels.shape))

@@ -3,21 +3,23 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from graph_train.assembly import Run, assemble, hyperparameters_of
+from graph_train.assembly import Run, Saved, anchors_px, assemble
 from graph_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from graph_train.early_stopping import EarlyStopping
 from graph_train.files import write_atomically
+from graph_train.hyperparameters import Hyperparameters, load_hyperparameters
+from graph_train.inference import on_device
 from graph_train.interrupts import StopRequest
 from graph_train.options import TrainOptions, options_from_flags
+from graph_train.progress import EpochProgress
 from graph_train.results_csv import EpochRow, ResultsCsv
-from graph_train.run_folder import LAST, RunFolder, checkpoint_to_resume, new_run_folder
+from graph_train.run_folder import RunFolder, checkpoint_to_resume, new_run_folder
 from graph_train.sampling import class_weights, epoch_class_weights, image_weights
 from graph_train.state import Counters
 from graph_train.step import GraphStep, StepResult
@@ -29,9 +31,6 @@ from models.weights import save_weights
 LOG = logging.getLogger("graph_train")
 DRAWN_BATCHES = 3
 VAL_IOU_THRESHOLD = 0.6
-_BAR = "{l_bar}{bar:10}{r_bar}{bar:-10b}"
-_HEADER = "{:>10}{:>10}{:>10}{:>10}{:>11}{:>9}{:>9}"
-_COLUMNS = _HEADER.format("Epoch", "box_loss", "obj_loss", "cls_loss", "Instances", "Size", "img/s")
 
 
 @dataclass
@@ -80,7 +79,6 @@ class Trainer:
     def __init__(self, run: Run, folder: RunFolder, cursor: Cursor, stopper: EarlyStopping) -> None:
         self.run, self.folder, self.cursor, self.stopper = run, folder, cursor, stopper
         self.csv = ResultsCsv(folder.path / "results.csv")
-        self._capacity = run.label_floor
 
     def train(self) -> TrainResult:
         """Runs to the end, or until a signal asks for a stop.
@@ -91,7 +89,7 @@ class Trainer:
         run, cursor = self.run, self.cursor
         self.csv.truncate(cursor.epoch)
         with StopRequest() as request:
-            while cursor.epoch < run.options.optim.epochs and not cursor.finished:
+            while cursor.epoch < run.setup.options.optim.epochs and not cursor.finished:
                 self._train_epoch(request)
                 self._finish_epoch()
                 self._leave_if_asked(request)
@@ -111,52 +109,47 @@ class Trainer:
         if cursor.next_batch == 0:
             run.state.drop_pending_gradients()
         batches = run.train_pipeline.batches_per_epoch
-        bar = tqdm(total=batches, initial=cursor.next_batch, desc=_COLUMNS, bar_format=_BAR)
-        started, seen = time.perf_counter(), 0
-        source = run.train_pipeline.epoch(cursor.epoch, first_batch=cursor.next_batch, image_weights=self._weights())
-        for batch in source:
-            number = cursor.epoch * batches + cursor.next_batch
-            if number < DRAWN_BATCHES and not run.options.run.noplots:
-                self._draw(batch, number)
-            labels = self._padded(batch)
-            images = batch.images.to(run.device)
-            result = run.step(images, labels, run.schedule.at(number, cursor.epoch))
-            cursor.add(result)
-            seen += int(images.shape[0])
-            self._show(bar, batch, seen / (time.perf_counter() - started))
+        progress = EpochProgress(
+            cursor.epoch, run.setup.options.optim.epochs, batches=batches, first_batch=cursor.next_batch
+        )
+        source = iter(
+            run.train_pipeline.epoch(cursor.epoch, first_batch=cursor.next_batch, image_weights=self._weights())
+        )
+        while True:
+            asked = time.perf_counter()
+            batch = next(source, None)
+            progress.shares.waiting += time.perf_counter() - asked
+            if batch is None:
+                break
+            self._train_batch(batch, cursor.epoch * batches + cursor.next_batch, progress)
             self._leave_if_asked(request)
-        bar.close()
+        progress.close()
+
+    def _train_batch(self, batch: Any, number: int, progress: EpochProgress) -> None:
+        """One step; `number` counts the batches of the whole run."""
+        run, cursor = self.run, self.cursor
+        if number < DRAWN_BATCHES and not run.setup.options.run.noplots:
+            self._draw(batch, number)
+        labels = self._padded(batch)
+        images = on_device(batch.images, run.setup.device)
+        started = time.perf_counter()
+        result = run.step(images, labels, run.schedule.at(number, cursor.epoch))
+        progress.shares.computing += time.perf_counter() - started
+        cursor.add(result)
+        count, side = int(images.shape[0]), int(images.shape[-1])
+        progress.step(cursor.means(), instances=len(batch.labels), images=count, image_px=side)
 
     def _padded(self, batch: Any) -> Tensor:
-        """Labels (B, T, 5); the capacity never shrinks within a run, so that few shapes are compiled."""
-        rows = batch.labels
-        need = int(np.bincount(rows[:, 0].astype(np.int64)).max()) if len(rows) else 0
-        capacity = label_capacity(max(need, self.run.label_floor))
-        return flow.tensor(pad_labels(rows, int(batch.images.shape[0]), capacity), device=self.run.device)
-
-    def _show(self, bar: Any, batch: Any, speed: float) -> None:
-        cursor, epochs = self.cursor, self.run.options.optim.epochs
-        box, objectness, classes = cursor.means()
-        bar.set_description_str(
-            _HEADER.format(
-                f"{cursor.epoch}/{epochs - 1}",
-                f"{box:.4g}",
-                f"{objectness:.4g}",
-                f"{classes:.4g}",
-                len(batch.labels),
-                int(batch.images.shape[-1]),
-                f"{speed:.1f}",
-            ),
-            refresh=False,
-        )
-        bar.update(1)
+        """Labels (B, T, 5); T below the data set's typical capacity is not used, so that few shapes are compiled."""
+        capacity = label_capacity(max(batch.max_labels, self.run.label_floor))
+        return flow.tensor(pad_labels(batch.labels, int(batch.images.shape[0]), capacity), device=self.run.setup.device)
 
     def _weights(self) -> np.ndarray | None:
         """Weights of the images for `--image-weights`: rare classes and badly found ones count more."""
         run = self.run
-        if not run.options.data.image_weights:
+        if not run.setup.options.data.image_weights:
             return None
-        labels, classes = run.data.train.labels, len(run.data.class_names)
+        labels, classes = run.setup.data.train.labels, len(run.setup.data.class_names)
         maps = np.asarray(self.cursor.maps or [0.0] * classes)
         return image_weights(labels, classes, epoch_class_weights(class_weights(labels, classes) * classes, maps))
 
@@ -164,16 +157,16 @@ class Trainer:
         from graph_train.plots.images import plot_labelled
 
         path = self.folder.path / f"train_batch{number}.jpg"
-        plot_labelled(batch.images.numpy(), batch.labels, self.run.data.class_names, path, paths=batch.paths)
+        plot_labelled(_host(batch.images), batch.labels, self.run.setup.data.class_names, path, paths=batch.paths)
 
     # --- after an epoch --------------------------------------------------------------------------------------------
 
     def _finish_epoch(self) -> None:
         run, cursor = self.run, self.cursor
-        last_epoch = cursor.epoch + 1 >= run.options.optim.epochs
+        last_epoch = cursor.epoch + 1 >= run.setup.options.optim.epochs
         run.state.flush()
         validation = None
-        if last_epoch or not run.options.run.noval:
+        if last_epoch or not run.setup.options.run.noval:
             validation = self.validate()
             cursor.maps = [float(value) for value in validation.maps]
         self._write_row(validation)
@@ -186,12 +179,12 @@ class Trainer:
                 LOG.info(
                     "Stopped early: no improvement over epoch %d for %d epochs",
                     self.stopper.best_epoch,
-                    run.options.optim.patience,
+                    run.setup.options.optim.patience,
                 )
         epoch = cursor.epoch
         cursor.next_epoch()
         cursor.finished = cursor.finished or last_epoch
-        if not run.options.run.nosave or cursor.finished:
+        if not run.setup.options.run.nosave or cursor.finished:
             self._save_epoch(epoch, improved=improved)
 
     def _write_row(self, validation: ValidationResult | None) -> None:
@@ -215,10 +208,10 @@ class Trainer:
         run = self.run
         settings = ValidationSettings(
             iou_thres=VAL_IOU_THRESHOLD,
-            single_cls=run.options.data.single_cls,
-            plots_dir=self.folder.path if plots and not run.options.run.noplots else None,
+            single_cls=run.setup.options.data.single_cls,
+            plots_dir=self.folder.path if plots and not run.setup.options.run.noplots else None,
         )
-        result = validate(run.inference, run.val_pipeline, run.data.class_names, settings)
+        result = validate(run.inference, run.val_pipeline, run.setup.data.class_names, settings)
         LOG.info("%s", result.table(per_class=per_class))
         return result
 
@@ -229,7 +222,7 @@ class Trainer:
         save_checkpoint(self.folder.last, checkpoint)
         if improved:
             self._save_best()
-        period = self.run.options.run.save_period
+        period = self.run.setup.options.run.save_period
         if period > 0 and epoch % period == 0:
             save_checkpoint(self.folder.weights / f"epoch{epoch}.safetensors", checkpoint)
 
@@ -245,12 +238,16 @@ class Trainer:
         """The whole state; `state.flush()` comes first."""
         run = self.run
         header = {
-            "options": run.options.as_flat_dict(),
-            "hyp": run.hyp.as_dict(),
+            "options": run.setup.options.as_flat_dict(),
+            "hyp": run.setup.hyp.as_dict(),
             "cursor": asdict(self.cursor),
             "counters": asdict(run.state.counters),
             "early_stopping": self.stopper.state(),
-            "class_names": list(run.data.class_names),
+            "epoch": self.cursor.epoch - 1,
+            "class_names": list(run.setup.data.class_names),
+            "config": dict(run.state.network.spec.config),
+            "stride": list(run.state.network.stride),
+            "anchors_px": anchors_px(run.state.network).tolist(),
         }
         return Checkpoint(arrays=run.state.arrays(), header=header)
 
@@ -264,7 +261,7 @@ class Trainer:
             self._load_best()
             LOG.info("%s", TABLE_HEADER)
             validation = self.validate(plots=True, per_class=True)
-        if not run.options.run.noplots:
+        if not run.setup.options.run.noplots:
             from graph_train.plots.results import plot_results
 
             plot_results(self.folder.path / "results.csv", self.folder.path / "results.png")
@@ -279,11 +276,15 @@ class Trainer:
         transfer(self.run.state.average, load_weights(self.folder.best))
 
 
+def _host(images: Any) -> np.ndarray:
+    return images if isinstance(images, np.ndarray) else images.numpy()
+
+
 def _save_settings(run: Run, folder: RunFolder) -> None:
     import yaml
 
-    write_atomically(folder.path / "opt.yaml", yaml.safe_dump(run.options.as_flat_dict(), sort_keys=False))
-    run.hyp.save(folder.path / "hyp.yaml")
+    write_atomically(folder.path / "opt.yaml", yaml.safe_dump(run.setup.options.as_flat_dict(), sort_keys=False))
+    run.setup.hyp.save(folder.path / "hyp.yaml")
 
 
 _CHANGEABLE_ON_RESUME = ("resume", "epochs", "device", "workers", "kernels", "debug", "cache", "noplots")
@@ -322,7 +323,7 @@ def train(**flags: Any) -> TrainResult:
         options, checkpoint, path = _resumed(flags)
         folder = RunFolder(path.parent.parent)
     else:
-        hyperparameters_of(options)  # a broken file ends the run before a folder is made
+        load_hyperparameters(options.optim.hyp)  # a broken file ends the run before a folder is made
         folder = new_run_folder(options.run.project, options.run.name, exist_ok=options.run.exist_ok)
     folder.open_log()
     try:
@@ -332,11 +333,15 @@ def train(**flags: Any) -> TrainResult:
 
 
 def _train_in(folder: RunFolder, options: TrainOptions, checkpoint: Checkpoint | None) -> TrainResult:
-    run = assemble(options, hyperparameters_of(options))
+    hyp, saved = load_hyperparameters(options.optim.hyp), None
+    if checkpoint is not None:
+        header = checkpoint.header
+        hyp = Hyperparameters(**header["hyp"])
+        saved = Saved(header["config"], np.asarray(header["anchors_px"], np.float32))
+    run = assemble(options, hyp, saved)
     try:
         cursor, stopper = Cursor(), EarlyStopping(options.optim.patience)
         if checkpoint is not None:
-            header = checkpoint.header
             run.state.load_arrays(checkpoint.arrays, Counters(**header["counters"]))
             cursor = Cursor(**header["cursor"])
             cursor.finished = cursor.finished and cursor.epoch >= options.optim.epochs

@@ -1,0 +1,67 @@
+"""What a run tells the terminal while it trains: a bar per epoch where there is one to draw on, else a line."""
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+LOG = logging.getLogger("graph_train")
+DATA_BOUND_SHARE = 0.10
+"""Share of the time spent waiting for data above which an epoch is called data-bound."""
+_BAR = "{l_bar}{bar:10}{r_bar}{bar:-10b}"
+_ROW = "{:>10}{:>11}{:>11}{:>11}{:>11}{:>8}{:>9}"
+HEADER = _ROW.format("Epoch", "box_loss", "obj_loss", "cls_loss", "Instances", "Size", "img/s")
+
+
+@dataclass
+class Shares:
+    """Seconds of an epoch by what they were spent on."""
+
+    waiting: float = 0.0
+    """The step was idle because no batch was ready."""
+    computing: float = 0.0
+    """In the step, the reading back of its result included."""
+
+    def line(self, elapsed: float) -> str:
+        """The shares in percent, and what to do if data is the bottleneck."""
+        elapsed = max(elapsed, 1e-9)
+        waiting, computing = self.waiting / elapsed, self.computing / elapsed
+        host = 1 - waiting - computing
+        text = f"time: {waiting:.0%} waiting for data, {computing:.0%} computing, {host:.0%} on the host"
+        if waiting > DATA_BOUND_SHARE:
+            text += "  (data-bound: raise --workers / --cache ram)"
+        return text
+
+
+class EpochProgress:
+    """Progress of one epoch."""
+
+    def __init__(self, epoch: int, epochs: int, *, batches: int, first_batch: int) -> None:
+        self._label = f"{epoch}/{epochs - 1}"
+        LOG.info("\n%s", HEADER)
+        # None: no bar where stderr is a file or a pipe; the line at the end of the epoch is enough there.
+        self._bar: Any = tqdm(total=batches, initial=first_batch, bar_format=_BAR, disable=None)
+        self._started = time.perf_counter()
+        self._images = 0
+        self.shares = Shares()
+        self._row = ""
+
+    def step(self, losses: tuple[float, float, float], *, instances: int, images: int, image_px: int) -> None:
+        """Shows the mean losses so far and the latest batch."""
+        self._images += images
+        speed = self._images / max(time.perf_counter() - self._started, 1e-9)
+        numbers = (f"{value:.4g}" for value in losses)
+        self._row = _ROW.format(self._label, *numbers, instances, image_px, f"{speed:.1f}")
+        self._bar.set_description_str(self._row, refresh=False)
+        self._bar.update(1)
+
+    def close(self) -> None:
+        """Ends the bar; where there was none, prints its last state. The log gets the shares of time."""
+        shown = not self._bar.disable
+        self._bar.close()
+        if self._row:
+            if not shown:
+                LOG.info("%s", self._row)
+            LOG.info("%s", self.shares.line(time.perf_counter() - self._started))
