@@ -71,14 +71,19 @@ class RunFolder:
 
 
 def new_run_folder(project: str, name: str, *, exist_ok: bool) -> RunFolder:
+    """The folder of a run, see `unused_path`."""
+    return RunFolder(unused_path(project, name, exist_ok=exist_ok))
+
+
+def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
     """project/name, or project/name2, name3, … where that exists already (unless `exist_ok`)."""
     base = Path(project) / name
     if exist_ok or not base.exists():
-        return RunFolder(base)
+        return base
     number = 2
     while (candidate := base.with_name(f"{base.name}{number}")).exists():
         number += 1
-    return RunFolder(candidate)
+    return candidate
 
 
 def checkpoint_to_resume(resume: str, project: str) -> Path:
