@@ -15,9 +15,9 @@ _DALI_DECODES = {"jpeg": ("RGB", "L"), "png": ("RGB", "L"), "bmp": ("RGB",), "we
 
 
 def needs_host_decoding(found: ImageFormat) -> bool:
-    """True for what DALI's decoder refuses or shows differently from Pillow: inks, palettes, alpha, 16 bits ..."""
+    """True for what DALI's decoder refuses or shows differently from Pillow: inks, palettes, alpha, 16 bits, damage ..."""
     turned = found.orientation != 1 and found.kind != "jpeg"
-    return turned or found.bits != 8 or found.mode not in _DALI_DECODES.get(found.kind, ())
+    return turned or not found.intact or found.bits != 8 or found.mode not in _DALI_DECODES.get(found.kind, ())
 
 
 def decode_on_host(path: Path) -> np.ndarray:

@@ -1,0 +1,103 @@
+"""Pictures with rectangles whose places are known, and finding those again in what a pipeline made of them."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from pipelines.images import inspect_image
+from pipelines.index import ImageIndex
+
+COLOURS = np.array(((230, 20, 20), (20, 230, 20), (20, 20, 230)), np.uint8)
+"""One pure colour per class on a dark grey ground: the strongest channel is the class."""
+
+
+def rendered_index(
+    folder: Path, *, images: int = 24, seed: int = 0, polygons: bool = False, sides: tuple[int, int] = (200, 420)
+) -> ImageIndex:
+    """Writes pictures of 1 ... 4 rectangles that touch neither one another nor the edges, and indexes them."""
+    rng = np.random.default_rng(seed)
+    paths, labels, segments, facts = [], [], [], []
+    for number in range(images):
+        width, height = (int(v) for v in rng.integers(*sides, 2))
+        pixels = np.full((height, width, 3), 40, np.uint8)
+        rows = []
+        # One rectangle at most in each quarter, with a margin, so that no two of them ever touch.
+        for quarter in rng.permutation(4)[: rng.integers(1, 5)]:
+            down, across = divmod(int(quarter), 2)
+            w, h = (int(v) for v in rng.uniform(0.2, 0.4, 2) * (width, height))
+            x = int(across * width / 2 + rng.uniform(0.03, 0.08) * width)
+            y = int(down * height / 2 + rng.uniform(0.03, 0.08) * height)
+            kind = int(rng.integers(3))
+            pixels[y : y + h, x : x + w] = COLOURS[kind]
+            rows.append((kind, (x + w / 2) / width, (y + h / 2) / height, w / width, h / height))
+        path = folder / f"{number:03d}.{('png', 'jpg')[number % 2]}"
+        Image.fromarray(pixels).save(path, quality=98, subsampling=0)
+        paths.append(path)
+        boxes = np.array(rows, np.float32)
+        labels.append(boxes)
+        segments.append(tuple(_corners(box) for box in boxes[:, 1:]) if polygons else ())
+        facts.append(inspect_image(path))
+    return ImageIndex(
+        paths=tuple(paths),
+        sizes=np.array([(f.width, f.height) for f in facts], np.int32),
+        labels=tuple(labels),
+        segments=tuple(segments),
+        class_names=("red", "green", "blue"),
+        formats=tuple(f.format for f in facts),
+        problems=(),
+    )
+
+
+def _corners(box: np.ndarray) -> np.ndarray:
+    x, y, w, h = box
+    signs = np.array(((-1, -1), (1, -1), (1, 1), (-1, 1)), np.float32) / 2
+    return ((x, y) + signs * (w, h)).astype(np.float32)
+
+
+def found_boxes(image: np.ndarray, kind: int, *, contrast: int = 90) -> np.ndarray:
+    """(n, 4) px corners around each connected patch of a class's colour in a (3, h, w) uint8 image."""
+    planes = image.astype(np.int32)
+    others = np.delete(planes, kind, axis=0).max(axis=0)
+    patches, _ = ndimage.label(planes[kind] - others > contrast)
+    slices = ndimage.find_objects(patches)
+    return np.array([(x.start, y.start, x.stop, y.stop) for y, x in slices], np.float64).reshape(-1, 4)
+
+
+def overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(n, m) IoU of corner boxes."""
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
+    inner = np.clip(high - low, 0, None).prod(axis=2)
+    areas = [(b[:, 2:] - b[:, :2]).prod(axis=1) for b in (one, other)]
+    return inner / (areas[0][:, None] + areas[1][None, :] - inner)
+
+
+def label_hits(images: np.ndarray, labels: np.ndarray, *, min_side: float = 12.0, contrast: int = 90) -> np.ndarray:
+    """Best IoU with a found patch, for every label whose sides are at least `min_side` px."""
+    best = []
+    size = np.array(images.shape[:1:-1] * 2)
+    for number, kind, *box in labels:
+        centre, half = np.array(box[:2]), np.array(box[2:]) / 2
+        corners = np.concatenate((centre - half, centre + half)) * size
+        if (corners[2:] - corners[:2]).min() >= min_side:
+            found = found_boxes(images[int(number)], int(kind), contrast=contrast)
+            best.append(overlaps(corners[None], found).max(initial=0.0))
+    return np.array(best)
+
+
+def unlabelled_patches(images: np.ndarray, labels: np.ndarray, *, min_side: float = 12.0) -> int:
+    """How many patches of at least `min_side` px no label of their class covers by half."""
+    count = 0
+    size = np.array(images.shape[:1:-1] * 2)
+    for number, image in enumerate(images):
+        for kind in range(len(COLOURS)):
+            rows = labels[(labels[:, 0] == number) & (labels[:, 1] == kind), 2:].astype(np.float64)
+            known = np.concatenate((rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2), axis=1) * size
+            found = found_boxes(image, kind)
+            found = found[(found[:, 2:] - found[:, :2]).min(axis=1) >= min_side]
+            if len(found):
+                hits = overlaps(found, known).max(axis=1, initial=0.0) if len(known) else np.zeros(len(found))
+                count += int((hits < 0.5).sum())
+    return count

@@ -1,0 +1,293 @@
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.augment import AugmentConfig
+from pipelines.batches import Batch, Shard
+from pipelines.index import ImageIndex
+from pipelines.train import TrainPipeline
+from tests.pipelines.rendered import label_hits, rendered_index, unlabelled_patches
+
+STILL = AugmentConfig(hsv_h=0, hsv_s=0, hsv_v=0)
+"""Default geometry without changes of colour."""
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
+    return rendered_index(tmp_path_factory.mktemp("rendered"))
+
+
+Make = Callable[..., TrainPipeline]
+
+
+@pytest.fixture
+def make(index: ImageIndex) -> Iterator[Make]:
+    made: list[TrainPipeline] = []
+
+    def build(augment: AugmentConfig = STILL, **changes: object) -> TrainPipeline:
+        settings: dict[str, object] = {"batch_size": 8, "image_px": 256, "seed": 3, "workers": 2}
+        given = settings | changes
+        made.append(TrainPipeline(given.pop("index", index), augment, **given))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield build
+    for pipeline in made:
+        pipeline.close()
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    assert np.array_equal(one.images, other.images)
+    assert np.array_equal(one.labels, other.labels)
+    assert np.array_equal(one.indices, other.indices)
+    assert one.paths == other.paths
+
+
+@pytest.mark.parametrize(
+    ("augment", "limit"),
+    [
+        (STILL, 0.95),
+        (replace(STILL, flipud=0.5), 0.95),
+        (replace(STILL, mosaic=0.0), 0.95),
+        (replace(STILL, rect=True), 0.95),
+        (replace(STILL, quad=True), 0.95),
+        (replace(STILL, degrees=15, shear=4), 0.9),
+        (replace(STILL, perspective=0.0005), 0.9),
+        (replace(STILL, degrees=0.01), 0.95),  # the warp with almost nothing to warp: registration of that path
+    ],
+    ids=lambda value: "",
+)
+def test_boxes_follow_pixels(make: Make, augment: AugmentConfig, limit: float) -> None:
+    hits, lost = [], 0
+    for epoch in range(2):
+        for batch in make(augment).epoch(epoch):
+            assert batch.images.dtype == np.uint8
+            assert batch.labels.dtype == np.float32
+            hits.append(label_hits(batch.images, batch.labels))
+            lost += unlabelled_patches(batch.images, batch.labels)
+    every = np.concatenate(hits)
+    assert len(every) > 60
+    assert every.mean() >= limit
+    # What stays below a tenth of its area, or is all but hidden, loses its label by the reference's rule.
+    assert lost <= 0.1 * len(every)
+
+
+def test_boxes_follow_pixels_in_blends(make: Make) -> None:
+    # A second picture shines through and covers or tints patches: fewer are found whole, so the median counts.
+    batches = list(make(replace(STILL, mixup=1.0)).epoch(0))
+    hits = np.concatenate([label_hits(b.images, b.labels, contrast=45) for b in batches])
+    assert len(hits) > 60
+    assert np.median(hits) >= 0.9
+
+
+def test_boxes_follow_pixels_in_nine_image_mosaics(make: Make) -> None:
+    # Later images cover parts of earlier ones there, labels stay, as in the reference.
+    batches = list(make(replace(STILL, mosaic9=1.0)).epoch(0))
+    hits = np.concatenate([label_hits(b.images, b.labels) for b in batches])
+    assert len(hits) > 60
+    assert np.median(hits) >= 0.95
+    assert hits.mean() >= 0.75
+
+
+def test_batches_do_not_depend_on_workers(make: Make) -> None:
+    default = AugmentConfig()
+    for one, other in zip(make(default, workers=1).epoch(5), make(default, workers=3).epoch(5), strict=True):
+        assert_same(one, other)
+
+
+def test_epoch_resumed_in_the_middle_is_the_same(make: Make) -> None:
+    pipeline = make(AugmentConfig())
+    whole = list(pipeline.epoch(2))
+    rest = list(pipeline.epoch(2, first_batch=1))
+    assert len(rest) == len(whole) - 1
+    for one, other in zip(whole[1:], rest, strict=True):
+        assert_same(one, other)
+
+
+def test_epochs_differ_and_repeat(make: Make) -> None:
+    pipeline = make(AugmentConfig())
+    first, again, other = (next(pipeline.epoch(epoch)) for epoch in (0, 0, 1))
+    assert_same(first, again)
+    assert not np.array_equal(first.indices, other.indices)
+    assert not np.array_equal(first.images, other.images)
+
+
+def test_ranks_together_are_the_batch_of_one_process(make: Make) -> None:
+    whole = list(make(AugmentConfig()).epoch(1))
+    parts = [list(make(AugmentConfig(), shard=Shard(rank, 2)).epoch(1)) for rank in range(2)]
+    for one, *shares in zip(whole, *parts, strict=True):
+        assert np.array_equal(one.images, np.concatenate([share.images for share in shares]))
+        assert np.array_equal(one.indices, np.concatenate([share.indices for share in shares]))
+
+
+def test_every_image_once_and_a_smaller_last_batch(make: Make, index: ImageIndex) -> None:
+    pipeline = make(batch_size=7)
+    batches = list(pipeline.epoch(0))
+    assert [len(b.images) for b in batches] == [7, 7, 7, 3]
+    assert pipeline.batches_per_epoch == 4
+    assert sorted(np.concatenate([b.indices for b in batches])) == list(range(len(index)))
+
+
+def test_uneven_tail_is_filled_for_the_ranks(make: Make, index: ImageIndex) -> None:
+    small = replace(
+        index, **{name: getattr(index, name)[:5] for name in ("paths", "sizes", "labels", "segments", "formats")}
+    )
+    parts = [list(make(index=small, batch_size=4, shard=Shard(rank, 2)).epoch(0)) for rank in range(2)]
+    assert [[len(b.indices) for b in part] for part in parts] == [[2, 1], [2, 1]]
+    assert {int(n) for part in parts for b in part for n in b.indices} == set(range(5))
+
+
+def test_image_weights_choose_images(make: Make, index: ImageIndex) -> None:
+    weights = np.zeros(len(index))
+    weights[[2, 5]] = 1
+    batches = list(make().epoch(0, image_weights=weights))
+    drawn = np.concatenate([b.indices for b in batches])
+    assert set(drawn.tolist()) == {2, 5}
+    images = np.concatenate([b.images for b in batches])
+    # The same image again in one epoch is another sample.
+    assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)
+    with pytest.raises(ValueError, match="image weights"):
+        next(make().epoch(0, image_weights=np.zeros(len(index))))
+
+
+def test_sizes_of_batches_can_be_given(make: Make) -> None:
+    batches = list(make().epoch(0, sizes=[128, 320, 256]))
+    assert [b.images.shape[2:] for b in batches] == [(128, 128), (320, 320), (256, 256)]
+    assert np.concatenate([label_hits(b.images, b.labels) for b in batches]).mean() > 0.93
+    with pytest.raises(ValueError, match="2 batch sizes given, the epoch has 3"):
+        make().epoch(0, sizes=[128, 256])
+
+
+def test_quad_joins_four_images(make: Make) -> None:
+    batches = list(make(replace(STILL, quad=True)).epoch(0))
+    assert [b.images.shape for b in batches] == [(2, 3, 512, 512)] * 3
+    with pytest.raises(ValueError, match="multiple of 4"):
+        make(replace(STILL, quad=True), batch_size=6)
+
+
+def test_rectangular_batches_fit_their_images(make: Make, index: ImageIndex) -> None:
+    batches = list(make(replace(STILL, rect=True)).epoch(0))
+    aspect = index.sizes[:, 1] / index.sizes[:, 0]
+    order = np.concatenate([b.indices for b in batches])
+    assert np.all(np.diff(aspect[order]) >= 0)
+    for batch in batches:
+        height, width = batch.images.shape[2:]
+        assert max(height, width) == 256
+        assert height % 32 == width % 32 == 0
+    with pytest.raises(ValueError, match="rectangular batches fix order and size"):
+        make(replace(STILL, rect=True)).epoch(0, sizes=[256] * 3)
+
+
+def test_warp_and_region_resize_draw_the_same_picture(make: Make) -> None:
+    direct = next(make(replace(STILL, scale=0.1)).epoch(0))
+    warped = next(make(replace(STILL, scale=0.1, degrees=1e-9)).epoch(0))
+    assert np.array_equal(direct.indices, warped.indices)
+    assert np.allclose(direct.labels, warped.labels, atol=1e-5)
+    assert np.abs(direct.images.astype(int) - warped.images).mean() < 2  # grey levels: edges are blurred once more
+
+
+def test_max_labels_counts_the_fullest_image(make: Make) -> None:
+    for batch in make().epoch(0):
+        counts = [int((batch.labels[:, 0] == n).sum()) for n in range(len(batch.images))]
+        assert batch.max_labels == max(counts)
+
+
+def test_leaving_in_mid_epoch_leaves_no_thread(make: Make) -> None:
+    before = threading.active_count()
+    pipeline = make()
+    batches = pipeline.epoch(0)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+    other = pipeline.epoch(1)
+    kept = next(other)
+    copy = kept.images.copy()
+    pipeline.close()
+    assert threading.active_count() == before
+    assert np.array_equal(kept.images, copy)
+
+
+def test_waiting_is_counted(make: Make) -> None:
+    pipeline = make()
+    list(pipeline.epoch(0))
+    assert pipeline.timings.batches == 3
+    assert pipeline.timings.waiting > 0
+
+
+def test_file_that_breaks_during_the_run_is_named(make: Make, tmp_path: Path) -> None:
+    index = rendered_index(tmp_path, images=6, seed=1)
+    index.paths[3].write_bytes(index.paths[3].read_bytes()[:200])
+    with pytest.raises(OSError, match=r"003\.jpg"):
+        list(make(index=index, batch_size=2).epoch(0))
+    index.paths[3].unlink()
+    with pytest.raises(OSError, match=r"003\.jpg: cannot be read any more"):
+        list(make(index=index, batch_size=2).epoch(0))
+
+
+@pytest.mark.parametrize("kind", ["cmyk", "grey", "palette", "alpha", "grey16", "exif", "webp", "tiff", "bmp"])
+def test_every_kind_of_file_shows_the_same_picture(make: Make, tmp_path: Path, kind: str) -> None:
+    plain = rendered_index(tmp_path, images=1, seed=4)
+    picture = Image.open(plain.paths[0])
+    path, expected = _save_as(picture, tmp_path, kind)
+    odd = _reindexed(plain, path)
+    centre = replace(STILL, mosaic=0.0, translate=0.0, scale=0.0, fliplr=0.0)
+    shown = next(make(centre, index=odd, batch_size=1).epoch(0)).images[0]
+    Image.fromarray(expected).save(tmp_path / "expected.png")
+    wanted = next(make(centre, index=_reindexed(plain, tmp_path / "expected.png"), batch_size=1).epoch(0)).images[0]
+    assert np.abs(shown.astype(int) - wanted).mean() < 1.0  # JPEG and WebP lose a little
+
+
+def _reindexed(index: ImageIndex, path: Path) -> ImageIndex:
+    from pipelines.images import inspect_image
+
+    facts = inspect_image(path)
+    sizes = np.array([(facts.width, facts.height)], np.int32)
+    return replace(index, paths=(path,), sizes=sizes, formats=(facts.format,))
+
+
+def _save_as(picture: Image.Image, folder: Path, kind: str) -> tuple[Path, np.ndarray]:
+    """The file, and the pixels it should show."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    grey = np.asarray(picture.convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    with_alpha = picture.convert("RGBA")
+    with_alpha.putalpha(128)
+    fine = {"quality": 98, "subsampling": 0}
+    image, suffix, options = {
+        "cmyk": (picture.convert("CMYK"), "jpg", fine),
+        "grey": (picture.convert("L"), "jpg", fine),
+        "palette": (picture.quantize(8), "png", {}),
+        "alpha": (with_alpha, "png", {}),
+        "grey16": (deep, "png", {}),
+        "exif": (picture, "jpg", {**fine, "exif": turned}),
+        "webp": (picture, "webp", {"quality": 98}),
+        "tiff": (picture, "tif", {}),
+        "bmp": (picture, "bmp", {}),
+    }[kind]
+    image.save(folder / f"x.{suffix}", **options)
+    pixels = np.asarray(picture)
+    if kind in ("grey", "grey16"):
+        pixels = np.repeat(grey[..., None], 3, axis=2)
+    if kind == "exif":
+        pixels = np.ascontiguousarray(np.rot90(pixels, -1))
+    return folder / f"x.{suffix}", pixels
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_px": 250}, "image size 250: must be a multiple of the stride 32"),
+        ({"batch_size": 0}, "batch size 0: must be at least 1"),
+        ({"seed": -1}, "seed -1: must be at least 0"),
+        ({"workers": 0}, "workers 0: must be at least 1"),
+        ({"batch_size": 3, "shard": Shard(0, 2)}, "must be a multiple of 2"),
+    ],
+)
+def test_wrong_settings_are_refused(make: Make, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(STILL, **changes)
