@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-from pipelines.cache_folder import user_cache_folder
+from pipelines.cache_folder import make_private_folder, user_cache_folder
 from pipelines.images import ImageFacts, ImageFormat
 from pipelines.labels import LabelRows
 from pipelines.listing import Listing
@@ -146,7 +146,7 @@ def _cut(values: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
 
 def _store(file: Path, content: bytes) -> None:
     """Writes the file as a whole, so that another process sees it complete or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(file.parent)
     with _temporary(file.parent) as (descriptor, name):
         with open(descriptor, "wb") as stream:
             stream.write(content)

@@ -15,6 +15,7 @@ Code = Literal[
     "label-unusable",
     "row-dropped",
     "class-range",
+    "class-empty",
     "row-repeated",
     "label-orphan",
     "label-shared",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from pipelines.cache_folder import user_cache_folder
+from pipelines.cache_folder import make_private_folder, user_cache_folder
 
 SHAPES_NAME = "shapes"
 CLASS_NAMES = ("circle", "square", "triangle")
@@ -37,7 +37,7 @@ def render_shapes(cache_folder: Path | None = None) -> Path:
     parent = user_cache_folder() if cache_folder is None else cache_folder
     final = parent / _VERSION
     if not _is_complete(final):
-        parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(parent)
         work = Path(tempfile.mkdtemp(prefix=f".{_VERSION}-", dir=parent))
         try:
             _render_all(work / "new")

@@ -1,0 +1,121 @@
+"""The data-set half of `graph-check`: indexes every split, prints the report, writes it where it was asked for."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from graph_train import data_report
+from graph_train.data_report import SplitReport
+from graph_train.files import write_atomically
+from graph_train.plots.labels import plot_labels
+from models.spec import load_model_spec
+from pipelines.dataset import SPLITS, Dataset, Split, load_dataset
+from pipelines.index import ImageIndex, scan_images
+from pipelines.listing import label_path
+from pipelines.problems import Problem, count, printable, write_problems
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """What to check and where to write it; file and folder names are optional.
+
+    Raises:
+        ValueError: a number that cannot be used.
+    """
+
+    data: str
+    imgsz: int = 640
+    cfg: str = "yolov5s.yaml"
+    anchor_t: float = 4.0
+    single_cls: bool = False
+    workers: int = 0
+    json: str | None = None
+    plots: str | None = None
+    problems: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("imgsz", 1), ("workers", 0), ("anchor_t", 1)):
+            if not getattr(self, name) >= smallest:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {smallest}")
+
+
+def check_data(options: CheckOptions) -> int:
+    """Prints the report on a data set; returns the number of errors.
+
+    Raises:
+        ValueError: the dataset yaml or the model yaml is wrong, or an output lies inside the data set.
+        OSError: a file cannot be read or written.
+    """
+    dataset = load_dataset(options.data)
+    for target in (options.json, options.plots, options.problems):
+        _refuse_inside(dataset, target)
+    anchors_px = np.asarray(load_model_spec(options.cfg).anchors_px)
+    indices: dict[Split, ImageIndex] = {
+        split: _scan(dataset, split, options) for split in SPLITS if _has(dataset, split)
+    }
+    reports = {
+        split: data_report.describe_split(
+            index, imgsz=options.imgsz, anchors_px=anchors_px, anchor_threshold=options.anchor_t
+        )
+        for split, index in indices.items()
+    }
+    problems = _problems(dataset, indices, reports)
+    for split, report in reports.items():
+        print("\n".join(data_report.as_text(split, report)))
+    for problem in problems:
+        print(problem)
+    errors = count(problems, "error")
+    print(f"{errors} errors, {len(problems) - errors} warnings")
+    if options.json:
+        content = json.dumps(data_report.as_json(dataset, reports, problems), indent=2)
+        write_atomically(Path(options.json), content)
+    if options.problems:
+        write_problems(options.problems, problems)
+    if options.plots:
+        _plot(indices, Path(options.plots))
+    return errors
+
+
+def _has(dataset: Dataset, split: Split) -> bool:
+    return split not in dataset.absent
+
+
+def _scan(dataset: Dataset, split: Split, options: CheckOptions) -> ImageIndex:
+    return scan_images(
+        dataset.split(split),
+        dataset.class_names,
+        single_class=options.single_cls,
+        workers=options.workers or None,
+        progress=split,
+    )
+
+
+def _problems(
+    dataset: Dataset, indices: Mapping[Split, ImageIndex], reports: Mapping[Split, SplitReport]
+) -> list[Problem]:
+    found = [problem for index in indices.values() for problem in index.problems]
+    for split, index in indices.items():
+        if not len(index):
+            found.append(Problem(dataset.file, None, "error", f"{split} has no usable image", "source"))
+    return found + data_report.shared_pictures(indices) + data_report.class_warnings(dataset, reports)
+
+
+def _refuse_inside(dataset: Dataset, target: str | None) -> None:
+    """The report leaves the data set alone, also when asked to do otherwise by mistake."""
+    if target is None:
+        return
+    place = Path(target).resolve()
+    sources = [source for split in SPLITS for source in getattr(dataset, split)]
+    for folder in [folder for source in sources for folder in (source, label_path(source / "x").parent)]:
+        if folder.resolve() in (place, *place.parents):
+            raise ValueError(f"{target}: inside the data set ({printable(folder)}); choose another place")
+
+
+def _plot(indices: Mapping[Split, ImageIndex], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, index in indices.items():
+        labels = np.concatenate([np.zeros((0, 5), np.float32), *index.labels])
+        plot_labels(labels, index.class_names, folder / f"labels_{split}.png")

@@ -1,0 +1,130 @@
+"""What `graph-check env` says about this machine: versions, devices, compiler, kernel plugin; what is missing and how
+to get it."""
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pipelines.cache_folder import user_cache_folder
+
+_PACKAGES = ("oneflow", "nvidia-dali-cuda120", "numpy", "pillow", "safetensors", "onednn-cpu-gomp", "matplotlib")
+_HOPPER = 9
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the report.
+
+    Attributes:
+        name: what it is about.
+        value: what was found.
+        remedy: what to do about it; empty if all is well.
+        fatal: whether training is impossible without it.
+    """
+
+    name: str
+    value: str
+    remedy: str = ""
+    fatal: bool = False
+
+
+def environment_facts() -> list[Fact]:
+    """Looks at everything that a run needs. Takes seconds: OneFlow and DALI are loaded, the plugin may be compiled."""
+    return [
+        _python(),
+        Fact("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
+        Fact("processor", f"{_processor()}, {len(os.sched_getaffinity(0))} cores for this process"),
+        Fact("memory", f"{_free_memory_gib():.1f} GiB free"),
+        _cache_space(),
+        *(_package(name) for name in _PACKAGES),
+        _loads("OneFlow", "kernels.runtime"),
+        _loads("DALI", "nvidia.dali.fn"),
+        *_devices(),
+        _compiler(),
+        _plugin(),
+    ]
+
+
+def _python() -> Fact:
+    found = platform.python_version()
+    right = sys.version_info[:2] == (3, 10)
+    return Fact("python", found, "" if right else "OneFlow 0.9.0 needs Python 3.10: uv python install 3.10", not right)
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")
+
+
+def _free_memory_gib() -> float:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return kib / 2**20
+
+
+def _cache_space() -> Fact:
+    folder = user_cache_folder()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free / 2**30
+    writable = os.access(there, os.W_OK)
+    remedy = "" if writable else f"{there} cannot be written: set XDG_CACHE_HOME to a folder of yours"
+    return Fact("cache folder", f"{folder}, {free:.1f} GiB free on its disk", remedy)
+
+
+def _package(name: str) -> Fact:
+    try:
+        return Fact(name, version(name))
+    except PackageNotFoundError:
+        return Fact(name, "not installed", "run `uv sync` in the project's folder", fatal=True)
+
+
+def _loads(name: str, module: str) -> Fact:
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError) as error:  # a missing shared library is an OSError
+        reason = " ".join(str(error).split())
+        return Fact(f"{name} loads", f"no: {reason}", "run `uv sync` in the project's folder", fatal=True)
+    return Fact(f"{name} loads", "yes")
+
+
+def _devices() -> list[Fact]:
+    try:
+        from kernels.runtime import flow
+    except (ImportError, OSError):
+        return []  # reported as not loading already
+    if not flow.cuda.is_available():
+        return [Fact("GPU", "none that OneFlow can use; training runs on the CPU")]
+    facts = []
+    for number in range(flow.cuda.device_count()):
+        major, minor = flow.cuda.get_device_capability(number)
+        remedy = ""
+        if major >= _HOPPER:
+            remedy = "OneFlow 0.9.0's own CUDA kernels stop at compute capability 8.9; use --device cpu if it fails"
+        facts.append(Fact(f"GPU {number}", f"{flow.cuda.get_device_name(number)}, capability {major}.{minor}", remedy))
+    return facts
+
+
+def _compiler() -> Fact:
+    from kernels.plugin_build import find_compiler
+
+    return _found("compiler", lambda: str(find_compiler()))
+
+
+def _plugin() -> Fact:
+    from kernels import plugin_build
+
+    return _found("kernel plugin", lambda: str(plugin_build.ensure_built().path))
+
+
+def _found(name: str, look: Callable[[], str]) -> Fact:
+    try:
+        return Fact(name, look())
+    except (ValueError, OSError) as error:
+        return Fact(name, "none: training is slower", " ".join(str(error).split()))
