@@ -1,11 +1,15 @@
 """Parity of `graph_train.metrics` and `graph_train.confusion`. They run on the host, so there is one mode."""
 
+import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from graph_train.coco_results import default_ids, evaluate_results, result_entries, write_results
 from graph_train.confusion import ConfusionMatrix
 from graph_train.metrics import average_precision, fitness, match_detections, metrics_per_class, smooth
+from graph_train.validation import ImageDetections
 from tests.parity.harness import Mode, Report, Subject
 
 _ATOL = 1e-6
@@ -63,11 +67,46 @@ def _check_classes(report: Report, stored: Stored, correct: np.ndarray) -> None:
 
 
 def _check_coco(report: Report, stored: Stored, correct: np.ndarray) -> None:
-    """COCOeval chooses matches by another rule; on these, its sampling of a curve must agree within 1e-3."""
+    """Our result file, evaluated by pycocotools, and our own mAP when it samples curves in COCO's way.
+
+    COCOeval chooses matches by another rule, hence the 1e-3 for our own.
+    """
     detections, label_class = stored["detections"], stored["labels"][:, 0]
     found = metrics_per_class(correct, detections[:, 4], detections[:, 5], label_class, interpolation="coco")
     _, _, map50, map50_95 = found.means()
     report.close("COCO mAP50-95, mAP50", (map50_95, map50), stored["coco_stats"][:2], atol=1e-3)
+    ids = default_ids([str(category) for category in range(int(stored["nc"]))])
+    width, height = stored["image_wh"].tolist()
+    entries, order = [], []
+    for image in range(int(stored["n_images"])):
+        rows = np.flatnonzero(stored["detection_image"] == image)
+        order.append(rows)
+        shown = ImageDetections(Path(f"{image}.jpg"), (height, width), detections[rows], np.zeros((0, 5)))
+        entries += result_entries(shown, ids)
+    numbers = np.concatenate(order)
+    report.close("bbox", [entry["bbox"] for entry in entries], stored["coco_detection_bbox"][numbers], atol=_ATOL)
+    report.close("score", [entry["score"] for entry in entries], stored["coco_detection_score"][numbers], atol=_ATOL)
+    with tempfile.TemporaryDirectory() as folder:
+        annotations, results = Path(folder) / "annotations.json", Path(folder) / "results.json"
+        annotations.write_text(json.dumps(_annotations(stored)))
+        write_results(results, entries)
+        images = list(range(int(stored["n_images"])))
+        report.close("COCOeval", evaluate_results(annotations, results, images).stats, stored["coco_stats"], atol=_ATOL)
+
+
+def _annotations(stored: Stored) -> dict[str, list[dict[str, object]]]:
+    width, height = stored["image_wh"].tolist()
+    annotations: list[dict[str, object]] = []
+    for number, (row, image) in enumerate(zip(stored["labels"], stored["label_image"], strict=True), 1):
+        x1, y1, x2, y2 = (float(value) for value in row[1:])
+        shape = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
+        annotations.append({"id": number, "image_id": int(image), "category_id": int(row[0]), **shape})
+    images = [
+        {"id": image, "file_name": f"{image}.jpg", "width": width, "height": height}
+        for image in range(int(stored["n_images"]))
+    ]
+    categories = [{"id": category, "name": str(category)} for category in range(int(stored["nc"]))]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 SUBJECT = Subject(patterns=("metrics*.npz",), check=check, modes=("eager",))
