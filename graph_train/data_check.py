@@ -107,11 +107,20 @@ def _refuse_inside(dataset: Dataset, target: str | None) -> None:
     """The report leaves the data set alone, also when asked to do otherwise by mistake."""
     if target is None:
         return
-    place = Path(target).resolve()
+    place, here = Path(target).resolve(), Path.cwd()
     sources = [source for split in SPLITS for source in getattr(dataset, split)]
-    for folder in [folder for source in sources for folder in (source, label_path(source / "x").parent)]:
+    folders = [folder for source in sources if source.is_dir() for folder in _of_images(source / "x")]
+    if dataset.root.resolve() not in (here, *here.parents):  # else the project's folder is meant, not only its data
+        folders.append(dataset.root)
+    for folder in folders:
         if folder.resolve() in (place, *place.parents):
             raise ValueError(f"{target}: inside the data set ({printable(folder)}); choose another place")
+
+
+def _of_images(image: Path) -> list[Path]:
+    """The folder of an image and of its labels, or what lies above both if they are named `images` and `labels`."""
+    before, found, _ = str(image).rpartition("/images/")
+    return [Path(before, name) for name in ("images", "labels")] if found else [image.parent, label_path(image).parent]
 
 
 def _plot(indices: Mapping[Split, ImageIndex], folder: Path) -> None:
