@@ -9,6 +9,7 @@ from graph_train.metrics import metrics_per_class
 from graph_train.plots import plot_detections, plot_labelled, plot_labels, plot_results, plot_validation
 from graph_train.plots.images import MAX_IMAGES
 from graph_train.plots.results import COLUMNS, read_results
+from graph_train.plots.study import plot_study
 from graph_train.plots.style import class_colour
 
 NAMES = ("circle", "square", "Dreieck ß")
@@ -138,3 +139,8 @@ def test_without_labels_there_are_no_curves(tmp_path: Path) -> None:
     nothing = metrics_per_class(np.zeros((0, 10), bool), np.zeros(0), np.zeros(0), np.zeros(0))
     plot_validation(nothing, ConfusionMatrix(3), NAMES, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["confusion_matrix.png"]
+
+
+def test_study_picture(tmp_path: Path) -> None:
+    plot_study({"a.pt": [(256, 5.0, 0.3), (384, 9.0, 0.4)], "b.pt": [(256, 2.0, 0.2)]}, tmp_path / "study.png")
+    assert pixels(tmp_path / "study.png").std() > 10
