@@ -154,7 +154,7 @@ def kmeans_anchors(sizes_px: npt.NDArray[np.float32], count: int, image_px: int,
         centres = kmeans(sizes_px / spread, count, iter=30, seed=draws.numpy)[0] * spread
     if len(centres) != count:
         _LOG.warning("auto-anchor: too few different boxes for %d clusters, starting from random sizes", count)
-        centres = np.sort(draws.numpy.random_sample(count * 2)).reshape(count, 2) * image_px
+        centres = np.sort(draws.numpy.random_sample(count * 2)).reshape(count, 2) * float(image_px)
     return by_area(centres)
 
 

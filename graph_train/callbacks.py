@@ -1,0 +1,163 @@
+"""Hooks of a training run, under YOLOv5's names, and their isolation: a failing callback never ends a training.
+
+A callback object inherits `TrainingHooks` and overrides what it needs; a plain function can be registered for one hook.
+Hooks run on rank 0, in the driver's thread, in the order of registration.
+"""
+
+import difflib
+import logging
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_LOG = logging.getLogger(__name__)
+
+
+class TrainingHooks:
+    """Every hook, with the reference's arguments, doing nothing. Arrays and tensors must not be changed."""
+
+    def on_pretrain_routine_start(self) -> None:
+        """Before anything is built; the run folder exists."""
+
+    def on_pretrain_routine_end(self, labels: np.ndarray, names: Sequence[str]) -> None:
+        """Data and network are ready. `labels`: (n, 5) [class, cx, cy, w, h] of the whole train set, normalised."""
+
+    def on_train_start(self) -> None:
+        """Before the first epoch."""
+
+    def on_train_epoch_start(self) -> None:
+        """Before the first batch of an epoch."""
+
+    def on_train_batch_start(self) -> None:
+        """Before a batch is fetched to the device."""
+
+    def optimizer_step(self) -> None:
+        """After an iteration whose step updated the weights (the update itself lies inside the compiled step)."""
+
+    def on_before_zero_grad(self) -> None:
+        """As `optimizer_step`, right after it."""
+
+    def on_train_batch_end(  # noqa: PLR0917 - the reference's arguments
+        self, model: Any, ni: int, imgs: Any, targets: Any, paths: Sequence[str], vals: Sequence[float]
+    ) -> None:
+        """After a batch. `ni`: iteration over the whole run; `vals`: mean box, objectness and class loss so far."""
+
+    def on_train_epoch_end(self, epoch: int) -> None:
+        """After the last batch of an epoch, before its validation."""
+
+    def on_val_start(self) -> None:
+        """Before the first validation batch."""
+
+    def on_val_batch_start(self) -> None:
+        """Before a validation batch."""
+
+    def on_val_image_end(self, pred: np.ndarray, predn: np.ndarray, path: str, names: Sequence[str], im: Any) -> None:
+        """One image is measured. `pred`, `predn`: (n, 6) x1, y1, x2, y2, confidence, class; network and image px."""
+
+    def on_val_batch_end(  # noqa: PLR0917 - the reference's arguments
+        self, batch_i: int, im: Any, targets: Any, paths: Sequence[str], shapes: Any, out: Sequence[np.ndarray]
+    ) -> None:
+        """After a validation batch. `out`: detections of each image, as `pred` above."""
+
+    def on_val_end(  # noqa: PLR0917 - the reference's arguments
+        self,
+        nt: np.ndarray,
+        tp: np.ndarray,
+        fp: np.ndarray,
+        p: np.ndarray,
+        r: np.ndarray,
+        f1: np.ndarray,
+        ap: np.ndarray,
+        ap50: np.ndarray,
+        ap_class: np.ndarray,
+        confusion_matrix: np.ndarray,
+    ) -> None:
+        """After validation; per-class arrays, `nt` labels per class over all classes."""
+
+    def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
+        """An epoch is over. `vals`: 13 numbers as in `results_csv.RESULT_KEYS`; `fi`: this epoch's fitness."""
+
+    def on_model_save(self, last: Path, epoch: int, final_epoch: bool, best_fitness: float, fi: float) -> None:
+        """A checkpoint is complete on the disk."""
+
+    def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
+        """After the validation of the best weights. `results`: P, R, mAP50, mAP50-95 and the val losses."""
+
+    def on_params_update(self, params: Mapping[str, Any]) -> None:
+        """A setting was found out during the run, such as the automatic batch size."""
+
+    def teardown(self) -> None:
+        """The run ends, in whatever way; called once."""
+
+
+HOOKS: tuple[str, ...] = tuple(name for name in vars(TrainingHooks) if not name.startswith("_"))
+"""Names of all hooks."""
+
+
+@dataclass(frozen=True)
+class _Action:
+    owner: str
+    call: Callable[..., object]
+
+
+class Callbacks:
+    """Who listens to which hook.
+
+    A callback that raises is reported once (its traceback on level DEBUG), and all hooks of its owner are switched off.
+    `KeyboardInterrupt` and `SystemExit` pass through.
+    """
+
+    def __init__(self) -> None:
+        self._actions: dict[str, list[_Action]] = {hook: [] for hook in HOOKS}
+        self.failed: list[str] = []
+        """Owners that were switched off."""
+        self.stop_training = False
+        """A callback may set this: the run saves and ends after the current batch."""
+
+    def add(self, hooks: TrainingHooks, name: str = "") -> None:
+        """Registers every hook that the object's class overrides; `name` is what reports call it."""
+        owner = name or type(hooks).__name__
+        for hook in HOOKS:
+            if getattr(type(hooks), hook) is not getattr(TrainingHooks, hook):
+                self._actions[hook].append(_Action(owner, getattr(hooks, hook)))
+
+    def register_action(self, hook: str, name: str = "", callback: Callable[..., object] | None = None) -> None:
+        """Registers one function, as YOLOv5's method of this name does.
+
+        Raises:
+            ValueError: an unknown hook (with the nearest one), or something that cannot be called.
+        """
+        if hook not in self._actions:
+            close = difflib.get_close_matches(hook, HOOKS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(HOOKS)}"
+            raise ValueError(f"unknown hook {hook!r}; {hint}")
+        if not callable(callback):
+            raise ValueError(f"hook {hook!r}: {callback!r} cannot be called; give a function")
+        self._actions[hook].append(_Action(name or getattr(callback, "__qualname__", repr(callback)), callback))
+
+    def listens(self, hook: str) -> bool:
+        """Whether anybody wants this hook; lets the driver skip what only a listener would need."""
+        return bool(self._actions[hook])
+
+    def run(self, hook: str, *args: Any, **kwargs: Any) -> None:
+        """Calls all listeners of a hook."""
+        for action in tuple(self._actions[hook]):
+            if action.owner in self.failed:
+                continue
+            try:
+                action.call(*args, **kwargs)
+            except Exception as error:  # whatever a callback does wrong, the training goes on
+                self._switch_off(action.owner, hook, error)
+
+    def _switch_off(self, owner: str, hook: str, error: Exception) -> None:
+        self.failed.append(owner)
+        for actions in self._actions.values():
+            actions[:] = [action for action in actions if action.owner != owner]
+        reason = " ".join(str(error).split()) or "no message"
+        _LOG.error("Callback %s failed in %s and is switched off (%s: %s); training goes on",
+                   owner, hook, type(error).__name__, reason)  # fmt: skip
+        _LOG.debug("%s", "".join(traceback.format_exception(error)))
