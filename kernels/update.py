@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from kernels import dispatch, plugin
 from kernels.runtime import Tensor, flow
 
 UpdateRule = Literal["sgd", "adam", "adamw"]
@@ -105,6 +106,20 @@ class ParameterState:
     group: int
     """Which learning rate and weight decay of the hyper vector apply: 0, 1 or 2."""
 
+    def __post_init__(self) -> None:
+        shape = tuple(self.parameter.shape)
+        for name in ("parameter", "gradient_sum", "first_moment", "second_moment", "ema"):
+            tensor = getattr(self, name)
+            if tensor is None and name == "second_moment":
+                continue
+            if tuple(tensor.shape) != shape or tensor.dtype != flow.float32 or not tensor.is_contiguous():
+                raise ValueError(
+                    f"{name} of shape {tuple(tensor.shape)} {tensor.dtype}: must be like its parameter, {shape}, "
+                    "float32 and contiguous, because it is updated in place"
+                )
+        if self.group not in (0, 1, 2):
+            raise ValueError(f"group {self.group}: known groups are 0, 1 and 2")
+
 
 def update_parameters(
     rule: UpdateRule,
@@ -129,11 +144,42 @@ def update_parameters(
         (2,) float32: the norm before clipping (NaN when hyper says not to update), and 1 if the weights were updated,
         else 0.
     Raises:
-        ValueError: no parameters, counts or shapes that differ, an unknown rule or group, a missing second moment.
+        ValueError: no parameters, counts or shapes that differ, an unknown rule, a missing second moment.
     """
     _check_arguments(rule, states, gradients)
     with flow.no_grad():
+        if plugin.is_loaded() and not hyper.is_cuda:
+            return _update_parameters_fused(rule, states, gradients, hyper, max_norm)
         return update_parameters_reference(rule, states, gradients, hyper, max_norm=max_norm)
+
+
+def _update_parameters_fused(
+    rule: UpdateRule, states: Sequence[ParameterState], gradients: Sequence[Tensor], hyper: Tensor, max_norm: float
+) -> Tensor:
+    tensors = {
+        "parameter": [state.parameter for state in states],
+        "gradient_sum": [state.gradient_sum for state in states],
+        "first_moment": [state.first_moment for state in states],
+        "ema": [state.ema for state in states],
+        "second_moment": [state.second_moment for state in states if state.second_moment is not None],
+        "gradient": list(gradients),
+        "hyper": [hyper],
+    }
+    used = {name: row for name, row in tensors.items() if row}
+    op = dispatch.build_op(_FUSED_OPS[rule], tuple((name, len(row)) for name, row in used.items()))
+    return dispatch.call(
+        op,
+        [tensor for row in used.values() for tensor in row],
+        integers=(get_args(UpdateRule).index(rule), 0),
+        floats=(max_norm, *(state.group for state in states)),
+    )
+
+
+_FUSED_OPS: Mapping[UpdateRule, str] = {
+    "sgd": "graph_train_update_sgd",
+    "adam": "graph_train_update_adam",
+    "adamw": "graph_train_update_adam",
+}
 
 
 @dataclass(frozen=True)
@@ -167,12 +213,13 @@ def update_parameters_reference(
     *,
     max_norm: float = 10.0,
 ) -> Tensor:
-    """`update_parameters` composed of OneFlow ops: what the fused kernel is compared with."""
+    """`update_parameters` composed of OneFlow ops, to be called without gradient recording."""
     scalars = _Scalars(hyper)
     sums = [state.gradient_sum + gradient for state, gradient in zip(states, gradients, strict=True)]
     unscaled = [total * scalars[HyperIndex.INVERSE_LOSS_SCALE] for total in sums]
     norm = _global_norm(unscaled)
-    clip = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    # Tensor by tensor: OneFlow divides a Python number by a tensor through the reciprocal, one rounding more.
+    clip = (flow.ones_like(norm) * max_norm / (norm + 1e-6)).clamp(max=1.0)
     asked = scalars[HyperIndex.UPDATE] > 0
     finite = flow.isfinite(norm)
     updates = flow.logical_and(asked, finite)
@@ -252,8 +299,6 @@ def _check_arguments(rule: str, states: Sequence[ParameterState], gradients: Seq
     if not states or len(states) != len(gradients):
         raise ValueError(f"{len(states)} parameters and {len(gradients)} gradients: need one of each, and at least one")
     for index, (state, gradient) in enumerate(zip(states, gradients, strict=True)):
-        if state.group not in (0, 1, 2):
-            raise ValueError(f"parameter {index}: group {state.group}; known groups are 0, 1 and 2")
         if (state.second_moment is None) != (rule == "sgd"):
             raise ValueError(f"parameter {index}: rule {rule} {'has no' if rule == 'sgd' else 'needs a'} second moment")
         shape = tuple(state.parameter.shape)

@@ -1,20 +1,38 @@
-"""The update of all parameters against torch's formulas in NumPy float64, and graph against eager."""
+"""The update of all parameters: torch's formulas in NumPy float64, fused against composed, graph against eager."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
-from kernels.update import HyperIndex, ParameterState, UpdateRule, hyper_vector, update_parameters
+from kernels.update import (
+    HyperIndex,
+    ParameterState,
+    UpdateRule,
+    hyper_vector,
+    update_parameters,
+    update_parameters_reference,
+)
 
 _SHAPES = ((7,), (4, 3, 3, 3), (5,), (1,), (33, 17))
 _GROUPS = (0, 1, 2, 0, 1)
 _RULES: tuple[UpdateRule, ...] = ("sgd", "adam", "adamw")
 _MAX_NORM = 10.0
 _Array = npt.NDArray[np.float64]
+_Update = Callable[..., Tensor]
+_IMPLEMENTATIONS = [
+    pytest.param(update_parameters_reference, id="composed"),
+    pytest.param(update_parameters, id="fused"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plugin() -> None:
+    assert load_plugin("require").loaded
 
 
 class _Store(flow.nn.Module):
@@ -39,14 +57,15 @@ class _Store(flow.nn.Module):
 
 
 class _UpdateGraph(flow.nn.Graph):
-    def __init__(self, store: _Store, rule: UpdateRule) -> None:
+    def __init__(self, store: _Store, rule: UpdateRule, update: _Update) -> None:
         super().__init__()
         self.store = store
+        self._update = update
         self._states = store.states
         self._rule: UpdateRule = rule
 
     def build(self, hyper: Tensor, *gradients: Tensor) -> Tensor:
-        return update_parameters(self._rule, self._states, gradients, hyper, max_norm=_MAX_NORM)
+        return self._update(self._rule, self._states, gradients, hyper, max_norm=_MAX_NORM)
 
 
 @dataclass
@@ -176,14 +195,15 @@ def test_hyper_vector_keeps_the_digits_of_small_differences() -> None:
     assert hyper[HyperIndex.UPDATE] == 1
 
 
-def test_one_sgd_step_by_hand() -> None:
+@pytest.mark.parametrize("update", _IMPLEMENTATIONS)
+def test_one_sgd_step_by_hand(update: _Update) -> None:
     # One weight 2, momentum buffer 1, gradient 4 of a loss scaled by 2, decay 0.5, rate 0.25, momentum 0.5, EMA 2.
     # g = 2; d = 2 + 0.5 * 2 = 3; m = 0.5 * 1 + 3 = 3.5; step = 3 + 0.5 * 3.5 = 4.75; p = 2 - 0.25 * 4.75 = 0.8125
     # EMA with decay 0.75: 0.75 * 2 + 0.25 * 0.8125 = 1.703125. All exact in binary.
     store = _Store("sgd", [np.array([2.0])], [1])
     store.states[0].first_moment.copy_(flow.tensor([1.0]))
     hyper = _Settings((0.0, 0.25, 0.0), (0.0, 0.5, 0.0), 0.5, 0.75, True, 2.0).vector(1)
-    result = update_parameters("sgd", store.states, [flow.tensor([4.0])], hyper)
+    result = update("sgd", store.states, [flow.tensor([4.0])], hyper)
     arrays = store.arrays()
     assert arrays["parameter_0"][0] == 0.8125
     assert arrays["first_moment_0"][0] == 3.5
@@ -192,14 +212,15 @@ def test_one_sgd_step_by_hand() -> None:
     assert result.numpy().tolist() == [2.0, 1.0]
 
 
+@pytest.mark.parametrize("update", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("rule", _RULES)
-def test_ten_steps_follow_the_formulas_in_float64(rule: UpdateRule) -> None:
+def test_ten_steps_follow_the_formulas_in_float64(rule: UpdateRule, update: _Update) -> None:
     generator = np.random.default_rng(7)
     start = _initial(generator)
     store, expected = _Store(rule, start), _Expected(rule, [value.copy() for value in start])
     for step in range(_STEPS):
         settings, gradients = _settings(step), _gradients(step, generator)
-        result = update_parameters(
+        result = update(
             rule,
             store.states,
             [flow.tensor(gradient.astype(np.float32)) for gradient in gradients],
@@ -216,16 +237,17 @@ def test_ten_steps_follow_the_formulas_in_float64(rule: UpdateRule) -> None:
             np.testing.assert_allclose(arrays[f"{name}_{index}"], getattr(expected, name)[index], rtol=2e-5, atol=3e-6)
 
 
+@pytest.mark.parametrize("update", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("rule", _RULES)
-def test_graph_equals_eager_bit_for_bit(rule: UpdateRule) -> None:
+def test_graph_equals_eager_bit_for_bit(rule: UpdateRule, update: _Update) -> None:
     generator = np.random.default_rng(11)
     start = _initial(generator)
     eager, captured = _Store(rule, start), _Store(rule, start)
-    graph = _UpdateGraph(captured, rule)
+    graph = _UpdateGraph(captured, rule, update)
     for step in range(_STEPS):
         gradients = [flow.tensor(gradient.astype(np.float32)) for gradient in _gradients(step, generator)]
         hyper = _settings(step).vector(step + 1)
-        ours = update_parameters(rule, eager.states, gradients, hyper, max_norm=_MAX_NORM)
+        ours = update(rule, eager.states, gradients, hyper, max_norm=_MAX_NORM)
         theirs = graph(hyper, *gradients)
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
         captured_arrays = captured.arrays()
@@ -233,36 +255,57 @@ def test_graph_equals_eager_bit_for_bit(rule: UpdateRule) -> None:
             np.testing.assert_array_equal(array, captured_arrays[name], err_msg=f"step {step}: {name}")
 
 
+@pytest.mark.parametrize("rule", _RULES)
+def test_fused_equals_composed_bit_for_bit(rule: UpdateRule) -> None:
+    # Both round every product and sum alike; only the order of the squares in the (float64) norm differs.
+    generator = np.random.default_rng(13)
+    start = _initial(generator)
+    fused, composed = _Store(rule, start), _Store(rule, start)
+    for step in range(_STEPS):
+        gradients = [flow.tensor(gradient.astype(np.float32)) for gradient in _gradients(step, generator)]
+        hyper = _settings(step).vector(step + 1)
+        ours = update_parameters(rule, fused.states, gradients, hyper, max_norm=_MAX_NORM)
+        with flow.no_grad():
+            theirs = update_parameters_reference(rule, composed.states, gradients, hyper, max_norm=_MAX_NORM)
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+        composed_arrays = composed.arrays()
+        for name, array in fused.arrays().items():
+            np.testing.assert_array_equal(array, composed_arrays[name], err_msg=f"step {step}: {name}")
+
+
+@pytest.mark.parametrize("update", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
 @pytest.mark.parametrize("rule", _RULES)
-def test_a_gradient_that_is_not_finite_changes_only_the_sum(rule: UpdateRule, bad: float) -> None:
+def test_a_gradient_that_is_not_finite_changes_only_the_sum(rule: UpdateRule, bad: float, update: _Update) -> None:
     generator = np.random.default_rng(3)
     store = _Store(rule, _initial(generator))
     before = store.arrays()
     gradients = [flow.tensor(value.astype(np.float32)) for value in _initial(generator)]
     gradients[4][:, 0] = bad  # a norm of several 3e38 overflows float32, the numbers themselves do not
-    result = update_parameters(rule, store.states, gradients, _settings(0).vector(1)).numpy()
+    result = update(rule, store.states, gradients, _settings(0).vector(1)).numpy()
     assert not np.isfinite(result[0])
     assert result[1] == 0
     for name, array in store.arrays().items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)
 
 
-def test_accumulation_adds_and_reports_no_norm() -> None:
+@pytest.mark.parametrize("update", _IMPLEMENTATIONS)
+def test_accumulation_adds_and_reports_no_norm(update: _Update) -> None:
     store = _Store("sgd", [np.array([1.0, 2.0])], [0])
     hyper = _settings(1).vector(1)
     for total in ([3.0, -1.0], [6.0, -2.0]):
-        result = update_parameters("sgd", store.states, [flow.tensor([3.0, -1.0])], hyper).numpy()
+        result = update("sgd", store.states, [flow.tensor([3.0, -1.0])], hyper).numpy()
         assert np.isnan(result[0])
         assert result[1] == 0
         assert store.arrays()["gradient_sum_0"].tolist() == total
     assert store.arrays()["parameter_0"].tolist() == [1.0, 2.0]
 
 
-def test_the_norm_of_millions_of_elements_is_accurate() -> None:
+@pytest.mark.parametrize("update", _IMPLEMENTATIONS)
+def test_the_norm_of_millions_of_elements_is_accurate(update: _Update) -> None:
     values = np.random.default_rng(5).random(5_000_000).astype(np.float32)
     store = _Store("sgd", [np.zeros(values.shape)], [1])
-    result = update_parameters("sgd", store.states, [flow.tensor(values)], _settings(0).vector(1)).numpy()
+    result = update("sgd", store.states, [flow.tensor(values)], _settings(0).vector(1)).numpy()
     assert result[0] == pytest.approx(np.linalg.norm(values.astype(np.float64)), rel=3e-7)
 
 
@@ -277,5 +320,7 @@ def test_wrong_arguments_are_named() -> None:
         update_parameters("adam", store.states, [gradient], hyper)
     with pytest.raises(ValueError, match=r"shape \(2,\)"):
         update_parameters("sgd", store.states, [flow.zeros(3)], hyper)
+    with pytest.raises(ValueError, match="group 3"):
+        _Store("sgd", [np.zeros(2)], [3])
     with pytest.raises(ValueError, match="adam_step=0"):
         _settings(0).vector(0)

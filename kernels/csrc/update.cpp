@@ -1,0 +1,310 @@
+// One op for the whole optimizer step: accumulate, unscale, norm, clip, update, moving average, of all parameters.
+// Reference and contract: kernels/update.py.
+//
+// Two passes over memory: the norm needs all gradients before the first weight may change. Every partial sum belongs to
+// a fixed piece of a tensor, so the results do not depend on the number of threads.
+#include <array>
+#include <cmath>
+
+#include "attributes.h"
+
+// Products and sums are rounded one by one, as the composed reference does: results are the same bits on every CPU.
+#ifdef __clang__
+#pragma clang fp contract(off)
+#else
+// GCC forgets the two other flags of the command line when there is such a pragma.
+#pragma GCC optimize("fp-contract=off", "no-math-errno", "no-trapping-math")
+#endif
+
+namespace graph_train {
+namespace {
+
+using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
+
+// In the order of UpdateRule in kernels/update.py.
+enum class Rule { kSgd = 0, kAdam = 1, kAdamW = 2 };
+
+// HyperIndex of kernels/update.py.
+enum Hyper {
+  kLearningRate = 0,  // three groups
+  kWeightDecay = 3,   // three groups
+  kBeta1 = 6,
+  kOneMinusBeta1,
+  kBeta2,
+  kOneMinusBeta2,
+  kBiasCorrection1,
+  kBiasCorrection2Root,
+  kEps,
+  kEmaDecay,
+  kOneMinusEmaDecay,
+  kInverseLossScale,
+  kUpdate,
+  kHyperSize
+};
+
+constexpr int64_t kPiece = 16384;             // elements that one partial sum covers
+constexpr int64_t kElementsPerThread = 65536;
+constexpr int kLanes = 16;                    // independent sums, so that additions can be vectorised
+
+// A piece of one parameter and of all that belongs to it.
+struct Piece {
+  float* parameter;
+  float* gradient_sum;
+  float* first_moment;
+  float* second_moment;  // null for SGD
+  float* ema;
+  const float* gradient;
+  int64_t start;  // in the row of all elements of all parameters
+  int64_t count;
+  int group;
+};
+
+// The numbers of one parameter group in this step.
+struct GroupStep {
+  float learning_rate, weight_decay, kept, step_size;
+  float beta1, one_minus_beta1, beta2, one_minus_beta2, correction2_root, eps, ema_decay, one_minus_ema_decay;
+  float inverse_loss_scale, clip;
+};
+
+GroupStep group_step(const float* hyper, int group, float clip) {
+  const float learning_rate = hyper[kLearningRate + group], weight_decay = hyper[kWeightDecay + group];
+  return {learning_rate,
+          weight_decay,
+          1.0f - learning_rate * weight_decay,
+          learning_rate / hyper[kBiasCorrection1],
+          hyper[kBeta1],
+          hyper[kOneMinusBeta1],
+          hyper[kBeta2],
+          hyper[kOneMinusBeta2],
+          hyper[kBiasCorrection2Root],
+          hyper[kEps],
+          hyper[kEmaDecay],
+          hyper[kOneMinusEmaDecay],
+          hyper[kInverseLossScale],
+          clip};
+}
+
+// Sum of the squares of the unscaled gradient. Squares of floats are exact in double.
+GT_VECTOR double squared_norm(const Piece& piece, float inverse_loss_scale) {
+  const float* __restrict__ sum = piece.gradient_sum;
+  const float* __restrict__ gradient = piece.gradient;
+  double lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= piece.count; i += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const float value = (sum[i + lane] + gradient[i + lane]) * inverse_loss_scale;
+      lanes[lane] += static_cast<double>(value) * static_cast<double>(value);
+    }
+  }
+  for (int lane = 0; i < piece.count; ++i, ++lane) {
+    const float value = (sum[i] + gradient[i]) * inverse_loss_scale;
+    lanes[lane] += static_cast<double>(value) * static_cast<double>(value);
+  }
+  double total = 0;
+  for (double lane : lanes) total += lane;
+  return total;
+}
+
+GT_VECTOR void accumulate(const Piece& piece) {
+  float* __restrict__ sum = piece.gradient_sum;
+  const float* __restrict__ gradient = piece.gradient;
+  for (int64_t i = 0; i < piece.count; ++i) sum[i] = sum[i] + gradient[i];
+}
+
+// Without accumulation the sum is zero already; not writing it again spares memory traffic.
+GT_VECTOR void reset(const Piece& piece) {
+  int nonzero = 0;
+  for (int64_t i = 0; i < piece.count; ++i) nonzero |= piece.gradient_sum[i] != 0.0f;
+  if (nonzero) std::fill_n(piece.gradient_sum, piece.count, 0.0f);
+}
+
+// Pointers are `restrict` parameters, not members of the piece: only then the compiler trusts that they do not overlap.
+GT_VECTOR void sgd(float* __restrict__ parameter, float* __restrict__ velocity, float* __restrict__ ema,
+                   const float* __restrict__ sum, const float* __restrict__ gradient, int64_t count, GroupStep step) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float clipped = (sum[i] + gradient[i]) * step.inverse_loss_scale * step.clip;
+    const float direction = clipped + step.weight_decay * parameter[i];
+    const float moved = step.beta1 * velocity[i] + direction;
+    const float updated = parameter[i] - step.learning_rate * (direction + step.beta1 * moved);
+    velocity[i] = moved;
+    parameter[i] = updated;
+    ema[i] = ema[i] * step.ema_decay + updated * step.one_minus_ema_decay;
+  }
+}
+
+GT_VECTOR void adam(float* __restrict__ parameter, float* __restrict__ mean, float* __restrict__ square,
+                    float* __restrict__ ema, const float* __restrict__ sum, const float* __restrict__ gradient,
+                    int64_t count, GroupStep step, bool decoupled_decay) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float clipped = (sum[i] + gradient[i]) * step.inverse_loss_scale * step.clip;
+    const float direction = decoupled_decay ? clipped : clipped + step.weight_decay * parameter[i];
+    const float start = decoupled_decay ? parameter[i] * step.kept : parameter[i];
+    const float new_mean = step.beta1 * mean[i] + step.one_minus_beta1 * direction;
+    const float new_square = step.beta2 * square[i] + step.one_minus_beta2 * (direction * direction);
+    const float denominator = __builtin_sqrtf(new_square) / step.correction2_root + step.eps;
+    const float updated = start - step.step_size * (new_mean / denominator);
+    mean[i] = new_mean;
+    square[i] = new_square;
+    parameter[i] = updated;
+    ema[i] = ema[i] * step.ema_decay + updated * step.one_minus_ema_decay;
+  }
+}
+
+void update(Rule rule, const Piece& piece, const GroupStep& step) {
+  if (rule == Rule::kSgd) {
+    sgd(piece.parameter, piece.first_moment, piece.ema, piece.gradient_sum, piece.gradient, piece.count, step);
+  } else {
+    adam(piece.parameter, piece.first_moment, piece.second_moment, piece.ema, piece.gradient_sum, piece.gradient,
+         piece.count, step, rule == Rule::kAdamW);
+  }
+  reset(piece);
+}
+
+// Calls body(index) for every piece; the threads get about the same number of elements.
+template<typename Body>
+void for_each_piece(const std::vector<Piece>& pieces, const Body& body) {
+  const int64_t elements = pieces.back().start + pieces.back().count;
+  parallel_for(elements, kElementsPerThread, [&](int64_t begin, int64_t end) {
+    const auto starts_before = [](const Piece& piece, int64_t start) { return piece.start < start; };
+    auto piece = std::lower_bound(pieces.begin(), pieces.end(), begin, starts_before);
+    for (; piece != pieces.end() && piece->start < end; ++piece) body(piece - pieces.begin());
+  });
+}
+
+double total_squared_norm(const std::vector<Piece>& pieces, float inverse_loss_scale) {
+  std::vector<double> partial(pieces.size());
+  for_each_piece(pieces, [&](int64_t index) { partial[index] = squared_norm(pieces[index], inverse_loss_scale); });
+  double total = 0;
+  for (double value : partial) total += value;
+  return total;
+}
+
+std::vector<Piece> cut_into_pieces(user_op::KernelComputeContext* ctx, Rule rule, const std::vector<float>& groups) {
+  std::vector<Piece> pieces;
+  int64_t start = 0;
+  const auto data = [&](const char* name, int32_t index) {
+    return ctx->Tensor4ArgNameAndIndex(name, index)->mut_dptr<float>();
+  };
+  for (int32_t index = 0; index < ctx->input_size("parameter"); ++index) {
+    const int64_t elements = ctx->Tensor4ArgNameAndIndex("parameter", index)->shape_view().elem_cnt();
+    float* const second_moment = rule == Rule::kSgd ? nullptr : data("second_moment", index);
+    const float* const gradient = ctx->Tensor4ArgNameAndIndex("gradient", index)->dptr<float>();
+    for (int64_t at = 0; at < elements; at += kPiece, start += kPiece) {
+      const int64_t count = std::min(kPiece, elements - at);
+      pieces.push_back({data("parameter", index) + at, data("gradient_sum", index) + at,
+                        data("first_moment", index) + at, second_moment == nullptr ? nullptr : second_moment + at,
+                        data("ema", index) + at, gradient + at, start, count, static_cast<int>(groups[index])});
+    }
+  }
+  return pieces;
+}
+
+class UpdateKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    const auto rule = static_cast<Rule>(ctx->Attr<int64_t>(kFirstInteger));
+    const auto& floats = ctx->Attr<std::vector<float>>(kFloats);  // the clipping norm, then the group of each parameter
+    const float max_norm = floats.at(0);
+    const float* hyper = ctx->Tensor4ArgNameAndIndex("hyper", 0)->dptr<float>();
+    float* out = ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<float>();
+    const auto pieces = cut_into_pieces(ctx, rule, {floats.begin() + 1, floats.end()});
+
+    if (!(hyper[kUpdate] > 0)) {
+      for_each_piece(pieces, [&](int64_t index) { accumulate(pieces[index]); });
+      out[0] = NAN;
+      out[1] = 0;
+      return;
+    }
+    const auto norm = static_cast<float>(std::sqrt(total_squared_norm(pieces, hyper[kInverseLossScale])));
+    out[0] = norm;
+    out[1] = std::isfinite(norm) ? 1 : 0;
+    if (!std::isfinite(norm)) {
+      for_each_piece(pieces, [&](int64_t index) { reset(pieces[index]); });
+      return;
+    }
+    const float clip = std::min(1.0f, max_norm / (norm + 1e-6f));
+    const std::array<GroupStep, 3> steps{group_step(hyper, 0, clip), group_step(hyper, 1, clip),
+                                         group_step(hyper, 2, clip)};
+    for_each_piece(pieces, [&](int64_t index) { update(rule, pieces[index], steps[pieces[index].group]); });
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return true; }
+};
+
+const std::array<const char*, 4> kMutableOfSgd = {"parameter", "gradient_sum", "first_moment", "ema"};
+
+Maybe<void> infer_shape(user_op::InferContext* ctx) {
+  CHECK_EQ_OR_RETURN(ctx->InputShape("hyper", 0), Shape({kHyperSize}));
+  for (const char* name : kMutableOfSgd) CHECK_EQ_OR_RETURN(ctx->input_size(name), ctx->input_size("gradient"));
+  for (int32_t index = 0; index < ctx->input_size("gradient"); ++index) {
+    for (const char* name : kMutableOfSgd) {
+      CHECK_EQ_OR_RETURN(ctx->InputShape(name, index), ctx->InputShape("gradient", index));
+    }
+  }
+  ctx->SetOutputShape("out", 0, Shape({2}));
+  return Maybe<void>::Ok();
+}
+
+Maybe<void> infer_dtype(user_op::InferContext* ctx) {
+  for (const auto& [name, index] : ctx->inputs()) CHECK_EQ_OR_RETURN(ctx->InputDType(name, index), DataType::kFloat);
+  ctx->SetOutputDType("out", 0, DataType::kFloat);
+  return Maybe<void>::Ok();
+}
+
+Maybe<void> mark_mutable(const user_op::GetInputArgModifier& modifier, const user_op::UserOpConfWrapper& conf,
+                         const char* name) {
+  for (int32_t index = 0; index < conf.input_size(name); ++index) {
+    user_op::InputArgModifier* argument = modifier(name, index);
+    CHECK_OR_RETURN(argument != nullptr);
+    argument->set_is_mutable(true);
+  }
+  return Maybe<void>::Ok();
+}
+
+Maybe<void> mark_sgd_state(const user_op::GetInputArgModifier& modifier, const user_op::UserOpConfWrapper& conf) {
+  for (const char* name : kMutableOfSgd) JUST(mark_mutable(modifier, conf, name));
+  return Maybe<void>::Ok();
+}
+
+Maybe<void> mark_adam_state(const user_op::GetInputArgModifier& modifier, const user_op::UserOpConfWrapper& conf) {
+  JUST(mark_sgd_state(modifier, conf));
+  return mark_mutable(modifier, conf, "second_moment");
+}
+
+// The state is whole on every device; partial gradients are summed before they come here.
+REGISTER_NO_GRAD_USER_OP("graph_train_update_sgd")
+    .Input("parameter")
+    .Input("gradient_sum")
+    .Input("first_moment")
+    .Input("ema")
+    .Input("gradient")
+    .Input("hyper")
+    .Output("out")
+    .GT_CALL_ATTRIBUTES()
+    .SetLogicalTensorDescInferFn(infer_shape)
+    .SetPhysicalTensorDescInferFn(infer_shape)
+    .SetGetSbpFn(user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast)
+    .SetInputArgModifyFn(mark_sgd_state)
+    .SetDataTypeInferFn(infer_dtype);
+
+REGISTER_NO_GRAD_USER_OP("graph_train_update_adam")
+    .Input("parameter")
+    .Input("gradient_sum")
+    .Input("first_moment")
+    .Input("ema")
+    .Input("second_moment")
+    .Input("gradient")
+    .Input("hyper")
+    .Output("out")
+    .GT_CALL_ATTRIBUTES()
+    .SetLogicalTensorDescInferFn(infer_shape)
+    .SetPhysicalTensorDescInferFn(infer_shape)
+    .SetGetSbpFn(user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast)
+    .SetInputArgModifyFn(mark_adam_state)
+    .SetDataTypeInferFn(infer_dtype);
+
+GT_CPU_KERNEL("graph_train_update_sgd", UpdateKernel, GT_IS_FLOAT("hyper"));
+GT_CPU_KERNEL("graph_train_update_adam", UpdateKernel, GT_IS_FLOAT("hyper"));
+
+}  // namespace
+}  // namespace graph_train
