@@ -460,7 +460,8 @@ class MultiheadAttention(nn.Module):
         q, k, v = heads_first(query, 0), heads_first(key, 1), heads_first(value, 2)
         scores = flow.matmul(q, k.permute(0, 2, 1)) * (channels // self.heads) ** -0.5
         mixed = flow.matmul(flow.softmax(scores, dim=-1), v)
-        return self.out_proj(mixed.permute(1, 0, 2).reshape(tokens, batch, channels))
+        joined = mixed.permute(1, 0, 2).reshape(tokens, batch, channels)
+        return nn.functional.linear(joined, self.out_proj.weight, self.out_proj.bias)
 
 
 class TransformerLayer(nn.Module):

@@ -151,7 +151,11 @@ def _activation(choice: bool | Activation, default: Module) -> Module:
 def _fold(block: Conv) -> None:
     """Replaces convolution and BatchNorm of a block by one convolution with bias that computes the same."""
     convolution, norm = block.conv, block.bn
-    scale = norm.weight / flow.sqrt(norm.running_var + norm.eps)
+    device = convolution.weight.device
+    gain, shift, mean, variance = (
+        tensor.numpy().astype(np.float64) for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    )
+    scale = gain / np.sqrt(variance + norm.eps)
     folded = Conv2d(
         convolution.in_channels,
         convolution.out_channels,
@@ -160,9 +164,10 @@ def _fold(block: Conv) -> None:
         convolution.padding,
         convolution.dilation,
         convolution.groups,
-    ).to(convolution.weight.device)
-    folded.weight.copy_(convolution.weight * scale.reshape(-1, 1, 1, 1))
-    folded.bias.copy_(norm.bias - norm.running_mean * scale)
+    )
+    weight = convolution.weight.numpy() * scale.astype(np.float32).reshape(-1, 1, 1, 1)
+    folded.weight = nn.Parameter(flow.tensor(weight, device=device))
+    folded.bias = nn.Parameter(flow.tensor((shift - mean * scale).astype(np.float32), device=device))
     block.conv = folded
     del block.bn
     block.folded = True

@@ -1,0 +1,128 @@
+"""How large a network is: parameters and multiply-accumulates of each layer, and a table of them."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from models.batch_norm import BatchNorm2d
+from models.blocks import Conv2d, GhostBottleneck, Linear, Module, MultiheadAttention
+from models.catalogue import BLOCKS, Size
+from models.head import Detect
+from models.network import DetectionModel
+from models.spec import PROBE_PX, LayerSpec
+
+REPORT_PX = 640
+"""Image size that YOLOv5 quotes its GFLOPs for."""
+
+_NORM_FLOPS = 8
+"""Operations of BatchNorm for each element, as the profiler counts whose GFLOPs YOLOv5 prints."""
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """One row of the table."""
+
+    layer: LayerSpec
+    parameters: int
+    macs: int
+    """Multiply-accumulates of convolutions and linear layers (not of attention), for one image."""
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Size of a network, for one square image of `image_px`."""
+
+    layers: tuple[LayerSize, ...]
+    parameters: int
+    trainable: int
+    modules: int
+    image_px: int
+    macs: int
+    flops: int
+    """Twice the multiply-accumulates, and what normalisation and attention add."""
+
+    def __str__(self) -> str:
+        lines = [f"{'':>3} {'from':>16} {'n':>3} {'parameters':>11}  {'block':<16} arguments"]
+        for size in self.layers:
+            layer = size.layer
+            inputs = str(list(layer.inputs) if len(layer.inputs) > 1 else layer.inputs[0])
+            shown = [layer.in_channels if len(layer.in_channels) > 1 else layer.in_channels[0], layer.out_channels]
+            given = [] if layer.kind == "Detect" else list(layer.arguments.values())
+            arguments = ", ".join(str(value) for value in shown + given)
+            lines.append(
+                f"{layer.index:>3} {inputs:>16} {layer.repeats:>3} {size.parameters:>11,}  {layer.kind:<16} {arguments}"
+            )
+        return "\n".join([*lines, self.headline])
+
+    @property
+    def headline(self) -> str:
+        """One line: modules, parameters, gradients, GFLOPs."""
+        return (
+            f"{self.modules} modules, {self.parameters:,} parameters, {self.trainable:,} trained, "
+            f"{self.flops / 1e9:.1f} GFLOPs at {self.image_px} px"
+        )
+
+
+def measure(model: DetectionModel, image_px: int = REPORT_PX) -> Complexity:
+    """Counts by arithmetic, without running the network.
+
+    Every operation grows with the area of its map, attention's scores with its square; the maps' sizes are those the
+    spec tracks for an image of `PROBE_PX`, scaled to `image_px`.
+    """
+    area = (image_px / PROBE_PX) ** 2
+    rows, flops = [], 0.0
+    for spec, layer in zip(model.spec.layers, model.model, strict=True):
+        works = [_work(module, math.prod(size) * area) for module, size in _sized_modules(model, spec, layer)]
+        rows.append(LayerSize(spec, _parameters(layer), round(sum(work.macs for work in works))))
+        flops += sum(2 * work.macs + work.other_flops for work in works)
+    return Complexity(
+        layers=tuple(rows),
+        parameters=_parameters(model),
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        modules=sum(1 for _ in model.modules()),
+        image_px=image_px,
+        macs=sum(row.macs for row in rows),
+        flops=round(flops),
+    )
+
+
+def _parameters(module: Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@dataclass(frozen=True)
+class _Work:
+    macs: float = 0.0
+    other_flops: float = 0.0
+
+
+def _work(module: Module, cells: float) -> _Work:
+    """What one module without its children does for one image, given the cells of its output map."""
+    if isinstance(module, (Conv2d, Linear)):
+        return _Work(macs=module.weight.numel() * cells)
+    if isinstance(module, BatchNorm2d):
+        return _Work(other_flops=_NORM_FLOPS * module.num_features * cells)
+    if isinstance(module, MultiheadAttention):
+        channels = module.in_proj_weight.shape[1]
+        # Three projections in and one out, which PyTorch's profilers do not see as linear layers; scores, and mixing.
+        return _Work(other_flops=2 * cells * channels * (4 * channels + 2 * cells))
+    return _Work()
+
+
+def _sized_modules(model: DetectionModel, spec: LayerSpec, layer: Module) -> Iterator[tuple[Module, Size]]:
+    """Every module inside a layer, with the size of its output map in an image of `PROBE_PX`."""
+    sizes = [model.spec.layers[index].size if index >= 0 else (PROBE_PX, PROBE_PX) for index in spec.inputs]
+    if isinstance(layer, Detect):
+        yield from zip(layer.m, sizes, strict=True)
+        return
+    rule = BLOCKS[spec.kind]
+    before = sizes[0]
+    for block in layer if spec.repeats > 1 and not rule.repeats_inside else [layer]:
+        after = rule.size(before, spec.arguments)
+        for name, module in block.named_modules():
+            # The projection inside attention is counted with it; a ghost bottleneck shrinks the map in its middle.
+            if name.endswith("ma.out_proj"):
+                continue
+            early = isinstance(block, GhostBottleneck) and name.startswith("conv.0.")
+            yield module, before if early else after
+        before = after
