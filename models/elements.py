@@ -1,0 +1,96 @@
+"""Binary cross-entropy and its variants, element by element: the building blocks of the objectness and class losses.
+
+Every function takes logits and targets of one shape and returns the loss of each element, unreduced.
+"""
+
+from kernels.runtime import Tensor, flow
+
+
+def smooth_targets(label_smoothing: float) -> tuple[float, float]:
+    """Target values of the positive and of the negative class; 0 gives (1, 0).
+
+    Source: arXiv:1902.04103, section 3.2, for two classes.
+    """
+    return 1.0 - 0.5 * label_smoothing, 0.5 * label_smoothing
+
+
+class BinaryCrossEntropy(flow.nn.Module):
+    """`-(w * t * log(p) + (1 - t) * log(1 - p))` with `p = sigmoid(logit)`, computed without overflow.
+
+    Args:
+        positive_weight: w, above 0; more than 1 favours recall. It is a constant, not a part of the state dictionary.
+    """
+
+    def __init__(self, positive_weight: float = 1.0) -> None:
+        super().__init__()
+        # The op without the weight is cheaper.
+        weight = None if positive_weight == 1.0 else flow.tensor([positive_weight], dtype=flow.float32)
+        self.register_buffer("positive_weight", weight, persistent=False)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each element; logits and targets of one shape, float32, targets in [0, 1]."""
+        return flow._C.binary_cross_entropy_with_logits_loss(
+            logits, targets, weight=None, pos_weight=self.positive_weight, reduction="none"
+        )
+
+
+class FocalLoss(flow.nn.Module):
+    """Cross-entropy that counts well-classified elements less: times `alpha_t * (1 - p_t) ** gamma`.
+
+    Args:
+        base: the element loss to modulate.
+        gamma: how strongly easy elements fade.
+        alpha: weight of positive elements; negative ones have 1 - alpha.
+    Source: arXiv:1708.02002, eq. 5, with `p_t` interpolated for targets between 0 and 1 as in YOLOv5.
+    """
+
+    def __init__(self, base: flow.nn.Module, gamma: float = 1.5, alpha: float = 0.25) -> None:
+        super().__init__()
+        self.base = base
+        self._gamma, self._alpha = gamma, alpha
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each element; logits and targets of one shape, float32, targets in [0, 1]."""
+        probability = flow.sigmoid(logits)
+        p_t = targets * probability + (1 - targets) * (1 - probability)
+        return self.base(logits, targets) * _alpha_t(targets, self._alpha) * flow.pow(1.0 - p_t, self._gamma)
+
+
+class QualityFocalLoss(flow.nn.Module):
+    """Focal loss for targets that are themselves qualities (an IoU): times `alpha_t * |t - p| ** gamma`.
+
+    Source: arXiv:2006.04388, eq. 4, with the class weight of the focal loss as in YOLOv5.
+    """
+
+    def __init__(self, base: flow.nn.Module, gamma: float = 1.5, alpha: float = 0.25) -> None:
+        super().__init__()
+        self.base = base
+        self._gamma, self._alpha = gamma, alpha
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each element; logits and targets of one shape, float32, targets in [0, 1]."""
+        distance = flow.abs(targets - flow.sigmoid(logits))
+        return self.base(logits, targets) * _alpha_t(targets, self._alpha) * flow.pow(distance, self._gamma)
+
+
+class BlurredCrossEntropy(flow.nn.Module):
+    """Cross-entropy that forgives confident predictions where the target is 0: such labels are often just missing.
+
+    Args:
+        base: the element loss to modulate, times `1 - exp((p - t - 1) / (alpha + 1e-4))`.
+        alpha: how far from the worst case (p = 1, t = 0) elements are forgiven.
+    """
+
+    def __init__(self, base: flow.nn.Module, alpha: float = 0.05) -> None:
+        super().__init__()
+        self.base = base
+        self._alpha = alpha
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each element; logits and targets of one shape, float32, targets in [0, 1]."""
+        excess = flow.sigmoid(logits) - targets
+        return self.base(logits, targets) * (1.0 - flow.exp((excess - 1.0) / (self._alpha + 1e-4)))
+
+
+def _alpha_t(targets: Tensor, alpha: float) -> Tensor:
+    return targets * alpha + (1 - targets) * (1 - alpha)

@@ -1,0 +1,273 @@
+"""YOLOv5's training loss in fixed shapes: CIoU of matched boxes, objectness of every cell, classes of matched cells.
+
+The same code runs eagerly and inside `nn.Graph`. No value leaves the device and no shape depends on one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from kernels.bbox_iou import bbox_iou
+from kernels.runtime import Tensor, flow
+from models.elements import BinaryCrossEntropy, FocalLoss, smooth_targets
+from models.targets import Assignment, HeadGeometry, TargetAssigner
+
+_BALANCE_3_LEVELS = (4.0, 1.0, 0.4)
+_BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
+# The level whose weight autobalance keeps at 1.
+_REFERENCE_STRIDE = 16
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Settings of the loss, as in a YOLOv5 `hyp` file (gains for 3 levels, 80 classes, 640 px until `scaled`).
+
+    Attributes:
+        box, objectness, classes: weights of the three parts.
+        cls_pw, obj_pw: weights of positive elements in the class and objectness cross-entropies.
+        anchor_t: largest ratio of sides between a label and an anchor that answers for it, not included.
+        fl_gamma: exponent of the focal loss; 0 is plain cross-entropy.
+        label_smoothing: share taken from the positive class target.
+        gr: objectness target is `1 - gr + gr * IoU`.
+        autobalance: adapt the level weights of the objectness to its running loss.
+        sort_obj_iou: of several labels in one cell the one with the best IoU sets the objectness target; otherwise the
+            last one in build order.
+    """
+
+    box: float = 0.05
+    objectness: float = 1.0
+    classes: float = 0.5
+    cls_pw: float = 1.0
+    obj_pw: float = 1.0
+    anchor_t: float = 4.0
+    fl_gamma: float = 0.0
+    label_smoothing: float = 0.0
+    gr: float = 1.0
+    autobalance: bool = False
+    sort_obj_iou: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("box", "objectness", "classes", "fl_gamma"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be >= 0; use 0 to switch it off")
+        for name in ("cls_pw", "obj_pw"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be above 0; 1 is neutral")
+        if not self.anchor_t > 1:
+            raise ValueError(f"anchor_t={self.anchor_t}: must be above 1, or no label fits any anchor; YOLOv5 uses 4")
+        for name in ("label_smoothing", "gr"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
+
+    def scaled(self, *, heads: int, classes: int, image_px: int) -> "LossConfig":
+        """The gains for this number of levels and classes and this image size; the other settings stay."""
+        per_head = 3 / heads
+        return replace(
+            self,
+            box=self.box * per_head,
+            classes=self.classes * per_head * classes / 80,
+            objectness=self.objectness * per_head * (image_px / 640) ** 2,
+        )
+
+
+class LossParts(NamedTuple):
+    """Scalars of shape (), float32, on the device. `total` is the sum of the other three times the batch size."""
+
+    total: Tensor
+    box: Tensor
+    objectness: Tensor
+    classes: Tensor
+
+
+class LossDetails(NamedTuple):
+    """A loss and what it was computed against.
+
+    Attributes:
+        parts: the loss.
+        assignment: which predictions answer for which label.
+        objectness_targets: per level (B, anchors * rows * columns) float32.
+    """
+
+    parts: LossParts
+    assignment: Assignment
+    objectness_targets: list[Tensor]
+
+
+class DetectionLoss(flow.nn.Module):
+    """The loss of one head. `balance` (levels,) is its only state: weights of the levels' objectness.
+
+    With `autobalance` each call in training mode ends by updating `balance`; calls in evaluation mode leave it alone.
+
+    Args:
+        head: geometry of the head.
+        config: settings, gains already `scaled`.
+    Raises:
+        ValueError: more than five levels, or `autobalance` for a head without stride 16.
+    """
+
+    def __init__(self, head: HeadGeometry, config: LossConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head = head
+        if head.levels > len(_BALANCE):
+            raise ValueError(f"a head of {head.levels} levels: the objectness is balanced for at most {len(_BALANCE)}")
+        if config.autobalance and _REFERENCE_STRIDE not in head.stride:
+            raise ValueError(f"autobalance with strides {head.stride}: needs a level of stride {_REFERENCE_STRIDE}")
+        self._reference_level = head.stride.index(_REFERENCE_STRIDE) if config.autobalance else 0
+        balance = _BALANCE_3_LEVELS if head.levels == 3 else _BALANCE[: head.levels]
+        self.register_buffer("balance", flow.tensor(balance, dtype=flow.float32))
+        anchors = flow.tensor(np.asarray(head.anchors_cells, np.float32))
+        self.register_buffer("anchor_sides", anchors.reshape(1, head.levels, 1, head.anchors, 1, 2), persistent=False)
+        self.assigner = TargetAssigner(head, config.anchor_t)
+        self.class_elements = _element_loss(config.cls_pw, config.fl_gamma)
+        self.objectness_elements = _element_loss(config.obj_pw, config.fl_gamma)
+        # "model -= model_diff": the op that can write a buffer from inside a graph.
+        self._subtract = flow.stateful_op("sgd_update").Input("model").Input("model_diff").Build()
+
+    def forward(self, maps: Sequence[Tensor], labels: Tensor) -> LossParts:
+        """The loss of a batch.
+
+        Args:
+            maps: per level (B, anchors, rows, columns, 5 + classes) raw predictions.
+            labels: (B, T, 5) float32, class, centre x, centre y, width, height, normalised to the image; class -1: no
+                label. A class above the head's is the caller's mistake, the device stops on it.
+        """
+        return self.details(maps, labels).parts
+
+    def details(self, maps: Sequence[Tensor], labels: Tensor) -> LossDetails:
+        """The loss together with the matches and the objectness targets; arguments as in `forward`."""
+        self._check(maps, labels)
+        batch = labels.shape[0]
+        assignment = self.assigner(labels, [(level.shape[2], level.shape[3]) for level in maps])
+        flat = [_float32(level).reshape(batch, -1, level.shape[-1]) for level in maps]
+
+        rows = _matched_rows(flat, assignment)
+        iou = bbox_iou(self._predicted_boxes(rows), assignment.boxes_cells, kind="ciou")
+        # (levels,) matches; a level without any has the loss 0, as all its entries are masked.
+        count = assignment.matched.to(flow.float32).sum(dim=2).sum(dim=0).clamp(min=1.0)
+        box = self.config.box * (_masked_sums(1.0 - iou, assignment.matched) / count).sum()
+
+        targets = self._objectness_targets(iou.detach(), assignment, flat)
+        per_level = self._objectness(flat, targets)
+        # A copy of the balance: the gradient needs the weights of this call, after `balance` has moved on.
+        objectness = (per_level * (self.balance * self.config.objectness)).sum()
+        if self.config.autobalance and self.training:
+            self._rebalance(per_level.detach())
+
+        classes = self._classes(rows, labels, assignment, count) if self.head.num_classes > 1 else box * 0.0
+        total = (box + objectness + classes) * float(batch)
+        return LossDetails(LossParts(total, box, objectness, classes), assignment, targets)
+
+    def _check(self, maps: Sequence[Tensor], labels: Tensor) -> None:
+        width, anchors = 5 + self.head.num_classes, self.head.anchors
+        if len(maps) != self.head.levels or labels.ndim != 3 or labels.shape[2] != 5:
+            raise ValueError(
+                f"{len(maps)} maps and labels {tuple(labels.shape)}: needs {self.head.levels} maps and labels (B, T, 5)"
+            )
+        for level in maps:
+            shape = tuple(level.shape)
+            if len(shape) != 5 or (shape[0], shape[1], shape[4]) != (labels.shape[0], anchors, width):
+                raise ValueError(f"map {shape}: must be ({labels.shape[0]}, {anchors}, rows, columns, {width})")
+
+    def _predicted_boxes(self, rows: Tensor) -> Tensor:
+        """(B, levels, E, 4): centre relative to the cell's corner, width, height, in cells."""
+        batch, levels, entries = rows.shape[0], rows.shape[1], rows.shape[2]
+        scores = flow.sigmoid(rows[..., 0:4])
+        centre = scores[..., 0:2] * 2.0 - 0.5
+        factor = flow.square(scores[..., 2:4] * 2.0)
+        by_anchor = factor.reshape(batch, levels, -1, self.head.anchors, entries // (5 * self.head.anchors), 2)
+        sides = (by_anchor * self.anchor_sides).reshape(batch, levels, entries, 2)
+        return flow.cat([centre, sides], dim=-1)
+
+    def _objectness_targets(self, iou: Tensor, assignment: Assignment, flat: Sequence[Tensor]) -> list[Tensor]:
+        """Per level (B, cells): what the objectness of each cell should be; 0 where no label is matched.
+
+        Where several entries share a cell one of them wins, the same on every device: a stable sort by cell puts the
+        entries of a cell side by side in their order, and only the last of each run is written.
+        """
+        cell = assignment.cell
+        # Entries without a match may hold NaN, which has no place in an order.
+        quality = iou.clamp(min=0.0).masked_fill(flow.logical_not(assignment.matched), 0.0)
+        if self.config.sort_obj_iou:
+            order = flow.argsort(quality, dim=-1)
+            cell, quality = flow.gather(cell, -1, order), flow.gather(quality, -1, order)
+        if self.config.gr < 1:
+            quality = (1.0 - self.config.gr) + self.config.gr * quality
+        order = flow.argsort(cell, dim=-1)
+        cell, quality = flow.gather(cell, -1, order), flow.gather(quality, -1, order)
+        following = flow.cat([cell[..., 1:], cell[..., :1] * 0 - 2], dim=-1)
+        wins = flow.logical_and(cell != following, cell >= 0)
+        quality, cell = quality.masked_fill(flow.logical_not(wins), 0.0), cell.clamp(min=0)
+        return [
+            flow.scatter_add(flow.zeros_like(rows[..., 4]), 1, cell[:, level], quality[:, level])
+            for level, rows in enumerate(flat)
+        ]
+
+    def _objectness(self, flat: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        """(levels,): mean objectness loss over the cells of each level."""
+        elements = self.objectness_elements(flow.cat([rows[..., 4] for rows in flat], dim=1), flow.cat(targets, dim=1))
+        means, start = [], 0
+        for rows in flat:
+            cells = rows.shape[1]
+            means.append(elements[:, start : start + cells].sum(dim=1).sum() / float(rows.shape[0] * cells))
+            start += cells
+        return flow.stack(means)
+
+    def _rebalance(self, per_level: Tensor) -> None:
+        """Moves `balance` towards equal contributions of the levels, relative to the level of stride 16."""
+        moved = self.balance * 0.9999 + 0.0001 / per_level
+        level = self._reference_level
+        moved = moved / moved[level : level + 1]
+        flow._C.dispatch_sgd_update(
+            self._subtract,
+            (_raw(self.balance), self.balance - moved),
+            learning_rate=1.0,
+            scale=1.0,
+            l1=0.0,
+            l2=0.0,
+            weight_decay=0.0,
+        )
+
+    def _classes(self, rows: Tensor, labels: Tensor, assignment: Assignment, count: Tensor) -> Tensor:
+        batch, slots = labels.shape[0], labels.shape[1]
+        entries, classes = rows.shape[2], self.head.num_classes
+        positive, negative = smooth_targets(self.config.label_smoothing)
+        number = labels[:, :, 0].clamp(min=0.0).to(flow.int64)
+        wanted = flow._C.one_hot(number, classes, positive, negative)
+        wanted = wanted.reshape(batch, 1, 1, slots, classes)
+        wanted = wanted.expand(batch, self.head.levels, entries // slots, slots, classes).reshape(
+            batch, self.head.levels, entries, classes
+        )
+        losses = self.class_elements(rows[..., 5:], wanted).sum(dim=-1)
+        return self.config.classes * (_masked_sums(losses, assignment.matched) / (count * float(classes))).sum()
+
+
+def _element_loss(positive_weight: float, gamma: float) -> flow.nn.Module:
+    plain = BinaryCrossEntropy(positive_weight)
+    return FocalLoss(plain, gamma) if gamma > 0 else plain
+
+
+def _matched_rows(flat: Sequence[Tensor], assignment: Assignment) -> Tensor:
+    """(B, levels, E, 5 + classes): the prediction of each entry; zeros where there is no match.
+
+    The zeros keep a prediction that is no match from reaching the loss or a gradient, even if it is not finite.
+    """
+    source = assignment.cell.clamp(min=0)
+    rows = [flow._C.batch_gather(rows, source[:, level]) for level, rows in enumerate(flat)]
+    return flow.stack(rows, dim=1).masked_fill(flow.logical_not(assignment.matched).unsqueeze(-1), 0.0)
+
+
+def _masked_sums(values: Tensor, mask: Tensor) -> Tensor:
+    """(levels,) sums of (B, levels, E); per image first, as long sums lose digits in float32."""
+    return values.masked_fill(flow.logical_not(mask), 0.0).sum(dim=2).sum(dim=0)
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == flow.float32 else tensor.to(flow.float32)
+
+
+def _raw(buffer: Tensor) -> Tensor:
+    """The tensor itself: inside a graph an attribute of a module is a proxy, which native calls do not take."""
+    return buffer if isinstance(buffer, flow.Tensor) else buffer.to(flow.Tensor)

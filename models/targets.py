@@ -1,0 +1,180 @@
+"""Which predictions answer for which label: YOLOv5's anchor matching in fixed shapes, and the padded form of labels.
+
+An *entry* is one (level, neighbour, anchor, label slot). Every entry exists in every batch, so that shapes never depend
+on the data; a mask says which entries are matches. Nothing of a batch is ever mixed across its leading dimension, so a
+batch may be split over devices.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.runtime import Tensor, flow
+
+SMALLEST_CAPACITY = 16
+# A label belongs to the cell of its centre and to the neighbours that are nearer than half a cell; x, y in cells.
+_NEIGHBOUR_REACH = 0.5
+_NEIGHBOUR_STEPS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
+NEIGHBOURS = len(_NEIGHBOUR_STEPS)
+# Cell numbers are computed in float32, which counts exactly up to here.
+_MOST_CELLS = 2**24
+
+
+@dataclass(frozen=True, eq=False)
+class HeadGeometry:
+    """What the loss must know of a detection head.
+
+    Attributes:
+        anchors_cells: (levels, anchors, 2) width and height of each anchor in cells of its level.
+        stride: pixels per cell, one per level.
+        num_classes: how many class scores follow x, y, w, h and objectness.
+    """
+
+    anchors_cells: npt.NDArray[np.float32]
+    stride: tuple[float, ...]
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        shape = self.anchors_cells.shape
+        if len(shape) != 3 or shape[2] != 2 or shape[0] != len(self.stride):
+            raise ValueError(f"anchors of shape {shape} for {len(self.stride)} strides: must be (levels, anchors, 2)")
+        if not (self.anchors_cells > 0).all():
+            raise ValueError("anchors must have a width and height above 0")
+        if self.num_classes < 1:
+            raise ValueError(f"{self.num_classes} classes: a head needs at least one")
+
+    @property
+    def levels(self) -> int:
+        """Number of feature maps."""
+        return self.anchors_cells.shape[0]
+
+    @property
+    def anchors(self) -> int:
+        """Number of anchors per level."""
+        return self.anchors_cells.shape[1]
+
+
+class Assignment(NamedTuple):
+    """Matches of a batch; B images, E = 5 * anchors * T entries per level, ordered as YOLOv5 builds them.
+
+    Attributes:
+        cell: (B, levels, E) int64; (anchor * rows + row) * columns + column in the entry's level, -1: no match.
+        matched: (B, levels, E) bool; cell >= 0.
+        boxes_cells: (B, levels, E, 4) float32; centre relative to the cell's corner, width, height, in cells. Without
+            meaning where there is no match.
+    """
+
+    cell: Tensor
+    matched: Tensor
+    boxes_cells: Tensor
+
+
+class TargetAssigner(flow.nn.Module):
+    """Matches labels with anchors of similar size, in the cell of the label's centre and up to four cells around it.
+
+    A label fits an anchor when neither side is `anchor_t` times longer or shorter than the anchor's. The entry order
+    within an image is neighbour (centre, left, up, right, down), then anchor, then label.
+
+    Args:
+        head: geometry of the head.
+        anchor_t: largest ratio of sides, not included.
+    """
+
+    def __init__(self, head: HeadGeometry, anchor_t: float) -> None:
+        super().__init__()
+        self._anchor_t = anchor_t
+        self._levels, self._anchors = head.levels, head.anchors
+        anchors = flow.tensor(np.asarray(head.anchors_cells, np.float32))
+        shift = flow.tensor(np.asarray(_NEIGHBOUR_STEPS, np.float32) * np.float32(_NEIGHBOUR_REACH))
+        number = flow.tensor(np.arange(head.anchors, dtype=np.float32))
+        # All entries are computed with the axes (B, levels, neighbours, anchors, T, x and y).
+        self.register_buffer("anchor_sides", anchors.reshape(1, head.levels, 1, head.anchors, 1, 2), persistent=False)
+        self.register_buffer("shift", shift.reshape(1, 1, NEIGHBOURS, 1, 1, 2), persistent=False)
+        self.register_buffer("anchor_number", number.reshape(1, 1, 1, head.anchors, 1), persistent=False)
+        # Sizes of the maps are multiples of this one: a tensor made inside a graph would have no placement.
+        self.register_buffer("one", flow.ones(1, dtype=flow.float32), persistent=False)
+
+    def forward(self, labels: Tensor, grids: Sequence[tuple[int, int]]) -> Assignment:
+        """Finds the matches.
+
+        Args:
+            labels: (B, T, 5) float32, class, centre x, centre y, width, height, normalised to the image; class -1: no
+                label.
+            grids: rows and columns of each level's map.
+        """
+        batch, slots = labels.shape[0], labels.shape[1]
+        size = self._grid_sizes(grids)
+        boxes = labels[:, :, 1:5].reshape(batch, 1, 1, 1, slots, 4) * flow.cat([size, size], dim=-1)
+        centre, sides = boxes[..., 0:2], boxes[..., 2:4]
+        present = (labels[:, :, 0] >= 0).reshape(batch, 1, 1, 1, slots)
+
+        ratio = sides / self.anchor_sides
+        worst = flow.maximum(ratio, flow.reciprocal(ratio)).amax(dim=-1)
+        matched = flow.logical_and(self._near(centre, size, present), worst < self._anchor_t)
+
+        corner = flow.minimum(flow.floor(centre - self.shift).clamp(min=0.0), size - 1.0)
+        columns, cells = size[..., 0], size[..., 0] * size[..., 1]
+        cell = corner[..., 1] * columns + corner[..., 0] + self.anchor_number * cells
+        entries = (batch, self._levels, NEIGHBOURS, self._anchors, slots)
+        per_level = (batch, self._levels, NEIGHBOURS * self._anchors * slots)
+        local = (centre - corner).expand(*entries, 2)
+        return Assignment(
+            cell=cell.masked_fill(flow.logical_not(matched), -1.0).reshape(*per_level).to(flow.int64),
+            matched=matched.reshape(*per_level),
+            boxes_cells=flow.cat([local, sides.expand(*entries, 2)], dim=-1).reshape(*per_level, 4),
+        )
+
+    def _grid_sizes(self, grids: Sequence[tuple[int, int]]) -> Tensor:
+        """(1, levels, 1, 1, 1, 2): columns and rows of each level."""
+        for rows, columns in grids:
+            if rows * columns * self._anchors > _MOST_CELLS:
+                raise ValueError(f"a map of {rows} x {columns} cells is too large: use a smaller image size")
+        numbers = [float(number) for rows, columns in grids for number in (columns, rows)]
+        return flow.cat([self.one * number for number in numbers]).reshape(1, self._levels, 1, 1, 1, 2)
+
+    def _near(self, centre: Tensor, size: Tensor, present: Tensor) -> Tensor:
+        """(B, levels, 5, 1, T): the label's own cell, and whether left, up, right, down lie nearer than half a cell."""
+        sides = []
+        for distance in (centre, size - centre):
+            close = (distance - flow.floor(distance)) < _NEIGHBOUR_REACH
+            close = flow.logical_and(close, distance > 1.0)
+            sides.extend([close[..., 0], close[..., 1]])
+        own = present.expand(*sides[0].shape)
+        return flow.logical_and(flow.cat([own, *sides], dim=2), present)
+
+
+def label_capacity(most_labels: int) -> int:
+    """Label slots per image for a batch whose fullest image has `most_labels`: a power of two, at least 16."""
+    return max(SMALLEST_CAPACITY, 1 << max(most_labels - 1, 0).bit_length())
+
+
+def pad_labels(rows: npt.NDArray[np.floating], batch: int, capacity: int) -> npt.NDArray[np.float32]:
+    """Gives each image the same number of label slots; the order of an image's labels is kept.
+
+    Args:
+        rows: (n, 6) image number in the batch, class, centre x, centre y, width, height; images in any order.
+        batch: number of images B.
+        capacity: slots per image T.
+    Returns:
+        (B, T, 5) float32, C-contiguous; unused slots have class -1 and zeros.
+    Raises:
+        ValueError: a row of no image of the batch, or an image with more labels than slots.
+    """
+    padded = np.zeros((batch, capacity, 5), np.float32)
+    padded[:, :, 0] = -1.0
+    if not len(rows):
+        return padded
+    image = rows[:, 0].astype(np.int64)
+    if image.min() < 0 or image.max() >= batch:
+        raise ValueError(f"labels for image {image.min()} to {image.max()} in a batch of {batch}")
+    counts = np.bincount(image, minlength=batch)
+    if counts.max() > capacity:
+        raise ValueError(f"{counts.max()} labels in one image but {capacity} slots: use label_capacity({counts.max()})")
+    order = np.argsort(image, kind="stable")
+    first = np.concatenate(([0], np.cumsum(counts)[:-1]))
+    slot = np.arange(len(rows)) - first[image[order]]
+    padded[image[order], slot] = rows[order, 1:6]
+    return padded

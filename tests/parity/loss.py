@@ -1,0 +1,192 @@
+"""Parity of the loss: target assignment, parts, gradients, level balance, against `loss_*.npz`."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.runtime import Tensor, flow
+from models.loss import DetectionLoss, LossConfig
+from models.targets import HeadGeometry, label_capacity, pad_labels
+from tests.parity.harness import Mode, Report, Subject
+
+_PARTS = 4
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call as NumPy arrays; everything but parts and balance is per level."""
+
+    parts: npt.NDArray[np.float32]
+    gradients: list[npt.NDArray[np.float32]]
+    cells: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float32]
+    objectness_targets: list[npt.NDArray[np.float32]]
+    balance: npt.NDArray[np.float32]
+
+
+def check(path: Path, report: Report, mode: Mode) -> None:
+    """All calls of one case; tolerances are those of the vectors' README."""
+    with np.load(path, allow_pickle=False) as vectors:
+        case = dict(vectors)
+    maps = [case[f"pred_{level}"] for level in range(len(case["stride"]))]
+    criterion = DetectionLoss(_head(case), _config(case))
+    targets, batch = case["targets"], maps[0].shape[0]
+    capacity = label_capacity(int(np.bincount(targets[:, 0].astype(int), minlength=1).max()))
+    run = _runner(mode, criterion, maps, pad_labels(targets, batch, capacity))
+    calls = [run() for _ in case["total_loss"]]
+    for number, call in enumerate(calls):
+        report.close(f"total {number}", call.parts[0], case["total_loss"][number], rtol=1e-5)
+        report.close(f"items {number}", call.parts[1:], case["loss_items"][number], rtol=1e-5)
+        # The reference keeps five weights for any head that has not three levels.
+        report.close(f"balance {number}", call.balance, case["balance"][number + 1][: len(maps)], rtol=1e-5)
+    for level, raw in enumerate(maps):
+        _check_level(report, calls[-1], case, level, raw.shape[2:4], targets)
+
+
+def _head(case: Mapping[str, Any]) -> HeadGeometry:
+    return HeadGeometry(case["anchors_grid"], tuple(float(stride) for stride in case["stride"]), int(case["nc"]))
+
+
+def _config(case: Mapping[str, Any]) -> LossConfig:
+    hyp = json.loads(str(case["hyp_json"]))
+    return LossConfig(
+        box=hyp["box"],
+        objectness=hyp["obj"],
+        classes=hyp["cls"],
+        cls_pw=hyp["cls_pw"],
+        obj_pw=hyp["obj_pw"],
+        anchor_t=hyp["anchor_t"],
+        fl_gamma=hyp["fl_gamma"],
+        label_smoothing=hyp["label_smoothing"],
+        gr=float(case["gr"]),
+        autobalance=bool(case["autobalance"]),
+        sort_obj_iou=bool(case["sort_obj_iou"]),
+    )
+
+
+class _LossAndGradients(flow.nn.Module):
+    """Parts, gradients, matches, objectness targets: the same calls eagerly and while a graph is built."""
+
+    def __init__(self, criterion: DetectionLoss, maps: list[npt.NDArray[np.float32]]) -> None:
+        super().__init__()
+        self.criterion = criterion
+        for level, raw in enumerate(maps):
+            self.register_parameter(f"map{level}", flow.nn.Parameter(flow.tensor(raw)))
+        self.levels = len(maps)
+
+    def forward(self, labels: Tensor) -> tuple[Tensor, ...]:
+        maps = [getattr(self, f"map{level}") for level in range(self.levels)]
+        details = self.criterion.details(maps, labels)
+        total = details.parts.total
+        internal = flow._oneflow_internal
+        if total.is_lazy:
+            internal.nn.graph.AddTensorAsGraphLoss(total)
+        gradients = internal.autograd.grad(
+            internal.TensorTuple([total]), internal.TensorTuple(maps), internal.TensorTuple(), False, False
+        )
+        return (
+            *details.parts,
+            *gradients,
+            details.assignment.cell,
+            details.assignment.boxes_cells,
+            *details.objectness_targets,
+        )
+
+
+class _CapturedLoss(flow.nn.Graph):
+    def __init__(self, module: _LossAndGradients) -> None:
+        super().__init__()
+        self.module = module
+        self.config._train(True)
+
+    def build(self, labels: Tensor) -> tuple[Tensor, ...]:
+        return self.module(labels)
+
+
+def _runner(
+    mode: Mode, criterion: DetectionLoss, maps: list[npt.NDArray[np.float32]], labels: npt.NDArray[np.float32]
+) -> Callable[[], _Call]:
+    padded = flow.tensor(labels)
+    module = _LossAndGradients(criterion, maps)
+    execute = _CapturedLoss(module) if mode == "graph" else module
+
+    def run() -> _Call:
+        arrays = [output.numpy() for output in execute(padded)]
+        levels = len(maps)
+        return _Call(
+            parts=np.array(arrays[:_PARTS]),
+            gradients=arrays[_PARTS : _PARTS + levels],
+            cells=arrays[_PARTS + levels],
+            boxes=arrays[_PARTS + levels + 1],
+            objectness_targets=arrays[_PARTS + levels + 2 :],
+            balance=criterion.balance.numpy().copy(),  # the array is a view of the tensor
+        )
+
+    return run
+
+
+def _check_level(
+    report: Report,
+    call: _Call,
+    case: Mapping[str, Any],
+    level: int,
+    rows_columns: tuple[int, ...],
+    targets: npt.NDArray[np.float32],
+) -> None:
+    _check_matches(report, call, case, level, rows_columns, targets)
+    expected = case[f"tobj_{level}"]
+    report.close(f"tobj {level}", call.objectness_targets[level].reshape(expected.shape), expected, atol=1e-5)
+    gradient = case[f"grad_{level}"]
+    report.relative_l2(f"gradient {level} L2", call.gradients[level], gradient, limit=1e-5)
+    largest = float(np.abs(gradient).max(initial=0.0))
+    report.close(f"gradient {level}", call.gradients[level], gradient, atol=1e-5 * largest)
+
+
+def _check_matches(
+    report: Report,
+    call: _Call,
+    case: Mapping[str, Any],
+    level: int,
+    rows_columns: tuple[int, ...],
+    targets: npt.NDArray[np.float32],
+) -> None:
+    """Brings the matches into the reference's order (neighbour, anchor, label as listed) and compares them."""
+    (rows, columns), anchors = rows_columns, case["anchors_grid"].shape[1]
+    batch, _, entries = call.cells.shape
+    slots = entries // (5 * anchors)
+    listed = np.full((batch, slots), -1)
+    for image in range(batch):
+        of_image = np.flatnonzero(targets[:, 0] == image)
+        listed[image, : len(of_image)] = of_image
+    cell = call.cells[:, level].reshape(batch, 5, anchors, slots)
+    boxes = call.boxes[:, level].reshape(batch, 5, anchors, slots, 4)
+    image, neighbour, anchor, slot = np.nonzero(cell >= 0)
+    label = listed[image, slot]
+    order = np.lexsort((label, anchor, neighbour))
+    image, neighbour, anchor, slot, label = (index[order] for index in (image, neighbour, anchor, slot, label))
+    found = cell[image, neighbour, anchor, slot]
+    for name, ours in (
+        ("index_image", image),
+        ("index_anchor", found // (rows * columns)),
+        ("index_gj", found // columns % rows),
+        ("index_gi", found % columns),
+        ("tcls", targets[label, 1].astype(np.int64)),
+        ("anch", case["anchors_grid"][level][anchor]),
+    ):
+        report.exact(f"{name} {level}", ours, case[f"{name}_{level}"])
+    report.close(f"tbox {level}", boxes[image, neighbour, anchor, slot], case[f"tbox_{level}"], atol=1e-5)
+
+
+class _LossFiles(Subject):
+    """Every `loss_*.npz` but the one of single elements, which has its own subject."""
+
+    def files(self, folder: Path) -> list[Path]:
+        return [path for path in super().files(folder) if path.name != "loss_elements.npz"]
+
+
+SUBJECT = _LossFiles(("loss_*.npz",), check)
