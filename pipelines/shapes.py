@@ -96,8 +96,8 @@ def _render(draws: np.random.Generator) -> tuple[Image.Image, list[str]]:
         box = (*outline.min(axis=0), *outline.max(axis=0))
         boxes.append(box)
         rows.append(_row(shape, box, width, height))
-    noise = draws.normal(0, draws.uniform(1, 8), (height, width, 3))
-    pixels = np.clip(np.asarray(image, np.float64) + noise, 0, 255).astype(np.uint8)
+    noise = draws.standard_normal((height, width, 3), np.float32) * draws.uniform(1, 8)
+    pixels = np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8)
     return Image.fromarray(pixels), rows
 
 
@@ -149,9 +149,12 @@ def _overlap(outline: np.ndarray, box: tuple[float, float, float, float]) -> flo
 
 def _paint(image: Image.Image, outline: np.ndarray, colour: tuple[int, int, int]) -> None:
     """Fills the outline; the mask is drawn larger and shrunk, so that edges are smooth."""
-    mask = Image.new("L", (image.width * _SUPERSAMPLING, image.height * _SUPERSAMPLING))
-    ImageDraw.Draw(mask).polygon([tuple(corner) for corner in outline * _SUPERSAMPLING], fill=255)
-    image.paste(colour, (0, 0), mask.resize(image.size, Image.Resampling.BOX))
+    low, high = np.floor(outline.min(axis=0)).astype(int), np.ceil(outline.max(axis=0)).astype(int) + 1
+    size = (int(high[0] - low[0]), int(high[1] - low[1]))
+    mask = Image.new("L", (size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING))
+    ImageDraw.Draw(mask).polygon([tuple(corner) for corner in (outline - low) * _SUPERSAMPLING], fill=255)
+    mask = mask.resize(size, Image.Resampling.BOX)
+    image.paste(colour, (int(low[0]), int(low[1])), mask)
 
 
 def _row(shape: int, box: tuple[float, float, float, float], width: int, height: int) -> str:

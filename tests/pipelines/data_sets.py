@@ -1,0 +1,33 @@
+"""Small data sets on disk for tests: pictures of one colour gradient with the labels that a test asks for."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def picture(width: int = 40, height: int = 30) -> Image.Image:
+    """A smooth picture in which rotations and channel swaps would show."""
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], -1).astype(np.uint8))
+
+
+def add_image(folder: Path, name: str, labels: str | bytes | None = None, **save: Any) -> Path:
+    """Writes `folder/images/name` and, unless it is None, its label file; returns the image's path."""
+    image = folder / "images" / name
+    image.parent.mkdir(parents=True, exist_ok=True)
+    picture().save(image, **save)
+    if labels is not None:
+        label = (folder / "labels" / name).with_suffix(".txt")
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_bytes(labels if isinstance(labels, bytes) else labels.encode())
+    return image
+
+
+def write_yaml(folder: Path, text: str) -> Path:
+    """A dataset yaml in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "data.yaml"
+    file.write_text(text)
+    return file
