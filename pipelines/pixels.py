@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from nvidia.dali import Pipeline, fn, types
+from nvidia.dali import Pipeline, fn, pipeline_def, types
 
 from pipelines.letterbox import BORDER_GREY
 from pipelines.rendering import TileRender, ViewRender
@@ -17,7 +17,10 @@ _EMPTY = TileRender(0, (0, 0), (1, 1), (0.0, 0.0), (1.0, 1.0), (1, 1), (0, 0))
 
 _QUEUE_DEPTH = 2
 
-_SLOT_INPUTS = ("crop_start", "crop_shape", "region_start", "region_end", "shape")
+_ANTIALIAS_BELOW = 2 / 3
+"""Tiles that shrink further than this are averaged; others are sampled, which is twice as fast on a CPU.
+
+YOLOv5 samples always, but in two steps (file to image size, then the random scale), so it skips fewer pixels."""
 
 
 class CanvasPipeline:
@@ -65,10 +68,14 @@ class CanvasPipeline:
         feed = self._pipeline.feed_input
         padded = [(*view.tiles, *[_EMPTY] * (self._slots - len(view.tiles))) for view in views]
         for slot in range(self._slots):
+            column = [tiles[slot] for tiles in padded]
             feed(f"bytes{slot}", [row[slot] if slot < len(row) else _DOT for row in encoded])
-            for name in _SLOT_INPUTS:
-                kind = np.float32 if name in ("region_start", "region_end") else np.int32
-                feed(f"{name}{slot}", np.array([getattr(tiles[slot], name) for tiles in padded], kind))
+            for name in ("crop_start", "crop_shape"):
+                feed(f"{name}{slot}", np.array([getattr(tile, name) for tile in column], np.int32))
+            for name in ("region_start", "region_end", "shape"):
+                feed(f"{name}{slot}", np.array([getattr(tile, name) for tile in column], np.float32))
+            feed(f"shrinks{slot}", np.array([_shrinks(tile) for tile in column]))
+            feed(f"sampling{slot}", np.array([_sampling(tile) for tile in column], np.float32))
         # Entry 0 of the paste lists is the grey canvas itself.
         anchors = [((0, 0), *(tile.anchor for tile in tiles)) for tiles in padded]
         areas = [
@@ -103,30 +110,34 @@ def _matrix(view: ViewRender) -> np.ndarray:
     return view.warp
 
 
+def _shrinks(tile: TileRender) -> bool:
+    region = (tile.region_end[0] - tile.region_start[0]) * (tile.region_end[1] - tile.region_start[1])
+    return tile.shape[0] * tile.shape[1] < _ANTIALIAS_BELOW**2 * abs(region)
+
+
+def _sampling(tile: TileRender) -> tuple[tuple[float, float, float], ...]:
+    """Map from tile px to crop px."""
+    rows, columns = ((tile.region_end[axis] - tile.region_start[axis]) / tile.shape[axis] for axis in range(2))
+    return (columns, 0.0, tile.region_start[1]), (0.0, rows, tile.region_start[0]), (0.0, 0.0, 1.0)
+
+
 def _define(slots: int, warp: bool, batch_size: int, threads: int, device: Device) -> Pipeline:
     on_gpu = device == "cuda"
-    pipeline = Pipeline(
+
+    @pipeline_def(
         batch_size=batch_size,
         num_threads=threads,
         device_id=0 if on_gpu else None,
         prefetch_queue_depth=_QUEUE_DEPTH,
         exec_async=True,
         exec_pipelined=True,
+        enable_conditionals=True,
     )
-    with pipeline:
+    def canvases() -> Any:
         tiles = [_tile(slot, "mixed" if on_gpu else "cpu") for slot in range(slots)]
         canvas_hw = fn.external_source(name="canvas", dtype=types.INT32, ndim=1)
-        dot = types.Constant(np.full((1, 1, 3), BORDER_GREY, np.uint8), device="gpu" if on_gpu else "cpu")
-        grey = fn.slice(
-            fn.reshape(dot, layout="HWC"),
-            start=(0, 0),
-            shape=canvas_hw,
-            axes=(0, 1),
-            out_of_bounds_policy="pad",
-            fill_values=BORDER_GREY,
-        )
         canvas = fn.multi_paste(
-            grey,
+            _grey(canvas_hw, "gpu" if on_gpu else "cpu"),
             *tiles,
             out_anchors=fn.external_source(name="anchors", dtype=types.INT32, ndim=2),
             shapes=fn.external_source(name="areas", dtype=types.INT32, ndim=2),
@@ -139,13 +150,26 @@ def _define(slots: int, warp: bool, batch_size: int, threads: int, device: Devic
                 size=fn.external_source(name="output", dtype=types.FLOAT, ndim=1),
                 fill_value=float(BORDER_GREY),
             )
-        pipeline.set_outputs(canvas)
-    return pipeline
+        return canvas
+
+    return canvases()
+
+
+def _grey(canvas_hw: Any, device: str) -> Any:
+    dot = types.Constant(np.full((1, 1, 3), BORDER_GREY, np.uint8), device=device)
+    return fn.slice(
+        fn.reshape(dot, layout="HWC"),
+        start=(0, 0),
+        shape=canvas_hw,
+        axes=(0, 1),
+        out_of_bounds_policy="pad",
+        fill_values=BORDER_GREY,
+    )
 
 
 def _tile(slot: int, decoder: str) -> Any:
-    def given(name: str, dtype: Any) -> Any:
-        return fn.external_source(name=f"{name}{slot}", dtype=dtype, ndim=1)
+    def given(name: str, dtype: Any, ndim: int = 1) -> Any:
+        return fn.external_source(name=f"{name}{slot}", dtype=dtype, ndim=ndim)
 
     crop = fn.decoders.image_slice(
         given("bytes", types.UINT8),
@@ -154,9 +178,12 @@ def _tile(slot: int, decoder: str) -> Any:
         axes=(0, 1),
         device=decoder,
     )
-    return fn.resize(
-        crop,
-        roi_start=given("region_start", types.FLOAT),
-        roi_end=given("region_end", types.FLOAT),
-        size=fn.cast(given("shape", types.INT32), dtype=types.FLOAT),
-    )
+    shape = given("shape", types.FLOAT)
+    start, end = given("region_start", types.FLOAT), given("region_end", types.FLOAT)
+    sampling = given("sampling", types.FLOAT, 2)
+    # DALI turns this into a split of the batch: each tile goes through one of the two operators.
+    if given("shrinks", types.BOOL, 0):
+        tile = fn.resize(crop, roi_start=start, roi_end=end, size=shape)
+    else:
+        tile = fn.experimental.warp_perspective(crop, matrix=sampling, size=shape, border_mode="replicate")
+    return tile

@@ -15,7 +15,6 @@ constexpr int kFullChroma = 7650;  // 255 levels of saturation times 30 levels o
 
 struct Tables {
   int32_t hue[256], saturation[256], value[256];
-  int32_t hue_reciprocal[256], saturation_reciprocal[256];
 };
 
 Tables make_tables(const uint8_t* given) {
@@ -24,9 +23,6 @@ Tables make_tables(const uint8_t* given) {
     tables.hue[i] = given[i];
     tables.saturation[i] = given[256 + i];
     tables.value[i] = given[512 + i];
-    const double divisor = i == 0 ? 1.0 : i;
-    tables.hue_reciprocal[i] = i == 0 ? 0 : static_cast<int32_t>(std::nearbyint((30 << kFraction) / divisor));
-    tables.saturation_reciprocal[i] = i == 0 ? 0 : static_cast<int32_t>(std::nearbyint((255 << kFraction) / divisor));
   }
   return tables;
 }
@@ -38,6 +34,12 @@ GT_INLINE uint8_t channel(int32_t hue, int32_t saturation, int32_t value, int32_
   // Half a unit off every boundary between two levels, so the product's rounding cannot cross one.
   const float shifted = static_cast<float>(value * (kFullChroma - saturation * fall) + kFullChroma / 2) + 0.5f;
   return static_cast<uint8_t>(static_cast<int32_t>(shifted * (1.0f / kFullChroma)));
+}
+
+// A fraction bar of 12 bits; in float32 it rounds like the exact quotient for every divisor from 1 to 255.
+GT_INLINE int32_t reciprocal(int32_t factor, int32_t divisor) {
+  const float numerator = static_cast<float>(factor << kFraction);
+  return static_cast<int32_t>(std::nearbyintf(numerator / static_cast<float>(std::max(divisor, 1))));
 }
 
 GT_VECTOR void gain_row(const uint8_t* __restrict rgb, int64_t width, const Tables& tables, uint8_t* __restrict out,
@@ -56,9 +58,9 @@ GT_VECTOR void gain_row(const uint8_t* __restrict rgb, int64_t width, const Tabl
       const int32_t r = red[i], g = green[i], b = blue[i];
       const int32_t high = std::max(r, std::max(g, b)), low = std::min(r, std::min(g, b)), spread = high - low;
       const int32_t turn = high == r ? g - b : (high == g ? b - r + 2 * spread : r - g + 4 * spread);
-      int32_t hue = (turn * tables.hue_reciprocal[spread] + (1 << (kFraction - 1))) >> kFraction;
+      int32_t hue = (turn * reciprocal(30, spread) + (1 << (kFraction - 1))) >> kFraction;
       hue = hue < 0 ? hue + 180 : hue;
-      const int32_t strength = (spread * tables.saturation_reciprocal[high] + (1 << (kFraction - 1))) >> kFraction;
+      const int32_t strength = (spread * reciprocal(255, high) + (1 << (kFraction - 1))) >> kFraction;
       hue = tables.hue[hue];
       const int32_t saturation = tables.saturation[strength], value = tables.value[high];
       to[i] = channel(hue, saturation, value, 150);
