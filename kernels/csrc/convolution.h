@@ -1,0 +1,32 @@
+// Two-dimensional convolution and its gradients on oneDNN, for any kernel that holds the pointers.
+#ifndef GRAPH_TRAIN_KERNELS_CONVOLUTION_H_
+#define GRAPH_TRAIN_KERNELS_CONVOLUTION_H_
+
+#include <array>
+#include <cstdint>
+
+namespace graph_train {
+
+enum class ConvolutionPass : int64_t { kForward, kDataGradient, kFilterGradient };
+
+// Sizes of one convolution of float tensors. Activations are (N, C, H, W), or (N, H, W, C) with `channels_last`; weights
+// are (O, C / groups, KH, KW), or (O, KH, KW, C / groups) with `weights_channels_last`.
+struct ConvolutionShape {
+  int64_t batch, in_channels, in_height, in_width;
+  int64_t out_channels, out_height, out_width;
+  int64_t kernel_height, kernel_width;
+  int64_t stride_height, stride_width;
+  int64_t pad_top, pad_left;  // what is missing below and to the right follows from the output's size
+  int64_t dilation_height, dilation_width;
+  int64_t groups;
+  int64_t channels_last, weights_channels_last;
+};
+
+// forward:         x, weights -> y;  data gradient: y, weights -> x;  filter gradient: x, y -> weights
+// (the pointer on the right of the arrow is written, where x and y are the gradients of the same name).
+// Primitives are made once per shape; calls from several threads take turns.
+void convolve(ConvolutionPass pass, const ConvolutionShape& shape, float* x, float* weights, float* y);
+
+}  // namespace graph_train
+
+#endif  // GRAPH_TRAIN_KERNELS_CONVOLUTION_H_

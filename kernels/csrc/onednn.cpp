@@ -1,0 +1,84 @@
+#include "onednn.h"
+
+#include <array>
+#include <atomic>
+#include <cstdlib>
+
+namespace graph_train {
+
+namespace {
+
+std::atomic<bool> bf16_on{false};
+
+constexpr size_t kAlignment = 64;
+
+struct Block {
+  void* data = nullptr;
+  size_t bytes = 0;
+};
+
+}  // namespace
+
+// Never destroyed: OneFlow's threads may outlive this library's static objects.
+const dnnl::engine& dnnl_engine() {
+  static const auto* engine = new dnnl::engine(dnnl::engine::kind::cpu, 0);
+  return *engine;
+}
+
+dnnl::stream& dnnl_stream() {
+  static auto* stream = new dnnl::stream(dnnl_engine());
+  return *stream;
+}
+
+std::mutex& dnnl_mutex() {
+  static auto* mutex = new std::mutex;
+  return *mutex;
+}
+
+bool bf16_allowed() { return bf16_on.load(std::memory_order_relaxed); }
+
+dnnl::primitive_attr primitive_attributes() {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  if (bf16_allowed()) attributes.set_fpmath_mode(dnnl::fpmath_mode::bf16);
+  return attributes;
+}
+
+void* scratch_memory(Scratch slot, size_t bytes) {
+  static auto* blocks = new std::array<Block, static_cast<size_t>(Scratch::kCount)>;
+  Block& block = (*blocks)[static_cast<size_t>(slot)];
+  if (bytes > block.bytes) {
+    std::free(block.data);
+    const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    block.data = std::aligned_alloc(kAlignment, rounded);
+    CHECK(block.data != nullptr) << "out of memory: " << rounded << " bytes of scratch memory for a CPU kernel";
+    block.bytes = rounded;
+  }
+  return block.data;
+}
+
+Argument::Argument(const dnnl::memory::desc& outer, const dnnl::memory::desc& inner, bool is_input, Scratch slot)
+    : outer_(outer), inner_(inner), is_input_(is_input), slot_(slot) {
+  if (outer == inner) return;
+  const auto& from = is_input ? outer : inner;
+  const auto& to = is_input ? inner : outer;
+  conversion_ = dnnl::reorder(dnnl::reorder::primitive_desc(dnnl_engine(), from, dnnl_engine(), to));
+}
+
+dnnl::memory Argument::prepare(const void* data) const {
+  dnnl::memory outer(outer_, dnnl_engine(), const_cast<void*>(data));
+  if (!conversion_) return outer;
+  dnnl::memory inner(inner_, dnnl_engine(), scratch_memory(slot_, inner_.get_size()));
+  if (is_input_) conversion_.execute(dnnl_stream(), {{DNNL_ARG_FROM, outer}, {DNNL_ARG_TO, inner}});
+  return inner;
+}
+
+void Argument::finish(const dnnl::memory& inner, void* data) const {
+  if (is_input_ || !conversion_) return;
+  dnnl::memory outer(outer_, dnnl_engine(), data);
+  conversion_.execute(dnnl_stream(), {{DNNL_ARG_FROM, inner}, {DNNL_ARG_TO, outer}});
+}
+
+extern "C" GT_EXPORT void graph_train_set_cpu_bf16(int on) { bf16_on.store(on != 0); }
+
+}  // namespace graph_train
