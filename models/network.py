@@ -166,7 +166,7 @@ def _fold(block: Conv) -> None:
         convolution.groups,
     )
     weight = convolution.weight.numpy() * scale.astype(np.float32).reshape(-1, 1, 1, 1)
-    folded.weight = nn.Parameter(flow.tensor(weight, device=device))
+    folded.weight = nn.Parameter(flow.from_numpy(weight).to(device))
     folded.bias = nn.Parameter(flow.tensor((shift - mean * scale).astype(np.float32), device=device))
     block.conv = folded
     del block.bn

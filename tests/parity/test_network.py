@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+
+from tests.parity.harness import Mode, Report
+from tests.parity.network import SUBJECT
+
+
+@pytest.mark.parametrize("mode", SUBJECT.modes)
+def test_network_equals_the_reference_vectors(goldens: Path, mode: Mode) -> None:
+    files = SUBJECT.files(goldens)
+    assert files
+    for path in files:
+        report = Report()
+        SUBJECT.check(path, report, mode)
+        assert report.ok, report.failures()
