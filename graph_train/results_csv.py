@@ -63,11 +63,11 @@ class ResultsCsv:
         if not self._path.exists():
             return
         lines = self._path.read_text(encoding="utf-8").splitlines()
-        kept = [line for number, line in enumerate(lines[1:], start=2) if self._epoch_of(line, number, lines) < epoch]
         if lines and lines[0] != HEADER:
             raise ValueError(
                 f"{self._path}:1: not a results.csv of YOLOv5's columns; move it away or use another --name"
             )
+        kept = [line for number, line in enumerate(lines[1:], start=2) if self._epoch_of(line, number, lines) < epoch]
         write_atomically(self._path, "\n".join([HEADER, *kept, ""]))
 
     def append(self, row: EpochRow) -> None:
