@@ -191,7 +191,8 @@ class DetectionLoss(flow.nn.Module):
         # Entries without a match may hold NaN, which has no place in an order.
         quality = iou.clamp(min=0.0).masked_fill(flow.logical_not(assignment.matched), 0.0)
         if self.config.sort_obj_iou:
-            order = flow.argsort(quality, dim=-1)
+            # What is not a number has no place in an order: entries without a match, and a network that diverged.
+            order = flow.argsort(quality.masked_fill(quality != quality, 0.0), dim=-1)
             cell, quality = flow.gather(cell, -1, order), flow.gather(quality, -1, order)
         if self.config.gr < 1:
             quality = (1.0 - self.config.gr) + self.config.gr * quality
