@@ -13,7 +13,7 @@ from kernels.runtime import Tensor, flow
 from models.batch_norm import BatchNorm2d
 from models.catalogue import Activation, same_padding
 
-nn = flow.nn
+nn: Any = flow.nn
 Pair = int | tuple[int, int]
 Module = Any
 """`oneflow.nn.Module`; see `kernels.runtime.Tensor` for why it is Any."""

@@ -138,12 +138,18 @@ def parse_activation(text: object) -> Activation:
         name = node.func.id if isinstance(node.func, ast.Name) else ""
     if name not in ACTIVATIONS:
         raise ArgumentError(f"is not an activation; {known}")
-    values = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+    values = [
+        float(argument.value)
+        for argument in node.args
+        if isinstance(argument, ast.Constant)
+        and isinstance(argument.value, (int, float))
+        and not isinstance(argument.value, bool)
+    ]
     if len(values) != len(node.args) or any(keyword.arg != "inplace" for keyword in node.keywords):
         raise ArgumentError("may have plain numbers as arguments only")
-    if len(values) > ACTIVATIONS[name] or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in values):
+    if len(values) > ACTIVATIONS[name]:
         raise ArgumentError(f"takes at most {ACTIVATIONS[name]} number(s)")
-    return Activation(name, tuple(float(value) for value in values))
+    return Activation(name, tuple(values))
 
 
 def _activation(value: object) -> bool | Activation:

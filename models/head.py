@@ -1,6 +1,7 @@
 """The detection head: raw maps per level, and their decoding into boxes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +9,7 @@ import numpy.typing as npt
 from kernels.runtime import Tensor, flow
 from models.blocks import Conv2d
 
-nn = flow.nn
+nn: Any = flow.nn
 
 
 class Detect(nn.Module):

@@ -165,7 +165,8 @@ def _fold(block: Conv) -> None:
         convolution.dilation,
         convolution.groups,
     )
-    weight = convolution.weight.numpy() * scale.astype(np.float32).reshape(-1, 1, 1, 1)
+    weight = convolution.weight.numpy()
+    weight = np.multiply(weight, scale.astype(np.float32).reshape(-1, 1, 1, 1), out=np.empty_like(weight))
     folded.weight = nn.Parameter(flow.from_numpy(weight).to(device))
     folded.bias = nn.Parameter(flow.tensor((shift - mean * scale).astype(np.float32), device=device))
     block.conv = folded
