@@ -2,6 +2,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from pipelines.augment import AugmentConfig
 from pipelines.batches import Batch, Shard
+from pipelines.images import inspect_image
 from pipelines.index import ImageIndex
 from pipelines.train import TrainPipeline
 from tests.pipelines.rendered import label_hits, rendered_index, unlabelled_patches
@@ -89,8 +91,7 @@ def test_boxes_follow_pixels_in_nine_image_mosaics(make: Make) -> None:
     batches = list(make(replace(STILL, mosaic9=1.0)).epoch(0))
     hits = np.concatenate([label_hits(b.images, b.labels) for b in batches])
     assert len(hits) > 60
-    assert np.median(hits) >= 0.95
-    assert hits.mean() >= 0.75
+    assert hits.mean() >= 0.9
 
 
 def test_batches_do_not_depend_on_workers(make: Make) -> None:
@@ -242,8 +243,6 @@ def test_every_kind_of_file_shows_the_same_picture(make: Make, tmp_path: Path, k
 
 
 def _reindexed(index: ImageIndex, path: Path) -> ImageIndex:
-    from pipelines.images import inspect_image
-
     facts = inspect_image(path)
     sizes = np.array([(facts.width, facts.height)], np.int32)
     return replace(index, paths=(path,), sizes=sizes, formats=(facts.format,))
@@ -258,7 +257,7 @@ def _save_as(picture: Image.Image, folder: Path, kind: str) -> tuple[Path, np.nd
     with_alpha = picture.convert("RGBA")
     with_alpha.putalpha(128)
     fine = {"quality": 98, "subsampling": 0}
-    image, suffix, options = {
+    kinds: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
         "cmyk": (picture.convert("CMYK"), "jpg", fine),
         "grey": (picture.convert("L"), "jpg", fine),
         "palette": (picture.quantize(8), "png", {}),
@@ -268,7 +267,8 @@ def _save_as(picture: Image.Image, folder: Path, kind: str) -> tuple[Path, np.nd
         "webp": (picture, "webp", {"quality": 98}),
         "tiff": (picture, "tif", {}),
         "bmp": (picture, "bmp", {}),
-    }[kind]
+    }
+    image, suffix, options = kinds[kind]
     image.save(folder / f"x.{suffix}", **options)
     pixels = np.asarray(picture)
     if kind in ("grey", "grey16"):

@@ -1,0 +1,122 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.batches import Shard
+from pipelines.index import ImageIndex, index_images
+from pipelines.letterbox import rectangular_batches, unletterbox_boxes
+from pipelines.val import ValPipeline
+from tests.pipelines.rendered import label_hits, rendered_index, unlabelled_patches
+
+Make = Callable[..., ValPipeline]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
+    return rendered_index(tmp_path_factory.mktemp("rendered"), images=11, sides=(120, 500))
+
+
+@pytest.fixture
+def make(index: ImageIndex) -> Iterator[Make]:
+    made: list[ValPipeline] = []
+
+    def build(**changes: object) -> ValPipeline:
+        settings: dict[str, object] = {"batch_size": 4, "image_px": 320, "workers": 2}
+        made.append(ValPipeline(index, **(settings | changes)))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield build
+    for pipeline in made:
+        pipeline.close()
+
+
+@pytest.mark.parametrize("rect", [True, False])
+def test_boxes_follow_pixels_and_none_is_lost(make: Make, index: ImageIndex, rect: bool) -> None:
+    batches = list(make(rect=rect))
+    hits = np.concatenate([label_hits(b.images, b.labels, min_side=1) for b in batches])
+    assert len(hits) == sum(len(rows) for rows in index.labels)
+    assert hits.mean() > 0.96
+    assert sum(unlabelled_patches(b.images, b.labels) for b in batches) == 0
+
+
+def test_every_image_once_in_order_of_shape(make: Make, index: ImageIndex) -> None:
+    pipeline = make()
+    batches = list(pipeline)
+    order = np.concatenate([b.indices for b in batches])
+    assert sorted(order) == list(range(len(index)))
+    aspect = index.sizes[:, 1] / index.sizes[:, 0]
+    assert np.all(np.diff(aspect[order]) >= 0)
+    assert [b.images.shape[2:] for b in batches] == pipeline.shapes_hw
+    assert [len(b.images) for b in batches] == [4, 4, 3]
+    for batch in batches:
+        assert [index.paths[n] for n in batch.indices] == list(batch.paths)
+
+
+def test_shapes_by_hand() -> None:
+    # Two images of 100 x 50 at 320 px, stride 32, half a stride of border: height 160 / 32 + 0.5 = 5.5 -> 6 strides,
+    # width 320 / 32 + 0.5 = 10.5 -> 11 strides.
+    sizes = np.array([(100, 50), (100, 50), (50, 100)])
+    order, shapes = rectangular_batches(sizes, batch_size=2, image_px=320, stride=32, pad_strides=0.5)
+    assert order.tolist() == [0, 1, 2]
+    assert shapes.tolist() == [[192, 352], [352, 192]]
+
+
+def test_geometry_leads_back_to_the_file(make: Make, index: ImageIndex) -> None:
+    for batch in make():
+        height, width = batch.images.shape[2:]
+        for row, number in enumerate(batch.indices):
+            labels = batch.labels[batch.labels[:, 0] == row, 2:].astype(np.float64)
+            corners = np.concatenate((labels[:, :2] - labels[:, 2:] / 2, labels[:, :2] + labels[:, 2:] / 2), axis=1)
+            info = batch.geometry[row]
+            assert info.original_hw == tuple(index.sizes[number][::-1])
+            back = unletterbox_boxes(
+                corners * (width, height, width, height),
+                from_hw=(height, width),
+                to_hw=info.original_hw,
+                ratio_pad=(info.ratio_hw[0], info.pad_wh),
+            )
+            boxes = index.labels[number][:, 1:].astype(np.float64)
+            true = np.concatenate((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), axis=1)
+            # Half a pixel of rounded border, and the shorter side is rounded up to whole pixels.
+            true_px = true * np.array(info.original_hw[::-1] * 2)
+            assert np.abs(back - true_px).max() <= 1.6 / info.ratio_hw[0]
+
+
+def test_a_second_pass_is_the_same(make: Make) -> None:
+    pipeline = make()
+    for one, other in zip(list(pipeline), list(pipeline), strict=True):
+        assert np.array_equal(one.images, other.images)
+        assert np.array_equal(one.labels, other.labels)
+
+
+def test_ranks_share_the_batches(make: Make, index: ImageIndex) -> None:
+    parts = [make(shard=Shard(rank, 2)) for rank in range(2)]
+    assert [p.batches_per_epoch for p in parts] == [2, 1]
+    seen = [int(n) for p in parts for b in p for n in b.indices]
+    assert sorted(seen) == list(range(len(index)))
+
+
+def test_border_is_grey(make: Make) -> None:
+    for batch in make(rect=False):
+        assert batch.images.shape[2:] == (320, 320)
+        for image, info in zip(batch.images, batch.geometry, strict=True):
+            left, top = (int(p) for p in info.pad_wh)
+            assert np.all(image[:, :top] == 114)
+            assert np.all(image[:, :, :left] == 114)
+            assert not np.any(image[:, 160, 160] == 114)
+
+
+def test_real_photos(bccd: Path, tmp_path: Path) -> None:
+    index = index_images([bccd.parent / "images" / "val"], ("RBC", "WBC", "Platelets"), cache_dir=tmp_path)
+    pipeline = ValPipeline(index, batch_size=32, image_px=320, workers=2)
+    batches = list(pipeline)
+    pipeline.close()
+    assert sum(len(b.labels) for b in batches) == index.num_boxes
+    assert {b.images.shape[2:] for b in batches} == {(256, 352)}
+
+
+def test_wrong_settings_are_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="image size 300 a multiple of the stride 32"):
+        make(image_px=300)
