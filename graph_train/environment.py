@@ -35,7 +35,7 @@ class Fact:
 
 
 def environment_facts() -> list[Fact]:
-    """Looks at everything that a run needs. Takes seconds: OneFlow and DALI are loaded, the plugin may be compiled."""
+    """Looks at everything that a run needs. Takes seconds: OneFlow and DALI are loaded."""
     return [
         _python(),
         Fact("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
@@ -118,9 +118,19 @@ def _compiler() -> Fact:
 
 
 def _plugin() -> Fact:
+    return _found("kernel plugin", _plugin_state)
+
+
+def _plugin_state() -> str:
     from kernels import plugin_build
 
-    return _found("kernel plugin", lambda: str(plugin_build.ensure_built().path))
+    folder = plugin_build.cache_folder() / plugin_build.plugin_key(plugin_build.find_toolchain())
+    built = sorted(folder.glob("*.so"))
+    return (
+        f"built: {built[0]}"
+        if built
+        else f"not built yet; the first run compiles it into {folder}, which takes a while"
+    )
 
 
 def _found(name: str, look: Callable[[], str]) -> Fact:
