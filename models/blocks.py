@@ -10,46 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kernels.runtime import Tensor, flow
+from models.attention import TransformerBlock
 from models.batch_norm import BatchNorm2d
-from models.catalogue import Activation, same_padding
+from models.catalogue import same_padding
+from models.layers import Conv2d, Module
 
 nn: Any = flow.nn
 Pair = int | tuple[int, int]
-Module = Any
-"""`oneflow.nn.Module`; see `kernels.runtime.Tensor` for why it is Any."""
-
-_ACTIVATIONS: Mapping[str, Callable[..., Module]] = {
-    "SiLU": nn.SiLU,
-    "ReLU": nn.ReLU,
-    "ReLU6": nn.ReLU6,
-    "LeakyReLU": nn.LeakyReLU,
-    "ELU": nn.ELU,
-    "Hardswish": nn.Hardswish,
-    "Mish": nn.Mish,
-    "GELU": nn.GELU,
-    "Sigmoid": nn.Sigmoid,
-    "Tanh": nn.Tanh,
-    "Identity": nn.Identity,
-}
-
-
-def make_activation(activation: Activation) -> Module:
-    """The module behind a parsed activation."""
-    return _ACTIVATIONS[activation.name](*activation.arguments)
-
-
-class Conv2d(nn.Conv2d):
-    """OneFlow's convolution without its own random start, which would cost seconds on the large networks."""
-
-    def reset_parameters(self) -> None:
-        """Leaves the values to `models.initialise`."""
-
-
-class Linear(nn.Linear):
-    """OneFlow's linear layer without its own random start."""
-
-    def reset_parameters(self) -> None:
-        """Leaves the values to `models.initialise`."""
 
 
 class Conv(nn.Module):
@@ -432,70 +399,6 @@ class GhostBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
         return self.conv(x) + self.shortcut(x)
-
-
-class MultiheadAttention(nn.Module):
-    """Scaled dot-product self-attention with PyTorch's parameter names; OneFlow 0.9 has none.
-
-    Source: arXiv:1706.03762, eq. 1; the three input projections are stacked in `in_proj_weight` (3C, C).
-    """
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(flow.Tensor(3 * channels, channels))
-        self.in_proj_bias = nn.Parameter(flow.Tensor(3 * channels))
-        self.out_proj = Linear(channels, channels)
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Three of (tokens, B, C) -> (tokens, B, C)."""
-        tokens, batch, channels = query.shape
-        weights = flow.chunk(self.in_proj_weight, 3, dim=0)
-        biases = flow.chunk(self.in_proj_bias, 3, dim=0)
-
-        def heads_first(x: Tensor, part: int) -> Tensor:
-            projected = nn.functional.linear(x, weights[part], biases[part])
-            return projected.reshape(tokens, batch * self.heads, channels // self.heads).permute(1, 0, 2)
-
-        q, k, v = heads_first(query, 0), heads_first(key, 1), heads_first(value, 2)
-        scores = flow.matmul(q, k.permute(0, 2, 1)) * (channels // self.heads) ** -0.5
-        mixed = flow.matmul(flow.softmax(scores, dim=-1), v)
-        joined = mixed.permute(1, 0, 2).reshape(tokens, batch, channels)
-        return nn.functional.linear(joined, self.out_proj.weight, self.out_proj.bias)
-
-
-class TransformerLayer(nn.Module):
-    """Attention and two linear layers, each added to its input; no layer norm, as in the reference."""
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.q = Linear(channels, channels, bias=False)
-        self.k = Linear(channels, channels, bias=False)
-        self.v = Linear(channels, channels, bias=False)
-        self.ma = MultiheadAttention(channels, heads)
-        self.fc1 = Linear(channels, channels, bias=False)
-        self.fc2 = Linear(channels, channels, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(tokens, B, C) -> (tokens, B, C)."""
-        x = self.ma(self.q(x), self.k(x), self.v(x)) + x
-        return self.fc2(self.fc1(x)) + x
-
-
-class TransformerBlock(nn.Module):
-    """Transformer layers over the cells of a map; `linear` is a learned position term."""
-
-    def __init__(self, channels: int, layers: int, heads: int = 4) -> None:
-        super().__init__()
-        self.linear = Linear(channels, channels)
-        self.tr = nn.Sequential(*(TransformerLayer(channels, heads) for _ in range(layers)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
-        batch, channels, height, width = x.shape
-        tokens = x.reshape(batch, channels, height * width).permute(2, 0, 1)
-        tokens = self.tr(tokens + self.linear(tokens))
-        return tokens.permute(1, 2, 0).reshape(batch, channels, height, width)
 
 
 class Upsample(nn.Module):

@@ -73,6 +73,12 @@ def _odd(value: object) -> int:
     return _positive(value)
 
 
+def _one_or_two(value: object) -> int:
+    if value not in (1, 2) or not _is_int(value):
+        raise ArgumentError("must be 1 or 2")
+    return _positive(value)
+
+
 def _borders(value: object) -> tuple[int, int, int, int]:
     if _is_int(value):
         value = [value] * 4
@@ -279,7 +285,9 @@ BLOCKS: Mapping[str, BlockRule] = {
     "Bottleneck": BlockRule((_OUT, _SHORTCUT, _GROUPS, _EXPANSION)),
     "BottleneckCSP": _CSP,
     "GhostConv": BlockRule((_OUT, _KERNEL, _STRIDE, _GROUPS, _ACT), size=_convolved),
-    "GhostBottleneck": BlockRule((_OUT, Parameter("kernel", _odd, 3), _STRIDE), size=_convolved),
+    "GhostBottleneck": BlockRule(
+        (_OUT, Parameter("kernel", _odd, 3), Parameter("stride", _one_or_two, 1)), size=_convolved
+    ),
     "Focus": BlockRule((_OUT, _KERNEL, _STRIDE, _PADDING, _GROUPS, _ACT), size=_focused),
     "Upsample": BlockRule(
         (

@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from models.attention import MultiheadAttention
 from models.batch_norm import BatchNorm2d
-from models.blocks import Conv2d, GhostBottleneck, Linear, Module, MultiheadAttention
+from models.blocks import GhostBottleneck
 from models.catalogue import BLOCKS, Size
 from models.head import Detect
+from models.layers import Conv2d, Linear, Module
 from models.network import DetectionModel
 from models.spec import PROBE_PX, LayerSpec
 

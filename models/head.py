@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.runtime import Tensor, flow
-from models.blocks import Conv2d
+from models.layers import Conv2d
 
 nn: Any = flow.nn
 

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.runtime import Tensor, flow
-from models.blocks import Conv2d, Linear, Module, MultiheadAttention
+from models.attention import MultiheadAttention
 from models.head import Detect
+from models.layers import Conv2d, Linear, Module
 
 
 def initialise(model: Module, seed: int) -> None:

@@ -184,7 +184,9 @@ def _entries(
 def _class_names(names: Any) -> tuple[str, ...] | None:
     if isinstance(names, dict):
         names = [names[index] for index in range(len(names))] if set(names) == set(range(len(names))) else None
-    return tuple(str(name) for name in names) if isinstance(names, (list, tuple)) else None
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, (str, int)) for name in names):
+        return None
+    return tuple(str(name) for name in names)
 
 
 def plain_config(config: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any] | None:

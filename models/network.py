@@ -8,10 +8,11 @@ import numpy.typing as npt
 
 from kernels.runtime import Tensor, flow
 from models.batch_norm import BatchNorm2d
-from models.blocks import CONSTRUCTORS, Concat, Conv, Conv2d, Module, Upsample, make_activation
+from models.blocks import CONSTRUCTORS, Concat, Conv, Upsample
 from models.catalogue import BLOCKS, Activation
 from models.head import Detect
 from models.initialise import initialise
+from models.layers import Conv2d, Module, make_activation
 from models.spec import LayerSpec, ModelSpec
 
 nn: Any = flow.nn

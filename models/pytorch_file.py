@@ -80,7 +80,9 @@ class PyTorchFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._bytes_left = 4 * path.stat().st_size + 1024
+        self._file_bytes = path.stat().st_size
+        # Tensors may share storages, but not without bounds.
+        self._bytes_left = 4 * self._file_bytes + 1024
         with path.open("rb") as file:
             _check_format(file, path)
         try:
@@ -110,7 +112,7 @@ class PyTorchFile:
     def _read(self, name: str, limit: int) -> bytes:
         entry = self._archive.getinfo(name)
         # torch.save never compresses; so a stored size is bounded by the size of the file.
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > limit:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > min(limit, self._file_bytes):
             raise ValueError(f"damaged archive: {name!r} is compressed or too large")
         return self._archive.read(entry)
 
@@ -175,13 +177,13 @@ def _storage(reference: Any) -> _Storage:
         raise ValueError("refers to something that is no tensor storage")
     _, kind, key, _, numel = reference
     if not isinstance(kind, Global) or kind.name not in _ELEMENTS or not isinstance(key, str):
-        raise ValueError(f"has a storage of unknown type {kind}")
+        raise ValueError("has a tensor storage of an unknown type")
     return _Storage(key, _ELEMENTS[kind.name], _size(numel))
 
 
 def _size(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**40:
-        raise ValueError(f"has a tensor with the size {value!r:.40}")
+        raise ValueError("has a tensor whose size is no sensible number")
     return value
 
 

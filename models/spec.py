@@ -396,24 +396,34 @@ class _Builder:
         return found
 
 
-def _check_channels(kind: str, arguments: dict[str, Any], in_channels: int, out_channels: int) -> None:
+def _check_channels(kind: str, arguments: Mapping[str, Any], in_channels: int, out_channels: int) -> None:
     """What a block demands of its numbers of channels, said before OneFlow says it less clearly."""
+    inner = int(out_channels * arguments["expansion"]) if "expansion" in arguments else in_channels // 2
+    if inner < 1 and ("expansion" in arguments or kind in ("SPP", "SPPF")):
+        raise ArgumentError(f"has {in_channels} channels in and {out_channels} out: none are left inside")
+    grouped = {
+        "Conv": (in_channels, out_channels),
+        "GhostConv": (in_channels, out_channels // 2),
+        "Focus": (4 * in_channels, out_channels),
+        "Bottleneck": (inner, out_channels),
+        "BottleneckCSP": (inner, inner),
+        "C3": (inner, inner),
+        "C3x": (inner, inner),
+    }
     groups = arguments.get("groups", 1)
-    inside = out_channels
-    if kind in ("Bottleneck", "C3", "C3x", "BottleneckCSP", "C3SPP"):
-        inside = in_channels = int(out_channels * arguments["expansion"])
-        if kind == "Bottleneck":
-            inside = out_channels
-    if kind == "GhostConv":
-        inside = out_channels // 2
-    if kind == "Focus":
-        in_channels *= 4
-    if in_channels % groups or inside % groups:
-        raise ArgumentError(f"has groups={groups}, which does not divide {in_channels} and {inside} channels")
-    if kind == "C3TR" and int(out_channels * arguments["expansion"]) % 4:
-        raise ArgumentError(f"has {out_channels} channels; half of them must be a multiple of its 4 heads")
-    if kind in ("GhostConv", "GhostBottleneck", "C3Ghost") and out_channels % 4:
-        raise ArgumentError(f"has {out_channels} channels; it needs a multiple of 4")
+    for channels in grouped.get(kind, ()):
+        if channels % groups:
+            raise ArgumentError(f"has groups={groups}, which does not divide its {channels} channels")
+    # What must be divisible: 4 attention heads; halves, and halves of halves, of ghost convolutions.
+    divisors = {
+        "C3TR": (inner, 4),
+        "C3Ghost": (inner, 4),
+        "GhostBottleneck": (out_channels, 4),
+        "GhostConv": (out_channels, 2),
+    }
+    channels, divisor = divisors.get(kind, (0, 1))
+    if channels % divisor:
+        raise ArgumentError(f"has {channels} channels inside; it needs a multiple of {divisor}")
     if kind == "GhostBottleneck" and arguments["stride"] == 1 and in_channels != out_channels:
         raise ArgumentError(f"has stride 1, so its {in_channels} channels cannot become {out_channels}")
 

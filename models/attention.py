@@ -1,0 +1,72 @@
+"""The transformer of C3TR: multi-head attention with PyTorch's parameter names, which OneFlow 0.9 does not have."""
+
+from typing import Any
+
+from kernels.runtime import Tensor, flow
+from models.layers import Linear
+
+nn: Any = flow.nn
+
+
+class MultiheadAttention(nn.Module):
+    """Scaled dot-product self-attention with PyTorch's parameter names.
+
+    Source: arXiv:1706.03762, eq. 1; the three input projections are stacked in `in_proj_weight` (3C, C).
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(flow.Tensor(3 * channels, channels))
+        self.in_proj_bias = nn.Parameter(flow.Tensor(3 * channels))
+        self.out_proj = Linear(channels, channels)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Three of (tokens, B, C) -> (tokens, B, C)."""
+        tokens, batch, channels = query.shape
+        weights = flow.chunk(self.in_proj_weight, 3, dim=0)
+        biases = flow.chunk(self.in_proj_bias, 3, dim=0)
+
+        def heads_first(x: Tensor, part: int) -> Tensor:
+            projected = nn.functional.linear(x, weights[part], biases[part])
+            return projected.reshape(tokens, batch * self.heads, channels // self.heads).permute(1, 0, 2)
+
+        q, k, v = heads_first(query, 0), heads_first(key, 1), heads_first(value, 2)
+        scores = flow.matmul(q, k.permute(0, 2, 1)) * (channels // self.heads) ** -0.5
+        mixed = flow.matmul(flow.softmax(scores, dim=-1), v)
+        joined = mixed.permute(1, 0, 2).reshape(tokens, batch, channels)
+        return nn.functional.linear(joined, self.out_proj.weight, self.out_proj.bias)
+
+
+class TransformerLayer(nn.Module):
+    """Attention and two linear layers, each added to its input; no layer norm, as in the reference."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.q = Linear(channels, channels, bias=False)
+        self.k = Linear(channels, channels, bias=False)
+        self.v = Linear(channels, channels, bias=False)
+        self.ma = MultiheadAttention(channels, heads)
+        self.fc1 = Linear(channels, channels, bias=False)
+        self.fc2 = Linear(channels, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(tokens, B, C) -> (tokens, B, C)."""
+        x = self.ma(self.q(x), self.k(x), self.v(x)) + x
+        return self.fc2(self.fc1(x)) + x
+
+
+class TransformerBlock(nn.Module):
+    """Transformer layers over the cells of a map; `linear` is a learned position term."""
+
+    def __init__(self, channels: int, layers: int, heads: int = 4) -> None:
+        super().__init__()
+        self.linear = Linear(channels, channels)
+        self.tr = nn.Sequential(*(TransformerLayer(channels, heads) for _ in range(layers)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        batch, channels, height, width = x.shape
+        tokens = x.reshape(batch, channels, height * width).permute(2, 0, 1)
+        tokens = self.tr(tokens + self.linear(tokens))
+        return tokens.permute(1, 2, 0).reshape(batch, channels, height, width)
