@@ -27,6 +27,7 @@ def plot_evolution(
     for panel, name, tried in zip(panels, names, values.T, strict=False):
         quiet_axes(panel, title=f"{name} = {tried[best]:.3g}")
         panel.scatter(tried, fitness, c=np.arange(len(fitness)), cmap="viridis_r", s=14, alpha=0.8, linewidths=0)
+        panel.locator_params(axis="x", nbins=4)  # small numbers have long labels
         panel.plot(tried[best], fitness[best], "+", color=SECOND, markersize=14, markeredgewidth=2)
     for panel in panels[len(names) :]:
         panel.remove()
