@@ -46,17 +46,9 @@ def epoch_class_weights(weights: npt.NDArray[np.float64], average_precision: npt
 def image_weights(
     labels: Sequence[Labels], num_classes: int, weights: npt.NDArray[np.floating]
 ) -> npt.NDArray[np.float64]:
-    """Weight of each image, (images,): the sum over its boxes of their class weights; 0 without boxes."""
-    return class_counts(labels, num_classes).astype(np.float64) @ weights.astype(np.float64)
+    """Weight of each image, (images,): the sum over its boxes of their class weights; 0 without boxes.
 
-
-def draw_images(weights: npt.NDArray[np.float64], *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Image indices of one epoch, (images,), drawn with replacement in proportion to their weights.
-
-    The draw depends on (seed, epoch) alone, so every rank and a resumed run draw the same. Where no image has a weight
-    (no boxes, or every class found perfectly) all are equally likely.
+    Where no image would have a weight (no boxes, or every class found perfectly) all have 1; the reference fails there.
     """
-    count, total = len(weights), float(weights.sum())
-    chance = weights / total if total > 0 else np.full(count, 1 / count)
-    # The constant separates this stream from others that are keyed by the same seed and epoch.
-    return np.random.default_rng((seed, epoch, 0x1336)).choice(count, size=count, p=chance)
+    per_image = class_counts(labels, num_classes).astype(np.float64) @ weights.astype(np.float64)
+    return per_image if per_image.any() else np.ones(len(labels))
