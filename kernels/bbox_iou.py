@@ -48,6 +48,8 @@ def bbox_iou_reference(
     if kind == "iou":
         return iou
 
+    left1, top1, right1, bottom1 = (_third_use(side) for side in (left1, top1, right1, bottom1))
+    left2, top2, right2, bottom2 = (_third_use(side) for side in (left2, top2, right2, bottom2))
     hull_width = flow.maximum(right1, right2) - flow.minimum(left1, left2)
     hull_height = flow.maximum(bottom1, bottom2) - flow.minimum(top1, top2)
     if kind == "giou":
@@ -124,4 +126,20 @@ def _sides(boxes: Tensor, xywh: bool, eps: float) -> tuple[Tensor, Tensor, Tenso
     if not xywh:
         return first, second, third, fourth, third - first, fourth - second + eps
     half_width, half_height = third / 2, fourth / 2
-    return first - half_width, second - half_height, first + half_width, second + half_height, third, fourth
+    return (
+        first - half_width,
+        second - half_height,
+        first + half_width,
+        second + half_height,
+        _third_use(third),
+        _third_use(fourth),
+    )
+
+
+def _third_use(tensor: Tensor) -> Tensor:
+    """The same values for further uses of a tensor that has two already.
+
+    A gradient that is a sum of three or more is added in another order by a graph (its compiler merges chains of
+    additions) than eagerly. With at most two uses of each tensor both give the same bits.
+    """
+    return tensor * 1.0 if tensor.requires_grad else tensor

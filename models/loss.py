@@ -156,8 +156,9 @@ class DetectionLoss(flow.nn.Module):
         if self.config.autobalance and self.training:
             self._rebalance(per_level.detach())
 
-        classes = self._classes(rows, labels, assignment, count) if self.head.num_classes > 1 else box * 0.0
-        total = (box + objectness + classes) * float(batch)
+        classes = self._classes(rows, labels, assignment, count) if self.head.num_classes > 1 else box.detach() * 0.0
+        # One sum op: a graph would add three terms in another order than eager code, and differ in the last bit.
+        total = flow.stack([box, objectness, classes]).sum() * float(batch)
         return LossDetails(LossParts(total, box, objectness, classes), assignment, targets)
 
     def _check(self, maps: Sequence[Tensor], labels: Tensor) -> None:
@@ -188,11 +189,11 @@ class DetectionLoss(flow.nn.Module):
         entries of a cell side by side in their order, and only the last of each run is written.
         """
         cell = assignment.cell
-        # Entries without a match may hold NaN, which has no place in an order.
-        quality = iou.clamp(min=0.0).masked_fill(flow.logical_not(assignment.matched), 0.0)
+        # NaN has no place in an order: entries without a match may hold it, and all of them once a network diverged.
+        unusable = flow.logical_or(flow.logical_not(assignment.matched), flow.isnan(iou))
+        quality = iou.clamp(min=0.0).masked_fill(unusable, 0.0)
         if self.config.sort_obj_iou:
-            # What is not a number has no place in an order: entries without a match, and a network that diverged.
-            order = flow.argsort(quality.masked_fill(quality != quality, 0.0), dim=-1)
+            order = flow.argsort(quality, dim=-1)
             cell, quality = flow.gather(cell, -1, order), flow.gather(quality, -1, order)
         if self.config.gr < 1:
             quality = (1.0 - self.config.gr) + self.config.gr * quality
@@ -201,8 +202,9 @@ class DetectionLoss(flow.nn.Module):
         following = flow.cat([cell[..., 1:], cell[..., :1] * 0 - 2], dim=-1)
         wins = flow.logical_and(cell != following, cell >= 0)
         quality, cell = quality.masked_fill(flow.logical_not(wins), 0.0), cell.clamp(min=0)
+        # Zeros made from the predictions are placed and split over devices as these are.
         return [
-            flow.scatter_add(flow.zeros_like(rows[..., 4]), 1, cell[:, level], quality[:, level])
+            flow.scatter_add(rows[..., 4].detach().clamp(0.0, 0.0), 1, cell[:, level], quality[:, level])
             for level, rows in enumerate(flat)
         ]
 

@@ -44,8 +44,9 @@ def check(path: Path, report: Report, mode: Mode) -> None:
         report.close(f"items {number}", call.parts[1:], case["loss_items"][number], rtol=1e-5)
         # The reference keeps five weights for any head that has not three levels.
         report.close(f"balance {number}", call.balance, case["balance"][number + 1][: len(maps)], rtol=1e-5)
-    for level, raw in enumerate(maps):
-        _check_level(report, calls[-1], case, level, raw.shape[2:4], targets)
+    for level in range(len(maps)):
+        _check_matches(report, calls[-1], case, level)
+        _check_level(report, calls[-1], case, level)
 
 
 def _head(case: Mapping[str, Any]) -> HeadGeometry:
@@ -130,15 +131,7 @@ def _runner(
     return run
 
 
-def _check_level(
-    report: Report,
-    call: _Call,
-    case: Mapping[str, Any],
-    level: int,
-    rows_columns: tuple[int, ...],
-    targets: npt.NDArray[np.float32],
-) -> None:
-    _check_matches(report, call, case, level, rows_columns, targets)
+def _check_level(report: Report, call: _Call, case: Mapping[str, Any], level: int) -> None:
     expected = case[f"tobj_{level}"]
     report.close(f"tobj {level}", call.objectness_targets[level].reshape(expected.shape), expected, atol=1e-5)
     gradient = case[f"grad_{level}"]
@@ -147,26 +140,20 @@ def _check_level(
     report.close(f"gradient {level}", call.gradients[level], gradient, atol=1e-5 * largest)
 
 
-def _check_matches(
-    report: Report,
-    call: _Call,
-    case: Mapping[str, Any],
-    level: int,
-    rows_columns: tuple[int, ...],
-    targets: npt.NDArray[np.float32],
-) -> None:
+def _check_matches(report: Report, call: _Call, case: Mapping[str, Any], level: int) -> None:
     """Brings the matches into the reference's order (neighbour, anchor, label as listed) and compares them."""
-    (rows, columns), anchors = rows_columns, case["anchors_grid"].shape[1]
+    _, anchors, rows, columns, _ = case[f"pred_{level}"].shape
+    targets = case["targets"]
     batch, _, entries = call.cells.shape
     slots = entries // (5 * anchors)
     listed = np.full((batch, slots), -1)
-    for image in range(batch):
-        of_image = np.flatnonzero(targets[:, 0] == image)
-        listed[image, : len(of_image)] = of_image
+    for number in range(batch):
+        of_image = np.flatnonzero(targets[:, 0] == number)
+        listed[number, : len(of_image)] = of_image
     cell = call.cells[:, level].reshape(batch, 5, anchors, slots)
     boxes = call.boxes[:, level].reshape(batch, 5, anchors, slots, 4)
     image, neighbour, anchor, slot = np.nonzero(cell >= 0)
-    label = listed[image, slot]
+    label: npt.NDArray[np.int64] = listed[image, slot]
     order = np.lexsort((label, anchor, neighbour))
     image, neighbour, anchor, slot, label = (index[order] for index in (image, neighbour, anchor, slot, label))
     found = cell[image, neighbour, anchor, slot]
