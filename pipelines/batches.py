@@ -5,14 +5,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines.colour import finish_picture
-from pipelines.pixels import CanvasPipeline
+from pipelines.pixels import CanvasPipeline, Finish
 from pipelines.rendering import ViewRender
 from pipelines.sources import ImageBytes
 
@@ -57,14 +57,13 @@ class Batch:
     """Images with their labels.
 
     Attributes:
-        images: (B, 3, H, W) uint8 RGB. On a CPU a NumPy array that belongs to this batch alone; on a GPU a OneFlow
-            tensor over DALI's memory, which stays valid as long as this object lives.
+        images: (B, 3, H, W) uint8 RGB, in memory that belongs to this batch alone: a NumPy array on a CPU, a OneFlow
+            tensor on a GPU.
         labels: (n, 6) float32 [image, class, cx, cy, w, h], normalised to the batch images and inside them, sorted by
             image.
         indices: (B,) int64 numbers of the images in the index.
         paths: their files.
         geometry: one per image in validation, else empty.
-        owner: whatever keeps `images` valid.
     """
 
     images: Any
@@ -72,7 +71,6 @@ class Batch:
     indices: np.ndarray
     paths: tuple[Path, ...]
     geometry: tuple[FileGeometry, ...] = ()
-    owner: Any = field(default=None, repr=False)
 
     @property
     def max_labels(self) -> int:
@@ -114,6 +112,18 @@ class BatchPlan:
     labels: np.ndarray
     indices: np.ndarray
     geometry: tuple[FileGeometry, ...] = ()
+
+    @property
+    def views(self) -> list[ViewRender]:
+        """The first view of every picture, then the second ones of those that have two."""
+        return [p.views[0] for p in self.pictures] + [p.views[1] for p in self.pictures if len(p.views) == 2]
+
+    @property
+    def finishes(self) -> list[Finish]:
+        """What happens to each of the views."""
+        seconds = iter(range(len(self.pictures), 2 * len(self.pictures)))
+        firsts = [Finish(next(seconds) if len(p.views) == 2 else None, p.mix_ratio, p.hsv_gains) for p in self.pictures]
+        return firsts + [Finish() for p in self.pictures if len(p.views) == 2]
 
 
 @dataclass
@@ -177,40 +187,57 @@ class BatchSource:
     def submit(self, plan: BatchPlan) -> None:
         """Reads the images of a plan and hands them to DALI."""
         start = time.perf_counter()
-        views = [view for picture in plan.pictures for view in picture.views]
+        views = plan.views
         encoded = [[self._encoded[tile.source] for tile in view.tiles] for view in views]
         self.timings.reading += time.perf_counter() - start
-        self._canvases.submit(views, encoded)
+        self._canvases.submit(views, encoded, plan.finishes)
 
     def finish(self, plan: BatchPlan) -> Batch:
         """Fetches the oldest batch from DALI and completes it."""
         start = time.perf_counter()
         try:
-            canvases = self._canvases.collect()
+            drawn = self._canvases.collect()
         except RuntimeError as error:
             raise self._decoding_error(plan, error) from error
-        drawn = time.perf_counter()
-        self.timings.drawing += drawn - start
-        images = np.empty((len(plan.indices), 3, *plan.shape_hw), np.uint8)
-        number = 0
-        for picture in plan.pictures:
-            pixels = [canvases.at(number + offset) for offset in range(len(picture.views))]
-            number += len(pixels)
-            height, width = pixels[0].shape[:2]
-            top, left = picture.at
-            target = images[picture.row, :, top : top + height, left : left + width]
-            finish_picture(pixels, picture.mix_ratio, picture.hsv_gains, target)
+        arrived = time.perf_counter()
+        self.timings.drawing += arrived - start
+        complete = _device_images if self._canvases.settings.device == "cuda" else _host_images
+        images = complete(drawn, plan)
         self._canvases.release()
-        self.timings.finishing += time.perf_counter() - drawn
+        self.timings.finishing += time.perf_counter() - arrived
         paths = tuple(self._paths[n] for n in plan.indices)
         return Batch(images, plan.labels, plan.indices, paths, plan.geometry)
 
     def _decoding_error(self, plan: BatchPlan, error: RuntimeError) -> Exception:
-        numbers = [t.source for picture in plan.pictures for view in picture.views for t in view.tiles]
+        numbers = [tile.source for view in plan.views for tile in view.tiles]
         bad = self._encoded.explain_failure(numbers)
         if bad:
             return OSError(f"images that cannot be decoded: {bad}; repair or remove them")
         return RuntimeError(f"DALI failed on images {sorted(set(numbers))}: {error}")
+
+
+def _host_images(drawn: Any, plan: BatchPlan) -> np.ndarray:
+    """Blends, colours and copies what DALI drew into an array of its own."""
+    images = np.empty((len(plan.indices), 3, *plan.shape_hw), np.uint8)
+    for number, (picture, finish) in enumerate(zip(plan.pictures, plan.finishes, strict=False)):
+        views = [drawn.at(n) for n in (number, finish.partner) if n is not None]
+        height, width = views[0].shape[:2]
+        top, left = picture.at
+        target = images[picture.row, :, top : top + height, left : left + width]
+        finish_picture(views, finish.mix_ratio, finish.hsv_gains, target)
+    return images
+
+
+def _device_images(drawn: Any, plan: BatchPlan) -> Any:
+    """A OneFlow tensor with its own copy, made on the device, of the finished images that DALI drew."""
+    # Imported here so that pipelines on a CPU do not wait for the CUDA libraries.
+    from kernels.runtime import flow
+
+    shared = flow.from_dlpack(drawn.as_tensor().__dlpack__())
+    images = shared[: len(plan.pictures)].clone()
+    # DALI takes its memory back after this: the copy has to be complete.
+    flow.cuda.synchronize()
+    return images
 
 
 class _Run:

@@ -1,11 +1,13 @@
 """The DALI graph that turns encoded images and rectangles into canvases; the same for CPU and GPU."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from nvidia.dali import Pipeline, fn, pipeline_def, types
 
+from pipelines import finishing
 from pipelines.letterbox import BORDER_GREY
 from pipelines.rendering import TileRender, ViewRender
 
@@ -16,6 +18,7 @@ _DOT = np.frombuffer(b"P6\n1 1\n255\nrrr", np.uint8)
 _EMPTY = TileRender(0, (0, 0), (1, 1), (0.0, 0.0), (1.0, 1.0), (1, 1), (0, 0))
 
 _QUEUE_DEPTH = 2
+_GAINS = ("hue_gain", "saturation_gain", "value_gain")
 
 _ANTIALIAS_BELOW = 2 / 3
 """Tiles that shrink further than this are averaged; others are sampled, which is twice as fast on a CPU.
@@ -23,51 +26,89 @@ _ANTIALIAS_BELOW = 2 / 3
 YOLOv5 samples always, but in two steps (file to image size, then the random scale), so it skips fewer pixels."""
 
 
+@dataclass(frozen=True)
+class Finish:
+    """What happens to one drawn view.
+
+    Attributes:
+        partner: number of the view of the same batch to blend it with; None if it stays alone.
+        mix_ratio: its share of the blend.
+        hsv_gains: factors of hue, saturation, value; None leaves colours alone.
+    """
+
+    partner: int | None = None
+    mix_ratio: float = 1.0
+    hsv_gains: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class GraphSettings:
+    """What the DALI graph is built for.
+
+    Attributes:
+        slots: most tiles per view.
+        warp: whether views have a warp matrix (all of them) or none has.
+        batch_size: most views per batch.
+        threads: DALI's CPU threads.
+        device: where decoding (on "cuda" in part) and everything after it happens.
+        finish: whether blending, colour and layout are part of the graph; otherwise they are left to the host.
+    """
+
+    slots: int
+    warp: bool
+    batch_size: int
+    threads: int
+    device: Device
+    finish: bool
+
+
 class CanvasPipeline:
-    """Draws batches of one view each: decode, resize regions, paste on grey, and warp if asked for.
+    """Draws batches of views: decode, resize regions, paste on grey, and warp and finish if asked for.
 
     Work is queued with `submit` and fetched in the same order with `collect`; two batches may be under way, so that
     decoding goes on while the caller is busy.
     """
 
-    def __init__(self, *, slots: int, warp: bool, batch_size: int, threads: int, device: Device) -> None:
-        """
-        Args:
-            slots: most tiles per view.
-            warp: whether views have a warp matrix (all of them) or none has.
-            batch_size: most views per batch.
-            threads: DALI's CPU threads.
-            device: where decoding (on "cuda" in part) and everything after it happens.
-        """
-        self._slots, self._warp = slots, warp
-        self._pipeline = _define(slots, warp, batch_size, threads, device)
+    def __init__(self, settings: GraphSettings) -> None:
+        self._settings = settings
+        self._pipeline = _define(settings)
         self._pipeline.build()
         self._start()
 
     def _start(self) -> None:
         """Fills DALI's queue once: its first `schedule_run` always runs as many batches as the queue is deep."""
-        nothing = ViewRender((), (1, 1), np.eye(3, dtype=np.float32) if self._warp else None, (1, 1))
+        nothing = ViewRender((), (1, 1), np.eye(3, dtype=np.float32) if self._settings.warp else None, (1, 1))
         for _ in range(_QUEUE_DEPTH):
-            self._feed([nothing], [()])
+            self._feed([nothing], [()], [Finish()])
         self._pipeline.schedule_run()
         for _ in range(_QUEUE_DEPTH):
             self.collect()
             self.release()
 
-    def submit(self, views: Sequence[ViewRender], encoded: Sequence[Sequence[np.ndarray]]) -> None:
+    @property
+    def settings(self) -> GraphSettings:
+        """What it was built for."""
+        return self._settings
+
+    def submit(
+        self, views: Sequence[ViewRender], encoded: Sequence[Sequence[np.ndarray]], finishes: Sequence[Finish]
+    ) -> None:
         """Queues a batch.
 
         Args:
             views: what to draw.
             encoded: bytes of the image of each tile of each view.
+            finishes: one per view; looked at only if finishing is part of the graph.
         """
-        self._feed(views, encoded)
+        self._feed(views, encoded, finishes)
         self._pipeline.schedule_run()
 
-    def _feed(self, views: Sequence[ViewRender], encoded: Sequence[Sequence[np.ndarray]]) -> None:
+    def _feed(
+        self, views: Sequence[ViewRender], encoded: Sequence[Sequence[np.ndarray]], finishes: Sequence[Finish]
+    ) -> None:
         feed = self._pipeline.feed_input
-        padded = [(*view.tiles, *[_EMPTY] * (self._slots - len(view.tiles))) for view in views]
-        for slot in range(self._slots):
+        padded = [(*view.tiles, *[_EMPTY] * (self._settings.slots - len(view.tiles))) for view in views]
+        for slot in range(self._settings.slots):
             column = [tiles[slot] for tiles in padded]
             feed(f"bytes{slot}", [row[slot] if slot < len(row) else _DOT for row in encoded])
             for name in ("crop_start", "crop_shape"):
@@ -85,12 +126,24 @@ class CanvasPipeline:
         feed("anchors", np.array(anchors, np.int32))
         feed("areas", np.array(areas, np.int32))
         feed("canvas", np.array([view.canvas_hw for view in views], np.int32))
-        if self._warp:
+        if self._settings.finish:
+            self._feed_finishes(finishes)
+        if self._settings.warp:
             feed("warp", np.stack([_matrix(view) for view in views]))
             feed("output", np.array([view.output_hw for view in views], np.float32))
 
+    def _feed_finishes(self, finishes: Sequence[Finish]) -> None:
+        feed = self._pipeline.feed_input
+        feed("blended", np.array([f.partner is not None for f in finishes]))
+        feed("partner", np.array([n if f.partner is None else f.partner for n, f in enumerate(finishes)], np.int32))
+        feed("mix_ratio", np.array([f.mix_ratio for f in finishes], np.float32))
+        feed("coloured", np.array([f.hsv_gains is not None for f in finishes]))
+        gains = np.array([f.hsv_gains or (1.0, 1.0, 1.0) for f in finishes], np.float32)
+        for channel, name in enumerate(_GAINS):
+            feed(name, np.ascontiguousarray(gains[:, channel]))
+
     def collect(self) -> Any:
-        """The canvases of the oldest batch under way, a DALI TensorList of (h, w, 3) uint8.
+        """The oldest batch under way, a DALI TensorList of (h, w, 3) uint8, or (3, h, w) if finished.
 
         It belongs to DALI and is valid until `release`.
         """
@@ -121,12 +174,12 @@ def _sampling(tile: TileRender) -> tuple[tuple[float, float, float], ...]:
     return (columns, 0.0, tile.region_start[1]), (0.0, rows, tile.region_start[0]), (0.0, 0.0, 1.0)
 
 
-def _define(slots: int, warp: bool, batch_size: int, threads: int, device: Device) -> Pipeline:
-    on_gpu = device == "cuda"
+def _define(settings: GraphSettings) -> Pipeline:
+    on_gpu = settings.device == "cuda"
 
     @pipeline_def(
-        batch_size=batch_size,
-        num_threads=threads,
+        batch_size=settings.batch_size,
+        num_threads=settings.threads,
         device_id=0 if on_gpu else None,
         prefetch_queue_depth=_QUEUE_DEPTH,
         exec_async=True,
@@ -134,25 +187,51 @@ def _define(slots: int, warp: bool, batch_size: int, threads: int, device: Devic
         enable_conditionals=True,
     )
     def canvases() -> Any:
-        tiles = [_tile(slot, "mixed" if on_gpu else "cpu") for slot in range(slots)]
-        canvas_hw = fn.external_source(name="canvas", dtype=types.INT32, ndim=1)
+        tiles = [_tile(slot, "mixed" if on_gpu else "cpu") for slot in range(settings.slots)]
+        canvas_hw = _given("canvas", types.INT32, 1)
         canvas = fn.multi_paste(
             _grey(canvas_hw, "gpu" if on_gpu else "cpu"),
             *tiles,
-            out_anchors=fn.external_source(name="anchors", dtype=types.INT32, ndim=2),
-            shapes=fn.external_source(name="areas", dtype=types.INT32, ndim=2),
+            out_anchors=_given("anchors", types.INT32, 2),
+            shapes=_given("areas", types.INT32, 2),
             output_size=canvas_hw,
         )
-        if warp:
+        if settings.warp:
             canvas = fn.experimental.warp_perspective(
                 canvas,
-                matrix=fn.external_source(name="warp", dtype=types.FLOAT, ndim=2),
-                size=fn.external_source(name="output", dtype=types.FLOAT, ndim=1),
+                matrix=_given("warp", types.FLOAT, 2),
+                size=_given("output", types.FLOAT, 1),
                 fill_value=float(BORDER_GREY),
             )
+        if settings.finish:
+            canvas = _finished(canvas, on_gpu)
         return canvas
 
     return canvases()
+
+
+def _given(name: str, dtype: Any, ndim: int) -> Any:
+    return fn.external_source(name=name, dtype=dtype, ndim=ndim)
+
+
+def _scalar(name: str, on_gpu: bool) -> Any:
+    number = _given(name, types.FLOAT, 0)
+    return number.gpu() if on_gpu else number
+
+
+def _finished(canvas: Any, on_gpu: bool) -> Any:
+    ratio, gains = _scalar("mix_ratio", on_gpu), [_scalar(name, on_gpu) for name in _GAINS]
+    partner = fn.permute_batch(canvas, indices=_given("partner", types.INT32, 0))
+    # DALI rewrites such statements (but not conditional expressions) into splits of the batch.
+    if _given("blended", types.BOOL, 0):  # noqa: SIM108
+        picture = finishing.blend(canvas, partner, ratio)
+    else:
+        picture = canvas
+    if _given("coloured", types.BOOL, 0):  # noqa: SIM108
+        image = finishing.gain_planes(picture, *gains)
+    else:
+        image = finishing.planes(picture)
+    return image
 
 
 def _grey(canvas_hw: Any, device: str) -> Any:
@@ -169,7 +248,7 @@ def _grey(canvas_hw: Any, device: str) -> Any:
 
 def _tile(slot: int, decoder: str) -> Any:
     def given(name: str, dtype: Any, ndim: int = 1) -> Any:
-        return fn.external_source(name=f"{name}{slot}", dtype=dtype, ndim=ndim)
+        return _given(f"{name}{slot}", dtype, ndim)
 
     crop = fn.decoders.image_slice(
         given("bytes", types.UINT8),
@@ -181,7 +260,7 @@ def _tile(slot: int, decoder: str) -> Any:
     shape = given("shape", types.FLOAT)
     start, end = given("region_start", types.FLOAT), given("region_end", types.FLOAT)
     sampling = given("sampling", types.FLOAT, 2)
-    # DALI turns this into a split of the batch: each tile goes through one of the two operators.
+    # A split of the batch as below: each tile goes through one of the two operators.
     if given("shrinks", types.BOOL, 0):
         tile = fn.resize(crop, roi_start=start, roi_end=end, size=shape)
     else:

@@ -9,7 +9,7 @@ from pipelines.batches import Batch, BatchPlan, BatchSource, Picture, Shard, Tim
 from pipelines.draws import SampleDraws, SamplePlan, enlarged, epoch_order
 from pipelines.index import ImageIndex
 from pipelines.letterbox import rectangular_batches
-from pipelines.pixels import CanvasPipeline, Device
+from pipelines.pixels import CanvasPipeline, Device, GraphSettings
 from pipelines.rendering import render_sample
 from pipelines.sources import ImageBytes
 
@@ -49,6 +49,8 @@ class TrainPipeline:
             ValueError: a size or number does not fit the others.
         """
         _check(index, batch_size=batch_size, image_px=image_px, seed=seed, workers=workers, stride=stride)
+        if augment.quad and device == "cuda":
+            raise ValueError("quad draws images of two sizes in a batch, which the GPU pipeline cannot join; drop quad")
         per_image = 4 if augment.quad else 1
         if batch_size % (shard.ranks * per_image):
             raise ValueError(
@@ -62,11 +64,14 @@ class TrainPipeline:
         self._warp = not augment.axis_aligned
         self._source = BatchSource(
             CanvasPipeline(
-                slots=augment.tiles,
-                warp=self._warp,
-                batch_size=batch_size // shard.ranks * (2 if augment.mixup > 0 else 1),
-                threads=workers,
-                device=device,
+                GraphSettings(
+                    slots=augment.tiles,
+                    warp=self._warp,
+                    batch_size=batch_size // shard.ranks * (2 if augment.mixup > 0 else 1),
+                    threads=workers,
+                    device=device,
+                    finish=device == "cuda",
+                )
             ),
             ImageBytes(index),
             index.paths,

@@ -9,7 +9,7 @@ from pipelines.boxes import normalise
 from pipelines.draws import LABEL_CLIP_MARGIN_PX, canvas_labels, letterboxed
 from pipelines.index import ImageIndex
 from pipelines.letterbox import rectangular_batches
-from pipelines.pixels import CanvasPipeline, Device
+from pipelines.pixels import CanvasPipeline, Device, GraphSettings
 from pipelines.rendering import placed_image
 from pipelines.sources import ImageBytes
 from pipelines.train import batch_labels
@@ -61,7 +61,16 @@ class ValPipeline:
             self._order = np.arange(len(index))
             self._shapes = np.full((-(-len(index) // batch_size), 2), image_px)
         self._source = BatchSource(
-            CanvasPipeline(slots=1, warp=False, batch_size=batch_size, threads=workers, device=device),
+            CanvasPipeline(
+                GraphSettings(
+                    slots=1,
+                    warp=False,
+                    batch_size=batch_size,
+                    threads=workers,
+                    device=device,
+                    finish=device == "cuda",
+                )
+            ),
             ImageBytes(index),
             index.paths,
         )
