@@ -37,6 +37,18 @@ _COMPILE_FLAGS = (
     "-DHALF_ENABLE_CPP11_USER_LITERALS=0",
     "-DHALF_ENABLE_F16C_INTRINSICS=0",
 )
+# GCC warns of its own AVX-512 header, and of vector arguments of functions that are always inlined.
+_VECTOR_FLAGS = ("-Wno-psabi", "-Wno-maybe-uninitialized")
+_INSTRUCTION_SETS = {
+    "avx512": (
+        "-march=x86-64-v4",
+        "-mprefer-vector-width=512",
+        "-DGT_ISA=avx512",
+        *_VECTOR_FLAGS,
+    ),
+    "avx2": ("-march=x86-64-v3", "-DGT_ISA=avx2", *_VECTOR_FLAGS),
+    "base": ("-DGT_ISA=base", *_VECTOR_FLAGS),
+}
 _LINK_FLAGS = ("-shared", "-fopenmp", "-Wl,--allow-shlib-undefined")
 
 
@@ -60,14 +72,25 @@ class Toolchain:
         """Arguments naming OneFlow's and oneDNN's shared objects; the wheels carry hashes in the file names."""
         libs = self.oneflow_folder.parent / "oneflow.libs"
         names = [
-            _only_match(libs, pattern) for pattern in ("liboneflow-*.so", "libof_protoobj-*.so", "libprotobuf-*.so*")
+            _only_match(libs, pattern)
+            for pattern in (
+                "liboneflow-*.so",
+                "libof_protoobj-*.so",
+                "libprotobuf-*.so*",
+            )
         ]
         folders = (libs, self.onednn_library.parent)
-        return [f"-L{folder}" for folder in folders] + [f"-l:{name}" for name in (*names, self.onednn_library.name)]
+        return [f"-L{folder}" for folder in folders] + [
+            f"-l:{name}" for name in (*names, self.onednn_library.name)
+        ]
 
     def include_flags(self) -> list[str]:
         """OneFlow's folder comes last: it also carries old glibc and oneDNN headers that must not win."""
-        own = [f"-I{SOURCE_FOLDER}", f"-I{SOURCE_FOLDER / 'shim'}", f"-I{self.onednn_include}"]
+        own = [
+            f"-I{SOURCE_FOLDER}",
+            f"-I{SOURCE_FOLDER / 'shim'}",
+            f"-I{self.onednn_include}",
+        ]
         return [*own, "-idirafter", str(self.oneflow_folder / "include")]
 
 
@@ -82,7 +105,9 @@ class BuiltPlugin:
 def _only_match(folder: Path, pattern: str) -> str:
     matches = sorted(folder.glob(pattern))
     if not matches:
-        raise PluginUnavailableError(f"{folder}: no {pattern}; reinstall oneflow==0.9.0 from PyPI")
+        raise PluginUnavailableError(
+            f"{folder}: no {pattern}; reinstall oneflow==0.9.0 from PyPI"
+        )
     return matches[0].name
 
 
@@ -129,7 +154,9 @@ def find_toolchain() -> Toolchain:
             f"the plugin is for Linux on x86-64, this is {platform.system()} on {platform.machine()}; use --kernels off"
         )
     compiler = find_compiler()
-    version = subprocess.run([str(compiler), "--version"], capture_output=True, text=True, check=False).stdout
+    version = subprocess.run(
+        [str(compiler), "--version"], capture_output=True, text=True, check=False
+    ).stdout
     oneflow_init, oneflow_version = _distribution_file("oneflow", "oneflow/__init__.py")
     library, onednn_version = _distribution_file(*_ONEDNN)
     header, _ = _distribution_file(*_ONEDNN_HEADERS)
@@ -146,14 +173,20 @@ def find_toolchain() -> Toolchain:
 
 def source_files() -> list[Path]:
     """Every file of the source folder, in a fixed order."""
-    return sorted(path for path in SOURCE_FOLDER.rglob("*") if path.is_file() and path.suffix in (".cpp", ".h"))
+    return sorted(
+        path
+        for path in SOURCE_FOLDER.rglob("*")
+        if path.is_file() and path.suffix in (".cpp", ".h")
+    )
 
 
 def plugin_key(toolchain: Toolchain) -> str:
     """Hash of all that decides the library's bytes: sources, flags, and the versions it is bound to."""
     digest = hashlib.sha256()
     for path in source_files():
-        digest.update(f"{path.relative_to(SOURCE_FOLDER)}\0".encode() + path.read_bytes() + b"\0")
+        digest.update(
+            f"{path.relative_to(SOURCE_FOLDER)}\0".encode() + path.read_bytes() + b"\0"
+        )
     facts = (
         *_COMPILE_FLAGS,
         *_LINK_FLAGS,
@@ -175,7 +208,9 @@ def check_private(path: Path) -> None:
     """Refuses what somebody else could have written: a library that is loaded runs as this user."""
     facts = path.lstat()
     if stat.S_ISLNK(facts.st_mode):
-        raise PluginUnavailableError(f"{path}: is a symbolic link; remove it, it will be built again")
+        raise PluginUnavailableError(
+            f"{path}: is a symbolic link; remove it, it will be built again"
+        )
     if facts.st_uid != os.geteuid():
         raise PluginUnavailableError(
             f"{path}: belongs to user id {facts.st_uid}, not to you; remove it or set XDG_CACHE_HOME"
@@ -225,7 +260,12 @@ def ensure_built() -> BuiltPlugin:
 
 def _build(toolchain: Toolchain, folder: Path, library: Path) -> float:
     start = time.monotonic()
-    print("graph-train: compiling the CPU kernels (once, up to a minute) ...", end="", file=sys.stderr, flush=True)
+    print(
+        "graph-train: compiling the CPU kernels (once, up to a minute) ...",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
             finished = compile_sources(toolchain, Path(scratch), folder / "build.log")
@@ -242,28 +282,66 @@ def _build(toolchain: Toolchain, folder: Path, library: Path) -> float:
 
 def compile_sources(toolchain: Toolchain, scratch: Path, log: Path) -> Path:
     """Compiles every csrc/*.cpp beside one another and links them; returns the library inside `scratch`."""
-    flags = [*_COMPILE_FLAGS, *toolchain.include_flags()]
-    compiler = str(toolchain.compiler)
+    flags = [str(toolchain.compiler), *_COMPILE_FLAGS, *toolchain.include_flags()]
     # OneFlow's headers take most of every file's time: they are compiled once and found by name in the scratch folder.
-    header = [compiler, *flags, "-x", "c++-header", str(SOURCE_FOLDER / "common.h"), "-o", "common.h.gch"]
-    _run(header, scratch, log)
-    sources = sorted(SOURCE_FOLDER.glob("*.cpp"))
-    objects = [f"{path.stem}.o" for path in sources]
+    _run(
+        [
+            *flags,
+            "-x",
+            "c++-header",
+            str(SOURCE_FOLDER / "common.h"),
+            "-o",
+            "common.h.gch",
+        ],
+        scratch,
+        log,
+    )
+    jobs = _compile_jobs()
     commands = [
-        [compiler, *flags, "-include", "common.h", "-c", str(path), "-o", target]
-        for path, target in zip(sources, objects, strict=True)
+        [*flags, *own, "-c", str(path), "-o", target] for path, own, target in jobs
     ]
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
         list(pool.map(lambda command: _run(command, scratch, log), commands))
-    _run([compiler, *objects, "-o", LIBRARY_NAME, *toolchain.link_names(), *_LINK_FLAGS], scratch, log)
+    objects = [target for _, _, target in jobs]
+    _run(
+        [
+            str(toolchain.compiler),
+            *objects,
+            "-o",
+            LIBRARY_NAME,
+            *toolchain.link_names(),
+            *_LINK_FLAGS,
+        ],
+        scratch,
+        log,
+    )
     return scratch / LIBRARY_NAME
 
 
+def _compile_jobs() -> list[tuple[Path, tuple[str, ...], str]]:
+    """(source, its own flags, object file) of every compilation; `*.vec.cpp` are compiled once per instruction set."""
+    jobs: list[tuple[Path, tuple[str, ...], str]] = []
+    for path in sorted(SOURCE_FOLDER.glob("*.cpp")):
+        if path.name.endswith(".vec.cpp"):
+            jobs += [
+                (path, flags, f"{path.stem}.{name}.o")
+                for name, flags in _INSTRUCTION_SETS.items()
+            ]
+        else:
+            jobs.append((path, ("-include", "common.h"), f"{path.stem}.o"))
+    return jobs
+
+
 def _run(command: Sequence[str], scratch: Path, log: Path) -> None:
-    result = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, cwd=scratch, capture_output=True, text=True, check=False
+    )
     if result.returncode != 0:
         log.write_text(" ".join(command) + "\n" + result.stdout + result.stderr)
-        first = next((line for line in result.stderr.splitlines() if "error" in line), f"exit code {result.returncode}")
+        first = next(
+            (line for line in result.stderr.splitlines() if "error" in line),
+            f"exit code {result.returncode}",
+        )
         raise PluginUnavailableError(
             f"compiling the CPU kernels failed ({first.strip()}); the compiler's output is in {log}"
         )
