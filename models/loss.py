@@ -12,7 +12,7 @@ import numpy as np
 from kernels.bbox_iou import bbox_iou
 from kernels.runtime import Tensor, flow
 from models.elements import BinaryCrossEntropy, FocalLoss, smooth_targets
-from models.targets import Assignment, HeadGeometry, TargetAssigner
+from models.targets import NEIGHBOURS, Assignment, HeadGeometry, TargetAssigner
 
 _BALANCE_3_LEVELS = (4.0, 1.0, 0.4)
 _BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
@@ -143,20 +143,21 @@ class DetectionLoss(flow.nn.Module):
         assignment = self.assigner(labels, [(level.shape[2], level.shape[3]) for level in maps])
         flat = [_float32(level).reshape(batch, -1, level.shape[-1]) for level in maps]
 
-        rows = _matched_rows(flat, assignment)
-        iou = bbox_iou(self._predicted_boxes(rows), assignment.boxes_cells, kind="ciou")
+        unmatched = flow.logical_not(assignment.matched)
+        rows = _rows_of_entries(flat, assignment)
+        iou = bbox_iou(self._predicted_boxes(rows, unmatched), assignment.boxes_cells, kind="ciou")
         # (levels,) matches; a level without any has the loss 0, as all its entries are masked.
         count = assignment.matched.to(flow.float32).sum(dim=2).sum(dim=0).clamp(min=1.0)
-        box = self.config.box * (_masked_sums(1.0 - iou, assignment.matched) / count).sum()
+        box = self.config.box * (_sums(1.0 - iou, unmatched) / count).sum()
 
-        targets = self._objectness_targets(iou.detach(), assignment, flat)
+        targets = self._objectness_targets(iou.detach(), assignment.cell, unmatched, flat)
         per_level = self._objectness(flat, targets)
         # A copy of the balance: the gradient needs the weights of this call, after `balance` has moved on.
         objectness = (per_level * (self.balance * self.config.objectness)).sum()
         if self.config.autobalance and self.training:
             self._rebalance(per_level.detach())
 
-        classes = self._classes(rows, labels, assignment, count) if self.head.num_classes > 1 else box.detach() * 0.0
+        classes = self._classes(rows, labels, unmatched, count) if self.head.num_classes > 1 else box.detach() * 0.0
         # One sum op: a graph would add three terms in another order than eager code, and differ in the last bit.
         total = flow.stack([box, objectness, classes]).sum() * float(batch)
         return LossDetails(LossParts(total, box, objectness, classes), assignment, targets)
@@ -172,25 +173,27 @@ class DetectionLoss(flow.nn.Module):
             if len(shape) != 5 or (shape[0], shape[1], shape[4]) != (labels.shape[0], anchors, width):
                 raise ValueError(f"map {shape}: must be ({labels.shape[0]}, {anchors}, rows, columns, {width})")
 
-    def _predicted_boxes(self, rows: Tensor) -> Tensor:
-        """(B, levels, E, 4): centre relative to the cell's corner, width, height, in cells."""
-        batch, levels, entries = rows.shape[0], rows.shape[1], rows.shape[2]
-        scores = flow.sigmoid(rows[..., 0:4])
-        centre = scores[..., 0:2] * 2.0 - 0.5
-        factor = flow.square(scores[..., 2:4] * 2.0)
-        by_anchor = factor.reshape(batch, levels, -1, self.head.anchors, entries // (5 * self.head.anchors), 2)
-        sides = (by_anchor * self.anchor_sides).reshape(batch, levels, entries, 2)
-        return flow.cat([centre, sides], dim=-1)
+    def _predicted_boxes(self, rows: Tensor, unmatched: Tensor) -> Tensor:
+        """(B, levels, E, 4): centre relative to the cell's corner, width, height, in cells.
 
-    def _objectness_targets(self, iou: Tensor, assignment: Assignment, flat: Sequence[Tensor]) -> list[Tensor]:
+        Entries without a match read some other cell. Their sides are replaced, since a side of 0 would give NaN.
+        """
+        batch, levels, entries = unmatched.shape
+        anchors, slots = self.head.anchors, entries // (NEIGHBOURS * self.head.anchors)
+        by_entry = self.anchor_sides.expand(1, levels, NEIGHBOURS, anchors, slots, 2).reshape(1, levels, entries, 2)
+        scores = flow.sigmoid(rows[..., 0:4]) * 2.0
+        sides = flow.square(scores[..., 2:4]) * by_entry
+        sides = sides.masked_fill(unmatched.unsqueeze(-1).expand(batch, levels, entries, 2), 1.0)
+        return flow.cat([scores[..., 0:2] - 0.5, sides], dim=-1)
+
+    def _objectness_targets(self, iou: Tensor, cell: Tensor, unmatched: Tensor, flat: Sequence[Tensor]) -> list[Tensor]:
         """Per level (B, cells): what the objectness of each cell should be; 0 where no label is matched.
 
         Where several entries share a cell one of them wins, the same on every device: a stable sort by cell puts the
         entries of a cell side by side in their order, and only the last of each run is written.
         """
-        cell = assignment.cell
         # NaN has no place in an order: entries without a match may hold it, and all of them once a network diverged.
-        unusable = flow.logical_or(flow.logical_not(assignment.matched), flow.isnan(iou))
+        unusable = flow.logical_or(unmatched, flow.isnan(iou))
         quality = iou.clamp(min=0.0).masked_fill(unusable, 0.0)
         if self.config.sort_obj_iou:
             order = flow.argsort(quality, dim=-1)
@@ -233,7 +236,7 @@ class DetectionLoss(flow.nn.Module):
             weight_decay=0.0,
         )
 
-    def _classes(self, rows: Tensor, labels: Tensor, assignment: Assignment, count: Tensor) -> Tensor:
+    def _classes(self, rows: Tensor, labels: Tensor, unmatched: Tensor, count: Tensor) -> Tensor:
         batch, slots = labels.shape[0], labels.shape[1]
         entries, classes = rows.shape[2], self.head.num_classes
         positive, negative = smooth_targets(self.config.label_smoothing)
@@ -244,7 +247,7 @@ class DetectionLoss(flow.nn.Module):
             batch, self.head.levels, entries, classes
         )
         losses = self.class_elements(rows[..., 5:], wanted).sum(dim=-1)
-        return self.config.classes * (_masked_sums(losses, assignment.matched) / (count * float(classes))).sum()
+        return self.config.classes * (_sums(losses, unmatched) / (count * float(classes))).sum()
 
 
 def _element_loss(positive_weight: float, gamma: float) -> flow.nn.Module:
@@ -252,19 +255,15 @@ def _element_loss(positive_weight: float, gamma: float) -> flow.nn.Module:
     return FocalLoss(plain, gamma) if gamma > 0 else plain
 
 
-def _matched_rows(flat: Sequence[Tensor], assignment: Assignment) -> Tensor:
-    """(B, levels, E, 5 + classes): the prediction of each entry; zeros where there is no match.
-
-    The zeros keep a prediction that is no match from reaching the loss or a gradient, even if it is not finite.
-    """
+def _rows_of_entries(flat: Sequence[Tensor], assignment: Assignment) -> Tensor:
+    """(B, levels, E, 5 + classes): the prediction of each entry; that of the first cell where there is no match."""
     source = assignment.cell.clamp(min=0)
-    rows = [flow._C.batch_gather(rows, source[:, level]) for level, rows in enumerate(flat)]
-    return flow.stack(rows, dim=1).masked_fill(flow.logical_not(assignment.matched).unsqueeze(-1), 0.0)
+    return flow.stack([flow._C.batch_gather(rows, source[:, level]) for level, rows in enumerate(flat)], dim=1)
 
 
-def _masked_sums(values: Tensor, mask: Tensor) -> Tensor:
-    """(levels,) sums of (B, levels, E); per image first, as long sums lose digits in float32."""
-    return values.masked_fill(flow.logical_not(mask), 0.0).sum(dim=2).sum(dim=0)
+def _sums(values: Tensor, unmatched: Tensor) -> Tensor:
+    """(levels,) sums of the matches of (B, levels, E); per image first, as long sums lose digits in float32."""
+    return values.masked_fill(unmatched, 0.0).sum(dim=2).sum(dim=0)
 
 
 def _float32(tensor: Tensor) -> Tensor:

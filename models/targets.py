@@ -21,6 +21,8 @@ _NEIGHBOUR_STEPS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)
 NEIGHBOURS = len(_NEIGHBOUR_STEPS)
 # Cell numbers are computed in float32, which counts exactly up to here.
 _MOST_CELLS = 2**24
+# Far below any label that fits an anchor; a side of 0 would give NaN where boxes are compared before they are masked.
+_SMALLEST_SIDE_CELLS = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +92,8 @@ class TargetAssigner(flow.nn.Module):
         anchors = flow.tensor(np.asarray(head.anchors_cells, np.float32))
         shift = flow.tensor(np.asarray(_NEIGHBOUR_STEPS, np.float32) * np.float32(_NEIGHBOUR_REACH))
         number = flow.tensor(np.arange(head.anchors, dtype=np.float32))
-        # All entries are computed with the axes (B, levels, neighbours, anchors, T, x and y).
-        self.register_buffer("anchor_sides", anchors.reshape(1, head.levels, 1, head.anchors, 1, 2), persistent=False)
-        self.register_buffer("shift", shift.reshape(1, 1, NEIGHBOURS, 1, 1, 2), persistent=False)
+        self.register_buffer("anchor_sides", anchors.reshape(1, head.levels, head.anchors, 2, 1), persistent=False)
+        self.register_buffer("shift", shift.reshape(1, 1, NEIGHBOURS, 2, 1), persistent=False)
         self.register_buffer("anchor_number", number.reshape(1, 1, 1, head.anchors, 1), persistent=False)
         # Sizes of the maps are multiples of this one: a tensor made inside a graph would have no placement.
         self.register_buffer("one", flow.ones(1, dtype=flow.float32), persistent=False)
@@ -105,45 +106,68 @@ class TargetAssigner(flow.nn.Module):
                 label.
             grids: rows and columns of each level's map.
         """
-        batch, slots = labels.shape[0], labels.shape[1]
+        batch, slots, levels = labels.shape[0], labels.shape[1], self._levels
+        entries = (batch, levels, NEIGHBOURS, self._anchors, slots)
         size = self._grid_sizes(grids)
-        boxes = labels[:, :, 1:5].reshape(batch, 1, 1, 1, slots, 4) * flow.cat([size, size], dim=-1)
-        centre, sides = boxes[..., 0:2], boxes[..., 2:4]
-        present = (labels[:, :, 0] >= 0).reshape(batch, 1, 1, 1, slots)
+        # Broadcasting in the middle of a shape is slow on the CPU: operands are expanded, but for a missing batch.
+        scale = flow.cat([size, size], dim=2).expand(1, levels, 4, slots)
+        boxes = labels[:, :, 1:5].transpose(1, 2).unsqueeze(1).expand(batch, levels, 4, slots) * scale
+        centre, sides = boxes[:, :, 0:2], boxes[:, :, 2:4]
+        near = self._near(centre, scale[:, :, 0:2], labels[:, :, 0] >= 0)
+        matched = flow.logical_and(near.unsqueeze(3).expand(*entries), self._fits(sides).unsqueeze(2).expand(*entries))
 
-        ratio = sides / self.anchor_sides
-        worst = flow.maximum(ratio, flow.reciprocal(ratio)).amax(dim=-1)
-        matched = flow.logical_and(self._near(centre, size, present), worst < self._anchor_t)
-
-        corner = flow.minimum(flow.floor(centre - self.shift).clamp(min=0.0), size - 1.0)
-        columns, cells = size[..., 0], size[..., 0] * size[..., 1]
-        cell = corner[..., 1] * columns + corner[..., 0] + self.anchor_number * cells
-        entries = (batch, self._levels, NEIGHBOURS, self._anchors, slots)
-        per_level = (batch, self._levels, NEIGHBOURS * self._anchors * slots)
-        local = (centre - corner).expand(*entries, 2)
+        cell, local = self._cells(centre, size)
+        sides = sides.clamp(min=_SMALLEST_SIDE_CELLS)
+        columns = [local[:, :, :, axis].unsqueeze(3).expand(*entries) for axis in (0, 1)]
+        columns += [sides[:, :, axis].reshape(batch, levels, 1, 1, slots).expand(*entries) for axis in (0, 1)]
+        per_level = (batch, levels, NEIGHBOURS * self._anchors * slots)
         return Assignment(
             cell=cell.masked_fill(flow.logical_not(matched), -1.0).reshape(*per_level).to(flow.int64),
             matched=matched.reshape(*per_level),
-            boxes_cells=flow.cat([local, sides.expand(*entries, 2)], dim=-1).reshape(*per_level, 4),
+            boxes_cells=flow.stack(columns, dim=-1).reshape(*per_level, 4),
         )
 
     def _grid_sizes(self, grids: Sequence[tuple[int, int]]) -> Tensor:
-        """(1, levels, 1, 1, 1, 2): columns and rows of each level."""
+        """(1, levels, 2, 1): columns and rows of each level."""
         for rows, columns in grids:
             if rows * columns * self._anchors > _MOST_CELLS:
                 raise ValueError(f"a map of {rows} x {columns} cells is too large: use a smaller image size")
         numbers = [float(number) for rows, columns in grids for number in (columns, rows)]
-        return flow.cat([self.one * number for number in numbers]).reshape(1, self._levels, 1, 1, 1, 2)
+        return flow.cat([self.one * number for number in numbers]).reshape(1, self._levels, 2, 1)
+
+    def _fits(self, sides: Tensor) -> Tensor:
+        """(B, levels, anchors, T): whether both sides (B, levels, 2, T) of a label are similar to the anchor's."""
+        batch, levels, _, slots = sides.shape
+        shape = (levels, self._anchors, 2, slots)
+        ratio = sides.unsqueeze(2).expand(batch, *shape) / self.anchor_sides.expand(1, *shape)
+        worst = flow.maximum(ratio, flow.reciprocal(ratio))
+        return flow.maximum(worst[:, :, :, 0], worst[:, :, :, 1]) < self._anchor_t
 
     def _near(self, centre: Tensor, size: Tensor, present: Tensor) -> Tensor:
-        """(B, levels, 5, 1, T): the label's own cell, and whether left, up, right, down lie nearer than half a cell."""
-        sides = []
+        """(B, levels, 5, T): the label's own cell, and whether left, up, right, down lie nearer than half a cell."""
+        batch, levels, _, slots = centre.shape
+        present = present.reshape(batch, 1, 1, slots)
+        reached = [present.expand(batch, levels, 1, slots)]
         for distance in (centre, size - centre):
             close = (distance - flow.floor(distance)) < _NEIGHBOUR_REACH
-            close = flow.logical_and(close, distance > 1.0)
-            sides.extend([close[..., 0], close[..., 1]])
-        own = present.expand(*sides[0].shape)
-        return flow.logical_and(flow.cat([own, *sides], dim=2), present)
+            reached.append(flow.logical_and(close, distance > 1.0))
+        return flow.logical_and(flow.cat(reached, dim=2), present.expand(batch, levels, NEIGHBOURS, slots))
+
+    def _cells(self, centre: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """Cells (B, levels, 5, anchors, T) as float32 numbers; centre relative to its cell (B, levels, 5, 2, T)."""
+        batch, levels, _, slots = centre.shape
+        shape = (levels, NEIGHBOURS, 2, slots)
+        last = (size - 1.0).unsqueeze(2).expand(1, *shape)
+        centre = centre.unsqueeze(2).expand(batch, *shape)
+        corner = flow.floor(centre - self.shift.expand(1, *shape)).clamp(min=0.0)
+        corner = flow.minimum(corner, last)
+
+        columns = size[:, :, 0].reshape(1, levels, 1, 1)
+        cell = corner[:, :, :, 1] * columns.expand(1, levels, NEIGHBOURS, slots) + corner[:, :, :, 0]
+        per_anchor = (size[:, :, 0] * size[:, :, 1]).reshape(1, levels, 1, 1, 1)
+        shape = (levels, NEIGHBOURS, self._anchors, slots)
+        first = (self.anchor_number * per_anchor).expand(1, *shape)
+        return cell.unsqueeze(3).expand(batch, *shape) + first, centre - corner
 
 
 def label_capacity(most_labels: int) -> int:
