@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines import boxes, geometry
 from pipelines.augment import AugmentConfig
+from pipelines.copy_paste import Pasted, choose_pasted, mirrored_boxes
 from pipelines.geometry import ViewDraw
 from pipelines.index import ImageIndex
 from pipelines.letterbox import letterbox, long_side_size
@@ -42,7 +43,7 @@ class View:
         matrix: (3, 3) float64, canvas px to output px.
         scale: scale draw inside the matrix.
         clip_labels: whether boxes are cut at the canvas before they are mapped (those of a mosaic are).
-        pasted: what copy-paste adds: (label number on this canvas, of the labels in order of the sources).
+        pasted: what copy-paste adds; labels are numbered in order of the sources.
     """
 
     sources: tuple[int, ...]
@@ -52,7 +53,7 @@ class View:
     matrix: np.ndarray
     scale: float
     clip_labels: bool
-    pasted: tuple[int, ...] = ()
+    pasted: tuple[Pasted, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,8 @@ class SampleDraws:
             x, y = (int(v) for v in rng.uniform(image_px / 2, 1.5 * image_px, 2))
             placed = mosaic4(sizes, centre_xy=(x, y), image_px=image_px)
         canvas = (2 * image_px, 2 * image_px)
-        return self._view(rng, sources, placed, canvas, (image_px, image_px), clip_labels=True)
+        view = self._view(rng, sources, placed, canvas, (image_px, image_px), clip_labels=True)
+        return self._with_pasted(rng, view)
 
     def _single(self, rng: np.random.Generator, index: int, output_wh: Size) -> View:
         placed = letterboxed(self._sizes[index], output_wh, image_px=max(output_wh)).placement
@@ -214,18 +216,37 @@ class SampleDraws:
         matrix = geometry.view_matrix(draw, canvas_wh=canvas_wh)
         return View(tuple(sources), tuple(placed), canvas_wh, output_wh, matrix, draw.scale, clip_labels)
 
-    def _view_labels(self, view: View) -> np.ndarray:
-        images = self._images
-        rows = canvas_labels(
-            view.placements,
-            [images.labels[n] for n in view.sources],
-            canvas_wh=view.canvas_wh if view.clip_labels else None,
+    def _with_pasted(self, rng: np.random.Generator, view: View) -> View:
+        """The view with objects pasted on its canvas, if the augmentation asks for that."""
+        if not self._augment.copy_paste:
+            return view
+        pasted = choose_pasted(
+            rng,
+            self._canvas_labels(view),
+            self._canvas_polygons(view),
+            share=self._augment.copy_paste,
+            width=view.canvas_wh[0],
         )
-        polygons = self._canvas_polygons(view)
+        return replace(view, pasted=pasted)
+
+    def _view_labels(self, view: View) -> np.ndarray:
+        rows, polygons = self._canvas_labels(view), self._canvas_polygons(view)
+        if view.pasted:
+            copies = rows[[pasted.label for pasted in view.pasted]]
+            copies[:, 1:] = mirrored_boxes(copies[:, 1:], width=view.canvas_wh[0])
+            rows = np.concatenate((rows, copies))
+            polygons.extend(pasted.polygon for pasted in view.pasted)
         after, keep = geometry.map_labels(
             view.matrix, rows[:, 1:], polygons, scale=view.scale, output_wh=view.output_wh
         )
         return np.concatenate((rows[keep, :1], after[keep]), axis=1)
+
+    def _canvas_labels(self, view: View) -> np.ndarray:
+        return canvas_labels(
+            view.placements,
+            [self._images.labels[n] for n in view.sources],
+            canvas_wh=view.canvas_wh if view.clip_labels else None,
+        )
 
     def _canvas_polygons(self, view: View) -> list[np.ndarray]:
         polygons = []

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 from nvidia.dali import Pipeline, fn, pipeline_def, types
+from PIL import Image, ImageDraw
 
 from pipelines import finishing
 from pipelines.letterbox import BORDER_GREY
@@ -48,6 +49,7 @@ class GraphSettings:
     Attributes:
         slots: most tiles per view.
         warp: whether views have a warp matrix (all of them) or none has.
+        paste: whether views may have pasted polygons; only with `warp`.
         batch_size: most views per batch.
         threads: DALI's CPU threads.
         device: where decoding (on "cuda" in part) and everything after it happens.
@@ -56,6 +58,7 @@ class GraphSettings:
 
     slots: int
     warp: bool
+    paste: bool
     batch_size: int
     threads: int
     device: Device
@@ -131,6 +134,9 @@ class CanvasPipeline:
         if self._settings.warp:
             feed("warp", np.stack([_matrix(view) for view in views]))
             feed("output", np.array([view.output_hw for view in views], np.float32))
+        if self._settings.paste:
+            feed("pastes", np.array([bool(view.pasted) for view in views]))
+            feed("mask", [_mask(view) for view in views])
 
     def _feed_finishes(self, finishes: Sequence[Finish]) -> None:
         feed = self._pipeline.feed_input
@@ -174,6 +180,17 @@ def _sampling(tile: TileRender) -> tuple[tuple[float, float, float], ...]:
     return (columns, 0.0, tile.region_start[1]), (0.0, rows, tile.region_start[0]), (0.0, 0.0, 1.0)
 
 
+def _mask(view: ViewRender) -> np.ndarray:
+    """(h, w, 1) uint8: 1 where the canvas shows its mirror image; (1, 1, 1) if nothing is pasted."""
+    if not view.pasted:
+        return np.zeros((1, 1, 1), np.uint8)
+    mask = Image.new("L", view.canvas_hw[::-1])
+    for polygon in view.pasted:
+        # A corner at x lies on the left edge of pixel x, Pillow's coordinates mean pixel centres.
+        ImageDraw.Draw(mask).polygon([(x, y) for x, y in (polygon - 0.5).tolist()], fill=1)
+    return np.asarray(mask)[..., None]
+
+
 def _define(settings: GraphSettings) -> Pipeline:
     on_gpu = settings.device == "cuda"
 
@@ -196,6 +213,8 @@ def _define(settings: GraphSettings) -> Pipeline:
             shapes=_given("areas", types.INT32, 2),
             output_size=canvas_hw,
         )
+        if settings.paste:
+            canvas = _pasted(canvas, on_gpu)
         if settings.warp:
             canvas = fn.experimental.warp_perspective(
                 canvas,
@@ -212,6 +231,19 @@ def _define(settings: GraphSettings) -> Pipeline:
 
 def _given(name: str, dtype: Any, ndim: int) -> Any:
     return fn.external_source(name=name, dtype=dtype, ndim=ndim)
+
+
+def _pasted(canvas: Any, on_gpu: bool) -> Any:
+    mask = _given("mask", types.UINT8, 3)
+    if on_gpu:
+        mask = mask.gpu()
+    # A split of the batch as below.
+    if _given("pastes", types.BOOL, 0):
+        rest = fn.cast(mask == 0, dtype=types.UINT8)
+        pasted = canvas * rest + fn.flip(canvas, horizontal=1) * mask
+    else:
+        pasted = canvas
+    return pasted
 
 
 def _scalar(name: str, on_gpu: bool) -> Any:

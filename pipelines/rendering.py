@@ -43,14 +43,14 @@ class ViewRender:
         canvas_hw: px.
         warp: None if the canvas is the output; else (3, 3) float32 map from output px to canvas px.
         output_hw: px.
-        mirrored: polygons in canvas px inside which the canvas is replaced by its mirror image (copy-paste).
+        pasted: polygons in canvas px inside which the canvas is replaced by its mirror image; only with a warp.
     """
 
     tiles: tuple[TileRender, ...]
     canvas_hw: tuple[int, int]
     warp: np.ndarray | None
     output_hw: tuple[int, int]
-    mirrored: tuple[np.ndarray, ...] = ()
+    pasted: tuple[np.ndarray, ...] = ()
 
 
 def flip_matrix(output_wh: Size, *, up_down: bool, left_right: bool) -> np.ndarray:
@@ -89,7 +89,8 @@ def _direct_view(view: View, matrix: np.ndarray, sizes: Sequence[Size]) -> ViewR
 
 def _warped_view(view: View, matrix: np.ndarray, sizes: Sequence[Size]) -> ViewRender:
     back = np.linalg.inv(matrix)
-    left, top, right, bottom = _visible_canvas(back, view)
+    # Pasted objects come from the mirror image of the whole canvas.
+    left, top, right, bottom = (0, 0, *view.canvas_wh) if view.pasted else _visible_canvas(back, view)
     shift = np.array(((1.0, 0.0, -left), (0.0, 1.0, -top), (0.0, 0.0, 1.0)))
     canvas_wh = (right - left, bottom - top)
     tiles = [
@@ -101,6 +102,7 @@ def _warped_view(view: View, matrix: np.ndarray, sizes: Sequence[Size]) -> ViewR
         canvas_hw=(canvas_wh[1], canvas_wh[0]),
         warp=(shift @ back).astype(np.float32),
         output_hw=(view.output_wh[1], view.output_wh[0]),
+        pasted=tuple(pasted.polygon for pasted in view.pasted),
     )
 
 

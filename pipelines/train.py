@@ -61,12 +61,13 @@ class TrainPipeline:
         self._batch_size, self._image_px, self._stride = batch_size, image_px, stride
         self._draws = SampleDraws(index, augment, seed=seed)
         self._sizes = [(int(w), int(h)) for w, h in index.sizes]
-        self._warp = not augment.axis_aligned
+        self._warp = not augment.axis_aligned or augment.copy_paste > 0
         self._source = BatchSource(
             CanvasPipeline(
                 GraphSettings(
                     slots=augment.tiles,
                     warp=self._warp,
+                    paste=augment.copy_paste > 0,
                     batch_size=batch_size // shard.ranks * (2 if augment.mixup > 0 else 1),
                     threads=workers,
                     device=device,

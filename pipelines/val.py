@@ -65,6 +65,7 @@ class ValPipeline:
                 GraphSettings(
                     slots=1,
                     warp=False,
+                    paste=False,
                     batch_size=batch_size,
                     threads=workers,
                     device=device,

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.augment import AugmentConfig
+from pipelines.copy_paste import choose_pasted, mirrored_boxes
 from pipelines.draws import SampleDraws, epoch_order, generator, multi_scale_sizes
 from pipelines.images import ImageFormat
 from pipelines.index import ImageIndex
@@ -55,6 +56,7 @@ configs = st.builds(
     mosaic=st.sampled_from([0.0, 0.5, 1.0]),
     mosaic9=st.sampled_from([0.0, 0.5]),
     mixup=st.sampled_from([0.0, 0.5]),
+    copy_paste=st.sampled_from([0.0, 0.5]),
 )
 
 
@@ -75,7 +77,7 @@ def test_ten_thousand_draws_give_sound_labels_and_rectangles(
         low, high = rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2
         assert np.all(low >= -1e-6)
         assert np.all(high <= 1 + 1e-6)
-        for view in render_sample(plan, sizes, warp=not augment.axis_aligned):
+        for view in render_sample(plan, sizes, warp=not augment.axis_aligned or augment.copy_paste > 0):
             for tile in view.tiles:
                 assert_inside(tile.anchor, tile.shape, view.canvas_hw)
                 assert_inside(tile.crop_start, tile.crop_shape, sizes[tile.source][::-1])
@@ -127,6 +129,19 @@ def test_single_image_by_hand() -> None:
     assert np.allclose(draws.labels(plan), [[1, 0.5, 0.5, 0.5, 0.25]], atol=1e-6)
     flipped = draws.labels(replace(plan, flip_left_right=True, flip_up_down=True))
     assert np.allclose(flipped, [[1, 0.5, 0.5, 0.5, 0.25]], atol=1e-6)
+
+
+def test_copy_paste_by_hand() -> None:
+    # Canvas 100 wide. The mirror place of the first box is free; the second one lies on the middle line and would
+    # cover itself; the third one's place is taken by the fourth and the other way round.
+    labels = np.array([[0, 10, 0, 30, 10], [1, 40, 20, 60, 30], [2, 10, 40, 30, 50], [0, 70, 40, 90, 50]], np.float64)
+    outlines = [np.array([[x1, y1], [x2, y1], [x2, y2]]) for _, x1, y1, x2, y2 in labels]
+    pasted = choose_pasted(np.random.default_rng(0), labels, outlines, share=1.0, width=100)
+    assert [p.label for p in pasted] == [0]
+    assert pasted[0].polygon.tolist() == [[90, 0], [70, 0], [70, 10]]
+    assert mirrored_boxes(labels[:1, 1:], width=100).tolist() == [[70, 0, 90, 10]]
+    assert choose_pasted(np.random.default_rng(0), labels, [], share=1.0, width=100) == ()
+    assert choose_pasted(np.random.default_rng(0), labels, outlines, share=0.1, width=100) == ()
 
 
 def test_distributions_are_those_of_the_reference() -> None:

@@ -72,7 +72,13 @@ def test_finishing_in_the_graph_equals_finishing_on_the_host(tmp_path: Path, aug
     plans = list(pipeline._plans(0, 0, None, None))
     pipeline.close()
     settings = GraphSettings(
-        slots=augment.tiles, warp=not augment.axis_aligned, batch_size=12, threads=2, device="cpu", finish=True
+        slots=augment.tiles,
+        warp=not augment.axis_aligned,
+        paste=False,
+        batch_size=12,
+        threads=2,
+        device="cpu",
+        finish=True,
     )
     canvases, encoded = CanvasPipeline(settings), ImageBytes(index)
     for plan, batch in zip(plans, expected, strict=True):

@@ -94,6 +94,18 @@ def test_boxes_follow_pixels_in_nine_image_mosaics(make: Make) -> None:
     assert hits.mean() >= 0.9
 
 
+def test_pasted_objects_are_where_their_labels_say(make: Make, tmp_path: Path) -> None:
+    outlined = rendered_index(tmp_path, polygons=True)
+    with_copies, without = (
+        list(make(replace(STILL, copy_paste=share), index=outlined).epoch(0)) for share in (0.8, 0.0)
+    )
+    assert sum(len(b.labels) for b in with_copies) > 1.15 * sum(len(b.labels) for b in without)
+    # Copies may touch or partly hide other objects (by up to 30 %), so a few patches are not found whole.
+    hits = np.concatenate([label_hits(b.images, b.labels) for b in with_copies])
+    assert np.median(hits) >= 0.95
+    assert hits.mean() >= 0.85
+
+
 def test_batches_do_not_depend_on_workers(make: Make) -> None:
     default = AugmentConfig()
     for one, other in zip(make(default, workers=1).epoch(5), make(default, workers=3).epoch(5), strict=True):
