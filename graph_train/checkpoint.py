@@ -29,10 +29,15 @@ class Checkpoint:
     header: Mapping[str, Any]
 
 
+def _contiguous(value: np.ndarray) -> np.ndarray:
+    # np.ascontiguousarray would give a scalar one dimension.
+    return np.array(value, order="C", copy=False)
+
+
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(arrays):
-        value = np.ascontiguousarray(arrays[name])
+        value = _contiguous(arrays[name])
         digest.update(f"{name}:{value.dtype.str}:{value.shape}".encode())
         digest.update(value.data if value.size else b"")
     return digest.hexdigest()
@@ -44,7 +49,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written; the old file stays.
     """
-    arrays = {name: np.ascontiguousarray(value) for name, value in checkpoint.arrays.items()}
+    arrays = {name: _contiguous(value) for name, value in checkpoint.arrays.items()}
     header = {"format": FORMAT, "version": FORMAT_VERSION, "checksum": _digest(arrays), **checkpoint.header}
     write_atomically(path, save(arrays, metadata={_HEADER_KEY: json.dumps(header)}))
 

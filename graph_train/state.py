@@ -192,7 +192,7 @@ class TrainingState(flow.nn.Module):
                     raise ValueError(
                         f"checkpoint has {name} of shape {value.shape}, this run needs {tuple(tensor.shape)}"
                     )
-                tensor.copy_(flow.tensor(np.ascontiguousarray(value)))
+                tensor.copy_(flow.tensor(np.array(value, order="C")))
             flat = flow.cat([member(self.average, name).reshape(-1) for name in self.statistics], dim=0)
             self.averaged_statistics.copy_(flat)
         self.counters = counters

@@ -8,6 +8,17 @@ import pytest
 _SHARED = Path(os.environ.get("GRAPH_TRAIN_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kernels", choices=("auto", "off", "require"), default="auto", help="our kernel plugin")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Before the first op runs: OneFlow keeps the kernel it once chose.
+    from kernels.plugin import load_plugin
+
+    load_plugin(config.getoption("--kernels"))
+
+
 def _existing(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"{path.name}: not on this machine")

@@ -1,0 +1,70 @@
+"""A network small enough to compile in a second, with every kind of connection that YOLOv5 has."""
+
+import numpy as np
+
+from graph_train.assembly import head_geometry
+from graph_train.schedule import Schedule
+from graph_train.state import TrainingState
+from graph_train.step import EagerStep, GraphStep
+from models.loss import DetectionLoss, LossConfig
+from models.network import DetectionModel
+from models.spec import load_model_spec
+from models.targets import label_capacity, pad_labels
+
+TINY = {
+    "nc": 3,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119]],
+    "backbone": [
+        [-1, 1, "Conv", [8, 3, 2]],
+        [-1, 1, "Conv", [8, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "C3", [16]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "SPPF", [16, 5]],
+    ],
+    "head": [
+        [-1, 1, "nn.Upsample", ["None", 2, "nearest"]],
+        [[-1, 3], 1, "Concat", [1]],
+        [-1, 1, "Conv", [16, 1, 1]],
+        [[8, 5], 1, "Detect", ["nc", "anchors"]],
+    ],
+}
+
+
+def tiny_network(seed: int = 0) -> DetectionModel:
+    """A network of 10 layers and two levels (strides 8 and 16)."""
+    return DetectionModel(load_model_spec(TINY), seed=seed)
+
+
+def tiny_step(kind: type[EagerStep] | type[GraphStep], *, rule: str = "sgd", batch_size: int = 4) -> EagerStep | GraphStep:
+    """A step over the tiny network, its state and loss made alike in every call."""
+    network = tiny_network()
+    state = TrainingState(network, tiny_network(), rule=rule)
+    criterion = DetectionLoss(head_geometry(network), LossConfig())
+    return kind(state, criterion, weight_decays=tiny_schedule(batch_size).weight_decays)
+
+
+def tiny_schedule(batch_size: int = 4, *, optimizer: str = "SGD") -> Schedule:
+    """Warm-up of 12 iterations in epochs of 6, accumulating up to 16 / 4 batches."""
+    return Schedule(
+        epochs=10,
+        batches_per_epoch=6,
+        batch_size=batch_size,
+        warmup=12,
+        nominal_batch=16,
+        optimizer=optimizer,  # type: ignore[arg-type]
+    )
+
+
+def random_batch(number: int, *, side: int, labels: int, batch: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Images (B, 3, side, side) uint8 and padded labels; a function of its arguments."""
+    random = np.random.default_rng([number, side, labels])
+    images = random.integers(0, 256, (batch, 3, side, side), dtype=np.uint8)
+    rows = [
+        [image, random.integers(3), *random.uniform(0.1, 0.9, 2), *random.uniform(0.1, 0.5, 2)]
+        for image in range(batch)
+        for _ in range(labels)
+    ]
+    return images, pad_labels(np.array(rows, np.float32).reshape(-1, 6), batch, label_capacity(labels))
