@@ -13,7 +13,7 @@ from kernels.runtime import Tensor, flow
 from models.attention import TransformerBlock
 from models.batch_norm import BatchNorm2d
 from models.catalogue import same_padding
-from models.layers import Conv2d, Module
+from models.layers import Conv2d, Module, fork
 
 nn: Any = flow.nn
 Pair = int | tuple[int, int]
@@ -297,8 +297,8 @@ class SPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps height and width."""
-        x = self.cv1(x)
-        return self.cv2(flow.cat([x] + [pool(x) for pool in self.m], dim=1))
+        x, *pooled = fork(self.cv1(x), [1] * (1 + len(self.m)))
+        return self.cv2(flow.cat([x] + [pool(y) for pool, y in zip(self.m, pooled)], dim=1))  # noqa: B905 - block list
 
 
 class SPPF(nn.Module):
@@ -444,3 +444,6 @@ CONSTRUCTORS: Mapping[str, Callable[..., Module]] = {
     "Focus": Focus,
 }
 """Blocks with channels of their own; Upsample, MaxPool2d, ZeroPad2d, Concat and Detect are made in `network`."""
+
+BRANCHING = frozenset({"Bottleneck", "BottleneckCSP", "C3", "C3x", "C3TR", "C3Ghost", "C3SPP", "GhostBottleneck"})
+"""Blocks that feed their input to two ops; see `models.layers.fork`."""

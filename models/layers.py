@@ -1,9 +1,9 @@
 """The plain layers that everything else is built from: convolution, linear, activations."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kernels.runtime import flow
+from kernels.runtime import Tensor, flow
 from models.catalogue import Activation
 
 nn: Any = flow.nn
@@ -42,3 +42,22 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Leaves the values to `models.initialise`."""
+
+
+def fork(x: Tensor, branches: Sequence[int]) -> list[Tensor]:
+    """The same values for several consumers, so that no tensor feeds more than two ops.
+
+    Gradients of one tensor are summed in one order by the eager engine and in another inside a graph, which shows in
+    the last bit from three summands on; a sum of two has no order. Copies are made only where there are more.
+
+    Args:
+        x: any tensor.
+        branches: how many ops each consumer feeds with it, 1 or 2.
+    """
+    if sum(branches) <= 2:
+        return [x] * len(branches)
+    copies = []
+    for count in branches[:-1]:
+        copies.append(x if count == 1 else flow._C.identity(x))
+        x = flow._C.identity(x)
+    return [*copies, x]

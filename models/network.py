@@ -8,11 +8,11 @@ import numpy.typing as npt
 
 from kernels.runtime import Tensor, flow
 from models.batch_norm import BatchNorm2d
-from models.blocks import CONSTRUCTORS, Concat, Conv, Upsample
+from models.blocks import BRANCHING, CONSTRUCTORS, Concat, Conv, Upsample
 from models.catalogue import BLOCKS, Activation
 from models.head import Detect
 from models.initialise import initialise
-from models.layers import Conv2d, Module, make_activation
+from models.layers import Conv2d, Module, fork, make_activation
 from models.spec import LayerSpec, ModelSpec
 
 nn: Any = flow.nn
@@ -40,7 +40,7 @@ class DetectionModel(flow.nn.Module):
         activation = make_activation(spec.activation)
         self.model = nn.Sequential(*(_make_layer(layer, spec, activation) for layer in spec.layers))
         self._inputs = tuple(layer.inputs for layer in spec.layers)
-        self._kept = frozenset(spec.saved)
+        self._branches = _branches(spec)
         self._uncounted_batches = 0
         if seed is not None:
             initialise(self, seed)
@@ -74,13 +74,13 @@ class DetectionModel(flow.nn.Module):
 
         A map is (B, anchors, ny, nx, 5 + classes), in training as in evaluation mode.
         """
-        kept: dict[int, Tensor] = {}
+        waiting: dict[int, list[Tensor]] = {-1: [images]}
         x: Any = images
         for index, (layer, inputs) in enumerate(zip(self.model, self._inputs)):  # noqa: B905 - see Detect.forward
-            sources = [x if source == index - 1 else kept[source] for source in inputs]
+            sources = [waiting[source].pop(0) for source in inputs]
             x = layer(sources if _takes_list(self.spec.layers[index]) else sources[0])
-            if index in self._kept:
-                kept[index] = x
+            if index in self._branches:
+                waiting[index] = fork(x, self._branches[index])
         return x
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
@@ -110,6 +110,15 @@ class DetectionModel(flow.nn.Module):
                 if isinstance(module, Conv) and not module.folded:
                     _fold(module)
         return self
+
+
+def _branches(spec: ModelSpec) -> dict[int, list[int]]:
+    """For each layer's output, how many ops each of its consumers feeds with it, in the order of the layers."""
+    branches: dict[int, list[int]] = {}
+    for layer in spec.layers:
+        for source in layer.inputs:
+            branches.setdefault(source, []).append(2 if layer.kind in BRANCHING else 1)
+    return branches
 
 
 def _takes_list(layer: LayerSpec) -> bool:

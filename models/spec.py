@@ -189,7 +189,7 @@ class _Builder:
 
     def build(self) -> ModelSpec:
         anchors = self._config.get("anchors")
-        if isinstance(anchors, float) and anchors == round(anchors):
+        if isinstance(anchors, float) and anchors.is_integer():
             anchors = int(anchors)
         per_level = self._anchors_per_level(anchors)
         # A row that already has the head's width (a yaml of the YOLOv3 age) is not scaled.
@@ -204,6 +204,10 @@ class _Builder:
         if len(heads) != 1 or heads[0] is not layers[-1]:
             raise ValueError(f"{self._source}: the last row, and no other, must be Detect; found {len(heads)} of them")
         head = heads[0]
+        used = {index for layer in layers for index in layer.inputs}
+        for layer in layers[:-1]:
+            if layer.index not in used:
+                raise ValueError(f"{layer.where}: nothing uses layer {layer.index}; delete the row or use it")
         if head.arguments["num_classes"] != self._num_classes:
             raise ValueError(
                 f"{head.where}: Detect has {head.arguments['num_classes']} classes, nc is {self._num_classes}; write nc"
@@ -334,7 +338,7 @@ class _Builder:
     def _anchors_per_level(self, anchors: object) -> int:
         if isinstance(anchors, int) and not isinstance(anchors, bool) and anchors >= 1:
             return anchors
-        if isinstance(anchors, Sequence) and anchors and isinstance(anchors[0], Sequence) and anchors[0]:
+        if isinstance(anchors, (list, tuple)) and anchors and isinstance(anchors[0], (list, tuple)) and anchors[0]:
             return len(anchors[0]) // 2
         raise ValueError(
             f"{self._source}: anchors={anchors!r}: must be a number of anchors per level, "
@@ -350,7 +354,7 @@ class _Builder:
         if len(anchors) != levels:
             raise ValueError(f"{head.where}: {len(anchors)} rows of anchors for {levels} levels; write one per level")
         for row in anchors:
-            numbers = isinstance(row, Sequence) and all(
+            numbers = isinstance(row, (list, tuple)) and all(
                 isinstance(value, (int, float)) and not isinstance(value, bool) for value in row
             )
             if not numbers or len(row) != 2 * per_level:
