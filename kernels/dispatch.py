@@ -42,3 +42,8 @@ def call(
         output_layout="",
         color_space="",
     )
+
+
+def call_pair(op: Tensor, first: Tensor, second: Tensor) -> Sequence[Tensor]:
+    """Runs an op with two inputs and any number of outputs; it declares the attribute `num_sample` (int64), unused."""
+    return flow._C.dispatch_distributed_partial_fc_sample(op, first, second, num_sample=0)
