@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.bbox_iou import bbox_iou
+from kernels.bbox_iou import bbox_iou, bbox_iou_reference
 from kernels.runtime import Tensor, flow
 from models.elements import BinaryCrossEntropy, FocalLoss, smooth_targets
 from models.targets import NEIGHBOURS, Assignment, HeadGeometry, TargetAssigner
@@ -103,13 +103,15 @@ class DetectionLoss(flow.nn.Module):
     Args:
         head: geometry of the head.
         config: settings, gains already `scaled`.
+        fused_iou: overlaps by the plugin's kernel where it is loaded; otherwise composed of OneFlow's ops.
     Raises:
         ValueError: more than five levels, or `autobalance` for a head without stride 16.
     """
 
-    def __init__(self, head: HeadGeometry, config: LossConfig) -> None:
+    def __init__(self, head: HeadGeometry, config: LossConfig, *, fused_iou: bool = True) -> None:
         super().__init__()
         self.config = config
+        self._bbox_iou = bbox_iou if fused_iou else bbox_iou_reference
         self.head = head
         if head.levels > len(_BALANCE):
             raise ValueError(f"a head of {head.levels} levels: the objectness is balanced for at most {len(_BALANCE)}")
@@ -145,7 +147,7 @@ class DetectionLoss(flow.nn.Module):
 
         unmatched = flow.logical_not(assignment.matched)
         rows = _rows_of_entries(flat, assignment)
-        iou = bbox_iou(self._predicted_boxes(rows, unmatched), assignment.boxes_cells, kind="ciou")
+        iou = self._bbox_iou(self._predicted_boxes(rows, unmatched), assignment.boxes_cells, kind="ciou")
         # (levels,) matches; a level without any has the loss 0, as all its entries are masked.
         count = assignment.matched.to(flow.float32).sum(dim=2).sum(dim=0).clamp(min=1.0)
         box = self.config.box * (_sums(1.0 - iou, unmatched) / count).sum()
