@@ -99,6 +99,20 @@ def plugin_library() -> ctypes.CDLL:
     return _process.library
 
 
+def set_cpu_bf16(*, enabled: bool) -> None:
+    """Lets float32 convolutions on the CPU round their factors to bfloat16 (sums stay float32), for the whole process.
+
+    It changes nothing on a CPU without bfloat16 instructions. Kernels read the switch at every call: change it only
+    between steps.
+
+    Raises:
+        ValueError: the plugin is not loaded.
+    """
+    switch = plugin_library().graph_train_set_bf16
+    switch.argtypes, switch.restype = [ctypes.c_int], None
+    switch(int(enabled))
+
+
 def _load(path: Path) -> ctypes.CDLL:
     # By its soname the plugin finds this very library, wherever the wheel lies.
     ctypes.CDLL(str(plugin_build.onednn_library()))

@@ -43,13 +43,19 @@ Layouts outer_layouts(const ConvolutionShape& s) {
 }
 
 // Layouts to ask oneDNN for: its own choice for weights and for channels-first activations, which it cannot use as they
-// are; channels-last activations are used in place.
-Layouts wanted_layouts(const ConvolutionShape& s, const Layouts& outer) {
-  const auto any = [](const memory::desc& like) {
-    return memory::desc(like.get_dims(), memory::data_type::f32, memory::format_tag::any);
+// are; channels-last activations are used in place. In bf16 mode the factors become bfloat16 on the way.
+Layouts wanted_layouts(ConvolutionPass pass, const ConvolutionShape& s, const Layouts& outer) {
+  const auto factor = bf16_allowed() ? memory::data_type::bf16 : memory::data_type::f32;
+  const auto type_of = [&](ConvolutionPass result) { return pass == result ? memory::data_type::f32 : factor; };
+  const auto any = [](const memory::desc& like, memory::data_type type) {
+    return memory::desc(like.get_dims(), type, memory::format_tag::any);
   };
-  if (s.channels_last) return {outer.x, any(outer.weights), outer.y};
-  return {any(outer.x), any(outer.weights), any(outer.y)};
+  const auto activations = [&](const memory::desc& like, memory::data_type type) {
+    return s.channels_last ? memory::desc(like.get_dims(), type, memory::format_tag::nhwc) : any(like, type);
+  };
+  return {activations(outer.x, type_of(ConvolutionPass::kDataGradient)),
+          any(outer.weights, type_of(ConvolutionPass::kFilterGradient)),
+          activations(outer.y, type_of(ConvolutionPass::kForward))};
 }
 
 int64_t missing_after(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t before) {
@@ -73,7 +79,7 @@ std::unique_ptr<Convolution> make_convolution(ConvolutionPass pass, const Convol
   using dnnl::convolution_backward_weights;
   using dnnl::convolution_forward;
   const Layouts outer = outer_layouts(s);
-  const Layouts want = wanted_layouts(s, outer);
+  const Layouts want = wanted_layouts(pass, s, outer);
   const memory::dims strides{s.stride_height, s.stride_width};
   const memory::dims dilates{s.dilation_height - 1, s.dilation_width - 1};
   const memory::dims before{s.pad_top, s.pad_left};
@@ -84,8 +90,10 @@ std::unique_ptr<Convolution> make_convolution(ConvolutionPass pass, const Convol
   const auto& engine = dnnl_engine();
   const auto attributes = primitive_attributes();
   auto made = std::make_unique<Convolution>();
-  const convolution_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, algorithm, want.x,
-                                                    want.weights, want.y, strides, dilates, before, after, attributes);
+  // Gradients need it as a hint.
+  const Layouts given = wanted_layouts(ConvolutionPass::kForward, s, outer);
+  const convolution_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, algorithm, given.x,
+                                                    given.weights, given.y, strides, dilates, before, after, attributes);
   if (pass == ConvolutionPass::kForward) {
     made->primitive = convolution_forward(forward);
     made->names = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST};

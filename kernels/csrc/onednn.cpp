@@ -35,12 +35,16 @@ std::mutex& dnnl_mutex() {
   return *mutex;
 }
 
-bool bf16_allowed() { return bf16_on.load(std::memory_order_relaxed); }
+bool bf16_allowed() {
+  // Without the instructions oneDNN would emulate them, slower than float.
+  constexpr auto needed = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
+  static const bool native = (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & needed) == needed;
+  return native && bf16_on.load(std::memory_order_relaxed);
+}
 
 dnnl::primitive_attr primitive_attributes() {
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  if (bf16_allowed()) attributes.set_fpmath_mode(dnnl::fpmath_mode::bf16);
   return attributes;
 }
 
@@ -79,6 +83,6 @@ void Argument::finish(const dnnl::memory& inner, void* data) const {
   conversion_.execute(dnnl_stream(), {{DNNL_ARG_FROM, inner}, {DNNL_ARG_TO, outer}});
 }
 
-extern "C" GT_EXPORT void graph_train_set_cpu_bf16(int on) { bf16_on.store(on != 0); }
+extern "C" GT_EXPORT void graph_train_set_bf16(int on) { bf16_on.store(on != 0); }
 
 }  // namespace graph_train

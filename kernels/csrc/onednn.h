@@ -17,10 +17,11 @@ dnnl::stream& dnnl_stream();
 // the same cores would only slow one another down.
 std::mutex& dnnl_mutex();
 
-// True when float convolutions may multiply in bfloat16 (set by --amp through graph_train_set_cpu_bf16).
+// True when float convolutions may round their factors to bfloat16: --amp asks for it through graph_train_set_bf16, and
+// this CPU has the instructions.
 bool bf16_allowed();
 
-// Attributes of every primitive: scratch memory from us, and the rounding that bf16_allowed() says.
+// Attributes of every primitive: scratch memory comes from us.
 dnnl::primitive_attr primitive_attributes();
 
 // Memory that keeps its largest size, one block per slot; contents are undefined after the next request for the slot.
