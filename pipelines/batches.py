@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from pipelines.colour import finish_picture
+from pipelines.image_cache import ImageStore
 from pipelines.pixels import CanvasPipeline, Finish
 from pipelines.rendering import ViewRender
-from pipelines.sources import ImageBytes
 
 _READY_BATCHES = 2
 """Finished batches that wait for the trainer; two more are inside DALI."""
@@ -150,8 +150,8 @@ class Timings:
 class BatchSource:
     """Makes batches from plans, ahead of their use, in one background thread beside DALI's own."""
 
-    def __init__(self, canvases: CanvasPipeline, encoded: ImageBytes, paths: Sequence[Path]) -> None:
-        self._canvases, self._encoded, self._paths = canvases, encoded, paths
+    def __init__(self, canvases: CanvasPipeline, images: ImageStore, paths: Sequence[Path]) -> None:
+        self._canvases, self._images, self._paths = canvases, images, paths
         self._running: _Run | None = None
         self.timings = Timings()
 
@@ -188,9 +188,9 @@ class BatchSource:
         """Reads the images of a plan and hands them to DALI."""
         start = time.perf_counter()
         views = plan.views
-        encoded = [[self._encoded[tile.source] for tile in view.tiles] for view in views]
+        images = [[self._images.tile(tile) for tile in view.tiles] for view in views]
         self.timings.reading += time.perf_counter() - start
-        self._canvases.submit(views, encoded, plan.finishes)
+        self._canvases.submit(views, images, plan.finishes)
 
     def finish(self, plan: BatchPlan) -> Batch:
         """Fetches the oldest batch from DALI and completes it."""
@@ -210,7 +210,7 @@ class BatchSource:
 
     def _decoding_error(self, plan: BatchPlan, error: RuntimeError) -> Exception:
         numbers = [tile.source for view in plan.views for tile in view.tiles]
-        bad = self._encoded.explain_failure(numbers)
+        bad = self._images.explain_failure(numbers)
         if bad:
             return OSError(f"images that cannot be decoded: {bad}; repair or remove them")
         return RuntimeError(f"DALI failed on images {sorted(set(numbers))}: {error}")

@@ -16,6 +16,7 @@ Device = Literal["cpu", "cuda"]
 
 # What stands in an unused slot: one pixel that is decoded and resized but pasted with no area.
 _DOT = np.frombuffer(b"P6\n1 1\n255\nrrr", np.uint8)
+_PIXEL = np.zeros((1, 1, 3), np.uint8)
 _EMPTY = TileRender(0, (0, 0), (1, 1), (0.0, 0.0), (1.0, 1.0), (1, 1), (0, 0))
 
 _QUEUE_DEPTH = 2
@@ -54,6 +55,7 @@ class GraphSettings:
         threads: DALI's CPU threads.
         device: where decoding (on "cuda" in part) and everything after it happens.
         finish: whether blending, colour and layout are part of the graph; otherwise they are left to the host.
+        decoded: whether tiles come as pixels of their crops; otherwise as bytes of their images.
     """
 
     slots: int
@@ -63,6 +65,7 @@ class GraphSettings:
     threads: int
     device: Device
     finish: bool
+    decoded: bool = False
 
 
 class CanvasPipeline:
@@ -94,27 +97,28 @@ class CanvasPipeline:
         return self._settings
 
     def submit(
-        self, views: Sequence[ViewRender], encoded: Sequence[Sequence[np.ndarray]], finishes: Sequence[Finish]
+        self, views: Sequence[ViewRender], images: Sequence[Sequence[np.ndarray]], finishes: Sequence[Finish]
     ) -> None:
         """Queues a batch.
 
         Args:
             views: what to draw.
-            encoded: bytes of the image of each tile of each view.
+            images: of each tile of each view the bytes of its image, or the pixels of its crop if built for that.
             finishes: one per view; looked at only if finishing is part of the graph.
         """
-        self._feed(views, encoded, finishes)
+        self._feed(views, images, finishes)
         self._pipeline.schedule_run()
 
     def _feed(
-        self, views: Sequence[ViewRender], encoded: Sequence[Sequence[np.ndarray]], finishes: Sequence[Finish]
+        self, views: Sequence[ViewRender], images: Sequence[Sequence[np.ndarray]], finishes: Sequence[Finish]
     ) -> None:
         feed = self._pipeline.feed_input
         padded = [(*view.tiles, *[_EMPTY] * (self._settings.slots - len(view.tiles))) for view in views]
         for slot in range(self._settings.slots):
             column = [tiles[slot] for tiles in padded]
-            feed(f"bytes{slot}", [row[slot] if slot < len(row) else _DOT for row in encoded])
-            for name in ("crop_start", "crop_shape"):
+            nothing = _PIXEL if self._settings.decoded else _DOT
+            feed(f"image{slot}", [row[slot] if slot < len(row) else nothing for row in images])
+            for name in () if self._settings.decoded else ("crop_start", "crop_shape"):
                 feed(f"{name}{slot}", np.array([getattr(tile, name) for tile in column], np.int32))
             for name in ("region_start", "region_end", "shape"):
                 feed(f"{name}{slot}", np.array([getattr(tile, name) for tile in column], np.float32))
@@ -204,7 +208,7 @@ def _define(settings: GraphSettings) -> Pipeline:
         enable_conditionals=True,
     )
     def canvases() -> Any:
-        tiles = [_tile(slot, "mixed" if on_gpu else "cpu") for slot in range(settings.slots)]
+        tiles = [_tile(slot, settings.decoded, on_gpu) for slot in range(settings.slots)]
         canvas_hw = _given("canvas", types.INT32, 1)
         canvas = fn.multi_paste(
             _grey(canvas_hw, "gpu" if on_gpu else "cpu"),
@@ -278,17 +282,22 @@ def _grey(canvas_hw: Any, device: str) -> Any:
     )
 
 
-def _tile(slot: int, decoder: str) -> Any:
+def _tile(slot: int, decoded: bool, on_gpu: bool) -> Any:
     def given(name: str, dtype: Any, ndim: int = 1) -> Any:
         return _given(f"{name}{slot}", dtype, ndim)
 
-    crop = fn.decoders.image_slice(
-        given("bytes", types.UINT8),
-        start=given("crop_start", types.INT32),
-        shape=given("crop_shape", types.INT32),
-        axes=(0, 1),
-        device=decoder,
-    )
+    if decoded:
+        crop = fn.external_source(name=f"image{slot}", dtype=types.UINT8, ndim=3, layout="HWC")
+        if on_gpu:
+            crop = crop.gpu()
+    else:
+        crop = fn.decoders.image_slice(
+            given("image", types.UINT8),
+            start=given("crop_start", types.INT32),
+            shape=given("crop_shape", types.INT32),
+            axes=(0, 1),
+            device="mixed" if on_gpu else "cpu",
+        )
     shape = given("shape", types.FLOAT)
     start, end = given("region_start", types.FLOAT), given("region_end", types.FLOAT)
     sampling = given("sampling", types.FLOAT, 2)

@@ -2,20 +2,18 @@
 
 import io
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from pipelines.index import ImageFormat, ImageIndex
-
-Cache = Literal["ram", "disk"] | None
+from pipelines.rendering import TileRender
 
 _DALI_DECODES = {"jpeg": ("RGB", "L"), "png": ("RGB", "L"), "bmp": ("RGB",), "webp": ("RGB",)}
 
 
 def needs_host_decoding(found: ImageFormat) -> bool:
-    """True for what DALI's decoder refuses or shows differently from Pillow: inks, palettes, alpha, 16 bits, damage ..."""
+    """True for what DALI's decoder refuses or shows otherwise than Pillow: inks, palettes, alpha, 16 bits, damage."""
     turned = found.orientation != 1 and found.kind != "jpeg"
     return turned or not found.intact or found.bits != 8 or found.mode not in _DALI_DECODES.get(found.kind, ())
 
@@ -42,6 +40,8 @@ def as_ppm(pixels: np.ndarray) -> np.ndarray:
 class ImageBytes:
     """Bytes of the images of an index, in a form that DALI decodes; safe to use from one thread."""
 
+    decoded = False
+
     def __init__(self, index: ImageIndex) -> None:
         self._paths = index.paths
         self._on_host = [needs_host_decoding(found) for found in index.formats]
@@ -57,6 +57,10 @@ class ImageBytes:
             raise OSError(
                 f"{path}: cannot be read any more ({error.strerror}); was it moved during the run?"
             ) from error
+
+    def tile(self, tile: TileRender) -> np.ndarray:
+        """What DALI needs for a tile: (bytes,) uint8 of its whole image."""
+        return self[tile.source]
 
     def explain_failure(self, numbers: list[int]) -> str:
         """Which of these images cannot be decoded, for the message after DALI gave up on a batch."""

@@ -1,17 +1,18 @@
 """Training batches: augmented as YOLOv5 does it, drawn by DALI, reproducible from (seed, epoch, batch)."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from pipelines.augment import AugmentConfig
 from pipelines.batches import Batch, BatchPlan, BatchSource, Picture, Shard, Timings
 from pipelines.draws import SampleDraws, SamplePlan, enlarged, epoch_order
+from pipelines.image_cache import CacheKind, open_images
 from pipelines.index import ImageIndex
 from pipelines.letterbox import rectangular_batches
 from pipelines.pixels import CanvasPipeline, Device, GraphSettings
 from pipelines.rendering import render_sample
-from pipelines.sources import ImageBytes
 
 
 class TrainPipeline:
@@ -33,6 +34,9 @@ class TrainPipeline:
         device: Device = "cpu",
         stride: int = 32,
         shard: Shard = Shard(),  # noqa: B008 - a frozen value
+        cache: CacheKind | None = None,
+        cache_dir: Path | None = None,
+        progress: str | None = None,
     ) -> None:
         """
         Args:
@@ -45,8 +49,9 @@ class TrainPipeline:
             device: "cuda" decodes and draws on the GPU.
             stride: of the network; sides of rectangular batches are multiples of it.
             shard: which rows of every batch are made here.
+            cache, cache_dir, progress: see `pipelines.image_cache.open_images`.
         Raises:
-            ValueError: a size or number does not fit the others.
+            ValueError: a size or number does not fit the others, or the cache does not fit.
         """
         _check(index, batch_size=batch_size, image_px=image_px, seed=seed, workers=workers, stride=stride)
         if augment.quad and device == "cuda":
@@ -62,6 +67,7 @@ class TrainPipeline:
         self._draws = SampleDraws(index, augment, seed=seed)
         self._sizes = [(int(w), int(h)) for w, h in index.sizes]
         self._warp = not augment.axis_aligned or augment.copy_paste > 0
+        images = open_images(index, cache, folder=cache_dir, workers=workers, progress=progress)
         self._source = BatchSource(
             CanvasPipeline(
                 GraphSettings(
@@ -72,9 +78,10 @@ class TrainPipeline:
                     threads=workers,
                     device=device,
                     finish=device == "cuda",
+                    decoded=images.decoded,
                 )
             ),
-            ImageBytes(index),
+            images,
             index.paths,
         )
 

@@ -1,17 +1,18 @@
 """Validation batches: letterboxed, in rectangular shapes that need little border, in a fixed order."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from pipelines.batches import Batch, BatchPlan, BatchSource, FileGeometry, Picture, Shard, Timings
 from pipelines.boxes import normalise
 from pipelines.draws import LABEL_CLIP_MARGIN_PX, canvas_labels, letterboxed
+from pipelines.image_cache import CacheKind, open_images
 from pipelines.index import ImageIndex
 from pipelines.letterbox import rectangular_batches
 from pipelines.pixels import CanvasPipeline, Device, GraphSettings
 from pipelines.rendering import placed_image
-from pipelines.sources import ImageBytes
 from pipelines.train import batch_labels
 
 
@@ -29,6 +30,9 @@ class ValPipeline:
         stride: int = 32,
         rect: bool = True,
         shard: Shard = Shard(),  # noqa: B008 - a frozen value
+        cache: CacheKind | None = None,
+        cache_dir: Path | None = None,
+        progress: str | None = None,
     ) -> None:
         """
         Args:
@@ -41,8 +45,9 @@ class ValPipeline:
             rect: sort by shape and give each batch the smallest shape that holds it plus half a stride of border, as
                 YOLOv5 does; otherwise keep the order, in squares of `image_px`.
             shard: batches are dealt to the ranks in turn.
+            cache, cache_dir, progress: see `pipelines.image_cache.open_images`.
         Raises:
-            ValueError: a size or number does not fit the others.
+            ValueError: a size or number does not fit the others, or the cache does not fit.
         """
         if not len(index):
             raise ValueError("the val split has no usable image; see the problems reported for the data set")
@@ -60,6 +65,7 @@ class ValPipeline:
         else:
             self._order = np.arange(len(index))
             self._shapes = np.full((-(-len(index) // batch_size), 2), image_px)
+        images = open_images(index, cache, folder=cache_dir, workers=workers, progress=progress)
         self._source = BatchSource(
             CanvasPipeline(
                 GraphSettings(
@@ -70,9 +76,10 @@ class ValPipeline:
                     threads=workers,
                     device=device,
                     finish=device == "cuda",
+                    decoded=images.decoded,
                 )
             ),
-            ImageBytes(index),
+            images,
             index.paths,
         )
 

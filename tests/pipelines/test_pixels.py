@@ -83,7 +83,7 @@ def test_finishing_in_the_graph_equals_finishing_on_the_host(tmp_path: Path, aug
     canvases, encoded = CanvasPipeline(settings), ImageBytes(index)
     for plan, batch in zip(plans, expected, strict=True):
         views = plan.views
-        canvases.submit(views, [[encoded[t.source] for t in view.tiles] for view in views], plan.finishes)
+        canvases.submit(views, [[encoded.tile(t) for t in view.tiles] for view in views], plan.finishes)
         drawn = canvases.collect()
         images = np.stack([drawn.at(n) for n in range(len(plan.pictures))])
         canvases.release()
