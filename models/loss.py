@@ -182,11 +182,14 @@ class DetectionLoss(flow.nn.Module):
         """
         batch, levels, entries = unmatched.shape
         anchors, slots = self.head.anchors, entries // (NEIGHBOURS * self.head.anchors)
-        by_entry = self.anchor_sides.expand(1, levels, NEIGHBOURS, anchors, slots, 2).reshape(1, levels, entries, 2)
+        # One tensor per coordinate: short trailing axes are slow on the CPU.
         scores = flow.sigmoid(rows[..., 0:4]) * 2.0
-        sides = flow.square(scores[..., 2:4]) * by_entry
-        sides = sides.masked_fill(unmatched.unsqueeze(-1).expand(batch, levels, entries, 2), 1.0)
-        return flow.cat([scores[..., 0:2] - 0.5, sides], dim=-1)
+        columns = [scores[..., axis] - 0.5 for axis in (0, 1)]
+        for axis in (0, 1):
+            by_entry = self.anchor_sides[..., axis].expand(batch, levels, NEIGHBOURS, anchors, slots)
+            side = flow.square(scores[..., 2 + axis]) * by_entry.reshape(batch, levels, entries)
+            columns.append(side.masked_fill(unmatched, 1.0))
+        return flow.stack(columns, dim=-1)
 
     def _objectness_targets(self, iou: Tensor, cell: Tensor, unmatched: Tensor, flat: Sequence[Tensor]) -> list[Tensor]:
         """Per level (B, cells): what the objectness of each cell should be; 0 where no label is matched.
