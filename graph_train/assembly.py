@@ -17,7 +17,7 @@ from graph_train.options import TrainOptions
 from graph_train.schedule import Schedule, check_image_size
 from graph_train.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
 from graph_train.step import Compilation, EagerStep, GraphStep, TrainStep
-from kernels.plugin import load_plugin
+from kernels.plugin import load_plugin, set_cpu_bf16
 from models.loss import DetectionLoss, LossConfig
 from models.network import DetectionModel
 from models.spec import ModelSpec, load_model_spec
@@ -33,6 +33,8 @@ from pipelines.val import ValPipeline
 LOG = logging.getLogger("graph_train")
 VAL_BATCH_FACTOR = 2
 """As YOLOv5 validates while training: twice the batch."""
+QUAD_LOSS_FACTOR = 4.0
+"""As YOLOv5: a quad batch holds a quarter of the images, and its loss counts four times."""
 SHOWN_PROBLEMS = 5
 
 
@@ -163,10 +165,11 @@ def assemble(options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = 
         ValueError, OSError: a setting or a file that cannot be used.
     """
     device = select_device(options.engine.device)
-    _load_kernels(options)
+    _load_kernels(options, device)
     weights = load_weights(options.model.weights) if options.model.weights and saved is None else None
     data = load_data(options)
-    spec = _model_spec(options, hyp, len(data.class_names), saved.config if saved else weights and weights.config)
+    config = saved.config if saved else weights.config if weights else None
+    spec = _model_spec(options, hyp, len(data.class_names), config)
     setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, max(spec.strides)))
     network = DetectionModel(spec, seed=options.optim.seed)
     network.names = list(data.class_names)
@@ -180,9 +183,24 @@ def assemble(options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = 
     return _with_step(setup, network)
 
 
-def _load_kernels(options: TrainOptions) -> None:
+def _load_kernels(options: TrainOptions, device: str) -> None:
+    """Loads the plugin, and tells its CPU convolutions about `--amp`.
+
+    Raises:
+        ValueError: `--amp` on a CPU without the plugin.
+    """
     started = load_plugin(options.engine.kernels)  # type: ignore[arg-type]
     LOG.info("Kernels: %s", "plugin" if started.loaded else f"OneFlow's own ({started.reason})")
+    wanted = device == "cpu" and bool(options.engine.amp)
+    if wanted and not started.loaded:
+        raise ValueError(f"--amp: OneFlow's own CPU kernels compute in float32 only, and the kernel plugin is not "
+                         f"loaded ({started.reason}); leave --amp out")  # fmt: skip
+    if started.loaded:
+        set_cpu_bf16(enabled=wanted)
+    if wanted:
+        LOG.info("Mixed precision: bfloat16 inside convolutions, where the processor has it; all else in float32")
+    if options.optim.sync_bn:
+        LOG.info("--sync-bn: one process sees the whole batch, its BatchNorm statistics are those of all ranks already")
 
 
 def _image_px(asked: int, stride: int) -> int:
@@ -233,13 +251,19 @@ def _fit_anchors(network: DetectionModel, setup: Setup) -> None:
 
 def _with_step(setup: Setup, network: DetectionModel) -> Run:
     options, data = setup.options, setup.data
+    frozen = frozen_layers(options.model.freeze)
+    if frozen and max(frozen) >= len(network.model):
+        raise ValueError(
+            f"--freeze {' '.join(map(str, options.model.freeze))}: the network has {len(network.model)} layers, "
+            f"0 to {len(network.model) - 1}"
+        )
     average = DetectionModel(network.spec, seed=None)
     average.names = list(data.class_names)
     state = TrainingState(
         network.to(setup.device),
         average.to(setup.device),
         rule=options.optim.optimizer.lower(),
-        freeze=frozen_layers(options.model.freeze),
+        freeze=frozen,
     )
     geometry, config = head_geometry(network), loss_config(setup, levels=len(network.stride))
     train_pipeline, val_pipeline = _pipelines(setup, max(network.stride))
@@ -252,8 +276,9 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
         cosine=options.optim.cos_lr,
     )
     floor = typical_label_capacity(data.train, setup.augment.tiles)
-    criterion = DetectionLoss(geometry, config).to(setup.device)
-    val_criterion = DetectionLoss(geometry, config).to(setup.device)
+    criterion, val_criterion = (
+        DetectionLoss(geometry, config, fused_iou=options.engine.bbox_iou_optim).to(setup.device) for _ in range(2)
+    )
     return Run(
         setup=setup,
         state=state,
@@ -272,9 +297,12 @@ def _step(
     scaled = setup.amp and setup.dali_device == "cuda"
     if scaled:
         state.counters = Counters(loss_scale=LOSS_SCALE_START)
+    factor = QUAD_LOSS_FACTOR if setup.options.data.quad else 1.0
     if setup.options.engine.graph:
-        return GraphStep(state, criterion, weight_decays=decays, amp=scaled, on_compile=_report_compilation)
-    return EagerStep(state, criterion, weight_decays=decays, amp=scaled)
+        return GraphStep(
+            state, criterion, weight_decays=decays, amp=scaled, loss_factor=factor, on_compile=_report_compilation
+        )
+    return EagerStep(state, criterion, weight_decays=decays, amp=scaled, loss_factor=factor)
 
 
 def _report_compilation(event: Compilation) -> None:
@@ -284,6 +312,7 @@ def _report_compilation(event: Compilation) -> None:
 
 def _pipelines(setup: Setup, stride: int) -> tuple[TrainPipeline, ValPipeline]:
     options, batch = setup.options, setup.options.optim.batch_size
+    cache: Any = options.data.cache or None
     train = TrainPipeline(
         setup.data.train,
         setup.augment,
@@ -293,6 +322,8 @@ def _pipelines(setup: Setup, stride: int) -> tuple[TrainPipeline, ValPipeline]:
         workers=setup.threads,
         device=setup.dali_device,
         stride=stride,
+        cache=cache,
+        progress="Caching train images" if cache else None,
     )
     val = ValPipeline(
         setup.data.val,
@@ -301,6 +332,8 @@ def _pipelines(setup: Setup, stride: int) -> tuple[TrainPipeline, ValPipeline]:
         workers=setup.threads,
         device=setup.dali_device,
         stride=stride,
+        cache=cache,
+        progress="Caching val images" if cache else None,
     )
     return train, val
 

@@ -6,6 +6,7 @@ is imported here: `--help` and argument errors answer at once.
 
 import argparse
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 _SWITCH = "switch"
 _OPTIONAL_VALUE = "optional value"
 _LIST = "list"
+AUTO_BATCH = -1
+"""`--batch-size` that stands for: as many images as memory holds."""
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
+"""What `--loggers` may name; `csv` is always written, since a resumed run reads it."""
 
 
 def _flag(
@@ -104,11 +109,18 @@ class RunOptions:
     noplots: bool = _flag(False, "write no plots", kind=_SWITCH)
     save_period: int = _flag(-1, "save a checkpoint of its own every N epochs", kind=int)
     debug: bool = _flag(False, "show tracebacks", kind=_SWITCH)
-    bucket: str = _flag("", "cloud bucket (refused: no client is installed)")
-    entity: str = _flag("", "Weights & Biases entity")
-    upload_dataset: str = _flag("", "Weights & Biases: upload the data set", kind=_OPTIONAL_VALUE, const="val")
-    bbox_interval: int = _flag(-1, "Weights & Biases: epochs between logged boxes", kind=int)
-    artifact_alias: str = _flag("latest", "Weights & Biases: version of the data set artifact")
+    loggers: str = _flag("csv,tensorboard", f"what records the run, of {', '.join(LOGGERS)}; csv is always written")
+    bucket: str = _flag("", "cloud bucket; refused: no client is built in")
+    entity: str = _flag("", "Weights & Biases: who the run belongs to")
+    upload_dataset: str = _flag("", "Weights & Biases: upload the data set, or only its val split (val)",
+                                kind=_OPTIONAL_VALUE, const="all")  # fmt: skip
+    bbox_interval: int = _flag(-1, "Weights & Biases: epochs between logged images with boxes; -1 logs none", kind=int)
+    artifact_alias: str = _flag("latest", "Weights & Biases: version of the data set; any other than latest is refused")
+
+    @property
+    def logger_names(self) -> tuple[str, ...]:
+        """The names in `loggers`, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in self.loggers.split(",") if name.strip()))
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,9 @@ _BRANCHES: Mapping[str, type] = {
 }
 
 
+_KINDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "a text"}
+
+
 def flag_fields() -> dict[str, Field[Any]]:
     """Every flag by its Python name, in the order of the help."""
     return {item.name: item for branch in _BRANCHES.values() for item in fields(branch)}
@@ -156,8 +171,9 @@ def options_from_flags(**flags: Any) -> TrainOptions:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
             raise ValueError(f"unknown setting {name!r}{hint}")
+    values = {name: _typed(known[name], value) for name, value in flags.items()}
     branches = {
-        key: kind(**{item.name: flags[item.name] for item in fields(kind) if item.name in flags})
+        key: kind(**{item.name: values[item.name] for item in fields(kind) if item.name in values})
         for key, kind in _BRANCHES.items()
     }
     options = TrainOptions(**branches)
@@ -165,29 +181,84 @@ def options_from_flags(**flags: Any) -> TrainOptions:
     return options
 
 
+def _typed(item: Field[Any], value: Any) -> Any:
+    """The value as the command line would have given it: paths become text, one number a list, True a bare flag.
+
+    Raises:
+        ValueError: the value is of another kind.
+    """
+    kind = item.metadata["kind"]
+    if kind == _OPTIONAL_VALUE:
+        if value is None or isinstance(value, bool):
+            return item.metadata["const"] if value else item.default
+        kind = type(item.metadata["const"])
+    if kind == _LIST:
+        numbers = (value,) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ("",)
+        if numbers and all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+            return numbers
+        raise ValueError(f"{item.name}={value!r}: give a whole number, or a list of them")
+    if kind == _SWITCH:
+        if isinstance(value, bool) or value is item.default:
+            return value
+        raise ValueError(f"{item.name}={value!r}: give True or False")
+    if kind is str and isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise ValueError(f"{item.name}={value!r}: give {_KINDS[kind]}")
+    return kind(value)
+
+
 def _check(options: TrainOptions) -> None:
     """Refuses values that no run can use."""
+    values = options.as_flat_dict()
     for name, item in flag_fields().items():
-        value = options.as_flat_dict()[name]
         choices = item.metadata["choices"]
-        if choices and value not in choices:
-            raise ValueError(f"--{name.replace('_', '-')} {value!r}: choose one of {', '.join(choices)}")
-    for flag, value, lowest in (
-        ("--epochs", options.optim.epochs, 1),
-        ("--imgsz", options.data.imgsz, 32),
-        ("--workers", options.data.workers, 0),
-        ("--patience", options.optim.patience, 0),
-    ):
-        if value < lowest:
-            raise ValueError(f"{flag} {value}: must be at least {lowest}")
-    if options.optim.batch_size != -1 and options.optim.batch_size < 1:
+        if choices and values[name] not in choices:
+            raise ValueError(f"--{name.replace('_', '-')} {values[name]!r}: choose one of {', '.join(choices)}")
+    for name, lowest in (("epochs", 1), ("imgsz", 32), ("workers", 0), ("patience", 0), ("seed", 0), ("evolve", 0)):
+        if values[name] < lowest:
+            raise ValueError(f"--{name} {values[name]}: must be at least {lowest}")
+    if options.optim.batch_size < 1 and options.optim.batch_size != AUTO_BATCH:
         raise ValueError(f"--batch-size {options.optim.batch_size}: must be at least 1, or -1 to find one by memory")
     if not 0 <= options.optim.label_smoothing < 1:
         raise ValueError(f"--label-smoothing {options.optim.label_smoothing}: must lie in [0, 1)")
-    if options.optim.seed < 0:
-        raise ValueError(f"--seed {options.optim.seed}: must be 0 or more")
     if options.data.cache not in ("", "ram", "disk"):
         raise ValueError(f"--cache {options.data.cache!r}: choose ram or disk")
+    if min(options.model.freeze, default=0) < 0:
+        raise ValueError(f"--freeze {list(options.model.freeze)}: layers count from 0")
+    _check_combinations(options)
+    _check_loggers(options.run)
+
+
+def _check_combinations(options: TrainOptions) -> None:
+    """Refuses flags that exclude each other, so that none of them is silently ignored."""
+    data, batch = options.data, options.optim.batch_size
+    for name in ("image_weights", "multi_scale", "quad"):
+        if data.rect and getattr(data, name):
+            raise ValueError(f"--rect and --{name.replace('_', '-')} exclude each other: rectangular batches fix the "
+                             "order and the size of the images; leave one of them out")  # fmt: skip
+    if data.quad and batch != AUTO_BATCH and batch % 4:
+        raise ValueError(f"--quad: joins four images each, so --batch-size {batch} must be a multiple of 4")
+    if options.run.resume and options.optim.evolve:
+        raise ValueError("--evolve goes on by itself in the folder of --name with --exist-ok; leave --resume out")
+
+
+def _check_loggers(run: RunOptions) -> None:
+    """Refuses loggers that do not exist, and settings of a logger that is not asked for."""
+    for name in run.logger_names:
+        if name not in LOGGERS:
+            raise ValueError(f"--loggers {name}: choose from {', '.join(LOGGERS)}, separated by commas")
+    if run.bucket:
+        raise ValueError(f"--bucket {run.bucket}: no cloud client is built in; copy the run folder when it is done")
+    if run.upload_dataset not in ("", "all", "val"):
+        raise ValueError(f"--upload_dataset {run.upload_dataset!r}: choose all or val")
+    if run.artifact_alias != "latest":
+        raise ValueError(f"--artifact_alias {run.artifact_alias}: data sets are read from the disk, never from W&B; "
+                         "give the path with --data")  # fmt: skip
+    if "wandb" not in run.logger_names:
+        for name, unused in (("entity", ""), ("upload_dataset", ""), ("bbox_interval", -1)):
+            if getattr(run, name) != unused:
+                raise ValueError(f"--{name} {getattr(run, name)}: belongs to Weights & Biases; add --loggers wandb")
 
 
 def _add_flag(group: "argparse._ArgumentGroup", item: Field[Any]) -> None:

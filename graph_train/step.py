@@ -6,7 +6,7 @@ tensors, so nothing is compiled again within a run but for a new shape.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -60,7 +60,8 @@ class StepModule(flow.nn.Module):
             images: (B, 3, H, W) uint8 RGB.
             labels: (B, T, 5) float32, class -1 for padding.
             hyper: settings of the update, see `kernels.update.hyper_vector`.
-            extra: (2,) float32: loss scale; share of the new running statistics in the pending EMA update.
+            extra: (2,) float32: loss scale times loss factor; share of the new running statistics in the pending EMA
+                update.
         Returns:
             (6,) float32: total loss, box, objectness, classes, gradient norm, 1 if the weights were updated.
         """
@@ -126,11 +127,19 @@ class _Step:
     """What both ways share: packing the settings, reading the result, counting."""
 
     def __init__(
-        self, state: TrainingState, criterion: Any, *, weight_decays: tuple[float, float, float], amp: bool = False
+        self,
+        state: TrainingState,
+        criterion: Any,
+        *,
+        weight_decays: tuple[float, float, float],
+        amp: bool = False,
+        loss_factor: float = 1.0,
     ) -> None:
+        """`loss_factor` multiplies the loss, and so the gradients: YOLOv5 takes four times the loss of quad batches."""
         self.state = state
         self._weight_decays = weight_decays
         self.amp = amp
+        self._loss_factor = loss_factor
         self._module = StepModule(state, criterion)
         self._device = state.averaged_statistics.device
 
@@ -141,7 +150,8 @@ class _Step:
         output = self._execute(images, labels, *self._scalars(settings, counters, decay))
         # The one read-back of a step: the driver needs the losses, and whether a non-finite gradient was skipped.
         values = output.numpy().astype(np.float64)
-        result = StepResult(*(float(value) for value in values[:5]), updated=bool(values[5] > 0.5))
+        total, box, objectness, classes, norm = (float(value) for value in values[:5])
+        result = StepResult(total, box, objectness, classes, norm, updated=bool(values[5] > 0.5))
         self.state.network.count_batch()
         self.state.counters = _advance(counters, settings, result, decay, scaled=self.amp)
         return result
@@ -158,7 +168,8 @@ class _Step:
             loss_scale=counters.loss_scale,
             update=settings.update,
         )
-        extra = np.array([counters.loss_scale, 1.0 - counters.pending_decay], np.float32)
+        # The update divides by the loss scale alone, so the factor stays in the gradients.
+        extra = np.array([counters.loss_scale * self._loss_factor, 1.0 - counters.pending_decay], np.float32)
         return flow.tensor(np.asarray(hyper, np.float32), device=self._device), flow.tensor(extra, device=self._device)
 
     def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
@@ -186,9 +197,10 @@ class GraphStep(_Step):
         *,
         weight_decays: tuple[float, float, float],
         amp: bool = False,
+        loss_factor: float = 1.0,
         on_compile: Callable[[Compilation], None] = lambda _: None,
     ) -> None:
-        super().__init__(state, criterion, weight_decays=weight_decays, amp=amp)
+        super().__init__(state, criterion, weight_decays=weight_decays, amp=amp, loss_factor=loss_factor)
         self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _StepGraph] = {}
         self._on_compile = on_compile
         self.compilations: list[Compilation] = []
@@ -201,19 +213,30 @@ class GraphStep(_Step):
         return f"Graph: {len(self.compilations)} compiled in {seconds:.1f} s ({shapes}), {self.replayed} steps replayed"
 
     def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
-        key = (tuple(images.shape), tuple(labels.shape))
-        graph = self._graphs.get(key)
+        graph = self._graphs.get((tuple(images.shape), tuple(labels.shape)))
         if graph is not None:
             self.replayed += 1
             return graph(images, labels, hyper, extra)
+        return self._compile(images, labels, hyper, extra)(images, labels, hyper, extra)
+
+    def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
+        """Compiles for a shape and reserves its memory, without a step; a shape that is there already costs nothing."""
+        if (tuple(images_shape), tuple(labels_shape)) in self._graphs:
+            return
+        images = flow.zeros(tuple(images_shape), dtype=flow.uint8, device=self._device)
+        labels = flow.zeros(tuple(labels_shape), dtype=flow.float32, device=self._device)
+        self._compile(images, labels, *self._scalars(settings, self.state.counters, ema_decay(1)))
+
+    def _compile(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> _StepGraph:
         self.state.network.train()
         graph = _StepGraph(self._module, amp=self.amp)
         started = time.perf_counter()
         graph._compile(images, labels, hyper, extra)
+        key = (tuple(images.shape), tuple(labels.shape))
         self._graphs[key] = graph
         self.compilations.append(Compilation(*key, seconds=time.perf_counter() - started))
         self._on_compile(self.compilations[-1])
-        return graph(images, labels, hyper, extra)
+        return graph
 
 
 def _advance(counters: Counters, settings: StepSettings, result: StepResult, decay: float, *, scaled: bool) -> Counters:
