@@ -16,73 +16,15 @@
 #pragma GCC optimize("fp-contract=off", "no-math-errno", "no-trapping-math")
 #endif
 
+#include "update.h"
+
 namespace graph_train {
 namespace {
 
 using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
 
-// In the order of UpdateRule in kernels/update.py.
-enum class Rule { kSgd = 0, kAdam = 1, kAdamW = 2 };
-
-// HyperIndex of kernels/update.py.
-enum Hyper {
-  kLearningRate = 0,  // three groups
-  kWeightDecay = 3,   // three groups
-  kBeta1 = 6,
-  kOneMinusBeta1,
-  kBeta2,
-  kOneMinusBeta2,
-  kBiasCorrection1,
-  kBiasCorrection2Root,
-  kEps,
-  kEmaDecay,
-  kOneMinusEmaDecay,
-  kInverseLossScale,
-  kUpdate,
-  kHyperSize
-};
-
-constexpr int64_t kPiece = 16384;             // elements that one partial sum covers
 constexpr int64_t kElementsPerThread = 65536;
 constexpr int kLanes = 16;                    // independent sums, so that additions can be vectorised
-
-// A piece of one parameter and of all that belongs to it.
-struct Piece {
-  float* parameter;
-  float* gradient_sum;
-  float* first_moment;
-  float* second_moment;  // null for SGD
-  float* ema;
-  const float* gradient;
-  int64_t start;  // in the row of all elements of all parameters
-  int64_t count;
-  int group;
-};
-
-// The numbers of one parameter group in this step.
-struct GroupStep {
-  float learning_rate, weight_decay, kept, step_size;
-  float beta1, one_minus_beta1, beta2, one_minus_beta2, correction2_root, eps, ema_decay, one_minus_ema_decay;
-  float inverse_loss_scale, clip;
-};
-
-GroupStep group_step(const float* hyper, int group, float clip) {
-  const float learning_rate = hyper[kLearningRate + group], weight_decay = hyper[kWeightDecay + group];
-  return {learning_rate,
-          weight_decay,
-          1.0f - learning_rate * weight_decay,
-          learning_rate / hyper[kBiasCorrection1],
-          hyper[kBeta1],
-          hyper[kOneMinusBeta1],
-          hyper[kBeta2],
-          hyper[kOneMinusBeta2],
-          hyper[kBiasCorrection2Root],
-          hyper[kEps],
-          hyper[kEmaDecay],
-          hyper[kOneMinusEmaDecay],
-          hyper[kInverseLossScale],
-          clip};
-}
 
 // Sum of the squares of the unscaled gradient. Squares of floats are exact in double.
 GT_VECTOR double squared_norm(const Piece& piece, float inverse_loss_scale) {
@@ -122,13 +64,7 @@ GT_VECTOR void reset(const Piece& piece) {
 GT_VECTOR void sgd(float* __restrict__ parameter, float* __restrict__ velocity, float* __restrict__ ema,
                    const float* __restrict__ sum, const float* __restrict__ gradient, int64_t count, GroupStep step) {
   for (int64_t i = 0; i < count; ++i) {
-    const float clipped = (sum[i] + gradient[i]) * step.inverse_loss_scale * step.clip;
-    const float direction = clipped + step.weight_decay * parameter[i];
-    const float moved = step.beta1 * velocity[i] + direction;
-    const float updated = parameter[i] - step.learning_rate * (direction + step.beta1 * moved);
-    velocity[i] = moved;
-    parameter[i] = updated;
-    ema[i] = ema[i] * step.ema_decay + updated * step.one_minus_ema_decay;
+    sgd_element(step, sum[i] + gradient[i], parameter + i, velocity + i, ema + i);
   }
 }
 
@@ -136,17 +72,7 @@ GT_VECTOR void adam(float* __restrict__ parameter, float* __restrict__ mean, flo
                     float* __restrict__ ema, const float* __restrict__ sum, const float* __restrict__ gradient,
                     int64_t count, GroupStep step, bool decoupled_decay) {
   for (int64_t i = 0; i < count; ++i) {
-    const float clipped = (sum[i] + gradient[i]) * step.inverse_loss_scale * step.clip;
-    const float direction = decoupled_decay ? clipped : clipped + step.weight_decay * parameter[i];
-    const float start = decoupled_decay ? parameter[i] * step.kept : parameter[i];
-    const float new_mean = step.beta1 * mean[i] + step.one_minus_beta1 * direction;
-    const float new_square = step.beta2 * square[i] + step.one_minus_beta2 * (direction * direction);
-    const float denominator = __builtin_sqrtf(new_square) / step.correction2_root + step.eps;
-    const float updated = start - step.step_size * (new_mean / denominator);
-    mean[i] = new_mean;
-    square[i] = new_square;
-    parameter[i] = updated;
-    ema[i] = ema[i] * step.ema_decay + updated * step.one_minus_ema_decay;
+    adam_element(step, decoupled_decay, sum[i] + gradient[i], parameter + i, mean + i, square + i, ema + i);
   }
 }
 
@@ -223,7 +149,7 @@ class UpdateKernel final : public user_op::OpKernel {
       for_each_piece(pieces, [&](int64_t index) { reset(pieces[index]); });
       return;
     }
-    const float clip = std::min(1.0f, max_norm / (norm + 1e-6f));
+    const float clip = clip_factor(norm, max_norm);
     const std::array<GroupStep, 3> steps{group_step(hyper, 0, clip), group_step(hyper, 1, clip),
                                          group_step(hyper, 2, clip)};
     for_each_piece(pieces, [&](int64_t index) { update(rule, pieces[index], steps[pieces[index].group]); });
