@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from models.pickle_reader import Global, Instance
+from models.pickle_reader import Global, Instance, shortened
 
 Array = npt.NDArray[Any]
 Part = Literal["model", "ema", "state_dict"]
@@ -131,7 +131,7 @@ def find_weights(top: Any, is_tensor: Callable[[Any], bool], prefer: Literal["mo
     inner = top["state_dict"] if isinstance(top.get("state_dict"), dict) else top
     tensors = {str(name).removeprefix("module."): value for name, value in inner.items() if is_tensor(value)}
     if not tensors:
-        keys = ", ".join(str(key) for key in list(top)[:8])
+        keys = shortened(", ".join(str(key) for key in list(top)[:8]))
         raise ValueError(f"holds no weights (its keys: {keys or 'none'})")
     return Found(tensors, "state_dict", epoch, None, None, None)
 
@@ -139,7 +139,7 @@ def find_weights(top: Any, is_tensor: Callable[[Any], bool], prefer: Literal["mo
 def _from_network(network: Instance, part: Part, epoch: int | None, is_tensor: Callable[[Any], bool]) -> Found:
     tensors = dict(_entries(network, "", 0, is_tensor, [0]))
     if not tensors:
-        raise ValueError(f"its {part!r} ({network.kind}) holds no weights")
+        raise ValueError(f"its {part!r} ({shortened(network.kind)}) holds no weights")
     state = network.state if isinstance(network.state, dict) else {}
     # Data-parallel training wraps the network.
     if all(name.startswith("module.") for name in tensors):

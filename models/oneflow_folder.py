@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.module_tree import PLAIN_REDUCERS, is_plain_or_module
-from models.pickle_reader import Allowed, Global, Instance, read_pickle
+from models.pickle_reader import Allowed, Global, Instance, read_pickle, shortened
 
 PICKLE_NAME = "pickled_data"
 _TYPES: Mapping[str, str] = {
@@ -82,7 +82,7 @@ def read_tensor(folder: Path, tensor: Instance) -> npt.NDArray[Any]:
     """
     name = tensor.state["path"]
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", name) or not (folder / name).is_dir():
-        raise ValueError(f"{folder}: names a tensor folder {name!r} that is not in it")
+        raise ValueError(f"{folder}: names a tensor folder {shortened(name)} that is not in it")
     where = folder / name
     if (where / "meta").stat().st_size > _MAX_META_BYTES:
         raise ValueError(f"{where}/meta: larger than any tensor's description")

@@ -54,6 +54,13 @@ class PickleError(ValueError):
 
 
 _MARK = object()
+_SHOWN_CHARACTERS = 200
+
+
+def shortened(text: object) -> str:
+    """Text that a file chose, fit for one line of an error message."""
+    line = str(text).encode("unicode_escape").decode()
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…"
 
 
 def read_pickle(
@@ -80,7 +87,7 @@ def read_pickle(
     except PickleError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, UnicodeError) as error:
-        raise PickleError(f"is damaged: {type(error).__name__}: {error}") from None
+        raise PickleError(f"is damaged: {type(error).__name__}: {shortened(error)}") from None
     raise PickleError("is damaged: it ends too early")
 
 
@@ -206,7 +213,9 @@ class _Machine:
             raise PickleError("is damaged: a name was expected")
         found = Global(module, name)
         if not self._allowed.is_allowed(found):
-            raise PickleError(f"asks for {found}, which no weight file needs; it is refused, nothing was executed")
+            raise PickleError(
+                f"asks for {shortened(found)}, which no weight file needs; it is refused, nothing was executed"
+            )
         self._stack.append(found)
 
     def call(self, _: Any) -> None:

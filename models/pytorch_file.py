@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.module_tree import PLAIN_REDUCERS, is_plain_or_module
-from models.pickle_reader import Allowed, Global, read_pickle
+from models.pickle_reader import Allowed, Global, read_pickle, shortened
 
 _ELEMENTS: Mapping[str, str] = {
     # storage class of PyTorch -> NumPy type; bfloat16 is read as its bits
@@ -42,7 +42,7 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _MAX_PICKLE_BYTES = 256 * 1024 * 1024
 _FAILURES = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, OverflowError,
-    MemoryError, UnicodeError, KeyError, IndexError, TypeError, AttributeError,
+    MemoryError, UnicodeError, OSError, KeyError, IndexError, TypeError, AttributeError,
 )  # fmt: skip
 """What the standard library raises on damaged archives."""
 
@@ -91,7 +91,7 @@ class PyTorchFile:
             allowed = Allowed(_is_allowed, {**PLAIN_REDUCERS, **_TENSOR_REDUCERS})
             self.content = read_pickle(self._read(f"{self._root}data.pkl", _MAX_PICKLE_BYTES), allowed, _storage)
         except _FAILURES as error:
-            raise ValueError(f"{path}: damaged archive ({type(error).__name__}: {error})") from None
+            raise ValueError(f"{path}: damaged archive ({type(error).__name__}: {shortened(error)})") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -113,7 +113,7 @@ class PyTorchFile:
         entry = self._archive.getinfo(name)
         # torch.save never compresses; so a stored size is bounded by the size of the file.
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > min(limit, self._file_bytes):
-            raise ValueError(f"damaged archive: {name!r} is compressed or too large")
+            raise ValueError(f"damaged archive: {shortened(name)} is compressed or too large")
         return self._archive.read(entry)
 
     def array(self, tensor: StoredTensor) -> npt.NDArray[Any]:
@@ -125,7 +125,7 @@ class PyTorchFile:
         try:
             return self._array(tensor)
         except _FAILURES as error:
-            raise ValueError(f"{self._path}: damaged archive ({type(error).__name__}: {error})") from None
+            raise ValueError(f"{self._path}: damaged archive ({type(error).__name__}: {shortened(error)})") from None
         except ValueError as error:
             raise ValueError(f"{self._path}: {error}") from None
 
