@@ -1,0 +1,185 @@
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.runtime import flow
+from models.targets import HeadGeometry, TargetAssigner, label_capacity, pad_labels
+
+Match = tuple[int, int, int, int, int, int, int]  # level, image, neighbour, anchor, slot, row, column
+STEPS = ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (-0.5, 0.0), (0.0, -0.5))
+ONE_ANCHOR = HeadGeometry(np.array([[[1.0, 1.0]]], np.float32), (8.0,), 1)
+TWO_LEVELS = HeadGeometry(np.array([[[1, 1], [2, 4]], [[1, 2], [3, 3]]], np.float32), (8.0, 16.0), 3)
+
+
+def matches(head: HeadGeometry, labels: npt.NDArray[np.float32], grids: list[tuple[int, int]]) -> list[Match]:
+    found = TargetAssigner(head, 4.0)(flow.tensor(labels), grids)
+    cells = found.cell.numpy().reshape(len(labels), head.levels, 5, head.anchors, labels.shape[1])
+    assert np.array_equal(found.matched.numpy(), found.cell.numpy() >= 0)
+    rows = []
+    for image, level, neighbour, anchor, slot in np.argwhere(cells >= 0):
+        height, width = grids[level]
+        cell = int(cells[image, level, neighbour, anchor, slot])
+        assert cell // (height * width) == anchor
+        rows.append((level, image, neighbour, anchor, slot, cell // width % height, cell % width))
+    return sorted(rows)
+
+
+def one_label(x: float, y: float, side: float = 1.0, cells: int = 4) -> npt.NDArray[np.float32]:
+    """A square label in a map of `cells` columns and rows; centre and side in cells."""
+    return np.array([[[0, x / cells, y / cells, side / cells, side / cells]]], np.float32)
+
+
+def neighbours(x: float, y: float) -> list[tuple[int, int, int]]:
+    return [(match[2], match[5], match[6]) for match in matches(ONE_ANCHOR, one_label(x, y), [(4, 4)])]
+
+
+def test_upper_left_quarter_of_a_cell_also_takes_left_and_upper_neighbour() -> None:
+    # neighbour number, row, column
+    assert neighbours(2.25, 1.25) == [(0, 1, 2), (1, 1, 1), (2, 0, 2)]
+
+
+def test_lower_right_quarter_also_takes_right_and_lower_neighbour() -> None:
+    assert neighbours(1.75, 2.75) == [(0, 2, 1), (3, 2, 2), (4, 3, 1)]
+
+
+def test_exact_middle_of_a_cell_takes_no_neighbour() -> None:
+    assert neighbours(1.5, 1.5) == [(0, 1, 1)]
+
+
+def test_grid_corner_takes_all_four_neighbours() -> None:
+    # Centre (2, 2): cells to the left and above by the fraction 0, and "right" and "down" are its own cell again.
+    assert neighbours(2.0, 2.0) == [(0, 2, 2), (1, 2, 1), (2, 1, 2), (3, 2, 2), (4, 2, 2)]
+
+
+def test_no_neighbour_outside_the_image() -> None:
+    assert neighbours(0.25, 0.25) == [(0, 0, 0)]
+    assert neighbours(3.75, 3.75) == [(0, 3, 3)]
+
+
+def test_centre_on_the_far_edge_is_kept_in_the_last_cell() -> None:
+    found = TargetAssigner(ONE_ANCHOR, 4.0)(flow.tensor(one_label(4.0, 4.0)), [(4, 4)])
+    assert found.cell.numpy()[0, 0, 0] == 15
+    np.testing.assert_array_equal(found.boxes_cells.numpy()[0, 0, 0], [1, 1, 1, 1])
+
+
+def test_box_is_relative_to_the_cell_of_its_entry() -> None:
+    found = TargetAssigner(ONE_ANCHOR, 4.0)(flow.tensor(one_label(2.25, 1.25, side=2.0)), [(4, 4)])
+    np.testing.assert_array_equal(
+        found.boxes_cells.numpy()[0, 0, :3], [[0.25, 0.25, 2, 2], [1.25, 0.25, 2, 2], [0.25, 1.25, 2, 2]]
+    )
+
+
+@pytest.mark.parametrize(("side", "fits"), [(4.0, False), (3.99, True), (0.25, False), (0.26, True), (0.0, False)])
+def test_ratio_of_sides_must_stay_below_the_limit(side: float, fits: bool) -> None:
+    assert bool(matches(ONE_ANCHOR, one_label(1.5, 1.5, side), [(4, 4)])) is fits
+
+
+def test_empty_slots_match_nothing() -> None:
+    labels = np.concatenate([one_label(1.5, 1.5), one_label(1.5, 1.5)], axis=1)
+    labels[0, 1, 0] = -1
+    assert [match[4] for match in matches(ONE_ANCHOR, labels, [(4, 4)])] == [0]
+
+
+def plain_matches(head: HeadGeometry, labels: npt.NDArray[np.float32], grids: list[tuple[int, int]]) -> list[Match]:
+    """The rule in scalar code, one label at a time; float32 like the real one."""
+    one = np.float32(1)
+    rows = []
+    for image, slot in np.argwhere(labels[:, :, 0] >= 0):
+        for level, (height, width) in enumerate(grids):
+            size = np.array([width, height], np.float32)
+            centre, sides = labels[image, slot, 1:3] * size, labels[image, slot, 3:5] * size
+            for anchor, anchor_sides in enumerate(head.anchors_cells[level]):
+                ratio = sides / anchor_sides
+                if np.maximum(ratio, one / ratio).max() >= 4:
+                    continue
+                far = size - centre
+                reach = [True]
+                for distance in (*centre, *far):
+                    reach.append(distance - math.floor(distance) < 0.5 and distance > 1)
+                for neighbour, step in enumerate(STEPS):
+                    if reach[neighbour]:
+                        column, row = np.floor(centre - np.array(step, np.float32)).clip(0, size - 1).astype(int)
+                        rows.append((level, int(image), neighbour, anchor, int(slot), int(row), int(column)))
+    return sorted(rows)
+
+
+# Sixteenths of the image meet grid lines and half cells often.
+positions = st.one_of(st.integers(0, 16).map(lambda n: n / 16), st.floats(0, 1, width=32))
+lengths = st.one_of(st.integers(1, 16).map(lambda n: n / 16), st.floats(0.0009765625, 1, width=32))
+label_rows = st.tuples(st.integers(-1, 2), positions, positions, lengths, lengths)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(label_rows, min_size=8, max_size=8))
+def test_equals_the_rule_in_scalar_code(rows: list[tuple[float, ...]]) -> None:
+    labels = np.array(rows, np.float32).reshape(2, 4, 5)
+    grids = [(6, 8), (3, 4)]
+    assert matches(TWO_LEVELS, labels, grids) == plain_matches(TWO_LEVELS, labels, grids)
+
+
+def test_map_beyond_exact_cell_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match="smaller image"):
+        TargetAssigner(ONE_ANCHOR, 4.0)(flow.tensor(one_label(1, 1)), [(5000, 5000)])
+
+
+@pytest.mark.parametrize(
+    ("anchors", "stride", "classes", "message"),
+    [
+        (np.ones((2, 3, 2), np.float32), (8.0,), 1, "for 1 strides"),
+        (np.ones((1, 3), np.float32), (8.0,), 1, "levels, anchors, 2"),
+        (np.zeros((1, 3, 2), np.float32), (8.0,), 1, "above 0"),
+        (np.ones((1, 3, 2), np.float32), (8.0,), 0, "0 classes"),
+    ],
+)
+def test_impossible_heads_are_refused(
+    anchors: npt.NDArray[np.float32], stride: tuple[float, ...], classes: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        HeadGeometry(anchors, stride, classes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "capacity"), [(0, 16), (1, 16), (16, 16), (17, 32), (32, 32), (33, 64), (240, 256), (1000, 1024)]
+)
+def test_label_capacity(labels: int, capacity: int) -> None:
+    assert label_capacity(labels) == capacity
+
+
+def test_padding_keeps_the_order_within_each_image() -> None:
+    rows = np.array([[1, 5, 0.1, 0.1, 0.1, 0.1], [0, 6, 0.2, 0.2, 0.2, 0.2], [1, 4, 0.3, 0.3, 0.3, 0.3]])
+    padded = pad_labels(rows, batch=3, capacity=2)
+    assert padded.dtype == np.float32
+    assert padded[:, :, 0].tolist() == [[6, -1], [5, 4], [-1, -1]]
+    np.testing.assert_array_equal(padded[1, :, 1], np.array([0.1, 0.3], np.float32))
+    assert not padded[2, :, 1:].any()
+
+
+def test_no_labels_at_all() -> None:
+    padded = pad_labels(np.zeros((0, 6)), batch=2, capacity=16)
+    assert padded.shape == (2, 16, 5)
+    assert (padded[:, :, 0] == -1).all()
+
+
+@given(st.lists(st.integers(0, 3), max_size=40))
+def test_padding_loses_no_label(images: list[int]) -> None:
+    rows = np.array([[image, number % 7, number, number, 1, 1] for number, image in enumerate(images)], float)
+    rows = rows.reshape(-1, 6)
+    padded = pad_labels(rows, batch=4, capacity=label_capacity(len(images)))
+    for image in range(4):
+        kept = padded[image][padded[image, :, 0] >= 0]
+        np.testing.assert_array_equal(kept, rows[rows[:, 0] == image, 1:].astype(np.float32))
+
+
+def test_too_many_labels_are_never_dropped() -> None:
+    with pytest.raises(ValueError, match="3 labels in one image but 2 slots"):
+        pad_labels(np.zeros((3, 6)), batch=1, capacity=2)
+
+
+@pytest.mark.parametrize("image", [-1, 2])
+def test_label_of_no_image_is_refused(image: int) -> None:
+    with pytest.raises(ValueError, match="batch of 2"):
+        pad_labels(np.array([[image, 0, 0.5, 0.5, 0.1, 0.1]]), batch=2, capacity=16)
