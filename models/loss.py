@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from kernels.bbox_iou import bbox_iou, bbox_iou_reference
+from kernels.detection_loss import has_fused_loss, level_loss, level_settings
 from kernels.runtime import Tensor, flow
 from models.elements import BinaryCrossEntropy, FocalLoss, smooth_targets
 from models.targets import NEIGHBOURS, Assignment, HeadGeometry, TargetAssigner
@@ -103,7 +105,8 @@ class DetectionLoss(flow.nn.Module):
     Args:
         head: geometry of the head.
         config: settings, gains already `scaled`.
-        fused_iou: overlaps by the plugin's kernel where it is loaded; otherwise composed of OneFlow's ops.
+        fused_iou: the plugin's kernels where it is loaded: one op for the whole loss of a level, or at least for the
+            overlaps; otherwise everything is composed of OneFlow's ops.
     Raises:
         ValueError: more than five levels, or `autobalance` for a head without stride 16.
     """
@@ -112,6 +115,7 @@ class DetectionLoss(flow.nn.Module):
         super().__init__()
         self.config = config
         self._bbox_iou = bbox_iou if fused_iou else bbox_iou_reference
+        self._fuses = fused_iou and config.fl_gamma == 0
         self.head = head
         if head.levels > len(_BALANCE):
             raise ValueError(f"a head of {head.levels} levels: the objectness is balanced for at most {len(_BALANCE)}")
@@ -125,6 +129,9 @@ class DetectionLoss(flow.nn.Module):
         self.assigner = TargetAssigner(head, config.anchor_t)
         self.class_elements = _element_loss(config.cls_pw, config.fl_gamma)
         self.objectness_elements = _element_loss(config.obj_pw, config.fl_gamma)
+        for level in range(head.levels):
+            settings = flow.tensor(_level_settings(head, level, config))
+            self.register_buffer(f"level_settings_{level}", settings, persistent=False)
         # "model -= model_diff": the op that can write a buffer from inside a graph.
         self._subtract = flow.stateful_op("sgd_update").Input("model").Input("model_diff").Build()
 
@@ -136,7 +143,26 @@ class DetectionLoss(flow.nn.Module):
             labels: (B, T, 5) float32, class, centre x, centre y, width, height, normalised to the image; class -1: no
                 label. A class above the head's is the caller's mistake, the device stops on it.
         """
+        if self._fuses and all(has_fused_loss(level) for level in maps):
+            return self._fused(maps, labels)
         return self.details(maps, labels).parts
+
+    def _fused(self, maps: Sequence[Tensor], labels: Tensor) -> LossParts:
+        """The same loss with one op of the plugin per level."""
+        self._check(maps, labels)
+        totals, parts = [], []
+        for number, level in enumerate(maps):
+            settings = getattr(self, f"level_settings_{number}")
+            total, of_level = level_loss(level, labels, settings, self.balance[number : number + 1])
+            totals.append(total)
+            parts.append(of_level)
+        by_level = flow.stack(parts)
+        per_level = by_level[:, 1]
+        # A copy of the balance: these are the weights of this call, also after `balance` has moved on.
+        objectness = (per_level * (self.balance * self.config.objectness)).sum()
+        if self.config.autobalance and self.training:
+            self._rebalance(per_level)
+        return LossParts(flow.cat(totals).sum(), by_level[:, 0].sum(), objectness, by_level[:, 2].sum())
 
     def details(self, maps: Sequence[Tensor], labels: Tensor) -> LossDetails:
         """The loss together with the matches and the objectness targets; arguments as in `forward`."""
@@ -253,6 +279,21 @@ class DetectionLoss(flow.nn.Module):
         )
         losses = self.class_elements(rows[..., 5:], wanted).sum(dim=-1)
         return self.config.classes * (_sums(losses, unmatched) / (count * float(classes))).sum()
+
+
+def _level_settings(head: HeadGeometry, level: int, config: LossConfig) -> npt.NDArray[np.float32]:
+    return level_settings(
+        head.anchors_cells[level],
+        box_gain=config.box,
+        objectness_gain=config.objectness,
+        class_gain=config.classes,
+        class_positive_weight=config.cls_pw,
+        objectness_positive_weight=config.obj_pw,
+        anchor_t=config.anchor_t,
+        label_smoothing=config.label_smoothing,
+        gr=config.gr,
+        best_iou_wins=config.sort_obj_iou,
+    )
 
 
 def _element_loss(positive_weight: float, gamma: float) -> flow.nn.Module:

@@ -172,6 +172,47 @@ def test_fused_equals_composed(name: str, classes: int) -> None:
         np.testing.assert_allclose(mine, theirs, atol=2e-6 * np.abs(theirs).max())
 
 
+class _Criterion(flow.nn.Module):
+    """A whole `DetectionLoss` on maps that are parameters."""
+
+    def __init__(self, maps: list[_Array], loss: DetectionLoss) -> None:
+        super().__init__()
+        self.loss = loss
+        self.levels = len(maps)
+        for level, raw_map in enumerate(maps):
+            self.register_parameter(f"map{level}", flow.nn.Parameter(flow.tensor(raw_map)))
+
+    def forward(self, labels: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.loss([getattr(self, f"map{level}") for level in range(self.levels)], labels))
+
+
+class _CriterionGraph(flow.nn.Graph):
+    def __init__(self, criterion: _Criterion) -> None:
+        super().__init__()
+        self.criterion = criterion
+
+    def build(self, labels: Tensor) -> tuple[Tensor, ...]:
+        return self.criterion(labels)
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+def test_the_loss_module_gives_the_same_either_way(graph: bool) -> None:
+    # With autobalance: both must also move the balance alike, call after call.
+    maps, labels, geometry = _random_case(3)
+    config = LossConfig(autobalance=True)
+    fused, composed = (
+        _Criterion(maps, DetectionLoss(geometry, config, fused_iou=fused_iou)) for fused_iou in (True, False)
+    )
+    run = _CriterionGraph(fused) if graph else fused
+    for _ in range(3):
+        ours, theirs = run(flow.tensor(labels)), composed(flow.tensor(labels))
+        for mine, reference in zip(ours, theirs, strict=True):
+            assert mine.shape == reference.shape
+            np.testing.assert_allclose(mine.numpy(), reference.numpy(), rtol=2e-6)
+        np.testing.assert_allclose(fused.loss.balance.numpy(), composed.loss.balance.numpy(), rtol=1e-6)
+    assert not np.array_equal(fused.loss.balance.numpy(), DetectionLoss(geometry, config).balance.numpy())
+
+
 def test_large_logits_do_not_overflow() -> None:
     maps, labels, geometry = _random_case(3)
     for raw_map in maps:
