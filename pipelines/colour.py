@@ -59,6 +59,11 @@ def apply_tables(rgb: np.ndarray, tables: np.ndarray) -> np.ndarray:
     return hsv_to_rgb(np.stack([tables[channel][hsv[..., channel]] for channel in range(3)], axis=-1))
 
 
+def mix_images(first: np.ndarray, second: np.ndarray, ratio: float) -> np.ndarray:
+    """Blend of two uint8 images of one shape, `ratio` of the first one, rounded down as in YOLOv5."""
+    return (first * ratio + second * (1 - ratio)).astype(np.uint8)
+
+
 def finish_picture(
     views: list[np.ndarray], mix_ratio: float, hsv_gains: tuple[float, float, float] | None, target: np.ndarray
 ) -> None:
@@ -72,7 +77,7 @@ def finish_picture(
     """
     picture = np.asarray(views[0])
     if len(views) == 2:
-        picture = (views[0] * mix_ratio + views[1] * (1 - mix_ratio)).astype(np.uint8)
+        picture = mix_images(views[0], views[1], mix_ratio)
     tables = None if hsv_gains is None else hsv_tables(np.asarray(hsv_gains))
     # The plugin's function and the lines below give the same bytes; it is about ten times as fast.
     if kernels.plugin.is_loaded():

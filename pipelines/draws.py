@@ -326,11 +326,6 @@ def flip_labels(labels: np.ndarray, *, up_down: bool = False, left_right: bool =
     return flipped
 
 
-def mix_images(first: np.ndarray, second: np.ndarray, ratio: float) -> np.ndarray:
-    """Blend of two uint8 images of one shape, `ratio` of the first one, rounded down as in YOLOv5."""
-    return (first * ratio + second * (1 - ratio)).astype(np.uint8)
-
-
 def enlarged(plan: SamplePlan, factor: int) -> SamplePlan:
     """The same sample seen at a multiple of its size."""
     zoom = np.diag((factor, factor, 1.0))

@@ -115,7 +115,7 @@ def _check_flips_and_mixup(z: Any, report: Report) -> None:
     report.exact("flip_lr_image", image[:, ::-1], z["flip_lr_image"])
     report.close("flip_ud_labels", draws.flip_labels(labels, up_down=True), z["flip_ud_labels"], atol=1e-6)
     report.close("flip_lr_labels", draws.flip_labels(labels, left_right=True), z["flip_lr_labels"], atol=1e-6)
-    mixed = draws.mix_images(image, z["mixup_image2"], float(z["mixup_ratio"]))
+    mixed = colour.mix_images(image, z["mixup_image2"], float(z["mixup_ratio"]))
     report.exact("mixup_out", mixed, z["mixup_out"])
     both = np.concatenate((labels, z["mixup_labels2"]))
     report.exact("mixup_labels_out", both, z["mixup_labels_out"])

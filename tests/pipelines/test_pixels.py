@@ -8,7 +8,6 @@ from kernels.hsv import write_planes
 from kernels.plugin import load_plugin
 from pipelines import colour
 from pipelines.augment import AugmentConfig
-from pipelines.draws import mix_images
 from pipelines.pixels import CanvasPipeline, GraphSettings
 from pipelines.sources import ImageBytes
 from pipelines.train import TrainPipeline
@@ -94,9 +93,9 @@ def test_finishing_in_the_graph_equals_finishing_on_the_host(tmp_path: Path, aug
     canvases.close()
 
 
-def test_blend_rounds_down(tmp_path: Path) -> None:
+def test_blend_rounds_down() -> None:
     first, second = np.full((1, 1, 3), 100, np.uint8), np.full((1, 1, 3), 201, np.uint8)
-    assert mix_images(first, second, 0.5).tolist() == [[[150, 150, 150]]]
+    assert colour.mix_images(first, second, 0.5).tolist() == [[[150, 150, 150]]]
     target = np.empty((3, 1, 1), np.uint8)
     colour.finish_picture([first, second], 0.5, None, target)
     assert target.ravel().tolist() == [150, 150, 150]
