@@ -1,0 +1,20 @@
+"""graph-train: YOLOv5-family detectors, trained with the whole step in one graph.
+
+`train` and `validate` do what the commands `graph-train` and `graph-val` do; see `graph_train.api`. They are loaded
+when they are first used, so that importing the package costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graph_train.api import train, validate
+
+__all__ = ["train", "validate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'graph_train' has no attribute {name!r}")
+    from graph_train import api
+
+    return getattr(api, name)

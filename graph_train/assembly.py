@@ -62,7 +62,7 @@ def load_data(options: TrainOptions) -> Data:
     indices = []
     for split in ("train", "val"):
         index = index_images(
-            dataset.split(split),  # type: ignore[arg-type]
+            dataset.split(split),
             dataset.class_names,
             single_class=options.data.single_cls,
             progress=split,
@@ -155,19 +155,22 @@ class Saved:
     anchors_px: npt.NDArray[np.float32]
 
 
-def assemble(options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = None) -> Run:
+def assemble(
+    options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = None, *, data: Data | None = None
+) -> Run:
     """Builds a run from its settings.
 
     Args:
         options, hyp: the settings.
         saved: network and anchors of the run that is resumed.
+        data: what `load_data` gave for these options, if it is at hand.
     Raises:
         ValueError, OSError: a setting or a file that cannot be used.
     """
     device = select_device(options.engine.device)
     _load_kernels(options, device)
     weights = load_weights(options.model.weights) if options.model.weights and saved is None else None
-    data = load_data(options)
+    data = data or load_data(options)
     config = saved.config if saved else weights.config if weights else None
     spec = _model_spec(options, hyp, len(data.class_names), config)
     setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, max(spec.strides)))

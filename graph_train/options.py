@@ -6,6 +6,7 @@ is imported here: `--help` and argument errors answer at once.
 
 import argparse
 import difflib
+import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -18,6 +19,7 @@ AUTO_BATCH = -1
 """`--batch-size` that stands for: as many images as memory holds."""
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 """What `--loggers` may name; `csv` is always written, since a resumed run reads it."""
+_EXTRAS = ("wandb", "mlflow")
 
 
 def _flag(
@@ -248,6 +250,8 @@ def _check_loggers(run: RunOptions) -> None:
     for name in run.logger_names:
         if name not in LOGGERS:
             raise ValueError(f"--loggers {name}: choose from {', '.join(LOGGERS)}, separated by commas")
+        if name in _EXTRAS and importlib.util.find_spec(name) is None:
+            raise ValueError(f"--loggers {name}: the package is not installed: pip install 'graph-train[{name}]'")
     if run.bucket:
         raise ValueError(f"--bucket {run.bucket}: no cloud client is built in; copy the run folder when it is done")
     if run.upload_dataset not in ("", "all", "val"):

@@ -2,31 +2,30 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from graph_train.assembly import Run, Saved, anchors_px, assemble
-from graph_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from graph_train.assembly import Run, anchors_px
+from graph_train.callbacks import Callbacks
+from graph_train.checkpoint import Checkpoint, save_checkpoint
 from graph_train.early_stopping import EarlyStopping
-from graph_train.files import write_atomically
-from graph_train.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.inference import on_device
 from graph_train.interrupts import StopRequest
-from graph_train.options import TrainOptions, options_from_flags
 from graph_train.progress import EpochProgress
 from graph_train.results_csv import EpochRow, ResultsCsv
-from graph_train.run_folder import RunFolder, checkpoint_to_resume, new_run_folder
+from graph_train.run_folder import RunFolder
 from graph_train.sampling import class_weights, epoch_class_weights, image_weights
-from graph_train.state import Counters
 from graph_train.step import GraphStep, StepResult
 from graph_train.validation import TABLE_HEADER, ValidationResult, ValidationSettings, validate
+from graph_train.validation_hooks import ValidationHooks
 from kernels.runtime import Tensor, flow
 from models.targets import label_capacity, pad_labels
 from models.weights import save_weights
+from pipelines.draws import multi_scale_sizes
 
 LOG = logging.getLogger("graph_train")
 DRAWN_BATCHES = 3
@@ -44,6 +43,8 @@ class Cursor:
     maps: list[float] = field(default_factory=list)
     """mAP50-95 of each class at the last validation, which `--image-weights` uses."""
     best_fitness: float = -1.0
+    possible_stop: bool = False
+    """The coming epoch may be the last one, so it is validated and saved even with `--noval` and `--nosave`."""
     finished: bool = False
 
     def add(self, result: StepResult) -> None:
@@ -70,51 +71,90 @@ class TrainResult:
     best: Path
     epochs: int
     validation: ValidationResult | None
-    """Validation of the best weights; None if the run was stopped before its end."""
+    """Validation of the best weights, else of the last epoch; None if the run was stopped before its end."""
+
+    @property
+    def results(self) -> tuple[float, ...]:
+        """Precision, recall, mAP50, mAP50-95 and the box, objectness and class loss; zeros without a validation."""
+        return measured(self.validation)
+
+
+def measured(validation: ValidationResult | None) -> tuple[float, ...]:
+    """The seven numbers of a validation in the order of `results.csv`."""
+    if validation is None:
+        return (0.0,) * 7
+    losses = (0.0,) * 3 if validation.loss is None else validation.loss
+    return (*validation.means, *(float(value) for value in losses))
 
 
 class Trainer:
     """Runs what `assemble` has built."""
 
-    def __init__(self, run: Run, folder: RunFolder, cursor: Cursor, stopper: EarlyStopping) -> None:
+    def __init__(
+        self, run: Run, folder: RunFolder, cursor: Cursor, stopper: EarlyStopping, callbacks: Callbacks | None = None
+    ) -> None:
         self.run, self.folder, self.cursor, self.stopper = run, folder, cursor, stopper
+        self.callbacks = callbacks or Callbacks()
+        self._last: ValidationResult | None = None
         self.csv = ResultsCsv(folder.path / "results.csv")
 
     def train(self) -> TrainResult:
-        """Runs to the end, or until a signal asks for a stop.
+        """Runs to the end, or until a signal or a callback asks for a stop.
 
         Raises:
             KeyboardInterrupt: a signal; the state was saved.
         """
         run, cursor = self.run, self.cursor
         self.csv.truncate(cursor.epoch)
+        if run.setup.options.data.multi_scale:
+            self._reserve_largest()
+        self.callbacks.run("on_train_start")
         with StopRequest() as request:
             while cursor.epoch < run.setup.options.optim.epochs and not cursor.finished:
-                self._train_epoch(request)
+                if not self._train_epoch(request):
+                    return self._stopped()
                 self._finish_epoch()
                 self._leave_if_asked(request)
+                if self.callbacks.stop_training and not cursor.finished:
+                    return self._stopped()
         return self._finish()
 
     def _leave_if_asked(self, request: StopRequest) -> None:
         if not request.asked:
             return
         self.save_last()
-        LOG.info("Stopped by %s; go on with: graph-train --resume %s", request.asked, self.folder.last)
+        LOG.info("Stopped by %s; %s", request.asked, self._way_on())
         raise KeyboardInterrupt
+
+    def _stopped(self) -> TrainResult:
+        """The end that a callback asked for."""
+        self.save_last()
+        LOG.info("Stopped by a callback; %s", self._way_on())
+        return TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, None)
+
+    def _way_on(self) -> str:
+        if self._evolving:
+            return "go on with the same command and --exist-ok"
+        return f"go on with: graph-train --resume {self.folder.last}"
+
+    @property
+    def _evolving(self) -> bool:
+        """One of many short trainings, of which nothing but the result is kept."""
+        return self.run.setup.options.optim.evolve > 0
 
     # --- one epoch -------------------------------------------------------------------------------------------------
 
-    def _train_epoch(self, request: StopRequest) -> None:
+    def _train_epoch(self, request: StopRequest) -> bool:
+        """Trains to the end of the epoch; False if a callback stopped it before."""
         run, cursor = self.run, self.cursor
         if cursor.next_batch == 0:
             run.state.drop_pending_gradients()
+        self.callbacks.run("on_train_epoch_start")
         batches = run.train_pipeline.batches_per_epoch
         progress = EpochProgress(
             cursor.epoch, run.setup.options.optim.epochs, batches=batches, first_batch=cursor.next_batch
         )
-        source = iter(
-            run.train_pipeline.epoch(cursor.epoch, first_batch=cursor.next_batch, image_weights=self._weights())
-        )
+        source = self._batches()
         while True:
             asked = time.perf_counter()
             batch = next(source, None)
@@ -123,13 +163,54 @@ class Trainer:
                 break
             self._train_batch(batch, cursor.epoch * batches + cursor.next_batch, progress)
             self._leave_if_asked(request)
+            if self.callbacks.stop_training:
+                break
         progress.close()
+        return batch is None
+
+    def _batches(self) -> Iterator[Any]:
+        """What is left of the epoch."""
+        cursor = self.cursor
+        return iter(
+            self.run.train_pipeline.epoch(
+                cursor.epoch,
+                first_batch=cursor.next_batch,
+                image_weights=self._weights(),
+                sizes=self._sizes(cursor.epoch) if self.run.setup.options.data.multi_scale else None,
+            )
+        )
+
+    def _sizes(self, epoch: int) -> list[int]:
+        """Side in px of each batch of an epoch with `--multi-scale`."""
+        run = self.run
+        return multi_scale_sizes(
+            run.setup.options.optim.seed,
+            epoch,
+            run.train_pipeline.batches_per_epoch,
+            image_px=run.setup.image_px,
+            stride=max(run.state.network.stride),
+        )
+
+    def _reserve_largest(self) -> None:
+        """Compiles the largest batch that will come, so that a lack of memory shows before the first epoch."""
+        run, options = self.run, self.run.setup.options
+        left = range(self.cursor.epoch, options.optim.epochs)
+        sizes = {size for epoch in left for size in self._sizes(epoch)}
+        if not sizes or not isinstance(run.step, GraphStep):
+            return
+        LOG.info("Multi-scale: %d image sizes from %d to %d px, one graph for each", len(sizes), min(sizes), max(sizes))
+        images, side = options.optim.batch_size, max(sizes)
+        if options.data.quad:
+            images, side = images // 4, side * 2
+        images = min(images, len(run.setup.data.train))
+        run.step.prepare((images, 3, side, side), (images, run.label_floor, 5), run.schedule.at(0, 0))
 
     def _train_batch(self, batch: Any, number: int, progress: EpochProgress) -> None:
         """One step; `number` counts the batches of the whole run."""
         run, cursor = self.run, self.cursor
         if number < DRAWN_BATCHES and not run.setup.options.run.noplots:
             self._draw(batch, number)
+        self.callbacks.run("on_train_batch_start")
         labels = self._padded(batch)
         images = on_device(batch.images, run.setup.device)
         started = time.perf_counter()
@@ -138,6 +219,12 @@ class Trainer:
         cursor.add(result)
         count, side = int(images.shape[0]), int(images.shape[-1])
         progress.step(cursor.means(), instances=len(batch.labels), images=count, image_px=side)
+        if result.updated:
+            self.callbacks.run("optimizer_step")
+            self.callbacks.run("on_before_zero_grad")
+        self.callbacks.run(
+            "on_train_batch_end", run.state.network, number, images, batch.labels, batch.paths, cursor.means()
+        )
 
     def _padded(self, batch: Any) -> Tensor:
         """Labels (B, T, 5); T below the data set's typical capacity is not used, so that few shapes are compiled."""
@@ -163,45 +250,55 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         run, cursor = self.run, self.cursor
-        last_epoch = cursor.epoch + 1 >= run.setup.options.optim.epochs
+        options, epoch = run.setup.options, cursor.epoch
+        self.callbacks.run("on_train_epoch_end", epoch)
+        last_epoch = epoch + 1 >= options.optim.epochs
+        final = last_epoch or cursor.possible_stop
         run.state.flush()
-        validation = None
-        if last_epoch or not run.setup.options.run.noval:
-            validation = self.validate()
-            cursor.maps = [float(value) for value in validation.maps]
-        self._write_row(validation)
-        improved = validation is not None and validation.fitness >= cursor.best_fitness
+        validation = self.validate() if final or not options.run.noval else None
         if validation is not None:
-            cursor.best_fitness = max(cursor.best_fitness, validation.fitness)
-            decision = self.stopper.update(cursor.epoch, validation.fitness)
-            cursor.finished = decision.stop
-            if decision.stop:
-                LOG.info(
-                    "Stopped early: no improvement over epoch %d for %d epochs",
-                    self.stopper.best_epoch,
-                    run.setup.options.optim.patience,
-                )
-        epoch = cursor.epoch
+            cursor.maps = [float(value) for value in validation.maps]
+            self._last = validation
+        row = self._write_row(validation)
+        fitness = validation.fitness if validation is not None else 0.0
+        improved = validation is not None and fitness >= cursor.best_fitness
+        if improved:
+            cursor.best_fitness = fitness
+        stop = self._count_for_early_stopping(fitness)
+        self.callbacks.run("on_fit_epoch_end", row.values(), epoch, max(cursor.best_fitness, 0.0), fitness)
         cursor.next_epoch()
-        cursor.finished = cursor.finished or last_epoch
-        if not run.setup.options.run.nosave or cursor.finished:
+        cursor.finished = stop or last_epoch
+        if not options.run.nosave or final or cursor.finished:
             self._save_epoch(epoch, improved=improved)
+            self.callbacks.run(
+                "on_model_save", self.folder.last, epoch, cursor.finished, max(cursor.best_fitness, 0.0), fitness
+            )
 
-    def _write_row(self, validation: ValidationResult | None) -> None:
+    def _count_for_early_stopping(self, fitness: float) -> bool:
+        """Whether the run ends with this epoch; an epoch that was not validated counts with fitness 0, as in YOLOv5."""
+        decision = self.stopper.update(self.cursor.epoch, fitness)
+        self.cursor.possible_stop = decision.possible_stop
+        if decision.stop:
+            LOG.info(
+                "Stopped early: no improvement over epoch %d for %d epochs",
+                self.stopper.best_epoch,
+                self.run.setup.options.optim.patience,
+            )
+        return decision.stop
+
+    def _write_row(self, validation: ValidationResult | None) -> EpochRow:
         run, cursor = self.run, self.cursor
         number = cursor.epoch * run.schedule.batches_per_epoch + max(cursor.next_batch - 1, 0)
-        settings = run.schedule.at(number, cursor.epoch)
-        means = validation.means if validation else (0.0, 0.0, 0.0, 0.0)
-        losses = validation.loss if validation is not None and validation.loss is not None else (0.0, 0.0, 0.0)
-        self.csv.append(
-            EpochRow(
-                epoch=cursor.epoch,
-                train_losses=cursor.means(),
-                metrics=means,
-                val_losses=(float(losses[0]), float(losses[1]), float(losses[2])),
-                learning_rates=settings.learning_rates,
-            )
+        measures = measured(validation)
+        row = EpochRow(
+            epoch=cursor.epoch,
+            train_losses=cursor.means(),
+            metrics=(measures[0], measures[1], measures[2], measures[3]),
+            val_losses=(measures[4], measures[5], measures[6]),
+            learning_rates=run.schedule.at(number, cursor.epoch).learning_rates,
         )
+        self.csv.append(row)
+        return row
 
     def validate(self, *, plots: bool = False, per_class: bool = False) -> ValidationResult:
         """Measures the averaged weights and prints the table."""
@@ -211,13 +308,24 @@ class Trainer:
             single_cls=run.setup.options.data.single_cls,
             plots_dir=self.folder.path if plots and not run.setup.options.run.noplots else None,
         )
-        result = validate(run.inference, run.val_pipeline, run.setup.data.class_names, settings)
+        hooks = ValidationHooks(self.callbacks, run.setup.data.class_names)
+        result = validate(
+            run.inference,
+            hooks.batches(run.val_pipeline),
+            run.setup.data.class_names,
+            settings,
+            total=run.val_pipeline.batches_per_epoch,
+            on_image=hooks.image,
+        )
+        hooks.end(result)
         LOG.info("%s", result.table(per_class=per_class))
         return result
 
     # --- saving ----------------------------------------------------------------------------------------------------
 
     def _save_epoch(self, epoch: int, *, improved: bool) -> None:
+        if self._evolving:
+            return
         checkpoint = self.checkpoint()
         save_checkpoint(self.folder.last, checkpoint)
         if improved:
@@ -231,6 +339,8 @@ class Trainer:
 
     def save_last(self) -> None:
         """Saves the whole state; the run can go on from exactly here."""
+        if self._evolving:
+            return
         self.run.state.flush()
         save_checkpoint(self.folder.last, self.checkpoint())
 
@@ -255,8 +365,8 @@ class Trainer:
 
     def _finish(self) -> TrainResult:
         run = self.run
-        validation = None
-        if self.folder.best.exists():
+        validation = self._last
+        if self.folder.best.exists() and not self._evolving:
             LOG.info("Validating %s", self.folder.best)
             self._load_best()
             LOG.info("%s", TABLE_HEADER)
@@ -267,8 +377,10 @@ class Trainer:
             plot_results(self.folder.path / "results.csv", self.folder.path / "results.png")
         if isinstance(run.step, GraphStep):
             LOG.info("%s", run.step.summary())
+        result = TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, validation)
+        self.callbacks.run("on_train_end", self.folder.last, self.folder.best, self.cursor.epoch - 1, result.results)
         LOG.info("Results saved to %s", self.folder.path)
-        return TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, validation)
+        return result
 
     def _load_best(self) -> None:
         from models.weights import load_weights, transfer
@@ -278,77 +390,3 @@ class Trainer:
 
 def _host(images: Any) -> np.ndarray:
     return images if isinstance(images, np.ndarray) else images.numpy()
-
-
-def _save_settings(run: Run, folder: RunFolder) -> None:
-    import yaml
-
-    write_atomically(folder.path / "opt.yaml", yaml.safe_dump(run.setup.options.as_flat_dict(), sort_keys=False))
-    run.setup.hyp.save(folder.path / "hyp.yaml")
-
-
-_CHANGEABLE_ON_RESUME = ("resume", "epochs", "device", "workers", "kernels", "debug", "cache", "noplots")
-
-
-def _resumed(flags: Mapping[str, Any]) -> tuple[TrainOptions, Checkpoint, Path]:
-    """Settings and state of the run that `--resume` names; a few flags may differ from the saved ones.
-
-    Raises:
-        ValueError: nothing to resume, a damaged file, or a flag that would make it another run.
-    """
-    path = checkpoint_to_resume(flags["resume"], flags.get("project", "runs/train"))
-    checkpoint = load_checkpoint(path)
-    saved = dict(checkpoint.header["options"])
-    for name, value in flags.items():
-        if name not in _CHANGEABLE_ON_RESUME and name != "project" and saved.get(name) != value:
-            raise ValueError(
-                f"--{name.replace('_', '-')} {value!r} differs from the saved run ({saved.get(name)!r}); a resumed run "
-                f"may change only --{', --'.join(_CHANGEABLE_ON_RESUME[1:])}"
-            )
-    saved.update({name: flags[name] for name in _CHANGEABLE_ON_RESUME if name in flags})
-    saved["freeze"] = tuple(saved["freeze"])
-    return options_from_flags(**saved), checkpoint, path
-
-
-def train(**flags: Any) -> TrainResult:
-    """Trains a detector; the arguments are the flags of `graph-train` with underscores.
-
-    Raises:
-        ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
-        KeyboardInterrupt: stopped by a signal, after saving.
-    """
-    options = options_from_flags(**flags)
-    checkpoint = None
-    if options.run.resume:
-        options, checkpoint, path = _resumed(flags)
-        folder = RunFolder(path.parent.parent)
-    else:
-        load_hyperparameters(options.optim.hyp)  # a broken file ends the run before a folder is made
-        folder = new_run_folder(options.run.project, options.run.name, exist_ok=options.run.exist_ok)
-    folder.open_log()
-    try:
-        return _train_in(folder, options, checkpoint)
-    finally:
-        folder.close()
-
-
-def _train_in(folder: RunFolder, options: TrainOptions, checkpoint: Checkpoint | None) -> TrainResult:
-    hyp, saved = load_hyperparameters(options.optim.hyp), None
-    if checkpoint is not None:
-        header = checkpoint.header
-        hyp = Hyperparameters(**header["hyp"])
-        saved = Saved(header["config"], np.asarray(header["anchors_px"], np.float32))
-    run = assemble(options, hyp, saved)
-    try:
-        cursor, stopper = Cursor(), EarlyStopping(options.optim.patience)
-        if checkpoint is not None:
-            run.state.load_arrays(checkpoint.arrays, Counters(**header["counters"]))
-            cursor = Cursor(**header["cursor"])
-            cursor.finished = cursor.finished and cursor.epoch >= options.optim.epochs
-            stopper.restore(header["early_stopping"])
-            LOG.info("Resuming at epoch %d, batch %d", cursor.epoch, cursor.next_batch)
-        else:
-            _save_settings(run, folder)
-        return Trainer(run, folder, cursor, stopper).train()
-    finally:
-        run.close()

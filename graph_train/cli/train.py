@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = given_flags(arguments)
 
     def command() -> None:
-        from graph_train.trainer import train
+        from graph_train.launch import train
 
         train(**flags)
 

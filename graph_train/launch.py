@@ -1,0 +1,204 @@
+"""Starts a training: a new run, one that is resumed, or the many short ones of an evolution."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from graph_train.assembly import Run, Saved, assemble, load_data
+from graph_train.callbacks import Callbacks
+from graph_train.checkpoint import Checkpoint, load_checkpoint
+from graph_train.early_stopping import EarlyStopping
+from graph_train.evolution import EvolutionResult, evolve
+from graph_train.files import write_atomically
+from graph_train.hyperparameters import Hyperparameters, load_hyperparameters
+from graph_train.loggers import RunDescription, add_loggers
+from graph_train.options import AUTO_BATCH, TrainOptions, options_from_flags
+from graph_train.run_folder import RunFolder, checkpoint_to_resume, new_run_folder
+from graph_train.state import Counters
+from graph_train.trainer import Cursor, Trainer, TrainResult
+from models.complexity import measure
+from pipelines.problems import write_problems
+
+LOG = logging.getLogger("graph_train")
+DEFAULT_PROJECT, EVOLVE_PROJECT = "runs/train", "runs/evolve"
+_CHANGEABLE_ON_RESUME = ("resume", "epochs", "device", "workers", "kernels", "debug", "cache", "noplots", "loggers")
+
+
+def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | EvolutionResult:
+    """Trains a detector; the arguments are the flags of `graph-train` with underscores.
+
+    Args:
+        callbacks: who wants to hear of the run's events, besides the loggers that the flags name.
+        flags: settings; what is left out has its default.
+    Returns:
+        What came of it; with `evolve` the result of the evolution.
+    Raises:
+        ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
+        KeyboardInterrupt: stopped by a signal, after saving.
+    """
+    options = options_from_flags(**flags)
+    _require_one_process(options)
+    listeners = callbacks if callbacks is not None else Callbacks()
+    if options.optim.evolve:
+        return _evolve(options, listeners)
+    checkpoint = None
+    if options.run.resume:
+        options, checkpoint, path = _resumed(flags)
+        folder = RunFolder(path.parent.parent)
+    else:
+        load_hyperparameters(options.optim.hyp)  # a broken file ends the run before a folder is made
+        folder = new_run_folder(options.run.project, options.run.name, exist_ok=options.run.exist_ok)
+    folder.open_log()
+    try:
+        listeners.run("on_pretrain_routine_start")
+        return _train_in(folder, options, checkpoint, listeners)
+    finally:
+        listeners.run("teardown")
+        folder.close()
+
+
+def _require_one_process(options: TrainOptions) -> None:
+    """Refuses what several processes would need, rather than training the same thing in each of them.
+
+    Raises:
+        ValueError: more than one process, or a rank without a launcher.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise ValueError(
+            f"WORLD_SIZE={processes}: several processes are not supported yet; start one, without a launcher"
+        )
+    if options.engine.local_rank > 0 or (options.engine.local_rank == 0 and "WORLD_SIZE" not in os.environ):
+        raise ValueError(
+            f"--local_rank {options.engine.local_rank}: only a launcher sets it, and several processes are not "
+            "supported yet; leave it out"
+        )
+    if options.optim.batch_size == AUTO_BATCH:
+        raise ValueError("--batch-size -1: measuring memory is not supported yet; give a number")
+
+
+def _resumed(flags: Mapping[str, Any]) -> tuple[TrainOptions, Checkpoint, Path]:
+    """Settings and state of the run that `--resume` names; a few flags may differ from the saved ones.
+
+    Raises:
+        ValueError: nothing to resume, a damaged file, or a flag that would make it another run.
+    """
+    given = options_from_flags(**flags).as_flat_dict()
+    path = checkpoint_to_resume(given["resume"], given["project"])
+    checkpoint = load_checkpoint(path)
+    saved = dict(checkpoint.header["options"])
+    for name in flags:
+        if name not in _CHANGEABLE_ON_RESUME and name != "project" and saved.get(name) != given[name]:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {given[name]!r} differs from the saved run ({saved.get(name)!r}); a "
+                f"resumed run may change only --{', --'.join(_CHANGEABLE_ON_RESUME[1:])}"
+            )
+    saved.update({name: given[name] for name in _CHANGEABLE_ON_RESUME if name in flags})
+    return options_from_flags(**saved), checkpoint, path
+
+
+def _train_in(
+    folder: RunFolder, options: TrainOptions, checkpoint: Checkpoint | None, callbacks: Callbacks
+) -> TrainResult:
+    hyp, saved, cursor = load_hyperparameters(options.optim.hyp), None, Cursor()
+    stopper = EarlyStopping(options.optim.patience)
+    if checkpoint is not None:
+        header = checkpoint.header
+        hyp = Hyperparameters(**header["hyp"])
+        saved = Saved(header["config"], np.asarray(header["anchors_px"], np.float32))
+        cursor = Cursor(**header["cursor"])
+        cursor.finished = cursor.finished and cursor.epoch >= options.optim.epochs
+        stopper.restore(header["early_stopping"])
+    run = assemble(options, hyp, saved)
+    try:
+        _describe(run, folder, callbacks, first_epoch=cursor.epoch)
+        if checkpoint is None:
+            _save_settings(run, folder)
+        else:
+            run.state.load_arrays(checkpoint.arrays, Counters(**checkpoint.header["counters"]))
+            _announce_resume(cursor, options.optim.epochs)
+        return Trainer(run, folder, cursor, stopper, callbacks).train()
+    finally:
+        run.close()
+
+
+def _announce_resume(cursor: Cursor, epochs: int) -> None:
+    if cursor.finished or cursor.epoch >= epochs:
+        LOG.info("All %d epochs are done: only the final validation is repeated; go on with --epochs N", cursor.epoch)
+    else:
+        LOG.info("Resuming at epoch %d, batch %d", cursor.epoch, cursor.next_batch)
+
+
+def _describe(run: Run, folder: RunFolder, callbacks: Callbacks, *, first_epoch: int) -> None:
+    """Says what will be trained: to the terminal, as files in the folder, to loggers."""
+    options, data = run.setup.options, run.setup.data
+    LOG.info("%s", measure(run.state.network, run.setup.image_px))
+    problems = (*data.train.problems, *data.val.problems)
+    if problems:
+        write_problems(folder.path / "problems.txt", problems)
+    labels = np.concatenate([np.zeros((0, 5), np.float32), *data.train.labels])
+    if not options.run.noplots:
+        from graph_train.plots.labels import plot_labels
+
+        plot_labels(labels, data.class_names, folder.path / "labels.jpg")
+    uploads = {"": (), "val": data.val.paths, "all": (*data.train.paths, *data.val.paths)}
+    names = [name for name in options.run.logger_names if name != "csv"]
+    description = RunDescription(
+        folder=folder.path,
+        settings={**options.as_flat_dict(), **run.setup.hyp.as_dict()},
+        first_epoch=first_epoch,
+        entity=options.run.entity,
+        bbox_interval=options.run.bbox_interval,
+        dataset_files=uploads[options.run.upload_dataset],
+    )
+    add_loggers(callbacks, names, description)
+    callbacks.run("on_pretrain_routine_end", labels, data.class_names)
+
+
+def _save_settings(run: Run, folder: RunFolder) -> None:
+    flags = run.setup.options.as_flat_dict()
+    write_atomically(folder.path / "opt.yaml", yaml.safe_dump(flags, sort_keys=False))
+    run.setup.hyp.save(folder.path / "hyp.yaml")
+
+
+def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
+    """Many short trainings in one folder; nothing but their results is kept, and the data set is indexed once."""
+    base = load_hyperparameters(options.optim.hyp)
+    project = EVOLVE_PROJECT if options.run.project == DEFAULT_PROJECT else options.run.project
+    folder = new_run_folder(project, options.run.name, exist_ok=options.run.exist_ok)
+    folder.open_log()
+    # As YOLOv5: each generation is validated after its last epoch only, and saves and draws nothing.
+    quiet = replace(options, run=replace(options.run, nosave=True, noval=True, noplots=True))
+    try:
+        data = load_data(options)
+        write_atomically(folder.path / "opt.yaml", yaml.safe_dump(options.as_flat_dict(), sort_keys=False))
+        base.save(folder.path / "hyp.yaml")
+
+        def train_generation(hyp: Hyperparameters, generation: int) -> tuple[float, ...]:
+            LOG.info("Generation %d of %d", generation + 1, options.optim.evolve)
+            callbacks.run("on_pretrain_routine_start")
+            run = assemble(quiet, hyp, data=data)
+            try:
+                stopper = EarlyStopping(options.optim.patience)
+                return Trainer(run, folder, Cursor(), stopper, callbacks).train().results
+            finally:
+                run.close()
+
+        return evolve(
+            base,
+            train_generation,
+            folder.path,
+            generations=options.optim.evolve,
+            seed=options.optim.seed,
+            tune_anchors=not options.model.noautoanchor,
+            plot=not options.run.noplots,
+        )
+    finally:
+        callbacks.run("teardown")
+        folder.close()
