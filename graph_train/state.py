@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kernels.runtime import Tensor, flow
-from kernels.update import ParameterState
+from kernels.update import ParameterState, UpdateRule
 
 BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2
 """Parameter groups in YOLOv5's order: biases, weights with decay, weights of normalisation layers."""
@@ -85,7 +85,7 @@ class TrainingState(flow.nn.Module):
         freeze: layers (`model.N`) whose parameters stay as they are.
     """
 
-    def __init__(self, network: Any, average: Any, *, rule: str, freeze: Sequence[int] = ()) -> None:
+    def __init__(self, network: Any, average: Any, *, rule: UpdateRule, freeze: Sequence[int] = ()) -> None:
         super().__init__()
         self.network, self.average = network, average
         self.rule = rule

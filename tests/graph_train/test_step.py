@@ -6,6 +6,7 @@ import pytest
 
 from graph_train.step import EagerStep, GraphStep, StepResult
 from kernels.runtime import flow
+from kernels.update import UpdateRule
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
 
 STEPS = 24
@@ -13,7 +14,9 @@ STEPS = 24
 BATCHES = [{"side": 96 if number % 5 == 4 else 64, "labels": 20 if number % 7 == 3 else 5} for number in range(STEPS)]
 
 
-def run(kind: type[EagerStep] | type[GraphStep], rule: str) -> tuple[list[StepResult], dict[str, np.ndarray], object]:
+def run(
+    kind: type[EagerStep] | type[GraphStep], rule: UpdateRule
+) -> tuple[list[StepResult], dict[str, np.ndarray], object]:
     step = tiny_step(kind, rule=rule)
     schedule = tiny_schedule(optimizer={"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[rule])
     results = []
@@ -27,7 +30,7 @@ def run(kind: type[EagerStep] | type[GraphStep], rule: str) -> tuple[list[StepRe
     return results, step.state.arrays(), step
 
 
-def assert_graph_equals_eager(rule: str) -> None:
+def assert_graph_equals_eager(rule: UpdateRule) -> None:
     eager, eager_arrays, _ = run(EagerStep, rule)
     graph, graph_arrays, step = run(GraphStep, rule)
     assert [(r.total, r.box, r.objectness, r.classes, r.updated) for r in eager] == [
@@ -42,7 +45,7 @@ def assert_graph_equals_eager(rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adamw"])
-def test_graph_equals_eager_bit_for_bit(rule: str) -> None:
+def test_graph_equals_eager_bit_for_bit(rule: UpdateRule) -> None:
     assert_graph_equals_eager(rule)
 
 

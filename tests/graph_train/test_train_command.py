@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -187,3 +188,73 @@ def test_real_photos(bccd: Path, tmp_path: Path) -> None:
     table = rows(tmp_path / "bccd")
     assert len(table) == 2
     assert all(np.isfinite([float(cell) for cell in table[1]]))
+
+
+def write_odd_folder(root: Path) -> Path:
+    """One class, 200 to 3000 px, grey, CMYK, turned, PNG; images without labels and labels without images."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        images, labels = root / "images" / split, root / "labels" / split
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for number, (mode, name, size) in enumerate(
+            [
+                ("RGB", "a.jpg", (200, 260)),
+                ("L", "grey.jpg", (400, 300)),
+                ("CMYK", "ink.jpg", (320, 240)),
+                ("RGB", "turned.jpg", (640, 480)),
+                ("RGB", "big.jpg", (3000, 2000)),
+                ("RGBA", "see through.png", (300, 500)),
+                ("RGB", "no labels.jpg", (256, 256)),
+            ]
+        ):
+            pixels = random.integers(0, 256, (size[1] // 20, size[0] // 20, 3), dtype=np.uint8)
+            image = Image.fromarray(pixels).resize(size).convert(mode)
+            exif = Image.Exif()
+            if name == "turned.jpg":
+                exif[0x0112] = 6
+            image.save(images / name, exif=exif)
+            if name != "no labels.jpg":
+                (labels / name).with_suffix(".txt").write_text(f"0 0.5 0.5 0.{number + 2} 0.3\n0 0.2 0.2 0.2 0.2\n")
+        (labels / "orphan.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    path = root / "data.yaml"
+    path.write_text("path: .\ntrain: images/train\nval: images/val\nnames: [thing]\n")
+    return path
+
+
+def test_folder_of_odd_images_trains(tmp_path: Path) -> None:
+    data = write_odd_folder(tmp_path / "odd set")
+    done = train(tmp_path, "--data", str(data), "--epochs", "1", "--batch-size", "4", name="odd")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "train: 7 images, 12 labels, 1 without labels" in done.stdout
+    assert "orphan.txt" in done.stdout
+    assert all(np.isfinite([float(cell) for cell in rows(tmp_path / "odd")[1]]))
+
+
+def test_data_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    data = write_odd_folder(tmp_path / "set")
+    cases = {
+        "class 3": ("0 0.5 0.5 0.1 0.1\n3 0.5 0.5 0.1 0.1\n", data.read_text()),
+        "data.yaml": (None, "path: .\ntrain: [images/train\nval: images/val\nnames: [thing]\n"),
+        "nowhere": (None, "path: .\ntrain: images/nowhere\nval: images/val\nnames: [thing]\n"),
+        "nc": (None, "path: .\ntrain: images/train\nval: images/val\nnames: [thing]\nnc: 2\n"),
+    }
+    for said, (label, content) in cases.items():
+        label_file = data.parent / "labels" / "train" / "a.txt"
+        kept = label_file.read_text()
+        label_file.write_text(label or kept)
+        data.write_text(content)
+        done = train(tmp_path, "--data", str(data))
+        label_file.write_text(kept)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr.strip().splitlines()[-1]
+        assert "Traceback" not in done.stderr
+
+
+def test_empty_train_set_is_refused(tmp_path: Path) -> None:
+    data = write_odd_folder(tmp_path / "set")
+    for image in (data.parent / "images" / "train").iterdir():
+        image.unlink()
+    done = train(tmp_path, "--data", str(data))
+    assert done.returncode == 2, done.stderr
+    assert "no usable image" in done.stderr or "no image" in done.stderr

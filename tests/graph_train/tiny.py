@@ -6,6 +6,7 @@ from graph_train.assembly import head_geometry
 from graph_train.schedule import Schedule
 from graph_train.state import TrainingState
 from graph_train.step import EagerStep, GraphStep
+from kernels.update import UpdateRule
 from models.loss import DetectionLoss, LossConfig
 from models.network import DetectionModel
 from models.spec import load_model_spec
@@ -38,7 +39,9 @@ def tiny_network(seed: int = 0) -> DetectionModel:
     return DetectionModel(load_model_spec(TINY), seed=seed)
 
 
-def tiny_step(kind: type[EagerStep] | type[GraphStep], *, rule: str = "sgd", batch_size: int = 4) -> EagerStep | GraphStep:
+def tiny_step(
+    kind: type[EagerStep] | type[GraphStep], *, rule: UpdateRule = "sgd", batch_size: int = 4
+) -> EagerStep | GraphStep:
     """A step over the tiny network, its state and loss made alike in every call."""
     network = tiny_network()
     state = TrainingState(network, tiny_network(), rule=rule)
