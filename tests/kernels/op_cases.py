@@ -1,6 +1,7 @@
 """Runs every op with a kernel in the plugin in float32 (ours) and in float64 (OneFlow's own) and saves both.
 
-A process of its own, because OneFlow keeps the kernel that an op found first: `python -m tests.kernels.op_cases OUT.npz`.
+A process of its own, because OneFlow keeps the kernel that an op found first:
+`python -m tests.kernels.op_cases OUT.npz`.
 """
 
 import sys
