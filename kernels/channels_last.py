@@ -49,7 +49,7 @@ def batch_norm(
     """BatchNorm over the last axis of (B, H, W, C), followed by SiLU if asked.
 
     Args:
-        gamma, beta, running_mean, running_variance: (C,); the running ones are updated in training, also inside a graph.
+        gamma, beta, running_mean, running_variance: (C,); in training the running ones are updated, in graphs too.
         momentum: share of the new value in the running statistics, as PyTorch counts it.
         training: normalise by the batch's statistics, else by the running ones.
     """
