@@ -30,7 +30,7 @@ def bbox_iou(box1: Tensor, box2: Tensor, *, kind: IouKind = "ciou", xywh: bool =
     """
     _check_pairs(box1, box2, kind)
     if plugin.is_loaded() and not box1.is_cuda:
-        return _fused_overlap(kind, xywh, eps).apply(box1, box2)
+        return _fused_overlap(kind, xywh, eps, bool(box2.requires_grad)).apply(box1, box2)
     return bbox_iou_reference(box1, box2, kind=kind, xywh=xywh, eps=eps)
 
 
@@ -69,8 +69,11 @@ def bbox_iou_reference(
 
 
 @cache
-def _fused_overlap(kind: IouKind, xywh: bool, eps: float) -> Any:
-    """The differentiable op of the plugin for these settings: one kernel forward, one backward."""
+def _fused_overlap(kind: IouKind, xywh: bool, eps: float, needs_gradient2: bool) -> Any:
+    """The differentiable op of the plugin for these settings: one kernel forward, one backward.
+
+    Targets need no gradient: without `needs_gradient2` that of box2 is not computed.
+    """
     pair = (("box1", 1), ("box2", 1))
     forward_op = dispatch.build_op("graph_train_bbox_iou", pair)
     backward_op = dispatch.build_op("graph_train_bbox_iou_grad", (*pair, ("grad", 1)))
@@ -83,10 +86,11 @@ def _fused_overlap(kind: IouKind, xywh: bool, eps: float) -> Any:
             return dispatch.call(forward_op, (box1, box2), integers=integers, floats=(eps,))
 
         @staticmethod
-        def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
             box1, box2 = context.saved_tensors
-            both = dispatch.call(backward_op, (box1, box2, gradient), integers=integers, floats=(eps,))
-            return both[0], both[1]
+            floats = (eps, 2.0 if needs_gradient2 else 1.0)
+            wanted = dispatch.call(backward_op, (box1, box2, gradient), integers=integers, floats=floats)
+            return wanted[0], wanted[1] if needs_gradient2 else None
 
     return FusedOverlap
 

@@ -38,7 +38,7 @@ struct Operands {
   const T* box2;
   const T* grad;  // of the overlap; unused for values
   T* out1;        // overlap, or gradient of box1
-  T* out2;        // gradient of box2; unused for values
+  T* out2;        // gradient of box2; null where it is not wanted
   T eps;
   bool centre_form;
 };
@@ -91,7 +91,7 @@ GT_INLINE void gradients(const Operands<T>& to, int64_t begin, int64_t end) {
       grad_b.set(i, grad2);
     }
     store_gradient(grad_a, count, to.centre_form, to.out1 + 4 * first);
-    store_gradient(grad_b, count, to.centre_form, to.out2 + 4 * first);
+    if (to.out2 != nullptr) store_gradient(grad_b, count, to.centre_form, to.out2 + 4 * first);
   }
 }
 
@@ -157,12 +157,13 @@ class BoxIouGradKernel final : public user_op::OpKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* grad = ctx->Tensor4ArgNameAndIndex("grad", 0);
     const int64_t pairs = grad->shape_view().elem_cnt();
-    T* out = ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<T>();
+    auto* both = ctx->Tensor4ArgNameAndIndex("out", 0);
+    T* out = both->mut_dptr<T>();
     const Operands<T> operands{ctx->Tensor4ArgNameAndIndex("box1", 0)->dptr<T>(),
                                ctx->Tensor4ArgNameAndIndex("box2", 0)->dptr<T>(),
                                grad->dptr<T>(),
                                out,
-                               out + 4 * pairs,
+                               both->shape_view().At(0) == 2 ? out + 4 * pairs : nullptr,
                                static_cast<T>(ctx->Attr<std::vector<float>>(kFloats).at(0)),
                                ctx->Attr<int64_t>(kSecondInteger) != 0};
     const auto kind = static_cast<IouKind>(ctx->Attr<int64_t>(kFirstInteger));
@@ -181,12 +182,14 @@ Maybe<void> infer_values(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-// Gradients of both boxes stand one behind the other: (2, ..., 4).
+// Gradients of box1 and, if wanted, of box2, one behind the other: (1 or 2, ..., 4).
 Maybe<void> infer_gradients(user_op::InferContext* ctx) {
   const oneflow::Shape& boxes = ctx->InputShape("box1", 0);
   CHECK_EQ_OR_RETURN(boxes, ctx->InputShape("box2", 0));
   oneflow::DimVector out(boxes.dim_vec().begin(), boxes.dim_vec().end());
-  out.insert(out.begin(), 2);
+  const auto wanted = static_cast<int64_t>(ctx->Attr<std::vector<float>>(kFloats).at(1));
+  CHECK_OR_RETURN(wanted == 1 || wanted == 2);
+  out.insert(out.begin(), wanted);
   ctx->SetOutputShape("out", 0, oneflow::Shape(out));
   return Maybe<void>::Ok();
 }

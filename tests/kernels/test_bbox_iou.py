@@ -98,6 +98,17 @@ def test_fused_equals_composed(kind: IouKind, xywh: bool, dtype: str) -> None:
         assert_allclose(ours, theirs, atol=tolerance * np.abs(theirs).max())
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_box_that_needs_no_gradient_gets_none(which: int) -> None:
+    box1, box2 = _random_boxes(100, True, "float32")
+    expected = _values_and_gradients(bbox_iou, box1, box2, "ciou", True)[1 + which]
+    tensors = [flow.tensor(boxes, requires_grad=index == which) for index, boxes in enumerate((box1, box2))]
+    weights = flow.tensor(np.linspace(-1.0, 2.0, 100).astype(np.float32))
+    (bbox_iou(*tensors, kind="ciou") * weights).sum().backward()
+    assert_array_equal(tensors[which].grad.numpy(), expected)
+    assert tensors[1 - which].grad is None
+
+
 @pytest.mark.parametrize("overlap", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("xywh", [True, False])
 @pytest.mark.parametrize("kind", ["iou", "giou", "diou"])
