@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
-from graph_train.assembly import Run, Saved, assemble, load_data
+from graph_train.assembly import Data, Run, Saved, assemble, load_data
 from graph_train.callbacks import Callbacks
 from graph_train.checkpoint import Checkpoint, load_checkpoint
 from graph_train.early_stopping import EarlyStopping
@@ -142,7 +143,7 @@ def _describe(run: Run, folder: RunFolder, callbacks: Callbacks, *, first_epoch:
     problems = (*data.train.problems, *data.val.problems)
     if problems:
         write_problems(folder.path / "problems.txt", problems)
-    labels = np.concatenate([np.zeros((0, 5), np.float32), *data.train.labels])
+    labels = _all_labels(data)
     if not options.run.noplots:
         from graph_train.plots.labels import plot_labels
 
@@ -159,6 +160,11 @@ def _describe(run: Run, folder: RunFolder, callbacks: Callbacks, *, first_epoch:
     )
     add_loggers(callbacks, names, description)
     callbacks.run("on_pretrain_routine_end", labels, data.class_names)
+
+
+def _all_labels(data: Data) -> npt.NDArray[np.float32]:
+    """(n, 5) of the whole train split."""
+    return np.concatenate([np.zeros((0, 5), np.float32), *data.train.labels])
 
 
 def _save_settings(run: Run, folder: RunFolder) -> None:
@@ -185,6 +191,7 @@ def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
             callbacks.run("on_pretrain_routine_start")
             run = assemble(quiet, hyp, data=data)
             try:
+                callbacks.run("on_pretrain_routine_end", _all_labels(data), data.class_names)
                 stopper = EarlyStopping(options.optim.patience)
                 return Trainer(run, folder, Cursor(), stopper, callbacks).train().results
             finally:

@@ -269,10 +269,7 @@ class Trainer:
         cursor.next_epoch()
         cursor.finished = stop or last_epoch
         if not options.run.nosave or final or cursor.finished:
-            self._save_epoch(epoch, improved=improved)
-            self.callbacks.run(
-                "on_model_save", self.folder.last, epoch, cursor.finished, max(cursor.best_fitness, 0.0), fitness
-            )
+            self._save_epoch(epoch, fitness, improved=improved)
 
     def _count_for_early_stopping(self, fitness: float) -> bool:
         """Whether the run ends with this epoch; an epoch that was not validated counts with fitness 0, as in YOLOv5."""
@@ -323,7 +320,7 @@ class Trainer:
 
     # --- saving ----------------------------------------------------------------------------------------------------
 
-    def _save_epoch(self, epoch: int, *, improved: bool) -> None:
+    def _save_epoch(self, epoch: int, fitness: float, *, improved: bool) -> None:
         if self._evolving:
             return
         checkpoint = self.checkpoint()
@@ -333,6 +330,8 @@ class Trainer:
         period = self.run.setup.options.run.save_period
         if period > 0 and epoch % period == 0:
             save_checkpoint(self.folder.weights / f"epoch{epoch}.safetensors", checkpoint)
+        best = max(self.cursor.best_fitness, 0.0)
+        self.callbacks.run("on_model_save", self.folder.last, epoch, self.cursor.finished, best, fitness)
 
     def _save_best(self) -> None:
         save_weights(self.run.state.average, self.folder.best)

@@ -1,0 +1,137 @@
+"""A small place to try flags in: eight photos of rectangles, a tiny network, runs of seconds in this very process."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image, ImageDraw
+
+from graph_train.assembly import Run, assemble
+from graph_train.callbacks import Callbacks, TrainingHooks
+from graph_train.hyperparameters import load_hyperparameters
+from graph_train.launch import train
+from graph_train.options import options_from_flags
+from tests.graph_train.tiny import TINY
+
+TRAIN_IMAGES, VAL_IMAGES = 8, 4
+WIDTH, HEIGHT = 96, 64
+CLASSES = ("red", "green", "blue")
+_COLOURS = ((220, 40, 40), (40, 200, 40), (60, 60, 220))
+
+
+def write_data_set(root: Path) -> Path:
+    """Images wider than high with one or two boxes each; the last one of train has none. Returns the dataset yaml."""
+    random = np.random.default_rng(7)
+    for split, count in (("train", TRAIN_IMAGES), ("val", VAL_IMAGES)):
+        for folder in ("images", "labels"):
+            (root / folder / split).mkdir(parents=True)
+        for number in range(count):
+            picture, rows = Image.new("RGB", (WIDTH, HEIGHT), (110, 110, 110)), []
+            empty = split == "train" and number == count - 1
+            for category in () if empty else (number % 3, 0)[: 1 + number % 2]:
+                x, y = int(random.integers(0, 60)), int(random.integers(0, 30))
+                ImageDraw.Draw(picture).rectangle((x, y, x + 30, y + 26), fill=_COLOURS[category])
+                rows.append(f"{category} {(x + 15) / WIDTH} {(y + 13) / HEIGHT} {30 / WIDTH} {26 / HEIGHT}\n")
+            picture.save(root / "images" / split / f"{number}.jpg")
+            (root / "labels" / split / f"{number}.txt").write_text("".join(rows))
+    path = root / "data.yaml"
+    content = {"path": ".", "train": "images/train", "val": "images/val", "names": list(CLASSES)}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@dataclass
+class Recorder(TrainingHooks):
+    """Remembers the batches and the names of the hooks; stops the run after `stop_after` batches."""
+
+    callbacks: Callbacks
+    stop_after: int = 0
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    losses: list[tuple[float, ...]] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)
+    saved: list[int] = field(default_factory=list)
+
+    def on_train_batch_end(  # noqa: PLR0917 - the reference's arguments
+        self, model: Any, ni: int, imgs: Any, targets: Any, paths: Sequence[str], vals: Sequence[float]
+    ) -> None:
+        self.shapes.append(tuple(imgs.shape))
+        self.losses.append(tuple(vals))
+        self.files |= {Path(path).name for path in paths}
+        self.callbacks.stop_training = len(self.shapes) == self.stop_after
+
+    def on_model_save(self, last: Path, epoch: int, final_epoch: bool, best_fitness: float, fi: float) -> None:
+        assert last.exists()
+        self.saved.append(epoch)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run that is over."""
+
+    folder: Path
+    heard: Recorder
+    result: Any
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """`results.csv`, a row per epoch."""
+        with (self.folder / "results.csv").open(encoding="utf-8") as file:
+            return [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+    @property
+    def names(self) -> set[str]:
+        """Files of the run folder, the weights among them."""
+        return {path.name for path in self.folder.rglob("*") if path.is_file()}
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "train.log").read_text(encoding="utf-8")
+
+
+class Lab:
+    """Runs trainings below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.data = write_data_set(root / "set")
+        self.cfg = root / "tiny.yaml"
+        self.cfg.write_text(yaml.safe_dump(TINY))
+        self._count = 0
+
+    def flags(self, **flags: Any) -> dict[str, Any]:
+        """The flags with what every run of the lab has: two batches of four at 64 px, eagerly."""
+        common = {"data": self.data, "cfg": self.cfg, "imgsz": 64, "batch_size": 4, "workers": 2, "graph": False,
+                  "noplots": True, "loggers": "csv", "epochs": 1, "device": "cpu"}  # fmt: skip
+        return {**common, **flags}
+
+    def assemble(self, **flags: Any) -> Run:
+        """Builds a run without training."""
+        options = options_from_flags(**self.flags(**flags))
+        return assemble(options, load_hyperparameters(options.optim.hyp))
+
+    def train(self, *, stop_after: int = 0, **flags: Any) -> Trial:
+        """Trains in a folder of its own, unless `project` is given."""
+        self._count += 1
+        folder = {"project": self.root / "runs", "name": f"run{self._count}"}
+        return self.train_as_given(stop_after=stop_after, **self.flags(**{**folder, **flags}))
+
+    def train_as_given(self, *, stop_after: int = 0, **flags: Any) -> Trial:
+        """Trains with these flags and nothing else."""
+        callbacks = Callbacks()
+        heard = Recorder(callbacks, stop_after=stop_after)
+        callbacks.add(heard)
+        result = train(callbacks=callbacks, **flags)
+        assert callbacks.failed == []
+        folder = result.folder if hasattr(result, "folder") else result.yaml_file.parent
+        return Trial(folder, heard, result)
+
+    def hyp(self, **values: float) -> Path:
+        """A hyper-parameter file: those of scratch-low with some changed."""
+        path = self.root / f"hyp{'-'.join(f'{name}{value}' for name, value in values.items())}.yaml"
+        low = load_hyperparameters("hyp.scratch-low.yaml").as_dict()
+        path.write_text(yaml.safe_dump({**low, **values}))
+        return path
