@@ -426,8 +426,10 @@ def test_flags_of_wandb(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_graph_and_eager_agree_with_many_flags_at_once(lab: Lab) -> None:
-    flags: dict[str, Any] = {"multi_scale": True, "quad": True, "optimizer": "AdamW", "label_smoothing": 0.1, "cos_lr": True,
-             "freeze": 2, "image_weights": True, "epochs": 2, "seed": 1}  # fmt: skip
+    flags: dict[str, Any] = {
+        "multi_scale": True, "quad": True, "optimizer": "AdamW", "label_smoothing": 0.1, "cos_lr": True, "freeze": 2,
+        "image_weights": True, "epochs": 2, "seed": 1,
+    }  # fmt: skip
     eager, compiled = lab.train(**flags), lab.train(**flags, graph=True)
     assert compiled.heard.losses == eager.heard.losses
     assert (compiled.folder / "results.csv").read_bytes() == (eager.folder / "results.csv").read_bytes()
