@@ -99,18 +99,25 @@ def plugin_library() -> ctypes.CDLL:
     return _process.library
 
 
-def set_cpu_bf16(*, enabled: bool) -> None:
+def set_cpu_bf16(*, enabled: bool, where_slower_too: bool = False) -> bool:
     """Lets float32 convolutions on the CPU round their factors to bfloat16 (sums stay float32), for the whole process.
 
-    It changes nothing on a CPU without bfloat16 instructions. Kernels read the switch at every call: change it only
-    between steps.
+    Kernels read the switch at every call: change it only between steps.
+
+    Args:
+        enabled: False goes back to float32 throughout.
+        where_slower_too: also on CPUs that multiply bfloat16 no faster than float32, which is all but those with AMX
+            tiles and AMD's with AVX512_BF16; for tests.
+    Returns:
+        Whether convolutions round from now on: False with `enabled` means that float32 is at least as fast here.
 
     Raises:
         ValueError: the plugin is not loaded.
     """
     switch = plugin_library().graph_train_set_bf16
-    switch.argtypes, switch.restype = [ctypes.c_int], None
-    switch(int(enabled))
+    switch.argtypes, switch.restype = [ctypes.c_int], ctypes.c_int
+    mode = 0 if not enabled else 2 if where_slower_too else 1
+    return bool(switch(mode))
 
 
 def _load(path: Path) -> ctypes.CDLL:

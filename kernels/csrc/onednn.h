@@ -17,8 +17,8 @@ dnnl::stream& dnnl_stream();
 // the same cores would only slow one another down.
 std::mutex& dnnl_mutex();
 
-// True when float convolutions may round their factors to bfloat16: --amp asks for it through graph_train_set_bf16, and
-// this CPU has the instructions.
+// True when float convolutions round their factors to bfloat16: --amp asks for it through graph_train_set_bf16, and it is
+// faster on this CPU.
 bool bf16_allowed();
 
 // Attributes of every primitive: scratch memory comes from us.

@@ -218,6 +218,14 @@ def test_bias_and_sums_of_gradients() -> None:
     np.testing.assert_allclose(layer.bias.grad.numpy(), dy.numpy().sum((0, 2, 3)), atol=1e-4)
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((2, 5, 3, 4), 1), ((2, 3, 5), 2), ((4, 7), 1), ((33, 255, 20, 20), 1)])
+def test_bias_add(shape: tuple[int, ...], axis: int) -> None:
+    random = np.random.default_rng(0)
+    values, bias = (random.standard_normal(s).astype(np.float32) for s in (shape, shape[axis]))
+    along = bias.reshape([-1 if dim == axis else 1 for dim in range(len(shape))])
+    assert np.array_equal(flow._C.bias_add(flow.tensor(values), flow.tensor(bias), axis).numpy(), values + along)
+
+
 def test_empty_batch_has_empty_output_and_zero_gradient() -> None:
     x, weight = flow.zeros(0, 4, 6, 6), flow.ones(8, 4, 3, 3, requires_grad=True)
     y = flow._C.conv2d(x, weight, None, padding=[1, 1])
@@ -269,12 +277,12 @@ def _has_bf16() -> bool:
 def test_bf16_rounds_factors_only_while_switched_on(name: str) -> None:
     case, arrays = CASES[name], _arrays(CASES[name])
     before = _ours(case, arrays)
-    set_cpu_bf16(enabled=True)
+    assert set_cpu_bf16(enabled=True, where_slower_too=True)
     try:
         _assert_within(case, arrays, _BF16_BOUND)
         rounded = _ours(case, arrays)
     finally:
-        set_cpu_bf16(enabled=False)
+        assert not set_cpu_bf16(enabled=False)
     assert not all(np.array_equal(one, other) for one, other in zip(before, rounded, strict=True))
     for one, other in zip(before, _ours(case, arrays), strict=True):
         assert np.array_equal(one, other)

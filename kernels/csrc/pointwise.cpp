@@ -1,0 +1,83 @@
+#include "pointwise.h"
+
+#include <cstring>
+#include <vector>
+
+#include "common.h"
+#include "onednn.h"
+
+namespace graph_train {
+
+namespace {
+
+// c (rows, columns) = a b, or c += a b. `a` is (rows, inner) or, transposed, (inner, rows); likewise `b`.
+void multiply(bool transpose_a, bool transpose_b, int64_t rows, int64_t columns, int64_t inner, const float* a,
+              const float* b, bool add, float* c) {
+  const auto status = dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', rows, columns, inner, 1.0f, a,
+                                 transpose_a ? rows : inner, b, transpose_b ? inner : columns, add ? 1.0f : 0.0f, c, columns);
+  CHECK(status == dnnl_success) << "oneDNN matrix product failed: status " << status;
+}
+
+// One image: x (C, HW), weights (O, C), y (O, HW).
+void convolve_image(ConvolutionPass pass, const ConvolutionShape& s, float* x, float* weights, float* y, bool add) {
+  const int64_t area = s.in_height * s.in_width, in = s.in_channels, out = s.out_channels;
+  if (pass == ConvolutionPass::kForward) {
+    multiply(false, false, out, area, in, weights, x, false, y);
+  } else if (pass == ConvolutionPass::kDataGradient) {
+    multiply(true, false, in, area, out, weights, y, false, x);
+  } else {
+    multiply(false, true, out, in, area, y, x, add, weights);
+  }
+}
+
+void convolve_images(ConvolutionPass pass, const ConvolutionShape& s, float* x, float* weights, float* y, int64_t begin,
+                     int64_t end) {
+  const int64_t area = s.in_height * s.in_width;
+  for (int64_t image = begin; image < end; ++image) {
+    convolve_image(pass, s, x + image * s.in_channels * area, weights, y + image * s.out_channels * area, image > begin);
+  }
+}
+
+GT_VECTOR void add_to(float* target, const float* source, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) target[i] += source[i];
+}
+
+// Each thread sums the gradients of its own images; then the sums are added in the order of the images.
+void filter_gradient(const ConvolutionShape& s, float* x, float* weights, float* y, int64_t parts) {
+  const int64_t count = s.out_channels * s.in_channels;
+  auto* others = static_cast<float*>(scratch_memory(Scratch::kWeights, (parts - 1) * count * sizeof(float)));
+  parallel_for(parts, 1, [=](int64_t first, int64_t last) {
+    for (int64_t part = first; part < last; ++part) {
+      float* sum = part == 0 ? weights : others + (part - 1) * count;
+      convolve_images(ConvolutionPass::kFilterGradient, s, x, sum, y, s.batch * part / parts, s.batch * (part + 1) / parts);
+    }
+  });
+  parallel_for(count, 1 << 14, [=](int64_t begin, int64_t end) {
+    for (int64_t part = 1; part < parts; ++part) {
+      add_to(weights + begin, others + (part - 1) * count + begin, end - begin);
+    }
+  });
+}
+
+}  // namespace
+
+bool is_pointwise(const ConvolutionShape& s) {
+  return s.kernel_height == 1 && s.kernel_width == 1 && s.stride_height == 1 && s.stride_width == 1 && s.groups == 1
+         && !s.channels_last && !s.weights_channels_last && s.in_height == s.out_height && s.in_width == s.out_width;
+}
+
+void convolve_pointwise(ConvolutionPass pass, const ConvolutionShape& s, float* x, float* weights, float* y) {
+  const std::lock_guard<std::mutex> lock(dnnl_mutex());
+  // Whole images per thread where they can be shared out evenly: one start of the threads and products without
+  // synchronisation. Otherwise the threads share each product.
+  const int64_t threads = num_threads();
+  if (s.batch % threads != 0 && s.batch < 4 * threads) {
+    convolve_images(pass, s, x, weights, y, 0, s.batch);
+  } else if (pass == ConvolutionPass::kFilterGradient) {
+    filter_gradient(s, x, weights, y, threads);
+  } else {
+    parallel_for(s.batch, 1, [=](int64_t begin, int64_t end) { convolve_images(pass, s, x, weights, y, begin, end); });
+  }
+}
+
+}  // namespace graph_train
