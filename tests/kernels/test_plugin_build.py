@@ -1,0 +1,115 @@
+"""Building the plugin: one build for concurrent starts, private cache folders, clear reasons when it cannot be had.
+
+The compiler here is a script that writes the file it is asked for; `test_plugin.py` uses the real one.
+"""
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kernels import plugin_build
+from kernels.plugin_build import PluginUnavailableError
+
+ROOT = Path(__file__).resolve().parents[2]
+_WRITES_OUTPUT = """#!/bin/sh
+if [ "$1" = --version ]; then echo "script 1.0"; exit 0; fi
+echo run >> '{log}'
+while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done
+sleep 0.05
+"""
+_FAILS = """#!/bin/sh
+if [ "$1" = --version ]; then echo "script 1.0"; exit 0; fi
+echo "somewhere.cpp:3:1: error: unreadable" >&2
+exit 1
+"""
+
+
+def _script(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "graph-train" / "plugin"
+
+
+@pytest.fixture
+def compiler_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    log = tmp_path / "compiler.log"
+    monkeypatch.setenv("CXX", str(_script(tmp_path / "cxx", _WRITES_OUTPUT.format(log=log))))
+    return log
+
+
+def test_second_build_comes_from_the_cache(cache: Path, compiler_log: Path) -> None:
+    first = plugin_build.ensure_built()
+    runs = compiler_log.read_text()
+    second = plugin_build.ensure_built()
+    assert first.path == second.path
+    assert first.path.parent.parent == cache
+    assert first.build_seconds > 0
+    assert second.build_seconds == 0
+    assert compiler_log.read_text() == runs
+    assert stat.S_IMODE(first.path.parent.stat().st_mode) == 0o700
+    assert not list(first.path.parent.glob("build-*"))
+
+
+def test_concurrent_starts_build_once(cache: Path, compiler_log: Path) -> None:
+    code = "from kernels.plugin_build import ensure_built; print(ensure_built().path)"
+    starts = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    paths = {start.communicate(timeout=60)[0].strip() for start in starts}
+    assert [start.returncode for start in starts] == [0, 0, 0]
+    assert len(paths) == 1
+    sources = len(plugin_build._compile_jobs())
+    assert len(compiler_log.read_text().splitlines()) == sources + 2  # the common header and the link
+
+
+def test_key_follows_the_compiler(compiler_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plugin_build.plugin_key(plugin_build.find_toolchain())
+    other = _WRITES_OUTPUT.format(log=compiler_log).replace("script 1.0", "script 2.0")
+    monkeypatch.setenv("CXX", str(_script(tmp_path / "cxx2", other)))
+    assert plugin_build.plugin_key(plugin_build.find_toolchain()) != before
+
+
+def test_no_compiler_names_the_remedy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(PluginUnavailableError, match=r"no-such-compiler.*apt-get install g\+\+"):
+        plugin_build.ensure_built()
+
+
+def test_compile_error_names_the_log(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(_script(tmp_path / "cxx", _FAILS)))
+    with pytest.raises(PluginUnavailableError, match=r"error: unreadable.*build\.log") as caught:
+        plugin_build.ensure_built()
+    log = Path(str(caught.value).rsplit(" ", 1)[1])
+    assert "error: unreadable" in log.read_text()
+    assert not list(cache.rglob(plugin_build.LIBRARY_NAME))
+
+
+def test_folder_that_others_may_write_is_refused(cache: Path, compiler_log: Path) -> None:
+    cache.mkdir(parents=True)
+    cache.chmod(0o777)
+    with pytest.raises(PluginUnavailableError, match=r"others may write it \(mode 777\)"):
+        plugin_build.ensure_built()
+
+
+def test_library_that_others_may_write_is_refused(cache: Path, compiler_log: Path) -> None:
+    library = plugin_build.ensure_built().path
+    library.chmod(0o720)
+    with pytest.raises(PluginUnavailableError, match="others may write it"):
+        plugin_build.ensure_built()
+
+
+def test_symbolic_link_is_refused(cache: Path, compiler_log: Path, tmp_path: Path) -> None:
+    library = plugin_build.ensure_built().path
+    library.rename(tmp_path / "elsewhere.so")
+    library.symlink_to(tmp_path / "elsewhere.so")
+    with pytest.raises(PluginUnavailableError, match="symbolic link"):
+        plugin_build.ensure_built()
