@@ -155,22 +155,19 @@ class Saved:
     anchors_px: npt.NDArray[np.float32]
 
 
-def assemble(
-    options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = None, *, data: Data | None = None
-) -> Run:
+def assemble(options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = None) -> Run:
     """Builds a run from its settings.
 
     Args:
         options, hyp: the settings.
         saved: network and anchors of the run that is resumed.
-        data: what `load_data` gave for these options, if it is at hand.
     Raises:
         ValueError, OSError: a setting or a file that cannot be used.
     """
     device = select_device(options.engine.device)
     _load_kernels(options, device)
     weights = load_weights(options.model.weights) if options.model.weights and saved is None else None
-    data = data or load_data(options)
+    data = load_data(options)
     config = saved.config if saved else weights.config if weights else None
     spec = _model_spec(options, hyp, len(data.class_names), config)
     setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, max(spec.strides)))
@@ -198,10 +195,14 @@ def _load_kernels(options: TrainOptions, device: str) -> None:
     if wanted and not started.loaded:
         raise ValueError(f"--amp: OneFlow's own CPU kernels compute in float32 only, and the kernel plugin is not "
                          f"loaded ({started.reason}); leave --amp out")  # fmt: skip
-    if started.loaded:
-        set_cpu_bf16(enabled=wanted)
+    rounds = started.loaded and set_cpu_bf16(enabled=wanted)
     if wanted:
-        LOG.info("Mixed precision: bfloat16 inside convolutions, where the processor has it; all else in float32")
+        what = (
+            "bfloat16 inside convolutions, all else in float32"
+            if rounds
+            else "no faster on this processor, float32 it is"
+        )
+        LOG.info("Mixed precision: %s", what)
     if options.optim.sync_bn:
         LOG.info("--sync-bn: one process sees the whole batch, its BatchNorm statistics are those of all ranks already")
 
@@ -265,7 +266,7 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
     state = TrainingState(
         network.to(setup.device),
         average.to(setup.device),
-        rule=options.optim.optimizer.lower(),
+        rule=options.optim.optimizer.lower(),  # type: ignore[arg-type]
         freeze=frozen,
     )
     geometry, config = head_geometry(network), loss_config(setup, levels=len(network.stride))

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import yaml
 
-from graph_train.assembly import Data, Run, Saved, assemble, load_data
-from graph_train.callbacks import Callbacks
+from graph_train.assembly import Run, Saved, assemble
+from graph_train.callbacks import HOOKS, Callbacks
 from graph_train.checkpoint import Checkpoint, load_checkpoint
 from graph_train.early_stopping import EarlyStopping
 from graph_train.evolution import EvolutionResult, evolve
 from graph_train.files import write_atomically
+from graph_train.generation import train_generation
 from graph_train.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.loggers import RunDescription, add_loggers
 from graph_train.options import AUTO_BATCH, TrainOptions, options_from_flags
@@ -143,7 +143,7 @@ def _describe(run: Run, folder: RunFolder, callbacks: Callbacks, *, first_epoch:
     problems = (*data.train.problems, *data.val.problems)
     if problems:
         write_problems(folder.path / "problems.txt", problems)
-    labels = _all_labels(data)
+    labels = np.concatenate([np.zeros((0, 5), np.float32), *data.train.labels])
     if not options.run.noplots:
         from graph_train.plots.labels import plot_labels
 
@@ -162,11 +162,6 @@ def _describe(run: Run, folder: RunFolder, callbacks: Callbacks, *, first_epoch:
     callbacks.run("on_pretrain_routine_end", labels, data.class_names)
 
 
-def _all_labels(data: Data) -> npt.NDArray[np.float32]:
-    """(n, 5) of the whole train split."""
-    return np.concatenate([np.zeros((0, 5), np.float32), *data.train.labels])
-
-
 def _save_settings(run: Run, folder: RunFolder) -> None:
     flags = run.setup.options.as_flat_dict()
     write_atomically(folder.path / "opt.yaml", yaml.safe_dump(flags, sort_keys=False))
@@ -174,32 +169,29 @@ def _save_settings(run: Run, folder: RunFolder) -> None:
 
 
 def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
-    """Many short trainings in one folder; nothing but their results is kept, and the data set is indexed once."""
+    """Many short trainings, each in a process of its own; nothing but their results is kept.
+
+    Raises:
+        ValueError: somebody listens, who could not hear anything.
+    """
+    heard = [hook for hook in HOOKS if callbacks.listens(hook)]
+    if heard:
+        raise ValueError(
+            f"callbacks ({', '.join(heard)}) cannot follow an evolution: each generation trains in a process of "
+            "its own; leave callbacks or --evolve out"
+        )
     base = load_hyperparameters(options.optim.hyp)
     project = EVOLVE_PROJECT if options.run.project == DEFAULT_PROJECT else options.run.project
     folder = new_run_folder(project, options.run.name, exist_ok=options.run.exist_ok)
     folder.open_log()
     # As YOLOv5: each generation is validated after its last epoch only, and saves and draws nothing.
-    quiet = replace(options, run=replace(options.run, nosave=True, noval=True, noplots=True))
+    quiet = replace(options, run=replace(options.run, nosave=True, noval=True, noplots=True, loggers="csv"))
     try:
-        data = load_data(options)
         write_atomically(folder.path / "opt.yaml", yaml.safe_dump(options.as_flat_dict(), sort_keys=False))
         base.save(folder.path / "hyp.yaml")
-
-        def train_generation(hyp: Hyperparameters, generation: int) -> tuple[float, ...]:
-            LOG.info("Generation %d of %d", generation + 1, options.optim.evolve)
-            callbacks.run("on_pretrain_routine_start")
-            run = assemble(quiet, hyp, data=data)
-            try:
-                callbacks.run("on_pretrain_routine_end", _all_labels(data), data.class_names)
-                stopper = EarlyStopping(options.optim.patience)
-                return Trainer(run, folder, Cursor(), stopper, callbacks).train().results
-            finally:
-                run.close()
-
         return evolve(
             base,
-            train_generation,
+            lambda hyp, generation: train_generation(quiet.as_flat_dict(), hyp, folder.path),
             folder.path,
             generations=options.optim.evolve,
             seed=options.optim.seed,
@@ -207,5 +199,4 @@ def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
             plot=not options.run.noplots,
         )
     finally:
-        callbacks.run("teardown")
         folder.close()

@@ -15,6 +15,7 @@ from graph_train.checkpoint import Checkpoint, save_checkpoint
 from graph_train.early_stopping import EarlyStopping
 from graph_train.inference import on_device
 from graph_train.interrupts import StopRequest
+from graph_train.memory import resident_bytes
 from graph_train.progress import EpochProgress
 from graph_train.results_csv import EpochRow, ResultsCsv
 from graph_train.run_folder import RunFolder
@@ -26,9 +27,12 @@ from kernels.runtime import Tensor, flow
 from models.targets import label_capacity, pad_labels
 from models.weights import save_weights
 from pipelines.draws import multi_scale_sizes
+from pipelines.image_cache import free_memory
 
 LOG = logging.getLogger("graph_train")
 DRAWN_BATCHES = 3
+MEMORY_SHARE = 0.8
+"""How much of the free memory graphs may take; the rest is for data and validation."""
 VAL_IOU_THRESHOLD = 0.6
 
 
@@ -203,7 +207,10 @@ class Trainer:
         if options.data.quad:
             images, side = images // 4, side * 2
         images = min(images, len(run.setup.data.train))
+        before = resident_bytes()
         run.step.prepare((images, 3, side, side), (images, run.label_floor, 5), run.schedule.at(0, 0))
+        if run.setup.device == "cpu":
+            _check_memory(resident_bytes() - before, sizes)
 
     def _train_batch(self, batch: Any, number: int, progress: EpochProgress) -> None:
         """One step; `number` counts the batches of the whole run."""
@@ -385,6 +392,25 @@ class Trainer:
         from models.weights import load_weights, transfer
 
         transfer(self.run.state.average, load_weights(self.folder.best))
+
+
+def _check_memory(largest: int, sizes: set[int]) -> None:
+    """Refuses image sizes whose graphs will not fit beside each other; OneFlow shares their memory on a GPU only.
+
+    Args:
+        largest: bytes that the graph of the largest size has taken.
+        sizes: all sides in px.
+    """
+    others = largest * sum((size / max(sizes)) ** 2 for size in sizes) - largest
+    free = free_memory()
+    LOG.info(
+        "Multi-scale: graphs of all sizes need about %.1f GB, %.1f GB are free", (largest + others) / 1e9, free / 1e9
+    )
+    if others > free * MEMORY_SHARE:
+        raise ValueError(
+            f"--multi-scale: graphs of the other {len(sizes) - 1} image sizes need about {others / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free; take a smaller --batch-size or --imgsz, or --eager (equal numbers)"
+        )
 
 
 def _host(images: Any) -> np.ndarray:
