@@ -188,6 +188,8 @@ def epochs(lab: Lab, plain: Trial) -> None:
 def batch_size(lab: Lab, plain: Trial) -> None:
     trial = lab.train(batch_size=3)
     assert [shape[0] for shape in trial.heard.shapes] == [3, 3, 2]
+    with pytest.raises(ValueError, match="--batch-size -1: measuring memory is not supported yet"):
+        lab.train(batch_size=-1)
 
 
 def optimizer(lab: Lab, plain: Trial) -> None:

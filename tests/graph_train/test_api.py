@@ -1,0 +1,107 @@
+"""The Python API: light to import, the commands' settings and results, hooks in the order the reference runs them."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import graph_train
+from graph_train.callbacks import HOOKS, Callbacks
+from graph_train.trainer import TrainResult
+from tests.graph_train.lab import Lab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, graph_train; assert graph_train.__all__ == ['train', 'validate']; "
+        "assert not {'oneflow', 'numpy', 'nvidia.dali', 'matplotlib', 'yaml'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_name_that_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        graph_train.trian  # noqa: B018 - the access is what is tried
+
+
+def test_unknown_settings_are_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="unknown setting 'epoch'; did you mean 'epochs'"):
+        graph_train.train(epoch=3)
+    with pytest.raises(ValueError, match="unknown setting 'conf_thresh'; did you mean 'conf_thres'"):
+        graph_train.validate(weights="a.pt", conf_thresh=0.1)
+
+
+def test_train_then_validate_gives_the_same_numbers(lab: Lab, tmp_path: Path) -> None:
+    result = graph_train.train(**lab.flags(project=tmp_path, epochs=2, kernels="auto"))
+    assert isinstance(result, TrainResult)
+    assert result.validation is not None
+    assert result.folder == tmp_path / "exp"
+    assert result.epochs == 2
+    measured = graph_train.validate(
+        weights=result.best, data=str(lab.data), imgsz=64, batch_size=8, project=str(tmp_path / "val"), graph=False,
+        noplots=True,
+    )  # fmt: skip
+    assert measured.results[0].means == result.validation.means
+    assert result.results[:4] == result.validation.means
+
+
+def test_hooks_come_in_the_order_of_the_reference(lab: Lab, tmp_path: Path) -> None:
+    callbacks = Callbacks()
+    heard: list[str] = []
+    details: dict[str, tuple[Any, ...]] = {}
+
+    def listen(hook: str) -> None:
+        def hear(*arguments: Any) -> None:
+            heard.append(hook)
+            details[hook] = arguments
+
+        callbacks.register_action(hook, hook, hear)
+
+    for hook in HOOKS:
+        listen(hook)
+    graph_train.train(callbacks=callbacks, **lab.flags(project=tmp_path))
+    validation = ["on_val_start", "on_val_batch_start", *["on_val_image_end"] * 4, "on_val_batch_end", "on_val_end"]
+    update = ["optimizer_step", "on_before_zero_grad"]
+    assert heard == [
+        "on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start", "on_train_epoch_start",
+        # the warm-up accumulates from 1 on, so both batches update
+        "on_train_batch_start", *update, "on_train_batch_end", "on_train_batch_start", *update, "on_train_batch_end",
+        "on_train_epoch_end", *validation, "on_fit_epoch_end", "on_model_save", *validation, "on_train_end", "teardown",
+    ]  # fmt: skip
+    labels, names = details["on_pretrain_routine_end"]
+    assert labels.shape == (10, 5)
+    assert tuple(names) == ("red", "green", "blue")
+    values, epoch, best, fitness = details["on_fit_epoch_end"]
+    assert (len(values), epoch) == (13, 0)
+    assert best == fitness == pytest.approx(0.1 * values[5] + 0.9 * values[6])
+    last, best_file, epoch, results = details["on_train_end"]
+    assert last.exists()
+    assert best_file.exists()
+    assert (epoch, len(results)) == (0, 7)
+    in_batch, in_file, path, _, image = details["on_val_image_end"]
+    # 96x64 px at 64 px with half a stride of 16 to spare: 42.7 + 8 and 64 + 8, raised to multiples of 16
+    assert image.shape == (3, 64, 80)
+    assert Path(path).name.endswith(".jpg")
+    assert in_batch.shape == in_file.shape
+
+
+def test_a_failing_callback_does_not_end_the_training(lab: Lab, tmp_path: Path) -> None:
+    callbacks = Callbacks()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no connection")
+
+    callbacks.register_action("on_train_batch_end", "remote", fail)
+    result = graph_train.train(callbacks=callbacks, **lab.flags(project=tmp_path))
+    assert isinstance(result, TrainResult)
+    assert callbacks.failed == ["remote"]
+    assert result.epochs == 1
+    assert "Callback remote failed in on_train_batch_end" in (result.folder / "train.log").read_text()
