@@ -165,12 +165,13 @@ def assemble(options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = 
         ValueError, OSError: a setting or a file that cannot be used.
     """
     device = select_device(options.engine.device)
-    _load_kernels(options, device)
     weights = load_weights(options.model.weights) if options.model.weights and saved is None else None
     data = load_data(options)
     config = saved.config if saved else weights.config if weights else None
     spec = _model_spec(options, hyp, len(data.class_names), config)
     setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, max(spec.strides)))
+    # After everything that may refuse the settings, as the first run compiles for a minute; before the first op.
+    _load_kernels(options, device)
     network = DetectionModel(spec, seed=options.optim.seed)
     network.names = list(data.class_names)
     if saved is not None:
@@ -364,9 +365,10 @@ def head_geometry(network: DetectionModel) -> HeadGeometry:
 
 
 def typical_label_capacity(index: ImageIndex, tiles: int) -> int:
-    """Capacity bucket that most batches fit: a mosaic shows about `tiles` images' worth of labels at most.
+    """Capacity bucket that nearly all batches fit: mean plus three deviations of the labels of `tiles` images.
 
-    Starting there, rather than at each batch's own need, keeps the number of compiled graphs small.
+    Starting there, rather than at each batch's own need, keeps the graphs few: each takes seconds to compile and
+    memory of its own, while padding costs next to nothing.
     """
-    mean = sum(len(rows) for rows in index.labels) / max(len(index), 1)
-    return label_capacity(int(np.ceil(mean * tiles)))
+    counts = np.array([len(rows) for rows in index.labels] or [0])
+    return label_capacity(int(np.ceil(counts.mean() * tiles + 3 * counts.std() * np.sqrt(tiles))))
