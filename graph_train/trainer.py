@@ -31,7 +31,7 @@ from pipelines.image_cache import free_memory
 
 LOG = logging.getLogger("graph_train")
 DRAWN_BATCHES = 3
-MEMORY_SHARE = 0.8
+MEMORY_SHARE = 0.9
 """How much of the free memory graphs may take; the rest is for data and validation."""
 VAL_IOU_THRESHOLD = 0.6
 
