@@ -49,13 +49,14 @@ def convolution(
     size: tuple[int, int],
     kernel: Sequence[int],
     bias: bool = True,
-    **options: int,
+    groups: int = 1,
+    **options: int | tuple[int, int],
 ) -> Case:
     def run(bench: Bench) -> None:
         x = bench.leaf(batch, channels[0], *size)
-        weight = bench.leaf(channels[1], channels[0] // options.get("groups", 1), *kernel)
+        weight = bench.leaf(channels[1], channels[0] // groups, *kernel)
         leaves = [x, weight] + ([bench.leaf(channels[1])] if bias else [])
-        bench.backward(_functional.conv2d(*leaves, **options), *leaves)
+        bench.backward(_functional.conv2d(*leaves, groups=groups, **options), *leaves)
 
     return run
 
@@ -164,7 +165,7 @@ CASES: Mapping[str, Case] = {
 
 def main(path: str) -> None:
     load_plugin("require")
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, case in CASES.items():
         for dtype in (np.float32, np.float64):
             bench = Bench(dtype)
