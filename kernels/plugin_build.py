@@ -39,6 +39,7 @@ _COMPILE_FLAGS = (
 )
 # GCC warns of its own AVX-512 header, and of vector arguments of functions that are always inlined.
 _VECTOR_FLAGS = ("-Wno-psabi", "-Wno-maybe-uninitialized")
+_VECTOR_SUFFIX = ".vec.cpp"
 _INSTRUCTION_SETS = {
     "avx512": (
         "-march=x86-64-v4",
@@ -80,9 +81,7 @@ class Toolchain:
             )
         ]
         folders = (libs, self.onednn_library.parent)
-        return [f"-L{folder}" for folder in folders] + [
-            f"-l:{name}" for name in (*names, self.onednn_library.name)
-        ]
+        return [f"-L{folder}" for folder in folders] + [f"-l:{name}" for name in (*names, self.onednn_library.name)]
 
     def include_flags(self) -> list[str]:
         """OneFlow's folder comes last: it also carries old glibc and oneDNN headers that must not win."""
@@ -105,9 +104,7 @@ class BuiltPlugin:
 def _only_match(folder: Path, pattern: str) -> str:
     matches = sorted(folder.glob(pattern))
     if not matches:
-        raise PluginUnavailableError(
-            f"{folder}: no {pattern}; reinstall oneflow==0.9.0 from PyPI"
-        )
+        raise PluginUnavailableError(f"{folder}: no {pattern}; reinstall oneflow==0.9.0 from PyPI")
     return matches[0].name
 
 
@@ -154,9 +151,7 @@ def find_toolchain() -> Toolchain:
             f"the plugin is for Linux on x86-64, this is {platform.system()} on {platform.machine()}; use --kernels off"
         )
     compiler = find_compiler()
-    version = subprocess.run(
-        [str(compiler), "--version"], capture_output=True, text=True, check=False
-    ).stdout
+    version = subprocess.run([str(compiler), "--version"], capture_output=True, text=True, check=False).stdout
     oneflow_init, oneflow_version = _distribution_file("oneflow", "oneflow/__init__.py")
     library, onednn_version = _distribution_file(*_ONEDNN)
     header, _ = _distribution_file(*_ONEDNN_HEADERS)
@@ -173,20 +168,14 @@ def find_toolchain() -> Toolchain:
 
 def source_files() -> list[Path]:
     """Every file of the source folder, in a fixed order."""
-    return sorted(
-        path
-        for path in SOURCE_FOLDER.rglob("*")
-        if path.is_file() and path.suffix in (".cpp", ".h")
-    )
+    return sorted(path for path in SOURCE_FOLDER.rglob("*") if path.is_file() and path.suffix in (".cpp", ".h"))
 
 
 def plugin_key(toolchain: Toolchain) -> str:
     """Hash of all that decides the library's bytes: sources, flags, and the versions it is bound to."""
     digest = hashlib.sha256()
     for path in source_files():
-        digest.update(
-            f"{path.relative_to(SOURCE_FOLDER)}\0".encode() + path.read_bytes() + b"\0"
-        )
+        digest.update(f"{path.relative_to(SOURCE_FOLDER)}\0".encode() + path.read_bytes() + b"\0")
     facts = (
         *_COMPILE_FLAGS,
         *_LINK_FLAGS,
@@ -208,9 +197,7 @@ def check_private(path: Path) -> None:
     """Refuses what somebody else could have written: a library that is loaded runs as this user."""
     facts = path.lstat()
     if stat.S_ISLNK(facts.st_mode):
-        raise PluginUnavailableError(
-            f"{path}: is a symbolic link; remove it, it will be built again"
-        )
+        raise PluginUnavailableError(f"{path}: is a symbolic link; remove it, it will be built again")
     if facts.st_uid != os.geteuid():
         raise PluginUnavailableError(
             f"{path}: belongs to user id {facts.st_uid}, not to you; remove it or set XDG_CACHE_HOME"
@@ -283,25 +270,16 @@ def _build(toolchain: Toolchain, folder: Path, library: Path) -> float:
 def compile_sources(toolchain: Toolchain, scratch: Path, log: Path) -> Path:
     """Compiles every csrc/*.cpp beside one another and links them; returns the library inside `scratch`."""
     flags = [str(toolchain.compiler), *_COMPILE_FLAGS, *toolchain.include_flags()]
-    # OneFlow's headers take most of every file's time: they are compiled once and found by name in the scratch folder.
-    _run(
-        [
-            *flags,
-            "-x",
-            "c++-header",
-            str(SOURCE_FOLDER / "common.h"),
-            "-o",
-            "common.h.gch",
-        ],
-        scratch,
-        log,
-    )
     jobs = _compile_jobs()
-    commands = [
-        [*flags, *own, "-c", str(path), "-o", target] for path, own, target in jobs
-    ]
+    commands = {target: [*flags, *own, "-c", str(path), "-o", target] for path, own, target in jobs}
+    # OneFlow's headers take most of every file's time: they are compiled once and found by name in the scratch folder,
+    # beside the files that do without them.
+    header = [*flags, "-x", "c++-header", str(SOURCE_FOLDER / "common.h"), "-o", "common.h.gch"]
+    independent = [commands[target] for path, _, target in jobs if path.name.endswith(_VECTOR_SUFFIX)]
+    dependent = [commands[target] for path, _, target in jobs if not path.name.endswith(_VECTOR_SUFFIX)]
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(lambda command: _run(command, scratch, log), commands))
+        list(pool.map(lambda command: _run(command, scratch, log), [header, *independent]))
+        list(pool.map(lambda command: _run(command, scratch, log), dependent))
     objects = [target for _, _, target in jobs]
     _run(
         [
@@ -322,20 +300,15 @@ def _compile_jobs() -> list[tuple[Path, tuple[str, ...], str]]:
     """(source, its own flags, object file) of every compilation; `*.vec.cpp` are compiled once per instruction set."""
     jobs: list[tuple[Path, tuple[str, ...], str]] = []
     for path in sorted(SOURCE_FOLDER.glob("*.cpp")):
-        if path.name.endswith(".vec.cpp"):
-            jobs += [
-                (path, flags, f"{path.stem}.{name}.o")
-                for name, flags in _INSTRUCTION_SETS.items()
-            ]
+        if path.name.endswith(_VECTOR_SUFFIX):
+            jobs += [(path, flags, f"{path.stem}.{name}.o") for name, flags in _INSTRUCTION_SETS.items()]
         else:
             jobs.append((path, ("-include", "common.h"), f"{path.stem}.o"))
     return jobs
 
 
 def _run(command: Sequence[str], scratch: Path, log: Path) -> None:
-    result = subprocess.run(
-        command, cwd=scratch, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         log.write_text(" ".join(command) + "\n" + result.stdout + result.stderr)
         first = next(
