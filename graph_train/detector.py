@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,17 @@ Array = npt.NDArray[Any]
 _NO_LABELS = np.zeros((0, 6), np.float32)
 
 
-def load_network(path: Path) -> DetectionModel:
-    """The network of a weight file, complete and fused, in evaluation mode; averaged weights are preferred.
+def rebuild_network(path: Path, *, part: Literal["ema", "model"] = "ema") -> DetectionModel:
+    """The network of a weight file, complete and not fused.
 
+    Args:
+        path: anything `models.weights.load_weights` reads.
+        part: which network of a training checkpoint: the averaged one or the trained one.
     Raises:
         ValueError: the file does not say which network it is, or lacks parts of it.
         OSError: no such file.
     """
-    weights = load_weights(path, prefer="ema")
+    weights = load_weights(path, prefer=part)
     if weights.config is None:
         raise ValueError(
             f"{path}: does not say which network it belongs to; give weights saved by graph-train, or a YOLOv5 .pt"
@@ -38,7 +41,12 @@ def load_network(path: Path) -> DetectionModel:
     if lacking:
         raise ValueError(f"{path}: {len(lacking)} items do not fit its own network, the first is {lacking[0]}")
     network.names = _class_names(weights, network.num_classes)
-    return network.eval().fuse()
+    return network
+
+
+def load_network(path: Path) -> DetectionModel:
+    """The averaged network of a weight file, fused and in evaluation mode; errors as of `rebuild_network`."""
+    return rebuild_network(path).eval().fuse()
 
 
 def _class_names(weights: LoadedWeights, number: int) -> list[str]:

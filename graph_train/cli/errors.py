@@ -1,5 +1,6 @@
 """How every command ends: one line on what is wrong and what to do, and an exit code that scripts can use."""
 
+import logging
 import sys
 import traceback
 from collections.abc import Callable
@@ -29,6 +30,16 @@ def run_command(name: str, command: Callable[[], int | None], *, debug: bool) ->
             print("(run again with --debug to see where)", file=sys.stderr)
         print(f"{name}: internal error: {type(error).__name__}: {_one_line(error)}", file=sys.stderr)
         return INTERNAL_ERROR
+
+
+def show_messages() -> None:
+    """Prints the program's messages as they are; for commands without a log file."""
+    log = logging.getLogger("graph_train")
+    console = logging.StreamHandler(sys.stdout)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers[:] = [console]
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 def _one_line(error: BaseException) -> str:
