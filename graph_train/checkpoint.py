@@ -34,8 +34,11 @@ def _contiguous(value: np.ndarray) -> np.ndarray:
     return np.array(value, order="C", copy=False)
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+def _digest(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str:
+    """Of all arrays and of the header without the digest itself."""
     digest = hashlib.blake2b(digest_size=16)
+    plain = {key: value for key, value in header.items() if key != "checksum"}
+    digest.update(json.dumps(plain, sort_keys=True).encode())
     for name in sorted(arrays):
         value = _contiguous(arrays[name])
         digest.update(f"{name}:{value.dtype.str}:{value.shape}".encode())
@@ -50,7 +53,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         OSError: the disk is full or the folder cannot be written; the old file stays.
     """
     arrays = {name: _contiguous(value) for name, value in checkpoint.arrays.items()}
-    header = {"format": FORMAT, "version": FORMAT_VERSION, "checksum": _digest(arrays), **checkpoint.header}
+    header = {"format": FORMAT, "version": FORMAT_VERSION, **checkpoint.header}
+    header["checksum"] = _digest(arrays, header)
     write_atomically(path, save(arrays, metadata={_HEADER_KEY: json.dumps(header)}))
 
 
@@ -79,6 +83,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: written by another release (checkpoint format {header.get('version')!r}, this one reads "
             f"{FORMAT_VERSION}); use that release"
         )
-    if header.get("checksum") != _digest(arrays):
+    if header.get("checksum") != _digest(arrays, header):
         raise ValueError(f"{path}: damaged checkpoint (checksum differs); use an older one")
     return Checkpoint(arrays=arrays, header=header)
