@@ -74,6 +74,7 @@ def load_plugin(mode: PluginMode) -> PluginStatus:
             _log.warning("running on OneFlow's own, slower CPU kernels: %s", error)
             _process.warned = True
         return PluginStatus(loaded=False, path=None, reason=str(error), build_seconds=0.0)
+    _run_graphs_on_one_thread()
     _process.status = PluginStatus(loaded=True, path=built.path, reason="", build_seconds=built.build_seconds)
     return _process.status
 
@@ -118,6 +119,24 @@ def set_cpu_bf16(*, enabled: bool, where_slower_too: bool = False) -> bool:
     switch.argtypes, switch.restype = [ctypes.c_int], ctypes.c_int
     mode = 0 if not enabled else 2 if where_slower_too else 1
     return bool(switch(mode))
+
+
+def _run_graphs_on_one_thread() -> None:
+    """Lets one thread execute the CPU ops of a graph, one after another.
+
+    OneFlow deals them out to as many threads as there are cores, which suits kernels that use one core each. Ours use
+    all cores, and two of them at a time only get in each other's way: on two busy cores a step takes a fifth longer.
+    The number cannot change any more once a graph has been compiled, so it is left alone then.
+    """
+    if flow.nn.Graph._child_init_cnt:
+        return
+    session = flow.framework.session_context.GetDefaultSession()
+    session.TryInit()
+    resource = session.resource
+    # OneFlow's pool for its own kernels takes its size from the number of cores unless it is given one.
+    resource.compute_thread_pool_size = resource.compute_thread_pool_size or resource.cpu_device_num
+    resource.cpu_device_num = 1
+    session.update_resource_eagerly(resource)
 
 
 def _load(path: Path) -> ctypes.CDLL:
