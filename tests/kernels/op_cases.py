@@ -43,7 +43,7 @@ class Bench:
             self.note(f"grad{index}", leaf.grad)
 
 
-def convolution(
+def convolution(  # noqa: PLR0917 - a table of cases reads better without names
     batch: int,
     channels: tuple[int, int],
     size: tuple[int, int],
