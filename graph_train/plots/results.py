@@ -8,26 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.plots.style import ACCENT, SECOND, new_figure, quiet_axes, save
+from graph_train.results_csv import COLUMNS
 
 Array = npt.NDArray[Any]
-
-COLUMNS = (
-    "epoch",
-    "train/box_loss",
-    "train/obj_loss",
-    "train/cls_loss",
-    "metrics/precision",
-    "metrics/recall",
-    "metrics/mAP_0.5",
-    "metrics/mAP_0.5:0.95",
-    "val/box_loss",
-    "val/obj_loss",
-    "val/cls_loss",
-    "x/lr0",
-    "x/lr1",
-    "x/lr2",
-)
-"""YOLOv5's columns, in its order."""
 
 _PANELS = (
     ("train/box_loss", "Box loss, training"),

@@ -8,9 +8,10 @@ from graph_train.confusion import ConfusionMatrix
 from graph_train.metrics import metrics_per_class
 from graph_train.plots import plot_detections, plot_labelled, plot_labels, plot_results, plot_validation
 from graph_train.plots.images import MAX_IMAGES
-from graph_train.plots.results import COLUMNS, read_results
+from graph_train.plots.results import read_results
 from graph_train.plots.study import plot_study
 from graph_train.plots.style import class_colour
+from graph_train.results_csv import COLUMNS
 
 NAMES = ("circle", "square", "Dreieck ß")
 
