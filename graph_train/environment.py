@@ -39,8 +39,8 @@ def environment_facts() -> list[Fact]:
     return [
         _python(),
         Fact("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
-        Fact("processor", f"{_processor()}, {len(os.sched_getaffinity(0))} cores for this process"),
-        Fact("memory", f"{_free_memory_gib():.1f} GiB free"),
+        Fact("processor", f"{processor_name()}, {len(os.sched_getaffinity(0))} cores for this process"),
+        Fact("memory", f"{free_memory_gib():.1f} GiB free"),
         _cache_space(),
         *(_package(name) for name in _PACKAGES),
         _loads("OneFlow", "kernels.runtime"),
@@ -57,13 +57,15 @@ def _python() -> Fact:
     return Fact("python", found, "" if right else "OneFlow 0.9.0 needs Python 3.10: uv python install 3.10", not right)
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """The processor as it calls itself."""
     lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or "unknown")
 
 
-def _free_memory_gib() -> float:
+def free_memory_gib() -> float:
+    """Memory that programs may still take, in GiB."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     return kib / 2**20

@@ -1,0 +1,42 @@
+"""The worker's end of the pipe to `graph-bench`: one JSON line in, one JSON line out.
+
+Nothing but the standard library is imported: other interpreters, such as PyTorch's, load this module as well.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
+    """Answers requests `{"call": name, "arguments": {...}}` until stdin closes.
+
+    Whatever is printed meanwhile goes to stderr, so that native libraries cannot spoil an answer.
+    """
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        reply: dict[str, Any]
+        try:
+            reply = {"value": handlers[request["call"]](**request["arguments"])}
+        except Exception as error:
+            traceback.print_exc()
+            reply = {"error": f"{type(error).__name__}: {error}", "users": isinstance(error, (ValueError, OSError))}
+        answers.write(json.dumps(reply) + "\n")
+        answers.flush()
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size that this process ever had, in MB.
+
+    `getrusage` would not do: it counts what the parent held when this process was started.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise OSError("/proc/self/status has no VmHWM")

@@ -1,0 +1,97 @@
+"""`graph-bench`: measures the trainer, its kernels and its peers; see `benchmarks.registry` for adding to it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from benchmarks.registry import BENCHMARKS, COMMANDS
+from graph_train.cli.errors import run_command
+
+DEFAULT_REPEATS = 7
+_BUSY = 0.5
+"""Load per core above which a machine is called busy."""
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags that every benchmark has."""
+    parser.add_argument("--device", default="cpu", help="cpu, or the number of a GPU")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each side")
+    parser.add_argument("--repeats", type=int, default=DEFAULT_REPEATS, help="turns that each side gets")
+    parser.add_argument("--quick", action="store_true", help="a small part of it, in a minute or a few")
+    parser.add_argument("--json", metavar="FILE", help="write the result with machine, versions and commit")
+    parser.add_argument("--plot", metavar="FILE", help="draw the result (.png, .svg, .pdf)")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The top of the command line; each subcommand has a parser of its own."""
+    entries = {**BENCHMARKS, **COMMANDS}
+    width = max((len(name) for name in entries), default=0)
+    listing = "\n".join(f"  {name:<{width}}  {entry.summary}" for name, entry in entries.items())
+    parser = argparse.ArgumentParser(
+        prog="graph-bench",
+        description="Measures speed: what is compared runs in turn within one run, results are medians and quartiles.",
+        epilog=f"subcommands (graph-bench NAME --help):\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("subcommand", choices=tuple(entries), metavar="SUBCOMMAND")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; argument errors and `--help` answer before anything heavy is imported."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = build_parser().parse_args(given[:1]).subcommand
+    entry = BENCHMARKS.get(name) or COMMANDS[name]
+    parser = argparse.ArgumentParser(prog=f"graph-bench {name}", description=entry.summary, allow_abbrev=False)
+    measures = name in BENCHMARKS
+    if measures:
+        add_common_arguments(parser)
+    else:
+        parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    module = import_module(entry.module)
+    module.add_arguments(parser)
+    flags = parser.parse_args(given[1:])
+    command = (lambda: _measure(name, module, flags)) if measures else (lambda: module.run(flags))
+    return run_command(f"graph-bench {name}", command, debug=flags.debug)
+
+
+def _measure(name: str, module: Any, flags: argparse.Namespace) -> int:
+    from benchmarks.results import envelope, write_result
+    from benchmarks.tables import as_text
+
+    _check(flags)
+    settings = {key: value for key, value in vars(flags).items() if key not in ("json", "plot", "debug")}
+    result = envelope(name, settings)
+    result |= module.run(flags)
+    for table in module.tables(result):
+        print(as_text(table), end="\n\n")
+    if result["machine"]["load_average"] > _BUSY * result["machine"]["cores"]:
+        print(f"The machine was busy (load {result['machine']['load_average']}): trust ratios, not times.")
+    if flags.json:
+        write_result(Path(flags.json), result)
+    if flags.plot:
+        module.plot(result, Path(flags.plot))
+    return 0
+
+
+def _check(flags: argparse.Namespace) -> None:
+    """Raises ValueError for what would only fail after minutes of measuring."""
+    for flag in ("repeats", "threads"):
+        if getattr(flags, flag) < 1:
+            raise ValueError(f"--{flag} {getattr(flags, flag)}: must be at least 1")
+    for flag in ("json", "plot"):
+        path = getattr(flags, flag)
+        if path and not Path(path).resolve().parent.is_dir():
+            raise ValueError(f"--{flag} {path}: the folder does not exist; make it first")
+    if flags.plot and Path(flags.plot).suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"--plot {flags.plot}: must end in .png, .svg or .pdf")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""How everything is timed: warm-up, then turns in which each competitor runs once; medians and quartiles at the end."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Several measurements of one thing, in their unit."""
+
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+    lowest: float
+    highest: float
+    count: int
+
+    @property
+    def spread(self) -> float:
+        """Distance of the quartiles as a share of the median: 0.1 is a quiet machine, 0.5 says little."""
+        return (self.upper_quartile - self.lower_quartile) / self.median if self.median else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "spread": self.spread}
+
+
+def summarise(values: Iterable[float]) -> Summary:
+    """Median, quartiles and extremes of at least one value."""
+    array = np.array(list(values), np.float64)
+    if not array.size:
+        raise ValueError("nothing was measured")
+    lower, middle, upper = (float(value) for value in np.quantile(array, (0.25, 0.5, 0.75)))
+    return Summary(middle, lower, upper, float(array.min()), float(array.max()), int(array.size))
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> Summary:
+    """Ratios within each turn: what slows both sides of a turn cancels out."""
+    return summarise(above / below for above, below in zip(numerators, denominators, strict=True))
+
+
+def take_turns(
+    runners: Mapping[str, Callable[[], float]], *, repeats: int, warmup: int = 1, label: str = ""
+) -> dict[str, list[float]]:
+    """Runs all competitors in turn, A B A B …, so that a change of the machine's load meets all of them.
+
+    Args:
+        runners: each runs once and returns what it measured (seconds, usually).
+        repeats: turns that count.
+        warmup: turns before them that do not.
+        label: of the progress bar, which only a terminal gets.
+    Returns:
+        Per competitor the `repeats` measurements, in the order of the turns.
+    """
+    measured: dict[str, list[float]] = {name: [] for name in runners}
+    total = (warmup + repeats) * len(runners)
+    with tqdm(total=total, desc=label or None, leave=False, disable=None) as bar:
+        for turn in range(warmup + repeats):
+            for name, run in runners.items():
+                value = run()
+                if turn >= warmup:
+                    measured[name].append(value)
+                bar.update(1)
+    return measured
+
+
+def seconds_of(work: Callable[[], object], synchronise: Callable[[], object] = lambda: None) -> float:
+    """Wall-clock seconds of one call, from an idle device to an idle device."""
+    synchronise()
+    started = time.perf_counter()
+    work()
+    synchronise()
+    return time.perf_counter() - started
+
+
+def calls_per_turn(seconds_of_one: float, *, wanted_seconds: float = 0.2, most: int = 1000) -> int:
+    """How often to repeat something short within a turn, so that the clock's grain and start-up do not count."""
+    return max(1, min(most, int(np.ceil(wanted_seconds / max(seconds_of_one, 1e-9)))))

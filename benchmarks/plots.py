@@ -1,0 +1,47 @@
+"""Pictures of results: bars with quartiles, and lines; the look is that of all our plots."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from graph_train.plots.style import INK, QUIET, class_colour, hex_colour, legend_outside, new_figure, quiet_axes, save
+
+
+def bars(groups: Mapping[str, Mapping[str, tuple[float, float, float]]], path: Path, *, title: str, unit: str) -> None:
+    """Horizontal bars, one panel per group: label -> (median, lower quartile, upper quartile) in `unit`."""
+    most = max(len(group) for group in groups.values())
+    figure = new_figure(max(6.0, 5.0 * len(groups)), 1.6 + 0.42 * most, title)
+    panels = figure.subplots(1, len(groups), squeeze=False)[0]
+    colours = _colours([label for group in groups.values() for label in group])
+    for axes, (name, group) in zip(panels, groups.items(), strict=True):
+        for place, (label, (median, lower, upper)) in enumerate(group.items()):
+            error = [[max(median - lower, 0.0)], [max(upper - median, 0.0)]]
+            axes.barh(place, median, xerr=error, color=colours[label], ecolor=QUIET, height=0.7)
+            axes.annotate(f"{median:.3g}", (upper, place), (4, 0), textcoords="offset points", va="center", color=INK,
+                          fontsize=8)  # fmt: skip
+        quiet_axes(axes, title=name, x=unit)
+        axes.set_yticks(range(len(group)), list(group))
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+    save(figure, path)
+
+
+def lines(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: Path, *, title: str, x: str, y: str
+) -> None:
+    """One panel per group, one line per label: points (x, y) in any order."""
+    figure = new_figure(max(6.5, 4.5 * len(panels) + 1.5), 4.2, title)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    colours = _colours([label for group in panels.values() for label in group])
+    for axes, (name, group) in zip(all_axes, panels.items(), strict=True):
+        for label, points in group.items():
+            across, up = zip(*sorted(points), strict=True)
+            axes.plot(across, up, "o-", color=colours[label], linewidth=1.8, markersize=4, label=label)
+        quiet_axes(axes, title=name, x=x, y=y)
+        axes.set_ylim(bottom=0)
+    legend_outside(all_axes[-1])
+    save(figure, path)
+
+
+def _colours(labels: Sequence[str]) -> dict[str, str]:
+    names = list(dict.fromkeys(labels))
+    return {name: hex_colour(class_colour(place + 1)) for place, name in enumerate(names)}

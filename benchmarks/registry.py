@@ -1,0 +1,41 @@
+"""What `graph-bench` can do, as one visible table.
+
+A new benchmark is one module and one line of `BENCHMARKS`. The module has four functions and imports nothing heavy at
+its top, so that `--help` answers at once (`benchmarks.ceilings` is a complete example):
+
+- `add_arguments(parser)`: its own flags; those of `benchmarks.cli.add_common_arguments` are there already.
+- `run(flags) -> dict`: measures. The result is plain data for JSON: "rows", a list of flat mappings, and whatever else
+  is worth keeping. Machine, versions, commit and flags are added around it (`benchmarks.results.envelope`).
+- `tables(body) -> list[benchmarks.tables.Table]`: the same result to read.
+- `plot(body, path)`: the same result as one picture (`benchmarks.plots`).
+
+Measure with `benchmarks.measure.take_turns`: what is compared runs in turn (A B A B …) within one run, after a warm-up,
+and is reported as median and quartiles; ratios are taken within each turn. Work that cannot share a process (kernels
+with and without the plugin, PyTorch) lives in worker processes, see `benchmarks.workers`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One subcommand.
+
+    Attributes:
+        module: where its functions are.
+        summary: one line for `graph-bench --help` and the report.
+        in_all: flags with which `graph-bench all` runs it; None leaves it out.
+    """
+
+    module: str
+    summary: str
+    in_all: tuple[str, ...] | None = ("--quick",)
+
+
+BENCHMARKS: Mapping[str, Entry] = {
+    "ceilings": Entry("benchmarks.ceilings", "how fast this machine multiplies matrices and copies memory", ()),
+}
+
+COMMANDS: Mapping[str, Entry] = {}
+"""Subcommands that measure nothing themselves: `add_arguments(parser)` and `run(flags) -> exit code`."""

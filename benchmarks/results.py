@@ -1,0 +1,47 @@
+"""Result files: one JSON per run of a benchmark, with everything needed to trace a number."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import commit, machine, versions
+from graph_train.files import write_atomically
+
+FORMAT = 1
+
+
+def envelope(benchmark: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands around a result; taken before measuring, so that the load average is not our own."""
+    return {
+        "format": FORMAT,
+        "benchmark": benchmark,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "settings": dict(settings),
+    }
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Writes a result as a whole."""
+    write_atomically(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Reads a file of `write_result`.
+
+    Raises:
+        ValueError: not a result of `graph-bench`, or one of another format.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a JSON file: {error}") from None
+    if not isinstance(result, dict) or "benchmark" not in result:
+        raise ValueError(f"{path}: not a result of graph-bench")
+    if result.get("format") != FORMAT:
+        raise ValueError(f"{path}: format {result.get('format')!r}, this version reads {FORMAT}; measure again")
+    return result

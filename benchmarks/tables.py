@@ -1,0 +1,77 @@
+"""Tables of results, for the terminal and for Markdown."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells that are text already; `notes` are lines below it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"table {self.title!r}: {len(row)} cells {row} for {len(self.columns)} columns")
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number with so many significant digits, without exponents where they are not needed; None is a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    if math.isnan(value):
+        return "NaN"
+    magnitude = f"{value:.{digits}g}"
+    if "e" in magnitude:
+        return f"{value:,.0f}" if 1 <= abs(value) < 1e9 else magnitude
+    return magnitude
+
+
+def percent(value: float | None) -> str:
+    """A share as a whole percentage."""
+    return "–" if value is None else f"{value:.0%}"
+
+
+def rows_of(records: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str, *notes: str) -> Table:
+    """A table of flat records: `columns` maps each heading to the key that it shows."""
+    rows = tuple(tuple(number(record.get(key)) for key in columns.values()) for record in records)
+    return Table(title, tuple(columns), rows, notes)
+
+
+def as_text(table: Table) -> str:
+    """Aligned columns for a terminal."""
+    lines = [table.columns, *table.rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.columns))]
+    numeric = [_is_numeric(table, column) for column in range(len(table.columns))]
+
+    def aligned(cells: Sequence[str]) -> str:
+        parts = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(cells, widths, numeric, strict=True)
+        )
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([table.title, *(aligned(line) for line in lines), *table.notes])
+
+
+def as_markdown(table: Table) -> str:
+    """A Markdown table, its notes below it."""
+    rule = ["---:" if _is_numeric(table, column) else "---" for column in range(len(table.columns))]
+    lines = [table.columns, tuple(rule), *table.rows]
+    text = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return "\n\n".join([text, *table.notes])
+
+
+def _is_numeric(table: Table, column: int) -> bool:
+    cells = [row[column] for row in table.rows]
+    return bool(cells) and all(cell[:1] in "0123456789-–" for cell in cells if cell)

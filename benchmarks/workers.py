@@ -1,0 +1,113 @@
+"""Worker processes: they keep what is measured alive and answer "do it once more", so that competitors take turns.
+
+A worker is a module that calls `benchmarks.channel.serve`. While one works the others sleep on their pipes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_TAIL_LINES = 12
+
+
+class WorkerError(RuntimeError):
+    """A worker failed; the message has its name and what it said."""
+
+
+class Worker:
+    """One process.
+
+    Args:
+        name: for messages.
+        module: the module it runs, such as `benchmarks.step_worker`.
+        threads: CPU threads that its libraries may use.
+        python: interpreter; one other than ours sees the package `benchmarks` and nothing else of this project.
+        environment: further variables.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        *,
+        threads: int,
+        python: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self._folder = tempfile.TemporaryDirectory(prefix="graph-bench-")
+        self._log_path = Path(self._folder.name) / "log"
+        counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        variables = {**os.environ, **counts, **(environment or {})}
+        if python is not None:
+            variables["PYTHONPATH"] = self._only_benchmarks()
+        with self._log_path.open("w") as log:
+            self._process = subprocess.Popen(
+                [str(python or sys.executable), "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=variables,
+            )
+
+    def _only_benchmarks(self) -> str:
+        """A folder in which another Python finds our package, but none of ours for another version of Python."""
+        (Path(self._folder.name) / "benchmarks").symlink_to(Path(__file__).resolve().parent)
+        return self._folder.name
+
+    def call(self, function: str, **arguments: Any) -> Any:
+        """Runs one of the worker's handlers and waits for its result.
+
+        Raises:
+            ValueError: the handler refused its arguments.
+            WorkerError: it failed otherwise, or the process ended.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"call": function, "arguments": arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = self._process.wait()
+            raise WorkerError(f"{self.name} ended with exit code {code}: {self._tail()}")
+        reply = json.loads(line)
+        if "error" in reply:
+            kind = ValueError if reply["users"] else WorkerError
+            raise kind(f"{self.name}: {reply['error']}")
+        return reply["value"]
+
+    def _tail(self) -> str:
+        lines = self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return " | ".join(line.strip() for line in lines[-_TAIL_LINES:]) or "it said nothing"
+
+    def close(self) -> None:
+        """Ends the process and frees its memory; a second call does nothing."""
+        if self._process.poll() is None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            try:
+                self._process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None and not stream.closed:
+                stream.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

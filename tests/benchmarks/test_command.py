@@ -1,0 +1,58 @@
+"""The command line of graph-bench, and what each benchmark leaves behind."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cli import main
+from benchmarks.registry import BENCHMARKS, COMMANDS
+from benchmarks.results import read_result
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_each_benchmark_keeps_the_contract(name: str) -> None:
+    module = import_module(BENCHMARKS[name].module)
+    for function in ("add_arguments", "run", "tables", "plot"):
+        assert callable(getattr(module, function))
+
+
+@pytest.mark.parametrize("name", [*BENCHMARKS, *COMMANDS])
+def test_help_answers(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert "--debug" in capsys.readouterr().out
+
+
+def test_unknown_subcommand_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["speed"])
+    assert stopped.value.code == 2
+    assert "ceilings" in capsys.readouterr().err
+
+
+def test_missing_folder_is_refused_before_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ceilings", "--json", str(tmp_path / "no" / "x.json")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_ceilings_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, picture = tmp_path / "c.json", tmp_path / "c.png"
+    assert main(["ceilings", "--repeats", "1", "--json", str(file), "--plot", str(picture)]) == 0
+    result = read_result(file)
+    assert {row["what"] for row in result["rows"]} == {"float32 matmul", "copy"}
+    assert all(row["value"] > 0 for row in result["rows"])
+    assert result["machine"]["cores"] >= 1
+    assert result["versions"]["oneflow"] == "0.9.0"
+    assert result["settings"]["repeats"] == 1
+    assert picture.stat().st_size > 0
+    assert "float32 matmul" in capsys.readouterr().out
+
+
+def test_foreign_json_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps({"rows": []}))
+    with pytest.raises(ValueError, match="not a result of graph-bench"):
+        read_result(file)

@@ -1,0 +1,33 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.workers import Worker, WorkerError
+
+
+def test_a_refused_argument_is_the_users_error() -> None:
+    with Worker("ceilings", "benchmarks.ceilings_worker", threads=1) as worker:
+        assert worker.call("prepare", device="cpu", threads=1)["copy"] == "GB/s"
+        with pytest.raises(WorkerError, match="KeyError"):
+            worker.call("once", kind="nothing")
+        assert worker.call("once", kind="copy") > 0  # it goes on
+
+
+def test_the_end_of_a_worker_is_told_with_what_it_said() -> None:
+    worker = Worker("missing", "benchmarks.no_such_worker", threads=1)
+    with pytest.raises(WorkerError, match="No module named"):
+        worker.call("prepare")
+    worker.close()
+
+
+def test_another_interpreter_sees_benchmarks_only(tmp_path: Path) -> None:
+    """Our packages are built for one Python version, and a peer must not use them."""
+    import sys
+
+    probe = tmp_path / "python"
+    probe.write_text(f'#!/bin/sh\nexec {sys.executable} -S -c "import json,os,sys; sys.stdin.readline(); '
+                     f'print(json.dumps(dict(value=sorted(os.listdir(os.environ[\'PYTHONPATH\'])))))"\n')  # fmt: skip
+    probe.chmod(0o755)
+    with Worker("probe", "any", threads=1, python=probe) as worker:
+        assert json.dumps(worker.call("look")) == '["benchmarks", "log"]'
