@@ -1,0 +1,113 @@
+"""The structure that docs/architecture.md promises: which package may import which, no cycles, sizes that fit a reader."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ALLOWED = {
+    "kernels": frozenset[str](),
+    "models": frozenset({"kernels"}),
+    "pipelines": frozenset({"kernels"}),
+    "graph_train": frozenset({"kernels", "models", "pipelines"}),
+    "benchmarks": frozenset({"kernels", "models", "pipelines", "graph_train"}),
+}
+LONGEST_FUNCTION = 60
+USUAL_FUNCTION = 30
+LONGEST_FILE = 500
+
+
+def sources(*packages: str) -> list[Path]:
+    return [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Full names of what a tree imports: modules, and for `from m import n` both m and m.n."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_at_load(path: Path) -> Iterator[str]:
+    """As `imported`, without what functions import when they are called."""
+    for node in parsed(path).body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            yield from imported(node)
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_a_package_imports_only_those_below_it(package: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources(package)
+        for name in imported(parsed(path))
+        if name.split(".")[0] in ALLOWED.keys() | {"tests"} and name.split(".")[0] not in ALLOWED[package] | {package}
+    ]
+    assert not wrong
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    modules = {module_name(path): path for path in sources(*ALLOWED)}
+    graph = {
+        name: {other for other in imported_at_load(path) if other in modules and other != name}
+        for name, path in modules.items()
+    }
+    # A package's __init__ is loaded with each of its modules, so what it gathers from them is no circle.
+    for name, path in modules.items():
+        if path.name == "__init__.py":
+            graph[name] = {other for other in graph[name] if not other.startswith(f"{name}.")}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_only_the_runtime_module_imports_oneflow() -> None:
+    loaders = {
+        str(path.relative_to(ROOT))
+        for path in sources(*ALLOWED)
+        if any(name.split(".")[0] == "oneflow" for name in imported(parsed(path)))
+    }
+    assert loaders == {"kernels/runtime.py"}
+
+
+def code_lines(function: ast.FunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    lines = (function.end_lineno or function.lineno) - function.lineno + 1
+    first = function.body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        lines -= (first.end_lineno or first.lineno) - first.lineno + 1
+    return lines
+
+
+def test_functions_and_files_fit_a_reader() -> None:
+    paths = sources(*ALLOWED, "tests")
+    functions = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": code_lines(node)
+        for path in paths
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FunctionDef)
+    }
+    sizes = sorted(functions.values())
+    assert [name for name, lines in functions.items() if lines > LONGEST_FUNCTION] == []
+    assert sizes[int(0.9 * len(sizes))] <= USUAL_FUNCTION
+    long_files = [str(path) for path in paths if len(path.read_text().splitlines()) > LONGEST_FILE]
+    assert long_files == []
