@@ -1,4 +1,4 @@
-"""The structure that docs/architecture.md promises: which package may import which, no cycles, sizes that fit a reader."""
+"""The structure docs/architecture.md promises: which package may import which, no circles, sizes that fit a reader."""
 
 import ast
 from collections.abc import Iterator
