@@ -1,0 +1,46 @@
+"""The documentation builds without a warning, and the messages it explains are those of the program."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.commands import ROOT
+
+MESSAGES = re.findall(r"^### `(.+)`$", (ROOT / "docs/guide/messages.md").read_text(), re.MULTILINE)
+
+
+def test_it_builds_strictly(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    ran = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "WARNING" not in ran.stderr
+    assert (tmp_path / "guide/own-data/index.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """All texts in the sources; of f-strings the fixed parts."""
+    files = [
+        path
+        for package in ("graph_train", "pipelines", "models", "kernels")
+        for path in ROOT.glob(f"{package}/**/*.py")
+    ]
+    return [
+        node.value
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+
+
+def test_there_are_messages_to_explain() -> None:
+    assert len(MESSAGES) >= 10
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_an_explained_message_is_one_of_ours(message: str, texts: list[str]) -> None:
+    assert any(message in text for text in texts)
