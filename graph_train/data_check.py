@@ -1,6 +1,7 @@
 """The data-set half of `graph-check`: indexes every split, prints the report, writes it where it was asked for."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from graph_train import data_report
 from graph_train.data_report import SplitReport
 from graph_train.files import write_atomically
+from graph_train.options import MAX_IMAGE_PX, RANGES, check_range
 from graph_train.plots.labels import plot_labels
 from models.spec import load_model_spec
 from pipelines.dataset import SPLITS, Dataset, Split, load_dataset
@@ -37,9 +39,10 @@ class CheckOptions:
     problems: str | None = None
 
     def __post_init__(self) -> None:
-        for name, smallest in (("imgsz", 1), ("workers", 0), ("anchor_t", 1)):
-            if not getattr(self, name) >= smallest:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {smallest}")
+        check_range("imgsz", self.imgsz, 1, MAX_IMAGE_PX)
+        check_range("workers", self.workers, *RANGES["workers"])
+        if not 1 <= self.anchor_t < math.inf:
+            raise ValueError(f"--anchor-t {self.anchor_t}: must be a number from 1 on")
 
 
 def check_data(options: CheckOptions) -> int:

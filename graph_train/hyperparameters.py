@@ -6,12 +6,14 @@ A file may leave keys out: they take the values of `hyp.scratch-low.yaml`, and t
 import difflib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+
+from pipelines.safe_yaml import load_yaml
 
 _LOG = logging.getLogger(__name__)
 _SHIPPED_FOLDER = Path(__file__).parent / "hyp"
@@ -159,11 +161,10 @@ def load_hyperparameters(path_or_name: str | Path) -> Hyperparameters:
     """
     path = _resolve(path_or_name)
     values: dict[str, float | None] = {}
-    for key, value, line in _entries(path):
-        where = f"{path}:{line}"
-        if key in values:
-            raise ValueError(f"{where}: {key!r} is given twice; keep one of them")
-        _refuse_unknown(where, key)
+    file = load_yaml(path)
+    for key, value in file.data.items():
+        where = file.line(key)
+        _refuse_unknown(where, str(key))
         if key == "anchors" and value is None:
             continue
         problem = _problem(key, value)
@@ -188,26 +189,6 @@ def _resolve(path_or_name: str | Path) -> Path:
     )
 
 
-def _entries(path: Path) -> Iterator[tuple[str, Any, int]]:
-    """Key, value and line (from 1) of each entry; PyYAML's own loader would drop the lines and repeated keys."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ValueError(f"{path}:{line}: not valid yaml: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid yaml: {' '.join(str(error).split())}") from error
-    if not isinstance(root, yaml.MappingNode):
-        raise ValueError(f"{path}: expected lines of `name: value`, as in hyp.scratch-low.yaml")
-    for key_node, value_node in root.value:
-        # Lists and mappings are no hyper-parameter values: their kind is all that the error message needs.
-        value = yaml.safe_load(yaml.serialize(value_node)) if isinstance(value_node, yaml.ScalarNode) else value_node.id
-        yield str(key_node.value), value, key_node.start_mark.line + 1
-
-
 def _refuse_unknown(where: str, key: str) -> None:
     if key in KNOWN_KEYS:
         return
@@ -223,7 +204,7 @@ def _problem(name: str, value: Any) -> str | None:
     allowed = _RANGES[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
         hint = " (yaml takes 1e-4 for text, 1.0e-4 for a number)" if isinstance(value, str) else ""
-        return f"{name}={value!r} is not a number; write a number {allowed}{hint}"
+        return f"{name}={value!r:.60} is not a number; write a number {allowed}{hint}"
     if not math.isfinite(value):
         return f"{name}={value} is not finite; write a number {allowed}"
     if not allowed.holds(value):

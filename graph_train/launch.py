@@ -13,6 +13,7 @@ import yaml
 from graph_train.assembly import Run, Saved, assemble
 from graph_train.callbacks import HOOKS, Callbacks
 from graph_train.checkpoint import Checkpoint, load_checkpoint
+from graph_train.devices import select_device
 from graph_train.early_stopping import EarlyStopping
 from graph_train.evolution import EvolutionResult, evolve
 from graph_train.files import write_atomically
@@ -53,7 +54,9 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
         options, checkpoint, path = _resumed(flags)
         folder = RunFolder(path.parent.parent)
     else:
-        load_hyperparameters(options.optim.hyp)  # a broken file ends the run before a folder is made
+        # A broken file or a missing device ends the run before a folder is made.
+        load_hyperparameters(options.optim.hyp)
+        select_device(options.engine.device)
         folder = new_run_folder(options.run.project, options.run.name, exist_ok=options.run.exist_ok)
     folder.open_log()
     try:

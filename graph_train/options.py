@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
+from graph_train.cli.parser import CommandParser
+
 _SWITCH = "switch"
 _OPTIONAL_VALUE = "optional value"
 _LIST = "list"
@@ -20,6 +22,17 @@ AUTO_BATCH = -1
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 """What `--loggers` may name; `csv` is always written, since a resumed run reads it."""
 _EXTRAS = ("wandb", "mlflow")
+MIN_IMAGE_PX, MAX_IMAGE_PX = 32, 1 << 14
+MAX_BATCH = 1 << 16
+RANGES: Mapping[str, tuple[int, int]] = {
+    "epochs": (1, 1_000_000),
+    "imgsz": (MIN_IMAGE_PX, MAX_IMAGE_PX),
+    "workers": (0, 4096),
+    "patience": (0, 1 << 31),
+    "seed": (0, (1 << 32) - 1),  # what NumPy takes, and YOLOv5 with it
+    "evolve": (0, 1_000_000),
+}
+"""Lowest and highest value of whole numbers; above them lie slips of the keyboard that would only run out of memory."""
 
 
 def _flag(
@@ -217,11 +230,12 @@ def _check(options: TrainOptions) -> None:
         choices = item.metadata["choices"]
         if choices and values[name] not in choices:
             raise ValueError(f"--{name.replace('_', '-')} {values[name]!r}: choose one of {', '.join(choices)}")
-    for name, lowest in (("epochs", 1), ("imgsz", 32), ("workers", 0), ("patience", 0), ("seed", 0), ("evolve", 0)):
-        if values[name] < lowest:
-            raise ValueError(f"--{name} {values[name]}: must be at least {lowest}")
-    if options.optim.batch_size < 1 and options.optim.batch_size != AUTO_BATCH:
-        raise ValueError(f"--batch-size {options.optim.batch_size}: must be at least 1, or -1 to find one by memory")
+    for name, (lowest, highest) in RANGES.items():
+        check_range(name, values[name], lowest, highest)
+    batch = options.optim.batch_size
+    if batch < 1 and batch != AUTO_BATCH:
+        raise ValueError(f"--batch-size {batch}: must be at least 1, or -1 to find one by memory")
+    check_range("batch_size", max(batch, 1), 1, MAX_BATCH)
     if not 0 <= options.optim.label_smoothing < 1:
         raise ValueError(f"--label-smoothing {options.optim.label_smoothing}: must lie in [0, 1)")
     if options.data.cache not in ("", "ram", "disk"):
@@ -230,6 +244,17 @@ def _check(options: TrainOptions) -> None:
         raise ValueError(f"--freeze {list(options.model.freeze)}: layers count from 0")
     _check_combinations(options)
     _check_loggers(options.run)
+
+
+def check_range(name: str, value: int, lowest: int, highest: int) -> None:
+    """Refuses a number out of its range, inclusive, under the flag's name.
+
+    Raises:
+        ValueError: it lies outside.
+    """
+    if not lowest <= value <= highest:
+        bound = f"at least {lowest}" if value < lowest else f"at most {highest}"
+        raise ValueError(f"--{name.replace('_', '-')} {value}: must be {bound}")
 
 
 def _check_combinations(options: TrainOptions) -> None:
@@ -287,11 +312,10 @@ def _add_flag(group: "argparse._ArgumentGroup", item: Field[Any]) -> None:
 
 def build_parser(prog: str = "graph-train") -> argparse.ArgumentParser:
     """The command line of a training run; flags that are not given are left out of the namespace."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=prog,
         description="Trains YOLOv5-family detectors with the whole step in one graph.",
         epilog="Exit codes: 0 done, 1 internal error, 2 user error, 130 interrupted (after saving).",
-        allow_abbrev=False,
     )
     for branch in _BRANCHES.values():
         group = parser.add_argument_group((branch.__doc__ or "").rstrip("."))

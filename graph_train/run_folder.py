@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from pipelines.problems import printable
+
 LOG = logging.getLogger("graph_train")
 LAST, BEST = "last.safetensors", "best.safetensors"
 
@@ -23,8 +25,12 @@ class RunFolder:
         """
         self.path = path
         self.weights = path / "weights"
-        self.weights.mkdir(parents=True, exist_ok=True)
-        self._lock: IO[str] = (path / ".lock").open("a+")
+        try:
+            self.weights.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (path / ".lock").open("a+")
+        except OSError as error:
+            reason = f"the run's folder cannot be used ({error.strerror}); choose another --project or --name"
+            raise OSError(f"{printable(path)}: {reason}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -9,7 +9,11 @@ from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
+from graph_train.cli.parser import CommandParser
+from graph_train.options import MAX_BATCH, RANGES, check_range
+
 TASKS = ("val", "test", "train", "speed", "study")
+MAX_DETECTIONS = 1 << 20
 _SWITCH = "switch"
 _SEVERAL = "several"
 _WEIGHTS_HELP = (
@@ -61,9 +65,10 @@ class ValOptions:
             choices, value = item.metadata.get("choices"), getattr(self, item.name)
             if choices and value not in choices:
                 raise ValueError(f"{_dashed(item)} {value!r}: choose one of {', '.join(choices)}")
-        for name, lowest in (("imgsz", 32), ("batch_size", 1), ("max_det", 1), ("workers", 0)):
-            if getattr(self, name) < lowest:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {lowest}")
+        for name in ("imgsz", "workers"):
+            check_range(name, getattr(self, name), *RANGES[name])
+        check_range("batch_size", self.batch_size, 1, MAX_BATCH)
+        check_range("max_det", self.max_det, 1, MAX_DETECTIONS)
         for name in ("conf_thres", "iou_thres"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must lie between 0 and 1")
@@ -115,11 +120,10 @@ def val_options(**flags: Any) -> ValOptions:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; flags that are not given are left out of the namespace."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="graph-val",
         description="Measures trained weights on a data set.",
         epilog="Exit codes: 0 done, 1 internal error, 2 user error, 130 interrupted.",
-        allow_abbrev=False,
     )
     for item in fields(ValOptions):
         about = dict(item.metadata)

@@ -15,6 +15,11 @@ Size = tuple[int, int]
 Arguments = Mapping[str, Any]
 
 
+MAX_INTEGER = 1 << 20
+"""No argument of a block is larger; what a larger one describes would only run out of memory."""
+_MAX_ACTIVATION_LENGTH = 100
+
+
 class ArgumentError(ValueError):
     """An argument that a block cannot take; the caller adds file and line."""
 
@@ -29,13 +34,17 @@ def _is_int(value: object) -> bool:
 def _positive(value: object) -> int:
     if not _is_int(value) or value < 1:  # type: ignore[operator]
         raise ArgumentError("must be an integer >= 1")
+    if value > MAX_INTEGER:  # type: ignore[operator]
+        raise ArgumentError(f"must be at most {MAX_INTEGER}")
     return value  # type: ignore[return-value]
 
 
 def _natural(value: object) -> int:
+    if value == 0 and _is_int(value):
+        return 0
     if not _is_int(value) or value < 0:  # type: ignore[operator]
         raise ArgumentError("must be an integer >= 0")
-    return value  # type: ignore[return-value]
+    return _positive(value)
 
 
 def _optional(kind: Callable[[object], Any]) -> Callable[[object], Any]:
@@ -55,14 +64,14 @@ def _ratio(value: object) -> float:
 
 
 def _scale(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1 or value != int(value):
-        raise ArgumentError("must be a whole number >= 1")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= MAX_INTEGER or value % 1:
+        raise ArgumentError(f"must be a whole number from 1 to {MAX_INTEGER}")
     return int(value)
 
 
 def _kernels(value: object) -> tuple[int, ...]:
     sizes = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    if not sizes or any(not _is_int(size) or size < 1 or size % 2 == 0 for size in sizes):
+    if not sizes or any(not _is_int(size) or not 1 <= size <= MAX_INTEGER or size % 2 == 0 for size in sizes):
         raise ArgumentError("must be a list of odd integers >= 1")
     return sizes
 
@@ -132,6 +141,9 @@ ACTIVATIONS: Mapping[str, int] = {
 def parse_activation(text: object) -> Activation:
     """Reads `nn.LeakyReLU(0.1)` and the like; the text is parsed, never executed."""
     known = f"known activations: {', '.join('nn.' + name + '()' for name in ACTIVATIONS)}"
+    # Far longer text could exhaust the parser's stack.
+    if len(str(text)) > _MAX_ACTIVATION_LENGTH:
+        raise ArgumentError(f"is not an activation; {known}")
     try:
         node = ast.parse(str(text).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -150,9 +162,10 @@ def parse_activation(text: object) -> Activation:
         if isinstance(argument, ast.Constant)
         and isinstance(argument.value, (int, float))
         and not isinstance(argument.value, bool)
+        and abs(argument.value) <= MAX_INTEGER
     ]
     if len(values) != len(node.args) or any(keyword.arg != "inplace" for keyword in node.keywords):
-        raise ArgumentError("may have plain numbers as arguments only")
+        raise ArgumentError("may have plain, finite numbers as arguments only")
     if len(values) > ACTIVATIONS[name]:
         raise ArgumentError(f"takes at most {ACTIVATIONS[name]} number(s)")
     return Activation(name, tuple(values))

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from models.catalogue import (
     BLOCKS,
+    MAX_INTEGER,
     Activation,
     ArgumentError,
     Size,
@@ -21,6 +20,7 @@ from models.catalogue import (
     scaled_channels,
     scaled_repeats,
 )
+from pipelines.safe_yaml import load_yaml
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
@@ -41,6 +41,12 @@ CONFIG_KEYS = (
 _WORDS: Mapping[str, Any] = {"None": None, "True": True, "False": False}
 # The network's strides are powers of two well below this size, so the division is exact.
 PROBE_PX = 1024
+_MAX_REPEATS = 1000
+_MAX_SIDE = 4 * PROBE_PX
+_MAX_WEIGHTS = 1 << 31
+"""Of all layers together, roughly; YOLOv5x6 has 0.14e9. A yaml that asks for more would only run out of memory."""
+_MAX_ANCHORS = 1000
+_MAX_ANCHOR_PX = 1e5
 
 
 @dataclass(frozen=True)
@@ -144,35 +150,21 @@ def load_model_spec(
     return _Builder(source, config, lines).build()
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """The mapping, and the line of each row of backbone and head (1-based)."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        loader = yaml.SafeLoader(text)
-        try:
-            node = loader.get_single_node()
-            config = loader.construct_document(node) if node is not None else None
-        finally:
-            loader.dispose()
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "not a text file in UTF-8"
-        raise ValueError(f"{path}{line}: not a valid yaml: {problem}") from None
-    if node is None or not isinstance(config, dict):
-        raise ValueError(f"{path}: a model yaml is a mapping with the keys {', '.join(CONFIG_KEYS)}")
+def _read_yaml(path: Path) -> tuple[dict[Any, Any], dict[Any, list[str]]]:
+    """The mapping, and file and line of each row of backbone and head."""
+    file = load_yaml(path)
     lines = {
-        str(key.value): [row.start_mark.line + 1 for row in value.value]
-        for key, value in node.value
-        if isinstance(value, yaml.SequenceNode)
+        key: [file.line(key, position) for position in range(len(rows))]
+        for key, rows in file.data.items()
+        if isinstance(rows, list)
     }
-    return config, lines
+    return file.data, lines
 
 
 class _Builder:
     """Walks the rows once, tracking channels and sizes."""
 
-    def __init__(self, source: str, config: dict[str, Any], lines: Mapping[str, list[int]] | None) -> None:
+    def __init__(self, source: str, config: dict[Any, Any], lines: Mapping[Any, list[str]] | None) -> None:
         self._source = source
         self._config = config
         unknown = [str(key) for key in config if key not in CONFIG_KEYS]
@@ -194,8 +186,13 @@ class _Builder:
         per_level = self._anchors_per_level(anchors)
         # A row that already has the head's width (a yaml of the YOLOv3 age) is not scaled.
         unscaled = per_level * (self._num_classes + 5)
+        weights = 0
         for where, row in self._rows:
-            self._layers.append(self._layer(where, row, unscaled))
+            layer = self._layer(where, row, unscaled)
+            weights += _weights(layer, unscaled)
+            if weights > _MAX_WEIGHTS:
+                raise ValueError(f"{where}: {layer.kind} brings the network to more than {_MAX_WEIGHTS:.1e} weights")
+            self._layers.append(layer)
         return self._finish(anchors)
 
     def _finish(self, anchors: object) -> ModelSpec:
@@ -298,6 +295,8 @@ class _Builder:
     def _repeats(self, repeats: object) -> int:
         if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
             raise ArgumentError(f"repeats {repeats!r} times: must be an integer >= 1")
+        if repeats > _MAX_REPEATS or scaled_repeats(repeats, self._depth) > _MAX_REPEATS:
+            raise ArgumentError(f"repeats {repeats} times: at most {_MAX_REPEATS}, depth_multiple included")
         return scaled_repeats(repeats, self._depth)
 
     def _out_channels(self, rule: str, arguments: dict[str, Any], channels: tuple[int, ...], unscaled: int) -> int:
@@ -322,8 +321,10 @@ class _Builder:
         size = sizes.pop()
         for _ in range(count):
             size = rule.size(size, arguments)
-        if min(size) < 1:
-            raise ArgumentError("leaves nothing of the image")
+            if min(size) < 1:
+                raise ArgumentError("leaves nothing of the image")
+            if max(size) > _MAX_SIDE:
+                raise ArgumentError(f"makes {max(size)} cells of a side of {PROBE_PX} px; at most {_MAX_SIDE}")
         return size
 
     # --- the head and the scalars ---
@@ -336,12 +337,17 @@ class _Builder:
         return PROBE_PX // size[0]
 
     def _anchors_per_level(self, anchors: object) -> int:
-        if isinstance(anchors, int) and not isinstance(anchors, bool) and anchors >= 1:
+        if isinstance(anchors, int) and not isinstance(anchors, bool) and 1 <= anchors <= _MAX_ANCHORS:
             return anchors
-        if isinstance(anchors, (list, tuple)) and anchors and isinstance(anchors[0], (list, tuple)) and anchors[0]:
+        if (
+            isinstance(anchors, (list, tuple))
+            and anchors
+            and isinstance(anchors[0], (list, tuple))
+            and len(anchors[0]) > 1
+        ):
             return len(anchors[0]) // 2
         raise ValueError(
-            f"{self._source}: anchors={anchors!r}: must be a number of anchors per level, "
+            f"{self._source}: anchors={anchors!r:.60}: must be a number of anchors per level, "
             "or one list of widths and heights in px per level"
         )
 
@@ -349,30 +355,34 @@ class _Builder:
         per_level = self._anchors_per_level(anchors)
         levels = len(head.inputs)
         if isinstance(anchors, int):
-            anchors = [list(range(2 * per_level))] * levels
+            placeholders = tuple((float(2 * number), float(2 * number + 1)) for number in range(per_level))
+            return (placeholders,) * levels
         assert isinstance(anchors, Sequence)
         if len(anchors) != levels:
             raise ValueError(f"{head.where}: {len(anchors)} rows of anchors for {levels} levels; write one per level")
         for row in anchors:
             numbers = isinstance(row, (list, tuple)) and all(
-                isinstance(value, (int, float)) and not isinstance(value, bool) for value in row
+                isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _MAX_ANCHOR_PX
+                for value in row
             )
             if not numbers or len(row) != 2 * per_level:
                 raise ValueError(
-                    f"{self._source}: row of anchors {row!r}: must be {per_level} pairs of width, height in px"
+                    f"{self._source}: row of anchors {row!r:.80}: must be {per_level} pairs of width, height in px"
                 )
         return tuple(tuple((float(w), float(h)) for w, h in zip(row[::2], row[1::2], strict=True)) for row in anchors)
 
     def _integer(self, key: str, default: int | None = None) -> int:
         value = self._config.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{self._source}: {key}={value!r}: must be an integer >= 1")
+            raise ValueError(f"{self._source}: {key}={value!r:.60}: must be an integer >= 1")
+        if value > MAX_INTEGER:
+            raise ValueError(f"{self._source}: {key}={value}: must be at most {MAX_INTEGER}")
         return value
 
     def _number(self, key: str, default: float) -> float:
         value = self._config.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 64:
-            raise ValueError(f"{self._source}: {key}={value!r}: must be a number above 0, at most 64")
+            raise ValueError(f"{self._source}: {key}={value!r:.60}: must be a number above 0, at most 64")
         return float(value)
 
     def _read_activation(self) -> Activation:
@@ -382,22 +392,27 @@ class _Builder:
         try:
             return parse_activation(text)
         except ArgumentError as problem:
-            raise ValueError(f"{self._source}: activation={text!r} {problem}") from None
+            raise ValueError(f"{self._source}: activation={text!r:.60} {problem}") from None
 
-    def _read_rows(self, lines: Mapping[str, list[int]] | None) -> list[tuple[str, list[Any]]]:
+    def _read_rows(self, lines: Mapping[Any, list[str]] | None) -> list[tuple[str, list[Any]]]:
         found = []
         for part in ("backbone", "head"):
             rows = self._config.get(part)
             if not isinstance(rows, list) or not rows:
                 raise ValueError(f"{self._source}: {part} must be a list of rows [from, repeats, block, arguments]")
             for number, row in enumerate(rows):
-                where = (
-                    f"{self._source}, {part} row {number}" if lines is None else f"{self._source}:{lines[part][number]}"
-                )
+                where = f"{self._source}, {part} row {number}" if lines is None else lines[part][number]
                 if not isinstance(row, list) or len(row) != 4 or not isinstance(row[3], list):
-                    raise ValueError(f"{where}: row {row!r} must be [from, repeats, block, [arguments]]")
+                    raise ValueError(f"{where}: row {row!r:.80} must be [from, repeats, block, [arguments]]")
                 found.append((where, row))
         return found
+
+
+def _weights(layer: LayerSpec, head_channels: int) -> int:
+    """About as many as the layer has: those of one convolution from inputs to outputs, for each repeat."""
+    kernel = layer.arguments.get("kernel", 1) if layer.kind not in ("MaxPool2d", "SPPF") else 1
+    outputs = head_channels if layer.kind == "Detect" else layer.out_channels
+    return layer.repeats * sum(layer.in_channels) * outputs * kernel**2 // layer.arguments.get("groups", 1)
 
 
 def _check_channels(kind: str, arguments: Mapping[str, Any], in_channels: int, out_channels: int) -> None:

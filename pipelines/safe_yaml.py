@@ -42,6 +42,11 @@ class YamlFile:
         node = self._nodes.get(key)
         return printable(self.path) if node is None else _place(self.path, node.start_mark)
 
+    def line(self, *key: Any) -> str:
+        """ "file:line" of the value under that key, or the file if there is none."""
+        node = self._nodes.get(key)
+        return printable(self.path) if node is None else f"{printable(self.path)}:{node.start_mark.line + 1}"
+
     def scalar_text(self, *key: Any) -> str | None:
         """The value as it is written in the file (`no`, `007`), None where it is no scalar."""
         node = self._nodes.get(key)

@@ -5,18 +5,18 @@ import sys
 from collections.abc import Sequence
 
 from graph_train.cli.errors import run_command
+from graph_train.cli.parser import CommandParser
 
 ERRORS_FOUND = 1
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="graph-check",
         description="Reports on a data set (counts, sizes, labels, every problem with file and line), or with `env` on "
         "this machine. Reads only.",
         epilog="Exit codes: 0 no errors, 1 errors found, 2 user error.",
-        allow_abbrev=False,
     )
     parser.add_argument("subject", nargs="?", choices=("data", "env"), default="data", help="what to check")
     parser.add_argument("--data", help="dataset yaml, or `shapes` for the built-in set")

@@ -1,9 +1,12 @@
 """How every command ends: one line on what is wrong and what to do, and an exit code that scripts can use."""
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
+
+from pipelines.problems import printable
 
 DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -43,5 +46,7 @@ def show_messages() -> None:
 
 
 def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{printable(os.fspath(error.filename))}: {error.strerror}"
     text = " ".join(str(error).split())
     return text or type(error).__name__

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from graph_train.cli.errors import run_command, show_messages
+from graph_train.cli.parser import CommandParser
 
 FORMATS = ("safetensors",)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="graph-export", description=__doc__, allow_abbrev=False)
+    parser = CommandParser(prog="graph-export", description=__doc__)
     parser.add_argument("--weights", type=Path, required=True, help=".safetensors, .pt or a OneFlow folder")
     parser.add_argument("--format", choices=FORMATS, default="safetensors", help="what to write (default: safetensors)")
     parser.add_argument(

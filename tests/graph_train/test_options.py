@@ -129,7 +129,7 @@ def test_settings_survive_the_way_through_opt_yaml() -> None:
     assert options_from_flags(**options.as_flat_dict()) == options
 
 
-@given(st.integers(1, 10**6), st.integers(1, 10**6), st.floats(0, 0.99), st.integers(0, 2**31))
+@given(st.integers(1, 10**6), st.integers(1, 2**16), st.floats(0, 0.99), st.integers(0, 2**31))
 def test_numbers_reach_the_settings(epochs: int, batch: int, smoothing: float, seed: int) -> None:
     line = f"--epochs {epochs} --batch-size {batch} --label-smoothing {smoothing!r} --seed {seed}"
     optim = options_from_flags(**given_flags(line.split())).optim

@@ -139,7 +139,7 @@ def test_unknown_block_is_refused_with_line_and_known_ones(tmp_path: Path) -> No
         ("[[10, 13, 16, 30]]", "nothing", "anchors='nothing'"),
         ("nc: 2", "activation: os.system('x')\nnc: 2", "is not an activation"),
         ("backbone:", "backbone: 7\nother:", "unknown key 'other'"),
-        ("nc: 2", "nc: [2", "net.yaml:2: not a valid yaml"),
+        ("nc: 2", "nc: [2", "not readable as yaml"),
         ("[[1], 1, Detect, [nc, anchors]]", "[[0], 1, Detect, [nc, anchors]]", "net.yaml:7: nothing uses layer 1"),
     ],
 )
@@ -167,8 +167,45 @@ def test_activations_are_parsed_not_executed() -> None:
             parse_activation(text)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[16, 3, 2]", "[99999999999, 3, 2]", "net.yaml:6: Conv has out_channels=99999999999: must be at most 1048576"),
+        (
+            "Conv, [16, 3, 2]]",
+            "Conv, [9000]]\n  - [-1, 1, Conv, [900000]]",
+            "net.yaml:7: Conv brings the network to more",
+        ),
+        ("[16, 3, 2]", "[16, 1048575, 2]", "net.yaml:6: Conv brings the network to more than 2.1e+09 weights"),
+        ("[-1, 2, C3", "[-1, 999999999, C3", "net.yaml:7: C3 repeats 999999999 times: at most 1000"),
+        ("depth_multiple: 1.0", "depth_multiple: .nan", "depth_multiple=nan: must be a number above 0"),
+        ("nc: 2", "nc: 99999999", "nc=99999999: must be at most 1048576"),
+        (
+            "nc: 2\ndepth_multiple: 1.0\nwidth_multiple: 1.0",
+            "nc: 1048576\nwidth_multiple: 64",
+            "net.yaml:8: Detect brings the network to more than",
+        ),
+        ("[[10, 13, 16, 30]]", "999999999", "anchors=999999999: must be"),
+        ("[[10, 13, 16, 30]]", "[[10, .nan, 16, 30]]", "row of anchors [10, nan, 16, 30]"),
+        ("[[10, 13, 16, 30]]", "[[10, -3, 16, 30]]", "row of anchors [10, -3, 16, 30]"),
+        ("[[10, 13, 16, 30]]", "[[10, 1.0e+30, 16, 30]]", "row of anchors [10, 1e+30, 16, 30]"),
+        ("- [-1, 2, C3, [16]]", "- [-1, 1, nn.Upsample, [None, .inf]]", "scale_factor=inf: must be a whole number"),
+        ("- [-1, 2, C3, [16]]", "- [-1, 1, nn.Upsample, [None, 9999]]", "makes 5119488 cells"),
+        ("nc: 2", f"activation: {'-' * 3000}1\nnc: 2", "is not an activation"),
+        ("nc: 2", "activation: nn.LeakyReLU(1e999)\nnc: 2", "finite numbers"),
+    ],
+)
+def test_networks_that_no_memory_holds_are_refused(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert expected in _error(tmp_path, old, new)
+
+
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 70) | st.floats(allow_nan=False) | st.sampled_from(["nc", "x", "None"]),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 70)
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["nc", "x", "None"]),
     lambda inner: st.lists(inner, max_size=4),
     max_leaves=6,
 )

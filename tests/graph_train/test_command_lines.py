@@ -1,0 +1,106 @@
+"""Mistakes on the command line: one line on what is wrong, exit code 2, and nothing left behind."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from graph_train.cli import check, export, train, val
+
+Command = Callable[[Sequence[str]], int]
+COMMANDS: dict[str, Command] = {
+    "graph-train": train.main,
+    "graph-val": val.main,
+    "graph-check": check.main,
+    "graph-export": export.main,
+}
+
+
+def last_words(name: str, arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code, and what went to stderr without the lines of OneFlow."""
+    capsys.readouterr()
+    try:
+        code = COMMANDS[name](arguments)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("graph-", "(run", "Trace"))]
+    assert len(lines) == 1, lines
+    return code, lines[0]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("graph-train --epoch 3", "unknown flag --epoch; did you mean --epochs?"),
+        ("graph-train --epoch=3", "did you mean --epochs?"),
+        ("graph-train --batchsize 3", "did you mean --batch-size?"),
+        ("graph-train --zzzzzzz", "unknown flag --zzzzzzz (see graph-train --help)"),
+        ("graph-train data.yaml", "'data.yaml' belongs to no flag"),
+        ("graph-train --epochs", "--epochs: expected one argument"),
+        ("graph-train --epochs abc", "--epochs: invalid int value: 'abc'"),
+        ("graph-train --epochs 1e3", "invalid int value: '1e3'"),
+        ("graph-train --epochs nan", "invalid int value: 'nan'"),
+        ("graph-train --epochs -5", "--epochs -5: must be at least 1"),
+        ("graph-train --epochs 99999999999999999999", "--epochs 99999999999999999999: must be at most 1000000"),
+        ("graph-train --imgsz 0", "--imgsz 0: must be at least 32"),
+        ("graph-train --imgsz 99999999", "--imgsz 99999999: must be at most 16384"),
+        ("graph-train --batch-size 0", "--batch-size 0: must be at least 1"),
+        ("graph-train --batch-size 99999999", "--batch-size 99999999: must be at most 65536"),
+        ("graph-train --seed -1", "--seed -1: must be at least 0"),
+        ("graph-train --seed 99999999999", "--seed 99999999999: must be at most 4294967295"),
+        ("graph-train --workers -1", "--workers -1: must be at least 0"),
+        ("graph-train --label-smoothing nan", "--label-smoothing nan: must lie in [0, 1)"),
+        ("graph-train --optimizer sgd", "invalid choice: 'sgd'"),
+        ("graph-train --freeze -1", "--freeze [-1]: layers count from 0"),
+        ("graph-train --device 99", "--device 99: this machine has"),
+        ("graph-train --device xpu", "--device 'xpu': give cpu"),
+        ("graph-train --data nowhere.yaml --cfg yolov5n.yaml --hyp none.yaml", "hyper-parameters 'none.yaml'"),
+        ("graph-train --resume nowhere", "--resume nowhere: no checkpoint at nowhere"),
+        ("graph-val --weight x", "unknown flag --weight; did you mean --weights?"),
+        ("graph-val", "--weights: name the weights to measure"),
+        ("graph-val --weights none.pt", "none.pt: no such weight file"),
+        ("graph-val --weights x --conf-thres nan", "--conf-thres nan: must lie between 0 and 1"),
+        ("graph-val --weights x --imgsz 0", "--imgsz 0: must be at least 32"),
+        ("graph-check", "give the data set with --data"),
+        ("graph-check --dat x", "unknown flag --dat; did you mean --data?"),
+        ("graph-check --data none.yaml", "none.yaml: no such dataset yaml"),
+        ("graph-check --data shapes --anchor-t nan", "--anchor-t nan: must be a number from 1 on"),
+        ("graph-check --data shapes --imgsz 0", "--imgsz 0: must be at least 1"),
+        ("graph-check dataa --data x", "invalid choice: 'dataa'"),
+        ("graph-export", "required: --weights"),
+        ("graph-export --weights none.pt", "none.pt: no such weight file"),
+        ("graph-export --weights none.pt --format onyx", "invalid choice: 'onyx'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    command: str, expected: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *arguments = command.split()
+    code, said = last_words(name, arguments, capsys)
+    assert code == 2
+    assert said.startswith(f"{name}: ") and expected in said
+    assert not list(here.iterdir())
+
+
+def test_a_project_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "taken").write_text("a file")
+    code, said = last_words("graph-train", ["--cfg", "yolov5n.yaml", "--project", "taken"], capsys)
+    assert code == 2
+    assert said == "graph-train: taken/exp: the run's folder cannot be used (Not a directory); choose another " \
+        "--project or --name"  # fmt: skip
+
+
+def test_names_that_are_no_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b"a \xff\n.yaml")
+    code, said = last_words("graph-check", ["--data", name], capsys)
+    assert code == 2 and r"a \xff\n.yaml: no such dataset yaml" in said
+    code, said = last_words("graph-train", [f"--{name}"], capsys)
+    assert code == 2 and r"unknown flag --a \udcff .yaml" in said
