@@ -5,6 +5,7 @@ Nothing but the standard library is imported: other interpreters, such as PyTorc
 
 import json
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -40,3 +41,14 @@ def peak_memory_mb() -> float:
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024 / 1e6
     raise OSError("/proc/self/status has no VmHWM")
+
+
+def device_memory_mb() -> float | None:
+    """GPU memory that this process holds now, in MB, allocators' reserves included; None without a GPU."""
+    query = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
+    try:
+        listing = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    rows = (line.split(",") for line in listing.splitlines() if "," in line)
+    return next((float(used) * 2**20 / 1e6 for pid, used in rows if int(pid) == os.getpid()), None)

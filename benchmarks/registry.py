@@ -35,6 +35,9 @@ class Entry:
 
 BENCHMARKS: Mapping[str, Entry] = {
     "ceilings": Entry("benchmarks.ceilings", "how fast this machine multiplies matrices and copies memory", ()),
+    "step": Entry("benchmarks.step", "the whole training step: our kernels and OneFlow's, graph and eager, PyTorch"),
+    "graph-vs-eager": Entry("benchmarks.graph_vs_eager", "what the graph gains, and when compiling has paid"),
+    "peers": Entry("benchmarks.peers_comparison", "our step against PyTorch's ways, and OneFlow as it comes"),
 }
 
 COMMANDS: Mapping[str, Entry] = {}

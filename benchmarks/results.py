@@ -1,6 +1,7 @@
 """Result files: one JSON per run of a benchmark, with everything needed to trace a number."""
 
 import json
+import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,6 +11,8 @@ from benchmarks.machine import commit, machine, versions
 from graph_train.files import write_atomically
 
 FORMAT = 1
+_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEFLOW_", "CUDA_", "DNNL_", "ONEDNN_", "TORCH")
+"""Beginnings of environment variables that change speed; where there are any, the result tells."""
 
 
 def envelope(benchmark: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,6 +25,7 @@ def envelope(benchmark: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
         "settings": dict(settings),
+        "environment": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_VARIABLES)},
     }
 
 

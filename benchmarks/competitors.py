@@ -1,0 +1,221 @@
+"""The ways to execute one training step that are compared, and the comparison at one point."""
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Summary, calls_per_turn, ratios, summarise, take_turns
+from benchmarks.points import Point
+from benchmarks.workers import Worker
+
+OURS, TORCH = "benchmarks.step_worker", "benchmarks.peers.step_worker"
+LOSS_TOLERANCE = 1e-3
+"""Largest relative difference of the first loss between two float32 sides; more means they compute different things."""
+_HALF_TOLERANCE = 0.05
+_TURN_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One side: which worker, and how it executes the step."""
+
+    module: str
+    options: Mapping[str, bool]
+    half: bool = False
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether PyTorch's interpreter is needed."""
+        return self.module == TORCH
+
+
+def _ours(*, plugin: bool, graph: bool, amp: bool = False) -> Variant:
+    return Variant(OURS, {"plugin": plugin, "graph": graph, "amp": amp}, half=amp)
+
+
+def _torch(*, channels_last: bool = False, compiled: bool = False, amp: bool = False) -> Variant:
+    return Variant(TORCH, {"channels_last": channels_last, "compiled": compiled, "amp": amp}, half=amp)
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "plugin-graph": _ours(plugin=True, graph=True),
+    "plugin-eager": _ours(plugin=True, graph=False),
+    "plugin-graph-amp": _ours(plugin=True, graph=True, amp=True),
+    "stock-graph": _ours(plugin=False, graph=True),
+    "stock-eager": _ours(plugin=False, graph=False),
+    "pytorch-eager": _torch(),
+    "pytorch-channels-last": _torch(channels_last=True),
+    "pytorch-compile": _torch(compiled=True),
+    "pytorch-amp": _torch(channels_last=True, amp=True),
+}
+"""Name -> side. `pytorch-amp` is autocast in channels-last; `pytorch-compile` compiles the network, the loss stays
+eager, since its shapes depend on the data."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How everything is executed."""
+
+    device: str
+    threads: int
+    repeats: int
+    torch_python: Path | None
+    matmul_gflops: float | None = None
+    """Measured ceiling, for the share that a step reaches of it."""
+
+
+def find_torch(asked: str | None) -> Path | None:
+    """The interpreter that has PyTorch: the one asked for, else ours, else none.
+
+    Raises:
+        ValueError: the one asked for has no PyTorch.
+    """
+    if asked is None:
+        return Path(sys.executable) if importlib.util.find_spec("torch") else None
+    try:
+        probe = subprocess.run([asked, "-c", "import torch, numpy"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ValueError(f"--torch-python {asked}: {error.strerror or error}") from None
+    if probe.returncode:
+        reason = (probe.stderr.strip().splitlines() or ["it fails"])[-1]
+        raise ValueError(f"--torch-python {asked}: {reason}; install torch and numpy there: pip install torch numpy")
+    return Path(asked)
+
+
+NO_TORCH = (
+    "PyTorch rows are left out: this interpreter has no torch. Make one that has (python3.11 -m venv T && "
+    "T/bin/pip install torch==2.13.0 numpy) and name it with --torch-python T/bin/python."
+)
+
+
+def available(variants: Sequence[str], torch_python: Path | None) -> tuple[list[str], list[str]]:
+    """The variants that can run, and a note on those that cannot.
+
+    Raises:
+        ValueError: an unknown name, or none is left.
+    """
+    unknown = [name for name in variants if name not in VARIANTS]
+    if unknown:
+        raise ValueError(f"--variants {unknown[0]}: choose from {', '.join(VARIANTS)}")
+    kept = [name for name in variants if torch_python is not None or not VARIANTS[name].is_torch]
+    if not kept:
+        raise ValueError(NO_TORCH)
+    return kept, [NO_TORCH] if len(kept) < len(variants) else []
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was measured at one point."""
+
+    rows: list[dict[str, Any]]
+    milliseconds: Mapping[str, Sequence[float]]
+    """Per variant ms per step in each turn."""
+    notes: list[str]
+
+    def speedup(self, variant: str, against: str) -> Summary:
+        """How many times faster the first is, turn by turn."""
+        return ratios(self.milliseconds[against], self.milliseconds[variant])
+
+
+def compare(point: Point, variants: Sequence[str], setting: Setting) -> Comparison:
+    """Measures all variants in turn at one point.
+
+    Raises:
+        ValueError: the variants do not compute the same loss, or one cannot run this network.
+    """
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="graph-bench-"))
+        with Worker("description", OURS, threads=setting.threads) as worker:
+            size = worker.call("describe", folder=folder, **asdict(point))
+        workers = {name: stack.enter_context(_start(name, setting, folder)) for name in variants}
+        prepared: dict[str, dict[str, Any]] = {}
+        for name, worker in workers.items():
+            prepared[name] = worker.call("prepare", folder=folder, device=setting.device, threads=setting.threads,
+                                         **VARIANTS[name].options)  # fmt: skip
+        _check_losses(point, prepared)
+        runners = {name: _runner(worker) for name, worker in workers.items()}
+        seconds = take_turns(runners, repeats=setting.repeats, warmup=1, label=str(point))
+        memory = {name: worker.call("memory") for name, worker in workers.items()}
+    milliseconds = {name: [value * 1000 for value in values] for name, values in seconds.items()}
+    rows = []
+    for name in variants:
+        known = {**asdict(point), "device": setting.device, **memory[name]}
+        rows.append(known | _row(name, milliseconds[name], prepared[name]) | _rate(milliseconds[name], size, setting))
+    notes = [f"{name}: {note}" for name in variants for note in prepared[name].get("notes", [])]
+    return Comparison(rows, milliseconds, notes)
+
+
+def _start(name: str, setting: Setting, folder: str) -> Worker:
+    variant = VARIANTS[name]
+    # A cache of compiled code from an earlier run would hide what compiling costs.
+    environment = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"} if variant.is_torch else {}
+    python = setting.torch_python if variant.is_torch else None
+    return Worker(name, variant.module, threads=setting.threads, python=python, environment=environment)
+
+
+def _runner(worker: Worker) -> Callable[[], float]:
+    """One turn: seconds per step. The first call finds out how many steps fill a turn."""
+    count: list[int] = []
+
+    def run() -> float:
+        if not count:
+            count.append(calls_per_turn(worker.call("steps", count=1), wanted_seconds=_TURN_SECONDS, most=50))
+        return float(worker.call("steps", count=count[0])) / count[0]
+
+    return run
+
+
+def _check_losses(point: Point, prepared: Mapping[str, Mapping[str, Any]]) -> None:
+    """The same weights and batch must give the same loss on every side."""
+    reference_name = min(prepared, key=lambda name: VARIANTS[name].half)
+    reference = prepared[reference_name]["loss"]
+    for name, result in prepared.items():
+        tolerance = _HALF_TOLERANCE if VARIANTS[name].half else LOSS_TOLERANCE
+        if not abs(result["loss"] - reference) <= tolerance * abs(reference):
+            raise ValueError(
+                f"{point}: the first loss is {result['loss']:.6g} with {name} and {reference:.6g} with "
+                f"{reference_name}: they do not compute the same step, so their speeds cannot be compared"
+            )
+
+
+def _row(name: str, milliseconds: Sequence[float], prepared: Mapping[str, Any]) -> dict[str, Any]:
+    summary = summarise(milliseconds)
+    compile_s = prepared.get("compile_s")
+    if VARIANTS[name].options.get("compiled"):
+        compile_s = max(prepared["first_step_s"] - summary.median / 1000, 0.0)
+    return {
+        "variant": name,
+        "ms_per_step": summary.median,
+        **{key: value for key, value in summary.as_dict().items() if key != "median"},
+        "compile_s": compile_s,
+        "first_step_s": prepared["first_step_s"],
+        "parameters": prepared["parameters"],
+        "loss_first_step": prepared["loss"],
+        "pytorch": prepared.get("versions", {}).get("pytorch"),
+    }
+
+
+def _rate(milliseconds: Sequence[float], size: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
+    seconds = summarise(milliseconds).median / 1000
+    gflops = size["step_gflop"] / seconds
+    ceiling = setting.matmul_gflops
+    return {
+        "images_per_second": size["images"] / seconds,
+        "gflops_per_second": gflops,
+        "share_of_matmul": gflops / ceiling if ceiling else None,
+    }
+
+
+def steps_until_paid(row: Mapping[str, Any], eager: Mapping[str, Any]) -> int | None:
+    """Steps after which a compiled side has made up for its slow first step; None if it never does."""
+    gained = eager["ms_per_step"] - row["ms_per_step"]
+    if gained <= 0:
+        return None
+    lost = row["first_step_s"] * 1000 - row["ms_per_step"] - max(eager["first_step_s"] * 1000 - eager["ms_per_step"], 0)
+    return max(1, round(max(lost, 0) / gained))

@@ -1,0 +1,95 @@
+"""`graph-bench graph-vs-eager`: what capturing the step in a graph gains, and after how many steps that has paid."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.competitors import compare, steps_until_paid
+from benchmarks.points import Point, parse_point
+from benchmarks.step import measured_setting
+from benchmarks.tables import Table, number
+
+GRAPH, EAGER = "plugin-graph", "plugin-eager"
+SWEEP = (
+    *(Point(f"yolov5{size}", batch, 320) for size in "nsm" for batch in (1, 4, 16)),
+    *(Point("yolov5n", batch, 320) for batch in (2, 8, 32)),
+    *(Point(f"yolov5{size}", 4, px) for size in "ns" for px in (160, 640)),
+)
+QUICK_SWEEP = tuple(
+    Point(model, batch, px)
+    for model, batch, px in (("yolov5n", 1, 160), ("yolov5n", 8, 160), ("yolov5n", 4, 320), ("yolov5s", 4, 320))
+)
+COLUMNS = ("model", "batch", "px", "eager ms", "graph ms", "graph is faster by", "img/s", "eager MB", "graph MB",
+           "compile s", "paid after steps")  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Another sweep."""
+    parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help="instead of the built-in sweep")
+
+
+def run(flags: argparse.Namespace) -> dict[str, Any]:
+    """Both ways at each point; one row per point and way, one of `points` per point."""
+    given = [parse_point(text) for text in flags.points or ()]
+    points = given or list(QUICK_SWEEP if flags.quick else SWEEP)
+    setting, ceilings = measured_setting(flags, None)
+    rows: list[dict[str, Any]] = []
+    pairs = []
+    for point in points:
+        comparison = compare(point, (GRAPH, EAGER), setting)
+        graph, eager = comparison.rows
+        rows += comparison.rows
+        pairs.append({
+            "model": point.model,
+            "batch_size": point.batch_size,
+            "imgsz": point.imgsz,
+            "speedup": comparison.speedup(GRAPH, EAGER).as_dict(),
+            "paid_after_steps": steps_until_paid(graph, eager),
+        })  # fmt: skip
+    return {"rows": rows, "points": pairs, "ceilings": ceilings}
+
+
+def _sides(body: Mapping[str, Any], pair: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    keys = ("model", "batch_size", "imgsz")
+    rows = {row["variant"]: row for row in body["rows"] if all(row[key] == pair[key] for key in keys)}
+    return rows[GRAPH], rows[EAGER]
+
+
+def tables(body: Mapping[str, Any]) -> list[Table]:
+    """One line per point."""
+    lines = []
+    for pair in body["points"]:
+        graph, eager = _sides(body, pair)
+        gain = pair["speedup"]
+        lines.append((
+            pair["model"],
+            str(pair["batch_size"]),
+            str(pair["imgsz"]),
+            number(eager["ms_per_step"]),
+            number(graph["ms_per_step"]),
+            f"{gain['median']:.2f} ({gain['lower_quartile']:.2f}–{gain['upper_quartile']:.2f})",
+            number(graph["images_per_second"]),
+            f"{eager['peak_rss_mb']:.0f}",
+            f"{graph['peak_rss_mb']:.0f}",
+            number(graph["compile_s"]),
+            "never" if pair["paid_after_steps"] is None else str(pair["paid_after_steps"]),
+        ))  # fmt: skip
+    notes = (
+        "Faster by: median of the turns (quartiles). MB: peak of the process. Paid: steps after which the time "
+        "that the first, compiling step took is made up for.",
+    )
+    return [Table("Whole-step graph against eager, same kernels", COLUMNS, tuple(lines), notes)]
+
+
+def plot(body: Mapping[str, Any], path: Path) -> None:
+    """Gain over batch size, one panel per image size."""
+    from benchmarks.plots import lines
+
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for pair in body["points"]:
+        panel = panels.setdefault(f"{pair['imgsz']} px", {})
+        panel.setdefault(pair["model"], []).append((pair["batch_size"], pair["speedup"]["median"]))
+    ordered: Sequence[str] = sorted(panels, key=lambda name: int(name.split()[0]))
+    lines({name: panels[name] for name in ordered}, path, title="Graph against eager, times faster", x="batch size",
+          y="speed of graph / eager")  # fmt: skip

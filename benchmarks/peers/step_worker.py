@@ -1,0 +1,128 @@
+"""Worker that trains in PyTorch; the same handlers as `benchmarks.step_worker`."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.channel import device_memory_mb, peak_memory_mb, serve
+from benchmarks.peers.loss import DetectionLoss
+from benchmarks.peers.network import Network
+from benchmarks.peers.step import TrainStep
+from benchmarks.points import l2_norm
+
+
+class _Session:
+    """What `prepare` made."""
+
+    step: TrainStep
+    batches: list[tuple[torch.Tensor, torch.Tensor]]
+    losses: list[float]
+
+
+def prepare(folder: str, device: str, threads: int, **options: bool) -> dict[str, Any]:
+    """Builds the step from the files of `benchmarks.points.write_point` and executes it once."""
+    torch.set_num_threads(threads)
+    place = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
+    point = json.loads((Path(folder) / "point.json").read_text(encoding="utf-8"))
+    network = Network(point["network"])
+    load_weights(network, Path(folder) / "weights.npz")
+    network.to(place)
+    criterion = DetectionLoss(point["head"], point["loss"]).to(place)
+    _Session.step = TrainStep(network, criterion, point["update"], **options)
+    _Session.batches = _batches(Path(folder) / "batches.npz", place)
+    _Session.losses = []
+    started = time.perf_counter()
+    total, parts = _once()
+    return {
+        "first_step_s": time.perf_counter() - started,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "loss": total,
+        "loss_parts": parts,
+        "versions": {"pytorch": torch.__version__},
+    }
+
+
+def load_weights(network: torch.nn.Module, file: Path) -> None:
+    """Takes over all values of our network, by name.
+
+    Raises:
+        ValueError: the names or shapes differ, so it is not the same network.
+    """
+    with np.load(file) as arrays:
+        values = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    try:
+        network.load_state_dict(values, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"the PyTorch network differs from ours: {error}") from None
+
+
+def _batches(file: Path, place: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    with np.load(file) as arrays:
+        pairs = list(zip(arrays["images"], arrays["labels"], strict=True))
+    return [(torch.from_numpy(images).to(place), torch.from_numpy(_filtered(labels)).to(place))
+            for images, labels in pairs]  # fmt: skip
+
+
+def _filtered(labels: np.ndarray) -> np.ndarray:
+    """(B, T, 5) padded -> (n, 6) with the number of the image first."""
+    image, slot = np.nonzero(labels[:, :, 0] >= 0)
+    return np.concatenate((image[:, None].astype(np.float32), labels[image, slot]), axis=1)
+
+
+def _once() -> tuple[float, list[float]]:
+    images, labels = _Session.batches[len(_Session.losses) % len(_Session.batches)]
+    total, parts = _Session.step(images, labels)
+    _Session.losses.append(total)
+    return total, parts
+
+
+def steps(count: int) -> float:
+    """Does so many steps; each reads its loss back, so the device is idle at the end. Seconds."""
+    started = time.perf_counter()
+    for _ in range(count):
+        _once()
+    seconds = time.perf_counter() - started
+    if not np.isfinite(_Session.losses[-1]):
+        raise FloatingPointError(f"the loss became {_Session.losses[-1]}")
+    return seconds
+
+
+def trained() -> dict[str, Any]:
+    """What the steps led to: all losses, and the L2 norms of the weights and of their moving average."""
+    networks = {"weights": _Session.step.network, "average": _Session.step.average.network}
+    norms = {
+        name: l2_norm([parameter.detach().cpu().numpy() for parameter in network.parameters()])
+        for name, network in networks.items()
+    }
+    return {"losses": _Session.losses, **norms}
+
+
+def multiply_accumulates(image_px: int) -> int:
+    """Of one image's forward pass, as PyTorch's own counter sees it."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    parameter = next(_Session.step.network.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        _Session.step.network(torch.zeros(1, 3, image_px, image_px, device=parameter.device))
+    return counter.get_total_flops() // 2
+
+
+def memory() -> dict[str, float | None]:
+    """Peak of this process, and of its part of the GPU."""
+    return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
+
+
+if __name__ == "__main__":
+    serve(
+        {
+            "prepare": prepare,
+            "steps": steps,
+            "trained": trained,
+            "memory": memory,
+            "multiply_accumulates": multiply_accumulates,
+        }
+    )

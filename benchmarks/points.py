@@ -1,0 +1,129 @@
+"""One point of measurement - network, batch, image size - as files that our workers and PyTorch's read alike."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BATCHES = 4
+"""Batches that the steps go through in turn."""
+_FEWEST_LABELS, _MOST_LABELS = 4, 24
+_SMALLEST_SIDE, _LARGEST_SIDE = 0.03, 0.6
+_LEARNING_RATE, _MOMENTUM = 1e-3, 0.937
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is trained, whoever trains it."""
+
+    model: str
+    batch_size: int
+    imgsz: int
+
+    def __str__(self) -> str:
+        return f"{self.model} batch {self.batch_size} at {self.imgsz} px"
+
+
+def parse_point(text: str) -> Point:
+    """`MODEL:BATCH:PX`, such as yolov5s:4:320.
+
+    Raises:
+        ValueError: another form, or a size that is no multiple of 32.
+    """
+    parts = text.split(":")
+    if len(parts) != 3 or not parts[0] or not all(part.isdigit() and int(part) > 0 for part in parts[1:]):
+        raise ValueError(f"--points {text}: write MODEL:BATCH:PX, such as yolov5s:4:320")
+    point = Point(parts[0].removesuffix(".yaml"), int(parts[1]), int(parts[2]))
+    if point.imgsz % 32:
+        raise ValueError(f"--points {text}: the image size must be a multiple of 32")
+    return point
+
+
+def write_point(folder: Path, point: Point) -> dict[str, Any]:
+    """Writes point.json, weights.npz and batches.npz; loads OneFlow.
+
+    Returns:
+        Parameters, multiply-accumulates of one image's forward pass, images of a step, and an estimate of its GFLOP.
+    """
+    from graph_train.assembly import head_geometry
+    from models.complexity import measure
+    from models.loss import DetectionLoss, LossConfig
+    from models.network import DetectionModel
+    from models.spec import load_model_spec
+
+    spec = load_model_spec(point.model)
+    network = DetectionModel(spec, seed=0)
+    config = LossConfig().scaled(heads=len(spec.strides), classes=spec.num_classes, image_px=point.imgsz)
+    balance = DetectionLoss(head_geometry(network), config).balance.numpy().tolist()
+    description = {
+        "point": asdict(point),
+        "network": network_rows(network),
+        "head": {"anchors_cells": network.anchors_cells.tolist(), "balance": balance},
+        "loss": asdict(config),
+        "update": update_settings(point.batch_size),
+    }
+    (folder / "point.json").write_text(json.dumps(description), encoding="utf-8")
+    np.savez(folder / "weights.npz", **{name: value.numpy() for name, value in network.state_dict().items()})
+    images, labels = random_batches(point, spec.num_classes)
+    np.savez(folder / "batches.npz", images=images, labels=labels)
+    size = measure(network, point.imgsz)
+    # The backward pass computes two gradients where the forward pass computes one output.
+    gflop = 3 * size.flops * point.batch_size / 1e9
+    return {"parameters": size.parameters, "macs": size.macs, "images": point.batch_size, "step_gflop": gflop}
+
+
+def network_rows(network: Any) -> list[dict[str, Any]]:
+    """The resolved rows of the model yaml as plain data."""
+    rows = []
+    for layer in network.spec.layers:
+        arguments = {name: value for name, value in layer.arguments.items() if name not in ("anchors", "num_classes")}
+        row = {**asdict(layer), "arguments": arguments}
+        if layer.kind == "Detect":
+            row |= {"num_classes": network.num_classes, "anchors_cells": network.anchors_cells.tolist()}
+        rows.append(row)
+    return rows
+
+
+def update_settings(batch_size: int) -> dict[str, Any]:
+    """Of the optimizer and the average; every step updates, as after warm-up at batch 64."""
+    from graph_train.hyperparameters import Hyperparameters
+    from graph_train.schedule import EMA_DECAY, EMA_TAU, scaled_weight_decay
+    from graph_train.step import MAX_GRADIENT_NORM
+
+    decay = scaled_weight_decay(Hyperparameters().weight_decay, batch_size)
+    return {
+        "learning_rates": [_LEARNING_RATE] * 3,
+        "weight_decays": [0.0, decay, 0.0],
+        "momentum": _MOMENTUM,
+        "max_norm": MAX_GRADIENT_NORM,
+        "ema_decay": EMA_DECAY,
+        "ema_tau": EMA_TAU,
+    }
+
+
+def random_batches(point: Point, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images (BATCHES, B, 3, S, S) uint8 and padded labels (BATCHES, B, T, 5), functions of the point."""
+    from models.targets import label_capacity, pad_labels
+
+    random = np.random.default_rng([point.batch_size, point.imgsz])
+    shape = (BATCHES, point.batch_size, 3, point.imgsz, point.imgsz)
+    images = random.integers(0, 256, shape, dtype=np.uint8)
+    capacity = label_capacity(_MOST_LABELS)
+    labels = []
+    for _ in range(BATCHES):
+        counts = random.integers(_FEWEST_LABELS, _MOST_LABELS + 1, point.batch_size)
+        total = int(counts.sum())
+        sides = np.exp(random.uniform(math.log(_SMALLEST_SIDE), math.log(_LARGEST_SIDE), (total, 2)))
+        centres = sides / 2 + random.random((total, 2)) * (1 - sides)
+        columns = (np.repeat(np.arange(point.batch_size), counts), random.integers(0, num_classes, total))
+        labels.append(pad_labels(np.column_stack([*columns, centres, sides]), point.batch_size, capacity))
+    return images, np.stack(labels)
+
+
+def l2_norm(arrays: Sequence[np.ndarray]) -> float:
+    """Of all values together, summed in float64."""
+    return math.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays))

@@ -1,0 +1,110 @@
+"""`graph-bench step`: the whole training step - forward, loss, backward, clip, update, average - on every side."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.competitors import VARIANTS, Comparison, Setting, available, compare, find_torch
+from benchmarks.points import Point, parse_point
+from benchmarks.tables import Table, number, percent
+
+POINTS, QUICK_POINTS = ("yolov5s:4:320", "yolov5n:16:320"), ("yolov5n:4:160",)
+COLUMNS = ("variant", "ms/step", "quartiles", "img/s", "against it", "peak MB", "compile s", "GFLOP/s", "of matmul")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Points, variants, and where PyTorch is."""
+    add_step_arguments(parser, tuple(VARIANTS))
+
+
+def add_step_arguments(parser: argparse.ArgumentParser, variants: Sequence[str]) -> None:
+    """The flags that all comparisons of steps share."""
+    parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"default {' '.join(POINTS)}")
+    parser.add_argument("--variants", nargs="+", default=list(variants), metavar="NAME",
+                        help=f"any of {', '.join(VARIANTS)}")  # fmt: skip
+    parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has PyTorch, default this one")
+
+
+def run(flags: argparse.Namespace) -> dict[str, Any]:
+    """Measures every variant at every point; the first variant is the one that others are compared with."""
+    points = [parse_point(text) for text in flags.points or (QUICK_POINTS if flags.quick else POINTS)]
+    torch_python = find_torch(flags.torch_python)
+    variants, notes = available(flags.variants, torch_python)
+    setting, ceilings = measured_setting(flags, torch_python)
+    rows: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
+    for point in points:
+        comparison = compare(point, variants, setting)
+        rows += comparison.rows
+        pairs += _speedups(point, variants, comparison)
+        notes += [note for note in comparison.notes if note not in notes]
+    return {"rows": rows, "speedups": pairs, "ceilings": ceilings, "notes": notes}
+
+
+def measured_setting(flags: argparse.Namespace, torch_python: Path | None) -> tuple[Setting, list[dict[str, Any]]]:
+    """The settings of a comparison, with the ceilings measured right before it."""
+    from benchmarks.ceilings import ceilings_by_name, measure_ceilings
+
+    ceilings = measure_ceilings(flags.device, flags.threads, flags.repeats)
+    matmul = ceilings_by_name(ceilings).get("float32 matmul")
+    return Setting(flags.device, flags.threads, flags.repeats, torch_python, matmul), ceilings
+
+
+def _speedups(point: Point, variants: Sequence[str], comparison: Comparison) -> list[dict[str, Any]]:
+    first = variants[0]
+    where = {"model": point.model, "batch_size": point.batch_size, "imgsz": point.imgsz}
+    return [
+        {**where, "variant": first, "against": name, **comparison.speedup(first, name).as_dict()}
+        for name in variants[1:]
+    ]
+
+
+def tables(body: Mapping[str, Any]) -> list[Table]:
+    """One table per point."""
+    speedups = {(_place(row), row["against"]): row for row in body["speedups"]}
+    return [
+        _table(place, [row for row in body["rows"] if _place(row) == place], speedups, body["notes"])
+        for place in dict.fromkeys(_place(row) for row in body["rows"])
+    ]
+
+
+def _place(row: Mapping[str, Any]) -> Point:
+    return Point(row["model"], row["batch_size"], row["imgsz"])
+
+
+def _table(
+    place: Point, rows: Sequence[Mapping[str, Any]], speedups: Mapping[tuple[Point, str], Any], notes: Sequence[str]
+) -> Table:
+    cells = []
+    for row in rows:
+        pair = speedups.get((place, row["variant"]))
+        against = f"{pair['median']:.2f} ({pair['lower_quartile']:.2f}–{pair['upper_quartile']:.2f})" if pair else "1"
+        cells.append(
+            (
+                row["variant"],
+                number(row["ms_per_step"], 4),
+                f"{number(row['lower_quartile'])}–{number(row['upper_quartile'])}",
+                number(row["images_per_second"]),
+                against,
+                f"{row['peak_rss_mb']:.0f}",
+                number(row["compile_s"]),
+                number(row["gflops_per_second"]),
+                percent(row["share_of_matmul"]),
+            )
+        )
+    first = rows[0]["variant"]
+    explained = f"against it: how many times faster {first} is, median of the turns (quartiles)"
+    return Table(str(place), COLUMNS, tuple(cells), (explained, *notes))
+
+
+def plot(body: Mapping[str, Any], path: Path) -> None:
+    """Images per second, one panel per point."""
+    from benchmarks.plots import bars
+
+    groups: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for row in body["rows"]:
+        per_ms = row["batch_size"] * 1000
+        rates = tuple(per_ms / row[key] for key in ("ms_per_step", "upper_quartile", "lower_quartile"))
+        groups.setdefault(str(_place(row)), {})[row["variant"]] = (rates[0], rates[1], rates[2])
+    bars(groups, path, title="One training step", unit="images per second")

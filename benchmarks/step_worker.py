@@ -1,0 +1,124 @@
+"""Worker that trains with OneFlow: eager or as a graph, with our kernels or without; see `benchmarks.competitors`."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.channel import device_memory_mb, peak_memory_mb, serve
+from benchmarks.points import Point, l2_norm, write_point
+from graph_train.assembly import head_geometry
+from graph_train.devices import select_device
+from graph_train.schedule import StepSettings
+from graph_train.state import LOSS_SCALE_START, Counters, TrainingState
+from graph_train.step import EagerStep, GraphStep, StepResult
+from kernels.plugin import load_plugin, set_cpu_bf16
+from kernels.runtime import Tensor, flow
+from models.loss import DetectionLoss, LossConfig
+from models.network import DetectionModel
+from models.spec import load_model_spec
+
+
+class _Session:
+    """What `prepare` made."""
+
+    step: EagerStep | GraphStep
+    settings: StepSettings
+    batches: list[tuple[Tensor, Tensor]]
+    losses: list[float]
+
+
+def describe(folder: str, model: str, batch_size: int, imgsz: int) -> dict[str, Any]:
+    """See `write_point`."""
+    return write_point(Path(folder), Point(model, batch_size, imgsz))
+
+
+def prepare(folder: str, device: str, threads: int, *, plugin: bool, graph: bool, amp: bool) -> dict[str, Any]:
+    """Builds the step from the files of `write_point` and executes it once; a graph is compiled by that."""
+    place = select_device(device)
+    load_plugin("require" if plugin else "off")
+    notes = []
+    if amp and place == "cpu" and not set_cpu_bf16(enabled=True):
+        notes.append("bfloat16 is no faster on this processor: --amp computes in float32 here")
+    point = json.loads((Path(folder) / "point.json").read_text(encoding="utf-8"))
+    _Session.step = _build(point, place, graph=graph, scaled=amp and place != "cpu")
+    _Session.settings = _settings(point["update"])
+    with np.load(Path(folder) / "batches.npz") as arrays:
+        pairs = list(zip(arrays["images"], arrays["labels"], strict=True))
+    _Session.batches = [tuple(flow.tensor(array, device=place) for array in pair) for pair in pairs]
+    _Session.losses = []
+    started = time.perf_counter()
+    result = _once()
+    seconds = time.perf_counter() - started
+    compilations = _Session.step.compilations if isinstance(_Session.step, GraphStep) else []
+    return {
+        "first_step_s": seconds,
+        "compile_s": sum(event.seconds for event in compilations) if graph else None,
+        "parameters": sum(parameter.numel() for parameter in _Session.step.state.network.parameters()),
+        "loss": result.total,
+        "loss_parts": [result.box, result.objectness, result.classes],
+        "notes": notes,
+    }
+
+
+def _build(point: dict[str, Any], place: str, *, graph: bool, scaled: bool) -> EagerStep | GraphStep:
+    spec = load_model_spec(point["point"]["model"])
+    network, average = DetectionModel(spec, seed=0), DetectionModel(spec, seed=None)
+    state = TrainingState(network.to(place), average.to(place), rule="sgd")
+    if scaled:
+        state.counters = Counters(loss_scale=LOSS_SCALE_START)
+    criterion = DetectionLoss(head_geometry(network), LossConfig(**point["loss"])).to(place)
+    kind = GraphStep if graph else EagerStep
+    return kind(state, criterion, weight_decays=tuple(point["update"]["weight_decays"]), amp=scaled)
+
+
+def _settings(update: dict[str, Any]) -> StepSettings:
+    bias, weight, norm = update["learning_rates"]
+    return StepSettings(
+        lr_bias=bias,
+        lr_weight=weight,
+        lr_norm=norm,
+        momentum=update["momentum"],
+        accumulate=1,
+        update=True,
+        updates=0,
+        ema_decay=0.0,  # the step works it out from its own count of updates
+    )
+
+
+def _once() -> StepResult:
+    images, labels = _Session.batches[len(_Session.losses) % len(_Session.batches)]
+    result = _Session.step(images, labels, _Session.settings)
+    _Session.losses.append(result.total)
+    return result
+
+
+def steps(count: int) -> float:
+    """Does so many steps; each reads its loss back, so the device is idle at the end. Seconds."""
+    started = time.perf_counter()
+    for _ in range(count):
+        _once()
+    seconds = time.perf_counter() - started
+    if not np.isfinite(_Session.losses[-1]):
+        raise FloatingPointError(f"the loss became {_Session.losses[-1]}")
+    return seconds
+
+
+def trained() -> dict[str, Any]:
+    """What the steps led to: all losses, and the L2 norms of the weights and of their moving average."""
+    state = _Session.step.state
+    state.flush()
+    norms = {name: l2_norm([p.numpy() for p in network.parameters()])
+             for name, network in (("weights", state.network), ("average", state.average))}  # fmt: skip
+    return {"losses": _Session.losses, **norms}
+
+
+def memory() -> dict[str, float | None]:
+    """Peak of this process, and of its part of the GPU."""
+    return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
+
+
+if __name__ == "__main__":
+    serve({"describe": describe, "prepare": prepare, "steps": steps, "trained": trained, "memory": memory})
