@@ -17,8 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernels.user_cache import user_cache_folder
+
 SOURCE_FOLDER = Path(__file__).resolve().parent / "csrc"
 LIBRARY_NAME = "libgraph_train_kernels.so"
+DIGEST_NAME = f"{LIBRARY_NAME}.sha256"
 _ONEDNN = ("onednn-cpu-gomp", "libdnnl.so.3")
 _ONEDNN_HEADERS = ("onednn-devel-cpu-gomp", "include/dnnl.hpp")
 
@@ -189,8 +192,7 @@ def plugin_key(toolchain: Toolchain) -> str:
 
 def cache_folder() -> Path:
     """Parent of all cached builds: $XDG_CACHE_HOME/graph-train/plugin, by default under ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "graph-train" / "plugin"
+    return user_cache_folder() / "plugin"
 
 
 def check_private(path: Path) -> None:
@@ -213,7 +215,29 @@ def _private_folder(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
     check_private(path)
+    path.chmod(0o700)
     return path
+
+
+def is_as_built(library: Path) -> bool:
+    """Whether the library is, byte for byte, the one whose digest was noted when it was compiled.
+
+    It finds a damaged disk, a build that was cut off, and a library that was put in place of ours; whoever can write
+    into the private folder as this user could note another digest too.
+
+    Raises:
+        PluginUnavailableError: the library, or the note, may have been written by others.
+    """
+    note = library.with_name(DIGEST_NAME)
+    for file in (library, note):
+        if not file.is_symlink() and not file.exists():
+            return False
+        check_private(file)
+    return note.read_text(encoding="ascii", errors="replace").strip() == _digest(library)
+
+
+def _digest(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
 @contextmanager
@@ -239,9 +263,11 @@ def ensure_built() -> BuiltPlugin:
     library = folder / LIBRARY_NAME
     build_seconds = 0.0
     with _locked(folder / "lock"):
-        if not library.exists():
+        if not is_as_built(library):
+            if library.exists():
+                text = "is not the library that was compiled here, or its digest is missing; it is compiled anew"
+                print(f"graph-train: {library}: {text}", file=sys.stderr, flush=True)
             build_seconds = _build(toolchain, folder, library)
-    check_private(library)
     return BuiltPlugin(library, build_seconds)
 
 
@@ -258,7 +284,11 @@ def _build(toolchain: Toolchain, folder: Path, library: Path) -> float:
             finished = compile_sources(toolchain, Path(scratch), folder / "build.log")
             # Renamed only when whole: a reader without the lock sees no library or all of it.
             finished.chmod(0o700)
+            note = Path(scratch) / DIGEST_NAME
+            note.write_text(f"{_digest(finished)}\n", encoding="ascii")
+            note.chmod(0o600)
             finished.replace(library)
+            note.replace(library.with_name(DIGEST_NAME))
     except BaseException:
         print(" failed", file=sys.stderr, flush=True)
         raise

@@ -1,15 +1,10 @@
 """Where things are kept that can be made again: the user's own cache folder, never a data set's."""
 
-import os
 from pathlib import Path
 
+from kernels.user_cache import user_cache_folder
 
-def user_cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/graph-train`, by default `~/.cache/graph-train`; it need not exist yet."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: a relative path counts as unset.
-    folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return folder / "graph-train"
+__all__ = ["make_private_folder", "user_cache_folder"]
 
 
 def make_private_folder(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 The compiler here is a script that writes the file it is asked for; `test_plugin.py` uses the real one.
 """
 
+import os
 import stat
 import subprocess
 import sys
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _WRITES_OUTPUT = """#!/bin/sh
 if [ "$1" = --version ]; then echo "script 1.0"; exit 0; fi
 echo run >> '{log}'
-while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done
+while [ $# -gt 0 ]; do [ "$1" = -o ] && echo compiled > "$2"; shift; done
 sleep 0.05
 """
 _FAILS = """#!/bin/sh
@@ -104,6 +105,51 @@ def test_library_that_others_may_write_is_refused(cache: Path, compiler_log: Pat
     library = plugin_build.ensure_built().path
     library.chmod(0o720)
     with pytest.raises(PluginUnavailableError, match="others may write it"):
+        plugin_build.ensure_built()
+
+
+@pytest.mark.parametrize("damage", ["one byte more", "cut off", "another library", "no note", "another note"])
+def test_library_that_is_not_the_one_compiled_here_is_compiled_anew(
+    cache: Path, compiler_log: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    library = plugin_build.ensure_built().path
+    note, runs = library.with_name(plugin_build.DIGEST_NAME), compiler_log.read_text()
+    genuine = library.read_bytes()
+    if damage == "no note":
+        note.unlink()
+    elif damage == "another note":
+        note.write_bytes(b"\xff" * 64)
+    else:
+        library.write_bytes({"one byte more": genuine + b"x", "cut off": genuine[:-1]}.get(damage, b"\x7fELF evil"))
+    assert plugin_build.is_as_built(library) is False
+    capsys.readouterr()
+    assert plugin_build.ensure_built().build_seconds > 0
+    assert library.read_bytes() == genuine and plugin_build.is_as_built(library)
+    assert compiler_log.read_text() == 2 * runs
+    assert "not the library that was compiled here" in capsys.readouterr().err
+
+
+def test_note_that_others_may_write_is_refused(cache: Path, compiler_log: Path) -> None:
+    library = plugin_build.ensure_built().path
+    library.with_name(plugin_build.DIGEST_NAME).chmod(0o622)
+    with pytest.raises(PluginUnavailableError, match="others may write it"):
+        plugin_build.ensure_built()
+
+
+def test_folders_of_the_cache_become_private(cache: Path, compiler_log: Path) -> None:
+    cache.mkdir(parents=True)
+    cache.chmod(0o755)
+    built = plugin_build.ensure_built()
+    folders = (built.path.parent, cache, cache.parent)
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700] * 3
+
+
+def test_folder_of_somebody_else_is_refused(cache: Path, compiler_log: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    cache.mkdir(parents=True)
+    os.chown(cache, 12345, -1)
+    with pytest.raises(PluginUnavailableError, match="belongs to user id 12345"):
         plugin_build.ensure_built()
 
 
