@@ -24,6 +24,7 @@ from graph_train.run_folder import unused_path
 from graph_train.schedule import check_image_size
 from graph_train.val_options import ValOptions
 from graph_train.validation import (
+    TABLE_HEADER,
     ImageDetections,
     ValidationResult,
     ValidationSettings,
@@ -173,6 +174,7 @@ class _Job:
         try:
             warm_up(self.detector, pipeline, min(options.batch_size, len(self.index)), len(self.index))
             total = pipeline.batches_per_epoch
+            LOG.info("%s", TABLE_HEADER)
             result = validate(self.detector, pipeline, self.index.class_names, settings, total=total, on_image=on_image)
         finally:
             pipeline.close()

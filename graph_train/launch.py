@@ -21,6 +21,7 @@ from graph_train.generation import train_generation
 from graph_train.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.loggers import RunDescription, add_loggers
 from graph_train.options import AUTO_BATCH, TrainOptions, options_from_flags
+from graph_train.report import ReportHooks
 from graph_train.run_folder import RunFolder, checkpoint_to_resume, new_run_folder
 from graph_train.state import Counters
 from graph_train.trainer import Cursor, Trainer, TrainResult
@@ -127,7 +128,9 @@ def _train_in(
         else:
             run.state.load_arrays(checkpoint.arrays, Counters(**checkpoint.header["counters"]))
             _announce_resume(cursor, options.optim.epochs)
-        return Trainer(run, folder, cursor, stopper, callbacks).train()
+        trainer = Trainer(run, folder, cursor, stopper, callbacks)
+        callbacks.add(ReportHooks(trainer, resumed=checkpoint is not None), "report")
+        return trainer.train()
     finally:
         run.close()
 

@@ -10,9 +10,18 @@ from tqdm import tqdm
 LOG = logging.getLogger("graph_train")
 DATA_BOUND_SHARE = 0.10
 """Share of the time spent waiting for data above which an epoch is called data-bound."""
-_BAR = "{l_bar}{bar:10}{r_bar}{bar:-10b}"
+BAR_FORMAT = "{l_bar}{bar:10}{r_bar}{bar:-10b}"
 _ROW = "{:>10}{:>11}{:>11}{:>11}{:>11}{:>8}{:>9}"
 HEADER = _ROW.format("Epoch", "box_loss", "obj_loss", "cls_loss", "Instances", "Size", "img/s")
+
+
+class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Prints messages above a bar that is being drawn, never into it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As the base class, with the bar taken away for the moment."""
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
 
 
 @dataclass
@@ -23,6 +32,9 @@ class Shares:
     """The step was idle because no batch was ready."""
     computing: float = 0.0
     """In the step, the reading back of its result included."""
+
+    compiling: float = 0.0
+    """The part of `computing` in which graphs were compiled."""
 
     def line(self, elapsed: float) -> str:
         """The shares in percent, and what to do if data is the bottleneck."""
@@ -35,14 +47,33 @@ class Shares:
         return text
 
 
+@dataclass(frozen=True)
+class EpochTimes:
+    """Where the time of one epoch went, in seconds; of an epoch that was resumed, only the part since then."""
+
+    epoch: int
+    images: int
+    training: float
+    """From the first batch to the last, all shares included."""
+    waiting: float
+    computing: float
+    compiling: float
+    validating: float = 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images by training time, compilation left out."""
+        return self.images / max(self.training - self.compiling, 1e-9)
+
+
 class EpochProgress:
     """Progress of one epoch."""
 
     def __init__(self, epoch: int, epochs: int, *, batches: int, first_batch: int) -> None:
-        self._label = f"{epoch}/{epochs - 1}"
+        self._epoch, self._label = epoch, f"{epoch}/{epochs - 1}"
         LOG.info("\n%s", HEADER)
         # None: no bar where stderr is a file or a pipe; the line at the end of the epoch is enough there.
-        self._bar: Any = tqdm(total=batches, initial=first_batch, bar_format=_BAR, disable=None)
+        self._bar: Any = tqdm(total=batches, initial=first_batch, bar_format=BAR_FORMAT, disable=None)
         self._started = time.perf_counter()
         self._images = 0
         self.shares = Shares()
@@ -57,11 +88,13 @@ class EpochProgress:
         self._bar.set_description_str(self._row, refresh=False)
         self._bar.update(1)
 
-    def close(self) -> None:
+    def close(self) -> EpochTimes:
         """Ends the bar; where there was none, prints its last state. The log gets the shares of time."""
         shown = not self._bar.disable
         self._bar.close()
+        elapsed, shares = time.perf_counter() - self._started, self.shares
         if self._row:
             if not shown:
                 LOG.info("%s", self._row)
-            LOG.info("%s", self.shares.line(time.perf_counter() - self._started))
+            LOG.info("%s", shares.line(elapsed))
+        return EpochTimes(self._epoch, self._images, elapsed, shares.waiting, shares.computing, shares.compiling)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from graph_train.progress import TerminalHandler
 from pipelines.problems import printable
 
 LOG = logging.getLogger("graph_train")
@@ -57,7 +58,7 @@ class RunFolder:
 
     def open_log(self) -> None:
         """Sends the run's messages to the terminal and, with times, to `train.log`."""
-        console = logging.StreamHandler(sys.stdout)
+        console = TerminalHandler(sys.stdout)
         console.setFormatter(logging.Formatter("%(message)s"))
         file = logging.FileHandler(self.path / "train.log", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -239,6 +239,11 @@ class GraphStep(_Step):
         return graph
 
 
+def compile_seconds(step: TrainStep) -> float:
+    """Seconds that a step has spent on compiling so far; 0 for one that does not compile."""
+    return sum(event.seconds for event in step.compilations) if isinstance(step, GraphStep) else 0.0
+
+
 def _advance(counters: Counters, settings: StepSettings, result: StepResult, decay: float, *, scaled: bool) -> Counters:
     """Counters after a step. A skipped update leaves the EMA alone and, with a loss scale, halves it."""
     moved = replace(counters, pending_decay=1.0)

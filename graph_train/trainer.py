@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from graph_train.early_stopping import EarlyStopping
 from graph_train.inference import on_device
 from graph_train.interrupts import StopRequest
 from graph_train.memory import resident_bytes
-from graph_train.progress import EpochProgress
+from graph_train.progress import EpochProgress, EpochTimes
 from graph_train.results_csv import EpochRow, ResultsCsv
 from graph_train.run_folder import RunFolder
 from graph_train.sampling import class_weights, epoch_class_weights, image_weights
-from graph_train.step import GraphStep, StepResult
+from graph_train.step import GraphStep, StepResult, compile_seconds
 from graph_train.validation import TABLE_HEADER, ValidationResult, ValidationSettings, validate
 from graph_train.validation_hooks import ValidationHooks
 from kernels.runtime import Tensor, flow
@@ -99,7 +99,9 @@ class Trainer:
     ) -> None:
         self.run, self.folder, self.cursor, self.stopper = run, folder, cursor, stopper
         self.callbacks = callbacks or Callbacks()
-        self._last: ValidationResult | None = None
+        self.last_validation: ValidationResult | None = None
+        self.times: list[EpochTimes] = []
+        """Of each epoch that this process has trained."""
         self.csv = ResultsCsv(folder.path / "results.csv")
 
     def train(self) -> TrainResult:
@@ -169,7 +171,7 @@ class Trainer:
             self._leave_if_asked(request)
             if self.callbacks.stop_training:
                 break
-        progress.close()
+        self.times.append(progress.close())
         return batch is None
 
     def _batches(self) -> Iterator[Any]:
@@ -221,8 +223,10 @@ class Trainer:
         labels = self._padded(batch)
         images = on_device(batch.images, run.setup.device)
         started = time.perf_counter()
+        compiled = compile_seconds(run.step)
         result = run.step(images, labels, run.schedule.at(number, cursor.epoch))
         progress.shares.computing += time.perf_counter() - started
+        progress.shares.compiling += compile_seconds(run.step) - compiled
         cursor.add(result)
         count, side = int(images.shape[0]), int(images.shape[-1])
         progress.step(cursor.means(), instances=len(batch.labels), images=count, image_px=side)
@@ -262,10 +266,11 @@ class Trainer:
         last_epoch = epoch + 1 >= options.optim.epochs
         final = last_epoch or cursor.possible_stop
         run.state.flush()
+        started = time.perf_counter()
         validation = self.validate() if final or not options.run.noval else None
+        self.times[-1] = replace(self.times[-1], validating=time.perf_counter() - started)
         if validation is not None:
             cursor.maps = [float(value) for value in validation.maps]
-            self._last = validation
         row = self._write_row(validation)
         fitness = validation.fitness if validation is not None else 0.0
         improved = validation is not None and fitness >= cursor.best_fitness
@@ -313,6 +318,7 @@ class Trainer:
             plots_dir=self.folder.path if plots and not run.setup.options.run.noplots else None,
         )
         hooks = ValidationHooks(self.callbacks, run.setup.data.class_names)
+        LOG.info("%s", TABLE_HEADER)
         result = validate(
             run.inference,
             hooks.batches(run.val_pipeline),
@@ -321,6 +327,7 @@ class Trainer:
             total=run.val_pipeline.batches_per_epoch,
             on_image=hooks.image,
         )
+        self.last_validation = result
         hooks.end(result)
         LOG.info("%s", result.table(per_class=per_class))
         return result
@@ -371,11 +378,10 @@ class Trainer:
 
     def _finish(self) -> TrainResult:
         run = self.run
-        validation = self._last
+        validation = self.last_validation
         if self.folder.best.exists() and not self._evolving:
             LOG.info("Validating %s", self.folder.best)
             self._load_best()
-            LOG.info("%s", TABLE_HEADER)
             validation = self.validate(plots=True, per_class=True)
         if not run.setup.options.run.noplots:
             from graph_train.plots.results import plot_results

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from graph_train.confusion import ConfusionMatrix
 from graph_train.metrics import ClassMetrics, fitness, match_detections, metrics_per_class
 from graph_train.nms import NmsSettings, non_max_suppression
+from graph_train.progress import BAR_FORMAT
 from pipelines.boxes import cxcywh_to_xyxy
 from pipelines.letterbox import unletterbox_boxes
 
@@ -200,16 +201,16 @@ def validate(
         class_names: one for each class of the predictions.
         settings: None: those of YOLOv5's `val.py`.
         total: number of batches, for the progress bar.
-        progress: show a bar headed like the table, which is then printed below it by the caller.
+        progress: show a bar, which is gone when the caller prints the table (see `TABLE_HEADER`).
         on_image: called with each image after suppression, to write result files.
 
     Raises:
         ValueError: a label or a prediction does not fit the class names, or a setting is out of range.
     """
     run = _Run(forward, tuple(class_names), settings or ValidationSettings(), on_image)
-    bar = tqdm(
-        batches, desc=TABLE_HEADER, total=total, disable=not progress, bar_format="{l_bar}{bar:10}{r_bar}{bar:-10b}"
-    )
+    # None: no bar where stderr is a file or a pipe.
+    shown = {"leave": False, "disable": None if progress else True}
+    bar = tqdm(batches, desc=f"{'validating':>22}", total=total, bar_format=BAR_FORMAT, **shown)
     started = time.perf_counter()
     for batch in bar:
         run.timer["load"] += time.perf_counter() - started

@@ -12,10 +12,10 @@ import ctypes
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from kernels import plugin_build
-from kernels.runtime import flow
+from kernels.runtime import flow, known_notes_hidden
 
 PluginMode = Literal["auto", "off", "require"]
 _log = logging.getLogger("graph_train.kernels")
@@ -61,6 +61,7 @@ def load_plugin(mode: PluginMode) -> PluginStatus:
     if mode == "off":
         if is_loaded():
             raise ValueError("kernels mode 'off': the plugin is loaded already; choose 'off' before anything loads it")
+        _start_session()
         return PluginStatus(loaded=False, path=None, reason="switched off", build_seconds=0.0)
     if _process.status is not None:
         return _process.status
@@ -73,6 +74,7 @@ def load_plugin(mode: PluginMode) -> PluginStatus:
         if not _process.warned:
             _log.warning("running on OneFlow's own, slower CPU kernels: %s", error)
             _process.warned = True
+        _start_session()
         return PluginStatus(loaded=False, path=None, reason=str(error), build_seconds=0.0)
     _run_graphs_on_one_thread()
     _process.status = PluginStatus(loaded=True, path=built.path, reason="", build_seconds=built.build_seconds)
@@ -130,13 +132,20 @@ def _run_graphs_on_one_thread() -> None:
     """
     if flow.nn.Graph._child_init_cnt:
         return
-    session = flow.framework.session_context.GetDefaultSession()
-    session.TryInit()
+    session = _start_session()
     resource = session.resource
     # OneFlow's pool for its own kernels takes its size from the number of cores unless it is given one.
     resource.compute_thread_pool_size = resource.compute_thread_pool_size or resource.cpu_device_num
     resource.cpu_device_num = 1
     session.update_resource_eagerly(resource)
+
+
+def _start_session() -> Any:
+    """The session that runs graphs; it would start by itself with the first graph, but print its notes in between."""
+    session = flow.framework.session_context.GetDefaultSession()
+    with known_notes_hidden():
+        session.TryInit()
+    return session
 
 
 def _load(path: Path) -> ctypes.CDLL:

@@ -8,6 +8,8 @@ order, before OneFlow itself.
 import ctypes
 import importlib.util
 import os
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -43,24 +45,35 @@ def _import_oneflow() -> Any:
     # Spinning OpenMP threads would fight OneFlow's own worker threads for the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _preload_cuda_libraries()
-    # OneFlow's import and its native start-up print harmless device notes; real failures still raise.
-    with _quiet_stderr():
+    with known_notes_hidden():
         import oneflow
     return oneflow
 
 
-class _quiet_stderr:  # noqa: N801 - reads as a statement
-    """Sends file descriptor 2 to /dev/null for a moment: the notes come from native code."""
+_GPU_DRIVER = Path("/proc/driver/nvidia")
+_NOTES = (b"libibverbs not available, ibv_fork_init skipped",)
+_NOTES_WITHOUT_GPU = (b" cuda_device_descriptor_class.cpp:", b" cuda_device_manager_factory.cpp:")
+
+
+class known_notes_hidden:  # noqa: N801 - reads as a statement
+    """Context in which OneFlow's native code may say that there is no InfiniBand and, where there is no NVIDIA driver,
+    that there is no CUDA, without anybody seeing it; every other line on stderr appears at the end of the context."""
 
     def __enter__(self) -> None:
-        self._saved = os.dup(2)
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)
-        os.close(null)
+        sys.stderr.flush()
+        self._saved, self._kept = os.dup(2), tempfile.TemporaryFile()
+        os.dup2(self._kept.fileno(), 2)
 
     def __exit__(self, *_: object) -> None:
+        sys.stderr.flush()
         os.dup2(self._saved, 2)
         os.close(self._saved)
+        hidden = _NOTES if _GPU_DRIVER.exists() else _NOTES + _NOTES_WITHOUT_GPU
+        with self._kept:
+            self._kept.seek(0)
+            for line in self._kept:
+                if not any(note in line for note in hidden):
+                    os.write(2, line)
 
 
 flow: Any = _import_oneflow()

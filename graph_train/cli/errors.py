@@ -37,8 +37,10 @@ def run_command(name: str, command: Callable[[], int | None], *, debug: bool) ->
 
 def show_messages() -> None:
     """Prints the program's messages as they are; for commands without a log file."""
+    from graph_train.progress import TerminalHandler
+
     log = logging.getLogger("graph_train")
-    console = logging.StreamHandler(sys.stdout)
+    console = TerminalHandler(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
     log.handlers[:] = [console]
     log.setLevel(logging.INFO)

@@ -1,0 +1,203 @@
+"""What the report says, as plain values that JSON can hold: settings, curves, results per class, times, environment."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graph_train.assembly import Data, Run
+from graph_train.environment import environment_facts
+from graph_train.hyperparameters import Hyperparameters
+from graph_train.metrics import fitness
+from graph_train.options import TrainOptions, flag_fields
+from graph_train.plots.style import class_colour, hex_colour, text_on
+from graph_train.progress import DATA_BOUND_SHARE, EpochTimes
+from graph_train.results_csv import RESULT_KEYS
+from graph_train.step import GraphStep
+from graph_train.validation import ValidationResult
+from models.complexity import measure
+
+FORMAT = 1
+MOST_CURVES = 20
+MOST_CONFUSED = 30
+_CURVE_POINTS = 101
+_METRIC_KEYS = RESULT_KEYS[3:10]
+"""What a validation gives; `results.csv` holds zeros where there was none."""
+
+
+def fixed_content(run: Run) -> dict[str, Any]:
+    """What does not change while a run goes on."""
+    setup, options = run.setup, run.setup.options
+    size = measure(run.state.network, setup.image_px)
+    return {
+        "format": FORMAT,
+        "version": _version(),
+        "epochs": options.optim.epochs,
+        "batch_size": options.optim.batch_size,
+        "image_px": setup.image_px,
+        "engine": f"{'one compiled graph' if options.engine.graph else 'eager'} on {setup.device}",
+        "noplots": options.run.noplots,
+        "data_bound_share": DATA_BOUND_SHARE,
+        "network": {
+            "name": Path(options.model.cfg or options.model.weights or "network of the checkpoint").name,
+            "parameters": size.parameters,
+            "headline": size.headline,
+        },
+        "data": _data(setup.data),
+        "settings": _settings(options),
+        "hyperparameters": _hyperparameters(setup.hyp),
+        "environment": [[fact.name, fact.value] for fact in environment_facts()],
+    }
+
+
+def _version() -> str:
+    try:
+        return version("graph-train")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _settings(options: TrainOptions) -> list[list[Any]]:
+    """Name, value and default of every flag."""
+    usual = {name: list(item.default) if isinstance(item.default, tuple) else item.default
+             for name, item in flag_fields().items()}  # fmt: skip
+    return [[name, value, usual[name]] for name, value in options.as_flat_dict().items()]
+
+
+def _hyperparameters(hyp: Hyperparameters) -> list[list[Any]]:
+    usual = {item.name: item.default for item in fields(Hyperparameters)}
+    return [[name, value, usual[name]] for name, value in hyp.as_dict().items()]
+
+
+def _data(data: Data) -> dict[str, Any]:
+    splits, counts = [], []
+    number = len(data.class_names)
+    for name, index in (("train", data.train), ("val", data.val)):
+        splits.append(
+            {
+                "name": name,
+                "images": len(index),
+                "labels": index.num_boxes,
+                "background": index.num_background,
+                "problems": len(index.problems),
+            }
+        )
+        rows = np.concatenate([np.zeros((0, 5), np.float32), *index.labels])
+        counts.append(np.bincount(rows[:, 0].astype(np.int64), minlength=number))
+    return {
+        "name": data.dataset.name,
+        "splits": splits,
+        "classes": [
+            {
+                "name": name,
+                "train": int(counts[0][kind]),
+                "val": int(counts[1][kind]),
+                "colour": hex_colour(class_colour(kind)),
+                "text": hex_colour(text_on(class_colour(kind))),
+            }
+            for kind, name in enumerate(data.class_names)
+        ],
+    }
+
+
+def results_content(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Curves from the columns of `results.csv`, and the best epoch; None stands where an epoch was not validated."""
+    results: dict[str, list[Any]] = {"epoch": [int(value) for value in columns.get("epoch", ())]}
+    for key in RESULT_KEYS:
+        results[key] = [float(value) for value in columns.get(key, ())]
+    validated = [any(results[key][row] for key in _METRIC_KEYS) for row in range(len(results["epoch"]))]
+    for key in _METRIC_KEYS:
+        results[key] = [value if there else None for value, there in zip(results[key], validated, strict=True)]
+    best = None
+    if any(validated):
+        rows = np.array([results[key] for key in _METRIC_KEYS], np.float64).T
+        best = int(np.argmax(np.where(validated, np.nan_to_num(fitness(rows), nan=-1.0), -2.0)))
+    return {"results": results, "best": best}
+
+
+def validation_content(result: ValidationResult, of: str) -> dict[str, Any]:
+    """Results per class, precision over recall, confusion matrix and speed of one validation.
+
+    Args:
+        result: the validation.
+        of: what was validated, in words.
+    """
+    c, names = result.classes, result.class_names
+    table = [
+        {
+            "name": names[kind],
+            "images": int(result.images_per_class[kind]),
+            "labels": int(result.labels_per_class[kind]),
+            "precision": float(c.precision[row]),
+            "recall": float(c.recall[row]),
+            "map50": float(c.ap50[row]),
+            "map50_95": float(c.ap50_95[row]),
+        }
+        for row, kind in enumerate(c.classes)
+    ]
+    points = np.linspace(0, len(c.recall_axis) - 1, _CURVE_POINTS).round().astype(int)
+    shown = range(min(len(c.classes), MOST_CURVES))
+    at_recall = c.precision_at_recall
+    return {
+        "of": of,
+        "images": result.images,
+        "labels": int(result.labels_per_class.sum()),
+        "means": [float(value) for value in result.means],
+        "table": table,
+        "recall_axis": _rounded(c.recall_axis[points]),
+        "curves": [{"name": names[c.classes[row]], "values": _rounded(at_recall[row][points])} for row in shown],
+        "mean_curve": _rounded(at_recall.mean(axis=0)[points]) if len(c.classes) else [],
+        "confusion": result.confusion.counts.tolist() if len(names) <= MOST_CONFUSED else None,
+        "speed": {
+            "load": result.speed.load,
+            "inference": result.speed.inference,
+            "suppression": result.speed.suppression,
+        },
+    }
+
+
+def _rounded(values: Any) -> list[float]:
+    return [round(float(value), 4) for value in values]
+
+
+def times_content(times: Sequence[EpochTimes], earlier: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Times of all epochs; `earlier` are those that a run has written before it was resumed."""
+    merged = {int(item["epoch"]): dict(item) for item in earlier}
+    for item in times:
+        values = vars(item)
+        before = merged.get(item.epoch)
+        # The two parts of an epoch that was cut in two.
+        merged[item.epoch] = values if before is None else {
+            key: value if key == "epoch" else value + before[key] for key, value in values.items()
+        }  # fmt: skip
+    return [merged[epoch] for epoch in sorted(merged)]
+
+
+def graphs_line(run: Run) -> str:
+    """What was compiled, empty for eager execution."""
+    return run.step.summary() if isinstance(run.step, GraphStep) and run.step.compilations else ""
+
+
+def commands(folder: Path, options: TrainOptions, *, state: str, best: bool) -> list[list[str]]:
+    """What the reader may want to type next."""
+    found = []
+    if state == "stopped":
+        found.append(["Go on where the run stopped:", f"graph-train --resume {shlex.quote(str(folder))}"])
+    if state == "finished":
+        more = f"graph-train --resume {shlex.quote(str(folder))} --epochs {2 * options.optim.epochs}"
+        found.append(["Train longer:", more])
+    if best:
+        weights = shlex.quote(str(folder / "weights" / "best.safetensors"))
+        data = shlex.quote(options.data.data)
+        found.append(
+            [
+                "Measure the best weights again:",
+                f"graph-val --weights {weights} --data {data} --imgsz {options.data.imgsz}",
+            ]
+        )
+        found.append(["Use them elsewhere:", f"graph-export --weights {weights}"])
+    return found

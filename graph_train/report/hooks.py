@@ -1,0 +1,142 @@
+"""Follows a run and writes its report: at the start, while it goes on, and when it ends in whatever way."""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graph_train.callbacks import TrainingHooks
+from graph_train.files import write_atomically
+from graph_train.plots.results import read_results
+from graph_train.report.content import (
+    FORMAT,
+    commands,
+    fixed_content,
+    graphs_line,
+    results_content,
+    times_content,
+    validation_content,
+)
+from graph_train.report.page import finite, render
+from graph_train.report.samples import SampleCollector, picture
+from graph_train.trainer import Trainer
+
+LOG = logging.getLogger("graph_train")
+PAGE, NUMBERS = "report.html", "report.json"
+MOST_SHARE = 0.02
+"""How much of a run's time may go into rewriting the page while it goes on."""
+
+
+class ReportHooks(TrainingHooks):
+    """Keeps `report.html` and `report.json` in the run folder up to date.
+
+    Args:
+        trainer: the run that is followed.
+        resumed: it goes on in the folder of an earlier run, whose times and samples are kept.
+    """
+
+    def __init__(self, trainer: Trainer, *, resumed: bool = False) -> None:
+        self._trainer, self._resumed = trainer, resumed
+        self._first_epoch = trainer.cursor.epoch
+        self._samples = None if trainer.run.setup.options.run.noplots else SampleCollector(trainer.run.setup.data.val)
+        self._content: dict[str, Any] = {}
+        self._earlier: list[dict[str, float]] = []
+        self._validated = False
+        self._ended = False
+        self._next_writing = 0.0
+
+    @property
+    def _folder(self) -> Path:
+        return self._trainer.folder.path
+
+    def on_train_start(self) -> None:
+        """The page without any epoch; a resumed run takes over what was measured before it."""
+        before = self._read_earlier()
+        self._earlier = [item for item in before.get("times", ()) if item["epoch"] <= self._first_epoch]
+        self._content = {
+            **fixed_content(self._trainer.run),
+            "validation": before.get("validation"),
+            "samples": before.get("samples", []),
+        }
+        self._write("running")
+
+    def on_val_start(self) -> None:
+        """Sample predictions are those of the latest validation."""
+        if self._samples:
+            self._samples.start()
+
+    def on_val_image_end(self, pred: np.ndarray, predn: np.ndarray, path: str, names: Sequence[str], im: Any) -> None:
+        """One image is measured."""
+        if self._samples:
+            self._samples.add(path, predn)
+
+    def on_val_end(self, *_: Any) -> None:
+        """The results come with the next hook."""
+        self._validated = True
+
+    def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
+        """Writes the page again, unless that was done a moment ago."""
+        self._take_validation(f"the weights of epoch {epoch}")
+        if time.monotonic() >= self._next_writing:
+            self._write("running")
+
+    def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
+        """The final page."""
+        self._take_validation("the best weights")
+        self._ended = True
+        self._write("finished")
+        LOG.info("Report: %s", self._folder / PAGE)
+
+    def teardown(self) -> None:
+        """A run that was stopped says so."""
+        if self._content and not self._ended:
+            self._write("stopped")
+
+    def _take_validation(self, of: str) -> None:
+        result, self._validated = self._trainer.last_validation if self._validated else None, False
+        if result is None:
+            return
+        self._content["validation"] = validation_content(result, of)
+        self._content["samples"] = [sample.as_dict() for sample in self._samples.samples] if self._samples else []
+
+    def _read_earlier(self) -> dict[str, Any]:
+        """What `report.json` of the resumed run holds; nothing in a new run, or if the file is of no use any more."""
+        path = self._folder / NUMBERS
+        if not self._resumed or not path.exists():
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            LOG.warning("%s cannot be read (%s): the report starts over with this part of the run", path, error)
+            return {}
+        return content if isinstance(content, dict) and content.get("format") == FORMAT else {}
+
+    def _write(self, state: str) -> None:
+        started = time.monotonic()
+        trainer = self._trainer
+        csv = self._folder / "results.csv"
+        rows = len(csv.read_text(encoding="utf-8").splitlines()) - 1 if csv.exists() else 0
+        columns = read_results(csv) if rows > 0 else {}
+        content = {
+            **self._content,
+            "name": self._folder.name,
+            "folder": str(self._folder),
+            "written": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "state": state,
+            "done": len(columns.get("epoch", ())),
+            **results_content(columns),
+            "times": times_content(trainer.times, self._earlier),
+            "graphs": graphs_line(trainer.run),
+            "commands": commands(
+                self._folder, trainer.run.setup.options, state=state, best=trainer.folder.best.exists()
+            ),
+        }
+        numbers = json.dumps(finite(content), ensure_ascii=False, allow_nan=False, indent=1)
+        write_atomically(self._folder / NUMBERS, numbers)
+        samples = [{**sample, "picture": picture(sample["path"])} for sample in content["samples"]]
+        write_atomically(self._folder / PAGE, render({**content, "samples": samples}))
+        self._next_writing = time.monotonic() + (time.monotonic() - started) / MOST_SHARE

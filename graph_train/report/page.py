@@ -1,0 +1,65 @@
+"""Plain values into one HTML page, which shows them by its own script and asks no other machine for anything.
+
+Whatever comes from outside (names of classes, files, settings) enters as JSON that no HTML parser can misread, and the
+script only ever writes it as text. A content security policy with the hashes of script and style keeps it at that.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+_SLOT = re.compile(r"\{\{(\w+)\}\}")
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """The page; `content` is what `report.json` holds, with pictures. Numbers that are not finite are shown as missing.
+
+    Raises:
+        TypeError: a value that JSON does not know.
+    """
+    style, script = _template("page.css"), _template("page.js")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    slots = {
+        "title": html.escape(str(content["name"])),
+        "policy": html.escape(policy),
+        "style": style,
+        "script": script,
+        "data": json_for_html(content),
+    }
+    # In one pass: what one slot holds is never taken for another slot.
+    return _SLOT.sub(lambda match: slots[match[1]], _template("page.html"))
+
+
+def json_for_html(content: Any) -> str:
+    """JSON that may stand in a <script> element: it can neither end the element nor start a comment."""
+    text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def finite(value: Any) -> Any:
+    """The same with None for numbers that JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def _template(name: str) -> str:
+    return files("graph_train.report").joinpath(name).read_text(encoding="utf-8").strip()
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -1,0 +1,90 @@
+"""A few validation images with their labels and what was found in them."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.boxes import cxcywh_to_xyxy
+from pipelines.index import ImageIndex
+from pipelines.sources import decode_on_host
+
+SAMPLES = 8
+LEAST_CONFIDENCE = 0.05
+MOST_BOXES = 60
+_PICTURE_PX = 560
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image. Boxes are in px of the file: labels [class, x1, y1, x2, y2], found ones with the confidence after."""
+
+    path: str
+    width: int
+    height: int
+    labels: list[list[float]]
+    found: list[list[float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the page needs, without the picture."""
+        return {"name": Path(self.path).name, **vars(self)}
+
+
+class SampleCollector:
+    """Picks some images of a validation, evenly spread over its order, and keeps what was found in them."""
+
+    def __init__(self, index: ImageIndex) -> None:
+        self._index = index
+        self._numbers = {str(path): number for number, path in enumerate(index.paths)}
+        self._wanted = frozenset(np.linspace(0, len(index) - 1, min(SAMPLES, len(index))).round().astype(int).tolist())
+        self._seen = 0
+        self.samples: list[Sample] = []
+
+    def start(self) -> None:
+        """A validation begins: what the last one found is dropped."""
+        self._seen, self.samples = 0, []
+
+    def add(self, path: str, detections: npt.NDArray[Any]) -> None:
+        """The next image, with (k, 6) x1, y1, x2, y2 in px of the file, confidence, class; highest confidence first."""
+        wanted, self._seen = self._seen in self._wanted, self._seen + 1
+        if not wanted:
+            return
+        number = self._numbers[path]
+        width, height = (int(side) for side in self._index.sizes[number])
+        rows = self._index.labels[number]
+        corners = cxcywh_to_xyxy(rows[:, 1:5]) * np.array([width, height, width, height])
+        found = detections[detections[:, 4] >= LEAST_CONFIDENCE][:MOST_BOXES]
+        self.samples.append(
+            Sample(
+                path=path,
+                width=width,
+                height=height,
+                labels=[[int(row[0]), *_px(box)] for row, box in zip(rows, corners, strict=True)],
+                found=[[int(row[5]), *_px(row[:4]), round(float(row[4]), 3)] for row in found],
+            )
+        )
+
+
+def _px(corners: Sequence[float]) -> list[float]:
+    return [round(float(value), 1) for value in corners]
+
+
+@lru_cache(maxsize=4 * SAMPLES)
+def picture(path: str) -> str | None:
+    """The image as a data URI, at most 560 px wide or high; None if the file cannot be read any more."""
+    from PIL import Image
+
+    try:
+        image = Image.fromarray(decode_on_host(Path(path)))
+    except OSError:
+        return None
+    image.thumbnail((_PICTURE_PX, _PICTURE_PX))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

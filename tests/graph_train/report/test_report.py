@@ -1,0 +1,263 @@
+"""The report of a run: what it holds, that nothing in it can do harm, and how it shows itself in a browser."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from graph_train.checkpoint import load_checkpoint
+from graph_train.progress import EpochTimes
+from graph_train.report.content import times_content
+from graph_train.report.page import json_for_html, render
+from tests.graph_train.lab import VAL_IMAGES, Lab, Trial
+from tests.graph_train.report.browser import opened
+
+NASTY = ("<script>alert(1)</script>", "--><img src=x onerror=alert(2)>", "</script>{{data}} &amp;\"'")
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """The lab's data set with classes that no page should take at their word."""
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    content = yaml.safe_load(lab.data.read_text())
+    lab.data.write_text(yaml.safe_dump({**content, "names": list(NASTY)}))
+    return lab
+
+
+@pytest.fixture(scope="module")
+def trial(lab: Lab) -> Trial:
+    """A run with pictures, in graph mode."""
+    return lab.train(epochs=EPOCHS, noplots=False, graph=True, name="<b>run")
+
+
+def numbers(trial: Trial) -> dict[str, Any]:
+    return json.loads((trial.folder / "report.json").read_text(encoding="utf-8"))
+
+
+class _Elements(HTMLParser):
+    """What an HTML parser sees in a page before any script runs."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.data = ""
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._inside = str(dict(attrs).get("id"))
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "data":
+            self.data += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+
+# --- content -------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_those_of_the_run(trial: Trial) -> None:
+    content = numbers(trial)
+    assert content["state"] == "finished"
+    assert content["results"]["epoch"] == [0, 1, 2]
+    assert content["results"]["train/box_loss"] == [row["train/box_loss"] for row in trial.rows]
+    assert content["validation"]["means"] == [float(value) for value in trial.result.validation.means]
+    assert content["validation"]["of"] == "the best weights"
+    assert [row["name"] for row in content["validation"]["table"]] == list(NASTY)
+    assert content["data"]["splits"][0] == {"name": "train", "images": 8, "labels": 10, "background": 1, "problems": 0}
+    assert sum(item["train"] for item in content["data"]["classes"]) == 10
+    assert {name: value for name, value, _ in content["settings"]}["imgsz"] == 64
+    assert [item["epoch"] for item in content["times"]] == [0, 1, 2]
+    for item in content["times"]:
+        assert item["images"] == 8
+        assert item["training"] >= item["waiting"] + item["computing"] > 0
+        assert item["computing"] >= item["compiling"]
+    assert content["times"][0]["compiling"] > 0
+    assert content["times"][1]["compiling"] == 0
+    assert any(name == "oneflow" for name, _ in content["environment"])
+
+
+def test_samples_have_the_labels_of_their_files(trial: Trial, lab: Lab) -> None:
+    samples = numbers(trial)["samples"]
+    assert len(samples) == VAL_IMAGES
+    for sample in samples:
+        assert (sample["width"], sample["height"]) == (96, 64)
+        file = lab.data.parent / "labels" / "val" / Path(sample["name"]).with_suffix(".txt")
+        rows = np.array([line.split() for line in file.read_text().splitlines()], float)
+        centres = (rows[:, 1:3] - rows[:, 3:5] / 2) * [96, 64]
+        found = np.array(sample["labels"])
+        np.testing.assert_array_equal(found[:, 0], rows[:, 0])
+        np.testing.assert_allclose(found[:, 1:3], centres, atol=0.06)  # written with one decimal
+
+
+def test_a_cut_epoch_is_counted_once() -> None:
+    earlier = [vars(EpochTimes(0, 8, 4.0, 1.0, 2.0, 0.5, 1.0)), vars(EpochTimes(1, 4, 2.0, 0.5, 1.0, 0.0))]
+    merged = times_content([EpochTimes(1, 4, 3.0, 0.25, 2.0, 1.0, 0.5)], earlier)
+    assert merged == [vars(EpochTimes(0, 8, 4.0, 1.0, 2.0, 0.5, 1.0)), vars(EpochTimes(1, 8, 5.0, 0.75, 3.0, 1.0, 0.5))]
+
+
+# --- harmless whatever the names -----------------------------------------------------------------------------------
+
+
+def test_names_reach_the_page_as_data_only(trial: Trial) -> None:
+    text = (trial.folder / "report.html").read_text(encoding="utf-8")
+    for name in NASTY:
+        assert name not in text
+    seen = _Elements(text)
+    assert seen.tags.count("script") == 2
+    assert "img" not in seen.tags
+    assert [item["name"] for item in json.loads(seen.data)["data"]["classes"]] == list(NASTY)
+    assert "<title>&lt;b&gt;run · training report</title>" in text
+
+
+def test_json_can_not_leave_its_element() -> None:
+    value = {"<!--<script>": ["</script>", "\u2028", float("nan"), float("inf"), 1.5]}
+    text = json_for_html(value)
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"<!--<script>": ["</script>", "\u2028", None, None, 1.5]}
+
+
+def test_page_names_no_other_place(trial: Trial) -> None:
+    text = (trial.folder / "report.html").read_text(encoding="utf-8")
+    links = set(re.findall(r"(?:https?:)?//[a-z][\w.-]+\.\w+[^\"' )]*", text))
+    assert links == {"http://www.w3.org/2000/svg"}  # the name of a language, never fetched
+
+
+# --- when it is written --------------------------------------------------------------------------------------------
+
+
+def test_stopped_and_resumed(lab: Lab) -> None:
+    stopped = lab.train(epochs=2, noplots=False, stop_after=3)
+    content = numbers(stopped)
+    assert (content["state"], content["done"]) == ("stopped", 1)
+    assert content["validation"]["of"] == "the weights of epoch 0"
+    assert any("--resume" in command for _, command in content["commands"])
+    before = content["times"][0]
+    ended = numbers(lab.train_as_given(resume=stopped.folder))
+    assert (ended["state"], ended["done"]) == ("finished", 2)
+    assert ended["times"][0] == before
+    assert ended["times"][1]["images"] == 8  # four before the stop, four after it
+    assert len(ended["samples"]) == VAL_IMAGES
+
+
+def test_without_plots_there_are_no_pictures(lab: Lab) -> None:
+    trial = lab.train(epochs=1)
+    content = numbers(trial)
+    assert content["samples"] == []
+    assert len(content["results"]["epoch"]) == 1
+    assert "data:image" not in (trial.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_epochs_without_validation_have_no_points(lab: Lab) -> None:
+    content = numbers(lab.train(epochs=2, noval=True))
+    first, last = content["results"]["metrics/mAP_0.5"]
+    assert first is None
+    assert last is not None
+    assert content["best"] == 1
+
+
+def test_a_damaged_report_of_a_resumed_run_starts_over(lab: Lab) -> None:
+    stopped = lab.train(epochs=2, stop_after=3)
+    (stopped.folder / "report.json").write_text("{")
+    ended = lab.train_as_given(resume=stopped.folder)
+    assert "the report starts over" in ended.log
+    assert [item["epoch"] for item in numbers(ended)["times"]] == [1]
+
+
+def test_a_report_that_cannot_be_written_ends_no_training(lab: Lab) -> None:
+    begun = lab.train(epochs=2, stop_after=3)
+    for name in ("report.html", "report.json"):
+        (begun.folder / name).unlink()
+    (begun.folder / "report.json").mkdir()
+    with pytest.raises(AssertionError):  # the lab wants all callbacks alive
+        lab.train_as_given(resume=begun.folder)
+    log = (begun.folder / "train.log").read_text()
+    assert "Callback report failed in on_train_start and is switched off" in log
+    assert load_checkpoint(begun.folder / "weights" / "last.safetensors").header["cursor"]["finished"]
+
+
+# --- in a browser --------------------------------------------------------------------------------------------------
+
+
+def test_desktop(trial: Trial) -> None:
+    with opened(trial.folder / "report.html") as shown:
+        page = shown.page
+        assert page.title() == "<b>run · training report"
+        assert page.locator("h1").inner_text() == "<b>run"
+        points = shown.points()
+        assert points[:13] == [EPOCHS] * 13
+        assert page.locator("#classes tbody tr").first.locator("td").first.inner_text() == "all"
+        names = page.locator("#classes .scroll").first.locator("tbody td.name").all_inner_texts()
+        assert names == ["all", *NASTY]
+        assert page.locator("#samples .pair svg image").count() == 2 * VAL_IMAGES
+        assert page.locator("body script").count() == 2
+        assert page.locator("img").count() == 0
+        assert shown.requests == [(trial.folder / "report.html").resolve().as_uri(), *shown.requests[1:]]
+        assert all(url.startswith("data:") for url in shown.requests[1:])
+        assert shown.errors == []
+
+
+def test_hover_switch_slider_and_sorting(trial: Trial) -> None:
+    with opened(trial.folder / "report.html") as shown:
+        page = shown.page
+        first = page.locator("#curves .chart").first
+        box = first.locator("svg").bounding_box()
+        page.mouse.move(box["x"] + box["width"] - 12, box["y"] + 60)
+        tip = first.locator(".tip").inner_text()
+        assert "epoch 2" in tip
+        assert f"{trial.rows[2]['train/box_loss']:.3g}"[:4] in tip
+        first.locator(".legend button").first.click()
+        assert first.locator("path.line").count() == 1
+        first.locator("svg").focus()
+        page.keyboard.press("ArrowRight")
+        assert "epoch 0" in first.locator(".tip").inner_text()
+        page.evaluate(
+            "document.getElementById('confidence').value = 0.05;"
+            "document.getElementById('confidence').dispatchEvent(new Event('input'))"
+        )
+        found = sum(box[5] >= 0.05 for sample in numbers(trial)["samples"] for box in sample["found"])
+        visible = page.evaluate(
+            "[...document.querySelectorAll('g[data-confidence]')].filter((g) => !g.style.display).length"
+        )
+        assert visible == found
+        page.locator("#classes thead button", has_text="Labels").click()
+        counts = page.locator("#classes .scroll").first.locator("tbody tr td:nth-child(3)").all_inner_texts()
+        assert [int(count) for count in counts[1:]] == sorted((int(count) for count in counts[1:]), reverse=True)
+        assert shown.errors == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_phone(trial: Trial, dark: bool) -> None:
+    with opened(trial.folder / "report.html", width=390, height=844, dark=dark) as shown:
+        assert shown.page.evaluate("document.documentElement.scrollWidth") == 390  # nothing sticks out
+        background = shown.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == dark
+        assert shown.errors == []
+
+
+def test_many_classes_and_nothing_measured(trial: Trial, tmp_path: Path) -> None:
+    """90 classes with long names; then a page before its first epoch."""
+    content = numbers(trial)
+    row = content["validation"]["table"][0]
+    content["validation"]["table"] = [{**row, "name": f"class number {n} with a long name"} for n in range(90)]
+    content["validation"]["confusion"] = None
+    content["samples"] = []
+    (tmp_path / "many.html").write_text(render(content), encoding="utf-8")
+    with opened(tmp_path / "many.html", width=390, height=844) as shown:
+        assert shown.page.locator("#classes .scroll").first.locator("tbody tr").count() == 91
+        assert shown.errors == []
+    empty: dict[str, Any] = {**content, "validation": None, "times": [], "best": None, "done": 0, "state": "running"}
+    empty["results"] = {key: [] for key in content["results"]}
+    (tmp_path / "empty.html").write_text(render(empty), encoding="utf-8")
+    with opened(tmp_path / "empty.html") as shown:
+        assert "No epoch is finished yet" in shown.page.locator("#curves").inner_text()
+        assert shown.errors == []
