@@ -15,7 +15,7 @@ _ROW = "{:>10}{:>11}{:>11}{:>11}{:>11}{:>8}{:>9}"
 HEADER = _ROW.format("Epoch", "box_loss", "obj_loss", "cls_loss", "Instances", "Size", "img/s")
 
 
-class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]
+class TerminalHandler(logging.StreamHandler):
     """Prints messages above a bar that is being drawn, never into it."""
 
     def emit(self, record: logging.LogRecord) -> None:

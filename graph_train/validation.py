@@ -208,9 +208,14 @@ def validate(
         ValueError: a label or a prediction does not fit the class names, or a setting is out of range.
     """
     run = _Run(forward, tuple(class_names), settings or ValidationSettings(), on_image)
-    # None: no bar where stderr is a file or a pipe.
-    shown = {"leave": False, "disable": None if progress else True}
-    bar = tqdm(batches, desc=f"{'validating':>22}", total=total, bar_format=BAR_FORMAT, **shown)
+    bar = tqdm(
+        batches,
+        desc=f"{'validating':>22}",
+        total=total,
+        bar_format=BAR_FORMAT,
+        leave=False,
+        disable=None if progress else True,  # None: no bar where stderr is a file or a pipe
+    )
     started = time.perf_counter()
     for batch in bar:
         run.timer["load"] += time.perf_counter() - started

@@ -135,7 +135,7 @@ class ReportHooks(TrainingHooks):
                 self._folder, trainer.run.setup.options, state=state, best=trainer.folder.best.exists()
             ),
         }
-        numbers = json.dumps(finite(content), ensure_ascii=False, allow_nan=False, indent=1)
+        numbers = json.dumps(finite(content), allow_nan=False, indent=1)
         write_atomically(self._folder / NUMBERS, numbers)
         samples = [{**sample, "picture": picture(sample["path"])} for sample in content["samples"]]
         write_atomically(self._folder / PAGE, render({**content, "samples": samples}))

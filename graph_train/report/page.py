@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
+from pipelines.problems import printable
+
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 
@@ -29,7 +31,7 @@ def render(content: Mapping[str, Any]) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     slots = {
-        "title": html.escape(str(content["name"])),
+        "title": html.escape(printable(content["name"])),
         "policy": html.escape(policy),
         "style": style,
         "script": script,
@@ -41,8 +43,8 @@ def render(content: Mapping[str, Any]) -> str:
 
 def json_for_html(content: Any) -> str:
     """JSON that may stand in a <script> element: it can neither end the element nor start a comment."""
-    text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
+    text = json.dumps(finite(content), allow_nan=False, separators=(",", ":"))
+    return re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def finite(value: Any) -> Any:
