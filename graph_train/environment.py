@@ -126,6 +126,9 @@ def _plugin() -> Fact:
 def _plugin_state() -> str:
     from kernels import plugin_build
 
+    packaged = plugin_build.packaged_library()
+    if packaged is not None:
+        return f"from the wheel: {packaged}"
     folder = plugin_build.cache_folder() / plugin_build.plugin_key(plugin_build.find_toolchain())
     built = sorted(folder.glob("*.so"))
     return (

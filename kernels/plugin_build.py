@@ -22,6 +22,10 @@ from kernels.user_cache import user_cache_folder
 SOURCE_FOLDER = Path(__file__).resolve().parent / "csrc"
 LIBRARY_NAME = "libgraph_train_kernels.so"
 DIGEST_NAME = f"{LIBRARY_NAME}.sha256"
+PACKAGED_FOLDER = Path(__file__).resolve().parent / "prebuilt"
+"""Where a wheel that was built with kernels carries them (`kernels/wheel_hook.py`)."""
+KEY_NAME = "key"
+_ONEFLOW = ("oneflow", "oneflow/__init__.py")
 _ONEDNN = ("onednn-cpu-gomp", "libdnnl.so.3")
 _ONEDNN_HEADERS = ("onednn-devel-cpu-gomp", "include/dnnl.hpp")
 
@@ -155,7 +159,7 @@ def find_toolchain() -> Toolchain:
         )
     compiler = find_compiler()
     version = subprocess.run([str(compiler), "--version"], capture_output=True, text=True, check=False).stdout
-    oneflow_init, oneflow_version = _distribution_file("oneflow", "oneflow/__init__.py")
+    oneflow_init, oneflow_version = _distribution_file(*_ONEFLOW)
     library, onednn_version = _distribution_file(*_ONEDNN)
     header, _ = _distribution_file(*_ONEDNN_HEADERS)
     return Toolchain(
@@ -176,17 +180,19 @@ def source_files() -> list[Path]:
 
 def plugin_key(toolchain: Toolchain) -> str:
     """Hash of all that decides the library's bytes: sources, flags, and the versions it is bound to."""
+    return _hash_with_sources(toolchain.compiler_version, toolchain.oneflow_version, toolchain.onednn_version)
+
+
+def packaged_key() -> str:
+    """Hash that a wheel's library must carry: as `plugin_key`, but any compiler will do."""
+    return _hash_with_sources(_distribution_file(*_ONEFLOW)[1], _distribution_file(*_ONEDNN)[1])
+
+
+def _hash_with_sources(*versions: str) -> str:
     digest = hashlib.sha256()
     for path in source_files():
         digest.update(f"{path.relative_to(SOURCE_FOLDER)}\0".encode() + path.read_bytes() + b"\0")
-    facts = (
-        *_COMPILE_FLAGS,
-        *_LINK_FLAGS,
-        toolchain.compiler_version,
-        toolchain.oneflow_version,
-        toolchain.onednn_version,
-    )
-    digest.update("\0".join(facts).encode())
+    digest.update("\0".join((*_COMPILE_FLAGS, *_LINK_FLAGS, *versions)).encode())
     return digest.hexdigest()[:24]
 
 
@@ -249,7 +255,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def ensure_built() -> BuiltPlugin:
-    """The library for these sources and this machine, compiled when the cache has none.
+    """The library for these sources and this machine: the wheel's, or the cache's, or compiled now.
 
     Safe when several processes start at once: one compiles, the others wait and find the result.
 
@@ -257,6 +263,9 @@ def ensure_built() -> BuiltPlugin:
         PluginUnavailableError: no compiler, missing packages, an unsafe cache folder, or errors in the compilation.
         OSError: the cache folder cannot be written.
     """
+    packaged = packaged_library()
+    if packaged is not None:
+        return BuiltPlugin(packaged, 0.0)
     toolchain = find_toolchain()
     root = _private_folder(_private_folder(cache_folder().parent) / cache_folder().name)
     folder = _private_folder(root / plugin_key(toolchain))
@@ -269,6 +278,17 @@ def ensure_built() -> BuiltPlugin:
                 print(f"graph-train: {library}: {text}", file=sys.stderr, flush=True)
             build_seconds = _build(toolchain, folder, library)
     return BuiltPlugin(library, build_seconds)
+
+
+def packaged_library() -> Path | None:
+    """The library that came in the wheel, if it belongs to these sources and to the OneFlow and oneDNN that are here.
+
+    It is trusted as the Python code beside it is: who may write the one may write the other.
+    """
+    library, key = PACKAGED_FOLDER / LIBRARY_NAME, PACKAGED_FOLDER / KEY_NAME
+    if not (library.is_file() and key.is_file()):
+        return None
+    return library if key.read_text() == packaged_key() else None
 
 
 def _build(toolchain: Toolchain, folder: Path, library: Path) -> float:

@@ -1,0 +1,82 @@
+"""The wheel is the whole product: it installs into an empty environment and trains from there."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from kernels import plugin_build
+from kernels.wheel_hook import SWITCH
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ("--data=shapes", "--cfg=yolov5n.yaml", "--imgsz=64", "--batch-size=16", "--epochs=1", "--kernels=require")
+
+
+def run(*words: str | Path, folder: Path, **variables: str) -> str:
+    """Output of a command that must succeed, started outside the checkout unless `folder` says otherwise."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    ran = subprocess.run(
+        [str(word) for word in words],
+        cwd=folder,
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
+    return ran.stdout
+
+
+def build(target: Path, *flags: str, **variables: str) -> Path:
+    run("uv", "build", "--wheel", "--offline", "--out-dir", target, *flags, folder=ROOT, **variables)
+    return next(target.glob("*.whl"))
+
+
+def test_it_holds_all_that_is_no_code(tmp_path: Path) -> None:
+    wheel = build(tmp_path)
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    data = [path for package in packages() for path in (ROOT / package).rglob("*") if is_data(path)]
+    assert len(data) > 40
+    assert [str(path.relative_to(ROOT)) for path in data if str(path.relative_to(ROOT)) not in packed] == []
+    assert not any(name.startswith("tests/") for name in packed)
+
+
+def packages() -> Sequence[str]:
+    return ("graph_train", "kernels", "models", "pipelines")
+
+
+def is_data(path: Path) -> bool:
+    return path.is_file() and path.suffix not in (".py", ".pyc", ".so")
+
+
+def test_it_trains_from_an_empty_environment_without_a_compiler(tmp_path: Path) -> None:
+    wheel = build(tmp_path, "--no-build-isolation", f"--python={sys.executable}", **{SWITCH: "1"})
+    python, commands = tmp_path / "env/bin/python", tmp_path / "env/bin"
+    run("uv", "venv", "--offline", "--python", sys.executable, tmp_path / "env", folder=tmp_path)
+    limits = tmp_path / "constraints.txt"
+    limits.write_text(run("uv", "export", "--offline", "--no-hashes", "--no-emit-project", folder=ROOT))
+    run("uv", "pip", "install", "--offline", "--python", python, "-c", limits, wheel, folder=tmp_path)
+    facts = run(commands / "graph-check", "env", folder=tmp_path, CXX="no-compiler")
+    assert f"from the wheel: {tmp_path}" in facts and plugin_build.LIBRARY_NAME in facts
+    small = [
+        "--data",
+        "shapes",
+        "--cfg",
+        "yolov5n.yaml",
+        "--imgsz",
+        "64",
+        "--batch-size",
+        "16",
+        "--epochs",
+        "1",
+        "--kernels",
+        "require",
+    ]
+    run(commands / "graph-train", *small, "--project", tmp_path / "runs", folder=tmp_path, CXX="no-compiler")
+    assert (tmp_path / "runs/exp/weights/best.safetensors").is_file()
