@@ -61,7 +61,7 @@ def test_it_trains_from_an_empty_environment_without_a_compiler(tmp_path: Path) 
     run("uv", "venv", "--offline", "--python", sys.executable, tmp_path / "env", folder=tmp_path)
     limits = tmp_path / "constraints.txt"
     limits.write_text(run("uv", "export", "--offline", "--no-hashes", "--no-emit-project", folder=ROOT))
-    run("uv", "pip", "install", "--offline", "--python", python, "-c", limits, wheel, folder=tmp_path)
+    run("uv", "pip", "install", "--python", python, "-c", limits, wheel, folder=tmp_path)
     facts = run(commands / "graph-check", "env", folder=tmp_path, CXX="no-compiler")
     assert f"from the wheel: {tmp_path}" in facts and plugin_build.LIBRARY_NAME in facts
     small = [
