@@ -45,7 +45,7 @@ def prepare(folder: str, device: str, threads: int, *, plugin: bool, graph: bool
     point = json.loads((Path(folder) / "point.json").read_text(encoding="utf-8"))
     _Session.step = _build(point, place, graph=graph, scaled=amp and place != "cpu")
     _Session.settings = _settings(point["update"])
-    with np.load(Path(folder) / "batches.npz") as arrays:
+    with np.load(Path(folder) / "batches.npz", allow_pickle=False) as arrays:
         pairs = list(zip(arrays["images"], arrays["labels"], strict=True))
     _Session.batches = [tuple(flow.tensor(array, device=place) for array in pair) for pair in pairs]
     _Session.losses = []

@@ -58,7 +58,7 @@ def load_data(options: TrainOptions) -> Data:
     Raises:
         ValueError: the data set is broken or empty, or `--strict` and there is any problem; names what and where.
     """
-    dataset = load_dataset(options.data.data)
+    dataset = load_dataset(options.data.data, allow_download=options.data.allow_download)
     indices = []
     for split in ("train", "val"):
         index = index_images(

@@ -33,6 +33,7 @@ class CheckOptions:
     cfg: str = "yolov5s.yaml"
     anchor_t: float = 4.0
     single_cls: bool = False
+    allow_download: bool = False
     workers: int = 0
     json: str | None = None
     plots: str | None = None
@@ -52,7 +53,7 @@ def check_data(options: CheckOptions) -> int:
         ValueError: the dataset yaml or the model yaml is wrong, or an output lies inside the data set.
         OSError: a file cannot be read or written.
     """
-    dataset = load_dataset(options.data)
+    dataset = load_dataset(options.data, allow_download=options.allow_download)
     for target in (options.json, options.plots, options.problems):
         _refuse_inside(dataset, target)
     anchors_px = np.asarray(load_model_spec(options.cfg).anchors_px)

@@ -62,7 +62,7 @@ def evaluate(options: ValOptions) -> EvaluationResult:
     device = select_device(options.device)
     plugin = load_plugin(options.kernels)  # type: ignore[arg-type]
     LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
-    dataset = load_dataset(options.data, require=(split,))
+    dataset = load_dataset(options.data, require=(split,), allow_download=options.allow_download)
     index = _index(dataset, split, options)
     groups = [options.weights] if options.task not in ("speed", "study") else [(path,) for path in options.weights]
     detectors = [load_detector(group, device=device, graph=options.graph, augment=options.augment) for group in groups]

@@ -30,7 +30,18 @@ from pipelines.problems import write_problems
 
 LOG = logging.getLogger("graph_train")
 DEFAULT_PROJECT, EVOLVE_PROJECT = "runs/train", "runs/evolve"
-_CHANGEABLE_ON_RESUME = ("resume", "epochs", "device", "workers", "kernels", "debug", "cache", "noplots", "loggers")
+_CHANGEABLE_ON_RESUME = (
+    "resume",
+    "epochs",
+    "device",
+    "workers",
+    "kernels",
+    "debug",
+    "cache",
+    "noplots",
+    "loggers",
+    "allow_download",
+)
 
 
 def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | EvolutionResult:

@@ -77,6 +77,8 @@ class DataOptions:
                        kind=_SWITCH)  # fmt: skip
     workers: int = _flag(8, "data loading threads per rank, at most the machine's cores", kind=int)
     strict: bool = _flag(False, "any problem in the data set ends the run", kind=_SWITCH)
+    allow_download: bool = _flag(False, "fetch missing data from the yaml's `download`, if it gives a SHA-256",
+                                 kind=_SWITCH)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ class ValOptions:
                       "256 to 1536)", choices=TASKS)  # fmt: skip
     device: str = _flag("", "cuda device, i.e. 0, or cpu; '' takes the GPU where there is one")
     workers: int = _flag(8, "data loading threads", kind=int)
+    allow_download: bool = _flag(False, "fetch missing data from the yaml's `download`, if it gives a SHA-256",
+                                 kind=_SWITCH)  # fmt: skip
     single_cls: bool = _flag(False, "count all classes as one", kind=_SWITCH)
     augment: bool = _flag(False, "augmented inference: three scales, one of them flipped", kind=_SWITCH)
     verbose: bool = _flag(False, "table of all classes, also where there are 50 or more", kind=_SWITCH)

@@ -1,11 +1,13 @@
 """Dataset yaml files in YOLOv5's form: where the images of each split are, and what the classes are called."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.download import archives, fetch_into, how_to_get
 from pipelines.problems import printable
 from pipelines.safe_yaml import YamlFile, load_yaml
 from pipelines.shapes import SHAPES_NAME, render_shapes
@@ -14,6 +16,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 MAX_CLASSES = 10_000
 
+_log = logging.getLogger("graph_train")
 _SHIPPED = Path(__file__).with_name("datasets")
 
 
@@ -57,15 +60,19 @@ def shipped_names() -> tuple[str, ...]:
     return (*sorted(file.name for file in _SHIPPED.glob("*.yaml")), SHAPES_NAME)
 
 
-def load_dataset(path_or_name: str | Path, *, require: Sequence[Split] = ("train", "val")) -> Dataset:
+def load_dataset(
+    path_or_name: str | Path, *, require: Sequence[Split] = ("train", "val"), allow_download: bool = False
+) -> Dataset:
     """Reads a dataset yaml, one of the shipped ones, or makes the built-in data set `shapes`.
 
     A relative `path` is looked for beside the yaml, then in the current folder (YOLOv5 looks in the current folder
-    only); for a shipped yaml in the current folder and in `datasets/` there. `download` is never executed.
+    only); for a shipped yaml in the current folder and in `datasets/` there. `download` is fetched only if that
+    is allowed and a required split is missing, see `pipelines.download`.
 
     Args:
         path_or_name: a yaml file, or one of `shipped_names()` if there is no such file.
         require: splits that must be there.
+        allow_download: fetch what is missing from the yaml's addresses, if their checksums are given.
     Raises:
         ValueError: the yaml is broken, contradicts itself, or a required split is missing; names file, line, column.
         OSError: no such file.
@@ -75,6 +82,9 @@ def load_dataset(path_or_name: str | Path, *, require: Sequence[Split] = ("train
     yaml = load_yaml(file)
     roots = _roots(yaml, shipped)
     found = {split: _sources(yaml, split, roots) for split in SPLITS}
+    if allow_download and any(isinstance(found[split], str) for split in require):
+        _download(yaml, roots)
+        found = {split: _sources(yaml, split, roots) for split in SPLITS}
     absent = {split: sources for split, sources in found.items() if isinstance(sources, str)}
     for split in require:
         if split in absent:
@@ -146,7 +156,7 @@ def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...
         source = next((path for path in tried if os.path.exists(path)), None)
         if source is None:
             places = ", ".join(printable(path) for path in tried)
-            return f"{yaml.where(*key)}: {split}: nothing at {places}; {_how_to_get(yaml)}"
+            return f"{yaml.where(*key)}: {split}: nothing at {places}; {how_to_get(yaml)}"
         sources.append(source)
     return tuple(sources)
 
@@ -161,16 +171,19 @@ def _candidates(entry: str, roots: list[Path]) -> list[Path]:
     return list(dict.fromkeys(Path(os.path.abspath(candidate)) for candidate in candidates))
 
 
-def _how_to_get(yaml: YamlFile) -> str:
-    hint = yaml.data.get("download")
-    lines = (
-        hint.splitlines() if isinstance(hint, str) else [str(item) for item in hint] if isinstance(hint, list) else []
-    )
-    if not lines:
-        return "put the images there or correct the yaml"
-    if len(lines) > 4:
-        return "nothing is downloaded or executed here: fetch the data as the yaml's `download` describes"
-    return f"nothing is downloaded here: get the data from {' and '.join(line.strip() for line in lines)}"
+def _download(yaml: YamlFile, roots: list[Path]) -> None:
+    """Fetches the yaml's archives into the data set's folder, if it names any."""
+    wanted = archives(yaml)
+    if not wanted:
+        return
+    done = fetch_into(roots[0], wanted, allowed_below=(yaml.path.parent, Path.cwd()))
+    _log.info("Unpacked %d files into %s", len(done.files), printable(roots[0]))
+    if done.left_out:
+        _log.warning(
+            "%d files are no images, labels or texts, or hidden, and were left in the archive; the first is %s",
+            len(done.left_out),
+            printable(done.left_out[0]),
+        )
 
 
 def _class_names(yaml: YamlFile, *, optional: bool) -> tuple[str, ...]:

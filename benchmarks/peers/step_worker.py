@@ -52,7 +52,7 @@ def load_weights(network: torch.nn.Module, file: Path) -> None:
     Raises:
         ValueError: the names or shapes differ, so it is not the same network.
     """
-    with np.load(file) as arrays:
+    with np.load(file, allow_pickle=False) as arrays:
         values = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     try:
         network.load_state_dict(values, strict=True)
@@ -61,7 +61,7 @@ def load_weights(network: torch.nn.Module, file: Path) -> None:
 
 
 def _batches(file: Path, place: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    with np.load(file) as arrays:
+    with np.load(file, allow_pickle=False) as arrays:
         pairs = list(zip(arrays["images"], arrays["labels"], strict=True))
     return [(torch.from_numpy(images).to(place), torch.from_numpy(_filtered(labels)).to(place))
             for images, labels in pairs]  # fmt: skip

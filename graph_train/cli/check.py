@@ -24,6 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cfg", default="yolov5s.yaml", help="model yaml whose anchors are compared with the boxes")
     parser.add_argument("--anchor-t", type=float, default=4.0, help="hyper-parameter anchor_t")
     parser.add_argument("--single-cls", action="store_true", help="count all classes as one")
+    parser.add_argument("--allow-download", action="store_true",
+                        help="fetch missing data from the yaml's `download`, if it gives a SHA-256")  # fmt: skip
     parser.add_argument("--workers", type=int, default=0, help="threads that decode images, 0 for one per core")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--plots", metavar="DIR", help="write plots of the labels of each split")
