@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from graph_train.placement import Placement
 from graph_train.schedule import StepSettings, ema_decay
 from graph_train.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState, member
+from kernels.global_rows import kept_by_images
 from kernels.runtime import Tensor, flow
 from kernels.update import hyper_vector, update_parameters
 
@@ -49,9 +51,10 @@ class Compilation:
 class StepModule(flow.nn.Module):
     """The step as a module. Inputs and outputs are tensors only, all shapes are fixed."""
 
-    def __init__(self, state: TrainingState, criterion: Any) -> None:
+    def __init__(self, state: TrainingState, criterion: Any, placement: Placement) -> None:
         super().__init__()
         self.state, self.criterion = state, criterion
+        self._placement = placement
 
     def forward(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
         """Does the step.
@@ -67,10 +70,12 @@ class StepModule(flow.nn.Module):
         """
         state = self.state
         self._average_statistics(extra)
-        maps = state.network(images.to(flow.float32) / PIXEL_SCALE)
+        maps = [kept_by_images(level) for level in state.network(images.to(flow.float32) / PIXEL_SCALE)]
         parts = self.criterion(maps, labels)
         states = state.parameter_states()
-        gradients = _gradients(parts.total * extra[0], [item.parameter for item in states])
+        gradients = self._placement.flat_sum(
+            _gradients(parts.total * extra[0], [item.parameter for item in states])
+        )
         outcome = update_parameters(state.rule, states, gradients, hyper, max_norm=MAX_GRADIENT_NORM)
         losses = flow.stack([parts.total, parts.box, parts.objectness, parts.classes], dim=0)
         return flow.cat([losses.detach(), outcome], dim=0)
@@ -134,14 +139,15 @@ class _Step:
         weight_decays: tuple[float, float, float],
         amp: bool = False,
         loss_factor: float = 1.0,
+        placement: Placement = Placement("cpu"),  # noqa: B008 - a frozen value
     ) -> None:
         """`loss_factor` multiplies the loss, and so the gradients: YOLOv5 takes four times the loss of quad batches."""
         self.state = state
         self._weight_decays = weight_decays
         self.amp = amp
         self._loss_factor = loss_factor
-        self._module = StepModule(state, criterion)
-        self._device = state.averaged_statistics.device
+        self._module = StepModule(state, criterion, placement)
+        self._placement = placement
 
     def __call__(self, images: Tensor, labels: Tensor, settings: StepSettings) -> StepResult:
         """See `TrainStep`."""
@@ -149,7 +155,7 @@ class _Step:
         decay = ema_decay(counters.updates + 1)
         output = self._execute(images, labels, *self._scalars(settings, counters, decay))
         # The one read-back of a step: the driver needs the losses, and whether a non-finite gradient was skipped.
-        values = output.numpy().astype(np.float64)
+        values = self._placement.host(output).astype(np.float64)
         total, box, objectness, classes, norm = (float(value) for value in values[:5])
         result = StepResult(total, box, objectness, classes, norm, updated=bool(values[5] > 0.5))
         self.state.network.count_batch()
@@ -170,7 +176,7 @@ class _Step:
         )
         # The update divides by the loss scale alone, so the factor stays in the gradients.
         extra = np.array([counters.loss_scale * self._loss_factor, 1.0 - counters.pending_decay], np.float32)
-        return flow.tensor(np.asarray(hyper, np.float32), device=self._device), flow.tensor(extra, device=self._device)
+        return self._placement.whole(np.asarray(hyper, np.float32)), self._placement.whole(extra)
 
     def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
         raise TypeError("use EagerStep or GraphStep")
@@ -198,9 +204,12 @@ class GraphStep(_Step):
         weight_decays: tuple[float, float, float],
         amp: bool = False,
         loss_factor: float = 1.0,
+        placement: Placement = Placement("cpu"),  # noqa: B008 - a frozen value
         on_compile: Callable[[Compilation], None] = lambda _: None,
     ) -> None:
-        super().__init__(state, criterion, weight_decays=weight_decays, amp=amp, loss_factor=loss_factor)
+        super().__init__(
+            state, criterion, weight_decays=weight_decays, amp=amp, loss_factor=loss_factor, placement=placement
+        )
         self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _StepGraph] = {}
         self._on_compile = on_compile
         self.compilations: list[Compilation] = []
@@ -223,8 +232,8 @@ class GraphStep(_Step):
         """Compiles for a shape and reserves its memory, without a step; a shape that is there already costs nothing."""
         if (tuple(images_shape), tuple(labels_shape)) in self._graphs:
             return
-        images = flow.zeros(tuple(images_shape), dtype=flow.uint8, device=self._device)
-        labels = flow.zeros(tuple(labels_shape), dtype=flow.float32, device=self._device)
+        images = self._placement.whole(np.zeros(tuple(images_shape), np.uint8))
+        labels = self._placement.images(np.zeros(tuple(labels_shape), np.float32))
         self._compile(images, labels, *self._scalars(settings, self.state.counters, ema_decay(1)))
 
     def _compile(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> _StepGraph:

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 
+from kernels.global_rows import whole
 from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 
@@ -20,10 +21,12 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=EPS, momentum=MOMENTUM)
+        self.synchronised = False
+        """Statistics of the images of all ranks together, where these are spread over ranks; else each rank its own."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape; in training mode by the batch's statistics, and updates the running ones."""
-        if self.training and not x.is_cuda and not _cpu_kernel_is_exact(is_loaded()):
+        if self.training and self._by_plain_ops(x):
             return self._composed(x)
         return flow._C.normalization(
             x,
@@ -37,6 +40,10 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
             is_training=self.training,
         )
 
+    def _by_plain_ops(self, x: Tensor) -> bool:
+        """OneFlow's fused op sees the images of one rank only; a mean of plain ops is that of all."""
+        return (self.synchronised and x.is_global) or (not x.is_cuda and not _cpu_kernel_is_exact(is_loaded()))
+
     def _composed(self, x: Tensor) -> Tensor:
         """The same from plain ops.
 
@@ -45,9 +52,9 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
         """
         batch, _, height, width = x.shape
         count = batch * height * width
-        mean = flow.mean(x, dim=[0, 2, 3], keepdim=True)
+        mean = whole(flow.mean(x, dim=[0, 2, 3], keepdim=True))
         centred = x - mean
-        variance = flow.mean(flow.square(centred), dim=[0, 2, 3], keepdim=True)
+        variance = whole(flow.mean(flow.square(centred), dim=[0, 2, 3], keepdim=True))
         scale = flow.rsqrt(variance + self.eps) * self.weight.reshape(1, -1, 1, 1)
         unbiased = variance.detach().reshape(-1) * (count / max(count - 1, 1))
         _approach(self.running_mean, mean.detach().reshape(-1), self.momentum)

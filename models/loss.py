@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from kernels.bbox_iou import bbox_iou, bbox_iou_reference
 from kernels.detection_loss import has_fused_loss, level_loss, level_settings
+from kernels.global_rows import expanded, stacked
 from kernels.runtime import Tensor, flow
 from models.elements import BinaryCrossEntropy, FocalLoss, smooth_targets
 from models.targets import NEIGHBOURS, Assignment, HeadGeometry, TargetAssigner
@@ -212,10 +213,10 @@ class DetectionLoss(flow.nn.Module):
         scores = flow.sigmoid(rows[..., 0:4]) * 2.0
         columns = [scores[..., axis] - 0.5 for axis in (0, 1)]
         for axis in (0, 1):
-            by_entry = self.anchor_sides[..., axis].expand(batch, levels, NEIGHBOURS, anchors, slots)
+            by_entry = expanded(self.anchor_sides[..., axis], batch, levels, NEIGHBOURS, anchors, slots)
             side = flow.square(scores[..., 2 + axis]) * by_entry.reshape(batch, levels, entries)
             columns.append(side.masked_fill(unmatched, 1.0))
-        return flow.stack(columns, dim=-1)
+        return stacked(columns, dim=-1)
 
     def _objectness_targets(self, iou: Tensor, cell: Tensor, unmatched: Tensor, flat: Sequence[Tensor]) -> list[Tensor]:
         """Per level (B, cells): what the objectness of each cell should be; 0 where no label is matched.
@@ -304,7 +305,7 @@ def _element_loss(positive_weight: float, gamma: float) -> flow.nn.Module:
 def _rows_of_entries(flat: Sequence[Tensor], assignment: Assignment) -> Tensor:
     """(B, levels, E, 5 + classes): the prediction of each entry; that of the first cell where there is no match."""
     source = assignment.cell.clamp(min=0)
-    return flow.stack([flow._C.batch_gather(rows, source[:, level]) for level, rows in enumerate(flat)], dim=1)
+    return stacked([flow._C.batch_gather(rows, source[:, level]) for level, rows in enumerate(flat)], dim=1)
 
 
 def _sums(values: Tensor, unmatched: Tensor) -> Tensor:

@@ -1,0 +1,118 @@
+"""Which process of how many this one is: read from the variables of a launcher, before OneFlow is imported.
+
+Known are those of `oneflow.distributed.launch` and of torchrun and Kubernetes' training operators (RANK, WORLD_SIZE,
+LOCAL_RANK, MASTER_ADDR, MASTER_PORT), and those of `srun`. Pure functions of a mapping, nothing is started here.
+"""
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_FOUR = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_SLURM_FIRST_PORT, _SLURM_PORTS = 20000, 20000
+"""Jobs of SLURM meet at a port made from the job's number, so that two jobs on one host do not meet each other."""
+
+
+@dataclass(frozen=True)
+class RankInfo:
+    """One process of a job.
+
+    Attributes:
+        rank, world: this process, of how many.
+        local_rank: number of this process on its host; also of its GPU.
+        host: name of this host.
+        master_host, master_port: where rank 0 waits for the others.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    host: str = ""
+    master_host: str = "127.0.0.1"
+    master_port: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """The ordinary case of one process."""
+        return self.world == 1
+
+    @property
+    def main(self) -> bool:
+        """The one rank that writes and talks."""
+        return self.rank == 0
+
+
+def rank_info(variables: Mapping[str, str], *, host: str | None = None) -> RankInfo:
+    """Reads the variables.
+
+    Raises:
+        ValueError: some are missing, are no numbers, or contradict each other.
+    """
+    host = socket.gethostname() if host is None else host
+    if any(name in variables for name in ("RANK", "WORLD_SIZE")):
+        return _from_launcher(variables, host)
+    # Only `srun` sets this one: in a batch script itself there is one process, whatever the job asked for.
+    if int(variables.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return _from_slurm(variables, host)
+    return RankInfo(host=host)
+
+
+def _from_launcher(variables: Mapping[str, str], host: str) -> RankInfo:
+    if variables.get("RANK") == "-1" or (variables.get("WORLD_SIZE") == "1" and "RANK" not in variables):
+        return RankInfo(host=host)
+    missing = [name for name in _FOUR if not variables.get(name)]
+    if missing:
+        given = [name for name in _FOUR if name in variables]
+        raise ValueError(
+            f"{', '.join(given)} set, but not {', '.join(missing)}: a launcher sets all four; start with `python -m "
+            "oneflow.distributed.launch`, or unset them to train in one process"
+        )
+    rank, world = _number(variables, "RANK"), _number(variables, "WORLD_SIZE")
+    port = _number(variables, "MASTER_PORT")
+    if world < 1 or not 0 <= rank < world:
+        raise ValueError(f"RANK={rank}, WORLD_SIZE={world}: ranks count from 0 to WORLD_SIZE - 1")
+    if not 0 < port < 65536:
+        raise ValueError(f"MASTER_PORT={port}: must be a port, 1 to 65535")
+    if variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        port += 1  # torchrun itself listens at MASTER_PORT
+    local = _number(variables, "LOCAL_RANK") if "LOCAL_RANK" in variables else 0
+    return RankInfo(rank, world, local, host, variables["MASTER_ADDR"], port) if world > 1 else RankInfo(host=host)
+
+
+def _from_slurm(variables: Mapping[str, str], host: str) -> RankInfo:
+    names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID")
+    missing = [name for name in names if name not in variables]
+    nodes = variables.get("SLURM_STEP_NODELIST") or variables.get("SLURM_JOB_NODELIST") or ""
+    if missing or not nodes:
+        missing += [] if nodes else ["SLURM_STEP_NODELIST"]
+        raise ValueError(f"SLURM_STEP_NUM_TASKS set, but not {', '.join(missing)}: start with `srun`")
+    port = _SLURM_FIRST_PORT + _number(variables, "SLURM_JOB_ID") % _SLURM_PORTS
+    return RankInfo(
+        rank=_number(variables, "SLURM_PROCID"),
+        world=_number(variables, "SLURM_STEP_NUM_TASKS"),
+        local_rank=_number(variables, "SLURM_LOCALID"),
+        host=host,
+        master_host=variables.get("MASTER_ADDR") or first_host(nodes),
+        master_port=_number(variables, "MASTER_PORT") if variables.get("MASTER_PORT") else port,
+    )
+
+
+def first_host(nodes: str) -> str:
+    """The first name of a SLURM node list: `gpu[003-010,12],login1` gives `gpu003`.
+
+    Raises:
+        ValueError: no node list.
+    """
+    match = re.match(r"([\w.-]+)(?:\[(\d+)[^\]]*\]([\w.-]*))?", nodes)
+    if match is None:
+        raise ValueError(f"SLURM_STEP_NODELIST={nodes!r}: no list of nodes")
+    stem, number, rest = match.groups()
+    return stem + (number or "") + (rest or "")
+
+
+def _number(variables: Mapping[str, str], name: str) -> int:
+    try:
+        return int(variables[name])
+    except ValueError:
+        raise ValueError(f"{name}={variables[name]!r}: must be a whole number") from None

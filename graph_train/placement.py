@@ -1,0 +1,84 @@
+"""Where tensors live: on the one device of this process, or spread over all ranks as OneFlow's global tensors.
+
+Weights and settings are whole on every rank (`broadcast`), batches are split by images (`split(0)`); the code of the
+step is the same for both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.runtime import Tensor, flow
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One device per rank.
+
+    Attributes:
+        device: of this process, such as "cpu" or "cuda:1".
+        rank, ranks: of this process, of how many; one rank has ordinary tensors.
+    """
+
+    device: str
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def distributed(self) -> bool:
+        """Whether tensors are global."""
+        return self.ranks > 1
+
+    def module(self, module: Any) -> Any:
+        """The module with its parameters and buffers here; all ranks get the values of rank 0."""
+        return module.to_global(**self._whole) if self.distributed else module.to(self.device)
+
+    def whole(self, value: npt.NDArray[Any] | Tensor) -> Tensor:
+        """A copy that every rank has; all ranks get the values of rank 0."""
+        tensor = flow.tensor(value) if isinstance(value, np.ndarray) else value
+        return tensor.to(self.device).to_global(**self._whole) if self.distributed else tensor.to(self.device)
+
+    def images(self, rows: npt.NDArray[Any] | Tensor, total: int) -> Tensor:
+        """A batch of `total` images out of the rows that each rank has, in the order of the ranks.
+
+        Shares host memory where it can. The rows are those of `pipelines.batches.Shard.rows`: ranks may differ by one
+        row, and of fewer images than ranks every rank has all.
+        """
+        tensor = flow.from_numpy(rows) if isinstance(rows, np.ndarray) else rows
+        tensor = tensor.to(self.device)
+        if not self.distributed:
+            return tensor
+        if total < self.ranks:
+            return tensor.to_global(**self._whole)
+        # Unless it must ask, as ranks have different numbers of rows, OneFlow need not compare shapes.
+        return tensor.to_global(placement=self._all, sbp=flow.sbp.split(0), check_meta=total % self.ranks > 0)
+
+    def host(self, tensor: Tensor) -> npt.NDArray[Any]:
+        """The values of a tensor on the host, those of all ranks together."""
+        return tensor.to_global(**self._whole).to_local().numpy() if tensor.is_global else tensor.numpy()
+
+    def own_rows(self, tensor: Tensor) -> npt.NDArray[Any]:
+        """The rows of a batch tensor that this rank has."""
+        return tensor.to_local().numpy() if tensor.is_global else tensor.numpy()
+
+    def flat_sum(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Sums of gradients over the ranks, in one transfer of all of them together; alone the gradients as they are."""
+        if not self.distributed:
+            return list(gradients)
+        flat = flow.cat([gradient.reshape(-1) for gradient in gradients], dim=0)
+        # First partial, so that also a gradient which every rank already knows counts once, and is rank 0's everywhere.
+        partial = flat.to_global(placement=self._all, sbp=flow.sbp.partial_sum)
+        whole = partial.to_global(placement=self._all, sbp=flow.sbp.broadcast)
+        pieces = flow.split(whole, [gradient.numel() for gradient in gradients], dim=0)
+        return [piece.reshape(gradient.shape) for piece, gradient in zip(pieces, gradients, strict=True)]
+
+    @property
+    def _all(self) -> Any:
+        return flow.placement(self.device.split(":", maxsplit=1)[0], ranks=list(range(self.ranks)))
+
+    @property
+    def _whole(self) -> dict[str, Any]:
+        return {"placement": self._all, "sbp": flow.sbp.broadcast}
