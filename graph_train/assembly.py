@@ -14,6 +14,7 @@ from graph_train.devices import select_device
 from graph_train.hyperparameters import Hyperparameters
 from graph_train.inference import Inference
 from graph_train.options import TrainOptions
+from graph_train.placement import Placement
 from graph_train.schedule import Schedule, check_image_size
 from graph_train.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
 from graph_train.step import Compilation, EagerStep, GraphStep, TrainStep
@@ -103,6 +104,11 @@ class Setup:
     device: str
     image_px: int
     """Side of the training images, a multiple of the network's stride."""
+
+    @property
+    def placement(self) -> Placement:
+        """Where the tensors of the run live."""
+        return Placement(self.device)
 
     @property
     def augment(self) -> AugmentConfig:
@@ -302,12 +308,15 @@ def _step(
     scaled = setup.amp and setup.dali_device == "cuda"
     if scaled:
         state.counters = Counters(loss_scale=LOSS_SCALE_START)
-    factor = QUAD_LOSS_FACTOR if setup.options.data.quad else 1.0
+    settings: dict[str, Any] = {
+        "weight_decays": decays,
+        "amp": scaled,
+        "loss_factor": QUAD_LOSS_FACTOR if setup.options.data.quad else 1.0,
+        "placement": setup.placement,
+    }
     if setup.options.engine.graph:
-        return GraphStep(
-            state, criterion, weight_decays=decays, amp=scaled, loss_factor=factor, on_compile=_report_compilation
-        )
-    return EagerStep(state, criterion, weight_decays=decays, amp=scaled, loss_factor=factor)
+        return GraphStep(state, criterion, on_compile=_report_compilation, **settings)
+    return EagerStep(state, criterion, **settings)
 
 
 def _report_compilation(event: Compilation) -> None:

@@ -17,6 +17,7 @@ from graph_train.distributed import RankInfo
 _RETRY_SECONDS = 0.2
 _HELLO_SECONDS = 5.0
 _LONGEST_LINE = 1 << 20
+_Arrival = tuple[dict[str, Any], socket.socket | None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _receive(info: RankInfo, timeout: float) -> Meeting:
             f"rank 0 on {info.host} cannot listen at port {info.master_port} ({error.strerror}): another job may use "
             "it; choose another master port"
         ) from None
-    arrived = {0: (_hello(info), None)}
+    arrived: dict[int, _Arrival] = {0: (_hello(info), None)}
     with server:
         while len(arrived) < info.world and time.monotonic() < deadline:
             server.settimeout(max(0.01, deadline - time.monotonic()))
@@ -73,8 +74,8 @@ def _receive(info: RankInfo, timeout: float) -> Meeting:
         missing = [rank for rank in range(info.world) if rank not in arrived]
         here = ", ".join(f"{rank} on {hello['host']}" for rank, (hello, _) in sorted(arrived.items()))
         text = (
-            f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))} of {info.world} did not come to rank "
-            f"0 on {info.host} ({where}) within {timeout:g} s; here: {here}. Start what is missing, or look "
+            f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))} of {info.world} did not come to "
+            f"rank 0 on {info.host} ({where}) within {timeout:g} s; here: {here}. Start what is missing, or look "
             "whether a firewall closes the port; --dist-timeout waits longer"
         )
         _tell_all(sockets, {"error": text})
@@ -89,7 +90,7 @@ def _receive(info: RankInfo, timeout: float) -> Meeting:
     return _meeting(sockets, answer)
 
 
-def _admit(info: RankInfo, connection: socket.socket, arrived: dict[int, tuple[dict[str, Any], Any]]) -> None:
+def _admit(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arrival]) -> None:
     """Takes a rank in; whoever speaks another language is not one."""
     try:
         connection.settimeout(_HELLO_SECONDS)
@@ -100,7 +101,7 @@ def _admit(info: RankInfo, connection: socket.socket, arrived: dict[int, tuple[d
         return
     problem = ""
     if world != info.world:
-        problem = f"rank {rank} on {hello['host']} was started with {world} ranks, rank 0 on {info.host} with {info.world}"
+        problem = f"rank {rank} on {hello['host']} was started as one of {world}, rank 0 on {info.host} of {info.world}"
     elif rank in arrived:
         problem = f"rank {rank} came twice, from {arrived[rank][0]['host']} and {hello['host']}; give each its own rank"
     arrived.setdefault(rank, (hello, connection))
@@ -138,8 +139,8 @@ def _connect(info: RankInfo, timeout: float) -> socket.socket:
             reason = error.strerror or str(error)
             time.sleep(_RETRY_SECONDS)
     raise ValueError(
-        f"rank {info.rank} on {info.host}: rank 0 was not reached at {info.master_host}, port {info.master_port} within "
-        f"{timeout:g} s ({reason}); is it started, is the address right, does a firewall close the port?"
+        f"rank {info.rank} on {info.host}: rank 0 was not reached at {info.master_host}, port {info.master_port} "
+        f"within {timeout:g} s ({reason}); is it started, is the address right, does a firewall close the port?"
     )
 
 

@@ -56,6 +56,13 @@ class Placement:
         # Unless it must ask, as ranks have different numbers of rows, OneFlow need not compare shapes.
         return tensor.to_global(placement=self._all, sbp=flow.sbp.split(0), check_meta=total % self.ranks > 0)
 
+    def empty_batch(self, shape: Sequence[int], dtype: Any) -> Tensor:
+        """Zeros that are spread like a batch of this shape."""
+        if not self.distributed:
+            return flow.zeros(tuple(shape), dtype=dtype, device=self.device)
+        sbp = flow.sbp.split(0) if shape[0] >= self.ranks else flow.sbp.broadcast
+        return flow.zeros(tuple(shape), dtype=dtype, placement=self._all, sbp=sbp)
+
     def host(self, tensor: Tensor) -> npt.NDArray[Any]:
         """The values of a tensor on the host, those of all ranks together."""
         return tensor.to_global(**self._whole).to_local().numpy() if tensor.is_global else tensor.numpy()
@@ -65,7 +72,7 @@ class Placement:
         return tensor.to_local().numpy() if tensor.is_global else tensor.numpy()
 
     def flat_sum(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Sums of gradients over the ranks, in one transfer of all of them together; alone the gradients as they are."""
+        """Sums of gradients over the ranks, in one transfer of them all; alone the gradients as they are."""
         if not self.distributed:
             return list(gradients)
         flat = flow.cat([gradient.reshape(-1) for gradient in gradients], dim=0)

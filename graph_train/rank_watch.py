@@ -2,8 +2,8 @@
 
     python -m graph_train.rank_watch SETTINGS
 
-A process of its own, since a rank that waits in native code for a dead one can do nothing itself. Rank 0's watch holds a
-connection to the watch of every other rank. They exchange signs of life; whoever ends without a farewell is lost.
+A process of its own, since a rank that waits in native code for a dead one can do nothing itself. Rank 0's watch holds
+a connection to the watch of every other rank. They exchange signs of life; whoever ends without a farewell is lost.
 SETTINGS is a JSON object, see `Settings`.
 """
 
@@ -106,7 +106,7 @@ class Watch:
     def _process_ended(self) -> None:
         """Farewell, or the bad news, to all others."""
         if self._done:
-            message = {"kind": "bye"}
+            message: dict[str, Any] = {"kind": "bye"}
         elif self._own_failure is not None:
             message = {"kind": "lost", "rank": self._settings.rank, "why": f"ended: {self._own_failure}", "told": True}
         else:
@@ -143,7 +143,9 @@ class Watch:
             self._tell({"kind": "alive"})
         for peer in self._peers.values():
             if not peer.finished and now - peer.heard > SILENCE_SECONDS:
-                self._lost(peer.rank, f"gave no sign of life for {SILENCE_SECONDS:g} s: its host or the network is down")
+                self._lost(
+                    peer.rank, f"gave no sign of life for {SILENCE_SECONDS:g} s: its host or the network is down"
+                )
 
     def _read_peer(self, peer: _Peer) -> bool:
         try:

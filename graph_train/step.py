@@ -73,9 +73,7 @@ class StepModule(flow.nn.Module):
         maps = [kept_by_images(level) for level in state.network(images.to(flow.float32) / PIXEL_SCALE)]
         parts = self.criterion(maps, labels)
         states = state.parameter_states()
-        gradients = self._placement.flat_sum(
-            _gradients(parts.total * extra[0], [item.parameter for item in states])
-        )
+        gradients = self._placement.flat_sum(_gradients(parts.total * extra[0], [item.parameter for item in states]))
         outcome = update_parameters(state.rule, states, gradients, hyper, max_norm=MAX_GRADIENT_NORM)
         losses = flow.stack([parts.total, parts.box, parts.objectness, parts.classes], dim=0)
         return flow.cat([losses.detach(), outcome], dim=0)
@@ -232,8 +230,8 @@ class GraphStep(_Step):
         """Compiles for a shape and reserves its memory, without a step; a shape that is there already costs nothing."""
         if (tuple(images_shape), tuple(labels_shape)) in self._graphs:
             return
-        images = self._placement.whole(np.zeros(tuple(images_shape), np.uint8))
-        labels = self._placement.images(np.zeros(tuple(labels_shape), np.float32))
+        images = self._placement.empty_batch(images_shape, flow.uint8)
+        labels = self._placement.empty_batch(labels_shape, flow.float32)
         self._compile(images, labels, *self._scalars(settings, self.state.counters, ema_decay(1)))
 
     def _compile(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> _StepGraph:
