@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.commands import ROOT
+from tests.docs.references import Reference, references
 
 MESSAGES = re.findall(r"^### `(.+)`$", (ROOT / "docs/guide/messages.md").read_text(), re.MULTILINE)
 
@@ -44,3 +45,18 @@ def test_there_are_messages_to_explain() -> None:
 @pytest.mark.parametrize("message", MESSAGES)
 def test_an_explained_message_is_one_of_ours(message: str, texts: list[str]) -> None:
     assert any(message in text for text in texts)
+
+
+REFERENCES = list(references())
+DRIFT = 40
+"""Lines by which a reference may be off: on the same screen still. `python -m tests.docs.references` mends it."""
+
+
+def test_a_batch_can_be_followed_through_the_code() -> None:
+    assert len({reference.file for reference in REFERENCES}) >= 8
+
+
+@pytest.mark.parametrize("reference", REFERENCES, ids=lambda item: f"{item.file}:{item.name}")
+def test_a_reference_leads_to_its_definition(reference: Reference) -> None:
+    assert reference.defined is not None
+    assert abs(reference.defined - reference.line) <= DRIFT
