@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.registry import BENCHMARKS, COMMANDS
 from graph_train.cli.errors import run_command
+from graph_train.cli.parser import CommandParser
 
 DEFAULT_REPEATS = 7
 _BUSY = 0.5
@@ -32,12 +33,11 @@ def build_parser() -> argparse.ArgumentParser:
     entries = {**BENCHMARKS, **COMMANDS}
     width = max((len(name) for name in entries), default=0)
     listing = "\n".join(f"  {name:<{width}}  {entry.summary}" for name, entry in entries.items())
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="graph-bench",
         description="Measures speed: what is compared runs in turn within one run, results are medians and quartiles.",
         epilog=f"subcommands (graph-bench NAME --help):\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("subcommand", choices=tuple(entries), metavar="SUBCOMMAND")
     return parser
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = build_parser().parse_args(given[:1]).subcommand
     entry = BENCHMARKS.get(name) or COMMANDS[name]
-    parser = argparse.ArgumentParser(prog=f"graph-bench {name}", description=entry.summary, allow_abbrev=False)
+    parser = CommandParser(prog=f"graph-bench {name}", description=entry.summary)
     measures = name in BENCHMARKS
     if measures:
         add_common_arguments(parser)

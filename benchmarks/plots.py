@@ -1,26 +1,42 @@
 """Pictures of results: bars with quartiles, and lines; the look is that of all our plots."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from graph_train.plots.style import INK, QUIET, class_colour, hex_colour, legend_outside, new_figure, quiet_axes, save
+from graph_train.plots.style import (
+    ACCENT,
+    INK,
+    QUIET,
+    class_colour,
+    hex_colour,
+    legend_outside,
+    new_figure,
+    quiet_axes,
+    save,
+)
 
 
-def bars(groups: Mapping[str, Mapping[str, tuple[float, float, float]]], path: Path, *, title: str, unit: str) -> None:
+def bars(
+    groups: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    path: Path,
+    *,
+    title: str,
+    unit: str,
+    colour_of: Callable[[str], str] = lambda _: ACCENT,
+) -> None:
     """Horizontal bars, one panel per group: label -> (median, lower quartile, upper quartile) in `unit`."""
     most = max(len(group) for group in groups.values())
-    figure = new_figure(max(6.0, 5.0 * len(groups)), 1.6 + 0.42 * most, title)
+    figure = new_figure(max(6.0, 5.0 * len(groups)), 1.6 + 0.36 * most, title)
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
-    colours = _colours([label for group in groups.values() for label in group])
     for axes, (name, group) in zip(panels, groups.items(), strict=True):
         for place, (label, (median, lower, upper)) in enumerate(group.items()):
             error = [[max(median - lower, 0.0)], [max(upper - median, 0.0)]]
-            axes.barh(place, median, xerr=error, color=colours[label], ecolor=QUIET, height=0.7)
-            axes.annotate(f"{median:.3g}", (upper, place), (4, 0), textcoords="offset points", va="center", color=INK,
-                          fontsize=8)  # fmt: skip
+            axes.barh(place, median, xerr=error, color=colour_of(label), ecolor=QUIET, height=0.7)
+            axes.annotate(f"{median:.3g}", (max(median, upper), place), (4, 0), textcoords="offset points",
+                          va="center", color=INK, fontsize=8)  # fmt: skip
         quiet_axes(axes, title=name, x=unit)
         axes.set_yticks(range(len(group)), list(group))
-        axes.invert_yaxis()
+        axes.set_ylim(len(group) - 0.4, -0.6)
         axes.margins(x=0.15)
     save(figure, path)
 

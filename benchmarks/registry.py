@@ -38,6 +38,8 @@ BENCHMARKS: Mapping[str, Entry] = {
     "step": Entry("benchmarks.step", "the whole training step: our kernels and OneFlow's, graph and eager, PyTorch"),
     "graph-vs-eager": Entry("benchmarks.graph_vs_eager", "what the graph gains, and when compiling has paid"),
     "peers": Entry("benchmarks.peers_comparison", "our step against PyTorch's ways, and OneFlow as it comes"),
+    "kernels": Entry("benchmarks.kernels", "each fused kernel against what it replaces"),
+    "ops": Entry("benchmarks.ops", "every op of a compiled step, and who computes it"),
 }
 
 COMMANDS: Mapping[str, Entry] = {}

@@ -107,4 +107,11 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
         per_ms = row["batch_size"] * 1000
         rates = tuple(per_ms / row[key] for key in ("ms_per_step", "upper_quartile", "lower_quartile"))
         groups.setdefault(str(_place(row)), {})[row["variant"]] = (rates[0], rates[1], rates[2])
-    bars(groups, path, title="One training step", unit="images per second")
+    bars(groups, path, title="One training step", unit="images per second", colour_of=_colour)
+
+
+def _colour(variant: str) -> str:
+    """Ours in one colour, PyTorch in another, OneFlow as it comes in grey."""
+    from graph_train.plots.style import ACCENT, QUIET, SECOND
+
+    return {"plugin": ACCENT, "pytorch": SECOND}.get(variant.split("-", maxsplit=1)[0], QUIET)

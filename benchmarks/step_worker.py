@@ -115,6 +115,13 @@ def trained() -> dict[str, Any]:
     return {"losses": _Session.losses, **norms}
 
 
+def compiled_graph() -> Any:
+    """OneFlow's description of the graph that `prepare` compiled."""
+    if not isinstance(_Session.step, GraphStep):
+        raise ValueError("an eager step has no graph")
+    return next(iter(_Session.step._graphs.values()))._compiled_graph_proto
+
+
 def memory() -> dict[str, float | None]:
     """Peak of this process, and of its part of the GPU."""
     return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
