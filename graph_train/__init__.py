@@ -1,15 +1,16 @@
 """graph-train: YOLOv5-family detectors, trained with the whole step in one graph.
 
-`train` and `validate` do what the commands `graph-train` and `graph-val` do; see `graph_train.api`. They are loaded
-when they are first used, so that importing the package costs nothing.
+`train`, `validate`, `predict` and `export` do what the commands `graph-train`, `graph-val`, `graph-predict` and
+`graph-export` do; see `graph_train.api`. They are loaded when they are first used, so that importing the package costs
+nothing.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graph_train.api import train, validate
+    from graph_train.api import export, predict, train, validate
 
-__all__ = ["train", "validate"]
+__all__ = ["export", "predict", "train", "validate"]
 
 
 def __getattr__(name: str) -> Any:

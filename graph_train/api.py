@@ -1,9 +1,12 @@
 """The Python API: what the commands do, as functions that return results.
 
-    from graph_train import train, validate
+    from graph_train import export, predict, train, validate
 
     result = train(data="shapes", cfg="yolov5n.yaml", imgsz=160, epochs=20)
     print(result.validation.map50, validate(weights=result.best, data="shapes", imgsz=160).results[0].map50_95)
+    for found in predict(weights=result.best, source="photos", imgsz=160, nosave=True).predictions:
+        print(found.path, found.detections)
+    export(weights=result.best, include="onnx", imgsz=160)
 
 A setting that does not exist is refused with the nearest one that does. Nothing is printed unless the logger
 `graph_train` has a handler; a training prints as the command does.
@@ -12,10 +15,14 @@ A setting that does not exist is refused with the nearest one that does. Nothing
 from typing import Any
 
 from graph_train.evaluation import EvaluationResult, evaluate
+from graph_train.export_options import export_options
+from graph_train.exporting import ExportResult, export_weights
 from graph_train.launch import train
+from graph_train.predict_options import predict_options
+from graph_train.prediction import PredictionResult, predict_sources
 from graph_train.val_options import val_options
 
-__all__ = ["train", "validate"]
+__all__ = ["export", "predict", "train", "validate"]
 
 
 def validate(**flags: Any) -> EvaluationResult:
@@ -25,3 +32,24 @@ def validate(**flags: Any) -> EvaluationResult:
         ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
     """
     return evaluate(val_options(**flags))
+
+
+def predict(**flags: Any) -> PredictionResult:
+    """Finds objects in images and videos; the arguments are the flags of `graph-predict` with underscores.
+
+    A broken image among others is no error: it is left out and listed in `problems` of the result.
+
+    Raises:
+        ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
+    """
+    return predict_sources(predict_options(**flags))
+
+
+def export(**flags: Any) -> ExportResult:
+    """Writes trained weights for other programs; the arguments are the flags of `graph-export` with underscores.
+
+    Raises:
+        ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
+        RuntimeError: an ONNX file does not compute what our network computes; it is not written then.
+    """
+    return export_weights(export_options(**flags))

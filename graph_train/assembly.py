@@ -175,7 +175,7 @@ def assemble(options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = 
     data = load_data(options)
     config = saved.config if saved else weights.config if weights else None
     spec = _model_spec(options, hyp, len(data.class_names), config)
-    setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, max(spec.strides)))
+    setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, spec.grid_px))
     # After everything that may refuse the settings, as the first run compiles for a minute; before the first op.
     _load_kernels(options, device)
     network = DetectionModel(spec, seed=options.optim.seed)
@@ -277,7 +277,7 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
         freeze=frozen,
     )
     geometry, config = head_geometry(network), loss_config(setup, levels=len(network.stride))
-    train_pipeline, val_pipeline = _pipelines(setup, max(network.stride))
+    train_pipeline, val_pipeline = _pipelines(setup, network.spec.grid_px)
     schedule = Schedule.from_hyperparameters(
         setup.hyp,
         epochs=options.optim.epochs,

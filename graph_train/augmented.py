@@ -35,10 +35,13 @@ class AugmentedInference:
         predict: (float32 tensor (B, 3, H, W) in [0, 255]) to decoded predictions (B, N, 5 + nc) float32, the rows of
             the finest level first.
         strides: of the network's levels, finest first.
+        grid_px: what the sides of a view must be multiples of; by default the coarsest stride.
     """
 
-    def __init__(self, predict: Callable[[Tensor], Array], strides: Sequence[int]) -> None:
-        self._predict, self._strides = predict, strides
+    def __init__(
+        self, predict: Callable[[Tensor], Array], strides: Sequence[int], *, grid_px: int | None = None
+    ) -> None:
+        self._predict, self._strides, self._grid_px = predict, strides, grid_px or max(strides)
 
     def __call__(self, images: Any, label_rows: Array) -> tuple[Array, None]:
         """Predictions of all views in px of the given images (B, 3, H, W) uint8; there is no loss."""
@@ -46,7 +49,7 @@ class AugmentedInference:
         width = int(whole.shape[3])
         parts = []
         for number, view in enumerate(VIEWS):
-            rows = self._predict(scaled(whole, view, max(self._strides)))
+            rows = self._predict(scaled(whole, view, self._grid_px))
             rows = back_to_image(self._without_edge_level(rows, number), view, width)
             parts.append(rows)
         return np.concatenate(parts, axis=1), None

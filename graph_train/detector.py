@@ -14,6 +14,7 @@ from kernels.runtime import Tensor
 from models.network import DetectionModel
 from models.spec import load_model_spec
 from models.weights import LoadedWeights, load_weights, transfer
+from pipelines.dataset import load_dataset
 
 Array = npt.NDArray[Any]
 
@@ -54,6 +55,19 @@ def _class_names(weights: LoadedWeights, number: int) -> list[str]:
     return list(names) if names is not None and len(names) == number else [str(category) for category in range(number)]
 
 
+def named_classes(data: str | Path, number: int) -> tuple[str, ...]:
+    """The class names of a dataset yaml, for weights that know `number` classes.
+
+    Raises:
+        ValueError: the yaml cannot be used, or names another number of classes.
+        OSError: no such file.
+    """
+    names = load_dataset(data, require=()).class_names
+    if len(names) != number:
+        raise ValueError(f"--data {data}: names {len(names)} classes, the weights know {number}")
+    return names
+
+
 @dataclass(frozen=True)
 class Detector:
     """Predicts with one network, or with several whose boxes are handed to the suppression together.
@@ -65,6 +79,7 @@ class Detector:
     members: tuple[Inference | AugmentedInference, ...]
     class_names: tuple[str, ...]
     stride: int
+    networks: tuple[DetectionModel, ...]
 
     def __call__(self, images: Any, label_rows: Array = _NO_LABELS) -> tuple[Array, None]:
         """Predictions of all members, one after another."""
@@ -94,7 +109,8 @@ def load_detector(paths: Sequence[str | Path], *, device: str, graph: bool = Tru
     return Detector(
         members=tuple(_member(network, graph=graph, augment=augment) for network in networks),
         class_names=tuple(networks[0].names),
-        stride=max(max(network.stride) for network in networks),
+        stride=max(network.spec.grid_px for network in networks),
+        networks=tuple(networks),
     )
 
 
@@ -106,4 +122,4 @@ def _member(network: DetectionModel, *, graph: bool, augment: bool) -> Inference
     def predict(images: Tensor) -> Array:
         return plain(images, _NO_LABELS)[0]
 
-    return AugmentedInference(predict, network.stride)
+    return AugmentedInference(predict, network.stride, grid_px=network.spec.grid_px)

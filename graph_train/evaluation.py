@@ -20,6 +20,7 @@ from graph_train.coco_results import (
 from graph_train.detector import Detector, load_detector
 from graph_train.devices import select_device
 from graph_train.files import write_atomically
+from graph_train.label_files import write_label_file
 from graph_train.run_folder import unused_path
 from graph_train.schedule import check_image_size
 from graph_train.val_options import ValOptions
@@ -31,7 +32,6 @@ from graph_train.validation import (
     validate,
 )
 from kernels.plugin import load_plugin
-from pipelines.boxes import normalise
 from pipelines.dataset import Dataset, Split, load_dataset
 from pipelines.index import ImageIndex, index_images
 from pipelines.val import ValPipeline
@@ -128,7 +128,14 @@ class _Job:
         writers: list[Callable[[ImageDetections], None]] = []
         if options.save_txt or options.save_hybrid:
             (self.folder / "labels").mkdir(exist_ok=True)
-            writers.append(lambda image: write_label_file(self.folder / "labels", image, confidence=options.save_conf))
+            writers.append(
+                lambda image: write_label_file(
+                    self.folder / "labels" / f"{image.path.stem}.txt",
+                    image.detections,
+                    image_hw=image.image_hw,
+                    confidence=options.save_conf,
+                )
+            )
         entries: list[dict[str, Any]] = []
         if ids is not None:
             writers.append(lambda image: entries.extend(result_entries(image, ids)))
@@ -202,15 +209,6 @@ def warm_up(detector: Detector, pipeline: ValPipeline, batch_size: int, images: 
     sizes = [batch_size] * (len(shapes) - 1) + [images - batch_size * (len(shapes) - 1)]
     for size, (height, width) in dict.fromkeys(zip(sizes, shapes, strict=True)):
         detector(np.full((size, 3, height, width), 114, np.uint8))
-
-
-def write_label_file(folder: Path, image: ImageDetections, *, confidence: bool) -> None:
-    """Writes `<image name>.txt`: class, cx, cy, w, h normalised to the file, and the confidence if asked."""
-    height, width = image.image_hw
-    boxes = normalise(image.detections[:, :4], width=width, height=height)
-    columns = [image.detections[:, 5:6], boxes] + ([image.detections[:, 4:5]] if confidence else [])
-    lines = [" ".join(f"{value:g}" for value in row) for row in np.concatenate(columns, axis=1)]
-    (folder / f"{image.path.stem}.txt").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
 def _coco_ids(dataset: Dataset, split: Split, index: ImageIndex, options: ValOptions) -> tuple[CocoIds, Path | None]:

@@ -15,7 +15,7 @@ from pipelines.boxes import cxcywh_to_xyxy
 
 Array = npt.NDArray[Any]
 
-_CLASS_SHIFT_PX = np.float32(7680)
+CLASS_SHIFT_PX = np.float32(7680)
 """Classes are kept apart by moving class c this far c times. The rounding of the moved corners (1/16 px for class 77)
 decides some overlaps close to the threshold; YOLOv5 has it, so the same boxes survive here."""
 
@@ -90,7 +90,7 @@ def _suppress_one_image(rows: Array, settings: NmsSettings) -> Array:
         best = _greatest(confidence, settings.max_candidates)
         row, category, confidence = row[best], category[best], confidence[best]
     boxes: Array = cxcywh_to_xyxy(rows[row, :4])
-    apart: Array = boxes if settings.agnostic else boxes + _CLASS_SHIFT_PX * category.astype(np.float32)[:, None]
+    apart: Array = boxes if settings.agnostic else boxes + CLASS_SHIFT_PX * category.astype(np.float32)[:, None]
     kept = suppress(apart, confidence, settings.iou_thres, limit=settings.max_det)
     columns = (boxes[kept], confidence[kept, None], category[kept, None].astype(np.float32))
     return np.concatenate(columns, axis=1)

@@ -194,7 +194,7 @@ class Trainer:
             epoch,
             run.train_pipeline.batches_per_epoch,
             image_px=run.setup.image_px,
-            stride=max(run.state.network.stride),
+            stride=run.state.network.spec.grid_px,
         )
 
     def _reserve_largest(self) -> None:

@@ -1,6 +1,7 @@
 """The detector: layers of a `ModelSpec` as one OneFlow module."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,13 @@ class DetectionModel(flow.nn.Module):
 
         A map is (B, anchors, ny, nx, 5 + classes), in training as in evaluation mode.
         """
+        return deque(self._layer_outputs(images), maxlen=1).pop()  # earlier outputs are let go of
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Images as for `forward` -> the output (B, C, h, w) of every layer but the head."""
+        return list(self._layer_outputs(images))[:-1]
+
+    def _layer_outputs(self, images: Tensor) -> Iterator[Any]:
         waiting: dict[int, list[Tensor]] = {-1: [images]}
         x: Any = images
         for index, (layer, inputs) in enumerate(zip(self.model, self._inputs)):  # noqa: B905 - see Detect.forward
@@ -81,7 +89,7 @@ class DetectionModel(flow.nn.Module):
             x = layer(sources if _takes_list(self.spec.layers[index]) else sources[0])
             if index in self._branches:
                 waiting[index] = fork(x, self._branches[index])
-        return x
+            yield x
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
         """Raw maps -> (B, N, 5 + classes): cx, cy, w, h in px, then sigmoid confidences; levels one after another."""

@@ -89,6 +89,11 @@ class ModelSpec:
     """The yaml with what replaced parts of it: plain data that builds the same network again."""
 
     @property
+    def grid_px(self) -> int:
+        """What image sides must be multiples of: the coarsest stride of any layer, which a level may be finer than."""
+        return PROBE_PX // min(min(layer.size) for layer in self.layers[:-1])
+
+    @property
     def anchors_per_level(self) -> int:
         """How many anchors each level has."""
         return len(self.anchors_px[0])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -132,7 +132,18 @@ class DecodedImages:
         return ""
 
 
-ImageStore = ImageBytes | EncodedImages | DecodedImages
+class ImageStore(Protocol):
+    """Where DALI's input comes from."""
+
+    @property
+    def decoded(self) -> bool:
+        """Whether tiles are pixels of their crops; otherwise bytes of their whole images."""
+
+    def tile(self, tile: TileRender) -> np.ndarray:
+        """DALI's input for one tile."""
+
+    def explain_failure(self, numbers: list[int]) -> str:
+        """Which of these images cannot be decoded, and why; empty if that is not the reason."""
 
 
 def _fits_decoded(index: ImageIndex, free: int) -> bool:

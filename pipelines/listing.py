@@ -86,7 +86,7 @@ def _item(image: Path) -> Item:
     return Item(image, label_path(image))
 
 
-def _walk(folder: Path, problems: list[Problem]) -> Iterator[Path]:
+def walk_files(folder: Path, problems: list[Problem]) -> Iterator[Path]:
     """All files below, through links to folders as well; a folder is entered once, whatever loops links make."""
     entered = set()
 
@@ -105,7 +105,7 @@ def _walk(folder: Path, problems: list[Problem]) -> Iterator[Path]:
 
 
 def _add_folder(folder: Path, found: _Collected) -> None:
-    for file in _walk(folder, found.problems):
+    for file in walk_files(folder, found.problems):
         ending = file.suffix.lower()
         if ending in IMAGE_ENDINGS:
             found.items.append(_item(file))
@@ -126,7 +126,7 @@ def _add_list(file: Path, found: _Collected) -> None:
     for number, line in enumerate(content.splitlines(), start=1):
         entry = os.fsdecode(line.strip())
         if entry:
-            image = _listed_image(entry, file)
+            image = listed_image(entry, file)
             if os.path.exists(image):
                 found.items.append(_item(image))
             else:
@@ -134,7 +134,7 @@ def _add_list(file: Path, found: _Collected) -> None:
                 found.problems.append(Problem(file, number, "error", text, "image-missing"))
 
 
-def _listed_image(entry: str, file: Path) -> Path:
+def listed_image(entry: str, file: Path) -> Path:
     """Relative entries count from the list's folder; without a leading `./` YOLOv5 counts from the current one."""
     beside = Path(os.path.abspath(file.parent / entry))
     if entry.startswith("./") or os.path.exists(beside):
@@ -175,6 +175,6 @@ def _orphans(found: _Collected, items: Sequence[Item]) -> Iterator[Problem]:
     for folder in found.label_folders:
         if not folder.is_dir():
             continue
-        for file in sorted(_walk(folder, found.problems)):
+        for file in sorted(walk_files(folder, found.problems)):
             if file.suffix == ".txt" and file not in known and file.name != "classes.txt":
                 yield Problem(file, None, "warning", "labels without an image; not used", "label-orphan")

@@ -1,8 +1,9 @@
-"""Mosaics of a batch with its boxes drawn in: labels, or what the network found."""
+"""Images with boxes drawn in, labels or what the network found: single ones, and mosaics of a batch."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,23 @@ SHOWN_CONFIDENCE = 0.25
 _MAX_SIDE_PX = 1920
 _MIN_TILE_PX = 400  # smaller images are enlarged, or their captions would not be readable
 _GAP_PX = 4
+
+
+@dataclass(frozen=True)
+class BoxStyle:
+    """How boxes are drawn: thickness of the lines in px, whether class names are shown, and confidences beside them."""
+
+    line_px: int = 2
+    names: bool = True
+    confidences: bool = True
+
+    @property
+    def font_px(self) -> int:
+        """Height of the text, in proportion to the lines."""
+        return 7 + 2 * self.line_px
+
+
+_MOSAIC_STYLE = BoxStyle()
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,18 @@ def plot_detections(
     _draw(images, marks, class_names, path, paths)
 
 
+def draw_detections(image: Array, detections: Array, class_names: Sequence[str], style: BoxStyle) -> Array:
+    """A copy of an image (h, w, 3) uint8 RGB with detections (k, 6) x1, y1, x2, y2 in px, confidence, class."""
+    from PIL import Image, ImageDraw
+
+    picture = Image.fromarray(image)
+    pen = ImageDraw.Draw(picture, "RGBA")
+    for row in detections[::-1]:  # the most certain one on top
+        mark = _Mark(tuple(row[:4].tolist()), int(row[5]), float(row[4]) if style.confidences else None)
+        _draw_mark(pen, mark, class_names, 1.0, style)
+    return np.asarray(picture)
+
+
 def _draw(
     images: Array,
     marks: Sequence[Sequence[_Mark]],
@@ -96,7 +126,7 @@ def _draw(
             tile = tile.resize((tile_w, tile_h), Image.Resampling.BILINEAR)
         pen = ImageDraw.Draw(tile, "RGBA")
         for mark in marks[number]:
-            _draw_mark(pen, mark, class_names, scale)
+            _draw_mark(pen, mark, class_names, scale, _MOSAIC_STYLE)
         if paths is not None:
             _tag(pen, (0, tile_h), Path(paths[number]).name, (31, 41, 51), above=True)
         line, column = divmod(number, columns)
@@ -110,17 +140,28 @@ def _tile_scale(width: int, height: int, columns: int, lines: int) -> float:
     return min(fits, wanted)
 
 
-def _draw_mark(pen: Any, mark: _Mark, class_names: Sequence[str], scale: float) -> None:
+def _draw_mark(pen: Any, mark: _Mark, class_names: Sequence[str], scale: float, style: BoxStyle) -> None:
     colour = class_colour(mark.category)
     x1, y1, x2, y2 = (value * scale for value in mark.corners)
-    pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2)
+    pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=style.line_px)
+    if not style.names:
+        return
     name = class_names[mark.category] if mark.category < len(class_names) else f"class {mark.category}"
-    _tag(pen, (x1, y1), name if mark.confidence is None else f"{name} {mark.confidence:.2f}", colour, above=True)
+    text = name if mark.confidence is None else f"{name} {mark.confidence:.2f}"
+    _tag(pen, (x1, y1), text, colour, above=True, font_px=style.font_px)
 
 
-def _tag(pen: Any, corner: tuple[float, float], text: str, colour: tuple[int, int, int], *, above: bool) -> None:
+def _tag(
+    pen: Any,
+    corner: tuple[float, float],
+    text: str,
+    colour: tuple[int, int, int],
+    *,
+    above: bool,
+    font_px: int = _MOSAIC_STYLE.font_px,
+) -> None:
     """A filled strip with text whose lower left (or upper left) corner is given, kept inside the picture."""
-    font = _font()
+    font = _font(font_px)
     left, top, right, bottom = font.getbbox(text)
     width, height = right - left + 4, bottom - top + 4
     image_w, image_h = pen.im.size
@@ -130,9 +171,10 @@ def _tag(pen: Any, corner: tuple[float, float], text: str, colour: tuple[int, in
     pen.text((x + 2 - left, y + 2 - top), text, fill=text_on(colour), font=font)
 
 
-def _font() -> Any:
+@cache
+def _font(height_px: int) -> Any:
     import matplotlib
     from PIL import ImageFont
 
     # DejaVu comes with matplotlib and knows Latin, Greek and Cyrillic class names.
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 11)
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), height_px)

@@ -20,7 +20,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = (
-        "import sys, graph_train; assert graph_train.__all__ == ['train', 'validate']; "
+        "import sys, graph_train; assert graph_train.__all__ == ['export', 'predict', 'train', 'validate']; "
         "assert not {'oneflow', 'numpy', 'nvidia.dali', 'matplotlib', 'yaml'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -37,6 +37,10 @@ def test_unknown_settings_are_refused_with_the_nearest() -> None:
         graph_train.train(epoch=3)
     with pytest.raises(ValueError, match="unknown setting 'conf_thresh'; did you mean 'conf_thres'"):
         graph_train.validate(weights="a.pt", conf_thresh=0.1)
+    with pytest.raises(ValueError, match="unknown setting 'sourse'; did you mean 'source'"):
+        graph_train.predict(weights="a.pt", sourse="photos")
+    with pytest.raises(ValueError, match="unknown setting 'op_set'; did you mean 'opset'"):
+        graph_train.export(weights="a.pt", op_set=12)
 
 
 def test_train_then_validate_gives_the_same_numbers(lab: Lab, tmp_path: Path) -> None:

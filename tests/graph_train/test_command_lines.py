@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.cli import check, export, train, val
+from graph_train.cli import check, export, predict, train, val
 
 Command = Callable[[Sequence[str]], int]
 COMMANDS: dict[str, Command] = {
@@ -14,6 +14,7 @@ COMMANDS: dict[str, Command] = {
     "graph-val": val.main,
     "graph-check": check.main,
     "graph-export": export.main,
+    "graph-predict": predict.main,
 }
 
 
@@ -42,6 +43,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("graph-train --epoch 3", "unknown flag --epoch; did you mean --epochs?"),
         ("graph-train --epoch=3", "did you mean --epochs?"),
         ("graph-train --batchsize 3", "did you mean --batch-size?"),
+        ("graph-predict --soruce x", "did you mean --source?"),
+        ("graph-predict --weights a.pt", "--source: name images, a folder, a glob"),
+        ("graph-predict --weights a.pt --source x --max-det 0", "--max-det 0: must be at least 1"),
+        ("graph-predict --weights a.pt --source x --imgsz 640 16", "--imgsz 16: must be at least 32"),
+        ("graph-predict --weights a.pt --source x --classes -1", "--classes -1: classes count from 0"),
+        ("graph-export --weights a.pt --include onnx --opset x", "--opset: invalid int value: 'x'"),
+        ("graph-export", "--weights: name the weights to export"),
         ("graph-train --zzzzzzz", "unknown flag --zzzzzzz (see graph-train --help)"),
         ("graph-train data.yaml", "'data.yaml' belongs to no flag"),
         ("graph-train --epochs", "--epochs: expected one argument"),

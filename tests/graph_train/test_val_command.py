@@ -11,9 +11,9 @@ from graph_train.augmented import VIEWS, AugmentedInference, View, back_to_image
 from graph_train.cli.errors import USER_ERROR
 from graph_train.cli.val import main
 from graph_train.detector import load_detector
-from graph_train.evaluation import evaluate, write_label_file
+from graph_train.evaluation import evaluate
+from graph_train.label_files import write_label_file
 from graph_train.val_options import val_options
-from graph_train.validation import ImageDetections
 from kernels.runtime import Tensor, flow
 from models.network import DetectionModel
 from models.spec import load_model_spec
@@ -146,11 +146,11 @@ def test_augmented_inference_joins_the_views() -> None:
 
 def test_label_file_by_hand(tmp_path: Path) -> None:
     rows = np.asarray([[10, 20, 30, 60, 0.5, 1]], np.float32)
-    image = ImageDetections(Path("x/cell.jpg"), (100, 200), rows, np.zeros((0, 5)))
-    write_label_file(tmp_path, image, confidence=False)
-    assert (tmp_path / "cell.txt").read_text() == "1 0.1 0.4 0.1 0.4\n"
-    write_label_file(tmp_path, image, confidence=True)
-    assert (tmp_path / "cell.txt").read_text() == "1 0.1 0.4 0.1 0.4 0.5\n"
+    file = tmp_path / "cell.txt"
+    write_label_file(file, rows, image_hw=(100, 200), confidence=False)
+    assert file.read_text() == "1 0.1 0.4 0.1 0.4\n"
+    write_label_file(file, rows, image_hw=(100, 200), confidence=True)
+    assert file.read_text() == "1 0.1 0.4 0.1 0.4 0.5\n"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,30 @@
+"""`graph-predict`: finds objects in images and videos."""
+
+import sys
+from collections.abc import Sequence
+
+from graph_train.cli.errors import DONE, USER_ERROR, run_command, show_messages
+from graph_train.predict_options import build_parser, predict_options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; argument errors and `--help` answer before anything heavy is imported."""
+    flags = vars(build_parser().parse_args(arguments))
+
+    def command() -> int:
+        options = predict_options(**flags)
+        show_messages()
+        from graph_train.prediction import predict_sources
+
+        result = predict_sources(options)
+        if not result.problems:
+            return DONE
+        files = len(result.problems)
+        print(f"graph-predict: {files} of the files named could not be used, see above", file=sys.stderr)
+        return USER_ERROR
+
+    return run_command("graph-predict", command, debug=bool(flags.get("debug")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Collects the nodes and constants of an ONNX graph under readable names."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+Array = npt.NDArray[Any]
+
+OPSETS = (12, 22)
+"""Oldest and newest operator set that is written."""
+_AXES_ARE_INPUTS = 13
+_EXTERNAL_DATA_BYTES = 2_000_000_000
+"""Above this a single protobuf file is not possible."""
+
+
+class GraphWriter:
+    """An ONNX graph being written. Names of nodes and tensors follow `DetectionModel`: `model.2.cv1.conv`."""
+
+    def __init__(self, opset: int) -> None:
+        """
+        Raises:
+            ValueError: an operator set that is not offered.
+        """
+        if not OPSETS[0] <= opset <= OPSETS[1]:
+            raise ValueError(f"--opset {opset}: choose one from {OPSETS[0]} to {OPSETS[1]}")
+        self.opset = opset
+        self._scopes: list[str] = []
+        self._nodes: list[NodeProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._tensors: list[TensorProto] = []
+        self._taken: set[str] = set()
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Names of what is added inside start with this part."""
+        self._scopes.append(name)
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+
+    def add(self, operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """Adds a node with one output, which gets the node's name; returns that."""
+        return self.add_many(operator, inputs, [name], **attributes)[0]
+
+    def add_many(self, operator: str, inputs: Sequence[str], names: Sequence[str], **attributes: Any) -> list[str]:
+        """Adds a node with an output for each name; the first one names the node as well."""
+        outputs = [self._unused(name) for name in names]
+        self._nodes.append(helper.make_node(operator, list(inputs), outputs, name=outputs[0], **attributes))
+        return outputs
+
+    def constant(self, value: Any, name: str, dtype: Any = np.float32) -> str:
+        """A constant tensor; equal ones are stored once."""
+        array = np.array(value, dtype, order="C")
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self._unused(name)
+            self._tensors.append(numpy_helper.from_array(array, self._constants[key]))
+        return self._constants[key]
+
+    def integers(self, values: Sequence[int]) -> str:
+        """A constant (n,) int64."""
+        return self.constant(values, f"shape_{'x'.join(map(str, values))}".replace("-", "_"), np.int64)
+
+    def part(self, tensor: str, name: str, *, axis: int, start: int, end: int, step: int = 1) -> str:
+        """A slice along one axis."""
+        bounds = [self.integers([value]) for value in (start, end, axis, step)]
+        return self.add("Slice", [tensor, *bounds], name)
+
+    def reshaped(self, tensor: str, shape: Sequence[int], name: str) -> str:
+        """Reshape; 0 copies a side, -1 takes what is left."""
+        return self.add("Reshape", [tensor, self.integers(shape)], name)
+
+    def summed(self, tensor: str, axis: int, name: str) -> str:
+        """The sum over one axis, which goes away."""
+        if self.opset < _AXES_ARE_INPUTS:
+            return self.add("ReduceSum", [tensor], name, axes=[axis], keepdims=0)
+        return self.add("ReduceSum", [tensor, self.integers([axis])], name, keepdims=0)
+
+    def model(self, inputs: Sequence[Any], outputs: Sequence[Any], metadata: dict[str, str]) -> ModelProto:
+        """The finished model.
+
+        Args:
+            inputs, outputs: value infos.
+            metadata: entries of `metadata_props`.
+        Raises:
+            ValueError: larger than a single ONNX file can be.
+        """
+        if sum(tensor.ByteSize() for tensor in self._tensors) > _EXTERNAL_DATA_BYTES:
+            raise ValueError("the network has more than 2 GB of weights, the limit of an ONNX file")
+        graph = helper.make_graph(self._nodes, "graph-train", list(inputs), list(outputs), initializer=self._tensors)
+        imports = [helper.make_opsetid("", self.opset)]
+        model = helper.make_model(
+            graph,
+            opset_imports=imports,
+            ir_version=helper.find_min_ir_version_for(imports),
+            producer_name="graph-train",
+        )
+        helper.set_model_props(model, metadata)
+        return model
+
+    def _unused(self, name: str) -> str:
+        wanted = ".".join([*self._scopes, name])
+        unused, number = wanted, 2
+        while unused in self._taken:
+            unused, number = f"{wanted}_{number}", number + 1
+        self._taken.add(unused)
+        return unused

@@ -1,0 +1,189 @@
+"""Batches of images to look for objects in: letterboxed with the least border, images of one shape together."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from pipelines.batches import Batch, BatchPlan, BatchSource, FileGeometry, Picture
+from pipelines.images import ImageFacts, UnusableImageError, inspect_image, inspecting
+from pipelines.index import ImageIndex
+from pipelines.letterbox import Letterbox, letterbox
+from pipelines.mosaic import place
+from pipelines.pixels import CanvasPipeline, Device, GraphSettings
+from pipelines.problems import Problem
+from pipelines.rendering import TileRender, placed_image
+from pipelines.sources import ImageBytes
+
+Size = tuple[int, int]
+
+_NO_LABELS = np.zeros((0, 6), np.float32)
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """How images become batches.
+
+    Attributes:
+        image_hw: px that an image is fitted into, multiples of `stride`; small images grow, as in YOLOv5.
+        stride: sides of a batch are multiples of it, and there is no more border than that takes.
+        batch_size: most images per batch.
+        workers: DALI's CPU threads.
+        device: "cuda" decodes and draws on the GPU.
+    """
+
+    image_hw: Size
+    stride: int
+    batch_size: int
+    workers: int
+    device: Device = "cpu"
+
+    def fit(self, image_wh: Size) -> Letterbox:
+        """Where an image of this size lies in its batch."""
+        return letterbox((image_wh[1], image_wh[0]), self.image_hw, minimum_border=True, stride=self.stride)
+
+
+def inspect_images(
+    paths: Sequence[Path], *, workers: int = 1, progress: str | None = None
+) -> tuple[ImageIndex, tuple[Problem, ...]]:
+    """An index of the images that can be decoded, in their order and without labels, and what is wrong with the rest.
+
+    Args:
+        paths: image files.
+        workers: threads.
+        progress: what the progress bar is called; None shows none.
+    """
+    with inspecting(), ThreadPoolExecutor(workers, thread_name_prefix="inspect") as pool:
+        looked_at = pool.map(_inspected, paths)
+        found = list(tqdm(looked_at, desc=progress, total=len(paths), unit="img", disable=None if progress else True))
+    usable = [(path, facts) for path, facts in zip(paths, found, strict=True) if isinstance(facts, ImageFacts)]
+    index = ImageIndex(
+        paths=tuple(path for path, _ in usable),
+        sizes=np.array([(facts.width, facts.height) for _, facts in usable], np.int32).reshape(-1, 2),
+        labels=(np.zeros((0, 5), np.float32),) * len(usable),
+        segments=((),) * len(usable),
+        class_names=(),
+        formats=tuple(facts.format for _, facts in usable),
+        problems=(),
+    )
+    return index, tuple(facts for facts in found if isinstance(facts, Problem))
+
+
+def _inspected(path: Path) -> ImageFacts | Problem:
+    try:
+        return inspect_image(path)
+    except UnusableImageError as error:
+        return Problem(path, None, "error", str(error), "image-unusable")
+
+
+class ImageBatches:
+    """Every image of an index once; `indices` of a batch are its numbers. Images of equal shape stand together, those
+    of each shape in their order, in batches of nearly equal size."""
+
+    def __init__(self, index: ImageIndex, settings: PredictSettings) -> None:
+        self._sizes = [(int(width), int(height)) for width, height in index.sizes]
+        self._settings = settings
+        self._groups = _groups(self._sizes, settings)
+        self._source = BatchSource(_canvases(settings, decoded=False), ImageBytes(index), index.paths)
+
+    @property
+    def shapes(self) -> dict[Size, int]:
+        """Height and width of each batch shape, and how many images a batch of it has at most."""
+        return {self._settings.fit(self._sizes[group[0][0]]).output_hw: len(group[0]) for group in self._groups}
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One pass; starting one ends the pass under way."""
+        numbers = [batch for group in self._groups for batch in group]
+        return self._source.batches(
+            _plan(batch, [self._sizes[number] for number in batch], self._settings) for batch in numbers
+        )
+
+    def close(self) -> None:
+        """Ends all threads."""
+        self._source.close()
+
+
+def _groups(sizes: Sequence[Size], settings: PredictSettings) -> list[list[list[int]]]:
+    """[shape][batch] -> image numbers."""
+    alike: dict[Size, list[int]] = {}
+    for number, size in enumerate(sizes):
+        alike.setdefault(settings.fit(size).output_hw, []).append(number)
+    groups = []
+    for numbers in alike.values():
+        batches = -(-len(numbers) // settings.batch_size)
+        each = -(-len(numbers) // batches)
+        groups.append([numbers[start : start + each] for start in range(0, len(numbers), each)])
+    return groups
+
+
+class FrameBatches:
+    """Frames of one video in batches; `indices` count within the batch, `frames` gives the pixels that belong to it."""
+
+    decoded = True
+
+    def __init__(self, path: Path, image_wh: Size, settings: PredictSettings) -> None:
+        self._size, self._settings = image_wh, settings
+        self._waiting: deque[list[np.ndarray]] = deque()
+        self._source = BatchSource(_canvases(settings, decoded=True), self, [path] * settings.batch_size)
+
+    @property
+    def shape_hw(self) -> Size:
+        """Height and width of the batches."""
+        return self._settings.fit(self._size).output_hw
+
+    def batches(self, frames: Iterable[np.ndarray]) -> Iterator[tuple[Batch, list[np.ndarray]]]:
+        """Each batch with its frames, (h, w, 3) uint8 RGB."""
+        for batch in self._source.batches(self._plans(iter(frames))):
+            yield batch, self._waiting.popleft()
+
+    def _plans(self, frames: Iterator[np.ndarray]) -> Iterator[BatchPlan]:
+        while group := [frame for _, frame in zip(range(self._settings.batch_size), frames, strict=False)]:
+            self._waiting.append(group)
+            yield _plan(range(len(group)), [self._size] * len(group), self._settings)
+
+    def tile(self, tile: TileRender) -> np.ndarray:
+        """(h, w, 3) uint8 RGB: the part that a tile looks at, of a frame of the batch that was planned last."""
+        (top, left), (height, width) = tile.crop_start, tile.crop_shape
+        return np.ascontiguousarray(self._waiting[-1][tile.source][top : top + height, left : left + width])
+
+    def explain_failure(self, numbers: list[int]) -> str:
+        """Nothing is decoded here, so no frame can be to blame."""
+        del numbers
+        return ""
+
+    def close(self) -> None:
+        """Ends all threads."""
+        self._source.close()
+
+
+def _canvases(settings: PredictSettings, *, decoded: bool) -> CanvasPipeline:
+    return CanvasPipeline(
+        GraphSettings(
+            slots=1,
+            warp=False,
+            paste=False,
+            batch_size=settings.batch_size,
+            threads=settings.workers,
+            device=settings.device,
+            finish=settings.device == "cuda",
+            decoded=decoded,
+        )
+    )
+
+
+def _plan(numbers: Sequence[int], sizes: Sequence[Size], settings: PredictSettings) -> BatchPlan:
+    """All images of the batch have one letterboxed shape."""
+    pictures, geometry, output_hw = [], [], (0, 0)
+    for row, (number, size) in enumerate(zip(numbers, sizes, strict=True)):
+        fit = settings.fit(size)
+        output_hw = fit.output_hw
+        left, top, right, bottom = fit.content_xyxy
+        output_wh = (output_hw[1], output_hw[0])
+        placement = place((right - left, bottom - top), (left, top), output_wh)
+        pictures.append(Picture((placed_image(number, placement, size, output_wh),), 1.0, None, row))
+        geometry.append(FileGeometry((size[1], size[0]), (fit.ratio_wh[1], fit.ratio_wh[0]), fit.pad_wh))
+    return BatchPlan(tuple(pictures), output_hw, _NO_LABELS, np.asarray(numbers, np.int64), tuple(geometry))
