@@ -83,9 +83,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("graph-check --data shapes --anchor-t nan", "--anchor-t nan: must be a number from 1 on"),
         ("graph-check --data shapes --imgsz 0", "--imgsz 0: must be at least 1"),
         ("graph-check dataa --data x", "invalid choice: 'dataa'"),
-        ("graph-export", "required: --weights"),
         ("graph-export --weights none.pt", "none.pt: no such weight file"),
-        ("graph-export --weights none.pt --format onyx", "invalid choice: 'onyx'"),
+        ("graph-export --weights none.pt --include onyx", "--include 'onyx': choose from safetensors"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
