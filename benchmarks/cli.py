@@ -13,8 +13,6 @@ from graph_train.cli.errors import run_command
 from graph_train.cli.parser import CommandParser
 
 DEFAULT_REPEATS = 7
-_BUSY = 0.5
-"""Load per core above which a machine is called busy."""
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,25 +41,39 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def benchmark_parser(name: str) -> CommandParser:
+    """The command line of one benchmark."""
+    entry = BENCHMARKS[name]
+    parser = CommandParser(prog=f"graph-bench {name}", description=entry.summary)
+    add_common_arguments(parser)
+    import_module(entry.module).add_arguments(parser)
+    return parser
+
+
+def command_parser(name: str) -> CommandParser:
+    """The command line of what measures nothing itself."""
+    entry = COMMANDS[name]
+    parser = CommandParser(prog=f"graph-bench {name}", description=entry.summary)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    import_module(entry.module).add_arguments(parser)
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; argument errors and `--help` answer before anything heavy is imported."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = build_parser().parse_args(given[:1]).subcommand
-    entry = BENCHMARKS.get(name) or COMMANDS[name]
-    parser = CommandParser(prog=f"graph-bench {name}", description=entry.summary)
-    measures = name in BENCHMARKS
-    if measures:
-        add_common_arguments(parser)
-    else:
-        parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    module = import_module(entry.module)
-    module.add_arguments(parser)
-    flags = parser.parse_args(given[1:])
-    command = (lambda: _measure(name, module, flags)) if measures else (lambda: module.run(flags))
-    return run_command(f"graph-bench {name}", command, debug=flags.debug)
+    if name in COMMANDS:
+        flags = command_parser(name).parse_args(given[1:])
+        module = import_module(COMMANDS[name].module)
+        return run_command(f"graph-bench {name}", lambda: module.run(flags), debug=flags.debug)
+    flags = benchmark_parser(name).parse_args(given[1:])
+    module = import_module(BENCHMARKS[name].module)
+    return run_command(f"graph-bench {name}", lambda: _measure(name, module, flags), debug=flags.debug)
 
 
 def _measure(name: str, module: Any, flags: argparse.Namespace) -> int:
+    from benchmarks.machine import is_busy
     from benchmarks.results import envelope, write_result
     from benchmarks.tables import as_text
 
@@ -71,7 +83,7 @@ def _measure(name: str, module: Any, flags: argparse.Namespace) -> int:
     result |= module.run(flags)
     for table in module.tables(result):
         print(as_text(table), end="\n\n")
-    if result["machine"]["load_average"] > _BUSY * result["machine"]["cores"]:
+    if is_busy(result["machine"]):
         print(f"The machine was busy (load {result['machine']['load_average']}): trust ratios, not times.")
     if flags.json:
         write_result(Path(flags.json), result)

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from graph_train.environment import free_memory_gib, processor_name
 
 _PACKAGES = ("graph-train", "oneflow", "nvidia-dali-cuda120", "onednn-cpu-gomp", "numpy", "pillow")
 _INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
+_BUSY_LOAD_PER_CORE = 0.5
 PROJECT_FOLDER = Path(__file__).resolve().parents[1]
 
 
@@ -26,6 +28,11 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+def is_busy(machine: Mapping[str, Any]) -> bool:
+    """Whether other work was running when a result was measured: the load average stood above half a core each."""
+    return bool(machine["load_average"] > _BUSY_LOAD_PER_CORE * machine["cores"])
 
 
 def versions() -> dict[str, str]:

@@ -34,6 +34,15 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
+def is_result(path: Path) -> bool:
+    """Whether a JSON file is one of `write_result`, of any format."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return False
+    return isinstance(result, dict) and {"benchmark", "format", "machine"} <= result.keys()
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """Reads a file of `write_result`.
 
