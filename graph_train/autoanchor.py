@@ -212,7 +212,7 @@ def fit_anchors(
         mutation_factors(start.shape, generations, draws),
         total=generations,
         desc="Evolving anchors",
-        disable=not show_progress,
+        disable=None if show_progress else True,
     )
     return evolve_anchors(start, usable, threshold, factors).anchors_px.astype(np.float32)
 

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipelines.cache_folder import user_cache_folder
+from pipelines.free_memory import free_memory
 
 _PACKAGES = ("oneflow", "nvidia-dali-cuda120", "numpy", "pillow", "safetensors", "onednn-cpu-gomp", "matplotlib")
 _HOPPER = 9
@@ -66,9 +67,7 @@ def processor_name() -> str:
 
 def free_memory_gib() -> float:
     """Memory that programs may still take, in GiB."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    return kib / 2**20
+    return free_memory() / 2**30
 
 
 def _cache_space() -> Fact:

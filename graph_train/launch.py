@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from graph_train.assembly import Run, Saved, assemble
+from graph_train.auto_batch import with_batch_size
 from graph_train.callbacks import HOOKS, Callbacks
 from graph_train.checkpoint import Checkpoint, load_checkpoint
 from graph_train.devices import select_device
@@ -20,7 +21,7 @@ from graph_train.files import write_atomically
 from graph_train.generation import train_generation
 from graph_train.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.loggers import RunDescription, add_loggers
-from graph_train.options import AUTO_BATCH, TrainOptions, options_from_flags
+from graph_train.options import TrainOptions, options_from_flags
 from graph_train.report import ReportHooks
 from graph_train.run_folder import RunFolder, checkpoint_to_resume, new_run_folder
 from graph_train.state import Counters
@@ -95,8 +96,6 @@ def _require_one_process(options: TrainOptions) -> None:
             f"--local_rank {options.engine.local_rank}: only a launcher sets it, and several processes are not "
             "supported yet; leave it out"
         )
-    if options.optim.batch_size == AUTO_BATCH:
-        raise ValueError("--batch-size -1: measuring memory is not supported yet; give a number")
 
 
 def _resumed(flags: Mapping[str, Any]) -> tuple[TrainOptions, Checkpoint, Path]:
@@ -131,6 +130,8 @@ def _train_in(
         cursor = Cursor(**header["cursor"])
         cursor.finished = cursor.finished and cursor.epoch >= options.optim.epochs
         stopper.restore(header["early_stopping"])
+    if checkpoint is None:
+        options = _with_batch_size(options, hyp, callbacks)
     run = assemble(options, hyp, saved)
     try:
         _describe(run, folder, callbacks, first_epoch=cursor.epoch)
@@ -144,6 +145,14 @@ def _train_in(
         return trainer.train()
     finally:
         run.close()
+
+
+def _with_batch_size(options: TrainOptions, hyp: Hyperparameters, callbacks: Callbacks) -> TrainOptions:
+    """Finds the batch size if it was left to us, and tells it."""
+    found = with_batch_size(options, hyp)
+    if found is not options:
+        callbacks.run("on_params_update", {"batch_size": found.optim.batch_size})
+    return found
 
 
 def _announce_resume(cursor: Cursor, epochs: int) -> None:
@@ -206,6 +215,7 @@ def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
     try:
         write_atomically(folder.path / "opt.yaml", yaml.safe_dump(options.as_flat_dict(), sort_keys=False))
         base.save(folder.path / "hyp.yaml")
+        quiet = with_batch_size(quiet, base)
         return evolve(
             base,
             lambda hyp, generation: train_generation(quiet.as_flat_dict(), hyp, folder.path),

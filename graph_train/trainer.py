@@ -27,7 +27,7 @@ from kernels.runtime import Tensor, flow
 from models.targets import label_capacity, pad_labels
 from models.weights import save_weights
 from pipelines.draws import multi_scale_sizes
-from pipelines.image_cache import free_memory
+from pipelines.free_memory import free_memory
 
 LOG = logging.getLogger("graph_train")
 DRAWN_BATCHES = 3

@@ -112,9 +112,15 @@ def multi_scale_sizes(seed: int, epoch: int, batches: int, *, image_px: int, str
 
     Source: YOLOv5's `--multi-scale`; there a batch is scaled after loading, here it is rendered at its size.
     """
+    sizes = multi_scale_range(image_px, stride)
+    drawn = generator(seed, epoch, purpose=_SIZES).integers(0, len(sizes), size=batches)
+    return [sizes[n] for n in drawn]
+
+
+def multi_scale_range(image_px: int, stride: int) -> list[int]:
+    """The sizes that `multi_scale_sizes` draws from, in rising order."""
     low, high = int(image_px * 0.5) // stride, int(image_px * 1.5 + stride - 1) // stride
-    drawn = generator(seed, epoch, purpose=_SIZES).integers(max(1, low), max(1, high) + 1, size=batches)
-    return [int(n) * stride for n in drawn]
+    return [n * stride for n in range(max(1, low), max(1, high) + 1)]
 
 
 class SampleDraws:

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipelines.cache_folder import make_private_folder, user_cache_folder
+from pipelines.free_memory import free_memory
 from pipelines.index import ImageIndex
 from pipelines.rendering import TileRender
 from pipelines.sources import ImageBytes, decode_on_host, needs_host_decoding
@@ -42,16 +43,6 @@ def cache_need(index: ImageIndex) -> CacheNeed:
     files = np.array([found.file_bytes for found in index.formats], np.int64)
     on_host = np.array([needs_host_decoding(found) for found in index.formats], bool)
     return CacheNeed(int(pixels.sum()), int(np.where(on_host, pixels, files).sum()))
-
-
-def free_memory() -> int:
-    """Bytes this process may still take: what the kernel calls available, or less in a limited control group."""
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
 
 
 def open_images(
@@ -93,7 +84,7 @@ def open_images(
 
 def _filled(load: Callable[[int], np.ndarray], count: int, workers: int, progress: str | None) -> list[np.ndarray]:
     with ThreadPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(load, range(count)), total=count, desc=progress, disable=progress is None))
+        return list(tqdm(pool.map(load, range(count)), total=count, desc=progress, disable=progress is None or None))
 
 
 class EncodedImages:

@@ -51,7 +51,7 @@ def scan(
     """
     threads = workers or min(8, os.cpu_count() or 1)
     results: list[list[ScannedImage]] = [[] for _ in range(0, len(items), _CHUNK)]
-    with inspecting(), tqdm(total=len(items), desc=progress, unit="img", disable=progress is None) as bar:
+    with inspecting(), tqdm(total=len(items), desc=progress, unit="img", disable=progress is None or None) as bar:
         executor = ThreadPoolExecutor(threads, thread_name_prefix="scan")
         try:
             chunks = {

@@ -188,8 +188,10 @@ def epochs(lab: Lab, plain: Trial) -> None:
 def batch_size(lab: Lab, plain: Trial) -> None:
     trial = lab.train(batch_size=3)
     assert [shape[0] for shape in trial.heard.shapes] == [3, 3, 2]
-    with pytest.raises(ValueError, match="--batch-size -1: measuring memory is not supported yet"):
-        lab.train(batch_size=-1)
+    found = lab.train(batch_size=-1, imgsz=128)
+    chosen = yaml.safe_load((found.folder / "opt.yaml").read_text())["batch_size"]
+    assert f"--batch-size {chosen}" in found.log
+    assert found.heard.shapes[0][0] == min(chosen, TRAIN_IMAGES)
 
 
 def optimizer(lab: Lab, plain: Trial) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipelines.augment import AugmentConfig
-from pipelines.image_cache import CacheKind, cache_need, free_memory, open_images
+from pipelines.free_memory import free_memory
+from pipelines.image_cache import CacheKind, cache_need, open_images
 from pipelines.index import ImageIndex, index_images
 from pipelines.train import TrainPipeline
 from tests.pipelines.rendered import rendered_index

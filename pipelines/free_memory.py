@@ -1,0 +1,55 @@
+"""How much host memory this process may still take, by the machine and by the control groups it runs in."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class _Hierarchy:
+    """How a version of control groups names its files."""
+
+    mounted: str
+    limit: str
+    used: str
+    cached: str
+    """In `memory.stat`: bytes of the page cache that the kernel gives back before it lets anything fail."""
+
+
+_V1 = _Hierarchy("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = _Hierarchy("", "memory.max", "memory.current", "inactive_file")
+
+
+def free_memory(*, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes this process may still take: what the kernel calls available, or less in a limited control group.
+
+    Args:
+        proc, groups: where the kernel shows processes and control groups (both versions).
+    """
+    fields = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    return max(0, min(free, *_left_in_groups(proc / "self" / "cgroup", groups)))
+
+
+def _left_in_groups(membership: Path, groups: Path) -> Iterator[int]:
+    """What is left in each limited group from this process's own up to the root; always at least one number."""
+    yield 1 << 62
+    lines = membership.read_text().splitlines() if membership.exists() else ["0::/", "1:memory:/"]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        kind = _V1 if controllers else _V2
+        top = groups / kind.mounted
+        # Within a container the path may be that of the host, and the container's own group lies at the top.
+        own = top / path.lstrip("/")
+        for folder in {top, *(parent for parent in (own, *own.parents) if parent.is_relative_to(top))}:
+            yield from _left(folder, kind)
+
+
+def _left(folder: Path, kind: _Hierarchy) -> Iterator[int]:
+    limit, used = folder / kind.limit, folder / kind.used
+    if not limit.exists() or not used.exists() or limit.read_text().strip() == "max":
+        return
+    statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    yield int(limit.read_text()) - int(used.read_text()) + int(statistics.get(kind.cached, 0))
