@@ -6,12 +6,14 @@ import numpy as np
 
 from kernels.plugin import plugin_library
 
+_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+
 
 def write_planes(picture: np.ndarray, tables: np.ndarray | None, target: np.ndarray) -> None:
     """Applies hue, saturation and value tables to a picture and writes it as planes.
 
     Args:
-        picture: (h, w, 3) uint8 RGB.
+        picture: (h, w, 3) uint8 RGB, in any layout; planes seen as such a picture are not copied, may be the target.
         tables: (3, 256) uint8; hue entries below 180. None leaves colours alone.
         target: (3, h, w) uint8, written; may be a window of a larger array if its rows have no gaps between pixels.
     Raises:
@@ -28,19 +30,16 @@ def write_planes(picture: np.ndarray, tables: np.ndarray | None, target: np.ndar
         if tables.shape != (3, 256) or tables.dtype != np.uint8 or tables[0].max() >= 180:
             raise ValueError(f"tables {tables.dtype} {tables.shape}: uint8 (3, 256) with hues below 180 are needed")
         tables = np.ascontiguousarray(tables)
-    packed = np.ascontiguousarray(picture)
-    function = plugin_library().graph_train_hsv_planes
-    function.restype = None
-    function.argtypes = (
-        ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
-        ctypes.c_int64,
-    )  # fmt: skip
-    function(
-        packed.ctypes.data,
-        height,
-        width,
-        None if tables is None else tables.ctypes.data,
-        target.ctypes.data,
-        target.strides[0],
-        target.strides[1],
-    )
+    interleaved = picture.strides[1:] == (3, 1)
+    if not interleaved and (tables is None or picture.strides[1] != 1):
+        picture, interleaved = np.ascontiguousarray(picture), True
+    library = plugin_library()
+    to = (target.ctypes.data, target.strides[0], target.strides[1])
+    if tables is None:
+        split = library.graph_train_split_planes
+        split.restype, split.argtypes = None, (_POINTER, *[_NUMBER] * 3, _POINTER, *[_NUMBER] * 2)
+        split(picture.ctypes.data, height, width, picture.strides[0], *to)
+        return
+    gains = library.graph_train_hsv_planes
+    gains.restype, gains.argtypes = None, (_POINTER, *[_NUMBER] * 5, _POINTER, _POINTER, *[_NUMBER] * 2)
+    gains(picture.ctypes.data, height, width, *picture.strides, tables.ctypes.data, *to)

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipelines.cache_folder import make_private_folder, user_cache_folder
+from pipelines.decoding import Device
 from pipelines.free_memory import free_memory
 from pipelines.index import ImageIndex
 from pipelines.rendering import TileRender
@@ -99,6 +100,13 @@ class EncodedImages:
         """(bytes,) uint8 of the whole image of a tile; not to be written."""
         return self._kept[tile.source]
 
+    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+        """As `ImageBytes.decode_refused_on_host`."""
+        refused = self._plain.decode_refused_on_host(numbers, device)
+        for number in refused:
+            self._kept[number] = self._plain[number]
+        return refused
+
     def explain_failure(self, numbers: list[int]) -> str:
         """As `ImageBytes.explain_failure`."""
         return self._plain.explain_failure(numbers)
@@ -113,9 +121,14 @@ class DecodedImages:
         self._kept = kept
 
     def tile(self, tile: TileRender) -> np.ndarray:
-        """(h, w, 3) uint8 RGB: the part of an image that a tile looks at."""
+        """(h, w, 3) uint8 RGB: the part of an image that a tile looks at, as a view."""
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
-        return np.ascontiguousarray(self._kept[tile.source][top : top + height, left : left + width])
+        return self._kept[tile.source][top : top + height, left : left + width]
+
+    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+        """Nothing is decoded any more."""
+        del numbers, device
+        return []
 
     def explain_failure(self, numbers: list[int]) -> str:
         """Nothing is decoded any more, so no image can be to blame."""
@@ -135,6 +148,9 @@ class ImageStore(Protocol):
 
     def explain_failure(self, numbers: list[int]) -> str:
         """Which of these images cannot be decoded, and why; empty if that is not the reason."""
+
+    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+        """Which of these images DALI refuses; their next `tile` is in a form that it takes."""
 
 
 def _fits_decoded(index: ImageIndex, free: int) -> bool:

@@ -2,45 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from nvidia.dali import Pipeline, fn, pipeline_def, types
 from PIL import Image, ImageDraw
 
 from pipelines import finishing
+from pipelines.decoding import DOT, QUEUE_DEPTH, Device, decoded_crop, given
 from pipelines.letterbox import BORDER_GREY
+from pipelines.plans import Finish
 from pipelines.rendering import TileRender, ViewRender
 
-Device = Literal["cpu", "cuda"]
-
 # What stands in an unused slot: one pixel that is decoded and resized but pasted with no area.
-_DOT = np.frombuffer(b"P6\n1 1\n255\nrrr", np.uint8)
 _PIXEL = np.zeros((1, 1, 3), np.uint8)
 _EMPTY = TileRender(0, (0, 0), (1, 1), (0.0, 0.0), (1.0, 1.0), (1, 1), (0, 0))
 
-_QUEUE_DEPTH = 2
 _GAINS = ("hue_gain", "saturation_gain", "value_gain")
-
-_ANTIALIAS_BELOW = 2 / 3
-"""Tiles that shrink further than this are averaged; others are sampled, which is twice as fast on a CPU.
-
-YOLOv5 samples always, but in two steps (file to image size, then the random scale), so it skips fewer pixels."""
-
-
-@dataclass(frozen=True)
-class Finish:
-    """What happens to one drawn view.
-
-    Attributes:
-        partner: number of the view of the same batch to blend it with; None if it stays alone.
-        mix_ratio: its share of the blend.
-        hsv_gains: factors of hue, saturation, value; None leaves colours alone.
-    """
-
-    partner: int | None = None
-    mix_ratio: float = 1.0
-    hsv_gains: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,10 +62,10 @@ class CanvasPipeline:
     def _start(self) -> None:
         """Fills DALI's queue once: its first `schedule_run` always runs as many batches as the queue is deep."""
         nothing = ViewRender((), (1, 1), np.eye(3, dtype=np.float32) if self._settings.warp else None, (1, 1))
-        for _ in range(_QUEUE_DEPTH):
+        for _ in range(QUEUE_DEPTH):
             self._feed([nothing], [()], [Finish()])
         self._pipeline.schedule_run()
-        for _ in range(_QUEUE_DEPTH):
+        for _ in range(QUEUE_DEPTH):
             self.collect()
             self.release()
 
@@ -116,13 +94,13 @@ class CanvasPipeline:
         padded = [(*view.tiles, *[_EMPTY] * (self._settings.slots - len(view.tiles))) for view in views]
         for slot in range(self._settings.slots):
             column = [tiles[slot] for tiles in padded]
-            nothing = _PIXEL if self._settings.decoded else _DOT
-            feed(f"image{slot}", [row[slot] if slot < len(row) else nothing for row in images])
+            nothing = _PIXEL if self._settings.decoded else DOT
+            feed(f"image{slot}", [np.ascontiguousarray(row[slot]) if slot < len(row) else nothing for row in images])
             for name in () if self._settings.decoded else ("crop_start", "crop_shape"):
                 feed(f"{name}{slot}", np.array([getattr(tile, name) for tile in column], np.int32))
             for name in ("region_start", "region_end", "shape"):
                 feed(f"{name}{slot}", np.array([getattr(tile, name) for tile in column], np.float32))
-            feed(f"shrinks{slot}", np.array([_shrinks(tile) for tile in column]))
+            feed(f"shrinks{slot}", np.array([tile.shrinks for tile in column]))
             feed(f"sampling{slot}", np.array([_sampling(tile) for tile in column], np.float32))
         # Entry 0 of the paste lists is the grey canvas itself.
         anchors = [((0, 0), *(tile.anchor for tile in tiles)) for tiles in padded]
@@ -173,11 +151,6 @@ def _matrix(view: ViewRender) -> np.ndarray:
     return view.warp
 
 
-def _shrinks(tile: TileRender) -> bool:
-    region = (tile.region_end[0] - tile.region_start[0]) * (tile.region_end[1] - tile.region_start[1])
-    return tile.shape[0] * tile.shape[1] < _ANTIALIAS_BELOW**2 * abs(region)
-
-
 def _sampling(tile: TileRender) -> tuple[tuple[float, float, float], ...]:
     """Map from tile px to crop px."""
     rows, columns = ((tile.region_end[axis] - tile.region_start[axis]) / tile.shape[axis] for axis in range(2))
@@ -202,19 +175,19 @@ def _define(settings: GraphSettings) -> Pipeline:
         batch_size=settings.batch_size,
         num_threads=settings.threads,
         device_id=0 if on_gpu else None,
-        prefetch_queue_depth=_QUEUE_DEPTH,
+        prefetch_queue_depth=QUEUE_DEPTH,
         exec_async=True,
         exec_pipelined=True,
         enable_conditionals=True,
     )
     def canvases() -> Any:
         tiles = [_tile(slot, settings.decoded, on_gpu) for slot in range(settings.slots)]
-        canvas_hw = _given("canvas", types.INT32, 1)
+        canvas_hw = given("canvas", types.INT32, 1)
         canvas = fn.multi_paste(
             _grey(canvas_hw, "gpu" if on_gpu else "cpu"),
             *tiles,
-            out_anchors=_given("anchors", types.INT32, 2),
-            shapes=_given("areas", types.INT32, 2),
+            out_anchors=given("anchors", types.INT32, 2),
+            shapes=given("areas", types.INT32, 2),
             output_size=canvas_hw,
         )
         if settings.paste:
@@ -222,8 +195,8 @@ def _define(settings: GraphSettings) -> Pipeline:
         if settings.warp:
             canvas = fn.experimental.warp_perspective(
                 canvas,
-                matrix=_given("warp", types.FLOAT, 2),
-                size=_given("output", types.FLOAT, 1),
+                matrix=given("warp", types.FLOAT, 2),
+                size=given("output", types.FLOAT, 1),
                 fill_value=float(BORDER_GREY),
             )
         if settings.finish:
@@ -233,16 +206,12 @@ def _define(settings: GraphSettings) -> Pipeline:
     return canvases()
 
 
-def _given(name: str, dtype: Any, ndim: int) -> Any:
-    return fn.external_source(name=name, dtype=dtype, ndim=ndim)
-
-
 def _pasted(canvas: Any, on_gpu: bool) -> Any:
-    mask = _given("mask", types.UINT8, 3)
+    mask = given("mask", types.UINT8, 3)
     if on_gpu:
         mask = mask.gpu()
     # A split of the batch as below.
-    if _given("pastes", types.BOOL, 0):
+    if given("pastes", types.BOOL, 0):
         rest = fn.cast(mask == 0, dtype=types.UINT8)
         pasted = canvas * rest + fn.flip(canvas, horizontal=1) * mask
     else:
@@ -251,19 +220,19 @@ def _pasted(canvas: Any, on_gpu: bool) -> Any:
 
 
 def _scalar(name: str, on_gpu: bool) -> Any:
-    number = _given(name, types.FLOAT, 0)
+    number = given(name, types.FLOAT, 0)
     return number.gpu() if on_gpu else number
 
 
 def _finished(canvas: Any, on_gpu: bool) -> Any:
     ratio, gains = _scalar("mix_ratio", on_gpu), [_scalar(name, on_gpu) for name in _GAINS]
-    partner = fn.permute_batch(canvas, indices=_given("partner", types.INT32, 0))
+    partner = fn.permute_batch(canvas, indices=given("partner", types.INT32, 0))
     # DALI rewrites such statements (but not conditional expressions) into splits of the batch.
-    if _given("blended", types.BOOL, 0):  # noqa: SIM108
+    if given("blended", types.BOOL, 0):  # noqa: SIM108
         picture = finishing.blend(canvas, partner, ratio)
     else:
         picture = canvas
-    if _given("coloured", types.BOOL, 0):  # noqa: SIM108
+    if given("coloured", types.BOOL, 0):  # noqa: SIM108
         image = finishing.gain_planes(picture, *gains)
     else:
         image = finishing.planes(picture)
@@ -283,26 +252,18 @@ def _grey(canvas_hw: Any, device: str) -> Any:
 
 
 def _tile(slot: int, decoded: bool, on_gpu: bool) -> Any:
-    def given(name: str, dtype: Any, ndim: int = 1) -> Any:
-        return _given(f"{name}{slot}", dtype, ndim)
-
     if decoded:
-        crop = fn.external_source(name=f"image{slot}", dtype=types.UINT8, ndim=3, layout="HWC")
+        crop = given(f"image{slot}", types.UINT8, 3, layout="HWC")
         if on_gpu:
             crop = crop.gpu()
     else:
-        crop = fn.decoders.image_slice(
-            given("image", types.UINT8),
-            start=given("crop_start", types.INT32),
-            shape=given("crop_shape", types.INT32),
-            axes=(0, 1),
-            device="mixed" if on_gpu else "cpu",
-        )
-    shape = given("shape", types.FLOAT)
-    start, end = given("region_start", types.FLOAT), given("region_end", types.FLOAT)
-    sampling = given("sampling", types.FLOAT, 2)
+        crop_start, crop_shape = (given(f"{name}{slot}", types.INT32, 1) for name in ("crop_start", "crop_shape"))
+        content = given(f"image{slot}", types.UINT8, 1)
+        crop = decoded_crop(content, crop_start, crop_shape, "cuda" if on_gpu else "cpu")
+    shape, start, end = (given(f"{name}{slot}", types.FLOAT, 1) for name in ("shape", "region_start", "region_end"))
+    sampling = given(f"sampling{slot}", types.FLOAT, 2)
     # A split of the batch as below: each tile goes through one of the two operators.
-    if given("shrinks", types.BOOL, 0):
+    if given(f"shrinks{slot}", types.BOOL, 0):
         tile = fn.resize(crop, roi_start=start, roi_end=end, size=shape)
     else:
         tile = fn.experimental.warp_perspective(crop, matrix=sampling, size=shape, border_mode="replicate")

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.batches import Batch, BatchPlan, BatchSource, FileGeometry, Picture
+from pipelines.batches import Batch, BatchSource
+from pipelines.decoding import Device
 from pipelines.images import ImageFacts, UnusableImageError, inspect_image, inspecting
 from pipelines.index import ImageIndex
 from pipelines.letterbox import Letterbox, letterbox
 from pipelines.mosaic import place
-from pipelines.pixels import CanvasPipeline, Device, GraphSettings
+from pipelines.pixels import GraphSettings
+from pipelines.plans import BatchPlan, FileGeometry, Picture
 from pipelines.problems import Problem
 from pipelines.rendering import TileRender, placed_image
 from pipelines.sources import ImageBytes
@@ -32,7 +34,7 @@ class PredictSettings:
         image_hw: px that an image is fitted into, multiples of `stride`; small images grow, as in YOLOv5.
         stride: sides of a batch are multiples of it, and there is no more border than that takes.
         batch_size: most images per batch.
-        workers: DALI's CPU threads.
+        workers: threads that decode, and threads that draw.
         device: "cuda" decodes and draws on the GPU.
     """
 
@@ -88,7 +90,7 @@ class ImageBatches:
         self._sizes = [(int(width), int(height)) for width, height in index.sizes]
         self._settings = settings
         self._groups = _groups(self._sizes, settings)
-        self._source = BatchSource(_canvases(settings, decoded=False), ImageBytes(index), index.paths)
+        self._source = BatchSource(_graph(settings, decoded=False), ImageBytes(index), index.paths)
 
     @property
     def shapes(self) -> dict[Size, int]:
@@ -128,7 +130,7 @@ class FrameBatches:
     def __init__(self, path: Path, image_wh: Size, settings: PredictSettings) -> None:
         self._size, self._settings = image_wh, settings
         self._waiting: deque[list[np.ndarray]] = deque()
-        self._source = BatchSource(_canvases(settings, decoded=True), self, [path] * settings.batch_size)
+        self._source = BatchSource(_graph(settings, decoded=True), self, [path] * settings.batch_size)
 
     @property
     def shape_hw(self) -> Size:
@@ -148,30 +150,33 @@ class FrameBatches:
     def tile(self, tile: TileRender) -> np.ndarray:
         """(h, w, 3) uint8 RGB: the part that a tile looks at, of a frame of the batch that was planned last."""
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
-        return np.ascontiguousarray(self._waiting[-1][tile.source][top : top + height, left : left + width])
+        return self._waiting[-1][tile.source][top : top + height, left : left + width]
 
     def explain_failure(self, numbers: list[int]) -> str:
         """Nothing is decoded here, so no frame can be to blame."""
         del numbers
         return ""
 
+    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+        """As `explain_failure`."""
+        del numbers, device
+        return []
+
     def close(self) -> None:
         """Ends all threads."""
         self._source.close()
 
 
-def _canvases(settings: PredictSettings, *, decoded: bool) -> CanvasPipeline:
-    return CanvasPipeline(
-        GraphSettings(
-            slots=1,
-            warp=False,
-            paste=False,
-            batch_size=settings.batch_size,
-            threads=settings.workers,
-            device=settings.device,
-            finish=settings.device == "cuda",
-            decoded=decoded,
-        )
+def _graph(settings: PredictSettings, *, decoded: bool) -> GraphSettings:
+    return GraphSettings(
+        slots=1,
+        warp=False,
+        paste=False,
+        batch_size=settings.batch_size,
+        threads=settings.workers,
+        device=settings.device,
+        finish=settings.device == "cuda",
+        decoded=decoded,
     )
 
 

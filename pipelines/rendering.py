@@ -12,6 +12,11 @@ from pipelines.mosaic import Placement, Rectangle, Size
 
 Span = tuple[float, float]
 
+_AVERAGE_BELOW = 2 / 3
+"""Tiles that shrink further than this are averaged; others are sampled.
+
+YOLOv5 samples always, but in two steps (file to image size, then the random scale), so it skips fewer pixels."""
+
 
 @dataclass(frozen=True)
 class TileRender:
@@ -32,6 +37,12 @@ class TileRender:
     region_end: tuple[float, float]
     shape: tuple[int, int]
     anchor: tuple[int, int]
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether so many pixels become one that they are averaged instead of sampled."""
+        region = (self.region_end[0] - self.region_start[0]) * (self.region_end[1] - self.region_start[1])
+        return self.shape[0] * self.shape[1] < _AVERAGE_BELOW**2 * abs(region)
 
 
 @dataclass(frozen=True)

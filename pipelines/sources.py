@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from pipelines.decoding import Device, is_decoded_by_dali
 from pipelines.index import ImageFormat, ImageIndex
 from pipelines.rendering import TileRender
 
@@ -61,6 +62,13 @@ class ImageBytes:
     def tile(self, tile: TileRender) -> np.ndarray:
         """What DALI needs for a tile: (bytes,) uint8 of its whole image."""
         return self[tile.source]
+
+    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+        """Tries each of these images; those that DALI refuses are decoded by Pillow from now on, and returned."""
+        refused = [n for n in numbers if not self._on_host[n] and not is_decoded_by_dali(self[n], device)]
+        for number in refused:
+            self._on_host[number] = True
+        return refused
 
     def explain_failure(self, numbers: list[int]) -> str:
         """Which of these images cannot be decoded, for the message after DALI gave up on a batch."""

@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.augment import AugmentConfig
-from pipelines.batches import Batch, BatchPlan, BatchSource, Picture, Shard, Timings
+from pipelines.batches import Batch, BatchSource, Shard
+from pipelines.decoding import Device
 from pipelines.draws import SampleDraws, SamplePlan, enlarged, epoch_order
 from pipelines.image_cache import CacheKind, open_images
 from pipelines.index import ImageIndex
 from pipelines.letterbox import rectangular_batches
-from pipelines.pixels import CanvasPipeline, Device, GraphSettings
+from pipelines.pixels import GraphSettings
+from pipelines.plans import BatchPlan, Picture
 from pipelines.rendering import render_sample
+from pipelines.timings import Timings
 
 
 class TrainPipeline:
@@ -45,7 +48,7 @@ class TrainPipeline:
             batch_size: images per batch of all ranks together; a multiple of the ranks (times 4 with `quad`).
             image_px: side of the images, a multiple of `stride`.
             seed: >= 0; key of all draws.
-            workers: DALI's CPU threads.
+            workers: threads that decode, and threads that draw.
             device: "cuda" decodes and draws on the GPU.
             stride: of the network; sides of rectangular batches are multiples of it.
             shard: which rows of every batch are made here.
@@ -66,20 +69,19 @@ class TrainPipeline:
         self._batch_size, self._image_px, self._stride = batch_size, image_px, stride
         self._draws = SampleDraws(index, augment, seed=seed)
         self._sizes = [(int(w), int(h)) for w, h in index.sizes]
-        self._warp = not augment.axis_aligned or augment.copy_paste > 0
+        pastes = augment.copy_paste > 0 and any(index.segments)
+        self._warp = not augment.axis_aligned or pastes
         images = open_images(index, cache, folder=cache_dir, workers=workers, progress=progress)
         self._source = BatchSource(
-            CanvasPipeline(
-                GraphSettings(
-                    slots=augment.tiles,
-                    warp=self._warp,
-                    paste=augment.copy_paste > 0,
-                    batch_size=batch_size // shard.ranks * (2 if augment.mixup > 0 else 1),
-                    threads=workers,
-                    device=device,
-                    finish=device == "cuda",
-                    decoded=images.decoded,
-                )
+            GraphSettings(
+                slots=augment.tiles,
+                warp=self._warp,
+                paste=pastes,
+                batch_size=batch_size // shard.ranks * (2 if augment.mixup > 0 else 1),
+                threads=workers,
+                device=device,
+                finish=device == "cuda",
+                decoded=images.decoded,
             ),
             images,
             index.paths,

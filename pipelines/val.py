@@ -5,14 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.batches import Batch, BatchPlan, BatchSource, FileGeometry, Picture, Shard, Timings
+from pipelines.batches import Batch, BatchSource, Shard
 from pipelines.boxes import normalise
+from pipelines.decoding import Device
 from pipelines.draws import LABEL_CLIP_MARGIN_PX, canvas_labels, letterboxed
 from pipelines.image_cache import CacheKind, open_images
 from pipelines.index import ImageIndex
 from pipelines.letterbox import rectangular_batches
-from pipelines.pixels import CanvasPipeline, Device, GraphSettings
+from pipelines.pixels import GraphSettings
+from pipelines.plans import BatchPlan, FileGeometry, Picture
 from pipelines.rendering import placed_image
+from pipelines.timings import Timings
 from pipelines.train import batch_labels
 
 
@@ -39,7 +42,7 @@ class ValPipeline:
             index: the images.
             batch_size: most images per batch.
             image_px: long side of the images, border not counted; a multiple of `stride`.
-            workers: DALI's CPU threads.
+            workers: threads that decode, and threads that draw.
             device: "cuda" decodes and draws on the GPU.
             stride: batch sides are multiples of it.
             rect: sort by shape and give each batch the smallest shape that holds it plus half a stride of border, as
@@ -67,17 +70,15 @@ class ValPipeline:
             self._shapes = np.full((-(-len(index) // batch_size), 2), image_px)
         images = open_images(index, cache, folder=cache_dir, workers=workers, progress=progress)
         self._source = BatchSource(
-            CanvasPipeline(
-                GraphSettings(
-                    slots=1,
-                    warp=False,
-                    paste=False,
-                    batch_size=batch_size,
-                    threads=workers,
-                    device=device,
-                    finish=device == "cuda",
-                    decoded=images.decoded,
-                )
+            GraphSettings(
+                slots=1,
+                warp=False,
+                paste=False,
+                batch_size=batch_size,
+                threads=workers,
+                device=device,
+                finish=device == "cuda",
+                decoded=images.decoded,
             ),
             images,
             index.paths,

@@ -1,0 +1,90 @@
+"""Resampling a region of a picture to whole pixels: the definition in NumPy, and the plugin's kernel, equal bit by bit.
+
+A target pixel is the weighted mean of source pixels around its centre, by a triangle filter along each axis: of the two
+neighbours where a region is sampled or grows, of all it covers where it shrinks and is averaged. Beyond the edges the
+outermost pixels count on. Weights are rounded to 11 bits with an exact sum, and all sums are integers, so no order of
+evaluation can change a bit.
+"""
+
+import ctypes
+import math
+
+import numpy as np
+
+from kernels.plugin import plugin_library
+
+Region = tuple[float, float, float, float]
+_BITS = 11
+_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+
+
+def draw_region(crop: np.ndarray, region: Region, target: np.ndarray, *, average: bool) -> None:
+    """Draws a region of a picture as planes.
+
+    Args:
+        crop: (h, w, 3) uint8; pixels and channels without gaps.
+        region: top, left, bottom, right in px of the crop, fractional; top > bottom or left > right mirrors.
+        target: (3, rows, columns) uint8, written; its rows have no gaps between pixels.
+        average: average what a target pixel covers instead of sampling two neighbours an axis.
+    Raises:
+        ValueError: the plugin is not loaded, or shapes, types or layout differ from the above.
+    """
+    if crop.ndim != 3 or crop.shape[2] != 3 or crop.dtype != np.uint8 or crop.strides[1:] != (3, 1):
+        raise ValueError(f"crop {crop.dtype} {crop.shape}: uint8 (h, w, 3) without gaps in a row is needed")
+    if target.ndim != 3 or target.shape[0] != 3 or target.dtype != np.uint8 or target.strides[2] != 1:
+        raise ValueError(f"target {target.dtype} {target.shape}: uint8 (3, h, w) without gaps in a row is needed")
+    if 0 in crop.shape or 0 in target.shape or not target.flags.writeable:
+        raise ValueError(f"crop {crop.shape}, target {target.shape}: neither may be empty, the target must be writable")
+    if not all(math.isfinite(edge) for edge in region):
+        raise ValueError(f"region {region}: must be finite")
+    edges = (ctypes.c_double * 4)(*region)
+    draw = plugin_library().graph_train_draw_region
+    draw.restype = None
+    draw.argtypes = (_POINTER, *[_NUMBER] * 3, ctypes.c_double * 4, *[_NUMBER] * 3, _POINTER, *[_NUMBER] * 2)
+    draw(
+        crop.ctypes.data, crop.shape[0], crop.shape[1], crop.strides[0], edges, average, target.shape[1],
+        target.shape[2], target.ctypes.data, target.strides[0], target.strides[1],
+    )  # fmt: skip
+
+
+def resampled(crop: np.ndarray, region: Region, shape: tuple[int, ...], *, average: bool) -> np.ndarray:
+    """(3, rows, columns) uint8: the definition of what `draw_region` draws; slow.
+
+    Args:
+        crop, region, average: see there.
+        shape: rows and columns.
+    """
+    down, row_weights = axis_weights(crop.shape[0], region[0], region[2], shape[0], average=average)
+    across, column_weights = axis_weights(crop.shape[1], region[1], region[3], shape[1], average=average)
+    source = crop.astype(np.int32)
+    rows = sum(row_weights[:, k, None, None] * source[down + k] for k in range(row_weights.shape[1]))
+    summed = np.asarray(rows).transpose(2, 0, 1)
+    pixels = sum(column_weights[:, k] * summed[..., across + k] for k in range(column_weights.shape[1]))
+    return ((np.asarray(pixels) + (1 << 2 * _BITS - 1)) >> 2 * _BITS).astype(np.uint8)
+
+
+def axis_weights(source: int, begin: float, end: float, target: int, *, average: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Which source pixels make each target pixel along one axis.
+
+    Args:
+        source: pixels there are.
+        begin, end: the part of them that becomes `target` pixels.
+        average: see `draw_region`.
+    Returns:
+        (target,) int64 first source pixel; (target, taps) int32 weights from there on, of sum 2^11 in each row.
+    """
+    step = (end - begin) / target
+    reach = max(1.0, abs(step)) if average else 1.0
+    most = math.ceil(2.0 * reach)
+    taps = min(most, source)
+    centre = begin + (np.arange(target) + 0.5) * step
+    first = np.ceil(centre - 0.5 - reach).astype(np.int64)
+    start = np.clip(first, 0, source - taps)
+    shares, total = np.zeros((target, taps)), np.zeros(target)
+    for k in range(most):
+        share = np.maximum(0.0, 1.0 - np.abs((first + k) + 0.5 - centre) / reach)
+        shares[np.arange(target), np.clip(first + k, start, start + taps - 1) - start] += share
+        total += share
+    weights = np.floor(shares / total[:, None] * (1 << _BITS) + 0.5).astype(np.int32)
+    weights[np.arange(target), weights.argmax(axis=1)] += (1 << _BITS) - weights.sum(axis=1, dtype=np.int32)
+    return start, weights

@@ -1,0 +1,81 @@
+"""Drawing regions: cases by hand, and the kernel against its definition."""
+
+import numpy as np
+import pytest
+
+from kernels.drawing import axis_weights, draw_region, resampled
+from kernels.plugin import load_plugin
+
+
+def grey(values: list[list[int]]) -> np.ndarray:
+    return np.repeat(np.array(values, np.uint8)[..., None], 3, axis=2)
+
+
+def drawn(crop: np.ndarray, region: tuple[float, ...], shape: tuple[int, int], *, average: bool = False) -> np.ndarray:
+    load_plugin("require")
+    target = np.zeros((3, *shape), np.uint8)
+    draw_region(crop, (region[0], region[1], region[2], region[3]), target, average=average)
+    return target
+
+
+def test_cases_by_hand() -> None:
+    picture = grey([[0, 100, 200, 40]])
+    assert drawn(picture, (0, 0, 1, 4), (1, 4))[1].tolist() == [[0, 100, 200, 40]]
+    assert drawn(picture, (0, 4, 1, 0), (1, 4))[1].tolist() == [[40, 200, 100, 0]]  # mirrored
+    # Half a pixel to the right; beyond the edge the last pixel counts on.
+    assert drawn(picture, (0, 0.5, 1, 4.5), (1, 4))[0].tolist() == [[50, 150, 120, 40]]
+    # Half the size: two neighbours each, whether sampled or averaged with weights 1 3 3 1 over eight.
+    assert drawn(picture, (0, 0, 1, 4), (1, 2))[2].tolist() == [[50, 120]]
+    averaged = [(0 * 4 + 3 * 100 + 200) / 8, (100 + 3 * 200 + 4 * 40) / 8]  # edges repeated
+    assert drawn(picture, (0, 0, 1, 4), (1, 2), average=True)[2].tolist() == [[int(v + 0.5) for v in averaged]]
+    # Twice the size: a quarter and three quarters.
+    assert drawn(grey([[0, 100]]), (0, 0, 1, 2), (1, 4))[0].tolist() == [[0, 25, 75, 100]]
+
+
+def test_weights_by_hand() -> None:
+    start, weights = axis_weights(4, 0.5, 4.5, 4, average=False)
+    assert start.tolist() == [0, 1, 2, 2]
+    assert weights.tolist() == [[1024, 1024]] * 3 + [[0, 2048]]
+    start, weights = axis_weights(1, 0, 1, 3, average=True)
+    assert start.tolist() == [0] * 3 and weights.tolist() == [[2048]] * 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kernel_equals_its_definition(seed: int) -> None:
+    load_plugin("require")
+    rng = np.random.default_rng(seed)
+    for number in range(60):
+        height, width = (int(v) for v in rng.integers(1, 200 if number % 2 else 12, 2))
+        shape = tuple(int(v) for v in rng.integers(1, 90, 2))
+        # A window of a larger picture, and one of larger planes: only its own bytes may change.
+        crop = rng.integers(0, 256, (height + 2, width + 3, 3), dtype=np.uint8)[1:-1, 2:-1]
+        edges = rng.uniform(-0.2, 1.2, 4) * (height, width, height, width)
+        top, left, bottom, right = (edges.round() if number % 3 == 0 else edges).tolist()
+        around = np.full((3, shape[0] + 2, shape[1] + 4), 7, np.uint8)
+        average = bool(rng.integers(2))
+        draw_region(crop, (top, left, bottom, right), around[:, 1:-1, 2:-2], average=average)
+        expected = resampled(crop, (top, left, bottom, right), shape, average=average)
+        assert np.array_equal(around[:, 1:-1, 2:-2], expected)
+        around[:, 1:-1, 2:-2] = 7
+        assert np.all(around == 7)
+
+
+def test_a_plain_colour_stays_as_it_is() -> None:
+    """Weights have an exact sum, however many there are."""
+    for value in (0, 114, 255):
+        picture = np.full((300, 200, 3), value, np.uint8)
+        for average in (True, False):
+            assert np.all(drawn(picture, (3.3, 0, 299.1, 187.7), (31, 53), average=average) == value)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    load_plugin("require")
+    crop, target = np.zeros((4, 5, 3), np.uint8), np.zeros((3, 4, 5), np.uint8)
+    with pytest.raises(ValueError, match="without gaps in a row"):
+        draw_region(crop[:, ::2], (0, 0, 4, 5), target, average=False)
+    with pytest.raises(ValueError, match=r"target uint8 \(4, 5, 3\)"):
+        draw_region(crop, (0, 0, 4, 5), crop, average=False)
+    with pytest.raises(ValueError, match="neither may be empty"):
+        draw_region(crop, (0, 0, 4, 5), target[:, :0], average=False)
+    with pytest.raises(ValueError, match="must be finite"):
+        draw_region(crop, (0, 0, float("nan"), 5), target, average=False)
