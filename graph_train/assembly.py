@@ -1,5 +1,6 @@
 """Puts a run together: data, network, loss, step, schedule, pipelines. The driver only runs what this builds."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping
@@ -51,6 +52,16 @@ class Data:
     def class_names(self) -> tuple[str, ...]:
         """One name per class that is trained."""
         return self.train.class_names
+
+    def fingerprint(self) -> str:
+        """The same for equal image names, sizes and labels in the same order, wherever the files lie."""
+        digest = hashlib.blake2b(digest_size=16)
+        for index in (self.train, self.val):
+            digest.update(repr(([path.name for path in index.paths], index.class_names)).encode())
+            digest.update(np.ascontiguousarray(index.sizes).tobytes())
+            for rows in index.labels:
+                digest.update(np.ascontiguousarray(rows).tobytes() + b"|")
+        return digest.hexdigest()
 
 
 def load_data(options: TrainOptions) -> Data:
@@ -174,7 +185,7 @@ def assemble(options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = 
     weights = load_weights(options.model.weights) if options.model.weights and saved is None else None
     data = load_data(options)
     config = saved.config if saved else weights.config if weights else None
-    spec = _model_spec(options, hyp, len(data.class_names), config)
+    spec = _model_spec(options, hyp, len(data.class_names), config, resumed=saved is not None)
     setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, spec.grid_px))
     # After everything that may refuse the settings, as the first run compiles for a minute; before the first op.
     _load_kernels(options, device)
@@ -222,9 +233,10 @@ def _image_px(asked: int, stride: int) -> int:
 
 
 def _model_spec(
-    options: TrainOptions, hyp: Hyperparameters, classes: int, config: Mapping[str, Any] | None
+    options: TrainOptions, hyp: Hyperparameters, classes: int, config: Mapping[str, Any] | None, *, resumed: bool
 ) -> ModelSpec:
-    cfg = options.model.cfg or config
+    # Of a resumed run its own network counts: the file may have changed, or be gone.
+    cfg = config if resumed else options.model.cfg or config
     if not cfg:
         raise ValueError("no network chosen: give --cfg (such as yolov5s.yaml), or --weights of a file that names one")
     return load_model_spec(cfg, num_classes=classes, anchors=hyp.anchors_per_level)

@@ -3,7 +3,6 @@
 Nothing in it is code, loading never unpickles, and a checksum over all arrays is verified.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +11,15 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from graph_train.files import write_atomically
+from graph_train.files import replacing
+from models.safetensors_file import checksum, in_order, write_safetensors
 
 FORMAT = "graph-train checkpoint"
 FORMAT_VERSION = 1
 _HEADER_KEY = "graph_train"
+PENDING_GRADIENTS = "gradient_sum/"
+"""How the names of the gradients begin that are still being summed up."""
 
 
 @dataclass(frozen=True)
@@ -28,34 +29,35 @@ class Checkpoint:
     arrays: Mapping[str, np.ndarray]
     header: Mapping[str, Any]
 
+    def first_not_finite(self) -> str:
+        """Name of the first weight, average or moment with a NaN or an infinity; "" where all are sound.
 
-def _contiguous(value: np.ndarray) -> np.ndarray:
-    # np.ascontiguousarray would give a scalar one dimension.
-    return np.array(value, order="C", copy=False)
+        Gradients that no update has used yet do not count: the update that meets such a one is left out.
+        """
+        for name, value in self.arrays.items():
+            if not name.startswith(PENDING_GRADIENTS) and value.dtype.kind == "f" and not np.isfinite(value).all():
+                return name
+        return ""
 
 
 def _digest(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str:
     """Of all arrays and of the header without the digest itself."""
-    digest = hashlib.blake2b(digest_size=16)
-    plain = {key: value for key, value in header.items() if key != "checksum"}
-    digest.update(json.dumps(plain, sort_keys=True).encode())
-    for name in sorted(arrays):
-        value = _contiguous(arrays[name])
-        digest.update(f"{name}:{value.dtype.str}:{value.shape}".encode())
-        digest.update(value.data if value.size else b"")
-    return digest.hexdigest()
+    return checksum(arrays, {key: value for key, value in header.items() if key != "checksum"})
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes atomically: the file of that name is the old one or the complete new one.
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, keep: int = 1) -> None:
+    """Writes atomically: the file of that name is the old one or the complete new one; equal states give equal bytes.
 
+    Args:
+        keep: how many generations stay, see `files.replacing`.
     Raises:
-        OSError: the disk is full or the folder cannot be written; the old file stays.
+        OSError: the disk is full or the folder cannot be written; the old files stay.
     """
-    arrays = {name: _contiguous(value) for name, value in checkpoint.arrays.items()}
+    arrays = {name: in_order(value) for name, value in checkpoint.arrays.items()}
     header = {"format": FORMAT, "version": FORMAT_VERSION, **checkpoint.header}
     header["checksum"] = _digest(arrays, header)
-    write_atomically(path, save(arrays, metadata={_HEADER_KEY: json.dumps(header)}))
+    with replacing(path, keep=keep) as temporary, temporary.open("wb") as file:
+        write_safetensors(file, arrays, {_HEADER_KEY: json.dumps(header)})
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

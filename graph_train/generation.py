@@ -7,6 +7,7 @@ that gets the seven results as a JSON list.
 """
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from graph_train.cli.errors import INTERRUPTED, USER_ERROR, run_command
+from graph_train.evolution import RESULT_KEYS
+from graph_train.failures import DivergedError
 from graph_train.files import write_atomically
 from graph_train.hyperparameters import Hyperparameters
 from graph_train.interrupts import StopRequest
@@ -23,7 +26,7 @@ _POLL_SECONDS = 0.5
 
 
 def train_generation(options: Mapping[str, Any], hyp: Hyperparameters, folder: Path) -> tuple[float, ...]:
-    """Trains in a new process and returns P, R, mAP50, mAP50-95 and the three validation losses.
+    """Trains in a new process and returns P, R, mAP50, mAP50-95 and the three validation losses; NaN if it diverged.
 
     Args:
         options: flags by name.
@@ -40,6 +43,8 @@ def train_generation(options: Mapping[str, Any], hyp: Hyperparameters, folder: P
     result.unlink(missing_ok=True)
     code = _run([sys.executable, "-m", "graph_train.generation", str(request)])
     request.unlink()
+    if code == DivergedError.exit_code:
+        return (math.nan,) * len(RESULT_KEYS)
     if code == USER_ERROR:
         raise ValueError("the training of a generation was refused, see the line above")
     if code:
@@ -69,10 +74,11 @@ def _run(command: Sequence[str]) -> int:
 
 def _train(request: Mapping[str, Any]) -> None:
     from graph_train.assembly import assemble
+    from graph_train.cursor import Cursor
     from graph_train.early_stopping import EarlyStopping
     from graph_train.options import options_from_flags
     from graph_train.run_folder import RunFolder
-    from graph_train.trainer import Cursor, Trainer
+    from graph_train.trainer import Trainer
 
     options = options_from_flags(**request["options"])
     folder = RunFolder(Path(request["folder"]))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from graph_train.files import write_atomically
 from pipelines.safe_yaml import load_yaml
 
 _LOG = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class Hyperparameters:
 
     def save(self, path: Path) -> None:
         """Writes a yaml file that `load_hyperparameters` and YOLOv5 itself read back unchanged."""
-        path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False), encoding="utf-8")
+        write_atomically(path, yaml.safe_dump(self.as_dict(), sort_keys=False))
 
 
 KNOWN_KEYS: tuple[str, ...] = tuple(part.name for part in fields(Hyperparameters))

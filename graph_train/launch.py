@@ -2,9 +2,8 @@
 
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,35 +13,48 @@ from graph_train.assembly import Run, Saved, assemble
 from graph_train.auto_batch import with_batch_size
 from graph_train.callbacks import HOOKS, Callbacks
 from graph_train.checkpoint import Checkpoint, load_checkpoint
+from graph_train.cursor import Cursor
 from graph_train.devices import select_device
 from graph_train.early_stopping import EarlyStopping
 from graph_train.evolution import EvolutionResult, evolve
 from graph_train.files import write_atomically
 from graph_train.generation import train_generation
 from graph_train.hyperparameters import Hyperparameters, load_hyperparameters
+from graph_train.interrupts import Interruptible
 from graph_train.loggers import RunDescription, add_loggers
 from graph_train.options import TrainOptions, options_from_flags
 from graph_train.report import ReportHooks
-from graph_train.run_folder import RunFolder, checkpoint_to_resume, new_run_folder
+from graph_train.run_folder import (
+    HYPERPARAMETERS,
+    PLACE,
+    SETTINGS,
+    ResumePoint,
+    RunFolder,
+    new_run_folder,
+    point_to_resume,
+)
 from graph_train.state import Counters
-from graph_train.trainer import Cursor, Trainer, TrainResult
+from graph_train.terminal import steady_output
+from graph_train.trainer import Trainer, TrainResult
 from models.complexity import measure
 from pipelines.problems import write_problems
+from pipelines.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
 DEFAULT_PROJECT, EVOLVE_PROJECT = "runs/train", "runs/evolve"
 _CHANGEABLE_ON_RESUME = (
-    "resume",
-    "epochs",
-    "device",
-    "workers",
-    "kernels",
-    "debug",
-    "cache",
-    "noplots",
-    "loggers",
-    "allow_download",
-)
+    "epochs", "device", "workers", "kernels", "debug", "cache", "noplots", "loggers", "allow_download", "save_steps",
+    "save_minutes", "keep_saves", "on_save_error", "max_nonfinite",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Start:
+    """How a run begins: with which settings, and from which state if it is resumed."""
+
+    options: TrainOptions
+    hyp: Hyperparameters
+    checkpoint: Checkpoint | None = None
 
 
 def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | EvolutionResult:
@@ -55,29 +67,27 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
         What came of it; with `evolve` the result of the evolution.
     Raises:
         ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
+        RunEndedError: the disk refused a checkpoint, or the numbers were not finite for too long.
         KeyboardInterrupt: stopped by a signal, after saving.
     """
+    with steady_output(), Interruptible():
+        return _train(callbacks, flags)
+
+
+def _train(callbacks: Callbacks | None, flags: Mapping[str, Any]) -> TrainResult | EvolutionResult:
     options = options_from_flags(**flags)
     _require_one_process(options)
     listeners = callbacks if callbacks is not None else Callbacks()
     if options.optim.evolve:
         return _evolve(options, listeners)
-    checkpoint = None
     if options.run.resume:
-        options, checkpoint, path = _resumed(flags)
-        folder = RunFolder(path.parent.parent)
-    else:
-        # A broken file or a missing device ends the run before a folder is made.
-        load_hyperparameters(options.optim.hyp)
-        select_device(options.engine.device)
-        folder = new_run_folder(options.run.project, options.run.name, exist_ok=options.run.exist_ok)
-    folder.open_log()
-    try:
-        listeners.run("on_pretrain_routine_start")
-        return _train_in(folder, options, checkpoint, listeners)
-    finally:
-        listeners.run("teardown")
-        folder.close()
+        point = point_to_resume(options.run.resume, options.run.project)
+        return _train_in(RunFolder(point.folder), lambda folder: _resumed(folder, point, flags), listeners)
+    # A broken file or a missing device ends the run before a folder is made.
+    hyp = load_hyperparameters(options.optim.hyp)
+    select_device(options.engine.device)
+    folder = new_run_folder(options.run.project, options.run.name, exist_ok=options.run.exist_ok)
+    return _train_in(folder, lambda folder: _begun(folder, options, hyp), listeners)
 
 
 def _require_one_process(options: TrainOptions) -> None:
@@ -98,59 +108,92 @@ def _require_one_process(options: TrainOptions) -> None:
         )
 
 
-def _resumed(flags: Mapping[str, Any]) -> tuple[TrainOptions, Checkpoint, Path]:
-    """Settings and state of the run that `--resume` names; a few flags may differ from the saved ones.
+def _begun(folder: RunFolder, options: TrainOptions, hyp: Hyperparameters) -> _Start:
+    """A new run: its settings are written first, so that it can be resumed from its very beginning."""
+    folder.set_aside_earlier()
+    _save_settings(options, hyp, folder)
+    return _Start(options, hyp)
+
+
+def _resumed(folder: RunFolder, point: ResumePoint, flags: Mapping[str, Any]) -> _Start:
+    """Settings and state of the run in a folder; a few flags may differ from the saved ones.
 
     Raises:
-        ValueError: nothing to resume, a damaged file, or a flag that would make it another run.
+        ValueError: a damaged file, or a flag that would make it another run.
     """
+    checkpoint = load_checkpoint(point.file) if point.file else folder.newest_good()
+    if checkpoint is not None:
+        saved = dict(checkpoint.header["options"])
+        hyp = Hyperparameters(**checkpoint.header["hyp"])
+    else:
+        saved = dict(load_yaml(folder.path / SETTINGS).data)
+        hyp = load_hyperparameters(str(folder.path / HYPERPARAMETERS))
+        LOG.info("%s: stopped before its first checkpoint; it starts from the beginning", folder.path)
+    saved = {name: value for name, value in saved.items() if name not in PLACE}
     given = options_from_flags(**flags).as_flat_dict()
-    path = checkpoint_to_resume(given["resume"], given["project"])
-    checkpoint = load_checkpoint(path)
-    saved = dict(checkpoint.header["options"])
-    for name in flags:
-        if name not in _CHANGEABLE_ON_RESUME and name != "project" and saved.get(name) != given[name]:
+    for name in set(flags) - {"project", "resume"}:
+        if name not in _CHANGEABLE_ON_RESUME and saved.get(name, given[name] if name in PLACE else None) != given[name]:
             raise ValueError(
                 f"--{name.replace('_', '-')} {given[name]!r} differs from the saved run ({saved.get(name)!r}); a "
-                f"resumed run may change only --{', --'.join(_CHANGEABLE_ON_RESUME[1:])}"
+                f"resumed run may change only {', '.join(_dashed(name) for name in _CHANGEABLE_ON_RESUME)}"
             )
     saved.update({name: given[name] for name in _CHANGEABLE_ON_RESUME if name in flags})
-    return options_from_flags(**saved), checkpoint, path
+    options = options_from_flags(**saved)
+    if options.optim.evolve:
+        raise ValueError(f"{folder.path}: an evolution; it goes on with its own command and --exist-ok")
+    return _Start(options, hyp, checkpoint)
 
 
-def _train_in(
-    folder: RunFolder, options: TrainOptions, checkpoint: Checkpoint | None, callbacks: Callbacks
-) -> TrainResult:
-    hyp, saved, cursor = load_hyperparameters(options.optim.hyp), None, Cursor()
-    stopper = EarlyStopping(options.optim.patience)
+def _dashed(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _train_in(folder: RunFolder, begin: Callable[[RunFolder], _Start], callbacks: Callbacks) -> TrainResult:
+    folder.open_log()
+    try:
+        callbacks.run("on_pretrain_routine_start")
+        return _train_from(begin(folder), folder, callbacks)
+    finally:
+        callbacks.run("teardown")
+        folder.close()
+
+
+def _train_from(start: _Start, folder: RunFolder, callbacks: Callbacks) -> TrainResult:
+    options, checkpoint = start.options, start.checkpoint
+    saved, cursor, stopper = None, Cursor(), EarlyStopping(options.optim.patience)
+    lines: Sequence[str] = ()
     if checkpoint is not None:
         header = checkpoint.header
-        hyp = Hyperparameters(**header["hyp"])
         saved = Saved(header["config"], np.asarray(header["anchors_px"], np.float32))
         cursor = Cursor(**header["cursor"])
-        cursor.finished = cursor.finished and cursor.epoch >= options.optim.epochs
+        # More epochs than the run was to have: it goes on, also one that had stopped early.
+        cursor.finished = cursor.finished and options.optim.epochs <= header["options"]["epochs"]
         stopper.restore(header["early_stopping"])
-    if checkpoint is None:
-        options = _with_batch_size(options, hyp, callbacks)
-    run = assemble(options, hyp, saved)
+        lines = header["results"]
+    else:
+        options = _with_batch_size(options, start.hyp, folder, callbacks)
+    run = assemble(options, start.hyp, saved)
     try:
-        _describe(run, folder, callbacks, first_epoch=cursor.epoch)
-        if checkpoint is None:
-            _save_settings(run, folder)
-        else:
+        _describe(run, folder, callbacks, first_epoch=None if checkpoint is None else cursor.epoch)
+        if checkpoint is not None:
             run.state.load_arrays(checkpoint.arrays, Counters(**checkpoint.header["counters"]))
             _announce_resume(cursor, options.optim.epochs)
-        trainer = Trainer(run, folder, cursor, stopper, callbacks)
+            if checkpoint.header["data"] != run.setup.data.fingerprint():
+                LOG.warning("The data set is not the one of the checkpoint: the run goes on, but not as it would have")
+        trainer = Trainer(run, folder, cursor, stopper, callbacks, results=lines)
         callbacks.add(ReportHooks(trainer, resumed=checkpoint is not None), "report")
         return trainer.train()
     finally:
         run.close()
 
 
-def _with_batch_size(options: TrainOptions, hyp: Hyperparameters, callbacks: Callbacks) -> TrainOptions:
-    """Finds the batch size if it was left to us, and tells it."""
+def _with_batch_size(
+    options: TrainOptions, hyp: Hyperparameters, folder: RunFolder, callbacks: Callbacks
+) -> TrainOptions:
+    """Finds the batch size if it was left to us, and tells it; a run that starts over will have the same."""
     found = with_batch_size(options, hyp)
     if found is not options:
+        _save_settings(found, hyp, folder)
         callbacks.run("on_params_update", {"batch_size": found.optim.batch_size})
     return found
 
@@ -162,7 +205,7 @@ def _announce_resume(cursor: Cursor, epochs: int) -> None:
         LOG.info("Resuming at epoch %d, batch %d", cursor.epoch, cursor.next_batch)
 
 
-def _describe(run: Run, folder: RunFolder, callbacks: Callbacks, *, first_epoch: int) -> None:
+def _describe(run: Run, folder: RunFolder, callbacks: Callbacks, *, first_epoch: int | None) -> None:
     """Says what will be trained: to the terminal, as files in the folder, to loggers."""
     options, data = run.setup.options, run.setup.data
     LOG.info("%s", measure(run.state.network, run.setup.image_px))
@@ -188,10 +231,10 @@ def _describe(run: Run, folder: RunFolder, callbacks: Callbacks, *, first_epoch:
     callbacks.run("on_pretrain_routine_end", labels, data.class_names)
 
 
-def _save_settings(run: Run, folder: RunFolder) -> None:
-    flags = run.setup.options.as_flat_dict()
-    write_atomically(folder.path / "opt.yaml", yaml.safe_dump(flags, sort_keys=False))
-    run.setup.hyp.save(folder.path / "hyp.yaml")
+def _save_settings(options: TrainOptions, hyp: Hyperparameters, folder: RunFolder) -> None:
+    hyp.save(folder.path / HYPERPARAMETERS)
+    # The last one: what has it can be resumed.
+    write_atomically(folder.path / SETTINGS, yaml.safe_dump(options.as_flat_dict(), sort_keys=False))
 
 
 def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
@@ -213,8 +256,7 @@ def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
     # As YOLOv5: each generation is validated after its last epoch only, and saves and draws nothing.
     quiet = replace(options, run=replace(options.run, nosave=True, noval=True, noplots=True, loggers="csv"))
     try:
-        write_atomically(folder.path / "opt.yaml", yaml.safe_dump(options.as_flat_dict(), sort_keys=False))
-        base.save(folder.path / "hyp.yaml")
+        _save_settings(options, base, folder)
         quiet = with_batch_size(quiet, base)
         return evolve(
             base,

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from graph_train.callbacks import Callbacks, TrainingHooks
+from graph_train.files import write_atomically
 from graph_train.results_csv import RESULT_KEYS
 from graph_train.tensorboard_events import EventFile
 
@@ -21,6 +22,8 @@ BEST_KEYS = ("best/epoch", "best/precision", "best/recall", "best/mAP_0.5", "bes
 _PLOT_STEMS = ("results", "confusion_matrix", "F1_curve", "PR_curve", "P_curve", "R_curve")
 _MOST_BOX_IMAGES = 16
 _MLFLOW_VALUE_CHARACTERS = 500
+_MLFLOW_LAST = "metrics/fitness"
+"""What is logged last of each epoch: where it is, all is."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class RunDescription:
     folder: Path
     settings: Mapping[str, Any]
     """Flags and hyper-parameters by name."""
-    first_epoch: int = 0
-    """Above 0 in a resumed run."""
+    first_epoch: int | None = None
+    """The epoch that a resumed run goes on with; None in a new run."""
     entity: str = ""
     bbox_interval: int = -1
     """Epochs between logged validation images with boxes; -1 logs none."""
@@ -90,10 +93,11 @@ class WandbLogger(TrainingHooks):
         """
         self._wandb = _needed("wandb", "wandb")
         self._description = run
-        self._epoch = run.first_epoch
+        self._epoch = run.first_epoch or 0
         self._images: list[Any] = []
         id_file = run.folder / "wandb_id.txt"
-        previous = id_file.read_text().strip() if run.first_epoch and id_file.exists() else None
+        resumed = run.first_epoch is not None and id_file.exists()
+        previous = id_file.read_text().strip() if resumed else None
         self._run = self._wandb.init(
             project=run.folder.parent.name or "graph-train",
             name=run.folder.name,
@@ -103,7 +107,7 @@ class WandbLogger(TrainingHooks):
             resume="allow" if previous else None,
             config=dict(run.settings),
         )
-        id_file.write_text(f"{self._run.id}\n")
+        write_atomically(id_file, f"{self._run.id}\n")
 
     def on_pretrain_routine_end(self, labels: np.ndarray, names: Sequence[str]) -> None:
         """The data set as an artifact, if asked for."""
@@ -182,20 +186,24 @@ class MlflowLogger(TrainingHooks):
         self._folder = run.folder
         self._client = mlflow.MlflowClient(tracking_uri=_mlflow_uri(run.folder))
         id_file = run.folder / "mlflow_id.txt"
-        if run.first_epoch and id_file.exists():
+        self._logged: set[int] = set()
+        if run.first_epoch is not None and id_file.exists():
             self._id = id_file.read_text().strip()
+            self._logged = {point.step for point in self._client.get_metric_history(self._id, _MLFLOW_LAST)}
             self._client.update_run(self._id, status="RUNNING")
             return
         name = run.folder.parent.name or "graph-train"
         experiment = self._client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
         self._id = self._client.create_run(number, run_name=run.folder.name).info.run_id
-        id_file.write_text(f"{self._id}\n")
+        write_atomically(id_file, f"{self._id}\n")
         self.on_params_update(run.settings)
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
         """One point per curve; MLflow's names may not hold a colon."""
-        for key, value in (*zip(RESULT_KEYS, vals, strict=True), ("metrics/fitness", fi)):
+        if epoch in self._logged:  # by the run that this one goes on with; points cannot be replaced
+            return
+        for key, value in (*zip(RESULT_KEYS, vals, strict=True), (_MLFLOW_LAST, fi)):
             self._client.log_metric(self._id, key.replace(":", "-"), float(value), step=epoch)
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:

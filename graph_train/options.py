@@ -31,8 +31,12 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "patience": (0, 1 << 31),
     "seed": (0, (1 << 32) - 1),  # what NumPy takes, and YOLOv5 with it
     "evolve": (0, 1_000_000),
+    "save_steps": (0, 1 << 31),
+    "save_minutes": (0, 1_000_000),
+    "keep_saves": (1, 1000),
+    "max_nonfinite": (0, 1 << 31),
 }
-"""Lowest and highest value of whole numbers; above them lie slips of the keyboard that would only run out of memory."""
+"""Lowest and highest value of numbers; above them lie slips of the keyboard that would only run out of memory."""
 
 
 def _flag(
@@ -91,6 +95,9 @@ class OptimOptions:
                             aliases=("--batch",))  # fmt: skip
     optimizer: str = _flag("SGD", "optimizer", choices=("SGD", "Adam", "AdamW"))
     cos_lr: bool = _flag(False, "cosine learning rate schedule", kind=_SWITCH)
+    max_nonfinite: int = _flag(
+        20, "updates in a row left out for numbers that are not finite before the run stops; 0 never stops", kind=int
+    )
     label_smoothing: float = _flag(0.0, "label smoothing epsilon", kind=float)
     patience: int = _flag(100, "epochs without improvement before the run stops; 0 never stops", kind=int)
     sync_bn: bool = _flag(False, "BatchNorm statistics over all ranks", kind=_SWITCH)
@@ -125,6 +132,12 @@ class RunOptions:
     noval: bool = _flag(False, "validate only after the final epoch", kind=_SWITCH)
     noplots: bool = _flag(False, "write no plots", kind=_SWITCH)
     save_period: int = _flag(-1, "save a checkpoint of its own every N epochs", kind=int)
+    save_steps: int = _flag(0, "save the whole state every N batches too, while training goes on; 0 does not", kind=int)
+    save_minutes: float = _flag(0.0, "save the whole state every N minutes too; 0 does not", kind=float)
+    keep_saves: int = _flag(2, "states that are kept: the newest, and those before it for when it is damaged", kind=int)
+    on_save_error: str = _flag(
+        "stop", "when the disk refuses: end the run, or train on and try again", choices=("stop", "continue")
+    )
     debug: bool = _flag(False, "show tracebacks", kind=_SWITCH)
     loggers: str = _flag("csv,tensorboard", f"what records the run, of {', '.join(LOGGERS)}; csv is always written")
     bucket: str = _flag("", "cloud bucket; refused: no client is built in")
@@ -248,7 +261,7 @@ def _check(options: TrainOptions) -> None:
     _check_loggers(options.run)
 
 
-def check_range(name: str, value: int, lowest: int, highest: int) -> None:
+def check_range(name: str, value: float, lowest: int, highest: int) -> None:
     """Refuses a number out of its range, inclusive, under the flag's name.
 
     Raises:
@@ -268,6 +281,11 @@ def _check_combinations(options: TrainOptions) -> None:
                              "order and the size of the images; leave one of them out")  # fmt: skip
     if data.quad and batch != AUTO_BATCH and batch % 4:
         raise ValueError(f"--quad: joins four images each, so --batch-size {batch} must be a multiple of 4")
+    for name in ("save_steps", "save_minutes"):
+        for other, set_ in (("nosave", options.run.nosave), ("evolve", options.optim.evolve)):
+            if getattr(options.run, name) and set_:
+                raise ValueError(f"--{name.replace('_', '-')} and --{other} exclude each other: with --{other} no "
+                                 "state is saved on the way; leave one of them out")  # fmt: skip
     if options.run.resume and options.optim.evolve:
         raise ValueError("--evolve goes on by itself in the folder of --name with --exist-ok; leave --resume out")
 
@@ -317,7 +335,8 @@ def build_parser(prog: str = "graph-train") -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=prog,
         description="Trains YOLOv5-family detectors with the whole step in one graph.",
-        epilog="Exit codes: 0 done, 1 internal error, 2 user error, 130 interrupted (after saving).",
+        epilog="Exit codes: 0 done, 1 internal error, 2 user error, 3 the disk refused to be written, 4 numbers were "
+        "not finite for too long, 130 interrupted (after saving).",
     )
     for branch in _BRANCHES.values():
         group = parser.add_argument_group((branch.__doc__ or "").rstrip("."))

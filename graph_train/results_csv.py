@@ -1,6 +1,6 @@
 """`results.csv`: one row per epoch in YOLOv5's 14 padded columns, so that its readers work unchanged."""
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,46 +49,44 @@ class EpochRow:
 
 
 class ResultsCsv:
-    """Appends rows to one file; each is on the disk when `append` returns."""
+    """Keeps the file equal to the rows it has been given; each row is on the disk when `append` returns.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        lines: rows of the epochs before those that will be appended, as a checkpoint holds them.
+    """
+
+    def __init__(self, path: Path, lines: Sequence[str] = ()) -> None:
         self._path = path
+        self.lines = list(lines)
 
-    def truncate(self, epoch: int) -> None:
-        """Drops the rows from `epoch` on, and a torn last line: what a run that starts at `epoch` will write again.
+    def begin(self) -> None:
+        """Makes the file hold what this run starts with: rows that it will write again, and a torn line, are dropped.
 
         Raises:
             ValueError: the file is no `results.csv`; it is left as it is.
-        """
-        if not self._path.exists():
-            return
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        if lines and lines[0] != HEADER:
-            raise ValueError(
-                f"{self._path}:1: not a results.csv of YOLOv5's columns; move it away or use another --name"
-            )
-        kept = [line for number, line in enumerate(lines[1:], start=2) if self._epoch_of(line, number, lines) < epoch]
-        write_atomically(self._path, "\n".join([HEADER, *kept, ""]))
-
-    def append(self, row: EpochRow) -> None:
-        """Writes one row, after the header if the file is new.
-
-        Raises:
             OSError: it cannot be written.
         """
-        with self._path.open("a", encoding="utf-8") as file:
-            start = HEADER + "\n" if file.tell() == 0 else ""
-            file.write(f"{start}{row.line()}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        if not self._path.exists() and not self.lines:
+            return
+        if self._path.exists():
+            with self._path.open(encoding="utf-8", errors="replace") as file:
+                first = file.readline().rstrip("\n")
+            if first and first != HEADER:
+                raise ValueError(
+                    f"{self._path}:1: not a results.csv of YOLOv5's columns; move it away or use another --name"
+                )
+        self._write()
 
-    def _epoch_of(self, line: str, number: int, lines: list[str]) -> float:
-        cells = line.split(",")
-        try:
-            if len(cells) == len(COLUMNS):
-                return float(cells[0])
-        except ValueError:
-            pass
-        if number == len(lines):
-            return float("inf")  # the write of the last line was cut off
-        raise ValueError(f"{self._path}:{number}: not a row of {len(COLUMNS)} numbers; repair or remove the file")
+    def append(self, row: EpochRow) -> None:
+        """Adds one row; after an error it is written together with the next one.
+
+        Raises:
+            OSError: the file cannot be written; it holds what it held before.
+        """
+        self.lines.append(row.line())
+        self._write()
+
+    def _write(self) -> None:
+        # As a whole: the file is small, and there is no moment at which it is torn.
+        write_atomically(self._path, "\n".join([HEADER, *self.lines, ""]))

@@ -4,52 +4,118 @@ import fcntl
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from graph_train.checkpoint import Checkpoint, load_checkpoint
+from graph_train.files import older, remove_leftovers
 from graph_train.progress import TerminalHandler
+from graph_train.terminal import LogFile
 from pipelines.problems import printable
 
 LOG = logging.getLogger("graph_train")
 LAST, BEST = "last.safetensors", "best.safetensors"
+EARLIER, DAMAGED = "last.earlier.safetensors", "last.damaged.safetensors"
+"""Set aside: the state of a run that was in the folder before, and a file that could not be read."""
+SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
+PLACE = ("project", "name", "exist_ok", "resume")
+"""Flags that say where a run lies, or lay: no part of its state, so that equal runs have equal checkpoints."""
 
 
 class RunFolder:
     """project/name with its `weights` folder, held by a lock so that two runs never write into one folder."""
 
     def __init__(self, path: Path) -> None:
-        """Creates and locks the folder.
+        """Creates and locks the folder, and removes temporary files of a run that was killed in it.
 
         Raises:
             ValueError: another run holds it.
-            OSError: it cannot be made.
+            OSError: it cannot be made or written.
         """
         self.path = path
         self.weights = path / "weights"
+        self._handlers: list[logging.Handler] = []
         try:
             self.weights.mkdir(parents=True, exist_ok=True)
-            self._lock: IO[str] = (path / ".lock").open("a+")
+            self._lock = self._locked()
+            for folder in (path, self.weights):
+                remove_leftovers(folder)
         except OSError as error:
             reason = f"the run's folder cannot be used ({error.strerror}); choose another --project or --name"
             raise OSError(f"{printable(path)}: {reason}") from None
+
+    def _locked(self) -> IO[str]:
+        lock = (self.path / ".lock").open("a+")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._lock.seek(0)
-            owner = self._lock.read().strip() or "unknown"
-            self._lock.close()
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            lock.close()
             raise ValueError(
-                f"{path}: another run (process {owner}) is writing there; choose another --name or wait"
+                f"{self.path}: another run (process {owner}) is writing there; choose another --name or wait"
             ) from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
-        self._handlers: list[logging.Handler] = []
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        return lock
 
     @property
     def last(self) -> Path:
         """Checkpoint with the whole state after the latest epoch."""
         return self.weights / LAST
+
+    def checkpoints(self) -> list[Path]:
+        """The state files that are there: the newest, then the older ones that are kept, see `--keep-saves`."""
+        return _generations(self.weights)
+
+    def newest_good(self) -> Checkpoint | None:
+        """The newest state that can be read; a damaged newer one is reported and set aside. None without any.
+
+        Raises:
+            ValueError: there are some, and all are damaged.
+        """
+        damaged: list[str] = []
+        for path in self.checkpoints():
+            try:
+                checkpoint = load_checkpoint(path)
+            except (ValueError, OSError) as error:
+                damaged.append(str(error))
+                continue
+            for text in damaged:
+                LOG.warning("%s", text)
+            if damaged:
+                cursor = checkpoint.header["cursor"]
+                LOG.warning(
+                    "Going on with the checkpoint before it: %s (epoch %d, batch %d)",
+                    path,
+                    cursor["epoch"],
+                    cursor["next_batch"],
+                )
+                self._set_aside_newer_than(path)
+            return checkpoint
+        if damaged:
+            raise ValueError("no checkpoint can be read: " + "; ".join(damaged))
+        return None
+
+    def _set_aside_newer_than(self, good: Path) -> None:
+        """Leaves `good` as the newest state; the newest of those that are damaged stays under another name."""
+        found = self.checkpoints()
+        newer = found[: found.index(good)]
+        os.replace(newer[0], self.weights / DAMAGED)
+        for path in newer[1:]:
+            path.unlink()
+        os.replace(good, self.last)
+
+    def set_aside_earlier(self) -> None:
+        """Puts the newest state of a run that was here before out of the way, so that nothing resumes it by mistake."""
+        found = self.checkpoints()
+        if found:
+            os.replace(found[0], self.weights / EARLIER)
+            LOG.info("The state of the run before is kept as %s", self.weights / EARLIER)
+        for path in found[1:]:
+            path.unlink()
 
     @property
     def best(self) -> Path:
@@ -60,7 +126,7 @@ class RunFolder:
         """Sends the run's messages to the terminal and, with times, to `train.log`."""
         console = TerminalHandler(sys.stdout)
         console.setFormatter(logging.Formatter("%(message)s"))
-        file = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+        file = LogFile(self.path / "train.log", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOG.setLevel(logging.INFO)
         LOG.propagate = False
@@ -93,20 +159,58 @@ def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
     return candidate
 
 
-def checkpoint_to_resume(resume: str, project: str) -> Path:
-    """The checkpoint that `--resume` means: "last" is the newest run below the project, else a run folder or a file.
+@dataclass(frozen=True)
+class ResumePoint:
+    """What `--resume` means."""
+
+    folder: Path
+    file: Path | None = None
+    """A state that was asked for by name; None for the newest good one."""
+
+
+def _generations(weights: Path) -> list[Path]:
+    last, found, generation = weights / LAST, [], 1
+    if last.is_file():
+        found.append(last)
+    while (path := older(last, generation)).is_file():
+        found.append(path)
+        generation += 1
+    return found
+
+
+def _latest_change(folder: Path) -> float:
+    """When a run was last saved or started; minus infinity for a folder that holds no run."""
+    settings = folder / SETTINGS
+    files = [*_generations(folder / "weights"), *([settings] if settings.is_file() else [])]
+    return max((path.stat().st_mtime for path in files), default=float("-inf"))
+
+
+def point_to_resume(resume: str, project: str) -> ResumePoint:
+    """Finds the run that `--resume` means: "last" is the newest below the project, else a run folder or a state file.
 
     Raises:
         ValueError: nothing to resume.
     """
     if resume == "last":
-        found = sorted(Path(project).glob(f"*/weights/{LAST}"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            raise ValueError(f"--resume: no {LAST} below {project}; name a checkpoint, or start a run without --resume")
-        return found[-1]
+        runs = [path for path in Path(project).glob("*") if _latest_change(path) > float("-inf")]
+        if not runs:
+            raise ValueError(f"--resume: no run below {project}; name a checkpoint, or start a run without --resume")
+        return ResumePoint(max(runs, key=_latest_change))
     path = Path(resume)
     if path.is_dir():
-        path = path / "weights" / LAST
+        if _latest_change(path) == float("-inf"):
+            raise ValueError(f"--resume {resume}: no checkpoint at {path / 'weights' / LAST}, and no {SETTINGS}")
+        return ResumePoint(path)
+    if path.name == LAST and _generations(path.parent):
+        return ResumePoint(_run_of(path))
     if not path.is_file():
         raise ValueError(f"--resume {resume}: no checkpoint at {path}")
-    return path
+    return ResumePoint(_run_of(path), path)
+
+
+def _run_of(path: Path) -> Path:
+    folder = path.absolute().parent
+    if folder.name != "weights":
+        raise ValueError(f"--resume {path}: must lie in the weights folder of its run; to start a new run from a file "
+                         "give it to --weights")  # fmt: skip
+    return path.parent.parent

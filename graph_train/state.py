@@ -33,6 +33,10 @@ class Counters:
     loss_scale: float = 1.0
     good_updates: int = 0
     """Updates since the loss scale last changed."""
+    accumulated: int = 0
+    """Batches since the last update, applied or left out."""
+    skipped_in_row: int = 0
+    """Updates left out since the last one that was applied."""
 
 
 class _Slots(flow.nn.Module):
@@ -108,6 +112,7 @@ class TrainingState(flow.nn.Module):
         self.register_buffer(
             "averaged_statistics", flow.cat([member(average, name).reshape(-1) for name in self.statistics], dim=0)
         )
+        self.register_buffer("restorable_statistics", self.averaged_statistics.clone())
 
     def _copy_weights_to_average(self) -> None:
         """The average starts as the network, and its tensors take no part in differentiation."""
@@ -136,6 +141,8 @@ class TrainingState(flow.nn.Module):
         """Forgets gradients that no update has used yet, as YOLOv5 does at the start of each epoch."""
         for index in range(len(self.trained)):
             self.gradient_sum.slot(index).zero_()
+        if self.counters.accumulated and not np.isfinite(self._current_statistics().numpy()).all():
+            self.restore_statistics()
 
     def flush(self) -> None:
         """Brings the average up to date for validation or saving.
@@ -145,21 +152,34 @@ class TrainingState(flow.nn.Module):
         """
         if self.counters.pending_decay != 1.0:
             with flow.no_grad():
-                current = flow.cat([member(self.network, name).reshape(-1) for name in self.statistics], dim=0)
+                current = self._current_statistics()
                 rate = flow.tensor(
                     [1.0 - self.counters.pending_decay], dtype=flow.float32, device=self.averaged_statistics.device
                 )
                 self.averaged_statistics.sub_((self.averaged_statistics - current) * rate)
             self.counters = replace(self.counters, pending_decay=1.0)
-        self._scatter_statistics()
+        self._scatter(self.averaged_statistics, self.average)
 
-    def _scatter_statistics(self) -> None:
-        """Copies the flat averages into the network that validates with them."""
+    def remember_statistics(self, flat: Tensor) -> None:
+        """Keeps BatchNorm's running statistics, all as one vector, as they were before the batches of an update."""
+        with flow.no_grad():
+            self.restorable_statistics.copy_(flat)
+
+    def restore_statistics(self) -> None:
+        """Takes back what the batches of an update that is left out did to the running statistics."""
+        self._scatter(self.restorable_statistics, self.network)
+
+    def _current_statistics(self) -> Tensor:
+        """The network's running statistics as one vector, in the order of `statistics`."""
+        return flow.cat([member(self.network, name).reshape(-1) for name in self.statistics], dim=0)
+
+    def _scatter(self, flat: Tensor, network: Any) -> None:
+        """Copies flat statistics into the buffers of a network."""
         start = 0
         with flow.no_grad():
             for name in self.statistics:
-                target = member(self.average, name)
-                target.copy_(self.averaged_statistics[start : start + target.numel()].reshape(target.shape))
+                target = member(network, name)
+                target.copy_(flat[start : start + target.numel()].reshape(target.shape))
                 start += target.numel()
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -172,6 +192,7 @@ class TrainingState(flow.nn.Module):
             yield f"first_moment/{name}", self.first_moment.slot(index)
             if self.rule != "sgd":
                 yield f"second_moment/{name}", self.second_moment.slot(index)
+        yield "restorable_statistics", self.restorable_statistics
 
     def arrays(self) -> dict[str, np.ndarray]:
         """A copy of all arrays by name; call `flush` first."""

@@ -5,6 +5,7 @@ compiles it into one `oneflow.nn.Graph` for each shape it meets. What changes fr
 tensors, so nothing is compiled again within a run but for a new shape.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,13 @@ class StepResult:
     gradient_norm: float
     """L2 norm of the accumulated gradient before clipping; meaningless where no update was due."""
     updated: bool
+    skipped: bool
+    """An update was due and left out, because a gradient was not finite."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether losses and, where an update was due, gradients were."""
+        return math.isfinite(self.total) and not self.skipped
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class StepModule(flow.nn.Module):
         self.state, self.criterion = state, criterion
         self._placement = placement
 
-    def forward(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
         """Does the step.
 
         Args:
@@ -66,23 +74,27 @@ class StepModule(flow.nn.Module):
             extra: (2,) float32: loss scale times loss factor; share of the new running statistics in the pending EMA
                 update.
         Returns:
-            (6,) float32: total loss, box, objectness, classes, gradient norm, 1 if the weights were updated.
+            (6,) float32: total loss, box, objectness, classes, gradient norm, 1 if the weights were updated. Then all
+            running statistics before the step, flat: they come back if the update is left out.
         """
         state = self.state
-        self._average_statistics(extra)
+        before = self._average_statistics(extra)
         maps = [kept_by_images(level) for level in state.network(images.to(flow.float32) / PIXEL_SCALE)]
         parts = self.criterion(maps, labels)
         states = state.parameter_states()
         gradients = self._placement.flat_sum(_gradients(parts.total * extra[0], [item.parameter for item in states]))
         outcome = update_parameters(state.rule, states, gradients, hyper, max_norm=MAX_GRADIENT_NORM)
         losses = flow.stack([parts.total, parts.box, parts.objectness, parts.classes], dim=0)
-        return flow.cat([losses.detach(), outcome], dim=0)
+        return flow.cat([losses.detach(), outcome], dim=0), before
 
-    def _average_statistics(self, extra: Tensor) -> None:
-        """EMA of BatchNorm's running statistics as the previous step left them."""
+    def _average_statistics(self, extra: Tensor) -> Tensor:
+        """EMA of BatchNorm's running statistics as the previous step left them; returns those, flat."""
         state = self.state
         current = flow.cat([member(state.network, name).reshape(-1) for name in state.statistics], dim=0)
-        _subtract(state.averaged_statistics, (state.averaged_statistics - current) * extra[1:2])
+        # Not by a product with 0 where nothing is pending: an infinity that is there for now would stay for good.
+        due = flow.where(extra[1:2] > 0, current, state.averaged_statistics)
+        _subtract(state.averaged_statistics, (state.averaged_statistics - due) * extra[1:2])
+        return current
 
 
 def _subtract(target: Tensor, decrement: Tensor) -> None:
@@ -114,7 +126,7 @@ class _StepGraph(flow.nn.Graph):
         self.config._train(True)
         self.config.enable_amp(amp)
 
-    def build(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
+    def build(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
         return self.step(images, labels, hyper, extra)
 
 
@@ -140,7 +152,7 @@ class _Step:
         placement: Placement = Placement("cpu"),  # noqa: B008 - a frozen value
     ) -> None:
         """`loss_factor` multiplies the loss, and so the gradients: YOLOv5 takes four times the loss of quad batches."""
-        self.state = state
+        self.state, self.criterion = state, criterion
         self._weight_decays = weight_decays
         self.amp = amp
         self._loss_factor = loss_factor
@@ -151,11 +163,16 @@ class _Step:
         """See `TrainStep`."""
         counters = self.state.counters
         decay = ema_decay(counters.updates + 1)
-        output = self._execute(images, labels, *self._scalars(settings, counters, decay))
+        output, statistics = self._execute(images, labels, *self._scalars(settings, counters, decay))
         # The one read-back of a step: the driver needs the losses, and whether a non-finite gradient was skipped.
         values = self._placement.host(output).astype(np.float64)
         total, box, objectness, classes, norm = (float(value) for value in values[:5])
-        result = StepResult(total, box, objectness, classes, norm, updated=bool(values[5] > 0.5))
+        updated = bool(values[5] > 0.5)
+        result = StepResult(total, box, objectness, classes, norm, updated, skipped=settings.update and not updated)
+        if not counters.accumulated:
+            self.state.remember_statistics(statistics)
+        if result.skipped:
+            self.state.restore_statistics()
         self.state.network.count_batch()
         self.state.counters = _advance(counters, settings, result, decay, scaled=self.amp)
         return result
@@ -176,14 +193,14 @@ class _Step:
         extra = np.array([counters.loss_scale * self._loss_factor, 1.0 - counters.pending_decay], np.float32)
         return self._placement.whole(np.asarray(hyper, np.float32)), self._placement.whole(extra)
 
-    def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
+    def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
         raise TypeError("use EagerStep or GraphStep")
 
 
 class EagerStep(_Step):
     """Executes the step op by op."""
 
-    def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
+    def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
         self.state.network.train()
         if self.amp:
             with flow.autocast("cuda"):
@@ -219,7 +236,7 @@ class GraphStep(_Step):
         shapes = ", ".join("x".join(map(str, event.images)) + f" T{event.labels[1]}" for event in self.compilations)
         return f"Graph: {len(self.compilations)} compiled in {seconds:.1f} s ({shapes}), {self.replayed} steps replayed"
 
-    def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> Tensor:
+    def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
         graph = self._graphs.get((tuple(images.shape), tuple(labels.shape)))
         if graph is not None:
             self.replayed += 1
@@ -253,13 +270,25 @@ def compile_seconds(step: TrainStep) -> float:
 
 def _advance(counters: Counters, settings: StepSettings, result: StepResult, decay: float, *, scaled: bool) -> Counters:
     """Counters after a step. A skipped update leaves the EMA alone and, with a loss scale, halves it."""
-    moved = replace(counters, pending_decay=1.0)
+    moved = replace(counters, pending_decay=1.0, accumulated=0 if settings.update else counters.accumulated + 1)
     if not settings.update:
         return moved
     if not result.updated:
         smaller = counters.loss_scale / 2 if scaled else counters.loss_scale
-        return replace(moved, skipped=counters.skipped + 1, loss_scale=smaller, good_updates=0)
-    moved = replace(moved, updates=counters.updates + 1, pending_decay=decay, good_updates=counters.good_updates + 1)
+        return replace(
+            moved,
+            skipped=counters.skipped + 1,
+            skipped_in_row=counters.skipped_in_row + 1,
+            loss_scale=smaller,
+            good_updates=0,
+        )
+    moved = replace(
+        moved,
+        updates=counters.updates + 1,
+        pending_decay=decay,
+        good_updates=counters.good_updates + 1,
+        skipped_in_row=0,
+    )
     if scaled and moved.good_updates >= LOSS_SCALE_GROWTH_INTERVAL:
         return replace(moved, loss_scale=moved.loss_scale * 2, good_updates=0)
     return moved

@@ -73,15 +73,16 @@ class EventFile:
 
     Args:
         folder: where TensorBoard looks (`--logdir` or below).
-        first_step: of a resumed run; points of earlier files from this step on are then dropped by the reader.
+        first_step: of a resumed run; points of earlier files from this step on are then dropped by the reader. None
+            in a new run.
     """
 
-    def __init__(self, folder: Path, first_step: int = 0) -> None:
+    def __init__(self, folder: Path, first_step: int | None = None) -> None:
         now = time.time()
         name = f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{os.getpid()}"
         self._file = _new_file(folder, name)
         self._write(_block(_EVENT_FILE_VERSION, b"brain.Event:2"), 0)
-        if first_step:
+        if first_step is not None:
             self._write(_block(_EVENT_SESSION_LOG, _integer(_SESSION_STATUS, _SESSION_START)), first_step)
         self.flush()
 
@@ -108,8 +109,9 @@ class EventFile:
         self._summary(tag, _block(_VALUE_IMAGE, image), step)
 
     def flush(self) -> None:
-        """Hands everything to the operating system."""
+        """Brings everything to the disk."""
         self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flushes and closes the file; a second call does nothing."""

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,24 @@ import numpy as np
 
 from graph_train.assembly import Run, anchors_px
 from graph_train.callbacks import Callbacks
-from graph_train.checkpoint import Checkpoint, save_checkpoint
+from graph_train.checkpoint import Checkpoint
+from graph_train.cursor import Cursor
 from graph_train.early_stopping import EarlyStopping
 from graph_train.inference import on_device
 from graph_train.interrupts import StopRequest
 from graph_train.memory import resident_bytes
+from graph_train.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
 from graph_train.progress import EpochProgress, EpochTimes
 from graph_train.results_csv import EpochRow, ResultsCsv
-from graph_train.run_folder import RunFolder
+from graph_train.run_folder import PLACE, RunFolder
 from graph_train.sampling import class_weights, epoch_class_weights, image_weights
-from graph_train.step import GraphStep, StepResult, compile_seconds
+from graph_train.saving import Saving, Snapshot
+from graph_train.step import GraphStep, compile_seconds
 from graph_train.validation import TABLE_HEADER, ValidationResult, ValidationSettings, validate
 from graph_train.validation_hooks import ValidationHooks
 from kernels.runtime import Tensor, flow
 from models.targets import label_capacity, pad_labels
-from models.weights import save_weights
+from models.weights import copy_weights
 from pipelines.draws import multi_scale_sizes
 from pipelines.free_memory import free_memory
 
@@ -34,37 +37,6 @@ DRAWN_BATCHES = 3
 MEMORY_SHARE = 0.9
 """How much of the free memory graphs may take; the rest is for data and validation."""
 VAL_IOU_THRESHOLD = 0.6
-
-
-@dataclass
-class Cursor:
-    """How far a run has come: saved with every checkpoint, so that it goes on exactly there."""
-
-    epoch: int = 0
-    next_batch: int = 0
-    loss_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    """Box, objectness and class loss, summed over the batches of this epoch."""
-    maps: list[float] = field(default_factory=list)
-    """mAP50-95 of each class at the last validation, which `--image-weights` uses."""
-    best_fitness: float = -1.0
-    possible_stop: bool = False
-    """The coming epoch may be the last one, so it is validated and saved even with `--noval` and `--nosave`."""
-    finished: bool = False
-
-    def add(self, result: StepResult) -> None:
-        """Counts one batch."""
-        parts = (result.box, result.objectness, result.classes)
-        self.loss_sums = [total + part for total, part in zip(self.loss_sums, parts, strict=True)]
-        self.next_batch += 1
-
-    def means(self) -> tuple[float, float, float]:
-        """Mean box, objectness and class loss of the epoch so far."""
-        box, objectness, classes = (total / max(self.next_batch, 1) for total in self.loss_sums)
-        return box, objectness, classes
-
-    def next_epoch(self) -> None:
-        """Moves to the start of the following epoch."""
-        self.epoch, self.next_batch, self.loss_sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
 
 
 @dataclass(frozen=True)
@@ -95,42 +67,75 @@ class Trainer:
     """Runs what `assemble` has built."""
 
     def __init__(
-        self, run: Run, folder: RunFolder, cursor: Cursor, stopper: EarlyStopping, callbacks: Callbacks | None = None
+        self,
+        run: Run,
+        folder: RunFolder,
+        cursor: Cursor,
+        stopper: EarlyStopping,
+        callbacks: Callbacks | None = None,
+        *,
+        results: Sequence[str] = (),
     ) -> None:
+        """`results`: rows of `results.csv` up to the cursor."""
         self.run, self.folder, self.cursor, self.stopper = run, folder, cursor, stopper
         self.callbacks = callbacks or Callbacks()
         self.last_validation: ValidationResult | None = None
         self.times: list[EpochTimes] = []
         """Of each epoch that this process has trained."""
-        self.csv = ResultsCsv(folder.path / "results.csv")
+        self.csv = ResultsCsv(folder.path / "results.csv", results)
+        options = run.setup.options
+        self.saving = Saving(folder, options.run, sound_only=options.optim.max_nonfinite > 0)
+        self._data = run.setup.data.fingerprint()
+        self._request = StopRequest()
+        self._watch = NonFiniteWatch(options.optim.max_nonfinite, folder.path, self._first_bad_tensor)
 
     def train(self) -> TrainResult:
         """Runs to the end, or until a signal or a callback asks for a stop.
 
         Raises:
             KeyboardInterrupt: a signal; the state was saved.
+            NotSavedError: the disk refused to be written and `--on-save-error` is stop.
+            DivergedError: too many updates in a row were not finite.
         """
+        with self._request:
+            try:
+                return self._train()
+            finally:
+                if not self._request.insisted:
+                    self.saving.finish()
+
+    def _train(self) -> TrainResult:
         run, cursor = self.run, self.cursor
-        self.csv.truncate(cursor.epoch)
+        with self.saving.guarded():
+            self.csv.begin()
         if run.setup.options.data.multi_scale:
             self._reserve_largest()
         self.callbacks.run("on_train_start")
-        with StopRequest() as request:
-            while cursor.epoch < run.setup.options.optim.epochs and not cursor.finished:
-                if not self._train_epoch(request):
-                    return self._stopped()
-                self._finish_epoch()
-                self._leave_if_asked(request)
-                if self.callbacks.stop_training and not cursor.finished:
-                    return self._stopped()
+        while cursor.epoch < run.setup.options.optim.epochs and not cursor.finished:
+            if not self._train_epoch():
+                return self._stopped()
+            self._finish_epoch()
+            self._leave_if_asked()
+            if self.callbacks.stop_training and not cursor.finished:
+                return self._stopped()
         return self._finish()
 
-    def _leave_if_asked(self, request: StopRequest) -> None:
-        if not request.asked:
+    def _leave_if_asked(self) -> None:
+        """Ends the run if a signal has asked for it; a closed terminal is only noted."""
+        if self._request.hung_up:
+            self._request.hung_up = False
+            LOG.info("The terminal was closed (SIGHUP); the run goes on, see %s", self.folder.path / "train.log")
+        if not self._request.asked:
             return
-        self.save_last()
-        LOG.info("Stopped by %s; %s", request.asked, self._way_on())
+        if not self._complete:
+            self.save_last()
+        LOG.info("Stopped by %s; %s", self._request.asked, self._way_on())
         raise KeyboardInterrupt
+
+    @property
+    def _complete(self) -> bool:
+        """All epochs are done and saved; what is left is the validation of the best weights, in place of the latest."""
+        return self.cursor.finished or self.cursor.epoch >= self.run.setup.options.optim.epochs
 
     def _stopped(self) -> TrainResult:
         """The end that a callback asked for."""
@@ -150,7 +155,7 @@ class Trainer:
 
     # --- one epoch -------------------------------------------------------------------------------------------------
 
-    def _train_epoch(self, request: StopRequest) -> bool:
+    def _train_epoch(self) -> bool:
         """Trains to the end of the epoch; False if a callback stopped it before."""
         run, cursor = self.run, self.cursor
         if cursor.next_batch == 0:
@@ -168,7 +173,7 @@ class Trainer:
             if batch is None:
                 break
             self._train_batch(batch, cursor.epoch * batches + cursor.next_batch, progress)
-            self._leave_if_asked(request)
+            self._leave_if_asked()
             if self.callbacks.stop_training:
                 break
         self.times.append(progress.close())
@@ -218,7 +223,8 @@ class Trainer:
         """One step; `number` counts the batches of the whole run."""
         run, cursor = self.run, self.cursor
         if number < DRAWN_BATCHES and not run.setup.options.run.noplots:
-            self._draw(batch, number)
+            with self.saving.guarded():
+                self._draw(batch, number)
         self.callbacks.run("on_train_batch_start")
         labels = self._padded(batch)
         images = on_device(batch.images, run.setup.device)
@@ -235,6 +241,25 @@ class Trainer:
             self.callbacks.run("on_before_zero_grad")
         self.callbacks.run(
             "on_train_batch_end", run.state.network, number, images, batch.labels, batch.paths, cursor.means()
+        )
+        self._watch.see(result, run.state.counters.skipped_in_row, lambda: self._suspect(batch, labels, number))
+        self._save_if_due(number)
+
+    def _suspect(self, batch: Any, labels: Tensor, number: int) -> SuspectBatch:
+        run, epoch = self.run, self.cursor.epoch
+        facts = {
+            "epoch": epoch,
+            "batch": self.cursor.next_batch - 1,
+            "files": [str(path) for path in batch.paths],
+            "learning_rates": list(run.schedule.at(number, epoch).learning_rates),
+            "loss_scale": run.state.counters.loss_scale,
+        }
+        return SuspectBatch(np.array(_host(batch.images)), labels.numpy().copy(), facts)
+
+    def _first_bad_tensor(self, suspect: SuspectBatch) -> str:
+        step: Any = self.run.step
+        return first_bad_tensor(
+            self.run.state.network, step.criterion, suspect.images, suspect.labels, device=self.run.setup.device
         )
 
     def _padded(self, batch: Any) -> Tensor:
@@ -271,7 +296,9 @@ class Trainer:
         self.times[-1] = replace(self.times[-1], validating=time.perf_counter() - started)
         if validation is not None:
             cursor.maps = [float(value) for value in validation.maps]
-        row = self._write_row(validation)
+        row = self._row(validation)
+        with self.saving.guarded():
+            self.csv.append(row)
         fitness = validation.fitness if validation is not None else 0.0
         improved = validation is not None and fitness >= cursor.best_fitness
         if improved:
@@ -295,19 +322,17 @@ class Trainer:
             )
         return decision.stop
 
-    def _write_row(self, validation: ValidationResult | None) -> EpochRow:
+    def _row(self, validation: ValidationResult | None) -> EpochRow:
         run, cursor = self.run, self.cursor
         number = cursor.epoch * run.schedule.batches_per_epoch + max(cursor.next_batch - 1, 0)
         measures = measured(validation)
-        row = EpochRow(
+        return EpochRow(
             epoch=cursor.epoch,
             train_losses=cursor.means(),
             metrics=(measures[0], measures[1], measures[2], measures[3]),
             val_losses=(measures[4], measures[5], measures[6]),
             learning_rates=run.schedule.at(number, cursor.epoch).learning_rates,
         )
-        self.csv.append(row)
-        return row
 
     def validate(self, *, plots: bool = False, per_class: bool = False) -> ValidationResult:
         """Measures the averaged weights and prints the table."""
@@ -321,7 +346,7 @@ class Trainer:
         LOG.info("%s", TABLE_HEADER)
         result = validate(
             run.inference,
-            hooks.batches(run.val_pipeline),
+            self._until_asked(hooks.batches(run.val_pipeline)),
             run.setup.data.class_names,
             settings,
             total=run.val_pipeline.batches_per_epoch,
@@ -332,40 +357,54 @@ class Trainer:
         LOG.info("%s", result.table(per_class=per_class))
         return result
 
+    def _until_asked(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Validation is left at a signal too; it begins anew when the run goes on."""
+        for batch in batches:
+            self._leave_if_asked()
+            yield batch
+
     # --- saving ----------------------------------------------------------------------------------------------------
+
+    def _save_if_due(self, number: int) -> None:
+        """Copies the state in the middle of an epoch and lets it be written; `number` counts the run's batches."""
+        self.saving.check()
+        if self.saving.due(number):
+            self.run.state.flush()
+            self.saving.start(Snapshot(self.checkpoint()))
 
     def _save_epoch(self, epoch: int, fitness: float, *, improved: bool) -> None:
         if self._evolving:
             return
-        checkpoint = self.checkpoint()
-        save_checkpoint(self.folder.last, checkpoint)
-        if improved:
-            self._save_best()
         period = self.run.setup.options.run.save_period
-        if period > 0 and epoch % period == 0:
-            save_checkpoint(self.folder.weights / f"epoch{epoch}.safetensors", checkpoint)
-        best = max(self.cursor.best_fitness, 0.0)
-        self.callbacks.run("on_model_save", self.folder.last, epoch, self.cursor.finished, best, fitness)
-
-    def _save_best(self) -> None:
-        save_weights(self.run.state.average, self.folder.best)
+        snapshot = Snapshot(
+            self.checkpoint(),
+            best=copy_weights(self.run.state.average) if improved else None,
+            copies=[self.folder.weights / f"epoch{epoch}.safetensors"] if period > 0 and epoch % period == 0 else [],
+        )
+        self.saving.start(snapshot)
+        if (self.cursor.finished or self.callbacks.listens("on_model_save")) and self.saving.finish():
+            best = max(self.cursor.best_fitness, 0.0)
+            self.callbacks.run("on_model_save", self.folder.last, epoch, self.cursor.finished, best, fitness)
 
     def save_last(self) -> None:
-        """Saves the whole state; the run can go on from exactly here."""
+        """Saves the whole state and waits for it; the run can go on from exactly here."""
         if self._evolving:
             return
         self.run.state.flush()
-        save_checkpoint(self.folder.last, self.checkpoint())
+        self.saving.start(Snapshot(self.checkpoint()))
+        self.saving.finish()
 
     def checkpoint(self) -> Checkpoint:
         """The whole state; `state.flush()` comes first."""
-        run = self.run
+        run, flags = self.run, self.run.setup.options.as_flat_dict()
         header = {
-            "options": run.setup.options.as_flat_dict(),
+            "options": {key: value for key, value in flags.items() if key not in PLACE},
             "hyp": run.setup.hyp.as_dict(),
             "cursor": asdict(self.cursor),
             "counters": asdict(run.state.counters),
             "early_stopping": self.stopper.state(),
+            "results": list(self.csv.lines),
+            "data": self._data,
             "epoch": self.cursor.epoch - 1,
             "class_names": list(run.setup.data.class_names),
             "config": dict(run.state.network.spec.config),
@@ -382,11 +421,13 @@ class Trainer:
         if self.folder.best.exists() and not self._evolving:
             LOG.info("Validating %s", self.folder.best)
             self._load_best()
-            validation = self.validate(plots=True, per_class=True)
+            with self.saving.guarded():
+                validation = self.validate(plots=True, per_class=True)
         if not run.setup.options.run.noplots:
             from graph_train.plots.results import plot_results
 
-            plot_results(self.folder.path / "results.csv", self.folder.path / "results.png")
+            with self.saving.guarded():
+                plot_results(self.folder.path / "results.csv", self.folder.path / "results.png")
         if isinstance(run.step, GraphStep):
             LOG.info("%s", run.step.summary())
         result = TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, validation)

@@ -14,19 +14,20 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from kernels.runtime import flow
 from models.module_tree import Found, Part, as_float32, find_weights, plain_config
 from models.network import DetectionModel
 from models.oneflow_folder import is_oneflow_folder, is_oneflow_tensor, read_oneflow_folder, read_tensor
 from models.pytorch_file import PyTorchFile, StoredTensor
+from models.safetensors_file import checksum, write_safetensors
 from models.spec import CONFIG_KEYS
 
 Array = npt.NDArray[Any]
 Prefer = Literal["model", "ema"]
 Format = Literal["pytorch", "safetensors", "oneflow"]
 
+_CHECKSUM = "graph_train_checksum"
 _TRAINING_HEADER = "graph_train"
 """Metadata key of our own training checkpoints; their arrays are `model/…`, `ema/…` and optimizer state."""
 
@@ -191,11 +192,14 @@ def _from_safetensors(path: Path, prefer: Prefer) -> LoadedWeights:
             metadata = file.metadata() or {}
             names, part = _part_of(list(file.keys()), prefer)
             raw = {short: file.get_tensor(name) for name, short in names.items()}
+            described = _metadata(metadata)
+            sound = _is_sound(file, metadata, described)
     except (SafetensorError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: damaged, or of a type that NumPy lacks such as bfloat16 ({error})") from None
     if not raw:
         raise ValueError(f"{path}: holds no weights")
-    described = _metadata(metadata)
+    if not sound:
+        raise ValueError(f"{path}: damaged (checksum differs); use another copy")
     names_of_classes, config, epoch = (described.get(key) for key in ("class_names", "config", "epoch"))
     stride = described.get("stride")
     return LoadedWeights(
@@ -209,6 +213,17 @@ def _from_safetensors(path: Path, prefer: Prefer) -> LoadedWeights:
         config=plain_config(config if isinstance(config, dict) else None, CONFIG_KEYS),
         stride=_strides(np.asarray(stride)) if _is_numbers(stride) else None,
     )
+
+
+def _is_sound(file: Any, metadata: Mapping[str, str], described: Mapping[str, Any]) -> bool:
+    """Whether the checksum fits that the program puts into its own files; files of others have none."""
+    if _TRAINING_HEADER in metadata:
+        header = json.loads(metadata[_TRAINING_HEADER])
+        expected = header.pop("checksum", None) if isinstance(header, dict) else None
+    else:
+        header = dict(described)
+        expected = header.pop(_CHECKSUM, None)
+    return expected is None or expected == checksum({name: file.get_tensor(name) for name in file.keys()}, header)  # noqa: SIM118
 
 
 def _is_numbers(value: Any) -> bool:
@@ -282,38 +297,58 @@ def _shape(shape: Sequence[int]) -> str:
     return "x".join(str(side) for side in shape) or "scalar"
 
 
-def save_weights(model: DetectionModel, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
-    """Writes the network's state dictionary as safetensors, atomically; names and shapes are the reference's.
+@dataclass(frozen=True)
+class WeightsCopy:
+    """The weights of a network at one moment, with what a file says of them."""
+
+    arrays: Mapping[str, Array]
+    header: Mapping[str, Any]
+
+    def write(self, path: str | Path) -> None:
+        """Writes a safetensors file with a checksum, atomically.
+
+        Raises:
+            OSError: it cannot be written; an older file of that name stays.
+        """
+        path = Path(path)
+        described = {**self.header, _CHECKSUM: checksum(self.arrays, self.header)}
+        # Readers of other frameworks look for "format"; it is plain text by their convention.
+        header = {"format": "pt", **{key: json.dumps(value) for key, value in described.items()}}
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".tmp{path.suffix}", dir=path.parent)
+        try:
+            with open(descriptor, "wb") as file:
+                write_safetensors(file, self.arrays, header)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def copy_weights(model: DetectionModel, metadata: Mapping[str, Any] | None = None) -> WeightsCopy:
+    """Copies the network's state dictionary; names and shapes are the reference's.
 
     Args:
         model: the network, not fused.
-        path: of the file; its folder must exist.
-        metadata: more entries for the header, each stored as JSON. Class names, strides and the network's
-            configuration are always there, so that the file alone rebuilds the network.
-
+        metadata: more entries for the header, of JSON values. Class names, strides and the network's configuration are
+            always there, so that the file alone rebuilds the network.
     Raises:
-        OSError: it cannot be written; an older file of that name stays.
+        TypeError: metadata that JSON cannot hold.
     """
-    path = Path(path)
-    arrays = {name: np.array(tensor.numpy(), order="C") for name, tensor in model.state_dict().items()}
-    described = {
+    header = {
         "class_names": list(model.names),
         "stride": list(model.stride),
         "config": dict(model.spec.config),
         **(metadata or {}),
     }
-    # Readers of other frameworks look for "format"; it is plain text by their convention.
-    header = {"format": "pt", **{key: json.dumps(value) for key, value in described.items()}}
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    try:
-        save_file(arrays, temporary, metadata=header)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except SafetensorError as error:
-        raise OSError(f"{path}: cannot be written ({error})") from None
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+    arrays = {name: np.array(tensor.numpy(), order="C") for name, tensor in model.state_dict().items()}
+    # What comes back from a file: tuples have become lists.
+    return WeightsCopy(arrays, json.loads(json.dumps(header)))
+
+
+def save_weights(model: DetectionModel, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """`copy_weights(model, metadata).write(path)`: see both."""
+    copy_weights(model, metadata).write(path)

@@ -67,6 +67,8 @@ def write_problems(path: Path | str, problems: Sequence[Problem]) -> None:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", suffix=".tmp", delete=False
+    ) as file:
         file.writelines(f"{problem}\n" for problem in problems)
     os.replace(file.name, target)

@@ -6,6 +6,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from graph_train.failures import RunEndedError
+from graph_train.terminal import steady_output
 from pipelines.problems import printable
 
 DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -14,18 +16,24 @@ DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 def run_command(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
     """Runs a command and turns what went wrong into a line on stderr and an exit code.
 
-    ValueError and OSError are the user's (2), anything else is ours (1); KeyboardInterrupt gives 130.
+    ValueError and OSError are the user's (2), a `RunEndedError` brings its own code, anything else is ours (1);
+    KeyboardInterrupt gives 130. Output that nobody can read any more is no error.
     """
+    with steady_output():
+        return _exit_code(name, command, debug=debug)
+
+
+def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
     try:
         return command() or DONE
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RunEndedError) as error:
         if debug:
             traceback.print_exc()
         print(f"{name}: {_one_line(error)}", file=sys.stderr)
-        return USER_ERROR
+        return error.exit_code if isinstance(error, RunEndedError) else USER_ERROR
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from graph_train.files import replacing
 from graph_train.plots.style import class_colour, text_on
 from pipelines.boxes import cxcywh_to_xyxy
 
@@ -131,7 +132,8 @@ def _draw(
             _tag(pen, (0, tile_h), Path(paths[number]).name, (31, 41, 51), above=True)
         line, column = divmod(number, columns)
         canvas.paste(tile, (_GAP_PX + column * (tile_w + _GAP_PX), _GAP_PX + line * (tile_h + _GAP_PX)))
-    canvas.save(path, quality=90)
+    with replacing(path) as temporary:
+        canvas.save(temporary, quality=90)
 
 
 def _tile_scale(width: int, height: int, columns: int, lines: int) -> float:

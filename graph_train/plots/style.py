@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from graph_train.files import replacing
+
 RGB = tuple[int, int, int]
 
 _CLASS_COLOURS: tuple[RGB, ...] = (
@@ -74,7 +76,8 @@ def quiet_axes(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
 def save(figure: Any, path: Path, *, dpi: int = 150) -> None:
     """Writes the picture; equal figures give equal files (no date or version is recorded)."""
     metadata = {"Software": None} if path.suffix == ".png" else None
-    figure.savefig(path, dpi=dpi, metadata=metadata)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, metadata=metadata)
 
 
 def legend_outside(axes: Any, *, title: str = "") -> None:

@@ -370,6 +370,28 @@ def save_period(lab: Lab, plain: Trial) -> None:
     assert {name for name in odd if name.startswith("epoch")} == {"epoch0.safetensors", "epoch2.safetensors"}
 
 
+def save_steps(lab: Lab, plain: Trial) -> None:
+    """Saved after the first of two batches, a run goes on there; without the flag it would start over."""
+    trial = lab.train(save_steps=1, keep_saves=9, epochs=1)
+    # After each of the two batches, and after the validation, of which none waits for a file; the newest has it all.
+    cursors = [load_checkpoint(path).header["cursor"] for path in sorted((trial.folder / "weights").glob("last*"))]
+    assert cursors[0] == {**cursors[0], "epoch": 0, "next_batch": 1} or len(cursors) > 1
+    assert max((item["epoch"], item["next_batch"]) for item in cursors) == (1, 0)
+    assert len(cursors) >= 2
+
+
+def save_minutes(lab: Lab, plain: Trial) -> None:
+    assert len(list((lab.train(save_minutes=1e-9).folder / "weights").glob("last*"))) == 2
+    assert len(list((lab.train(save_minutes=60.0).folder / "weights").glob("last*"))) == 1
+
+
+def keep_saves(lab: Lab, plain: Trial) -> None:
+    for kept in (1, 3):
+        trial = lab.train(epochs=4, keep_saves=kept)
+        found = sorted(path.name for path in (trial.folder / "weights").glob("last*"))
+        assert found == ["last.1.safetensors", "last.2.safetensors", "last.safetensors"][-kept:]
+
+
 def loggers(lab: Lab, plain: Trial) -> None:
     def events(trial: Trial) -> list[str]:
         return [name for name in trial.names if name.startswith("events.out.tfevents")]
@@ -387,11 +409,13 @@ CHECKS: dict[str, Check] = {
         weights, cfg, freeze, noautoanchor, data, imgsz, rect, cache, image_weights, multi_scale, single_cls, quad,
         workers, strict, hyp, epochs, batch_size, optimizer, cos_lr, label_smoothing, patience, sync_bn, seed, evolve,
         graph, amp, kernels, bbox_iou_optim, device, local_rank, project, name, exist_ok, resume, nosave, noval,
-        noplots, save_period, loggers,
+        noplots, save_period, save_steps, save_minutes, keep_saves, loggers,
     )
 }  # fmt: skip
 ELSEWHERE = {
     "debug": "test_debug_shows_the_traceback",
+    "on_save_error": "test_saving.test_a_disk_that_refuses",
+    "max_nonfinite": "test_nonfinite.test_a_run_that_diverges",
     "bucket": "test_options.REFUSED",
     "entity": "test_options.REFUSED, test_flags_of_wandb",
     "upload_dataset": "test_options.REFUSED, test_flags_of_wandb",

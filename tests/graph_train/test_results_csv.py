@@ -42,36 +42,55 @@ def test_a_csv_reader_finds_the_columns(tmp_path: Path) -> None:
     assert rows[0]["metrics/mAP_0.5"] == 0.33333
 
 
-@pytest.mark.parametrize("tail", ["", "                   2,     0.1", "garbage"])
+@pytest.mark.parametrize("tail", ["", "                   2,     0.1", "garbage\udcff"])
 def test_resumed_file_equals_the_uninterrupted_one(tmp_path: Path, tail: str) -> None:
     whole, cut = ResultsCsv(tmp_path / "whole.csv"), ResultsCsv(tmp_path / "cut.csv")
     for epoch in range(4):
         whole.append(_row(epoch))
-    for epoch in range(3):
-        cut.append(_row(epoch))
-    with (tmp_path / "cut.csv").open("a") as stream:
-        stream.write(tail)  # a write that a power cut ended
-    cut.truncate(2)
+        if epoch < 3:
+            cut.append(_row(epoch))
+    with (tmp_path / "cut.csv").open("ab") as stream:
+        stream.write(tail.encode(errors="surrogateescape"))  # a write that a power cut ended
+    resumed = ResultsCsv(tmp_path / "cut.csv", cut.lines[:2])
+    resumed.begin()
     for epoch in (2, 3):
-        cut.append(_row(epoch))
+        resumed.append(_row(epoch))
     assert (tmp_path / "cut.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_rows_that_were_deleted_come_back(tmp_path: Path) -> None:
+    first = ResultsCsv(tmp_path / "results.csv")
+    first.append(_row(0))
+    content = (tmp_path / "results.csv").read_bytes()
+    (tmp_path / "results.csv").unlink()
+    ResultsCsv(tmp_path / "results.csv", first.lines).begin()
+    assert (tmp_path / "results.csv").read_bytes() == content
+
+
+def test_a_row_that_could_not_be_written_comes_with_the_next_one(tmp_path: Path) -> None:
+    file = ResultsCsv(tmp_path / "later" / "results.csv")
+    with pytest.raises(OSError, match=r"results\.csv"):
+        file.append(_row(0))
+    (tmp_path / "later").mkdir()
+    file.append(_row(1))
+    assert (tmp_path / "later" / "results.csv").read_text().count("\n") == 3
+
+
 def test_a_new_run_in_an_old_folder_starts_over(tmp_path: Path) -> None:
-    file = ResultsCsv(tmp_path / "results.csv")
-    file.truncate(0)  # no file yet
-    assert not (tmp_path / "results.csv").exists()
-    file.append(_row(0))
-    file.truncate(0)
-    assert (tmp_path / "results.csv").read_text() == HEADER + "\n"
-    file.append(_row(0))
-    assert (tmp_path / "results.csv").read_text().count("epoch") == 1
-
-
-@pytest.mark.parametrize("text", ["a,b,c\n1,2,3\n", HEADER + "\nbroken\n" + _reference_line(1) + "\n"])
-def test_another_file_is_left_alone(tmp_path: Path, text: str) -> None:
     path = tmp_path / "results.csv"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"results\.csv:\d"):
-        ResultsCsv(path).truncate(1)
-    assert path.read_text() == text
+    ResultsCsv(path).begin()  # no file yet
+    assert not path.exists()
+    ResultsCsv(path).append(_row(0))
+    again = ResultsCsv(path)
+    again.begin()
+    assert path.read_text() == HEADER + "\n"
+    again.append(_row(0))
+    assert path.read_text().count("epoch") == 1
+
+
+def test_another_file_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text("a,b,c\n1,2,3\n")
+    with pytest.raises(ValueError, match=r"results\.csv:1"):
+        ResultsCsv(path).begin()
+    assert path.read_text() == "a,b,c\n1,2,3\n"

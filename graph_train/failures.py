@@ -1,0 +1,19 @@
+"""Ends of a run that are neither the user's mistake nor a defect of the program, each with an exit code of its own."""
+
+
+class RunEndedError(Exception):
+    """The run has ended before its time; its last good checkpoint is intact. The message says why and what to do."""
+
+    exit_code = 1
+
+
+class NotSavedError(RunEndedError):
+    """The disk refuses to be written."""
+
+    exit_code = 3
+
+
+class DivergedError(RunEndedError):
+    """Losses or gradients were not finite for too long."""
+
+    exit_code = 4

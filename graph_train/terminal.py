@@ -1,0 +1,77 @@
+"""Output that may go away: a closed terminal or pipe, or a full disk behind it, must not end a run."""
+
+import contextlib
+import errno
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+_GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ESTALE}
+"""Nobody will read this stream again; anything else, such as a full disk, may pass."""
+
+
+class SteadyStream:
+    """A text stream whose writing never fails; once its reader has gone it leads nowhere."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes if it can; tells the length of the text in any case."""
+        try:
+            self._stream.write(text)
+        except OSError as error:
+            self._lost(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes if it can."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lost(error)
+
+    def _lost(self, error: OSError) -> None:
+        if error.errno not in _GONE:
+            return
+        # Also for what writes to the descriptor itself: native libraries, and the interpreter when it ends.
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def steady_output() -> Iterator[None]:
+    """Makes stdout and stderr steady for a while; a nested use changes nothing."""
+    before = sys.stdout, sys.stderr
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, SteadyStream):
+            setattr(sys, name, SteadyStream(stream))
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, SteadyStream):
+                stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+class LogFile(logging.FileHandler):
+    """A log whose messages are lost, rather than the run, while its disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class's name
+        """A failed write is no news where the disk is full; anything else is a defect and is shown."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Closes the file, whatever of it is on the disk."""
+        with contextlib.suppress(OSError):
+            super().close()

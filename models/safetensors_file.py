@@ -1,0 +1,67 @@
+"""Writes safetensors files array by array, straight from their memory: a large state is never held twice.
+
+Format: 8 bytes with the length of the header (little endian), the header as JSON padded with spaces to a multiple of 8,
+then the arrays in the order of the header. Source: the format description of the safetensors project.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+_TYPES = {
+    "f8": "F64", "f4": "F32", "f2": "F16", "i8": "I64", "i4": "I32", "i2": "I16", "i1": "I8",
+    "u8": "U64", "u4": "U32", "u2": "U16", "u1": "U8", "b1": "BOOL",
+}  # fmt: skip
+_ALIGNMENT = 8
+
+
+def in_order(value: np.ndarray) -> np.ndarray:
+    """The array, or a copy whose elements lie in row order; np.ascontiguousarray would give a scalar one dimension."""
+    return np.array(value, order="C", copy=False)
+
+
+def write_safetensors(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes a whole file at the stream's position; equal contents give equal bytes.
+
+    Args:
+        arrays: of any shape, little-endian numbers or booleans.
+        metadata: texts for the header.
+    Raises:
+        OSError: the stream cannot be written.
+        TypeError: an array of another type.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    # Large elements first, so that every array starts at a multiple of its element's size.
+    names = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    start = 0
+    for name in names:
+        value = arrays[name]
+        if value.dtype.str[1:] not in _TYPES or value.dtype.byteorder == ">":
+            raise TypeError(f"{name}: a safetensors file holds no {value.dtype}")
+        end = start + value.nbytes
+        header[name] = {
+            "dtype": _TYPES[value.dtype.str[1:]],
+            "shape": list(value.shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        if arrays[name].size:
+            file.write(in_order(arrays[name]).data)
+
+
+def checksum(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str:
+    """128-bit BLAKE2b, as hexadecimal text, of all arrays with their names and types and of a header of JSON values."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(arrays):
+        value = in_order(arrays[name])
+        digest.update(f"{name}:{value.dtype.str}:{value.shape}".encode())
+        digest.update(value.data if value.size else b"")
+    return digest.hexdigest()

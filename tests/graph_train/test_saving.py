@@ -1,0 +1,270 @@
+"""A run's files survive damage, a refusing disk, a second run, and a kill before the first checkpoint."""
+
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graph_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from graph_train.cli.train import main
+from graph_train.failures import DivergedError, NotSavedError
+from graph_train.files import older, remove_leftovers, replacing, write_atomically
+from graph_train.options import RunOptions
+from graph_train.run_folder import DAMAGED, EARLIER, LAST, RunFolder, point_to_resume
+from graph_train.saving import Saving, Snapshot
+from tests.graph_train.lab import Lab, Trial
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="module")
+def whole(lab: Lab) -> Trial:
+    """A run of three epochs that saved after every batch; two states are kept."""
+    return lab.train(epochs=3, save_steps=1, seed=5)
+
+
+@contextmanager
+def file_limit(count: int) -> Iterator[None]:
+    """No file of this process may grow beyond so many bytes: what a used-up quota looks like."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def copied(trial: Trial, folder: Path) -> Path:
+    return Path(shutil.copytree(trial.folder, folder))
+
+
+def assert_same_files(first: Path, second: Path) -> None:
+    for name in ("results.csv", f"weights/{LAST}", "weights/best.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_generations_move_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for text in "12345":
+        with replacing(path, keep=3) as temporary:
+            temporary.write_text(text)
+    assert texts(tmp_path) == {"a.txt": "5", "a.1.txt": "4", "a.2.txt": "3"}
+    write_atomically(path, "6")  # keeps nothing, so nothing that is older than what it replaced may stay
+    assert texts(tmp_path) == {"a.txt": "6"}
+
+
+def test_an_error_keeps_all_generations_and_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for text in "12":
+        with replacing(path, keep=2) as temporary:
+            temporary.write_text(text)
+    with pytest.raises(OSError) as error, file_limit(0), replacing(path, keep=2) as temporary:
+        temporary.write_text("3")
+    assert (error.value.filename, error.value.strerror) == (str(path), "File too large")
+    assert texts(tmp_path) == {"a.txt": "2", "a.1.txt": "1"}
+
+
+def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
+    context = replacing(tmp_path / "last.safetensors")
+    temporary = context.__enter__()
+    temporary.write_bytes(b"half")
+    for name in (".lock", "notes.tmp", "last.safetensors"):
+        (tmp_path / name).touch()
+    assert remove_leftovers(tmp_path) == 1
+    assert not temporary.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "last.safetensors", "notes.tmp"]
+
+
+# --- resuming ------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_newest_state_falls_back_to_the_one_before(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run")
+    last = run / "weights" / LAST
+    before = load_checkpoint(older(last, 1)).header["cursor"]
+    assert (before["epoch"], before["next_batch"]) == (2, 2)  # trained to the end of the last epoch, not yet validated
+    flip(last)
+    log_length = len((run / "train.log").read_text())
+    again = lab.train_as_given(resume=run)
+    said = again.log[log_length:]
+    assert f"{last}: damaged checkpoint (checksum differs)" in said
+    assert f"Going on with the checkpoint before it: {older(last, 1)} (epoch 2, batch 2)" in said
+    assert (run / "weights" / DAMAGED).exists()
+    assert_same_files(run, whole.folder)
+
+
+def test_only_damaged_states_are_refused(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run")
+    for path in (run / "weights").glob("last*"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"no checkpoint can be read: .*last\.safetensors.*last\.1\.safetensors"):
+        lab.train_as_given(resume=run)
+
+
+def test_without_any_state_a_run_starts_again_from_its_settings(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run")
+    for path in (run / "weights").iterdir():
+        path.unlink()
+    again = lab.train_as_given(resume=run)
+    assert "stopped before its first checkpoint; it starts from the beginning" in again.log
+    assert_same_files(run, whole.folder)
+
+
+def test_the_network_comes_from_the_checkpoint_and_the_results_too(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run")
+    os.replace(older(run / "weights" / LAST, 1), run / "weights" / LAST)
+    (run / "results.csv").unlink()
+    cfg, gone = lab.cfg, lab.cfg.with_suffix(".gone")
+    cfg.rename(gone)
+    try:
+        lab.train_as_given(resume=run)
+    finally:
+        gone.rename(cfg)
+    assert_same_files(run, whole.folder)
+
+
+def test_which_run_is_meant(tmp_path: Path, whole: Trial) -> None:
+    project = tmp_path / "runs"
+    with pytest.raises(ValueError, match="no run below"):
+        point_to_resume("last", str(project))
+    old, new = (copied(whole, project / name) for name in ("old", "new"))
+    for path in old.rglob("*"):
+        os.utime(path, (0, 0))
+    assert point_to_resume("last", str(project)).folder == new
+    assert point_to_resume(str(old), str(project)).folder == old
+    (new / "weights" / LAST).unlink()  # killed between two renames where the file system has no hard links
+    assert point_to_resume(str(new / "weights" / LAST), "").file is None
+    named = older(old / "weights" / LAST, 1)
+    assert (point_to_resume(str(named), "").folder, point_to_resume(str(named), "").file) == (old, named)
+    with pytest.raises(ValueError, match="weights folder of its run"):
+        point_to_resume(str(shutil.copy(str(named), tmp_path / "elsewhere.safetensors")), "")
+
+
+def test_a_changed_data_set_is_noticed(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run")
+    label = lab.root / "set" / "labels" / "train" / "0.txt"
+    content = label.read_text()
+    label.write_text(content + "1 0.5 0.5 0.2 0.2\n")
+    try:
+        assert "The data set is not the one of the checkpoint" in lab.train_as_given(resume=run).log
+    finally:
+        label.write_text(content)
+    assert "The data set is not" not in whole.log
+
+
+def test_an_early_end_stays_the_end(lab: Lab) -> None:
+    begun = lab.train(patience=2, epochs=9, stop_after=3)
+    last = begun.folder / "weights" / LAST
+    checkpoint = load_checkpoint(last)
+    # As if the first epoch had been the best by far.
+    header = {**checkpoint.header, "early_stopping": {"best_fitness": 0.99, "best_epoch": 0}}
+    save_checkpoint(last, replace(checkpoint, header=header))
+    assert len(lab.train_as_given(resume=begun.folder).rows) == 3
+    assert len(lab.train_as_given(resume=begun.folder).rows) == 3
+    assert len(lab.train_as_given(resume=begun.folder, epochs=10).rows) == 4
+
+
+def test_a_new_run_in_an_old_folder_sets_the_old_state_aside(lab: Lab) -> None:
+    first = lab.train(name="shared", epochs=2)
+    state = (first.folder / "weights" / LAST).read_bytes()
+    second = lab.train(name="shared", exist_ok=True, epochs=1)
+    assert (second.folder / "weights" / EARLIER).read_bytes() == state
+    assert not older(second.folder / "weights" / LAST, 1).exists()
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"another run \(process {os.getpid()}\) is writing there"):
+        RunFolder(tmp_path / "run")
+    first.close()
+    RunFolder(tmp_path / "run").close()
+
+
+# --- a disk that refuses -------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_refuses(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    begun = lab.train(epochs=4, stop_after=3, seed=5)
+    last = begun.folder / "weights" / LAST
+    state = last.read_bytes()
+    # Logs and tables fit, no checkpoint does.
+    with file_limit(len(state) // 2):
+        assert main(["--resume", str(begun.folder)]) == NotSavedError.exit_code
+        (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
+        assert f"{last}: cannot be written (File too large); the last good checkpoint is {last}" in said
+        assert last.read_bytes() == state
+        going_on = lab.train_as_given(resume=begun.folder, on_save_error="continue")
+        assert last.read_bytes() == state
+    assert [row["epoch"] for row in going_on.rows] == [0, 1, 2, 3]
+    assert going_on.log.count("the training goes on") == 1
+    # With room again, the run repeats what was not saved.
+    done = lab.train_as_given(resume=begun.folder)
+    assert_same_files(done.folder, lab.train(epochs=4, seed=5, name="never-stopped").folder)
+
+
+def test_a_folder_that_cannot_be_made(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert main(["--cfg", str(lab.cfg), "--project", str(tmp_path / "file")]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    saving = Saving(folder, RunOptions())
+    good = Checkpoint({"model/a": np.ones(2, np.float32), "gradient_sum/a": np.full(2, np.nan, np.float32)}, {})
+    saving.start(Snapshot(good))
+    assert saving.finish()
+    saving.start(Snapshot(Checkpoint({"model/a": np.array([1, np.inf], np.float32)}, {})))
+    with pytest.raises(DivergedError, match="model/a holds numbers that are not finite; the last good checkpoint is"):
+        saving.finish()
+    careless = Saving(folder, RunOptions(), sound_only=False)
+    careless.start(Snapshot(Checkpoint({"model/a": np.array([1, np.inf], np.float32)}, {})))
+    assert not careless.finish()
+    assert load_checkpoint(folder.last).arrays["model/a"].tolist() == [1, 1]
+    folder.close()
+
+
+def test_saving_waits_for_the_write_under_way(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    saving = Saving(folder, RunOptions(save_steps=2, keep_saves=1))
+    assert [saving.due(number) for number in range(4)] == [False, True, True, True]  # due until it is saved
+    large = {"model/a": np.zeros(30_000_000, np.float32)}
+    saving.start(Snapshot(Checkpoint(large, {"number": 1})))
+    assert not saving.due(5)  # due, but the disk is busy
+    saving.start(Snapshot(Checkpoint(large, {"number": 2})))
+    assert saving.finish()
+    assert load_checkpoint(folder.last).header["number"] == 2
+    assert not saving.due(6)
+    folder.close()
+
+
+def test_a_defect_while_saving_is_not_lost(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    saving = Saving(folder, RunOptions())
+    saving.start(Snapshot(Checkpoint({"model/a": np.ones(2, np.complex64)}, {})))
+    with pytest.raises(TypeError, match="complex64"):
+        saving.finish()
+    save_checkpoint(folder.last, Checkpoint({"model/a": np.ones(2, np.float32)}, {}))
+    folder.close()
