@@ -102,7 +102,9 @@ class NonFiniteWatch:
         )
 
 
-def first_bad_tensor(network: Any, criterion: Any, images: np.ndarray, labels: np.ndarray, *, device: str) -> str:
+def first_bad_tensor(
+    network: Any, criterion: Any, images: np.ndarray, labels: np.ndarray, place: Callable[[np.ndarray], Tensor]
+) -> str:
     """Names the first tensor with a NaN or an infinity: weights, outputs of the layers, losses, then gradients.
 
     Runs one step op by op in training mode, without an update. Not for a network that trains on: BatchNorm's statistics
@@ -112,6 +114,7 @@ def first_bad_tensor(network: Any, criterion: Any, images: np.ndarray, labels: n
         network, criterion: as `graph_train.step.StepModule` uses them.
         images: (B, 3, H, W) uint8.
         labels: (B, T, 5).
+        place: brings an array to where the network is.
     """
     for name, value in network.state_dict().items():
         if found := _count(value):
@@ -119,10 +122,10 @@ def first_bad_tensor(network: Any, criterion: Any, images: np.ndarray, labels: n
     network.train()
     seen: list[str] = []
     _watch(network, seen)
-    maps = network(flow.tensor(images, device=device).to(flow.float32) / PIXEL_SCALE)
+    maps = network(place(images).to(flow.float32) / PIXEL_SCALE)
     if seen:
         return f"the output of {seen[0]}"
-    parts = criterion(maps, flow.tensor(labels, device=device))
+    parts = criterion(maps, place(labels))
     for name in ("box", "objectness", "classes", "total"):
         if found := _count(getattr(parts, name)):
             return f"the {name} loss is {found}"

@@ -157,7 +157,7 @@ class _Step:
         self.amp = amp
         self._loss_factor = loss_factor
         self._module = StepModule(state, criterion, placement)
-        self._placement = placement
+        self.placement = placement
 
     def __call__(self, images: Tensor, labels: Tensor, settings: StepSettings) -> StepResult:
         """See `TrainStep`."""
@@ -165,7 +165,7 @@ class _Step:
         decay = ema_decay(counters.updates + 1)
         output, statistics = self._execute(images, labels, *self._scalars(settings, counters, decay))
         # The one read-back of a step: the driver needs the losses, and whether a non-finite gradient was skipped.
-        values = self._placement.host(output).astype(np.float64)
+        values = self.placement.host(output).astype(np.float64)
         total, box, objectness, classes, norm = (float(value) for value in values[:5])
         updated = bool(values[5] > 0.5)
         result = StepResult(total, box, objectness, classes, norm, updated, skipped=settings.update and not updated)
@@ -191,7 +191,7 @@ class _Step:
         )
         # The update divides by the loss scale alone, so the factor stays in the gradients.
         extra = np.array([counters.loss_scale * self._loss_factor, 1.0 - counters.pending_decay], np.float32)
-        return self._placement.whole(np.asarray(hyper, np.float32)), self._placement.whole(extra)
+        return self.placement.whole(np.asarray(hyper, np.float32)), self.placement.whole(extra)
 
     def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
         raise TypeError("use EagerStep or GraphStep")
@@ -247,8 +247,8 @@ class GraphStep(_Step):
         """Compiles for a shape and reserves its memory, without a step; a shape that is there already costs nothing."""
         if (tuple(images_shape), tuple(labels_shape)) in self._graphs:
             return
-        images = self._placement.empty_batch(images_shape, flow.uint8)
-        labels = self._placement.empty_batch(labels_shape, flow.float32)
+        images = self.placement.empty_batch(images_shape, flow.uint8)
+        labels = self.placement.empty_batch(labels_shape, flow.float32)
         self._compile(images, labels, *self._scalars(settings, self.state.counters, ema_decay(1)))
 
     def _compile(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> _StepGraph:

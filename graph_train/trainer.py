@@ -259,7 +259,7 @@ class Trainer:
     def _first_bad_tensor(self, suspect: SuspectBatch) -> str:
         step: Any = self.run.step
         return first_bad_tensor(
-            self.run.state.network, step.criterion, suspect.images, suspect.labels, device=self.run.setup.device
+            self.run.state.network, step.criterion, suspect.images, suspect.labels, step.placement.whole
         )
 
     def _padded(self, batch: Any) -> Tensor:

@@ -50,7 +50,7 @@ def test_the_first_bad_tensor_is_named() -> None:
     images, labels = random_batch(0, side=64, labels=5)
 
     def named(step: EagerStep | GraphStep, labels: np.ndarray = labels) -> str:
-        return first_bad_tensor(step.state.network, step.criterion, images, labels, device="cpu")
+        return first_bad_tensor(step.state.network, step.criterion, images, labels, flow.tensor)
 
     assert named(tiny_step(EagerStep)).startswith("no tensor of it is")
     step = tiny_step(EagerStep)
