@@ -414,6 +414,7 @@ CHECKS: dict[str, Check] = {
 }  # fmt: skip
 ELSEWHERE = {
     "debug": "test_debug_shows_the_traceback",
+    "allow_download": "pipelines/test_download.py",
     "on_save_error": "test_saving.test_a_disk_that_refuses",
     "max_nonfinite": "test_nonfinite.test_a_run_that_diverges",
     "bucket": "test_options.REFUSED",
