@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.labels import SMALLEST_SIDE, LabelRows, box_corners
 from pipelines.problems import Code, Problem, printable
+from pipelines.regular_file import NotReadableError, read_regular
 
 MAX_FILE_BYTES = 4 << 30
 MAX_POLYGON_POINTS = 10_000
@@ -84,11 +85,10 @@ def read_coco(path: Path, class_names: Sequence[str] = ()) -> CocoFile:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"{printable(path)}: {size} bytes; a COCO json of at most {MAX_FILE_BYTES} is read")
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_regular(path, max_bytes=MAX_FILE_BYTES))
+    except NotReadableError as error:
+        raise ValueError(f"{printable(path)}: {error}; give a COCO json") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{printable(path)}: not readable as json: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):

@@ -1,8 +1,6 @@
 """What an image file really is: format and size found in its content, and whether its pixels can be decoded."""
 
 import io
-import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from pipelines.intact import is_intact
+from pipelines.regular_file import NotReadableError, read_regular
 
 ImageKind = Literal["jpeg", "cmyk-jpeg", "png", "bmp", "webp", "tiff"]
 
@@ -21,6 +21,8 @@ MIN_SIDE_PX = 10
 MAX_PIXELS = 1024**3 // 4 // 3
 """Pillow's own limit (89 Mpx), above which it suspects a decompression bomb."""
 MAX_FILE_BYTES = 1 << 30
+USUAL_SCANS, MAX_SCANNED_PIXELS = 20, 1_000_000_000
+"""Progressive JPEGs have about ten scans, each over all pixels; more are taken while the work stays bounded."""
 
 _KINDS: dict[str, ImageKind] = {
     "JPEG": "jpeg",
@@ -31,7 +33,9 @@ _KINDS: dict[str, ImageKind] = {
     "TIFF": "tiff",
 }
 _OPENED_AS = [name for name in _KINDS if name != "MPO"]
+_SIMPLE_MODES = ("RGB", "L")
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "I;16"})
+_START_OF_SCAN = b"\xff\xda"
 _EXIF_ORIENTATION = 0x0112
 _PNG_DEPTH_OFFSET = 24
 _TIFF_BITS = 258
@@ -89,7 +93,7 @@ def inspect_image(path: Path) -> ImageFacts:
     Raises:
         UnusableImageError: it cannot be read or decoded to the end, is too small or too large, or of another type.
     """
-    content = _read(path)
+    content = read_image_file(path)
     # Decoders meet every kind of damage, and Pillow lets through what each of them raises (struct.error, SyntaxError,
     # EOFError, IndexError ...). Whatever it is, the image is unusable and the reason is reported.
     try:
@@ -108,17 +112,32 @@ def inspect_image(path: Path) -> ImageFacts:
         raise UnusableImageError(f"cannot be decoded: {reason}") from None
 
 
-def _read(path: Path) -> bytes:
+def decode_rgb(content: bytes) -> np.ndarray:
+    """(h, w, 3) uint8 RGB, upright, of any image that Pillow reads.
+
+    16-bit grey keeps its upper 8 bits; alpha is dropped; palettes and inks are converted.
+
+    Raises:
+        Exception: whatever Pillow raises where the content is damaged.
+    """
+    with Image.open(io.BytesIO(content), formats=_OPENED_AS) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):
+            grey = np.clip(np.asarray(upright).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        return np.asarray(upright.convert("RGB"))
+
+
+def read_image_file(path: Path) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        UnusableImageError: it cannot be read, is empty, or no regular file.
+    """
     try:
-        # A device or a pipe with an image's name could block for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise UnusableImageError("not a regular file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise UnusableImageError(f"{status.st_size} bytes; images of up to {MAX_FILE_BYTES} are read")
-            content = file.read()
+        content = read_regular(path, max_bytes=MAX_FILE_BYTES)
+    except NotReadableError as error:
+        raise UnusableImageError(str(error)) from None
     except OSError as error:
         raise UnusableImageError(f"cannot be read: {error.strerror or error}") from None
     if not content:
@@ -134,6 +153,7 @@ def _inspect(image: Image.Image, content: bytes) -> ImageFacts:
         raise UnusableImageError(f"{width} x {height} px, at least {MIN_SIDE_PX} on each side are needed")
     if mode not in _MODES:
         raise UnusableImageError(f"pixels of type {mode!r}; 8-bit and 16-bit images are supported")
+    _refuse_many_scans(kind, content, width * height)
     bits = _bits_per_channel(image, kind, content)
     if kind == "jpeg":
         image.draft("L" if mode in ("L", "RGB") else mode, (1, 1))
@@ -145,7 +165,16 @@ def _inspect(image: Image.Image, content: bytes) -> ImageFacts:
     if kind != "tiff" and orientation >= 5:  # Pillow has turned a TIFF already
         width, height = height, width
     intact = is_intact(content, kind, orientation)
+    if not intact or mode not in _SIMPLE_MODES:
+        decode_rgb(content)  # as training will: a JPEG's damage may not show at an eighth of its size
     return ImageFacts(width, height, ImageFormat(kind, mode, bits, orientation, len(content), intact))
+
+
+def _refuse_many_scans(kind: ImageKind, content: bytes, pixels: int) -> None:
+    """A progressive JPEG may go over all its pixels again in every few bytes: minutes of work in a small file."""
+    scans = content.count(_START_OF_SCAN) if kind == "jpeg" else 0
+    if scans > USUAL_SCANS and scans * pixels > MAX_SCANNED_PIXELS:
+        raise UnusableImageError(f"{scans} scans of {pixels / 1e6:.0f} megapixels, perhaps a decompression bomb")
 
 
 def _bits_per_channel(image: Image.Image, kind: ImageKind, content: bytes) -> int:

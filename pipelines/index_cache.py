@@ -21,7 +21,7 @@ from pipelines.listing import Listing
 from pipelines.problems import Problem, printable
 from pipelines.scan import ScannedImage
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_FILES = 64
 """The oldest cache files beyond these are removed."""
 

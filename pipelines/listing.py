@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipelines.coco_json import CocoImage, read_coco
 from pipelines.problems import Problem, printable
+from pipelines.regular_file import NotReadableError, read_regular
 
 IMAGE_ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
 UNSUPPORTED_ENDINGS = frozenset(
@@ -117,10 +118,10 @@ def _add_folder(folder: Path, found: _Collected) -> None:
 
 def _add_list(file: Path, found: _Collected) -> None:
     found.files.append(file)
-    size = file.stat().st_size
-    if size > MAX_LIST_BYTES:
-        raise ValueError(f"{printable(file)}: {size} bytes; a list of at most {MAX_LIST_BYTES} is read")
-    content = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    try:
+        content = read_regular(file, max_bytes=MAX_LIST_BYTES).removeprefix(b"\xef\xbb\xbf")
+    except NotReadableError as error:
+        raise ValueError(f"{printable(file)}: {error}; a list has the path of one image in each line") from None
     if b"\0" in content:
         raise ValueError(f"{printable(file)}: binary content; a list has the path of one image in each line")
     for number, line in enumerate(content.splitlines(), start=1):

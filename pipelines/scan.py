@@ -1,7 +1,6 @@
 """Looks at every image and label file of a split, on several threads (Pillow decodes outside Python's lock)."""
 
 import os
-import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from tqdm import tqdm
 
 from pipelines.coco_json import CocoImage
 from pipelines.images import ImageFacts, UnusableImageError, inspect_image, inspecting
-from pipelines.labels import LabelRows, no_labels, parse_labels
+from pipelines.labels import MAX_FILE_BYTES, LabelRows, no_labels, parse_labels
 from pipelines.listing import Item
 from pipelines.problems import Problem
+from pipelines.regular_file import NotReadableError, read_regular
 
 _CHUNK = 16
 
@@ -87,18 +87,13 @@ def _scan_one(item: Item, num_classes: int | None) -> ScannedImage:
 
 def _read_labels(file: Path, num_classes: int | None) -> LabelRows:
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would block
+        content = read_regular(file, max_bytes=MAX_FILE_BYTES)
     except FileNotFoundError:
         return no_labels()
     except OSError as error:
         return _unreadable(file, error.strerror or str(error))
-    with open(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return _unreadable(file, "not a regular file")
-        try:
-            content = stream.read()
-        except OSError as error:
-            return _unreadable(file, error.strerror or str(error))
+    except NotReadableError as error:
+        return _unreadable(file, str(error))
     return parse_labels(content, file, num_classes=num_classes)
 
 

@@ -4,10 +4,12 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipelines.decoding import Device, is_decoded_by_dali
+from pipelines.images import decode_rgb, read_image_file
 from pipelines.index import ImageFormat, ImageIndex
+from pipelines.problems import printable
 from pipelines.rendering import TileRender
 
 _DALI_DECODES = {"jpeg": ("RGB", "L"), "png": ("RGB", "L"), "bmp": ("RGB",), "webp": ("RGB",)}
@@ -20,16 +22,17 @@ def needs_host_decoding(found: ImageFormat) -> bool:
 
 
 def decode_on_host(path: Path) -> np.ndarray:
-    """(h, w, 3) uint8 RGB, upright, of any image that Pillow reads.
+    """(h, w, 3) uint8 RGB, upright, of any image that Pillow reads; see `pipelines.images.decode_rgb`.
 
-    16-bit grey keeps its upper 8 bits; alpha is dropped; palettes and inks are converted.
+    Raises:
+        OSError: it could be decoded when the data set was indexed, and cannot any more.
     """
-    with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):
-            grey = np.clip(np.asarray(upright).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=2)
-        return np.asarray(upright.convert("RGB"))
+    try:
+        return decode_rgb(read_image_file(path))
+    except Exception as error:  # Pillow lets through whatever its decoders raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        text = f"{printable(path)}: cannot be decoded any more ({reason}); was it changed during the run?"
+        raise OSError(text) from error
 
 
 def as_ppm(pixels: np.ndarray) -> np.ndarray:

@@ -1,0 +1,67 @@
+"""Runs the real commands, in this process or in one of their own, and holds them to what every command promises."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from graph_train.cli import check, export, train, val
+
+MODULES = {"graph-train": train, "graph-val": val, "graph-check": check, "graph-export": export}
+ROOT = Path(__file__).resolve().parents[2]
+FORBIDDEN = ("Traceback (most recent call last)", "internal error", "Segmentation fault", "core dumped", "Aborted",
+             "Logging error", "Check failed")  # fmt: skip
+DONE, ERRORS_FOUND, USER_ERROR = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code, all it printed, and the one line of the error, "" without one."""
+
+    code: int
+    output: str
+    error: str
+
+
+def checked(name: str, code: int, out: str, err: str, *, may_end: Sequence[int]) -> Ended:
+    """Whatever was wrong: no traceback, no native crash, an allowed exit code, and one line if it is an error."""
+    text = out + err
+    shown = text[-3000:]
+    assert not [word for word in FORBIDDEN if word in text], shown
+    assert code in may_end, f"{name} ended with {code}: {shown}"
+    lines = [line for line in err.splitlines() if line.startswith(f"{name}: ")]
+    assert len(lines) == (code == USER_ERROR), shown
+    return Ended(code, text, lines[0] if lines else "")
+
+
+def run_child(
+    name: str, *arguments: object, cwd: Path, may_end: Sequence[int] = (DONE,), seconds: float = 150
+) -> Ended:
+    """The command in a process of its own, ended after `seconds`: a hang is a failure, a crash costs nobody else."""
+    command = [sys.executable, "-m", f"graph_train.cli.{name.removeprefix('graph-')}", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, timeout=seconds, check=False, env=_environment(), errors="replace"
+    )
+    return checked(name, done.returncode, done.stdout, done.stderr, may_end=may_end)
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def run_here(
+    name: str, *arguments: object, capsys: pytest.CaptureFixture[str], may_end: Sequence[int] = (DONE,)
+) -> Ended:
+    """The command in this process, for what fails before anything is computed."""
+    capsys.readouterr()
+    try:
+        code = MODULES[name].main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else ERRORS_FOUND
+    out, err = capsys.readouterr()
+    return checked(name, code, out, err, may_end=may_end)

@@ -1,0 +1,81 @@
+"""One data set of everything that can be wrong with files: hundreds of images and labels, good ones among them."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tests.corpus.images import Case, Expected, damaged_images, encoded, picture
+from tests.corpus.labels import GOOD, damaged_labels
+
+GOOD_IMAGES = 6
+CLASSES = ("red", "green")
+_NAMES = ("with space.jpg", "two\nlines.jpg", os.fsdecode(b"not-utf8-\xff\xfe.jpg"), "tab\there.jpg",
+          "50%s{0}$(x).jpg", "'quoted\".jpg", "-rf.jpg", "ünï-日本.jpg", "\x1b[31mred.jpg", "n" * 250 + ".jpg", "..jpg", "a.b.c.jpg")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """A file of the data set: the image, its label, which of them is at fault, and what must become of the image."""
+
+    image: Path
+    fault: Path
+    expected: Expected
+
+
+def write_corpus(root: Path) -> tuple[Path, list[CorpusFile]]:
+    """Writes the data set; returns its yaml and what is in its train split. The val split is sound."""
+    images, labels = root / "images" / "train", root / "labels" / "train"
+    for folder in (images, labels, root / "images" / "val", root / "labels" / "val"):
+        folder.mkdir(parents=True)
+    files = [
+        _add(images, labels, f"good-{n}.jpg", encoded(image=picture(64, 48 + n)), GOOD) for n in range(GOOD_IMAGES)
+    ]
+    for case in damaged_images():
+        files.append(_add(images, labels, case))
+    for case in damaged_labels():
+        found = _add(images, labels, Case(f"label-{case.name}.png", encoded("PNG"), "used"), case.content)
+        files.append(CorpusFile(found.image, labels / f"label-{case.name}.txt", case.expected))
+    files += [_add(images, labels, Case(name, encoded(), "used")) for name in _NAMES]
+    files += _special(images, labels)
+    for number in range(4):
+        _add(root / "images" / "val", root / "labels" / "val", Case(f"{number}.jpg", encoded(), "used"))
+    return _yaml(root), files
+
+
+def _add(images: Path, labels: Path, case: Case, rows: bytes = GOOD) -> CorpusFile:
+    image = images / case.name
+    image.write_bytes(case.content)
+    (labels / image.with_suffix(".txt").name).write_bytes(rows)
+    return CorpusFile(image, image, case.expected)
+
+
+def _special(images: Path, labels: Path) -> list[CorpusFile]:
+    """What is no regular file, or cannot be reached."""
+    (images / "loop.jpg").symlink_to("loop.jpg")
+    (images / "nowhere.jpg").symlink_to("/nonexistent/x.jpg")
+    (images / "device.jpg").symlink_to("/dev/zero")
+    (images / "around").symlink_to(images)
+    os.mkfifo(images / "pipe.jpg")
+    (images / "folder.jpg").mkdir()
+    found = [CorpusFile(images / name, images / name, "reported") for name in ("loop.jpg", "nowhere.jpg", "device.jpg",
+                                                                               "pipe.jpg")]  # fmt: skip
+    locked = _add(images, labels, Case("locked.jpg", encoded(), "reported" if os.geteuid() else "used"))
+    locked.image.chmod(0)
+    for name in ("label-pipe", "label-folder", "label-loop"):
+        label = labels / f"{name}.txt"
+        _add(images, labels, Case(f"{name}.jpg", encoded(), "used"))
+        label.unlink()
+        found.append(CorpusFile(images / f"{name}.jpg", label, "reported"))
+    os.mkfifo(labels / "label-pipe.txt")
+    (labels / "label-folder.txt").mkdir()
+    (labels / "label-loop.txt").symlink_to("label-loop.txt")
+    (labels / "orphan.txt").write_bytes(GOOD)
+    return [*found, locked, CorpusFile(images / "none.jpg", labels / "orphan.txt", "reported")]
+
+
+def _yaml(root: Path) -> Path:
+    file = root / "corpus.yaml"
+    file.write_text(yaml.safe_dump({"path": ".", "train": "images/train", "val": "images/val", "names": list(CLASSES)}))
+    return file

@@ -1,0 +1,48 @@
+"""The real commands on the damaged data set: they use what is good, name the rest, and end in order."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.problems import printable
+from tests.corpus.commands import DONE, ERRORS_FOUND, USER_ERROR, run_child
+from tests.corpus.data_set import CorpusFile
+from tests.graph_train.tiny import TINY
+
+
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("cfg") / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**TINY, "nc": 2}))
+    return file
+
+
+def unnamed(files: list[CorpusFile], text: str) -> list[str]:
+    """What must be reported and is not named in the text."""
+    return [file.image.name for file in files if file.expected == "reported" and printable(file.fault) not in text]
+
+
+def test_check_names_everything(corpus: tuple[Path, list[CorpusFile]], tmp_path: Path) -> None:
+    ended = run_child("graph-check", "--data", corpus[0], cwd=tmp_path, may_end=[ERRORS_FOUND])
+    assert unnamed(corpus[1], ended.output) == []
+
+
+def test_training_uses_what_is_good_and_lists_the_rest(
+    corpus: tuple[Path, list[CorpusFile]], cfg: Path, tmp_path: Path
+) -> None:
+    ended = run_child(
+        "graph-train", "--data", corpus[0], "--cfg", cfg, "--epochs", 1, "--imgsz", 64, "--batch-size", 16,
+        "--eager", "--device", "cpu", "--project", tmp_path / "runs", cwd=tmp_path, may_end=[DONE],
+    )  # fmt: skip
+    assert "errors" in ended.output
+    assert unnamed(corpus[1], (tmp_path / "runs/exp/problems.txt").read_text(encoding="utf-8")) == []
+    assert (tmp_path / "runs/exp/weights/last.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_strict_training_refuses_with_the_first_problem(
+    corpus: tuple[Path, list[CorpusFile]], cfg: Path, tmp_path: Path
+) -> None:
+    ended = run_child("graph-train", "--data", corpus[0], "--cfg", cfg, "--strict", cwd=tmp_path, may_end=[USER_ERROR])
+    assert "strict: " in ended.error and "problems in the data set; the first: " in ended.error
