@@ -11,8 +11,10 @@ from tests.corpus.labels import GOOD, damaged_labels
 
 GOOD_IMAGES = 6
 CLASSES = ("red", "green")
-_NAMES = ("with space.jpg", "two\nlines.jpg", os.fsdecode(b"not-utf8-\xff\xfe.jpg"), "tab\there.jpg",
-          "50%s{0}$(x).jpg", "'quoted\".jpg", "-rf.jpg", "ünï-日本.jpg", "\x1b[31mred.jpg", "n" * 250 + ".jpg", "..jpg", "a.b.c.jpg")  # fmt: skip
+_NAMES = (
+    *("with space.jpg", "two\nlines.jpg", "tab\there.jpg", "50%s{0}$(x).jpg", "'quoted\".jpg", "-rf.jpg", "..jpg"),
+    *("ünï-日本.jpg", "\x1b[31mred.jpg", "n" * 250 + ".jpg", "a.b.c.jpg", os.fsdecode(b"not-utf8-\xff\xfe.jpg")),
+)
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ def write_corpus(root: Path) -> tuple[Path, list[CorpusFile]]:
     images, labels = root / "images" / "train", root / "labels" / "train"
     for folder in (images, labels, root / "images" / "val", root / "labels" / "val"):
         folder.mkdir(parents=True)
-    files = [
-        _add(images, labels, f"good-{n}.jpg", encoded(image=picture(64, 48 + n)), GOOD) for n in range(GOOD_IMAGES)
-    ]
+    files = []
+    for number in range(GOOD_IMAGES):
+        files.append(_add(images, labels, Case(f"good-{number}.jpg", encoded(image=picture(64, 48 + number)), "used")))
     for case in damaged_images():
         files.append(_add(images, labels, case))
     for case in damaged_labels():

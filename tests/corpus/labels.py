@@ -59,8 +59,6 @@ def damaged_labels() -> list[Case]:
     cases = []
     for name, row in _rows():
         cases.append(Case(f"alone-{name}", row + b"\n", "reported"))
-        cases.append(
-            Case(f"beside-{name}", GOOD + row + b"\n" + b"1 0.3 0.3 0.1 0.1\n", "reported" if beside else "either")
-        )
+        cases.append(Case(f"beside-{name}", GOOD + row + b"\n" + b"1 0.3 0.3 0.1 0.1\n", "reported"))
     cases += [Case(f"whole-{name}", content, expected) for name, content, expected in _whole()]  # type: ignore[arg-type]
     return cases

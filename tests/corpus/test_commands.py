@@ -28,12 +28,15 @@ def test_check_names_everything(corpus: tuple[Path, list[CorpusFile]], tmp_path:
     assert unnamed(corpus[1], ended.output) == []
 
 
+@pytest.mark.parametrize(
+    "how", [["--eager", "--noplots"], pytest.param(["--graph", "--cache", "ram"], marks=pytest.mark.slow)]
+)
 def test_training_uses_what_is_good_and_lists_the_rest(
-    corpus: tuple[Path, list[CorpusFile]], cfg: Path, tmp_path: Path
+    corpus: tuple[Path, list[CorpusFile]], cfg: Path, tmp_path: Path, how: list[str]
 ) -> None:
     ended = run_child(
         "graph-train", "--data", corpus[0], "--cfg", cfg, "--epochs", 1, "--imgsz", 64, "--batch-size", 16,
-        "--eager", "--device", "cpu", "--project", tmp_path / "runs", cwd=tmp_path, may_end=[DONE],
+        "--device", "cpu", "--project", tmp_path / "runs", *how, cwd=tmp_path, may_end=[DONE],
     )  # fmt: skip
     assert "errors" in ended.output
     assert unnamed(corpus[1], (tmp_path / "runs/exp/problems.txt").read_text(encoding="utf-8")) == []
