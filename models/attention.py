@@ -3,6 +3,7 @@
 from typing import Any
 
 from kernels.runtime import Tensor, flow
+from models import layout
 from models.layers import Linear, fork
 
 nn: Any = flow.nn
@@ -67,7 +68,8 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps the shape."""
+        x = layout.to_channels_first(x)
         batch, channels, height, width = x.shape
         tokens = x.reshape(batch, channels, height * width).permute(2, 0, 1)
         tokens = self.tr(tokens + self.linear(tokens))
-        return tokens.permute(1, 2, 0).reshape(batch, channels, height, width)
+        return layout.from_channels_first(tokens.permute(1, 2, 0).reshape(batch, channels, height, width))

@@ -4,9 +4,12 @@ from functools import cache
 
 import numpy as np
 
+from kernels import channels_last
 from kernels.global_rows import whole
 from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
+from models import layout
+from models.layers import plain
 
 EPS = 1e-3
 MOMENTUM = 0.03
@@ -25,7 +28,25 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
         """Statistics of the images of all ranks together, where these are spread over ranks; else each rank its own."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape; in training mode by the batch's statistics, and updates the running ones."""
+        """An activation -> the same shape; in training mode by the batch's statistics, and updates the running ones."""
+        return self._channels_last(x, silu=False) if layout.channels_last() else self._channels_first(x)
+
+    def with_silu(self, x: Tensor) -> Tensor:
+        """The same, then SiLU: one pass over the activation where channels are last."""
+        return self._channels_last(x, silu=True) if layout.channels_last() else flow._C.silu(self._channels_first(x))
+
+    def _channels_last(self, x: Tensor, *, silu: bool) -> Tensor:
+        states = (self.weight, self.bias, self.running_mean, self.running_var)
+        return channels_last.batch_norm(
+            x,
+            *(plain(state) for state in states),
+            eps=self.eps,
+            momentum=self.momentum,
+            training=self.training,
+            silu=silu,
+        )
+
+    def _channels_first(self, x: Tensor) -> Tensor:
         if self.training and self._by_plain_ops(x):
             return self._composed(x)
         return flow._C.normalization(

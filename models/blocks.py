@@ -1,7 +1,8 @@
 """The blocks of YOLOv5 as OneFlow modules; names of parameters and buffers are those of the reference.
 
-Every block takes (B, C, H, W) and gives (B, C', H', W'). `activation` is a module that the whole network shares (it has
-no parameters). Parameters are left without values here: `models.initialise` or a weight file gives them.
+Every block takes (B, C, H, W) and gives (B, C', H', W'), or the same with the axes in the order of `models.layout`.
+`activation` is a module that the whole network shares (it has no parameters). Parameters are left without values here:
+`models.initialise` or a weight file gives them.
 `models.catalogue` describes the same blocks for the yaml; `CONSTRUCTORS` connects the two.
 """
 
@@ -10,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kernels.runtime import Tensor, flow
+from models import layout
 from models.attention import TransformerBlock
 from models.batch_norm import BatchNorm2d
 from models.catalogue import same_padding
-from models.layers import Conv2d, Module, fork
+from models.layers import Conv2d, MaxPool2d, Module, fork, join
 
 nn: Any = flow.nn
 Pair = int | tuple[int, int]
@@ -41,10 +43,13 @@ class Conv(nn.Module):
         self.bn = BatchNorm2d(out_channels)
         self.act = activation
         self.folded = False
+        self._silu = isinstance(activation, nn.SiLU)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
         x = self.conv(x)
+        if self._silu and not self.folded:
+            return self.bn.with_silu(x)
         return self.act(x if self.folded else self.bn(x))
 
 
@@ -146,7 +151,7 @@ class BottleneckCSP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps height and width."""
-        both = flow.cat([self.cv3(self.m(self.cv1(x))), self.cv2(x)], dim=1)
+        both = join([self.cv3(self.m(self.cv1(x))), self.cv2(x)])
         return self.cv4(self.act(self.bn(both)))
 
 
@@ -170,7 +175,7 @@ class _CrossStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps height and width."""
-        return self.cv3(flow.cat([self.m(self.cv1(x)), self.cv2(x)], dim=1))
+        return self.cv3(join([self.m(self.cv1(x)), self.cv2(x)]))
 
 
 class C3(_CrossStage):
@@ -293,12 +298,12 @@ class SPP(nn.Module):
         inner = in_channels // 2
         self.cv1 = Conv(in_channels, inner, activation=activation)
         self.cv2 = Conv(inner * (len(kernels) + 1), out_channels, activation=activation)
-        self.m = nn.ModuleList([nn.MaxPool2d(side, 1, side // 2) for side in kernels])
+        self.m = nn.ModuleList([MaxPool2d(side, 1, side // 2) for side in kernels])
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps height and width."""
         x, *pooled = fork(self.cv1(x), [1] * (1 + len(self.m)))
-        return self.cv2(flow.cat([x] + [pool(y) for pool, y in zip(self.m, pooled)], dim=1))  # noqa: B905 - block list
+        return self.cv2(join([x] + [pool(y) for pool, y in zip(self.m, pooled)]))  # noqa: B905 - block list
 
 
 class SPPF(nn.Module):
@@ -309,14 +314,14 @@ class SPPF(nn.Module):
         inner = in_channels // 2
         self.cv1 = Conv(in_channels, inner, activation=activation)
         self.cv2 = Conv(4 * inner, out_channels, activation=activation)
-        self.m = nn.MaxPool2d(kernel, 1, kernel // 2)
+        self.m = MaxPool2d(kernel, 1, kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps height and width."""
         x = self.cv1(x)
         once = self.m(x)
         twice = self.m(once)
-        return self.cv2(flow.cat([x, once, twice, self.m(twice)], dim=1))
+        return self.cv2(join([x, once, twice, self.m(twice)]))
 
 
 class Focus(nn.Module):
@@ -340,8 +345,9 @@ class Focus(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W), H and W even -> (B, out, H / 2 / stride, W / 2 / stride)."""
+        x = layout.to_channels_first(x)
         corners = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.conv(flow.cat(corners, dim=1))
+        return self.conv(layout.from_channels_first(flow.cat(corners, dim=1)))
 
 
 class GhostConv(nn.Module):
@@ -370,7 +376,7 @@ class GhostConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
         half = self.cv1(x)
-        return flow.cat([half, self.cv2(half)], dim=1)
+        return join([half, self.cv2(half)])
 
 
 class GhostBottleneck(nn.Module):
@@ -401,30 +407,12 @@ class GhostBottleneck(nn.Module):
         return self.conv(x) + self.shortcut(x)
 
 
-class Upsample(nn.Module):
-    """Nearest-neighbour magnification by a whole factor."""
-
-    def __init__(self, scale_factor: int) -> None:
-        super().__init__()
-        self.scale_factor = float(scale_factor)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H * factor, W * factor)."""
-        return flow._C.upsample_nearest_2d(
-            x,
-            height_scale=self.scale_factor,
-            width_scale=self.scale_factor,
-            output_size=None,
-            data_format="channels_first",
-        )
-
-
 class Concat(nn.Module):
     """Joins the channels of several maps of one size."""
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """[(B, C_i, H, W)] -> (B, sum C_i, H, W)."""
-        return flow.cat(maps, dim=1)
+        return join(maps)
 
 
 CONSTRUCTORS: Mapping[str, Callable[..., Module]] = {

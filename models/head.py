@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.runtime import Tensor, flow
+from models import layout
 from models.layers import Conv2d
 
 nn: Any = flow.nn
@@ -46,13 +47,19 @@ class Detect(nn.Module):
         self.anchors.copy_(flow.tensor(self._in_cells(anchors)))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """[(B, C_i, ny, nx)] -> [(B, anchors, ny, nx, 5 + classes)], raw: no sigmoid, cells of the level."""
+        """[(B, C_i, ny, nx)] -> [(B, anchors, ny, nx, 5 + classes)], raw: no sigmoid, cells of the level.
+
+        The features are in the order of `models.layout`, the maps always as above.
+        """
         maps = []
         for convolution, feature in zip(self.m, features):  # noqa: B905 - a graph's block list is no sequence
+            batch, (rows, columns) = feature.shape[0], layout.size_of(feature)
+            cell = (self.anchors_per_level, self.num_classes + 5)
             raw = convolution(feature)
-            batch, _, rows, columns = raw.shape
-            by_anchor = raw.reshape(batch, self.anchors_per_level, self.num_classes + 5, rows, columns)
-            maps.append(by_anchor.permute(0, 1, 3, 4, 2))
+            if layout.channels_last():
+                maps.append(raw.reshape(batch, rows, columns, *cell).permute(0, 3, 1, 2, 4))
+            else:
+                maps.append(raw.reshape(batch, *cell, rows, columns).permute(0, 1, 3, 4, 2))
         return maps
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:

@@ -1,9 +1,14 @@
-"""The plain layers that everything else is built from: convolution, linear, activations."""
+"""The plain layers that everything else is built from, in both layouts: convolution, pool, linear, activations.
+
+Inside a graph `self` is a proxy of the layer, which `super()` refuses: OneFlow's own forward is called by its class.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kernels import channels_last
 from kernels.runtime import Tensor, flow
+from models import layout
 from models.catalogue import Activation
 
 nn: Any = flow.nn
@@ -31,10 +36,53 @@ def make_activation(activation: Activation) -> Module:
 
 
 class Conv2d(nn.Conv2d):
-    """OneFlow's convolution without its own random start, which would cost seconds on the large networks."""
+    """OneFlow's convolution in both layouts, without its own random start, which costs seconds on large networks."""
 
     def reset_parameters(self) -> None:
         """Leaves the values to `models.initialise`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H', W'), or the same in channels-last order."""
+        if not layout.channels_last():
+            return nn.Conv2d.forward(self, x)
+        geometry = channels_last.ConvolutionGeometry(self.stride, self.padding, self.dilation, self.groups)
+        y = channels_last.convolution(x, plain(self.weight), geometry)
+        return y if self.bias is None else flow._C.bias_add(y, self.bias, axis=3)
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """OneFlow's max pool, in both layouts; square windows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H', W'), or the same in channels-last order."""
+        if not layout.channels_last():
+            return nn.MaxPool2d.forward(self, x)
+        return channels_last.max_pool(x, self.kernel_size[0], self.stride[0], self.padding[0])
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour magnification by a whole factor."""
+
+    def __init__(self, scale_factor: int) -> None:
+        super().__init__()
+        self.scale_factor = scale_factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H * factor, W * factor), or the same in channels-last order."""
+        if layout.channels_last():
+            return channels_last.magnify(x, self.scale_factor)
+        scale = float(self.scale_factor)
+        return flow._C.upsample_nearest_2d(
+            x, height_scale=scale, width_scale=scale, output_size=None, data_format="channels_first"
+        )
+
+
+class ZeroPad2d(nn.ZeroPad2d):
+    """OneFlow's padding by zeros, in both layouts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H', W'), or the same in channels-last order."""
+        return layout.from_channels_first(nn.ZeroPad2d.forward(self, layout.to_channels_first(x)))
 
 
 class Linear(nn.Linear):
@@ -42,6 +90,16 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Leaves the values to `models.initialise`."""
+
+
+def join(maps: Sequence[Tensor]) -> Tensor:
+    """The channels of several activations of one size, one after another."""
+    return flow.cat(maps, dim=layout.channel_axis())
+
+
+def plain(state: Tensor) -> Tensor:
+    """A parameter or buffer itself: inside a graph an attribute of a module can be a proxy, which ops do not take."""
+    return state if isinstance(state, flow.Tensor) else state.to(flow.Tensor)
 
 
 def fork(x: Tensor, branches: Sequence[int]) -> list[Tensor]:

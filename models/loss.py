@@ -15,6 +15,7 @@ from kernels.detection_loss import has_fused_loss, level_loss, level_settings
 from kernels.global_rows import expanded, stacked
 from kernels.runtime import Tensor, flow
 from models.elements import BinaryCrossEntropy, FocalLoss, smooth_targets
+from models.layers import plain
 from models.targets import NEIGHBOURS, Assignment, HeadGeometry, TargetAssigner
 
 _BALANCE_3_LEVELS = (4.0, 1.0, 0.4)
@@ -260,7 +261,7 @@ class DetectionLoss(flow.nn.Module):
         moved = moved / moved[level : level + 1]
         flow._C.dispatch_sgd_update(
             self._subtract,
-            (_raw(self.balance), self.balance - moved),
+            (plain(self.balance), self.balance - moved),
             learning_rate=1.0,
             scale=1.0,
             l1=0.0,
@@ -315,8 +316,3 @@ def _sums(values: Tensor, unmatched: Tensor) -> Tensor:
 
 def _float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == flow.float32 else tensor.to(flow.float32)
-
-
-def _raw(buffer: Tensor) -> Tensor:
-    """The tensor itself: inside a graph an attribute of a module is a proxy, which native calls do not take."""
-    return buffer if isinstance(buffer, flow.Tensor) else buffer.to(flow.Tensor)

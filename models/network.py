@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.runtime import Tensor, flow
+from models import layout
 from models.batch_norm import BatchNorm2d
-from models.blocks import BRANCHING, CONSTRUCTORS, Concat, Conv, Upsample
+from models.blocks import BRANCHING, CONSTRUCTORS, Concat, Conv
 from models.catalogue import BLOCKS, Activation
 from models.head import Detect
 from models.initialise import initialise
-from models.layers import Conv2d, Module, fork, make_activation
+from models.layers import Conv2d, MaxPool2d, Module, Upsample, ZeroPad2d, fork, make_activation
 from models.spec import LayerSpec, ModelSpec
 
 nn: Any = flow.nn
@@ -75,15 +76,17 @@ class DetectionModel(flow.nn.Module):
 
         A map is (B, anchors, ny, nx, 5 + classes), in training as in evaluation mode.
         """
-        return deque(self._layer_outputs(images), maxlen=1).pop()  # earlier outputs are let go of
+        with layout.activations(layout.Layout.fastest_for(images)):
+            return deque(self._layer_outputs(images), maxlen=1).pop()  # earlier outputs are let go of
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images as for `forward` -> the output (B, C, h, w) of every layer but the head."""
-        return list(self._layer_outputs(images))[:-1]
+        with layout.activations(layout.Layout.fastest_for(images)):
+            return [layout.to_channels_first(output) for output in list(self._layer_outputs(images))[:-1]]
 
     def _layer_outputs(self, images: Tensor) -> Iterator[Any]:
-        waiting: dict[int, list[Tensor]] = {-1: [images]}
-        x: Any = images
+        x: Any = layout.from_channels_first(images)
+        waiting: dict[int, list[Tensor]] = {-1: [x]}
         for index, (layer, inputs) in enumerate(zip(self.model, self._inputs)):  # noqa: B905 - see Detect.forward
             sources = [waiting[source].pop(0) for source in inputs]
             x = layer(sources if _takes_list(self.spec.layers[index]) else sources[0])
@@ -135,8 +138,8 @@ def _takes_list(layer: LayerSpec) -> bool:
 
 _PLAIN: Mapping[str, Callable[[Mapping[str, Any]], Module]] = {
     "Upsample": lambda given: Upsample(given["scale_factor"]),
-    "MaxPool2d": lambda given: nn.MaxPool2d(given["kernel"], given["stride"], given["padding"]),
-    "ZeroPad2d": lambda given: nn.ZeroPad2d(given["borders"]),
+    "MaxPool2d": lambda given: MaxPool2d(given["kernel"], given["stride"], given["padding"]),
+    "ZeroPad2d": lambda given: ZeroPad2d(given["borders"]),
 }
 
 

@@ -11,7 +11,7 @@ from kernels.runtime import flow
 from models import blocks
 from models.attention import TransformerBlock
 from models.batch_norm import BatchNorm2d
-from models.layers import Conv2d, Linear, Module
+from models.layers import Conv2d, Linear, MaxPool2d, Module, Upsample, ZeroPad2d
 
 nn: Any = flow.nn
 
@@ -273,8 +273,8 @@ _CONVERTERS: Mapping[type, Callable[[GraphWriter, Module, Any], str]] = {
     Conv2d: _convolution,
     BatchNorm2d: _batch_norm,
     Linear: _linear,
-    nn.MaxPool2d: _max_pool,
-    nn.ZeroPad2d: _zero_pad,
+    MaxPool2d: _max_pool,
+    ZeroPad2d: _zero_pad,
     nn.Sequential: _sequential,
     nn.Identity: _identity,
     nn.SiLU: _gated("Sigmoid"),
@@ -302,7 +302,7 @@ _CONVERTERS: Mapping[type, Callable[[GraphWriter, Module, Any], str]] = {
     blocks.Focus: _focus,
     blocks.GhostConv: _ghost_conv,
     blocks.GhostBottleneck: _ghost_bottleneck,
-    blocks.Upsample: _upsample,
+    Upsample: _upsample,
     blocks.Concat: _concat,
     TransformerBlock: _transformer,
 }
