@@ -43,6 +43,9 @@ BENCHMARKS: Mapping[str, Entry] = {
     "peers": Entry("benchmarks.peers_comparison", "our step against PyTorch's ways, and OneFlow as it comes", None),
     "kernels": Entry("benchmarks.kernels", "each fused kernel against what it replaces", ()),
     "ops": Entry("benchmarks.ops", "every op of a compiled step, and who computes it"),
+    "saving": Entry("benchmarks.saving", "what saving costs, and how soon a resumed run is back at work", ()),
+    "kills": Entry("benchmarks.kills", "trainings that are killed at random moments and resumed, byte for byte", None),
+    "soak": Entry("benchmarks.soak", "what a long training holds: memory, files, threads", None),
 }
 
 COMMANDS: Mapping[str, Entry] = {

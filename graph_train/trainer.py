@@ -243,7 +243,7 @@ class Trainer:
             "on_train_batch_end", run.state.network, number, images, batch.labels, batch.paths, cursor.means()
         )
         self._watch.see(result, run.state.counters.skipped_in_row, lambda: self._suspect(batch, labels, number))
-        self._save_if_due(number)
+        self.save_if_due(number)
 
     def _suspect(self, batch: Any, labels: Tensor, number: int) -> SuspectBatch:
         run, epoch = self.run, self.cursor.epoch
@@ -365,7 +365,7 @@ class Trainer:
 
     # --- saving ----------------------------------------------------------------------------------------------------
 
-    def _save_if_due(self, number: int) -> None:
+    def save_if_due(self, number: int) -> None:
         """Copies the state in the middle of an epoch and lets it be written; `number` counts the run's batches."""
         self.saving.check()
         if self.saving.due(number):

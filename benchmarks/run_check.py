@@ -1,0 +1,98 @@
+"""What a run has left in its folder: is every file whole, and is the state that of an undisturbed run?"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from graph_train.checkpoint import Checkpoint, load_checkpoint
+from graph_train.results_csv import HEADER
+from graph_train.run_folder import LAST
+from models.safetensors_file import checksum
+from models.weights import load_weights
+
+State = tuple[int, int]
+"""Epoch and batches of it that are done."""
+
+
+def identity(checkpoint: Checkpoint) -> str:
+    """Checksum of all arrays and of all that the header says, but for the flags: how often to save is one of them."""
+    header = {key: value for key, value in checkpoint.header.items() if key not in ("options", "checksum")}
+    return checksum(checkpoint.arrays, header)
+
+
+def state_of(checkpoint: Checkpoint) -> State:
+    """Where a checkpoint goes on."""
+    cursor = checkpoint.header["cursor"]
+    return cursor["epoch"], cursor["next_batch"]
+
+
+def known_states(folder: Path) -> dict[State, str]:
+    """The identity of every state that a run has kept."""
+    found = (load_checkpoint(path) for path in (folder / "weights").glob("last*.safetensors"))
+    return {state_of(checkpoint): identity(checkpoint) for checkpoint in found}
+
+
+def damaged_files(folder: Path, reference: Path) -> list[str]:
+    """Files that cannot be read, or that hold other rows than the undisturbed run's; temporary files do not count."""
+    bad = []
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        try:
+            problem = _problem(path, reference)
+        except Exception as error:  # whatever a reader says of a file, it is not whole
+            problem = f"{type(error).__name__}: {error}"
+        if problem:
+            bad.append(f"{path.relative_to(folder)}: {problem}")
+    return bad
+
+
+def _problem(path: Path, reference: Path) -> str:
+    if path.suffix == ".safetensors":
+        if path.name.startswith(("last", "epoch")):
+            load_checkpoint(path)
+        else:
+            load_weights(path)
+    elif path.suffix in (".png", ".jpg"):
+        with Image.open(path) as image:
+            image.load()
+    elif path.suffix == ".json":
+        json.loads(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".yaml":
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".html":
+        return "" if path.read_text(encoding="utf-8").rstrip().endswith("</html>") else "cut off"
+    elif path.name == "results.csv":
+        whole = (reference / path.name).read_text(encoding="utf-8")
+        ours = path.read_text(encoding="utf-8")
+        return "" if whole.startswith(ours) and ours.startswith(HEADER) else "rows differ from the undisturbed run's"
+    return ""
+
+
+def differences(folder: Path, reference: Path) -> list[str]:
+    """Results of a finished run that differ from those of the undisturbed one; empty if all are the same bytes."""
+    return list(_differences(folder, reference))
+
+
+def _differences(folder: Path, reference: Path) -> Iterator[str]:
+    for name in ("results.csv", "weights/best.safetensors"):
+        if (folder / name).read_bytes() != (reference / name).read_bytes():
+            yield name
+    ours, theirs = (load_checkpoint(path / "weights" / LAST) for path in (folder, reference))
+    if identity(ours) != identity(theirs):
+        yield f"weights/{LAST}"
+
+
+def newest_state(folder: Path, known: Mapping[State, str]) -> dict[str, Any]:
+    """Epoch, batch and equality of the newest state; equality is None where the undisturbed run has no such one."""
+    path = folder / "weights" / LAST
+    if not path.exists():
+        return {"epoch": None, "batch": None, "equal": None}
+    checkpoint = load_checkpoint(path)
+    state = state_of(checkpoint)
+    equal = known[state] == identity(checkpoint) if state in known else None
+    return {"epoch": state[0], "batch": state[1], "equal": equal}

@@ -1,0 +1,21 @@
+"""A part of a data set, as a data set of its own: lists of images beside a yaml, nothing is copied."""
+
+from pathlib import Path
+
+import yaml
+
+
+def write_subset(data: str, folder: Path, images: int) -> Path:
+    """Writes the yaml of the first `images` training images and a quarter as many for validation; returns its path."""
+    from pipelines.dataset import load_dataset
+    from pipelines.listing import list_images
+
+    dataset = load_dataset(data)
+    content: dict[str, object] = {"path": str(folder.resolve()), "names": list(dataset.class_names)}
+    for split, count in (("train", images), ("val", max(images // 4, 1))):
+        items = list_images(dataset.split("train" if split == "train" else "val"), dataset.class_names).items[:count]
+        (folder / f"{split}.txt").write_text("".join(f"{item.image.resolve()}\n" for item in items), encoding="utf-8")
+        content[split] = f"{split}.txt"
+    path = folder / "subset.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path

@@ -1,0 +1,39 @@
+"""Killed at any moment, a run goes on as if nothing had been; `graph-bench kills` makes longer series than these."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.cli import main
+from benchmarks.results import read_result
+from tests.graph_train.tiny import TINY
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("number", "kills"), [("KILL", 8), ("TERM", 4)])
+def test_killed_runs_end_as_undisturbed_ones(tmp_path: Path, number: str, kills: int) -> None:
+    cfg, result = tmp_path / "tiny.yaml", tmp_path / "kills.json"
+    cfg.write_text(yaml.safe_dump(TINY))
+    flags = ["--kills", str(kills), "--signal", number, "--cfg", str(cfg), "--imgsz", "64", "--batch-size", "16"]
+    assert main(["kills", *flags, "--save-steps", "3", "--json", str(result)]) == 0
+    body = read_result(result)
+    assert [end["differences"] for end in body["chains"]] == [[]] * len(body["chains"])
+    assert body["exact_resumes"] == kills
+    assert (body["states_different"], body["damaged_files"]) == (0, 0)
+    assert body["states_equal"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_long_run_holds_no_more_than_a_short_one(tmp_path: Path) -> None:
+    cfg, result = tmp_path / "tiny.yaml", tmp_path / "soak.json"
+    cfg.write_text(yaml.safe_dump(TINY))
+    flags = ["--minutes", "3", "--cfg", str(cfg), "--imgsz", "64", "--train-flags=--noplots"]
+    assert main(["soak", *flags, "--json", str(result), "--plot", str(tmp_path / "soak.png")]) == 0
+    grown = {name: values["grown"] for name, values in read_result(result)["growth"].items()}
+    assert (grown["descriptors"], grown["threads"], grown["children"]) == (0, 0, 0)
+    # Allocators keep some of what they once had; a leak of a batch or a state per epoch would be far above this.
+    assert grown["rss_mb"] < 30
+    assert grown["shared_mb"] < 5
