@@ -44,6 +44,8 @@ class Saving:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._not_finite = ""
+        self._behind: OSError | None = None
+        """Why the newest state is not on the disk."""
         self._due = False
         self._last_start = time.monotonic()
         self._reminded = float("-inf")
@@ -93,6 +95,7 @@ class Saving:
         self._thread = None
         error, self._error = self._error, None
         if isinstance(error, OSError):
+            self._behind = error
             self.failed(error)
         elif error is not None:
             raise error
@@ -125,14 +128,28 @@ class Saving:
         Raises:
             NotSavedError: `--on-save-error` is stop.
         """
-        what = f"{error.filename or self._folder.path}: cannot be written ({error.strerror or error})"
         if self._options.on_save_error == "stop":
-            raise NotSavedError(
-                f"{what}; {self._kept()}; repair that and go on with: graph-train --resume {self._folder.path}"
-            ) from error
+            raise self._refused(error) from error
         if time.monotonic() - self._reminded >= _REMIND_SECONDS:
             self._reminded = time.monotonic()
-            LOG.error("%s; %s; the training goes on (--on-save-error continue)", what, self._kept())
+            LOG.error("%s; %s; the training goes on (--on-save-error continue)", self._what(error), self._kept())
+
+    def require_saved(self) -> None:
+        """For the end of a run.
+
+        Raises:
+            NotSavedError: the state that was to be saved last is not on the disk.
+        """
+        if self._behind is not None:
+            raise self._refused(self._behind)
+
+    def _refused(self, error: OSError) -> NotSavedError:
+        return NotSavedError(
+            f"{self._what(error)}; {self._kept()}; repair that and go on with: graph-train --resume {self._folder.path}"
+        )
+
+    def _what(self, error: OSError) -> str:
+        return f"{error.filename or self._folder.path}: cannot be written ({error.strerror or error})"
 
     def _kept(self) -> str:
         found = self._folder.checkpoints()
@@ -148,5 +165,6 @@ class Saving:
             save_checkpoint(self._folder.last, snapshot.checkpoint, keep=self._options.keep_saves)
             for path in snapshot.copies:
                 save_checkpoint(path, snapshot.checkpoint)
+            self._behind = None
         except BaseException as error:  # handed over to the training's thread
             self._error = error

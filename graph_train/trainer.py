@@ -118,7 +118,9 @@ class Trainer:
             self._leave_if_asked()
             if self.callbacks.stop_training and not cursor.finished:
                 return self._stopped()
-        return self._finish()
+        result = self._finish()
+        self.saving.require_saved()
+        return result
 
     def _leave_if_asked(self) -> None:
         """Ends the run if a signal has asked for it; a closed terminal is only noted."""
