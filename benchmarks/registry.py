@@ -46,6 +46,9 @@ BENCHMARKS: Mapping[str, Entry] = {
     "saving": Entry("benchmarks.saving", "what saving costs, and how soon a resumed run is back at work", ()),
     "kills": Entry("benchmarks.kills", "trainings that are killed at random moments and resumed, byte for byte", None),
     "soak": Entry("benchmarks.soak", "what a long training holds: memory, files, threads", None),
+    "pipeline": Entry(
+        "benchmarks.pipeline", "images per second of the data pipeline and its stages, and of OpenCV", ()
+    ),
 }
 
 COMMANDS: Mapping[str, Entry] = {

@@ -74,7 +74,7 @@ class GraphDrawing:
         with self._timings.counting("dali"):
             drawn = self._canvases.collect()
         with self._timings.counting("pixels"):
-            complete = _device_images if self._settings.device == "cuda" else _host_images
+            complete = device_images if self._settings.device == "cuda" else _host_images
             images = complete(drawn, plan)
             self._canvases.release()
         return lambda: images
@@ -196,7 +196,7 @@ def _host_images(drawn: Any, plan: BatchPlan) -> np.ndarray:
     return images
 
 
-def _device_images(drawn: Any, plan: BatchPlan) -> Any:
+def device_images(drawn: Any, plan: BatchPlan) -> Any:
     """A OneFlow tensor with its own copy, made on the device, of the finished images that DALI drew."""
     # Imported here so that pipelines on a CPU do not wait for the CUDA libraries.
     from kernels.runtime import flow

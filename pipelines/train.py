@@ -72,20 +72,17 @@ class TrainPipeline:
         pastes = augment.copy_paste > 0 and any(index.segments)
         self._warp = not augment.axis_aligned or pastes
         images = open_images(index, cache, folder=cache_dir, workers=workers, progress=progress)
-        self._source = BatchSource(
-            GraphSettings(
-                slots=augment.tiles,
-                warp=self._warp,
-                paste=pastes,
-                batch_size=batch_size // shard.ranks * (2 if augment.mixup > 0 else 1),
-                threads=workers,
-                device=device,
-                finish=device == "cuda",
-                decoded=images.decoded,
-            ),
-            images,
-            index.paths,
+        self.graph_settings = GraphSettings(
+            slots=augment.tiles,
+            warp=self._warp,
+            paste=pastes,
+            batch_size=batch_size // shard.ranks * (2 if augment.mixup > 0 else 1),
+            threads=workers,
+            device=device,
+            finish=device == "cuda",
+            decoded=images.decoded,
         )
+        self._source = BatchSource(self.graph_settings, images, index.paths)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -117,15 +114,23 @@ class TrainPipeline:
             raise ValueError(f"{len(sizes)} batch sizes given, the epoch has {self.batches_per_epoch} batches")
         if self._augment.rect and (sizes is not None or image_weights is not None):
             raise ValueError("rectangular batches fix order and size: drop rect, or multi-scale and image weights")
-        return self._source.batches(self._plans(epoch, first_batch, image_weights, sizes))
+        return self._source.batches(
+            self.plans(epoch, first_batch=first_batch, image_weights=image_weights, sizes=sizes)
+        )
 
     def close(self) -> None:
         """Ends all threads. Batches that were handed over stay valid on a CPU."""
         self._source.close()
 
-    def _plans(
-        self, epoch: int, first_batch: int, image_weights: np.ndarray | None, sizes: Sequence[int] | None
+    def plans(
+        self,
+        epoch: int,
+        *,
+        first_batch: int = 0,
+        image_weights: np.ndarray | None = None,
+        sizes: Sequence[int] | None = None,
     ) -> Iterator[BatchPlan]:
+        """What the batches of `epoch` will be, without making them; the same arguments."""
         count, size = len(self._index), self._batch_size
         shapes = None
         if self._augment.rect:

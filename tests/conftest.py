@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 _SHARED = Path(os.environ.get("GRAPH_TRAIN_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -17,6 +18,9 @@ def pytest_configure(config: pytest.Config) -> None:
     from kernels.plugin import load_plugin
 
     load_plugin(config.getoption("--kernels"))
+    # A busy machine is no failure; pytest-timeout ends what hangs.
+    settings.register_profile("graph-train", deadline=None)
+    settings.load_profile("graph-train")
 
 
 def _existing(path: Path) -> Path:

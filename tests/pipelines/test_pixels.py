@@ -67,7 +67,7 @@ def test_finishing_in_the_graph_equals_finishing_on_the_host(tmp_path: Path, aug
     index = rendered_index(tmp_path, images=12)
     pipeline = TrainPipeline(index, augment, batch_size=6, image_px=128, seed=0, workers=2)
     expected = list(pipeline.epoch(0))
-    plans = list(pipeline._plans(0, 0, None, None))
+    plans = list(pipeline.plans(0))
     pipeline.close()
     settings = GraphSettings(
         slots=augment.tiles,
