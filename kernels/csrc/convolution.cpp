@@ -139,7 +139,7 @@ const Convolution& cached_convolution(ConvolutionPass pass, const ConvolutionSha
 }  // namespace
 
 void convolve(ConvolutionPass pass, const ConvolutionShape& shape, float* x, float* weights, float* y) {
-  if (is_pointwise(shape) && !bf16_allowed()) return convolve_pointwise(pass, shape, x, weights, y);
+  if (is_pointwise(pass, shape) && !bf16_allowed()) return convolve_pointwise(pass, shape, x, weights, y);
   const std::lock_guard<std::mutex> lock(dnnl_mutex());
   try {
     const Convolution& convolution = cached_convolution(pass, shape);

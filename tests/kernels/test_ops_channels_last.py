@@ -74,6 +74,16 @@ def test_convolution(channels: tuple[int, int], kernel: tuple[int, int], geometr
     assert_equal_layers(lambda x, w: channels_last.convolution(x, w, geometry), reference, shapes)
 
 
+def test_pointwise_convolution_of_many_pixels() -> None:
+    """The gradient of the filter is then summed by several threads."""
+    shapes = [(3, 20, 40, 44), (9, 20, 1, 1)]
+    assert_equal_layers(
+        lambda x, w: channels_last.convolution(x, w, ConvolutionGeometry()),
+        lambda x, w: flow.nn.functional.conv2d(x, w, None, 1, 0),
+        shapes,
+    )
+
+
 @pytest.mark.parametrize("channels", [16, 48, 5, 21])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("silu", [True, False])
