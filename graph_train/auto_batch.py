@@ -7,6 +7,7 @@ shapes, which OneFlow gives memory of their own, validation, and batches being m
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -147,7 +148,8 @@ def _measure(options: TrainOptions, hyp: Hyperparameters, sizes: tuple[int, ...]
     with tempfile.TemporaryDirectory(prefix="graph-train-") as folder:
         request, result = Path(folder) / "request.json", Path(folder) / "result"
         flags = {**options.as_flat_dict(), "cache": "", "resume": ""}
-        content: Mapping[str, Any] = {"options": flags, "hyp": hyp.as_dict(), "batches": sizes, "result": str(result)}
+        content: Mapping[str, Any] = {"options": flags, "hyp": hyp.as_dict(), "batches": sizes, "result": str(result),
+                                      "parent": os.getpid()}  # fmt: skip
         request.write_text(json.dumps(content), encoding="utf-8")
         done = subprocess.run([sys.executable, "-m", "graph_train.batch_memory", str(request)], check=False)
         lines = [json.loads(line) for line in result.read_text().splitlines()] if result.exists() else []

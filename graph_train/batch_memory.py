@@ -2,9 +2,9 @@
 
     python -m graph_train.batch_memory REQUEST
 
-REQUEST is a JSON file: `options` (flags), `hyp` (hyper-parameters), `batches` (rising numbers of images) and `result`,
-a file that gets a JSON line with the `Facts` and then one for each `Measured`. What was measured before a lack of
-memory ended the process stays there.
+REQUEST is a JSON file: `options` (flags), `hyp` (hyper-parameters), `batches` (rising numbers of images), `parent` (the
+process whose death ends this one) and `result`, a file that gets a JSON line with the `Facts` and then one for each
+`Measured`. What was measured before a lack of memory ended the process stays there.
 """
 
 import json
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from graph_train.cli.errors import run_command
+from graph_train.interrupts import end_with_parent
 
 SAFE_SHARE = 0.9
 """A batch is not tried if it would take more than this share of what is free."""
@@ -143,6 +144,7 @@ def _step(run: Any, images: int) -> None:
 def main() -> int:
     """Entry point of the process."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    end_with_parent(request["parent"])
     # What there is to say of the data set is said by the run itself.
     logging.getLogger("graph_train").setLevel(logging.ERROR)
     with Path(request["result"]).open("w", encoding="utf-8") as file:

@@ -2,12 +2,13 @@
 
     python -m graph_train.generation REQUEST
 
-REQUEST is a JSON file: `options` (flags), `hyp` (hyper-parameters), `folder` (of this training) and `result`, the file
-that gets the seven results as a JSON list.
+REQUEST is a JSON file: `options` (flags), `hyp` (hyper-parameters), `folder` (of this training), `result`, the file
+that gets the seven results as a JSON list, and `parent`, the process whose death ends this one.
 """
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from graph_train.evolution import RESULT_KEYS
 from graph_train.failures import DivergedError
 from graph_train.files import write_atomically
 from graph_train.hyperparameters import Hyperparameters
-from graph_train.interrupts import StopRequest
+from graph_train.interrupts import StopRequest, end_with_parent
 
 _POLL_SECONDS = 0.5
 
@@ -38,7 +39,8 @@ def train_generation(options: Mapping[str, Any], hyp: Hyperparameters, folder: P
         RuntimeError: it failed otherwise.
     """
     request, result = folder / ".request.json", folder / ".result.json"
-    content = {"options": options, "hyp": hyp.as_dict(), "folder": str(folder / "generation"), "result": str(result)}
+    content = {"options": options, "hyp": hyp.as_dict(), "folder": str(folder / "generation"),
+               "result": str(result), "parent": os.getpid()}  # fmt: skip
     write_atomically(request, json.dumps(content))
     result.unlink(missing_ok=True)
     code = _run([sys.executable, "-m", "graph_train.generation", str(request)])
@@ -97,6 +99,7 @@ def _train(request: Mapping[str, Any]) -> None:
 def main() -> int:
     """Entry point of the process."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    end_with_parent(request["parent"])
     return run_command("graph-train", lambda: _train(request), debug=bool(request["options"]["debug"]))
 
 

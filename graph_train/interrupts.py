@@ -1,11 +1,25 @@
 """Signals of a run: SIGINT and SIGTERM end it, after saving where there is something to save; SIGHUP does not."""
 
+import ctypes
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 Handler = Callable[[int, FrameType | None], None]
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int) -> None:
+    """Lets the kernel kill this process when its parent dies in whatever way; for helpers that work for it alone.
+
+    Args:
+        parent: its process number; if it is gone already, this process ends at once.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class _Signals:

@@ -258,7 +258,7 @@ def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
     try:
         _save_settings(options, base, folder)
         quiet = with_batch_size(quiet, base)
-        return evolve(
+        result = evolve(
             base,
             lambda hyp, generation: train_generation(quiet.as_flat_dict(), hyp, folder.path),
             folder.path,
@@ -267,5 +267,7 @@ def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
             tune_anchors=not options.model.noautoanchor,
             plot=not options.run.noplots,
         )
+        LOG.info("Best hyper-parameters: train with --hyp %s", result.yaml_file)
+        return result
     finally:
         folder.close()
