@@ -197,7 +197,7 @@ class _Run:
                 (self._output.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 target = VideoFile(self._output.folder / name, video.size, video.rate / every)
                 stack.enter_context(contextlib.closing(target))
-            bar = stack.enter_context(_progress(-(-video.frames // every) or None, file.path.name))
+            bar = stack.enter_context(_progress(-(-video.frames // every) or None, printable(file.path.name)))
             self._warm_up({source.shape_hw: self._batches.batch_size})
             number = 1
             for batch, frames in self._timed(source.batches(video.read(every))):

@@ -50,7 +50,8 @@ def letterbox(
     if not enlarge:
         ratio = min(ratio, 1.0)
     ratio_wh = (ratio, ratio)
-    width, height = round(image_hw[1] * ratio), round(image_hw[0] * ratio)
+    # At least one px, however thin the image is.
+    width, height = max(round(image_hw[1] * ratio), 1), max(round(image_hw[0] * ratio), 1)
     border_w, border_h = target_hw[1] - width, target_hw[0] - height
     if minimum_border:
         border_w, border_h = border_w % stride, border_h % stride

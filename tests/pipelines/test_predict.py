@@ -60,6 +60,18 @@ def test_pixels_that_need_no_resizing_stay_as_they_are(photos: list[Path]) -> No
     assert (place.original_hw, place.ratio_hw, place.pad_wh) == ((40, 64), (1.0, 1.0), (0.0, 4.0))
 
 
+def test_an_image_as_thin_as_a_thread(tmp_path: Path) -> None:
+    Image.new("RGB", (4000, 12), (9, 9, 9)).save(tmp_path / "thread.png")
+    source = ImageBatches(inspect_images([tmp_path / "thread.png"])[0], settings())
+    try:
+        batch = next(iter(source))
+        images = batch.images.copy()
+    finally:
+        source.close()
+    assert images.shape == (1, 3, 16, 64)
+    assert (images[0, 0] == 9).sum() == 64
+
+
 def test_frames_equal_images(photos: list[Path]) -> None:
     wide = [photos[0], photos[1], photos[3], photos[5]]
     images = ImageBatches(inspect_images(wide)[0], settings(4))
