@@ -1,6 +1,6 @@
 """Trained weights ready to predict: networks rebuilt from their files, alone, as an ensemble, with augmented views."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from graph_train.augmented import AugmentedInference
 from graph_train.inference import Inference
-from kernels.runtime import Tensor
+from graph_train.portions import InPortions
 from models.network import DetectionModel
 from models.spec import load_model_spec
 from models.weights import LoadedWeights, load_weights, transfer
@@ -76,14 +76,14 @@ class Detector:
     predictions (B, N, 5 + classes) float32 in px of these images, and no loss: the form that validation wants.
     """
 
-    members: tuple[Inference | AugmentedInference, ...]
+    members: tuple[Callable[[Any], Array], ...]
     class_names: tuple[str, ...]
     stride: int
     networks: tuple[DetectionModel, ...]
 
     def __call__(self, images: Any, label_rows: Array = _NO_LABELS) -> tuple[Array, None]:
         """Predictions of all members, one after another."""
-        parts = [member(images, _NO_LABELS)[0] for member in self.members]
+        parts = [member(images) for member in self.members]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), None
 
 
@@ -93,7 +93,7 @@ def load_detector(paths: Sequence[str | Path], *, device: str, graph: bool = Tru
     Args:
         paths: weight files; several make an ensemble and must know the same number of classes.
         device: as from `select_device`.
-        graph: compile one graph per input shape.
+        graph: compile one graph per image size.
         augment: see each image in three views.
 
     Raises:
@@ -114,12 +114,15 @@ def load_detector(paths: Sequence[str | Path], *, device: str, graph: bool = Tru
     )
 
 
-def _member(network: DetectionModel, *, graph: bool, augment: bool) -> Inference | AugmentedInference:
+def _member(network: DetectionModel, *, graph: bool, augment: bool) -> Callable[[Any], Array]:
     plain = Inference(network, graph=graph)
-    if not augment:
-        return plain
 
-    def predict(images: Tensor) -> Array:
+    def predict(images: Any) -> Array:
         return plain(images, _NO_LABELS)[0]
 
-    return AugmentedInference(predict, network.stride, grid_px=network.spec.grid_px)
+    on_cpu = not next(iter(network.parameters())).is_cuda
+    run = InPortions(predict, on_cpu=on_cpu) if graph else predict
+    if not augment:
+        return run
+    views = AugmentedInference(run, network.stride, grid_px=network.spec.grid_px)
+    return lambda images: views(images, _NO_LABELS)[0]

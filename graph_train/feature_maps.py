@@ -62,7 +62,7 @@ class FeatureMaps:
 
         Args:
             images: (B, 3, H, W) uint8 RGB.
-            folders: one for each image that counts; images beyond them fill up the batch.
+            folders: one for each image.
         """
         images = on_device(images, self._device)
         with flow.no_grad():
@@ -70,7 +70,7 @@ class FeatureMaps:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         for layer, output in enumerate(outputs):
-            for maps, folder in zip(output.numpy(), folders, strict=False):
+            for maps, folder in zip(output.numpy(), folders, strict=True):
                 stem = folder / f"stage{layer}_{self._kinds[layer]}_features"
                 np.save(stem.with_suffix(".npy"), maps)
                 _mosaic(maps[:SHOWN_CHANNELS]).save(stem.with_suffix(".png"))

@@ -162,8 +162,7 @@ class _Run:
             self._warm_up(source.shapes)
             for batch in self._timed(source):
                 names = [usable[number] for number in batch.indices]
-                size = source.shapes[batch.images.shape[2], batch.images.shape[3]]
-                detections = self._detections(batch, size, [file.name for file in names])
+                detections = self._detections(batch, [file.name for file in names])
                 for row, number in enumerate(batch.indices):
                     hw = batch.geometry[row].original_hw
                     prediction = Prediction(names[row].path, None, hw, detections[row], names[row].name)
@@ -206,7 +205,7 @@ class _Run:
                 empty = np.zeros((0, 6), np.float32)
                 made = [Prediction(file.path, frame, hw, empty, name) for frame in numbers]
                 stems = [prediction.stem for prediction in made]
-                for row, detections in enumerate(self._detections(batch, self._batches.batch_size, stems)):
+                for row, detections in enumerate(self._detections(batch, stems)):
                     prediction = replace(made[row], detections=detections)
                     self._writer.add_frame(prediction, frames[row], target)
                     self._found.append(prediction)
@@ -227,18 +226,16 @@ class _Run:
             for (height, width), count in shapes.items():
                 self._detector(np.full((count, 3, height, width), BORDER_GREY, np.uint8))
 
-    def _detections(self, batch: Batch, size: int, names: Sequence[Path]) -> list[Array]:
-        """Detections of each image of a batch, in px of its file. The batch is filled up to `size` images with grey,
-        so that every batch of a shape runs through one graph."""
-        count = len(batch.indices)
-        images = _filled_up(batch.images, size)
+    def _detections(self, batch: Batch, names: Sequence[Path]) -> list[Array]:
+        """Detections of each image of a batch, in px of its file."""
+        images = batch.images
         started = time.perf_counter()
-        predictions = self._detector(images)[0][:count]
+        predictions = self._detector(images)[0]
         predicted = time.perf_counter()
         found = non_max_suppression(predictions, self._suppression)
         self._timer.inference += predicted - started
         self._timer.suppression += time.perf_counter() - predicted
-        self._timer.images += count
+        self._timer.images += len(names)
         if self._features is not None:
             self._features.write(images, [self._output.folder / name.with_suffix("") for name in names])
         for rows, place in zip(found, batch.geometry, strict=True):
@@ -286,19 +283,6 @@ def _counted(found: Prediction, names: Sequence[str]) -> str:
 def _progress(total: int | None, name: str) -> Any:
     # disable=None: no bar where stderr is a file or a pipe.
     return tqdm(total=total, desc=name, unit="img", disable=None)
-
-
-def _filled_up(images: Any, size: int) -> Any:
-    """(B, 3, H, W) with grey images up to `size`; an array stays an array, a tensor a tensor."""
-    missing = size - images.shape[0]
-    if not missing:
-        return images
-    grey = np.full((missing, *images.shape[1:]), BORDER_GREY, np.uint8)
-    if isinstance(images, np.ndarray):
-        return np.concatenate((images, grey))
-    from kernels.runtime import flow
-
-    return flow.cat([images, flow.from_numpy(grey).to(images.device)], dim=0)
 
 
 def _image_hw(imgsz: tuple[int, ...], stride: int) -> tuple[int, int]:
