@@ -45,7 +45,7 @@ class TrainPipeline:
         Args:
             index: the images.
             augment: strengths and probabilities.
-            batch_size: images per batch of all ranks together; a multiple of the ranks (times 4 with `quad`).
+            batch_size: samples per batch of all ranks together; with `quad` a multiple of 4.
             image_px: side of the images, a multiple of `stride`.
             seed: >= 0; key of all draws.
             workers: threads that decode, and threads that draw.
@@ -60,11 +60,9 @@ class TrainPipeline:
         if augment.quad and device == "cuda":
             raise ValueError("quad draws images of two sizes in a batch, which the GPU pipeline cannot join; drop quad")
         per_image = 4 if augment.quad else 1
-        if batch_size % (shard.ranks * per_image):
-            raise ValueError(
-                f"batch size {batch_size}: must be a multiple of {shard.ranks * per_image}"
-                f" ({shard.ranks} ranks{', quad' if augment.quad else ''})"
-            )
+        if batch_size % per_image:
+            raise ValueError(f"batch size {batch_size}: must be a multiple of {per_image} with quad")
+        self._per_image = per_image
         self._index, self._augment, self._seed, self._shard = index, augment, seed, shard
         self._batch_size, self._image_px, self._stride = batch_size, image_px, stride
         self._draws = SampleDraws(index, augment, seed=seed)
@@ -76,7 +74,7 @@ class TrainPipeline:
             slots=augment.tiles,
             warp=self._warp,
             paste=pastes,
-            batch_size=batch_size // shard.ranks * (2 if augment.mixup > 0 else 1),
+            batch_size=shard.most_rows(batch_size // per_image) * per_image * (2 if augment.mixup > 0 else 1),
             threads=workers,
             device=device,
             finish=device == "cuda",
@@ -88,6 +86,11 @@ class TrainPipeline:
     def batches_per_epoch(self) -> int:
         """The last one may be smaller; nothing is dropped."""
         return -(-len(self._index) // self._batch_size)
+
+    def images_of(self, batch: int) -> int:
+        """Images of a batch of an epoch, those of all ranks together; each sample is one, or four of them with quad."""
+        samples = min(self._batch_size, len(self._index) - batch * self._batch_size)
+        return -(-samples // self._per_image)
 
     @property
     def timings(self) -> Timings:
@@ -142,9 +145,9 @@ class TrainPipeline:
             order, repeat = epoch_order(self._seed, epoch, count, image_weights=image_weights)
         for batch in range(first_batch, self.batches_per_epoch):
             rows = np.arange(batch * size, min((batch + 1) * size, count))
-            # An uneven tail is filled up with the first images of the order, as YOLOv5's distributed sampler does.
-            rows = np.concatenate((rows, np.arange(-len(rows) % self._shard.ranks) % count))
-            rows = rows[self._shard.rows(len(rows))]
+            # With quad, the four samples of an image stay together.
+            own = self._shard.rows(-(-len(rows) // self._per_image))
+            rows = rows[own.start * self._per_image : own.stop * self._per_image]
             side = self._image_px if sizes is None else sizes[batch]
             output_wh = (side, side) if shapes is None else (int(shapes[batch, 1]), int(shapes[batch, 0]))
             samples = [

@@ -47,7 +47,7 @@ class ValPipeline:
             stride: batch sides are multiples of it.
             rect: sort by shape and give each batch the smallest shape that holds it plus half a stride of border, as
                 YOLOv5 does; otherwise keep the order, in squares of `image_px`.
-            shard: batches are dealt to the ranks in turn.
+            shard: which rows of every batch are made here.
             cache, cache_dir, progress: see `pipelines.image_cache.open_images`.
         Raises:
             ValueError: a size or number does not fit the others, or the cache does not fit.
@@ -74,7 +74,7 @@ class ValPipeline:
                 slots=1,
                 warp=False,
                 paste=False,
-                batch_size=batch_size,
+                batch_size=shard.most_rows(batch_size),
                 threads=workers,
                 device=device,
                 finish=device == "cuda",
@@ -86,13 +86,17 @@ class ValPipeline:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of this rank."""
-        return len(range(self._shard.rank, len(self._shapes), self._shard.ranks))
+        """Batches of one pass, the same on all ranks."""
+        return len(self._shapes)
 
     @property
     def shapes_hw(self) -> list[tuple[int, int]]:
-        """Image shape of each batch of this rank."""
-        return [(int(h), int(w)) for h, w in self._shapes[self._shard.rank :: self._shard.ranks]]
+        """Image shape of each batch."""
+        return [(int(h), int(w)) for h, w in self._shapes]
+
+    def images_of(self, batch: int) -> int:
+        """Images of a batch, those of all ranks together."""
+        return min(self._batch_size, len(self._index) - batch * self._batch_size)
 
     @property
     def timings(self) -> Timings:
@@ -100,10 +104,8 @@ class ValPipeline:
         return self._source.timings
 
     def __iter__(self) -> Iterator[Batch]:
-        """One pass over this rank's batches; starting one ends the pass under way."""
-        return self._source.batches(
-            self._plan(batch) for batch in range(self._shard.rank, len(self._shapes), self._shard.ranks)
-        )
+        """One pass over this rank's rows of all batches; starting one ends the pass under way."""
+        return self._source.batches(self._plan(batch) for batch in range(len(self._shapes)))
 
     def close(self) -> None:
         """Ends all threads. Batches that were handed over stay valid on a CPU."""
@@ -112,6 +114,7 @@ class ValPipeline:
     def _plan(self, batch: int) -> BatchPlan:
         height, width = (int(side) for side in self._shapes[batch])
         numbers = self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
+        numbers = numbers[self._shard.rows(len(numbers))]
         pictures, labels, geometry = [], [], []
         for row, number in enumerate(int(n) for n in numbers):
             size = self._sizes[number]

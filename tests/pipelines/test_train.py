@@ -145,13 +145,38 @@ def test_every_image_once_and_a_smaller_last_batch(make: Make, index: ImageIndex
     assert sorted(np.concatenate([b.indices for b in batches])) == list(range(len(index)))
 
 
-def test_uneven_tail_is_filled_for_the_ranks(make: Make, index: ImageIndex) -> None:
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_uneven_batches_are_divided_among_ranks(make: Make, index: ImageIndex, ranks: int) -> None:
     small = replace(
         index, **{name: getattr(index, name)[:5] for name in ("paths", "sizes", "labels", "segments", "formats")}
     )
-    parts = [list(make(index=small, batch_size=4, shard=Shard(rank, 2)).epoch(0)) for rank in range(2)]
-    assert [[len(b.indices) for b in part] for part in parts] == [[2, 1], [2, 1]]
-    assert {int(n) for part in parts for b in part for n in b.indices} == set(range(5))
+    pipeline = make(index=small, batch_size=4)
+    assert [pipeline.images_of(batch) for batch in range(2)] == [4, 1]
+    whole = list(pipeline.epoch(0))
+    parts = [list(make(index=small, batch_size=4, shard=Shard(rank, ranks)).epoch(0)) for rank in range(ranks)]
+    first = np.concatenate([part[0].indices for part in parts])
+    assert first.tolist() == whole[0].indices.tolist()
+    # One image for several ranks: all have it.
+    assert all(part[1].indices.tolist() == whole[1].indices.tolist() for part in parts)
+
+
+def test_quad_images_stay_whole_on_a_rank(make: Make, index: ImageIndex) -> None:
+    quad = AugmentConfig(quad=True)
+    whole = next(make(quad, batch_size=12).epoch(0))
+    parts = [next(make(quad, batch_size=12, shard=Shard(rank, 2)).epoch(0)) for rank in range(2)]
+    assert [len(part.images) for part in parts] == [2, 1]
+    with pytest.raises(ValueError, match="batch size 6: must be a multiple of 4 with quad"):
+        make(quad, batch_size=6)
+    assert np.array_equal(whole.images, np.concatenate([part.images for part in parts]))
+
+
+def test_rows_of_a_shard() -> None:
+    shards = [Shard(rank, 3) for rank in range(3)]
+    for count in range(12):
+        rows = [row for shard in shards if shard.counts_here(count) for row in range(count)[shard.rows(count)]]
+        assert rows == list(range(count))
+        most = max(len(range(count)[shard.rows(count)]) for shard in shards)
+        assert most <= shards[0].most_rows(count)
 
 
 def test_image_weights_choose_images(make: Make, index: ImageIndex) -> None:
@@ -321,7 +346,6 @@ def _save_as(picture: Image.Image, folder: Path, kind: str) -> tuple[Path, np.nd
         ({"batch_size": 0}, "batch size 0: must be at least 1"),
         ({"seed": -1}, "seed -1: must be at least 0"),
         ({"workers": 0}, "workers 0: must be at least 1"),
-        ({"batch_size": 3, "shard": Shard(0, 2)}, "must be a multiple of 2"),
     ],
 )
 def test_wrong_settings_are_refused(make: Make, changes: dict[str, object], message: str) -> None:
