@@ -10,8 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from graph_train import team
 from graph_train.autoanchor import AnchorRandom, check_anchors
 from graph_train.devices import select_device
+from graph_train.exchange import Exchange
 from graph_train.hyperparameters import Hyperparameters
 from graph_train.inference import Inference
 from graph_train.options import TrainOptions
@@ -26,6 +28,7 @@ from models.spec import ModelSpec, load_model_spec
 from models.targets import HeadGeometry, label_capacity
 from models.weights import load_weights, transfer
 from pipelines.augment import AugmentConfig
+from pipelines.batches import Shard
 from pipelines.dataset import Dataset, load_dataset
 from pipelines.index import ImageIndex, index_images
 from pipelines.problems import count
@@ -85,6 +88,16 @@ def load_data(options: TrainOptions) -> Data:
     return Data(dataset, *indices)
 
 
+def run_device(options: TrainOptions) -> str:
+    """The device of this process.
+
+    Raises:
+        ValueError: see `select_device`.
+    """
+    info = team.current().info
+    return select_device(options.engine.device, None if info.alone else info.local_rank)
+
+
 def report_problems(split: str, index: ImageIndex) -> None:
     """One line on what the split holds, and the first few of its problems."""
     background = sum(not len(rows) for rows in index.labels)
@@ -119,7 +132,18 @@ class Setup:
     @property
     def placement(self) -> Placement:
         """Where the tensors of the run live."""
-        return Placement(self.device)
+        return Placement(self.device, self.exchange.rank, self.exchange.ranks)
+
+    @property
+    def exchange(self) -> Exchange:
+        """The other ranks of the job."""
+        info = team.current().info
+        return Exchange(info.rank, info.world)
+
+    @property
+    def shard(self) -> Shard:
+        """This rank's part of every batch."""
+        return Shard(self.exchange.rank, self.exchange.ranks)
 
     @property
     def augment(self) -> AugmentConfig:
@@ -181,7 +205,7 @@ def assemble(options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = 
     Raises:
         ValueError, OSError: a setting or a file that cannot be used.
     """
-    device = select_device(options.engine.device)
+    device = run_device(options)
     weights = load_weights(options.model.weights) if options.model.weights and saved is None else None
     data = load_data(options)
     config = saved.config if saved else weights.config if weights else None
@@ -221,7 +245,7 @@ def _load_kernels(options: TrainOptions, device: str) -> None:
             else "no faster on this processor, float32 it is"
         )
         LOG.info("Mixed precision: %s", what)
-    if options.optim.sync_bn:
+    if options.optim.sync_bn and team.current().info.alone:
         LOG.info("--sync-bn: one process sees the whole batch, its BatchNorm statistics are those of all ranks already")
 
 
@@ -282,11 +306,14 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
         )
     average = DetectionModel(network.spec, seed=None)
     average.names = list(data.class_names)
+    placement = setup.placement
+    network.synchronise_statistics(options.optim.sync_bn)
     state = TrainingState(
-        network.to(setup.device),
-        average.to(setup.device),
+        placement.module(network),
+        placement.module(average),
         rule=options.optim.optimizer.lower(),  # type: ignore[arg-type]
         freeze=frozen,
+        placement=placement,
     )
     geometry, config = head_geometry(network), loss_config(setup, levels=len(network.stride))
     train_pipeline, val_pipeline = _pipelines(setup, network.spec.grid_px)
@@ -300,14 +327,21 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
     )
     floor = typical_label_capacity(data.train, setup.augment.tiles)
     criterion, val_criterion = (
-        DetectionLoss(geometry, config, fused_iou=options.engine.bbox_iou_optim).to(setup.device) for _ in range(2)
+        placement.module(DetectionLoss(geometry, config, fused_iou=options.engine.bbox_iou_optim)) for _ in range(2)
     )
     return Run(
         setup=setup,
         state=state,
         schedule=schedule,
         step=_step(setup, state, criterion, schedule.weight_decays),
-        inference=Inference(state.average, val_criterion, graph=options.engine.graph, label_floor=floor),
+        inference=Inference(
+            state.average,
+            val_criterion,
+            graph=options.engine.graph,
+            label_floor=floor,
+            placement=placement,
+            exchange=setup.exchange,
+        ),
         train_pipeline=train_pipeline,
         val_pipeline=val_pipeline,
         label_floor=floor,
@@ -348,6 +382,7 @@ def _pipelines(setup: Setup, stride: int) -> tuple[TrainPipeline, ValPipeline]:
         workers=setup.threads,
         device=setup.dali_device,
         stride=stride,
+        shard=setup.shard,
         cache=cache,
         progress="Caching train images" if cache else None,
     )
@@ -358,6 +393,7 @@ def _pipelines(setup: Setup, stride: int) -> tuple[TrainPipeline, ValPipeline]:
         workers=setup.threads,
         device=setup.dali_device,
         stride=stride,
+        shard=setup.shard,
         cache=cache,
         progress="Caching val images" if cache else None,
     )

@@ -17,3 +17,11 @@ class DivergedError(RunEndedError):
     """Losses or gradients were not finite for too long."""
 
     exit_code = 4
+
+
+RANK_LOST = 5
+"""Exit code of the ranks that are left when one of several is lost; they end without unwinding."""
+
+
+class ToldElsewhereError(Exception):
+    """This rank of several has failed, and rank 0's side says why; `__cause__` is what happened."""

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from graph_train.exchange import Exchange
+from graph_train.placement import Placement
 from graph_train.step import PIXEL_SCALE
+from kernels.global_rows import kept_by_images
 from kernels.runtime import Tensor, flow
 from models.targets import label_capacity, pad_labels
 
@@ -28,7 +31,7 @@ class _Predictor(flow.nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         maps = self.network(images.to(flow.float32) / PIXEL_SCALE)
-        decoded = self.network.decode(maps)
+        decoded = kept_by_images(self.network.decode(maps))
         if self.criterion is None:
             return (decoded,)
         parts = self.criterion(maps, labels)
@@ -54,11 +57,23 @@ class Inference:
         criterion: a `DetectionLoss` for the validation loss, or None to skip it.
         graph: compile (once per input shape) instead of running op by op.
         label_floor: smallest label capacity, so that few shapes arise.
+        placement: where the network is; None for the one device it is on.
+        exchange: with the other ranks, if there are any.
     """
 
-    def __init__(self, network: Any, criterion: Any | None = None, *, graph: bool = True, label_floor: int = 0) -> None:
+    def __init__(
+        self,
+        network: Any,
+        criterion: Any | None = None,
+        *,
+        graph: bool = True,
+        label_floor: int = 0,
+        placement: Placement | None = None,
+        exchange: Exchange = Exchange(),  # noqa: B008 - a frozen value
+    ) -> None:
         self._module = _Predictor(network.eval(), criterion.eval() if criterion is not None else None)
-        self._device = next(iter(network.parameters())).device
+        self._placement = placement or Placement(str(next(iter(network.parameters())).device))
+        self._exchange = exchange
         self._graph = graph
         self._label_floor = label_floor
         self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _PredictGraph] = {}
@@ -69,27 +84,30 @@ class Inference:
         return len(self._graphs)
 
     def __call__(
-        self, images: Any, label_rows: npt.NDArray[np.float32]
+        self, images: Any, label_rows: npt.NDArray[np.float32], total: int | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
         """Predicts a batch.
 
         Args:
             images: (B, 3, H, W) uint8 RGB.
             label_rows: (n, 6) image, class, centre x, y, width, height, normalised; may be empty.
+            total: images of the batch over all ranks, of which `images` are this rank's; None: all of them.
         Returns:
             (B, N, 5 + classes) boxes in px and confidences; (3,) box, objectness and class loss, or None.
         """
-        images = on_device(images, self._device)
-        labels = flow.tensor(self._padded(label_rows, images.shape[0]), device=self._device)
+        rows, total = int(images.shape[0]), int(images.shape[0]) if total is None else total
+        images = self._placement.images(images, total)
+        labels = self._placement.images(self._padded(label_rows, rows), total)
         with flow.no_grad():
             outputs = self._run(images, labels)
-        decoded = outputs[0].numpy()
-        return decoded, outputs[1].numpy() if len(outputs) > 1 else None
+        decoded = self._placement.own_rows(outputs[0])
+        return decoded, self._placement.host(outputs[1]) if len(outputs) > 1 else None
 
     def _padded(self, rows: npt.NDArray[np.float32], batch: int) -> npt.NDArray[np.float32]:
         if self._module.criterion is None:
             return pad_labels(rows[:0], batch, label_capacity(0))
         need = int(np.bincount(rows[:, 0].astype(np.int64), minlength=1).max()) if len(rows) else 0
+        (need,) = self._exchange.most(need)
         return pad_labels(rows, batch, label_capacity(max(need, self._label_floor)))
 
     def _run(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:

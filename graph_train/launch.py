@@ -1,28 +1,31 @@
 """Starts a training: a new run, one that is resumed, or the many short ones of an evolution."""
 
 import logging
-import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from graph_train.assembly import Run, Saved, assemble
+from graph_train import team
+from graph_train.assembly import Run, Saved, assemble, run_device
 from graph_train.auto_batch import with_batch_size
 from graph_train.callbacks import HOOKS, Callbacks
 from graph_train.checkpoint import Checkpoint, load_checkpoint
 from graph_train.cursor import Cursor
-from graph_train.devices import select_device
+from graph_train.distributed import RankInfo
 from graph_train.early_stopping import EarlyStopping
 from graph_train.evolution import EvolutionResult, evolve
+from graph_train.exchange import Exchange
 from graph_train.files import write_atomically
 from graph_train.generation import train_generation
 from graph_train.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.interrupts import Interruptible
 from graph_train.loggers import RunDescription, add_loggers
-from graph_train.options import TrainOptions, options_from_flags
+from graph_train.options import AUTO_BATCH, TrainOptions, options_from_flags
 from graph_train.report import ReportHooks
 from graph_train.run_folder import (
     HYPERPARAMETERS,
@@ -44,7 +47,7 @@ LOG = logging.getLogger("graph_train")
 DEFAULT_PROJECT, EVOLVE_PROJECT = "runs/train", "runs/evolve"
 _CHANGEABLE_ON_RESUME = (
     "epochs", "device", "workers", "kernels", "debug", "cache", "noplots", "loggers", "allow_download", "save_steps",
-    "save_minutes", "keep_saves", "on_save_error", "max_nonfinite",
+    "save_minutes", "keep_saves", "on_save_error", "max_nonfinite", "dist_timeout",
 )  # fmt: skip
 
 
@@ -70,42 +73,88 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
         RunEndedError: the disk refused a checkpoint, or the numbers were not finite for too long.
         KeyboardInterrupt: stopped by a signal, after saving.
     """
-    with steady_output(), Interruptible():
+    team.join(float(flags.get("dist_timeout", team.DEFAULT_TIMEOUT)))
+    with team.reporting(quiet=not flags.get("debug")), steady_output(), Interruptible():
         return _train(callbacks, flags)
 
 
 def _train(callbacks: Callbacks | None, flags: Mapping[str, Any]) -> TrainResult | EvolutionResult:
     options = options_from_flags(**flags)
-    _require_one_process(options)
+    info = team.current().info
+    _check_ranks(options, info)
     listeners = callbacks if callbacks is not None else Callbacks()
     if options.optim.evolve:
         return _evolve(options, listeners)
+    if not info.main:
+        return _follow(listeners)
     if options.run.resume:
         point = point_to_resume(options.run.resume, options.run.project)
         return _train_in(RunFolder(point.folder), lambda folder: _resumed(folder, point, flags), listeners)
     # A broken file or a missing device ends the run before a folder is made.
     hyp = load_hyperparameters(options.optim.hyp)
-    select_device(options.engine.device)
+    run_device(options)
     folder = new_run_folder(options.run.project, options.run.name, exist_ok=options.run.exist_ok)
     return _train_in(folder, lambda folder: _begun(folder, options, hyp), listeners)
 
 
-def _require_one_process(options: TrainOptions) -> None:
-    """Refuses what several processes would need, rather than training the same thing in each of them.
+def _check_ranks(options: TrainOptions, info: RankInfo) -> None:
+    """Refuses settings that do not fit the number of processes.
 
     Raises:
-        ValueError: more than one process, or a rank without a launcher.
+        ValueError: says which.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1:
-        raise ValueError(
-            f"WORLD_SIZE={processes}: several processes are not supported yet; start one, without a launcher"
-        )
-    if options.engine.local_rank > 0 or (options.engine.local_rank == 0 and "WORLD_SIZE" not in os.environ):
-        raise ValueError(
-            f"--local_rank {options.engine.local_rank}: only a launcher sets it, and several processes are not "
-            "supported yet; leave it out"
-        )
+    given, local_rank = options.engine.local_rank, info.local_rank
+    if given >= 0 and (info.alone or given != local_rank):
+        what = "there is one process, without a launcher" if info.alone else f"the launcher says {local_rank}"
+        raise ValueError(f"--local_rank {given}: only a launcher sets it ({what}); leave it out")
+    if info.alone:
+        return
+    if options.optim.evolve:
+        raise ValueError("--evolve: each generation trains in a process of its own; start it without a launcher")
+    if options.optim.batch_size == AUTO_BATCH:
+        raise ValueError("--batch-size -1: measures the memory of one process; with several ranks give a number")
+    if options.optim.batch_size < info.world:
+        raise ValueError(f"--batch-size {options.optim.batch_size}: {info.world} ranks need at least an image each")
+
+
+def _follow(callbacks: Callbacks) -> TrainResult:
+    """Trains as any rank but the main one: settings come from there, and what is written here is thrown away."""
+    with tempfile.TemporaryDirectory(prefix="graph-train-rank-") as place:
+        folder = RunFolder(Path(place))
+        with folder.quiet():
+            try:
+                return _train_from(_shared(None), folder, callbacks)
+            finally:
+                folder.close()
+
+
+def _shared(start: _Start | None) -> _Start:
+    """How the main rank begins is how all begin; the others get everything but the arrays of a checkpoint."""
+    info = team.current().info
+    exchange = Exchange(info.rank, info.world)
+    if exchange.alone and start is not None:
+        return start
+    sent = None
+    if start is not None:
+        header = start.checkpoint.header if start.checkpoint else None
+        sent = {"options": start.options.as_flat_dict(), "hyp": start.hyp.as_dict(), "header": header}
+    got = exchange.share(sent)
+    if start is not None:
+        return start
+    options = options_from_flags(**{**got["options"], "noplots": True, "loggers": "csv"})
+    checkpoint = Checkpoint({}, got["header"]) if got["header"] else None
+    return _Start(options, Hyperparameters(**got["hyp"]), checkpoint)
+
+
+def _require_same_data(run: Run) -> None:
+    """All ranks draw from one plan, so all must have the same images.
+
+    Raises:
+        ValueError: this rank has others.
+    """
+    own, exchange = run.setup.data.fingerprint(), run.setup.exchange
+    if exchange.share(own) != own:
+        raise ValueError("the data set is not the one that rank 0 has; copy the same files to every host")
 
 
 def _begun(folder: RunFolder, options: TrainOptions, hyp: Hyperparameters) -> _Start:
@@ -152,7 +201,7 @@ def _train_in(folder: RunFolder, begin: Callable[[RunFolder], _Start], callbacks
     folder.open_log()
     try:
         callbacks.run("on_pretrain_routine_start")
-        return _train_from(begin(folder), folder, callbacks)
+        return _train_from(_shared(begin(folder)), folder, callbacks)
     finally:
         callbacks.run("teardown")
         folder.close()
@@ -174,14 +223,19 @@ def _train_from(start: _Start, folder: RunFolder, callbacks: Callbacks) -> Train
         options = _with_batch_size(options, start.hyp, folder, callbacks)
     run = assemble(options, start.hyp, saved)
     try:
+        _require_same_data(run)
         _describe(run, folder, callbacks, first_epoch=None if checkpoint is None else cursor.epoch)
         if checkpoint is not None:
-            run.state.load_arrays(checkpoint.arrays, Counters(**checkpoint.header["counters"]))
+            counters = Counters(**checkpoint.header["counters"])
+            if run.setup.exchange.main:
+                run.state.load_arrays(checkpoint.arrays, counters)
+            run.state.share(counters)
             _announce_resume(cursor, options.optim.epochs)
             if checkpoint.header["data"] != run.setup.data.fingerprint():
                 LOG.warning("The data set is not the one of the checkpoint: the run goes on, but not as it would have")
         trainer = Trainer(run, folder, cursor, stopper, callbacks, results=lines)
-        callbacks.add(ReportHooks(trainer, resumed=checkpoint is not None), "report")
+        if run.setup.exchange.main:
+            callbacks.add(ReportHooks(trainer, resumed=checkpoint is not None), "report")
         return trainer.train()
     finally:
         run.close()

@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from graph_train.cli.parser import CommandParser
+from graph_train.team import DEFAULT_TIMEOUT
 
 _SWITCH = "switch"
 _OPTIONAL_VALUE = "optional value"
@@ -138,6 +139,7 @@ class RunOptions:
     on_save_error: str = _flag(
         "stop", "when the disk refuses: end the run, or train on and try again", choices=("stop", "continue")
     )
+    dist_timeout: float = _flag(DEFAULT_TIMEOUT, "seconds in which the ranks of a job must have met", kind=float)
     debug: bool = _flag(False, "show tracebacks", kind=_SWITCH)
     loggers: str = _flag("csv,tensorboard", f"what records the run, of {', '.join(LOGGERS)}; csv is always written")
     bucket: str = _flag("", "cloud bucket; refused: no client is built in")
@@ -336,7 +338,7 @@ def build_parser(prog: str = "graph-train") -> argparse.ArgumentParser:
         prog=prog,
         description="Trains YOLOv5-family detectors with the whole step in one graph.",
         epilog="Exit codes: 0 done, 1 internal error, 2 user error, 3 the disk refused to be written, 4 numbers were "
-        "not finite for too long, 130 interrupted (after saving).",
+        "not finite for too long, 5 another rank was lost, 130 interrupted (after saving).",
     )
     for branch in _BRANCHES.values():
         group = parser.add_argument_group((branch.__doc__ or "").rstrip("."))

@@ -4,13 +4,14 @@ Weights and settings are whole on every rank (`broadcast`), batches are split by
 step is the same for both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kernels.global_rows import here
 from kernels.runtime import Tensor, flow
 
 
@@ -63,13 +64,27 @@ class Placement:
         sbp = flow.sbp.split(0) if shape[0] >= self.ranks else flow.sbp.broadcast
         return flow.zeros(tuple(shape), dtype=dtype, placement=self._all, sbp=sbp)
 
+    def same(self, tensors: Iterable[Tensor]) -> None:
+        """Gives every rank the values of rank 0, in place."""
+        if self.distributed:
+            with flow.no_grad():
+                for tensor in tensors:
+                    here(tensor).copy_(self.whole(here(tensor)).to_local())
+
+    def mean(self, own: Tensor) -> Tensor:
+        """The mean over the ranks of an ordinary tensor that each of them has."""
+        if not self.distributed:
+            return own
+        summed = own.to_global(placement=self._all, sbp=flow.sbp.partial_sum).to_global(**self._whole)
+        return summed.to_local() / float(self.ranks)
+
     def host(self, tensor: Tensor) -> npt.NDArray[Any]:
         """The values of a tensor on the host, those of all ranks together."""
         return tensor.to_global(**self._whole).to_local().numpy() if tensor.is_global else tensor.numpy()
 
     def own_rows(self, tensor: Tensor) -> npt.NDArray[Any]:
         """The rows of a batch tensor that this rank has."""
-        return tensor.to_local().numpy() if tensor.is_global else tensor.numpy()
+        return here(tensor).numpy()
 
     def flat_sum(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """Sums of gradients over the ranks, in one transfer of them all; alone the gradients as they are."""

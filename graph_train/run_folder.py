@@ -1,9 +1,11 @@
 """The output folder of a run: its name, its lock, its log, and finding the one to resume."""
 
+import contextlib
 import fcntl
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -133,6 +135,16 @@ class RunFolder:
         for handler in (console, file):
             LOG.addHandler(handler)
             self._handlers.append(handler)
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """In place of `open_log` for a process that says nothing."""
+        before = LOG.propagate, LOG.disabled
+        LOG.propagate, LOG.disabled = False, True
+        try:
+            yield
+        finally:
+            LOG.propagate, LOG.disabled = before
 
     def close(self) -> None:
         """Ends the log and gives the folder free."""

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from graph_train.placement import Placement
+from kernels.global_rows import here
 from kernels.runtime import Tensor, flow
 from kernels.update import ParameterState, UpdateRule
+from models.batch_norm import BatchNorm2d
 
 BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2
 """Parameter groups in YOLOv5's order: biases, weights with decay, weights of normalisation layers."""
@@ -87,10 +90,20 @@ class TrainingState(flow.nn.Module):
         average: a second instance of the same network; holds the moving average and is used for validation.
         rule: "sgd", "adam" or "adamw".
         freeze: layers (`model.N`) whose parameters stay as they are.
+        placement: where the tensors of both networks are.
     """
 
-    def __init__(self, network: Any, average: Any, *, rule: UpdateRule, freeze: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        network: Any,
+        average: Any,
+        *,
+        rule: UpdateRule,
+        freeze: Sequence[int] = (),
+        placement: Placement = Placement("cpu"),  # noqa: B008 - a frozen value
+    ) -> None:
         super().__init__()
+        self._placement = placement
         self.network, self.average = network, average
         self.rule = rule
         self.counters = Counters()
@@ -152,18 +165,32 @@ class TrainingState(flow.nn.Module):
         """
         if self.counters.pending_decay != 1.0:
             with flow.no_grad():
-                current = self._current_statistics()
-                rate = flow.tensor(
-                    [1.0 - self.counters.pending_decay], dtype=flow.float32, device=self.averaged_statistics.device
-                )
-                self.averaged_statistics.sub_((self.averaged_statistics - current) * rate)
+                current, average = self._current_statistics(), here(self.averaged_statistics)
+                rate = flow.tensor([1.0 - self.counters.pending_decay], dtype=flow.float32, device=average.device)
+                average.sub_((average - current) * rate)
             self.counters = replace(self.counters, pending_decay=1.0)
+        self._join_statistics()
         self._scatter(self.averaged_statistics, self.average)
+
+    def _join_statistics(self) -> None:
+        """Where every rank has statistics of its own images: all get the mean over the ranks.
+
+        Running and averaged statistics are linear in those of the batches, so the mean now is what a mean after every
+        batch would have given. Training does not read them.
+        """
+        if not self._placement.distributed or all(norm.synchronised for norm in _norms(self.network)):
+            return
+        parts = [self._current_statistics(), here(self.averaged_statistics), here(self.restorable_statistics)]
+        with flow.no_grad():
+            joined = self._placement.mean(flow.stack(parts))
+            self._scatter(joined[0], self.network)
+            here(self.averaged_statistics).copy_(joined[1])
+            here(self.restorable_statistics).copy_(joined[2])
 
     def remember_statistics(self, flat: Tensor) -> None:
         """Keeps BatchNorm's running statistics, all as one vector, as they were before the batches of an update."""
         with flow.no_grad():
-            self.restorable_statistics.copy_(flat)
+            here(self.restorable_statistics).copy_(here(flat))
 
     def restore_statistics(self) -> None:
         """Takes back what the batches of an update that is left out did to the running statistics."""
@@ -171,14 +198,14 @@ class TrainingState(flow.nn.Module):
 
     def _current_statistics(self) -> Tensor:
         """The network's running statistics as one vector, in the order of `statistics`."""
-        return flow.cat([member(self.network, name).reshape(-1) for name in self.statistics], dim=0)
+        return flow.cat([here(member(self.network, name)).reshape(-1) for name in self.statistics], dim=0)
 
     def _scatter(self, flat: Tensor, network: Any) -> None:
         """Copies flat statistics into the buffers of a network."""
-        start = 0
+        start, flat = 0, here(flat)
         with flow.no_grad():
             for name in self.statistics:
-                target = member(network, name)
+                target = here(member(network, name))
                 target.copy_(flat[start : start + target.numel()].reshape(target.shape))
                 start += target.numel()
 
@@ -196,7 +223,7 @@ class TrainingState(flow.nn.Module):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """A copy of all arrays by name; call `flush` first."""
-        return {name: tensor.numpy().copy() for name, tensor in self._tensors()}
+        return {name: here(tensor).numpy().copy() for name, tensor in self._tensors()}
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray], counters: Counters) -> None:
         """Takes over a saved state, in place.
@@ -213,10 +240,23 @@ class TrainingState(flow.nn.Module):
                     raise ValueError(
                         f"checkpoint has {name} of shape {value.shape}, this run needs {tuple(tensor.shape)}"
                     )
-                tensor.copy_(flow.tensor(np.array(value, order="C")))
-            flat = flow.cat([member(self.average, name).reshape(-1) for name in self.statistics], dim=0)
-            self.averaged_statistics.copy_(flat)
+                here(tensor).copy_(flow.tensor(np.array(value, order="C")))
+        self._take_over(counters)
+
+    def share(self, counters: Counters) -> None:
+        """Gives all ranks what rank 0 has loaded; the counters are known to all."""
+        self._placement.same(tensor for _, tensor in self._tensors())
+        self._take_over(counters)
+
+    def _take_over(self, counters: Counters) -> None:
+        with flow.no_grad():
+            flat = flow.cat([here(member(self.average, name)).reshape(-1) for name in self.statistics], dim=0)
+            here(self.averaged_statistics).copy_(flat)
         self.counters = counters
+
+
+def _norms(network: Any) -> list[BatchNorm2d]:
+    return [module for module in network.modules() if isinstance(module, BatchNorm2d)]
 
 
 def counters_to_dict(counters: Counters) -> dict[str, Any]:

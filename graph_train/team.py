@@ -6,16 +6,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 from graph_train.distributed import RankInfo, rank_info
+from graph_train.failures import RANK_LOST, ToldElsewhereError
 
-RANK_LOST = 3
-"""Exit code of the ranks that are left when one is lost."""
 DEFAULT_TIMEOUT = 60.0
-Result = TypeVar("Result")
 
 
 class Team:
@@ -46,11 +45,12 @@ def current() -> Team:
     return _team
 
 
-def join(timeout: float = DEFAULT_TIMEOUT) -> Team:
+def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
     """Meets the other ranks that the launcher's variables announce; once per process, and before OneFlow is imported.
 
     Args:
         timeout: seconds to wait for the others.
+        devices: `--device`; a list such as "2,3" names the GPUs that the ranks of this host have, in their order.
     Raises:
         ValueError: the variables make no sense, somebody did not come, or OneFlow is loaded already.
     """
@@ -70,6 +70,11 @@ def join(timeout: float = DEFAULT_TIMEOUT) -> Team:
     meeting = meet(info, timeout)
     _tell_engine(info, meeting.engine_port)
     _team = Team(info, _start_watch(info, meeting))
+    if devices and devices.replace(",", "").isdigit():
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices  # OneFlow gives a rank the visible GPU of its local number
+    if not info.main:
+        # No progress bars; read when tqdm is imported.
+        os.environ["TQDM_DISABLE"] = "1"
     return _team
 
 
@@ -123,21 +128,35 @@ def _heed(news: int) -> None:
         os._exit(RANK_LOST)
 
 
-def run_in_team(timeout: float, command: Callable[[], Result]) -> Result:
-    """Joins, runs the command, and tells the other ranks how it ended.
+@contextmanager
+def reporting(*, quiet: bool) -> Iterator[None]:
+    """For the work of a rank: the other ranks learn how it ended.
 
-    A rank that failed ends here, without OneFlow's own farewell, which would wait for all ranks.
+    Args:
+        quiet: a failure of any rank but the main one is not to be told here, too.
+    Raises:
+        ToldElsewhereError: such a failure.
     """
-    team = join(timeout)
-    if team.info.alone:
-        return command()
+    team = _team
     try:
-        result = command()
-    except KeyboardInterrupt:
+        yield
+    except KeyboardInterrupt as error:
         team.farewell()
+        if quiet and not team.info.main:
+            raise ToldElsewhereError from error
         raise
     except BaseException as error:
         team.failed(" ".join(str(error).split()) or type(error).__name__)
+        if quiet and not team.info.main:
+            raise ToldElsewhereError from error
         raise
     team.farewell()
-    return result
+
+
+def leave(code: int) -> None:
+    """Ends a process of several that failed, without OneFlow's own farewell: that would wait for all ranks."""
+    if code and not _team.info.alone:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

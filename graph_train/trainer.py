@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from graph_train.agreement import Agreement
 from graph_train.assembly import Run, anchors_px
 from graph_train.callbacks import Callbacks
 from graph_train.checkpoint import Checkpoint
 from graph_train.cursor import Cursor
 from graph_train.early_stopping import EarlyStopping
-from graph_train.inference import on_device
 from graph_train.interrupts import StopRequest
 from graph_train.memory import resident_bytes
 from graph_train.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
@@ -23,10 +23,12 @@ from graph_train.results_csv import EpochRow, ResultsCsv
 from graph_train.run_folder import PLACE, RunFolder
 from graph_train.sampling import class_weights, epoch_class_weights, image_weights
 from graph_train.saving import Saving, Snapshot
+from graph_train.sharded_validation import Sharing
 from graph_train.step import GraphStep, compile_seconds
 from graph_train.validation import TABLE_HEADER, ValidationResult, ValidationSettings, validate
 from graph_train.validation_hooks import ValidationHooks
-from kernels.runtime import Tensor, flow
+from kernels.global_rows import here
+from kernels.runtime import Tensor
 from models.targets import label_capacity, pad_labels
 from models.weights import copy_weights
 from pipelines.draws import multi_scale_sizes
@@ -86,7 +88,10 @@ class Trainer:
         options = run.setup.options
         self.saving = Saving(folder, options.run, sound_only=options.optim.max_nonfinite > 0)
         self._data = run.setup.data.fingerprint()
+        self._exchange = run.setup.exchange
         self._request = StopRequest()
+        self._agreement = Agreement(self._exchange, self._request, self.callbacks)
+        self._val_total, self._most_labels = 0, 0
         self._watch = NonFiniteWatch(options.optim.max_nonfinite, folder.path, self._first_bad_tensor)
 
     def train(self) -> TrainResult:
@@ -115,6 +120,7 @@ class Trainer:
             if not self._train_epoch():
                 return self._stopped()
             self._finish_epoch()
+            self._agreement.meet()
             self._leave_if_asked()
             if self.callbacks.stop_training and not cursor.finished:
                 return self._stopped()
@@ -127,11 +133,11 @@ class Trainer:
         if self._request.hung_up:
             self._request.hung_up = False
             LOG.info("The terminal was closed (SIGHUP); the run goes on, see %s", self.folder.path / "train.log")
-        if not self._request.asked:
+        if not self._agreement.asked:
             return
         if not self._complete:
             self.save_last()
-        LOG.info("Stopped by %s; %s", self._request.asked, self._way_on())
+        LOG.info("Stopped by %s; %s", self._agreement.asked, self._way_on())
         raise KeyboardInterrupt
 
     @property
@@ -174,12 +180,24 @@ class Trainer:
             progress.shares.waiting += time.perf_counter() - asked
             if batch is None:
                 break
+            if not self._all_go_on(batch, cursor.epoch * batches + cursor.next_batch):
+                break
             self._train_batch(batch, cursor.epoch * batches + cursor.next_batch, progress)
             self._leave_if_asked()
             if self.callbacks.stop_training:
                 break
         self.times.append(progress.close())
         return batch is None
+
+    def _all_go_on(self, batch: Any, number: int) -> bool:
+        """Agrees with the other ranks on what comes before a batch: an end, a save, room for labels."""
+        self._most_labels, due = self._agreement.meet(batch.max_labels, self._due_before(number))
+        if self._exchange.alone:
+            return True
+        self._leave_if_asked()
+        if due:
+            self._save_now()
+        return not self.callbacks.stop_training
 
     def _batches(self) -> Iterator[Any]:
         """What is left of the epoch."""
@@ -228,8 +246,9 @@ class Trainer:
             with self.saving.guarded():
                 self._draw(batch, number)
         self.callbacks.run("on_train_batch_start")
-        labels = self._padded(batch)
-        images = on_device(batch.images, run.setup.device)
+        total = run.train_pipeline.images_of(cursor.next_batch)
+        labels = self._padded(batch, total)
+        images = run.setup.placement.images(batch.images, total)
         started = time.perf_counter()
         compiled = compile_seconds(run.step)
         result = run.step(images, labels, run.schedule.at(number, cursor.epoch))
@@ -242,7 +261,7 @@ class Trainer:
             self.callbacks.run("optimizer_step")
             self.callbacks.run("on_before_zero_grad")
         self.callbacks.run(
-            "on_train_batch_end", run.state.network, number, images, batch.labels, batch.paths, cursor.means()
+            "on_train_batch_end", run.state.network, number, here(images), batch.labels, batch.paths, cursor.means()
         )
         self._watch.see(result, run.state.counters.skipped_in_row, lambda: self._suspect(batch, labels, number))
         self.save_if_due(number)
@@ -256,7 +275,7 @@ class Trainer:
             "learning_rates": list(run.schedule.at(number, epoch).learning_rates),
             "loss_scale": run.state.counters.loss_scale,
         }
-        return SuspectBatch(np.array(_host(batch.images)), labels.numpy().copy(), facts)
+        return SuspectBatch(np.array(_host(batch.images)), run.setup.placement.own_rows(labels).copy(), facts)
 
     def _first_bad_tensor(self, suspect: SuspectBatch) -> str:
         step: Any = self.run.step
@@ -264,10 +283,10 @@ class Trainer:
             self.run.state.network, step.criterion, suspect.images, suspect.labels, step.placement.whole
         )
 
-    def _padded(self, batch: Any) -> Tensor:
+    def _padded(self, batch: Any, total: int) -> Tensor:
         """Labels (B, T, 5); T below the data set's typical capacity is not used, so that few shapes are compiled."""
-        capacity = label_capacity(max(batch.max_labels, self.run.label_floor))
-        return flow.tensor(pad_labels(batch.labels, int(batch.images.shape[0]), capacity), device=self.run.setup.device)
+        capacity = label_capacity(max(self._most_labels, self.run.label_floor))
+        return self.run.setup.placement.images(pad_labels(batch.labels, int(batch.images.shape[0]), capacity), total)
 
     def _weights(self) -> np.ndarray | None:
         """Weights of the images for `--image-weights`: rare classes and badly found ones count more."""
@@ -301,7 +320,8 @@ class Trainer:
         row = self._row(validation)
         with self.saving.guarded():
             self.csv.append(row)
-        fitness = validation.fitness if validation is not None else 0.0
+        # Of the same numbers, another processor may make another last bit.
+        fitness = self._exchange.share(validation.fitness if validation is not None else 0.0)
         improved = validation is not None and fitness >= cursor.best_fitness
         if improved:
             cursor.best_fitness = fitness
@@ -347,12 +367,13 @@ class Trainer:
         hooks = ValidationHooks(self.callbacks, run.setup.data.class_names)
         LOG.info("%s", TABLE_HEADER)
         result = validate(
-            run.inference,
+            self._forward,
             self._until_asked(hooks.batches(run.val_pipeline)),
             run.setup.data.class_names,
             settings,
             total=run.val_pipeline.batches_per_epoch,
             on_image=hooks.image,
+            sharing=Sharing(self._exchange, run.val_pipeline.images_of),
         )
         self.last_validation = result
         hooks.end(result)
@@ -361,21 +382,36 @@ class Trainer:
 
     def _until_asked(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Validation is left at a signal too; it begins anew when the run goes on."""
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            self._agreement.meet()
             self._leave_if_asked()
+            self._val_total = self.run.val_pipeline.images_of(number)
             yield batch
+
+    def _forward(self, images: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.run.inference(images, rows, self._val_total)
 
     # --- saving ----------------------------------------------------------------------------------------------------
 
     def save_if_due(self, number: int) -> None:
         """Copies the state in the middle of an epoch and lets it be written; `number` counts the run's batches."""
         self.saving.check()
-        if self.saving.due(number):
-            self.run.state.flush()
+        if self._exchange.alone and self.saving.due(number):
+            self._save_now()
+
+    def _due_before(self, number: int) -> bool:
+        """With several ranks: whether a save is due before a batch, which is for the main rank to say."""
+        if self._exchange.alone or not self._exchange.main or self.cursor.next_batch == 0:
+            return False
+        return self.saving.due(number - 1)
+
+    def _save_now(self) -> None:
+        self.run.state.flush()
+        if self._exchange.main:
             self.saving.start(Snapshot(self.checkpoint()))
 
     def _save_epoch(self, epoch: int, fitness: float, *, improved: bool) -> None:
-        if self._evolving:
+        if self._evolving or not self._exchange.main:
             return
         period = self.run.setup.options.run.save_period
         snapshot = Snapshot(
@@ -392,8 +428,7 @@ class Trainer:
         """Saves the whole state and waits for it; the run can go on from exactly here."""
         if self._evolving:
             return
-        self.run.state.flush()
-        self.saving.start(Snapshot(self.checkpoint()))
+        self._save_now()
         self.saving.finish()
 
     def checkpoint(self) -> Checkpoint:
@@ -420,7 +455,7 @@ class Trainer:
     def _finish(self) -> TrainResult:
         run = self.run
         validation = self.last_validation
-        if self.folder.best.exists() and not self._evolving:
+        if self._exchange.share(self.folder.best.exists()) and not self._evolving:
             LOG.info("Validating %s", self.folder.best)
             self._load_best()
             with self.saving.guarded():
@@ -440,7 +475,10 @@ class Trainer:
     def _load_best(self) -> None:
         from models.weights import load_weights, transfer
 
-        transfer(self.run.state.average, load_weights(self.folder.best))
+        average = self.run.state.average
+        if self._exchange.main:
+            transfer(average, load_weights(self.folder.best))
+        self.run.setup.placement.same(average.state_dict().values())
 
 
 def _check_memory(largest: int, sizes: set[int]) -> None:

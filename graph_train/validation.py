@@ -12,9 +12,11 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from graph_train.confusion import ConfusionMatrix
+from graph_train.exchange import Exchange
 from graph_train.metrics import ClassMetrics, fitness, match_detections, metrics_per_class
 from graph_train.nms import NmsSettings, non_max_suppression
 from graph_train.progress import BAR_FORMAT
+from graph_train.sharded_validation import Findings, Sharing, joined
 from pipelines.boxes import cxcywh_to_xyxy
 from pipelines.letterbox import unletterbox_boxes
 
@@ -192,6 +194,7 @@ def validate(
     total: int | None = None,
     progress: bool = True,
     on_image: Callable[[ImageDetections], None] | None = None,
+    sharing: Sharing | None = None,
 ) -> ValidationResult:
     """Measures a detector.
 
@@ -203,11 +206,12 @@ def validate(
         total: number of batches, for the progress bar.
         progress: show a bar, which is gone when the caller prints the table (see `TABLE_HEADER`).
         on_image: called with each image after suppression, to write result files.
+        sharing: `batches` are this rank's rows of them; the result is that of all ranks.
 
     Raises:
         ValueError: a label or a prediction does not fit the class names, or a setting is out of range.
     """
-    run = _Run(forward, tuple(class_names), settings or ValidationSettings(), on_image)
+    run = _Run(forward, tuple(class_names), settings or ValidationSettings(), on_image, sharing)
     bar = tqdm(
         batches,
         desc=f"{'validating':>22}",
@@ -233,11 +237,14 @@ class _Run:
         class_names: tuple[str, ...],
         settings: ValidationSettings,
         on_image: Callable[[ImageDetections], None] | None,
+        sharing: Sharing | None,
     ) -> None:
+        self._sharing = sharing
         self._forward, self._names, self._settings, self._on_image = forward, class_names, settings, on_image
         self._suppression = settings.suppression()
         self._confusion = ConfusionMatrix(len(class_names))
         self._matched: list[tuple[Array, Array, Array]] = []
+        self._batch_of_image: list[int] = []
         self._label_classes: list[Array] = []
         self._losses: list[Array] = []
         self._detections: list[ImageDetections] = []
@@ -255,6 +262,9 @@ class _Run:
         self._check(predictions, labels)
         if loss is not None:
             self._losses.append(np.asarray(loss, np.float64))
+        self._batches += 1
+        if self._sharing is not None and not self._sharing.counts(self._batches - 1):
+            return
         network_hw = (int(batch.images.shape[2]), int(batch.images.shape[3]))
         per_image = [labels[labels[:, 0] == image, 1:] for image in range(len(predictions))]
         hints = [_in_px(rows, network_hw) for rows in per_image] if self._settings.label_hints else None
@@ -266,10 +276,9 @@ class _Run:
                 rows[:, 5] = 0
         for image, rows in enumerate(found):
             self._add_image(Path(batch.paths[image]), batch.geometry[image], network_hw, rows, per_image[image])
-        if self._settings.plots_dir is not None and self._batches < DRAWN_BATCHES:
+        if self._settings.plots_dir is not None and self._batches <= DRAWN_BATCHES:
             self._draw(batch, labels, found, self._settings.plots_dir)
         self._batch_shape = self._batch_shape or tuple(int(side) for side in batch.images.shape)
-        self._batches += 1
 
     def _check(self, predictions: Array, labels: Array) -> None:
         if predictions.shape[2] != 5 + len(self._names) and not self._settings.single_cls:
@@ -291,6 +300,7 @@ class _Run:
         corners = cxcywh_to_xyxy(_in_px(rows, network_hw)[:, 1:])
         labels = np.concatenate((rows[:, :1], to_file(corners)), axis=1)
         self._matched.append((match_detections(detections, labels), detections[:, 4], detections[:, 5]))
+        self._batch_of_image.append(self._batches - 1)
         self._label_classes.append(labels[:, 0].astype(np.int64))
         self._confusion.add(detections, labels)
         self._images += 1
@@ -304,11 +314,20 @@ class _Run:
         from graph_train.plots.images import plot_detections, plot_labelled
 
         images = batch.images if isinstance(batch.images, np.ndarray) else batch.images.numpy()
-        stem = f"val_batch{self._batches}"
+        stem = f"val_batch{self._batches - 1}"
         plot_labelled(images, labels, self._names, folder / f"{stem}_labels.jpg", paths=batch.paths)
         plot_detections(images, found, self._names, folder / f"{stem}_pred.jpg", paths=batch.paths)
 
+    def _join(self, exchange: Exchange) -> None:
+        """Takes over what all ranks have found; afterwards all have the same."""
+        findings = joined(Findings(self._batch_of_image, self._matched, self._label_classes), exchange)
+        self._matched, self._label_classes = list(findings.matched), list(findings.label_classes)
+        self._confusion.counts = np.sum(exchange.arrays(self._confusion.counts), axis=0)
+        self._images = len(self._matched)
+
     def result(self) -> ValidationResult:
+        if self._sharing is not None and not self._sharing.exchange.alone:
+            self._join(self._sharing.exchange)
         number = len(self._names)
         counts = [np.bincount(categories, minlength=number) for categories in self._label_classes]
         no_label = np.zeros(number, np.int64)

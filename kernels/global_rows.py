@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from kernels.runtime import Tensor, flow
 
 
+def here(x: Tensor) -> Tensor:
+    """This rank's part of a tensor as an ordinary one, sharing its memory; of a `broadcast` tensor all of it."""
+    return x.to_local() if x.is_global else x
+
+
 def kept_by_images(x: Tensor) -> Tensor:
     """A tensor (B, …) stays split by images, and so does its gradient."""
     if not x.is_global or x.shape[0] < x.placement.ranks.size:  # fewer images than ranks: all have all of them

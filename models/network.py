@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kernels.global_rows import here
 from kernels.runtime import Tensor, flow
 from models import layout
 from models.batch_norm import BatchNorm2d
@@ -65,7 +66,7 @@ class DetectionModel(flow.nn.Module):
     @property
     def anchors_cells(self) -> npt.NDArray[np.float32]:
         """(levels, anchors, 2) float32: width, height in grid cells of the level; a copy on the host."""
-        return self.head.anchors.numpy()
+        return here(self.head.anchors).numpy()
 
     def set_anchors_px(self, anchors_px: npt.ArrayLike) -> None:
         """Replaces the anchors, (levels, anchors, 2) in px; a loss built before keeps the former ones."""
@@ -97,6 +98,12 @@ class DetectionModel(flow.nn.Module):
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
         """Raw maps -> (B, N, 5 + classes): cx, cy, w, h in px, then sigmoid confidences; levels one after another."""
         return self.head.decode(maps)
+
+    def synchronise_statistics(self, enabled: bool) -> None:
+        """Whether BatchNorm takes the statistics of the images of all ranks, where these are spread over ranks."""
+        for module in self.modules():
+            if isinstance(module, BatchNorm2d):
+                module.synchronised = enabled
 
     def count_batch(self) -> None:
         """Notes one training-mode forward pass for `num_batches_tracked`; whoever runs the step calls it.

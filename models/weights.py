@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from kernels.global_rows import here
 from kernels.runtime import flow
 from models.module_tree import Found, Part, as_float32, find_weights, plain_config
 from models.network import DetectionModel
@@ -277,7 +278,7 @@ def transfer(model: DetectionModel, weights: LoadedWeights, *, exclude: Sequence
             elif tuple(value.shape) != tuple(tensor.shape):
                 mismatched.append(f"{name} ({_shape(value.shape)} in the file, {_shape(tensor.shape)} here)")
             else:
-                tensor.copy_(flow.tensor(value, dtype=tensor.dtype, device=tensor.device))
+                here(tensor).copy_(flow.tensor(value, dtype=tensor.dtype, device=here(tensor).device))
                 transferred.append(name)
     if not transferred:
         raise ValueError(f"{weights.path}: none of its {len(weights.arrays)} items fits; is it another network's?")
@@ -344,7 +345,7 @@ def copy_weights(model: DetectionModel, metadata: Mapping[str, Any] | None = Non
         "config": dict(model.spec.config),
         **(metadata or {}),
     }
-    arrays = {name: np.array(tensor.numpy(), order="C") for name, tensor in model.state_dict().items()}
+    arrays = {name: np.array(here(tensor).numpy(), order="C") for name, tensor in model.state_dict().items()}
     # What comes back from a file: tuples have become lists.
     return WeightsCopy(arrays, json.loads(json.dumps(header)))
 

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from graph_train.failures import RunEndedError
+from graph_train.failures import RunEndedError, ToldElsewhereError
 from graph_train.terminal import steady_output
 from pipelines.problems import printable
 
@@ -26,21 +26,31 @@ def run_command(name: str, command: Callable[[], int | None], *, debug: bool) ->
 def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
     try:
         return command() or DONE
-    except KeyboardInterrupt:
+    except ToldElsewhereError as error:
+        return _code(error.__cause__)
+    except KeyboardInterrupt as error:
         print(f"{name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _code(error)
     except (ValueError, OSError, RunEndedError) as error:
         if debug:
             traceback.print_exc()
         print(f"{name}: {_one_line(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, RunEndedError) else USER_ERROR
+        return _code(error)
     except Exception as error:
         if debug:
             traceback.print_exc()
         else:
             print("(run again with --debug to see where)", file=sys.stderr)
         print(f"{name}: internal error: {type(error).__name__}: {_one_line(error)}", file=sys.stderr)
-        return INTERNAL_ERROR
+        return _code(error)
+
+
+def _code(error: BaseException | None) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, RunEndedError):
+        return error.exit_code
+    return USER_ERROR if isinstance(error, ValueError | OSError) else INTERNAL_ERROR
 
 
 def show_messages() -> None:

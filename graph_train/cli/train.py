@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from graph_train import team
 from graph_train.cli.errors import run_command
 from graph_train.options import given_flags
 
@@ -12,11 +13,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = given_flags(arguments)
 
     def command() -> None:
+        # Several processes meet before OneFlow and DALI are loaded.
+        team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", ""))
         from graph_train.launch import train
 
         train(**flags)
 
-    return run_command("graph-train", command, debug=bool(flags.get("debug")))
+    code = run_command("graph-train", command, debug=bool(flags.get("debug")))
+    team.leave(code)
+    return code
 
 
 if __name__ == "__main__":
