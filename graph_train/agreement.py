@@ -36,3 +36,15 @@ class Agreement:
             self._asked = self._request.asked or "a signal to another rank"
         self._callbacks.stop_training = bool(stop)
         return tuple(agreed)
+
+
+def agreed_digest(own: str, exchange: Exchange) -> str:
+    """A digest of what must be the same on all ranks.
+
+    Raises:
+        RuntimeError: it is not.
+    """
+    differing = [rank for rank, other in enumerate(exchange.texts(own)) if other != own]
+    if differing:
+        raise RuntimeError(f"rank {exchange.rank} does not hold the weights of ranks {differing}")
+    return own

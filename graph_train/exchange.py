@@ -53,12 +53,16 @@ class Exchange:
             np.frombuffer(sent[rank].tobytes(), dtype).reshape(shape)[: lengths[rank]] for rank in range(self.ranks)
         ]
 
+    def texts(self, own: str) -> list[str]:
+        """The text of every rank, by rank."""
+        sent = self.arrays(np.frombuffer(own.encode(), np.uint8))
+        return [part.tobytes().decode() for part in sent]
+
     def share(self, value: Any) -> Any:
         """Rank 0's value, as JSON keeps it; what the others give is ignored."""
         if self.alone:
             return value
-        text = json.dumps(value) if self.main else ""
-        return json.loads(self.arrays(np.frombuffer(text.encode(), np.uint8))[0].tobytes())
+        return json.loads(self.texts(json.dumps(value) if self.main else "")[0])
 
     def _joined(self, own: Array) -> Array:
         """(1, …) of each rank to (ranks, …)."""

@@ -4,6 +4,7 @@ All arrays are parameters or buffers of modules, so that any number of compiled 
 and a checkpoint is one flat mapping from name to array.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -224,6 +225,14 @@ class TrainingState(flow.nn.Module):
     def arrays(self) -> dict[str, np.ndarray]:
         """A copy of all arrays by name; call `flush` first."""
         return {name: here(tensor).numpy().copy() for name, tensor in self._tensors()}
+
+    def digest(self) -> str:
+        """Of all arrays on this rank; `flush` comes first."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in self._tensors():
+            if not name.startswith("gradient_sum/"):  # a rank's own until the update
+                digest.update(name.encode() + here(tensor).numpy().tobytes())
+        return digest.hexdigest()
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray], counters: Counters) -> None:
         """Takes over a saved state, in place.

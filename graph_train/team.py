@@ -80,6 +80,8 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
 
 def _tell_engine(info: RankInfo, port: int) -> None:
     """OneFlow reads these when it is imported; its ranks meet at a port of their own."""
+    # Its own warnings tell of each rank that is not there yet.
+    os.environ.setdefault("GLOG_minloglevel", "2")
     values = {
         "RANK": info.rank,
         "WORLD_SIZE": info.world,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from graph_train.agreement import Agreement
+from graph_train.agreement import Agreement, agreed_digest
 from graph_train.assembly import Run, anchors_px
 from graph_train.callbacks import Callbacks
 from graph_train.checkpoint import Checkpoint
@@ -467,6 +467,12 @@ class Trainer:
                 plot_results(self.folder.path / "results.csv", self.folder.path / "results.png")
         if isinstance(run.step, GraphStep):
             LOG.info("%s", run.step.summary())
+        if not self._exchange.alone:
+            LOG.info(
+                "All %d ranks hold the same weights: %s",
+                self._exchange.ranks,
+                agreed_digest(run.state.digest(), self._exchange),
+            )
         result = TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, validation)
         self.callbacks.run("on_train_end", self.folder.last, self.folder.best, self.cursor.epoch - 1, result.results)
         LOG.info("Results saved to %s", self.folder.path)

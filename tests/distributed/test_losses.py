@@ -1,0 +1,80 @@
+"""Ranks that do not come, die, or are told to stop."""
+
+import signal
+import time
+
+import pytest
+
+from graph_train.checkpoint import load_checkpoint
+from graph_train.failures import RANK_LOST
+from tests.distributed.jobs import JobLab, interrupt
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
+LONG = {"epochs": 5000, "noval": True}
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_killed_rank_ends_the_job(lab: JobLab, victim: int) -> None:
+    name = f"killed{victim}"
+    job = lab.start(lab.flags(name, **LONG), 2)
+    job.wait_for(r" 2/4999")
+    job.ranks[victim].kill()
+    killed = time.monotonic()
+    codes = job.codes(60)
+    assert time.monotonic() - killed < 60
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] in (RANK_LOST, -signal.SIGKILL)
+    text = job.text(0) + job.text(1)
+    assert f"graph-train: rank {victim} (" in text
+    assert "it was killed, or crashed; the job ends" in text
+    folder = lab.root / "runs" / name
+    done = load_checkpoint(folder / "weights" / "last.safetensors").header["cursor"]["epoch"]
+    assert done >= 2
+
+
+def test_resume_after_a_kill_with_other_ranks(lab: JobLab) -> None:
+    folder = lab.root / "runs" / "cut"
+    job = lab.start(lab.flags("cut", epochs=60, noval=True), 2)
+    job.wait_for(r" 3/59")
+    job.ranks[1].kill()
+    job.codes(60)
+    resumed = lab.start(["--resume", str(folder)], 4)
+    resumed.wait_for(r"Resuming at epoch \d+")
+    resumed.wait_for(r" \d+/59")
+    resumed.ranks[2].kill()
+    resumed.codes(60)
+    lab.run(["--resume", str(folder)], 1)
+    assert load_checkpoint(folder / "weights" / "last.safetensors").header["cursor"]["epoch"] == 60
+
+
+def test_interrupted_job_is_saved_by_all_at_the_same_step(lab: JobLab) -> None:
+    job = lab.start(lab.flags("stopped", **LONG), 2)
+    job.wait_for(r" 2/4999")
+    interrupt(job)
+    assert job.codes(60) == [130, 130]
+    assert "Stopped by SIGINT" in job.text(0)
+    assert job.text(1) == ""
+
+
+def test_signal_to_one_rank_stops_all(lab: JobLab) -> None:
+    job = lab.start(lab.flags("stopped-by-one", **LONG), 2)
+    job.wait_for(r" 2/4999")
+    job.ranks[1].send_signal(signal.SIGTERM)
+    assert job.codes(60) == [130, 130]
+    assert "Stopped by a signal to another rank" in job.text(0)
+
+
+def test_missing_rank_is_named_before_anything_slow(lab: JobLab) -> None:
+    job = lab.start(lab.flags("missing", **{"dist-timeout": 3}), 3, leave_out=[1])
+    assert job.codes(30) == [2, 2]
+    assert "rank 1 of 3 did not come to rank 0" in job.text(0)
+    assert "within 3 s" in job.text(0)
+    assert not (lab.root / "runs" / "missing").exists()
+
+
+def test_failure_of_one_rank_ends_all_with_its_reason(lab: JobLab) -> None:
+    job = lab.start(lab.flags("refused", **{"batch-size": 1}), 2)
+    codes = job.codes(120)
+    assert codes == [2, 2]
+    assert job.text(0).count("--batch-size 1: 2 ranks need at least an image each") == 1
+    assert job.text(1) == ""
