@@ -59,7 +59,8 @@ def rank_info(variables: Mapping[str, str], *, host: str | None = None) -> RankI
 
 
 def _from_launcher(variables: Mapping[str, str], host: str) -> RankInfo:
-    if variables.get("RANK") == "-1" or (variables.get("WORLD_SIZE") == "1" and "RANK" not in variables):
+    # RANK -1 is what OneFlow sets for itself in a single process; its children inherit it.
+    if variables.get("WORLD_SIZE") == "1" and variables.get("RANK", "-1") == "-1":
         return RankInfo(host=host)
     missing = [name for name in _FOUR if not variables.get(name)]
     if missing:

@@ -16,7 +16,7 @@ from graph_train.checkpoint import Checkpoint
 from graph_train.cursor import Cursor
 from graph_train.early_stopping import EarlyStopping
 from graph_train.interrupts import StopRequest
-from graph_train.memory import resident_bytes
+from graph_train.memory import require_graph_memory, resident_bytes
 from graph_train.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
 from graph_train.progress import EpochProgress, EpochTimes
 from graph_train.results_csv import EpochRow, ResultsCsv
@@ -32,12 +32,9 @@ from kernels.runtime import Tensor
 from models.targets import label_capacity, pad_labels
 from models.weights import copy_weights
 from pipelines.draws import multi_scale_sizes
-from pipelines.free_memory import free_memory
 
 LOG = logging.getLogger("graph_train")
 DRAWN_BATCHES = 3
-MEMORY_SHARE = 0.9
-"""How much of the free memory graphs may take; the rest is for data and validation."""
 VAL_IOU_THRESHOLD = 0.6
 
 
@@ -237,7 +234,7 @@ class Trainer:
         before = resident_bytes()
         run.step.prepare((images, 3, side, side), (images, run.label_floor, 5), run.schedule.at(0, 0))
         if run.setup.device == "cpu":
-            _check_memory(resident_bytes() - before, sizes)
+            require_graph_memory(resident_bytes() - before, sizes)
 
     def _train_batch(self, batch: Any, number: int, progress: EpochProgress) -> None:
         """One step; `number` counts the batches of the whole run."""
@@ -485,25 +482,6 @@ class Trainer:
         if self._exchange.main:
             transfer(average, load_weights(self.folder.best))
         self.run.setup.placement.same(average.state_dict().values())
-
-
-def _check_memory(largest: int, sizes: set[int]) -> None:
-    """Refuses image sizes whose graphs will not fit beside each other; OneFlow shares their memory on a GPU only.
-
-    Args:
-        largest: bytes that the graph of the largest size has taken.
-        sizes: all sides in px.
-    """
-    others = largest * sum((size / max(sizes)) ** 2 for size in sizes) - largest
-    free = free_memory()
-    LOG.info(
-        "Multi-scale: graphs of all sizes need about %.1f GB, %.1f GB are free", (largest + others) / 1e9, free / 1e9
-    )
-    if others > free * MEMORY_SHARE:
-        raise ValueError(
-            f"--multi-scale: graphs of the other {len(sizes) - 1} image sizes need about {others / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB are free; take a smaller --batch-size or --imgsz, or --eager (equal numbers)"
-        )
 
 
 def _host(images: Any) -> np.ndarray:

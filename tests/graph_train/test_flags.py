@@ -413,6 +413,7 @@ CHECKS: dict[str, Check] = {
     )
 }  # fmt: skip
 ELSEWHERE = {
+    "dist_timeout": "distributed/test_losses.test_missing_rank_is_named_before_anything_slow",
     "debug": "test_debug_shows_the_traceback",
     "allow_download": "pipelines/test_download.py",
     "on_save_error": "test_saving.test_a_disk_that_refuses",
@@ -442,9 +443,10 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
         assert ("Traceback" in capsys.readouterr().err) == shown
 
 
-def test_several_processes_are_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="WORLD_SIZE=2: several processes are not supported yet"):
+def test_ranks_must_meet_before_oneflow_is_loaded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="WORLD_SIZE=2: OneFlow was imported before the ranks have met"):
         lab.train()
 
 
