@@ -70,27 +70,32 @@ class Setting:
     """Measured ceiling, for the share that a step reaches of it."""
 
 
-def find_torch(asked: str | None) -> Path | None:
+def find_torch(asked: str | None, needed: Sequence[str] = ("torch", "numpy")) -> Path | None:
     """The interpreter that has PyTorch: the one asked for, else ours, else none.
 
+    Args:
+        asked: `--torch-python`.
+        needed: modules that must be importable there.
     Raises:
-        ValueError: the one asked for has no PyTorch.
+        ValueError: the one asked for lacks a module.
     """
     if asked is None:
-        return Path(sys.executable) if importlib.util.find_spec("torch") else None
+        return Path(sys.executable) if all(map(importlib.util.find_spec, needed)) else None
     try:
-        probe = subprocess.run([asked, "-c", "import torch, numpy"], capture_output=True, text=True, check=False)
+        imports = f"import {', '.join(needed)}"
+        probe = subprocess.run([asked, "-c", imports], capture_output=True, text=True, check=False)
     except OSError as error:
         raise ValueError(f"--torch-python {asked}: {error.strerror or error}") from None
     if probe.returncode:
         reason = (probe.stderr.strip().splitlines() or ["it fails"])[-1]
-        raise ValueError(f"--torch-python {asked}: {reason}; install torch and numpy there: pip install torch numpy")
+        raise ValueError(f"--torch-python {asked}: {reason}; install there: {NEEDED_PACKAGES}")
     return Path(asked)
 
 
+NEEDED_PACKAGES = "pip install torch==2.13.0 numpy opencv-python-headless"
 NO_TORCH = (
     "PyTorch rows are left out: this interpreter has no torch. Make one that has (python3.11 -m venv T && "
-    "T/bin/pip install torch==2.13.0 numpy) and name it with --torch-python T/bin/python."
+    f"T/bin/{NEEDED_PACKAGES}) and name it with --torch-python T/bin/python."
 )
 
 

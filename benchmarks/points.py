@@ -43,9 +43,13 @@ def parse_point(text: str) -> Point:
     return point
 
 
-def write_point(folder: Path, point: Point) -> dict[str, Any]:
+def write_point(folder: Path, point: Point, num_classes: int | None = None) -> dict[str, Any]:
     """Writes point.json, weights.npz and batches.npz; loads OneFlow.
 
+    Args:
+        folder: where to.
+        point: what is trained.
+        num_classes: instead of the model yaml's.
     Returns:
         Parameters, multiply-accumulates of one image's forward pass, images of a step, and an estimate of its GFLOP.
     """
@@ -55,7 +59,7 @@ def write_point(folder: Path, point: Point) -> dict[str, Any]:
     from models.network import DetectionModel
     from models.spec import load_model_spec
 
-    spec = load_model_spec(point.model)
+    spec = load_model_spec(point.model, num_classes=num_classes)
     network = DetectionModel(spec, seed=0)
     config = LossConfig().scaled(heads=len(spec.strides), classes=spec.num_classes, image_px=point.imgsz)
     balance = DetectionLoss(head_geometry(network), config).balance.numpy().tolist()

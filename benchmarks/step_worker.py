@@ -30,9 +30,9 @@ class _Session:
     losses: list[float]
 
 
-def describe(folder: str, model: str, batch_size: int, imgsz: int) -> dict[str, Any]:
+def describe(folder: str, model: str, batch_size: int, imgsz: int, num_classes: int | None = None) -> dict[str, Any]:
     """See `write_point`."""
-    return write_point(Path(folder), Point(model, batch_size, imgsz))
+    return write_point(Path(folder), Point(model, batch_size, imgsz), num_classes)
 
 
 def prepare(folder: str, device: str, threads: int, *, plugin: bool, graph: bool, amp: bool) -> dict[str, Any]:

@@ -80,8 +80,11 @@ class TrainStep:
             fused=True,
         )
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[float, list[float]]:
-        """uint8 (B, 3, H, W) and labels (n, 6) on the device; returns total loss and parts, read back."""
+    def __call__(self, images: Tensor, labels: Tensor, *, update: bool = True) -> tuple[float, list[float]]:
+        """uint8 (B, 3, H, W) and labels (n, 6) on the device; returns total loss and parts, read back.
+
+        Without `update` the gradient is only added to those of the steps before.
+        """
         pixels = images.to(torch.float32, memory_format=self._format) / 255
         kind = self._device.type
         dtype = torch.float16 if kind == "cuda" else torch.bfloat16
@@ -89,10 +92,14 @@ class TrainStep:
             maps = self._call(pixels)
         total, parts = self._criterion([raw.float() for raw in maps], labels)
         self._scaler.scale(total).backward()
+        if update:
+            self._update()
+        return float(total), parts.tolist()
+
+    def _update(self) -> None:
         self._scaler.unscale_(self._optimizer)
         torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         self.average.update(self.network)
-        return float(total), parts.tolist()

@@ -61,5 +61,5 @@ def test_same_training(both: tuple[dict[str, Any], ...]) -> None:
 def test_interpreter_without_torch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--torch-python"):
         find_torch(str(tmp_path / "python"))
-    with pytest.raises(ValueError, match="install torch"):
+    with pytest.raises(ValueError, match="pip install torch"):
         find_torch("/bin/false")

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.competitors import available, steps_until_paid
 from benchmarks.points import BATCHES, Point, parse_point, random_batches, write_point
+from benchmarks.step import groups
 
 
 def test_point_as_text() -> None:
@@ -57,3 +58,8 @@ def test_pytorch_is_left_out_with_a_note() -> None:
         available(["pytorch-eager"], None)
     with pytest.raises(ValueError, match="choose from"):
         available(["pytorch"], None)
+
+
+def test_every_variant_meets_the_first_one() -> None:
+    assert groups(["a", "b", "c", "d", "e"]) == [["a", "b", "c", "d"], ["a", "e"]]
+    assert groups(["a"]) == [["a"]]

@@ -60,7 +60,7 @@ def test_all_goes_on_after_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["all", "--out", str(tmp_path / "out"), *flags]) == 1
     assert (tmp_path / "out" / "ceilings.json").exists()
     assert (tmp_path / "out" / "ceilings.png").exists()
-    assert "install torch" in (tmp_path / "out" / "step.txt").read_text()
+    assert "pip install torch" in (tmp_path / "out" / "step.txt").read_text()
     assert "failed: step" in capsys.readouterr().err
 
 
