@@ -1,0 +1,103 @@
+"""Worker that trains whole epochs in PyTorch, fed by the OpenCV mosaic loader through a DataLoader."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from benchmarks.channel import peak_memory_mb, serve
+from benchmarks.peers.loss import DetectionLoss
+from benchmarks.peers.network import Network
+from benchmarks.peers.opencv_loader import Images, MosaicLoader
+from benchmarks.peers.step import TrainStep
+from benchmarks.peers.step_worker import load_weights
+
+Sample = tuple[torch.Tensor, torch.Tensor]
+
+
+class Mosaics(Dataset[Sample]):
+    """Mosaic samples; each loading process makes a loader of its own."""
+
+    def __init__(self, images: Images, image_px: int) -> None:
+        self._images, self._image_px = images, image_px
+        self._loader: MosaicLoader | None = None
+
+    def __len__(self) -> int:
+        return len(self._images.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Image (3, S, S) uint8 and labels (n, 6), image number still 0."""
+        if self._loader is None:
+            info = get_worker_info()
+            self._loader = MosaicLoader(self._images, self._image_px, info.seed if info else 0)
+        image, rows = self._loader.sample(index)
+        return torch.from_numpy(image), torch.from_numpy(np.insert(rows, 0, 0, axis=1).astype(np.float32))
+
+
+def collate(samples: list[Sample]) -> Sample:
+    """Images (B, 3, S, S) and labels (n, 6) with the image's number in the batch first."""
+    labels = []
+    for number, (_, rows) in enumerate(samples):
+        rows[:, 0] = number
+        labels.append(rows)
+    return torch.stack([image for image, _ in samples]), torch.cat(labels)
+
+
+class _Session:
+    step: TrainStep
+    batches: DataLoader[Sample]
+    updates: list[bool]
+    done = 0
+
+
+def prepare(folder: str, device: str, threads: int, workers: int, options: dict[str, bool]) -> dict[str, Any]:
+    """Builds the network of point.json and the loader of images.json."""
+    torch.set_num_threads(threads)
+    place = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
+    point = json.loads((Path(folder) / "point.json").read_text(encoding="utf-8"))
+    data = json.loads((Path(folder) / "images.json").read_text(encoding="utf-8"))
+    network = Network(point["network"])
+    load_weights(network, Path(folder) / "weights.npz")
+    criterion = DetectionLoss(point["head"], point["loss"]).to(place)
+    _Session.step = TrainStep(network.to(place), criterion, point["update"], **options)
+    labels = [np.array(rows, np.float32).reshape(-1, 5) for rows in data["labels"]]
+    images = Images(data["paths"], labels)
+    _Session.batches = DataLoader(
+        Mosaics(images, point["point"]["imgsz"]),
+        batch_size=point["point"]["batch_size"],
+        shuffle=True,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=workers > 0,
+        pin_memory=place.type == "cuda",
+    )
+    _Session.updates = data["updates"]
+    return {"versions": {"pytorch": torch.__version__}}
+
+
+def epoch() -> dict[str, float]:
+    """Trains one epoch: seconds, images, mean loss."""
+    started, images, losses = time.perf_counter(), 0, []
+    device = next(_Session.step.network.parameters()).device
+    for pixels, labels in _Session.batches:
+        update = _Session.updates[_Session.done % len(_Session.updates)]
+        _Session.done += 1
+        total, _ = _Session.step(
+            pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True), update=update
+        )
+        losses.append(total)
+        images += len(pixels)
+    return {"seconds": time.perf_counter() - started, "images": images, "loss": float(np.mean(losses))}
+
+
+def memory() -> float:
+    """Peak of this process in MB, its loading processes left out."""
+    return peak_memory_mb()
+
+
+if __name__ == "__main__":
+    serve({"prepare": prepare, "epoch": epoch, "memory": memory})
