@@ -263,7 +263,8 @@ def _model_spec(
     cfg = config if resumed else options.model.cfg or config
     if not cfg:
         raise ValueError("no network chosen: give --cfg (such as yolov5s.yaml), or --weights of a file that names one")
-    return load_model_spec(cfg, num_classes=classes, anchors=hyp.anchors_per_level)
+    source = "the checkpoint's network" if resumed else f"{options.model.weights}: its network"
+    return load_model_spec(cfg, num_classes=classes, anchors=hyp.anchors_per_level, source=source)
 
 
 def anchors_px(network: DetectionModel) -> npt.NDArray[np.float32]:

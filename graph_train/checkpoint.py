@@ -40,6 +40,17 @@ class Checkpoint:
         return ""
 
 
+class _NoStateError(ValueError):
+    """A sound file of another kind."""
+
+
+def _header(text: str) -> dict[str, Any]:
+    header = json.loads(text)
+    if not isinstance(header, dict):
+        raise ValueError(f"its header is a {type(header).__name__}")
+    return header
+
+
 def _digest(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str:
     """Of all arrays and of the header without the digest itself."""
     return checksum(arrays, {key: value for key, value in header.items() if key != "checksum"})
@@ -73,16 +84,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             if _HEADER_KEY not in metadata:
-                raise ValueError(f"{path}: holds no training state; give it to --weights to start a new run from it")
-            header = json.loads(metadata[_HEADER_KEY])
+                raise _NoStateError(f"{path}: holds no training state; give it to --weights to start a new run from it")
+            header = _header(metadata[_HEADER_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged checkpoint ({error}); use an older one") from error
+    except _NoStateError:
+        raise
+    except (SafetensorError, ValueError, TypeError, OverflowError, RecursionError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: damaged checkpoint ({reason}); use an older one") from error
     if header.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a checkpoint of graph-train (format {header.get('format')!r})")
+        raise ValueError(f"{path}: not a checkpoint of graph-train (format {header.get('format')!r:.60})")
     if header.get("version") != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: written by another release (checkpoint format {header.get('version')!r}, this one reads "
+            f"{path}: written by another release (checkpoint format {header.get('version')!r:.60}, this one reads "
             f"{FORMAT_VERSION}); use that release"
         )
     if header.get("checksum") != _digest(arrays, header):

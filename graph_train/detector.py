@@ -36,7 +36,7 @@ def rebuild_network(path: Path, *, part: Literal["ema", "model"] = "ema") -> Det
         raise ValueError(
             f"{path}: does not say which network it belongs to; give weights saved by graph-train, or a YOLOv5 .pt"
         )
-    network = DetectionModel(load_model_spec(weights.config), seed=None)
+    network = DetectionModel(load_model_spec(weights.config, source=f"{path}: its network"), seed=None)
     report = transfer(network, weights)
     lacking = [name for name in (*report.missing, *report.mismatched) if "num_batches_tracked" not in name]
     if lacking:

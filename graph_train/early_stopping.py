@@ -4,6 +4,7 @@ All ranks come to the same answer without talking to one another, as long as eac
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -45,6 +46,6 @@ class EarlyStopping:
         """What a checkpoint must keep so that a resumed run stops when the uninterrupted one would."""
         return {"best_fitness": self.best_fitness, "best_epoch": self.best_epoch}
 
-    def restore(self, state: dict[str, float]) -> None:
+    def restore(self, state: Mapping[str, float]) -> None:
         """Continues from a checkpoint's `state()`."""
         self.best_fitness, self.best_epoch = float(state["best_fitness"]), int(state["best_epoch"])

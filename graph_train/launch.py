@@ -36,10 +36,12 @@ from graph_train.run_folder import (
     new_run_folder,
     point_to_resume,
 )
-from graph_train.state import Counters
+from graph_train.saved_header import SavedHeader, read_header
 from graph_train.terminal import steady_output
 from graph_train.trainer import Trainer, TrainResult
 from models.complexity import measure
+from models.spec import load_model_spec
+from pipelines.dataset import load_dataset
 from pipelines.problems import write_problems
 from pipelines.safe_yaml import load_yaml
 
@@ -92,6 +94,9 @@ def _train(callbacks: Callbacks | None, flags: Mapping[str, Any]) -> TrainResult
         return _train_in(RunFolder(point.folder), lambda folder: _resumed(folder, point, flags), listeners)
     # A broken file or a missing device ends the run before a folder is made.
     hyp = load_hyperparameters(options.optim.hyp)
+    load_dataset(options.data.data, require=())
+    if options.model.cfg:
+        load_model_spec(options.model.cfg)
     run_device(options)
     folder = new_run_folder(options.run.project, options.run.name, exist_ok=options.run.exist_ok)
     return _train_in(folder, lambda folder: _begun(folder, options, hyp), listeners)
@@ -172,8 +177,8 @@ def _resumed(folder: RunFolder, point: ResumePoint, flags: Mapping[str, Any]) ->
     """
     checkpoint = load_checkpoint(point.file) if point.file else folder.newest_good()
     if checkpoint is not None:
-        saved = dict(checkpoint.header["options"])
-        hyp = Hyperparameters(**checkpoint.header["hyp"])
+        header = _header(checkpoint, point.file or folder.last)
+        saved, hyp = dict(header.options), header.hyp
     else:
         saved = dict(load_yaml(folder.path / SETTINGS).data)
         hyp = load_hyperparameters(str(folder.path / HYPERPARAMETERS))
@@ -193,6 +198,13 @@ def _resumed(folder: RunFolder, point: ResumePoint, flags: Mapping[str, Any]) ->
     return _Start(options, hyp, checkpoint)
 
 
+def _header(checkpoint: Checkpoint, path: Path) -> SavedHeader:
+    try:
+        return read_header(checkpoint.header)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; use an older checkpoint") from None
+
+
 def _dashed(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -209,29 +221,28 @@ def _train_in(folder: RunFolder, begin: Callable[[RunFolder], _Start], callbacks
 
 def _train_from(start: _Start, folder: RunFolder, callbacks: Callbacks) -> TrainResult:
     options, checkpoint = start.options, start.checkpoint
+    header = read_header(checkpoint.header) if checkpoint is not None else None
     saved, cursor, stopper = None, Cursor(), EarlyStopping(options.optim.patience)
     lines: Sequence[str] = ()
-    if checkpoint is not None:
-        header = checkpoint.header
-        saved = Saved(header["config"], np.asarray(header["anchors_px"], np.float32))
-        cursor = Cursor(**header["cursor"])
+    if header is not None:
+        saved = Saved(header.config, header.anchors_px)
+        cursor = header.cursor
         # More epochs than the run was to have: it goes on, also one that had stopped early.
-        cursor.finished = cursor.finished and options.optim.epochs <= header["options"]["epochs"]
-        stopper.restore(header["early_stopping"])
-        lines = header["results"]
+        cursor.finished = cursor.finished and options.optim.epochs <= header.options["epochs"]
+        stopper.restore(header.early_stopping)
+        lines = header.results
     else:
         options = _with_batch_size(options, start.hyp, folder, callbacks)
     run = assemble(options, start.hyp, saved)
     try:
         _require_same_data(run)
         _describe(run, folder, callbacks, first_epoch=None if checkpoint is None else cursor.epoch)
-        if checkpoint is not None:
-            counters = Counters(**checkpoint.header["counters"])
+        if checkpoint is not None and header is not None:
             if run.setup.exchange.main:
-                run.state.load_arrays(checkpoint.arrays, counters)
-            run.state.share(counters)
+                run.state.load_arrays(checkpoint.arrays, header.counters)
+            run.state.share(header.counters)
             _announce_resume(cursor, options.optim.epochs)
-            if checkpoint.header["data"] != run.setup.data.fingerprint():
+            if header.data != run.setup.data.fingerprint():
                 LOG.warning("The data set is not the one of the checkpoint: the run goes on, but not as it would have")
         trainer = Trainer(run, folder, cursor, stopper, callbacks, results=lines)
         if run.setup.exchange.main:

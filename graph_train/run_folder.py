@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from graph_train.checkpoint import Checkpoint, load_checkpoint
+from graph_train.cursor import Cursor
 from graph_train.files import older, remove_leftovers
 from graph_train.progress import TerminalHandler
+from graph_train.saved_header import read_header
 from graph_train.terminal import LogFile
 from pipelines.problems import printable
 
@@ -82,18 +84,18 @@ class RunFolder:
         for path in self.checkpoints():
             try:
                 checkpoint = load_checkpoint(path)
+                cursor = _cursor(checkpoint, path)
             except (ValueError, OSError) as error:
                 damaged.append(str(error))
                 continue
             for text in damaged:
                 LOG.warning("%s", text)
             if damaged:
-                cursor = checkpoint.header["cursor"]
                 LOG.warning(
                     "Going on with the checkpoint before it: %s (epoch %d, batch %d)",
                     path,
-                    cursor["epoch"],
-                    cursor["next_batch"],
+                    cursor.epoch,
+                    cursor.next_batch,
                 )
                 self._set_aside_newer_than(path)
             return checkpoint
@@ -178,6 +180,13 @@ class ResumePoint:
     folder: Path
     file: Path | None = None
     """A state that was asked for by name; None for the newest good one."""
+
+
+def _cursor(checkpoint: Checkpoint, path: Path) -> Cursor:
+    try:
+        return read_header(checkpoint.header).cursor
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _generations(weights: Path) -> list[Path]:

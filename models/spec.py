@@ -128,6 +128,7 @@ def load_model_spec(
     num_classes: int | None = None,
     anchors: int | Sequence[Sequence[float]] | None = None,
     channels: int | None = None,
+    source: str = "model configuration",
 ) -> ModelSpec:
     """Reads and checks a model yaml.
 
@@ -138,13 +139,14 @@ def load_model_spec(
         anchors: replaces the yaml's: a number of anchors per level (then their sizes are placeholders for
             auto-anchor, as in YOLOv5), or one flat list `w, h, w, h, …` in px for each level.
         channels: of the images; default the yaml's `ch`, else 3.
+        source: what messages call a mapping.
 
     Raises:
         FileNotFoundError: no such file or shipped name.
         ValueError: file and line of a row that cannot be built, and what is known instead.
     """
     if isinstance(cfg, Mapping):
-        source, config, lines = "model configuration", dict(cfg), None
+        config, lines = dict(cfg), None
     else:
         path = find_config(cfg)
         source = str(path)

@@ -195,7 +195,7 @@ def _from_safetensors(path: Path, prefer: Prefer) -> LoadedWeights:
             raw = {short: file.get_tensor(name) for name, short in names.items()}
             described = _metadata(metadata)
             sound = _is_sound(file, metadata, described)
-    except (SafetensorError, TypeError, ValueError, OverflowError) as error:
+    except (SafetensorError, TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
         raise ValueError(f"{path}: damaged, or of a type that NumPy lacks such as bfloat16 ({error})") from None
     if not raw:
         raise ValueError(f"{path}: holds no weights")
@@ -264,7 +264,7 @@ def transfer(model: DetectionModel, weights: LoadedWeights, *, exclude: Sequence
         exclude: parts of names to leave out, such as "anchor".
 
     Raises:
-        ValueError: nothing fits, so the file belongs to another kind of network.
+        ValueError: nothing fits, so the file belongs to another kind of network; or a NaN or infinity in it.
     """
     transferred, missing, mismatched, excluded = [], [], [], []
     state = model.state_dict()
@@ -277,6 +277,8 @@ def transfer(model: DetectionModel, weights: LoadedWeights, *, exclude: Sequence
                 missing.append(name)
             elif tuple(value.shape) != tuple(tensor.shape):
                 mismatched.append(f"{name} ({_shape(value.shape)} in the file, {_shape(tensor.shape)} here)")
+            elif value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise ValueError(f"{weights.path}: {name} holds numbers that are not finite; use older weights")
             else:
                 here(tensor).copy_(flow.tensor(value, dtype=tensor.dtype, device=here(tensor).device))
                 transferred.append(name)

@@ -15,6 +15,7 @@ from pipelines.shapes import SHAPES_NAME, render_shapes
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 MAX_CLASSES = 10_000
+MAX_PATH_LENGTH = 4096
 
 _log = logging.getLogger("graph_train")
 _SHIPPED = Path(__file__).with_name("datasets")
@@ -125,7 +126,9 @@ def _text(yaml: YamlFile, *key: Any) -> str:
     for part in key:
         value = value[part]
     if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError(f"{yaml.where(*key)}: {key[0]} must be a path, found {value!r}")
+        raise ValueError(f"{yaml.where(*key)}: {key[0]} must be a path, found {value!r:.80}")
+    if len(value) > MAX_PATH_LENGTH:
+        raise ValueError(f"{yaml.where(*key)}: {key[0]} must be a path, found {len(value)} characters")
     return value
 
 
@@ -208,7 +211,7 @@ def _listed_names(yaml: YamlFile, names: Any) -> tuple[str, ...]:
     elif isinstance(names, dict):
         for key in names:
             if type(key) is not int:
-                raise ValueError(f"{yaml.where('names', key)}: names: {key!r} is no class index; count 0, 1, 2 ...")
+                raise ValueError(f"{yaml.where('names', key)}: names: {key!r:.60} is no class index; count 0, 1, 2 ...")
         keys = sorted(names)
     else:
         raise ValueError(f"{yaml.where('names')}: names must be a list or `index: name` lines, found {names!r:.60}")

@@ -170,10 +170,21 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
         yield from node.value
 
 
+def _can_name_a_file(text: str) -> bool:
+    """False for lone surrogates, which only escapes can make; those that stand for undecodable bytes are paths."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_node(node: yaml.Node, path: Path) -> None:
     place = _place(path, node.start_mark)
     if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBER_TAGS and len(node.value) > MAX_NUMBER_LENGTH:
         raise _NotPlainError(f"{place}: a number of {len(node.value)} characters; put text in quotes")
+    if isinstance(node, yaml.ScalarNode) and not _can_name_a_file(node.value):
+        raise _NotPlainError(f"{place}: {ascii(node.value)[:60]} has escapes that stand for no character")
     if node.tag not in _PLAIN_TAGS:
         raise _NotPlainError(
             f"{place}: tag {node.tag!r} is not allowed; only plain text, numbers, lists and mappings are"

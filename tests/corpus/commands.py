@@ -1,5 +1,7 @@
 """Runs the real commands, in this process or in one of their own, and holds them to what every command promises."""
 
+import logging
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -43,15 +45,15 @@ def run_child(
     """The command in a process of its own, ended after `seconds`: a hang is a failure, a crash costs nobody else."""
     command = [sys.executable, "-m", f"graph_train.cli.{name.removeprefix('graph-')}", *map(str, arguments)]
     done = subprocess.run(
-        command, cwd=cwd, capture_output=True, timeout=seconds, check=False, env=_environment(), errors="replace"
+        command,
+        cwd=cwd,
+        capture_output=True,
+        timeout=seconds,
+        check=False,
+        errors="replace",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     return checked(name, done.returncode, done.stdout, done.stderr, may_end=may_end)
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def run_here(
@@ -59,9 +61,13 @@ def run_here(
 ) -> Ended:
     """The command in this process, for what fails before anything is computed."""
     capsys.readouterr()
+    log = logging.getLogger("graph_train")
+    handlers, propagates = list(log.handlers), log.propagate
     try:
         code = MODULES[name].main([str(argument) for argument in arguments])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else ERRORS_FOUND
+    finally:  # a command is the last thing its process does; here others follow, with other streams
+        log.handlers[:], log.propagate = handlers, propagates
     out, err = capsys.readouterr()
     return checked(name, code, out, err, may_end=may_end)

@@ -55,6 +55,7 @@ def laughs(levels: int) -> str:
         ("a:\n\t- b", ":2:1", "not readable as yaml"),
         ("a: " + "[" * (MAX_DEPTH + 1), ":1:43", "nested deeper"),
         ("a: " + "1:" * 100 + "1", ":1:4", "a number of 201 characters"),
+        ('a: "\\uD800"', ":1:4", "has escapes that stand for no character"),
         ("a: *b", ":1:4", "undefined alias"),
         ("a: 1\n---\nb: 2", ":2:1", "another document"),
         ("- a", "", "found a list at the top level"),

@@ -1,0 +1,188 @@
+"""Damaged weights and checkpoints given to the commands: one line that names them, and nothing is executed."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from graph_train.hyperparameters import Hyperparameters
+from graph_train.options import TrainOptions
+from graph_train.saved_header import read_header
+from models.oneflow_folder import read_oneflow_folder
+from models.weights import load_weights
+from tests.corpus.commands import USER_ERROR, run_child, run_here
+from tests.corpus.weights import ARRAYS, checkpoint, resumable, write_weight_cases
+from tests.graph_train.tiny import TINY
+
+SECONDS = 30.0
+HEADER: dict[str, Any] = {
+    "options": TrainOptions().as_flat_dict(),
+    "hyp": Hyperparameters().as_dict(),
+    "cursor": {"epoch": 1, "next_batch": 0, "loss_sums": [0.0, 0.0, 0.0], "losses": 0, "maps": [0.5],
+               "best_fitness": 0.1, "possible_stop": False, "finished": False},
+    "counters": {"updates": 3, "pending_decay": 1.0},
+    "early_stopping": {"best_fitness": 0.1, "best_epoch": 0},
+    "results": [],
+    "data": "0" * 32,
+    "config": TINY,
+    "anchors_px": [[[10, 13], [16, 30], [33, 23]], [[30, 61], [62, 45], [59, 119]]],
+}  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current folder that must stay so: a file in it would be the trace of executed code."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+def test_export_refuses_each_in_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = write_weight_cases(here.parent / "cases")
+    assert len(cases) > 60
+    for name, file in cases.items():
+        start = time.monotonic()
+        ended = run_here("graph-export", "--weights", file, capsys=capsys, may_end=[USER_ERROR])
+        assert time.monotonic() - start < SECONDS, name
+        assert file.name in ended.error and len(ended.error) < 1500 and ended.error.isprintable(), (name, ended.error)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, "lacks model/"),
+        ({"options": None}, "its header has no 'options'"),
+        ({"options": {}}, "how many epochs"),
+        ({"options": {"epochs": 3, "imgzs": 3}}, "unknown setting 'imgzs'"),
+        ({"options": {"epochs": 3, "imgsz": "large"}}, "imgsz='large'"),
+        ({"hyp": {"lr0": -1}}, "lr0=-1 is out of range"),
+        ({"hyp": {"script": 1}}, "unknown hyper-parameter 'script'"),
+        ({"cursor": {"epoch": -1}}, "cursor epoch=-1"),
+        ({"cursor": {"epoch": "x" * 500}}, "cursor epoch='xxx"),
+        ({"cursor": {"epoch": True}}, "cursor epoch=True"),
+        ({"cursor": {"loss_sums": [1.0]}}, "cursor loss_sums=[1.0]"),
+        ({"cursor": {"script": 1}}, "unknown cursor entry 'script'"),
+        ({"counters": {"updates": 1e30}}, "counters updates=1e+30"),
+        ({"early_stopping": {}}, "no best fitness"),
+        ({"early_stopping": {"best_fitness": "x", "best_epoch": 0}}, "no number"),
+        ({"results": ["a,b"]}, "no rows of results.csv"),
+        ({"results": 3}, "no rows of results.csv"),
+        ({"anchors_px": [[["x"]]]}, "no anchors of the form"),
+        ({"anchors_px": [[[1e30, 1]]]}, "anchors of shape"),
+        ({"config": {"nc": 3}}, "backbone must be a list"),
+        ({"config": {**TINY, "head": [[-1, 10**9, "C3", [8]]]}}, "C3 repeats 1000000000 times"),
+    ],
+)  # fmt: skip
+def test_a_header_that_does_not_describe_a_run_is_refused(
+    change: dict[str, Any], reason: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = {**HEADER, **change}
+    header["options"] = {**HEADER["options"], **change["options"]} if change.get("options") else header["options"]
+    if "options" in change and not change["options"]:
+        header["options"] = change["options"]
+    folder = resumable(here.parent / "run", checkpoint(json.loads(json.dumps(header)), ARRAYS))
+    ended = run_here("graph-train", "--resume", folder, "--data", "shapes", "--device", "cpu", capsys=capsys,
+                     may_end=[USER_ERROR])  # fmt: skip
+    assert reason in ended.error
+
+
+@pytest.mark.slow
+def test_every_command_refuses_each_in_a_process_of_its_own(tmp_path: Path) -> None:
+    for name, file in write_weight_cases(tmp_path / "cases").items():
+        training = name in ("no-network.safetensors", "lacks-most.safetensors", "checkpoint-bare.safetensors")
+        for command in ("graph-val", "graph-export") if training else ("graph-train", "graph-val", "graph-export"):
+            ended = run_child(command, "--weights", file, cwd=tmp_path, may_end=[USER_ERROR], seconds=60)
+            assert file.name in ended.error, (command, name, ended.error)
+    assert not (tmp_path / "trap").exists()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("0"),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.data())
+def test_any_header_is_taken_apart_or_refused(data: st.DataObject) -> None:
+    header = json.loads(json.dumps(HEADER))
+    for key in data.draw(st.lists(st.sampled_from(sorted(HEADER)), max_size=2)):
+        part = header[key]
+        if isinstance(part, dict) and part and data.draw(st.booleans()):
+            part[data.draw(st.sampled_from(sorted(part)))] = data.draw(json_values)
+        else:
+            header[key] = data.draw(json_values)
+    try:
+        found = read_header(header)
+    except ValueError as error:
+        assert "\n" not in str(error) and len(str(error)) < 500
+    else:
+        assert found.cursor.epoch >= 0 and np.isfinite(found.anchors_px).all()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_safetensors_is_loaded_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    entries = st.fixed_dictionaries({
+        "dtype": st.sampled_from(["F32", "F64", "F16", "BF16", "F8_E5M2", "I64", "BOOL", "U8", "C64", "X"]),
+        "shape": st.lists(st.integers(-1, 5) | st.just(2**60), max_size=3),
+        "data_offsets": st.lists(st.integers(0, 40), min_size=2, max_size=2),
+    })  # fmt: skip
+    header = data.draw(st.dictionaries(st.text(max_size=4), entries | json_values, max_size=3))
+    if data.draw(st.booleans()):
+        header["__metadata__"] = data.draw(st.dictionaries(st.text(max_size=4) | st.just("graph_train"), json_values))
+    text = json.dumps(header).encode()
+    length = data.draw(st.just(len(text)) | st.integers(0, 2**64 - 1))
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(length.to_bytes(8, "little") + text + data.draw(st.binary(max_size=40)))
+    try:
+        load_weights(file)
+    except ValueError as error:
+        assert str(file) in str(error) and "\n" not in str(error)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_oneflow_folder_is_loaded_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    folder = tmp_path / "folder"
+    (folder / "w").mkdir(parents=True, exist_ok=True)
+    meta = data.draw(st.binary(max_size=60) | st.lists(st.sampled_from(
+        ["shape {", "}", "dim: 2", "dim: -1", "dim: 99999999999", "data_type: kFloat", "data_type: kInt8", "\n", '"'])
+    ).map(lambda parts: " ".join(parts).encode()))  # fmt: skip
+    (folder / "w" / "meta").write_bytes(meta)
+    (folder / "w" / "out").write_bytes(data.draw(st.binary(max_size=16)))
+    pickled = folder / "pickled_data"
+    pickled.unlink(missing_ok=True)
+    if data.draw(st.booleans()):
+        single = [b"%c" % code for code in b"}]()NRbsua02.\x81\x85\x94"]
+        codes = st.sampled_from([*single, b"X\1\0\0\0w", b"coneflow\nTensor\n", b"q\0", b"h\0"])
+        pickled.write_bytes(b"\x80\x02" + b"".join(data.draw(st.lists(codes, max_size=20))) + b".")
+    try:
+        load_weights(folder)
+    except ValueError as error:
+        assert str(folder) in str(error) and "\n" not in str(error)
+
+
+def test_a_path_out_of_a_oneflow_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "out").write_bytes(b"\0" * 8)
+    (tmp_path / "secret" / "meta").write_bytes(b"shape { dim: 2 } data_type: kFloat")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = b"X\x09\x00\x00\x00../secret"
+    tensor = b"coneflow\nTensor\n)\x81}X\x04\x00\x00\x00path" + path + b"sb"
+    state = b"}X\x01\x00\x00\x00w" + tensor + b"s"
+    (folder / "pickled_data").write_bytes(
+        b"\x80\x02}(X\x10\x00\x00\x00protocol_versionK\x01X\x04\x00\x00\x00data" + state + b"u."
+    )
+    assert list(read_oneflow_folder(folder)) == ["w"]
+    with pytest.raises(ValueError, match=r"names a tensor folder \.\./secret that is not in it"):
+        load_weights(folder)
