@@ -81,7 +81,8 @@ def _hyperparameters(values: Mapping[str, Any]) -> Hyperparameters:
 
 def _anchors(values: Any) -> npt.NDArray[np.float32]:
     try:
-        anchors = np.asarray(values, np.float32)
+        with np.errstate(over="ignore"):  # infinity is refused below
+            anchors = np.asarray(values, np.float32)
     except (ValueError, TypeError, OverflowError):
         anchors = np.zeros(0, np.float32)
     if anchors.ndim != 3 or anchors.shape[-1] != 2 or not np.isfinite(anchors).all() or not (anchors > 0).all():

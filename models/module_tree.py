@@ -210,5 +210,6 @@ def _is_plain(value: Any, depth: int) -> bool:
 def as_float32(value: Array) -> Array:
     """Half and double precision become float32; integers stay. The result owns its memory."""
     if value.dtype.kind == "f":
-        return np.array(value, np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which `transfer` refuses
+            return np.array(value, np.float32)
     return np.array(value)
