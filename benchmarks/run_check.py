@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import Image
 
 from graph_train.checkpoint import Checkpoint, load_checkpoint
@@ -13,6 +12,7 @@ from graph_train.results_csv import HEADER
 from graph_train.run_folder import LAST
 from models.safetensors_file import checksum
 from models.weights import load_weights
+from pipelines.safe_yaml import load_yaml
 
 State = tuple[int, int]
 """Epoch and batches of it that are done."""
@@ -63,7 +63,7 @@ def _problem(path: Path, reference: Path) -> str:
     elif path.suffix == ".json":
         json.loads(path.read_text(encoding="utf-8"))
     elif path.suffix == ".yaml":
-        yaml.safe_load(path.read_text(encoding="utf-8"))
+        load_yaml(path)
     elif path.suffix == ".html":
         return "" if path.read_text(encoding="utf-8").rstrip().endswith("</html>") else "cut off"
     elif path.name == "results.csv":
