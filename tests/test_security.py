@@ -28,12 +28,6 @@ ALONE_MAY = {
     "urllib.request": {"pipelines/download.py"},
     "tarfile": {"pipelines/unpack.py"},
     "zipfile": {"pipelines/unpack.py", "models/pytorch_file.py"},
-    "ctypes.CDLL": {
-        "kernels/plugin.py",
-        "kernels/runtime.py",
-        "benchmarks/ceilings_worker.py",
-        "graph_train/memory.py",
-    },
     "pickletools": {"models/pickle_reader.py"},
 }
 
@@ -107,6 +101,19 @@ def _uses(tree: ast.AST, name: str) -> bool:
 def test_what_is_dangerous_has_one_home(name: str) -> None:
     users = {str(path.relative_to(ROOT)) for path in sources() if _uses(ast.parse(path.read_text("utf-8")), name)}
     assert users == ALONE_MAY[name]
+
+
+def test_libraries_are_loaded_by_path_only_where_they_are_verified() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources()
+        if path.parent.name != "kernels"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and dotted(node.func) in ("ctypes.CDLL", "CDLL", "ctypes.cdll.LoadLibrary")
+        # This process itself, or a library of the system by its bare name.
+        if not (isinstance(node.args[0], ast.Constant) and "/" not in str(node.args[0].value))
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize(
