@@ -95,7 +95,8 @@ def test_tensorboard_itself_reads_the_file(tmp_path: Path) -> None:
     _needs("tensorboard")
     accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
 
-    for first, epochs in ((0, range(4)), (2, range(2, 5))):  # the second run resumes at epoch 2
+    # The second run resumes within epoch 0, the third one within epoch 2.
+    for first, epochs in ((None, range(1)), (0, range(4)), (2, range(2, 5))):
         callbacks = Callbacks()
         add_loggers(callbacks, ["tensorboard"], RunDescription(tmp_path, {}, first_epoch=first))
         _run(tmp_path, callbacks, epochs)
@@ -138,7 +139,8 @@ def test_mlflow_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "train" / "exp"
     folder.mkdir(parents=True)
-    for first, epochs in ((0, range(2)), (2, range(2, 3))):
+    # The second run goes on from a state before epoch 1, which the first one has logged already.
+    for first, epochs in ((None, range(2)), (1, range(1, 3))):
         callbacks = Callbacks()
         add_loggers(callbacks, ["mlflow"], RunDescription(folder, {"lr0": 0.01}, first_epoch=first))
         _run(folder, callbacks, epochs)
