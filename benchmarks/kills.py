@@ -27,12 +27,9 @@ from benchmarks.tables import Table
 SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
 _POLL_SECONDS = 0.002
 _PATIENCE_SECONDS = 1800
-MOMENTS = ("any", "training", "writing")
-"""When a kill comes: from the start to the end, after the first state of the process, or within a write; in turn."""
-_WRITE_SECONDS = 0.05
-"""A kill within a write comes at most this time after its beginning."""
-_TRAINING_SHARE = 0.3
-"""A kill while training comes within this share of the undisturbed run's time after the first state."""
+MOMENTS: Mapping[str, float] = {"training": 1.0, "writing": 0.05}
+"""When a kill comes, besides `ANY` moment: at most so many seconds after a checkpoint was begun to be written."""
+ANY = "any"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="images")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--save-steps", type=int, default=5)
+    parser.add_argument("--train-flags", default="", metavar="FLAGS", help="more flags of graph-train, in one text")
     parser.add_argument("--work", metavar="FOLDER", help="keep the runs there; default: a temporary folder")
 
 
@@ -67,7 +65,7 @@ class _Trainings:
         self._common = [
             "--data", data, "--cfg", flags.cfg, "--imgsz", str(flags.imgsz), "--batch-size", str(flags.batch_size),
             "--epochs", str(flags.epochs), "--device", flags.device, "--workers", str(flags.threads),
-            "--project", str(work),
+            "--project", str(work), *flags.train_flags.split(),
         ]  # fmt: skip
 
     @contextmanager
@@ -120,7 +118,8 @@ def _series(flags: argparse.Namespace, work: Path) -> dict[str, Any]:
     # One run as it will be disturbed, to compare files with, and one that keeps the state of each batch.
     seconds = _undisturbed(trainings, "reference")
     _undisturbed(trainings, "states", "--save-steps", "1", "--keep-saves", "1000")
-    reference = _Reference(work / "reference", seconds, known_states(work / "states"))
+    known = known_states(work / "states")
+    reference = _Reference(work / "reference", seconds, known, max(len(known) // flags.save_steps, 1))
     shutil.rmtree(work / "states" / "weights")
     series = _Series(trainings, reference, SIGNALS[flags.signal], random.Random(flags.seed))
     chains: list[_Chain] = []
@@ -149,6 +148,8 @@ class _Reference:
     folder: Path
     seconds: float
     known: Mapping[tuple[int, int], str]
+    saves: int
+    """Checkpoints that it writes, about."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class _Series:
         name = chain.folder.name
         while True:
             disturb = len(chain.kills) < most
-            moment = MOMENTS[len(chain.kills) % len(MOMENTS)]
+            moment = self.moments.choice((ANY, *MOMENTS))
             with self.trainings.running(name) as process:
                 if disturb:
                     self._wait(process, chain.folder, moment)
@@ -182,16 +183,25 @@ class _Series:
 
     def _wait(self, process: "subprocess.Popen[bytes]", folder: Path, moment: str) -> None:
         """Until the moment has come, or the process has ended."""
-        if moment == "any":
+        if moment == ANY:
             _sleep(process, self.moments.uniform(0, self.reference.seconds))
             return
-        begun: set[str] = set()
-        after = self.moments.randrange(1, 4) if moment == "writing" else 1
-        while process.poll() is None and len(begun) < after:
-            begun |= {path.name for path in (folder / "weights").glob(".last.*")}
+        seen, writes = _newest(folder), self.moments.randint(1, self.reference.saves)
+        while process.poll() is None and writes > 0:
             time.sleep(_POLL_SECONDS)
-        longest = _WRITE_SECONDS if moment == "writing" else _TRAINING_SHARE * self.reference.seconds
-        _sleep(process, self.moments.uniform(0, longest))
+            if (now := _newest(folder)) != seen:
+                seen, writes = now, writes - 1
+        _sleep(process, self.moments.uniform(0, MOMENTS[moment]))
+
+
+def _newest(folder: Path) -> tuple[object, ...]:
+    """Changes when a checkpoint is begun to be written, or else when it is complete."""
+    begun = sorted(path.name for path in (folder / "weights").glob(".last.*"))
+    last = folder / "weights" / "last.safetensors"
+    try:
+        return (*begun, last.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return tuple(begun)
 
 
 def _sleep(process: "subprocess.Popen[bytes]", seconds: float) -> None:
