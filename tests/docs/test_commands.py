@@ -59,6 +59,7 @@ def test_they_run_one_after_another(goldens: Path, tmp_path: Path) -> None:
     """All in one folder and in their order: later ones use what earlier ones wrote."""
     shutil.copytree(render_shapes().parent, tmp_path / "berries")
     (tmp_path / "berries/shapes.yaml").rename(tmp_path / "berries/berries.yaml")
+    shutil.copytree(tmp_path / "berries/images/val", tmp_path / "my-photos")
     shutil.copy(tmp_path / "berries/berries.yaml", tmp_path / "my.yaml")
     (tmp_path / "my.yaml").write_text((tmp_path / "my.yaml").read_text().replace("path: .", "path: berries"))
     weights = next(iter(sorted(goldens.rglob("*.pt"))))
@@ -75,6 +76,6 @@ def arguments(command: Command) -> list[str]:
     if command.words[0] == "graph-train" and "--resume" not in words:
         # A flag that is given twice has its last value.
         words += [word for pair in SMALLER.items() for word in pair]
-    elif command.words[0] == "graph-val":
+    elif command.words[0] in ("graph-val", "graph-predict"):
         words += ["--imgsz", SMALLER["--imgsz"]]
     return [sys.executable, "-m", module, *words]
