@@ -104,7 +104,8 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(lab: Lab, whole: Tr
     run = copied(whole, tmp_path / "run")
     last = run / "weights" / LAST
     before = load_checkpoint(older(last, 1)).header["cursor"]
-    assert (before["epoch"], before["next_batch"]) == (2, 2)  # trained to the end of the last epoch, not yet validated
+    # Within the last epoch; after which batch depends on the disk, since a save waits for the one before it.
+    assert before["epoch"] == 2 and before["next_batch"] in (1, 2)
     flip(last)
     log_length = len((run / "train.log").read_text())
     again = lab.train_as_given(resume=run)
