@@ -1,10 +1,11 @@
 """How every command ends: one line on what is wrong and what to do, and an exit code that scripts can use."""
 
+import contextlib
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from graph_train.failures import RunEndedError, ToldElsewhereError
 from graph_train.terminal import steady_output
@@ -19,8 +20,20 @@ def run_command(name: str, command: Callable[[], int | None], *, debug: bool) ->
     ValueError and OSError are the user's (2), a `RunEndedError` brings its own code, anything else is ours (1);
     KeyboardInterrupt gives 130. Output that nobody can read any more is no error.
     """
-    with steady_output():
+    with steady_output(), _messages_as_before():
         return _exit_code(name, command, debug=debug)
+
+
+@contextlib.contextmanager
+def _messages_as_before() -> Iterator[None]:
+    """Undoes `show_messages`: a program that calls a command keeps its own handlers."""
+    log = logging.getLogger("graph_train")
+    handlers, level, propagate = log.handlers[:], log.level, log.propagate
+    try:
+        yield
+    finally:
+        log.handlers[:], log.propagate = handlers, propagate
+        log.setLevel(level)
 
 
 def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
