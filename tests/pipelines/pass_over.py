@@ -1,0 +1,43 @@
+"""Passes over a training pipeline in a process of its own, for tests of what such a process holds and leaves behind.
+
+`python -m tests.pipelines.pass_over IMAGES FOLDER EPOCHS CACHE BATCHES`: caches go to FOLDER. Prints JSON: the resident
+bytes after each epoch, and the threads that are left in the end. If BATCHES is not 0, the last epoch is left after so
+many, and the pipeline is closed in its middle.
+"""
+
+import gc
+import json
+import sys
+import threading
+from pathlib import Path
+
+from graph_train.memory import resident_bytes
+from kernels.plugin import load_plugin
+from pipelines.augment import AugmentConfig
+from pipelines.image_cache import CacheKind
+from pipelines.index import index_images
+from pipelines.train import TrainPipeline
+
+
+def main(images: Path, folder: Path, epochs: int, *, cache: CacheKind | None, batches: int) -> None:
+    load_plugin("auto")
+    index = index_images([images], ("a", "b", "c"), cache_dir=folder)
+    pipeline = TrainPipeline(
+        index, AugmentConfig(), batch_size=16, image_px=320, seed=0, workers=2, cache=cache, cache_dir=folder
+    )
+    resident = []
+    for epoch in range(epochs):
+        for number, _ in enumerate(pipeline.epoch(epoch), 1):
+            if epoch == epochs - 1 and number == batches:
+                break
+        gc.collect()
+        resident.append(resident_bytes())
+    pipeline.close()
+    # A progress bar's monitor is tqdm's own and ends with the process.
+    left = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    print(json.dumps({"resident": resident, "threads": [name for name in left if name != "tqdm_monitor"]}))
+
+
+if __name__ == "__main__":
+    kind: CacheKind | None = None if sys.argv[4] == "none" else sys.argv[4]  # type: ignore[assignment]
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), cache=kind, batches=int(sys.argv[5]))
