@@ -54,10 +54,16 @@ def _run_one(name: str, flags: argparse.Namespace, folder: Path) -> int:
     with (folder / f"{name}.txt").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert process.stdout is not None
-        for line in process.stdout:
-            log.write(line)
-            print(line, end="", flush=True)
-        return process.wait()
+        try:
+            for line in process.stdout:
+                log.write(line)
+                print(line, end="", flush=True)
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            process.wait()
+        return process.returncode
 
 
 def _flags_of(name: str) -> frozenset[str]:

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.registry import BENCHMARKS, COMMANDS
 from graph_train.cli.errors import run_command
 from graph_train.cli.parser import CommandParser
+from graph_train.interrupts import Interruptible
 
 DEFAULT_REPEATS = 7
 
@@ -66,10 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in COMMANDS:
         flags = command_parser(name).parse_args(given[1:])
         module = import_module(COMMANDS[name].module)
-        return run_command(f"graph-bench {name}", lambda: module.run(flags), debug=flags.debug)
+        return _run(name, lambda: module.run(flags), flags)
     flags = benchmark_parser(name).parse_args(given[1:])
     module = import_module(BENCHMARKS[name].module)
-    return run_command(f"graph-bench {name}", lambda: _measure(name, module, flags), debug=flags.debug)
+    return _run(name, lambda: _measure(name, module, flags), flags)
+
+
+def _run(name: str, command: Callable[[], int], flags: argparse.Namespace) -> int:
+    """Also SIGTERM ends it in order, with all its worker processes."""
+
+    def interruptible() -> int:
+        with Interruptible():
+            return command()
+
+    return run_command(f"graph-bench {name}", interruptible, debug=flags.debug)
 
 
 def _measure(name: str, module: Any, flags: argparse.Namespace) -> int:

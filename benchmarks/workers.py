@@ -110,4 +110,7 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            # It may be in the middle of something that takes minutes.
+            self._process.kill()
         self.close()
