@@ -20,6 +20,7 @@ from kernels.runtime import flow
 from models.module_tree import Found, Part, as_float32, find_weights, plain_config
 from models.network import DetectionModel
 from models.oneflow_folder import is_oneflow_folder, is_oneflow_tensor, read_oneflow_folder, read_tensor
+from models.pickle_reader import shortened
 from models.pytorch_file import PyTorchFile, StoredTensor
 from models.safetensors_file import checksum, write_safetensors
 from models.spec import CONFIG_KEYS
@@ -196,7 +197,8 @@ def _from_safetensors(path: Path, prefer: Prefer) -> LoadedWeights:
             described = _metadata(metadata)
             sound = _is_sound(file, metadata, described)
     except (SafetensorError, TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
-        raise ValueError(f"{path}: damaged, or of a type that NumPy lacks such as bfloat16 ({error})") from None
+        reason = shortened(error)
+        raise ValueError(f"{path}: damaged, or of a type that NumPy lacks such as bfloat16 ({reason})") from None
     if not raw:
         raise ValueError(f"{path}: holds no weights")
     if not sound:

@@ -149,6 +149,15 @@ def test_any_safetensors_is_loaded_or_refused(tmp_path: Path, data: st.DataObjec
         assert str(file) in str(error) and "\n" not in str(error)
 
 
+def test_a_tensor_name_with_a_newline_stays_on_one_line(tmp_path: Path) -> None:
+    text = b'{"\\n": {"dtype": "F32", "shape": [], "data_offsets": [1, 0]}}'
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(ValueError, match=r"damaged.*\\n") as refused:
+        load_weights(file)
+    assert "\n" not in str(refused.value)
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_oneflow_folder_is_loaded_or_refused(tmp_path: Path, data: st.DataObject) -> None:

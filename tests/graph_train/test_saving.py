@@ -104,14 +104,15 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(lab: Lab, whole: Tr
     run = copied(whole, tmp_path / "run")
     last = run / "weights" / LAST
     before = load_checkpoint(older(last, 1)).header["cursor"]
-    # Within the last epoch; after which batch depends on the disk, since a save waits for the one before it.
-    assert before["epoch"] == 2 and before["next_batch"] in (1, 2)
+    # After which batch depends on the disk, since a save waits for the one before it.
+    assert before != load_checkpoint(last).header["cursor"]
     flip(last)
     log_length = len((run / "train.log").read_text())
     again = lab.train_as_given(resume=run)
     said = again.log[log_length:]
+    at = f"epoch {before['epoch']}, batch {before['next_batch']}"
     assert f"{last}: damaged checkpoint (checksum differs)" in said
-    assert f"Going on with the checkpoint before it: {older(last, 1)} (epoch 2, batch 2)" in said
+    assert f"Going on with the checkpoint before it: {older(last, 1)} ({at})" in said
     assert (run / "weights" / DAMAGED).exists()
     assert_same_files(run, whole.folder)
 
