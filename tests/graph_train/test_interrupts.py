@@ -97,8 +97,13 @@ def test_a_signal_before_the_first_batch_ends_the_run(lab: Lab) -> None:
 
 
 def test_a_closed_terminal_does_not_end_a_run(lab: Lab, whole: Trial) -> None:
-    train(callbacks=sending("on_train_batch_end", 1, signal.SIGHUP),
-          **lab.flags(epochs=2, seed=2, project=lab.root / "runs", name="hung-up"))  # fmt: skip
+    # The tests themselves may have been started with nohup, which a run respects.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        train(callbacks=sending("on_train_batch_end", 1, signal.SIGHUP),
+              **lab.flags(epochs=2, seed=2, project=lab.root / "runs", name="hung-up"))  # fmt: skip
+    finally:
+        signal.signal(signal.SIGHUP, before)
     folder = lab.root / "runs" / "hung-up"
     assert "The terminal was closed (SIGHUP); the run goes on" in (folder / "train.log").read_text()
     for name in RESULTS:
