@@ -20,7 +20,7 @@ from pipelines.timings import Timings
 
 _log = logging.getLogger("graph_train")
 _READY_BATCHES = 2
-"""Finished batches that wait for the trainer; up to three more are being made."""
+"""Finished batches that wait for the trainer; up to `QUEUE_DEPTH` + 1 more are being made."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class _Run:
             self.ready.put(error)
 
     def _make_all(self) -> None:
-        """Two batches are being decoded, the one before them is drawn, and the next one is planned meanwhile."""
+        """Some batches are being decoded, the one before them is drawn, and the next one is planned meanwhile."""
         drawing: tuple[BatchPlan, Callable[[], Any]] | None = None
         more = True
         while more or self._decoding or drawing:

@@ -12,8 +12,8 @@ Device = Literal["cpu", "cuda"]
 
 DOT = np.frombuffer(b"P6\n1 1\n255\nrrr", np.uint8)
 """An image file of one pixel, where a graph needs some image."""
-QUEUE_DEPTH = 2
-"""Batches that a graph works on at a time."""
+QUEUE_DEPTH = 3
+"""Batches that a graph works on at a time: one whose pixels are in use, and two so that decoding never waits for that use."""
 
 
 def given(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
@@ -30,7 +30,7 @@ def decoded_crop(content: Any, start: Any, shape: Any, device: Device) -> Any:
 class TileDecoder:
     """Decodes the part of its image that each tile looks at, batch after batch.
 
-    Work is queued with `submit` and fetched in the same order with `collect`; two batches may be under way.
+    Work is queued with `submit` and fetched in the same order with `collect`; `QUEUE_DEPTH` batches may be under way.
     """
 
     def __init__(self, *, most_tiles: int, threads: int, device: Device = "cpu") -> None:

@@ -28,7 +28,7 @@ class Drawing(Protocol):
     """Turns plans into images, in order: `submit` a few plans, then `start` the oldest and call what that returns."""
 
     def submit(self, plan: BatchPlan) -> None:
-        """Reads the images of a plan and queues their decoding; at most two plans may be queued."""
+        """Reads the images of a plan and queues their decoding; at most `QUEUE_DEPTH` plans may be queued."""
         ...
 
     def start(self, plan: BatchPlan) -> Callable[[], Any]:

@@ -49,7 +49,7 @@ class GraphSettings:
 class CanvasPipeline:
     """Draws batches of views: decode, resize regions, paste on grey, and warp and finish if asked for.
 
-    Work is queued with `submit` and fetched in the same order with `collect`; two batches may be under way, so that
+    Work is queued with `submit` and fetched in the same order with `collect`; `QUEUE_DEPTH` batches may be under way, so that
     decoding goes on while the caller is busy.
     """
 
