@@ -13,7 +13,7 @@ Device = Literal["cpu", "cuda"]
 DOT = np.frombuffer(b"P6\n1 1\n255\nrrr", np.uint8)
 """An image file of one pixel, where a graph needs some image."""
 QUEUE_DEPTH = 3
-"""Batches that a graph works on at a time: one whose pixels are in use, and two that decoding goes on with meanwhile."""
+"""Batches that a graph works on at a time: one whose pixels are in use, and two that are decoded meanwhile."""
 
 
 def given(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:

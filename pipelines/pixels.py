@@ -49,8 +49,8 @@ class GraphSettings:
 class CanvasPipeline:
     """Draws batches of views: decode, resize regions, paste on grey, and warp and finish if asked for.
 
-    Work is queued with `submit` and fetched in the same order with `collect`; `QUEUE_DEPTH` batches may be under way, so
-    that decoding goes on while the caller is busy.
+    Work is queued with `submit` and fetched in the same order with `collect`; `QUEUE_DEPTH` batches may be under way,
+    so that decoding goes on while the caller is busy.
     """
 
     def __init__(self, settings: GraphSettings) -> None:
