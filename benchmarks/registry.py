@@ -43,6 +43,7 @@ BENCHMARKS: Mapping[str, Entry] = {
     "peers": Entry("benchmarks.peers_comparison", "our step against PyTorch's ways, and OneFlow as it comes", None),
     "kernels": Entry("benchmarks.kernels", "each fused kernel against what it replaces", ()),
     "end-to-end": Entry("benchmarks.end_to_end", "epochs through the command line, and through PyTorch and OpenCV"),
+    "scaling": Entry("benchmarks.scaling", "one batch on more and more ranks, and the bytes they send", None),
     "ops": Entry("benchmarks.ops", "every op of a compiled step, and who computes it"),
     "saving": Entry("benchmarks.saving", "what saving costs, and how soon a resumed run is back at work", ()),
     "kills": Entry("benchmarks.kills", "trainings that are killed at random moments and resumed, byte for byte", None),

@@ -11,6 +11,7 @@ from benchmarks.channel import device_memory_mb, peak_memory_mb, serve
 from benchmarks.points import Point, l2_norm, write_point
 from graph_train.assembly import head_geometry
 from graph_train.devices import select_device
+from graph_train.placement import Placement
 from graph_train.schedule import StepSettings
 from graph_train.state import LOSS_SCALE_START, Counters, TrainingState
 from graph_train.step import EagerStep, GraphStep, StepResult
@@ -19,6 +20,7 @@ from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss, LossConfig
 from models.network import DetectionModel
 from models.spec import load_model_spec
+from pipelines.batches import Shard
 
 
 class _Session:
@@ -37,17 +39,22 @@ def describe(folder: str, model: str, batch_size: int, imgsz: int, num_classes: 
 
 def prepare(folder: str, device: str, threads: int, *, plugin: bool, graph: bool, amp: bool) -> dict[str, Any]:
     """Builds the step from the files of `write_point` and executes it once; a graph is compiled by that."""
-    place = select_device(device)
+    return prepare_at(Placement(select_device(device)), Path(folder), plugin=plugin, graph=graph, amp=amp)
+
+
+def prepare_at(placement: Placement, folder: Path, *, plugin: bool, graph: bool, amp: bool) -> dict[str, Any]:
+    """As `prepare`; of several ranks each has its share of every batch."""
+    place = placement.device
     load_plugin("require" if plugin else "off")
     notes = []
     if amp and place == "cpu" and not set_cpu_bf16(enabled=True):
         notes.append("bfloat16 is no faster on this processor: --amp computes in float32 here")
-    point = json.loads((Path(folder) / "point.json").read_text(encoding="utf-8"))
-    _Session.step = _build(point, place, graph=graph, scaled=amp and place != "cpu")
+    point = json.loads((folder / "point.json").read_text(encoding="utf-8"))
+    _Session.step = _build(point, placement, graph=graph, scaled=amp and place != "cpu")
     _Session.settings = _settings(point["update"])
-    with np.load(Path(folder) / "batches.npz", allow_pickle=False) as arrays:
+    with np.load(folder / "batches.npz", allow_pickle=False) as arrays:
         pairs = list(zip(arrays["images"], arrays["labels"], strict=True))
-    _Session.batches = [tuple(flow.tensor(array, device=place) for array in pair) for pair in pairs]
+    _Session.batches = [(_spread(images, placement), _spread(labels, placement)) for images, labels in pairs]
     _Session.losses = []
     started = time.perf_counter()
     result = _once()
@@ -63,15 +70,22 @@ def prepare(folder: str, device: str, threads: int, *, plugin: bool, graph: bool
     }
 
 
-def _build(point: dict[str, Any], place: str, *, graph: bool, scaled: bool) -> EagerStep | GraphStep:
+def _spread(rows: np.ndarray, placement: Placement) -> Tensor:
+    """A whole batch, of which this rank keeps its rows."""
+    total = len(rows)
+    return placement.images(flow.tensor(rows[Shard(placement.rank, placement.ranks).rows(total)]), total)
+
+
+def _build(point: dict[str, Any], placement: Placement, *, graph: bool, scaled: bool) -> EagerStep | GraphStep:
     spec = load_model_spec(point["point"]["model"])
     network, average = DetectionModel(spec, seed=0), DetectionModel(spec, seed=None)
-    state = TrainingState(network.to(place), average.to(place), rule="sgd")
+    state = TrainingState(placement.module(network), placement.module(average), rule="sgd", placement=placement)
     if scaled:
         state.counters = Counters(loss_scale=LOSS_SCALE_START)
-    criterion = DetectionLoss(head_geometry(network), LossConfig(**point["loss"])).to(place)
+    criterion = placement.module(DetectionLoss(head_geometry(network), LossConfig(**point["loss"])))
     kind = GraphStep if graph else EagerStep
-    return kind(state, criterion, weight_decays=tuple(point["update"]["weight_decays"]), amp=scaled)
+    decays = tuple(point["update"]["weight_decays"])
+    return kind(state, criterion, weight_decays=decays, amp=scaled, placement=placement)
 
 
 def _settings(update: dict[str, Any]) -> StepSettings:
