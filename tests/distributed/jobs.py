@@ -79,6 +79,7 @@ class JobLab:
         module: str = "graph_train",
         prefix: Callable[[int], Sequence[str]] = lambda _: (),
         address: str = "127.0.0.1",
+        ranks_per_host: int = 99,
     ) -> Job:
         """Starts the ranks with the variables that torchrun and Kubernetes set; one rank without any."""
         port, number = free_port(), len(self.jobs)
@@ -88,7 +89,7 @@ class JobLab:
                 continue
             variables = {"OMP_NUM_THREADS": "1"}
             if ranks > 1:
-                variables |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
+                variables |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank % ranks_per_host)}
                 variables |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
             log = self.root / f"job{number}-{rank}.log"
             with log.open("wb") as output:
