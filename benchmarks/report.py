@@ -16,6 +16,8 @@ from graph_train.files import write_atomically
 RESULTS_FOLDER = PROJECT_FOLDER / "benchmarks" / "results"
 PAGE = PROJECT_FOLDER / "docs" / "benchmarks.md"
 _PICTURES = Path("images") / "benchmarks"
+_TOLD_APART = ("device", "signal")
+"""Flags that make a different measurement of a benchmark, so that both are shown."""
 
 _HEAD = """# Benchmarks
 
@@ -56,7 +58,7 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def newest(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The newest result of each benchmark on each kind of machine and device; says which files are none.
+    """The newest result of each benchmark on each kind of machine, device and signal; says which files are none.
 
     Raises:
         ValueError: a result of another format.
@@ -68,7 +70,8 @@ def newest(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
             print(f"{path}: left out, not a result of graph-bench")
             continue
         machine = result["machine"]
-        key = (result["benchmark"], machine["processor"], str(result["settings"].get("device")), *machine["gpus"])
+        asked = [str(result["settings"].get(name)) for name in _TOLD_APART]
+        key = (result["benchmark"], machine["processor"], *asked, *machine["gpus"])
         if key not in kept or kept[key][1]["created"] < result["created"]:
             kept[key] = (path, result)
     return list(kept.values())
