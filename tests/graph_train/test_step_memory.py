@@ -1,0 +1,25 @@
+"""A long run of steps holds no more memory at its end than at its beginning."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.workers import Worker
+
+
+def resident_kb(worker: Worker) -> int:
+    status = Path(f"/proc/{worker._process.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
+def test_a_thousand_steps_leak_nothing(tmp_path: Path, graph: bool) -> None:
+    with Worker("steps", "benchmarks.step_worker", threads=2) as worker:
+        worker.call("describe", folder=str(tmp_path), model="yolov5n", batch_size=2, imgsz=128)
+        worker.call("prepare", folder=str(tmp_path), device="cpu", threads=2, plugin=True, graph=graph, amp=False)
+        worker.call("steps", count=100)
+        before = resident_kb(worker)
+        worker.call("steps", count=1000)
+        assert resident_kb(worker) <= 1.01 * before
