@@ -3,8 +3,9 @@
 import os
 import resource
 import shutil
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,6 +227,42 @@ def test_a_disk_that_refuses(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_p
     # With room again, the run repeats what was not saved.
     done = lab.train_as_given(resume=begun.folder)
     assert_same_files(done.folder, lab.train(epochs=4, seed=5, name="never-stopped").folder)
+
+
+@pytest.fixture()
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Takes all that is left of a file system."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)
+
+
+def test_a_full_disk_loses_nothing(lab: Lab, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even the logs can be written any more."""
+    begun = lab.train(epochs=4, stop_after=3, seed=5, project=small_disk)
+    state = (begun.folder / "weights" / LAST).read_bytes()
+    fill(small_disk / "filler")
+    assert shutil.disk_usage(small_disk).free == 0
+    assert main(["--resume", str(begun.folder)]) == NotSavedError.exit_code
+    said = capsys.readouterr().err
+    assert "No space left on device" in said and "Traceback" not in said
+    assert (begun.folder / "weights" / LAST).read_bytes() == state
+    (small_disk / "filler").unlink()
+    done = lab.train_as_given(resume=begun.folder)
+    assert_same_files(done.folder, lab.train(epochs=4, seed=5, name="never-full").folder)
 
 
 def test_a_folder_that_cannot_be_made(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
