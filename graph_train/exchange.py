@@ -65,7 +65,17 @@ class Exchange:
         return json.loads(self.texts(json.dumps(value) if self.main else "")[0])
 
     def _joined(self, own: Array) -> Array:
-        """(1, …) of each rank to (ranks, …)."""
+        """(1, …) of each rank to (ranks, …).
+
+        Raises:
+            ValueError: OneFlow does not count this rank among those of its host.
+        """
         place = flow.placement("cpu", ranks=list(range(self.ranks)))
         tensor = flow.tensor(own).to_global(placement=place, sbp=flow.sbp.split(0), check_meta=False)
-        return tensor.to_global(placement=place, sbp=flow.sbp.broadcast).to_local().numpy().copy()
+        joined = tensor.to_global(placement=place, sbp=flow.sbp.broadcast).to_local().numpy().copy()
+        if own.size and not joined.size:
+            raise ValueError(
+                f"rank {self.rank}: OneFlow does not find it on this host; LOCAL_RANK must count the ranks of each host from "
+                "0, here it says otherwise. Set it so, or let a launcher do it"
+            )
+        return joined

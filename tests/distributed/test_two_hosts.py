@@ -67,6 +67,12 @@ def test_two_hosts_train_as_one_process(lab: JobLab, hosts: None) -> None:
     assert re.search(r"All 2 ranks hold the same weights: [0-9a-f]{32}", job.text(0))
 
 
+def test_a_local_rank_that_counts_over_all_hosts_is_named(lab: JobLab, hosts: None) -> None:
+    job = lab.start(lab.flags("miscounted"), 2, **{**TWO_HOSTS, "ranks_per_host": 2})
+    assert 0 not in job.codes(120)
+    assert "LOCAL_RANK must count the ranks of each host from 0" in job.text(0) + job.text(1)
+
+
 def sent_by(rank: int) -> int:
     """Bytes that a host has put on the cable so far."""
     table = subprocess.run([*inside(rank), "cat", "/proc/net/dev"], check=True, capture_output=True, text=True).stdout
