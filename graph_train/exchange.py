@@ -75,7 +75,7 @@ class Exchange:
         joined = tensor.to_global(placement=place, sbp=flow.sbp.broadcast).to_local().numpy().copy()
         if own.size and not joined.size:
             raise ValueError(
-                f"rank {self.rank}: OneFlow does not find it on this host; LOCAL_RANK must count the ranks of each host from "
-                "0, here it says otherwise. Set it so, or let a launcher do it"
+                f"rank {self.rank}: OneFlow does not find it here; LOCAL_RANK must count the ranks of each host "
+                "from 0. Set it so, or let a launcher do it"
             )
         return joined
