@@ -262,6 +262,8 @@ def _model_spec(
     # Of a resumed run its own network counts: the file may have changed, or be gone.
     cfg = config if resumed else options.model.cfg or config
     if not cfg:
+        if options.model.weights:
+            raise ValueError(f"{options.model.weights}: names no network; give --cfg, too (such as yolov5s.yaml)")
         raise ValueError("no network chosen: give --cfg (such as yolov5s.yaml), or --weights of a file that names one")
     source = "the checkpoint's network" if resumed else f"{options.model.weights}: its network"
     return load_model_spec(cfg, num_classes=classes, anchors=hyp.anchors_per_level, source=source)
