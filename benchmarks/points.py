@@ -53,7 +53,6 @@ def write_point(folder: Path, point: Point, num_classes: int | None = None) -> d
     Returns:
         Parameters, multiply-accumulates of one image's forward pass, images of a step, and an estimate of its GFLOP.
     """
-    from graph_train.assembly import head_geometry
     from models.complexity import measure
     from models.loss import DetectionLoss, LossConfig
     from models.network import DetectionModel
@@ -62,7 +61,7 @@ def write_point(folder: Path, point: Point, num_classes: int | None = None) -> d
     spec = load_model_spec(point.model, num_classes=num_classes)
     network = DetectionModel(spec, seed=0)
     config = LossConfig().scaled(heads=len(spec.strides), classes=spec.num_classes, image_px=point.imgsz)
-    balance = DetectionLoss(head_geometry(network), config).balance.numpy().tolist()
+    balance = DetectionLoss(network.head_geometry, config).balance.numpy().tolist()
     description = {
         "point": asdict(point),
         "network": network_rows(network),

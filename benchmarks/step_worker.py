@@ -9,7 +9,6 @@ import numpy as np
 
 from benchmarks.channel import device_memory_mb, peak_memory_mb, serve
 from benchmarks.points import Point, l2_norm, write_point
-from graph_train.assembly import head_geometry
 from graph_train.devices import select_device
 from graph_train.placement import Placement
 from graph_train.schedule import StepSettings
@@ -20,7 +19,7 @@ from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss, LossConfig
 from models.network import DetectionModel
 from models.spec import load_model_spec
-from pipelines.batches import Shard
+from pipelines.shard import Shard
 
 
 class _Session:
@@ -82,7 +81,7 @@ def _build(point: dict[str, Any], placement: Placement, *, graph: bool, scaled: 
     state = TrainingState(placement.module(network), placement.module(average), rule="sgd", placement=placement)
     if scaled:
         state.counters = Counters(loss_scale=LOSS_SCALE_START)
-    criterion = placement.module(DetectionLoss(head_geometry(network), LossConfig(**point["loss"])))
+    criterion = placement.module(DetectionLoss(network.head_geometry, LossConfig(**point["loss"])))
     kind = GraphStep if graph else EagerStep
     decays = tuple(point["update"]["weight_decays"])
     return kind(state, criterion, weight_decays=decays, amp=scaled, placement=placement)
@@ -133,7 +132,10 @@ def compiled_graph() -> Any:
     """OneFlow's description of the graph that `prepare` compiled."""
     if not isinstance(_Session.step, GraphStep):
         raise ValueError("an eager step has no graph")
-    return next(iter(_Session.step._graphs.values()))._compiled_graph_proto
+    from oneflow.core.job.job_pb2 import Job
+
+    graph: Any = next(iter(_Session.step._graphs.values()))
+    return Job.FromString(graph._c_nn_graph.get_current_job_str())
 
 
 def memory() -> dict[str, float | None]:

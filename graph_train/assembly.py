@@ -25,13 +25,13 @@ from kernels.plugin import load_plugin, set_cpu_bf16
 from models.loss import DetectionLoss, LossConfig
 from models.network import DetectionModel
 from models.spec import ModelSpec, load_model_spec
-from models.targets import HeadGeometry, label_capacity
+from models.targets import label_capacity
 from models.weights import load_weights, transfer
 from pipelines.augment import AugmentConfig
-from pipelines.batches import Shard
 from pipelines.dataset import Dataset, load_dataset
 from pipelines.index import ImageIndex, index_images
 from pipelines.problems import count
+from pipelines.shard import Shard
 from pipelines.train import TrainPipeline
 from pipelines.val import ValPipeline
 
@@ -318,7 +318,7 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
         freeze=frozen,
         placement=placement,
     )
-    geometry, config = head_geometry(network), loss_config(setup, levels=len(network.stride))
+    geometry, config = network.head_geometry, loss_config(setup, levels=len(network.stride))
     train_pipeline, val_pipeline = _pipelines(setup, network.spec.grid_px)
     schedule = Schedule.from_hyperparameters(
         setup.hyp,
@@ -417,11 +417,6 @@ def loss_config(setup: Setup, *, levels: int) -> LossConfig:
         label_smoothing=setup.options.optim.label_smoothing,
     )
     return config.scaled(heads=levels, classes=len(setup.data.class_names), image_px=setup.image_px)
-
-
-def head_geometry(network: DetectionModel) -> HeadGeometry:
-    """What the loss must know of a network's head."""
-    return HeadGeometry(network.anchors_cells, tuple(float(px) for px in network.stride), network.num_classes)
 
 
 def typical_label_capacity(index: ImageIndex, tiles: int) -> int:

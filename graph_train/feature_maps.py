@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from graph_train.inference import on_device
 from graph_train.step import PIXEL_SCALE
+from kernels.graph_memory import compile_graph
 from kernels.runtime import Tensor, flow
 from models.network import DetectionModel
 
@@ -80,7 +81,9 @@ class FeatureMaps:
             return self._module(images)
         shape = tuple(images.shape)
         if shape not in self._graphs:
-            self._graphs[shape] = _LayersGraph(self._module)
+            graph = _LayersGraph(self._module)
+            compile_graph(graph, images)
+            self._graphs[shape] = graph
         return self._graphs[shape](images)
 
 

@@ -12,6 +12,7 @@ from graph_train.exchange import Exchange
 from graph_train.placement import Placement
 from graph_train.step import PIXEL_SCALE
 from kernels.global_rows import kept_by_images
+from kernels.graph_memory import compile_graph
 from kernels.runtime import Tensor, flow
 from models.targets import label_capacity, pad_labels
 
@@ -115,5 +116,7 @@ class Inference:
             return self._module(images, labels)
         key = (tuple(images.shape), tuple(labels.shape))
         if key not in self._graphs:
-            self._graphs[key] = _PredictGraph(self._module)
+            graph = _PredictGraph(self._module)
+            compile_graph(graph, images, labels)
+            self._graphs[key] = graph
         return self._graphs[key](images, labels)

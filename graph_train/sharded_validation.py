@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.exchange import Exchange
-from pipelines.batches import Shard
+from pipelines.shard import Shard
 
 Array = npt.NDArray[Any]
 Match = tuple[Array, Array, Array]

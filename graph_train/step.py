@@ -17,6 +17,7 @@ from graph_train.placement import Placement
 from graph_train.schedule import StepSettings, ema_decay
 from graph_train.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState, member
 from kernels.global_rows import kept_by_images
+from kernels.graph_memory import compile_graph
 from kernels.runtime import Tensor, flow
 from kernels.update import hyper_vector, update_parameters
 
@@ -255,7 +256,7 @@ class GraphStep(_Step):
         self.state.network.train()
         graph = _StepGraph(self._module, amp=self.amp)
         started = time.perf_counter()
-        graph._compile(images, labels, hyper, extra)
+        compile_graph(graph, images, labels, hyper, extra)
         key = (tuple(images.shape), tuple(labels.shape))
         self._graphs[key] = graph
         self.compilations.append(Compilation(*key, seconds=time.perf_counter() - started))

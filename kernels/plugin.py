@@ -155,4 +155,6 @@ def _load(path: Path) -> ctypes.CDLL:
         flow.utils.load_library(str(path))
     except RuntimeError as error:
         raise plugin_build.PluginUnavailableError(f"{path}: cannot be loaded: {error}; remove the file") from error
-    return ctypes.CDLL(str(path))
+    library = ctypes.CDLL(str(path))
+    library.graph_train_share_graph_memory(1)
+    return library

@@ -17,6 +17,7 @@ from models.head import Detect
 from models.initialise import initialise
 from models.layers import Conv2d, MaxPool2d, Module, Upsample, ZeroPad2d, fork, make_activation
 from models.spec import LayerSpec, ModelSpec
+from models.targets import HeadGeometry
 
 nn: Any = flow.nn
 
@@ -67,6 +68,11 @@ class DetectionModel(flow.nn.Module):
     def anchors_cells(self) -> npt.NDArray[np.float32]:
         """(levels, anchors, 2) float32: width, height in grid cells of the level; a copy on the host."""
         return here(self.head.anchors).numpy()
+
+    @property
+    def head_geometry(self) -> HeadGeometry:
+        """What the loss must know of the head, as it is now."""
+        return HeadGeometry(self.anchors_cells, tuple(float(px) for px in self.stride), self.num_classes)
 
     def set_anchors_px(self, anchors_px: npt.ArrayLike) -> None:
         """Replaces the anchors, (levels, anchors, 2) in px; a loss built before keeps the former ones."""

@@ -24,38 +24,6 @@ _READY_BATCHES = 2
 
 
 @dataclass(frozen=True)
-class Shard:
-    """Which part of every batch this process handles."""
-
-    rank: int = 0
-    ranks: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.ranks:
-            raise ValueError(f"shard: rank {self.rank} of {self.ranks}; ranks count from 0")
-
-    def rows(self, count: int) -> slice:
-        """This rank's rows of a batch: ranks differ by one row at most, the first ones have more.
-
-        OneFlow's `split(0)` cuts in the same way. Of fewer rows than ranks every rank has all, so that none is idle
-        where all must take part.
-        """
-        if count < self.ranks:
-            return slice(0, count)
-        share, more = divmod(count, self.ranks)
-        first = self.rank * share + min(self.rank, more)
-        return slice(first, first + share + (self.rank < more))
-
-    def counts_here(self, count: int) -> bool:
-        """Whether this rank's rows of a batch of so many are nobody else's."""
-        return count >= self.ranks or self.rank == 0
-
-    def most_rows(self, count: int) -> int:
-        """The most rows that any rank has of a batch of up to so many rows."""
-        return max(-(-count // self.ranks), min(count, self.ranks - 1))
-
-
-@dataclass(frozen=True)
 class Batch:
     """Images with their labels.
 

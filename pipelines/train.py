@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.augment import AugmentConfig
-from pipelines.batches import Batch, BatchSource, Shard
+from pipelines.batches import Batch, BatchSource
 from pipelines.decoding import Device
 from pipelines.draws import SampleDraws, SamplePlan, enlarged, epoch_order
 from pipelines.image_cache import CacheKind, open_images
@@ -15,6 +15,7 @@ from pipelines.letterbox import rectangular_batches
 from pipelines.pixels import GraphSettings
 from pipelines.plans import BatchPlan, Picture
 from pipelines.rendering import render_sample
+from pipelines.shard import Shard
 from pipelines.timings import Timings
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.batches import Batch, BatchSource, Shard
+from pipelines.batches import Batch, BatchSource
 from pipelines.boxes import normalise
 from pipelines.decoding import Device
 from pipelines.draws import LABEL_CLIP_MARGIN_PX, canvas_labels, letterboxed
@@ -15,6 +15,7 @@ from pipelines.letterbox import rectangular_batches
 from pipelines.pixels import GraphSettings
 from pipelines.plans import BatchPlan, FileGeometry, Picture
 from pipelines.rendering import placed_image
+from pipelines.shard import Shard
 from pipelines.timings import Timings
 from pipelines.train import batch_labels
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from graph_train.assembly import head_geometry
 from graph_train.schedule import Schedule
 from graph_train.state import TrainingState
 from graph_train.step import EagerStep, GraphStep
@@ -60,7 +59,7 @@ def tiny_step(
     """A step over the tiny network, its state and loss made alike in every call."""
     network = tiny_network()
     state = TrainingState(network, tiny_network(), rule=rule)
-    criterion = DetectionLoss(head_geometry(network), LossConfig())
+    criterion = DetectionLoss(network.head_geometry, LossConfig())
     return kind(state, criterion, weight_decays=tiny_schedule(batch_size).weight_decays)
 
 

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from pipelines.augment import AugmentConfig
-from pipelines.batches import Batch, Shard
+from pipelines.batches import Batch
 from pipelines.images import inspect_image
 from pipelines.index import ImageIndex
+from pipelines.shard import Shard
 from pipelines.train import TrainPipeline
 from tests.pipelines.rendered import blended_hits, label_hits, rendered_index, unlabelled_patches
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.batches import Shard
 from pipelines.index import ImageIndex, index_images
 from pipelines.letterbox import rectangular_batches, unletterbox_boxes
+from pipelines.shard import Shard
 from pipelines.val import ValPipeline
 from tests.pipelines.rendered import label_hits, rendered_index, unlabelled_patches
 

@@ -1,0 +1,152 @@
+"""Tensors of a compiled CPU graph share memory, and nothing is overwritten while it is still read."""
+
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graph_train.step import EagerStep, GraphStep
+from kernels.graph_memory import MemoryPlan, compile_graph, last_memory_plan, share_graph_memory
+from kernels.plugin import load_plugin, plugin_library
+from kernels.runtime import Tensor, flow
+from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
+
+lifetimes = st.lists(
+    st.tuples(st.integers(1, 40), st.integers(0, 30), st.integers(0, 30)).map(
+        lambda drawn: (512 * drawn[0], min(drawn[1:]), max(drawn[1:]))
+    ),
+    max_size=40,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _plugin() -> None:
+    assert load_plugin("require").loaded
+
+
+@pytest.fixture(params=[True, False], ids=["shared", "separate"])
+def sharing(request: pytest.FixtureRequest) -> Iterator[bool]:
+    assert share_graph_memory(enabled=request.param)
+    yield request.param
+    share_graph_memory(enabled=True)
+
+
+def _pack(tensors: list[tuple[int, int, int]]) -> tuple[int, npt.NDArray[np.int64]]:
+    sizes, begins, ends = (np.array([row[column] for row in tensors], dtype=np.int64) for column in range(3))
+    offsets = np.zeros(len(tensors), dtype=np.int64)
+    pack = plugin_library().graph_train_pack
+    pack.restype = ctypes.c_int64
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (sizes, begins, ends, offsets)]
+    return pack(ctypes.c_int64(len(tensors)), *pointers), offsets
+
+
+@given(lifetimes)
+def test_no_two_tensors_that_are_in_use_at_once_overlap(tensors: list[tuple[int, int, int]]) -> None:
+    block, offsets = _pack(tensors)
+    places = [(offset, offset + size, begin, end) for offset, (size, begin, end) in zip(offsets, tensors, strict=True)]
+    for i, (low, high, begin, end) in enumerate(places):
+        assert low >= 0 and high <= block
+        for other_low, other_high, other_begin, other_end in places[:i]:
+            at_once = begin <= other_end and other_begin <= end
+            assert not at_once or high <= other_low or other_high <= low
+
+
+@given(lifetimes)
+def test_the_block_lies_between_the_peak_and_the_sum(tensors: list[tuple[int, int, int]]) -> None:
+    block, _ = _pack(tensors)
+    in_use = [sum(size for size, begin, end in tensors if begin <= step <= end) for step in range(31)]
+    assert max(in_use) <= block <= sum(size for size, _, _ in tensors)
+
+
+def test_a_chain_needs_two_tensors() -> None:
+    block, offsets = _pack([(512, step, step + 1) for step in range(10)])
+    assert block == 2 * 512
+    assert sorted(set(offsets.tolist())) == [0, 512]
+
+
+class _Branches(flow.nn.Module):
+    """Layers whose results are read at once, much later, by several readers, and by nobody but the caller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = flow.nn.ModuleList([flow.nn.Conv2d(8, 8, 3, padding=1) for _ in range(6)])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        early = self.layers[0](x)
+        y = early
+        for layer in self.layers[1:]:
+            y = flow.nn.functional.silu(layer(y)) + y
+        return y * early, y.sum(dim=(2, 3))
+
+
+class _Graph(flow.nn.Graph):
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def build(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.module(x)
+
+
+def _images(seed: int, px: int = 32) -> Tensor:
+    return flow.tensor(np.random.default_rng(seed).normal(size=(2, 8, px, px)).astype(np.float32))
+
+
+def test_a_graph_gives_the_bits_of_eager_execution(sharing: bool) -> None:
+    module = _Branches()
+    graph = _Graph(module)
+    compile_graph(graph, _images(0))
+    plan = last_memory_plan()
+    assert (plan.shared > 0) == sharing
+    for seed in range(4):
+        for ours, expected in zip(graph(_images(seed)), module(_images(seed)), strict=True):
+            np.testing.assert_array_equal(ours.numpy(), expected.detach().numpy())
+
+
+def test_results_of_a_call_outlast_the_next_ones() -> None:
+    module = _Branches()
+    graph = _Graph(module)
+    results = [graph(_images(seed)) for seed in range(3)]
+    for seed, result in enumerate(results):
+        for ours, expected in zip(result, module(_images(seed)), strict=True):
+            np.testing.assert_array_equal(ours.numpy(), expected.detach().numpy())
+
+
+def test_two_graphs_in_turn_do_not_meet() -> None:
+    module = _Branches()
+    graphs = {px: _Graph(module) for px in (16, 32)}
+    for seed in range(3):
+        for px, graph in graphs.items():
+            expected = module(_images(seed, px))[0].detach().numpy()
+            np.testing.assert_array_equal(graph(_images(seed, px))[0].numpy(), expected)
+
+
+def _trained(kind: type[EagerStep] | type[GraphStep], steps: int = 6) -> tuple[list[float], list[npt.NDArray[Any]]]:
+    step, schedule = tiny_step(kind), tiny_schedule()
+    losses = []
+    for number in range(steps):
+        images, labels = random_batch(number, side=64, labels=4)
+        losses.append(step(flow.tensor(images), flow.tensor(labels), schedule.at(number, 0)).total)
+    step.state.flush()
+    return losses, [parameter.numpy() for parameter in step.state.network.parameters()]
+
+
+def test_training_steps_give_the_bits_of_eager_ones(sharing: bool) -> None:
+    losses, weights = _trained(GraphStep)
+    assert (last_memory_plan() != MemoryPlan(0, 0, 0)) == sharing
+    expected_losses, expected_weights = _trained(EagerStep)
+    assert losses == expected_losses
+    for ours, expected in zip(weights, expected_weights, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_training_step_takes_less_than_half_the_memory() -> None:
+    _trained(GraphStep, steps=1)
+    plan = last_memory_plan()
+    assert plan.peak <= plan.shared <= 1.1 * plan.peak
+    assert plan.shared < plan.separate / 2
