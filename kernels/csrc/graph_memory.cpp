@@ -41,14 +41,13 @@ struct {
 struct Tensor {
   RegstDescProto* regst;
   int64_t size;
-  int64_t producer;
-  std::vector<int64_t> consumers;
+  std::vector<int64_t> readers;  // tasks that read its values
 };
 
 struct Task {
   TaskProto* proto;
-  bool plannable = false;         // an ordinary op on the CPU
-  std::vector<int64_t> inputs;    // of `Tasks::tensors`
+  bool plannable = false;       // an ordinary op on the CPU
+  std::vector<int64_t> inputs;  // of `Tasks::tensors`, those whose values it reads
   std::vector<int64_t> outputs;
   std::vector<int64_t> successors;
   int64_t waits_for = 0;
@@ -58,11 +57,29 @@ bool on_cpu(const TaskProto& task) {
   return oneflow::PlanUtil::GetStreamId(task).device_id().device_type() == oneflow::DeviceType::kCPU;
 }
 
-bool is_plannable(const Plan& plan, const TaskProto& task) {
-  if (task.task_type() != oneflow::TaskType::kNormalForward || task.exec_sequence().exec_node_size() != 1) return false;
-  if (!on_cpu(task)) return false;
+const oneflow::OperatorConf& op_of(const Plan& plan, const TaskProto& task) {
   const auto& kernel = task.exec_sequence().exec_node(0).kernel_conf();
-  return oneflow::PlanUtil::GetOpAttribute(&plan, task.job_id(), kernel).op_conf().has_user_conf();
+  return oneflow::PlanUtil::GetOpAttribute(&plan, task.job_id(), kernel).op_conf();
+}
+
+bool is_plannable(const Plan& plan, const TaskProto& task) {
+  return task.task_type() == oneflow::TaskType::kNormalForward && task.exec_sequence().exec_node_size() == 1 && on_cpu(task)
+         && op_of(plan, task).has_user_conf();
+}
+
+// Whether an op asks a tensor for its shape alone: the parts that a gradient is split into are the largest of these.
+bool reads_values(const std::string& op, const std::string& argument) {
+  return op != "split_like" || argument.compare(0, 5, "like_") != 0;
+}
+
+// Ids of the tensors whose values a plannable task reads.
+std::unordered_set<int64_t> read_by(const Plan& plan, const TaskProto& task) {
+  const std::string& op = op_of(plan, task).user_conf().op_type_name();
+  std::unordered_set<int64_t> ids;
+  for (const auto& bound : task.exec_sequence().exec_node(0).bn_in_op2regst_desc_id()) {
+    if (reads_values(op, bound.first)) ids.insert(bound.second);
+  }
+  return ids;
 }
 
 // Ops that act several times per call of the graph: lifetimes cannot be read from one order then.
@@ -96,6 +113,7 @@ struct Tasks {
     }
     std::unordered_set<int64_t> computed_in_place;
     for (const Task& task : tasks) {
+      read.push_back(task.plannable ? read_by(*plan, *task.proto) : std::unordered_set<int64_t>());
       for (const auto& produced : task.proto->produced_regst_desc()) {
         computed_in_place.insert(produced.second.force_inplace_consumed_regst_desc_id());
         computed_in_place.insert(produced.second.hint_inplace_consumed_regst_desc_id());
@@ -113,19 +131,21 @@ struct Tasks {
   bool same_process(int64_t a, int64_t b) const { return tasks[a].proto->machine_id() == tasks[b].proto->machine_id(); }
 
  private:
+  std::vector<std::unordered_set<int64_t>> read;  // by task
+
   void add(int64_t producer, RegstDescProto* regst, const std::unordered_map<int64_t, int64_t>& index, bool in_place) {
-    Tensor tensor{regst, shareable_bytes(*regst), producer, {}};
+    Tensor tensor{regst, shareable_bytes(*regst), {}};
     bool shares = tensor.size > 0 && !in_place && tasks[producer].plannable;
     for (const int64_t id : regst->consumer_task_id()) {
       const int64_t consumer = index.at(id);
       tasks[producer].successors.push_back(consumer);
       ++tasks[consumer].waits_for;
-      tensor.consumers.push_back(consumer);
+      if (read[consumer].count(regst->regst_desc_id()) > 0) tensor.readers.push_back(consumer);
       shares = shares && tasks[consumer].plannable && same_process(producer, consumer);
     }
     if (!shares) return;
     tasks[producer].outputs.push_back(tensors.size());
-    for (const int64_t consumer : tensor.consumers) tasks[consumer].inputs.push_back(tensors.size());
+    for (const int64_t reader : tensor.readers) tasks[reader].inputs.push_back(tensors.size());
     tensors.push_back(tensor);
   }
 };
@@ -135,7 +155,7 @@ struct Tasks {
 std::vector<int64_t> execution_order(const Tasks& plan) {
   std::vector<int64_t> waits_for, readers, order, ready;
   for (const Task& task : plan.tasks) waits_for.push_back(task.waits_for);
-  for (const Tensor& tensor : plan.tensors) readers.push_back(tensor.consumers.size());
+  for (const Tensor& tensor : plan.tensors) readers.push_back(tensor.readers.size());
   for (size_t i = 0; i < plan.tasks.size(); ++i) {
     if (waits_for[i] == 0) ready.push_back(i);
   }
@@ -201,7 +221,7 @@ void place(const Tasks& plan, const std::vector<int64_t>& chain) {
     for (const int64_t index : plan.tasks[task].outputs) {
       const Tensor& tensor = plan.tensors[index];
       int64_t last = position.at(task);
-      for (const int64_t consumer : tensor.consumers) last = std::max(last, position.at(consumer));
+      for (const int64_t reader : tensor.readers) last = std::max(last, position.at(reader));
       lifetimes.push_back({tensor.size, position.at(task), last});
       regsts.push_back(tensor.regst);
       last_plan.separate += tensor.size;
