@@ -35,8 +35,8 @@ class Variant:
         return self.module == TORCH
 
 
-def _ours(*, plugin: bool, graph: bool, amp: bool = False) -> Variant:
-    return Variant(OURS, {"plugin": plugin, "graph": graph, "amp": amp}, half=amp)
+def _ours(*, plugin: bool, graph: bool, amp: bool = False, share_memory: bool = True) -> Variant:
+    return Variant(OURS, {"plugin": plugin, "graph": graph, "amp": amp, "share_memory": share_memory}, half=amp)
 
 
 def _torch(*, channels_last: bool = False, compiled: bool = False, amp: bool = False) -> Variant:
@@ -47,6 +47,7 @@ VARIANTS: Mapping[str, Variant] = {
     "plugin-graph": _ours(plugin=True, graph=True),
     "plugin-eager": _ours(plugin=True, graph=False),
     "plugin-graph-amp": _ours(plugin=True, graph=True, amp=True),
+    "plugin-graph-separate": _ours(plugin=True, graph=True, share_memory=False),
     "stock-graph": _ours(plugin=False, graph=True),
     "stock-eager": _ours(plugin=False, graph=False),
     "pytorch-eager": _torch(),
@@ -54,8 +55,9 @@ VARIANTS: Mapping[str, Variant] = {
     "pytorch-compile": _torch(compiled=True),
     "pytorch-amp": _torch(channels_last=True, amp=True),
 }
-"""Name -> side. `pytorch-amp` is autocast in channels-last; `pytorch-compile` compiles the network, the loss stays
-eager, since its shapes depend on the data."""
+"""Name -> side. In `plugin-graph-separate` each tensor has memory of its own, as OneFlow plans it. `pytorch-amp` is
+autocast in channels-last; `pytorch-compile` compiles the network, the loss stays eager, since its shapes depend on the
+data."""
 
 
 @dataclass(frozen=True)

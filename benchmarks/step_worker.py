@@ -14,6 +14,7 @@ from graph_train.placement import Placement
 from graph_train.schedule import StepSettings
 from graph_train.state import LOSS_SCALE_START, Counters, TrainingState
 from graph_train.step import EagerStep, GraphStep, StepResult
+from kernels.graph_memory import share_graph_memory
 from kernels.plugin import load_plugin, set_cpu_bf16
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss, LossConfig
@@ -36,8 +37,13 @@ def describe(folder: str, model: str, batch_size: int, imgsz: int, num_classes: 
     return write_point(Path(folder), Point(model, batch_size, imgsz), num_classes)
 
 
-def prepare(folder: str, device: str, threads: int, *, plugin: bool, graph: bool, amp: bool) -> dict[str, Any]:
+def prepare(
+    folder: str, device: str, threads: int, *, plugin: bool, graph: bool, amp: bool, share_memory: bool = True
+) -> dict[str, Any]:
     """Builds the step from the files of `write_point` and executes it once; a graph is compiled by that."""
+    if plugin:
+        load_plugin("require")
+        share_graph_memory(enabled=share_memory)
     return prepare_at(Placement(select_device(device)), Path(folder), plugin=plugin, graph=graph, amp=amp)
 
 

@@ -13,8 +13,8 @@ from pipelines.free_memory import free_memory
 Array = npt.NDArray[Any]
 
 PORTION_PX = 640 * 640
-"""Most px that a CPU sees at a time. Its compiled graphs keep all their intermediate results, in memory that is never
-given back; larger portions are no faster, and from 640 px on slower, since they do not stay in the caches."""
+"""Most px that a CPU sees at a time. Its compiled graphs never give their memory back; larger portions are no faster,
+and from 640 px on slower, since they do not stay in the caches."""
 _MEMORY_SHARE = 0.9
 _TELLING_PX = 100_000
 """Below this, what a graph takes says little about larger ones."""
