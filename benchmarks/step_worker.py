@@ -138,10 +138,8 @@ def compiled_graph() -> Any:
     """OneFlow's description of the graph that `prepare` compiled."""
     if not isinstance(_Session.step, GraphStep):
         raise ValueError("an eager step has no graph")
-    from oneflow.core.job.job_pb2 import Job
-
     graph: Any = next(iter(_Session.step._graphs.values()))
-    return Job.FromString(graph._c_nn_graph.get_current_job_str())
+    return flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
 
 
 def memory() -> dict[str, float | None]:
