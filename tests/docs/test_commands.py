@@ -28,8 +28,6 @@ DEVELOPMENT = {
 SMALLER = {"--epochs": "1", "--imgsz": "64", "--batch-size": "8"}
 """The documentation's values are for real work; for a test they only cost time."""
 
-MARKS = ("-m slow", "-m distributed", "-m gpu")
-
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_it_is_ours_or_run_elsewhere(command: Command) -> None:
