@@ -55,7 +55,8 @@ def write_point(folder: Path, point: Point, num_classes: int | None = None) -> d
     """
     from graph_train.assembly import head_geometry
     from models.complexity import measure
-    from models.loss import DetectionLoss, LossConfig
+    from models.loss import DetectionLoss
+    from models.loss_config import LossConfig
     from models.network import DetectionModel
     from models.spec import load_model_spec
 

@@ -12,7 +12,8 @@ import pytest
 from kernels.detection_loss import LevelSetting, level_loss, level_settings
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
-from models.loss import DetectionLoss, LossConfig
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
 from models.targets import HeadGeometry, label_capacity, pad_labels
 
 _Array = npt.NDArray[np.float32]

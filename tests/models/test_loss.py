@@ -6,7 +6,8 @@ import numpy.typing as npt
 import pytest
 
 from kernels.runtime import Tensor, flow
-from models.loss import DetectionLoss, LossConfig
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
 from models.targets import HeadGeometry, pad_labels
 
 Maps = list[npt.NDArray[np.float32]]

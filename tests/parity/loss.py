@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.runtime import Tensor, flow
-from models.loss import DetectionLoss, LossConfig
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
 from models.targets import HeadGeometry, label_capacity, pad_labels
 from tests.parity.harness import Mode, Report, Subject
 
