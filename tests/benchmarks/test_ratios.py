@@ -1,6 +1,5 @@
 """Guards speed by ratios of things that run in turn; bounds are generous, absolute times are never looked at."""
 
-
 import pytest
 import yaml
 

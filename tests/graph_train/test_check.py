@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from graph_train.cli.check import main
 from graph_train.data_report import label_capacity
+from graph_train.environment import _extra
 from tests.pipelines.data_sets import add_image, write_yaml
 
 BOX = "0 .5 .5 .2 .4\n"
@@ -138,6 +139,14 @@ def test_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert facts["OneFlow loads"]["value"] == facts["DALI loads"]["value"] == "yes"
     assert facts["python"]["value"].startswith("3.10") and not any(fact["fatal"] for fact in facts.values())
     assert "kernel plugin" in capsys.readouterr().out
+
+
+def test_environment_says_how_to_get_what_is_missing() -> None:
+    installed = _extra("plots", ["numpy==1.26.4; extra == 'plots'"])
+    assert (installed.value, installed.remedy) == ("installed", "")
+    absent = _extra("more", ["numpy==1.26.4; extra == 'more'", "no-such-package[x]>=2; extra == 'more'"])
+    assert absent.value == "not installed: no-such-package" and not absent.fatal
+    assert "pip install 'graph-train[more]'" in absent.remedy
 
 
 @given(st.integers(0, 100_000))
