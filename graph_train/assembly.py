@@ -25,8 +25,9 @@ from kernels.plugin import load_plugin, set_cpu_bf16
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
 from models.network import DetectionModel
+from models.padded_labels import label_capacity
 from models.spec import ModelSpec, load_model_spec
-from models.targets import HeadGeometry, label_capacity
+from models.targets import HeadGeometry
 from models.weights import load_weights, transfer
 from pipelines.augment import AugmentConfig
 from pipelines.batches import Shard

@@ -29,7 +29,7 @@ from graph_train.validation import TABLE_HEADER, ValidationResult, ValidationSet
 from graph_train.validation_hooks import ValidationHooks
 from kernels.global_rows import here
 from kernels.runtime import Tensor
-from models.targets import label_capacity, pad_labels
+from models.padded_labels import label_capacity, pad_labels
 from models.weights import copy_weights
 from pipelines.draws import multi_scale_sizes
 

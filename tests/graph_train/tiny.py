@@ -11,8 +11,8 @@ from kernels.update import UpdateRule
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
 from models.network import DetectionModel
+from models.padded_labels import label_capacity, pad_labels
 from models.spec import load_model_spec
-from models.targets import label_capacity, pad_labels
 
 TINY = {
     "nc": 3,

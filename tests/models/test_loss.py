@@ -8,7 +8,8 @@ import pytest
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
-from models.targets import HeadGeometry, pad_labels
+from models.padded_labels import pad_labels
+from models.targets import HeadGeometry
 
 Maps = list[npt.NDArray[np.float32]]
 HEAD = HeadGeometry(
