@@ -18,7 +18,8 @@ from kernels.channels_last import ConvolutionGeometry
 from kernels.nms import suppress
 from kernels.runtime import Tensor, flow
 from kernels.update import ParameterState, hyper_vector, update_parameters, update_parameters_reference
-from models.loss import DetectionLoss, LossConfig
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
 from models.network import DetectionModel
 from models.spec import load_model_spec
 from models.targets import HeadGeometry

@@ -54,7 +54,8 @@ def write_point(folder: Path, point: Point, num_classes: int | None = None) -> d
         Parameters, multiply-accumulates of one image's forward pass, images of a step, and an estimate of its GFLOP.
     """
     from models.complexity import measure
-    from models.loss import DetectionLoss, LossConfig
+    from models.loss import DetectionLoss
+    from models.loss_config import LossConfig
     from models.network import DetectionModel
     from models.spec import load_model_spec
 
@@ -110,7 +111,7 @@ def update_settings(batch_size: int) -> dict[str, Any]:
 
 def random_batches(point: Point, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Images (BATCHES, B, 3, S, S) uint8 and padded labels (BATCHES, B, T, 5), functions of the point."""
-    from models.targets import label_capacity, pad_labels
+    from models.padded_labels import label_capacity, pad_labels
 
     random = np.random.default_rng([point.batch_size, point.imgsz])
     shape = (BATCHES, point.batch_size, 3, point.imgsz, point.imgsz)

@@ -13,7 +13,7 @@ from graph_train.options import options_from_flags
 from graph_train.run_folder import RunFolder
 from graph_train.trainer import Trainer
 from kernels.runtime import Tensor, flow
-from models.targets import pad_labels
+from models.padded_labels import pad_labels
 
 
 class _Session:

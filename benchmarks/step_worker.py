@@ -17,7 +17,8 @@ from graph_train.step import EagerStep, GraphStep, StepResult
 from kernels.graph_memory import share_graph_memory
 from kernels.plugin import load_plugin, set_cpu_bf16
 from kernels.runtime import Tensor, flow
-from models.loss import DetectionLoss, LossConfig
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
 from models.network import DetectionModel
 from models.spec import load_model_spec
 from pipelines.shard import Shard

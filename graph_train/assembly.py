@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from graph_train import team
 from graph_train.autoanchor import AnchorRandom, check_anchors
 from graph_train.devices import select_device
 from graph_train.exchange import Exchange
-from graph_train.hyperparameters import Hyperparameters
+from graph_train.hyperparameters import AUGMENTATIONS, Hyperparameters
 from graph_train.inference import Inference
 from graph_train.options import TrainOptions
 from graph_train.placement import Placement
@@ -22,10 +22,11 @@ from graph_train.schedule import Schedule, check_image_size
 from graph_train.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
 from graph_train.step import Compilation, EagerStep, GraphStep, TrainStep
 from kernels.plugin import load_plugin, set_cpu_bf16
-from models.loss import DetectionLoss, LossConfig
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
 from models.network import DetectionModel
+from models.padded_labels import label_capacity
 from models.spec import ModelSpec, load_model_spec
-from models.targets import label_capacity
 from models.weights import load_weights, transfer
 from pipelines.augment import AugmentConfig
 from pipelines.dataset import Dataset, load_dataset
@@ -148,8 +149,7 @@ class Setup:
     @property
     def augment(self) -> AugmentConfig:
         """The part of the hyper-parameters that the pipeline uses."""
-        names = [item.name for item in fields(AugmentConfig)]
-        shared = {name: getattr(self.hyp, name) for name in names if hasattr(self.hyp, name)}
+        shared = {name: getattr(self.hyp, name) for name in AUGMENTATIONS}
         return AugmentConfig(**shared, rect=self.options.data.rect, quad=self.options.data.quad)
 
     @property

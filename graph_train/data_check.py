@@ -1,49 +1,21 @@
 """The data-set half of `graph-check`: indexes every split, prints the report, writes it where it was asked for."""
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from graph_train import data_report
+from graph_train.check_options import CheckOptions
 from graph_train.data_report import SplitReport
 from graph_train.files import write_atomically
-from graph_train.options import MAX_IMAGE_PX, RANGES, check_range
 from graph_train.plots.labels import plot_labels
 from models.spec import load_model_spec
 from pipelines.dataset import SPLITS, Dataset, Split, load_dataset
 from pipelines.index import ImageIndex, scan_images
 from pipelines.listing import label_path
 from pipelines.problems import Problem, count, printable, write_problems
-
-
-@dataclass(frozen=True)
-class CheckOptions:
-    """What to check and where to write it; file and folder names are optional.
-
-    Raises:
-        ValueError: a number that cannot be used.
-    """
-
-    data: str
-    imgsz: int = 640
-    cfg: str = "yolov5s.yaml"
-    anchor_t: float = 4.0
-    single_cls: bool = False
-    allow_download: bool = False
-    workers: int = 0
-    json: str | None = None
-    plots: str | None = None
-    problems: str | None = None
-
-    def __post_init__(self) -> None:
-        check_range("imgsz", self.imgsz, 1, MAX_IMAGE_PX)
-        check_range("workers", self.workers, *RANGES["workers"])
-        if not 1 <= self.anchor_t < math.inf:
-            raise ValueError(f"--anchor-t {self.anchor_t}: must be a number from 1 on")
 
 
 def check_data(options: CheckOptions) -> int:

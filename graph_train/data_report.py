@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from graph_train.autoanchor import AnchorFit, anchor_fit, box_sizes_px
+from models.padded_labels import label_capacity
 from pipelines.dataset import Dataset, Split
 from pipelines.index import ImageIndex
 from pipelines.problems import Problem, count, printable
@@ -105,14 +106,6 @@ def describe_split(index: ImageIndex, *, imgsz: int, anchors_px: np.ndarray, anc
         anchors=anchor_fit(sizes_px, anchors_px.reshape(-1, 2), anchor_threshold) if len(sizes_px) else None,
         cache=_cache_bytes(index, imgsz),
     )
-
-
-def label_capacity(labels: int) -> int:
-    """Label slots that a batch needs whose fullest image has so many: as `models.targets.label_capacity`.
-
-    That module needs OneFlow, this report does not; a test holds the two together.
-    """
-    return max(16, 1 << max(labels - 1, 0).bit_length())
 
 
 def _spread(values: np.ndarray) -> Spread:

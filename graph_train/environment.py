@@ -4,17 +4,19 @@ to get it."""
 import importlib
 import os
 import platform
+import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 from pipelines.cache_folder import user_cache_folder
 from pipelines.free_memory import free_memory
 
 _PACKAGES = ("oneflow", "nvidia-dali-cuda120", "numpy", "pillow", "safetensors", "onednn-cpu-gomp", "matplotlib")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _HOPPER = 9
 
 
@@ -44,6 +46,7 @@ def environment_facts() -> list[Fact]:
         Fact("memory", f"{free_memory_gib():.1f} GiB free"),
         _cache_space(),
         *(_package(name) for name in _PACKAGES),
+        *_extras(),
         _loads("OneFlow", "kernels.runtime"),
         _loads("DALI", "nvidia.dali.fn"),
         *_devices(),
@@ -84,6 +87,24 @@ def _package(name: str) -> Fact:
         return Fact(name, version(name))
     except PackageNotFoundError:
         return Fact(name, "not installed", "run `uv sync` in the project's folder", fatal=True)
+
+
+def _extras() -> list[Fact]:
+    """What our own package calls extras, and whether all that belongs to each is there."""
+    try:
+        names, needs = metadata("graph-train").get_all("Provides-Extra") or [], requires("graph-train") or []
+    except PackageNotFoundError:
+        return []
+    return [_extra(name, [need for need in needs if f"extra == '{name}'" in need.replace('"', "'")]) for name in names]
+
+
+def _extra(name: str, needs: Sequence[str]) -> Fact:
+    packages = [_NAME.match(need)[0] for need in needs]  # type: ignore[index] # a requirement begins with a name
+    absent = [package for package in packages if _package(package).fatal]
+    if not absent:
+        return Fact(f"extra {name}", "installed")
+    remedy = f"pip install 'graph-train[{name}]' (in the checkout: uv sync --extra {name}), if you want it"
+    return Fact(f"extra {name}", f"not installed: {', '.join(absent)}", remedy)
 
 
 def _loads(name: str, module: str) -> Fact:

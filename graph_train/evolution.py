@@ -18,20 +18,11 @@ import yaml
 from graph_train.files import write_atomically
 from graph_train.hyperparameters import Hyperparameters
 from graph_train.metrics import fitness
+from graph_train.results_csv import VALIDATION_KEYS
 
 _LOG = logging.getLogger(__name__)
 _Array = npt.NDArray[np.float64]
 ParentRule = Literal["single", "weighted"]
-RESULT_KEYS = (
-    "metrics/precision",
-    "metrics/recall",
-    "metrics/mAP_0.5",
-    "metrics/mAP_0.5:0.95",
-    "val/box_loss",
-    "val/obj_loss",
-    "val/cls_loss",
-)
-"""What one training must return, in this order: the first columns of `evolve.csv`."""
 CSV_NAME, YAML_NAME = "evolve.csv", "hyp_evolve.yaml"
 _PARENTS = 5
 _MUTATION_CHANCE, _MUTATION_SIGMA = 0.8, 0.2
@@ -133,14 +124,14 @@ class EvolveTable:
         """
         self._path, self._yaml = folder / CSV_NAME, folder / YAML_NAME
         self.genes = tuple(genes)
-        self._header = ",".join(f"{name:>20s}" for name in (*RESULT_KEYS, *self.genes))
-        self.rows: _Array = np.empty((0, len(RESULT_KEYS) + len(self.genes)))
+        self._header = ",".join(f"{name:>20s}" for name in (*VALIDATION_KEYS, *self.genes))
+        self.rows: _Array = np.empty((0, len(VALIDATION_KEYS) + len(self.genes)))
         if self._path.exists():
             self._read()
 
     def _read(self) -> None:
         lines = self._path.read_text(encoding="utf-8").splitlines()
-        if lines and [cell.strip() for cell in lines[0].split(",")] != [*RESULT_KEYS, *self.genes]:
+        if lines and [cell.strip() for cell in lines[0].split(",")] != [*VALIDATION_KEYS, *self.genes]:
             raise ValueError(
                 f"{self._path}:1: columns of another evolution; use another --name, or --noautoanchor as before"
             )
@@ -172,7 +163,7 @@ class EvolveTable:
     def scored(self) -> _Array:
         """The rows with results that are not finite, from a training that diverged, counted as 0."""
         rows = self.rows.copy()
-        results = rows[:, : len(RESULT_KEYS)]
+        results = rows[:, : len(VALIDATION_KEYS)]
         results[~np.isfinite(results)] = 0.0
         return rows
 
@@ -183,15 +174,15 @@ class EvolveTable:
 
     def best_values(self) -> dict[str, float]:
         """Hyper-parameters of the best generation."""
-        return dict(zip(self.genes, self.rows[self.best, len(RESULT_KEYS) :].tolist(), strict=True))
+        return dict(zip(self.genes, self.rows[self.best, len(VALIDATION_KEYS) :].tolist(), strict=True))
 
     def _write_best(self) -> None:
-        results = self.rows[self.best, : len(RESULT_KEYS)]
+        results = self.rows[self.best, : len(VALIDATION_KEYS)]
         comment = [
             "# Hyper-parameter evolution: the best generation",
             f"# Best generation: {self.best}",
             f"# Last generation: {len(self.rows) - 1}",
-            "# " + ", ".join(f"{name:>20s}" for name in RESULT_KEYS),
+            "# " + ", ".join(f"{name:>20s}" for name in VALIDATION_KEYS),
             "# " + ", ".join(f"{value:>20.5g}" for value in results),
             "",
         ]
@@ -213,7 +204,7 @@ def next_generation(
         return constrained({name: start[name] for name in table.genes})
     # The constant separates this stream from others that are keyed by the same seed.
     rng = np.random.default_rng((seed, generation, 0xE501))
-    parent = choose_parent(table.scored(), rule, rng)[len(RESULT_KEYS) :]
+    parent = choose_parent(table.scored(), rule, rng)[len(VALIDATION_KEYS) :]
     factors = mutation_factors(np.array([GENES[name].gain for name in table.genes]), rng)
     return constrained(dict(zip(table.genes, (parent * factors).tolist(), strict=True)))
 
@@ -243,7 +234,7 @@ def evolve(
 
     Args:
         base: where generation 0 starts.
-        train: one training with these hyper-parameters, for the given generation; returns the values of `RESULT_KEYS`
+        train: one training with these hyper-parameters, for the given generation; returns `VALIDATION_KEYS`
             of its last epoch. An exception ends the evolution; the generations before it are kept.
         folder: gets `evolve.csv`, `hyp_evolve.yaml`, `evolve.png`.
         tune_anchors: also evolve the number of anchors; False with --noautoanchor.
@@ -274,7 +265,7 @@ def evolve(
         from graph_train.plots.evolution import plot_evolution
 
         rows = table.scored()
-        plot_evolution(table.genes, rows[:, len(RESULT_KEYS) :], fitness(rows), folder / "evolve.png")
+        plot_evolution(table.genes, rows[:, len(VALIDATION_KEYS) :], fitness(rows), folder / "evolve.png")
     return EvolutionResult(
         hyp=_hyperparameters(table.best_values()),
         best_generation=table.best,

@@ -4,14 +4,13 @@ Nothing heavy is imported here: `--help` and argument errors answer at once.
 """
 
 import argparse
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, TypeVar
 
 from graph_train.cli.parser import CommandParser
-from graph_train.options import check_range
+from graph_train.options import check_range, refuse_unknown
 
 Options = TypeVar("Options")
 
@@ -68,13 +67,7 @@ def options_of(kind: type[Options], flags: Mapping[str, Any]) -> Options:
         ValueError: a name that is no flag (with the nearest match), or a value that cannot be used.
     """
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
-    for name in flags:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(
-                f"unknown setting {name!r}"
-                + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
-            )
+    refuse_unknown(flags, known)
     return kind(**{name: _typed(known[name], value) for name, value in flags.items()})
 
 

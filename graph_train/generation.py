@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from graph_train.cli.errors import INTERRUPTED, USER_ERROR, run_command
-from graph_train.evolution import RESULT_KEYS
 from graph_train.failures import DivergedError
 from graph_train.files import write_atomically
 from graph_train.hyperparameters import Hyperparameters
 from graph_train.interrupts import StopRequest, end_with_parent
+from graph_train.results_csv import VALIDATION_KEYS
 
 _POLL_SECONDS = 0.5
 
@@ -46,7 +46,7 @@ def train_generation(options: Mapping[str, Any], hyp: Hyperparameters, folder: P
     code = _run([sys.executable, "-m", "graph_train.generation", str(request)])
     request.unlink()
     if code == DivergedError.exit_code:
-        return (math.nan,) * len(RESULT_KEYS)
+        return (math.nan,) * len(VALIDATION_KEYS)
     if code == USER_ERROR:
         raise ValueError("the training of a generation was refused, see the line above")
     if code:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from graph_train.files import write_atomically
+from models.loss_config import LossConfig
+from pipelines.augment import AugmentConfig, largest
 from pipelines.safe_yaml import load_yaml
 
 _LOG = logging.getLogger(__name__)
@@ -43,6 +45,12 @@ _NOT_NEGATIVE = _Range(0, math.inf)
 _FRACTION = _Range(0, 1)
 _BELOW_ONE = _Range(0, 1, open_high=True)
 
+AUGMENTATIONS: tuple[str, ...] = (
+    "hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "mosaic",
+    "mixup", "copy_paste",
+)  # fmt: skip
+"""What is said to the data pipeline, under the names that it has there, too."""
+
 _RANGES: Mapping[str, _Range] = {
     "lr0": _POSITIVE,
     "lrf": _NOT_NEGATIVE,
@@ -61,26 +69,15 @@ _RANGES: Mapping[str, _Range] = {
     "anchor_t": _Range(1, math.inf, open_low=True),
     "anchors": _NOT_NEGATIVE,
     "fl_gamma": _NOT_NEGATIVE,
-    "hsv_h": _FRACTION,
-    "hsv_s": _FRACTION,
-    "hsv_v": _FRACTION,
-    "degrees": _Range(0, 180),
-    "translate": _FRACTION,
-    # At 1 the smallest zoom would be an image of no size.
-    "scale": _BELOW_ONE,
-    "shear": _Range(0, 90, open_high=True),
-    "perspective": _Range(0, 0.01),
-    "flipud": _FRACTION,
-    "fliplr": _FRACTION,
-    "mosaic": _FRACTION,
-    "mixup": _FRACTION,
-    "copy_paste": _FRACTION,
+    **{name: _Range(0, largest(name)) for name in AUGMENTATIONS},
 }
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
     """One training's hyper-parameters under YOLOv5's names, in its file order; defaults are `hyp.scratch-low.yaml`.
+
+    Those of the loss and of the augmentation belong to `LossConfig` and `AugmentConfig`.
 
     Raises:
         ValueError: a value is not a finite number or lies outside its range.
@@ -93,28 +90,28 @@ class Hyperparameters:
     warmup_epochs: float = 3.0
     warmup_momentum: float = 0.8
     warmup_bias_lr: float = 0.1
-    box: float = 0.05
-    cls: float = 0.5
-    cls_pw: float = 1.0
-    obj: float = 1.0
-    obj_pw: float = 1.0
+    box: float = LossConfig.box
+    cls: float = LossConfig.classes
+    cls_pw: float = LossConfig.cls_pw
+    obj: float = LossConfig.objectness
+    obj_pw: float = LossConfig.obj_pw
     iou_t: float = 0.2
-    anchor_t: float = 4.0
+    anchor_t: float = LossConfig.anchor_t
     anchors: float | None = None
-    fl_gamma: float = 0.0
-    hsv_h: float = 0.015
-    hsv_s: float = 0.7
-    hsv_v: float = 0.4
-    degrees: float = 0.0
-    translate: float = 0.1
-    scale: float = 0.5
-    shear: float = 0.0
-    perspective: float = 0.0
-    flipud: float = 0.0
-    fliplr: float = 0.5
-    mosaic: float = 1.0
-    mixup: float = 0.0
-    copy_paste: float = 0.0
+    fl_gamma: float = LossConfig.fl_gamma
+    hsv_h: float = AugmentConfig.hsv_h
+    hsv_s: float = AugmentConfig.hsv_s
+    hsv_v: float = AugmentConfig.hsv_v
+    degrees: float = AugmentConfig.degrees
+    translate: float = AugmentConfig.translate
+    scale: float = AugmentConfig.scale
+    shear: float = AugmentConfig.shear
+    perspective: float = AugmentConfig.perspective
+    flipud: float = AugmentConfig.flipud
+    fliplr: float = AugmentConfig.fliplr
+    mosaic: float = AugmentConfig.mosaic
+    mixup: float = AugmentConfig.mixup
+    copy_paste: float = AugmentConfig.copy_paste
 
     def __post_init__(self) -> None:
         for part in fields(self):

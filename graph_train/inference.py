@@ -14,7 +14,7 @@ from graph_train.step import PIXEL_SCALE
 from kernels.global_rows import kept_by_images
 from kernels.graph_memory import compile_graph
 from kernels.runtime import Tensor, flow
-from models.targets import label_capacity, pad_labels
+from models.padded_labels import label_capacity, pad_labels
 
 
 def on_device(images: Any, device: Any) -> Tensor:

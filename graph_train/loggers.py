@@ -14,7 +14,7 @@ import numpy as np
 
 from graph_train.callbacks import Callbacks, TrainingHooks
 from graph_train.files import write_atomically
-from graph_train.results_csv import RESULT_KEYS
+from graph_train.results_csv import RESULT_KEYS, VALIDATION_KEYS
 from graph_train.tensorboard_events import EventFile
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
@@ -141,7 +141,7 @@ class WandbLogger(TrainingHooks):
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
         """Final results, plots and weights."""
-        final = dict(zip(RESULT_KEYS[3:10], results, strict=True))
+        final = dict(zip(VALIDATION_KEYS, results, strict=True))
         plots = [self._wandb.Image(str(path), caption=path.name) for path in _plots(self._description.folder)]
         self._run.log(final | ({"Results": plots} if plots else {}))
         weights = best if best.exists() else last

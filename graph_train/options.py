@@ -8,7 +8,7 @@ import argparse
 import difflib
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
@@ -198,11 +198,7 @@ def options_from_flags(**flags: Any) -> TrainOptions:
         ValueError: a name that is no flag (with the nearest match), or a value out of its range.
     """
     known = flag_fields()
-    for name in flags:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            raise ValueError(f"unknown setting {name!r}{hint}")
+    refuse_unknown(flags, known)
     values = {name: _typed(known[name], value) for name, value in flags.items()}
     branches = {
         key: kind(**{item.name: values[item.name] for item in fields(kind) if item.name in values})
@@ -211,6 +207,19 @@ def options_from_flags(**flags: Any) -> TrainOptions:
     options = TrainOptions(**branches)
     _check(options)
     return options
+
+
+def refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
+    """Refuses a name that is no flag, with the nearest one that is.
+
+    Raises:
+        ValueError: says which.
+    """
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            raise ValueError(f"unknown setting {name!r}{hint}")
 
 
 def _typed(item: Field[Any], value: Any) -> Any:

@@ -60,11 +60,6 @@ class EpochTimes:
     compiling: float
     validating: float = 0.0
 
-    @property
-    def images_per_second(self) -> float:
-        """Training images by training time, compilation left out."""
-        return self.images / max(self.training - self.compiling, 1e-9)
-
 
 class EpochProgress:
     """Progress of one epoch."""

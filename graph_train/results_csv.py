@@ -6,10 +6,7 @@ from pathlib import Path
 
 from graph_train.files import write_atomically
 
-RESULT_KEYS: tuple[str, ...] = (
-    "train/box_loss",
-    "train/obj_loss",
-    "train/cls_loss",
+VALIDATION_KEYS: tuple[str, ...] = (
     "metrics/precision",
     "metrics/recall",
     "metrics/mAP_0.5",
@@ -17,6 +14,13 @@ RESULT_KEYS: tuple[str, ...] = (
     "val/box_loss",
     "val/obj_loss",
     "val/cls_loss",
+)
+"""What one validation gives; zeros stand where there was none."""
+RESULT_KEYS: tuple[str, ...] = (
+    "train/box_loss",
+    "train/obj_loss",
+    "train/cls_loss",
+    *VALIDATION_KEYS,
     "x/lr0",
     "x/lr1",
     "x/lr2",

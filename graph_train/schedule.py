@@ -106,12 +106,12 @@ class Schedule:
     batches_per_epoch: int
     batch_size: int
     warmup: int
-    lr0: float = 0.01
-    lrf: float = 0.01
-    momentum: float = 0.937
-    warmup_momentum: float = 0.8
-    warmup_bias_lr: float = 0.1
-    weight_decay: float = 0.0005
+    lr0: float = Hyperparameters.lr0
+    lrf: float = Hyperparameters.lrf
+    momentum: float = Hyperparameters.momentum
+    warmup_momentum: float = Hyperparameters.warmup_momentum
+    warmup_bias_lr: float = Hyperparameters.warmup_bias_lr
+    weight_decay: float = Hyperparameters.weight_decay
     optimizer: OptimizerName = "SGD"
     cosine: bool = False
     nominal_batch: int = NOMINAL_BATCH

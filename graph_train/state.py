@@ -6,7 +6,7 @@ and a checkpoint is one flat mapping from name to array.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -266,8 +266,3 @@ class TrainingState(flow.nn.Module):
 
 def _norms(network: Any) -> list[BatchNorm2d]:
     return [module for module in network.modules() if isinstance(module, BatchNorm2d)]
-
-
-def counters_to_dict(counters: Counters) -> dict[str, Any]:
-    """For the header of a checkpoint."""
-    return asdict(counters)

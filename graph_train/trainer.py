@@ -29,13 +29,12 @@ from graph_train.validation import TABLE_HEADER, ValidationResult, ValidationSet
 from graph_train.validation_hooks import ValidationHooks
 from kernels.global_rows import here
 from kernels.runtime import Tensor
-from models.targets import label_capacity, pad_labels
+from models.padded_labels import label_capacity, pad_labels
 from models.weights import copy_weights
 from pipelines.draws import multi_scale_sizes
 
 LOG = logging.getLogger("graph_train")
 DRAWN_BATCHES = 3
-VAL_IOU_THRESHOLD = 0.6
 
 
 @dataclass(frozen=True)
@@ -357,7 +356,6 @@ class Trainer:
         """Measures the averaged weights and prints the table."""
         run = self.run
         settings = ValidationSettings(
-            iou_thres=VAL_IOU_THRESHOLD,
             single_cls=run.setup.options.data.single_cls,
             plots_dir=self.folder.path if plots and not run.setup.options.run.noplots else None,
         )

@@ -17,6 +17,7 @@ from graph_train.metrics import ClassMetrics, fitness, match_detections, metrics
 from graph_train.nms import NmsSettings, non_max_suppression
 from graph_train.progress import BAR_FORMAT
 from graph_train.sharded_validation import Findings, Sharing, joined
+from graph_train.val_options import ValOptions
 from pipelines.boxes import cxcywh_to_xyxy
 from pipelines.letterbox import unletterbox_boxes
 
@@ -86,9 +87,9 @@ class ValidationSettings:
     the result. `plots_dir` gets the first batches with their boxes, the curves and the confusion matrix.
     """
 
-    conf_thres: float = 0.001
-    iou_thres: float = 0.6
-    max_det: int = 300
+    conf_thres: float = ValOptions.conf_thres
+    iou_thres: float = ValOptions.iou_thres
+    max_det: int = ValOptions.max_det
     single_cls: bool = False
     label_hints: bool = False
     keep_detections: bool = False

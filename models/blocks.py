@@ -142,12 +142,7 @@ class BottleneckCSP(nn.Module):
         self.bn = BatchNorm2d(2 * inner)
         # The reference has SiLU here whatever the network's activation is.
         self.act = nn.SiLU()
-        self.m = nn.Sequential(
-            *(
-                Bottleneck(inner, inner, shortcut=shortcut, groups=groups, expansion=1.0, activation=activation)
-                for _ in range(repeats)
-            )
-        )
+        self.m = _bottlenecks(inner, repeats, shortcut, groups, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps height and width."""
@@ -193,12 +188,7 @@ class C3(_CrossStage):
         activation: Module,
     ) -> None:
         def bottlenecks(inner: int) -> Module:
-            return nn.Sequential(
-                *(
-                    Bottleneck(inner, inner, shortcut=shortcut, groups=groups, expansion=1.0, activation=activation)
-                    for _ in range(repeats)
-                )
-            )
+            return _bottlenecks(inner, repeats, shortcut, groups, activation)
 
         super().__init__(in_channels, out_channels, bottlenecks, expansion, activation)
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from kernels.global_rows import expanded
 from kernels.runtime import Tensor, flow
 
-SMALLEST_CAPACITY = 16
 # A label belongs to the cell of its centre and to the neighbours that are nearer than half a cell; x, y in cells.
 _NEIGHBOUR_REACH = 0.5
 _NEIGHBOUR_STEPS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
@@ -169,37 +168,3 @@ class TargetAssigner(flow.nn.Module):
         shape = (levels, NEIGHBOURS, self._anchors, slots)
         first = expanded(self.anchor_number * per_anchor, batch, *shape)
         return cell.unsqueeze(3).expand(batch, *shape) + first, centre - corner
-
-
-def label_capacity(most_labels: int) -> int:
-    """Label slots per image for a batch whose fullest image has `most_labels`: a power of two, at least 16."""
-    return max(SMALLEST_CAPACITY, 1 << max(most_labels - 1, 0).bit_length())
-
-
-def pad_labels(rows: npt.NDArray[np.floating], batch: int, capacity: int) -> npt.NDArray[np.float32]:
-    """Gives each image the same number of label slots; the order of an image's labels is kept.
-
-    Args:
-        rows: (n, 6) image number in the batch, class, centre x, centre y, width, height; images in any order.
-        batch: number of images B.
-        capacity: slots per image T.
-    Returns:
-        (B, T, 5) float32, C-contiguous; unused slots have class -1 and zeros.
-    Raises:
-        ValueError: a row of no image of the batch, or an image with more labels than slots.
-    """
-    padded = np.zeros((batch, capacity, 5), np.float32)
-    padded[:, :, 0] = -1.0
-    if not len(rows):
-        return padded
-    image = rows[:, 0].astype(np.int64)
-    if image.min() < 0 or image.max() >= batch:
-        raise ValueError(f"labels for image {image.min()} to {image.max()} in a batch of {batch}")
-    counts = np.bincount(image, minlength=batch)
-    if counts.max() > capacity:
-        raise ValueError(f"{counts.max()} labels in one image but {capacity} slots: use label_capacity({counts.max()})")
-    order = np.argsort(image, kind="stable")
-    first = np.concatenate(([0], np.cumsum(counts)[:-1]))
-    slot = np.arange(len(rows)) - first[image[order]]
-    padded[image[order], slot] = rows[order, 1:6]
-    return padded

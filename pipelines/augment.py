@@ -1,5 +1,6 @@
 """What augmentation a training run asks for, under the names of YOLOv5's hyper-parameter files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 
@@ -40,12 +41,8 @@ class AugmentConfig:
     quad: bool = False
 
     def __post_init__(self) -> None:
-        upper = {
-            "hsv_h": 1.0, "hsv_s": 1.0, "hsv_v": 1.0, "degrees": 180.0, "translate": 0.9, "scale": 0.95, "shear": 80.0,
-            "perspective": 0.001,
-        }  # fmt: skip
         for part in fields(self):
-            value, limit = getattr(self, part.name), upper.get(part.name, 1.0)
+            value, limit = getattr(self, part.name), largest(part.name)
             if not 0 <= value <= limit:
                 raise ValueError(f"augmentation {part.name}={value}: must lie in 0 ... {limit:g}")
         if self.rect and self.quad:
@@ -62,3 +59,18 @@ class AugmentConfig:
         if self.rect or self.mosaic == 0:
             return 1
         return 9 if self.mosaic9 > 0 else 4
+
+
+def largest(name: str) -> float:
+    """The largest value that an augmentation may have; the smallest is 0."""
+    return _LARGEST.get(name, 1.0)
+
+
+_LARGEST: Mapping[str, float] = {
+    "degrees": 180.0,
+    "translate": 0.9,
+    "scale": 0.95,
+    "shear": 80.0,
+    "perspective": 0.001,
+}
+"""Where it is not 1."""

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipelines.intact import is_intact
+from pipelines.intact import ORIENTATION_TAG, is_intact
 from pipelines.regular_file import NotReadableError, read_regular
 
 ImageKind = Literal["jpeg", "cmyk-jpeg", "png", "bmp", "webp", "tiff"]
@@ -36,7 +36,6 @@ _OPENED_AS = [name for name in _KINDS if name != "MPO"]
 _SIMPLE_MODES = ("RGB", "L")
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "I;16"})
 _START_OF_SCAN = b"\xff\xda"
-_EXIF_ORIENTATION = 0x0112
 _PNG_DEPTH_OFFSET = 24
 _TIFF_BITS = 258
 
@@ -189,7 +188,7 @@ def _bits_per_channel(image: Image.Image, kind: ImageKind, content: bytes) -> in
 def _orientation(image: Image.Image) -> int:
     # Damaged metadata of a good image: it is shown as stored, as image viewers do.
     try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+        value = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

@@ -10,7 +10,8 @@ import struct
 import zlib
 from collections.abc import Callable
 
-_ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG = 0x0112
+"""EXIF's number for how an image is turned."""
 _SHORT = 3
 _NO_PAYLOAD = frozenset({0x01, *range(0xD0, 0xD8)})
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
@@ -116,7 +117,7 @@ def _exif_orientation(block: bytes) -> int:
     found = []
     for entry in range(entries):
         tag, kind, amount, value = struct.unpack_from(f"{order}HHIH", block, offset + 2 + 12 * entry)
-        if tag == _ORIENTATION_TAG:
+        if tag == ORIENTATION_TAG:
             _require(kind == _SHORT and amount == 1 and 1 <= value <= 8)
             found.append(value)
     _require(len(found) <= 1)

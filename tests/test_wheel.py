@@ -64,19 +64,5 @@ def test_it_trains_from_an_empty_environment_without_a_compiler(tmp_path: Path) 
     run("uv", "pip", "install", "--python", python, "-c", limits, wheel, folder=tmp_path)
     facts = run(commands / "graph-check", "env", folder=tmp_path, CXX="no-compiler")
     assert f"from the wheel: {tmp_path}" in facts and plugin_build.LIBRARY_NAME in facts
-    small = [
-        "--data",
-        "shapes",
-        "--cfg",
-        "yolov5n.yaml",
-        "--imgsz",
-        "64",
-        "--batch-size",
-        "16",
-        "--epochs",
-        "1",
-        "--kernels",
-        "require",
-    ]
-    run(commands / "graph-train", *small, "--project", tmp_path / "runs", folder=tmp_path, CXX="no-compiler")
+    run(commands / "graph-train", *SMALL, "--project", tmp_path / "runs", folder=tmp_path, CXX="no-compiler")
     assert (tmp_path / "runs/exp/weights/best.safetensors").is_file()

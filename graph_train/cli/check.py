@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from graph_train.check_options import CheckOptions
 from graph_train.cli.errors import run_command
 from graph_train.cli.parser import CommandParser
 
@@ -20,13 +21,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("subject", nargs="?", choices=("data", "env"), default="data", help="what to check")
     parser.add_argument("--data", help="dataset yaml, or `shapes` for the built-in set")
-    parser.add_argument("--imgsz", "--img", "--img-size", type=int, default=640, help="training size in px")
-    parser.add_argument("--cfg", default="yolov5s.yaml", help="model yaml whose anchors are compared with the boxes")
-    parser.add_argument("--anchor-t", type=float, default=4.0, help="hyper-parameter anchor_t")
+    parser.add_argument(
+        "--imgsz", "--img", "--img-size", type=int, default=CheckOptions.imgsz, help="training size in px"
+    )
+    parser.add_argument("--cfg", default=CheckOptions.cfg, help="model yaml whose anchors are compared with the boxes")
+    parser.add_argument("--anchor-t", type=float, default=CheckOptions.anchor_t, help="hyper-parameter anchor_t")
     parser.add_argument("--single-cls", action="store_true", help="count all classes as one")
     parser.add_argument("--allow-download", action="store_true",
                         help="fetch missing data from the yaml's `download`, if it gives a SHA-256")  # fmt: skip
-    parser.add_argument("--workers", type=int, default=0, help="threads that decode images, 0 for one per core")
+    parser.add_argument(
+        "--workers", type=int, default=CheckOptions.workers, help="threads that decode images, 0 for one per core"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--plots", metavar="DIR", help="write plots of the labels of each split")
     parser.add_argument("--problems", metavar="FILE", help="write the problems, one in a line")
@@ -48,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_data(flags: argparse.Namespace) -> int:
-    from graph_train.data_check import CheckOptions, check_data
+    from graph_train.data_check import check_data
 
     unused = ("subject", "debug")
     options = CheckOptions(**{name: value for name, value in vars(flags).items() if name not in unused})

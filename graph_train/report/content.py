@@ -16,7 +16,7 @@ from graph_train.metrics import fitness
 from graph_train.options import TrainOptions, flag_fields
 from graph_train.plots.style import class_colour, hex_colour, text_on
 from graph_train.progress import DATA_BOUND_SHARE, EpochTimes
-from graph_train.results_csv import RESULT_KEYS
+from graph_train.results_csv import RESULT_KEYS, VALIDATION_KEYS
 from graph_train.step import GraphStep
 from graph_train.validation import ValidationResult
 from models.complexity import measure
@@ -25,8 +25,6 @@ FORMAT = 1
 MOST_CURVES = 20
 MOST_CONFUSED = 30
 _CURVE_POINTS = 101
-_METRIC_KEYS = RESULT_KEYS[3:10]
-"""What a validation gives; `results.csv` holds zeros where there was none."""
 
 
 def fixed_content(run: Run) -> dict[str, Any]:
@@ -109,12 +107,12 @@ def results_content(columns: Mapping[str, Any]) -> dict[str, Any]:
     results: dict[str, list[Any]] = {"epoch": [int(value) for value in columns.get("epoch", ())]}
     for key in RESULT_KEYS:
         results[key] = [float(value) for value in columns.get(key, ())]
-    validated = [any(results[key][row] for key in _METRIC_KEYS) for row in range(len(results["epoch"]))]
-    for key in _METRIC_KEYS:
+    validated = [any(results[key][row] for key in VALIDATION_KEYS) for row in range(len(results["epoch"]))]
+    for key in VALIDATION_KEYS:
         results[key] = [value if there else None for value, there in zip(results[key], validated, strict=True)]
     best = None
     if any(validated):
-        rows = np.array([results[key] for key in _METRIC_KEYS], np.float64).T
+        rows = np.array([results[key] for key in VALIDATION_KEYS], np.float64).T
         best = int(np.argmax(np.where(validated, np.nan_to_num(fitness(rows), nan=-1.0), -2.0)))
     return {"results": results, "best": best}
 

@@ -25,7 +25,8 @@ def render(content: Mapping[str, Any]) -> str:
     Raises:
         TypeError: a value that JSON does not know.
     """
-    style, script = _template("page.css"), _template("page.js")
+    # One script: the page builds its parts out of the charts and tables of the first file.
+    style, script = _template("page.css"), "\n\n".join(map(_template, ("charts.js", "page.js")))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"

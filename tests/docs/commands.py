@@ -1,4 +1,4 @@
-"""Reads the commands out of the documentation: every line of a `bash` block."""
+"""Reads what a reader may type out of the documentation: commands in `bash` blocks, programs in `python` blocks."""
 
 import re
 import shlex
@@ -9,8 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 
-_BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _SET_UP = "pip install uv && "
+_LAUNCHED = "-m graph_train "
+"""What a launcher starts on every rank: `graph-train`."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,53 @@ class Command:
         return f"{self.file.relative_to(ROOT)}:{self.line} {shlex.join(self.words)}"
 
 
+@dataclass(frozen=True)
+class Program:
+    """One piece of Python and where it is written."""
+
+    file: Path
+    line: int
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.file.relative_to(ROOT)}:{self.line}"
+
+
 def documented_commands() -> list[Command]:
     """All commands in the order in which a reader meets them, without `uv run` before and comments behind them."""
-    return [command for file in DOCUMENTS for command in _commands_in(file)]
+    found = []
+    for file, number, line in _lines("bash"):
+        words = shlex.split(line.removeprefix(_SET_UP), comments=True)
+        if words:
+            found.append(Command(file, number, tuple(words[2:] if words[:2] == ["uv", "run"] else words)))
+    return found
 
 
-def _commands_in(file: Path) -> Iterator[Command]:
-    text = file.read_text()
-    for block in _BLOCK.finditer(text):
-        first = text[: block.start(1)].count("\n") + 1
-        lines = block.group(1).replace("\\\n", "  ").splitlines()
-        for offset, line in enumerate(lines):
-            words = shlex.split(line.removeprefix(_SET_UP), comments=True)
-            if words:
-                yield Command(file, first + offset, tuple(words[2:] if words[:2] == ["uv", "run"] else words))
+def documented_programs() -> list[Program]:
+    """All pieces of Python."""
+    return [Program(*block) for block in _blocks("python")]
+
+
+def examples_for_more_machines() -> list[Command]:
+    """What `text` blocks show of `graph-train` under a launcher that one machine does not have."""
+    found = []
+    for file, number, line in _lines("text"):
+        _, launched, flags = line.replace("srun graph-train ", _LAUNCHED).partition(_LAUNCHED)
+        if launched:
+            found.append(Command(file, number, ("graph-train", *shlex.split(flags))))
+    return found
+
+
+def _lines(language: str) -> Iterator[tuple[Path, int, str]]:
+    for file, first, text in _blocks(language):
+        for offset, line in enumerate(text.replace("\\\n", "  ").splitlines()):
+            yield file, first + offset, line
+
+
+def _blocks(language: str) -> Iterator[tuple[Path, int, str]]:
+    """File, number of the first line and text of each block in a language."""
+    fenced = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    for file in DOCUMENTS:
+        text = file.read_text()
+        for block in fenced.finditer(text):
+            yield file, text[: block.start(1)].count("\n") + 1, block.group(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.docs.commands import DOCUMENTS, ROOT
 
-_REFERENCE = re.compile(r"`(?P<file>[a-z_/]+\.py):(?P<line>\d+) (?P<name>[A-Za-z_.]+)`")
+_REFERENCE = re.compile(r"`(?P<file>[a-z_/]+\.py):(?P<line>\d+) (?P<name>[A-Za-z0-9_.]+)`")
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,34 @@
 import contextlib
 import importlib
 import io
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import tomli
 
+from models.network import DetectionModel
+from models.spec import load_model_spec
 from pipelines.shapes import render_shapes
-from tests.docs.commands import ROOT, Command, documented_commands
+from tests.docs.commands import (
+    ROOT,
+    Command,
+    documented_commands,
+    documented_programs,
+    examples_for_more_machines,
+)
+from tests.models.torch_files import write_network
 
 SCRIPTS: dict[str, str] = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+LAUNCHER = ("python", "-m", "oneflow.distributed.launch")
 COMMANDS = documented_commands()
+LAUNCHED = [command for command in COMMANDS if command.words[:3] == LAUNCHER]
 OURS = [command for command in COMMANDS if command.words[0] in SCRIPTS]
+EXAMPLES = examples_for_more_machines()
 
 DEVELOPMENT = {
     "uv sync": "the first line of .ci/run",
@@ -27,55 +41,84 @@ DEVELOPMENT = {
 
 SMALLER = {"--epochs": "1", "--imgsz": "64", "--batch-size": "8"}
 """The documentation's values are for real work; for a test they only cost time."""
-
-MARKS = ("-m slow", "-m distributed", "-m gpu")
+SMALLER_BENCHMARK = {"--points": "yolov5n:8:64", "--repeats": "1"}
+MOST_RANKS = "2"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_it_is_ours_or_run_elsewhere(command: Command) -> None:
-    assert command.words[0] in SCRIPTS or " ".join(command.words) in DEVELOPMENT
+    assert command in (*OURS, *LAUNCHED) or " ".join(command.words) in DEVELOPMENT
 
 
-@pytest.mark.parametrize("command", OURS, ids=str)
+def test_something_is_found_in_every_kind_of_block() -> None:
+    assert LAUNCHED and EXAMPLES and documented_programs()
+
+
+@pytest.mark.parametrize("command", [*OURS, *EXAMPLES, *LAUNCHED], ids=str)
 def test_every_flag_is_in_the_help(command: Command) -> None:
-    flags = [word.partition("=")[0] for word in command.words[1:] if word.startswith("--")]
-    help_text = help_of(command)
+    words = command.words
+    if command in LAUNCHED:
+        words = ("graph-train", *words[words.index("graph_train") + 1 :])
+    flags = [word.partition("=")[0] for word in words[1:] if word.startswith("--")]
+    help_text = help_of(words)
     assert [flag for flag in flags if flag not in help_text] == []
 
 
-def help_of(command: Command) -> str:
-    module, _, function = SCRIPTS[command.words[0]].partition(":")
+def help_of(words: Sequence[str]) -> str:
+    module, _, function = SCRIPTS[words[0]].partition(":")
     main = getattr(importlib.import_module(module), function)
-    subcommand = [command.words[1]] if command.words[0] == "graph-bench" else []
+    subcommand = [words[1]] if words[0] == "graph-bench" else []
     output = io.StringIO()
     with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
         main([*subcommand, "--help"])
     return output.getvalue()
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the documentation's examples name: data sets, photos, weights of YOLOv5."""
+    made = tmp_path_factory.mktemp("reader")
+    shutil.copytree(render_shapes().parent, made / "berries")
+    (made / "berries/shapes.yaml").rename(made / "berries/berries.yaml")
+    shutil.copytree(made / "berries/images/val", made / "my-photos")
+    for name in ("my.yaml", "data.yaml"):
+        (made / name).write_text((made / "berries/berries.yaml").read_text().replace("path: .", "path: berries"))
+    weights = write_network(made / "yolov5n.pt", DetectionModel(load_model_spec("yolov5n.yaml", num_classes=3), seed=0))
+    shutil.copy(weights, made / "yolov5s.pt")
+    return made
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_they_run_one_after_another(goldens: Path, tmp_path: Path) -> None:
+def test_they_run_one_after_another(folder: Path) -> None:
     """All in one folder and in their order: later ones use what earlier ones wrote."""
-    shutil.copytree(render_shapes().parent, tmp_path / "berries")
-    (tmp_path / "berries/shapes.yaml").rename(tmp_path / "berries/berries.yaml")
-    shutil.copytree(tmp_path / "berries/images/val", tmp_path / "my-photos")
-    shutil.copy(tmp_path / "berries/berries.yaml", tmp_path / "my.yaml")
-    (tmp_path / "my.yaml").write_text((tmp_path / "my.yaml").read_text().replace("path: .", "path: berries"))
-    weights = next(iter(sorted(goldens.rglob("*.pt"))))
-    for name in ("yolov5n.pt", "yolov5s.pt"):
-        shutil.copy(weights, tmp_path / name)
-    for command in [command for command in OURS if command.words[0] != "graph-bench"]:
-        ran = subprocess.run(arguments(command), cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    for command in (*OURS, *LAUNCHED):
+        ran = subprocess.run(arguments(command), cwd=folder, capture_output=True, text=True, timeout=900, check=False)
         assert ran.returncode == 0, f"{command}\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}"
+    for program in documented_programs():
+        # As much less as of the commands.
+        code = re.sub(r"imgsz=\d+", "imgsz=64", re.sub(r"epochs=\d+", "epochs=1", program.code))
+        ran = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=900, check=False
+        )
+        assert ran.returncode == 0, f"{program}\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}"
 
 
 def arguments(command: Command) -> list[str]:
-    module = SCRIPTS[command.words[0]].partition(":")[0]
-    words = list(command.words[1:])
-    if command.words[0] == "graph-train" and "--resume" not in words:
-        # A flag that is given twice has its last value.
-        words += [word for pair in SMALLER.items() for word in pair]
-    elif command.words[0] in ("graph-val", "graph-predict"):
+    words = list(command.words)
+    if command in LAUNCHED:
+        number = words.index("--nproc_per_node") + 1
+        return [sys.executable, *words[1:number], MOST_RANKS, *words[number + 1 :], *_flags(SMALLER)]
+    module = SCRIPTS[words[0]].partition(":")[0]
+    # A flag that is given twice has its last value.
+    if words[0] == "graph-train" and "--resume" not in words:
+        words += _flags(SMALLER)
+    elif words[0] in ("graph-val", "graph-predict"):
         words += ["--imgsz", SMALLER["--imgsz"]]
-    return [sys.executable, "-m", module, *words]
+    elif words[0] == "graph-bench":
+        words += _flags(SMALLER_BENCHMARK)
+    return [sys.executable, "-m", module, *words[1:]]
+
+
+def _flags(values: dict[str, str]) -> list[str]:
+    return [word for pair in values.items() for word in pair]

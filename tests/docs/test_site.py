@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.commands import ROOT
+from tests.docs.commands import DOCUMENTS, ROOT
 from tests.docs.references import Reference, references
 
 MESSAGES = re.findall(r"^### `(.+)`$", (ROOT / "docs/guide/messages.md").read_text(), re.MULTILINE)
@@ -50,6 +50,11 @@ def test_an_explained_message_is_one_of_ours(message: str, texts: list[str]) -> 
 REFERENCES = list(references())
 DRIFT = 40
 """Lines by which a reference may be off: on the same screen still. `python -m tests.docs.references` mends it."""
+
+
+def test_no_reference_escapes_the_check() -> None:
+    lines = [line for document in DOCUMENTS for line in re.findall(r"`[^`]*\.py:\d+[^`]*`", document.read_text())]
+    assert len(lines) == len(REFERENCES)
 
 
 def test_a_batch_can_be_followed_through_the_code() -> None:

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from graph_train.cli.check import main
-from graph_train.data_report import label_capacity
+from graph_train.environment import _extra
 from tests.pipelines.data_sets import add_image, write_yaml
 
 BOX = "0 .5 .5 .2 .4\n"
@@ -140,11 +138,12 @@ def test_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "kernel plugin" in capsys.readouterr().out
 
 
-@given(st.integers(0, 100_000))
-def test_label_capacity_is_that_of_the_loss(labels: int) -> None:
-    from models.targets import label_capacity as of_the_loss
-
-    assert label_capacity(labels) == of_the_loss(labels)
+def test_environment_says_how_to_get_what_is_missing() -> None:
+    installed = _extra("plots", ["numpy==1.26.4; extra == 'plots'"])
+    assert (installed.value, installed.remedy) == ("installed", "")
+    absent = _extra("more", ["numpy==1.26.4; extra == 'more'", "no-such-package[x]>=2; extra == 'more'"])
+    assert absent.value == "not installed: no-such-package" and not absent.fatal
+    assert "pip install 'graph-train[more]'" in absent.remedy
 
 
 def test_real_data(bccd: Path, tmp_path: Path) -> None:

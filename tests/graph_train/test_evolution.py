@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from graph_train.evolution import (
     GENES,
-    RESULT_KEYS,
     EvolveTable,
     choose_parent,
     constrained,
@@ -18,6 +17,7 @@ from graph_train.evolution import (
     mutation_factors,
 )
 from graph_train.hyperparameters import KNOWN_KEYS, Hyperparameters, load_hyperparameters
+from graph_train.results_csv import VALIDATION_KEYS
 
 _GENES = gene_names(tune_anchors=True)
 
@@ -29,7 +29,7 @@ def _train(hyp: Hyperparameters, generation: int) -> list[float]:
 
 
 def _rows(*fitnesses: float) -> np.ndarray:
-    rows = np.zeros((len(fitnesses), len(RESULT_KEYS) + 2))
+    rows = np.zeros((len(fitnesses), len(VALIDATION_KEYS) + 2))
     rows[:, 2] = rows[:, 3] = fitnesses
     rows[:, -2:] = np.arange(len(fitnesses))[:, None] + [[0, 100]]
     return rows
@@ -88,7 +88,7 @@ def test_evolution_improves_and_writes_its_files(tmp_path: Path) -> None:
     assert result.hyp.anchors is not None
     lines = (tmp_path / "evolve.csv").read_text().splitlines()
     assert len(lines) == 41
-    assert lines[0] == ("%20s," * (7 + 29) % (*RESULT_KEYS, *_GENES)).rstrip(",")
+    assert lines[0] == ("%20s," * (7 + 29) % (*VALIDATION_KEYS, *_GENES)).rstrip(",")
     assert f"# Best generation: {result.best_generation}\n" in (tmp_path / "hyp_evolve.yaml").read_text()
     assert (tmp_path / "evolve.png").read_bytes().startswith(b"\x89PNG")
 

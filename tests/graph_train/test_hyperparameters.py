@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graph_train.hyperparameters import KNOWN_KEYS, Hyperparameters, load_hyperparameters, shipped_names
+from graph_train.hyperparameters import (
+    AUGMENTATIONS,
+    KNOWN_KEYS,
+    Hyperparameters,
+    load_hyperparameters,
+    shipped_names,
+)
+from pipelines.augment import AugmentConfig, largest
 
 
 def _file(folder: Path, text: str) -> Path:
@@ -93,7 +100,17 @@ def test_anchor_count_rounds_half_to_even() -> None:
     assert Hyperparameters().anchors_per_level is None
 
 
-@given(values=st.lists(st.floats(0, 0.009), min_size=len(KNOWN_KEYS), max_size=len(KNOWN_KEYS)))
+def test_augmentation_that_no_pipeline_can_draw_is_refused_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"my\.yaml:1: perspective=0\.005 is out of range; .* <= 0\.001"):
+        load_hyperparameters(_file(tmp_path, "perspective: 0.005\n"))
+    for name in AUGMENTATIONS:
+        value = largest(name)
+        assert getattr(Hyperparameters(**{name: value}), name) == value
+        AugmentConfig(**{name: value})  # type: ignore[arg-type] # all of these are numbers
+
+
+# Up to the smallest of all limits, that of `perspective`.
+@given(values=st.lists(st.floats(0, 0.001), min_size=len(KNOWN_KEYS), max_size=len(KNOWN_KEYS)))
 def test_saved_values_read_back_equal(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
     chosen = dict(zip(KNOWN_KEYS, values, strict=True))
     chosen |= {"lr0": chosen["lr0"] + 1e-5, "cls_pw": 1.0, "obj_pw": 1.0, "anchor_t": 4.0}

@@ -7,10 +7,11 @@ from graph_train.state import TrainingState
 from graph_train.step import EagerStep, GraphStep
 from kernels.runtime import flow
 from kernels.update import UpdateRule
-from models.loss import DetectionLoss, LossConfig
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
 from models.network import DetectionModel
+from models.padded_labels import label_capacity, pad_labels
 from models.spec import load_model_spec
-from models.targets import label_capacity, pad_labels
 
 TINY = {
     "nc": 3,

@@ -12,8 +12,10 @@ import pytest
 from kernels.detection_loss import LevelSetting, level_loss, level_settings
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
-from models.loss import DetectionLoss, LossConfig
-from models.targets import HeadGeometry, label_capacity, pad_labels
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
+from models.padded_labels import label_capacity, pad_labels
+from models.targets import HeadGeometry
 
 _Array = npt.NDArray[np.float32]
 _ANCHORS = np.array([[[1.25, 1.625], [2, 3.75]], [[1.875, 3.8125], [3.875, 2.8125]]], np.float32)

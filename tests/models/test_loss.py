@@ -6,8 +6,10 @@ import numpy.typing as npt
 import pytest
 
 from kernels.runtime import Tensor, flow
-from models.loss import DetectionLoss, LossConfig
-from models.targets import HeadGeometry, pad_labels
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
+from models.padded_labels import pad_labels
+from models.targets import HeadGeometry
 
 Maps = list[npt.NDArray[np.float32]]
 HEAD = HeadGeometry(

@@ -73,6 +73,15 @@ def test_pickled_network_by_hand(tmp_path: Path) -> None:
     np.testing.assert_array_equal(averaged.arrays["model.weight"], OTHER.astype(np.float32))
 
 
+def test_a_whole_network_comes_back(tmp_path: Path) -> None:
+    model = _model(seed=3)
+    weights = load_weights(torch.write_network(tmp_path / "whole.pt", model))
+    assert set(weights.arrays) == set(_arrays(model))
+    for name, array in _arrays(model).items():
+        np.testing.assert_array_equal(weights.arrays[name], array)
+    assert (weights.config, weights.stride) == (CONFIG, (2,))
+
+
 def test_absent_part_is_replaced_by_the_other(tmp_path: Path) -> None:
     pickle = torch.dict_of({"ema": b"N", "model": _network("0")})
     assert load_weights(torch.write(tmp_path / "a.pt", pickle, ARRAYS), prefer="ema").part == "model"

@@ -4,6 +4,7 @@ import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,47 @@ def module(kind: str, *, parameters: Mapping[str, bytes], children: Mapping[str,
     package, name = kind.rsplit(".", 1)
     state = {"_parameters": dict_of(parameters), "_buffers": dict_of({}), "_modules": dict_of(children), **more}
     return instance(named(package, name), dict_of(state))
+
+
+def plain(value: Any) -> bytes:
+    """Numbers, texts, lists and mappings of them."""
+    if value is None or isinstance(value, bool):
+        return {None: b"N", True: b"\x88", False: b"\x89"}[value]
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
+    if isinstance(value, int):
+        return integer(value)
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, Mapping):
+        return dict_of({key: plain(item) for key, item in value.items()})
+    return b"](" + b"".join(map(plain, value)) + b"e"
+
+
+def write_network(path: Path, network: Any) -> Path:
+    """A whole `DetectionModel` as YOLOv5's `train.py` saves it, in float32; class names of the modules are made up."""
+    arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *parents, own = name.split(".")
+        inner = tree
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[own] = tensor(name, array)
+    arrays["stride"] = np.asarray(network.stride, np.float32)
+    facts = {"names": plain(list(network.names)), "stride": tensor("stride", arrays["stride"]),
+             "yaml": plain(network.spec.config)}  # fmt: skip
+    return write(
+        path, dict_of({"epoch": plain(-1), "model": _module_of(tree, "models.yolo.DetectionModel", facts)}), arrays
+    )
+
+
+def _module_of(tree: Mapping[str, Any], kind: str, more: Mapping[str, bytes]) -> bytes:
+    children = {
+        name: _module_of(inner, "models.common.Part", {}) for name, inner in tree.items() if isinstance(inner, dict)
+    }
+    own = {name: item for name, item in tree.items() if not isinstance(item, dict)}
+    return module(kind, parameters=own, children=children, **more)
 
 
 def write(

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.runtime import Tensor, flow
-from models.loss import DetectionLoss, LossConfig
-from models.targets import HeadGeometry, label_capacity, pad_labels
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
+from models.padded_labels import label_capacity, pad_labels
+from models.targets import HeadGeometry
 from tests.parity.harness import Mode, Report, Subject
 
 _PARTS = 4

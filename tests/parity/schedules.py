@@ -9,7 +9,7 @@ import numpy.typing as npt
 from graph_train import schedule as ours
 from graph_train.early_stopping import EarlyStopping
 from graph_train.sampling import class_weights, epoch_class_weights, image_weights
-from models.loss import LossConfig
+from models.loss_config import LossConfig
 from tests.parity.harness import Mode, Report, Subject
 
 _Vectors = dict[str, npt.NDArray[np.generic]]

@@ -11,10 +11,12 @@ from graph_train.schedule import Schedule
 from graph_train.state import TrainingState
 from graph_train.step import EagerStep, GraphStep, StepResult
 from kernels.runtime import flow
-from models.loss import DetectionLoss, LossConfig
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
 from models.network import DetectionModel
+from models.padded_labels import label_capacity, pad_labels
 from models.spec import load_model_spec
-from models.targets import HeadGeometry, label_capacity, pad_labels
+from models.targets import HeadGeometry
 from tests.parity.harness import Mode, Report, Subject
 
 STRICT_ITERATIONS = 6
