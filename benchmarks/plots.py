@@ -61,6 +61,23 @@ def lines(
     save(figure, path)
 
 
+def families(panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], path: Path, *, title: str, x: str) -> None:
+    """One panel per group, one colour per label: curves of equal length as thin lines, their mean as a thick one."""
+    figure = new_figure(4.5 * len(panels) + 1.5, 4.2, title)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    colours = _colours([label for group in panels.values() for label in group])
+    for axes, (name, group) in zip(all_axes, panels.items(), strict=True):
+        for label, curves in group.items():
+            for curve in curves:
+                axes.plot(curve, color=colours[label], linewidth=0.8, alpha=0.5)
+            mean = [sum(values) / len(curves) for values in zip(*curves, strict=True)]
+            axes.plot(mean, color=colours[label], linewidth=2.4, label=label)
+        quiet_axes(axes, title=name, x=x)
+        axes.set_ylim(bottom=0)
+    legend_outside(all_axes[-1])
+    save(figure, path)
+
+
 def _colours(labels: Sequence[str]) -> dict[str, str]:
     names = list(dict.fromkeys(labels))
     return {name: hex_colour(class_colour(place + 1)) for place, name in enumerate(names)}
