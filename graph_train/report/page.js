@@ -215,9 +215,12 @@ function paintLine(svg, spec, series, view) {
 // --- tables ---------------------------------------------------------------------------------------------------------
 
 /* columns: {name, value(row), show(row) (text or node), left}; a click on a heading sorts, `fixed` rows stay on top. */
+// Class of a column's cells: names stand left, what is extra is left out on phones.
+const kindOf = (column) => (column.left ? "name" : column.extra ? "extra" : null);
+
 function table(columns, rows, { fixed = [], label = "" } = {}) {
   const body = make("tbody");
-  const heads = columns.map((column) => make("th", { scope: "col", class: column.left ? "name" : null }));
+  const heads = columns.map((column) => make("th", { scope: "col", class: kindOf(column) }));
   let sorted = -1, up = true;
   columns.forEach((column, index) => {
     heads[index].append(make("button", { type: "button", title: "sort", onclick: () => sort(index) }, column.name));
@@ -240,7 +243,7 @@ function table(columns, rows, { fixed = [], label = "" } = {}) {
   }
 
   function line(row, kind) {
-    const cells = columns.map((column) => make("td", { class: column.left ? "name" : null }, column.show(row)));
+    const cells = columns.map((column) => make("td", { class: kindOf(column) }, column.show(row)));
     return make("tr", { class: kind }, cells);
   }
 
@@ -347,7 +350,7 @@ function classes() {
   if (!found) return null;
   const columns = [
     { name: "Class", left: true, value: (row) => row.name, show: (row) => row.name },
-    { name: "Images", value: (row) => row.images, show: (row) => number(row.images) },
+    { name: "Images", extra: true, value: (row) => row.images, show: (row) => number(row.images) },
     { name: "Labels", value: (row) => row.labels, show: (row) => number(row.labels) },
     { name: "Precision", value: (row) => row.precision, show: (row) => meter(row.precision) },
     { name: "Recall", value: (row) => row.recall, show: (row) => meter(row.recall) },
@@ -365,8 +368,10 @@ function classes() {
 
 function precisionRecall(found) {
   if (!found.curves.length) return null;
-  const lines = found.curves.map((curve, index) => ({ name: curve.name, colour: colour(index + 1), values: curve.values, off: found.curves.length > 8 }));
-  const mean = { name: "all classes", colour: colour(0), values: found.mean_curve };
+  // The colours that the classes have in pictures.
+  const ofClass = (name) => data.data.classes.find((item) => item.name === name)?.colour ?? colour(7);
+  const lines = found.curves.map((curve) => ({ name: curve.name, colour: ofClass(curve.name), values: curve.values, off: found.curves.length > 8 }));
+  const mean = { name: "all classes", colour: "var(--ink)", values: found.mean_curve };
   return make("div", {}, chart({
     title: "Precision over recall, boxes half right (IoU 0.5)", xName: "recall", x: found.recall_axis, range: [0, 1.02], height: 300,
     series: found.curves.length > 1 ? [mean, ...lines] : [{ ...mean, name: found.curves[0].name }],
@@ -487,7 +492,7 @@ function speed() {
     make("span", {}, make("span", { class: "swatch", css: { background: shade } }), `${name}: ${percent(time[key] / time.all)} (${duration(time[key])})`)));
   const waits = time.waiting / Math.max(time.training - time.compiling, 1e-9);
   const advice = waits > data.data_bound_share
-    ? make("p", { class: "note" }, `${percent(waits)} of the training time went by waiting for images: --cache ram or more --workers would make it faster.`) : null;
+    ? make("p", { class: "note" }, `Without compiling and validation, ${percent(waits)} of the time went by waiting for images: --cache ram or more --workers would make it faster.`) : null;
   const rates = data.times.map((item) => item.images / Math.max(item.training - item.compiling, 1e-9));
   const perEpoch = data.times.length > 1 ? make("div", { class: "charts" },
     chart({ title: "Training speed, images per second", xName: "epoch", x: data.times.map((item) => item.epoch), series: [{ name: "images / s", colour: colour(0), values: rates }] }),
