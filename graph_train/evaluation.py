@@ -146,7 +146,10 @@ class _Job:
 
     def study(self) -> list[ValidationResult]:
         """One pass per image size; writes YOLOv5's table of P, R, mAP50, mAP50-95, three losses (0) and three times."""
-        results = [self._pass(size, None) for size in STUDY_SIZES]
+        results = []
+        for size in STUDY_SIZES:
+            LOG.info("\n%s at %d px", self.weights, size)
+            results.append(self._pass(size, None))
         rows = [
             (*result.means, 0.0, 0.0, 0.0, result.speed.load, result.speed.inference, result.speed.suppression)
             for result in results
@@ -231,3 +234,4 @@ def _draw_study(options: ValOptions, results: list[ValidationResult], folder: Pa
         for name, part in curves.items()
     }
     plot_study(points, folder / "study.png")
+    LOG.info("\nmAP50-95 against speed: %s", folder / "study.png")

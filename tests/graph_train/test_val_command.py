@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from graph_train import evaluation
 from graph_train.augmented import VIEWS, AugmentedInference, View, back_to_image, scaled
 from graph_train.cli.errors import USER_ERROR
 from graph_train.cli.val import main
@@ -103,6 +105,23 @@ def test_speed_task_and_second_run_folder(data_set: Path, weights: Path, tmp_pat
     assert main(flags(data_set, weights, tmp_path, "--noplots")) == 0
     assert main(flags(data_set, weights, tmp_path, "--task", "speed")) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exp", "exp2"]
+
+
+def test_study_tells_sizes_and_weights_apart(
+    data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "STUDY_SIZES", (64, 96))
+    other = tmp_path / "other.safetensors"
+    shutil.copy(weights, other)
+    assert main(flags(data_set, weights, tmp_path, "--task", "study", "--weights", str(weights), str(other))) == 0
+    out = capsys.readouterr().out
+    places = [out.index(f"{path} at {size} px\n") for path in (weights, other) for size in (64, 96)]
+    assert places == sorted(places)
+    for name in ("tiny", "other"):
+        rows = np.loadtxt(tmp_path / f"exp/study_data_{name}.txt")  # as the reference's plot_val_study reads it
+        assert rows.shape == (2, 10)
+        assert (rows[:, 7:] > 0).all()
+    assert (tmp_path / "exp/study.png").exists()
 
 
 def test_ensemble_and_augmented_views_add_boxes(weights: Path) -> None:
