@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from benchmarks.cli import main
-from benchmarks.precision import MEASURES, at_the_end, pairs, tables
+from benchmarks.precision import MEASURES, at_the_end, pairs, plot, tables
 from benchmarks.results import read_result
 from tests.graph_train.tiny import TINY
 
@@ -32,6 +32,19 @@ def test_pairs_share_a_seed() -> None:
     shown = tables({"rows": rows, "pairs": pairs(rows)})
     assert "+0.2000 ± 0.1000" in shown[0].rows[0]
     assert [cells[:2] for cells in shown[1].rows] == [(s, p) for s in "01" for p in ("float32", "amp")]
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    rows = [row(precision, seed, 0.5) for precision in ("float32", "amp") for seed in (0, 1)]
+    plot({"rows": rows}, tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 0
+
+
+def test_a_training_that_fails_is_told_with_its_last_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["precision", "--cfg", "nowhere.yaml"]) == 1
+    error = capsys.readouterr().err
+    assert "float32-0 ended with exit code 2: " in error
+    assert "nowhere.yaml: no such model yaml" in error
 
 
 def test_one_seed_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
