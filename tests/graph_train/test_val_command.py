@@ -111,17 +111,24 @@ def test_study_tells_sizes_and_weights_apart(
     data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "STUDY_SIZES", (64, 96))
-    other = tmp_path / "other.safetensors"
+    other = tmp_path / "other" / weights.name  # as `best.safetensors` of two runs
+    other.parent.mkdir()
     shutil.copy(weights, other)
     assert main(flags(data_set, weights, tmp_path, "--task", "study", "--weights", str(weights), str(other))) == 0
     out = capsys.readouterr().out
     places = [out.index(f"{path} at {size} px\n") for path in (weights, other) for size in (64, 96)]
     assert places == sorted(places)
-    for name in ("tiny", "other"):
+    for name in ("tiny", "tiny2"):
         rows = np.loadtxt(tmp_path / f"exp/study_data_{name}.txt")  # as the reference's plot_val_study reads it
         assert rows.shape == (2, 10)
         assert (rows[:, 7:] > 0).all()
     assert (tmp_path / "exp/study.png").exists()
+
+
+def test_weights_are_told_apart_by_what_differs() -> None:
+    assert evaluation._told_apart(["runs/exp/best.pt"]) == ["best.pt"]
+    assert evaluation._told_apart(["runs/exp/best.pt", "runs/exp2/best.pt"]) == ["exp/best.pt", "exp2/best.pt"]
+    assert evaluation._told_apart(["a.pt", "/elsewhere/a.pt"])[1] == "elsewhere/a.pt"
 
 
 def test_ensemble_and_augmented_views_add_boxes(weights: Path) -> None:
