@@ -106,6 +106,11 @@ def _check_classes(detector: Detector, index: ImageIndex, weights: str, options:
             f"{weights}: knows {len(detector.class_names)} classes, {options.data} names {len(index.class_names)}: "
             "measure on the data set it was trained on, or pass --single-cls to ignore classes"
         )
+    for category, (known, named) in enumerate(zip(detector.class_names, index.class_names, strict=False)):
+        if known not in (named, str(category)) and not options.single_cls:
+            LOG.warning("%s: calls class %d %r, %s calls it %r: is it the data set that it was trained on?",
+                        weights, category, known, options.data, named)  # fmt: skip
+            return
 
 
 @dataclass(frozen=True)

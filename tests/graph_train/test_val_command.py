@@ -199,6 +199,18 @@ def test_settings_that_cannot_apply_are_refused(given: dict[str, object], messag
         val_options(**given)
 
 
+def test_another_data_set_is_noticed_by_its_names(
+    data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when `--data` was forgotten: the built-in set may have as many classes."""
+    for names, told in (("[circle, cell]", True), ("[circle, square]", False)):
+        other = data_set.with_name("other.yaml")
+        other.write_text(f"train: images/val\nval: images/val\nnames: {names}\n")
+        assert main(flags(other, weights, tmp_path, "--noplots", "--eager")) == 0
+        warning = f"{weights}: calls class 1 'square', {other} calls it 'cell'"
+        assert (warning in capsys.readouterr().out) == told
+
+
 def test_user_errors_are_one_line(
     data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
