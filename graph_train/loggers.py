@@ -251,6 +251,6 @@ def add_loggers(callbacks: Callbacks, names: Sequence[str], run: RunDescription)
         try:
             logger = _LOGGERS[name](run)
         except Exception as error:  # each package has its own; asked for by name, so the user must know at once
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()).rstrip(".")
             raise ValueError(f"logger {name!r} cannot start: {reason}; repair that or leave the logger out") from error
         callbacks.add(logger, name)
