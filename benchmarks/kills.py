@@ -271,4 +271,11 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
     for kill in body["rows"]:
         points = panels.setdefault(kill["chain"], [])
         points.append((len(points) + 1, float(kill["epoch"] or 0)))
-    lines({"": panels}, path, title="Kills and how far the run was", x="kill of the run", y="epochs that are saved")
+    lines(
+        {"": panels},
+        path,
+        title="Kills and how far the run was",
+        x="kill of the run",
+        y="epochs that are saved",
+        factors=False,
+    )

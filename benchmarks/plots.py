@@ -42,9 +42,15 @@ def bars(
 
 
 def lines(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: Path, *, title: str, x: str, y: str
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    path: Path,
+    *,
+    title: str,
+    x: str,
+    y: str,
+    factors: bool = True,
 ) -> None:
-    """One panel per group, one line per label: points (x, y) in any order; x above 0 grows by factors."""
+    """One panel per group, one line per label: points (x, y) in any order; x above 0 grows by factors, or evenly."""
     figure = new_figure(max(6.5, 4.5 * len(panels) + 1.5), 4.2, title)
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     colours = _colours([label for group in panels.values() for label in group])
@@ -52,10 +58,28 @@ def lines(
         for label, points in group.items():
             across, up = zip(*sorted(points), strict=True)
             axes.plot(across, up, "o-", color=colours[label], linewidth=1.8, markersize=4, label=label)
-        places = sorted({across for points in group.values() for across, _ in points})
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(places, [f"{place:g}" for place in places])
+        if factors:
+            places = sorted({across for points in group.values() for across, _ in points})
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(places, [f"{place:g}" for place in places])
         quiet_axes(axes, title=name, x=x, y=y)
+        axes.set_ylim(bottom=0)
+    legend_outside(all_axes[-1])
+    save(figure, path)
+
+
+def families(panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], path: Path, *, title: str, x: str) -> None:
+    """One panel per group, one colour per label: curves of equal length as thin lines, their mean as a thick one."""
+    figure = new_figure(4.5 * len(panels) + 1.5, 4.2, title)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    colours = _colours([label for group in panels.values() for label in group])
+    for axes, (name, group) in zip(all_axes, panels.items(), strict=True):
+        for label, curves in group.items():
+            for curve in curves:
+                axes.plot(curve, color=colours[label], linewidth=0.8, alpha=0.5)
+            mean = [sum(values) / len(curves) for values in zip(*curves, strict=True)]
+            axes.plot(mean, color=colours[label], linewidth=2.4, label=label)
+        quiet_axes(axes, title=name, x=x)
         axes.set_ylim(bottom=0)
     legend_outside(all_axes[-1])
     save(figure, path)

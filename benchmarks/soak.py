@@ -116,4 +116,4 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
     from benchmarks.plots import lines
 
     panels = {title: {title: [(row["minutes"], row[name]) for row in body["rows"]]} for name, title in MEASURES.items()}
-    lines(panels, path, title="Held by a long run", x="minutes", y="")
+    lines(panels, path, title="Held by a long run", x="minutes", y="", factors=False)

@@ -1,7 +1,8 @@
 """What `graph-val` does: weights and a data set in; tables, label files, COCO results and pictures out."""
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ def evaluate(options: ValOptions) -> EvaluationResult:
     folder = unused_path(options.project, options.name, exist_ok=options.exist_ok)
     folder.mkdir(parents=True, exist_ok=True)
     results: list[ValidationResult] = []
-    for detector, group in zip(detectors, groups, strict=True):
-        job = _Job(options, dataset, split, index, detector, Path(group[0]), folder, device)
+    for number, (detector, group) in enumerate(zip(detectors, groups, strict=True)):
+        job = _Job(options, dataset, split, index, detector, Path(group[0]), folder, device, number)
         results += job.study() if options.task == "study" else [job.measure()]
     if options.task == "study":
         _draw_study(options, results, folder)
@@ -105,6 +106,11 @@ def _check_classes(detector: Detector, index: ImageIndex, weights: str, options:
             f"{weights}: knows {len(detector.class_names)} classes, {options.data} names {len(index.class_names)}: "
             "measure on the data set it was trained on, or pass --single-cls to ignore classes"
         )
+    for category, (known, named) in enumerate(zip(detector.class_names, index.class_names, strict=False)):
+        if known not in (named, str(category)) and not options.single_cls:
+            LOG.warning("%s: calls class %d %r, %s calls it %r: is it the data set that it was trained on?",
+                        weights, category, known, options.data, named)  # fmt: skip
+            return
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,8 @@ class _Job:
     weights: Path
     folder: Path
     device: str
+    number: int
+    """Which of the sets of weights."""
 
     def measure(self) -> ValidationResult:
         """One pass, with everything that is to be written."""
@@ -146,13 +154,19 @@ class _Job:
 
     def study(self) -> list[ValidationResult]:
         """One pass per image size; writes YOLOv5's table of P, R, mAP50, mAP50-95, three losses (0) and three times."""
-        results = [self._pass(size, None) for size in STUDY_SIZES]
+        results = []
+        for size in STUDY_SIZES:
+            LOG.info("\n%s at %d px", self.weights, size)
+            results.append(self._pass(size, None))
         rows = [
             (*result.means, 0.0, 0.0, 0.0, result.speed.load, result.speed.inference, result.speed.suppression)
             for result in results
         ]
         text = "\n".join(" ".join(f"{value:10.4g}" for value in row) for row in rows)
-        write_atomically(self.folder / f"study_{self.dataset.name}_{self.weights.stem}.txt", text + "\n")
+        # Weights of several runs are all called `best`.
+        earlier = [Path(path).stem for path in self.options.weights[: self.number]].count(self.weights.stem)
+        name = f"study_{self.dataset.name}_{self.weights.stem}{earlier + 1 if earlier else ''}.txt"
+        write_atomically(self.folder / name, text + "\n")
         return results
 
     def _pass(self, size: int, on_image: Callable[[ImageDetections], Any] | None) -> ValidationResult:
@@ -225,9 +239,19 @@ def _draw_study(options: ValOptions, results: list[ValidationResult], folder: Pa
     from graph_train.plots.study import plot_study
 
     count = len(STUDY_SIZES)
-    curves = {path: results[number * count : (number + 1) * count] for number, path in enumerate(options.weights)}
+    curves = [results[number * count : (number + 1) * count] for number in range(len(options.weights))]
     points = {
         name: [(size, r.speed.inference, r.map50_95) for size, r in zip(STUDY_SIZES, part, strict=True)]
-        for name, part in curves.items()
+        for name, part in zip(_told_apart(options.weights), curves, strict=True)
     }
     plot_study(points, folder / "study.png")
+    LOG.info("\nmAP50-95 against speed: %s", folder / "study.png")
+
+
+def _told_apart(weights: Sequence[str]) -> list[str]:
+    """Paths without the folders that they share."""
+    if len(weights) == 1:
+        return [Path(weights[0]).name]
+    paths = [os.path.abspath(path) for path in weights]
+    shared = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [os.path.relpath(path, shared) for path in paths]

@@ -229,6 +229,7 @@ def evolve(
     tune_anchors: bool = True,
     rule: ParentRule = "single",
     plot: bool = True,
+    written: Callable[[], object] = lambda: None,
 ) -> EvolutionResult:
     """Evolves hyper-parameters until `folder` holds the results of `generations` trainings, earlier ones included.
 
@@ -239,6 +240,7 @@ def evolve(
         folder: gets `evolve.csv`, `hyp_evolve.yaml`, `evolve.png`.
         tune_anchors: also evolve the number of anchors; False with --noautoanchor.
         plot: draw `evolve.png` at the end.
+        written: called when the files hold another generation.
 
     Raises:
         ValueError: no generations, or a folder that holds another evolution.
@@ -253,6 +255,7 @@ def evolve(
         values = next_generation(table, base, seed=seed, rule=rule)
         results = train(_hyperparameters(values), generation)
         table.append(results, values)
+        written()
         _LOG.info(
             "Generation %d of %d: fitness %.5g (best %.5g in generation %d)",
             generation + 1,

@@ -41,6 +41,8 @@ def export_weights(options: ExportOptions) -> ExportResult:
         ValueError, OSError: a setting or a file that cannot be used, or a block that a format does not know.
         RuntimeError: onnxruntime does not compute what our network computes; nothing is written then.
     """
+    if options.output:
+        _check_output(Path(options.output))
     device = select_device(options.device)
     load_plugin(options.kernels)  # type: ignore[arg-type]
     weights, files = Path(options.weights), []
@@ -58,6 +60,14 @@ def export_weights(options: ExportOptions) -> ExportResult:
             files.append(_export_onnx(network.to(device), path, options))
         LOG.info("Wrote %s", path)
     return ExportResult(tuple(files))
+
+
+def _check_output(path: Path) -> None:
+    """Refuses, before minutes of work, a place where no file can be written."""
+    if path.is_dir():
+        raise ValueError(f"--output {path}: a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise ValueError(f"--output {path}: there is no folder {path.parent}; make it first")
 
 
 def _export_onnx(network: DetectionModel, path: Path, options: ExportOptions) -> ExportedFile:

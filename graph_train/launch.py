@@ -13,12 +13,13 @@ import yaml
 from graph_train import team
 from graph_train.assembly import Run, Saved, assemble, run_device
 from graph_train.auto_batch import with_batch_size
+from graph_train.bucket import Bucket
 from graph_train.callbacks import HOOKS, Callbacks
 from graph_train.checkpoint import Checkpoint, load_checkpoint
 from graph_train.cursor import Cursor
 from graph_train.distributed import RankInfo
 from graph_train.early_stopping import EarlyStopping
-from graph_train.evolution import EvolutionResult, evolve
+from graph_train.evolution import CSV_NAME, YAML_NAME, EvolutionResult, evolve
 from graph_train.exchange import Exchange
 from graph_train.files import write_atomically
 from graph_train.generation import train_generation
@@ -314,13 +315,17 @@ def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
             f"callbacks ({', '.join(heard)}) cannot follow an evolution: each generation trains in a process of "
             "its own; leave callbacks or --evolve out"
         )
+    bucket = Bucket(options.run.bucket) if options.run.bucket else None
     base = load_hyperparameters(options.optim.hyp)
     project = EVOLVE_PROJECT if options.run.project == DEFAULT_PROJECT else options.run.project
     folder = new_run_folder(project, options.run.name, exist_ok=options.run.exist_ok)
     folder.open_log()
     # As YOLOv5: each generation is validated after its last epoch only, and saves and draws nothing.
     quiet = replace(options, run=replace(options.run, nosave=True, noval=True, noplots=True, loggers="csv"))
+    table, best = folder.path / CSV_NAME, folder.path / YAML_NAME
     try:
+        if bucket:
+            bucket.fetch(table)
         _save_settings(options, base, folder)
         quiet = with_batch_size(quiet, base)
         result = evolve(
@@ -331,6 +336,7 @@ def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
             seed=options.optim.seed,
             tune_anchors=not options.model.noautoanchor,
             plot=not options.run.noplots,
+            written=lambda: bucket.publish((table, best)) if bucket else None,
         )
         LOG.info("Best hyper-parameters: train with --hyp %s", result.yaml_file)
         return result

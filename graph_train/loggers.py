@@ -187,6 +187,7 @@ class MlflowLogger(TrainingHooks):
         self._client = mlflow.MlflowClient(tracking_uri=_mlflow_uri(run.folder))
         id_file = run.folder / "mlflow_id.txt"
         self._logged: set[int] = set()
+        self._status = "KILLED"
         if run.first_epoch is not None and id_file.exists():
             self._id = id_file.read_text().strip()
             self._logged = {point.step for point in self._client.get_metric_history(self._id, _MLFLOW_LAST)}
@@ -212,7 +213,11 @@ class MlflowLogger(TrainingHooks):
         for path in (*_plots(self._folder), self._folder / "results.csv", weights):
             if path.exists():
                 self._client.log_artifact(self._id, str(path))
-        self._client.set_terminated(self._id, "FINISHED")
+        self._status = "FINISHED"
+
+    def teardown(self) -> None:
+        """Ends the MLflow run; one that was stopped counts as killed until it is resumed."""
+        self._client.set_terminated(self._id, self._status)
 
     def on_params_update(self, params: Mapping[str, Any]) -> None:
         """Settings as text."""
@@ -246,6 +251,6 @@ def add_loggers(callbacks: Callbacks, names: Sequence[str], run: RunDescription)
         try:
             logger = _LOGGERS[name](run)
         except Exception as error:  # each package has its own; asked for by name, so the user must know at once
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()).rstrip(".")
             raise ValueError(f"logger {name!r} cannot start: {reason}; repair that or leave the logger out") from error
         callbacks.add(logger, name)

@@ -8,6 +8,7 @@ import argparse
 import difflib
 import importlib.util
 import os
+import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
@@ -23,6 +24,8 @@ AUTO_BATCH = -1
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 """What `--loggers` may name; `csv` is always written, since a resumed run reads it."""
 _EXTRAS = ("wandb", "mlflow")
+BUCKET_CLIENT = "gsutil"
+"""The program that `--bucket` needs."""
 MIN_IMAGE_PX, MAX_IMAGE_PX = 32, 1 << 14
 MAX_BATCH = 1 << 16
 RANGES: Mapping[str, tuple[int, int]] = {
@@ -142,7 +145,7 @@ class RunOptions:
     dist_timeout: float = _flag(DEFAULT_TIMEOUT, "seconds in which the ranks of a job must have met", kind=float)
     debug: bool = _flag(False, "show tracebacks", kind=_SWITCH)
     loggers: str = _flag("csv,tensorboard", f"what records the run, of {', '.join(LOGGERS)}; csv is always written")
-    bucket: str = _flag("", "cloud bucket; refused: no client is built in")
+    bucket: str = _flag("", "Google Cloud bucket that keeps the table of --evolve too; needs its client, gsutil")
     entity: str = _flag("", "Weights & Biases: who the run belongs to")
     upload_dataset: str = _flag("", "Weights & Biases: upload the data set, or only its val split (val)",
                                 kind=_OPTIONAL_VALUE, const="all")  # fmt: skip
@@ -270,6 +273,7 @@ def _check(options: TrainOptions) -> None:
         raise ValueError(f"--freeze {list(options.model.freeze)}: layers count from 0")
     _check_combinations(options)
     _check_loggers(options.run)
+    _check_bucket(options)
 
 
 def check_range(name: str, value: float, lowest: int, highest: int) -> None:
@@ -308,8 +312,6 @@ def _check_loggers(run: RunOptions) -> None:
             raise ValueError(f"--loggers {name}: choose from {', '.join(LOGGERS)}, separated by commas")
         if name in _EXTRAS and importlib.util.find_spec(name) is None:
             raise ValueError(f"--loggers {name}: the package is not installed: pip install 'graph-train[{name}]'")
-    if run.bucket:
-        raise ValueError(f"--bucket {run.bucket}: no cloud client is built in; copy the run folder when it is done")
     if run.upload_dataset not in ("", "all", "val"):
         raise ValueError(f"--upload_dataset {run.upload_dataset!r}: choose all or val")
     if run.artifact_alias != "latest":
@@ -319,6 +321,17 @@ def _check_loggers(run: RunOptions) -> None:
         for name, unused in (("entity", ""), ("upload_dataset", ""), ("bbox_interval", -1)):
             if getattr(run, name) != unused:
                 raise ValueError(f"--{name} {getattr(run, name)}: belongs to Weights & Biases; add --loggers wandb")
+
+
+def _check_bucket(options: TrainOptions) -> None:
+    """Refuses a bucket that nothing would be copied to."""
+    bucket = options.run.bucket
+    if bucket and not options.optim.evolve:
+        raise ValueError(f"--bucket {bucket}: keeps the table of an evolution; add --evolve, or copy the run folder "
+                         "when the training is done")  # fmt: skip
+    if bucket and shutil.which(BUCKET_CLIENT) is None:
+        raise ValueError(f"--bucket {bucket}: its client {BUCKET_CLIENT} (Google Cloud CLI) is not installed; "
+                         "install it, or copy the folder of the evolution when it is done")  # fmt: skip
 
 
 def _add_flag(group: "argparse._ArgumentGroup", item: Field[Any]) -> None:

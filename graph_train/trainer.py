@@ -334,9 +334,10 @@ class Trainer:
         self.cursor.possible_stop = decision.possible_stop
         if decision.stop:
             LOG.info(
-                "Stopped early: no improvement over epoch %d for %d epochs",
+                "Stopped early: no improvement over epoch %d for %d epoch%s",
                 self.stopper.best_epoch,
                 self.run.setup.options.optim.patience,
+                "" if self.run.setup.options.optim.patience == 1 else "s",
             )
         return decision.stop
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from graph_train import team
 from graph_train.cli.errors import run_command
-from graph_train.options import given_flags
+from graph_train.options import given_flags, options_from_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,6 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         # Several processes meet before OneFlow and DALI are loaded.
         team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", ""))
+        if team.current().info.alone:
+            options_from_flags(**flags)  # what no run can use is told at once, not after OneFlow has been loaded
         from graph_train.launch import train
 
         train(**flags)

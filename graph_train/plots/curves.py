@@ -12,6 +12,7 @@ from graph_train.metrics import ClassMetrics
 from graph_train.plots.style import (
     ACCENT,
     INK,
+    QUIET,
     class_colour,
     hex_colour,
     legend_outside,
@@ -101,6 +102,7 @@ def plot_confusion(confusion: ConfusionMatrix, class_names: Sequence[str], path:
     image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=1)
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.set_label("Share of the true class", fontsize=9, color=INK)
+    bar.ax.tick_params(colors=QUIET, labelsize=8, labelcolor=INK)
     bar.outline.set_visible(False)
     if number < _WRITTEN_CELLS:
         _write_cells(axes, shown, counts, number)

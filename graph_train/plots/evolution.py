@@ -21,7 +21,8 @@ def plot_evolution(
         fitness: (generations,).
     """
     rows = -(-len(names) // _COLUMNS)
-    figure = new_figure(2.4 * _COLUMNS, 1.9 * rows, f"Hyper-parameter evolution, {len(fitness)} generations")
+    title = f"Evolution over {len(fitness)} generations (darker: later; cross: the best)"
+    figure = new_figure(2.4 * _COLUMNS, 1.9 * rows, title)
     best = int(np.argmax(fitness))
     panels = figure.subplots(rows, _COLUMNS, sharey=True, squeeze=False).ravel()
     for panel, name, tried in zip(panels, names, values.T, strict=False):

@@ -75,6 +75,7 @@ def _panel(axes: Any, epoch: Array, values: Array, best: int) -> None:
     axes.plot(epoch, _trend(values), color=ACCENT, linewidth=2.0, label="trend")
     axes.plot(epoch[best], values[best], "o", color=SECOND, markersize=6, label="best epoch")
     axes.margins(x=0.03)
+    axes.locator_params(axis="x", integer=True)
 
 
 def _trend(values: Array) -> Array:

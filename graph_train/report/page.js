@@ -85,7 +85,7 @@ function classes() {
   if (!found) return null;
   const columns = [
     { name: "Class", left: true, value: (row) => row.name, show: (row) => row.name },
-    { name: "Images", value: (row) => row.images, show: (row) => number(row.images) },
+    { name: "Images", extra: true, value: (row) => row.images, show: (row) => number(row.images) },
     { name: "Labels", value: (row) => row.labels, show: (row) => number(row.labels) },
     { name: "Precision", value: (row) => row.precision, show: (row) => meter(row.precision) },
     { name: "Recall", value: (row) => row.recall, show: (row) => meter(row.recall) },
@@ -103,8 +103,10 @@ function classes() {
 
 function precisionRecall(found) {
   if (!found.curves.length) return null;
-  const lines = found.curves.map((curve, index) => ({ name: curve.name, colour: colour(index + 1), values: curve.values, off: found.curves.length > 8 }));
-  const mean = { name: "all classes", colour: colour(0), values: found.mean_curve };
+  // The colours that the classes have in pictures.
+  const ofClass = (name) => data.data.classes.find((item) => item.name === name)?.colour ?? colour(7);
+  const lines = found.curves.map((curve) => ({ name: curve.name, colour: ofClass(curve.name), values: curve.values, off: found.curves.length > 8 }));
+  const mean = { name: "all classes", colour: "var(--ink)", values: found.mean_curve };
   return make("div", {}, chart({
     title: "Precision over recall, boxes half right (IoU 0.5)", xName: "recall", x: found.recall_axis, range: [0, 1.02], height: 300,
     series: found.curves.length > 1 ? [mean, ...lines] : [{ ...mean, name: found.curves[0].name }],
@@ -225,7 +227,7 @@ function speed() {
     make("span", {}, make("span", { class: "swatch", css: { background: shade } }), `${name}: ${percent(time[key] / time.all)} (${duration(time[key])})`)));
   const waits = time.waiting / Math.max(time.training - time.compiling, 1e-9);
   const advice = waits > data.data_bound_share
-    ? make("p", { class: "note" }, `${percent(waits)} of the training time went by waiting for images: --cache ram or more --workers would make it faster.`) : null;
+    ? make("p", { class: "note" }, `Without compiling and validation, ${percent(waits)} of the time went by waiting for images: --cache ram or more --workers would make it faster.`) : null;
   const rates = data.times.map((item) => item.images / Math.max(item.training - item.compiling, 1e-9));
   const perEpoch = data.times.length > 1 ? make("div", { class: "charts" },
     chart({ title: "Training speed, images per second", xName: "epoch", x: data.times.map((item) => item.epoch), series: [{ name: "images / s", colour: colour(0), values: rates }] }),

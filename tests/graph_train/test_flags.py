@@ -418,7 +418,7 @@ ELSEWHERE = {
     "allow_download": "pipelines/test_download.py",
     "on_save_error": "test_saving.test_a_disk_that_refuses",
     "max_nonfinite": "test_nonfinite.test_a_run_that_diverges",
-    "bucket": "test_options.REFUSED",
+    "bucket": "test_bucket",
     "entity": "test_options.REFUSED, test_flags_of_wandb",
     "upload_dataset": "test_options.REFUSED, test_flags_of_wandb",
     "bbox_interval": "test_options.REFUSED, test_flags_of_wandb",

@@ -154,6 +154,22 @@ def test_mlflow_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert names == {"results.png", "best.safetensors"}
 
 
+def test_mlflow_hears_that_a_run_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _needs("mlflow")
+    mlflow = importlib.import_module("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "train" / "exp"
+    folder.mkdir(parents=True)
+    client = mlflow.MlflowClient(tracking_uri=(tmp_path / "train" / "mlruns").as_uri())
+    for first, status in ((None, "KILLED"), (1, "FINISHED")):
+        callbacks = Callbacks()
+        add_loggers(callbacks, ["mlflow"], RunDescription(folder, {}, first_epoch=first))
+        if status == "FINISHED":
+            _run(folder, callbacks, range(1, 2))
+        callbacks.run("teardown")
+        assert client.get_run((folder / "mlflow_id.txt").read_text().strip()).info.status == status
+
+
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_missing_package_is_refused_with_its_extra(tmp_path: Path, name: str) -> None:
     if importlib.util.find_spec(name) is not None:

@@ -189,7 +189,7 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"quad": True, "batch_size": 6}, "--batch-size 6 must be a multiple of 4"),
     ({"evolve": 3, "resume": True}, "leave --resume out"),
     ({"loggers": "csv,clearml"}, "--loggers clearml: choose from csv, tensorboard"),
-    ({"bucket": "gs://mine"}, "--bucket gs://mine: no cloud client"),
+    ({"bucket": "gs://mine"}, "--bucket gs://mine: keeps the table of an evolution; add --evolve"),
     ({"artifact_alias": "v3"}, "--artifact_alias v3"),
     ({"upload_dataset": "some"}, "--upload_dataset 'some': choose all or val"),
     ({"entity": "me"}, "add --loggers wandb"),
@@ -212,6 +212,12 @@ def test_a_logger_whose_package_is_missing_is_refused(name: str) -> None:
         pytest.skip(f"{name} is installed")
     with pytest.raises(ValueError, match=rf"pip install 'graph-train\[{name}\]'"):
         options_from_flags(loggers=f"csv,{name}")
+
+
+def test_a_bucket_without_its_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ValueError, match=r"--bucket mine: its client gsutil \(Google Cloud CLI\) is not installed"):
+        options_from_flags(bucket="mine", evolve=2)
 
 
 def test_loggers_are_named_once_each() -> None:

@@ -8,9 +8,9 @@ from graph_train.confusion import ConfusionMatrix
 from graph_train.metrics import metrics_per_class
 from graph_train.plots import plot_detections, plot_labelled, plot_labels, plot_results, plot_validation
 from graph_train.plots.images import MAX_IMAGES
-from graph_train.plots.results import read_results
+from graph_train.plots.results import _panel, read_results
 from graph_train.plots.study import plot_study
-from graph_train.plots.style import class_colour
+from graph_train.plots.style import class_colour, new_figure
 from graph_train.results_csv import COLUMNS
 
 NAMES = ("circle", "square", "Dreieck ß")
@@ -140,6 +140,12 @@ def test_without_labels_there_are_no_curves(tmp_path: Path) -> None:
     nothing = metrics_per_class(np.zeros((0, 10), bool), np.zeros(0), np.zeros(0), np.zeros(0))
     plot_validation(nothing, ConfusionMatrix(3), NAMES, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["confusion_matrix.png"]
+
+
+def test_epochs_on_an_axis_are_whole(tmp_path: Path) -> None:
+    axes = new_figure(3, 3, "").subplots()
+    _panel(axes, np.arange(3.0), np.asarray([0.1, 0.2, 0.15]), best=1)
+    assert all(place == round(place) for place in axes.get_xticks())
 
 
 def test_study_picture(tmp_path: Path) -> None:

@@ -182,6 +182,17 @@ def test_help_answers_without_the_engine() -> None:
     assert "--bbox-iou-optim" in done.stdout
 
 
+@pytest.mark.parametrize("flags", [("--epochs", "0"), ("--rect", "--quad"), ("--entity", "me")])
+def test_values_that_no_run_can_use_are_told_before_the_engine_is_loaded(flags: tuple[str, ...]) -> None:
+    code = (
+        f"import sys; from graph_train.cli.train import main\nassert main({list(flags)}) == 2\n"
+        "assert not {'oneflow', 'nvidia.dali', 'numpy', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"graph-train: {flags[0]}")
+
+
 def test_real_photos(bccd: Path, tmp_path: Path) -> None:
     done = train(tmp_path, "--data", str(bccd), "--epochs", "1", "--imgsz", "160", name="bccd")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from graph_train import evaluation
 from graph_train.augmented import VIEWS, AugmentedInference, View, back_to_image, scaled
 from graph_train.cli.errors import USER_ERROR
 from graph_train.cli.val import main
@@ -105,6 +107,30 @@ def test_speed_task_and_second_run_folder(data_set: Path, weights: Path, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exp", "exp2"]
 
 
+def test_study_tells_sizes_and_weights_apart(
+    data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "STUDY_SIZES", (64, 96))
+    other = tmp_path / "other" / weights.name  # as `best.safetensors` of two runs
+    other.parent.mkdir()
+    shutil.copy(weights, other)
+    assert main(flags(data_set, weights, tmp_path, "--task", "study", "--weights", str(weights), str(other))) == 0
+    out = capsys.readouterr().out
+    places = [out.index(f"{path} at {size} px\n") for path in (weights, other) for size in (64, 96)]
+    assert places == sorted(places)
+    for name in ("tiny", "tiny2"):
+        rows = np.loadtxt(tmp_path / f"exp/study_data_{name}.txt")  # as the reference's plot_val_study reads it
+        assert rows.shape == (2, 10)
+        assert (rows[:, 7:] > 0).all()
+    assert (tmp_path / "exp/study.png").exists()
+
+
+def test_weights_are_told_apart_by_what_differs() -> None:
+    assert evaluation._told_apart(["runs/exp/best.pt"]) == ["best.pt"]
+    assert evaluation._told_apart(["runs/exp/best.pt", "runs/exp2/best.pt"]) == ["exp/best.pt", "exp2/best.pt"]
+    assert evaluation._told_apart(["a.pt", "/elsewhere/a.pt"])[1] == "elsewhere/a.pt"
+
+
 def test_ensemble_and_augmented_views_add_boxes(weights: Path) -> None:
     images = np.full((1, 3, 64, 96), 114, np.uint8)
     one = load_detector([weights], device="cpu", graph=False)(images)[0]
@@ -171,6 +197,18 @@ def test_label_file_by_hand(tmp_path: Path) -> None:
 def test_settings_that_cannot_apply_are_refused(given: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         val_options(**given)
+
+
+def test_another_data_set_is_noticed_by_its_names(
+    data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when `--data` was forgotten: the built-in set may have as many classes."""
+    for names, told in (("[circle, cell]", True), ("[circle, square]", False)):
+        other = data_set.with_name("other.yaml")
+        other.write_text(f"train: images/val\nval: images/val\nnames: {names}\n")
+        assert main(flags(other, weights, tmp_path, "--noplots", "--eager")) == 0
+        warning = f"{weights}: calls class 1 'square', {other} calls it 'cell'"
+        assert (warning in capsys.readouterr().out) == told
 
 
 def test_user_errors_are_one_line(

@@ -239,6 +239,9 @@ def test_hover_switch_slider_and_sorting(trial: Trial) -> None:
 def test_phone(trial: Trial, dark: bool) -> None:
     with opened(trial.folder / "report.html", width=390, height=844, dark=dark) as shown:
         assert shown.page.evaluate("document.documentElement.scrollWidth") == 390  # nothing sticks out
+        for table in ("results per class", "confusion matrix"):  # nor has to be scrolled to, the mAP least of all
+            width = f"document.querySelector('[aria-label=\"{table}\"]')"
+            assert shown.page.evaluate(f"{width}.scrollWidth <= {width}.clientWidth"), table
         background = shown.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == dark
         assert shown.errors == []
