@@ -215,9 +215,12 @@ function paintLine(svg, spec, series, view) {
 // --- tables ---------------------------------------------------------------------------------------------------------
 
 /* columns: {name, value(row), show(row) (text or node), left}; a click on a heading sorts, `fixed` rows stay on top. */
+// Class of a column's cells: names stand left, what is extra is left out on phones.
+const kindOf = (column) => (column.left ? "name" : column.extra ? "extra" : null);
+
 function table(columns, rows, { fixed = [], label = "" } = {}) {
   const body = make("tbody");
-  const heads = columns.map((column) => make("th", { scope: "col", class: column.left ? "name" : null }));
+  const heads = columns.map((column) => make("th", { scope: "col", class: kindOf(column) }));
   let sorted = -1, up = true;
   columns.forEach((column, index) => {
     heads[index].append(make("button", { type: "button", title: "sort", onclick: () => sort(index) }, column.name));
@@ -240,7 +243,7 @@ function table(columns, rows, { fixed = [], label = "" } = {}) {
   }
 
   function line(row, kind) {
-    const cells = columns.map((column) => make("td", { class: column.left ? "name" : null }, column.show(row)));
+    const cells = columns.map((column) => make("td", { class: kindOf(column) }, column.show(row)));
     return make("tr", { class: kind }, cells);
   }
 
