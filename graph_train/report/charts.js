@@ -214,10 +214,10 @@ function paintLine(svg, spec, series, view) {
 
 // --- tables ---------------------------------------------------------------------------------------------------------
 
-/* columns: {name, value(row), show(row) (text or node), left}; a click on a heading sorts, `fixed` rows stay on top. */
 // Class of a column's cells: names stand left, what is extra is left out on phones.
 const kindOf = (column) => (column.left ? "name" : column.extra ? "extra" : null);
 
+/* columns: {name, value(row), show(row) (text or node), left, extra}; a click on a heading sorts, `fixed` rows stay on top. */
 function table(columns, rows, { fixed = [], label = "" } = {}) {
   const body = make("tbody");
   const heads = columns.map((column) => make("th", { scope: "col", class: kindOf(column) }));
