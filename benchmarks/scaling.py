@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from benchmarks.workers import Worker
 
 POINTS, QUICK_POINTS = ("yolov5n:16:320", "yolov5s:4:320"), ("yolov5n:8:160",)
 COLUMNS = ("model", "batch", "px", "ranks", "ms/step", "quartiles", "img/s", "faster", "efficiency", "lost ms",
-           "MB sent per step", "MB of a ring")  # fmt: skip
+           "apart ms", "agreement ms", "MB sent per step", "MB of a ring")  # fmt: skip
 _BYTES = 4
 """Of a gradient value."""
 _STEPS_PER_TURN = 3
+_AGREEMENTS, _AGREEMENT_TURNS = 20, 7
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,19 +56,31 @@ def _at(point: Point, flags: argparse.Namespace, threads: int) -> list[dict[str,
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="graph-bench-"))
         with Worker("description", "benchmarks.step_worker", threads=threads) as worker:
             size = worker.call("describe", folder=folder, **asdict(point))
-        jobs = {n: stack.enter_context(_Job(n, folder, flags, threads)) for n in dict.fromkeys(flags.ranks)}
+            shares = {n: _describe_share(worker, point, n, folder) for n in flags.ranks if n > 1}
+        jobs = {str(n): stack.enter_context(_Job(n, folder, flags, threads)) for n in dict.fromkeys(flags.ranks)}
+        jobs |= {
+            f"{n} apart": stack.enter_context(_Job(n, share, flags, threads, apart=True)) for n, share in shares.items()
+        }
         seconds = take_turns(
-            {str(n): job.turn for n, job in jobs.items()}, repeats=flags.repeats, label=f"{point}, ranks in turn"
+            {name: job.turn for name, job in jobs.items()}, repeats=flags.repeats, label=f"{point}, ranks in turn"
         )
         gradient_mb = size["parameters"] * _BYTES / 1e6
-        first = seconds[str(flags.ranks[0])]
-        return [_row(point, job, seconds[str(n)], (flags.ranks[0], first), gradient_mb) for n, job in jobs.items()]
+        return [_row(point, jobs[str(n)], seconds, flags.ranks[0], gradient_mb) for n in dict.fromkeys(flags.ranks)]
+
+
+def _describe_share(worker: Worker, point: Point, ranks: int, folder: str) -> str:
+    """A folder with batches of as many images as the rank with most of them has."""
+    share = Path(folder) / f"share-of-{ranks}"
+    share.mkdir()
+    worker.call("describe", folder=str(share), **asdict(replace(point, batch_size=-(-point.batch_size // ranks))))
+    return str(share)
 
 
 def _row(
-    point: Point, job: "_Job", seconds: Sequence[float], against: tuple[int, Sequence[float]], gradient_mb: float
+    point: Point, job: "_Job", turns: Mapping[str, Sequence[float]], fewest: int, gradient_mb: float
 ) -> dict[str, Any]:
-    fewest, first = against
+    seconds, first = turns[str(job.ranks)], turns[str(fewest)]
+    apart = turns.get(f"{job.ranks} apart", seconds)
     step, gain = summarise(value * 1e3 for value in seconds), ratios(first, seconds)
     return {
         "model": point.model,
@@ -80,6 +93,8 @@ def _row(
         "speedup": gain.as_dict(),
         "efficiency": gain.median * fewest / job.ranks,
         "lost_ms": step.median - summarise(value * 1e3 for value in first).median * fewest / job.ranks,
+        "apart_ms": summarise(value * 1e3 for value in apart).as_dict(),
+        "agreement_ms": job.agreement_ms(),
         "mb_sent_per_step": summarise(job.sent_mb).median,
         "gradient_mb": gradient_mb,
         "ring_mb": 2 * (job.ranks - 1) * gradient_mb,
@@ -87,16 +102,22 @@ def _row(
 
 
 class _Job:
-    """Ranks on this host, each a worker; they do everything at the same time."""
+    """Ranks on this host, each a worker; they do everything at the same time.
 
-    def __init__(self, ranks: int, folder: str, flags: argparse.Namespace, threads: int) -> None:
+    Apart they are as many processes that know nothing of each other: what ranks cost each other by sharing cores and
+    memory is in their time, what they cost by talking is not.
+    """
+
+    def __init__(
+        self, ranks: int, folder: str, flags: argparse.Namespace, threads: int, *, apart: bool = False
+    ) -> None:
         self.ranks, self.sent_mb = ranks, list[float]()
         self._interface = flags.interface
         self._stack = ExitStack()
         port = str(_free_port())
         self._workers = [
             Worker(f"rank {rank} of {ranks}", "benchmarks.scaling_worker", threads=threads,
-                   environment=_variables(rank, ranks, port))
+                   environment=_variables(rank, 1 if apart else ranks, port))
             for rank in range(ranks)
         ]  # fmt: skip
         self._pool = self._stack.enter_context(ThreadPoolExecutor(ranks))
@@ -118,6 +139,11 @@ class _Job:
         seconds = max(self._all("steps", count=_STEPS_PER_TURN)) / _STEPS_PER_TURN
         self.sent_mb.append((sent_bytes(self._interface) - before) / _STEPS_PER_TURN / 1e6)
         return seconds
+
+    def agreement_ms(self) -> dict[str, Any]:
+        """What ranks agree on before each batch: milliseconds of one such exchange."""
+        turns = (max(self._all("agreements", count=_AGREEMENTS)) for _ in range(_AGREEMENT_TURNS))
+        return summarise(seconds / _AGREEMENTS * 1e3 for seconds in turns).as_dict()
 
     def _close(self) -> None:
         try:
@@ -166,6 +192,8 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
             f"{row['speedup']['median']:.2f}",
             percent(row["efficiency"]),
             number(row["lost_ms"]),
+            number(_median(row, "apart_ms")),
+            number(_median(row, "agreement_ms")),
             number(row["mb_sent_per_step"]),
             number(row["ring_mb"]),
         )
@@ -174,9 +202,15 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     notes = (
         f"Every rank has {body['threads_per_rank']} threads; more ranks than cores show what ranks cost, no gain.",
         "Lost: ms beyond an equal share of the first row's step. Sent: by all ranks together, on one interface.",
+        "Apart: as many processes at once, each with its share of the batch and no other rank to wait for.",
         "A ring sends 2 (ranks - 1) times the gradients.",
     )
     return [Table("One batch, more ranks", COLUMNS, lines, notes)]
+
+
+def _median(row: Mapping[str, Any], name: str) -> float | None:
+    """Of what older results lack."""
+    return row[name]["median"] if name in row else None
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:

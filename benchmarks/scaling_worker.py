@@ -1,9 +1,16 @@
 """Worker of `graph-bench scaling`: one rank of a job that trains one batch together."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.channel import serve
+
+
+class _Session:
+    """What `prepare` made."""
+
+    exchange: Any
 
 
 def prepare(folder: str, device: str) -> dict[str, Any]:
@@ -14,8 +21,10 @@ def prepare(folder: str, device: str) -> dict[str, Any]:
 
     from benchmarks.step_worker import prepare_at
     from graph_train.devices import select_device
+    from graph_train.exchange import Exchange
     from graph_train.placement import Placement
 
+    _Session.exchange = Exchange(info.rank, info.world)
     place = select_device(device, None if info.alone else info.local_rank)
     placement = Placement(place, info.rank, info.world)
     return prepare_at(placement, Path(folder), plugin=True, graph=True, amp=False)
@@ -28,6 +37,14 @@ def steps(count: int) -> float:
     return work(count)
 
 
+def agreements(count: int) -> float:
+    """So many exchanges of a few numbers, as the trainer does one before each batch. Seconds."""
+    started = time.perf_counter()
+    for number in range(count):
+        _Session.exchange.most(number, 0, 0, 0)
+    return time.perf_counter() - started
+
+
 def farewell() -> None:
     """Tells the other ranks that this one is done, and does not fail."""
     from graph_train import team
@@ -36,4 +53,4 @@ def farewell() -> None:
 
 
 if __name__ == "__main__":
-    serve({"prepare": prepare, "steps": steps, "farewell": farewell})
+    serve({"prepare": prepare, "steps": steps, "agreements": agreements, "farewell": farewell})

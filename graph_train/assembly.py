@@ -336,7 +336,7 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
         setup=setup,
         state=state,
         schedule=schedule,
-        step=_step(setup, state, criterion, schedule.weight_decays),
+        step=_step(setup, state, criterion, schedule),
         inference=Inference(
             state.average,
             val_criterion,
@@ -351,17 +351,16 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
     )
 
 
-def _step(
-    setup: Setup, state: TrainingState, criterion: DetectionLoss, decays: tuple[float, float, float]
-) -> TrainStep:
+def _step(setup: Setup, state: TrainingState, criterion: DetectionLoss, schedule: Schedule) -> TrainStep:
     scaled = setup.amp and setup.dali_device == "cuda"
     if scaled:
         state.counters = Counters(loss_scale=LOSS_SCALE_START)
     settings: dict[str, Any] = {
-        "weight_decays": decays,
+        "weight_decays": schedule.weight_decays,
         "amp": scaled,
         "loss_factor": QUAD_LOSS_FACTOR if setup.options.data.quad else 1.0,
         "placement": setup.placement,
+        "accumulates": schedule.accumulates,
     }
     if setup.options.engine.graph:
         return GraphStep(state, criterion, on_compile=_report_compilation, **settings)

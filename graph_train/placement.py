@@ -75,8 +75,7 @@ class Placement:
         """The mean over the ranks of an ordinary tensor that each of them has."""
         if not self.distributed:
             return own
-        summed = own.to_global(placement=self._all, sbp=flow.sbp.partial_sum).to_global(**self._whole)
-        return summed.to_local() / float(self.ranks)
+        return self.from_summands(own).to_global(**self._whole).to_local() / float(self.ranks)
 
     def host(self, tensor: Tensor) -> npt.NDArray[Any]:
         """The values of a tensor on the host, those of all ranks together."""
@@ -88,14 +87,23 @@ class Placement:
 
     def flat_sum(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """Sums of gradients over the ranks, in one transfer of them all; alone the gradients as they are."""
-        if not self.distributed:
-            return list(gradients)
+        return self.sums(self.summands(gradients), gradients) if self.distributed else list(gradients)
+
+    def summands(self, gradients: Sequence[Tensor]) -> Tensor:
+        """(n,): gradients, one after the other, of which each rank holds its summand; nothing is sent."""
         flat = flow.cat([gradient.reshape(-1) for gradient in gradients], dim=0)
-        # First partial, so that also a gradient which every rank already knows counts once, and is rank 0's everywhere.
-        partial = flat.to_global(placement=self._all, sbp=flow.sbp.partial_sum)
-        whole = partial.to_global(placement=self._all, sbp=flow.sbp.broadcast)
-        pieces = flow.split(whole, [gradient.numel() for gradient in gradients], dim=0)
-        return [piece.reshape(gradient.shape) for piece, gradient in zip(pieces, gradients, strict=True)]
+        # Also a gradient which every rank already knows counts once: it is rank 0's, and zeros on the others.
+        return flat.to_global(placement=self._all, sbp=flow.sbp.partial_sum)
+
+    def from_summands(self, own: Tensor) -> Tensor:
+        """The same made of an ordinary tensor (n,) that each rank has."""
+        return own.to_global(placement=self._all, sbp=flow.sbp.partial_sum)
+
+    def sums(self, summands: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+        """What `summands` add up to, whole on every rank, in the shapes of `like`: the one transfer of an update."""
+        whole = summands.to_global(placement=self._all, sbp=flow.sbp.broadcast)
+        pieces = flow.split(whole, [tensor.numel() for tensor in like], dim=0)
+        return [piece.reshape(tensor.shape) for piece, tensor in zip(pieces, like, strict=True)]
 
     @property
     def _all(self) -> Any:

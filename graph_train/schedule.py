@@ -151,6 +151,11 @@ class Schedule:
         )
 
     @property
+    def accumulates(self) -> bool:
+        """Whether any update of the run takes several batches."""
+        return full_accumulate(self.batch_size, self.nominal_batch) > 1
+
+    @property
     def weight_decays(self) -> tuple[float, float, float]:
         """Weight decay of each parameter group, scaled to the batch; constant over the run."""
         return 0.0, scaled_weight_decay(self.weight_decay, self.batch_size, self.nominal_batch), 0.0

@@ -105,6 +105,7 @@ class TrainingState(flow.nn.Module):
     ) -> None:
         super().__init__()
         self._placement = placement
+        self._own_gradients: Tensor | None = None
         self.network, self.average = network, average
         self.rule = rule
         self.counters = Counters()
@@ -151,8 +152,25 @@ class TrainingState(flow.nn.Module):
             for index, name in enumerate(self.trained)
         ]
 
+    def keep_own_gradients(self, own: Tensor) -> None:
+        """Adds this rank's summands of a batch's gradients, (n,) in the order of `trained`, to those of batches before.
+
+        For batches without an update, where the sum over the ranks is taken once per update. Until then `gradient_sum`
+        knows nothing of them; `flush` brings it up to date.
+        """
+        with flow.no_grad():
+            # A copy: a graph uses the memory of its results again.
+            self._own_gradients = own.clone() if self._own_gradients is None else self._own_gradients.add_(own)
+
+    def take_own_gradients(self, own: Tensor) -> Tensor:
+        """The summands of this batch and of those before it, which are forgotten."""
+        kept, self._own_gradients = self._own_gradients, None
+        with flow.no_grad():
+            return own if kept is None else kept.add_(own)
+
     def drop_pending_gradients(self) -> None:
         """Forgets gradients that no update has used yet, as YOLOv5 does at the start of each epoch."""
+        self._own_gradients = None
         for index in range(len(self.trained)):
             self.gradient_sum.slot(index).zero_()
         if self.counters.accumulated and not np.isfinite(self._current_statistics().numpy()).all():
@@ -170,8 +188,23 @@ class TrainingState(flow.nn.Module):
                 rate = flow.tensor([1.0 - self.counters.pending_decay], dtype=flow.float32, device=average.device)
                 average.sub_((average - current) * rate)
             self.counters = replace(self.counters, pending_decay=1.0)
+        self._join_gradients()
         self._join_statistics()
         self._scatter(self.averaged_statistics, self.average)
+
+    def _join_gradients(self) -> None:
+        """Sums what the ranks have kept apart into `gradient_sum`: a checkpoint does not know how many ranks there are.
+
+        A run goes on from there as one that loads the checkpoint does.
+        """
+        if self._own_gradients is None:
+            return
+        slots = [self.gradient_sum.slot(index) for index in range(len(self.trained))]
+        with flow.no_grad():
+            summands = self._placement.from_summands(self._own_gradients)
+            for slot, summed in zip(slots, self._placement.sums(summands, slots), strict=True):
+                here(slot).add_(here(summed))
+        self._own_gradients = None
 
     def _join_statistics(self) -> None:
         """Where every rank has statistics of its own images: all get the mean over the ranks.
@@ -230,8 +263,7 @@ class TrainingState(flow.nn.Module):
         """Of all arrays on this rank; `flush` comes first."""
         digest = hashlib.blake2b(digest_size=16)
         for name, tensor in self._tensors():
-            if not name.startswith("gradient_sum/"):  # a rank's own until the update
-                digest.update(name.encode() + here(tensor).numpy().tobytes())
+            digest.update(name.encode() + here(tensor).numpy().tobytes())
         return digest.hexdigest()
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray], counters: Counters) -> None:
@@ -258,6 +290,7 @@ class TrainingState(flow.nn.Module):
         self._take_over(counters)
 
     def _take_over(self, counters: Counters) -> None:
+        self._own_gradients = None
         with flow.no_grad():
             flat = flow.cat([here(member(self.average, name)).reshape(-1) for name in self.statistics], dim=0)
             here(self.averaged_statistics).copy_(flat)

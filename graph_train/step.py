@@ -3,6 +3,9 @@
 It is written once, as the forward of a module, and executed in two ways: `EagerStep` calls the module, `GraphStep`
 compiles it into one `oneflow.nn.Graph` for each shape it meets. What changes from step to step enters as small
 tensors, so nothing is compiled again within a run but for a new shape.
+
+Several ranks that accumulate batches are the one exception: there the step has two parts, so that batches without an
+update send no gradients. The first ends with each rank's summands, the second begins with their sum over the ranks.
 """
 
 import math
@@ -12,11 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from graph_train.placement import Placement
 from graph_train.schedule import StepSettings, ema_decay
 from graph_train.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState, member
-from kernels.global_rows import kept_by_images
+from kernels.global_rows import here, kept_by_images
 from kernels.graph_memory import compile_graph
 from kernels.runtime import Tensor, flow
 from kernels.update import hyper_vector, update_parameters
@@ -25,6 +29,11 @@ MAX_GRADIENT_NORM = 10.0
 PIXEL_SCALE = 255.0
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-8
+NO_UPDATE = (math.nan, 0.0)
+"""What `update_parameters` returns for a batch that only accumulates."""
+
+Values = npt.NDArray[np.float64]
+"""What a step reports: total, box, objectness and class loss, gradient norm, 1 if the weights were updated."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +66,36 @@ class Compilation:
     seconds: float
 
 
-class StepModule(flow.nn.Module):
-    """The step as a module. Inputs and outputs are tensors only, all shapes are fixed."""
+class _Backward(flow.nn.Module):
+    """What the whole step and its first part share: all of it but the update."""
 
     def __init__(self, state: TrainingState, criterion: Any, placement: Placement) -> None:
         super().__init__()
         self.state, self.criterion = state, criterion
         self._placement = placement
+
+    def _backward(self, images: Tensor, labels: Tensor, extra: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Losses (4,), gradients of the trained parameters, running statistics before the step."""
+        state = self.state
+        before = self._average_statistics(extra)
+        maps = [kept_by_images(level) for level in state.network(images.to(flow.float32) / PIXEL_SCALE)]
+        parts = self.criterion(maps, labels)
+        gradients = _gradients(parts.total * extra[0], [member(state.network, name) for name in state.trained])
+        losses = flow.stack([parts.total, parts.box, parts.objectness, parts.classes], dim=0)
+        return losses.detach(), gradients, before
+
+    def _average_statistics(self, extra: Tensor) -> Tensor:
+        """EMA of BatchNorm's running statistics as the previous step left them; returns those, flat."""
+        state = self.state
+        current = flow.cat([member(state.network, name).reshape(-1) for name in state.statistics], dim=0)
+        # Not by a product with 0 where nothing is pending: an infinity that is there for now would stay for good.
+        due = flow.where(extra[1:2] > 0, current, state.averaged_statistics)
+        _subtract(state.averaged_statistics, (state.averaged_statistics - due) * extra[1:2])
+        return current
+
+
+class StepModule(_Backward):
+    """The step as a module. Inputs and outputs are tensors only, all shapes are fixed."""
 
     def forward(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
         """Does the step.
@@ -78,24 +110,42 @@ class StepModule(flow.nn.Module):
             (6,) float32: total loss, box, objectness, classes, gradient norm, 1 if the weights were updated. Then all
             running statistics before the step, flat: they come back if the update is left out.
         """
-        state = self.state
-        before = self._average_statistics(extra)
-        maps = [kept_by_images(level) for level in state.network(images.to(flow.float32) / PIXEL_SCALE)]
-        parts = self.criterion(maps, labels)
-        states = state.parameter_states()
-        gradients = self._placement.flat_sum(_gradients(parts.total * extra[0], [item.parameter for item in states]))
-        outcome = update_parameters(state.rule, states, gradients, hyper, max_norm=MAX_GRADIENT_NORM)
-        losses = flow.stack([parts.total, parts.box, parts.objectness, parts.classes], dim=0)
-        return flow.cat([losses.detach(), outcome], dim=0), before
+        losses, gradients, before = self._backward(images, labels, extra)
+        outcome = _apply(self.state, self._placement.flat_sum(gradients), hyper)
+        return flow.cat([losses, outcome], dim=0), before
 
-    def _average_statistics(self, extra: Tensor) -> Tensor:
-        """EMA of BatchNorm's running statistics as the previous step left them; returns those, flat."""
-        state = self.state
-        current = flow.cat([member(state.network, name).reshape(-1) for name in state.statistics], dim=0)
-        # Not by a product with 0 where nothing is pending: an infinity that is there for now would stay for good.
-        due = flow.where(extra[1:2] > 0, current, state.averaged_statistics)
-        _subtract(state.averaged_statistics, (state.averaged_statistics - due) * extra[1:2])
-        return current
+
+class BackwardModule(_Backward):
+    """The step's first part, of several ranks: no gradient is sent, no weight changes."""
+
+    def forward(self, images: Tensor, labels: Tensor, extra: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Does it; arguments as in `StepModule.forward`.
+
+        Returns:
+            (4,) float32: the losses; the running statistics before the step; `Placement.summands` of the gradients.
+        """
+        losses, gradients, before = self._backward(images, labels, extra)
+        return losses, before, self._placement.summands(gradients)
+
+
+class UpdateModule(flow.nn.Module):
+    """The step's second part."""
+
+    def __init__(self, state: TrainingState, placement: Placement) -> None:
+        super().__init__()
+        self.state = state
+        self._placement = placement
+
+    def forward(self, summands: Tensor, hyper: Tensor) -> Tensor:
+        """Sums (n,) gradients over the ranks and updates; (2,) float32: gradient norm, 1 if the weights changed."""
+        parameters = [member(self.state.network, name) for name in self.state.trained]
+        with flow.no_grad():
+            return _apply(self.state, self._placement.sums(summands, parameters), hyper)
+
+
+def _apply(state: TrainingState, gradients: list[Tensor], hyper: Tensor) -> Tensor:
+    states = state.parameter_states()
+    return update_parameters(state.rule, states, gradients, hyper, max_norm=MAX_GRADIENT_NORM)
 
 
 def _subtract(target: Tensor, decrement: Tensor) -> None:
@@ -119,16 +169,16 @@ def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
 
 
 class _StepGraph(flow.nn.Graph):
-    """The whole step, captured."""
+    """The whole step or a part of it, captured."""
 
-    def __init__(self, module: StepModule, *, amp: bool) -> None:
+    def __init__(self, module: Any, *, amp: bool, differentiates: bool = True) -> None:
         super().__init__()
         self.step = module
-        self.config._train(True)
+        self.config._train(differentiates)
         self.config.enable_amp(amp)
 
-    def build(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
-        return self.step(images, labels, hyper, extra)
+    def build(self, *inputs: Tensor) -> Any:
+        return self.step(*inputs)
 
 
 class TrainStep(Protocol):
@@ -151,22 +201,30 @@ class _Step:
         amp: bool = False,
         loss_factor: float = 1.0,
         placement: Placement = Placement("cpu"),  # noqa: B008 - a frozen value
+        accumulates: bool = False,
     ) -> None:
-        """`loss_factor` multiplies the loss, and so the gradients: YOLOv5 takes four times the loss of quad batches."""
+        """`loss_factor` multiplies the loss, and so the gradients: YOLOv5 takes four times the loss of quad batches.
+
+        `accumulates`: updates of several batches will come; several ranks then take the step in two parts.
+        """
         self.state, self.criterion = state, criterion
         self._weight_decays = weight_decays
         self.amp = amp
         self._loss_factor = loss_factor
-        self._module = StepModule(state, criterion, placement)
+        self._in_parts = accumulates and placement.distributed
+        self._module = (BackwardModule if self._in_parts else StepModule)(state, criterion, placement)
+        self._update_module = UpdateModule(state, placement)
         self.placement = placement
 
     def __call__(self, images: Tensor, labels: Tensor, settings: StepSettings) -> StepResult:
         """See `TrainStep`."""
         counters = self.state.counters
         decay = ema_decay(counters.updates + 1)
-        output, statistics = self._execute(images, labels, *self._scalars(settings, counters, decay))
-        # The one read-back of a step: the driver needs the losses, and whether a non-finite gradient was skipped.
-        values = self.placement.host(output).astype(np.float64)
+        hyper, extra = self._scalars(settings, counters, decay)
+        if self._in_parts:
+            values, statistics = self._two_parts(images, labels, hyper, extra, update=settings.update)
+        else:
+            values, statistics = self._whole(images, labels, hyper, extra)
         total, box, objectness, classes, norm = (float(value) for value in values[:5])
         updated = bool(values[5] > 0.5)
         result = StepResult(total, box, objectness, classes, norm, updated, skipped=settings.update and not updated)
@@ -177,6 +235,23 @@ class _Step:
         self.state.network.count_batch()
         self.state.counters = _advance(counters, settings, result, decay, scaled=self.amp)
         return result
+
+    def _whole(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Values, Tensor]:
+        output, statistics = self._execute(images, labels, hyper, extra)
+        # The one read-back of a step: the driver needs the losses, and whether a non-finite gradient was skipped.
+        return self.placement.host(output).astype(np.float64), statistics
+
+    def _two_parts(
+        self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor, *, update: bool
+    ) -> tuple[Values, Tensor]:
+        losses, statistics, summands = self._execute(images, labels, extra)
+        if update:
+            own = self.state.take_own_gradients(here(summands))
+            outcome = self.placement.host(self._update(self.placement.from_summands(own), hyper))
+        else:
+            self.state.keep_own_gradients(here(summands))
+            outcome = np.array(NO_UPDATE, np.float32)
+        return np.concatenate([self.placement.host(losses), outcome]).astype(np.float64), statistics
 
     def _scalars(self, settings: StepSettings, counters: Counters, decay: float) -> tuple[Tensor, Tensor]:
         hyper = hyper_vector(
@@ -194,19 +269,27 @@ class _Step:
         extra = np.array([counters.loss_scale * self._loss_factor, 1.0 - counters.pending_decay], np.float32)
         return self.placement.whole(np.asarray(hyper, np.float32)), self.placement.whole(extra)
 
-    def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+    def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
+        """The step, or its first part."""
+        raise TypeError("use EagerStep or GraphStep")
+
+    def _update(self, summands: Tensor, hyper: Tensor) -> Tensor:
+        """The second part."""
         raise TypeError("use EagerStep or GraphStep")
 
 
 class EagerStep(_Step):
     """Executes the step op by op."""
 
-    def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+    def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
         self.state.network.train()
         if self.amp:
             with flow.autocast("cuda"):
-                return self._module(images, labels, hyper, extra)
-        return self._module(images, labels, hyper, extra)
+                return self._module(images, labels, *scalars)
+        return self._module(images, labels, *scalars)
+
+    def _update(self, summands: Tensor, hyper: Tensor) -> Tensor:
+        return self._update_module(summands, hyper)
 
 
 class GraphStep(_Step):
@@ -221,12 +304,20 @@ class GraphStep(_Step):
         amp: bool = False,
         loss_factor: float = 1.0,
         placement: Placement = Placement("cpu"),  # noqa: B008 - a frozen value
+        accumulates: bool = False,
         on_compile: Callable[[Compilation], None] = lambda _: None,
     ) -> None:
         super().__init__(
-            state, criterion, weight_decays=weight_decays, amp=amp, loss_factor=loss_factor, placement=placement
+            state,
+            criterion,
+            weight_decays=weight_decays,
+            amp=amp,
+            loss_factor=loss_factor,
+            placement=placement,
+            accumulates=accumulates,
         )
         self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _StepGraph] = {}
+        self._update_graph: _StepGraph | None = None
         self._on_compile = on_compile
         self.compilations: list[Compilation] = []
         self.replayed = 0
@@ -237,12 +328,18 @@ class GraphStep(_Step):
         shapes = ", ".join("x".join(map(str, event.images)) + f" T{event.labels[1]}" for event in self.compilations)
         return f"Graph: {len(self.compilations)} compiled in {seconds:.1f} s ({shapes}), {self.replayed} steps replayed"
 
-    def _execute(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+    def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
         graph = self._graphs.get((tuple(images.shape), tuple(labels.shape)))
         if graph is not None:
             self.replayed += 1
-            return graph(images, labels, hyper, extra)
-        return self._compile(images, labels, hyper, extra)(images, labels, hyper, extra)
+            return graph(images, labels, *scalars)
+        return self._compile(images, labels, *scalars)(images, labels, *scalars)
+
+    def _update(self, summands: Tensor, hyper: Tensor) -> Tensor:
+        if self._update_graph is None:
+            self._update_graph = _StepGraph(self._update_module, amp=False, differentiates=False)
+            compile_graph(self._update_graph, summands, hyper)
+        return self._update_graph(summands, hyper)
 
     def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
         """Compiles for a shape and reserves its memory, without a step; a shape that is there already costs nothing."""
@@ -250,13 +347,14 @@ class GraphStep(_Step):
             return
         images = self.placement.empty_batch(images_shape, flow.uint8)
         labels = self.placement.empty_batch(labels_shape, flow.float32)
-        self._compile(images, labels, *self._scalars(settings, self.state.counters, ema_decay(1)))
+        hyper, extra = self._scalars(settings, self.state.counters, ema_decay(1))
+        self._compile(images, labels, *((extra,) if self._in_parts else (hyper, extra)))
 
-    def _compile(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> _StepGraph:
+    def _compile(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> _StepGraph:
         self.state.network.train()
         graph = _StepGraph(self._module, amp=self.amp)
         started = time.perf_counter()
-        compile_graph(graph, images, labels, hyper, extra)
+        compile_graph(graph, images, labels, *scalars)
         key = (tuple(images.shape), tuple(labels.shape))
         self._graphs[key] = graph
         self.compilations.append(Compilation(*key, seconds=time.perf_counter() - started))

@@ -13,8 +13,10 @@ import pytest
 
 from graph_train.checkpoint import load_checkpoint
 from graph_train.failures import RANK_LOST
+from graph_train.schedule import Schedule
 from tests.distributed.jobs import JobLab
 from tests.distributed.test_training import rows
+from tests.graph_train.lab import write_data_set
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
 HOSTS = (f"gt{os.getpid()}a", f"gt{os.getpid()}b")
@@ -80,21 +82,43 @@ def sent_by(rank: int) -> int:
     return int(columns[9])
 
 
-def test_each_step_sends_the_gradients_once(lab: JobLab, hosts: None) -> None:
-    """The difference of two runs: what is sent at their start and end is in both."""
+def sent_in_between(lab: JobLab, epochs: tuple[int, int], **changed: Any) -> tuple[list[int], int]:
+    """Bytes that each host sends from one epoch to another, and bytes of the gradients.
+
+    The difference of two runs: what is sent at their start and end is in both.
+    """
     sent = []
-    for epochs in (1, 11):
+    for last in epochs:
         before = sent_by(0), sent_by(1)
-        flags = lab.flags(f"bytes{epochs}", epochs=epochs, noval=True, cfg="yolov5n.yaml", noautoanchor=True)
-        lab.run(flags, 2, **TWO_HOSTS)
+        name = f"bytes{len(lab.jobs)}"
+        flags = {"epochs": last, "noval": True, "cfg": "yolov5n.yaml", "noautoanchor": True, **changed}
+        lab.run(lab.flags(name, **flags), 2, **TWO_HOSTS)
         sent.append((sent_by(0) - before[0], sent_by(1) - before[1]))
-    found = re.search(r"([\d,]+) parameters, ", (lab.root / "runs" / "bytes1" / "train.log").read_text())
+    found = re.search(r"([\d,]+) parameters, ", (lab.root / "runs" / name / "train.log").read_text())
     assert found is not None
-    gradients = 4 * int(found.group(1).replace(",", ""))
+    return [after - earlier for earlier, after in zip(*sent, strict=True)], 4 * int(found.group(1).replace(",", ""))
+
+
+def test_each_step_sends_the_gradients_once(lab: JobLab, hosts: None) -> None:
+    """Every batch is an update where it has the nominal size; here it is all eight images."""
+    sent, gradients = sent_in_between(lab, (1, 11), **{"batch-size": 64})
     for rank in range(2):
         # Of two ranks each sends as much as the gradients are large, by a ring: half of them twice.
-        per_step = (sent[1][rank] - sent[0][rank]) / (10 * STEPS_PER_EPOCH)
-        assert gradients < per_step < 1.1 * gradients, (rank, per_step, gradients)
+        assert gradients < sent[rank] / 10 < 1.1 * gradients, (rank, sent, gradients)
+
+
+def test_an_update_of_several_batches_sends_the_gradients_once(lab: JobLab, hosts: None) -> None:
+    """Batches of 4 images are accumulated to 64: the fifth epoch has 32 batches, and two updates."""
+    batches = 32
+    schedule = Schedule(epochs=5, batches_per_epoch=batches, batch_size=4, warmup=100)
+    updates = sum(schedule.at(iteration, 4).update for iteration in range(4 * batches, 5 * batches))
+    assert (schedule.accumulate(4 * batches), updates) == (16, 2)
+    data = write_data_set(lab.root / "large", train_images=4 * batches)
+    sent, gradients = sent_in_between(lab, (4, 5), data=data)
+    # At the end of an epoch the state is saved, with what has been accumulated since the last update.
+    sums = updates + 1
+    for rank in range(2):
+        assert gradients < sent[rank] / sums < 1.1 * gradients, (rank, sent, gradients)
 
 
 def test_pulled_cable_ends_the_job_and_loses_nothing(lab: JobLab, hosts: None) -> None:

@@ -23,10 +23,10 @@ CLASSES = ("red", "green", "blue")
 _COLOURS = ((220, 40, 40), (40, 200, 40), (60, 60, 220))
 
 
-def write_data_set(root: Path) -> Path:
+def write_data_set(root: Path, train_images: int = TRAIN_IMAGES) -> Path:
     """Images wider than high with one or two boxes each; the last one of train has none. Returns the dataset yaml."""
     random = np.random.default_rng(7)
-    for split, count in (("train", TRAIN_IMAGES), ("val", VAL_IMAGES)):
+    for split, count in (("train", train_images), ("val", VAL_IMAGES)):
         for folder in ("images", "labels"):
             (root / folder / split).mkdir(parents=True)
         for number in range(count):

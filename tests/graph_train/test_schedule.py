@@ -48,6 +48,15 @@ def test_updates_equal_the_counting_loop(batch_size: int) -> None:
         assert (now.update, now.updates) == (stepped, done), i
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "accumulates"), [(16, True), (42, True), (43, False), (64, False), (100, False)]
+)
+def test_whether_any_update_takes_several_batches(batch_size: int, accumulates: bool) -> None:
+    schedule = Schedule(epochs=3, batches_per_epoch=150, batch_size=batch_size, warmup=100)
+    assert schedule.accumulates == accumulates
+    assert any(not schedule.at(i, i // 150).update for i in range(450)) == accumulates
+
+
 def test_adam_momentum_is_not_warmed_up() -> None:
     hyp = Hyperparameters(momentum=0.9)
     schedule = Schedule.from_hyperparameters(hyp, epochs=3, batches_per_epoch=10, batch_size=64, optimizer="AdamW")

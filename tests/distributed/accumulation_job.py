@@ -1,0 +1,112 @@
+"""One rank of a job that trains the tiny network by the step alone; what it did goes to files.
+
+`python -m tests.distributed.accumulation_job OUT KIND START LAST`: KIND graph or eager, `stock-graph` without our
+kernels, START a folder of another such job whose cut is gone on from, or `-`, LAST the number of batches of the whole run.
+"""
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graph_train import team
+
+CUT = 18
+"""After so many batches the state is flushed and written: in the middle of an update of four batches."""
+BATCH = 4
+
+
+def main(out: Path, kind: str, start: str, last: int) -> None:
+    info = team.join().info  # before anything imports OneFlow
+    out.mkdir(exist_ok=True)
+    step, exchange = _step(kind, info)
+    first = _load(step.state, Path(start)) if start != "-" else 0
+    results = []
+    for number in range(first, last):
+        results.append(_batch(step, number))
+        if number + 1 == CUT:
+            _save(step.state, out / "cut", main=info.main)
+    _save(step.state, out / "end", main=info.main)
+    skipped = _after_a_bad_batch_of_the_last_rank(step, info, last)
+    from graph_train.agreement import agreed_digest
+
+    step.state.flush()
+    agreed_digest(step.state.digest(), exchange)
+    if info.main:
+        (out / "results.json").write_text(json.dumps([asdict(result) for result in [*results, skipped]]))
+    team.current().farewell()
+
+
+def _step(kind: str, info: Any) -> tuple[Any, Any]:
+    from graph_train.exchange import Exchange
+    from graph_train.placement import Placement
+    from graph_train.state import TrainingState
+    from graph_train.step import EagerStep, GraphStep
+    from kernels.plugin import load_plugin
+    from models.loss import DetectionLoss, LossConfig
+    from tests.graph_train.tiny import tiny_network, tiny_schedule
+
+    load_plugin("off" if kind.startswith("stock-") else "require")
+    placement = Placement("cpu", info.rank, info.world)
+    network = tiny_network()
+    network.synchronise_statistics(not info.alone)
+    state = TrainingState(placement.module(network), placement.module(tiny_network()), rule="sgd", placement=placement)
+    criterion = placement.module(DetectionLoss(network.head_geometry, LossConfig()))
+    decays = tiny_schedule().weight_decays
+    made = EagerStep if kind == "eager" else GraphStep
+    step = made(state, criterion, weight_decays=decays, placement=placement, accumulates=True)
+    return step, Exchange(info.rank, info.world)
+
+
+def _batch(step: Any, number: int, **changed: Any) -> Any:
+    from pipelines.shard import Shard
+    from tests.graph_train.tiny import random_batch, tiny_schedule
+
+    place = step.placement
+    rows = Shard(place.rank, place.ranks).rows(BATCH)
+    images, labels = (place.images(value[rows], BATCH) for value in random_batch(number, side=64, labels=5))
+    return step(images, labels, replace(tiny_schedule().at(number, number // 6), **changed))
+
+
+def _after_a_bad_batch_of_the_last_rank(step: Any, info: Any, number: int) -> Any:
+    """An update after the last rank alone has kept gradients that are not finite; weights must stay."""
+    from kernels.runtime import flow
+
+    state = step.state
+    # Statistics go back to those before the update's first batch; nothing else may move.
+    kept = [*(f"model/{name}" for name in state.trained), *(f"first_moment/{name}" for name in state.trained)]
+    before = state.arrays()
+    if info.rank == info.world - 1 and not info.alone:
+        values = sum(before[f"first_moment/{name}"].size for name in state.trained)
+        state.keep_own_gradients(flow.full((values,), float("nan")))
+    result = _batch(step, number, update=True)
+    if not info.alone:
+        after = state.arrays()
+        assert result.skipped
+        assert all(np.array_equal(before[name], after[name]) for name in kept)
+        assert not any(after[name].any() for name in after if name.startswith("gradient_sum/"))
+    return result
+
+
+def _save(state: Any, folder: Path, *, main: bool) -> None:
+    state.flush()
+    if main:
+        folder.mkdir(exist_ok=True)
+        np.savez(folder / "arrays.npz", **state.arrays())
+        (folder / "counters.json").write_text(json.dumps(asdict(state.counters)))
+
+
+def _load(state: Any, folder: Path) -> int:
+    from graph_train.state import Counters
+
+    counters = Counters(**json.loads((folder / "counters.json").read_text()))
+    with np.load(folder / "arrays.npz") as arrays:
+        state.load_arrays(dict(arrays), counters)
+    return CUT
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
