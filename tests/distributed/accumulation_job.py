@@ -1,7 +1,8 @@
 """One rank of a job that trains the tiny network by the step alone; what it did goes to files.
 
 `python -m tests.distributed.accumulation_job OUT KIND START LAST`: KIND graph or eager, `stock-graph` without our
-kernels, START a folder of another such job whose cut is gone on from, or `-`, LAST the number of batches of the whole run.
+kernels, START a folder of another such job whose cut is gone on from, or `-`, LAST the number of batches of the whole
+run.
 """
 
 import json
@@ -46,7 +47,8 @@ def _step(kind: str, info: Any) -> tuple[Any, Any]:
     from graph_train.state import TrainingState
     from graph_train.step import EagerStep, GraphStep
     from kernels.plugin import load_plugin
-    from models.loss import DetectionLoss, LossConfig
+    from models.loss import DetectionLoss
+    from models.loss_config import LossConfig
     from tests.graph_train.tiny import tiny_network, tiny_schedule
 
     load_plugin("off" if kind.startswith("stock-") else "require")
