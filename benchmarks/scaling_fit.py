@@ -17,7 +17,8 @@ _VARIANT = "plugin-graph"
 """Of `graph-bench graph-vs-eager`: what ranks execute, too."""
 
 LOOPBACK = Link(bytes_per_second=1.2e9, latency_s=1e-3)
-"""Assumed, not fitted to steps: sums of 7.5 and 29 MB alone took two ranks 13 and 24 ms at best, on a busy machine."""
+"""Assumed: no quiet measurement of it exists. Sums of 7.5 and 29 MB alone took two ranks 13 and 24 ms at best in one
+trial on a busy machine, which this stands for, and 27 and 140 ms in another on a busier one."""
 
 Network = tuple[str, int]
 """Model and image size."""
