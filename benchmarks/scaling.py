@@ -17,11 +17,11 @@ from benchmarks.workers import Worker
 
 POINTS, QUICK_POINTS = ("yolov5n:16:320", "yolov5s:4:320"), ("yolov5n:8:160",)
 COLUMNS = ("model", "batch", "px", "ranks", "ms/step", "quartiles", "img/s", "faster", "efficiency", "lost ms",
-           "apart ms", "agreement ms", "MB sent per step", "MB of a ring")  # fmt: skip
+           "apart ms", "sum ms", "agreement ms", "MB sent per step", "MB of a ring")  # fmt: skip
 _BYTES = 4
 """Of a gradient value."""
 _STEPS_PER_TURN = 3
-_AGREEMENTS, _AGREEMENT_TURNS = 20, 7
+_EXCHANGES_PER_TURN, _EXCHANGE_TURNS = 5, 15
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +94,8 @@ def _row(
         "efficiency": gain.median * fewest / job.ranks,
         "lost_ms": step.median - summarise(value * 1e3 for value in first).median * fewest / job.ranks,
         "apart_ms": summarise(value * 1e3 for value in apart).as_dict(),
-        "agreement_ms": job.agreement_ms(),
+        "sum_ms": job.exchange_ms("sums"),
+        "agreement_ms": job.exchange_ms("agreements"),
         "mb_sent_per_step": summarise(job.sent_mb).median,
         "gradient_mb": gradient_mb,
         "ring_mb": 2 * (job.ranks - 1) * gradient_mb,
@@ -140,10 +141,10 @@ class _Job:
         self.sent_mb.append((sent_bytes(self._interface) - before) / _STEPS_PER_TURN / 1e6)
         return seconds
 
-    def agreement_ms(self) -> dict[str, Any]:
-        """What ranks agree on before each batch: milliseconds of one such exchange."""
-        turns = (max(self._all("agreements", count=_AGREEMENTS)) for _ in range(_AGREEMENT_TURNS))
-        return summarise(seconds / _AGREEMENTS * 1e3 for seconds in turns).as_dict()
+    def exchange_ms(self, kind: str) -> dict[str, Any]:
+        """Milliseconds of one exchange by itself: the `sums` of gradients, the `agreements` before a batch."""
+        turns = [max(self._all(kind, count=_EXCHANGES_PER_TURN)) for _ in range(_EXCHANGE_TURNS + 1)]
+        return summarise(seconds / _EXCHANGES_PER_TURN * 1e3 for seconds in turns[1:]).as_dict()
 
     def _close(self) -> None:
         try:
@@ -193,6 +194,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
             percent(row["efficiency"]),
             number(row["lost_ms"]),
             number(_median(row, "apart_ms")),
+            number(_median(row, "sum_ms")),
             number(_median(row, "agreement_ms")),
             number(row["mb_sent_per_step"]),
             number(row["ring_mb"]),
@@ -203,6 +205,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         f"Every rank has {body['threads_per_rank']} threads; more ranks than cores show what ranks cost, no gain.",
         "Lost: ms beyond an equal share of the first row's step. Sent: by all ranks together, on one interface.",
         "Apart: as many processes at once, each with its share of the batch and no other rank to wait for.",
+        "Sum: of the gradients over the ranks, alone. Agreement: of a few numbers, before each batch of a training.",
         "A ring sends 2 (ranks - 1) times the gradients.",
     )
     return [Table("One batch, more ranks", COLUMNS, lines, notes)]

@@ -45,6 +45,16 @@ def agreements(count: int) -> float:
     return time.perf_counter() - started
 
 
+def sums(count: int) -> float:
+    """So many sums of all gradients over the ranks, and nothing else. Seconds."""
+    from benchmarks.step_worker import sum_gradients
+
+    started = time.perf_counter()
+    for _ in range(count):
+        sum_gradients()
+    return time.perf_counter() - started
+
+
 def farewell() -> None:
     """Tells the other ranks that this one is done, and does not fail."""
     from graph_train import team
@@ -53,4 +63,4 @@ def farewell() -> None:
 
 
 if __name__ == "__main__":
-    serve({"prepare": prepare, "steps": steps, "agreements": agreements, "farewell": farewell})
+    serve({"prepare": prepare, "steps": steps, "agreements": agreements, "sums": sums, "farewell": farewell})

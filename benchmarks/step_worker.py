@@ -12,8 +12,9 @@ from benchmarks.points import Point, l2_norm, write_point
 from graph_train.devices import select_device
 from graph_train.placement import Placement
 from graph_train.schedule import StepSettings
-from graph_train.state import LOSS_SCALE_START, Counters, TrainingState
+from graph_train.state import LOSS_SCALE_START, Counters, TrainingState, member
 from graph_train.step import EagerStep, GraphStep, StepResult
+from kernels.global_rows import here
 from kernels.graph_memory import share_graph_memory
 from kernels.plugin import load_plugin, set_cpu_bf16
 from kernels.runtime import Tensor, flow
@@ -124,6 +125,16 @@ def steps(count: int) -> float:
     if not np.isfinite(_Session.losses[-1]):
         raise FloatingPointError(f"the loss became {_Session.losses[-1]}")
     return seconds
+
+
+def sum_gradients() -> None:
+    """The exchange of a step alone: zeros in place of gradients; of one rank nothing."""
+    placement, state = _Session.step.placement, _Session.step.state
+    if not placement.distributed:
+        return
+    parameters = [member(state.network, name) for name in state.trained]
+    own = flow.zeros(sum(parameter.numel() for parameter in parameters), device=placement.device)
+    here(placement.sums(placement.from_summands(own), parameters)[-1]).numpy()  # waits
 
 
 def trained() -> dict[str, Any]:

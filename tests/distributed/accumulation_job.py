@@ -1,8 +1,7 @@
 """One rank of a job that trains the tiny network by the step alone; what it did goes to files.
 
-`python -m tests.distributed.accumulation_job OUT KIND START LAST`: KIND graph or eager, `stock-graph` without our
-kernels, START a folder of another such job whose cut is gone on from, or `-`, LAST the number of batches of the whole
-run.
+`python -m tests.distributed.accumulation_job OUT KIND START LAST`. KIND: graph, eager, or `stock-graph` without our
+kernels. START: a folder of another such job whose cut is gone on from, or `-`. LAST: the number of batches of the run.
 """
 
 import json
