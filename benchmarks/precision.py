@@ -174,4 +174,4 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
         }
         for measure, title in MEASURES.items()
     }
-    families(panels, path, title="Trained with and without --amp", x="epoch")
+    families(panels, path, title="Trained with and without --amp (thin: each seed; thick: their mean)", x="epoch")
