@@ -39,7 +39,26 @@ def _preload_cuda_libraries() -> None:
             ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
 
 
+_M_MMAP_THRESHOLD = -3
+_OWN_PAGES_BYTES = 256 * 1024
+
+
+def _return_large_blocks() -> None:
+    """Blocks of 256 KiB and more get pages of their own, which go back to the system when they are freed.
+
+    glibc raises that bound to the largest block that was ever freed, up to 32 MB. From then on the buffers of batches,
+    whose sizes vary, lie in the heaps of dozens of threads, which are split ever finer: on BCCD at 96 px a training
+    grew from 0.8 to 1.4 GB in 90 epochs, and stays below 1 GB with a fixed bound. A user's own setting wins.
+    """
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent from other C libraries
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES_BYTES)
+
+
 def _import_oneflow() -> Any:
+    _return_large_blocks()
     # Both must stand before the first CUDA call and the first OpenMP region; a user's own setting wins.
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
     # Spinning OpenMP threads would fight OneFlow's own worker threads for the cores.

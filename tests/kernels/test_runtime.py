@@ -1,5 +1,6 @@
 """What OneFlow's native code prints: known notes are hidden, everything else is not."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -30,3 +31,26 @@ def test_a_first_graph_prints_nothing() -> None:
     assert done.stdout == "[1. 1.]\n"
     if not runtime._GPU_DRIVER.exists():
         assert done.stderr == ""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc 2.33 and newer tell what they hold")
+@pytest.mark.parametrize(("setting", "own_pages"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "33554432"}, False)])
+def test_large_blocks_go_back_to_the_system(setting: dict[str, str], own_pages: bool) -> None:
+    # Freeing 16 MB would make glibc take the next block of 1 MB from the heap.
+    code = """
+import ctypes, kernels.runtime
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd a b c d e".split()]
+libc.mallinfo2.restype = Info
+libc.free(ctypes.c_void_p(libc.malloc(ctypes.c_size_t(16 << 20))))
+before = libc.mallinfo2().hblkhd
+block = libc.malloc(ctypes.c_size_t(1 << 20))
+print(libc.mallinfo2().hblkhd - before >= 1 << 20)
+"""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**plain, **setting}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(own_pages)]
