@@ -8,18 +8,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import read_result
-from benchmarks.scaling_model import Compute, Link, fit_compute, ring_bytes, ring_seconds, step_seconds
+from benchmarks.scaling_model import Compute, Link, fit_compute, fit_link, ring_bytes, ring_seconds, step_seconds
 from benchmarks.tables import Table, number
 
 COLUMNS = ("model", "batch", "ranks", "MB sent", "of a ring", "measured ms", "compute ms", "ring ms", "modelled ms",
            "off")  # fmt: skip
-_VARIANT = "plugin-graph"
-"""Of `graph-bench graph-vs-eager`: what ranks execute, too."""
-
-LOOPBACK = Link(bytes_per_second=1.2e9, latency_s=1e-3)
-"""Assumed: no quiet measurement of it exists. Sums of 7.5 and 29 MB alone took two ranks 13 and 24 ms at best in one
-trial on a busy machine, which this stands for, and 27 and 140 ms in another on a busier one."""
-
 Network = tuple[str, int]
 """Model and image size."""
 
@@ -33,6 +26,8 @@ class MeasuredPoint:
         seconds: of a step.
         gradient_bytes: of one rank.
         sent_bytes: by all ranks together in a step.
+        apart_seconds: of a step of as many processes at once, with their shares of the batch but no exchange.
+        sum_seconds: of the sum of the gradients over the ranks, alone.
     """
 
     model: str
@@ -42,6 +37,8 @@ class MeasuredPoint:
     seconds: float
     gradient_bytes: float
     sent_bytes: float
+    apart_seconds: float
+    sum_seconds: float
 
     @property
     def network(self) -> Network:
@@ -56,22 +53,21 @@ class MeasuredPoint:
 
 @dataclass(frozen=True)
 class Fit:
-    """What was found on one machine.
+    """What was found on one machine; no step of several ranks is in it.
 
     Attributes:
-        compute: of each network, by one process that has all cores.
-        one_rank: how many times longer one rank takes, which has the threads of one of several.
+        compute: of each network, by one rank with the threads of one, alone on the host.
+        crowding: how many times longer a rank computes with the others beside it.
         link: between ranks of this host.
     """
 
     compute: Mapping[Network, Compute]
-    one_rank: float
+    crowding: float
     link: Link
 
     def compute_seconds(self, point: MeasuredPoint) -> float:
-        """Of a rank. N ranks have an Nth of the cores each, so each image takes N times as long as it does alone."""
-        crowding = self.one_rank if point.ranks == 1 else point.ranks
-        return crowding * self.compute[point.network].seconds(point.images)
+        """Of a rank."""
+        return (self.crowding if point.ranks > 1 else 1.0) * self.compute[point.network].seconds(point.images)
 
     def exchange_seconds(self, point: MeasuredPoint) -> float:
         """Of the gradients."""
@@ -105,46 +101,43 @@ def read_points(path: Path) -> list[MeasuredPoint]:
             seconds=row["ms_per_step"] / 1e3,
             gradient_bytes=row["gradient_mb"] * 1e6,
             sent_bytes=row["mb_sent_per_step"] * 1e6,
+            apart_seconds=row["apart_ms"]["median"] / 1e3,
+            sum_seconds=row["sum_ms"]["median"] / 1e3,
         )
         for row in read_rows(path, "scaling")
     ]
 
 
-def read_compute(path: Path) -> dict[Network, Compute]:
-    """The line of each network that a result of `graph-bench graph-vs-eager` has in two batch sizes or more."""
-    rows: dict[Network, list[tuple[int, float]]] = {}
-    for row in read_rows(path, "graph-vs-eager"):
-        if row["variant"] == _VARIANT:
-            rows.setdefault((row["model"], row["imgsz"]), []).append((row["batch_size"], row["ms_per_step"] / 1e3))
-    several = {network: pairs for network, pairs in rows.items() if len({images for images, _ in pairs}) > 1}
-    return {
-        network: fit_compute([images for images, _ in pairs], [seconds for _, seconds in pairs])
-        for network, pairs in several.items()
-    }
-
-
-def fit(compute: Mapping[Network, Compute], points: Sequence[MeasuredPoint], link: Link = LOOPBACK) -> Fit:
-    """Adds what one rank takes; of steps of several ranks nothing is fitted.
+def fit(points: Sequence[MeasuredPoint]) -> Fit:
+    """From steps of one rank, of ranks apart, and from sums of the gradients.
 
     Raises:
-        ValueError: no point of one rank is of a network that `compute` has.
+        ValueError: a network lacks steps of one rank in two batch sizes, or sums of two sizes are missing.
     """
-    factors = [
-        point.seconds / compute[point.network].seconds(point.images)
-        for point in points
-        if point.ranks == 1 and point.network in compute
-    ]
-    if not factors:
-        raise ValueError("no step of one rank is of a network whose compute is known; measure other --points")
-    return Fit(compute, float(np.median(factors)), link)
+    compute = {network: _compute(network, points) for network in {point.network for point in points}}
+    several = [point for point in points if point.ranks > 1]
+    if len({point.gradient_bytes for point in several}) < 2:
+        raise ValueError("--points: has no sums of two sizes over several ranks; measure two networks")
+    crowding = [point.apart_seconds / compute[point.network].seconds(point.images) for point in several]
+    link = fit_link(
+        [point.ranks for point in several],
+        [point.gradient_bytes for point in several],
+        [point.sum_seconds for point in several],
+    )
+    return Fit(compute, float(np.median(crowding)), link)
+
+
+def _compute(network: Network, points: Sequence[MeasuredPoint]) -> Compute:
+    alone = [point for point in points if point.network == network and point.ranks == 1]
+    if len({point.images for point in alone}) < 2:
+        raise ValueError(f"--points: has no steps of one rank in two batch sizes of {network[0]} at {network[1]} px")
+    return fit_compute([point.images for point in alone], [point.seconds for point in alone])
 
 
 def table(found: Fit, points: Sequence[MeasuredPoint]) -> Table:
     """Each point of a known network beside the model."""
     rows = []
     for point in points:
-        if point.network not in found.compute:
-            continue
         times = (point.seconds, found.compute_seconds(point), found.exchange_seconds(point), found.seconds(point))
         sizes = (point.sent_bytes, ring_bytes(point.ranks, point.gradient_bytes) * point.ranks)
         rows.append(
@@ -157,14 +150,13 @@ def table(found: Fit, points: Sequence[MeasuredPoint]) -> Table:
             )
         )
     lines = [
-        f"{model} at {px} px {number(found.compute[model, px].fixed_s * 1e3)} ms and "
-        f"{number(found.compute[model, px].per_image_s * 1e3)} ms per image"
-        for model, px in sorted({point.network for point in points} & found.compute.keys())
+        f"{model} at {px} px {number(line.fixed_s * 1e3)} ms and {number(line.per_image_s * 1e3)} ms per image"
+        for (model, px), line in sorted(found.compute.items())
     ]
     notes = (
-        f"Compute of one process on all cores: {'; '.join(lines)}. One rank alone, on its share of them: "
-        f"{found.one_rank:.2f} times as long (fitted).",
-        f"Link, assumed: {number(found.link.latency_s * 1e3)} ms per message, "
+        f"Compute of one rank alone, fitted: {'; '.join(lines)}. With the other beside it, from ranks apart: "
+        f"{found.crowding:.2f} times as long.",
+        f"Link, from sums alone: {number(found.link.latency_s * 1e3)} ms per message, "
         f"{number(found.link.bytes_per_second / 1e6)} MB/s.",
     )
     return Table("Measured, ranks on one host, and the model", COLUMNS, tuple(rows), notes)

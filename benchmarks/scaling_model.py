@@ -99,6 +99,15 @@ def fit_compute(images: Sequence[float], seconds: Sequence[float]) -> Compute:
     return Compute(fixed, per_image)
 
 
+def fit_link(ranks: Sequence[int], sizes: Sequence[float], seconds: Sequence[float]) -> Link:
+    """The link whose rings of so many ranks sum vectors of so many bytes in these times; relative errors count."""
+    messages = 2 * (np.asarray(ranks, np.float64) - 1)
+    latency, seconds_per_byte = _non_negative(
+        np.column_stack([messages, messages / np.asarray(ranks) * np.asarray(sizes, np.float64)]), seconds
+    )
+    return Link(bytes_per_second=1 / max(seconds_per_byte, 1e-15), latency_s=latency)
+
+
 def _non_negative(columns: np.ndarray, seconds: Sequence[float]) -> tuple[float, float]:
     """Least squares of relative errors in two unknowns that are not below 0."""
     target = np.asarray(seconds, np.float64)

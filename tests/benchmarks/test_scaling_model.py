@@ -3,11 +3,12 @@
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.scaling_fit import MeasuredPoint, fit, read_compute, read_points, read_rows, table
+from benchmarks.scaling_fit import MeasuredPoint, fit, read_points, read_rows, table
 from benchmarks.scaling_model import (
     Compute,
     Link,
     fit_compute,
+    fit_link,
     gather_seconds,
     hierarchical_seconds,
     ring_bytes,
@@ -68,38 +69,56 @@ def test_neither_term_is_negative() -> None:
     assert fit_compute([1, 2], [1.0, 0.9]).per_image_s == 0
 
 
-def test_points_beside_the_model_by_hand() -> None:
-    compute = {("n", 320): Compute(0.01, 0.02)}
-    points = [
-        # Alone with half of the cores: 1.5 times (0.01 + 8 * 0.02).
-        MeasuredPoint("n", 320, 8, 1, seconds=0.255, gradient_bytes=100.0, sent_bytes=0),
-        # Four images each, twice as long: 2 (0.01 + 0.08) s; by a ring of two 2 * 0.5 s and 100 bytes at 100 a second.
-        MeasuredPoint("n", 320, 8, 2, seconds=2.0, gradient_bytes=100.0, sent_bytes=201.0),
-        MeasuredPoint("unknown", 320, 8, 2, seconds=2.0, gradient_bytes=100.0, sent_bytes=200.0),
+def test_a_link_is_found_from_its_rings() -> None:
+    sizes, ranks = [100.0, 400.0, 400.0], [2, 2, 4]
+    link = fit_link(ranks, sizes, [ring_seconds(n, size, SLOW) for n, size in zip(ranks, sizes, strict=True)])
+    assert (link.bytes_per_second, link.latency_s) == (pytest.approx(100.0), pytest.approx(0.5))
+
+
+def _point(model: str, batch: int, ranks: int, *, seconds: float, size: float, apart: float) -> MeasuredPoint:
+    total = ring_bytes(ranks, size) * ranks
+    return MeasuredPoint(model, 320, batch, ranks, seconds, size, total, apart, ring_seconds(ranks, size, SLOW))
+
+
+def _points() -> list[MeasuredPoint]:
+    # Alone 0.01 + 0.02 per image and 0.05 per image; beside another one 1.5 times that.
+    return [
+        _point("n", 8, 1, seconds=0.17, size=100.0, apart=0.17),
+        _point("n", 4, 1, seconds=0.09, size=100.0, apart=0.09),
+        _point("n", 8, 2, seconds=2.0, size=100.0, apart=0.135),
+        _point("s", 2, 1, seconds=0.1, size=400.0, apart=0.1),
+        _point("s", 4, 1, seconds=0.2, size=400.0, apart=0.2),
+        _point("s", 4, 2, seconds=5.0, size=400.0, apart=0.15),
     ]
-    found = fit(compute, points, SLOW)
-    assert found.one_rank == pytest.approx(1.5)
-    assert found.seconds(points[0]) == pytest.approx(0.255)
-    assert found.seconds(points[1]) == pytest.approx(0.18 + 2.0)
-    rows = table(found, points).rows
-    assert [row[-1] for row in rows] == ["+0%", "+9%"]
-    assert rows[1][3:5] == ("0.00", "0.00")
+
+
+def test_points_beside_the_model_by_hand() -> None:
+    points = _points()
+    found = fit(points)
+    assert found.crowding == pytest.approx(1.5)
+    assert found.seconds(points[0]) == pytest.approx(0.17)
+    # A ring of two: 2 messages of 0.5 s, and the vector's bytes at 100 a second.
+    assert found.seconds(points[2]) == pytest.approx(0.135 + 1.0 + 1.0)
+    assert found.seconds(points[5]) == pytest.approx(0.15 + 1.0 + 4.0)
+    assert [row[-1] for row in table(found, points).rows] == ["+0%", "+0%", "+7%", "+0%", "+0%", "+3%"]
 
 
 def test_what_a_fit_needs_is_said() -> None:
-    with pytest.raises(ValueError, match="no step of one rank is of a network"):
-        fit({}, [MeasuredPoint("n", 320, 8, 1, 0.2, 100.0, 0)])
+    points = _points()
+    with pytest.raises(ValueError, match="no steps of one rank in two batch sizes of n at 320 px"):
+        fit(points[1:])
+    with pytest.raises(ValueError, match="no sums of two sizes"):
+        fit(points[:3])
     with pytest.raises(ValueError, match="a result of graph-bench step; needs one of graph-bench scaling"):
         read_rows(RESULTS / "step.json", "scaling")
 
 
 def test_measured_points_confirm_the_model() -> None:
-    """Bytes to one in a hundred. Times of several ranks, to which nothing was fitted, to a quarter: the machine was
-    busy, and the same step took 226 ms in one result of that day and 265 ms in another."""
+    """Bytes to one in a hundred; times of several ranks, to which nothing was fitted, to three tenths: see the page."""
     points = read_points(RESULTS / "scaling.json")
-    found = fit(read_compute(RESULTS / "graph-vs-eager.json"), points)
+    found = fit(points)
     for point in points:
-        assert found.seconds(point) == pytest.approx(point.seconds, rel=0.25)
+        assert found.seconds(point) == pytest.approx(point.seconds, rel=0.3)
         if point.ranks > 1:
             expected = point.ranks * ring_bytes(point.ranks, point.gradient_bytes)
             assert point.sent_bytes == pytest.approx(expected, rel=0.01)
