@@ -16,7 +16,7 @@ from graph_train.files import write_atomically
 RESULTS_FOLDER = PROJECT_FOLDER / "benchmarks" / "results"
 PAGE = PROJECT_FOLDER / "docs" / "benchmarks.md"
 _PICTURES = Path("images") / "benchmarks"
-_TOLD_APART = ("device", "signal", "variants", "epochs")
+_TOLD_APART = ("device", "signal", "variants", "points", "epochs")
 """Flags that make a different measurement of a benchmark, so that both are shown."""
 
 _HEAD = """# Benchmarks
