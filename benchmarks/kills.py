@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.tables import Table
+from benchmarks.work_folder import add_work_argument, work_folder
 
 SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
 _POLL_SECONDS = 0.002
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--save-steps", type=int, default=5)
     parser.add_argument("--train-flags", default="", metavar="FLAGS", help="more flags of graph-train, in one text")
-    parser.add_argument("--work", metavar="FOLDER", help="keep the runs there; default: a temporary folder")
+    add_work_argument(parser)
 
 
 @dataclass
@@ -101,12 +101,8 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     """
     if flags.kills < 1:
         raise ValueError(f"--kills {flags.kills}: must be at least 1")
-    if not flags.work:
-        with tempfile.TemporaryDirectory(prefix="graph-bench-kills-") as folder:
-            return _series(flags, Path(folder))
-    work = Path(flags.work)
-    work.mkdir(parents=True)
-    return _series(flags, work)
+    with work_folder(flags.work) as folder:
+        return _series(flags, folder)
 
 
 def _series(flags: argparse.Namespace, work: Path) -> dict[str, Any]:

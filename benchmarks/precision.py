@@ -8,7 +8,6 @@ the spread between seeds.
 import argparse
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.tables import Table, number
+from benchmarks.work_folder import add_work_argument, work_folder
 
 PRECISIONS: Mapping[str, str] = {"float32": "--no-amp", "amp": "--amp"}
 MEASURES: Mapping[str, str] = {
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3, help="pairs of trainings (default: 3)")
     parser.add_argument("--train-flags", default="", metavar="FLAGS", help="more flags of graph-train, in one text")
-    parser.add_argument("--work", metavar="FOLDER", help="keep the runs there; default: a temporary folder")
+    add_work_argument(parser)
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
@@ -52,12 +52,8 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     """
     if flags.seeds < 2:
         raise ValueError(f"--seeds {flags.seeds}: must be at least 2, the spread between seeds is what counts")
-    if not flags.work:
-        with tempfile.TemporaryDirectory(prefix="graph-bench-precision-") as folder:
-            return _series(flags, Path(folder))
-    work = Path(flags.work)
-    work.mkdir(parents=True)
-    return _series(flags, work)
+    with work_folder(flags.work) as folder:
+        return _series(flags, folder)
 
 
 def _series(flags: argparse.Namespace, work: Path) -> dict[str, Any]:

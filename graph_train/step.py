@@ -25,7 +25,6 @@ from kernels.graph_memory import compile_graph
 from kernels.runtime import Tensor, flow
 from kernels.update import hyper_vector, update_parameters
 
-MAX_GRADIENT_NORM = 10.0
 PIXEL_SCALE = 255.0
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-8
@@ -145,7 +144,7 @@ class UpdateModule(flow.nn.Module):
 
 def _apply(state: TrainingState, gradients: list[Tensor], hyper: Tensor) -> Tensor:
     states = state.parameter_states()
-    return update_parameters(state.rule, states, gradients, hyper, max_norm=MAX_GRADIENT_NORM)
+    return update_parameters(state.rule, states, gradients, hyper)
 
 
 def _subtract(target: Tensor, decrement: Tensor) -> None:

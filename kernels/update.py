@@ -17,6 +17,9 @@ import numpy.typing as npt
 from kernels import dispatch, plugin
 from kernels.runtime import Tensor, flow
 
+MAX_GRADIENT_NORM = 10.0
+"""L2 norm of all gradients together that is left as it is, as in YOLOv5."""
+
 UpdateRule = Literal["sgd", "adam", "adamw"]
 
 
@@ -127,7 +130,7 @@ def update_parameters(
     gradients: Sequence[Tensor],
     hyper: Tensor,
     *,
-    max_norm: float = 10.0,
+    max_norm: float = MAX_GRADIENT_NORM,
 ) -> Tensor:
     """Adds the gradients to their sums and, where hyper says so, updates all parameters, moments and averages in place.
 
@@ -214,7 +217,7 @@ def update_parameters_reference(
     gradients: Sequence[Tensor],
     hyper: Tensor,
     *,
-    max_norm: float = 10.0,
+    max_norm: float = MAX_GRADIENT_NORM,
 ) -> Tensor:
     """`update_parameters` composed of OneFlow ops, to be called without gradient recording."""
     scalars = _Scalars(hyper)

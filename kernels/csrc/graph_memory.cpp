@@ -8,6 +8,7 @@
 // it, and packs all tensors that only such ops read and write into one block per process. Variables, inputs, outputs and
 // whatever other ops or processes touch keep memory of their own.
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>

@@ -1,0 +1,27 @@
+"""Where a benchmark that trains through the command line puts its runs."""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def add_work_argument(parser: argparse.ArgumentParser) -> None:
+    """`--work`."""
+    parser.add_argument("--work", metavar="FOLDER", help="keep the runs there; default: a temporary folder")
+
+
+@contextmanager
+def work_folder(asked: str | None) -> Iterator[Path]:
+    """The new folder that `--work` names, which stays, or one that is gone afterwards.
+
+    Raises:
+        FileExistsError: it is there already.
+    """
+    if asked is None:
+        with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
+            yield Path(folder)
+        return
+    Path(asked).mkdir(parents=True)
+    yield Path(asked)
