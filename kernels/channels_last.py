@@ -1,6 +1,6 @@
-"""Layers on (B, H, W, C) activations, float32 on the CPU, through the plugin's own ops; weights keep YOLOv5's shapes.
+"""Layers on (B, H, W, C) activations on the CPU, through the plugin's own ops; weights keep YOLOv5's shapes.
 
-Convolutions compute fastest on this layout, and BatchNorm with SiLU behind it is one pass. Each function needs the
+Activations are float32 or bfloat16, and so are their gradients; all else is float32, as are sums. Convolutions compute fastest on this layout, and BatchNorm with SiLU behind it is one pass. Each function needs the
 plugin (`kernels.plugin.is_loaded()`); the reference is what OneFlow computes on ordinary (B, C, H, W) tensors.
 """
 
@@ -30,7 +30,7 @@ class ConvolutionGeometry:
 
 
 def convolution(x: Tensor, weight: Tensor, geometry: ConvolutionGeometry) -> Tensor:
-    """(B, H, W, I), weight (O, I / groups, KH, KW) -> (B, H', W', O); both float32."""
+    """(B, H, W, I), weight (O, I / groups, KH, KW) float32 -> (B, H', W', O)."""
     return _convolution_function(geometry, x.requires_grad).apply(x, weight)
 
 
@@ -69,7 +69,7 @@ def magnify(x: Tensor, factor: int) -> Tensor:
 
 
 def max_pool(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    """Largest value of each window of (B, H, W, C); padding never wins."""
+    """Largest value of each window of (B, H, W, C) float32; padding never wins."""
     return flow._C.max_pool2d(
         x,
         kernel_size=[kernel, kernel],

@@ -41,6 +41,7 @@ class _Process:
     status: PluginStatus | None = None
     library: ctypes.CDLL | None = None
     warned: bool = False
+    bf16: bool = False
 
 
 _process = _Process()
@@ -103,16 +104,17 @@ def plugin_library() -> ctypes.CDLL:
 
 
 def set_cpu_bf16(*, enabled: bool, where_slower_too: bool = False) -> bool:
-    """Lets float32 convolutions on the CPU round their factors to bfloat16 (sums stay float32), for the whole process.
+    """Whether networks on the CPU may compute in bfloat16 (sums stay float32), for the whole process.
 
-    Kernels read the switch at every call: change it only between steps.
+    Channels-last activations are then bfloat16 (`models.layout`); convolutions of float32 activations round their
+    factors. Kernels read the switch at every call, a compiled graph keeps its activations: change it between runs only.
 
     Args:
         enabled: False goes back to float32 throughout.
         where_slower_too: also on CPUs that multiply bfloat16 no faster than float32, which is all but those with AMX
             tiles and AMD's with AVX512_BF16; for tests.
     Returns:
-        Whether convolutions round from now on: False with `enabled` means that float32 is at least as fast here.
+        Whether bfloat16 is used from now on: False with `enabled` means that float32 is at least as fast here.
 
     Raises:
         ValueError: the plugin is not loaded.
@@ -120,7 +122,13 @@ def set_cpu_bf16(*, enabled: bool, where_slower_too: bool = False) -> bool:
     switch = plugin_library().graph_train_set_bf16
     switch.argtypes, switch.restype = [ctypes.c_int], ctypes.c_int
     mode = 0 if not enabled else 2 if where_slower_too else 1
-    return bool(switch(mode))
+    _process.bf16 = bool(switch(mode))
+    return _process.bf16
+
+
+def cpu_bf16() -> bool:
+    """What the last call of `set_cpu_bf16` gave."""
+    return _process.bf16
 
 
 def _run_graphs_on_one_thread() -> None:

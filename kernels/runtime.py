@@ -61,8 +61,10 @@ def _import_oneflow() -> Any:
     _return_large_blocks()
     # Both must stand before the first CUDA call and the first OpenMP region; a user's own setting wins.
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
-    # Spinning OpenMP threads would fight OneFlow's own worker threads for the cores.
+    # OpenMP threads that spin for long would fight OneFlow's own for the cores. But a step has a thousand parallel
+    # regions, microseconds apart, and waking a thread takes longer than that: they spin for some 20 microseconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _preload_cuda_libraries()
     with known_notes_hidden():
         import oneflow

@@ -50,7 +50,7 @@ class Conv(nn.Module):
         x = self.conv(x)
         if self._silu and not self.folded:
             return self.bn.with_silu(x)
-        return self.act(x if self.folded else self.bn(x))
+        return layout.stored(self.act(layout.in_float32(x if self.folded else self.bn(x))))
 
 
 class DWConv(Conv):
@@ -147,7 +147,7 @@ class BottleneckCSP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Keeps height and width."""
         both = join([self.cv3(self.m(self.cv1(x))), self.cv2(x)])
-        return self.cv4(self.act(self.bn(both)))
+        return self.cv4(self.bn.with_silu(both))
 
 
 class _CrossStage(nn.Module):

@@ -46,8 +46,8 @@ class Conv2d(nn.Conv2d):
         if not layout.channels_last():
             return nn.Conv2d.forward(self, x)
         geometry = channels_last.ConvolutionGeometry(self.stride, self.padding, self.dilation, self.groups)
-        y = channels_last.convolution(x, plain(self.weight), geometry)
-        return y if self.bias is None else flow._C.bias_add(y, self.bias, axis=3)
+        y = channels_last.convolution(layout.stored(x), plain(self.weight), geometry)
+        return y if self.bias is None else flow._C.bias_add(layout.in_float32(y), self.bias, axis=3)
 
 
 class MaxPool2d(nn.MaxPool2d):
@@ -57,7 +57,8 @@ class MaxPool2d(nn.MaxPool2d):
         """(B, C, H, W) -> (B, C, H', W'), or the same in channels-last order."""
         if not layout.channels_last():
             return nn.MaxPool2d.forward(self, x)
-        return channels_last.max_pool(x, self.kernel_size[0], self.stride[0], self.padding[0])
+        y = channels_last.max_pool(layout.in_float32(x), self.kernel_size[0], self.stride[0], self.padding[0])
+        return layout.stored(y)
 
 
 class Upsample(nn.Module):
@@ -94,7 +95,7 @@ class Linear(nn.Linear):
 
 def join(maps: Sequence[Tensor]) -> Tensor:
     """The channels of several activations of one size, one after another."""
-    return flow.cat(maps, dim=layout.channel_axis())
+    return flow.cat([layout.stored(x) for x in maps], dim=layout.channel_axis())
 
 
 def plain(state: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
 
-from kernels.plugin import is_loaded
+from kernels.plugin import cpu_bf16, is_loaded
 from kernels.runtime import Tensor, flow
 
 
@@ -18,15 +18,18 @@ class Layout(Enum):
 
     CHANNELS_FIRST = "(B, C, H, W)"
     CHANNELS_LAST = "(B, H, W, C)"
+    CHANNELS_LAST_BFLOAT16 = "(B, H, W, C), bfloat16"
 
     @classmethod
     def fastest_for(cls, images: Tensor) -> "Layout":
-        """Channels last where the plugin brings the ops for it: float32 on the CPU, not spread over ranks.
+        """Channels last where the plugin brings the ops for it: float32 images on the CPU, not spread over ranks.
 
-        BatchNorm over the images of all ranks has no such op.
+        BatchNorm over the images of all ranks has no such op. `kernels.plugin.set_cpu_bf16` decides on bfloat16.
         """
         suits = is_loaded() and images.is_local and not images.is_cuda and images.dtype == flow.float32
-        return cls.CHANNELS_LAST if suits else cls.CHANNELS_FIRST
+        if not suits:
+            return cls.CHANNELS_FIRST
+        return cls.CHANNELS_LAST_BFLOAT16 if cpu_bf16() else cls.CHANNELS_LAST
 
 
 # Of one forward pass. Not an attribute of each layer: it depends on where the images are.
@@ -45,7 +48,7 @@ def activations(layout: Layout) -> Iterator[None]:
 
 def channels_last() -> bool:
     """True when activations are (B, H, W, C)."""
-    return _current.get() is Layout.CHANNELS_LAST
+    return _current.get() is not Layout.CHANNELS_FIRST
 
 
 def channel_axis() -> int:
@@ -60,10 +63,21 @@ def size_of(x: Tensor) -> tuple[int, int]:
 
 
 def from_channels_first(x: Tensor) -> Tensor:
-    """(B, C, H, W) in the current layout."""
-    return x.permute(0, 2, 3, 1) if channels_last() else x
+    """(B, C, H, W) float32 as an activation of the current layout."""
+    return stored(x.permute(0, 2, 3, 1)) if channels_last() else x
 
 
 def to_channels_first(x: Tensor) -> Tensor:
-    """An activation of the current layout as (B, C, H, W)."""
-    return x.permute(0, 3, 1, 2) if channels_last() else x
+    """An activation of the current layout as (B, C, H, W) float32."""
+    return in_float32(x).permute(0, 3, 1, 2) if channels_last() else x
+
+
+def stored(x: Tensor) -> Tensor:
+    """The same numbers in the data type in which the current layout keeps activations."""
+    rounds = _current.get() is Layout.CHANNELS_LAST_BFLOAT16 and x.dtype != flow.bfloat16
+    return x.to(flow.bfloat16) if rounds else x
+
+
+def in_float32(x: Tensor) -> Tensor:
+    """The same numbers for a layer that has no form for bfloat16."""
+    return x.to(flow.float32) if x.dtype == flow.bfloat16 else x

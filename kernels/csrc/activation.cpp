@@ -1,4 +1,4 @@
-// Elementwise float ops of OneFlow: silu, sigmoid, their gradients, and add_n.
+// Elementwise ops of OneFlow: silu, sigmoid, their gradients (float), add_n (float, Bfloat16), and cast between those two.
 #include "common.h"
 #include "vector_kernels.h"
 
@@ -10,7 +10,9 @@ namespace {
 constexpr int64_t kPerThread = 1 << 14;
 
 using Unary = void (*)(const float*, float*, int64_t);
-using Binary = void (*)(const float*, const float*, float*, int64_t);
+template<typename T>
+using BinaryOf = void (*)(const T*, const T*, T*, int64_t);
+using Binary = BinaryOf<float>;
 
 void run_unary(Unary function, const user_op::Tensor* in, user_op::Tensor* out) {
   const float* x = in->dptr<float>();
@@ -19,10 +21,11 @@ void run_unary(Unary function, const user_op::Tensor* in, user_op::Tensor* out) 
                [=](int64_t begin, int64_t end) { function(x + begin, y + begin, end - begin); });
 }
 
-void run_binary(Binary function, const user_op::Tensor* left, const user_op::Tensor* right, user_op::Tensor* out) {
-  const float* a = left->dptr<float>();
-  const float* b = right->dptr<float>();
-  float* y = out->mut_dptr<float>();
+template<typename T>
+void run_binary(BinaryOf<T> function, const user_op::Tensor* left, const user_op::Tensor* right, user_op::Tensor* out) {
+  const T* a = static_cast<const T*>(left->dptr<void>());
+  const T* b = static_cast<const T*>(right->dptr<void>());
+  T* y = static_cast<T*>(out->mut_dptr<void>());
   parallel_for(left->shape_view().elem_cnt(), kPerThread,
                [=](int64_t begin, int64_t end) { function(a + begin, b + begin, y + begin, end - begin); });
 }
@@ -50,7 +53,7 @@ class BinaryKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    run_binary(vector_kernels().*kFunction, ctx->Tensor4ArgNameAndIndex(left_, 0), ctx->Tensor4ArgNameAndIndex(right_, 0),
+    run_binary<float>(vector_kernels().*kFunction, ctx->Tensor4ArgNameAndIndex(left_, 0), ctx->Tensor4ArgNameAndIndex(right_, 0),
                ctx->Tensor4ArgNameAndIndex(out_, 0));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
@@ -59,6 +62,7 @@ class BinaryKernel final : public user_op::OpKernel {
   const char* out_;
 };
 
+template<typename T>
 class AddNKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
@@ -67,8 +71,34 @@ class AddNKernel final : public user_op::OpKernel {
     const auto count = static_cast<int32_t>(ctx->inputs().size());
     const auto* left = ctx->Tensor4ArgNameAndIndex("in", 0);
     for (int32_t i = 1; i < count; ++i) {
-      run_binary(vector_kernels().add, i == 1 ? left : out, ctx->Tensor4ArgNameAndIndex("in", i), out);
+      run_binary<T>(vector_kernels().rows<T>().add, i == 1 ? left : out, ctx->Tensor4ArgNameAndIndex("in", i), out);
     }
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+class RoundKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    const auto* in = ctx->Tensor4ArgNameAndIndex("in", 0);
+    const float* x = in->dptr<float>();
+    auto* y = static_cast<Bfloat16*>(ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<void>());
+    parallel_for(in->shape_view().elem_cnt(), kPerThread,
+                 [=](int64_t begin, int64_t end) { vector_kernels().round(x + begin, y + begin, end - begin); });
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+class WidenKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    const auto* in = ctx->Tensor4ArgNameAndIndex("in", 0);
+    const auto* x = static_cast<const Bfloat16*>(in->dptr<void>());
+    float* y = ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<float>();
+    parallel_for(in->shape_view().elem_cnt(), kPerThread,
+                 [=](int64_t begin, int64_t end) { vector_kernels().widen(x + begin, y + begin, end - begin); });
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
@@ -99,8 +129,12 @@ const user_op::OpKernel* make_sigmoid_grad() {
 GT_CPU_FACTORY("silu", make_silu, GT_IS_FLOAT("in") && GT_IS_FLOAT("out"));
 GT_CPU_FACTORY("silu_grad", make_silu_grad, GT_IS_FLOAT("dy") && GT_IS_FLOAT("dx"));
 GT_CPU_FACTORY("sigmoid_grad", make_sigmoid_grad, GT_IS_FLOAT("dy") && GT_IS_FLOAT("dx"));
-GT_CPU_KERNEL("add_n", AddNKernel, GT_IS_FLOAT("in") && GT_IS_FLOAT("out") && many_inputs())
+GT_CPU_KERNEL("add_n", AddNKernel<float>, GT_IS_FLOAT("in") && GT_IS_FLOAT("out") && many_inputs())
     .SetInplaceProposalFn(sum_into_first);
+GT_CPU_KERNEL("add_n", AddNKernel<Bfloat16>, GT_IS_BFLOAT16("in") && GT_IS_BFLOAT16("out") && many_inputs())
+    .SetInplaceProposalFn(sum_into_first);
+GT_CPU_KERNEL("cast", RoundKernel, GT_IS_FLOAT("in") && GT_IS_BFLOAT16("out"));
+GT_CPU_KERNEL("cast", WidenKernel, GT_IS_BFLOAT16("in") && GT_IS_FLOAT("out"));
 
 }  // namespace
 

@@ -1,10 +1,12 @@
 // Own ops for networks that keep their activations as (B, H, W, C): convolution with ordinary (O, I, KH, KW) weights, and
 // BatchNorm taken apart into statistics and normalisation with SiLU, so that nothing between two convolutions is stored twice.
 //
-// Statistics are (2, C): mean and 1 / deviation. Sums are (2, C): gradients of beta and gamma.
+// Activations are float or Bfloat16, all else is float. Statistics are (2, C): mean and 1 / deviation. Sums are (2, C): gradients of beta and gamma.
+#include <type_traits>
 #include <vector>
 
 #include "attributes.h"
+#include "bfloat16.h"
 #include "common.h"
 #include "convolution.h"
 #include "normalisation.h"
@@ -23,7 +25,7 @@ enum ConvolutionFloat { kStrideRows, kStrideColumns, kPadRows, kPadColumns, kDil
 int64_t integer(const std::vector<float>& floats, int at) { return static_cast<int64_t>(floats.at(at)); }
 
 template<typename Dimensions>
-ConvolutionShape shape_of(const std::vector<float>& floats, const Dimensions& x, const Dimensions& weight) {
+ConvolutionShape shape_of(const std::vector<float>& floats, const Dimensions& x, const Dimensions& weight, bool bfloat16) {
   ConvolutionShape s;
   s.batch = x.At(0);
   s.in_height = x.At(1);
@@ -43,6 +45,7 @@ ConvolutionShape shape_of(const std::vector<float>& floats, const Dimensions& x,
   s.out_width = (s.in_width + 2 * s.pad_left - s.dilation_width * (s.kernel_width - 1) - 1) / s.stride_width + 1;
   s.channels_last = 1;
   s.weights_channels_last = 0;
+  s.bfloat16_activations = bfloat16;
   return s;
 }
 
@@ -51,42 +54,53 @@ const std::vector<float>& floats_of(const Context* ctx) {
   return ctx->template Attr<std::vector<float>>(kFloats);
 }
 
-float* data_of(user_op::KernelComputeContext* ctx, const char* name) {
-  return const_cast<float*>(ctx->Tensor4ArgNameAndIndex(name, 0)->dptr<float>());
+template<typename T = float>
+T* data_of(user_op::KernelComputeContext* ctx, const char* name) {
+  return const_cast<T*>(static_cast<const T*>(ctx->Tensor4ArgNameAndIndex(name, 0)->dptr<void>()));
 }
 
 ShapeView view_of(user_op::KernelComputeContext* ctx, const char* name) {
   return ctx->Tensor4ArgNameAndIndex(name, 0)->shape_view();
 }
 
-float* result_of(user_op::KernelComputeContext* ctx) { return ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<float>(); }
+template<typename T = float>
+T* result_of(user_op::KernelComputeContext* ctx) {
+  return static_cast<T*>(ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<void>());
+}
 
+template<typename T>
+ConvolutionShape shape_of(user_op::KernelComputeContext* ctx) {
+  return shape_of(floats_of(ctx), view_of(ctx, "x"), view_of(ctx, "weight"), std::is_same_v<T, Bfloat16>);
+}
+
+template<typename T>
 class ConvolutionKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    convolve(ConvolutionPass::kForward, shape_of(floats_of(ctx), view_of(ctx, "x"), view_of(ctx, "weight")),
-             data_of(ctx, "x"), data_of(ctx, "weight"), result_of(ctx));
+    convolve(ConvolutionPass::kForward, shape_of<T>(ctx), data_of<T>(ctx, "x"), data_of(ctx, "weight"), result_of<T>(ctx));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
+template<typename T>
 class DataGradientKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    convolve(ConvolutionPass::kDataGradient, shape_of(floats_of(ctx), view_of(ctx, "x"), view_of(ctx, "weight")),
-             result_of(ctx), data_of(ctx, "weight"), data_of(ctx, "dy"));
+    convolve(ConvolutionPass::kDataGradient, shape_of<T>(ctx), result_of<T>(ctx), data_of(ctx, "weight"),
+             data_of<T>(ctx, "dy"));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
+template<typename T>
 class FilterGradientKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    convolve(ConvolutionPass::kFilterGradient, shape_of(floats_of(ctx), view_of(ctx, "x"), view_of(ctx, "weight")),
-             data_of(ctx, "x"), result_of(ctx), data_of(ctx, "dy"));
+    convolve(ConvolutionPass::kFilterGradient, shape_of<T>(ctx), data_of<T>(ctx, "x"), result_of(ctx),
+             data_of<T>(ctx, "dy"));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
@@ -94,6 +108,7 @@ class FilterGradientKernel final : public user_op::OpKernel {
 NormalisedShape rows_of(const ShapeView& x) { return {x.Count(0, 3), x.At(3), 1, true}; }
 
 // FLOATS: epsilon, momentum (share of the new value); the first integer: 1 in training.
+template<typename T>
 class StatisticsKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
@@ -105,7 +120,7 @@ class StatisticsKernel final : public user_op::OpKernel {
     float* moving_variance = data_of(ctx, "moving_variance");
     std::vector<float> variance(shape.channels);
     if (ctx->Attr<int64_t>(kFirstInteger) != 0) {
-      batch_moments(shape, data_of(ctx, "x"), mean, variance.data());
+      batch_moments(shape, data_of<T>(ctx, "x"), mean, variance.data());
       update_moving(shape, mean, variance.data(), 1.0f - floats_of(ctx).at(1), moving_mean, moving_variance);
     } else {
       std::copy(moving_mean, moving_mean + shape.channels, mean);
@@ -118,18 +133,20 @@ class StatisticsKernel final : public user_op::OpKernel {
 
 bool with_silu(const user_op::KernelComputeContext* ctx) { return ctx->Attr<int64_t>(kFirstInteger) != 0; }
 
+template<typename T>
 class NormaliseKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const NormalisedShape shape = rows_of(view_of(ctx, "x"));
     const float* mean = data_of(ctx, "statistics");
-    normalise(shape, data_of(ctx, "x"), mean, mean + shape.channels, data_of(ctx, "gamma"), data_of(ctx, "beta"),
-              with_silu(ctx), result_of(ctx));
+    normalise(shape, data_of<T>(ctx, "x"), mean, mean + shape.channels, data_of(ctx, "gamma"), data_of(ctx, "beta"),
+              with_silu(ctx), result_of<T>(ctx));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
+template<typename T>
 class NormaliseSumsKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
@@ -137,13 +154,14 @@ class NormaliseSumsKernel final : public user_op::OpKernel {
     const NormalisedShape shape = rows_of(view_of(ctx, "x"));
     const float* mean = data_of(ctx, "statistics");
     float* sums = result_of(ctx);
-    normalisation_sums(shape, data_of(ctx, "x"), data_of(ctx, "dy"), mean, mean + shape.channels, data_of(ctx, "gamma"),
+    normalisation_sums(shape, data_of<T>(ctx, "x"), data_of<T>(ctx, "dy"), mean, mean + shape.channels, data_of(ctx, "gamma"),
                        data_of(ctx, "beta"), with_silu(ctx), sums, sums + shape.channels);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 // The second integer: 1 when the statistics came from this batch and therefore depend on x.
+template<typename T>
 class NormaliseGradientKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
@@ -153,15 +171,15 @@ class NormaliseGradientKernel final : public user_op::OpKernel {
     const float* sums = data_of(ctx, "sums");
     const std::vector<float> zeros(ctx->Attr<int64_t>(kSecondInteger) != 0 ? 0 : 2 * shape.channels);
     if (!zeros.empty()) sums = zeros.data();
-    normalisation_gradient(shape, data_of(ctx, "x"), data_of(ctx, "dy"), mean, mean + shape.channels,
+    normalisation_gradient(shape, data_of<T>(ctx, "x"), data_of<T>(ctx, "dy"), mean, mean + shape.channels,
                            data_of(ctx, "gamma"), data_of(ctx, "beta"), sums, sums + shape.channels, with_silu(ctx),
-                           result_of(ctx));
+                           result_of<T>(ctx));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 Maybe<void> infer_convolution(user_op::InferContext* ctx) {
-  const ConvolutionShape s = shape_of(floats_of(ctx), ctx->InputShape("x", 0), ctx->InputShape("weight", 0));
+  const ConvolutionShape s = shape_of(floats_of(ctx), ctx->InputShape("x", 0), ctx->InputShape("weight", 0), false);
   ctx->SetOutputShape("out", 0, Shape({s.batch, s.out_height, s.out_width, s.out_channels}));
   return Maybe<void>::Ok();
 }
@@ -181,8 +199,13 @@ Maybe<void> infer_pair_of_channels(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-Maybe<void> infer_dtype(user_op::InferContext* ctx) {
+Maybe<void> infer_activation(user_op::InferContext* ctx) {
   ctx->SetOutputDType("out", 0, ctx->InputDType("x", 0));
+  return Maybe<void>::Ok();
+}
+
+Maybe<void> infer_float(user_op::InferContext* ctx) {
+  ctx->SetOutputDType("out", 0, oneflow::DataType::kFloat);
   return Maybe<void>::Ok();
 }
 
@@ -220,13 +243,14 @@ Maybe<void> split_images(user_op::SbpContext* ctx) {
   return Maybe<void>::Ok();
 }
 
+// Those that give images give activations, others sums or statistics.
 #define GT_CHANNELS_LAST_OP(infer, images_out, sum_out)              \
   Output("out")                                                      \
       .GT_CALL_ATTRIBUTES()                                          \
       .SetLogicalTensorDescInferFn(infer)                            \
       .SetPhysicalTensorDescInferFn(infer)                           \
       .SetGetSbpFn(split_images<images_out, sum_out>)                \
-      .SetDataTypeInferFn(infer_dtype)
+      .SetDataTypeInferFn(images_out ? infer_activation : infer_float)
 
 REGISTER_NO_GRAD_USER_OP("graph_train_convolution").Input("x").Input("weight").GT_CHANNELS_LAST_OP(infer_convolution, true, false);
 REGISTER_NO_GRAD_USER_OP("graph_train_convolution_data_grad")
@@ -267,13 +291,17 @@ REGISTER_NO_GRAD_USER_OP("graph_train_normalise_grad")
     .Input("sums")
     .GT_CHANNELS_LAST_OP(infer_like_x, true, false);
 
-GT_CPU_KERNEL("graph_train_convolution", ConvolutionKernel, GT_IS_FLOAT("x"));
-GT_CPU_KERNEL("graph_train_convolution_data_grad", DataGradientKernel, GT_IS_FLOAT("x"));
-GT_CPU_KERNEL("graph_train_convolution_filter_grad", FilterGradientKernel, GT_IS_FLOAT("x"));
-GT_CPU_KERNEL("graph_train_statistics", StatisticsKernel, GT_IS_FLOAT("x"));
-GT_CPU_KERNEL("graph_train_normalise", NormaliseKernel, GT_IS_FLOAT("x"));
-GT_CPU_KERNEL("graph_train_normalise_sums", NormaliseSumsKernel, GT_IS_FLOAT("x"));
-GT_CPU_KERNEL("graph_train_normalise_grad", NormaliseGradientKernel, GT_IS_FLOAT("x"));
+#define GT_ACTIVATION_KERNEL(op, kernel)                 \
+  GT_CPU_KERNEL(op, kernel<float>, GT_IS_FLOAT("x"));    \
+  GT_CPU_KERNEL(op, kernel<Bfloat16>, GT_IS_BFLOAT16("x"))
+
+GT_ACTIVATION_KERNEL("graph_train_convolution", ConvolutionKernel);
+GT_ACTIVATION_KERNEL("graph_train_convolution_data_grad", DataGradientKernel);
+GT_ACTIVATION_KERNEL("graph_train_convolution_filter_grad", FilterGradientKernel);
+GT_ACTIVATION_KERNEL("graph_train_statistics", StatisticsKernel);
+GT_ACTIVATION_KERNEL("graph_train_normalise", NormaliseKernel);
+GT_ACTIVATION_KERNEL("graph_train_normalise_sums", NormaliseSumsKernel);
+GT_ACTIVATION_KERNEL("graph_train_normalise_grad", NormaliseGradientKernel);
 
 }  // namespace
 

@@ -40,6 +40,7 @@
 #define GT_INLINE inline __attribute__((always_inline))
 
 #define GT_IS_FLOAT(arg) (oneflow::user_op::HobDataType(arg, 0) == oneflow::DataType::kFloat)
+#define GT_IS_BFLOAT16(arg) (oneflow::user_op::HobDataType(arg, 0) == oneflow::DataType::kBFloat16)
 #define GT_IS_DOUBLE(arg) (oneflow::user_op::HobDataType(arg, 0) == oneflow::DataType::kDouble)
 
 // Registers `kernel` for CPU tensors that fulfil `condition`, ahead of OneFlow's own kernels.
@@ -56,6 +57,11 @@ namespace user_op = oneflow::user_op;
 // Threads that kernels may use; OMP_NUM_THREADS or the cores of the affinity mask.
 int num_threads();
 
+// The core that the calling thread is on; negative where the system does not say.
+int current_core();
+// Lets the calling thread, one that helps another, no longer run on `core` if that is where it is.
+void leave_core(int core);
+
 // Calls body(begin, end) on disjoint ranges that cover [0, count), on several threads when the work is worth it.
 // The split depends on count, grain and the number of threads alone: results are the same bits in every run.
 // `grain` is the least number of items one thread should get.
@@ -66,8 +72,12 @@ void parallel_for(int64_t count, int64_t grain, const Body& body) {
     if (count > 0) body(int64_t{0}, count);
     return;
   }
+  const int callers_core = current_core();
 #pragma omp parallel for num_threads(parts) schedule(static, 1)
-  for (int64_t part = 0; part < parts; ++part) body(count * part / parts, count * (part + 1) / parts);
+  for (int64_t part = 0; part < parts; ++part) {
+    if (part > 0) leave_core(callers_core);
+    body(count * part / parts, count * (part + 1) / parts);
+  }
 }
 
 }  // namespace graph_train

@@ -1,4 +1,4 @@
-// OneFlow's ops concat and split_like for float: copies of row pieces, shared among the threads.
+// OneFlow's ops concat and split_like for float and Bfloat16: copies of row pieces, shared among the threads.
 #include <cstring>
 #include <vector>
 
@@ -47,6 +47,8 @@ void for_pieces(const Pieces& p, const Copy& copy) {
   });
 }
 
+int64_t bytes_of(const user_op::Tensor* tensor) { return oneflow::GetSizeOfDataType(tensor->data_type()); }
+
 int64_t axis_of(const user_op::KernelComputeContext* ctx) { return ctx->Attr<int64_t>("axis"); }
 
 class ConcatKernel final : public user_op::OpKernel {
@@ -56,11 +58,13 @@ class ConcatKernel final : public user_op::OpKernel {
     std::vector<const user_op::Tensor*> inputs;
     for (const auto& input : ctx->inputs()) inputs.push_back(ctx->Tensor4ArgNameAndIndex(input.first, input.second));
     const Pieces p = pieces_of(inputs, axis_of(ctx));
-    std::vector<const float*> sources;
-    for (const auto* input : inputs) sources.push_back(input->dptr<float>());
-    float* out = ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<float>();
+    std::vector<const char*> sources;
+    for (const auto* input : inputs) sources.push_back(input->dptr<char>());
+    auto* joined_tensor = ctx->Tensor4ArgNameAndIndex("out", 0);
+    char* out = joined_tensor->mut_dptr<char>();
+    const int64_t bytes = bytes_of(joined_tensor);
     for_pieces(p, [&](size_t i, int64_t own, int64_t joined, int64_t count) {
-      std::memcpy(out + joined, sources[i] + own, count * sizeof(float));
+      std::memcpy(out + joined * bytes, sources[i] + own * bytes, count * bytes);
     });
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
@@ -71,16 +75,18 @@ class SplitLikeKernel final : public user_op::OpKernel {
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
     std::vector<const user_op::Tensor*> outputs;
-    std::vector<float*> targets;
+    std::vector<char*> targets;
     for (const auto& output : ctx->outputs()) {
       auto* tensor = ctx->Tensor4ArgNameAndIndex(output.first, output.second);
       outputs.push_back(tensor);
-      targets.push_back(tensor->mut_dptr<float>());
+      targets.push_back(tensor->mut_dptr<char>());
     }
     const Pieces p = pieces_of(outputs, axis_of(ctx));
-    const float* in = ctx->Tensor4ArgNameAndIndex("in", 0)->dptr<float>();
+    const auto* joined_tensor = ctx->Tensor4ArgNameAndIndex("in", 0);
+    const char* in = joined_tensor->dptr<char>();
+    const int64_t bytes = bytes_of(joined_tensor);
     for_pieces(p, [&](size_t i, int64_t own, int64_t joined, int64_t count) {
-      std::memcpy(targets[i] + own, in + joined, count * sizeof(float));
+      std::memcpy(targets[i] + own * bytes, in + joined * bytes, count * bytes);
     });
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
@@ -93,8 +99,9 @@ auto is_static(const std::string& arg) {
   });
 }
 
-GT_CPU_KERNEL("concat", ConcatKernel, GT_IS_FLOAT("out") && is_static("out"));
-GT_CPU_KERNEL("split_like", SplitLikeKernel, GT_IS_FLOAT("out") && is_static("in"));
+const auto kCopied = GT_IS_FLOAT("out") || GT_IS_BFLOAT16("out");
+GT_CPU_KERNEL("concat", ConcatKernel, kCopied && is_static("out"));
+GT_CPU_KERNEL("split_like", SplitLikeKernel, kCopied && is_static("in"));
 
 }  // namespace
 

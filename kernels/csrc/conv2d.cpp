@@ -43,6 +43,7 @@ ConvolutionShape shape_of(const user_op::KernelComputeContext* ctx, const ShapeV
   s.groups = ctx->Attr<int32_t>("groups");
   s.channels_last = last;
   s.weights_channels_last = last;
+  s.bfloat16_activations = 0;
   return s;
 }
 

@@ -29,6 +29,7 @@ struct Layouts {
 Layouts outer_layouts(const ConvolutionShape& s) {
   using tag = memory::format_tag;
   const auto type = memory::data_type::f32;
+  const auto activation_type = s.bfloat16_activations ? memory::data_type::bf16 : type;
   const auto activations = s.channels_last ? tag::nhwc : tag::nchw;
   const memory::dims x{s.batch, s.in_channels, s.in_height, s.in_width};
   const memory::dims y{s.batch, s.out_channels, s.out_height, s.out_width};
@@ -40,23 +41,26 @@ Layouts outer_layouts(const ConvolutionShape& s) {
     const memory::dims dims{s.groups, s.out_channels / s.groups, s.in_channels / s.groups, s.kernel_height, s.kernel_width};
     weights = memory::desc(dims, type, s.weights_channels_last ? tag::gohwi : tag::goihw);
   }
-  return {memory::desc(x, type, activations), weights, memory::desc(y, type, activations)};
+  return {memory::desc(x, activation_type, activations), weights, memory::desc(y, activation_type, activations)};
 }
 
 // Layouts to ask oneDNN for: its own choice for weights and for channels-first activations, which it cannot use as they
 // are; channels-last activations are used in place. In bf16 mode the factors become bfloat16 on the way.
 Layouts wanted_layouts(ConvolutionPass pass, const ConvolutionShape& s, const Layouts& outer) {
-  const auto factor = bf16_allowed() ? memory::data_type::bf16 : memory::data_type::f32;
-  const auto type_of = [&](ConvolutionPass result) { return pass == result ? memory::data_type::f32 : factor; };
+  const bool rounds = s.bfloat16_activations || bf16_allowed();
+  const auto factor = rounds ? memory::data_type::bf16 : memory::data_type::f32;
+  const auto type_of = [&](const memory::desc& like, ConvolutionPass result) {
+    return pass == result ? like.get_data_type() : factor;
+  };
   const auto any = [](const memory::desc& like, memory::data_type type) {
     return memory::desc(like.get_dims(), type, memory::format_tag::any);
   };
   const auto activations = [&](const memory::desc& like, memory::data_type type) {
     return s.channels_last ? memory::desc(like.get_dims(), type, memory::format_tag::nhwc) : any(like, type);
   };
-  return {activations(outer.x, type_of(ConvolutionPass::kDataGradient)),
-          any(outer.weights, type_of(ConvolutionPass::kFilterGradient)),
-          activations(outer.y, type_of(ConvolutionPass::kForward))};
+  return {activations(outer.x, type_of(outer.x, ConvolutionPass::kDataGradient)),
+          any(outer.weights, type_of(outer.weights, ConvolutionPass::kFilterGradient)),
+          activations(outer.y, type_of(outer.y, ConvolutionPass::kForward))};
 }
 
 int64_t missing_after(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t before) {
@@ -138,12 +142,14 @@ const Convolution& cached_convolution(ConvolutionPass pass, const ConvolutionSha
 
 }  // namespace
 
-void convolve(ConvolutionPass pass, const ConvolutionShape& shape, float* x, float* weights, float* y) {
-  if (is_pointwise(pass, shape) && !bf16_allowed()) return convolve_pointwise(pass, shape, x, weights, y);
+void convolve(ConvolutionPass pass, const ConvolutionShape& shape, void* x, float* weights, void* y) {
+  if (is_pointwise(pass, shape) && !shape.bfloat16_activations && !bf16_allowed()) {
+    return convolve_pointwise(pass, shape, static_cast<float*>(x), weights, static_cast<float*>(y));
+  }
   const std::lock_guard<std::mutex> lock(dnnl_mutex());
   try {
     const Convolution& convolution = cached_convolution(pass, shape);
-    const std::array<float*, 3> data{x, weights, y};
+    const std::array<void*, 3> data{x, weights, y};
     std::unordered_map<int, memory> arguments;
     for (size_t i = 0; i < data.size(); ++i) {
       arguments[convolution.names[i]] = convolution.arguments[i].prepare(data[i]);

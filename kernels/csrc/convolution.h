@@ -9,8 +9,8 @@ namespace graph_train {
 
 enum class ConvolutionPass : int64_t { kForward, kDataGradient, kFilterGradient };
 
-// Sizes of one convolution of float tensors. Activations are (N, C, H, W), or (N, H, W, C) with `channels_last`; weights
-// are (O, C / groups, KH, KW), or (O, KH, KW, C / groups) with `weights_channels_last`.
+// Sizes of one convolution. Activations are (N, C, H, W), or (N, H, W, C) with `channels_last`; weights
+// are float, (O, C / groups, KH, KW), or (O, KH, KW, C / groups) with `weights_channels_last`.
 struct ConvolutionShape {
   int64_t batch, in_channels, in_height, in_width;
   int64_t out_channels, out_height, out_width;
@@ -20,12 +20,13 @@ struct ConvolutionShape {
   int64_t dilation_height, dilation_width;
   int64_t groups;
   int64_t channels_last, weights_channels_last;
+  int64_t bfloat16_activations;  // else they are float
 };
 
 // forward:         x, weights -> y;  data gradient: y, weights -> x;  filter gradient: x, y -> weights
 // (the pointer on the right of the arrow is written, where x and y are the gradients of the same name).
 // Primitives are made once per shape; calls from several threads take turns.
-void convolve(ConvolutionPass pass, const ConvolutionShape& shape, float* x, float* weights, float* y);
+void convolve(ConvolutionPass pass, const ConvolutionShape& shape, void* x, float* weights, void* y);
 
 }  // namespace graph_train
 

@@ -1,6 +1,7 @@
 #include "normalisation.h"
 
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "common.h"
@@ -11,6 +12,10 @@ namespace graph_train {
 namespace {
 
 constexpr int64_t kNumbersPerThread = 1 << 13;
+
+// Planes of Bfloat16 do not occur: those activations are channels-last.
+template<typename T>
+constexpr bool kHasPlanes = std::is_same_v<T, float>;
 
 int64_t rows_per_thread(const NormalisedShape& s) { return std::max<int64_t>(1, kNumbersPerThread / s.channels); }
 int64_t planes_per_thread(const NormalisedShape& s) { return std::max<int64_t>(1, kNumbersPerThread / s.count()); }
@@ -72,18 +77,19 @@ std::vector<float> gains(const NormalisedShape& s, const float* inv_deviation, c
 
 }  // namespace
 
-void batch_moments(const NormalisedShape& s, const float* x, float* mean, float* variance) {
+template<typename T>
+void batch_moments(const NormalisedShape& s, const T* x, float* mean, float* variance) {
   // Sums are taken about a value of the data: squares about zero would lose the variance of a far mean.
   std::vector<float> shift(s.channels);
-  for (int64_t c = 0; c < s.channels; ++c) shift[c] = x[s.channels_last ? c : c * s.area];
-  const auto& kernels = vector_kernels();
+  for (int64_t c = 0; c < s.channels; ++c) shift[c] = to_float(x[s.channels_last ? c : c * s.area]);
+  const auto& on = vector_kernels();
   const ChannelSums sums = channel_sums(
       s,
       [&](int64_t c, int64_t offset, double* sum, double* square) {
-        kernels.plane_moments(x + offset, s.area, shift[c], sum, square);
+        if constexpr (kHasPlanes<T>) on.planes.moments(x + offset, s.area, shift[c], sum, square);
       },
       [&](int64_t offset, int64_t rows, double* first, double* second) {
-        kernels.row_moments(x + offset, rows, s.channels, shift.data(), first, second);
+        on.rows<T>().moments(x + offset, rows, s.channels, shift.data(), first, second);
       });
   for (int64_t c = 0; c < s.channels; ++c) {
     const double offset = sums.first[c] / s.count();
@@ -106,34 +112,40 @@ void inverse_deviation(const float* variance, float epsilon, int64_t channels, f
   for (int64_t c = 0; c < channels; ++c) out[c] = 1.0f / std::sqrt(variance[c] + epsilon);
 }
 
-void normalise(const NormalisedShape& s, const float* x, const float* mean, const float* inv_deviation,
-               const float* gamma, const float* beta, bool silu, float* y) {
+template<typename T>
+void normalise(const NormalisedShape& s, const T* x, const float* mean, const float* inv_deviation,
+               const float* gamma, const float* beta, bool silu, T* y) {
   const std::vector<float> gain = gains(s, inv_deviation, gamma);
-  const auto& kernels = vector_kernels();
+  const auto& on = vector_kernels();
   const ChannelAffine affine{mean, gain.data(), beta};
   for_each_part(
       s,
       [&](int64_t c, int64_t offset) {
-        kernels.plane_normalise(x + offset, y + offset, s.area, mean[c], gain[c], beta[c], silu);
+        if constexpr (kHasPlanes<T>) {
+          on.planes.normalise(x + offset, y + offset, s.area, mean[c], gain[c], beta[c], silu);
+        }
       },
       [&](int64_t offset, int64_t rows) {
-        kernels.row_normalise(x + offset, y + offset, rows, s.channels, affine, silu);
+        on.rows<T>().normalise(x + offset, y + offset, rows, s.channels, affine, silu);
       });
 }
 
-void normalisation_sums(const NormalisedShape& s, const float* x, const float* dy, const float* mean,
+template<typename T>
+void normalisation_sums(const NormalisedShape& s, const T* x, const T* dy, const float* mean,
                         const float* inv_deviation, const float* gamma, const float* beta, bool silu, float* beta_diff,
                         float* gamma_diff) {
   const std::vector<float> gain = gains(s, inv_deviation, gamma);
-  const auto& kernels = vector_kernels();
+  const auto& on = vector_kernels();
   const ChannelAffine affine{mean, gain.data(), beta};
   const ChannelSums sums = channel_sums(
       s,
       [&](int64_t c, int64_t offset, double* sum, double* product) {
-        kernels.plane_gradient_sums(x + offset, dy + offset, s.area, mean[c], gain[c], beta[c], silu, sum, product);
+        if constexpr (kHasPlanes<T>) {
+          on.planes.gradient_sums(x + offset, dy + offset, s.area, mean[c], gain[c], beta[c], silu, sum, product);
+        }
       },
       [&](int64_t offset, int64_t rows, double* first, double* second) {
-        kernels.row_gradient_sums(x + offset, dy + offset, rows, s.channels, affine, silu, first, second);
+        on.rows<T>().gradient_sums(x + offset, dy + offset, rows, s.channels, affine, silu, first, second);
       });
   for (int64_t c = 0; c < s.channels; ++c) {
     beta_diff[c] = static_cast<float>(sums.first[c]);
@@ -141,25 +153,40 @@ void normalisation_sums(const NormalisedShape& s, const float* x, const float* d
   }
 }
 
-void normalisation_gradient(const NormalisedShape& s, const float* x, const float* dy, const float* mean,
+template<typename T>
+void normalisation_gradient(const NormalisedShape& s, const T* x, const T* dy, const float* mean,
                             const float* inv_deviation, const float* gamma, const float* beta, const float* beta_diff,
-                            const float* gamma_diff, bool silu, float* dx) {
+                            const float* gamma_diff, bool silu, T* dx) {
   const std::vector<float> gain = gains(s, inv_deviation, gamma);
   std::vector<float> offset(s.channels), slope(s.channels);
   for (int64_t c = 0; c < s.channels; ++c) {
     offset[c] = beta_diff[c] / s.count();
     slope[c] = gamma_diff[c] * inv_deviation[c] / s.count();
   }
-  const auto& kernels = vector_kernels();
+  const auto& on = vector_kernels();
   const ChannelAffine affine{mean, gain.data(), beta};
   for_each_part(
       s,
       [&](int64_t c, int64_t at) {
-        kernels.plane_gradient(x + at, dy + at, dx + at, s.area, mean[c], gain[c], beta[c], offset[c], slope[c], silu);
+        if constexpr (kHasPlanes<T>) {
+          on.planes.gradient(x + at, dy + at, dx + at, s.area, mean[c], gain[c], beta[c], offset[c], slope[c], silu);
+        }
       },
       [&](int64_t at, int64_t rows) {
-        kernels.row_gradient(x + at, dy + at, dx + at, rows, s.channels, affine, offset.data(), slope.data(), silu);
+        on.rows<T>().gradient(x + at, dy + at, dx + at, rows, s.channels, affine, offset.data(), slope.data(), silu);
       });
 }
+
+#define GT_INSTANTIATE(T)                                                                                                 \
+  template void batch_moments(const NormalisedShape&, const T*, float*, float*);                                          \
+  template void normalise(const NormalisedShape&, const T*, const float*, const float*, const float*, const float*, bool, \
+                          T*);                                                                                            \
+  template void normalisation_sums(const NormalisedShape&, const T*, const T*, const float*, const float*, const float*,  \
+                                   const float*, bool, float*, float*);                                                   \
+  template void normalisation_gradient(const NormalisedShape&, const T*, const T*, const float*, const float*,            \
+                                       const float*, const float*, const float*, const float*, bool, T*);
+
+GT_INSTANTIATE(float)
+GT_INSTANTIATE(Bfloat16)
 
 }  // namespace graph_train

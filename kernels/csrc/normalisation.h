@@ -1,4 +1,5 @@
-// Batch normalisation of float activations in both layouts, with an optional SiLU behind it.
+// Batch normalisation of activations in both layouts, with an optional SiLU behind it. T is float, or with channels last
+// also Bfloat16; all that belongs to channels is float.
 #ifndef GRAPH_TRAIN_KERNELS_NORMALISATION_H_
 #define GRAPH_TRAIN_KERNELS_NORMALISATION_H_
 
@@ -14,25 +15,29 @@ struct NormalisedShape {
 };
 
 // Mean and biased variance per channel.
-void batch_moments(const NormalisedShape& shape, const float* x, float* mean, float* variance);
+template<typename T>
+void batch_moments(const NormalisedShape& shape, const T* x, float* mean, float* variance);
 
 // moving = momentum * moving + (1 - momentum) * value, with the unbiased variance; momentum as OneFlow counts it.
 void update_moving(const NormalisedShape& shape, const float* mean, const float* variance, float momentum,
                    float* moving_mean, float* moving_variance);
 
 // y = (x - mean) * inv_deviation * gamma + beta, then SiLU when `silu`.
-void normalise(const NormalisedShape& shape, const float* x, const float* mean, const float* inv_deviation,
-               const float* gamma, const float* beta, bool silu, float* y);
+template<typename T>
+void normalise(const NormalisedShape& shape, const T* x, const float* mean, const float* inv_deviation,
+               const float* gamma, const float* beta, bool silu, T* y);
 
 // Gradients of beta and gamma.
-void normalisation_sums(const NormalisedShape& shape, const float* x, const float* dy, const float* mean,
+template<typename T>
+void normalisation_sums(const NormalisedShape& shape, const T* x, const T* dy, const float* mean,
                         const float* inv_deviation, const float* gamma, const float* beta, bool silu, float* beta_diff,
                         float* gamma_diff);
 
 // Gradient of x, from the sums above.
-void normalisation_gradient(const NormalisedShape& shape, const float* x, const float* dy, const float* mean,
+template<typename T>
+void normalisation_gradient(const NormalisedShape& shape, const T* x, const T* dy, const float* mean,
                             const float* inv_deviation, const float* gamma, const float* beta, const float* beta_diff,
-                            const float* gamma_diff, bool silu, float* dx);
+                            const float* gamma_diff, bool silu, T* dx);
 
 // 1 / sqrt(variance + epsilon) per channel.
 void inverse_deviation(const float* variance, float epsilon, int64_t channels, float* out);

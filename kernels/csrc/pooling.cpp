@@ -1,4 +1,5 @@
-// OneFlow's ops max_pool_2d, upsample_nearest_2d and their gradients for float, and a channels-last magnification of our own.
+// OneFlow's ops max_pool_2d, upsample_nearest_2d and their gradients for float, and a channels-last magnification of
+// our own, for float and Bfloat16.
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -6,6 +7,7 @@
 
 #include "attributes.h"
 #include "common.h"
+#include "vector_kernels.h"
 
 namespace graph_train {
 
@@ -149,7 +151,8 @@ struct Magnification {
   int64_t planes, rows, columns, step, row_factor, column_factor;
 };
 
-GT_VECTOR void repeat_cells(const float* x, float* y, int64_t columns, int64_t step, int64_t factor) {
+template<typename T>
+GT_INLINE void repeat_cells_of(const T* x, T* y, int64_t columns, int64_t step, int64_t factor) {
   if (step == 1 && factor == 2) {
     for (int64_t c = 0; c < columns; ++c) y[2 * c] = y[2 * c + 1] = x[c];
     return;
@@ -161,22 +164,31 @@ GT_VECTOR void repeat_cells(const float* x, float* y, int64_t columns, int64_t s
   }
 }
 
-GT_VECTOR void sum_cells(const float* dy, float* dx, int64_t columns, int64_t step, int64_t factor) {
+GT_VECTOR void repeat_cells(const float* x, float* y, int64_t columns, int64_t step, int64_t factor) {
+  repeat_cells_of(x, y, columns, step, factor);
+}
+
+GT_VECTOR void repeat_cells(const Bfloat16* x, Bfloat16* y, int64_t columns, int64_t step, int64_t factor) {
+  repeat_cells_of(x, y, columns, step, factor);
+}
+
+GT_VECTOR void sum_cells(const float* dy, float* sums, int64_t columns, int64_t step, int64_t factor) {
   for (int64_t c = 0; c < columns; ++c) {
     for (int64_t f = 0; f < factor; ++f) {
-      for (int64_t s = 0; s < step; ++s) dx[c * step + s] += dy[(c * factor + f) * step + s];
+      for (int64_t s = 0; s < step; ++s) sums[c * step + s] += dy[(c * factor + f) * step + s];
     }
   }
 }
 
-void magnify(const Magnification& m, const float* x, float* y) {
+template<typename T>
+void magnify(const Magnification& m, const T* x, T* y) {
   const int64_t in_row = m.columns * m.step;
   const int64_t out_row = in_row * m.column_factor;
   parallel_for(m.planes * m.rows, std::max<int64_t>(1, 4096 / in_row), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      float* out = y + r * m.row_factor * out_row;
+      T* out = y + r * m.row_factor * out_row;
       repeat_cells(x + r * in_row, out, m.columns, m.step, m.column_factor);
-      for (int64_t copy = 1; copy < m.row_factor; ++copy) std::memcpy(out + copy * out_row, out, out_row * sizeof(float));
+      for (int64_t copy = 1; copy < m.row_factor; ++copy) std::memcpy(out + copy * out_row, out, out_row * sizeof(T));
     }
   });
 }
@@ -194,6 +206,23 @@ void gather_gradient(const Magnification& m, const float* dy, float* dx) {
   });
 }
 
+// Sums are float and rounded once.
+void gather_gradient(const Magnification& m, const Bfloat16* dy, Bfloat16* dx) {
+  const int64_t in_row = m.columns * m.step;
+  const int64_t out_row = in_row * m.column_factor;
+  parallel_for(m.planes * m.rows, std::max<int64_t>(1, 4096 / in_row), [&](int64_t begin, int64_t end) {
+    std::vector<float> gradient(out_row), sums(in_row);
+    for (int64_t r = begin; r < end; ++r) {
+      std::fill(sums.begin(), sums.end(), 0.0f);
+      for (int64_t copy = 0; copy < m.row_factor; ++copy) {
+        vector_kernels().widen(dy + (r * m.row_factor + copy) * out_row, gradient.data(), out_row);
+        sum_cells(gradient.data(), sums.data(), m.columns, m.step, m.column_factor);
+      }
+      vector_kernels().round(sums.data(), dx + r * in_row, in_row);
+    }
+  });
+}
+
 Magnification channels_first(const oneflow::ShapeView& small, const oneflow::ShapeView& large) {
   return {small.At(0) * small.At(1), small.At(2), small.At(3), 1, large.At(2) / small.At(2), large.At(3) / small.At(3)};
 }
@@ -204,7 +233,7 @@ Magnification channels_last(const oneflow::ShapeView& small, const oneflow::Shap
 
 using Layout = Magnification (*)(const oneflow::ShapeView&, const oneflow::ShapeView&);
 
-template<Layout layout>
+template<Layout layout, typename T = float>
 class MagnifyKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
@@ -212,12 +241,13 @@ class MagnifyKernel final : public user_op::OpKernel {
     const bool own = layout == channels_last;
     const auto* x = ctx->Tensor4ArgNameAndIndex(own ? "in" : "x", 0);
     auto* y = ctx->Tensor4ArgNameAndIndex(own ? "out" : "y", 0);
-    magnify(layout(x->shape_view(), y->shape_view()), x->dptr<float>(), y->mut_dptr<float>());
+    magnify(layout(x->shape_view(), y->shape_view()), static_cast<const T*>(x->dptr<void>()),
+            static_cast<T*>(y->mut_dptr<void>()));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-template<Layout layout>
+template<Layout layout, typename T = float>
 class MagnifyGradKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
@@ -225,7 +255,8 @@ class MagnifyGradKernel final : public user_op::OpKernel {
     const bool own = layout == channels_last;
     const auto* dy = ctx->Tensor4ArgNameAndIndex(own ? "in" : "dy", 0);
     auto* dx = ctx->Tensor4ArgNameAndIndex(own ? "out" : "dx", 0);
-    gather_gradient(layout(dx->shape_view(), dy->shape_view()), dy->dptr<float>(), dx->mut_dptr<float>());
+    gather_gradient(layout(dx->shape_view(), dy->shape_view()), static_cast<const T*>(dy->dptr<void>()),
+                    static_cast<T*>(dx->mut_dptr<void>()));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
@@ -287,8 +318,12 @@ REGISTER_NO_GRAD_USER_OP("graph_train_magnify_grad")
     .SetGetSbpFn(split_images_or_channels)
     .SetDataTypeInferFn(infer_dtype);
 
+using MagnifyBfloat16 = MagnifyKernel<channels_last, Bfloat16>;
+using MagnifyGradBfloat16 = MagnifyGradKernel<channels_last, Bfloat16>;
 GT_CPU_KERNEL("graph_train_magnify", MagnifyKernel<channels_last>, GT_IS_FLOAT("in"));
+GT_CPU_KERNEL("graph_train_magnify", MagnifyBfloat16, GT_IS_BFLOAT16("in"));
 GT_CPU_KERNEL("graph_train_magnify_grad", MagnifyGradKernel<channels_last>, GT_IS_FLOAT("in"));
+GT_CPU_KERNEL("graph_train_magnify_grad", MagnifyGradBfloat16, GT_IS_BFLOAT16("in"));
 
 }  // namespace
 

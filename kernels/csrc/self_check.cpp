@@ -1,15 +1,7 @@
-// The smallest new op, used by the tests of the build; also the number of threads.
-#include <omp.h>
-#include <sched.h>
-
+// The smallest new op, used by the tests of the build.
 #include "common.h"
 
 namespace graph_train {
-
-int num_threads() {
-  static const int threads = std::max(1, omp_get_max_threads());
-  return threads;
-}
 
 namespace {
 

@@ -1,12 +1,15 @@
 // Inner loops, compiled once for each instruction set (vector_kernels.vec.cpp) and chosen when the library is loaded.
 //
-// All pointers are to float arrays without alignment; sums go to double so that long ones stay accurate. "Rows" are
-// channels-last pixels: `rows` times `channels` numbers. Statistics are those of one call's range: callers add the
-// ranges of several threads in a fixed order.
+// No pointer needs alignment; sums go to double so that long ones stay accurate. "Rows" are channels-last pixels: `rows`
+// times `channels` numbers, float or Bfloat16; arithmetic is in float for both. Statistics are those of one call's range:
+// callers add the ranges of several threads in a fixed order.
 #ifndef GRAPH_TRAIN_KERNELS_VECTOR_KERNELS_H_
 #define GRAPH_TRAIN_KERNELS_VECTOR_KERNELS_H_
 
 #include <cstdint>
+#include <type_traits>
+
+#include "bfloat16.h"
 
 namespace graph_train {
 
@@ -17,32 +20,51 @@ struct ChannelAffine {
   const float* bias;
 };
 
+// On activations of type T. With dz the gradient before the optional SiLU, normalisation's own is
+// dx = (dz - offset - (x - mean) * slope) * gain.
+template<typename T>
+struct RowKernels {
+  void (*add)(const T* a, const T* b, T* out, int64_t n);
+  // Per channel, sums of (x - shift) and its square are added to sums[c] and squares[c].
+  void (*moments)(const T* x, int64_t rows, int64_t channels, const float* shift, double* sums, double* squares);
+  // (x - mean) * gain + bias, followed by SiLU when `silu`.
+  void (*normalise)(const T* x, T* y, int64_t rows, int64_t channels, ChannelAffine affine, bool silu);
+  // Sums of dz and of dz * (x - mean).
+  void (*gradient_sums)(const T* x, const T* dy, int64_t rows, int64_t channels, ChannelAffine affine, bool silu,
+                        double* sums, double* products);
+  void (*gradient)(const T* x, const T* dy, T* dx, int64_t rows, int64_t channels, ChannelAffine affine,
+                   const float* offset, const float* slope, bool silu);
+};
+
+// On single planes of float numbers; otherwise as above.
+struct PlaneKernels {
+  void (*moments)(const float* x, int64_t n, float shift, double* sum, double* square);
+  void (*normalise)(const float* x, float* y, int64_t n, float mean, float gain, float bias, bool silu);
+  void (*gradient_sums)(const float* x, const float* dy, int64_t n, float mean, float gain, float bias, bool silu,
+                        double* sum, double* product);
+  void (*gradient)(const float* x, const float* dy, float* dx, int64_t n, float mean, float gain, float bias,
+                   float offset, float slope, bool silu);
+};
+
 struct VectorKernels {
   void (*silu)(const float* x, float* y, int64_t n);
   void (*silu_grad)(const float* x, const float* dy, float* dx, int64_t n);
   void (*sigmoid)(const float* x, float* y, int64_t n);
   void (*sigmoid_grad)(const float* y, const float* dy, float* dx, int64_t n);
-  void (*add)(const float* a, const float* b, float* out, int64_t n);
+  void (*round)(const float* x, Bfloat16* y, int64_t n);
+  void (*widen)(const Bfloat16* x, float* y, int64_t n);
+  PlaneKernels planes;
+  RowKernels<float> float_rows;
+  RowKernels<Bfloat16> bfloat16_rows;
 
-  // Sums of (x - shift) and its square: over one plane, and per channel over rows (sums[c], squares[c] are added to).
-  void (*plane_moments)(const float* x, int64_t n, float shift, double* sum, double* square);
-  void (*row_moments)(const float* x, int64_t rows, int64_t channels, const float* shift, double* sums, double* squares);
-
-  // (x - mean) * gain + bias, followed by SiLU when `silu`.
-  void (*plane_normalise)(const float* x, float* y, int64_t n, float mean, float gain, float bias, bool silu);
-  void (*row_normalise)(const float* x, float* y, int64_t rows, int64_t channels, ChannelAffine affine, bool silu);
-
-  // With dz the gradient before the optional SiLU: sums of dz and of dz * (x - mean).
-  void (*plane_gradient_sums)(const float* x, const float* dy, int64_t n, float mean, float gain, float bias, bool silu,
-                              double* sum, double* product);
-  void (*row_gradient_sums)(const float* x, const float* dy, int64_t rows, int64_t channels, ChannelAffine affine, bool silu,
-                            double* sums, double* products);
-
-  // dx = (dz - offset - (x - mean) * slope) * gain.
-  void (*plane_gradient)(const float* x, const float* dy, float* dx, int64_t n, float mean, float gain, float bias,
-                         float offset, float slope, bool silu);
-  void (*row_gradient)(const float* x, const float* dy, float* dx, int64_t rows, int64_t channels, ChannelAffine affine,
-                       const float* offset, const float* slope, bool silu);
+  template<typename T>
+  const RowKernels<T>& rows() const {
+    if constexpr (std::is_same_v<T, float>) {
+      return float_rows;
+    } else {
+      return bfloat16_rows;
+    }
+  }
 };
 
 // The table for this CPU.

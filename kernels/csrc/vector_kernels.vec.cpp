@@ -28,17 +28,41 @@ GT_FN V load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 GT_FN void store(float* p, V v) { *reinterpret_cast<Unaligned*>(p) = v; }
 GT_FN V splat(float x) { return V{} + x; }
 
+typedef uint32_t U __attribute__((vector_size(64)));
+typedef uint16_t H __attribute__((vector_size(32)));
+typedef uint16_t UnalignedH __attribute__((vector_size(32), aligned(2), may_alias));
+
+// As to_float and from_float in bfloat16.h, which say what is rounded how.
+GT_FN V load(const Bfloat16* p) {
+  const H halves = *reinterpret_cast<const UnalignedH*>(p);
+  return (V)(__builtin_convertvector(halves, U) << 16);
+}
+GT_FN void store(Bfloat16* p, V v) {
+  const U bits = (U)v;
+  U rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  rounded = v != v ? U{} + 0x7FC0 : rounded;
+  *reinterpret_cast<UnalignedH*>(p) = __builtin_convertvector(rounded, H);
+}
+
 // The first k lanes, zeros behind; k < 16.
-GT_FN V load_part(const float* p, int64_t k) {
+template<typename T>
+GT_FN V load_part(const T* p, int64_t k) {
   V v{};
-  for (int64_t i = 0; i < k; ++i) v[i] = p[i];
+  for (int64_t i = 0; i < k; ++i) v[i] = to_float(p[i]);
   return v;
 }
-GT_FN void store_part(float* p, V v, int64_t k) {
-  for (int64_t i = 0; i < k; ++i) p[i] = v[i];
+template<typename T>
+GT_FN void store_part(T* p, V v, int64_t k) {
+  for (int64_t i = 0; i < k; ++i) p[i] = from_float<T>(v[i]);
 }
-GT_FN V load_k(const float* p, int64_t k) { return k == kLanes ? load(p) : load_part(p, k); }
-GT_FN void store_k(float* p, V v, int64_t k) { k == kLanes ? store(p, v) : store_part(p, v, k); }
+template<typename T>
+GT_FN V load_k(const T* p, int64_t k) {
+  return k == kLanes ? load(p) : load_part(p, k);
+}
+template<typename T>
+GT_FN void store_k(T* p, V v, int64_t k) {
+  k == kLanes ? store(p, v) : store_part(p, v, k);
+}
 
 // exp for |x| up to 87; beyond, the value at the border (1e38 or 1e-38). Relative error below 2e-7.
 // x = n ln 2 + r with |r| <= ln(2) / 2, then the Taylor series to r^7 and 2^n through the exponent's bits.
@@ -116,7 +140,13 @@ void sigmoid_grad(const float* y, const float* dy, float* dx, int64_t n) {
   });
 }
 
-void add(const float* a, const float* b, float* out, int64_t n) {
+template<typename From, typename To>
+void convert(const From* x, To* y, int64_t n) {
+  for_lanes(n, [=](int64_t i, int64_t k) __attribute__((always_inline)) { store_k(y + i, load_k(x + i, k), k); });
+}
+
+template<typename T>
+void add(const T* a, const T* b, T* out, int64_t n) {
   for_lanes(n, [=](int64_t i, int64_t k) __attribute__((always_inline)) {
     store_k(out + i, load_k(a + i, k) + load_k(b + i, k), k);
   });
@@ -174,8 +204,9 @@ void plane_moments(const float* x, int64_t n, float shift, double* sum, double* 
       sum, square);
 }
 
+template<typename T>
 struct RowMoments {
-  const float* x;
+  const T* x;
   const float* shift;
   GT_FN_MEMBER V prepare(int64_t c, int64_t k) const { return load_k(shift + c, k); }
   GT_FN_MEMBER void add(V shifts, int64_t at, int64_t k, V* a, V* b) const {
@@ -185,8 +216,9 @@ struct RowMoments {
   }
 };
 
-void row_moments(const float* x, int64_t rows, int64_t channels, const float* shift, double* sums, double* squares) {
-  row_sums(rows, channels, RowMoments{x, shift}, sums, squares);
+template<typename T>
+void row_moments(const T* x, int64_t rows, int64_t channels, const float* shift, double* sums, double* squares) {
+  row_sums(rows, channels, RowMoments<T>{x, shift}, sums, squares);
 }
 
 template<bool kSilu>
@@ -213,15 +245,16 @@ GT_FN void for_rows(int64_t rows, int64_t channels, const Body& body) {
   }
 }
 
-template<bool kSilu>
-void row_normalise_as(const float* x, float* y, int64_t rows, int64_t channels, ChannelAffine affine) {
+template<bool kSilu, typename T>
+void row_normalise_as(const T* x, T* y, int64_t rows, int64_t channels, ChannelAffine affine) {
   for_rows(rows, channels, [=](int64_t at, int64_t c, int64_t k) __attribute__((always_inline)) {
     const V centred = load_k(x + at, k) - load_k(affine.mean + c, k);
     store_k(y + at, activated<kSilu>(centred * load_k(affine.gain + c, k) + load_k(affine.bias + c, k)), k);
   });
 }
 
-void row_normalise(const float* x, float* y, int64_t rows, int64_t channels, ChannelAffine affine, bool silu) {
+template<typename T>
+void row_normalise(const T* x, T* y, int64_t rows, int64_t channels, ChannelAffine affine, bool silu) {
   silu ? row_normalise_as<true>(x, y, rows, channels, affine) : row_normalise_as<false>(x, y, rows, channels, affine);
 }
 
@@ -255,10 +288,10 @@ struct Columns {
   V mean, gain, bias;
 };
 
-template<bool kSilu>
+template<bool kSilu, typename T>
 struct RowGradientSums {
-  const float* x;
-  const float* dy;
+  const T* x;
+  const T* dy;
   ChannelAffine affine;
   GT_FN_MEMBER Columns prepare(int64_t c, int64_t k) const {
     return {load_k(affine.mean + c, k), load_k(affine.gain + c, k), load_k(affine.bias + c, k)};
@@ -271,10 +304,11 @@ struct RowGradientSums {
   }
 };
 
-void row_gradient_sums(const float* x, const float* dy, int64_t rows, int64_t channels, ChannelAffine affine, bool silu,
+template<typename T>
+void row_gradient_sums(const T* x, const T* dy, int64_t rows, int64_t channels, ChannelAffine affine, bool silu,
                        double* sums, double* products) {
-  silu ? row_sums(rows, channels, RowGradientSums<true>{x, dy, affine}, sums, products)
-       : row_sums(rows, channels, RowGradientSums<false>{x, dy, affine}, sums, products);
+  silu ? row_sums(rows, channels, RowGradientSums<true, T>{x, dy, affine}, sums, products)
+       : row_sums(rows, channels, RowGradientSums<false, T>{x, dy, affine}, sums, products);
 }
 
 template<bool kSilu>
@@ -294,8 +328,8 @@ void plane_gradient(const float* x, const float* dy, float* dx, int64_t n, float
        : plane_gradient_as<false>(x, dy, dx, n, mean, gain, bias, offset, slope);
 }
 
-template<bool kSilu>
-void row_gradient_as(const float* x, const float* dy, float* dx, int64_t rows, int64_t channels, ChannelAffine affine,
+template<bool kSilu, typename T>
+void row_gradient_as(const T* x, const T* dy, T* dx, int64_t rows, int64_t channels, ChannelAffine affine,
                      const float* offset, const float* slope) {
   for_rows(rows, channels, [=](int64_t at, int64_t c, int64_t k) __attribute__((always_inline)) {
     const V gain = load_k(affine.gain + c, k);
@@ -305,18 +339,28 @@ void row_gradient_as(const float* x, const float* dy, float* dx, int64_t rows, i
   });
 }
 
-void row_gradient(const float* x, const float* dy, float* dx, int64_t rows, int64_t channels, ChannelAffine affine,
+template<typename T>
+void row_gradient(const T* x, const T* dy, T* dx, int64_t rows, int64_t channels, ChannelAffine affine,
                   const float* offset, const float* slope, bool silu) {
   silu ? row_gradient_as<true>(x, dy, dx, rows, channels, affine, offset, slope)
        : row_gradient_as<false>(x, dy, dx, rows, channels, affine, offset, slope);
 }
 
+template<typename T>
+constexpr RowKernels<T> kRows = {add<T>, row_moments<T>, row_normalise<T>, row_gradient_sums<T>, row_gradient<T>};
+
 }  // namespace
 
 const VectorKernels GT_JOIN(vector_kernels_, GT_ISA) = {
-    silu,           silu_grad,     sigmoid,       sigmoid_grad,        add,
-    plane_moments,  row_moments,   plane_normalise, row_normalise,     plane_gradient_sums,
-    row_gradient_sums, plane_gradient, row_gradient,
+    silu,
+    silu_grad,
+    sigmoid,
+    sigmoid_grad,
+    convert<float, Bfloat16>,
+    convert<Bfloat16, float>,
+    {plane_moments, plane_normalise, plane_gradient_sums, plane_gradient},
+    kRows<float>,
+    kRows<Bfloat16>,
 };
 
 }  // namespace graph_train
