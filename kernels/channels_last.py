@@ -1,7 +1,8 @@
 """Layers on (B, H, W, C) activations on the CPU, through the plugin's own ops; weights keep YOLOv5's shapes.
 
-Activations are float32 or bfloat16, and so are their gradients; all else is float32, as are sums. Convolutions compute fastest on this layout, and BatchNorm with SiLU behind it is one pass. Each function needs the
-plugin (`kernels.plugin.is_loaded()`); the reference is what OneFlow computes on ordinary (B, C, H, W) tensors.
+Activations are float32 or bfloat16, and so are their gradients; all else is float32, as are sums. Convolutions compute
+fastest on this layout, and BatchNorm with SiLU behind it is one pass. Each function needs the plugin
+(`kernels.plugin.is_loaded()`); the reference is what OneFlow computes on ordinary (B, C, H, W) tensors.
 """
 
 from collections.abc import Sequence

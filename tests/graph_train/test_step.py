@@ -7,6 +7,7 @@ import pytest
 from graph_train.step import EagerStep, GraphStep, StepResult
 from kernels.runtime import flow
 from kernels.update import UpdateRule
+from tests.bfloat16 import computing_in_bfloat16
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
 
 STEPS = 24
@@ -47,6 +48,11 @@ def assert_graph_equals_eager(rule: UpdateRule) -> None:
 @pytest.mark.parametrize("rule", ["sgd", "adamw"])
 def test_graph_equals_eager_bit_for_bit(rule: UpdateRule) -> None:
     assert_graph_equals_eager(rule)
+
+
+def test_graph_equals_eager_in_bfloat16() -> None:
+    with computing_in_bfloat16():
+        assert_graph_equals_eager("sgd")
 
 
 def test_graph_equals_eager_without_the_plugin() -> None:

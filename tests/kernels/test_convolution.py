@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from kernels.plugin import load_plugin, set_cpu_bf16
+from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
+from tests.bfloat16 import computing_in_bfloat16
 
 _Array = npt.NDArray[np.float64]
 _FLOAT32_BOUND = 2e-6
@@ -277,12 +278,9 @@ def _has_bf16() -> bool:
 def test_bf16_rounds_factors_only_while_switched_on(name: str) -> None:
     case, arrays = CASES[name], _arrays(CASES[name])
     before = _ours(case, arrays)
-    assert set_cpu_bf16(enabled=True, where_slower_too=True)
-    try:
+    with computing_in_bfloat16():
         _assert_within(case, arrays, _BF16_BOUND)
         rounded = _ours(case, arrays)
-    finally:
-        assert not set_cpu_bf16(enabled=False)
     assert not all(np.array_equal(one, other) for one, other in zip(before, rounded, strict=True))
     for one, other in zip(before, _ours(case, arrays), strict=True):
         assert np.array_equal(one, other)

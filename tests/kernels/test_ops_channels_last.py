@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from kernels import channels_last
 from kernels.channels_last import ConvolutionGeometry
@@ -11,6 +13,8 @@ from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 
 EPS, MOMENTUM = 1e-3, 0.03
+# Of the largest value: some 25 float32 roundings, and four of bfloat16 (input, factors, gradient, output).
+FLOAT32_BOUND, BFLOAT16_BOUND = 3e-6, 4 * 2**-8
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -31,7 +35,11 @@ def leaf(values: np.ndarray) -> Tensor:
 
 
 def assert_equal_layers(
-    ours: Callable[..., Tensor], reference: Callable[..., Tensor], shapes: Sequence[Sequence[int]], seed: int = 3
+    ours: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    shapes: Sequence[Sequence[int]],
+    seed: int = 3,
+    bound: float = FLOAT32_BOUND,
 ) -> None:
     """Both layers on the same random inputs (the first is an activation), and the gradients of a weighted sum."""
     rng = np.random.default_rng(seed)
@@ -42,15 +50,38 @@ def assert_equal_layers(
     weights = rng.standard_normal(exact.shape).astype(np.float32)
     (exact * flow.tensor(weights.astype(np.float64))).sum().backward()
     (own * flow.tensor(last(weights))).sum().backward()
-    _assert_close(first(own.numpy()), exact.numpy())
-    _assert_close(first(own_leaves[0].grad.numpy()), exact_leaves[0].grad.numpy())
+    _assert_close(first(own.numpy()), exact.numpy(), bound)
+    _assert_close(first(own_leaves[0].grad.numpy()), exact_leaves[0].grad.numpy(), bound)
     for own_leaf, exact_leaf in zip(own_leaves[1:], exact_leaves[1:], strict=True):
-        _assert_close(own_leaf.grad.numpy(), exact_leaf.grad.numpy())
+        _assert_close(own_leaf.grad.numpy(), exact_leaf.grad.numpy(), bound)
 
 
-def _assert_close(own: np.ndarray, exact: np.ndarray) -> None:
-    # Some 25 float32 roundings of the largest value.
-    np.testing.assert_allclose(own, exact, rtol=0, atol=3e-6 * max(1.0, np.abs(exact).max()))
+def assert_equal(
+    ours: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    shapes: Sequence[Sequence[int]],
+    *,
+    bfloat16: bool,
+) -> None:
+    if bfloat16:
+        assert_equal_layers(in_bfloat16(ours), reference, shapes, bound=BFLOAT16_BOUND)
+    else:
+        assert_equal_layers(ours, reference, shapes)
+
+
+def in_bfloat16(layer: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The layer on a bfloat16 activation; its result must be one too."""
+
+    def layer_of_rounded(x: Tensor, *parameters: Tensor) -> Tensor:
+        y = layer(x.to(flow.bfloat16), *parameters)
+        assert y.dtype == flow.bfloat16
+        return y.to(flow.float32)
+
+    return layer_of_rounded
+
+
+def _assert_close(own: np.ndarray, exact: np.ndarray, bound: float = FLOAT32_BOUND) -> None:
+    np.testing.assert_allclose(own, exact, rtol=0, atol=bound * max(1.0, np.abs(exact).max()))
 
 
 @pytest.mark.parametrize(
@@ -64,30 +95,36 @@ def _assert_close(own: np.ndarray, exact: np.ndarray) -> None:
         ((16, 24), (1, 1), ConvolutionGeometry()),
     ],
 )
-def test_convolution(channels: tuple[int, int], kernel: tuple[int, int], geometry: ConvolutionGeometry) -> None:
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_convolution(
+    channels: tuple[int, int], kernel: tuple[int, int], geometry: ConvolutionGeometry, bfloat16: bool
+) -> None:
     def reference(x: Tensor, weight: Tensor) -> Tensor:
         return flow.nn.functional.conv2d(
             x, weight, None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups
         )
 
     shapes = [(2, channels[0], 12, 10), (channels[1], channels[0] // geometry.groups, *kernel)]
-    assert_equal_layers(lambda x, w: channels_last.convolution(x, w, geometry), reference, shapes)
+    assert_equal(lambda x, w: channels_last.convolution(x, w, geometry), reference, shapes, bfloat16=bfloat16)
 
 
-def test_pointwise_convolution_of_many_pixels() -> None:
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_pointwise_convolution_of_many_pixels(bfloat16: bool) -> None:
     """The gradient of the filter is then summed by several threads."""
     shapes = [(3, 20, 40, 44), (9, 20, 1, 1)]
-    assert_equal_layers(
+    assert_equal(
         lambda x, w: channels_last.convolution(x, w, ConvolutionGeometry()),
         lambda x, w: flow.nn.functional.conv2d(x, w, None, 1, 0),
         shapes,
+        bfloat16=bfloat16,
     )
 
 
 @pytest.mark.parametrize("channels", [16, 48, 5, 21])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("silu", [True, False])
-def test_batch_norm(channels: int, training: bool, silu: bool) -> None:
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_batch_norm(channels: int, training: bool, silu: bool, bfloat16: bool) -> None:
     start = np.linspace(0.5, 2, channels)
     running = [flow.tensor(start.astype(dtype)) for dtype in (np.float32, np.float32, np.float64, np.float64)]
 
@@ -102,20 +139,22 @@ def test_batch_norm(channels: int, training: bool, silu: bool) -> None:
             x, gamma, beta, running[0], running[1], eps=EPS, momentum=MOMENTUM, training=training, silu=silu
         )
 
-    assert_equal_layers(ours, reference, [(3, channels, 9, 7), (channels,), (channels,)])
-    _assert_close(running[0].numpy(), running[2].numpy())
-    _assert_close(running[1].numpy(), running[3].numpy())
+    assert_equal(ours, reference, [(3, channels, 9, 7), (channels,), (channels,)], bfloat16=bfloat16)
+    bound = BFLOAT16_BOUND if bfloat16 else FLOAT32_BOUND
+    _assert_close(running[0].numpy(), running[2].numpy(), bound)
+    _assert_close(running[1].numpy(), running[3].numpy(), bound)
     assert np.array_equal(running[0].numpy(), start.astype(np.float32)) != training
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("factor", [2, 3])
-def test_magnify(factor: int) -> None:
+def test_magnify(factor: int, bfloat16: bool) -> None:
     def reference(x: Tensor) -> Tensor:
         return flow._C.upsample_nearest_2d(
             x, height_scale=factor, width_scale=factor, output_size=None, data_format="channels_first"
         )
 
-    assert_equal_layers(lambda x: channels_last.magnify(x, factor), reference, [(2, 5, 4, 3)])
+    assert_equal(lambda x: channels_last.magnify(x, factor), reference, [(2, 5, 4, 3)], bfloat16=bfloat16)
 
 
 def test_max_pool_gives_ties_the_gradient_once() -> None:
@@ -181,3 +220,35 @@ def test_graph_equals_eager_bit_for_bit() -> None:
 
     for in_graph, in_eager in zip(train(True), train(False), strict=True):
         assert in_graph.tobytes() == in_eager.tobytes()
+
+
+_UINT32 = st.integers(0, 2**32 - 1)
+
+
+@given(st.lists(_UINT32, min_size=1, max_size=40))
+@example([0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7FFFFFFF, 0xFF800001, 1, 0x8000, 0x80000000])
+def test_bfloat16_is_the_nearest_float_of_eight_bits(bits: list[int]) -> None:
+    """Ties to even; beyond the largest comes infinity, NaN stays NaN. What comes back is the same number."""
+    values = np.array(bits, np.uint32).view(np.float32)
+    got = flow.tensor(values).to(flow.bfloat16).to(flow.float32).numpy()
+    below = (np.array(bits, np.uint32) & np.uint32(0xFFFF0000)).astype(np.uint64)
+    above = below + 0x10000
+    rest = np.array(bits, np.uint64) & 0xFFFF
+    up = (rest > 0x8000) | ((rest == 0x8000) & ((below >> 16) & 1 == 1))
+    expected = np.where(up, above, below).astype(np.uint32).view(np.float32)
+    np.testing.assert_array_equal(got, np.where(np.isnan(values), np.float32("nan"), expected))
+
+
+@pytest.mark.parametrize("width", [1, 16, 33])
+def test_bfloat16_sums_and_joins(width: int) -> None:
+    rng = np.random.default_rng(width)
+    arrays = [rng.standard_normal((2, 3, 5, width)).astype(np.float32) for _ in range(3)]
+    rounded = [flow.tensor(values).to(flow.bfloat16) for values in arrays]
+    exact = [x.to(flow.float32).numpy() for x in rounded]
+    joined = flow.cat(rounded, dim=3)
+    np.testing.assert_array_equal(joined.to(flow.float32).numpy(), np.concatenate(exact, axis=3))
+    parts = flow.split(joined, [width] * 3, dim=3)
+    for part, values in zip(parts, exact, strict=True):
+        np.testing.assert_array_equal(part.to(flow.float32).numpy(), values)
+    once = flow.tensor(exact[0] + exact[1]).to(flow.bfloat16).to(flow.float32).numpy()
+    np.testing.assert_array_equal((rounded[0] + rounded[1]).to(flow.float32).numpy(), once)

@@ -4,10 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from models.complexity import measure
 from models.network import DetectionModel
 from models.spec import ModelSpec, load_model_spec
+from tests.bfloat16 import computing_in_bfloat16
 
 TINY: dict[str, Any] = {
     "nc": 2,
@@ -83,6 +85,55 @@ def _loss(maps: list[Tensor]) -> Tensor:
 
 
 def test_every_block_trains_and_graph_equals_eager() -> None:
+    assert_every_block_trains()
+
+
+def test_every_block_trains_in_bfloat16() -> None:
+    """Blocks with a form for it and blocks without; graph equals eager there too."""
+    exact, _ = assert_every_block_trains()
+    with computing_in_bfloat16():
+        maps, _ = assert_every_block_trains()
+    assert 1e-4 < max(_distance(*pair) for pair in zip(maps, exact, strict=True)) < 0.05
+
+
+@pytest.mark.parametrize("activation", ["nn.SiLU()", "nn.Mish()"])
+@pytest.mark.parametrize("kind", ["DWConv", "Bottleneck", "C3", "GhostBottleneck", "BottleneckCSP", "C3x", "C3TR"])
+def test_gradients_in_bfloat16_are_close(kind: str, activation: str) -> None:
+    """Of one block at a time and without kinks: else the largest part of a difference is not the rounding's own."""
+    spec = load_model_spec(
+        {
+            "nc": 2,
+            "anchors": [[10, 13, 16, 30]],
+            "activation": activation,
+            "backbone": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, kind, [16]]],
+            "head": [[[-1], 1, "Detect", ["nc", "anchors"]]],
+        }
+    )
+
+    def gradients() -> dict[str, np.ndarray]:
+        model = DetectionModel(spec, seed=3).train()
+        (raw,) = model(_images(64, 8))
+        # A loss of the maps themselves would depend on little but their biases, which BatchNorm takes out again.
+        noise = np.random.default_rng(1).standard_normal(tuple(raw.shape)).astype(np.float32)
+        (raw * flow.tensor(noise)).sum().backward()
+        return {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+
+    load_plugin("require")
+    exact = gradients()
+    with computing_in_bfloat16():
+        rounded = gradients()
+    longest = max(float(np.linalg.norm(gradient)) for gradient in exact.values())
+    telling = [name for name, gradient in exact.items() if np.linalg.norm(gradient) > 1e-3 * longest]
+    distances = {name: _distance(rounded[name], exact[name]) for name in telling}
+    assert 1e-4 < max(distances.values()) < 0.1, distances
+
+
+def _distance(values: np.ndarray, exact: np.ndarray) -> float:
+    """Length of the difference, as a share of what is exact."""
+    return float(np.linalg.norm(values - exact) / np.linalg.norm(exact))
+
+
+def assert_every_block_trains() -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
     spec = load_model_spec(EVERY_BLOCK)
     assert spec.strides == (2, 4)
     model = DetectionModel(spec, seed=3).train()
@@ -101,6 +152,7 @@ def test_every_block_trains_and_graph_equals_eager() -> None:
         np.testing.assert_array_equal(eager_gradient, graph_gradient.numpy(), err_msg=name)
     for name, value in _weights(model).items():
         np.testing.assert_array_equal(value, after[name], err_msg=name)
+    return [raw.numpy() for raw in maps], gradients
 
 
 def test_same_seed_same_weights_other_seed_other_weights() -> None:
