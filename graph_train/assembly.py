@@ -240,7 +240,7 @@ def _load_kernels(options: TrainOptions, device: str) -> None:
     rounds = started.loaded and set_cpu_bf16(enabled=wanted)
     if wanted:
         what = (
-            "bfloat16 inside convolutions, all else in float32"
+            "activations in bfloat16; sums, statistics, loss and weights in float32"
             if rounds
             else "no faster on this processor, float32 it is"
         )

@@ -21,12 +21,14 @@ class Layout(Enum):
     CHANNELS_LAST_BFLOAT16 = "(B, H, W, C), bfloat16"
 
     @classmethod
-    def fastest_for(cls, images: Tensor) -> "Layout":
-        """Channels last where the plugin brings the ops for it: float32 images on the CPU, not spread over ranks.
+    def fastest_for(cls, images: Tensor, *, synchronised: bool = False) -> "Layout":
+        """Channels last where the plugin brings the ops for it: float32 images on the CPU.
 
-        BatchNorm over the images of all ranks has no such op. `kernels.plugin.set_cpu_bf16` decides on bfloat16.
+        BatchNorm over the images of all ranks (`synchronised`) has no such op. `kernels.plugin.set_cpu_bf16` decides on
+        bfloat16.
         """
-        suits = is_loaded() and images.is_local and not images.is_cuda and images.dtype == flow.float32
+        spread = images.is_global and synchronised
+        suits = is_loaded() and not spread and not images.is_cuda and images.dtype == flow.float32
         if not suits:
             return cls.CHANNELS_FIRST
         return cls.CHANNELS_LAST_BFLOAT16 if cpu_bf16() else cls.CHANNELS_LAST

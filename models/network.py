@@ -46,6 +46,7 @@ class DetectionModel(flow.nn.Module):
         self._inputs = tuple(layer.inputs for layer in spec.layers)
         self._branches = _branches(spec)
         self._uncounted_batches = 0
+        self._synchronised = False
         if seed is not None:
             initialise(self, seed)
 
@@ -83,12 +84,12 @@ class DetectionModel(flow.nn.Module):
 
         A map is (B, anchors, ny, nx, 5 + classes), in training as in evaluation mode.
         """
-        with layout.activations(layout.Layout.fastest_for(images)):
+        with layout.activations(layout.Layout.fastest_for(images, synchronised=self._synchronised)):
             return deque(self._layer_outputs(images), maxlen=1).pop()  # earlier outputs are let go of
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images as for `forward` -> the output (B, C, h, w) of every layer but the head."""
-        with layout.activations(layout.Layout.fastest_for(images)):
+        with layout.activations(layout.Layout.fastest_for(images, synchronised=self._synchronised)):
             return [layout.to_channels_first(output) for output in list(self._layer_outputs(images))[:-1]]
 
     def _layer_outputs(self, images: Tensor) -> Iterator[Any]:
@@ -107,6 +108,7 @@ class DetectionModel(flow.nn.Module):
 
     def synchronise_statistics(self, enabled: bool) -> None:
         """Whether BatchNorm takes the statistics of the images of all ranks, where these are spread over ranks."""
+        self._synchronised = enabled
         for module in self.modules():
             if isinstance(module, BatchNorm2d):
                 module.synchronised = enabled

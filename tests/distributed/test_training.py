@@ -47,6 +47,12 @@ def test_statistics_of_each_rank_are_joined(lab: JobLab) -> None:
     assert "All 2 ranks hold the same weights" in job.text(0)
     saved = arrays(lab.root / "runs" / "own-statistics")
     assert all(np.isfinite(value).all() for value in saved.values())
+    # By ops of another layout, which are OneFlow's own.
+    lab.run(lab.flags("channels-first", epochs=2), 2, module="tests.distributed.channels_first_job")
+    reference = lab.root / "runs" / "channels-first"
+    np.testing.assert_allclose(rows(lab.root / "runs" / "own-statistics"), rows(reference), rtol=2e-4, atol=2e-5)
+    for name, value in arrays(reference).items():
+        np.testing.assert_allclose(saved[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
 
 
 def test_resume_with_other_numbers_of_ranks(lab: JobLab, alone: Path) -> None:

@@ -1,0 +1,18 @@
+"""`graph-train` with activations in the order (B, C, H, W), whatever is fastest: the reference for ranks."""
+
+import sys
+
+from graph_train import team
+from graph_train.cli.train import main
+
+
+def _keep_channels_first() -> None:
+    from models.layout import Layout
+
+    Layout.fastest_for = classmethod(lambda cls, images, **_: cls.CHANNELS_FIRST)  # type: ignore[method-assign,assignment]
+
+
+if __name__ == "__main__":
+    team.join()  # before anything imports OneFlow
+    _keep_channels_first()
+    sys.exit(main())
