@@ -29,7 +29,7 @@ def test_killed_rank_ends_the_job(lab: JobLab, victim: int) -> None:
     assert "it was killed, or crashed; the job ends" in text
     folder = lab.root / "runs" / name
     done = load_checkpoint(folder / "weights" / "last.safetensors").header["cursor"]["epoch"]
-    assert done >= 2
+    assert done >= 1  # the second epoch's save may have been under way
 
 
 def test_resume_after_a_kill_with_other_ranks(lab: JobLab) -> None:
