@@ -115,7 +115,7 @@ def arguments(command: Command) -> list[str]:
         words += _flags(SMALLER)
     elif words[0] in ("graph-val", "graph-predict"):
         words += ["--imgsz", SMALLER["--imgsz"]]
-    elif words[0] == "graph-bench":
+    elif words[0] == "graph-bench" and "--repeats" in help_of(words):  # it measures
         words += _flags(SMALLER_BENCHMARK)
     return [sys.executable, "-m", module, *words[1:]]
 
