@@ -1,4 +1,4 @@
-// The smallest new op, used by the tests of the build.
+// The smallest new op, and what threads do, for the tests.
 #include "common.h"
 
 namespace graph_train {
@@ -47,5 +47,6 @@ GT_CPU_KERNEL("graph_train_double", DoubleKernel, GT_IS_FLOAT("in"));
 }  // namespace
 
 extern "C" GT_EXPORT int graph_train_threads() { return num_threads(); }
+extern "C" GT_EXPORT void graph_train_leave_core(int core) { leave_core(core); }
 
 }  // namespace graph_train
