@@ -28,7 +28,6 @@ MEASURES: Mapping[str, str] = {
 }
 _LAST_SHARE = 0.2
 """Share of the epochs at the end over which a measure is averaged: one epoch alone is mostly chance."""
-_IN_USE = "bfloat16 inside convolutions"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +82,9 @@ def _trained(flags: argparse.Namespace, work: Path, seed: int, precision: str) -
     text = done.stdout.decode(errors="replace")
     if done.returncode:
         raise RuntimeError(f"{name} ended with exit code {done.returncode}: {text[-1500:]}")
-    if flags.device == "cpu" and (precision == "amp") != (_IN_USE in text):
+    from graph_train.assembly import IN_BFLOAT16  # loads OneFlow
+
+    if flags.device == "cpu" and (precision == "amp") != (IN_BFLOAT16 in text):
         raise RuntimeError(f"{name}: --amp changes nothing on this machine, it computes in float32 as well")
     columns = read_results(work / name / "results.csv")
     curves = {

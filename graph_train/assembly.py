@@ -36,6 +36,8 @@ from pipelines.shard import Shard
 from pipelines.train import TrainPipeline
 from pipelines.val import ValPipeline
 
+IN_BFLOAT16 = "activations in bfloat16; sums, statistics, loss and weights in float32"
+"""What the log says where `--amp` changes something on a CPU."""
 LOG = logging.getLogger("graph_train")
 VAL_BATCH_FACTOR = 2
 """As YOLOv5 validates while training: twice the batch."""
@@ -239,12 +241,7 @@ def _load_kernels(options: TrainOptions, device: str) -> None:
                          f"loaded ({started.reason}); leave --amp out")  # fmt: skip
     rounds = started.loaded and set_cpu_bf16(enabled=wanted)
     if wanted:
-        what = (
-            "activations in bfloat16; sums, statistics, loss and weights in float32"
-            if rounds
-            else "no faster on this processor, float32 it is"
-        )
-        LOG.info("Mixed precision: %s", what)
+        LOG.info("Mixed precision: %s", IN_BFLOAT16 if rounds else "no faster on this processor, float32 it is")
     if options.optim.sync_bn and team.current().info.alone:
         LOG.info("--sync-bn: one process sees the whole batch, its BatchNorm statistics are those of all ranks already")
 

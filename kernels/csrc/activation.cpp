@@ -77,31 +77,23 @@ class AddNKernel final : public user_op::OpKernel {
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class RoundKernel final : public user_op::OpKernel {
+template<typename From, typename To, void (*VectorKernels::*kConvert)(const From*, To*, int64_t)>
+class CastKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* in = ctx->Tensor4ArgNameAndIndex("in", 0);
-    const float* x = in->dptr<float>();
-    auto* y = static_cast<Bfloat16*>(ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<void>());
-    parallel_for(in->shape_view().elem_cnt(), kPerThread,
-                 [=](int64_t begin, int64_t end) { vector_kernels().round(x + begin, y + begin, end - begin); });
+    const auto* x = static_cast<const From*>(in->dptr<void>());
+    auto* y = static_cast<To*>(ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<void>());
+    parallel_for(in->shape_view().elem_cnt(), kPerThread, [=](int64_t begin, int64_t end) {
+      (vector_kernels().*kConvert)(x + begin, y + begin, end - begin);
+    });
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class WidenKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
-  void Compute(user_op::KernelComputeContext* ctx) const override {
-    const auto* in = ctx->Tensor4ArgNameAndIndex("in", 0);
-    const auto* x = static_cast<const Bfloat16*>(in->dptr<void>());
-    float* y = ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<float>();
-    parallel_for(in->shape_view().elem_cnt(), kPerThread,
-                 [=](int64_t begin, int64_t end) { vector_kernels().widen(x + begin, y + begin, end - begin); });
-  }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
-};
+using RoundKernel = CastKernel<float, Bfloat16, &VectorKernels::round>;
+using WidenKernel = CastKernel<Bfloat16, float, &VectorKernels::widen>;
 
 // "out" may be the memory of input 0, as OneFlow's own kernel proposes.
 oneflow::Maybe<void> sum_into_first(const user_op::InferContext&, const user_op::AddInplaceArgPair& add_pair) {

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from graph_train.assembly import IN_BFLOAT16
 from graph_train.callbacks import Callbacks
 from graph_train.checkpoint import load_checkpoint, save_checkpoint
 from graph_train.cli.train import main
@@ -274,7 +275,7 @@ def amp(lab: Lab, plain: Trial) -> None:
     assert lab.train(amp=False, seed=3, stop_after=1).heard.losses[0] == plain_loss
     assert "Mixed precision" not in plain.log
     # Processors that multiply bfloat16 no faster stay with float32, and the log says so.
-    assert ("activations in bfloat16" in fast.log) == (fast.heard.losses[0] != plain_loss)
+    assert (IN_BFLOAT16 in fast.log) == (fast.heard.losses[0] != plain_loss)
     assert "Mixed precision" in fast.log
     np.testing.assert_allclose(fast.heard.losses[0], plain_loss, rtol=0.05)  # bfloat16 keeps 8 bits
 
