@@ -7,7 +7,7 @@ from benchmarks.scaling_fit import fit, read_points, table
 from benchmarks.scaling_prediction import Assumptions, tables
 from benchmarks.tables import as_markdown, as_text
 
-RESULTS = Path(__file__).resolve().parent / "results" / "2026-11-28-shared-memory"
+RESULTS = Path(__file__).resolve().parent / "results" / "2026-11-28-bfloat16"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
