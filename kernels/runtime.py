@@ -62,7 +62,7 @@ def _import_oneflow() -> Any:
     # Both must stand before the first CUDA call and the first OpenMP region; a user's own setting wins.
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
     # OpenMP threads that spin for long would fight OneFlow's own for the cores. But a step has a thousand parallel
-    # regions, microseconds apart, and waking a thread takes longer than that: they spin for some 20 microseconds.
+    # regions, microseconds apart, and waking a thread takes longer than that: they spin for 24 microseconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _preload_cuda_libraries()

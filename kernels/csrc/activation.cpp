@@ -53,8 +53,8 @@ class BinaryKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    run_binary<float>(vector_kernels().*kFunction, ctx->Tensor4ArgNameAndIndex(left_, 0), ctx->Tensor4ArgNameAndIndex(right_, 0),
-               ctx->Tensor4ArgNameAndIndex(out_, 0));
+    run_binary<float>(vector_kernels().*kFunction, ctx->Tensor4ArgNameAndIndex(left_, 0),
+                      ctx->Tensor4ArgNameAndIndex(right_, 0), ctx->Tensor4ArgNameAndIndex(out_, 0));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
   const char* left_;

@@ -1,7 +1,8 @@
 // Own ops for networks that keep their activations as (B, H, W, C): convolution with ordinary (O, I, KH, KW) weights, and
 // BatchNorm taken apart into statistics and normalisation with SiLU, so that nothing between two convolutions is stored twice.
 //
-// Activations are float or Bfloat16, all else is float. Statistics are (2, C): mean and 1 / deviation. Sums are (2, C): gradients of beta and gamma.
+// Activations are float or Bfloat16, all else is float. Statistics are (2, C): mean and 1 / deviation. Sums are (2, C):
+// gradients of beta and gamma.
 #include <type_traits>
 #include <vector>
 
@@ -154,8 +155,8 @@ class NormaliseSumsKernel final : public user_op::OpKernel {
     const NormalisedShape shape = rows_of(view_of(ctx, "x"));
     const float* mean = data_of(ctx, "statistics");
     float* sums = result_of(ctx);
-    normalisation_sums(shape, data_of<T>(ctx, "x"), data_of<T>(ctx, "dy"), mean, mean + shape.channels, data_of(ctx, "gamma"),
-                       data_of(ctx, "beta"), with_silu(ctx), sums, sums + shape.channels);
+    normalisation_sums(shape, data_of<T>(ctx, "x"), data_of<T>(ctx, "dy"), mean, mean + shape.channels,
+                       data_of(ctx, "gamma"), data_of(ctx, "beta"), with_silu(ctx), sums, sums + shape.channels);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };

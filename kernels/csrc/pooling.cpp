@@ -172,13 +172,25 @@ GT_VECTOR void repeat_cells(const Bfloat16* x, Bfloat16* y, int64_t columns, int
   repeat_cells_of(x, y, columns, step, factor);
 }
 
-GT_VECTOR void sum_cells(const float* dy, float* sums, int64_t columns, int64_t step, int64_t factor) {
+template<typename T>
+GT_INLINE void sum_cells_of(const T* dy, float* sums, int64_t columns, int64_t step, int64_t factor) {
   for (int64_t c = 0; c < columns; ++c) {
     for (int64_t f = 0; f < factor; ++f) {
-      for (int64_t s = 0; s < step; ++s) sums[c * step + s] += dy[(c * factor + f) * step + s];
+      for (int64_t s = 0; s < step; ++s) sums[c * step + s] += to_float(dy[(c * factor + f) * step + s]);
     }
   }
 }
+
+GT_VECTOR void sum_cells(const float* dy, float* sums, int64_t columns, int64_t step, int64_t factor) {
+  sum_cells_of(dy, sums, columns, step, factor);
+}
+
+GT_VECTOR void sum_cells(const Bfloat16* dy, float* sums, int64_t columns, int64_t step, int64_t factor) {
+  sum_cells_of(dy, sums, columns, step, factor);
+}
+
+void store(const float* sums, float* dx, int64_t n) { std::memcpy(dx, sums, n * sizeof(float)); }
+void store(const float* sums, Bfloat16* dx, int64_t n) { vector_kernels().round(sums, dx, n); }
 
 template<typename T>
 void magnify(const Magnification& m, const T* x, T* y) {
@@ -193,32 +205,19 @@ void magnify(const Magnification& m, const T* x, T* y) {
   });
 }
 
-void gather_gradient(const Magnification& m, const float* dy, float* dx) {
+// Sums are float, and rounded once.
+template<typename T>
+void gather_gradient(const Magnification& m, const T* dy, T* dx) {
   const int64_t in_row = m.columns * m.step;
   const int64_t out_row = in_row * m.column_factor;
   parallel_for(m.planes * m.rows, std::max<int64_t>(1, 4096 / in_row), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      std::memset(dx + r * in_row, 0, in_row * sizeof(float));
-      for (int64_t copy = 0; copy < m.row_factor; ++copy) {
-        sum_cells(dy + (r * m.row_factor + copy) * out_row, dx + r * in_row, m.columns, m.step, m.column_factor);
-      }
-    }
-  });
-}
-
-// Sums are float and rounded once.
-void gather_gradient(const Magnification& m, const Bfloat16* dy, Bfloat16* dx) {
-  const int64_t in_row = m.columns * m.step;
-  const int64_t out_row = in_row * m.column_factor;
-  parallel_for(m.planes * m.rows, std::max<int64_t>(1, 4096 / in_row), [&](int64_t begin, int64_t end) {
-    std::vector<float> gradient(out_row), sums(in_row);
+    std::vector<float> sums(in_row);
     for (int64_t r = begin; r < end; ++r) {
       std::fill(sums.begin(), sums.end(), 0.0f);
       for (int64_t copy = 0; copy < m.row_factor; ++copy) {
-        vector_kernels().widen(dy + (r * m.row_factor + copy) * out_row, gradient.data(), out_row);
-        sum_cells(gradient.data(), sums.data(), m.columns, m.step, m.column_factor);
+        sum_cells(dy + (r * m.row_factor + copy) * out_row, sums.data(), m.columns, m.step, m.column_factor);
       }
-      vector_kernels().round(sums.data(), dx + r * in_row, in_row);
+      store(sums.data(), dx + r * in_row, in_row);
     }
   });
 }
