@@ -36,7 +36,7 @@ def test_a_first_graph_prints_nothing() -> None:
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc 2.33 and newer tell what they hold")
 @pytest.mark.parametrize(("setting", "own_pages"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "33554432"}, False)])
 def test_large_blocks_go_back_to_the_system(setting: dict[str, str], own_pages: bool) -> None:
-    # Freeing 16 MB would make glibc take the next blocks of 1 MB from the heap. A few fit into holes that it has anyway,
+    # Freeing 16 MB would make glibc take the next blocks of 1 MB from the heap. A few fit into holes that it has,
     # more of them where the import has just compiled Python's modules.
     code = """
 import ctypes, kernels.runtime
