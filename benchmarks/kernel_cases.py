@@ -17,7 +17,7 @@ from kernels.bbox_iou import bbox_iou, bbox_iou_reference
 from kernels.channels_last import ConvolutionGeometry
 from kernels.nms import suppress
 from kernels.runtime import Tensor, flow
-from kernels.update import ParameterState, hyper_vector, update_parameters, update_parameters_reference
+from kernels.update import UpdateState, hyper_vector, update_parameters, update_parameters_reference
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
 from models.network import DetectionModel
@@ -111,17 +111,17 @@ def _parameter_shapes() -> list[tuple[int, ...]]:
 def _update(function: Callable[..., Tensor]) -> Callable[[Setting], Work]:
     def build(setting: Setting) -> Work:
         shapes = _parameter_shapes()
-        tensors = [[setting.leaf(*shape, gradient=False) for shape in shapes] for _ in range(5)]
-        states = [
-            ParameterState(parameter, total, moment, None, average, group=number % 3)
-            for number, (parameter, total, moment, average, _) in enumerate(zip(*tensors, strict=True))
-        ]
+        parameters, averages, gradients = ([setting.leaf(*shape, gradient=False) for shape in shapes] for _ in range(3))
+        elements = sum(parameter.numel() for parameter in parameters)
+        sums, moments = (setting.leaf(elements, gradient=False) for _ in range(2))
+        groups = sorted(number % 3 for number in range(len(shapes)))
+        state = UpdateState(parameters, averages, groups, sums, moments)
         hyper = flow.tensor(
             hyper_vector(learning_rates=(1e-4,) * 3, weight_decays=(0.0, 5e-4, 0.0), momentum=0.9, ema_decay=0.999,
                          update=True),
             device=setting.device,
         )  # fmt: skip
-        return lambda: function("sgd", states, tensors[4], hyper)
+        return lambda: function("sgd", state, gradients, hyper)
 
     return build
 

@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="images")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3, help="pairs of trainings (default: 3)")
+    parser.add_argument("--first-seed", type=int, default=0, help="to add pairs to an earlier run (default: 0)")
     parser.add_argument("--train-flags", default="", metavar="FLAGS", help="more flags of graph-train, in one text")
     add_work_argument(parser)
 
@@ -58,7 +59,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 def _series(flags: argparse.Namespace, work: Path) -> dict[str, Any]:
     rows = []
     with tqdm(total=flags.seeds * len(PRECISIONS), desc="trainings", leave=False, disable=None) as bar:
-        for seed in range(flags.seeds):
+        for seed in range(flags.first_seed, flags.first_seed + flags.seeds):
             # Every second pair the other way round: what the machine does beside it falls on both.
             for precision in list(PRECISIONS)[:: 1 if seed % 2 == 0 else -1]:
                 rows.append(_trained(flags, work, seed, precision))

@@ -12,7 +12,7 @@ from benchmarks.points import Point, l2_norm, write_point
 from graph_train.devices import select_device
 from graph_train.placement import Placement
 from graph_train.schedule import StepSettings
-from graph_train.state import LOSS_SCALE_START, Counters, TrainingState, member
+from graph_train.state import LOSS_SCALE_START, Counters, TrainingState
 from graph_train.step import EagerStep, GraphStep, StepResult
 from kernels.global_rows import here
 from kernels.graph_memory import share_graph_memory
@@ -132,9 +132,8 @@ def sum_gradients() -> None:
     placement, state = _Session.step.placement, _Session.step.state
     if not placement.distributed:
         return
-    parameters = [member(state.network, name) for name in state.trained]
-    own = flow.zeros(sum(parameter.numel() for parameter in parameters), device=placement.device)
-    here(placement.sums(placement.from_summands(own), parameters)[-1]).numpy()  # waits
+    own = flow.zeros(state.update_state().elements, device=placement.device)
+    here(placement.sum(placement.from_summands(own))).numpy()  # waits
 
 
 def trained() -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from kernels.global_rows import here
 from kernels.runtime import Tensor, flow
+from kernels.update import flattened
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,13 @@ class Placement:
         """The rows of a batch tensor that this rank has."""
         return here(tensor).numpy()
 
-    def flat_sum(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Sums of gradients over the ranks, in one transfer of them all; alone the gradients as they are."""
-        return self.sums(self.summands(gradients), gradients) if self.distributed else list(gradients)
+    def summed(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients summed over the ranks: one (n,) of them all, in one transfer; alone the gradients as they are."""
+        return [self.sum(self.summands(gradients))] if self.distributed else list(gradients)
 
     def summands(self, gradients: Sequence[Tensor]) -> Tensor:
         """(n,): gradients, one after the other, of which each rank holds its summand; nothing is sent."""
-        flat = flow.cat([gradient.reshape(-1) for gradient in gradients], dim=0)
+        flat = flattened(gradients)
         # Also a gradient which every rank already knows counts once: it is rank 0's, and zeros on the others.
         return flat.to_global(placement=self._all, sbp=flow.sbp.partial_sum)
 
@@ -99,11 +100,9 @@ class Placement:
         """The same made of an ordinary tensor (n,) that each rank has."""
         return own.to_global(placement=self._all, sbp=flow.sbp.partial_sum)
 
-    def sums(self, summands: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-        """What `summands` add up to, whole on every rank, in the shapes of `like`: the one transfer of an update."""
-        whole = summands.to_global(placement=self._all, sbp=flow.sbp.broadcast)
-        pieces = flow.split(whole, [tensor.numel() for tensor in like], dim=0)
-        return [piece.reshape(tensor.shape) for piece, tensor in zip(pieces, like, strict=True)]
+    def sum(self, summands: Tensor) -> Tensor:
+        """(n,): what `summands` add up to, whole on every rank: the one transfer of an update."""
+        return summands.to_global(**self._whole)
 
     @property
     def _all(self) -> Any:

@@ -5,6 +5,7 @@ and a checkpoint is one flat mapping from name to array.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from graph_train.placement import Placement
 from kernels.global_rows import here
 from kernels.runtime import Tensor, flow
-from kernels.update import ParameterState, UpdateRule
+from kernels.update import UpdateRule, UpdateState, flattened
 from models.batch_norm import BatchNorm2d
 
 BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2
@@ -41,18 +42,6 @@ class Counters:
     """Batches since the last update, applied or left out."""
     skipped_in_row: int = 0
     """Updates left out since the last one that was applied."""
-
-
-class _Slots(flow.nn.Module):
-    """A numbered list of buffers: modules cannot hold buffers whose names contain dots."""
-
-    def __init__(self, like: Sequence[Tensor]) -> None:
-        super().__init__()
-        for index, tensor in enumerate(like):
-            self.register_buffer(f"slot{index}", flow.zeros_like(tensor).detach())
-
-    def slot(self, index: int) -> Tensor:
-        return getattr(self, f"slot{index}")
 
 
 def member(module: Any, path: str) -> Any:
@@ -113,19 +102,22 @@ class TrainingState(flow.nn.Module):
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(not name.startswith(prefixes) if prefixes else True)
         groups = parameter_groups(network)
-        self.trained = tuple(name for name, parameter in network.named_parameters() if parameter.requires_grad)
-        if not self.trained:
+        trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+        if not trained:
             raise ValueError(f"--freeze {list(freeze)}: no parameter is left to train; freeze fewer layers")
+        # By groups: of flat tensors each has one stretch.
+        self.trained = tuple(sorted(trained, key=groups.__getitem__))
         self.groups = tuple(groups[name] for name in self.trained)
-        parameters = [member(network, name) for name in self.trained]
-        self.gradient_sum, self.first_moment = _Slots(parameters), _Slots(parameters)
-        self.second_moment = _Slots(parameters if rule != "sgd" else ())
+        self._flat = ("gradient_sum", "first_moment", *(() if rule == "sgd" else ("second_moment",)))
+        flat = flattened([member(network, name).detach() for name in self.trained])
+        for name in self._flat:
+            self.register_buffer(name, flow.zeros_like(flat))
         self.statistics = tuple(
             name for name, buffer in network.named_buffers() if name.endswith(("running_mean", "running_var"))
         )
         self._copy_weights_to_average()
         self.register_buffer(
-            "averaged_statistics", flow.cat([member(average, name).reshape(-1) for name in self.statistics], dim=0)
+            "averaged_statistics", flow.cat([member(average, name) for name in self.statistics], dim=0)
         )
         self.register_buffer("restorable_statistics", self.averaged_statistics.clone())
 
@@ -138,19 +130,16 @@ class TrainingState(flow.nn.Module):
             for name, buffer in self.average.named_buffers():
                 buffer.copy_(member(self.network, name))
 
-    def parameter_states(self) -> list[ParameterState]:
-        """What the update reads and writes, one entry for each trained parameter."""
-        return [
-            ParameterState(
-                parameter=member(self.network, name),
-                gradient_sum=self.gradient_sum.slot(index),
-                first_moment=self.first_moment.slot(index),
-                second_moment=None if self.rule == "sgd" else self.second_moment.slot(index),
-                ema=member(self.average, name),
-                group=self.groups[index],
-            )
-            for index, name in enumerate(self.trained)
-        ]
+    def update_state(self) -> UpdateState:
+        """What the update reads and writes."""
+        return UpdateState(
+            parameters=[member(self.network, name) for name in self.trained],
+            averages=[member(self.average, name) for name in self.trained],
+            groups=self.groups,
+            gradient_sum=self.gradient_sum,
+            first_moment=self.first_moment,
+            second_moment=None if self.rule == "sgd" else self.second_moment,
+        )
 
     def keep_own_gradients(self, own: Tensor) -> None:
         """Adds this rank's summands of a batch's gradients, (n,) in the order of `trained`, to those of batches before.
@@ -171,8 +160,7 @@ class TrainingState(flow.nn.Module):
     def drop_pending_gradients(self) -> None:
         """Forgets gradients that no update has used yet, as YOLOv5 does at the start of each epoch."""
         self._own_gradients = None
-        for index in range(len(self.trained)):
-            self.gradient_sum.slot(index).zero_()
+        here(self.gradient_sum).zero_()
         if self.counters.accumulated and not np.isfinite(self._current_statistics().numpy()).all():
             self.restore_statistics()
 
@@ -199,11 +187,9 @@ class TrainingState(flow.nn.Module):
         """
         if self._own_gradients is None:
             return
-        slots = [self.gradient_sum.slot(index) for index in range(len(self.trained))]
         with flow.no_grad():
-            summands = self._placement.from_summands(self._own_gradients)
-            for slot, summed in zip(slots, self._placement.sums(summands, slots), strict=True):
-                here(slot).add_(here(summed))
+            summed = self._placement.sum(self._placement.from_summands(self._own_gradients))
+            here(self.gradient_sum).add_(here(summed))
         self._own_gradients = None
 
     def _join_statistics(self) -> None:
@@ -232,7 +218,7 @@ class TrainingState(flow.nn.Module):
 
     def _current_statistics(self) -> Tensor:
         """The network's running statistics as one vector, in the order of `statistics`."""
-        return flow.cat([here(member(self.network, name)).reshape(-1) for name in self.statistics], dim=0)
+        return flow.cat([here(member(self.network, name)) for name in self.statistics], dim=0)
 
     def _scatter(self, flat: Tensor, network: Any) -> None:
         """Copies flat statistics into the buffers of a network."""
@@ -240,7 +226,7 @@ class TrainingState(flow.nn.Module):
         with flow.no_grad():
             for name in self.statistics:
                 target = here(member(network, name))
-                target.copy_(flat[start : start + target.numel()].reshape(target.shape))
+                target.copy_(flat[start : start + target.numel()])
                 start += target.numel()
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -248,16 +234,20 @@ class TrainingState(flow.nn.Module):
             yield f"model/{name}", tensor
         for name, tensor in self.average.state_dict().items():
             yield f"ema/{name}", tensor
-        for index, name in enumerate(self.trained):
-            yield f"gradient_sum/{name}", self.gradient_sum.slot(index)
-            yield f"first_moment/{name}", self.first_moment.slot(index)
-            if self.rule != "sgd":
-                yield f"second_moment/{name}", self.second_moment.slot(index)
-        yield "restorable_statistics", self.restorable_statistics
+        for name in (*self._flat, "restorable_statistics"):
+            yield name, getattr(self, name)
+
+    def _parts(self, name: str) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the arrays that a flat tensor is saved as, in order."""
+        return {f"{name}/{trained}": tuple(member(self.network, trained).shape) for trained in self.trained}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """A copy of all arrays by name; call `flush` first."""
-        return {name: here(tensor).numpy().copy() for name, tensor in self._tensors()}
+        arrays: dict[str, np.ndarray] = {}
+        for name, tensor in self._tensors():
+            values = here(tensor).numpy().copy()
+            arrays.update(_cut(values, self._parts(name)) if name in self._flat else {name: values})
+        return arrays
 
     def digest(self) -> str:
         """Of all arrays on this rank; `flush` comes first."""
@@ -274,14 +264,10 @@ class TrainingState(flow.nn.Module):
         """
         with flow.no_grad():
             for name, tensor in self._tensors():
-                if name not in arrays:
-                    raise ValueError(f"checkpoint lacks {name}; was it written with another model or optimizer?")
-                value = arrays[name]
-                if tuple(value.shape) != tuple(tensor.shape):
-                    raise ValueError(
-                        f"checkpoint has {name} of shape {value.shape}, this run needs {tuple(tensor.shape)}"
-                    )
-                here(tensor).copy_(flow.tensor(np.array(value, order="C")))
+                parts = self._parts(name) if name in self._flat else {name: tuple(tensor.shape)}
+                values = [_saved(arrays, part, shape) for part, shape in parts.items()]
+                joined = np.concatenate([value.reshape(-1) for value in values]).reshape(tuple(tensor.shape))
+                here(tensor).copy_(flow.tensor(joined))
         self._take_over(counters)
 
     def share(self, counters: Counters) -> None:
@@ -292,9 +278,24 @@ class TrainingState(flow.nn.Module):
     def _take_over(self, counters: Counters) -> None:
         self._own_gradients = None
         with flow.no_grad():
-            flat = flow.cat([here(member(self.average, name)).reshape(-1) for name in self.statistics], dim=0)
+            flat = flow.cat([here(member(self.average, name)) for name in self.statistics], dim=0)
             here(self.averaged_statistics).copy_(flat)
         self.counters = counters
+
+
+def _cut(values: np.ndarray, parts: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The parts of a flat array, as views of it."""
+    ends = np.cumsum([math.prod(shape) for shape in parts.values()])
+    pieces = np.split(values, ends[:-1])
+    return {name: piece.reshape(shape) for (name, shape), piece in zip(parts.items(), pieces, strict=True)}
+
+
+def _saved(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name not in arrays:
+        raise ValueError(f"checkpoint lacks {name}; was it written with another model or optimizer?")
+    if tuple(arrays[name].shape) != shape:
+        raise ValueError(f"checkpoint has {name} of shape {arrays[name].shape}, this run needs {shape}")
+    return arrays[name]
 
 
 def _norms(network: Any) -> list[BatchNorm2d]:

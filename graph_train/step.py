@@ -86,7 +86,7 @@ class _Backward(flow.nn.Module):
     def _average_statistics(self, extra: Tensor) -> Tensor:
         """EMA of BatchNorm's running statistics as the previous step left them; returns those, flat."""
         state = self.state
-        current = flow.cat([member(state.network, name).reshape(-1) for name in state.statistics], dim=0)
+        current = flow.cat([member(state.network, name) for name in state.statistics], dim=0)
         # Not by a product with 0 where nothing is pending: an infinity that is there for now would stay for good.
         due = flow.where(extra[1:2] > 0, current, state.averaged_statistics)
         _subtract(state.averaged_statistics, (state.averaged_statistics - due) * extra[1:2])
@@ -110,7 +110,7 @@ class StepModule(_Backward):
             running statistics before the step, flat: they come back if the update is left out.
         """
         losses, gradients, before = self._backward(images, labels, extra)
-        outcome = _apply(self.state, self._placement.flat_sum(gradients), hyper)
+        outcome = _apply(self.state, self._placement.summed(gradients), hyper)
         return flow.cat([losses, outcome], dim=0), before
 
 
@@ -137,14 +137,12 @@ class UpdateModule(flow.nn.Module):
 
     def forward(self, summands: Tensor, hyper: Tensor) -> Tensor:
         """Sums (n,) gradients over the ranks and updates; (2,) float32: gradient norm, 1 if the weights changed."""
-        parameters = [member(self.state.network, name) for name in self.state.trained]
         with flow.no_grad():
-            return _apply(self.state, self._placement.sums(summands, parameters), hyper)
+            return _apply(self.state, [self._placement.sum(summands)], hyper)
 
 
 def _apply(state: TrainingState, gradients: list[Tensor], hyper: Tensor) -> Tensor:
-    states = state.parameter_states()
-    return update_parameters(state.rule, states, gradients, hyper)
+    return update_parameters(state.rule, state.update_state(), gradients, hyper)
 
 
 def _subtract(target: Tensor, decrement: Tensor) -> None:

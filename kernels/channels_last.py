@@ -114,6 +114,7 @@ def _normalise_function(silu: bool, training: bool) -> Any:
     forward_op = _op("graph_train_normalise", "x", "statistics", "gamma", "beta")
     sums_op = _op("graph_train_normalise_sums", "dy", "x", "statistics", "gamma", "beta")
     gradient_op = _op("graph_train_normalise_grad", "dy", "x", "statistics", "gamma", "beta", "sums")
+    halves_op = dispatch.build_op("graph_train_halves", (("in", 1), ("like", 1)), outputs=2)
     integers = (int(silu), int(training))
 
     class Normalise(flow.autograd.Function):
@@ -127,7 +128,8 @@ def _normalise_function(silu: bool, training: bool) -> Any:
             x, gamma, beta, statistics = context.saved_tensors
             sums = dispatch.call(sums_op, (gradient, x, statistics, gamma, beta), integers=integers)
             dx = dispatch.call(gradient_op, (gradient, x, statistics, gamma, beta, sums), integers=integers)
-            return dx, sums[1], sums[0], None
+            beta_diff, gamma_diff = dispatch.call_pair(halves_op, sums, gamma)
+            return dx, gamma_diff, beta_diff, None
 
     return Normalise
 

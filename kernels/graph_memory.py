@@ -7,10 +7,8 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
-from kernels.plugin import plugin_library
-from kernels.runtime import Tensor
-
-_DESCRIPTIONS = ("_forward_job_proto", "_full_job_proto", "_compiled_job_proto")
+from kernels.plugin import is_loaded, plugin_library
+from kernels.runtime import Tensor, flow
 
 
 @dataclass(frozen=True)
@@ -54,14 +52,19 @@ def last_memory_plan() -> MemoryPlan:
 
 
 def compile_graph(graph: Any, *inputs: Tensor) -> None:
-    """Compiles an `nn.Graph` for inputs of these shapes.
+    """Compiles an `nn.Graph` for inputs of these shapes, as its first call would, and frees what only compiling needs.
 
-    The three copies of its description that Python would keep, only for printing it, are let go (about 35 MB for a step
-    of yolov5s), and what the compiler used besides goes back to the system.
+    `nn.Graph` keeps three descriptions of itself to print them, the compiler its records (with the plugin they go too).
     """
-    graph._compile(*inputs)
-    for name in _DESCRIPTIONS:
-        setattr(graph, name, None)
+    graph.build_graph(*inputs)
+    graph._forward_job_proto = graph._full_job_proto = None
+    if is_loaded():
+        plugin_library().graph_train_forget_building()
+    flow._oneflow_internal.eager.Sync()  # all state has its values
+    graph._c_nn_graph.complie_and_init_runtime()
+    graph._is_compiled = True
+    if is_loaded():
+        plugin_library().graph_train_forget_plan()
     # glibc's own, absent from other C libraries.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Literal, get_args
 
 import numpy as np
@@ -94,39 +96,74 @@ def hyper_vector(
 
 
 @dataclass(frozen=True)
-class ParameterState:
-    """One parameter and what belongs to it: float32 tensors of equal shape, all updated in place."""
+class UpdateState:
+    """All parameters and what belongs to them: float32, contiguous, updated in place.
 
-    parameter: Tensor
+    What is no parameter of a network is flat: (n,), all parameters' elements one after another. Each tensor of a graph
+    costs time in every step, and memory, however small it is.
+    """
+
+    parameters: Sequence[Tensor]
+    averages: Sequence[Tensor]
+    """Moving average of each parameter."""
+    groups: Sequence[int]
+    """Which learning rate and weight decay of the hyper vector apply to each parameter: 0, 1 or 2."""
     gradient_sum: Tensor
-    """Accumulated gradient, still scaled by the loss scale; zero after an update."""
+    """(n,): accumulated gradient, still scaled by the loss scale; zero after an update."""
     first_moment: Tensor
-    """Momentum buffer of SGD; mean of the gradient for Adam and AdamW."""
-    second_moment: Tensor | None
-    """Mean of the squared gradient for Adam and AdamW; None for SGD."""
-    ema: Tensor
-    """Moving average of the parameter."""
-    group: int
-    """Which learning rate and weight decay of the hyper vector apply: 0, 1 or 2."""
+    """(n,): momentum buffer of SGD; mean of the gradient for Adam and AdamW."""
+    second_moment: Tensor | None = None
+    """(n,): mean of the squared gradient for Adam and AdamW; None for SGD."""
 
     def __post_init__(self) -> None:
-        shape = tuple(self.parameter.shape)
-        for name in ("parameter", "gradient_sum", "first_moment", "second_moment", "ema"):
+        if not self.parameters or not len(self.parameters) == len(self.averages) == len(self.groups):
+            raise ValueError(
+                f"{len(self.parameters)} parameters, {len(self.averages)} averages and {len(self.groups)} groups: "
+                "need one of each for every parameter, and at least one"
+            )
+        for index, (parameter, average, group) in enumerate(
+            zip(self.parameters, self.averages, self.groups, strict=True)
+        ):
+            shape = tuple(parameter.shape)
+            _check_tensor(f"parameter {index}", parameter, shape)
+            _check_tensor(f"average {index}", average, shape)
+            if group not in (0, 1, 2):
+                raise ValueError(f"parameter {index}: group {group}: known groups are 0, 1 and 2")
+        for name in ("gradient_sum", "first_moment", "second_moment"):
             tensor = getattr(self, name)
-            if tensor is None and name == "second_moment":
-                continue
-            if tuple(tensor.shape) != shape or tensor.dtype != flow.float32 or not tensor.is_contiguous():
-                raise ValueError(
-                    f"{name} of shape {tuple(tensor.shape)} {tensor.dtype}: must be like its parameter, {shape}, "
-                    "float32 and contiguous, because it is updated in place"
-                )
-        if self.group not in (0, 1, 2):
-            raise ValueError(f"group {self.group}: known groups are 0, 1 and 2")
+            if tensor is not None:
+                _check_tensor(name, tensor, (self.elements,))
+
+    @property
+    def elements(self) -> int:
+        """n."""
+        return sum(parameter.numel() for parameter in self.parameters)
+
+    def cut(self, flat: Tensor) -> list[Tensor]:
+        """Each parameter's part of a flat tensor, in its shape."""
+        parts, start = [], 0
+        for parameter in self.parameters:
+            parts.append(flat[start : start + parameter.numel()].reshape(parameter.shape))
+            start += parameter.numel()
+        return parts
+
+
+def flattened(tensors: Sequence[Tensor]) -> Tensor:
+    """(n,): the elements of all tensors, one tensor after another."""
+    return flow.cat([tensor.reshape(-1) for tensor in tensors], dim=0)
+
+
+def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape or tensor.dtype != flow.float32 or not tensor.is_contiguous():
+        raise ValueError(
+            f"{name} of shape {tuple(tensor.shape)} {tensor.dtype}: must be of shape {shape}, float32 and contiguous, "
+            "because it is updated in place"
+        )
 
 
 def update_parameters(
     rule: UpdateRule,
-    states: Sequence[ParameterState],
+    state: UpdateState,
     gradients: Sequence[Tensor],
     hyper: Tensor,
     *,
@@ -139,33 +176,33 @@ def update_parameters(
 
     Args:
         rule: optimizer; "sgd" has Nesterov momentum.
-        states: one entry per parameter, the same ones in every call.
-        gradients: of the scaled loss, shapes of the parameters, float32.
+        state: the same tensors in every call.
+        gradients: of the scaled loss, float32: one in the shape of each parameter, or all in a single (n,).
         hyper: (17,) float32 on the device of the parameters, from `hyper_vector`.
         max_norm: the gradient of all parameters together is scaled down to this L2 norm.
     Returns:
         (2,) float32: the norm before clipping (NaN when hyper says not to update), and 1 if the weights were updated,
         else 0.
     Raises:
-        ValueError: no parameters, counts or shapes that differ, an unknown rule, a missing second moment.
+        ValueError: counts or shapes that differ, an unknown rule, a missing second moment.
     """
-    _check_arguments(rule, states, gradients)
+    _check_arguments(rule, state, gradients)
     with flow.no_grad():
         if plugin.is_loaded() and not hyper.is_cuda:
-            return _update_parameters_fused(rule, states, gradients, hyper, max_norm)
-        return update_parameters_reference(rule, states, gradients, hyper, max_norm=max_norm)
+            return _update_parameters_fused(rule, state, gradients, hyper, max_norm)
+        return update_parameters_reference(rule, state, gradients, hyper, max_norm=max_norm)
 
 
 def _update_parameters_fused(
-    rule: UpdateRule, states: Sequence[ParameterState], gradients: Sequence[Tensor], hyper: Tensor, max_norm: float
+    rule: UpdateRule, state: UpdateState, gradients: Sequence[Tensor], hyper: Tensor, max_norm: float
 ) -> Tensor:
     tensors = {
-        "parameter": [state.parameter for state in states],
-        "gradient_sum": [state.gradient_sum for state in states],
-        "first_moment": [state.first_moment for state in states],
-        "ema": [state.ema for state in states],
-        "second_moment": [state.second_moment for state in states if state.second_moment is not None],
-        "gradient": list(gradients),
+        "parameter": state.parameters,
+        "ema": state.averages,
+        "gradient_sum": [state.gradient_sum],
+        "first_moment": [state.first_moment],
+        "second_moment": [] if state.second_moment is None else [state.second_moment],
+        "gradient": gradients,
         "hyper": [hyper],
     }
     used = {name: row for name, row in tensors.items() if row}
@@ -174,7 +211,7 @@ def _update_parameters_fused(
         op,
         [tensor for row in used.values() for tensor in row],
         integers=(get_args(UpdateRule).index(rule), 0),
-        floats=(max_norm, *(state.group for state in states)),
+        floats=(max_norm, *state.groups),
     )
 
 
@@ -197,11 +234,22 @@ class _Scalars:
     def __getitem__(self, index: int) -> Tensor:
         return self.vector[int(index) : int(index) + 1]
 
-    def learning_rate(self, group: int) -> Tensor:
-        return self[HyperIndex.LEARNING_RATE_0 + group]
+    def per_element(self, first: HyperIndex, state: UpdateState) -> Tensor:
+        """(n,): the value of each element's group; `first` is that of group 0."""
+        counted = zip(state.groups, (parameter.numel() for parameter in state.parameters), strict=True)
+        runs = [(group, sum(count for _, count in run)) for group, run in groupby(counted, key=itemgetter(0))]
+        return flow.cat([self[first + group].expand(count) for group, count in runs], dim=0)
 
-    def weight_decay(self, group: int) -> Tensor:
-        return self[HyperIndex.WEIGHT_DECAY_0 + group]
+
+@dataclass(frozen=True)
+class _Flat:
+    """What a rule reads of all parameters; each (n,)."""
+
+    parameter: Tensor
+    first_moment: Tensor
+    second_moment: Tensor | None
+    learning_rate: Tensor
+    weight_decay: Tensor
 
 
 @dataclass(frozen=True)
@@ -213,7 +261,7 @@ class _NewValues:
 
 def update_parameters_reference(
     rule: UpdateRule,
-    states: Sequence[ParameterState],
+    state: UpdateState,
     gradients: Sequence[Tensor],
     hyper: Tensor,
     *,
@@ -221,63 +269,67 @@ def update_parameters_reference(
 ) -> Tensor:
     """`update_parameters` composed of OneFlow ops, to be called without gradient recording."""
     scalars = _Scalars(hyper)
-    sums = [state.gradient_sum + gradient for state, gradient in zip(states, gradients, strict=True)]
-    unscaled = [total * scalars[HyperIndex.INVERSE_LOSS_SCALE] for total in sums]
-    norm = _global_norm(unscaled)
+    total = state.gradient_sum + flattened(gradients)
+    unscaled = total * scalars[HyperIndex.INVERSE_LOSS_SCALE]
+    norm = _norm(unscaled)
     # Tensor by tensor: OneFlow divides a Python number by a tensor through the reciprocal, one rounding more.
     clip = (flow.ones_like(norm) * max_norm / (norm + 1e-6)).clamp(max=1.0)
     asked = scalars[HyperIndex.UPDATE] > 0
-    finite = flow.isfinite(norm)
-    updates = flow.logical_and(asked, finite)
+    updates = flow.logical_and(asked, flow.isfinite(norm))
 
-    for state, total, gradient in zip(states, sums, unscaled, strict=True):
-        new = _RULES[rule](state, gradient * clip, scalars)
-        average = state.ema * scalars[HyperIndex.EMA_DECAY] + new.parameter * scalars[HyperIndex.ONE_MINUS_EMA_DECAY]
-        # `where` and not a product with 0 or 1: a NaN that is not selected must vanish.
-        _assign(state.gradient_sum, flow.where(asked, flow.zeros_like(total), total))
-        _assign(state.parameter, flow.where(updates, new.parameter, state.parameter))
-        _assign(state.first_moment, flow.where(updates, new.first_moment, state.first_moment))
-        if new.second_moment is not None:
-            _assign(state.second_moment, flow.where(updates, new.second_moment, state.second_moment))
-        _assign(state.ema, flow.where(updates, average, state.ema))
+    old = _Flat(
+        flattened(state.parameters),
+        state.first_moment,
+        state.second_moment,
+        scalars.per_element(HyperIndex.LEARNING_RATE_0, state),
+        scalars.per_element(HyperIndex.WEIGHT_DECAY_0, state),
+    )
+    new = _RULES[rule](old, unscaled * clip, scalars)
+    average = flattened(state.averages)
+    moved = average * scalars[HyperIndex.EMA_DECAY] + new.parameter * scalars[HyperIndex.ONE_MINUS_EMA_DECAY]
+    # `where` and not a product with 0 or 1: a NaN that is not selected must vanish.
+    _assign_parts(state, state.parameters, flow.where(updates, new.parameter, old.parameter))
+    _assign_parts(state, state.averages, flow.where(updates, moved, average))
+    _assign(state.gradient_sum, flow.where(asked, flow.zeros_like(total), total))
+    _assign(state.first_moment, flow.where(updates, new.first_moment, state.first_moment))
+    if new.second_moment is not None:
+        _assign(state.second_moment, flow.where(updates, new.second_moment, state.second_moment))
 
     shown_norm = flow.where(asked, norm, norm * float("nan"))
     return flow.cat([shown_norm, updates.to(flow.float32)])
 
 
-def _global_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """L2 norm (1,) of all tensors together, computed in float64: millions of squares are added."""
-    squares = flow.stack([flow.square(gradient.to(flow.float64)).sum() for gradient in gradients])
-    return flow.sqrt(squares.sum()).to(flow.float32).reshape(1)
+def _norm(gradient: Tensor) -> Tensor:
+    """L2 norm (1,), computed in float64: millions of squares are added."""
+    return flow.sqrt(flow.square(gradient.to(flow.float64)).sum()).to(flow.float32).reshape(1)
 
 
-def _sgd(state: ParameterState, gradient: Tensor, scalars: _Scalars) -> _NewValues:
-    direction = gradient + state.parameter * scalars.weight_decay(state.group)
+def _sgd(old: _Flat, gradient: Tensor, scalars: _Scalars) -> _NewValues:
+    direction = gradient + old.parameter * old.weight_decay
     momentum = scalars[HyperIndex.BETA1]
-    velocity = state.first_moment * momentum + direction
+    velocity = old.first_moment * momentum + direction
     step = direction + velocity * momentum
-    return _NewValues(state.parameter - step * scalars.learning_rate(state.group), velocity, None)
+    return _NewValues(old.parameter - step * old.learning_rate, velocity, None)
 
 
-def _adam(state: ParameterState, gradient: Tensor, scalars: _Scalars) -> _NewValues:
-    direction = gradient + state.parameter * scalars.weight_decay(state.group)
-    return _adam_step(state, state.parameter, direction, scalars)
+def _adam(old: _Flat, gradient: Tensor, scalars: _Scalars) -> _NewValues:
+    return _adam_step(old, old.parameter, gradient + old.parameter * old.weight_decay, scalars)
 
 
-def _adamw(state: ParameterState, gradient: Tensor, scalars: _Scalars) -> _NewValues:
-    kept = 1 - scalars.learning_rate(state.group) * scalars.weight_decay(state.group)
-    return _adam_step(state, state.parameter * kept, gradient, scalars)
+def _adamw(old: _Flat, gradient: Tensor, scalars: _Scalars) -> _NewValues:
+    kept = 1 - old.learning_rate * old.weight_decay
+    return _adam_step(old, old.parameter * kept, gradient, scalars)
 
 
-def _adam_step(state: ParameterState, parameter: Tensor, gradient: Tensor, scalars: _Scalars) -> _NewValues:
-    mean = state.first_moment * scalars[HyperIndex.BETA1] + gradient * scalars[HyperIndex.ONE_MINUS_BETA1]
-    square = state.second_moment * scalars[HyperIndex.BETA2] + gradient * gradient * scalars[HyperIndex.ONE_MINUS_BETA2]
-    step_size = scalars.learning_rate(state.group) / scalars[HyperIndex.BIAS_CORRECTION1]
+def _adam_step(old: _Flat, parameter: Tensor, gradient: Tensor, scalars: _Scalars) -> _NewValues:
+    mean = old.first_moment * scalars[HyperIndex.BETA1] + gradient * scalars[HyperIndex.ONE_MINUS_BETA1]
+    square = old.second_moment * scalars[HyperIndex.BETA2] + gradient * gradient * scalars[HyperIndex.ONE_MINUS_BETA2]
+    step_size = old.learning_rate / scalars[HyperIndex.BIAS_CORRECTION1]
     denominator = flow.sqrt(square) / scalars[HyperIndex.BIAS_CORRECTION2_ROOT] + scalars[HyperIndex.EPS]
     return _NewValues(parameter - mean / denominator * step_size, mean, square)
 
 
-_RULES: Mapping[UpdateRule, Callable[[ParameterState, Tensor, _Scalars], _NewValues]] = {
+_RULES: Mapping[UpdateRule, Callable[[_Flat, Tensor, _Scalars], _NewValues]] = {
     "sgd": _sgd,
     "adam": _adam,
     "adamw": _adamw,
@@ -297,14 +349,22 @@ def _assign(target: Tensor, value: Tensor) -> None:
     )
 
 
-def _check_arguments(rule: str, states: Sequence[ParameterState], gradients: Sequence[Tensor]) -> None:
+def _assign_parts(state: UpdateState, targets: Sequence[Tensor], flat: Tensor) -> None:
+    for target, value in zip(targets, state.cut(flat), strict=True):
+        _assign(target, value)
+
+
+def _check_arguments(rule: str, state: UpdateState, gradients: Sequence[Tensor]) -> None:
     if rule not in _RULES:
         raise ValueError(f"rule={rule!r}: choose one of {', '.join(_RULES)}")
-    if not states or len(states) != len(gradients):
-        raise ValueError(f"{len(states)} parameters and {len(gradients)} gradients: need one of each, and at least one")
-    for index, (state, gradient) in enumerate(zip(states, gradients, strict=True)):
-        if (state.second_moment is None) != (rule == "sgd"):
-            raise ValueError(f"parameter {index}: rule {rule} {'has no' if rule == 'sgd' else 'needs a'} second moment")
-        shape = tuple(state.parameter.shape)
-        if tuple(gradient.shape) != shape:
-            raise ValueError(f"parameter {index}: shape {shape} but gradient of shape {tuple(gradient.shape)}")
+    if (state.second_moment is None) != (rule == "sgd"):
+        raise ValueError(f"rule {rule} {'has no' if rule == 'sgd' else 'needs a'} second moment")
+    if len(gradients) == 1 and tuple(gradients[0].shape) == (state.elements,):
+        return
+    if len(gradients) != len(state.parameters):
+        raise ValueError(f"{len(state.parameters)} parameters and {len(gradients)} gradients: need one of each")
+    for index, (parameter, gradient) in enumerate(zip(state.parameters, gradients, strict=True)):
+        if tuple(gradient.shape) != tuple(parameter.shape):
+            raise ValueError(
+                f"parameter {index}: shape {tuple(parameter.shape)} but gradient of shape {tuple(gradient.shape)}"
+            )

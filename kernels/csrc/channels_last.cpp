@@ -179,6 +179,20 @@ class NormaliseGradientKernel final : public user_op::OpKernel {
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
+// The two rows of (2, C). One op in place of two slices and two reshapes: every op of a graph costs time and memory.
+class HalvesKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    const int64_t channels = view_of(ctx, "in").At(1);
+    for (int row = 0; row < 2; ++row) {
+      const float* values = data_of(ctx, "in") + row * channels;
+      std::copy(values, values + channels, ctx->Tensor4ArgNameAndIndex("out", row)->mut_dptr<float>());
+    }
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
 Maybe<void> infer_convolution(user_op::InferContext* ctx) {
   const ConvolutionShape s = shape_of(floats_of(ctx), ctx->InputShape("x", 0), ctx->InputShape("weight", 0), false);
   ctx->SetOutputShape("out", 0, Shape({s.batch, s.out_height, s.out_width, s.out_channels}));
@@ -197,6 +211,16 @@ Maybe<void> infer_like_weight(user_op::InferContext* ctx) {
 
 Maybe<void> infer_pair_of_channels(user_op::InferContext* ctx) {
   ctx->SetOutputShape("out", 0, Shape({2, ctx->InputShape("x", 0).At(3)}));
+  return Maybe<void>::Ok();
+}
+
+Maybe<void> infer_rows(user_op::InferContext* ctx) {
+  for (int row = 0; row < 2; ++row) ctx->SetOutputShape("out", row, Shape({ctx->InputShape("in", 0).At(1)}));
+  return Maybe<void>::Ok();
+}
+
+Maybe<void> infer_floats(user_op::InferContext* ctx) {
+  for (int row = 0; row < 2; ++row) ctx->SetOutputDType("out", row, oneflow::DataType::kFloat);
   return Maybe<void>::Ok();
 }
 
@@ -241,6 +265,16 @@ Maybe<void> split_images(user_op::SbpContext* ctx) {
     builder.Broadcast(out);
   }
   builder.Build();
+  return Maybe<void>::Ok();
+}
+
+// Rows of a sum over images are sums over images.
+Maybe<void> keep_sums(user_op::SbpContext* ctx) {
+  ctx->NewBuilder()
+      .PartialSum(user_op::OpArg("in", 0))
+      .Broadcast(user_op::OpArg("like", 0))
+      .PartialSum(ctx->outputs())
+      .Build();
   return Maybe<void>::Ok();
 }
 
@@ -292,6 +326,16 @@ REGISTER_NO_GRAD_USER_OP("graph_train_normalise_grad")
     .Input("sums")
     .GT_CHANNELS_LAST_OP(infer_like_x, true, false);
 
+REGISTER_NO_GRAD_USER_OP("graph_train_halves")
+    .Input("in")
+    .Input("like")
+    .Output("out")
+    .Attr<int64_t>("num_sample", 0)
+    .SetLogicalTensorDescInferFn(infer_rows)
+    .SetPhysicalTensorDescInferFn(infer_rows)
+    .SetGetSbpFn(keep_sums)
+    .SetDataTypeInferFn(infer_floats);
+
 #define GT_ACTIVATION_KERNEL(op, kernel)                 \
   GT_CPU_KERNEL(op, kernel<float>, GT_IS_FLOAT("x"));    \
   GT_CPU_KERNEL(op, kernel<Bfloat16>, GT_IS_BFLOAT16("x"))
@@ -303,6 +347,7 @@ GT_ACTIVATION_KERNEL("graph_train_statistics", StatisticsKernel);
 GT_ACTIVATION_KERNEL("graph_train_normalise", NormaliseKernel);
 GT_ACTIVATION_KERNEL("graph_train_normalise_sums", NormaliseSumsKernel);
 GT_ACTIVATION_KERNEL("graph_train_normalise_grad", NormaliseGradientKernel);
+GT_CPU_KERNEL("graph_train_halves", HalvesKernel, GT_IS_FLOAT("in"));
 
 }  // namespace
 

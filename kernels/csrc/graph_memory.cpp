@@ -1,4 +1,4 @@
-// Lets tensors of a compiled graph on the CPU share memory once they are no longer read.
+// Lets tensors of a compiled graph on the CPU share memory once they are no longer read, and frees what compiling left.
 //
 // OneFlow 0.9.0 plans that for CUDA only (`InitMemoryChains` in intra_job_mem_sharing_util.cpp skips the CPU): on a CPU every
 // tensor of a graph has memory of its own for as long as the program runs. The compiler calls its planner across a library
@@ -19,6 +19,7 @@
 #include "memory_plan.h"
 #include "oneflow/core/job/id_manager.h"
 #include "oneflow/core/job/intra_job_mem_sharing_util.h"
+#include "oneflow/core/job/job_build_and_infer_ctx_mgr.h"
 #include "oneflow/core/job/plan_util.h"
 #include "oneflow/core/register/blob_desc.h"
 
@@ -35,6 +36,7 @@ constexpr char kPlanner[] =
     "_ZN7oneflow22IntraJobMemSharingUtil30InferMemBlockId4MemReusedRegstEPNS_4PlanERKSt8functionIFbRKSsS5_EE";
 
 bool sharing = true;
+Plan* compiled = nullptr;  // of the graph that was compiled last, for as long as that graph lives
 struct {
   int64_t separate = 0, shared = 0, peak = 0;
 } last_plan;  // bytes: memory of their own would need, the blocks take, are in use at once; over all processes of the job
@@ -256,13 +258,32 @@ void share_memory(Plan* plan) {
   }
 }
 
+// What nothing reads once the ops are placed. Every op is copied five times from here on.
+void drop_unread(oneflow::OpAttribute* op) {
+  op->clear_blob_last_used_signature();
+  op->clear_blob_backward_used_signature();
+  op->clear_local_signature();
+  op->clear_parallel_signature();
+  op->mutable_op_conf()->clear_loc();
+}
+
 using Reachable = std::function<bool(const std::string&, const std::string&)>;
 
 void plan_memory(Plan* plan, const Reachable& reachable) {
   oneflow::IntraJobMemSharingUtil::InferMemBlockId4MemReusedRegst(plan, reachable);
+  compiled = plan;
+  for (auto& job : *plan->mutable_job_id2op_attribute_ref_table()) {
+    for (auto& op : *job.second.mutable_op_name2op_attribute()) drop_unread(&op.second);
+  }
   last_plan = {};
   if (sharing) share_memory(plan);
 }
+
+// What OneFlow's records of how graphs were built let their own kind do.
+struct Records : oneflow::JobBuildAndInferCtxMgr {
+  static constexpr auto kClearContexts = &Records::clear_job_name2infer_ctx;
+  static constexpr auto kJobs = &Records::mut_job_set;
+};
 
 }  // namespace
 
@@ -274,6 +295,20 @@ extern "C" GT_EXPORT int graph_train_share_graph_memory(int enabled) {
   sharing = enabled != 0;
   *slot = reinterpret_cast<void*>(&plan_memory);
   return 1;
+}
+
+// Frees the records of how all graphs were built so far: once a graph has its job, nothing reads them.
+extern "C" GT_EXPORT void graph_train_forget_building() {
+  oneflow::JobBuildAndInferCtxMgr* const records = CHECK_JUST(oneflow::GlobalJobBuildAndInferCtxMgr());
+  (records->*Records::kClearContexts)();
+  // Their number gives the next graph its id, so they are emptied, not removed.
+  for (oneflow::Job& job : *(records->*Records::kJobs)()->mutable_job()) oneflow::Job().Swap(&job);
+}
+
+// Frees the plan of the graph that has just been compiled: actors have copied what they need of it.
+extern "C" GT_EXPORT void graph_train_forget_plan() {
+  if (compiled != nullptr) Plan().Swap(compiled);
+  compiled = nullptr;
 }
 
 // Bytes of the last compiled graph: with memory of its own for each shareable tensor, as planned, and the least possible

@@ -105,22 +105,32 @@ double total_squared_norm(const std::vector<Piece>& pieces, float inverse_loss_s
   return total;
 }
 
+float* data_of(user_op::KernelComputeContext* ctx, const char* name, int32_t index) {
+  return ctx->Tensor4ArgNameAndIndex(name, index)->mut_dptr<float>();
+}
+
+// Sums and moments of all parameters are flat tensors, the gradient may be.
 std::vector<Piece> cut_into_pieces(user_op::KernelComputeContext* ctx, Rule rule, const std::vector<float>& groups) {
   std::vector<Piece> pieces;
-  int64_t start = 0;
-  const auto data = [&](const char* name, int32_t index) {
-    return ctx->Tensor4ArgNameAndIndex(name, index)->mut_dptr<float>();
-  };
-  for (int32_t index = 0; index < ctx->input_size("parameter"); ++index) {
+  const int32_t parameters = ctx->input_size("parameter");
+  const bool flat_gradient = ctx->input_size("gradient") < parameters;
+  float* const gradient_sum = data_of(ctx, "gradient_sum", 0);
+  float* const first_moment = data_of(ctx, "first_moment", 0);
+  float* const second_moment = rule == Rule::kSgd ? nullptr : data_of(ctx, "second_moment", 0);
+  int64_t first = 0, start = 0;
+  for (int32_t index = 0; index < parameters; ++index) {
     const int64_t elements = ctx->Tensor4ArgNameAndIndex("parameter", index)->shape_view().elem_cnt();
-    float* const second_moment = rule == Rule::kSgd ? nullptr : data("second_moment", index);
-    const float* const gradient = ctx->Tensor4ArgNameAndIndex("gradient", index)->dptr<float>();
+    float* const parameter = data_of(ctx, "parameter", index);
+    float* const ema = data_of(ctx, "ema", index);
+    const float* const gradient = flat_gradient ? ctx->Tensor4ArgNameAndIndex("gradient", 0)->dptr<float>() + first
+                                                : ctx->Tensor4ArgNameAndIndex("gradient", index)->dptr<float>();
     for (int64_t at = 0; at < elements; at += kPiece, start += kPiece) {
       const int64_t count = std::min(kPiece, elements - at);
-      pieces.push_back({data("parameter", index) + at, data("gradient_sum", index) + at,
-                        data("first_moment", index) + at, second_moment == nullptr ? nullptr : second_moment + at,
-                        data("ema", index) + at, gradient + at, start, count, static_cast<int>(groups[index])});
+      pieces.push_back({parameter + at, gradient_sum + first + at, first_moment + first + at,
+                        second_moment == nullptr ? nullptr : second_moment + first + at, ema + at, gradient + at, start,
+                        count, static_cast<int>(groups[index])});
     }
+    first += elements;
   }
   return pieces;
 }
@@ -161,11 +171,18 @@ const std::array<const char*, 4> kMutableOfSgd = {"parameter", "gradient_sum", "
 
 Maybe<void> infer_shape(user_op::InferContext* ctx) {
   CHECK_EQ_OR_RETURN(ctx->InputShape("hyper", 0), Shape({kHyperSize}));
-  for (const char* name : kMutableOfSgd) CHECK_EQ_OR_RETURN(ctx->input_size(name), ctx->input_size("gradient"));
+  int64_t elements = 0;
+  for (int32_t index = 0; index < ctx->input_size("parameter"); ++index) {
+    CHECK_EQ_OR_RETURN(ctx->InputShape("ema", index), ctx->InputShape("parameter", index));
+    elements += ctx->InputShape("parameter", index).elem_cnt();
+  }
+  int64_t gradients = 0;
   for (int32_t index = 0; index < ctx->input_size("gradient"); ++index) {
-    for (const char* name : kMutableOfSgd) {
-      CHECK_EQ_OR_RETURN(ctx->InputShape(name, index), ctx->InputShape("gradient", index));
-    }
+    gradients += ctx->InputShape("gradient", index).elem_cnt();
+  }
+  CHECK_EQ_OR_RETURN(gradients, elements);
+  for (const char* name : {"gradient_sum", "first_moment"}) {
+    CHECK_EQ_OR_RETURN(ctx->InputShape(name, 0), Shape({elements}));
   }
   ctx->SetOutputShape("out", 0, Shape({2}));
   return Maybe<void>::Ok();

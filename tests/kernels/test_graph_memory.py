@@ -150,3 +150,55 @@ def test_a_training_step_takes_less_than_half_the_memory() -> None:
     plan = last_memory_plan()
     assert plan.peak <= plan.shared <= 1.1 * plan.peak
     assert plan.shared < plan.separate / 2
+
+
+def _bytes_in_use() -> int:
+    """Of the C library's heaps."""
+
+    class Heaps(ctypes.Structure):
+        _fields_ = [
+            (name, ctypes.c_size_t)
+            for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
+                         "keepcost")
+        ]  # fmt: skip
+
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Heaps
+    return int(mallinfo2().uordblks)
+
+
+def test_what_only_compiling_needs_is_freed() -> None:
+    module, images = _Branches(), _images(0)
+    compile_graph(_Graph(module), images)  # what any first graph leaves is not counted
+    kept = {}
+    for name, compiled in (("all", _Graph._compile), ("needed", compile_graph)):
+        graphs = [_Graph(module) for _ in range(4)]
+        before = _bytes_in_use()
+        for graph in graphs:
+            compiled(graph, images)
+        kept[name] = _bytes_in_use() - before
+    assert kept["needed"] < 0.7 * kept["all"]
+
+
+def test_a_graph_is_described_after_compiling_and_more_graphs_follow() -> None:
+    module = _Branches()
+    graph = _Graph(module)
+    compile_graph(graph, _images(0))
+    job = flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+    assert sum(op.HasField("user_conf") for op in job.net.op) > 10
+    assert _Graph(module)(_images(0))[0].shape == (2, 8, 32, 32)  # compiled by its first call
+
+
+def test_a_training_step_has_few_ops() -> None:
+    # Each costs a step some 15 microseconds. Per layer: convolution, statistics, normalisation, and their gradients.
+    step, schedule = tiny_step(GraphStep), tiny_schedule()
+    images, labels = random_batch(0, side=64, labels=4)
+    step(flow.tensor(images), flow.tensor(labels), schedule.at(0, 0))
+    graph = next(iter(step._graphs.values()))
+    job = flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+    network = step.state.network
+    layers = sum(isinstance(module, flow.nn.Conv2d) for module in network.modules())
+    computing = sum(op.HasField("user_conf") for op in job.net.op)
+    variables = sum(op.HasField("variable_conf") for op in job.net.op)
+    assert computing < 8 * layers + 90
+    assert variables < 2 * len(list(network.parameters())) + len(list(network.buffers()))

@@ -11,8 +11,8 @@ from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from kernels.update import (
     HyperIndex,
-    ParameterState,
     UpdateRule,
+    UpdateState,
     hyper_vector,
     update_parameters,
     update_parameters_reference,
@@ -40,20 +40,30 @@ class _Store(flow.nn.Module):
 
     def __init__(self, rule: UpdateRule, values: Sequence[_Array], groups: Sequence[int] = _GROUPS) -> None:
         super().__init__()
-        self.states: list[ParameterState] = []
-        for index, (value, group) in enumerate(zip(values, groups, strict=True)):
-            parameter = flow.nn.Parameter(flow.tensor(value.astype(np.float32)))
-            self.register_parameter(f"parameter_{index}", parameter)
-            buffers = {}
-            for name in ("gradient_sum", "first_moment", "second_moment", "ema"):
-                buffers[name] = flow.tensor(value.astype(np.float32)) if name == "ema" else flow.zeros(*value.shape)
-                self.register_buffer(f"{name}_{index}", buffers[name])
-            if rule == "sgd":
-                buffers["second_moment"] = None
-            self.states.append(ParameterState(parameter=parameter, group=group, **buffers))
+        self._shapes = [value.shape for value in values]
+        parameters, averages = [], []
+        for index, value in enumerate(values):
+            parameters.append(flow.nn.Parameter(flow.tensor(value.astype(np.float32))))
+            averages.append(flow.tensor(value.astype(np.float32)))
+            self.register_parameter(f"parameter_{index}", parameters[-1])
+            self.register_buffer(f"ema_{index}", averages[-1])
+        names = ["gradient_sum", "first_moment", *([] if rule == "sgd" else ["second_moment"])]
+        flats = {name: flow.zeros(sum(value.size for value in values)) for name in names}
+        for name, flat in flats.items():
+            self.register_buffer(name, flat)
+        self.state = UpdateState(parameters, averages, groups, **flats)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        return {name: tensor.numpy() for name, tensor in self.state_dict().items()}
+        """By name and number of the parameter."""
+        arrays = {}
+        for name, tensor in self.state_dict().items():
+            if "moment" in name or "sum" in name:
+                ends = np.cumsum([int(np.prod(shape)) for shape in self._shapes])
+                for index, part in enumerate(np.split(tensor.numpy(), ends[:-1])):
+                    arrays[f"{name}_{index}"] = part.reshape(self._shapes[index])
+            else:
+                arrays[name] = tensor.numpy()
+        return arrays
 
 
 class _UpdateGraph(flow.nn.Graph):
@@ -61,11 +71,11 @@ class _UpdateGraph(flow.nn.Graph):
         super().__init__()
         self.store = store
         self._update = update
-        self._states = store.states
+        self._update_state = store.state
         self._rule: UpdateRule = rule
 
     def build(self, hyper: Tensor, *gradients: Tensor) -> Tensor:
-        return self._update(self._rule, self._states, gradients, hyper, max_norm=_MAX_NORM)
+        return self._update(self._rule, self._update_state, gradients, hyper, max_norm=_MAX_NORM)
 
 
 @dataclass
@@ -201,9 +211,9 @@ def test_one_sgd_step_by_hand(update: _Update) -> None:
     # g = 2; d = 2 + 0.5 * 2 = 3; m = 0.5 * 1 + 3 = 3.5; step = 3 + 0.5 * 3.5 = 4.75; p = 2 - 0.25 * 4.75 = 0.8125
     # EMA with decay 0.75: 0.75 * 2 + 0.25 * 0.8125 = 1.703125. All exact in binary.
     store = _Store("sgd", [np.array([2.0])], [1])
-    store.states[0].first_moment.copy_(flow.tensor([1.0]))
+    store.state.first_moment.copy_(flow.tensor([1.0]))
     hyper = _Settings((0.0, 0.25, 0.0), (0.0, 0.5, 0.0), 0.5, 0.75, True, 2.0).vector(1)
-    result = update("sgd", store.states, [flow.tensor([4.0])], hyper)
+    result = update("sgd", store.state, [flow.tensor([4.0])], hyper)
     arrays = store.arrays()
     assert arrays["parameter_0"][0] == 0.8125
     assert arrays["first_moment_0"][0] == 3.5
@@ -222,7 +232,7 @@ def test_ten_steps_follow_the_formulas_in_float64(rule: UpdateRule, update: _Upd
         settings, gradients = _settings(step), _gradients(step, generator)
         result = update(
             rule,
-            store.states,
+            store.state,
             [flow.tensor(gradient.astype(np.float32)) for gradient in gradients],
             settings.vector(expected.updates + 1),
             max_norm=_MAX_NORM,
@@ -247,7 +257,7 @@ def test_graph_equals_eager_bit_for_bit(rule: UpdateRule, update: _Update) -> No
     for step in range(_STEPS):
         gradients = [flow.tensor(gradient.astype(np.float32)) for gradient in _gradients(step, generator)]
         hyper = _settings(step).vector(step + 1)
-        ours = update(rule, eager.states, gradients, hyper, max_norm=_MAX_NORM)
+        ours = update(rule, eager.state, gradients, hyper, max_norm=_MAX_NORM)
         theirs = graph(hyper, *gradients)
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
         captured_arrays = captured.arrays()
@@ -264,13 +274,29 @@ def test_fused_equals_composed_bit_for_bit(rule: UpdateRule) -> None:
     for step in range(_STEPS):
         gradients = [flow.tensor(gradient.astype(np.float32)) for gradient in _gradients(step, generator)]
         hyper = _settings(step).vector(step + 1)
-        ours = update_parameters(rule, fused.states, gradients, hyper, max_norm=_MAX_NORM)
+        ours = update_parameters(rule, fused.state, gradients, hyper, max_norm=_MAX_NORM)
         with flow.no_grad():
-            theirs = update_parameters_reference(rule, composed.states, gradients, hyper, max_norm=_MAX_NORM)
+            theirs = update_parameters_reference(rule, composed.state, gradients, hyper, max_norm=_MAX_NORM)
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
         composed_arrays = composed.arrays()
         for name, array in fused.arrays().items():
             np.testing.assert_array_equal(array, composed_arrays[name], err_msg=f"step {step}: {name}")
+
+
+@pytest.mark.parametrize("update", _IMPLEMENTATIONS)
+@pytest.mark.parametrize("rule", _RULES)
+def test_gradients_may_come_as_one_flat_tensor(rule: UpdateRule, update: _Update) -> None:
+    generator = np.random.default_rng(17)
+    start, gradients = _initial(generator), _initial(generator)
+    whole, apart = _Store(rule, start), _Store(rule, start)
+    flat = flow.tensor(np.concatenate([gradient.ravel() for gradient in gradients]).astype(np.float32))
+    ours = update(rule, whole.state, [flat], _settings(0).vector(1))
+    theirs = update(rule, apart.state, [flow.tensor(g.astype(np.float32)) for g in gradients], _settings(0).vector(1))
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    expected = apart.arrays()
+    for name, array in whole.arrays().items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+        assert array.any() or name.startswith("gradient_sum")
 
 
 @pytest.mark.parametrize("update", _IMPLEMENTATIONS)
@@ -282,7 +308,7 @@ def test_a_gradient_that_is_not_finite_changes_only_the_sum(rule: UpdateRule, ba
     before = store.arrays()
     gradients = [flow.tensor(value.astype(np.float32)) for value in _initial(generator)]
     gradients[4][:, 0] = bad  # a norm of several 3e38 overflows float32, the numbers themselves do not
-    result = update(rule, store.states, gradients, _settings(0).vector(1)).numpy()
+    result = update(rule, store.state, gradients, _settings(0).vector(1)).numpy()
     assert not np.isfinite(result[0])
     assert result[1] == 0
     for name, array in store.arrays().items():
@@ -294,7 +320,7 @@ def test_accumulation_adds_and_reports_no_norm(update: _Update) -> None:
     store = _Store("sgd", [np.array([1.0, 2.0])], [0])
     hyper = _settings(1).vector(1)
     for total in ([3.0, -1.0], [6.0, -2.0]):
-        result = update("sgd", store.states, [flow.tensor([3.0, -1.0])], hyper).numpy()
+        result = update("sgd", store.state, [flow.tensor([3.0, -1.0])], hyper).numpy()
         assert np.isnan(result[0])
         assert result[1] == 0
         assert store.arrays()["gradient_sum_0"].tolist() == total
@@ -305,7 +331,7 @@ def test_accumulation_adds_and_reports_no_norm(update: _Update) -> None:
 def test_the_norm_of_millions_of_elements_is_accurate(update: _Update) -> None:
     values = np.random.default_rng(5).random(5_000_000).astype(np.float32)
     store = _Store("sgd", [np.zeros(values.shape)], [1])
-    result = update("sgd", store.states, [flow.tensor(values)], _settings(0).vector(1)).numpy()
+    result = update("sgd", store.state, [flow.tensor(values)], _settings(0).vector(1)).numpy()
     assert result[0] == pytest.approx(np.linalg.norm(values.astype(np.float64)), rel=3e-7)
 
 
@@ -313,14 +339,19 @@ def test_wrong_arguments_are_named() -> None:
     store = _Store("sgd", [np.zeros(2)], [0])
     hyper, gradient = _settings(0).vector(1), flow.zeros(2)
     with pytest.raises(ValueError, match="adagrad"):
-        update_parameters("adagrad", store.states, [gradient], hyper)  # type: ignore[arg-type]
+        update_parameters("adagrad", store.state, [gradient], hyper)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="1 parameters and 2 gradients"):
-        update_parameters("sgd", store.states, [gradient, gradient], hyper)
+        update_parameters("sgd", store.state, [gradient, gradient], hyper)
     with pytest.raises(ValueError, match="second moment"):
-        update_parameters("adam", store.states, [gradient], hyper)
+        update_parameters("adam", store.state, [gradient], hyper)
     with pytest.raises(ValueError, match=r"shape \(2,\)"):
-        update_parameters("sgd", store.states, [flow.zeros(3)], hyper)
+        update_parameters("sgd", store.state, [flow.zeros(3)], hyper)
     with pytest.raises(ValueError, match="group 3"):
         _Store("sgd", [np.zeros(2)], [3])
+    with pytest.raises(ValueError, match="1 parameters, 1 averages and 2 groups"):
+        _Store("sgd", [np.zeros(2)], [0, 0])
+    state = store.state
+    with pytest.raises(ValueError, match=r"first_moment of shape \(3,\)"):
+        UpdateState(state.parameters, state.averages, state.groups, state.gradient_sum, flow.zeros(3))
     with pytest.raises(ValueError, match="adam_step=0"):
         _settings(0).vector(0)
