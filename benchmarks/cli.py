@@ -13,15 +13,11 @@ from graph_train.cli.errors import run_command
 from graph_train.cli.parser import CommandParser
 from graph_train.interrupts import Interruptible
 
-DEFAULT_REPEATS = 7
-
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags that every benchmark has."""
+    """Flags that every benchmark has; `benchmarks.flags` has those of several."""
     parser.add_argument("--device", default="cpu", help="cpu, or the number of a GPU")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each side")
-    parser.add_argument("--repeats", type=int, default=DEFAULT_REPEATS, help="turns that each side gets")
-    parser.add_argument("--quick", action="store_true", help="a small part of it, in a minute or a few")
     parser.add_argument("--json", metavar="FILE", help="write the result with machine, versions and commit")
     parser.add_argument("--plot", metavar="FILE", help="draw the result (.png, .svg, .pdf)")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -106,8 +102,9 @@ def _measure(name: str, module: Any, flags: argparse.Namespace) -> int:
 def _check(flags: argparse.Namespace) -> None:
     """Raises ValueError for what would only fail after minutes of measuring."""
     for flag in ("repeats", "threads"):
-        if getattr(flags, flag) < 1:
-            raise ValueError(f"--{flag} {getattr(flags, flag)}: must be at least 1")
+        value = getattr(flags, flag, 1)
+        if value < 1:
+            raise ValueError(f"--{flag} {value}: must be at least 1")
     for flag in ("json", "plot"):
         path = getattr(flags, flag)
         if path and not Path(path).resolve().parent.is_dir():

@@ -60,6 +60,11 @@ autocast in channels-last; `pytorch-compile` compiles the network, the loss stay
 data."""
 
 
+def is_half(name: str) -> bool:
+    """Whether a variant computes in half precision where the machine can; results may name variants that are gone."""
+    return name in VARIANTS and VARIANTS[name].half
+
+
 @dataclass(frozen=True)
 class Setting:
     """How everything is executed."""
@@ -73,7 +78,7 @@ class Setting:
 
 
 def find_torch(asked: str | None, needed: Sequence[str] = ("torch", "numpy")) -> Path | None:
-    """The interpreter that has PyTorch: the one asked for, else ours, else none.
+    """The interpreter that has what a peer needs: the one asked for, else ours, else none.
 
     Args:
         asked: `--torch-python`.
@@ -153,7 +158,8 @@ def compare(point: Point, variants: Sequence[str], setting: Setting) -> Comparis
     rows = []
     for name in variants:
         known = {**asdict(point), "device": setting.device, **memory[name]}
-        rows.append(known | _row(name, milliseconds[name], prepared[name]) | _rate(milliseconds[name], size, setting))
+        rate = _rate(name, milliseconds[name], size, setting)
+        rows.append(known | _row(name, milliseconds[name], prepared[name]) | rate)
     notes = [f"{name}: {note}" for name in variants for note in prepared[name].get("notes", [])]
     return Comparison(rows, milliseconds, notes)
 
@@ -176,6 +182,11 @@ def _runner(worker: Worker) -> Callable[[], float]:
         return float(worker.call("steps", count=count[0])) / count[0]
 
     return run
+
+
+def peer_versions(prepared: Mapping[str, Any]) -> dict[str, str | None]:
+    """Columns of a row with the versions that a peer's `prepare` told; None for what it has not, and for our side."""
+    return {name: prepared.get("versions", {}).get(name) for name in ("pytorch", "opencv", "python")}
 
 
 def _check_losses(point: Point, prepared: Mapping[str, Mapping[str, Any]]) -> None:
@@ -204,14 +215,15 @@ def _row(name: str, milliseconds: Sequence[float], prepared: Mapping[str, Any]) 
         "first_step_s": prepared["first_step_s"],
         "parameters": prepared["parameters"],
         "loss_first_step": prepared["loss"],
-        "pytorch": prepared.get("versions", {}).get("pytorch"),
+        **peer_versions(prepared),
     }
 
 
-def _rate(milliseconds: Sequence[float], size: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
+def _rate(name: str, milliseconds: Sequence[float], size: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     seconds = summarise(milliseconds).median / 1000
     gflops = size["step_gflop"] / seconds
-    ceiling = setting.matmul_gflops
+    # The ceiling is that of float32: a side that computes in half precision may well pass it.
+    ceiling = None if is_half(name) else setting.matmul_gflops
     return {
         "images_per_second": size["images"] / seconds,
         "gflops_per_second": gflops,

@@ -8,17 +8,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.competitors import NO_TORCH, find_torch
+from benchmarks.competitors import NO_TORCH, find_torch, peer_versions
+from benchmarks.flags import add_quick, add_repeats
 from benchmarks.measure import ratios, summarise
 from benchmarks.points import Point
 from benchmarks.tables import Table, number
-from benchmarks.workers import Worker
+from benchmarks.workers import Worker, environment_for
 
-OURS, TORCH = "graph-train", "pytorch + opencv"
+OURS, TORCH = "graph-train", "pytorch channels-last + opencv"
 _ROW = re.compile(r"^\s*(\d+)/\d+\s+(?:\S+\s+){5}(\d+(?:\.\d+)?)\s*$")
 """An epoch's line on the terminal: number, three losses, instances, size, images per second."""
 
@@ -31,10 +32,14 @@ class Ran:
     """Images per second of each epoch's training."""
     seconds: float
     """Of the whole process: start, set-up, all epochs; of ours also compiling, the final validation, saving."""
+    prepared: Mapping[str, Any] = field(default_factory=dict)
+    """What the peer's `prepare` told, versions among it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is trained."""
+    add_repeats(parser)
+    add_quick(parser)
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes` for the built-in set")
     parser.add_argument("--cfg", default="yolov5n", help="model yaml")
     parser.add_argument("--imgsz", type=int, default=320, help="image size in px")
@@ -72,7 +77,7 @@ def _train_ours(flags: argparse.Namespace, epochs: int, folder: Path) -> Ran:
         "--project", str(folder / "runs"), "--kernels", "require",
     ]  # fmt: skip
     started = time.perf_counter()
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment_for(flags.threads))
     seconds = time.perf_counter() - started
     if ran.returncode:
         last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
@@ -119,16 +124,17 @@ def _describe(flags: argparse.Namespace, epochs: int, folder: Path) -> int:
 
 
 def _train_torch(flags: argparse.Namespace, epochs: int, folder: str, python: Path) -> Ran:
-    """As many loading processes as threads, which is what YOLOv5 takes from its default of 8 on such a machine."""
-    cuda = flags.device != "cpu"
-    options = {"channels_last": cuda, "compiled": False, "amp": cuda}
+    """PyTorch in its faster layout; as many loading processes as threads, which is what YOLOv5 takes from its default
+    of 8 on such a machine.
+    """
+    options = {"channels_last": True, "compiled": False, "amp": flags.device != "cpu"}
     started = time.perf_counter()
     with Worker(TORCH, "benchmarks.peers.epochs_worker", threads=flags.threads, python=python) as worker:
-        worker.call("prepare", folder=folder, device=flags.device, threads=flags.threads, workers=flags.threads,
-                    options=options)  # fmt: skip
+        prepared = worker.call("prepare", folder=folder, device=flags.device, threads=flags.threads,
+                               workers=flags.threads, options=options)  # fmt: skip
         done = [worker.call("epoch") for _ in range(epochs)]
     seconds = time.perf_counter() - started
-    return Ran(tuple(epoch["images"] / epoch["seconds"] for epoch in done), seconds)
+    return Ran(tuple(epoch["images"] / epoch["seconds"] for epoch in done), seconds, prepared)
 
 
 def _row(name: str, runs: Sequence[Ran], flags: argparse.Namespace) -> dict[str, Any]:
@@ -143,6 +149,7 @@ def _row(name: str, runs: Sequence[Ran], flags: argparse.Namespace) -> dict[str,
         **{key: value for key, value in speed.as_dict().items() if key != "median"},
         "first_epoch_images_per_second": summarise(ran.epochs[0] for ran in runs).median,
         "command_s": summarise(ran.seconds for ran in runs).median,
+        **peer_versions(runs[0].prepared),
     }
 
 

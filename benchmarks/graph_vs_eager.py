@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.competitors import compare, steps_until_paid
+from benchmarks.flags import add_quick, add_repeats
 from benchmarks.points import Point, parse_point
 from benchmarks.step import measured_setting
 from benchmarks.tables import Table, number
@@ -26,6 +27,8 @@ COLUMNS = ("model", "batch", "px", "eager ms", "graph ms", "graph is faster by",
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Another sweep."""
+    add_repeats(parser)
+    add_quick(parser)
     parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help="instead of the built-in sweep")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.flags import add_repeats
 from benchmarks.measure import calls_per_turn, ratios, summarise, take_turns
 from benchmarks.tables import Table, number
 from benchmarks.workers import Worker
@@ -17,6 +18,7 @@ _TURN_SECONDS = 0.1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which kernels."""
+    add_repeats(parser)
     parser.add_argument("--only", nargs="+", metavar="WORD", help="only kernels whose names contain one of these words")
 
 

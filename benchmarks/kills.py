@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from benchmarks.tables import Table
 from benchmarks.work_folder import add_work_argument, work_folder
+from benchmarks.workers import environment_for
 
 SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
 _POLL_SECONDS = 0.002
@@ -62,6 +63,7 @@ class _Trainings:
     def __init__(self, flags: argparse.Namespace, data: str, work: Path) -> None:
         self._work = work
         self._save_steps = flags.save_steps
+        self._environment = environment_for(flags.threads)
         self._common = [
             "--data", data, "--cfg", flags.cfg, "--imgsz", str(flags.imgsz), "--batch-size", str(flags.batch_size),
             "--epochs", str(flags.epochs), "--device", flags.device, "--workers", str(flags.threads),
@@ -79,7 +81,9 @@ class _Trainings:
             arguments = [*self._common, *steps, "--name", name, "--exist-ok", *more]
         with (self._work / f"{name}.out").open("ab") as out:
             command = [sys.executable, "-m", "graph_train", *arguments]
-            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=self._environment
+            )
             try:
                 yield process
             finally:
@@ -246,9 +250,10 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     """One line on the series, one per chain."""
     kills = body["rows"]
     in_write = sum(kill["moment"] == "writing" for kill in kills)
+    aimed = f"aimed within {MOMENTS['writing']:g} s of a write"
     summary = Table(
         f"{len(kills)} kills",
-        ("exact resumes", "states compared", "equal", "damaged files", "in a write", "before the first state"),
+        ("exact resumes", "states compared", "equal", "damaged files", aimed, "before the first state"),
         ((f"{body['exact_resumes']} of {len(kills)}", str(body["states_equal"] + body["states_different"]),
           str(body["states_equal"]), str(body["damaged_files"]), str(in_write),
           str(sum(kill["epoch"] is None for kill in kills))),),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.flags import add_quick
 from benchmarks.tables import Table
 from benchmarks.workers import Worker
 
@@ -25,6 +26,7 @@ _REGISTRATIONS = re.compile(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which network."""
+    add_quick(parser)
     parser.add_argument("--cfg", default="yolov5s", help="model yaml")
 
 

@@ -1,14 +1,14 @@
 """`graph-bench pipeline`: images per second of the training pipeline, of its stages, and of a loader on OpenCV."""
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.competitors import find_torch, peer_versions
+from benchmarks.flags import add_quick, add_repeats
 from benchmarks.measure import ratios, summarise, take_turns
 from benchmarks.tables import Table, number, rows_of
 from benchmarks.workers import Worker
@@ -17,6 +17,8 @@ OURS, OPENCV = "graph-train", "opencv"
 STAGES = ("read", "decode", "geometry", "pixels", "hand-over")
 SIZES, QUICK_SIZES = (320, 640), (320,)
 _COUNT, _QUICK_COUNT = 600, 200
+NEEDED = ("cv2", "numpy")
+"""Modules that the interpreter of the OpenCV loader must have."""
 NO_OPENCV = (
     "OpenCV rows are left out: no interpreter with cv2. Make one that has (python3.11 -m venv T && "
     "T/bin/pip install numpy opencv-python-headless) and name it with --torch-python T/bin/python."
@@ -25,6 +27,8 @@ NO_OPENCV = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Data set, sizes, thread counts, and where OpenCV is."""
+    add_repeats(parser)
+    add_quick(parser)
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`; its train split is loaded")
     parser.add_argument("--imgsz", type=int, nargs="+", help=f"image sizes, default {' '.join(map(str, SIZES))}")
     parser.add_argument("--workers", type=int, nargs="+", help="thread counts, default powers of two up to --threads")
@@ -39,7 +43,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     workers = sorted(set(flags.workers or _powers(flags.threads)))
     if min(workers) < 1 or flags.batch_size < 1:
         raise ValueError(f"--workers {min(workers)}, --batch-size {flags.batch_size}: must be at least 1")
-    opencv = find_opencv(flags.torch_python)
+    opencv = find_torch(flags.torch_python, NEEDED)
     rows: list[dict[str, Any]] = []
     speedups: list[dict[str, Any]] = []
     for image_px in sizes:
@@ -56,20 +60,6 @@ def _powers(most: int) -> list[int]:
     return [*(2**n for n in range(most.bit_length()) if 2**n < most), most]
 
 
-def find_opencv(asked: str | None) -> Path | None:
-    """The interpreter that has OpenCV: the one asked for or ours; none if that one has not.
-
-    Raises:
-        ValueError: the one asked for cannot be run.
-    """
-    command = [asked or sys.executable, "-c", "import cv2, numpy"]
-    try:
-        probe = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise ValueError(f"--torch-python {asked}: {error.strerror or error}") from None
-    return Path(command[0]) if probe.returncode == 0 else None
-
-
 class _Point:
     """Both sides at one point, as workers."""
 
@@ -81,11 +71,12 @@ class _Point:
         self.workers = {OURS: enter(Worker(OURS, "benchmarks.pipeline_worker", threads=threads))}
         common = {"image_px": image_px, "batch": flags.batch_size, "cache": cache == "ram"}
         listed = f"{folder}/images.json"
+        self._prepared: dict[str, Any] = {OURS: {}}
         self.workers[OURS].call("prepare", data=str(flags.data), threads=threads, device=flags.device, list_to=listed,
                                 **common)  # fmt: skip
         if opencv is not None:
             self.workers[OPENCV] = enter(Worker(OPENCV, "benchmarks.peers.opencv_worker", threads=1, python=opencv))
-            self.workers[OPENCV].call("prepare", data=listed, **common)
+            self._prepared[OPENCV] = self.workers[OPENCV].call("prepare", data=listed, **common)
 
     def __enter__(self) -> "_Point":
         return self
@@ -104,6 +95,7 @@ class _Point:
             "images_per_second": summary.median,
             **quartiles,
             **more,
+            **peer_versions(self._prepared[loader]),
         }
 
 

@@ -158,10 +158,5 @@ def _hand_over_on_device(plans: list[Any]) -> float:
     return spent
 
 
-def close() -> None:
-    """Ends the pipeline's threads."""
-    _state["pipeline"].close()
-
-
 if __name__ == "__main__":
-    serve({"prepare": prepare, "once": once, "stage": stage, "close": close})
+    serve({"prepare": prepare, "once": once, "stage": stage})

@@ -29,7 +29,7 @@ class Point:
 
 
 def parse_point(text: str) -> Point:
-    """`MODEL:BATCH:PX`, such as yolov5s:4:320.
+    """`MODEL:BATCH:PX`, such as yolov5s:4:320 or own.yaml:4:320.
 
     Raises:
         ValueError: another form, or a size that is no multiple of 32.
@@ -37,7 +37,8 @@ def parse_point(text: str) -> Point:
     parts = text.split(":")
     if len(parts) != 3 or not parts[0] or not all(part.isdigit() and int(part) > 0 for part in parts[1:]):
         raise ValueError(f"--points {text}: write MODEL:BATCH:PX, such as yolov5s:4:320")
-    point = Point(parts[0].removesuffix(".yaml"), int(parts[1]), int(parts[2]))
+    model = parts[0] if Path(parts[0]).is_file() else parts[0].removesuffix(".yaml")
+    point = Point(model, int(parts[1]), int(parts[2]))
     if point.imgsz % 32:
         raise ValueError(f"--points {text}: the image size must be a multiple of 32")
     return point

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.tables import Table, number
 from benchmarks.work_folder import add_work_argument, work_folder
+from benchmarks.workers import environment_for
 
 PRECISIONS: Mapping[str, str] = {"float32": "--no-amp", "amp": "--amp"}
 MEASURES: Mapping[str, str] = {
@@ -79,7 +80,8 @@ def _trained(flags: argparse.Namespace, work: Path, seed: int, precision: str) -
         "--nosave", "--project", str(work), "--name", name, *flags.train_flags.split(),
     ]  # fmt: skip
     started = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+                          env=environment_for(flags.threads))  # fmt: skip
     text = done.stdout.decode(errors="replace")
     if done.returncode:
         raise RuntimeError(f"{name} ended with exit code {done.returncode}: {text[-1500:]}")

@@ -3,7 +3,8 @@
 A new benchmark is one module and one line of `BENCHMARKS`. The module has four functions and imports nothing heavy at
 its top, so that `--help` answers at once (`benchmarks.ceilings` is a complete example):
 
-- `add_arguments(parser)`: its own flags; those of `benchmarks.cli.add_common_arguments` are there already.
+- `add_arguments(parser)`: its own flags, and those of `benchmarks.flags` that it uses; those of
+  `benchmarks.cli.add_common_arguments` are there already.
 - `run(flags) -> dict`: measures. The result is plain data for JSON: "rows", a list of flat mappings, and whatever else
   is worth keeping. Machine, versions, commit and flags are added around it (`benchmarks.results.envelope`).
 - `tables(body) -> list[benchmarks.tables.Table]`: the same result to read.
@@ -55,7 +56,7 @@ BENCHMARKS: Mapping[str, Entry] = {
 }
 
 COMMANDS: Mapping[str, Entry] = {
-    "all": Entry("benchmarks.all_benchmarks", "runs the benchmarks one after another into one folder"),
+    "all": Entry("benchmarks.all_benchmarks", "runs the shorter benchmarks one after another into one folder"),
     "scaling-model": Entry("benchmarks.scaling_report", "step time against ranks: model, measured, predicted for GPUs"),
     "report": Entry("benchmarks.report", "turns result files into docs/benchmarks.md with pictures"),
 }

@@ -3,21 +3,30 @@
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cli import benchmark_parser
 from benchmarks.machine import PROJECT_FOLDER, is_busy
+from benchmarks.points import Point
 from benchmarks.registry import BENCHMARKS
-from benchmarks.results import is_result, read_result
+from benchmarks.results import is_result, read_result, without_folders
 from benchmarks.tables import as_markdown
 from graph_train.files import write_atomically
 
 RESULTS_FOLDER = PROJECT_FOLDER / "benchmarks" / "results"
 PAGE = PROJECT_FOLDER / "docs" / "benchmarks.md"
 _PICTURES = Path("images") / "benchmarks"
-_TOLD_APART = ("device", "signal", "variants", "points", "epochs")
-"""Flags that make a different measurement of a benchmark, so that both are shown."""
+_LISTS = ("points", "variants", "ranks")
+"""Flags that list what has a row each: results are compared by their rows instead."""
+_SAME = ("repeats", "starts", "seed", "torch_python", "work")
+"""Flags that change neither what is measured nor how much; results that differ in others are both shown."""
+_ROW = ("variant", "model", "batch_size", "imgsz", "ranks")
+"""What makes a row of a benchmark that has `--points`."""
+Kept = tuple[Path, Mapping[str, Any]]
+"""A result and where it is."""
 
 _HEAD = """# Benchmarks
 
@@ -25,8 +34,9 @@ Written by `graph-bench report` from the raw files below `benchmarks/results/`; 
 
 What is compared ran in turn within one run (A B A B …) after a warm-up, each side in a process of its own that slept
 while the others worked. Numbers are medians, with quartiles beside them; ratios were taken within each turn, so that
-other work on the machine meets both sides. `graph-bench NAME --help` tells how to repeat one, `graph-bench all --out
-FOLDER` repeats them all.
+other work on the machine meets both sides. `uv run graph-bench NAME --help` tells how to repeat one,
+`uv run graph-bench all --out FOLDER` repeats those that take minutes. A later result replaces an earlier one of the
+same benchmark and settings; an earlier one of which only a part was measured again says so.
 """
 
 
@@ -51,61 +61,136 @@ def run(flags: argparse.Namespace) -> int:
         mine = [(path, result) for path, result in found if result["benchmark"] == name]
         if mine:
             sections.append(f"## {name}\n\n{entry.summary[0].upper()}{entry.summary[1:]}.\n")
-            sections += [_section(path, result, results, pictures) for path, result in mine]
+            sections += [_section(path, result, found, results, pictures) for path, result in mine]
     write_atomically(page, "\n".join(sections))
     print(f"{page}: {len(found)} results")
     return 0
 
 
 def newest(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The newest result of each benchmark on each kind of machine, device and signal; says which files are none.
+    """The results in whose place there is no newer one; says which files are none.
+
+    A result is in the place of another of the same benchmark, machine and settings (but for `_SAME`) if it has all of
+    its rows (`_ROW`), where the benchmark has points.
 
     Raises:
         ValueError: a result of another format.
     """
-    kept: dict[tuple[str, ...], tuple[Path, dict[str, Any]]] = {}
+    found: list[tuple[Path, dict[str, Any]]] = []
     for path in sorted(folder.rglob("*.json")):
         result = read_result(path) if is_result(path) else {}
-        if result.get("benchmark") not in BENCHMARKS:
+        if result.get("benchmark") in BENCHMARKS:
+            found.append((path, result))
+        else:
             print(f"{path}: left out, not a result of graph-bench")
-            continue
-        machine = result["machine"]
-        asked = [str(result["settings"].get(name)) for name in _TOLD_APART]
-        key = (result["benchmark"], machine["processor"], *asked, *machine["gpus"])
-        if key not in kept or kept[key][1]["created"] < result["created"]:
-            kept[key] = (path, result)
-    return list(kept.values())
+    return [
+        (path, result)
+        for path, result in found
+        if not any(_rows(result) <= _rows(other) for _, other in _newer(result, found))
+    ]
 
 
-def _section(path: Path, result: Mapping[str, Any], results: Path, pictures: Path) -> str:
+def _newer(result: Mapping[str, Any], found: Sequence[Kept]) -> list[Kept]:
+    """Later results of the same benchmark, machine and settings."""
+    return [
+        (path, other)
+        for path, other in found
+        if other["created"] > result["created"] and _measured(other) == _measured(result)
+    ]
+
+
+def _measured(result: Mapping[str, Any]) -> tuple[object, ...]:
+    """Benchmark, machine, and what the flags that the benchmark has today were set to."""
+    defaults = _defaults(result["benchmark"])
+    # Of a benchmark with points `--quick` only chooses other ones.
+    told_by_rows = (*_LISTS, "quick") if "points" in defaults else ()
+    asked = (
+        _plain(result["settings"].get(name, default))
+        for name, default in defaults.items()
+        if name not in (*_SAME, *told_by_rows)
+    )
+    machine = result["machine"]
+    return (result["benchmark"], machine["processor"], *machine["gpus"], *asked)
+
+
+@cache
+def _defaults(benchmark: str) -> Mapping[str, object]:
+    """Its flags that say how to measure."""
+    actions = benchmark_parser(benchmark)._actions
+    return {action.dest: action.default for action in actions if action.dest not in ("help", "json", "plot", "debug")}
+
+
+def _plain(value: object) -> str:
+    """A setting as text; older results have whole paths, and both forms name the same yaml."""
+    return str(without_folders(value)).removesuffix(".yaml")
+
+
+def _rows(result: Mapping[str, Any]) -> frozenset[tuple[object, ...]]:
+    """What a result has measured; of a benchmark without points nothing that its settings do not tell."""
+    if "points" not in _defaults(result["benchmark"]):
+        return frozenset()
+    return frozenset(tuple(row.get(name) for name in _ROW) for row in result["rows"])
+
+
+def superseded(result: Mapping[str, Any], found: Sequence[Kept]) -> str:
+    """A remark on a result of older code, some of whose rows were measured again; "" for others."""
+    newer = [
+        (path, other)
+        for path, other in _newer(result, found)
+        if other["commit"] != result["commit"] and _rows(other) & _rows(result)
+    ]
+    if not newer:
+        return ""
+    files = ", ".join(f"`{_shown(path)}`" for path, _ in newer)
+    left = _rows(result).difference(*(_rows(other) for _, other in newer))
+    but = f", but for {', '.join(sorted(map(_row_name, left)))}" if left else ""
+    return f" **Older code: superseded by {files}{but}.**"
+
+
+def _row_name(row: tuple[Any, ...]) -> str:
+    variant, model, batch_size, imgsz, ranks = row
+    what = variant or f"{ranks} ranks"
+    return f"{what} ({Point(model, batch_size, imgsz)})"
+
+
+def _section(path: Path, result: Mapping[str, Any], found: Sequence[Kept], results: Path, pictures: Path) -> str:
     module = import_module(BENCHMARKS[result["benchmark"]].module)
     name = "-".join(path.relative_to(results).with_suffix("").parts)
     picture = pictures / f"{name}.png"
     module.plot(result, picture)
-    tables = [f"**{table.title}**\n\n{as_markdown(table)}" for table in module.tables(result)]
     shown = f"![{result['benchmark']}]({_PICTURES / picture.name})"
-    return "\n\n".join([_origin(path, result), *tables, shown]) + "\n"
+    return "\n\n".join([_origin(path, result) + superseded(result, found), tables_text(result), shown]) + "\n"
+
+
+def tables_text(result: Mapping[str, Any]) -> str:
+    """A result's tables as the page has them."""
+    module = import_module(BENCHMARKS[result["benchmark"]].module)
+    return "\n\n".join(f"**{table.title}**\n\n{as_markdown(table)}" for table in module.tables(result))
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path, PROJECT_FOLDER) if path.is_relative_to(PROJECT_FOLDER) else path.name
 
 
 def _origin(path: Path, result: Mapping[str, Any]) -> str:
     machine = result["machine"]
     where = ", ".join([machine["processor"], f"{machine['cores']} cores", *machine["gpus"]])
-    raw = os.path.relpath(path, PROJECT_FOLDER) if path.is_relative_to(PROJECT_FOLDER) else path.name
     busy = f" **The machine was busy (load {machine['load_average']}): only ratios count.**" if is_busy(machine) else ""
     versions = result["versions"]
     commit = result["commit"][:10] or "none"
     return (
         f"{where}; {result['created'][:10]}, commit `{commit}`, OneFlow {versions['oneflow']}; "
-        f"flags: {_flags(result['settings'])}; raw file `{raw}`.{busy}"
+        f"flags: {_flags(result['settings'])}; raw file `{_shown(path)}`.{busy}"
     )
 
 
 def _flags(settings: Mapping[str, Any]) -> str:
     shown: list[str] = []
     for name, value in settings.items():
-        # Paths of the machine that measured tell a reader nothing.
-        if value in (None, False) or name == "torch_python":
+        if value in (None, False, "") or name == "torch_python":
             continue
-        text = " ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+        # Older results have whole paths of the machine that measured, which tell a reader nothing.
+        kept = without_folders(value)
+        text = " ".join(map(str, kept)) if isinstance(kept, Sequence) and not isinstance(kept, str) else str(kept)
         shown.append(f"`--{name.replace('_', '-')}`" if value is True else f"`--{name.replace('_', '-')} {text}`")
     return " ".join(shown)

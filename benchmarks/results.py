@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,8 +12,10 @@ from benchmarks.machine import commit, machine, versions
 from graph_train.files import write_atomically
 
 FORMAT = 1
-_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEFLOW_", "CUDA_", "DNNL_", "ONEDNN_", "TORCH")
-"""Beginnings of environment variables that change speed; where there are any, the result tells."""
+_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEFLOW_", "CUDA_", "DNNL_", "ONEDNN_", "TORCH", "MALLOC_",
+              "GLIBC_TUNABLES")  # fmt: skip
+"""Beginnings of environment variables that change speed or memory; where there are any, the result tells."""
+_FOLDERS = re.compile(r"[^\s=:]*/(?=[^\s=:/])")
 
 
 def envelope(benchmark: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,9 +27,19 @@ def envelope(benchmark: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         "commit": commit(),
         "machine": machine(),
         "versions": versions(),
-        "settings": dict(settings),
+        "settings": {name: without_folders(value) for name, value in settings.items()},
         "environment": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_VARIABLES)},
     }
+
+
+def without_folders(value: Any) -> Any:
+    """A setting as it is kept: of each path in it only the last component, for the rest tells of the user's machine.
+
+    Texts may hold several, such as `--hyp=/a/b.yaml --cfg c.yaml` or the point `/a/b.yaml:4:320`.
+    """
+    if isinstance(value, str):
+        return _FOLDERS.sub("", value)
+    return [without_folders(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.flags import add_quick, add_repeats
 from benchmarks.measure import ratios, summarise, take_turns
 from benchmarks.tables import Table, number
+from benchmarks.workers import Worker, environment_for
 from graph_train.files import older
 
 SAVE_EVERY = 4
@@ -24,6 +26,8 @@ STARTS = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is trained."""
+    add_repeats(parser)
+    add_quick(parser)
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
     parser.add_argument("--cfg", default="yolov5s.yaml", help="network")
     parser.add_argument("--imgsz", type=int, default=320, help="px")
@@ -45,13 +49,11 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="graph-bench-saving-") as folder:
         cost = _cost(flags, common, Path(folder))
-        starts = _starts(flags.starts, common, Path(folder))
+        starts = _starts(flags, common, Path(folder))
     return {"rows": [cost, starts]}
 
 
 def _cost(flags: argparse.Namespace, common: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    from benchmarks.workers import Worker
-
     steps = SAVE_EVERY if flags.quick else STEPS_PER_TURN
     worker = Worker("saving", "benchmarks.saving_worker", threads=flags.threads)
     try:
@@ -77,15 +79,16 @@ def _cost(flags: argparse.Namespace, common: Mapping[str, Any], folder: Path) ->
     }
 
 
-def _starts(count: int, common: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _starts(flags: argparse.Namespace, common: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A resumed run starts in the middle of its first epoch, as after a kill."""
     from graph_train.run_folder import LAST
 
+    environment = environment_for(flags.threads)
     command = [sys.executable, "-m", "graph_train"]
     saved = {**common, "save_steps": 1, "keep_saves": 5, "epochs": 1, "project": str(folder), "name": "saved"}
     for name, value in saved.items():
         command += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     # The newest states are those after and before the validation.
     state = older(folder / "saved" / "weights" / LAST, 3)
     if not state.exists():
@@ -93,19 +96,19 @@ def _starts(count: int, common: Mapping[str, Any], folder: Path) -> dict[str, An
     fresh = {**common, "project": str(folder), "name": "fresh", "exist_ok": True}
     seconds = take_turns(
         {
-            "fresh": lambda: _seconds_to_first_step(fresh),
-            "resumed": lambda: _seconds_to_first_step({"resume": str(state)}),
+            "fresh": lambda: _seconds_to_first_step(fresh, environment),
+            "resumed": lambda: _seconds_to_first_step({"resume": str(state)}, environment),
         },
-        repeats=count,
+        repeats=flags.starts,
         label="starts",
     )
     return {"what": "starts", "ratio": ratios(seconds["resumed"], seconds["fresh"]).as_dict(), "seconds": seconds}
 
 
-def _seconds_to_first_step(flags: Mapping[str, Any]) -> float:
+def _seconds_to_first_step(flags: Mapping[str, Any], environment: Mapping[str, str]) -> float:
     started = time.time()
     command = [sys.executable, "-m", "benchmarks.first_step", json.dumps(flags)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     for line in done.stdout.splitlines():
         if line.startswith("first step "):
             return float(line.split()[2]) - started

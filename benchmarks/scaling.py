@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.flags import add_quick, add_repeats
 from benchmarks.measure import ratios, summarise, take_turns
 from benchmarks.points import Point, parse_point
 from benchmarks.tables import Table, number, percent
@@ -26,6 +27,8 @@ _EXCHANGES_PER_TURN, _EXCHANGE_TURNS = 5, 15
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Points, ranks, and where to count bytes."""
+    add_repeats(parser)
+    add_quick(parser)
     parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"default {' '.join(POINTS)}")
     parser.add_argument(
         "--ranks", nargs="+", type=int, default=[1, 2], help="numbers of ranks, the first is compared with"

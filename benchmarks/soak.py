@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.tables import Table, number
+from benchmarks.workers import environment_for
 
-MEASURES = {"rss_mb": "memory MB", "descriptors": "file descriptors", "threads": "threads", "shared_mb": "shared MB",
+MEASURES = {"rss_mb": "memory", "descriptors": "file descriptors", "threads": "threads", "shared_mb": "shared",
             "children": "child processes"}  # fmt: skip
+_KIB, _MB = 1024, 10**6
 _POLL_SECONDS = 0.2
 _WARM_UP = 0.25
 """Share of the epochs at the start that does not count: caches fill, graphs are compiled."""
@@ -47,7 +49,8 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
             "--name", "run", *flags.train_flags.split(),
         ]  # fmt: skip
         with (Path(folder) / "out").open("wb") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                                       env=environment_for(flags.threads))  # fmt: skip
         try:
             rows = _follow(process, Path(folder) / "run" / "results.csv", 60 * flags.minutes)
             process.send_signal(signal.SIGTERM)
@@ -59,7 +62,8 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
         if code != 130 or len(rows) < 4:
             text = (Path(folder) / "out").read_text(errors="replace")[-1500:]
             raise RuntimeError(f"{len(rows)} epochs, exit code {code}: {text}")
-    return {"rows": rows, "growth": {name: growth([row[name] for row in rows]) for name in MEASURES}}
+    grown = {name: growth([row[name] for row in rows]) for name in MEASURES}
+    return {"rows": rows, "growth": grown, "megabyte": _MB}
 
 
 def _follow(process: "subprocess.Popen[bytes]", results: Path, seconds: float) -> list[dict[str, float]]:
@@ -77,15 +81,15 @@ def _follow(process: "subprocess.Popen[bytes]", results: Path, seconds: float) -
 
 
 def held_by(pid: int) -> dict[str, float]:
-    """What a process holds now: memory, file descriptors, threads, shared memory, child processes."""
+    """What a process holds now: memory and shared memory in MB, file descriptors, threads, child processes."""
     proc = Path("/proc") / str(pid)
     status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines() if ":" in line)
     children = (proc / "task" / str(pid) / "children").read_text().split()
     return {
-        "rss_mb": int(status["VmRSS"].split()[0]) / 1024,
+        "rss_mb": int(status["VmRSS"].split()[0]) * _KIB / _MB,
         "descriptors": float(len(list((proc / "fd").iterdir()))),
         "threads": float(status["Threads"]),
-        "shared_mb": int(status["RssShmem"].split()[0]) / 1024,
+        "shared_mb": int(status["RssShmem"].split()[0]) * _KIB / _MB,
         "children": float(len(children)),
     }
 
@@ -98,10 +102,16 @@ def growth(values: Sequence[float]) -> dict[str, float]:
     return {"first": first, "last": last, "grown": last - first, "highest": float(counted.max())}
 
 
+def _title(name: str, body: Mapping[str, Any]) -> str:
+    """Of a measure; results from before "megabyte" was told counted in MiB."""
+    unit = "MB" if body.get("megabyte") == _MB else "MiB"
+    return f"{MEASURES[name]} {unit}" if name.endswith("_mb") else MEASURES[name]
+
+
 def tables(body: Mapping[str, Any]) -> list[Table]:
     """What it held early and late."""
     rows = tuple(
-        (MEASURES[name], *(number(values[key], 4) for key in ("first", "last", "grown", "highest")))
+        (_title(name, body), *(number(values[key], 4) for key in ("first", "last", "grown", "highest")))
         for name, values in body["growth"].items()
     )
     minutes, epochs = body["rows"][-1]["minutes"], len(body["rows"])
@@ -115,5 +125,6 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
     """Each measure over time."""
     from benchmarks.plots import lines
 
-    panels = {title: {title: [(row["minutes"], row[name]) for row in body["rows"]]} for name, title in MEASURES.items()}
+    titles = {name: _title(name, body) for name in MEASURES}
+    panels = {title: {title: [(row["minutes"], row[name]) for row in body["rows"]]} for name, title in titles.items()}
     lines(panels, path, title="Held by a long run", x="minutes", y="", factors=False)

@@ -102,10 +102,7 @@ def _settings(update: dict[str, Any]) -> StepSettings:
         lr_weight=weight,
         lr_norm=norm,
         momentum=update["momentum"],
-        accumulate=1,
         update=True,
-        updates=0,
-        ema_decay=0.0,  # the step works it out from its own count of updates
     )
 
 
@@ -154,7 +151,7 @@ def compiled_graph() -> Any:
 
 
 def memory() -> dict[str, float | None]:
-    """Peak of this process, and of its part of the GPU."""
+    """In MB: the peak of this process, and what it holds of the GPU now."""
     return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
 
 

@@ -8,12 +8,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 _TAIL_LINES = 12
+
+
+def environment_for(threads: int) -> dict[str, str]:
+    """Our own environment, with so many CPU threads for the libraries and kernels of a process that gets it."""
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return {**os.environ, **counts}
 
 
 class WorkerError(RuntimeError):
@@ -29,6 +35,7 @@ class Worker:
         threads: CPU threads that its libraries may use.
         python: interpreter; one other than ours sees the package `benchmarks` and nothing else of this project.
         environment: further variables.
+        without: variables of our own environment that it does not get.
     """
 
     def __init__(
@@ -39,12 +46,14 @@ class Worker:
         threads: int,
         python: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        without: Sequence[str] = (),
     ) -> None:
         self.name = name
         self._folder = tempfile.TemporaryDirectory(prefix="graph-bench-")
         self._log_path = Path(self._folder.name) / "log"
-        counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-        variables = {**os.environ, **counts, **(environment or {})}
+        variables = {**environment_for(threads), **(environment or {})}
+        for variable in without:
+            variables.pop(variable, None)
         if python is not None:
             variables["PYTHONPATH"] = self._only_benchmarks()
         with self._log_path.open("w") as log:

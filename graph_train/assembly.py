@@ -25,7 +25,7 @@ from kernels.plugin import load_plugin, set_cpu_bf16
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
 from models.network import DetectionModel
-from models.padded_labels import label_capacity
+from models.padded_labels import typical_label_capacity
 from models.spec import ModelSpec, load_model_spec
 from models.weights import load_weights, transfer
 from pipelines.augment import AugmentConfig
@@ -220,8 +220,9 @@ def assemble(options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = 
     if saved is not None:
         network.set_anchors_px(saved.anchors_px)
     elif weights is not None:
-        # A yaml of the user's own brings its own anchors.
-        LOG.info("%s", transfer(network, weights, exclude=("anchor",) if options.model.cfg else ()))
+        # A yaml of the user's own, and `anchors` of the hyper-parameters, bring their own anchors.
+        own_anchors = options.model.cfg or hyp.anchors_per_level
+        LOG.info("%s", transfer(network, weights, exclude=("anchor",) if own_anchors else ()))
     if saved is None and not options.model.noautoanchor:
         _fit_anchors(network, setup)
     return _with_step(setup, network)
@@ -325,7 +326,7 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
         optimizer=options.optim.optimizer,  # type: ignore[arg-type]
         cosine=options.optim.cos_lr,
     )
-    floor = typical_label_capacity(data.train, setup.augment.tiles)
+    floor = typical_label_capacity(data.train.labels, setup.augment.tiles)
     criterion, val_criterion = (
         placement.module(DetectionLoss(geometry, config, fused_iou=options.engine.bbox_iou_optim)) for _ in range(2)
     )
@@ -365,6 +366,9 @@ def _step(setup: Setup, state: TrainingState, criterion: DetectionLoss, schedule
 
 
 def _report_compilation(event: Compilation) -> None:
+    if not event.labels:
+        LOG.info("Compiled the update of several batches in %.1f s", event.seconds)
+        return
     images, labels = ("x".join(map(str, shape)) for shape in (event.images, event.labels))
     LOG.info("Compiled the step for images %s, labels %s in %.1f s", images, labels, event.seconds)
 
@@ -413,13 +417,3 @@ def loss_config(setup: Setup, *, levels: int) -> LossConfig:
         label_smoothing=setup.options.optim.label_smoothing,
     )
     return config.scaled(heads=levels, classes=len(setup.data.class_names), image_px=setup.image_px)
-
-
-def typical_label_capacity(index: ImageIndex, tiles: int) -> int:
-    """Capacity bucket that nearly all batches fit: mean plus three deviations of the labels of `tiles` images.
-
-    Starting there, rather than at each batch's own need, keeps the graphs few: each takes seconds to compile and
-    memory of its own, while padding costs next to nothing.
-    """
-    counts = np.array([len(rows) for rows in index.labels] or [0])
-    return label_capacity(int(np.ceil(counts.mean() * tiles + 3 * counts.std() * np.sqrt(tiles))))

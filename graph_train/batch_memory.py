@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from graph_train.cli.errors import run_command
-from graph_train.interrupts import end_with_parent
+from graph_train.interrupts import Interruptible, end_with_parent
 
 SAFE_SHARE = 0.9
 """A batch is not tried if it would take more than this share of what is free."""
@@ -147,7 +147,7 @@ def main() -> int:
     end_with_parent(request["parent"])
     # What there is to say of the data set is said by the run itself.
     logging.getLogger("graph_train").setLevel(logging.ERROR)
-    with Path(request["result"]).open("w", encoding="utf-8") as file:
+    with Interruptible(), Path(request["result"]).open("w", encoding="utf-8") as file:
 
         def write(found: Facts | Measured) -> None:
             print(json.dumps(asdict(found)), file=file, flush=True)

@@ -1,13 +1,15 @@
 """Hooks of a training run, under YOLOv5's names, and their isolation: a failing callback never ends a training.
 
 A callback object inherits `TrainingHooks` and overrides what it needs; a plain function can be registered for one hook.
-Hooks run on rank 0, in the driver's thread, in the order of registration.
+Hooks run in the driver's thread, in the order of registration; of several ranks on each. What a run
+adds, such as loggers, listens on rank 0 alone.
 """
 
+import contextlib
 import difflib
 import logging
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,18 @@ class Callbacks:
         if not callable(callback):
             raise ValueError(f"hook {hook!r}: {callback!r} cannot be called; give a function")
         self._actions[hook].append(_Action(name or getattr(callback, "__qualname__", repr(callback)), callback))
+
+    @contextlib.contextmanager
+    def one_run(self) -> Iterator[None]:
+        """Within it is one run: what the run registers listens to no other, and nothing is left of the run before."""
+        registered = {hook: tuple(actions) for hook, actions in self._actions.items()}
+        self.failed.clear()
+        self.stop_training = False
+        try:
+            yield
+        finally:
+            for hook, actions in registered.items():
+                self._actions[hook] = [action for action in actions if action.owner not in self.failed]
 
     def listens(self, hook: str) -> bool:
         """Whether anybody wants this hook; lets the driver skip what only a listener would need."""

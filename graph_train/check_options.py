@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from graph_train.options import MAX_IMAGE_PX, RANGES, check_range
+from graph_train.options import RANGES, check_range
 from models.loss_config import LossConfig
 
 
@@ -27,7 +27,7 @@ class CheckOptions:
     problems: str | None = None
 
     def __post_init__(self) -> None:
-        check_range("imgsz", self.imgsz, 1, MAX_IMAGE_PX)
+        check_range("imgsz", self.imgsz, *RANGES["imgsz"])
         check_range("workers", self.workers, *RANGES["workers"])
-        if not 1 <= self.anchor_t < math.inf:
-            raise ValueError(f"--anchor-t {self.anchor_t}: must be a number from 1 on")
+        if not 1 < self.anchor_t < math.inf:
+            raise ValueError(f"--anchor-t {self.anchor_t}: must be above 1, or no box would match")

@@ -1,12 +1,14 @@
 """Detections in the form of COCO result files, and their evaluation by pycocotools."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from graph_train.files import write_atomically
 from graph_train.validation import ImageDetections
@@ -36,11 +38,29 @@ class CocoIds:
             ValueError: there are annotations, and they do not name this image.
         """
         if not self.image_ids:
-            return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else path.stem
+            return id_of_name(path.stem)
         for key in (path.name, path.stem):
             if key in self.image_ids:
                 return self.image_ids[key]
         raise ValueError(f"{path}: not among the images of the COCO annotations; validate the split they belong to")
+
+    def for_images(self, paths: Sequence[Path]) -> "CocoIds":
+        """The same ids, sure to tell these images apart.
+
+        Raises:
+            ValueError: two of them would have one id, or one has none.
+        """
+        seen: dict[Any, Path] = {}
+        for path in paths:
+            number = self.image_id(path)
+            if seen.setdefault(number, path) != path:
+                raise ValueError(f"--save-json: {path} and {seen[number]} would both be image {number!r}; rename one")
+        return self
+
+
+def id_of_name(name: str) -> int | str:
+    """The id of an image without annotations: the number that its name is (42 for `000042`), else the name."""
+    return int(name) if name.isascii() and name.isdigit() else name
 
 
 def default_ids(class_names: Sequence[str], *, is_coco: bool = False) -> CocoIds:
@@ -71,6 +91,10 @@ def ids_of_annotations(annotations: Path, class_names: Sequence[str]) -> CocoIds
         )
     by_name = {Path(name).name: number for name, number in images.items()}
     by_stem = {Path(name).stem: number for name, number in images.items()}
+    if len(by_stem) < len(images):
+        repeated = next(name for name, count in Counter(Path(name).stem for name in images).items() if count > 1)
+        raise ValueError(f"{annotations}: several images are called {repeated}, in different folders or with different "
+                         "extensions; rename them, a COCO result names images by their file names")  # fmt: skip
     return CocoIds(by_stem | by_name, tuple(categories[name] for name in class_names))
 
 
@@ -87,17 +111,21 @@ def annotations_beside(image: Path) -> Path | None:
 
 def result_entries(image: ImageDetections, ids: CocoIds) -> list[Entry]:
     """Entries of one image: bbox x, y, w, h in px with 3 digits, score with 5, as YOLOv5 writes them."""
-    number = ids.image_id(image.path)
-    corners = image.detections[:, :4].astype(np.float64)
+    return entries_of(image.detections, ids.image_id(image.path), ids.category_ids)
+
+
+def entries_of(detections: npt.NDArray[Any], image_id: Any, category_ids: Sequence[int]) -> list[Entry]:
+    """The same of (k, 6) x1, y1, x2, y2 in px, confidence, class; `category_ids` has one for each class."""
+    corners = detections[:, :4].astype(np.float64)
     boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1).round(3)
     return [
         {
-            "image_id": number,
-            "category_id": ids.category_ids[int(row[5])],
+            "image_id": image_id,
+            "category_id": category_ids[int(row[5])],
             "bbox": box.tolist(),
             "score": round(float(row[4]), 5),
         }
-        for row, box in zip(image.detections, boxes, strict=True)
+        for row, box in zip(detections, boxes, strict=True)
     ]
 
 
@@ -141,6 +169,10 @@ def evaluate_results(annotations: Path, results: Path, image_ids: Sequence[Any])
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         truth = COCO(str(annotations))
+        for label in truth.dataset["annotations"]:
+            # Both are optional for training; pycocotools counts on them.
+            label.setdefault("iscrowd", 0)
+            label.setdefault("area", label["bbox"][2] * label["bbox"][3])
         try:
             found = truth.loadRes(str(results))
         except AssertionError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from graph_train.autoanchor import AnchorFit, anchor_fit, box_sizes_px
-from models.padded_labels import label_capacity
+from models.padded_labels import label_capacity, typical_label_capacity
 from pipelines.dataset import Dataset, Split
 from pipelines.index import ImageIndex
 from pipelines.problems import Problem, count, printable
@@ -51,7 +51,7 @@ class SplitReport:
         boxes_per_image: over all images.
         tiny_boxes: boxes with a side below 3 px once the image's long side has the training size.
         label_capacities: images by the number of label slots that they need by themselves.
-        mosaic_capacity: label slots for a mosaic of four average images, and of the four fullest ones.
+        mosaic_capacity: label slots that training starts with (four images in a mosaic), and for the four fullest ones.
         anchors: how the model's anchors fit, None without boxes.
         cache: memory for `--cache`.
     """
@@ -86,7 +86,6 @@ def describe_split(index: ImageIndex, *, imgsz: int, anchors_px: np.ndarray, anc
     counts = np.array([len(rows) for rows in index.labels], np.int64)
     sizes_px = box_sizes_px(index.sizes, index.labels, imgsz) if len(index) else np.zeros((0, 2))
     fullest = int(np.sort(counts)[-_MOSAIC_TILES:].sum())
-    average = int(np.ceil(_MOSAIC_TILES * counts.mean())) if len(counts) else 0
     formats = Counter(f"{found.kind} {found.mode} {found.bits}-bit" for found in index.formats)
     return SplitReport(
         images=len(index),
@@ -102,7 +101,7 @@ def describe_split(index: ImageIndex, *, imgsz: int, anchors_px: np.ndarray, anc
         boxes_per_image=_spread(counts),
         tiny_boxes=int((sizes_px < TINY_BOX_PX).any(axis=1).sum()),
         label_capacities=dict(sorted(Counter(label_capacity(int(n)) for n in counts).items())),
-        mosaic_capacity=(label_capacity(average), label_capacity(fullest)),
+        mosaic_capacity=(typical_label_capacity(index.labels, _MOSAIC_TILES), label_capacity(fullest)),
         anchors=anchor_fit(sizes_px, anchors_px.reshape(-1, 2), anchor_threshold) if len(sizes_px) else None,
         cache=_cache_bytes(index, imgsz),
     )

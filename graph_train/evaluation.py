@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from graph_train.detector import Detector, load_detector
 from graph_train.devices import select_device
 from graph_train.files import write_atomically
 from graph_train.label_files import write_label_file
-from graph_train.run_folder import unused_path
+from graph_train.run_folder import make_unused
 from graph_train.schedule import check_image_size
 from graph_train.val_options import ValOptions
 from graph_train.validation import (
@@ -33,8 +33,10 @@ from graph_train.validation import (
     validate,
 )
 from kernels.plugin import load_plugin
+from pipelines.coco_json import is_coco_file
 from pipelines.dataset import Dataset, Split, load_dataset
 from pipelines.index import ImageIndex, index_images
+from pipelines.letterbox import BORDER_GREY
 from pipelines.val import ValPipeline
 
 LOG = logging.getLogger("graph_train")
@@ -69,13 +71,12 @@ def evaluate(options: ValOptions) -> EvaluationResult:
     detectors = [load_detector(group, device=device, graph=options.graph, augment=options.augment) for group in groups]
     for detector, group in zip(detectors, groups, strict=True):
         _check_classes(detector, index, group[0], options)
-    folder = unused_path(options.project, options.name, exist_ok=options.exist_ok)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_unused(options.project, options.name, exist_ok=options.exist_ok)
     results: list[ValidationResult] = []
     for number, (detector, group) in enumerate(zip(detectors, groups, strict=True)):
         job = _Job(options, dataset, split, index, detector, Path(group[0]), folder, device, number)
         results += job.study() if options.task == "study" else [job.measure()]
-    if options.task == "study":
+    if options.task == "study" and not options.noplots:
         _draw_study(options, results, folder)
     LOG.info("Results saved to %s", folder)
     return EvaluationResult(folder, tuple(results))
@@ -89,15 +90,14 @@ def _index(dataset: Dataset, split: Split, options: ValOptions) -> ImageIndex:
         workers=max(options.workers, 1),
         progress=split,
     )
-    if not len(index):
-        raise ValueError(f"{dataset.file}: no usable image in the {split} set; see the problems reported above")
     if options.save_txt or options.save_hybrid:
         seen: dict[str, Path] = {}
         for path in index.paths:
             if path.stem in seen:
-                raise ValueError(f"--save-txt: {path} and {seen[path.stem]} would share {path.stem}.txt; rename one")
+                flag = "--save-txt" if options.save_txt else "--save-hybrid"
+                raise ValueError(f"{flag}: {path} and {seen[path.stem]} would share {path.stem}.txt; rename one")
             seen[path.stem] = path
-    return replace(index, class_names=("item",)) if options.single_cls and len(index.class_names) != 1 else index
+    return index
 
 
 def _check_classes(detector: Detector, index: ImageIndex, weights: str, options: ValOptions) -> None:
@@ -154,19 +154,15 @@ class _Job:
 
     def study(self) -> list[ValidationResult]:
         """One pass per image size; writes YOLOv5's table of P, R, mAP50, mAP50-95, three losses (0) and three times."""
-        results = []
-        for size in STUDY_SIZES:
-            LOG.info("\n%s at %d px", self.weights, size)
-            results.append(self._pass(size, None))
-        rows = [
-            (*result.means, 0.0, 0.0, 0.0, result.speed.load, result.speed.inference, result.speed.suppression)
-            for result in results
-        ]
-        text = "\n".join(" ".join(f"{value:10.4g}" for value in row) for row in rows)
+        results: list[ValidationResult] = []
         # Weights of several runs are all called `best`.
         earlier = [Path(path).stem for path in self.options.weights[: self.number]].count(self.weights.stem)
         name = f"study_{self.dataset.name}_{self.weights.stem}{earlier + 1 if earlier else ''}.txt"
-        write_atomically(self.folder / name, text + "\n")
+        for size in STUDY_SIZES:
+            LOG.info("\n%s at %d px", self.weights, size)
+            results.append(self._pass(size, None))
+            # After each size: a larger one may need more memory than there is.
+            write_atomically(self.folder / name, "".join(map(_study_line, results)))
         return results
 
     def _pass(self, size: int, on_image: Callable[[ImageDetections], Any] | None) -> ValidationResult:
@@ -204,12 +200,17 @@ class _Job:
         LOG.info("%s", result.speed_line())
         return result
 
+    def _why_no_annotations(self) -> str:
+        if self.options.single_cls:
+            return "with --single-cls its classes are not ours"
+        return f"there is no annotations/instances_{self.index.paths[0].parent.name}.json beside the images"
+
     def _finish_json(self, entries: list[dict[str, Any]], ids: CocoIds, annotations: Path | None) -> None:
         path = self.folder / f"{self.weights.stem}_predictions.json"
         write_results(path, entries)
         LOG.info("%d detections written to %s", len(entries), path)
         if annotations is None:
-            LOG.info("pycocotools was not asked: no COCO annotations (annotations/instances_%s.json)", self.split)
+            LOG.info("pycocotools was not asked: %s", self._why_no_annotations())
         elif not entries:
             LOG.info("pycocotools was not asked: nothing was found above --conf-thres")
         else:
@@ -217,22 +218,27 @@ class _Job:
             LOG.info("pycocotools on %s:\n%s", annotations, found.table)
 
 
+def _study_line(result: ValidationResult) -> str:
+    row = (*result.means, 0.0, 0.0, 0.0, result.speed.load, result.speed.inference, result.speed.suppression)
+    return " ".join(f"{value:10.4g}" for value in row) + "\n"
+
+
 def warm_up(detector: Detector, pipeline: ValPipeline, batch_size: int, images: int) -> None:
     """Compiles the graph of every input shape before anything is timed."""
     shapes = pipeline.shapes_hw
     sizes = [batch_size] * (len(shapes) - 1) + [images - batch_size * (len(shapes) - 1)]
     for size, (height, width) in dict.fromkeys(zip(sizes, shapes, strict=True)):
-        detector(np.full((size, 3, height, width), 114, np.uint8))
+        detector(np.full((size, 3, height, width), BORDER_GREY, np.uint8))
 
 
 def _coco_ids(dataset: Dataset, split: Split, index: ImageIndex, options: ValOptions) -> tuple[CocoIds, Path | None]:
     """How images and classes are called, and the annotations that say so, if there are any."""
     sources = dataset.split(split)
-    annotations = next((source for source in sources if source.suffix == ".json"), annotations_beside(index.paths[0]))
+    annotations = next((source for source in sources if is_coco_file(source)), annotations_beside(index.paths[0]))
     if annotations is not None and not options.single_cls:
-        return ids_of_annotations(annotations, index.class_names), annotations
+        return ids_of_annotations(annotations, index.class_names).for_images(index.paths), annotations
     is_coco = any(source.name.endswith("2017.txt") and "coco" in source.parts for source in sources)
-    return default_ids(index.class_names, is_coco=is_coco), None
+    return default_ids(index.class_names, is_coco=is_coco).for_images(index.paths), None
 
 
 def _draw_study(options: ValOptions, results: list[ValidationResult], folder: Path) -> None:

@@ -130,7 +130,8 @@ class EvolveTable:
             self._read()
 
     def _read(self) -> None:
-        lines = self._path.read_text(encoding="utf-8").splitlines()
+        # What follows the last end of a line was cut off, wherever it was cut.
+        lines = self._path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
         if lines and [cell.strip() for cell in lines[0].split(",")] != [*VALIDATION_KEYS, *self.genes]:
             raise ValueError(
                 f"{self._path}:1: columns of another evolution; use another --name, or --noautoanchor as before"
@@ -138,12 +139,10 @@ class EvolveTable:
         width, rows = self.rows.shape[1], []
         for number, line in enumerate(lines[1:], start=2):
             try:
-                row = [float(cell) for cell in line.split(",")]
+                rows.append([float(cell) for cell in line.split(",")])
             except ValueError:
-                row = []
-            if len(row) == width:
-                rows.append(row)
-            elif number < len(lines):
+                rows.append([])
+            if len(rows[-1]) != width:
                 raise ValueError(f"{self._path}:{number}: not a row of {width} numbers; repair or remove the file")
         self.rows = np.array(rows).reshape(-1, width)
         write_atomically(self._path, "\n".join([self._header, *map(_csv_line, self.rows.tolist()), ""]))

@@ -18,6 +18,7 @@ from graph_train.flag_table import (
     flag,
     options_of,
     parser_of,
+    refuse_changed,
 )
 from graph_train.val_options import NO_HALF, NUMBER_RANGES, THRESHOLDS
 
@@ -35,9 +36,8 @@ _ELSEWHERE: Mapping[str, str] = {
     "paddle": "export onnx and convert it with a tool for Paddle",
 }
 """Formats of YOLOv5 that are not written, and the way to them."""
-_ONNX_ONLY = {"dynamic": False, "nms": False, "agnostic_nms": False, "opset": 17, "batch_size": 1, "imgsz": (640,),
-              "simplify": False}  # fmt: skip
-_NMS_ONLY = {"agnostic_nms": False, "conf_thres": 0.25, "iou_thres": 0.45, "max_det": 300}
+_ONNX_ONLY = ("dynamic", "nms", "agnostic_nms", "opset", "batch_size", "imgsz", "simplify", "graph")
+_NMS_ONLY = ("agnostic_nms", "conf_thres", "iou_thres", "max_det")
 _OTHER_FORMAT = "belongs to a format that is not written; leave it out"
 
 
@@ -104,14 +104,9 @@ class ExportOptions:
 
     def _refuse_what_cannot_apply(self) -> None:
         if "onnx" not in self.include:
-            self._refuse_changed(_ONNX_ONLY, "concerns ONNX files only; add --include onnx")
+            refuse_changed(self, _ONNX_ONLY, "concerns ONNX files only; add --include onnx")
         if not self.nms:
-            self._refuse_changed(_NMS_ONLY, "concerns the suppression; add --nms")
-
-    def _refuse_changed(self, defaults: Mapping[str, Any], reason: str) -> None:
-        for name, default in defaults.items():
-            if getattr(self, name) != default:
-                raise ValueError(f"--{name.replace('_', '-')}: {reason}")
+            refuse_changed(self, _NMS_ONLY, "concerns the suppression; add --nms")
 
 
 def export_options(**flags: Any) -> ExportOptions:

@@ -39,10 +39,10 @@ def export_weights(options: ExportOptions) -> ExportResult:
 
     Raises:
         ValueError, OSError: a setting or a file that cannot be used, or a block that a format does not know.
-        RuntimeError: onnxruntime does not compute what our network computes; nothing is written then.
+        RuntimeError: onnxruntime does not compute what our network computes; the ONNX file is not written then.
     """
     if options.output:
-        _check_output(Path(options.output))
+        _check_output(Path(options.output), Path(options.weights))
     device = select_device(options.device)
     load_plugin(options.kernels)  # type: ignore[arg-type]
     weights, files = Path(options.weights), []
@@ -62,12 +62,14 @@ def export_weights(options: ExportOptions) -> ExportResult:
     return ExportResult(tuple(files))
 
 
-def _check_output(path: Path) -> None:
-    """Refuses, before minutes of work, a place where no file can be written."""
+def _check_output(path: Path, weights: Path) -> None:
+    """Refuses, before minutes of work, a place where no file can be written, or where the weights themselves are."""
     if path.is_dir():
         raise ValueError(f"--output {path}: a folder; give the name of a file in it")
     if not path.parent.is_dir():
         raise ValueError(f"--output {path}: there is no folder {path.parent}; make it first")
+    if path.resolve() == weights.resolve():
+        raise ValueError(f"--output {path}: that is the file of --weights, which would be lost; give another name")
 
 
 def _export_onnx(network: DetectionModel, path: Path, options: ExportOptions) -> ExportedFile:

@@ -19,6 +19,10 @@ class DivergedError(RunEndedError):
     exit_code = 4
 
 
+class StoppedInOrder(KeyboardInterrupt):
+    """A signal ended the run where all ranks have agreed to end it."""
+
+
 RANK_LOST = 5
 """Exit code of the ranks that are left when one of several is lost; they end without unwinding."""
 

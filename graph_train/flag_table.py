@@ -74,6 +74,8 @@ def options_of(kind: type[Options], flags: Mapping[str, Any]) -> Options:
 def _typed(item: "Field[Any]", value: Any) -> Any:
     """The value as the command line would have given it: paths become text, a single value of a list a list."""
     kind = item.metadata["kind"]
+    if value is None and item.default is None:
+        return value
     if kind in (TEXTS, NUMBERS):
         entries = tuple(value) if isinstance(value, list | tuple) else (value,)
         if kind == TEXTS and all(isinstance(entry, str | os.PathLike) for entry in entries):
@@ -102,6 +104,17 @@ def check_flags(options: Any) -> None:
         for entry in value if about["kind"] == TEXTS else (value,):
             if about["choices"] and entry not in about["choices"]:
                 raise ValueError(f"{dashed(item)} {entry!r}: choose one of {', '.join(about['choices'])}")
+
+
+def refuse_changed(options: Any, names: Sequence[str], reason: str) -> None:
+    """Refuses flags that have another value than their default, where they would be ignored.
+
+    Raises:
+        ValueError: the first of them, with the reason.
+    """
+    for item in fields(options):
+        if item.name in names and getattr(options, item.name) != item.default:
+            raise ValueError(f"{item.metadata['off'] or dashed(item)}: {reason}")
 
 
 def check_ranges(options: Any, ranges: Mapping[str, tuple[int, int]], *, shares: Sequence[str] = ()) -> None:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from graph_train.cli.errors import INTERRUPTED, USER_ERROR, run_command
-from graph_train.failures import DivergedError
+from graph_train.failures import DivergedError, NotSavedError
 from graph_train.files import write_atomically
 from graph_train.hyperparameters import Hyperparameters
-from graph_train.interrupts import StopRequest, end_with_parent
+from graph_train.interrupts import Interruptible, StopRequest, end_with_parent
 from graph_train.results_csv import VALIDATION_KEYS
 
 _POLL_SECONDS = 0.5
@@ -35,6 +35,7 @@ def train_generation(options: Mapping[str, Any], hyp: Hyperparameters, folder: P
         folder: of the evolution; the training writes into `generation` below it.
     Raises:
         ValueError: the training was refused; it has said why.
+        NotSavedError: the disk refused its files; it has said why.
         KeyboardInterrupt: a signal; the training has ended.
         RuntimeError: it failed otherwise.
     """
@@ -43,12 +44,16 @@ def train_generation(options: Mapping[str, Any], hyp: Hyperparameters, folder: P
                "result": str(result), "parent": os.getpid()}  # fmt: skip
     write_atomically(request, json.dumps(content))
     result.unlink(missing_ok=True)
-    code = _run([sys.executable, "-m", "graph_train.generation", str(request)])
-    request.unlink()
+    try:
+        code = _run([sys.executable, "-m", "graph_train.generation", str(request)])
+    finally:
+        request.unlink()
     if code == DivergedError.exit_code:
         return (math.nan,) * len(VALIDATION_KEYS)
     if code == USER_ERROR:
         raise ValueError("the training of a generation was refused, see the line above")
+    if code == NotSavedError.exit_code:
+        raise NotSavedError("a generation could not write its files, see the line above")
     if code:
         raise RuntimeError(f"the training of a generation ended with exit code {code}, see the lines above")
     numbers = tuple(json.loads(result.read_text()))
@@ -100,7 +105,8 @@ def main() -> int:
     """Entry point of the process."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     end_with_parent(request["parent"])
-    return run_command("graph-train", lambda: _train(request), debug=bool(request["options"]["debug"]))
+    with Interruptible():
+        return run_command("graph-train", lambda: _train(request), debug=bool(request["options"]["debug"]))
 
 
 if __name__ == "__main__":

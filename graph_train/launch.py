@@ -1,8 +1,9 @@
 """Starts a training: a new run, one that is resumed, or the many short ones of an evolution."""
 
+import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from graph_train.generation import train_generation
 from graph_train.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.interrupts import Interruptible
 from graph_train.loggers import RunDescription, add_loggers
-from graph_train.options import AUTO_BATCH, TrainOptions, options_from_flags
+from graph_train.options import AUTO_BATCH, WANDB_ONLY, TrainOptions, options_from_flags
 from graph_train.report import ReportHooks
 from graph_train.run_folder import (
     HYPERPARAMETERS,
@@ -50,7 +51,7 @@ LOG = logging.getLogger("graph_train")
 DEFAULT_PROJECT, EVOLVE_PROJECT = "runs/train", "runs/evolve"
 _CHANGEABLE_ON_RESUME = (
     "epochs", "device", "workers", "kernels", "debug", "cache", "noplots", "loggers", "allow_download", "save_steps",
-    "save_minutes", "keep_saves", "on_save_error", "max_nonfinite", "dist_timeout",
+    "save_minutes", "keep_saves", "on_save_error", "max_nonfinite", "dist_timeout", *WANDB_ONLY,
 )  # fmt: skip
 
 
@@ -76,20 +77,26 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
         RunEndedError: the disk refused a checkpoint, or the numbers were not finite for too long.
         KeyboardInterrupt: stopped by a signal, after saving.
     """
-    team.join(float(flags.get("dist_timeout", team.DEFAULT_TIMEOUT)))
+    team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", ""))
     with team.reporting(quiet=not flags.get("debug")), steady_output(), Interruptible():
         return _train(callbacks, flags)
 
 
 def _train(callbacks: Callbacks | None, flags: Mapping[str, Any]) -> TrainResult | EvolutionResult:
+    if flags.get("resume") == "":
+        raise ValueError("--resume '': names no run; give a run folder or a checkpoint, or leave the value out")
     options = options_from_flags(**flags)
     info = team.current().info
     _check_ranks(options, info)
     listeners = callbacks if callbacks is not None else Callbacks()
     if options.optim.evolve:
         return _evolve(options, listeners)
-    if not info.main:
-        return _follow(listeners)
+    with listeners.one_run():
+        return _train_one(options, flags, listeners) if info.main else _follow(listeners)
+
+
+def _train_one(options: TrainOptions, flags: Mapping[str, Any], listeners: Callbacks) -> TrainResult:
+    """Trains on the main rank."""
     if options.run.resume:
         point = point_to_resume(options.run.resume, options.run.project)
         return _train_in(RunFolder(point.folder), lambda folder: _resumed(folder, point, flags), listeners)
@@ -129,7 +136,8 @@ def _follow(callbacks: Callbacks) -> TrainResult:
         folder = RunFolder(Path(place))
         with folder.quiet():
             try:
-                return _train_from(_shared(None), folder, callbacks)
+                with _heard(callbacks):
+                    return _train_from(_shared(None), folder, callbacks)
             finally:
                 folder.close()
 
@@ -186,13 +194,18 @@ def _resumed(folder: RunFolder, point: ResumePoint, flags: Mapping[str, Any]) ->
         LOG.info("%s: stopped before its first checkpoint; it starts from the beginning", folder.path)
     saved = {name: value for name, value in saved.items() if name not in PLACE}
     given = options_from_flags(**flags).as_flat_dict()
+    for name in ("name", "exist_ok"):
+        if name in flags:
+            raise ValueError(f"{_dashed(name)}: a resumed run stays in its folder {folder.path}; leave it out")
     for name in set(flags) - {"project", "resume"}:
-        if name not in _CHANGEABLE_ON_RESUME and saved.get(name, given[name] if name in PLACE else None) != given[name]:
+        if name not in _CHANGEABLE_ON_RESUME and saved.get(name) != given[name]:
             raise ValueError(
                 f"--{name.replace('_', '-')} {given[name]!r} differs from the saved run ({saved.get(name)!r}); a "
                 f"resumed run may change only {', '.join(_dashed(name) for name in _CHANGEABLE_ON_RESUME)}"
             )
     saved.update({name: given[name] for name in _CHANGEABLE_ON_RESUME if name in flags})
+    if "wandb" not in str(saved.get("loggers", "")).split(","):
+        saved.update({name: unused for name, unused in WANDB_ONLY.items() if name not in flags})
     options = options_from_flags(**saved)
     if options.optim.evolve:
         raise ValueError(f"{folder.path}: an evolution; it goes on with its own command and --exist-ok")
@@ -213,11 +226,19 @@ def _dashed(name: str) -> str:
 def _train_in(folder: RunFolder, begin: Callable[[RunFolder], _Start], callbacks: Callbacks) -> TrainResult:
     folder.open_log()
     try:
-        callbacks.run("on_pretrain_routine_start")
-        return _train_from(_shared(begin(folder)), folder, callbacks)
+        with _heard(callbacks):
+            return _train_from(_shared(begin(folder)), folder, callbacks)
+    finally:
+        folder.close()
+
+
+@contextlib.contextmanager
+def _heard(callbacks: Callbacks) -> Iterator[None]:
+    callbacks.run("on_pretrain_routine_start")
+    try:
+        yield
     finally:
         callbacks.run("teardown")
-        folder.close()
 
 
 def _train_from(start: _Start, folder: RunFolder, callbacks: Callbacks) -> TrainResult:
@@ -303,6 +324,18 @@ def _save_settings(options: TrainOptions, hyp: Hyperparameters, folder: RunFolde
     write_atomically(folder.path / SETTINGS, yaml.safe_dump(options.as_flat_dict(), sort_keys=False))
 
 
+def _evolved_batch_size(
+    options: TrainOptions, hyp: Hyperparameters, folder: RunFolder, *, goes_on: bool
+) -> TrainOptions:
+    """Finds the batch size if it was left to us: an evolution that goes on keeps the one that it has found."""
+    settings = folder.path / SETTINGS
+    if options.optim.batch_size == AUTO_BATCH and goes_on and settings.exists():
+        earlier = load_yaml(settings).data.get("batch_size")
+        if isinstance(earlier, int) and earlier > 0:
+            return replace(options, optim=replace(options.optim, batch_size=earlier))
+    return with_batch_size(options, hyp)
+
+
 def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
     """Many short trainings, each in a process of its own; nothing but their results is kept.
 
@@ -326,8 +359,8 @@ def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
     try:
         if bucket:
             bucket.fetch(table)
-        _save_settings(options, base, folder)
-        quiet = with_batch_size(quiet, base)
+        quiet = _evolved_batch_size(quiet, base, folder, goes_on=table.exists())
+        _save_settings(replace(options, optim=quiet.optim), base, folder)
         result = evolve(
             base,
             lambda hyp, generation: train_generation(quiet.as_flat_dict(), hyp, folder.path),

@@ -150,10 +150,6 @@ class WandbLogger(TrainingHooks):
             artifact.add_file(str(weights))
             self._run.log_artifact(artifact, aliases=["latest", "best"])
 
-    def on_params_update(self, params: Mapping[str, Any]) -> None:
-        """Corrects the run's settings."""
-        self._run.config.update(dict(params), allow_val_change=True)
-
     def teardown(self) -> None:
         """Ends the W&B run; waits for its uploads."""
         self._run.finish()
@@ -198,7 +194,8 @@ class MlflowLogger(TrainingHooks):
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
         self._id = self._client.create_run(number, run_name=run.folder.name).info.run_id
         write_atomically(id_file, f"{self._id}\n")
-        self.on_params_update(run.settings)
+        for key, value in run.settings.items():
+            self._client.log_param(self._id, key, str(value)[:_MLFLOW_VALUE_CHARACTERS])
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
         """One point per curve; MLflow's names may not hold a colon."""
@@ -218,11 +215,6 @@ class MlflowLogger(TrainingHooks):
     def teardown(self) -> None:
         """Ends the MLflow run; one that was stopped counts as killed until it is resumed."""
         self._client.set_terminated(self._id, self._status)
-
-    def on_params_update(self, params: Mapping[str, Any]) -> None:
-        """Settings as text."""
-        for key, value in params.items():
-            self._client.log_param(self._id, key, str(value)[:_MLFLOW_VALUE_CHARACTERS])
 
 
 def _mlflow_uri(folder: Path) -> str:

@@ -200,3 +200,13 @@ def smooth(values: Array, fraction: float) -> Array:
 def fitness(results: Array) -> Array:
     """0.1 mAP50 + 0.9 mAP50-95 of (..., 4+) rows [P, R, mAP50, mAP50-95, …]; the best weights maximise it."""
     return (np.asarray(results)[..., :4] * [0.0, 0.0, 0.1, 0.9]).sum(axis=-1)
+
+
+def best_row(results: Array) -> int:
+    """Which epoch, of (n, 4+) rows as `fitness` takes them, has the best weights; of equal ones the last, as in a run.
+
+    Rows of zeros, epochs that were not validated, count less than all others; those with NaN are the next above them.
+    """
+    rows = np.asarray(results, np.float64)
+    values = np.where(rows.any(axis=1), np.nan_to_num(fitness(rows), nan=-1.0), -2.0)
+    return len(values) - 1 - int(values[::-1].argmax())

@@ -58,6 +58,9 @@ def non_max_suppression(
 
     Returns:
         B arrays (k, 6) float32, k <= max_det: x1, y1, x2, y2 in px, confidence, class.
+
+    Raises:
+        ValueError: predictions of another shape, or labels of another number of images.
     """
     if predictions.ndim != 3 or predictions.shape[2] < 6:
         raise ValueError(f"predictions {predictions.shape}: expected (images, boxes, 5 + classes) with a class or more")

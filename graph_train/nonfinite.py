@@ -3,6 +3,7 @@
 The step itself leaves out an update whose gradient is not finite (`kernels.update`). Here it is counted and explained.
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ import numpy as np
 from graph_train.failures import DivergedError
 from graph_train.files import replacing
 from graph_train.step import PIXEL_SCALE, StepResult
+from kernels.global_rows import kept_by_images
 from kernels.runtime import Tensor, flow
 from models.safetensors_file import write_safetensors
 
@@ -103,39 +105,56 @@ class NonFiniteWatch:
 
 
 def first_bad_tensor(
-    network: Any, criterion: Any, images: np.ndarray, labels: np.ndarray, place: Callable[[np.ndarray], Tensor]
+    network: Any,
+    criterion: Any,
+    images: np.ndarray,
+    labels: np.ndarray,
+    place: Callable[[np.ndarray], Tensor],
+    *,
+    amp: bool = False,
+    loss_scale: float = 1.0,
 ) -> str:
     """Names the first tensor with a NaN or an infinity: weights, outputs of the layers, losses, then gradients.
 
     Runs one step op by op in training mode, without an update. Not for a network that trains on: BatchNorm's statistics
-    move, and hooks stay.
+    move, and hooks stay. Of several ranks all take part, each with its own rows, and all get the same answer.
 
     Args:
         network, criterion: as `graph_train.step.StepModule` uses them.
-        images: (B, 3, H, W) uint8.
-        labels: (B, T, 5).
-        place: brings an array to where the network is.
+        images: (B, 3, H, W) uint8, the rows of this rank.
+        labels: (B, T, 5), the rows of this rank.
+        place: makes a batch out of the rows of all ranks, where the network is: `Placement.images` with the total.
+        amp: in the types of CUDA's automatic mixed precision, as the step computes with it.
+        loss_scale: what the step multiplies the loss by.
     """
+    with flow.autocast("cuda") if amp else contextlib.nullcontext():
+        return _first_bad(network, criterion, place(images), place(labels), loss_scale)
+
+
+def _first_bad(network: Any, criterion: Any, images: Tensor, labels: Tensor, loss_scale: float) -> str:
     for name, value in network.state_dict().items():
         if found := _count(value):
             return f"weight {name} has {found}"
     network.train()
     seen: list[str] = []
     _watch(network, seen)
-    maps = network(place(images).to(flow.float32) / PIXEL_SCALE)
+    maps = [kept_by_images(level) for level in network(images.to(flow.float32) / PIXEL_SCALE)]
     if seen:
         return f"the output of {seen[0]}"
-    parts = criterion(maps, place(labels))
+    parts = criterion(maps, labels)
     for name in ("box", "objectness", "classes", "total"):
         if found := _count(getattr(parts, name)):
             return f"the {name} loss is {found}"
     network.zero_grad()
-    parts.total.backward()
+    (parts.total * loss_scale).backward()
     # The last layers get their gradients first.
     for name, parameter in reversed(list(network.named_parameters())):
         if parameter.grad is not None and (found := _count(parameter.grad)):
             return f"the gradient of {name} has {found}"
-    return "no tensor of it is, computed again op by op; the sum of gradients overflows"
+    return (
+        "computed again op by op, all of its tensors are finite; the cause may be an earlier batch of the same update, "
+        "or a sum of gradients that overflows"
+    )
 
 
 def _watch(network: Any, seen: list[str]) -> None:

@@ -24,6 +24,8 @@ AUTO_BATCH = -1
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 """What `--loggers` may name; `csv` is always written, since a resumed run reads it."""
 _EXTRAS = ("wandb", "mlflow")
+WANDB_ONLY: Mapping[str, Any] = {"entity": "", "upload_dataset": "", "bbox_interval": -1}
+"""Flags that only this logger reads, with what they are without it."""
 BUCKET_CLIENT = "gsutil"
 """The program that `--bucket` needs."""
 MIN_IMAGE_PX, MAX_IMAGE_PX = 32, 1 << 14
@@ -301,6 +303,13 @@ def _check_combinations(options: TrainOptions) -> None:
             if getattr(options.run, name) and set_:
                 raise ValueError(f"--{name.replace('_', '-')} and --{other} exclude each other: with --{other} no "
                                  "state is saved on the way; leave one of them out")  # fmt: skip
+    if options.run.save_period > 0 and (options.run.nosave or options.optim.evolve):
+        other = "nosave" if options.run.nosave else "evolve"
+        raise ValueError(f"--save-period and --{other} exclude each other: with --{other} no epoch is saved; leave one "
+                         "of them out")  # fmt: skip
+    if options.optim.evolve and set(options.run.logger_names) & set(_EXTRAS):
+        raise ValueError(f"--loggers {options.run.loggers}: hears nothing of an evolution: it trains in processes of "
+                         "their own; leave it out")  # fmt: skip
     if options.run.resume and options.optim.evolve:
         raise ValueError("--evolve goes on by itself in the folder of --name with --exist-ok; leave --resume out")
 
@@ -318,7 +327,7 @@ def _check_loggers(run: RunOptions) -> None:
         raise ValueError(f"--artifact_alias {run.artifact_alias}: data sets are read from the disk, never from W&B; "
                          "give the path with --data")  # fmt: skip
     if "wandb" not in run.logger_names:
-        for name, unused in (("entity", ""), ("upload_dataset", ""), ("bbox_interval", -1)):
+        for name, unused in WANDB_ONLY.items():
             if getattr(run, name) != unused:
                 raise ValueError(f"--{name} {getattr(run, name)}: belongs to Weights & Biases; add --loggers wandb")
 

@@ -69,7 +69,7 @@ class PredictOptions:
         check_flags(self)
         drawing = {"line_thickness": (1, MAX_LINE_PX), "vid_stride": (1, MAX_STRIDE)}
         check_ranges(self, {**NUMBER_RANGES, **drawing}, shares=THRESHOLDS)
-        if len(self.imgsz) > 2:
+        if len(self.imgsz) not in (1, 2):
             raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: give one number, or height and width")
         if self.classes is not None and min(self.classes, default=-1) < 0:
             raise ValueError(f"--classes {' '.join(map(str, self.classes))}: classes count from 0")
@@ -79,9 +79,8 @@ class PredictOptions:
         if self.save_conf and not self.save_txt:
             raise ValueError("--save-conf: adds to label files; give --save-txt too")
         if self.nosave and not self.view_img:
-            defaults = {"hide_labels": False, "hide_conf": False, "line_thickness": 3}
             for name in _DRAWING:
-                if getattr(self, name) != defaults[name]:
+                if getattr(self, name) != getattr(PredictOptions, name):
                     raise ValueError(
                         f"--{name.replace('_', '-')}: nothing is drawn with --nosave; leave one of them out"
                     )

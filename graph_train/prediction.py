@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from graph_train.nms import NmsSettings, non_max_suppression
 from graph_train.plots.images import BoxStyle
 from graph_train.predict_options import PredictOptions
 from graph_train.prediction_files import OutputSettings, Prediction, PredictionWriter
-from graph_train.run_folder import unused_path
+from graph_train.run_folder import make_unused
 from graph_train.schedule import check_image_size
 from graph_train.sources import SourceFile, Sources, find_sources
 from graph_train.validation import Speed
@@ -33,6 +34,8 @@ from pipelines.video import Video, VideoFile, require_opencv
 Array = npt.NDArray[Any]
 LOG = logging.getLogger("graph_train")
 
+_FRAME = re.compile(r"(.+)_[1-9][0-9]*")
+_NOTHING = np.zeros((0, 6), np.float32)
 _LISTED_IMAGES = 20
 """Up to this many images have a line each on the terminal."""
 
@@ -70,7 +73,7 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
         ValueError, OSError: a setting or a file that cannot be used. A broken image among others is no error: it is
             left out and listed in the result.
     """
-    sources = find_sources(options.source)
+    sources = _frames_apart(find_sources(options.source))
     for video in sources.videos:
         require_opencv(video.path)
     if options.vid_stride != 1 and not sources.videos:
@@ -86,6 +89,24 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
         run.look_at_images()
         run.look_at_videos()
     return run.result()
+
+
+def _frames_apart(sources: Sources) -> Sources:
+    """Videos under names with which no frame is called like an image: `clip.mp4` beside `clip_1.jpg` is `clip_2.mp4`.
+
+    What becomes of a frame is called after its video and its number, see `Prediction.stem`.
+    """
+    images = {file.name.with_suffix("") for file in sources.images}
+    videos = {file.name.with_suffix("") for file in sources.videos}
+    frames_of = {stem.with_name(match[1]) for stem in images if (match := _FRAME.fullmatch(stem.name))}
+    apart = []
+    for file in sources.videos:
+        name, number = file.name, 2
+        while (stem := name.with_suffix("")) in frames_of or (name != file.name and stem in images | videos):
+            name, number = file.name.with_stem(f"{file.name.stem}_{number}"), number + 1
+        videos.add(stem)
+        apart.append(replace(file, name=name))
+    return replace(sources, videos=tuple(apart))
 
 
 @dataclass
@@ -130,8 +151,6 @@ class _Run:
         self._found: list[Prediction] = []
 
     def __enter__(self) -> "_Run":
-        if self._writes:
-            self._output.folder.mkdir(parents=True, exist_ok=True)
         self._writer = PredictionWriter(self._output, self._names, workers=min(self._batches.workers, 4))
         return self
 
@@ -161,11 +180,10 @@ class _Run:
         with contextlib.closing(source), _progress(len(usable), "predicting") as bar:
             self._warm_up(source.shapes)
             for batch in self._timed(source):
-                names = [usable[number] for number in batch.indices]
-                detections = self._detections(batch, [file.name for file in names])
-                for row, number in enumerate(batch.indices):
-                    hw = batch.geometry[row].original_hw
-                    prediction = Prediction(names[row].path, None, hw, detections[row], names[row].name)
+                files_here = [usable[number] for number in batch.indices]
+                made = [Prediction(file.path, None, place.original_hw, _NOTHING, file.name)
+                        for file, place in zip(files_here, batch.geometry, strict=True)]  # fmt: skip
+                for number, prediction in zip(batch.indices, self._detected(batch, made), strict=True):
                     found[int(number)] = prediction
                     self._writer.add_image(prediction)
                 bar.update(len(batch.indices))
@@ -202,12 +220,9 @@ class _Run:
             for batch, frames in self._timed(source.batches(video.read(every))):
                 hw = (video.size[1], video.size[0])
                 numbers = [number + place * every for place in range(len(frames))]
-                empty = np.zeros((0, 6), np.float32)
-                made = [Prediction(file.path, frame, hw, empty, name) for frame in numbers]
-                stems = [prediction.stem for prediction in made]
-                for row, detections in enumerate(self._detections(batch, stems)):
-                    prediction = replace(made[row], detections=detections)
-                    self._writer.add_frame(prediction, frames[row], target)
+                made = [Prediction(file.path, frame, hw, _NOTHING, name) for frame in numbers]
+                for prediction, frame in zip(self._detected(batch, made), frames, strict=True):
+                    self._writer.add_frame(prediction, frame, target)
                     self._found.append(prediction)
                 number = numbers[-1] + every
                 bar.update(len(frames))
@@ -226,8 +241,8 @@ class _Run:
             for (height, width), count in shapes.items():
                 self._detector(np.full((count, 3, height, width), BORDER_GREY, np.uint8))
 
-    def _detections(self, batch: Batch, names: Sequence[Path]) -> list[Array]:
-        """Detections of each image of a batch, in px of its file."""
+    def _detected(self, batch: Batch, made: Sequence[Prediction]) -> list[Prediction]:
+        """The predictions, one for each image of a batch, with what was found in it, in px of its file."""
         images = batch.images
         started = time.perf_counter()
         predictions = self._detector(images)[0]
@@ -235,9 +250,9 @@ class _Run:
         found = non_max_suppression(predictions, self._suppression)
         self._timer.inference += predicted - started
         self._timer.suppression += time.perf_counter() - predicted
-        self._timer.images += len(names)
+        self._timer.images += len(made)
         if self._features is not None:
-            self._features.write(images, [self._output.folder / name.with_suffix("") for name in names])
+            self._features.write(images, [self._output.folder / prediction.stem for prediction in made])
         for rows, place in zip(found, batch.geometry, strict=True):
             # The ratio of the heights alone is undone, as in YOLOv5; that of the widths differs by rounding only.
             rows[:, :4] = unletterbox_boxes(
@@ -246,7 +261,7 @@ class _Run:
                 to_hw=place.original_hw,
                 ratio_pad=(place.ratio_hw[0], place.pad_wh),
             )
-        return found
+        return [replace(prediction, detections=rows) for prediction, rows in zip(made, found, strict=True)]
 
     def result(self) -> PredictionResult:
         """Everything that was found, after it was written; tells the terminal about it."""
@@ -293,9 +308,10 @@ def _image_hw(imgsz: tuple[int, ...], stride: int) -> tuple[int, int]:
 
 
 def _output_settings(options: PredictOptions) -> OutputSettings:
+    """What will be written; its folder is made if there will be anything."""
     style = BoxStyle(options.line_thickness, names=not options.hide_labels, confidences=not options.hide_conf)
-    return OutputSettings(
-        folder=unused_path(options.project, options.name, exist_ok=options.exist_ok),
+    output = OutputSettings(
+        folder=Path(options.project) / options.name,
         drawing=None if options.nosave and not options.view_img else style,
         labels=options.save_txt,
         confidences=options.save_conf,
@@ -304,3 +320,6 @@ def _output_settings(options: PredictOptions) -> OutputSettings:
         save_drawn=not options.nosave,
         show=options.view_img,
     )
+    if not output.anything and not options.visualize:
+        return output
+    return replace(output, folder=make_unused(options.project, options.name, exist_ok=options.exist_ok))

@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageShow
 
-from graph_train.coco_results import default_ids, result_entries
+from graph_train.coco_results import entries_of, id_of_name
 from graph_train.files import write_atomically
 from graph_train.label_files import write_label_file
 from graph_train.plots.images import BoxStyle, draw_detections
-from graph_train.validation import ImageDetections
 from pipelines.sources import decode_on_host
 from pipelines.video import VideoFile
 
@@ -79,6 +78,8 @@ class OutputSettings:
 class PredictionWriter:
     """Writes the files of predictions in threads of its own; `close` waits for all of them.
 
+    No two predictions of a run may have one stem.
+
     Raises, from any call: OSError if a file cannot be written.
     """
 
@@ -87,18 +88,19 @@ class PredictionWriter:
         self._pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="write")
         self._waiting: list[Future[None]] = []
         self._entries: list[tuple[str, dict[str, Any]]] = []
-        self._ids = default_ids(self._names)
+        self._stems: dict[int | str, Path] = {}
+        self._crops: set[Path] = set()
 
     def add_image(self, found: Prediction) -> None:
         """Queues everything that belongs to an image; its pixels are decoded again."""
         self._note(found)
         self._settle(_WAITING)
-        self._waiting.append(self._pool.submit(self._write_image, found))
+        self._waiting.append(self._pool.submit(self._write_image, found, self._crop_files(found)))
 
     def add_frame(self, found: Prediction, frame: Array, video: VideoFile | None) -> None:
         """Writes everything that belongs to a frame (h, w, 3) uint8 RGB, and appends it to a video."""
         self._note(found)
-        self._write_rows(found, frame)
+        self._write_rows(found, frame, self._crop_files(found))
         if video is not None and self._settings.drawing is not None:
             video.add(draw_detections(frame, found.detections, self._names, self._settings.drawing))
 
@@ -122,21 +124,41 @@ class PredictionWriter:
 
     def _note(self, found: Prediction) -> None:
         if self._settings.entries:
-            no_labels = np.zeros((0, 5), np.float32)
-            image = ImageDetections(found.stem, found.image_hw, found.detections, no_labels)
-            for entry in result_entries(image, self._ids):
+            for entry in entries_of(found.detections, self._image_id(found.stem), range(len(self._names))):
                 named = {**entry, "category_name": self._names[entry["category_id"]], "file_name": str(found.path)}
                 self._entries.append(
                     (str(found.path), named if found.frame is None else {**named, "frame": found.frame})
                 )
 
-    def _write_image(self, found: Prediction) -> None:
+    def _image_id(self, stem: Path) -> int | str:
+        """A number if the whole name is one that no other image has, as `01` would after `1`; else the name."""
+        number = id_of_name(str(stem))
+        return number if self._stems.setdefault(number, stem) == stem else str(stem)
+
+    def _crop_files(self, found: Prediction) -> list[Path]:
+        """A file for each detection, by their order: `name.jpg`, `name2.jpg`, …; none twice in a run.
+
+        The second object of `1.jpg` would be called like the first one of `12.jpg`, and two classes may share a folder.
+        """
+        files: list[Path] = []
+        numbers: dict[Path, int] = {}
+        for row in found.detections if self._settings.crops else ():
+            folder = self._settings.folder / CROPS / _folder_name(self._names[int(row[5])])
+            number = numbers.get(folder, 1)
+            while (file := folder / f"{found.stem}{number if number > 1 else ''}.jpg") in self._crops:
+                number += 1
+            numbers[folder] = number + 1
+            self._crops.add(file)
+            files.append(file)
+        return files
+
+    def _write_image(self, found: Prediction, crops: Sequence[Path]) -> None:
         drawing = self._settings.drawing
-        if drawing is None and not (self._settings.crops and len(found.detections)):
-            self._write_rows(found, None)
+        if drawing is None and not crops:
+            self._write_rows(found, None, crops)
             return
         pixels = decode_on_host(found.path)
-        self._write_rows(found, pixels)
+        self._write_rows(found, pixels, crops)
         if drawing is not None:
             drawn = Image.fromarray(draw_detections(pixels, found.detections, self._names, drawing))
             if self._settings.save_drawn:
@@ -148,26 +170,18 @@ class PredictionWriter:
             if self._settings.show:
                 ImageShow.show(drawn, title=str(found.name))
 
-    def _write_rows(self, found: Prediction, pixels: Array | None) -> None:
+    def _write_rows(self, found: Prediction, pixels: Array | None, crops: Sequence[Path]) -> None:
         """Label file and crops; an image without detections has none, as in YOLOv5."""
         folder = self._settings.folder
         if self._settings.labels and len(found.detections):
             path = folder / LABELS / f"{found.stem}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_label_file(path, found.detections, image_hw=found.image_hw, confidence=self._settings.confidences)
-        if self._settings.crops and pixels is not None:
-            self._write_crops(found, pixels)
-
-    def _write_crops(self, found: Prediction, pixels: Array) -> None:
-        counts: dict[int, int] = {}
-        for row in found.detections:
-            category = int(row[5])
-            counts[category] = counts.get(category, 0) + 1
-            number = "" if counts[category] == 1 else str(counts[category])
-            target = self._settings.folder / CROPS / _folder_name(self._names[category]) / f"{found.stem}{number}.jpg"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            left, top, right, bottom = crop_box(row[:4], found.image_hw)
-            Image.fromarray(pixels[top:bottom, left:right]).save(target, quality=_QUALITY)
+        if pixels is not None and crops:
+            for row, file in zip(found.detections, crops, strict=True):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                left, top, right, bottom = crop_box(row[:4], found.image_hw)
+                Image.fromarray(pixels[top:bottom, left:right]).save(file, quality=_QUALITY)
 
 
 def crop_box(corners: Array, image_hw: tuple[int, int]) -> tuple[int, int, int, int]:

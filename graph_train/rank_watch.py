@@ -195,8 +195,8 @@ class Watch:
 
     def _print(self, rank: int, why: str) -> None:
         place = self._settings.places[rank]
-        text = f"graph-train: rank {rank} ({place}) {why}; the job ends. The last checkpoint is whole: --resume goes on"
-        print(text, file=sys.stderr, flush=True)
+        text = f"graph-train: rank {rank} ({place}) {why}; the job ends. What is saved is whole: --resume goes on"
+        print(f"{text} with it", file=sys.stderr, flush=True)
 
 
 def selectors_ready(number: int) -> bool:

@@ -21,6 +21,7 @@ from pipelines.problems import printable
 LOG = logging.getLogger("graph_train")
 LAST, BEST = "last.safetensors", "best.safetensors"
 EARLIER, DAMAGED = "last.earlier.safetensors", "last.damaged.safetensors"
+EARLIER_BEST = "best.earlier.safetensors"
 """Set aside: the state of a run that was in the folder before, and a file that could not be read."""
 SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
 PLACE = ("project", "name", "exist_ok", "resume")
@@ -40,6 +41,7 @@ class RunFolder:
         self.path = path
         self.weights = path / "weights"
         self._handlers: list[logging.Handler] = []
+        self._logging_before = (LOG.level, LOG.propagate)
         try:
             self.weights.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
@@ -113,13 +115,15 @@ class RunFolder:
         os.replace(good, self.last)
 
     def set_aside_earlier(self) -> None:
-        """Puts the newest state of a run that was here before out of the way, so that nothing resumes it by mistake."""
+        """Puts the newest state and the best weights of a run that was here before out of this run's way."""
         found = self.checkpoints()
         if found:
             os.replace(found[0], self.weights / EARLIER)
             LOG.info("The state of the run before is kept as %s", self.weights / EARLIER)
         for path in found[1:]:
             path.unlink()
+        if self.best.exists():
+            os.replace(self.best, self.weights / EARLIER_BEST)
 
     @property
     def best(self) -> Path:
@@ -132,6 +136,7 @@ class RunFolder:
         console.setFormatter(logging.Formatter("%(message)s"))
         file = LogFile(self.path / "train.log", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._logging_before = LOG.level, LOG.propagate
         LOG.setLevel(logging.INFO)
         LOG.propagate = False
         for handler in (console, file):
@@ -153,6 +158,9 @@ class RunFolder:
         for handler in self._handlers:
             LOG.removeHandler(handler)
             handler.close()
+        if self._handlers:
+            level, LOG.propagate = self._logging_before
+            LOG.setLevel(level)
         self._handlers.clear()
         self._lock.close()
 
@@ -171,6 +179,19 @@ def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
     while (candidate := base.with_name(f"{base.name}{number}")).exists():
         number += 1
     return candidate
+
+
+def make_unused(project: str, name: str, *, exist_ok: bool) -> Path:
+    """Makes the folder that `unused_path` names; of two commands that start at once each gets one of its own."""
+    while True:
+        folder = unused_path(project, name, exist_ok=exist_ok)
+        try:
+            folder.mkdir(parents=True, exist_ok=exist_ok)
+        except FileExistsError:
+            if exist_ok:
+                raise
+        else:
+            return folder
 
 
 @dataclass(frozen=True)
@@ -234,4 +255,5 @@ def _run_of(path: Path) -> Path:
     if folder.name != "weights":
         raise ValueError(f"--resume {path}: must lie in the weights folder of its run; to start a new run from a file "
                          "give it to --weights")  # fmt: skip
-    return path.parent.parent
+    # A bare name has no parent to go up from.
+    return path.parent.parent if path.parent.name else folder.parent

@@ -107,7 +107,8 @@ class Saving:
             return True
         text = f"{bad} holds numbers that are not finite; {self._kept()}"
         if self._sound_only:
-            raise DivergedError(f"stopped: {text}; start again from it with --weights and a lower lr0")
+            again = "start again from it with --weights and" if self._folder.checkpoints() else "start again with"
+            raise DivergedError(f"stopped: {text}; {again} a lower lr0")
         LOG.warning("Not saved: %s", text)
         return False
 

@@ -73,13 +73,8 @@ class StepSettings:
     lr_norm: float
     momentum: float
     """SGD momentum, warmed up; Adam's first beta, constant."""
-    accumulate: int
     update: bool
     """Whether the optimizer steps at the end of this iteration."""
-    updates: int
-    """Optimizer updates done once this iteration is over, if no overflow skips one."""
-    ema_decay: float
-    """Decay of the averaged weights if this iteration updates them (for update number `updates`)."""
 
     @property
     def learning_rates(self) -> tuple[float, float, float]:
@@ -89,12 +84,11 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rates, momentum, accumulation and EMA decay of a whole run.
+    """Learning rates, momentum and accumulation of a whole run.
 
     Args:
         epochs, batches_per_epoch, batch_size: of the run; the batch over all ranks.
         warmup: iterations of warm-up, the last one (number `warmup`) included.
-        ema_decay_limit, ema_tau: of the averaged weights.
 
     Two habits of the reference are kept. Warm-up uses the learning-rate factor of the current epoch, so does the rest
     of the epoch in which it ends; every later epoch uses the factor of the epoch before it, because the
@@ -115,8 +109,6 @@ class Schedule:
     optimizer: OptimizerName = "SGD"
     cosine: bool = False
     nominal_batch: int = NOMINAL_BATCH
-    ema_decay_limit: float = EMA_DECAY
-    ema_tau: float = EMA_TAU
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batches_per_epoch", "batch_size", "warmup", "nominal_batch"):
@@ -163,16 +155,12 @@ class Schedule:
     def at(self, iteration: int, epoch: int) -> StepSettings:
         """Settings of an iteration, counted from 0 over the whole run, which lies in `epoch` (from 0)."""
         lr_bias, lr_other = self._learning_rates(iteration, epoch)
-        update, updates = self._updates(iteration)
         return StepSettings(
             lr_bias=lr_bias,
             lr_weight=lr_other,
             lr_norm=lr_other,
             momentum=self._momentum(iteration),
-            accumulate=self.accumulate(iteration),
-            update=update,
-            updates=updates,
-            ema_decay=ema_decay(updates, self.ema_decay_limit, self.ema_tau),
+            update=self._updates(iteration),
         )
 
     def epoch_factor(self, epoch: int) -> float:
@@ -203,20 +191,18 @@ class Schedule:
         return self._ramp(iteration, self.warmup_momentum, self.momentum)
 
     @cached_property
-    def _warmup_updates(self) -> tuple[tuple[int, ...], int]:
-        """Updates done after each iteration of the warm-up, and the last iteration there that updated."""
-        last, done, counts = -1, 0, []
+    def _warmup_updates(self) -> tuple[frozenset[int], int]:
+        """Iterations of the warm-up that update, and the last one of them."""
+        updating, last = set(), -1
         for iteration in range(self.warmup + 1):
             if iteration - last >= self.accumulate(iteration):
-                last, done = iteration, done + 1
-            counts.append(done)
-        return tuple(counts), last
+                last = iteration
+                updating.add(iteration)
+        return frozenset(updating), last
 
-    def _updates(self, iteration: int) -> tuple[bool, int]:
-        counts, last = self._warmup_updates
+    def _updates(self, iteration: int) -> bool:
+        updating, last = self._warmup_updates
         if iteration <= self.warmup:
-            before = counts[iteration - 1] if iteration else 0
-            return counts[iteration] > before, counts[iteration]
+            return iteration in updating
         # The accumulation is constant from here on, so updates come at a fixed distance.
-        periods, rest = divmod(iteration - last, full_accumulate(self.batch_size, self.nominal_batch))
-        return rest == 0, counts[-1] + periods
+        return (iteration - last) % full_accumulate(self.batch_size, self.nominal_batch) == 0

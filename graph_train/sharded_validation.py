@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.exchange import Exchange
+from graph_train.metrics import IOU_THRESHOLDS
 from pipelines.shard import Shard
 
 Array = npt.NDArray[Any]
 Match = tuple[Array, Array, Array]
-"""Of one image: (n, 10) bool correct at each IoU, (n,) confidence, (n,) class."""
+"""Of one image: (n, t) bool correct at each of `IOU_THRESHOLDS`, (n,) confidence, (n,) class."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,8 @@ class Findings:
 
 def joined(own: Findings, exchange: Exchange) -> Findings:
     """The findings of all ranks, in the order of the images in one process."""
-    correct, confidence, category = (
-        np.concatenate([empty, *(match[part] for match in own.matched)])
-        for part, empty in enumerate((np.zeros((0, 10), bool), np.zeros(0, np.float32), np.zeros(0, np.float32)))
-    )
+    nothing: Match = (np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0, np.float32), np.zeros(0, np.float32))
+    correct, confidence, category = (np.concatenate(column) for column in zip(nothing, *own.matched, strict=True))
     sizes = [(number, len(match[1]), len(labels))
              for number, match, labels in zip(own.batches, own.matched, own.label_classes, strict=True)]  # fmt: skip
     columns = (

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipelines.home_folder import with_home
 from pipelines.listing import IMAGE_ENDINGS, UNSUPPORTED_ENDINGS, listed_image, walk_files
 from pipelines.problems import Problem, printable
 from pipelines.video import VIDEO_ENDINGS
@@ -51,7 +52,7 @@ def find_sources(entries: Sequence[str], lines: Iterable[str] | None = None) -> 
         entries: as typed.
         lines: of standard input; None reads `sys.stdin`.
     Raises:
-        ValueError: a camera or stream, something that is not there, or nothing to look at.
+        ValueError: a camera or stream, something that is not there, an unknown `~name`, or nothing to look at.
         OSError: a list cannot be read.
     """
     found = _Found()
@@ -59,7 +60,7 @@ def find_sources(entries: Sequence[str], lines: Iterable[str] | None = None) -> 
         if entry == STANDARD_INPUT:
             _add_list(sys.stdin if lines is None else lines, Path(), found)
         elif Path(entry).suffix.lower() == ".txt":
-            path = Path(entry).expanduser()
+            path = with_home(entry)
             _add_list(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), path, found)
         elif not _add(entry, found):
             raise ValueError(_absent(entry))
@@ -75,7 +76,7 @@ def _add(entry: str, found: _Found) -> bool:
     """Adds what an entry names; False if there is nothing of that name."""
     if entry.isnumeric() or entry.lower().startswith(_STREAMS):
         raise ValueError(f"--source {entry}: cameras, streams and addresses are not read; save images or a video first")
-    path = Path(entry).expanduser()
+    path = with_home(entry)
     if path.is_dir():
         below = sorted(file for file in walk_files(path, found.problems) if file.suffix.lower() in _LOOKED_AT)
         found.files += [(file, file.relative_to(path)) for file in below]

@@ -161,6 +161,10 @@ class TrainingState(flow.nn.Module):
         """Forgets gradients that no update has used yet, as YOLOv5 does at the start of each epoch."""
         self._own_gradients = None
         here(self.gradient_sum).zero_()
+        self._drop_bad_statistics()
+
+    def _drop_bad_statistics(self) -> None:
+        """Those of accumulated batches that are not finite: the update that they wait for will be left out."""
         if self.counters.accumulated and not np.isfinite(self._current_statistics().numpy()).all():
             self.restore_statistics()
 
@@ -170,6 +174,7 @@ class TrainingState(flow.nn.Module):
         Within a graph the running statistics that a call writes can be read only by the next call, so their average
         lags one update behind; this applies what is pending (the same arithmetic, in the same order).
         """
+        self._drop_bad_statistics()
         if self.counters.pending_decay != 1.0:
             with flow.no_grad():
                 current, average = self._current_statistics(), here(self.averaged_statistics)

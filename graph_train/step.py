@@ -22,6 +22,7 @@ from graph_train.schedule import StepSettings, ema_decay
 from graph_train.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState, member
 from kernels.global_rows import here, kept_by_images
 from kernels.graph_memory import compile_graph
+from kernels.in_place import subtract
 from kernels.runtime import Tensor, flow
 from kernels.update import hyper_vector, update_parameters
 
@@ -61,8 +62,14 @@ class Compilation:
     """One graph that was compiled."""
 
     images: tuple[int, ...]
+    """Of the second part of a step: (n,), all gradients."""
     labels: tuple[int, ...]
     seconds: float
+
+    def __str__(self) -> str:
+        """Such as 16x3x320x320 T32: the shape of the images, and label slots for each."""
+        slots = f" T{self.labels[1]}" if self.labels else " gradients"
+        return "x".join(map(str, self.images)) + slots
 
 
 class _Backward(flow.nn.Module):
@@ -89,7 +96,7 @@ class _Backward(flow.nn.Module):
         current = flow.cat([member(state.network, name) for name in state.statistics], dim=0)
         # Not by a product with 0 where nothing is pending: an infinity that is there for now would stay for good.
         due = flow.where(extra[1:2] > 0, current, state.averaged_statistics)
-        _subtract(state.averaged_statistics, (state.averaged_statistics - due) * extra[1:2])
+        subtract(state.averaged_statistics, (state.averaged_statistics - due) * extra[1:2])
         return current
 
 
@@ -145,22 +152,12 @@ def _apply(state: TrainingState, gradients: list[Tensor], hyper: Tensor) -> Tens
     return update_parameters(state.rule, state.update_state(), gradients, hyper)
 
 
-def _subtract(target: Tensor, decrement: Tensor) -> None:
-    """target -= decrement, also on a buffer inside a graph, where ordinary in-place ops do not write back."""
-    op = _subtract_op()
-    flow._C.dispatch_sgd_update(op, (target, decrement), learning_rate=1.0, scale=1.0, l1=0.0, l2=0.0, weight_decay=0.0)
-
-
-def _subtract_op() -> Any:
-    return flow.stateful_op("sgd_update").Input("model").Input("model_diff").Build()
-
-
 def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
     """Gradients by the tape; inside a graph the loss is declared first, which makes the graph a training graph."""
     internal = flow._oneflow_internal
     if loss.is_lazy:
         internal.nn.graph.AddTensorAsGraphLoss(loss)
-    pack = flow.nn.modules.utils.TensorTuple if hasattr(flow.nn.modules.utils, "TensorTuple") else internal.TensorTuple
+    pack = internal.TensorTuple
     grads = internal.autograd.grad(pack([loss]), pack(parameters), pack(), False, False)
     return list(grads)
 
@@ -322,7 +319,7 @@ class GraphStep(_Step):
     def summary(self) -> str:
         """What was compiled and how often it was used."""
         seconds = sum(event.seconds for event in self.compilations)
-        shapes = ", ".join("x".join(map(str, event.images)) + f" T{event.labels[1]}" for event in self.compilations)
+        shapes = ", ".join(map(str, self.compilations))
         return f"Graph: {len(self.compilations)} compiled in {seconds:.1f} s ({shapes}), {self.replayed} steps replayed"
 
     def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
@@ -335,7 +332,7 @@ class GraphStep(_Step):
     def _update(self, summands: Tensor, hyper: Tensor) -> Tensor:
         if self._update_graph is None:
             self._update_graph = _StepGraph(self._update_module, amp=False, differentiates=False)
-            compile_graph(self._update_graph, summands, hyper)
+            self._compile_timed(self._update_graph, (tuple(summands.shape), ()), summands, hyper)
         return self._update_graph(summands, hyper)
 
     def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
@@ -350,13 +347,18 @@ class GraphStep(_Step):
     def _compile(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> _StepGraph:
         self.state.network.train()
         graph = _StepGraph(self._module, amp=self.amp)
-        started = time.perf_counter()
-        compile_graph(graph, images, labels, *scalars)
         key = (tuple(images.shape), tuple(labels.shape))
+        self._compile_timed(graph, key, images, labels, *scalars)
         self._graphs[key] = graph
-        self.compilations.append(Compilation(*key, seconds=time.perf_counter() - started))
-        self._on_compile(self.compilations[-1])
         return graph
+
+    def _compile_timed(
+        self, graph: _StepGraph, shapes: tuple[tuple[int, ...], tuple[int, ...]], *inputs: Tensor
+    ) -> None:
+        started = time.perf_counter()
+        compile_graph(graph, *inputs)
+        self.compilations.append(Compilation(*shapes, seconds=time.perf_counter() - started))
+        self._on_compile(self.compilations[-1])
 
 
 def compile_seconds(step: TrainStep) -> float:

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from graph_train.device_request import VISIBLE_DEVICES, gpu_numbers, visible_devices
 from graph_train.distributed import RankInfo, rank_info
-from graph_train.failures import RANK_LOST, ToldElsewhereError
+from graph_train.failures import RANK_LOST, StoppedInOrder, ToldElsewhereError
 
 DEFAULT_TIMEOUT = 60.0
+_LONGEST_TIMEOUT = 86400.0
 
 
 class Team:
@@ -52,7 +54,7 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
         timeout: seconds to wait for the others.
         devices: `--device`; a list such as "2,3" names the GPUs that the ranks of this host have, in their order.
     Raises:
-        ValueError: the variables make no sense, somebody did not come, or OneFlow is loaded already.
+        ValueError: the variables or the devices make no sense, somebody did not come, or OneFlow is loaded already.
     """
     global _team  # noqa: PLW0603 - a process belongs to one job
     if not _team.info.alone:
@@ -65,13 +67,19 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
             f"WORLD_SIZE={info.world}: OneFlow was imported before the ranks have met; call "
             "graph_train.team.join() first, or start `-m graph_train`"
         )
+    if not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST_TIMEOUT:
+        raise ValueError(
+            f"--dist-timeout {timeout}: must be a number above 0 and at most {_LONGEST_TIMEOUT:.0f} seconds"
+        )
+    numbers = gpu_numbers(devices)
     from graph_train.meeting import meet
 
     meeting = meet(info, timeout)
     _tell_engine(info, meeting.engine_port)
     _team = Team(info, _start_watch(info, meeting))
-    if devices and devices.replace(",", "").isdigit():
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices  # OneFlow gives a rank the visible GPU of its local number
+    if numbers:
+        # OneFlow gives a rank the visible GPU of its local number.
+        os.environ[VISIBLE_DEVICES] = visible_devices(numbers)
     if not info.main:
         # No progress bars; read when tqdm is imported.
         os.environ["TQDM_DISABLE"] = "1"
@@ -142,13 +150,15 @@ def reporting(*, quiet: bool) -> Iterator[None]:
     team = _team
     try:
         yield
-    except KeyboardInterrupt as error:
+    except StoppedInOrder as error:
         team.farewell()
         if quiet and not team.info.main:
             raise ToldElsewhereError from error
         raise
     except BaseException as error:
-        team.failed(" ".join(str(error).split()) or type(error).__name__)
+        # Also an interrupt of this rank alone: the others may wait for it in the middle of an exchange.
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
+        team.failed(reason or type(error).__name__)
         if quiet and not team.info.main:
             raise ToldElsewhereError from error
         raise

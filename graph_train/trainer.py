@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from graph_train.callbacks import Callbacks
 from graph_train.checkpoint import Checkpoint
 from graph_train.cursor import Cursor
 from graph_train.early_stopping import EarlyStopping
+from graph_train.failures import StoppedInOrder
 from graph_train.interrupts import StopRequest
 from graph_train.memory import require_graph_memory, resident_bytes
 from graph_train.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
@@ -134,7 +136,7 @@ class Trainer:
         if not self._complete:
             self.save_last()
         LOG.info("Stopped by %s; %s", self._agreement.asked, self._way_on())
-        raise KeyboardInterrupt
+        raise StoppedInOrder
 
     @property
     def _complete(self) -> bool:
@@ -180,7 +182,7 @@ class Trainer:
                 break
             self._train_batch(batch, cursor.epoch * batches + cursor.next_batch, progress)
             self._leave_if_asked()
-            if self.callbacks.stop_training:
+            if self._exchange.alone and self.callbacks.stop_training:  # several ranks agree on it before a batch
                 break
         self.times.append(progress.close())
         return batch is None
@@ -256,8 +258,9 @@ class Trainer:
         if result.updated:
             self.callbacks.run("optimizer_step")
             self.callbacks.run("on_before_zero_grad")
+        paths = [str(path) for path in batch.paths]
         self.callbacks.run(
-            "on_train_batch_end", run.state.network, number, here(images), batch.labels, batch.paths, cursor.means()
+            "on_train_batch_end", run.state.network, number, here(images), batch.labels, paths, cursor.means()
         )
         self._watch.see(result, run.state.counters.skipped_in_row, lambda: self._suspect(batch, labels, number))
         self.save_if_due(number)
@@ -275,8 +278,15 @@ class Trainer:
 
     def _first_bad_tensor(self, suspect: SuspectBatch) -> str:
         step: Any = self.run.step
+        total = self.run.train_pipeline.images_of(suspect.facts["batch"])
         return first_bad_tensor(
-            self.run.state.network, step.criterion, suspect.images, suspect.labels, step.placement.whole
+            self.run.state.network,
+            step.criterion,
+            suspect.images,
+            suspect.labels,
+            partial(step.placement.images, total=total),
+            amp=step.amp,
+            loss_scale=suspect.facts["loss_scale"],
         )
 
     def _padded(self, batch: Any, total: int) -> Tensor:

@@ -7,7 +7,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-from graph_train.flag_table import SWITCH, TEXTS, check_flags, check_ranges, flag, options_of, parser_of
+from graph_train.flag_table import SWITCH, TEXTS, check_flags, check_ranges, flag, options_of, parser_of, refuse_changed
 from graph_train.options import MAX_BATCH, RANGES
 
 TASKS = ("val", "test", "train", "speed", "study")
@@ -81,6 +81,10 @@ class ValOptions:
                     raise ValueError(
                         f"--{name.replace('_', '-')}: --task {self.task} writes no detections; use --task val"
                     )
+        if self.task == "speed":
+            refuse_changed(self, THRESHOLDS, "--task speed measures at 0.25 and 0.45; leave it out, or use --task val")
+        if self.task == "study":
+            refuse_changed(self, ("imgsz",), "--task study measures at sizes of its own; leave it out")
 
 
 def val_options(**flags: Any) -> ValOptions:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from graph_train.confusion import ConfusionMatrix
 from graph_train.exchange import Exchange
-from graph_train.metrics import ClassMetrics, fitness, match_detections, metrics_per_class
+from graph_train.metrics import IOU_THRESHOLDS, ClassMetrics, fitness, match_detections, metrics_per_class
 from graph_train.nms import NmsSettings, non_max_suppression
 from graph_train.progress import BAR_FORMAT
 from graph_train.sharded_validation import Findings, Sharing, joined
@@ -83,8 +83,8 @@ class ValidationSettings:
     """How to measure. The defaults are those of YOLOv5's `val.py`.
 
     `single_cls` counts every detection and label as class 0. `label_hints` puts the labels themselves among the
-    candidates (`--save-hybrid`: for making label files; metrics mean nothing then). `keep_detections` collects them in
-    the result. `plots_dir` gets the first batches with their boxes, the curves and the confusion matrix.
+    candidates (`--save-hybrid`: for making label files; metrics mean nothing then). `plots_dir` gets the first batches
+    with their boxes, the curves and the confusion matrix.
     """
 
     conf_thres: float = ValOptions.conf_thres
@@ -92,7 +92,6 @@ class ValidationSettings:
     max_det: int = ValOptions.max_det
     single_cls: bool = False
     label_hints: bool = False
-    keep_detections: bool = False
     plots_dir: Path | None = None
 
     def suppression(self) -> NmsSettings:
@@ -114,7 +113,7 @@ class Speed:
 @dataclass(frozen=True)
 class ValidationResult:
     """What a validation found. `labels_per_class` and `images_per_class` (nc,); `loss` (3,) box, objectness and class,
-    averaged over the batches, or None; `detections` per image if they were kept."""
+    averaged over the batches, or None."""
 
     class_names: tuple[str, ...]
     images: int
@@ -125,7 +124,6 @@ class ValidationResult:
     loss: Array | None
     speed: Speed
     batch_shape: tuple[int, ...]
-    detections: tuple[ImageDetections, ...]
 
     @property
     def means(self) -> tuple[float, float, float, float]:
@@ -248,7 +246,6 @@ class _Run:
         self._batch_of_image: list[int] = []
         self._label_classes: list[Array] = []
         self._losses: list[Array] = []
-        self._detections: list[ImageDetections] = []
         self._batches, self._images = 0, 0
         self._batch_shape: tuple[int, ...] = ()
         self.timer = {"load": 0.0, "inference": 0.0, "suppression": 0.0}
@@ -305,11 +302,8 @@ class _Run:
         self._label_classes.append(labels[:, 0].astype(np.int64))
         self._confusion.add(detections, labels)
         self._images += 1
-        image = ImageDetections(path, place.original_hw, detections, labels)
-        if self._settings.keep_detections:
-            self._detections.append(image)
         if self._on_image is not None:
-            self._on_image(image)
+            self._on_image(ImageDetections(path, place.original_hw, detections, labels))
 
     def _draw(self, batch: ValidationBatch, labels: Array, found: Sequence[Array], folder: Path) -> None:
         from graph_train.plots.images import plot_detections, plot_labelled
@@ -332,7 +326,7 @@ class _Run:
         number = len(self._names)
         counts = [np.bincount(categories, minlength=number) for categories in self._label_classes]
         no_label = np.zeros(number, np.int64)
-        no_match = (np.zeros((0, 10), bool), np.zeros(0, np.float32), np.zeros(0, np.float32))
+        no_match = (np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0, np.float32), np.zeros(0, np.float32))
         correct, confidence, category = (
             np.concatenate(column) for column in zip(no_match, *self._matched, strict=True)
         )
@@ -348,7 +342,6 @@ class _Run:
             loss=np.mean(self._losses, axis=0) if self._losses else None,
             speed=Speed(**milliseconds),
             batch_shape=self._batch_shape,
-            detections=tuple(self._detections),
         )
         if self._settings.plots_dir is not None:
             from graph_train.plots.curves import plot_validation

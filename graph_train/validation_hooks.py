@@ -28,8 +28,9 @@ class ValidationHooks:
             self._batch, self._found = batch, []
             self._callbacks.run("on_val_batch_start")
             yield batch
+            paths = [str(path) for path in batch.paths]
             self._callbacks.run(
-                "on_val_batch_end", number, batch.images, batch.labels, batch.paths, batch.geometry, self._found
+                "on_val_batch_end", number, batch.images, batch.labels, paths, batch.geometry, self._found
             )
 
     def image(self, image: ImageDetections) -> None:

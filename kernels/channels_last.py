@@ -83,7 +83,7 @@ def max_pool(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
     )[0]
 
 
-def _op(name: str, *inputs: str) -> Tensor:
+def _op(name: str, *inputs: str) -> dispatch.Op:
     return dispatch.build_op(name, tuple((name, 1) for name in inputs))
 
 

@@ -105,7 +105,7 @@ def level_loss(raw_map: Tensor, labels: Tensor, settings: Tensor, balance: Tenso
 
 
 @cache
-def _loss_op() -> Any:
+def _loss_op() -> dispatch.Op:
     return dispatch.build_op("graph_train_detection_loss", (("map", 1), ("settings_and_labels", 1)), outputs=2)
 
 
@@ -128,6 +128,8 @@ def _check_shapes(raw_map: Tensor, labels: Tensor, settings: Tensor, balance: Te
             f"map {tuple(raw_map.shape)} and labels {tuple(labels.shape)}: must be (B, anchors, rows, columns, "
             "5 + classes) and (B, T, 5)"
         )
+    if 0 in tuple(raw_map.shape):
+        raise ValueError(f"map {tuple(raw_map.shape)}: empty, there is nothing to take a mean of; drop such a batch")
     expected = (len(LevelSetting) + 2 * raw_map.shape[1],)
     if tuple(settings.shape) != expected or tuple(balance.shape) != (1,):
         raise ValueError(

@@ -6,21 +6,25 @@ dispatcher; the C++ side reads them under the neutral names of `csrc/attributes.
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 from kernels.runtime import Tensor, flow
 
+Op = Any
+"""An op of OneFlow, ready to be given to a dispatcher; OneFlow ships no type information."""
+
 
 @cache
-def build_op(name: str, inputs: tuple[tuple[str, int], ...], outputs: int = 1) -> Tensor:
+def build_op(name: str, inputs: tuple[tuple[str, int], ...], outputs: int = 1) -> Op:
     """The op `name` with its (input name, number of tensors) pairs and so many tensors under the output name "out"."""
     builder = flow.stateful_op(name)
     for input_name, count in inputs:
         builder = builder.Input(input_name, count)
-    return builder.Output("out", outputs).Build() if outputs else builder.Build()
+    return builder.Output("out", outputs).Build()
 
 
 def call(
-    op: Tensor, tensors: Sequence[Tensor], *, integers: tuple[int, int] = (0, 0), floats: Sequence[float] = ()
+    op: Op, tensors: Sequence[Tensor], *, integers: tuple[int, int] = (0, 0), floats: Sequence[float] = ()
 ) -> Tensor:
     """Runs an op with any number of inputs and one output.
 
@@ -44,6 +48,6 @@ def call(
     )
 
 
-def call_pair(op: Tensor, first: Tensor, second: Tensor) -> Sequence[Tensor]:
+def call_pair(op: Op, first: Tensor, second: Tensor) -> Sequence[Tensor]:
     """Runs an op with two inputs and any number of outputs; it declares the attribute `num_sample` (int64), unused."""
     return flow._C.dispatch_distributed_partial_fc_sample(op, first, second, num_sample=0)

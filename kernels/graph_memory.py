@@ -41,7 +41,8 @@ def share_graph_memory(*, enabled: bool) -> bool:
 
 
 def last_memory_plan() -> MemoryPlan:
-    """Memory of the last compiled graph; zeros where nothing was shared.
+    """Memory of the last graph that this process planned; zeros where nothing was shared, and on ranks other than 0,
+    which get their plan from rank 0.
 
     Raises:
         ValueError: the plugin is not loaded.
@@ -55,7 +56,13 @@ def compile_graph(graph: Any, *inputs: Tensor) -> None:
     """Compiles an `nn.Graph` for inputs of these shapes, as its first call would, and frees what only compiling needs.
 
     `nn.Graph` keeps three descriptions of itself to print them, the compiler its records (with the plugin they go too).
+
+    Raises:
+        ValueError: state of the graph's own was loaded (`Graph.load_state_dict`); modules are to be loaded themselves.
     """
+    if graph._additional_variable_tobe_loaded:
+        names = ", ".join(graph._additional_variable_tobe_loaded)
+        raise ValueError(f"{graph.name}: has loaded state of its own ({names}); call it, or load its modules instead")
     graph.build_graph(*inputs)
     graph._forward_job_proto = graph._full_job_proto = None
     if is_loaded():

@@ -39,8 +39,8 @@ class _Process:
     """State of this process; a library that registered kernels cannot be unloaded."""
 
     status: PluginStatus | None = None
+    failure: ValueError | OSError | None = None
     library: ctypes.CDLL | None = None
-    warned: bool = False
     bf16: bool = False
 
 
@@ -52,7 +52,7 @@ def load_plugin(mode: PluginMode) -> PluginStatus:
 
     Args:
         mode: "auto" goes on with OneFlow's own kernels, after one warning, where the plugin cannot be had;
-            "require" makes that an error; "off" loads nothing.
+            "require" makes that an error; "off" loads nothing. What failed once is not tried again in this process.
 
     Raises:
         ValueError: an unknown mode; "require" without success; "off" after the plugin has been loaded.
@@ -64,32 +64,27 @@ def load_plugin(mode: PluginMode) -> PluginStatus:
             raise ValueError("kernels mode 'off': the plugin is loaded already; choose 'off' before anything loads it")
         _start_session()
         return PluginStatus(loaded=False, path=None, reason="switched off", build_seconds=0.0)
-    if _process.status is not None:
-        return _process.status
-    try:
-        built = plugin_build.ensure_built()
-        _process.library = _load(built.path)
-    except (ValueError, OSError) as error:
-        if mode == "require":
-            raise ValueError(f"kernels mode 'require': {error}") from error
-        if not _process.warned:
-            _log.warning("running on OneFlow's own, slower CPU kernels: %s", error)
-            _process.warned = True
+    if _process.status is None and _process.failure is None:
+        try:
+            built = plugin_build.ensure_built()
+            _process.library = _load(built.path)
+        except (ValueError, OSError) as error:
+            _process.failure = error
+        else:
+            _run_graphs_on_one_thread()
+            _process.status = PluginStatus(loaded=True, path=built.path, reason="", build_seconds=built.build_seconds)
+    if _process.failure is not None and mode == "require":
+        raise ValueError(f"kernels mode 'require': {_process.failure}") from _process.failure
+    if _process.status is None:
+        _log.warning("running on OneFlow's own, slower CPU kernels: %s", _process.failure)
         _start_session()
-        return PluginStatus(loaded=False, path=None, reason=str(error), build_seconds=0.0)
-    _run_graphs_on_one_thread()
-    _process.status = PluginStatus(loaded=True, path=built.path, reason="", build_seconds=built.build_seconds)
+        _process.status = PluginStatus(loaded=False, path=None, reason=str(_process.failure), build_seconds=0.0)
     return _process.status
 
 
 def is_loaded() -> bool:
     """True when the plugin's kernels are registered in this process."""
     return _process.library is not None
-
-
-def library_path() -> Path | None:
-    """File of the loaded library, None when nothing is loaded."""
-    return _process.status.path if _process.status is not None else None
 
 
 def plugin_library() -> ctypes.CDLL:
@@ -135,7 +130,7 @@ def _run_graphs_on_one_thread() -> None:
     """Lets one thread execute the CPU ops of a graph, one after another.
 
     OneFlow deals them out to as many threads as there are cores, which suits kernels that use one core each. Ours use
-    all cores, and two of them at a time only get in each other's way: on two busy cores a step takes a fifth longer.
+    all cores, and two of them at a time only get in each other's way (docs/kernels.md says what is known of the gain).
     The number cannot change any more once a graph has been compiled, so it is left alone then.
     """
     if flow.nn.Graph._child_init_cnt:

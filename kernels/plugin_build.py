@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
@@ -58,6 +59,9 @@ _INSTRUCTION_SETS = {
     "base": ("-DGT_ISA=base", *_VECTOR_FLAGS),
 }
 _LINK_FLAGS = ("-shared", "-fopenmp", "-Wl,--allow-shlib-undefined")
+_OLDEST_GCC = 12
+"""The first that compiles one function for x86-64-v4, x86-64-v3 and plain x86-64 (`target_clones`)."""
+_COMPILERS = ("g++", "c++", "g++-14", "g++-13", "g++-12")
 
 
 class PluginUnavailableError(ValueError):
@@ -139,16 +143,36 @@ def onednn_library() -> Path:
 
 
 def find_compiler() -> Path:
-    """The C++ compiler: $CXX, else g++, c++ or clang++ on the path."""
+    """The C++ compiler: $CXX, else the first g++ on the path that is new enough."""
     wanted = os.environ.get("CXX")
-    names = (wanted,) if wanted else ("g++", "c++", "clang++")
+    names = (wanted,) if wanted else _COMPILERS
+    unfit = []
     for name in names:
         found = shutil.which(name)
-        if found:
+        if found is None:
+            continue
+        version = _version_line(Path(found))
+        if (_gcc_release(version) or 0) >= _OLDEST_GCC:
             return Path(found)
-    raise PluginUnavailableError(
-        f"no C++ compiler (looked for {', '.join(names)}); install one (Debian/Ubuntu: apt-get install g++) or set CXX"
-    )
+        unfit.append(f"{found} is {version!r}")
+    remedy = f"install g++ {_OLDEST_GCC} or newer (Debian/Ubuntu: apt-get install g++-{_OLDEST_GCC}) or set CXX to it"
+    if unfit:
+        raise PluginUnavailableError(f"no C++ compiler that compiles the kernels ({'; '.join(unfit)}); {remedy}")
+    raise PluginUnavailableError(f"no C++ compiler (looked for {', '.join(names)}); {remedy}")
+
+
+def _version_line(compiler: Path) -> str:
+    output = subprocess.run([str(compiler), "--version"], capture_output=True, text=True, check=False).stdout
+    return (output.splitlines() or ["unknown"])[0]
+
+
+def _gcc_release(version: str) -> int | None:
+    """Major version in GCC's line "name (package) 12.2.0 ..."; None of another compiler.
+
+    Clang has an OpenMP library of its own, and a process with that beside oneDNN's of GCC was never tried.
+    """
+    found = re.match(r"[^()]*\(.*?\) (\d+)\.", version)
+    return int(found[1]) if found and "clang" not in version else None
 
 
 def find_toolchain() -> Toolchain:
@@ -158,13 +182,12 @@ def find_toolchain() -> Toolchain:
             f"the plugin is for Linux on x86-64, this is {platform.system()} on {platform.machine()}; use --kernels off"
         )
     compiler = find_compiler()
-    version = subprocess.run([str(compiler), "--version"], capture_output=True, text=True, check=False).stdout
     oneflow_init, oneflow_version = _distribution_file(*_ONEFLOW)
     library, onednn_version = _distribution_file(*_ONEDNN)
     header, _ = _distribution_file(*_ONEDNN_HEADERS)
     return Toolchain(
         compiler=compiler,
-        compiler_version=(version.splitlines() or ["unknown"])[0],
+        compiler_version=_version_line(compiler),
         oneflow_folder=oneflow_init.parent,
         oneflow_version=oneflow_version,
         onednn_library=library,
@@ -192,7 +215,8 @@ def _hash_with_sources(*versions: str) -> str:
     digest = hashlib.sha256()
     for path in source_files():
         digest.update(f"{path.relative_to(SOURCE_FOLDER)}\0".encode() + path.read_bytes() + b"\0")
-    digest.update("\0".join((*_COMPILE_FLAGS, *_LINK_FLAGS, *versions)).encode())
+    flags = (*_COMPILE_FLAGS, *_LINK_FLAGS, repr(_INSTRUCTION_SETS))
+    digest.update("\0".join((*flags, *versions)).encode())
     return digest.hexdigest()[:24]
 
 
@@ -318,7 +342,11 @@ def _build(toolchain: Toolchain, folder: Path, library: Path) -> float:
 
 
 def compile_sources(toolchain: Toolchain, scratch: Path, log: Path) -> Path:
-    """Compiles every csrc/*.cpp beside one another and links them; returns the library inside `scratch`."""
+    """Compiles every csrc/*.cpp beside one another and links them; returns the library inside `scratch`.
+
+    `log` gets the commands that failed, with what the compiler said to each.
+    """
+    log.unlink(missing_ok=True)
     flags = [str(toolchain.compiler), *_COMPILE_FLAGS, *toolchain.include_flags()]
     jobs = _compile_jobs()
     commands = {target: [*flags, *own, "-c", str(path), "-o", target] for path, own, target in jobs}
@@ -360,7 +388,9 @@ def _compile_jobs() -> list[tuple[Path, tuple[str, ...], str]]:
 def _run(command: Sequence[str], scratch: Path, log: Path) -> None:
     result = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        log.write_text(" ".join(command) + "\n" + result.stdout + result.stderr)
+        # One write: of commands that run beside one another several may fail.
+        with log.open("a") as handle:
+            handle.write(" ".join(command) + "\n" + result.stdout + result.stderr + "\n")
         first = next(
             (line for line in result.stderr.splitlines() if "error" in line),
             f"exit code {result.returncode}",

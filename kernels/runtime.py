@@ -8,8 +8,10 @@ order, before OneFlow itself.
 import ctypes
 import importlib.util
 import os
+import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,16 @@ def _import_oneflow() -> Any:
     _preload_cuda_libraries()
     with known_notes_hidden():
         import oneflow
+    _take_interrupts_back()
     return oneflow
+
+
+def _take_interrupts_back() -> None:
+    """OneFlow ends the process at SIGINT, with exit code 255 and nothing told; Python's own handler is put back."""
+    if threading.current_thread() is threading.main_thread():
+        handler = signal.getsignal(signal.SIGINT)
+        if handler is not None:  # None: one that Python did not install
+            signal.signal(signal.SIGINT, handler)
 
 
 _GPU_DRIVER = Path("/proc/driver/nvidia")

@@ -8,7 +8,6 @@ Formulas: torch.optim.SGD (Nesterov, no dampening), torch.optim.Adam (decay adde
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Literal, get_args
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels import dispatch, plugin
+from kernels.in_place import assign
 from kernels.runtime import Tensor, flow
 
 MAX_GRADIENT_NORM = 10.0
@@ -290,10 +290,10 @@ def update_parameters_reference(
     # `where` and not a product with 0 or 1: a NaN that is not selected must vanish.
     _assign_parts(state, state.parameters, flow.where(updates, new.parameter, old.parameter))
     _assign_parts(state, state.averages, flow.where(updates, moved, average))
-    _assign(state.gradient_sum, flow.where(asked, flow.zeros_like(total), total))
-    _assign(state.first_moment, flow.where(updates, new.first_moment, state.first_moment))
+    assign(state.gradient_sum, flow.where(asked, flow.zeros_like(total), total))
+    assign(state.first_moment, flow.where(updates, new.first_moment, state.first_moment))
     if new.second_moment is not None:
-        _assign(state.second_moment, flow.where(updates, new.second_moment, state.second_moment))
+        assign(state.second_moment, flow.where(updates, new.second_moment, state.second_moment))
 
     shown_norm = flow.where(asked, norm, norm * float("nan"))
     return flow.cat([shown_norm, updates.to(flow.float32)])
@@ -336,22 +336,9 @@ _RULES: Mapping[UpdateRule, Callable[[_Flat, Tensor, _Scalars], _NewValues]] = {
 }
 
 
-@cache
-def _assign_op() -> Tensor:
-    return flow.stateful_op("assign").Input("ref").Input("value").Build()
-
-
-def _assign(target: Tensor, value: Tensor) -> None:
-    """Copies value into target; unlike an in-place method this also writes parameters and buffers inside a graph."""
-    # No dispatcher for this op is public. The one of sgd_update takes any op of two inputs; its attributes are unused.
-    flow._C.dispatch_sgd_update(
-        _assign_op(), (target, value), learning_rate=1.0, scale=1.0, l1=0.0, l2=0.0, weight_decay=0.0
-    )
-
-
 def _assign_parts(state: UpdateState, targets: Sequence[Tensor], flat: Tensor) -> None:
     for target, value in zip(targets, state.cut(flat), strict=True):
-        _assign(target, value)
+        assign(target, value)
 
 
 def _check_arguments(rule: str, state: UpdateState, gradients: Sequence[Tensor]) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SWITCH = "GRAPH_TRAIN_WHEEL_KERNELS"
+_SHOWN_OF_LOG = 4000
+"""Characters, of the end."""
 
 
 class KernelBuildHook(BuildHookInterface):
@@ -29,7 +31,14 @@ class KernelBuildHook(BuildHookInterface):
 
         self._scratch = tempfile.TemporaryDirectory()
         folder = Path(self._scratch.name)
-        library = build.compile_sources(build.find_toolchain(), folder, folder / "build.log")
+        log = folder / "build.log"
+        try:
+            library = build.compile_sources(build.find_toolchain(), folder, log)
+        except build.PluginUnavailableError as error:
+            if not log.exists():
+                raise
+            # The log that the message names is gone with its folder when this process ends.
+            raise RuntimeError(f"{error}; its end is:\n{log.read_text()[-_SHOWN_OF_LOG:]}") from error
         (folder / build.KEY_NAME).write_text(build.packaged_key())
         for file in (library, folder / build.KEY_NAME):
             build_data["force_include"][str(file)] = f"kernels/{build.PACKAGED_FOLDER.name}/{file.name}"

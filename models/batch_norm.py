@@ -6,6 +6,7 @@ import numpy as np
 
 from kernels import channels_last
 from kernels.global_rows import whole
+from kernels.in_place import subtract
 from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 from models import layout
@@ -105,14 +106,7 @@ def _cpu_kernel_is_exact(plugin: bool) -> bool:
     return bool(np.abs(got - expected).max() < 1e-2)
 
 
-@cache
-def _subtract_op() -> Tensor:
-    return flow.stateful_op("sgd_update").Input("model").Input("model_diff").Build()
-
-
 def _approach(running: Tensor, value: Tensor, rate: float) -> None:
-    """running -= rate * (running - value), written back inside a graph too, which an in-place method would not be."""
+    """running -= rate * (running - value), inside a graph too."""
     with flow.no_grad():
-        flow._C.dispatch_sgd_update(
-            _subtract_op(), (running, running - value), learning_rate=rate, scale=1.0, l1=0.0, l2=0.0, weight_decay=0.0
-        )
+        subtract(running, running - value, rate)

@@ -1,6 +1,6 @@
 """Binary cross-entropy and its variants, element by element: the building blocks of the objectness and class losses.
 
-Every function takes logits and targets of one shape and returns the loss of each element, unreduced.
+Every module takes logits and targets of one shape and returns the loss of each element, unreduced.
 """
 
 from kernels.runtime import Tensor, flow

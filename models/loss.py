@@ -12,6 +12,7 @@ import numpy.typing as npt
 from kernels.bbox_iou import bbox_iou, bbox_iou_reference
 from kernels.detection_loss import has_fused_loss, level_loss, level_settings
 from kernels.global_rows import expanded, stacked
+from kernels.in_place import subtract
 from kernels.runtime import Tensor, flow
 from models.elements import BinaryCrossEntropy, FocalLoss, smooth_targets
 from models.layers import plain
@@ -82,8 +83,6 @@ class DetectionLoss(flow.nn.Module):
         for level in range(head.levels):
             settings = flow.tensor(_level_settings(head, level, config))
             self.register_buffer(f"level_settings_{level}", settings, persistent=False)
-        # "model -= model_diff": the op that can write a buffer from inside a graph.
-        self._subtract = flow.stateful_op("sgd_update").Input("model").Input("model_diff").Build()
 
     def forward(self, maps: Sequence[Tensor], labels: Tensor) -> LossParts:
         """The loss of a batch.
@@ -207,15 +206,7 @@ class DetectionLoss(flow.nn.Module):
         moved = self.balance * 0.9999 + 0.0001 / per_level
         level = self._reference_level
         moved = moved / moved[level : level + 1]
-        flow._C.dispatch_sgd_update(
-            self._subtract,
-            (plain(self.balance), self.balance - moved),
-            learning_rate=1.0,
-            scale=1.0,
-            l1=0.0,
-            l2=0.0,
-            weight_decay=0.0,
-        )
+        subtract(plain(self.balance), self.balance - moved)
 
     def _classes(self, rows: Tensor, labels: Tensor, unmatched: Tensor, count: Tensor) -> Tensor:
         batch, slots = labels.shape[0], labels.shape[1]

@@ -8,13 +8,17 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from models.pickle_reader import Global, Instance, shortened
+from models.pickle_reader import Global, Instance, checked_key, shortened
 
 Array = npt.NDArray[Any]
 Part = Literal["model", "ema", "state_dict"]
 
 _MAX_DEPTH = 64
 _MAX_ENTRIES = 200_000
+_MAX_PREFIX_LENGTH = 1000
+_MAX_PLAIN_DEPTH = 8
+_MAX_PLAIN_SIZE = 100_000
+"""Values and characters of a network's yaml with what it shares written out; YOLOv5's own have about 500."""
 
 # Classes may be named because naming does nothing: they stay inert `Instance`s.
 _CLASS_PREFIXES = (
@@ -81,7 +85,7 @@ def _pairs(arguments: tuple[Any, ...]) -> dict[Any, Any]:
         return dict(source)
     pairs = source if isinstance(source, (list, tuple)) else ()
     return {
-        pair[0]: pair[1]
+        checked_key(pair[0]): pair[1]
         for pair in pairs
         if isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], (str, int))
     }
@@ -165,18 +169,21 @@ def _entries(
     module: Instance, prefix: str, depth: int, is_tensor: Callable[[Any], bool], count: list[int]
 ) -> Iterator[tuple[str, Any]]:
     """Name and tensor in the order of a state dictionary: own parameters, own buffers, then the children."""
-    count[0] += 1
-    if depth > _MAX_DEPTH or count[0] > _MAX_ENTRIES:
-        raise ValueError("its modules are nested without end")
     state = module.state if isinstance(module.state, dict) else {}
-    skipped = state.get("_non_persistent_buffers_set") or ()
-    for name, value in _mapping(state.get("_parameters")).items():
+    parameters, buffers, children = (_mapping(state.get(part)) for part in ("_parameters", "_buffers", "_modules"))
+    skipped = state.get("_non_persistent_buffers_set")
+    skipped = skipped if isinstance(skipped, (set, list, tuple)) else ()
+    count[0] += 1 + sum(map(len, (parameters, buffers, children, skipped)))
+    if depth > _MAX_DEPTH or count[0] > _MAX_ENTRIES or len(prefix) > _MAX_PREFIX_LENGTH:
+        raise ValueError("its modules are nested without end")
+    left_out = {name for name in skipped if isinstance(name, str)}
+    for name, value in parameters.items():
         if is_tensor(value):
             yield f"{prefix}{name}", value
-    for name, value in _mapping(state.get("_buffers")).items():
-        if is_tensor(value) and name not in skipped:
+    for name, value in buffers.items():
+        if is_tensor(value) and name not in left_out:
             yield f"{prefix}{name}", value
-    for name, child in _mapping(state.get("_modules")).items():
+    for name, child in children.items():
         if isinstance(child, Instance):
             yield from _entries(child, f"{prefix}{name}.", depth + 1, is_tensor, count)
 
@@ -194,17 +201,27 @@ def plain_config(config: Mapping[str, Any] | None, known: Sequence[str]) -> dict
     if config is None:
         return None
     kept = {key: config[key] for key in known if key in config}
-    return kept if _is_plain(kept, 0) else None
+    return kept if _is_plain(kept) else None
 
 
-def _is_plain(value: Any, depth: int) -> bool:
-    if depth > 8:
-        return False
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item, depth + 1) for key, item in value.items())
-    if isinstance(value, list):
-        return len(value) <= 10_000 and all(_is_plain(item, depth + 1) for item in value)
-    return value is None or isinstance(value, (str, int, float, bool))
+def _is_plain(value: Any) -> bool:
+    """Whether it is plain data of a sensible size; what stands in several places counts in each of them."""
+    waiting, size = [(value, 0)], 0
+    while waiting:
+        item, depth = waiting.pop()
+        # Counted before it is gone through: lists of lists that are all the same one cost a file nothing.
+        size += len(item) if isinstance(item, (dict, list, str)) else 0
+        if size > _MAX_PLAIN_SIZE or depth > _MAX_PLAIN_DEPTH:
+            return False
+        if isinstance(item, dict):
+            if not all(isinstance(key, str) for key in item):
+                return False
+            waiting += [(part, depth + 1) for part in item.values()]
+        elif isinstance(item, list):
+            waiting += [(part, depth + 1) for part in item]
+        elif item is not None and not isinstance(item, (str, int, float)):
+            return False
+    return True
 
 
 def as_float32(value: Array) -> Array:

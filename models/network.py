@@ -80,7 +80,7 @@ class DetectionModel(flow.nn.Module):
         self.head.set_anchors_px(anchors_px)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) float32 in [0, 1], H and W multiples of the largest stride -> raw maps, one per level.
+        """(B, `spec.channels`, H, W) float32 in [0, 1], sides multiples of `spec.grid_px` -> raw maps, one per level.
 
         A map is (B, anchors, ny, nx, 5 + classes), in training as in evaluation mode.
         """
@@ -94,7 +94,7 @@ class DetectionModel(flow.nn.Module):
 
     def _layer_outputs(self, images: Tensor) -> Iterator[Any]:
         x: Any = layout.from_channels_first(images)
-        waiting: dict[int, list[Tensor]] = {-1: [x]}
+        waiting = {-1: fork(x, self._branches[-1])}
         for index, (layer, inputs) in enumerate(zip(self.model, self._inputs)):  # noqa: B905 - see Detect.forward
             sources = [waiting[source].pop(0) for source in inputs]
             x = layer(sources if _takes_list(self.spec.layers[index]) else sources[0])

@@ -2,11 +2,13 @@
 
 A tensor is a folder with `out` (raw numbers) and `meta` (shape and type as protobuf text). `pickled_data` holds the
 saved object, each tensor in it as `{"path": folder}`; folders written by OneFlow before 0.8 have none, there the
-folder names are the names of the tensors.
+folder names are the names of the tensors. Links are refused, wherever they lead.
 """
 
 import math
+import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ _TYPES: Mapping[str, str] = {
 }
 _MAX_PICKLE_BYTES = 256 * 1024 * 1024
 _MAX_META_BYTES = 4096
+_MOST_SHARES = 4
 _TENSOR_KINDS = frozenset({"oneflow.nn.Parameter", "oneflow.Tensor", "oneflow.nn.parameter.Parameter"})
 
 
@@ -45,10 +48,9 @@ def read_oneflow_folder(path: Path) -> Any:
         ValueError: damaged, or it asks for something that is not data.
     """
     pickle_path = path / PICKLE_NAME
-    if not pickle_path.is_file():
-        # No links are followed out of the folder, here as in `read_tensor`.
+    if not os.path.lexists(pickle_path):
         return {entry.name: path_reference(entry.name) for entry in sorted(path.iterdir()) if (entry / "out").is_file()}
-    if pickle_path.stat().st_size > _MAX_PICKLE_BYTES:
+    if _file_bytes(pickle_path) > _MAX_PICKLE_BYTES:
         raise ValueError(f"{pickle_path}: larger than any weight file's index")
     try:
         content = read_pickle(pickle_path.read_bytes(), Allowed(is_plain_or_module, PLAIN_REDUCERS))
@@ -74,17 +76,50 @@ def is_oneflow_tensor(value: Any) -> bool:
     )
 
 
+def _file_bytes(file: Path) -> int:
+    """Size of a regular file.
+
+    Raises:
+        ValueError: a link, a pipe or the like.
+    """
+    status = file.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{file}: a link or no regular file; copy the folder with the files themselves")
+    return status.st_size
+
+
+def read_tensors(folder: Path, tensors: Mapping[str, Instance]) -> dict[str, npt.NDArray[Any]]:
+    """The numbers of tensors by name.
+
+    Raises:
+        ValueError: as for `read_tensor`, or the same numbers come far too often.
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    seen: set[str] = set()
+    bytes_left = 0
+    for name, tensor in tensors.items():
+        arrays[name] = read_tensor(folder, tensor)
+        # Names may share a tensor, but not without bounds: together they hold so many times what is in the files.
+        bytes_left += arrays[name].nbytes * (-1 if tensor.state["path"] in seen else _MOST_SHARES - 1)
+        seen.add(tensor.state["path"])
+        if bytes_left < 0:
+            raise ValueError(f"{folder}: damaged: its tensors hold more numbers than its files")
+    return arrays
+
+
 def read_tensor(folder: Path, tensor: Instance) -> npt.NDArray[Any]:
     """The numbers of one tensor.
 
     Raises:
-        ValueError: its folder is missing, damaged, or lies elsewhere.
+        ValueError: its folder is missing, damaged, or lies elsewhere, also by a link.
     """
     name = tensor.state["path"]
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", name) or not (folder / name).is_dir():
         raise ValueError(f"{folder}: names a tensor folder {shortened(name)} that is not in it")
     where = folder / name
-    if (where / "meta").stat().st_size > _MAX_META_BYTES:
+    if where.is_symlink():
+        raise ValueError(f"{where}: a link; copy the folder with the files themselves")
+    if _file_bytes(where / "meta") > _MAX_META_BYTES:
         raise ValueError(f"{where}/meta: larger than any tensor's description")
     text = (where / "meta").read_text(encoding="utf-8", errors="replace")
     shape = tuple(int(size) for size in re.findall(r"\bdim:\s*(\d{1,12})\b", text))
@@ -92,7 +127,7 @@ def read_tensor(folder: Path, tensor: Instance) -> npt.NDArray[Any]:
     if len(kinds) != 1 or kinds[0] not in _TYPES:
         raise ValueError(f"{where}/meta: tensor type {kinds} is unknown; known: {', '.join(_TYPES)}")
     element = np.dtype(_TYPES[kinds[0]])
-    size = (where / "out").stat().st_size
+    size = _file_bytes(where / "out")
     if size != math.prod(shape) * element.itemsize:
         raise ValueError(f"{where}/out: {size} bytes, its description says shape {shape} of {element.name}; damaged")
     return np.fromfile(where / "out", element).reshape(shape)

@@ -12,6 +12,11 @@ from typing import Any
 
 MAX_OPCODES = 20_000_000
 """Far above any weight file (YOLOv5x6 has about 250 000); bounds the time a crafted file can take."""
+MAX_COPIED = 1_000_000
+"""Members of all containers together that functions are given, since their stand-ins copy them: a single opcode would
+copy the largest container of a file once more."""
+MAX_KEY_LENGTH = 1000
+"""Characters or bits; each use of a key takes a time that grows with it."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +100,18 @@ def _no_persistent() -> Any:
     raise PickleError("refers to data outside of itself")
 
 
-def _key(value: Any) -> Any:
+def checked_key(value: Any) -> Any:
+    """The value, if it may be a key of a mapping or a member of a set.
+
+    Raises:
+        PickleError: no text or number, or one that is far longer than any name.
+    """
     # Only flat keys: hashing a tuple that contains itself many times over would take for ever.
     if not isinstance(value, (str, int, float, bytes, bool, type(None))):
         raise PickleError(f"has a key of type {type(value).__name__}; text or a number was expected")
+    length = value.bit_length() if isinstance(value, int) else len(value) if isinstance(value, (str, bytes)) else 0
+    if length > MAX_KEY_LENGTH:
+        raise PickleError(f"has a key of type {type(value).__name__} that is longer than any name")
     return value
 
 
@@ -110,6 +123,7 @@ class _Machine:
         self._resolve_persistent = resolve_persistent
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._copied = 0
 
     def result(self) -> Any:
         return self._stack[-1]
@@ -174,20 +188,20 @@ class _Machine:
 
     def set_item(self, _: Any) -> None:
         value, key = self._stack.pop(), self._stack.pop()
-        self._items()[_key(key)] = value
+        self._items()[checked_key(key)] = value
 
     def set_items(self, _: Any) -> None:
         values = self._since_mark()
         target = self._items()
         for key, value in zip(values[::2], values[1::2], strict=True):
-            target[_key(key)] = value
+            target[checked_key(key)] = value
 
     def add_items(self, _: Any) -> None:
-        values = [_key(value) for value in self._since_mark()]
+        values = [checked_key(value) for value in self._since_mark()]
         self._target(set).update(values)
 
     def set_since_mark(self, _: Any) -> None:
-        self._stack.append({_key(value) for value in self._since_mark()})
+        self._stack.append({checked_key(value) for value in self._since_mark()})
 
     def _target(self, kind: type) -> Any:
         if not isinstance(self._stack[-1], kind):
@@ -223,7 +237,13 @@ class _Machine:
         if not isinstance(kind, Global) or not isinstance(arguments, tuple):
             raise PickleError("is damaged: it calls something that is no function")
         reducer = self._allowed.reducers.get(str(kind))
-        self._stack.append(Instance(kind, arguments) if reducer is None else reducer(arguments))
+        if reducer is None:
+            self._stack.append(Instance(kind, arguments))
+            return
+        self._copied += sum(len(given) for given in arguments if isinstance(given, (list, tuple, dict, set)))
+        if self._copied > MAX_COPIED:
+            raise PickleError("copies more than any weight file")
+        self._stack.append(reducer(arguments))
 
     def call_with_keywords(self, _: Any) -> None:
         self._stack.pop()

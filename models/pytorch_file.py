@@ -153,12 +153,14 @@ def _check_format(file: BinaryIO, path: Path) -> None:
     start = file.read(512)
     if start.startswith(_ZIP_MAGIC):
         return
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
+    if path.suffix == ".safetensors":  # a whole one never gets here
+        raise ValueError(f"{path}: empty, cut off or no safetensors file at all; use another copy")
     if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04")) or start[257:262] == b"ustar":
         raise ValueError(
             f"{path}: written by torch.save in its format before version 1.6; load and save it with a newer PyTorch"
         )
-    if start.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
     raise ValueError(f"{path}: not a file of torch.save; give a .pt, a .safetensors or a OneFlow checkpoint folder")
 
 

@@ -295,7 +295,8 @@ class _Builder:
                 raise ArgumentError(f"comes from {number!r}: must be the number of an earlier layer")
             index = number if number >= 0 else here + number
             if not 0 <= index < here and not (here == 0 and number == -1):
-                raise ArgumentError(f"comes from {number}: layer {here} can use 0 to {here - 1}, or -1 to {-here}")
+                usable = f"layer {here} can use 0 to {here - 1}, or -1 to {-here}"
+                raise ArgumentError(f"comes from {number}: {usable if here else 'layer 0 takes the image: write -1'}")
             inputs.append(index)
         return tuple(inputs)
 

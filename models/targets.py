@@ -1,4 +1,4 @@
-"""Which predictions answer for which label: YOLOv5's anchor matching in fixed shapes, and the padded form of labels.
+"""Which predictions answer for which label: YOLOv5's anchor matching in fixed shapes.
 
 An *entry* is one (level, neighbour, anchor, label slot). Every entry exists in every batch, so that shapes never depend
 on the data; a mask says which entries are matches. Nothing of a batch is ever mixed across its leading dimension, so a

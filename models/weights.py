@@ -19,7 +19,13 @@ from kernels.global_rows import here
 from kernels.runtime import flow
 from models.module_tree import Found, Part, as_float32, find_weights, plain_config
 from models.network import DetectionModel
-from models.oneflow_folder import is_oneflow_folder, is_oneflow_tensor, read_oneflow_folder, read_tensor
+from models.oneflow_folder import (
+    is_oneflow_folder,
+    is_oneflow_tensor,
+    read_oneflow_folder,
+    read_tensor,
+    read_tensors,
+)
 from models.pickle_reader import shortened
 from models.pytorch_file import PyTorchFile, StoredTensor
 from models.safetensors_file import checksum, write_safetensors
@@ -32,8 +38,7 @@ Format = Literal["pytorch", "safetensors", "oneflow"]
 _CHECKSUM = "graph_train_checksum"
 _TRAINING_HEADER = "graph_train"
 """Metadata key of our own training checkpoints; their arrays are `model/…`, `ema/…` and optimizer state."""
-
-
+_MAX_STRIDE_PX = 1 << 20
 _SHOWN = 8
 """How many names of each kind a transfer report prints; its attributes have all."""
 
@@ -152,10 +157,10 @@ def _from_pytorch(path: Path, prefer: Prefer) -> LoadedWeights:
 def _from_oneflow(path: Path, prefer: Prefer) -> LoadedWeights:
     try:
         found = _found(path, read_oneflow_folder(path), is_oneflow_tensor, prefer)
-        raw = {name: read_tensor(path, tensor) for name, tensor in found.tensors.items()}
+        raw = read_tensors(path, found.tensors)
         stride = read_tensor(path, found.stride) if is_oneflow_tensor(found.stride) else None
-    except OSError as error:
-        raise ValueError(f"{path}: damaged checkpoint folder ({error})") from None
+    except (OSError, MemoryError) as error:
+        raise ValueError(f"{path}: damaged checkpoint folder ({shortened(error) or 'out of memory'})") from None
     return LoadedWeights(
         arrays={name: as_float32(value) for name, value in raw.items()},
         path=path,
@@ -183,7 +188,7 @@ def _common(found: Found) -> dict[str, Any]:
 
 
 def _strides(values: Array | None) -> tuple[int, ...] | None:
-    if values is None or values.ndim != 1 or not np.all(np.isfinite(values)) or not np.all(values >= 1):
+    if values is None or values.ndim != 1 or not np.all((values >= 1) & (values <= _MAX_STRIDE_PX)):
         return None
     return tuple(int(value) for value in values)
 
@@ -230,7 +235,12 @@ def _is_sound(file: Any, metadata: Mapping[str, str], described: Mapping[str, An
 
 
 def _is_numbers(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, (int, float)) for item in value)
+    """Of a size that an array of numbers holds; JSON knows larger ones."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, (int, float)) and abs(item) <= _MAX_STRIDE_PX for item in value)
+    )
 
 
 def _part_of(keys: Sequence[str], prefer: Prefer) -> tuple[dict[str, str], Part]:

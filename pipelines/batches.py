@@ -1,5 +1,6 @@
 """Batches as the trainer sees them, and the thread that prepares them ahead of time."""
 
+import contextlib
 import logging
 import queue
 import threading
@@ -16,11 +17,13 @@ from pipelines.drawing import open_drawing
 from pipelines.image_cache import ImageStore
 from pipelines.pixels import GraphSettings
 from pipelines.plans import BatchPlan, FileGeometry
+from pipelines.problems import printable
 from pipelines.timings import Timings
 
 _log = logging.getLogger("graph_train")
 _READY_BATCHES = 2
 """Finished batches that wait for the trainer; up to `QUEUE_DEPTH` + 1 more are being made."""
+_SHOWN_PATHS = 8
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,14 @@ class BatchSource:
         self._images, self._paths = images, paths
         self._device = settings.device
         self._running: _Run | None = None
+        self._has_failed = False
 
     def batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
         """Batches in the order of the plans; a new call ends the one before. Closing the iterator ends the work."""
         self.stop()
+        if self._has_failed:  # what was queued then would come out first
+            self.drawing.restart()
+            self._has_failed = False
         run = self._running = _Run(self, plans)
         try:
             while True:
@@ -80,6 +87,7 @@ class BatchSource:
         """Ends the work under way, if there is any, and waits until it has ended."""
         if self._running is not None:
             self._running.stop()
+            self._has_failed |= self._running.has_failed
             self._running = None
 
     def close(self) -> None:
@@ -104,7 +112,9 @@ class BatchSource:
             raise OSError(f"images that cannot be decoded: {bad}; repair or remove them") from error
         refused = self._images.decode_refused_on_host(numbers, self._device)
         if not refused:
-            raise RuntimeError(f"DALI failed on images {numbers}: {error}") from error
+            shown = ", ".join(printable(self._paths[number]) for number in numbers[:_SHOWN_PATHS])
+            more = f" and {len(numbers) - _SHOWN_PATHS} more" if len(numbers) > _SHOWN_PATHS else ""
+            raise RuntimeError(f"DALI failed on a batch with {shown}{more}: {error}") from error
         for number in refused:
             _log.warning("%s: refused by DALI's decoder, decoded by Pillow from now on", self._paths[number])
         self.drawing.restart()
@@ -118,30 +128,39 @@ class _Run:
     def __init__(self, source: BatchSource, plans: Iterator[BatchPlan]) -> None:
         self.ready: queue.Queue[Batch | BaseException | None] = queue.Queue(_READY_BATCHES)
         self._source, self._plans = source, plans
+        self.has_failed = False
         self._stopping = threading.Event()
         self._decoding: deque[BatchPlan] = deque()
         self._thread = threading.Thread(target=self._work, name="graph-train-batches", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
+        """Ends the work; whoever still asks for a batch finds the end."""
         self._stopping.set()
         while self._thread.is_alive():
-            try:
+            self._forget_ready()
+            self._thread.join(0.005)
+        self._forget_ready()
+        self.ready.put(None)
+
+    def _forget_ready(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
                 self.ready.get_nowait()
-            except queue.Empty:
-                self._thread.join(0.005)
 
     def _work(self) -> None:
         try:
             self._make_all()
-            while self._decoding:  # stopped: what is queued has to come out before the next pass
-                self._start_oldest()[1]()
             self.ready.put(None)
         except BaseException as error:
+            self.has_failed = True
             self.ready.put(error)
 
     def _make_all(self) -> None:
-        """Some batches are being decoded, the one before them is drawn, and the next one is planned meanwhile."""
+        """Some batches are being decoded, the one before them is drawn, and the next one is planned meanwhile.
+
+        When stopped it plans no more, but takes out what is queued, which would else come first in the next pass.
+        """
         drawing: tuple[BatchPlan, Callable[[], Any]] | None = None
         more = True
         while more or self._decoding or drawing:

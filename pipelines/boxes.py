@@ -4,8 +4,6 @@ Box orders: `cxcywh` is centre and size, `xyxy` two corners; suffix `n` means no
 functions keep the dtype of their input, return new arrays and accept no rows at all.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 
@@ -99,9 +97,3 @@ def polygon_box(points: np.ndarray, *, width: float, height: float) -> np.ndarra
     if not points[inside, 0].any():
         return np.zeros(4, points.dtype)
     return np.concatenate((points[inside].min(axis=0), points[inside].max(axis=0)))
-
-
-def polygon_boxes(polygons: Sequence[np.ndarray], *, width: float, height: float) -> np.ndarray:
-    """(n, 4) corners around the visible part of n polygons, each densely resampled first."""
-    boxes = [polygon_box(resample_polygon(p), width=width, height=height) for p in polygons]
-    return np.stack(boxes) if boxes else np.zeros((0, 4))

@@ -1,10 +1,21 @@
 """Where things are kept that can be made again: the user's own cache folder, never a data set's."""
 
+import os
 from pathlib import Path
 
 from kernels.user_cache import user_cache_folder
 
-__all__ = ["make_private_folder", "user_cache_folder"]
+__all__ = ["file_stamp", "make_private_folder", "user_cache_folder"]
+
+
+def file_stamp(file: Path) -> bytes:
+    """What differs after a file was changed, replaced, removed or made readable; part of the key of what it gave."""
+    try:
+        status = os.stat(file)
+    except OSError as error:
+        return b"absent %d" % (error.errno or 0)
+    # The time of the last change of its inode tells a replaced or newly readable file with the old time and size.
+    return b"%d %d %d" % (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def make_private_folder(folder: Path) -> Path:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.labels import SMALLEST_SIDE, LabelRows, box_corners
+from pipelines.labels import MAX_ROWS, SMALLEST_SIDE, LabelRows, box_corners, unusable_labels
 from pipelines.problems import Code, Problem, printable
 from pipelines.regular_file import NotReadableError, read_regular
 
 MAX_FILE_BYTES = 4 << 30
 MAX_POLYGON_POINTS = 10_000
+MAX_SIDE_PX = 1_000_000
+_DISTANCES_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class _BadEntryError(Exception):
         self.code = code
 
 
+def is_coco_file(source: Path) -> bool:
+    """Whether a source of images is a COCO json, by its ending."""
+    return source.suffix.lower() == ".json"
+
+
 def read_coco(path: Path, class_names: Sequence[str] = ()) -> CocoFile:
     """Reads a COCO detection json.
 
@@ -78,7 +85,7 @@ def read_coco(path: Path, class_names: Sequence[str] = ()) -> CocoFile:
         problems.append(Problem(path, None, "warning", f"{crowds} crowd regions left out", "coco"))
     folder = _image_folder(path, [name for name, _, _ in entries.values()])
     images = tuple(
-        CocoImage(folder / name, width, height, _label_rows(rows[key]))
+        CocoImage(folder / name, width, height, _label_rows(path, name, rows[key]))
         for key, (name, width, height) in entries.items()
     )
     return CocoFile(images, names, tuple(problems))
@@ -156,8 +163,11 @@ def _image_entry(image: Any) -> tuple[Any, tuple[str, int, int]]:
         raise _BadEntryError(f"file_name {name!r:.80} is no file name") from None
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise _BadEntryError(f"file_name {name!r:.80} leaves the folder of images")
+    sides = f"width {width!r:.20} and height {height!r:.20}"
     if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
-        raise _BadEntryError(f"width {width!r:.20} and height {height!r:.20} must be positive integers")
+        raise _BadEntryError(f"{sides} must be positive integers")
+    if max(width, height) > MAX_SIDE_PX:
+        raise _BadEntryError(f"{sides} must be at most {MAX_SIDE_PX}")
     return image["id"], (name, width, height)
 
 
@@ -225,13 +235,27 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     """One closed outline that visits every part, walking there and back where the parts are nearest."""
     ring = parts[0]
     for part in parts[1:]:
-        distances = np.square(ring[:, None] - part[None]).sum(axis=-1)
-        here, there = np.unravel_index(int(distances.argmin()), distances.shape)
+        here, there = _nearest(ring, part)
         ring = np.concatenate([ring[: here + 1], np.roll(part, -there, axis=0), part[there : there + 1], ring[here:]])
     return ring
 
 
-def _label_rows(rows: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> LabelRows:
+def _nearest(ring: np.ndarray, part: np.ndarray) -> tuple[int, int]:
+    """Numbers of the two points that are nearest; of equally near ones the first. All distances never exist at once."""
+    rows = max(1, _DISTANCES_AT_ONCE // len(part))
+    least, found = np.inf, (0, 0)
+    for start in range(0, len(ring), rows):
+        distances = np.square(ring[start : start + rows, None] - part[None]).sum(axis=-1)
+        here, there = divmod(int(distances.argmin()), len(part))
+        if distances[here, there] < least:
+            least, found = distances[here, there], (start + here, there)
+    return found
+
+
+def _label_rows(path: Path, name: str, rows: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> LabelRows:
+    if len(rows) > MAX_ROWS:
+        text = f"{printable(name)}: {len(rows)} boxes, at most {MAX_ROWS} are supported; image left out"
+        return unusable_labels(path, text)
     boxes = np.array([row for row, _ in rows], np.float32).reshape(-1, 5)
     if all(polygon is None for _, polygon in rows):
         return LabelRows(boxes)

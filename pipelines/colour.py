@@ -79,7 +79,7 @@ def finish_picture(
     if len(views) == 2:
         picture = mix_images(views[0], views[1], mix_ratio)
     tables = None if hsv_gains is None else hsv_tables(np.asarray(hsv_gains))
-    # The plugin's function and the lines below give the same bytes; it is about ten times as fast.
+    # The plugin's function and the lines below give the same bytes; it is the faster one.
     if kernels.plugin.is_loaded():
         kernels.hsv.write_planes(picture, tables, target)
     else:

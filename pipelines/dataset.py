@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.coco_json import is_coco_file
 from pipelines.download import archives, fetch_into, how_to_get
+from pipelines.home_folder import with_home
 from pipelines.problems import printable
 from pipelines.safe_yaml import YamlFile, load_yaml
 from pipelines.shapes import SHAPES_NAME, render_shapes
@@ -91,7 +93,7 @@ def load_dataset(
         if split in absent:
             raise ValueError(absent[split])
     there: dict[Split, tuple[Path, ...]] = {s: f for s, f in found.items() if not isinstance(f, str)}
-    is_coco = [source.suffix == ".json" for sources in there.values() for source in sources]
+    is_coco = [is_coco_file(source) for sources in there.values() for source in sources]
     names = _class_names(yaml, optional=bool(is_coco) and all(is_coco))
     return Dataset(
         name=SHAPES_NAME if str(path_or_name) == SHAPES_NAME else file.stem,
@@ -106,7 +108,7 @@ def load_dataset(
 
 
 def _find_file(path_or_name: str | Path) -> Path:
-    path = Path(path_or_name).expanduser()
+    path = with_home(path_or_name)
     if os.path.isdir(path):
         raise ValueError(f"{printable(path)}: a folder; give the dataset yaml (path, train, val, names)")
     if os.path.exists(path):
@@ -121,7 +123,7 @@ def _find_file(path_or_name: str | Path) -> Path:
     )
 
 
-def _text(yaml: YamlFile, *key: Any) -> str:
+def _path(yaml: YamlFile, *key: Any) -> Path:
     value = yaml.data
     for part in key:
         value = value[part]
@@ -129,12 +131,15 @@ def _text(yaml: YamlFile, *key: Any) -> str:
         raise ValueError(f"{yaml.where(*key)}: {key[0]} must be a path, found {value!r:.80}")
     if len(value) > MAX_PATH_LENGTH:
         raise ValueError(f"{yaml.where(*key)}: {key[0]} must be a path, found {len(value)} characters")
-    return value
+    try:
+        return with_home(value)
+    except ValueError as error:
+        raise ValueError(f"{yaml.where(*key)}: {key[0]}: {error}") from None
 
 
 def _roots(yaml: YamlFile, shipped: bool) -> list[Path]:
     """Folders that a relative source may be in, best first."""
-    stated = Path(_text(yaml, "path")).expanduser() if yaml.data.get("path") is not None else Path()
+    stated = _path(yaml, "path") if yaml.data.get("path") is not None else Path()
     if stated.is_absolute():
         return [stated]
     here = Path.cwd()
@@ -154,8 +159,7 @@ def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...
     keys_of_entries = [(split, i) for i in range(len(value))] if isinstance(value, list) else [(split,)]
     sources = []
     for key in keys_of_entries:
-        entry = _text(yaml, *key)
-        tried = _candidates(entry, roots)
+        tried = _candidates(_path(yaml, *key), roots)
         source = next((path for path in tried if os.path.exists(path)), None)
         if source is None:
             places = ", ".join(printable(path) for path in tried)
@@ -164,13 +168,12 @@ def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...
     return tuple(sources)
 
 
-def _candidates(entry: str, roots: list[Path]) -> list[Path]:
-    path = Path(entry).expanduser()
+def _candidates(path: Path, roots: list[Path]) -> list[Path]:
     if path.is_absolute():
         return [Path(os.path.abspath(path))]
     candidates = [root / path for root in roots]
-    if entry.startswith("../"):  # exports of Roboflow say ../train/images for a folder beside the yaml
-        candidates += [root / entry[3:] for root in roots]
+    if path.parts[:1] == ("..",):  # exports of Roboflow say ../train/images for a folder beside the yaml
+        candidates += [root.joinpath(*path.parts[1:]) for root in roots]
     return list(dict.fromkeys(Path(os.path.abspath(candidate)) for candidate in candidates))
 
 

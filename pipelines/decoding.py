@@ -1,17 +1,21 @@
 """Decoding with DALI: the operator that all graphs share, and a graph that does nothing else."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from nvidia.dali import Pipeline, fn, pipeline_def, types
 
+from pipelines.mosaic import Size
 from pipelines.rendering import TileRender
 
 Device = Literal["cpu", "cuda"]
 
 DOT = np.frombuffer(b"P6\n1 1\n255\nrrr", np.uint8)
 """An image file of one pixel, where a graph needs some image."""
+DOT_TILE = TileRender(0, (0, 0), (1, 1), (0.0, 0.0), (1.0, 1.0), (1, 1), (0, 0))
+"""All of `DOT`, as it is."""
 QUEUE_DEPTH = 3
 """Batches that a graph works on at a time: one whose pixels are in use, and two that are decoded meanwhile."""
 
@@ -38,7 +42,7 @@ class TileDecoder:
         self._pipeline.build()
         # DALI's first `schedule_run` always runs as many batches as its queue is deep.
         for _ in range(QUEUE_DEPTH):
-            self._feed([TileRender(0, (0, 0), (1, 1), (0.0, 0.0), (1.0, 1.0), (1, 1), (0, 0))], [DOT])
+            self._feed([DOT_TILE], [DOT])
         self._pipeline.schedule_run()
         for _ in range(QUEUE_DEPTH):
             self.collect()
@@ -87,11 +91,14 @@ def _define(most_tiles: int, threads: int, device: Device) -> Pipeline:
     return crops()
 
 
-def is_decoded_by_dali(content: np.ndarray, device: Device) -> bool:
-    """Tries to decode (bytes,) uint8 of an image file; slow, for the search after a failure."""
+def is_decoded_by_dali(content: np.ndarray, image_wh: Size, device: Device) -> bool:
+    """Tries to decode all of an image of that size, (bytes,) uint8; slow, for the search after a failure."""
+    width, height = image_wh
+    # A crop at the top would not see damage further down.
+    whole = replace(DOT_TILE, crop_shape=(height, width))
     decoder = TileDecoder(most_tiles=1, threads=1, device=device)
     try:
-        decoder.submit([TileRender(0, (0, 0), (1, 1), (0.0, 0.0), (1.0, 1.0), (1, 1), (0, 0))], [content])
+        decoder.submit([whole], [content])
         decoder.collect()
     except RuntimeError:
         return False

@@ -7,7 +7,7 @@ several pictures at a time; without the plugin DALI draws them as well.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,7 +40,7 @@ class Drawing(Protocol):
         ...
 
     def restart(self) -> None:
-        """After DALI has failed: a new graph with nothing queued."""
+        """After a failure: a new graph with nothing queued; waits for what is being drawn."""
         ...
 
     def close(self) -> None:
@@ -97,6 +97,7 @@ class KernelDrawing:
         self._decoder = self._new_decoder()
         self._crops: deque[list[np.ndarray]] = deque()
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="graph-train-drawing")
+        self._jobs: list[Future[None]] = []
 
     def _new_decoder(self) -> TileDecoder | None:
         settings = self._settings
@@ -132,6 +133,7 @@ class KernelDrawing:
         for number, (picture, finish) in enumerate(zip(plan.pictures, plan.finishes, strict=False)):
             own = [crops_of_views[n] for n in (number, finish.partner) if n is not None]
             jobs.append(self._pool.submit(draw_picture, picture, own, picture.window(images)))
+        self._jobs = jobs
 
         def finished() -> np.ndarray:
             with self._timings.counting("pixels"):
@@ -145,6 +147,7 @@ class KernelDrawing:
 
     def restart(self) -> None:
         """See `Drawing`."""
+        wait(self._jobs)  # they read the decoder's memory
         if self._decoder is not None:
             self._decoder.close()
         self._decoder = self._new_decoder()

@@ -65,7 +65,7 @@ class SamplePlan:
         views: one, or two that are blended.
         mix_ratio: share of the first view, 1 where there is only one.
         flip_up_down, flip_left_right: applied to the output.
-        hsv_gains: factors of hue, saturation, value.
+        hsv_gains: factors of hue, saturation, value; None leaves colours alone.
     """
 
     index: int
@@ -73,7 +73,7 @@ class SamplePlan:
     mix_ratio: float
     flip_up_down: bool
     flip_left_right: bool
-    hsv_gains: tuple[float, float, float]
+    hsv_gains: tuple[float, float, float] | None
 
     @property
     def output_wh(self) -> Size:
@@ -128,7 +128,7 @@ class SampleDraws:
 
     def __init__(self, images: ImageIndex, augment: AugmentConfig, *, seed: int) -> None:
         self._images, self._augment, self._seed = images, augment, seed
-        self._sizes = [(int(w), int(h)) for w, h in images.sizes]
+        self._sizes = images.sizes_wh
 
     def sample(
         self, epoch: int, index: int, *, output_wh: Size, repeat: int = 0, partners: np.ndarray | None = None
@@ -138,7 +138,8 @@ class SampleDraws:
         Args:
             epoch, index, repeat: with the seed, the key of the draw.
             output_wh: px; a mosaic needs a square.
-            partners: image numbers that mosaics and mixup draw from; all images if None.
+            partners: image numbers that a mosaic fills its other places from; all images if None. The image to blend
+                with is any of all, as in YOLOv5.
         """
         rng, augment = generator(self._seed, epoch, index, repeat=repeat), self._augment
         mosaic = not augment.rect and rng.random() < augment.mosaic
@@ -146,11 +147,12 @@ class SampleDraws:
         if mosaic:
             views = [self._mosaic(rng, index, output_wh[0], partners)]
             if rng.random() < augment.mixup:
-                views.append(self._mosaic(rng, self._partners(rng, partners, 1)[0], output_wh[0], partners))
+                views.append(self._mosaic(rng, self._partners(rng, None, 1)[0], output_wh[0], partners))
                 mix_ratio = float(rng.beta(32.0, 32.0))
         else:
             views = [self._single(rng, index, output_wh)]
-        gains = rng.uniform(-1, 1, 3) * (augment.hsv_h, augment.hsv_s, augment.hsv_v) + 1
+        strengths = (augment.hsv_h, augment.hsv_s, augment.hsv_v)
+        hue, saturation, value = (rng.uniform(-1, 1, 3) * strengths + 1).tolist()
         up_down, left_right = rng.random(2) < (augment.flipud, augment.fliplr)
         return SamplePlan(
             index=index,
@@ -158,7 +160,8 @@ class SampleDraws:
             mix_ratio=mix_ratio,
             flip_up_down=bool(up_down),
             flip_left_right=bool(left_right),
-            hsv_gains=(float(gains[0]), float(gains[1]), float(gains[2])),
+            # Not even gains of 1 leave 8-bit colours as they are, so nothing is applied where nothing is asked for.
+            hsv_gains=(hue, saturation, value) if any(strengths) else None,
         )
 
     def enlarged_quad(self, epoch: int, group: int) -> bool:

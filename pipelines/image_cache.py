@@ -13,10 +13,11 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.cache_folder import make_private_folder, user_cache_folder
+from pipelines.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from pipelines.decoding import Device
 from pipelines.free_memory import free_memory
 from pipelines.index import ImageIndex
+from pipelines.problems import printable
 from pipelines.rendering import TileRender
 from pipelines.sources import ImageBytes, decode_on_host, needs_host_decoding
 
@@ -168,7 +169,8 @@ def _fits_decoded(index: ImageIndex, free: int) -> bool:
 
 def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]:
     make_private_folder(folder)
-    missing = [n for n in range(len(index)) if not _cached_file(index, n, folder).exists()]
+    sizes = index.sizes_wh
+    missing = [n for n in range(len(index)) if not _is_whole(_cached_file(index.paths[n], folder), sizes[n])]
     need = int((index.sizes[missing].astype(np.int64).prod(axis=1) * 3).sum())
     free = shutil.disk_usage(folder).free
     if need > free * MEMORY_SHARE:
@@ -178,33 +180,43 @@ def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]
         )
 
     def load(number: int) -> np.ndarray:
-        target = _cached_file(index, number, folder)
-        if not target.exists():
-            _write(decode_on_host(index.paths[number]), target)
-        width, height = (int(side) for side in index.sizes[number])
+        path, (width, height) = index.paths[number], sizes[number]
+        target = _cached_file(path, folder)
+        if not _is_whole(target, sizes[number]):
+            pixels = decode_on_host(path)
+            if pixels.shape != (height, width, 3):
+                raise OSError(f"{printable(path)}: no longer of {width} x {height} px; was it changed during the run?")
+            _write(pixels, target)
         return np.memmap(target, np.uint8, "r", shape=(height, width, 3))
 
     return load
 
 
+def _is_whole(target: Path, image_wh: tuple[int, int]) -> bool:
+    """False where it is absent or cut off, as after a full disk or a loss of power."""
+    try:
+        return target.stat().st_size == image_wh[0] * image_wh[1] * 3
+    except FileNotFoundError:
+        return False
+
+
 def _write(pixels: np.ndarray, target: Path) -> None:
-    """Under another name first, so that a file is whole or absent."""
+    """Under another name first, and onto the disk before it gets its own, so that a file is whole or absent."""
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
         try:
             pixels.tofile(file)
             file.flush()
+            os.fsync(file.fileno())
             os.replace(file.name, target)
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
             raise
 
 
-def _cached_file(index: ImageIndex, number: int, folder: Path) -> Path:
+def _cached_file(path: Path, folder: Path) -> Path:
     """Named after all that a changed image would change."""
-    path = index.paths[number].absolute()
-    facts = path.stat()
-    key = f"1\0{os.fsdecode(path)}\0{facts.st_mtime_ns}\0{facts.st_size}"
-    return folder / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:32]}.rgb"
+    key = b"2\0%s\0%s" % (os.fsencode(path.absolute()), file_stamp(path))
+    return folder / f"{hashlib.sha256(key).hexdigest()[:32]}.rgb"
 
 
 def _gb(count: int) -> str:

@@ -46,6 +46,11 @@ class ImageIndex:
         return len(self.paths)
 
     @property
+    def sizes_wh(self) -> list[tuple[int, int]]:
+        """`sizes` as pairs of Python's integers."""
+        return [(int(width), int(height)) for width, height in self.sizes]
+
+    @property
     def num_boxes(self) -> int:
         """Label rows of all images together."""
         return sum(map(len, self.labels))

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import PIL
 
-from pipelines.cache_folder import make_private_folder, user_cache_folder
+from pipelines.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from pipelines.images import ImageFacts, ImageFormat
 from pipelines.labels import LabelRows
 from pipelines.listing import Listing
 from pipelines.problems import Problem, printable
 from pipelines.scan import ScannedImage
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MAX_FILES = 64
 """The oldest cache files beyond these are removed."""
 
@@ -63,17 +63,8 @@ def _key(listing: Listing, num_classes: int | None) -> str:
     for item in listing.items:
         for file in (item.image, item.label):
             name = os.fsencode(os.path.abspath(file))
-            digest.update(b"%d %s %s\n" % (len(name), name, _stamp(file)))
+            digest.update(b"%d %s %s\n" % (len(name), name, file_stamp(file)))
     return digest.hexdigest()[:40]
-
-
-def _stamp(file: Path) -> bytes:
-    try:
-        status = os.stat(file)
-    except OSError as error:
-        return b"absent %d" % (error.errno or 0)
-    # The time of the last change of its inode tells a replaced or newly readable file with the old time and size.
-    return b"%d %d %d" % (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _encode(scanned: Sequence[ScannedImage], key: str) -> bytes:

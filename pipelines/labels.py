@@ -11,7 +11,8 @@ from pipelines.problems import Code, Problem
 
 MAX_FILE_BYTES = 64 << 20
 MAX_ROWS = 10_000
-"""Distinct boxes in one image: the label tensor of every batch with this image has to hold as many."""
+"""Boxes in one image, repeated rows of a label file counted once: the label tensor of every batch with the image has to
+hold as many."""
 MAX_CLASS_INDEX = 100_000
 """An integer from here on is damage, not a class that the data set forgot to name."""
 SMALLEST_SIDE = 1e-6
@@ -62,7 +63,7 @@ def parse_labels(content: bytes, file: Path, *, num_classes: int | None) -> Labe
     """
     if len(content) > MAX_FILE_BYTES or b"\0" in content:
         what = "binary content" if b"\0" in content else f"{len(content)} bytes"
-        return _unusable(file, f"{what}, not a text file of label rows; image left out")
+        return unusable_labels(file, f"{what}, not a text file of label rows; image left out")
     rows: list[tuple[int, list[float]]] = []
     problems: list[Problem] = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
@@ -75,14 +76,15 @@ def parse_labels(content: bytes, file: Path, *, num_classes: int | None) -> Labe
             problems.append(Problem(file, number, "error", f"{error}; row dropped", error.code))
     if problems and not rows:
         text = f"none of its {len(problems)} rows can be used; image left out"
-        return _unusable(file, text, _capped(problems, file))
+        return unusable_labels(file, text, _capped(problems, file))
     labels = _assemble(rows, file, problems)
     if len(labels.boxes) > MAX_ROWS:
-        return _unusable(file, f"{len(labels.boxes)} boxes, at most {MAX_ROWS} are supported; image left out")
+        return unusable_labels(file, f"{len(labels.boxes)} boxes, at most {MAX_ROWS} are supported; image left out")
     return labels
 
 
-def _unusable(file: Path, text: str, before: Sequence[Problem] = ()) -> LabelRows:
+def unusable_labels(file: Path, text: str, before: Sequence[Problem] = ()) -> LabelRows:
+    """What stands for the labels of an image that must be left out because of them; `text` says why."""
     last = Problem(file, None, "error", text, "label-unusable")
     return LabelRows(np.zeros((0, 5), np.float32), problems=(*before, last), usable=False)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.coco_json import CocoImage, read_coco
+from pipelines.coco_json import CocoImage, is_coco_file, read_coco
 from pipelines.problems import Problem, printable
 from pipelines.regular_file import NotReadableError, read_regular
 
@@ -71,7 +71,7 @@ def list_images(sources: Sequence[Path], class_names: Sequence[str]) -> Listing:
             _add_folder(source, found)
         elif source.suffix.lower() in IMAGE_ENDINGS:
             found.items.append(_item(source))
-        elif source.suffix.lower() == ".json":
+        elif is_coco_file(source):
             _add_coco(source, found)
         elif source.suffix.lower() == ".txt":
             _add_list(source, found)

@@ -9,14 +9,13 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 from PIL import Image, ImageDraw
 
 from pipelines import finishing
-from pipelines.decoding import DOT, QUEUE_DEPTH, Device, decoded_crop, given
+from pipelines.decoding import DOT, DOT_TILE, QUEUE_DEPTH, Device, decoded_crop, given
 from pipelines.letterbox import BORDER_GREY
 from pipelines.plans import Finish
 from pipelines.rendering import TileRender, ViewRender
 
-# What stands in an unused slot: one pixel that is decoded and resized but pasted with no area.
+# An unused slot gets `DOT_TILE` with `DOT`, or with this where images come decoded: resized, but pasted with no area.
 _PIXEL = np.zeros((1, 1, 3), np.uint8)
-_EMPTY = TileRender(0, (0, 0), (1, 1), (0.0, 0.0), (1.0, 1.0), (1, 1), (0, 0))
 
 _GAINS = ("hue_gain", "saturation_gain", "value_gain")
 
@@ -69,11 +68,6 @@ class CanvasPipeline:
             self.collect()
             self.release()
 
-    @property
-    def settings(self) -> GraphSettings:
-        """What it was built for."""
-        return self._settings
-
     def submit(
         self, views: Sequence[ViewRender], images: Sequence[Sequence[np.ndarray]], finishes: Sequence[Finish]
     ) -> None:
@@ -91,7 +85,7 @@ class CanvasPipeline:
         self, views: Sequence[ViewRender], images: Sequence[Sequence[np.ndarray]], finishes: Sequence[Finish]
     ) -> None:
         feed = self._pipeline.feed_input
-        padded = [(*view.tiles, *[_EMPTY] * (self._settings.slots - len(view.tiles))) for view in views]
+        padded = [(*view.tiles, *[DOT_TILE] * (self._settings.slots - len(view.tiles))) for view in views]
         for slot in range(self._settings.slots):
             column = [tiles[slot] for tiles in padded]
             nothing = _PIXEL if self._settings.decoded else DOT
@@ -105,7 +99,7 @@ class CanvasPipeline:
         # Entry 0 of the paste lists is the grey canvas itself.
         anchors = [((0, 0), *(tile.anchor for tile in tiles)) for tiles in padded]
         areas = [
-            (view.canvas_hw, *(t.shape if t is not _EMPTY else (0, 0) for t in tiles))
+            (view.canvas_hw, *(t.shape if t is not DOT_TILE else (0, 0) for t in tiles))
             for view, tiles in zip(views, padded, strict=True)
         ]
         feed("anchors", np.array(anchors, np.int32))

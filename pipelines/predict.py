@@ -87,7 +87,7 @@ class ImageBatches:
     of each shape in their order, in batches of nearly equal size."""
 
     def __init__(self, index: ImageIndex, settings: PredictSettings) -> None:
-        self._sizes = [(int(width), int(height)) for width, height in index.sizes]
+        self._sizes = index.sizes_wh
         self._settings = settings
         self._groups = _groups(self._sizes, settings)
         self._source = BatchSource(_graph(settings, decoded=False), ImageBytes(index), index.paths)

@@ -142,21 +142,25 @@ def _kind(node: yaml.Node) -> str:
 
 def _check_nodes(root: yaml.Node, path: Path) -> None:
     """Refuses tags, repeated keys, endless numbers, loops and alias bombs, before anything is built from the nodes."""
-    expanded: dict[int, int] = {}
+    expanded: dict[int, tuple[int, int]] = {}
     open_nodes: set[int] = set()
 
-    def visit(node: yaml.Node) -> int:
+    def visit(node: yaml.Node) -> tuple[int, int]:
+        """Nodes and levels of what the node stands for."""
         if id(node) in open_nodes:
             raise _NotPlainError(f"{_place(path, node.start_mark)}: this value contains itself through an alias")
         if id(node) not in expanded:
             open_nodes.add(id(node))
             _check_node(node, path)
-            expanded[id(node)] = 1 + sum(visit(child) for child in _children(node))
+            below = [visit(child) for child in _children(node)]
+            nodes, levels = 1 + sum(n for n, _ in below), 1 + max((n for _, n in below), default=0)
             open_nodes.remove(id(node))
-        if expanded[id(node)] > MAX_EXPANDED_NODES:
-            raise _NotPlainError(
-                f"{_place(path, node.start_mark)}: more than {MAX_EXPANDED_NODES} values with its aliases written out"
-            )
+            place = _place(path, node.start_mark)
+            if nodes > MAX_EXPANDED_NODES:
+                raise _NotPlainError(f"{place}: more than {MAX_EXPANDED_NODES} values with its aliases written out")
+            if levels > MAX_DEPTH:
+                raise _NotPlainError(f"{place}: nested deeper than {MAX_DEPTH} levels with its aliases written out")
+            expanded[id(node)] = nodes, levels
         return expanded[id(node)]
 
     visit(root)

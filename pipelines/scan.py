@@ -104,7 +104,7 @@ def _unreadable(file: Path, reason: str) -> LabelRows:
 
 def _for_this_image(coco: CocoImage, facts: ImageFacts, image: Path) -> LabelRows:
     """Annotations are in px of the size that the json states; a picture of other proportions is not what it meant."""
-    if (coco.width, coco.height) == (facts.width, facts.height):
+    if not coco.labels.usable or (coco.width, coco.height) == (facts.width, facts.height):
         return coco.labels
     stated, found = f"{coco.width} x {coco.height}", f"{facts.width} x {facts.height}"
     if abs(coco.width / coco.height * facts.height / facts.width - 1) < 0.02:

@@ -30,9 +30,12 @@ def decode_on_host(path: Path) -> np.ndarray:
     try:
         return decode_rgb(read_image_file(path))
     except Exception as error:  # Pillow lets through whatever its decoders raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        text = f"{printable(path)}: cannot be decoded any more ({reason}); was it changed during the run?"
+        text = f"{printable(path)}: cannot be decoded any more ({_reason(error)}); was it changed during the run?"
         raise OSError(text) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def as_ppm(pixels: np.ndarray) -> np.ndarray:
@@ -42,12 +45,13 @@ def as_ppm(pixels: np.ndarray) -> np.ndarray:
 
 
 class ImageBytes:
-    """Bytes of the images of an index, in a form that DALI decodes; safe to use from one thread."""
+    """Bytes of the images of an index, in a form that DALI decodes. Several threads may read at once, but none while
+    `decode_refused_on_host` runs."""
 
     decoded = False
 
     def __init__(self, index: ImageIndex) -> None:
-        self._paths = index.paths
+        self._paths, self._sizes = index.paths, index.sizes_wh
         self._on_host = [needs_host_decoding(found) for found in index.formats]
 
     def __getitem__(self, number: int) -> np.ndarray:
@@ -68,7 +72,11 @@ class ImageBytes:
 
     def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
         """Tries each of these images; those that DALI refuses are decoded by Pillow from now on, and returned."""
-        refused = [n for n in numbers if not self._on_host[n] and not is_decoded_by_dali(self[n], device)]
+        refused = [
+            number
+            for number in numbers
+            if not self._on_host[number] and not is_decoded_by_dali(self[number], self._sizes[number], device)
+        ]
         for number in refused:
             self._on_host[number] = True
         return refused
@@ -79,6 +87,6 @@ class ImageBytes:
         for number in dict.fromkeys(numbers):
             try:
                 Image.open(io.BytesIO(self[number].tobytes())).load()
-            except (OSError, ValueError, SyntaxError) as error:
-                bad.append(f"{self._paths[number]} ({error})")
+            except Exception as error:  # Pillow lets through whatever its decoders raise
+                bad.append(f"{self._paths[number]} ({_reason(error)})")
         return "; ".join(bad)

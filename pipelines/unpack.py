@@ -67,16 +67,14 @@ def unpack(archive: Path, folder: Path, *, strip: str = "") -> Unpacked:
     Args:
         archive: the file; its kind is told from its content.
         folder: exists; no file in it is replaced.
-        strip: a first folder of that name, which holds everything, is left away.
+        strip: a first folder of that name is left away from the names in it; other members keep theirs.
     Raises:
         ValueError: no archive, damaged, or a member that leaves the folder, is a link or device, exists already, or
-            makes the whole far larger than the archive. What was unpacked before stays.
+            makes the whole far larger than the archive or than the free space. What was unpacked before stays.
         OSError: the folder cannot be written.
     """
-    limit = max(_ALWAYS_ALLOWED_BYTES, MAX_GROWTH * archive.stat().st_size)
-    limit = min(limit, shutil.disk_usage(folder).free)
     try:
-        return _unpack(archive, folder, strip, limit)
+        return _unpack(archive, folder, strip)
     except _FAILURES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{printable(archive)}: damaged archive ({reason})") from None
@@ -88,11 +86,13 @@ def unpack(archive: Path, folder: Path, *, strip: str = "") -> Unpacked:
         raise
 
 
-def _unpack(archive: Path, folder: Path, strip: str, limit: int) -> Unpacked:
+def _unpack(archive: Path, folder: Path, strip: str) -> Unpacked:
     done = Unpacked()
+    limit = max(_ALWAYS_ALLOWED_BYTES, MAX_GROWTH * archive.stat().st_size)
+    free = shutil.disk_usage(folder).free
     with archive.open("rb") as file:
         source = _zip_members(file) if zipfile.is_zipfile(archive) else _tar_members(file)
-        for member, path, stream in _checked(source, limit):
+        for member, path, stream in _checked(source, limit, free):
             if member.kind == "folder":
                 continue
             if _is_hidden(path) or path.suffix.lower() not in DATA_ENDINGS:
@@ -105,15 +105,21 @@ def _unpack(archive: Path, folder: Path, strip: str, limit: int) -> Unpacked:
 
 
 def _checked(
-    members: Iterator[tuple[_Member, IO[bytes] | None]], limit: int
+    members: Iterator[tuple[_Member, IO[bytes] | None]], limit: int, free: int
 ) -> Iterator[tuple[_Member, PurePosixPath, Any]]:
     """Refuses what an archive of data never holds."""
     total = 0
     for number, (member, stream) in enumerate(members):
         shown = printable(member.name[:200])
         total += max(member.size, 0)
-        if number >= MAX_MEMBERS or total > limit or member.size < 0:
+        if number >= MAX_MEMBERS:
+            raise ValueError(f"it has more than {MAX_MEMBERS} members, perhaps an archive bomb")
+        if member.size < 0:
+            raise ValueError(f"{shown} has a size of {member.size} bytes, so the archive is damaged")
+        if total > limit:
             raise ValueError(f"its members take more than {limit / 1e6:.0f} MB, perhaps an archive bomb")
+        if total > free:
+            raise ValueError(f"its members take more than the {free / 1e6:.0f} MB that are free there; make room")
         if member.kind not in ("file", "folder"):
             raise ValueError(f"{shown} is a {member.kind}; only files and folders are unpacked")
         yield member, _safe_path(member.name), stream

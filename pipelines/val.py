@@ -61,7 +61,7 @@ class ValPipeline:
                 f" the stride {stride}"
             )
         self._index, self._batch_size, self._image_px, self._shard = index, batch_size, image_px, shard
-        self._sizes = [(int(w), int(h)) for w, h in index.sizes]
+        self._sizes = index.sizes_wh
         if rect:
             self._order, self._shapes = rectangular_batches(
                 index.sizes, batch_size=batch_size, image_px=image_px, stride=stride, pad_strides=0.5

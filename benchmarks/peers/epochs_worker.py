@@ -1,15 +1,17 @@
 """Worker that trains whole epochs in PyTorch, fed by the OpenCV mosaic loader through a DataLoader."""
 
 import json
+import platform
 import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from benchmarks.channel import peak_memory_mb, serve
+from benchmarks.channel import serve
 from benchmarks.peers.loss import DetectionLoss
 from benchmarks.peers.network import Network
 from benchmarks.peers.opencv_loader import Images, MosaicLoader
@@ -55,7 +57,7 @@ class _Session:
 
 
 def prepare(folder: str, device: str, threads: int, workers: int, options: dict[str, bool]) -> dict[str, Any]:
-    """Builds the network of point.json and the loader of images.json."""
+    """Builds the network of point.json and the loader of images.json; returns versions."""
     torch.set_num_threads(threads)
     place = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
     point = json.loads((Path(folder) / "point.json").read_text(encoding="utf-8"))
@@ -76,7 +78,8 @@ def prepare(folder: str, device: str, threads: int, workers: int, options: dict[
         pin_memory=place.type == "cuda",
     )
     _Session.updates = data["updates"]
-    return {"versions": {"pytorch": torch.__version__}}
+    versions = {"pytorch": torch.__version__, "opencv": cv2.__version__, "python": platform.python_version()}
+    return {"versions": versions}
 
 
 def epoch() -> dict[str, float]:
@@ -94,10 +97,5 @@ def epoch() -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "images": images, "loss": float(np.mean(losses))}
 
 
-def memory() -> float:
-    """Peak of this process in MB, its loading processes left out."""
-    return peak_memory_mb()
-
-
 if __name__ == "__main__":
-    serve({"prepare": prepare, "epoch": epoch, "memory": memory})
+    serve({"prepare": prepare, "epoch": epoch})

@@ -6,6 +6,7 @@ that a DataLoader with so many workers has to do.
 
 import json
 import multiprocessing as mp
+import platform
 import resource
 import time
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ class _Prepared:
         return self.batch * 3 * self.image_px**2
 
 
-def prepare(data: str, image_px: int, batch: int, cache: bool) -> dict[str, str]:
+def prepare(data: str, image_px: int, batch: int, cache: bool) -> dict[str, Any]:
     """Reads the list of images and labels, and decodes them if they are to be cached; returns versions."""
     listed = json.loads(Path(data).read_text(encoding="utf-8"))
     labels = [np.array(rows, np.float32).reshape(-1, 5) for rows in listed["labels"]]
@@ -45,7 +46,8 @@ def prepare(data: str, image_px: int, batch: int, cache: bool) -> dict[str, str]
         loader = MosaicLoader(images, image_px, 0)
         images.pixels = [loader.scaled_image(number) for number in range(len(images.paths))]
     _prepared["it"] = _Prepared(images, image_px, batch)
-    return {"opencv": cv2.__version__, "numpy": np.__version__}
+    versions = {"opencv": cv2.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return {"versions": versions}
 
 
 def once(workers: int, count: int) -> dict[str, float]:
@@ -92,7 +94,8 @@ def _work(memory: tuple[str, int], batches: Sequence[list[int]], seed: int, queu
         samples = [loader.sample(index) for index in indices]
         slot = free.get()
         np.stack([image for image, _ in samples], out=slots[slot, : len(samples)])
-        ready.put((slot, np.concatenate([np.insert(rows, 0, n, axis=1) for n, (_, rows) in enumerate(samples)])))
+        labels = np.concatenate([np.insert(rows, 0, n, axis=1) for n, (_, rows) in enumerate(samples)])
+        ready.put((slot, labels, len(samples)))
         del samples
     ready.put(None)
     del slots
@@ -100,7 +103,14 @@ def _work(memory: tuple[str, int], batches: Sequence[list[int]], seed: int, queu
 
 
 def _consume(ready: Any, free: Any, workers: int) -> float:
-    left, seen, start, end = workers, 0, 0.0, 0.0
+    """Images per second of what comes after the first batches, one of each process; gives their slots back.
+
+    Args:
+        ready: slot, labels and number of images of each batch, and None once per process at its end.
+        free: takes slots that can be filled again.
+        workers: how many processes there are.
+    """
+    left, seen, images, start, end = workers, 0, 0, 0.0, 0.0
     while left:
         made = ready.get()
         if made is None:
@@ -111,7 +121,9 @@ def _consume(ready: Any, free: Any, workers: int) -> float:
         end = time.perf_counter()
         if seen == workers:
             start = end
-    return (seen - workers) * _prepared["it"].batch / (end - start)
+        elif seen > workers:
+            images += made[2]
+    return images / (end - start)
 
 
 def stages() -> dict[str, float]:

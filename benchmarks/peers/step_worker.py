@@ -1,6 +1,7 @@
 """Worker that trains in PyTorch; the same handlers as `benchmarks.step_worker`."""
 
 import json
+import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def prepare(folder: str, device: str, threads: int, **options: bool) -> dict[str
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "loss": total,
         "loss_parts": parts,
-        "versions": {"pytorch": torch.__version__},
+        "versions": {"pytorch": torch.__version__, "python": platform.python_version()},
     }
 
 
@@ -112,7 +113,7 @@ def multiply_accumulates(image_px: int) -> int:
 
 
 def memory() -> dict[str, float | None]:
-    """Peak of this process, and of its part of the GPU."""
+    """In MB: the peak of this process, and what it holds of the GPU now."""
     return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
 
 

@@ -30,7 +30,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--allow-download", action="store_true",
                         help="fetch missing data from the yaml's `download`, if it gives a SHA-256")  # fmt: skip
     parser.add_argument(
-        "--workers", type=int, default=CheckOptions.workers, help="threads that decode images, 0 for one per core"
+        "--workers",
+        type=int,
+        default=CheckOptions.workers,
+        help="threads that decode images, 0 for one per core, at most 8",
     )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--plots", metavar="DIR", help="write plots of the labels of each split")
@@ -45,6 +48,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     if flags.subject == "data" and not flags.data:
         parser.error("give the data set with --data, or ask about this machine with `graph-check env`")
+
+    if flags.subject == "env":
+        for name in (
+            "data",
+            "imgsz",
+            "cfg",
+            "anchor_t",
+            "single_cls",
+            "allow_download",
+            "workers",
+            "plots",
+            "problems",
+        ):
+            if getattr(flags, name) != parser.get_default(name):
+                parser.error(f"--{name.replace('_', '-')} belongs to a data set; leave it out with `env`")
 
     def command() -> int:
         return _check_environment(flags.json) if flags.subject == "env" else _check_data(flags)

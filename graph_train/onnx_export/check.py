@@ -69,7 +69,7 @@ def check_onnx(model: ModelProto, network: DetectionModel, settings: OnnxSetting
 
 def largest_difference(values: Array, expected: Array) -> float:
     """The largest |value - expected| / max(1, |expected|); infinite where shapes differ or a number is not finite."""
-    if values.shape != expected.shape or not np.isfinite(values).all():
+    if values.shape != expected.shape or not (np.isfinite(values).all() and np.isfinite(expected).all()):
         return float("inf")
     scale = np.maximum(1.0, np.abs(expected))
     return float((np.abs(values.astype(np.float64) - expected) / scale).max(initial=0.0))

@@ -17,7 +17,7 @@ from pipelines.boxes import cxcywh_to_xyxy
 Array = npt.NDArray[Any]
 
 MAX_IMAGES = 16
-SHOWN_CONFIDENCE = 0.25
+_SHOWN_CONFIDENCE = 0.25
 _MAX_SIDE_PX = 1920
 _MIN_TILE_PX = 400  # smaller images are enlarged, or their captions would not be readable
 _GAP_PX = 4
@@ -76,9 +76,8 @@ def plot_detections(
     path: Path,
     *,
     paths: Sequence[str | Path] | None = None,
-    min_confidence: float = SHOWN_CONFIDENCE,
 ) -> None:
-    """Draws a batch with what was found in it, from `min_confidence` up, into a JPEG or PNG.
+    """Draws a batch with what was found in it, above a confidence of 0.25, into a JPEG or PNG.
 
     Args:
         images: (B, 3, H, W) uint8 RGB; the first 16 are shown.
@@ -86,7 +85,7 @@ def plot_detections(
         class_names, path, paths: as for labels.
     """
     marks = [
-        [_Mark(tuple(row[:4].tolist()), int(row[5]), float(row[4])) for row in rows[::-1] if row[4] > min_confidence]
+        [_Mark(tuple(row[:4].tolist()), int(row[5]), float(row[4])) for row in rows[::-1] if row[4] > _SHOWN_CONFIDENCE]
         for rows in detections
     ]
     _draw(images, marks, class_names, path, paths)
@@ -129,7 +128,7 @@ def _draw(
         for mark in marks[number]:
             _draw_mark(pen, mark, class_names, scale, _MOSAIC_STYLE)
         if paths is not None:
-            _tag(pen, (0, tile_h), Path(paths[number]).name, (31, 41, 51), above=True)
+            _tag(pen, (0, tile_h), Path(paths[number]).name, (31, 41, 51))
         line, column = divmod(number, columns)
         canvas.paste(tile, (_GAP_PX + column * (tile_w + _GAP_PX), _GAP_PX + line * (tile_h + _GAP_PX)))
     with replacing(path) as temporary:
@@ -150,7 +149,7 @@ def _draw_mark(pen: Any, mark: _Mark, class_names: Sequence[str], scale: float, 
         return
     name = class_names[mark.category] if mark.category < len(class_names) else f"class {mark.category}"
     text = name if mark.confidence is None else f"{name} {mark.confidence:.2f}"
-    _tag(pen, (x1, y1), text, colour, above=True, font_px=style.font_px)
+    _tag(pen, (x1, y1), text, colour, font_px=style.font_px)
 
 
 def _tag(
@@ -159,16 +158,15 @@ def _tag(
     text: str,
     colour: tuple[int, int, int],
     *,
-    above: bool,
     font_px: int = _MOSAIC_STYLE.font_px,
 ) -> None:
-    """A filled strip with text whose lower left (or upper left) corner is given, kept inside the picture."""
+    """A filled strip with text whose lower left corner is given, kept inside the picture."""
     font = _font(font_px)
     left, top, right, bottom = font.getbbox(text)
     width, height = right - left + 4, bottom - top + 4
     image_w, image_h = pen.im.size
     x = max(0.0, min(corner[0], image_w - width))
-    y = max(0.0, min(corner[1] - height if above else corner[1], image_h - height))
+    y = max(0.0, min(corner[1], image_h) - height)
     pen.rectangle((x, y, x + width, y + height), fill=(*colour, 200))
     pen.text((x + 2 - left, y + 2 - top), text, fill=text_on(colour), font=font)
 

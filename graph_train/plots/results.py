@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.metrics import fitness
+from graph_train.metrics import best_row
 from graph_train.plots.style import ACCENT, SECOND, new_figure, quiet_axes, save
 from graph_train.results_csv import COLUMNS, VALIDATION_KEYS
 
@@ -58,7 +58,7 @@ def plot_results(results_csv: Path, png: Path) -> None:
     if missing or "epoch" not in columns:
         raise ValueError(f"{results_csv}: no column {', '.join(missing) or 'epoch'}; expected {', '.join(COLUMNS)}")
     epoch = columns["epoch"]
-    best = int(np.argmax(fitness(np.stack([columns[name] for name in VALIDATION_KEYS], axis=1))))
+    best = best_row(np.stack([columns[name] for name in VALIDATION_KEYS], axis=1))
     heading = f"{len(epoch)} epochs · best epoch {epoch[best]:.0f}: mAP50 {columns['metrics/mAP_0.5'][best]:.3f}, "
     figure = new_figure(15, 6, f"{heading}mAP50-95 {columns['metrics/mAP_0.5:0.95'][best]:.3f}")
     for axes, (name, title) in zip(figure.subplots(2, 5).flat, _PANELS, strict=True):

@@ -12,7 +12,7 @@ import numpy as np
 from graph_train.assembly import Data, Run
 from graph_train.environment import environment_facts
 from graph_train.hyperparameters import Hyperparameters
-from graph_train.metrics import fitness
+from graph_train.metrics import best_row
 from graph_train.options import TrainOptions, flag_fields
 from graph_train.plots.style import class_colour, hex_colour, text_on
 from graph_train.progress import DATA_BOUND_SHARE, EpochTimes
@@ -107,14 +107,11 @@ def results_content(columns: Mapping[str, Any]) -> dict[str, Any]:
     results: dict[str, list[Any]] = {"epoch": [int(value) for value in columns.get("epoch", ())]}
     for key in RESULT_KEYS:
         results[key] = [float(value) for value in columns.get(key, ())]
-    validated = [any(results[key][row] for key in VALIDATION_KEYS) for row in range(len(results["epoch"]))]
+    rows = np.array([results[key] for key in VALIDATION_KEYS], np.float64).T
+    validated = rows.any(axis=1)
     for key in VALIDATION_KEYS:
         results[key] = [value if there else None for value, there in zip(results[key], validated, strict=True)]
-    best = None
-    if any(validated):
-        rows = np.array([results[key] for key in VALIDATION_KEYS], np.float64).T
-        best = int(np.argmax(np.where(validated, np.nan_to_num(fitness(rows), nan=-1.0), -2.0)))
-    return {"results": results, "best": best}
+    return {"results": results, "best": best_row(rows) if validated.any() else None}
 
 
 def validation_content(result: ValidationResult, of: str) -> dict[str, Any]:
@@ -181,7 +178,7 @@ def graphs_line(run: Run) -> str:
 
 
 def commands(folder: Path, options: TrainOptions, *, state: str, best: bool) -> list[list[str]]:
-    """What the reader may want to type next."""
+    """What the reader may want to type next, each with a line that says what for."""
     found = []
     if state == "stopped":
         found.append(["Go on where the run stopped:", f"graph-train --resume {shlex.quote(str(folder))}"])
@@ -190,12 +187,8 @@ def commands(folder: Path, options: TrainOptions, *, state: str, best: bool) -> 
         found.append(["Train longer:", more])
     if best:
         weights = shlex.quote(str(folder / "weights" / "best.safetensors"))
-        data = shlex.quote(options.data.data)
-        found.append(
-            [
-                "Measure the best weights again:",
-                f"graph-val --weights {weights} --data {data} --imgsz {options.data.imgsz}",
-            ]
-        )
+        measured = f"--data {shlex.quote(options.data.data)} --imgsz {options.data.imgsz}"
+        single = " --single-cls" if options.data.single_cls else ""
+        found.append(["Measure the best weights again:", f"graph-val --weights {weights} {measured}{single}"])
         found.append(["Use them elsewhere:", f"graph-export --weights {weights}"])
     return found

@@ -3,12 +3,14 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from graph_train.assembly import Run
 from graph_train.callbacks import TrainingHooks
 from graph_train.files import write_atomically
 from graph_train.plots.results import read_results
@@ -22,8 +24,9 @@ from graph_train.report.content import (
     validation_content,
 )
 from graph_train.report.page import finite, render
-from graph_train.report.samples import SampleCollector, picture
+from graph_train.report.samples import SampleCollector, measured_here, picture
 from graph_train.trainer import Trainer
+from pipelines.shard import Shard
 
 LOG = logging.getLogger("graph_train")
 PAGE, NUMBERS = "report.html", "report.json"
@@ -41,8 +44,8 @@ class ReportHooks(TrainingHooks):
 
     def __init__(self, trainer: Trainer, *, resumed: bool = False) -> None:
         self._trainer, self._resumed = trainer, resumed
-        self._first_epoch = trainer.cursor.epoch
-        self._samples = None if trainer.run.setup.options.run.noplots else SampleCollector(trainer.run.setup.data.val)
+        self._cursor = replace(trainer.cursor)
+        self._samples = None if trainer.run.setup.options.run.noplots else _sample_collector(trainer.run)
         self._content: dict[str, Any] = {}
         self._earlier: list[dict[str, float]] = []
         self._validated = False
@@ -56,13 +59,24 @@ class ReportHooks(TrainingHooks):
     def on_train_start(self) -> None:
         """The page without any epoch; a resumed run takes over what was measured before it."""
         before = self._read_earlier()
-        self._earlier = [item for item in before.get("times", ()) if item["epoch"] <= self._first_epoch]
+        self._earlier = [item for item in before.get("times", ()) if self._stays(item)]
         self._content = {
             **fixed_content(self._trainer.run),
             "validation": before.get("validation"),
             "samples": before.get("samples", []),
         }
         self._write("running")
+
+    def _stays(self, times: Mapping[str, float]) -> bool:
+        """Whether an epoch, or a part of one, that was timed before the run was resumed is not trained again.
+
+        The page is written before the state at the end of an epoch: if the run was killed in between, it goes on from a
+        state that lies before what the page has counted.
+        """
+        if times["epoch"] != self._cursor.epoch:
+            return times["epoch"] < self._cursor.epoch
+        done = sum(map(self._trainer.run.train_pipeline.images_of, range(self._cursor.next_batch)))
+        return times["images"] <= done
 
     def on_val_start(self) -> None:
         """Sample predictions are those of the latest validation."""
@@ -140,3 +154,9 @@ class ReportHooks(TrainingHooks):
         samples = [{**sample, "picture": picture(sample["path"])} for sample in content["samples"]]
         write_atomically(self._folder / PAGE, render({**content, "samples": samples}))
         self._next_writing = time.monotonic() + (time.monotonic() - started) / MOST_SHARE
+
+
+def _sample_collector(run: Run) -> SampleCollector:
+    exchange = run.setup.exchange
+    here = measured_here(run.val_pipeline, Shard(exchange.rank, exchange.ranks))
+    return SampleCollector(run.setup.data.val, here)

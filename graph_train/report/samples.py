@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from pipelines.boxes import cxcywh_to_xyxy
 from pipelines.index import ImageIndex
+from pipelines.shard import Shard
 from pipelines.sources import decode_on_host
+from pipelines.val import ValPipeline
 
 SAMPLES = 8
 LEAST_CONFIDENCE = 0.05
@@ -37,12 +39,17 @@ class Sample:
 
 
 class SampleCollector:
-    """Picks some images of a validation, evenly spread over its order, and keeps what was found in them."""
+    """Picks some images of a validation, evenly spread over its order, and keeps what was found in them.
 
-    def __init__(self, index: ImageIndex) -> None:
+    Args:
+        index: the split.
+        images: how many of its images are measured here, see `measured_here`.
+    """
+
+    def __init__(self, index: ImageIndex, images: int) -> None:
         self._index = index
         self._numbers = {str(path): number for number, path in enumerate(index.paths)}
-        self._wanted = frozenset(np.linspace(0, len(index) - 1, min(SAMPLES, len(index))).round().astype(int).tolist())
+        self._wanted = frozenset(np.linspace(0, images - 1, min(SAMPLES, images)).round().astype(int).tolist())
         self._seen = 0
         self.samples: list[Sample] = []
 
@@ -69,6 +76,12 @@ class SampleCollector:
                 found=[[int(row[5]), *_px(row[:4]), round(float(row[4]), 3)] for row in found],
             )
         )
+
+
+def measured_here(pipeline: ValPipeline, shard: Shard) -> int:
+    """How many images of a validation are measured by one of its ranks."""
+    sizes = [pipeline.images_of(batch) for batch in range(pipeline.batches_per_epoch)]
+    return sum(len(range(size)[shard.rows(size)]) for size in sizes if shard.counts_here(size))
 
 
 def _px(corners: Sequence[float]) -> list[float]:

@@ -1,4 +1,5 @@
-// Elementwise ops of OneFlow: silu, sigmoid, their gradients (float), add_n (float, Bfloat16), and cast between those two.
+// Elementwise ops of OneFlow: silu and its gradient, that of sigmoid (float), add_n (float, Bfloat16), and cast between
+// those two.
 #include "common.h"
 #include "vector_kernels.h"
 

@@ -3,6 +3,7 @@
 
 #include "common.h"
 #include "normalisation.h"
+#include "stock_ops.h"
 
 namespace graph_train {
 
@@ -19,27 +20,20 @@ NormalisedShape shape_of(const oneflow::ShapeView& x, int64_t axis) {
   return {before, x.At(axis), after, false};
 }
 
-void add_to_output(user_op::KernelComputeContext* ctx, float* y, int64_t n) {
-  const auto* extra = ctx->Tensor4ArgNameAndIndex("_add_to_output", 0);
-  if (extra == nullptr) return;
-  const float* source = extra->dptr<float>();
-  for (int64_t i = 0; i < n; ++i) y[i] += source[i];
-}
-
 class InferenceKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* x = ctx->Tensor4ArgNameAndIndex("x", 0);
     const NormalisedShape shape = shape_of(x->shape_view(), ctx->Attr<int32_t>("axis"));
-    float* y = ctx->Tensor4ArgNameAndIndex("y", 0)->mut_dptr<float>();
+    auto* y = ctx->Tensor4ArgNameAndIndex("y", 0);
     std::vector<float> inverse(shape.channels);
     inverse_deviation(ctx->Tensor4ArgNameAndIndex("moving_variance", 0)->dptr<float>(), ctx->Attr<float>("epsilon"),
                       shape.channels, inverse.data());
     normalise(shape, x->dptr<float>(), ctx->Tensor4ArgNameAndIndex("moving_mean", 0)->dptr<float>(), inverse.data(),
               ctx->Tensor4ArgNameAndIndex("gamma", 0)->dptr<float>(),
-              ctx->Tensor4ArgNameAndIndex("beta", 0)->dptr<float>(), /*silu=*/false, y);
-    add_to_output(ctx, y, x->shape_view().elem_cnt());
+              ctx->Tensor4ArgNameAndIndex("beta", 0)->dptr<float>(), /*silu=*/false, y->mut_dptr<float>());
+    add_further_input(ctx, y);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
@@ -50,7 +44,7 @@ class TrainingKernel final : public user_op::OpKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* x = ctx->Tensor4ArgNameAndIndex("x", 0);
     const NormalisedShape shape = shape_of(x->shape_view(), ctx->Attr<int32_t>("axis"));
-    float* y = ctx->Tensor4ArgNameAndIndex("y", 0)->mut_dptr<float>();
+    auto* y = ctx->Tensor4ArgNameAndIndex("y", 0);
     float* mean = ctx->Tensor4ArgNameAndIndex("mean", 0)->mut_dptr<float>();
     float* inverse = ctx->Tensor4ArgNameAndIndex("inv_variance", 0)->mut_dptr<float>();
     std::vector<float> variance(shape.channels);
@@ -62,8 +56,8 @@ class TrainingKernel final : public user_op::OpKernel {
     }
     inverse_deviation(variance.data(), ctx->Attr<float>("epsilon"), shape.channels, inverse);
     normalise(shape, x->dptr<float>(), mean, inverse, ctx->Tensor4ArgNameAndIndex("gamma", 0)->dptr<float>(),
-              ctx->Tensor4ArgNameAndIndex("beta", 0)->dptr<float>(), /*silu=*/false, y);
-    add_to_output(ctx, y, x->shape_view().elem_cnt());
+              ctx->Tensor4ArgNameAndIndex("beta", 0)->dptr<float>(), /*silu=*/false, y->mut_dptr<float>());
+    add_further_input(ctx, y);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };

@@ -1,15 +1,12 @@
 // Overlap of one pair of boxes and its derivative: shared by the CPU and the CUDA kernels.
 //
-// The order of operations is that of kernels/bbox_iou.py (YOLOv5's), so that both round alike. There are no branches, so
-// that a loop over pairs can be vectorised.
+// The order of operations is that of kernels/bbox_iou.py (YOLOv5's). Results differ from it by roundings all the same: the
+// arc tangent is a polynomial, and bbox_iou.cpp lets a product and a sum be contracted to one operation. There are no
+// branches, so that a loop over pairs can be vectorised.
 #ifndef GRAPH_TRAIN_KERNELS_BBOX_IOU_H_
 #define GRAPH_TRAIN_KERNELS_BBOX_IOU_H_
 
-#ifdef __CUDACC__
-#define GT_PAIR_FUNCTION __host__ __device__ __forceinline__
-#else
-#define GT_PAIR_FUNCTION inline __attribute__((always_inline))
-#endif
+#include "host_device.h"
 
 namespace graph_train {
 
@@ -28,14 +25,14 @@ struct Sides {
 };
 
 // atan(x) / x = 1 + z * polynomial(z) with z = x^2 <= tan(pi/8)^2; Chebyshev interpolation, relative error 6e-10.
-GT_PAIR_FUNCTION float arc_tangent_polynomial(float z) {
+GT_HOST_DEVICE float arc_tangent_polynomial(float z) {
   return -3.3333306893e-01f
          + z * (1.9998183041e-01f
                 + z * (-1.4239532670e-01f + z * (1.0569828806e-01f + z * -6.0263052277e-02f)));
 }
 
 // The same with relative error 1e-18.
-GT_PAIR_FUNCTION double arc_tangent_polynomial(double z) {
+GT_HOST_DEVICE double arc_tangent_polynomial(double z) {
   double sum = 1.475212546964416326e-02;
   sum = sum * z - 3.302199662206383089e-02;
   sum = sum * z + 4.483314552187308607e-02;
@@ -52,7 +49,7 @@ GT_PAIR_FUNCTION double arc_tangent_polynomial(double z) {
 
 // Arc tangent for any x, infinite or NaN too. The angle is reduced by a quarter or an eighth of a turn first.
 template<typename T>
-GT_PAIR_FUNCTION T arc_tangent(T x) {
+GT_HOST_DEVICE T arc_tangent(T x) {
   const T size = x < T(0) ? -x : x;
   const bool steep = size > T(2.41421356237309504880);   // tan(3 pi / 8)
   const bool middle = size > T(0.41421356237309504880);  // tan(pi / 8)
@@ -66,23 +63,23 @@ GT_PAIR_FUNCTION T arc_tangent(T x) {
 }
 
 template<typename T>
-GT_PAIR_FUNCTION T smaller(T a, T b) {
+GT_HOST_DEVICE T smaller(T a, T b) {
   return b < a ? b : a;
 }
 
 template<typename T>
-GT_PAIR_FUNCTION T larger(T a, T b) {
+GT_HOST_DEVICE T larger(T a, T b) {
   return a < b ? b : a;
 }
 
 // Share of the gradient of min(a, b) that goes to a; a tie gives half to each side. For max(a, b) swap the arguments.
 template<typename T>
-GT_PAIR_FUNCTION T share_of_smaller(T a, T b) {
+GT_HOST_DEVICE T share_of_smaller(T a, T b) {
   return a < b ? T(1) : (a == b ? T(0.5) : T(0));
 }
 
 template<typename T>
-GT_PAIR_FUNCTION Sides<T> sides_of(const Box<T>& box, bool centre_form, T eps) {
+GT_HOST_DEVICE Sides<T> sides_of(const Box<T>& box, bool centre_form, T eps) {
   if (!centre_form) {
     return {box.first, box.second, box.third, box.fourth, box.third - box.first, box.fourth - box.second + eps};
   }
@@ -101,7 +98,7 @@ struct PairTerms {
 };
 
 template<typename T>
-GT_PAIR_FUNCTION PairTerms<T> pair_terms(const Sides<T>& a, const Sides<T>& b, T eps) {
+GT_HOST_DEVICE PairTerms<T> pair_terms(const Sides<T>& a, const Sides<T>& b, T eps) {
   PairTerms<T> terms;
   terms.raw_width = smaller(a.right, b.right) - larger(a.left, b.left);
   terms.raw_height = smaller(a.bottom, b.bottom) - larger(a.top, b.top);
@@ -116,7 +113,7 @@ GT_PAIR_FUNCTION PairTerms<T> pair_terms(const Sides<T>& a, const Sides<T>& b, T
 }
 
 template<typename T, IouKind kind>
-GT_PAIR_FUNCTION T pair_overlap(const Sides<T>& a, const Sides<T>& b, T eps) {
+GT_HOST_DEVICE T pair_overlap(const Sides<T>& a, const Sides<T>& b, T eps) {
   const PairTerms<T> terms = pair_terms(a, b, eps);
   if (kind == IouKind::kIou) return terms.iou;
   if (kind == IouKind::kGiou) {
@@ -135,7 +132,7 @@ GT_PAIR_FUNCTION T pair_overlap(const Sides<T>& a, const Sides<T>& b, T eps) {
 
 // Gradient of the four sides, width and height of one box, on its way to the box as it is stored.
 template<typename T>
-GT_PAIR_FUNCTION Box<T> stored_gradient(const Sides<T>& g, bool centre_form) {
+GT_HOST_DEVICE Box<T> stored_gradient(const Sides<T>& g, bool centre_form) {
   if (centre_form) {
     return {g.left + g.right, g.top + g.bottom, (g.right - g.left) * T(0.5) + g.width,
             (g.bottom - g.top) * T(0.5) + g.height};
@@ -146,7 +143,7 @@ GT_PAIR_FUNCTION Box<T> stored_gradient(const Sides<T>& g, bool centre_form) {
 // One axis of `pair_gradient`: low and high ends of both boxes, gradients of overlap length, hull length and of the
 // doubled centre distance (b - a).
 template<typename T>
-GT_PAIR_FUNCTION void axis_gradient(T low_a, T high_a, T low_b, T high_b, T overlap, T hull, T distance, T* grad_low_a,
+GT_HOST_DEVICE void axis_gradient(T low_a, T high_a, T low_b, T high_b, T overlap, T hull, T distance, T* grad_low_a,
                                     T* grad_high_a, T* grad_low_b, T* grad_high_b) {
   const T high_share = share_of_smaller(high_a, high_b), low_share = share_of_smaller(low_a, low_b);
   *grad_high_a = overlap * high_share + hull * (T(1) - high_share) - distance;
@@ -157,7 +154,7 @@ GT_PAIR_FUNCTION void axis_gradient(T low_a, T high_a, T low_b, T high_b, T over
 
 // Derivative of pair_overlap times `grad`; the aspect weight alpha of CIoU counts as a constant.
 template<typename T, IouKind kind>
-GT_PAIR_FUNCTION void pair_gradient(const Sides<T>& a, const Sides<T>& b, T eps, T grad, Sides<T>* grad1,
+GT_HOST_DEVICE void pair_gradient(const Sides<T>& a, const Sides<T>& b, T eps, T grad, Sides<T>* grad1,
                                     Sides<T>* grad2) {
   const PairTerms<T> terms = pair_terms(a, b, eps);
   T grad_union = -grad * terms.iou / terms.union_area;

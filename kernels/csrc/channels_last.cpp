@@ -16,9 +16,7 @@ namespace graph_train {
 
 namespace {
 
-using oneflow::Maybe;
-using oneflow::Shape;
-using oneflow::ShapeView;
+using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
 
 // FLOATS of the convolutions: stride, padding, dilation (rows, columns each), groups.
 enum ConvolutionFloat { kStrideRows, kStrideColumns, kPadRows, kPadColumns, kDilationRows, kDilationColumns, kGroups };
@@ -179,7 +177,8 @@ class NormaliseGradientKernel final : public user_op::OpKernel {
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-// The two rows of (2, C). One op in place of two slices and two reshapes: every op of a graph costs time and memory.
+// The two rows of `in`, (2, C). One op in place of two slices and two reshapes: every op of a graph costs time and memory.
+// `like` is not read: the only dispatcher of an op with several outputs (kernels.dispatch.call_pair) takes two tensors.
 class HalvesKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
@@ -215,7 +214,9 @@ Maybe<void> infer_pair_of_channels(user_op::InferContext* ctx) {
 }
 
 Maybe<void> infer_rows(user_op::InferContext* ctx) {
-  for (int row = 0; row < 2; ++row) ctx->SetOutputShape("out", row, Shape({ctx->InputShape("in", 0).At(1)}));
+  const Shape& in = ctx->InputShape("in", 0);
+  CHECK_OR_RETURN(in.NumAxes() == 2 && in.At(0) == 2);
+  for (int row = 0; row < 2; ++row) ctx->SetOutputShape("out", row, Shape({in.At(1)}));
   return Maybe<void>::Ok();
 }
 

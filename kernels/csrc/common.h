@@ -30,6 +30,8 @@
 #ifndef GRAPH_TRAIN_KERNELS_COMMON_H_
 #define GRAPH_TRAIN_KERNELS_COMMON_H_
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cstdint>
 
@@ -75,7 +77,7 @@ void parallel_for(int64_t count, int64_t grain, const Body& body) {
   const int callers_core = current_core();
 #pragma omp parallel for num_threads(parts) schedule(static, 1)
   for (int64_t part = 0; part < parts; ++part) {
-    if (part > 0) leave_core(callers_core);
+    if (omp_get_thread_num() > 0) leave_core(callers_core);
     body(count * part / parts, count * (part + 1) / parts);
   }
 }

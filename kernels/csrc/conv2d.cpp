@@ -3,6 +3,7 @@
 
 #include "common.h"
 #include "convolution.h"
+#include "stock_ops.h"
 
 namespace graph_train {
 
@@ -10,10 +11,6 @@ namespace {
 
 using oneflow::ShapeView;
 using oneflow::user_op::HobAttr;
-
-bool is_channels_last(const user_op::KernelComputeContext* ctx) {
-  return ctx->Attr<std::string>("data_format") == "channels_last";
-}
 
 ConvolutionShape shape_of(const user_op::KernelComputeContext* ctx, const ShapeView& x, const ShapeView& weights,
                           const ShapeView& y) {
@@ -47,27 +44,15 @@ ConvolutionShape shape_of(const user_op::KernelComputeContext* ctx, const ShapeV
   return s;
 }
 
-GT_VECTOR void add_range(float* target, const float* source, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) target[i] += source[i];
-}
-
 GT_VECTOR void add_constant(float* target, float value, int64_t n) {
   for (int64_t i = 0; i < n; ++i) target[i] += value;
-}
-
-void add_tensor(user_op::KernelComputeContext* ctx, user_op::Tensor* out) {
-  if (ctx->Tensor4ArgNameAndIndex("_add_to_output", 0) == nullptr) return;
-  const float* extra = ctx->Tensor4ArgNameAndIndex("_add_to_output", 0)->dptr<float>();
-  float* target = out->mut_dptr<float>();
-  parallel_for(out->shape_view().elem_cnt(), 1 << 14,
-               [=](int64_t begin, int64_t end) { add_range(target + begin, extra + begin, end - begin); });
 }
 
 void add_bias(const float* bias, float* out, const ConvolutionShape& s) {
   const int64_t area = s.out_height * s.out_width;
   if (s.channels_last) {
     parallel_for(s.batch * area, 64, [=](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) add_range(out + row * s.out_channels, bias, s.out_channels);
+      for (int64_t row = begin; row < end; ++row) add_to(out + row * s.out_channels, bias, s.out_channels);
     });
     return;
   }
@@ -88,7 +73,7 @@ class ConvKernel final : public user_op::OpKernel {
     convolve(ConvolutionPass::kForward, shape, const_cast<float*>(in->dptr<float>()),
              const_cast<float*>(weight->dptr<float>()), out->mut_dptr<float>());
     if (bias != nullptr) add_bias(bias->dptr<float>(), out->mut_dptr<float>(), shape);
-    add_tensor(ctx, out);
+    add_further_input(ctx, out);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
@@ -103,7 +88,7 @@ class ConvDataGradKernel final : public user_op::OpKernel {
     const ConvolutionShape shape = shape_of(ctx, dx->shape_view(), filter->shape_view(), dy->shape_view());
     convolve(ConvolutionPass::kDataGradient, shape, dx->mut_dptr<float>(), const_cast<float*>(filter->dptr<float>()),
              const_cast<float*>(dy->dptr<float>()));
-    add_tensor(ctx, dx);
+    add_further_input(ctx, dx);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
@@ -121,13 +106,6 @@ class ConvFilterGradKernel final : public user_op::OpKernel {
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
-
-// An empty batch has no primitive: it stays with the stock kernels.
-auto has_elements(const std::string& arg) {
-  return oneflow::hob::make_custom("has elements", [arg](const user_op::KernelRegContext& ctx) {
-    return ctx.TensorDesc4ArgNameAndIndex(arg, 0)->shape().elem_cnt() > 0;
-  });
-}
 
 GT_CPU_KERNEL("conv2d", ConvKernel, GT_IS_FLOAT("in") && has_elements("in"));
 GT_CPU_KERNEL("conv_data_grad", ConvDataGradKernel,

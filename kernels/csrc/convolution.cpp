@@ -63,6 +63,10 @@ Layouts wanted_layouts(ConvolutionPass pass, const ConvolutionShape& s, const La
           activations(outer.y, type_of(outer.y, ConvolutionPass::kForward))};
 }
 
+int64_t weight_count(const ConvolutionShape& s) {
+  return s.out_channels * (s.in_channels / s.groups) * s.kernel_height * s.kernel_width;
+}
+
 int64_t missing_after(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t before) {
   return (out - 1) * stride + (kernel - 1) * dilation + 1 - in - before;
 }
@@ -143,6 +147,10 @@ const Convolution& cached_convolution(ConvolutionPass pass, const ConvolutionSha
 }  // namespace
 
 void convolve(ConvolutionPass pass, const ConvolutionShape& shape, void* x, float* weights, void* y) {
+  if (shape.batch == 0) {  // has no primitive; a filter's gradient is a sum of nothing
+    if (pass == ConvolutionPass::kFilterGradient) std::fill_n(weights, weight_count(shape), 0.0f);
+    return;
+  }
   if (is_pointwise(pass, shape) && !shape.bfloat16_activations && !bf16_allowed()) {
     return convolve_pointwise(pass, shape, static_cast<float*>(x), weights, static_cast<float*>(y));
   }

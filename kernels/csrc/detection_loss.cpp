@@ -11,12 +11,7 @@
 
 // Which cell a label belongs to is decided by comparing rounded numbers: a fused multiply-add would move labels that lie
 // exactly on a border.
-#ifdef __clang__
-#pragma clang fp contract(off)
-#else
-// GCC forgets the two other flags of the command line when there is such a pragma.
-#pragma GCC optimize("fp-contract=off", "no-math-errno", "no-trapping-math")
-#endif
+#include "exact_rounding.h"
 
 namespace graph_train {
 namespace {
@@ -277,6 +272,7 @@ class DetectionLossKernel final : public user_op::OpKernel {
 Maybe<void> infer_shape(user_op::InferContext* ctx) {
   const Shape& map = ctx->InputShape("map", 0);
   CHECK_EQ_OR_RETURN(map.NumAxes(), 5);
+  CHECK_GT_OR_RETURN(map.elem_cnt(), 0);
   const int64_t labels = ctx->InputShape("settings_and_labels", 0).elem_cnt() - kSettings - 2 * map.At(1);
   CHECK_OR_RETURN(labels >= 0 && labels % (5 * map.At(0)) == 0);
   ctx->SetOutputShape("out", 0, Shape({kParts}));

@@ -2,7 +2,8 @@
 //
 // OneFlow 0.9.0 plans that for CUDA only (`InitMemoryChains` in intra_job_mem_sharing_util.cpp skips the CPU): on a CPU every
 // tensor of a graph has memory of its own for as long as the program runs. The compiler calls its planner across a library
-// boundary, so the plugin puts a function of its own there: OneFlow's planner first, ours after it.
+// boundary, so the plugin puts a function of its own there: OneFlow's planner first, ours after it. Only rank 0 compiles;
+// every rank, before it starts to run a plan, calls another function in the same way, which shows us the plan to free.
 //
 // Ours fixes one order of the CPU ops (by edges without data, as OneFlow does on CUDA), takes each tensor's lifetime from
 // it, and packs all tensors that only such ops read and write into one block per process. Variables, inputs, outputs and
@@ -34,9 +35,13 @@ using oneflow::TaskProto;
 constexpr char kLibrary[] = "liboneflow-";
 constexpr char kPlanner[] =
     "_ZN7oneflow22IntraJobMemSharingUtil30InferMemBlockId4MemReusedRegstEPNS_4PlanERKSt8functionIFbRKSsS5_EE";
+constexpr char kPopulate[] =
+    "_ZN7oneflow8PlanUtil19PopulateOpAttributeEPNS_4PlanERKN6google8protobuf3MapIlNS_19OpAttributeRefTableEEE";
 
 bool sharing = true;
-Plan* compiled = nullptr;  // of the graph that was compiled last, for as long as that graph lives
+// The plan of the graph that was compiled last; its graph owns it. Read between graph_train_forget_building and
+// graph_train_forget_plan of one compilation alone, later it may point to a graph that is gone.
+Plan* compiled = nullptr;
 struct {
   int64_t separate = 0, shared = 0, peak = 0;
 } last_plan;  // bytes: memory of their own would need, the blocks take, are in use at once; over all processes of the job
@@ -271,12 +276,19 @@ using Reachable = std::function<bool(const std::string&, const std::string&)>;
 
 void plan_memory(Plan* plan, const Reachable& reachable) {
   oneflow::IntraJobMemSharingUtil::InferMemBlockId4MemReusedRegst(plan, reachable);
-  compiled = plan;
+  compiled = plan;  // where the slot of populate_plan is absent, rank 0 still knows its plan
   for (auto& job : *plan->mutable_job_id2op_attribute_ref_table()) {
     for (auto& op : *job.second.mutable_op_name2op_attribute()) drop_unread(&op.second);
   }
   last_plan = {};
   if (sharing) share_memory(plan);
+}
+
+using OpsOfJobs = oneflow::PbMap<int64_t, oneflow::OpAttributeRefTable>;
+
+void populate_plan(Plan* plan, const OpsOfJobs& ops) {
+  oneflow::PlanUtil::PopulateOpAttribute(plan, ops);
+  compiled = plan;
 }
 
 // What OneFlow's records of how graphs were built let their own kind do.
@@ -290,25 +302,32 @@ struct Records : oneflow::JobBuildAndInferCtxMgr {
 // Graphs that are compiled from now on share the memory of their tensors (1) or do not (0). Returns 0 where this build of
 // OneFlow cannot be told to: graphs then keep memory of their own for every tensor.
 extern "C" GT_EXPORT int graph_train_share_graph_memory(int enabled) {
+  static void** const populate_slot = import_slot(kLibrary, kPopulate);
   static void** const slot = import_slot(kLibrary, kPlanner);
+  if (populate_slot != nullptr) *populate_slot = reinterpret_cast<void*>(&populate_plan);
   if (slot == nullptr) return 0;
   sharing = enabled != 0;
   *slot = reinterpret_cast<void*>(&plan_memory);
   return 1;
 }
 
-// Frees the records of how all graphs were built so far: once a graph has its job, nothing reads them.
+// Called before a graph that is built is compiled. Frees the records of how all graphs were built so far: once a graph has
+// its job, nothing reads them.
 extern "C" GT_EXPORT void graph_train_forget_building() {
+  compiled = nullptr;
   oneflow::JobBuildAndInferCtxMgr* const records = CHECK_JUST(oneflow::GlobalJobBuildAndInferCtxMgr());
   (records->*Records::kClearContexts)();
   // Their number gives the next graph its id, so they are emptied, not removed.
   for (oneflow::Job& job : *(records->*Records::kJobs)()->mutable_job()) oneflow::Job().Swap(&job);
 }
 
-// Frees the plan of the graph that has just been compiled: actors have copied what they need of it.
-extern "C" GT_EXPORT void graph_train_forget_plan() {
-  if (compiled != nullptr) Plan().Swap(compiled);
+// Frees the plan of the graph that has just been compiled: actors have copied what they need of it. Returns 0 where this
+// build of OneFlow does not show it to us.
+extern "C" GT_EXPORT int graph_train_forget_plan() {
+  const bool known = compiled != nullptr;
+  if (known) Plan().Swap(compiled);
   compiled = nullptr;
+  return known;
 }
 
 // Bytes of the last compiled graph: with memory of its own for each shareable tensor, as planned, and the least possible

@@ -13,23 +13,24 @@ namespace {
 
 constexpr int64_t kNumbersPerThread = 1 << 13;
 
-// Planes of Bfloat16 do not occur: those activations are channels-last.
+// Planes of Bfloat16, or with SiLU, do not occur: those activations are channels-last.
 template<typename T>
 constexpr bool kHasPlanes = std::is_same_v<T, float>;
 
-int64_t rows_per_thread(const NormalisedShape& s) { return std::max<int64_t>(1, kNumbersPerThread / s.channels); }
-int64_t planes_per_thread(const NormalisedShape& s) { return std::max<int64_t>(1, kNumbersPerThread / s.count()); }
+// How many parts of so many numbers each are worth a thread.
+int64_t parts_per_thread(int64_t numbers) { return std::max<int64_t>(1, kNumbersPerThread / std::max<int64_t>(1, numbers)); }
 
-// Calls body(channel, sums) for every channel with its planes' sums, or adds the rows' sums of all threads in order.
 struct ChannelSums {
   std::vector<double> first, second;
 };
 
+// Two sums for each channel. on_plane(channel, offset, &first, &second) adds those of one plane; with channels last
+// on_rows(offset, rows, firsts, seconds) those of a stretch of rows, and the stretches of all threads are added in order.
 template<typename OnPlane, typename OnRows>
 ChannelSums channel_sums(const NormalisedShape& s, const OnPlane& on_plane, const OnRows& on_rows) {
   ChannelSums sums{std::vector<double>(s.channels), std::vector<double>(s.channels)};
   if (!s.channels_last) {
-    parallel_for(s.channels, planes_per_thread(s), [&](int64_t begin, int64_t end) {
+    parallel_for(s.channels, parts_per_thread(s.count()), [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {
         for (int64_t b = 0; b < s.batch; ++b) {
           on_plane(c, (b * s.channels + c) * s.area, &sums.first[c], &sums.second[c]);
@@ -38,7 +39,7 @@ ChannelSums channel_sums(const NormalisedShape& s, const OnPlane& on_plane, cons
     });
     return sums;
   }
-  const int64_t parts = std::min<int64_t>(num_threads(), std::max<int64_t>(1, s.count() / rows_per_thread(s)));
+  const int64_t parts = std::min<int64_t>(num_threads(), std::max<int64_t>(1, s.count() / parts_per_thread(s.channels)));
   std::vector<ChannelSums> partial(parts, sums);
   parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
@@ -60,11 +61,11 @@ ChannelSums channel_sums(const NormalisedShape& s, const OnPlane& on_plane, cons
 template<typename OnPlane, typename OnRows>
 void for_each_part(const NormalisedShape& s, const OnPlane& on_plane, const OnRows& on_rows) {
   if (s.channels_last) {
-    parallel_for(s.count(), rows_per_thread(s),
+    parallel_for(s.count(), parts_per_thread(s.channels),
                  [&](int64_t begin, int64_t end) { on_rows(begin * s.channels, end - begin); });
     return;
   }
-  parallel_for(s.batch * s.channels, std::max<int64_t>(1, kNumbersPerThread / s.area), [&](int64_t begin, int64_t end) {
+  parallel_for(s.batch * s.channels, parts_per_thread(s.area), [&](int64_t begin, int64_t end) {
     for (int64_t plane = begin; plane < end; ++plane) on_plane(plane % s.channels, plane * s.area);
   });
 }
@@ -79,6 +80,11 @@ std::vector<float> gains(const NormalisedShape& s, const float* inv_deviation, c
 
 template<typename T>
 void batch_moments(const NormalisedShape& s, const T* x, float* mean, float* variance) {
+  if (s.count() == 0) {
+    std::fill_n(mean, s.channels, 0.0f);
+    std::fill_n(variance, s.channels, 0.0f);
+    return;
+  }
   // Sums are taken about a value of the data: squares about zero would lose the variance of a far mean.
   std::vector<float> shift(s.channels);
   for (int64_t c = 0; c < s.channels; ++c) shift[c] = to_float(x[s.channels_last ? c : c * s.area]);
@@ -94,12 +100,14 @@ void batch_moments(const NormalisedShape& s, const T* x, float* mean, float* var
   for (int64_t c = 0; c < s.channels; ++c) {
     const double offset = sums.first[c] / s.count();
     mean[c] = static_cast<float>(shift[c] + offset);
-    variance[c] = static_cast<float>(std::max(0.0, sums.second[c] / s.count() - offset * offset));
+    // In this order a NaN stays one.
+    variance[c] = static_cast<float>(std::max(sums.second[c] / s.count() - offset * offset, 0.0));
   }
 }
 
 void update_moving(const NormalisedShape& s, const float* mean, const float* variance, float momentum, float* moving_mean,
                    float* moving_variance) {
+  if (s.count() == 0) return;
   const double unbiased = static_cast<double>(s.count()) / static_cast<double>(std::max<int64_t>(1, s.count() - 1));
   const float rate = 1.0f - momentum;
   for (int64_t c = 0; c < s.channels; ++c) {
@@ -115,6 +123,7 @@ void inverse_deviation(const float* variance, float epsilon, int64_t channels, f
 template<typename T>
 void normalise(const NormalisedShape& s, const T* x, const float* mean, const float* inv_deviation,
                const float* gamma, const float* beta, bool silu, T* y) {
+  CHECK(s.channels_last || !silu);
   const std::vector<float> gain = gains(s, inv_deviation, gamma);
   const auto& on = vector_kernels();
   const ChannelAffine affine{mean, gain.data(), beta};
@@ -122,7 +131,7 @@ void normalise(const NormalisedShape& s, const T* x, const float* mean, const fl
       s,
       [&](int64_t c, int64_t offset) {
         if constexpr (kHasPlanes<T>) {
-          on.planes.normalise(x + offset, y + offset, s.area, mean[c], gain[c], beta[c], silu);
+          on.planes.normalise(x + offset, y + offset, s.area, mean[c], gain[c], beta[c]);
         }
       },
       [&](int64_t offset, int64_t rows) {
@@ -134,6 +143,7 @@ template<typename T>
 void normalisation_sums(const NormalisedShape& s, const T* x, const T* dy, const float* mean,
                         const float* inv_deviation, const float* gamma, const float* beta, bool silu, float* beta_diff,
                         float* gamma_diff) {
+  CHECK(s.channels_last || !silu);
   const std::vector<float> gain = gains(s, inv_deviation, gamma);
   const auto& on = vector_kernels();
   const ChannelAffine affine{mean, gain.data(), beta};
@@ -141,7 +151,7 @@ void normalisation_sums(const NormalisedShape& s, const T* x, const T* dy, const
       s,
       [&](int64_t c, int64_t offset, double* sum, double* product) {
         if constexpr (kHasPlanes<T>) {
-          on.planes.gradient_sums(x + offset, dy + offset, s.area, mean[c], gain[c], beta[c], silu, sum, product);
+          on.planes.gradient_sums(x + offset, dy + offset, s.area, mean[c], sum, product);
         }
       },
       [&](int64_t offset, int64_t rows, double* first, double* second) {
@@ -157,6 +167,8 @@ template<typename T>
 void normalisation_gradient(const NormalisedShape& s, const T* x, const T* dy, const float* mean,
                             const float* inv_deviation, const float* gamma, const float* beta, const float* beta_diff,
                             const float* gamma_diff, bool silu, T* dx) {
+  CHECK(s.channels_last || !silu);
+  if (s.count() == 0) return;
   const std::vector<float> gain = gains(s, inv_deviation, gamma);
   std::vector<float> offset(s.channels), slope(s.channels);
   for (int64_t c = 0; c < s.channels; ++c) {
@@ -169,7 +181,7 @@ void normalisation_gradient(const NormalisedShape& s, const T* x, const T* dy, c
       s,
       [&](int64_t c, int64_t at) {
         if constexpr (kHasPlanes<T>) {
-          on.planes.gradient(x + at, dy + at, dx + at, s.area, mean[c], gain[c], beta[c], offset[c], slope[c], silu);
+          on.planes.gradient(x + at, dy + at, dx + at, s.area, mean[c], gain[c], offset[c], slope[c]);
         }
       },
       [&](int64_t at, int64_t rows) {

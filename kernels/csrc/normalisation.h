@@ -1,5 +1,5 @@
-// Batch normalisation of activations in both layouts, with an optional SiLU behind it. T is float, or with channels last
-// also Bfloat16; all that belongs to channels is float.
+// Batch normalisation of activations in both layouts; with channels last with an optional SiLU behind it, and of Bfloat16
+// as well as float (T). All that belongs to channels is float.
 #ifndef GRAPH_TRAIN_KERNELS_NORMALISATION_H_
 #define GRAPH_TRAIN_KERNELS_NORMALISATION_H_
 
@@ -14,11 +14,12 @@ struct NormalisedShape {
   int64_t count() const { return batch * area; }
 };
 
-// Mean and biased variance per channel.
+// Mean and biased variance per channel; 0 and 0 of no values.
 template<typename T>
 void batch_moments(const NormalisedShape& shape, const T* x, float* mean, float* variance);
 
-// moving = momentum * moving + (1 - momentum) * value, with the unbiased variance; momentum as OneFlow counts it.
+// moving = momentum * moving + (1 - momentum) * value, with the unbiased variance; momentum as OneFlow counts it. No values
+// change nothing.
 void update_moving(const NormalisedShape& shape, const float* mean, const float* variance, float momentum,
                    float* moving_mean, float* moving_variance);
 

@@ -5,6 +5,7 @@
 
 #include "common.h"
 #include "onednn.h"
+#include "vector_kernels.h"
 
 namespace graph_train {
 
@@ -38,10 +39,6 @@ void convolve_images(ConvolutionPass pass, const ConvolutionShape& s, float* x, 
   }
 }
 
-GT_VECTOR void add_to(float* target, const float* source, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) target[i] += source[i];
-}
-
 // sum_part(part, target) puts the gradient of one part's activations into target; then the parts are added in their order.
 template<typename SumPart>
 void filter_gradient(const ConvolutionShape& s, int64_t parts, float* weights, const SumPart& sum_part) {
@@ -50,10 +47,10 @@ void filter_gradient(const ConvolutionShape& s, int64_t parts, float* weights, c
   parallel_for(parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t part = first; part < last; ++part) sum_part(part, part == 0 ? weights : others + (part - 1) * count);
   });
+  const auto add = vector_kernels().rows<float>().add;
   parallel_for(count, 1 << 14, [=](int64_t begin, int64_t end) {
-    for (int64_t part = 1; part < parts; ++part) {
-      add_to(weights + begin, others + (part - 1) * count + begin, end - begin);
-    }
+    float* const sum = weights + begin;
+    for (int64_t part = 1; part < parts; ++part) add(sum, others + (part - 1) * count + begin, sum, end - begin);
   });
 }
 
@@ -70,8 +67,8 @@ void filter_gradient_of_pixels(const ConvolutionShape& s, const float* x, float*
 
 }  // namespace
 
-// On channels-last activations oneDNN's own 1x1 convolution is as fast as a product, but for the gradient of the filter:
-// on 16 maps of 80 x 80 with 16 to 32 channels it takes five to nine times as long.
+// On channels-last activations oneDNN's own 1x1 convolution is as fast as a product, but for the gradient of the filter,
+// where it is far slower on large maps with few channels.
 bool is_pointwise(ConvolutionPass pass, const ConvolutionShape& s) {
   return s.kernel_height == 1 && s.kernel_width == 1 && s.stride_height == 1 && s.stride_width == 1 && s.groups == 1
          && s.in_height == s.out_height && s.in_width == s.out_width && !s.weights_channels_last

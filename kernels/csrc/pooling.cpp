@@ -7,6 +7,7 @@
 
 #include "attributes.h"
 #include "common.h"
+#include "stock_ops.h"
 #include "vector_kernels.h"
 
 namespace graph_train {
@@ -80,10 +81,6 @@ void pool_row(const Window& w, const float* x, int64_t out_row, float* best, int
       }
     }
   }
-}
-
-bool is_channels_last(const user_op::KernelComputeContext* ctx) {
-  return ctx->Attr<std::string>("data_format") == "channels_last";
 }
 
 Window window_of(const user_op::KernelComputeContext* ctx, const oneflow::ShapeView& x, const oneflow::ShapeView& y) {
@@ -272,8 +269,8 @@ auto whole_factors(const char* small, const char* large) {
   });
 }
 
-GT_CPU_KERNEL("max_pool_2d", MaxPoolKernel, GT_IS_FLOAT("x"));
-GT_CPU_KERNEL("max_pool_2d_grad", MaxPoolGradKernel, GT_IS_FLOAT("dx"));
+GT_CPU_KERNEL("max_pool_2d", MaxPoolKernel, GT_IS_FLOAT("x") && has_elements("y"));
+GT_CPU_KERNEL("max_pool_2d_grad", MaxPoolGradKernel, GT_IS_FLOAT("dx") && has_elements("dy"));
 GT_CPU_KERNEL("upsample_nearest_2d", MagnifyKernel<channels_first>, GT_IS_FLOAT("y") && whole_factors("x", "y"));
 GT_CPU_KERNEL("upsample_nearest_2d_grad", MagnifyGradKernel<channels_first>,
               GT_IS_FLOAT("dx") && whole_factors("dx", "dy"));

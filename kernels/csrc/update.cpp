@@ -8,13 +8,8 @@
 
 #include "attributes.h"
 
-// Products and sums are rounded one by one, as the composed reference does: results are the same bits on every CPU.
-#ifdef __clang__
-#pragma clang fp contract(off)
-#else
-// GCC forgets the two other flags of the command line when there is such a pragma.
-#pragma GCC optimize("fp-contract=off", "no-math-errno", "no-trapping-math")
-#endif
+// As the composed reference does: results are the same bits on every CPU.
+#include "exact_rounding.h"
 
 #include "update.h"
 
@@ -24,9 +19,9 @@ namespace {
 using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
 
 constexpr int64_t kElementsPerThread = 65536;
-constexpr int kLanes = 16;                    // independent sums, so that additions can be vectorised
+constexpr int kLanes = 16;  // independent sums, so that additions can be vectorised
 
-// Sum of the squares of the unscaled gradient. Squares of floats are exact in double.
+// Sum of the squares of the unscaled gradient.
 GT_VECTOR double squared_norm(const Piece& piece, float inverse_loss_scale) {
   const float* __restrict__ sum = piece.gradient_sum;
   const float* __restrict__ gradient = piece.gradient;
@@ -34,14 +29,10 @@ GT_VECTOR double squared_norm(const Piece& piece, float inverse_loss_scale) {
   int64_t i = 0;
   for (; i + kLanes <= piece.count; i += kLanes) {
     for (int lane = 0; lane < kLanes; ++lane) {
-      const float value = (sum[i + lane] + gradient[i + lane]) * inverse_loss_scale;
-      lanes[lane] += static_cast<double>(value) * static_cast<double>(value);
+      lanes[lane] += unscaled_square(sum[i + lane], gradient[i + lane], inverse_loss_scale);
     }
   }
-  for (int lane = 0; i < piece.count; ++i, ++lane) {
-    const float value = (sum[i] + gradient[i]) * inverse_loss_scale;
-    lanes[lane] += static_cast<double>(value) * static_cast<double>(value);
-  }
+  for (int lane = 0; i < piece.count; ++i, ++lane) lanes[lane] += unscaled_square(sum[i], gradient[i], inverse_loss_scale);
   double total = 0;
   for (double lane : lanes) total += lane;
   return total;
@@ -86,10 +77,10 @@ void update(Rule rule, const Piece& piece, const GroupStep& step) {
   reset(piece);
 }
 
-// Calls body(index) for every piece; the threads get about the same number of elements.
+// Calls body(index) for every piece; a thread gets those that begin in its share of all elements.
 template<typename Body>
 void for_each_piece(const std::vector<Piece>& pieces, const Body& body) {
-  const int64_t elements = pieces.back().start + pieces.back().count;
+  const int64_t elements = pieces.empty() ? 0 : pieces.back().start + pieces.back().count;
   parallel_for(elements, kElementsPerThread, [&](int64_t begin, int64_t end) {
     const auto starts_before = [](const Piece& piece, int64_t start) { return piece.start < start; };
     auto piece = std::lower_bound(pieces.begin(), pieces.end(), begin, starts_before);
@@ -117,18 +108,19 @@ std::vector<Piece> cut_into_pieces(user_op::KernelComputeContext* ctx, Rule rule
   float* const gradient_sum = data_of(ctx, "gradient_sum", 0);
   float* const first_moment = data_of(ctx, "first_moment", 0);
   float* const second_moment = rule == Rule::kSgd ? nullptr : data_of(ctx, "second_moment", 0);
-  int64_t first = 0, start = 0;
+  int64_t first = 0;  // element of this parameter, in the row of all
   for (int32_t index = 0; index < parameters; ++index) {
     const int64_t elements = ctx->Tensor4ArgNameAndIndex("parameter", index)->shape_view().elem_cnt();
     float* const parameter = data_of(ctx, "parameter", index);
     float* const ema = data_of(ctx, "ema", index);
     const float* const gradient = flat_gradient ? ctx->Tensor4ArgNameAndIndex("gradient", 0)->dptr<float>() + first
                                                 : ctx->Tensor4ArgNameAndIndex("gradient", index)->dptr<float>();
-    for (int64_t at = 0; at < elements; at += kPiece, start += kPiece) {
+    for (int64_t at = 0; at < elements; at += kPiece) {
       const int64_t count = std::min(kPiece, elements - at);
-      pieces.push_back({parameter + at, gradient_sum + first + at, first_moment + first + at,
-                        second_moment == nullptr ? nullptr : second_moment + first + at, ema + at, gradient + at, start,
-                        count, static_cast<int>(groups[index])});
+      const int64_t start = first + at;
+      pieces.push_back({parameter + at, gradient_sum + start, first_moment + start,
+                        second_moment == nullptr ? nullptr : second_moment + start, ema + at, gradient + at, start, count,
+                        static_cast<int>(groups[index])});
     }
     first += elements;
   }
@@ -169,20 +161,47 @@ class UpdateKernel final : public user_op::OpKernel {
 
 const std::array<const char*, 4> kMutableOfSgd = {"parameter", "gradient_sum", "first_moment", "ema"};
 
+// One gradient of all elements, or one in the shape of each parameter.
+Maybe<void> check_gradients(const user_op::InferContext* ctx, int64_t elements) {
+  const int32_t gradients = ctx->input_size("gradient"), parameters = ctx->input_size("parameter");
+  if (gradients == 1 && ctx->InputShape("gradient", 0) == Shape({elements})) return Maybe<void>::Ok();
+  CHECK_EQ_OR_RETURN(gradients, parameters);
+  for (int32_t index = 0; index < parameters; ++index) {
+    CHECK_EQ_OR_RETURN(ctx->InputShape("gradient", index), ctx->InputShape("parameter", index));
+  }
+  return Maybe<void>::Ok();
+}
+
+// The clipping norm and a group for each parameter.
+Maybe<void> check_floats(const user_op::InferContext* ctx) {
+  const auto& floats = ctx->Attr<std::vector<float>>(kFloats);
+  CHECK_EQ_OR_RETURN(static_cast<int64_t>(floats.size()), 1 + ctx->input_size("parameter"));
+  for (size_t index = 1; index < floats.size(); ++index) {
+    CHECK_OR_RETURN(floats[index] == 0 || floats[index] == 1 || floats[index] == 2);
+  }
+  return Maybe<void>::Ok();
+}
+
+template<bool kAdam>
 Maybe<void> infer_shape(user_op::InferContext* ctx) {
   CHECK_EQ_OR_RETURN(ctx->InputShape("hyper", 0), Shape({kHyperSize}));
+  CHECK_EQ_OR_RETURN(ctx->input_size("ema"), ctx->input_size("parameter"));
   int64_t elements = 0;
   for (int32_t index = 0; index < ctx->input_size("parameter"); ++index) {
     CHECK_EQ_OR_RETURN(ctx->InputShape("ema", index), ctx->InputShape("parameter", index));
     elements += ctx->InputShape("parameter", index).elem_cnt();
   }
-  int64_t gradients = 0;
-  for (int32_t index = 0; index < ctx->input_size("gradient"); ++index) {
-    gradients += ctx->InputShape("gradient", index).elem_cnt();
-  }
-  CHECK_EQ_OR_RETURN(gradients, elements);
+  JUST(check_gradients(ctx, elements));
+  JUST(check_floats(ctx));
   for (const char* name : {"gradient_sum", "first_moment"}) {
     CHECK_EQ_OR_RETURN(ctx->InputShape(name, 0), Shape({elements}));
+  }
+  const auto rule = static_cast<Rule>(ctx->Attr<int64_t>(kFirstInteger));
+  if (kAdam) {
+    CHECK_OR_RETURN(rule == Rule::kAdam || rule == Rule::kAdamW);
+    CHECK_EQ_OR_RETURN(ctx->InputShape("second_moment", 0), Shape({elements}));
+  } else {
+    CHECK_OR_RETURN(rule == Rule::kSgd);
   }
   ctx->SetOutputShape("out", 0, Shape({2}));
   return Maybe<void>::Ok();
@@ -224,8 +243,8 @@ REGISTER_NO_GRAD_USER_OP("graph_train_update_sgd")
     .Input("hyper")
     .Output("out")
     .GT_CALL_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_shape)
-    .SetPhysicalTensorDescInferFn(infer_shape)
+    .SetLogicalTensorDescInferFn(infer_shape<false>)
+    .SetPhysicalTensorDescInferFn(infer_shape<false>)
     .SetGetSbpFn(user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast)
     .SetInputArgModifyFn(mark_sgd_state)
     .SetDataTypeInferFn(infer_dtype);
@@ -240,8 +259,8 @@ REGISTER_NO_GRAD_USER_OP("graph_train_update_adam")
     .Input("hyper")
     .Output("out")
     .GT_CALL_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_shape)
-    .SetPhysicalTensorDescInferFn(infer_shape)
+    .SetLogicalTensorDescInferFn(infer_shape<true>)
+    .SetPhysicalTensorDescInferFn(infer_shape<true>)
     .SetGetSbpFn(user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast)
     .SetInputArgModifyFn(mark_adam_state)
     .SetDataTypeInferFn(infer_dtype);

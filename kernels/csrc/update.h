@@ -7,11 +7,7 @@
 #include <cmath>
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define GT_STEP_FUNCTION __host__ __device__ __forceinline__
-#else
-#define GT_STEP_FUNCTION inline __attribute__((always_inline))
-#endif
+#include "host_device.h"
 
 namespace graph_train {
 
@@ -58,7 +54,7 @@ struct GroupStep {
   float inverse_loss_scale, clip;
 };
 
-GT_STEP_FUNCTION GroupStep group_step(const float* hyper, int group, float clip) {
+GT_HOST_DEVICE GroupStep group_step(const float* hyper, int group, float clip) {
   const float learning_rate = hyper[kLearningRate + group], weight_decay = hyper[kWeightDecay + group];
   return {learning_rate,
           weight_decay,
@@ -76,12 +72,18 @@ GT_STEP_FUNCTION GroupStep group_step(const float* hyper, int group, float clip)
           clip};
 }
 
-GT_STEP_FUNCTION float clip_factor(float norm, float max_norm) {
+// Square of one element of the unscaled gradient, for the norm: squares of floats are exact in double.
+GT_HOST_DEVICE double unscaled_square(float sum, float gradient, float inverse_loss_scale) {
+  const float value = (sum + gradient) * inverse_loss_scale;
+  return static_cast<double>(value) * static_cast<double>(value);
+}
+
+GT_HOST_DEVICE float clip_factor(float norm, float max_norm) {
   const float factor = max_norm / (norm + 1e-6f);
   return factor < 1.0f ? factor : 1.0f;
 }
 
-GT_STEP_FUNCTION void sgd_element(const GroupStep& step, float gradient, float* parameter, float* velocity,
+GT_HOST_DEVICE void sgd_element(const GroupStep& step, float gradient, float* parameter, float* velocity,
                                   float* ema) {
   const float clipped = gradient * step.inverse_loss_scale * step.clip;
   const float direction = clipped + step.weight_decay * *parameter;
@@ -92,7 +94,7 @@ GT_STEP_FUNCTION void sgd_element(const GroupStep& step, float gradient, float* 
   *ema = *ema * step.ema_decay + updated * step.one_minus_ema_decay;
 }
 
-GT_STEP_FUNCTION void adam_element(const GroupStep& step, bool decoupled_decay, float gradient, float* parameter,
+GT_HOST_DEVICE void adam_element(const GroupStep& step, bool decoupled_decay, float gradient, float* parameter,
                                    float* mean, float* square, float* ema) {
   const float clipped = gradient * step.inverse_loss_scale * step.clip;
   const float direction = decoupled_decay ? clipped : clipped + step.weight_decay * *parameter;

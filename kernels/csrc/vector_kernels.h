@@ -36,20 +36,18 @@ struct RowKernels {
                    const float* offset, const float* slope, bool silu);
 };
 
-// On single planes of float numbers; otherwise as above.
+// On single planes of float numbers, without SiLU; otherwise as above.
 struct PlaneKernels {
   void (*moments)(const float* x, int64_t n, float shift, double* sum, double* square);
-  void (*normalise)(const float* x, float* y, int64_t n, float mean, float gain, float bias, bool silu);
-  void (*gradient_sums)(const float* x, const float* dy, int64_t n, float mean, float gain, float bias, bool silu,
-                        double* sum, double* product);
-  void (*gradient)(const float* x, const float* dy, float* dx, int64_t n, float mean, float gain, float bias,
-                   float offset, float slope, bool silu);
+  void (*normalise)(const float* x, float* y, int64_t n, float mean, float gain, float bias);
+  void (*gradient_sums)(const float* x, const float* dy, int64_t n, float mean, double* sum, double* product);
+  void (*gradient)(const float* x, const float* dy, float* dx, int64_t n, float mean, float gain, float offset,
+                   float slope);
 };
 
 struct VectorKernels {
   void (*silu)(const float* x, float* y, int64_t n);
   void (*silu_grad)(const float* x, const float* dy, float* dx, int64_t n);
-  void (*sigmoid)(const float* x, float* y, int64_t n);
   void (*sigmoid_grad)(const float* y, const float* dy, float* dx, int64_t n);
   void (*round)(const float* x, Bfloat16* y, int64_t n);
   void (*widen)(const Bfloat16* x, float* y, int64_t n);

@@ -129,10 +129,6 @@ void silu_grad(const float* x, const float* dy, float* dx, int64_t n) {
   });
 }
 
-void sigmoid(const float* x, float* y, int64_t n) {
-  for_lanes(n, [=](int64_t i, int64_t k) __attribute__((always_inline)) { store_k(y + i, sigmoid_v(load_k(x + i, k)), k); });
-}
-
 void sigmoid_grad(const float* y, const float* dy, float* dx, int64_t n) {
   for_lanes(n, [=](int64_t i, int64_t k) __attribute__((always_inline)) {
     const V value = load_k(y + i, k);
@@ -170,7 +166,7 @@ GT_FN void plane_sums(int64_t n, const Body& body, double* first, double* second
   }
 }
 
-// The same per channel: 16 channels at a time over a stretch of rows that stays in the cache.
+// The same per channel: 16 channels at a time over 64 rows, which stay in the cache meanwhile.
 template<typename Body>
 GT_FN void row_sums(int64_t rows, int64_t channels, const Body& body, double* firsts, double* seconds) {
   for (int64_t begin = 0; begin < rows; begin += kFlush) {
@@ -226,18 +222,13 @@ GT_FN V activated(V z) {
   return kSilu ? silu_v(z) : z;
 }
 
-template<bool kSilu>
-void plane_normalise_as(const float* x, float* y, int64_t n, float mean, float gain, float bias) {
+void plane_normalise(const float* x, float* y, int64_t n, float mean, float gain, float bias) {
   for_lanes(n, [=](int64_t i, int64_t k) __attribute__((always_inline)) {
-    store_k(y + i, activated<kSilu>((load_k(x + i, k) - mean) * gain + bias), k);
+    store_k(y + i, (load_k(x + i, k) - mean) * gain + bias, k);
   });
 }
 
-void plane_normalise(const float* x, float* y, int64_t n, float mean, float gain, float bias, bool silu) {
-  silu ? plane_normalise_as<true>(x, y, n, mean, gain, bias) : plane_normalise_as<false>(x, y, n, mean, gain, bias);
-}
-
-// body(offset of the piece, channel, lanes) for every piece of every row; 64 rows at a time, 16 channels inside.
+// Calls body(offset, channel, lanes) on pieces of up to 16 channels, row by row.
 template<typename Body>
 GT_FN void for_rows(int64_t rows, int64_t channels, const Body& body) {
   for (int64_t row = 0; row < rows; ++row) {
@@ -263,25 +254,15 @@ GT_FN V before_silu(V dy, V centred, V gain, V bias) {
   return kSilu ? dy * silu_slope(centred * gain + bias) : dy;
 }
 
-template<bool kSilu>
-void plane_gradient_sums_as(const float* x, const float* dy, int64_t n, float mean, float gain, float bias, double* sum,
-                            double* product) {
-  const V gains = splat(gain), biases = splat(bias);
+void plane_gradient_sums(const float* x, const float* dy, int64_t n, float mean, double* sum, double* product) {
   plane_sums(
       n,
       [=](int64_t i, int64_t k, V* a, V* b) __attribute__((always_inline)) {
-        const V centred = load_k(x + i, k) - mean;
-        const V dz = before_silu<kSilu>(load_k(dy + i, k), centred, gains, biases);  // dy is 0 behind the end
-        *a += dz;
-        *b += dz * centred;
+        const V gradient = load_k(dy + i, k);  // 0 behind the end
+        *a += gradient;
+        *b += gradient * (load_k(x + i, k) - mean);
       },
       sum, product);
-}
-
-void plane_gradient_sums(const float* x, const float* dy, int64_t n, float mean, float gain, float bias, bool silu,
-                         double* sum, double* product) {
-  silu ? plane_gradient_sums_as<true>(x, dy, n, mean, gain, bias, sum, product)
-       : plane_gradient_sums_as<false>(x, dy, n, mean, gain, bias, sum, product);
 }
 
 struct Columns {
@@ -311,21 +292,12 @@ void row_gradient_sums(const T* x, const T* dy, int64_t rows, int64_t channels, 
        : row_sums(rows, channels, RowGradientSums<false, T>{x, dy, affine}, sums, products);
 }
 
-template<bool kSilu>
-void plane_gradient_as(const float* x, const float* dy, float* dx, int64_t n, float mean, float gain, float bias,
-                       float offset, float slope) {
-  const V gains = splat(gain), biases = splat(bias);
+void plane_gradient(const float* x, const float* dy, float* dx, int64_t n, float mean, float gain, float offset,
+                    float slope) {
   for_lanes(n, [=](int64_t i, int64_t k) __attribute__((always_inline)) {
     const V centred = load_k(x + i, k) - mean;
-    const V dz = before_silu<kSilu>(load_k(dy + i, k), centred, gains, biases);
-    store_k(dx + i, (dz - offset - centred * slope) * gains, k);
+    store_k(dx + i, (load_k(dy + i, k) - offset - centred * slope) * gain, k);
   });
-}
-
-void plane_gradient(const float* x, const float* dy, float* dx, int64_t n, float mean, float gain, float bias,
-                    float offset, float slope, bool silu) {
-  silu ? plane_gradient_as<true>(x, dy, dx, n, mean, gain, bias, offset, slope)
-       : plane_gradient_as<false>(x, dy, dx, n, mean, gain, bias, offset, slope);
 }
 
 template<bool kSilu, typename T>
@@ -354,7 +326,6 @@ constexpr RowKernels<T> kRows = {add<T>, row_moments<T>, row_normalise<T>, row_g
 const VectorKernels GT_JOIN(vector_kernels_, GT_ISA) = {
     silu,
     silu_grad,
-    sigmoid,
     sigmoid_grad,
     convert<float, Bfloat16>,
     convert<Bfloat16, float>,

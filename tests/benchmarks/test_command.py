@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cli import main
+from benchmarks.cli import benchmark_parser, main
 from benchmarks.registry import BENCHMARKS, COMMANDS
-from benchmarks.results import read_result
+from benchmarks.results import envelope, read_result
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -49,6 +49,53 @@ def test_ceilings_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert result["settings"]["repeats"] == 1
     assert picture.stat().st_size > 0
     assert "float32 matmul" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        *((name, "--repeats=3") for name in ("ops", "kills", "precision", "soak")),
+        *((name, "--quick") for name in ("ceilings", "kernels", "kills", "precision", "soak")),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(name: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([name, flag])
+    assert stopped.value.code == 2
+    assert f"unknown flag {flag.partition('=')[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_flags_with_which_all_runs_it_are_known(name: str) -> None:
+    benchmark_parser(name).parse_args(BENCHMARKS[name].in_all or ())
+
+
+def test_a_setting_keeps_only_the_last_part_of_a_path() -> None:
+    settings = {
+        "data": "/tmp/bccd/bccd.yaml",
+        "torch_python": "/root/peer/bin/python",
+        "points": ["/home/me/own.yaml:4:320", "yolov5n:4:320"],
+        "train_flags": "--hyp=/a/b.yaml --weights ../w.pt --save-dir /runs/one/ --noplots",
+        "seeds": 3,
+        "work": None,
+    }
+    assert envelope("precision", settings)["settings"] == {
+        "data": "bccd.yaml",
+        "torch_python": "python",
+        "points": ["own.yaml:4:320", "yolov5n:4:320"],
+        "train_flags": "--hyp=b.yaml --weights w.pt --save-dir one/ --noplots",
+        "seeds": 3,
+        "work": None,
+    }
+
+
+def test_variables_of_the_allocator_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"MALLOC_ARENA_MAX": "2", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "OMP_WAIT_POLICY": "passive"}
+    for name, value in {**kept, "EDITOR": "vi"}.items():
+        monkeypatch.setenv(name, value)
+    found = envelope("soak", {})["environment"]
+    assert found.items() >= kept.items()
+    assert "EDITOR" not in found
 
 
 def test_foreign_json_is_refused(tmp_path: Path) -> None:

@@ -1,14 +1,19 @@
 """`graph-bench pipeline`: its rows, and that the OpenCV loader does what ours does."""
 
+import importlib
 import json
 import os
+import sys
 from pathlib import Path
+from queue import Queue
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.pipeline import NO_OPENCV, STAGES, find_opencv
+from benchmarks.competitors import find_torch
+from benchmarks.pipeline import NEEDED, NO_OPENCV, STAGES
 from benchmarks.results import read_result
 from benchmarks.workers import Worker
 from tests.pipelines.rendered import label_hits, rendered_index
@@ -19,7 +24,7 @@ SMALL = ["--imgsz", "64", "--workers", "1", "--repeats", "1", "--quick", "--cach
 @pytest.fixture(scope="module")
 def opencv_python() -> Path:
     """An interpreter with OpenCV: named by GRAPH_TRAIN_TORCH_PYTHON, or this one."""
-    found = find_opencv(os.environ.get("GRAPH_TRAIN_TORCH_PYTHON"))
+    found = find_torch(os.environ.get("GRAPH_TRAIN_TORCH_PYTHON"), NEEDED)
     if found is None:
         pytest.skip("no OpenCV: name an interpreter that has it in GRAPH_TRAIN_TORCH_PYTHON")
     return found
@@ -36,14 +41,27 @@ def test_rows_of_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert picture.stat().st_size > 5000
     said = capsys.readouterr().out
     assert "Stages, each alone" in said
-    if find_opencv(None) is None:
+    if find_torch(None, NEEDED) is None:
         assert NO_OPENCV in said
 
 
-def test_interpreter_that_cannot_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--torch-python"):
-        find_opencv(str(tmp_path / "python"))
-    assert find_opencv("/bin/false") is None
+def test_interpreter_without_opencv_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pipeline", *SMALL, "--torch-python", "/bin/false"]) == 2
+    assert "opencv-python-headless" in capsys.readouterr().err
+
+
+def test_a_partial_batch_counts_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes: their first batches start the clock, then come one of four images and a last one of one."""
+    monkeypatch.setitem(sys.modules, "cv2", ModuleType("cv2"))
+    loader = importlib.import_module("benchmarks.peers.opencv_worker")
+    ready: Queue[tuple[int, None, int] | None] = Queue()
+    free: Queue[int] = Queue()
+    for made in ((0, None, 4), (1, None, 4), (0, None, 4), None, (1, None, 1), None):
+        ready.put(made)
+    clock = iter((10.0, 11.0, 12.0, 13.0))
+    monkeypatch.setattr(loader, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert loader._consume(ready, free, 2) == (4 + 1) / (13.0 - 11.0)
+    assert [free.get() for _ in range(4)] == [0, 1, 0, 1]
 
 
 def test_both_loaders_are_compared(tmp_path: Path, opencv_python: Path) -> None:
@@ -52,6 +70,8 @@ def test_both_loaders_are_compared(tmp_path: Path, opencv_python: Path) -> None:
     result = read_result(file)
     assert {row["loader"] for row in result["rows"]} == {"graph-train", "opencv"}
     assert [pair["of"] for pair in result["speedups"]] == ["images_per_second", "cpu_ms_per_image"]
+    for row in result["rows"]:
+        assert (row["opencv"] is None) == (row["python"] is None) == (row["loader"] == "graph-train")
 
 
 def test_boxes_of_the_opencv_loader_follow_its_pixels(tmp_path: Path, opencv_python: Path) -> None:

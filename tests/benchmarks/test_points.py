@@ -9,8 +9,11 @@ from benchmarks.points import BATCHES, Point, parse_point, random_batches, write
 from benchmarks.step import groups
 
 
-def test_point_as_text() -> None:
+def test_point_as_text(tmp_path: Path) -> None:
     assert parse_point("yolov5s.yaml:4:320") == Point("yolov5s", 4, 320)
+    own = tmp_path / "own.yaml"
+    own.touch()
+    assert parse_point(f"{own}:4:320") == Point(str(own), 4, 320)
 
 
 @pytest.mark.parametrize("text", ["yolov5s", "yolov5s:4", "yolov5s:0:320", ":4:320", "yolov5s:4:321", "yolov5s:a:320"])

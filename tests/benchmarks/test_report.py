@@ -1,13 +1,15 @@
 """Result files become a page; all benchmarks run with one command."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.report import RESULTS_FOLDER, newest
-from benchmarks.results import envelope, write_result
+from benchmarks.registry import BENCHMARKS
+from benchmarks.report import PAGE, RESULTS_FOLDER, newest, superseded, tables_text
+from benchmarks.results import envelope, is_result, read_result, write_result
 
 
 def result(benchmark: str, **body: Any) -> dict[str, Any]:
@@ -51,8 +53,74 @@ def test_no_results_is_the_users_error(tmp_path: Path, capsys: pytest.CaptureFix
     assert "no result of graph-bench" in capsys.readouterr().err
 
 
-def test_every_kept_result_can_be_read() -> None:
-    assert all(body["benchmark"] for _, body in newest(RESULTS_FOLDER))
+def test_settings_that_change_what_is_measured_tell_results_apart(tmp_path: Path) -> None:
+    """The same training at another size hides nothing, however it turned out; another repeat of it does."""
+    base = {"device": "cpu", "threads": 2, "cfg": "yolov5n.yaml", "imgsz": 320, "seeds": 3, "epochs": 70,
+            "data": "/tmp/bccd/bccd.yaml"}  # fmt: skip
+    changes: dict[str, dict[str, Any]] = {
+        "a": {},
+        "b": {"imgsz": 160},
+        "c": {"cfg": "yolov5s.yaml"},
+        "d": {"data": "shapes"},
+        "e": {"threads": 4},
+        "f": {"train_flags": "--cos-lr"},
+        "g": {"data": "bccd.yaml", "work": "there", "first_seed": 0},
+    }
+    for day, (name, change) in enumerate(changes.items(), 1):
+        kept = envelope("precision", {}) | {"rows": [], "settings": base | change, "created": f"2026-01-0{day}"}
+        write_result(tmp_path / f"{name}.json", kept)
+    # The last one has the first one's settings: its folder is left out, and what is new has its default.
+    assert [path.stem for path, _ in newest(tmp_path)] == ["b", "c", "d", "e", "f", "g"]
+
+
+def steps(day: int, commit: str, *rows: str, **settings: Any) -> dict[str, Any]:
+    """A result of `step`; rows are VARIANT:BATCH."""
+    cells = (row.split(":") for row in rows)
+    found = [{"variant": name, "model": "m", "batch_size": int(batch), "imgsz": 64} for name, batch in cells]
+    asked = {"device": "cpu", "threads": 2, "variants": sorted({row.split(":")[0] for row in rows}), **settings}
+    around = {"settings": asked, "commit": commit, "created": f"2026-01-0{day}"}
+    return envelope("step", {}) | around | {"rows": found}
+
+
+def test_a_result_whose_rows_were_all_measured_again_is_left_out(tmp_path: Path) -> None:
+    written = {
+        "few": steps(1, "one", "a:1", "b:1"),
+        "all": steps(2, "two", "a:1", "b:1", "c:1", points=["m:1:64"]),
+        "other-threads": steps(1, "one", "a:1", "b:1", threads=1),
+    }
+    for name, content in written.items():
+        write_result(tmp_path / f"{name}.json", content)
+    assert [path.stem for path, _ in newest(tmp_path)] == ["all", "other-threads"]
+
+
+def test_a_result_of_older_code_says_what_was_measured_again() -> None:
+    older, newer = steps(1, "one", "a:1", "b:1", "a:2"), steps(2, "two", "a:1", "b:1", "c:1")
+    found = [(Path("older.json"), older), (Path("newer.json"), newer)]
+    assert superseded(older, found) == (
+        " **Older code: superseded by `newer.json`, but for a (m batch 2 at 64 px).**"
+    )  # fmt: skip
+    assert superseded(newer, found) == ""
+    same_code = steps(1, "two", "a:1", "d:1")
+    assert superseded(same_code, [*found, (Path("same.json"), same_code)]) == ""
+    other_rows = steps(1, "one", "d:1")
+    assert superseded(other_rows, [*found, (Path("rest.json"), other_rows)]) == ""
+
+
+KEPT = [path for path in sorted(RESULTS_FOLDER.rglob("*.json")) if is_result(path)]
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: str(path.relative_to(RESULTS_FOLDER)))
+def test_every_kept_result_has_its_tables(path: Path) -> None:
+    tables = import_module(BENCHMARKS[read_result(path)["benchmark"]].module).tables(read_result(path))
+    assert tables and all(table.rows for table in tables)
+
+
+def test_the_page_has_every_result_in_whose_place_there_is_no_newer_one() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    found = newest(RESULTS_FOLDER)
+    assert len(found) == page.count("raw file `")
+    assert [str(path) for path, result in found if tables_text(result) not in page] == []
+    assert [str(path) for path, result in found if superseded(result, found) not in page] == []
 
 
 def test_all_goes_on_after_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

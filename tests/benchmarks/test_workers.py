@@ -1,12 +1,15 @@
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks import ceilings
 from benchmarks.workers import Worker, WorkerError
 
 
@@ -33,6 +36,45 @@ def test_another_interpreter_sees_benchmarks_only(tmp_path: Path) -> None:
     probe.chmod(0o755)
     with Worker("probe", "any", threads=1, python=probe) as worker:
         assert json.dumps(worker.call("look")) == '["benchmarks", "log"]'
+
+
+def test_a_worker_has_its_threads_and_lacks_what_it_is_told_to_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    found = {}
+    for name, without in (("all", ()), ("less", ("OPENBLAS_CORETYPE", "OF_NONE"))):
+        worker = Worker(name, "benchmarks.no_such_worker", threads=3, without=without)
+        found[name] = variables(worker)
+        worker.close()
+    assert found["all"]["OPENBLAS_CORETYPE"] == "Haswell"
+    assert "OPENBLAS_CORETYPE" not in found["less"]
+    assert found["less"]["PATH"] == os.environ["PATH"]
+    assert found["all"]["OMP_NUM_THREADS"] == found["less"]["OPENBLAS_NUM_THREADS"] == "3"
+
+
+def test_the_ceiling_heeds_no_variable_that_lowers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenBLAS would multiply with AVX2 where the steps that are compared with it have AVX-512."""
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    seen = []
+
+    class Watched(Worker):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            seen.append(variables(self))
+
+    monkeypatch.setattr(ceilings, "Worker", Watched)
+    rows = ceilings.measure_ceilings("cpu", threads=1, repeats=1)
+    assert ["OPENBLAS_CORETYPE" in found for found in seen] == [False]
+    told = {"settings": {"device": "cpu"}, "environment": {"OPENBLAS_CORETYPE": "Haswell"}, "rows": rows}
+    assert not any("OPENBLAS_CORETYPE" in note for note in ceilings.tables(told)[0].notes)
+    older = {**told, "rows": [{key: value for key, value in row.items() if key != "without"} for row in rows]}
+    assert any("OPENBLAS_CORETYPE=Haswell" in note for note in ceilings.tables(older)[0].notes)
+
+
+def variables(worker: Worker) -> dict[str, str]:
+    """What a worker's process was started with."""
+    rows = Path(f"/proc/{worker._process.pid}/environ").read_text().split("\0")
+    return {name: value for name, _, value in (row.partition("=") for row in rows) if name}
 
 
 def test_a_terminated_benchmark_leaves_no_process(tmp_path: Path) -> None:

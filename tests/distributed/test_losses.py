@@ -1,5 +1,6 @@
 """Ranks that do not come, die, or are told to stop."""
 
+import re
 import signal
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from graph_train.checkpoint import load_checkpoint
+from graph_train.cli.errors import INTERRUPTED, USER_ERROR
 from graph_train.failures import RANK_LOST
 from tests.distributed.jobs import JobLab, interrupt
 
@@ -60,9 +62,16 @@ def test_interrupted_job_is_saved_by_all_at_the_same_step(lab: JobLab) -> None:
     job = lab.start(lab.flags("stopped", **LONG), 2)
     job.wait_for(r" 2/4999")
     interrupt(job)
-    assert job.codes(60) == [130, 130]
+    assert job.codes(60) == [130, 130], job.text(0) + job.text(1)
     assert "Stopped by SIGINT" in job.text(0)
     assert job.text(1) == ""
+    cursor = load_checkpoint(lab.root / "runs" / "stopped" / "weights" / "last.safetensors").header["cursor"]
+    shown = max(int(epoch) for epoch in re.findall(r" (\d+)/4999", job.text(0)))
+    assert cursor["epoch"] in (shown, shown + 1)
+    resumed = lab.start(["--resume", str(lab.root / "runs" / "stopped")], 2)
+    resumed.wait_for(rf"Resuming at epoch {cursor['epoch']}, batch {cursor['next_batch']}")
+    resumed.wait_for(rf" {cursor['epoch'] + 1}/4999")
+    resumed.stop()
 
 
 def test_signal_to_one_rank_stops_all(lab: JobLab) -> None:
@@ -81,9 +90,38 @@ def test_missing_rank_is_named_before_anything_slow(lab: JobLab) -> None:
     assert not (lab.root / "runs" / "missing").exists()
 
 
-def test_failure_of_one_rank_ends_all_with_its_reason(lab: JobLab) -> None:
+def test_what_no_job_can_use_is_told_once(lab: JobLab) -> None:
     job = lab.start(lab.flags("refused", **{"batch-size": 1}), 2)
     codes = job.codes(120)
     assert codes == [2, 2]
     assert job.text(0).count("--batch-size 1: 2 ranks need at least an image each") == 1
     assert job.text(1) == ""
+
+
+def test_failure_of_one_rank_ends_all_with_its_reason(lab: JobLab) -> None:
+    """Rank 1 starts in a folder in which there is no data set of this name."""
+    (lab.root / "elsewhere").mkdir(exist_ok=True)
+
+    def beside(rank: int) -> list[str]:
+        folder = lab.root / "elsewhere" if rank else lab.root
+        return ["sh", "-c", 'cd "$0" && exec "$@"', str(folder)]
+
+    flags = lab.flags("one-fails", **LONG, data="set/data.yaml")
+    job = lab.start(flags, 2, prefix=beside)
+    assert job.codes(120) == [RANK_LOST, USER_ERROR]
+    assert "set/data.yaml: no such dataset yaml" in job.text(0)
+    assert "rank 1" in job.text(0)
+
+
+def test_interrupt_of_one_rank_before_training_ends_all(lab: JobLab) -> None:
+    job = lab.start(lab.flags("too-early", **LONG), 2)
+    job.wait_for("train: 8 images")
+    job.ranks[1].send_signal(signal.SIGINT)
+    assert job.codes(120) == [RANK_LOST, INTERRUPTED]
+    assert "interrupted" in job.text(0)
+
+
+def test_a_callback_of_one_rank_stops_all(lab: JobLab) -> None:
+    job = lab.start(lab.flags("by-callback", **LONG), 2, module="tests.distributed.callback_job")
+    assert job.codes(120) == [0, 0], job.text(0) + job.text(1)
+    assert "Stopped by a callback" in job.text(0)

@@ -82,3 +82,32 @@ def test_wrong_registrations_are_refused() -> None:
         Callbacks().register_action("on_train_endd", callback=print)
     with pytest.raises(ValueError, match="cannot be called"):
         Callbacks().register_action("on_train_end", callback=None)
+
+
+def test_what_a_run_adds_listens_to_no_other_run() -> None:
+    callbacks, own, added = Callbacks(), _Recorder(), _Faulty()
+    callbacks.add(own)
+    with callbacks.one_run():
+        callbacks.add(added, "logger of the first run")
+        callbacks.run("on_train_epoch_end", 0)
+        callbacks.stop_training = True
+    assert callbacks.failed == ["logger of the first run"]
+    with callbacks.one_run():
+        assert not callbacks.stop_training
+        assert callbacks.failed == []
+        second = _Recorder()
+        callbacks.add(second, "logger of the first run")
+        callbacks.run("on_train_epoch_end", 1)
+    callbacks.run("on_train_start")
+    assert own.seen == [0, 1, "start"]
+    assert second.seen == [1]
+
+
+def test_a_callback_of_the_caller_that_failed_stays_off() -> None:
+    callbacks, faulty = Callbacks(), _Faulty()
+    callbacks.add(faulty)
+    with callbacks.one_run():
+        callbacks.run("on_train_epoch_end", 0)
+    with callbacks.one_run():
+        callbacks.run("on_train_start")
+    assert faulty.seen == []

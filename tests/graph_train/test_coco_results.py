@@ -33,6 +33,15 @@ def test_image_id_without_annotations(name: str, number: object) -> None:
     assert default_ids(("a",)).image_id(Path(name)) == number
 
 
+def test_images_of_one_id_are_refused() -> None:
+    ids = default_ids(("a",))
+    apart = [Path("left/1.jpg"), Path("left/2.jpg"), Path("right/3.jpg")]
+    assert ids.for_images(apart) is ids
+    for other in ("right/1.jpg", "left/001.jpg"):
+        with pytest.raises(ValueError, match=f"--save-json: {other} and left/1.jpg would both be image 1; rename one"):
+            ids.for_images([*apart, Path(other)])
+
+
 def test_category_ids_of_coco() -> None:
     assert len(COCO_CATEGORY_IDS) == 80
     # person, bicycle ... fire hydrant 11, stop sign 13; the last one is toothbrush 90
@@ -127,3 +136,20 @@ def test_map_agrees_with_cocoeval_on_real_annotations(tmp_path: Path, bccd: Path
     _, _, map50, map50_95 = our_metrics(images).means()
     assert (map50, map50_95) == pytest.approx((coco.map50, coco.map50_95), abs=1e-3)
     assert 0.1 < map50_95 < 0.9
+
+
+def test_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "instances_val.json"
+    images = [{"id": n, "file_name": f"cam{n}/0001.jpg"} for n in (1, 2)]
+    file.write_text(json.dumps({"images": images, "categories": [{"id": 3, "name": "RBC"}]}))
+    with pytest.raises(ValueError, match="several images are called 0001"):
+        ids_of_annotations(file, ("RBC",))
+
+
+def test_annotations_need_neither_area_nor_iscrowd(tmp_path: Path) -> None:
+    truth, found = tmp_path / "instances_val.json", tmp_path / "found.json"
+    boxes = [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 10, 40, 40]}]
+    content = {"images": [{"id": 7, "file_name": "x.jpg", "width": 100, "height": 100}], "annotations": boxes}
+    truth.write_text(json.dumps({**content, "categories": [{"id": 3, "name": "RBC"}]}))
+    write_results(found, [{"image_id": 7, "category_id": 3, "bbox": [10, 10, 40, 40], "score": 0.9}])
+    assert evaluate_results(truth, found, [7]).map50_95 == pytest.approx(1.0)

@@ -108,7 +108,7 @@ def test_generation_zero_is_the_start(tmp_path: Path) -> None:
     assert seen[1].fliplr == base.fliplr  # a gene without gain
 
 
-@pytest.mark.parametrize("torn", ["", "  0.5,  0.5", "0.5,x"])
+@pytest.mark.parametrize("torn", ["", "  0.5,  0.5", "0.5,x", ",".join(["0.5"] * (7 + len(_GENES)))])
 def test_killed_evolution_continues_as_uninterrupted(tmp_path: Path, torn: str) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
@@ -144,3 +144,16 @@ def test_another_evolutions_table_is_refused(tmp_path: Path) -> None:
         evolve(Hyperparameters(), _train, tmp_path, generations=2, seed=0, plot=False, tune_anchors=False)
     with pytest.raises(ValueError, match="evolve=0"):
         evolve(Hyperparameters(), _train, tmp_path, generations=0, seed=0, plot=False)
+
+
+def test_a_table_whose_first_row_was_cut_off_is_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "evolve.csv").write_text("   metrics/precision,      metr")
+    assert len(EvolveTable(tmp_path, _GENES).rows) == 0
+
+
+def test_a_broken_row_is_told_with_its_line(tmp_path: Path) -> None:
+    evolve(Hyperparameters(), _train, tmp_path, generations=2, seed=0, plot=False)
+    with (tmp_path / "evolve.csv").open("a") as file:
+        file.write("0.5,x\n")
+    with pytest.raises(ValueError, match=r"evolve\.csv:4: not a row of"):
+        EvolveTable(tmp_path, _GENES)

@@ -179,6 +179,7 @@ def test_file_names_its_classes_and_stride_as_the_reference_does(tmp_path: Path)
         ({"include": "onnx", "conf_thres": 0.5}, "--conf-thres: concerns the suppression; add --nms"),
         ({"include": "onnx", "imgsz": (1, 2, 3)}, "--imgsz"),
         ({"include": "onnx", "imgsz": 16}, "--imgsz 16: must be at least 32"),
+        ({"graph": False}, "--eager: concerns ONNX files only"),
         ({"half": True}, "--half: the network computes in float32"),
         ({"int8": True}, "--int8: belongs to a format that is not written"),
         ({"opset": "17"}, "opset='17': give a whole number"),
@@ -192,6 +193,7 @@ def test_settings_that_cannot_apply_are_refused(given: dict[str, Any], message: 
 def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = DetectionModel(load_model_spec(TINY), seed=0)
     save_weights(network, tmp_path / "tiny.safetensors")
+    (tmp_path / "x").mkdir()
     for arguments, word in (
         (["--weights", str(tmp_path / "none.pt")], "no such weight file"),
         (["--weights", str(tmp_path / "tiny.safetensors"), "--include", "onnx", "--opset", "9"], "--opset 9"),
@@ -201,8 +203,20 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
             ["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path / "no/x.onnx")],
             "there is no folder",
         ),
+        (
+            ["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path / "x/../tiny.safetensors")],
+            "would be lost",
+        ),
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("graph-export: ")
         assert word in error
+
+
+def test_numbers_that_are_not_finite_never_agree() -> None:
+    good = np.ones((1, 2), np.float32)
+    for bad in (np.nan, np.inf):
+        wrong = np.array([[1, bad]], np.float32)
+        assert largest_difference(good, wrong) == largest_difference(wrong, good) == np.inf
+    assert largest_difference(good, good) == 0

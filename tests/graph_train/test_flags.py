@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from graph_train import assembly
 from graph_train.assembly import IN_BFLOAT16
 from graph_train.callbacks import Callbacks
 from graph_train.checkpoint import load_checkpoint, save_checkpoint
@@ -54,6 +55,26 @@ def weights(lab: Lab, plain: Trial) -> None:
     for name, value in parameters(run).items():
         np.testing.assert_array_equal(value, load_weights(best).arrays[name])
     run.close()
+
+
+def test_anchors_of_a_hyp_file_count_more_than_those_of_the_weights(
+    lab: Lab, plain: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in YOLOv5: a number of anchors means places for sizes that auto-anchor has to find."""
+    best, starts = plain.folder / "weights" / "best.safetensors", []
+    real = assembly.check_anchors
+
+    def noted(sizes: Any, labels: Any, start: np.ndarray, *given: Any, **more: Any) -> Any:
+        starts.append(start)
+        return real(sizes, labels, start, *given, **more)
+
+    monkeypatch.setattr(assembly, "check_anchors", noted)
+    for hyp in (lab.hyp(anchors=3), "hyp.scratch-low.yaml"):
+        lab.assemble(weights=best, cfg="", hyp=hyp).close()
+    assert starts[0][0].ravel().tolist() == [0, 1, 2, 3, 4, 5]
+    saved = load_weights(best).anchors_px
+    assert saved is not None
+    np.testing.assert_array_equal(starts[1], saved)
 
 
 def cfg(lab: Lab, plain: Trial) -> None:

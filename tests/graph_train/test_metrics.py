@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from graph_train.metrics import IOU_THRESHOLDS, average_precision, fitness, match_detections, metrics_per_class, smooth
+from graph_train.metrics import (
+    IOU_THRESHOLDS,
+    average_precision,
+    best_row,
+    fitness,
+    match_detections,
+    metrics_per_class,
+    smooth,
+)
 
 
 def detections_of(*rows: tuple[float, ...]) -> np.ndarray:
@@ -107,6 +115,18 @@ def test_smooth_keeps_constants_and_length() -> None:
 
 def test_fitness_weights() -> None:
     assert fitness(np.asarray([[0.9, 0.8, 0.5, 0.25], [0, 0, 1, 1]])) == pytest.approx([0.275, 1.0])
+
+
+def test_of_equal_epochs_the_last_one_is_best() -> None:
+    rows = np.zeros((6, 4))
+    rows[[1, 3], 2:] = 0.5
+    rows[4] = [1.0, 1.0, np.nan, 1.0]
+    assert best_row(rows) == 3
+    rows[[1, 3], 2:] = 0
+    rows[1, 0] = 0.1  # fitness 0, but validated
+    assert best_row(rows) == 1
+    assert best_row(rows[4:]) == 0
+    assert best_row(np.zeros((3, 7))) == 2
 
 
 def test_levels() -> None:

@@ -1,8 +1,11 @@
 """Numbers that are not finite: one bad batch costs one update; many end the run, which says where they come from."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,10 @@ from graph_train.failures import DivergedError
 from graph_train.nonfinite import BATCH_FILE, first_bad_tensor
 from graph_train.step import EagerStep, GraphStep
 from kernels.runtime import flow
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
+from tests.bfloat16 import computing_in_bfloat16
+from tests.distributed.jobs import JobLab
 from tests.graph_train.lab import Lab
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
 
@@ -49,10 +56,13 @@ def test_a_bad_batch_leaves_no_trace(kind: type[EagerStep] | type[GraphStep]) ->
 def test_the_first_bad_tensor_is_named() -> None:
     images, labels = random_batch(0, side=64, labels=5)
 
-    def named(step: EagerStep | GraphStep, labels: np.ndarray = labels) -> str:
-        return first_bad_tensor(step.state.network, step.criterion, images, labels, flow.tensor)
+    def named(step: EagerStep | GraphStep, labels: np.ndarray = labels, **how: Any) -> str:
+        return first_bad_tensor(step.state.network, step.criterion, images, labels, flow.tensor, **how)
 
-    assert named(tiny_step(EagerStep)).startswith("no tensor of it is")
+    assert "all of its tensors are finite" in named(tiny_step(EagerStep))
+    steep = tiny_step(EagerStep)
+    steep.criterion = DetectionLoss(steep.state.network.head_geometry, LossConfig(objectness=1e3))
+    assert named(steep, loss_scale=1e38).startswith("the gradient of model.9.m.")
     step = tiny_step(EagerStep)
     weight = step.state.network.model[2].conv.weight
     with flow.no_grad():
@@ -65,6 +75,50 @@ def test_the_first_bad_tensor_is_named() -> None:
     bad = labels.copy()
     bad[0, 0, 1:3] = np.nan
     assert "loss is 1 of 1 values not finite" in named(tiny_step(EagerStep), bad)
+
+
+def test_the_first_bad_tensor_in_bfloat16() -> None:
+    images, labels = random_batch(0, side=64, labels=5)
+    step = tiny_step(EagerStep)
+    with computing_in_bfloat16():
+        text = first_bad_tensor(step.state.network, step.criterion, images, labels, flow.tensor)
+        assert "all of its tensors are finite" in text
+        with flow.no_grad():
+            step.state.network.model[1].bn.weight.fill_(3e38)
+        text = first_bad_tensor(step.state.network, step.criterion, images, labels, flow.tensor)
+    assert text.startswith("the output of model.1")
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_first_bad_tensor_of_mixed_precision(amp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no CUDA here; that the whole computation lies within the step's `autocast` can be seen without it."""
+    images, labels = random_batch(0, side=64, labels=5)
+    step, within = tiny_step(EagerStep), [False]
+    ran: list[bool] = []
+
+    @contextlib.contextmanager
+    def autocast(device: str) -> Iterator[None]:
+        assert device == "cuda"
+        within[0] = True
+        yield
+        within[0] = False
+
+    monkeypatch.setattr(flow, "autocast", autocast)
+    for module in (step.state.network, step.criterion):
+        module.register_forward_hook(lambda *_: ran.append(within[0]))
+    first_bad_tensor(step.state.network, step.criterion, images, labels, flow.tensor, amp=amp)
+    assert ran == [amp, amp]
+    assert not within[0]
+
+
+@pytest.mark.distributed
+def test_the_first_bad_tensor_lies_in_the_rows_of_another_rank(tmp_path: Path) -> None:
+    lab = JobLab(tmp_path)
+    try:
+        job = lab.run([], 2, module="tests.graph_train.nonfinite_job")
+    finally:
+        lab.close()
+    assert [job.text(rank).splitlines()[-1] for rank in range(2)] == ["the box loss is 1 of 1 values not finite"] * 2
 
 
 def test_a_run_that_diverges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,3 +144,18 @@ def test_a_run_that_diverges(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     # Without a limit the run goes to its end, and never replaces a good state by what has overflowed.
     ended = lab.train_as_given(resume=begun.folder, max_nonfinite=0)
     assert len(ended.rows) == 3
+
+
+def test_statistics_that_are_not_finite_are_not_saved_while_a_batch_waits_for_its_update() -> None:
+    step = tiny_step(EagerStep)
+    settings = replace(tiny_schedule().at(20, 3), update=False)
+    images, labels = (flow.tensor(value) for value in random_batch(0, side=64, labels=5))
+    weight, mean = step.state.network.model[1].conv.weight, step.state.network.model[1].bn.running_mean
+    sound = mean.numpy().copy()
+    with flow.no_grad():
+        weight[0, 0, 0, 0] = float("nan")
+    step(images, labels, settings)
+    assert not np.isfinite(mean.numpy()).all()
+    step.state.flush()
+    np.testing.assert_array_equal(mean.numpy(), sound)
+    assert all(np.isfinite(value).all() for name, value in step.state.arrays().items() if "running" in name)

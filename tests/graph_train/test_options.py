@@ -176,6 +176,7 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"on_save_error": "ignore"}, "--on-save-error 'ignore': choose one of stop, continue"),
     ({"save_steps": 5, "nosave": True}, "--save-steps and --nosave exclude each other"),
     ({"save_minutes": 5, "evolve": 3}, "--save-minutes and --evolve exclude each other"),
+    ({"save_period": 5, "nosave": True}, "--save-period and --nosave exclude each other"),
     ({"batch_size": 0}, "--batch-size 0"),
     ({"batch_size": -2}, "--batch-size -2"),
     ({"label_smoothing": 1.0}, "--label-smoothing 1.0"),

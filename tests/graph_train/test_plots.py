@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,9 +7,10 @@ from PIL import Image
 
 from graph_train.confusion import ConfusionMatrix
 from graph_train.metrics import metrics_per_class
-from graph_train.plots import plot_detections, plot_labelled, plot_labels, plot_results, plot_validation
-from graph_train.plots.images import MAX_IMAGES
-from graph_train.plots.results import _panel, read_results
+from graph_train.plots.curves import plot_validation
+from graph_train.plots.images import MAX_IMAGES, plot_detections, plot_labelled
+from graph_train.plots.labels import plot_labels
+from graph_train.plots.results import _panel, plot_results, read_results
 from graph_train.plots.study import plot_study
 from graph_train.plots.style import class_colour, new_figure
 from graph_train.results_csv import COLUMNS
@@ -38,11 +40,11 @@ def test_box_is_drawn_where_it_lies(tmp_path: Path) -> None:
 
 
 def test_detections_below_the_confidence_are_not_drawn(tmp_path: Path) -> None:
-    found = [np.asarray([[10, 10, 200, 200, 0.2, 0]], np.float32)]
-    plot_detections(images(1), found, NAMES, tmp_path / "low.png")
-    plot_detections(images(1), found, NAMES, tmp_path / "all.png", min_confidence=0.1)
+    for name, confidence in (("low", 0.25), ("high", 0.26)):
+        found = [np.asarray([[10, 10, 200, 200, confidence, 0]], np.float32)]
+        plot_detections(images(1), found, NAMES, tmp_path / f"{name}.png")
     assert (pixels(tmp_path / "low.png") == 255).all()
-    assert not (pixels(tmp_path / "all.png") == 255).all()
+    assert not (pixels(tmp_path / "high.png") == 255).all()
 
 
 @pytest.mark.parametrize(("count", "grid"), [(1, (1, 1)), (2, (2, 1)), (5, (3, 2)), (20, (4, 4))])
@@ -81,6 +83,23 @@ def test_results_picture(tmp_path: Path, epochs: int) -> None:
     assert (tmp_path / "results.png").read_bytes() == first
     with Image.open(tmp_path / "results.png") as picture:
         assert picture.width >= 2000
+
+
+def test_the_marked_epoch_is_the_one_whose_weights_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three epochs with equal results: the last one."""
+    write_results(tmp_path / "results.csv", 2)
+    rows = (tmp_path / "results.csv").read_text().splitlines()
+    rows += [f"{epoch:>20},{rows[2].split(',', 1)[1]}" for epoch in (2, 3)]
+    (tmp_path / "results.csv").write_text("\n".join(rows))
+    titles: list[str] = []
+
+    def figure(width: float, height: float, title: str) -> Any:
+        titles.append(title)
+        return new_figure(width, height, title)
+
+    monkeypatch.setattr("graph_train.plots.results.new_figure", figure)
+    plot_results(tmp_path / "results.csv", tmp_path / "results.png")
+    assert "4 epochs · best epoch 3" in titles[0]
 
 
 def test_padded_column_names_are_read(tmp_path: Path) -> None:

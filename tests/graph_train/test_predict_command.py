@@ -11,14 +11,16 @@ import pytest
 from PIL import Image
 
 import graph_train
+from graph_train import run_folder
 from graph_train.cli.predict import main
 from graph_train.detector import load_detector
 from graph_train.nms import NmsSettings, non_max_suppression
 from graph_train.plots.images import BoxStyle, draw_detections
 from graph_train.plots.style import class_colour
 from graph_train.predict_options import predict_options
-from graph_train.prediction import PredictionResult
-from graph_train.prediction_files import crop_box
+from graph_train.prediction import PredictionResult, _frames_apart
+from graph_train.prediction_files import OutputSettings, Prediction, PredictionWriter, crop_box
+from graph_train.sources import SourceFile, Sources
 from models.weights import save_weights
 from pipelines.video import Video, VideoFile
 from tests.graph_train.tiny import steepen, tiny_network
@@ -168,6 +170,23 @@ def test_standard_input_gives_exit_code_0_and_the_folder_is_used_again(
     assert (tmp_path / "exp2/a.png").exists()
 
 
+def test_commands_that_start_at_once_have_a_folder_each(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unused = run_folder.unused_path
+
+    def taken_by_another(project: str, name: str, *, exist_ok: bool) -> Path:
+        """The other command makes the folder that this one has just found unused."""
+        found = unused(project, name, exist_ok=exist_ok)
+        (tmp_path / "exp").mkdir(exist_ok=True)
+        return found
+
+    monkeypatch.setattr(run_folder, "unused_path", taken_by_another)
+    assert main(arguments(weights, photos / "a.png", tmp_path, "--eager")) == 0
+    assert (tmp_path / "exp2/a.png").exists()
+    assert not list((tmp_path / "exp").iterdir())
+
+
 def test_feature_maps(weights: Path, photos: Path, tmp_path: Path) -> None:
     for name, mode in (("graph", "--graph"), ("eager", "--eager")):
         assert (
@@ -214,6 +233,33 @@ def test_video(weights: Path, photos: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(first.detections, second.detections, atol=1e-4)
 
 
+def test_frames_of_a_video_with_a_dot_in_its_name_beside_an_image_called_like_one(
+    weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    file = VideoFile(tmp_path / "clip.v2.mp4", (WIDTH, HEIGHT), 10.0)
+    for name in ("a.png", "b.bmp"):
+        file.add(np.asarray(Image.open(photos / name)))
+    file.close()
+    Image.open(photos / "a.png").save(tmp_path / "clip.v2_1.png")
+    source = tmp_path / "clip.v2*"
+    assert main(arguments(weights, source, tmp_path, "--eager", "--visualize", "--save-txt", "--save-json")) == 0
+    folder, results = tmp_path / "exp", {"clip.v2_1", "clip.v2_2_1", "clip.v2_2_2"}
+    assert {path.stem for path in (folder / "labels").iterdir()} == results
+    assert {entry["image_id"] for entry in json.loads((folder / "predictions.json").read_text())} == results
+    assert {path.parent.name for path in folder.rglob("stage0_Conv_features.npy")} == results
+    assert {path.name for path in folder.glob("clip*") if path.is_file()} == {"clip.v2_1.png", "clip.v2_2.mp4"}
+
+
+def test_videos_have_names_whose_frames_are_no_images() -> None:
+    def named(images: list[str], videos: list[str]) -> list[str]:
+        files = [tuple(SourceFile(Path(name), Path(name)) for name in names) for names in (images, videos)]
+        return [str(file.name) for file in _frames_apart(Sources(files[0], files[1], ())).videos]
+
+    assert named(["clip_0001.jpg", "clip_0.jpg", "a/clip_1.jpg", "clip_1_.jpg"], ["clip.mp4"]) == ["clip.mp4"]
+    assert named(["a/clip_12.jpg"], ["clip.mp4", "a/clip.avi"]) == ["clip.mp4", "a/clip_2.avi"]
+    assert named(["c_1.jpg", "c_2_5.jpg", "c_3.jpg"], ["c.mp4", "c_4.mp4"]) == ["c_5.mp4", "c_4.mp4"]
+
+
 def test_images_are_shown_on_a_display(weights: Path, photos: Path, tmp_path: Path) -> None:
     """The system's viewer is a program that copies what it is told to show."""
     viewer = tmp_path / "bin" / "xdg-open"
@@ -256,6 +302,33 @@ def test_how_boxes_are_drawn() -> None:
     assert widths[0] == 0 < widths[1] < widths[2]
 
 
+def test_no_crop_replaces_another(tmp_path: Path) -> None:
+    """The second object of `1.png` and the first one of `12.png`; two classes that share a folder."""
+    rows = np.asarray([[8, 8, 30, 30, 0.9, 0], [40, 8, 60, 30, 0.8, 0], [8, 40, 30, 60, 0.7, 1]], np.float32)
+    output = OutputSettings(tmp_path / "out", None, labels=False, confidences=False, crops=True, entries=False)
+    writer = PredictionWriter(output, ("a/b", "a_b"), workers=2)
+    for name in ("1.png", "12.png"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / name)
+        writer.add_image(Prediction(tmp_path / name, None, (HEIGHT, WIDTH), rows, Path(name)))
+    writer.close()
+    crops = {path.name for path in (tmp_path / "out/crops/a_b").iterdir()}
+    assert crops == {"1.jpg", "12.jpg", "13.jpg", "122.jpg", "123.jpg", "124.jpg"}
+
+
+def test_every_image_has_its_own_id(tmp_path: Path) -> None:
+    rows = np.asarray([[8, 8, 30, 30, 0.9, 0]], np.float32)
+    output = OutputSettings(tmp_path, None, labels=False, confidences=False, crops=False, entries=True)
+    writer = PredictionWriter(output, NAMES, workers=1)
+    for name in ("007.png", "7.png", "a/7.png", "photo.1.jpg", "photo.2.jpg"):
+        writer.add_image(Prediction(Path(name), None, (HEIGHT, WIDTH), rows, Path(name)))
+    for number in (1, 2):
+        frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        writer.add_frame(Prediction(Path("x.v2.mp4"), number, (HEIGHT, WIDTH), rows, Path("x.v2.mp4")), frame, None)
+    writer.close()
+    ids = [entry["image_id"] for entry in json.loads((tmp_path / "predictions.json").read_text())]
+    assert ids == [7, "7", "a/7", "photo.1", "photo.2", "x.v2_1", "x.v2_2"]
+
+
 def test_crop_by_hand() -> None:
     # 40 x 20 px become 50.8 x 30.4 px around the same centre, and 0 is the edge.
     assert crop_box(np.asarray([100, 10, 140, 30]), (200, 300)) == (94, 4, 145, 35)
@@ -278,6 +351,7 @@ def test_crop_by_hand() -> None:
         ({"update": True}, "--update: weights are never changed"),
         ({"view_img": True}, "--view-img: there is no display"),
         ({"imgsz": (1, 2, 3)}, "--imgsz"),
+        ({"imgsz": []}, "--imgsz .*give one number, or height and width"),
         ({"conf_thres": 1.5}, "--conf-thres 1.5: must lie between 0 and 1"),
         ({"line_thickness": 0}, "--line-thickness 0: must be at least 1"),
     ],

@@ -17,7 +17,7 @@ from graph_train.cli.train import main
 from graph_train.failures import DivergedError, NotSavedError
 from graph_train.files import older, remove_leftovers, replacing, write_atomically
 from graph_train.options import RunOptions
-from graph_train.run_folder import DAMAGED, EARLIER, LAST, RunFolder, point_to_resume
+from graph_train.run_folder import BEST, DAMAGED, EARLIER, EARLIER_BEST, LAST, RunFolder, point_to_resume
 from graph_train.saving import Saving, Snapshot
 from tests.graph_train.lab import Lab, Trial
 
@@ -42,6 +42,16 @@ def file_limit(count: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def copied(trial: Trial, folder: Path) -> Path:
@@ -161,6 +171,8 @@ def test_which_run_is_meant(tmp_path: Path, whole: Trial) -> None:
     assert point_to_resume(str(new / "weights" / LAST), "").file is None
     named = older(old / "weights" / LAST, 1)
     assert (point_to_resume(str(named), "").folder, point_to_resume(str(named), "").file) == (old, named)
+    with _inside(old / "weights"):
+        assert point_to_resume(named.name, "").folder == old
     with pytest.raises(ValueError, match="weights folder of its run"):
         point_to_resume(str(shutil.copy(str(named), tmp_path / "elsewhere.safetensors")), "")
 
@@ -191,10 +203,11 @@ def test_an_early_end_stays_the_end(lab: Lab) -> None:
 
 def test_a_new_run_in_an_old_folder_sets_the_old_state_aside(lab: Lab) -> None:
     first = lab.train(name="shared", epochs=2)
-    state = (first.folder / "weights" / LAST).read_bytes()
+    state, best = (first.folder / "weights" / LAST).read_bytes(), first.folder.joinpath("weights", BEST).read_bytes()
     second = lab.train(name="shared", exist_ok=True, epochs=1)
     assert (second.folder / "weights" / EARLIER).read_bytes() == state
     assert not older(second.folder / "weights" / LAST, 1).exists()
+    assert (second.folder / "weights" / EARLIER_BEST).read_bytes() == best
 
 
 def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def test_standard_input(tree: Path) -> None:
         ("0", "cameras, streams and addresses are not read"),
         ("rtsp://camera", "cameras, streams and addresses are not read"),
         ("nothing.jpg", "nothing.jpg: no such file"),
+        ("~nobody-here/a.jpg", "^~nobody-here/a.jpg: no home folder is known for it"),
+        ("~nobody-here/list.txt", "^~nobody-here/list.txt: no home folder is known for it"),
         ("photos/*.gif", "no such file, folder or match"),
         ("empty", "no image and no video there"),
         ("photos/empty.txt", "no image and no video there"),

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 
+from graph_train.schedule import ema_decay
 from graph_train.step import EagerStep, GraphStep, StepResult
 from kernels.runtime import flow
 from kernels.update import UpdateRule
@@ -116,6 +117,6 @@ def test_average_follows_the_weights() -> None:
         step(flow.tensor(images), flow.tensor(labels), settings)
         step.state.flush()
         arrays = step.state.arrays()
-        decay = settings.ema_decay
+        decay = ema_decay(number + 1)
         average = average * decay + arrays[f"model/{name}"] * (1 - decay)
         np.testing.assert_allclose(arrays[f"ema/{name}"], average, rtol=1e-5, atol=1e-9)  # float32 arithmetic

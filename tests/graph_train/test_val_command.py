@@ -114,7 +114,10 @@ def test_study_tells_sizes_and_weights_apart(
     other = tmp_path / "other" / weights.name  # as `best.safetensors` of two runs
     other.parent.mkdir()
     shutil.copy(weights, other)
-    assert main(flags(data_set, weights, tmp_path, "--task", "study", "--weights", str(weights), str(other))) == 0
+    given = flags(data_set, weights, tmp_path, "--task", "study", "--weights", str(weights), str(other))
+    at = given.index("--imgsz")  # has sizes of its own
+    del given[at : at + 2]
+    assert main(given) == 0
     out = capsys.readouterr().out
     places = [out.index(f"{path} at {size} px\n") for path in (weights, other) for size in (64, 96)]
     assert places == sorted(places)
@@ -191,6 +194,8 @@ def test_label_file_by_hand(tmp_path: Path) -> None:
         ({"weights": "a", "save_conf": True}, "--save-conf"),
         ({"weights": "a", "save_hybrid": True, "save_json": True}, "--save-hybrid"),
         ({"weights": "a", "task": "speed", "save_json": True}, "--task speed writes no detections"),
+        ({"weights": "a", "task": "speed", "iou_thres": 0.5}, "--iou-thres: --task speed measures at"),
+        ({"weights": "a", "task": "study", "imgsz": 320}, "--imgsz: --task study measures at sizes of its own"),
         ({"weights": "a", "conf_thresh": 1}, "did you mean 'conf_thres'"),
     ],
 )

@@ -328,3 +328,5 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         level_loss(flow.ones(1, 2, 4, 4, 7), flow.ones(2, 16, 5), settings, balance)
     with pytest.raises(ValueError, match=r"must be \(16,\)"):
         level_loss(flow.ones(1, 3, 4, 4, 7), flow.ones(1, 16, 5), settings, balance)
+    with pytest.raises(ValueError, match=r"map \(0, 2, 4, 4, 7\): empty"):
+        level_loss(flow.ones(0, 2, 4, 4, 7), flow.ones(0, 16, 5), settings, balance)

@@ -1,7 +1,12 @@
 """Tensors of a compiled CPU graph share memory, and nothing is overwritten while it is still read."""
 
 import ctypes
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +20,8 @@ from kernels.graph_memory import MemoryPlan, compile_graph, last_memory_plan, sh
 from kernels.plugin import load_plugin, plugin_library
 from kernels.runtime import Tensor, flow
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
+
+ROOT = Path(__file__).resolve().parents[2]
 
 lifetimes = st.lists(
     st.tuples(st.integers(1, 40), st.integers(0, 30), st.integers(0, 30)).map(
@@ -189,9 +196,61 @@ def test_a_graph_is_described_after_compiling_and_more_graphs_follow() -> None:
     assert _Graph(module)(_images(0))[0].shape == (2, 8, 32, 32)  # compiled by its first call
 
 
+def test_a_graph_with_loaded_state_of_its_own_is_refused() -> None:
+    graph = _Graph(_Branches())
+    graph.load_state_dict({"System-Train-TrainStep": flow.zeros(1, dtype=flow.int64)})
+    with pytest.raises(ValueError, match=r"loaded state of its own \(System-Train-TrainStep\)"):
+        compile_graph(graph, _images(0))
+
+
+_TWO_RANKS = """
+import sys
+from kernels.graph_memory import MemoryPlan, compile_graph, last_memory_plan
+from kernels.plugin import load_plugin, plugin_library
+from kernels.runtime import flow
+from tests.kernels.test_graph_memory import _Graph
+load_plugin("require")
+ranks, rank = flow.placement("cpu", ranks=[0, 1]), flow.env.get_rank()
+module = flow.nn.Linear(4, 4).to_global(placement=ranks, sbp=flow.sbp.broadcast)
+x = flow.ones(2, 4).to_global(placement=ranks, sbp=flow.sbp.split(0))
+compile_graph(_Graph(module), x)
+assert (last_memory_plan() == MemoryPlan(0, 0, 0)) == (rank == 1)
+graph = _Graph(module)
+graph.build_graph(x)
+plugin_library().graph_train_forget_building()
+graph._c_nn_graph.complie_and_init_runtime()
+graph._is_compiled = True
+freed = [plugin_library().graph_train_forget_plan() for _ in range(2)]
+assert (graph(x) == module(x)).numpy().all()
+sys.stderr.write(f"rank {rank} freed {freed}\\n")
+"""
+
+
+@pytest.mark.distributed
+def test_every_rank_frees_its_plan(tmp_path: Path) -> None:
+    program = tmp_path / "ranks.py"
+    program.write_text(_TWO_RANKS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ["--nproc_per_node", "2", "--master_port", str(port)]
+    done = subprocess.run(
+        [sys.executable, "-m", "oneflow.distributed.launch", *flags, str(program)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [f"rank {rank} freed [1, 0]" in done.stderr for rank in range(2)] == [True, True], done.stderr[-3000:]
+
+
 def test_a_training_step_has_few_ops() -> None:
-    # Each costs a step some 15 microseconds. Per layer: convolution, statistics, normalisation, and their gradients.
+    # Each costs every step time. Per layer: convolution, statistics, normalisation, and their gradients.
     step, schedule = tiny_step(GraphStep), tiny_schedule()
+    assert isinstance(step, GraphStep)
     images, labels = random_batch(0, side=64, labels=4)
     step(flow.tensor(images), flow.tensor(labels), schedule.at(0, 0))
     graph = next(iter(step._graphs.values()))

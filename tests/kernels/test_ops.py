@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kernels.plugin import load_plugin
+from kernels.runtime import flow
 from tests.kernels.op_cases import CASES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,3 +37,26 @@ def test_float32_kernel_equals_float64_kernel(name: str, results: Mapping[str, n
         scale = max(1.0, np.abs(exact).max())
         tolerance = (3e-5 if "far_mean" in name else 3e-6) * scale
         np.testing.assert_allclose(ours, exact, rtol=0, atol=tolerance, err_msg=f"{name} {key}")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("axis", [1, 3])
+def test_batch_norm_of_no_images_leaves_the_running_statistics(axis: int, training: bool) -> None:
+    load_plugin("require")
+    x = flow.zeros(*((0, 3, 8, 6) if axis == 1 else (0, 8, 6, 3)), requires_grad=True)
+    gamma, beta = (flow.ones(3, requires_grad=True) for _ in range(2))
+    running = [flow.tensor([1.0, 2.0, 3.0]) for _ in range(2)]
+    y = flow._C.normalization(x, *running, gamma, beta, axis=axis, epsilon=1e-3, momentum=0.03, is_training=training)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == x.shape
+    assert not gamma.grad.numpy().any() and not beta.grad.numpy().any()
+    assert [tensor.numpy().tolist() for tensor in running] == [[1.0, 2.0, 3.0]] * 2
+
+
+def test_max_pool_of_no_images() -> None:
+    load_plugin("require")
+    x = flow.zeros(0, 3, 8, 6, requires_grad=True)
+    y = flow.nn.MaxPool2d(return_indices=True, kernel_size=2, stride=2)(x)[0]
+    y.sum().backward()
+    assert tuple(y.shape) == (0, 3, 4, 3)
+    assert tuple(x.grad.shape) == (0, 3, 8, 6)

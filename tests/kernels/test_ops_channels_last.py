@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kernels import channels_last
+from kernels import channels_last, dispatch
 from kernels.channels_last import ConvolutionGeometry
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
@@ -173,6 +173,47 @@ def test_max_pool_gives_ties_the_gradient_once() -> None:
     )
 
 
+def _no_images(*axes: int) -> Tensor:
+    return flow.zeros(0, *axes, requires_grad=True)
+
+
+def test_convolution_of_no_images() -> None:
+    x, weight = _no_images(8, 6, 3), leaf(np.ones((4, 3, 1, 1), np.float32))
+    y = channels_last.convolution(x, weight, ConvolutionGeometry())
+    assert tuple(y.shape) == (0, 8, 6, 4)
+    y.sum().backward()
+    assert tuple(x.grad.shape) == (0, 8, 6, 3)
+    assert not weight.grad.numpy().any()
+
+
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_of_no_images_leaves_the_running_statistics(training: bool, silu: bool) -> None:
+    x, parameters = _no_images(8, 6, 3), [leaf(np.ones(3, np.float32)) for _ in range(2)]
+    running = [flow.tensor([1.0, 2.0, 3.0]) for _ in range(2)]
+    y = channels_last.batch_norm(x, *parameters, *running, eps=EPS, momentum=MOMENTUM, training=training, silu=silu)
+    y.sum().backward()
+    assert tuple(y.shape) == tuple(x.grad.shape) == (0, 8, 6, 3)
+    assert not any(parameter.grad.numpy().any() for parameter in parameters)
+    assert [tensor.numpy().tolist() for tensor in running] == [[1.0, 2.0, 3.0]] * 2
+
+
+def test_max_pool_and_magnification_of_no_images() -> None:
+    x = _no_images(8, 6, 3)
+    y = channels_last.magnify(channels_last.max_pool(x, 2, 2, 0), 3)
+    y.sum().backward()
+    assert tuple(y.shape) == (0, 12, 9, 3)
+    assert tuple(x.grad.shape) == (0, 8, 6, 3)
+
+
+def test_halves_of_a_tensor_that_has_no_two_rows_are_refused() -> None:
+    op = dispatch.build_op("graph_train_halves", (("in", 1), ("like", 1)), outputs=2)
+    rows = dispatch.call_pair(op, flow.tensor([[1.0, 2.0], [3.0, 4.0]]), flow.zeros(2))
+    assert [row.numpy().tolist() for row in rows] == [[1.0, 2.0], [3.0, 4.0]]
+    with pytest.raises(RuntimeError, match="At\\(0\\) == 2"):
+        dispatch.call_pair(op, flow.zeros(3, 4), flow.zeros(4))
+
+
 def test_graph_equals_eager_bit_for_bit() -> None:
     rng = np.random.default_rng(0)
     image, weight = rng.random((2, 20, 24, 3)).astype(np.float32), rng.standard_normal((16, 3, 3, 3)).astype(np.float32)
@@ -252,3 +293,14 @@ def test_bfloat16_sums_and_joins(width: int) -> None:
         np.testing.assert_array_equal(part.to(flow.float32).numpy(), values)
     once = flow.tensor(exact[0] + exact[1]).to(flow.bfloat16).to(flow.float32).numpy()
     np.testing.assert_array_equal((rounded[0] + rounded[1]).to(flow.float32).numpy(), once)
+
+
+def test_statistics_of_a_channel_with_nan_are_nan() -> None:
+    x = np.ones((2, 3, 3, 2), np.float32)
+    x[0, 0, 0, 1] = np.nan
+    running = [flow.zeros(2), flow.ones(2)]
+    channels_last.batch_norm(
+        flow.tensor(x), flow.ones(2), flow.zeros(2), *running, eps=EPS, momentum=MOMENTUM, training=True, silu=False
+    )
+    for statistic in running:
+        assert np.isnan(statistic.numpy()).tolist() == [False, True]

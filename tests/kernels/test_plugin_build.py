@@ -4,6 +4,7 @@ The compiler here is a script that writes the file it is asked for; `test_plugin
 """
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -16,13 +17,16 @@ from kernels.plugin_build import PluginUnavailableError
 
 ROOT = Path(__file__).resolve().parents[2]
 _WRITES_OUTPUT = """#!/bin/sh
-if [ "$1" = --version ]; then echo "script 1.0"; exit 0; fi
+if [ "$1" = --version ]; then echo "g++ (script 1.0) 12.3.0"; exit 0; fi
 echo run >> '{log}'
 while [ $# -gt 0 ]; do [ "$1" = -o ] && echo compiled > "$2"; shift; done
 sleep 0.05
 """
+_SAYS = """#!/bin/sh
+echo '{version}'
+"""
 _FAILS = """#!/bin/sh
-if [ "$1" = --version ]; then echo "script 1.0"; exit 0; fi
+if [ "$1" = --version ]; then echo "g++ (script 1.0) 12.3.0"; exit 0; fi
 echo "somewhere.cpp:3:1: error: unreadable" >&2
 exit 1
 """
@@ -79,9 +83,53 @@ def test_key_follows_the_compiler(compiler_log: Path, tmp_path: Path, monkeypatc
     assert plugin_build.plugin_key(plugin_build.find_toolchain()) != before
 
 
+def test_key_follows_the_flags_of_each_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plugin_build.packaged_key()
+    monkeypatch.setitem(plugin_build._INSTRUCTION_SETS, "avx2", ("-march=x86-64-v3",))
+    assert plugin_build.packaged_key() != before
+
+
+@pytest.mark.parametrize(
+    ("version", "release"),
+    [
+        ("g++ (Debian 12.2.0-14+deb12u1) 12.2.0", 12),
+        ("g++ (GCC) 13.2.1 20230801 (Red Hat 13.2.1-6)", 13),
+        ("x86_64-conda-linux-gnu-c++ (conda-forge gcc 11.4.0-3) 11.4.0", 11),
+        ("Debian clang version 14.0.6", None),
+        ("Ubuntu clang version 14.0.0-1ubuntu1 (Fedora) 14.0", None),
+        ("unknown", None),
+    ],
+)
+def test_release_of_a_compiler(version: str, release: int | None) -> None:
+    assert plugin_build._gcc_release(version) == release
+
+
+def _compilers(folder: Path, monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    """Only these are on the path."""
+    folder.mkdir()
+    for name, version in versions.items():
+        _script(folder / name.replace("gpp", "g++").replace("_", "-"), _SAYS.format(version=version))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_an_old_compiler_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _compilers(tmp_path / "bin", monkeypatch, gpp="g++ (Ubuntu) 11.4.0", gpp_12="g++-12 (Ubuntu) 12.3.0")
+    assert plugin_build.find_compiler() == tmp_path / "bin/g++-12"
+
+
+@pytest.mark.parametrize("version", ["g++ (Ubuntu 11.4.0-1ubuntu1) 11.4.0", "Ubuntu clang version 14.0.0"])
+def test_a_compiler_that_is_too_old_or_another_names_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    _compilers(tmp_path / "bin", monkeypatch, gpp=version)
+    with pytest.raises(PluginUnavailableError, match=f"{re.escape(version)}.*install g\\+\\+ 12 or newer"):
+        plugin_build.find_compiler()
+
+
 def test_no_compiler_names_the_remedy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(PluginUnavailableError, match=r"no-such-compiler.*apt-get install g\+\+"):
+    with pytest.raises(PluginUnavailableError, match=r"no-such-compiler.*apt-get install g\+\+-12"):
         plugin_build.ensure_built()
 
 
@@ -90,7 +138,11 @@ def test_compile_error_names_the_log(cache: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(PluginUnavailableError, match=r"error: unreadable.*build\.log") as caught:
         plugin_build.ensure_built()
     log = Path(str(caught.value).rsplit(" ", 1)[1])
-    assert "error: unreadable" in log.read_text()
+    # Those that ran beside the first one that failed are in it too: the common header, and the first instruction sets.
+    assert 1 < log.read_text().count("error: unreadable") == log.read_text().count(" -o ")
+    with pytest.raises(PluginUnavailableError, match="error: unreadable"):
+        plugin_build.ensure_built()
+    assert log.read_text().count("x86-64-v4") <= 1  # of the last attempt alone
     assert not list(cache.rglob(plugin_build.LIBRARY_NAME))
 
 

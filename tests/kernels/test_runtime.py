@@ -55,3 +55,12 @@ print(libc.mallinfo2().hblkhd - before >= 48 << 20)
         [sys.executable, "-c", code], env={**plain, **setting}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [str(own_pages)]
+
+
+def test_an_interrupt_raises_as_in_any_python_program() -> None:
+    code = (
+        "import os, signal\nfrom kernels.runtime import flow\n"
+        "try: os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt: print('told')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from kernels import dispatch
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from kernels.update import (
@@ -355,3 +356,61 @@ def test_wrong_arguments_are_named() -> None:
         UpdateState(state.parameters, state.averages, state.groups, state.gradient_sum, flow.zeros(3))
     with pytest.raises(ValueError, match="adam_step=0"):
         _settings(0).vector(0)
+
+
+_Shapes = dict[str, list[tuple[int, ...]]]
+
+
+def _fused_call(rule: int, shapes: _Shapes, floats: Sequence[float]) -> None:
+    op = "graph_train_update_adam" if "second_moment" in shapes else "graph_train_update_sgd"
+    built = dispatch.build_op(op, tuple((name, len(row)) for name, row in shapes.items()))
+    tensors = [flow.zeros(*shape) for row in shapes.values() for shape in row]
+    dispatch.call(built, tensors, integers=(rule, 0), floats=floats)
+
+
+def test_the_op_itself_refuses_what_it_would_read_beyond() -> None:
+    fitting: _Shapes = {
+        "parameter": [(2, 3), (4,)],
+        "ema": [(2, 3), (4,)],
+        "gradient_sum": [(10,)],
+        "first_moment": [(10,)],
+        "gradient": [(2, 3), (4,)],
+        "hyper": [(17,)],
+    }
+    adam = {name: fitting[name] for name in ("parameter", "ema", "gradient_sum", "first_moment")}
+    adam |= {"second_moment": [(10,)], "gradient": fitting["gradient"], "hyper": fitting["hyper"]}
+    floats = (_MAX_NORM, 0.0, 2.0)
+    _fused_call(0, fitting, floats)
+    _fused_call(1, adam, floats)
+    wrong: list[tuple[int, _Shapes, Sequence[float]]] = [
+        (0, {**fitting, "gradient": [(10,), (4,)]}, floats),
+        (0, {**fitting, "gradient": [(4,), (2, 3)]}, floats),  # as many elements, in another order
+        (0, {**fitting, "gradient": [(2, 5)]}, floats),
+        (0, {**fitting, "ema": [(2, 3), (5,)]}, floats),
+        (0, fitting, floats[:2]),
+        (0, fitting, (*floats, 1.0)),
+        (0, fitting, (_MAX_NORM, 0.0, 3.0)),
+        (1, fitting, floats),
+        (0, adam, floats),
+        (1, {**adam, "second_moment": [(9,)]}, floats),
+    ]
+    for rule, shapes, given in wrong:
+        with pytest.raises(RuntimeError, match="check_failed_error"):
+            _fused_call(rule, shapes, given)
+
+
+@pytest.mark.parametrize("rule", _RULES)
+def test_many_small_parameters_and_one_without_elements(rule: UpdateRule) -> None:
+    # More elements than a thread's share, in pieces of all sizes.
+    generator = np.random.default_rng(23)
+    shapes = [(int(size),) for size in generator.integers(1, 300, 900)] + [(40_000,), (0,), (7,)]
+    start, gradients = ([generator.standard_normal(shape) for shape in shapes] for _ in range(2))
+    fused, composed = (_Store(rule, start, [0] * len(shapes)) for _ in range(2))
+    given = [flow.tensor(gradient.astype(np.float32)) for gradient in gradients]
+    ours = update_parameters(rule, fused.state, given, _settings(0).vector(1))
+    with flow.no_grad():
+        theirs = update_parameters_reference(rule, composed.state, given, _settings(0).vector(1))
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    expected = composed.arrays()
+    for name, array in fused.arrays().items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)

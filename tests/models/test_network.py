@@ -355,3 +355,20 @@ def test_own_yaml_of_every_block_from_a_file(tmp_path: Path) -> None:
         layer.arguments for layer in load_model_spec(EVERY_BLOCK).layers
     ]
     assert DetectionModel(spec).stride == (2, 4)
+
+
+def test_the_first_layer_may_take_the_image_several_times() -> None:
+    """As in the reference; here the image four times over, convolved with the weights of one image split in four."""
+
+    def convolved(rows: list[list[Any]]) -> np.ndarray:
+        backbone = [*rows, [-1, 1, "Conv", [8, 3, 2]]]
+        head = [[-1, 1, "Detect", ["nc", "anchors"]]]
+        model = DetectionModel(load_model_spec({**TINY, "anchors": [[10, 13]], "backbone": backbone, "head": head}))
+        weight = model.model[len(rows)].conv.weight
+        part = flow.tensor(np.random.default_rng(0).random((8, 3, 3, 3), dtype=np.float32))
+        with flow.no_grad():
+            weight.copy_(flow.cat([part / (weight.shape[1] // 3)] * (weight.shape[1] // 3), dim=1))
+        return model.eval().features(_images())[-1].numpy()
+
+    joined, single = convolved([[[-1] * 4, 1, "Concat", [1]]]), convolved([])
+    np.testing.assert_allclose(joined, single, rtol=1e-4, atol=1e-5)  # sums of 108 products in another order

@@ -127,6 +127,7 @@ def test_unknown_block_is_refused_with_line_and_known_ones(tmp_path: Path) -> No
         ("C3, [16]", "C3, [16, 1]", "net.yaml:7: C3 has shortcut=1: must be True or False"),
         ("[-1, 2, C3", "[-1, 0, C3", "net.yaml:7: C3 repeats 0 times"),
         ("[-1, 2, C3", "[5, 2, C3", "net.yaml:7: C3 comes from 5: layer 1 can use 0 to 0, or -1 to -1"),
+        ("[-1, 1, Conv", "[5, 1, Conv", "net.yaml:6: Conv comes from 5: layer 0 takes the image: write -1"),
         ("[-1, 2, C3", "[[-1, 0], 2, C3", "net.yaml:7: C3 takes one input"),
         ("- [-1, 2, C3, [16]]", "- [-1, 2, C3]", "net.yaml:7: row"),
         ("[nc, anchors]", "[3, anchors]", "net.yaml:9: Detect has 3 classes, nc is 2"),

@@ -43,7 +43,7 @@ def _check_warmups(z: _Vectors, report: Report) -> None:
         nw, nbs, batch, lr0, lrf, epochs, nb = z[name + suffix].tolist()
         plan = ours.Schedule(int(epochs), int(nb), int(batch), warmup=int(nw), lr0=lr0, lrf=lrf, nominal_batch=int(nbs))
         steps = [plan.at(i, i // int(nb)) for i in range(int(nw) + 1)]
-        report.exact(f"{name} accumulate", [s.accumulate for s in steps], z[f"{name}_accumulate"])
+        report.exact(f"{name} accumulate", [plan.accumulate(i) for i in range(int(nw) + 1)], z[f"{name}_accumulate"])
         report.close(f"{name} lr of biases", [s.lr_bias for s in steps], z[f"{name}_lr_bias"], rtol=_RTOL)
         report.close(f"{name} lr of weights", [s.lr_weight for s in steps], z[f"{name}_lr_other"], rtol=_RTOL)
         report.close(f"{name} lr of norms", [s.lr_norm for s in steps], z[f"{name}_lr_other"], rtol=_RTOL)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from graph_train.schedule import Schedule
+from graph_train.schedule import Schedule, ema_decay
 from graph_train.state import TrainingState
 from graph_train.step import EagerStep, GraphStep, StepResult
 from kernels.runtime import flow
@@ -32,6 +32,7 @@ class Run:
     results: tuple[StepResult, ...]
     updates: tuple[bool, ...]
     settings: tuple[Any, ...]
+    accumulate: tuple[int, ...]
     arrays: dict[str, np.ndarray]
     state: TrainingState
 
@@ -97,8 +98,6 @@ def run_case(path: Path, mode: Mode, *, perturbed: int = 0) -> Run:
         optimizer=case["opt_name"],
         cosine=case["cos_lr"],
         nominal_batch=case["nbs"],
-        ema_decay_limit=case["ema_decay"],
-        ema_tau=case["ema_tau"],
     )
     kind = GraphStep if mode == "graph" else EagerStep
     step = kind(state, criterion, weight_decays=schedule.weight_decays)
@@ -118,7 +117,14 @@ def run_case(path: Path, mode: Mode, *, perturbed: int = 0) -> Run:
         results.append(step(images, flow.tensor(labels), settings))
         all_settings.append(settings)
     state.flush()
-    return Run(tuple(results), tuple(s.update for s in all_settings), tuple(all_settings), state.arrays(), state)
+    return Run(
+        results=tuple(results),
+        updates=tuple(s.update for s in all_settings),
+        settings=tuple(all_settings),
+        accumulate=tuple(schedule.accumulate(iteration) for iteration in range(iterations)),
+        arrays=state.arrays(),
+        state=state,
+    )
 
 
 def _sampled(name: str, value: np.ndarray, steps: dict[str, int]) -> np.ndarray:
@@ -185,13 +191,13 @@ def _compare(path: Path, vectors: Any, run: Run, report: Report) -> None:
     common = np.load(path.parent / "train_common.npz")
     initial = {name[5:]: common[name] for name in common.files if name.startswith("init/")}
     stepped = vectors["step_stepped"].astype(bool)
-    report.exact("accumulate", [s.accumulate for s in run.settings], vectors["step_accumulate"])
+    report.exact("accumulate", run.accumulate, vectors["step_accumulate"])
     report.exact("stepped", run.updates, stepped)
     report.close("learning rates", [s.learning_rates for s in run.settings], vectors["step_lr"], rtol=1e-9)
     momentum = np.array([[s.momentum] * 3 for s in run.settings])
     report.close("momentum", momentum, vectors["step_momentum"], rtol=1e-9)
-    decays = np.array([s.ema_decay for s in run.settings])
-    report.close("ema decay", decays[stepped], vectors["step_ema_decay"][stepped], rtol=1e-9)
+    decays = [ema_decay(update + 1) for update in range(sum(run.updates))]
+    report.close("ema decay", decays, vectors["step_ema_decay"][stepped], rtol=1e-9)
     report.exact("ema updates", run.state.counters.updates, vectors["ema_updates"])
     losses, wanted = np.array([r.total for r in run.results]), vectors["step_total_loss"]
     items = np.array([[r.box, r.objectness, r.classes] for r in run.results])

@@ -1,6 +1,7 @@
 """COCO json: boxes by hand, the same rows as the YOLO files of real data, damage reported, noise."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import coco_json
 from pipelines.coco_json import CocoFile, read_coco
 from pipelines.dataset import load_dataset
-from pipelines.index import index_images
+from pipelines.index import index_images, scan_images
 from tests.pipelines.data_sets import add_image, write_yaml
 
 
@@ -64,6 +66,51 @@ def test_polygons_and_their_parts(tmp_path: Path) -> None:
     assert image.labels.segments == ()
 
 
+def test_parts_are_joined_in_blocks_of_distances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    parts = [random.uniform(0, 100, 2 * count).tolist() for count in (40, 3, 30)]
+    (whole,) = read(annotated(segmentation=parts), tmp_path).images
+    monkeypatch.setattr(coco_json, "_DISTANCES_AT_ONCE", 64)
+    (blocks,) = read(annotated(segmentation=parts), tmp_path).images
+    np.testing.assert_array_equal(whole.labels.segments[0], blocks.labels.segments[0])
+    assert len(whole.labels.segments[0]) == 40 + 3 + 30 + 2 * 2
+
+
+def test_joining_the_largest_polygons_takes_little_memory(tmp_path: Path) -> None:
+    part = np.random.default_rng(0).uniform(0, 100, 10_000).tolist()
+    tracemalloc.start()
+    try:
+        (image,) = read(annotated(segmentation=[part, part]), tmp_path).images
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(image.labels.segments[0]) == 10_002
+    assert most < 100e6  # all distances at once: 5000 x 5000 x 2 numbers of 8 bytes, twice
+
+
+def boxes_in(tmp_path: Path, count: int, **size: int) -> Path:
+    """A json beside its image (40 x 30 px) with so many boxes in it."""
+    add_image(tmp_path, "val/a.png")
+    (tmp_path / "annotations").mkdir()
+    image = {"id": 7, "file_name": "a.png", "width": 40, "height": 30, **size}
+    boxes = [{"id": n, "image_id": 7, "category_id": 3, "bbox": [n % 30, n % 20, 2, 3]} for n in range(count)]
+    read(document(images=[image], annotations=boxes), tmp_path / "annotations")
+    return tmp_path / "annotations" / "instances_val.json"
+
+
+@pytest.mark.parametrize("size", [{}, {"width": 80, "height": 60}])
+def test_an_image_with_too_many_boxes_is_left_out(size: dict[str, int], tmp_path: Path) -> None:
+    file = boxes_in(tmp_path, 7, **size)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(coco_json, "MAX_ROWS", 6)
+        index = scan_images([file], (), cache_dir=tmp_path / "cache")
+    assert len(index) == 0
+    (problem,) = index.problems
+    assert str(problem) == f"{file}: error: a.png: 7 boxes, at most 6 are supported; image left out"
+    assert problem.code == "label-unusable"
+    assert len(scan_images([file], (), cache_dir=tmp_path / "other").labels[0]) == 7
+
+
 def test_crowds_are_left_out_and_counted(tmp_path: Path) -> None:
     found = read(annotated(iscrowd=1), tmp_path)
     assert len(found.images[0].labels.boxes) == 0
@@ -104,6 +151,7 @@ def test_a_bad_annotation_is_reported_and_left_out(changes: dict[str, Any], reas
         ({"id": 7, "file_name": "\ud800", "width": 1, "height": 1}, "no file name"),
         ({"id": 7, "file_name": "a.png", "width": 0, "height": 1}, "positive integers"),
         ({"id": 7, "file_name": "a.png"}, "positive integers"),
+        ({"id": 7, "file_name": "a.png", "width": 10**400, "height": 1}, "must be at most 1000000"),
         ({"file_name": "a.png"}, "no `id`"),
         ("a.png", "no `id`"),
     ],

@@ -61,6 +61,12 @@ def test_class_names(folder: Path, names: str, expected: tuple[str, ...]) -> Non
         ("train: [images/train, 3]\nval: images/val\nnames: [a]", ":1:23", "must be a path, found 3"),
         ("train: {a: b}\nval: images/val\nnames: [a]", ":1:8", "must be a path"),
         ("path: [1]\ntrain: images/train\nval: images/val\nnames: [a]", ":1:7", "path must be a path"),
+        ("path: ~nobody-here/x\ntrain: images/train\nval: images/val\nnames: [a]", ":1:7", "no home folder is known"),
+        (
+            "train: ~nobody-here/x\nval: images/val\nnames: [a]",
+            ":1:8",
+            "train: ~nobody-here/x: no home folder is known",
+        ),
         ('train: "a\\0b"\nval: images/val\nnames: [a]', ":1:8", "must be a path"),
         ("train: images/train\nval: images/val", "", "neither `names` nor `nc`"),
         ("train: images/train\nval: images/val\nnc: 3\nnames: [a, b]", ":3:5", "nc is 3, but names lists 2"),
@@ -130,7 +136,16 @@ def test_wrong_paths(tmp_path: Path) -> None:
         load_dataset(tmp_path / "none.yaml")
     with pytest.raises(ValueError, match="a folder; give the dataset yaml"):
         load_dataset(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"^~nobody-here/data.yaml: no home folder is known for it; write the whole path"
+    ):
+        load_dataset("~nobody-here/data.yaml")
     assert "shapes" in shipped_names()
+
+
+def test_a_json_in_capitals_names_its_classes_too(folder: Path) -> None:
+    (folder / "ALL.JSON").write_text("{}")
+    assert load_dataset(write_yaml(folder, "train: ALL.JSON\nval: ALL.JSON\n")).class_names == ()
 
 
 def test_real_data(bccd: Path) -> None:

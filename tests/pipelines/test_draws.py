@@ -67,7 +67,7 @@ def test_ten_thousand_draws_give_sound_labels_and_rectangles(
 ) -> None:
     index = random_index(seed, polygons=polygons)
     draws = SampleDraws(index, augment, seed=seed)
-    sizes = [(int(w), int(h)) for w, h in index.sizes]
+    sizes = index.sizes_wh
     for number in range(40):
         plan = draws.sample(number // 8, number % len(index), output_wh=(side, side))
         rows = draws.labels(plan)
@@ -167,6 +167,33 @@ def test_distributions_are_those_of_the_reference() -> None:
     centres = np.array([p.views[0].placements[3].offset_xy for p in plans])
     assert centres.min() >= 32
     assert centres.max() < 96
+
+
+def test_colours_are_left_alone_where_no_strength_is_given() -> None:
+    index = random_index(7)
+    strong, none = (
+        SampleDraws(index, AugmentConfig(mixup=0.5, hsv_h=h, hsv_s=0, hsv_v=0), seed=1).sample(0, 0, output_wh=(64, 64))
+        for h in (0.1, 0.0)
+    )
+    assert strong.hsv_gains is not None and strong.hsv_gains[1:] == (1.0, 1.0)
+    # Pixels would not come back from gains of 1: a way through 8-bit hue and saturation loses levels.
+    assert none.hsv_gains is None
+    # Nothing else is drawn otherwise.
+    assert (none.flip_left_right, none.mix_ratio) == (strong.flip_left_right, strong.mix_ratio)
+    assert [v.sources for v in none.views] == [v.sources for v in strong.views]
+
+
+def test_the_image_to_blend_with_is_any_of_all() -> None:
+    """As in YOLOv5: image weights choose the images of an epoch and the others of each mosaic, not this one."""
+    index = index_of([(64, 64)] * 20, [np.zeros((0, 5), np.float32)] * 20)
+    draws = SampleDraws(index, AugmentConfig(mixup=1.0), seed=0)
+    blended = set()
+    for epoch in range(50):
+        own, other = draws.sample(epoch, 2, output_wh=(64, 64), partners=np.array([2] * 20)).views
+        assert own.sources == (2, 2, 2, 2)
+        assert other.sources.count(2) >= 3
+        blended |= set(other.sources)
+    assert len(blended) > 15
 
 
 def test_order_is_a_permutation_and_counts_repeats() -> None:

@@ -1,9 +1,13 @@
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines.augment import AugmentConfig
 from pipelines.free_memory import free_memory
@@ -82,3 +86,53 @@ def test_disk_cache_is_private_reused_and_follows_changes(index: ImageIndex, tmp
     assert len(list(folder.iterdir())) == len(index) + 1
     with pytest.raises(ValueError, match="cache 'tape': must be ram or disk"):
         open_images(index, "tape")  # type: ignore[arg-type]
+
+
+def test_a_file_that_was_cut_off_is_made_again(index: ImageIndex, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    open_images(index, "disk", folder=folder)
+    kept = sorted(folder.iterdir())
+    whole = [file.read_bytes() for file in kept]
+    os.truncate(kept[0], 100)
+    kept[1].write_bytes(b"")
+    open_images(index, "disk", folder=folder)
+    assert [file.read_bytes() for file in sorted(folder.iterdir())] == whole
+
+
+def test_a_replaced_image_with_its_old_time_and_size_is_decoded_anew(tmp_path: Path) -> None:
+    index = rendered_index(tmp_path, images=1)
+    open_images(index, "disk", folder=tmp_path / "cache")
+    shutil.copy2(index.paths[0], tmp_path / "copy")
+    os.replace(tmp_path / "copy", index.paths[0])
+    open_images(index, "disk", folder=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_an_image_of_another_size_than_in_the_index_is_named(tmp_path: Path) -> None:
+    index = rendered_index(tmp_path, images=1)
+    with Image.open(index.paths[0]) as image:
+        smaller = image.resize((20, 20))
+    smaller.save(index.paths[0])
+    with pytest.raises(OSError, match=r"000\.png: no longer of .* px; was it changed during the run\?"):
+        open_images(index, "disk", folder=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_pixels_are_on_the_disk_before_the_file_has_its_name(
+    index: ImageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+
+    def noted(name: str) -> Callable[..., None]:
+        real = getattr(os, name)
+
+        def call(*given: Any) -> None:
+            done.append(name)
+            real(*given)
+
+        return call
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, noted(name))
+    open_images(index, "disk", folder=tmp_path / "cache")
+    assert done == ["fsync", "replace"] * len(index)

@@ -37,10 +37,28 @@ def laughs(levels: int) -> str:
     return "\n".join(rows)
 
 
+def stairs(steps: int, each: int) -> str:
+    """Lists nested `each` deep, the innermost of each line holding the line above: deep only through aliases."""
+    rows = [f"- &a{n} {'[' * each}{f'*a{n - 1}' if n else 'x'}{']' * each}" for n in range(steps)]
+    return "a:\n" + "\n".join(rows)
+
+
+def test_nesting_through_aliases_counts_as_if_written_out(tmp_path: Path) -> None:
+    # The top level, the list under `a`, two steps of as many lists each, the innermost value.
+    assert MAX_DEPTH == 2 + 2 * 18 + 2
+    innermost = load_yaml(write(tmp_path, stairs(2, 18))).data["a"][1]
+    for _ in range(36):
+        (innermost,) = innermost
+    assert innermost == "x"
+    with pytest.raises(ValueError, match="nested deeper than 40 levels with its aliases written out"):
+        load_yaml(write(tmp_path, stairs(2, 19)))
+
+
 @pytest.mark.parametrize(
     ("content", "place", "reason"),
     [
         (laughs(9), ":5:5", "more than 100000 values"),
+        (stairs(60, 36), ":3:39", "nested deeper than 40 levels with its aliases written out"),
         ("a: &a [*a]", ":1:4", "contains itself"),
         ("a: 1\nb: 2\na: 3", ":3:1", "key 'a' stands already in line 1"),
         ("{1: a, 01: b}", ":1:8", "stands already"),

@@ -2,6 +2,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -266,6 +267,58 @@ def test_file_that_breaks_during_the_run_is_named(make: Make, tmp_path: Path) ->
     index.paths[3].unlink()
     with pytest.raises(OSError, match=r"003\.jpg: cannot be read any more"):
         list(make(index=index, batch_size=2).epoch(0))
+
+
+@pytest.mark.parametrize("degrees", [0.0, 5.0])
+def test_a_pass_after_a_failed_one_is_as_any_other(make: Make, tmp_path: Path, degrees: float) -> None:
+    """What was queued when the file was missed must not come out in the next pass."""
+    index = rendered_index(tmp_path, images=12, seed=1)
+    settings = {"index": index, "batch_size": 2, "image_px": 128}
+    augment = replace(STILL, degrees=degrees, mosaic=0.0)
+    expected = list(make(augment, **settings).epoch(0))
+    missed = expected[3].paths[0]
+    pipeline, content = make(augment, **settings), missed.read_bytes()
+    missed.unlink()
+    with pytest.raises(OSError, match=missed.name):
+        list(pipeline.epoch(0))
+    missed.write_bytes(content)
+    for one, other in zip(expected, pipeline.epoch(0), strict=True):
+        assert_same(one, other)
+
+
+def test_a_pass_ends_when_the_next_one_starts(make: Make) -> None:
+    """Also where stopping it takes its end out of the queue, at the last moment of its thread."""
+    pipeline = make(batch_size=16)
+    old = pipeline.epoch(0)
+    next(old)
+    run = pipeline._source._running
+    assert run is not None
+    run._thread.join(30)  # the other batch and the end wait in the queue now
+    moments = [True] * 3
+    run._thread = SimpleNamespace(is_alive=lambda: bool(moments) and moments.pop(), join=lambda _: None)  # type: ignore[assignment]
+    next(pipeline.epoch(1))
+    rest: list[Batch] = []
+    ended = threading.Thread(target=lambda: rest.extend(old), daemon=True)
+    ended.start()
+    ended.join(30)
+    assert not ended.is_alive()
+    assert rest == []
+
+
+def test_a_failure_that_no_image_explains_names_the_files(make: Make, index: ImageIndex) -> None:
+    pipeline = make(batch_size=2)
+    plan = next(pipeline.plans(0))
+    with pytest.raises(RuntimeError, match=rf"DALI failed on a batch with .*{index.paths[plan.sources[0]].name}.*: no"):
+        pipeline._source.recover([plan], RuntimeError("no reason"))
+
+
+def test_colours_stay_as_they_are_without_strengths(make: Make, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    noise = _reindexed(rendered_index(tmp_path, images=1), tmp_path / "noise.png")
+    centre = replace(STILL, mosaic=0.0, translate=0.0, scale=0.0, fliplr=0.0)
+    shown = next(make(centre, index=noise, batch_size=1).epoch(0)).images[0]
+    assert np.array_equal(shown, pixels.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("changes", [{}, {"degrees": 5.0}, {"cache": "ram"}], ids=str)

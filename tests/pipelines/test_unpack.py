@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -154,8 +155,21 @@ def test_nothing_is_replaced_and_no_name_comes_twice(target: Path, tmp_path: Pat
 
 def test_the_number_of_members_is_bounded(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpack_module, "MAX_MEMBERS", 3)
-    with pytest.raises(ValueError, match=r"perhaps an archive bomb"):
+    with pytest.raises(ValueError, match=r"it has more than 3 members, perhaps an archive bomb; nothing of it is used"):
         unpack(make_zip(tmp_path / "a.zip", {f"{n}.txt": b"" for n in range(4)}), target)
+
+
+def test_a_full_disk_and_a_negative_size_are_no_bombs(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = make_tar(tmp_path / "a.tar", [(member("a.txt"), bytes(3_000_000))])
+    with monkeypatch.context() as patched:
+        patched.setattr(unpack_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2_000_000))
+        with pytest.raises(ValueError, match=r"its members take more than the 2 MB that are free there; make room"):
+            unpack(archive, target)
+    below_zero = (unpack_module._Member("a.txt", -5, "file"), None)
+    with pytest.raises(ValueError, match=r"^a\.txt has a size of -5 bytes, so the archive is damaged$"):
+        list(unpack_module._checked(iter([below_zero]), 100, 100))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 // Overlap of matched box pairs on CUDA: one launch for the values, one for the gradients of both boxes.
+// Nothing calls these launchers: no op has a CUDA kernel of ours yet, and all that tests show is that they compile.
 // Reference and contract: kernels/bbox_iou.py. Plain launchers: device pointers, sizes, a stream; nothing is waited for.
 #include "../bbox_iou.h"
 

@@ -1,4 +1,5 @@
 // The whole optimizer step on CUDA: three launches for any number of parameters, no value comes back to the host.
+// Nothing calls these launchers: no op has a CUDA kernel of ours yet, and all that tests show is that they compile.
 // Reference and contract: kernels/update.py. Compile with --fmad=false: the results are then the bits of the CPU kernel,
 // but for the order of the squares in the norm.
 #include "../update.h"
@@ -28,8 +29,7 @@ __global__ void squared_norms(const Piece* pieces, const float* hyper, double* p
   const Piece piece = pieces[blockIdx.x];
   double sum = 0;
   for (int64_t i = threadIdx.x; i < piece.count; i += kThreads) {
-    const float value = (piece.gradient_sum[i] + piece.gradient[i]) * hyper[kInverseLossScale];
-    sum += static_cast<double>(value) * static_cast<double>(value);
+    sum += unscaled_square(piece.gradient_sum[i], piece.gradient[i], hyper[kInverseLossScale]);
   }
   sum = block_sum(sum);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;

@@ -2,18 +2,23 @@
 
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import yaml
 
 from graph_train.checkpoint import load_checkpoint
+from graph_train.cli.val import main as val_main
 from graph_train.progress import EpochTimes
-from graph_train.report.content import times_content
+from graph_train.report.content import results_content, times_content
 from graph_train.report.page import json_for_html, render
+from graph_train.report.samples import SAMPLES, SampleCollector, measured_here
+from graph_train.results_csv import RESULT_KEYS
+from pipelines.shard import Shard
 from tests.graph_train.lab import VAL_IMAGES, Lab, Trial
 from tests.graph_train.report.browser import opened
 
@@ -105,6 +110,52 @@ def test_a_cut_epoch_is_counted_once() -> None:
     assert merged == [vars(EpochTimes(0, 8, 4.0, 1.0, 2.0, 0.5, 1.0)), vars(EpochTimes(1, 8, 5.0, 0.75, 3.0, 1.0, 0.5))]
 
 
+def test_the_best_epoch_is_the_last_of_equal_ones() -> None:
+    """As the run keeps weights; an epoch that was not validated is none of them, however bad the others are."""
+    columns = {key: np.zeros(4) for key in ("epoch", *RESULT_KEYS)}
+    assert results_content(columns)["best"] is None
+    columns["val/box_loss"][:3] = 0.1
+    assert results_content(columns)["best"] == 2
+    columns["metrics/mAP_0.5"][:2] = 0.7
+    content = results_content(columns)
+    assert content["best"] == 1
+    assert content["results"]["metrics/mAP_0.5"] == [0.7, 0.7, 0, None]
+    assert results_content({})["best"] is None
+
+
+class _Batches:
+    """Of a split that is validated in batches of seven."""
+
+    batches_per_epoch = 6
+
+    def images_of(self, batch: int) -> int:
+        return min(7, 38 - 7 * batch)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_each_rank_picks_its_samples_among_its_own_images(lab: Lab, ranks: int) -> None:
+    """Eight ranks have whole batches of seven, which all but the first leave alone; the last batch has three images."""
+    index, batches, measured = lab.assemble().setup.data.val, cast(Any, _Batches()), 0
+    for rank in range(ranks):
+        own = measured_here(batches, Shard(rank, ranks))
+        measured += own
+        collector = SampleCollector(index, own)
+        collector.start()
+        for number in range(own):
+            collector.add(str(index.paths[number % len(index)]), np.zeros((0, 6)))
+        assert len(collector.samples) == min(SAMPLES, own)
+    assert measured == 38
+
+
+def test_commands_of_a_run_with_one_class(lab: Lab, tmp_path: Path) -> None:
+    found = dict(numbers(lab.train(single_cls=True))["commands"])
+    words = shlex.split(found["Measure the best weights again:"])
+    assert words[0] == "graph-val"
+    assert words[-1] == "--single-cls"
+    flags = ["--device", "cpu", "--eager", "--noplots", "--workers", "1", "--project", str(tmp_path)]
+    assert val_main([*words[1:], *flags]) == 0
+
+
 # --- harmless whatever the names -----------------------------------------------------------------------------------
 
 
@@ -147,6 +198,21 @@ def test_stopped_and_resumed(lab: Lab) -> None:
     assert ended["times"][0] == before
     assert ended["times"][1]["images"] == 8  # four before the stop, four after it
     assert len(ended["samples"]) == VAL_IMAGES
+
+
+@pytest.mark.parametrize(("flags", "images"), [({"epochs": 1}, 8), ({"epochs": 2, "stop_after": 3}, 4)])
+def test_what_is_trained_again_is_timed_anew(lab: Lab, flags: dict[str, int], images: int) -> None:
+    """A run that was killed after the page had counted its second epoch, and before the state of it was saved.
+
+    The state it goes on from is that before the epoch, or one in the middle of it.
+    """
+    killed = lab.train(**flags)
+    content = numbers(killed)
+    whole = {**content["times"][0], "epoch": 1, "images": 8, "training": 1000.0}
+    (killed.folder / "report.json").write_text(json.dumps({**content, "times": [content["times"][0], whole]}))
+    times = numbers(lab.train_as_given(resume=killed.folder, epochs=2))["times"]
+    assert [item["images"] for item in times] == [8, images]
+    assert times[1]["training"] < 1000
 
 
 def test_without_plots_there_are_no_pictures(lab: Lab) -> None:

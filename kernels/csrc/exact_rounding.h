@@ -1,0 +1,8 @@
+// Every product and every sum is rounded by itself in what follows this header: none are contracted to one operation.
+#ifndef GRAPH_TRAIN_KERNELS_EXACT_ROUNDING_H_
+#define GRAPH_TRAIN_KERNELS_EXACT_ROUNDING_H_
+
+// GCC forgets the two other flags of the command line when there is such a pragma.
+#pragma GCC optimize("fp-contract=off", "no-math-errno", "no-trapping-math")
+
+#endif  // GRAPH_TRAIN_KERNELS_EXACT_ROUNDING_H_

@@ -1,0 +1,29 @@
+"""A job of ranks as `graph_train`, in which a callback of rank 1 alone asks for a stop after its third batch."""
+
+import os
+import sys
+
+from graph_train import team
+
+
+def main() -> int:
+    """Takes the flags of `graph-train`."""
+    team.join()
+    from graph_train.callbacks import Callbacks
+    from graph_train.launch import train
+    from graph_train.options import given_flags
+
+    callbacks, seen = Callbacks(), []
+
+    def stop_after_three(*_: object) -> None:
+        seen.append(1)
+        callbacks.stop_training = len(seen) == 3
+
+    if os.environ["RANK"] == "1":
+        callbacks.register_action("on_train_batch_end", "three batches", stop_after_three)
+    train(callbacks=callbacks, **given_flags(sys.argv[1:]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

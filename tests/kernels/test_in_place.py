@@ -1,0 +1,46 @@
+"""Changes in place that a graph writes back, against the same eagerly."""
+
+import numpy as np
+
+from kernels.in_place import assign, subtract
+from kernels.runtime import Tensor, flow
+
+
+class _Store(flow.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = flow.nn.Parameter(flow.tensor([1.0, 2.0]))
+        self.register_buffer("running", flow.tensor([8.0, 16.0]))
+        self.register_buffer("copy", flow.zeros(2))
+
+
+def _change(store: _Store, x: Tensor) -> Tensor:
+    """What is read of a tensor that changes is its value from before."""
+    before = store.running * 1.0
+    assign(store.copy, before)
+    subtract(store.running, x, rate=0.5)
+    subtract(store.weight, x)
+    return before
+
+
+class _Graph(flow.nn.Graph):
+    def __init__(self, store: _Store) -> None:
+        super().__init__()
+        self.store = store
+
+    def build(self, x: Tensor) -> Tensor:
+        return _change(self.store.to(flow.nn.Module), x)
+
+
+def test_both_ways_change_parameters_and_buffers() -> None:
+    eager, captured = _Store(), _Store()
+    graph = _Graph(captured)
+    for _ in range(2):
+        x = flow.tensor([2.0, 4.0])
+        np.testing.assert_array_equal(_change(eager, x).numpy(), graph(x).numpy())
+    for store in (eager, captured):
+        # twice: running -= 0.5 * x and weight -= x; the copy is from before the second time
+        assert store.running.numpy().tolist() == [6.0, 12.0]
+        assert store.weight.numpy().tolist() == [-3.0, -6.0]
+        assert store.copy.numpy().tolist() == [7.0, 14.0]
+        assert store.weight.requires_grad
