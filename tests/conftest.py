@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        pytest.skip(f"{path.name}: not on this machine")
+        pytest.skip(f"{path.name}: not on this machine; GRAPH_TRAIN_SHARED can say where it is, see CONTRIBUTING.md")
     return path
 
 
