@@ -22,6 +22,7 @@ from graph_train.distributed import RankInfo
 from graph_train.early_stopping import EarlyStopping
 from graph_train.evolution import CSV_NAME, YAML_NAME, EvolutionResult, evolve
 from graph_train.exchange import Exchange
+from graph_train.failures import StoppedInOrder
 from graph_train.files import write_atomically
 from graph_train.generation import train_generation
 from graph_train.hyperparameters import Hyperparameters, load_hyperparameters
@@ -79,7 +80,17 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
     """
     team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", ""))
     with team.reporting(quiet=not flags.get("debug")), steady_output(), Interruptible():
-        return _train(callbacks, flags)
+        try:
+            return _train(callbacks, flags)
+        except StoppedInOrder:
+            _leave_together()
+            raise
+
+
+def _leave_together() -> None:
+    """Waits for all ranks: OneFlow's heartbeat aborts those that are left, also rank 0 in the middle of its last save."""
+    info = team.current().info
+    Exchange(info.rank, info.world).most(0)
 
 
 def _train(callbacks: Callbacks | None, flags: Mapping[str, Any]) -> TrainResult | EvolutionResult:

@@ -1,0 +1,38 @@
+"""A job of ranks as `graph_train`, whose disk takes some seconds for each state."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from graph_train import team
+
+SECONDS = 4.0
+
+
+def main() -> int:
+    """Takes the flags of `graph-train`."""
+    team.join()
+    from graph_train import saving
+    from graph_train.cli.errors import run_command
+    from graph_train.launch import train
+    from graph_train.options import given_flags
+
+    write = saving.save_checkpoint
+
+    def slowly(path: Path, *arguments: Any, **flags: Any) -> None:
+        time.sleep(SECONDS)
+        write(path, *arguments, **flags)
+
+    saving.save_checkpoint = slowly
+
+    def command() -> None:
+        train(**given_flags(sys.argv[1:]))
+
+    return run_command("graph-train", command, debug=False)
+
+
+if __name__ == "__main__":
+    code = main()
+    team.leave(code)
+    sys.exit(code)
