@@ -88,7 +88,7 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
 
 
 def _leave_together() -> None:
-    """Waits for all ranks: OneFlow's heartbeat aborts those that are left, also rank 0 in the middle of its last save."""
+    """Waits for all ranks: OneFlow's heartbeat would abort those that are left, even rank 0 in its last save."""
     info = team.current().info
     Exchange(info.rank, info.world).most(0)
 
