@@ -337,17 +337,17 @@ REGISTER_NO_GRAD_USER_OP("graph_train_halves")
     .SetGetSbpFn(keep_sums)
     .SetDataTypeInferFn(infer_floats);
 
-#define GT_ACTIVATION_KERNEL(op, kernel)                 \
+#define GT_CPU_ACTIVATION_KERNEL(op, kernel)                 \
   GT_CPU_KERNEL(op, kernel<float>, GT_IS_FLOAT("x"));    \
   GT_CPU_KERNEL(op, kernel<Bfloat16>, GT_IS_BFLOAT16("x"))
 
-GT_ACTIVATION_KERNEL("graph_train_convolution", ConvolutionKernel);
-GT_ACTIVATION_KERNEL("graph_train_convolution_data_grad", DataGradientKernel);
-GT_ACTIVATION_KERNEL("graph_train_convolution_filter_grad", FilterGradientKernel);
-GT_ACTIVATION_KERNEL("graph_train_statistics", StatisticsKernel);
-GT_ACTIVATION_KERNEL("graph_train_normalise", NormaliseKernel);
-GT_ACTIVATION_KERNEL("graph_train_normalise_sums", NormaliseSumsKernel);
-GT_ACTIVATION_KERNEL("graph_train_normalise_grad", NormaliseGradientKernel);
+GT_CPU_ACTIVATION_KERNEL("graph_train_convolution", ConvolutionKernel);
+GT_CPU_ACTIVATION_KERNEL("graph_train_convolution_data_grad", DataGradientKernel);
+GT_CPU_ACTIVATION_KERNEL("graph_train_convolution_filter_grad", FilterGradientKernel);
+GT_CPU_ACTIVATION_KERNEL("graph_train_statistics", StatisticsKernel);
+GT_CPU_ACTIVATION_KERNEL("graph_train_normalise", NormaliseKernel);
+GT_CPU_ACTIVATION_KERNEL("graph_train_normalise_sums", NormaliseSumsKernel);
+GT_CPU_ACTIVATION_KERNEL("graph_train_normalise_grad", NormaliseGradientKernel);
 GT_CPU_KERNEL("graph_train_halves", HalvesKernel, GT_IS_FLOAT("in"));
 
 }  // namespace

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -5,11 +6,18 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.ops import LIBRARY, NOTHING, OWN, PLUGIN, _computed_by, plugin_kernels
 from benchmarks.results import read_result
+from kernels.plugin_build import SOURCE_FOLDER
 
 
 def test_registrations_are_found_in_the_sources() -> None:
     cpu = plugin_kernels()["cpu"]
     assert {"conv2d", "silu", "normalization_grad", "graph_train_update_sgd"} <= cpu
+    own = {
+        name
+        for path in SOURCE_FOLDER.glob("*.cpp")
+        for name in re.findall(r'REGISTER\w*_USER_OP\("(graph_train_\w+)"', path.read_text(encoding="utf-8"))
+    }
+    assert own and own <= cpu
 
 
 def test_registrations_of_every_form(tmp_path: Path) -> None:
