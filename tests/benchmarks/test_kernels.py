@@ -24,7 +24,7 @@ def measured(words: list[str], folder: Path) -> dict[str, Any]:
 
 
 def test_fused_ciou_wins(tmp_path: Path) -> None:
-    ratios = []
+    ratios: list[float] = []
     # Idle: about 25. A real loss shows every time; other work on the machine, for which threads wait, does not.
     while not ratios or (max(ratios) <= 2 and len(ratios) < 3):
         result = measured(["ciou"], tmp_path)
