@@ -38,14 +38,19 @@ def test_another_interpreter_sees_benchmarks_only(tmp_path: Path) -> None:
         assert json.dumps(worker.call("look")) == '["benchmarks", "log"]'
 
 
-def test_a_worker_has_its_threads_and_lacks_what_it_is_told_to_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_has_its_threads_and_lacks_what_it_is_told_to_lack(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    probe = tmp_path / "python"
+    probe.write_text(f'#!/bin/sh\nexec {sys.executable} -S -c "import json,os,sys; sys.stdin.readline(); '
+                     f'print(json.dumps(dict(value=dict(os.environ))))"\n')  # fmt: skip
+    probe.chmod(0o755)
     found = {}
     for name, without in (("all", ()), ("less", ("OPENBLAS_CORETYPE", "OF_NONE"))):
-        worker = Worker(name, "benchmarks.no_such_worker", threads=3, without=without)
-        found[name] = variables(worker)
-        worker.close()
+        with Worker(name, "any", threads=3, python=probe, without=without) as worker:
+            found[name] = worker.call("look")
     assert found["all"]["OPENBLAS_CORETYPE"] == "Haswell"
     assert "OPENBLAS_CORETYPE" not in found["less"]
     assert found["less"]["PATH"] == os.environ["PATH"]
