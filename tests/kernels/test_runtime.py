@@ -59,7 +59,8 @@ print(libc.mallinfo2().hblkhd - before >= 48 << 20)
 
 def test_an_interrupt_raises_as_in_any_python_program() -> None:
     code = (
-        "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom kernels.runtime import flow\n"
+        "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from kernels.runtime import flow\n"
         "try: os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt: print('told')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
