@@ -107,11 +107,11 @@ class ConvFilterGradKernel final : public user_op::OpKernel {
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-GT_CPU_KERNEL("conv2d", ConvKernel, GT_IS_FLOAT("in") && has_elements("in"));
+GT_CPU_KERNEL("conv2d", ConvKernel, GT_IS_FLOAT("in"));
 GT_CPU_KERNEL("conv_data_grad", ConvDataGradKernel,
-              GT_IS_FLOAT("dy") && HobAttr<int32_t>("num_spatial_dims") == 2 && has_elements("dy"));
+              GT_IS_FLOAT("dy") && HobAttr<int32_t>("num_spatial_dims") == 2);
 GT_CPU_KERNEL("conv_filter_grad", ConvFilterGradKernel,
-              GT_IS_FLOAT("dy") && HobAttr<int32_t>("num_spatial_dims") == 2 && has_elements("dy"));
+              GT_IS_FLOAT("dy") && HobAttr<int32_t>("num_spatial_dims") == 2);
 
 }  // namespace
 

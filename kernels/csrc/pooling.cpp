@@ -100,6 +100,7 @@ class MaxPoolKernel final : public user_op::OpKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* x = ctx->Tensor4ArgNameAndIndex("x", 0);
     auto* y = ctx->Tensor4ArgNameAndIndex("y", 0);
+    if (y->shape_view().elem_cnt() == 0) return;
     const Window w = window_of(ctx, x->shape_view(), y->shape_view());
     const float* source = x->dptr<float>();
     float* target = y->mut_dptr<float>();
@@ -124,6 +125,7 @@ class MaxPoolGradKernel final : public user_op::OpKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* dy = ctx->Tensor4ArgNameAndIndex("dy", 0);
     auto* dx = ctx->Tensor4ArgNameAndIndex("dx", 0);
+    if (dy->shape_view().elem_cnt() == 0) return;
     const bool last = is_channels_last(ctx);
     const float* source = dy->dptr<float>();
     const auto* index = ctx->Tensor4ArgNameAndIndex("indice", 0)->dptr<int64_t>();
@@ -269,8 +271,10 @@ auto whole_factors(const char* small, const char* large) {
   });
 }
 
-GT_CPU_KERNEL("max_pool_2d", MaxPoolKernel, GT_IS_FLOAT("x") && has_elements("y"));
-GT_CPU_KERNEL("max_pool_2d_grad", MaxPoolGradKernel, GT_IS_FLOAT("dx") && has_elements("dy"));
+// Empty tensors are ours as well: an op that OneFlow's own kernel has computed once stays with that one for good, and its
+// gradient would read our indices in another way.
+GT_CPU_KERNEL("max_pool_2d", MaxPoolKernel, GT_IS_FLOAT("x"));
+GT_CPU_KERNEL("max_pool_2d_grad", MaxPoolGradKernel, GT_IS_FLOAT("dx"));
 GT_CPU_KERNEL("upsample_nearest_2d", MagnifyKernel<channels_first>, GT_IS_FLOAT("y") && whole_factors("x", "y"));
 GT_CPU_KERNEL("upsample_nearest_2d_grad", MagnifyGradKernel<channels_first>,
               GT_IS_FLOAT("dx") && whole_factors("dx", "dy"));

@@ -9,13 +9,6 @@
 
 namespace graph_train {
 
-// Condition of a kernel that leaves empty tensors to OneFlow's own.
-inline auto has_elements(const std::string& arg) {
-  return oneflow::hob::make_custom("has elements", [arg](const user_op::KernelRegContext& ctx) {
-    return ctx.TensorDesc4ArgNameAndIndex(arg, 0)->shape().elem_cnt() > 0;
-  });
-}
-
 inline bool is_channels_last(const user_op::KernelComputeContext* ctx) {
   return ctx->Attr<std::string>("data_format") == "channels_last";
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kernels import channels_last
 from kernels.plugin import load_plugin
 from kernels.runtime import flow
 from tests.kernels.op_cases import CASES
@@ -53,10 +54,17 @@ def test_batch_norm_of_no_images_leaves_the_running_statistics(axis: int, traini
     assert [tensor.numpy().tolist() for tensor in running] == [[1.0, 2.0, 3.0]] * 2
 
 
-def test_max_pool_of_no_images() -> None:
+def test_max_pool_of_no_images_leaves_the_next_pool_as_it_is() -> None:
+    """OneFlow keeps the kernel that it chose for an op: one chosen for an empty tensor must be right for others."""
     load_plugin("require")
+    pool = flow.nn.MaxPool2d(return_indices=True, kernel_size=2, stride=2)
     x = flow.zeros(0, 3, 8, 6, requires_grad=True)
-    y = flow.nn.MaxPool2d(return_indices=True, kernel_size=2, stride=2)(x)[0]
+    y = pool(x)[0]
     y.sum().backward()
     assert tuple(y.shape) == (0, 3, 4, 3)
     assert tuple(x.grad.shape) == (0, 3, 8, 6)
+    last = flow.tensor(np.arange(2 * 4 * 4 * 3, dtype=np.float32).reshape(2, 4, 4, 3), requires_grad=True)
+    channels_last.max_pool(last, 2, 2, 0).sum().backward()
+    expected = np.zeros((2, 4, 4, 3), np.float32)
+    expected[:, 1::2, 1::2] = 1
+    np.testing.assert_array_equal(last.grad.numpy(), expected)
