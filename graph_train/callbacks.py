@@ -1,8 +1,8 @@
 """Hooks of a training run, under YOLOv5's names, and their isolation: a failing callback never ends a training.
 
 A callback object inherits `TrainingHooks` and overrides what it needs; a plain function can be registered for one hook.
-Hooks run in the driver's thread, in the order of registration; of several ranks on each. What a run
-adds, such as loggers, listens on rank 0 alone.
+Hooks run in the driver's thread, in the order of registration; of several ranks on each. What a run adds, such as
+loggers, listens on rank 0 alone.
 """
 
 import contextlib

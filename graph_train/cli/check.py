@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 
 from graph_train.check_options import CheckOptions
 from graph_train.cli.errors import run_command
@@ -50,17 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give the data set with --data, or ask about this machine with `graph-check env`")
 
     if flags.subject == "env":
-        for name in (
-            "data",
-            "imgsz",
-            "cfg",
-            "anchor_t",
-            "single_cls",
-            "allow_download",
-            "workers",
-            "plots",
-            "problems",
-        ):
+        for name in (item.name for item in fields(CheckOptions) if item.name != "json"):
             if getattr(flags, name) != parser.get_default(name):
                 parser.error(f"--{name.replace('_', '-')} belongs to a data set; leave it out with `env`")
 

@@ -82,6 +82,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("graph-check --data none.yaml", "none.yaml: no such dataset yaml"),
         ("graph-check --data shapes --anchor-t nan", "--anchor-t nan: must be above 1"),
         ("graph-check --data shapes --imgsz 0", "--imgsz 0: must be at least 32"),
+        ("graph-check env --plots x", "--plots belongs to a data set"),
+        ("graph-check env --single-cls", "--single-cls belongs to a data set"),
         ("graph-check dataa --data x", "invalid choice: 'dataa'"),
         ("graph-export --weights none.pt", "none.pt: no such weight file"),
         ("graph-export --weights none.pt --include onyx", "--include 'onyx': choose from safetensors"),
