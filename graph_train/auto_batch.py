@@ -20,8 +20,8 @@ import numpy as np
 
 from graph_train.assembly import VAL_BATCH_FACTOR
 from graph_train.batch_memory import Facts, Measured
-from graph_train.cli.errors import USER_ERROR
 from graph_train.devices import select_device
+from graph_train.failures import USER_ERROR
 from graph_train.hyperparameters import Hyperparameters
 from graph_train.memory import device_memory, resident_bytes
 from graph_train.options import AUTO_BATCH, TrainOptions

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.files import write_atomically
 from graph_train.validation import ImageDetections
+from kernels.files import write_atomically
 
 Entry = dict[str, Any]
 

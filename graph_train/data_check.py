@@ -9,8 +9,8 @@ import numpy as np
 from graph_train import data_report
 from graph_train.check_options import CheckOptions
 from graph_train.data_report import SplitReport
-from graph_train.files import write_atomically
 from graph_train.plots.labels import plot_labels
+from kernels.files import write_atomically
 from models.spec import load_model_spec
 from pipelines.dataset import SPLITS, Dataset, Split, load_dataset
 from pipelines.index import ImageIndex, scan_images

@@ -20,7 +20,6 @@ from graph_train.coco_results import (
 )
 from graph_train.detector import Detector, load_detector
 from graph_train.devices import select_device
-from graph_train.files import write_atomically
 from graph_train.label_files import write_label_file
 from graph_train.run_folder import make_unused
 from graph_train.schedule import check_image_size
@@ -32,6 +31,7 @@ from graph_train.validation import (
     ValidationSettings,
     validate,
 )
+from kernels.files import write_atomically
 from kernels.plugin import load_plugin
 from pipelines.coco_json import is_coco_file
 from pipelines.dataset import Dataset, Split, load_dataset

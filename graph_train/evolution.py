@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from graph_train.files import write_atomically
 from graph_train.hyperparameters import Hyperparameters
 from graph_train.metrics import fitness
 from graph_train.results_csv import VALIDATION_KEYS
+from kernels.files import write_atomically
 
 _LOG = logging.getLogger(__name__)
 _Array = npt.NDArray[np.float64]

@@ -7,9 +7,9 @@ from pathlib import Path
 from graph_train.detector import named_classes, rebuild_network
 from graph_train.devices import select_device
 from graph_train.export_options import ExportOptions
-from graph_train.files import write_atomically
 from graph_train.nms import NmsSettings
 from graph_train.schedule import check_image_size
+from kernels.files import write_atomically
 from kernels.plugin import load_plugin
 from models.network import DetectionModel
 from models.weights import save_weights

@@ -1,10 +1,14 @@
-"""Ends of a run that are neither the user's mistake nor a defect of the program, each with an exit code of its own."""
+"""How a command may end: its exit codes, and the ends of a run that are neither the user's mistake nor a defect of the
+program, each with a code of its own.
+"""
+
+DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
 class RunEndedError(Exception):
     """The run has ended before its time; its last good checkpoint is intact. The message says why and what to do."""
 
-    exit_code = 1
+    exit_code = INTERNAL_ERROR
 
 
 class NotSavedError(RunEndedError):

@@ -1,20 +1,22 @@
-"""Commands whose settings are one frozen dataclass: its fields are at once flags, defaults, help and keyword arguments.
+"""Frozen dataclasses whose fields are at once the flags of a command, their defaults, help and keyword arguments.
 
 Nothing heavy is imported here: `--help` and argument errors answer at once.
 """
 
 import argparse
+import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, TypeVar
 
 from graph_train.cli.parser import CommandParser
-from graph_train.options import check_range, refuse_unknown
 
 Options = TypeVar("Options")
 
 SWITCH = "switch"
+OPTIONAL_VALUE = "optional value"
+"""A flag that also stands alone, and then has the value `const`; the type is that of `const`."""
 TEXTS = "texts"
 """One text or several, kept as a tuple."""
 NUMBERS = "numbers"
@@ -28,7 +30,7 @@ _KINDS: Mapping[Any, str] = {
     int: "a whole number",
     float: "a number",
 }
-_NUMBER_TYPES: Mapping[Any, Any] = {int: int, float: int | float}
+_ACCEPTED: Mapping[type, Any] = {str: str | os.PathLike, int: int, float: int | float, bool: bool}
 
 
 def flag(
@@ -38,6 +40,7 @@ def flag(
     kind: Any = str,
     aliases: Sequence[str] = (),
     choices: Sequence[str] = (),
+    const: Any = None,
     off: str = "",
     refused: str = "",
 ) -> Any:
@@ -48,16 +51,17 @@ def flag(
         kind: type of its value, or one of the forms above.
         aliases: other spellings.
         choices: the only texts it may have.
+        const: the value of a flag that stands alone.
         off: a switch's opposite.
         refused: why no value but the default can be used; the flag exists only to say so.
     """
-    about = {"kind": kind, "aliases": aliases, "choices": choices, "off": off, "refused": refused}
+    about = {"kind": kind, "aliases": aliases, "choices": choices, "const": const, "off": off, "refused": refused}
     return field(default=default, metadata={**about, "help": f"refused: {refused}" if refused else help})
 
 
-def dashed(item: "Field[Any]") -> str:
-    """The flag as it is typed."""
-    return "--" + item.name.replace("_", "-")
+def dashed(name: str) -> str:
+    """The flag of a Python name, as it is typed."""
+    return "--" + name.replace("_", "-")
 
 
 def options_of(kind: type[Options], flags: Mapping[str, Any]) -> Options:
@@ -68,27 +72,46 @@ def options_of(kind: type[Options], flags: Mapping[str, Any]) -> Options:
     """
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     refuse_unknown(flags, known)
-    return kind(**{name: _typed(known[name], value) for name, value in flags.items()})
+    return kind(**{name: typed(known[name], value) for name, value in flags.items()})
 
 
-def _typed(item: "Field[Any]", value: Any) -> Any:
-    """The value as the command line would have given it: paths become text, a single value of a list a list."""
+def refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
+    """Refuses a name that is no flag, with the nearest one that is.
+
+    Raises:
+        ValueError: says which.
+    """
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            raise ValueError(f"unknown setting {name!r}{hint}")
+
+
+def typed(item: "Field[Any]", value: Any) -> Any:
+    """The value as the command line would have given it: paths become text, one entry a list, True a flag alone.
+
+    Raises:
+        ValueError: the value is of another kind.
+    """
     kind = item.metadata["kind"]
     if value is None and item.default is None:
         return value
-    if kind in (TEXTS, NUMBERS):
-        entries = tuple(value) if isinstance(value, list | tuple) else (value,)
-        if kind == TEXTS and all(isinstance(entry, str | os.PathLike) for entry in entries):
-            return tuple(os.fspath(entry) for entry in entries)
-        if kind == NUMBERS and all(isinstance(entry, int) and not isinstance(entry, bool) for entry in entries):
-            return entries
-    elif kind is str and isinstance(value, str | os.PathLike):
-        return os.fspath(value)
-    elif kind == SWITCH and isinstance(value, bool):
-        return value
-    elif kind in _NUMBER_TYPES and isinstance(value, _NUMBER_TYPES[kind]) and not isinstance(value, bool):
-        return kind(value)
-    raise ValueError(f"{item.name}={value!r}: give {_KINDS[kind]}")
+    if kind == OPTIONAL_VALUE:
+        if value is None or isinstance(value, bool):
+            return item.metadata["const"] if value else item.default
+        kind = type(item.metadata["const"])
+    entries = tuple(value) if kind in (TEXTS, NUMBERS) and isinstance(value, list | tuple) else (value,)
+    entry_kind = {TEXTS: str, NUMBERS: int, SWITCH: bool}.get(kind, kind)
+    if not all(_is_a(entry, entry_kind) for entry in entries):
+        raise ValueError(f"{item.name}={value!r}: give {_KINDS[kind]}")
+    made = tuple(os.fspath(entry) if entry_kind is str else entry_kind(entry) for entry in entries)
+    return made if kind in (TEXTS, NUMBERS) else made[0]
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether a value may stand for one of this type; truth values are no numbers."""
+    return isinstance(value, _ACCEPTED[kind]) and isinstance(value, bool) == (kind is bool)
 
 
 def check_flags(options: Any) -> None:
@@ -100,10 +123,10 @@ def check_flags(options: Any) -> None:
     for item in fields(options):
         value, about = getattr(options, item.name), item.metadata
         if about["refused"] and value != item.default:
-            raise ValueError(f"{dashed(item)}: {about['refused']}")
+            raise ValueError(f"{dashed(item.name)}: {about['refused']}")
         for entry in value if about["kind"] == TEXTS else (value,):
             if about["choices"] and entry not in about["choices"]:
-                raise ValueError(f"{dashed(item)} {entry!r}: choose one of {', '.join(about['choices'])}")
+                raise ValueError(f"{dashed(item.name)} {entry!r}: choose one of {', '.join(about['choices'])}")
 
 
 def refuse_changed(options: Any, names: Sequence[str], reason: str) -> None:
@@ -114,7 +137,18 @@ def refuse_changed(options: Any, names: Sequence[str], reason: str) -> None:
     """
     for item in fields(options):
         if item.name in names and getattr(options, item.name) != item.default:
-            raise ValueError(f"{item.metadata['off'] or dashed(item)}: {reason}")
+            raise ValueError(f"{item.metadata['off'] or dashed(item.name)}: {reason}")
+
+
+def check_range(name: str, value: float, lowest: int, highest: int) -> None:
+    """Refuses a number out of its range, inclusive, under the flag's name.
+
+    Raises:
+        ValueError: it lies outside.
+    """
+    if not lowest <= value <= highest:
+        bound = f"at least {lowest}" if value < lowest else f"at most {highest}"
+        raise ValueError(f"{dashed(name)} {value}: must be {bound}")
 
 
 def check_ranges(options: Any, ranges: Mapping[str, tuple[int, int]], *, shares: Sequence[str] = ()) -> None:
@@ -129,33 +163,45 @@ def check_ranges(options: Any, ranges: Mapping[str, tuple[int, int]], *, shares:
             check_range(name, value, lowest, highest)
     for name in shares:
         if not 0 <= getattr(options, name) <= 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: must lie between 0 and 1")
+            raise ValueError(f"{dashed(name)} {getattr(options, name)}: must lie between 0 and 1")
 
 
-def parser_of(kind: type[Any], *, prog: str, description: str) -> argparse.ArgumentParser:
-    """The command line of such settings; flags that are not given are left out of the namespace."""
+def parser_of(kind: type[Any], *, prog: str, description: str, exit_codes: str = "") -> argparse.ArgumentParser:
+    """The command line of such settings; flags that are not given are left out of the namespace.
+
+    Args:
+        kind, prog, description: the dataclass, the command and what it does.
+        exit_codes: how the command may end, where it differs from the usual.
+    """
     parser = CommandParser(
         prog=prog,
         description=description,
-        epilog="Exit codes: 0 done, 1 internal error, 2 user error, 130 interrupted.",
+        epilog=f"Exit codes: {exit_codes or '0 done, 1 internal error, 2 user error, 130 interrupted'}.",
     )
-    for item in fields(kind):
-        _add_flag(parser, item)
+    add_flags(parser, kind)
     return parser
 
 
-def _add_flag(parser: argparse.ArgumentParser, item: "Field[Any]") -> None:
-    about = item.metadata
-    names = list(dict.fromkeys([dashed(item), *about["aliases"], "--" + item.name]))
+def add_flags(parser: "argparse._ActionsContainer", kind: type[Any]) -> None:
+    """Adds the flags of a dataclass to a parser, or to one group of its help."""
+    for item in fields(kind):
+        _add_flag(parser, item)
+
+
+def _add_flag(parser: "argparse._ActionsContainer", item: "Field[Any]") -> None:
+    about, kind = item.metadata, item.metadata["kind"]
+    names = list(dict.fromkeys([dashed(item.name), *about["aliases"], "--" + item.name]))
     common: dict[str, Any] = {"dest": item.name, "help": about["help"], "default": argparse.SUPPRESS}
-    if about["kind"] == SWITCH:
+    if kind == SWITCH:
         parser.add_argument(*names, action="store_true", **common)
         if about["off"]:
             common["help"] = f"the opposite of {names[0]}"
             parser.add_argument(about["off"], action="store_false", **common)
-    elif about["kind"] in (TEXTS, NUMBERS):
-        parser.add_argument(*names, nargs="+", type=str if about["kind"] == TEXTS else int, **common)
+    elif kind == OPTIONAL_VALUE:
+        parser.add_argument(*names, nargs="?", const=about["const"], type=type(about["const"]), **common)
+    elif kind in (TEXTS, NUMBERS):
+        parser.add_argument(*names, nargs="+", type=str if kind == TEXTS else int, **common)
     else:
-        if item.default is not MISSING and item.default != "":
+        if item.default not in (MISSING, None, ""):
             common["help"] += f" (default: {item.default})"
-        parser.add_argument(*names, type=about["kind"], choices=about["choices"] or None, **common)
+        parser.add_argument(*names, type=kind, choices=about["choices"] or None, **common)

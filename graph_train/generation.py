@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graph_train.cli.errors import INTERRUPTED, USER_ERROR, run_command
-from graph_train.failures import DivergedError, NotSavedError
-from graph_train.files import write_atomically
+from graph_train.cli.errors import run_command
+from graph_train.failures import INTERRUPTED, USER_ERROR, DivergedError, NotSavedError
 from graph_train.hyperparameters import Hyperparameters
 from graph_train.interrupts import Interruptible, StopRequest, end_with_parent
 from graph_train.results_csv import VALIDATION_KEYS
+from kernels.files import write_atomically
 
 _POLL_SECONDS = 0.5
 

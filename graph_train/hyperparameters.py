@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from graph_train.files import write_atomically
+from kernels.files import write_atomically
 from models.loss_config import LossConfig
 from pipelines.augment import AugmentConfig, largest
 from pipelines.safe_yaml import load_yaml

@@ -23,7 +23,7 @@ from graph_train.early_stopping import EarlyStopping
 from graph_train.evolution import CSV_NAME, YAML_NAME, EvolutionResult, evolve
 from graph_train.exchange import Exchange
 from graph_train.failures import StoppedInOrder
-from graph_train.files import write_atomically
+from graph_train.flag_table import dashed
 from graph_train.generation import train_generation
 from graph_train.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.interrupts import Interruptible
@@ -42,6 +42,7 @@ from graph_train.run_folder import (
 from graph_train.saved_header import SavedHeader, read_header
 from graph_train.terminal import steady_output
 from graph_train.trainer import Trainer, TrainResult
+from kernels.files import write_atomically
 from models.complexity import measure
 from models.spec import load_model_spec
 from pipelines.dataset import load_dataset
@@ -207,12 +208,12 @@ def _resumed(folder: RunFolder, point: ResumePoint, flags: Mapping[str, Any]) ->
     given = options_from_flags(**flags).as_flat_dict()
     for name in ("name", "exist_ok"):
         if name in flags:
-            raise ValueError(f"{_dashed(name)}: a resumed run stays in its folder {folder.path}; leave it out")
+            raise ValueError(f"{dashed(name)}: a resumed run stays in its folder {folder.path}; leave it out")
     for name in set(flags) - {"project", "resume"}:
         if name not in _CHANGEABLE_ON_RESUME and saved.get(name) != given[name]:
             raise ValueError(
-                f"--{name.replace('_', '-')} {given[name]!r} differs from the saved run ({saved.get(name)!r}); a "
-                f"resumed run may change only {', '.join(_dashed(name) for name in _CHANGEABLE_ON_RESUME)}"
+                f"{dashed(name)} {given[name]!r} differs from the saved run ({saved.get(name)!r}); a "
+                f"resumed run may change only {', '.join(dashed(name) for name in _CHANGEABLE_ON_RESUME)}"
             )
     saved.update({name: given[name] for name in _CHANGEABLE_ON_RESUME if name in flags})
     if "wandb" not in str(saved.get("loggers", "")).split(","):
@@ -228,10 +229,6 @@ def _header(checkpoint: Checkpoint, path: Path) -> SavedHeader:
         return read_header(checkpoint.header)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; use an older checkpoint") from None
-
-
-def _dashed(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _train_in(folder: RunFolder, begin: Callable[[RunFolder], _Start], callbacks: Callbacks) -> TrainResult:

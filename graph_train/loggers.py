@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from graph_train.callbacks import Callbacks, TrainingHooks
-from graph_train.files import write_atomically
 from graph_train.results_csv import RESULT_KEYS, VALIDATION_KEYS
 from graph_train.tensorboard_events import EventFile
+from kernels.files import write_atomically
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 BEST_KEYS = ("best/epoch", "best/precision", "best/recall", "best/mAP_0.5", "best/mAP_0.5:0.95")

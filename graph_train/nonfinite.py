@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from graph_train.failures import DivergedError
-from graph_train.files import replacing
 from graph_train.step import PIXEL_SCALE, StepResult
+from kernels.files import replacing
 from kernels.global_rows import kept_by_images
 from kernels.runtime import Tensor, flow
 from models.safetensors_file import write_safetensors

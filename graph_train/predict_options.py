@@ -8,7 +8,17 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from graph_train.flag_table import NUMBERS, SWITCH, TEXTS, check_flags, check_ranges, flag, options_of, parser_of
+from graph_train.flag_table import (
+    NUMBERS,
+    SWITCH,
+    TEXTS,
+    check_flags,
+    check_ranges,
+    dashed,
+    flag,
+    options_of,
+    parser_of,
+)
 from graph_train.val_options import NO_DNN, NO_HALF, NUMBER_RANGES, THRESHOLDS
 
 _WEIGHTS_HELP = "trained weights (.safetensors, .pt, a OneFlow folder); several are joined to an ensemble"
@@ -81,9 +91,7 @@ class PredictOptions:
         if self.nosave and not self.view_img:
             for name in _DRAWING:
                 if getattr(self, name) != getattr(PredictOptions, name):
-                    raise ValueError(
-                        f"--{name.replace('_', '-')}: nothing is drawn with --nosave; leave one of them out"
-                    )
+                    raise ValueError(f"{dashed(name)}: nothing is drawn with --nosave; leave one of them out")
         if self.hide_labels and self.hide_conf:
             raise ValueError("--hide-conf: --hide-labels hides confidences too; leave one of them out")
         if self.visualize and (self.augment or len(self.weights) > 1):

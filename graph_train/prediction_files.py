@@ -12,9 +12,9 @@ import numpy.typing as npt
 from PIL import Image, ImageShow
 
 from graph_train.coco_results import entries_of, id_of_name
-from graph_train.files import write_atomically
 from graph_train.label_files import write_label_file
 from graph_train.plots.images import BoxStyle, draw_detections
+from kernels.files import write_atomically
 from pipelines.sources import decode_on_host
 from pipelines.video import VideoFile
 

@@ -12,10 +12,10 @@ from typing import IO
 
 from graph_train.checkpoint import Checkpoint, load_checkpoint
 from graph_train.cursor import Cursor
-from graph_train.files import older, remove_leftovers
 from graph_train.progress import TerminalHandler
 from graph_train.saved_header import read_header
 from graph_train.terminal import LogFile
+from kernels.files import older, remove_leftovers
 from pipelines.problems import printable
 
 LOG = logging.getLogger("graph_train")

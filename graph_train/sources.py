@@ -74,8 +74,6 @@ def find_sources(entries: Sequence[str], lines: Iterable[str] | None = None) -> 
 
 def _add(entry: str, found: _Found) -> bool:
     """Adds what an entry names; False if there is nothing of that name."""
-    if entry.isnumeric() or entry.lower().startswith(_STREAMS):
-        raise ValueError(f"--source {entry}: cameras, streams and addresses are not read; save images or a video first")
     path = with_home(entry)
     if path.is_dir():
         below = sorted(file for file in walk_files(path, found.problems) if file.suffix.lower() in _LOOKED_AT)
@@ -88,6 +86,8 @@ def _add(entry: str, found: _Found) -> bool:
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         found.files += [(match, Path(match.name)) for match in matches if match.is_file()]
         return bool(matches)
+    if entry.isnumeric() or entry.lower().startswith(_STREAMS):
+        raise ValueError(f"--source {entry}: cameras, streams and addresses are not read; save images or a video first")
     return False
 
 

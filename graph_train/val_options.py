@@ -7,7 +7,17 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-from graph_train.flag_table import SWITCH, TEXTS, check_flags, check_ranges, flag, options_of, parser_of, refuse_changed
+from graph_train.flag_table import (
+    SWITCH,
+    TEXTS,
+    check_flags,
+    check_ranges,
+    dashed,
+    flag,
+    options_of,
+    parser_of,
+    refuse_changed,
+)
 from graph_train.options import MAX_BATCH, RANGES
 
 TASKS = ("val", "test", "train", "speed", "study")
@@ -78,9 +88,7 @@ class ValOptions:
         if self.task in ("speed", "study"):
             for name in ("save_txt", "save_hybrid", "save_json"):
                 if getattr(self, name):
-                    raise ValueError(
-                        f"--{name.replace('_', '-')}: --task {self.task} writes no detections; use --task val"
-                    )
+                    raise ValueError(f"{dashed(name)}: --task {self.task} writes no detections; use --task val")
         if self.task == "speed":
             refuse_changed(self, THRESHOLDS, "--task speed measures at 0.25 and 0.45; leave it out, or use --task val")
         if self.task == "study":

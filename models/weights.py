@@ -4,8 +4,6 @@ Nothing in a file is executed; a file that is not plain weights is refused.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from kernels.files import replacing
 from kernels.global_rows import here
 from kernels.runtime import flow
 from models.module_tree import Found, Part, as_float32, find_weights, plain_config
@@ -329,18 +328,8 @@ class WeightsCopy:
         described = {**self.header, _CHECKSUM: checksum(self.arrays, self.header)}
         # Readers of other frameworks look for "format"; it is plain text by their convention.
         header = {"format": "pt", **{key: json.dumps(value) for key, value in described.items()}}
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".tmp{path.suffix}", dir=path.parent)
-        try:
-            with open(descriptor, "wb") as file:
-                write_safetensors(file, self.arrays, header)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            write_safetensors(file, self.arrays, header)
 
 
 def copy_weights(model: DetectionModel, metadata: Mapping[str, Any] | None = None) -> WeightsCopy:

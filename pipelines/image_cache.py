@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from tqdm import tqdm
 
+from kernels.files import replacing
 from pipelines.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from pipelines.decoding import Device
 from pipelines.free_memory import free_memory
@@ -186,7 +186,8 @@ def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]
             pixels = decode_on_host(path)
             if pixels.shape != (height, width, 3):
                 raise OSError(f"{printable(path)}: no longer of {width} x {height} px; was it changed during the run?")
-            _write(pixels, target)
+            with replacing(target, lasting=False) as temporary:
+                pixels.tofile(temporary)
         return np.memmap(target, np.uint8, "r", shape=(height, width, 3))
 
     return load
@@ -198,19 +199,6 @@ def _is_whole(target: Path, image_wh: tuple[int, int]) -> bool:
         return target.stat().st_size == image_wh[0] * image_wh[1] * 3
     except FileNotFoundError:
         return False
-
-
-def _write(pixels: np.ndarray, target: Path) -> None:
-    """Under another name first, and onto the disk before it gets its own, so that a file is whole or absent."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-        try:
-            pixels.tofile(file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, target)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 
 def _cached_file(path: Path, folder: Path) -> Path:

@@ -1,19 +1,18 @@
 """Keeps the result of a scan in the user's cache folder, under a name made of everything the result depends on."""
 
-import contextlib
 import hashlib
 import io
 import json
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
 
+from kernels.files import write_atomically
 from pipelines.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from pipelines.images import ImageFacts, ImageFormat
 from pipelines.labels import LabelRows
@@ -138,22 +137,7 @@ def _cut(values: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
 def _store(file: Path, content: bytes) -> None:
     """Writes the file as a whole, so that another process sees it complete or not at all."""
     make_private_folder(file.parent)
-    with _temporary(file.parent) as (descriptor, name):
-        with open(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, file)
+    write_atomically(file, content)
     by_age = sorted(file.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in by_age[MAX_FILES:]:
         old.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[tuple[int, str]]:
-    descriptor, name = tempfile.mkstemp(prefix=".index-", dir=folder)
-    try:
-        yield descriptor, name
-    finally:
-        with contextlib.suppress(FileNotFoundError):  # renamed by now, unless something failed
-            os.unlink(name)

@@ -1,11 +1,12 @@
 """What is wrong with the files of a data set: one record per finding, printable and writable as a report."""
 
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from kernels.files import write_atomically
 
 Severity = Literal["error", "warning"]
 Code = Literal[
@@ -67,8 +68,4 @@ def write_problems(path: Path | str, problems: Sequence[Problem]) -> None:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", suffix=".tmp", delete=False
-    ) as file:
-        file.writelines(f"{problem}\n" for problem in problems)
-    os.replace(file.name, target)
+    write_atomically(target, "".join(f"{problem}\n" for problem in problems))

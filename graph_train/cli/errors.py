@@ -7,11 +7,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
-from graph_train.failures import RunEndedError, ToldElsewhereError
+from graph_train.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, RunEndedError, ToldElsewhereError
 from graph_train.terminal import steady_output
 from pipelines.problems import printable
-
-DONE, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
 def run_command(name: str, command: Callable[[], int | None], *, debug: bool) -> int:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from graph_train.cli.errors import USER_ERROR
+from graph_train.failures import USER_ERROR
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from graph_train.cli.errors import DONE, USER_ERROR, run_command, show_messages
+from graph_train.cli.errors import run_command, show_messages
+from graph_train.failures import DONE, USER_ERROR
 from graph_train.predict_options import build_parser, predict_options
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.files import replacing
 from graph_train.plots.style import class_colour, text_on
+from kernels.files import replacing
 from pipelines.boxes import cxcywh_to_xyxy
 
 Array = npt.NDArray[Any]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from graph_train.files import replacing
+from kernels.files import replacing
 
 RGB = tuple[int, int, int]
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from graph_train.assembly import Run
 from graph_train.callbacks import TrainingHooks
-from graph_train.files import write_atomically
 from graph_train.plots.results import read_results
 from graph_train.report.content import (
     FORMAT,
@@ -26,6 +25,7 @@ from graph_train.report.content import (
 from graph_train.report.page import finite, render
 from graph_train.report.samples import SampleCollector, measured_here, picture
 from graph_train.trainer import Trainer
+from kernels.files import write_atomically
 from pipelines.shard import Shard
 
 LOG = logging.getLogger("graph_train")

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from graph_train.checkpoint import load_checkpoint
-from graph_train.cli.errors import INTERRUPTED, USER_ERROR
-from graph_train.failures import RANK_LOST
+from graph_train.failures import INTERRUPTED, RANK_LOST, USER_ERROR
 from tests.distributed.jobs import JobLab, interrupt
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]

@@ -98,14 +98,14 @@ def test_the_data_set_is_left_alone(data: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_user_errors_are_one_line_and_exit_code_2(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for flags in (["--data", "none.yaml"], ["--data", str(data), "--imgsz", "0"], ["--data", str(data), "--cfg", "no"]):
+    settings = (["--data", "none.yaml"], ["--data", str(data), "--imgsz", "0"], ["--data", str(data), "--cfg", "no"])
+    for flags in ([], *settings):
         assert main(flags) == 2
         error = capsys.readouterr().err
         assert error.startswith("graph-check: ") and error.count("\n") == 1
-    for flags in ([], ["--data", str(data), "--unknown"]):
-        with pytest.raises(SystemExit) as caught:
-            main(flags)
-        assert caught.value.code == 2
+    with pytest.raises(SystemExit) as caught:
+        main(["--data", str(data), "--unknown"])
+    assert caught.value.code == 2
 
 
 def test_a_split_without_a_usable_image_is_an_error(data: Path, tmp_path: Path) -> None:

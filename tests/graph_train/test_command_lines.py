@@ -77,7 +77,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("graph-val --weights none.pt", "none.pt: no such weight file"),
         ("graph-val --weights x --conf-thres nan", "--conf-thres nan: must lie between 0 and 1"),
         ("graph-val --weights x --imgsz 0", "--imgsz 0: must be at least 32"),
-        ("graph-check", "give the data set with --data"),
+        ("graph-check", "--data: name the data set"),
         ("graph-check --dat x", "unknown flag --dat; did you mean --data?"),
         ("graph-check --data none.yaml", "none.yaml: no such dataset yaml"),
         ("graph-check --data shapes --anchor-t nan", "--anchor-t nan: must be above 1"),

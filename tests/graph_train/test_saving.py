@@ -1,7 +1,6 @@
 """A run's files survive damage, a refusing disk, a second run, and a kill before the first checkpoint."""
 
 import os
-import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,10 +14,11 @@ import pytest
 from graph_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from graph_train.cli.train import main
 from graph_train.failures import DivergedError, NotSavedError
-from graph_train.files import older, remove_leftovers, replacing, write_atomically
 from graph_train.options import RunOptions
 from graph_train.run_folder import BEST, DAMAGED, EARLIER, EARLIER_BEST, LAST, RunFolder, point_to_resume
 from graph_train.saving import Saving, Snapshot
+from kernels.files import older
+from tests.file_limit import file_limit
 from tests.graph_train.lab import Lab, Trial
 
 
@@ -31,17 +31,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def whole(lab: Lab) -> Trial:
     """A run of three epochs that saved after every batch; two states are kept."""
     return lab.train(epochs=3, save_steps=1, seed=5)
-
-
-@contextmanager
-def file_limit(count: int) -> Iterator[None]:
-    """No file of this process may grow beyond so many bytes: what a used-up quota looks like."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @contextmanager
@@ -63,52 +52,10 @@ def assert_same_files(first: Path, second: Path) -> None:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
-def texts(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.iterdir()}
-
-
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
-
-
-# --- files ---------------------------------------------------------------------------------------------------------
-
-
-def test_generations_move_on(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    for text in "12345":
-        with replacing(path, keep=3) as temporary:
-            temporary.write_text(text)
-    assert texts(tmp_path) == {"a.txt": "5", "a.1.txt": "4", "a.2.txt": "3"}
-    write_atomically(path, "6")  # keeps nothing, so nothing that is older than what it replaced may stay
-    assert texts(tmp_path) == {"a.txt": "6"}
-
-
-def test_an_error_keeps_all_generations_and_names_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    for text in "12":
-        with replacing(path, keep=2) as temporary:
-            temporary.write_text(text)
-    with pytest.raises(OSError) as error, file_limit(0), replacing(path, keep=2) as temporary:
-        temporary.write_text("3")
-    assert (error.value.filename, error.value.strerror) == (str(path), "File too large")
-    assert texts(tmp_path) == {"a.txt": "2", "a.1.txt": "1"}
-
-
-def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
-    context = replacing(tmp_path / "last.safetensors")
-    temporary = context.__enter__()
-    temporary.write_bytes(b"half")
-    for name in (".lock", "notes.tmp", "last.safetensors"):
-        (tmp_path / name).touch()
-    assert remove_leftovers(tmp_path) == 1
-    assert not temporary.exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "last.safetensors", "notes.tmp"]
-
-
-# --- resuming ------------------------------------------------------------------------------------------------------
 
 
 def test_a_damaged_newest_state_falls_back_to_the_one_before(lab: Lab, whole: Trial, tmp_path: Path) -> None:

@@ -60,6 +60,16 @@ def test_lists_count_from_their_folder_then_from_the_current_one(tree: Path) -> 
     ]
 
 
+def test_what_is_there_is_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("0", "screenshots"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").touch()
+    (tmp_path / "screen.png").touch()
+    for entry in ("0", "screenshots", "screen.png"):
+        assert len(find_sources([entry]).images) == 1
+
+
 def test_standard_input(tree: Path) -> None:
     found = find_sources(["-"], ["photos/a.jpg\n", "photos/*.PNG\n", "gone.jpg\n"])
     assert list(names(found)) == ["a.jpg", "b.PNG"]

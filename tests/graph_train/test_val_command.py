@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw
 
 from graph_train import evaluation
 from graph_train.augmented import VIEWS, AugmentedInference, View, back_to_image, scaled
-from graph_train.cli.errors import USER_ERROR
 from graph_train.cli.val import main
 from graph_train.detector import load_detector
 from graph_train.evaluation import evaluate
+from graph_train.failures import USER_ERROR
 from graph_train.label_files import write_label_file
 from graph_train.val_options import val_options
 from kernels.runtime import Tensor, flow

@@ -1,9 +1,7 @@
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -116,23 +114,3 @@ def test_an_image_of_another_size_than_in_the_index_is_named(tmp_path: Path) -> 
     with pytest.raises(OSError, match=r"000\.png: no longer of .* px; was it changed during the run\?"):
         open_images(index, "disk", folder=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_pixels_are_on_the_disk_before_the_file_has_its_name(
-    index: ImageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done = []
-
-    def noted(name: str) -> Callable[..., None]:
-        real = getattr(os, name)
-
-        def call(*given: Any) -> None:
-            done.append(name)
-            real(*given)
-
-        return call
-
-    for name in ("fsync", "replace"):
-        monkeypatch.setattr(os, name, noted(name))
-    open_images(index, "disk", folder=tmp_path / "cache")
-    assert done == ["fsync", "replace"] * len(index)

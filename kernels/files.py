@@ -1,7 +1,7 @@
 """Files that must never be half written: temporary name, fsync, rename, fsync of the folder."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,29 +20,29 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def replacing(path: Path, *, keep: int = 1) -> Iterator[Path]:
+def replacing(path: Path, *, keep: int = 1, lasting: bool = True) -> Iterator[Path]:
     """Gives a temporary file beside `path`, with the same suffix, that takes the place of `path` when all went well.
 
     Args:
         path: in a folder that exists.
         keep: how many generations stay: `path`, then `older(path, 1)`, … `older(path, keep - 1)`.
+        lasting: False spares a sync of the folder; after a power cut the name may stand for the older file, or none.
     Raises:
         OSError: as the writing raises it, naming `path`; all older files are untouched.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=_MARK + path.suffix)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{_MARK}{path.suffix}")
+        temporary.touch(exist_ok=False)  # with the rights that any new file of this user gets
         try:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
             _shift(path, keep)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        if lasting:
+            sync_folder(path.parent)
     except OSError as error:
         # Names of temporary files mean nothing to the user.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
