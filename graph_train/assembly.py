@@ -198,12 +198,15 @@ class Saved:
     anchors_px: npt.NDArray[np.float32]
 
 
-def assemble(options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = None) -> Run:
+def assemble(
+    options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = None, *, any_anchors: bool = False
+) -> Run:
     """Builds a run from its settings.
 
     Args:
         options, hyp: the settings.
         saved: network and anchors of the run that is resumed.
+        any_anchors: fits none to the data set, as suits a measurement of memory.
     Raises:
         ValueError, OSError: a setting or a file that cannot be used.
     """
@@ -223,8 +226,10 @@ def assemble(options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = 
         # A yaml of the user's own, and `anchors` of the hyper-parameters, bring their own anchors.
         own_anchors = options.model.cfg or hyp.anchors_per_level
         LOG.info("%s", transfer(network, weights, exclude=("anchor",) if own_anchors else ()))
-    if saved is None and not options.model.noautoanchor:
-        _fit_anchors(network, setup)
+    if any_anchors:
+        network.set_anchors_px(np.ones_like(anchors_px(network)))
+    elif saved is None:
+        _settle_anchors(network, setup)
     return _with_step(setup, network)
 
 
@@ -272,11 +277,27 @@ def anchors_px(network: DetectionModel) -> npt.NDArray[np.float32]:
     return network.anchors_cells * np.asarray(network.stride, np.float32).reshape(-1, 1, 1)
 
 
-def _fit_anchors(network: DetectionModel, setup: Setup) -> None:
-    """Auto-anchor: keeps the network's anchors if they reach nearly all boxes, else looks for better ones."""
-    if not any(len(rows) for rows in setup.data.train.labels):
-        LOG.info("AutoAnchor: no labels, the anchors stay")
+def _settle_anchors(network: DetectionModel, setup: Setup) -> None:
+    """Auto-anchor, unless it is switched off or has no labels to go by.
+
+    Raises:
+        ValueError: then the network would be left without anchors.
+    """
+    no_labels = not any(len(rows) for rows in setup.data.train.labels)
+    if not setup.options.model.noautoanchor and not no_labels:
+        _fit_anchors(network, setup)
         return
+    if network.anchors_cells.min() <= 0:
+        reason = "no image has a label" if no_labels else "--noautoanchor lets none be found"
+        asked = network.head.anchors_per_level
+        raise ValueError(f"anchors: {asked} per level are asked for, but {reason}; write their sizes in px into the "
+                         "model yaml, or have them found")  # fmt: skip
+    if no_labels:
+        LOG.info("AutoAnchor: no labels, the anchors stay")
+
+
+def _fit_anchors(network: DetectionModel, setup: Setup) -> None:
+    """Keeps the network's anchors if they reach nearly all boxes, else looks for better ones."""
     decision = check_anchors(
         setup.data.train.sizes,
         setup.data.train.labels,

@@ -56,9 +56,9 @@ def _measure(request: Mapping[str, Any], write: Callable[[Facts | Measured], Non
     from graph_train.options import options_from_flags
 
     batches: list[int] = request["batches"]
-    options = options_from_flags(**{**request["options"], "batch_size": batches[-1], "noautoanchor": True})
+    options = options_from_flags(**{**request["options"], "batch_size": batches[-1]})
     memory = _Memory(select_device(options.engine.device), compiled=options.engine.graph)
-    run = assemble(options, Hyperparameters(**request["hyp"]))
+    run = assemble(options, Hyperparameters(**request["hyp"]), any_anchors=True)
     write(_facts(run, graphs_add_up=memory.graphs_add_up))
     write(Measured("start", 0, memory.used()))
     before = memory.used()

@@ -69,7 +69,8 @@ def test_what_cannot_be() -> None:
 @pytest.mark.parametrize("graph", [True, False])
 def test_measured_for_real(graph: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lab = Lab(tmp_path)
-    options = options_from_flags(**lab.flags(batch_size=-1, imgsz=320, graph=graph))
+    hyp = lab.hyp(anchors=4)  # places for sizes that only the run itself looks for
+    options = options_from_flags(**lab.flags(batch_size=-1, imgsz=320, graph=graph, hyp=hyp))
     logging.getLogger("graph_train").propagate = True
     with caplog.at_level(logging.INFO, "graph_train"):
         found = with_batch_size(options, load_hyperparameters(options.optim.hyp))

@@ -104,6 +104,8 @@ def noautoanchor(lab: Lab, plain: Trial) -> None:
     kept, fitted = lab.assemble(cfg=far, noautoanchor=True), lab.assemble(cfg=far)
     assert kept.state.network.anchors_cells[0, 0, 0] == 300 / 8
     assert fitted.state.network.anchors_cells.max() < 64 / 8
+    with pytest.raises(ValueError, match="anchors: 4 per level are asked for, but --noautoanchor lets none be found"):
+        lab.assemble(hyp=lab.hyp(anchors=4), noautoanchor=True)
 
 
 # --- data ----------------------------------------------------------------------------------------------------------
