@@ -51,7 +51,7 @@ def _cpu_copy(threads: int) -> Callable[[], float]:
 
 
 def _prepare_gpu(device: str) -> dict[str, str]:
-    from graph_train.devices import select_device
+    from graph_train.host.devices import select_device
     from kernels.runtime import flow
 
     name = select_device(device)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.registry import BENCHMARKS, COMMANDS
-from graph_train.cli.errors import run_command
-from graph_train.cli.parser import CommandParser
-from graph_train.interrupts import Interruptible
+from graph_train.host.errors import run_command
+from graph_train.host.interrupts import Interruptible
+from graph_train.settings.parser import CommandParser
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

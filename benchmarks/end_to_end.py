@@ -100,8 +100,8 @@ def epoch_speeds(output: str, epochs: int) -> tuple[float, ...]:
 
 def _describe(flags: argparse.Namespace, epochs: int, folder: Path) -> int:
     """Writes what the PyTorch loop trains on: network, weights, images, labels, when to update. Returns the images."""
-    from graph_train.hyperparameters import Hyperparameters
-    from graph_train.schedule import Schedule
+    from graph_train.engine.schedule import Schedule
+    from graph_train.settings.hyperparameters import Hyperparameters
     from pipelines.dataset import load_dataset
     from pipelines.index import index_images
 

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from graph_train.callbacks import Callbacks
+from graph_train.hooks.callbacks import Callbacks
 
 
 def _leave(*_: Any) -> None:
@@ -22,7 +22,7 @@ def _leave(*_: Any) -> None:
 
 def main() -> None:
     """Runs it."""
-    from graph_train.launch import train
+    from graph_train.launch.train import train
 
     callbacks = Callbacks()
     callbacks.register_action("on_train_batch_end", callback=_leave)

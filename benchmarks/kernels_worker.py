@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.channel import serve
 from benchmarks.kernel_cases import CASES, Setting
-from graph_train.devices import select_device
+from graph_train.host.devices import select_device
 from kernels.plugin import is_loaded, load_plugin
 from kernels.runtime import flow
 

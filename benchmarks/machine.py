@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from graph_train.environment import free_memory_gib, processor_name
+from graph_train.checks.environment import free_memory_gib, processor_name
 
 _PACKAGES = ("graph-train", "oneflow", "nvidia-dali-cuda120", "onednn-cpu-gomp", "numpy", "pillow")
 _INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")

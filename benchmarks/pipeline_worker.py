@@ -16,7 +16,7 @@ _state: dict[str, Any] = {}
 
 def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, device: str, list_to: str) -> int:
     """Indexes the data set, builds the pipeline, and writes the list that the peer reads; returns the images."""
-    from graph_train.devices import select_device
+    from graph_train.host.devices import select_device
     from kernels.plugin import load_plugin
     from pipelines.augment import AugmentConfig
     from pipelines.dataset import load_dataset
@@ -132,7 +132,7 @@ def _hand_over(plans: list[Any]) -> float:
     """What comes between a finished batch and the step: nothing is copied on a CPU, once on the device on a GPU."""
     if _state["device"] != "cpu":
         return _hand_over_on_device(plans)
-    from graph_train.inference import on_device
+    from graph_train.detection.inference import on_device
 
     images = [plan.empty_images() for plan in plans]
     start = time.perf_counter()

@@ -95,8 +95,8 @@ def network_rows(network: Any) -> list[dict[str, Any]]:
 
 def update_settings(batch_size: int) -> dict[str, Any]:
     """Of the optimizer and the average; every step updates, as after warm-up at batch 64."""
-    from graph_train.hyperparameters import Hyperparameters
-    from graph_train.schedule import EMA_DECAY, EMA_TAU, scaled_weight_decay
+    from graph_train.engine.schedule import EMA_DECAY, EMA_TAU, scaled_weight_decay
+    from graph_train.settings.hyperparameters import Hyperparameters
     from kernels.update import MAX_GRADIENT_NORM
 
     decay = scaled_weight_decay(Hyperparameters().weight_decay, batch_size)

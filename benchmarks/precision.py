@@ -85,7 +85,7 @@ def _trained(flags: argparse.Namespace, work: Path, seed: int, precision: str) -
     text = done.stdout.decode(errors="replace")
     if done.returncode:
         raise RuntimeError(f"{name} ended with exit code {done.returncode}: {text[-1500:]}")
-    from graph_train.assembly import IN_BFLOAT16  # loads OneFlow
+    from graph_train.training.assembly import IN_BFLOAT16  # loads OneFlow
 
     if flags.device == "cpu" and (precision == "amp") != (IN_BFLOAT16 in text):
         raise RuntimeError(f"{name}: --amp changes nothing on this machine, it computes in float32 as well")

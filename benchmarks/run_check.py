@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from graph_train.checkpoint import Checkpoint, load_checkpoint
-from graph_train.results_csv import HEADER
-from graph_train.run_folder import LAST
+from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
+from graph_train.runs.results_csv import HEADER
+from graph_train.runs.run_folder import LAST
 from models.safetensors_file import checksum
 from models.weights import load_weights
 from pipelines.safe_yaml import load_yaml

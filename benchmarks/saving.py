@@ -81,7 +81,7 @@ def _cost(flags: argparse.Namespace, common: Mapping[str, Any], folder: Path) ->
 
 def _starts(flags: argparse.Namespace, common: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A resumed run starts in the middle of its first epoch, as after a kill."""
-    from graph_train.run_folder import LAST
+    from graph_train.runs.run_folder import LAST
 
     environment = environment_for(flags.threads)
     command = [sys.executable, "-m", "graph_train"]

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.channel import serve
-from graph_train.assembly import assemble
-from graph_train.cursor import Cursor
-from graph_train.early_stopping import EarlyStopping
-from graph_train.hyperparameters import load_hyperparameters
-from graph_train.options import options_from_flags
-from graph_train.run_folder import RunFolder
-from graph_train.trainer import Trainer
+from graph_train.runs.cursor import Cursor
+from graph_train.runs.run_folder import RunFolder
+from graph_train.settings.hyperparameters import load_hyperparameters
+from graph_train.settings.train_options import options_from_flags
+from graph_train.training.assembly import assemble
+from graph_train.training.early_stopping import EarlyStopping
+from graph_train.training.trainer import Trainer
 from kernels.runtime import Tensor, flow
 from models.padded_labels import pad_labels
 

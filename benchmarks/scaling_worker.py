@@ -15,14 +15,14 @@ class _Session:
 
 def prepare(folder: str, device: str) -> dict[str, Any]:
     """Meets the other ranks that the variables announce, builds the step as a graph and executes it once."""
-    from graph_train import team
+    from graph_train.ranks import team
 
     info = team.join().info  # before anything imports OneFlow
 
     from benchmarks.step_worker import prepare_at
-    from graph_train.devices import select_device
-    from graph_train.exchange import Exchange
-    from graph_train.placement import Placement
+    from graph_train.host.devices import select_device
+    from graph_train.ranks.exchange import Exchange
+    from graph_train.ranks.placement import Placement
 
     _Session.exchange = Exchange(info.rank, info.world)
     place = select_device(device, None if info.alone else info.local_rank)
@@ -57,7 +57,7 @@ def sums(count: int) -> float:
 
 def farewell() -> None:
     """Tells the other ranks that this one is done, and does not fail."""
-    from graph_train import team
+    from graph_train.ranks import team
 
     team.current().farewell()
 

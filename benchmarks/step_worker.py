@@ -9,11 +9,11 @@ import numpy as np
 
 from benchmarks.channel import device_memory_mb, peak_memory_mb, serve
 from benchmarks.points import Point, l2_norm, write_point
-from graph_train.devices import select_device
-from graph_train.placement import Placement
-from graph_train.schedule import StepSettings
-from graph_train.state import LOSS_SCALE_START, Counters, TrainingState
-from graph_train.step import EagerStep, GraphStep, StepResult
+from graph_train.engine.schedule import StepSettings
+from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState
+from graph_train.engine.step import EagerStep, GraphStep, StepResult
+from graph_train.host.devices import select_device
+from graph_train.ranks.placement import Placement
 from kernels.global_rows import here
 from kernels.graph_memory import share_graph_memory
 from kernels.plugin import load_plugin, set_cpu_bf16

@@ -14,13 +14,13 @@ A setting that does not exist is refused with the nearest one that does. Nothing
 
 from typing import Any
 
-from graph_train.evaluation import EvaluationResult, evaluate
-from graph_train.export_options import export_options
-from graph_train.exporting import ExportResult, export_weights
-from graph_train.launch import train
-from graph_train.predict_options import predict_options
-from graph_train.prediction import PredictionResult, predict_sources
-from graph_train.val_options import val_options
+from graph_train.exporting.export import ExportResult, export_weights
+from graph_train.launch.train import train
+from graph_train.prediction.predict import PredictionResult, predict_sources
+from graph_train.settings.export_options import export_options
+from graph_train.settings.predict_options import predict_options
+from graph_train.settings.val_options import val_options
+from graph_train.validation.evaluate import EvaluationResult, evaluate
 
 __all__ = ["export", "predict", "train", "validate"]
 

@@ -19,6 +19,21 @@ ALLOWED = {
 }
 ACROSS = {("models/spec.py", "pipelines.safe_yaml")}
 """The one reader of yaml files serves both packages."""
+FLOORS = (
+    ("host", "metrics"),
+    ("ranks",),
+    ("settings",),
+    ("engine",),
+    ("detection", "runs"),
+    ("exporting", "hooks", "plots"),
+    ("validation",),
+    ("prediction", "training"),
+    ("checks",),
+    ("report",),
+    ("launch",),
+    ("cli",),
+)
+"""The packages of graph_train, lowest first: each imports only those on lower floors, also when a function is called."""
 LONGEST_FUNCTION = 60
 USUAL_FUNCTION = 30
 LONGEST_FILE = 500
@@ -73,6 +88,20 @@ def test_a_package_imports_only_those_below_it(package: str) -> None:
         if name.split(".")[0] in ALLOWED.keys() | {"tests"} and name.split(".")[0] not in ALLOWED[package] | {package}
         if (str(path.relative_to(ROOT)), ".".join(name.split(".")[:2])) not in ACROSS
     ]
+    assert not wrong
+
+
+def test_packages_of_the_product_import_only_those_on_lower_floors() -> None:
+    floor = {package: number for number, packages in enumerate(FLOORS) for package in packages}
+    folders = {path.name for path in (ROOT / "graph_train").iterdir() if (path / "__init__.py").exists()}
+    assert folders == floor.keys()
+    wrong = []
+    for package in floor:
+        for path in sources(f"graph_train/{package}"):
+            for name in imported(parsed(path)):
+                other = name.split(".")[1] if name.startswith("graph_train.") else package
+                if other != package and floor.get(other, len(FLOORS)) >= floor[package]:
+                    wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong
 
 

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from graph_train.check_options import build_parser, check_options
-from graph_train.cli.errors import run_command
-from graph_train.flag_table import dashed
+from graph_train.host.errors import run_command
+from graph_train.settings.check_options import build_parser, check_options
+from graph_train.settings.flag_table import dashed
 
 ERRORS_FOUND = 1
 _OF_BOTH = ("json", "debug")
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check_data(flags: dict[str, Any]) -> int:
     options = check_options(**flags)
-    from graph_train.data_check import check_data
+    from graph_train.checks.check_data import check_data
 
     return ERRORS_FOUND if check_data(options) else 0
 
@@ -40,7 +40,7 @@ def _check_environment(flags: dict[str, Any]) -> int:
     from dataclasses import asdict
     from pathlib import Path
 
-    from graph_train.environment import environment_facts
+    from graph_train.checks.environment import environment_facts
     from kernels.files import write_atomically
 
     facts = environment_facts()

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from graph_train.cli.errors import run_command, show_messages
-from graph_train.export_options import build_parser, export_options
+from graph_train.host.errors import run_command, show_messages
+from graph_train.settings.export_options import build_parser, export_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         options = export_options(**flags)
         show_messages()
-        from graph_train.exporting import export_weights
+        from graph_train.exporting.export import export_weights
 
         export_weights(options)
 

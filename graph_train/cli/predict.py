@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from graph_train.cli.errors import run_command, show_messages
-from graph_train.failures import DONE, USER_ERROR
-from graph_train.predict_options import build_parser, predict_options
+from graph_train.host.errors import run_command, show_messages
+from graph_train.host.failures import DONE, USER_ERROR
+from graph_train.settings.predict_options import build_parser, predict_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         options = predict_options(**flags)
         show_messages()
-        from graph_train.prediction import predict_sources
+        from graph_train.prediction.predict import predict_sources
 
         result = predict_sources(options)
         if not result.problems:

@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from graph_train import team
-from graph_train.cli.errors import run_command
-from graph_train.options import given_flags, options_from_flags
+from graph_train.host.errors import run_command
+from graph_train.ranks import team
+from graph_train.settings.train_options import given_flags, options_from_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", ""))
         if team.current().info.alone:
             options_from_flags(**flags)  # what no run can use is told at once, not after OneFlow has been loaded
-        from graph_train.launch import train
+        from graph_train.launch.train import train
 
         train(**flags)
 

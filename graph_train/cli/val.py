@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from graph_train.cli.errors import run_command, show_messages
-from graph_train.val_options import build_parser, val_options
+from graph_train.host.errors import run_command, show_messages
+from graph_train.settings.val_options import build_parser, val_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         options = val_options(**flags)
         show_messages()
-        from graph_train.evaluation import evaluate
+        from graph_train.validation.evaluate import evaluate
 
         evaluate(options)
 

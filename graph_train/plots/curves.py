@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.confusion import ConfusionMatrix
-from graph_train.metrics import ClassMetrics
+from graph_train.metrics.average_precision import ClassMetrics
+from graph_train.metrics.confusion import ConfusionMatrix
 from graph_train.plots.style import (
     ACCENT,
     INK,

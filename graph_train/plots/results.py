@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.metrics import best_row
+from graph_train.metrics.average_precision import best_row
 from graph_train.plots.style import ACCENT, SECOND, new_figure, quiet_axes, save
-from graph_train.results_csv import COLUMNS, VALIDATION_KEYS
+from graph_train.runs.results_csv import COLUMNS, VALIDATION_KEYS
 
 Array = npt.NDArray[Any]
 

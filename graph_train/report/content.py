@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from graph_train.assembly import Data, Run
-from graph_train.environment import environment_facts
-from graph_train.hyperparameters import Hyperparameters
-from graph_train.metrics import best_row
-from graph_train.options import TrainOptions, flag_fields
+from graph_train.checks.environment import environment_facts
+from graph_train.engine.step import GraphStep
+from graph_train.host.progress import DATA_BOUND_SHARE, EpochTimes
+from graph_train.metrics.average_precision import best_row
 from graph_train.plots.style import class_colour, hex_colour, text_on
-from graph_train.progress import DATA_BOUND_SHARE, EpochTimes
-from graph_train.results_csv import RESULT_KEYS, VALIDATION_KEYS
-from graph_train.step import GraphStep
-from graph_train.validation import ValidationResult
+from graph_train.runs.results_csv import RESULT_KEYS, VALIDATION_KEYS
+from graph_train.settings.hyperparameters import Hyperparameters
+from graph_train.settings.train_options import TrainOptions, flag_fields
+from graph_train.training.assembly import Data, Run
+from graph_train.validation.validate import ValidationResult
 from models.complexity import measure
 
 FORMAT = 1

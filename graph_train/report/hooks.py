@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from graph_train.assembly import Run
-from graph_train.callbacks import TrainingHooks
+from graph_train.hooks.callbacks import TrainingHooks
 from graph_train.plots.results import read_results
 from graph_train.report.content import (
     FORMAT,
@@ -24,7 +23,8 @@ from graph_train.report.content import (
 )
 from graph_train.report.page import finite, render
 from graph_train.report.samples import SampleCollector, measured_here, picture
-from graph_train.trainer import Trainer
+from graph_train.training.assembly import Run
+from graph_train.training.trainer import Trainer
 from kernels.files import write_atomically
 from pipelines.shard import Shard
 

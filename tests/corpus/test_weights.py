@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graph_train.hyperparameters import Hyperparameters
-from graph_train.options import TrainOptions
-from graph_train.saved_header import read_header
+from graph_train.runs.saved_header import read_header
+from graph_train.settings.hyperparameters import Hyperparameters
+from graph_train.settings.train_options import TrainOptions
 from models.oneflow_folder import read_oneflow_folder
 from models.weights import load_weights
 from tests.corpus.commands import USER_ERROR, run_child, run_here

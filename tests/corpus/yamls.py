@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from graph_train.hyperparameters import Hyperparameters
+from graph_train.settings.hyperparameters import Hyperparameters
 from tests.corpus.images import encoded
 from tests.graph_train.tiny import TINY
 

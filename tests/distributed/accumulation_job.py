@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graph_train import team
+from graph_train.ranks import team
 
 CUT = 18
 """After so many batches the state is flushed and written: in the middle of an update of four batches."""
@@ -31,7 +31,7 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
             _save(step.state, out / "cut", main=info.main)
     _save(step.state, out / "end", main=info.main)
     skipped = _after_a_bad_batch_of_the_last_rank(step, info, last)
-    from graph_train.agreement import agreed_digest
+    from graph_train.training.agreement import agreed_digest
 
     step.state.flush()
     agreed_digest(step.state.digest(), exchange)
@@ -41,10 +41,10 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
 
 
 def _step(kind: str, info: Any) -> tuple[Any, Any]:
-    from graph_train.exchange import Exchange
-    from graph_train.placement import Placement
-    from graph_train.state import TrainingState
-    from graph_train.step import EagerStep, GraphStep
+    from graph_train.engine.state import TrainingState
+    from graph_train.engine.step import EagerStep, GraphStep
+    from graph_train.ranks.exchange import Exchange
+    from graph_train.ranks.placement import Placement
     from kernels.plugin import load_plugin
     from models.loss import DetectionLoss
     from models.loss_config import LossConfig
@@ -101,7 +101,7 @@ def _save(state: Any, folder: Path, *, main: bool) -> None:
 
 
 def _load(state: Any, folder: Path) -> int:
-    from graph_train.state import Counters
+    from graph_train.engine.state import Counters
 
     counters = Counters(**json.loads((folder / "counters.json").read_text()))
     with np.load(folder / "arrays.npz") as arrays:

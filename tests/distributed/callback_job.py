@@ -3,15 +3,15 @@
 import os
 import sys
 
-from graph_train import team
+from graph_train.ranks import team
 
 
 def main() -> int:
     """Takes the flags of `graph-train`."""
     team.join()
-    from graph_train.callbacks import Callbacks
-    from graph_train.launch import train
-    from graph_train.options import given_flags
+    from graph_train.hooks.callbacks import Callbacks
+    from graph_train.launch.train import train
+    from graph_train.settings.train_options import given_flags
 
     callbacks, seen = Callbacks(), []
 

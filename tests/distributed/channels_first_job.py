@@ -2,8 +2,8 @@
 
 import sys
 
-from graph_train import team
 from graph_train.cli.train import main
+from graph_train.ranks import team
 
 
 def _keep_channels_first() -> None:

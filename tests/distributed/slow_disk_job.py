@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from graph_train import team
+from graph_train.ranks import team
 
 SECONDS = 4.0
 
@@ -13,10 +13,10 @@ SECONDS = 4.0
 def main() -> int:
     """Takes the flags of `graph-train`."""
     team.join()
-    from graph_train import saving
-    from graph_train.cli.errors import run_command
-    from graph_train.launch import train
-    from graph_train.options import given_flags
+    from graph_train.host.errors import run_command
+    from graph_train.launch.train import train
+    from graph_train.runs import saving
+    from graph_train.settings.train_options import given_flags
 
     write = saving.save_checkpoint
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.checkpoint import load_checkpoint
-from graph_train.failures import INTERRUPTED, RANK_LOST, USER_ERROR
+from graph_train.host.failures import INTERRUPTED, RANK_LOST, USER_ERROR
+from graph_train.runs.checkpoint import load_checkpoint
 from tests.distributed.jobs import JobLab, interrupt
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]

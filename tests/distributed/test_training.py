@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graph_train.checkpoint import load_checkpoint
+from graph_train.runs.checkpoint import load_checkpoint
 from tests.distributed.jobs import JobLab
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graph_train.checkpoint import load_checkpoint
-from graph_train.failures import RANK_LOST
-from graph_train.schedule import Schedule
+from graph_train.engine.schedule import Schedule
+from graph_train.host.failures import RANK_LOST
+from graph_train.runs.checkpoint import load_checkpoint
 from tests.distributed.jobs import JobLab
 from tests.distributed.test_training import rows
 from tests.graph_train.lab import write_data_set

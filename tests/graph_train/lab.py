@@ -10,11 +10,11 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw
 
-from graph_train.assembly import Run, assemble
-from graph_train.callbacks import Callbacks, TrainingHooks
-from graph_train.hyperparameters import load_hyperparameters
-from graph_train.launch import train
-from graph_train.options import options_from_flags
+from graph_train.hooks.callbacks import Callbacks, TrainingHooks
+from graph_train.launch.train import train
+from graph_train.settings.hyperparameters import load_hyperparameters
+from graph_train.settings.train_options import options_from_flags
+from graph_train.training.assembly import Run, assemble
 from tests.graph_train.tiny import TINY
 
 TRAIN_IMAGES, VAL_IMAGES = 8, 4

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import graph_train
-from graph_train.callbacks import HOOKS, Callbacks
-from graph_train.trainer import TrainResult
+from graph_train.hooks.callbacks import HOOKS, Callbacks
+from graph_train.training.trainer import TrainResult
 from tests.graph_train.lab import Lab
 
 

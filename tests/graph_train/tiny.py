@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from graph_train.schedule import Schedule
-from graph_train.state import TrainingState
-from graph_train.step import EagerStep, GraphStep
+from graph_train.engine.schedule import Schedule
+from graph_train.engine.state import TrainingState
+from graph_train.engine.step import EagerStep, GraphStep
 from kernels.runtime import flow
 from kernels.update import UpdateRule
 from models.loss import DetectionLoss

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graph_train.step import EagerStep, GraphStep
+from graph_train.engine.step import EagerStep, GraphStep
 from kernels.graph_memory import MemoryPlan, compile_graph, last_memory_plan, share_graph_memory
 from kernels.plugin import load_plugin, plugin_library
 from kernels.runtime import Tensor, flow

@@ -107,7 +107,7 @@ def test_plain_state_dictionary_and_bfloat16(tmp_path: Path) -> None:
         ("numpy", "load"),
         ("models.yolo", "sys tem"),
         ("importlib", "import_module"),
-        ("graph_train.trainer", "train"),
+        ("graph_train.training.trainer", "train"),
     ],
 )
 def test_file_that_asks_for_code_is_refused_by_name_and_does_nothing(tmp_path: Path, module: str, name: str) -> None:

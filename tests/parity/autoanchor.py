@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.autoanchor import (
+from graph_train.training.autoanchor import (
     AnchorRandom,
     anchor_fit,
     box_sizes_px,

@@ -1,4 +1,4 @@
-"""Parity of `graph_train.metrics` and `graph_train.confusion`. They run on the host, so there is one mode."""
+"""Parity of `graph_train.metrics`: average precision and confusion matrix. They run on the host: one mode."""
 
 import json
 import tempfile
@@ -6,10 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from graph_train.coco_results import default_ids, evaluate_results, result_entries, write_results
-from graph_train.confusion import ConfusionMatrix
-from graph_train.metrics import average_precision, fitness, match_detections, metrics_per_class, smooth
-from graph_train.validation import ImageDetections
+from graph_train.metrics.average_precision import (
+    average_precision,
+    fitness,
+    match_detections,
+    metrics_per_class,
+    smooth,
+)
+from graph_train.metrics.confusion import ConfusionMatrix
+from graph_train.validation.coco_results import default_ids, evaluate_results, result_entries, write_results
+from graph_train.validation.validate import ImageDetections
 from tests.parity.harness import Mode, Report, Subject
 
 _ATOL = 1e-6

@@ -1,11 +1,11 @@
-"""Parity of `graph_train.nms`: the same survivors in the same order. It runs on the host, so there is one mode."""
+"""Parity of `graph_train.detection.nms`: the same survivors in the same order. It runs on the host: one mode."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 
-from graph_train.nms import NmsSettings, non_max_suppression
+from graph_train.detection.nms import NmsSettings, non_max_suppression
 from tests.parity.harness import Mode, Report, Subject
 
 

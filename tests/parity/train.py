@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from graph_train.schedule import Schedule, ema_decay
-from graph_train.state import TrainingState
-from graph_train.step import EagerStep, GraphStep, StepResult
+from graph_train.engine.schedule import Schedule, ema_decay
+from graph_train.engine.state import TrainingState
+from graph_train.engine.step import EagerStep, GraphStep, StepResult
 from kernels.runtime import flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig

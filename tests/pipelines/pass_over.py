@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-from graph_train.memory import resident_bytes
+from graph_train.host.memory import resident_bytes
 from kernels.plugin import load_plugin
 from pipelines.augment import AugmentConfig
 from pipelines.image_cache import CacheKind

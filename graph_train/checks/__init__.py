@@ -1,0 +1,1 @@
+"""Reports on a data set and on this machine; `graph-check`."""

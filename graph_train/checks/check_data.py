@@ -1,0 +1,106 @@
+"""The data-set half of `graph-check`: indexes every split, prints the report, writes it where it was asked for."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from graph_train.checks import data_report
+from graph_train.checks.data_report import SplitReport
+from graph_train.plots.labels import plot_labels
+from graph_train.settings.check_options import CheckOptions
+from kernels.files import write_atomically
+from models.spec import load_model_spec
+from pipelines.dataset import SPLITS, Dataset, Split, load_dataset
+from pipelines.index import ImageIndex, scan_images
+from pipelines.listing import label_path
+from pipelines.problems import Problem, count, printable, write_problems
+
+
+def check_data(options: CheckOptions) -> int:
+    """Prints the report on a data set; returns the number of errors.
+
+    Raises:
+        ValueError: the dataset yaml or the model yaml is wrong, or an output lies inside the data set.
+        OSError: a file cannot be read or written.
+    """
+    dataset = load_dataset(options.data, allow_download=options.allow_download)
+    for target in (options.json, options.plots, options.problems):
+        _refuse_inside(dataset, target)
+    anchors_px = np.asarray(load_model_spec(options.cfg).anchors_px)
+    indices: dict[Split, ImageIndex] = {
+        split: _scan(dataset, split, options) for split in SPLITS if _has(dataset, split)
+    }
+    reports = {
+        split: data_report.describe_split(
+            index, imgsz=options.imgsz, anchors_px=anchors_px, anchor_threshold=options.anchor_t
+        )
+        for split, index in indices.items()
+    }
+    problems = _problems(dataset, indices, reports)
+    for split, report in reports.items():
+        print("\n".join(data_report.as_text(split, report)))
+    for problem in problems:
+        print(problem)
+    errors = count(problems, "error")
+    print(f"{errors} errors, {len(problems) - errors} warnings")
+    if options.json:
+        content = json.dumps(data_report.as_json(dataset, reports, problems), indent=2)
+        write_atomically(Path(options.json), content)
+    if options.problems:
+        write_problems(options.problems, problems)
+    if options.plots:
+        _plot(indices, Path(options.plots))
+    return errors
+
+
+def _has(dataset: Dataset, split: Split) -> bool:
+    return split not in dataset.absent
+
+
+def _scan(dataset: Dataset, split: Split, options: CheckOptions) -> ImageIndex:
+    return scan_images(
+        dataset.split(split),
+        dataset.class_names,
+        single_class=options.single_cls,
+        workers=options.workers or None,
+        progress=split,
+    )
+
+
+def _problems(
+    dataset: Dataset, indices: Mapping[Split, ImageIndex], reports: Mapping[Split, SplitReport]
+) -> list[Problem]:
+    found = [problem for index in indices.values() for problem in index.problems]
+    for split, index in indices.items():
+        if not len(index):
+            found.append(Problem(dataset.file, None, "error", f"{split} has no usable image", "source"))
+    return found + data_report.shared_pictures(indices) + data_report.class_warnings(dataset, reports)
+
+
+def _refuse_inside(dataset: Dataset, target: str | None) -> None:
+    """The report leaves the data set alone, also when asked to do otherwise by mistake."""
+    if target is None:
+        return
+    place, here = Path(target).resolve(), Path.cwd()
+    sources = [source for split in SPLITS for source in getattr(dataset, split)]
+    folders = [folder for source in sources if source.is_dir() for folder in _of_images(source / "x")]
+    if dataset.root.resolve() not in (here, *here.parents):  # else the project's folder is meant, not only its data
+        folders.append(dataset.root)
+    for folder in folders:
+        if folder.resolve() in (place, *place.parents):
+            raise ValueError(f"{target}: inside the data set ({printable(folder)}); choose another place")
+
+
+def _of_images(image: Path) -> list[Path]:
+    """The folder of an image and of its labels, or what lies above both if they are named `images` and `labels`."""
+    before, found, _ = str(image).rpartition("/images/")
+    return [Path(before, name) for name in ("images", "labels")] if found else [image.parent, label_path(image).parent]
+
+
+def _plot(indices: Mapping[Split, ImageIndex], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, index in indices.items():
+        labels = np.concatenate([np.zeros((0, 5), np.float32), *index.labels])
+        plot_labels(labels, index.class_names, folder / f"labels_{split}.png")

@@ -1,0 +1,226 @@
+"""What `graph-check --data` says about a data set: counts, sizes, labels, anchors' fit, memory. Reads, never writes."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graph_train.training.autoanchor import AnchorFit, anchor_fit, box_sizes_px
+from models.padded_labels import label_capacity, typical_label_capacity
+from pipelines.dataset import Dataset, Split
+from pipelines.index import ImageIndex
+from pipelines.problems import Problem, count, printable
+
+TINY_BOX_PX = 3.0
+_MOSAIC_TILES = 4
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Smallest, middle and largest of some numbers; all 0 if there are none."""
+
+    smallest: float
+    median: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class CacheBytes:
+    """Memory that keeping all images takes: as the files are, decoded, and decoded at the training size."""
+
+    encoded: int
+    decoded: int
+    decoded_at_imgsz: int
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """One split.
+
+    Attributes:
+        images, background_images, boxes: what can be used; background images have no boxes.
+        polygons: boxes that came from or with a polygon.
+        width_px, height_px: of the images as shown.
+        formats: images by container and pixel type.
+        rotated_by_exif, decoded_on_host: images that are turned, and damaged ones that only Pillow reads.
+        boxes_per_class: by class name.
+        boxes_per_image: over all images.
+        tiny_boxes: boxes with a side below 3 px once the image's long side has the training size.
+        label_capacities: images by the number of label slots that they need by themselves.
+        mosaic_capacity: label slots that training starts with (four images in a mosaic), and for the four fullest ones.
+        anchors: how the model's anchors fit, None without boxes.
+        cache: memory for `--cache`.
+    """
+
+    images: int
+    background_images: int
+    boxes: int
+    polygons: int
+    width_px: Spread
+    height_px: Spread
+    formats: dict[str, int]
+    rotated_by_exif: int
+    decoded_on_host: int
+    boxes_per_class: dict[str, int]
+    boxes_per_image: Spread
+    tiny_boxes: int
+    label_capacities: dict[int, int]
+    mosaic_capacity: tuple[int, int]
+    anchors: AnchorFit | None
+    cache: CacheBytes
+
+
+def describe_split(index: ImageIndex, *, imgsz: int, anchors_px: np.ndarray, anchor_threshold: float) -> SplitReport:
+    """Measures one split.
+
+    Args:
+        index: the split.
+        imgsz: training size in px.
+        anchors_px: (levels, anchors, 2) of the model.
+        anchor_threshold: hyper-parameter `anchor_t`.
+    """
+    counts = np.array([len(rows) for rows in index.labels], np.int64)
+    sizes_px = box_sizes_px(index.sizes, index.labels, imgsz) if len(index) else np.zeros((0, 2))
+    fullest = int(np.sort(counts)[-_MOSAIC_TILES:].sum())
+    formats = Counter(f"{found.kind} {found.mode} {found.bits}-bit" for found in index.formats)
+    return SplitReport(
+        images=len(index),
+        background_images=index.num_background,
+        boxes=index.num_boxes,
+        polygons=sum(map(len, index.segments)),
+        width_px=_spread(index.sizes[:, 0]),
+        height_px=_spread(index.sizes[:, 1]),
+        formats=dict(formats.most_common()),
+        rotated_by_exif=sum(found.orientation != 1 for found in index.formats),
+        decoded_on_host=sum(not found.intact for found in index.formats),
+        boxes_per_class=_boxes_per_class(index),
+        boxes_per_image=_spread(counts),
+        tiny_boxes=int((sizes_px < TINY_BOX_PX).any(axis=1).sum()),
+        label_capacities=dict(sorted(Counter(label_capacity(int(n)) for n in counts).items())),
+        mosaic_capacity=(typical_label_capacity(index.labels, _MOSAIC_TILES), label_capacity(fullest)),
+        anchors=anchor_fit(sizes_px, anchors_px.reshape(-1, 2), anchor_threshold) if len(sizes_px) else None,
+        cache=_cache_bytes(index, imgsz),
+    )
+
+
+def _spread(values: np.ndarray) -> Spread:
+    if not len(values):
+        return Spread(0.0, 0.0, 0.0)
+    return Spread(float(values.min()), float(np.median(values)), float(values.max()))
+
+
+def _boxes_per_class(index: ImageIndex) -> dict[str, int]:
+    names = index.class_names
+    classes = np.concatenate([np.zeros(0, np.int64), *(rows[:, 0].astype(np.int64) for rows in index.labels)])
+    amounts = np.bincount(classes, minlength=len(names))
+    repeated = len(set(names)) < len(names)
+    return {f"{n} {name}" if repeated else name: int(amounts[n]) for n, name in enumerate(names)}
+
+
+def _cache_bytes(index: ImageIndex, imgsz: int) -> CacheBytes:
+    sizes = index.sizes.astype(np.float64)
+    zoom = imgsz / sizes.max(axis=1, initial=1.0)
+    at_imgsz = np.ceil(sizes * zoom[:, None]).prod(axis=1) * 3
+    return CacheBytes(
+        encoded=sum(found.file_bytes for found in index.formats),
+        decoded=int(sizes.prod(axis=1).sum() * 3),
+        decoded_at_imgsz=int(at_imgsz.sum()),
+    )
+
+
+def shared_pictures(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
+    """One warning for each pair of splits with equal files: what is trained on says nothing when validated on."""
+    same_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+    for split, index in splits.items():
+        for path, found in zip(index.paths, index.formats, strict=True):
+            same_size[found.file_bytes].append((split, path))
+    copies: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for candidates in same_size.values():
+        if len({split for split, _ in candidates}) > 1:
+            for first, second, path in _equal_files(candidates):
+                copies[first, second].append(path)
+    return [
+        Problem(
+            paths[0],
+            None,
+            "warning",
+            f"{len(paths)} pictures of {second}, this one first, are in {first} too",
+            "image-repeated",
+        )
+        for (first, second), paths in copies.items()
+    ]
+
+
+def _equal_files(candidates: Iterable[tuple[str, Path]]) -> Iterable[tuple[str, str, Path]]:
+    """First split, second split and the second's path, for files of equal content in different splits."""
+    seen: dict[bytes, str] = {}
+    for split, path in candidates:
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        first = seen.setdefault(digest, split)
+        if first != split:
+            yield first, split, path
+
+
+def class_warnings(dataset: Dataset, splits: Mapping[Split, SplitReport]) -> list[Problem]:
+    """A class without a box cannot be learnt; without one in val it cannot be measured."""
+    problems = []
+    for split, report in splits.items():
+        empty = [name for name, boxes in report.boxes_per_class.items() if not boxes]
+        if empty and split in ("train", "val"):
+            shown = ", ".join(empty[:10]) + (" ..." if len(empty) > 10 else "")
+            text = f"{split} has no box of {len(empty)} classes: {shown}"
+            problems.append(Problem(dataset.file, None, "warning", text, "class-empty"))
+    return problems
+
+
+def as_json(dataset: Dataset, splits: Mapping[Split, SplitReport], problems: Sequence[Problem]) -> dict[str, Any]:
+    """The report as plain data; paths are escaped to one line of valid text."""
+    return {
+        "data": printable(dataset.file),
+        "class_names": list(dataset.class_names),
+        "splits": {split: asdict(report) for split, report in splits.items()},
+        "errors": count(problems, "error"),
+        "warnings": count(problems, "warning"),
+        "problems": [
+            {"file": printable(p.file), "line": p.line, "severity": p.severity, "code": p.code, "text": p.text}
+            for p in problems
+        ],
+    }
+
+
+def as_text(split: str, report: SplitReport) -> list[str]:
+    """Lines about one split for the terminal."""
+    sizes, boxes = (report.width_px, report.height_px), report.boxes_per_image
+    width, height = (f"{size.smallest:.0f} to {size.largest:.0f} (median {size.median:.0f})" for size in sizes)
+    slots = ", ".join(f"{images} images need {slots}" for slots, images in report.label_capacities.items())
+    if split == "train":
+        slots += f"; a mosaic {report.mosaic_capacity[0]}, at most {report.mosaic_capacity[1]}"
+    facts = {
+        "images": f"{report.images}, {report.background_images} of them background",
+        "formats": ", ".join(f"{n} {name}" for name, n in report.formats.items()),
+        "turned": f"{report.rotated_by_exif} by EXIF; {report.decoded_on_host} damaged ones decoded on the host",
+        "width": f"{width} px",
+        "height": f"{height} px",
+        "boxes": f"{report.boxes} ({report.polygons} with polygons, {report.tiny_boxes} below {TINY_BOX_PX:g} px)",
+        "boxes/image": f"{boxes.smallest:.0f} to {boxes.largest:.0f} (median {boxes.median:g})",
+        "classes": ", ".join(f"{name} {n}" for name, n in report.boxes_per_class.items()),
+        "label slots": slots,
+        "anchors": _anchor_text(report.anchors),
+        "--cache": f"{_mib(report.cache.encoded)} encoded, {_mib(report.cache.decoded)} decoded, "
+        f"{_mib(report.cache.decoded_at_imgsz)} decoded at the training size",
+    }
+    return [split, *(f"  {name:<12} {text}" for name, text in facts.items())]
+
+
+def _anchor_text(fit: AnchorFit | None) -> str:
+    if fit is None:
+        return "no boxes to compare with"
+    return f"best possible recall {fit.best_possible_recall:.4f}, {fit.anchors_per_target:.2f} anchors for each box"
+
+
+def _mib(amount: int) -> str:
+    return f"{amount / 2**20:.1f} MiB"

@@ -1,0 +1,128 @@
+"""Trained weights ready to predict: networks rebuilt from their files, alone, as an ensemble, with augmented views."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from graph_train.detection.augmented import AugmentedInference
+from graph_train.detection.inference import Inference
+from graph_train.detection.portions import InPortions
+from models.network import DetectionModel
+from models.spec import load_model_spec
+from models.weights import LoadedWeights, load_weights, transfer
+from pipelines.dataset import load_dataset
+
+Array = npt.NDArray[Any]
+
+_NO_LABELS = np.zeros((0, 6), np.float32)
+
+
+def rebuild_network(path: Path, *, part: Literal["ema", "model"] = "ema") -> DetectionModel:
+    """The network of a weight file, complete and not fused.
+
+    Args:
+        path: anything `models.weights.load_weights` reads.
+        part: which network of a training checkpoint: the averaged one or the trained one.
+    Raises:
+        ValueError: the file does not say which network it is, or lacks parts of it.
+        OSError: no such file.
+    """
+    weights = load_weights(path, prefer=part)
+    if weights.config is None:
+        raise ValueError(
+            f"{path}: does not say which network it belongs to; give weights saved by graph-train, or a YOLOv5 .pt"
+        )
+    network = DetectionModel(load_model_spec(weights.config, source=f"{path}: its network"), seed=None)
+    report = transfer(network, weights)
+    lacking = [name for name in (*report.missing, *report.mismatched) if "num_batches_tracked" not in name]
+    if lacking:
+        raise ValueError(f"{path}: {len(lacking)} items do not fit its own network, the first is {lacking[0]}")
+    network.names = _class_names(weights, network.num_classes)
+    return network
+
+
+def load_network(path: Path) -> DetectionModel:
+    """The averaged network of a weight file, fused and in evaluation mode; errors as of `rebuild_network`."""
+    return rebuild_network(path).eval().fuse()
+
+
+def _class_names(weights: LoadedWeights, number: int) -> list[str]:
+    names = weights.class_names
+    return list(names) if names is not None and len(names) == number else [str(category) for category in range(number)]
+
+
+def named_classes(data: str | Path, number: int) -> tuple[str, ...]:
+    """The class names of a dataset yaml, for weights that know `number` classes.
+
+    Raises:
+        ValueError: the yaml cannot be used, or names another number of classes.
+        OSError: no such file.
+    """
+    names = load_dataset(data, require=()).class_names
+    if len(names) != number:
+        raise ValueError(f"--data {data}: names {len(names)} classes, the weights know {number}")
+    return names
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Predicts with one network, or with several whose boxes are handed to the suppression together.
+
+    `__call__` takes images (B, 3, H, W) uint8 (array or tensor) and label rows, which it ignores, and gives decoded
+    predictions (B, N, 5 + classes) float32 in px of these images, and no loss: the form that validation wants.
+    """
+
+    members: tuple[Callable[[Any], Array], ...]
+    class_names: tuple[str, ...]
+    stride: int
+    networks: tuple[DetectionModel, ...]
+
+    def __call__(self, images: Any, label_rows: Array = _NO_LABELS) -> tuple[Array, None]:
+        """Predictions of all members, one after another."""
+        parts = [member(images) for member in self.members]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), None
+
+
+def load_detector(paths: Sequence[str | Path], *, device: str, graph: bool = True, augment: bool = False) -> Detector:
+    """Loads weights for prediction.
+
+    Args:
+        paths: weight files; several make an ensemble and must know the same number of classes.
+        device: as from `select_device`.
+        graph: compile one graph per image size.
+        augment: see each image in three views.
+
+    Raises:
+        ValueError, OSError: a file that cannot be used, or that does not fit the first.
+    """
+    networks = [load_network(Path(path)).to(device) for path in paths]
+    for path, network in zip(paths, networks, strict=True):
+        if network.num_classes != networks[0].num_classes:
+            raise ValueError(
+                f"{path}: {network.num_classes} classes, but {paths[0]} knows {networks[0].num_classes}; "
+                "the members of an ensemble must know the same classes"
+            )
+    return Detector(
+        members=tuple(_member(network, graph=graph, augment=augment) for network in networks),
+        class_names=tuple(networks[0].names),
+        stride=max(network.spec.grid_px for network in networks),
+        networks=tuple(networks),
+    )
+
+
+def _member(network: DetectionModel, *, graph: bool, augment: bool) -> Callable[[Any], Array]:
+    plain = Inference(network, graph=graph)
+
+    def predict(images: Any) -> Array:
+        return plain(images, _NO_LABELS)[0]
+
+    on_cpu = not next(iter(network.parameters())).is_cuda
+    run = InPortions(predict, on_cpu=on_cpu) if graph else predict
+    if not augment:
+        return run
+    views = AugmentedInference(run, network.stride, grid_px=network.spec.grid_px)
+    return lambda images: views(images, _NO_LABELS)[0]

@@ -1,0 +1,81 @@
+"""Feeds a network as many images at a time as suits the machine, so that each image size is compiled once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graph_train.host.memory import resident_bytes
+from kernels.runtime import flow
+from pipelines.free_memory import free_memory
+
+Array = npt.NDArray[Any]
+
+PORTION_PX = 640 * 640
+"""Most px that a CPU sees at a time. Its compiled graphs never give their memory back; larger portions are no faster,
+and from 640 px on slower, since they do not stay in the caches."""
+_MEMORY_SHARE = 0.9
+_TELLING_PX = 100_000
+"""Below this, what a graph takes says little about larger ones."""
+
+
+class InPortions:
+    """Runs `predict` on parts of a batch; the last part is filled up, so that one shape arises per image size.
+
+    Args:
+        predict: (images (b, 3, H, W)) to rows (b, N, 5 + classes); what it says of an image must not depend on others.
+        on_cpu: portions have at most `PORTION_PX`; otherwise each has as many images as the first batch of its size.
+    """
+
+    def __init__(self, predict: Callable[[Any], Array], *, on_cpu: bool) -> None:
+        self._predict, self._on_cpu = predict, on_cpu
+        self._each: dict[tuple[int, int], int] = {}
+        self._bytes_per_px = 0.0
+
+    def __call__(self, images: Any) -> Array:
+        """Rows (B, N, 5 + classes) for images (B, 3, H, W), an array or a tensor.
+
+        Raises:
+            ValueError: there is no memory for another image size.
+        """
+        count, size = int(images.shape[0]), (int(images.shape[2]), int(images.shape[3]))
+        new = size not in self._each
+        if new:
+            self._each[size] = self._portion(count, size)
+        each = self._each[size]
+        before = resident_bytes()
+        parts = []
+        for start in range(0, count, each):
+            part = images[start : start + each]
+            parts.append(self._predict(_filled_up(part, each))[: part.shape[0]])
+            if new and start == 0:
+                self._note(resident_bytes() - before, each * size[0] * size[1])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _portion(self, count: int, size: tuple[int, int]) -> int:
+        if not self._on_cpu:
+            return count
+        px = size[0] * size[1]
+        each = max(1, min(count, PORTION_PX // px))
+        need, free = self._bytes_per_px * each * px, free_memory()
+        if need > _MEMORY_SHARE * free:
+            raise ValueError(
+                f"images of {size[1]} x {size[0]} px need about {need / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free "
+                f"(the {len(self._each)} sizes seen before keep theirs): use a smaller --imgsz, or --eager"
+            )
+        return each
+
+    def _note(self, taken: int, px: int) -> None:
+        if px >= _TELLING_PX:
+            self._bytes_per_px = max(self._bytes_per_px, taken / px)
+
+
+def _filled_up(images: Any, count: int) -> Any:
+    """(count, 3, H, W): repeats the last image as often as is needed."""
+    missing = count - images.shape[0]
+    if not missing:
+        return images
+    if isinstance(images, np.ndarray):
+        return np.concatenate((images, np.repeat(images[-1:], missing, axis=0)))
+    return flow.cat([images, *[images[-1:]] * missing], dim=0)

@@ -1,0 +1,208 @@
+"""What changes from iteration to iteration in a run, as pure functions of (iteration, epoch) in float64.
+
+The driver asks `Schedule.at(iteration, epoch)` and passes the numbers into the step; it keeps no state for them. So a
+resumed run sees the numbers of an uninterrupted one.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from graph_train.settings.hyperparameters import Hyperparameters
+
+OptimizerName = Literal["SGD", "Adam", "AdamW"]
+NOMINAL_BATCH = 64
+"""Images that one optimizer update stands for; smaller batches are accumulated up to it."""
+EMA_DECAY, EMA_TAU = 0.9999, 2000.0
+
+
+def linear(epochs: int, last_factor: float) -> Callable[[float], float]:
+    """Factor on the learning rate: falls on a straight line from 1 at epoch 0 to `last_factor` at `epochs`."""
+    return lambda epoch: (1 - epoch / epochs) * (1.0 - last_factor) + last_factor
+
+
+def one_cycle(start: float, end: float, steps: float) -> Callable[[float], float]:
+    """Half a cosine wave from `start` at 0 to `end` at `steps` (arXiv:1812.01187)."""
+    return lambda step: ((1 - math.cos(step * math.pi / steps)) / 2) * (end - start) + start
+
+
+def warmup_iterations(warmup_epochs: float, batches_per_epoch: int) -> int:
+    """Iterations of warm-up: the epochs asked for, rounded half to even, but never fewer than 100."""
+    return max(round(warmup_epochs * batches_per_epoch), 100)
+
+
+def full_accumulate(batch_size: int, nominal_batch: int = NOMINAL_BATCH) -> int:
+    """Batches per optimizer update after warm-up: rounded half to even, at least 1."""
+    return max(round(nominal_batch / batch_size), 1)
+
+
+def scaled_weight_decay(weight_decay: float, batch_size: int, nominal_batch: int = NOMINAL_BATCH) -> float:
+    """Weight decay for the images that one update really stands for, as YOLOv5 scales it."""
+    return weight_decay * batch_size * full_accumulate(batch_size, nominal_batch) / nominal_batch
+
+
+def ema_decay(updates: int, decay: float = EMA_DECAY, tau: float = EMA_TAU) -> float:
+    """Decay of the averaged weights at the given optimizer update (the first one is 1): rises from 0 to `decay`."""
+    return decay * (1 - math.exp(-updates / tau))
+
+
+def check_image_size(image_px: int, stride: int, floor_px: int = 0) -> int:
+    """The smallest multiple of `stride` that holds `image_px`, but at least `floor_px`.
+
+    Raises:
+        ValueError: a size or stride below 1.
+    """
+    if image_px < 1 or stride < 1:
+        raise ValueError(f"image size {image_px} with stride {stride}: both must be at least 1 px")
+    return max(math.ceil(image_px / stride) * stride, floor_px)
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """The numbers of one iteration.
+
+    Parameter groups are YOLOv5's: biases (group 0), weights with decay (1), normalisation weights (2).
+    """
+
+    lr_bias: float
+    lr_weight: float
+    lr_norm: float
+    momentum: float
+    """SGD momentum, warmed up; Adam's first beta, constant."""
+    update: bool
+    """Whether the optimizer steps at the end of this iteration."""
+
+    @property
+    def learning_rates(self) -> tuple[float, float, float]:
+        """Learning rates in the order of the parameter groups; also the order of `x/lr0`, `x/lr1`, `x/lr2`."""
+        return self.lr_bias, self.lr_weight, self.lr_norm
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rates, momentum and accumulation of a whole run.
+
+    Args:
+        epochs, batches_per_epoch, batch_size: of the run; the batch over all ranks.
+        warmup: iterations of warm-up, the last one (number `warmup`) included.
+
+    Two habits of the reference are kept. Warm-up uses the learning-rate factor of the current epoch, so does the rest
+    of the epoch in which it ends; every later epoch uses the factor of the epoch before it, because the
+    reference's scheduler starts counting at -1. Whether an iteration updates depends on the last update
+    only, not on epoch boundaries.
+    """
+
+    epochs: int
+    batches_per_epoch: int
+    batch_size: int
+    warmup: int
+    lr0: float = Hyperparameters.lr0
+    lrf: float = Hyperparameters.lrf
+    momentum: float = Hyperparameters.momentum
+    warmup_momentum: float = Hyperparameters.warmup_momentum
+    warmup_bias_lr: float = Hyperparameters.warmup_bias_lr
+    weight_decay: float = Hyperparameters.weight_decay
+    optimizer: OptimizerName = "SGD"
+    cosine: bool = False
+    nominal_batch: int = NOMINAL_BATCH
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batches_per_epoch", "batch_size", "warmup", "nominal_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+
+    @classmethod
+    def from_hyperparameters(
+        cls,
+        hyp: Hyperparameters,
+        *,
+        epochs: int,
+        batches_per_epoch: int,
+        batch_size: int,
+        optimizer: OptimizerName = "SGD",
+        cosine: bool = False,
+    ) -> "Schedule":
+        """The schedule of a run as `train.py` would set it up from a hyper-parameter file."""
+        return cls(
+            epochs=epochs,
+            batches_per_epoch=batches_per_epoch,
+            batch_size=batch_size,
+            warmup=warmup_iterations(hyp.warmup_epochs, batches_per_epoch),
+            lr0=hyp.lr0,
+            lrf=hyp.lrf,
+            momentum=hyp.momentum,
+            warmup_momentum=hyp.warmup_momentum,
+            warmup_bias_lr=hyp.warmup_bias_lr,
+            weight_decay=hyp.weight_decay,
+            optimizer=optimizer,
+            cosine=cosine,
+        )
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether any update of the run takes several batches."""
+        return full_accumulate(self.batch_size, self.nominal_batch) > 1
+
+    @property
+    def weight_decays(self) -> tuple[float, float, float]:
+        """Weight decay of each parameter group, scaled to the batch; constant over the run."""
+        return 0.0, scaled_weight_decay(self.weight_decay, self.batch_size, self.nominal_batch), 0.0
+
+    def at(self, iteration: int, epoch: int) -> StepSettings:
+        """Settings of an iteration, counted from 0 over the whole run, which lies in `epoch` (from 0)."""
+        lr_bias, lr_other = self._learning_rates(iteration, epoch)
+        return StepSettings(
+            lr_bias=lr_bias,
+            lr_weight=lr_other,
+            lr_norm=lr_other,
+            momentum=self._momentum(iteration),
+            update=self._updates(iteration),
+        )
+
+    def epoch_factor(self, epoch: int) -> float:
+        """The learning-rate curve itself, before the reference's shift by one epoch."""
+        curve = one_cycle(1, self.lrf, self.epochs) if self.cosine else linear(self.epochs, self.lrf)
+        return curve(epoch)
+
+    def accumulate(self, iteration: int) -> int:
+        """Batches per update at an iteration: ramps from 1 to the nominal batch during warm-up, half to even."""
+        if iteration > self.warmup:
+            return full_accumulate(self.batch_size, self.nominal_batch)
+        return max(1, round(self._ramp(iteration, 1, self.nominal_batch / self.batch_size)))
+
+    def _ramp(self, iteration: int, start: float, end: float) -> float:
+        return float(np.interp(iteration, [0, self.warmup], [start, end]))
+
+    def _learning_rates(self, iteration: int, epoch: int) -> tuple[float, float]:
+        if iteration <= self.warmup:
+            target = self.lr0 * self.epoch_factor(epoch)
+            return self._ramp(iteration, self.warmup_bias_lr, target), self._ramp(iteration, 0.0, target)
+        ends_here = epoch == self.warmup // self.batches_per_epoch
+        lr = self.lr0 * self.epoch_factor(epoch if ends_here else max(epoch - 1, 0))
+        return lr, lr
+
+    def _momentum(self, iteration: int) -> float:
+        if self.optimizer != "SGD" or iteration > self.warmup:
+            return self.momentum
+        return self._ramp(iteration, self.warmup_momentum, self.momentum)
+
+    @cached_property
+    def _warmup_updates(self) -> tuple[frozenset[int], int]:
+        """Iterations of the warm-up that update, and the last one of them."""
+        updating, last = set(), -1
+        for iteration in range(self.warmup + 1):
+            if iteration - last >= self.accumulate(iteration):
+                last = iteration
+                updating.add(iteration)
+        return frozenset(updating), last
+
+    def _updates(self, iteration: int) -> bool:
+        updating, last = self._warmup_updates
+        if iteration <= self.warmup:
+            return iteration in updating
+        # The accumulation is constant from here on, so updates come at a fixed distance.
+        return (iteration - last) % full_accumulate(self.batch_size, self.nominal_batch) == 0

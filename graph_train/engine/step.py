@@ -1,0 +1,392 @@
+"""One training step: images and labels in; loss, gradients and updates of all state; loss parts out.
+
+It is written once, as the forward of a module, and executed in two ways: `EagerStep` calls the module, `GraphStep`
+compiles it into one `oneflow.nn.Graph` for each shape it meets. What changes from step to step enters as small
+tensors, so nothing is compiled again within a run but for a new shape.
+
+Several ranks that accumulate batches are the one exception: there the step has two parts, so that batches without an
+update send no gradients. The first ends with each rank's summands, the second begins with their sum over the ranks.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from graph_train.engine.schedule import StepSettings, ema_decay
+from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState, member
+from graph_train.ranks.placement import Placement
+from kernels.global_rows import here, kept_by_images
+from kernels.graph_memory import compile_graph
+from kernels.in_place import subtract
+from kernels.runtime import Tensor, flow
+from kernels.update import hyper_vector, update_parameters
+
+PIXEL_SCALE = 255.0
+ADAM_BETA2 = 0.999
+ADAM_EPSILON = 1e-8
+NO_UPDATE = (math.nan, 0.0)
+"""What `update_parameters` returns for a batch that only accumulates."""
+
+Values = npt.NDArray[np.float64]
+"""What a step reports: total, box, objectness and class loss, gradient norm, 1 if the weights were updated."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step reports, read back to the host."""
+
+    total: float
+    """Sum of the parts times the batch size: what was differentiated."""
+    box: float
+    objectness: float
+    classes: float
+    gradient_norm: float
+    """L2 norm of the accumulated gradient before clipping; meaningless where no update was due."""
+    updated: bool
+    skipped: bool
+    """An update was due and left out, because a gradient was not finite."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether losses and, where an update was due, gradients were."""
+        return math.isfinite(self.total) and not self.skipped
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """One graph that was compiled."""
+
+    images: tuple[int, ...]
+    """Of the second part of a step: (n,), all gradients."""
+    labels: tuple[int, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        """Such as 16x3x320x320 T32: the shape of the images, and label slots for each."""
+        slots = f" T{self.labels[1]}" if self.labels else " gradients"
+        return "x".join(map(str, self.images)) + slots
+
+
+class _Backward(flow.nn.Module):
+    """What the whole step and its first part share: all of it but the update."""
+
+    def __init__(self, state: TrainingState, criterion: Any, placement: Placement) -> None:
+        super().__init__()
+        self.state, self.criterion = state, criterion
+        self._placement = placement
+
+    def _backward(self, images: Tensor, labels: Tensor, extra: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Losses (4,), gradients of the trained parameters, running statistics before the step."""
+        state = self.state
+        before = self._average_statistics(extra)
+        maps = [kept_by_images(level) for level in state.network(images.to(flow.float32) / PIXEL_SCALE)]
+        parts = self.criterion(maps, labels)
+        gradients = _gradients(parts.total * extra[0], [member(state.network, name) for name in state.trained])
+        losses = flow.stack([parts.total, parts.box, parts.objectness, parts.classes], dim=0)
+        return losses.detach(), gradients, before
+
+    def _average_statistics(self, extra: Tensor) -> Tensor:
+        """EMA of BatchNorm's running statistics as the previous step left them; returns those, flat."""
+        state = self.state
+        current = flow.cat([member(state.network, name) for name in state.statistics], dim=0)
+        # Not by a product with 0 where nothing is pending: an infinity that is there for now would stay for good.
+        due = flow.where(extra[1:2] > 0, current, state.averaged_statistics)
+        subtract(state.averaged_statistics, (state.averaged_statistics - due) * extra[1:2])
+        return current
+
+
+class StepModule(_Backward):
+    """The step as a module. Inputs and outputs are tensors only, all shapes are fixed."""
+
+    def forward(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+        """Does the step.
+
+        Args:
+            images: (B, 3, H, W) uint8 RGB.
+            labels: (B, T, 5) float32, class -1 for padding.
+            hyper: settings of the update, see `kernels.update.hyper_vector`.
+            extra: (2,) float32: loss scale times loss factor; share of the new running statistics in the pending EMA
+                update.
+        Returns:
+            (6,) float32: total loss, box, objectness, classes, gradient norm, 1 if the weights were updated. Then all
+            running statistics before the step, flat: they come back if the update is left out.
+        """
+        losses, gradients, before = self._backward(images, labels, extra)
+        outcome = _apply(self.state, self._placement.summed(gradients), hyper)
+        return flow.cat([losses, outcome], dim=0), before
+
+
+class BackwardModule(_Backward):
+    """The step's first part, of several ranks: no gradient is sent, no weight changes."""
+
+    def forward(self, images: Tensor, labels: Tensor, extra: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Does it; arguments as in `StepModule.forward`.
+
+        Returns:
+            (4,) float32: the losses; the running statistics before the step; `Placement.summands` of the gradients.
+        """
+        losses, gradients, before = self._backward(images, labels, extra)
+        return losses, before, self._placement.summands(gradients)
+
+
+class UpdateModule(flow.nn.Module):
+    """The step's second part."""
+
+    def __init__(self, state: TrainingState, placement: Placement) -> None:
+        super().__init__()
+        self.state = state
+        self._placement = placement
+
+    def forward(self, summands: Tensor, hyper: Tensor) -> Tensor:
+        """Sums (n,) gradients over the ranks and updates; (2,) float32: gradient norm, 1 if the weights changed."""
+        with flow.no_grad():
+            return _apply(self.state, [self._placement.sum(summands)], hyper)
+
+
+def _apply(state: TrainingState, gradients: list[Tensor], hyper: Tensor) -> Tensor:
+    return update_parameters(state.rule, state.update_state(), gradients, hyper)
+
+
+def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    """Gradients by the tape; inside a graph the loss is declared first, which makes the graph a training graph."""
+    internal = flow._oneflow_internal
+    if loss.is_lazy:
+        internal.nn.graph.AddTensorAsGraphLoss(loss)
+    pack = internal.TensorTuple
+    grads = internal.autograd.grad(pack([loss]), pack(parameters), pack(), False, False)
+    return list(grads)
+
+
+class _StepGraph(flow.nn.Graph):
+    """The whole step or a part of it, captured."""
+
+    def __init__(self, module: Any, *, amp: bool, differentiates: bool = True) -> None:
+        super().__init__()
+        self.step = module
+        self.config._train(differentiates)
+        self.config.enable_amp(amp)
+
+    def build(self, *inputs: Tensor) -> Any:
+        return self.step(*inputs)
+
+
+class TrainStep(Protocol):
+    """One way to execute the step."""
+
+    def __call__(self, images: Tensor, labels: Tensor, settings: StepSettings) -> StepResult:
+        """Takes uint8 (B, 3, H, W) and (B, T, 5) on the device of the state; waits for the result."""
+        ...
+
+
+class _Step:
+    """What both ways share: packing the settings, reading the result, counting."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        criterion: Any,
+        *,
+        weight_decays: tuple[float, float, float],
+        amp: bool = False,
+        loss_factor: float = 1.0,
+        placement: Placement = Placement("cpu"),  # noqa: B008 - a frozen value
+        accumulates: bool = False,
+    ) -> None:
+        """`loss_factor` multiplies the loss, and so the gradients: YOLOv5 takes four times the loss of quad batches.
+
+        `accumulates`: updates of several batches will come; several ranks then take the step in two parts.
+        """
+        self.state, self.criterion = state, criterion
+        self._weight_decays = weight_decays
+        self.amp = amp
+        self._loss_factor = loss_factor
+        self._in_parts = accumulates and placement.distributed
+        self._module = (BackwardModule if self._in_parts else StepModule)(state, criterion, placement)
+        self._update_module = UpdateModule(state, placement)
+        self.placement = placement
+
+    def __call__(self, images: Tensor, labels: Tensor, settings: StepSettings) -> StepResult:
+        """See `TrainStep`."""
+        counters = self.state.counters
+        decay = ema_decay(counters.updates + 1)
+        hyper, extra = self._scalars(settings, counters, decay)
+        if self._in_parts:
+            values, statistics = self._two_parts(images, labels, hyper, extra, update=settings.update)
+        else:
+            values, statistics = self._whole(images, labels, hyper, extra)
+        total, box, objectness, classes, norm = (float(value) for value in values[:5])
+        updated = bool(values[5] > 0.5)
+        result = StepResult(total, box, objectness, classes, norm, updated, skipped=settings.update and not updated)
+        if not counters.accumulated:
+            self.state.remember_statistics(statistics)
+        if result.skipped:
+            self.state.restore_statistics()
+        self.state.network.count_batch()
+        self.state.counters = _advance(counters, settings, result, decay, scaled=self.amp)
+        return result
+
+    def _whole(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Values, Tensor]:
+        output, statistics = self._execute(images, labels, hyper, extra)
+        # The one read-back of a step: the driver needs the losses, and whether a non-finite gradient was skipped.
+        return self.placement.host(output).astype(np.float64), statistics
+
+    def _two_parts(
+        self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor, *, update: bool
+    ) -> tuple[Values, Tensor]:
+        losses, statistics, summands = self._execute(images, labels, extra)
+        if update:
+            own = self.state.take_own_gradients(here(summands))
+            outcome = self.placement.host(self._update(self.placement.from_summands(own), hyper))
+        else:
+            self.state.keep_own_gradients(here(summands))
+            outcome = np.array(NO_UPDATE, np.float32)
+        return np.concatenate([self.placement.host(losses), outcome]).astype(np.float64), statistics
+
+    def _scalars(self, settings: StepSettings, counters: Counters, decay: float) -> tuple[Tensor, Tensor]:
+        hyper = hyper_vector(
+            learning_rates=settings.learning_rates,
+            weight_decays=self._weight_decays,
+            momentum=settings.momentum,
+            beta2=ADAM_BETA2,
+            eps=ADAM_EPSILON,
+            adam_step=counters.updates + 1,
+            ema_decay=decay,
+            loss_scale=counters.loss_scale,
+            update=settings.update,
+        )
+        # The update divides by the loss scale alone, so the factor stays in the gradients.
+        extra = np.array([counters.loss_scale * self._loss_factor, 1.0 - counters.pending_decay], np.float32)
+        return self.placement.whole(np.asarray(hyper, np.float32)), self.placement.whole(extra)
+
+    def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
+        """The step, or its first part."""
+        raise TypeError("use EagerStep or GraphStep")
+
+    def _update(self, summands: Tensor, hyper: Tensor) -> Tensor:
+        """The second part."""
+        raise TypeError("use EagerStep or GraphStep")
+
+
+class EagerStep(_Step):
+    """Executes the step op by op."""
+
+    def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
+        self.state.network.train()
+        if self.amp:
+            with flow.autocast("cuda"):
+                return self._module(images, labels, *scalars)
+        return self._module(images, labels, *scalars)
+
+    def _update(self, summands: Tensor, hyper: Tensor) -> Tensor:
+        return self._update_module(summands, hyper)
+
+
+class GraphStep(_Step):
+    """Executes the step as one graph, compiled at the first batch of each shape and replayed ever after."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        criterion: Any,
+        *,
+        weight_decays: tuple[float, float, float],
+        amp: bool = False,
+        loss_factor: float = 1.0,
+        placement: Placement = Placement("cpu"),  # noqa: B008 - a frozen value
+        accumulates: bool = False,
+        on_compile: Callable[[Compilation], None] = lambda _: None,
+    ) -> None:
+        super().__init__(
+            state,
+            criterion,
+            weight_decays=weight_decays,
+            amp=amp,
+            loss_factor=loss_factor,
+            placement=placement,
+            accumulates=accumulates,
+        )
+        self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _StepGraph] = {}
+        self._update_graph: _StepGraph | None = None
+        self._on_compile = on_compile
+        self.compilations: list[Compilation] = []
+        self.replayed = 0
+
+    def summary(self) -> str:
+        """What was compiled and how often it was used."""
+        seconds = sum(event.seconds for event in self.compilations)
+        shapes = ", ".join(map(str, self.compilations))
+        return f"Graph: {len(self.compilations)} compiled in {seconds:.1f} s ({shapes}), {self.replayed} steps replayed"
+
+    def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
+        graph = self._graphs.get((tuple(images.shape), tuple(labels.shape)))
+        if graph is not None:
+            self.replayed += 1
+            return graph(images, labels, *scalars)
+        return self._compile(images, labels, *scalars)(images, labels, *scalars)
+
+    def _update(self, summands: Tensor, hyper: Tensor) -> Tensor:
+        if self._update_graph is None:
+            self._update_graph = _StepGraph(self._update_module, amp=False, differentiates=False)
+            self._compile_timed(self._update_graph, (tuple(summands.shape), ()), summands, hyper)
+        return self._update_graph(summands, hyper)
+
+    def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
+        """Compiles for a shape and reserves its memory, without a step; a shape that is there already costs nothing."""
+        if (tuple(images_shape), tuple(labels_shape)) in self._graphs:
+            return
+        images = self.placement.empty_batch(images_shape, flow.uint8)
+        labels = self.placement.empty_batch(labels_shape, flow.float32)
+        hyper, extra = self._scalars(settings, self.state.counters, ema_decay(1))
+        self._compile(images, labels, *((extra,) if self._in_parts else (hyper, extra)))
+
+    def _compile(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> _StepGraph:
+        self.state.network.train()
+        graph = _StepGraph(self._module, amp=self.amp)
+        key = (tuple(images.shape), tuple(labels.shape))
+        self._compile_timed(graph, key, images, labels, *scalars)
+        self._graphs[key] = graph
+        return graph
+
+    def _compile_timed(
+        self, graph: _StepGraph, shapes: tuple[tuple[int, ...], tuple[int, ...]], *inputs: Tensor
+    ) -> None:
+        started = time.perf_counter()
+        compile_graph(graph, *inputs)
+        self.compilations.append(Compilation(*shapes, seconds=time.perf_counter() - started))
+        self._on_compile(self.compilations[-1])
+
+
+def compile_seconds(step: TrainStep) -> float:
+    """Seconds that a step has spent on compiling so far; 0 for one that does not compile."""
+    return sum(event.seconds for event in step.compilations) if isinstance(step, GraphStep) else 0.0
+
+
+def _advance(counters: Counters, settings: StepSettings, result: StepResult, decay: float, *, scaled: bool) -> Counters:
+    """Counters after a step. A skipped update leaves the EMA alone and, with a loss scale, halves it."""
+    moved = replace(counters, pending_decay=1.0, accumulated=0 if settings.update else counters.accumulated + 1)
+    if not settings.update:
+        return moved
+    if not result.updated:
+        smaller = counters.loss_scale / 2 if scaled else counters.loss_scale
+        return replace(
+            moved,
+            skipped=counters.skipped + 1,
+            skipped_in_row=counters.skipped_in_row + 1,
+            loss_scale=smaller,
+            good_updates=0,
+        )
+    moved = replace(
+        moved,
+        updates=counters.updates + 1,
+        pending_decay=decay,
+        good_updates=counters.good_updates + 1,
+        skipped_in_row=0,
+    )
+    if scaled and moved.good_updates >= LOSS_SCALE_GROWTH_INTERVAL:
+        return replace(moved, loss_scale=moved.loss_scale * 2, good_updates=0)
+    return moved

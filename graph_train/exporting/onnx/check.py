@@ -1,0 +1,104 @@
+"""Runs a written ONNX model with onnxruntime and compares it with our own forward pass."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, checker
+
+from graph_train.detection.inference import Inference
+from graph_train.detection.nms import NmsSettings, non_max_suppression
+from graph_train.engine.step import PIXEL_SCALE
+from graph_train.exporting.onnx.network import COUNTS, DETECTIONS, INPUT, PREDICTIONS, OnnxSettings, build_onnx
+from models.network import DetectionModel
+
+Array = npt.NDArray[Any]
+
+TOLERANCE = 1e-4
+"""Largest difference allowed: of the value above 1, absolute below."""
+_CANDIDATES = 400
+_NO_LABELS = np.zeros((0, 6), np.float32)
+
+
+class OnnxSession:
+    """A model in onnxruntime on the CPU; takes and gives arrays."""
+
+    def __init__(self, model: ModelProto | str) -> None:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+        content = model if isinstance(model, str) else model.SerializeToString()
+        self._session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        self.outputs = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, images: Array) -> dict[str, Array]:
+        """Outputs by name for (B, 3, H, W) uint8 RGB."""
+        return self.run_scaled(images.astype(np.float32) / np.float32(PIXEL_SCALE))
+
+    def run_scaled(self, scaled: Array) -> dict[str, Array]:
+        """Outputs by name for (B, 3, H, W) float32 RGB in [0, 1]."""
+        return dict(zip(self.outputs, self._session.run(None, {INPUT: scaled}), strict=True))
+
+
+def check_onnx(model: ModelProto, network: DetectionModel, settings: OnnxSettings, *, graph: bool = True) -> float:
+    """Compares predictions, and detections where the model suppresses, on images of noise.
+
+    Args:
+        model: as `build_onnx` made it from the network and the settings.
+        graph: run our own network as a compiled graph.
+    Returns:
+        The largest difference of the predictions, see `TOLERANCE`.
+    Raises:
+        RuntimeError: the difference is too large, or other boxes survive the suppression.
+    """
+    checker.check_model(model)
+    # Without predictions among its outputs a model with suppression could not be compared; its weights are the same.
+    raw = OnnxSession(model if settings.suppression is None else build_onnx(network, settings, keep_predictions=True))
+    own = Inference(network, graph=graph)
+    worst, predictions = 0.0, np.zeros((0, 0, 0), np.float32)
+    for images in _noise(network, settings):
+        expected, predictions = own(images, _NO_LABELS)[0], raw(images)[PREDICTIONS]
+        worst = max(worst, largest_difference(predictions, expected))
+    if not worst <= TOLERANCE:
+        raise RuntimeError(f"onnxruntime and our own forward pass differ by {worst:.2g}, allowed are {TOLERANCE:g}")
+    if settings.suppression is not None:
+        _check_suppression(network, settings, settings.suppression, predictions)
+    return worst
+
+
+def largest_difference(values: Array, expected: Array) -> float:
+    """The largest |value - expected| / max(1, |expected|); infinite where shapes differ or a number is not finite."""
+    if values.shape != expected.shape or not (np.isfinite(values).all() and np.isfinite(expected).all()):
+        return float("inf")
+    scale = np.maximum(1.0, np.abs(expected))
+    return float((np.abs(values.astype(np.float64) - expected) / scale).max(initial=0.0))
+
+
+def _noise(network: DetectionModel, settings: OnnxSettings) -> list[Array]:
+    """Images that the file is made for; of a dynamic one also two of another size."""
+    shapes = [(settings.batch_size, *settings.image_hw)]
+    if settings.dynamic:
+        stride = network.spec.grid_px
+        height, width = (max(stride, side // 2 // stride * stride) for side in settings.image_hw)
+        shapes.append((2, height, width + stride))
+    random = np.random.default_rng(0)
+    channels = network.spec.channels
+    return [random.integers(0, 256, (batch, channels, *side), dtype=np.uint8) for batch, *side in shapes]
+
+
+def _check_suppression(
+    network: DetectionModel, settings: OnnxSettings, suppression: NmsSettings, predictions: Array
+) -> None:
+    """The same model with a threshold that lets boxes of noise pass, against our own suppression."""
+    confidences = (predictions[..., 5:] * predictions[..., 4:5]).max(axis=2)
+    rank = min(_CANDIDATES, confidences.shape[1]) - 1
+    low = float(np.sort(confidences, axis=1)[:, ::-1][:, rank].min())
+    eased = replace(suppression, conf_thres=min(max(low, 0.0), suppression.conf_thres))
+    session = OnnxSession(build_onnx(network, replace(settings, suppression=eased), keep_predictions=True))
+    found = session(_noise(network, settings)[-1])
+    expected = non_max_suppression(found[PREDICTIONS], eased)
+    for image, rows in enumerate(expected):
+        count = int(found[COUNTS][image])
+        if count != len(rows) or largest_difference(found[DETECTIONS][image, :count], rows) > TOLERANCE:
+            raise RuntimeError(f"onnxruntime keeps {count} boxes, our own suppression {len(rows)}, or others")

@@ -1,0 +1,248 @@
+"""Where a run's numbers go besides `results.csv`: TensorBoard (built in), Weights & Biases and MLflow (extras).
+
+Each logger is a `TrainingHooks`; what it does wrong switches it off and nothing else. One that was asked for and cannot
+start is refused before the run begins.
+"""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from graph_train.hooks.callbacks import Callbacks, TrainingHooks
+from graph_train.hooks.tensorboard_events import EventFile
+from graph_train.runs.results_csv import RESULT_KEYS, VALIDATION_KEYS
+from kernels.files import write_atomically
+
+LoggerName = Literal["tensorboard", "wandb", "mlflow"]
+BEST_KEYS = ("best/epoch", "best/precision", "best/recall", "best/mAP_0.5", "best/mAP_0.5:0.95")
+_PLOT_STEMS = ("results", "confusion_matrix", "F1_curve", "PR_curve", "P_curve", "R_curve")
+_MOST_BOX_IMAGES = 16
+_MLFLOW_VALUE_CHARACTERS = 500
+_MLFLOW_LAST = "metrics/fitness"
+"""What is logged last of each epoch: where it is, all is."""
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """What loggers are told about a run."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    """Flags and hyper-parameters by name."""
+    first_epoch: int | None = None
+    """The epoch that a resumed run goes on with; None in a new run."""
+    entity: str = ""
+    bbox_interval: int = -1
+    """Epochs between logged validation images with boxes; -1 logs none."""
+    dataset_files: Sequence[Path] = field(default_factory=tuple)
+    """Files of the data set to upload; empty for none."""
+
+
+def _plots(folder: Path) -> list[Path]:
+    return [path for stem in _PLOT_STEMS if (path := folder / f"{stem}.png").exists()]
+
+
+def _needed(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"package {module!r} is missing ({error}): pip install 'graph-train[{extra}]'") from error
+
+
+class TensorBoardLogger(TrainingHooks):
+    """Curves of every epoch under the reference's names, and the plots at the end."""
+
+    def __init__(self, run: RunDescription) -> None:
+        self._run = run
+        self._events = EventFile(run.folder, run.first_epoch)
+
+    def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
+        """One point per curve."""
+        for key, value in zip(RESULT_KEYS, vals, strict=True):
+            self._events.scalar(key, value, epoch)
+        self._events.scalar("metrics/fitness", fi, epoch)
+        self._events.flush()
+
+    def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
+        """The plots that the run wrote."""
+        for path in _plots(self._run.folder):
+            self._events.png(path.stem, path.read_bytes(), epoch)
+        self._events.flush()
+
+    def teardown(self) -> None:
+        """Closes the file."""
+        self._events.close()
+
+
+class WandbLogger(TrainingHooks):
+    """Weights & Biases: curves, best results, validation images with boxes, plots, the best weights as an artifact.
+
+    `WANDB_MODE=offline` keeps everything in the run folder. A resumed run continues the same one: `wandb_id.txt` holds
+    its id.
+    """
+
+    def __init__(self, run: RunDescription) -> None:
+        """Starts (or continues) the W&B run.
+
+        Raises:
+            ValueError: the package is missing.
+        """
+        self._wandb = _needed("wandb", "wandb")
+        self._description = run
+        self._epoch = run.first_epoch or 0
+        self._images: list[Any] = []
+        id_file = run.folder / "wandb_id.txt"
+        resumed = run.first_epoch is not None and id_file.exists()
+        previous = id_file.read_text().strip() if resumed else None
+        self._run = self._wandb.init(
+            project=run.folder.parent.name or "graph-train",
+            name=run.folder.name,
+            entity=run.entity or None,
+            dir=str(run.folder),
+            id=previous,
+            resume="allow" if previous else None,
+            config=dict(run.settings),
+        )
+        write_atomically(id_file, f"{self._run.id}\n")
+
+    def on_pretrain_routine_end(self, labels: np.ndarray, names: Sequence[str]) -> None:
+        """The data set as an artifact, if asked for."""
+        if self._description.dataset_files:
+            artifact = self._wandb.Artifact(f"run_{self._run.id}_dataset", type="dataset")
+            for path in self._description.dataset_files:
+                artifact.add_file(str(path), name=path.as_posix().lstrip("/"))
+            self._run.log_artifact(artifact)
+
+    def on_train_epoch_end(self, epoch: int) -> None:
+        """Remembers the epoch whose validation follows."""
+        self._epoch, self._images = epoch, []
+
+    def on_val_image_end(self, pred: np.ndarray, predn: np.ndarray, path: str, names: Sequence[str], im: Any) -> None:
+        """Keeps a few images of this validation with their boxes."""
+        interval = self._description.bbox_interval
+        if interval < 1 or self._epoch % interval or len(self._images) >= _MOST_BOX_IMAGES:
+            return
+        boxes = {"predictions": {"box_data": [_wandb_box(row, names) for row in predn.tolist()],
+                                 "class_labels": dict(enumerate(names))}}  # fmt: skip
+        self._images.append(self._wandb.Image(path, boxes=boxes, caption=Path(path).name))
+
+    def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
+        """All curves, and the summary if this epoch is the best."""
+        values: dict[str, Any] = dict(zip(RESULT_KEYS, vals, strict=True))
+        if self._images:
+            values["Bounding Box Debugger/Images"] = self._images
+        self._run.log(values, step=epoch)
+        if fi == best_fitness:
+            self._run.summary.update(dict(zip(BEST_KEYS, (epoch, *vals[3:7]), strict=True)))
+
+    def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
+        """Final results, plots and weights."""
+        final = dict(zip(VALIDATION_KEYS, results, strict=True))
+        plots = [self._wandb.Image(str(path), caption=path.name) for path in _plots(self._description.folder)]
+        self._run.log(final | ({"Results": plots} if plots else {}))
+        weights = best if best.exists() else last
+        if weights.exists():
+            artifact = self._wandb.Artifact(f"run_{self._run.id}_model", type="model")
+            artifact.add_file(str(weights))
+            self._run.log_artifact(artifact, aliases=["latest", "best"])
+
+    def teardown(self) -> None:
+        """Ends the W&B run; waits for its uploads."""
+        self._run.finish()
+
+
+def _wandb_box(row: Sequence[float], names: Sequence[str]) -> dict[str, Any]:
+    x1, y1, x2, y2, confidence, number = row
+    return {
+        "position": {"minX": x1, "minY": y1, "maxX": x2, "maxY": y2},
+        "class_id": int(number),
+        "box_caption": f"{names[int(number)]} {confidence:.2f}",
+        "scores": {"confidence": confidence},
+        "domain": "pixel",
+    }
+
+
+class MlflowLogger(TrainingHooks):
+    """MLflow: settings as parameters, curves as metrics, plots and best weights as artifacts.
+
+    `MLFLOW_TRACKING_URI` says where; without it, `mlruns` in the folder above the run's.
+    """
+
+    def __init__(self, run: RunDescription) -> None:
+        """Starts (or continues) the MLflow run.
+
+        Raises:
+            ValueError: the package is missing.
+        """
+        mlflow = _needed("mlflow", "mlflow")
+        self._folder = run.folder
+        self._client = mlflow.MlflowClient(tracking_uri=_mlflow_uri(run.folder))
+        id_file = run.folder / "mlflow_id.txt"
+        self._logged: set[int] = set()
+        self._status = "KILLED"
+        if run.first_epoch is not None and id_file.exists():
+            self._id = id_file.read_text().strip()
+            self._logged = {point.step for point in self._client.get_metric_history(self._id, _MLFLOW_LAST)}
+            self._client.update_run(self._id, status="RUNNING")
+            return
+        name = run.folder.parent.name or "graph-train"
+        experiment = self._client.get_experiment_by_name(name)
+        number = experiment.experiment_id if experiment else self._client.create_experiment(name)
+        self._id = self._client.create_run(number, run_name=run.folder.name).info.run_id
+        write_atomically(id_file, f"{self._id}\n")
+        for key, value in run.settings.items():
+            self._client.log_param(self._id, key, str(value)[:_MLFLOW_VALUE_CHARACTERS])
+
+    def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
+        """One point per curve; MLflow's names may not hold a colon."""
+        if epoch in self._logged:  # by the run that this one goes on with; points cannot be replaced
+            return
+        for key, value in (*zip(RESULT_KEYS, vals, strict=True), (_MLFLOW_LAST, fi)):
+            self._client.log_metric(self._id, key.replace(":", "-"), float(value), step=epoch)
+
+    def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
+        """Plots, the table of all epochs, and the weights."""
+        weights = best if best.exists() else last
+        for path in (*_plots(self._folder), self._folder / "results.csv", weights):
+            if path.exists():
+                self._client.log_artifact(self._id, str(path))
+        self._status = "FINISHED"
+
+    def teardown(self) -> None:
+        """Ends the MLflow run; one that was stopped counts as killed until it is resumed."""
+        self._client.set_terminated(self._id, self._status)
+
+
+def _mlflow_uri(folder: Path) -> str:
+    import os
+
+    return os.environ.get("MLFLOW_TRACKING_URI") or (folder.parent.resolve() / "mlruns").as_uri()
+
+
+_LOGGERS: Mapping[str, type[TensorBoardLogger] | type[WandbLogger] | type[MlflowLogger]] = {
+    "tensorboard": TensorBoardLogger,
+    "wandb": WandbLogger,
+    "mlflow": MlflowLogger,
+}
+
+
+def add_loggers(callbacks: Callbacks, names: Sequence[str], run: RunDescription) -> None:
+    """Starts the named loggers and registers them.
+
+    Raises:
+        ValueError: an unknown name, a package that is not installed, or a logger that cannot start (no account, no
+            connection …).
+    """
+    for name in names:
+        if name not in _LOGGERS:
+            raise ValueError(f"unknown logger {name!r}; known are {', '.join(get_args(LoggerName))}")
+        try:
+            logger = _LOGGERS[name](run)
+        except Exception as error:  # each package has its own; asked for by name, so the user must know at once
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise ValueError(f"logger {name!r} cannot start: {reason}; repair that or leave the logger out") from error
+        callbacks.add(logger, name)

@@ -1,0 +1,52 @@
+"""Which device a run computes on."""
+
+import os
+from collections.abc import Sequence
+
+from graph_train.host.device_request import VISIBLE_DEVICES, gpu_numbers, visible_devices
+from kernels.runtime import flow
+
+
+def select_device(request: str, local_rank: int | None = None) -> str:
+    """The OneFlow device for `--device`: "" takes a GPU where there is one; "cpu"; or one CUDA index such as "0".
+
+    Args:
+        request: the flag.
+        local_rank: of several processes, each with a GPU of its own; the GPUs that `--device 2,3` names are the
+            only visible ones by then, see `graph_train.ranks.team.join`.
+    Raises:
+        ValueError: a GPU that is not there, or several GPUs without the launcher.
+    """
+    numbers = gpu_numbers(request)
+    if numbers is None:
+        return "cpu"
+    count = flow.cuda.device_count() if flow.cuda.is_available() else 0
+    if local_rank is not None:
+        return _device_of_rank(request, numbers, local_rank, count)
+    if not numbers:
+        return "cuda:0" if count else "cpu"
+    if len(numbers) > 1:
+        raise ValueError(
+            f"--device {request}: several GPUs need one process each; start with "
+            "`python -m oneflow.distributed.launch --nproc_per_node N -m graph_train …`"
+        )
+    if numbers[0] >= count:
+        raise ValueError(f"--device {request}: this machine has {count} usable GPUs; use --device cpu")
+    return f"cuda:{numbers[0]}"
+
+
+def _device_of_rank(request: str, numbers: Sequence[int], local_rank: int, count: int) -> str:
+    if not count and not numbers:
+        return "cpu"
+    if local_rank >= count:
+        raise ValueError(
+            f"--device {request or repr(request)}: local rank {local_rank} needs a GPU of its own, this host has "
+            f"{count}; start fewer processes here, or use --device cpu"
+        )
+    visible = visible_devices(numbers)
+    if numbers and os.environ.get(VISIBLE_DEVICES) != visible:
+        raise ValueError(
+            f"--device {request}: the ranks met before it was known; set {VISIBLE_DEVICES}={visible}, or give "
+            "graph_train.ranks.team.join(devices=…)"
+        )
+    return f"cuda:{local_rank}"

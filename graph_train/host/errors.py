@@ -1,0 +1,83 @@
+"""How every command ends: one line on what is wrong and what to do, and an exit code that scripts can use."""
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+
+from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, RunEndedError, ToldElsewhereError
+from graph_train.host.terminal import steady_output
+from pipelines.problems import printable
+
+
+def run_command(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
+    """Runs a command and turns what went wrong into a line on stderr and an exit code.
+
+    ValueError and OSError are the user's (2), a `RunEndedError` brings its own code, anything else is ours (1);
+    KeyboardInterrupt gives 130. Output that nobody can read any more is no error.
+    """
+    with steady_output(), _messages_as_before():
+        return _exit_code(name, command, debug=debug)
+
+
+@contextlib.contextmanager
+def _messages_as_before() -> Iterator[None]:
+    """Undoes `show_messages`: a program that calls a command keeps its own handlers."""
+    log = logging.getLogger("graph_train")
+    handlers, level, propagate = log.handlers[:], log.level, log.propagate
+    try:
+        yield
+    finally:
+        log.handlers[:], log.propagate = handlers, propagate
+        log.setLevel(level)
+
+
+def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
+    try:
+        return command() or DONE
+    except ToldElsewhereError as error:
+        return _code(error.__cause__)
+    except KeyboardInterrupt as error:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return _code(error)
+    except (ValueError, OSError, RunEndedError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"{name}: {_one_line(error)}", file=sys.stderr)
+        return _code(error)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            print("(run again with --debug to see where)", file=sys.stderr)
+        print(f"{name}: internal error: {type(error).__name__}: {_one_line(error)}", file=sys.stderr)
+        return _code(error)
+
+
+def _code(error: BaseException | None) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, RunEndedError):
+        return error.exit_code
+    return USER_ERROR if isinstance(error, ValueError | OSError) else INTERNAL_ERROR
+
+
+def show_messages() -> None:
+    """Prints the program's messages as they are; for commands without a log file."""
+    from graph_train.host.progress import TerminalHandler
+
+    log = logging.getLogger("graph_train")
+    console = TerminalHandler(sys.stdout)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers[:] = [console]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{printable(os.fspath(error.filename))}: {error.strerror}"
+    text = " ".join(str(error).split())
+    return text or type(error).__name__

@@ -1,0 +1,1 @@
+"""How good detections are: overlap, precision, recall, average precision, confusion."""

@@ -1,0 +1,212 @@
+"""Precision, recall and average precision of detections, as YOLOv5 computes them.
+
+Pure NumPy functions of arrays; the walk over a data set is in `validation`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from graph_train.metrics.boxes import pairwise_iou
+
+Array = npt.NDArray[Any]
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10, dtype=np.float32)
+"""(10,) the IoU levels of mAP50-95; the first one is that of mAP50."""
+
+Interpolation = Literal["continuous", "coco"]
+"""How a precision-recall curve is read at 101 recalls: linearly between points (YOLOv5), or at the next one (COCO)."""
+
+_CURVE_POINTS = 1000
+_TINY = 1e-16
+
+
+def match_detections(detections: Array, labels: Array, iou_thresholds: Array = IOU_THRESHOLDS) -> Array:
+    """Which detections of one image are correct, at each IoU level.
+
+    A detection goes for the label of its class that it overlaps most; of the detections that go for one label the
+    first row is correct, the others are false. Of labels that a detection overlaps equally the last row counts.
+
+    Args:
+        detections: (n, 6) x1, y1, x2, y2, confidence, class; highest confidence first.
+        labels: (m, 5) class, x1, y1, x2, y2 in the same unit.
+        iou_thresholds: (t,); a match needs IoU >= threshold.
+
+    Returns:
+        (n, t) bool.
+    """
+    correct = np.zeros((len(detections), len(iou_thresholds)), bool)
+    if not len(detections) or not len(labels):
+        return correct
+    iou = pairwise_iou(detections[:, :4], labels[:, 1:5])
+    iou[detections[:, 5:6] != labels[None, :, 0]] = -1.0
+    favourite = len(labels) - 1 - iou[:, ::-1].argmax(axis=1)
+    overlap = iou[np.arange(len(iou)), favourite]
+    for level, threshold in enumerate(iou_thresholds):
+        near = np.flatnonzero(overlap >= threshold)
+        _, first = np.unique(favourite[near], return_index=True)
+        correct[near[first], level] = True
+    return correct
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """Metrics of the classes that have labels, one row each in rising order of the class number.
+
+    `precision`, `recall`, `f1`, `true_positives` and `false_positives` (c,) are taken at IoU 0.5 and at `confidence`,
+    where the smoothed F1 averaged over classes peaks. `ap` (c, t) per IoU level. The curves (c, 1000) run over
+    `confidence_axis` (precision, recall, F1 at IoU 0.5) and over `recall_axis` (precision), both (1000,) from 0 to 1.
+    """
+
+    classes: Array
+    labels: Array
+    true_positives: Array
+    false_positives: Array
+    precision: Array
+    recall: Array
+    f1: Array
+    ap: Array
+    confidence: float
+    confidence_axis: Array
+    precision_curve: Array
+    recall_curve: Array
+    f1_curve: Array
+    recall_axis: Array
+    precision_at_recall: Array
+
+    @property
+    def ap50(self) -> Array:
+        """(c,) average precision at the first IoU level."""
+        return self.ap[:, 0]
+
+    @property
+    def ap50_95(self) -> Array:
+        """(c,) average precision over all IoU levels."""
+        return self.ap.mean(axis=1)
+
+    def means(self) -> tuple[float, float, float, float]:
+        """Precision, recall, mAP50, mAP50-95 averaged over the classes that have labels; zeros when there are none."""
+        if not len(self.classes):
+            return 0.0, 0.0, 0.0, 0.0
+        columns = (self.precision, self.recall, self.ap50, self.ap50_95)
+        return tuple(float(column.mean()) for column in columns)  # type: ignore[return-value]
+
+    def maps(self, num_classes: int) -> Array:
+        """(num_classes,) mAP50-95 per class; a class without labels gets the mean, as YOLOv5's image weights expect."""
+        values = np.full(num_classes, self.means()[3])
+        values[self.classes] = self.ap50_95
+        return values
+
+
+def metrics_per_class(
+    correct: Array,
+    confidence: Array,
+    predicted_class: Array,
+    label_class: Array,
+    *,
+    interpolation: Interpolation = "continuous",
+) -> ClassMetrics:
+    """Average precision and the best working point, from the matched detections of a whole data set.
+
+    Args:
+        correct: (n, t) bool of `match_detections`.
+        confidence, predicted_class: (n,).
+        label_class: (m,) class of every label. Detections of classes without any label are not counted anywhere.
+
+    Detections of equal confidence count in the order of their rows.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    correct, confidence, predicted_class = correct[order], confidence[order], predicted_class[order]
+    classes, labels = np.unique(label_class.astype(np.int64), return_counts=True)
+    axis = np.linspace(0, 1, _CURVE_POINTS)
+    ap = np.zeros((len(classes), correct.shape[1]))
+    precision, recall, at_recall = (np.zeros((len(classes), _CURVE_POINTS)) for _ in range(3))
+    for row, (category, count) in enumerate(zip(classes, labels, strict=True)):
+        mine = predicted_class == category
+        if not mine.any():
+            continue
+        true = correct[mine].cumsum(axis=0)
+        recalls, precisions = true / (count + _TINY), true / np.arange(1, len(true) + 1)[:, None]
+        # Confidence falls along the rows; `interp` wants a rising axis.
+        recall[row] = np.interp(-axis, -confidence[mine], recalls[:, 0], left=0)
+        precision[row] = np.interp(-axis, -confidence[mine], precisions[:, 0], left=1)
+        for level in range(correct.shape[1]):
+            ap[row, level], curve = average_precision(recalls[:, level], precisions[:, level], interpolation)
+            if level == 0:
+                at_recall[row] = np.interp(axis, *curve)
+    curves = {"precision": precision, "recall": recall, "at_recall": at_recall}
+    return _at_best_confidence(classes, labels, ap, axis=axis, **curves)
+
+
+def _at_best_confidence(
+    classes: Array, labels: Array, ap: Array, *, axis: Array, precision: Array, recall: Array, at_recall: Array
+) -> ClassMetrics:
+    f1 = 2 * precision * recall / (precision + recall + _TINY)
+    best = int(smooth(f1.mean(axis=0), 0.1).argmax()) if len(classes) else 0
+    true = (recall[:, best] * labels).round()
+    return ClassMetrics(
+        classes=classes,
+        labels=labels,
+        true_positives=true,
+        false_positives=(true / (precision[:, best] + _TINY) - true).round(),
+        precision=precision[:, best],
+        recall=recall[:, best],
+        f1=f1[:, best],
+        ap=ap,
+        confidence=float(axis[best]),
+        confidence_axis=axis,
+        precision_curve=precision,
+        recall_curve=recall,
+        f1_curve=f1,
+        recall_axis=axis,
+        precision_at_recall=at_recall,
+    )
+
+
+def average_precision(
+    recall: Array, precision: Array, interpolation: Interpolation = "continuous"
+) -> tuple[float, tuple[Array, Array]]:
+    """Area under a precision-recall curve, sampled at 101 recalls, and the curve it was taken from.
+
+    The curve is extended to recall 0 (precision 1) and recall 1 (precision 0), and its precision is made to fall: at
+    each recall the best precision at this or any greater recall.
+
+    Args:
+        recall, precision: (n,) with recall rising.
+
+    Returns:
+        The area, and (recall (n + 2,), precision (n + 2,)).
+    """
+    recalls = np.concatenate(([0.0], recall, [1.0]))
+    envelope = np.maximum.accumulate(np.concatenate(([1.0], precision, [0.0]))[::-1])[::-1]
+    samples = np.linspace(0, 1, 101)
+    if interpolation == "continuous":
+        return float(np.trapz(np.interp(samples, recalls, envelope), samples)), (recalls, envelope)
+    # COCO: the first point whose recall is large enough, else 0.
+    reached = np.searchsorted(recall, samples, side="left")
+    return float(np.append(envelope[1:-1], 0.0)[reached].mean()), (recalls, envelope)
+
+
+def smooth(values: Array, fraction: float) -> Array:
+    """Box filter over about `fraction` of the (n,) values, an odd number of them; the ends are repeated outwards."""
+    width = round(len(values) * fraction * 2) // 2 + 1
+    half = np.ones(width // 2)
+    padded = np.concatenate((half * values[0], values, half * values[-1]))
+    return np.convolve(padded, np.ones(width) / width, mode="valid")
+
+
+def fitness(results: Array) -> Array:
+    """0.1 mAP50 + 0.9 mAP50-95 of (..., 4+) rows [P, R, mAP50, mAP50-95, …]; the best weights maximise it."""
+    return (np.asarray(results)[..., :4] * [0.0, 0.0, 0.1, 0.9]).sum(axis=-1)
+
+
+def best_row(results: Array) -> int:
+    """Which epoch, of (n, 4+) rows as `fitness` takes them, has the best weights; of equal ones the last, as in a run.
+
+    Rows of zeros, epochs that were not validated, count less than all others; those with NaN are the next above them.
+    """
+    rows = np.asarray(results, np.float64)
+    values = np.where(rows.any(axis=1), np.nan_to_num(fitness(rows), nan=-1.0), -2.0)
+    return len(values) - 1 - int(values[::-1].argmax())

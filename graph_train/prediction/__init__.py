@@ -1,0 +1,1 @@
+"""Detections for images and videos without labels; `graph-predict`."""

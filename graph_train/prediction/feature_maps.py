@@ -1,0 +1,106 @@
+"""Pictures of what each layer of a network puts out, for `--visualize`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graph_train.detection.inference import on_device
+from graph_train.engine.step import PIXEL_SCALE
+from kernels.graph_memory import compile_graph
+from kernels.runtime import Tensor, flow
+from models.network import DetectionModel
+
+Array = npt.NDArray[Any]
+
+SHOWN_CHANNELS = 32
+_COLUMNS = 8
+_MIN_TILE_PX = 64
+_GAP_PX = 2
+
+
+class _Layers(flow.nn.Module):
+    """The outputs of all layers but the head."""
+
+    def __init__(self, network: DetectionModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.network.features(images.to(flow.float32) / PIXEL_SCALE))
+
+
+class _LayersGraph(flow.nn.Graph):
+    """One input shape, captured."""
+
+    def __init__(self, module: _Layers) -> None:
+        super().__init__()
+        self.layers = module
+
+    def build(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self.layers(images)
+
+
+class FeatureMaps:
+    """Runs a network up to its head and writes what each layer puts out.
+
+    Args:
+        network: in evaluation mode.
+        graph: compile once per input shape instead of running op by op.
+    """
+
+    def __init__(self, network: DetectionModel, *, graph: bool = True) -> None:
+        self._module = _Layers(network.eval())
+        self._kinds = [layer.kind for layer in network.spec.layers]
+        self._device = next(iter(network.parameters())).device
+        self._graph = graph
+        self._graphs: dict[tuple[int, ...], _LayersGraph] = {}
+
+    def write(self, images: Any, folders: Sequence[Path]) -> None:
+        """Writes `stage<layer>_<block>_features.png` and `.npy` for each layer, as YOLOv5 names them.
+
+        Args:
+            images: (B, 3, H, W) uint8 RGB.
+            folders: one for each image.
+        """
+        images = on_device(images, self._device)
+        with flow.no_grad():
+            outputs = self._run(images)
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        for layer, output in enumerate(outputs):
+            for maps, folder in zip(output.numpy(), folders, strict=True):
+                stem = folder / f"stage{layer}_{self._kinds[layer]}_features"
+                np.save(stem.with_suffix(".npy"), maps)
+                _mosaic(maps[:SHOWN_CHANNELS]).save(stem.with_suffix(".png"))
+
+    def _run(self, images: Tensor) -> tuple[Tensor, ...]:
+        if not self._graph:
+            return self._module(images)
+        shape = tuple(images.shape)
+        if shape not in self._graphs:
+            graph = _LayersGraph(self._module)
+            compile_graph(graph, images)
+            self._graphs[shape] = graph
+        return self._graphs[shape](images)
+
+
+def _mosaic(maps: Array) -> Any:
+    """Channels (C, h, w), each from its lowest to its highest value, side by side as a picture."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    count, height, width = maps.shape
+    scale = max(1, -(-_MIN_TILE_PX // max(height, width)))
+    columns = min(_COLUMNS, count)
+    step_y, step_x = height * scale + _GAP_PX, width * scale + _GAP_PX
+    canvas = np.full((-(-count // columns) * step_y + _GAP_PX, columns * step_x + _GAP_PX, 3), 255, np.uint8)
+    for number, values in enumerate(maps):
+        span = float(np.ptp(values)) or 1.0
+        coloured = colormaps["viridis"]((values - values.min()) / span)[..., :3]
+        tile = (coloured * 255).astype(np.uint8).repeat(scale, axis=0).repeat(scale, axis=1)
+        top, left = (number // columns) * step_y + _GAP_PX, (number % columns) * step_x + _GAP_PX
+        canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return Image.fromarray(canvas)

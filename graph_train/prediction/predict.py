@@ -1,0 +1,325 @@
+"""What `graph-predict` does: weights, images and videos in; detections, pictures and files out."""
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from graph_train.detection.detector import Detector, load_detector, named_classes
+from graph_train.detection.nms import NmsSettings, non_max_suppression
+from graph_train.engine.schedule import check_image_size
+from graph_train.host.devices import select_device
+from graph_train.plots.images import BoxStyle
+from graph_train.prediction.feature_maps import FeatureMaps
+from graph_train.prediction.prediction_files import OutputSettings, Prediction, PredictionWriter
+from graph_train.prediction.sources import SourceFile, Sources, find_sources
+from graph_train.runs.run_folder import make_unused
+from graph_train.settings.predict_options import PredictOptions
+from graph_train.validation.validate import Speed
+from kernels.plugin import load_plugin
+from pipelines.batches import Batch
+from pipelines.letterbox import BORDER_GREY, unletterbox_boxes
+from pipelines.predict import FrameBatches, ImageBatches, PredictSettings, inspect_images
+from pipelines.problems import Problem, printable
+from pipelines.video import Video, VideoFile, require_opencv
+
+Array = npt.NDArray[Any]
+LOG = logging.getLogger("graph_train")
+
+_FRAME = re.compile(r"(.+)_[1-9][0-9]*")
+_NOTHING = np.zeros((0, 6), np.float32)
+_LISTED_IMAGES = 20
+"""Up to this many images have a line each on the terminal."""
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """What `graph-predict` found.
+
+    Attributes:
+        folder: where everything was written, or None if nothing was asked for.
+        class_names: by class number.
+        predictions: one for each image, in the order of the sources, then one for each video frame looked at.
+        problems: files that were named and could not be used.
+        speed: milliseconds per image or frame.
+    """
+
+    folder: Path | None
+    class_names: tuple[str, ...]
+    predictions: tuple[Prediction, ...]
+    problems: tuple[Problem, ...]
+    speed: Speed
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Objects of each class that was found, most frequent first."""
+        categories = [int(row[5]) for found in self.predictions for row in found.detections]
+        numbers = np.bincount(np.asarray(categories, np.int64), minlength=len(self.class_names))
+        return {self.class_names[n]: int(numbers[n]) for n in np.argsort(-numbers, kind="stable") if numbers[n]}
+
+
+def predict_sources(options: PredictOptions) -> PredictionResult:
+    """Runs a whole `graph-predict`.
+
+    Raises:
+        ValueError, OSError: a setting or a file that cannot be used. A broken image among others is no error: it is
+            left out and listed in the result.
+    """
+    sources = _frames_apart(find_sources(options.source))
+    for video in sources.videos:
+        require_opencv(video.path)
+    if options.vid_stride != 1 and not sources.videos:
+        raise ValueError(f"--vid-stride {options.vid_stride}: there is no video among the sources; leave it out")
+    device = select_device(options.device)
+    plugin = load_plugin(options.kernels)  # type: ignore[arg-type]
+    LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
+    detector = load_detector(options.weights, device=device, graph=options.graph, augment=options.augment)
+    names = named_classes(options.data, len(detector.class_names)) if options.data else detector.class_names
+    if options.classes is not None and max(options.classes) >= len(names):
+        raise ValueError(f"--classes {max(options.classes)}: the weights know {len(names)} classes, from 0")
+    with _Run(options, sources, detector, names, device) as run:
+        run.look_at_images()
+        run.look_at_videos()
+    return run.result()
+
+
+def _frames_apart(sources: Sources) -> Sources:
+    """Videos under names with which no frame is called like an image: `clip.mp4` beside `clip_1.jpg` is `clip_2.mp4`.
+
+    What becomes of a frame is called after its video and its number, see `Prediction.stem`.
+    """
+    images = {file.name.with_suffix("") for file in sources.images}
+    videos = {file.name.with_suffix("") for file in sources.videos}
+    frames_of = {stem.with_name(match[1]) for stem in images if (match := _FRAME.fullmatch(stem.name))}
+    apart = []
+    for file in sources.videos:
+        name, number = file.name, 2
+        while (stem := name.with_suffix("")) in frames_of or (name != file.name and stem in images | videos):
+            name, number = file.name.with_stem(f"{file.name.stem}_{number}"), number + 1
+        videos.add(stem)
+        apart.append(replace(file, name=name))
+    return replace(sources, videos=tuple(apart))
+
+
+@dataclass
+class _Timer:
+    """Seconds spent in each part, and on how many images."""
+
+    load: float = 0.0
+    inference: float = 0.0
+    suppression: float = 0.0
+    images: int = 0
+
+    def speed(self) -> Speed:
+        per_image = 1000 / max(self.images, 1)
+        return Speed(self.load * per_image, self.inference * per_image, self.suppression * per_image)
+
+
+class _Run:
+    """One prediction over all sources."""
+
+    def __init__(
+        self, options: PredictOptions, sources: Sources, detector: Detector, names: Sequence[str], device: str
+    ) -> None:
+        self._options, self._sources, self._detector, self._names = options, sources, detector, tuple(names)
+        self._suppression = NmsSettings(
+            options.conf_thres,
+            options.iou_thres,
+            classes=options.classes,
+            agnostic=options.agnostic_nms,
+            max_det=options.max_det,
+        )
+        self._batches = PredictSettings(
+            image_hw=_image_hw(options.imgsz, detector.stride),
+            stride=detector.stride,
+            batch_size=options.batch_size,
+            workers=max(options.workers, 1),
+            device="cuda" if device.startswith("cuda") else "cpu",
+        )
+        self._features = FeatureMaps(detector.networks[0], graph=options.graph) if options.visualize else None
+        self._output = _output_settings(options)
+        self._writes = self._output.anything or options.visualize
+        self._problems, self._timer = list(sources.problems), _Timer()
+        self._found: list[Prediction] = []
+
+    def __enter__(self) -> "_Run":
+        self._writer = PredictionWriter(self._output, self._names, workers=min(self._batches.workers, 4))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self._writer.close()
+        else:
+            self._writer.abandon()
+
+    def look_at_images(self) -> None:
+        """All images, broken ones left out."""
+        files = self._sources.images
+        if not files:
+            return
+        index, problems = inspect_images(
+            [file.path for file in files], workers=self._batches.workers, progress="images"
+        )
+        self._problems += problems
+        broken = {problem.file for problem in problems}
+        usable = [file for file in files if file.path not in broken]
+        if not usable:
+            if not self._sources.videos:
+                raise ValueError(f"no image can be used; the first problem: {problems[0]}")
+            return
+        source = ImageBatches(index, self._batches)
+        found: dict[int, Prediction] = {}
+        with contextlib.closing(source), _progress(len(usable), "predicting") as bar:
+            self._warm_up(source.shapes)
+            for batch in self._timed(source):
+                files_here = [usable[number] for number in batch.indices]
+                made = [Prediction(file.path, None, place.original_hw, _NOTHING, file.name)
+                        for file, place in zip(files_here, batch.geometry, strict=True)]  # fmt: skip
+                for number, prediction in zip(batch.indices, self._detected(batch, made), strict=True):
+                    found[int(number)] = prediction
+                    self._writer.add_image(prediction)
+                bar.update(len(batch.indices))
+        self._found += [found[number] for number in sorted(found)]
+
+    def look_at_videos(self) -> None:
+        """All videos, one after the other; broken ones are left out."""
+        for file in self._sources.videos:
+            try:
+                video = Video(file.path)
+            except OSError as error:
+                text = str(error).removeprefix(f"{printable(file.path)}: ")
+                self._problems.append(Problem(file.path, None, "error", text, "image-unusable"))
+                continue
+            with contextlib.closing(video):
+                self._look_at_video(file, video)
+        if not self._found:
+            raise ValueError(f"nothing can be used; the first problem: {self._problems[0]}")
+
+    def _look_at_video(self, file: SourceFile, video: Video) -> None:
+        every = self._options.vid_stride
+        source = FrameBatches(file.path, video.size, self._batches)
+        name = file.name.with_suffix(".mp4")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(source))
+            target = None
+            if self._output.drawing is not None and self._output.save_drawn:
+                (self._output.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                target = VideoFile(self._output.folder / name, video.size, video.rate / every)
+                stack.enter_context(contextlib.closing(target))
+            bar = stack.enter_context(_progress(-(-video.frames // every) or None, printable(file.path.name)))
+            self._warm_up({source.shape_hw: self._batches.batch_size})
+            number = 1
+            for batch, frames in self._timed(source.batches(video.read(every))):
+                hw = (video.size[1], video.size[0])
+                numbers = [number + place * every for place in range(len(frames))]
+                made = [Prediction(file.path, frame, hw, _NOTHING, name) for frame in numbers]
+                for prediction, frame in zip(self._detected(batch, made), frames, strict=True):
+                    self._writer.add_frame(prediction, frame, target)
+                    self._found.append(prediction)
+                number = numbers[-1] + every
+                bar.update(len(frames))
+
+    def _timed(self, batches: Any) -> Iterator[Any]:
+        """The batches, with the time spent waiting for them taken."""
+        started = time.perf_counter()
+        for batch in batches:
+            self._timer.load += time.perf_counter() - started
+            yield batch
+            started = time.perf_counter()
+
+    def _warm_up(self, shapes: Mapping[tuple[int, int], int]) -> None:
+        """Compiles the graph of every input shape before anything is timed."""
+        if self._options.graph:
+            for (height, width), count in shapes.items():
+                self._detector(np.full((count, 3, height, width), BORDER_GREY, np.uint8))
+
+    def _detected(self, batch: Batch, made: Sequence[Prediction]) -> list[Prediction]:
+        """The predictions, one for each image of a batch, with what was found in it, in px of its file."""
+        images = batch.images
+        started = time.perf_counter()
+        predictions = self._detector(images)[0]
+        predicted = time.perf_counter()
+        found = non_max_suppression(predictions, self._suppression)
+        self._timer.inference += predicted - started
+        self._timer.suppression += time.perf_counter() - predicted
+        self._timer.images += len(made)
+        if self._features is not None:
+            self._features.write(images, [self._output.folder / prediction.stem for prediction in made])
+        for rows, place in zip(found, batch.geometry, strict=True):
+            # The ratio of the heights alone is undone, as in YOLOv5; that of the widths differs by rounding only.
+            rows[:, :4] = unletterbox_boxes(
+                rows[:, :4],
+                from_hw=images.shape[2:],
+                to_hw=place.original_hw,
+                ratio_pad=(place.ratio_hw[0], place.pad_wh),
+            )
+        return [replace(prediction, detections=rows) for prediction, rows in zip(made, found, strict=True)]
+
+    def result(self) -> PredictionResult:
+        """Everything that was found, after it was written; tells the terminal about it."""
+        folder = self._output.folder if self._writes else None
+        result = PredictionResult(folder, self._names, tuple(self._found), tuple(self._problems), self._timer.speed())
+        _report(result)
+        return result
+
+
+def _report(result: PredictionResult) -> None:
+    images = [found for found in result.predictions if found.frame is None]
+    for found in images if len(images) <= _LISTED_IMAGES else ():
+        height, width = found.image_hw
+        LOG.info("%s: %dx%d px, %s", printable(found.path), width, height, _counted(found, result.class_names))
+    filled = sum(bool(len(found.detections)) for found in result.predictions)
+    frames = len(result.predictions) - len(images)
+    kinds = [f"{number} {kind}" for number, kind in ((len(images), "images"), (frames, "video frames")) if number]
+    counts = ", ".join(f"{number} {name}" for name, number in result.counts.items()) or "nothing"
+    LOG.info("Found %s; in %d of %s", counts, filled, " and ".join(kinds))
+    speed = result.speed
+    LOG.info("Speed: %.1fms loading, %.1fms inference, %.1fms NMS per image", speed.load, speed.inference,
+             speed.suppression)  # fmt: skip
+    if result.folder is not None:
+        LOG.info("Results saved to %s", result.folder)
+    for problem in result.problems:
+        LOG.warning("left out: %s", problem)
+
+
+def _counted(found: Prediction, names: Sequence[str]) -> str:
+    numbers = np.bincount(found.detections[:, 5].astype(np.int64), minlength=len(names))
+    return ", ".join(f"{numbers[n]} {names[n]}" for n in np.flatnonzero(numbers)) or "nothing found"
+
+
+def _progress(total: int | None, name: str) -> Any:
+    # disable=None: no bar where stderr is a file or a pipe.
+    return tqdm(total=total, desc=name, unit="img", disable=None)
+
+
+def _image_hw(imgsz: tuple[int, ...], stride: int) -> tuple[int, int]:
+    height, width = (check_image_size(side, stride) for side in (imgsz[0], imgsz[-1]))
+    if (height, width) != (imgsz[0], imgsz[-1]):
+        LOG.info("--imgsz is raised to %d x %d, multiples of the stride %d", height, width, stride)
+    return height, width
+
+
+def _output_settings(options: PredictOptions) -> OutputSettings:
+    """What will be written; its folder is made if there will be anything."""
+    style = BoxStyle(options.line_thickness, names=not options.hide_labels, confidences=not options.hide_conf)
+    output = OutputSettings(
+        folder=Path(options.project) / options.name,
+        drawing=None if options.nosave and not options.view_img else style,
+        labels=options.save_txt,
+        confidences=options.save_conf,
+        crops=options.save_crop,
+        entries=options.save_json,
+        save_drawn=not options.nosave,
+        show=options.view_img,
+    )
+    if not output.anything and not options.visualize:
+        return output
+    return replace(output, folder=make_unused(options.project, options.name, exist_ok=options.exist_ok))

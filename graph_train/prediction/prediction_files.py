@@ -1,0 +1,200 @@
+"""What a prediction leaves behind: annotated images and videos, label files, crops, one JSON file."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageShow
+
+from graph_train.detection.label_files import write_label_file
+from graph_train.plots.images import BoxStyle, draw_detections
+from graph_train.validation.coco_results import entries_of, id_of_name
+from kernels.files import write_atomically
+from pipelines.sources import decode_on_host
+from pipelines.video import VideoFile
+
+Array = npt.NDArray[Any]
+
+LABELS, CROPS, JSON_FILE = "labels", "crops", "predictions.json"
+CROP_GAIN, CROP_BORDER_PX = 1.02, 10
+"""A crop is this much larger than its box, and then by this border, as in YOLOv5."""
+_QUALITY = 95
+_WAITING = 64
+"""Most images that wait for being written."""
+_WRITABLE = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in one image or video frame.
+
+    Attributes:
+        path: the image or video.
+        frame: number in its video, from 1; None of an image.
+        image_hw: height and width in px, upright.
+        detections: (k, 6) float32: x1, y1, x2, y2 in px, confidence, class; highest confidence first.
+        name: what its results are called, relative to the results folder; of an image the annotated file.
+    """
+
+    path: Path
+    frame: int | None
+    image_hw: tuple[int, int]
+    detections: Array
+    name: Path
+
+    @property
+    def stem(self) -> Path:
+        """The name of its label file and crops, without ending: that of the image, or of the video and the frame."""
+        return (
+            self.name.with_suffix("") if self.frame is None else self.name.with_name(f"{self.name.stem}_{self.frame}")
+        )
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What is written; `drawing` None draws nothing; what was drawn is saved, shown on the screen, or both."""
+
+    folder: Path
+    drawing: BoxStyle | None
+    labels: bool
+    confidences: bool
+    crops: bool
+    entries: bool
+    save_drawn: bool = True
+    show: bool = False
+
+    @property
+    def anything(self) -> bool:
+        """Whether there will be any file."""
+        drawn = self.drawing is not None and self.save_drawn
+        return drawn or self.labels or self.crops or self.entries
+
+
+class PredictionWriter:
+    """Writes the files of predictions in threads of its own; `close` waits for all of them.
+
+    No two predictions of a run may have one stem.
+
+    Raises, from any call: OSError if a file cannot be written.
+    """
+
+    def __init__(self, settings: OutputSettings, class_names: Sequence[str], *, workers: int) -> None:
+        self._settings, self._names = settings, tuple(class_names)
+        self._pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="write")
+        self._waiting: list[Future[None]] = []
+        self._entries: list[tuple[str, dict[str, Any]]] = []
+        self._stems: dict[int | str, Path] = {}
+        self._crops: set[Path] = set()
+
+    def add_image(self, found: Prediction) -> None:
+        """Queues everything that belongs to an image; its pixels are decoded again."""
+        self._note(found)
+        self._settle(_WAITING)
+        self._waiting.append(self._pool.submit(self._write_image, found, self._crop_files(found)))
+
+    def add_frame(self, found: Prediction, frame: Array, video: VideoFile | None) -> None:
+        """Writes everything that belongs to a frame (h, w, 3) uint8 RGB, and appends it to a video."""
+        self._note(found)
+        self._write_rows(found, frame, self._crop_files(found))
+        if video is not None and self._settings.drawing is not None:
+            video.add(draw_detections(frame, found.detections, self._names, self._settings.drawing))
+
+    def close(self) -> None:
+        """Waits until everything is written, the JSON file in the order of the names."""
+        try:
+            self._settle(0)
+            if self._settings.entries:
+                ordered = [entry for _, entry in sorted(self._entries, key=lambda named: named[0])]
+                write_atomically(self._settings.folder / JSON_FILE, json.dumps(ordered, allow_nan=False))
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Ends the threads without what is still waiting."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _settle(self, waiting: int) -> None:
+        while len(self._waiting) > waiting:
+            self._waiting.pop(0).result()
+
+    def _note(self, found: Prediction) -> None:
+        if self._settings.entries:
+            for entry in entries_of(found.detections, self._image_id(found.stem), range(len(self._names))):
+                named = {**entry, "category_name": self._names[entry["category_id"]], "file_name": str(found.path)}
+                self._entries.append(
+                    (str(found.path), named if found.frame is None else {**named, "frame": found.frame})
+                )
+
+    def _image_id(self, stem: Path) -> int | str:
+        """A number if the whole name is one that no other image has, as `01` would after `1`; else the name."""
+        number = id_of_name(str(stem))
+        return number if self._stems.setdefault(number, stem) == stem else str(stem)
+
+    def _crop_files(self, found: Prediction) -> list[Path]:
+        """A file for each detection, by their order: `name.jpg`, `name2.jpg`, …; none twice in a run.
+
+        The second object of `1.jpg` would be called like the first one of `12.jpg`, and two classes may share a folder.
+        """
+        files: list[Path] = []
+        numbers: dict[Path, int] = {}
+        for row in found.detections if self._settings.crops else ():
+            folder = self._settings.folder / CROPS / _folder_name(self._names[int(row[5])])
+            number = numbers.get(folder, 1)
+            while (file := folder / f"{found.stem}{number if number > 1 else ''}.jpg") in self._crops:
+                number += 1
+            numbers[folder] = number + 1
+            self._crops.add(file)
+            files.append(file)
+        return files
+
+    def _write_image(self, found: Prediction, crops: Sequence[Path]) -> None:
+        drawing = self._settings.drawing
+        if drawing is None and not crops:
+            self._write_rows(found, None, crops)
+            return
+        pixels = decode_on_host(found.path)
+        self._write_rows(found, pixels, crops)
+        if drawing is not None:
+            drawn = Image.fromarray(draw_detections(pixels, found.detections, self._names, drawing))
+            if self._settings.save_drawn:
+                target = self._settings.folder / found.name
+                if target.suffix.lower() not in _WRITABLE:
+                    target = target.with_suffix(".jpg")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                drawn.save(target, quality=_QUALITY)
+            if self._settings.show:
+                ImageShow.show(drawn, title=str(found.name))
+
+    def _write_rows(self, found: Prediction, pixels: Array | None, crops: Sequence[Path]) -> None:
+        """Label file and crops; an image without detections has none, as in YOLOv5."""
+        folder = self._settings.folder
+        if self._settings.labels and len(found.detections):
+            path = folder / LABELS / f"{found.stem}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_label_file(path, found.detections, image_hw=found.image_hw, confidence=self._settings.confidences)
+        if pixels is not None and crops:
+            for row, file in zip(found.detections, crops, strict=True):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                left, top, right, bottom = crop_box(row[:4], found.image_hw)
+                Image.fromarray(pixels[top:bottom, left:right]).save(file, quality=_QUALITY)
+
+
+def crop_box(corners: Array, image_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The px that a crop takes, left, top, right, bottom: a box made larger, inside the image and never empty."""
+    height, width = image_hw
+    centre, sides = (corners[:2] + corners[2:]) / 2, corners[2:] - corners[:2]
+    half = (sides * CROP_GAIN + CROP_BORDER_PX) / 2
+    low = np.clip((centre - half).astype(np.int64), 0, (width - 1, height - 1))
+    high = np.clip((centre + half).astype(np.int64), low + 1, (width, height))
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+def _folder_name(class_name: str) -> str:
+    """The class name without what a folder cannot be called."""
+    name = "".join("_" if character in "/\\\0" else character for character in class_name)
+    return name if name.strip(".") else "_"

@@ -1,0 +1,1 @@
+"""Several processes as one job: who they are, how they meet, what they tell each other, who is lost."""

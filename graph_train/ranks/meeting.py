@@ -1,0 +1,187 @@
+"""How the ranks of a job find each other before anything slow begins, and who is missing if they do not.
+
+Rank 0 listens at the master's port, the others connect and say who they are; then rank 0 tells everybody who is where
+and at which free port OneFlow's own ranks shall meet. The connections stay open for `graph_train.ranks.rank_watch`.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from graph_train.ranks.distributed import RankInfo
+
+_RETRY_SECONDS = 0.2
+_HELLO_SECONDS = 5.0
+_LONGEST_LINE = 1 << 20
+_Arrival = tuple[dict[str, Any], socket.socket | None]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """All ranks have met.
+
+    Attributes:
+        sockets: rank 0: one for each other rank; else the one to rank 0. By rank.
+        places: host and process of every rank, in words, by rank.
+        hosts: host name of every rank.
+        engine_port: free port of rank 0's host for OneFlow.
+    """
+
+    sockets: Mapping[int, socket.socket]
+    places: tuple[str, ...]
+    hosts: tuple[str, ...]
+    engine_port: int
+
+
+def meet(info: RankInfo, timeout: float) -> Meeting:
+    """Waits until all ranks are there.
+
+    Args:
+        info: of this rank, one of several.
+        timeout: seconds.
+    Raises:
+        ValueError: some rank did not come, or does not belong here; names rank, host and port.
+    """
+    return _receive(info, timeout) if info.main else _report(info, timeout)
+
+
+def _receive(info: RankInfo, timeout: float) -> Meeting:
+    """Rank 0: collects the others."""
+    deadline = time.monotonic() + timeout
+    where = f"{info.master_host}, port {info.master_port}"
+    try:
+        server = socket.create_server(("", info.master_port), backlog=info.world)
+    except OSError as error:
+        raise ValueError(
+            f"rank 0 on {info.host} cannot listen at port {info.master_port} ({error.strerror}): another job may use "
+            "it; choose another master port"
+        ) from None
+    arrived: dict[int, _Arrival] = {0: (_hello(info), None)}
+    with server:
+        while len(arrived) < info.world and time.monotonic() < deadline:
+            server.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                break
+            _admit(info, connection, arrived)
+    sockets = {rank: known for rank, (_, known) in arrived.items() if known is not None}
+    if len(arrived) < info.world:
+        missing = [rank for rank in range(info.world) if rank not in arrived]
+        here = ", ".join(f"{rank} on {hello['host']}" for rank, (hello, _) in sorted(arrived.items()))
+        text = (
+            f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))} of {info.world} did not come to "
+            f"rank 0 on {info.host} ({where}) within {timeout:g} s; here: {here}. Start what is missing, or look "
+            "whether a firewall closes the port; --dist-timeout waits longer"
+        )
+        _tell_all(sockets, {"error": text})
+        raise ValueError(text)
+    hellos = [arrived[rank][0] for rank in range(info.world)]
+    answer = {
+        "places": [f"{hello['host']}, process {hello['process']}" for hello in hellos],
+        "hosts": [hello["host"] for hello in hellos],
+        "engine_port": _free_port(),
+    }
+    _tell_all(sockets, answer)
+    return _meeting(sockets, answer)
+
+
+def _admit(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arrival]) -> None:
+    """Takes a rank in; whoever speaks another language is not one."""
+    try:
+        connection.settimeout(_HELLO_SECONDS)
+        hello = _read_line(connection)
+        rank, world = int(hello["rank"]), int(hello["world"])
+    except (OSError, ValueError, KeyError, TypeError):
+        connection.close()
+        return
+    problem = ""
+    if world != info.world:
+        problem = f"rank {rank} on {hello['host']} was started as one of {world}, rank 0 on {info.host} of {info.world}"
+    elif rank in arrived:
+        problem = f"rank {rank} came twice, from {arrived[rank][0]['host']} and {hello['host']}; give each its own rank"
+    arrived.setdefault(rank, (hello, connection))
+    if problem:
+        everyone = {rank: known for rank, (_, known) in arrived.items() if known is not None}
+        _tell_all({**everyone, -1: connection}, {"error": problem})
+        raise ValueError(problem)
+
+
+def _report(info: RankInfo, timeout: float) -> Meeting:
+    """Any other rank: goes to rank 0."""
+    connection = _connect(info, timeout)
+    _send(connection, _hello(info))
+    # Rank 0 may have begun to wait only now.
+    connection.settimeout(timeout + _HELLO_SECONDS)
+    try:
+        answer = _read_line(connection)
+    except (OSError, ValueError):
+        raise ValueError(
+            f"rank {info.rank} on {info.host}: rank 0 at {info.master_host}, port {info.master_port} ended, or did not "
+            f"answer within {timeout:g} s; see its messages"
+        ) from None
+    if "error" in answer:
+        raise ValueError(answer["error"])
+    return _meeting({0: connection}, answer)
+
+
+def _connect(info: RankInfo, timeout: float) -> socket.socket:
+    deadline = time.monotonic() + timeout
+    reason = ""
+    while time.monotonic() < deadline:
+        try:
+            return socket.create_connection((info.master_host, info.master_port), deadline - time.monotonic() + 0.1)
+        except OSError as error:  # not there yet, or its name not known yet
+            reason = error.strerror or str(error)
+            time.sleep(_RETRY_SECONDS)
+    raise ValueError(
+        f"rank {info.rank} on {info.host}: rank 0 was not reached at {info.master_host}, port {info.master_port} "
+        f"within {timeout:g} s ({reason}); is it started, is the address right, does a firewall close the port?"
+    )
+
+
+def _hello(info: RankInfo) -> dict[str, Any]:
+    return {"rank": info.rank, "world": info.world, "host": info.host, "process": os.getpid()}
+
+
+def _meeting(sockets: Mapping[int, socket.socket], answer: Mapping[str, Any]) -> Meeting:
+    return Meeting(sockets, tuple(answer["places"]), tuple(answer["hosts"]), int(answer["engine_port"]))
+
+
+def _free_port() -> int:
+    with socket.create_server(("", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _tell_all(sockets: Mapping[int, socket.socket], message: Mapping[str, Any]) -> None:
+    for known in sockets.values():
+        try:
+            _send(known, message)
+        except OSError:
+            continue  # gone: the watch will say so
+
+
+def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _read_line(connection: socket.socket) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+        ValueError: the other side closed, or sent something else.
+    """
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        byte = connection.recv(1)  # no more than the line: what follows belongs to the watch
+        if not byte or len(data) > _LONGEST_LINE:
+            raise ValueError("connection closed")
+        data += byte
+    message = json.loads(data)
+    if not isinstance(message, dict):
+        raise ValueError("not an object")
+    return message

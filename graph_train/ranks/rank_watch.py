@@ -1,0 +1,215 @@
+"""The companion process of a rank: notices when another rank is gone, says which, and ends its own.
+
+    python -m graph_train.ranks.rank_watch SETTINGS
+
+A process of its own, since a rank that waits in native code for a dead one can do nothing itself. Rank 0's watch holds
+a connection to the watch of every other rank. They exchange signs of life; whoever ends without a farewell is lost.
+SETTINGS is a JSON object, see `Settings`.
+"""
+
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+SIGN_SECONDS, SILENCE_SECONDS = 2.0, 20.0
+"""A rank whose watch has been silent for so long is lost: its host or the network is gone."""
+_GRACE_SECONDS = 5.0
+_CHECK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a watch must know.
+
+    Attributes:
+        rank: of the process that is watched over.
+        process: its id.
+        sockets: file descriptors by rank (as text), see `graph_train.ranks.meeting.Meeting`.
+        orders, news: file descriptors: lines from the process, lines to it.
+        places, hosts: see `graph_train.ranks.meeting.Meeting`.
+    """
+
+    rank: int
+    process: int
+    sockets: dict[str, int]
+    orders: int
+    news: int
+    places: list[str]
+    hosts: list[str]
+
+
+@dataclass
+class _Peer:
+    """The watch of another rank."""
+
+    rank: int
+    connection: socket.socket
+    heard: float = field(default_factory=time.monotonic)
+    pending: bytes = b""
+    finished: bool = False
+
+
+class Watch:
+    """Runs until the job is over or lost."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._peers = {
+            int(rank): _Peer(int(rank), socket.socket(fileno=number)) for rank, number in settings.sockets.items()
+        }
+        self._process = os.pidfd_open(settings.process)
+        self._orders = b""
+        self._last_sign = 0.0
+        self._own_failure: str | None = None
+        self._done = False
+
+    def run(self) -> None:
+        """Watches."""
+        with selectors.DefaultSelector() as selector:
+            for peer in self._peers.values():
+                peer.connection.setblocking(False)
+                selector.register(peer.connection, selectors.EVENT_READ, peer)
+            selector.register(self._process, selectors.EVENT_READ, "process")
+            selector.register(self._settings.orders, selectors.EVENT_READ, "orders")
+            while True:
+                events = {key.data if isinstance(key.data, str) else key.data.rank: key.data
+                          for key, _ in selector.select(_CHECK_SECONDS)}  # fmt: skip
+                # Orders first: a process that said farewell and ended is not lost.
+                if "orders" in events and not self._read_orders():
+                    selector.unregister(self._settings.orders)
+                if "process" in events:
+                    return self._process_ended()
+                for name, peer in events.items():
+                    if isinstance(name, int) and not self._read_peer(peer):
+                        selector.unregister(peer.connection)
+                self._signs_of_life()
+
+    # --- the watched process ---------------------------------------------------------------------------------------
+
+    def _read_orders(self) -> bool:
+        data = os.read(self._settings.orders, 1 << 16)
+        self._orders += data
+        *lines, self._orders = self._orders.split(b"\n")
+        for line in lines:
+            order = json.loads(line)
+            self._done = self._done or order["kind"] == "done"
+            if order["kind"] == "failed":
+                self._own_failure = order["why"]
+        return bool(data)
+
+    def _process_ended(self) -> None:
+        """Farewell, or the bad news, to all others."""
+        if self._done:
+            message: dict[str, Any] = {"kind": "bye"}
+        elif self._own_failure is not None:
+            message = {"kind": "lost", "rank": self._settings.rank, "why": f"ended: {self._own_failure}", "told": True}
+        else:
+            why = "ended without a word: it was killed, or crashed"
+            message = {"kind": "lost", "rank": self._settings.rank, "why": why}
+            if self._settings.rank == 0:
+                self._print(0, why)
+        self._tell(message)
+
+    def _end_process(self) -> None:
+        """The process hears why and ends; if it hangs in native code it is ended."""
+        try:
+            os.write(self._settings.news, b"lost\n")
+        except OSError:
+            return
+        selector = selectors.DefaultSelector()
+        selector.register(self._process, selectors.EVENT_READ)
+        if not selector.select(_GRACE_SECONDS):
+            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+
+    # --- the others ------------------------------------------------------------------------------------------------
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        for peer in self._peers.values():
+            try:
+                peer.connection.sendall(json.dumps(message).encode() + b"\n")
+            except OSError:
+                continue  # full or gone: silence tells
+
+    def _signs_of_life(self) -> None:
+        now = time.monotonic()
+        if now - self._last_sign >= SIGN_SECONDS:
+            self._last_sign = now
+            self._tell({"kind": "alive"})
+        for peer in self._peers.values():
+            if not peer.finished and now - peer.heard > SILENCE_SECONDS:
+                self._lost(
+                    peer.rank, f"gave no sign of life for {SILENCE_SECONDS:g} s: its host or the network is down"
+                )
+
+    def _read_peer(self, peer: _Peer) -> bool:
+        try:
+            data = peer.connection.recv(1 << 16)
+        except BlockingIOError:
+            return True
+        except OSError:
+            data = b""
+        if not data:
+            if not peer.finished:
+                self._lost(peer.rank, "was cut off: its host went down, or it was killed with all its processes")
+            return False
+        peer.heard = time.monotonic()
+        peer.pending += data
+        *lines, peer.pending = peer.pending.split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if message["kind"] == "bye":
+                peer.finished = True
+            elif message["kind"] == "lost":
+                self._lost(int(message["rank"]), message["why"], told=message.get("told", False))
+        return True
+
+    def _lost(self, rank: int, why: str, *, told: bool = False) -> None:
+        """A rank is gone: everybody hears of it, and the job ends."""
+        if self._settings.rank == 0:
+            self._tell({"kind": "lost", "rank": rank, "why": why, "told": told})
+        # A rank that failed with a message has said it itself only if it is rank 0; the same failure is said once.
+        if told:
+            time.sleep(_CHECK_SECONDS)
+            while selectors_ready(self._settings.orders) and self._read_orders():
+                continue
+        repeated = told and (rank == 0 or (self._own_failure is not None and why.endswith(self._own_failure)))
+        if self._speaks(rank) and not repeated:
+            self._print(rank, why)
+        self._end_process()
+        raise SystemExit
+
+    def _speaks(self, lost: int) -> bool:
+        """Rank 0 speaks; on other hosts, and where rank 0 is lost, the first rank that is left."""
+        settings = self._settings
+        if settings.rank == 0:
+            return True
+        host = settings.hosts[settings.rank]
+        left = [rank for rank, name in enumerate(settings.hosts) if name == host and rank != lost]
+        return settings.rank == left[0]
+
+    def _print(self, rank: int, why: str) -> None:
+        place = self._settings.places[rank]
+        text = f"graph-train: rank {rank} ({place}) {why}; the job ends. What is saved is whole: --resume goes on"
+        print(f"{text} with it", file=sys.stderr, flush=True)
+
+
+def selectors_ready(number: int) -> bool:
+    """Whether reading from a file descriptor would give something now."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(number, selectors.EVENT_READ)
+        return bool(selector.select(0))
+
+
+def main() -> None:
+    """Entry point of the process."""
+    Watch(Settings(**json.loads(sys.argv[1]))).run()
+
+
+if __name__ == "__main__":
+    main()

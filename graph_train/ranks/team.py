@@ -1,0 +1,174 @@
+"""One rank's membership in its job: joins before OneFlow is imported, says farewell or what went wrong at the end."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from graph_train.host.device_request import VISIBLE_DEVICES, gpu_numbers, visible_devices
+from graph_train.host.failures import RANK_LOST, StoppedInOrder, ToldElsewhereError
+from graph_train.ranks.distributed import RankInfo, rank_info
+
+DEFAULT_TIMEOUT = 60.0
+_LONGEST_TIMEOUT = 86400.0
+
+
+class Team:
+    """The ranks of this job, seen from one of them."""
+
+    def __init__(self, info: RankInfo, orders: int | None = None) -> None:
+        self.info = info
+        self._orders = orders
+
+    def _order(self, **order: str) -> None:
+        if self._orders is not None:
+            os.write(self._orders, json.dumps(order).encode() + b"\n")
+
+    def farewell(self) -> None:
+        """This rank is done."""
+        self._order(kind="done")
+
+    def failed(self, why: str) -> None:
+        """This rank ends before its time; the others will end, and rank 0's side says why."""
+        self._order(kind="failed", why=why)
+
+
+_team = Team(RankInfo())
+
+
+def current() -> Team:
+    """The job that this process has joined; a job of one without `join`."""
+    return _team
+
+
+def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
+    """Meets the other ranks that the launcher's variables announce; once per process, and before OneFlow is imported.
+
+    Args:
+        timeout: seconds to wait for the others.
+        devices: `--device`; a list such as "2,3" names the GPUs that the ranks of this host have, in their order.
+    Raises:
+        ValueError: the variables or the devices make no sense, somebody did not come, or OneFlow is loaded already.
+    """
+    global _team  # noqa: PLW0603 - a process belongs to one job
+    if not _team.info.alone:
+        return _team
+    info = rank_info(os.environ)
+    if info.alone:
+        return _team
+    if "oneflow" in sys.modules:
+        raise ValueError(
+            f"WORLD_SIZE={info.world}: OneFlow was imported before the ranks have met; call "
+            "graph_train.ranks.team.join() first, or start `-m graph_train`"
+        )
+    if not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST_TIMEOUT:
+        raise ValueError(
+            f"--dist-timeout {timeout}: must be a number above 0 and at most {_LONGEST_TIMEOUT:.0f} seconds"
+        )
+    numbers = gpu_numbers(devices)
+    from graph_train.ranks.meeting import meet
+
+    meeting = meet(info, timeout)
+    _tell_engine(info, meeting.engine_port)
+    _team = Team(info, _start_watch(info, meeting))
+    if numbers:
+        # OneFlow gives a rank the visible GPU of its local number.
+        os.environ[VISIBLE_DEVICES] = visible_devices(numbers)
+    if not info.main:
+        # No progress bars; read when tqdm is imported.
+        os.environ["TQDM_DISABLE"] = "1"
+    return _team
+
+
+def _tell_engine(info: RankInfo, port: int) -> None:
+    """OneFlow reads these when it is imported; its ranks meet at a port of their own."""
+    # Its own warnings tell of each rank that is not there yet.
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    values = {
+        "RANK": info.rank,
+        "WORLD_SIZE": info.world,
+        "LOCAL_RANK": info.local_rank,
+        "MASTER_ADDR": info.master_host,
+        "MASTER_PORT": port,
+    }
+    os.environ.update({name: str(value) for name, value in values.items()})
+
+
+def _start_watch(info: RankInfo, meeting: Any) -> int:
+    """Starts the companion process; returns where it takes orders."""
+    from graph_train.ranks.rank_watch import Settings
+
+    orders_out, orders_in = os.pipe()
+    news_out, news_in = os.pipe()
+    settings = Settings(
+        rank=info.rank,
+        process=os.getpid(),
+        sockets={str(rank): known.fileno() for rank, known in meeting.sockets.items()},
+        orders=orders_out,
+        news=news_in,
+        places=list(meeting.places),
+        hosts=list(meeting.hosts),
+    )
+    handed_over = [orders_out, news_in, *settings.sockets.values()]
+    # A session of its own: signals from the terminal are for the training, which says farewell when it has saved.
+    subprocess.Popen(
+        [sys.executable, "-m", "graph_train.ranks.rank_watch", json.dumps(asdict(settings))],
+        pass_fds=handed_over,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+    )
+    os.close(orders_out)
+    os.close(news_in)
+    for known in meeting.sockets.values():
+        known.close()
+    threading.Thread(target=_heed, args=(news_out,), name="graph-train-news", daemon=True).start()
+    return orders_in
+
+
+def _heed(news: int) -> None:
+    """Ends this process at once when its watch says that a rank is lost: the main thread may wait for it forever."""
+    if os.read(news, 16):
+        logging.shutdown()
+        os._exit(RANK_LOST)
+
+
+@contextmanager
+def reporting(*, quiet: bool) -> Iterator[None]:
+    """For the work of a rank: the other ranks learn how it ended.
+
+    Args:
+        quiet: a failure of any rank but the main one is not to be told here, too.
+    Raises:
+        ToldElsewhereError: such a failure.
+    """
+    team = _team
+    try:
+        yield
+    except StoppedInOrder as error:
+        team.farewell()
+        if quiet and not team.info.main:
+            raise ToldElsewhereError from error
+        raise
+    except BaseException as error:
+        # Also an interrupt of this rank alone: the others may wait for it in the middle of an exchange.
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
+        team.failed(reason or type(error).__name__)
+        if quiet and not team.info.main:
+            raise ToldElsewhereError from error
+        raise
+    team.farewell()
+
+
+def leave(code: int) -> None:
+    """Ends a process of several that failed, without OneFlow's own farewell: that would wait for all ranks."""
+    if code and not _team.info.alone:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -1,0 +1,259 @@
+"""The output folder of a run: its name, its lock, its log, and finding the one to resume."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from graph_train.host.progress import TerminalHandler
+from graph_train.host.terminal import LogFile
+from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
+from graph_train.runs.cursor import Cursor
+from graph_train.runs.saved_header import read_header
+from kernels.files import older, remove_leftovers
+from pipelines.problems import printable
+
+LOG = logging.getLogger("graph_train")
+LAST, BEST = "last.safetensors", "best.safetensors"
+EARLIER, DAMAGED = "last.earlier.safetensors", "last.damaged.safetensors"
+EARLIER_BEST = "best.earlier.safetensors"
+"""Set aside: the state of a run that was in the folder before, and a file that could not be read."""
+SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
+PLACE = ("project", "name", "exist_ok", "resume")
+"""Flags that say where a run lies, or lay: no part of its state, so that equal runs have equal checkpoints."""
+
+
+class RunFolder:
+    """project/name with its `weights` folder, held by a lock so that two runs never write into one folder."""
+
+    def __init__(self, path: Path) -> None:
+        """Creates and locks the folder, and removes temporary files of a run that was killed in it.
+
+        Raises:
+            ValueError: another run holds it.
+            OSError: it cannot be made or written.
+        """
+        self.path = path
+        self.weights = path / "weights"
+        self._handlers: list[logging.Handler] = []
+        self._logging_before = (LOG.level, LOG.propagate)
+        try:
+            self.weights.mkdir(parents=True, exist_ok=True)
+            self._lock = self._locked()
+            for folder in (path, self.weights):
+                remove_leftovers(folder)
+        except OSError as error:
+            reason = f"the run's folder cannot be used ({error.strerror}); choose another --project or --name"
+            raise OSError(f"{printable(path)}: {reason}") from None
+
+    def _locked(self) -> IO[str]:
+        lock = (self.path / ".lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            lock.close()
+            raise ValueError(
+                f"{self.path}: another run (process {owner}) is writing there; choose another --name or wait"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        return lock
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint with the whole state after the latest epoch."""
+        return self.weights / LAST
+
+    def checkpoints(self) -> list[Path]:
+        """The state files that are there: the newest, then the older ones that are kept, see `--keep-saves`."""
+        return _generations(self.weights)
+
+    def newest_good(self) -> Checkpoint | None:
+        """The newest state that can be read; a damaged newer one is reported and set aside. None without any.
+
+        Raises:
+            ValueError: there are some, and all are damaged.
+        """
+        damaged: list[str] = []
+        for path in self.checkpoints():
+            try:
+                checkpoint = load_checkpoint(path)
+                cursor = _cursor(checkpoint, path)
+            except (ValueError, OSError) as error:
+                damaged.append(str(error))
+                continue
+            for text in damaged:
+                LOG.warning("%s", text)
+            if damaged:
+                LOG.warning(
+                    "Going on with the checkpoint before it: %s (epoch %d, batch %d)",
+                    path,
+                    cursor.epoch,
+                    cursor.next_batch,
+                )
+                self._set_aside_newer_than(path)
+            return checkpoint
+        if damaged:
+            raise ValueError("no checkpoint can be read: " + "; ".join(damaged))
+        return None
+
+    def _set_aside_newer_than(self, good: Path) -> None:
+        """Leaves `good` as the newest state; the newest of those that are damaged stays under another name."""
+        found = self.checkpoints()
+        newer = found[: found.index(good)]
+        os.replace(newer[0], self.weights / DAMAGED)
+        for path in newer[1:]:
+            path.unlink()
+        os.replace(good, self.last)
+
+    def set_aside_earlier(self) -> None:
+        """Puts the newest state and the best weights of a run that was here before out of this run's way."""
+        found = self.checkpoints()
+        if found:
+            os.replace(found[0], self.weights / EARLIER)
+            LOG.info("The state of the run before is kept as %s", self.weights / EARLIER)
+        for path in found[1:]:
+            path.unlink()
+        if self.best.exists():
+            os.replace(self.best, self.weights / EARLIER_BEST)
+
+    @property
+    def best(self) -> Path:
+        """Weights of the best epoch."""
+        return self.weights / BEST
+
+    def open_log(self) -> None:
+        """Sends the run's messages to the terminal and, with times, to `train.log`."""
+        console = TerminalHandler(sys.stdout)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        file = LogFile(self.path / "train.log", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._logging_before = LOG.level, LOG.propagate
+        LOG.setLevel(logging.INFO)
+        LOG.propagate = False
+        for handler in (console, file):
+            LOG.addHandler(handler)
+            self._handlers.append(handler)
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """In place of `open_log` for a process that says nothing."""
+        before = LOG.propagate, LOG.disabled
+        LOG.propagate, LOG.disabled = False, True
+        try:
+            yield
+        finally:
+            LOG.propagate, LOG.disabled = before
+
+    def close(self) -> None:
+        """Ends the log and gives the folder free."""
+        for handler in self._handlers:
+            LOG.removeHandler(handler)
+            handler.close()
+        if self._handlers:
+            level, LOG.propagate = self._logging_before
+            LOG.setLevel(level)
+        self._handlers.clear()
+        self._lock.close()
+
+
+def new_run_folder(project: str, name: str, *, exist_ok: bool) -> RunFolder:
+    """The folder of a run, see `unused_path`."""
+    return RunFolder(unused_path(project, name, exist_ok=exist_ok))
+
+
+def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
+    """project/name, or project/name2, name3, … where that exists already (unless `exist_ok`)."""
+    base = Path(project) / name
+    if exist_ok or not base.exists():
+        return base
+    number = 2
+    while (candidate := base.with_name(f"{base.name}{number}")).exists():
+        number += 1
+    return candidate
+
+
+def make_unused(project: str, name: str, *, exist_ok: bool) -> Path:
+    """Makes the folder that `unused_path` names; of two commands that start at once each gets one of its own."""
+    while True:
+        folder = unused_path(project, name, exist_ok=exist_ok)
+        try:
+            folder.mkdir(parents=True, exist_ok=exist_ok)
+        except FileExistsError:
+            if exist_ok:
+                raise
+        else:
+            return folder
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """What `--resume` means."""
+
+    folder: Path
+    file: Path | None = None
+    """A state that was asked for by name; None for the newest good one."""
+
+
+def _cursor(checkpoint: Checkpoint, path: Path) -> Cursor:
+    try:
+        return read_header(checkpoint.header).cursor
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _generations(weights: Path) -> list[Path]:
+    last, found, generation = weights / LAST, [], 1
+    if last.is_file():
+        found.append(last)
+    while (path := older(last, generation)).is_file():
+        found.append(path)
+        generation += 1
+    return found
+
+
+def _latest_change(folder: Path) -> float:
+    """When a run was last saved or started; minus infinity for a folder that holds no run."""
+    settings = folder / SETTINGS
+    files = [*_generations(folder / "weights"), *([settings] if settings.is_file() else [])]
+    return max((path.stat().st_mtime for path in files), default=float("-inf"))
+
+
+def point_to_resume(resume: str, project: str) -> ResumePoint:
+    """Finds the run that `--resume` means: "last" is the newest below the project, else a run folder or a state file.
+
+    Raises:
+        ValueError: nothing to resume.
+    """
+    if resume == "last":
+        runs = [path for path in Path(project).glob("*") if _latest_change(path) > float("-inf")]
+        if not runs:
+            raise ValueError(f"--resume: no run below {project}; name a checkpoint, or start a run without --resume")
+        return ResumePoint(max(runs, key=_latest_change))
+    path = Path(resume)
+    if path.is_dir():
+        if _latest_change(path) == float("-inf"):
+            raise ValueError(f"--resume {resume}: no checkpoint at {path / 'weights' / LAST}, and no {SETTINGS}")
+        return ResumePoint(path)
+    if path.name == LAST and _generations(path.parent):
+        return ResumePoint(_run_of(path))
+    if not path.is_file():
+        raise ValueError(f"--resume {resume}: no checkpoint at {path}")
+    return ResumePoint(_run_of(path), path)
+
+
+def _run_of(path: Path) -> Path:
+    folder = path.absolute().parent
+    if folder.name != "weights":
+        raise ValueError(f"--resume {path}: must lie in the weights folder of its run; to start a new run from a file "
+                         "give it to --weights")  # fmt: skip
+    # A bare name has no parent to go up from.
+    return path.parent.parent if path.parent.name else folder.parent

@@ -1,0 +1,1 @@
+"""The flags, defaults and hyper-parameters of every command, checked and frozen."""

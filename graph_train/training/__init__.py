@@ -1,0 +1,1 @@
+"""The driver of a run, and what it is put together from."""

@@ -1,0 +1,440 @@
+"""Puts a run together: data, network, loss, step, schedule, pipelines. The driver only runs what this builds."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from graph_train.detection.inference import Inference
+from graph_train.engine.schedule import Schedule, check_image_size
+from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
+from graph_train.engine.step import Compilation, EagerStep, GraphStep, TrainStep
+from graph_train.host.devices import select_device
+from graph_train.ranks import team
+from graph_train.ranks.exchange import Exchange
+from graph_train.ranks.placement import Placement
+from graph_train.settings.hyperparameters import AUGMENTATIONS, Hyperparameters
+from graph_train.settings.train_options import TrainOptions
+from graph_train.training.autoanchor import AnchorRandom, check_anchors
+from kernels.plugin import load_plugin, set_cpu_bf16
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
+from models.network import DetectionModel
+from models.padded_labels import typical_label_capacity
+from models.spec import ModelSpec, load_model_spec
+from models.weights import load_weights, transfer
+from pipelines.augment import AugmentConfig
+from pipelines.dataset import Dataset, load_dataset
+from pipelines.index import ImageIndex, index_images
+from pipelines.problems import count
+from pipelines.shard import Shard
+from pipelines.train import TrainPipeline
+from pipelines.val import ValPipeline
+
+IN_BFLOAT16 = "activations in bfloat16; sums, statistics, loss and weights in float32"
+"""What the log says where `--amp` changes something on a CPU."""
+LOG = logging.getLogger("graph_train")
+VAL_BATCH_FACTOR = 2
+"""As YOLOv5 validates while training: twice the batch."""
+QUAD_LOSS_FACTOR = 4.0
+"""As YOLOv5: a quad batch holds a quarter of the images, and its loss counts four times."""
+SHOWN_PROBLEMS = 5
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data set of a run, indexed."""
+
+    dataset: Dataset
+    train: ImageIndex
+    val: ImageIndex
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class that is trained."""
+        return self.train.class_names
+
+    def fingerprint(self) -> str:
+        """The same for equal image names, sizes and labels in the same order, wherever the files lie."""
+        digest = hashlib.blake2b(digest_size=16)
+        for index in (self.train, self.val):
+            digest.update(repr(([path.name for path in index.paths], index.class_names)).encode())
+            digest.update(np.ascontiguousarray(index.sizes).tobytes())
+            for rows in index.labels:
+                digest.update(np.ascontiguousarray(rows).tobytes() + b"|")
+        return digest.hexdigest()
+
+
+def load_data(options: TrainOptions) -> Data:
+    """Finds and indexes the train and val split, and says what is wrong with them.
+
+    Raises:
+        ValueError: the data set is broken or empty, or `--strict` and there is any problem; names what and where.
+    """
+    dataset = load_dataset(options.data.data, allow_download=options.data.allow_download)
+    indices = []
+    for split in ("train", "val"):
+        index = index_images(
+            dataset.split(split),
+            dataset.class_names,
+            single_class=options.data.single_cls,
+            progress=split,
+            strict=options.data.strict,
+        )
+        report_problems(split, index)
+        indices.append(index)
+    return Data(dataset, *indices)
+
+
+def run_device(options: TrainOptions) -> str:
+    """The device of this process.
+
+    Raises:
+        ValueError: see `select_device`.
+    """
+    info = team.current().info
+    return select_device(options.engine.device, None if info.alone else info.local_rank)
+
+
+def report_problems(split: str, index: ImageIndex) -> None:
+    """One line on what the split holds, and the first few of its problems."""
+    background = sum(not len(rows) for rows in index.labels)
+    labels = sum(len(rows) for rows in index.labels)
+    errors = count(index.problems, "error")
+    LOG.info(
+        "%s: %d images, %d labels, %d without labels; %d errors, %d warnings",
+        split,
+        len(index),
+        labels,
+        background,
+        errors,
+        len(index.problems) - errors,
+    )
+    for problem in index.problems[:SHOWN_PROBLEMS]:
+        LOG.info("  %s", problem)
+    if len(index.problems) > SHOWN_PROBLEMS:
+        LOG.info("  … and %d more, all in the run's problems file", len(index.problems) - SHOWN_PROBLEMS)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run has decided before anything is built."""
+
+    options: TrainOptions
+    hyp: Hyperparameters
+    data: Data
+    device: str
+    image_px: int
+    """Side of the training images, a multiple of the network's stride."""
+
+    @property
+    def placement(self) -> Placement:
+        """Where the tensors of the run live."""
+        return Placement(self.device, self.exchange.rank, self.exchange.ranks)
+
+    @property
+    def exchange(self) -> Exchange:
+        """The other ranks of the job."""
+        info = team.current().info
+        return Exchange(info.rank, info.world)
+
+    @property
+    def shard(self) -> Shard:
+        """This rank's part of every batch."""
+        return Shard(self.exchange.rank, self.exchange.ranks)
+
+    @property
+    def augment(self) -> AugmentConfig:
+        """The part of the hyper-parameters that the pipeline uses."""
+        shared = {name: getattr(self.hyp, name) for name in AUGMENTATIONS}
+        return AugmentConfig(**shared, rect=self.options.data.rect, quad=self.options.data.quad)
+
+    @property
+    def dali_device(self) -> Literal["cpu", "cuda"]:
+        """Where the pipelines draw."""
+        return "cuda" if self.device.startswith("cuda") else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """DALI's threads: as asked for, but no more than there are cores."""
+        return max(1, min(self.options.data.workers, os.cpu_count() or 1))
+
+    @property
+    def amp(self) -> bool:
+        """Whether the step computes in mixed precision."""
+        return self.dali_device == "cuda" if self.options.engine.amp is None else self.options.engine.amp
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything the driver needs."""
+
+    setup: Setup
+    state: TrainingState
+    schedule: Schedule
+    step: TrainStep
+    inference: Inference
+    train_pipeline: TrainPipeline
+    val_pipeline: ValPipeline
+    label_floor: int
+    """Label capacity that most batches fit; smaller ones are not compiled."""
+
+    def close(self) -> None:
+        """Ends the threads and buffers of the pipelines."""
+        self.train_pipeline.close()
+        self.val_pipeline.close()
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a resumed run takes from its checkpoint instead of working it out again."""
+
+    config: Mapping[str, Any]
+    anchors_px: npt.NDArray[np.float32]
+
+
+def assemble(
+    options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = None, *, any_anchors: bool = False
+) -> Run:
+    """Builds a run from its settings.
+
+    Args:
+        options, hyp: the settings.
+        saved: network and anchors of the run that is resumed.
+        any_anchors: fits none to the data set, as suits a measurement of memory.
+    Raises:
+        ValueError, OSError: a setting or a file that cannot be used.
+    """
+    device = run_device(options)
+    weights = load_weights(options.model.weights) if options.model.weights and saved is None else None
+    data = load_data(options)
+    config = saved.config if saved else weights.config if weights else None
+    spec = _model_spec(options, hyp, len(data.class_names), config, resumed=saved is not None)
+    setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, spec.grid_px))
+    # After everything that may refuse the settings, as the first run compiles for a minute; before the first op.
+    _load_kernels(options, device)
+    network = DetectionModel(spec, seed=options.optim.seed)
+    network.names = list(data.class_names)
+    if saved is not None:
+        network.set_anchors_px(saved.anchors_px)
+    elif weights is not None:
+        # A yaml of the user's own, and `anchors` of the hyper-parameters, bring their own anchors.
+        own_anchors = options.model.cfg or hyp.anchors_per_level
+        LOG.info("%s", transfer(network, weights, exclude=("anchor",) if own_anchors else ()))
+    if any_anchors:
+        network.set_anchors_px(np.ones_like(anchors_px(network)))
+    elif saved is None:
+        _settle_anchors(network, setup)
+    return _with_step(setup, network)
+
+
+def _load_kernels(options: TrainOptions, device: str) -> None:
+    """Loads the plugin, and tells its CPU convolutions about `--amp`.
+
+    Raises:
+        ValueError: `--amp` on a CPU without the plugin.
+    """
+    started = load_plugin(options.engine.kernels)  # type: ignore[arg-type]
+    LOG.info("Kernels: %s", "plugin" if started.loaded else f"OneFlow's own ({started.reason})")
+    wanted = device == "cpu" and bool(options.engine.amp)
+    if wanted and not started.loaded:
+        raise ValueError(f"--amp: OneFlow's own CPU kernels compute in float32 only, and the kernel plugin is not "
+                         f"loaded ({started.reason}); leave --amp out")  # fmt: skip
+    rounds = started.loaded and set_cpu_bf16(enabled=wanted)
+    if wanted:
+        LOG.info("Mixed precision: %s", IN_BFLOAT16 if rounds else "no faster on this processor, float32 it is")
+    if options.optim.sync_bn and team.current().info.alone:
+        LOG.info("--sync-bn: one process sees the whole batch, its BatchNorm statistics are those of all ranks already")
+
+
+def _image_px(asked: int, stride: int) -> int:
+    image_px = check_image_size(asked, stride, floor_px=2 * stride)
+    if image_px != asked:
+        LOG.info("--imgsz %d is raised to %d, a multiple of the stride %d", asked, image_px, stride)
+    return image_px
+
+
+def _model_spec(
+    options: TrainOptions, hyp: Hyperparameters, classes: int, config: Mapping[str, Any] | None, *, resumed: bool
+) -> ModelSpec:
+    # Of a resumed run its own network counts: the file may have changed, or be gone.
+    cfg = config if resumed else options.model.cfg or config
+    if not cfg:
+        if options.model.weights:
+            raise ValueError(f"{options.model.weights}: names no network; give --cfg, too (such as yolov5s.yaml)")
+        raise ValueError("no network chosen: give --cfg (such as yolov5s.yaml), or --weights of a file that names one")
+    source = "the checkpoint's network" if resumed else f"{options.model.weights}: its network"
+    return load_model_spec(cfg, num_classes=classes, anchors=hyp.anchors_per_level, source=source)
+
+
+def anchors_px(network: DetectionModel) -> npt.NDArray[np.float32]:
+    """(levels, anchors, 2) width and height in px."""
+    return network.anchors_cells * np.asarray(network.stride, np.float32).reshape(-1, 1, 1)
+
+
+def _settle_anchors(network: DetectionModel, setup: Setup) -> None:
+    """Auto-anchor, unless it is switched off or has no labels to go by.
+
+    Raises:
+        ValueError: then the network would be left without anchors.
+    """
+    no_labels = not any(len(rows) for rows in setup.data.train.labels)
+    if not setup.options.model.noautoanchor and not no_labels:
+        _fit_anchors(network, setup)
+        return
+    if network.anchors_cells.min() <= 0:
+        reason = "no image has a label" if no_labels else "--noautoanchor lets none be found"
+        asked = network.head.anchors_per_level
+        raise ValueError(f"anchors: {asked} per level are asked for, but {reason}; write their sizes in px into the "
+                         "model yaml, or have them found")  # fmt: skip
+    if no_labels:
+        LOG.info("AutoAnchor: no labels, the anchors stay")
+
+
+def _fit_anchors(network: DetectionModel, setup: Setup) -> None:
+    """Keeps the network's anchors if they reach nearly all boxes, else looks for better ones."""
+    decision = check_anchors(
+        setup.data.train.sizes,
+        setup.data.train.labels,
+        anchors_px(network),
+        network.stride,
+        image_px=setup.image_px,
+        threshold=setup.hyp.anchor_t,
+        draws=AnchorRandom.from_seed(setup.options.optim.seed),
+        show_progress=True,
+    )
+    LOG.info(
+        "AutoAnchor: %.2f anchors per box, best possible recall %.4f%s",
+        decision.after.anchors_per_target,
+        decision.after.best_possible_recall,
+        f" (new anchors; was {decision.before.best_possible_recall:.4f})" if decision.replaced else "",
+    )
+    if decision.replaced:
+        network.set_anchors_px(decision.anchors_px)
+
+
+def _with_step(setup: Setup, network: DetectionModel) -> Run:
+    options, data = setup.options, setup.data
+    frozen = frozen_layers(options.model.freeze)
+    if frozen and max(frozen) >= len(network.model):
+        raise ValueError(
+            f"--freeze {' '.join(map(str, options.model.freeze))}: the network has {len(network.model)} layers, "
+            f"0 to {len(network.model) - 1}"
+        )
+    average = DetectionModel(network.spec, seed=None)
+    average.names = list(data.class_names)
+    placement = setup.placement
+    network.synchronise_statistics(options.optim.sync_bn)
+    state = TrainingState(
+        placement.module(network),
+        placement.module(average),
+        rule=options.optim.optimizer.lower(),  # type: ignore[arg-type]
+        freeze=frozen,
+        placement=placement,
+    )
+    geometry, config = network.head_geometry, loss_config(setup, levels=len(network.stride))
+    train_pipeline, val_pipeline = _pipelines(setup, network.spec.grid_px)
+    schedule = Schedule.from_hyperparameters(
+        setup.hyp,
+        epochs=options.optim.epochs,
+        batches_per_epoch=train_pipeline.batches_per_epoch,
+        batch_size=options.optim.batch_size,
+        optimizer=options.optim.optimizer,  # type: ignore[arg-type]
+        cosine=options.optim.cos_lr,
+    )
+    floor = typical_label_capacity(data.train.labels, setup.augment.tiles)
+    criterion, val_criterion = (
+        placement.module(DetectionLoss(geometry, config, fused_iou=options.engine.bbox_iou_optim)) for _ in range(2)
+    )
+    return Run(
+        setup=setup,
+        state=state,
+        schedule=schedule,
+        step=_step(setup, state, criterion, schedule),
+        inference=Inference(
+            state.average,
+            val_criterion,
+            graph=options.engine.graph,
+            label_floor=floor,
+            placement=placement,
+            exchange=setup.exchange,
+        ),
+        train_pipeline=train_pipeline,
+        val_pipeline=val_pipeline,
+        label_floor=floor,
+    )
+
+
+def _step(setup: Setup, state: TrainingState, criterion: DetectionLoss, schedule: Schedule) -> TrainStep:
+    scaled = setup.amp and setup.dali_device == "cuda"
+    if scaled:
+        state.counters = Counters(loss_scale=LOSS_SCALE_START)
+    settings: dict[str, Any] = {
+        "weight_decays": schedule.weight_decays,
+        "amp": scaled,
+        "loss_factor": QUAD_LOSS_FACTOR if setup.options.data.quad else 1.0,
+        "placement": setup.placement,
+        "accumulates": schedule.accumulates,
+    }
+    if setup.options.engine.graph:
+        return GraphStep(state, criterion, on_compile=_report_compilation, **settings)
+    return EagerStep(state, criterion, **settings)
+
+
+def _report_compilation(event: Compilation) -> None:
+    if not event.labels:
+        LOG.info("Compiled the update of several batches in %.1f s", event.seconds)
+        return
+    images, labels = ("x".join(map(str, shape)) for shape in (event.images, event.labels))
+    LOG.info("Compiled the step for images %s, labels %s in %.1f s", images, labels, event.seconds)
+
+
+def _pipelines(setup: Setup, stride: int) -> tuple[TrainPipeline, ValPipeline]:
+    options, batch = setup.options, setup.options.optim.batch_size
+    cache: Any = options.data.cache or None
+    train = TrainPipeline(
+        setup.data.train,
+        setup.augment,
+        batch_size=batch,
+        image_px=setup.image_px,
+        seed=options.optim.seed,
+        workers=setup.threads,
+        device=setup.dali_device,
+        stride=stride,
+        shard=setup.shard,
+        cache=cache,
+        progress="Caching train images" if cache else None,
+    )
+    val = ValPipeline(
+        setup.data.val,
+        batch_size=min(batch * VAL_BATCH_FACTOR, len(setup.data.val)),
+        image_px=setup.image_px,
+        workers=setup.threads,
+        device=setup.dali_device,
+        stride=stride,
+        shard=setup.shard,
+        cache=cache,
+        progress="Caching val images" if cache else None,
+    )
+    return train, val
+
+
+def loss_config(setup: Setup, *, levels: int) -> LossConfig:
+    """The part of the hyper-parameters that the loss uses, scaled to this network and image size."""
+    hyp = setup.hyp
+    config = LossConfig(
+        box=hyp.box,
+        objectness=hyp.obj,
+        classes=hyp.cls,
+        cls_pw=hyp.cls_pw,
+        obj_pw=hyp.obj_pw,
+        anchor_t=hyp.anchor_t,
+        fl_gamma=hyp.fl_gamma,
+        label_smoothing=setup.options.optim.label_smoothing,
+    )
+    return config.scaled(heads=levels, classes=len(setup.data.class_names), image_px=setup.image_px)

@@ -1,0 +1,497 @@
+"""The driver: epochs of steps, validation of the averaged weights, checkpoints, early stopping. No mathematics."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graph_train.engine.step import GraphStep, compile_seconds
+from graph_train.hooks.callbacks import Callbacks
+from graph_train.host.failures import StoppedInOrder
+from graph_train.host.interrupts import StopRequest
+from graph_train.host.memory import require_graph_memory, resident_bytes
+from graph_train.host.progress import EpochProgress, EpochTimes
+from graph_train.runs.checkpoint import Checkpoint
+from graph_train.runs.cursor import Cursor
+from graph_train.runs.results_csv import EpochRow, ResultsCsv
+from graph_train.runs.run_folder import PLACE, RunFolder
+from graph_train.runs.saving import Saving, Snapshot
+from graph_train.training.agreement import Agreement, agreed_digest
+from graph_train.training.assembly import Run, anchors_px
+from graph_train.training.early_stopping import EarlyStopping
+from graph_train.training.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
+from graph_train.training.sampling import class_weights, epoch_class_weights, image_weights
+from graph_train.validation.sharded_validation import Sharing
+from graph_train.validation.validate import TABLE_HEADER, ValidationResult, ValidationSettings, validate
+from graph_train.validation.validation_hooks import ValidationHooks
+from kernels.global_rows import here
+from kernels.runtime import Tensor
+from models.padded_labels import label_capacity, pad_labels
+from models.weights import copy_weights
+from pipelines.draws import multi_scale_sizes
+
+LOG = logging.getLogger("graph_train")
+DRAWN_BATCHES = 3
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to."""
+
+    folder: Path
+    best: Path
+    epochs: int
+    validation: ValidationResult | None
+    """Validation of the best weights, else of the last epoch; None if the run was stopped before its end."""
+
+    @property
+    def results(self) -> tuple[float, ...]:
+        """Precision, recall, mAP50, mAP50-95 and the box, objectness and class loss; zeros without a validation."""
+        return measured(self.validation)
+
+
+def measured(validation: ValidationResult | None) -> tuple[float, ...]:
+    """The seven numbers of a validation in the order of `results.csv`."""
+    if validation is None:
+        return (0.0,) * 7
+    losses = (0.0,) * 3 if validation.loss is None else validation.loss
+    return (*validation.means, *(float(value) for value in losses))
+
+
+class Trainer:
+    """Runs what `assemble` has built."""
+
+    def __init__(
+        self,
+        run: Run,
+        folder: RunFolder,
+        cursor: Cursor,
+        stopper: EarlyStopping,
+        callbacks: Callbacks | None = None,
+        *,
+        results: Sequence[str] = (),
+    ) -> None:
+        """`results`: rows of `results.csv` up to the cursor."""
+        self.run, self.folder, self.cursor, self.stopper = run, folder, cursor, stopper
+        self.callbacks = callbacks or Callbacks()
+        self.last_validation: ValidationResult | None = None
+        self.times: list[EpochTimes] = []
+        """Of each epoch that this process has trained."""
+        self.csv = ResultsCsv(folder.path / "results.csv", results)
+        options = run.setup.options
+        self.saving = Saving(folder, options.run, sound_only=options.optim.max_nonfinite > 0)
+        self._data = run.setup.data.fingerprint()
+        self._exchange = run.setup.exchange
+        self._request = StopRequest()
+        self._agreement = Agreement(self._exchange, self._request, self.callbacks)
+        self._val_total, self._most_labels = 0, 0
+        self._watch = NonFiniteWatch(options.optim.max_nonfinite, folder.path, self._first_bad_tensor)
+
+    def train(self) -> TrainResult:
+        """Runs to the end, or until a signal or a callback asks for a stop.
+
+        Raises:
+            KeyboardInterrupt: a signal; the state was saved.
+            NotSavedError: the disk refused to be written and `--on-save-error` is stop.
+            DivergedError: too many updates in a row were not finite.
+        """
+        with self._request:
+            try:
+                return self._train()
+            finally:
+                if not self._request.insisted:
+                    self.saving.finish()
+
+    def _train(self) -> TrainResult:
+        run, cursor = self.run, self.cursor
+        with self.saving.guarded():
+            self.csv.begin()
+        if run.setup.options.data.multi_scale:
+            self._reserve_largest()
+        self.callbacks.run("on_train_start")
+        while cursor.epoch < run.setup.options.optim.epochs and not cursor.finished:
+            if not self._train_epoch():
+                return self._stopped()
+            self._finish_epoch()
+            self._agreement.meet()
+            self._leave_if_asked()
+            if self.callbacks.stop_training and not cursor.finished:
+                return self._stopped()
+        result = self._finish()
+        self.saving.require_saved()
+        return result
+
+    def _leave_if_asked(self) -> None:
+        """Ends the run if a signal has asked for it; a closed terminal is only noted."""
+        if self._request.hung_up:
+            self._request.hung_up = False
+            LOG.info("The terminal was closed (SIGHUP); the run goes on, see %s", self.folder.path / "train.log")
+        if not self._agreement.asked:
+            return
+        if not self._complete:
+            self.save_last()
+        LOG.info("Stopped by %s; %s", self._agreement.asked, self._way_on())
+        raise StoppedInOrder
+
+    @property
+    def _complete(self) -> bool:
+        """All epochs are done and saved; what is left is the validation of the best weights, in place of the latest."""
+        return self.cursor.finished or self.cursor.epoch >= self.run.setup.options.optim.epochs
+
+    def _stopped(self) -> TrainResult:
+        """The end that a callback asked for."""
+        self.save_last()
+        LOG.info("Stopped by a callback; %s", self._way_on())
+        return TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, None)
+
+    def _way_on(self) -> str:
+        if self._evolving:
+            return "go on with the same command and --exist-ok"
+        return f"go on with: graph-train --resume {self.folder.last}"
+
+    @property
+    def _evolving(self) -> bool:
+        """One of many short trainings, of which nothing but the result is kept."""
+        return self.run.setup.options.optim.evolve > 0
+
+    # --- one epoch -------------------------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> bool:
+        """Trains to the end of the epoch; False if a callback stopped it before."""
+        run, cursor = self.run, self.cursor
+        if cursor.next_batch == 0:
+            run.state.drop_pending_gradients()
+        self.callbacks.run("on_train_epoch_start")
+        batches = run.train_pipeline.batches_per_epoch
+        progress = EpochProgress(
+            cursor.epoch, run.setup.options.optim.epochs, batches=batches, first_batch=cursor.next_batch
+        )
+        source = self._batches()
+        while True:
+            asked = time.perf_counter()
+            batch = next(source, None)
+            progress.shares.waiting += time.perf_counter() - asked
+            if batch is None:
+                break
+            if not self._all_go_on(batch, cursor.epoch * batches + cursor.next_batch):
+                break
+            self._train_batch(batch, cursor.epoch * batches + cursor.next_batch, progress)
+            self._leave_if_asked()
+            if self._exchange.alone and self.callbacks.stop_training:  # several ranks agree on it before a batch
+                break
+        self.times.append(progress.close())
+        return batch is None
+
+    def _all_go_on(self, batch: Any, number: int) -> bool:
+        """Agrees with the other ranks on what comes before a batch: an end, a save, room for labels."""
+        self._most_labels, due = self._agreement.meet(batch.max_labels, self._due_before(number))
+        if self._exchange.alone:
+            return True
+        self._leave_if_asked()
+        if due:
+            self._save_now()
+        return not self.callbacks.stop_training
+
+    def _batches(self) -> Iterator[Any]:
+        """What is left of the epoch."""
+        cursor = self.cursor
+        return iter(
+            self.run.train_pipeline.epoch(
+                cursor.epoch,
+                first_batch=cursor.next_batch,
+                image_weights=self._weights(),
+                sizes=self._sizes(cursor.epoch) if self.run.setup.options.data.multi_scale else None,
+            )
+        )
+
+    def _sizes(self, epoch: int) -> list[int]:
+        """Side in px of each batch of an epoch with `--multi-scale`."""
+        run = self.run
+        return multi_scale_sizes(
+            run.setup.options.optim.seed,
+            epoch,
+            run.train_pipeline.batches_per_epoch,
+            image_px=run.setup.image_px,
+            stride=run.state.network.spec.grid_px,
+        )
+
+    def _reserve_largest(self) -> None:
+        """Compiles the largest batch that will come, so that a lack of memory shows before the first epoch."""
+        run, options = self.run, self.run.setup.options
+        left = range(self.cursor.epoch, options.optim.epochs)
+        sizes = {size for epoch in left for size in self._sizes(epoch)}
+        if not sizes or not isinstance(run.step, GraphStep):
+            return
+        LOG.info("Multi-scale: %d image sizes from %d to %d px, one graph for each", len(sizes), min(sizes), max(sizes))
+        images, side = options.optim.batch_size, max(sizes)
+        if options.data.quad:
+            images, side = images // 4, side * 2
+        images = min(images, len(run.setup.data.train))
+        before = resident_bytes()
+        run.step.prepare((images, 3, side, side), (images, run.label_floor, 5), run.schedule.at(0, 0))
+        if run.setup.device == "cpu":
+            require_graph_memory(resident_bytes() - before, sizes)
+
+    def _train_batch(self, batch: Any, number: int, progress: EpochProgress) -> None:
+        """One step; `number` counts the batches of the whole run."""
+        run, cursor = self.run, self.cursor
+        if number < DRAWN_BATCHES and not run.setup.options.run.noplots:
+            with self.saving.guarded():
+                self._draw(batch, number)
+        self.callbacks.run("on_train_batch_start")
+        total = run.train_pipeline.images_of(cursor.next_batch)
+        labels = self._padded(batch, total)
+        images = run.setup.placement.images(batch.images, total)
+        started = time.perf_counter()
+        compiled = compile_seconds(run.step)
+        result = run.step(images, labels, run.schedule.at(number, cursor.epoch))
+        progress.shares.computing += time.perf_counter() - started
+        progress.shares.compiling += compile_seconds(run.step) - compiled
+        cursor.add(result)
+        count, side = int(images.shape[0]), int(images.shape[-1])
+        progress.step(cursor.means(), instances=len(batch.labels), images=count, image_px=side)
+        if result.updated:
+            self.callbacks.run("optimizer_step")
+            self.callbacks.run("on_before_zero_grad")
+        paths = [str(path) for path in batch.paths]
+        self.callbacks.run(
+            "on_train_batch_end", run.state.network, number, here(images), batch.labels, paths, cursor.means()
+        )
+        self._watch.see(result, run.state.counters.skipped_in_row, lambda: self._suspect(batch, labels, number))
+        self.save_if_due(number)
+
+    def _suspect(self, batch: Any, labels: Tensor, number: int) -> SuspectBatch:
+        run, epoch = self.run, self.cursor.epoch
+        facts = {
+            "epoch": epoch,
+            "batch": self.cursor.next_batch - 1,
+            "files": [str(path) for path in batch.paths],
+            "learning_rates": list(run.schedule.at(number, epoch).learning_rates),
+            "loss_scale": run.state.counters.loss_scale,
+        }
+        return SuspectBatch(np.array(_host(batch.images)), run.setup.placement.own_rows(labels).copy(), facts)
+
+    def _first_bad_tensor(self, suspect: SuspectBatch) -> str:
+        step: Any = self.run.step
+        total = self.run.train_pipeline.images_of(suspect.facts["batch"])
+        return first_bad_tensor(
+            self.run.state.network,
+            step.criterion,
+            suspect.images,
+            suspect.labels,
+            partial(step.placement.images, total=total),
+            amp=step.amp,
+            loss_scale=suspect.facts["loss_scale"],
+        )
+
+    def _padded(self, batch: Any, total: int) -> Tensor:
+        """Labels (B, T, 5); T below the data set's typical capacity is not used, so that few shapes are compiled."""
+        capacity = label_capacity(max(self._most_labels, self.run.label_floor))
+        return self.run.setup.placement.images(pad_labels(batch.labels, int(batch.images.shape[0]), capacity), total)
+
+    def _weights(self) -> np.ndarray | None:
+        """Weights of the images for `--image-weights`: rare classes and badly found ones count more."""
+        run = self.run
+        if not run.setup.options.data.image_weights:
+            return None
+        labels, classes = run.setup.data.train.labels, len(run.setup.data.class_names)
+        maps = np.asarray(self.cursor.maps or [0.0] * classes)
+        return image_weights(labels, classes, epoch_class_weights(class_weights(labels, classes) * classes, maps))
+
+    def _draw(self, batch: Any, number: int) -> None:
+        from graph_train.plots.images import plot_labelled
+
+        path = self.folder.path / f"train_batch{number}.jpg"
+        plot_labelled(_host(batch.images), batch.labels, self.run.setup.data.class_names, path, paths=batch.paths)
+
+    # --- after an epoch --------------------------------------------------------------------------------------------
+
+    def _finish_epoch(self) -> None:
+        run, cursor = self.run, self.cursor
+        options, epoch = run.setup.options, cursor.epoch
+        self.callbacks.run("on_train_epoch_end", epoch)
+        last_epoch = epoch + 1 >= options.optim.epochs
+        final = last_epoch or cursor.possible_stop
+        run.state.flush()
+        started = time.perf_counter()
+        validation = self.validate() if final or not options.run.noval else None
+        self.times[-1] = replace(self.times[-1], validating=time.perf_counter() - started)
+        if validation is not None:
+            cursor.maps = [float(value) for value in validation.maps]
+        row = self._row(validation)
+        with self.saving.guarded():
+            self.csv.append(row)
+        # Of the same numbers, another processor may make another last bit.
+        fitness = self._exchange.share(validation.fitness if validation is not None else 0.0)
+        improved = validation is not None and fitness >= cursor.best_fitness
+        if improved:
+            cursor.best_fitness = fitness
+        stop = self._count_for_early_stopping(fitness)
+        self.callbacks.run("on_fit_epoch_end", row.values(), epoch, max(cursor.best_fitness, 0.0), fitness)
+        cursor.next_epoch()
+        cursor.finished = stop or last_epoch
+        if not options.run.nosave or final or cursor.finished:
+            self._save_epoch(epoch, fitness, improved=improved)
+
+    def _count_for_early_stopping(self, fitness: float) -> bool:
+        """Whether the run ends with this epoch; an epoch that was not validated counts with fitness 0, as in YOLOv5."""
+        decision = self.stopper.update(self.cursor.epoch, fitness)
+        self.cursor.possible_stop = decision.possible_stop
+        if decision.stop:
+            LOG.info(
+                "Stopped early: no improvement over epoch %d for %d epoch%s",
+                self.stopper.best_epoch,
+                self.run.setup.options.optim.patience,
+                "" if self.run.setup.options.optim.patience == 1 else "s",
+            )
+        return decision.stop
+
+    def _row(self, validation: ValidationResult | None) -> EpochRow:
+        run, cursor = self.run, self.cursor
+        number = cursor.epoch * run.schedule.batches_per_epoch + max(cursor.next_batch - 1, 0)
+        measures = measured(validation)
+        return EpochRow(
+            epoch=cursor.epoch,
+            train_losses=cursor.means(),
+            metrics=(measures[0], measures[1], measures[2], measures[3]),
+            val_losses=(measures[4], measures[5], measures[6]),
+            learning_rates=run.schedule.at(number, cursor.epoch).learning_rates,
+        )
+
+    def validate(self, *, plots: bool = False, per_class: bool = False) -> ValidationResult:
+        """Measures the averaged weights and prints the table."""
+        run = self.run
+        settings = ValidationSettings(
+            single_cls=run.setup.options.data.single_cls,
+            plots_dir=self.folder.path if plots and not run.setup.options.run.noplots else None,
+        )
+        hooks = ValidationHooks(self.callbacks, run.setup.data.class_names)
+        LOG.info("%s", TABLE_HEADER)
+        result = validate(
+            self._forward,
+            self._until_asked(hooks.batches(run.val_pipeline)),
+            run.setup.data.class_names,
+            settings,
+            total=run.val_pipeline.batches_per_epoch,
+            on_image=hooks.image,
+            sharing=Sharing(self._exchange, run.val_pipeline.images_of),
+        )
+        self.last_validation = result
+        hooks.end(result)
+        LOG.info("%s", result.table(per_class=per_class))
+        return result
+
+    def _until_asked(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Validation is left at a signal too; it begins anew when the run goes on."""
+        for number, batch in enumerate(batches):
+            self._agreement.meet()
+            self._leave_if_asked()
+            self._val_total = self.run.val_pipeline.images_of(number)
+            yield batch
+
+    def _forward(self, images: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.run.inference(images, rows, self._val_total)
+
+    # --- saving ----------------------------------------------------------------------------------------------------
+
+    def save_if_due(self, number: int) -> None:
+        """Copies the state in the middle of an epoch and lets it be written; `number` counts the run's batches."""
+        self.saving.check()
+        if self._exchange.alone and self.saving.due(number):
+            self._save_now()
+
+    def _due_before(self, number: int) -> bool:
+        """With several ranks: whether a save is due before a batch, which is for the main rank to say."""
+        if self._exchange.alone or not self._exchange.main or self.cursor.next_batch == 0:
+            return False
+        return self.saving.due(number - 1)
+
+    def _save_now(self) -> None:
+        self.run.state.flush()
+        if self._exchange.main:
+            self.saving.start(Snapshot(self.checkpoint()))
+
+    def _save_epoch(self, epoch: int, fitness: float, *, improved: bool) -> None:
+        if self._evolving or not self._exchange.main:
+            return
+        period = self.run.setup.options.run.save_period
+        snapshot = Snapshot(
+            self.checkpoint(),
+            best=copy_weights(self.run.state.average) if improved else None,
+            copies=[self.folder.weights / f"epoch{epoch}.safetensors"] if period > 0 and epoch % period == 0 else [],
+        )
+        self.saving.start(snapshot)
+        if (self.cursor.finished or self.callbacks.listens("on_model_save")) and self.saving.finish():
+            best = max(self.cursor.best_fitness, 0.0)
+            self.callbacks.run("on_model_save", self.folder.last, epoch, self.cursor.finished, best, fitness)
+
+    def save_last(self) -> None:
+        """Saves the whole state and waits for it; the run can go on from exactly here."""
+        if self._evolving:
+            return
+        self._save_now()
+        self.saving.finish()
+
+    def checkpoint(self) -> Checkpoint:
+        """The whole state; `state.flush()` comes first."""
+        run, flags = self.run, self.run.setup.options.as_flat_dict()
+        header = {
+            "options": {key: value for key, value in flags.items() if key not in PLACE},
+            "hyp": run.setup.hyp.as_dict(),
+            "cursor": asdict(self.cursor),
+            "counters": asdict(run.state.counters),
+            "early_stopping": self.stopper.state(),
+            "results": list(self.csv.lines),
+            "data": self._data,
+            "epoch": self.cursor.epoch - 1,
+            "class_names": list(run.setup.data.class_names),
+            "config": dict(run.state.network.spec.config),
+            "stride": list(run.state.network.stride),
+            "anchors_px": anchors_px(run.state.network).tolist(),
+        }
+        return Checkpoint(arrays=run.state.arrays(), header=header)
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> TrainResult:
+        run = self.run
+        validation = self.last_validation
+        if self._exchange.share(self.folder.best.exists()) and not self._evolving:
+            LOG.info("Validating %s", self.folder.best)
+            self._load_best()
+            with self.saving.guarded():
+                validation = self.validate(plots=True, per_class=True)
+        if not run.setup.options.run.noplots:
+            from graph_train.plots.results import plot_results
+
+            with self.saving.guarded():
+                plot_results(self.folder.path / "results.csv", self.folder.path / "results.png")
+        if isinstance(run.step, GraphStep):
+            LOG.info("%s", run.step.summary())
+        if not self._exchange.alone:
+            LOG.info(
+                "All %d ranks hold the same weights: %s",
+                self._exchange.ranks,
+                agreed_digest(run.state.digest(), self._exchange),
+            )
+        result = TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, validation)
+        self.callbacks.run("on_train_end", self.folder.last, self.folder.best, self.cursor.epoch - 1, result.results)
+        LOG.info("Results saved to %s", self.folder.path)
+        return result
+
+    def _load_best(self) -> None:
+        from models.weights import load_weights, transfer
+
+        average = self.run.state.average
+        if self._exchange.main:
+            transfer(average, load_weights(self.folder.best))
+        self.run.setup.placement.same(average.state_dict().values())
+
+
+def _host(images: Any) -> np.ndarray:
+    return images if isinstance(images, np.ndarray) else images.numpy()

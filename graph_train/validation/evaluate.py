@@ -1,0 +1,263 @@
+"""What `graph-val` does: weights and a data set in; tables, label files, COCO results and pictures out."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graph_train.detection.detector import Detector, load_detector
+from graph_train.detection.label_files import write_label_file
+from graph_train.engine.schedule import check_image_size
+from graph_train.host.devices import select_device
+from graph_train.runs.run_folder import make_unused
+from graph_train.settings.val_options import ValOptions
+from graph_train.validation.coco_results import (
+    CocoIds,
+    annotations_beside,
+    default_ids,
+    evaluate_results,
+    ids_of_annotations,
+    result_entries,
+    write_results,
+)
+from graph_train.validation.validate import (
+    TABLE_HEADER,
+    ImageDetections,
+    ValidationResult,
+    ValidationSettings,
+    validate,
+)
+from kernels.files import write_atomically
+from kernels.plugin import load_plugin
+from pipelines.coco_json import is_coco_file
+from pipelines.dataset import Dataset, Split, load_dataset
+from pipelines.index import ImageIndex, index_images
+from pipelines.letterbox import BORDER_GREY
+from pipelines.val import ValPipeline
+
+LOG = logging.getLogger("graph_train")
+
+STUDY_SIZES = tuple(range(256, 1536 + 128, 128))
+"""Image sizes of `--task study`, px."""
+_LONG_TABLE = 50
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What `graph-val` found: the folder with everything that was written, and one result for each set of weights (in a
+    study, for each image size and set of weights)."""
+
+    folder: Path
+    results: tuple[ValidationResult, ...]
+
+
+def evaluate(options: ValOptions) -> EvaluationResult:
+    """Runs a whole `graph-val`.
+
+    Raises:
+        ValueError, OSError: a setting or a file that cannot be used.
+    """
+    split: Split = options.task if options.task in ("train", "test") else "val"  # type: ignore[assignment]
+    device = select_device(options.device)
+    plugin = load_plugin(options.kernels)  # type: ignore[arg-type]
+    LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
+    dataset = load_dataset(options.data, require=(split,), allow_download=options.allow_download)
+    index = _index(dataset, split, options)
+    groups = [options.weights] if options.task not in ("speed", "study") else [(path,) for path in options.weights]
+    detectors = [load_detector(group, device=device, graph=options.graph, augment=options.augment) for group in groups]
+    for detector, group in zip(detectors, groups, strict=True):
+        _check_classes(detector, index, group[0], options)
+    folder = make_unused(options.project, options.name, exist_ok=options.exist_ok)
+    results: list[ValidationResult] = []
+    for number, (detector, group) in enumerate(zip(detectors, groups, strict=True)):
+        job = _Job(options, dataset, split, index, detector, Path(group[0]), folder, device, number)
+        results += job.study() if options.task == "study" else [job.measure()]
+    if options.task == "study" and not options.noplots:
+        _draw_study(options, results, folder)
+    LOG.info("Results saved to %s", folder)
+    return EvaluationResult(folder, tuple(results))
+
+
+def _index(dataset: Dataset, split: Split, options: ValOptions) -> ImageIndex:
+    index = index_images(
+        dataset.split(split),
+        dataset.class_names,
+        single_class=options.single_cls,
+        workers=max(options.workers, 1),
+        progress=split,
+    )
+    if options.save_txt or options.save_hybrid:
+        seen: dict[str, Path] = {}
+        for path in index.paths:
+            if path.stem in seen:
+                flag = "--save-txt" if options.save_txt else "--save-hybrid"
+                raise ValueError(f"{flag}: {path} and {seen[path.stem]} would share {path.stem}.txt; rename one")
+            seen[path.stem] = path
+    return index
+
+
+def _check_classes(detector: Detector, index: ImageIndex, weights: str, options: ValOptions) -> None:
+    if len(detector.class_names) != len(index.class_names) and not options.single_cls:
+        raise ValueError(
+            f"{weights}: knows {len(detector.class_names)} classes, {options.data} names {len(index.class_names)}: "
+            "measure on the data set it was trained on, or pass --single-cls to ignore classes"
+        )
+    for category, (known, named) in enumerate(zip(detector.class_names, index.class_names, strict=False)):
+        if known not in (named, str(category)) and not options.single_cls:
+            LOG.warning("%s: calls class %d %r, %s calls it %r: is it the data set that it was trained on?",
+                        weights, category, known, options.data, named)  # fmt: skip
+            return
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One set of weights on one split."""
+
+    options: ValOptions
+    dataset: Dataset
+    split: Split
+    index: ImageIndex
+    detector: Detector
+    weights: Path
+    folder: Path
+    device: str
+    number: int
+    """Which of the sets of weights."""
+
+    def measure(self) -> ValidationResult:
+        """One pass, with everything that is to be written."""
+        options, ids, annotations = self.options, None, None
+        if options.save_json:
+            ids, annotations = _coco_ids(self.dataset, self.split, self.index, options)
+        writers: list[Callable[[ImageDetections], None]] = []
+        if options.save_txt or options.save_hybrid:
+            (self.folder / "labels").mkdir(exist_ok=True)
+            writers.append(
+                lambda image: write_label_file(
+                    self.folder / "labels" / f"{image.path.stem}.txt",
+                    image.detections,
+                    image_hw=image.image_hw,
+                    confidence=options.save_conf,
+                )
+            )
+        entries: list[dict[str, Any]] = []
+        if ids is not None:
+            writers.append(lambda image: entries.extend(result_entries(image, ids)))
+        result = self._pass(options.imgsz, lambda image: [write(image) for write in writers])
+        if ids is not None:
+            self._finish_json(entries, ids, annotations)
+        return result
+
+    def study(self) -> list[ValidationResult]:
+        """One pass per image size; writes YOLOv5's table of P, R, mAP50, mAP50-95, three losses (0) and three times."""
+        results: list[ValidationResult] = []
+        # Weights of several runs are all called `best`.
+        earlier = [Path(path).stem for path in self.options.weights[: self.number]].count(self.weights.stem)
+        name = f"study_{self.dataset.name}_{self.weights.stem}{earlier + 1 if earlier else ''}.txt"
+        for size in STUDY_SIZES:
+            LOG.info("\n%s at %d px", self.weights, size)
+            results.append(self._pass(size, None))
+            # After each size: a larger one may need more memory than there is.
+            write_atomically(self.folder / name, "".join(map(_study_line, results)))
+        return results
+
+    def _pass(self, size: int, on_image: Callable[[ImageDetections], Any] | None) -> ValidationResult:
+        options, speed = self.options, self.options.task == "speed"
+        image_px = check_image_size(size, self.detector.stride)
+        if image_px != size:
+            LOG.info("--imgsz %d is raised to %d, a multiple of the stride %d", size, image_px, self.detector.stride)
+        plots = options.task not in ("speed", "study") and not options.noplots
+        settings = ValidationSettings(
+            conf_thres=0.25 if speed else options.conf_thres,
+            iou_thres=0.45 if speed else options.iou_thres,
+            max_det=options.max_det,
+            single_cls=options.single_cls,
+            label_hints=options.save_hybrid,
+            plots_dir=self.folder if plots else None,
+        )
+        pipeline = ValPipeline(
+            self.index,
+            batch_size=min(options.batch_size, len(self.index)),
+            image_px=image_px,
+            stride=self.detector.stride,
+            rect=not speed,
+            workers=max(options.workers, 1),
+            device="cuda" if self.device.startswith("cuda") else "cpu",
+        )
+        try:
+            warm_up(self.detector, pipeline, min(options.batch_size, len(self.index)), len(self.index))
+            total = pipeline.batches_per_epoch
+            LOG.info("%s", TABLE_HEADER)
+            result = validate(self.detector, pipeline, self.index.class_names, settings, total=total, on_image=on_image)
+        finally:
+            pipeline.close()
+        number = len(self.index.class_names)
+        LOG.info("%s", result.table(per_class=(options.verbose or number < _LONG_TABLE) and number > 1))
+        LOG.info("%s", result.speed_line())
+        return result
+
+    def _why_no_annotations(self) -> str:
+        if self.options.single_cls:
+            return "with --single-cls its classes are not ours"
+        return f"there is no annotations/instances_{self.index.paths[0].parent.name}.json beside the images"
+
+    def _finish_json(self, entries: list[dict[str, Any]], ids: CocoIds, annotations: Path | None) -> None:
+        path = self.folder / f"{self.weights.stem}_predictions.json"
+        write_results(path, entries)
+        LOG.info("%d detections written to %s", len(entries), path)
+        if annotations is None:
+            LOG.info("pycocotools was not asked: %s", self._why_no_annotations())
+        elif not entries:
+            LOG.info("pycocotools was not asked: nothing was found above --conf-thres")
+        else:
+            found = evaluate_results(annotations, path, [ids.image_id(image) for image in self.index.paths])
+            LOG.info("pycocotools on %s:\n%s", annotations, found.table)
+
+
+def _study_line(result: ValidationResult) -> str:
+    row = (*result.means, 0.0, 0.0, 0.0, result.speed.load, result.speed.inference, result.speed.suppression)
+    return " ".join(f"{value:10.4g}" for value in row) + "\n"
+
+
+def warm_up(detector: Detector, pipeline: ValPipeline, batch_size: int, images: int) -> None:
+    """Compiles the graph of every input shape before anything is timed."""
+    shapes = pipeline.shapes_hw
+    sizes = [batch_size] * (len(shapes) - 1) + [images - batch_size * (len(shapes) - 1)]
+    for size, (height, width) in dict.fromkeys(zip(sizes, shapes, strict=True)):
+        detector(np.full((size, 3, height, width), BORDER_GREY, np.uint8))
+
+
+def _coco_ids(dataset: Dataset, split: Split, index: ImageIndex, options: ValOptions) -> tuple[CocoIds, Path | None]:
+    """How images and classes are called, and the annotations that say so, if there are any."""
+    sources = dataset.split(split)
+    annotations = next((source for source in sources if is_coco_file(source)), annotations_beside(index.paths[0]))
+    if annotations is not None and not options.single_cls:
+        return ids_of_annotations(annotations, index.class_names).for_images(index.paths), annotations
+    is_coco = any(source.name.endswith("2017.txt") and "coco" in source.parts for source in sources)
+    return default_ids(index.class_names, is_coco=is_coco).for_images(index.paths), None
+
+
+def _draw_study(options: ValOptions, results: list[ValidationResult], folder: Path) -> None:
+    from graph_train.plots.study import plot_study
+
+    count = len(STUDY_SIZES)
+    curves = [results[number * count : (number + 1) * count] for number in range(len(options.weights))]
+    points = {
+        name: [(size, r.speed.inference, r.map50_95) for size, r in zip(STUDY_SIZES, part, strict=True)]
+        for name, part in zip(_told_apart(options.weights), curves, strict=True)
+    }
+    plot_study(points, folder / "study.png")
+    LOG.info("\nmAP50-95 against speed: %s", folder / "study.png")
+
+
+def _told_apart(weights: Sequence[str]) -> list[str]:
+    """Paths without the folders that they share."""
+    if len(weights) == 1:
+        return [Path(weights[0]).name]
+    paths = [os.path.abspath(path) for path in weights]
+    shared = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [os.path.relpath(path, shared) for path in paths]

@@ -1,0 +1,362 @@
+"""Runs a detector over a data set and measures it, with YOLOv5's rules: one pass, no gradient, no time limit."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from graph_train.detection.nms import NmsSettings, non_max_suppression
+from graph_train.host.progress import BAR_FORMAT
+from graph_train.metrics.average_precision import (
+    IOU_THRESHOLDS,
+    ClassMetrics,
+    fitness,
+    match_detections,
+    metrics_per_class,
+)
+from graph_train.metrics.confusion import ConfusionMatrix
+from graph_train.ranks.exchange import Exchange
+from graph_train.settings.val_options import ValOptions
+from graph_train.validation.sharded_validation import Findings, Sharing, joined
+from pipelines.boxes import cxcywh_to_xyxy
+from pipelines.letterbox import unletterbox_boxes
+
+Array = npt.NDArray[Any]
+
+Forward = Callable[[Any, Array], tuple[Array, Array | None]]
+"""(images uint8 (B, 3, H, W), label rows (n, 6)) to decoded predictions (B, N, 5 + nc) float32, boxes in px of the
+letterboxed image and confidences after the sigmoid, and the three loss parts (3,) box, objectness, class, or None."""
+
+TABLE_HEADER = f"{'Class':>22}{'Images':>11}{'Instances':>11}{'P':>11}{'R':>11}{'mAP50':>11}{'mAP50-95':>11}"
+DRAWN_BATCHES = 3
+
+
+class Geometry(Protocol):
+    """How a file became an image of a batch."""
+
+    @property
+    def original_hw(self) -> tuple[int, int]:
+        """Height and width of the file in px."""
+
+    @property
+    def ratio_hw(self) -> tuple[float, float]:
+        """Px of the batch per px of the file."""
+
+    @property
+    def pad_wh(self) -> tuple[float, float]:
+        """Border on the left and on the top in px."""
+
+
+class ValidationBatch(Protocol):
+    """What validation needs of a batch."""
+
+    @property
+    def images(self) -> Any:
+        """(B, 3, H, W) uint8 RGB: a NumPy array, or a tensor with `numpy()`."""
+
+    @property
+    def labels(self) -> Array:
+        """(n, 6) float32: image number in the batch, class, cx, cy, w, h normalised to the letterboxed image."""
+
+    @property
+    def paths(self) -> Sequence[str | Path]:
+        """B image files."""
+
+    @property
+    def geometry(self) -> Sequence[Geometry]:
+        """B entries."""
+
+
+@dataclass(frozen=True)
+class ImageDetections:
+    """One image after suppression, everything in px of its file: detections (k, 6) x1, y1, x2, y2, confidence, class,
+    highest confidence first; labels (m, 5) class, x1, y1, x2, y2."""
+
+    path: Path
+    image_hw: tuple[int, int]
+    detections: Array
+    labels: Array
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """How to measure. The defaults are those of YOLOv5's `val.py`.
+
+    `single_cls` counts every detection and label as class 0. `label_hints` puts the labels themselves among the
+    candidates (`--save-hybrid`: for making label files; metrics mean nothing then). `plots_dir` gets the first batches
+    with their boxes, the curves and the confusion matrix.
+    """
+
+    conf_thres: float = ValOptions.conf_thres
+    iou_thres: float = ValOptions.iou_thres
+    max_det: int = ValOptions.max_det
+    single_cls: bool = False
+    label_hints: bool = False
+    plots_dir: Path | None = None
+
+    def suppression(self) -> NmsSettings:
+        """The same as settings of the suppression; checks the values."""
+        return NmsSettings(
+            self.conf_thres, self.iou_thres, agnostic=self.single_cls, multi_label=True, max_det=self.max_det
+        )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Milliseconds per image: waiting for the pipeline, network, suppression."""
+
+    load: float
+    inference: float
+    suppression: float
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """What a validation found. `labels_per_class` and `images_per_class` (nc,); `loss` (3,) box, objectness and class,
+    averaged over the batches, or None."""
+
+    class_names: tuple[str, ...]
+    images: int
+    labels_per_class: Array
+    images_per_class: Array
+    classes: ClassMetrics
+    confusion: ConfusionMatrix
+    loss: Array | None
+    speed: Speed
+    batch_shape: tuple[int, ...]
+
+    @property
+    def means(self) -> tuple[float, float, float, float]:
+        """Precision, recall, mAP50, mAP50-95."""
+        return self.classes.means()
+
+    @property
+    def precision(self) -> float:
+        """Mean over the classes with labels, at the confidence where the mean F1 is best."""
+        return self.means[0]
+
+    @property
+    def recall(self) -> float:
+        """Mean over the classes with labels, at the confidence where the mean F1 is best."""
+        return self.means[1]
+
+    @property
+    def map50(self) -> float:
+        """Mean average precision at IoU 0.5."""
+        return self.means[2]
+
+    @property
+    def map50_95(self) -> float:
+        """Mean average precision over IoU 0.5 to 0.95."""
+        return self.means[3]
+
+    @property
+    def fitness(self) -> float:
+        """The number by which the best weights are chosen."""
+        return float(fitness(np.asarray(self.means)))
+
+    @property
+    def maps(self) -> Array:
+        """(nc,) mAP50-95 of each class, the mean where a class has no labels."""
+        return self.classes.maps(len(self.class_names))
+
+    def table(self, *, per_class: bool) -> str:
+        """The terminal's table without its header: all classes together, then each one that has labels."""
+        rows = [_table_row("all", self.images, int(self.labels_per_class.sum()), self.means)]
+        if per_class:
+            c = self.classes
+            for row, category in enumerate(c.classes):
+                values = (c.precision[row], c.recall[row], c.ap50[row], c.ap50_95[row])
+                images, labels = int(self.images_per_class[category]), int(self.labels_per_class[category])
+                rows.append(_table_row(self.class_names[category], images, labels, values))
+        return "\n".join(rows)
+
+    def speed_line(self) -> str:
+        """One line for the terminal."""
+        s = self.speed
+        return (
+            f"Speed: {s.load:.1f}ms loading, {s.inference:.1f}ms inference, {s.suppression:.1f}ms NMS per image "
+            f"at shape {self.batch_shape}"
+        )
+
+
+def _table_row(name: str, images: int, labels: int, values: Sequence[float]) -> str:
+    return f"{name:>22}{images:>11}{labels:>11}" + "".join(f"{value:>11.3g}" for value in values)
+
+
+def validate(
+    forward: Forward,
+    batches: Iterable[ValidationBatch],
+    class_names: Sequence[str],
+    settings: ValidationSettings | None = None,
+    *,
+    total: int | None = None,
+    progress: bool = True,
+    on_image: Callable[[ImageDetections], None] | None = None,
+    sharing: Sharing | None = None,
+) -> ValidationResult:
+    """Measures a detector.
+
+    Args:
+        forward: the network, see `Forward`.
+        batches: the data set.
+        class_names: one for each class of the predictions.
+        settings: None: those of YOLOv5's `val.py`.
+        total: number of batches, for the progress bar.
+        progress: show a bar, which is gone when the caller prints the table (see `TABLE_HEADER`).
+        on_image: called with each image after suppression, to write result files.
+        sharing: `batches` are this rank's rows of them; the result is that of all ranks.
+
+    Raises:
+        ValueError: a label or a prediction does not fit the class names, or a setting is out of range.
+    """
+    run = _Run(forward, tuple(class_names), settings or ValidationSettings(), on_image, sharing)
+    bar = tqdm(
+        batches,
+        desc=f"{'validating':>22}",
+        total=total,
+        bar_format=BAR_FORMAT,
+        leave=False,
+        disable=None if progress else True,  # None: no bar where stderr is a file or a pipe
+    )
+    started = time.perf_counter()
+    for batch in bar:
+        run.timer["load"] += time.perf_counter() - started
+        run.add(batch)
+        started = time.perf_counter()
+    return run.result()
+
+
+class _Run:
+    """Collects one validation, batch by batch."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        class_names: tuple[str, ...],
+        settings: ValidationSettings,
+        on_image: Callable[[ImageDetections], None] | None,
+        sharing: Sharing | None,
+    ) -> None:
+        self._sharing = sharing
+        self._forward, self._names, self._settings, self._on_image = forward, class_names, settings, on_image
+        self._suppression = settings.suppression()
+        self._confusion = ConfusionMatrix(len(class_names))
+        self._matched: list[tuple[Array, Array, Array]] = []
+        self._batch_of_image: list[int] = []
+        self._label_classes: list[Array] = []
+        self._losses: list[Array] = []
+        self._batches, self._images = 0, 0
+        self._batch_shape: tuple[int, ...] = ()
+        self.timer = {"load": 0.0, "inference": 0.0, "suppression": 0.0}
+
+    def add(self, batch: ValidationBatch) -> None:
+        labels = np.array(batch.labels, np.float32)
+        if self._settings.single_cls:
+            labels[:, 1] = 0
+        started = time.perf_counter()
+        predictions, loss = self._forward(batch.images, labels)
+        predicted = time.perf_counter()
+        self._check(predictions, labels)
+        if loss is not None:
+            self._losses.append(np.asarray(loss, np.float64))
+        self._batches += 1
+        if self._sharing is not None and not self._sharing.counts(self._batches - 1):
+            return
+        network_hw = (int(batch.images.shape[2]), int(batch.images.shape[3]))
+        per_image = [labels[labels[:, 0] == image, 1:] for image in range(len(predictions))]
+        hints = [_in_px(rows, network_hw) for rows in per_image] if self._settings.label_hints else None
+        found = non_max_suppression(predictions, self._suppression, known_labels=hints)
+        self.timer["inference"] += predicted - started
+        self.timer["suppression"] += time.perf_counter() - predicted
+        if self._settings.single_cls:
+            for rows in found:
+                rows[:, 5] = 0
+        for image, rows in enumerate(found):
+            self._add_image(Path(batch.paths[image]), batch.geometry[image], network_hw, rows, per_image[image])
+        if self._settings.plots_dir is not None and self._batches <= DRAWN_BATCHES:
+            self._draw(batch, labels, found, self._settings.plots_dir)
+        self._batch_shape = self._batch_shape or tuple(int(side) for side in batch.images.shape)
+
+    def _check(self, predictions: Array, labels: Array) -> None:
+        if predictions.shape[2] != 5 + len(self._names) and not self._settings.single_cls:
+            raise ValueError(
+                f"the network predicts {predictions.shape[2] - 5} classes, the data set names {len(self._names)}: "
+                "use the data set the weights were trained on"
+            )
+        if len(labels) and labels[:, 1].max() >= len(self._names):
+            raise ValueError(
+                f"label of class {labels[:, 1].max():g}: the data set names only {len(self._names)} classes"
+            )
+
+    def _add_image(self, path: Path, place: Geometry, network_hw: tuple[int, int], found: Array, rows: Array) -> None:
+        # The ratio of the heights alone is undone, as in YOLOv5; that of the widths differs by rounding only.
+        ratio_pad = (place.ratio_hw[0], place.pad_wh)
+        to_file = partial(unletterbox_boxes, from_hw=network_hw, to_hw=place.original_hw, ratio_pad=ratio_pad)
+        detections = found.copy()
+        detections[:, :4] = to_file(found[:, :4])
+        corners = cxcywh_to_xyxy(_in_px(rows, network_hw)[:, 1:])
+        labels = np.concatenate((rows[:, :1], to_file(corners)), axis=1)
+        self._matched.append((match_detections(detections, labels), detections[:, 4], detections[:, 5]))
+        self._batch_of_image.append(self._batches - 1)
+        self._label_classes.append(labels[:, 0].astype(np.int64))
+        self._confusion.add(detections, labels)
+        self._images += 1
+        if self._on_image is not None:
+            self._on_image(ImageDetections(path, place.original_hw, detections, labels))
+
+    def _draw(self, batch: ValidationBatch, labels: Array, found: Sequence[Array], folder: Path) -> None:
+        from graph_train.plots.images import plot_detections, plot_labelled
+
+        images = batch.images if isinstance(batch.images, np.ndarray) else batch.images.numpy()
+        stem = f"val_batch{self._batches - 1}"
+        plot_labelled(images, labels, self._names, folder / f"{stem}_labels.jpg", paths=batch.paths)
+        plot_detections(images, found, self._names, folder / f"{stem}_pred.jpg", paths=batch.paths)
+
+    def _join(self, exchange: Exchange) -> None:
+        """Takes over what all ranks have found; afterwards all have the same."""
+        findings = joined(Findings(self._batch_of_image, self._matched, self._label_classes), exchange)
+        self._matched, self._label_classes = list(findings.matched), list(findings.label_classes)
+        self._confusion.counts = np.sum(exchange.arrays(self._confusion.counts), axis=0)
+        self._images = len(self._matched)
+
+    def result(self) -> ValidationResult:
+        if self._sharing is not None and not self._sharing.exchange.alone:
+            self._join(self._sharing.exchange)
+        number = len(self._names)
+        counts = [np.bincount(categories, minlength=number) for categories in self._label_classes]
+        no_label = np.zeros(number, np.int64)
+        no_match = (np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0, np.float32), np.zeros(0, np.float32))
+        correct, confidence, category = (
+            np.concatenate(column) for column in zip(no_match, *self._matched, strict=True)
+        )
+        label_class = np.concatenate((np.zeros(0, np.int64), *self._label_classes))
+        milliseconds = {part: 1000 * seconds / max(self._images, 1) for part, seconds in self.timer.items()}
+        result = ValidationResult(
+            class_names=self._names,
+            images=self._images,
+            labels_per_class=sum(counts, no_label),
+            images_per_class=sum((count > 0 for count in counts), no_label),
+            classes=metrics_per_class(correct, confidence, category, label_class),
+            confusion=self._confusion,
+            loss=np.mean(self._losses, axis=0) if self._losses else None,
+            speed=Speed(**milliseconds),
+            batch_shape=self._batch_shape,
+        )
+        if self._settings.plots_dir is not None:
+            from graph_train.plots.curves import plot_validation
+
+            plot_validation(result.classes, result.confusion, self._names, self._settings.plots_dir)
+        return result
+
+
+def _in_px(rows: Array, image_hw: tuple[int, int]) -> Array:
+    """(n, 5) class, cx, cy, w, h: from normalised to px."""
+    height, width = image_hw
+    return rows * np.asarray([1, width, height, width, height], np.float32)

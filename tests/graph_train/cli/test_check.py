@@ -1,0 +1,155 @@
+"""`graph-check`: the report by hand on a small data set, exit codes, and that it writes nothing where it must not."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graph_train.checks.environment import _extra
+from graph_train.cli.check import main
+from tests.pipelines.data_sets import add_image, write_yaml
+
+BOX = "0 .5 .5 .2 .4\n"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two train images with 3 boxes, of the 2nd class none, and one val image without boxes; all of 40 x 30 px."""
+    folder = tmp_path / "set"
+    add_image(folder, "train/a.png", BOX + "0 .5 .5 .05 .05\n")
+    add_image(folder, "train/b.jpg", "0 .1 .1 .9 .1 .5 .9\n")
+    add_image(folder, "val/c.jpg")
+    return write_yaml(folder, "path: .\ntrain: images/train\nval: images/val\nnames: [cat, dog]\n")
+
+
+def report(data: Path, tmp_path: Path, *flags: str) -> tuple[int, dict[str, Any]]:
+    code = main(["--data", str(data), "--json", str(tmp_path / "report.json"), *flags])
+    return code, json.loads((tmp_path / "report.json").read_text())
+
+
+def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_numbers_of_a_small_data_set(data: Path, tmp_path: Path) -> None:
+    code, found = report(data, tmp_path, "--imgsz", "40")
+    train, val = found["splits"]["train"], found["splits"]["val"]
+    assert code == 0 and found["errors"] == 0 and found["class_names"] == ["cat", "dog"]
+    assert (train["images"], train["background_images"], train["boxes"], train["polygons"]) == (2, 0, 3, 1)
+    assert train["boxes_per_class"] == {"cat": 3, "dog": 0}
+    assert train["width_px"] == {"smallest": 40, "median": 40, "largest": 40}
+    assert train["boxes_per_image"] == {"smallest": 1, "median": 1.5, "largest": 2}
+    assert train["tiny_boxes"] == 1  # 0.05 of 40 px
+    assert train["label_capacities"] == {"16": 2} and train["mosaic_capacity"] == [16, 16]
+    assert train["cache"]["decoded"] == train["cache"]["decoded_at_imgsz"] == 2 * 40 * 30 * 3
+    files = list((data.parent / "images" / "train").iterdir())
+    assert train["cache"]["encoded"] == sum(file.stat().st_size for file in files)
+    assert (val["images"], val["background_images"], val["boxes"], val["anchors"]) == (1, 1, 0, None)
+
+
+def test_recall_of_anchors_by_hand(data: Path, tmp_path: Path) -> None:
+    # boxes at 640 px: 128x192, 32x24, 512x384; with ratios up to 4 the anchors 10x13 ... 373x326 reach all
+    assert report(data, tmp_path)[1]["splits"]["train"]["anchors"]["best_possible_recall"] == 1.0
+    # up to 1.35: 156x198 (1.22) suits the first and 33x23 (1.04) the second, 373x326 (1.37) does not suit the third
+    _, found = report(data, tmp_path, "--anchor-t", "1.35")
+    assert found["splits"]["train"]["anchors"]["best_possible_recall"] == pytest.approx(2 / 3)
+
+
+def test_every_problem_is_printed_with_file_and_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = data.parent
+    add_image(folder, "train/d.jpg", BOX + "5 .5 .5 .1 .1\n0 nan 0 0 0\n")
+    (folder / "images" / "train" / "e.jpg").write_bytes(b"")
+    (folder / "images" / "val" / "copy.png").write_bytes((folder / "images" / "train" / "a.png").read_bytes())
+    code, found = report(data, tmp_path, "--problems", str(tmp_path / "problems.txt"))
+    assert code == 1 and found["errors"] == 3
+    printed = capsys.readouterr().out
+    labels = folder / "labels" / "train" / "d.txt"
+    for line in (
+        f"{labels}:2: error: class 5, but the data set has 2",
+        f"{labels}:3: error: 'nan' is not a finite number",
+        f"{folder}/images/train/e.jpg: error: an empty file",
+        f"{folder}/images/val/copy.png: warning: 2 pictures of val, this one first, are in train too",  # c.jpg
+        f"{data}: warning: train has no box of 1 classes: dog",
+        "3 errors, 3 warnings",
+    ):
+        assert line in printed
+    assert len((tmp_path / "problems.txt").read_text().splitlines()) == len(found["problems"]) == 6
+
+
+def test_the_data_set_is_left_alone(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(data.parent)
+    assert main(["--data", str(data), "--plots", str(tmp_path / "plots")]) == 0
+    assert {file.name for file in (tmp_path / "plots").iterdir()} == {"labels_train.png", "labels_val.png"}
+    for place in ("r.json", "images/r.json", "images/train/r.json", "labels/val/r.json"):
+        assert main(["--data", str(data), "--json", str(data.parent / place)]) == 2
+        assert "inside the data set" in capsys.readouterr().err
+    assert contents(data.parent) == before
+
+
+def test_user_errors_are_one_line_and_exit_code_2(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = (["--data", "none.yaml"], ["--data", str(data), "--imgsz", "0"], ["--data", str(data), "--cfg", "no"])
+    for flags in ([], *settings):
+        assert main(flags) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("graph-check: ") and error.count("\n") == 1
+    with pytest.raises(SystemExit) as caught:
+        main(["--data", str(data), "--unknown"])
+    assert caught.value.code == 2
+
+
+def test_a_split_without_a_usable_image_is_an_error(data: Path, tmp_path: Path) -> None:
+    (data.parent / "images" / "val" / "c.jpg").write_text("text")
+    code, found = report(data, tmp_path)
+    assert code == 1
+    assert [problem["text"] for problem in found["problems"] if problem["code"] == "source"] == [
+        "val has no usable image"
+    ]
+
+
+def test_help_comes_at_once() -> None:
+    start = time.monotonic()
+    program = "import sys; sys.argv = ['x', '--help']; from graph_train.cli.check import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert time.monotonic() - start < 5
+    assert "--anchor-t" in done.stdout
+    for heavy in ("oneflow", "nvidia", "numpy", "matplotlib", "PIL"):
+        assert f" {heavy}" not in done.stderr
+
+
+def test_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "--json", str(tmp_path / "env.json")]) == 0
+    facts = {fact["name"]: fact for fact in json.loads((tmp_path / "env.json").read_text())}
+    assert facts["oneflow"]["value"] == "0.9.0"
+    assert facts["OneFlow loads"]["value"] == facts["DALI loads"]["value"] == "yes"
+    assert facts["python"]["value"].startswith("3.10") and not any(fact["fatal"] for fact in facts.values())
+    assert "kernel plugin" in capsys.readouterr().out
+
+
+def test_environment_says_how_to_get_what_is_missing() -> None:
+    installed = _extra("plots", ["numpy==1.26.4; extra == 'plots'"])
+    assert (installed.value, installed.remedy) == ("installed", "")
+    absent = _extra("more", ["numpy==1.26.4; extra == 'more'", "no-such-package[x]>=2; extra == 'more'"])
+    assert absent.value == "not installed: no-such-package" and not absent.fatal
+    assert "pip install 'graph-train[more]'" in absent.remedy
+
+
+def test_real_data(bccd: Path, tmp_path: Path) -> None:
+    before = contents(bccd.parent)
+    code, found = report(bccd, tmp_path)
+    assert code == 0 and found["problems"] == []
+    assert found["splits"]["train"]["boxes_per_class"] == {"RBC": 2381, "WBC": 214, "Platelets": 209}
+    assert found["splits"]["train"]["anchors"]["best_possible_recall"] > 0.99
+    assert contents(bccd.parent) == before

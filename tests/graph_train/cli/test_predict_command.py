@@ -1,0 +1,380 @@
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import graph_train
+from graph_train.cli.predict import main
+from graph_train.detection.detector import load_detector
+from graph_train.detection.nms import NmsSettings, non_max_suppression
+from graph_train.plots.images import BoxStyle, draw_detections
+from graph_train.plots.style import class_colour
+from graph_train.prediction.predict import PredictionResult, _frames_apart
+from graph_train.prediction.prediction_files import OutputSettings, Prediction, PredictionWriter, crop_box
+from graph_train.prediction.sources import SourceFile, Sources
+from graph_train.runs import run_folder
+from graph_train.settings.predict_options import predict_options
+from models.weights import save_weights
+from pipelines.video import Video, VideoFile
+from tests.graph_train.tiny import steepen, tiny_network
+
+NAMES = ("red cell", "white/cell", "plate")
+WIDTH, HEIGHT = 96, 64
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures that need neither resizing nor border at 96 px, one below; a high one; two broken files."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "more").mkdir()
+    random = np.random.default_rng(5)
+    for name, side in (("a.png", 8), ("b.bmp", 16), ("more/a.png", 32)):
+        blocks = random.integers(0, 256, (HEIGHT // side, WIDTH // side, 3), np.uint8)
+        Image.fromarray(blocks.repeat(side, axis=0).repeat(side, axis=1)).save(folder / name)
+    Image.fromarray(random.integers(0, 256, (90, 50, 3), np.uint8)).save(folder / "high.jpg")
+    (folder / "text.jpg").write_text("no image")
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:60])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    images = [np.asarray(Image.open(photos / name)).transpose(2, 0, 1) for name in ("a.png", "b.bmp", "more/a.png")]
+    network = steepen(tiny_network(seed=3), np.stack(images))
+    network.names = list(NAMES)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(network, path)
+    return path
+
+
+@pytest.fixture
+def found_in(weights: Path, photos: Path, tmp_path: Path) -> Any:
+    """Predicts in the pictures without writing anything."""
+
+    def run(**flags: Any) -> PredictionResult:
+        common = {"weights": weights, "source": photos, "imgsz": 96, "nosave": True, "device": "cpu", "workers": 2,
+                  "project": tmp_path / "none", "graph": False}  # fmt: skip
+        result = graph_train.predict(**{**common, **flags})
+        assert not (tmp_path / "none").exists()
+        return result
+
+    return run
+
+
+def arguments(weights: Path, source: Path | str, folder: Path, *more: str) -> list[str]:
+    return ["--weights", str(weights), "--source", str(source), "--imgsz", "96", "--workers", "2", "--project",
+            str(folder), "--device", "cpu", *more]  # fmt: skip
+
+
+def test_everything_is_written_and_broken_files_are_left_out(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--save-txt", "--save-conf", "--save-json", "--save-crop", "--conf-thres", "0.4", "--max-det", "9")
+    assert main(arguments(weights, photos, tmp_path, *flags)) == 2
+    said = capsys.readouterr()
+    assert "graph-predict: 2 of the files named could not be used" in said.err
+    for text in (f"{photos}/a.png: 96x64 px, ", "in 4 of 4 images", "Results saved to", f"{photos}/cut.png: error: "):
+        assert text in said.out
+    folder = tmp_path / "exp"
+    for name, size in (("a.png", (96, 64)), ("b.bmp", (96, 64)), ("more/a.png", (96, 64)), ("high.jpg", (50, 90))):
+        assert Image.open(folder / name).size == size
+        assert (
+            np.asarray(Image.open(folder / name).convert("RGB")).tolist()
+            != np.asarray(Image.open(photos / name).convert("RGB")).tolist()
+        )
+    entries = json.loads((folder / "predictions.json").read_text())
+    of_a = [entry for entry in entries if entry["file_name"] == str(photos / "more/a.png")]
+    rows = np.loadtxt(folder / "labels/more/a.txt", ndmin=2)
+    assert 1 <= len(of_a) == len(rows) <= 9
+    for entry, (category, x, y, width, height, confidence) in zip(of_a, rows, strict=True):
+        assert entry["category_id"] == category
+        assert entry["category_name"] == NAMES[int(category)]
+        assert entry["score"] == pytest.approx(confidence, abs=1e-5)
+        box = [(x - width / 2) * WIDTH, (y - height / 2) * HEIGHT, width * WIDTH, height * HEIGHT]
+        assert entry["bbox"] == pytest.approx(box, abs=2e-3)
+    crops = {str(path.relative_to(folder / "crops")) for path in (folder / "crops").rglob("*.jpg")}
+    assert len(crops) == len(entries)
+    assert {crop.split("/")[0] for crop in crops} <= {"red cell", "white_cell", "plate"}
+
+
+def test_detections_are_those_of_the_network(weights: Path, photos: Path, found_in: Any) -> None:
+    found = {prediction.path.relative_to(photos): prediction.detections for prediction in found_in().predictions}
+    names = [Path("a.png"), Path("b.bmp"), Path("more/a.png")]
+    images = np.stack([np.asarray(Image.open(photos / name)).transpose(2, 0, 1) for name in names])
+    predictions = load_detector([weights], device="cpu", graph=False)(images)[0]
+    expected = non_max_suppression(predictions, NmsSettings(max_det=1000))
+    for name, rows in zip(names, expected, strict=True):
+        rows[:, :4] = rows[:, :4].clip(0, (WIDTH, HEIGHT, WIDTH, HEIGHT))
+        assert len(rows)
+        np.testing.assert_allclose(found[name], rows, atol=1e-4)
+
+
+def test_batches_and_graphs_change_nothing(found_in: Any) -> None:
+    one, many, graph = found_in(batch_size=1), found_in(batch_size=8), found_in(graph=True, batch_size=2)
+    assert [p.name for p in one.predictions] == [Path("a.png"), Path("b.bmp"), Path("high.jpg"), Path("more/a.png")]
+    for first, second, third in zip(one.predictions, many.predictions, graph.predictions, strict=True):
+        assert first.path == second.path == third.path
+        np.testing.assert_allclose(second.detections, first.detections, atol=1e-4)
+        np.testing.assert_allclose(third.detections, first.detections, atol=1e-4)
+    assert [problem.file.name for problem in one.problems] == ["cut.png", "text.jpg"]
+    assert sum(one.counts.values()) == sum(len(prediction.detections) for prediction in one.predictions)
+
+
+def test_flags_of_the_suppression(found_in: Any) -> None:
+    def rows(**flags: Any) -> np.ndarray:
+        return np.concatenate([found.detections for found in found_in(**flags).predictions])
+
+    everything = rows()
+    assert set(rows(classes=(0, 2))[:, 5]) == set(everything[:, 5]) - {1}
+    assert rows(conf_thres=0.8)[:, 4].min() > 0.8 > everything[:, 4].min()
+    assert len(rows(max_det=2)) == 8
+    assert len(rows(agnostic_nms=True)) < len(everything)
+    assert len(rows(iou_thres=0.1)) < len(everything) < len(rows(iou_thres=0.9))
+    with pytest.raises(ValueError, match="--classes 3: the weights know 3 classes"):
+        rows(classes=3)
+
+
+def test_ensembles_and_augmented_views(weights: Path, found_in: Any) -> None:
+    one, two = found_in(), found_in(weights=[weights, weights])
+    for single, joined in zip(one.predictions, two.predictions, strict=True):
+        np.testing.assert_allclose(joined.detections, single.detections, atol=1e-4)  # each box suppresses its double
+    seen = [found_in(augment=True, graph=graph).predictions for graph in (False, True)]
+    assert any(len(a.detections) != len(b.detections) for a, b in zip(seen[0], one.predictions, strict=True))
+    for eager, graph in zip(*seen, strict=True):
+        np.testing.assert_allclose(graph.detections, eager.detections, atol=1e-3)
+
+
+def test_names_of_a_data_set(photos: Path, found_in: Any, tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("val: .\nnames: [x, y, z]\n")
+    assert found_in(data=tmp_path / "data.yaml").class_names == ("x", "y", "z")
+    (tmp_path / "data.yaml").write_text("val: .\nnames: [x, y]\n")
+    with pytest.raises(ValueError, match="names 2 classes, the weights know 3"):
+        found_in(data=tmp_path / "data.yaml")
+
+
+def test_standard_input_gives_exit_code_0_and_the_folder_is_used_again(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{photos}/a.png\n{photos}/b.bmp\n"))
+        assert main(arguments(weights, "-", tmp_path, "--exist-ok", "--eager")) == 0
+    assert {path.name for path in tmp_path.rglob("*")} == {"exp", "a.png", "b.bmp"}
+    assert main(arguments(weights, photos / "a.png", tmp_path, "--eager")) == 0
+    assert (tmp_path / "exp2/a.png").exists()
+
+
+def test_commands_that_start_at_once_have_a_folder_each(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unused = run_folder.unused_path
+
+    def taken_by_another(project: str, name: str, *, exist_ok: bool) -> Path:
+        """The other command makes the folder that this one has just found unused."""
+        found = unused(project, name, exist_ok=exist_ok)
+        (tmp_path / "exp").mkdir(exist_ok=True)
+        return found
+
+    monkeypatch.setattr(run_folder, "unused_path", taken_by_another)
+    assert main(arguments(weights, photos / "a.png", tmp_path, "--eager")) == 0
+    assert (tmp_path / "exp2/a.png").exists()
+    assert not list((tmp_path / "exp").iterdir())
+
+
+def test_feature_maps(weights: Path, photos: Path, tmp_path: Path) -> None:
+    for name, mode in (("graph", "--graph"), ("eager", "--eager")):
+        assert (
+            main(arguments(weights, photos / "*.bmp", tmp_path, "--name", name, "--visualize", "--nosave", mode)) == 0
+        )
+    folder = tmp_path / "graph/b"
+    assert {path.name for path in folder.glob("*.png")} == {
+        f"stage{layer}_{kind}_features.png"
+        for layer, kind in enumerate(["Conv", "Conv", "Conv", "C3", "Conv", "SPPF", "Upsample", "Concat", "Conv"])
+    }
+    maps = np.load(folder / "stage3_C3_features.npy")
+    assert maps.shape == (16, 8, 12)
+    np.testing.assert_allclose(maps, np.load(tmp_path / "eager/b/stage3_C3_features.npy"), atol=1e-5)
+    assert not (tmp_path / "graph/b.bmp").exists()
+
+
+def test_video(weights: Path, photos: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    frames = random.integers(0, 256, (7, 8, 12, 3), np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    clip = tmp_path / "clip.mp4"
+    file = VideoFile(clip, (WIDTH, HEIGHT), 10.0)
+    for frame in frames:
+        file.add(frame)
+    file.close()
+    (tmp_path / "no.avi").write_text("no video")
+    flags = ("--batch-size", "3", "--save-txt", "--save-json", "--vid-stride", "2")
+    code = main([*arguments(weights, clip, tmp_path, *flags), "--source", str(clip), str(tmp_path / "no.avi")])
+    assert code == 2
+    folder = tmp_path / "exp"
+    assert {path.name for path in (folder / "labels").iterdir()} == {f"clip_{number}.txt" for number in (1, 3, 5, 7)}
+    assert {entry["frame"] for entry in json.loads((folder / "predictions.json").read_text())} == {1, 3, 5, 7}
+    written = Video(folder / "clip.mp4")
+    assert (written.size, written.rate, len(list(written.read()))) == ((WIDTH, HEIGHT), 5.0, 4)
+    # The same as the frames one by one as images, as far as the codec gives the same pixels: it is read twice.
+    source = Video(clip)
+    pixels = list(source.read(2))
+    for number, frame in enumerate(pixels):
+        Image.fromarray(frame).save(tmp_path / f"f{number}.png")
+    flags_of_both = {"weights": weights, "imgsz": 96, "nosave": True, "device": "cpu", "graph": False}
+    expected = graph_train.predict(**flags_of_both, source=str(tmp_path / "f*.png")).predictions
+    found = graph_train.predict(**flags_of_both, source=clip, vid_stride=2).predictions
+    assert [prediction.frame for prediction in found] == [1, 3, 5, 7]
+    for first, second in zip(found, expected, strict=True):
+        np.testing.assert_allclose(first.detections, second.detections, atol=1e-4)
+
+
+def test_frames_of_a_video_with_a_dot_in_its_name_beside_an_image_called_like_one(
+    weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    file = VideoFile(tmp_path / "clip.v2.mp4", (WIDTH, HEIGHT), 10.0)
+    for name in ("a.png", "b.bmp"):
+        file.add(np.asarray(Image.open(photos / name)))
+    file.close()
+    Image.open(photos / "a.png").save(tmp_path / "clip.v2_1.png")
+    source = tmp_path / "clip.v2*"
+    assert main(arguments(weights, source, tmp_path, "--eager", "--visualize", "--save-txt", "--save-json")) == 0
+    folder, results = tmp_path / "exp", {"clip.v2_1", "clip.v2_2_1", "clip.v2_2_2"}
+    assert {path.stem for path in (folder / "labels").iterdir()} == results
+    assert {entry["image_id"] for entry in json.loads((folder / "predictions.json").read_text())} == results
+    assert {path.parent.name for path in folder.rglob("stage0_Conv_features.npy")} == results
+    assert {path.name for path in folder.glob("clip*") if path.is_file()} == {"clip.v2_1.png", "clip.v2_2.mp4"}
+
+
+def test_videos_have_names_whose_frames_are_no_images() -> None:
+    def named(images: list[str], videos: list[str]) -> list[str]:
+        files = [tuple(SourceFile(Path(name), Path(name)) for name in names) for names in (images, videos)]
+        return [str(file.name) for file in _frames_apart(Sources(files[0], files[1], ())).videos]
+
+    assert named(["clip_0001.jpg", "clip_0.jpg", "a/clip_1.jpg", "clip_1_.jpg"], ["clip.mp4"]) == ["clip.mp4"]
+    assert named(["a/clip_12.jpg"], ["clip.mp4", "a/clip.avi"]) == ["clip.mp4", "a/clip_2.avi"]
+    assert named(["c_1.jpg", "c_2_5.jpg", "c_3.jpg"], ["c.mp4", "c_4.mp4"]) == ["c_5.mp4", "c_4.mp4"]
+
+
+def test_images_are_shown_on_a_display(weights: Path, photos: Path, tmp_path: Path) -> None:
+    """The system's viewer is a program that copies what it is told to show."""
+    viewer = tmp_path / "bin" / "xdg-open"
+    viewer.parent.mkdir()
+    viewer.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/shown.png\n')
+    viewer.chmod(0o755)
+    environment = {**os.environ, "DISPLAY": ":0", "PATH": f"{viewer.parent}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "graph_train.cli.predict"]
+    flags = arguments(weights, photos / "a.png", tmp_path, "--view-img", "--nosave", "--eager", "--hide-labels")
+    done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "shown.png").size == (96, 64)
+    assert not (tmp_path / "exp").exists()
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom graph_train.cli.predict import main\n"
+        "try: main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "heavy = {'oneflow', 'nvidia.dali', 'matplotlib', 'numpy', 'cv2'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--vid-stride" in done.stdout
+
+
+def test_how_boxes_are_drawn() -> None:
+    grey = np.full((80, 120, 3), 90, np.uint8)
+    row = np.asarray([[20, 40, 60, 70, 0.5, 1]], np.float32)
+    bare = draw_detections(grey, row, NAMES, BoxStyle(4, names=False))
+    assert (grey == 90).all()
+    inked = (bare != 90).any(axis=2)
+    assert np.argwhere(inked).min(axis=0).tolist() == [40, 20]
+    assert np.argwhere(inked).max(axis=0).tolist() == [70, 60]
+    assert inked.sum() == 41 * 31 - 33 * 23
+    assert tuple(bare[42, 30]) == class_colour(1)
+    named = draw_detections(grey, row, NAMES, BoxStyle(4, confidences=False))
+    complete = draw_detections(grey, row, NAMES, BoxStyle(4))
+    widths = [(picture[:36] != 90).any(axis=(0, 2)).sum() for picture in (bare, named, complete)]
+    assert widths[0] == 0 < widths[1] < widths[2]
+
+
+def test_no_crop_replaces_another(tmp_path: Path) -> None:
+    """The second object of `1.png` and the first one of `12.png`; two classes that share a folder."""
+    rows = np.asarray([[8, 8, 30, 30, 0.9, 0], [40, 8, 60, 30, 0.8, 0], [8, 40, 30, 60, 0.7, 1]], np.float32)
+    output = OutputSettings(tmp_path / "out", None, labels=False, confidences=False, crops=True, entries=False)
+    writer = PredictionWriter(output, ("a/b", "a_b"), workers=2)
+    for name in ("1.png", "12.png"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / name)
+        writer.add_image(Prediction(tmp_path / name, None, (HEIGHT, WIDTH), rows, Path(name)))
+    writer.close()
+    crops = {path.name for path in (tmp_path / "out/crops/a_b").iterdir()}
+    assert crops == {"1.jpg", "12.jpg", "13.jpg", "122.jpg", "123.jpg", "124.jpg"}
+
+
+def test_every_image_has_its_own_id(tmp_path: Path) -> None:
+    rows = np.asarray([[8, 8, 30, 30, 0.9, 0]], np.float32)
+    output = OutputSettings(tmp_path, None, labels=False, confidences=False, crops=False, entries=True)
+    writer = PredictionWriter(output, NAMES, workers=1)
+    for name in ("007.png", "7.png", "a/7.png", "photo.1.jpg", "photo.2.jpg"):
+        writer.add_image(Prediction(Path(name), None, (HEIGHT, WIDTH), rows, Path(name)))
+    for number in (1, 2):
+        frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        writer.add_frame(Prediction(Path("x.v2.mp4"), number, (HEIGHT, WIDTH), rows, Path("x.v2.mp4")), frame, None)
+    writer.close()
+    ids = [entry["image_id"] for entry in json.loads((tmp_path / "predictions.json").read_text())]
+    assert ids == [7, "7", "a/7", "photo.1", "photo.2", "x.v2_1", "x.v2_2"]
+
+
+def test_crop_by_hand() -> None:
+    # 40 x 20 px become 50.8 x 30.4 px around the same centre, and 0 is the edge.
+    assert crop_box(np.asarray([100, 10, 140, 30]), (200, 300)) == (94, 4, 145, 35)
+    assert crop_box(np.asarray([0, 0, 4, 4]), (200, 300)) == (0, 0, 9, 9)
+    assert crop_box(np.asarray([300, 200, 300, 200]), (200, 300)) == (295, 195, 300, 200)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"weights": ()}, "--weights: name trained weights"),
+        ({"source": ()}, "--source: name images"),
+        ({"save_conf": True}, "--save-conf: adds to label files"),
+        ({"nosave": True, "hide_labels": True}, "--hide-labels: nothing is drawn"),
+        ({"hide_labels": True, "hide_conf": True}, "--hide-conf: --hide-labels hides confidences too"),
+        ({"visualize": True, "augment": True}, "--visualize: shows one network"),
+        ({"visualize": True, "weights": ("a", "b")}, "--visualize: shows one network"),
+        ({"half": True}, "--half: the network computes in float32"),
+        ({"dnn": True}, "--dnn: OpenCV DNN"),
+        ({"update": True}, "--update: weights are never changed"),
+        ({"view_img": True}, "--view-img: there is no display"),
+        ({"imgsz": (1, 2, 3)}, "--imgsz"),
+        ({"imgsz": []}, "--imgsz .*give one number, or height and width"),
+        ({"conf_thres": 1.5}, "--conf-thres 1.5: must lie between 0 and 1"),
+        ({"line_thickness": 0}, "--line-thickness 0: must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_apply_are_refused(
+    given: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match=message):
+        predict_options(**{"weights": "a.pt", "source": "b.jpg", **given})
+
+
+def test_user_errors_are_one_line(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.jpg").write_text("x")
+    for source, more, word in (
+        ("none.jpg", (), "none.jpg: no such file"),
+        (tmp_path / "broken.jpg", (), "no image can be used; the first problem: "),
+        (photos / "a.png", ("--vid-stride", "2"), "--vid-stride 2: there is no video"),
+    ):
+        assert main([*arguments(weights, source, tmp_path), *more]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("graph-predict: ")
+        assert word in error

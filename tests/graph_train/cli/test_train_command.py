@@ -1,0 +1,271 @@
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from graph_train.runs.checkpoint import load_checkpoint
+from tests.graph_train.tiny import TINY
+
+COMMAND = [sys.executable, "-m", "graph_train"]
+COMMON = ["--data", "shapes", "--imgsz", "96", "--batch-size", "16", "--workers", "2"]
+
+
+def cfg_file(folder: Path) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    return path
+
+
+def train(folder: Path, *arguments: str, name: str = "run") -> subprocess.CompletedProcess[str]:
+    project = ["--project", str(folder), "--name", name]
+    return subprocess.run(
+        [*COMMAND, *COMMON, "--cfg", str(cfg_file(folder)), *project, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+
+
+def rows(run: Path) -> list[list[str]]:
+    with (run / "results.csv").open(encoding="utf-8") as file:
+        return [[cell.strip() for cell in row] for row in csv.reader(file)]
+
+
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    return dict(load_checkpoint(path).arrays)
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    assert (first / "results.csv").read_bytes() == (second / "results.csv").read_bytes()
+    ours, theirs = (arrays_of(run / "weights" / "last.safetensors") for run in (first, second))
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not np.array_equal(ours[name], theirs[name])] == []
+    best, other = (load_file(run / "weights" / "best.safetensors") for run in (first, second))
+    assert [name for name in best if not np.array_equal(best[name], other[name])] == []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An uninterrupted run of three epochs in graph mode, and what it printed."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = train(folder, "--epochs", "3", "--save-period", "1", name="whole")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "whole", done.stdout
+
+
+def test_run_writes_what_yolov5_users_expect(finished: tuple[Path, str]) -> None:
+    run, printed = finished
+    table = rows(run)
+    assert len(table) == 1 + 3
+    assert len(table[0]) == 14
+    assert table[0][0] == "epoch"
+    names = {path.name for path in run.iterdir()}
+    assert {"opt.yaml", "hyp.yaml", "results.csv", "results.png", "train.log", "train_batch0.jpg"} <= names
+    assert {"val_batch0_labels.jpg", "val_batch0_pred.jpg"} <= names
+    assert yaml.safe_load((run / "opt.yaml").read_text())["imgsz"] == 96
+    assert "Compiled the step for images 16x3x96x96" in printed
+    assert "Graph: 1 compiled" in printed
+    assert "23 steps replayed" in printed
+    assert "Compiled the step" in (run / "train.log").read_text()
+
+
+def test_best_weights_have_the_reference_names(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    with safe_open(str(run / "weights" / "best.safetensors"), framework="numpy") as file:
+        names = list(file.keys())
+        assert json.loads(file.metadata()["class_names"]) == ["circle", "square", "triangle"]
+    assert "model.0.conv.weight" in names
+    assert all(name.startswith("model.") for name in names)
+
+
+def test_resume_at_an_epoch_boundary_equals_uninterrupted(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run, _ = finished
+    # The state after the second epoch, put where a killed run would have left it.
+    stopped = tmp_path / "stopped"
+    (stopped / "weights").mkdir(parents=True)
+    epoch_file = (run / "weights" / "epoch1.safetensors").read_bytes()
+    (stopped / "weights" / "last.safetensors").write_bytes(epoch_file)
+    (stopped / "results.csv").write_bytes((run / "results.csv").read_bytes())
+    best = run / "weights" / "best.safetensors"
+    (stopped / "weights" / "best.safetensors").write_bytes(best.read_bytes())
+    done = subprocess.run(
+        [*COMMAND, "--resume", str(stopped)], capture_output=True, text=True, check=False, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Resuming at epoch 2, batch 0" in done.stdout
+    assert_same_run(run, stopped)
+
+
+def test_interrupt_saves_and_resume_goes_on_exactly(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run, _ = finished
+    process = subprocess.Popen(
+        [*COMMAND, *COMMON, "--cfg", str(cfg_file(tmp_path)), "--project", str(tmp_path), "--name", "whole",
+         "--epochs", "3", "--save-period", "1"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.startswith("Compiled the step"):
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stdout.read()
+    assert process.wait(timeout=120) == 130, "".join(seen) + rest
+    assert "go on with: graph-train --resume" in rest
+    done = subprocess.run(
+        [*COMMAND, "--resume", str(tmp_path / "whole")], capture_output=True, text=True, check=False, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_run(run, tmp_path / "whole")
+
+
+def test_eager_gives_the_same_results(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run, _ = finished
+    done = train(tmp_path, "--epochs", "3", "--eager", name="eager")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (run / "results.csv").read_bytes() == (tmp_path / "eager" / "results.csv").read_bytes()
+    assert "Graph:" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "no/such.yaml"], "no/such.yaml"),
+        (["--optimizer", "Rprop"], "Rprop"),
+        (["--epochs", "0"], "--epochs 0"),
+        (["--no-such-flag"], "--no-such-flag"),
+        (["--device", "7"], "--device 7"),
+        (["--hyp", "nowhere.yaml"], "nowhere.yaml"),
+        (["--weights", "nowhere.pt"], "nowhere.pt"),
+        (["--resume", "nowhere"], "nowhere"),
+        (["--freeze", "99"], "--freeze"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = train(tmp_path, *arguments)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert said in last
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_block_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "backbone": [[-1, 1, "Konv", [8, 3, 2]], *TINY["backbone"][1:]]}))  # type: ignore[index]
+    done = train(tmp_path, "--cfg", str(path))
+    assert done.returncode == 2
+    assert "Konv" in done.stderr
+    assert "Conv" in done.stderr.replace("Konv", "")
+
+
+def test_help_answers_without_the_engine() -> None:
+    code = (
+        "import sys; from graph_train.cli.train import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit: pass\n"
+        "assert not {'oneflow', 'nvidia.dali', 'numpy', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--bbox-iou-optim" in done.stdout
+
+
+@pytest.mark.parametrize("flags", [("--epochs", "0"), ("--rect", "--quad"), ("--entity", "me")])
+def test_values_that_no_run_can_use_are_told_before_the_engine_is_loaded(flags: tuple[str, ...]) -> None:
+    code = (
+        f"import sys; from graph_train.cli.train import main\nassert main({list(flags)}) == 2\n"
+        "assert not {'oneflow', 'nvidia.dali', 'numpy', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"graph-train: {flags[0]}")
+
+
+def test_real_photos(bccd: Path, tmp_path: Path) -> None:
+    done = train(tmp_path, "--data", str(bccd), "--epochs", "1", "--imgsz", "160", name="bccd")
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = rows(tmp_path / "bccd")
+    assert len(table) == 2
+    assert all(np.isfinite([float(cell) for cell in table[1]]))
+
+
+def write_odd_folder(root: Path) -> Path:
+    """One class, 200 to 3000 px, grey, CMYK, turned, PNG; images without labels and labels without images."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        images, labels = root / "images" / split, root / "labels" / split
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for number, (mode, name, size) in enumerate(
+            [
+                ("RGB", "a.jpg", (200, 260)),
+                ("L", "grey.jpg", (400, 300)),
+                ("CMYK", "ink.jpg", (320, 240)),
+                ("RGB", "turned.jpg", (640, 480)),
+                ("RGB", "big.jpg", (3000, 2000)),
+                ("RGBA", "see through.png", (300, 500)),
+                ("RGB", "no labels.jpg", (256, 256)),
+            ]
+        ):
+            pixels = random.integers(0, 256, (size[1] // 20, size[0] // 20, 3), dtype=np.uint8)
+            image = Image.fromarray(pixels).resize(size).convert(mode)
+            exif = Image.Exif()
+            if name == "turned.jpg":
+                exif[0x0112] = 6
+            image.save(images / name, exif=exif)
+            if name != "no labels.jpg":
+                (labels / name).with_suffix(".txt").write_text(f"0 0.5 0.5 0.{number + 2} 0.3\n0 0.2 0.2 0.2 0.2\n")
+        (labels / "orphan.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    path = root / "data.yaml"
+    path.write_text("path: .\ntrain: images/train\nval: images/val\nnames: [thing]\n")
+    return path
+
+
+def test_folder_of_odd_images_trains(tmp_path: Path) -> None:
+    data = write_odd_folder(tmp_path / "odd set")
+    done = train(tmp_path, "--data", str(data), "--epochs", "1", "--batch-size", "4", name="odd")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "train: 7 images, 12 labels, 1 without labels" in done.stdout
+    assert "orphan.txt" in done.stdout
+    assert all(np.isfinite([float(cell) for cell in rows(tmp_path / "odd")[1]]))
+
+
+def test_data_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    data = write_odd_folder(tmp_path / "set")
+    cases = {
+        "class 3": ("0 0.5 0.5 0.1 0.1\n3 0.5 0.5 0.1 0.1\n", data.read_text()),
+        "data.yaml": (None, "path: .\ntrain: [images/train\nval: images/val\nnames: [thing]\n"),
+        "nowhere": (None, "path: .\ntrain: images/nowhere\nval: images/val\nnames: [thing]\n"),
+        "nc": (None, "path: .\ntrain: images/train\nval: images/val\nnames: [thing]\nnc: 2\n"),
+    }
+    for said, (label, content) in cases.items():
+        label_file = data.parent / "labels" / "train" / "a.txt"
+        kept = label_file.read_text()
+        label_file.write_text(label or kept)
+        data.write_text(content)
+        done = train(tmp_path, "--data", str(data))
+        label_file.write_text(kept)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr.strip().splitlines()[-1]
+        assert "Traceback" not in done.stderr
+
+
+def test_empty_train_set_is_refused(tmp_path: Path) -> None:
+    data = write_odd_folder(tmp_path / "set")
+    for image in (data.parent / "images" / "train").iterdir():
+        image.unlink()
+    done = train(tmp_path, "--data", str(data))
+    assert done.returncode == 2, done.stderr
+    assert "no usable image" in done.stderr or "no image" in done.stderr

@@ -1,0 +1,230 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from graph_train.cli.val import main
+from graph_train.detection.augmented import VIEWS, AugmentedInference, View, back_to_image, scaled
+from graph_train.detection.detector import load_detector
+from graph_train.detection.label_files import write_label_file
+from graph_train.host.failures import USER_ERROR
+from graph_train.settings.val_options import val_options
+from graph_train.validation import evaluate as evaluation
+from graph_train.validation.evaluate import evaluate
+from kernels.runtime import Tensor, flow
+from models.network import DetectionModel
+from models.spec import load_model_spec
+from models.weights import save_weights
+
+NAMES = ("circle", "square")
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five small images in COCO's layout, with YOLO labels and COCO annotations that count classes from 5."""
+    root = tmp_path_factory.mktemp("data")
+    for folder in ("images/val", "labels/val", "annotations"):
+        (root / folder).mkdir(parents=True)
+    images, annotations = [], []
+    for number in range(5):
+        picture = Image.new("RGB", (96, 64), (90, 90, 90))
+        ImageDraw.Draw(picture).rectangle((20, 16, 60, 48), fill=(200, 30, 30))
+        picture.save(root / f"images/val/p{number}.jpg")
+        (root / f"labels/val/p{number}.txt").write_text(f"{number % 2} {40 / 96} 0.5 {40 / 96} 0.5\n")
+        images.append({"id": 100 + number, "file_name": f"p{number}.jpg", "width": 96, "height": 64})
+        box = {"bbox": [20, 16, 40, 32], "area": 1280, "iscrowd": 0}
+        annotations.append({"id": number + 1, "image_id": 100 + number, "category_id": 5 + number % 2, **box})
+    categories = [{"id": 5 + number, "name": name} for number, name in enumerate(NAMES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations/instances_val.json").write_text(json.dumps(content))
+    (root / "data.yaml").write_text("train: images/val\nval: images/val\nnames: [circle, square]\n")
+    return root / "data.yaml"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network that sees an object nearly everywhere."""
+    network = DetectionModel(load_model_spec("yolov5n.yaml", num_classes=2), seed=0)
+    network.names = list(NAMES)
+    for convolution in network.head.m:
+        convolution.bias.data.add_(3.0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(network, path)
+    return path
+
+
+def flags(data_set: Path, weights: Path, folder: Path, *more: str) -> list[str]:
+    return ["--weights", str(weights), "--data", str(data_set), "--imgsz", "64", "--batch-size", "4", "--workers", "1",
+            "--project", str(folder), "--device", "cpu", *more]  # fmt: skip
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom graph_train.cli.val import main\n"
+        "try: main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "heavy = {'oneflow', 'nvidia.dali', 'matplotlib', 'numpy'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--conf-thres" in done.stdout
+
+
+def test_everything_is_written(
+    data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(data_set, weights, tmp_path, "--save-json", "--save-txt", "--save-conf", "--max-det", "20")) == 0
+    out = capsys.readouterr().out
+    for text in ("all", "circle", "square", "Speed:", "Average Precision", f"Results saved to {tmp_path / 'exp'}"):
+        assert text in out
+    entries = json.loads((tmp_path / "exp/tiny_predictions.json").read_text())
+    assert {entry["image_id"] for entry in entries} == set(range(100, 105))
+    assert {entry["category_id"] for entry in entries} <= {5, 6}
+    assert len(entries) <= 5 * 20
+    rows = np.loadtxt(tmp_path / "exp/labels/p0.txt", ndmin=2)
+    of_image = [entry for entry in entries if entry["image_id"] == 100]
+    assert rows.shape == (len(of_image), 6)
+    x, y, width, height = of_image[0]["bbox"]
+    assert rows[0, 1:5] * [96, 64, 96, 64] == pytest.approx([x + width / 2, y + height / 2, width, height], abs=2e-3)
+    assert (tmp_path / "exp/PR_curve.png").exists()
+
+
+def test_eager_equals_graph(data_set: Path, weights: Path, tmp_path: Path) -> None:
+    common = {"weights": weights, "data": data_set, "imgsz": 64, "device": "cpu", "workers": 1, "noplots": True,
+              "project": str(tmp_path)}  # fmt: skip
+    found = [evaluate(val_options(**common, graph=graph)).results[0] for graph in (True, False)]
+    assert found[0].means == found[1].means
+    assert found[0].images == 5
+
+
+def test_speed_task_and_second_run_folder(data_set: Path, weights: Path, tmp_path: Path) -> None:
+    assert main(flags(data_set, weights, tmp_path, "--noplots")) == 0
+    assert main(flags(data_set, weights, tmp_path, "--task", "speed")) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["exp", "exp2"]
+
+
+def test_study_tells_sizes_and_weights_apart(
+    data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "STUDY_SIZES", (64, 96))
+    other = tmp_path / "other" / weights.name  # as `best.safetensors` of two runs
+    other.parent.mkdir()
+    shutil.copy(weights, other)
+    given = flags(data_set, weights, tmp_path, "--task", "study", "--weights", str(weights), str(other))
+    at = given.index("--imgsz")  # has sizes of its own
+    del given[at : at + 2]
+    assert main(given) == 0
+    out = capsys.readouterr().out
+    places = [out.index(f"{path} at {size} px\n") for path in (weights, other) for size in (64, 96)]
+    assert places == sorted(places)
+    for name in ("tiny", "tiny2"):
+        rows = np.loadtxt(tmp_path / f"exp/study_data_{name}.txt")  # as the reference's plot_val_study reads it
+        assert rows.shape == (2, 10)
+        assert (rows[:, 7:] > 0).all()
+    assert (tmp_path / "exp/study.png").exists()
+
+
+def test_weights_are_told_apart_by_what_differs() -> None:
+    assert evaluation._told_apart(["runs/exp/best.pt"]) == ["best.pt"]
+    assert evaluation._told_apart(["runs/exp/best.pt", "runs/exp2/best.pt"]) == ["exp/best.pt", "exp2/best.pt"]
+    assert evaluation._told_apart(["a.pt", "/elsewhere/a.pt"])[1] == "elsewhere/a.pt"
+
+
+def test_ensemble_and_augmented_views_add_boxes(weights: Path) -> None:
+    images = np.full((1, 3, 64, 96), 114, np.uint8)
+    one = load_detector([weights], device="cpu", graph=False)(images)[0]
+    two = load_detector([weights, weights], device="cpu", graph=False)(images)[0]
+    assert np.array_equal(two, np.concatenate((one, one), axis=1))
+    seen = load_detector([weights], device="cpu", graph=False, augment=True)(images)[0]
+    # Levels of 64 x 96 px: 3 anchors x (8x12, 4x6, 2x3); at 0.83 and 0.67 the view is filled up to 64 x 96 and 64 x 96.
+    rows = np.asarray([96, 24, 6]) * 3
+    assert seen.shape[1] == (rows.sum() - rows[2]) + rows.sum() + (rows.sum() - rows[0])
+    assert np.allclose(seen[:, : rows[:2].sum()], one[:, : rows[:2].sum()], atol=1e-3)
+
+
+def brightest(images: Tensor) -> np.ndarray:
+    """A detector that puts a 10 px box on the brightest px: 21 equal rows, as 3 levels of 1 cell each would give."""
+    pixels = images.numpy()[:, 0]
+    where = [np.unravel_index(image.argmax(), image.shape) for image in pixels]
+    rows = np.asarray([[x + 0.5, y + 0.5, 10, 10, 1, 1] for y, x in where], np.float32)
+    return np.repeat(rows[:, None], 21, axis=1)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_come_back_to_the_same_place(view: View) -> None:
+    images = np.zeros((1, 3, 64, 96), np.float32)
+    images[:, :, 38:43, 68:73] = 255
+    images[:, :, 40, 70] = 1000
+    rows = back_to_image(brightest(scaled(flow.from_numpy(images), view, 32)), view, 96)
+    assert rows[0, 0, :4] == pytest.approx([70.5, 40.5, 10 / view.scale, 10 / view.scale], abs=1.5)
+
+
+def test_augmented_inference_joins_the_views() -> None:
+    images = np.zeros((2, 3, 64, 96), np.uint8)
+    images[:, :, 38:43, 68:73] = 200
+    images[:, :, 40, 70] = 255
+    rows, loss = AugmentedInference(brightest, (8, 16, 32))(images, np.zeros((0, 6), np.float32))
+    assert loss is None
+    assert rows.shape == (2, 20 + 21 + 5, 6)  # the first view without its last level, the last one without its first
+    assert np.ptp(rows[:, :, 0]) < 4
+
+
+def test_label_file_by_hand(tmp_path: Path) -> None:
+    rows = np.asarray([[10, 20, 30, 60, 0.5, 1]], np.float32)
+    file = tmp_path / "cell.txt"
+    write_label_file(file, rows, image_hw=(100, 200), confidence=False)
+    assert file.read_text() == "1 0.1 0.4 0.1 0.4\n"
+    write_label_file(file, rows, image_hw=(100, 200), confidence=True)
+    assert file.read_text() == "1 0.1 0.4 0.1 0.4 0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "--weights: name the weights"),
+        ({"weights": "a", "half": True}, "--half"),
+        ({"weights": "a", "dnn": True}, "--dnn"),
+        ({"weights": "a", "conf_thres": 2}, "--conf-thres 2"),
+        ({"weights": "a", "task": "all"}, "--task 'all': choose one of val"),
+        ({"weights": "a", "imgsz": 0}, "--imgsz 0: must be at least 32"),
+        ({"weights": "a", "save_conf": True}, "--save-conf"),
+        ({"weights": "a", "save_hybrid": True, "save_json": True}, "--save-hybrid"),
+        ({"weights": "a", "task": "speed", "save_json": True}, "--task speed writes no detections"),
+        ({"weights": "a", "task": "speed", "iou_thres": 0.5}, "--iou-thres: --task speed measures at"),
+        ({"weights": "a", "task": "study", "imgsz": 320}, "--imgsz: --task study measures at sizes of its own"),
+        ({"weights": "a", "conf_thresh": 1}, "did you mean 'conf_thres'"),
+    ],
+)
+def test_settings_that_cannot_apply_are_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        val_options(**given)
+
+
+def test_another_data_set_is_noticed_by_its_names(
+    data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when `--data` was forgotten: the built-in set may have as many classes."""
+    for names, told in (("[circle, cell]", True), ("[circle, square]", False)):
+        other = data_set.with_name("other.yaml")
+        other.write_text(f"train: images/val\nval: images/val\nnames: {names}\n")
+        assert main(flags(other, weights, tmp_path, "--noplots", "--eager")) == 0
+        warning = f"{weights}: calls class 1 'square', {other} calls it 'cell'"
+        assert (warning in capsys.readouterr().out) == told
+
+
+def test_user_errors_are_one_line(
+    data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, word in (
+        (["--weights", str(tmp_path / "none.pt"), "--data", str(data_set)], "none.pt"),
+        (["--weights", str(weights), "--data", str(tmp_path / "none.yaml")], "none.yaml"),
+        (["--weights", str(weights), "--data", str(data_set), "--task", "test"], "test"),
+    ):
+        assert main([*arguments, "--device", "cpu", "--project", str(tmp_path)]) == USER_ERROR
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("graph-val: ")
+        assert word in error

@@ -1,0 +1,42 @@
+"""On a CUDA device that OneFlow's wheel has code for (sm_60 to sm_89) a step is what it is on the CPU."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from graph_train.engine.state import TrainingState
+from graph_train.engine.step import EagerStep, GraphStep
+from graph_train.ranks.placement import Placement
+from kernels.runtime import flow
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
+from tests.graph_train.tiny import random_batch, tiny_network, tiny_schedule
+
+pytestmark = pytest.mark.gpu
+_STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def _device() -> Iterator[None]:
+    if not flow.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    yield
+
+
+def _losses(kind: type[EagerStep] | type[GraphStep], device: str) -> list[float]:
+    placement, network = Placement(device), tiny_network()
+    state = TrainingState(placement.module(network), placement.module(tiny_network()), rule="sgd", placement=placement)
+    criterion = placement.module(DetectionLoss(network.head_geometry, LossConfig()))
+    schedule = tiny_schedule()
+    step = kind(state, criterion, weight_decays=schedule.weight_decays, placement=placement)
+    losses = []
+    for number in range(_STEPS):
+        images, labels = (flow.tensor(array).to(device) for array in random_batch(number, side=64, labels=4))
+        losses.append(step(images, labels, schedule.at(number, 0)).total)
+    return losses
+
+
+@pytest.mark.parametrize("kind", [EagerStep, GraphStep])
+def test_steps_on_a_gpu_lose_what_they_lose_on_the_cpu(kind: type[EagerStep] | type[GraphStep]) -> None:
+    np.testing.assert_allclose(_losses(kind, "cuda:0"), _losses(kind, "cpu"), rtol=1e-3)

@@ -1,0 +1,222 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from safetensors.numpy import load_file
+
+import graph_train
+from graph_train.cli.export import main
+from graph_train.detection.nms import NmsSettings
+from graph_train.exporting.onnx.check import OnnxSession, check_onnx, largest_difference
+from graph_train.exporting.onnx.network import OnnxSettings, build_onnx
+from graph_train.settings.export_options import export_options
+from models.catalogue import ACTIVATIONS
+from models.network import DetectionModel
+from models.spec import load_model_spec, shipped_configs
+from models.weights import load_weights, save_weights
+from tests.graph_train.tiny import TINY
+
+SMALL_MAP = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]]]
+ANCHORS = [[10, 13, 16, 30, 33, 23]]
+
+
+def settings(**changes: Any) -> OnnxSettings:
+    given = {"batch_size": 1, "image_hw": (64, 96), "dynamic": False, "opset": 17, "suppression": None}
+    return OnnxSettings(**{**given, **changes})
+
+
+def network_of(config: Any, *, classes: int = 3, lively: bool = True) -> DetectionModel:
+    """An untrained network, fused; `lively` gives its BatchNorms statistics that make it react to the image."""
+    network = DetectionModel(load_model_spec(config, num_classes=classes), seed=1)
+    random = np.random.default_rng(2)
+    for name, value in network.state_dict().items() if lively else ():
+        if name.endswith(("running_mean", "bn.bias")):
+            value.copy_(value + float(random.uniform(-0.2, 0.2)))
+        elif name.endswith("running_var"):
+            value.copy_(value * float(random.uniform(0.2, 0.6)))
+    return network.eval().fuse()
+
+
+def one_block(*row: Any, **more: Any) -> Mapping[str, Any]:
+    """A network whose third layer is the block."""
+    return {"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": ANCHORS, "backbone": SMALL_MAP,
+            "head": [list(row), [[-1], 1, "Detect", ["nc", "anchors"]]], **more}  # fmt: skip
+
+
+def test_exported_file_has_the_names_and_values_of_the_reference(goldens: Path, tmp_path: Path) -> None:
+    output = tmp_path / "weights.safetensors"
+    assert main(["--weights", str(goldens / "yolov5n_nc3.pt"), "--output", str(output)]) == 0
+    arrays = load_file(output)
+    expected = np.load(goldens / "checkpoint_expected.npz")
+    wanted = {name[len("ema/") :]: expected[name] for name in expected.files if name.startswith("ema/")}
+    wanted |= {str(name): expected[f"model/{name}"] for name in expected["ema_same_as_model"]}
+    assert arrays.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert arrays[name].shape == value.shape
+        np.testing.assert_array_equal(arrays[name], value)
+    assert load_weights(output).config is not None
+
+
+def test_onnx_file_predicts_what_the_reference_predicts(goldens: Path, tmp_path: Path) -> None:
+    """The recorded forward pass of YOLOv5 itself, through onnxruntime."""
+    expected = np.load(goldens / "checkpoint_expected.npz")
+    height, width = expected["image"].shape[2:]
+    output = tmp_path / "reference.onnx"
+    result = graph_train.export(
+        weights=goldens / "yolov5n_nc3.pt", include="onnx", imgsz=(height, width), output=output, device="cpu"
+    )
+    assert result.files[0].path == output
+    assert result.files[0].difference is not None
+    assert result.files[0].difference <= 1e-4
+    session = OnnxSession(str(output))
+    found = session.run_scaled(np.asarray(expected["image"], np.float32))["output0"]
+    assert largest_difference(found, expected["ema_eval_decoded"]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [-1, 2, "C3", [16]],
+        [-1, 2, "C3", [16, False, 2]],
+        [-1, 1, "C3x", [16]],
+        [-1, 2, "C3TR", [16]],
+        [-1, 1, "C3Ghost", [16]],
+        [-1, 1, "C3SPP", [16]],
+        [-1, 1, "SPP", [16, [3, 5]]],
+        [-1, 1, "SPPF", [16, 3]],
+        [-1, 2, "Bottleneck", [16]],
+        [-1, 2, "BottleneckCSP", [16]],
+        [-1, 1, "GhostConv", [16, 3, 2]],
+        [-1, 1, "GhostBottleneck", [16, 3, 2]],
+        [-1, 1, "GhostBottleneck", [16]],
+        [-1, 1, "DWConv", [16, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 1, 2, 4, 2]],
+        [-1, 1, "Focus", [16, 3]],
+        [-1, 1, "nn.Upsample", ["None", 2, "nearest"]],
+        [-1, 1, "nn.MaxPool2d", [3, 2, 1]],
+    ],
+    ids=lambda row: f"{row[2]}{row[3]}",
+)
+def test_every_block_computes_the_same_in_onnxruntime(row: list[Any]) -> None:
+    network = network_of(one_block(*row))
+    for dynamic, opset in ((False, 17), (True, 12)):
+        chosen = settings(dynamic=dynamic, opset=opset)
+        assert check_onnx(build_onnx(network, chosen), network, chosen, graph=False) < 1e-5
+
+
+def test_border_of_zeros_before_a_pool() -> None:
+    """As in yolov3-tiny; onnxruntime would merge the border into the pool, which is something else below zero."""
+    pads = [[-1, 1, "nn.ZeroPad2d", [[0, 1, 0, 1]]], [-1, 1, "nn.MaxPool2d", [2, 1, 0]]]
+    config = {**one_block(*pads[0]), "backbone": [*SMALL_MAP, pads[0]]}
+    config["head"] = [pads[1], [[-1], 1, "Detect", ["nc", "anchors"]]]
+    network = network_of(config)
+    assert check_onnx(build_onnx(network, settings()), network, settings(), graph=False) < 1e-5
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation_computes_the_same_in_onnxruntime(name: str) -> None:
+    arguments = {"LeakyReLU": "0.1", "ELU": "0.7"}.get(name, "")
+    network = network_of(one_block(-1, 1, "Conv", [16, 3, 1], activation=f"nn.{name}({arguments})"))
+    assert check_onnx(build_onnx(network, settings()), network, settings(), graph=False) < 1e-5
+
+
+@pytest.mark.parametrize("opset", range(12, 23))
+def test_every_operator_set_with_suppression(opset: int) -> None:
+    network = network_of(TINY)
+    chosen = settings(opset=opset, dynamic=opset % 2 == 0, suppression=NmsSettings(max_det=40))
+    assert check_onnx(build_onnx(network, chosen), network, chosen, graph=False) < 1e-5
+
+
+def test_a_wrong_weight_is_noticed() -> None:
+    network = network_of(TINY)
+    model = build_onnx(network, settings())
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "model.3.cv1.conv.weight")
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values.flat[0] += 0.5
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    with pytest.raises(RuntimeError, match="differ by"):
+        check_onnx(model, network, settings(), graph=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_shipped_network_can_be_exported(name: str) -> None:
+    network = network_of(name, lively=False)
+    side = 2 * network.spec.grid_px
+    chosen = settings(image_hw=(side, side), dynamic=True, suppression=NmsSettings())
+    assert check_onnx(build_onnx(network, chosen), network, chosen, graph=False) < 1e-4
+
+
+def test_file_names_its_classes_and_stride_as_the_reference_does(tmp_path: Path) -> None:
+    network = DetectionModel(load_model_spec(TINY), seed=0)
+    network.names = ["cat", "dog's", "bird"]
+    weights = tmp_path / "tiny.safetensors"
+    save_weights(network, weights)
+    arguments = ["--weights", str(weights), "--include", "onnx", "safetensors", "--imgsz", "50", "70", "--batch-size"]
+    assert main([*arguments, "2", "--device", "cpu", "--eager"]) == 0
+    model = onnx.load(tmp_path / "tiny.onnx")
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["stride"] == "16"
+    assert facts["names"] == str({0: "cat", 1: "dog's", 2: "bird"})
+    assert (tmp_path / "tiny.export.safetensors").exists()
+    shape = [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
+    assert shape == [2, 3, 64, 80]
+    assert model.opset_import[0].version == 17
+    assert {"model.0.conv.weight", "model.9.level1.bias"} <= {tensor.name for tensor in model.graph.initializer}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "--weights: name the weights"),
+        ({"include": "engine"}, "--include engine: not written here; export onnx"),
+        ({"include": "onyx"}, "--include 'onyx': choose from safetensors, onnx"),
+        ({"include": ("onnx", "safetensors"), "output": "x"}, "--output: one name for several formats"),
+        ({"dynamic": True}, "--dynamic: concerns ONNX files only"),
+        ({"include": "onnx", "conf_thres": 0.5}, "--conf-thres: concerns the suppression; add --nms"),
+        ({"include": "onnx", "imgsz": (1, 2, 3)}, "--imgsz"),
+        ({"include": "onnx", "imgsz": 16}, "--imgsz 16: must be at least 32"),
+        ({"graph": False}, "--eager: concerns ONNX files only"),
+        ({"half": True}, "--half: the network computes in float32"),
+        ({"int8": True}, "--int8: belongs to a format that is not written"),
+        ({"opset": "17"}, "opset='17': give a whole number"),
+    ],
+)
+def test_settings_that_cannot_apply_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        export_options(**({"weights": "a.pt", **given} if given else {}))
+
+
+def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = DetectionModel(load_model_spec(TINY), seed=0)
+    save_weights(network, tmp_path / "tiny.safetensors")
+    (tmp_path / "x").mkdir()
+    for arguments, word in (
+        (["--weights", str(tmp_path / "none.pt")], "no such weight file"),
+        (["--weights", str(tmp_path / "tiny.safetensors"), "--include", "onnx", "--opset", "9"], "--opset 9"),
+        (["--weights", str(tmp_path / "tiny.safetensors"), "--data", "coco128.yaml"], "--data"),
+        (["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path)], "a folder; give the name"),
+        (
+            ["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path / "no/x.onnx")],
+            "there is no folder",
+        ),
+        (
+            ["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path / "x/../tiny.safetensors")],
+            "would be lost",
+        ),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("graph-export: ")
+        assert word in error
+
+
+def test_numbers_that_are_not_finite_never_agree() -> None:
+    good = np.ones((1, 2), np.float32)
+    for bad in (np.nan, np.inf):
+        wrong = np.array([[1, bad]], np.float32)
+        assert largest_difference(good, wrong) == largest_difference(wrong, good) == np.inf
+    assert largest_difference(good, good) == 0

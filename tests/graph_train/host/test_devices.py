@@ -1,0 +1,52 @@
+"""What `--device` names, and which device a process gets by it."""
+
+import os
+
+import pytest
+
+from graph_train.host import devices
+from graph_train.host.device_request import VISIBLE_DEVICES, gpu_numbers
+from graph_train.host.devices import select_device
+from graph_train.ranks.team import join
+from kernels.runtime import flow
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("", ()), ("cpu", None), (" CPU ", None), ("0", (0,)), ("cuda:1", (1,)), ("2,3", (2, 3)), ("cuda:2, 3", (2, 3))],
+)
+def test_what_a_text_names(text: str, numbers: tuple[int, ...] | None) -> None:
+    assert gpu_numbers(text) == numbers
+
+
+@pytest.mark.parametrize("text", ["tpu", "cuda", "1,", "-1", "0;1", "²"])
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="give cpu, or the number of a GPU"):
+        gpu_numbers(text)
+
+
+def test_a_rank_reads_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert select_device("cpu", local_rank=1) == "cpu"
+    with pytest.raises(ValueError, match="give cpu"):
+        select_device("tpu", local_rank=0)
+    # Two GPUs stand for those that this machine may lack: only their count is asked for.
+    monkeypatch.setattr(flow.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(flow.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(devices.os, "environ", {**os.environ, VISIBLE_DEVICES: "2,3"})
+    assert select_device("2,3", local_rank=1) == "cuda:1"
+    with pytest.raises(ValueError, match="set CUDA_VISIBLE_DEVICES=4,5"):
+        select_device("4,5", local_rank=1)
+    with pytest.raises(ValueError, match="local rank 2 needs a GPU of its own"):
+        select_device("2,3", local_rank=2)
+    with pytest.raises(ValueError, match="several GPUs need one process each"):
+        select_device("0,1")
+
+
+@pytest.mark.parametrize("timeout", [0, -5, float("inf"), float("nan"), "60"])
+def test_a_timeout_that_no_rank_can_wait_for(timeout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delitem(__import__("sys").modules, "oneflow")
+    with pytest.raises(ValueError, match="--dist-timeout"):
+        join(timeout)

@@ -1,0 +1,153 @@
+"""Signals during a run, and output that nobody reads any more."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from graph_train.hooks.callbacks import Callbacks
+from graph_train.host.interrupts import Interruptible, StopRequest
+from graph_train.launch.train import train
+from graph_train.runs.checkpoint import load_checkpoint
+from graph_train.runs.run_folder import LAST
+from tests.graph_train.lab import Lab, Trial
+
+RESULTS = ("results.csv", f"weights/{LAST}", "weights/best.safetensors")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="module")
+def whole(lab: Lab) -> Trial:
+    return lab.train(epochs=2, seed=2)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Whatever a run installs is taken away again."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def sending(hook: str, at: int, *numbers: signal.Signals) -> Callbacks:
+    """Sends signals to this process when a hook is called for the `at`-th time (from 1)."""
+    callbacks, calls = Callbacks(), [0]
+
+    def send(*_: object) -> None:
+        calls[0] += 1
+        if calls[0] == at:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
+    callbacks.register_action(hook, callback=send)
+    return callbacks
+
+
+@pytest.mark.parametrize(
+    ("hook", "at", "cursor"),
+    [("on_train_batch_end", 3, (1, 1)), ("on_val_batch_start", 2, (1, 2)), ("on_train_epoch_end", 1, (0, 2))],
+)
+def test_a_signal_saves_and_the_run_goes_on_exactly(
+    lab: Lab, whole: Trial, hook: str, at: int, cursor: tuple[int, int]
+) -> None:
+    place = {"project": lab.root / "runs", "name": f"at-{hook}"}
+    with pytest.raises(KeyboardInterrupt):
+        train(callbacks=sending(hook, at, signal.SIGTERM), **lab.flags(epochs=2, seed=2, **place))
+    folder = lab.root / "runs" / f"at-{hook}"
+    saved = load_checkpoint(folder / "weights" / LAST).header["cursor"]
+    assert (saved["epoch"], saved["next_batch"]) == cursor
+    assert (
+        f"Stopped by SIGTERM; go on with: graph-train --resume {folder / 'weights' / LAST}"
+        in (folder / "train.log").read_text()
+    )
+    lab.train_as_given(resume=folder)
+    for name in RESULTS:
+        assert (folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
+
+
+def test_a_signal_during_the_last_validation_leaves_the_final_state(lab: Lab, whole: Trial) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(callbacks=sending("on_val_batch_start", 3, signal.SIGINT),
+              **lab.flags(epochs=2, seed=2, project=lab.root / "runs", name="late"))  # fmt: skip
+    for name in RESULTS:
+        assert (lab.root / "runs" / "late" / name).read_bytes() == (whole.folder / name).read_bytes(), name
+
+
+def test_a_second_signal_ends_the_run_at_once(lab: Lab) -> None:
+    place = {"project": lab.root / "runs", "name": "insisted"}
+    with pytest.raises(KeyboardInterrupt):
+        train(callbacks=sending("on_train_batch_end", 1, signal.SIGTERM, signal.SIGTERM), **lab.flags(**place))
+    assert not (lab.root / "runs" / "insisted" / "weights" / LAST).exists()
+
+
+def test_a_signal_before_the_first_batch_ends_the_run(lab: Lab) -> None:
+    place = {"project": lab.root / "runs", "name": "early"}
+    with pytest.raises(KeyboardInterrupt):
+        train(callbacks=sending("on_pretrain_routine_end", 1, signal.SIGTERM), **lab.flags(**place))
+    assert "starts from the beginning" in lab.train_as_given(resume=lab.root / "runs" / "early").log
+
+
+def test_a_closed_terminal_does_not_end_a_run(lab: Lab, whole: Trial) -> None:
+    # The tests themselves may have been started with nohup, which a run respects.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        train(callbacks=sending("on_train_batch_end", 1, signal.SIGHUP),
+              **lab.flags(epochs=2, seed=2, project=lab.root / "runs", name="hung-up"))  # fmt: skip
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    folder = lab.root / "runs" / "hung-up"
+    assert "The terminal was closed (SIGHUP); the run goes on" in (folder / "train.log").read_text()
+    for name in RESULTS:
+        assert (folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        for context in (StopRequest(), Interruptible()):
+            with context:
+                assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+                os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+COMMAND = """
+import os, sys
+from graph_train.host.errors import run_command
+def work():
+    for number in range(2000):
+        print("a line that fills pipes", number)
+        print("and another one", file=sys.stderr)
+    sys.stdout.flush()
+    os.write(1, b"native libraries write too")
+    open({done!r}, "w").close()
+sys.exit(run_command("test", work, debug=False))
+"""
+
+
+@pytest.mark.parametrize("closed", ["pipe", "full disk"])
+def test_output_that_fails_does_not_end_a_command(tmp_path: Path, closed: str) -> None:
+    done = tmp_path / "done"
+    code = [sys.executable, "-c", COMMAND.format(done=str(done))]
+    if closed == "pipe":
+        process = subprocess.Popen(code, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 0
+    else:
+        with Path("/dev/full").open("wb") as full:
+            # The write past Python's streams is an error of its own there.
+            lines = [line for line in code[2].splitlines() if "native" not in line]
+            assert subprocess.run([*code[:2], "\n".join(lines)], stdout=full, stderr=full, check=False).returncode == 0
+    assert done.exists()

@@ -1,0 +1,90 @@
+"""`--batch-size -1`: the rule by hand, and measurements of real runs in graph and eager mode."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from graph_train.launch.auto_batch import MOST_IMAGES, USUAL_BATCH, MemoryModel, _choose, fit, with_batch_size
+from graph_train.launch.batch_memory import Facts, Measured
+from graph_train.settings.hyperparameters import load_hyperparameters
+from graph_train.settings.train_options import options_from_flags
+from tests.graph_train.lab import Lab
+
+ADDING = Facts(train_images=100, val_images=1000, val_shapes=2, graphs_add_up=True, sizes=1.0)
+SHARED = replace(ADDING, graphs_add_up=False)
+STEPS = [Measured("step", 2, 700), Measured("step", 4, 900), Measured("step", 8, 1300)]
+MEASURED = [Measured("start", 0, 5000), Measured("data", 8, 80), *STEPS, Measured("validation", 8, 240)]
+
+
+def test_line_through_the_measured_steps() -> None:
+    model = fit(SHARED, MEASURED)
+    assert (model.start, model.per_image_made, model.per_image_validated) == (5000, 10, 30)
+    assert model.per_image_trained == pytest.approx(100)
+    assert model.step == pytest.approx(500)
+
+
+def test_need_by_hand() -> None:
+    # 30 images: start, made, one step, 60 validated
+    assert fit(SHARED, MEASURED).need(30) == pytest.approx(5000 + 300 + 3500 + 60 * 30)
+    # two graphs of 30, one of the last 10, validation graphs of 60 for two shapes and a rest
+    assert fit(ADDING, MEASURED).need(30) == pytest.approx(5000 + 300 + 2 * 3500 + 1500 + 180 * 30)
+    # never more validation images than there are
+    few = replace(ADDING, val_images=7)
+    assert fit(few, MEASURED).need(30) == pytest.approx(5000 + 300 + 2 * 3500 + 1500 + 7 * 30)
+    # one graph for each size of --multi-scale
+    scaled = fit(replace(ADDING, sizes=2.5), MEASURED)
+    assert scaled.need(30) == pytest.approx(5000 + 300 + 3.5 * 3500 + 1500 + 180 * 30)
+
+
+def test_largest_batch() -> None:
+    model = fit(SHARED, MEASURED)
+    assert model.largest(model.need(17), multiple=1) == 17
+    assert model.largest(model.need(17) - 1, multiple=1) == 16
+    assert model.largest(model.need(17), multiple=4) == 16
+    assert model.largest(1e12, multiple=1) == 100  # all training images
+    assert MemoryModel(replace(SHARED, train_images=9999), 0, 0, 1, 0, 0).largest(1e12, multiple=1) == MOST_IMAGES
+    assert model.largest(5000, multiple=1) == 0
+
+
+def test_eighty_percent_of_what_is_free(caplog: pytest.LogCaptureFixture) -> None:
+    model = fit(SHARED, MEASURED)
+    logging.getLogger("graph_train").propagate = True
+    with caplog.at_level(logging.INFO, "graph_train"):
+        assert _choose(model, int(model.need(20) / 0.8) + 1, multiple=1) == 20
+    assert "80% of it may be used" in caplog.text
+    assert "--batch-size 20, which needs" in caplog.text
+
+
+def test_what_cannot_be() -> None:
+    with pytest.raises(ValueError, match=r"a batch of 4 needs .* take a smaller --imgsz"):
+        _choose(fit(SHARED, MEASURED), 5000, multiple=4)
+    with pytest.raises(ValueError, match="enough for 1 of the steps"):
+        fit(SHARED, [*MEASURED[:3], MEASURED[-1]])
+    flat = [item if item.what != "step" else replace(item, taken=700) for item in MEASURED]
+    assert _choose(replace(fit(SHARED, flat), per_image_trained=0.0), 10**9, multiple=1) == USUAL_BATCH
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_measured_for_real(graph: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lab = Lab(tmp_path)
+    hyp = lab.hyp(anchors=4)  # places for sizes that only the run itself looks for
+    options = options_from_flags(**lab.flags(batch_size=-1, imgsz=320, graph=graph, hyp=hyp))
+    logging.getLogger("graph_train").propagate = True
+    with caplog.at_level(logging.INFO, "graph_train"):
+        found = with_batch_size(options, load_hyperparameters(options.optim.hyp))
+    assert found.optim.batch_size == 8  # the whole data set
+    assert replace(found, optim=options.optim) == options
+    # The first layer's output alone is 8 x 160 x 160 floats, 0.8 MB, of which several copies are kept.
+    per_image = float(caplog.text.split(" MB per image")[0].rsplit(" ", 1)[1])
+    assert 1 < per_image < 200
+    assert with_batch_size(found, load_hyperparameters(options.optim.hyp)) is found
+
+
+def test_a_refused_measurement_ends_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lab = Lab(tmp_path)
+    options = options_from_flags(**lab.flags(batch_size=-1, freeze=[99]))
+    with pytest.raises(ValueError, match="refused, see the line above"):
+        with_batch_size(options, load_hyperparameters(options.optim.hyp))
+    assert "--freeze 99" in capfd.readouterr().err

@@ -1,0 +1,68 @@
+"""`--bucket`: what is asked of `gsutil`. The client itself needs an account; here a script of its name copies files."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from graph_train.launch.bucket import Bucket
+from graph_train.settings.train_options import options_from_flags
+from tests.graph_train.lab import Lab
+
+_CLIENT = """#!/bin/bash
+arguments=("${@//gs:\\/\\//$CLOUD/}")
+[ "$1" = du ] && exec stat -c "%s %n" "${arguments[1]}"
+exec "${arguments[@]}"
+"""
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for all buckets; one is there, `mine`."""
+    folder = tmp_path / "cloud"
+    (folder / "mine").mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    client = tmp_path / "bin" / "gsutil"
+    client.write_text(_CLIENT)
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CLOUD", str(folder))
+    return folder / "mine"
+
+
+@pytest.mark.parametrize("name", ["mine", "gs://mine", "gs://mine/"])
+def test_the_longer_table_counts(name: str, cloud: Path, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "evolve.csv", cloud / "evolve.csv"
+    Bucket(name).fetch(ours)
+    assert not ours.exists()
+    theirs.write_text("head\n1\n")
+    Bucket(name).fetch(ours)
+    assert ours.read_text() == "head\n1\n"
+    ours.write_text("head\n1\n2\n")
+    Bucket(name).fetch(ours)
+    assert ours.read_text() == "head\n1\n2\n"
+    Bucket(name).publish([ours])
+    assert theirs.read_text() == "head\n1\n2\n"
+
+
+def test_a_refusal_is_told_and_ends_nothing(cloud: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "evolve.csv").write_text("head\n")
+    with caplog.at_level(logging.WARNING):
+        Bucket("nowhere").publish([tmp_path / "evolve.csv"])
+    (line,) = caplog.messages
+    assert line.startswith("--bucket: gsutil cp: ")
+    assert line.endswith("; the evolution goes on")
+
+
+def test_an_evolution_goes_on_elsewhere(cloud: Path, tmp_path: Path) -> None:
+    assert options_from_flags(bucket="mine", evolve=2).run.bucket == "mine"
+    lab = Lab(tmp_path)
+    first = lab.train(evolve=1, bucket="mine", name="here")
+    assert (cloud / "evolve.csv").read_bytes() == (first.folder / "evolve.csv").read_bytes()
+    assert (cloud / "hyp_evolve.yaml").exists()
+    second = lab.train(evolve=2, bucket="mine", name="there")
+    assert "going on with gs://mine/evolve.csv" in second.log
+    rows = (cloud / "evolve.csv").read_text().splitlines()
+    assert len(rows) == 3
+    assert rows[:2] == (first.folder / "evolve.csv").read_text().splitlines()

@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+
+from graph_train.prediction.sources import Sources, find_sources
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("a.jpg", "b.PNG", "a.bmp", "notes.md", "clip.mp4", "raw.heic", "deep/er/a.jpg", "deep/c.webp"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(found: Sources) -> dict[str, str]:
+    """Results are called -> file, images then videos."""
+    return {str(file.name): str(file.path) for file in (*found.images, *found.videos)}
+
+
+def test_a_folder_with_all_below_it(tree: Path) -> None:
+    found = find_sources(["photos"])
+    # a.jpg and a.bmp would share a label file, so the second one by name gets a number.
+    assert names(found) == {
+        "a.bmp": "photos/a.bmp",
+        "a_2.jpg": "photos/a.jpg",
+        "b.PNG": "photos/b.PNG",
+        "deep/c.webp": "photos/deep/c.webp",
+        "deep/er/a.jpg": "photos/deep/er/a.jpg",
+        "raw.heic": "photos/raw.heic",
+        "clip.mp4": "photos/clip.mp4",
+    }
+    assert found.problems == ()
+
+
+def test_globs_and_files_of_one_name(tree: Path) -> None:
+    assert names(find_sources(["photos/**/a.jpg"])) == {"a.jpg": "photos/a.jpg", "a_2.jpg": "photos/deep/er/a.jpg"}
+    # named twice, looked at once
+    assert names(find_sources(["photos/a.jpg", "photos/a.j*"])) == {"a.jpg": "photos/a.jpg"}
+
+
+def test_a_file_whose_name_looks_like_a_glob(tree: Path) -> None:
+    (tree / "[1].jpg").write_bytes(b"")
+    assert names(find_sources(["[1].jpg"])) == {"[1].jpg": "[1].jpg"}
+
+
+def test_lists_count_from_their_folder_then_from_the_current_one(tree: Path) -> None:
+    (tree / "photos/list.txt").write_text("./a.jpg\n\nphotos/b.PNG\nnone.jpg\ndeep\n")
+    found = find_sources(["photos/list.txt"])
+    assert names(found) == {
+        "a.jpg": f"{tree}/photos/a.jpg",
+        "b.PNG": f"{tree}/photos/b.PNG",
+        "c.webp": f"{tree}/photos/deep/c.webp",
+        "er/a.jpg": f"{tree}/photos/deep/er/a.jpg",
+    }
+    assert [str(problem) for problem in found.problems] == [
+        "photos/list.txt:4: error: none.jpg: no such file, folder or match"
+    ]
+
+
+def test_what_is_there_is_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("0", "screenshots"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").touch()
+    (tmp_path / "screen.png").touch()
+    for entry in ("0", "screenshots", "screen.png"):
+        assert len(find_sources([entry]).images) == 1
+
+
+def test_standard_input(tree: Path) -> None:
+    found = find_sources(["-"], ["photos/a.jpg\n", "photos/*.PNG\n", "gone.jpg\n"])
+    assert list(names(found)) == ["a.jpg", "b.PNG"]
+    assert str(found.problems[0]) == "standard input:3: error: gone.jpg: no such file, folder or match"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("0", "cameras, streams and addresses are not read"),
+        ("rtsp://camera", "cameras, streams and addresses are not read"),
+        ("nothing.jpg", "nothing.jpg: no such file"),
+        ("~nobody-here/a.jpg", "^~nobody-here/a.jpg: no home folder is known for it"),
+        ("~nobody-here/list.txt", "^~nobody-here/list.txt: no home folder is known for it"),
+        ("photos/*.gif", "no such file, folder or match"),
+        ("empty", "no image and no video there"),
+        ("photos/empty.txt", "no image and no video there"),
+    ],
+)
+def test_what_cannot_be_looked_at(tree: Path, entry: str, message: str) -> None:
+    (tree / "empty").mkdir()
+    (tree / "photos/empty.txt").write_text("\n")
+    with pytest.raises(ValueError, match=message):
+        find_sources([entry])

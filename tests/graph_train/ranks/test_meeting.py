@@ -1,0 +1,180 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from graph_train.ranks.distributed import RankInfo
+from graph_train.ranks.meeting import Meeting, meet
+from graph_train.ranks.rank_watch import Settings
+
+
+def free_port() -> int:
+    with socket.create_server(("", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def info(rank: int, world: int, port: int) -> RankInfo:
+    return RankInfo(rank, world, 0, f"host{rank}", "127.0.0.1", port)
+
+
+def meet_together(infos: list[RankInfo], timeout: float) -> list[Meeting | ValueError]:
+    """All in threads of this process, the first one last."""
+    outcomes: dict[int, Meeting | ValueError] = {}
+
+    def come(place: int) -> None:
+        try:
+            outcomes[place] = meet(infos[place], timeout)
+        except ValueError as error:
+            outcomes[place] = error
+
+    threads = [threading.Thread(target=come, args=(place,)) for place in range(len(infos))]
+    for thread in reversed(threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [outcomes[place] for place in range(len(infos))]
+
+
+def close(meetings: list[Any]) -> None:
+    for meeting in meetings:
+        if isinstance(meeting, Meeting):
+            for connection in meeting.sockets.values():
+                connection.close()
+
+
+def test_all_ranks_meet() -> None:
+    port = free_port()
+    meetings = meet_together([info(rank, 3, port) for rank in range(3)], 10)
+    for meeting in meetings:
+        assert isinstance(meeting, Meeting), meeting
+        assert meeting.hosts == ("host0", "host1", "host2")
+        assert meeting.places[2] == f"host2, process {os.getpid()}"
+    assert len({meeting.engine_port for meeting in meetings if isinstance(meeting, Meeting)}) == 1
+    assert [sorted(m.sockets) for m in meetings if isinstance(m, Meeting)] == [[1, 2], [0], [0]]
+    close(meetings)
+
+
+def test_missing_rank_is_named_everywhere() -> None:
+    port, started = free_port(), time.monotonic()
+    outcomes = meet_together([info(rank, 4, port) for rank in (0, 2)], 1)
+    assert time.monotonic() - started < 5
+    for outcome in outcomes:
+        assert f"ranks 1, 3 of 4 did not come to rank 0 on host0 (127.0.0.1, port {port}) within 1 s" in str(outcome)
+        assert "here: 0 on host0, 2 on host2" in str(outcome)
+
+
+def test_missing_rank_0_is_named() -> None:
+    port = free_port()
+    (outcome,) = meet_together([info(1, 2, port)], 0.5)
+    assert f"rank 1 on host1: rank 0 was not reached at 127.0.0.1, port {port} within 0.5 s" in str(outcome)
+
+
+def test_ranks_of_different_jobs_are_told_apart() -> None:
+    port = free_port()
+    outcomes = meet_together([info(0, 2, port), info(1, 3, port)], 5)
+    assert all("started as one of 3, rank 0 on host0 of 2" in str(outcome) for outcome in outcomes)
+    port = free_port()
+    outcomes = meet_together([info(0, 3, port), info(1, 3, port), info(1, 3, port)], 5)
+    assert all("rank 1 came twice" in str(outcome) for outcome in outcomes)
+
+
+def test_strangers_at_the_port_are_ignored() -> None:
+    port = free_port()
+
+    def stranger() -> None:
+        time.sleep(0.3)
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"GET / HTTP/1.1\n")
+
+    thread = threading.Thread(target=stranger)
+    thread.start()
+    outcomes: list[Any] = []
+    first = threading.Thread(target=lambda: outcomes.append(meet(info(0, 2, port), 10)))
+    first.start()
+    thread.join()
+    outcomes.append(meet(info(1, 2, port), 10))
+    first.join()
+    assert all(isinstance(outcome, Meeting) for outcome in outcomes)
+    close(outcomes)
+
+
+@pytest.fixture
+def job() -> Any:
+    """Three sleeping processes with their watches; gives the pairs and where orders go."""
+    started: list[subprocess.Popen[Any]] = []
+    meetings = meet_together([info(rank, 3, port) for port in [free_port()] for rank in range(3)], 10)
+    ranks = []
+    for rank, meeting in enumerate(meetings):
+        assert isinstance(meeting, Meeting)
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+        orders_out, orders_in = os.pipe()
+        _, news_in = os.pipe()
+        sockets = {str(other): connection.fileno() for other, connection in meeting.sockets.items()}
+        settings = Settings(rank, process.pid, sockets, orders_out, news_in, list(meeting.places), list(meeting.hosts))
+        watch = subprocess.Popen(
+            [sys.executable, "-m", "graph_train.ranks.rank_watch", json.dumps(asdict(settings))],
+            pass_fds=[orders_out, news_in, *sockets.values()],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(orders_out)
+        started += [process, watch]
+        ranks.append((process, watch, orders_in))
+    close(meetings)
+    yield ranks
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def texts(job: Any) -> list[str]:
+    return [watch.communicate(timeout=20)[1] for _, watch, _ in job]
+
+
+def test_killed_rank_ends_the_others_and_is_named(job: Any) -> None:
+    started = time.monotonic()
+    job[1][0].kill()
+    said = texts(job)
+    assert time.monotonic() - started < 15
+    assert "graph-train: rank 1 (host1, process" in said[0]
+    assert "ended without a word: it was killed, or crashed; the job ends" in said[0]
+    assert all(process.wait(10) == -signal.SIGKILL for process, _, _ in job)  # they slept on, deaf to the news
+
+
+def test_killed_rank_0_is_named_by_the_others(job: Any) -> None:
+    job[0][0].kill()
+    said = texts(job)
+    assert all("rank 0 (host0, process" in text for text in said)
+
+
+def test_whole_rank_cut_off(job: Any) -> None:
+    job[2][1].kill()  # the watch: its connections close without a farewell
+    said = texts(job[:2])
+    assert "rank 2 (host2, process" in said[0]
+    assert "was cut off" in said[0]
+
+
+def test_failure_is_told_once_with_its_reason(job: Any) -> None:
+    process, _, orders = job[2]
+    os.write(orders, b'{"kind": "failed", "why": "disk full"}\n')
+    process.kill()
+    said = texts(job)
+    assert "rank 2 (host2, process" in said[0]
+    assert "ended: disk full; the job ends" in said[0]
+    assert not said[2]
+
+
+def test_farewell_is_no_loss(job: Any) -> None:
+    for process, watch, orders in (job[2], job[0], job[1]):
+        os.write(orders, b'{"kind": "done"}\n')
+        process.kill()
+        assert not watch.communicate(timeout=10)[1]
+        assert watch.returncode == 0

@@ -1,0 +1,96 @@
+"""`results.csv`: the reference's bytes, resuming, torn lines."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from graph_train.runs.results_csv import COLUMNS, HEADER, EpochRow, ResultsCsv
+
+
+def _row(epoch: int) -> EpochRow:
+    return EpochRow(
+        epoch,
+        train_losses=(0.12345678, 0.02, 1e-7),
+        metrics=(0.5, 0.25, 1 / 3, 0.1),
+        val_losses=(0.1, 0.0, 123456.0),
+        learning_rates=(0.0701, 0.0033333333, 0.0033333333),
+    )
+
+
+def _reference_line(epoch: int) -> str:
+    # as train.py's logger formats a row
+    values = (epoch, *_row(epoch).values())
+    return ("%20.5g," * 14 % values).rstrip(",")
+
+
+def test_bytes_are_the_references(tmp_path: Path) -> None:
+    file = ResultsCsv(tmp_path / "results.csv")
+    file.append(_row(0))
+    file.append(_row(1))
+    header = ("%20s," * 14 % COLUMNS).rstrip(",")
+    expected = f"{header}\n{_reference_line(0)}\n{_reference_line(1)}\n"
+    assert (tmp_path / "results.csv").read_text() == expected
+    assert len(COLUMNS) == 14
+
+
+def test_a_csv_reader_finds_the_columns(tmp_path: Path) -> None:
+    ResultsCsv(tmp_path / "results.csv").append(_row(7))
+    with (tmp_path / "results.csv").open() as stream:
+        rows = [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+    assert rows[0]["epoch"] == 7
+    assert rows[0]["metrics/mAP_0.5"] == 0.33333
+
+
+@pytest.mark.parametrize("tail", ["", "                   2,     0.1", "garbage\udcff"])
+def test_resumed_file_equals_the_uninterrupted_one(tmp_path: Path, tail: str) -> None:
+    whole, cut = ResultsCsv(tmp_path / "whole.csv"), ResultsCsv(tmp_path / "cut.csv")
+    for epoch in range(4):
+        whole.append(_row(epoch))
+        if epoch < 3:
+            cut.append(_row(epoch))
+    with (tmp_path / "cut.csv").open("ab") as stream:
+        stream.write(tail.encode(errors="surrogateescape"))  # a write that a power cut ended
+    resumed = ResultsCsv(tmp_path / "cut.csv", cut.lines[:2])
+    resumed.begin()
+    for epoch in (2, 3):
+        resumed.append(_row(epoch))
+    assert (tmp_path / "cut.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_rows_that_were_deleted_come_back(tmp_path: Path) -> None:
+    first = ResultsCsv(tmp_path / "results.csv")
+    first.append(_row(0))
+    content = (tmp_path / "results.csv").read_bytes()
+    (tmp_path / "results.csv").unlink()
+    ResultsCsv(tmp_path / "results.csv", first.lines).begin()
+    assert (tmp_path / "results.csv").read_bytes() == content
+
+
+def test_a_row_that_could_not_be_written_comes_with_the_next_one(tmp_path: Path) -> None:
+    file = ResultsCsv(tmp_path / "later" / "results.csv")
+    with pytest.raises(OSError, match=r"results\.csv"):
+        file.append(_row(0))
+    (tmp_path / "later").mkdir()
+    file.append(_row(1))
+    assert (tmp_path / "later" / "results.csv").read_text().count("\n") == 3
+
+
+def test_a_new_run_in_an_old_folder_starts_over(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    ResultsCsv(path).begin()  # no file yet
+    assert not path.exists()
+    ResultsCsv(path).append(_row(0))
+    again = ResultsCsv(path)
+    again.begin()
+    assert path.read_text() == HEADER + "\n"
+    again.append(_row(0))
+    assert path.read_text().count("epoch") == 1
+
+
+def test_another_file_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text("a,b,c\n1,2,3\n")
+    with pytest.raises(ValueError, match=r"results\.csv:1"):
+        ResultsCsv(path).begin()
+    assert path.read_text() == "a,b,c\n1,2,3\n"

@@ -1,0 +1,271 @@
+"""A run's files survive damage, a refusing disk, a second run, and a kill before the first checkpoint."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graph_train.cli.train import main
+from graph_train.host.failures import DivergedError, NotSavedError
+from graph_train.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from graph_train.runs.run_folder import BEST, DAMAGED, EARLIER, EARLIER_BEST, LAST, RunFolder, point_to_resume
+from graph_train.runs.saving import Saving, Snapshot
+from graph_train.settings.train_options import RunOptions
+from kernels.files import older
+from tests.file_limit import file_limit
+from tests.graph_train.lab import Lab, Trial
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="module")
+def whole(lab: Lab) -> Trial:
+    """A run of three epochs that saved after every batch; two states are kept."""
+    return lab.train(epochs=3, save_steps=1, seed=5)
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def copied(trial: Trial, folder: Path) -> Path:
+    return Path(shutil.copytree(trial.folder, folder))
+
+
+def assert_same_files(first: Path, second: Path) -> None:
+    for name in ("results.csv", f"weights/{LAST}", "weights/best.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_damaged_newest_state_falls_back_to_the_one_before(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run")
+    last = run / "weights" / LAST
+    before = load_checkpoint(older(last, 1)).header["cursor"]
+    # After which batch depends on the disk, since a save waits for the one before it.
+    assert before != load_checkpoint(last).header["cursor"]
+    flip(last)
+    log_length = len((run / "train.log").read_text())
+    again = lab.train_as_given(resume=run)
+    said = again.log[log_length:]
+    at = f"epoch {before['epoch']}, batch {before['next_batch']}"
+    assert f"{last}: damaged checkpoint (checksum differs)" in said
+    assert f"Going on with the checkpoint before it: {older(last, 1)} ({at})" in said
+    assert (run / "weights" / DAMAGED).exists()
+    assert_same_files(run, whole.folder)
+
+
+def test_only_damaged_states_are_refused(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run")
+    for path in (run / "weights").glob("last*"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"no checkpoint can be read: .*last\.safetensors.*last\.1\.safetensors"):
+        lab.train_as_given(resume=run)
+
+
+def test_without_any_state_a_run_starts_again_from_its_settings(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run")
+    for path in (run / "weights").iterdir():
+        path.unlink()
+    again = lab.train_as_given(resume=run)
+    assert "stopped before its first checkpoint; it starts from the beginning" in again.log
+    assert_same_files(run, whole.folder)
+
+
+def test_the_network_comes_from_the_checkpoint_and_the_results_too(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run")
+    os.replace(older(run / "weights" / LAST, 1), run / "weights" / LAST)
+    (run / "results.csv").unlink()
+    cfg, gone = lab.cfg, lab.cfg.with_suffix(".gone")
+    cfg.rename(gone)
+    try:
+        lab.train_as_given(resume=run)
+    finally:
+        gone.rename(cfg)
+    assert_same_files(run, whole.folder)
+
+
+def test_which_run_is_meant(tmp_path: Path, whole: Trial) -> None:
+    project = tmp_path / "runs"
+    with pytest.raises(ValueError, match="no run below"):
+        point_to_resume("last", str(project))
+    old, new = (copied(whole, project / name) for name in ("old", "new"))
+    for path in old.rglob("*"):
+        os.utime(path, (0, 0))
+    assert point_to_resume("last", str(project)).folder == new
+    assert point_to_resume(str(old), str(project)).folder == old
+    (new / "weights" / LAST).unlink()  # killed between two renames where the file system has no hard links
+    assert point_to_resume(str(new / "weights" / LAST), "").file is None
+    named = older(old / "weights" / LAST, 1)
+    assert (point_to_resume(str(named), "").folder, point_to_resume(str(named), "").file) == (old, named)
+    with _inside(old / "weights"):
+        assert point_to_resume(named.name, "").folder == old
+    with pytest.raises(ValueError, match="weights folder of its run"):
+        point_to_resume(str(shutil.copy(str(named), tmp_path / "elsewhere.safetensors")), "")
+
+
+def test_a_changed_data_set_is_noticed(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run")
+    label = lab.root / "set" / "labels" / "train" / "0.txt"
+    content = label.read_text()
+    label.write_text(content + "1 0.5 0.5 0.2 0.2\n")
+    try:
+        assert "The data set is not the one of the checkpoint" in lab.train_as_given(resume=run).log
+    finally:
+        label.write_text(content)
+    assert "The data set is not" not in whole.log
+
+
+def test_an_early_end_stays_the_end(lab: Lab) -> None:
+    begun = lab.train(patience=2, epochs=9, stop_after=3)
+    last = begun.folder / "weights" / LAST
+    checkpoint = load_checkpoint(last)
+    # As if the first epoch had been the best by far.
+    header = {**checkpoint.header, "early_stopping": {"best_fitness": 0.99, "best_epoch": 0}}
+    save_checkpoint(last, replace(checkpoint, header=header))
+    assert len(lab.train_as_given(resume=begun.folder).rows) == 3
+    assert len(lab.train_as_given(resume=begun.folder).rows) == 3
+    assert len(lab.train_as_given(resume=begun.folder, epochs=10).rows) == 4
+
+
+def test_a_new_run_in_an_old_folder_sets_the_old_state_aside(lab: Lab) -> None:
+    first = lab.train(name="shared", epochs=2)
+    state, best = (first.folder / "weights" / LAST).read_bytes(), first.folder.joinpath("weights", BEST).read_bytes()
+    second = lab.train(name="shared", exist_ok=True, epochs=1)
+    assert (second.folder / "weights" / EARLIER).read_bytes() == state
+    assert not older(second.folder / "weights" / LAST, 1).exists()
+    assert (second.folder / "weights" / EARLIER_BEST).read_bytes() == best
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"another run \(process {os.getpid()}\) is writing there"):
+        RunFolder(tmp_path / "run")
+    first.close()
+    RunFolder(tmp_path / "run").close()
+
+
+# --- a disk that refuses -------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_refuses(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    begun = lab.train(epochs=4, stop_after=3, seed=5)
+    last = begun.folder / "weights" / LAST
+    state = last.read_bytes()
+    # Logs and tables fit, no checkpoint does.
+    with file_limit(len(state) // 2):
+        assert main(["--resume", str(begun.folder)]) == NotSavedError.exit_code
+        (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
+        assert f"{last}: cannot be written (File too large); the last good checkpoint is {last}" in said
+        assert last.read_bytes() == state
+        # It trains to its end, but says that the result is not there.
+        assert main(["--resume", str(begun.folder), "--on-save-error", "continue"]) == NotSavedError.exit_code
+        assert f"the last good checkpoint is {last}" in capsys.readouterr().err
+        assert last.read_bytes() == state
+    assert (begun.folder / "results.csv").read_text().count("\n") == 1 + 4
+    assert (begun.folder / "train.log").read_text().count("the training goes on") == 1
+    # With room again, the run repeats what was not saved.
+    done = lab.train_as_given(resume=begun.folder)
+    assert_same_files(done.folder, lab.train(epochs=4, seed=5, name="never-stopped").folder)
+
+
+@pytest.fixture()
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Takes all that is left of a file system."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)
+
+
+def test_a_full_disk_loses_nothing(lab: Lab, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even the logs can be written any more."""
+    begun = lab.train(epochs=4, stop_after=3, seed=5, project=small_disk)
+    state = (begun.folder / "weights" / LAST).read_bytes()
+    fill(small_disk / "filler")
+    assert shutil.disk_usage(small_disk).free == 0
+    assert main(["--resume", str(begun.folder)]) == NotSavedError.exit_code
+    said = capsys.readouterr().err
+    assert "No space left on device" in said and "Traceback" not in said
+    assert (begun.folder / "weights" / LAST).read_bytes() == state
+    (small_disk / "filler").unlink()
+    done = lab.train_as_given(resume=begun.folder)
+    assert_same_files(done.folder, lab.train(epochs=4, seed=5, name="never-full").folder)
+
+
+def test_a_folder_that_cannot_be_made(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert main(["--cfg", str(lab.cfg), "--project", str(tmp_path / "file")]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    saving = Saving(folder, RunOptions())
+    good = Checkpoint({"model/a": np.ones(2, np.float32), "gradient_sum/a": np.full(2, np.nan, np.float32)}, {})
+    saving.start(Snapshot(good))
+    assert saving.finish()
+    saving.start(Snapshot(Checkpoint({"model/a": np.array([1, np.inf], np.float32)}, {})))
+    with pytest.raises(DivergedError, match="model/a holds numbers that are not finite; the last good checkpoint is"):
+        saving.finish()
+    careless = Saving(folder, RunOptions(), sound_only=False)
+    careless.start(Snapshot(Checkpoint({"model/a": np.array([1, np.inf], np.float32)}, {})))
+    assert not careless.finish()
+    assert load_checkpoint(folder.last).arrays["model/a"].tolist() == [1, 1]
+    folder.close()
+
+
+def test_saving_waits_for_the_write_under_way(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    saving = Saving(folder, RunOptions(save_steps=2, keep_saves=1))
+    assert [saving.due(number) for number in range(4)] == [False, True, True, True]  # due until it is saved
+    large = {"model/a": np.zeros(30_000_000, np.float32)}
+    saving.start(Snapshot(Checkpoint(large, {"number": 1})))
+    assert not saving.due(5)  # due, but the disk is busy
+    saving.start(Snapshot(Checkpoint(large, {"number": 2})))
+    assert saving.finish()
+    assert load_checkpoint(folder.last).header["number"] == 2
+    assert not saving.due(6)
+    folder.close()
+
+
+def test_a_defect_while_saving_is_not_lost(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    saving = Saving(folder, RunOptions())
+    saving.start(Snapshot(Checkpoint({"model/a": np.ones(2, np.complex64)}, {})))
+    with pytest.raises(TypeError, match="complex64"):
+        saving.finish()
+    save_checkpoint(folder.last, Checkpoint({"model/a": np.ones(2, np.float32)}, {}))
+    folder.close()

@@ -1,0 +1,497 @@
+"""Every flag of `graph-train` does what it says: a table with a check for each, compared with the parser."""
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from graph_train.cli.train import main
+from graph_train.engine.step import EagerStep, GraphStep
+from graph_train.hooks.callbacks import Callbacks
+from graph_train.launch.train import train
+from graph_train.runs.checkpoint import load_checkpoint, save_checkpoint
+from graph_train.settings.train_options import flag_fields
+from graph_train.training import assembly
+from graph_train.training.assembly import IN_BFLOAT16
+from kernels.bbox_iou import bbox_iou, bbox_iou_reference
+from kernels.plugin import is_loaded
+from kernels.runtime import flow
+from models.weights import load_weights
+from tests.graph_train.lab import TRAIN_IMAGES, Lab, Trial, write_data_set
+from tests.graph_train.tiny import TINY, random_batch, tiny_schedule, tiny_step
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="module")
+def plain(lab: Lab) -> Trial:
+    """A run of two epochs with no special flags."""
+    return lab.train(epochs=2, save_period=1, seed=3)
+
+
+def arrays(path: Path) -> Mapping[str, np.ndarray]:
+    return load_checkpoint(path).arrays
+
+
+def parameters(run: object) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in run.state.network.named_parameters()}  # type: ignore[attr-defined]
+
+
+# --- what is trained -----------------------------------------------------------------------------------------------
+
+
+def weights(lab: Lab, plain: Trial) -> None:
+    best = plain.folder / "weights" / "best.safetensors"
+    run = lab.assemble(weights=best)
+    for name, value in parameters(run).items():
+        np.testing.assert_array_equal(value, load_weights(best).arrays[name])
+    run.close()
+
+
+def test_anchors_of_a_hyp_file_count_more_than_those_of_the_weights(
+    lab: Lab, plain: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in YOLOv5: a number of anchors means places for sizes that auto-anchor has to find."""
+    best, starts = plain.folder / "weights" / "best.safetensors", []
+    real = assembly.check_anchors
+
+    def noted(sizes: Any, labels: Any, start: np.ndarray, *given: Any, **more: Any) -> Any:
+        starts.append(start)
+        return real(sizes, labels, start, *given, **more)
+
+    monkeypatch.setattr(assembly, "check_anchors", noted)
+    for hyp in (lab.hyp(anchors=3), "hyp.scratch-low.yaml"):
+        lab.assemble(weights=best, cfg="", hyp=hyp).close()
+    assert starts[0][0].ravel().tolist() == [0, 1, 2, 3, 4, 5]
+    saved = load_weights(best).anchors_px
+    assert saved is not None
+    np.testing.assert_array_equal(starts[1], saved)
+
+
+def cfg(lab: Lab, plain: Trial) -> None:
+    wide = lab.root / "wide.yaml"
+    wide.write_text(yaml.safe_dump({**TINY, "width_multiple": 2.0}))
+    run = lab.assemble(cfg=wide)
+    assert parameters(run)["model.0.conv.weight"].shape == (16, 3, 3, 3)
+    run.close()
+
+
+def freeze(lab: Lab, plain: Trial) -> None:
+    start = parameters(lab.assemble())
+    for value, frozen in ((3, (0, 1, 2)), ([1, 4], (1, 4))):
+        trained = arrays(lab.train(freeze=value).folder / "weights" / "last.safetensors")
+        for name, before in start.items():
+            kept = np.array_equal(trained[f"model/{name}"], before)
+            assert kept == (int(name.split(".")[1]) in frozen), name
+    with pytest.raises(ValueError, match="--freeze 3 10: the network has 10 layers"):
+        lab.assemble(freeze=[3, 10])
+
+
+def noautoanchor(lab: Lab, plain: Trial) -> None:
+    far = lab.root / "far.yaml"
+    far.write_text(
+        yaml.safe_dump({**TINY, "anchors": [[300, 300, 310, 320, 330, 340], [400, 400, 410, 420, 430, 440]]})
+    )
+    kept, fitted = lab.assemble(cfg=far, noautoanchor=True), lab.assemble(cfg=far)
+    assert kept.state.network.anchors_cells[0, 0, 0] == 300 / 8
+    assert fitted.state.network.anchors_cells.max() < 64 / 8
+    with pytest.raises(ValueError, match="anchors: 4 per level are asked for, but --noautoanchor lets none be found"):
+        lab.assemble(hyp=lab.hyp(anchors=4), noautoanchor=True)
+
+
+# --- data ----------------------------------------------------------------------------------------------------------
+
+
+def data(lab: Lab, plain: Trial) -> None:
+    other = write_data_set(lab.root / "other")
+    run = lab.assemble(data=other)
+    assert {path.parents[2].name for path in run.setup.data.train.paths} == {"other"}
+    run.close()
+
+
+def imgsz(lab: Lab, plain: Trial) -> None:
+    # the network's stride is 16
+    assert lab.train(imgsz=80).heard.shapes == [(4, 3, 80, 80)] * 2
+    assert lab.assemble(imgsz=81).setup.image_px == 96
+
+
+def rect(lab: Lab, plain: Trial) -> None:
+    # 96x64 px files: the long side becomes 64, the short one 43 and then a multiple of 16
+    assert lab.train(rect=True).heard.shapes == [(4, 3, 48, 64)] * 2
+
+
+def cache(lab: Lab, plain: Trial) -> None:
+    for kind in ("", "ram"):
+        path = write_data_set(lab.root / f"cached{kind}")
+        run = lab.assemble(data=path, cache=kind)
+        shutil.rmtree(path.parent / "images")
+        if kind:
+            assert sum(len(batch.paths) for batch in run.train_pipeline.epoch(0)) == TRAIN_IMAGES
+        else:
+            with pytest.raises(OSError):
+                next(iter(run.train_pipeline.epoch(0)))
+        run.close()
+
+
+def image_weights(lab: Lab, plain: Trial) -> None:
+    # The image without labels has no weight: it is never drawn, while a plain epoch shows every image.
+    assert f"{TRAIN_IMAGES - 1}.jpg" in plain.heard.files
+    assert f"{TRAIN_IMAGES - 1}.jpg" not in lab.train(image_weights=True, epochs=3).heard.files
+
+
+def multi_scale(lab: Lab, plain: Trial) -> None:
+    sides = {shape[2] for shape in lab.train(multi_scale=True, epochs=3).heard.shapes}
+    assert len(sides) > 1
+    assert sides <= {32, 48, 64, 80, 96}
+    assert {shape[2] for shape in plain.heard.shapes} == {64}
+
+
+def single_cls(lab: Lab, plain: Trial) -> None:
+    run = lab.assemble(single_cls=True)
+    assert run.state.network.num_classes == 1
+    assert {float(row[0]) for rows in run.setup.data.train.labels for row in rows} == {0.0}
+    run.close()
+
+
+def quad(lab: Lab, plain: Trial) -> None:
+    assert lab.train(quad=True).heard.shapes == [(1, 3, 128, 128)] * 2
+    assert lab.assemble(quad=True).step._loss_factor == 4  # type: ignore[attr-defined]
+
+
+def test_loss_factor_multiplies_the_gradient() -> None:
+    images, labels = random_batch(0, side=64, labels=5)
+    norms = []
+    for factor in (1.0, 4.0):
+        step = tiny_step(EagerStep)
+        step._loss_factor = factor
+        result = step(flow.tensor(images), flow.tensor(labels), replace(tiny_schedule().at(0, 0), update=True))
+        norms.append(result.gradient_norm)
+    assert norms[1] == 4 * norms[0]  # a power of two changes no digit
+
+
+def workers(lab: Lab, plain: Trial) -> None:
+    assert lab.assemble(workers=1).setup.threads == 1
+    assert lab.assemble(workers=0).setup.threads == 1
+    assert lab.train(workers=1, seed=3, stop_after=2).heard.losses == plain.heard.losses[:2]
+
+
+def strict(lab: Lab, plain: Trial) -> None:
+    path = write_data_set(lab.root / "flawed")
+    with (path.parent / "labels/train/0.txt").open("a") as file:
+        file.write("0 0.5 0.5 three\n")
+    trial = lab.train(data=path)
+    assert "0.txt:2: error" in (trial.folder / "problems.txt").read_text()
+    assert "problems.txt" not in plain.names
+    with pytest.raises(ValueError, match=r"0\.txt"):
+        lab.assemble(data=path, strict=True)
+
+
+# --- how -----------------------------------------------------------------------------------------------------------
+
+
+def hyp(lab: Lab, plain: Trial) -> None:
+    trial = lab.train(hyp=lab.hyp(warmup_bias_lr=0.25, fliplr=0.0))
+    assert yaml.safe_load((trial.folder / "hyp.yaml").read_text())["fliplr"] == 0.0
+    # iteration 1 of 100 of the warm-up, from 0.25 down to lr0 = 0.01
+    assert trial.rows[0]["x/lr0"] == pytest.approx(0.25 - 0.24 / 100, rel=1e-4)
+
+
+def epochs(lab: Lab, plain: Trial) -> None:
+    assert [row["epoch"] for row in plain.rows] == [0, 1]
+
+
+def batch_size(lab: Lab, plain: Trial) -> None:
+    trial = lab.train(batch_size=3)
+    assert [shape[0] for shape in trial.heard.shapes] == [3, 3, 2]
+    found = lab.train(batch_size=-1, imgsz=128)
+    chosen = yaml.safe_load((found.folder / "opt.yaml").read_text())["batch_size"]
+    assert f"--batch-size {chosen}" in found.log
+    assert found.heard.shapes[0][0] == min(chosen, TRAIN_IMAGES)
+
+
+def optimizer(lab: Lab, plain: Trial) -> None:
+    moments = {}
+    for name in ("SGD", "Adam", "AdamW"):
+        run = lab.assemble(optimizer=name)
+        moments[name] = sum(key.startswith("second_moment/") for key in run.state.arrays())
+        assert run.state.rule == name.lower()
+        run.close()
+    assert moments["SGD"] == 0
+    assert moments["Adam"] == moments["AdamW"] == len(run.state.trained)
+
+
+def cos_lr(lab: Lab, plain: Trial) -> None:
+    # three quarters through: a line has fallen to 0.2575, a cosine to 0.01 + 0.99 * (1 + cos(3 pi / 4)) / 2
+    assert lab.assemble(epochs=8).schedule.epoch_factor(6) == pytest.approx(0.2575)
+    assert lab.assemble(epochs=8, cos_lr=True).schedule.epoch_factor(6) == pytest.approx(0.154982, abs=1e-6)
+
+
+def label_smoothing(lab: Lab, plain: Trial) -> None:
+    smooth = lab.train(label_smoothing=0.2, seed=3, stop_after=1).heard.losses[0]
+    sharp = plain.heard.losses[0]
+    assert smooth[:2] == sharp[:2]
+    assert smooth[2] != sharp[2]
+
+
+def patience(lab: Lab, plain: Trial) -> None:
+    """A run whose best epoch was the first one, by a fitness that is never reached again."""
+    begun = lab.train(patience=2, epochs=9, stop_after=3)
+    last = begun.folder / "weights" / "last.safetensors"
+    checkpoint = load_checkpoint(last)
+    assert checkpoint.header["cursor"]["next_batch"] == 1
+    header = {**checkpoint.header, "early_stopping": {"best_fitness": 0.99, "best_epoch": 0}}
+    save_checkpoint(last, replace(checkpoint, header=header))
+    ended = lab.train_as_given(resume=begun.folder)
+    assert [row["epoch"] for row in ended.rows] == [0, 1, 2]
+    assert "Stopped early: no improvement over epoch 0 for 2 epochs" in ended.log
+
+
+def sync_bn(lab: Lab, plain: Trial) -> None:
+    assert "--sync-bn: one process sees the whole batch" in lab.train(sync_bn=True, stop_after=1).log
+    assert "--sync-bn" not in plain.log
+
+
+def seed(lab: Lab, plain: Trial) -> None:
+    same, other = lab.train(epochs=2, seed=3), lab.train(epochs=1, seed=4)
+    assert same.rows == plain.rows
+    assert other.heard.losses[0] != plain.heard.losses[0]
+
+
+def evolve(lab: Lab, plain: Trial) -> None:
+    trial = lab.train(evolve=2, exist_ok=True, name="evolved")
+    assert len((trial.folder / "evolve.csv").read_text().splitlines()) == 1 + 2
+    assert {"evolve.csv", "hyp_evolve.yaml", "opt.yaml"} <= trial.names
+    assert not any(name.endswith((".safetensors", ".png")) for name in trial.names)
+    table = (trial.folder / "evolve.csv").read_bytes()
+    # The same command goes on where it was: nothing is left to do.
+    assert lab.train(evolve=2, exist_ok=True, name="evolved").result == trial.result
+    assert (trial.folder / "evolve.csv").read_bytes() == table
+    callbacks = Callbacks()
+    callbacks.register_action("on_train_start", callback=print)
+    with pytest.raises(ValueError, match=r"callbacks \(on_train_start\) cannot follow an evolution"):
+        train(callbacks=callbacks, **lab.flags(evolve=2))
+
+
+# --- engine --------------------------------------------------------------------------------------------------------
+
+
+def graph(lab: Lab, plain: Trial) -> None:
+    assert isinstance(lab.assemble(graph=True).step, GraphStep)
+    assert isinstance(lab.assemble(graph=False).step, EagerStep)
+
+
+def amp(lab: Lab, plain: Trial) -> None:
+    if not is_loaded():
+        with pytest.raises(ValueError, match="--amp: OneFlow's own CPU kernels compute in float32 only"):
+            lab.assemble(amp=True)
+        return
+    plain_loss, fast = plain.heard.losses[0], lab.train(amp=True, seed=3, stop_after=1)
+    assert lab.train(amp=False, seed=3, stop_after=1).heard.losses[0] == plain_loss
+    assert "Mixed precision" not in plain.log
+    # Processors that multiply bfloat16 no faster stay with float32, and the log says so.
+    assert (IN_BFLOAT16 in fast.log) == (fast.heard.losses[0] != plain_loss)
+    assert "Mixed precision" in fast.log
+    np.testing.assert_allclose(fast.heard.losses[0], plain_loss, rtol=0.05)  # bfloat16 keeps 8 bits
+
+
+def kernels(lab: Lab, plain: Trial) -> None:
+    assert f"Kernels: {'plugin' if is_loaded() else 'OneFlow'}" in plain.log
+    if is_loaded():
+        with pytest.raises(ValueError, match="'off': the plugin is loaded already"):
+            lab.assemble(kernels="off")
+
+
+def bbox_iou_optim(lab: Lab, plain: Trial) -> None:
+    for fused, function in ((True, bbox_iou), (False, bbox_iou_reference)):
+        run = lab.assemble(bbox_iou_optim=fused)
+        assert run.step._module.criterion._bbox_iou is function  # type: ignore[attr-defined]
+        run.close()
+    composed = lab.train(bbox_iou_optim=False, seed=3, stop_after=1).heard.losses[0]
+    np.testing.assert_allclose(composed, plain.heard.losses[0], rtol=1e-5)  # the order of float32 sums
+
+
+def device(lab: Lab, plain: Trial) -> None:
+    assert lab.assemble(device="cpu").setup.device == "cpu"
+    for wrong, said in (("99", "--device 99"), ("0,1", "several GPUs"), ("tpu", "--device 'tpu'")):
+        with pytest.raises(ValueError, match=said):
+            lab.assemble(device=wrong)
+
+
+def local_rank(lab: Lab, plain: Trial) -> None:
+    with pytest.raises(ValueError, match="--local_rank 1: only a launcher sets it"):
+        lab.train(local_rank=1)
+
+
+# --- run folder ----------------------------------------------------------------------------------------------------
+
+
+def project(lab: Lab, plain: Trial) -> None:
+    assert lab.train(project=lab.root / "elsewhere", stop_after=1).folder.parent == lab.root / "elsewhere"
+
+
+def name(lab: Lab, plain: Trial) -> None:
+    assert lab.train(name="mine", stop_after=1).folder == lab.root / "runs" / "mine"
+
+
+def exist_ok(lab: Lab, plain: Trial) -> None:
+    folders = [lab.train(name="twice", stop_after=1, exist_ok=again).folder.name for again in (False, False, True)]
+    assert folders == ["twice", "twice2", "twice"]
+
+
+def resume(lab: Lab, plain: Trial) -> None:
+    """Stopped in the middle of an epoch by a callback, a run goes on as if nothing had happened."""
+    stopped = lab.train(epochs=2, save_period=1, seed=3, stop_after=3)
+    assert stopped.result.validation is None
+    ended = lab.train_as_given(resume=stopped.folder)
+    assert "Resuming at epoch 1, batch 1" in ended.log
+    assert ended.rows == plain.rows
+    one, two = (arrays(trial.folder / "weights" / "last.safetensors") for trial in (ended, plain))
+    assert [key for key in one if not np.array_equal(one[key], two[key])] == []
+    with pytest.raises(ValueError, match=r"--imgsz 96 differs from the saved run \(64\)"):
+        lab.train_as_given(resume=stopped.folder, imgsz=96)
+
+
+def test_a_finished_run_goes_on_with_more_epochs(lab: Lab) -> None:
+    done = lab.train(epochs=1)
+    assert "only the final validation is repeated" in lab.train_as_given(resume=done.folder).log
+    more = lab.train_as_given(resume=done.folder, epochs=3)
+    assert [row["epoch"] for row in more.rows] == [0, 1, 2]
+
+
+def nosave(lab: Lab, plain: Trial) -> None:
+    trial = lab.train(nosave=True, epochs=2)
+    assert trial.heard.saved == [1]
+    assert "last.safetensors" in trial.names
+    assert plain.heard.saved == [0, 1]
+
+
+def noval(lab: Lab, plain: Trial) -> None:
+    first, last = lab.train(noval=True, epochs=2).rows
+    assert first["val/obj_loss"] == 0
+    assert last["val/obj_loss"] > 0
+    # With a patience of 1 any epoch may be the last one, so that it is validated from the second on.
+    assert [row["val/obj_loss"] > 0 for row in lab.train(noval=True, epochs=3, patience=1).rows] == [False, True, True]
+
+
+def noplots(lab: Lab, plain: Trial) -> None:
+    pictures = {"labels.jpg", "results.png", "train_batch0.jpg", "val_batch0_pred.jpg", "confusion_matrix.png"}
+    assert pictures <= lab.train(noplots=False).names
+    assert not any(name.endswith((".png", ".jpg")) for name in plain.names)
+
+
+def save_period(lab: Lab, plain: Trial) -> None:
+    assert {"epoch0.safetensors", "epoch1.safetensors"} <= plain.names
+    odd = lab.train(save_period=2, epochs=3).names
+    assert {name for name in odd if name.startswith("epoch")} == {"epoch0.safetensors", "epoch2.safetensors"}
+
+
+def save_steps(lab: Lab, plain: Trial) -> None:
+    """Saved after the first of two batches, a run goes on there; without the flag it would start over."""
+    trial = lab.train(save_steps=1, keep_saves=9, epochs=1)
+    # After each of the two batches, and after the validation, of which none waits for a file; the newest has it all.
+    cursors = [load_checkpoint(path).header["cursor"] for path in sorted((trial.folder / "weights").glob("last*"))]
+    assert cursors[0] == {**cursors[0], "epoch": 0, "next_batch": 1} or len(cursors) > 1
+    assert max((item["epoch"], item["next_batch"]) for item in cursors) == (1, 0)
+    assert len(cursors) >= 2
+
+
+def save_minutes(lab: Lab, plain: Trial) -> None:
+    assert len(list((lab.train(save_minutes=1e-9).folder / "weights").glob("last*"))) == 2
+    assert len(list((lab.train(save_minutes=60.0).folder / "weights").glob("last*"))) == 1
+
+
+def keep_saves(lab: Lab, plain: Trial) -> None:
+    for kept in (1, 3):
+        trial = lab.train(epochs=4, keep_saves=kept)
+        found = sorted(path.name for path in (trial.folder / "weights").glob("last*"))
+        assert found == ["last.1.safetensors", "last.2.safetensors", "last.safetensors"][-kept:]
+
+
+def loggers(lab: Lab, plain: Trial) -> None:
+    def events(trial: Trial) -> list[str]:
+        return [name for name in trial.names if name.startswith("events.out.tfevents")]
+
+    assert events(plain) == []
+    assert len(events(lab.train(loggers="csv,tensorboard"))) == 1
+
+
+# --- table ---------------------------------------------------------------------------------------------------------
+
+Check = Callable[[Lab, Trial], None]
+CHECKS: dict[str, Check] = {
+    check.__name__: check
+    for check in (
+        weights, cfg, freeze, noautoanchor, data, imgsz, rect, cache, image_weights, multi_scale, single_cls, quad,
+        workers, strict, hyp, epochs, batch_size, optimizer, cos_lr, label_smoothing, patience, sync_bn, seed, evolve,
+        graph, amp, kernels, bbox_iou_optim, device, local_rank, project, name, exist_ok, resume, nosave, noval,
+        noplots, save_period, save_steps, save_minutes, keep_saves, loggers,
+    )
+}  # fmt: skip
+ELSEWHERE = {
+    "dist_timeout": "distributed/test_losses.test_missing_rank_is_named_before_anything_slow",
+    "debug": "test_debug_shows_the_traceback",
+    "allow_download": "pipelines/test_download.py",
+    "on_save_error": "test_saving.test_a_disk_that_refuses",
+    "max_nonfinite": "test_nonfinite.test_a_run_that_diverges",
+    "bucket": "test_bucket",
+    "entity": "test_options.REFUSED, test_flags_of_wandb",
+    "upload_dataset": "test_options.REFUSED, test_flags_of_wandb",
+    "bbox_interval": "test_options.REFUSED, test_flags_of_wandb",
+    "artifact_alias": "test_options.REFUSED",
+}
+"""Flags that are tried by tests of their own."""
+
+
+def test_no_flag_is_left_out() -> None:
+    assert {*CHECKS, *ELSEWHERE} == set(flag_fields())
+    assert not set(CHECKS) & set(ELSEWHERE)
+
+
+@pytest.mark.parametrize("flag", CHECKS)
+def test_flag(flag: str, lab: Lab, plain: Trial) -> None:
+    CHECKS[flag](lab, plain)
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, shown in (([], False), (["--debug"], True)):
+        assert main(["--hyp", "nowhere.yaml", *arguments]) == 2
+        assert ("Traceback" in capsys.readouterr().err) == shown
+
+
+def test_ranks_must_meet_before_oneflow_is_loaded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="WORLD_SIZE=2: OneFlow was imported before the ranks have met"):
+        lab.train()
+
+
+def test_flags_of_wandb(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("wandb") is None:
+        pytest.skip("wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    trial = lab.train(loggers="wandb", entity="someone", upload_dataset="val", bbox_interval=1)
+    (log,) = trial.folder.glob("wandb/offline-run-*/run-*.wandb")
+    content = log.read_bytes()
+    for text in ("someone", "_dataset", "Bounding Box Debugger/Images"):
+        assert text.encode() in content, text
+
+
+def test_graph_and_eager_agree_with_many_flags_at_once(lab: Lab) -> None:
+    flags: dict[str, Any] = {
+        "multi_scale": True, "quad": True, "optimizer": "AdamW", "label_smoothing": 0.1, "cos_lr": True, "freeze": 2,
+        "image_weights": True, "epochs": 2, "seed": 1,
+    }  # fmt: skip
+    eager, compiled = lab.train(**flags), lab.train(**flags, graph=True)
+    assert compiled.heard.losses == eager.heard.losses
+    assert (compiled.folder / "results.csv").read_bytes() == (eager.folder / "results.csv").read_bytes()
+    assert "Multi-scale: " in compiled.log

@@ -1,0 +1,226 @@
+"""The command line and the settings tree: reference names, defaults, types, refusals. Nothing heavy is imported."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graph_train.settings.train_options import (
+    LOGGERS,
+    TrainOptions,
+    build_parser,
+    flag_fields,
+    given_flags,
+    options_from_flags,
+)
+
+REFERENCE_FLAGS = [
+    "--weights",
+    "--cfg",
+    "--data",
+    "--hyp",
+    "--epochs",
+    "--batch-size",
+    "--batch",
+    "--imgsz",
+    "--img",
+    "--img-size",
+    "--rect",
+    "--resume",
+    "--nosave",
+    "--noval",
+    "--noautoanchor",
+    "--noplots",
+    "--evolve",
+    "--bucket",
+    "--cache",
+    "--image-weights",
+    "--device",
+    "--multi-scale",
+    "--single-cls",
+    "--optimizer",
+    "--sync-bn",
+    "--workers",
+    "--project",
+    "--name",
+    "--exist-ok",
+    "--quad",
+    "--cos-lr",
+    "--label-smoothing",
+    "--patience",
+    "--freeze",
+    "--save-period",
+    "--seed",
+    "--local_rank",
+    "--entity",
+    "--upload_dataset",
+    "--bbox_interval",
+    "--artifact_alias",
+]
+"""Those of `train.py`, v7.0, but for `--batch`, a name of later versions."""
+
+
+def test_every_flag_of_the_reference_is_there() -> None:
+    known = {name for action in build_parser()._actions for name in action.option_strings}
+    assert [flag for flag in REFERENCE_FLAGS if flag not in known] == []
+
+
+def test_defaults_are_the_references_but_for_what_is_listed() -> None:
+    defaults = TrainOptions().as_flat_dict()
+    assert {name: defaults[name] for name in ("epochs", "batch_size", "imgsz", "workers", "patience", "seed")} == {
+        "epochs": 100, "batch_size": 16, "imgsz": 640, "workers": 8, "patience": 100, "seed": 0,
+    }  # fmt: skip
+    assert defaults["project"] == "runs/train"
+    assert defaults["save_period"] == -1
+    assert defaults["freeze"] == [0]
+    # docs/compatibility.md: nothing is downloaded, so neither weights nor data of the reference can be the default.
+    assert (defaults["weights"], defaults["data"]) == ("", "shapes")
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("--batch 8", "batch_size", 8),
+        ("--img-size 320", "imgsz", 320),
+        ("--img 320", "imgsz", 320),
+        ("--batch_size 8", "batch_size", 8),
+        ("--cache", "cache", "ram"),
+        ("--cache disk", "cache", "disk"),
+        ("--resume", "resume", "last"),
+        ("--resume some/run", "resume", "some/run"),
+        ("--evolve", "evolve", 300),
+        ("--evolve 7", "evolve", 7),
+        ("--upload_dataset", "upload_dataset", "all"),
+        ("--freeze 10", "freeze", [10]),
+        ("--freeze 0 1 2", "freeze", [0, 1, 2]),
+        ("--eager", "graph", False),
+        ("--graph", "graph", True),
+        ("--amp", "amp", True),
+        ("--no-amp", "amp", False),
+        ("--no-bbox-iou-optim", "bbox_iou_optim", False),
+        ("--label-smoothing 0.1", "label_smoothing", 0.1),
+    ],
+)
+def test_command_line(line: str, name: str, value: object) -> None:
+    assert given_flags(line.split()) == {name: value}
+
+
+@pytest.mark.parametrize("line", ["--epochs three", "--no-such-flag", "--optimizer Rprop", "--epoch 3"])
+def test_a_wrong_command_line_exits_with_2(line: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        given_flags(line.split())
+    assert stopped.value.code == 2
+
+
+def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        given_flags(["--help"])
+    printed = capsys.readouterr().out
+    for name, item in flag_fields().items():
+        assert "--" + name.replace("_", "-") in printed
+        assert len(item.metadata["help"]) > 8, name
+
+
+def test_settings_survive_the_way_through_opt_yaml() -> None:
+    options = options_from_flags(freeze=[1, 2], imgsz=320, amp=True, evolve=True, cache=True)
+    assert options_from_flags(**options.as_flat_dict()) == options
+
+
+@given(st.integers(1, 10**6), st.integers(1, 2**16), st.floats(0, 0.99), st.integers(0, 2**31))
+def test_numbers_reach_the_settings(epochs: int, batch: int, smoothing: float, seed: int) -> None:
+    line = f"--epochs {epochs} --batch-size {batch} --label-smoothing {smoothing!r} --seed {seed}"
+    optim = options_from_flags(**given_flags(line.split())).optim
+    assert (optim.epochs, optim.batch_size, optim.label_smoothing, optim.seed) == (epochs, batch, smoothing, seed)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "value"),
+    [
+        ({"weights": Path("a/b.pt")}, "weights", "a/b.pt"),
+        ({"freeze": 10}, "freeze", [10]),
+        ({"freeze": [1, 2]}, "freeze", [1, 2]),
+        ({"cache": True}, "cache", "ram"),
+        ({"cache": None}, "cache", ""),
+        ({"resume": True}, "resume", "last"),
+        ({"evolve": False}, "evolve", 0),
+        ({"amp": None}, "amp", None),
+        ({"label_smoothing": 0}, "label_smoothing", 0.0),
+    ],
+)
+def test_values_of_the_python_api(flags: dict[str, Any], name: str, value: object) -> None:
+    assert options_from_flags(**flags).as_flat_dict()[name] == value
+
+
+REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"epoch": 3}, "unknown setting 'epoch'; did you mean 'epochs'"),
+    ({"zzz": 3}, "unknown setting 'zzz'; known: weights, cfg"),
+    ({"epochs": "3"}, "epochs='3': give a whole number"),
+    ({"epochs": True}, "epochs=True: give a whole number"),
+    ({"rect": "yes"}, "rect='yes': give True or False"),
+    ({"freeze": ["a"]}, "give a whole number or a list"),
+    ({"data": 5}, "data=5: give a text"),
+    ({"epochs": 0}, "--epochs 0: must be at least 1"),
+    ({"imgsz": 8}, "--imgsz 8"),
+    ({"workers": -1}, "--workers -1"),
+    ({"patience": -1}, "--patience -1"),
+    ({"seed": -1}, "--seed -1"),
+    ({"evolve": -1}, "--evolve -1"),
+    ({"save_steps": -1}, "--save-steps -1: must be at least 0"),
+    ({"save_minutes": -0.5}, "--save-minutes -0.5"),
+    ({"save_minutes": float("nan")}, "--save-minutes nan"),
+    ({"keep_saves": 0}, "--keep-saves 0: must be at least 1"),
+    ({"max_nonfinite": -1}, "--max-nonfinite -1"),
+    ({"on_save_error": "ignore"}, "--on-save-error 'ignore': choose one of stop, continue"),
+    ({"save_steps": 5, "nosave": True}, "--save-steps and --nosave exclude each other"),
+    ({"save_minutes": 5, "evolve": 3}, "--save-minutes and --evolve exclude each other"),
+    ({"save_period": 5, "nosave": True}, "--save-period and --nosave exclude each other"),
+    ({"batch_size": 0}, "--batch-size 0"),
+    ({"batch_size": -2}, "--batch-size -2"),
+    ({"label_smoothing": 1.0}, "--label-smoothing 1.0"),
+    ({"cache": "gpu"}, "--cache 'gpu': choose ram or disk"),
+    ({"optimizer": "Rprop"}, "--optimizer 'Rprop': choose one of SGD, Adam, AdamW"),
+    ({"kernels": "maybe"}, "--kernels 'maybe'"),
+    ({"freeze": [-1]}, "layers count from 0"),
+    ({"rect": True, "quad": True}, "--rect and --quad exclude each other"),
+    ({"rect": True, "multi_scale": True}, "--rect and --multi-scale exclude each other"),
+    ({"rect": True, "image_weights": True}, "--rect and --image-weights exclude each other"),
+    ({"quad": True, "batch_size": 6}, "--batch-size 6 must be a multiple of 4"),
+    ({"evolve": 3, "resume": True}, "leave --resume out"),
+    ({"loggers": "csv,clearml"}, "--loggers clearml: choose from csv, tensorboard"),
+    ({"bucket": "gs://mine"}, "--bucket gs://mine: keeps the table of an evolution; add --evolve"),
+    ({"artifact_alias": "v3"}, "--artifact_alias v3"),
+    ({"upload_dataset": "some"}, "--upload_dataset 'some': choose all or val"),
+    ({"entity": "me"}, "add --loggers wandb"),
+    ({"upload_dataset": "val"}, "add --loggers wandb"),
+    ({"bbox_interval": 2}, "add --loggers wandb"),
+)
+
+
+@pytest.mark.parametrize(("flags", "said"), REFUSED, ids=[str(flags) for flags, _ in REFUSED])
+def test_what_no_run_can_use_is_refused(flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        options_from_flags(**flags)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_logger_whose_package_is_missing_is_refused(name: str) -> None:
+    if importlib.util.find_spec(name) is not None:
+        pytest.skip(f"{name} is installed")
+    with pytest.raises(ValueError, match=rf"pip install 'graph-train\[{name}\]'"):
+        options_from_flags(loggers=f"csv,{name}")
+
+
+def test_a_bucket_without_its_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ValueError, match=r"--bucket mine: its client gsutil \(Google Cloud CLI\) is not installed"):
+        options_from_flags(bucket="mine", evolve=2)
+
+
+def test_loggers_are_named_once_each() -> None:
+    assert options_from_flags(loggers=" csv, tensorboard,csv,").run.logger_names == ("csv", "tensorboard")
+    assert options_from_flags().run.logger_names == LOGGERS[:2]

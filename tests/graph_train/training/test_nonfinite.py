@@ -1,0 +1,161 @@
+"""Numbers that are not finite: one bad batch costs one update; many end the run, which says where they come from."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from graph_train.cli.train import main
+from graph_train.engine.step import EagerStep, GraphStep
+from graph_train.host.failures import DivergedError
+from graph_train.runs.checkpoint import load_checkpoint, save_checkpoint
+from graph_train.training.nonfinite import BATCH_FILE, first_bad_tensor
+from kernels.runtime import flow
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
+from tests.bfloat16 import computing_in_bfloat16
+from tests.distributed.jobs import JobLab
+from tests.graph_train.lab import Lab
+from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
+
+
+@pytest.mark.parametrize("kind", [EagerStep, GraphStep])
+def test_a_bad_batch_leaves_no_trace(kind: type[EagerStep] | type[GraphStep]) -> None:
+    step = tiny_step(kind)
+    settings = replace(tiny_schedule().at(20, 3), update=True)
+    images, labels = (flow.tensor(value) for value in random_batch(0, side=64, labels=5))
+    assert step(images, labels, settings).updated
+    step.state.flush()
+    before = step.state.arrays()
+    # A scale that lets the layers behind it overflow stands for a batch that does.
+    scale = step.state.network.model[1].bn.weight
+    sound = scale.numpy().copy()
+    with flow.no_grad():
+        scale.fill_(3e38)
+    for number in (1, 2):
+        step(images, labels, replace(settings, update=False))
+        result = step(images, labels, settings)
+        assert (result.updated, result.skipped, result.finite) == (False, True, False)
+        assert step.state.counters.skipped_in_row == number
+    with flow.no_grad():
+        scale.copy_(flow.tensor(sound))
+    step.state.flush()
+    after = step.state.arrays()
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert {name.split(".")[-1] for name in changed} == {"num_batches_tracked", "restorable_statistics"}
+    assert step(images, labels, settings).updated
+    assert (step.state.counters.skipped, step.state.counters.skipped_in_row) == (2, 0)
+
+
+def test_the_first_bad_tensor_is_named() -> None:
+    images, labels = random_batch(0, side=64, labels=5)
+
+    def named(step: EagerStep | GraphStep, labels: np.ndarray = labels, **how: Any) -> str:
+        return first_bad_tensor(step.state.network, step.criterion, images, labels, flow.tensor, **how)
+
+    assert "all of its tensors are finite" in named(tiny_step(EagerStep))
+    steep = tiny_step(EagerStep)
+    steep.criterion = DetectionLoss(steep.state.network.head_geometry, LossConfig(objectness=1e3))
+    assert named(steep, loss_scale=1e38).startswith("the gradient of model.9.m.")
+    step = tiny_step(EagerStep)
+    weight = step.state.network.model[2].conv.weight
+    with flow.no_grad():
+        weight[1, 2, 0, 0] = float("nan")
+    assert named(step) == f"weight model.2.conv.weight has 1 of {weight.numel()} values not finite"
+    step = tiny_step(EagerStep)
+    with flow.no_grad():
+        step.state.network.model[1].bn.weight.fill_(3e38)
+    assert named(step).startswith("the output of model.1")
+    bad = labels.copy()
+    bad[0, 0, 1:3] = np.nan
+    assert "loss is 1 of 1 values not finite" in named(tiny_step(EagerStep), bad)
+
+
+def test_the_first_bad_tensor_in_bfloat16() -> None:
+    images, labels = random_batch(0, side=64, labels=5)
+    step = tiny_step(EagerStep)
+    with computing_in_bfloat16():
+        text = first_bad_tensor(step.state.network, step.criterion, images, labels, flow.tensor)
+        assert "all of its tensors are finite" in text
+        with flow.no_grad():
+            step.state.network.model[1].bn.weight.fill_(3e38)
+        text = first_bad_tensor(step.state.network, step.criterion, images, labels, flow.tensor)
+    assert text.startswith("the output of model.1")
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_first_bad_tensor_of_mixed_precision(amp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no CUDA here; that the whole computation lies within the step's `autocast` can be seen without it."""
+    images, labels = random_batch(0, side=64, labels=5)
+    step, within = tiny_step(EagerStep), [False]
+    ran: list[bool] = []
+
+    @contextlib.contextmanager
+    def autocast(device: str) -> Iterator[None]:
+        assert device == "cuda"
+        within[0] = True
+        yield
+        within[0] = False
+
+    monkeypatch.setattr(flow, "autocast", autocast)
+    for module in (step.state.network, step.criterion):
+        module.register_forward_hook(lambda *_: ran.append(within[0]))
+    first_bad_tensor(step.state.network, step.criterion, images, labels, flow.tensor, amp=amp)
+    assert ran == [amp, amp]
+    assert not within[0]
+
+
+@pytest.mark.distributed
+def test_the_first_bad_tensor_lies_in_the_rows_of_another_rank(tmp_path: Path) -> None:
+    lab = JobLab(tmp_path)
+    try:
+        job = lab.run([], 2, module="tests.graph_train.training.nonfinite_job")
+    finally:
+        lab.close()
+    assert [job.text(rank).splitlines()[-1] for rank in range(2)] == ["the box loss is 1 of 1 values not finite"] * 2
+
+
+def test_a_run_that_diverges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lab = Lab(tmp_path)
+    begun = lab.train(epochs=3, batch_size=2, stop_after=1)
+    last = begun.folder / "weights" / "last.safetensors"
+    # Weights so large that the forward pass overflows: the state is finite, its losses are not.
+    checkpoint = load_checkpoint(last)
+    arrays = {name: value * 1e30 if name.endswith("bn.weight") else value for name, value in checkpoint.arrays.items()}
+    save_checkpoint(last, replace(checkpoint, arrays=arrays))
+    state = last.read_bytes()
+    assert main(["--resume", str(begun.folder), "--max-nonfinite", "2"]) == DivergedError.exit_code
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
+    assert "stopped: 2 updates in a row were not finite (--max-nonfinite); epoch 0, batch" in said
+    assert "not finite; the batch is kept in" in said
+    assert last.read_bytes() == state
+    with safe_open(str(begun.folder / BATCH_FILE), framework="numpy") as file:
+        assert file.get_tensor("images").shape == (2, 3, 64, 64)
+        assert file.get_tensor("labels").shape[2] == 5
+        assert len(json.loads(file.metadata()["files"])) == 2
+    log = (begun.folder / "train.log").read_text()
+    assert log.count("not finite; the update that it belongs to is left out") == 1
+    # Without a limit the run goes to its end, and never replaces a good state by what has overflowed.
+    ended = lab.train_as_given(resume=begun.folder, max_nonfinite=0)
+    assert len(ended.rows) == 3
+
+
+def test_statistics_that_are_not_finite_are_not_saved_while_a_batch_waits_for_its_update() -> None:
+    step = tiny_step(EagerStep)
+    settings = replace(tiny_schedule().at(20, 3), update=False)
+    images, labels = (flow.tensor(value) for value in random_batch(0, side=64, labels=5))
+    weight, mean = step.state.network.model[1].conv.weight, step.state.network.model[1].bn.running_mean
+    sound = mean.numpy().copy()
+    with flow.no_grad():
+        weight[0, 0, 0, 0] = float("nan")
+    step(images, labels, settings)
+    assert not np.isfinite(mean.numpy()).all()
+    step.state.flush()
+    np.testing.assert_array_equal(mean.numpy(), sound)
+    assert all(np.isfinite(value).all() for name, value in step.state.arrays().items() if "running" in name)

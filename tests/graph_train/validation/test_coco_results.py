@@ -1,0 +1,155 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graph_train.metrics.average_precision import ClassMetrics, match_detections, metrics_per_class
+from graph_train.validation.coco_results import (
+    COCO_CATEGORY_IDS,
+    annotations_beside,
+    default_ids,
+    evaluate_results,
+    ids_of_annotations,
+    result_entries,
+    write_results,
+)
+from graph_train.validation.validate import ImageDetections
+
+NAMES = ("RBC", "WBC", "Platelets")
+
+
+def image_with(*rows: tuple[float, ...], path: str = "images/000042.jpg") -> ImageDetections:
+    return ImageDetections(Path(path), (480, 640), np.asarray(rows, np.float32).reshape(-1, 6), np.zeros((0, 5)))
+
+
+def test_entry_by_hand() -> None:
+    entries = result_entries(image_with((10.12345, 20, 30.5, 60, 0.1234567, 1)), default_ids(("a", "b")))
+    assert entries == [{"image_id": 42, "category_id": 1, "bbox": [10.123, 20, 20.377, 40], "score": 0.12346}]
+
+
+@pytest.mark.parametrize(("name", "number"), [("000042.jpg", 42), ("cell_7.jpg", "cell_7"), ("²3.jpg", "²3")])
+def test_image_id_without_annotations(name: str, number: object) -> None:
+    assert default_ids(("a",)).image_id(Path(name)) == number
+
+
+def test_images_of_one_id_are_refused() -> None:
+    ids = default_ids(("a",))
+    apart = [Path("left/1.jpg"), Path("left/2.jpg"), Path("right/3.jpg")]
+    assert ids.for_images(apart) is ids
+    for other in ("right/1.jpg", "left/001.jpg"):
+        with pytest.raises(ValueError, match=f"--save-json: {other} and left/1.jpg would both be image 1; rename one"):
+            ids.for_images([*apart, Path(other)])
+
+
+def test_category_ids_of_coco() -> None:
+    assert len(COCO_CATEGORY_IDS) == 80
+    # person, bicycle ... fire hydrant 11, stop sign 13; the last one is toothbrush 90
+    assert (COCO_CATEGORY_IDS[0], COCO_CATEGORY_IDS[10], COCO_CATEGORY_IDS[11], COCO_CATEGORY_IDS[79]) == (
+        1,
+        11,
+        13,
+        90,
+    )
+    assert default_ids([f"c{i}" for i in range(80)], is_coco=True).category_ids == COCO_CATEGORY_IDS
+    assert default_ids(NAMES, is_coco=True).category_ids == (0, 1, 2)
+
+
+def write_annotations(path: Path) -> Path:
+    content = {
+        "images": [{"id": 7, "file_name": "val/x.jpg", "width": 100, "height": 100}],
+        "annotations": [],
+        "categories": [{"id": 3, "name": "RBC"}, {"id": 1, "name": "WBC"}],
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_ids_come_from_the_annotations(tmp_path: Path) -> None:
+    file = write_annotations(tmp_path / "instances_val.json")
+    ids = ids_of_annotations(file, ("WBC", "RBC"))
+    assert ids.category_ids == (1, 3)
+    assert ids.image_id(Path("elsewhere/x.jpg")) == ids.image_id(Path("x.png")) == 7
+    with pytest.raises(ValueError, match=r"y\.jpg: not among the images"):
+        ids.image_id(Path("y.jpg"))
+    with pytest.raises(ValueError, match="no category 'Platelets'"):
+        ids_of_annotations(file, NAMES)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": []}', '{"images": 3, "categories": []}'])
+def test_broken_annotations_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json: not a COCO annotation file"):
+        ids_of_annotations(tmp_path / "a.json", NAMES)
+
+
+def test_results_of_another_data_set_are_refused(tmp_path: Path) -> None:
+    file = write_annotations(tmp_path / "instances_val.json")
+    write_results(tmp_path / "r.json", result_entries(image_with((0, 0, 9, 9, 0.5, 0)), default_ids(("a",))))
+    with pytest.raises(ValueError, match="does not belong"):
+        evaluate_results(file, tmp_path / "r.json", [7])
+    write_results(tmp_path / "empty.json", [])
+    with pytest.raises(ValueError, match="no detection"):
+        evaluate_results(file, tmp_path / "empty.json", [7])
+
+
+def jittered_detections(annotations: Path, images: Path, *, noise: float, seed: int) -> list[ImageDetections]:
+    """Detections made from real annotations: moved, some twice, some missing, some of another class, some nowhere."""
+    random = np.random.default_rng(seed)
+    content = json.loads(annotations.read_text())
+    found = []
+    for image in content["images"]:
+        mine = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        labels = np.asarray([[a["category_id"] - 1, *a["bbox"]] for a in mine], np.float64).reshape(-1, 5)
+        labels[:, 3:] += labels[:, 1:3]
+        made = np.repeat(labels, random.integers(0, 3, len(labels)), axis=0)
+        made = np.concatenate((made, np.column_stack((random.integers(0, 3, 4), random.uniform(0, 300, (4, 4))))))
+        sides = np.abs(made[:, 3:5] - made[:, 1:3])
+        corners = made[:, 1:] + random.normal(0, noise, (len(made), 4)) * np.tile(sides, 2)
+        corners[:, 2:] = np.maximum(corners[:, :2] + 1, corners[:, 2:])
+        wrong = random.random(len(made)) < 0.1
+        category = np.where(wrong, random.integers(0, 3, len(made)), made[:, 0])
+        # The scores of COCO files have 5 digits; equal ones would make the order, and so the result, arbitrary.
+        score = np.sort(random.choice(99_999, len(made), replace=False) / 1e5)[::-1]
+        rows = np.column_stack((corners.clip(0, [640, 480, 640, 480]), score, category)).astype(np.float32)
+        found.append(ImageDetections(images / image["file_name"], (480, 640), rows, labels.astype(np.float32)))
+    return found
+
+
+def our_metrics(images: list[ImageDetections]) -> ClassMetrics:
+    correct = np.concatenate([match_detections(image.detections, image.labels) for image in images])
+    detections = np.concatenate([image.detections for image in images])
+    label_class = np.concatenate([image.labels[:, 0] for image in images])
+    return metrics_per_class(correct, detections[:, 4], detections[:, 5], label_class, interpolation="coco")
+
+
+@pytest.mark.parametrize(("noise", "seed"), [(0.02, 0), (0.05, 1), (0.1, 2)])
+def test_map_agrees_with_cocoeval_on_real_annotations(tmp_path: Path, bccd: Path, noise: float, seed: int) -> None:
+    annotations = bccd.parent / "annotations" / "instances_val.json"
+    images = jittered_detections(annotations, bccd.parent / "images" / "val", noise=noise, seed=seed)
+    found_beside = annotations_beside(images[0].path)
+    assert found_beside == annotations
+    ids = ids_of_annotations(annotations, NAMES)
+    write_results(tmp_path / "r.json", [entry for image in images for entry in result_entries(image, ids)])
+    coco = evaluate_results(annotations, tmp_path / "r.json", [ids.image_id(image.path) for image in images])
+    assert "Average Precision" in coco.table
+    _, _, map50, map50_95 = our_metrics(images).means()
+    assert (map50, map50_95) == pytest.approx((coco.map50, coco.map50_95), abs=1e-3)
+    assert 0.1 < map50_95 < 0.9
+
+
+def test_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "instances_val.json"
+    images = [{"id": n, "file_name": f"cam{n}/0001.jpg"} for n in (1, 2)]
+    file.write_text(json.dumps({"images": images, "categories": [{"id": 3, "name": "RBC"}]}))
+    with pytest.raises(ValueError, match="several images are called 0001"):
+        ids_of_annotations(file, ("RBC",))
+
+
+def test_annotations_need_neither_area_nor_iscrowd(tmp_path: Path) -> None:
+    truth, found = tmp_path / "instances_val.json", tmp_path / "found.json"
+    boxes = [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 10, 40, 40]}]
+    content = {"images": [{"id": 7, "file_name": "x.jpg", "width": 100, "height": 100}], "annotations": boxes}
+    truth.write_text(json.dumps({**content, "categories": [{"id": 3, "name": "RBC"}]}))
+    write_results(found, [{"image_id": 7, "category_id": 3, "bbox": [10, 10, 40, 40], "score": 0.9}])
+    assert evaluate_results(truth, found, [7]).map50_95 == pytest.approx(1.0)
