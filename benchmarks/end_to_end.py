@@ -102,8 +102,8 @@ def _describe(flags: argparse.Namespace, epochs: int, folder: Path) -> int:
     """Writes what the PyTorch loop trains on: network, weights, images, labels, when to update. Returns the images."""
     from graph_train.engine.schedule import Schedule
     from graph_train.settings.hyperparameters import Hyperparameters
-    from pipelines.dataset import load_dataset
-    from pipelines.index import index_images
+    from pipelines.data.dataset import load_dataset
+    from pipelines.data.index import index_images
 
     dataset = load_dataset(flags.data)
     index = index_images(dataset.split("train"), dataset.class_names)

@@ -23,7 +23,7 @@ from models.loss_config import LossConfig
 from models.network import DetectionModel
 from models.spec import load_model_spec
 from models.targets import HeadGeometry
-from pipelines.colour import finish_picture
+from pipelines.augmentation.colour import finish_picture
 
 Work = Callable[[], object]
 _functional = flow.nn.functional

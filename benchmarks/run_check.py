@@ -12,7 +12,7 @@ from graph_train.runs.results_csv import HEADER
 from graph_train.runs.run_folder import LAST
 from models.safetensors_file import checksum
 from models.weights import load_weights
-from pipelines.safe_yaml import load_yaml
+from pipelines.data.safe_yaml import load_yaml
 
 State = tuple[int, int]
 """Epoch and batches of it that are done."""

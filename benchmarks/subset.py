@@ -7,8 +7,8 @@ import yaml
 
 def write_subset(data: str, folder: Path, images: int) -> Path:
     """Writes the yaml of the first `images` training images and a quarter as many for validation; returns its path."""
-    from pipelines.dataset import load_dataset
-    from pipelines.listing import list_images
+    from pipelines.data.dataset import load_dataset
+    from pipelines.data.listing import list_images
 
     dataset = load_dataset(data)
     content: dict[str, object] = {"path": str(folder.resolve()), "names": list(dataset.class_names)}

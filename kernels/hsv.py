@@ -1,4 +1,4 @@
-"""Colour augmentation of a picture by the plugin; the definition, equal bit for bit, is `pipelines.colour`."""
+"""Colour augmentation of a picture by the plugin; defined, bit for bit, by `pipelines.augmentation.colour`."""
 
 import ctypes
 

@@ -20,7 +20,7 @@ from models.catalogue import (
     scaled_channels,
     scaled_repeats,
 )
-from pipelines.safe_yaml import load_yaml
+from pipelines.data.safe_yaml import load_yaml
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 Anchors = tuple[tuple[tuple[float, float], ...], ...]

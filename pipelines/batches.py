@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.decoding import QUEUE_DEPTH
-from pipelines.drawing import open_drawing
-from pipelines.image_cache import ImageStore
-from pipelines.pixels import GraphSettings
-from pipelines.plans import BatchPlan, FileGeometry
-from pipelines.problems import printable
-from pipelines.timings import Timings
+from pipelines.augmentation.plans import BatchPlan, FileGeometry
+from pipelines.dali.decoding import QUEUE_DEPTH
+from pipelines.dali.drawing import open_drawing
+from pipelines.dali.image_cache import ImageStore
+from pipelines.dali.pixels import GraphSettings
+from pipelines.dali.timings import Timings
+from pipelines.data.problems import printable
 
 _log = logging.getLogger("graph_train")
 _READY_BATCHES = 2

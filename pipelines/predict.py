@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from pipelines.augmentation.letterbox import Letterbox, letterbox
+from pipelines.augmentation.mosaic import place
+from pipelines.augmentation.plans import BatchPlan, FileGeometry, Picture
+from pipelines.augmentation.rendering import TileRender, placed_image
 from pipelines.batches import Batch, BatchSource
-from pipelines.decoding import Device
-from pipelines.images import ImageFacts, UnusableImageError, inspect_image, inspecting
-from pipelines.index import ImageIndex
-from pipelines.letterbox import Letterbox, letterbox
-from pipelines.mosaic import place
-from pipelines.pixels import GraphSettings
-from pipelines.plans import BatchPlan, FileGeometry, Picture
-from pipelines.problems import Problem
-from pipelines.rendering import TileRender, placed_image
-from pipelines.sources import ImageBytes
+from pipelines.dali.decoding import Device
+from pipelines.dali.pixels import GraphSettings
+from pipelines.dali.sources import ImageBytes
+from pipelines.data.images import ImageFacts, UnusableImageError, inspect_image, inspecting
+from pipelines.data.index import ImageIndex
+from pipelines.data.problems import Problem
 
 Size = tuple[int, int]
 

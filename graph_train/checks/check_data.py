@@ -12,10 +12,10 @@ from graph_train.plots.labels import plot_labels
 from graph_train.settings.check_options import CheckOptions
 from kernels.files import write_atomically
 from models.spec import load_model_spec
-from pipelines.dataset import SPLITS, Dataset, Split, load_dataset
-from pipelines.index import ImageIndex, scan_images
-from pipelines.listing import label_path
-from pipelines.problems import Problem, count, printable, write_problems
+from pipelines.data.dataset import SPLITS, Dataset, Split, load_dataset
+from pipelines.data.index import ImageIndex, scan_images
+from pipelines.data.listing import label_path
+from pipelines.data.problems import Problem, count, printable, write_problems
 
 
 def check_data(options: CheckOptions) -> int:

@@ -11,9 +11,9 @@ import numpy as np
 
 from graph_train.training.autoanchor import AnchorFit, anchor_fit, box_sizes_px
 from models.padded_labels import label_capacity, typical_label_capacity
-from pipelines.dataset import Dataset, Split
-from pipelines.index import ImageIndex
-from pipelines.problems import Problem, count, printable
+from pipelines.data.dataset import Dataset, Split
+from pipelines.data.index import ImageIndex
+from pipelines.data.problems import Problem, count, printable
 
 TINY_BOX_PX = 3.0
 _MOSAIC_TILES = 4

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
-from pipelines.cache_folder import user_cache_folder
-from pipelines.free_memory import free_memory
+from kernels.free_memory import free_memory
+from pipelines.data.cache_folder import user_cache_folder
 
 _PACKAGES = ("oneflow", "nvidia-dali-cuda120", "numpy", "pillow", "safetensors", "onednn-cpu-gomp", "matplotlib")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")

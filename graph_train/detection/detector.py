@@ -14,7 +14,7 @@ from graph_train.detection.portions import InPortions
 from models.network import DetectionModel
 from models.spec import load_model_spec
 from models.weights import LoadedWeights, load_weights, transfer
-from pipelines.dataset import load_dataset
+from pipelines.data.dataset import load_dataset
 
 Array = npt.NDArray[Any]
 

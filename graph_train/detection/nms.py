@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.nms import suppress
-from pipelines.boxes import cxcywh_to_xyxy
+from pipelines.augmentation.boxes import cxcywh_to_xyxy
 
 Array = npt.NDArray[Any]
 

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.host.memory import resident_bytes
+from kernels.free_memory import free_memory
 from kernels.runtime import flow
-from pipelines.free_memory import free_memory
 
 Array = npt.NDArray[Any]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, RunEndedError, ToldElsewhereError
 from graph_train.host.terminal import steady_output
-from pipelines.problems import printable
+from pipelines.data.problems import printable
 
 
 def run_command(name: str, command: Callable[[], int | None], *, debug: bool) -> int:

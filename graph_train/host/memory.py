@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines.free_memory import free_memory
+from kernels.free_memory import free_memory
 
 LOG = logging.getLogger("graph_train")
 GRAPH_SHARE = 0.9

@@ -104,13 +104,13 @@ class _Memory:
     def free(self) -> int:
         """Bytes that are left."""
         from graph_train.host.memory import device_memory
-        from pipelines.free_memory import free_memory
+        from kernels.free_memory import free_memory
 
         return free_memory() if self._on_cpu else device_memory(self._number).free
 
 
 def _facts(run: Any, *, graphs_add_up: bool) -> Facts:
-    from pipelines.draws import multi_scale_range
+    from pipelines.augmentation.draws import multi_scale_range
 
     factor = 1.0
     if run.setup.options.data.multi_scale and graphs_add_up:
@@ -130,7 +130,7 @@ def _step(run: Any, images: int) -> None:
     import numpy as np
 
     from kernels.runtime import flow
-    from pipelines.draws import multi_scale_range
+    from pipelines.augmentation.draws import multi_scale_range
 
     setup, side = run.setup, run.setup.image_px
     if setup.options.data.multi_scale:

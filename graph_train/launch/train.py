@@ -39,15 +39,16 @@ from graph_train.runs.saved_header import SavedHeader, read_header
 from graph_train.settings.flag_table import dashed
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, WANDB_ONLY, TrainOptions, options_from_flags
-from graph_train.training.assembly import Run, Saved, assemble, run_device
+from graph_train.training.assembly import Run, Saved, assemble
 from graph_train.training.early_stopping import EarlyStopping
+from graph_train.training.setup import run_device
 from graph_train.training.trainer import Trainer, TrainResult
 from kernels.files import write_atomically
 from models.complexity import measure
 from models.spec import load_model_spec
-from pipelines.dataset import load_dataset
-from pipelines.problems import write_problems
-from pipelines.safe_yaml import load_yaml
+from pipelines.data.dataset import load_dataset
+from pipelines.data.problems import write_problems
+from pipelines.data.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
 DEFAULT_PROJECT, EVOLVE_PROJECT = "runs/train", "runs/evolve"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from graph_train.plots.style import class_colour, text_on
 from kernels.files import replacing
-from pipelines.boxes import cxcywh_to_xyxy
+from pipelines.augmentation.boxes import cxcywh_to_xyxy
 
 Array = npt.NDArray[Any]
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.plots.style import ACCENT, INK, class_colour, hex_colour, new_figure, quiet_axes, save
-from pipelines.boxes import cxcywh_to_xyxy
+from pipelines.augmentation.boxes import cxcywh_to_xyxy
 
 Array = npt.NDArray[Any]
 

@@ -25,11 +25,11 @@ from graph_train.runs.run_folder import make_unused
 from graph_train.settings.predict_options import PredictOptions
 from graph_train.validation.validate import Speed
 from kernels.plugin import load_plugin
+from pipelines.augmentation.letterbox import BORDER_GREY, unletterbox_boxes
 from pipelines.batches import Batch
-from pipelines.letterbox import BORDER_GREY, unletterbox_boxes
+from pipelines.data.problems import Problem, printable
+from pipelines.data.video import Video, VideoFile, require_opencv
 from pipelines.predict import FrameBatches, ImageBatches, PredictSettings, inspect_images
-from pipelines.problems import Problem, printable
-from pipelines.video import Video, VideoFile, require_opencv
 
 Array = npt.NDArray[Any]
 LOG = logging.getLogger("graph_train")

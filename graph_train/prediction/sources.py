@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.home_folder import with_home
-from pipelines.listing import IMAGE_ENDINGS, UNSUPPORTED_ENDINGS, listed_image, walk_files
-from pipelines.problems import Problem, printable
-from pipelines.video import VIDEO_ENDINGS
+from pipelines.data.home_folder import with_home
+from pipelines.data.listing import IMAGE_ENDINGS, UNSUPPORTED_ENDINGS, listed_image, walk_files
+from pipelines.data.problems import Problem, printable
+from pipelines.data.video import VIDEO_ENDINGS
 
 STANDARD_INPUT = "-"
 _LOOKED_AT = IMAGE_ENDINGS | VIDEO_ENDINGS | UNSUPPORTED_ENDINGS

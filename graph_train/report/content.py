@@ -17,7 +17,8 @@ from graph_train.plots.style import class_colour, hex_colour, text_on
 from graph_train.runs.results_csv import RESULT_KEYS, VALIDATION_KEYS
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions, flag_fields
-from graph_train.training.assembly import Data, Run
+from graph_train.training.assembly import Run
+from graph_train.training.setup import Data
 from graph_train.validation.validate import ValidationResult
 from models.complexity import measure
 

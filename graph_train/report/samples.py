@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.boxes import cxcywh_to_xyxy
-from pipelines.index import ImageIndex
+from pipelines.augmentation.boxes import cxcywh_to_xyxy
+from pipelines.dali.sources import decode_on_host
+from pipelines.data.index import ImageIndex
 from pipelines.shard import Shard
-from pipelines.sources import decode_on_host
 from pipelines.val import ValPipeline
 
 SAMPLES = 8

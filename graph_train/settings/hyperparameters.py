@@ -15,8 +15,8 @@ import yaml
 
 from kernels.files import write_atomically
 from models.loss_config import LossConfig
-from pipelines.augment import AugmentConfig, largest
-from pipelines.safe_yaml import load_yaml
+from pipelines.augmentation.augment import AugmentConfig, largest
+from pipelines.data.safe_yaml import load_yaml
 
 _LOG = logging.getLogger(__name__)
 _SHIPPED_FOLDER = Path(__file__).parent / "hyp"

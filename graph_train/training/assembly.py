@@ -1,11 +1,9 @@
 """Puts a run together: data, network, loss, step, schedule, pipelines. The driver only runs what this builds."""
 
-import hashlib
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +12,11 @@ from graph_train.detection.inference import Inference
 from graph_train.engine.schedule import Schedule, check_image_size
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
 from graph_train.engine.step import Compilation, EagerStep, GraphStep, TrainStep
-from graph_train.host.devices import select_device
 from graph_train.ranks import team
-from graph_train.ranks.exchange import Exchange
-from graph_train.ranks.placement import Placement
-from graph_train.settings.hyperparameters import AUGMENTATIONS, Hyperparameters
+from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions
 from graph_train.training.autoanchor import AnchorRandom, check_anchors
+from graph_train.training.setup import Setup, load_data, run_device
 from kernels.plugin import load_plugin, set_cpu_bf16
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
@@ -28,11 +24,6 @@ from models.network import DetectionModel
 from models.padded_labels import typical_label_capacity
 from models.spec import ModelSpec, load_model_spec
 from models.weights import load_weights, transfer
-from pipelines.augment import AugmentConfig
-from pipelines.dataset import Dataset, load_dataset
-from pipelines.index import ImageIndex, index_images
-from pipelines.problems import count
-from pipelines.shard import Shard
 from pipelines.train import TrainPipeline
 from pipelines.val import ValPipeline
 
@@ -43,131 +34,6 @@ VAL_BATCH_FACTOR = 2
 """As YOLOv5 validates while training: twice the batch."""
 QUAD_LOSS_FACTOR = 4.0
 """As YOLOv5: a quad batch holds a quarter of the images, and its loss counts four times."""
-SHOWN_PROBLEMS = 5
-
-
-@dataclass(frozen=True)
-class Data:
-    """The data set of a run, indexed."""
-
-    dataset: Dataset
-    train: ImageIndex
-    val: ImageIndex
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """One name per class that is trained."""
-        return self.train.class_names
-
-    def fingerprint(self) -> str:
-        """The same for equal image names, sizes and labels in the same order, wherever the files lie."""
-        digest = hashlib.blake2b(digest_size=16)
-        for index in (self.train, self.val):
-            digest.update(repr(([path.name for path in index.paths], index.class_names)).encode())
-            digest.update(np.ascontiguousarray(index.sizes).tobytes())
-            for rows in index.labels:
-                digest.update(np.ascontiguousarray(rows).tobytes() + b"|")
-        return digest.hexdigest()
-
-
-def load_data(options: TrainOptions) -> Data:
-    """Finds and indexes the train and val split, and says what is wrong with them.
-
-    Raises:
-        ValueError: the data set is broken or empty, or `--strict` and there is any problem; names what and where.
-    """
-    dataset = load_dataset(options.data.data, allow_download=options.data.allow_download)
-    indices = []
-    for split in ("train", "val"):
-        index = index_images(
-            dataset.split(split),
-            dataset.class_names,
-            single_class=options.data.single_cls,
-            progress=split,
-            strict=options.data.strict,
-        )
-        report_problems(split, index)
-        indices.append(index)
-    return Data(dataset, *indices)
-
-
-def run_device(options: TrainOptions) -> str:
-    """The device of this process.
-
-    Raises:
-        ValueError: see `select_device`.
-    """
-    info = team.current().info
-    return select_device(options.engine.device, None if info.alone else info.local_rank)
-
-
-def report_problems(split: str, index: ImageIndex) -> None:
-    """One line on what the split holds, and the first few of its problems."""
-    background = sum(not len(rows) for rows in index.labels)
-    labels = sum(len(rows) for rows in index.labels)
-    errors = count(index.problems, "error")
-    LOG.info(
-        "%s: %d images, %d labels, %d without labels; %d errors, %d warnings",
-        split,
-        len(index),
-        labels,
-        background,
-        errors,
-        len(index.problems) - errors,
-    )
-    for problem in index.problems[:SHOWN_PROBLEMS]:
-        LOG.info("  %s", problem)
-    if len(index.problems) > SHOWN_PROBLEMS:
-        LOG.info("  … and %d more, all in the run's problems file", len(index.problems) - SHOWN_PROBLEMS)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a run has decided before anything is built."""
-
-    options: TrainOptions
-    hyp: Hyperparameters
-    data: Data
-    device: str
-    image_px: int
-    """Side of the training images, a multiple of the network's stride."""
-
-    @property
-    def placement(self) -> Placement:
-        """Where the tensors of the run live."""
-        return Placement(self.device, self.exchange.rank, self.exchange.ranks)
-
-    @property
-    def exchange(self) -> Exchange:
-        """The other ranks of the job."""
-        info = team.current().info
-        return Exchange(info.rank, info.world)
-
-    @property
-    def shard(self) -> Shard:
-        """This rank's part of every batch."""
-        return Shard(self.exchange.rank, self.exchange.ranks)
-
-    @property
-    def augment(self) -> AugmentConfig:
-        """The part of the hyper-parameters that the pipeline uses."""
-        shared = {name: getattr(self.hyp, name) for name in AUGMENTATIONS}
-        return AugmentConfig(**shared, rect=self.options.data.rect, quad=self.options.data.quad)
-
-    @property
-    def dali_device(self) -> Literal["cpu", "cuda"]:
-        """Where the pipelines draw."""
-        return "cuda" if self.device.startswith("cuda") else "cpu"
-
-    @property
-    def threads(self) -> int:
-        """DALI's threads: as asked for, but no more than there are cores."""
-        return max(1, min(self.options.data.workers, os.cpu_count() or 1))
-
-    @property
-    def amp(self) -> bool:
-        """Whether the step computes in mixed precision."""
-        return self.dali_device == "cuda" if self.options.engine.amp is None else self.options.engine.amp
 
 
 @dataclass(frozen=True)

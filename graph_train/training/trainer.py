@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from graph_train.engine.step import GraphStep, compile_seconds
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.host.failures import StoppedInOrder
 from graph_train.host.interrupts import StopRequest
-from graph_train.host.memory import require_graph_memory, resident_bytes
 from graph_train.host.progress import EpochProgress, EpochTimes
 from graph_train.runs.checkpoint import Checkpoint
 from graph_train.runs.cursor import Cursor
@@ -24,16 +23,13 @@ from graph_train.runs.saving import Saving, Snapshot
 from graph_train.training.agreement import Agreement, agreed_digest
 from graph_train.training.assembly import Run, anchors_px
 from graph_train.training.early_stopping import EarlyStopping
+from graph_train.training.epoch_batches import EpochBatches
+from graph_train.training.epoch_validation import EpochValidation, measured
 from graph_train.training.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
-from graph_train.training.sampling import class_weights, epoch_class_weights, image_weights
-from graph_train.validation.sharded_validation import Sharing
-from graph_train.validation.validate import TABLE_HEADER, ValidationResult, ValidationSettings, validate
-from graph_train.validation.validation_hooks import ValidationHooks
+from graph_train.validation.validate import ValidationResult
 from kernels.global_rows import here
 from kernels.runtime import Tensor
-from models.padded_labels import label_capacity, pad_labels
 from models.weights import copy_weights
-from pipelines.draws import multi_scale_sizes
 
 LOG = logging.getLogger("graph_train")
 DRAWN_BATCHES = 3
@@ -55,14 +51,6 @@ class TrainResult:
         return measured(self.validation)
 
 
-def measured(validation: ValidationResult | None) -> tuple[float, ...]:
-    """The seven numbers of a validation in the order of `results.csv`."""
-    if validation is None:
-        return (0.0,) * 7
-    losses = (0.0,) * 3 if validation.loss is None else validation.loss
-    return (*validation.means, *(float(value) for value in losses))
-
-
 class Trainer:
     """Runs what `assemble` has built."""
 
@@ -79,7 +67,6 @@ class Trainer:
         """`results`: rows of `results.csv` up to the cursor."""
         self.run, self.folder, self.cursor, self.stopper = run, folder, cursor, stopper
         self.callbacks = callbacks or Callbacks()
-        self.last_validation: ValidationResult | None = None
         self.times: list[EpochTimes] = []
         """Of each epoch that this process has trained."""
         self.csv = ResultsCsv(folder.path / "results.csv", results)
@@ -89,7 +76,9 @@ class Trainer:
         self._exchange = run.setup.exchange
         self._request = StopRequest()
         self._agreement = Agreement(self._exchange, self._request, self.callbacks)
-        self._val_total, self._most_labels = 0, 0
+        self._most_labels = 0
+        self._batches = EpochBatches(run)
+        self._validation = EpochValidation(run, folder.path, self.callbacks, self._meet_and_leave_if_asked)
         self._watch = NonFiniteWatch(options.optim.max_nonfinite, folder.path, self._first_bad_tensor)
 
     def train(self) -> TrainResult:
@@ -111,20 +100,27 @@ class Trainer:
         run, cursor = self.run, self.cursor
         with self.saving.guarded():
             self.csv.begin()
-        if run.setup.options.data.multi_scale:
-            self._reserve_largest()
+        self._batches.reserve_largest(cursor.epoch)
         self.callbacks.run("on_train_start")
         while cursor.epoch < run.setup.options.optim.epochs and not cursor.finished:
             if not self._train_epoch():
                 return self._stopped()
             self._finish_epoch()
-            self._agreement.meet()
-            self._leave_if_asked()
+            self._meet_and_leave_if_asked()
             if self.callbacks.stop_training and not cursor.finished:
                 return self._stopped()
         result = self._finish()
         self.saving.require_saved()
         return result
+
+    @property
+    def last_validation(self) -> ValidationResult | None:
+        """The latest that was finished."""
+        return self._validation.last
+
+    def _meet_and_leave_if_asked(self) -> None:
+        self._agreement.meet()
+        self._leave_if_asked()
 
     def _leave_if_asked(self) -> None:
         """Ends the run if a signal has asked for it; a closed terminal is only noted."""
@@ -171,7 +167,7 @@ class Trainer:
         progress = EpochProgress(
             cursor.epoch, run.setup.options.optim.epochs, batches=batches, first_batch=cursor.next_batch
         )
-        source = self._batches()
+        source = self._batches.left_of(cursor)
         while True:
             asked = time.perf_counter()
             batch = next(source, None)
@@ -197,46 +193,6 @@ class Trainer:
             self._save_now()
         return not self.callbacks.stop_training
 
-    def _batches(self) -> Iterator[Any]:
-        """What is left of the epoch."""
-        cursor = self.cursor
-        return iter(
-            self.run.train_pipeline.epoch(
-                cursor.epoch,
-                first_batch=cursor.next_batch,
-                image_weights=self._weights(),
-                sizes=self._sizes(cursor.epoch) if self.run.setup.options.data.multi_scale else None,
-            )
-        )
-
-    def _sizes(self, epoch: int) -> list[int]:
-        """Side in px of each batch of an epoch with `--multi-scale`."""
-        run = self.run
-        return multi_scale_sizes(
-            run.setup.options.optim.seed,
-            epoch,
-            run.train_pipeline.batches_per_epoch,
-            image_px=run.setup.image_px,
-            stride=run.state.network.spec.grid_px,
-        )
-
-    def _reserve_largest(self) -> None:
-        """Compiles the largest batch that will come, so that a lack of memory shows before the first epoch."""
-        run, options = self.run, self.run.setup.options
-        left = range(self.cursor.epoch, options.optim.epochs)
-        sizes = {size for epoch in left for size in self._sizes(epoch)}
-        if not sizes or not isinstance(run.step, GraphStep):
-            return
-        LOG.info("Multi-scale: %d image sizes from %d to %d px, one graph for each", len(sizes), min(sizes), max(sizes))
-        images, side = options.optim.batch_size, max(sizes)
-        if options.data.quad:
-            images, side = images // 4, side * 2
-        images = min(images, len(run.setup.data.train))
-        before = resident_bytes()
-        run.step.prepare((images, 3, side, side), (images, run.label_floor, 5), run.schedule.at(0, 0))
-        if run.setup.device == "cpu":
-            require_graph_memory(resident_bytes() - before, sizes)
-
     def _train_batch(self, batch: Any, number: int, progress: EpochProgress) -> None:
         """One step; `number` counts the batches of the whole run."""
         run, cursor = self.run, self.cursor
@@ -245,7 +201,7 @@ class Trainer:
                 self._draw(batch, number)
         self.callbacks.run("on_train_batch_start")
         total = run.train_pipeline.images_of(cursor.next_batch)
-        labels = self._padded(batch, total)
+        labels = self._batches.padded_labels(batch, total, self._most_labels)
         images = run.setup.placement.images(batch.images, total)
         started = time.perf_counter()
         compiled = compile_seconds(run.step)
@@ -289,20 +245,6 @@ class Trainer:
             loss_scale=suspect.facts["loss_scale"],
         )
 
-    def _padded(self, batch: Any, total: int) -> Tensor:
-        """Labels (B, T, 5); T below the data set's typical capacity is not used, so that few shapes are compiled."""
-        capacity = label_capacity(max(self._most_labels, self.run.label_floor))
-        return self.run.setup.placement.images(pad_labels(batch.labels, int(batch.images.shape[0]), capacity), total)
-
-    def _weights(self) -> np.ndarray | None:
-        """Weights of the images for `--image-weights`: rare classes and badly found ones count more."""
-        run = self.run
-        if not run.setup.options.data.image_weights:
-            return None
-        labels, classes = run.setup.data.train.labels, len(run.setup.data.class_names)
-        maps = np.asarray(self.cursor.maps or [0.0] * classes)
-        return image_weights(labels, classes, epoch_class_weights(class_weights(labels, classes) * classes, maps))
-
     def _draw(self, batch: Any, number: int) -> None:
         from graph_train.plots.images import plot_labelled
 
@@ -319,7 +261,7 @@ class Trainer:
         final = last_epoch or cursor.possible_stop
         run.state.flush()
         started = time.perf_counter()
-        validation = self.validate() if final or not options.run.noval else None
+        validation = self._validation.measure() if final or not options.run.noval else None
         self.times[-1] = replace(self.times[-1], validating=time.perf_counter() - started)
         if validation is not None:
             cursor.maps = [float(value) for value in validation.maps]
@@ -362,40 +304,6 @@ class Trainer:
             val_losses=(measures[4], measures[5], measures[6]),
             learning_rates=run.schedule.at(number, cursor.epoch).learning_rates,
         )
-
-    def validate(self, *, plots: bool = False, per_class: bool = False) -> ValidationResult:
-        """Measures the averaged weights and prints the table."""
-        run = self.run
-        settings = ValidationSettings(
-            single_cls=run.setup.options.data.single_cls,
-            plots_dir=self.folder.path if plots and not run.setup.options.run.noplots else None,
-        )
-        hooks = ValidationHooks(self.callbacks, run.setup.data.class_names)
-        LOG.info("%s", TABLE_HEADER)
-        result = validate(
-            self._forward,
-            self._until_asked(hooks.batches(run.val_pipeline)),
-            run.setup.data.class_names,
-            settings,
-            total=run.val_pipeline.batches_per_epoch,
-            on_image=hooks.image,
-            sharing=Sharing(self._exchange, run.val_pipeline.images_of),
-        )
-        self.last_validation = result
-        hooks.end(result)
-        LOG.info("%s", result.table(per_class=per_class))
-        return result
-
-    def _until_asked(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Validation is left at a signal too; it begins anew when the run goes on."""
-        for number, batch in enumerate(batches):
-            self._agreement.meet()
-            self._leave_if_asked()
-            self._val_total = self.run.val_pipeline.images_of(number)
-            yield batch
-
-    def _forward(self, images: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        return self.run.inference(images, rows, self._val_total)
 
     # --- saving ----------------------------------------------------------------------------------------------------
 
@@ -465,7 +373,7 @@ class Trainer:
             LOG.info("Validating %s", self.folder.best)
             self._load_best()
             with self.saving.guarded():
-                validation = self.validate(plots=True, per_class=True)
+                validation = self._validation.measure(plots=True, per_class=True)
         if not run.setup.options.run.noplots:
             from graph_train.plots.results import plot_results
 

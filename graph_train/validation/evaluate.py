@@ -33,10 +33,10 @@ from graph_train.validation.validate import (
 )
 from kernels.files import write_atomically
 from kernels.plugin import load_plugin
-from pipelines.coco_json import is_coco_file
-from pipelines.dataset import Dataset, Split, load_dataset
-from pipelines.index import ImageIndex, index_images
-from pipelines.letterbox import BORDER_GREY
+from pipelines.augmentation.letterbox import BORDER_GREY
+from pipelines.data.coco_json import is_coco_file
+from pipelines.data.dataset import Dataset, Split, load_dataset
+from pipelines.data.index import ImageIndex, index_images
 from pipelines.val import ValPipeline
 
 LOG = logging.getLogger("graph_train")

@@ -24,8 +24,8 @@ from graph_train.metrics.confusion import ConfusionMatrix
 from graph_train.ranks.exchange import Exchange
 from graph_train.settings.val_options import ValOptions
 from graph_train.validation.sharded_validation import Findings, Sharing, joined
-from pipelines.boxes import cxcywh_to_xyxy
-from pipelines.letterbox import unletterbox_boxes
+from pipelines.augmentation.boxes import cxcywh_to_xyxy
+from pipelines.augmentation.letterbox import unletterbox_boxes
 
 Array = npt.NDArray[Any]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.dataset import load_dataset
-from pipelines.index import ImageIndex, scan_images
+from pipelines.data.dataset import load_dataset
+from pipelines.data.index import ImageIndex, scan_images
 from tests.corpus.data_set import CorpusFile
 
 SECONDS = 60.0

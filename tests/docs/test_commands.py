@@ -15,7 +15,7 @@ import tomli
 
 from models.network import DetectionModel
 from models.spec import load_model_spec
-from pipelines.shapes import render_shapes
+from pipelines.data.shapes import render_shapes
 from tests.docs.commands import (
     ROOT,
     Command,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import boxes, colour, draws, geometry, letterbox, mosaic
+from pipelines.augmentation import boxes, colour, draws, geometry, letterbox, mosaic
 from tests.parity.harness import Mode, Report, Subject
 
 

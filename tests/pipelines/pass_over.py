@@ -13,9 +13,9 @@ from pathlib import Path
 
 from graph_train.host.memory import resident_bytes
 from kernels.plugin import load_plugin
-from pipelines.augment import AugmentConfig
-from pipelines.image_cache import CacheKind
-from pipelines.index import index_images
+from pipelines.augmentation.augment import AugmentConfig
+from pipelines.dali.image_cache import CacheKind
+from pipelines.data.index import index_images
 from pipelines.train import TrainPipeline
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from pipelines.images import inspect_image
-from pipelines.index import ImageIndex
+from pipelines.data.images import inspect_image
+from pipelines.data.index import ImageIndex
 
 GROUND = 40
 COLOURS = np.array(((230, 40, 40), (40, 230, 40), (40, 40, 230)), np.uint8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.letterbox import BORDER_GREY
+from pipelines.augmentation.letterbox import BORDER_GREY
 from pipelines.predict import FrameBatches, ImageBatches, PredictSettings, inspect_images
 
 

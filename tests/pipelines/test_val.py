@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.index import ImageIndex, index_images
-from pipelines.letterbox import rectangular_batches, unletterbox_boxes
+from pipelines.augmentation.letterbox import rectangular_batches, unletterbox_boxes
+from pipelines.data.index import ImageIndex, index_images
 from pipelines.shard import Shard
 from pipelines.val import ValPipeline
 from tests.pipelines.rendered import label_hits, rendered_index, unlabelled_patches

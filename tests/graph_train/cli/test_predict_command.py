@@ -22,7 +22,7 @@ from graph_train.prediction.sources import SourceFile, Sources
 from graph_train.runs import run_folder
 from graph_train.settings.predict_options import predict_options
 from models.weights import save_weights
-from pipelines.video import Video, VideoFile
+from pipelines.data.video import Video, VideoFile
 from tests.graph_train.tiny import steepen, tiny_network
 
 NAMES = ("red cell", "white/cell", "plate")

@@ -439,7 +439,7 @@ CHECKS: dict[str, Check] = {
 ELSEWHERE = {
     "dist_timeout": "distributed/test_losses.test_missing_rank_is_named_before_anything_slow",
     "debug": "test_debug_shows_the_traceback",
-    "allow_download": "pipelines/test_download.py",
+    "allow_download": "pipelines/data/test_download.py",
     "on_save_error": "test_saving.test_a_disk_that_refuses",
     "max_nonfinite": "test_nonfinite.test_a_run_that_diverges",
     "bucket": "test_bucket",

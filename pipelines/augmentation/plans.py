@@ -1,0 +1,99 @@
+"""What has to be known to make a batch: rectangles, blends, colours and labels, but no pixels yet."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.augmentation.rendering import ViewRender
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What happens to one drawn view.
+
+    Attributes:
+        partner: number of the view of the same batch to blend it with; None if it stays alone.
+        mix_ratio: its share of the blend.
+        hsv_gains: factors of hue, saturation, value; None leaves colours alone.
+    """
+
+    partner: int | None = None
+    mix_ratio: float = 1.0
+    hsv_gains: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class FileGeometry:
+    """How one file became one image of a validation batch.
+
+    Attributes:
+        original_hw: px of the file, upright.
+        ratio_hw: batch px per file px.
+        pad_wh: grey border on the left and on the top of the image, before rounding.
+    """
+
+    original_hw: tuple[int, int]
+    ratio_hw: tuple[float, float]
+    pad_wh: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawn picture and its place in a batch.
+
+    Attributes:
+        views: one, or two to be blended.
+        mix_ratio: share of the first one.
+        hsv_gains: None leaves colours alone.
+        row: image of the batch.
+        at: row and column in px where the picture starts in that image.
+    """
+
+    views: tuple[ViewRender, ...]
+    mix_ratio: float
+    hsv_gains: tuple[float, float, float] | None
+    row: int
+    at: tuple[int, int] = (0, 0)
+
+    def window(self, images: np.ndarray) -> np.ndarray:
+        """Its part (3, h, w) of the images (B, 3, H, W) of a batch, as a view."""
+        (top, left), (height, width) = self.at, self.views[0].output_hw
+        return images[self.row, :, top : top + height, left : left + width]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """All that has to be known to make one batch.
+
+    Attributes:
+        pictures: what to draw.
+        shape_hw: px of the batch images.
+        labels, indices, geometry: see `pipelines.batches.Batch`.
+    """
+
+    pictures: tuple[Picture, ...]
+    shape_hw: tuple[int, int]
+    labels: np.ndarray
+    indices: np.ndarray
+    geometry: tuple[FileGeometry, ...] = ()
+
+    @property
+    def views(self) -> list[ViewRender]:
+        """The first view of every picture, then the second ones of those that have two."""
+        return [p.views[0] for p in self.pictures] + [p.views[1] for p in self.pictures if len(p.views) == 2]
+
+    @property
+    def finishes(self) -> list[Finish]:
+        """What happens to each of the views."""
+        seconds = iter(range(len(self.pictures), 2 * len(self.pictures)))
+        firsts = [Finish(next(seconds) if len(p.views) == 2 else None, p.mix_ratio, p.hsv_gains) for p in self.pictures]
+        return firsts + [Finish() for p in self.pictures if len(p.views) == 2]
+
+    @property
+    def sources(self) -> list[int]:
+        """Numbers of all images that are looked at, each once."""
+        return list(dict.fromkeys(tile.source for view in self.views for tile in view.tiles))
+
+    def empty_images(self) -> np.ndarray:
+        """(B, 3, H, W) uint8, not yet written."""
+        return np.empty((len(self.indices), 3, *self.shape_hw), np.uint8)

@@ -1,0 +1,181 @@
+"""From the plan of a sample to rectangles of pixels: which part of which file is decoded, resized and put where."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.augmentation import geometry
+from pipelines.augmentation.draws import SamplePlan, View
+from pipelines.augmentation.mosaic import Placement, Rectangle, Size
+
+Span = tuple[float, float]
+
+_AVERAGE_BELOW = 2 / 3
+"""Tiles that shrink further than this are averaged; others are sampled.
+
+YOLOv5 samples always, but in two steps (file to image size, then the random scale), so it skips fewer pixels."""
+
+
+@dataclass(frozen=True)
+class TileRender:
+    """One piece of an image on its way to a canvas; positions are row, column in px.
+
+    Attributes:
+        source: image number.
+        crop_start, crop_shape: part of the image that is decoded; it holds all pixels the resampling looks at.
+        region_start, region_end: part of the crop that is resized, fractional; start > end mirrors that axis.
+        shape: px it becomes.
+        anchor: canvas position of its top left pixel.
+    """
+
+    source: int
+    crop_start: tuple[int, int]
+    crop_shape: tuple[int, int]
+    region_start: tuple[float, float]
+    region_end: tuple[float, float]
+    shape: tuple[int, int]
+    anchor: tuple[int, int]
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether so many pixels become one that they are averaged instead of sampled."""
+        region = (self.region_end[0] - self.region_start[0]) * (self.region_end[1] - self.region_start[1])
+        return self.shape[0] * self.shape[1] < _AVERAGE_BELOW**2 * abs(region)
+
+
+@dataclass(frozen=True)
+class ViewRender:
+    """A grey canvas with tiles, later ones on top, and how it is warped if it is.
+
+    Attributes:
+        tiles: those that can be seen.
+        canvas_hw: px.
+        warp: None if the canvas is the output; else (3, 3) float32 map from output px to canvas px.
+        output_hw: px.
+        pasted: polygons in canvas px inside which the canvas is replaced by its mirror image; only with a warp.
+    """
+
+    tiles: tuple[TileRender, ...]
+    canvas_hw: tuple[int, int]
+    warp: np.ndarray | None
+    output_hw: tuple[int, int]
+    pasted: tuple[np.ndarray, ...] = ()
+
+
+def flip_matrix(output_wh: Size, *, up_down: bool, left_right: bool) -> np.ndarray:
+    """(3, 3) map that mirrors an output in place."""
+    matrix = np.eye(3)
+    if left_right:
+        matrix[0] = -1.0, 0.0, output_wh[0]
+    if up_down:
+        matrix[1] = 0.0, -1.0, output_wh[1]
+    return matrix
+
+
+def render_sample(plan: SamplePlan, sizes: Sequence[Size], *, warp: bool) -> tuple[ViewRender, ...]:
+    """How to draw each view of a sample, flips included.
+
+    Args:
+        plan: what to draw.
+        sizes: width and height of all images.
+        warp: draw the canvas and warp it; otherwise tiles go straight to the output, which needs axis-aligned views
+            without copy-paste and gives the same picture with a single resampling.
+    """
+    flip = flip_matrix(plan.output_wh, up_down=plan.flip_up_down, left_right=plan.flip_left_right)
+    render = _warped_view if warp else _direct_view
+    return tuple(render(view, flip @ view.matrix, sizes) for view in plan.views)
+
+
+def _direct_view(view: View, matrix: np.ndarray, sizes: Sequence[Size]) -> ViewRender:
+    assert geometry.is_axis_aligned(matrix), "only scale and shift can do without a warp"
+    tiles = [
+        _tile(source, placed, sizes[source], matrix, view.output_wh)
+        for source, placed in zip(view.sources, view.placements, strict=True)
+    ]
+    output_hw = (view.output_wh[1], view.output_wh[0])
+    return ViewRender(tuple(t for t in tiles if t is not None), output_hw, None, output_hw)
+
+
+def _warped_view(view: View, matrix: np.ndarray, sizes: Sequence[Size]) -> ViewRender:
+    back = np.linalg.inv(matrix)
+    # Pasted objects come from the mirror image of the whole canvas.
+    left, top, right, bottom = (0, 0, *view.canvas_wh) if view.pasted else _visible_canvas(back, view)
+    shift = np.array(((1.0, 0.0, -left), (0.0, 1.0, -top), (0.0, 0.0, 1.0)))
+    canvas_wh = (right - left, bottom - top)
+    tiles = [
+        _tile(source, placed, sizes[source], shift, canvas_wh)
+        for source, placed in zip(view.sources, view.placements, strict=True)
+    ]
+    return ViewRender(
+        tiles=tuple(t for t in tiles if t is not None),
+        canvas_hw=(canvas_wh[1], canvas_wh[0]),
+        warp=(shift @ back).astype(np.float32),
+        output_hw=(view.output_wh[1], view.output_wh[0]),
+        pasted=tuple(pasted.polygon for pasted in view.pasted),
+    )
+
+
+def _visible_canvas(back: np.ndarray, view: View) -> Rectangle:
+    """The part of the canvas that the output can show, with a pixel around it for interpolation."""
+    width, height = view.output_wh
+    corners = np.array(((0, 0), (width, 0), (0, height), (width, height)), np.float64)
+    thirds = corners @ back[2, :2] + back[2, 2]
+    if thirds.min() <= 0:  # the horizon crosses the output: no finite rectangle holds what it shows
+        return 0, 0, view.canvas_wh[0], view.canvas_wh[1]
+    seen = geometry.map_points(back, corners)
+    low, high = np.floor(seen.min(axis=0)) - 1, np.ceil(seen.max(axis=0)) + 1
+    # At least one pixel, even if the output shows nothing but border.
+    left, top = (int(min(max(low[axis], 0), view.canvas_wh[axis] - 1)) for axis in range(2))
+    right, bottom = (int(max(min(high[axis], view.canvas_wh[axis]), (left, top)[axis] + 1)) for axis in range(2))
+    return left, top, right, bottom
+
+
+def _tile(source: int, placed: Placement, image_wh: Size, matrix: np.ndarray, output_wh: Size) -> TileRender | None:
+    """The tile that a placed image becomes under a map that only scales and shifts; None if none of it is seen."""
+    axes = [_axis(placed, axis, image_wh[axis], matrix, output_wh[axis]) for axis in (1, 0)]
+    if axes[0] is None or axes[1] is None:
+        return None
+    rows, columns = axes[0], axes[1]
+    return TileRender(
+        source=source,
+        crop_start=(rows.crop_start, columns.crop_start),
+        crop_shape=(rows.crop_length, columns.crop_length),
+        region_start=(rows.region[0] - rows.crop_start, columns.region[0] - columns.crop_start),
+        region_end=(rows.region[1] - rows.crop_start, columns.region[1] - columns.crop_start),
+        shape=(rows.length, columns.length),
+        anchor=(rows.anchor, columns.anchor),
+    )
+
+
+@dataclass(frozen=True)
+class _Axis:
+    anchor: int
+    length: int
+    region: Span
+    crop_start: int
+    crop_length: int
+
+
+def _axis(placed: Placement, axis: int, image_side: int, matrix: np.ndarray, output_side: int) -> _Axis | None:
+    scale, shift = float(matrix[axis, axis]), float(matrix[axis, 2])
+    edges = sorted((placed.rectangle[axis] * scale + shift, placed.rectangle[axis + 2] * scale + shift))
+    # Neighbours share an edge and therefore its rounding: no gap, no overlap.
+    first, last = (min(max(round(edge), 0), output_side) for edge in edges)
+    if first >= last or placed.rectangle[axis] >= placed.rectangle[axis + 2]:
+        return None
+    per_px = image_side / placed.size_wh[axis]
+    start, end = (((px - shift) / scale - placed.offset_xy[axis]) * per_px for px in (first, last))
+    reach = math.ceil(abs(end - start) / (last - first)) + 1  # of the resampling filter, in image px
+    low = min(max(math.floor(min(start, end)) - reach, 0), image_side - 1)
+    high = max(min(math.ceil(max(start, end)) + reach, image_side), low + 1)
+    return _Axis(first, last - first, (start, end), low, high - low)
+
+
+def placed_image(source: int, placed: Placement, image_wh: Size, output_wh: Size) -> ViewRender:
+    """One image where it was placed, on a canvas that is the output."""
+    tile = _tile(source, placed, image_wh, np.eye(3), output_wh)
+    assert tile is not None, "a letterboxed image is always seen"
+    output_hw = (output_wh[1], output_wh[0])
+    return ViewRender((tile,), output_hw, None, output_hw)

@@ -1,0 +1,1 @@
+"""From plans to pixels: decoding, drawing, caches of images."""

@@ -1,0 +1,211 @@
+"""From plans to pixels: all of it in DALI, or decoding in DALI and drawing by a kernel of the plugin.
+
+On a GPU, and for views that are turned, sheared or bent, DALI's graph (`pipelines.dali.pixels`) draws. On a CPU its
+resize and warp take most of the time of upright views, so the plugin's `kernels.drawing` draws these, with the same
+filters, several pictures at a time; without the plugin DALI draws them as well.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, Protocol
+
+import numpy as np
+
+import kernels.plugin
+from kernels.drawing import draw_region
+from pipelines.augmentation.colour import finish_picture, mix_images
+from pipelines.augmentation.letterbox import BORDER_GREY
+from pipelines.augmentation.plans import BatchPlan, Picture
+from pipelines.augmentation.rendering import ViewRender
+from pipelines.dali.decoding import TileDecoder
+from pipelines.dali.image_cache import ImageStore
+from pipelines.dali.pixels import CanvasPipeline, GraphSettings
+from pipelines.dali.timings import Timings
+
+
+class Drawing(Protocol):
+    """Turns plans into images, in order: `submit` a few plans, then `start` the oldest and call what that returns."""
+
+    def submit(self, plan: BatchPlan) -> None:
+        """Reads the images of a plan and queues their decoding; at most `QUEUE_DEPTH` plans may be queued."""
+        ...
+
+    def start(self, plan: BatchPlan) -> Callable[[], Any]:
+        """Waits until the oldest queued plan is decoded and starts to draw it; the result waits for the images.
+
+        Raises:
+            RuntimeError: DALI refuses an image; see `restart`.
+        """
+        ...
+
+    def restart(self) -> None:
+        """After a failure: a new graph with nothing queued; waits for what is being drawn."""
+        ...
+
+    def close(self) -> None:
+        """Ends all threads."""
+        ...
+
+
+def open_drawing(settings: GraphSettings, images: ImageStore, timings: Timings) -> Drawing:
+    """The fastest way to draw what the settings describe."""
+    if settings.device == "cpu" and not settings.warp and kernels.plugin.is_loaded():
+        return KernelDrawing(settings, images, timings)
+    return GraphDrawing(settings, images, timings)
+
+
+class GraphDrawing:
+    """DALI draws; on a CPU, blending, colour and layout follow on the host."""
+
+    def __init__(self, settings: GraphSettings, images: ImageStore, timings: Timings) -> None:
+        self._settings, self._images, self._timings = settings, images, timings
+        self._canvases = CanvasPipeline(settings)
+
+    def submit(self, plan: BatchPlan) -> None:
+        """See `Drawing`."""
+        views = plan.views
+        with self._timings.counting("reading"):
+            images = [[self._images.tile(tile) for tile in view.tiles] for view in views]
+        self._canvases.submit(views, images, plan.finishes)
+
+    def start(self, plan: BatchPlan) -> Callable[[], Any]:
+        """See `Drawing`; everything is done when it returns."""
+        with self._timings.counting("dali"):
+            drawn = self._canvases.collect()
+        with self._timings.counting("pixels"):
+            complete = device_images if self._settings.device == "cuda" else _host_images
+            images = complete(drawn, plan)
+            self._canvases.release()
+        return lambda: images
+
+    def restart(self) -> None:
+        """See `Drawing`."""
+        self._canvases.close()
+        self._canvases = CanvasPipeline(self._settings)
+
+    def close(self) -> None:
+        """See `Drawing`."""
+        self._canvases.close()
+
+
+class KernelDrawing:
+    """DALI decodes (nothing, if the images are kept decoded), a kernel draws, as many pictures at a time as threads."""
+
+    def __init__(self, settings: GraphSettings, images: ImageStore, timings: Timings) -> None:
+        self._settings, self._images, self._timings = settings, images, timings
+        self._decoder = self._new_decoder()
+        self._crops: deque[list[np.ndarray]] = deque()
+        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="graph-train-drawing")
+        self._jobs: list[Future[None]] = []
+
+    def _new_decoder(self) -> TileDecoder | None:
+        settings = self._settings
+        if settings.decoded:
+            return None
+        return TileDecoder(most_tiles=settings.slots * settings.batch_size, threads=settings.threads)
+
+    def submit(self, plan: BatchPlan) -> None:
+        """See `Drawing`."""
+        tiles = [tile for view in plan.views for tile in view.tiles]
+        with self._timings.counting("reading"):
+            images = [self._images.tile(tile) for tile in tiles]
+        if self._decoder is None:
+            self._crops.append(images)
+        elif tiles:
+            self._decoder.submit(tiles, images)
+
+    def start(self, plan: BatchPlan) -> Callable[[], np.ndarray]:
+        """See `Drawing`; drawing goes on in the background."""
+        views = plan.views
+        count = sum(len(view.tiles) for view in views)
+        decoder = self._decoder if count else None
+        if decoder is not None:
+            with self._timings.counting("dali"):
+                decoded = decoder.collect()
+            crops = [decoded.at(number) for number in range(count)]
+        else:
+            crops = [] if self._decoder is not None else self._crops.popleft()
+        rest = iter(crops)
+        crops_of_views = [[next(rest) for _ in view.tiles] for view in views]
+        images = plan.empty_images()
+        jobs = []
+        for number, (picture, finish) in enumerate(zip(plan.pictures, plan.finishes, strict=False)):
+            own = [crops_of_views[n] for n in (number, finish.partner) if n is not None]
+            jobs.append(self._pool.submit(draw_picture, picture, own, picture.window(images)))
+        self._jobs = jobs
+
+        def finished() -> np.ndarray:
+            with self._timings.counting("pixels"):
+                for job in jobs:
+                    job.result()
+            if decoder is not None:
+                decoder.release()
+            return images
+
+        return finished
+
+    def restart(self) -> None:
+        """See `Drawing`."""
+        wait(self._jobs)  # they read the decoder's memory
+        if self._decoder is not None:
+            self._decoder.close()
+        self._decoder = self._new_decoder()
+        self._crops.clear()
+
+    def close(self) -> None:
+        """See `Drawing`."""
+        self._pool.shutdown()
+        if self._decoder is not None:
+            self._decoder.close()
+
+
+def draw_picture(picture: Picture, crops: Sequence[Sequence[np.ndarray]], target: np.ndarray) -> None:
+    """Draws the views of a picture without warp, blends them and applies the colour gains.
+
+    Args:
+        picture: what to draw.
+        crops: for each view the (h, w, 3) uint8 pixels that its tiles look at.
+        target: (3, h, w) uint8, written; rows without gaps.
+    """
+    draw_view(picture.views[0], crops[0], target)
+    if len(picture.views) == 2:
+        other = np.empty(target.shape, np.uint8)
+        draw_view(picture.views[1], crops[1], other)
+        target[...] = mix_images(target, other, picture.mix_ratio)
+    if picture.hsv_gains is not None:
+        finish_picture([target.transpose(1, 2, 0)], 1.0, picture.hsv_gains, target)
+
+
+def draw_view(view: ViewRender, crops: Sequence[np.ndarray], target: np.ndarray) -> None:
+    """Draws the tiles of a view without warp on grey, later ones on top; arguments as for `draw_picture`."""
+    target[...] = BORDER_GREY
+    for tile, crop in zip(view.tiles, crops, strict=True):
+        (top, left), (height, width) = tile.anchor, tile.shape
+        draw_region(
+            crop,
+            (*tile.region_start, *tile.region_end),
+            target[:, top : top + height, left : left + width],
+            average=tile.shrinks,
+        )
+
+
+def _host_images(drawn: Any, plan: BatchPlan) -> np.ndarray:
+    """Blends, colours and copies what DALI drew into an array of its own."""
+    images = plan.empty_images()
+    for number, (picture, finish) in enumerate(zip(plan.pictures, plan.finishes, strict=False)):
+        views = [drawn.at(n) for n in (number, finish.partner) if n is not None]
+        finish_picture(views, finish.mix_ratio, finish.hsv_gains, picture.window(images))
+    return images
+
+
+def device_images(drawn: Any, plan: BatchPlan) -> Any:
+    """A OneFlow tensor with its own copy, made on the device, of the finished images that DALI drew."""
+    # Imported here so that pipelines on a CPU do not wait for the CUDA libraries.
+    from kernels.runtime import flow
+
+    shared = flow.from_dlpack(drawn.as_tensor().__dlpack__())
+    images = shared[: len(plan.pictures)].clone()
+    # DALI takes its memory back after this: the copy has to be complete.
+    flow.cuda.synchronize()
+    return images

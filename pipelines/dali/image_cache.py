@@ -1,0 +1,211 @@
+"""`--cache`: images kept decoded or encoded in memory, or decoded on disk, so that epochs need not read or decode."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+from tqdm import tqdm
+
+from kernels.files import replacing
+from kernels.free_memory import free_memory
+from pipelines.augmentation.rendering import TileRender
+from pipelines.dali.decoding import Device
+from pipelines.dali.sources import ImageBytes, decode_on_host, needs_host_decoding
+from pipelines.data.cache_folder import file_stamp, make_private_folder, user_cache_folder
+from pipelines.data.index import ImageIndex
+from pipelines.data.problems import printable
+
+CacheKind = Literal["ram", "disk"]
+MEMORY_SHARE = 0.8
+"""How much of the free memory, or of the free disk, a cache may take."""
+
+
+@dataclass(frozen=True)
+class CacheNeed:
+    """Bytes that a cache of a data set takes.
+
+    Attributes:
+        decoded: all images as pixels; also what a cache on disk takes.
+        encoded: all images as their files are, except those that have to be decoded on the host anyway.
+    """
+
+    decoded: int
+    encoded: int
+
+
+def cache_need(index: ImageIndex) -> CacheNeed:
+    """What `--cache` would take for these images."""
+    pixels = index.sizes.astype(np.int64).prod(axis=1) * 3
+    files = np.array([found.file_bytes for found in index.formats], np.int64)
+    on_host = np.array([needs_host_decoding(found) for found in index.formats], bool)
+    return CacheNeed(int(pixels.sum()), int(np.where(on_host, pixels, files).sum()))
+
+
+def open_images(
+    index: ImageIndex,
+    cache: CacheKind | None = None,
+    *,
+    folder: Path | None = None,
+    workers: int = 1,
+    progress: str | None = None,
+    memory: Callable[[], int] = free_memory,
+) -> "ImageStore":
+    """The images of an index, from which DALI's input for each tile comes.
+
+    Args:
+        index: which images.
+        cache: None reads and decodes every time. "ram" keeps them in memory, decoded if that fits into 80 % of what is
+            free and else as their files are. "disk" keeps them decoded in files.
+        folder: of the files of "disk"; by default in the user's cache folder, never beside the images.
+        workers: threads that fill the cache.
+        progress: what the progress bar is called; None shows none.
+        memory: tells how many bytes are free.
+    Raises:
+        ValueError: an unknown kind, or it does not fit; with the numbers.
+        OSError: an image cannot be read.
+    """
+    plain = ImageBytes(index)
+    if cache is None:
+        return plain
+    if cache not in get_args(CacheKind):
+        raise ValueError(f"cache {cache!r}: must be {' or '.join(get_args(CacheKind))}")
+    if cache == "disk":
+        load = _disk_loader(index, folder or user_cache_folder() / "images")
+    elif _fits_decoded(index, memory()):
+        load = lambda number: decode_on_host(index.paths[number])  # noqa: E731
+    else:
+        return EncodedImages(_filled(plain.__getitem__, len(index), workers, progress), plain)
+    return DecodedImages(_filled(load, len(index), workers, progress))
+
+
+def _filled(load: Callable[[int], np.ndarray], count: int, workers: int, progress: str | None) -> list[np.ndarray]:
+    with ThreadPoolExecutor(workers) as pool:
+        return list(tqdm(pool.map(load, range(count)), total=count, desc=progress, disable=progress is None or None))
+
+
+class EncodedImages:
+    """Images in memory as their files are; the same reading as `ImageBytes`."""
+
+    decoded = False
+
+    def __init__(self, kept: list[np.ndarray], plain: ImageBytes) -> None:
+        self._kept, self._plain = kept, plain
+
+    def tile(self, tile: TileRender) -> np.ndarray:
+        """(bytes,) uint8 of the whole image of a tile; not to be written."""
+        return self._kept[tile.source]
+
+    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+        """As `ImageBytes.decode_refused_on_host`."""
+        refused = self._plain.decode_refused_on_host(numbers, device)
+        for number in refused:
+            self._kept[number] = self._plain[number]
+        return refused
+
+    def explain_failure(self, numbers: list[int]) -> str:
+        """As `ImageBytes.explain_failure`."""
+        return self._plain.explain_failure(numbers)
+
+
+class DecodedImages:
+    """Images as pixels, in memory or in files that are mapped into it."""
+
+    decoded = True
+
+    def __init__(self, kept: list[np.ndarray]) -> None:
+        self._kept = kept
+
+    def tile(self, tile: TileRender) -> np.ndarray:
+        """(h, w, 3) uint8 RGB: the part of an image that a tile looks at, as a view."""
+        (top, left), (height, width) = tile.crop_start, tile.crop_shape
+        return self._kept[tile.source][top : top + height, left : left + width]
+
+    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+        """Nothing is decoded any more."""
+        del numbers, device
+        return []
+
+    def explain_failure(self, numbers: list[int]) -> str:
+        """Nothing is decoded any more, so no image can be to blame."""
+        del numbers
+        return ""
+
+
+class ImageStore(Protocol):
+    """Where DALI's input comes from."""
+
+    @property
+    def decoded(self) -> bool:
+        """Whether tiles are pixels of their crops; otherwise bytes of their whole images."""
+
+    def tile(self, tile: TileRender) -> np.ndarray:
+        """DALI's input for one tile."""
+
+    def explain_failure(self, numbers: list[int]) -> str:
+        """Which of these images cannot be decoded, and why; empty if that is not the reason."""
+
+    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+        """Which of these images DALI refuses; their next `tile` is in a form that it takes."""
+
+
+def _fits_decoded(index: ImageIndex, free: int) -> bool:
+    """Whether images fit into memory decoded, and not only encoded; refuses if neither fits."""
+    need, budget = cache_need(index), int(free * MEMORY_SHARE)
+    if need.decoded <= budget:
+        return True
+    if need.encoded <= budget:
+        return False
+    raise ValueError(
+        f"cache ram: {len(index)} images take {_gb(need.decoded)} decoded and {_gb(need.encoded)} encoded, but only"
+        f" {_gb(budget)} may be used ({MEMORY_SHARE:.0%} of {_gb(free)} free); use --cache disk or none"
+    )
+
+
+def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]:
+    make_private_folder(folder)
+    sizes = index.sizes_wh
+    missing = [n for n in range(len(index)) if not _is_whole(_cached_file(index.paths[n], folder), sizes[n])]
+    need = int((index.sizes[missing].astype(np.int64).prod(axis=1) * 3).sum())
+    free = shutil.disk_usage(folder).free
+    if need > free * MEMORY_SHARE:
+        raise ValueError(
+            f"cache disk: {len(missing)} images take {_gb(need)} in {folder}, but only {_gb(int(free * MEMORY_SHARE))}"
+            f" may be used ({MEMORY_SHARE:.0%} of {_gb(free)} free); free some space, or use --cache ram or none"
+        )
+
+    def load(number: int) -> np.ndarray:
+        path, (width, height) = index.paths[number], sizes[number]
+        target = _cached_file(path, folder)
+        if not _is_whole(target, sizes[number]):
+            pixels = decode_on_host(path)
+            if pixels.shape != (height, width, 3):
+                raise OSError(f"{printable(path)}: no longer of {width} x {height} px; was it changed during the run?")
+            with replacing(target, lasting=False) as temporary:
+                pixels.tofile(temporary)
+        return np.memmap(target, np.uint8, "r", shape=(height, width, 3))
+
+    return load
+
+
+def _is_whole(target: Path, image_wh: tuple[int, int]) -> bool:
+    """False where it is absent or cut off, as after a full disk or a loss of power."""
+    try:
+        return target.stat().st_size == image_wh[0] * image_wh[1] * 3
+    except FileNotFoundError:
+        return False
+
+
+def _cached_file(path: Path, folder: Path) -> Path:
+    """Named after all that a changed image would change."""
+    key = b"2\0%s\0%s" % (os.fsencode(path.absolute()), file_stamp(path))
+    return folder / f"{hashlib.sha256(key).hexdigest()[:32]}.rgb"
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"

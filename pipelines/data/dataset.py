@@ -1,0 +1,236 @@
+"""Dataset yaml files in YOLOv5's form: where the images of each split are, and what the classes are called."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.data.coco_json import is_coco_file
+from pipelines.data.download import archives, fetch_into, how_to_get
+from pipelines.data.home_folder import with_home
+from pipelines.data.problems import printable
+from pipelines.data.safe_yaml import YamlFile, load_yaml
+from pipelines.data.shapes import SHAPES_NAME, render_shapes
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+MAX_CLASSES = 10_000
+MAX_PATH_LENGTH = 4096
+
+_log = logging.getLogger("graph_train")
+_SHIPPED = Path(__file__).with_name("datasets")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a dataset yaml says.
+
+    Attributes:
+        name: the yaml's name without its extension.
+        file: the yaml.
+        root: the folder that relative sources were found in.
+        train, val, test: sources of images: folders, txt lists of images, COCO json files; empty where the split is
+            not there.
+        class_names: one per class; empty if the yaml names none (only with COCO json, which names them itself).
+        absent: why a split has no sources.
+    """
+
+    name: str
+    file: Path
+    root: Path
+    train: tuple[Path, ...]
+    val: tuple[Path, ...]
+    test: tuple[Path, ...]
+    class_names: tuple[str, ...]
+    absent: dict[Split, str] = field(default_factory=dict)
+
+    def split(self, name: Split) -> tuple[Path, ...]:
+        """The sources of a split.
+
+        Raises:
+            ValueError: the data set has no such split, or its images are missing.
+        """
+        if name in self.absent:
+            raise ValueError(self.absent[name])
+        sources: tuple[Path, ...] = getattr(self, name)
+        return sources
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Names that `load_dataset` knows without a file."""
+    return (*sorted(file.name for file in _SHIPPED.glob("*.yaml")), SHAPES_NAME)
+
+
+def load_dataset(
+    path_or_name: str | Path, *, require: Sequence[Split] = ("train", "val"), allow_download: bool = False
+) -> Dataset:
+    """Reads a dataset yaml, one of the shipped ones, or makes the built-in data set `shapes`.
+
+    A relative `path` is looked for beside the yaml, then in the current folder (YOLOv5 looks in the current folder
+    only); for a shipped yaml in the current folder and in `datasets/` there. `download` is fetched only if that
+    is allowed and a required split is missing, see `pipelines.data.download`.
+
+    Args:
+        path_or_name: a yaml file, or one of `shipped_names()` if there is no such file.
+        require: splits that must be there.
+        allow_download: fetch what is missing from the yaml's addresses, if their checksums are given.
+    Raises:
+        ValueError: the yaml is broken, contradicts itself, or a required split is missing; names file, line, column.
+        OSError: no such file.
+    """
+    file = _find_file(path_or_name)
+    shipped = file.parent == _SHIPPED
+    yaml = load_yaml(file)
+    roots = _roots(yaml, shipped)
+    found = {split: _sources(yaml, split, roots) for split in SPLITS}
+    if allow_download and any(isinstance(found[split], str) for split in require):
+        _download(yaml, roots)
+        found = {split: _sources(yaml, split, roots) for split in SPLITS}
+    absent = {split: sources for split, sources in found.items() if isinstance(sources, str)}
+    for split in require:
+        if split in absent:
+            raise ValueError(absent[split])
+    there: dict[Split, tuple[Path, ...]] = {s: f for s, f in found.items() if not isinstance(f, str)}
+    is_coco = [is_coco_file(source) for sources in there.values() for source in sources]
+    names = _class_names(yaml, optional=bool(is_coco) and all(is_coco))
+    return Dataset(
+        name=SHAPES_NAME if str(path_or_name) == SHAPES_NAME else file.stem,
+        file=file,
+        root=next((root for root in roots if root.is_dir()), roots[0]),
+        train=there.get("train", ()),
+        val=there.get("val", ()),
+        test=there.get("test", ()),
+        class_names=names,
+        absent=absent,
+    )
+
+
+def _find_file(path_or_name: str | Path) -> Path:
+    path = with_home(path_or_name)
+    if os.path.isdir(path):
+        raise ValueError(f"{printable(path)}: a folder; give the dataset yaml (path, train, val, names)")
+    if os.path.exists(path):
+        return Path(os.path.abspath(path))
+    if str(path_or_name) == SHAPES_NAME:
+        return render_shapes()
+    for name in (path.name, f"{path.name}.yaml"):
+        if path.parent == Path() and (_SHIPPED / name).is_file():
+            return _SHIPPED / name
+    raise FileNotFoundError(
+        f"{printable(path)}: no such dataset yaml; give the path of one, or one of {', '.join(shipped_names())}"
+    )
+
+
+def _path(yaml: YamlFile, *key: Any) -> Path:
+    value = yaml.data
+    for part in key:
+        value = value[part]
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"{yaml.where(*key)}: {key[0]} must be a path, found {value!r:.80}")
+    if len(value) > MAX_PATH_LENGTH:
+        raise ValueError(f"{yaml.where(*key)}: {key[0]} must be a path, found {len(value)} characters")
+    try:
+        return with_home(value)
+    except ValueError as error:
+        raise ValueError(f"{yaml.where(*key)}: {key[0]}: {error}") from None
+
+
+def _roots(yaml: YamlFile, shipped: bool) -> list[Path]:
+    """Folders that a relative source may be in, best first."""
+    stated = _path(yaml, "path") if yaml.data.get("path") is not None else Path()
+    if stated.is_absolute():
+        return [stated]
+    here = Path.cwd()
+    bases = [here, here / "datasets"] if shipped else [yaml.path.parent, here]
+    candidates = [base / stated for base in bases]
+    if shipped:
+        candidates.append(here / "datasets" / stated.name)
+    return list(dict.fromkeys(Path(os.path.abspath(candidate)) for candidate in candidates))
+
+
+def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...] | str:
+    """The split's sources, or the sentence why there are none."""
+    value = yaml.data.get(split)
+    if value is None or value in ("", []):
+        keys = ", ".join(str(key) for key in yaml.data)
+        return f"{printable(yaml.path)}: no `{split}`: name a folder, txt list or COCO json (keys found: {keys})"
+    keys_of_entries = [(split, i) for i in range(len(value))] if isinstance(value, list) else [(split,)]
+    sources = []
+    for key in keys_of_entries:
+        tried = _candidates(_path(yaml, *key), roots)
+        source = next((path for path in tried if os.path.exists(path)), None)
+        if source is None:
+            places = ", ".join(printable(path) for path in tried)
+            return f"{yaml.where(*key)}: {split}: nothing at {places}; {how_to_get(yaml)}"
+        sources.append(source)
+    return tuple(sources)
+
+
+def _candidates(path: Path, roots: list[Path]) -> list[Path]:
+    if path.is_absolute():
+        return [Path(os.path.abspath(path))]
+    candidates = [root / path for root in roots]
+    if path.parts[:1] == ("..",):  # exports of Roboflow say ../train/images for a folder beside the yaml
+        candidates += [root.joinpath(*path.parts[1:]) for root in roots]
+    return list(dict.fromkeys(Path(os.path.abspath(candidate)) for candidate in candidates))
+
+
+def _download(yaml: YamlFile, roots: list[Path]) -> None:
+    """Fetches the yaml's archives into the data set's folder, if it names any."""
+    wanted = archives(yaml)
+    if not wanted:
+        return
+    done = fetch_into(roots[0], wanted, allowed_below=(yaml.path.parent, Path.cwd()))
+    _log.info("Unpacked %d files into %s", len(done.files), printable(roots[0]))
+    if done.left_out:
+        _log.warning(
+            "%d files are no images, labels or texts, or hidden, and were left in the archive; the first is %s",
+            len(done.left_out),
+            printable(done.left_out[0]),
+        )
+
+
+def _class_names(yaml: YamlFile, *, optional: bool) -> tuple[str, ...]:
+    names, count = yaml.data.get("names"), yaml.data.get("nc")
+    if count is not None and (type(count) is not int or not 1 <= count <= MAX_CLASSES):
+        raise ValueError(f"{yaml.where('nc')}: nc must be an integer from 1 to {MAX_CLASSES}, found {count!r}")
+    if names is None:
+        if count is None and not optional:
+            raise ValueError(f"{printable(yaml.path)}: neither `names` nor `nc`: list the class names under `names`")
+        return tuple(f"class{index}" for index in range(count or 0))
+    listed = _listed_names(yaml, names)
+    if count is not None and count != len(listed):
+        raise ValueError(
+            f"{yaml.where('nc')}: nc is {count}, but names lists {len(listed)} classes; correct one of them"
+        )
+    return listed
+
+
+def _listed_names(yaml: YamlFile, names: Any) -> tuple[str, ...]:
+    if isinstance(names, list):
+        keys: list[int] = list(range(len(names)))
+    elif isinstance(names, dict):
+        for key in names:
+            if type(key) is not int:
+                raise ValueError(f"{yaml.where('names', key)}: names: {key!r:.60} is no class index; count 0, 1, 2 ...")
+        keys = sorted(names)
+    else:
+        raise ValueError(f"{yaml.where('names')}: names must be a list or `index: name` lines, found {names!r:.60}")
+    if not 1 <= len(keys) <= MAX_CLASSES:
+        raise ValueError(f"{yaml.where('names')}: {len(keys)} class names; 1 to {MAX_CLASSES} are possible")
+    missing = next((index for index, key in enumerate(keys) if index != key), None)
+    if missing is not None:
+        raise ValueError(f"{yaml.where('names')}: names has no class {missing}; indices must run 0 to {len(keys) - 1}")
+    return tuple(_one_name(yaml, key) for key in keys)
+
+
+def _one_name(yaml: YamlFile, key: int) -> str:
+    """The name as written: `no` and `007` are names, although yaml has values for them."""
+    text = yaml.scalar_text("names", key)
+    if not text or not text.isprintable():
+        raise ValueError(
+            f"{yaml.where('names', key)}: class {key} needs a printable name, found {yaml.data['names'][key]!r:.60}"
+        )
+    return text

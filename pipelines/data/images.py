@@ -1,0 +1,195 @@
+"""What an image file really is: format and size found in its content, and whether its pixels can be decoded."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipelines.data.intact import ORIENTATION_TAG, is_intact
+from pipelines.data.regular_file import NotReadableError, read_regular
+
+ImageKind = Literal["jpeg", "cmyk-jpeg", "png", "bmp", "webp", "tiff"]
+
+MIN_SIDE_PX = 10
+"""As in YOLOv5: images smaller than this are left out."""
+MAX_PIXELS = 1024**3 // 4 // 3
+"""Pillow's own limit (89 Mpx), above which it suspects a decompression bomb."""
+MAX_FILE_BYTES = 1 << 30
+USUAL_SCANS, MAX_SCANNED_PIXELS = 20, 1_000_000_000
+"""Progressive JPEGs have about ten scans, each over all pixels; more are taken while the work stays bounded."""
+
+_KINDS: dict[str, ImageKind] = {
+    "JPEG": "jpeg",
+    "MPO": "jpeg",  # what many phones and stereo cameras write: JPEGs one after the other, opened as JPEG
+    "PNG": "png",
+    "BMP": "bmp",
+    "WEBP": "webp",
+    "TIFF": "tiff",
+}
+_OPENED_AS = [name for name in _KINDS if name != "MPO"]
+_SIMPLE_MODES = ("RGB", "L")
+_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "I;16"})
+_START_OF_SCAN = b"\xff\xda"
+_PNG_DEPTH_OFFSET = 24
+_TIFF_BITS = 258
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How an image is stored, as found in its content (the extension is not trusted).
+
+    Attributes:
+        kind: "jpeg" is a grey or YCbCr JPEG, "cmyk-jpeg" one of four inks (CMYK or YCCK); other kinds are named
+            after their container.
+        mode: Pillow's mode of the stored pixels: "RGB", "L", "CMYK", "P", "RGBA", "I;16" (16-bit grey) ...
+        bits: bits per channel as stored: 8, for PNG also 1, 2, 4, 16, for TIFF what the file says.
+        orientation: EXIF orientation 1 ... 8; 1 where there is none. 5 ... 8 swap width and height.
+        file_bytes: size of the file.
+        intact: False if Pillow decodes it in spite of damage that stricter decoders refuse; see
+            `pipelines.data.intact`.
+    """
+
+    kind: ImageKind
+    mode: str
+    bits: int
+    orientation: int
+    file_bytes: int
+    intact: bool
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """Size in px as shown (after EXIF rotation), and format, of an image that can be decoded."""
+
+    width: int
+    height: int
+    format: ImageFormat
+
+
+class UnusableImageError(Exception):
+    """The image has to be left out; the text says why."""
+
+
+@contextmanager
+def inspecting() -> Iterator[None]:
+    """Surrounds calls of `inspect_image`: Pillow's warnings on damaged metadata concern nobody here.
+
+    Warning filters belong to the process, so this is entered once, not in each thread.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\..*")
+        yield
+
+
+def inspect_image(path: Path) -> ImageFacts:
+    """Reads and decodes an image (a JPEG at an eighth of its size: all its data is read, few pixels are made).
+
+    Raises:
+        UnusableImageError: it cannot be read or decoded to the end, is too small or too large, or of another type.
+    """
+    content = read_image_file(path)
+    # Decoders meet every kind of damage, and Pillow lets through what each of them raises (struct.error, SyntaxError,
+    # EOFError, IndexError ...). Whatever it is, the image is unusable and the reason is reported.
+    try:
+        with Image.open(io.BytesIO(content), formats=_OPENED_AS) as image:
+            return _inspect(image, content)
+    except UnusableImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise UnusableImageError("not an image (JPEG, PNG, BMP, WebP or TIFF by its content)") from None
+    except Image.DecompressionBombError:
+        raise UnusableImageError(f"more than {MAX_PIXELS / 1e6:.0f} megapixels, perhaps a decompression bomb") from None
+    except MemoryError:
+        raise UnusableImageError("too large for the free memory") from None
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnusableImageError(f"cannot be decoded: {reason}") from None
+
+
+def decode_rgb(content: bytes) -> np.ndarray:
+    """(h, w, 3) uint8 RGB, upright, of any image that Pillow reads.
+
+    16-bit grey keeps its upper 8 bits; alpha is dropped; palettes and inks are converted.
+
+    Raises:
+        Exception: whatever Pillow raises where the content is damaged.
+    """
+    with Image.open(io.BytesIO(content), formats=_OPENED_AS) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):
+            grey = np.clip(np.asarray(upright).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        return np.asarray(upright.convert("RGB"))
+
+
+def read_image_file(path: Path) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        UnusableImageError: it cannot be read, is empty, or no regular file.
+    """
+    try:
+        content = read_regular(path, max_bytes=MAX_FILE_BYTES)
+    except NotReadableError as error:
+        raise UnusableImageError(str(error)) from None
+    except OSError as error:
+        raise UnusableImageError(f"cannot be read: {error.strerror or error}") from None
+    if not content:
+        raise UnusableImageError("an empty file")
+    return content
+
+
+def _inspect(image: Image.Image, content: bytes) -> ImageFacts:
+    kind, mode, (width, height) = _KINDS[image.format or ""], image.mode, image.size
+    if width * height > MAX_PIXELS:
+        raise UnusableImageError(f"{width} x {height} px, more than {MAX_PIXELS / 1e6:.0f} megapixels")
+    if min(width, height) < MIN_SIDE_PX:
+        raise UnusableImageError(f"{width} x {height} px, at least {MIN_SIDE_PX} on each side are needed")
+    if mode not in _MODES:
+        raise UnusableImageError(f"pixels of type {mode!r}; 8-bit and 16-bit images are supported")
+    _refuse_many_scans(kind, content, width * height)
+    bits = _bits_per_channel(image, kind, content)
+    if kind == "jpeg":
+        image.draft("L" if mode in ("L", "RGB") else mode, (1, 1))
+        kind = "cmyk-jpeg" if mode == "CMYK" else kind
+    orientation = _orientation(image)
+    image.load()
+    if kind == "png":  # its EXIF chunk may stand behind the pixels
+        orientation = _orientation(image)
+    if kind != "tiff" and orientation >= 5:  # Pillow has turned a TIFF already
+        width, height = height, width
+    intact = is_intact(content, kind, orientation)
+    if not intact or mode not in _SIMPLE_MODES:
+        decode_rgb(content)  # as training will: a JPEG's damage may not show at an eighth of its size
+    return ImageFacts(width, height, ImageFormat(kind, mode, bits, orientation, len(content), intact))
+
+
+def _refuse_many_scans(kind: ImageKind, content: bytes, pixels: int) -> None:
+    """A progressive JPEG may go over all its pixels again in every few bytes: minutes of work in a small file."""
+    scans = content.count(_START_OF_SCAN) if kind == "jpeg" else 0
+    if scans > USUAL_SCANS and scans * pixels > MAX_SCANNED_PIXELS:
+        raise UnusableImageError(f"{scans} scans of {pixels / 1e6:.0f} megapixels, perhaps a decompression bomb")
+
+
+def _bits_per_channel(image: Image.Image, kind: ImageKind, content: bytes) -> int:
+    if kind == "png":
+        return content[_PNG_DEPTH_OFFSET]
+    if kind == "tiff":
+        bits = image.tag_v2.get(_TIFF_BITS, (1,))  # type: ignore[attr-defined]
+        return int(max(bits)) if isinstance(bits, tuple) else int(bits)
+    return 8
+
+
+def _orientation(image: Image.Image) -> int:
+    # Damaged metadata of a good image: it is shown as stored, as image viewers do.
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1

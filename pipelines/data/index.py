@@ -1,0 +1,153 @@
+"""The index of a data set: which images there are, how large, in which format, with which labels."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.data.images import ImageFormat, ImageKind
+from pipelines.data.index_cache import cached_scan
+from pipelines.data.labels import LabelRows
+from pipelines.data.listing import list_images
+from pipelines.data.problems import Problem, count, printable
+from pipelines.data.scan import ScannedImage, scan
+
+__all__ = ["ImageFormat", "ImageIndex", "ImageKind", "index_images", "scan_images"]
+
+SINGLE_CLASS_NAME = "item"
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """All usable images of one split, in a fixed order.
+
+    Attributes:
+        paths: one per image.
+        sizes: (n, 2) int32, width and height in px as shown, that is after EXIF rotation.
+        labels: per image (k, 5) float32 rows [class, cx, cy, w, h], normalised to the image as shown; k may be 0.
+        segments: per image an empty tuple, or one (m, 2) float32 normalised polygon for each label row; a row that had
+            only a box beside rows with polygons has the box's four corners.
+        class_names: one per class.
+        formats: how each image is stored.
+        problems: everything that was reported, in a fixed order.
+    """
+
+    paths: tuple[Path, ...]
+    sizes: np.ndarray
+    labels: tuple[np.ndarray, ...]
+    segments: tuple[tuple[np.ndarray, ...], ...]
+    class_names: tuple[str, ...]
+    formats: tuple[ImageFormat, ...]
+    problems: tuple[Problem, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def sizes_wh(self) -> list[tuple[int, int]]:
+        """`sizes` as pairs of Python's integers."""
+        return [(int(width), int(height)) for width, height in self.sizes]
+
+    @property
+    def num_boxes(self) -> int:
+        """Label rows of all images together."""
+        return sum(map(len, self.labels))
+
+    @property
+    def num_background(self) -> int:
+        """Images without a label row."""
+        return sum(not len(rows) for rows in self.labels)
+
+    def summary(self) -> str:
+        """One line: images, boxes, and how many problems of which kind."""
+        text = f"{len(self)} images ({self.num_background} of background), {self.num_boxes} boxes"
+        if not self.problems:
+            return text
+        errors = count(self.problems, "error")
+        kinds = ", ".join(f"{n} {code}" for code, n in Counter(problem.code for problem in self.problems).most_common())
+        return f"{text}; {errors} errors and {len(self.problems) - errors} warnings: {kinds}"
+
+
+def index_images(
+    sources: Sequence[Path],
+    class_names: Sequence[str],
+    *,
+    cache_dir: Path | None = None,
+    single_class: bool = False,
+    workers: int | None = None,
+    progress: str | None = None,
+    strict: bool = False,
+) -> ImageIndex:
+    """Scans images and labels of one split, or takes the result from the cache if no file has changed.
+
+    Whatever cannot be used is left out and reported in `problems`: single label rows, or images as a whole.
+
+    Args:
+        sources: folders, txt lists, COCO json files (see `pipelines.data.dataset.Dataset.split`).
+        class_names: of the data set; may be empty if the sources are COCO json, which name their classes.
+        cache_dir: folder of the cache, by default in the user's cache folder. Nothing is written beside the images.
+        single_class: all objects become class 0; the only class is called "item" unless the data set has just one.
+        workers: threads that decode images, by default one for each core, at most 8.
+        progress: what the progress bar is called; None shows none.
+        strict: makes any problem fatal.
+    Raises:
+        ValueError: no usable image, a label's class that the data set does not name (its names or nc are then wrong,
+            as in YOLOv5), or, if strict, any problem.
+        OSError: a source cannot be read.
+    """
+    index = scan_images(
+        sources, class_names, cache_dir=cache_dir, single_class=single_class, workers=workers, progress=progress
+    )
+    for problem in index.problems:
+        if problem.code == "class-range":
+            place = f"{printable(problem.file)}:{problem.line}"
+            reason = problem.text.removesuffix("; row dropped")
+            raise ValueError(f"{place}: {reason}; correct the label, or `names` and `nc` of the dataset yaml")
+    if not len(index):
+        first = f"; first problem: {index.problems[0]}" if index.problems else ""
+        raise ValueError(
+            f"no usable image in {', '.join(map(printable, sources)) or 'an empty list of sources'}{first}"
+        )
+    if strict and index.problems:
+        first = f"{index.problems[0]}"
+        raise ValueError(f"strict: {len(index.problems)} problems in the data set; the first: {first}")
+    return index
+
+
+def scan_images(
+    sources: Sequence[Path],
+    class_names: Sequence[str],
+    *,
+    cache_dir: Path | None = None,
+    single_class: bool = False,
+    workers: int | None = None,
+    progress: str | None = None,
+) -> ImageIndex:
+    """The index as it is, empty or with classes out of range; arguments as for `index_images`, which refuses that."""
+    listing = list_images(sources, class_names)
+    num_classes = None if single_class else len(listing.class_names)
+
+    def scan_now() -> list[ScannedImage]:
+        return scan(listing.items, num_classes=num_classes, workers=workers, progress=progress)
+
+    scanned = cached_scan(listing, num_classes, cache_dir, scan_now)
+    used = [(item, found) for item, found in zip(listing.items, scanned, strict=True) if found.usable]
+    facts = [found.facts for _, found in used if found.facts is not None]
+    relabel: Callable[[LabelRows], LabelRows] = _as_single_class if single_class else lambda rows: rows
+    labels = [relabel(found.labels) for _, found in used]
+    names = listing.class_names
+    return ImageIndex(
+        paths=tuple(item.image for item, _ in used),
+        sizes=np.array([(fact.width, fact.height) for fact in facts], np.int32).reshape(-1, 2),
+        labels=tuple(rows.boxes for rows in labels),
+        segments=tuple(rows.segments for rows in labels),
+        class_names=(SINGLE_CLASS_NAME,) if single_class and len(names) != 1 else names,
+        formats=tuple(fact.format for fact in facts),
+        problems=(*listing.problems, *(problem for found in scanned for problem in found.problems)),
+    )
+
+
+def _as_single_class(rows: LabelRows) -> LabelRows:
+    return replace(rows, boxes=rows.boxes * np.array([0, 1, 1, 1, 1], np.float32))

@@ -1,0 +1,163 @@
+"""The built-in data set `shapes`: small rendered photos of circles, squares and triangles, made on first use."""
+
+import colorsys
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from pipelines.data.cache_folder import make_private_folder, user_cache_folder
+
+SHAPES_NAME = "shapes"
+CLASS_NAMES = ("circle", "square", "triangle")
+COUNTS = {"train": 128, "val": 32}
+
+_VERSION = "shapes-v1"
+_SEED = 20240501
+_SUPERSAMPLING = 3
+_BASE_HUES = (0.0, 0.33, 0.62)
+"""Each class keeps to a third of the colours, so that a small network learns the task in minutes."""
+
+
+def render_shapes(cache_folder: Path | None = None) -> Path:
+    """Makes the data set if it is not there yet and returns its dataset yaml. Takes about a second.
+
+    128 training and 32 validation JPEGs of 200 to 320 px with YOLO labels; the same pictures on every machine (their
+    bytes depend on the JPEG encoder). Several processes may call this at the same time.
+
+    Args:
+        cache_folder: where to keep it, by default the user's cache folder.
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    parent = user_cache_folder() if cache_folder is None else cache_folder
+    final = parent / _VERSION
+    if not _is_complete(final):
+        make_private_folder(parent)
+        work = Path(tempfile.mkdtemp(prefix=f".{_VERSION}-", dir=parent))
+        try:
+            _render_all(work / "new")
+            _put_in_place(work, final)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return final / "shapes.yaml"
+
+
+def _is_complete(folder: Path) -> bool:
+    if not (folder / "shapes.yaml").is_file():
+        return False
+    return all(
+        len(list((folder / kind / split).glob(f"*.{ending}"))) == count
+        for split, count in COUNTS.items()
+        for kind, ending in (("images", "jpg"), ("labels", "txt"))
+    )
+
+
+def _put_in_place(work: Path, final: Path) -> None:
+    """Renames the new folder to its name; another process may have been faster, then its work is used."""
+    if final.exists() and not _is_complete(final):
+        os.rename(final, work / "damaged")
+    try:
+        os.rename(work / "new", final)
+    except OSError:
+        if not _is_complete(final):
+            raise
+
+
+def _render_all(folder: Path) -> None:
+    for stream, (split, count) in enumerate(COUNTS.items()):
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "labels" / split).mkdir(parents=True)
+        for index in range(count):
+            image, rows = _render(np.random.default_rng((_SEED, stream, index)))
+            image.save(folder / "images" / split / f"{index:03d}.jpg", quality=90)
+            (folder / "labels" / split / f"{index:03d}.txt").write_text("".join(f"{row}\n" for row in rows))
+    names = "".join(f"  {index}: {name}\n" for index, name in enumerate(CLASS_NAMES))
+    text = f"# Rendered shapes, made by graph-train.\npath: .\ntrain: images/train\nval: images/val\nnames:\n{names}"
+    (folder / "shapes.yaml").write_text(text)
+
+
+def _render(draws: np.random.Generator) -> tuple[Image.Image, list[str]]:
+    """One picture and its label rows."""
+    width, height = (int(side) for side in draws.integers(200, 321, 2))
+    image = _background(draws, width, height)
+    rows: list[str] = []
+    boxes: list[tuple[float, float, float, float]] = []
+    for _ in range(int(draws.integers(2, 6))):
+        shape = int(draws.integers(len(CLASS_NAMES)))
+        outline = _place(draws, shape, width, height, boxes)
+        if outline is None:
+            continue
+        _paint(image, outline, _colour(draws, shape))
+        box = (*outline.min(axis=0), *outline.max(axis=0))
+        boxes.append(box)
+        rows.append(_row(shape, box, width, height))
+    noise = draws.standard_normal((height, width, 3), np.float32) * draws.uniform(1, 8)
+    pixels = np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8)
+    return Image.fromarray(pixels), rows
+
+
+def _background(draws: np.random.Generator, width: int, height: int) -> Image.Image:
+    """A pale or dark, nearly grey, uneven ground."""
+    level = draws.choice([draws.uniform(20, 80), draws.uniform(175, 235)])
+    patches = level + draws.normal(0, 14, (int(draws.integers(2, 7)), int(draws.integers(2, 7)), 3))
+    patches = np.clip(patches, 0, 255).astype(np.uint8)
+    return (
+        Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(2))
+    )
+
+
+def _colour(draws: np.random.Generator, shape: int) -> tuple[int, int, int]:
+    hue = (_BASE_HUES[shape] + draws.uniform(-0.1, 0.1)) % 1.0
+    red, green, blue = colorsys.hsv_to_rgb(hue, draws.uniform(0.65, 1.0), draws.uniform(0.6, 1.0))
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _place(
+    draws: np.random.Generator, shape: int, width: int, height: int, boxes: list[tuple[float, float, float, float]]
+) -> np.ndarray | None:
+    """An outline (n, 2) in px inside the picture that covers little of the others; None if there is no room."""
+    for _ in range(20):
+        outline = _outline(draws, shape) * min(width, height) * draws.uniform(0.1, 0.24)
+        low, high = outline.min(axis=0), outline.max(axis=0)
+        room = np.array([width, height]) - (high - low)
+        outline = outline - low + draws.uniform(0, 1, 2) * room
+        if all(_overlap(outline, box) < 0.2 for box in boxes):
+            return outline
+    return None
+
+
+def _outline(draws: np.random.Generator, shape: int) -> np.ndarray:
+    """Corners (n, 2) of a shape of radius about 1, turned and stretched a little."""
+    corners = {0: 72, 1: 4, 2: 3}[shape]
+    turn = {0: 0.0, 1: math.pi / 4, 2: -math.pi / 2}[shape] + draws.uniform(-0.25, 0.25)
+    angles = turn + np.arange(corners) * 2 * math.pi / corners
+    outline = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return outline * ([1.0, 1.0] if shape == 0 else draws.uniform(0.85, 1.2, 2))
+
+
+def _overlap(outline: np.ndarray, box: tuple[float, float, float, float]) -> float:
+    """Area that the outline's box shares with another one, relative to the smaller of the two."""
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    shared = np.clip(np.minimum(high, box[2:]) - np.maximum(low, box[:2]), 0, None).prod()
+    return float(shared / min((high - low).prod(), (box[2] - box[0]) * (box[3] - box[1])))
+
+
+def _paint(image: Image.Image, outline: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """Fills the outline; the mask is drawn larger and shrunk, so that edges are smooth."""
+    low, high = np.floor(outline.min(axis=0)).astype(int), np.ceil(outline.max(axis=0)).astype(int) + 1
+    size = (int(high[0] - low[0]), int(high[1] - low[1]))
+    mask = Image.new("L", (size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING))
+    ImageDraw.Draw(mask).polygon([tuple(corner) for corner in (outline - low) * _SUPERSAMPLING], fill=255)
+    mask = mask.resize(size, Image.Resampling.BOX)
+    image.paste(colour, (int(low[0]), int(low[1])), mask)
+
+
+def _row(shape: int, box: tuple[float, float, float, float], width: int, height: int) -> str:
+    left, top, right, bottom = box
+    centre_x, centre_y = (left + right) / 2 / width, (top + bottom) / 2 / height
+    return f"{shape} {centre_x:.6f} {centre_y:.6f} {(right - left) / width:.6f} {(bottom - top) / height:.6f}"

@@ -1,0 +1,101 @@
+"""Video files through OpenCV, an extra: frames as RGB arrays in, annotated frames out."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.data.problems import printable
+
+VIDEO_ENDINGS = frozenset(
+    {".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+)
+"""Those of YOLOv5, and WebM."""
+_CODEC = "mp4v"
+_USUAL_RATE = 30.0
+"""Frames per second of a file that does not say."""
+
+
+def require_opencv(path: Path) -> None:
+    """Refuses a video where OpenCV is not installed.
+
+    Raises:
+        ValueError: names the file and the remedy.
+    """
+    if importlib.util.find_spec("cv2") is None:
+        raise ValueError(f"{printable(path)}: videos need OpenCV: pip install 'graph-train[video]'")
+
+
+class Video:
+    """A video file that is open for reading.
+
+    Attributes:
+        size: width and height in px, upright.
+        rate: frames per second.
+        frames: how many the file says it has; 0 if it does not say.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            ValueError: OpenCV is not there.
+            OSError: not a video that it can read.
+        """
+        require_opencv(path)
+        import cv2
+
+        self._capture: Any = cv2.VideoCapture(str(path))
+        first: Any
+        there, first = self._capture.read() if self._capture.isOpened() else (False, None)
+        if not there:
+            self._capture.release()
+            raise OSError(f"{printable(path)}: cannot be decoded as a video")
+        self._first: Any = first
+        self.size = (int(first.shape[1]), int(first.shape[0]))
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.rate = rate if 0 < rate < 1000 else _USUAL_RATE
+        self.frames = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+
+    def read(self, every: int = 1) -> Iterator[np.ndarray]:
+        """Every n-th frame from the first on, (h, w, 3) uint8 RGB; once only."""
+        number, frame = 0, self._first
+        while True:
+            if number % every == 0:
+                yield np.ascontiguousarray(frame[..., ::-1])
+            number += 1
+            # Frames that are left out are not converted.
+            if not self._capture.grab():
+                return
+            if number % every == 0:
+                there, frame = self._capture.retrieve()
+                if not there:
+                    return
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._capture.release()
+
+
+class VideoFile:
+    """An MP4 file that is being written."""
+
+    def __init__(self, path: Path, size: tuple[int, int], rate: float) -> None:
+        """
+        Raises:
+            OSError: it cannot be written.
+        """
+        import cv2
+
+        self._writer: Any = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*_CODEC), rate, size)
+        if not self._writer.isOpened():
+            raise OSError(f"{printable(path)}: cannot be written as a video")
+
+    def add(self, frame: np.ndarray) -> None:
+        """Appends a frame, (h, w, 3) uint8 RGB."""
+        self._writer.write(np.ascontiguousarray(frame[..., ::-1]))
+
+    def close(self) -> None:
+        """Completes the file."""
+        self._writer.release()

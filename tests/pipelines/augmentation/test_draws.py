@@ -1,0 +1,221 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines.augmentation.augment import AugmentConfig
+from pipelines.augmentation.copy_paste import choose_pasted, mirrored_boxes
+from pipelines.augmentation.draws import SampleDraws, epoch_order, generator, multi_scale_sizes
+from pipelines.augmentation.rendering import render_sample
+from pipelines.data.images import ImageFormat
+from pipelines.data.index import ImageIndex
+
+
+def index_of(sizes: list[tuple[int, int]], labels: list[np.ndarray], *, polygons: bool = False) -> ImageIndex:
+    """An index without files: drawing looks at sizes and labels only."""
+    corners = np.array(((-1, -1), (1, -1), (1, 1), (-1, 1))) / 2
+    segments = [
+        tuple((row[1:3] + corners * row[3:]).astype(np.float32) for row in rows) if polygons else () for rows in labels
+    ]
+    stored = ImageFormat(kind="jpeg", mode="RGB", bits=8, orientation=1, file_bytes=1, intact=True)
+    return ImageIndex(
+        paths=tuple(Path(f"{n}.jpg") for n in range(len(sizes))),
+        sizes=np.array(sizes, np.int32),
+        labels=tuple(labels),
+        segments=tuple(segments),
+        class_names=("a", "b", "c"),
+        formats=(stored,) * len(sizes),
+        problems=(),
+    )
+
+
+def random_index(seed: int, *, polygons: bool = False) -> ImageIndex:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 9))
+    sizes = [(int(w), int(h)) for w, h in rng.integers(10, 1500, (count, 2))]
+    labels = []
+    for _ in sizes:
+        low, high = np.sort(rng.random((int(rng.integers(0, 9)), 2, 2)), axis=1).transpose(1, 0, 2)
+        kinds = rng.integers(0, 3, (len(low), 1))
+        labels.append(np.concatenate((kinds, (low + high) / 2, high - low), axis=1).astype(np.float32))
+    return index_of(sizes, labels, polygons=polygons)
+
+
+configs = st.builds(
+    AugmentConfig,
+    degrees=st.sampled_from([0.0, 10.0, 180.0]),
+    translate=st.floats(0, 0.9),
+    scale=st.floats(0, 0.9),
+    shear=st.sampled_from([0.0, 10.0]),
+    perspective=st.sampled_from([0.0, 0.0005, 0.001]),
+    flipud=st.sampled_from([0.0, 0.5]),
+    fliplr=st.sampled_from([0.0, 0.5]),
+    mosaic=st.sampled_from([0.0, 0.5, 1.0]),
+    mosaic9=st.sampled_from([0.0, 0.5]),
+    mixup=st.sampled_from([0.0, 0.5]),
+    copy_paste=st.sampled_from([0.0, 0.5]),
+)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(augment=configs, seed=st.integers(0, 2**32), polygons=st.booleans(), side=st.sampled_from([64, 320, 640]))
+def test_ten_thousand_draws_give_sound_labels_and_rectangles(
+    augment: AugmentConfig, seed: int, polygons: bool, side: int
+) -> None:
+    index = random_index(seed, polygons=polygons)
+    draws = SampleDraws(index, augment, seed=seed)
+    sizes = index.sizes_wh
+    for number in range(40):
+        plan = draws.sample(number // 8, number % len(index), output_wh=(side, side))
+        rows = draws.labels(plan)
+        assert rows.dtype == np.float32
+        assert np.isfinite(rows).all()
+        assert np.all(rows[:, 3:] > 0)
+        low, high = rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2
+        assert np.all(low >= -1e-6)
+        assert np.all(high <= 1 + 1e-6)
+        for view in render_sample(plan, sizes, warp=not augment.axis_aligned or augment.copy_paste > 0):
+            for tile in view.tiles:
+                assert_inside(tile.anchor, tile.shape, view.canvas_hw)
+                assert_inside(tile.crop_start, tile.crop_shape, sizes[tile.source][::-1])
+
+
+def assert_inside(start: tuple[int, int], shape: tuple[int, int], limit: tuple[int, int]) -> None:
+    assert min(start) >= 0
+    assert min(shape) >= 1
+    assert start[0] + shape[0] <= limit[0]
+    assert start[1] + shape[1] <= limit[1]
+
+
+def test_sample_depends_on_its_key_only() -> None:
+    index = random_index(7)
+    augment = AugmentConfig(mixup=0.5, degrees=5)
+    one, other = SampleDraws(index, augment, seed=1), SampleDraws(index, augment, seed=1)
+    other.sample(3, 0, output_wh=(64, 64))  # a draw in between changes nothing
+    a, b = (draws.sample(4, 0, output_wh=(64, 64)) for draws in (one, other))
+    assert a.hsv_gains == b.hsv_gains
+    assert [v.sources for v in a.views] == [v.sources for v in b.views]
+    assert all(np.array_equal(v.matrix, w.matrix) for v, w in zip(a.views, b.views, strict=True))
+    for changed in (
+        SampleDraws(index, augment, seed=2).sample(4, 0, output_wh=(64, 64)),
+        one.sample(5, 0, output_wh=(64, 64)),
+        one.sample(4, 0, output_wh=(64, 64), repeat=1),
+    ):
+        assert changed.hsv_gains != a.hsv_gains
+
+
+def test_counters_do_not_meet() -> None:
+    firsts = {
+        generator(seed, epoch, number, purpose=purpose, repeat=repeat).bit_generator.random_raw()
+        for seed in range(3)
+        for epoch in range(3)
+        for number in range(3)
+        for purpose in range(3)
+        for repeat in range(3)
+    }
+    assert len(firsts) == 3**5
+
+
+def test_single_image_by_hand() -> None:
+    # 100 x 50 px at 64 px: 64 x 32, so 16 px of border on top; no random geometry at all.
+    box = np.array([[1, 0.5, 0.5, 0.5, 0.5]], np.float32)
+    still = AugmentConfig(mosaic=0, translate=0, scale=0, fliplr=0)
+    draws = SampleDraws(index_of([(100, 50)], [box]), still, seed=0)
+    plan = draws.sample(0, 0, output_wh=(64, 64))
+    assert plan.views[0].placements[0].rectangle == (0, 16, 64, 48)
+    assert np.allclose(draws.labels(plan), [[1, 0.5, 0.5, 0.5, 0.25]], atol=1e-6)
+    flipped = draws.labels(replace(plan, flip_left_right=True, flip_up_down=True))
+    assert np.allclose(flipped, [[1, 0.5, 0.5, 0.5, 0.25]], atol=1e-6)
+
+
+def test_copy_paste_by_hand() -> None:
+    # Canvas 100 wide. The mirror place of the first box is free; the second one lies on the middle line and would
+    # cover itself; the third one's place is taken by the fourth and the other way round.
+    labels = np.array([[0, 10, 0, 30, 10], [1, 40, 20, 60, 30], [2, 10, 40, 30, 50], [0, 70, 40, 90, 50]], np.float64)
+    outlines = [np.array([[x1, y1], [x2, y1], [x2, y2]]) for _, x1, y1, x2, y2 in labels]
+    pasted = choose_pasted(np.random.default_rng(0), labels, outlines, share=1.0, width=100)
+    assert [p.label for p in pasted] == [0]
+    assert pasted[0].polygon.tolist() == [[90, 0], [70, 0], [70, 10]]
+    assert mirrored_boxes(labels[:1, 1:], width=100).tolist() == [[70, 0, 90, 10]]
+    assert choose_pasted(np.random.default_rng(0), labels, [], share=1.0, width=100) == ()
+    assert choose_pasted(np.random.default_rng(0), labels, outlines, share=0.1, width=100) == ()
+
+
+def test_distributions_are_those_of_the_reference() -> None:
+    index = index_of([(64, 64)] * 50, [np.zeros((0, 5), np.float32)] * 50)
+    augment = AugmentConfig(mixup=0.3, flipud=0.2)
+    draws = SampleDraws(index, augment, seed=0)
+    plans = [draws.sample(epoch, n, output_wh=(64, 64)) for epoch in range(60) for n in range(50)]
+    assert np.mean([len(p.views) == 2 for p in plans]) == pytest.approx(0.3, abs=0.03)
+    assert np.mean([p.flip_up_down for p in plans]) == pytest.approx(0.2, abs=0.03)
+    assert np.mean([p.flip_left_right for p in plans]) == pytest.approx(0.5, abs=0.03)
+    scales = np.array([p.views[0].scale for p in plans])
+    assert scales.min() >= 0.5
+    assert scales.max() <= 1.5
+    assert scales.mean() == pytest.approx(1.0, abs=0.02)
+    gains = np.array([p.hsv_gains for p in plans])
+    assert np.allclose(gains.mean(axis=0), 1, atol=0.03)
+    assert np.allclose(gains.max(axis=0), (1.015, 1.7, 1.4), atol=0.01)
+    ratios = np.array([p.mix_ratio for p in plans if len(p.views) == 2])
+    assert ratios.std() == pytest.approx((32 * 32 / (64**2 * 65)) ** 0.5, rel=0.1)  # of beta(32, 32)
+    # The image itself is in every mosaic, at every place alike.
+    places = [p.views[0].sources.index(p.index) for p in plans]
+    assert np.allclose(np.bincount(places) / len(places), 0.25, atol=0.03)
+    centres = np.array([p.views[0].placements[3].offset_xy for p in plans])
+    assert centres.min() >= 32
+    assert centres.max() < 96
+
+
+def test_colours_are_left_alone_where_no_strength_is_given() -> None:
+    index = random_index(7)
+    strong, none = (
+        SampleDraws(index, AugmentConfig(mixup=0.5, hsv_h=h, hsv_s=0, hsv_v=0), seed=1).sample(0, 0, output_wh=(64, 64))
+        for h in (0.1, 0.0)
+    )
+    assert strong.hsv_gains is not None and strong.hsv_gains[1:] == (1.0, 1.0)
+    # Pixels would not come back from gains of 1: a way through 8-bit hue and saturation loses levels.
+    assert none.hsv_gains is None
+    # Nothing else is drawn otherwise.
+    assert (none.flip_left_right, none.mix_ratio) == (strong.flip_left_right, strong.mix_ratio)
+    assert [v.sources for v in none.views] == [v.sources for v in strong.views]
+
+
+def test_the_image_to_blend_with_is_any_of_all() -> None:
+    """As in YOLOv5: image weights choose the images of an epoch and the others of each mosaic, not this one."""
+    index = index_of([(64, 64)] * 20, [np.zeros((0, 5), np.float32)] * 20)
+    draws = SampleDraws(index, AugmentConfig(mixup=1.0), seed=0)
+    blended = set()
+    for epoch in range(50):
+        own, other = draws.sample(epoch, 2, output_wh=(64, 64), partners=np.array([2] * 20)).views
+        assert own.sources == (2, 2, 2, 2)
+        assert other.sources.count(2) >= 3
+        blended |= set(other.sources)
+    assert len(blended) > 15
+
+
+def test_order_is_a_permutation_and_counts_repeats() -> None:
+    order, repeat = epoch_order(0, 3, 100)
+    assert sorted(order.tolist()) == list(range(100))
+    assert not repeat.any()
+    assert not np.array_equal(order, epoch_order(0, 4, 100)[0])
+    weighted, repeat = epoch_order(0, 3, 100, image_weights=np.arange(100) % 3 == 0)
+    assert np.all(weighted % 3 == 0)
+    seen: dict[int, int] = {}
+    for number, times in zip(weighted.tolist(), repeat.tolist(), strict=True):
+        assert times == seen.get(number, 0)
+        seen[number] = times + 1
+
+
+def test_multi_scale_sizes_are_strides_around_the_size() -> None:
+    sizes = multi_scale_sizes(0, 0, 500, image_px=640, stride=32)
+    assert set(sizes) == set(range(320, 961, 32))
+
+
+def test_wrong_configuration_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"augmentation mixup=1.5: must lie in 0 ... 1"):
+        AugmentConfig(mixup=1.5)
+    with pytest.raises(ValueError, match="rect and quad exclude each other"):
+        AugmentConfig(rect=True, quad=True)

@@ -1,0 +1,116 @@
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kernels.free_memory import free_memory
+from pipelines.augmentation.augment import AugmentConfig
+from pipelines.dali.image_cache import CacheKind, cache_need, open_images
+from pipelines.data.index import ImageIndex, index_images
+from pipelines.train import TrainPipeline
+from tests.pipelines.rendered import rendered_index
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
+    return rendered_index(tmp_path_factory.mktemp("rendered"), images=8)
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_batches_are_the_same_with_a_cache(index: ImageIndex, tmp_path: Path, cache: CacheKind) -> None:
+    batches = []
+    for kind in (None, cache):
+        pipeline = TrainPipeline(
+            index, AugmentConfig(), batch_size=4, image_px=160, seed=0, workers=2, cache=kind, cache_dir=tmp_path
+        )
+        batches.append(list(pipeline.epoch(0)))
+        pipeline.close()
+    for one, other in zip(*batches, strict=True):
+        assert np.array_equal(one.images, other.images)
+
+
+def test_real_photos_are_the_same_with_a_cache(bccd: Path, tmp_path: Path) -> None:
+    """Pillow decodes the cached images, DALI parts of the others; chroma is stored at half the resolution."""
+    index = index_images([bccd.parent / "images" / "val"], ("RBC", "WBC", "Platelets"), cache_dir=tmp_path)
+    first = []
+    for kind in (None, "ram"):
+        pipeline = TrainPipeline(
+            index, AugmentConfig(), batch_size=8, image_px=320, seed=0, workers=2, cache="ram" if kind else None
+        )
+        first.append(next(pipeline.epoch(0)))
+        pipeline.close()
+    assert np.array_equal(first[0].images, first[1].images)
+
+
+def test_needs_by_hand(index: ImageIndex) -> None:
+    two = replace(
+        index, sizes=np.array([(10, 20), (30, 40)]), formats=(
+            replace(index.formats[0], file_bytes=70), replace(index.formats[1], kind="png", mode="RGBA", file_bytes=80),
+        ),
+    )  # fmt: skip
+    need = cache_need(two)
+    assert need.decoded == 10 * 20 * 3 + 30 * 40 * 3
+    assert need.encoded == 70 + 30 * 40 * 3  # alpha is taken away on the host: kept as pixels
+
+
+def test_memory_decides_the_form(index: ImageIndex) -> None:
+    need = cache_need(index)
+    free = {"decoded": need.decoded * 2, "encoded": int(need.encoded * 1.5)}
+    assert free["encoded"] * 0.8 < need.decoded
+    for form, amount in free.items():
+        images = open_images(index, "ram", memory=[amount].pop)
+        assert images.decoded == (form == "decoded")
+    with pytest.raises(ValueError, match=r"cache ram: 8 images take .* GB decoded and .* GB encoded, but only 0.00 GB"):
+        open_images(index, "ram", memory=lambda: 1000)
+    assert free_memory() > 1 << 20
+
+
+def test_disk_cache_is_private_reused_and_follows_changes(index: ImageIndex, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    open_images(index, "disk", folder=folder)
+    first = sorted(folder.iterdir())
+    assert len(first) == len(index)
+    assert not [p for p in index.paths[0].parent.iterdir() if p.suffix not in (".png", ".jpg")]
+    stamps = [p.stat().st_mtime_ns for p in first]
+    open_images(index, "disk", folder=folder)
+    assert [p.stat().st_mtime_ns for p in sorted(folder.iterdir())] == stamps
+    facts = index.paths[0].stat()
+    os.utime(index.paths[0], ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
+    open_images(index, "disk", folder=folder)
+    assert len(list(folder.iterdir())) == len(index) + 1
+    with pytest.raises(ValueError, match="cache 'tape': must be ram or disk"):
+        open_images(index, "tape")  # type: ignore[arg-type]
+
+
+def test_a_file_that_was_cut_off_is_made_again(index: ImageIndex, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    open_images(index, "disk", folder=folder)
+    kept = sorted(folder.iterdir())
+    whole = [file.read_bytes() for file in kept]
+    os.truncate(kept[0], 100)
+    kept[1].write_bytes(b"")
+    open_images(index, "disk", folder=folder)
+    assert [file.read_bytes() for file in sorted(folder.iterdir())] == whole
+
+
+def test_a_replaced_image_with_its_old_time_and_size_is_decoded_anew(tmp_path: Path) -> None:
+    index = rendered_index(tmp_path, images=1)
+    open_images(index, "disk", folder=tmp_path / "cache")
+    shutil.copy2(index.paths[0], tmp_path / "copy")
+    os.replace(tmp_path / "copy", index.paths[0])
+    open_images(index, "disk", folder=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_an_image_of_another_size_than_in_the_index_is_named(tmp_path: Path) -> None:
+    index = rendered_index(tmp_path, images=1)
+    with Image.open(index.paths[0]) as image:
+        smaller = image.resize((20, 20))
+    smaller.save(index.paths[0])
+    with pytest.raises(OSError, match=r"000\.png: no longer of .* px; was it changed during the run\?"):
+        open_images(index, "disk", folder=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []

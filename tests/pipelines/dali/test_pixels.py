@@ -1,0 +1,139 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kernels.hsv import write_planes
+from kernels.plugin import load_plugin
+from pipelines.augmentation import colour
+from pipelines.augmentation.augment import AugmentConfig
+from pipelines.dali.pixels import CanvasPipeline, GraphSettings
+from pipelines.dali.sources import ImageBytes
+from pipelines.train import TrainPipeline
+from tests.pipelines.rendered import rendered_index
+
+
+def pictures() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (37, 1100, 3), dtype=np.uint8)
+    grey = np.repeat(rng.integers(0, 256, (5, 7, 1), dtype=np.uint8), 3, axis=2)
+    corners = np.array(np.meshgrid(*[[0, 1, 254, 255]] * 3), np.uint8).reshape(3, 8, 8).transpose(1, 2, 0)
+    return [noise, grey, np.ascontiguousarray(corners)]
+
+
+GAINS = [(1.0, 1.0, 1.0), (1.015, 1.7, 1.4), (0.985, 0.3, 0.6), (1.5, 1.9, 0.5), (0.5, 0.0, 2.0)]
+
+
+@pytest.mark.parametrize("gains", GAINS)
+def test_plugin_colours_as_the_definition_does(gains: tuple[float, float, float]) -> None:
+    load_plugin("require")
+    for picture in pictures():
+        expected = colour.apply_hsv_gains(picture, np.array(gains)).transpose(2, 0, 1)
+        # A window of a larger array: only its own bytes may change.
+        around = np.full((3, picture.shape[0] + 2, picture.shape[1] + 4), 7, np.uint8)
+        write_planes(picture, colour.hsv_tables(np.array(gains)), around[:, 1:-1, 2:-2])
+        assert np.array_equal(around[:, 1:-1, 2:-2], expected)
+        around[:, 1:-1, 2:-2] = 7
+        assert np.all(around == 7)
+        plain = np.empty(expected.shape, np.uint8)
+        write_planes(picture, None, plain)
+        assert np.array_equal(plain, picture.transpose(2, 0, 1))
+
+
+def test_plugin_refuses_what_does_not_fit() -> None:
+    load_plugin("require")
+    picture, tables = np.zeros((4, 5, 3), np.uint8), colour.hsv_tables(np.ones(3))
+    with pytest.raises(ValueError, match=r"planes \(3, 5, 4\)"):
+        write_planes(picture, tables, np.zeros((3, 5, 4), np.uint8))
+    with pytest.raises(ValueError, match="both must be uint8"):
+        write_planes(picture, tables, np.zeros((3, 4, 5), np.float32))
+    with pytest.raises(ValueError, match="hues below 180"):
+        write_planes(picture, np.full((3, 256), 200, np.uint8), np.zeros((3, 4, 5), np.uint8))
+
+
+def test_gains_by_hand() -> None:
+    # Half the saturation of pure red, at half the value: 127 of 255 levels, 127 parts of 255 of it taken away from
+    # green and blue.
+    red = np.array([[[255, 0, 0]]], np.uint8)
+    assert colour.apply_hsv_gains(red, np.array((1.0, 0.5, 0.5))).tolist() == [[[127, 64, 64]]]
+    # Hue 60 (green, in steps of two degrees) times 1.5 is 90: cyan.
+    green = np.array([[[0, 255, 0]]], np.uint8)
+    assert colour.apply_hsv_gains(green, np.array((1.5, 1.0, 1.0))).tolist() == [[[0, 255, 255]]]
+
+
+@pytest.mark.parametrize("augment", [AugmentConfig(mixup=0.5), AugmentConfig(degrees=10)], ids=["mixup", "warp"])
+def test_finishing_in_the_graph_equals_finishing_on_the_host(tmp_path: Path, augment: AugmentConfig) -> None:
+    """The graph that a GPU runs, run on the CPU."""
+    index = rendered_index(tmp_path, images=12)
+    pipeline = TrainPipeline(index, augment, batch_size=6, image_px=128, seed=0, workers=2)
+    expected = list(pipeline.epoch(0))
+    plans = list(pipeline.plans(0))
+    pipeline.close()
+    settings = GraphSettings(
+        slots=augment.tiles,
+        warp=not augment.axis_aligned,
+        paste=False,
+        batch_size=12,
+        threads=2,
+        device="cpu",
+        finish=True,
+    )
+    canvases, encoded = CanvasPipeline(settings), ImageBytes(index)
+    for plan, batch in zip(plans, expected, strict=True):
+        views = plan.views
+        canvases.submit(views, [[encoded.tile(t) for t in view.tiles] for view in views], plan.finishes)
+        drawn = canvases.collect()
+        images = np.stack([drawn.at(n) for n in range(len(plan.pictures))])
+        canvases.release()
+        difference = np.abs(images.astype(int) - batch.images)
+        # Float hues may round to the neighbouring level of two degrees; everything else agrees to one grey level.
+        assert (difference > 1).mean() < 0.01
+        assert difference.max() <= 20
+    canvases.close()
+
+
+def test_blend_rounds_down() -> None:
+    first, second = np.full((1, 1, 3), 100, np.uint8), np.full((1, 1, 3), 201, np.uint8)
+    assert colour.mix_images(first, second, 0.5).tolist() == [[[150, 150, 150]]]
+    target = np.empty((3, 1, 1), np.uint8)
+    colour.finish_picture([first, second], 0.5, None, target)
+    assert target.ravel().tolist() == [150, 150, 150]
+
+
+def test_plugin_draws_what_dali_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_plugin("require")
+    index = rendered_index(tmp_path, images=8)
+    still = AugmentConfig(hsv_h=0, hsv_s=0, hsv_v=0, mixup=0.5, flipud=0.5, mosaic=0.8, mosaic9=0.3)
+    images = []
+    for loaded in (True, False):
+        monkeypatch.setattr("kernels.plugin.is_loaded", lambda loaded=loaded: loaded)
+        pipeline = TrainPipeline(index, still, batch_size=4, image_px=128, seed=0, workers=2)
+        images.append(np.concatenate([batch.images for batch in pipeline.epoch(0)]))
+        pipeline.close()
+    difference = np.abs(images[0].astype(int) - images[1])
+    # Weights of 11 bits against floats, at edges of 190 levels; a place wrong by 1/20 px would show.
+    assert difference.mean() < 0.02
+    assert difference.max() <= 8
+
+
+def test_host_and_plugin_colour_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_plugin("require")
+    index = rendered_index(tmp_path, images=8)
+    warped = AugmentConfig(degrees=5, mixup=0.5)  # drawn by DALI either way
+    batches = []
+    for loaded in (True, False):
+        monkeypatch.setattr("kernels.plugin.is_loaded", lambda loaded=loaded: loaded)
+        pipeline = TrainPipeline(index, warped, batch_size=4, image_px=128, seed=0, workers=2)
+        batches.append(list(pipeline.epoch(0)))
+        pipeline.close()
+    for one, other in zip(*batches, strict=True):
+        assert np.array_equal(one.images, other.images)
+
+
+def test_planes_are_coloured_in_place() -> None:
+    load_plugin("require")
+    for picture in pictures():
+        tables = colour.hsv_tables(np.array(GAINS[1]))
+        planes = np.ascontiguousarray(picture.transpose(2, 0, 1))
+        write_planes(planes.transpose(1, 2, 0), tables, planes)
+        assert np.array_equal(planes, colour.apply_tables(picture, tables).transpose(2, 0, 1))

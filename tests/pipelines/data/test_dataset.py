@@ -1,0 +1,154 @@
+"""Dataset yaml files: where sources are looked for, class names, and refusals in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.data.dataset import load_dataset, shipped_names
+from tests.pipelines.data_sets import add_image, write_yaml
+
+NAMES = "names: [cat, dog]\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    add_image(tmp_path / "set", "train/a.png")
+    add_image(tmp_path / "set", "val/b.png")
+    return tmp_path / "set"
+
+
+def test_sources_beside_the_yaml(folder: Path) -> None:
+    file = write_yaml(folder, f"path: .\ntrain: images/train\nval: [images/val, images/train]\n{NAMES}nc: 2\n")
+    found = load_dataset(file)
+    assert found.train == (folder / "images" / "train",)
+    assert found.val == (folder / "images" / "val", folder / "images" / "train")
+    assert found.class_names == ("cat", "dog")
+    assert (found.name, found.root, found.file) == ("data", folder, file)
+
+
+def test_sources_from_the_current_folder_and_absolute_ones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    text = f"path: set\ntrain: images/train\nval: {folder}/images/val\n{NAMES}"
+    found = load_dataset(write_yaml(folder.parent / "elsewhere", text))
+    assert found.train == (folder / "images" / "train",) and found.val == (folder / "images" / "val",)
+
+
+def test_exports_that_say_dot_dot_for_beside(folder: Path) -> None:
+    file = write_yaml(folder, f"train: ../images/train\nval: ../images/val\n{NAMES}")
+    assert load_dataset(file).train == (folder / "images" / "train",)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("names: {0: a, 1: b}", ("a", "b")),
+        ("names: {1: b, 0: a}", ("a", "b")),
+        ("names: [no, 007, 1e3, yes]", ("no", "007", "1e3", "yes")),
+        ("nc: 2", ("class0", "class1")),
+    ],
+)
+def test_class_names(folder: Path, names: str, expected: tuple[str, ...]) -> None:
+    file = write_yaml(folder, f"train: images/train\nval: images/val\n{names}\n")
+    assert load_dataset(file).class_names == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "reason"),
+    [
+        ("val: images/val\nnames: [a]", "", "no `train`"),
+        ("train: images/train\nnames: [a]", "", "no `val`"),
+        ("train: images/trian\nval: images/val\nnames: [a]", ":1:8", "nothing at"),
+        ("train: [images/train, 3]\nval: images/val\nnames: [a]", ":1:23", "must be a path, found 3"),
+        ("train: {a: b}\nval: images/val\nnames: [a]", ":1:8", "must be a path"),
+        ("path: [1]\ntrain: images/train\nval: images/val\nnames: [a]", ":1:7", "path must be a path"),
+        ("path: ~nobody-here/x\ntrain: images/train\nval: images/val\nnames: [a]", ":1:7", "no home folder is known"),
+        (
+            "train: ~nobody-here/x\nval: images/val\nnames: [a]",
+            ":1:8",
+            "train: ~nobody-here/x: no home folder is known",
+        ),
+        ('train: "a\\0b"\nval: images/val\nnames: [a]', ":1:8", "must be a path"),
+        ("train: images/train\nval: images/val", "", "neither `names` nor `nc`"),
+        ("train: images/train\nval: images/val\nnc: 3\nnames: [a, b]", ":3:5", "nc is 3, but names lists 2"),
+        ("train: images/train\nval: images/val\nnc: 0", ":3:5", "nc must be an integer from 1"),
+        ("train: images/train\nval: images/val\nnc: 1000000000", ":3:5", "nc must be"),
+        ("train: images/train\nval: images/val\nnc: two", ":3:5", "nc must be"),
+        ("train: images/train\nval: images/val\nnames: {0: a, 2: b}", ":3:8", "names has no class 1"),
+        ("train: images/train\nval: images/val\nnames: {1: a, 2: b}", ":3:8", "names has no class 0"),
+        ("train: images/train\nval: images/val\nnames: {a: 0}", ":3:12", "'a' is no class index"),
+        ("train: images/train\nval: images/val\nnames: []", ":3:8", "0 class names"),
+        ("train: images/train\nval: images/val\nnames: [a, [b]]", ":3:12", "class 1 needs a printable name"),
+        ("train: images/train\nval: images/val\nnames: cat", ":3:8", "names must be a list"),
+    ],
+)
+def test_refusals_name_file_line_and_column(folder: Path, text: str, place: str, reason: str) -> None:
+    file = write_yaml(folder, text)
+    with pytest.raises(ValueError) as caught:
+        load_dataset(file)
+    message = str(caught.value)
+    assert message.startswith(f"{file}{place}: ") and reason in message and "\n" not in message
+
+
+def test_download_is_shown_and_never_run(folder: Path) -> None:
+    trap = folder / "trap"
+    file = write_yaml(folder, f"train: x\nval: x\n{NAMES}download: touch {trap}\n")
+    with pytest.raises(ValueError, match="nothing is downloaded here: get the data from touch"):
+        load_dataset(file)
+    file = write_yaml(folder, f"train: images/train\nval: images/val\n{NAMES}download: |\n  open('{trap}', 'w')\n")
+    load_dataset(file)
+    assert not trap.exists()
+
+
+def test_an_absent_split_says_why_when_it_is_asked_for(folder: Path) -> None:
+    found = load_dataset(write_yaml(folder, f"train: images/train\nval: images/val\ntest: gone\n{NAMES}"))
+    assert found.test == ()
+    with pytest.raises(ValueError, match=r"test: nothing at .*gone"):
+        found.split("test")
+    only_val = load_dataset(write_yaml(folder, f"val: images/val\n{NAMES}"), require=("val",))
+    assert only_val.split("val") == (folder / "images" / "val",)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("coco.yaml", 80), ("coco128", 80), ("VOC.yaml", 20)])
+def test_shipped_data_sets(name: str, classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = load_dataset(name, require=())
+    assert len(found.class_names) == len(set(found.class_names)) == classes
+    with pytest.raises(ValueError, match="nothing is downloaded here: get the data from http"):
+        load_dataset(name)
+
+
+def test_shipped_data_is_found_in_the_usual_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = add_image(tmp_path / "datasets" / "coco128", "train2017/a.png")
+    (tmp_path / "work").mkdir()
+    for place in (tmp_path / "work", tmp_path):  # beside the folder `datasets`, as YOLOv5 has it, and above it
+        monkeypatch.chdir(place)
+        assert load_dataset("coco128.yaml").train == (image.parent,)
+
+
+def test_a_file_wins_over_a_shipped_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    write_yaml(folder, f"train: images/train\nval: images/val\n{NAMES}").rename(folder / "coco.yaml")
+    assert load_dataset("coco.yaml").class_names == ("cat", "dog")
+
+
+def test_wrong_paths(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such dataset yaml.*coco128.yaml.*shapes"):
+        load_dataset(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match="a folder; give the dataset yaml"):
+        load_dataset(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"^~nobody-here/data.yaml: no home folder is known for it; write the whole path"
+    ):
+        load_dataset("~nobody-here/data.yaml")
+    assert "shapes" in shipped_names()
+
+
+def test_a_json_in_capitals_names_its_classes_too(folder: Path) -> None:
+    (folder / "ALL.JSON").write_text("{}")
+    assert load_dataset(write_yaml(folder, "train: ALL.JSON\nval: ALL.JSON\n")).class_names == ()
+
+
+def test_real_data(bccd: Path) -> None:
+    found = load_dataset(bccd)
+    assert found.class_names == ("RBC", "WBC", "Platelets")
+    assert found.split("test") == (bccd.parent / "images" / "test",)

@@ -1,0 +1,192 @@
+"""Image files: every supported kind is recognised by its content, damage is found, DALI takes what is called intact."""
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from pipelines.data.images import ImageFacts, UnusableImageError, inspect_image, inspecting
+from tests.pipelines.data_sets import picture
+
+
+def exif(orientation: int) -> bytes:
+    block = Image.Exif()
+    block[0x0112] = orientation
+    return block.tobytes()
+
+
+def encoded(kind: str, mode: str = "RGB", **save: Any) -> bytes:
+    stream = io.BytesIO()
+    picture().convert(mode).save(stream, kind, **save)
+    return stream.getvalue()
+
+
+def sixteen_bit(kind: str) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.asarray(picture().convert("L")).astype(np.uint16) * 257).save(stream, kind)
+    return stream.getvalue()
+
+
+def inspect(content: bytes, folder: Path) -> ImageFacts:
+    file = folder / "picture.dat"  # no extension says what it is
+    file.write_bytes(content)
+    with inspecting():
+        return inspect_image(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (encoded("JPEG"), ("jpeg", "RGB", 8)),
+        (encoded("JPEG", progressive=True), ("jpeg", "RGB", 8)),
+        (encoded("JPEG", "L"), ("jpeg", "L", 8)),
+        (encoded("JPEG", "CMYK"), ("cmyk-jpeg", "CMYK", 8)),
+        (encoded("MPO", save_all=True, append_images=[picture()]), ("jpeg", "RGB", 8)),
+        (encoded("PNG"), ("png", "RGB", 8)),
+        (encoded("PNG", "RGBA"), ("png", "RGBA", 8)),
+        (encoded("PNG", "P"), ("png", "P", 8)),
+        (encoded("PNG", "1"), ("png", "1", 1)),
+        (sixteen_bit("PNG"), ("png", "I;16", 16)),
+        (encoded("BMP"), ("bmp", "RGB", 8)),
+        (encoded("WEBP"), ("webp", "RGB", 8)),
+        (encoded("TIFF", compression="tiff_lzw"), ("tiff", "RGB", 8)),
+        (sixteen_bit("TIFF"), ("tiff", "I;16", 16)),
+    ],
+)
+def test_kinds(content: bytes, expected: tuple[str, str, int], tmp_path: Path) -> None:
+    facts = inspect(content, tmp_path)
+    assert (facts.width, facts.height) == (40, 30)
+    assert (facts.format.kind, facts.format.mode, facts.format.bits) == expected
+    assert facts.format.file_bytes == len(content) and facts.format.orientation == 1 and facts.format.intact
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_sizes_are_those_after_exif_rotation(kind: str, orientation: int, tmp_path: Path) -> None:
+    save: dict[str, Any] = {"tiffinfo": {0x0112: orientation}} if kind == "TIFF" else {"exif": exif(orientation)}
+    content = encoded(kind, **save)
+    facts = inspect(content, tmp_path)
+    shown = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    assert (facts.width, facts.height) == shown.size == ((30, 40) if orientation >= 5 else (40, 30))
+    assert facts.format.orientation == orientation and facts.format.intact
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has one row of pixels."""
+
+    def chunk(name: bytes, payload: bytes) -> bytes:
+        return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1 + 3 * min(width, 100)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "an empty file"),
+        (b"just text", "not an image"),
+        (b"GIF89a" + bytes(50), "not an image"),
+        (b"\xff\xd8\xff", "not an image"),
+        (encoded("JPEG")[:-60], "cannot be decoded: image file is truncated"),
+        (encoded("JPEG", progressive=True)[:-300], "cannot be decoded"),
+        (encoded("PNG")[:-40], "cannot be decoded"),
+        (encoded("WEBP")[:-40], "not an image|cannot be decoded"),
+        (encoded("BMP")[:-40], "cannot be decoded"),
+        (encoded("TIFF")[:-2000], "cannot be decoded|not an image"),
+        (png_of_size(9, 400), "9 x 400 px, at least 10"),
+        (png_of_size(10_000, 10_000), "10000 x 10000 px, more than 89 megapixels"),
+        (png_of_size(60_000, 60_000), "decompression bomb"),
+    ],
+)
+def test_what_cannot_be_used_says_why(content: bytes, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(UnusableImageError, match=reason) as caught:
+        inspect(content, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(UnusableImageError, match="not a regular file"):
+        inspect_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe.jpg")  # nobody writes to it: a plain read would wait for ever
+    with pytest.raises(UnusableImageError, match="not a regular file"):
+        inspect_image(tmp_path / "pipe.jpg")
+    with pytest.raises(UnusableImageError, match="cannot be read: No such file"):
+        inspect_image(tmp_path / "none.jpg")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    with pytest.raises(UnusableImageError, match="cannot be read: Too many levels"):
+        inspect_image(tmp_path / "loop.jpg")
+
+
+def test_decodable_damage_is_no_longer_intact(tmp_path: Path) -> None:
+    jpeg, png = encoded("JPEG"), bytearray(encoded("PNG", exif=exif(6)))
+    noise_between_segments = jpeg[:20] + b"\x00\x00" + jpeg[20:]
+    assert not inspect(noise_between_segments, tmp_path).format.intact
+    png[-1] ^= 1  # the checksum of the end chunk
+    assert not inspect(bytes(png), tmp_path).format.intact
+    broken_exif = encoded("JPEG", exif=exif(6)).replace(b"MM\0*", b"MM\0+")
+    assert not inspect(broken_exif, tmp_path).format.intact
+
+
+Decode = Callable[[bytes], np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def dali_decode() -> Decode:
+    """Decodes one file with DALI's CPU decoder, turned as EXIF says."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    def decoder() -> Any:
+        content = fn.external_source(name="content", no_copy=False)
+        return fn.decoders.image(content, output_type=types.RGB, adjust_orientation=True)
+
+    pipeline = decoder()
+    pipeline.build()
+
+    def decode(content: bytes) -> np.ndarray:
+        pipeline.feed_input("content", [np.frombuffer(content, np.uint8)])
+        return np.array(pipeline.run()[0][0])
+
+    return decode
+
+
+def damaged(content: bytes, draws: np.random.Generator) -> bytes:
+    """Cut short, a few bits turned, or a few bytes replaced."""
+    kind = draws.integers(3)
+    noisy = bytearray(content)
+    if kind == 0:
+        return content[: draws.integers(1, len(content))]
+    if kind == 1:
+        for position in draws.integers(len(content), size=draws.choice([1, 2, 8])):
+            noisy[position] ^= 1 << draws.integers(8)
+        return bytes(noisy)
+    start = draws.integers(len(content))
+    noisy[start : start + draws.integers(1, 40)] = draws.bytes(draws.integers(40))
+    return bytes(noisy)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_dali_takes_every_damaged_file_that_counts_as_intact(seed: int, tmp_path: Path, dali_decode: Decode) -> None:
+    draws = np.random.default_rng(seed)
+    good = [encoded(kind, mode) for kind, mode in (("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("WEBP", "RGB"))]
+    good += [encoded(kind, exif=exif(6)) for kind in ("JPEG", "PNG", "WEBP")]
+    checked = 0
+    for _ in range(300):
+        content = damaged(good[draws.integers(len(good))], draws)
+        try:
+            facts = inspect(content, tmp_path)
+        except UnusableImageError:
+            continue
+        if facts.format.intact and facts.format.mode in ("RGB", "L") and facts.format.bits == 8:
+            assert dali_decode(content).shape == (facts.height, facts.width, 3)
+            checked += 1
+    assert checked > 20

@@ -1,0 +1,77 @@
+"""The built-in data set: complete, the same every time, safe to make several times at once, labels where shapes are."""
+
+import multiprocessing
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.data.dataset import load_dataset
+from pipelines.data.index import index_images
+from pipelines.data.shapes import CLASS_NAMES, COUNTS, render_shapes
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render_shapes(tmp_path_factory.mktemp("cache"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_is_a_clean_data_set(made: Path, tmp_path: Path) -> None:
+    found = load_dataset(made)
+    assert found.class_names == CLASS_NAMES
+    for split, sources in (("train", found.train), ("val", found.val)):
+        index = index_images(sources, found.class_names, cache_dir=tmp_path)
+        assert len(index) == COUNTS[split] and index.problems == () and index.num_background == 0
+        assert index.sizes.min() >= 200 and index.sizes.max() <= 320
+        assert set(np.concatenate(index.labels)[:, 0]) == {0, 1, 2}
+
+
+def test_it_is_the_same_every_time_and_made_once(made: Path, tmp_path: Path) -> None:
+    again = render_shapes(tmp_path)
+    assert files(again.parent) == files(made.parent)
+    before = again.stat().st_mtime_ns
+    assert render_shapes(tmp_path) == again and again.stat().st_mtime_ns == before
+    assert [path.name for path in tmp_path.iterdir()] == [again.parent.name]  # nothing temporary is left
+
+
+def test_a_damaged_copy_is_made_anew(made: Path, tmp_path: Path) -> None:
+    copy = tmp_path / made.parent.name
+    shutil.copytree(made.parent, copy)
+    (copy / "images" / "train" / "000.jpg").unlink()
+    render_shapes(tmp_path)
+    assert files(copy) == files(made.parent)
+
+
+def test_several_processes_at_once(made: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=render_shapes, args=(tmp_path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert files(tmp_path / made.parent.name) == files(made.parent)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_boxes_are_around_saturated_colour(made: Path) -> None:
+    """Shapes are the only strong colours: nearly none lies outside the boxes, much of each box is filled."""
+    for image_file in sorted((made.parent / "images" / "val").iterdir())[:8]:
+        pixels = np.asarray(Image.open(image_file).convert("HSV"), np.int64)
+        strong = (pixels[..., 1] > 150) & (pixels[..., 2] > 140)
+        height, width = strong.shape
+        outside = strong.copy()
+        label_file = made.parent / "labels" / "val" / f"{image_file.stem}.txt"
+        for row in label_file.read_text().splitlines():
+            _, x, y, w, h = map(float, row.split())
+            left, right = round((x - w / 2) * width), round((x + w / 2) * width)
+            top, bottom = round((y - h / 2) * height), round((y + h / 2) * height)
+            assert strong[top:bottom, left:right].mean() > 0.3
+            outside[max(top - 2, 0) : bottom + 2, max(left - 2, 0) : right + 2] = False
+        assert outside.sum() < 0.02 * strong.sum()

@@ -1,0 +1,207 @@
+"""Archives from anywhere: data comes out, everything else is refused or left in, and nothing outside is touched."""
+
+import io
+import struct
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.data import unpack as unpack_module
+from pipelines.data.unpack import unpack
+
+
+def make_zip(file: Path, members: dict[str, bytes], *, modes: dict[str, int] | None = None) -> Path:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = (modes or {}).get(name, 0o100644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, content)
+    return file
+
+
+def make_tar(file: Path, members: Sequence[tuple[tarfile.TarInfo, bytes]], mode: Any = "w:gz") -> Path:
+    with tarfile.open(file, mode) as archive:
+        for entry, content in members:
+            entry.size = len(content) if entry.isreg() else 0
+            archive.addfile(entry, io.BytesIO(content))
+    return file
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, link
+    return entry
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """The folder to unpack into, with a neighbour that must stay as it is."""
+    (tmp_path / "neighbour.txt").write_text("untouched")
+    folder = tmp_path / "target"
+    folder.mkdir()
+    return folder
+
+
+def everything_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+@pytest.mark.parametrize("kind", ["zip", "w", "w:gz", "w:bz2", "w:xz"])
+def test_data_comes_out_and_the_rest_stays_in(kind: str, target: Path, tmp_path: Path) -> None:
+    content = {"set/images/a.JPG": b"picture", "set/labels/a.txt": b"0 .5 .5 1 1\n", "set/numpy.py": b"evil",
+               "set/.bashrc": b"evil", "__MACOSX/set/a.txt": b"", "set/run.sh": b"evil", "top.yaml": b"a"}  # fmt: skip
+    file = tmp_path / "archive"
+    if kind == "zip":
+        make_zip(file, content)
+    else:
+        make_tar(file, [(member(name), value) for name, value in content.items()], kind)
+    done = unpack(file, target, strip="set")
+    assert everything_below(target) == ["images/a.JPG", "labels/a.txt", "top.yaml"] == sorted(done.files)
+    assert sorted(done.left_out) == ["__MACOSX/set/a.txt", "set/.bashrc", "set/numpy.py", "set/run.sh"]
+    assert (target / "images/a.JPG").read_bytes() == b"picture"
+    assert (target / "images/a.JPG").stat().st_mode & 0o111 == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../neighbour.txt",
+        "a/../../neighbour.txt",
+        "/tmp/evil.txt",
+        "..\\neighbour.txt",
+        "C:/evil.txt",
+        "a/" * 3000 + "a",
+    ],
+)
+def test_names_that_leave_the_folder_are_refused(name: str, target: Path, tmp_path: Path) -> None:
+    archives = [make_zip(tmp_path / "a.zip", {name: b"evil"}), make_tar(tmp_path / "a.tar", [(member(name), b"evil")])]
+    for archive in archives:
+        with pytest.raises(ValueError, match=r"leaves the folder it is unpacked into; nothing of it is used") as caught:
+            unpack(archive, target)
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / "neighbour.txt").read_text() == "untouched"
+    assert everything_below(target) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [(tarfile.SYMTYPE, "link"), (tarfile.LNKTYPE, "link"), (tarfile.FIFOTYPE, "device"), (tarfile.CHRTYPE, "device"),
+     (tarfile.BLKTYPE, "device"), (tarfile.GNUTYPE_SPARSE, "device")],
+)  # fmt: skip
+def test_links_and_devices_are_refused(kind: bytes, said: str, target: Path, tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "a.tar", [(member("images", kind, "/etc"), b""), (member("images/passwd.txt"), b"x")])
+    with pytest.raises(ValueError, match=rf"images is a {said}; only files and folders|damaged archive"):
+        unpack(archive, target)
+    assert list(target.iterdir()) == []
+
+
+def test_a_link_in_a_zip_is_refused(target: Path, tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "a.zip", {"images": b"/etc"}, modes={"images": 0o120777})
+    with pytest.raises(ValueError, match=r"images is a link"):
+        unpack(archive, target)
+
+
+@pytest.mark.parametrize("kind", ["zip", "w:gz", "w:bz2", "w:xz"])
+def test_bombs_are_refused_before_they_fill_the_disk(
+    kind: str, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpack_module, "_ALWAYS_ALLOWED_BYTES", 4 << 20)
+    zeros = bytes(1 << 20)
+    names = [f"{number}.txt" for number in range(6)]
+    file = tmp_path / "bomb"
+    if kind == "zip":
+        make_zip(file, dict.fromkeys(names, zeros))
+    else:
+        make_tar(file, [(member(name), zeros) for name in names], kind)
+    with pytest.raises(ValueError, match=r"more than 4 MB, perhaps an archive bomb"):
+        unpack(file, target)
+    assert sum(path.stat().st_size for path in target.iterdir()) <= 4 << 20
+
+
+def test_a_header_that_claims_gigabytes_is_refused(target: Path, tmp_path: Path) -> None:
+    entry = member("x", tarfile.XHDTYPE)
+    entry.size = 8 << 30
+    (tmp_path / "a.tar").write_bytes(entry.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
+    with pytest.raises(ValueError, match=r"damaged archive|neither a zip"):
+        unpack(tmp_path / "a.tar", target)
+
+
+def test_lies_about_sizes_are_found(target: Path, tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "a.zip", {"a.txt": b"x" * 1000})
+    content = bytearray(archive.read_bytes())
+    for at in (content.find(b"PK\x03\x04") + 22, content.find(b"PK\x01\x02") + 24):
+        struct.pack_into("<I", content, at, 100)
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged archive"):
+        unpack(archive, target)
+
+
+def test_nothing_is_replaced_and_no_name_comes_twice(target: Path, tmp_path: Path) -> None:
+    (target / "a.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"a\.txt is there already"):
+        unpack(make_zip(tmp_path / "a.zip", {"a.txt": b"theirs"}), target)
+    assert (target / "a.txt").read_text() == "mine"
+    with pytest.raises(ValueError, match=r"b\.txt is there already"):
+        unpack(make_tar(tmp_path / "b.tar", [(member("b.txt"), b"1"), (member("b.txt"), b"2")]), target)
+
+
+def test_the_number_of_members_is_bounded(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpack_module, "MAX_MEMBERS", 3)
+    with pytest.raises(ValueError, match=r"it has more than 3 members, perhaps an archive bomb; nothing of it is used"):
+        unpack(make_zip(tmp_path / "a.zip", {f"{n}.txt": b"" for n in range(4)}), target)
+
+
+def test_a_full_disk_and_a_negative_size_are_no_bombs(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = make_tar(tmp_path / "a.tar", [(member("a.txt"), bytes(3_000_000))])
+    with monkeypatch.context() as patched:
+        patched.setattr(unpack_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2_000_000))
+        with pytest.raises(ValueError, match=r"its members take more than the 2 MB that are free there; make room"):
+            unpack(archive, target)
+    below_zero = (unpack_module._Member("a.txt", -5, "file"), None)
+    with pytest.raises(ValueError, match=r"^a\.txt has a size of -5 bytes, so the archive is damaged$"):
+        list(unpack_module._checked(iter([below_zero]), 100, 100))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"text", b"PK\x05\x06" + bytes(10), b"\x1f\x8b junk", b"BZh9junk", b"\xfd7zXZ\0junk"]
+)
+def test_what_is_no_archive_is_named(content: bytes, target: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(ValueError, match=r"neither a zip nor a tar|damaged archive"):
+        unpack(tmp_path / "a", target)
+
+
+@given(st.data(), st.sampled_from(["zip", "w", "w:gz", "w:xz"]))
+def test_mutilated_archives_give_data_or_a_value_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str
+) -> None:
+    folder = tmp_path_factory.mktemp("mutilated")
+    members = {"images/a.png": bytes(range(256)) * 4, "labels/a.txt": b"0 0.5 0.5 1 1\n"}
+    archive = folder / "a"
+    if kind == "zip":
+        make_zip(archive, members)
+    else:
+        make_tar(archive, [(member(name), value) for name, value in members.items()], kind)
+    content = bytearray(archive.read_bytes())
+    for position, value in data.draw(
+        st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=4)
+    ):
+        content[position] = value
+    archive.write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
+    (folder / "out").mkdir()
+    try:
+        unpack(archive, folder / "out")
+    except (ValueError, OSError) as error:
+        assert "\n" not in str(error)
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "out"]
+    assert not any(path.is_symlink() for path in (folder / "out").rglob("*"))
