@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any
 def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
     """Answers requests `{"call": name, "arguments": {...}}` until stdin closes.
 
-    Whatever is printed meanwhile goes to stderr, so that native libraries cannot spoil an answer.
+    `processor_ms` is always among them. Whatever is printed meanwhile goes to stderr, so that native libraries cannot
+    spoil an answer.
     """
+    handlers = {"processor_ms": processor_ms, **handlers}
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -30,6 +33,11 @@ def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
             reply = {"error": f"{type(error).__name__}: {error}", "users": isinstance(error, (ValueError, OSError))}
         answers.write(json.dumps(reply) + "\n")
         answers.flush()
+
+
+def processor_ms() -> dict[str, float]:
+    """Processor time so far, in ms: of the thread that runs the handlers (Python) and of the whole process."""
+    return {"main_thread": time.thread_time() * 1e3, "process": time.process_time() * 1e3}
 
 
 def peak_memory_mb() -> float:

@@ -4,7 +4,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -151,13 +151,13 @@ def compare(point: Point, variants: Sequence[str], setting: Setting) -> Comparis
             prepared[name] = worker.call("prepare", folder=folder, device=setting.device, threads=setting.threads,
                                          **VARIANTS[name].options)  # fmt: skip
         _check_losses(point, prepared)
-        runners = {name: _runner(worker) for name, worker in workers.items()}
+        runners = {name: _Turns(worker) for name, worker in workers.items()}
         seconds = take_turns(runners, repeats=setting.repeats, warmup=1, label=str(point))
-        memory = {name: worker.call("memory") for name, worker in workers.items()}
+        ends = {name: {**worker.call("memory"), **runners[name].processor_ms()} for name, worker in workers.items()}
     milliseconds = {name: [value * 1000 for value in values] for name, values in seconds.items()}
     rows = []
     for name in variants:
-        known = {**asdict(point), "device": setting.device, **memory[name]}
+        known = {**asdict(point), "device": setting.device, **ends[name]}
         rate = _rate(name, milliseconds[name], size, setting)
         rows.append(known | _row(name, milliseconds[name], prepared[name]) | rate)
     notes = [f"{name}: {note}" for name in variants for note in prepared[name].get("notes", [])]
@@ -172,16 +172,27 @@ def _start(name: str, setting: Setting, folder: str) -> Worker:
     return Worker(name, variant.module, threads=setting.threads, python=python, environment=environment)
 
 
-def _runner(worker: Worker) -> Callable[[], float]:
-    """One turn: seconds per step. The first call finds out how many steps fill a turn."""
-    count: list[int] = []
+class _Turns:
+    """A turn is a call: seconds per step. The first one finds out how many steps fill a turn."""
 
-    def run() -> float:
-        if not count:
-            count.append(calls_per_turn(worker.call("steps", count=1), wanted_seconds=_TURN_SECONDS, most=50))
-        return float(worker.call("steps", count=count[0])) / count[0]
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._per_turn = self._steps = 0
+        self._before = worker.call("processor_ms")
 
-    return run
+    def __call__(self) -> float:
+        if not self._per_turn:
+            self._per_turn = calls_per_turn(self._do(1), wanted_seconds=_TURN_SECONDS, most=50)
+        return self._do(self._per_turn) / self._per_turn
+
+    def _do(self, count: int) -> float:
+        self._steps += count
+        return float(self._worker.call("steps", count=count))
+
+    def processor_ms(self) -> dict[str, float]:
+        """Processor time per step: of the thread that runs Python, and of all threads."""
+        now = self._worker.call("processor_ms")
+        return {f"{name}_ms": (now[name] - self._before[name]) / self._steps for name in self._before}
 
 
 def peer_versions(prepared: Mapping[str, Any]) -> dict[str, str | None]:

@@ -142,6 +142,8 @@ def test_graph_vs_eager_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     result = read_result(tmp_path / "g.json")
     assert [item["variant"] for item in result["rows"]] == ["plugin-graph", "plugin-eager"]
     assert all(item.keys() >= REQUIRED for item in result["rows"])
+    assert 0 < result["rows"][0]["main_thread_ms"] < result["rows"][1]["main_thread_ms"]
+    assert all(item["main_thread_ms"] < item["process_ms"] for item in result["rows"])
     (point,) = result["points"]
     graph, eager = (item["ms_per_step"] for item in result["rows"])
     assert point["speedup"]["median"] == pytest.approx(eager / graph)
