@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.registry import BENCHMARKS, COMMANDS
-from graph_train.host.errors import run_command
 from graph_train.host.interrupts import Interruptible
+from graph_train.host.run_command import run_command
 from graph_train.settings.parser import CommandParser
 
 

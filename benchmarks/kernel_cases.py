@@ -12,10 +12,10 @@ import numpy as np
 
 from benchmarks.ceilings_worker import parallel_copy
 from benchmarks.kernels import CIOU, MEMCPY, UPDATE
+from graph_train.detection.suppression import suppress
 from kernels import channels_last
 from kernels.bbox_iou import bbox_iou, bbox_iou_reference
 from kernels.channels_last import ConvolutionGeometry
-from kernels.nms import suppress
 from kernels.runtime import Tensor, flow
 from kernels.update import UpdateState, hyper_vector, update_parameters, update_parameters_reference
 from models.loss import DetectionLoss
@@ -23,7 +23,7 @@ from models.loss_config import LossConfig
 from models.network import DetectionModel
 from models.spec import load_model_spec
 from models.targets import HeadGeometry
-from pipelines.augmentation.colour import finish_picture
+from pipelines.pixels.colour import finish_picture
 
 Work = Callable[[], object]
 _functional = flow.nn.functional

@@ -18,7 +18,7 @@ def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, 
     """Indexes the data set, builds the pipeline, and writes the list that the peer reads; returns the images."""
     from graph_train.host.devices import select_device
     from kernels.plugin import load_plugin
-    from pipelines.augmentation.augment import AugmentConfig
+    from pipelines.augmentation.augment_config import AugmentConfig
     from pipelines.data.dataset import load_dataset
     from pipelines.data.index import index_images
     from pipelines.train import TrainPipeline
@@ -80,15 +80,15 @@ def _tiles(plan: Any) -> list[Any]:
 
 
 def _read(plans: list[Any]) -> list[Any]:
-    from pipelines.dali.sources import ImageBytes
+    from pipelines.pixels.encoded_images import ImageBytes
 
     images = ImageBytes(_state["index"])
     return [images.tile(tile) for plan in plans for tile in _tiles(plan)]
 
 
 def _decode(plans: list[Any]) -> float:
-    from pipelines.dali.decoding import QUEUE_DEPTH, TileDecoder
-    from pipelines.dali.sources import ImageBytes
+    from pipelines.pixels.decoding import QUEUE_DEPTH, TileDecoder
+    from pipelines.pixels.encoded_images import ImageBytes
 
     settings, images = _state["pipeline"].graph_settings, ImageBytes(_state["index"])
     work = [(tiles, [images.tile(tile) for tile in tiles]) for tiles in map(_tiles, plans)]
@@ -109,9 +109,9 @@ def _decode(plans: list[Any]) -> float:
 
 
 def _draw(plans: list[Any]) -> float:
-    from pipelines.dali.drawing import open_drawing
-    from pipelines.dali.image_cache import open_images
-    from pipelines.dali.timings import Timings
+    from pipelines.pixels.drawing import open_drawing
+    from pipelines.pixels.image_cache import open_images
+    from pipelines.pixels.timings import Timings
 
     if "decoded" not in _state:
         _state["decoded"] = open_images(_state["index"], "ram")
@@ -142,9 +142,9 @@ def _hand_over(plans: list[Any]) -> float:
 
 
 def _hand_over_on_device(plans: list[Any]) -> float:
-    from pipelines.dali.drawing import device_images
-    from pipelines.dali.pixels import CanvasPipeline
-    from pipelines.dali.sources import ImageBytes
+    from pipelines.pixels.canvas_graph import CanvasPipeline
+    from pipelines.pixels.drawing import device_images
+    from pipelines.pixels.encoded_images import ImageBytes
 
     canvases, images, spent = CanvasPipeline(_state["pipeline"].graph_settings), ImageBytes(_state["index"]), 0.0
     for plan in plans:

@@ -1,4 +1,4 @@
-"""Colour augmentation of a picture by the plugin; defined, bit for bit, by `pipelines.augmentation.colour`."""
+"""Colour augmentation of a picture by the plugin; defined, bit for bit, by `pipelines.pixels.colour`."""
 
 import ctypes
 

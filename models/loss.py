@@ -14,7 +14,7 @@ from kernels.detection_loss import has_fused_loss, level_loss, level_settings
 from kernels.global_rows import expanded, stacked
 from kernels.in_place import subtract
 from kernels.runtime import Tensor, flow
-from models.elements import BinaryCrossEntropy, FocalLoss, smooth_targets
+from models.cross_entropy import BinaryCrossEntropy, FocalLoss, smooth_targets
 from models.layers import plain
 from models.loss_config import LossConfig
 from models.targets import NEIGHBOURS, Assignment, HeadGeometry, TargetAssigner

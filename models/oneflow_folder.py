@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.module_tree import PLAIN_REDUCERS, is_plain_or_module
 from models.pickle_reader import Allowed, Global, Instance, read_pickle, shortened
+from models.saved_weights import PLAIN_REDUCERS, is_plain_or_module
 
 PICKLE_NAME = "pickled_data"
 _TYPES: Mapping[str, str] = {

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from models.module_tree import PLAIN_REDUCERS, is_plain_or_module
 from models.pickle_reader import Allowed, Global, read_pickle, shortened
+from models.saved_weights import PLAIN_REDUCERS, is_plain_or_module
 
 _ELEMENTS: Mapping[str, str] = {
     # storage class of PyTorch -> NumPy type; bfloat16 is read as its bits

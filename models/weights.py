@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from kernels.files import replacing
 from kernels.global_rows import here
 from kernels.runtime import flow
-from models.module_tree import Found, Part, as_float32, find_weights, plain_config
 from models.network import DetectionModel
 from models.oneflow_folder import (
     is_oneflow_folder,
@@ -28,6 +27,7 @@ from models.oneflow_folder import (
 from models.pickle_reader import shortened
 from models.pytorch_file import PyTorchFile, StoredTensor
 from models.safetensors_file import checksum, write_safetensors
+from models.saved_weights import Found, Part, as_float32, find_weights, plain_config
 from models.spec import CONFIG_KEYS
 
 Array = npt.NDArray[Any]

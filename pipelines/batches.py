@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from pipelines.augmentation.plans import BatchPlan, FileGeometry
-from pipelines.dali.decoding import QUEUE_DEPTH
-from pipelines.dali.drawing import open_drawing
-from pipelines.dali.image_cache import ImageStore
-from pipelines.dali.pixels import GraphSettings
-from pipelines.dali.timings import Timings
 from pipelines.data.problems import printable
+from pipelines.pixels.canvas_graph import GraphSettings
+from pipelines.pixels.decoding import QUEUE_DEPTH
+from pipelines.pixels.drawing import open_drawing
+from pipelines.pixels.image_cache import ImageStore
+from pipelines.pixels.timings import Timings
 
 _log = logging.getLogger("graph_train")
 _READY_BATCHES = 2

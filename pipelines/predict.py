@@ -14,12 +14,12 @@ from pipelines.augmentation.mosaic import place
 from pipelines.augmentation.plans import BatchPlan, FileGeometry, Picture
 from pipelines.augmentation.rendering import TileRender, placed_image
 from pipelines.batches import Batch, BatchSource
-from pipelines.dali.decoding import Device
-from pipelines.dali.pixels import GraphSettings
-from pipelines.dali.sources import ImageBytes
 from pipelines.data.images import ImageFacts, UnusableImageError, inspect_image, inspecting
 from pipelines.data.index import ImageIndex
 from pipelines.data.problems import Problem
+from pipelines.pixels.canvas_graph import GraphSettings
+from pipelines.pixels.decoding import Device
+from pipelines.pixels.encoded_images import ImageBytes
 
 Size = tuple[int, int]
 

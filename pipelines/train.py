@@ -5,17 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.augmentation.augment import AugmentConfig
+from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.augmentation.draws import SampleDraws, SamplePlan, enlarged, epoch_order
 from pipelines.augmentation.letterbox import rectangular_batches
 from pipelines.augmentation.plans import BatchPlan, Picture
 from pipelines.augmentation.rendering import render_sample
 from pipelines.batches import Batch, BatchSource
-from pipelines.dali.decoding import Device
-from pipelines.dali.image_cache import CacheKind, open_images
-from pipelines.dali.pixels import GraphSettings
-from pipelines.dali.timings import Timings
 from pipelines.data.index import ImageIndex
+from pipelines.pixels.canvas_graph import GraphSettings
+from pipelines.pixels.decoding import Device
+from pipelines.pixels.image_cache import CacheKind, open_images
+from pipelines.pixels.timings import Timings
 from pipelines.shard import Shard
 
 
@@ -53,7 +53,7 @@ class TrainPipeline:
             device: "cuda" decodes and draws on the GPU.
             stride: of the network; sides of rectangular batches are multiples of it.
             shard: which rows of every batch are made here.
-            cache, cache_dir, progress: see `pipelines.dali.image_cache.open_images`.
+            cache, cache_dir, progress: see `pipelines.pixels.image_cache.open_images`.
         Raises:
             ValueError: a size or number does not fit the others, or the cache does not fit.
         """

@@ -11,11 +11,11 @@ from pipelines.augmentation.letterbox import rectangular_batches
 from pipelines.augmentation.plans import BatchPlan, FileGeometry, Picture
 from pipelines.augmentation.rendering import placed_image
 from pipelines.batches import Batch, BatchSource
-from pipelines.dali.decoding import Device
-from pipelines.dali.image_cache import CacheKind, open_images
-from pipelines.dali.pixels import GraphSettings
-from pipelines.dali.timings import Timings
 from pipelines.data.index import ImageIndex
+from pipelines.pixels.canvas_graph import GraphSettings
+from pipelines.pixels.decoding import Device
+from pipelines.pixels.image_cache import CacheKind, open_images
+from pipelines.pixels.timings import Timings
 from pipelines.shard import Shard
 from pipelines.train import batch_labels
 
@@ -49,7 +49,7 @@ class ValPipeline:
             rect: sort by shape and give each batch the smallest shape that holds it plus half a stride of border, as
                 YOLOv5 does; otherwise keep the order, in squares of `image_px`.
             shard: which rows of every batch are made here.
-            cache, cache_dir, progress: see `pipelines.dali.image_cache.open_images`.
+            cache, cache_dir, progress: see `pipelines.pixels.image_cache.open_images`.
         Raises:
             ValueError: a size or number does not fit the others, or the cache does not fit.
         """

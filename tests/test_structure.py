@@ -34,7 +34,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("launch",),
         ("cli",),
     ),
-    "pipelines": (("data",), ("augmentation",), ("dali",)),
+    "pipelines": (("data",), ("augmentation",), ("pixels",)),
 }
 """Packages within packages, lowest first: each imports only those below it, also when a function is called. Modules
 that lie beside them are above all."""

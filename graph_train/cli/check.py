@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from graph_train.host.errors import run_command
+from graph_train.host.run_command import run_command
 from graph_train.settings.check_options import build_parser, check_options
 from graph_train.settings.flag_table import dashed
 

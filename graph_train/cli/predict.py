@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from graph_train.host.errors import run_command, show_messages
 from graph_train.host.failures import DONE, USER_ERROR
+from graph_train.host.run_command import run_command, show_messages
 from graph_train.settings.predict_options import build_parser, predict_options
 
 

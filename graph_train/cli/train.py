@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from graph_train.host.errors import run_command
+from graph_train.host.run_command import run_command
 from graph_train.ranks import team
 from graph_train.settings.train_options import given_flags, options_from_flags
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from graph_train.host.errors import run_command, show_messages
+from graph_train.host.run_command import run_command, show_messages
 from graph_train.settings.val_options import build_parser, val_options
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.detection.augmented import AugmentedInference
+from graph_train.detection.augmented_views import AugmentedInference
 from graph_train.detection.inference import Inference
 from graph_train.detection.portions import InPortions
 from models.network import DetectionModel

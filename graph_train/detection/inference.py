@@ -51,7 +51,7 @@ class _PredictGraph(flow.nn.Graph):
 
 
 class Inference:
-    """Callable that takes a batch and gives predictions, as `graph_train.validation.validate` wants it.
+    """Callable that takes a batch and gives predictions, as `graph_train.validation.measuring` wants it.
 
     Args:
         network: a `DetectionModel`; put into evaluation mode here.

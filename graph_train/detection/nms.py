@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels.nms import suppress
+from graph_train.detection.suppression import suppress
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
 
 Array = npt.NDArray[Any]

@@ -1,15 +1,8 @@
 """How much memory this process takes, and how much of a GPU's is free."""
 
 import ctypes
-import logging
 from pathlib import Path
 from typing import NamedTuple
-
-from kernels.free_memory import free_memory
-
-LOG = logging.getLogger("graph_train")
-GRAPH_SHARE = 0.9
-"""How much of the free memory graphs may take; the rest is for data and validation."""
 
 
 def resident_bytes() -> int:
@@ -60,24 +53,3 @@ def device_memory(number: int) -> DeviceMemory:
 def _asked(status: int, what: str) -> None:
     if status:
         raise OSError(f"the CUDA driver cannot {what}: error {status}")
-
-
-def require_graph_memory(largest: int, sizes: set[int]) -> None:
-    """Refuses image sizes whose graphs will not fit beside each other; OneFlow shares their memory on a GPU only.
-
-    Args:
-        largest: bytes that the graph of the largest size has taken.
-        sizes: all sides in px.
-    Raises:
-        ValueError: says how much is missing.
-    """
-    others = largest * sum((size / max(sizes)) ** 2 for size in sizes) - largest
-    free = free_memory()
-    LOG.info(
-        "Multi-scale: graphs of all sizes need about %.1f GB, %.1f GB are free", (largest + others) / 1e9, free / 1e9
-    )
-    if others > free * GRAPH_SHARE:
-        raise ValueError(
-            f"--multi-scale: graphs of the other {len(sizes) - 1} image sizes need about {others / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB are free; take a smaller --batch-size or --imgsz, or --eager (equal numbers)"
-        )

@@ -1,4 +1,4 @@
-"""Output that may go away: a closed terminal or pipe, or a full disk behind it, must not end a run."""
+"""The terminal: bars and messages share it, and its going away, as a full disk behind it, must not end a run."""
 
 import contextlib
 import errno
@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+BAR_FORMAT = "{l_bar}{bar:10}{r_bar}{bar:-10b}"
+"""How all bars look."""
 _GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ESTALE}
 """Nobody will read this stream again; anything else, such as a full disk, may pass."""
 
@@ -61,6 +63,17 @@ def steady_output() -> Iterator[None]:
             if isinstance(stream, SteadyStream):
                 stream.flush()
         sys.stdout, sys.stderr = before
+
+
+class TerminalHandler(logging.StreamHandler):
+    """Prints messages above a bar that is being drawn, never into it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As the base class, with the bar taken away for the moment."""
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
 
 
 class LogFile(logging.FileHandler):

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from graph_train.host.errors import run_command
 from graph_train.host.interrupts import Interruptible, end_with_parent
+from graph_train.host.run_command import run_command
 
 SAFE_SHARE = 0.9
 """A batch is not tried if it would take more than this share of what is free."""

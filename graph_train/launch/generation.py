@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graph_train.host.errors import run_command
 from graph_train.host.failures import INTERRUPTED, USER_ERROR, DivergedError, NotSavedError
 from graph_train.host.interrupts import Interruptible, StopRequest, end_with_parent
+from graph_train.host.run_command import run_command
 from graph_train.runs.results_csv import VALIDATION_KEYS
 from graph_train.settings.hyperparameters import Hyperparameters
 from kernels.files import write_atomically

@@ -1,70 +1,46 @@
-"""Starts a training: a new run, one that is resumed, or the many short ones of an evolution."""
+"""What `graph-train` and `graph_train.train` do: from flags to the driver of a run, on every rank."""
 
 import contextlib
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from graph_train.hooks.callbacks import HOOKS, Callbacks
+from graph_train.hooks.callbacks import Callbacks
 from graph_train.hooks.loggers import RunDescription, add_loggers
 from graph_train.host.failures import StoppedInOrder
 from graph_train.host.interrupts import Interruptible
 from graph_train.host.terminal import steady_output
 from graph_train.launch.auto_batch import with_batch_size
-from graph_train.launch.bucket import Bucket
-from graph_train.launch.evolution import CSV_NAME, YAML_NAME, EvolutionResult, evolve
-from graph_train.launch.generation import train_generation
+from graph_train.launch.evolution import EvolutionResult
+from graph_train.launch.evolve_command import evolve_from
+from graph_train.launch.new_or_resumed import Start, begun, resumed, save_settings, shared
 from graph_train.ranks import team
-from graph_train.ranks.distributed import RankInfo
 from graph_train.ranks.exchange import Exchange
+from graph_train.ranks.launcher import RankInfo
 from graph_train.report import ReportHooks
-from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.run_folder import (
-    HYPERPARAMETERS,
-    PLACE,
-    SETTINGS,
-    ResumePoint,
     RunFolder,
     new_run_folder,
     point_to_resume,
 )
-from graph_train.runs.saved_header import SavedHeader, read_header
-from graph_train.settings.flag_table import dashed
+from graph_train.runs.saved_header import read_header
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
-from graph_train.settings.train_options import AUTO_BATCH, WANDB_ONLY, TrainOptions, options_from_flags
+from graph_train.settings.train_options import AUTO_BATCH, TrainOptions, options_from_flags
 from graph_train.training.assembly import Run, Saved, assemble
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.setup import run_device
 from graph_train.training.trainer import Trainer, TrainResult
-from kernels.files import write_atomically
 from models.complexity import measure
 from models.spec import load_model_spec
 from pipelines.data.dataset import load_dataset
 from pipelines.data.problems import write_problems
-from pipelines.data.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
-DEFAULT_PROJECT, EVOLVE_PROJECT = "runs/train", "runs/evolve"
-_CHANGEABLE_ON_RESUME = (
-    "epochs", "device", "workers", "kernels", "debug", "cache", "noplots", "loggers", "allow_download", "save_steps",
-    "save_minutes", "keep_saves", "on_save_error", "max_nonfinite", "dist_timeout", *WANDB_ONLY,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Start:
-    """How a run begins: with which settings, and from which state if it is resumed."""
-
-    options: TrainOptions
-    hyp: Hyperparameters
-    checkpoint: Checkpoint | None = None
 
 
 def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | EvolutionResult:
@@ -103,7 +79,7 @@ def _train(callbacks: Callbacks | None, flags: Mapping[str, Any]) -> TrainResult
     _check_ranks(options, info)
     listeners = callbacks if callbacks is not None else Callbacks()
     if options.optim.evolve:
-        return _evolve(options, listeners)
+        return evolve_from(options, listeners)
     with listeners.one_run():
         return _train_one(options, flags, listeners) if info.main else _follow(listeners)
 
@@ -112,7 +88,7 @@ def _train_one(options: TrainOptions, flags: Mapping[str, Any], listeners: Callb
     """Trains on the main rank."""
     if options.run.resume:
         point = point_to_resume(options.run.resume, options.run.project)
-        return _train_in(RunFolder(point.folder), lambda folder: _resumed(folder, point, flags), listeners)
+        return _train_in(RunFolder(point.folder), lambda folder: resumed(folder, point, flags), listeners)
     # A broken file or a missing device ends the run before a folder is made.
     hyp = load_hyperparameters(options.optim.hyp)
     load_dataset(options.data.data, require=())
@@ -120,7 +96,7 @@ def _train_one(options: TrainOptions, flags: Mapping[str, Any], listeners: Callb
         load_model_spec(options.model.cfg)
     run_device(options)
     folder = new_run_folder(options.run.project, options.run.name, exist_ok=options.run.exist_ok)
-    return _train_in(folder, lambda folder: _begun(folder, options, hyp), listeners)
+    return _train_in(folder, lambda folder: begun(folder, options, hyp), listeners)
 
 
 def _check_ranks(options: TrainOptions, info: RankInfo) -> None:
@@ -150,27 +126,9 @@ def _follow(callbacks: Callbacks) -> TrainResult:
         with folder.quiet():
             try:
                 with _heard(callbacks):
-                    return _train_from(_shared(None), folder, callbacks)
+                    return _train_from(shared(None), folder, callbacks)
             finally:
                 folder.close()
-
-
-def _shared(start: _Start | None) -> _Start:
-    """How the main rank begins is how all begin; the others get everything but the arrays of a checkpoint."""
-    info = team.current().info
-    exchange = Exchange(info.rank, info.world)
-    if exchange.alone and start is not None:
-        return start
-    sent = None
-    if start is not None:
-        header = start.checkpoint.header if start.checkpoint else None
-        sent = {"options": start.options.as_flat_dict(), "hyp": start.hyp.as_dict(), "header": header}
-    got = exchange.share(sent)
-    if start is not None:
-        return start
-    options = options_from_flags(**{**got["options"], "noplots": True, "loggers": "csv"})
-    checkpoint = Checkpoint({}, got["header"]) if got["header"] else None
-    return _Start(options, Hyperparameters(**got["hyp"]), checkpoint)
 
 
 def _require_same_data(run: Run) -> None:
@@ -184,59 +142,11 @@ def _require_same_data(run: Run) -> None:
         raise ValueError("the data set is not the one that rank 0 has; copy the same files to every host")
 
 
-def _begun(folder: RunFolder, options: TrainOptions, hyp: Hyperparameters) -> _Start:
-    """A new run: its settings are written first, so that it can be resumed from its very beginning."""
-    folder.set_aside_earlier()
-    _save_settings(options, hyp, folder)
-    return _Start(options, hyp)
-
-
-def _resumed(folder: RunFolder, point: ResumePoint, flags: Mapping[str, Any]) -> _Start:
-    """Settings and state of the run in a folder; a few flags may differ from the saved ones.
-
-    Raises:
-        ValueError: a damaged file, or a flag that would make it another run.
-    """
-    checkpoint = load_checkpoint(point.file) if point.file else folder.newest_good()
-    if checkpoint is not None:
-        header = _header(checkpoint, point.file or folder.last)
-        saved, hyp = dict(header.options), header.hyp
-    else:
-        saved = dict(load_yaml(folder.path / SETTINGS).data)
-        hyp = load_hyperparameters(str(folder.path / HYPERPARAMETERS))
-        LOG.info("%s: stopped before its first checkpoint; it starts from the beginning", folder.path)
-    saved = {name: value for name, value in saved.items() if name not in PLACE}
-    given = options_from_flags(**flags).as_flat_dict()
-    for name in ("name", "exist_ok"):
-        if name in flags:
-            raise ValueError(f"{dashed(name)}: a resumed run stays in its folder {folder.path}; leave it out")
-    for name in set(flags) - {"project", "resume"}:
-        if name not in _CHANGEABLE_ON_RESUME and saved.get(name) != given[name]:
-            raise ValueError(
-                f"{dashed(name)} {given[name]!r} differs from the saved run ({saved.get(name)!r}); a "
-                f"resumed run may change only {', '.join(dashed(name) for name in _CHANGEABLE_ON_RESUME)}"
-            )
-    saved.update({name: given[name] for name in _CHANGEABLE_ON_RESUME if name in flags})
-    if "wandb" not in str(saved.get("loggers", "")).split(","):
-        saved.update({name: unused for name, unused in WANDB_ONLY.items() if name not in flags})
-    options = options_from_flags(**saved)
-    if options.optim.evolve:
-        raise ValueError(f"{folder.path}: an evolution; it goes on with its own command and --exist-ok")
-    return _Start(options, hyp, checkpoint)
-
-
-def _header(checkpoint: Checkpoint, path: Path) -> SavedHeader:
-    try:
-        return read_header(checkpoint.header)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; use an older checkpoint") from None
-
-
-def _train_in(folder: RunFolder, begin: Callable[[RunFolder], _Start], callbacks: Callbacks) -> TrainResult:
+def _train_in(folder: RunFolder, begin: Callable[[RunFolder], Start], callbacks: Callbacks) -> TrainResult:
     folder.open_log()
     try:
         with _heard(callbacks):
-            return _train_from(_shared(begin(folder)), folder, callbacks)
+            return _train_from(shared(begin(folder)), folder, callbacks)
     finally:
         folder.close()
 
@@ -250,7 +160,7 @@ def _heard(callbacks: Callbacks) -> Iterator[None]:
         callbacks.run("teardown")
 
 
-def _train_from(start: _Start, folder: RunFolder, callbacks: Callbacks) -> TrainResult:
+def _train_from(start: Start, folder: RunFolder, callbacks: Callbacks) -> TrainResult:
     options, checkpoint = start.options, start.checkpoint
     header = read_header(checkpoint.header) if checkpoint is not None else None
     saved, cursor, stopper = None, Cursor(), EarlyStopping(options.optim.patience)
@@ -289,7 +199,7 @@ def _with_batch_size(
     """Finds the batch size if it was left to us, and tells it; a run that starts over will have the same."""
     found = with_batch_size(options, hyp)
     if found is not options:
-        _save_settings(found, hyp, folder)
+        save_settings(found, hyp, folder)
         callbacks.run("on_params_update", {"batch_size": found.optim.batch_size})
     return found
 
@@ -325,62 +235,3 @@ def _describe(run: Run, folder: RunFolder, callbacks: Callbacks, *, first_epoch:
     )
     add_loggers(callbacks, names, description)
     callbacks.run("on_pretrain_routine_end", labels, data.class_names)
-
-
-def _save_settings(options: TrainOptions, hyp: Hyperparameters, folder: RunFolder) -> None:
-    hyp.save(folder.path / HYPERPARAMETERS)
-    # The last one: what has it can be resumed.
-    write_atomically(folder.path / SETTINGS, yaml.safe_dump(options.as_flat_dict(), sort_keys=False))
-
-
-def _evolved_batch_size(
-    options: TrainOptions, hyp: Hyperparameters, folder: RunFolder, *, goes_on: bool
-) -> TrainOptions:
-    """Finds the batch size if it was left to us: an evolution that goes on keeps the one that it has found."""
-    settings = folder.path / SETTINGS
-    if options.optim.batch_size == AUTO_BATCH and goes_on and settings.exists():
-        earlier = load_yaml(settings).data.get("batch_size")
-        if isinstance(earlier, int) and earlier > 0:
-            return replace(options, optim=replace(options.optim, batch_size=earlier))
-    return with_batch_size(options, hyp)
-
-
-def _evolve(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
-    """Many short trainings, each in a process of its own; nothing but their results is kept.
-
-    Raises:
-        ValueError: somebody listens, who could not hear anything.
-    """
-    heard = [hook for hook in HOOKS if callbacks.listens(hook)]
-    if heard:
-        raise ValueError(
-            f"callbacks ({', '.join(heard)}) cannot follow an evolution: each generation trains in a process of "
-            "its own; leave callbacks or --evolve out"
-        )
-    bucket = Bucket(options.run.bucket) if options.run.bucket else None
-    base = load_hyperparameters(options.optim.hyp)
-    project = EVOLVE_PROJECT if options.run.project == DEFAULT_PROJECT else options.run.project
-    folder = new_run_folder(project, options.run.name, exist_ok=options.run.exist_ok)
-    folder.open_log()
-    # As YOLOv5: each generation is validated after its last epoch only, and saves and draws nothing.
-    quiet = replace(options, run=replace(options.run, nosave=True, noval=True, noplots=True, loggers="csv"))
-    table, best = folder.path / CSV_NAME, folder.path / YAML_NAME
-    try:
-        if bucket:
-            bucket.fetch(table)
-        quiet = _evolved_batch_size(quiet, base, folder, goes_on=table.exists())
-        _save_settings(replace(options, optim=quiet.optim), base, folder)
-        result = evolve(
-            base,
-            lambda hyp, generation: train_generation(quiet.as_flat_dict(), hyp, folder.path),
-            folder.path,
-            generations=options.optim.evolve,
-            seed=options.optim.seed,
-            tune_anchors=not options.model.noautoanchor,
-            plot=not options.run.noplots,
-            written=lambda: bucket.publish((table, best)) if bucket else None,
-        )
-        LOG.info("Best hyper-parameters: train with --hyp %s", result.yaml_file)
-        return result
-    finally:
-        folder.close()

@@ -23,7 +23,7 @@ from graph_train.prediction.prediction_files import OutputSettings, Prediction, 
 from graph_train.prediction.sources import SourceFile, Sources, find_sources
 from graph_train.runs.run_folder import make_unused
 from graph_train.settings.predict_options import PredictOptions
-from graph_train.validation.validate import Speed
+from graph_train.validation.measuring import Speed
 from kernels.plugin import load_plugin
 from pipelines.augmentation.letterbox import BORDER_GREY, unletterbox_boxes
 from pipelines.batches import Batch

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graph_train.ranks.distributed import RankInfo
+from graph_train.ranks.launcher import RankInfo
 
 _RETRY_SECONDS = 0.2
 _HELLO_SECONDS = 5.0

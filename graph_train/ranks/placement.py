@@ -46,7 +46,7 @@ class Placement:
     def images(self, rows: npt.NDArray[Any] | Tensor, total: int) -> Tensor:
         """A batch of `total` images out of the rows that each rank has, in the order of the ranks.
 
-        Shares host memory where it can. The rows are those of `pipelines.batches.Shard.rows`: ranks may differ by one
+        Shares host memory where it can. The rows are those of `pipelines.shard.Shard.rows`: ranks may differ by one
         row, and of fewer images than ranks every rank has all.
         """
         tensor = flow.from_numpy(rows) if isinstance(rows, np.ndarray) else rows

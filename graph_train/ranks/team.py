@@ -13,7 +13,7 @@ from typing import Any
 
 from graph_train.host.device_request import VISIBLE_DEVICES, gpu_numbers, visible_devices
 from graph_train.host.failures import RANK_LOST, StoppedInOrder, ToldElsewhereError
-from graph_train.ranks.distributed import RankInfo, rank_info
+from graph_train.ranks.launcher import RankInfo, rank_info
 
 DEFAULT_TIMEOUT = 60.0
 _LONGEST_TIMEOUT = 86400.0

@@ -11,15 +11,15 @@ import numpy as np
 
 from graph_train.checks.environment import environment_facts
 from graph_train.engine.step import GraphStep
-from graph_train.host.progress import DATA_BOUND_SHARE, EpochTimes
 from graph_train.metrics.average_precision import best_row
 from graph_train.plots.style import class_colour, hex_colour, text_on
 from graph_train.runs.results_csv import RESULT_KEYS, VALIDATION_KEYS
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions, flag_fields
 from graph_train.training.assembly import Run
+from graph_train.training.progress import DATA_BOUND_SHARE, EpochTimes
 from graph_train.training.setup import Data
-from graph_train.validation.validate import ValidationResult
+from graph_train.validation.measuring import ValidationResult
 from models.complexity import measure
 
 FORMAT = 1

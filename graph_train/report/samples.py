@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
-from pipelines.dali.sources import decode_on_host
 from pipelines.data.index import ImageIndex
+from pipelines.pixels.encoded_images import decode_on_host
 from pipelines.shard import Shard
 from pipelines.val import ValPipeline
 

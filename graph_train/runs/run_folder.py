@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from graph_train.host.progress import TerminalHandler
-from graph_train.host.terminal import LogFile
+from graph_train.host.terminal import LogFile, TerminalHandler
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.saved_header import read_header

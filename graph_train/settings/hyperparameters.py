@@ -15,7 +15,7 @@ import yaml
 
 from kernels.files import write_atomically
 from models.loss_config import LossConfig
-from pipelines.augmentation.augment import AugmentConfig, largest
+from pipelines.augmentation.augment_config import AugmentConfig, largest
 from pipelines.data.safe_yaml import load_yaml
 
 _LOG = logging.getLogger(__name__)

@@ -8,15 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.engine.step import GraphStep
-from graph_train.host.memory import require_graph_memory, resident_bytes
+from graph_train.host.memory import resident_bytes
 from graph_train.runs.cursor import Cursor
 from graph_train.training.assembly import Run
-from graph_train.training.sampling import class_weights, epoch_class_weights, image_weights
+from graph_train.training.image_weights import class_weights, epoch_class_weights, image_weights
+from kernels.free_memory import free_memory
 from kernels.runtime import Tensor
 from models.padded_labels import label_capacity, pad_labels
 from pipelines.augmentation.draws import multi_scale_sizes
 
 LOG = logging.getLogger("graph_train")
+GRAPH_SHARE = 0.9
+"""How much of the free memory graphs may take; the rest is for data and validation."""
 
 
 class EpochBatches:
@@ -67,7 +70,7 @@ class EpochBatches:
         before = resident_bytes()
         step.prepare((images, 3, side, side), (images, run.label_floor, 5), run.schedule.at(0, 0))
         if run.setup.device == "cpu":
-            require_graph_memory(resident_bytes() - before, sizes)
+            _require_graph_memory(resident_bytes() - before, sizes)
 
     def _sizes(self, epoch: int) -> list[int]:
         """Side in px of each batch of an epoch with `--multi-scale`."""
@@ -87,3 +90,24 @@ class EpochBatches:
         labels, classes = data.train.labels, len(data.class_names)
         found = np.asarray(maps or [0.0] * classes)
         return image_weights(labels, classes, epoch_class_weights(class_weights(labels, classes) * classes, found))
+
+
+def _require_graph_memory(largest: int, sizes: set[int]) -> None:
+    """Refuses image sizes whose graphs will not fit beside each other; OneFlow shares their memory on a GPU only.
+
+    Args:
+        largest: bytes that the graph of the largest size has taken.
+        sizes: all sides in px.
+    Raises:
+        ValueError: says how much is missing.
+    """
+    others = largest * sum((size / max(sizes)) ** 2 for size in sizes) - largest
+    free = free_memory()
+    LOG.info(
+        "Multi-scale: graphs of all sizes need about %.1f GB, %.1f GB are free", (largest + others) / 1e9, free / 1e9
+    )
+    if others > free * GRAPH_SHARE:
+        raise ValueError(
+            f"--multi-scale: graphs of the other {len(sizes) - 1} image sizes need about {others / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free; take a smaller --batch-size or --imgsz, or --eager (equal numbers)"
+        )

@@ -9,8 +9,8 @@ import numpy as np
 
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.training.assembly import Run
+from graph_train.validation.measuring import TABLE_HEADER, ValidationResult, ValidationSettings, validate
 from graph_train.validation.sharded_validation import Sharing
-from graph_train.validation.validate import TABLE_HEADER, ValidationResult, ValidationSettings, validate
 from graph_train.validation.validation_hooks import ValidationHooks
 
 LOG = logging.getLogger("graph_train")

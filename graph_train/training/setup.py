@@ -14,7 +14,7 @@ from graph_train.ranks.exchange import Exchange
 from graph_train.ranks.placement import Placement
 from graph_train.settings.hyperparameters import AUGMENTATIONS, Hyperparameters
 from graph_train.settings.train_options import TrainOptions
-from pipelines.augmentation.augment import AugmentConfig
+from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.data.dataset import Dataset, load_dataset
 from pipelines.data.index import ImageIndex, index_images
 from pipelines.data.problems import count

@@ -14,7 +14,6 @@ from graph_train.engine.step import GraphStep, compile_seconds
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.host.failures import StoppedInOrder
 from graph_train.host.interrupts import StopRequest
-from graph_train.host.progress import EpochProgress, EpochTimes
 from graph_train.runs.checkpoint import Checkpoint
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.results_csv import EpochRow, ResultsCsv
@@ -26,7 +25,8 @@ from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.epoch_batches import EpochBatches
 from graph_train.training.epoch_validation import EpochValidation, measured
 from graph_train.training.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
-from graph_train.validation.validate import ValidationResult
+from graph_train.training.progress import EpochProgress, EpochTimes
+from graph_train.validation.measuring import ValidationResult
 from kernels.global_rows import here
 from kernels.runtime import Tensor
 from models.weights import copy_weights

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.validation.validate import ImageDetections
+from graph_train.validation.measuring import ImageDetections
 from kernels.files import write_atomically
 
 Entry = dict[str, Any]

@@ -24,7 +24,7 @@ from graph_train.validation.coco_results import (
     result_entries,
     write_results,
 )
-from graph_train.validation.validate import (
+from graph_train.validation.measuring import (
     TABLE_HEADER,
     ImageDetections,
     ValidationResult,

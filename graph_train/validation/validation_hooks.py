@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from graph_train.hooks.callbacks import Callbacks
-from graph_train.validation.validate import ImageDetections, ValidationBatch, ValidationResult
+from graph_train.validation.measuring import ImageDetections, ValidationBatch, ValidationResult
 
 
 class ValidationHooks:

@@ -1,5 +1,5 @@
 // Colour augmentation of 8-bit pictures: hue, saturation and value go through look-up tables, and a picture whose pixels
-// are interleaved becomes planes on the way. The definition, bit for bit, is pipelines/augmentation/colour.py; plain integers and floats whose
+// are interleaved becomes planes on the way. The definition, bit for bit, is pipelines/pixels/colour.py; plain integers and floats whose
 // rounding cannot depend on contraction make every clone below agree with it.
 #include <algorithm>
 #include <cmath>

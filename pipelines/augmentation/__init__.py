@@ -1,1 +1,1 @@
-"""What is drawn where: random draws, geometry, colours and labels of augmented samples; pure NumPy, no pixels yet."""
+"""What will be drawn where: random draws, geometry and labels, of letterboxed images too; NumPy, no pixels yet."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipelines.augmentation import boxes, geometry
-from pipelines.augmentation.augment import AugmentConfig
+from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.augmentation.copy_paste import Pasted, choose_pasted, mirrored_boxes
 from pipelines.augmentation.geometry import ViewDraw
 from pipelines.augmentation.letterbox import letterbox, long_side_size

@@ -8,7 +8,7 @@ from benchmarks.cli import main
 from benchmarks.kernel_cases import _greedy, _nms_inputs
 from benchmarks.kernels import CIOU, UPDATE
 from benchmarks.results import read_result
-from kernels.nms import suppress
+from graph_train.detection.suppression import suppress
 
 
 def test_both_suppressions_keep_the_same_boxes() -> None:

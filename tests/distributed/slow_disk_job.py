@@ -13,7 +13,7 @@ SECONDS = 4.0
 def main() -> int:
     """Takes the flags of `graph-train`."""
     team.join()
-    from graph_train.host.errors import run_command
+    from graph_train.host.run_command import run_command
     from graph_train.launch.train import train
     from graph_train.runs import saving
     from graph_train.settings.train_options import given_flags

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kernels.runtime import flow
-from models.elements import BinaryCrossEntropy, BlurredCrossEntropy, FocalLoss, QualityFocalLoss, smooth_targets
+from models.cross_entropy import BinaryCrossEntropy, BlurredCrossEntropy, FocalLoss, QualityFocalLoss, smooth_targets
 
 LOG2 = math.log(2)
 # Logit 0 has the probability 1/2 and the cross-entropy log 2 for any target.

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.module_tree import PLAIN_REDUCERS, plain_config
 from models.pickle_reader import Allowed, Instance, PickleError, read_pickle
+from models.saved_weights import PLAIN_REDUCERS, plain_config
 from models.spec import CONFIG_KEYS, load_model_spec, shipped_configs
 from models.weights import load_weights
 from tests.models import torch_files as torch

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.augmentation import boxes, colour, draws, geometry, letterbox, mosaic
+from pipelines.augmentation import boxes, draws, geometry, letterbox, mosaic
+from pipelines.pixels import colour
 from tests.parity.harness import Mode, Report, Subject
 
 

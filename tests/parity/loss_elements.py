@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from kernels.runtime import Tensor, flow
-from models.elements import BinaryCrossEntropy, BlurredCrossEntropy, FocalLoss, QualityFocalLoss, smooth_targets
+from models.cross_entropy import BinaryCrossEntropy, BlurredCrossEntropy, FocalLoss, QualityFocalLoss, smooth_targets
 from tests.parity.harness import Mode, Report, Subject
 
 _RTOL, _ATOL = 1e-5, 1e-7

@@ -15,7 +15,7 @@ from graph_train.metrics.average_precision import (
 )
 from graph_train.metrics.confusion import ConfusionMatrix
 from graph_train.validation.coco_results import default_ids, evaluate_results, result_entries, write_results
-from graph_train.validation.validate import ImageDetections
+from graph_train.validation.measuring import ImageDetections
 from tests.parity.harness import Mode, Report, Subject
 
 _ATOL = 1e-6

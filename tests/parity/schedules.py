@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from graph_train.engine import schedule as ours
 from graph_train.training.early_stopping import EarlyStopping
-from graph_train.training.sampling import class_weights, epoch_class_weights, image_weights
+from graph_train.training.image_weights import class_weights, epoch_class_weights, image_weights
 from models.loss_config import LossConfig
 from tests.parity.harness import Mode, Report, Subject
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from graph_train.host.memory import resident_bytes
 from kernels.plugin import load_plugin
-from pipelines.augmentation.augment import AugmentConfig
-from pipelines.dali.image_cache import CacheKind
+from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.data.index import index_images
+from pipelines.pixels.image_cache import CacheKind
 from pipelines.train import TrainPipeline
 
 

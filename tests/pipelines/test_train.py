@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.augmentation.augment import AugmentConfig
+from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.batches import Batch
 from pipelines.data.images import inspect_image
 from pipelines.data.index import ImageIndex
@@ -330,7 +330,7 @@ def test_file_that_dali_refuses_is_decoded_on_the_host(
     augment = replace(STILL, degrees=changes.get("degrees", 0.0))
     settings = {"index": index, "batch_size": 2, "image_px": 128, "cache": changes.get("cache")}
     # Kept as files: decoded images need no decoder.
-    monkeypatch.setattr("pipelines.dali.image_cache._fits_decoded", lambda index, free: False)
+    monkeypatch.setattr("pipelines.pixels.image_cache._fits_decoded", lambda index, free: False)
     expected = list(make(augment, **settings).epoch(0))
     content = index.paths[3].read_bytes()
     index.paths[3].write_bytes(content[:20] + b"\0\0" + content[20:])

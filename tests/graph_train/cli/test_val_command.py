@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from graph_train.cli.val import main
-from graph_train.detection.augmented import VIEWS, AugmentedInference, View, back_to_image, scaled
+from graph_train.detection.augmented_views import VIEWS, AugmentedInference, View, back_to_image, scaled
 from graph_train.detection.detector import load_detector
 from graph_train.detection.label_files import write_label_file
 from graph_train.host.failures import USER_ERROR

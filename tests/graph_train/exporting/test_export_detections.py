@@ -16,9 +16,9 @@ from kernels.runtime import flow
 from models.network import DetectionModel
 from models.spec import load_model_spec
 from models.weights import save_weights
-from pipelines.dali.sources import decode_on_host
 from pipelines.data.dataset import load_dataset
 from pipelines.data.index import index_images
+from pipelines.pixels.encoded_images import decode_on_host
 from pipelines.predict import ImageBatches, PredictSettings, inspect_images
 from tests.graph_train.lab import Lab
 from tests.graph_train.tiny import steepen

@@ -123,7 +123,7 @@ def test_nohup_is_respected() -> None:
 
 COMMAND = """
 import os, sys
-from graph_train.host.errors import run_command
+from graph_train.host.run_command import run_command
 def work():
     for number in range(2000):
         print("a line that fills pipes", number)

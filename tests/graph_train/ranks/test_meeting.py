@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from graph_train.ranks.distributed import RankInfo
+from graph_train.ranks.launcher import RankInfo
 from graph_train.ranks.meeting import Meeting, meet
 from graph_train.ranks.rank_watch import Settings
 

@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from graph_train.cli.val import main as val_main
-from graph_train.host.progress import EpochTimes
 from graph_train.report.content import results_content, times_content
 from graph_train.report.page import json_for_html, render
 from graph_train.report.samples import SAMPLES, SampleCollector, measured_here
 from graph_train.runs.checkpoint import load_checkpoint
 from graph_train.runs.results_csv import RESULT_KEYS
+from graph_train.training.progress import EpochTimes
 from pipelines.shard import Shard
 from tests.graph_train.lab import VAL_IMAGES, Lab, Trial
 from tests.graph_train.report.browser import opened

@@ -16,7 +16,7 @@ from graph_train.settings.hyperparameters import (
     load_hyperparameters,
     shipped_names,
 )
-from pipelines.augmentation.augment import AugmentConfig, largest
+from pipelines.augmentation.augment_config import AugmentConfig, largest
 
 
 def _file(folder: Path, text: str) -> Path:

@@ -14,7 +14,7 @@ from graph_train.validation.coco_results import (
     result_entries,
     write_results,
 )
-from graph_train.validation.validate import ImageDetections
+from graph_train.validation.measuring import ImageDetections
 
 NAMES = ("RBC", "WBC", "Platelets")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.augmentation.augment import AugmentConfig
+from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.augmentation.copy_paste import choose_pasted, mirrored_boxes
 from pipelines.augmentation.draws import SampleDraws, epoch_order, generator, multi_scale_sizes
 from pipelines.augmentation.rendering import render_sample

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.augmentation.augment import AugmentConfig
+from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.augmentation.draws import SampleDraws, SamplePlan, View
 from pipelines.data.index import ImageIndex
 from tests.pipelines.augmentation.test_draws import configs, random_index

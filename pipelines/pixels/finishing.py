@@ -1,6 +1,6 @@
-"""Blending, colour gains, layout as DALI operators: for a GPU what `pipelines.augmentation.colour` does on the host.
+"""Blending, colour gains, layout as DALI operators: for a GPU what `pipelines.pixels.colour` does on the host.
 
-All arithmetic is in float32 on 8-bit levels and rounds where the tables of `pipelines.augmentation.colour` round, so
+All arithmetic is in float32 on 8-bit levels and rounds where the tables of `pipelines.pixels.colour` round, so
 that both give the same picture but for single levels of hue.
 """
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from kernels.free_memory import free_memory
-from pipelines.augmentation.augment import AugmentConfig
-from pipelines.dali.image_cache import CacheKind, cache_need, open_images
+from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.data.index import ImageIndex, index_images
+from pipelines.pixels.image_cache import CacheKind, cache_need, open_images
 from pipelines.train import TrainPipeline
 from tests.pipelines.rendered import rendered_index
 

@@ -1,7 +1,7 @@
 """From plans to pixels: all of it in DALI, or decoding in DALI and drawing by a kernel of the plugin.
 
-On a GPU, and for views that are turned, sheared or bent, DALI's graph (`pipelines.dali.pixels`) draws. On a CPU its
-resize and warp take most of the time of upright views, so the plugin's `kernels.drawing` draws these, with the same
+On a GPU, and for views that are turned, sheared or bent, DALI's graph (`pipelines.pixels.canvas_graph`) draws. On a CPU
+its resize and warp take most of the time of upright views, so the plugin's `kernels.drawing` draws these, with the same
 filters, several pictures at a time; without the plugin DALI draws them as well.
 """
 
@@ -14,14 +14,14 @@ import numpy as np
 
 import kernels.plugin
 from kernels.drawing import draw_region
-from pipelines.augmentation.colour import finish_picture, mix_images
 from pipelines.augmentation.letterbox import BORDER_GREY
 from pipelines.augmentation.plans import BatchPlan, Picture
 from pipelines.augmentation.rendering import ViewRender
-from pipelines.dali.decoding import TileDecoder
-from pipelines.dali.image_cache import ImageStore
-from pipelines.dali.pixels import CanvasPipeline, GraphSettings
-from pipelines.dali.timings import Timings
+from pipelines.pixels.canvas_graph import CanvasPipeline, GraphSettings
+from pipelines.pixels.colour import finish_picture, mix_images
+from pipelines.pixels.decoding import TileDecoder
+from pipelines.pixels.image_cache import ImageStore
+from pipelines.pixels.timings import Timings
 
 
 class Drawing(Protocol):

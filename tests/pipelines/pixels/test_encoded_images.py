@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.dali.decoding import is_decoded_by_dali
-from pipelines.dali.sources import ImageBytes
 from pipelines.data.index import ImageIndex
+from pipelines.pixels.decoding import is_decoded_by_dali
+from pipelines.pixels.encoded_images import ImageBytes
 from tests.pipelines.rendered import rendered_index
 
 

@@ -1,4 +1,4 @@
-"""Greedy non-maximum suppression in NumPy: the plain reference, exact and fast enough for validation on a CPU.
+"""Greedy non-maximum suppression in NumPy, exact and fast enough for validation on a CPU.
 
 Boxes are visited from the highest score down and a box goes when a box kept before it overlaps it too much. Instead of
 one Python step per box, blocks of the sorted boxes are compared at once: first with everything kept so far, then among

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from graph_train.detection.nms import NmsSettings, non_max_suppression
-from graph_train.host.progress import BAR_FORMAT
+from graph_train.host.terminal import BAR_FORMAT
 from graph_train.metrics.average_precision import (
     IOU_THRESHOLDS,
     ClassMetrics,

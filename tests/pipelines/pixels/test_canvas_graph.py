@@ -5,10 +5,10 @@ import pytest
 
 from kernels.hsv import write_planes
 from kernels.plugin import load_plugin
-from pipelines.augmentation import colour
-from pipelines.augmentation.augment import AugmentConfig
-from pipelines.dali.pixels import CanvasPipeline, GraphSettings
-from pipelines.dali.sources import ImageBytes
+from pipelines.augmentation.augment_config import AugmentConfig
+from pipelines.pixels import colour
+from pipelines.pixels.canvas_graph import CanvasPipeline, GraphSettings
+from pipelines.pixels.encoded_images import ImageBytes
 from pipelines.train import TrainPipeline
 from tests.pipelines.rendered import rendered_index
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from graph_train.training.sampling import class_weights, epoch_class_weights, image_weights
+from graph_train.training.image_weights import class_weights, epoch_class_weights, image_weights
 
 
 def _labels(*classes: int) -> npt.NDArray[np.float32]:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.nms import suppress
+from graph_train.detection.suppression import suppress
 
 
 def boxes_of(*rows: tuple[float, float, float, float]) -> np.ndarray:

@@ -15,11 +15,11 @@ from tqdm import tqdm
 from kernels.files import replacing
 from kernels.free_memory import free_memory
 from pipelines.augmentation.rendering import TileRender
-from pipelines.dali.decoding import Device
-from pipelines.dali.sources import ImageBytes, decode_on_host, needs_host_decoding
 from pipelines.data.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from pipelines.data.index import ImageIndex
 from pipelines.data.problems import printable
+from pipelines.pixels.decoding import Device
+from pipelines.pixels.encoded_images import ImageBytes, decode_on_host, needs_host_decoding
 
 CacheKind = Literal["ram", "disk"]
 MEMORY_SHARE = 0.8

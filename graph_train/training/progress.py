@@ -7,21 +7,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from graph_train.host.terminal import BAR_FORMAT
+
 LOG = logging.getLogger("graph_train")
 DATA_BOUND_SHARE = 0.10
 """Share of the time spent waiting for data above which an epoch is called data-bound."""
-BAR_FORMAT = "{l_bar}{bar:10}{r_bar}{bar:-10b}"
 _ROW = "{:>10}{:>11}{:>11}{:>11}{:>11}{:>8}{:>9}"
 HEADER = _ROW.format("Epoch", "box_loss", "obj_loss", "cls_loss", "Instances", "Size", "img/s")
-
-
-class TerminalHandler(logging.StreamHandler):
-    """Prints messages above a bar that is being drawn, never into it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """As the base class, with the bar taken away for the moment."""
-        with tqdm.external_write_mode(file=self.stream):
-            super().emit(record)
 
 
 @dataclass

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from pipelines.augmentation.letterbox import BORDER_GREY
 from pipelines.augmentation.plans import Finish
 from pipelines.augmentation.rendering import TileRender, ViewRender
-from pipelines.dali import finishing
-from pipelines.dali.decoding import DOT, DOT_TILE, QUEUE_DEPTH, Device, decoded_crop, given
+from pipelines.pixels import finishing
+from pipelines.pixels.decoding import DOT, DOT_TILE, QUEUE_DEPTH, Device, decoded_crop, given
 
 # An unused slot gets `DOT_TILE` with `DOT`, or with this where images come decoded: resized, but pasted with no area.
 _PIXEL = np.zeros((1, 1, 3), np.uint8)

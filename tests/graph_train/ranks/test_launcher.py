@@ -1,6 +1,6 @@
 import pytest
 
-from graph_train.ranks.distributed import RankInfo, first_host, rank_info
+from graph_train.ranks.launcher import RankInfo, first_host, rank_info
 
 TORCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 SLURM = {

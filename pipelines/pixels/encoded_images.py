@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image
 
 from pipelines.augmentation.rendering import TileRender
-from pipelines.dali.decoding import Device, is_decoded_by_dali
 from pipelines.data.images import decode_rgb, read_image_file
 from pipelines.data.index import ImageFormat, ImageIndex
 from pipelines.data.problems import printable
+from pipelines.pixels.decoding import Device, is_decoded_by_dali
 
 _DALI_DECODES = {"jpeg": ("RGB", "L"), "png": ("RGB", "L"), "bmp": ("RGB",), "webp": ("RGB",)}
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from graph_train.validation.validate import (
+from graph_train.validation.measuring import (
     ImageDetections,
     ValidationSettings,
     validate,

@@ -1,4 +1,4 @@
-"""How every command ends: one line on what is wrong and what to do, and an exit code that scripts can use."""
+"""Runs a command to its end: one line on what is wrong and what to do, and an exit code that scripts can use."""
 
 import contextlib
 import logging
@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, RunEndedError, ToldElsewhereError
-from graph_train.host.terminal import steady_output
+from graph_train.host.terminal import TerminalHandler, steady_output
 from pipelines.data.problems import printable
 
 
@@ -66,8 +66,6 @@ def _code(error: BaseException | None) -> int:
 
 def show_messages() -> None:
     """Prints the program's messages as they are; for commands without a log file."""
-    from graph_train.host.progress import TerminalHandler
-
     log = logging.getLogger("graph_train")
     console = TerminalHandler(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))

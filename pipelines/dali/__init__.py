@@ -1,1 +1,0 @@
-"""From plans to pixels: decoding, drawing, caches of images."""
