@@ -15,7 +15,7 @@ from graph_train.runs.run_folder import HYPERPARAMETERS, PLACE, SETTINGS, Resume
 from graph_train.runs.saved_header import SavedHeader, read_header
 from graph_train.settings.flag_table import dashed
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
-from graph_train.settings.train_options import WANDB_ONLY, TrainOptions, options_from_flags
+from graph_train.settings.train_options import AUTO_BATCH, WANDB_ONLY, TrainOptions, options_from_flags
 from kernels.files import write_atomically
 from pipelines.data.safe_yaml import load_yaml
 
@@ -61,7 +61,10 @@ def resumed(folder: RunFolder, point: ResumePoint, flags: Mapping[str, Any]) -> 
     for name in ("name", "exist_ok"):
         if name in flags:
             raise ValueError(f"{dashed(name)}: a resumed run stays in its folder {folder.path}; leave it out")
-    for name in set(flags) - {"project", "resume"}:
+    asked = set(flags) - {"project", "resume"}
+    if given["batch_size"] == AUTO_BATCH:
+        asked.discard("batch_size")  # what was found then is what is saved
+    for name in asked:
         if name not in _CHANGEABLE_ON_RESUME and saved.get(name) != given[name]:
             raise ValueError(
                 f"{dashed(name)} {given[name]!r} differs from the saved run ({saved.get(name)!r}); a "
