@@ -1,8 +1,9 @@
 """Loads the kernel plugin: a shared library with CPU kernels that replace OneFlow's own, and with ops of ours.
 
 Loading registers the kernels with OneFlow: ops of the same names then run through them, in eager mode and in graphs,
-with no change to any Python code. OneFlow keeps the kernel it first chose for an op object, so load before the first
-op runs. New ops are reached through `flow.stateful_op(name)` and one of OneFlow's generic dispatchers, e.g.
+with no change to any Python code. Ops that have run before choose anew (`csrc/registry.cpp`); a graph that is compiled
+keeps the kernels it has. New ops are reached through `flow.stateful_op(name)` and one of OneFlow's generic dispatchers,
+e.g.
 
     op = flow.stateful_op("graph_train_double").Input("in").Output("out").Build()
     doubled = flow._C.dispatch_ofrecord_bytes_decoder(op, tensor, name="")
@@ -152,6 +153,7 @@ def _start_session() -> Any:
 
 
 def _load(path: Path) -> ctypes.CDLL:
+    flow._oneflow_internal.eager.Sync()  # no op may be choosing its kernel meanwhile
     # By its soname the plugin finds this very library, wherever the wheel lies.
     ctypes.CDLL(str(plugin_build.onednn_library()))
     try:

@@ -7,6 +7,7 @@ import pytest
 
 from graph_train.runs.checkpoint import load_checkpoint
 from tests.distributed.jobs import JobLab
+from tests.graph_train.lab import finding
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
 EPOCHS = 10  # of two steps each
@@ -42,6 +43,33 @@ def test_ranks_train_as_one_process(lab: JobLab, alone: Path, ranks: int) -> Non
     assert [job.text(rank) for rank in range(1, ranks)] == [""] * (ranks - 1)
 
 
+def test_validation_finds_what_one_process_finds(lab: JobLab) -> None:
+    """Four images: parts of two, and of two, one and one."""
+    found = {}
+    for ranks in (1, 2, 3):
+        name = f"finding{ranks}"
+        lab.run(lab.flags(name, epochs=1, **{"sync-bn": ranks > 1}, **finding(lab.root, lab.data)), ranks)
+        (found[ranks],) = rows(lab.root / "runs" / name)
+    measures = slice(4, 8)  # precision, recall, mAP50, mAP50-95
+    assert found[1][measures].min() > 0
+    for ranks in (2, 3):
+        np.testing.assert_allclose(found[ranks][measures], found[1][measures], rtol=1e-6)
+
+
+def test_running_means_are_those_of_all_ranks(lab: JobLab) -> None:
+    """One batch of eight, in two equal parts: the first layer sees the same images, whoever sees them."""
+    flags = {"epochs": 1, "batch-size": 8, **finding(lab.root, lab.data)}
+    mean, variance = ("model/model.0.bn.running_mean", "model/model.0.bn.running_var")
+    saved = []
+    for ranks in (1, 2):
+        lab.run(lab.flags(f"means{ranks}", **flags), ranks)
+        saved.append(arrays(lab.root / "runs" / f"means{ranks}"))
+    np.testing.assert_allclose(saved[1][mean], saved[0][mean], rtol=1e-4, atol=1e-7)
+    # Of the variance within the parts alone, what lies between the parts is missing.
+    assert not np.array_equal(saved[1][variance], saved[0][variance])
+    np.testing.assert_allclose(saved[1][variance], saved[0][variance], rtol=0.1)
+
+
 def test_statistics_of_each_rank_are_joined(lab: JobLab) -> None:
     job = lab.run(lab.flags("own-statistics", epochs=2), 2)
     assert "All 2 ranks hold the same weights" in job.text(0)
@@ -55,15 +83,19 @@ def test_statistics_of_each_rank_are_joined(lab: JobLab) -> None:
         np.testing.assert_allclose(saved[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
 
 
-def test_resume_with_other_numbers_of_ranks(lab: JobLab, alone: Path) -> None:
+def test_resume_with_other_numbers_of_ranks(lab: JobLab) -> None:
     """Two, four, one: the run goes through all of them and ends as if it had had one all along."""
-    name = "resumed"
-    folder = lab.root / "runs" / name
-    lab.run(lab.flags(name, epochs=EPOCHS, **{"sync-bn": True, "save-period": 3}), 2)
-    assert len(rows(folder)) == EPOCHS
-    longer = ["--resume", str(folder), "--epochs", str(EPOCHS + 1)]
-    lab.run(longer, 4)
-    assert len(rows(folder)) == EPOCHS + 1
-    lab.run([*longer[:-1], str(EPOCHS + 2)], 1)
-    assert len(rows(folder)) == EPOCHS + 2
-    np.testing.assert_allclose(rows(folder)[: EPOCHS - 1], rows(alone)[: EPOCHS - 1], rtol=2e-4, atol=2e-5)
+
+    def through(name: str, *ranks: int) -> Path:
+        folder = lab.root / "runs" / name
+        lab.run(lab.flags(name, epochs=3, **{"sync-bn": ranks[0] > 1}), ranks[0])
+        for epochs, number in enumerate(ranks[1:], start=4):
+            lab.run(["--resume", str(folder), "--epochs", str(epochs)], number)
+        return folder
+
+    several, one = through("resumed", 2, 4, 1), through("resumed-alone", 1, 1, 1)
+    assert len(rows(one)) == 5
+    np.testing.assert_allclose(rows(several), rows(one), rtol=2e-4, atol=2e-5)
+    ours, theirs = arrays(several), arrays(one)
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=2e-3, atol=2e-5, err_msg=name)

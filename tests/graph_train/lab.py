@@ -15,7 +15,8 @@ from graph_train.launch.train import train
 from graph_train.settings.hyperparameters import load_hyperparameters
 from graph_train.settings.train_options import options_from_flags
 from graph_train.training.assembly import Run, assemble
-from tests.graph_train.tiny import TINY
+from models.weights import save_weights
+from tests.graph_train.tiny import TINY, steepen, tiny_network
 
 TRAIN_IMAGES, VAL_IMAGES = 8, 4
 WIDTH, HEIGHT = 96, 64
@@ -42,6 +43,26 @@ def write_data_set(root: Path, train_images: int = TRAIN_IMAGES) -> Path:
     content = {"path": ".", "train": "images/train", "val": "images/val", "names": list(CLASSES)}
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+def write_hyp(folder: Path, **values: float) -> Path:
+    """A hyper-parameter file: those of scratch-low with some changed."""
+    path = folder / f"hyp{'-'.join(f'{name}{value}' for name, value in values.items())}.yaml"
+    low = load_hyperparameters("hyp.scratch-low.yaml").as_dict()
+    path.write_text(yaml.safe_dump({**low, **values}))
+    return path
+
+
+def finding(folder: Path, data: Path) -> dict[str, Any]:
+    """Flags of a training whose network finds something in a data set from the start, and hardly changes."""
+    path = folder / "finding.safetensors"
+    if not path.exists():
+        photos = [Image.open(file) for file in sorted((data.parent / "images" / "val").glob("*.jpg"))]
+        images = np.stack([np.asarray(photo.resize((64, 64))).transpose(2, 0, 1) for photo in photos])
+        network = steepen(tiny_network(seed=3), images)
+        network.names = list(CLASSES)
+        save_weights(network, path)
+    return {"weights": path, "cfg": "", "hyp": write_hyp(folder, lr0=1e-7, warmup_bias_lr=0.0), "noautoanchor": True}
 
 
 @dataclass
@@ -130,9 +151,10 @@ class Lab:
         folder = result.folder if hasattr(result, "folder") else result.yaml_file.parent
         return Trial(folder, heard, result)
 
+    def finding(self, **flags: Any) -> dict[str, Any]:
+        """Flags of a run whose network finds something from the start, and hardly changes: mAP is not 0 in it."""
+        return {**finding(self.root, self.data), **flags}
+
     def hyp(self, **values: float) -> Path:
         """A hyper-parameter file: those of scratch-low with some changed."""
-        path = self.root / f"hyp{'-'.join(f'{name}{value}' for name, value in values.items())}.yaml"
-        low = load_hyperparameters("hyp.scratch-low.yaml").as_dict()
-        path.write_text(yaml.safe_dump({**low, **values}))
-        return path
+        return write_hyp(self.root, **values)

@@ -43,7 +43,7 @@ class Report:
         with np.errstate(invalid="ignore", divide="ignore"):
             error = np.where((got == want) | (np.isnan(got) & np.isnan(want)), 0.0, np.abs(got - want))
             relative = np.where(error == 0.0, 0.0, error / np.abs(want))
-            ok = bool(np.all((error == 0.0) | (error <= atol + rtol * np.abs(want))))
+            ok = bool(np.all((error == 0.0) | (np.isfinite(error) & (error <= atol + rtol * np.abs(want)))))
         self.comparisons.append(
             Comparison(name, float(error.max(initial=0.0)), float(relative.max(initial=0.0)), tolerance, ok)
         )

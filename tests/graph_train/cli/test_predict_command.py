@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -264,13 +265,16 @@ def test_images_are_shown_on_a_display(weights: Path, photos: Path, tmp_path: Pa
     """The system's viewer is a program that copies what it is told to show."""
     viewer = tmp_path / "bin" / "xdg-open"
     viewer.parent.mkdir()
-    viewer.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/shown.png\n')
+    viewer.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/half.png && mv {tmp_path}/half.png {tmp_path}/shown.png\n')
     viewer.chmod(0o755)
     environment = {**os.environ, "DISPLAY": ":0", "PATH": f"{viewer.parent}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", "graph_train.cli.predict"]
     flags = arguments(weights, photos / "a.png", tmp_path, "--view-img", "--nosave", "--eager", "--hide-labels")
     done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    end = time.monotonic() + 30
+    while not (tmp_path / "shown.png").exists() and time.monotonic() < end:  # nobody waits for a viewer
+        time.sleep(0.05)
     assert Image.open(tmp_path / "shown.png").size == (96, 64)
     assert not (tmp_path / "exp").exists()
 

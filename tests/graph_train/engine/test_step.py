@@ -1,12 +1,14 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from graph_train.engine.schedule import ema_decay
-from graph_train.engine.step import EagerStep, GraphStep, StepResult
-from kernels.runtime import flow
+from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters
+from graph_train.engine.step import EagerStep, GraphStep, StepResult, _advance
+from kernels.runtime import Tensor, flow
 from kernels.update import UpdateRule
 from tests.bfloat16 import computing_in_bfloat16
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
@@ -46,7 +48,7 @@ def assert_graph_equals_eager(rule: UpdateRule) -> None:
     assert step.replayed == STEPS - len(step.compilations)
 
 
-@pytest.mark.parametrize("rule", ["sgd", "adamw"])
+@pytest.mark.parametrize("rule", ["sgd", "adam", "adamw"])
 def test_graph_equals_eager_bit_for_bit(rule: UpdateRule) -> None:
     assert_graph_equals_eager(rule)
 
@@ -74,7 +76,6 @@ def test_non_finite_gradient_skips_the_update() -> None:
     step, schedule = tiny_step(EagerStep), tiny_schedule(batch_size=16)
     images, labels = random_batch(0, side=64, labels=3)
     weight = next(step.state.network.parameters())
-    saved = weight.numpy().copy()
     with flow.no_grad():
         weight.copy_(flow.full(weight.shape, float("inf")))
     before = {name: value for name, value in step.state.arrays().items() if "running" not in name}
@@ -84,24 +85,53 @@ def test_non_finite_gradient_skips_the_update() -> None:
     assert step.state.counters.skipped == 1
     assert step.state.counters.updates == 0
     assert all(np.array_equal(before[name], after[name]) for name in before if "tracked" not in name)
-    with flow.no_grad():
-        weight.copy_(flow.tensor(saved))
+
+
+def test_loss_scale_by_hand() -> None:
+    """Halved by an update that overflowed, doubled after 2000 good ones; batches that add up leave it."""
+    update, wait = (replace(tiny_schedule().at(0, 0), update=update) for update in (True, False))
+    good = StepResult(total=1.0, box=1.0, objectness=0.0, classes=0.0, gradient_norm=1.0, updated=True, skipped=False)
+    bad = replace(good, updated=False, skipped=True)
+    counters = Counters(loss_scale=1024.0, good_updates=LOSS_SCALE_GROWTH_INTERVAL - 2)
+    counters = _advance(counters, update, good, 0.5, scaled=True)
+    assert (counters.loss_scale, counters.good_updates, counters.updates) == (1024, LOSS_SCALE_GROWTH_INTERVAL - 1, 1)
+    waiting = _advance(counters, wait, bad, 0.5, scaled=True)
+    assert waiting == replace(counters, pending_decay=1.0, accumulated=1)
+    grown = _advance(counters, update, good, 0.5, scaled=True)
+    assert (grown.loss_scale, grown.good_updates, grown.updates) == (2048, 0, 2)
+    halved = _advance(grown, update, bad, 0.5, scaled=True)
+    assert (halved.loss_scale, halved.skipped, halved.skipped_in_row, halved.updates) == (1024, 1, 1, 2)
+    again = _advance(halved, update, bad, 0.5, scaled=True)
+    assert (again.loss_scale, again.skipped_in_row) == (512, 2)
+    assert _advance(again, update, good, 0.5, scaled=True).skipped_in_row == 0
+    # Without a scale there is nothing to halve, nor to double.
+    unscaled = replace(counters, loss_scale=1.0)
+    assert [_advance(unscaled, update, result, 0.5, scaled=False).loss_scale for result in (good, bad)] == [1, 1]
 
 
 def test_gradients_of_small_batches_add_up() -> None:
-    # Two batches accumulated give the update of their summed gradients; BatchNorm is per batch in both.
+    """BatchNorm is per batch, so the gradients of A and then B are those of A alone plus those of B alone."""
     schedule = tiny_schedule()
-    images, labels = random_batch(0, side=64, labels=3)
-    step = tiny_step(EagerStep)
+    batches = [tuple(map(flow.tensor, random_batch(number, side=64, labels=3))) for number in (0, 1)]
     later = [schedule.at(number, number // 6) for number in range(13, 24)]
     wait = next(settings for settings in later if not settings.update)
     update = next(settings for settings in later if settings.update)
-    step(flow.tensor(images), flow.tensor(labels), wait)
-    once = step.state.arrays()
-    pending = {name: value for name, value in once.items() if name.startswith("gradient_sum/")}
-    assert any(np.abs(value).max() > 0 for value in pending.values())
-    result = step(flow.tensor(images), flow.tensor(labels), update)
-    assert result.updated
+
+    def sums(*given: tuple[Tensor, ...]) -> tuple[EagerStep | GraphStep, dict[str, np.ndarray]]:
+        step = tiny_step(EagerStep)
+        for images, labels in given:
+            step(images, labels, wait)
+        found = {name: value for name, value in step.state.arrays().items() if name.startswith("gradient_sum/")}
+        assert all(np.abs(value).max() > 0 for value in found.values())
+        return step, found
+
+    step, both = sums(*batches)
+    alone = [sums(batch)[1] for batch in batches]
+    for name, value in both.items():
+        np.testing.assert_allclose(value, alone[0][name] + alone[1][name], rtol=1e-5, atol=1e-6, err_msg=name)
+        assert not np.allclose(alone[0][name], alone[1][name], rtol=1e-3)
+    images, labels = batches[0]
+    assert step(images, labels, update).updated
     done = step.state.arrays()
     assert all(not value.any() for name, value in done.items() if name.startswith("gradient_sum/"))
     assert all(np.abs(done[name]).max() > 0 for name in done if name.startswith("first_moment/"))

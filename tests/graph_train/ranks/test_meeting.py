@@ -63,9 +63,8 @@ def test_all_ranks_meet() -> None:
 
 
 def test_missing_rank_is_named_everywhere() -> None:
-    port, started = free_port(), time.monotonic()
+    port = free_port()
     outcomes = meet_together([info(rank, 4, port) for rank in (0, 2)], 1)
-    assert time.monotonic() - started < 5
     for outcome in outcomes:
         assert f"ranks 1, 3 of 4 did not come to rank 0 on host0 (127.0.0.1, port {port}) within 1 s" in str(outcome)
         assert "here: 0 on host0, 2 on host2" in str(outcome)
@@ -86,20 +85,24 @@ def test_ranks_of_different_jobs_are_told_apart() -> None:
     assert all("rank 1 came twice" in str(outcome) for outcome in outcomes)
 
 
+def connected(host: str, port: int) -> socket.socket:
+    """A connection as soon as somebody listens there."""
+    end = time.monotonic() + 10
+    while True:
+        try:
+            return socket.create_connection((host, port))
+        except ConnectionRefusedError:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
 def test_strangers_at_the_port_are_ignored() -> None:
     port = free_port()
-
-    def stranger() -> None:
-        time.sleep(0.3)
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.sendall(b"GET / HTTP/1.1\n")
-
-    thread = threading.Thread(target=stranger)
-    thread.start()
     outcomes: list[Any] = []
     first = threading.Thread(target=lambda: outcomes.append(meet(info(0, 2, port), 10)))
     first.start()
-    thread.join()
+    with connected("127.0.0.1", port) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\n")
     outcomes.append(meet(info(1, 2, port), 10))
     first.join()
     assert all(isinstance(outcome, Meeting) for outcome in outcomes)

@@ -3,10 +3,12 @@
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,14 +249,22 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
     folder.close()
 
 
-def test_saving_waits_for_the_write_under_way(tmp_path: Path) -> None:
+def test_saving_waits_for_the_write_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+
+    def held(*given: Any, **named: Any) -> None:
+        assert go_on.wait(60)
+        save_checkpoint(*given, **named)
+
+    monkeypatch.setattr("graph_train.runs.saving.save_checkpoint", held)
     folder = RunFolder(tmp_path / "run")
     saving = Saving(folder, RunOptions(save_steps=2, keep_saves=1))
     assert [saving.due(number) for number in range(4)] == [False, True, True, True]  # due until it is saved
-    large = {"model/a": np.zeros(30_000_000, np.float32)}
-    saving.start(Snapshot(Checkpoint(large, {"number": 1})))
+    arrays = {"model/a": np.zeros(3, np.float32)}
+    saving.start(Snapshot(Checkpoint(arrays, {"number": 1})))
     assert not saving.due(5)  # due, but the disk is busy
-    saving.start(Snapshot(Checkpoint(large, {"number": 2})))
+    go_on.set()
+    saving.start(Snapshot(Checkpoint(arrays, {"number": 2})))
     assert saving.finish()
     assert load_checkpoint(folder.last).header["number"] == 2
     assert not saving.due(6)

@@ -1,6 +1,7 @@
 """Every flag of `graph-train` does what it says: a table with a check for each, compared with the parser."""
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -25,6 +26,8 @@ from kernels.runtime import flow
 from models.weights import load_weights
 from tests.graph_train.lab import TRAIN_IMAGES, Lab, Trial, write_data_set
 from tests.graph_train.tiny import TINY, random_batch, tiny_schedule, tiny_step
+
+TESTS = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -396,12 +399,17 @@ def save_period(lab: Lab, plain: Trial) -> None:
 
 def save_steps(lab: Lab, plain: Trial) -> None:
     """Saved after the first of two batches, a run goes on there; without the flag it would start over."""
-    trial = lab.train(save_steps=1, keep_saves=9, epochs=1)
-    # After each of the two batches, and after the validation, of which none waits for a file; the newest has it all.
-    cursors = [load_checkpoint(path).header["cursor"] for path in sorted((trial.folder / "weights").glob("last*"))]
-    assert cursors[0] == {**cursors[0], "epoch": 0, "next_batch": 1} or len(cursors) > 1
-    assert max((item["epoch"], item["next_batch"]) for item in cursors) == (1, 0)
-    assert len(cursors) >= 2
+    trial = lab.train(save_steps=1, keep_saves=9, epochs=2)
+    states = {path: load_checkpoint(path).header["cursor"] for path in (trial.folder / "weights").glob("last*")}
+    assert max((cursor["epoch"], cursor["next_batch"]) for cursor in states.values()) == (2, 0)
+    inside = [path for path, cursor in states.items() if (cursor["epoch"], cursor["next_batch"]) == (0, 1)]
+    assert len(inside) == 1  # the first save that is due finds no other under way
+    newest = arrays(trial.folder / "weights" / "last.safetensors")
+    resumed = lab.train_as_given(resume=inside[0])
+    assert "Resuming at epoch 0, batch 1" in resumed.log
+    assert resumed.rows == trial.rows
+    again = arrays(resumed.folder / "weights" / "last.safetensors")
+    assert all(np.array_equal(value, again[name]) for name, value in newest.items())
 
 
 def save_minutes(lab: Lab, plain: Trial) -> None:
@@ -436,24 +444,28 @@ CHECKS: dict[str, Check] = {
         noplots, save_period, save_steps, save_minutes, keep_saves, loggers,
     )
 }  # fmt: skip
+_HERE = "graph_train/settings/test_flags.py"
 ELSEWHERE = {
-    "dist_timeout": "distributed/test_losses.test_missing_rank_is_named_before_anything_slow",
-    "debug": "test_debug_shows_the_traceback",
-    "allow_download": "pipelines/data/test_download.py",
-    "on_save_error": "test_saving.test_a_disk_that_refuses",
-    "max_nonfinite": "test_nonfinite.test_a_run_that_diverges",
-    "bucket": "test_bucket",
-    "entity": "test_options.REFUSED, test_flags_of_wandb",
-    "upload_dataset": "test_options.REFUSED, test_flags_of_wandb",
-    "bbox_interval": "test_options.REFUSED, test_flags_of_wandb",
-    "artifact_alias": "test_options.REFUSED",
+    "dist_timeout": "distributed/test_losses.py::test_missing_rank_is_named_before_anything_slow",
+    "debug": f"{_HERE}::test_debug_shows_the_traceback",
+    "allow_download": "pipelines/data/test_download.py::test_nothing_is_fetched_without_the_flag",
+    "on_save_error": "graph_train/runs/test_saving.py::test_a_disk_that_refuses",
+    "max_nonfinite": "graph_train/training/test_nonfinite.py::test_a_run_that_diverges",
+    "bucket": "graph_train/launch/test_bucket.py::test_an_evolution_goes_on_elsewhere",
+    "entity": f"{_HERE}::test_flags_of_wandb",
+    "upload_dataset": f"{_HERE}::test_flags_of_wandb",
+    "bbox_interval": f"{_HERE}::test_flags_of_wandb",
+    "artifact_alias": "graph_train/settings/test_train_options.py::REFUSED",
 }
-"""Flags that are tried by tests of their own."""
+"""Flags that are tried by tests of their own: file below `tests/`, and what in it."""
 
 
 def test_no_flag_is_left_out() -> None:
     assert {*CHECKS, *ELSEWHERE} == set(flag_fields())
     assert not set(CHECKS) & set(ELSEWHERE)
+    for place in ELSEWHERE.values():
+        file, name = place.split("::")
+        assert re.search(rf"^(def )?{name}\b", (TESTS / file).read_text(), re.MULTILINE), place
 
 
 @pytest.mark.parametrize("flag", CHECKS)

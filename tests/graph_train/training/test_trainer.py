@@ -1,0 +1,52 @@
+"""The driver: what it does between epochs, and which weights it keeps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from graph_train.hooks.callbacks import Callbacks
+from graph_train.runs.checkpoint import load_checkpoint, save_checkpoint
+from graph_train.runs.cursor import Cursor
+from graph_train.runs.run_folder import RunFolder
+from graph_train.training.early_stopping import EarlyStopping
+from graph_train.training.trainer import Trainer
+from tests.graph_train.lab import Lab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+def test_gradients_that_no_update_has_used_are_dropped_with_their_epoch(lab: Lab, tmp_path: Path) -> None:
+    run, callbacks = lab.assemble(epochs=12, noval=True, nosave=True), Callbacks()
+    pending: dict[str, list[bool]] = {"on_train_epoch_start": [], "on_train_epoch_end": []}
+
+    def note(hook: str) -> None:
+        sums = [value for name, value in run.state.arrays().items() if name.startswith("gradient_sum/")]
+        pending[hook].append(any(value.any() for value in sums))
+
+    for hook in pending:
+        callbacks.register_action(hook, callback=lambda *_, hook=hook: note(hook))
+    folder = RunFolder(tmp_path / "run")
+    try:
+        Trainer(run, folder, Cursor(), EarlyStopping(100), callbacks).train()
+    finally:
+        folder.close()
+        run.close()
+    assert any(pending["on_train_epoch_end"])  # the warm-up comes to accumulate more batches than an epoch has
+    assert not any(pending["on_train_epoch_start"])
+
+
+@pytest.mark.parametrize(("so_far", "kept"), [(0.99, True), (0.0, False)])
+def test_the_best_weights_are_those_of_the_best_epoch(lab: Lab, so_far: float, kept: bool) -> None:
+    begun = lab.train(**lab.finding(epochs=3, stop_after=3))
+    last, best = (begun.folder / "weights" / f"{name}.safetensors" for name in ("last", "best"))
+    assert 0 < load_checkpoint(last).header["cursor"]["best_fitness"] < 0.99
+    state = load_checkpoint(last)
+    cursor = {**state.header["cursor"], "best_fitness": so_far}
+    save_checkpoint(last, replace(state, header={**state.header, "cursor": cursor}))
+    before = best.read_bytes()
+    lab.train_as_given(resume=begun.folder)
+    assert (best.read_bytes() == before) == kept

@@ -1,0 +1,62 @@
+"""The plugin loaded after OneFlow has computed: as if it had been there from the start. Each case has its process."""
+
+import subprocess
+import sys
+
+import pytest
+
+STOCK_OPS = """
+from kernels.runtime import flow
+from models.network import DetectionModel
+from tests.graph_train.tiny import random_batch, tiny_network, tiny_step
+from graph_train.engine.step import EagerStep, GraphStep
+
+def train(kind, steps=3):
+    step = tiny_step(kind)
+    from tests.graph_train.tiny import tiny_schedule
+    for number in range(steps):
+        images, labels = random_batch(number, side=64, labels=5)
+        step(flow.tensor(images), flow.tensor(labels), tiny_schedule().at(number, 0))
+    step.state.flush()
+    return step.state.arrays()
+
+def digest(arrays):
+    import hashlib
+    return hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
+"""
+BEFORE = """
+train(EagerStep)
+flow.nn.MaxPool2d(5, 1, 2)(flow.zeros(0, 4, 8, 8)).numpy()
+flow._C.max_pool2d(flow.zeros(1, 8, 8, 4), kernel_size=5, stride=1, padding=2, data_format="channels_last")
+"""
+GRAPH_BEFORE = """
+train(GraphStep)
+"""
+AFTER = """
+from kernels.plugin import load_plugin
+load_plugin("require")
+print(digest(train(EagerStep)), digest(train(GraphStep)))
+"""
+
+
+def said(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def from_the_start() -> str:
+    return said(STOCK_OPS + AFTER)
+
+
+def test_it_changes_what_is_computed(from_the_start: str) -> None:
+    """Otherwise the tests below would show nothing."""
+    eager, graph = from_the_start.split()
+    assert eager == graph
+    assert said(STOCK_OPS + "print(digest(train(EagerStep)))") != eager
+
+
+@pytest.mark.parametrize("before", [BEFORE, GRAPH_BEFORE, BEFORE + GRAPH_BEFORE], ids=["eager", "graph", "both"])
+def test_ops_that_have_run_choose_anew(before: str, from_the_start: str) -> None:
+    assert said(STOCK_OPS + before + AFTER) == from_the_start
