@@ -54,7 +54,8 @@ def test_train_then_validate_gives_the_same_numbers(lab: Lab, tmp_path: Path) ->
         noplots=True,
     )  # fmt: skip
     assert min(result.validation.means) > 0
-    assert measured.results[0].means == result.validation.means
+    # The command folds BatchNorm into the convolutions, so confidences differ in the last digits.
+    assert measured.results[0].means == pytest.approx(result.validation.means, rel=1e-5)
     assert result.results[:4] == result.validation.means
 
 

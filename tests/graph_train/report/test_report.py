@@ -16,7 +16,7 @@ from graph_train.hooks.callbacks import Callbacks
 from graph_train.launch.train import train
 from graph_train.report.content import results_content, times_content
 from graph_train.report.page import json_for_html, render
-from graph_train.report.samples import SAMPLES, SampleCollector, measured_here
+from graph_train.report.samples import MOST_BOXES, SAMPLES, SampleCollector, measured_here
 from graph_train.runs.checkpoint import load_checkpoint
 from graph_train.runs.results_csv import RESULT_KEYS
 from graph_train.training.progress import EpochTimes
@@ -147,6 +147,21 @@ def test_each_rank_picks_its_samples_among_its_own_images(lab: Lab, ranks: int) 
             collector.add(str(index.paths[number % len(index)]), np.zeros((0, 6)))
         assert len(collector.samples) == min(SAMPLES, own)
     assert measured == 38
+
+
+def test_samples_have_the_surest_boxes_that_were_found(lab: Lab) -> None:
+    run = lab.assemble()
+    index = run.setup.data.val
+    collector = SampleCollector(index, len(index))
+    collector.start()
+    sure = [[1.04, 2.0, 30.0, 40.0, 0.9 - 0.001 * number, 2] for number in range(MOST_BOXES + 5)]
+    unsure = [[0, 0, 9, 9, 0.06, 1], [0, 0, 9, 9, 0.05, 1], [0, 0, 9, 9, 0.04, 0]]
+    collector.add(str(index.paths[0]), np.array(sure))
+    collector.add(str(index.paths[1]), np.array(unsure))
+    first, second = (sample.found for sample in collector.samples)
+    assert (len(first), first[0]) == (MOST_BOXES, [2, 1.0, 2.0, 30.0, 40.0, 0.9])
+    assert [box[5] for box in second] == [0.06, 0.05]
+    run.close()
 
 
 def test_commands_of_a_run_with_one_class(lab: Lab, tmp_path: Path) -> None:
@@ -290,11 +305,11 @@ def test_hover_switch_slider_and_sorting(trial: Trial) -> None:
         page.keyboard.press("ArrowRight")
         assert "epoch 0" in first.locator(".tip").inner_text()
         page.evaluate(
-            "document.getElementById('confidence').value = 0.5;"
+            "document.getElementById('confidence').value = 0.9;"
             "document.getElementById('confidence').dispatchEvent(new Event('input'))"
         )
         confidences = [box[5] for sample in numbers(trial)["samples"] for box in sample["found"]]
-        found = sum(confidence >= 0.5 for confidence in confidences)
+        found = sum(confidence >= 0.9 for confidence in confidences)
         assert 0 < found < len(confidences)
         visible = page.evaluate(
             "[...document.querySelectorAll('g[data-confidence]')].filter((g) => !g.style.display).length"

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from graph_train.hooks.callbacks import Callbacks
 from graph_train.launch.train import train
 from graph_train.runs.checkpoint import load_checkpoint, save_checkpoint
 from graph_train.settings.train_options import flag_fields
-from graph_train.training import assembly
 from graph_train.training.assembly import IN_BFLOAT16
 from kernels.bbox_iou import bbox_iou, bbox_iou_reference
 from kernels.plugin import is_loaded
@@ -58,26 +56,6 @@ def weights(lab: Lab, plain: Trial) -> None:
     for name, value in parameters(run).items():
         np.testing.assert_array_equal(value, load_weights(best).arrays[name])
     run.close()
-
-
-def test_anchors_of_a_hyp_file_count_more_than_those_of_the_weights(
-    lab: Lab, plain: Trial, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in YOLOv5: a number of anchors means places for sizes that auto-anchor has to find."""
-    best, starts = plain.folder / "weights" / "best.safetensors", []
-    real = assembly.check_anchors
-
-    def noted(sizes: Any, labels: Any, start: np.ndarray, *given: Any, **more: Any) -> Any:
-        starts.append(start)
-        return real(sizes, labels, start, *given, **more)
-
-    monkeypatch.setattr(assembly, "check_anchors", noted)
-    for hyp in (lab.hyp(anchors=3), "hyp.scratch-low.yaml"):
-        lab.assemble(weights=best, cfg="", hyp=hyp).close()
-    assert starts[0][0].ravel().tolist() == [0, 1, 2, 3, 4, 5]
-    saved = load_weights(best).anchors_px
-    assert saved is not None
-    np.testing.assert_array_equal(starts[1], saved)
 
 
 def cfg(lab: Lab, plain: Trial) -> None:
@@ -363,13 +341,6 @@ def resume(lab: Lab, plain: Trial) -> None:
         lab.train_as_given(resume=stopped.folder, imgsz=96)
 
 
-def test_a_finished_run_goes_on_with_more_epochs(lab: Lab) -> None:
-    done = lab.train(epochs=1)
-    assert "only the final validation is repeated" in lab.train_as_given(resume=done.folder).log
-    more = lab.train_as_given(resume=done.folder, epochs=3)
-    assert [row["epoch"] for row in more.rows] == [0, 1, 2]
-
-
 def nosave(lab: Lab, plain: Trial) -> None:
     trial = lab.train(nosave=True, epochs=2)
     assert trial.heard.saved == [1]
@@ -496,14 +467,3 @@ def test_flags_of_wandb(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     content = log.read_bytes()
     for text in ("someone", "_dataset", "Bounding Box Debugger/Images"):
         assert text.encode() in content, text
-
-
-def test_graph_and_eager_agree_with_many_flags_at_once(lab: Lab) -> None:
-    flags: dict[str, Any] = {
-        "multi_scale": True, "quad": True, "optimizer": "AdamW", "label_smoothing": 0.1, "cos_lr": True, "freeze": 2,
-        "image_weights": True, "epochs": 2, "seed": 1,
-    }  # fmt: skip
-    eager, compiled = lab.train(**flags), lab.train(**flags, graph=True)
-    assert compiled.heard.losses == eager.heard.losses
-    assert (compiled.folder / "results.csv").read_bytes() == (eager.folder / "results.csv").read_bytes()
-    assert "Multi-scale: " in compiled.log

@@ -1,0 +1,59 @@
+"""Flags in company: what one means for another."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graph_train.training import assembly
+from models.weights import load_weights
+from tests.graph_train.lab import Lab, Trial
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="module")
+def plain(lab: Lab) -> Trial:
+    """A run of two epochs with no special flags."""
+    return lab.train(epochs=2, save_period=1, seed=3)
+
+
+def test_anchors_of_a_hyp_file_count_more_than_those_of_the_weights(
+    lab: Lab, plain: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in YOLOv5: a number of anchors means places for sizes that auto-anchor has to find."""
+    best, starts = plain.folder / "weights" / "best.safetensors", []
+    real = assembly.check_anchors
+
+    def noted(sizes: Any, labels: Any, start: np.ndarray, *given: Any, **more: Any) -> Any:
+        starts.append(start)
+        return real(sizes, labels, start, *given, **more)
+
+    monkeypatch.setattr(assembly, "check_anchors", noted)
+    for hyp in (lab.hyp(anchors=3), "hyp.scratch-low.yaml"):
+        lab.assemble(weights=best, cfg="", hyp=hyp).close()
+    assert starts[0][0].ravel().tolist() == [0, 1, 2, 3, 4, 5]
+    saved = load_weights(best).anchors_px
+    assert saved is not None
+    np.testing.assert_array_equal(starts[1], saved)
+
+
+def test_a_finished_run_goes_on_with_more_epochs(lab: Lab) -> None:
+    done = lab.train(epochs=1)
+    assert "only the final validation is repeated" in lab.train_as_given(resume=done.folder).log
+    more = lab.train_as_given(resume=done.folder, epochs=3)
+    assert [row["epoch"] for row in more.rows] == [0, 1, 2]
+
+
+def test_graph_and_eager_agree_with_many_flags_at_once(lab: Lab) -> None:
+    flags: dict[str, Any] = {
+        "multi_scale": True, "quad": True, "optimizer": "AdamW", "label_smoothing": 0.1, "cos_lr": True, "freeze": 2,
+        "image_weights": True, "epochs": 2, "seed": 1,
+    }  # fmt: skip
+    eager, compiled = lab.train(**flags), lab.train(**flags, graph=True)
+    assert compiled.heard.losses == eager.heard.losses
+    assert (compiled.folder / "results.csv").read_bytes() == (eager.folder / "results.csv").read_bytes()
+    assert "Multi-scale: " in compiled.log
