@@ -73,7 +73,6 @@ class ConvKernel final : public user_op::OpKernel {
     convolve(ConvolutionPass::kForward, shape, const_cast<float*>(in->dptr<float>()),
              const_cast<float*>(weight->dptr<float>()), out->mut_dptr<float>());
     if (bias != nullptr) add_bias(bias->dptr<float>(), out->mut_dptr<float>(), shape);
-    add_further_input(ctx, out);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
@@ -88,7 +87,6 @@ class ConvDataGradKernel final : public user_op::OpKernel {
     const ConvolutionShape shape = shape_of(ctx, dx->shape_view(), filter->shape_view(), dy->shape_view());
     convolve(ConvolutionPass::kDataGradient, shape, dx->mut_dptr<float>(), const_cast<float*>(filter->dptr<float>()),
              const_cast<float*>(dy->dptr<float>()));
-    add_further_input(ctx, dx);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };

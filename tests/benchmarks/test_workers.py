@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,12 +14,16 @@ from benchmarks import ceilings
 from benchmarks.workers import Worker, WorkerError
 
 
-def test_a_refused_argument_is_the_users_error() -> None:
+def test_errors_of_a_worker_are_told_apart_and_end_nothing(tmp_path: Path) -> None:
     with Worker("ceilings", "benchmarks.ceilings_worker", threads=1) as worker:
         assert worker.call("prepare", device="cpu", threads=1)["copy"] == "GB/s"
         with pytest.raises(WorkerError, match="KeyError"):
             worker.call("once", kind="nothing")
-        assert worker.call("once", kind="copy") > 0  # it goes on
+        assert worker.call("once", kind="copy") > 0
+    with Worker("steps", "benchmarks.step_worker", threads=1) as worker:
+        with pytest.raises(ValueError, match=r"steps: .*no_such_network"):  # the user's mistake
+            worker.call("describe", folder=str(tmp_path), model="no_such_network", batch_size=1, imgsz=64)
+        assert set(worker.call("processor_ms")) == {"main_thread", "process"}
 
 
 def test_the_end_of_a_worker_is_told_with_what_it_said() -> None:
@@ -85,7 +90,17 @@ def variables(worker: Worker) -> dict[str, str]:
 def test_a_terminated_benchmark_leaves_no_process(tmp_path: Path) -> None:
     """SIGTERM while workers measure, through `all`, which has a process of its own in between."""
     command = [sys.executable, "-m", "benchmarks.cli", "all", "--only", "ceilings", "--repeats", "1000", "--out", "out"]
-    benchmark = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    benchmark = subprocess.Popen(
+        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        _terminated_with_all(benchmark)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(benchmark.pid, signal.SIGKILL)
+
+
+def _terminated_with_all(benchmark: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 120
     while not (started := descendants(benchmark.pid, "benchmarks.ceilings_worker")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.cli import check, export, train, val
+from graph_train.cli import check, export, predict, train, val
 
-MODULES = {"graph-train": train, "graph-val": val, "graph-check": check, "graph-export": export}
+MODULES = {"graph-train": train, "graph-val": val, "graph-check": check, "graph-export": export,
+           "graph-predict": predict}  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN = ("Traceback (most recent call last)", "internal error", "Segmentation fault", "core dumped", "Aborted",
              "Logging error", "Check failed")  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from graph_train.runs.saved_header import read_header
 from graph_train.settings.hyperparameters import Hyperparameters
@@ -96,10 +97,14 @@ def test_a_header_that_does_not_describe_a_run_is_refused(
 
 @pytest.mark.slow
 def test_every_command_refuses_each_in_a_process_of_its_own(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (64, 64)).save(photo)
     for name, file in write_weight_cases(tmp_path / "cases").items():
         training = name in ("no-network.safetensors", "lacks-most.safetensors", "checkpoint-bare.safetensors")
-        for command in ("graph-val", "graph-export") if training else ("graph-train", "graph-val", "graph-export"):
-            ended = run_child(command, "--weights", file, cwd=tmp_path, may_end=[USER_ERROR], seconds=60)
+        commands = ["graph-val", "graph-export", "graph-predict", *([] if training else ["graph-train"])]
+        for command in commands:
+            source = ["--source", photo] if command == "graph-predict" else []
+            ended = run_child(command, "--weights", file, *source, cwd=tmp_path, may_end=[USER_ERROR], seconds=60)
             assert file.name in ended.error, (command, name, ended.error)
     assert not (tmp_path / "trap").exists()
 

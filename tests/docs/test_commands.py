@@ -61,7 +61,8 @@ def test_every_flag_is_in_the_help(command: Command) -> None:
         words = ("graph-train", *words[words.index("graph_train") + 1 :])
     flags = [word.partition("=")[0] for word in words[1:] if word.startswith("--")]
     help_text = help_of(words)
-    assert [flag for flag in flags if flag not in help_text] == []
+    known = set(re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", help_text))
+    assert [flag for flag in flags if flag not in known] == []
 
 
 def help_of(words: Sequence[str]) -> str:

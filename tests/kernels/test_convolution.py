@@ -210,7 +210,7 @@ def test_bias_and_sums_of_gradients() -> None:
     with flow.no_grad():
         layer.weight.copy_(weight)
     x.requires_grad_(True)
-    # Two uses of the same input: a graph may ask the kernel to add one gradient to the other.
+    # Two uses of the same input.
     (layer(x) + x).backward(dy)
     y, dx, dw = _ours(case, _arrays(case))
     np.testing.assert_allclose(layer(x).detach().numpy(), y + layer.bias.detach().numpy()[:, None, None], atol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 
 from kernels import channels_last
 from kernels.plugin import load_plugin
-from kernels.runtime import flow
+from kernels.runtime import Tensor, flow
 from tests.kernels.op_cases import CASES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,3 +68,25 @@ def test_max_pool_of_no_images_leaves_the_next_pool_as_it_is() -> None:
     expected = np.zeros((2, 4, 4, 3), np.float32)
     expected[:, 1::2, 1::2] = 1
     np.testing.assert_array_equal(last.grad.numpy(), expected)
+
+
+class _SumGraph(flow.nn.Graph):
+    """A normalisation and what is added to it, which a graph may leave to the normalisation's op."""
+
+    def __init__(self, norm: flow.nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+        self.config.allow_fuse_add_to_output(True)
+
+    def build(self, x: Tensor, further: Tensor) -> Tensor:
+        return self.norm(x) + further
+
+
+def test_a_sum_that_a_graph_leaves_to_the_normalisation() -> None:
+    norm = flow.nn.BatchNorm2d(4).eval()
+    x, further = flow.randn(2, 4, 10, 10), flow.randn(2, 4, 10, 10)
+    graph = _SumGraph(norm)
+    np.testing.assert_allclose(graph(x, further).numpy(), (norm(x) + further).detach().numpy(), rtol=1e-6, atol=1e-6)
+    job = flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+    (fused,) = [op.user_conf for op in job.net.op if op.user_conf.op_type_name == "normalization"]
+    assert "_add_to_output" in fused.input

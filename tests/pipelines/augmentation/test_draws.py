@@ -127,8 +127,18 @@ def test_single_image_by_hand() -> None:
     plan = draws.sample(0, 0, output_wh=(64, 64))
     assert plan.views[0].placements[0].rectangle == (0, 16, 64, 48)
     assert np.allclose(draws.labels(plan), [[1, 0.5, 0.5, 0.5, 0.25]], atol=1e-6)
-    flipped = draws.labels(replace(plan, flip_left_right=True, flip_up_down=True))
-    assert np.allclose(flipped, [[1, 0.5, 0.5, 0.5, 0.25]], atol=1e-6)
+
+
+def test_flips_by_hand() -> None:
+    # 100 x 50 px at 64 px: 64 x 32 below 16 px of border, so a centre at (0.25, 0.3) comes to (0.25, 0.4).
+    box = np.array([[1, 0.25, 0.3, 0.5, 0.5]], np.float32)
+    draws = SampleDraws(index_of([(100, 50)], [box]), AugmentConfig(mosaic=0, translate=0, scale=0, fliplr=0), seed=0)
+    plan = draws.sample(0, 0, output_wh=(64, 64))
+    for left_right, up_down, centre in (
+        (False, False, (0.25, 0.4)), (True, False, (0.75, 0.4)), (False, True, (0.25, 0.6)), (True, True, (0.75, 0.6)),
+    ):  # fmt: skip
+        labels = draws.labels(replace(plan, flip_left_right=left_right, flip_up_down=up_down))
+        np.testing.assert_allclose(labels, [[1, *centre, 0.5, 0.25]], atol=1e-6)
 
 
 def test_copy_paste_by_hand() -> None:

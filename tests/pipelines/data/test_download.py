@@ -2,8 +2,8 @@
 
 import hashlib
 import http.server
+import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,13 +29,15 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "/set.zip")
             self.end_headers()
-        elif self.path in ("/short", "/slow"):
+        elif self.path in ("/short", "/silent", "/dripping", "/endless"):
             self.send_response(200)
-            self.send_header("Content-Length", "1000000")
+            self.send_header("Content-Length", "1" + "0" * (18 if self.path == "/endless" else 6))
             self.end_headers()
             self.wfile.write(b"only this")
-            if self.path == "/slow":
-                time.sleep(1.5)
+            if self.path == "/silent":
+                self.server.released.wait(20)  # type: ignore[attr-defined]
+            while self.path == "/dripping" and not self.server.released.wait(0.1):  # type: ignore[attr-defined]
+                self.wfile.write(b".")
         else:
             super().do_GET()
 
@@ -55,8 +57,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), lambda *arguments: _Handler(*arguments, directory=str(folder))
     )
+    server.released = threading.Event()  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+    server.released.set()  # type: ignore[attr-defined]
     server.shutdown()
     server.server_close()
 
@@ -141,7 +145,9 @@ def test_scripts_and_addresses_without_a_checksum_are_refused(
         ("none.zip", "cannot be fetched: File not found"),
         ("to-a-file", "cannot be fetched"),
         ("short", "cannot be fetched: the connection ended after 9 of 1000000 bytes"),
-        ("slow", "sends only|cannot be fetched"),
+        ("silent", "cannot be fetched: timed out"),
+        ("dripping", r"sends only \d+ bytes a second"),
+        ("endless", r"is larger than the .* GB that are free"),
     ],
 )
 def test_servers_that_misbehave(
@@ -157,7 +163,9 @@ def test_servers_that_misbehave(
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    file = yaml_for(tmp_path, f"{{url: 'http://127.0.0.1:9/set.zip', sha256: {'0' * 64}}}")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    file = yaml_for(tmp_path, f"{{url: 'http://127.0.0.1:{port}/set.zip', sha256: {'0' * 64}}}")
     with pytest.raises(ValueError, match="cannot be fetched"):
         load_dataset(file, allow_download=True)
 
