@@ -211,3 +211,35 @@ def test_symbolic_link_is_refused(cache: Path, compiler_log: Path, tmp_path: Pat
     library.symlink_to(tmp_path / "elsewhere.so")
     with pytest.raises(PluginUnavailableError, match="symbolic link"):
         plugin_build.ensure_built()
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a wheel brings it, with sources beside it that a test may change."""
+    packaged, sources = tmp_path / "packaged", tmp_path / "csrc"
+    packaged.mkdir()
+    sources.mkdir()
+    (sources / "a.cpp").write_text("int a;")
+    monkeypatch.setattr(plugin_build, "PACKAGED_FOLDER", packaged)
+    monkeypatch.setattr(plugin_build, "SOURCE_FOLDER", sources)
+    (packaged / plugin_build.LIBRARY_NAME).write_bytes(b"library")
+    (packaged / plugin_build.KEY_NAME).write_text(plugin_build.packaged_key())
+    return packaged
+
+
+def test_the_library_of_a_wheel_is_taken_as_long_as_it_belongs_here(wheel: Path) -> None:
+    assert plugin_build.packaged_library() == wheel / plugin_build.LIBRARY_NAME
+    (wheel.parent / "csrc" / "a.cpp").write_text("int b;")
+    assert plugin_build.packaged_library() is None  # of other sources
+
+
+@pytest.mark.parametrize("absent", [plugin_build.LIBRARY_NAME, plugin_build.KEY_NAME])
+def test_half_of_what_a_wheel_brings_is_nothing(wheel: Path, absent: str) -> None:
+    (wheel / absent).unlink()
+    assert plugin_build.packaged_library() is None
+
+
+def test_a_library_for_another_engine_is_not_taken(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = plugin_build._distribution_file
+    monkeypatch.setattr(plugin_build, "_distribution_file", lambda *what: (real(*what)[0], "9.9.9"))
+    assert plugin_build.packaged_library() is None
