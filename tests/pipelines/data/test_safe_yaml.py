@@ -86,10 +86,10 @@ def test_nesting_through_aliases_counts_as_if_written_out(tmp_path: Path) -> Non
 )
 def test_refusals_are_one_line_with_the_place(tmp_path: Path, content: str | bytes, place: str, reason: str) -> None:
     file = write(tmp_path, content)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ValueError) as caught:
         load_yaml(file)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     message = str(caught.value)
     assert message.startswith(f"{file}{place}: ") and reason in message and "\n" not in message
 

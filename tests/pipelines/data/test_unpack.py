@@ -93,12 +93,16 @@ def test_names_that_leave_the_folder_are_refused(name: str, target: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [(tarfile.SYMTYPE, "link"), (tarfile.LNKTYPE, "link"), (tarfile.FIFOTYPE, "device"), (tarfile.CHRTYPE, "device"),
-     (tarfile.BLKTYPE, "device"), (tarfile.GNUTYPE_SPARSE, "device")],
+    [(tarfile.SYMTYPE, "images is a link; only files and folders"),
+     (tarfile.LNKTYPE, "images is a link; only files and folders"),
+     (tarfile.FIFOTYPE, "images is a device; only files and folders"),
+     (tarfile.CHRTYPE, "images is a device; only files and folders"),
+     (tarfile.BLKTYPE, "images is a device; only files and folders"),
+     (tarfile.GNUTYPE_SPARSE, "images is a device; only files and folders")],
 )  # fmt: skip
 def test_links_and_devices_are_refused(kind: bytes, said: str, target: Path, tmp_path: Path) -> None:
     archive = make_tar(tmp_path / "a.tar", [(member("images", kind, "/etc"), b""), (member("images/passwd.txt"), b"x")])
-    with pytest.raises(ValueError, match=rf"images is a {said}; only files and folders|damaged archive"):
+    with pytest.raises(ValueError, match=said):
         unpack(archive, target)
     assert list(target.iterdir()) == []
 
