@@ -101,25 +101,25 @@ class Watch:
             self._done = self._done or order["kind"] == "done"
             if order["kind"] == "failed":
                 self._own_failure = order["why"]
+                # At once: the process stays for a moment, so that the others end before OneFlow misses it.
+                self._tell_own_end(f"ended: {order['why']}", told=True)
         return bool(data)
 
     def _process_ended(self) -> None:
         """Farewell, or the bad news, to all others."""
         if self._done:
-            message: dict[str, Any] = {"kind": "bye"}
-        elif self._own_failure is not None:
-            message = {"kind": "lost", "rank": self._settings.rank, "why": f"ended: {self._own_failure}", "told": True}
-        else:
+            self._tell({"kind": "bye"})
+        elif self._own_failure is None:
             why = "ended without a word: it was killed, or crashed"
-            message = {"kind": "lost", "rank": self._settings.rank, "why": why}
             if self._settings.rank == 0:
                 self._print(0, why)
-        self._tell(message)
+            self._tell_own_end(why)
 
     def _end_process(self) -> None:
-        """The process hears why and ends; if it hangs in native code it is ended."""
+        """The process hears of it and ends, unless it is ending by itself; if it hangs in native code it is ended."""
         try:
-            os.write(self._settings.news, b"lost\n")
+            if self._own_failure is None:
+                os.write(self._settings.news, b"lost\n")
         except OSError:
             return
         selector = selectors.DefaultSelector()
@@ -128,6 +128,9 @@ class Watch:
             signal.pidfd_send_signal(self._process, signal.SIGKILL)
 
     # --- the others ------------------------------------------------------------------------------------------------
+
+    def _tell_own_end(self, why: str, *, told: bool = False) -> None:
+        self._tell({"kind": "lost", "rank": self._settings.rank, "why": why, "told": told})
 
     def _tell(self, message: dict[str, Any]) -> None:
         for peer in self._peers.values():

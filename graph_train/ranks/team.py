@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +18,8 @@ from graph_train.ranks.launcher import RankInfo, rank_info
 
 DEFAULT_TIMEOUT = 60.0
 _LONGEST_TIMEOUT = 86400.0
+_STAY_SECONDS = 1.5
+"""A rank that failed stays so long: OneFlow would abort the others if it missed one before the watches end them."""
 
 
 class Team:
@@ -25,6 +28,7 @@ class Team:
     def __init__(self, info: RankInfo, orders: int | None = None) -> None:
         self.info = info
         self._orders = orders
+        self.has_failed = False
 
     def _order(self, **order: str) -> None:
         if self._orders is not None:
@@ -36,6 +40,7 @@ class Team:
 
     def failed(self, why: str) -> None:
         """This rank ends before its time; the others will end, and rank 0's side says why."""
+        self.has_failed = True
         self._order(kind="failed", why=why)
 
 
@@ -168,6 +173,8 @@ def reporting(*, quiet: bool) -> Iterator[None]:
 def leave(code: int) -> None:
     """Ends a process of several that failed, without OneFlow's own farewell: that would wait for all ranks."""
     if code and not _team.info.alone:
+        if _team.has_failed:
+            time.sleep(_STAY_SECONDS)
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
