@@ -140,6 +140,16 @@ def test_eager_gives_the_same_results(finished: tuple[Path, str], tmp_path: Path
     assert "Graph:" not in done.stdout
 
 
+def test_stock_kernels_train_alike(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run, said = finished
+    assert "Kernels: plugin" in said
+    done = train(tmp_path, "--epochs", "3", "--kernels", "off", name="stock")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Kernels: OneFlow's own" in done.stdout
+    plugin, stock = ([float(cell) for cell in rows(folder)[1][1:4]] for folder in (run, tmp_path / "stock"))
+    assert stock == pytest.approx(plugin, rel=1e-3)  # of the first epoch; then rounding has grown
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

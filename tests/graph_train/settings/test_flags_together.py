@@ -48,6 +48,14 @@ def test_a_finished_run_goes_on_with_more_epochs(lab: Lab) -> None:
     assert [row["epoch"] for row in more.rows] == [0, 1, 2]
 
 
+def test_a_batch_size_that_was_found_is_kept_when_its_command_is_resumed(lab: Lab) -> None:
+    begun = lab.train(epochs=2, stop_after=1)
+    ended = lab.train_as_given(resume=begun.folder, batch_size=-1)
+    assert ended.heard.shapes == [(4, 3, 64, 64)] * 3
+    with pytest.raises(ValueError, match="--batch-size 2 differs from the saved run"):
+        lab.train_as_given(resume=begun.folder, batch_size=2)
+
+
 def test_graph_and_eager_agree_with_many_flags_at_once(lab: Lab) -> None:
     flags: dict[str, Any] = {
         "multi_scale": True, "quad": True, "optimizer": "AdamW", "label_smoothing": 0.1, "cos_lr": True, "freeze": 2,
