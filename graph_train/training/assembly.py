@@ -82,7 +82,7 @@ def assemble(
     config = saved.config if saved else weights.config if weights else None
     spec = _model_spec(options, hyp, len(data.class_names), config, resumed=saved is not None)
     setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, spec.grid_px))
-    # After everything that may refuse the settings, as the first run compiles for a minute; before the first op.
+    # After everything that may refuse the settings, as the first run compiles for a minute.
     _load_kernels(options, device)
     network = DetectionModel(spec, seed=options.optim.seed)
     network.names = list(data.class_names)
