@@ -50,20 +50,26 @@ def lines(
     y: str,
     factors: bool = True,
 ) -> None:
-    """One panel per group, one line per label: points (x, y) in any order; x above 0 grows by factors, or evenly."""
+    """One panel per group, one line per label: points (x, y) in any order; x above 0 grows by factors, or evenly.
+
+    Panels share their y axis where it has a name.
+    """
     figure = new_figure(max(6.5, 4.5 * len(panels) + 1.5), 4.2, title)
-    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=bool(y))[0]
     colours = _colours([label for group in panels.values() for label in group])
     for axes, (name, group) in zip(all_axes, panels.items(), strict=True):
         for label, points in group.items():
             across, up = zip(*sorted(points), strict=True)
-            axes.plot(across, up, "o-", color=colours[label], linewidth=1.8, markersize=4, label=label)
+            axes.plot(across, up, "o-", color=colours[label], linewidth=1.8, markersize=4)
         if factors:
             places = sorted({across for points in group.values() for across, _ in points})
             axes.set_xscale("log", base=2)
             axes.set_xticks(places, [f"{place:g}" for place in places])
         quiet_axes(axes, title=name, x=x, y=y)
-        axes.set_ylim(bottom=0)
+        heights = [up for part in (panels.values() if y else [group]) for points in part.values() for _, up in points]
+        axes.set_ylim(min(0.0, *heights), 1.08 * max(heights) or 1.0)
+    for label, colour in colours.items():  # also those that the last panel lacks
+        all_axes[-1].plot([], [], "o-", color=colour, linewidth=1.8, markersize=4, label=label)
     legend_outside(all_axes[-1])
     save(figure, path)
 
