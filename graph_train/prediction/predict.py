@@ -278,9 +278,11 @@ def _report(result: PredictionResult) -> None:
         LOG.info("%s: %dx%d px, %s", printable(found.path), width, height, _counted(found, result.class_names))
     filled = sum(bool(len(found.detections)) for found in result.predictions)
     frames = len(result.predictions) - len(images)
-    kinds = [f"{number} {kind}" for number, kind in ((len(images), "images"), (frames, "video frames")) if number]
-    counts = ", ".join(f"{number} {name}" for name, number in result.counts.items()) or "nothing"
-    LOG.info("Found %s; in %d of %s", counts, filled, " and ".join(kinds))
+    kinds = [f"{number} {kind}{'s' * (number > 1)}"
+             for number, kind in ((len(images), "image"), (frames, "video frame")) if number]  # fmt: skip
+    seen = " and ".join(kinds)
+    counts = ", ".join(f"{number} {name}" for name, number in result.counts.items())
+    LOG.info("Found %s", f"{counts}; in {filled} of {seen}" if counts else f"nothing in {seen}")
     speed = result.speed
     LOG.info("Speed: %.1fms loading, %.1fms inference, %.1fms NMS per image", speed.load, speed.inference,
              speed.suppression)  # fmt: skip

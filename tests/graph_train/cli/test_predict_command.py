@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -277,6 +278,15 @@ def test_images_are_shown_on_a_display(weights: Path, photos: Path, tmp_path: Pa
         time.sleep(0.05)
     assert Image.open(tmp_path / "shown.png").size == (96, 64)
     assert not (tmp_path / "exp").exists()
+
+
+def test_what_was_found_is_summed_up(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for threshold, said in (("1.0", r"Found nothing in 1 image\n"), ("0.25", r"Found \d+ .*; in 1 of 1 image\n")):
+        flags = ["--nosave", "--eager", "--conf-thres", threshold]
+        assert main(arguments(weights, photos / "a.png", tmp_path, *flags)) == 0
+        assert re.search(said, capsys.readouterr().out)
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
