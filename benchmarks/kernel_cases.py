@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from kernels.channels_last import ConvolutionGeometry
 
 from benchmarks.ceilings_worker import parallel_copy
 from benchmarks.kernels import CIOU, MEMCPY, UPDATE
 from graph_train.detection.suppression import suppress
 from kernels import channels_last
-from kernels.bbox_iou import bbox_iou, bbox_iou_reference
-from kernels.channels_last import ConvolutionGeometry
+from kernels.ops.bbox_iou.function import bbox_iou, bbox_iou_reference
+from kernels.ops.update.function import UpdateState, hyper_vector, update_parameters, update_parameters_reference
 from kernels.runtime import Tensor, flow
-from kernels.update import UpdateState, hyper_vector, update_parameters, update_parameters_reference
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
 from models.network import DetectionModel

@@ -57,7 +57,7 @@ def _compiled_ops(flags: argparse.Namespace, model: str, *, plugin: bool) -> dic
 def plugin_kernels(folder: Path | None = None) -> dict[str, frozenset[str]]:
     """Device -> ops for which the plugin's sources register a kernel."""
     if folder is None:
-        from kernels.plugin_build import SOURCE_FOLDER
+        from kernels.build.plugin_build import SOURCE_FOLDER
 
         folder = SOURCE_FOLDER
     found: dict[str, set[str]] = {"cpu": set(), "cuda": set()}

@@ -97,7 +97,7 @@ def update_settings(batch_size: int) -> dict[str, Any]:
     """Of the optimizer and the average; every step updates, as after warm-up at batch 64."""
     from graph_train.engine.schedule import EMA_DECAY, EMA_TAU, scaled_weight_decay
     from graph_train.settings.hyperparameters import Hyperparameters
-    from kernels.update import MAX_GRADIENT_NORM
+    from kernels.ops.update.function import MAX_GRADIENT_NORM
 
     decay = scaled_weight_decay(Hyperparameters().weight_decay, batch_size)
     return {

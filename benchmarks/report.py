@@ -14,7 +14,7 @@ from benchmarks.points import Point
 from benchmarks.registry import BENCHMARKS
 from benchmarks.results import is_result, read_result, without_folders
 from benchmarks.tables import as_markdown
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 
 RESULTS_FOLDER = PROJECT_FOLDER / "benchmarks" / "results"
 PAGE = PROJECT_FOLDER / "docs" / "benchmarks.md"

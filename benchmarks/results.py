@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import commit, machine, versions
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 
 FORMAT = 1
 _VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEFLOW_", "CUDA_", "DNNL_", "ONEDNN_", "TORCH", "MALLOC_",

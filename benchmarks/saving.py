@@ -14,7 +14,7 @@ from benchmarks.flags import add_quick, add_repeats
 from benchmarks.measure import ratios, summarise, take_turns
 from benchmarks.tables import Table, number
 from benchmarks.workers import Worker, environment_for
-from kernels.files import older
+from kernels.host.files import older
 
 SAVE_EVERY = 4
 """Steps between saves while they are measured: their cost would drown in the noise if they were rare."""

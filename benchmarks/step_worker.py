@@ -14,8 +14,8 @@ from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState
 from graph_train.engine.step import EagerStep, GraphStep, StepResult
 from graph_train.host.devices import select_device
 from graph_train.ranks.placement import Placement
-from kernels.global_rows import here
-from kernels.graph_memory import share_graph_memory
+from kernels.framework.global_rows import here
+from kernels.framework.graph_memory import share_graph_memory
 from kernels.plugin import load_plugin, set_cpu_bf16
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss

@@ -1,7 +1,7 @@
 """Loads the kernel plugin: a shared library with CPU kernels that replace OneFlow's own, and with ops of ours.
 
 Loading registers the kernels with OneFlow: ops of the same names then run through them, in eager mode and in graphs,
-with no change to any Python code. Ops that have run before choose anew (`csrc/registry.cpp`); a graph that is compiled
+with no change to any Python code. Ops that have run before choose anew (`native/registry.cpp`); a graph that is compiled
 keeps the kernels it has. New ops are reached through `flow.stateful_op(name)` and one of OneFlow's generic dispatchers,
 e.g.
 
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kernels import plugin_build
+from kernels.build import plugin_build
 from kernels.runtime import flow, known_notes_hidden
 
-PluginMode = Literal["auto", "off", "require"]
+PluginMode = Literal["auto", "off", "require", "emulated-cuda"]
+"""What to load; "emulated-cuda" is for tests: the CUDA kernels on the CPU, in place of the CPU's own."""
 _log = logging.getLogger("graph_train.kernels")
 
 
@@ -53,7 +54,7 @@ def load_plugin(mode: PluginMode) -> PluginStatus:
 
     Args:
         mode: "auto" goes on with OneFlow's own kernels, after one warning, where the plugin cannot be had;
-            "require" makes that an error; "off" loads nothing. What failed once is not tried again in this process.
+            "require" makes that an error, and so does "emulated-cuda"; "off" loads nothing. What failed once is not tried again in this process.
 
     Raises:
         ValueError: an unknown mode; "require" without success; "off" after the plugin has been loaded.
@@ -67,15 +68,15 @@ def load_plugin(mode: PluginMode) -> PluginStatus:
         return PluginStatus(loaded=False, path=None, reason="switched off", build_seconds=0.0)
     if _process.status is None and _process.failure is None:
         try:
-            built = plugin_build.ensure_built()
+            built = plugin_build.ensure_built(emulated_cuda=mode == "emulated-cuda")
             _process.library = _load(built.path)
         except (ValueError, OSError) as error:
             _process.failure = error
         else:
             _run_graphs_on_one_thread()
             _process.status = PluginStatus(loaded=True, path=built.path, reason="", build_seconds=built.build_seconds)
-    if _process.failure is not None and mode == "require":
-        raise ValueError(f"kernels mode 'require': {_process.failure}") from _process.failure
+    if _process.failure is not None and mode in ("require", "emulated-cuda"):
+        raise ValueError(f"kernels mode '{mode}': {_process.failure}") from _process.failure
     if _process.status is None:
         _log.warning("running on OneFlow's own, slower CPU kernels: %s", _process.failure)
         _start_session()

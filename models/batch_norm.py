@@ -4,9 +4,9 @@ from functools import cache
 
 import numpy as np
 
-from kernels import channels_last
-from kernels.global_rows import whole
-from kernels.in_place import subtract
+from kernels.framework.global_rows import whole
+from kernels.framework.in_place import subtract
+from kernels.ops.batch_norm.function import batch_norm
 from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 from models import layout
@@ -38,7 +38,7 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
 
     def _channels_last(self, x: Tensor, *, silu: bool) -> Tensor:
         states = (self.weight, self.bias, self.running_mean, self.running_var)
-        return channels_last.batch_norm(
+        return batch_norm(
             x,
             *(plain(state) for state in states),
             eps=self.eps,

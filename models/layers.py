@@ -6,7 +6,8 @@ Inside a graph `self` is a proxy of the layer, which `super()` refuses: OneFlow'
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kernels import channels_last
+from kernels.ops.convolution.function import ConvolutionGeometry, convolution
+from kernels.ops.pooling.function import max_pool, upsample
 from kernels.runtime import Tensor, flow
 from models import layout
 from models.catalogue import Activation
@@ -45,8 +46,8 @@ class Conv2d(nn.Conv2d):
         """(B, in, H, W) -> (B, out, H', W'), or the same in channels-last order."""
         if not layout.channels_last():
             return nn.Conv2d.forward(self, x)
-        geometry = channels_last.ConvolutionGeometry(self.stride, self.padding, self.dilation, self.groups)
-        y = channels_last.convolution(layout.stored(x), plain(self.weight), geometry)
+        geometry = ConvolutionGeometry(self.stride, self.padding, self.dilation, self.groups)
+        y = convolution(layout.stored(x), plain(self.weight), geometry)
         return y if self.bias is None else flow._C.bias_add(layout.in_float32(y), self.bias, axis=3)
 
 
@@ -57,12 +58,12 @@ class MaxPool2d(nn.MaxPool2d):
         """(B, C, H, W) -> (B, C, H', W'), or the same in channels-last order."""
         if not layout.channels_last():
             return nn.MaxPool2d.forward(self, x)
-        y = channels_last.max_pool(layout.in_float32(x), self.kernel_size[0], self.stride[0], self.padding[0])
+        y = max_pool(layout.in_float32(x), self.kernel_size[0], self.stride[0], self.padding[0])
         return layout.stored(y)
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour magnification by a whole factor."""
+    """Nearest-neighbour upsampling by a whole factor."""
 
     def __init__(self, scale_factor: int) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H * factor, W * factor), or the same in channels-last order."""
         if layout.channels_last():
-            return channels_last.magnify(x, self.scale_factor)
+            return upsample(x, self.scale_factor)
         scale = float(self.scale_factor)
         return flow._C.upsample_nearest_2d(
             x, height_scale=scale, width_scale=scale, output_size=None, data_format="channels_first"

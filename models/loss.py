@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kernels.bbox_iou import bbox_iou, bbox_iou_reference
-from kernels.detection_loss import has_fused_loss, level_loss, level_settings
-from kernels.global_rows import expanded, stacked
-from kernels.in_place import subtract
+from kernels.framework.global_rows import expanded, stacked
+from kernels.framework.in_place import subtract
+from kernels.ops.bbox_iou.function import bbox_iou, bbox_iou_reference
+from kernels.ops.detection_loss.function import has_fused_loss, level_loss, level_settings
 from kernels.runtime import Tensor, flow
 from models.cross_entropy import BinaryCrossEntropy, FocalLoss, smooth_targets
 from models.layers import plain

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels.global_rows import here
+from kernels.framework.global_rows import here
 from kernels.runtime import Tensor, flow
 from models import layout
 from models.batch_norm import BatchNorm2d

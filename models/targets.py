@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kernels.global_rows import expanded
+from kernels.framework.global_rows import expanded
 from kernels.runtime import Tensor, flow
 
 # A label belongs to the cell of its centre and to the neighbours that are nearer than half a cell; x, y in cells.

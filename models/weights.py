@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from kernels.files import replacing
-from kernels.global_rows import here
+from kernels.framework.global_rows import here
+from kernels.host.files import replacing
 from kernels.runtime import flow
 from models.network import DetectionModel
 from models.oneflow_folder import (

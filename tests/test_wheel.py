@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kernels import plugin_build
-from kernels.wheel_hook import SWITCH
+from kernels.build import plugin_build
+from kernels.build.wheel_hook import SWITCH
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ from graph_train.checks import data_report
 from graph_train.checks.data_report import SplitReport
 from graph_train.plots.labels import plot_labels
 from graph_train.settings.check_options import CheckOptions
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 from models.spec import load_model_spec
 from pipelines.data.dataset import SPLITS, Dataset, Split, load_dataset
 from pipelines.data.index import ImageIndex, scan_images

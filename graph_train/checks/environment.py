@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
-from kernels.free_memory import free_memory
+from kernels.host.free_memory import free_memory
 from pipelines.data.cache_folder import user_cache_folder
 
 _PACKAGES = ("oneflow", "nvidia-dali-cuda120", "numpy", "pillow", "safetensors", "onednn-cpu-gomp", "matplotlib")
@@ -134,7 +134,7 @@ def _devices() -> list[Fact]:
 
 
 def _compiler() -> Fact:
-    from kernels.plugin_build import find_compiler
+    from kernels.build.plugin_build import find_compiler
 
     return _found("compiler", lambda: str(find_compiler()))
 
@@ -144,7 +144,7 @@ def _plugin() -> Fact:
 
 
 def _plugin_state() -> str:
-    from kernels import plugin_build
+    from kernels.build import plugin_build
 
     packaged = plugin_build.packaged_library()
     if packaged is not None:

@@ -41,7 +41,7 @@ def _check_environment(flags: dict[str, Any]) -> int:
     from pathlib import Path
 
     from graph_train.checks.environment import environment_facts
-    from kernels.files import write_atomically
+    from kernels.host.files import write_atomically
 
     facts = environment_facts()
     for fact in facts:

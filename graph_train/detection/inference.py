@@ -11,8 +11,8 @@ import numpy.typing as npt
 from graph_train.engine.step import PIXEL_SCALE
 from graph_train.ranks.exchange import Exchange
 from graph_train.ranks.placement import Placement
-from kernels.global_rows import kept_by_images
-from kernels.graph_memory import compile_graph
+from kernels.framework.global_rows import kept_by_images
+from kernels.framework.graph_memory import compile_graph
 from kernels.runtime import Tensor, flow
 from models.padded_labels import label_capacity, pad_labels
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.host.memory import resident_bytes
-from kernels.free_memory import free_memory
+from kernels.host.free_memory import free_memory
 from kernels.runtime import flow
 
 Array = npt.NDArray[Any]

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from graph_train.ranks.placement import Placement
-from kernels.global_rows import here
+from kernels.framework.global_rows import here
+from kernels.ops.update.function import UpdateRule, UpdateState, flattened
 from kernels.runtime import Tensor, flow
-from kernels.update import UpdateRule, UpdateState, flattened
 from models.batch_norm import BatchNorm2d
 
 BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2

@@ -20,11 +20,11 @@ import numpy.typing as npt
 from graph_train.engine.schedule import StepSettings, ema_decay
 from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState, member
 from graph_train.ranks.placement import Placement
-from kernels.global_rows import here, kept_by_images
-from kernels.graph_memory import compile_graph
-from kernels.in_place import subtract
+from kernels.framework.global_rows import here, kept_by_images
+from kernels.framework.graph_memory import compile_graph
+from kernels.framework.in_place import subtract
+from kernels.ops.update.function import hyper_vector, update_parameters
 from kernels.runtime import Tensor, flow
-from kernels.update import hyper_vector, update_parameters
 
 PIXEL_SCALE = 255.0
 ADAM_BETA2 = 0.999
@@ -109,7 +109,7 @@ class StepModule(_Backward):
         Args:
             images: (B, 3, H, W) uint8 RGB.
             labels: (B, T, 5) float32, class -1 for padding.
-            hyper: settings of the update, see `kernels.update.hyper_vector`.
+            hyper: settings of the update, see `kernels.ops.update.function.hyper_vector`.
             extra: (2,) float32: loss scale times loss factor; share of the new running statistics in the pending EMA
                 update.
         Returns:

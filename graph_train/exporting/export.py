@@ -9,7 +9,7 @@ from graph_train.detection.nms import NmsSettings
 from graph_train.engine.schedule import check_image_size
 from graph_train.host.devices import select_device
 from graph_train.settings.export_options import ExportOptions
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 from kernels.plugin import load_plugin
 from models.network import DetectionModel
 from models.weights import save_weights

@@ -25,7 +25,7 @@ from graph_train.launch.batch_memory import Facts, Measured
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, TrainOptions
 from graph_train.training.assembly import VAL_BATCH_FACTOR
-from kernels.free_memory import free_memory
+from kernels.host.free_memory import free_memory
 
 LOG = logging.getLogger("graph_train")
 FREE_SHARE = 0.8

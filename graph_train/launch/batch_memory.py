@@ -104,7 +104,7 @@ class _Memory:
     def free(self) -> int:
         """Bytes that are left."""
         from graph_train.host.memory import device_memory
-        from kernels.free_memory import free_memory
+        from kernels.host.free_memory import free_memory
 
         return free_memory() if self._on_cpu else device_memory(self._number).free
 

@@ -18,7 +18,7 @@ import yaml
 from graph_train.metrics.average_precision import fitness
 from graph_train.runs.results_csv import VALIDATION_KEYS
 from graph_train.settings.hyperparameters import Hyperparameters
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 
 _LOG = logging.getLogger(__name__)
 _Array = npt.NDArray[np.float64]

@@ -21,7 +21,7 @@ from graph_train.host.interrupts import Interruptible, StopRequest, end_with_par
 from graph_train.host.run_command import run_command
 from graph_train.runs.results_csv import VALIDATION_KEYS
 from graph_train.settings.hyperparameters import Hyperparameters
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 
 _POLL_SECONDS = 0.5
 

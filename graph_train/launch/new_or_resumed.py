@@ -16,7 +16,7 @@ from graph_train.runs.saved_header import SavedHeader, read_header
 from graph_train.settings.flag_table import dashed
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, WANDB_ONLY, TrainOptions, options_from_flags
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 from pipelines.data.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")

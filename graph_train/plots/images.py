@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.plots.style import class_colour, text_on
-from kernels.files import replacing
+from kernels.host.files import replacing
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
 
 Array = npt.NDArray[Any]

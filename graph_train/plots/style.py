@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from kernels.files import replacing
+from kernels.host.files import replacing
 
 RGB = tuple[int, int, int]
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from graph_train.detection.inference import on_device
 from graph_train.engine.step import PIXEL_SCALE
-from kernels.graph_memory import compile_graph
+from kernels.framework.graph_memory import compile_graph
 from kernels.runtime import Tensor, flow
 from models.network import DetectionModel
 

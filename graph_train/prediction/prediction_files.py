@@ -14,7 +14,7 @@ from PIL import Image, ImageShow
 from graph_train.detection.label_files import write_label_file
 from graph_train.plots.images import BoxStyle, draw_detections
 from graph_train.validation.coco_results import entries_of, id_of_name
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 from pipelines.data.video import VideoFile
 from pipelines.pixels.encoded_images import decode_on_host
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels.global_rows import here
+from kernels.framework.global_rows import here
+from kernels.ops.update.function import flattened
 from kernels.runtime import Tensor, flow
-from kernels.update import flattened
 
 
 @dataclass(frozen=True)

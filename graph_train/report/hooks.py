@@ -25,7 +25,7 @@ from graph_train.report.page import finite, render
 from graph_train.report.samples import SampleCollector, measured_here, picture
 from graph_train.training.assembly import Run
 from graph_train.training.trainer import Trainer
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 from pipelines.shard import Shard
 
 LOG = logging.getLogger("graph_train")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from kernels.files import replacing
+from kernels.host.files import replacing
 from models.safetensors_file import checksum, in_order, write_safetensors
 
 FORMAT = "graph-train checkpoint"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 
 VALIDATION_KEYS: tuple[str, ...] = (
     "metrics/precision",

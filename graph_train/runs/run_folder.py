@@ -14,7 +14,7 @@ from graph_train.host.terminal import LogFile, TerminalHandler
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.saved_header import read_header
-from kernels.files import older, remove_leftovers
+from kernels.host.files import older, remove_leftovers
 from pipelines.data.problems import printable
 
 LOG = logging.getLogger("graph_train")

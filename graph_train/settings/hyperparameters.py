@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 from models.loss_config import LossConfig
 from pipelines.augmentation.augment_config import AugmentConfig, largest
 from pipelines.data.safe_yaml import load_yaml

@@ -12,7 +12,7 @@ from graph_train.host.memory import resident_bytes
 from graph_train.runs.cursor import Cursor
 from graph_train.training.assembly import Run
 from graph_train.training.image_weights import class_weights, epoch_class_weights, image_weights
-from kernels.free_memory import free_memory
+from kernels.host.free_memory import free_memory
 from kernels.runtime import Tensor
 from models.padded_labels import label_capacity, pad_labels
 from pipelines.augmentation.draws import multi_scale_sizes

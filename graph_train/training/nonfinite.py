@@ -1,6 +1,6 @@
 """Numbers that are not finite: what they cost, where they come from, and when a run must end over them.
 
-The step itself leaves out an update whose gradient is not finite (`kernels.update`). Here it is counted and explained.
+The step itself leaves out an update whose gradient is not finite (`kernels.ops.update.function`). Here it is counted and explained.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ import numpy as np
 
 from graph_train.engine.step import PIXEL_SCALE, StepResult
 from graph_train.host.failures import DivergedError
-from kernels.files import replacing
-from kernels.global_rows import kept_by_images
+from kernels.framework.global_rows import kept_by_images
+from kernels.host.files import replacing
 from kernels.runtime import Tensor, flow
 from models.safetensors_file import write_safetensors
 

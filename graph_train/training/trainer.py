@@ -27,7 +27,7 @@ from graph_train.training.epoch_validation import EpochValidation, measured
 from graph_train.training.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
 from graph_train.training.progress import EpochProgress, EpochTimes
 from graph_train.validation.measuring import ValidationResult
-from kernels.global_rows import here
+from kernels.framework.global_rows import here
 from kernels.runtime import Tensor
 from models.weights import copy_weights
 

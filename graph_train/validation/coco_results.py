@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.validation.measuring import ImageDetections
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 
 Entry = dict[str, Any]
 

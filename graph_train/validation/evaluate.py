@@ -31,7 +31,7 @@ from graph_train.validation.measuring import (
     ValidationSettings,
     validate,
 )
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 from kernels.plugin import load_plugin
 from pipelines.augmentation.letterbox import BORDER_GREY
 from pipelines.data.coco_json import is_coco_file

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from kernels.user_cache import user_cache_folder
+from kernels.host.user_cache import user_cache_folder
 
 __all__ = ["file_stamp", "make_private_folder", "user_cache_folder"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 from pipelines.data.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from pipelines.data.images import ImageFacts, ImageFormat
 from pipelines.data.labels import LabelRows

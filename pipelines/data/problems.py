@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kernels.files import write_atomically
+from kernels.host.files import write_atomically
 
 Severity = Literal["error", "warning"]
 Code = Literal[

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-import kernels.hsv
+import kernels.ops.hsv.function
 import kernels.plugin
 
 
@@ -81,6 +81,6 @@ def finish_picture(
     tables = None if hsv_gains is None else hsv_tables(np.asarray(hsv_gains))
     # The plugin's function and the lines below give the same bytes; it is the faster one.
     if kernels.plugin.is_loaded():
-        kernels.hsv.write_planes(picture, tables, target)
+        kernels.ops.hsv.function.write_planes(picture, tables, target)
     else:
         target[...] = (picture if tables is None else apply_tables(picture, tables)).transpose(2, 0, 1)

@@ -1,7 +1,7 @@
 """From plans to pixels: all of it in DALI, or decoding in DALI and drawing by a kernel of the plugin.
 
 On a GPU, and for views that are turned, sheared or bent, DALI's graph (`pipelines.pixels.canvas_graph`) draws. On a CPU
-its resize and warp take most of the time of upright views, so the plugin's `kernels.drawing` draws these, with the same
+its resize and warp take most of the time of upright views, so the plugin's `kernels.ops.drawing.function` draws these, with the same
 filters, several pictures at a time; without the plugin DALI draws them as well.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 import kernels.plugin
-from kernels.drawing import draw_region
+from kernels.ops.drawing.function import draw_region
 from pipelines.augmentation.letterbox import BORDER_GREY
 from pipelines.augmentation.plans import BatchPlan, Picture
 from pipelines.augmentation.rendering import ViewRender

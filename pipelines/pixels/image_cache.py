@@ -12,8 +12,8 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from tqdm import tqdm
 
-from kernels.files import replacing
-from kernels.free_memory import free_memory
+from kernels.host.files import replacing
+from kernels.host.free_memory import free_memory
 from pipelines.augmentation.rendering import TileRender
 from pipelines.data.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from pipelines.data.index import ImageIndex

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.ops import LIBRARY, NOTHING, OWN, PLUGIN, _computed_by, plugin_kernels
 from benchmarks.results import read_result
-from kernels.plugin_build import SOURCE_FOLDER
+from kernels.build.plugin_build import SOURCE_FOLDER
 
 
 def test_registrations_are_found_in_the_sources() -> None:

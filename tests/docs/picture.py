@@ -13,7 +13,7 @@ from PIL import Image
 
 from graph_train.plots.results import read_results
 from graph_train.plots.style import ACCENT, INK, SECOND, new_figure, quiet_axes
-from kernels.files import replacing
+from kernels.host.files import replacing
 from tests.docs.commands import ROOT
 
 PICTURE = ROOT / "docs/images/result.jpg"

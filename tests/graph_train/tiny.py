@@ -5,8 +5,8 @@ import numpy as np
 from graph_train.engine.schedule import Schedule
 from graph_train.engine.state import TrainingState
 from graph_train.engine.step import EagerStep, GraphStep
+from kernels.ops.update.function import UpdateRule
 from kernels.runtime import flow
-from kernels.update import UpdateRule
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
 from models.network import DetectionModel

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kernels.bbox_iou import IouKind, bbox_iou, bbox_iou_reference, box_iou
+from kernels.ops.bbox_iou.function import IouKind, bbox_iou, bbox_iou_reference, box_iou
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.plugin_build import SOURCE_FOLDER
+from kernels.build.plugin_build import SOURCE_FOLDER
 
 _SOURCES = sorted((SOURCE_FOLDER / "cuda").glob("*.cu"))
 # CUDA 13 no longer builds for sm_70; Turing to Hopper.

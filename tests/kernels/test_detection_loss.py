@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from kernels.detection_loss import LevelSetting, level_loss, level_settings
+from kernels.ops.detection_loss.function import LevelSetting, level_loss, level_settings
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kernels.drawing import axis_weights, draw_region, resampled
+from kernels.ops.drawing.function import axis_weights, draw_region, resampled
 from kernels.plugin import load_plugin
 
 

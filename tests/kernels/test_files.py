@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kernels.files import remove_leftovers, replacing, write_atomically
+from kernels.host.files import remove_leftovers, replacing, write_atomically
 from tests.file_limit import file_limit
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kernels.free_memory import free_memory
+from kernels.host.free_memory import free_memory
 
 GIB = 1 << 30
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graph_train.engine.step import EagerStep, GraphStep
-from kernels.graph_memory import MemoryPlan, compile_graph, last_memory_plan, share_graph_memory
+from kernels.framework.graph_memory import MemoryPlan, compile_graph, last_memory_plan, share_graph_memory
 from kernels.plugin import load_plugin, plugin_library
 from kernels.runtime import Tensor, flow
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
@@ -205,7 +205,7 @@ def test_a_graph_with_loaded_state_of_its_own_is_refused() -> None:
 
 _TWO_RANKS = """
 import sys
-from kernels.graph_memory import MemoryPlan, compile_graph, last_memory_plan
+from kernels.framework.graph_memory import MemoryPlan, compile_graph, last_memory_plan
 from kernels.plugin import load_plugin, plugin_library
 from kernels.runtime import flow
 from tests.kernels.test_graph_memory import _Graph

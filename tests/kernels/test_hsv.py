@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kernels.hsv import write_planes
+from kernels.ops.hsv.function import write_planes
 from kernels.plugin import load_plugin
 from pipelines.pixels import colour
 

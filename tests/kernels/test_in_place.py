@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.in_place import assign, subtract
+from kernels.framework.in_place import assign, subtract
 from kernels.runtime import Tensor, flow
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from kernels import channels_last, dispatch
 from kernels.channels_last import ConvolutionGeometry
+
+from kernels import channels_last
+from kernels.framework import dispatch
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 

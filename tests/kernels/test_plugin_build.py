@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kernels import plugin_build
-from kernels.plugin_build import PluginUnavailableError
+from kernels.build import plugin_build
+from kernels.build.plugin_build import PluginUnavailableError
 
 ROOT = Path(__file__).resolve().parents[2]
 _WRITES_OUTPUT = """#!/bin/sh
@@ -65,7 +65,7 @@ def test_second_build_comes_from_the_cache(cache: Path, compiler_log: Path) -> N
 
 
 def test_concurrent_starts_build_once(cache: Path, compiler_log: Path) -> None:
-    code = "from kernels.plugin_build import ensure_built; print(ensure_built().path)"
+    code = "from kernels.build.plugin_build import ensure_built; print(ensure_built().path)"
     starts = [
         subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)
     ]

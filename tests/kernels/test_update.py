@@ -7,10 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from kernels import dispatch
-from kernels.plugin import load_plugin
-from kernels.runtime import Tensor, flow
-from kernels.update import (
+from kernels.framework import dispatch
+from kernels.ops.update.function import (
     HyperIndex,
     UpdateRule,
     UpdateState,
@@ -18,6 +16,8 @@ from kernels.update import (
     update_parameters,
     update_parameters_reference,
 )
+from kernels.plugin import load_plugin
+from kernels.runtime import Tensor, flow
 
 _SHAPES = ((7,), (4, 3, 3, 3), (5,), (1,), (33, 17))
 _GROUPS = (0, 1, 2, 0, 1)

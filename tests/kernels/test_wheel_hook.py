@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kernels.wheel_hook import SWITCH, KernelBuildHook
+from kernels.build.wheel_hook import SWITCH, KernelBuildHook
 
 ROOT = Path(__file__).resolve().parents[2]
 _FAILS = """#!/bin/sh

@@ -1,4 +1,4 @@
-"""Parity of `kernels.bbox_iou`: the four overlaps of matched pairs, the CIoU gradient, and the IoU of all pairs."""
+"""Parity of `kernels.ops.bbox_iou.function`: the four overlaps of matched pairs, the CIoU gradient, and the IoU of all pairs."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -6,7 +6,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from kernels.bbox_iou import IouKind, bbox_iou, box_iou
+from kernels.ops.bbox_iou.function import IouKind, bbox_iou, box_iou
 from kernels.runtime import Tensor, flow
 from tests.parity.harness import Mode, Report, Subject
 

@@ -8,8 +8,8 @@ import pytest
 from graph_train.engine.schedule import ema_decay
 from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters
 from graph_train.engine.step import EagerStep, GraphStep, StepResult, _advance
+from kernels.ops.update.function import UpdateRule
 from kernels.runtime import Tensor, flow
-from kernels.update import UpdateRule
 from tests.bfloat16 import computing_in_bfloat16
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
 

@@ -19,7 +19,7 @@ from graph_train.runs.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from graph_train.runs.run_folder import BEST, DAMAGED, EARLIER, EARLIER_BEST, LAST, RunFolder, point_to_resume
 from graph_train.runs.saving import Saving, Snapshot
 from graph_train.settings.train_options import RunOptions
-from kernels.files import older
+from kernels.host.files import older
 from tests.file_limit import file_limit
 from tests.graph_train.lab import Lab, Trial
 

@@ -18,7 +18,7 @@ from graph_train.launch.train import train
 from graph_train.runs.checkpoint import load_checkpoint, save_checkpoint
 from graph_train.settings.train_options import flag_fields
 from graph_train.training.assembly import IN_BFLOAT16
-from kernels.bbox_iou import bbox_iou, bbox_iou_reference
+from kernels.ops.bbox_iou.function import bbox_iou, bbox_iou_reference
 from kernels.plugin import is_loaded
 from kernels.runtime import flow
 from models.weights import load_weights

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kernels.free_memory import free_memory
+from kernels.host.free_memory import free_memory
 from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.data.index import ImageIndex, index_images
 from pipelines.pixels.image_cache import CacheKind, cache_need, open_images

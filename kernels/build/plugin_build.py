@@ -1,0 +1,415 @@
+"""Compiles the kernel plugin: which compiler, which headers, which flags, and the folder that keeps the result."""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernels.host.user_cache import user_cache_folder
+
+SOURCE_FOLDER = Path(__file__).resolve().parents[1]
+"""The package `kernels`: C++ and CUDA sources lie in `native/` and beside the Python functions of their ops."""
+LIBRARY_NAME = "libgraph_train_kernels.so"
+DIGEST_NAME = f"{LIBRARY_NAME}.sha256"
+PACKAGED_FOLDER = SOURCE_FOLDER / "prebuilt"
+"""Where a wheel that was built with kernels carries them (`kernels/build/wheel_hook.py`)."""
+KEY_NAME = "key"
+_ONEFLOW = ("oneflow", "oneflow/__init__.py")
+_ONEDNN = ("onednn-cpu-gomp", "libdnnl.so.3")
+_ONEDNN_HEADERS = ("onednn-devel-cpu-gomp", "include/dnnl.hpp")
+
+# OneFlow's wheel was built with the old string ABI and its own settings of the `half` library. Contraction and the
+# absence of errno/trap side effects let loops be vectorised; nothing here reorders floating-point sums.
+_COMPILE_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fopenmp",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-Wall",
+    "-D_GLIBCXX_USE_CXX11_ABI=0",
+    "-DHALF_ENABLE_CPP11_USER_LITERALS=0",
+    "-DHALF_ENABLE_F16C_INTRINSICS=0",
+)
+# GCC warns of its own AVX-512 header, and of vector arguments of functions that are always inlined.
+_VECTOR_FLAGS = ("-Wno-psabi", "-Wno-maybe-uninitialized")
+_VECTOR_SUFFIX = ".vec.cpp"
+_INSTRUCTION_SETS = {
+    "avx512": (
+        "-march=x86-64-v4",
+        "-mprefer-vector-width=512",
+        "-DGT_ISA=avx512",
+        *_VECTOR_FLAGS,
+    ),
+    "avx2": ("-march=x86-64-v3", "-DGT_ISA=avx2", *_VECTOR_FLAGS),
+    "base": ("-DGT_ISA=base", *_VECTOR_FLAGS),
+}
+_LINK_FLAGS = ("-shared", "-fopenmp", "-Wl,--allow-shlib-undefined")
+_EMULATION_FLAGS = ("-DGT_EMULATED_CUDA", "-Wno-unknown-pragmas")
+"""Of the test build in which the CUDA kernels run on the CPU, see `native/cuda/emulation.h`."""
+_COMMON_HEADER = "native/common.h"
+_OLDEST_GCC = 12
+"""The first that compiles one function for x86-64-v4, x86-64-v3 and plain x86-64 (`target_clones`)."""
+_COMPILERS = ("g++", "c++", "g++-14", "g++-13", "g++-12")
+
+
+class PluginUnavailableError(ValueError):
+    """The plugin cannot be built or loaded here; the message holds the reason and the remedy."""
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """What a build needs; `compiler_version` is the first line the compiler prints about itself."""
+
+    compiler: Path
+    compiler_version: str
+    oneflow_folder: Path
+    oneflow_version: str
+    onednn_library: Path
+    onednn_include: Path
+    onednn_version: str
+
+    def link_names(self) -> list[str]:
+        """Arguments naming OneFlow's and oneDNN's shared objects; the wheels carry hashes in the file names."""
+        libs = self.oneflow_folder.parent / "oneflow.libs"
+        names = [
+            _only_match(libs, pattern)
+            for pattern in (
+                "liboneflow-*.so",
+                "libof_protoobj-*.so",
+                "libprotobuf-*.so*",
+            )
+        ]
+        folders = (libs, self.onednn_library.parent)
+        return [f"-L{folder}" for folder in folders] + [f"-l:{name}" for name in (*names, self.onednn_library.name)]
+
+    def include_flags(self) -> list[str]:
+        """OneFlow's folder comes last: it also carries old glibc and oneDNN headers that must not win."""
+        own = [
+            f"-I{SOURCE_FOLDER}",
+            f"-I{SOURCE_FOLDER / 'native' / 'shim'}",
+            f"-I{self.onednn_include}",
+        ]
+        return [*own, "-idirafter", str(self.oneflow_folder / "include")]
+
+
+@dataclass(frozen=True)
+class BuiltPlugin:
+    """A library that is ready to load; `build_seconds` is 0 when it was found in the cache."""
+
+    path: Path
+    build_seconds: float
+
+
+def _only_match(folder: Path, pattern: str) -> str:
+    matches = sorted(folder.glob(pattern))
+    if not matches:
+        raise PluginUnavailableError(f"{folder}: no {pattern}; reinstall oneflow==0.9.0 from PyPI")
+    return matches[0].name
+
+
+def _distribution_file(name: str, ending: str) -> tuple[Path, str]:
+    """Path of the file of an installed distribution whose path ends so, and the distribution's version."""
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise PluginUnavailableError(
+            f"the package {name} is not installed; install it: pip install {name}==2023.2.0"
+        ) from None
+    for file in distribution.files or ():
+        if str(file).endswith(ending):
+            path = Path(str(distribution.locate_file(file))).resolve()
+            if path.exists():
+                return path, distribution.version
+    raise PluginUnavailableError(
+        f"the package {name} has no {ending} on disk; reinstall it: pip install --force-reinstall {name}==2023.2.0"
+    )
+
+
+def onednn_library() -> Path:
+    """The shared object of the oneDNN wheel, which must be loaded before the plugin."""
+    return _distribution_file(*_ONEDNN)[0]
+
+
+def find_compiler() -> Path:
+    """The C++ compiler: $CXX, else the first g++ on the path that is new enough."""
+    wanted = os.environ.get("CXX")
+    names = (wanted,) if wanted else _COMPILERS
+    unfit = []
+    for name in names:
+        found = shutil.which(name)
+        if found is None:
+            continue
+        version = _version_line(Path(found))
+        if (_gcc_release(version) or 0) >= _OLDEST_GCC:
+            return Path(found)
+        unfit.append(f"{found} is {version!r}")
+    remedy = f"install g++ {_OLDEST_GCC} or newer (Debian/Ubuntu: apt-get install g++-{_OLDEST_GCC}) or set CXX to it"
+    if unfit:
+        raise PluginUnavailableError(f"no C++ compiler that compiles the kernels ({'; '.join(unfit)}); {remedy}")
+    raise PluginUnavailableError(f"no C++ compiler (looked for {', '.join(names)}); {remedy}")
+
+
+def _version_line(compiler: Path) -> str:
+    output = subprocess.run([str(compiler), "--version"], capture_output=True, text=True, check=False).stdout
+    return (output.splitlines() or ["unknown"])[0]
+
+
+def _gcc_release(version: str) -> int | None:
+    """Major version in GCC's line "name (package) 12.2.0 ..."; None of another compiler.
+
+    Clang has an OpenMP library of its own, and a process with that beside oneDNN's of GCC was never tried.
+    """
+    found = re.match(r"[^()]*\(.*?\) (\d+)\.", version)
+    return int(found[1]) if found and "clang" not in version else None
+
+
+def find_toolchain() -> Toolchain:
+    """Looks everything up; raises PluginUnavailableError naming the first thing that is missing."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        raise PluginUnavailableError(
+            f"the plugin is for Linux on x86-64, this is {platform.system()} on {platform.machine()}; use --kernels off"
+        )
+    compiler = find_compiler()
+    oneflow_init, oneflow_version = _distribution_file(*_ONEFLOW)
+    library, onednn_version = _distribution_file(*_ONEDNN)
+    header, _ = _distribution_file(*_ONEDNN_HEADERS)
+    return Toolchain(
+        compiler=compiler,
+        compiler_version=_version_line(compiler),
+        oneflow_folder=oneflow_init.parent,
+        oneflow_version=oneflow_version,
+        onednn_library=library,
+        onednn_include=header.parent,
+        onednn_version=onednn_version,
+    )
+
+
+def source_files() -> list[Path]:
+    """Every C++ and CUDA file of the package, in a fixed order."""
+    return sorted(path for path in SOURCE_FOLDER.rglob("*") if path.is_file() and path.suffix in (".cpp", ".h", ".cu"))
+
+
+def plugin_key(toolchain: Toolchain, *, emulated_cuda: bool = False) -> str:
+    """Hash of all that decides the library's bytes: sources, flags, and the versions it is bound to."""
+    versions = (toolchain.compiler_version, toolchain.oneflow_version, toolchain.onednn_version)
+    return _hash_with_sources(*versions, *(_EMULATION_FLAGS if emulated_cuda else ()))
+
+
+def packaged_key() -> str:
+    """Hash that a wheel's library must carry: as `plugin_key`, but any compiler will do."""
+    return _hash_with_sources(_distribution_file(*_ONEFLOW)[1], _distribution_file(*_ONEDNN)[1])
+
+
+def _hash_with_sources(*versions: str) -> str:
+    digest = hashlib.sha256()
+    for path in source_files():
+        digest.update(f"{path.relative_to(SOURCE_FOLDER)}\0".encode() + path.read_bytes() + b"\0")
+    flags = (*_COMPILE_FLAGS, *_LINK_FLAGS, repr(_INSTRUCTION_SETS))
+    digest.update("\0".join((*flags, *versions)).encode())
+    return digest.hexdigest()[:24]
+
+
+def cache_folder() -> Path:
+    """Parent of all cached builds: $XDG_CACHE_HOME/graph-train/plugin, by default under ~/.cache."""
+    return user_cache_folder() / "plugin"
+
+
+def check_private(path: Path) -> None:
+    """Refuses what somebody else could have written: a library that is loaded runs as this user."""
+    facts = path.lstat()
+    if stat.S_ISLNK(facts.st_mode):
+        raise PluginUnavailableError(f"{path}: is a symbolic link; remove it, it will be built again")
+    if facts.st_uid != os.geteuid():
+        raise PluginUnavailableError(
+            f"{path}: belongs to user id {facts.st_uid}, not to you; remove it or set XDG_CACHE_HOME"
+        )
+    if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(facts.st_mode)
+        raise PluginUnavailableError(
+            f"{path}: others may write it (mode {mode:o}); remove it or run: chmod go-w '{path}'"
+        )
+
+
+def _private_folder(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    check_private(path)
+    path.chmod(0o700)
+    return path
+
+
+def is_as_built(library: Path) -> bool:
+    """Whether the library is, byte for byte, the one whose digest was noted when it was compiled.
+
+    It finds a damaged disk, a build that was cut off, and a library that was put in place of ours; whoever can write
+    into the private folder as this user could note another digest too.
+
+    Raises:
+        PluginUnavailableError: the library, or the note, may have been written by others.
+    """
+    note = library.with_name(DIGEST_NAME)
+    for file in (library, note):
+        if not file.is_symlink() and not file.exists():
+            return False
+        check_private(file)
+    return note.read_text(encoding="ascii", errors="replace").strip() == _digest(library)
+
+
+def _digest(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on a file; a process that dies gives it back."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def ensure_built(*, emulated_cuda: bool = False) -> BuiltPlugin:
+    """The library for these sources and this machine: the wheel's, or the cache's, or compiled now.
+
+    Safe when several processes start at once: one compiles, the others wait and find the result.
+
+    Args:
+        emulated_cuda: the test build in which the CUDA kernels run on the CPU; never the wheel's.
+
+    Raises:
+        PluginUnavailableError: no compiler, missing packages, an unsafe cache folder, or errors in the compilation.
+        OSError: the cache folder cannot be written.
+    """
+    packaged = None if emulated_cuda else packaged_library()
+    if packaged is not None:
+        return BuiltPlugin(packaged, 0.0)
+    toolchain = find_toolchain()
+    root = _private_folder(_private_folder(cache_folder().parent) / cache_folder().name)
+    folder = _private_folder(root / plugin_key(toolchain, emulated_cuda=emulated_cuda))
+    library = folder / LIBRARY_NAME
+    build_seconds = 0.0
+    with _locked(folder / "lock"):
+        if not is_as_built(library):
+            if library.exists():
+                text = "is not the library that was compiled here, or its digest is missing; it is compiled anew"
+                print(f"graph-train: {library}: {text}", file=sys.stderr, flush=True)
+            build_seconds = _build(toolchain, folder, library, emulated_cuda)
+    return BuiltPlugin(library, build_seconds)
+
+
+def packaged_library() -> Path | None:
+    """The library that came in the wheel, if it belongs to these sources and to the OneFlow and oneDNN that are here.
+
+    It is trusted as the Python code beside it is: who may write the one may write the other.
+    """
+    library, key = PACKAGED_FOLDER / LIBRARY_NAME, PACKAGED_FOLDER / KEY_NAME
+    if not (library.is_file() and key.is_file()):
+        return None
+    return library if key.read_text() == packaged_key() else None
+
+
+def _build(toolchain: Toolchain, folder: Path, library: Path, emulated_cuda: bool) -> float:
+    start = time.monotonic()
+    print(
+        "graph-train: compiling the CPU kernels (once, up to a minute) ...",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
+            finished = compile_sources(toolchain, Path(scratch), folder / "build.log", emulated_cuda=emulated_cuda)
+            # Renamed only when whole: a reader without the lock sees no library or all of it.
+            finished.chmod(0o700)
+            note = Path(scratch) / DIGEST_NAME
+            note.write_text(f"{_digest(finished)}\n", encoding="ascii")
+            note.chmod(0o600)
+            finished.replace(library)
+            note.replace(library.with_name(DIGEST_NAME))
+    except BaseException:
+        print(" failed", file=sys.stderr, flush=True)
+        raise
+    seconds = time.monotonic() - start
+    print(f" done in {seconds:.0f} s", file=sys.stderr, flush=True)
+    return seconds
+
+
+def compile_sources(toolchain: Toolchain, scratch: Path, log: Path, *, emulated_cuda: bool = False) -> Path:
+    """Compiles every C++ file beside one another and links them; returns the library inside `scratch`.
+
+    `log` gets the commands that failed, with what the compiler said to each.
+    """
+    log.unlink(missing_ok=True)
+    flags = [str(toolchain.compiler), *_COMPILE_FLAGS, *toolchain.include_flags()]
+    flags += _EMULATION_FLAGS if emulated_cuda else ()
+    jobs = _compile_jobs(emulated_cuda)
+    # OneFlow's headers take most of every file's time: they are compiled once and found by name in the scratch folder,
+    # beside the files that do without them.
+    (scratch / _COMMON_HEADER).parent.mkdir()
+    header = [*flags, "-x", "c++-header", str(SOURCE_FOLDER / _COMMON_HEADER), "-o", f"{_COMMON_HEADER}.gch"]
+    commands = [(job.command(flags), job.needs_oneflow) for job in jobs]
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        first = [header, *(command for command, needs_oneflow in commands if not needs_oneflow)]
+        list(pool.map(lambda command: _run(command, scratch, log), first))
+        rest = [command for command, needs_oneflow in commands if needs_oneflow]
+        list(pool.map(lambda command: _run(command, scratch, log), rest))
+    link = [str(toolchain.compiler), *(job.target for job in jobs), "-o", LIBRARY_NAME]
+    _run([*link, *toolchain.link_names(), *_LINK_FLAGS], scratch, log)
+    return scratch / LIBRARY_NAME
+
+
+@dataclass(frozen=True)
+class _CompileJob:
+    """One call of the compiler."""
+
+    source: Path
+    flags: tuple[str, ...]
+    target: str
+    needs_oneflow: bool
+
+    def command(self, flags: Sequence[str]) -> list[str]:
+        return [*flags, *self.flags, "-c", str(self.source), "-o", self.target]
+
+
+def _compile_jobs(emulated_cuda: bool) -> list[_CompileJob]:
+    """What is to be compiled; `*.vec.cpp` once per instruction set, `*.cu` where CUDA is emulated."""
+    jobs: list[_CompileJob] = []
+    for path in source_files():
+        name = ".".join(path.relative_to(SOURCE_FOLDER).parts)
+        if path.name.endswith(_VECTOR_SUFFIX):
+            jobs += [_CompileJob(path, flags, f"{name}.{of}.o", False) for of, flags in _INSTRUCTION_SETS.items()]
+        elif path.suffix == ".cpp":
+            jobs.append(_CompileJob(path, ("-include", _COMMON_HEADER), f"{name}.o", True))
+        elif path.suffix == ".cu" and emulated_cuda:
+            jobs.append(_CompileJob(path, ("-x", "c++"), f"{name}.o", False))
+    return jobs
+
+
+def _run(command: Sequence[str], scratch: Path, log: Path) -> None:
+    result = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        # One write: of commands that run beside one another several may fail.
+        with log.open("a") as handle:
+            handle.write(" ".join(command) + "\n" + result.stdout + result.stderr + "\n")
+        first = next(
+            (line for line in result.stderr.splitlines() if "error" in line),
+            f"exit code {result.returncode}",
+        )
+        raise PluginUnavailableError(
+            f"compiling the CPU kernels failed ({first.strip()}); the compiler's output is in {log}"
+        )

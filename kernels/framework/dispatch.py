@@ -1,0 +1,72 @@
+"""Calling the plugin's own ops, eagerly and inside `nn.Graph.build`: any number of inputs and outputs."""
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from kernels.plugin import plugin_library
+from kernels.runtime import Tensor, flow
+
+Op = Any
+"""An op of OneFlow, ready to be called; OneFlow ships no type information."""
+_VALUE_OFFSET = 16
+"""Bytes of a Python object's own header; in an object of pybind11 the pointer to the C++ object follows."""
+
+
+@cache
+def build_op(name: str, inputs: tuple[tuple[str, int], ...], outputs: int = 1) -> Op:
+    """Return the op `name` with its (input name, number of tensors) pairs and so many outputs, all named "out"."""
+    builder = flow.stateful_op(name)
+    for input_name, count in inputs:
+        builder = builder.Input(input_name, count)
+    return builder.Output("out", outputs).Build()
+
+
+def op_of(name: str, *inputs: str, outputs: int = 1) -> Op:
+    """Return the op `name` whose inputs are single tensors of these names."""
+    return build_op(name, tuple((one, 1) for one in inputs), outputs)
+
+
+def call(op: Op, tensors: Sequence[Tensor], *, integers: Sequence[int] = (), floats: Sequence[float] = ()) -> Tensor:
+    """Run an op with one output; arguments as of `call_many`."""
+    return call_many(op, tensors, integers=integers, floats=floats)[0]
+
+
+def call_many(
+    op: Op, tensors: Sequence[Tensor], *, integers: Sequence[int] = (), floats: Sequence[float] = ()
+) -> list[Tensor]:
+    """Run an op.
+
+    Args:
+        op: from `build_op`.
+        tensors: of all inputs, in the order of `build_op`.
+        integers, floats: the op's attributes (int64, float32); what they mean is up to the op.
+    Returns:
+        All outputs.
+    Raises:
+        RuntimeError: shapes or data types that the op refuses.
+        ValueError: the plugin is not loaded.
+    """
+    inputs, outputs = (flow._oneflow_internal.TensorTuple(given) for given in (list(tensors), []))
+    error = _dispatcher()(
+        *(_cpp_object(given) for given in (op, inputs, outputs)),
+        (ctypes.c_int64 * len(integers))(*integers), len(integers), (ctypes.c_float * len(floats))(*floats), len(floats),
+    )  # fmt: skip
+    if error is not None:
+        raise RuntimeError(f"{op.op_type_name}: {error.decode(errors='replace')}")
+    return list(outputs)
+
+
+def _cpp_object(wrapper: Any) -> int:
+    return ctypes.c_void_p.from_address(id(wrapper) + _VALUE_OFFSET).value or 0
+
+
+@cache
+def _dispatcher() -> Any:
+    # Python's lock stays held, as in OneFlow's own functions: recording an op may ask Python for its stack.
+    function = ctypes.PyDLL(plugin_library()._name).graph_train_dispatch
+    function.restype = ctypes.c_char_p
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes = [pointer, pointer, pointer, pointer, size, pointer, size]
+    return function

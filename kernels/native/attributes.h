@@ -1,0 +1,53 @@
+// Attributes of the plugin's own ops: kernels/framework/dispatch.py sets them, all ops have the same two.
+#ifndef GRAPH_TRAIN_KERNELS_ATTRIBUTES_H_
+#define GRAPH_TRAIN_KERNELS_ATTRIBUTES_H_
+
+#include <string>
+#include <vector>
+
+#include "native/common.h"
+
+namespace graph_train {
+
+constexpr const char* kIntegers = "integers";
+constexpr const char* kFloats = "floats";
+
+// Follows REGISTER_NO_GRAD_USER_OP(...)...
+#define GT_ATTRIBUTES() Attr<std::vector<int64_t>>("integers", {}).Attr<std::vector<float>>("floats", {})
+
+template<typename Context>
+const std::vector<int64_t>& integers_of(const Context* ctx) {
+  return ctx->template Attr<std::vector<int64_t>>(kIntegers);
+}
+
+template<typename Context>
+const std::vector<float>& floats_of(const Context* ctx) {
+  return ctx->template Attr<std::vector<float>>(kFloats);
+}
+
+// Memory of an input or output, of whatever type.
+template<typename T = float>
+const T* data_of(user_op::KernelComputeContext* ctx, const std::string& name, int index = 0) {
+  return static_cast<const T*>(ctx->Tensor4ArgNameAndIndex(name, index)->dptr<void>());
+}
+
+template<typename T = float>
+T* result_of(user_op::KernelComputeContext* ctx, const std::string& name = "out", int index = 0) {
+  return static_cast<T*>(ctx->Tensor4ArgNameAndIndex(name, index)->mut_dptr<void>());
+}
+
+inline oneflow::ShapeView view_of(user_op::KernelComputeContext* ctx, const std::string& name, int index = 0) {
+  return ctx->Tensor4ArgNameAndIndex(name, index)->shape_view();
+}
+
+inline oneflow::DataType type_of(user_op::KernelComputeContext* ctx, const std::string& name, int index = 0) {
+  return ctx->Tensor4ArgNameAndIndex(name, index)->data_type();
+}
+
+// Marks inputs that an op changes in place.
+oneflow::Maybe<void> mark_mutable(const user_op::GetInputArgModifier& modifier, const user_op::UserOpConfWrapper& conf,
+                                  const std::vector<std::string>& names);
+
+}  // namespace graph_train
+
+#endif  // GRAPH_TRAIN_KERNELS_ATTRIBUTES_H_

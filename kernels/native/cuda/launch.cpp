@@ -1,0 +1,267 @@
+#include "native/cuda/launch.h"
+
+#include <cstring>
+#include <list>
+#include <map>
+#include <mutex>
+#include <set>
+#include <sstream>
+
+#include "oneflow/core/ep/include/device.h"
+
+#ifndef GT_EMULATED_CUDA
+struct CUstream_st;
+namespace oneflow::ep {
+// Only what is called; the wheel's header of this class needs CUDA's headers.
+class CudaStream {
+ public:
+  CUstream_st* cuda_stream() const;
+};
+}  // namespace oneflow::ep
+#endif
+
+namespace graph_train::cuda {
+
+namespace {
+
+constexpr size_t kTables = 64;  // per stream
+
+struct Table {
+  std::string content;
+  Pointer memory;
+};
+
+// What belongs to one device.
+struct OnDevice {
+  Context context = nullptr;
+  std::vector<Module> modules;
+  std::map<std::string, Function> functions;
+};
+
+std::mutex& mutex() {
+  static std::mutex made;
+  return made;
+}
+
+// cubins or PTX, as graph_train_cuda_add_image was given them; emulated kernels are compiled into this library.
+std::vector<std::string>& images() {
+#ifdef GT_EMULATED_CUDA
+  static auto* made = new std::vector<std::string>{"emulated"};
+#else
+  static auto* made = new std::vector<std::string>;
+#endif
+  return *made;
+}
+
+OnDevice& on_device(int device) {
+  static auto* devices = new std::map<int, OnDevice>;
+  OnDevice& here = (*devices)[device];
+  if (here.context == nullptr) {
+    Device handle;
+    GT_CUDA_CHECK(device_get(&handle, device));
+    GT_CUDA_CHECK(primary_context_retain(&here.context, handle));
+  }
+  return here;
+}
+
+// The runtime API that OneFlow uses makes the device's primary context current, but perhaps not in this thread yet.
+OnDevice& enter(int device) {
+  OnDevice& here = on_device(device);
+  Context current = nullptr;
+  GT_CUDA_CHECK(context_get_current(&current));
+  if (current != here.context) GT_CUDA_CHECK(context_set_current(here.context));
+  return here;
+}
+
+Function function_of(OnDevice* here, const std::string& name) {
+  const auto known = here->functions.find(name);
+  if (known != here->functions.end()) return known->second;
+  if (here->modules.empty()) {
+    CHECK(!images().empty()) << "no compiled CUDA kernels were given to the plugin";
+    for (const std::string& image : images()) {
+      here->modules.emplace_back();
+      GT_CUDA_CHECK(module_load_data(&here->modules.back(), image.data()));
+    }
+  }
+  for (const Module module : here->modules) {
+    Function found = nullptr;
+    if (driver().module_get_function(&found, module, name.c_str()) == 0) return here->functions[name] = found;
+  }
+  LOG(FATAL) << "the compiled CUDA kernels lack " << name;
+  return nullptr;
+}
+
+std::map<std::string, int64_t>& counts() {
+  static auto* made = new std::map<std::string, int64_t>;
+  return *made;
+}
+
+std::set<std::string>& covered_ops() {
+  static auto* made = new std::set<std::string>;
+  return *made;
+}
+
+int attribute(int device, Attribute which) {
+  static auto* known = new std::map<std::pair<int, Attribute>, int>;
+  const std::lock_guard<std::mutex> lock(mutex());
+  const auto found = known->find({device, which});
+  if (found != known->end()) return found->second;
+  Device handle;
+  int value = 0;
+  GT_CUDA_CHECK(device_get(&handle, device));
+  GT_CUDA_CHECK(device_get_attribute(&value, static_cast<int>(which), handle));
+  return (*known)[{device, which}] = value;
+}
+
+}  // namespace
+
+Queue queue_of(user_op::KernelComputeContext* ctx) {
+#ifdef GT_EMULATED_CUDA
+  return {0, nullptr};
+#else
+  auto* stream = ctx->stream();
+  return {static_cast<int>(stream->device()->device_index()),
+          reinterpret_cast<oneflow::ep::CudaStream*>(stream)->cuda_stream()};
+#endif
+}
+
+void launch_raw(const Queue& queue, const std::string& name, Size grid, unsigned int threads, const void* args) {
+  Function function;
+  {
+    const std::lock_guard<std::mutex> lock(mutex());
+    function = function_of(&enter(queue.device), name);
+    ++counts()[name];
+  }
+  void* parameters[] = {const_cast<void*>(args)};
+  GT_CUDA_CHECK(
+      launch_kernel(function, grid.x, grid.y, grid.z, threads, 1, 1, 0, queue.stream, parameters, nullptr));
+}
+
+int64_t blocks_together(const Queue& queue, const std::string& name, int64_t most_blocks, unsigned int threads) {
+  int on_each = 0;
+  {
+    const std::lock_guard<std::mutex> lock(mutex());
+    GT_CUDA_CHECK(occupancy(&on_each, function_of(&enter(queue.device), name), static_cast<int>(threads), 0));
+  }
+  const int64_t fit = static_cast<int64_t>(on_each) * multiprocessors(queue.device);
+  return std::max<int64_t>(1, std::min(fit, most_blocks));
+}
+
+void launch_together_raw(const Queue& queue, const std::string& name, int64_t most_blocks, unsigned int threads,
+                         const void* args) {
+  const auto blocks = static_cast<unsigned int>(blocks_together(queue, name, most_blocks, threads));
+  Function function;
+  {
+    const std::lock_guard<std::mutex> lock(mutex());
+    function = function_of(&enter(queue.device), name);
+    ++counts()[name];
+  }
+  void* parameters[] = {const_cast<void*>(args)};
+  GT_CUDA_CHECK(launch_cooperative_kernel(function, blocks, 1, 1, threads, 1, 1, 0, queue.stream, parameters));
+}
+
+unsigned int* grid_counters(const Queue& queue) {
+  static auto* of_streams = new std::map<std::pair<int, Stream>, Pointer>;
+  const std::lock_guard<std::mutex> lock(mutex());
+  Pointer& memory = (*of_streams)[{queue.device, queue.stream}];
+  if (memory == 0) {
+    enter(queue.device);
+    GT_CUDA_CHECK(memory_allocate(&memory, 2 * sizeof(unsigned int)));
+    GT_CUDA_CHECK(memory_set(memory, 0, 2 * sizeof(unsigned int), queue.stream));
+  }
+  return reinterpret_cast<unsigned int*>(memory);
+}
+
+const void* device_table_raw(const Queue& queue, const void* table, size_t bytes) {
+  static auto* of_streams = new std::map<std::pair<int, Stream>, std::list<Table>>;
+  const std::lock_guard<std::mutex> lock(mutex());
+  auto& tables = (*of_streams)[{queue.device, queue.stream}];
+  for (auto entry = tables.begin(); entry != tables.end(); ++entry) {
+    if (entry->content.size() != bytes || std::memcmp(entry->content.data(), table, bytes) != 0) continue;
+    tables.splice(tables.begin(), tables, entry);
+    return reinterpret_cast<const void*>(entry->memory);
+  }
+  enter(queue.device);
+  if (tables.size() == kTables) {
+    GT_CUDA_CHECK(stream_synchronize(queue.stream));  // what was launched may still read it
+    GT_CUDA_CHECK(memory_free(tables.back().memory));
+    tables.pop_back();
+  }
+  tables.push_front({std::string(static_cast<const char*>(table), bytes), 0});
+  GT_CUDA_CHECK(memory_allocate(&tables.front().memory, bytes));
+  // From the entry's own content, which stays where it is until the copy is done.
+  GT_CUDA_CHECK(memory_copy_to_device(tables.front().memory, tables.front().content.data(), bytes, queue.stream));
+  return reinterpret_cast<const void*>(tables.front().memory);
+}
+
+void set_zero(const Queue& queue, void* memory, size_t bytes) {
+  if (bytes == 0) return;
+  {
+    const std::lock_guard<std::mutex> lock(mutex());
+    enter(queue.device);
+    ++counts()["memset"];
+  }
+  GT_CUDA_CHECK(memory_set(reinterpret_cast<Pointer>(memory), 0, bytes, queue.stream));
+}
+
+int multiprocessors(int device) { return attribute(device, Attribute::kMultiprocessors); }
+
+int compute_capability(int device) {
+  return 10 * attribute(device, Attribute::kMajor) + attribute(device, Attribute::kMinor);
+}
+
+std::string name_of(const char* kernel, oneflow::DataType type) {
+  switch (type) {
+    case oneflow::DataType::kFloat: return std::string(kernel) + "_f32";
+    case oneflow::DataType::kBFloat16: return std::string(kernel) + "_bf16";
+    case oneflow::DataType::kFloat16: return std::string(kernel) + "_f16";
+    default: LOG(FATAL) << kernel << ": no CUDA kernel for this data type";
+  }
+  return "";
+}
+
+Covered::Covered(const char* op) { covered_ops().insert(op); }
+
+void count(const std::string& what) {
+  const std::lock_guard<std::mutex> lock(mutex());
+  ++counts()[what];
+}
+
+namespace {
+
+// The text stays valid until the next call from this thread.
+const char* kept(const std::string& text) {
+  thread_local std::string last;
+  last = text;
+  return last.c_str();
+}
+
+}  // namespace
+
+// A cubin, or PTX ending in a zero; all are given before the first kernel is launched.
+extern "C" GT_EXPORT void graph_train_cuda_add_image(const char* image, int64_t bytes) {
+  const std::lock_guard<std::mutex> lock(mutex());
+  images().emplace_back(image, bytes);
+}
+
+// Names of the ops that have a CUDA kernel, a line each.
+extern "C" GT_EXPORT const char* graph_train_cuda_ops() {
+  std::ostringstream names;
+  for (const std::string& op : covered_ops()) names << op << '\n';
+  return kept(names.str());
+}
+
+// What has been started since the counts were reset: name, space, number; a line each.
+extern "C" GT_EXPORT const char* graph_train_cuda_counts() {
+  const std::lock_guard<std::mutex> lock(mutex());
+  std::ostringstream lines;
+  for (const auto& [name, number] : counts()) lines << name << ' ' << number << '\n';
+  return kept(lines.str());
+}
+
+extern "C" GT_EXPORT void graph_train_cuda_reset_counts() {
+  const std::lock_guard<std::mutex> lock(mutex());
+  counts().clear();
+}
+
+}  // namespace graph_train::cuda

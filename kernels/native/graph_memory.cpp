@@ -1,0 +1,341 @@
+// Lets tensors of a compiled graph on the CPU share memory once they are no longer read, and frees what compiling left.
+//
+// OneFlow 0.9.0 plans that for CUDA only (`InitMemoryChains` in intra_job_mem_sharing_util.cpp skips the CPU): on a CPU every
+// tensor of a graph has memory of its own for as long as the program runs. The compiler calls its planner across a library
+// boundary, so the plugin puts a function of its own there: OneFlow's planner first, ours after it. Only rank 0 compiles;
+// every rank, before it starts to run a plan, calls another function in the same way, which shows us the plan to free.
+//
+// Ours fixes one order of the CPU ops (by edges without data, as OneFlow does on CUDA), takes each tensor's lifetime from
+// it, and packs all tensors that only such ops read and write into one block per process. Variables, inputs, outputs and
+// whatever other ops or processes touch keep memory of their own.
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "native/common.h"
+#include "native/import_slot.h"
+#include "native/memory_plan.h"
+#include "oneflow/core/job/id_manager.h"
+#include "oneflow/core/job/intra_job_mem_sharing_util.h"
+#include "oneflow/core/job/job_build_and_infer_ctx_mgr.h"
+#include "oneflow/core/job/plan_util.h"
+#include "oneflow/core/register/blob_desc.h"
+
+namespace graph_train {
+
+namespace {
+
+using oneflow::Plan;
+using oneflow::RegstDescProto;
+using oneflow::TaskProto;
+
+constexpr char kLibrary[] = "liboneflow-";
+constexpr char kPlanner[] =
+    "_ZN7oneflow22IntraJobMemSharingUtil30InferMemBlockId4MemReusedRegstEPNS_4PlanERKSt8functionIFbRKSsS5_EE";
+constexpr char kPopulate[] =
+    "_ZN7oneflow8PlanUtil19PopulateOpAttributeEPNS_4PlanERKN6google8protobuf3MapIlNS_19OpAttributeRefTableEEE";
+
+bool sharing = true;
+// The plan of the graph that was compiled last; its graph owns it. Read between graph_train_forget_building and
+// graph_train_forget_plan of one compilation alone, later it may point to a graph that is gone.
+Plan* compiled = nullptr;
+struct {
+  int64_t separate = 0, shared = 0, peak = 0;
+} last_plan;  // bytes: memory of their own would need, the blocks take, are in use at once; over all processes of the job
+
+struct Tensor {
+  RegstDescProto* regst;
+  int64_t size;
+  std::vector<int64_t> readers;  // tasks that read its values
+};
+
+struct Task {
+  TaskProto* proto;
+  bool plannable = false;       // an ordinary op on the CPU
+  std::vector<int64_t> inputs;  // of `Tasks::tensors`, those whose values it reads
+  std::vector<int64_t> outputs;
+  std::vector<int64_t> successors;
+  int64_t waits_for = 0;
+};
+
+bool on_cpu(const TaskProto& task) {
+  return oneflow::PlanUtil::GetStreamId(task).device_id().device_type() == oneflow::DeviceType::kCPU;
+}
+
+const oneflow::OperatorConf& op_of(const Plan& plan, const TaskProto& task) {
+  const auto& kernel = task.exec_sequence().exec_node(0).kernel_conf();
+  return oneflow::PlanUtil::GetOpAttribute(&plan, task.job_id(), kernel).op_conf();
+}
+
+bool is_plannable(const Plan& plan, const TaskProto& task) {
+  return task.task_type() == oneflow::TaskType::kNormalForward && task.exec_sequence().exec_node_size() == 1 && on_cpu(task)
+         && op_of(plan, task).has_user_conf();
+}
+
+// Whether an op asks a tensor for its shape alone: the parts that a gradient is split into are the largest of these.
+bool reads_values(const std::string& op, const std::string& argument) {
+  return op != "split_like" || argument.compare(0, 5, "like_") != 0;
+}
+
+// Ids of the tensors whose values a plannable task reads.
+std::unordered_set<int64_t> read_by(const Plan& plan, const TaskProto& task) {
+  const std::string& op = op_of(plan, task).user_conf().op_type_name();
+  std::unordered_set<int64_t> ids;
+  for (const auto& bound : task.exec_sequence().exec_node(0).bn_in_op2regst_desc_id()) {
+    if (reads_values(op, bound.first)) ids.insert(bound.second);
+  }
+  return ids;
+}
+
+// Ops that act several times per call of the graph: lifetimes cannot be read from one order then.
+bool acts_once(const TaskProto& task) {
+  return task.task_type() != oneflow::TaskType::kRepeat && task.task_type() != oneflow::TaskType::kAcc
+         && task.task_type() != oneflow::TaskType::kPack && task.task_type() != oneflow::TaskType::kUnpack;
+}
+
+// Bytes of a tensor's body where it may share memory, else 0.
+int64_t shareable_bytes(const RegstDescProto& regst) {
+  if (!regst.enable_reuse_mem() || regst.register_num() != 1 || regst.mem_block_id() != -1) return 0;
+  if (!regst.regst_desc_type().has_data_regst_desc() || regst.mem_case().has_pinned_device_type()) return 0;
+  if (regst.force_inplace_consumed_regst_desc_id() != -1 || regst.hint_inplace_consumed_regst_desc_id() != -1) return 0;
+  const auto& data = regst.regst_desc_type().data_regst_desc();
+  if (data.lbi2blob_desc_size() != 1) return 0;
+  const oneflow::BlobDesc blob(data.lbi2blob_desc(0).blob_desc());
+  const bool plain = blob.data_type() != oneflow::DataType::kTensorBuffer && blob.data_type() != oneflow::DataType::kOFRecord;
+  return plain && !blob.is_dynamic() ? static_cast<int64_t>(blob.AlignedByteSizeOfBlobBody()) : 0;
+}
+
+// The tasks of a plan with the tensors that may share memory.
+struct Tasks {
+  std::vector<Task> tasks;
+  std::vector<Tensor> tensors;
+
+  explicit Tasks(Plan* plan) {
+    std::unordered_map<int64_t, int64_t> index;
+    for (TaskProto& proto : *plan->mutable_task()) {
+      index[proto.task_id()] = tasks.size();
+      tasks.push_back({&proto, is_plannable(*plan, proto)});
+    }
+    std::unordered_set<int64_t> computed_in_place;
+    for (const Task& task : tasks) {
+      read.push_back(task.plannable ? read_by(*plan, *task.proto) : std::unordered_set<int64_t>());
+      for (const auto& produced : task.proto->produced_regst_desc()) {
+        computed_in_place.insert(produced.second.force_inplace_consumed_regst_desc_id());
+        computed_in_place.insert(produced.second.hint_inplace_consumed_regst_desc_id());
+      }
+    }
+    for (size_t i = 0; i < tasks.size(); ++i) {
+      // A protobuf map has no order of its own; plans are to be the same in every run.
+      std::vector<std::pair<std::string, RegstDescProto*>> produced;
+      for (auto& pair : *tasks[i].proto->mutable_produced_regst_desc()) produced.emplace_back(pair.first, &pair.second);
+      std::sort(produced.begin(), produced.end());
+      for (const auto& pair : produced) add(i, pair.second, index, computed_in_place.count(pair.second->regst_desc_id()) > 0);
+    }
+  }
+
+  bool same_process(int64_t a, int64_t b) const { return tasks[a].proto->machine_id() == tasks[b].proto->machine_id(); }
+
+ private:
+  std::vector<std::unordered_set<int64_t>> read;  // by task
+
+  void add(int64_t producer, RegstDescProto* regst, const std::unordered_map<int64_t, int64_t>& index, bool in_place) {
+    Tensor tensor{regst, shareable_bytes(*regst), {}};
+    bool shares = tensor.size > 0 && !in_place && tasks[producer].plannable;
+    for (const int64_t id : regst->consumer_task_id()) {
+      const int64_t consumer = index.at(id);
+      tasks[producer].successors.push_back(consumer);
+      ++tasks[consumer].waits_for;
+      if (read[consumer].count(regst->regst_desc_id()) > 0) tensor.readers.push_back(consumer);
+      shares = shares && tasks[consumer].plannable && same_process(producer, consumer);
+    }
+    if (!shares) return;
+    tasks[producer].outputs.push_back(tensors.size());
+    for (const int64_t reader : tensor.readers) tasks[reader].inputs.push_back(tensors.size());
+    tensors.push_back(tensor);
+  }
+};
+
+// An order in which every task follows those it waits for, empty if there is none. Of all tasks that can be next it takes
+// the one that adds the fewest bytes to those in use; among equals the one that OneFlow's own order has first.
+std::vector<int64_t> execution_order(const Tasks& plan) {
+  std::vector<int64_t> waits_for, readers, order, ready;
+  for (const Task& task : plan.tasks) waits_for.push_back(task.waits_for);
+  for (const Tensor& tensor : plan.tensors) readers.push_back(tensor.readers.size());
+  for (size_t i = 0; i < plan.tasks.size(); ++i) {
+    if (waits_for[i] == 0) ready.push_back(i);
+  }
+  const auto cost = [&](int64_t i) {
+    int64_t bytes = 0;
+    for (const int64_t tensor : plan.tasks[i].outputs) bytes += readers[tensor] > 0 ? plan.tensors[tensor].size : 0;
+    for (const int64_t tensor : plan.tasks[i].inputs) bytes -= readers[tensor] == 1 ? plan.tensors[tensor].size : 0;
+    return std::make_pair(bytes, plan.tasks[i].proto->task_set_info().order_in_graph());
+  };
+  while (!ready.empty()) {
+    const auto next = std::min_element(ready.begin(), ready.end(), [&](int64_t a, int64_t b) { return cost(a) < cost(b); });
+    const int64_t task = *next;
+    ready.erase(next);
+    order.push_back(task);
+    for (const int64_t tensor : plan.tasks[task].inputs) --readers[tensor];
+    for (const int64_t successor : plan.tasks[task].successors) {
+      if (--waits_for[successor] == 0) ready.push_back(successor);
+    }
+  }
+  if (order.size() != plan.tasks.size()) order.clear();
+  return order;
+}
+
+// The execution of `after` waits for that of `before`, by an edge that carries no data.
+void add_edge(TaskProto* before, TaskProto* after, const std::string& name) {
+  RegstDescProto edge;
+  edge.set_regst_desc_id(oneflow::Singleton<oneflow::IDMgr>::Get()->NewRegstDescId());
+  edge.set_producer_task_id(before->task_id());
+  edge.add_consumer_task_id(after->task_id());
+  edge.set_min_register_num(1);
+  edge.set_max_register_num(1);
+  edge.set_register_num(1);
+  edge.set_enable_reuse_mem(false);
+  edge.set_mem_block_id(-1);
+  edge.set_mem_block_offset(-1);
+  edge.mutable_mem_case()->set_device_type(oneflow::DeviceType::kCPU);
+  edge.mutable_mem_case()->set_device_id(0);
+  edge.mutable_regst_desc_type()->mutable_ctrl_regst_desc();
+  (*after->mutable_consumed_regst_desc_id())["in_ctrl"].add_regst_desc_id(edge.regst_desc_id());
+  (*before->mutable_produced_regst_desc())[name] = edge;
+}
+
+bool has_edge(const Task& before, int64_t after) {
+  return std::find(before.successors.begin(), before.successors.end(), after) != before.successors.end();
+}
+
+// Runs the tasks of `chain` one after another, and the first one of the next call of the graph after the last one of this.
+void enforce(const Tasks& plan, const std::vector<int64_t>& chain) {
+  for (size_t i = 1; i < chain.size(); ++i) {
+    if (has_edge(plan.tasks[chain[i - 1]], chain[i])) continue;
+    add_edge(plan.tasks[chain[i - 1]].proto, plan.tasks[chain[i]].proto, "out_ctrl_graph_train_order");
+  }
+  if (chain.size() > 2) add_edge(plan.tasks[chain.front()].proto, plan.tasks[chain.back()].proto, "out_ctrl_graph_train_call");
+}
+
+// Gives the tensors that tasks of `chain` produce places in one block.
+void place(const Tasks& plan, const std::vector<int64_t>& chain) {
+  std::unordered_map<int64_t, int64_t> position;
+  for (size_t i = 0; i < chain.size(); ++i) position[chain[i]] = i;
+  std::vector<Lifetime> lifetimes;
+  std::vector<RegstDescProto*> regsts;
+  for (const int64_t task : chain) {
+    for (const int64_t index : plan.tasks[task].outputs) {
+      const Tensor& tensor = plan.tensors[index];
+      int64_t last = position.at(task);
+      for (const int64_t reader : tensor.readers) last = std::max(last, position.at(reader));
+      lifetimes.push_back({tensor.size, position.at(task), last});
+      regsts.push_back(tensor.regst);
+      last_plan.separate += tensor.size;
+    }
+  }
+  std::vector<int64_t> offsets;
+  last_plan.shared += pack(lifetimes, &offsets);
+  last_plan.peak += peak_in_use(lifetimes);
+  const int64_t block = oneflow::Singleton<oneflow::IDMgr>::Get()->NewMemBlockId();
+  for (size_t i = 0; i < regsts.size(); ++i) {
+    regsts[i]->set_mem_block_id(block);
+    regsts[i]->set_mem_block_offset(offsets[i]);
+    // OneFlow writes a tensor's shape in front of its values, once: the next tensor's values would overwrite it. A tensor
+    // with a variable's name has its shape elsewhere; nothing else asks for this name.
+    regsts[i]->set_variable_op_name("graph_train_shared");
+  }
+}
+
+void share_memory(Plan* plan) {
+  for (const TaskProto& task : plan->task()) {
+    if (!on_cpu(task) || !acts_once(task)) return;
+  }
+  const Tasks tasks(plan);
+  std::unordered_map<int64_t, std::vector<int64_t>> chains;  // by process
+  for (const int64_t task : execution_order(tasks)) {
+    if (tasks.tasks[task].plannable) chains[tasks.tasks[task].proto->machine_id()].push_back(task);
+  }
+  for (const auto& pair : chains) {
+    enforce(tasks, pair.second);
+    place(tasks, pair.second);
+  }
+}
+
+// What nothing reads once the ops are placed. Every op is copied five times from here on.
+void drop_unread(oneflow::OpAttribute* op) {
+  op->clear_blob_last_used_signature();
+  op->clear_blob_backward_used_signature();
+  op->clear_local_signature();
+  op->clear_parallel_signature();
+  op->mutable_op_conf()->clear_loc();
+}
+
+using Reachable = std::function<bool(const std::string&, const std::string&)>;
+
+void plan_memory(Plan* plan, const Reachable& reachable) {
+  oneflow::IntraJobMemSharingUtil::InferMemBlockId4MemReusedRegst(plan, reachable);
+  compiled = plan;  // where the slot of populate_plan is absent, rank 0 still knows its plan
+  for (auto& job : *plan->mutable_job_id2op_attribute_ref_table()) {
+    for (auto& op : *job.second.mutable_op_name2op_attribute()) drop_unread(&op.second);
+  }
+  last_plan = {};
+  if (sharing) share_memory(plan);
+}
+
+using OpsOfJobs = oneflow::PbMap<int64_t, oneflow::OpAttributeRefTable>;
+
+void populate_plan(Plan* plan, const OpsOfJobs& ops) {
+  oneflow::PlanUtil::PopulateOpAttribute(plan, ops);
+  compiled = plan;
+}
+
+// What OneFlow's records of how graphs were built let their own kind do.
+struct Records : oneflow::JobBuildAndInferCtxMgr {
+  static constexpr auto kClearContexts = &Records::clear_job_name2infer_ctx;
+  static constexpr auto kJobs = &Records::mut_job_set;
+};
+
+}  // namespace
+
+// Graphs that are compiled from now on share the memory of their tensors (1) or do not (0). Returns 0 where this build of
+// OneFlow cannot be told to: graphs then keep memory of their own for every tensor.
+extern "C" GT_EXPORT int graph_train_share_graph_memory(int enabled) {
+  static void** const populate_slot = import_slot(kLibrary, kPopulate);
+  static void** const slot = import_slot(kLibrary, kPlanner);
+  if (populate_slot != nullptr) *populate_slot = reinterpret_cast<void*>(&populate_plan);
+  if (slot == nullptr) return 0;
+  sharing = enabled != 0;
+  *slot = reinterpret_cast<void*>(&plan_memory);
+  return 1;
+}
+
+// Called before a graph that is built is compiled. Frees the records of how all graphs were built so far: once a graph has
+// its job, nothing reads them.
+extern "C" GT_EXPORT void graph_train_forget_building() {
+  compiled = nullptr;
+  oneflow::JobBuildAndInferCtxMgr* const records = CHECK_JUST(oneflow::GlobalJobBuildAndInferCtxMgr());
+  (records->*Records::kClearContexts)();
+  // Their number gives the next graph its id, so they are emptied, not removed.
+  for (oneflow::Job& job : *(records->*Records::kJobs)()->mutable_job()) oneflow::Job().Swap(&job);
+}
+
+// Frees the plan of the graph that has just been compiled: actors have copied what they need of it. Returns 0 where this
+// build of OneFlow does not show it to us.
+extern "C" GT_EXPORT int graph_train_forget_plan() {
+  const bool known = compiled != nullptr;
+  if (known) Plan().Swap(compiled);
+  compiled = nullptr;
+  return known;
+}
+
+// Bytes of the last compiled graph: with memory of its own for each shareable tensor, as planned, and the least possible
+// for that order of execution. For tests and benchmarks.
+extern "C" GT_EXPORT void graph_train_last_memory_plan(int64_t* bytes) {
+  bytes[0] = last_plan.separate;
+  bytes[1] = last_plan.shared;
+  bytes[2] = last_plan.peak;
+}
+
+}  // namespace graph_train

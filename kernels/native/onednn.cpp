@@ -1,0 +1,109 @@
+#include "native/onednn.h"
+
+#include <array>
+#include <atomic>
+#include <cstdlib>
+
+namespace graph_train {
+
+namespace {
+
+enum class Bf16 : int { kNever, kWhereFaster, kAlways };
+
+std::atomic<Bf16> bf16_mode{Bf16::kNever};
+
+bool has_isa(dnnl::cpu_isa wanted) {
+  const auto bits = static_cast<unsigned>(wanted);
+  return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & bits) == bits;
+}
+
+// By the kind of CPU and not by a measurement: the same machine must give the same numbers in every run. Products in
+// bfloat16 are fast in AMX tiles and in AMD's vector units; Intel's vector instruction for them does less arithmetic per
+// cycle than its float multiply-add (Xeon of model 207 without AMX: convolutions take 1.7 times as long).
+bool bf16_is_faster() {
+  if (has_isa(dnnl::cpu_isa::avx512_core_amx)) return true;
+  return has_isa(dnnl::cpu_isa::avx512_core_bf16) && __builtin_cpu_is("amd");
+}
+
+constexpr size_t kAlignment = 64;
+
+struct Block {
+  void* data = nullptr;
+  size_t bytes = 0;
+};
+
+}  // namespace
+
+// Never destroyed: OneFlow's threads may outlive this library's static objects.
+const dnnl::engine& dnnl_engine() {
+  static const auto* engine = new dnnl::engine(dnnl::engine::kind::cpu, 0);
+  return *engine;
+}
+
+dnnl::stream& dnnl_stream() {
+  static auto* stream = new dnnl::stream(dnnl_engine());
+  return *stream;
+}
+
+std::mutex& dnnl_mutex() {
+  static auto* mutex = new std::mutex;
+  return *mutex;
+}
+
+bool bf16_allowed() {
+  const Bf16 wanted = bf16_mode.load(std::memory_order_relaxed);
+  if (wanted == Bf16::kWhereFaster) {
+    static const bool faster = bf16_is_faster();
+    return faster;
+  }
+  return wanted == Bf16::kAlways;
+}
+
+dnnl::primitive_attr primitive_attributes() {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  return attributes;
+}
+
+void* scratch_memory(Scratch slot, size_t bytes) {
+  static auto* blocks = new std::array<Block, static_cast<size_t>(Scratch::kCount)>;
+  Block& block = (*blocks)[static_cast<size_t>(slot)];
+  if (bytes > block.bytes) {
+    std::free(block.data);
+    const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    block.data = std::aligned_alloc(kAlignment, rounded);
+    CHECK(block.data != nullptr) << "out of memory: " << rounded << " bytes of scratch memory for a CPU kernel";
+    block.bytes = rounded;
+  }
+  return block.data;
+}
+
+Argument::Argument(const dnnl::memory::desc& outer, const dnnl::memory::desc& inner, bool is_input, Scratch slot)
+    : outer_(outer), inner_(inner), is_input_(is_input), slot_(slot) {
+  if (outer == inner) return;
+  const auto& from = is_input ? outer : inner;
+  const auto& to = is_input ? inner : outer;
+  conversion_ = dnnl::reorder(dnnl::reorder::primitive_desc(dnnl_engine(), from, dnnl_engine(), to));
+}
+
+dnnl::memory Argument::prepare(const void* data) const {
+  dnnl::memory outer(outer_, dnnl_engine(), const_cast<void*>(data));
+  if (!conversion_) return outer;
+  dnnl::memory inner(inner_, dnnl_engine(), scratch_memory(slot_, inner_.get_size()));
+  if (is_input_) conversion_.execute(dnnl_stream(), {{DNNL_ARG_FROM, outer}, {DNNL_ARG_TO, inner}});
+  return inner;
+}
+
+void Argument::finish(const dnnl::memory& inner, void* data) const {
+  if (is_input_ || !conversion_) return;
+  dnnl::memory outer(outer_, dnnl_engine(), data);
+  conversion_.execute(dnnl_stream(), {{DNNL_ARG_FROM, inner}, {DNNL_ARG_TO, outer}});
+}
+
+// 0: never, 1: where it is faster, 2: always. Returns 1 if convolutions round their factors from now on.
+extern "C" GT_EXPORT int graph_train_set_bf16(int mode) {
+  bf16_mode.store(static_cast<Bf16>(mode));
+  return bf16_allowed();
+}
+
+}  // namespace graph_train

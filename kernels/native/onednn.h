@@ -1,0 +1,53 @@
+// oneDNN for the kernels of the plugin: one engine, one stream, and memory that is reused from call to call.
+#ifndef GRAPH_TRAIN_KERNELS_ONEDNN_H_
+#define GRAPH_TRAIN_KERNELS_ONEDNN_H_
+
+#include <dnnl.hpp>
+
+#include <mutex>
+
+#include "native/common.h"
+
+namespace graph_train {
+
+const dnnl::engine& dnnl_engine();
+dnnl::stream& dnnl_stream();
+
+// Held while a oneDNN primitive runs: the scratch memory below is shared by all of them, and two teams of threads on
+// the same cores would only slow one another down.
+std::mutex& dnnl_mutex();
+
+// True when float convolutions round their factors to bfloat16: --amp asks for it through graph_train_set_bf16, and it is
+// faster on this CPU.
+bool bf16_allowed();
+
+// Attributes of every primitive: scratch memory comes from us.
+dnnl::primitive_attr primitive_attributes();
+
+// Memory that keeps its largest size, one block per slot; contents are undefined after the next request for the slot.
+// To be used under dnnl_mutex().
+enum class Scratch : int { kSource, kWeights, kTarget, kPrimitive, kCount };
+void* scratch_memory(Scratch slot, size_t bytes);
+
+// One argument of a primitive: the caller's layout and the primitive's, with the conversion between them when they differ.
+class Argument {
+ public:
+  // `is_input`: converted before the primitive runs, otherwise its result is converted back afterwards.
+  Argument(const dnnl::memory::desc& outer, const dnnl::memory::desc& inner, bool is_input, Scratch slot);
+
+  // Memory for the primitive, filled from `data` when this is an input.
+  dnnl::memory prepare(const void* data) const;
+  // Brings an output back into the caller's memory.
+  void finish(const dnnl::memory& inner, void* data) const;
+
+ private:
+  dnnl::memory::desc outer_;
+  dnnl::memory::desc inner_;
+  bool is_input_;
+  Scratch slot_;
+  dnnl::reorder conversion_;
+};
+
+}  // namespace graph_train
+
+#endif  // GRAPH_TRAIN_KERNELS_ONEDNN_H_

@@ -1,0 +1,32 @@
+// Where the threads of parallel_for run.
+#include <omp.h>
+#include <sched.h>
+
+#include "native/common.h"
+
+namespace graph_train {
+
+int num_threads() {
+  static const int threads = std::max(1, omp_get_max_threads());
+  return threads;
+}
+
+int current_core() { return sched_getcpu(); }
+
+// OneFlow's scheduler thread calls sched_yield for as long as a graph runs. To the kernel its core looks busy, so it may
+// leave two threads of a team on another one, which then take turns; a step takes 1.7 times as long while that lasts.
+void leave_core(int core) {
+  if (core < 0 || sched_getcpu() != core) return;
+  struct Allowed {
+    cpu_set_t cores;
+    bool known;
+    Allowed() : known(sched_getaffinity(0, sizeof(cores), &cores) == 0) {}
+  };
+  static thread_local const Allowed allowed;  // before this function first took one away
+  if (!allowed.known) return;
+  cpu_set_t others = allowed.cores;
+  CPU_CLR(core, &others);
+  if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof(others), &others);
+}
+
+}  // namespace graph_train

@@ -1,0 +1,73 @@
+// Our BatchNorm ops on the CPU; the arithmetic is in normalisation.cpp.
+#include "native/attributes.h"
+#include "native/number_types.h"
+#include "ops/batch_norm/normalisation.h"
+
+namespace graph_train {
+
+namespace {
+
+NormalisedShape rows_of(const oneflow::ShapeView& x) { return {x.Count(0, 3), x.At(3), 1, true}; }
+
+// Mean and 1 / deviation, of the batch (which moves the running ones) or the running ones themselves.
+template<typename T>
+void find_statistics(const NormalisedShape& shape, const T* x, bool training, const std::vector<float>& floats,
+                     float* moving_mean, float* moving_variance, float* statistics) {
+  std::vector<float> variance(shape.channels);
+  if (training) {
+    batch_moments(shape, x, statistics, variance.data());
+    update_moving(shape, statistics, variance.data(), 1.0f - floats.at(1), moving_mean, moving_variance);
+  } else {
+    std::copy(moving_mean, moving_mean + shape.channels, statistics);
+    std::copy(moving_variance, moving_variance + shape.channels, variance.begin());
+  }
+  inverse_deviation(variance.data(), floats.at(0), shape.channels, statistics + shape.channels);
+}
+
+template<typename T>
+class BatchNormKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    const NormalisedShape shape = rows_of(view_of(ctx, "x"));
+    const T* x = data_of<T>(ctx, "x");
+    float* statistics = result_of(ctx, "out", 1);
+    find_statistics(shape, x, integers_of(ctx).at(0) != 0, floats_of(ctx), result_of(ctx, "moving_mean"),
+                    result_of(ctx, "moving_variance"), statistics);
+    normalise(shape, x, statistics, statistics + shape.channels, data_of(ctx, "gamma"), data_of(ctx, "beta"),
+              integers_of(ctx).at(1) != 0, result_of<T>(ctx));
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+template<typename T>
+class BatchNormGradKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    const NormalisedShape shape = rows_of(view_of(ctx, "x"));
+    const T* x = data_of<T>(ctx, "x");
+    const T* dy = data_of<T>(ctx, "dy");
+    const float* mean = data_of(ctx, "statistics");
+    const float* inverse = mean + shape.channels;
+    const float* gamma = data_of(ctx, "gamma");
+    const float* beta = data_of(ctx, "beta");
+    float* gamma_diff = result_of(ctx, "out", 1);
+    float* beta_diff = result_of(ctx, "out", 2);
+    const bool silu = integers_of(ctx).at(1) != 0;
+    normalisation_sums(shape, x, dy, mean, inverse, gamma, beta, silu, beta_diff, gamma_diff);
+    // Statistics that did not come from this batch do not depend on x.
+    const std::vector<float> zeros(integers_of(ctx).at(0) != 0 ? 0 : shape.channels);
+    const float* of_mean = zeros.empty() ? beta_diff : zeros.data();
+    const float* of_deviation = zeros.empty() ? gamma_diff : zeros.data();
+    normalisation_gradient(shape, x, dy, mean, inverse, gamma, beta, of_mean, of_deviation, silu, result_of<T>(ctx));
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+GT_CPU_ACTIVATION_KERNEL("graph_train_batch_norm", BatchNormKernel, GT_ALWAYS);
+GT_CPU_ACTIVATION_KERNEL("graph_train_batch_norm_grad", BatchNormGradKernel, GT_ALWAYS);
+
+}  // namespace
+
+}  // namespace graph_train

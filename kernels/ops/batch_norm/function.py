@@ -1,0 +1,67 @@
+"""BatchNorm, with SiLU behind it if asked, on (B, H, W, C) activations: one op each way.
+
+Activations are float32, bfloat16 or (on CUDA) float16, and so are their gradients; all that belongs to channels is
+float32. The reference is `oneflow.nn.functional`'s BatchNorm on (B, C, H, W) tensors.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from kernels.framework import dispatch
+from kernels.runtime import Tensor, flow
+
+
+def batch_norm(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    running_mean: Tensor,
+    running_variance: Tensor,
+    *,
+    eps: float,
+    momentum: float,
+    training: bool,
+    silu: bool,
+) -> Tensor:
+    """Normalise each channel of (B, H, W, C).
+
+    Args:
+        x: (B, H, W, C) activation.
+        gamma, beta, running_mean, running_variance: (C,) float32; in training the running ones are updated, in graphs
+            too, by the unbiased variance.
+        eps: added to the variance.
+        momentum: share of the new value in the running statistics, as PyTorch counts it.
+        training: normalise by the batch's statistics, else by the running ones.
+        silu: apply SiLU to the result.
+    Returns:
+        The shape and type of x.
+    Source: arXiv:1502.03167.
+    """
+    function = _function(training, silu, float(eps), float(momentum))
+    return function.apply(x, gamma, beta, running_mean, running_variance)
+
+
+@cache
+def _function(training: bool, silu: bool, eps: float, momentum: float) -> Any:
+    forward_op = dispatch.op_of(
+        "graph_train_batch_norm", "x", "gamma", "beta", "moving_mean", "moving_variance", outputs=2
+    )
+    backward_op = dispatch.op_of("graph_train_batch_norm_grad", "dy", "x", "statistics", "gamma", "beta", outputs=3)
+    integers = (int(training), int(silu))
+
+    class BatchNorm(flow.autograd.Function):
+        @staticmethod
+        def forward(context: Any, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+            inputs = (x, gamma, beta, mean, variance)
+            y, statistics = dispatch.call_many(forward_op, inputs, integers=integers, floats=(eps, momentum))
+            context.save_for_backward(x, statistics, gamma, beta)
+            return y
+
+        @staticmethod
+        def backward(context: Any, gradient: Tensor) -> Sequence[Tensor | None]:
+            saved = context.saved_tensors
+            dx, d_gamma, d_beta = dispatch.call_many(backward_op, (gradient, *saved), integers=integers)
+            return dx, d_gamma, d_beta, None, None
+
+    return BatchNorm

@@ -1,0 +1,63 @@
+// Our convolution ops on oneDNN.
+#include <type_traits>
+
+#include "native/attributes.h"
+#include "native/number_types.h"
+#include "ops/convolution/geometry.h"
+
+namespace graph_train {
+
+namespace {
+
+template<typename T>
+ConvolutionShape shape_of(user_op::KernelComputeContext* ctx) {
+  ConvolutionShape shape = graph_train::shape_of(integers_of(ctx), view_of(ctx, "x"), view_of(ctx, "weight"));
+  shape.bfloat16_activations = std::is_same_v<T, Bfloat16>;
+  return shape;
+}
+
+template<typename T = float>
+T* changeable(const T* data) {
+  return const_cast<T*>(data);
+}
+
+template<typename T>
+class ConvolutionKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    convolve(ConvolutionPass::kForward, shape_of<T>(ctx), changeable(data_of<T>(ctx, "x")),
+             changeable(data_of(ctx, "weight")), result_of<T>(ctx));
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+template<typename T>
+class DataGradientKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    convolve(ConvolutionPass::kDataGradient, shape_of<T>(ctx), result_of<T>(ctx), changeable(data_of(ctx, "weight")),
+             changeable(data_of<T>(ctx, "dy")));
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+template<typename T>
+class FilterGradientKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    convolve(ConvolutionPass::kFilterGradient, shape_of<T>(ctx), changeable(data_of<T>(ctx, "x")), result_of(ctx),
+             changeable(data_of<T>(ctx, "dy")));
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+GT_CPU_ACTIVATION_KERNEL("graph_train_convolution", ConvolutionKernel, GT_IS_FLOAT("weight"));
+GT_CPU_ACTIVATION_KERNEL("graph_train_convolution_data_grad", DataGradientKernel, GT_IS_FLOAT("weight"));
+GT_CPU_ACTIVATION_KERNEL("graph_train_convolution_filter_grad", FilterGradientKernel, GT_IS_FLOAT("weight"));
+
+}  // namespace
+
+}  // namespace graph_train

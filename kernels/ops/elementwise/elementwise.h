@@ -1,0 +1,35 @@
+// Arguments of the elementwise CUDA kernels.
+#ifndef GRAPH_TRAIN_KERNELS_ELEMENTWISE_H_
+#define GRAPH_TRAIN_KERNELS_ELEMENTWISE_H_
+
+#include "native/host_device.h"
+
+namespace graph_train {
+
+constexpr int kElementwiseThreads = 256;
+constexpr int kMostSummands = 8;
+// Numbers that one thread works on.
+constexpr int kPerThread = 8;
+
+struct AddArgs {
+  const void* inputs[kMostSummands];
+  void* out;
+  int64_t count;
+  int32_t summands;
+};
+
+struct CastArgs {
+  const void* in;
+  void* out;
+  int64_t count;
+};
+
+struct FillArgs {
+  void* out;
+  int64_t count;
+  float value;
+};
+
+}  // namespace graph_train
+
+#endif  // GRAPH_TRAIN_KERNELS_ELEMENTWISE_H_

@@ -1,0 +1,116 @@
+// Colour augmentation of 8-bit pictures: hue, saturation and value go through look-up tables, and a picture whose pixels
+// are interleaved becomes planes on the way. The definition, bit for bit, is pipelines/pixels/colour.py; plain integers and floats whose
+// rounding cannot depend on contraction make every clone below agree with it.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "native/common.h"
+
+namespace {
+
+constexpr int kChunk = 512;        // pixels worked on at a time: all temporaries stay in the first-level cache
+constexpr int kFraction = 12;      // bits of the reciprocals, as in OpenCV's 8-bit conversion
+constexpr int kFullChroma = 7650;  // 255 levels of saturation times 30 levels of hue in a sector
+
+struct Tables {
+  int32_t hue[256], saturation[256], value[256];
+};
+
+Tables make_tables(const uint8_t* given) {
+  Tables tables;
+  for (int i = 0; i < 256; ++i) {
+    tables.hue[i] = given[i];
+    tables.saturation[i] = given[256 + i];
+    tables.value[i] = given[512 + i];
+  }
+  return tables;
+}
+
+GT_INLINE uint8_t channel(int32_t hue, int32_t saturation, int32_t value, int32_t offset) {
+  int32_t position = hue + offset;
+  position = position >= 180 ? position - 180 : position;
+  const int32_t fall = std::min(std::max(std::min(position, 120 - position), 0), 30);
+  // Half a unit off every boundary between two levels, so the product's rounding cannot cross one.
+  const float shifted = static_cast<float>(value * (kFullChroma - saturation * fall) + kFullChroma / 2) + 0.5f;
+  return static_cast<uint8_t>(static_cast<int32_t>(shifted * (1.0f / kFullChroma)));
+}
+
+// A fraction bar of 12 bits; in float32 it rounds like the exact quotient for every divisor from 1 to 255.
+GT_INLINE int32_t reciprocal(int32_t factor, int32_t divisor) {
+  const float numerator = static_cast<float>(factor << kFraction);
+  return static_cast<int32_t>(std::nearbyintf(numerator / static_cast<float>(std::max(divisor, 1))));
+}
+
+struct Chunk {
+  int32_t red[kChunk], green[kChunk], blue[kChunk];
+};
+
+// Channel c of pixel i is in[c * channel + i * kStep].
+template<int kStep>
+GT_INLINE void read_chunk(const uint8_t* in, int64_t channel, int count, Chunk& to) {
+  for (int i = 0; i < count; ++i) {
+    to.red[i] = in[kStep * i];
+    to.green[i] = in[kStep * i + channel];
+    to.blue[i] = in[kStep * i + 2 * channel];
+  }
+}
+
+GT_INLINE void gain_chunk(const Chunk& in, int count, const Tables& tables, uint8_t* __restrict to, int64_t plane) {
+  for (int i = 0; i < count; ++i) {
+    const int32_t r = in.red[i], g = in.green[i], b = in.blue[i];
+    const int32_t high = std::max(r, std::max(g, b)), low = std::min(r, std::min(g, b)), spread = high - low;
+    const int32_t turn = high == r ? g - b : (high == g ? b - r + 2 * spread : r - g + 4 * spread);
+    int32_t hue = (turn * reciprocal(30, spread) + (1 << (kFraction - 1))) >> kFraction;
+    hue = hue < 0 ? hue + 180 : hue;
+    const int32_t strength = (spread * reciprocal(255, high) + (1 << (kFraction - 1))) >> kFraction;
+    hue = tables.hue[hue];
+    const int32_t saturation = tables.saturation[strength], value = tables.value[high];
+    to[i] = channel(hue, saturation, value, 150);
+    to[plane + i] = channel(hue, saturation, value, 90);
+    to[2 * plane + i] = channel(hue, saturation, value, 30);
+  }
+}
+
+// The planes may be where the picture is read from: each chunk is read before it is written.
+GT_VECTOR void gain_row(const uint8_t* row, int64_t step, int64_t channel_step, int64_t width, const Tables& tables,
+                        uint8_t* out, int64_t plane) {
+  Chunk chunk;
+  for (int64_t start = 0; start < width; start += kChunk) {
+    const int count = static_cast<int>(std::min<int64_t>(kChunk, width - start));
+    if (step == 3) {
+      read_chunk<3>(row + 3 * start, channel_step, count, chunk);
+    } else {
+      read_chunk<1>(row + start, channel_step, count, chunk);
+    }
+    gain_chunk(chunk, count, tables, out + start, plane);
+  }
+}
+
+GT_VECTOR void split_row(const uint8_t* __restrict rgb, int64_t width, uint8_t* __restrict out, int64_t plane) {
+  for (int64_t i = 0; i < width; ++i) {
+    out[i] = rgb[3 * i];
+    out[plane + i] = rgb[3 * i + 1];
+    out[2 * plane + i] = rgb[3 * i + 2];
+  }
+}
+
+}  // namespace
+
+// Colours of a picture. in: rows `row` bytes apart, pixels `step` bytes (1 or 3), channels `channel` bytes.
+// tables: (3, 256) for hue, saturation, value. out: three planes, `plane` bytes apart, whose rows are `stride` bytes
+// apart; may be the picture itself, if that is planes.
+extern "C" GT_EXPORT void graph_train_hsv_planes(const uint8_t* in, int64_t height, int64_t width, int64_t row,
+                                                 int64_t step, int64_t channel, const uint8_t* tables, uint8_t* out,
+                                                 int64_t plane, int64_t stride) {
+  const Tables made = make_tables(tables);
+  for (int64_t y = 0; y < height; ++y) {
+    gain_row(in + row * y, step, channel, width, made, out + stride * y, plane);
+  }
+}
+
+// Planes of a picture (height, width, 3) without gaps between pixels; rows `row` bytes apart.
+extern "C" GT_EXPORT void graph_train_split_planes(const uint8_t* in, int64_t height, int64_t width, int64_t row,
+                                                   uint8_t* out, int64_t plane, int64_t stride) {
+  for (int64_t y = 0; y < height; ++y) { split_row(in + row * y, width, out + stride * y, plane); }
+}
