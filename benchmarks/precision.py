@@ -85,9 +85,9 @@ def _trained(flags: argparse.Namespace, work: Path, seed: int, precision: str) -
     text = done.stdout.decode(errors="replace")
     if done.returncode:
         raise RuntimeError(f"{name} ended with exit code {done.returncode}: {text[-1500:]}")
-    from graph_train.training.assembly import IN_BFLOAT16  # loads OneFlow
+    from graph_train.engine.precision import IN_16_BITS  # loads OneFlow
 
-    if flags.device == "cpu" and (precision == "amp") != (IN_BFLOAT16 in text):
+    if flags.device == "cpu" and (precision == "amp") != (IN_16_BITS in text):
         raise RuntimeError(f"{name}: --amp changes nothing on this machine, it computes in float32 as well")
     columns = read_results(work / name / "results.csv")
     curves = {

@@ -9,14 +9,16 @@ import numpy as np
 
 from benchmarks.channel import device_memory_mb, peak_memory_mb, serve
 from benchmarks.points import Point, l2_norm, write_point
+from graph_train.engine.precision import compute_device
 from graph_train.engine.schedule import StepSettings
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState
 from graph_train.engine.step import EagerStep, GraphStep, StepResult
 from graph_train.host.devices import select_device
 from graph_train.ranks.placement import Placement
+from kernels.framework.activation_type import ActivationType
 from kernels.framework.global_rows import here
 from kernels.framework.graph_memory import share_graph_memory
-from kernels.plugin import load_plugin, set_cpu_bf16
+from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
@@ -51,13 +53,13 @@ def prepare(
 
 def prepare_at(placement: Placement, folder: Path, *, plugin: bool, graph: bool, amp: bool) -> dict[str, Any]:
     """As `prepare`; of several ranks each has its share of every batch."""
-    place = placement.device
     load_plugin("require" if plugin else "off")
     notes = []
-    if amp and place == "cpu" and not set_cpu_bf16(enabled=True):
+    kind = compute_device(placement.device, plugin=plugin).activation_type(amp)
+    if amp and kind is ActivationType.FLOAT32:
         notes.append("bfloat16 is no faster on this processor: --amp computes in float32 here")
     point = json.loads((folder / "point.json").read_text(encoding="utf-8"))
-    _Session.step = _build(point, placement, graph=graph, scaled=amp and place != "cpu")
+    _Session.step = _build(point, placement, graph=graph, kind=kind)
     _Session.settings = _settings(point["update"])
     with np.load(folder / "batches.npz", allow_pickle=False) as arrays:
         pairs = list(zip(arrays["images"], arrays["labels"], strict=True))
@@ -83,16 +85,15 @@ def _spread(rows: np.ndarray, placement: Placement) -> Tensor:
     return placement.images(flow.tensor(rows[Shard(placement.rank, placement.ranks).rows(total)]), total)
 
 
-def _build(point: dict[str, Any], placement: Placement, *, graph: bool, scaled: bool) -> EagerStep | GraphStep:
+def _build(point: dict[str, Any], placement: Placement, *, graph: bool, kind: ActivationType) -> EagerStep | GraphStep:
     spec = load_model_spec(point["point"]["model"])
-    network, average = DetectionModel(spec, seed=0), DetectionModel(spec, seed=None)
+    network, average = (DetectionModel(spec, seed=seed).compute_in(kind) for seed in (0, None))
     state = TrainingState(placement.module(network), placement.module(average), rule="sgd", placement=placement)
-    if scaled:
+    if kind is ActivationType.FLOAT16:
         state.counters = Counters(loss_scale=LOSS_SCALE_START)
     criterion = placement.module(DetectionLoss(network.head_geometry, LossConfig(**point["loss"])))
-    kind = GraphStep if graph else EagerStep
     decays = tuple(point["update"]["weight_decays"])
-    return kind(state, criterion, weight_decays=decays, amp=scaled, placement=placement)
+    return (GraphStep if graph else EagerStep)(state, criterion, weight_decays=decays, placement=placement)
 
 
 def _settings(update: dict[str, Any]) -> StepSettings:

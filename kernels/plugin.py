@@ -1,12 +1,8 @@
-"""Loads the kernel plugin: a shared library with CPU kernels that replace OneFlow's own, and with ops of ours.
+"""Load the kernel plugin: a shared library with kernels that replace OneFlow's own, and with ops of ours.
 
 Loading registers the kernels with OneFlow: ops of the same names then run through them, in eager mode and in graphs,
-with no change to any Python code. Ops that have run before choose anew (`native/registry.cpp`); a graph that is compiled
-keeps the kernels it has. New ops are reached through `flow.stateful_op(name)` and one of OneFlow's generic dispatchers,
-e.g.
-
-    op = flow.stateful_op("graph_train_double").Input("in").Output("out").Build()
-    doubled = flow._C.dispatch_ofrecord_bytes_decoder(op, tensor, name="")
+with no change to any Python code. Ops that have run before choose anew (`native/registry.cpp`); a graph that is
+compiled keeps the kernels it has. New ops are called through `kernels.framework.dispatch`.
 """
 
 import ctypes
@@ -16,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kernels.build import plugin_build
-from kernels.runtime import flow, known_notes_hidden
+from kernels.runtime import Tensor, flow, known_notes_hidden
 
 PluginMode = Literal["auto", "off", "require", "emulated-cuda"]
 """What to load; "emulated-cuda" is for tests: the CUDA kernels on the CPU, in place of the CPU's own."""
@@ -43,7 +39,7 @@ class _Process:
     status: PluginStatus | None = None
     failure: ValueError | OSError | None = None
     library: ctypes.CDLL | None = None
-    bf16: bool = False
+    emulates_cuda: bool = False
 
 
 _process = _Process()
@@ -54,7 +50,8 @@ def load_plugin(mode: PluginMode) -> PluginStatus:
 
     Args:
         mode: "auto" goes on with OneFlow's own kernels, after one warning, where the plugin cannot be had;
-            "require" makes that an error, and so does "emulated-cuda"; "off" loads nothing. What failed once is not tried again in this process.
+            "require" makes that an error, and so does "emulated-cuda"; "off" loads nothing. What failed once is not
+            tried again in this process.
 
     Raises:
         ValueError: an unknown mode; "require" without success; "off" after the plugin has been loaded.
@@ -74,6 +71,7 @@ def load_plugin(mode: PluginMode) -> PluginStatus:
             _process.failure = error
         else:
             _run_graphs_on_one_thread()
+            _process.emulates_cuda = mode == "emulated-cuda"
             _process.status = PluginStatus(loaded=True, path=built.path, reason="", build_seconds=built.build_seconds)
     if _process.failure is not None and mode in ("require", "emulated-cuda"):
         raise ValueError(f"kernels mode '{mode}': {_process.failure}") from _process.failure
@@ -100,32 +98,23 @@ def plugin_library() -> ctypes.CDLL:
     return _process.library
 
 
-def set_cpu_bf16(*, enabled: bool, where_slower_too: bool = False) -> bool:
-    """Whether networks on the CPU may compute in bfloat16 (sums stay float32), for the whole process.
-
-    Channels-last activations are then bfloat16 (`models.layout`); convolutions of float32 activations round their
-    factors. Kernels read the switch at every call, a compiled graph keeps its activations: change it between runs only.
-
-    Args:
-        enabled: False goes back to float32 throughout.
-        where_slower_too: also on CPUs that multiply bfloat16 no faster than float32, which is all but those with AMX
-            tiles and AMD's with AVX512_BF16; for tests.
-    Returns:
-        Whether bfloat16 is used from now on: False with `enabled` means that float32 is at least as fast here.
+def multiplies_bfloat16_faster() -> bool:
+    """Whether this CPU multiplies bfloat16 faster than float32: with AMX tiles, and AMD's with AVX512_BF16.
 
     Raises:
         ValueError: the plugin is not loaded.
     """
-    switch = plugin_library().graph_train_set_bf16
-    switch.argtypes, switch.restype = [ctypes.c_int], ctypes.c_int
-    mode = 0 if not enabled else 2 if where_slower_too else 1
-    _process.bf16 = bool(switch(mode))
-    return _process.bf16
+    return bool(plugin_library().graph_train_bfloat16_is_faster())
 
 
-def cpu_bf16() -> bool:
-    """What the last call of `set_cpu_bf16` gave."""
-    return _process.bf16
+def emulates_cuda() -> bool:
+    """Whether CUDA kernels take the place of the CPU's in this process, for tests."""
+    return _process.emulates_cuda
+
+
+def runs_cuda_kernels(tensor: Tensor) -> bool:
+    """Whether our ops run their CUDA kernels on this tensor."""
+    return bool(tensor.is_cuda) or _process.emulates_cuda
 
 
 def _run_graphs_on_one_thread() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from kernels.framework.global_rows import whole
 from kernels.framework.in_place import subtract
-from kernels.ops.batch_norm.function import batch_norm
+from kernels.ops.batch_norm.function import batch_norm, synchronised_batch_norm
 from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 from models import layout
@@ -38,13 +38,14 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
 
     def _channels_last(self, x: Tensor, *, silu: bool) -> Tensor:
         states = (self.weight, self.bias, self.running_mean, self.running_var)
-        return batch_norm(
+        over_ranks = self.training and self.synchronised and x.is_global
+        return (synchronised_batch_norm if over_ranks else batch_norm)(
             x,
             *(plain(state) for state in states),
             eps=self.eps,
             momentum=self.momentum,
-            training=self.training,
             silu=silu,
+            **({} if over_ranks else {"training": self.training}),
         )
 
     def _channels_first(self, x: Tensor) -> Tensor:

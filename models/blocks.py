@@ -47,9 +47,9 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
+        if self._silu:
+            return self.conv.with_silu(x) if self.folded else self.bn.with_silu(self.conv(x))
         x = self.conv(x)
-        if self._silu and not self.folded:
-            return self.bn.with_silu(x)
         return layout.stored(self.act(layout.in_float32(x if self.folded else self.bn(x))))
 
 

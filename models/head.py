@@ -13,6 +13,14 @@ from models.layers import Conv2d
 nn: Any = flow.nn
 
 
+def cells_of(raw: Tensor, anchors: int) -> Tensor:
+    """Return a map (B, anchors, ny, nx, 5 + classes) from that form or (B, ny, nx, anchors * (5 + classes))."""
+    if raw.ndim == 5:
+        return raw
+    batch, rows, columns, numbers = raw.shape
+    return raw.reshape(batch, rows, columns, anchors, numbers // anchors).permute(0, 3, 1, 2, 4)
+
+
 class Detect(nn.Module):
     """One 1x1 convolution per level, anchors in a buffer.
 
@@ -47,20 +55,30 @@ class Detect(nn.Module):
         self.anchors.copy_(flow.tensor(self._in_cells(anchors)))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """[(B, C_i, ny, nx)] -> [(B, anchors, ny, nx, 5 + classes)], raw: no sigmoid, cells of the level.
+        """Return the raw maps [(B, anchors, ny, nx, 5 + classes)] of features [(B, C_i, ny, nx)]: no sigmoid.
 
-        The features are in the order of `models.layout`, the maps always as above.
+        The features are in the order of `models.layout`, the maps always as above, float32.
+        """
+        return [self.cells_of(raw) for raw in self.raw_maps(features)]
+
+    def raw_maps(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the head's convolutions give, float32.
+
+        [(B, ny, nx, anchors * (5 + classes))] where channels are last, else [(B, anchors, ny, nx, 5 + classes)].
         """
         maps = []
         for convolution, feature in zip(self.m, features):  # noqa: B905 - a graph's block list is no sequence
-            batch, (rows, columns) = feature.shape[0], layout.size_of(feature)
-            cell = (self.anchors_per_level, self.num_classes + 5)
             raw = convolution(feature)
-            if layout.channels_last():
-                maps.append(raw.reshape(batch, rows, columns, *cell).permute(0, 3, 1, 2, 4))
-            else:
-                maps.append(raw.reshape(batch, *cell, rows, columns).permute(0, 1, 3, 4, 2))
+            if not layout.channels_last():
+                batch, (rows, columns) = feature.shape[0], layout.size_of(feature)
+                cell = (self.anchors_per_level, self.num_classes + 5)
+                raw = raw.reshape(batch, *cell, rows, columns).permute(0, 1, 3, 4, 2)
+            maps.append(raw)
         return maps
+
+    def cells_of(self, raw: Tensor) -> Tensor:
+        """Return a map of `raw_maps` as (B, anchors, ny, nx, 5 + classes)."""
+        return cells_of(raw, self.anchors_per_level)
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
         """Raw maps -> (B, N, 5 + classes): centre x, centre y, width, height in px, then sigmoid confidences.

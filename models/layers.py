@@ -6,6 +6,8 @@ Inside a graph `self` is a proxy of the layer, which `super()` refuses: OneFlow'
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kernels.ops.bias.function import add_bias
+
 from kernels.ops.convolution.function import ConvolutionGeometry, convolution
 from kernels.ops.pooling.function import max_pool, upsample
 from kernels.runtime import Tensor, flow
@@ -39,27 +41,45 @@ def make_activation(activation: Activation) -> Module:
 class Conv2d(nn.Conv2d):
     """OneFlow's convolution in both layouts, without its own random start, which costs seconds on large networks."""
 
+    weight_index: int | None = None
+    """Number among the convolutions of a network, which packs their weights together; None: packs its own."""
+
     def reset_parameters(self) -> None:
-        """Leaves the values to `models.initialise`."""
+        """Leave the values to `models.initialise`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H', W'), or the same in channels-last order."""
+        """Convolve (B, in, H, W) to (B, out, H', W'), or the same in channels-last order.
+
+        With a bias the result is float32 where channels are last.
+        """
         if not layout.channels_last():
             return nn.Conv2d.forward(self, x)
+        y = self._channels_last(x)
+        return y if self.bias is None else add_bias(y, plain(self.bias), to_float32=True)
+
+    def with_silu(self, x: Tensor) -> Tensor:
+        """Convolve, add the bias and apply SiLU, without gradients; for networks whose BatchNorm is folded in."""
+        if not layout.channels_last():
+            return flow._C.silu(nn.Conv2d.forward(self, x))
+        return add_bias(self._channels_last(x), plain(self.bias), silu=True)
+
+    def _channels_last(self, x: Tensor) -> Tensor:
         geometry = ConvolutionGeometry(self.stride, self.padding, self.dilation, self.groups)
-        y = convolution(layout.stored(x), plain(self.weight), geometry)
-        return y if self.bias is None else flow._C.bias_add(layout.in_float32(y), self.bias, axis=3)
+        index = self.weight_index
+        packed = None if index is None else layout.packed_weight(index)
+        if packed is None:
+            return convolution(layout.stored(x), plain(self.weight), geometry)
+        return convolution(layout.stored(x), packed, geometry, packed=True)
 
 
 class MaxPool2d(nn.MaxPool2d):
     """OneFlow's max pool, in both layouts; square windows."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H', W'), or the same in channels-last order."""
+        """Pool (B, C, H, W) to (B, C, H', W'), or the same in channels-last order."""
         if not layout.channels_last():
             return nn.MaxPool2d.forward(self, x)
-        y = max_pool(layout.in_float32(x), self.kernel_size[0], self.stride[0], self.padding[0])
-        return layout.stored(y)
+        return max_pool(x, self.kernel_size[0], self.stride[0], self.padding[0])
 
 
 class Upsample(nn.Module):
@@ -97,6 +117,13 @@ class Linear(nn.Linear):
 def join(maps: Sequence[Tensor]) -> Tensor:
     """The channels of several activations of one size, one after another."""
     return flow.cat([layout.stored(x) for x in maps], dim=layout.channel_axis())
+
+
+def member(module: Any, path: str) -> Any:
+    """Follow a dotted name; inside a graph this gives the graph's own view of the module or tensor."""
+    for part in path.split("."):
+        module = getattr(module, part)
+    return module
 
 
 def plain(state: Tensor) -> Tensor:

@@ -1,47 +1,75 @@
-"""The order of axes in which a network keeps its activations, decided once for each of its forward passes.
+"""The form in which a network keeps its activations, decided once for each of its forward passes.
 
-Images, weights and raw maps of the head have the same shapes in both orders. The layers of `models.layers` and
-`models.batch_norm` have a form for each; a block made of them needs to know nothing but `channel_axis()`.
+Images, weights and detections have the same shapes in all of them. The layers of `models.layers` and
+`models.batch_norm` have an implementation for each; a block made of them needs to know nothing but `channel_axis()`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from enum import Enum
+from dataclasses import dataclass
 
-from kernels.plugin import cpu_bf16, is_loaded
+from kernels.ops.pixels.function import pixels
+from kernels.ops.weight_packing.function import pack_weights
+
+from kernels.framework.activation_type import ActivationType
+from kernels.plugin import is_loaded, runs_cuda_kernels
 from kernels.runtime import Tensor, flow
 
+PIXEL_SCALE = 255.0
+"""Largest value of a pixel."""
 
-class Layout(Enum):
-    """Axes of an activation, batch first."""
 
-    CHANNELS_FIRST = "(B, C, H, W)"
-    CHANNELS_LAST = "(B, H, W, C)"
-    CHANNELS_LAST_BFLOAT16 = "(B, H, W, C), bfloat16"
+@dataclass(frozen=True)
+class Layout:
+    """Axes and data type of activations, and which weights convolutions take.
+
+    Attributes:
+        channels_last: (B, H, W, C), else (B, C, H, W); our own ops have the former, OneFlow's the latter.
+        activation_type: data type between the layers; other than float32 only with channels last.
+        packed_weights: weights are rearranged and rounded once, all together, as cuDNN wants them.
+    """
+
+    channels_last: bool = False
+    activation_type: ActivationType = ActivationType.FLOAT32
+    packed_weights: bool = False
 
     @classmethod
-    def fastest_for(cls, images: Tensor, *, synchronised: bool = False) -> "Layout":
-        """Channels last where the plugin brings the ops for it: float32 images on the CPU.
+    def fastest_for(cls, images: Tensor, activation_type: ActivationType) -> "Layout":
+        """Return channels last where the plugin brings the ops for it, else OneFlow's layout.
 
-        BatchNorm over the images of all ranks (`synchronised`) has no such op. `kernels.plugin.set_cpu_bf16` decides on
-        bfloat16.
+        Raises:
+            ValueError: 16-bit activations without the plugin.
         """
-        spread = images.is_global and synchronised
-        suits = is_loaded() and not spread and not images.is_cuda and images.dtype == flow.float32
-        if not suits:
-            return cls.CHANNELS_FIRST
-        return cls.CHANNELS_LAST_BFLOAT16 if cpu_bf16() else cls.CHANNELS_LAST
+        if not is_loaded():
+            if activation_type is not ActivationType.FLOAT32:
+                raise ValueError(f"{activation_type.name.lower()} activations need the kernel plugin")
+            return cls()
+        return cls(True, activation_type, packed_weights=runs_cuda_kernels(images))
 
 
-# Of one forward pass. Not an attribute of each layer: it depends on where the images are.
-_current: ContextVar[Layout] = ContextVar("layout", default=Layout.CHANNELS_FIRST)
+@dataclass(frozen=True)
+class _Pass:
+    """One forward pass."""
+
+    layout: Layout
+    packed_weights: tuple[Tensor, ...] = ()
+
+
+# Not an attribute of each layer: it depends on where the images are.
+_current: ContextVar[_Pass] = ContextVar("layout", default=_Pass(Layout()))  # noqa: B039 - frozen
 
 
 @contextmanager
-def activations(layout: Layout) -> Iterator[None]:
-    """Layers called inside take and give activations in this layout."""
-    token = _current.set(layout)
+def activations(layout: Layout, weights: Sequence[Tensor] = ()) -> Iterator[None]:
+    """Let layers called inside take and give activations in this layout.
+
+    Args:
+        layout: from `Layout.fastest_for`.
+        weights: of all convolutions, (O, I, KH, KW), in the order of their `weight_index`.
+    """
+    packed = pack_weights(weights, layout.activation_type) if layout.packed_weights and weights else ()
+    token = _current.set(_Pass(layout, tuple(packed)))
     try:
         yield
     finally:
@@ -49,37 +77,51 @@ def activations(layout: Layout) -> Iterator[None]:
 
 
 def channels_last() -> bool:
-    """True when activations are (B, H, W, C)."""
-    return _current.get() is not Layout.CHANNELS_FIRST
+    """Whether activations are (B, H, W, C)."""
+    return _current.get().layout.channels_last
+
+
+def packed_weight(index: int) -> Tensor | None:
+    """Return the packed weight of a convolution, (O, KH, KW, I), or None where weights are taken as they are."""
+    running = _current.get()
+    return running.packed_weights[index] if running.layout.packed_weights else None
 
 
 def channel_axis() -> int:
-    """The axis of an activation that counts channels; height and width follow each other in both layouts."""
+    """Return the axis that counts channels; height and width follow each other in both layouts."""
     return 3 if channels_last() else 1
 
 
 def size_of(x: Tensor) -> tuple[int, int]:
-    """Height and width of an activation."""
+    """Return height and width of an activation."""
     first = 1 if channels_last() else 2
     return x.shape[first], x.shape[first + 1]
 
 
+def from_images(images: Tensor) -> Tensor:
+    """Turn images (B, C, H, W) into an activation: uint8, which is divided by 255, or float32."""
+    running = _current.get().layout
+    if images.dtype != flow.uint8:
+        return from_channels_first(images)
+    return pixels(images, running.activation_type) if running.channels_last else images.to(flow.float32) / PIXEL_SCALE
+
+
 def from_channels_first(x: Tensor) -> Tensor:
-    """(B, C, H, W) float32 as an activation of the current layout."""
+    """Turn (B, C, H, W) float32 into an activation of the current layout."""
     return stored(x.permute(0, 2, 3, 1)) if channels_last() else x
 
 
 def to_channels_first(x: Tensor) -> Tensor:
-    """An activation of the current layout as (B, C, H, W) float32."""
+    """Turn an activation of the current layout into (B, C, H, W) float32."""
     return in_float32(x).permute(0, 3, 1, 2) if channels_last() else x
 
 
 def stored(x: Tensor) -> Tensor:
-    """The same numbers in the data type in which the current layout keeps activations."""
-    rounds = _current.get() is Layout.CHANNELS_LAST_BFLOAT16 and x.dtype != flow.bfloat16
-    return x.to(flow.bfloat16) if rounds else x
+    """Return the same numbers in the data type in which the current layout keeps activations."""
+    dtype = _current.get().layout.activation_type.dtype
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def in_float32(x: Tensor) -> Tensor:
-    """The same numbers for a layer that has no form for bfloat16."""
-    return x.to(flow.float32) if x.dtype == flow.bfloat16 else x
+    """Return the same numbers for a layer that computes in float32 only."""
+    return x if x.dtype == flow.float32 else x.to(flow.float32)

@@ -4,7 +4,8 @@ The same code runs eagerly and inside `nn.Graph`. No value leaves the device and
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,10 @@ import numpy.typing as npt
 from kernels.framework.global_rows import expanded, stacked
 from kernels.framework.in_place import subtract
 from kernels.ops.bbox_iou.function import bbox_iou, bbox_iou_reference
-from kernels.ops.detection_loss.function import has_fused_loss, level_loss, level_settings
+from kernels.ops.detection_loss.function import detection_loss, loss_settings, rebalance
 from kernels.runtime import Tensor, flow
 from models.cross_entropy import BinaryCrossEntropy, FocalLoss, smooth_targets
+from models.head import cells_of
 from models.layers import plain
 from models.loss_config import LossConfig
 from models.targets import NEIGHBOURS, Assignment, HeadGeometry, TargetAssigner
@@ -25,13 +27,33 @@ _BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
 _REFERENCE_STRIDE = 16
 
 
-class LossParts(NamedTuple):
-    """Scalars of shape (), float32, on the device. `total` is the sum of the other three times the batch size."""
+@dataclass(frozen=True)
+class LossParts:
+    """A loss, float32, on the device.
+
+    Attributes:
+        total: (), what is differentiated: the sum of the parts times the batch size. Its gradients are those of
+            `scale * total` where a scale was given.
+        values: (4 + n,) total, box, objectness, classes, and what the loss itself needs; not differentiable.
+    """
 
     total: Tensor
-    box: Tensor
-    objectness: Tensor
-    classes: Tensor
+    values: Tensor
+
+    @property
+    def box(self) -> Tensor:
+        """(): box loss."""
+        return self.values[1]
+
+    @property
+    def objectness(self) -> Tensor:
+        """(): objectness loss."""
+        return self.values[2]
+
+    @property
+    def classes(self) -> Tensor:
+        """(): class loss."""
+        return self.values[3]
 
 
 class LossDetails(NamedTuple):
@@ -66,7 +88,7 @@ class DetectionLoss(flow.nn.Module):
         super().__init__()
         self.config = config
         self._bbox_iou = bbox_iou if fused_iou else bbox_iou_reference
-        self._fuses = fused_iou and config.fl_gamma == 0
+        self._fuses = fused_iou
         self.head = head
         if head.levels > len(_BALANCE):
             raise ValueError(f"a head of {head.levels} levels: the objectness is balanced for at most {len(_BALANCE)}")
@@ -80,42 +102,33 @@ class DetectionLoss(flow.nn.Module):
         self.assigner = TargetAssigner(head, config.anchor_t)
         self.class_elements = _element_loss(config.cls_pw, config.fl_gamma)
         self.objectness_elements = _element_loss(config.obj_pw, config.fl_gamma)
-        for level in range(head.levels):
-            settings = flow.tensor(_level_settings(head, level, config))
-            self.register_buffer(f"level_settings_{level}", settings, persistent=False)
+        self.register_buffer("settings", flow.tensor(_loss_settings(head, config)), persistent=False)
+        self.register_buffer("one", flow.ones(1, dtype=flow.float32), persistent=False)
 
-    def forward(self, maps: Sequence[Tensor], labels: Tensor) -> LossParts:
-        """The loss of a batch.
+    def forward(self, maps: Sequence[Tensor], labels: Tensor, scale: Tensor | None = None) -> LossParts:
+        """Compute the loss of a batch.
 
         Args:
-            maps: per level (B, anchors, rows, columns, 5 + classes) raw predictions.
+            maps: per level raw predictions as of `DetectionModel.raw_maps` or of `DetectionModel.forward`.
             labels: (B, T, 5) float32, class, centre x, centre y, width, height, normalised to the image; class -1: no
                 label. A class above the head's is the caller's mistake, the device stops on it.
+            scale: (n,) float32, n >= 1; the first number multiplies the gradients.
         """
-        if self._fuses and all(has_fused_loss(level) for level in maps):
-            return self._fused(maps, labels)
-        return self.details(maps, labels).parts
-
-    def _fused(self, maps: Sequence[Tensor], labels: Tensor) -> LossParts:
-        """The same loss with one op of the plugin per level."""
         self._check(maps, labels)
-        totals, parts = [], []
-        for number, level in enumerate(maps):
-            settings = getattr(self, f"level_settings_{number}")
-            total, of_level = level_loss(level, labels, settings, self.balance[number : number + 1])
-            totals.append(total)
-            parts.append(of_level)
-        by_level = flow.stack(parts)
-        per_level = by_level[:, 1]
-        # A copy of the balance: these are the weights of this call, also after `balance` has moved on.
-        objectness = (per_level * (self.balance * self.config.objectness)).sum()
+        if self._fuses and all(level.ndim == 4 for level in maps):
+            return self._fused(maps, labels, self.one if scale is None else scale)
+        parts = self.details([cells_of(level, self.head.anchors) for level in maps], labels).parts
+        return parts if scale is None else LossParts(_ScaledGradient.apply(parts.total, scale), parts.values)
+
+    def _fused(self, maps: Sequence[Tensor], labels: Tensor, scale: Tensor) -> LossParts:
+        """The same loss as one op of the plugin."""
+        total, values = detection_loss(maps, labels, self.settings, self.balance, scale)
         if self.config.autobalance and self.training:
-            self._rebalance(per_level)
-        return LossParts(flow.cat(totals).sum(), by_level[:, 0].sum(), objectness, by_level[:, 2].sum())
+            rebalance(plain(self.balance), values, self._reference_level)
+        return LossParts(total, values)
 
     def details(self, maps: Sequence[Tensor], labels: Tensor) -> LossDetails:
-        """The loss together with the matches and the objectness targets; arguments as in `forward`."""
-        self._check(maps, labels)
+        """Compute the loss with the matches and the objectness targets, from maps of `DetectionModel.forward`."""
         batch = labels.shape[0]
         assignment = self.assigner(labels, [(level.shape[2], level.shape[3]) for level in maps])
         flat = [_float32(level).reshape(batch, -1, level.shape[-1]) for level in maps]
@@ -137,7 +150,9 @@ class DetectionLoss(flow.nn.Module):
         classes = self._classes(rows, labels, unmatched, count) if self.head.num_classes > 1 else box.detach() * 0.0
         # One sum op: a graph would add three terms in another order than eager code, and differ in the last bit.
         total = flow.stack([box, objectness, classes]).sum() * float(batch)
-        return LossDetails(LossParts(total, box, objectness, classes), assignment, targets)
+        with flow.no_grad():
+            values = flow.stack([total, box, objectness, classes])
+        return LossDetails(LossParts(total, values), assignment, targets)
 
     def _check(self, maps: Sequence[Tensor], labels: Tensor) -> None:
         width, anchors = 5 + self.head.num_classes, self.head.anchors
@@ -147,8 +162,13 @@ class DetectionLoss(flow.nn.Module):
             )
         for level in maps:
             shape = tuple(level.shape)
-            if len(shape) != 5 or (shape[0], shape[1], shape[4]) != (labels.shape[0], anchors, width):
-                raise ValueError(f"map {shape}: must be ({labels.shape[0]}, {anchors}, rows, columns, {width})")
+            of_cell = (anchors * width,) if len(shape) == 4 else (anchors, width)
+            found = (*shape[3:],) if len(shape) == 4 else (*shape[1:2], *shape[4:])
+            if len(shape) not in (4, 5) or shape[0] != labels.shape[0] or found != of_cell:
+                raise ValueError(
+                    f"map {shape}: must be ({labels.shape[0]}, rows, columns, {anchors * width}) or "
+                    f"({labels.shape[0]}, {anchors}, rows, columns, {width})"
+                )
 
     def _predicted_boxes(self, rows: Tensor, unmatched: Tensor) -> Tensor:
         """(B, levels, E, 4): centre relative to the cell's corner, width, height, in cells.
@@ -222,9 +242,23 @@ class DetectionLoss(flow.nn.Module):
         return self.config.classes * (_sums(losses, unmatched) / (count * float(classes))).sum()
 
 
-def _level_settings(head: HeadGeometry, level: int, config: LossConfig) -> npt.NDArray[np.float32]:
-    return level_settings(
-        head.anchors_cells[level],
+class _ScaledGradient(flow.autograd.Function):
+    """Identity whose gradient is multiplied by the first number of `scale`."""
+
+    @staticmethod
+    def forward(context: Any, total: Tensor, scale: Tensor) -> Tensor:
+        context.save_for_backward(scale)
+        return flow._C.identity(total)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (scale,) = context.saved_tensors
+        return gradient * scale[0], None
+
+
+def _loss_settings(head: HeadGeometry, config: LossConfig) -> npt.NDArray[np.float32]:
+    return loss_settings(
+        head.anchors_cells,
         box_gain=config.box,
         objectness_gain=config.objectness,
         class_gain=config.classes,
@@ -234,6 +268,7 @@ def _level_settings(head: HeadGeometry, level: int, config: LossConfig) -> npt.N
         label_smoothing=config.label_smoothing,
         gr=config.gr,
         best_iou_wins=config.sort_obj_iou,
+        focal_gamma=config.fl_gamma,
     )
 
 

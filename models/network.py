@@ -2,11 +2,13 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kernels.framework.activation_type import ActivationType
 from kernels.framework.global_rows import here
 from kernels.runtime import Tensor, flow
 from models import layout
@@ -15,7 +17,7 @@ from models.blocks import BRANCHING, CONSTRUCTORS, Concat, Conv
 from models.catalogue import BLOCKS, Activation
 from models.head import Detect
 from models.initialise import initialise
-from models.layers import Conv2d, MaxPool2d, Module, Upsample, ZeroPad2d, fork, make_activation
+from models.layers import Conv2d, MaxPool2d, Module, Upsample, ZeroPad2d, fork, make_activation, member, plain
 from models.spec import LayerSpec, ModelSpec
 from models.targets import HeadGeometry
 
@@ -46,9 +48,17 @@ class DetectionModel(flow.nn.Module):
         self._inputs = tuple(layer.inputs for layer in spec.layers)
         self._branches = _branches(spec)
         self._uncounted_batches = 0
-        self._synchronised = False
+        self.activation_type = ActivationType.FLOAT32
+        self._convolutions = self._numbered_convolutions()
         if seed is not None:
             initialise(self, seed)
+
+    def _numbered_convolutions(self) -> tuple[str, ...]:
+        """Number the convolutions and return their names in that order."""
+        found = [(name, module) for name, module in self.named_modules() if isinstance(module, Conv2d)]
+        for number, (_, module) in enumerate(found):
+            module.weight_index = number
+        return tuple(name for name, _ in found)
 
     @property
     def stride(self) -> tuple[int, ...]:
@@ -79,24 +89,44 @@ class DetectionModel(flow.nn.Module):
         """Replaces the anchors, (levels, anchors, 2) in px; a loss built before keeps the former ones."""
         self.head.set_anchors_px(anchors_px)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, `spec.channels`, H, W) float32 in [0, 1], sides multiples of `spec.grid_px` -> raw maps, one per level.
+    def compute_in(self, activation_type: ActivationType) -> "DetectionModel":
+        """Keep activations in this data type from now on; returns itself. Weights, statistics and maps stay float32."""
+        self.activation_type = activation_type
+        return self
 
-        A map is (B, anchors, ny, nx, 5 + classes), in training as in evaluation mode.
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the raw maps of images, one per level: (B, anchors, ny, nx, 5 + classes) float32.
+
+        Args:
+            images: (B, `spec.channels`, H, W), sides multiples of `spec.grid_px`: uint8, or float32 in [0, 1].
         """
-        with layout.activations(layout.Layout.fastest_for(images, synchronised=self._synchronised)):
+        return [self.head.cells_of(raw) for raw in self.raw_maps(images)]
+
+    def raw_maps(self, images: Tensor) -> list[Tensor]:
+        """Return the maps of `forward` in the form of `Detect.raw_maps`, as the loss and the decoding take them."""
+        with self._activations(images):
             return deque(self._layer_outputs(images), maxlen=1).pop()  # earlier outputs are let go of
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Images as for `forward` -> the output (B, C, h, w) of every layer but the head."""
-        with layout.activations(layout.Layout.fastest_for(images, synchronised=self._synchronised)):
+        """Return the output (B, C, h, w) of every layer but the head."""
+        with self._activations(images):
             return [layout.to_channels_first(output) for output in list(self._layer_outputs(images))[:-1]]
 
+    def _activations(self, images: Tensor) -> AbstractContextManager[None]:
+        chosen = layout.Layout.fastest_for(images, self.activation_type)
+        weights = (
+            [plain(member(self, f"{name}.weight")) for name in self._convolutions] if chosen.packed_weights else []
+        )
+        return layout.activations(chosen, weights)
+
     def _layer_outputs(self, images: Tensor) -> Iterator[Any]:
-        x: Any = layout.from_channels_first(images)
+        x: Any = layout.from_images(images)
         waiting = {-1: fork(x, self._branches[-1])}
         for index, (layer, inputs) in enumerate(zip(self.model, self._inputs)):  # noqa: B905 - see Detect.forward
             sources = [waiting[source].pop(0) for source in inputs]
+            if self.spec.layers[index].kind == "Detect":
+                yield layer.raw_maps(sources)
+                return
             x = layer(sources if _takes_list(self.spec.layers[index]) else sources[0])
             if index in self._branches:
                 waiting[index] = fork(x, self._branches[index])
@@ -108,7 +138,6 @@ class DetectionModel(flow.nn.Module):
 
     def synchronise_statistics(self, enabled: bool) -> None:
         """Whether BatchNorm takes the statistics of the images of all ranks, where these are spread over ranks."""
-        self._synchronised = enabled
         for module in self.modules():
             if isinstance(module, BatchNorm2d):
                 module.synchronised = enabled
@@ -135,6 +164,7 @@ class DetectionModel(flow.nn.Module):
             for module in self.modules():
                 if isinstance(module, Conv) and not module.folded:
                     _fold(module)
+        self._convolutions = self._numbered_convolutions()
         return self
 
 

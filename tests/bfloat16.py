@@ -1,17 +1,11 @@
-"""Networks in bfloat16 within one test."""
+"""Networks in bfloat16."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from kernels.framework.activation_type import ActivationType
+from kernels.plugin import load_plugin
+from models.network import DetectionModel
 
-from kernels.plugin import load_plugin, set_cpu_bf16
 
-
-@contextmanager
-def computing_in_bfloat16() -> Iterator[None]:
-    """Also on CPUs where it is slower; float32 afterwards."""
-    load_plugin("require")
-    assert set_cpu_bf16(enabled=True, where_slower_too=True)
-    try:
-        yield
-    finally:
-        assert not set_cpu_bf16(enabled=False)
+def in_bfloat16(network: DetectionModel) -> DetectionModel:
+    """The network with bfloat16 activations, also on CPUs where they are slower."""
+    load_plugin("auto")
+    return network.compute_in(ActivationType.BFLOAT16)

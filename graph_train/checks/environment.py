@@ -11,13 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kernels.host.free_memory import free_memory
 from pipelines.data.cache_folder import user_cache_folder
 
+if TYPE_CHECKING:
+    from graph_train.engine.precision import ComputeDevice
+
 _PACKAGES = ("oneflow", "nvidia-dali-cuda120", "numpy", "pillow", "safetensors", "onednn-cpu-gomp", "matplotlib")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
-_HOPPER = 9
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def _loads(name: str, module: str) -> Fact:
 
 def _devices() -> list[Fact]:
     try:
+        from graph_train.engine.precision import compute_device
         from kernels.runtime import flow
     except (ImportError, OSError):
         return []  # reported as not loading already
@@ -125,12 +129,15 @@ def _devices() -> list[Fact]:
         return [Fact("GPU", "none that OneFlow can use; training runs on the CPU")]
     facts = []
     for number in range(flow.cuda.device_count()):
-        major, minor = flow.cuda.get_device_capability(number)
-        remedy = ""
-        if major >= _HOPPER:
-            remedy = "OneFlow 0.9.0's own CUDA kernels stop at compute capability 8.9; use --device cpu if it fails"
-        facts.append(Fact(f"GPU {number}", f"{flow.cuda.get_device_name(number)}, capability {major}.{minor}", remedy))
+        # Of a training with the plugin: whether that can be had stands in a line of its own.
+        machine = compute_device(f"cuda:{number}", plugin=True)
+        facts.append(_found(f"GPU {number}", lambda machine=machine: _usable(machine)))  # type: ignore[misc]
     return facts
+
+
+def _usable(machine: "ComputeDevice") -> str:
+    machine.check()
+    return machine.summary(machine.activation_type(None), "")
 
 
 def _compiler() -> Fact:

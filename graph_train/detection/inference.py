@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.engine.step import PIXEL_SCALE
 from graph_train.ranks.exchange import Exchange
 from graph_train.ranks.placement import Placement
 from kernels.framework.global_rows import kept_by_images
@@ -31,12 +30,9 @@ class _Predictor(flow.nn.Module):
         self.network, self.criterion = network, criterion
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        maps = self.network(images.to(flow.float32) / PIXEL_SCALE)
+        maps = self.network.raw_maps(images)
         decoded = kept_by_images(self.network.decode(maps))
-        if self.criterion is None:
-            return (decoded,)
-        parts = self.criterion(maps, labels)
-        return decoded, flow.stack([parts.box, parts.objectness, parts.classes], dim=0)
+        return (decoded,) if self.criterion is None else (decoded, self.criterion(maps, labels).values)
 
 
 class _PredictGraph(flow.nn.Graph):
@@ -102,7 +98,7 @@ class Inference:
         with flow.no_grad():
             outputs = self._run(images, labels)
         decoded = self._placement.own_rows(outputs[0])
-        return decoded, self._placement.host(outputs[1]) if len(outputs) > 1 else None
+        return decoded, self._placement.host(outputs[1])[1:4] if len(outputs) > 1 else None
 
     def _padded(self, rows: npt.NDArray[np.float32], batch: int) -> npt.NDArray[np.float32]:
         if self._module.criterion is None:

@@ -17,6 +17,7 @@ from kernels.framework.global_rows import here
 from kernels.ops.update.function import UpdateRule, UpdateState, flattened
 from kernels.runtime import Tensor, flow
 from models.batch_norm import BatchNorm2d
+from models.layers import member
 
 BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2
 """Parameter groups in YOLOv5's order: biases, weights with decay, weights of normalisation layers."""
@@ -42,13 +43,6 @@ class Counters:
     """Batches since the last update, applied or left out."""
     skipped_in_row: int = 0
     """Updates left out since the last one that was applied."""
-
-
-def member(module: Any, path: str) -> Any:
-    """Follows a dotted name; inside a graph this gives the graph's own view of the tensor."""
-    for part in path.split("."):
-        module = getattr(module, part)
-    return module
 
 
 def parameter_groups(network: Any) -> dict[str, int]:

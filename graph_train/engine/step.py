@@ -16,24 +16,28 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from kernels.ops.statistics.function import average_statistics
 
 from graph_train.engine.schedule import StepSettings, ema_decay
-from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState, member
+from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState
 from graph_train.ranks.placement import Placement
+from kernels.framework.activation_type import ActivationType
 from kernels.framework.global_rows import here, kept_by_images
 from kernels.framework.graph_memory import compile_graph
-from kernels.framework.in_place import subtract
 from kernels.ops.update.function import hyper_vector, update_parameters
 from kernels.runtime import Tensor, flow
+from models.layers import member, plain
 
-PIXEL_SCALE = 255.0
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-8
 NO_UPDATE = (math.nan, 0.0)
 """What `update_parameters` returns for a batch that only accumulates."""
 
+SHARE = 1
+"""Where the share of the new running statistics stands in the `extra` vector of a step; the loss scale comes first."""
+
 Values = npt.NDArray[np.float64]
-"""What a step reports: total, box, objectness and class loss, gradient norm, 1 if the weights were updated."""
+"""What a step reports: gradient norm, 1 if the weights were updated, total, box, objectness and class loss."""
 
 
 @dataclass(frozen=True)
@@ -81,23 +85,19 @@ class _Backward(flow.nn.Module):
         self._placement = placement
 
     def _backward(self, images: Tensor, labels: Tensor, extra: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Losses (4,), gradients of the trained parameters, running statistics before the step."""
+        """Losses (4 + n,), gradients of the trained parameters, running statistics before the step."""
         state = self.state
         before = self._average_statistics(extra)
-        maps = [kept_by_images(level) for level in state.network(images.to(flow.float32) / PIXEL_SCALE)]
-        parts = self.criterion(maps, labels)
-        gradients = _gradients(parts.total * extra[0], [member(state.network, name) for name in state.trained])
-        losses = flow.stack([parts.total, parts.box, parts.objectness, parts.classes], dim=0)
-        return losses.detach(), gradients, before
+        maps = [kept_by_images(level) for level in state.network.raw_maps(images)]
+        parts = self.criterion(maps, labels, extra)
+        gradients = _gradients(parts.total, [member(state.network, name) for name in state.trained])
+        return parts.values.detach(), gradients, before
 
     def _average_statistics(self, extra: Tensor) -> Tensor:
         """EMA of BatchNorm's running statistics as the previous step left them; returns those, flat."""
         state = self.state
-        current = flow.cat([member(state.network, name) for name in state.statistics], dim=0)
-        # Not by a product with 0 where nothing is pending: an infinity that is there for now would stay for good.
-        due = flow.where(extra[1:2] > 0, current, state.averaged_statistics)
-        subtract(state.averaged_statistics, (state.averaged_statistics - due) * extra[1:2])
-        return current
+        current = [plain(member(state.network, name)) for name in state.statistics]
+        return average_statistics(current, plain(state.averaged_statistics), extra, SHARE)
 
 
 class StepModule(_Backward):
@@ -113,12 +113,13 @@ class StepModule(_Backward):
             extra: (2,) float32: loss scale times loss factor; share of the new running statistics in the pending EMA
                 update.
         Returns:
-            (6,) float32: total loss, box, objectness, classes, gradient norm, 1 if the weights were updated. Then all
-            running statistics before the step, flat: they come back if the update is left out.
+            (6 + n,) float32: gradient norm, 1 if the weights were updated; total loss, box, objectness, classes and
+            more of `LossParts.values`. Then all running statistics before the step, flat: they come back if the update
+            is left out.
         """
         losses, gradients, before = self._backward(images, labels, extra)
         outcome = _apply(self.state, self._placement.summed(gradients), hyper)
-        return flow.cat([losses, outcome], dim=0), before
+        return flow.cat([outcome, losses], dim=0), before
 
 
 class BackwardModule(_Backward):
@@ -128,7 +129,7 @@ class BackwardModule(_Backward):
         """Does it; arguments as in `StepModule.forward`.
 
         Returns:
-            (4,) float32: the losses; the running statistics before the step; `Placement.summands` of the gradients.
+            (4 + n,) float32: the losses; the running statistics before the step; `Placement.summands` of the gradients.
         """
         losses, gradients, before = self._backward(images, labels, extra)
         return losses, before, self._placement.summands(gradients)
@@ -165,11 +166,10 @@ def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
 class _StepGraph(flow.nn.Graph):
     """The whole step or a part of it, captured."""
 
-    def __init__(self, module: Any, *, amp: bool, differentiates: bool = True) -> None:
+    def __init__(self, module: Any, *, differentiates: bool = True) -> None:
         super().__init__()
         self.step = module
         self.config._train(differentiates)
-        self.config.enable_amp(amp)
 
     def build(self, *inputs: Tensor) -> Any:
         return self.step(*inputs)
@@ -192,7 +192,6 @@ class _Step:
         criterion: Any,
         *,
         weight_decays: tuple[float, float, float],
-        amp: bool = False,
         loss_factor: float = 1.0,
         placement: Placement = Placement("cpu"),  # noqa: B008 - a frozen value
         accumulates: bool = False,
@@ -203,8 +202,8 @@ class _Step:
         """
         self.state, self.criterion = state, criterion
         self._weight_decays = weight_decays
-        self.amp = amp
         self._loss_factor = loss_factor
+        self._scales_loss = state.network.activation_type is ActivationType.FLOAT16
         self._in_parts = accumulates and placement.distributed
         self._module = (BackwardModule if self._in_parts else StepModule)(state, criterion, placement)
         self._update_module = UpdateModule(state, placement)
@@ -219,15 +218,15 @@ class _Step:
             values, statistics = self._two_parts(images, labels, hyper, extra, update=settings.update)
         else:
             values, statistics = self._whole(images, labels, hyper, extra)
-        total, box, objectness, classes, norm = (float(value) for value in values[:5])
-        updated = bool(values[5] > 0.5)
+        norm, _, total, box, objectness, classes = (float(value) for value in values[:6])
+        updated = bool(values[1] > 0.5)
         result = StepResult(total, box, objectness, classes, norm, updated, skipped=settings.update and not updated)
         if not counters.accumulated:
             self.state.remember_statistics(statistics)
         if result.skipped:
             self.state.restore_statistics()
         self.state.network.count_batch()
-        self.state.counters = _advance(counters, settings, result, decay, scaled=self.amp)
+        self.state.counters = _advance(counters, settings, result, decay, scaled=self._scales_loss)
         return result
 
     def _whole(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Values, Tensor]:
@@ -245,7 +244,7 @@ class _Step:
         else:
             self.state.keep_own_gradients(here(summands))
             outcome = np.array(NO_UPDATE, np.float32)
-        return np.concatenate([self.placement.host(losses), outcome]).astype(np.float64), statistics
+        return np.concatenate([outcome, self.placement.host(losses)]).astype(np.float64), statistics
 
     def _scalars(self, settings: StepSettings, counters: Counters, decay: float) -> tuple[Tensor, Tensor]:
         hyper = hyper_vector(
@@ -277,9 +276,6 @@ class EagerStep(_Step):
 
     def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
         self.state.network.train()
-        if self.amp:
-            with flow.autocast("cuda"):
-                return self._module(images, labels, *scalars)
         return self._module(images, labels, *scalars)
 
     def _update(self, summands: Tensor, hyper: Tensor) -> Tensor:
@@ -295,7 +291,6 @@ class GraphStep(_Step):
         criterion: Any,
         *,
         weight_decays: tuple[float, float, float],
-        amp: bool = False,
         loss_factor: float = 1.0,
         placement: Placement = Placement("cpu"),  # noqa: B008 - a frozen value
         accumulates: bool = False,
@@ -305,7 +300,6 @@ class GraphStep(_Step):
             state,
             criterion,
             weight_decays=weight_decays,
-            amp=amp,
             loss_factor=loss_factor,
             placement=placement,
             accumulates=accumulates,
@@ -331,7 +325,7 @@ class GraphStep(_Step):
 
     def _update(self, summands: Tensor, hyper: Tensor) -> Tensor:
         if self._update_graph is None:
-            self._update_graph = _StepGraph(self._update_module, amp=False, differentiates=False)
+            self._update_graph = _StepGraph(self._update_module, differentiates=False)
             self._compile_timed(self._update_graph, (tuple(summands.shape), ()), summands, hyper)
         return self._update_graph(summands, hyper)
 
@@ -346,7 +340,7 @@ class GraphStep(_Step):
 
     def _compile(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> _StepGraph:
         self.state.network.train()
-        graph = _StepGraph(self._module, amp=self.amp)
+        graph = _StepGraph(self._module)
         key = (tuple(images.shape), tuple(labels.shape))
         self._compile_timed(graph, key, images, labels, *scalars)
         self._graphs[key] = graph

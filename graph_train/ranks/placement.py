@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from kernels.ops.statistics.function import flatten_tensors
 
 from kernels.framework.global_rows import here
-from kernels.ops.update.function import flattened
 from kernels.runtime import Tensor, flow
 
 
@@ -92,7 +92,7 @@ class Placement:
 
     def summands(self, gradients: Sequence[Tensor]) -> Tensor:
         """(n,): gradients, one after the other, of which each rank holds its summand; nothing is sent."""
-        flat = flattened(gradients)
+        flat = flatten_tensors(gradients)
         # Also a gradient which every rank already knows counts once: it is rank 0's, and zeros on the others.
         return flat.to_global(placement=self._all, sbp=flow.sbp.partial_sum)
 

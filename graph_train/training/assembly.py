@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.detection.inference import Inference
+from graph_train.engine.precision import agreeing_type, compute_device
 from graph_train.engine.schedule import Schedule, check_image_size
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
 from graph_train.engine.step import Compilation, EagerStep, GraphStep, TrainStep
@@ -17,7 +18,8 @@ from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions
 from graph_train.training.autoanchor import AnchorRandom, check_anchors
 from graph_train.training.setup import Setup, load_data, run_device
-from kernels.plugin import load_plugin, set_cpu_bf16
+from kernels.framework.activation_type import ActivationType
+from kernels.plugin import load_plugin
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
 from models.network import DetectionModel
@@ -27,8 +29,6 @@ from models.weights import load_weights, transfer
 from pipelines.train import TrainPipeline
 from pipelines.val import ValPipeline
 
-IN_BFLOAT16 = "activations in bfloat16; sums, statistics, loss and weights in float32"
-"""What the log says where `--amp` changes something on a CPU."""
 LOG = logging.getLogger("graph_train")
 VAL_BATCH_FACTOR = 2
 """As YOLOv5 validates while training: twice the batch."""
@@ -83,7 +83,7 @@ def assemble(
     spec = _model_spec(options, hyp, len(data.class_names), config, resumed=saved is not None)
     setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, spec.grid_px))
     # After everything that may refuse the settings, as the first run compiles for a minute.
-    _load_kernels(options, device)
+    activation_type = _load_kernels(options, device)
     network = DetectionModel(spec, seed=options.optim.seed)
     network.names = list(data.class_names)
     if saved is not None:
@@ -96,26 +96,28 @@ def assemble(
         network.set_anchors_px(np.ones_like(anchors_px(network)))
     elif saved is None:
         _settle_anchors(network, setup)
+    network.compute_in(agreeing_type(network, activation_type, device))
     return _with_step(setup, network)
 
 
-def _load_kernels(options: TrainOptions, device: str) -> None:
-    """Loads the plugin, and tells its CPU convolutions about `--amp`.
+def _load_kernels(options: TrainOptions, device: str) -> ActivationType:
+    """Load the plugin and say what computes where; return the data type of the run's activations.
 
     Raises:
-        ValueError: `--amp` on a CPU without the plugin.
+        ValueError: a GPU that cannot run, or mixed precision that this machine does not have.
     """
     started = load_plugin(options.engine.kernels)  # type: ignore[arg-type]
-    LOG.info("Kernels: %s", "plugin" if started.loaded else f"OneFlow's own ({started.reason})")
-    wanted = device == "cpu" and bool(options.engine.amp)
-    if wanted and not started.loaded:
-        raise ValueError(f"--amp: OneFlow's own CPU kernels compute in float32 only, and the kernel plugin is not "
-                         f"loaded ({started.reason}); leave --amp out")  # fmt: skip
-    rounds = started.loaded and set_cpu_bf16(enabled=wanted)
-    if wanted:
-        LOG.info("Mixed precision: %s", IN_BFLOAT16 if rounds else "no faster on this processor, float32 it is")
+    machine = compute_device(device, plugin=started.loaded)
+    machine.check()
+    chosen = machine.activation_type(options.engine.amp)
+    LOG.info("%s", machine.summary(chosen, started.reason))
+    if options.engine.amp and chosen is ActivationType.FLOAT32:
+        LOG.info("--amp: bfloat16 is no faster than float32 on this processor, which computes in float32")
+    if options.engine.bbox_iou_optim and not started.loaded:
+        LOG.info("--bbox-iou-optim: has no effect without the kernel plugin")
     if options.optim.sync_bn and team.current().info.alone:
         LOG.info("--sync-bn: one process sees the whole batch, its BatchNorm statistics are those of all ranks already")
+    return chosen
 
 
 def _image_px(asked: int, stride: int) -> int:
@@ -192,7 +194,7 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
             f"--freeze {' '.join(map(str, options.model.freeze))}: the network has {len(network.model)} layers, "
             f"0 to {len(network.model) - 1}"
         )
-    average = DetectionModel(network.spec, seed=None)
+    average = DetectionModel(network.spec, seed=None).compute_in(network.activation_type)
     average.names = list(data.class_names)
     placement = setup.placement
     network.synchronise_statistics(options.optim.sync_bn)
@@ -237,12 +239,10 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
 
 
 def _step(setup: Setup, state: TrainingState, criterion: DetectionLoss, schedule: Schedule) -> TrainStep:
-    scaled = setup.amp and setup.dali_device == "cuda"
-    if scaled:
+    if state.network.activation_type is ActivationType.FLOAT16:
         state.counters = Counters(loss_scale=LOSS_SCALE_START)
     settings: dict[str, Any] = {
         "weight_decays": schedule.weight_decays,
-        "amp": scaled,
         "loss_factor": QUAD_LOSS_FACTOR if setup.options.data.quad else 1.0,
         "placement": setup.placement,
         "accumulates": schedule.accumulates,

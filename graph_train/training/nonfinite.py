@@ -1,9 +1,9 @@
 """Numbers that are not finite: what they cost, where they come from, and when a run must end over them.
 
-The step itself leaves out an update whose gradient is not finite (`kernels.ops.update.function`). Here it is counted and explained.
+The step itself leaves out an update whose gradient is not finite (`kernels.ops.update.function`). Here it is counted
+and explained.
 """
 
-import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from graph_train.engine.step import PIXEL_SCALE, StepResult
+from graph_train.engine.step import StepResult
 from graph_train.host.failures import DivergedError
 from kernels.framework.global_rows import kept_by_images
 from kernels.host.files import replacing
-from kernels.runtime import Tensor, flow
+from kernels.runtime import Tensor
 from models.safetensors_file import write_safetensors
 
 LOG = logging.getLogger("graph_train")
@@ -111,7 +111,6 @@ def first_bad_tensor(
     labels: np.ndarray,
     place: Callable[[np.ndarray], Tensor],
     *,
-    amp: bool = False,
     loss_scale: float = 1.0,
 ) -> str:
     """Names the first tensor with a NaN or an infinity: weights, outputs of the layers, losses, then gradients.
@@ -124,21 +123,16 @@ def first_bad_tensor(
         images: (B, 3, H, W) uint8, the rows of this rank.
         labels: (B, T, 5), the rows of this rank.
         place: makes a batch out of the rows of all ranks, where the network is: `Placement.images` with the total.
-        amp: in the types of CUDA's automatic mixed precision, as the step computes with it.
         loss_scale: what the step multiplies the loss by.
     """
-    with flow.autocast("cuda") if amp else contextlib.nullcontext():
-        return _first_bad(network, criterion, place(images), place(labels), loss_scale)
-
-
-def _first_bad(network: Any, criterion: Any, images: Tensor, labels: Tensor, loss_scale: float) -> str:
+    images, labels = place(images), place(labels)
     for name, value in network.state_dict().items():
         if found := _count(value):
             return f"weight {name} has {found}"
     network.train()
     seen: list[str] = []
     _watch(network, seen)
-    maps = [kept_by_images(level) for level in network(images.to(flow.float32) / PIXEL_SCALE)]
+    maps = [kept_by_images(level) for level in network.raw_maps(images)]
     if seen:
         return f"the output of {seen[0]}"
     parts = criterion(maps, labels)

@@ -141,8 +141,3 @@ class Setup:
     def threads(self) -> int:
         """DALI's threads: as asked for, but no more than there are cores."""
         return max(1, min(self.options.data.workers, os.cpu_count() or 1))
-
-    @property
-    def amp(self) -> bool:
-        """Whether the step computes in mixed precision."""
-        return self.dali_device == "cuda" if self.options.engine.amp is None else self.options.engine.amp

@@ -241,7 +241,6 @@ class Trainer:
             suspect.images,
             suspect.labels,
             partial(step.placement.images, total=total),
-            amp=step.amp,
             loss_scale=suspect.facts["loss_scale"],
         )
 

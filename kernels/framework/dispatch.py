@@ -49,10 +49,9 @@ def call_many(
         ValueError: the plugin is not loaded.
     """
     inputs, outputs = (flow._oneflow_internal.TensorTuple(given) for given in (list(tensors), []))
-    error = _dispatcher()(
-        *(_cpp_object(given) for given in (op, inputs, outputs)),
-        (ctypes.c_int64 * len(integers))(*integers), len(integers), (ctypes.c_float * len(floats))(*floats), len(floats),
-    )  # fmt: skip
+    objects = (_cpp_object(given) for given in (op, inputs, outputs))
+    numbers = (ctypes.c_int64 * len(integers))(*integers), len(integers)
+    error = _dispatcher()(*objects, *numbers, (ctypes.c_float * len(floats))(*floats), len(floats))
     if error is not None:
         raise RuntimeError(f"{op.op_type_name}: {error.decode(errors='replace')}")
     return list(outputs)

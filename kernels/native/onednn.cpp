@@ -8,10 +8,6 @@ namespace graph_train {
 
 namespace {
 
-enum class Bf16 : int { kNever, kWhereFaster, kAlways };
-
-std::atomic<Bf16> bf16_mode{Bf16::kNever};
-
 bool has_isa(dnnl::cpu_isa wanted) {
   const auto bits = static_cast<unsigned>(wanted);
   return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & bits) == bits;
@@ -48,15 +44,6 @@ dnnl::stream& dnnl_stream() {
 std::mutex& dnnl_mutex() {
   static auto* mutex = new std::mutex;
   return *mutex;
-}
-
-bool bf16_allowed() {
-  const Bf16 wanted = bf16_mode.load(std::memory_order_relaxed);
-  if (wanted == Bf16::kWhereFaster) {
-    static const bool faster = bf16_is_faster();
-    return faster;
-  }
-  return wanted == Bf16::kAlways;
 }
 
 dnnl::primitive_attr primitive_attributes() {
@@ -100,10 +87,6 @@ void Argument::finish(const dnnl::memory& inner, void* data) const {
   conversion_.execute(dnnl_stream(), {{DNNL_ARG_FROM, inner}, {DNNL_ARG_TO, outer}});
 }
 
-// 0: never, 1: where it is faster, 2: always. Returns 1 if convolutions round their factors from now on.
-extern "C" GT_EXPORT int graph_train_set_bf16(int mode) {
-  bf16_mode.store(static_cast<Bf16>(mode));
-  return bf16_allowed();
-}
+extern "C" GT_EXPORT int graph_train_bfloat16_is_faster() { return bf16_is_faster(); }
 
 }  // namespace graph_train

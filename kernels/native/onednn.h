@@ -17,10 +17,6 @@ dnnl::stream& dnnl_stream();
 // the same cores would only slow one another down.
 std::mutex& dnnl_mutex();
 
-// True when float convolutions round their factors to bfloat16: --amp asks for it through graph_train_set_bf16, and it is
-// faster on this CPU.
-bool bf16_allowed();
-
 // Attributes of every primitive: scratch memory comes from us.
 dnnl::primitive_attr primitive_attributes();
 

@@ -1,8 +1,8 @@
 """From plans to pixels: all of it in DALI, or decoding in DALI and drawing by a kernel of the plugin.
 
 On a GPU, and for views that are turned, sheared or bent, DALI's graph (`pipelines.pixels.canvas_graph`) draws. On a CPU
-its resize and warp take most of the time of upright views, so the plugin's `kernels.ops.drawing.function` draws these, with the same
-filters, several pictures at a time; without the plugin DALI draws them as well.
+its resize and warp take most of the time of upright views, so the plugin's `kernels.ops.drawing.function` draws these,
+with the same filters, several pictures at a time; without the plugin DALI draws them as well.
 """
 
 from collections import deque

@@ -1,4 +1,4 @@
-"""Parity of `kernels.ops.bbox_iou.function`: the four overlaps of matched pairs, the CIoU gradient, and the IoU of all pairs."""
+"""Parity of `kernels.ops.bbox_iou.function`: overlaps of matched pairs, the CIoU gradient, the IoU of all pairs."""
 
 from pathlib import Path
 from typing import Any, get_args

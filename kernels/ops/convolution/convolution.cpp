@@ -45,10 +45,9 @@ Layouts outer_layouts(const ConvolutionShape& s) {
 }
 
 // Layouts to ask oneDNN for: its own choice for weights and for channels-first activations, which it cannot use as they
-// are; channels-last activations are used in place. In bf16 mode the factors become bfloat16 on the way.
+// are; channels-last activations are used in place. Beside bfloat16 activations weights become bfloat16 on the way.
 Layouts wanted_layouts(ConvolutionPass pass, const ConvolutionShape& s, const Layouts& outer) {
-  const bool rounds = s.bfloat16_activations || bf16_allowed();
-  const auto factor = rounds ? memory::data_type::bf16 : memory::data_type::f32;
+  const auto factor = s.bfloat16_activations ? memory::data_type::bf16 : memory::data_type::f32;
   const auto type_of = [&](const memory::desc& like, ConvolutionPass result) {
     return pass == result ? like.get_data_type() : factor;
   };
@@ -125,15 +124,14 @@ std::unique_ptr<Convolution> make_convolution(ConvolutionPass pass, const Convol
   return made;
 }
 
-using Key = std::array<int64_t, sizeof(ConvolutionShape) / sizeof(int64_t) + 2>;
+using Key = std::array<int64_t, sizeof(ConvolutionShape) / sizeof(int64_t) + 1>;
 
 Key key_of(ConvolutionPass pass, const ConvolutionShape& s) {
   static_assert(sizeof(ConvolutionShape) % sizeof(int64_t) == 0, "all members are int64_t");
   Key key;
   const auto* sizes = reinterpret_cast<const int64_t*>(&s);
-  std::copy(sizes, sizes + key.size() - 2, key.begin());
-  key[key.size() - 2] = static_cast<int64_t>(pass);
-  key[key.size() - 1] = bf16_allowed();
+  std::copy(sizes, sizes + key.size() - 1, key.begin());
+  key[key.size() - 1] = static_cast<int64_t>(pass);
   return key;
 }
 
@@ -151,7 +149,7 @@ void convolve(ConvolutionPass pass, const ConvolutionShape& shape, void* x, floa
     if (pass == ConvolutionPass::kFilterGradient) std::fill_n(weights, weight_count(shape), 0.0f);
     return;
   }
-  if (is_pointwise(pass, shape) && !shape.bfloat16_activations && !bf16_allowed()) {
+  if (is_pointwise(pass, shape) && !shape.bfloat16_activations) {
     return convolve_pointwise(pass, shape, static_cast<float*>(x), weights, static_cast<float*>(y));
   }
   const std::lock_guard<std::mutex> lock(dnnl_mutex());
