@@ -13,6 +13,7 @@ from graph_train.ranks.placement import Placement
 from kernels.framework.global_rows import kept_by_images
 from kernels.framework.graph_memory import compile_graph
 from kernels.runtime import Tensor, flow
+from models.layout import PIXEL_SCALE
 from models.padded_labels import label_capacity, pad_labels
 
 
@@ -30,7 +31,8 @@ class _Predictor(flow.nn.Module):
         self.network, self.criterion = network, criterion
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        maps = self.network.raw_maps(images)
+        # Views of test-time augmentation are float32, in [0, 255] as well.
+        maps = self.network.raw_maps(images if images.dtype == flow.uint8 else images / PIXEL_SCALE)
         decoded = kept_by_images(self.network.decode(maps))
         return (decoded,) if self.criterion is None else (decoded, self.criterion(maps, labels).values)
 
