@@ -10,7 +10,7 @@ _SHARED = Path(os.environ.get("GRAPH_TRAIN_SHARED", Path(__file__).resolve().par
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kernels", choices=("auto", "off", "require"), default="auto", help="our kernel plugin")
+    parser.addoption("--kernels", choices=("auto", "off", "require", "emulated-cuda"), default="auto", help="our kernel plugin")
 
 
 def pytest_configure(config: pytest.Config) -> None:
