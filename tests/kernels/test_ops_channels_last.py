@@ -85,42 +85,6 @@ def _assert_close(own: np.ndarray, exact: np.ndarray, bound: float = FLOAT32_BOU
     np.testing.assert_allclose(own, exact, rtol=0, atol=bound * max(1.0, np.abs(exact).max()))
 
 
-@pytest.mark.parametrize(
-    ("channels", "kernel", "geometry"),
-    [
-        ((3, 16), (6, 6), ConvolutionGeometry((2, 2), (2, 2))),
-        ((16, 32), (3, 3), ConvolutionGeometry((1, 1), (1, 1))),
-        ((5, 7), (1, 3), ConvolutionGeometry((2, 1), (0, 1))),
-        ((8, 12), (3, 3), ConvolutionGeometry((1, 1), (2, 2), (2, 2), 4)),
-        ((6, 6), (3, 3), ConvolutionGeometry((1, 1), (1, 1), (1, 1), 6)),
-        ((16, 24), (1, 1), ConvolutionGeometry()),
-    ],
-)
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_convolution(
-    channels: tuple[int, int], kernel: tuple[int, int], geometry: ConvolutionGeometry, bfloat16: bool
-) -> None:
-    def reference(x: Tensor, weight: Tensor) -> Tensor:
-        return flow.nn.functional.conv2d(
-            x, weight, None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups
-        )
-
-    shapes = [(2, channels[0], 12, 10), (channels[1], channels[0] // geometry.groups, *kernel)]
-    assert_equal(lambda x, w: channels_last.convolution(x, w, geometry), reference, shapes, bfloat16=bfloat16)
-
-
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_pointwise_convolution_of_many_pixels(bfloat16: bool) -> None:
-    """The gradient of the filter is then summed by several threads."""
-    shapes = [(3, 20, 40, 44), (9, 20, 1, 1)]
-    assert_equal(
-        lambda x, w: channels_last.convolution(x, w, ConvolutionGeometry()),
-        lambda x, w: flow.nn.functional.conv2d(x, w, None, 1, 0),
-        shapes,
-        bfloat16=bfloat16,
-    )
-
-
 @pytest.mark.parametrize("channels", [16, 48, 5, 21])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("silu", [True, False])
@@ -176,15 +140,6 @@ def test_max_pool_gives_ties_the_gradient_once() -> None:
 
 def _no_images(*axes: int) -> Tensor:
     return flow.zeros(0, *axes, requires_grad=True)
-
-
-def test_convolution_of_no_images() -> None:
-    x, weight = _no_images(8, 6, 3), leaf(np.ones((4, 3, 1, 1), np.float32))
-    y = channels_last.convolution(x, weight, ConvolutionGeometry())
-    assert tuple(y.shape) == (0, 8, 6, 4)
-    y.sum().backward()
-    assert tuple(x.grad.shape) == (0, 8, 6, 3)
-    assert not weight.grad.numpy().any()
 
 
 @pytest.mark.parametrize("silu", [True, False])

@@ -3,11 +3,13 @@
 #ifndef GRAPH_TRAIN_KERNELS_CUDA_EMULATED_DEVICE_H_
 #define GRAPH_TRAIN_KERNELS_CUDA_EMULATED_DEVICE_H_
 
+#include "native/cuda/cudnn.h"
 #include "native/cuda/driver.h"
 
 namespace graph_train::cuda {
 
 const Driver& emulated_driver();
+const cudnn::Library& emulated_cudnn();
 
 }  // namespace graph_train::cuda
 

@@ -7,18 +7,8 @@
 #include <set>
 #include <sstream>
 
+#include "native/cuda/oneflow_stream.h"
 #include "oneflow/core/ep/include/device.h"
-
-#ifndef GT_EMULATED_CUDA
-struct CUstream_st;
-namespace oneflow::ep {
-// Only what is called; the wheel's header of this class needs CUDA's headers.
-class CudaStream {
- public:
-  CUstream_st* cuda_stream() const;
-};
-}  // namespace oneflow::ep
-#endif
 
 namespace graph_train::cuda {
 
@@ -125,6 +115,11 @@ Queue queue_of(user_op::KernelComputeContext* ctx) {
 #endif
 }
 
+void make_current(int device) {
+  const std::lock_guard<std::mutex> lock(mutex());
+  enter(device);
+}
+
 void launch_raw(const Queue& queue, const std::string& name, Size grid, unsigned int threads, const void* args) {
   Function function;
   {
@@ -170,6 +165,27 @@ unsigned int* grid_counters(const Queue& queue) {
     GT_CUDA_CHECK(memory_set(memory, 0, 2 * sizeof(unsigned int), queue.stream));
   }
   return reinterpret_cast<unsigned int*>(memory);
+}
+
+void* workspace(const Queue& queue, size_t bytes) {
+  struct Block {
+    Pointer memory = 0;
+    size_t bytes = 0;
+  };
+  static auto* of_streams = new std::map<std::pair<int, Stream>, Block>;
+  const std::lock_guard<std::mutex> lock(mutex());
+  Block& block = (*of_streams)[{queue.device, queue.stream}];
+  if (block.bytes < bytes) {
+    enter(queue.device);
+    if (block.memory != 0) {
+      GT_CUDA_CHECK(stream_synchronize(queue.stream));  // what was launched may still use it
+      GT_CUDA_CHECK(memory_free(block.memory));
+    }
+    block = {};
+    GT_CUDA_CHECK(memory_allocate(&block.memory, bytes));
+    block.bytes = bytes;
+  }
+  return reinterpret_cast<void*>(block.memory);
 }
 
 const void* device_table_raw(const Queue& queue, const void* table, size_t bytes) {

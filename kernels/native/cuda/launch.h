@@ -25,6 +25,9 @@ struct Queue {
 };
 Queue queue_of(user_op::KernelComputeContext* ctx);
 
+// For libraries that work on the device that is current in this thread.
+void make_current(int device);
+
 struct Size {
   unsigned int x = 1, y = 1, z = 1;
 };
@@ -58,6 +61,10 @@ template<typename T>
 const T* device_table(const Queue& queue, const std::vector<T>& table) {
   return static_cast<const T*>(device_table_raw(queue, table.data(), table.size() * sizeof(T)));
 }
+
+// Memory for the one that runs next on this stream, as cuDNN wants it; its content is undefined. One block a stream, which
+// grows to the largest request: only then is the stream waited for.
+void* workspace(const Queue& queue, size_t bytes);
 
 void set_zero(const Queue& queue, void* memory, size_t bytes);
 

@@ -54,9 +54,23 @@ class FilterGradientKernel final : public user_op::OpKernel {
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-GT_CPU_ACTIVATION_KERNEL("graph_train_convolution", ConvolutionKernel, GT_IS_FLOAT("weight"));
-GT_CPU_ACTIVATION_KERNEL("graph_train_convolution_data_grad", DataGradientKernel, GT_IS_FLOAT("weight"));
-GT_CPU_ACTIVATION_KERNEL("graph_train_convolution_filter_grad", FilterGradientKernel, GT_IS_FLOAT("weight"));
+// On the emulated device packed weights are the CUDA kernels': OneFlow keeps a kernel that once fitted an op, whatever
+// the priority of another.
+auto is_for_cpu() {
+  return oneflow::hob::make_custom("weights for the CPU", [](const user_op::KernelRegContext& ctx) {
+#ifdef GT_EMULATED_CUDA
+    return integers_of(&ctx).at(kPacked) == 0;
+#else
+    return true;
+#endif
+  });
+}
+
+GT_CPU_ACTIVATION_KERNEL("graph_train_convolution", ConvolutionKernel, GT_IS_FLOAT("weight") && is_for_cpu());
+GT_CPU_ACTIVATION_KERNEL("graph_train_convolution_data_grad", DataGradientKernel,
+                         GT_IS_FLOAT("weight") && is_for_cpu());
+GT_CPU_ACTIVATION_KERNEL("graph_train_convolution_filter_grad", FilterGradientKernel,
+                         GT_IS_FLOAT("weight") && is_for_cpu());
 
 }  // namespace
 

@@ -1,9 +1,8 @@
-"""Convolution and its gradients: one case by hand, NumPy float64 over a grid of sizes, graph = eager, equal bits."""
+"""OneFlow's convolution: one case by hand, NumPy float64 over a grid of sizes, graph = eager, equal bits."""
 
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ import pytest
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from tests.bfloat16 import computing_in_bfloat16
+from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays
 
-_Array = npt.NDArray[np.float64]
 _FLOAT32_BOUND = 2e-6
 """Of the sum of the products' absolute values: some 16 roundings of float32, sums being taken in blocks."""
 _BF16_BOUND = 2**-7
@@ -26,97 +25,12 @@ def _plugin() -> None:
     assert load_plugin("require").loaded
 
 
-@dataclass(frozen=True)
-class Case:
-    batch: int
-    channels: tuple[int, int]
-    size: tuple[int, int]
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-
-    def weight_shape(self) -> tuple[int, ...]:
-        return (self.channels[1], self.channels[0] // self.groups, *self.kernel)
-
-    def output_size(self) -> tuple[int, int]:
-        spans = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
-        height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in spans)
-        return height, width
-
-
-CASES = {
-    "1x1": Case(2, (24, 40), (10, 10), (1, 1)),
-    "1x1, odd sizes": Case(3, (19, 7), (5, 3), (1, 1)),
-    "1x1, one pixel": Case(1, (64, 32), (1, 1), (1, 1)),
-    "1x1, batch 1": Case(1, (128, 255), (20, 20), (1, 1)),
-    "1x1, many pixels": Case(2, (32, 16), (80, 80), (1, 1)),
-    "1x1, stride 2": Case(2, (16, 8), (9, 12), (1, 1), (2, 2)),
-    "1x1, padding": Case(2, (16, 8), (5, 5), (1, 1), (1, 1), (1, 1)),
-    "1x1, groups": Case(2, (12, 18), (6, 7), (1, 1), groups=3),
-    "3x3": Case(2, (32, 32), (14, 13), (3, 3), padding=(1, 1)),
-    "3x3, stride 2": Case(2, (32, 64), (15, 16), (3, 3), (2, 2), (1, 1)),
-    "3x3, rest at the edge": Case(2, (16, 32), (12, 12), (3, 3), (2, 2)),
-    "3x3, odd channels": Case(1, (5, 11), (7, 8), (3, 3), padding=(1, 1)),
-    "3x3, depthwise": Case(2, (32, 32), (9, 9), (3, 3), padding=(1, 1), groups=32),
-    "3x3, groups": Case(3, (12, 24), (9, 9), (3, 3), (2, 1), (1, 0), groups=4),
-    "3x3, dilation": Case(2, (16, 16), (17, 15), (3, 3), padding=(4, 2), dilation=(4, 2)),
-    "first layer": Case(2, (3, 16), (64, 96), (6, 6), (2, 2), (2, 2)),
-    "1x3": Case(2, (8, 16), (9, 7), (1, 3), padding=(0, 1)),
-    "5x5, stride 3": Case(1, (8, 8), (23, 19), (5, 5), (3, 2), (2, 1)),
-    "whole picture": Case(2, (8, 16), (4, 4), (4, 4)),
-    "padding beyond the kernel": Case(1, (4, 4), (3, 3), (2, 2), padding=(2, 2)),
-}
-
-
-def _rows(case: Case, array: _Array, kernel_row: int, kernel_column: int) -> _Array:
-    """View of the padded input (N, G, C, H', W'): what one tap of the kernel meets, (N, G, C, OH, OW)."""
-    height, width = case.output_size()
-    top, left = kernel_row * case.dilation[0], kernel_column * case.dilation[1]
-    bottom, right = top + case.stride[0] * (height - 1) + 1, left + case.stride[1] * (width - 1) + 1
-    return array[..., top : bottom : case.stride[0], left : right : case.stride[1]]
-
-
-def _direct(case: Case, x: _Array, weight: _Array, dy: _Array) -> tuple[_Array, _Array, _Array]:
-    """Output, gradient of the input, gradient of the weights, by the definition."""
-    (batch, groups), (pad_rows, pad_columns) = (case.batch, case.groups), case.padding
-    height, width = case.output_size()
-    padded = np.pad(x, ((0, 0), (0, 0), (pad_rows, pad_rows), (pad_columns, pad_columns)))
-    padded = padded.reshape(batch, groups, -1, *padded.shape[2:])
-    taps = weight.reshape(groups, -1, *weight.shape[1:])
-    dy_groups = dy.reshape(batch, groups, -1, height, width)
-    y, dx, dw = np.zeros_like(dy_groups), np.zeros_like(padded), np.zeros_like(taps)
-    for row in range(case.kernel[0]):
-        for column in range(case.kernel[1]):
-            met = _rows(case, padded, row, column)
-            y += np.einsum("ngchw,goc->ngohw", met, taps[..., row, column], optimize=True)
-            dw[..., row, column] = np.einsum("ngohw,ngchw->goc", dy_groups, met, optimize=True)
-            _rows(case, dx, row, column)[...] += np.einsum(
-                "ngohw,goc->ngchw", dy_groups, taps[..., row, column], optimize=True
-            )
-    inside = dx[..., pad_rows : pad_rows + case.size[0], pad_columns : pad_columns + case.size[1]]
-    return y.reshape(dy.shape), inside.reshape(x.shape), dw.reshape(weight.shape)
-
-
-def _arrays(case: Case, seed: int = 0) -> tuple[_Array, _Array, _Array]:
-    """Input, weights and gradient of the output, exactly representable in float32."""
-    random = np.random.default_rng(seed)
-    shapes = (
-        (case.batch, case.channels[0], *case.size),
-        case.weight_shape(),
-        (case.batch, case.channels[1], *case.output_size()),
-    )
-    x, weight, dy = (random.standard_normal(shape).astype(np.float32).astype(np.float64) for shape in shapes)
-    return x, weight, dy
-
-
 def _convolve(case: Case, x: Tensor, weight: Tensor) -> Tensor:
     settings = {"stride": list(case.stride), "padding": list(case.padding), "dilation": list(case.dilation)}
     return flow._C.conv2d(x, weight, None, groups=case.groups, **settings)
 
 
-def _ours(case: Case, arrays: tuple[_Array, _Array, _Array]) -> list[npt.NDArray[np.float32]]:
+def _ours(case: Case, arrays: tuple[Array, Array, Array]) -> list[npt.NDArray[np.float32]]:
     x, weight, dy = (flow.tensor(array.astype(np.float32)) for array in arrays)
     x.requires_grad_(True)
     weight.requires_grad_(True)
@@ -125,9 +39,9 @@ def _ours(case: Case, arrays: tuple[_Array, _Array, _Array]) -> list[npt.NDArray
     return [y.detach().numpy(), x.grad.numpy(), weight.grad.numpy()]
 
 
-def _assert_within(case: Case, arrays: tuple[_Array, _Array, _Array], bound: float) -> None:
-    got, want = _ours(case, arrays), _direct(case, *arrays)
-    sizes = _direct(case, *(np.abs(array) for array in arrays))
+def _assert_within(case: Case, arrays: tuple[Array, Array, Array], bound: float) -> None:
+    got, want = _ours(case, arrays), direct(case, *arrays)
+    sizes = direct(case, *(np.abs(array) for array in arrays))
     for name, ours, exact, magnitude in zip(("y", "dx", "dw"), got, want, sizes, strict=True):
         assert ours.shape == exact.shape
         assert np.all(np.abs(ours - exact) <= bound * magnitude + 1e-30), name
@@ -152,15 +66,15 @@ def test_two_by_two_kernel_by_hand() -> None:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_equals_the_definition(case: Case) -> None:
-    _assert_within(case, _arrays(case), _FLOAT32_BOUND)
+    _assert_within(case, draw_arrays(case), _FLOAT32_BOUND)
 
 
 @pytest.mark.parametrize("name", ["1x1, batch 1", "3x3, stride 2", "first layer"])
 def test_same_bits_every_time(name: str) -> None:
-    arrays = _arrays(CASES[name])
+    arrays = draw_arrays(CASES[name])
     first = _ours(CASES[name], arrays)
     for other in ("3x3", "1x1, many pixels"):  # what was in the scratch memory before must not matter
-        _ours(CASES[other], _arrays(CASES[other], seed=1))
+        _ours(CASES[other], draw_arrays(CASES[other], seed=1))
         for one, again in zip(first, _ours(CASES[name], arrays), strict=True):
             assert np.array_equal(one, again)
 
@@ -196,7 +110,7 @@ class _GradientGraph(flow.nn.Graph):
 
 @pytest.mark.parametrize("name", ["1x1", "3x3", "3x3, groups", "first layer"])
 def test_graph_gives_the_bits_of_eager(name: str) -> None:
-    case, arrays = CASES[name], _arrays(CASES[name])
+    case, arrays = CASES[name], draw_arrays(CASES[name])
     x, weight, dy = (flow.tensor(array.astype(np.float32)) for array in arrays)
     outputs = _GradientGraph(_Layer(case, weight))(x, dy)
     for compiled, eager in zip(outputs, _ours(case, arrays), strict=True):
@@ -205,14 +119,14 @@ def test_graph_gives_the_bits_of_eager(name: str) -> None:
 
 def test_bias_and_sums_of_gradients() -> None:
     case = CASES["3x3"]
-    x, weight, dy = (flow.tensor(array.astype(np.float32)) for array in _arrays(case))
+    x, weight, dy = (flow.tensor(array.astype(np.float32)) for array in draw_arrays(case))
     layer = flow.nn.Conv2d(32, 32, 3, padding=1)
     with flow.no_grad():
         layer.weight.copy_(weight)
     x.requires_grad_(True)
     # Two uses of the same input.
     (layer(x) + x).backward(dy)
-    y, dx, dw = _ours(case, _arrays(case))
+    y, dx, dw = _ours(case, draw_arrays(case))
     np.testing.assert_allclose(layer(x).detach().numpy(), y + layer.bias.detach().numpy()[:, None, None], atol=1e-5)
     np.testing.assert_allclose(x.grad.numpy(), dx + dy.numpy(), atol=1e-5)
     np.testing.assert_allclose(layer.weight.grad.numpy(), dw, atol=1e-4)
@@ -237,9 +151,9 @@ def test_empty_batch_has_empty_output_and_zero_gradient() -> None:
 
 def test_float64_stays_with_the_stock_kernels() -> None:
     case = CASES["3x3, stride 2"]
-    arrays = _arrays(case)
+    arrays = draw_arrays(case)
     x, weight, _ = (flow.tensor(array) for array in arrays)
-    np.testing.assert_allclose(_convolve(case, x, weight).numpy(), _direct(case, *arrays)[0], rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(_convolve(case, x, weight).numpy(), direct(case, *arrays)[0], rtol=1e-9, atol=1e-10)
 
 
 _STOCK = """
@@ -256,10 +170,10 @@ np.savez(sys.argv[2], y=y.detach().numpy(), dx=x.grad.numpy(), dw=weight.grad.nu
 
 def test_equals_oneflow_without_the_plugin(tmp_path: Path) -> None:
     case = CASES["3x3, stride 2"]
-    arrays = _arrays(case)
+    arrays = draw_arrays(case)
     names = dict(zip(("x", "weight", "dy"), (array.astype(np.float32) for array in arrays), strict=True))
     np.savez(tmp_path / "in.npz", **names)
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     command = [sys.executable, "-c", _STOCK, str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
     subprocess.run(command, check=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
     stock = np.load(tmp_path / "out.npz")
@@ -276,7 +190,7 @@ def _has_bf16() -> bool:
     "name", ["1x1, batch 1", "1x1, many pixels", "3x3", "3x3, stride 2", "3x3, groups", "first layer"]
 )
 def test_bf16_rounds_factors_only_while_switched_on(name: str) -> None:
-    case, arrays = CASES[name], _arrays(CASES[name])
+    case, arrays = CASES[name], draw_arrays(CASES[name])
     before = _ours(case, arrays)
     with computing_in_bfloat16():
         _assert_within(case, arrays, _BF16_BOUND)

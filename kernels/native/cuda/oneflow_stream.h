@@ -1,0 +1,19 @@
+// OneFlow's CUDA stream, declared here: the wheel's header of this class needs CUDA's headers.
+#ifndef GRAPH_TRAIN_KERNELS_CUDA_ONEFLOW_STREAM_H_
+#define GRAPH_TRAIN_KERNELS_CUDA_ONEFLOW_STREAM_H_
+
+struct CUstream_st;
+struct cudnnContext;
+
+namespace oneflow::ep {
+
+// Only what is called; the wheel exports both.
+class CudaStream {
+ public:
+  CUstream_st* cuda_stream() const;
+  cudnnContext* cudnn_handle() const;
+};
+
+}  // namespace oneflow::ep
+
+#endif  // GRAPH_TRAIN_KERNELS_CUDA_ONEFLOW_STREAM_H_

@@ -1,0 +1,181 @@
+"""Our convolution on (B, H, W, C): values and gradients against NumPy float64, weights as YOLOv5's and packed."""
+
+import ctypes
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pytest
+
+from kernels.ops.convolution.function import ConvolutionGeometry, convolution
+from kernels.plugin import load_plugin, plugin_library
+from kernels.runtime import Tensor, flow
+from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays
+
+SUMS = 2e-6
+"""Of the sum of the products' absolute values: some 16 roundings of float32, sums being taken in blocks."""
+ROUNDING = {"float32": 2**-24, "bfloat16": 2**-8, "float16": 2**-11}
+"""Half a unit in the last place, of the result."""
+Results = tuple[Array, Array, Array]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plugin() -> None:
+    assert load_plugin("require").loaded
+
+
+def runs_on_cuda() -> bool:
+    """CUDA's kernels, on the emulated device."""
+    return hasattr(plugin_library(), "graph_train_emulated_order")
+
+
+def skip_unless_supported(dtype: str, packed: bool) -> None:
+    if runs_on_cuda() or dtype == "float32":
+        return
+    if packed or dtype == "float16":
+        pytest.skip("16-bit weights and float16 are for CUDA")
+
+
+def geometry_of(case: Case) -> ConvolutionGeometry:
+    return ConvolutionGeometry(case.stride, case.padding, case.dilation, case.groups)
+
+
+def few_bits(case: Case) -> Results:
+    """Input, weights and gradient of the output: multiples of 1/16 up to 4, which every type holds."""
+    random = np.random.default_rng(0)
+    x, weight, dy = (random.integers(-64, 65, array.shape) / 16 for array in draw_arrays(case))
+    return x, weight, dy
+
+
+def layer_of(case: Case, dtype: str, packed: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """Function of the float32 input (B, H, W, C) and the float32 weights."""
+    kind = getattr(flow, dtype)
+
+    def layer(x: Tensor, weight: Tensor) -> Tensor:
+        y = convolution(x.to(kind), weight.to(kind) if packed else weight, geometry_of(case), packed=packed)
+        assert y.dtype == kind
+        return y.to(flow.float32)
+
+    return layer
+
+
+def leaves(arrays: Results, packed: bool) -> tuple[Tensor, Tensor, Tensor]:
+    x, weight, dy = (array.astype(np.float32) for array in arrays)
+    weight = weight.transpose(0, 2, 3, 1) if packed else weight
+    x, dy = x.transpose(0, 2, 3, 1), dy.transpose(0, 2, 3, 1)
+    made = [flow.tensor(np.ascontiguousarray(array)) for array in (x, weight, dy)]
+    return made[0], made[1], made[2]
+
+
+def channels_first(outputs: list[Array], packed: bool) -> list[Array]:
+    y, dx, dw = outputs
+    return [y.transpose(0, 3, 1, 2), dx.transpose(0, 3, 1, 2), dw.transpose(0, 3, 1, 2) if packed else dw]
+
+
+def eager(case: Case, arrays: Results, dtype: str, packed: bool) -> list[Array]:
+    """Output and gradients of x and of the weights."""
+    x, weight, dy = leaves(arrays, packed)
+    x.requires_grad_(True)
+    weight.requires_grad_(True)
+    y = layer_of(case, dtype, packed)(x, weight)
+    y.backward(dy)
+    return [y.detach().numpy(), x.grad.numpy(), weight.grad.numpy()]
+
+
+@pytest.mark.parametrize(("dtype", "packed"), list(product(ROUNDING, [False, True])))
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_equals_the_definition(case: Case, dtype: str, packed: bool) -> None:
+    skip_unless_supported(dtype, packed)
+    if dtype == "float16" and not packed:
+        pytest.skip("float16 has packed weights")
+    arrays = few_bits(case)
+    got = channels_first(eager(case, arrays, dtype, packed), packed)
+    sizes = direct(case, *(np.abs(array) for array in arrays))
+    # The gradient of weights that are not packed is float32.
+    roundings = [ROUNDING[dtype], ROUNDING[dtype], ROUNDING[dtype if packed else "float32"]]
+    for name, ours, exact, size, rounding in zip(
+        ("y", "dx", "dw"), got, direct(case, *arrays), sizes, roundings, strict=True
+    ):
+        assert ours.shape == exact.shape
+        assert np.all(np.abs(ours - exact) <= SUMS * size + rounding * np.abs(exact)), name
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_float32_is_not_computed_from_rounded_factors(packed: bool) -> None:
+    case = CASES["3x3, stride 2"]
+    arrays = draw_arrays(case)
+    got = channels_first(eager(case, arrays, "float32", packed), packed)
+    sizes = direct(case, *(np.abs(array) for array in arrays))
+    for ours, exact, size in zip(got, direct(case, *arrays), sizes, strict=True):
+        assert np.all(np.abs(ours - exact) <= SUMS * size)
+
+
+class _Layer(flow.nn.Module):
+    """Output and both gradients; `zero` gives the input a gradient within a graph."""
+
+    def __init__(self, layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight = flow.nn.Parameter(weight)
+        self.zero = flow.nn.Parameter(flow.zeros(*x.shape))
+
+    def forward(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        internal = flow._oneflow_internal
+        weight, zero = (
+            one if isinstance(one, flow.Tensor) else one.to(flow.Tensor) for one in (self.weight, self.zero)
+        )
+        y = self.layer(x + zero, weight)
+        loss = (y * dy).sum()
+        internal.nn.graph.AddTensorAsGraphLoss(loss)
+        pack = internal.TensorTuple
+        dx, dw = internal.autograd.grad(pack([loss]), pack([zero, weight]), pack(), False, False)
+        return y, dx, dw
+
+
+class _GradientGraph(flow.nn.Graph):
+    def __init__(self, layer: _Layer) -> None:
+        super().__init__()
+        self.layer = layer
+        self.config._train(True)
+
+    def build(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.layer(x, dy)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "packed"), [("float32", False), ("float32", True), ("bfloat16", True), ("float16", True)]
+)
+@pytest.mark.parametrize("name", ["1x1", "3x3, groups", "first layer"])
+def test_graph_gives_the_bits_of_eager(name: str, dtype: str, packed: bool) -> None:
+    skip_unless_supported(dtype, packed)
+    case, arrays = CASES[name], few_bits(CASES[name])
+    x, weight, dy = leaves(arrays, packed)
+    outputs = _GradientGraph(_Layer(layer_of(case, dtype, packed), x, weight))(x, dy)
+    for compiled, one in zip(outputs, eager(case, arrays, dtype, packed), strict=True):
+        assert np.array_equal(compiled.numpy(), one)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_empty_batch_has_empty_output_and_zero_gradient(packed: bool) -> None:
+    x = flow.zeros(0, 8, 6, 3, requires_grad=True)
+    weight = flow.ones(4, 3, 1, 1) if not packed else flow.ones(4, 1, 1, 3)
+    weight.requires_grad_(True)
+    y = convolution(x, weight, ConvolutionGeometry(), packed=packed)
+    y.sum().backward()
+    assert tuple(y.shape) == (0, 8, 6, 4)
+    assert tuple(x.grad.shape) == (0, 8, 6, 3)
+    assert not weight.grad.numpy().any()
+
+
+def test_packed_weights_are_convolved_by_cudnn() -> None:
+    if not runs_on_cuda():
+        pytest.skip("counts what the emulated device is asked for")
+    library = plugin_library()
+    library.graph_train_cuda_counts.restype = ctypes.c_char_p
+    case = CASES["3x3"]
+    for packed, calls in ((False, 0), (True, 1)):
+        library.graph_train_cuda_reset_counts()
+        eager(case, few_bits(case), "float32", packed)
+        counts = dict(line.rsplit(" ", 1) for line in library.graph_train_cuda_counts().decode().splitlines())
+        passes = ("cudnn_forward", "cudnn_data_gradient", "cudnn_filter_gradient")
+        assert [int(counts.get(name, 0)) for name in passes] == [calls] * 3
