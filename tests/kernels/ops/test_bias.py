@@ -4,7 +4,7 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.bias.function import add_bias
 from kernels.runtime import flow
-from tests.kernels.ops.activations import ROUNDING, activation, every_type, needs_plugin, values_of
+from tests.kernels.ops.activation_kinds import ROUNDING, activation, every_type, needs_plugin, values_of
 
 pytestmark = needs_plugin
 SHAPES = pytest.mark.parametrize("shape", [(2, 5, 6, 21), (1, 1, 1, 255), (3, 40, 40, 5), (1, 40, 41, 300)])

@@ -4,7 +4,7 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.pixels.function import pixels
 from kernels.runtime import flow
-from tests.kernels.ops.activations import activation, every_type, needs_plugin, values_of
+from tests.kernels.ops.activation_kinds import activation, every_type, needs_plugin, values_of
 
 pytestmark = needs_plugin
 

@@ -4,7 +4,7 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.weight_packing.function import pack_weights
 from kernels.runtime import Tensor, flow
-from tests.kernels.ops.activations import activation, every_type, needs_cuda_kernels, values_of
+from tests.kernels.ops.activation_kinds import activation, every_type, needs_cuda_kernels, values_of
 
 pytestmark = needs_cuda_kernels
 SHAPES = [(8, 3, 3, 3), (5, 7, 1, 1), (4, 4, 6, 6), (300, 2, 1, 5)]
