@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kernels import plugin
 from kernels.framework.global_rows import expanded, stacked
 from kernels.framework.in_place import subtract
 from kernels.ops.bbox_iou.function import bbox_iou, bbox_iou_reference
-from kernels.ops.detection_loss.function import has_fused_loss, level_loss, level_settings
+from kernels.ops.detection_loss.function import detection_loss, loss_settings, rebalance
 from kernels.runtime import Tensor, flow
 from models.cross_entropy import BinaryCrossEntropy, FocalLoss, smooth_targets
 from models.layers import plain
@@ -66,7 +67,7 @@ class DetectionLoss(flow.nn.Module):
         super().__init__()
         self.config = config
         self._bbox_iou = bbox_iou if fused_iou else bbox_iou_reference
-        self._fuses = fused_iou and config.fl_gamma == 0
+        self._fuses = fused_iou
         self.head = head
         if head.levels > len(_BALANCE):
             raise ValueError(f"a head of {head.levels} levels: the objectness is balanced for at most {len(_BALANCE)}")
@@ -80,9 +81,8 @@ class DetectionLoss(flow.nn.Module):
         self.assigner = TargetAssigner(head, config.anchor_t)
         self.class_elements = _element_loss(config.cls_pw, config.fl_gamma)
         self.objectness_elements = _element_loss(config.obj_pw, config.fl_gamma)
-        for level in range(head.levels):
-            settings = flow.tensor(_level_settings(head, level, config))
-            self.register_buffer(f"level_settings_{level}", settings, persistent=False)
+        self.register_buffer("settings", flow.tensor(_settings(head, config)), persistent=False)
+        self.register_buffer("scale", flow.ones(1), persistent=False)
 
     def forward(self, maps: Sequence[Tensor], labels: Tensor) -> LossParts:
         """The loss of a batch.
@@ -92,26 +92,18 @@ class DetectionLoss(flow.nn.Module):
             labels: (B, T, 5) float32, class, centre x, centre y, width, height, normalised to the image; class -1: no
                 label. A class above the head's is the caller's mistake, the device stops on it.
         """
-        if self._fuses and all(has_fused_loss(level) for level in maps):
+        if self._fuses and plugin.is_loaded() and not maps[0].is_cuda:
             return self._fused(maps, labels)
         return self.details(maps, labels).parts
 
     def _fused(self, maps: Sequence[Tensor], labels: Tensor) -> LossParts:
-        """The same loss with one op of the plugin per level."""
+        """The same loss with one op of the plugin."""
         self._check(maps, labels)
-        totals, parts = [], []
-        for number, level in enumerate(maps):
-            settings = getattr(self, f"level_settings_{number}")
-            total, of_level = level_loss(level, labels, settings, self.balance[number : number + 1])
-            totals.append(total)
-            parts.append(of_level)
-        by_level = flow.stack(parts)
-        per_level = by_level[:, 1]
-        # A copy of the balance: these are the weights of this call, also after `balance` has moved on.
-        objectness = (per_level * (self.balance * self.config.objectness)).sum()
+        channels_last = [_float32(level).permute(0, 2, 3, 1, 4).flatten(3, 4) for level in maps]
+        total, parts = detection_loss(channels_last, labels, self.settings, self.balance, self.scale)
         if self.config.autobalance and self.training:
-            self._rebalance(per_level)
-        return LossParts(flow.cat(totals).sum(), by_level[:, 0].sum(), objectness, by_level[:, 2].sum())
+            rebalance(plain(self.balance), parts, self._reference_level)
+        return LossParts(total.sum(), *(parts[index : index + 1].sum() for index in range(3)))
 
     def details(self, maps: Sequence[Tensor], labels: Tensor) -> LossDetails:
         """The loss together with the matches and the objectness targets; arguments as in `forward`."""
@@ -222,9 +214,9 @@ class DetectionLoss(flow.nn.Module):
         return self.config.classes * (_sums(losses, unmatched) / (count * float(classes))).sum()
 
 
-def _level_settings(head: HeadGeometry, level: int, config: LossConfig) -> npt.NDArray[np.float32]:
-    return level_settings(
-        head.anchors_cells[level],
+def _settings(head: HeadGeometry, config: LossConfig) -> npt.NDArray[np.float32]:
+    return loss_settings(
+        head.anchors_cells,
         box_gain=config.box,
         objectness_gain=config.objectness,
         class_gain=config.classes,
@@ -234,6 +226,7 @@ def _level_settings(head: HeadGeometry, level: int, config: LossConfig) -> npt.N
         label_smoothing=config.label_smoothing,
         gr=config.gr,
         best_iou_wins=config.sort_obj_iou,
+        focal_gamma=config.fl_gamma,
     )
 
 

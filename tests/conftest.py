@@ -10,7 +10,8 @@ _SHARED = Path(os.environ.get("GRAPH_TRAIN_SHARED", Path(__file__).resolve().par
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kernels", choices=("auto", "off", "require"), default="auto", help="our kernel plugin")
+    modes = ("auto", "off", "require", "emulated-cuda")
+    parser.addoption("--kernels", choices=modes, default="auto", help="our kernel plugin")
 
 
 def pytest_configure(config: pytest.Config) -> None:
