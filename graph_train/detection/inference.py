@@ -34,7 +34,7 @@ class _Predictor(flow.nn.Module):
         # Views of test-time augmentation are float32, in [0, 255] as well.
         maps = self.network.raw_maps(images if images.dtype == flow.uint8 else images / PIXEL_SCALE)
         decoded = kept_by_images(self.network.decode(maps))
-        return (decoded,) if self.criterion is None else (decoded, self.criterion(maps, labels).values)
+        return (decoded,) if self.criterion is None else (decoded, self.criterion(maps, labels).parts)
 
 
 class _PredictGraph(flow.nn.Graph):
@@ -100,7 +100,7 @@ class Inference:
         with flow.no_grad():
             outputs = self._run(images, labels)
         decoded = self._placement.own_rows(outputs[0])
-        return decoded, self._placement.host(outputs[1])[1:4] if len(outputs) > 1 else None
+        return decoded, self._placement.host(outputs[1])[:3] if len(outputs) > 1 else None
 
     def _padded(self, rows: npt.NDArray[np.float32], batch: int) -> npt.NDArray[np.float32]:
         if self._module.criterion is None:
