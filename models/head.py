@@ -21,6 +21,14 @@ def cells_of(raw: Tensor, anchors: int) -> Tensor:
     return raw.reshape(batch, rows, columns, anchors, numbers // anchors).permute(0, 3, 1, 2, 4)
 
 
+def channels_last_map(raw: Tensor) -> Tensor:
+    """Return a map (B, ny, nx, anchors * (5 + classes)) from that form or (B, anchors, ny, nx, 5 + classes)."""
+    if raw.ndim == 4:
+        return raw
+    batch, anchors, rows, columns, numbers = raw.shape
+    return raw.permute(0, 2, 3, 1, 4).reshape(batch, rows, columns, anchors * numbers)
+
+
 class Detect(nn.Module):
     """One 1x1 convolution per level, anchors in a buffer.
 

@@ -14,9 +14,10 @@ from kernels.framework.global_rows import expanded, stacked, whole
 from kernels.framework.in_place import subtract
 from kernels.ops.bbox_iou.function import bbox_iou, bbox_iou_reference
 from kernels.ops.detection_loss.function import detection_loss, loss_settings, rebalance
+from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 from models.cross_entropy import BinaryCrossEntropy, FocalLoss, smooth_targets
-from models.head import cells_of
+from models.head import cells_of, channels_last_map
 from models.layers import plain
 from models.loss_config import LossConfig
 from models.targets import NEIGHBOURS, Assignment, HeadGeometry, TargetAssigner
@@ -115,8 +116,9 @@ class DetectionLoss(flow.nn.Module):
             scale: (n,) float32, n >= 1; the first number multiplies the gradients.
         """
         self._check(maps, labels)
-        if self._fuses and all(level.ndim == 4 for level in maps):
-            return self._fused(maps, labels, self.one if scale is None else scale)
+        if self._fuses and is_loaded():
+            raw = [channels_last_map(level) for level in maps]
+            return self._fused(raw, labels, self.one if scale is None else scale)
         parts = self.details([cells_of(level, self.head.anchors) for level in maps], labels).parts
         return parts if scale is None else LossParts(_ScaledGradient.apply(parts.total, scale), parts.parts)
 

@@ -85,13 +85,14 @@ class _Backward(flow.nn.Module):
         self._placement = placement
 
     def _backward(self, images: Tensor, labels: Tensor, extra: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Losses: total (1,) and parts (3 + n,); gradients of the trained parameters, running statistics before the step."""
+        """Losses, total (1,) and parts (3 + n,); gradients of the trained parameters; running statistics before."""
         state = self.state
         before = self._average_statistics(extra)
         maps = [kept_by_images(level) for level in state.network.raw_maps(images)]
         parts = self.criterion(maps, labels, extra)
         gradients = _gradients(parts.total, [member(state.network, name) for name in state.trained])
-        return [parts.total.detach().reshape(1), parts.parts], gradients, before
+        total = parts.total.detach()
+        return [total if total.ndim else total.reshape(1), parts.parts], gradients, before
 
     def _average_statistics(self, extra: Tensor) -> Tensor:
         """EMA of BatchNorm's running statistics as the previous step left them; returns those, flat."""
