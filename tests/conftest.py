@@ -10,7 +10,8 @@ _SHARED = Path(os.environ.get("GRAPH_TRAIN_SHARED", Path(__file__).resolve().par
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kernels", choices=("auto", "off", "require", "emulated-cuda"), default="auto", help="our kernel plugin")
+    choices = ("auto", "off", "require", "emulated-cuda")
+    parser.addoption("--kernels", choices=choices, default="auto", help="our kernel plugin")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -60,13 +60,106 @@ class BatchNormGradKernel final : public user_op::OpKernel {
     const std::vector<float> zeros(integers_of(ctx).at(0) != 0 ? 0 : shape.channels);
     const float* of_mean = zeros.empty() ? beta_diff : zeros.data();
     const float* of_deviation = zeros.empty() ? gamma_diff : zeros.data();
-    normalisation_gradient(shape, x, dy, mean, inverse, gamma, beta, of_mean, of_deviation, silu, result_of<T>(ctx));
+    normalisation_gradient(shape, x, dy, mean, inverse, gamma, beta, of_mean, of_deviation, shape.count(), silu,
+                           result_of<T>(ctx));
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+// The share of this rank's images in the mean over all ranks' pixels.
+template<typename T>
+class ChannelMeanKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    const NormalisedShape shape = rows_of(view_of(ctx, "x"));
+    const double share = static_cast<double>(shape.count()) / static_cast<double>(integers_of(ctx).at(0));
+    float* mean = result_of(ctx);
+    std::vector<float> variance(shape.channels);
+    batch_moments(shape, data_of<T>(ctx, "x"), mean, variance.data());
+    for (int64_t c = 0; c < shape.channels; ++c) mean[c] = static_cast<float>(mean[c] * share);
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+template<typename T>
+class ChannelVarianceKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    const NormalisedShape shape = rows_of(view_of(ctx, "x"));
+    const double share = static_cast<double>(shape.count()) / static_cast<double>(integers_of(ctx).at(0));
+    const float* mean = data_of(ctx, "mean");
+    float* variance = result_of(ctx);
+    std::vector<float> own_mean(shape.channels);
+    batch_moments(shape, data_of<T>(ctx, "x"), own_mean.data(), variance);
+    for (int64_t c = 0; c < shape.channels; ++c) {
+      const double apart = static_cast<double>(own_mean[c]) - mean[c];
+      variance[c] = static_cast<float>((variance[c] + apart * apart) * share);
+    }
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+template<typename T>
+class NormaliseKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    const NormalisedShape shape = rows_of(view_of(ctx, "x"));
+    const NormalisedShape of_all_ranks{integers_of(ctx).at(0), shape.channels, 1, true};
+    const float* mean = data_of(ctx, "mean");
+    const float* variance = data_of(ctx, "variance");
+    float* statistics = result_of(ctx, "out", 1);
+    std::copy(mean, mean + shape.channels, statistics);
+    inverse_deviation(variance, floats_of(ctx).at(0), shape.channels, statistics + shape.channels);
+    update_moving(of_all_ranks, mean, variance, 1.0f - floats_of(ctx).at(1), result_of(ctx, "moving_mean"),
+                  result_of(ctx, "moving_variance"));
+    normalise(shape, data_of<T>(ctx, "x"), statistics, statistics + shape.channels, data_of(ctx, "gamma"),
+              data_of(ctx, "beta"), integers_of(ctx).at(1) != 0, result_of<T>(ctx));
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+template<typename T>
+class NormaliseSumsKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    const NormalisedShape shape = rows_of(view_of(ctx, "x"));
+    const float* mean = data_of(ctx, "statistics");
+    float* both = result_of(ctx, "out", 0);
+    normalisation_sums(shape, data_of<T>(ctx, "x"), data_of<T>(ctx, "dy"), mean, mean + shape.channels,
+                       data_of(ctx, "gamma"), data_of(ctx, "beta"), integers_of(ctx).at(0) != 0, both,
+                       both + shape.channels);
+    std::copy(both + shape.channels, both + 2 * shape.channels, result_of(ctx, "out", 1));
+    std::copy(both, both + shape.channels, result_of(ctx, "out", 2));
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+template<typename T>
+class NormaliseGradKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    const NormalisedShape shape = rows_of(view_of(ctx, "x"));
+    const float* mean = data_of(ctx, "statistics");
+    const float* whole_sums = data_of(ctx, "whole_sums");
+    normalisation_gradient(shape, data_of<T>(ctx, "x"), data_of<T>(ctx, "dy"), mean, mean + shape.channels,
+                           data_of(ctx, "gamma"), data_of(ctx, "beta"), whole_sums, whole_sums + shape.channels,
+                           integers_of(ctx).at(0), integers_of(ctx).at(1) != 0, result_of<T>(ctx));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CPU_ACTIVATION_KERNEL("graph_train_batch_norm", BatchNormKernel, GT_ALWAYS);
 GT_CPU_ACTIVATION_KERNEL("graph_train_batch_norm_grad", BatchNormGradKernel, GT_ALWAYS);
+GT_CPU_ACTIVATION_KERNEL("graph_train_channel_mean", ChannelMeanKernel, GT_ALWAYS);
+GT_CPU_ACTIVATION_KERNEL("graph_train_channel_variance", ChannelVarianceKernel, GT_ALWAYS);
+GT_CPU_ACTIVATION_KERNEL("graph_train_normalise", NormaliseKernel, GT_ALWAYS);
+GT_CPU_ACTIVATION_KERNEL("graph_train_normalise_sums", NormaliseSumsKernel, GT_ALWAYS);
+GT_CPU_ACTIVATION_KERNEL("graph_train_normalise_grad", NormaliseGradKernel, GT_ALWAYS);
 
 }  // namespace
 

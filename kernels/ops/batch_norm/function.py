@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from kernels.framework import dispatch
+from kernels.framework.global_rows import whole
 from kernels.runtime import Tensor, flow
 
 
@@ -42,6 +43,27 @@ def batch_norm(
     return function.apply(x, gamma, beta, running_mean, running_variance)
 
 
+def synchronised_batch_norm(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    running_mean: Tensor,
+    running_variance: Tensor,
+    *,
+    eps: float,
+    momentum: float,
+    silu: bool,
+) -> Tensor:
+    """`batch_norm` in training by the statistics of the images of all ranks, among which `x` is split by images.
+
+    Two transfers of (C,) numbers forward and one of (2, C) backward. Ordinary tensors are those of a single rank.
+    Arguments and result as of `batch_norm`.
+    """
+    pixels = x.shape[0] * x.shape[1] * x.shape[2]
+    function = _synchronised_function(pixels, silu, float(eps), float(momentum))
+    return function.apply(x, gamma, beta, running_mean, running_variance)
+
+
 @cache
 def _function(training: bool, silu: bool, eps: float, momentum: float) -> Any:
     forward_op = dispatch.op_of(
@@ -66,3 +88,35 @@ def _function(training: bool, silu: bool, eps: float, momentum: float) -> Any:
             return dx, d_gamma, d_beta, None, None
 
     return BatchNorm
+
+
+@cache
+def _synchronised_function(pixels: int, silu: bool, eps: float, momentum: float) -> Any:
+    mean_op = dispatch.op_of("graph_train_channel_mean", "x")
+    variance_op = dispatch.op_of("graph_train_channel_variance", "x", "mean")
+    parameters = ("gamma", "beta")
+    moving = ("moving_mean", "moving_variance")
+    normalise_op = dispatch.op_of("graph_train_normalise", "x", "mean", "variance", *parameters, *moving, outputs=2)
+    saved = ("dy", "x", "statistics", *parameters)
+    sums_op = dispatch.op_of("graph_train_normalise_sums", *saved, outputs=3)
+    backward_op = dispatch.op_of("graph_train_normalise_grad", *saved, "whole_sums")
+    integers = (pixels, int(silu))
+
+    class SynchronisedBatchNorm(flow.autograd.Function):
+        @staticmethod
+        def forward(context: Any, x: Tensor, gamma: Tensor, beta: Tensor, *running: Tensor) -> Tensor:
+            mean = whole(dispatch.call(mean_op, (x,), integers=(pixels,)))
+            variance = whole(dispatch.call(variance_op, (x, mean), integers=(pixels,)))
+            inputs = (x, mean, variance, gamma, beta, *running)
+            y, statistics = dispatch.call_many(normalise_op, inputs, integers=integers, floats=(eps, momentum))
+            context.save_for_backward(x, statistics, gamma, beta)
+            return y
+
+        @staticmethod
+        def backward(context: Any, gradient: Tensor) -> Sequence[Tensor | None]:
+            inputs = (gradient, *context.saved_tensors)
+            sums, d_gamma, d_beta = dispatch.call_many(sums_op, inputs, integers=(int(silu),))
+            dx = dispatch.call(backward_op, (*inputs, whole(sums)), integers=integers)
+            return dx, d_gamma, d_beta, None, None
+
+    return SynchronisedBatchNorm

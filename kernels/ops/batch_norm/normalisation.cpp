@@ -166,14 +166,14 @@ void normalisation_sums(const NormalisedShape& s, const T* x, const T* dy, const
 template<typename T>
 void normalisation_gradient(const NormalisedShape& s, const T* x, const T* dy, const float* mean,
                             const float* inv_deviation, const float* gamma, const float* beta, const float* beta_diff,
-                            const float* gamma_diff, bool silu, T* dx) {
+                            const float* gamma_diff, int64_t pixels, bool silu, T* dx) {
   CHECK(s.channels_last || !silu);
   if (s.count() == 0) return;
   const std::vector<float> gain = gains(s, inv_deviation, gamma);
   std::vector<float> offset(s.channels), slope(s.channels);
   for (int64_t c = 0; c < s.channels; ++c) {
-    offset[c] = beta_diff[c] / s.count();
-    slope[c] = gamma_diff[c] * inv_deviation[c] / s.count();
+    offset[c] = beta_diff[c] / pixels;
+    slope[c] = gamma_diff[c] * inv_deviation[c] / pixels;
   }
   const auto& on = vector_kernels();
   const ChannelAffine affine{mean, gain.data(), beta};
@@ -196,7 +196,7 @@ void normalisation_gradient(const NormalisedShape& s, const T* x, const T* dy, c
   template void normalisation_sums(const NormalisedShape&, const T*, const T*, const float*, const float*, const float*,  \
                                    const float*, bool, float*, float*);                                                   \
   template void normalisation_gradient(const NormalisedShape&, const T*, const T*, const float*, const float*,            \
-                                       const float*, const float*, const float*, const float*, bool, T*);
+                                       const float*, const float*, const float*, const float*, int64_t, bool, T*);
 
 GT_INSTANTIATE(float)
 GT_INSTANTIATE(Bfloat16)

@@ -34,11 +34,11 @@ void normalisation_sums(const NormalisedShape& shape, const T* x, const T* dy, c
                         const float* inv_deviation, const float* gamma, const float* beta, bool silu, float* beta_diff,
                         float* gamma_diff);
 
-// Gradient of x, from the sums above.
+// Gradient of x, from the sums above over the `pixels` that the statistics were taken of.
 template<typename T>
 void normalisation_gradient(const NormalisedShape& shape, const T* x, const T* dy, const float* mean,
                             const float* inv_deviation, const float* gamma, const float* beta, const float* beta_diff,
-                            const float* gamma_diff, bool silu, T* dx);
+                            const float* gamma_diff, int64_t pixels, bool silu, T* dx);
 
 // 1 / sqrt(variance + epsilon) per channel.
 void inverse_deviation(const float* variance, float epsilon, int64_t channels, float* out);

@@ -34,14 +34,19 @@ Maybe<void> infer_types(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-template<int64_t rows>
 Maybe<void> infer_channels(user_op::InferContext* ctx) {
-  ctx->SetOutputShape("out", 0, rows == 1 ? Shape({channels_of(ctx)}) : Shape({rows, channels_of(ctx)}));
+  ctx->SetOutputShape("out", 0, Shape({channels_of(ctx)}));
+  return Maybe<void>::Ok();
+}
+
+Maybe<void> infer_sums(user_op::InferContext* ctx) {
+  ctx->SetOutputShape("out", 0, Shape({2, channels_of(ctx)}));
+  for (int32_t index : {1, 2}) ctx->SetOutputShape("out", index, Shape({channels_of(ctx)}));
   return Maybe<void>::Ok();
 }
 
 Maybe<void> infer_float(user_op::InferContext* ctx) {
-  ctx->SetOutputDType("out", 0, DataType::kFloat);
+  for (const auto& [name, index] : ctx->outputs()) ctx->SetOutputDType(name, index, DataType::kFloat);
   return Maybe<void>::Ok();
 }
 
@@ -83,8 +88,8 @@ REGISTER_NO_GRAD_USER_OP("graph_train_channel_mean")
     .Input("x")
     .Output("out")
     .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_channels<1>)
-    .SetPhysicalTensorDescInferFn(infer_channels<1>)
+    .SetLogicalTensorDescInferFn(infer_channels)
+    .SetPhysicalTensorDescInferFn(infer_channels)
     .SetGetSbpFn(split_images<kPartialOut>)
     .SetDataTypeInferFn(infer_float);
 // The same of the variance about `mean`.
@@ -93,8 +98,8 @@ REGISTER_NO_GRAD_USER_OP("graph_train_channel_variance")
     .Input("mean")
     .Output("out")
     .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_channels<1>)
-    .SetPhysicalTensorDescInferFn(infer_channels<1>)
+    .SetLogicalTensorDescInferFn(infer_channels)
+    .SetPhysicalTensorDescInferFn(infer_channels)
     .SetGetSbpFn(split_images<kPartialOut>)
     .SetDataTypeInferFn(infer_float);
 // INTEGERS: pixels of the batch over all ranks, 1 for SiLU. FLOATS as of graph_train_batch_norm. OUT as there.
@@ -113,7 +118,8 @@ REGISTER_NO_GRAD_USER_OP("graph_train_normalise")
     .SetGetSbpFn(split_images<kSplitOut, kWholeOut>)
     .SetInputArgModifyFn(mark_moving)
     .SetDataTypeInferFn(infer_types);
-// INTEGERS: 1 for SiLU. OUT (2, C): this rank's share of the gradients of beta and gamma.
+// INTEGERS: 1 for SiLU. OUT, this rank's shares: gradients of beta and gamma (2, C); those of gamma and of beta (C,) for
+// the optimiser, so that they meet with all other gradients.
 REGISTER_NO_GRAD_USER_OP("graph_train_normalise_sums")
     .Input("dy")
     .Input("x")
@@ -122,8 +128,8 @@ REGISTER_NO_GRAD_USER_OP("graph_train_normalise_sums")
     .Input("beta")
     .Output("out")
     .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_channels<2>)
-    .SetPhysicalTensorDescInferFn(infer_channels<2>)
+    .SetLogicalTensorDescInferFn(infer_sums)
+    .SetPhysicalTensorDescInferFn(infer_sums)
     .SetGetSbpFn(split_images<kPartialOut>)
     .SetDataTypeInferFn(infer_float);
 // INTEGERS: pixels of the batch over all ranks, 1 for SiLU; `whole_sums` are those of all ranks. OUT: dx.

@@ -87,7 +87,7 @@ class GradKernel final : public user_op::OpKernel {
     const float* beta = gamma;  // not needed without SiLU
     normalisation_sums(shape, x->dptr<float>(), dy, mean, inverse, gamma, beta, /*silu=*/false, beta_diff, gamma_diff);
     normalisation_gradient(shape, x->dptr<float>(), dy, mean, inverse, gamma, beta, beta_diff, gamma_diff,
-                           /*silu=*/false, ctx->Tensor4ArgNameAndIndex("dx", 0)->mut_dptr<float>());
+                           shape.count(), /*silu=*/false, ctx->Tensor4ArgNameAndIndex("dx", 0)->mut_dptr<float>());
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };

@@ -1,0 +1,66 @@
+// Arguments of the CUDA kernels of BatchNorm, and how they share the work.
+#ifndef GRAPH_TRAIN_KERNELS_BATCH_NORM_H_
+#define GRAPH_TRAIN_KERNELS_BATCH_NORM_H_
+
+#include "native/host_device.h"
+
+namespace graph_train {
+
+constexpr int kNormThreads = 256;
+// Neighbouring channels of one thread, and of one block: a block reads at least 128 bytes of a row, and leaves few sums.
+constexpr int kNormPerThread = 8;
+constexpr int kNormTile = 64;
+// Of launches whose blocks wait for each other; the most that any GPU runs at once is not far above.
+constexpr int64_t kNormMostBlocks = 1280;
+
+// (rows, channels) numbers, cut into `tiles` of channels and each of them into `parts` of rows. A block takes one piece
+// at a time: `columns` threads stand side by side, kNormPerThread channels each, in `lanes` rows.
+struct NormPieces {
+  int64_t rows, channels, tiles, parts;
+  int32_t columns, lanes;
+
+  GT_HOST_DEVICE int64_t count() const { return tiles * parts; }
+};
+
+// As many parts as `blocks` can take at once; at least one.
+GT_HOST_DEVICE NormPieces norm_pieces(int64_t rows, int64_t channels, int64_t blocks) {
+  NormPieces pieces{};
+  const int64_t columns = (channels + kNormPerThread - 1) / kNormPerThread;
+  pieces.rows = rows;
+  pieces.channels = channels;
+  pieces.tiles = (columns * kNormPerThread + kNormTile - 1) / kNormTile;
+  pieces.columns = static_cast<int32_t>((columns + pieces.tiles - 1) / pieces.tiles);
+  pieces.lanes = kNormThreads / pieces.columns;
+  pieces.parts = blocks / pieces.tiles;
+  if (pieces.parts < 1) pieces.parts = 1;
+  return pieces;
+}
+
+// All that belongs to channels is float (C,); unused pointers are null.
+struct NormArgs {
+  const void* x;
+  const void* dy;
+  void* out;  // y or dx
+  int64_t rows, channels;
+  const float* gamma;
+  const float* beta;
+  const float* mean;
+  const float* variance;
+  float* moving_mean;  // null: stays as it is
+  float* moving_variance;
+  float* statistics;  // (2, C): mean, 1 / deviation
+  float* d_beta;
+  float* d_gamma;
+  float* both;          // (2, C): d_beta, d_gamma
+  float* partial_sums;  // (parts, 2, C)
+  unsigned int* counters;
+  double pixels;  // over which the statistics are taken, of all ranks
+  float epsilon;
+  float rate;  // share of the new value in the moving statistics
+  bool silu;
+  bool statistics_of_batch;
+};
+
+}  // namespace graph_train
+
+#endif  // GRAPH_TRAIN_KERNELS_BATCH_NORM_H_

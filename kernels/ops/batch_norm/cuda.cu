@@ -1,0 +1,380 @@
+// BatchNorm with an optional SiLU behind it on (rows, channels) numbers.
+//
+// Sums over rows: each thread adds its own rows in float, each block adds its threads pairwise, and the blocks' sums are
+// added in double; every order is fixed. Kernels that need whole sums before they can go on wait for all blocks, so that
+// each way is one launch. Rows are gone through from the last to the first after such a wait: the last ones are still in
+// the cache.
+#include "native/cuda/device.h"
+#include "ops/batch_norm/batch_norm.h"
+
+namespace graph_train {
+
+// Float sums are put aside after so many rows, which keeps their rounding small.
+constexpr int64_t kNormFlush = 64;
+
+struct NormSums {
+  float first[kNormPerThread], second[kNormPerThread];
+
+  GT_DEVICE void clear() {
+    for (int i = 0; i < kNormPerThread; ++i) first[i] = second[i] = 0.0f;
+  }
+  GT_DEVICE void add(const NormSums& other) {
+    for (int i = 0; i < kNormPerThread; ++i) {
+      first[i] += other.first[i];
+      second[i] += other.second[i];
+    }
+  }
+};
+
+// The rows and channels of one thread in one piece.
+struct NormShare {
+  int64_t channel;  // the first
+  int number;       // of channels; 0 for a thread that has nothing to do
+  int lane;
+  int64_t first, last, step;  // rows
+  int64_t part;
+};
+
+GT_DEVICE NormShare norm_share(const NormPieces& p, int64_t piece) {
+  NormShare share{};
+  const int column = static_cast<int>(threadIdx.x) % p.columns;
+  share.lane = static_cast<int>(threadIdx.x) / p.columns;
+  share.channel = (piece % p.tiles * p.columns + column) * kNormPerThread;
+  share.part = piece / p.tiles;
+  const int64_t left = p.channels - share.channel;
+  if (share.lane < p.lanes && left > 0) share.number = left < kNormPerThread ? static_cast<int>(left) : kNormPerThread;
+  share.first = p.rows * share.part / p.parts + share.lane;
+  share.last = p.rows * (share.part + 1) / p.parts;
+  share.step = p.lanes;
+  return share;
+}
+
+GT_DEVICE void load_channels(const float* from, const NormShare& share, float* to) {
+  for (int i = 0; i < kNormPerThread; ++i) to[i] = 0.0f;
+  load_floats<kNormPerThread>(from + share.channel, share.number, to);
+}
+
+// z = (x - mean) * gain + bias.
+struct NormColumns {
+  float mean[kNormPerThread], gain[kNormPerThread], bias[kNormPerThread];
+};
+
+GT_DEVICE NormColumns norm_columns(const NormArgs& args, const NormShare& share, const float* mean,
+                                   const float* inverse) {
+  NormColumns columns;
+  float inverses[kNormPerThread];
+  load_channels(mean, share, columns.mean);
+  load_channels(inverse, share, inverses);
+  load_channels(args.gamma, share, columns.gain);
+  load_channels(args.beta, share, columns.bias);
+  for (int i = 0; i < kNormPerThread; ++i) columns.gain[i] *= inverses[i];
+  return columns;
+}
+
+GT_DEVICE float norm_sigmoid(float z) { return 1.0f / (1.0f + expf(-z)); }
+
+GT_DEVICE float norm_silu_slope(float z) {
+  const float s = norm_sigmoid(z);
+  return s * (1.0f + z * (1.0f - s));
+}
+
+GT_DEVICE float norm_inverse(float variance, float epsilon) { return 1.0f / sqrtf(variance + epsilon); }
+
+// Sums about a typical value of each channel: squares about zero would lose the variance of a mean far from it.
+template<typename T>
+GT_DEVICE float norm_shift(const NormArgs& args, int64_t channel) {
+  const T* x = static_cast<const T*>(args.x) + channel;
+  float shift = 0.0f;
+  for (int64_t i = 0; i < 4; ++i) shift += 0.25f * to_float(x[(2 * i + 1) * args.rows / 8 * args.channels]);
+  return shift;
+}
+
+// Adds body(row, &sums) over the thread's rows.
+template<typename Body>
+GT_DEVICE NormSums sum_rows(const NormShare& share, const Body& body) {
+  NormSums whole;
+  whole.clear();
+  if (share.number == 0) return whole;
+  for (int64_t row = share.first; row < share.last;) {
+    NormSums some;
+    some.clear();
+    for (int64_t i = 0; i < kNormFlush && row < share.last; ++i, row += share.step) body(row, &some);
+    whole.add(some);
+  }
+  return whole;
+}
+
+// Adds the lanes of a block pairwise; the sums of its first lane go to partial_sums.
+GT_DEVICE void store_block_sums(const NormArgs& args, const NormPieces& p, const NormShare& share, const NormSums& sums) {
+  GT_SHARED(float, of_threads, 2 * kNormPerThread * kNormThreads);
+  float* own = of_threads + threadIdx.x;
+  __syncthreads();  // those of an earlier piece may still be read
+  for (int i = 0; i < kNormPerThread; ++i) {
+    own[2 * i * kNormThreads] = sums.first[i];
+    own[(2 * i + 1) * kNormThreads] = sums.second[i];
+  }
+  for (int lanes = p.lanes; lanes > 1; lanes = (lanes + 1) / 2) {
+    __syncthreads();
+    const int half = (lanes + 1) / 2;
+    if (share.lane + half >= lanes) continue;
+    for (int i = 0; i < 2 * kNormPerThread; ++i) own[i * kNormThreads] += own[i * kNormThreads + half * p.columns];
+  }
+  if (share.lane > 0) return;
+  float* target = args.partial_sums + share.part * 2 * p.channels + share.channel;
+  for (int i = 0; i < share.number; ++i) {
+    target[i] = own[2 * i * kNormThreads];
+    target[p.channels + i] = own[(2 * i + 1) * kNormThreads];
+  }
+}
+
+// Each block takes some of the channels: body(channel, first sum, second sum) is called by one thread.
+template<typename Body>
+GT_DEVICE void for_whole_sums(const NormArgs& args, const NormPieces& p, const Body& body) {
+  for (int64_t channel = blockIdx.x; channel < p.channels; channel += gridDim.x) {
+    double first = 0.0, second = 0.0;
+    for (int64_t part = threadIdx.x; part < p.parts; part += kNormThreads) {
+      const float* sums = args.partial_sums + part * 2 * p.channels + channel;
+      first += sums[0];
+      second += sums[p.channels];
+    }
+    first = block_sum<kNormThreads>(first);
+    second = block_sum<kNormThreads>(second);
+    if (threadIdx.x == 0) body(channel, first, second);
+  }
+}
+
+// Sums of (x - shift) and its square, where shift(share, values) fills in eight values.
+template<typename T, typename Shift>
+GT_DEVICE void sum_moments(const NormArgs& args, const NormPieces& p, const Shift& shift) {
+  for (int64_t piece = blockIdx.x; piece < p.count(); piece += gridDim.x) {
+    const NormShare share = norm_share(p, piece);
+    float shifts[kNormPerThread] = {};
+    shift(share, shifts);
+    const NormSums sums = sum_rows(share, [&](int64_t row, NormSums* some) {
+      float x[kNormPerThread] = {};
+      load_floats<kNormPerThread>(static_cast<const T*>(args.x) + row * p.channels + share.channel, share.number, x);
+      for (int i = 0; i < kNormPerThread; ++i) {
+        const float centred = x[i] - shifts[i];
+        some->first[i] += centred;
+        some->second[i] += centred * centred;
+      }
+    });
+    store_block_sums(args, p, share, sums);
+  }
+}
+
+template<typename T>
+GT_DEVICE void sum_moments_about_values(const NormArgs& args, const NormPieces& p) {
+  sum_moments<T>(args, p, [&](const NormShare& share, float* shifts) {
+    for (int i = 0; i < share.number; ++i) shifts[i] = norm_shift<T>(args, share.channel + i);
+  });
+}
+
+GT_DEVICE void move_statistics(const NormArgs& args, int64_t channel, float mean, float variance) {
+  if (args.moving_mean == nullptr || args.pixels == 0.0) return;
+  const double unbiased = args.pixels > 1.0 ? variance * (args.pixels / (args.pixels - 1.0)) : variance;
+  float* moving_mean = args.moving_mean + channel;
+  float* moving_variance = args.moving_variance + channel;
+  *moving_mean = *moving_mean * (1.0f - args.rate) + mean * args.rate;
+  *moving_variance = *moving_variance * (1.0f - args.rate) + static_cast<float>(unbiased) * args.rate;
+}
+
+template<typename T>
+GT_DEVICE void normalise_share(const NormArgs& args, const NormPieces& p, const NormShare& share,
+                               const NormColumns& columns) {
+  // From the last row of this thread back to its first.
+  int64_t row = share.first + (share.last - 1 - share.first) / share.step * share.step;
+  for (; share.first < share.last && row >= share.first; row -= share.step) {
+    const int64_t at = row * p.channels + share.channel;
+    float values[kNormPerThread] = {};
+    load_floats<kNormPerThread>(static_cast<const T*>(args.x) + at, share.number, values);
+    for (int i = 0; i < kNormPerThread; ++i) {
+      const float z = (values[i] - columns.mean[i]) * columns.gain[i] + columns.bias[i];
+      values[i] = args.silu ? z / (1.0f + expf(-z)) : z;
+    }
+    store_floats<kNormPerThread>(static_cast<T*>(args.out) + at, share.number, values);
+  }
+}
+
+// The whole forward pass by the batch's own statistics.
+template<typename T>
+GT_DEVICE void batch_norm(const NormArgs& args) {
+  const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
+  sum_moments_about_values<T>(args, p);
+  grid_barrier(args.counters);
+  for_whole_sums(args, p, [&](int64_t channel, double sum, double squares) {
+    const double offset = sum / args.pixels;
+    double squared = squares / args.pixels - offset * offset;
+    if (squared < 0.0) squared = 0.0;  // a NaN stays one
+    const auto mean = static_cast<float>(norm_shift<T>(args, channel) + offset);
+    const auto variance = static_cast<float>(squared);
+    args.statistics[channel] = mean;
+    args.statistics[args.channels + channel] = norm_inverse(variance, args.epsilon);
+    move_statistics(args, channel, mean, variance);
+  });
+  grid_barrier(args.counters);
+  for (int64_t piece = blockIdx.x; piece < p.count(); piece += gridDim.x) {
+    const NormShare share = norm_share(p, piece);
+    if (share.number == 0) continue;
+    const NormColumns columns = norm_columns(args, share, args.statistics, args.statistics + args.channels);
+    normalise_share<T>(args, p, share, columns);
+  }
+  leave_grid(args.counters);
+}
+
+// Forward by statistics that are known; a block is a piece. The first part of the rows also notes the statistics.
+template<typename T>
+GT_DEVICE void normalise(const NormArgs& args) {
+  const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
+  const NormShare share = norm_share(p, blockIdx.x);
+  if (share.number == 0) return;
+  float inverse[kNormPerThread], gamma[kNormPerThread];
+  NormColumns columns;
+  load_channels(args.mean, share, columns.mean);
+  load_channels(args.variance, share, inverse);
+  load_channels(args.gamma, share, gamma);
+  load_channels(args.beta, share, columns.bias);
+  const bool notes = share.part == 0 && share.lane == 0;
+  for (int i = 0; i < share.number; ++i) {
+    const float variance = inverse[i];
+    inverse[i] = norm_inverse(variance, args.epsilon);
+    if (notes) move_statistics(args, share.channel + i, columns.mean[i], variance);
+  }
+  for (int i = 0; i < kNormPerThread; ++i) columns.gain[i] = i < share.number ? gamma[i] * inverse[i] : 0.0f;
+  if (notes) {
+    store_floats<kNormPerThread>(args.statistics + share.channel, share.number, columns.mean);
+    store_floats<kNormPerThread>(args.statistics + args.channels + share.channel, share.number, inverse);
+  }
+  normalise_share<T>(args, p, share, columns);
+}
+
+// x - mean, and dz, the gradient before the optional SiLU.
+template<typename T>
+GT_DEVICE void load_gradient(const NormArgs& args, const NormShare& share, const NormColumns& columns, int64_t at,
+                             float* centred, float* dz) {
+  for (int i = 0; i < kNormPerThread; ++i) centred[i] = dz[i] = 0.0f;
+  load_floats<kNormPerThread>(static_cast<const T*>(args.x) + at, share.number, centred);
+  load_floats<kNormPerThread>(static_cast<const T*>(args.dy) + at, share.number, dz);
+  for (int i = 0; i < kNormPerThread; ++i) {
+    centred[i] -= columns.mean[i];
+    if (args.silu) dz[i] *= norm_silu_slope(centred[i] * columns.gain[i] + columns.bias[i]);
+  }
+}
+
+template<typename T>
+GT_DEVICE void sum_gradients(const NormArgs& args, const NormPieces& p) {
+  for (int64_t piece = blockIdx.x; piece < p.count(); piece += gridDim.x) {
+    const NormShare share = norm_share(p, piece);
+    const NormColumns columns = norm_columns(args, share, args.statistics, args.statistics + args.channels);
+    const NormSums sums = sum_rows(share, [&](int64_t row, NormSums* some) {
+      float centred[kNormPerThread], dz[kNormPerThread];
+      load_gradient<T>(args, share, columns, row * p.channels + share.channel, centred, dz);
+      for (int i = 0; i < kNormPerThread; ++i) {
+        some->first[i] += dz[i];
+        some->second[i] += dz[i] * centred[i];
+      }
+    });
+    store_block_sums(args, p, share, sums);
+  }
+}
+
+// dx = (dz - d_beta / pixels - (x - mean) / deviation * d_gamma / pixels) * gain.
+template<typename T>
+GT_DEVICE void gradient_share(const NormArgs& args, const NormPieces& p, const NormShare& share, const float* d_beta,
+                              const float* d_gamma) {
+  const NormColumns columns = norm_columns(args, share, args.statistics, args.statistics + args.channels);
+  float offset[kNormPerThread] = {}, slope[kNormPerThread] = {};
+  if (args.statistics_of_batch) {
+    const auto pixels = static_cast<float>(args.pixels);
+    float inverse[kNormPerThread];
+    load_channels(d_beta, share, offset);
+    load_channels(d_gamma, share, slope);
+    load_channels(args.statistics + args.channels, share, inverse);
+    for (int i = 0; i < kNormPerThread; ++i) {
+      offset[i] = offset[i] / pixels;
+      slope[i] = slope[i] * inverse[i] / pixels;
+    }
+  }
+  int64_t row = share.first + (share.last - 1 - share.first) / share.step * share.step;
+  for (; share.first < share.last && row >= share.first; row -= share.step) {
+    const int64_t at = row * p.channels + share.channel;
+    float centred[kNormPerThread], dz[kNormPerThread];
+    load_gradient<T>(args, share, columns, at, centred, dz);
+    for (int i = 0; i < kNormPerThread; ++i) dz[i] = (dz[i] - offset[i] - centred[i] * slope[i]) * columns.gain[i];
+    store_floats<kNormPerThread>(static_cast<T*>(args.out) + at, share.number, dz);
+  }
+}
+
+// The whole backward pass.
+template<typename T>
+GT_DEVICE void batch_norm_grad(const NormArgs& args) {
+  const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
+  sum_gradients<T>(args, p);
+  grid_barrier(args.counters);
+  for_whole_sums(args, p, [&](int64_t channel, double sum, double product) {
+    args.d_beta[channel] = static_cast<float>(sum);
+    args.d_gamma[channel] = static_cast<float>(product * args.statistics[args.channels + channel]);
+  });
+  grid_barrier(args.counters);
+  for (int64_t piece = blockIdx.x; piece < p.count(); piece += gridDim.x) {
+    const NormShare share = norm_share(p, piece);
+    if (share.number > 0) gradient_share<T>(args, p, share, args.d_beta, args.d_gamma);
+  }
+  leave_grid(args.counters);
+}
+
+// This rank's share of the mean over all ranks' pixels.
+template<typename T>
+GT_DEVICE void channel_mean(const NormArgs& args) {
+  const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
+  sum_moments_about_values<T>(args, p);
+  grid_barrier(args.counters);
+  for_whole_sums(args, p, [&](int64_t channel, double sum, double) {
+    const double about_zero = sum + static_cast<double>(norm_shift<T>(args, channel)) * args.rows;
+    args.statistics[channel] = static_cast<float>(about_zero / args.pixels);
+  });
+  leave_grid(args.counters);
+}
+
+template<typename T>
+GT_DEVICE void channel_variance(const NormArgs& args) {
+  const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
+  sum_moments<T>(args, p, [&](const NormShare& share, float* shifts) { load_channels(args.mean, share, shifts); });
+  grid_barrier(args.counters);
+  for_whole_sums(args, p, [&](int64_t channel, double, double squares) {
+    args.statistics[channel] = static_cast<float>(squares / args.pixels);
+  });
+  leave_grid(args.counters);
+}
+
+template<typename T>
+GT_DEVICE void normalise_sums(const NormArgs& args) {
+  const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
+  sum_gradients<T>(args, p);
+  grid_barrier(args.counters);
+  for_whole_sums(args, p, [&](int64_t channel, double sum, double product) {
+    const auto d_beta = static_cast<float>(sum);
+    const auto d_gamma = static_cast<float>(product * args.statistics[args.channels + channel]);
+    args.both[channel] = args.d_beta[channel] = d_beta;
+    args.both[args.channels + channel] = args.d_gamma[channel] = d_gamma;
+  });
+  leave_grid(args.counters);
+}
+
+// dx from sums that are known; a block is a piece.
+template<typename T>
+GT_DEVICE void normalise_grad(const NormArgs& args) {
+  const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
+  const NormShare share = norm_share(p, blockIdx.x);
+  if (share.number > 0) gradient_share<T>(args, p, share, args.both, args.both + args.channels);
+}
+
+GT_KERNEL_OF_ACTIVATIONS(GT_BLOCK_KERNEL, batch_norm, NormArgs, kNormThreads)
+GT_KERNEL_OF_ACTIVATIONS(GT_BLOCK_KERNEL, batch_norm_grad, NormArgs, kNormThreads)
+GT_KERNEL_OF_ACTIVATIONS(GT_BLOCK_KERNEL, channel_mean, NormArgs, kNormThreads)
+GT_KERNEL_OF_ACTIVATIONS(GT_BLOCK_KERNEL, channel_variance, NormArgs, kNormThreads)
+GT_KERNEL_OF_ACTIVATIONS(GT_BLOCK_KERNEL, normalise_sums, NormArgs, kNormThreads)
+GT_KERNEL_OF_ACTIVATIONS(GT_KERNEL, normalise, NormArgs, kNormThreads)
+GT_KERNEL_OF_ACTIVATIONS(GT_KERNEL, normalise_grad, NormArgs, kNormThreads)
+
+}  // namespace graph_train

@@ -1,0 +1,76 @@
+"""What the tests of ops on activations share: rounded inputs, layers against a reference, bounds, orders of threads."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from kernels.framework.activation_type import ActivationType
+from kernels.plugin import plugin_library
+from kernels.runtime import Tensor, flow
+
+BOUNDS = {ActivationType.FLOAT32: 3e-6, ActivationType.BFLOAT16: 2 * 2**-8, ActivationType.FLOAT16: 2 * 2**-11}
+"""Of the largest value: some 25 roundings of float32, or two of the other types (output, its gradient)."""
+
+Layer = Callable[..., Tensor]
+
+
+def rounded(values: np.ndarray, kind: ActivationType) -> np.ndarray:
+    """The nearest numbers of the type, as float32."""
+    return flow.tensor(values.astype(np.float32)).to(kind.dtype).to(flow.float32).numpy()
+
+
+def activation(values: np.ndarray, kind: ActivationType) -> Tensor:
+    """A tensor of that type without a gradient."""
+    return flow.tensor(values.astype(np.float32)).to(kind.dtype)
+
+
+def run_layer(layer: Layer, arrays: Sequence[np.ndarray], weights: np.ndarray, kind: ActivationType) -> list[np.ndarray]:
+    """Output and gradients of all inputs, of which the first is an activation; `weights` is the output's gradient."""
+    leaves = [flow.tensor(values.astype(np.float32), requires_grad=True) for values in arrays]
+    y = layer(leaves[0].to(kind.dtype), *leaves[1:])
+    y.backward(flow.tensor(weights.astype(np.float32)).to(y.dtype))
+    return [y.to(flow.float32).numpy(), *(one.grad.numpy() for one in leaves)]
+
+
+def run_reference(layer: Layer, arrays: Sequence[np.ndarray], weights: np.ndarray) -> list[np.ndarray]:
+    """The same in float64."""
+    leaves = [flow.tensor(values.astype(np.float64), requires_grad=True) for values in arrays]
+    y = layer(*leaves)
+    y.backward(flow.tensor(weights.astype(np.float64)))
+    return [y.numpy(), *(one.grad.numpy() for one in leaves)]
+
+
+def assert_close(own: np.ndarray, exact: np.ndarray, bound: float) -> None:
+    """Within `bound` of the largest value."""
+    np.testing.assert_allclose(own, exact, rtol=0, atol=bound * max(1.0, np.abs(exact).max(initial=0.0)))
+
+
+def assert_same_bits(ones: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> None:
+    """Array for array."""
+    for one, other in zip(ones, others, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def in_any_order(run: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+    """The result of `run`: the same bits in whatever order the threads of emulated CUDA kernels are executed."""
+    set_order = plugin_library().graph_train_emulated_order
+    set_order.argtypes, set_order.restype = [ctypes.c_uint64], None
+    first = run()
+    try:
+        for seed in (1, 2):
+            set_order(seed)
+            assert_same_bits(first, run())
+    finally:
+        set_order(0)
+    return first
+
+
+def in_graph(function: Callable[..., list[Tensor]], *inputs: Tensor) -> list[np.ndarray]:
+    """What a compiled graph makes of `function`, in float32."""
+
+    class Compiled(flow.nn.Graph):
+        def build(self, *given: Tensor) -> list[Tensor]:
+            return [one.to(flow.float32) for one in function(*given)]
+
+    return [one.numpy() for one in Compiled()(*inputs)]

@@ -1,0 +1,187 @@
+"""BatchNorm on (B, H, W, C) activations against plain ops in float64."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kernels.framework.activation_type import ActivationType
+from kernels.ops.batch_norm.function import batch_norm, synchronised_batch_norm
+from kernels.runtime import Tensor, flow
+from tests.kernels.ops.activations import (
+    BOUNDS,
+    activation,
+    assert_close,
+    assert_same_bits,
+    in_any_order,
+    rounded,
+    run_layer,
+    run_reference,
+)
+
+EPS, MOMENTUM = 1e-3, 0.03
+SHAPES = [(3, 9, 7, 16), (1, 1, 1, 8), (2, 5, 6, 3), (1, 13, 4, 5), (2, 3, 3, 255), (1, 40, 30, 64), (2, 4, 5, 72)]
+Layer = Callable[..., Tensor]
+
+
+def reference(training: bool, silu: bool, running: tuple[np.ndarray, np.ndarray]) -> Layer:
+    def layer(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        mean, variance = (flow.tensor(values.astype(np.float64)) for values in running)
+        if training:
+            mean = flow.mean(x, dim=[0, 1, 2])
+            variance = flow.mean(flow.square(x - mean), dim=[0, 1, 2])
+        z = (x - mean) / flow.sqrt(variance + EPS) * gamma + beta
+        return z * flow.sigmoid(z) if silu else z
+
+    return layer
+
+
+def inputs_of(shape: tuple[int, ...], kind: ActivationType, offset: float = 0.0) -> tuple[list[np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(3)
+    x = rounded(rng.standard_normal(shape) + offset, kind)
+    parameters = [rng.standard_normal(shape[-1]).astype(np.float32) for _ in range(2)]
+    return [x, *parameters], rounded(rng.standard_normal(shape), kind)
+
+
+def moved(x: np.ndarray, running: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+    rows = x.astype(np.float64).reshape(-1, x.shape[-1])
+    unbiased = rows.var(0) * len(rows) / max(len(rows) - 1, 1)
+    return [old * (1 - MOMENTUM) + new * MOMENTUM for old, new in zip(running, (rows.mean(0), unbiased), strict=True)]
+
+
+def running_of(channels: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.linspace(-1, 1, channels, dtype=np.float32), np.linspace(0.5, 2, channels, dtype=np.float32)
+
+
+def check(kind: ActivationType, shape: tuple[int, ...], function: Any, *, training: bool, silu: bool) -> None:
+    arrays, weights = inputs_of(shape, kind)
+    start = running_of(shape[-1])
+
+    def run() -> list[np.ndarray]:
+        running = [flow.tensor(values) for values in start]
+        options = {"training": training} if function is batch_norm else {}
+        results = run_layer(
+            lambda x, gamma, beta: function(x, gamma, beta, *running, eps=EPS, momentum=MOMENTUM, silu=silu, **options),
+            arrays,
+            weights,
+            kind,
+        )
+        return [*results, *(values.numpy() for values in running)]
+
+    exact = run_reference(reference(training, silu, start), arrays, weights)
+    exact += moved(arrays[0], start) if training else start
+    for own, wanted in zip(in_any_order(run), exact, strict=True):
+        assert_close(own, wanted, BOUNDS[kind])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("silu", [True, False])
+def test_batch_norm(shape: tuple[int, ...], training: bool, silu: bool, activation_type: ActivationType) -> None:
+    check(activation_type, shape, batch_norm, training=training, silu=silu)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:4])
+@pytest.mark.parametrize("silu", [True, False])
+def test_synchronised_batch_norm_on_one_rank(
+    shape: tuple[int, ...], silu: bool, activation_type: ActivationType
+) -> None:
+    check(activation_type, shape, synchronised_batch_norm, training=True, silu=silu)
+
+
+@pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
+def test_channels_far_from_zero_keep_their_variance(function: Any) -> None:
+    arrays, weights = inputs_of((2, 20, 30, 24), ActivationType.FLOAT32, offset=1000.0)
+    running = [flow.zeros(24), flow.ones(24)]
+    options = {"training": True} if function is batch_norm else {}
+    own = run_layer(
+        lambda x, gamma, beta: function(x, gamma, beta, *running, eps=EPS, momentum=MOMENTUM, silu=False, **options),
+        arrays,
+        weights,
+        ActivationType.FLOAT32,
+    )
+    exact = run_reference(reference(True, False, running_of(24)), arrays, weights)
+    for one, wanted in zip(own, exact, strict=True):
+        # The numbers themselves are 6e-5 apart near 1000, and the mean is one of them.
+        assert_close(one, wanted, 1e-4)
+    rows = arrays[0].astype(np.float64).reshape(-1, 24)
+    variance = rows.var(0, ddof=1) * MOMENTUM + (1 - MOMENTUM)
+    np.testing.assert_allclose(running[1].numpy(), variance, rtol=1e-6)
+
+
+def test_more_channels_than_one_block_takes(activation_type: ActivationType) -> None:
+    check(activation_type, (1, 2, 3, 2048), batch_norm, training=True, silu=True)
+
+
+@pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
+def test_no_images_leave_the_running_statistics(function: Any, activation_type: ActivationType) -> None:
+    running = [flow.tensor([1.0, 2.0, 3.0]) for _ in range(2)]
+    parameters = [flow.ones(3, requires_grad=True) for _ in range(2)]
+    x = flow.zeros(0, 8, 6, 3, requires_grad=True)
+    options = {"training": True} if function is batch_norm else {}
+    y = function(x.to(activation_type.dtype), *parameters, *running, eps=EPS, momentum=MOMENTUM, silu=True, **options)
+    y.to(flow.float32).sum().backward()
+    assert tuple(y.shape) == tuple(x.grad.shape) == (0, 8, 6, 3)
+    assert not any(parameter.grad.numpy().any() for parameter in parameters)
+    assert [values.numpy().tolist() for values in running] == [[1.0, 2.0, 3.0]] * 2
+
+
+def test_a_channel_with_nan_has_nan_statistics() -> None:
+    x = np.ones((2, 3, 3, 2), np.float32)
+    x[0, 0, 1, 1] = np.nan
+    running = [flow.zeros(2), flow.ones(2)]
+    batch_norm(
+        flow.tensor(x), flow.ones(2), flow.zeros(2), *running, eps=EPS, momentum=MOMENTUM, training=True, silu=False
+    )
+    for statistic in running:
+        assert np.isnan(statistic.numpy()).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
+def test_graph_equals_eager_bit_for_bit(function: Any, activation_type: ActivationType) -> None:
+    (x, gamma, beta), _ = inputs_of((2, 6, 5, 24), activation_type)
+    options = {"training": True} if function is batch_norm else {}
+
+    class Layer(flow.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gamma, self.beta = (flow.nn.Parameter(flow.tensor(values)) for values in (gamma, beta))
+            for name, values in zip(("mean", "variance"), running_of(24), strict=True):
+                self.register_buffer(name, flow.tensor(values))
+
+        def forward(self, x: Tensor) -> Tensor:
+            def plain(value: Tensor) -> Tensor:
+                return value if isinstance(value, flow.Tensor) else value.to(flow.Tensor)
+
+            states = (plain(getattr(self, name)) for name in ("gamma", "beta", "mean", "variance"))
+            y = function(x, *states, eps=EPS, momentum=MOMENTUM, silu=True, **options)
+            return (y.to(flow.float32) ** 2).sum()
+
+    def train(graph: bool) -> list[np.ndarray]:
+        layer = Layer()
+        optimizer = flow.optim.SGD(layer.parameters(), lr=0.01)
+
+        class Step(flow.nn.Graph):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = layer
+                self.add_optimizer(optimizer)
+
+            def build(self, x: Tensor) -> Tensor:
+                loss = self.layer(x)
+                loss.backward()
+                return loss
+
+        def eager(x: Tensor) -> Tensor:
+            loss = layer(x)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return loss
+
+        step = Step() if graph else eager
+        losses = [step(activation(x, activation_type)).numpy() for _ in range(3)]
+        return [*losses, *(getattr(layer, name).numpy() for name in ("gamma", "beta", "mean", "variance"))]
+
+    assert_same_bits(train(graph=True), train(graph=False))
