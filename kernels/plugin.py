@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kernels.build import plugin_build
+from kernels.build import cuda_build, nvrtc, plugin_build
+from kernels.host.cuda_devices import compute_capabilities
 from kernels.runtime import Tensor, flow, known_notes_hidden
 
 PluginMode = Literal["auto", "off", "require", "emulated-cuda"]
@@ -66,7 +67,10 @@ def load_plugin(mode: PluginMode) -> PluginStatus:
     if _process.status is None and _process.failure is None:
         try:
             built = plugin_build.ensure_built(emulated_cuda=mode == "emulated-cuda")
+            # Compiled before the library is loaded: what is registered then must be able to run.
+            images = [] if mode == "emulated-cuda" else _images_of_devices()
             _process.library = _load(built.path)
+            _give_images(images)
         except (ValueError, OSError) as error:
             _process.failure = error
         else:
@@ -140,6 +144,18 @@ def _start_session() -> Any:
     with known_notes_hidden():
         session.TryInit()
     return session
+
+
+def _images_of_devices() -> list[list[bytes]]:
+    """Compiled CUDA kernels for each device, by its ordinal; nothing where there is none."""
+    return [cuda_build.ensure_compiled(nvrtc.architecture_for(which)) for which in compute_capabilities()]
+
+
+def _give_images(images: list[list[bytes]]) -> None:
+    add_image = plugin_library().graph_train_cuda_add_image
+    add_image.argtypes, add_image.restype = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int64], None
+    for device, image in ((device, image) for device, of_device in enumerate(images) for image in of_device):
+        add_image(device, image, len(image))
 
 
 def _load(path: Path) -> ctypes.CDLL:

@@ -6,6 +6,7 @@ order, before OneFlow itself.
 """
 
 import ctypes
+import importlib.metadata
 import importlib.util
 import os
 import signal
@@ -26,6 +27,10 @@ _CUDA_LIBRARIES = (
 )
 
 
+_NCCL = ("nvidia.nccl", "libnccl.so.2")
+_NCCL_DISTRIBUTION = "nvidia-nccl-cu11"
+
+
 def _library_folder(package: str) -> Path | None:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -34,11 +39,24 @@ def _library_folder(package: str) -> Path | None:
 
 
 def _preload_cuda_libraries() -> None:
-    """Loads what OneFlow's shared objects need; a library that the system provides itself may be missing here."""
-    for package, name in _CUDA_LIBRARIES:
+    """Loads what OneFlow's shared objects need; a library that the system provides itself may be missing here.
+
+    OneFlow's wheel carries NCCL 2.12, which has no code for Hopper. Where a newer one is installed (the extra "nccl"),
+    its functions are found first, because it is loaded first.
+    """
+    for package, name in (*((_NCCL,) if _has_nccl() else ()), *_CUDA_LIBRARIES):
         folder = _library_folder(package)
         if folder is not None and (folder / name).exists():
             ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
+
+
+def _has_nccl() -> bool:
+    """False also for the build for CUDA 12, which PyTorch installs in the same folder."""
+    try:
+        importlib.metadata.distribution(_NCCL_DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 _M_MMAP_THRESHOLD = -3

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kernels.build import plugin_build
+from kernels.build import nvrtc, plugin_build
+from kernels.build.cuda_build import archive_name
 from kernels.build.wheel_hook import SWITCH
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -57,6 +58,8 @@ def is_data(path: Path) -> bool:
 
 def test_it_trains_from_an_empty_environment_without_a_compiler(tmp_path: Path) -> None:
     wheel = build(tmp_path, "--no-build-isolation", f"--python={sys.executable}", **{SWITCH: "1"})
+    kinds = (*nvrtc.ARCHITECTURES, nvrtc.PORTABLE)
+    assert {f"kernels/prebuilt/{archive_name(kind)}" for kind in kinds} <= set(zipfile.ZipFile(wheel).namelist())
     python, commands = tmp_path / "env/bin/python", tmp_path / "env/bin"
     run("uv", "venv", "--offline", "--python", sys.executable, tmp_path / "env", folder=tmp_path)
     limits = tmp_path / "constraints.txt"

@@ -151,12 +151,12 @@ def _plugin() -> Fact:
 
 
 def _plugin_state() -> str:
-    from kernels.build import plugin_build
+    from kernels.build import cache, plugin_build
 
     packaged = plugin_build.packaged_library()
     if packaged is not None:
         return f"from the wheel: {packaged}"
-    folder = plugin_build.cache_folder() / plugin_build.plugin_key(plugin_build.find_toolchain())
+    folder = cache.cache_folder() / plugin_build.plugin_key(plugin_build.find_toolchain())
     built = sorted(folder.glob("*.so"))
     return (
         f"built: {built[0]}"

@@ -1,29 +1,25 @@
 """Compiles the kernel plugin: which compiler, which headers, which flags, and the folder that keeps the result."""
 
-import fcntl
 import hashlib
 import importlib.metadata
 import os
 import platform
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels.host.user_cache import user_cache_folder
+from kernels.build.cache import PluginUnavailableError, is_as_built, keep, locked, private_cache_folder
 
 SOURCE_FOLDER = Path(__file__).resolve().parents[1]
 """The package `kernels`: C++ and CUDA sources lie in `native/` and beside the Python functions of their ops."""
 LIBRARY_NAME = "libgraph_train_kernels.so"
-DIGEST_NAME = f"{LIBRARY_NAME}.sha256"
 PACKAGED_FOLDER = SOURCE_FOLDER / "prebuilt"
 """Where a wheel that was built with kernels carries them (`kernels/build/wheel_hook.py`)."""
 KEY_NAME = "key"
@@ -66,10 +62,6 @@ _COMMON_HEADER = "native/common.h"
 _OLDEST_GCC = 12
 """The first that compiles one function for x86-64-v4, x86-64-v3 and plain x86-64 (`target_clones`)."""
 _COMPILERS = ("g++", "c++", "g++-14", "g++-13", "g++-12")
-
-
-class PluginUnavailableError(ValueError):
-    """The plugin cannot be built or loaded here; the message holds the reason and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -229,64 +221,6 @@ def _hash_with_sources(*versions: str) -> str:
     return digest.hexdigest()[:24]
 
 
-def cache_folder() -> Path:
-    """Parent of all cached builds: $XDG_CACHE_HOME/graph-train/plugin, by default under ~/.cache."""
-    return user_cache_folder() / "plugin"
-
-
-def check_private(path: Path) -> None:
-    """Refuses what somebody else could have written: a library that is loaded runs as this user."""
-    facts = path.lstat()
-    if stat.S_ISLNK(facts.st_mode):
-        raise PluginUnavailableError(f"{path}: is a symbolic link; remove it, it will be built again")
-    if facts.st_uid != os.geteuid():
-        raise PluginUnavailableError(
-            f"{path}: belongs to user id {facts.st_uid}, not to you; remove it or set XDG_CACHE_HOME"
-        )
-    if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        mode = stat.S_IMODE(facts.st_mode)
-        raise PluginUnavailableError(
-            f"{path}: others may write it (mode {mode:o}); remove it or run: chmod go-w '{path}'"
-        )
-
-
-def _private_folder(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(mode=0o700, exist_ok=True)
-    check_private(path)
-    path.chmod(0o700)
-    return path
-
-
-def is_as_built(library: Path) -> bool:
-    """Whether the library is, byte for byte, the one whose digest was noted when it was compiled.
-
-    It finds a damaged disk, a build that was cut off, and a library that was put in place of ours; whoever can write
-    into the private folder as this user could note another digest too.
-
-    Raises:
-        PluginUnavailableError: the library, or the note, may have been written by others.
-    """
-    note = library.with_name(DIGEST_NAME)
-    for file in (library, note):
-        if not file.is_symlink() and not file.exists():
-            return False
-        check_private(file)
-    return note.read_text(encoding="ascii", errors="replace").strip() == _digest(library)
-
-
-def _digest(library: Path) -> str:
-    return hashlib.sha256(library.read_bytes()).hexdigest()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on a file; a process that dies gives it back."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def ensure_built(*, emulated_cuda: bool = False) -> BuiltPlugin:
     """The library for these sources and this machine: the wheel's, or the cache's, or compiled now.
 
@@ -303,11 +237,10 @@ def ensure_built(*, emulated_cuda: bool = False) -> BuiltPlugin:
     if packaged is not None:
         return BuiltPlugin(packaged, 0.0)
     toolchain = find_toolchain()
-    root = _private_folder(_private_folder(cache_folder().parent) / cache_folder().name)
-    folder = _private_folder(root / plugin_key(toolchain, emulated_cuda=emulated_cuda))
+    folder = private_cache_folder(plugin_key(toolchain, emulated_cuda=emulated_cuda))
     library = folder / LIBRARY_NAME
     build_seconds = 0.0
-    with _locked(folder / "lock"):
+    with locked(folder / "lock"):
         if not is_as_built(library):
             if library.exists():
                 text = "is not the library that was compiled here, or its digest is missing; it is compiled anew"
@@ -338,13 +271,7 @@ def _build(toolchain: Toolchain, folder: Path, library: Path, emulated_cuda: boo
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
             finished = compile_sources(toolchain, Path(scratch), folder / "build.log", emulated_cuda=emulated_cuda)
-            # Renamed only when whole: a reader without the lock sees no library or all of it.
-            finished.chmod(0o700)
-            note = Path(scratch) / DIGEST_NAME
-            note.write_text(f"{_digest(finished)}\n", encoding="ascii")
-            note.chmod(0o600)
-            finished.replace(library)
-            note.replace(library.with_name(DIGEST_NAME))
+            keep(finished, library)
     except BaseException:
         print(" failed", file=sys.stderr, flush=True)
         raise
@@ -385,13 +312,12 @@ def compile_sources(toolchain: Toolchain, scratch: Path, log: Path, *, emulated_
 def _kept_object(job: "_CompileJob", flags: Sequence[str], versions: Sequence[str]) -> Path:
     """Where the result of a compilation is kept: by all that it depends on, so that a change compiles few files."""
     digest = hashlib.sha256("\0".join((*job.command(flags), *versions)).encode())
-    for path in _included(job.source):
+    for path in included_files(job.source):
         digest.update(path.read_bytes() + b"\0")
-    folder = _private_folder(_private_folder(_private_folder(cache_folder().parent) / cache_folder().name) / "objects")
-    return folder / f"{digest.hexdigest()[:32]}.o"
+    return private_cache_folder("objects") / f"{digest.hexdigest()[:32]}.o"
 
 
-def _included(source: Path) -> list[Path]:
+def included_files(source: Path) -> list[Path]:
     """The file and all files of ours that it includes, directly or not, and those that are included for it."""
     found: dict[Path, None] = {}
     waiting = [source, *([SOURCE_FOLDER / _COMMON_HEADER] if source.suffix == ".cpp" else ())]

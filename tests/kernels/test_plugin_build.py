@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kernels.build import plugin_build
-from kernels.build.plugin_build import PluginUnavailableError
+from kernels.build.cache import PluginUnavailableError, is_as_built, note_of
 
 ROOT = Path(__file__).resolve().parents[2]
 _WRITES_OUTPUT = """#!/bin/sh
@@ -165,7 +165,7 @@ def test_library_that_is_not_the_one_compiled_here_is_compiled_anew(
     cache: Path, compiler_log: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     library = plugin_build.ensure_built().path
-    note, runs = library.with_name(plugin_build.DIGEST_NAME), compiler_log.read_text()
+    note, runs = note_of(library), compiler_log.read_text()
     genuine = library.read_bytes()
     if damage == "no note":
         note.unlink()
@@ -173,17 +173,17 @@ def test_library_that_is_not_the_one_compiled_here_is_compiled_anew(
         note.write_bytes(b"\xff" * 64)
     else:
         library.write_bytes({"one byte more": genuine + b"x", "cut off": genuine[:-1]}.get(damage, b"\x7fELF evil"))
-    assert plugin_build.is_as_built(library) is False
+    assert is_as_built(library) is False
     capsys.readouterr()
     assert plugin_build.ensure_built().build_seconds > 0
-    assert library.read_bytes() == genuine and plugin_build.is_as_built(library)
+    assert library.read_bytes() == genuine and is_as_built(library)
     assert compiler_log.read_text() == 2 * runs
     assert "not the library that was compiled here" in capsys.readouterr().err
 
 
 def test_note_that_others_may_write_is_refused(cache: Path, compiler_log: Path) -> None:
     library = plugin_build.ensure_built().path
-    library.with_name(plugin_build.DIGEST_NAME).chmod(0o622)
+    note_of(library).chmod(0o622)
     with pytest.raises(PluginUnavailableError, match="others may write it"):
         plugin_build.ensure_built()
 

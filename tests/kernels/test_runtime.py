@@ -1,13 +1,17 @@
-"""What OneFlow's native code prints: known notes are hidden, everything else is not."""
+"""Loading OneFlow: known notes of its native code are hidden, everything else is not; which libraries it uses."""
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from kernels import runtime
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_only_known_notes_are_hidden(capfd: pytest.CaptureFixture[str]) -> None:
@@ -65,3 +69,31 @@ def test_an_interrupt_raises_as_in_any_python_program() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
+
+
+def test_oneflow_calls_the_newer_nccl(tmp_path: Path) -> None:
+    """What the loader says of OneFlow's own library: each function of NCCL is the preloaded one's."""
+    code = """
+import ctypes, kernels.runtime
+version = ctypes.c_int()
+assert ctypes.CDLL(None).ncclGetVersion(ctypes.byref(version)) == 0
+print(version.value)
+"""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "LD_DEBUG": "bindings",
+        "LD_DEBUG_OUTPUT": str(tmp_path / "bindings"),
+        "LD_BIND_NOW": "1",
+    }
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "22105"
+    text = "".join(path.read_text() for path in tmp_path.glob("bindings.*"))
+    found = re.findall(r"binding file \S*/liboneflow-\S+ \[0\] to (\S+) \[0\]: normal symbol `(nccl\w+)'", text)
+    assert {"ncclAllReduce", "ncclCommInitRank", "ncclGetVersion"} <= {symbol for _, symbol in found}
+    assert {Path(library).name for library, _ in found} == {"libnccl.so.2"}
+
+
+def test_nccl_for_another_cuda_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_NCCL_DISTRIBUTION", "nvidia-nccl-of-another-cuda")
+    assert not runtime._has_nccl()

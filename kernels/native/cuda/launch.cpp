@@ -33,14 +33,14 @@ std::mutex& mutex() {
   return made;
 }
 
-// cubins or PTX, as graph_train_cuda_add_image was given them; emulated kernels are compiled into this library.
-std::vector<std::string>& images() {
+// cubins or PTX for a device, as graph_train_cuda_add_image was given them.
+std::vector<std::string>& images_of(int device) {
+  static auto* made = new std::map<int, std::vector<std::string>>;
+  auto& images = (*made)[device];
 #ifdef GT_EMULATED_CUDA
-  static auto* made = new std::vector<std::string>{"emulated"};
-#else
-  static auto* made = new std::vector<std::string>;
+  if (images.empty()) images.emplace_back("compiled into this library");
 #endif
-  return *made;
+  return images;
 }
 
 OnDevice& on_device(int device) {
@@ -63,12 +63,14 @@ OnDevice& enter(int device) {
   return here;
 }
 
-Function function_of(OnDevice* here, const std::string& name) {
+Function function_of(int device, const std::string& name) {
+  OnDevice* const here = &enter(device);
   const auto known = here->functions.find(name);
   if (known != here->functions.end()) return known->second;
   if (here->modules.empty()) {
-    CHECK(!images().empty()) << "no compiled CUDA kernels were given to the plugin";
-    for (const std::string& image : images()) {
+    const auto& images = images_of(device);
+    CHECK(!images.empty()) << "no compiled CUDA kernels were given to the plugin for GPU " << device;
+    for (const std::string& image : images) {
       here->modules.emplace_back();
       GT_CUDA_CHECK(module_load_data(&here->modules.back(), image.data()));
     }
@@ -124,7 +126,7 @@ void launch_raw(const Queue& queue, const std::string& name, Size grid, unsigned
   Function function;
   {
     const std::lock_guard<std::mutex> lock(mutex());
-    function = function_of(&enter(queue.device), name);
+    function = function_of(queue.device, name);
     ++counts()[name];
   }
   void* parameters[] = {const_cast<void*>(args)};
@@ -136,7 +138,7 @@ int64_t blocks_together(const Queue& queue, const std::string& name, int64_t mos
   int on_each = 0;
   {
     const std::lock_guard<std::mutex> lock(mutex());
-    GT_CUDA_CHECK(occupancy(&on_each, function_of(&enter(queue.device), name), static_cast<int>(threads), 0));
+    GT_CUDA_CHECK(occupancy(&on_each, function_of(queue.device, name), static_cast<int>(threads), 0));
   }
   const int64_t fit = static_cast<int64_t>(on_each) * multiprocessors(queue.device);
   return std::max<int64_t>(1, std::min(fit, most_blocks));
@@ -148,7 +150,7 @@ void launch_together_raw(const Queue& queue, const std::string& name, int64_t mo
   Function function;
   {
     const std::lock_guard<std::mutex> lock(mutex());
-    function = function_of(&enter(queue.device), name);
+    function = function_of(queue.device, name);
     ++counts()[name];
   }
   void* parameters[] = {const_cast<void*>(args)};
@@ -254,10 +256,10 @@ const char* kept(const std::string& text) {
 
 }  // namespace
 
-// A cubin, or PTX ending in a zero; all are given before the first kernel is launched.
-extern "C" GT_EXPORT void graph_train_cuda_add_image(const char* image, int64_t bytes) {
+// A cubin, or PTX ending in a zero, for the device of that ordinal; all are given before its first kernel is launched.
+extern "C" GT_EXPORT void graph_train_cuda_add_image(int device, const char* image, int64_t bytes) {
   const std::lock_guard<std::mutex> lock(mutex());
-  images().emplace_back(image, bytes);
+  images_of(device).emplace_back(image, bytes);
 }
 
 // Names of the ops that have a CUDA kernel, a line each.

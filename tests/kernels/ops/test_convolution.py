@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kernels.ops.convolution.function import ConvolutionGeometry, convolution
-from kernels.plugin import load_plugin, plugin_library
+from kernels.plugin import emulates_cuda, load_plugin, plugin_library
 from kernels.runtime import Tensor, flow
 from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays
 
@@ -24,13 +24,8 @@ def _plugin() -> None:
     assert load_plugin("require").loaded
 
 
-def runs_on_cuda() -> bool:
-    """CUDA's kernels, on the emulated device."""
-    return hasattr(plugin_library(), "graph_train_emulated_order")
-
-
 def skip_unless_supported(dtype: str, packed: bool) -> None:
-    if runs_on_cuda() or dtype == "float32":
+    if emulates_cuda() or dtype == "float32":
         return
     if packed or dtype == "float16":
         pytest.skip("16-bit weights and float16 are for CUDA")
@@ -168,7 +163,7 @@ def test_empty_batch_has_empty_output_and_zero_gradient(packed: bool) -> None:
 
 
 def test_packed_weights_are_convolved_by_cudnn() -> None:
-    if not runs_on_cuda():
+    if not emulates_cuda():
         pytest.skip("counts what the emulated device is asked for")
     library = plugin_library()
     library.graph_train_cuda_counts.restype = ctypes.c_char_p

@@ -1,0 +1,83 @@
+"""Compiled CUDA kernels for one kind of GPU: from the wheel, from the cache, or compiled now.
+
+They lie in one file per architecture, a zip archive that holds the machine code of each source by its name.
+"""
+
+import hashlib
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+from kernels.build import nvrtc
+from kernels.build.cache import is_as_built, keep, locked, private_cache_folder
+from kernels.build.plugin_build import PACKAGED_FOLDER, SOURCE_FOLDER, included_files
+
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def ensure_compiled(architecture: str) -> list[bytes]:
+    """Images that the driver can load, one a source file; safe when several processes start at once.
+
+    Args:
+        architecture: as `nvrtc.architecture_for` gives it.
+
+    Raises:
+        PluginUnavailableError: NVRTC is not installed or cannot compile a source; an unsafe cache folder.
+        OSError: the cache folder cannot be written.
+    """
+    name = archive_name(architecture)
+    if (PACKAGED_FOLDER / name).is_file():
+        return _read(PACKAGED_FOLDER / name)
+    archive = private_cache_folder("cuda") / name
+    with locked(archive.with_name(f"{name}.lock")):
+        if not is_as_built(archive):
+            _build(architecture, archive)
+        return _read(archive)
+
+
+def archive_name(architecture: str) -> str:
+    """Name of the archive of these very sources: another one belongs to others and is not taken."""
+    digest = hashlib.sha256(nvrtc.version().encode())
+    for source in nvrtc.cuda_sources():
+        # Without the folder of this installation: the same in a wheel's and where it is installed.
+        flags = "\0".join(nvrtc.flags_of(source, architecture)).replace(str(SOURCE_FOLDER), "")
+        digest.update(f"{source.relative_to(SOURCE_FOLDER)}\0{flags}\0".encode())
+        for path in included_files(source):
+            digest.update(path.read_bytes() + b"\0")
+    return f"{architecture}-{digest.hexdigest()[:24]}.zip"
+
+
+def write_archive(architecture: str, archive: Path) -> None:
+    """Compiles all sources.
+
+    Raises:
+        PluginUnavailableError: as of `nvrtc.compile_source`.
+    """
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for source in nvrtc.cuda_sources():
+            name = str(source.relative_to(SOURCE_FOLDER))
+            file.writestr(
+                zipfile.ZipInfo(name, _DATE), nvrtc.compile_source(source, architecture), zipfile.ZIP_DEFLATED
+            )
+
+
+def _read(archive: Path) -> list[bytes]:
+    with zipfile.ZipFile(archive) as file:
+        return [file.read(name) for name in file.namelist()]
+
+
+def _build(architecture: str, archive: Path) -> None:
+    start = time.monotonic()
+    text = f"graph-train: compiling the CUDA kernels for {architecture} (once, up to a minute) ..."
+    print(text, end="", file=sys.stderr, flush=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=archive.parent, prefix="build-") as scratch:
+            finished = Path(scratch) / archive.name
+            write_archive(architecture, finished)
+            keep(finished, archive)
+    except BaseException:
+        print(" failed", file=sys.stderr, flush=True)
+        raise
+    print(f" done in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)

@@ -1,0 +1,34 @@
+"""The CUDA devices of this machine as the driver counts them, without any of CUDA's runtime."""
+
+import ctypes
+from functools import cache
+
+_DRIVER = "libcuda.so.1"
+_MAJOR, _MINOR = 75, 76
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*."""
+
+
+@cache
+def compute_capabilities() -> tuple[tuple[int, int], ...]:
+    """(Major, minor) of each device, in the order of their ordinals; empty where there is no driver or no device."""
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return ()
+    count = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return ()
+    return tuple(
+        (_attribute(driver, device, _MAJOR), _attribute(driver, device, _MINOR)) for device in range(count.value)
+    )
+
+
+def _attribute(driver: ctypes.CDLL, ordinal: int, which: int) -> int:
+    device, value = ctypes.c_int(), ctypes.c_int()
+    for result in (
+        driver.cuDeviceGet(ctypes.byref(device), ordinal),
+        driver.cuDeviceGetAttribute(ctypes.byref(value), which, device),
+    ):
+        if result != 0:
+            raise OSError(f"{_DRIVER}: device {ordinal} cannot be asked (error {result})")
+    return value.value

@@ -1,0 +1,87 @@
+"""Compiled CUDA kernels: kept once compiled, compiled anew when damaged or changed, taken from a wheel."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kernels import plugin
+from kernels.build import cuda_build, nvrtc, plugin_build
+from kernels.build.cache import PluginUnavailableError, note_of
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder with two small sources and an empty cache, in place of the package's."""
+    folder = tmp_path / "sources"
+    (folder / "ops").mkdir(parents=True)
+    (folder / "shared.h").write_text("#define NUMBER 1\n")
+    for name in ("a", "b"):
+        kernel = f'#include "shared.h"\nextern "C" __global__ void {name}(int* x) {{ *x = NUMBER; }}\n'
+        (folder / "ops" / f"{name}.cu").write_text(kernel)
+    for module in (plugin_build, nvrtc, cuda_build):
+        monkeypatch.setattr(module, "SOURCE_FOLDER", folder)
+    monkeypatch.setattr(nvrtc, "_FLAGS", ("-std=c++17", f"-I{folder}"))
+    monkeypatch.setattr(cuda_build, "PACKAGED_FOLDER", tmp_path / "packaged")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
+
+
+def _archive(sources: Path) -> Path:
+    (archive,) = (sources.parent / "cache/graph-train/plugin/cuda").glob("*.zip")
+    return archive
+
+
+def test_images_are_kept(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = cuda_build.ensure_compiled("sm_80")
+    assert [image[:4] for image in first] == [b"\x7fELF"] * 2 and b"a" in first[0]
+    assert "compiling the CUDA kernels for sm_80" in capsys.readouterr().err
+    assert cuda_build.ensure_compiled("sm_80") == first
+    assert not capsys.readouterr().err
+
+
+def test_a_changed_header_compiles_anew(sources: Path) -> None:
+    first = cuda_build.ensure_compiled("sm_80")
+    (sources / "shared.h").write_text("#define NUMBER 2\n")
+    assert cuda_build.ensure_compiled("sm_80") != first
+
+
+@pytest.mark.parametrize("damage", ["archive", "note"])
+def test_what_is_damaged_is_compiled_anew(sources: Path, damage: str) -> None:
+    first = cuda_build.ensure_compiled("sm_80")
+    archive = _archive(sources)
+    (archive if damage == "archive" else note_of(archive)).write_bytes(b"damaged")
+    assert cuda_build.ensure_compiled("sm_80") == first
+
+
+def test_what_others_may_write_is_refused(sources: Path) -> None:
+    cuda_build.ensure_compiled("sm_80")
+    _archive(sources).chmod(0o722)
+    with pytest.raises(PluginUnavailableError, match="others may write it"):
+        cuda_build.ensure_compiled("sm_80")
+
+
+def test_a_wheel_brings_them(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packaged = sources.parent / "packaged"
+    packaged.mkdir()
+    cuda_build.write_archive("sm_80", packaged / cuda_build.archive_name("sm_80"))
+    # Installed elsewhere.
+    elsewhere = sources.parent / "elsewhere"
+    shutil.move(sources, elsewhere)
+    for module in (plugin_build, nvrtc, cuda_build):
+        monkeypatch.setattr(module, "SOURCE_FOLDER", elsewhere)
+    monkeypatch.setattr(nvrtc, "_FLAGS", ("-std=c++17", f"-I{elsewhere}"))
+    monkeypatch.setattr(nvrtc, "compile_source", lambda *_: pytest.fail("compiled, though the wheel has it"))
+    assert len(cuda_build.ensure_compiled("sm_80")) == 2
+
+
+def test_without_a_gpu_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "compute_capabilities", lambda: ())
+    monkeypatch.setattr(cuda_build, "ensure_compiled", lambda _: pytest.fail("compiled"))
+    assert plugin._images_of_devices() == []
+
+
+def test_each_gpu_gets_the_kernels_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "compute_capabilities", lambda: ((8, 6), (12, 0)))
+    monkeypatch.setattr(cuda_build, "ensure_compiled", lambda architecture: [architecture.encode()])
+    assert plugin._images_of_devices() == [[b"sm_86"], [b"compute_90"]]
