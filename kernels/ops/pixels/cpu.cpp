@@ -1,0 +1,43 @@
+// Images as the first activation, on the CPU.
+#include <array>
+
+#include "native/attributes.h"
+#include "native/number_types.h"
+#include "ops/pixels/pixels.h"
+
+namespace graph_train {
+
+namespace {
+
+constexpr int64_t kPixelsOfThread = 1 << 13;
+
+template<typename T>
+class PixelsKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    std::array<T, 256> values;
+    for (int i = 0; i < 256; ++i) values[i] = from_float<T>(static_cast<float>(i) / kBrightest);
+    const oneflow::ShapeView& shape = view_of(ctx, "images");
+    const int64_t area = shape.Count(2);
+    const auto* images = data_of<uint8_t>(ctx, "images");
+    T* out = result_of<T>(ctx);
+    parallel_for(shape.At(0) * area, kPixelsOfThread, [&](int64_t begin, int64_t end) {
+      for (int64_t pixel = begin; pixel < end;) {
+        const int64_t image = pixel / area;
+        const uint8_t* planes = images + (image * 3) * area - image * area;  // indexed by the pixel's number in all
+        for (const int64_t last = std::min(end, (image + 1) * area); pixel < last; ++pixel) {
+          for (int64_t c = 0; c < 3; ++c) out[pixel * 3 + c] = values[planes[c * area + pixel]];
+        }
+      }
+    });
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+GT_CPU_KERNEL("graph_train_pixels", PixelsKernel<float>, GT_IS_FLOAT("out"));
+GT_CPU_KERNEL("graph_train_pixels", PixelsKernel<Bfloat16>, GT_IS_BFLOAT16("out"));
+
+}  // namespace
+
+}  // namespace graph_train

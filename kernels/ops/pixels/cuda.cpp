@@ -1,0 +1,28 @@
+// Images as the first activation, on CUDA.
+#include "native/attributes.h"
+#include "native/cuda/launch.h"
+#include "ops/pixels/pixels.h"
+
+namespace graph_train {
+
+namespace {
+
+class PixelsCudaKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    const oneflow::ShapeView& shape = view_of(ctx, "images");
+    const PixelArgs args{data_of<uint8_t>(ctx, "images"), result_of<void>(ctx), shape.At(0), shape.Count(2)};
+    const int64_t threads = args.number * ((args.area + kPixelsPerThread - 1) / kPixelsPerThread);
+    if (threads == 0) return;
+    cuda::launch(cuda::queue_of(ctx), cuda::name_of("pixels", type_of(ctx, "out")),
+                 cuda::blocks_for(threads, kPixelThreads), kPixelThreads, args);
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+GT_CUDA_KERNEL("graph_train_pixels", PixelsCudaKernel, GT_IS_ACTIVATION("out"));
+
+}  // namespace
+
+}  // namespace graph_train

@@ -1,0 +1,22 @@
+// Arguments of the CUDA kernel that makes activations of images.
+#ifndef GRAPH_TRAIN_KERNELS_PIXELS_H_
+#define GRAPH_TRAIN_KERNELS_PIXELS_H_
+
+#include "native/host_device.h"
+
+namespace graph_train {
+
+constexpr int kPixelThreads = 256;
+// Neighbouring pixels of one thread.
+constexpr int kPixelsPerThread = 8;
+constexpr float kBrightest = 255.0f;
+
+struct PixelArgs {
+  const uint8_t* images;  // (images, 3, area)
+  void* out;              // (images, area, 3)
+  int64_t number, area;
+};
+
+}  // namespace graph_train
+
+#endif  // GRAPH_TRAIN_KERNELS_PIXELS_H_
