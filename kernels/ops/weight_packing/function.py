@@ -1,0 +1,41 @@
+"""Convolution weights in the order and data type of activations, all of a network in one op each way."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from kernels.framework import dispatch
+from kernels.framework.activation_type import ActivationType
+from kernels.runtime import Tensor, flow
+
+
+def pack_weights(weights: Sequence[Tensor], activation_type: ActivationType) -> list[Tensor]:
+    """Reorder and round convolution weights; gradients come back in the weights' own order, in float32.
+
+    Args:
+        weights: (O, I, KH, KW) float32 each; at least one.
+        activation_type: data type of the results.
+    Returns:
+        (O, KH, KW, I) each, in the same order.
+    """
+    packed = _function(len(weights), activation_type).apply(*weights)
+    return [packed] if len(weights) == 1 else list(packed)
+
+
+@cache
+def _function(count: int, activation_type: ActivationType) -> Any:
+    pack_op = dispatch.build_op("graph_train_pack_weights", (("weight", count),), outputs=count)
+    unpack_op = dispatch.build_op("graph_train_unpack_weights", (("gradient", count),), outputs=count)
+
+    class PackWeights(flow.autograd.Function):
+        @staticmethod
+        def forward(context: Any, *weights: Tensor) -> Tensor | tuple[Tensor, ...]:
+            packed = dispatch.call_many(pack_op, weights, integers=(int(activation_type),))
+            return packed[0] if count == 1 else tuple(packed)
+
+        @staticmethod
+        def backward(context: Any, *gradients: Tensor) -> Tensor | tuple[Tensor, ...]:
+            unpacked = dispatch.call_many(unpack_op, gradients)
+            return unpacked[0] if count == 1 else tuple(unpacked)
+
+    return PackWeights
