@@ -207,12 +207,8 @@ def source_files() -> list[Path]:
 
 def plugin_key(toolchain: Toolchain, *, emulated_cuda: bool = False) -> str:
     """Hash of all that decides the library's bytes: sources, flags, and the versions it is bound to."""
-    return _hash_with_sources(*plugin_key_parts(toolchain), *(_EMULATION_FLAGS if emulated_cuda else ()))
-
-
-def plugin_key_parts(toolchain: Toolchain) -> tuple[str, ...]:
-    """Versions that everything compiled is bound to."""
-    return toolchain.compiler_version, toolchain.oneflow_version, toolchain.onednn_version
+    versions = (toolchain.compiler_version, toolchain.oneflow_version, toolchain.onednn_version)
+    return _hash_with_sources(*versions, *(_EMULATION_FLAGS if emulated_cuda else ()))
 
 
 def packaged_key() -> str:
@@ -362,48 +358,19 @@ def compile_sources(toolchain: Toolchain, scratch: Path, log: Path, *, emulated_
     flags = [str(toolchain.compiler), *_COMPILE_FLAGS, *toolchain.include_flags()]
     flags += _EMULATION_FLAGS if emulated_cuda else ()
     jobs = _compile_jobs(emulated_cuda)
-    kept = {job: _kept_object(job, flags, plugin_key_parts(toolchain)) for job in jobs}
-    missing = [job for job in jobs if not kept[job].exists()]
-    dependent = [job for job in missing if job.needs_oneflow]
+    # OneFlow's headers take most of every file's time: they are compiled once and found by name in the scratch folder,
+    # beside the files that do without them.
     (scratch / _COMMON_HEADER).parent.mkdir()
-    commands = [job.command(flags) for job in missing if not job.needs_oneflow]
-    if dependent:
-        # OneFlow's headers take most of every file's time: they are compiled once and found by name in the scratch
-        # folder, beside the files that do without them.
-        source, target = str(SOURCE_FOLDER / _COMMON_HEADER), f"{_COMMON_HEADER}.gch"
-        commands.insert(0, [*flags, "-x", "c++-header", source, "-o", target])
+    header = [*flags, "-x", "c++-header", str(SOURCE_FOLDER / _COMMON_HEADER), "-o", f"{_COMMON_HEADER}.gch"]
+    commands = [(job.command(flags), job.needs_oneflow) for job in jobs]
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(lambda command: _run(command, scratch, log), commands))
-        list(pool.map(lambda job: _run(job.command(flags), scratch, log), dependent))
-    for job in missing:
-        (scratch / job.target).replace(kept[job])
-    link = [str(toolchain.compiler), *(str(kept[job]) for job in jobs), "-o", LIBRARY_NAME]
+        first = [header, *(command for command, needs_oneflow in commands if not needs_oneflow)]
+        list(pool.map(lambda command: _run(command, scratch, log), first))
+        rest = [command for command, needs_oneflow in commands if needs_oneflow]
+        list(pool.map(lambda command: _run(command, scratch, log), rest))
+    link = [str(toolchain.compiler), *(job.target for job in jobs), "-o", LIBRARY_NAME]
     _run([*link, *toolchain.link_names(), *_LINK_FLAGS], scratch, log)
     return scratch / LIBRARY_NAME
-
-
-def _kept_object(job: "_CompileJob", flags: Sequence[str], versions: Sequence[str]) -> Path:
-    """Where the result of a compilation is kept: by all that it depends on, so that a change compiles few files."""
-    digest = hashlib.sha256("\0".join((*job.command(flags), *versions)).encode())
-    for path in _included(job.source):
-        digest.update(path.read_bytes() + b"\0")
-    folder = _private_folder(_private_folder(_private_folder(cache_folder().parent) / cache_folder().name) / "objects")
-    return folder / f"{digest.hexdigest()[:32]}.o"
-
-
-def _included(source: Path) -> list[Path]:
-    """The file and all files of ours that it includes, directly or not, and those that are included for it."""
-    found: dict[Path, None] = {}
-    waiting = [source, *([SOURCE_FOLDER / _COMMON_HEADER] if source.suffix == ".cpp" else ())]
-    while waiting:
-        path = waiting.pop()
-        if path in found or not path.is_file():
-            continue
-        found[path] = None
-        waiting += [
-            SOURCE_FOLDER / name for name in re.findall(r'#include "([^"]+)"', path.read_text(encoding="utf-8"))
-        ]
-    return sorted(found)
 
 
 @dataclass(frozen=True)
