@@ -1,6 +1,9 @@
 """The fused loss against the composed one and against the vectors of the reference; graph against eager."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from models.loss import DetectionLoss
 from models.loss_config import LossConfig
 from models.padded_labels import label_capacity, pad_labels
 from models.targets import HeadGeometry
+from tests.distributed.jobs import free_port
 from tests.kernels.ops.launches import launches_of, shuffle_threads
 
 _Array = npt.NDArray[np.float32]
@@ -446,3 +450,27 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         detection_loss([flow.ones(0, 4, 4, 14)], flow.ones(0, 16, 5), settings, balance, scale)
     with pytest.raises(ValueError, match="1 to 5 levels"):
         detection_loss([], labels, settings, balance, scale)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_images_spread_over_ranks(ranks: int, request: pytest.FixtureRequest) -> None:
+    mode = "emulated-cuda" if request.config.getoption("--kernels") == "emulated-cuda" else "require"
+    command = [sys.executable, "-m", "tests.kernels.ops.detection_loss_job", mode]
+    job = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(ranks),
+        "OMP_NUM_THREADS": "1",
+    }
+    started = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **job, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(ranks)
+    ]
+    outputs = [process.communicate(timeout=500)[0].decode() for process in started]
+    assert [process.returncode for process in started] == [0] * ranks, outputs
