@@ -72,7 +72,7 @@ def test_concurrent_starts_build_once(cache: Path, compiler_log: Path) -> None:
     paths = {start.communicate(timeout=60)[0].strip() for start in starts}
     assert [start.returncode for start in starts] == [0, 0, 0]
     assert len(paths) == 1
-    sources = len(plugin_build._compile_jobs())
+    sources = len(plugin_build._compile_jobs(emulated_cuda=False))
     assert len(compiler_log.read_text().splitlines()) == sources + 2  # the common header and the link
 
 
@@ -177,7 +177,7 @@ def test_library_that_is_not_the_one_compiled_here_is_compiled_anew(
     capsys.readouterr()
     assert plugin_build.ensure_built().build_seconds > 0
     assert library.read_bytes() == genuine and is_as_built(library)
-    assert compiler_log.read_text() == 2 * runs
+    assert compiler_log.read_text() == runs + "run\n"  # linked again, of objects that are kept
     assert "not the library that was compiled here" in capsys.readouterr().err
 
 

@@ -11,13 +11,10 @@ import pytest
 
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
-from tests.bfloat16 import computing_in_bfloat16
 from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays
 
 _FLOAT32_BOUND = 2e-6
 """Of the sum of the products' absolute values: some 16 roundings of float32, sums being taken in blocks."""
-_BF16_BOUND = 2**-7
-"""Of the same sum: each product has two factors rounded to 8 bits (half a unit each), and some reserve."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -179,22 +176,3 @@ def test_equals_oneflow_without_the_plugin(tmp_path: Path) -> None:
     stock = np.load(tmp_path / "out.npz")
     for name, ours in zip(("y", "dx", "dw"), _ours(case, arrays), strict=True):
         np.testing.assert_allclose(ours, stock[name], rtol=1e-4, atol=1e-4)
-
-
-def _has_bf16() -> bool:
-    return " avx512_bf16" in Path("/proc/cpuinfo").read_text()
-
-
-@pytest.mark.skipif(not _has_bf16(), reason="this CPU has no bfloat16 instructions")
-@pytest.mark.parametrize(
-    "name", ["1x1, batch 1", "1x1, many pixels", "3x3", "3x3, stride 2", "3x3, groups", "first layer"]
-)
-def test_bf16_rounds_factors_only_while_switched_on(name: str) -> None:
-    case, arrays = CASES[name], draw_arrays(CASES[name])
-    before = _ours(case, arrays)
-    with computing_in_bfloat16():
-        _assert_within(case, arrays, _BF16_BOUND)
-        rounded = _ours(case, arrays)
-    assert not all(np.array_equal(one, other) for one, other in zip(before, rounded, strict=True))
-    for one, other in zip(before, _ours(case, arrays), strict=True):
-        assert np.array_equal(one, other)
