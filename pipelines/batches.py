@@ -59,7 +59,7 @@ class BatchSource:
         self.timings = Timings()
         self.drawing = open_drawing(settings, images, self.timings)
         self._images, self._paths = images, paths
-        self._device = settings.device
+        self._backend = settings.backend
         self._running: _Run | None = None
         self._has_failed = False
 
@@ -110,7 +110,7 @@ class BatchSource:
         bad = self._images.explain_failure(numbers)
         if bad:
             raise OSError(f"images that cannot be decoded: {bad}; repair or remove them") from error
-        refused = self._images.decode_refused_on_host(numbers, self._device)
+        refused = self._images.decode_refused_on_host(numbers, self._backend)
         if not refused:
             shown = ", ".join(printable(self._paths[number]) for number in numbers[:_SHOWN_PATHS])
             more = f" and {len(numbers) - _SHOWN_PATHS} more" if len(numbers) > _SHOWN_PATHS else ""

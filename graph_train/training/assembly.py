@@ -237,7 +237,7 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
 
 
 def _step(setup: Setup, state: TrainingState, criterion: DetectionLoss, schedule: Schedule) -> TrainStep:
-    scaled = setup.amp and setup.dali_device == "cuda"
+    scaled = setup.amp and setup.on_gpu
     if scaled:
         state.counters = Counters(loss_scale=LOSS_SCALE_START)
     settings: dict[str, Any] = {
@@ -270,7 +270,7 @@ def _pipelines(setup: Setup, stride: int) -> tuple[TrainPipeline, ValPipeline]:
         image_px=setup.image_px,
         seed=options.optim.seed,
         workers=setup.threads,
-        device=setup.dali_device,
+        device=setup.device,
         stride=stride,
         shard=setup.shard,
         cache=cache,
@@ -281,7 +281,7 @@ def _pipelines(setup: Setup, stride: int) -> tuple[TrainPipeline, ValPipeline]:
         batch_size=min(batch * VAL_BATCH_FACTOR, len(setup.data.val)),
         image_px=setup.image_px,
         workers=setup.threads,
-        device=setup.dali_device,
+        device=setup.device,
         stride=stride,
         shard=setup.shard,
         cache=cache,
