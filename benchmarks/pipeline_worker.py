@@ -143,7 +143,7 @@ def _hand_over(plans: list[Any]) -> float:
 
 def _hand_over_on_device(plans: list[Any]) -> float:
     from pipelines.pixels.canvas_graph import CanvasPipeline
-    from pipelines.pixels.device_copy import DeviceCopy
+    from pipelines.pixels.device_copy import DeviceCopy, DrawnImages
     from pipelines.pixels.encoded_images import ImageBytes
 
     canvases, images, spent = CanvasPipeline(_state["pipeline"].graph_settings), ImageBytes(_state["index"]), 0.0
@@ -151,7 +151,7 @@ def _hand_over_on_device(plans: list[Any]) -> float:
         canvases.submit(plan, [[images.tile(t) for t in view.tiles] for view in plan.views])
         drawn = canvases.collect()
         start = time.perf_counter()
-        DeviceCopy(drawn, plan.images_shape).wait()
+        DeviceCopy(DrawnImages(drawn, plan.images_shape)).wait()
         spent += time.perf_counter() - start
         canvases.release()
     canvases.close()

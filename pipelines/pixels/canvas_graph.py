@@ -180,12 +180,12 @@ class CanvasPipeline:
         """The oldest batch under way, complete: a DALI TensorList of (h, w, 3) uint8, or (3, h, w) if finished.
 
         It has one entry for each view, or with `GraphSettings.joins` one for each batch image and then some small ones.
-        It belongs to DALI and is valid until `release`.
+        DALI keeps its memory as long as the list exists, so `release` may come at once.
         """
         return self._pipeline.share_outputs()[0]
 
     def release(self) -> None:
-        """Gives the memory of the last collected batch back to DALI."""
+        """Makes room for another batch after one was collected."""
         self._pipeline.release_outputs()
 
     def close(self) -> None:
@@ -243,6 +243,7 @@ def define(settings: GraphSettings) -> Pipeline:
         prefetch_queue_depth=QUEUE_DEPTH,
         exec_async=True,
         exec_pipelined=True,
+        exec_dynamic=True,  # outputs outlive `release`
         enable_conditionals=True,
     )
     def canvases() -> Any:

@@ -20,7 +20,7 @@ from pipelines.augmentation.rendering import ViewRender
 from pipelines.pixels.canvas_graph import CanvasPipeline, GraphSettings
 from pipelines.pixels.colour import finish_picture, mix_images
 from pipelines.pixels.decoding import TileDecoder
-from pipelines.pixels.device_copy import DeviceCopy
+from pipelines.pixels.device_copy import DrawnImages
 from pipelines.pixels.image_cache import ImageStore
 from pipelines.pixels.timings import Timings
 
@@ -34,6 +34,8 @@ class Drawing(Protocol):
 
     def start(self, plan: BatchPlan) -> Callable[[], Any]:
         """Waits until the oldest queued plan is decoded and starts to draw it; the result waits for the images.
+
+        They are an array, or `DrawnImages` where the graph finishes them.
 
         Raises:
             RuntimeError: DALI refuses an image; see `restart`.
@@ -91,43 +93,15 @@ class GraphDrawing:
 
 
 class DeviceDrawing(GraphDrawing):
-    """DALI draws and finishes; batches become OneFlow tensors on the device where they were drawn."""
+    """DALI draws and finishes; the images stay on the device where they were drawn."""
 
-    def __init__(self, settings: GraphSettings, images: ImageStore, timings: Timings) -> None:
-        super().__init__(settings, images, timings)
-        self._copy: DeviceCopy | None = None
-
-    def start(self, plan: BatchPlan) -> Callable[[], Any]:
-        """See `Drawing`; the device copies in the background."""
+    def start(self, plan: BatchPlan) -> Callable[[], DrawnImages]:
+        """See `Drawing`; everything is done when it returns."""
         with self._timings.counting("dali"):
             drawn = self._canvases.collect()
-        with self._timings.counting("pixels"):
-            copy = self._copy = DeviceCopy(drawn, plan.images_shape)
-
-        def finished() -> Any:
-            with self._timings.counting("pixels"):
-                images = copy.wait()
-            self._canvases.release()
-            self._copy = None
-            return images
-
-        return finished
-
-    def restart(self) -> None:
-        """See `Drawing`."""
-        self._wait()
-        super().restart()
-
-    def close(self) -> None:
-        """See `Drawing`."""
-        self._wait()
-        super().close()
-
-    def _wait(self) -> None:
-        """Lets a copy that nobody waited for end before DALI's memory goes."""
-        if self._copy is not None:
-            self._copy.wait()
-            self._copy = None
+        # What is still referred to is not used again.
+        self._canvases.release()
+        return lambda: DrawnImages(drawn, plan.images_shape)
 
 
 class KernelDrawing:
