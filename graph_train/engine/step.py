@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from kernels.ops.statistics.function import average_statistics
 
 from graph_train.engine.schedule import StepSettings, ema_decay
 from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState
@@ -24,6 +23,7 @@ from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
 from kernels.framework.global_rows import here, kept_by_images
 from kernels.framework.graph_memory import compile_graph
+from kernels.ops.statistics.function import average_statistics
 from kernels.ops.update.function import hyper_vector, update_parameters
 from kernels.runtime import Tensor, flow
 from models.layers import member, plain

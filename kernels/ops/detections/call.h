@@ -19,12 +19,12 @@ inline DecodeArgs decode_args(user_op::KernelComputeContext* ctx) {
   args.images = out.At(0);
   args.predictions = out.At(1);
   args.outputs = out.At(2);
-  args.anchors = view_of(ctx, "anchors_px").At(1);
+  args.anchors = view_of(ctx, "anchors_cells").At(1);
   int64_t first = 0;
   for (int32_t index = 0; index < ctx->input_size("map"); ++index) {
     const auto map = view_of(ctx, "map", index);
     args.levels[args.level_count++] = {data_of(ctx, "map", index),
-                                       data_of(ctx, "anchors_px") + 2 * args.anchors * index,
+                                       data_of(ctx, "anchors_cells") + 2 * args.anchors * index,
                                        map.At(1),
                                        map.At(2),
                                        first,

@@ -118,7 +118,7 @@ class SuppressKernel final : public user_op::OpKernel {
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-GT_CPU_KERNEL("graph_train_decode", DecodeKernel, GT_IS_FLOAT("anchors_px"));
+GT_CPU_KERNEL("graph_train_decode", DecodeKernel, GT_IS_FLOAT("anchors_cells"));
 GT_CPU_KERNEL("graph_train_suppress", SuppressKernel, GT_IS_FLOAT("predictions"));
 
 }  // namespace

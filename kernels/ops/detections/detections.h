@@ -16,7 +16,7 @@ constexpr int kDetectionNumbers = 6;  // x1, y1, x2, y2, confidence, class
 
 struct DecodedLevel {
   const float* map;         // (images, rows, columns, anchors * outputs)
-  const float* anchors_px;  // (anchors, 2)
+  const float* anchors_cells;  // (anchors, 2)
   int64_t rows, columns;
   int64_t first;  // row of predictions
   float stride;
@@ -39,7 +39,7 @@ GT_HOST_DEVICE float decoded_number(const DecodeArgs& args, const DecodedLevel& 
   const float score = sigmoid_of(level.map[(cell * args.anchors + anchor) * args.outputs + place]);
   if (place >= 4) return score;
   if (place < 2) return (score * 2.0f + (static_cast<float>(place == 0 ? column : row) - 0.5f)) * level.stride;
-  return score * 2.0f * (score * 2.0f) * level.anchors_px[2 * anchor + place - 2];
+  return score * 2.0f * (score * 2.0f) * (level.anchors_cells[2 * anchor + place - 2] * level.stride);
 }
 
 struct SuppressionSettings {

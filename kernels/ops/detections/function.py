@@ -9,20 +9,20 @@ from kernels.framework import dispatch
 from kernels.runtime import Tensor, flow
 
 
-def decode_maps(maps: Sequence[Tensor], anchors_px: Tensor, stride: Sequence[int]) -> Tensor:
+def decode_maps(maps: Sequence[Tensor], anchors_cells: Tensor, stride: Sequence[int]) -> Tensor:
     """Decode raw maps into boxes; without gradients.
 
     Args:
         maps: per level (B, rows, columns, anchors * (5 + classes)) float32.
-        anchors_px: (levels, anchors, 2) float32, width and height.
+        anchors_cells: (levels, anchors, 2) float32, width and height in cells of the level.
         stride: px per cell of each level, whole numbers.
     Returns:
         (B, N, 5 + classes) float32: centre x, centre y, width, height in px, then sigmoid confidences; N runs over
         levels, then anchors, rows, columns.
     """
-    op = dispatch.build_op("graph_train_decode", (("map", len(maps)), ("anchors_px", 1)))
+    op = dispatch.build_op("graph_train_decode", (("map", len(maps)), ("anchors_cells", 1)))
     with flow.no_grad():
-        return dispatch.call(op, (*maps, anchors_px), integers=[int(pixels) for pixels in stride])
+        return dispatch.call(op, (*maps, anchors_cells), integers=[int(pixels) for pixels in stride])
 
 
 def suppress_detections(

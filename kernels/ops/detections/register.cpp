@@ -9,7 +9,7 @@ using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
 
 Maybe<void> infer_decoded(user_op::InferContext* ctx) {
   const int32_t levels = ctx->input_size("map");
-  const Shape& anchors = ctx->InputShape("anchors_px", 0);
+  const Shape& anchors = ctx->InputShape("anchors_cells", 0);
   CHECK_OR_RETURN(levels >= 1 && levels <= kMostDecodedLevels);
   CHECK_OR_RETURN(anchors.NumAxes() == 3 && anchors.At(0) == levels && anchors.At(1) > 0 && anchors.At(2) == 2);
   CHECK_EQ_OR_RETURN(static_cast<int64_t>(integers_of(ctx).size()), levels);
@@ -49,7 +49,7 @@ Maybe<void> split_maps(user_op::SbpContext* ctx) {
 // INTEGERS: the stride of each level in px.
 REGISTER_NO_GRAD_USER_OP("graph_train_decode")
     .Input("map")
-    .Input("anchors_px")
+    .Input("anchors_cells")
     .Output("out")
     .GT_ATTRIBUTES()
     .SetLogicalTensorDescInferFn(infer_decoded)

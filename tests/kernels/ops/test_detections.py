@@ -145,9 +145,9 @@ def test_no_result_depends_on_the_order_of_threads() -> None:
 
 
 class _DetectGraph(flow.nn.Graph):
-    def build(self, anchors_px: Tensor, *maps: Tensor) -> Any:
+    def build(self, anchors_cells: Tensor, *maps: Tensor) -> Any:
         return suppress_detections(
-            decode_maps(maps, anchors_px, (8, 16)),
+            decode_maps(maps, anchors_cells, (8, 16)),
             confidence=0.25,
             iou=0.5,
             class_shift=7680,
@@ -183,12 +183,12 @@ def test_decoding_equals_that_of_the_head(
     maps[0][0, 0, 0, :8] = (90, -90, 200, -200, 0, -0.0, 30, -30)
     apart = [level.reshape(*level.shape[:3], 3, -1).transpose(0, 3, 1, 2, 4) for level in maps]
     expected = head.decode([flow.tensor(np.ascontiguousarray(level)) for level in apart]).numpy()
-    tensors, anchors_px = [flow.tensor(level) for level in maps], flow.tensor(anchors)
-    ours = decode_maps(tensors, anchors_px, stride).numpy()
+    tensors, anchors_cells = [flow.tensor(level) for level in maps], flow.tensor(anchors)
+    ours = decode_maps(tensors, anchors_cells, stride).numpy()
     assert ours.shape == expected.shape
     np.testing.assert_allclose(ours, expected, rtol=2e-6, atol=1e-5)
     emulated = request.config.getoption("--kernels") == "emulated-cuda"
-    launches = launches_of(lambda: decode_maps(tensors, anchors_px, stride))
+    launches = launches_of(lambda: decode_maps(tensors, anchors_cells, stride))
     assert launches == ({"decode": 1} if emulated else {})
 
 
