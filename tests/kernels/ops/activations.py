@@ -25,7 +25,9 @@ def activation(values: np.ndarray, kind: ActivationType) -> Tensor:
     return flow.tensor(values.astype(np.float32)).to(kind.dtype)
 
 
-def run_layer(layer: Layer, arrays: Sequence[np.ndarray], weights: np.ndarray, kind: ActivationType) -> list[np.ndarray]:
+def run_layer(
+    layer: Layer, arrays: Sequence[np.ndarray], weights: np.ndarray, kind: ActivationType
+) -> list[np.ndarray]:
     """Output and gradients of all inputs, of which the first is an activation; `weights` is the output's gradient."""
     leaves = [flow.tensor(values.astype(np.float32), requires_grad=True) for values in arrays]
     y = layer(leaves[0].to(kind.dtype), *leaves[1:])
