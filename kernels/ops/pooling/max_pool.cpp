@@ -119,7 +119,7 @@ void scatter(const PoolShape& s, const T* dy, const int32_t* where, int64_t firs
   }
 }
 
-// Channels that one thread takes of an image: their sums of a small map stay in its cache.
+// Channels that one thread takes of an image where there are fewer images than threads.
 constexpr int64_t kChannelsOfThread = 64;
 
 template<typename T>
@@ -132,20 +132,21 @@ class OwnMaxPoolGradKernel final : public user_op::OpKernel {
     const auto* where = data_of<int32_t>(ctx, "where");
     T* dx = result_of<T>(ctx);
     const int64_t pixels = s.rows * s.columns, out_pixels = s.out_rows * s.out_columns;
-    const int64_t groups = (s.channels + kChannelsOfThread - 1) / kChannelsOfThread;
-    parallel_for(s.batch * groups, 1 + 4096 / (pixels * kChannelsOfThread), [&](int64_t begin, int64_t end) {
-      std::vector<float> sums(std::is_same_v<T, float> ? 0 : pixels * kChannelsOfThread);
+    const int64_t width = s.batch >= num_threads() ? s.channels : std::min(kChannelsOfThread, s.channels);
+    const int64_t groups = (s.channels + width - 1) / width;
+    parallel_for(s.batch * groups, 1 + 4096 / (pixels * width), [&](int64_t begin, int64_t end) {
+      std::vector<float> sums(std::is_same_v<T, float> ? 0 : pixels * width);
       for (int64_t part = begin; part < end; ++part) {
-        const int64_t image = part / groups, first = part % groups * kChannelsOfThread;
-        const int64_t last = std::min(first + kChannelsOfThread, s.channels);
+        const int64_t image = part / groups, first = part % groups * width;
+        const int64_t last = std::min(first + width, s.channels);
         const int64_t from = image * out_pixels * s.channels;
         T* target = dx + image * pixels * s.channels + first;
         if constexpr (std::is_same_v<T, float>) {
           scatter(s, dy + from, where + from, first, last, target, s.channels);
         } else {
-          scatter(s, dy + from, where + from, first, last, sums.data(), kChannelsOfThread);
+          scatter(s, dy + from, where + from, first, last, sums.data(), width);
           for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-            vector_kernels().round(&sums[pixel * kChannelsOfThread], target + pixel * s.channels, last - first);
+            vector_kernels().round(&sums[pixel * width], target + pixel * s.channels, last - first);
           }
         }
       }
