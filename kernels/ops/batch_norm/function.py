@@ -75,9 +75,8 @@ def _function(training: bool, silu: bool, eps: float, momentum: float) -> Any:
     class BatchNorm(flow.autograd.Function):
         @staticmethod
         def forward(context: Any, x: Tensor, gamma: Tensor, beta: Tensor, *running: Tensor) -> Tensor:
-            y, statistics = dispatch.call_many(
-                forward_op, (x, gamma, beta, *running), integers=integers, floats=(eps, momentum)
-            )
+            inputs = (x, gamma, beta, *running)
+            y, statistics = dispatch.call_many(forward_op, inputs, integers=integers, floats=(eps, momentum))
             context.save_for_backward(x, statistics, gamma, beta)
             return y
 

@@ -1,5 +1,4 @@
 // Our max pooling of (B, H, W, C) activations on the CPU, for float and Bfloat16.
-#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -31,17 +30,6 @@ GT_VECTOR void take_larger(const float* x, float* best, int32_t* where, int64_t 
 }
 GT_VECTOR void take_larger(const Bfloat16* x, float* best, int32_t* where, int64_t n, int32_t tap) {
   take_larger_of(x, best, where, n, tap);
-}
-
-template<typename T>
-GT_INLINE void add_chosen_of(const T* dy, const int32_t* where, float* sums, int64_t n, int32_t tap) {
-  for (int64_t i = 0; i < n; ++i) sums[i] += where[i] == tap ? to_float(dy[i]) : 0.0f;
-}
-GT_VECTOR void add_chosen(const float* dy, const int32_t* where, float* sums, int64_t n, int32_t tap) {
-  add_chosen_of(dy, where, sums, n, tap);
-}
-GT_VECTOR void add_chosen(const Bfloat16* dy, const int32_t* where, float* sums, int64_t n, int32_t tap) {
-  add_chosen_of(dy, where, sums, n, tap);
 }
 
 // Calls body(first number of the input's row, first of the output's, count) for the columns whose tap `j` lies inside.
@@ -110,21 +98,29 @@ class OwnMaxPoolKernel final : public user_op::OpKernel {
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-// Sums of one input row over the windows that chose it, from the first window to the last.
+// Channels [first, last) of one image: each window gives its gradient to the tap that won, from the first window to the
+// last. `sums` (rows, columns, last - first or more) has `step` numbers a pixel and begins with channel `first`.
 template<typename T>
-void gather_row(const PoolShape& s, const T* dy, const int32_t* where, int64_t row, float* sums) {
-  std::fill_n(sums, s.columns * s.channels, 0.0f);
-  for (int64_t i = s.kernel - 1; i >= 0; --i) {
-    const int64_t start = row + s.padding - i;
-    if (start < 0 || start % s.stride != 0 || start / s.stride >= s.out_rows) continue;
-    const int64_t of_row = start / s.stride * s.out_columns * s.channels;
-    for (int64_t j = s.kernel - 1; j >= 0; --j) {
-      for_columns(s, j, [&](int64_t in, int64_t out, int64_t count) {
-        add_chosen(dy + of_row + out, where + of_row + out, sums + in, count, static_cast<int32_t>(i * s.kernel + j));
-      });
+void scatter(const PoolShape& s, const T* dy, const int32_t* where, int64_t first, int64_t last, float* sums,
+             int64_t step) {
+  std::vector<int64_t> offsets(s.kernel * s.kernel);
+  for (int64_t tap = 0; tap < s.kernel * s.kernel; ++tap) {
+    offsets[tap] = (tap / s.kernel * s.columns + tap % s.kernel) * step;
+  }
+  for (int64_t pixel = 0; pixel < s.rows * s.columns; ++pixel) std::fill_n(sums + pixel * step, last - first, 0.0f);
+  for (int64_t row = 0; row < s.out_rows; ++row) {
+    for (int64_t column = 0; column < s.out_columns; ++column) {
+      const int64_t corner = (row * s.stride - s.padding) * s.columns + column * s.stride - s.padding;
+      const int64_t window = (row * s.out_columns + column) * s.channels;
+      for (int64_t c = first; c < last; ++c) {
+        sums[corner * step + offsets[where[window + c]] + c - first] += to_float(dy[window + c]);
+      }
     }
   }
 }
+
+// Channels that one thread takes of an image where there are fewer images than threads.
+constexpr int64_t kChannelsOfThread = 64;
 
 template<typename T>
 class OwnMaxPoolGradKernel final : public user_op::OpKernel {
@@ -135,17 +131,23 @@ class OwnMaxPoolGradKernel final : public user_op::OpKernel {
     const T* dy = data_of<T>(ctx, "dy");
     const auto* where = data_of<int32_t>(ctx, "where");
     T* dx = result_of<T>(ctx);
-    const int64_t numbers = s.columns * s.channels;
-    const int64_t image = s.out_rows * s.out_columns * s.channels;
-    parallel_for(s.batch * s.rows, 1 + 4096 / std::max<int64_t>(1, numbers), [&](int64_t begin, int64_t end) {
-      std::vector<float> sums(std::is_same_v<T, float> ? 0 : numbers);
-      for (int64_t r = begin; r < end; ++r) {
-        const int64_t from = r / s.rows * image;
+    const int64_t pixels = s.rows * s.columns, out_pixels = s.out_rows * s.out_columns;
+    const int64_t width = s.batch >= num_threads() ? s.channels : std::min(kChannelsOfThread, s.channels);
+    const int64_t groups = (s.channels + width - 1) / width;
+    parallel_for(s.batch * groups, 1 + 4096 / (pixels * width), [&](int64_t begin, int64_t end) {
+      std::vector<float> sums(std::is_same_v<T, float> ? 0 : pixels * width);
+      for (int64_t part = begin; part < end; ++part) {
+        const int64_t image = part / groups, first = part % groups * width;
+        const int64_t last = std::min(first + width, s.channels);
+        const int64_t from = image * out_pixels * s.channels;
+        T* target = dx + image * pixels * s.channels + first;
         if constexpr (std::is_same_v<T, float>) {
-          gather_row(s, dy + from, where + from, r % s.rows, dx + r * numbers);
+          scatter(s, dy + from, where + from, first, last, target, s.channels);
         } else {
-          gather_row(s, dy + from, where + from, r % s.rows, sums.data());
-          vector_kernels().round(sums.data(), dx + r * numbers, numbers);
+          scatter(s, dy + from, where + from, first, last, sums.data(), width);
+          for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+            vector_kernels().round(&sums[pixel * width], target + pixel * s.channels, last - first);
+          }
         }
       }
     });

@@ -1,6 +1,10 @@
 """BatchNorm on (B, H, W, C) activations against plain ops in float64."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.batch_norm.function import batch_norm, synchronised_batch_norm
 from kernels.runtime import Tensor, flow
+from tests.distributed.jobs import free_port
 from tests.kernels.ops.activations import (
     BOUNDS,
     activation,
@@ -185,3 +190,28 @@ def test_graph_equals_eager_bit_for_bit(function: Any, activation_type: Activati
         return [*losses, *(getattr(layer, name).numpy() for name in ("gamma", "beta", "mean", "variance"))]
 
     assert_same_bits(train(graph=True), train(graph=False))
+
+
+def _run_ranks(folder: Path, ranks: int, mode: str) -> list[np.ndarray]:
+    variables = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    out = folder / f"{ranks}.npz"
+    command = [sys.executable, "-m", "tests.kernels.ops.batch_norm_job", str(out), mode]
+    processes = [
+        subprocess.Popen(command, env={**os.environ, **(variables | {"RANK": str(rank), "LOCAL_RANK": str(rank)})})
+        for rank in range(ranks)
+    ]
+    try:
+        assert [process.wait(300) for process in processes] == [0] * ranks
+    finally:
+        for process in processes:
+            process.kill()
+    with np.load(out) as arrays:
+        return [arrays[name] for name in arrays.files]
+
+
+@pytest.mark.distributed
+def test_two_ranks_normalise_as_one(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    emulated = pytestconfig.getoption("--kernels") == "emulated-cuda"
+    mode = "emulated-cuda" if emulated else "require"
+    for spread, whole in zip(_run_ranks(tmp_path, 2, mode), _run_ranks(tmp_path, 1, mode), strict=True):
+        assert_close(spread, whole, 1e-5)
