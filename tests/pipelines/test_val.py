@@ -1,9 +1,12 @@
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from kernels.plugin import load_plugin
 from pipelines.augmentation.letterbox import rectangular_batches, unletterbox_boxes
 from pipelines.data.index import ImageIndex, index_images
 from pipelines.shard import Shard
@@ -123,3 +126,21 @@ def test_real_photos(bccd: Path, tmp_path: Path) -> None:
 def test_wrong_settings_are_refused(make: Make) -> None:
     with pytest.raises(ValueError, match="image size 300 a multiple of the stride 32"):
         make(image_px=300)
+
+
+def test_shrinks_as_opencv_does_by_area(make: Make, index: ImageIndex) -> None:
+    """The reference validates on cv2.resize(INTER_AREA); the decoders and roundings differ by a level or two."""
+    load_plugin("require")
+    compared = 0
+    for batch in make(image_px=96):
+        for image, info, number in zip(batch.images, batch.geometry, batch.indices, strict=True):
+            height, width = (max(1, math.ceil(side * 96 / max(info.original_hw))) for side in info.original_hw)
+            photo = cv2.imread(str(index.paths[number]))[..., ::-1]
+            expected = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA).transpose(2, 0, 1)
+            left, top = (round(pad - 0.1) for pad in info.pad_wh)
+            got = image[:, top : top + height, left : left + width]
+            difference = np.abs(got.astype(int) - expected)
+            assert difference.max() <= 3
+            sampled = cv2.resize(photo, (width, height), interpolation=cv2.INTER_LINEAR).transpose(2, 0, 1)
+            compared += int(np.abs(got.astype(int) - sampled).max() > 20)
+    assert compared > 5
