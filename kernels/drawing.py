@@ -1,9 +1,9 @@
 """Resampling a region of a picture to whole pixels: the definition in NumPy, and the plugin's kernel, equal bit by bit.
 
-A target pixel is the weighted mean of source pixels around its centre, along each axis: of the two neighbours by distance
-("linear"), or where a region shrinks by a triangle as wide as two target pixels ("triangle", antialiasing) or by how much
-of each source pixel the target pixel covers ("area", OpenCV's INTER_AREA). Beyond the edges the outermost pixels count
-on. Weights are rounded to 11 bits with an exact sum, and all sums are integers, so no order of
+A target pixel is the weighted mean of source pixels around its centre, along each axis: of two neighbours by distance
+("linear"); or, where a region shrinks, of all under a triangle twice as wide as a target pixel ("triangle", for
+antialiasing), or of all that the target pixel covers, by area ("area", OpenCV's INTER_AREA). Beyond the edges the
+outermost pixels count on. Weights are rounded to 11 bits with an exact sum, and all sums are integers, so no order of
 evaluation can change a bit.
 """
 

@@ -30,7 +30,7 @@ class TileRender:
         shape: px it becomes.
         anchor: canvas position of its top left pixel.
         by_area: where it shrinks it is averaged by exact areas, as OpenCV's INTER_AREA does; DALI has no such filter
-            and averages by a triangle.
+            and averages by a triangle, except at half the size.
     """
 
     source: int
@@ -51,9 +51,14 @@ class TileRender:
 
     @property
     def shrinks(self) -> bool:
-        """Whether so many pixels become one that they are averaged instead of sampled."""
-        region = (self.region_end[0] - self.region_start[0]) * (self.region_end[1] - self.region_start[1])
-        return self.shape[0] * self.shape[1] < _AVERAGE_BELOW**2 * abs(region)
+        """Whether so many pixels become one that they are averaged instead of sampled.
+
+        Half of both sides, sampled, are the means of two by two pixels: exact areas.
+        """
+        sides = [abs(end - start) for start, end in zip(self.region_start, self.region_end, strict=True)]
+        if self.by_area and sides == [2 * side for side in self.shape]:
+            return False
+        return self.shape[0] * self.shape[1] < _AVERAGE_BELOW**2 * sides[0] * sides[1]
 
 
 @dataclass(frozen=True)
