@@ -121,7 +121,7 @@ class ValPipeline:
         for row, number in enumerate(int(n) for n in numbers):
             size = self._sizes[number]
             fit = letterboxed(size, (width, height), image_px=self._image_px, enlarge=False)
-            view = placed_image(number, fit.placement, size, (width, height))
+            view = placed_image(number, fit.placement, size, (width, height), by_area=True)
             pictures.append(Picture((view,), 1.0, None, row))
             rows = canvas_labels([fit.placement], [self._index.labels[number]], canvas_wh=None)
             rows[:, 1:] = normalise(rows[:, 1:], width=width, height=height, clip_margin=LABEL_CLIP_MARGIN_PX)

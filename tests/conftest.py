@@ -37,6 +37,12 @@ def goldens() -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_vectors() -> Path:
+    """Folder with those of the vectors that come with the repository."""
+    return Path(__file__).with_name("vectors")
+
+
+@pytest.fixture(scope="session")
 def bccd() -> Path:
     """Dataset yaml of the real blood-cell photos."""
     return _existing(_SHARED / "data" / "bccd" / "bccd.yaml")

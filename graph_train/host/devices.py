@@ -7,6 +7,15 @@ from graph_train.host.device_request import VISIBLE_DEVICES, gpu_numbers, visibl
 from kernels.runtime import flow
 
 
+def cpu_threads() -> int:
+    """Threads that CPU kernels of this process divide their work over: OMP_NUM_THREADS, or the cores it may use.
+
+    Sums are split by them, so results differ with their number, in the last digits at first.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else len(os.sched_getaffinity(0))
+
+
 def select_device(request: str, local_rank: int | None = None) -> str:
     """The OneFlow device for `--device`: "" takes a GPU where there is one; "cpu"; or one CUDA index such as "0".
 

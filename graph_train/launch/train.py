@@ -11,6 +11,7 @@ import numpy as np
 
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.hooks.loggers import RunDescription, add_loggers
+from graph_train.host.devices import cpu_threads
 from graph_train.host.failures import StoppedInOrder
 from graph_train.host.interrupts import Interruptible
 from graph_train.host.terminal import steady_output
@@ -183,6 +184,8 @@ def _train_from(start: Start, folder: RunFolder, callbacks: Callbacks) -> TrainR
                 run.state.load_arrays(checkpoint.arrays, header.counters)
             run.state.share(header.counters)
             _announce_resume(cursor, options.optim.epochs)
+            if run.setup.device == "cpu":
+                _warn_of_other_threads(header.threads)
             if header.data != run.setup.data.fingerprint():
                 LOG.warning("The data set is not the one of the checkpoint: the run goes on, but not as it would have")
         trainer = Trainer(run, folder, cursor, stopper, callbacks, results=lines)
@@ -209,6 +212,15 @@ def _announce_resume(cursor: Cursor, epochs: int) -> None:
         LOG.info("All %d epochs are done: only the final validation is repeated; go on with --epochs N", cursor.epoch)
     else:
         LOG.info("Resuming at epoch %d, batch %d", cursor.epoch, cursor.next_batch)
+
+
+def _warn_of_other_threads(before: int) -> None:
+    now = cpu_threads()
+    if before not in (0, now):
+        LOG.warning(
+            "This run used %d thread%s, now %d: results will differ from an uninterrupted run in the last digits; set "
+            "OMP_NUM_THREADS=%d to continue exactly", before, "s" * (before != 1), now, before,
+        )  # fmt: skip
 
 
 def _describe(run: Run, folder: RunFolder, callbacks: Callbacks, *, first_epoch: int | None) -> None:

@@ -29,6 +29,7 @@ class SavedHeader:
         early_stopping: as of `EarlyStopping.state`.
         results: rows of `results.csv`.
         data: fingerprint of the data set.
+        threads: of a process that trained it on a CPU; 0 where that is not known.
     """
 
     options: Mapping[str, Any]
@@ -40,6 +41,7 @@ class SavedHeader:
     early_stopping: Mapping[str, float]
     results: tuple[str, ...]
     data: str
+    threads: int = 0
 
 
 def read_header(header: Mapping[str, Any]) -> SavedHeader:
@@ -49,6 +51,9 @@ def read_header(header: Mapping[str, Any]) -> SavedHeader:
         ValueError: something is missing, or is not what it should be; says what.
     """
     options = _mapping(header, "options")
+    threads = header.get("threads", 0)
+    if not _fits(threads, 0):
+        raise ValueError(f"its header has threads={threads!r:.60}")
     if not _fits(options.get("epochs"), 1):
         raise ValueError("its header does not say how many epochs the run was to have")
     return SavedHeader(
@@ -61,6 +66,7 @@ def read_header(header: Mapping[str, Any]) -> SavedHeader:
         early_stopping=_early_stopping(_mapping(header, "early_stopping")),
         results=_results(header.get("results")),
         data=header["data"] if isinstance(header.get("data"), str) else "",
+        threads=threads,
     )
 
 

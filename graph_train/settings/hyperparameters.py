@@ -96,6 +96,7 @@ class Hyperparameters:
     obj: float = LossConfig.objectness
     obj_pw: float = LossConfig.obj_pw
     iou_t: float = 0.2
+    """Nothing reads it, neither here nor in YOLOv5, whose files have it."""
     anchor_t: float = LossConfig.anchor_t
     anchors: float | None = None
     fl_gamma: float = LossConfig.fl_gamma
@@ -169,6 +170,12 @@ def load_hyperparameters(path_or_name: str | Path) -> Hyperparameters:
         if problem:
             raise ValueError(f"{where}: {problem}")
         values[key] = float(value)
+    if values.get("iou_t", Hyperparameters.iou_t) != Hyperparameters.iou_t:
+        _LOG.warning(
+            "%s: iou_t=%g has no effect, as in YOLOv5: labels are matched by anchor_t",
+            file.line("iou_t"),
+            values["iou_t"],
+        )
     missing = [name for name in KNOWN_KEYS if name not in values and name != "anchors"]
     if missing:
         _LOG.warning("%s leaves out %s: using the values of hyp.scratch-low.yaml", path, ", ".join(missing))

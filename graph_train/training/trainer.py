@@ -12,6 +12,7 @@ import numpy as np
 
 from graph_train.engine.step import GraphStep, compile_seconds
 from graph_train.hooks.callbacks import Callbacks
+from graph_train.host.devices import cpu_threads
 from graph_train.host.failures import StoppedInOrder
 from graph_train.host.interrupts import StopRequest
 from graph_train.runs.checkpoint import Checkpoint
@@ -355,6 +356,7 @@ class Trainer:
             "early_stopping": self.stopper.state(),
             "results": list(self.csv.lines),
             "data": self._data,
+            "threads": cpu_threads() if run.setup.device == "cpu" else 0,
             "epoch": self.cursor.epoch - 1,
             "class_names": list(run.setup.data.class_names),
             "config": dict(run.state.network.spec.config),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kernels.ops.drawing.function import Filter
 from pipelines.augmentation import geometry
 from pipelines.augmentation.draws import SamplePlan, View
 from pipelines.augmentation.mosaic import Placement, Rectangle, Size
@@ -28,6 +29,8 @@ class TileRender:
         region_start, region_end: part of the crop that is resized, fractional; start > end mirrors that axis.
         shape: px it becomes.
         anchor: canvas position of its top left pixel.
+        by_area: where it shrinks it is averaged by exact areas, as OpenCV's INTER_AREA does; DALI has no such filter
+            and averages by a triangle, except at half the size.
     """
 
     source: int
@@ -37,12 +40,25 @@ class TileRender:
     region_end: tuple[float, float]
     shape: tuple[int, int]
     anchor: tuple[int, int]
+    by_area: bool = False
+
+    @property
+    def filter(self) -> Filter:
+        """How a kernel of ours resamples it."""
+        if self.by_area:
+            return "area"
+        return "triangle" if self.shrinks else "linear"
 
     @property
     def shrinks(self) -> bool:
-        """Whether so many pixels become one that they are averaged instead of sampled."""
-        region = (self.region_end[0] - self.region_start[0]) * (self.region_end[1] - self.region_start[1])
-        return self.shape[0] * self.shape[1] < _AVERAGE_BELOW**2 * abs(region)
+        """Whether so many pixels become one that they are averaged instead of sampled.
+
+        Half of both sides, sampled, are the means of two by two pixels: exact areas.
+        """
+        sides = [abs(end - start) for start, end in zip(self.region_start, self.region_end, strict=True)]
+        if self.by_area and sides == [2 * side for side in self.shape]:
+            return False
+        return self.shape[0] * self.shape[1] < _AVERAGE_BELOW**2 * sides[0] * sides[1]
 
 
 @dataclass(frozen=True)
@@ -132,7 +148,9 @@ def _visible_canvas(back: np.ndarray, view: View) -> Rectangle:
     return left, top, right, bottom
 
 
-def _tile(source: int, placed: Placement, image_wh: Size, matrix: np.ndarray, output_wh: Size) -> TileRender | None:
+def _tile(
+    source: int, placed: Placement, image_wh: Size, matrix: np.ndarray, output_wh: Size, *, by_area: bool = False
+) -> TileRender | None:
     """The tile that a placed image becomes under a map that only scales and shifts; None if none of it is seen."""
     axes = [_axis(placed, axis, image_wh[axis], matrix, output_wh[axis]) for axis in (1, 0)]
     if axes[0] is None or axes[1] is None:
@@ -146,6 +164,7 @@ def _tile(source: int, placed: Placement, image_wh: Size, matrix: np.ndarray, ou
         region_end=(rows.region[1] - rows.crop_start, columns.region[1] - columns.crop_start),
         shape=(rows.length, columns.length),
         anchor=(rows.anchor, columns.anchor),
+        by_area=by_area,
     )
 
 
@@ -173,9 +192,11 @@ def _axis(placed: Placement, axis: int, image_side: int, matrix: np.ndarray, out
     return _Axis(first, last - first, (start, end), low, high - low)
 
 
-def placed_image(source: int, placed: Placement, image_wh: Size, output_wh: Size) -> ViewRender:
-    """One image where it was placed, on a canvas that is the output."""
-    tile = _tile(source, placed, image_wh, np.eye(3), output_wh)
+def placed_image(
+    source: int, placed: Placement, image_wh: Size, output_wh: Size, *, by_area: bool = False
+) -> ViewRender:
+    """One image where it was placed, on a canvas that is the output; `by_area`: see `TileRender`."""
+    tile = _tile(source, placed, image_wh, np.eye(3), output_wh, by_area=by_area)
     assert tile is not None, "a letterboxed image is always seen"
     output_hw = (output_wh[1], output_wh[0])
     return ViewRender((tile,), output_hw, None, output_hw)

@@ -201,7 +201,7 @@ def draw_view(view: ViewRender, crops: Sequence[np.ndarray], target: np.ndarray)
             crop,
             (*tile.region_start, *tile.region_end),
             target[:, top : top + height, left : left + width],
-            average=tile.shrinks,
+            filter=tile.filter,
         )
 
 

@@ -76,6 +76,8 @@ def test_export_refuses_each_in_one_line(here: Path, capsys: pytest.CaptureFixtu
         ({"early_stopping": {"best_fitness": "x", "best_epoch": 0}}, "no number"),
         ({"results": ["a,b"]}, "no rows of results.csv"),
         ({"results": 3}, "no rows of results.csv"),
+        ({"threads": -1}, "threads=-1"),
+        ({"threads": "2"}, "threads='2'"),
         ({"anchors_px": [[["x"]]]}, "no anchors of the form"),
         ({"anchors_px": [[[1e30, 1]]]}, "anchors of shape"),
         ({"config": {"nc": 3}}, "backbone must be a list"),

@@ -28,6 +28,8 @@ class Report:
     """Collects the comparisons of one vector file."""
 
     comparisons: list[Comparison] = field(default_factory=list)
+    forgiven: list[str] = field(default_factory=list)
+    """Why a run that disagreed was repeated with its input changed; only `train` does that."""
 
     def close(
         self, name: str, actual: npt.ArrayLike, expected: npt.ArrayLike, *, rtol: float = 0.0, atol: float = 0.0

@@ -1,24 +1,36 @@
+"""Recorded runs against ours, and faults that the comparison has to find."""
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import graph_train.engine.step as engine_step
+import models.batch_norm
+from graph_train.engine.state import TrainingState
+from kernels.ops.update.function import HyperIndex
+from tests.parity.edge_ties import KNOWN_TIES, LIMIT_CELLS, near_ties, unexplained
 from tests.parity.harness import MODES, Mode, Report
-from tests.parity.train import SUBJECT, run_case
+from tests.parity.train import NORM_RTOL, SUBJECT
+from tests.parity.train_replay import Case, replay
 
 QUICK = ("train_sgd_acc1.npz", "train_adamw.npz")
 
 
-def _assert_equal_to_reference(path: Path, mode: Mode) -> None:
+def checked(path: Path, mode: Mode) -> Report:
     report = Report()
     SUBJECT.check(path, report, mode)
-    assert report.ok, (path.name, report.failures())
+    return report
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", QUICK)
 def test_steps_equal_reference(goldens: Path, name: str, mode: Mode) -> None:
-    _assert_equal_to_reference(goldens / name, mode)
+    report = checked(goldens / name, mode)
+    assert report.ok, report.failures()
+    assert not unexplained(Path(name).stem, report)
 
 
 @pytest.mark.slow
@@ -28,10 +40,146 @@ def test_every_recorded_run_equals_reference(goldens: Path, mode: Mode) -> None:
     assert len(files) > len(QUICK)
     for path in files:
         if path.name not in QUICK:
-            _assert_equal_to_reference(path, mode)
+            report = checked(path, mode)
+            assert report.ok, (path.name, report.failures())
+            assert not unexplained(path.stem, report)
 
 
-def test_graph_and_eager_end_with_the_same_bits(goldens: Path) -> None:
-    eager, graph = (run_case(goldens / "train_coslr.npz", mode) for mode in MODES)
-    assert [result.total for result in eager.results] == [result.total for result in graph.results]
+def test_graph_and_eager_end_with_the_same_bits(small_vectors: Path) -> None:
+    eager, graph = (replay(Case(small_vectors / "train_sgd.npz"), mode) for mode in MODES)
+    assert eager.losses.tolist() == graph.losses.tolist()
     assert [name for name in eager.arrays if not np.array_equal(eager.arrays[name], graph.arrays[name])] == []
+
+
+def test_the_whole_final_state_is_compared_where_it_was_recorded(goldens: Path, tmp_path: Path) -> None:
+    """`train_sgd_final_full.npz` has every element; `train_sgd.npz` has samples of large tensors."""
+    for path in goldens.glob("train_*"):
+        (tmp_path / path.name).symlink_to(path)
+    changed = dict(np.load(goldens / "train_sgd_final_full.npz"))
+    name = "model.9.cv2.conv.weight"
+    changed[name] = changed[name].copy()
+    changed[name].ravel()[1::2] += 1.0
+    (tmp_path / "train_sgd_final_full.npz").unlink()
+    np.savez(tmp_path / "train_sgd_final_full.npz", **changed)
+    report = checked(tmp_path / "train_sgd.npz", "eager")
+    assert [row.name for row in report.failures()] == [f"final/{name}"]
+
+
+def _hyper(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], None]) -> None:
+    original = engine_step.hyper_vector
+
+    def changed(**settings: Any) -> np.ndarray:
+        values = original(**settings)
+        change(values)
+        return values
+
+    monkeypatch.setattr(engine_step, "hyper_vector", changed)
+
+
+def average_that_never_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(values: np.ndarray) -> None:
+        values[HyperIndex.EMA_DECAY], values[HyperIndex.ONE_MINUS_EMA_DECAY] = 1.0, 0.0
+
+    _hyper(monkeypatch, change)
+
+
+def average_that_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(values: np.ndarray) -> None:
+        values[HyperIndex.EMA_DECAY], values[HyperIndex.ONE_MINUS_EMA_DECAY] = 0.0, 1.0
+
+    _hyper(monkeypatch, change)
+
+
+def averaged_statistics_that_never_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_step, "ema_decay", lambda _: 1.0)
+
+
+def update_of_the_wrong_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(values: np.ndarray) -> None:
+        values[: HyperIndex.WEIGHT_DECAY_0] *= -1
+
+    _hyper(monkeypatch, change)
+
+
+def running_statistics_of_another_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.batch_norm, "MOMENTUM", 0.031)
+
+
+def _arrays(monkeypatch: pytest.MonkeyPatch, change: Callable[[TrainingState, dict[str, np.ndarray]], None]) -> None:
+    original = TrainingState.arrays
+
+    def changed(state: TrainingState) -> dict[str, np.ndarray]:
+        arrays = original(state)
+        change(state, arrays)
+        return arrays
+
+    monkeypatch.setattr(TrainingState, "arrays", changed)
+
+
+def weights_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that works on weights of its own, and copies them into the state one step late."""
+    seen: list[dict[str, np.ndarray]] = []
+    original = engine_step._Step.__call__
+
+    def observed(step: Any, *inputs: Any) -> Any:
+        seen.append({name: value.numpy().copy() for name, value in step.state.network.named_parameters()})
+        return original(step, *inputs)
+
+    monkeypatch.setattr(engine_step._Step, "__call__", observed)
+    _arrays(monkeypatch, lambda _, arrays: arrays.update({f"model/{name}": value for name, value in seen[-1].items()}))
+
+
+def one_tensor_of_the_wrong_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(_: TrainingState, arrays: dict[str, np.ndarray]) -> None:
+        arrays["model/model.9.cv2.conv.weight"] *= -1
+
+    _arrays(monkeypatch, change)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (average_that_never_moves, "ema: median moved of group 1"),
+        (average_that_is_a_copy, "final - ema, parameters"),
+        (averaged_statistics_that_never_move, "ema/model.0.bn.running_var"),
+        (update_of_the_wrong_sign, "loss"),
+        (running_statistics_of_another_momentum, "final/model.0.bn.running_var"),
+        (weights_of_the_step_before, "final: median moved of group 1"),
+        (one_tensor_of_the_wrong_sign, "final/model.9.cv2.conv.weight"),
+    ],
+)
+def test_faults_are_found(
+    small_vectors: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: Mode,
+    fault: Callable[[pytest.MonkeyPatch], None],
+    found: str,
+) -> None:
+    fault(monkeypatch)
+    report = checked(small_vectors / "train_coslr.npz", mode)
+    assert not report.ok
+    assert report.forgiven == []
+    assert found in [row.name for row in report.failures()]
+
+
+@pytest.mark.parametrize(
+    ("name", "iteration", "image", "side"), [(name, *tie) for name, ties in KNOWN_TIES.items() for tie in ties]
+)
+def test_a_tie_that_rounding_decides(goldens: Path, name: str, iteration: int, image: int, side: str) -> None:
+    """Why these runs may be forgiven: one predicted edge so near to its label's that rounding decides the side.
+
+    Nothing before that batch changes with the side, nor does its loss; the norm of its gradient jumps, by 28 % in
+    iteration 10 of `train_adamw`. The reference recorded one side. Which one a run meets depends on its kernels.
+    """
+    case = Case(goldens / f"{name}.npz")
+    run = replay(case, "eager", iterations=iteration + 1)
+    ties = [tie for tie in near_ties(case, "eager", iteration, iteration, ()) if tie.side == side]
+    assert [tie.move.image for tie in ties] == [image]
+    assert ties[0].distance < LIMIT_CELLS[case.settings["opt_name"]]
+    swapped = replay(case, "eager", iterations=iteration + 1, moves=[ties[0].move])
+    assert swapped.losses[:iteration].tolist() == run.losses[:iteration].tolist()
+    assert swapped.losses[iteration] == pytest.approx(run.losses[iteration], rel=1e-5)
+    recorded = float(case.vectors["step_grad_norm"][iteration])
+    off = sorted(abs(norm / recorded - 1) for norm in (run.norms[iteration], swapped.norms[iteration]))
+    assert off[0] < NORM_RTOL < off[1]

@@ -1,222 +1,191 @@
-"""Whole training steps: losses, gradient norms, counters and final states over a run of the reference."""
+"""Whole training steps: losses, gradient norms, counters and final states over a run of the reference.
 
-import json
-from dataclasses import dataclass
+A run that disagrees is repeated only where a near tie of box edges lies behind it (`edge_ties`): in the same mode, with
+the same kernels and weights, and with one label's edge moved across the predicted one, by thousandths of a cell. Then
+that whole run has to agree, final states included, and counts as forgiven. Nothing else is.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from graph_train.engine.schedule import Schedule, ema_decay
-from graph_train.engine.state import TrainingState
-from graph_train.engine.step import EagerStep, GraphStep, StepResult
-from kernels.runtime import flow
-from models.loss import DetectionLoss
-from models.loss_config import LossConfig
-from models.network import DetectionModel
-from models.padded_labels import label_capacity, pad_labels
-from models.spec import load_model_spec
-from models.targets import HeadGeometry
+from graph_train.engine.schedule import ema_decay
+from tests.parity.edge_ties import EdgeTie, near_ties
 from tests.parity.harness import Mode, Report, Subject
+from tests.parity.train_replay import Arrays, Case, Run, replay
 
 STRICT_ITERATIONS = 6
-ROUNDING_LIMIT, PERTURBATION, PERTURBED_RUNS = 2e-3, 1e-7, 8
-MOVED_LIMITS = {"SGD": (2e-2, 5e-3, 0.2), "AdamW": (2e-2, 0.1, 0.2), "Adam": (2e-2, 0.1, 0.2)}
-"""Median of "moved" by group (biases, weights, BN weights), from the vectors' README."""
+MOST_TIES, MOST_CANDIDATES = 3, 4
+NORM_RTOL, ITEM_ATOL = 2e-3, 1e-6
+LATE_RTOL = {"SGD": 1e-4, "AdamW": 5e-4, "Adam": 5e-4}
+MOVED_MEDIAN = {"SGD": (2e-2, 5e-3, 0.2), "AdamW": (2e-2, 0.1, 0.2), "Adam": (2e-2, 0.1, 0.2)}
+"""Median of "moved" (L2 of the error over L2 of what training changed) by group (biases, weights, BN weights), from the
+vectors' README."""
+MOVED_MOST = {"SGD": (0.05, 0.05, 0.2), "AdamW": (0.1, 0.25, 0.25), "Adam": (0.1, 0.25, 0.25)}
+"""The same of every single tensor, beyond one rounding of its values; measured 0.005, 0.012, 0.02 with SGD, and 0.009,
+0.058, 0.072 with AdamW beyond a tie of edges. A tensor that is not updated has 1, one with the wrong sign 2."""
+STATISTICS_MOVED = 0.02
+"""The same of running statistics; measured 6e-4 with SGD, 2e-3 with AdamW."""
+LAG_LIMITS = (0.05, 0.5)
+"""Relative L2 of what the average is behind the model, of statistics and of parameters: measured 0.0005 and 0.06 with
+SGD, 0.0025 and 0.17 with AdamW. An average that is a copy of the model has 1."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """What our own run of a case gave."""
-
-    results: tuple[StepResult, ...]
-    updates: tuple[bool, ...]
-    settings: tuple[Any, ...]
-    accumulate: tuple[int, ...]
-    arrays: dict[str, np.ndarray]
-    state: TrainingState
-
-
-def _loss_config(hyp: dict[str, float]) -> LossConfig:
-    return LossConfig(
-        box=hyp["box"],
-        objectness=hyp["obj"],
-        classes=hyp["cls"],
-        cls_pw=hyp["cls_pw"],
-        obj_pw=hyp["obj_pw"],
-        anchor_t=hyp["anchor_t"],
-        fl_gamma=hyp["fl_gamma"],
-        label_smoothing=hyp["label_smoothing"],
-    )
-
-
-def _network(num_classes: int, initial: dict[str, np.ndarray]) -> DetectionModel:
-    network = DetectionModel(load_model_spec("yolov5n", num_classes=num_classes))
-    with flow.no_grad():
-        for name, tensor in network.state_dict().items():
-            tensor.copy_(flow.tensor(initial[name]))
-    return network
-
-
-def _perturb(initial: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    return {
-        name: (value * (1 + PERTURBATION * random.standard_normal(value.shape))).astype(np.float32)
-        if name.endswith(("weight", "bias"))
-        else value
-        for name, value in initial.items()
-    }
-
-
-def _head(network: DetectionModel) -> HeadGeometry:
-    return HeadGeometry(network.anchors_cells, tuple(float(s) for s in network.stride), network.num_classes)
-
-
-def run_case(path: Path, mode: Mode, *, perturbed: int = 0) -> Run:
-    """Repeats a case with our own step; `perturbed` > 0 seeds a relative change of 1e-7 in the initial weights."""
-    vectors, common = np.load(path), np.load(path.parent / "train_common.npz")
-    case, hyp = json.loads(str(vectors["case_json"])), json.loads(str(vectors["hyp_scaled_json"]))
-    raw = json.loads(str(vectors["hyp_raw_json"]))
-    initial = {name[5:]: common[name] for name in common.files if name.startswith("init/")}
-    if perturbed:
-        initial = _perturb(initial, perturbed)
-    batch, iterations = int(case["batch_size"]), len(vectors["step_ni"])
-    network = _network(int(case["nc"]), initial)
-    state = TrainingState(network, _network(int(case["nc"]), initial), rule=case["opt_name"].lower())
-    criterion = DetectionLoss(_head(network), _loss_config(hyp))
-    schedule = Schedule(
-        epochs=case["epochs"],
-        batches_per_epoch=case["nb"],
-        batch_size=batch,
-        warmup=case["nw"],
-        lr0=raw["lr0"],
-        lrf=raw["lrf"],
-        momentum=raw["momentum"],
-        warmup_momentum=raw["warmup_momentum"],
-        warmup_bias_lr=raw["warmup_bias_lr"],
-        weight_decay=raw["weight_decay"],
-        optimizer=case["opt_name"],
-        cosine=case["cos_lr"],
-        nominal_batch=case["nbs"],
-    )
-    kind = GraphStep if mode == "graph" else EagerStep
-    step = kind(state, criterion, weight_decays=schedule.weight_decays)
-    targets = common["targets"]
-    capacity = label_capacity(
-        max(int(np.bincount(targets[targets[:, 0] == ni][:, 1].astype(int)).max(initial=0)) for ni in range(iterations))
-    )
-    results, all_settings = [], []
-    for iteration in range(iterations):
-        epoch = iteration // case["nb"]
-        if iteration % case["nb"] == 0:
-            state.drop_pending_gradients()
-        rows = targets[targets[:, 0] == iteration][:, 1:]
-        labels = pad_labels(rows, batch, capacity)
-        settings = schedule.at(iteration, epoch)
-        images = flow.tensor(common["images_u8"][iteration])
-        results.append(step(images, flow.tensor(labels), settings))
-        all_settings.append(settings)
-    state.flush()
-    return Run(
-        results=tuple(results),
-        updates=tuple(s.update for s in all_settings),
-        settings=tuple(all_settings),
-        accumulate=tuple(schedule.accumulate(iteration) for iteration in range(iterations)),
-        arrays=state.arrays(),
-        state=state,
-    )
-
-
-def _sampled(name: str, value: np.ndarray, steps: dict[str, int]) -> np.ndarray:
-    return value.ravel()[:: steps[name]] if steps[name] > 1 else value
-
-
-def _compare_states(run: Run, vectors: Any, initial: dict[str, np.ndarray], opt_name: str, report: Report) -> None:
-    for ours, theirs in (("model/", "final"), ("ema/", "ema")):
-        steps = dict(zip(vectors[f"{theirs}_names"].tolist(), vectors[f"{theirs}_sample_step"].tolist(), strict=True))
-        moved: dict[int, list[float]] = {0: [], 1: [], 2: []}
-        groups = {str(n): g for g in range(3) for n in vectors[f"group_{g}_names"]}
-        for name in steps:
-            if f"{theirs}/{name}" not in vectors.files:
-                continue
-            got, want = _sampled(name, run.arrays[ours + name], steps), vectors[f"{theirs}/{name}"]
-            start = _sampled(name, initial[name], steps)
-            if name in groups:
-                change = float(np.linalg.norm((want - start).ravel().astype(np.float64)))
-                error = float(np.linalg.norm((got.reshape(want.shape) - want).ravel().astype(np.float64)))
-                if change > 0:
-                    moved[groups[name]].append(error / change)
-            elif name.endswith("num_batches_tracked"):
-                report.exact(f"{theirs}/{name}", got, want)
-            elif name.endswith(("running_mean", "running_var")):
-                report.close(f"{theirs}/{name}", got.reshape(want.shape), want, rtol=1e-3, atol=1e-4)
-        for group, limit in enumerate(MOVED_LIMITS[opt_name]):
-            report.close(f"{theirs}: median moved of group {group}", float(np.median(moved[group])), 0.0, atol=limit)
+def _loose(case: Case) -> bool:
+    """The run with usual learning rates, where rounding grows to percents within 12 steps (the vectors' README)."""
+    return "hyp_over" not in case.settings
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compares one run with ours; companions (`train_common.npz`) lie beside it.
-
-    A run of the reference itself may leave another by up to 2e-3 after the first six iterations, when rounding decides
-    a near tie (the vectors' README): a predicted and a labelled box edge that nearly coincide, where the gradient of
-    the overlap jumps. So an excess of that kind, and only that, is looked at again: the case is run (eagerly, which
-    gives the bits of the graph) from weights perturbed by 1e-7, and if one of these runs meets every tolerance,
-    rounding was the cause and that run is the one reported.
-    """
-    vectors = np.load(path)
-    first = Report()
-    run = run_case(path, mode)
-    _compare(path, vectors, run, first)
-    chosen = first
-    if not first.ok and _may_be_rounding(vectors, run, first):
-        for seed in range(1, PERTURBED_RUNS + 1):
-            again = Report()
-            _compare(path, vectors, run_case(path, "eager", perturbed=seed), again)
-            if again.ok:
-                chosen = again
-                break
-    report.comparisons.extend(chosen.comparisons)
+    """Compares one run with ours."""
+    case, ties = Case(path), list[EdgeTie]()
+    run = replay(case, mode)
+    compare(case, run, report)
+    agrees = report.ok
+    while not agrees and len(ties) < MOST_TIES:
+        found = _beyond_a_tie(case, mode, run, ties)
+        if found is None:
+            return
+        tie, run = found
+        ties.append(tie)
+        again = Report()
+        compare(case, run, again)
+        agrees = again.ok
+        if agrees:
+            report.comparisons, report.forgiven = again.comparisons, [str(tie) for tie in ties]
 
 
-def _may_be_rounding(vectors: Any, run: Run, report: Report) -> bool:
-    """The first six iterations agree, the counters too, and no later loss is off by 2e-3 or more."""
-    losses, wanted = np.array([r.total for r in run.results]), vectors["step_total_loss"]
-    early = ("accumulate", "stepped", "learning rates", "momentum", "ema", "loss, ")
-    agreed = not any(row.name.startswith(early) and not row.name.startswith("ema:") for row in report.failures())
-    return agreed and bool(np.all(np.abs(losses - wanted) < ROUNDING_LIMIT * np.abs(wanted)))
+def _beyond_a_tie(case: Case, mode: Mode, run: Run, known: list[EdgeTie]) -> tuple[EdgeTie, Run] | None:
+    """The tie that makes the first iteration that disagrees agree, and the run with it, if there is one."""
+    wrong = np.flatnonzero(~_agreeing(case, run))
+    if not len(wrong):
+        return None
+    last = int(wrong[0])
+    updates = np.flatnonzero(run.stepped[:last])
+    # The gradient of this update or, if only the loss shows it, of the one before.
+    first = int(updates[-2]) + 1 if len(updates) > 1 else 0
+    moves = tuple(tie.move for tie in known)
+    for tie in near_ties(case, mode, first, last, moves)[:MOST_CANDIDATES]:
+        again = replay(case, mode, moves=(*moves, tie.move))
+        if _agreeing(case, again)[: last + 1].all():
+            return tie, again
+    return None
 
 
-def _compare(path: Path, vectors: Any, run: Run, report: Report) -> None:
-    case = json.loads(str(vectors["case_json"]))
-    common = np.load(path.parent / "train_common.npz")
-    initial = {name[5:]: common[name] for name in common.files if name.startswith("init/")}
+def _agreeing(case: Case, run: Run) -> npt.NDArray[np.bool_]:
+    """(iterations,): whether loss, its items and the gradient's norm are within tolerance."""
+    count = len(run.results)
+    report = [Report() for _ in range(count)]
+    for number, row in enumerate(report):
+        _compare_iterations(case, run, slice(number, number + 1), row)
+    return np.array([row.ok for row in report])
+
+
+def _compare_iterations(case: Case, run: Run, which: slice, report: Report) -> None:
+    vectors, late = case.vectors, LATE_RTOL[case.settings["opt_name"]]
+    losses, wanted = run.losses[which], vectors["step_total_loss"][which]
+    numbers = np.arange(case.iterations)[which]
+    if _loose(case):
+        report.close("loss, iterations 0-2", losses[numbers < 3], wanted[numbers < 3], rtol=1e-4)
+        report.close("loss", losses, wanted, rtol=0.1)
+        return
+    early = numbers < STRICT_ITERATIONS
+    report.close("loss, iteration 0", losses[numbers < 1], wanted[numbers < 1], rtol=1e-6)
+    report.close("loss, first iterations", losses[early], wanted[early], rtol=1e-5)
+    report.close("loss", losses, wanted, rtol=late)
+    report.close("loss items", run.items[which], vectors["step_loss_items"][which], rtol=late, atol=ITEM_ATOL)
+    stepped = vectors["step_stepped"][which].astype(bool)
+    report.close("gradient norm", run.norms[which][stepped], vectors["step_grad_norm"][which][stepped], rtol=NORM_RTOL)
+
+
+def compare(case: Case, run: Run, report: Report) -> None:
+    """Compares a whole run of ours."""
+    vectors = case.vectors
     stepped = vectors["step_stepped"].astype(bool)
     report.exact("accumulate", run.accumulate, vectors["step_accumulate"])
-    report.exact("stepped", run.updates, stepped)
+    report.exact("stepped", run.stepped, stepped)
     report.close("learning rates", [s.learning_rates for s in run.settings], vectors["step_lr"], rtol=1e-9)
     momentum = np.array([[s.momentum] * 3 for s in run.settings])
     report.close("momentum", momentum, vectors["step_momentum"], rtol=1e-9)
-    decays = [ema_decay(update + 1) for update in range(sum(run.updates))]
+    decays = [ema_decay(update + 1) for update in range(int(run.stepped.sum()))]
     report.close("ema decay", decays, vectors["step_ema_decay"][stepped], rtol=1e-9)
-    report.exact("ema updates", run.state.counters.updates, vectors["ema_updates"])
-    losses, wanted = np.array([r.total for r in run.results]), vectors["step_total_loss"]
-    items = np.array([[r.box, r.objectness, r.classes] for r in run.results])
-    if path.stem == "train_sgd_default_hyp" or "final_names" not in vectors.files:
-        report.close("loss, iterations 0-2", losses[:3], wanted[:3], rtol=1e-4)
-        report.close("loss", losses, wanted, rtol=0.1)
-        return
-    late = 5e-4 if case["opt_name"] != "SGD" else 1e-4
-    report.close("loss, iteration 0", losses[:1], wanted[:1], rtol=1e-6)
-    report.close("loss, first iterations", losses[:STRICT_ITERATIONS], wanted[:STRICT_ITERATIONS], rtol=1e-5)
-    report.close("loss", losses, wanted, rtol=late)
-    report.close("loss items", items, vectors["step_loss_items"], rtol=late, atol=1e-6)
-    norms = np.array([r.gradient_norm for r in run.results])
-    report.close("gradient norm", norms[stepped], vectors["step_grad_norm"][stepped], rtol=2e-3)
-    _compare_states(run, vectors, initial, case["opt_name"], report)
+    report.exact("ema updates", run.updates, vectors["ema_updates"])
+    _compare_iterations(case, run, slice(None), report)
+    if "final_names" in vectors:
+        _compare_states(case, run, report)
+
+
+class _Sampled:
+    """A recorded state, and which elements of each tensor were recorded."""
+
+    def __init__(self, vectors: Arrays, kind: str, whole: Mapping[str, np.ndarray]) -> None:
+        steps = zip(vectors[f"{kind}_names"].tolist(), vectors[f"{kind}_sample_step"].tolist(), strict=True)
+        self.steps = {name: 1 if name in whole else step for name, step in steps if f"{kind}/{name}" in vectors}
+        self.values = {name: whole.get(name, vectors[f"{kind}/{name}"]) for name in self.steps}
+
+    def of(self, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Arrays:
+        """The recorded elements of another state."""
+        return {
+            name: arrays[prefix + name].ravel()[::step].reshape(self.values[name].shape)
+            for name, step in self.steps.items()
+        }
+
+
+def _compare_states(case: Case, run: Run, report: Report) -> None:
+    vectors = case.vectors
+    full = case.path.with_name(f"{case.path.stem}_final_full.npz")
+    whole = Case(full).vectors if full.exists() else {}
+    final, ema = _Sampled(vectors, "final", whole), _Sampled(vectors, "ema", {})
+    for kind, sampled, prefix in (("final", final, "model/"), ("ema", ema, "ema/")):
+        _compare_state(case, kind, sampled.of(run.arrays, prefix), sampled, report)
+    _compare_lag(case, run, report)
+
+
+def _compare_state(case: Case, kind: str, got: Arrays, sampled: "_Sampled", report: Report) -> None:
+    """Each tensor, and the median over the tensors of a parameter group."""
+    want, start = sampled.values, sampled.of(case.initial)
+    optimizer = case.settings["opt_name"]
+    groups = {str(name): group for group in range(3) for name in case.vectors[f"group_{group}_names"]}
+    moved: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    for name, value in want.items():
+        error, change = _norm(got[name] - value), _norm(value - start[name])
+        rounding = _norm(np.spacing(np.abs(value).astype(np.float32)))
+        if name.endswith("num_batches_tracked"):
+            report.exact(f"{kind}/{name}", got[name], value)
+        elif name in groups:
+            limit = MOVED_MOST[optimizer][groups[name]]
+            report.close(f"{kind}/{name}", max(error - rounding, 0.0), 0.0, atol=limit * change)
+            if change > 0:
+                moved[groups[name]].append(error / change)
+        elif name.endswith(("running_mean", "running_var")):
+            report.close(f"{kind}/{name}", got[name], value, rtol=1e-3, atol=1e-4)
+            report.close(f"{kind}/{name}: moved", error / change if change else error, 0.0, atol=STATISTICS_MOVED)
+    for group, limit in enumerate(MOVED_MEDIAN[optimizer]):
+        report.close(f"{kind}: median moved of group {group}", float(np.median(moved[group])), 0.0, atol=limit)
+
+
+def _compare_lag(case: Case, run: Run, report: Report) -> None:
+    """How far the moving average is behind the model: so little after 12 updates that `ema/` alone hardly shows it."""
+    vectors = case.vectors
+    final, ema = _Sampled(vectors, "final", {}), _Sampled(vectors, "ema", {})
+    ours_final, ours_ema = final.of(run.arrays, "model/"), ema.of(run.arrays, "ema/")
+    parameters = {str(name) for group in range(3) for name in vectors[f"group_{group}_names"]}
+    statistics = {name for name in final.steps if name.endswith(("running_mean", "running_var"))}
+    for kind, names, limit in zip(("statistics", "parameters"), (statistics, parameters), LAG_LIMITS, strict=True):
+        shared = [name for name in final.steps if name in names and name in ema.steps]
+        got = [ours_final[name].astype(np.float64).ravel() - ours_ema[name].ravel() for name in shared]
+        want = [final.values[name].astype(np.float64).ravel() - ema.values[name].ravel() for name in shared]
+        report.relative_l2(f"final - ema, {kind}", np.concatenate(got), np.concatenate(want), limit=limit)
+
+
+def _norm(values: npt.NDArray[np.floating]) -> float:
+    return float(np.linalg.norm(values.ravel().astype(np.float64)))
 
 
 class _TrainSubject(Subject):
-    """`train_*.npz` without the two files that only accompany others."""
+    """`train_*.npz` without the files that only accompany others."""
 
     def files(self, folder: Path) -> list[Path]:
         return [path for path in super().files(folder) if "step_ni" in np.load(path).files]

@@ -1,11 +1,18 @@
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from kernels.plugin import load_plugin
 from pipelines.augmentation.letterbox import rectangular_batches, unletterbox_boxes
+from pipelines.augmentation.mosaic import place
+from pipelines.augmentation.plans import Finish
+from pipelines.augmentation.rendering import placed_image
 from pipelines.data.index import ImageIndex, index_images
+from pipelines.pixels.canvas_graph import CanvasPipeline, GraphSettings
 from pipelines.shard import Shard
 from pipelines.val import ValPipeline
 from tests.pipelines.rendered import label_hits, rendered_index, unlabelled_patches
@@ -123,3 +130,37 @@ def test_real_photos(bccd: Path, tmp_path: Path) -> None:
 def test_wrong_settings_are_refused(make: Make) -> None:
     with pytest.raises(ValueError, match="image size 300 a multiple of the stride 32"):
         make(image_px=300)
+
+
+def test_shrinks_as_opencv_does_by_area(make: Make, index: ImageIndex) -> None:
+    """The reference validates on cv2.resize(INTER_AREA); the decoders and roundings differ by a level or two."""
+    load_plugin("require")
+    compared = 0
+    for batch in make(image_px=96):
+        for image, info, number in zip(batch.images, batch.geometry, batch.indices, strict=True):
+            height, width = (max(1, math.ceil(side * 96 / max(info.original_hw))) for side in info.original_hw)
+            photo = cv2.imread(str(index.paths[number]))[..., ::-1]
+            expected = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA).transpose(2, 0, 1)
+            left, top = (round(pad - 0.1) for pad in info.pad_wh)
+            got = image[:, top : top + height, left : left + width]
+            difference = np.abs(got.astype(int) - expected)
+            assert difference.max() <= 3
+            sampled = cv2.resize(photo, (width, height), interpolation=cv2.INTER_LINEAR).transpose(2, 0, 1)
+            compared += int(np.abs(got.astype(int) - sampled).max() > 20)
+    assert compared > 5
+
+
+def test_half_the_size_is_exact_in_dali_too(tmp_path: Path) -> None:
+    """As on a GPU and without the plugin: DALI has no filter by area, but sampling does the same there."""
+    photo = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    view = placed_image(0, place((64, 48), (0, 0), (64, 48)), (128, 96), (64, 48), by_area=True)
+    settings = GraphSettings(
+        slots=1, warp=False, paste=False, batch_size=1, threads=1, device="cpu", finish=False, decoded=True
+    )
+    pipeline = CanvasPipeline(settings)
+    pipeline.submit([view], [[photo]], [Finish()])
+    got = pipeline.collect().at(0).copy()
+    pipeline.release()
+    pipeline.close()
+    expected = cv2.resize(photo, (64, 48), interpolation=cv2.INTER_AREA)
+    assert np.abs(got.astype(int) - expected).max() <= 1

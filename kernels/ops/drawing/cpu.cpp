@@ -1,4 +1,4 @@
-// Draws pieces of decoded pictures into planes: a region of each is resampled to whole pixels, with a triangle filter.
+// Draws pieces of decoded pictures into planes: a region of each is resampled to whole pixels.
 // The definition, bit for bit, is kernels/drawing.py: weights are rounded to 11 bits, all sums are exact integers.
 #include <algorithm>
 #include <cmath>
@@ -9,6 +9,8 @@
 #include "native/common.h"
 
 namespace {
+
+enum Filter : int64_t { kLinear, kTriangle, kArea };  // in the order of kernels/drawing.py
 
 constexpr int kBits = 11;                        // of a weight: 8 + 11 + 11 bits fit a signed 32-bit sum
 constexpr int32_t kHalf = 1 << (2 * kBits - 1);  // rounds to the nearest
@@ -23,12 +25,13 @@ struct Axis {
   std::vector<int32_t> weight;  // (target, taps)
 };
 
-// source: pixels there are; begin, end: the part that becomes `target` pixels, mirrored if begin > end. Without
-// `average`, two neighbours count; with it, all that a target pixel covers.
+// source: pixels there are; begin, end: the part that becomes `target` pixels, mirrored if begin > end.
 // Compiled for plain x86-64: without fused multiply-adds these doubles are those of the definition.
-__attribute__((noinline)) Axis make_axis(int64_t source, double begin, double end, int64_t target, bool average) {
+__attribute__((noinline)) Axis make_axis(int64_t source, double begin, double end, int64_t target, int64_t filter) {
   const double step = (end - begin) / static_cast<double>(target);
-  const double reach = average ? std::max(1.0, std::fabs(step)) : 1.0;
+  const double wide = std::max(1.0, std::fabs(step));
+  const double reach = filter == kTriangle ? wide : filter == kArea ? (wide + 1.0) / 2.0 : 1.0;
+  const double slope = filter == kArea ? 1.0 : reach;
   const int64_t most = static_cast<int64_t>(std::ceil(2.0 * reach));
   Axis axis;
   axis.taps = static_cast<int>(std::min(most, source));
@@ -42,7 +45,8 @@ __attribute__((noinline)) Axis make_axis(int64_t source, double begin, double en
     std::fill(shares.begin(), shares.end(), 0.0);
     double total = 0.0;
     for (int64_t k = 0; k < most; ++k) {
-      const double share = std::max(0.0, 1.0 - std::fabs(static_cast<double>(first + k) + 0.5 - centre) / reach);
+      const double height = (reach - std::fabs(static_cast<double>(first + k) + 0.5 - centre)) / slope;
+      const double share = std::min(std::max(height, 0.0), 1.0);
       shares[std::min(std::max<int64_t>(first + k, start), start + axis.taps - 1) - start] += share;
       total += share;
     }
@@ -109,10 +113,10 @@ GT_VECTOR void sum_columns(const int32_t* sum, const Axis& axis, int64_t count, 
 // crop: (height, width, 3), rows `stride` bytes apart; the region (top, left, bottom, right) of it, in pixels, becomes
 // out: three planes of rows x columns pixels, `plane` bytes apart, whose rows are `out_stride` bytes apart.
 extern "C" GT_EXPORT void graph_train_draw_region(const uint8_t* crop, int64_t height, int64_t width, int64_t stride,
-                                                const double* region, int64_t average, int64_t rows, int64_t columns,
+                                                const double* region, int64_t filter, int64_t rows, int64_t columns,
                                                 uint8_t* out, int64_t plane, int64_t out_stride) {
-  const Axis down = make_axis(height, region[0], region[2], rows, average != 0);
-  const Axis across = make_axis(width, region[1], region[3], columns, average != 0);
+  const Axis down = make_axis(height, region[0], region[2], rows, filter);
+  const Axis across = make_axis(width, region[1], region[3], columns, filter);
   // One more, since a pixel is read as four numbers.
   std::vector<int32_t> sum(3 * width + 1, 0), pixels(4 * columns);
   for (int64_t y = 0; y < rows; ++y) {

@@ -1,31 +1,34 @@
 """Resampling a region of a picture to whole pixels: the definition in NumPy, and the plugin's kernel, equal bit by bit.
 
-A target pixel is the weighted mean of source pixels around its centre, by a triangle filter along each axis: of the two
-neighbours where a region is sampled or grows, of all it covers where it shrinks and is averaged. Beyond the edges the
+A target pixel is the weighted mean of source pixels around its centre, along each axis: of two neighbours by distance
+("linear"); or, where a region shrinks, of all under a triangle twice as wide as a target pixel ("triangle", for
+antialiasing), or of all that the target pixel covers, by area ("area", OpenCV's INTER_AREA). Beyond the edges the
 outermost pixels count on. Weights are rounded to 11 bits with an exact sum, and all sums are integers, so no order of
 evaluation can change a bit.
 """
 
 import ctypes
 import math
+from typing import Literal, get_args
 
 import numpy as np
 
 from kernels.plugin import plugin_library
 
 Region = tuple[float, float, float, float]
+Filter = Literal["linear", "triangle", "area"]
 _BITS = 11
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 
 
-def draw_region(crop: np.ndarray, region: Region, target: np.ndarray, *, average: bool) -> None:
+def draw_region(crop: np.ndarray, region: Region, target: np.ndarray, *, filter: Filter) -> None:
     """Draws a region of a picture as planes.
 
     Args:
         crop: (h, w, 3) uint8; pixels and channels without gaps.
         region: top, left, bottom, right in px of the crop, fractional; top > bottom or left > right mirrors.
         target: (3, rows, columns) uint8, written; its rows have no gaps between pixels.
-        average: average what a target pixel covers instead of sampling two neighbours an axis.
+        filter: how source pixels are weighted, see above.
     Raises:
         ValueError: the plugin is not loaded, or shapes, types or layout differ from the above.
     """
@@ -42,20 +45,20 @@ def draw_region(crop: np.ndarray, region: Region, target: np.ndarray, *, average
     draw.restype = None
     draw.argtypes = (_POINTER, *[_NUMBER] * 3, ctypes.c_double * 4, *[_NUMBER] * 3, _POINTER, *[_NUMBER] * 2)
     draw(
-        crop.ctypes.data, crop.shape[0], crop.shape[1], crop.strides[0], edges, average, target.shape[1],
+        crop.ctypes.data, crop.shape[0], crop.shape[1], crop.strides[0], edges, _number(filter), target.shape[1],
         target.shape[2], target.ctypes.data, target.strides[0], target.strides[1],
     )  # fmt: skip
 
 
-def resampled(crop: np.ndarray, region: Region, shape: tuple[int, ...], *, average: bool) -> np.ndarray:
+def resampled(crop: np.ndarray, region: Region, shape: tuple[int, ...], *, filter: Filter) -> np.ndarray:
     """(3, rows, columns) uint8: the definition of what `draw_region` draws; slow.
 
     Args:
-        crop, region, average: see there.
+        crop, region, filter: see there.
         shape: rows and columns.
     """
-    down, row_weights = axis_weights(crop.shape[0], region[0], region[2], shape[0], average=average)
-    across, column_weights = axis_weights(crop.shape[1], region[1], region[3], shape[1], average=average)
+    down, row_weights = axis_weights(crop.shape[0], region[0], region[2], shape[0], filter=filter)
+    across, column_weights = axis_weights(crop.shape[1], region[1], region[3], shape[1], filter=filter)
     source = crop.astype(np.int32)
     rows = sum(row_weights[:, k, None, None] * source[down + k] for k in range(row_weights.shape[1]))
     summed = np.asarray(rows).transpose(2, 0, 1)
@@ -63,18 +66,27 @@ def resampled(crop: np.ndarray, region: Region, shape: tuple[int, ...], *, avera
     return ((np.asarray(pixels) + (1 << 2 * _BITS - 1)) >> 2 * _BITS).astype(np.uint8)
 
 
-def axis_weights(source: int, begin: float, end: float, target: int, *, average: bool) -> tuple[np.ndarray, np.ndarray]:
+def _number(filter: Filter) -> int:
+    return get_args(Filter).index(filter)
+
+
+def axis_weights(
+    source: int, begin: float, end: float, target: int, *, filter: Filter
+) -> tuple[np.ndarray, np.ndarray]:
     """Which source pixels make each target pixel along one axis.
 
     Args:
         source: pixels there are.
         begin, end: the part of them that becomes `target` pixels.
-        average: see `draw_region`.
+        filter: see `draw_region`.
     Returns:
         (target,) int64 first source pixel; (target, taps) int32 weights from there on, of sum 2^11 in each row.
     """
     step = (end - begin) / target
-    reach = max(1.0, abs(step)) if average else 1.0
+    wide = max(1.0, abs(step))
+    reach = {"linear": 1.0, "triangle": wide, "area": (wide + 1.0) / 2.0}[filter]
+    # Of a triangle the share is that of its height; of an area what is covered of one source pixel, at most all of it.
+    slope = 1.0 if filter == "area" else reach
     most = math.ceil(2.0 * reach)
     taps = min(most, source)
     centre = begin + (np.arange(target) + 0.5) * step
@@ -82,7 +94,7 @@ def axis_weights(source: int, begin: float, end: float, target: int, *, average:
     start = np.clip(first, 0, source - taps)
     shares, total = np.zeros((target, taps)), np.zeros(target)
     for k in range(most):
-        share = np.maximum(0.0, 1.0 - np.abs((first + k) + 0.5 - centre) / reach)
+        share = np.clip((reach - np.abs((first + k) + 0.5 - centre)) / slope, 0.0, 1.0)
         shares[np.arange(target), np.clip(first + k, start, start + taps - 1) - start] += share
         total += share
     weights = np.floor(shares / total[:, None] * (1 << _BITS) + 0.5).astype(np.int32)

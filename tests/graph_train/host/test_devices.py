@@ -1,6 +1,8 @@
 """What `--device` names, and which device a process gets by it."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +52,12 @@ def test_a_timeout_that_no_rank_can_wait_for(timeout: float, monkeypatch: pytest
     monkeypatch.delitem(__import__("sys").modules, "oneflow")
     with pytest.raises(ValueError, match="--dist-timeout"):
         join(timeout)
+
+
+@pytest.mark.parametrize("setting", ["1", "3", "2,4", "", "many", "0"])
+def test_threads_are_those_of_openmp(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the library that our kernels use reads the same variable, in a process of its own."""
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    program = "import ctypes; print(ctypes.CDLL('libgomp.so.1').omp_get_max_threads())"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert devices.cpu_threads() == int(told.stdout)

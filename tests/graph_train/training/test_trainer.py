@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from graph_train.hooks.callbacks import Callbacks
+from graph_train.host.devices import cpu_threads
 from graph_train.runs.checkpoint import load_checkpoint, save_checkpoint
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.run_folder import RunFolder
@@ -50,3 +51,18 @@ def test_the_best_weights_are_those_of_the_best_epoch(lab: Lab, so_far: float, k
     before = best.read_bytes()
     lab.train_as_given(resume=begun.folder)
     assert (best.read_bytes() == before) == kept
+
+
+def test_another_number_of_threads_is_told_on_resume(lab: Lab) -> None:
+    begun = lab.train(epochs=2, stop_after=1, noval=True)
+    last = begun.folder / "weights" / "last.safetensors"
+    state = load_checkpoint(last)
+    assert state.header["threads"] == cpu_threads()
+    more = cpu_threads() + 1
+    save_checkpoint(last, replace(state, header={**state.header, "threads": more}))
+    told = f"This run used {more} threads, now {cpu_threads()}: results will differ from an uninterrupted run"
+    log = lab.train_as_given(resume=begun.folder).log
+    assert log.count(told) == 1
+    assert f"set OMP_NUM_THREADS={more} to continue exactly" in log
+    later = lab.train_as_given(resume=begun.folder).log  # it goes on with the number that it went on with
+    assert told not in later.removeprefix(log)

@@ -1,0 +1,40 @@
+"""The vectors that come with the repository: every subject they have, in every mode, on any clone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.parity.__main__ import subjects
+from tests.parity.edge_ties import unexplained
+from tests.parity.harness import Mode, Report, Subject
+from tests.parity.select_vectors import CHOSEN, VECTORS, select
+
+CASES = [
+    pytest.param(subject, path, mode, id=f"{path.stem}-{mode}")
+    for subject in subjects()
+    for path in subject.files(VECTORS)
+    for mode in subject.modes
+]
+
+
+@pytest.mark.parametrize(("subject", "path", "mode"), CASES)
+def test_small_vectors(subject: Subject, path: Path, mode: Mode) -> None:
+    report = Report()
+    subject.check(path, report, mode)
+    assert report.ok, report.failures()
+    assert not unexplained(path.stem, report)
+
+
+def test_every_file_is_compared() -> None:
+    compared = {path.stem for subject in subjects() for path in subject.files(VECTORS)} | {"train_common"}
+    assert compared == set(CHOSEN) == {path.stem for path in VECTORS.glob("*.npz")}
+
+
+def test_they_are_the_numbers_of_the_large_set(goldens: Path, tmp_path: Path) -> None:
+    select(goldens, tmp_path)
+    for name in CHOSEN:
+        kept, again = np.load(VECTORS / f"{name}.npz"), np.load(tmp_path / f"{name}.npz")
+        assert kept.files == again.files, name
+        for key in kept.files:
+            np.testing.assert_array_equal(kept[key], again[key], err_msg=f"{name}: {key}")

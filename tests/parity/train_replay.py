@@ -1,0 +1,208 @@
+"""Repeats a recorded training run with our own step."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graph_train.engine.schedule import Schedule, StepSettings
+from graph_train.engine.state import TrainingState
+from graph_train.engine.step import EagerStep, GraphStep, StepResult
+from kernels.runtime import flow
+from models.loss import DetectionLoss
+from models.loss_config import LossConfig
+from models.network import DetectionModel
+from models.padded_labels import label_capacity, pad_labels
+from models.spec import load_model_spec
+from models.targets import HeadGeometry
+from tests.parity.harness import Mode
+
+Arrays = dict[str, np.ndarray]
+PIXEL_SCALE = 255.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One recorded run: `train_X.npz`, and what all runs start from, `train_common.npz` beside it."""
+
+    path: Path
+
+    @cached_property
+    def vectors(self) -> Arrays:
+        """All arrays of the file."""
+        return _read(self.path)
+
+    @cached_property
+    def common(self) -> Arrays:
+        """All arrays of the companion."""
+        return _read(self.path.with_name("train_common.npz"))
+
+    def json(self, name: str) -> dict[str, Any]:
+        """One of the file's JSON texts."""
+        parsed: dict[str, Any] = json.loads(str(self.vectors[f"{name}_json"]))
+        return parsed
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Optimizer, batch size, epochs and the like."""
+        return self.json("case")
+
+    @cached_property
+    def initial(self) -> Arrays:
+        """The state that training starts from, by name."""
+        return {
+            name[5:]: value.astype(np.float32) if value.dtype == np.float16 else value
+            for name, value in self.common.items()
+            if name.startswith("init/")
+        }
+
+    @property
+    def iterations(self) -> int:
+        """How many batches were recorded."""
+        return len(self.vectors["step_ni"])
+
+    def images(self, iteration: int) -> npt.NDArray[np.uint8]:
+        """(B, 3, H, W) of one batch."""
+        batch: npt.NDArray[np.uint8] = self.common["images_u8"][iteration]
+        return batch
+
+    def labels(self, iteration: int) -> npt.NDArray[np.float32]:
+        """(B, T, 5) of one batch; T is the same in all of them."""
+        targets = self.common["targets"]
+        batch = self.settings["batch_size"]
+        images = targets[:, 0] * batch + targets[:, 1]
+        used = images[targets[:, 0] < self.iterations].astype(np.int64)
+        rows = targets[targets[:, 0] == iteration][:, 1:]
+        return pad_labels(rows, batch, label_capacity(int(np.bincount(used).max(initial=0))))
+
+    def schedule(self) -> Schedule:
+        """Learning rates, momentum and accumulation of the run."""
+        raw, settings = self.json("hyp_raw"), self.settings
+        return Schedule(
+            epochs=settings["epochs"],
+            batches_per_epoch=settings["nb"],
+            batch_size=settings["batch_size"],
+            warmup=settings["nw"],
+            lr0=raw["lr0"],
+            lrf=raw["lrf"],
+            momentum=raw["momentum"],
+            warmup_momentum=raw["warmup_momentum"],
+            warmup_bias_lr=raw["warmup_bias_lr"],
+            weight_decay=raw["weight_decay"],
+            optimizer=settings["opt_name"],
+            cosine=settings["cos_lr"],
+            nominal_batch=settings["nbs"],
+        )
+
+    def network(self, weights: Arrays) -> DetectionModel:
+        """A network with the given state."""
+        network = DetectionModel(load_model_spec("yolov5n", num_classes=int(self.settings["nc"])))
+        with flow.no_grad():
+            for name, tensor in network.state_dict().items():
+                tensor.copy_(flow.tensor(weights[name]))
+        return network
+
+    def criterion(self, network: DetectionModel) -> DetectionLoss:
+        """The run's loss."""
+        hyp = self.json("hyp_scaled")
+        strides = tuple(float(stride) for stride in network.stride)
+        config = LossConfig(
+            box=hyp["box"],
+            objectness=hyp["obj"],
+            classes=hyp["cls"],
+            cls_pw=hyp["cls_pw"],
+            obj_pw=hyp["obj_pw"],
+            anchor_t=hyp["anchor_t"],
+            fl_gamma=hyp["fl_gamma"],
+            label_smoothing=hyp["label_smoothing"],
+        )
+        return DetectionLoss(HeadGeometry(network.anchors_cells, strides, network.num_classes), config)
+
+
+def _read(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+@dataclass(frozen=True)
+class LabelMove:
+    """A labelled box that is replaced in one batch."""
+
+    iteration: int
+    image: int
+    slot: int
+    box: tuple[float, float, float, float]
+    """Centre x, y, width, height, normalised."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What our own run of a case gave."""
+
+    results: tuple[StepResult, ...]
+    settings: tuple[StepSettings, ...]
+    accumulate: tuple[int, ...]
+    arrays: Arrays
+    updates: int
+
+    @property
+    def losses(self) -> npt.NDArray[np.float64]:
+        """(iterations,)."""
+        return np.array([result.total for result in self.results])
+
+    @property
+    def items(self) -> npt.NDArray[np.float64]:
+        """(iterations, 3): box, objectness, classes."""
+        return np.array([[result.box, result.objectness, result.classes] for result in self.results])
+
+    @property
+    def norms(self) -> npt.NDArray[np.float64]:
+        """(iterations,) gradient norms; NaN where no update was due."""
+        return np.array([result.gradient_norm for result in self.results])
+
+    @property
+    def stepped(self) -> npt.NDArray[np.bool_]:
+        """(iterations,) whether an update was due."""
+        return np.array([settings.update for settings in self.settings])
+
+
+Observer = Callable[[int, TrainingState, npt.NDArray[np.float32]], None]
+"""Called before each batch with its number, the state, and the labels."""
+
+
+def replay(
+    case: Case,
+    mode: Mode,
+    *,
+    iterations: int | None = None,
+    moves: Sequence[LabelMove] = (),
+    observe: Observer = lambda *_: None,
+) -> Run:
+    """Runs the first `iterations` batches of a case (all of them by default) in one mode."""
+    state = TrainingState(
+        case.network(case.initial), case.network(case.initial), rule=case.settings["opt_name"].lower()
+    )
+    schedule = case.schedule()
+    kind = GraphStep if mode == "graph" else EagerStep
+    step = kind(state, case.criterion(state.network), weight_decays=schedule.weight_decays)
+    numbers = range(case.iterations if iterations is None else iterations)
+    results, all_settings = [], []
+    for iteration in numbers:
+        if iteration % case.settings["nb"] == 0:
+            state.drop_pending_gradients()
+        labels = case.labels(iteration)
+        for move in moves:
+            if move.iteration == iteration:
+                labels[move.image, move.slot, 1:5] = move.box
+        observe(iteration, state, labels)
+        settings = schedule.at(iteration, iteration // case.settings["nb"])
+        results.append(step(flow.tensor(case.images(iteration)), flow.tensor(labels), settings))
+        all_settings.append(settings)
+    state.flush()
+    accumulate = tuple(schedule.accumulate(iteration) for iteration in numbers)
+    return Run(tuple(results), tuple(all_settings), accumulate, state.arrays(), state.counters.updates)
