@@ -4,6 +4,7 @@ import ctypes
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -204,19 +205,19 @@ def _cases() -> dict[str, Callable[[Device], Launched]]:
     cases: dict[str, Callable[[Device], Launched]] = {"fill_f32": fill}
     for kind in KINDS:
         cases |= {
-            f"add_n_{kind}": lambda device, kind=kind: add_n(device, kind),
-            f"add_bias_{kind}": lambda device, kind=kind: add_bias(device, kind, kind),
-            f"bias_sums_{kind}": lambda device, kind=kind: bias_gradient(device, kind),
-            f"pixels_{kind}": lambda device, kind=kind: pixels(device, kind),
-            f"pack_weights_{kind}": lambda device, kind=kind: pack_weights(device, kind, False),
-            f"unpack_weights_{kind}": lambda device, kind=kind: pack_weights(device, kind, True),
-            f"batch_norm_{kind}": lambda device, kind=kind: batch_norm(device, kind),
+            f"add_n_{kind}": partial(add_n, kind=kind),
+            f"add_bias_{kind}": partial(add_bias, kind=kind, target=kind),
+            f"bias_sums_{kind}": partial(bias_gradient, kind=kind),
+            f"pixels_{kind}": partial(pixels, kind=kind),
+            f"pack_weights_{kind}": partial(pack_weights, kind=kind, unpack=False),
+            f"unpack_weights_{kind}": partial(pack_weights, kind=kind, unpack=True),
+            f"batch_norm_{kind}": partial(batch_norm, kind=kind),
         }
     for kind in KINDS[1:]:
         cases |= {
-            f"cast_f32_{kind}": lambda device, kind=kind: cast(device, "f32", kind),
-            f"cast_{kind}_f32": lambda device, kind=kind: cast(device, kind, "f32"),
-            f"add_bias_to_f32_{kind}": lambda device, kind=kind: add_bias(device, kind, "f32"),
+            f"cast_f32_{kind}": partial(cast, source="f32", target=kind),
+            f"cast_{kind}_f32": partial(cast, source=kind, target="f32"),
+            f"add_bias_to_f32_{kind}": partial(add_bias, kind=kind, target="f32"),
         }
     return cases
 
