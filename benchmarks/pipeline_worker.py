@@ -24,16 +24,16 @@ def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, 
     from pipelines.train import TrainPipeline
 
     load_plugin("auto")
-    on_gpu = select_device(device) != "cpu"
+    used_device = select_device(device)
     dataset = load_dataset(data, require=("train",))
     index = index_images(dataset.train, dataset.class_names)
     listed = {"paths": [str(path) for path in index.paths], "labels": [rows.tolist() for rows in index.labels]}
     Path(list_to).write_text(json.dumps(listed), encoding="utf-8")
     pipeline = TrainPipeline(
         index, AugmentConfig(), batch_size=batch, image_px=image_px, seed=0, workers=threads,
-        device="cuda" if on_gpu else "cpu", cache="ram" if cache else None,
+        device=used_device, cache="ram" if cache else None,
     )  # fmt: skip
-    _state.update(index=index, pipeline=pipeline, epoch=0, device=select_device(device))
+    _state.update(index=index, pipeline=pipeline, epoch=0, device=used_device)
     return len(index)
 
 
@@ -93,7 +93,7 @@ def _decode(plans: list[Any]) -> float:
     settings, images = _state["pipeline"].graph_settings, ImageBytes(_state["index"])
     work = [(tiles, [images.tile(tile) for tile in tiles]) for tiles in map(_tiles, plans)]
     most = settings.slots * settings.batch_size
-    decoder = TileDecoder(most_tiles=most, threads=settings.threads, device=settings.device)
+    decoder = TileDecoder(most_tiles=most, threads=settings.threads, backend=settings.backend)
     start = time.perf_counter()
     for number, (tiles, content) in enumerate(work):
         decoder.submit(tiles, content)
@@ -143,15 +143,15 @@ def _hand_over(plans: list[Any]) -> float:
 
 def _hand_over_on_device(plans: list[Any]) -> float:
     from pipelines.pixels.canvas_graph import CanvasPipeline
-    from pipelines.pixels.drawing import device_images
+    from pipelines.pixels.device_copy import DeviceCopy, DrawnImages
     from pipelines.pixels.encoded_images import ImageBytes
 
     canvases, images, spent = CanvasPipeline(_state["pipeline"].graph_settings), ImageBytes(_state["index"]), 0.0
     for plan in plans:
-        canvases.submit(plan.views, [[images.tile(t) for t in view.tiles] for view in plan.views], plan.finishes)
+        canvases.submit(plan, [[images.tile(t) for t in view.tiles] for view in plan.views])
         drawn = canvases.collect()
         start = time.perf_counter()
-        device_images(drawn, plan)
+        DeviceCopy(DrawnImages(drawn, plan.images_shape)).wait()
         spent += time.perf_counter() - start
         canvases.release()
     canvases.close()

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kernels.ops.detections.function import decode_maps
 from kernels.runtime import Tensor, flow
 from models import layout
-from models.layers import Conv2d
+from models.layers import Conv2d, plain
 
 nn: Any = flow.nn
 
@@ -19,6 +20,14 @@ def cells_of(raw: Tensor, anchors: int) -> Tensor:
         return raw
     batch, rows, columns, numbers = raw.shape
     return raw.reshape(batch, rows, columns, anchors, numbers // anchors).permute(0, 3, 1, 2, 4)
+
+
+def channels_last_map(raw: Tensor) -> Tensor:
+    """Return a map (B, ny, nx, anchors * (5 + classes)) from that form or (B, anchors, ny, nx, 5 + classes)."""
+    if raw.ndim == 4:
+        return raw
+    batch, anchors, rows, columns, numbers = raw.shape
+    return raw.permute(0, 2, 3, 1, 4).reshape(batch, rows, columns, anchors * numbers)
 
 
 class Detect(nn.Module):
@@ -81,11 +90,13 @@ class Detect(nn.Module):
         return cells_of(raw, self.anchors_per_level)
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
-        """Raw maps -> (B, N, 5 + classes): centre x, centre y, width, height in px, then sigmoid confidences.
+        """Decode maps of `raw_maps` or `forward`: (B, N, 5 + classes) centre and size in px, sigmoid confidences.
 
         N runs over levels, then anchors, rows, columns. Source: YOLOv5, `2 sigmoid - 0.5` for centres and
         `(2 sigmoid)^2` times the anchor for sides.
         """
+        if all(raw.ndim == 4 for raw in maps):
+            return decode_maps(maps, plain(self.anchors), self.stride)
         flat = []
         for level, (raw, stride) in enumerate(zip(maps, self.stride, strict=True)):
             batch, anchors, rows, columns, outputs = raw.shape

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kernels.ops.bias.function import add_bias
-
 from kernels.ops.convolution.function import ConvolutionGeometry, convolution
 from kernels.ops.pooling.function import max_pool, upsample
 from kernels.runtime import Tensor, flow

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kernels.framework.global_rows import expanded, stacked
+from kernels.framework.global_rows import expanded, stacked, whole
 from kernels.framework.in_place import subtract
 from kernels.ops.bbox_iou.function import bbox_iou, bbox_iou_reference
 from kernels.ops.detection_loss.function import detection_loss, loss_settings, rebalance
+from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 from models.cross_entropy import BinaryCrossEntropy, FocalLoss, smooth_targets
-from models.head import cells_of
+from models.head import cells_of, channels_last_map
 from models.layers import plain
 from models.loss_config import LossConfig
 from models.targets import NEIGHBOURS, Assignment, HeadGeometry, TargetAssigner
@@ -32,28 +33,28 @@ class LossParts:
     """A loss, float32, on the device.
 
     Attributes:
-        total: (), what is differentiated: the sum of the parts times the batch size. Its gradients are those of
-            `scale * total` where a scale was given.
-        values: (4 + n,) total, box, objectness, classes, and what the loss itself needs; not differentiable.
+        total: () or (1,), what is differentiated: the sum of the parts times the batch size. Its gradients are those
+            of `scale * total` where a scale was given.
+        parts: (3 + n,) box, objectness, classes, and what the loss itself needs; not differentiable.
     """
 
     total: Tensor
-    values: Tensor
+    parts: Tensor
 
     @property
     def box(self) -> Tensor:
         """(): box loss."""
-        return self.values[1]
+        return self.parts[0]
 
     @property
     def objectness(self) -> Tensor:
         """(): objectness loss."""
-        return self.values[2]
+        return self.parts[1]
 
     @property
     def classes(self) -> Tensor:
         """(): class loss."""
-        return self.values[3]
+        return self.parts[2]
 
 
 class LossDetails(NamedTuple):
@@ -115,17 +116,18 @@ class DetectionLoss(flow.nn.Module):
             scale: (n,) float32, n >= 1; the first number multiplies the gradients.
         """
         self._check(maps, labels)
-        if self._fuses and all(level.ndim == 4 for level in maps):
-            return self._fused(maps, labels, self.one if scale is None else scale)
+        if self._fuses and is_loaded():
+            raw = [channels_last_map(level) for level in maps]
+            return self._fused(raw, labels, self.one if scale is None else scale)
         parts = self.details([cells_of(level, self.head.anchors) for level in maps], labels).parts
-        return parts if scale is None else LossParts(_ScaledGradient.apply(parts.total, scale), parts.values)
+        return parts if scale is None else LossParts(_ScaledGradient.apply(parts.total, scale), parts.parts)
 
     def _fused(self, maps: Sequence[Tensor], labels: Tensor, scale: Tensor) -> LossParts:
         """The same loss as one op of the plugin."""
-        total, values = detection_loss(maps, labels, self.settings, self.balance, scale)
+        total, parts = detection_loss(maps, labels, self.settings, self.balance, scale)
         if self.config.autobalance and self.training:
-            rebalance(plain(self.balance), values, self._reference_level)
-        return LossParts(total, values)
+            rebalance(plain(self.balance), whole(parts), self._reference_level)
+        return LossParts(total, parts)
 
     def details(self, maps: Sequence[Tensor], labels: Tensor) -> LossDetails:
         """Compute the loss with the matches and the objectness targets, from maps of `DetectionModel.forward`."""
@@ -151,7 +153,7 @@ class DetectionLoss(flow.nn.Module):
         # One sum op: a graph would add three terms in another order than eager code, and differ in the last bit.
         total = flow.stack([box, objectness, classes]).sum() * float(batch)
         with flow.no_grad():
-            values = flow.stack([total, box, objectness, classes])
+            values = flow.stack([box, objectness, classes])
         return LossDetails(LossParts(total, values), assignment, targets)
 
     def _check(self, maps: Sequence[Tensor], labels: Tensor) -> None:

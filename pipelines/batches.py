@@ -6,7 +6,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipelines.augmentation.plans import BatchPlan, FileGeometry
 from pipelines.data.problems import printable
 from pipelines.pixels.canvas_graph import GraphSettings
 from pipelines.pixels.decoding import QUEUE_DEPTH
+from pipelines.pixels.device_copy import DrawnImages, HandOver
 from pipelines.pixels.drawing import open_drawing
 from pipelines.pixels.image_cache import ImageStore
 from pipelines.pixels.timings import Timings
@@ -59,7 +60,8 @@ class BatchSource:
         self.timings = Timings()
         self.drawing = open_drawing(settings, images, self.timings)
         self._images, self._paths = images, paths
-        self._device = settings.device
+        self._backend = settings.backend
+        self._hand_over = HandOver()
         self._running: _Run | None = None
         self._has_failed = False
 
@@ -79,9 +81,17 @@ class BatchSource:
                 if isinstance(made, BaseException):
                     raise made
                 self.timings.batches += 1
-                yield made
+                yield self._handed_over(made)
         finally:
             run.stop()
+            self._hand_over.finish()
+
+    def _handed_over(self, batch: Batch) -> Batch:
+        """The batch with images of its own, which OneFlow can take."""
+        if not isinstance(batch.images, DrawnImages):
+            return batch
+        with self.timings.counting("waiting"):
+            return replace(batch, images=self._hand_over.take(batch.images))
 
     def stop(self) -> None:
         """Ends the work under way, if there is any, and waits until it has ended."""
@@ -110,7 +120,7 @@ class BatchSource:
         bad = self._images.explain_failure(numbers)
         if bad:
             raise OSError(f"images that cannot be decoded: {bad}; repair or remove them") from error
-        refused = self._images.decode_refused_on_host(numbers, self._device)
+        refused = self._images.decode_refused_on_host(numbers, self._backend)
         if not refused:
             shown = ", ".join(printable(self._paths[number]) for number in numbers[:_SHOWN_PATHS])
             more = f" and {len(numbers) - _SHOWN_PATHS} more" if len(numbers) > _SHOWN_PATHS else ""

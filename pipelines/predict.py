@@ -17,8 +17,8 @@ from pipelines.batches import Batch, BatchSource
 from pipelines.data.images import ImageFacts, UnusableImageError, inspect_image, inspecting
 from pipelines.data.index import ImageIndex
 from pipelines.data.problems import Problem
+from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import GraphSettings
-from pipelines.pixels.decoding import Device
 from pipelines.pixels.encoded_images import ImageBytes
 
 Size = tuple[int, int]
@@ -35,14 +35,14 @@ class PredictSettings:
         stride: sides of a batch are multiples of it, and there is no more border than that takes.
         batch_size: most images per batch.
         workers: threads that decode, and threads that draw.
-        device: "cuda" decodes and draws on the GPU.
+        device: "cuda:1" decodes and draws on the second GPU.
     """
 
     image_hw: Size
     stride: int
     batch_size: int
     workers: int
-    device: Device = "cpu"
+    device: str = "cpu"
 
     def fit(self, image_wh: Size) -> Letterbox:
         """Where an image of this size lies in its batch."""
@@ -157,9 +157,9 @@ class FrameBatches:
         del numbers
         return ""
 
-    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """As `explain_failure`."""
-        del numbers, device
+        del numbers, backend
         return []
 
     def close(self) -> None:
@@ -168,14 +168,15 @@ class FrameBatches:
 
 
 def _graph(settings: PredictSettings, *, decoded: bool) -> GraphSettings:
+    backend = Backend.of(settings.device)
     return GraphSettings(
         slots=1,
         warp=False,
         paste=False,
         batch_size=settings.batch_size,
         threads=settings.workers,
-        device=settings.device,
-        finish=settings.device == "cuda",
+        backend=backend,
+        finish=backend.gpu is not None,
         decoded=decoded,
     )
 

@@ -12,8 +12,8 @@ from pipelines.augmentation.plans import BatchPlan, Picture
 from pipelines.augmentation.rendering import render_sample
 from pipelines.batches import Batch, BatchSource
 from pipelines.data.index import ImageIndex
+from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import GraphSettings
-from pipelines.pixels.decoding import Device
 from pipelines.pixels.image_cache import CacheKind, open_images
 from pipelines.pixels.timings import Timings
 from pipelines.shard import Shard
@@ -35,7 +35,7 @@ class TrainPipeline:
         image_px: int,
         seed: int,
         workers: int,
-        device: Device = "cpu",
+        device: str = "cpu",
         stride: int = 32,
         shard: Shard = Shard(),  # noqa: B008 - a frozen value
         cache: CacheKind | None = None,
@@ -50,7 +50,7 @@ class TrainPipeline:
             image_px: side of the images, a multiple of `stride`.
             seed: >= 0; key of all draws.
             workers: threads that decode, and threads that draw.
-            device: "cuda" decodes and draws on the GPU.
+            device: "cuda:1" decodes and draws on the second GPU.
             stride: of the network; sides of rectangular batches are multiples of it.
             shard: which rows of every batch are made here.
             cache, cache_dir, progress: see `pipelines.pixels.image_cache.open_images`.
@@ -58,8 +58,7 @@ class TrainPipeline:
             ValueError: a size or number does not fit the others, or the cache does not fit.
         """
         _check(index, batch_size=batch_size, image_px=image_px, seed=seed, workers=workers, stride=stride)
-        if augment.quad and device == "cuda":
-            raise ValueError("quad draws images of two sizes in a batch, which the GPU pipeline cannot join; drop quad")
+        backend = Backend.of(device)
         per_image = 4 if augment.quad else 1
         if batch_size % per_image:
             raise ValueError(f"batch size {batch_size}: must be a multiple of {per_image} with quad")
@@ -77,8 +76,9 @@ class TrainPipeline:
             paste=pastes,
             batch_size=shard.most_rows(batch_size // per_image) * per_image * (2 if augment.mixup > 0 else 1),
             threads=workers,
-            device=device,
-            finish=device == "cuda",
+            backend=backend,
+            finish=backend.gpu is not None,
+            quad=augment.quad,
             decoded=images.decoded,
         )
         self._source = BatchSource(self.graph_settings, images, index.paths)

@@ -12,8 +12,8 @@ from pipelines.augmentation.plans import BatchPlan, FileGeometry, Picture
 from pipelines.augmentation.rendering import placed_image
 from pipelines.batches import Batch, BatchSource
 from pipelines.data.index import ImageIndex
+from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import GraphSettings
-from pipelines.pixels.decoding import Device
 from pipelines.pixels.image_cache import CacheKind, open_images
 from pipelines.pixels.timings import Timings
 from pipelines.shard import Shard
@@ -30,7 +30,7 @@ class ValPipeline:
         batch_size: int,
         image_px: int,
         workers: int,
-        device: Device = "cpu",
+        device: str = "cpu",
         stride: int = 32,
         rect: bool = True,
         shard: Shard = Shard(),  # noqa: B008 - a frozen value
@@ -44,7 +44,7 @@ class ValPipeline:
             batch_size: most images per batch.
             image_px: long side of the images, border not counted; a multiple of `stride`.
             workers: threads that decode, and threads that draw.
-            device: "cuda" decodes and draws on the GPU.
+            device: "cuda:1" decodes and draws on the second GPU.
             stride: batch sides are multiples of it.
             rect: sort by shape and give each batch the smallest shape that holds it plus half a stride of border, as
                 YOLOv5 does; otherwise keep the order, in squares of `image_px`.
@@ -60,6 +60,7 @@ class ValPipeline:
                 f"batch size {batch_size} and workers {workers} must be at least 1, image size {image_px} a multiple of"
                 f" the stride {stride}"
             )
+        backend = Backend.of(device)
         self._index, self._batch_size, self._image_px, self._shard = index, batch_size, image_px, shard
         self._sizes = index.sizes_wh
         if rect:
@@ -77,8 +78,8 @@ class ValPipeline:
                 paste=False,
                 batch_size=shard.most_rows(batch_size),
                 threads=workers,
-                device=device,
-                finish=device == "cuda",
+                backend=backend,
+                finish=backend.gpu is not None,
                 decoded=images.decoded,
             ),
             images,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.detection.augmented_views import AugmentedInference
-from graph_train.detection.inference import Inference
+from graph_train.detection.inference import Inference, on_host
 from graph_train.detection.portions import InPortions
 from models.network import DetectionModel
 from models.spec import load_model_spec
@@ -84,7 +84,7 @@ class Detector:
     def __call__(self, images: Any, label_rows: Array = _NO_LABELS) -> tuple[Array, None]:
         """Predictions of all members, one after another."""
         parts = [member(images) for member in self.members]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), None
+        return parts[0] if len(parts) == 1 else np.concatenate([on_host(part) for part in parts], axis=1), None
 
 
 def load_detector(paths: Sequence[str | Path], *, device: str, graph: bool = True, augment: bool = False) -> Detector:
@@ -124,5 +124,5 @@ def _member(network: DetectionModel, *, graph: bool, augment: bool) -> Callable[
     run = InPortions(predict, on_cpu=on_cpu) if graph else predict
     if not augment:
         return run
-    views = AugmentedInference(run, network.stride, grid_px=network.spec.grid_px)
+    views = AugmentedInference(lambda images: on_host(run(images)), network.stride, grid_px=network.spec.grid_px)
     return lambda images: views(images, _NO_LABELS)[0]

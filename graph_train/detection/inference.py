@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from graph_train.ranks.exchange import Exchange
 from graph_train.ranks.placement import Placement
-from kernels.framework.global_rows import kept_by_images
+from kernels.framework.global_rows import here, kept_by_images
 from kernels.framework.graph_memory import compile_graph
+from kernels.plugin import is_loaded, runs_cuda_kernels
 from kernels.runtime import Tensor, flow
 from models.layout import PIXEL_SCALE
 from models.padded_labels import label_capacity, pad_labels
@@ -21,6 +22,11 @@ def on_device(images: Any, device: Any) -> Tensor:
     """A batch's images, NumPy array or tensor, as a tensor on the device; shares host memory where it can."""
     tensor = flow.from_numpy(images) if isinstance(images, np.ndarray) else images
     return tensor.to(device)
+
+
+def on_host(values: Any) -> npt.NDArray[Any]:
+    """Return an array, or the values of a tensor, as an array."""
+    return values if isinstance(values, np.ndarray) else values.numpy()
 
 
 class _Predictor(flow.nn.Module):
@@ -34,7 +40,7 @@ class _Predictor(flow.nn.Module):
         # Views of test-time augmentation are float32, in [0, 255] as well.
         maps = self.network.raw_maps(images if images.dtype == flow.uint8 else images / PIXEL_SCALE)
         decoded = kept_by_images(self.network.decode(maps))
-        return (decoded,) if self.criterion is None else (decoded, self.criterion(maps, labels).values)
+        return (decoded,) if self.criterion is None else (decoded, self.criterion(maps, labels).parts)
 
 
 class _PredictGraph(flow.nn.Graph):
@@ -84,7 +90,7 @@ class Inference:
 
     def __call__(
         self, images: Any, label_rows: npt.NDArray[np.float32], total: int | None = None
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    ) -> tuple[npt.NDArray[np.float32] | Tensor, npt.NDArray[np.float32] | None]:
         """Predicts a batch.
 
         Args:
@@ -92,15 +98,21 @@ class Inference:
             label_rows: (n, 6) image, class, centre x, y, width, height, normalised; may be empty.
             total: images of the batch over all ranks, of which `images` are this rank's; None: all of them.
         Returns:
-            (B, N, 5 + classes) boxes in px and confidences; (3,) box, objectness and class loss, or None.
+            (B, N, 5 + classes) boxes in px and confidences, on the device where CUDA kernels suppress them; (3,) box,
+            objectness and class loss, or None.
         """
         rows, total = int(images.shape[0]), int(images.shape[0]) if total is None else total
         images = self._placement.images(images, total)
         labels = self._placement.images(self._padded(label_rows, rows), total)
         with flow.no_grad():
             outputs = self._run(images, labels)
-        decoded = self._placement.own_rows(outputs[0])
-        return decoded, self._placement.host(outputs[1])[1:4] if len(outputs) > 1 else None
+        # A graph uses the memory of its results again.
+        decoded = (
+            here(outputs[0]).clone()
+            if is_loaded() and runs_cuda_kernels(images)
+            else self._placement.own_rows(outputs[0])
+        )
+        return decoded, self._placement.host(outputs[1])[:3] if len(outputs) > 1 else None
 
     def _padded(self, rows: npt.NDArray[np.float32], batch: int) -> npt.NDArray[np.float32]:
         if self._module.criterion is None:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.detection.suppression import suppress
+from graph_train.detection.suppression import largest_float32_not_above, suppress
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
 
 Array = npt.NDArray[Any]
+Tensor = Any
+"""`oneflow.Tensor`, see `kernels.runtime`."""
 
 CLASS_SHIFT_PX = np.float32(7680)
 """Classes are kept apart by moving class c this far c times. The rounding of the moved corners (1/16 px for class 77)
@@ -47,12 +49,13 @@ class NmsSettings:
 
 
 def non_max_suppression(
-    predictions: Array, settings: NmsSettings, *, known_labels: Sequence[Array] | None = None
+    predictions: Array | Tensor, settings: NmsSettings, *, known_labels: Sequence[Array] | None = None
 ) -> list[Array]:
     """Detections of each image, highest confidence first; equal confidences in the order of the predictions.
 
     Args:
         predictions: (B, N, 5 + nc) floating: cx, cy, w, h in px, objectness, class confidences, all after the sigmoid.
+            A tensor, float32, is looked at on its device by the plugin's kernel.
         known_labels: per image (m, 5) class, cx, cy, w, h in px: labels that are added to the candidates with
             confidence 1 (autolabelling). None: none.
 
@@ -66,6 +69,10 @@ def non_max_suppression(
         raise ValueError(f"predictions {predictions.shape}: expected (images, boxes, 5 + classes) with a class or more")
     if known_labels is not None and len(known_labels) != len(predictions):
         raise ValueError(f"known labels of {len(known_labels)} images for {len(predictions)} images of predictions")
+    if not isinstance(predictions, np.ndarray):
+        if known_labels is None:
+            return _suppress_on_device(predictions, settings)
+        predictions = predictions.numpy()
     confidence = np.float32(settings.conf_thres)
     detections = []
     for image, every_row in enumerate(predictions):
@@ -74,6 +81,25 @@ def non_max_suppression(
             rows = np.concatenate((rows, _as_predictions(known_labels[image], rows.shape[1])))
         detections.append(_suppress_one_image(rows, settings))
     return detections
+
+
+def _suppress_on_device(predictions: Tensor, settings: NmsSettings) -> list[Array]:
+    # Imported here so that suppression of arrays does not wait for OneFlow.
+    from kernels.ops.detections.function import suppress_detections
+
+    detections, counts = suppress_detections(
+        predictions,
+        confidence=settings.conf_thres,
+        iou=float(largest_float32_not_above(settings.iou_thres)),
+        class_shift=float(CLASS_SHIFT_PX),
+        multi_label=settings.multi_label,
+        agnostic=settings.agnostic,
+        max_det=settings.max_det,
+        max_candidates=settings.max_candidates,
+        classes=settings.classes,
+    )
+    rows: Array = detections.numpy()
+    return [rows[image, :count].copy() for image, count in enumerate(counts.numpy())]
 
 
 def _as_predictions(labels: Array, columns: int) -> Array:

@@ -51,7 +51,9 @@ class InPortions:
             parts.append(self._predict(_filled_up(part, each))[: part.shape[0]])
             if new and start == 0:
                 self._note(resident_bytes() - before, each * size[0] * size[1])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else flow.cat(parts, dim=0)
 
     def _portion(self, count: int, size: tuple[int, int]) -> int:
         if not self._on_cpu:

@@ -42,7 +42,7 @@ def suppress(
         raise ValueError(f"IoU threshold {iou_threshold}: must lie between 0 and 1")
     order = np.argsort(-scores, kind="stable")
     boxes = np.ascontiguousarray(boxes_xyxy[order], np.float32)
-    threshold = _largest_float32_not_above(iou_threshold)
+    threshold = largest_float32_not_above(iou_threshold)
     limit = len(order) if limit is None else limit
     kept = np.empty(0, np.int64)
     for start in range(0, len(order), _BLOCK):
@@ -55,7 +55,7 @@ def suppress(
     return order[kept[:limit]]
 
 
-def _largest_float32_not_above(value: float) -> np.float32:
+def largest_float32_not_above(value: float) -> np.float32:
     """For every float32 f: f > value exactly if f > the returned number: float32 compares as it is."""
     rounded = np.float32(value)
     return rounded if float(rounded) <= value else np.nextafter(rounded, np.float32(-np.inf))

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from kernels.ops.statistics.function import average_statistics
 
 from graph_train.engine.schedule import StepSettings, ema_decay
 from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState
@@ -24,6 +23,7 @@ from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
 from kernels.framework.global_rows import here, kept_by_images
 from kernels.framework.graph_memory import compile_graph
+from kernels.ops.statistics.function import average_statistics
 from kernels.ops.update.function import hyper_vector, update_parameters
 from kernels.runtime import Tensor, flow
 from models.layers import member, plain
@@ -84,14 +84,15 @@ class _Backward(flow.nn.Module):
         self.state, self.criterion = state, criterion
         self._placement = placement
 
-    def _backward(self, images: Tensor, labels: Tensor, extra: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Losses (4 + n,), gradients of the trained parameters, running statistics before the step."""
+    def _backward(self, images: Tensor, labels: Tensor, extra: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Losses, total (1,) and parts (3 + n,); gradients of the trained parameters; running statistics before."""
         state = self.state
         before = self._average_statistics(extra)
         maps = [kept_by_images(level) for level in state.network.raw_maps(images)]
         parts = self.criterion(maps, labels, extra)
         gradients = _gradients(parts.total, [member(state.network, name) for name in state.trained])
-        return parts.values.detach(), gradients, before
+        total = parts.total.detach()
+        return [total if total.ndim else total.reshape(1), parts.parts], gradients, before
 
     def _average_statistics(self, extra: Tensor) -> Tensor:
         """EMA of BatchNorm's running statistics as the previous step left them; returns those, flat."""
@@ -114,12 +115,12 @@ class StepModule(_Backward):
                 update.
         Returns:
             (6 + n,) float32: gradient norm, 1 if the weights were updated; total loss, box, objectness, classes and
-            more of `LossParts.values`. Then all running statistics before the step, flat: they come back if the update
+            more of `LossParts.parts`. Then all running statistics before the step, flat: they come back if the update
             is left out.
         """
         losses, gradients, before = self._backward(images, labels, extra)
         outcome = _apply(self.state, self._placement.summed(gradients), hyper)
-        return flow.cat([outcome, losses], dim=0), before
+        return flow.cat([outcome, *losses], dim=0), before
 
 
 class BackwardModule(_Backward):
@@ -132,7 +133,7 @@ class BackwardModule(_Backward):
             (4 + n,) float32: the losses; the running statistics before the step; `Placement.summands` of the gradients.
         """
         losses, gradients, before = self._backward(images, labels, extra)
-        return losses, before, self._placement.summands(gradients)
+        return flow.cat(losses, dim=0), before, self._placement.summands(gradients)
 
 
 class UpdateModule(flow.nn.Module):

@@ -142,7 +142,7 @@ class _Run:
             stride=detector.stride,
             batch_size=options.batch_size,
             workers=max(options.workers, 1),
-            device="cuda" if device.startswith("cuda") else "cpu",
+            device=device,
         )
         self._features = FeatureMaps(detector.networks[0], graph=options.graph) if options.visualize else None
         self._output = _output_settings(options)

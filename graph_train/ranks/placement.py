@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from kernels.ops.statistics.function import flatten_tensors
 
 from kernels.framework.global_rows import here
+from kernels.ops.flatten.function import flatten_tensors
 from kernels.runtime import Tensor, flow
 
 

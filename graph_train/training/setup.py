@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -133,9 +132,9 @@ class Setup:
         return AugmentConfig(**shared, rect=self.options.data.rect, quad=self.options.data.quad)
 
     @property
-    def dali_device(self) -> Literal["cpu", "cuda"]:
-        """Where the pipelines draw."""
-        return "cuda" if self.device.startswith("cuda") else "cpu"
+    def on_gpu(self) -> bool:
+        """Whether steps are computed, and images drawn, on a GPU."""
+        return self.device.startswith("cuda")
 
     @property
     def threads(self) -> int:

@@ -186,7 +186,7 @@ class _Job:
             stride=self.detector.stride,
             rect=not speed,
             workers=max(options.workers, 1),
-            device="cuda" if self.device.startswith("cuda") else "cpu",
+            device=self.device,
         )
         try:
             warm_up(self.detector, pipeline, min(options.batch_size, len(self.index)), len(self.index))

@@ -293,17 +293,20 @@ def compile_sources(toolchain: Toolchain, scratch: Path, log: Path, *, emulated_
     missing = [job for job in jobs if not kept[job].exists()]
     dependent = [job for job in missing if job.needs_oneflow]
     (scratch / _COMMON_HEADER).parent.mkdir()
-    commands = [job.command(flags) for job in missing if not job.needs_oneflow]
-    if dependent:
-        # OneFlow's headers take most of every file's time: they are compiled once and found by name in the scratch
-        # folder, beside the files that do without them.
-        source, target = str(SOURCE_FOLDER / _COMMON_HEADER), f"{_COMMON_HEADER}.gch"
-        commands.insert(0, [*flags, "-x", "c++-header", source, "-o", target])
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(lambda command: _run(command, scratch, log), commands))
-        list(pool.map(lambda job: _run(job.command(flags), scratch, log), dependent))
-    for job in missing:
+
+    def compile_and_keep(job: _CompileJob) -> None:
+        _run(job.command(flags), scratch, log)
         (scratch / job.target).replace(kept[job])
+
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        independent = [pool.submit(compile_and_keep, job) for job in missing if not job.needs_oneflow]
+        if dependent:
+            # OneFlow's headers take most of every file's time: they are compiled once and found by name in the scratch
+            # folder, beside the files that do without them.
+            source, target = str(SOURCE_FOLDER / _COMMON_HEADER), f"{_COMMON_HEADER}.gch"
+            _run([*flags, "-x", "c++-header", source, "-o", target], scratch, log)
+        for done in [*independent, *(pool.submit(compile_and_keep, job) for job in dependent)]:
+            done.result()
     link = [str(toolchain.compiler), *(str(kept[job]) for job in jobs), "-o", LIBRARY_NAME]
     _run([*link, *toolchain.link_names(), *_LINK_FLAGS], scratch, log)
     return scratch / LIBRARY_NAME

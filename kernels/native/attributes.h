@@ -44,13 +44,6 @@ inline oneflow::DataType type_of(user_op::KernelComputeContext* ctx, const std::
   return ctx->Tensor4ArgNameAndIndex(name, index)->data_type();
 }
 
-// ActivationType of kernels/framework/activation_type.py as OneFlow's data type.
-inline oneflow::DataType activation_type(int64_t number) {
-  constexpr oneflow::DataType kTypes[] = {oneflow::DataType::kFloat, oneflow::DataType::kBFloat16,
-                                          oneflow::DataType::kFloat16};
-  return kTypes[number];
-}
-
 // Marks inputs that an op changes in place.
 oneflow::Maybe<void> mark_mutable(const user_op::GetInputArgModifier& modifier, const user_op::UserOpConfWrapper& conf,
                                   const std::vector<std::string>& names);

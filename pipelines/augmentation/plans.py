@@ -94,6 +94,11 @@ class BatchPlan:
         """Numbers of all images that are looked at, each once."""
         return list(dict.fromkeys(tile.source for view in self.views for tile in view.tiles))
 
+    @property
+    def images_shape(self) -> tuple[int, int, int, int]:
+        """(B, 3, H, W) of the images of the batch."""
+        return (len(self.indices), 3, *self.shape_hw)
+
     def empty_images(self) -> np.ndarray:
         """(B, 3, H, W) uint8, not yet written."""
-        return np.empty((len(self.indices), 3, *self.shape_hw), np.uint8)
+        return np.empty(self.images_shape, np.uint8)

@@ -5,19 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali import Pipeline, pipeline_def
 from PIL import Image, ImageDraw
 
-from pipelines.augmentation.letterbox import BORDER_GREY
-from pipelines.augmentation.plans import Finish
+from pipelines.augmentation.plans import BatchPlan, Finish
 from pipelines.augmentation.rendering import TileRender, ViewRender
-from pipelines.pixels import finishing
-from pipelines.pixels.decoding import DOT, DOT_TILE, QUEUE_DEPTH, Device, decoded_crop, given
+from pipelines.pixels import canvas_operators
+from pipelines.pixels.backend import Backend
+from pipelines.pixels.decoding import DOT, DOT_TILE, QUEUE_DEPTH
 
-# An unused slot gets `DOT_TILE` with `DOT`, or with this where images come decoded: resized, but pasted with no area.
 _PIXEL = np.zeros((1, 1, 3), np.uint8)
-
-_GAINS = ("hue_gain", "saturation_gain", "value_gain")
+"""What a slot without a tile gets where images come decoded; `DOT` where they come encoded."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +28,11 @@ class GraphSettings:
         paste: whether views may have pasted polygons; only with `warp`.
         batch_size: most views per batch.
         threads: DALI's CPU threads.
-        device: where decoding (on "cuda" in part) and everything after it happens.
-        finish: whether blending, colour and layout are part of the graph; otherwise they are left to the host.
+        backend: where it decodes and draws.
+        finish: whether blending, colour and layout are part of the graph, as a GPU needs it; it works on the CPU as
+            well. Otherwise they are left to the host, on the CPU only.
         decoded: whether tiles come as pixels of their crops; otherwise as bytes of their images.
+        quad: whether pictures may be quarters of batch images, which the graph joins if it finishes them.
     """
 
     slots: int
@@ -40,13 +40,34 @@ class GraphSettings:
     paste: bool
     batch_size: int
     threads: int
-    device: Device
+    backend: Backend
     finish: bool
     decoded: bool = False
+    quad: bool = False
+
+    @property
+    def joins(self) -> bool:
+        """Whether outputs are batch images, joined from quarters; otherwise there is one for each view."""
+        return self.finish and self.quad
+
+
+@dataclass(frozen=True)
+class _Quarters:
+    """Which picture each quarter of each output shows.
+
+    Attributes:
+        pictures: (outputs, 4) int32 numbers of views.
+        starts: (outputs, 4, 2) int32 row and column in px where the quarter starts in its picture.
+        shapes_hw: (outputs, 2) int32 px.
+    """
+
+    pictures: np.ndarray
+    starts: np.ndarray
+    shapes_hw: np.ndarray
 
 
 class CanvasPipeline:
-    """Draws batches of views: decode, resize regions, paste on grey, and warp and finish if asked for.
+    """Draws batches of views: decode, resample regions, lay them on grey, and warp and finish if asked for.
 
     Work is queued with `submit` and fetched in the same order with `collect`; `QUEUE_DEPTH` batches may be under way,
     so that decoding goes on while the caller is busy.
@@ -54,59 +75,56 @@ class CanvasPipeline:
 
     def __init__(self, settings: GraphSettings) -> None:
         self._settings = settings
-        self._pipeline = _define(settings)
+        self._pipeline = define(settings)
         self._pipeline.build()
         self._start()
 
     def _start(self) -> None:
         """Fills DALI's queue once: its first `schedule_run` always runs as many batches as the queue is deep."""
-        nothing = ViewRender((), (1, 1), np.eye(3, dtype=np.float32) if self._settings.warp else None, (1, 1))
+        nothing = BatchPlan((), (2, 2), np.zeros((0, 6), np.float32), np.zeros(0, np.int64))
         for _ in range(QUEUE_DEPTH):
-            self._feed([nothing], [()], [Finish()])
+            self._feed([self._blank()], [()], [Finish()], nothing)
         self._pipeline.schedule_run()
         for _ in range(QUEUE_DEPTH):
             self.collect()
             self.release()
 
-    def submit(
-        self, views: Sequence[ViewRender], images: Sequence[Sequence[np.ndarray]], finishes: Sequence[Finish]
-    ) -> None:
+    def submit(self, plan: BatchPlan, images: Sequence[Sequence[np.ndarray]]) -> None:
         """Queues a batch.
 
         Args:
-            views: what to draw.
+            plan: what to draw.
             images: of each tile of each view the bytes of its image, or the pixels of its crop if built for that.
-            finishes: one per view; looked at only if finishing is part of the graph.
         """
-        self._feed(views, images, finishes)
+        views, finishes = plan.views, plan.finishes
+        if self._settings.joins:
+            # Outputs beyond the batch images are made of this one, so that they cost nothing.
+            views, images, finishes = [*views, self._blank()], [*images, ()], [*finishes, Finish()]
+        self._feed(views, images, finishes, plan)
         self._pipeline.schedule_run()
 
+    def _blank(self) -> ViewRender:
+        return ViewRender((), (1, 1), np.eye(3, dtype=np.float32) if self._settings.warp else None, (1, 1))
+
     def _feed(
-        self, views: Sequence[ViewRender], images: Sequence[Sequence[np.ndarray]], finishes: Sequence[Finish]
+        self,
+        views: Sequence[ViewRender],
+        images: Sequence[Sequence[np.ndarray]],
+        finishes: Sequence[Finish],
+        plan: BatchPlan,
     ) -> None:
         feed = self._pipeline.feed_input
-        padded = [(*view.tiles, *[DOT_TILE] * (self._settings.slots - len(view.tiles))) for view in views]
+        tiles = [(*view.tiles, *[DOT_TILE] * (self._settings.slots - len(view.tiles))) for view in views]
         for slot in range(self._settings.slots):
-            column = [tiles[slot] for tiles in padded]
-            nothing = _PIXEL if self._settings.decoded else DOT
-            feed(f"image{slot}", [np.ascontiguousarray(row[slot]) if slot < len(row) else nothing for row in images])
-            for name in () if self._settings.decoded else ("crop_start", "crop_shape"):
-                feed(f"{name}{slot}", np.array([getattr(tile, name) for tile in column], np.int32))
-            for name in ("region_start", "region_end", "shape"):
-                feed(f"{name}{slot}", np.array([getattr(tile, name) for tile in column], np.float32))
-            feed(f"shrinks{slot}", np.array([tile.shrinks for tile in column]))
-            feed(f"sampling{slot}", np.array([_sampling(tile) for tile in column], np.float32))
-        # Entry 0 of the paste lists is the grey canvas itself.
-        anchors = [((0, 0), *(tile.anchor for tile in tiles)) for tiles in padded]
-        areas = [
-            (view.canvas_hw, *(t.shape if t is not DOT_TILE else (0, 0) for t in tiles))
-            for view, tiles in zip(views, padded, strict=True)
-        ]
-        feed("anchors", np.array(anchors, np.int32))
-        feed("areas", np.array(areas, np.int32))
+            self._feed_slot(slot, [row[slot] for row in tiles], images)
         feed("canvas", np.array([view.canvas_hw for view in views], np.int32))
         if self._settings.finish:
+            self._feed_starts(tiles)
             self._feed_finishes(finishes)
+        else:
+            self._feed_areas(views, tiles)
+        if self._settings.joins:
+            self._feed_quarters(_quarters(plan, len(views)))
         if self._settings.warp:
             feed("warp", np.stack([_matrix(view) for view in views]))
             feed("output", np.array([view.output_hw for view in views], np.float32))
@@ -114,30 +132,82 @@ class CanvasPipeline:
             feed("pastes", np.array([bool(view.pasted) for view in views]))
             feed("mask", [_mask(view) for view in views])
 
+    def _feed_slot(self, slot: int, tiles: Sequence[TileRender], images: Sequence[Sequence[np.ndarray]]) -> None:
+        feed = self._pipeline.feed_input
+        nothing = _PIXEL if self._settings.decoded else DOT
+        feed(f"image{slot}", [np.ascontiguousarray(row[slot]) if slot < len(row) else nothing for row in images])
+        for name in () if self._settings.decoded else ("crop_start", "crop_shape"):
+            feed(f"{name}{slot}", np.array([getattr(tile, name) for tile in tiles], np.int32))
+        for name in ("region_start", "region_end", "shape"):
+            feed(f"{name}{slot}", np.array([getattr(tile, name) for tile in tiles], np.float32))
+        feed(f"shrinks{slot}", np.array([tile.shrinks for tile in tiles]))
+        feed(f"sampling{slot}", np.array([_sampling(tile) for tile in tiles], np.float32))
+
+    def _feed_starts(self, tiles: Sequence[Sequence[TileRender]]) -> None:
+        """Where canvases begin in px of each tile; past the end of a dot that stands for no tile."""
+        for slot in range(self._settings.slots):
+            column = [row[slot] for row in tiles]
+            starts = [t.shape if t is DOT_TILE else (-t.anchor[0], -t.anchor[1]) for t in column]
+            self._pipeline.feed_input(f"canvas_start{slot}", np.array(starts, np.int32))
+
+    def _feed_areas(self, views: Sequence[ViewRender], tiles: Sequence[Sequence[TileRender]]) -> None:
+        """What is pasted where; entry 0 is the grey canvas itself, and a dot that stands for no tile has no area."""
+        anchors = [((0, 0), *(tile.anchor for tile in row)) for row in tiles]
+        areas = [
+            (view.canvas_hw, *(t.shape if t is not DOT_TILE else (0, 0) for t in row))
+            for view, row in zip(views, tiles, strict=True)
+        ]
+        self._pipeline.feed_input("anchors", np.array(anchors, np.int32))
+        self._pipeline.feed_input("areas", np.array(areas, np.int32))
+
     def _feed_finishes(self, finishes: Sequence[Finish]) -> None:
         feed = self._pipeline.feed_input
         feed("blended", np.array([f.partner is not None for f in finishes]))
         feed("partner", np.array([n if f.partner is None else f.partner for n, f in enumerate(finishes)], np.int32))
-        feed("mix_ratio", np.array([f.mix_ratio for f in finishes], np.float32))
+        feed("mix_ratio", np.array([f.mix_ratio for f in finishes], np.float64))
         feed("coloured", np.array([f.hsv_gains is not None for f in finishes]))
-        gains = np.array([f.hsv_gains or (1.0, 1.0, 1.0) for f in finishes], np.float32)
-        for channel, name in enumerate(_GAINS):
-            feed(name, np.ascontiguousarray(gains[:, channel]))
+        for name, values in canvas_operators.gains_of([f.hsv_gains for f in finishes]).items():
+            feed(name, values)
+
+    def _feed_quarters(self, quarters: _Quarters) -> None:
+        feed = self._pipeline.feed_input
+        for quarter in range(canvas_operators.QUARTERS):
+            feed(f"quarter{quarter}", np.ascontiguousarray(quarters.pictures[:, quarter]))
+            feed(f"quarter_start{quarter}", np.ascontiguousarray(quarters.starts[:, quarter]))
+        feed("quarter_hw", quarters.shapes_hw)
 
     def collect(self) -> Any:
-        """The oldest batch under way, a DALI TensorList of (h, w, 3) uint8, or (3, h, w) if finished.
+        """The oldest batch under way, complete: a DALI TensorList of (h, w, 3) uint8, or (3, h, w) if finished.
 
-        It belongs to DALI and is valid until `release`.
+        It has one entry for each view, or with `GraphSettings.joins` one for each batch image and then some small ones.
+        DALI keeps its memory as long as the list exists, so `release` may come at once.
         """
         return self._pipeline.share_outputs()[0]
 
     def release(self) -> None:
-        """Gives the memory of the last collected batch back to DALI."""
+        """Makes room for another batch after one was collected."""
         self._pipeline.release_outputs()
 
     def close(self) -> None:
         """Ends DALI's threads and frees its memory."""
         self._pipeline._shutdown()
+
+
+def _quarters(plan: BatchPlan, count: int) -> _Quarters:
+    """Where the quarters of `count` outputs come from; those beyond the batch images show the last view, of one px."""
+    half = (plan.shape_hw[0] // 2, plan.shape_hw[1] // 2)
+    pictures = np.full((count, canvas_operators.QUARTERS), count - 1, np.int32)
+    starts = np.zeros((count, canvas_operators.QUARTERS, 2), np.int32)
+    shapes = np.ones((count, 2), np.int32)
+    shapes[: len(plan.indices)] = half
+    corners = [(down * half[0], across * half[1]) for down in range(2) for across in range(2)]
+    for number, picture in enumerate(plan.pictures):
+        if picture.views[0].output_hw == plan.shape_hw:
+            pictures[picture.row] = number
+            starts[picture.row] = corners
+        else:
+            pictures[picture.row, corners.index(picture.at)] = number
+    return _Quarters(pictures, starts, shapes)
 
 
 def _matrix(view: ViewRender) -> np.ndarray:
@@ -162,103 +232,33 @@ def _mask(view: ViewRender) -> np.ndarray:
     return np.asarray(mask)[..., None]
 
 
-def _define(settings: GraphSettings) -> Pipeline:
-    on_gpu = settings.device == "cuda"
+def define(settings: GraphSettings) -> Pipeline:
+    """DALI's pipeline for the settings, not yet built."""
+    backend = settings.backend
 
     @pipeline_def(
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size + (1 if settings.joins else 0),
         num_threads=settings.threads,
-        device_id=0 if on_gpu else None,
+        device_id=backend.gpu,
         prefetch_queue_depth=QUEUE_DEPTH,
         exec_async=True,
         exec_pipelined=True,
+        exec_dynamic=True,  # outputs outlive `release`
         enable_conditionals=True,
     )
     def canvases() -> Any:
-        tiles = [_tile(slot, settings.decoded, on_gpu) for slot in range(settings.slots)]
-        canvas_hw = given("canvas", types.INT32, 1)
-        canvas = fn.multi_paste(
-            _grey(canvas_hw, "gpu" if on_gpu else "cpu"),
-            *tiles,
-            out_anchors=given("anchors", types.INT32, 2),
-            shapes=given("areas", types.INT32, 2),
-            output_size=canvas_hw,
-        )
+        slots = range(settings.slots)
+        tiles = [canvas_operators.tile(slot, backend, decoded=settings.decoded) for slot in slots]
+        lay_out = canvas_operators.layered if settings.finish else canvas_operators.laid_out_on_host
+        canvas = lay_out(tiles)
         if settings.paste:
-            canvas = _pasted(canvas, on_gpu)
+            canvas = canvas_operators.pasted(canvas, backend)
         if settings.warp:
-            canvas = fn.experimental.warp_perspective(
-                canvas,
-                matrix=given("warp", types.FLOAT, 2),
-                size=given("output", types.FLOAT, 1),
-                fill_value=float(BORDER_GREY),
-            )
+            canvas = canvas_operators.warped(canvas)
         if settings.finish:
-            canvas = _finished(canvas, on_gpu)
+            canvas = canvas_operators.finished(canvas, backend)
+        if settings.joins:
+            canvas = canvas_operators.joined_quarters(canvas)
         return canvas
 
     return canvases()
-
-
-def _pasted(canvas: Any, on_gpu: bool) -> Any:
-    mask = given("mask", types.UINT8, 3)
-    if on_gpu:
-        mask = mask.gpu()
-    # A split of the batch as below.
-    if given("pastes", types.BOOL, 0):
-        rest = fn.cast(mask == 0, dtype=types.UINT8)
-        pasted = canvas * rest + fn.flip(canvas, horizontal=1) * mask
-    else:
-        pasted = canvas
-    return pasted
-
-
-def _scalar(name: str, on_gpu: bool) -> Any:
-    number = given(name, types.FLOAT, 0)
-    return number.gpu() if on_gpu else number
-
-
-def _finished(canvas: Any, on_gpu: bool) -> Any:
-    ratio, gains = _scalar("mix_ratio", on_gpu), [_scalar(name, on_gpu) for name in _GAINS]
-    partner = fn.permute_batch(canvas, indices=given("partner", types.INT32, 0))
-    # DALI rewrites such statements (but not conditional expressions) into splits of the batch.
-    if given("blended", types.BOOL, 0):  # noqa: SIM108
-        picture = finishing.blend(canvas, partner, ratio)
-    else:
-        picture = canvas
-    if given("coloured", types.BOOL, 0):  # noqa: SIM108
-        image = finishing.gain_planes(picture, *gains)
-    else:
-        image = finishing.planes(picture)
-    return image
-
-
-def _grey(canvas_hw: Any, device: str) -> Any:
-    dot = types.Constant(np.full((1, 1, 3), BORDER_GREY, np.uint8), device=device)
-    return fn.slice(
-        fn.reshape(dot, layout="HWC"),
-        start=(0, 0),
-        shape=canvas_hw,
-        axes=(0, 1),
-        out_of_bounds_policy="pad",
-        fill_values=BORDER_GREY,
-    )
-
-
-def _tile(slot: int, decoded: bool, on_gpu: bool) -> Any:
-    if decoded:
-        crop = given(f"image{slot}", types.UINT8, 3, layout="HWC")
-        if on_gpu:
-            crop = crop.gpu()
-    else:
-        crop_start, crop_shape = (given(f"{name}{slot}", types.INT32, 1) for name in ("crop_start", "crop_shape"))
-        content = given(f"image{slot}", types.UINT8, 1)
-        crop = decoded_crop(content, crop_start, crop_shape, "cuda" if on_gpu else "cpu")
-    shape, start, end = (given(f"{name}{slot}", types.FLOAT, 1) for name in ("shape", "region_start", "region_end"))
-    sampling = given(f"sampling{slot}", types.FLOAT, 2)
-    # A split of the batch as below: each tile goes through one of the two operators.
-    if given(f"shrinks{slot}", types.BOOL, 0):
-        tile = fn.resize(crop, roi_start=start, roi_end=end, size=shape)
-    else:
-        tile = fn.experimental.warp_perspective(crop, matrix=sampling, size=shape, border_mode="replicate")
-    return tile

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from nvidia.dali import Pipeline, fn, pipeline_def, types
 
 from pipelines.augmentation.mosaic import Size
 from pipelines.augmentation.rendering import TileRender
-
-Device = Literal["cpu", "cuda"]
+from pipelines.pixels.backend import Backend
 
 DOT = np.frombuffer(b"P6\n1 1\n255\nrrr", np.uint8)
 """An image file of one pixel, where a graph needs some image."""
@@ -25,10 +24,11 @@ def given(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
     return fn.external_source(name=name, dtype=dtype, ndim=ndim, layout=layout)
 
 
-def decoded_crop(content: Any, start: Any, shape: Any, device: Device) -> Any:
+def decoded_crop(content: Any, start: Any, shape: Any, backend: Backend) -> Any:
     """(h, w, 3) uint8 RGB: the part of an encoded image that starts at `start` (row, column) and is `shape` large."""
-    where = "mixed" if device == "cuda" else "cpu"
-    return fn.decoders.image_slice(content, start=start, shape=shape, axes=(0, 1), device=where)
+    # A GPU would by default repeat chroma samples that the CPU's decoder interpolates.
+    chroma = {} if backend.gpu is None else {"jpeg_fancy_upsampling": True}
+    return fn.decoders.image_slice(content, start=start, shape=shape, axes=(0, 1), device=backend.decoder, **chroma)
 
 
 class TileDecoder:
@@ -37,8 +37,8 @@ class TileDecoder:
     Work is queued with `submit` and fetched in the same order with `collect`; `QUEUE_DEPTH` batches may be under way.
     """
 
-    def __init__(self, *, most_tiles: int, threads: int, device: Device = "cpu") -> None:
-        self._pipeline = _define(most_tiles, threads, device)
+    def __init__(self, *, most_tiles: int, threads: int, backend: Backend = Backend()) -> None:  # noqa: B008 - frozen
+        self._pipeline = _define(most_tiles, threads, backend)
         self._pipeline.build()
         # DALI's first `schedule_run` always runs as many batches as its queue is deep.
         for _ in range(QUEUE_DEPTH):
@@ -75,28 +75,28 @@ class TileDecoder:
         self._pipeline._shutdown()
 
 
-def _define(most_tiles: int, threads: int, device: Device) -> Pipeline:
+def _define(most_tiles: int, threads: int, backend: Backend) -> Pipeline:
     @pipeline_def(
         batch_size=most_tiles,
         num_threads=threads,
-        device_id=0 if device == "cuda" else None,
+        device_id=backend.gpu,
         prefetch_queue_depth=QUEUE_DEPTH,
         exec_async=True,
         exec_pipelined=True,
     )
     def crops() -> Any:
         start, shape = given("start", types.INT32, 1), given("shape", types.INT32, 1)
-        return decoded_crop(given("image", types.UINT8, 1), start, shape, device)
+        return decoded_crop(given("image", types.UINT8, 1), start, shape, backend)
 
     return crops()
 
 
-def is_decoded_by_dali(content: np.ndarray, image_wh: Size, device: Device) -> bool:
+def is_decoded_by_dali(content: np.ndarray, image_wh: Size, backend: Backend) -> bool:
     """Tries to decode all of an image of that size, (bytes,) uint8; slow, for the search after a failure."""
     width, height = image_wh
     # A crop at the top would not see damage further down.
     whole = replace(DOT_TILE, crop_shape=(height, width))
-    decoder = TileDecoder(most_tiles=1, threads=1, device=device)
+    decoder = TileDecoder(most_tiles=1, threads=1, backend=backend)
     try:
         decoder.submit([whole], [content])
         decoder.collect()

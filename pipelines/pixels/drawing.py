@@ -20,6 +20,7 @@ from pipelines.augmentation.rendering import ViewRender
 from pipelines.pixels.canvas_graph import CanvasPipeline, GraphSettings
 from pipelines.pixels.colour import finish_picture, mix_images
 from pipelines.pixels.decoding import TileDecoder
+from pipelines.pixels.device_copy import DrawnImages
 from pipelines.pixels.image_cache import ImageStore
 from pipelines.pixels.timings import Timings
 
@@ -33,6 +34,8 @@ class Drawing(Protocol):
 
     def start(self, plan: BatchPlan) -> Callable[[], Any]:
         """Waits until the oldest queued plan is decoded and starts to draw it; the result waits for the images.
+
+        They are an array, or `DrawnImages` where the graph finishes them.
 
         Raises:
             RuntimeError: DALI refuses an image; see `restart`.
@@ -50,13 +53,15 @@ class Drawing(Protocol):
 
 def open_drawing(settings: GraphSettings, images: ImageStore, timings: Timings) -> Drawing:
     """The fastest way to draw what the settings describe."""
-    if settings.device == "cpu" and not settings.warp and kernels.plugin.is_loaded():
+    if settings.finish:
+        return DeviceDrawing(settings, images, timings)
+    if not settings.warp and kernels.plugin.is_loaded():
         return KernelDrawing(settings, images, timings)
     return GraphDrawing(settings, images, timings)
 
 
 class GraphDrawing:
-    """DALI draws; on a CPU, blending, colour and layout follow on the host."""
+    """DALI draws; blending, colour and layout follow on the host."""
 
     def __init__(self, settings: GraphSettings, images: ImageStore, timings: Timings) -> None:
         self._settings, self._images, self._timings = settings, images, timings
@@ -64,18 +69,16 @@ class GraphDrawing:
 
     def submit(self, plan: BatchPlan) -> None:
         """See `Drawing`."""
-        views = plan.views
         with self._timings.counting("reading"):
-            images = [[self._images.tile(tile) for tile in view.tiles] for view in views]
-        self._canvases.submit(views, images, plan.finishes)
+            images = [[self._images.tile(tile) for tile in view.tiles] for view in plan.views]
+        self._canvases.submit(plan, images)
 
     def start(self, plan: BatchPlan) -> Callable[[], Any]:
         """See `Drawing`; everything is done when it returns."""
         with self._timings.counting("dali"):
             drawn = self._canvases.collect()
         with self._timings.counting("pixels"):
-            complete = device_images if self._settings.device == "cuda" else _host_images
-            images = complete(drawn, plan)
+            images = _host_images(drawn, plan)
             self._canvases.release()
         return lambda: images
 
@@ -87,6 +90,18 @@ class GraphDrawing:
     def close(self) -> None:
         """See `Drawing`."""
         self._canvases.close()
+
+
+class DeviceDrawing(GraphDrawing):
+    """DALI draws and finishes; the images stay on the device where they were drawn."""
+
+    def start(self, plan: BatchPlan) -> Callable[[], DrawnImages]:
+        """See `Drawing`; everything is done when it returns."""
+        with self._timings.counting("dali"):
+            drawn = self._canvases.collect()
+        # What is still referred to is not used again.
+        self._canvases.release()
+        return lambda: DrawnImages(drawn, plan.images_shape)
 
 
 class KernelDrawing:
@@ -196,16 +211,4 @@ def _host_images(drawn: Any, plan: BatchPlan) -> np.ndarray:
     for number, (picture, finish) in enumerate(zip(plan.pictures, plan.finishes, strict=False)):
         views = [drawn.at(n) for n in (number, finish.partner) if n is not None]
         finish_picture(views, finish.mix_ratio, finish.hsv_gains, picture.window(images))
-    return images
-
-
-def device_images(drawn: Any, plan: BatchPlan) -> Any:
-    """A OneFlow tensor with its own copy, made on the device, of the finished images that DALI drew."""
-    # Imported here so that pipelines on a CPU do not wait for the CUDA libraries.
-    from kernels.runtime import flow
-
-    shared = flow.from_dlpack(drawn.as_tensor().__dlpack__())
-    images = shared[: len(plan.pictures)].clone()
-    # DALI takes its memory back after this: the copy has to be complete.
-    flow.cuda.synchronize()
     return images

@@ -10,7 +10,8 @@ from pipelines.augmentation.rendering import TileRender
 from pipelines.data.images import decode_rgb, read_image_file
 from pipelines.data.index import ImageFormat, ImageIndex
 from pipelines.data.problems import printable
-from pipelines.pixels.decoding import Device, is_decoded_by_dali
+from pipelines.pixels.backend import Backend
+from pipelines.pixels.decoding import is_decoded_by_dali
 
 _DALI_DECODES = {"jpeg": ("RGB", "L"), "png": ("RGB", "L"), "bmp": ("RGB",), "webp": ("RGB",)}
 
@@ -70,12 +71,12 @@ class ImageBytes:
         """What DALI needs for a tile: (bytes,) uint8 of its whole image."""
         return self[tile.source]
 
-    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """Tries each of these images; those that DALI refuses are decoded by Pillow from now on, and returned."""
         refused = [
             number
             for number in numbers
-            if not self._on_host[number] and not is_decoded_by_dali(self[number], self._sizes[number], device)
+            if not self._on_host[number] and not is_decoded_by_dali(self[number], self._sizes[number], backend)
         ]
         for number in refused:
             self._on_host[number] = True

@@ -1,7 +1,8 @@
 """Blending, colour gains, layout as DALI operators: for a GPU what `pipelines.pixels.colour` does on the host.
 
-All arithmetic is in float32 on 8-bit levels and rounds where the tables of `pipelines.pixels.colour` round, so
-that both give the same picture but for single levels of hue.
+The conversions round as those of `pipelines.pixels.colour`, in whole numbers where a float32 would not hold them, and
+blending is in float64 as there. Gains are float32 here and float64 there, so a level now and then falls to the other
+side of a whole number.
 """
 
 from typing import Any
@@ -10,10 +11,11 @@ from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 
 _FULL_CHROMA = 7650.0  # 255 levels of saturation times 30 levels of hue in a sector
+_UNIT = 1 << 12  # of the reciprocals that stand in for divisions
 
 
 def blend(first: Any, second: Any, ratio: Any) -> Any:
-    """first * ratio + second * (1 - ratio), rounded down; (h, w, 3) uint8 pictures, a scalar per picture."""
+    """first * ratio + second * (1 - ratio), rounded down; (h, w, 3) uint8 pictures, a float64 scalar per picture."""
     return fn.cast(dali_math.floor(first * ratio + second * (1.0 - ratio)), dtype=types.UINT8)
 
 
@@ -22,33 +24,46 @@ def planes(picture: Any) -> Any:
     return fn.transpose(picture, perm=(2, 0, 1))
 
 
-def gain_planes(picture: Any, hue_gain: Any, saturation_gain: Any, value_gain: Any) -> Any:
-    """(h, w, 3) uint8 RGB to (3, h, w) uint8 after gains on hue, saturation and value; a scalar each per picture."""
+def apply_gains(picture: Any, hue_gain: Any, saturation_gain: Any, value_gain: Any) -> Any:
+    """(h, w, 3) uint8 RGB after gains on hue, saturation and value; a float32 scalar each per picture."""
     hue, saturation, value = _to_hsv(picture)
     turned = hue * hue_gain
     turned = dali_math.floor(turned - 180.0 * dali_math.floor(turned / 180.0))
     saturation = dali_math.floor(dali_math.min(saturation * saturation_gain, 255.0))
     value = dali_math.floor(dali_math.min(value * value_gain, 255.0))
     rgb = [_channel(turned, saturation, value, offset) for offset in (150.0, 90.0, 30.0)]
-    return fn.cast(fn.reshape(fn.stack(*rgb, axis=0), layout="CHW"), dtype=types.UINT8)
+    return fn.reshape(fn.cast(fn.stack(*rgb, axis=2), dtype=types.UINT8), layout="HWC")
 
 
 def _to_hsv(picture: Any) -> tuple[Any, Any, Any]:
-    levels = fn.cast(picture, dtype=types.FLOAT)
+    """(h, w) int32 hue (0 ... 179), saturation, value."""
+    levels = fn.cast(picture, dtype=types.INT32)
     red, green, blue = (levels[:, :, channel] for channel in range(3))
     high = dali_math.max(dali_math.max(red, green), blue)
     spread = high - dali_math.min(dali_math.min(red, green), blue)
-    by_red = fn.cast(high == red, dtype=types.FLOAT)
-    by_green = fn.cast(high == green, dtype=types.FLOAT) * (1.0 - by_red)
+    by_red = fn.cast(high == red, dtype=types.INT32)
+    by_green = fn.cast(high == green, dtype=types.INT32) * (1 - by_red)
     turn = (
         by_red * (green - blue)
-        + by_green * (blue - red + 2.0 * spread)
-        + (1.0 - by_red - by_green) * (red - green + 4.0 * spread)
+        + by_green * (blue - red + 2 * spread)
+        + (1 - by_red - by_green) * (red - green + 4 * spread)
     )
-    hue = dali_math.floor(turn * 30.0 / dali_math.max(spread, 1.0) + 0.5)
-    hue = hue + 180.0 * fn.cast(hue < 0.0, dtype=types.FLOAT)
-    saturation = dali_math.floor(spread * 255.0 / dali_math.max(high, 1.0) + 0.5)
-    return hue, saturation, high
+    hue = _scaled(turn, 30, spread)
+    return hue + 180 * fn.cast(hue < 0, dtype=types.INT32), _scaled(spread, 255, high), high
+
+
+def _scaled(number: Any, factor: int, divisor: Any) -> Any:
+    """number * factor / divisor, rounded, with a reciprocal of 12 fractional bits; 0 where number is 0.
+
+    Args:
+        number: int32, at least -divisor.
+        factor: whole.
+        divisor: int32, 0 ... 255, and 0 only where number is.
+    """
+    reciprocal = fn.cast(dali_math.floor(float(factor * _UNIT) / dali_math.max(divisor, 1) + 0.5), dtype=types.INT32)
+    # Whole units on top keep the numerator positive, as the division rounds towards 0.
+    lift = factor + 1
+    return (number * reciprocal + (_UNIT // 2 + lift * _UNIT)) // _UNIT - lift
 
 
 def _channel(hue: Any, saturation: Any, value: Any, offset: float) -> Any:

@@ -18,7 +18,7 @@ from pipelines.augmentation.rendering import TileRender
 from pipelines.data.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from pipelines.data.index import ImageIndex
 from pipelines.data.problems import printable
-from pipelines.pixels.decoding import Device
+from pipelines.pixels.backend import Backend
 from pipelines.pixels.encoded_images import ImageBytes, decode_on_host, needs_host_decoding
 
 CacheKind = Literal["ram", "disk"]
@@ -101,9 +101,9 @@ class EncodedImages:
         """(bytes,) uint8 of the whole image of a tile; not to be written."""
         return self._kept[tile.source]
 
-    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """As `ImageBytes.decode_refused_on_host`."""
-        refused = self._plain.decode_refused_on_host(numbers, device)
+        refused = self._plain.decode_refused_on_host(numbers, backend)
         for number in refused:
             self._kept[number] = self._plain[number]
         return refused
@@ -126,9 +126,9 @@ class DecodedImages:
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
         return self._kept[tile.source][top : top + height, left : left + width]
 
-    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """Nothing is decoded any more."""
-        del numbers, device
+        del numbers, backend
         return []
 
     def explain_failure(self, numbers: list[int]) -> str:
@@ -150,7 +150,7 @@ class ImageStore(Protocol):
     def explain_failure(self, numbers: list[int]) -> str:
         """Which of these images cannot be decoded, and why; empty if that is not the reason."""
 
-    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """Which of these images DALI refuses; their next `tile` is in a form that it takes."""
 
 

@@ -66,6 +66,11 @@ class BatchNormGradKernel final : public user_op::OpKernel {
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
+// Of this rank in the pixels of all; 0 without any.
+double share_of(const NormalisedShape& shape, int64_t pixels) {
+  return static_cast<double>(shape.count()) / static_cast<double>(std::max<int64_t>(1, pixels));
+}
+
 // The share of this rank's images in the mean over all ranks' pixels.
 template<typename T>
 class ChannelMeanKernel final : public user_op::OpKernel {
@@ -73,7 +78,7 @@ class ChannelMeanKernel final : public user_op::OpKernel {
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const NormalisedShape shape = rows_of(view_of(ctx, "x"));
-    const double share = static_cast<double>(shape.count()) / static_cast<double>(integers_of(ctx).at(0));
+    const double share = share_of(shape, integers_of(ctx).at(0));
     float* mean = result_of(ctx);
     std::vector<float> variance(shape.channels);
     batch_moments(shape, data_of<T>(ctx, "x"), mean, variance.data());
@@ -88,7 +93,7 @@ class ChannelVarianceKernel final : public user_op::OpKernel {
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const NormalisedShape shape = rows_of(view_of(ctx, "x"));
-    const double share = static_cast<double>(shape.count()) / static_cast<double>(integers_of(ctx).at(0));
+    const double share = share_of(shape, integers_of(ctx).at(0));
     const float* mean = data_of(ctx, "mean");
     float* variance = result_of(ctx);
     std::vector<float> own_mean(shape.channels);

@@ -10,20 +10,10 @@
 namespace graph_train {
 
 // Float sums are put aside after so many rows, which keeps their rounding small.
-constexpr int64_t kNormFlush = 64;
+constexpr int kNormFlush = 64;
 
 struct NormSums {
   float first[kNormPerThread], second[kNormPerThread];
-
-  GT_DEVICE void clear() {
-    for (int i = 0; i < kNormPerThread; ++i) first[i] = second[i] = 0.0f;
-  }
-  GT_DEVICE void add(const NormSums& other) {
-    for (int i = 0; i < kNormPerThread; ++i) {
-      first[i] += other.first[i];
-      second[i] += other.second[i];
-    }
-  }
 };
 
 // The rows and channels of one thread in one piece.
@@ -89,29 +79,21 @@ GT_DEVICE float norm_shift(const NormArgs& args, int64_t channel) {
   return shift;
 }
 
-// Adds body(row, &sums) over the thread's rows.
+// Sums of body(row, &sums) over the rows of each thread, then of the lanes of the block pairwise, go to partial_sums.
+// A thread's sums wait in shared memory, which leaves it more registers for what is on its way from memory.
 template<typename Body>
-GT_DEVICE NormSums sum_rows(const NormShare& share, const Body& body) {
-  NormSums whole;
-  whole.clear();
-  if (share.number == 0) return whole;
-  for (int64_t row = share.first; row < share.last;) {
-    NormSums some;
-    some.clear();
-    for (int64_t i = 0; i < kNormFlush && row < share.last; ++i, row += share.step) body(row, &some);
-    whole.add(some);
-  }
-  return whole;
-}
-
-// Adds the lanes of a block pairwise; the sums of its first lane go to partial_sums.
-GT_DEVICE void store_block_sums(const NormArgs& args, const NormPieces& p, const NormShare& share, const NormSums& sums) {
+GT_DEVICE void sum_rows(const NormArgs& args, const NormPieces& p, const NormShare& share, const Body& body) {
   GT_SHARED(float, of_threads, 2 * kNormPerThread * kNormThreads);
   float* own = of_threads + threadIdx.x;
   __syncthreads();  // those of an earlier piece may still be read
-  for (int i = 0; i < kNormPerThread; ++i) {
-    own[2 * i * kNormThreads] = sums.first[i];
-    own[(2 * i + 1) * kNormThreads] = sums.second[i];
+  for (int i = 0; i < 2 * kNormPerThread; ++i) own[i * kNormThreads] = 0.0f;
+  for (int64_t row = share.number > 0 ? share.first : share.last; row < share.last;) {
+    NormSums sums{};
+    for (int i = 0; i < kNormFlush && row < share.last; ++i, row += share.step) body(row, &sums);
+    for (int i = 0; i < kNormPerThread; ++i) {
+      own[2 * i * kNormThreads] += sums.first[i];
+      own[(2 * i + 1) * kNormThreads] += sums.second[i];
+    }
   }
   for (int lanes = p.lanes; lanes > 1; lanes = (lanes + 1) / 2) {
     __syncthreads();
@@ -150,23 +132,24 @@ GT_DEVICE void sum_moments(const NormArgs& args, const NormPieces& p, const Shif
     const NormShare share = norm_share(p, piece);
     float shifts[kNormPerThread] = {};
     shift(share, shifts);
-    const NormSums sums = sum_rows(share, [&](int64_t row, NormSums* some) {
+    sum_rows(args, p, share, [&](int64_t row, NormSums* sums) {
       float x[kNormPerThread] = {};
       load_floats<kNormPerThread>(static_cast<const T*>(args.x) + row * p.channels + share.channel, share.number, x);
       for (int i = 0; i < kNormPerThread; ++i) {
         const float centred = x[i] - shifts[i];
-        some->first[i] += centred;
-        some->second[i] += centred * centred;
+        sums->first[i] += centred;
+        sums->second[i] += centred * centred;
       }
     });
-    store_block_sums(args, p, share, sums);
   }
 }
 
 template<typename T>
 GT_DEVICE void sum_moments_about_values(const NormArgs& args, const NormPieces& p) {
   sum_moments<T>(args, p, [&](const NormShare& share, float* shifts) {
-    for (int i = 0; i < share.number; ++i) shifts[i] = norm_shift<T>(args, share.channel + i);
+    for (int i = 0; i < kNormPerThread; ++i) {
+      if (i < share.number) shifts[i] = norm_shift<T>(args, share.channel + i);
+    }
   });
 }
 
@@ -235,12 +218,12 @@ GT_DEVICE void normalise(const NormArgs& args) {
   load_channels(args.gamma, share, gamma);
   load_channels(args.beta, share, columns.bias);
   const bool notes = share.part == 0 && share.lane == 0;
-  for (int i = 0; i < share.number; ++i) {
+  for (int i = 0; i < kNormPerThread; ++i) {
     const float variance = inverse[i];
     inverse[i] = norm_inverse(variance, args.epsilon);
-    if (notes) move_statistics(args, share.channel + i, columns.mean[i], variance);
+    columns.gain[i] = gamma[i] * inverse[i];
+    if (notes && i < share.number) move_statistics(args, share.channel + i, columns.mean[i], variance);
   }
-  for (int i = 0; i < kNormPerThread; ++i) columns.gain[i] = i < share.number ? gamma[i] * inverse[i] : 0.0f;
   if (notes) {
     store_floats<kNormPerThread>(args.statistics + share.channel, share.number, columns.mean);
     store_floats<kNormPerThread>(args.statistics + args.channels + share.channel, share.number, inverse);
@@ -266,15 +249,14 @@ GT_DEVICE void sum_gradients(const NormArgs& args, const NormPieces& p) {
   for (int64_t piece = blockIdx.x; piece < p.count(); piece += gridDim.x) {
     const NormShare share = norm_share(p, piece);
     const NormColumns columns = norm_columns(args, share, args.statistics, args.statistics + args.channels);
-    const NormSums sums = sum_rows(share, [&](int64_t row, NormSums* some) {
+    sum_rows(args, p, share, [&](int64_t row, NormSums* sums) {
       float centred[kNormPerThread], dz[kNormPerThread];
       load_gradient<T>(args, share, columns, row * p.channels + share.channel, centred, dz);
       for (int i = 0; i < kNormPerThread; ++i) {
-        some->first[i] += dz[i];
-        some->second[i] += dz[i] * centred[i];
+        sums->first[i] += dz[i];
+        sums->second[i] += dz[i] * centred[i];
       }
     });
-    store_block_sums(args, p, share, sums);
   }
 }
 

@@ -1,7 +1,7 @@
 // Overlap of one pair of boxes and its derivative: shared by the CPU and the CUDA kernels.
 //
-// The order of operations is that of kernels/bbox_iou.py (YOLOv5's). Results differ from it by roundings all the same: the
-// arc tangent is a polynomial, and bbox_iou.cpp lets a product and a sum be contracted to one operation. There are no
+// The order of operations is that of function.py (YOLOv5's). Results differ from it by roundings all the same: the
+// arc tangent is a polynomial, and cpu.cpp lets a product and a sum be contracted to one operation. There are no
 // branches, so that a loop over pairs can be vectorised.
 #ifndef GRAPH_TRAIN_KERNELS_BBOX_IOU_H_
 #define GRAPH_TRAIN_KERNELS_BBOX_IOU_H_
@@ -10,7 +10,7 @@
 
 namespace graph_train {
 
-// In the order of IouKind in kernels/bbox_iou.py.
+// In the order of IouKind in function.py.
 enum class IouKind { kIou = 0, kGiou = 1, kDiou = 2, kCiou = 3 };
 
 // A box as it is stored: centre x, centre y, width, height, or left, top, right, bottom; or the gradient of these.

@@ -1,13 +1,11 @@
 // Overlap of matched box pairs: one kernel for the values, one for the gradients of both boxes.
-// Reference and contract: kernels/bbox_iou.py.
+// Reference and contract: kernels/ops/bbox_iou/function.py.
 #include "ops/bbox_iou/bbox_iou.h"
 
 #include "native/attributes.h"
 
 namespace graph_train {
 namespace {
-
-using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
 
 // A pair costs about this many nanoseconds; less than 20 microseconds of work is not worth a second thread.
 constexpr int64_t kPairsPerThread = 4096;
@@ -173,62 +171,6 @@ class BoxIouGradKernel final : public user_op::OpKernel {
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
-
-Maybe<void> infer_values(user_op::InferContext* ctx) {
-  const oneflow::Shape& boxes = ctx->InputShape("box1", 0);
-  CHECK_EQ_OR_RETURN(boxes, ctx->InputShape("box2", 0));
-  CHECK_OR_RETURN(boxes.NumAxes() >= 1 && boxes.At(boxes.NumAxes() - 1) == 4);
-  ctx->SetOutputShape("out", 0, oneflow::Shape(oneflow::DimVector(boxes.dim_vec().begin(), boxes.dim_vec().end() - 1)));
-  return Maybe<void>::Ok();
-}
-
-// Gradients of box1 and, if wanted, of box2, one behind the other: (1 or 2, ..., 4).
-Maybe<void> infer_gradients(user_op::InferContext* ctx) {
-  const oneflow::Shape& boxes = ctx->InputShape("box1", 0);
-  CHECK_EQ_OR_RETURN(boxes, ctx->InputShape("box2", 0));
-  oneflow::DimVector out(boxes.dim_vec().begin(), boxes.dim_vec().end());
-  const auto wanted = static_cast<int64_t>(floats_of(ctx).at(1));
-  CHECK_OR_RETURN(wanted == 1 || wanted == 2);
-  out.insert(out.begin(), wanted);
-  ctx->SetOutputShape("out", 0, oneflow::Shape(out));
-  return Maybe<void>::Ok();
-}
-
-Maybe<void> infer_dtype(user_op::InferContext* ctx) {
-  CHECK_EQ_OR_RETURN(ctx->InputDType("box1", 0), ctx->InputDType("box2", 0));
-  ctx->SetOutputDType("out", 0, ctx->InputDType("box1", 0));
-  return Maybe<void>::Ok();
-}
-
-// Pairs are independent: every axis but that of the four numbers may be split over devices.
-Maybe<void> split_pairs(user_op::SbpContext* ctx, int64_t new_axes) {
-  const int64_t axes = ctx->LogicalTensorDesc4InputArgNameAndIndex("box1", 0).shape().NumAxes() - 1;
-  for (int64_t axis = 0; axis < axes; ++axis) {
-    ctx->NewBuilder().Split(ctx->inputs(), axis).Split(ctx->outputs(), axis + new_axes).Build();
-  }
-  return Maybe<void>::Ok();
-}
-
-REGISTER_NO_GRAD_USER_OP("graph_train_bbox_iou")
-    .Input("box1")
-    .Input("box2")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_values)
-    .SetPhysicalTensorDescInferFn(infer_values)
-    .SetGetSbpFn([](user_op::SbpContext* ctx) { return split_pairs(ctx, 0); })
-    .SetDataTypeInferFn(infer_dtype);
-
-REGISTER_NO_GRAD_USER_OP("graph_train_bbox_iou_grad")
-    .Input("box1")
-    .Input("box2")
-    .Input("grad")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_gradients)
-    .SetPhysicalTensorDescInferFn(infer_gradients)
-    .SetGetSbpFn([](user_op::SbpContext* ctx) { return split_pairs(ctx, 1); })
-    .SetDataTypeInferFn(infer_dtype);
 
 GT_CPU_KERNEL("graph_train_bbox_iou", BoxIouKernel<float>, GT_IS_FLOAT("box1"));
 GT_CPU_KERNEL("graph_train_bbox_iou", BoxIouKernel<double>, GT_IS_DOUBLE("box1"));

@@ -30,7 +30,7 @@ def bbox_iou(box1: Tensor, box2: Tensor, *, kind: IouKind = "ciou", xywh: bool =
         ValueError: unknown kind, or shapes or dtypes that differ. Values are not inspected, that would stall a device.
     """
     _check_pairs(box1, box2, kind)
-    if plugin.is_loaded() and not box1.is_cuda:
+    if plugin.is_loaded() and (box1.dtype == flow.float32 or not box1.is_cuda):
         return _fused_overlap(kind, xywh, eps, bool(box2.requires_grad)).apply(box1, box2)
     return bbox_iou_reference(box1, box2, kind=kind, xywh=xywh, eps=eps)
 

@@ -1,4 +1,4 @@
-// Biases of convolutions: the arithmetic and the arguments of the CUDA kernels.
+// Arguments of the CUDA kernels that add a bias to (rows, channels) numbers, and of its gradient.
 #ifndef GRAPH_TRAIN_KERNELS_BIAS_H_
 #define GRAPH_TRAIN_KERNELS_BIAS_H_
 
@@ -7,23 +7,29 @@
 namespace graph_train {
 
 constexpr int kBiasThreads = 256;
-// Rows that one block of the gradient sums up.
-constexpr int64_t kBiasRows = 512;
+// Neighbouring numbers of one thread.
+constexpr int kBiasPerThread = 8;
+// The gradient: a block has that many channels side by side, and the rest of its threads other rows of them.
+constexpr int kBiasColumns = 32;
+constexpr int kBiasLanes = kBiasThreads / kBiasColumns;
+constexpr int64_t kBiasMostParts = 512;
+constexpr int64_t kBiasRowsPerThread = 16;
 
-struct BiasArgs {
-  const void* x;  // (rows, channels)
+struct AddBiasArgs {
+  const void* x;
   const float* bias;
   void* out;
-  int64_t rows, channels;
-  int32_t silu;
+  int64_t count, channels;
+  bool silu;
 };
 
-struct BiasGradArgs {
-  const float* dy;  // (rows, channels)
+// Rows are cut into `parts`; block.x is the part, block.y the group of channels.
+struct AddBiasGradArgs {
+  const void* dy;
   void* dx;
-  float* partial;  // (blocks of rows, channels)
+  float* partial_sums;  // (parts, channels)
   float* d_bias;
-  int64_t rows, channels, blocks;
+  int64_t rows, channels, parts;
 };
 
 }  // namespace graph_train

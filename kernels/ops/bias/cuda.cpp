@@ -1,4 +1,4 @@
-// graph_train_add_bias and its gradient on CUDA.
+// Our bias op and its gradient on CUDA.
 #include "native/attributes.h"
 #include "native/cuda/launch.h"
 #include "ops/bias/bias.h"
@@ -7,53 +7,57 @@ namespace graph_train {
 
 namespace {
 
-constexpr unsigned int kMostRowBlocks = 65535;
+std::string name_of(const char* kernel, oneflow::DataType from, oneflow::DataType to) {
+  return cuda::name_of(cuda::name_of(kernel, from).c_str(), to);
+}
 
 class AddBiasCudaKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    const auto shape = view_of(ctx, "x");
-    if (shape.elem_cnt() == 0) return;
-    const BiasArgs args{data_of<void>(ctx, "x"), data_of(ctx, "bias"), result_of<void>(ctx), shape.Count(0, 3),
-                        shape.At(3), integers_of(ctx).at(1) != 0};
-    const bool widens = type_of(ctx, "x") != type_of(ctx, "out");
-    const std::string name = cuda::name_of(widens ? "add_bias_to_f32" : "add_bias", type_of(ctx, "x"));
-    cuda::launch(cuda::queue_of(ctx), name, cuda::blocks_for(shape.elem_cnt(), kBiasThreads), kBiasThreads, args);
+    const oneflow::ShapeView& shape = view_of(ctx, "x");
+    const AddBiasArgs args{data_of<void>(ctx, "x"), data_of(ctx, "bias"), result_of<void>(ctx),
+                           shape.elem_cnt(),        shape.At(3),          integers_of(ctx).at(1) != 0};
+    if (args.count == 0) return;
+    cuda::launch(cuda::queue_of(ctx), name_of("add_bias", type_of(ctx, "x"), type_of(ctx, "out")),
+                 cuda::blocks_for(args.count, kBiasThreads * kBiasPerThread), kBiasThreads, args);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-int64_t row_blocks(int64_t rows) { return (rows + kBiasRows - 1) / kBiasRows; }
+int64_t parts_of(int64_t rows) {
+  const int64_t rows_of_block = kBiasLanes * kBiasRowsPerThread;
+  return std::max<int64_t>(1, std::min(kBiasMostParts, (rows + rows_of_block - 1) / rows_of_block));
+}
+
+size_t bytes_of_sums(user_op::InferContext* ctx) {
+  const oneflow::Shape& dy = ctx->InputShape("dy", 0);
+  return parts_of(dy.Count(0, 3)) * dy.At(3) * sizeof(float);
+}
 
 class AddBiasGradCudaKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    const auto shape = view_of(ctx, "dy");
+    const oneflow::ShapeView& shape = view_of(ctx, "dy");
     const int64_t rows = shape.Count(0, 3), channels = shape.At(3);
+    const AddBiasGradArgs args{data_of<void>(ctx, "dy"),       result_of<void>(ctx, "out", 0),
+                               result_of(ctx, "tmp_buffer"), result_of(ctx, "out", 1),
+                               rows,                           channels,
+                               parts_of(rows)};
     const cuda::Queue queue = cuda::queue_of(ctx);
-    float* d_bias = result_of(ctx, "out", 1);
-    if (shape.elem_cnt() == 0) return cuda::set_zero(queue, d_bias, channels * sizeof(float));
-    const BiasGradArgs args{data_of(ctx, "dy"), result_of<void>(ctx), result_of(ctx, "tmp_buffer"), d_bias, rows,
-                            channels, row_blocks(rows)};
-    cuda::Size grid = cuda::blocks_for(channels, kBiasThreads);
-    grid.y = static_cast<unsigned int>(std::min<int64_t>(args.blocks, kMostRowBlocks));
-    cuda::launch(queue, cuda::name_of("bias_sums", type_of(ctx, "out")), grid, kBiasThreads, args);
-    cuda::launch(queue, "bias_total", cuda::blocks_for(channels, kBiasThreads), kBiasThreads, args);
+    if (rows == 0) return cuda::set_zero(queue, args.d_bias, channels * sizeof(float));
+    const auto groups = static_cast<unsigned int>((channels + kBiasColumns - 1) / kBiasColumns);
+    cuda::launch(queue, name_of("add_bias_grad", type_of(ctx, "dy"), type_of(ctx, "out")),
+                 {static_cast<unsigned int>(args.parts), groups}, kBiasThreads, args);
+    cuda::launch(queue, "add_bias_sums", {static_cast<unsigned int>(channels)}, kBiasThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return true; }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-size_t partial_bytes(user_op::InferContext* ctx) {
-  const auto& shape = ctx->InputTensorDesc("dy", 0).shape();
-  return row_blocks(shape.Count(0, 3)) * shape.At(3) * sizeof(float);
-}
-
-const auto kSum = GT_IS_ACTIVATION("x") && (GT_IS_FLOAT("out") || GT_IS_BFLOAT16("out") || GT_IS_HALF("out"));
-GT_CUDA_KERNEL("graph_train_add_bias", AddBiasCudaKernel, kSum);
-GT_CUDA_KERNEL("graph_train_add_bias_grad", AddBiasGradCudaKernel, GT_IS_FLOAT("dy") && GT_IS_ACTIVATION("out"))
-    .SetInferTmpSizeFn(partial_bytes);
+GT_CUDA_KERNEL("graph_train_add_bias", AddBiasCudaKernel, GT_IS_ACTIVATION("x"));
+GT_CUDA_KERNEL("graph_train_add_bias_grad", AddBiasGradCudaKernel, GT_IS_ACTIVATION("dy"))
+    .SetInferTmpSizeFn(bytes_of_sums);
 
 }  // namespace
 

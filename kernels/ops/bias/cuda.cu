@@ -1,50 +1,71 @@
-// Bias and SiLU element by element; the gradient of the bias in two launches: sums of blocks of rows, then their sum.
+// Adding a bias to (rows, channels) numbers, and the gradient of that.
 #include "native/cuda/device.h"
 #include "ops/bias/bias.h"
 
 namespace graph_train {
 
-template<typename In, typename Out>
-GT_DEVICE void add_bias(const BiasArgs& args) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (at >= args.rows * args.channels) return;
-  const float sum = to_float(static_cast<const In*>(args.x)[at]) + args.bias[at % args.channels];
-  const float value = args.silu != 0 ? sum / (1.0f + expf(-sum)) : sum;
-  static_cast<Out*>(args.out)[at] = from_float<Out>(value);
-}
-
-// Block (x: channels, y: rows): a thread sums one channel over kBiasRows rows; its neighbours read the next channels.
-template<typename Out>
-GT_DEVICE void bias_sums(const BiasGradArgs& args) {
-  const int64_t channel = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (channel >= args.channels) return;
-  for (int64_t block = blockIdx.y; block < args.blocks; block += gridDim.y) {
-    const int64_t first = block * kBiasRows;
-    const int64_t last = first + kBiasRows < args.rows ? first + kBiasRows : args.rows;
-    float sum = 0;
-    for (int64_t row = first; row < last; ++row) {
-      const float value = args.dy[row * args.channels + channel];
-      sum += value;
-      static_cast<Out*>(args.dx)[row * args.channels + channel] = from_float<Out>(value);
-    }
-    args.partial[block * args.channels + channel] = sum;
+// Numbers are taken in the order of memory, whatever the channels: accesses stay aligned for any number of them.
+template<typename From, typename To>
+GT_DEVICE void add_bias(const AddBiasArgs& args) {
+  const int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kBiasPerThread;
+  if (first >= args.count) return;
+  const int64_t left = args.count - first;
+  const int number = left < kBiasPerThread ? static_cast<int>(left) : kBiasPerThread;
+  float values[kBiasPerThread] = {};
+  load_floats<kBiasPerThread>(static_cast<const From*>(args.x) + first, number, values);
+  int64_t channel = first % args.channels;
+  for (int i = 0; i < kBiasPerThread; ++i) {
+    const float z = values[i] + args.bias[channel];
+    values[i] = args.silu ? z / (1.0f + expf(-z)) : z;
+    if (++channel == args.channels) channel = 0;
   }
+  store_floats<kBiasPerThread>(static_cast<To*>(args.out) + first, number, values);
 }
 
-GT_KERNEL(add_bias_f32, BiasArgs, kBiasThreads) { add_bias<float, float>(args); }
-GT_KERNEL(add_bias_bf16, BiasArgs, kBiasThreads) { add_bias<Bfloat16, Bfloat16>(args); }
-GT_KERNEL(add_bias_f16, BiasArgs, kBiasThreads) { add_bias<Half, Half>(args); }
-GT_KERNEL(add_bias_to_f32_bf16, BiasArgs, kBiasThreads) { add_bias<Bfloat16, float>(args); }
-GT_KERNEL(add_bias_to_f32_f16, BiasArgs, kBiasThreads) { add_bias<Half, float>(args); }
+// dx, and the sums of this block's rows: a thread adds its own in float, pairs of threads then theirs.
+template<typename From, typename To>
+GT_DEVICE void add_bias_grad(const AddBiasGradArgs& args) {
+  GT_SHARED(float, sums, kBiasThreads);
+  const int column = static_cast<int>(threadIdx.x) % kBiasColumns, lane = static_cast<int>(threadIdx.x) / kBiasColumns;
+  const int64_t channel = static_cast<int64_t>(blockIdx.y) * kBiasColumns + column;
+  const int64_t part = blockIdx.x;
+  float sum = 0.0f;
+  if (channel < args.channels) {
+    const int64_t last = args.rows * (part + 1) / args.parts;
+    for (int64_t row = args.rows * part / args.parts + lane; row < last; row += kBiasLanes) {
+      const float value = to_float(static_cast<const From*>(args.dy)[row * args.channels + channel]);
+      static_cast<To*>(args.dx)[row * args.channels + channel] = from_float<To>(value);
+      sum += value;
+    }
+  }
+  sums[threadIdx.x] = sum;
+  for (int half = kBiasLanes / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (lane < half) sums[threadIdx.x] += sums[threadIdx.x + half * kBiasColumns];
+  }
+  if (lane == 0 && channel < args.channels) args.partial_sums[part * args.channels + channel] = sums[threadIdx.x];
+}
 
-GT_KERNEL_OF_ACTIVATIONS(GT_KERNEL, bias_sums, BiasGradArgs, kBiasThreads)
+GT_KERNEL(add_bias_f32_f32, AddBiasArgs, kBiasThreads) { add_bias<float, float>(args); }
+GT_KERNEL(add_bias_bf16_bf16, AddBiasArgs, kBiasThreads) { add_bias<Bfloat16, Bfloat16>(args); }
+GT_KERNEL(add_bias_f16_f16, AddBiasArgs, kBiasThreads) { add_bias<Half, Half>(args); }
+GT_KERNEL(add_bias_bf16_f32, AddBiasArgs, kBiasThreads) { add_bias<Bfloat16, float>(args); }
+GT_KERNEL(add_bias_f16_f32, AddBiasArgs, kBiasThreads) { add_bias<Half, float>(args); }
 
-GT_KERNEL(bias_total, BiasGradArgs, kBiasThreads) {
-  const int64_t channel = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (channel >= args.channels) return;
-  double sum = 0;
-  for (int64_t block = 0; block < args.blocks; ++block) sum += args.partial[block * args.channels + channel];
-  args.d_bias[channel] = static_cast<float>(sum);
+GT_BLOCK_KERNEL(add_bias_grad_f32_f32, AddBiasGradArgs, kBiasThreads) { add_bias_grad<float, float>(args); }
+GT_BLOCK_KERNEL(add_bias_grad_bf16_bf16, AddBiasGradArgs, kBiasThreads) { add_bias_grad<Bfloat16, Bfloat16>(args); }
+GT_BLOCK_KERNEL(add_bias_grad_f16_f16, AddBiasGradArgs, kBiasThreads) { add_bias_grad<Half, Half>(args); }
+GT_BLOCK_KERNEL(add_bias_grad_f32_bf16, AddBiasGradArgs, kBiasThreads) { add_bias_grad<float, Bfloat16>(args); }
+GT_BLOCK_KERNEL(add_bias_grad_f32_f16, AddBiasGradArgs, kBiasThreads) { add_bias_grad<float, Half>(args); }
+
+// A block adds the parts of one channel.
+GT_BLOCK_KERNEL(add_bias_sums, AddBiasGradArgs, kBiasThreads) {
+  double sum = 0.0;
+  for (int64_t part = threadIdx.x; part < args.parts; part += kBiasThreads) {
+    sum += args.partial_sums[part * args.channels + blockIdx.x];
+  }
+  sum = block_sum<kBiasThreads>(sum);
+  if (threadIdx.x == 0) args.d_bias[blockIdx.x] = static_cast<float>(sum);
 }
 
 }  // namespace graph_train

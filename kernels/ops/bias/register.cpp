@@ -1,4 +1,5 @@
-// The bias of a convolution on (B, H, W, C) activations; kernels/ops/bias/function.py has the contract.
+// Adding a bias to (B, H, W, C) activations; kernels/ops/bias/function.py has the contract.
+#include "native/activation_type.h"
 #include "native/attributes.h"
 #include "native/sbp.h"
 
@@ -8,14 +9,23 @@ namespace {
 
 using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
 
-Maybe<void> infer_type(user_op::InferContext* ctx) {
+Maybe<void> infer_sum(user_op::InferContext* ctx) {
+  const Shape& x = ctx->InputShape("x", 0);
+  CHECK_EQ_OR_RETURN(x.NumAxes(), 4);
+  CHECK_OR_RETURN(ctx->InputShape("bias", 0) == Shape({x.At(3)}));
+  ctx->SetOutputShape("out", 0, x);
+  return Maybe<void>::Ok();
+}
+
+Maybe<void> infer_sum_type(user_op::InferContext* ctx) {
   ctx->SetOutputDType("out", 0, integers_of(ctx).at(0) != 0 ? DataType::kFloat : ctx->InputDType("x", 0));
   return Maybe<void>::Ok();
 }
 
 Maybe<void> infer_gradients(user_op::InferContext* ctx) {
-  ctx->SetOutputShape("out", 0, ctx->InputShape("dy", 0));
-  ctx->SetOutputShape("out", 1, Shape({ctx->InputShape("dy", 0).At(3)}));
+  const Shape& dy = ctx->InputShape("dy", 0);
+  ctx->SetOutputShape("out", 0, dy);
+  ctx->SetOutputShape("out", 1, Shape({dy.At(3)}));
   return Maybe<void>::Ok();
 }
 
@@ -25,17 +35,17 @@ Maybe<void> infer_gradient_types(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-// INTEGERS: 1 for a float result, 1 for SiLU.
+// INTEGERS: 1 for a float32 result, 1 for SiLU.
 REGISTER_NO_GRAD_USER_OP("graph_train_add_bias")
     .Input("x")
     .Input("bias")
     .Output("out")
     .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(like<kShape>("x"))
-    .SetPhysicalTensorDescInferFn(like<kShape>("x"))
+    .SetLogicalTensorDescInferFn(infer_sum)
+    .SetPhysicalTensorDescInferFn(infer_sum)
     .SetGetSbpFn(split_images<kSplitOut>)
-    .SetDataTypeInferFn(infer_type);
-// INTEGERS: the activation type of x. OUT: dx, gradient of the bias.
+    .SetDataTypeInferFn(infer_sum_type);
+// INTEGERS: the type of x. OUT: dx, the gradient of the bias.
 REGISTER_NO_GRAD_USER_OP("graph_train_add_bias_grad")
     .Input("dy")
     .Output("out")

@@ -1,9 +1,10 @@
-"""Loss of one level of a YOLOv5 head as one op of the plugin: target assignment, CIoU, objectness, classes, gradient.
+"""Loss of a whole YOLOv5 head as one op of the plugin: target assignment, CIoU, objectness, classes, gradients.
 
-The forward pass computes the gradient of the map along with the loss, the backward pass only scales it. The composed
+The forward pass computes the gradients of the maps along with the loss; the backward pass runs nothing. The composed
 form in OneFlow ops is `models.loss`; both give the same numbers to rounding.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 from functools import cache
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels import plugin
 from kernels.framework import dispatch
 from kernels.runtime import Tensor, flow
 
+MOST_LEVELS = 5
 
-class LevelSetting(IntEnum):
-    """Where each value stands in the vector that `level_settings` builds; anchors follow."""
+
+class LossSetting(IntEnum):
+    """Where each value stands in the vector that `loss_settings` builds; the anchors of all levels follow."""
 
     BOX_GAIN = 0
     OBJECTNESS_GAIN = 1
@@ -29,9 +31,11 @@ class LevelSetting(IntEnum):
     NEGATIVE_TARGET = 7
     GR = 8
     BEST_IOU_WINS = 9
+    FOCAL_GAMMA = 10
+    FOCAL_ALPHA = 11
 
 
-def level_settings(
+def loss_settings(
     anchors_cells: npt.ArrayLike,
     *,
     box_gain: float,
@@ -43,11 +47,13 @@ def level_settings(
     label_smoothing: float = 0.0,
     gr: float = 1.0,
     best_iou_wins: bool = False,
+    focal_gamma: float = 0.0,
+    focal_alpha: float = 0.25,
 ) -> npt.NDArray[np.float32]:
-    """The constants of one level as one vector.
+    """The constants of all levels as one vector.
 
     Args:
-        anchors_cells: (anchors, 2) width and height in cells of the level.
+        anchors_cells: (levels, anchors, 2) width and height in cells of the level.
         box_gain, objectness_gain, class_gain: weights of the three parts.
         class_positive_weight, objectness_positive_weight: weights of positive elements in the cross-entropies.
         anchor_t: largest ratio of sides between a label and an anchor that answers for it, not included.
@@ -55,84 +61,112 @@ def level_settings(
         gr: the objectness target is `1 - gr + gr * CIoU`.
         best_iou_wins: of several labels in one cell the one with the best CIoU sets the objectness target, otherwise
             the last in build order (neighbour, anchor, label).
+        focal_gamma, focal_alpha: exponent and weight of positive elements of the focal loss (`models.cross_entropy`),
+            for objectness and classes; gamma 0 is plain cross-entropy.
     Returns:
-        (10 + 2 * anchors,) float32, indexed by `LevelSetting`.
+        (12 + 2 * levels * anchors,) float32, indexed by `LossSetting`.
     """
-    values = np.zeros(len(LevelSetting), np.float64)
-    values[LevelSetting.BOX_GAIN] = box_gain
-    values[LevelSetting.OBJECTNESS_GAIN] = objectness_gain
-    values[LevelSetting.CLASS_GAIN] = class_gain
-    values[LevelSetting.CLASS_POSITIVE_WEIGHT] = class_positive_weight
-    values[LevelSetting.OBJECTNESS_POSITIVE_WEIGHT] = objectness_positive_weight
-    values[LevelSetting.ANCHOR_T] = anchor_t
-    values[LevelSetting.POSITIVE_TARGET] = 1 - 0.5 * label_smoothing
-    values[LevelSetting.NEGATIVE_TARGET] = 0.5 * label_smoothing
-    values[LevelSetting.GR] = gr
-    values[LevelSetting.BEST_IOU_WINS] = float(best_iou_wins)
+    values = np.zeros(len(LossSetting), np.float64)
+    values[LossSetting.BOX_GAIN] = box_gain
+    values[LossSetting.OBJECTNESS_GAIN] = objectness_gain
+    values[LossSetting.CLASS_GAIN] = class_gain
+    values[LossSetting.CLASS_POSITIVE_WEIGHT] = class_positive_weight
+    values[LossSetting.OBJECTNESS_POSITIVE_WEIGHT] = objectness_positive_weight
+    values[LossSetting.ANCHOR_T] = anchor_t
+    values[LossSetting.POSITIVE_TARGET] = 1 - 0.5 * label_smoothing
+    values[LossSetting.NEGATIVE_TARGET] = 0.5 * label_smoothing
+    values[LossSetting.GR] = gr
+    values[LossSetting.BEST_IOU_WINS] = float(best_iou_wins)
+    values[LossSetting.FOCAL_GAMMA] = focal_gamma
+    values[LossSetting.FOCAL_ALPHA] = focal_alpha
     return np.concatenate([values, np.asarray(anchors_cells, np.float64).ravel()]).astype(np.float32)
 
 
-def has_fused_loss(raw_map: Tensor) -> bool:
-    """Whether `level_loss` can take this map: the plugin is loaded, the map is float32, on the CPU and not distributed.
-
-    Means run over the whole batch; over a batch that is split among devices the composed loss takes them.
-    """
-    return plugin.is_loaded() and not raw_map.is_cuda and raw_map.is_local and raw_map.dtype == flow.float32
-
-
-def level_loss(raw_map: Tensor, labels: Tensor, settings: Tensor, balance: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of one level, eagerly or inside `nn.Graph.build`. Needs the plugin, see `has_fused_loss`.
+def detection_loss(
+    maps: Sequence[Tensor], labels: Tensor, settings: Tensor, balance: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Loss of a batch, eagerly or inside `nn.Graph.build`, on one device or with the images spread over ranks.
 
     Args:
-        raw_map: (B, anchors, rows, columns, 5 + classes) float32 raw predictions.
+        maps: per level (B, rows, columns, anchors * (5 + classes)) float32 raw predictions, `split(0)` over ranks.
         labels: (B, T, 5) float32, class, centre x, centre y, width, height, normalised to the image; class -1: no
-            label. A class above the head's is the caller's mistake, the op stops on it.
-        settings: from `level_settings`.
-        balance: (1,) float32, weight of this level's objectness.
+            label. A class above the head's is the caller's mistake: on a CPU the op stops, on CUDA such a label has no
+            positive class.
+        settings: from `loss_settings`.
+        balance: (levels,) float32, weights of the levels' objectness.
+        scale: (n,) float32, n >= 1; the first number multiplies the gradients: loss scale times loss factor.
     Returns:
-        The level's share (1,) of the total loss, `B * (box + objectness gain * balance * objectness + classes)`, and
-        the parts (3,): box, mean objectness cross-entropy (without gain and balance), classes. The gradient flows
-        through the total alone; the parts are for display and for adapting the balance.
+        The total loss (1,), without the scale: `B * (box + objectness + classes)`; and the parts (3 + levels,) for
+        display and for `rebalance`: box, objectness, classes, each with its gain, then each level's mean objectness
+        cross-entropy without gain and balance. Over ranks both are sums of the ranks' shares (`partial_sum`).
+
+        Gradients flow through the total alone, and the gradient that arrives there is not looked at: it counts as 1.
+        Differentiate the total itself, not a product with it; a factor belongs into `scale`.
     Raises:
         ValueError: shapes that do not belong together.
     """
-    _check_shapes(raw_map, labels, settings, balance)
-    # In the order of `Settings` in csrc/detection_loss.cpp: the constants, the balance, the anchors, the labels.
-    split = len(LevelSetting)
-    packed = flow.cat([settings[:split], balance.detach(), settings[split:], labels.reshape(-1)])
-    values = _FusedLevelLoss.apply(raw_map, packed)
-    # Detached first, then cut: OneFlow forgets where a detached view begins.
-    return values[0:1], values.detach()[1:4]
+    _check_shapes(maps, labels, settings, balance, scale)
+    total, parts = _DetectionLoss.apply(labels, settings, balance.detach(), scale, *maps)
+    return total, parts.detach()
+
+
+def rebalance(balance: Tensor, parts: Tensor, reference_level: int) -> Tensor:
+    """Moves `balance` in place towards equal contributions of the levels; that of the reference level stays 1.
+
+    Args:
+        balance: (levels,) float32; inside a graph the new values are there from the next call on.
+        parts: (3 + levels,) float32, from `detection_loss`.
+        reference_level: its number.
+    Returns:
+        (levels,) float32: a copy of the new balance.
+    Source: YOLOv5's autobalance, `balance * 0.9999 + 0.0001 / mean objectness loss`.
+    """
+    op = dispatch.op_of("graph_train_rebalance", "balance", "parts")
+    with flow.no_grad():
+        return dispatch.call(op, (balance, parts), integers=(reference_level,))
 
 
 @cache
-def _loss_op() -> dispatch.Op:
-    return dispatch.op_of("graph_train_detection_loss", "map", "settings_and_labels", outputs=2)
+def _loss_op(levels: int) -> dispatch.Op:
+    inputs = (("map", levels), ("labels", 1), ("settings", 1), ("balance", 1), ("scale", 1))
+    return dispatch.build_op("graph_train_detection_loss", inputs, outputs=2 + levels)
 
 
-class _FusedLevelLoss(flow.autograd.Function):
+class _DetectionLoss(flow.autograd.Function):
     @staticmethod
-    def forward(context: Any, raw_map: Tensor, packed: Tensor) -> Tensor:
-        values, gradient = dispatch.call_many(_loss_op(), (raw_map, packed))
-        context.save_for_backward(gradient)
-        return values
+    def forward(
+        context: Any, labels: Tensor, settings: Tensor, balance: Tensor, scale: Tensor, *maps: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        inputs = (*maps, labels, settings, balance, scale)
+        total, parts, *gradients = dispatch.call_many(_loss_op(len(maps)), inputs)
+        context.save_for_backward(*gradients)
+        return total, parts
 
     @staticmethod
-    def backward(context: Any, values_gradient: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = context.saved_tensors
-        return gradient * values_gradient[0:1], None
+    def backward(context: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, None, None, *context.saved_tensors)
 
 
-def _check_shapes(raw_map: Tensor, labels: Tensor, settings: Tensor, balance: Tensor) -> None:
-    if raw_map.ndim != 5 or labels.ndim != 3 or labels.shape[0] != raw_map.shape[0] or labels.shape[2] != 5:
+def _check_shapes(maps: Sequence[Tensor], labels: Tensor, settings: Tensor, balance: Tensor, scale: Tensor) -> None:
+    levels = len(maps)
+    if not 1 <= levels <= MOST_LEVELS:
+        raise ValueError(f"{levels} maps: the loss takes 1 to {MOST_LEVELS} levels")
+    anchors, rest = divmod(settings.numel() - len(LossSetting), 2 * levels)
+    if settings.ndim != 1 or rest or anchors < 1 or tuple(balance.shape) != (levels,) or scale.numel() < 1:
         raise ValueError(
-            f"map {tuple(raw_map.shape)} and labels {tuple(labels.shape)}: must be (B, anchors, rows, columns, "
-            "5 + classes) and (B, T, 5)"
+            f"settings {tuple(settings.shape)}, balance {tuple(balance.shape)} and scale {tuple(scale.shape)} for "
+            f"{levels} levels: must be ({len(LossSetting)} + 2 * levels * anchors,), ({levels},) and (1 or more,)"
         )
-    if 0 in tuple(raw_map.shape):
-        raise ValueError(f"map {tuple(raw_map.shape)}: empty, there is nothing to take a mean of; drop such a batch")
-    expected = (len(LevelSetting) + 2 * raw_map.shape[1],)
-    if tuple(settings.shape) != expected or tuple(balance.shape) != (1,):
-        raise ValueError(
-            f"settings {tuple(settings.shape)} and balance {tuple(balance.shape)}: must be {expected} and (1,)"
-        )
+    if labels.ndim != 3 or labels.shape[2] != 5:
+        raise ValueError(f"labels {tuple(labels.shape)}: must be (B, T, 5)")
+    for level in maps:
+        shape = tuple(level.shape)
+        if 0 in shape:
+            raise ValueError(f"map {shape}: empty, there is nothing to take a mean of; drop such a batch")
+        if len(shape) != 4 or shape[0] != labels.shape[0] or shape[3] % anchors or shape[3] // anchors < 6:
+            raise ValueError(
+                f"map {shape}: must be ({labels.shape[0]}, rows, columns, {anchors} * (5 + classes)) for labels "
+                f"{tuple(labels.shape)} and {anchors} anchors"
+            )
+        if shape[3] != maps[0].shape[3]:
+            raise ValueError(f"map {shape}: other channels than the first level's {tuple(maps[0].shape)}")

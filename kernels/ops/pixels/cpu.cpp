@@ -1,4 +1,6 @@
-// graph_train_pixels on the CPU.
+// Images as the first activation, on the CPU.
+#include <array>
+
 #include "native/attributes.h"
 #include "native/number_types.h"
 #include "ops/pixels/pixels.h"
@@ -7,22 +9,26 @@ namespace graph_train {
 
 namespace {
 
+constexpr int64_t kPixelsOfThread = 1 << 13;
+
 template<typename T>
 class PixelsKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    const auto shape = view_of(ctx, "images");
-    const int64_t channels = shape.At(1), area = shape.At(2) * shape.At(3);
-    // Each of the 256 values is divided once.
-    T values[256];
-    for (int value = 0; value < 256; ++value) values[value] = from_float<T>(static_cast<float>(value) / kPixelScale);
-    const uint8_t* images = data_of<uint8_t>(ctx, "images");
+    std::array<T, 256> values;
+    for (int i = 0; i < 256; ++i) values[i] = from_float<T>(static_cast<float>(i) / kBrightest);
+    const oneflow::ShapeView& shape = view_of(ctx, "images");
+    const int64_t area = shape.Count(2);
+    const auto* images = data_of<uint8_t>(ctx, "images");
     T* out = result_of<T>(ctx);
-    parallel_for(shape.At(0) * area, 1 << 13, [&](int64_t begin, int64_t end) {
-      for (int64_t pixel = begin; pixel < end; ++pixel) {
-        const uint8_t* from = images + pixel / area * channels * area + pixel % area;
-        for (int64_t c = 0; c < channels; ++c) out[pixel * channels + c] = values[from[c * area]];
+    parallel_for(shape.At(0) * area, kPixelsOfThread, [&](int64_t begin, int64_t end) {
+      for (int64_t pixel = begin; pixel < end;) {
+        const int64_t image = pixel / area;
+        const uint8_t* planes = images + (image * 3) * area - image * area;  // indexed by the pixel's number in all
+        for (const int64_t last = std::min(end, (image + 1) * area); pixel < last; ++pixel) {
+          for (int64_t c = 0; c < 3; ++c) out[pixel * 3 + c] = values[planes[c * area + pixel]];
+        }
       }
     });
   }

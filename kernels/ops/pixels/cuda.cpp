@@ -1,4 +1,4 @@
-// graph_train_pixels on CUDA.
+// Images as the first activation, on CUDA.
 #include "native/attributes.h"
 #include "native/cuda/launch.h"
 #include "ops/pixels/pixels.h"
@@ -11,12 +11,12 @@ class PixelsCudaKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    const auto shape = view_of(ctx, "images");
-    const PixelArgs args{data_of<uint8_t>(ctx, "images"), result_of<void>(ctx), shape.At(0), shape.At(1),
-                         shape.At(2) * shape.At(3)};
-    if (shape.elem_cnt() == 0) return;
+    const oneflow::ShapeView& shape = view_of(ctx, "images");
+    const PixelArgs args{data_of<uint8_t>(ctx, "images"), result_of<void>(ctx), shape.At(0), shape.Count(2)};
+    const int64_t threads = args.number * ((args.area + kPixelsPerThread - 1) / kPixelsPerThread);
+    if (threads == 0) return;
     cuda::launch(cuda::queue_of(ctx), cuda::name_of("pixels", type_of(ctx, "out")),
-                 cuda::blocks_for(args.batch * args.area, kPixelThreads), kPixelThreads, args);
+                 cuda::blocks_for(threads, kPixelThreads), kPixelThreads, args);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };

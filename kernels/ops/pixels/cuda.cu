@@ -1,16 +1,38 @@
-// Each thread makes one pixel: planes are read in a row, channels of a pixel are written together.
+// Images as the first activation: a thread has some neighbouring pixels.
 #include "native/cuda/device.h"
 #include "ops/pixels/pixels.h"
 
 namespace graph_train {
 
+struct alignas(8) PixelAccess {
+  uint8_t values[kPixelsPerThread];
+};
+
+GT_DEVICE void load_pixels(const uint8_t* from, int number, float* to, int stride) {
+  if (number == kPixelsPerThread && reinterpret_cast<uint64_t>(from) % sizeof(PixelAccess) == 0) {
+    const PixelAccess access = *reinterpret_cast<const PixelAccess*>(from);
+    for (int i = 0; i < kPixelsPerThread; ++i) to[i * stride] = static_cast<float>(access.values[i]) / kBrightest;
+    return;
+  }
+  for (int i = 0; i < kPixelsPerThread; ++i) {
+    if (i < number) to[i * stride] = static_cast<float>(from[i]) / kBrightest;
+  }
+}
+
 template<typename T>
 GT_DEVICE void pixels(const PixelArgs& args) {
-  const int64_t pixel = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (pixel >= args.batch * args.area) return;
-  const uint8_t* from = args.images + pixel / args.area * args.channels * args.area + pixel % args.area;
-  T* to = static_cast<T*>(args.out) + pixel * args.channels;
-  for (int64_t c = 0; c < args.channels; ++c) to[c] = from_float<T>(static_cast<float>(from[c * args.area]) / kPixelScale);
+  const int64_t groups = (args.area + kPixelsPerThread - 1) / kPixelsPerThread;
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (item >= args.number * groups) return;
+  const int64_t image = item / groups;
+  const int64_t first = (item - image * groups) * kPixelsPerThread;
+  const int64_t left = args.area - first;
+  const int number = left < kPixelsPerThread ? static_cast<int>(left) : kPixelsPerThread;
+  float values[3 * kPixelsPerThread] = {};
+  for (int c = 0; c < 3; ++c) {
+    load_pixels(args.images + (image * 3 + c) * args.area + first, number, values + c, 3);
+  }
+  store_floats<3 * kPixelsPerThread>(static_cast<T*>(args.out) + (image * args.area + first) * 3, 3 * number, values);
 }
 
 GT_KERNEL_OF_ACTIVATIONS(GT_KERNEL, pixels, PixelArgs, kPixelThreads)

@@ -1,17 +1,18 @@
 """Images as the first activation of a network."""
 
-from functools import cache
-
 from kernels.framework import dispatch
 from kernels.framework.activation_type import ActivationType
 from kernels.runtime import Tensor
 
 
 def pixels(images: Tensor, activation_type: ActivationType) -> Tensor:
-    """Turn images (B, C, H, W) uint8 into (B, H, W, C) of a data type, divided by 255 in float32; no gradient."""
-    return dispatch.call(_op(), (images,), integers=(int(activation_type),))
+    """Scale pixels to [0, 1] and put channels last.
 
-
-@cache
-def _op() -> dispatch.Op:
-    return dispatch.op_of("graph_train_pixels", "images")
+    Args:
+        images: (B, 3, H, W) uint8.
+        activation_type: data type of the result.
+    Returns:
+        (B, H, W, 3): value / 255, rounded to float32 and then to the type; without a gradient.
+    """
+    op = dispatch.op_of("graph_train_pixels", "images")
+    return dispatch.call(op, (images,), integers=(int(activation_type),))

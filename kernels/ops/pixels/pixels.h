@@ -1,4 +1,4 @@
-// Pixels of images as activations: the arithmetic and the arguments of the CUDA kernel.
+// Arguments of the CUDA kernel that makes activations of images.
 #ifndef GRAPH_TRAIN_KERNELS_PIXELS_H_
 #define GRAPH_TRAIN_KERNELS_PIXELS_H_
 
@@ -6,13 +6,15 @@
 
 namespace graph_train {
 
-constexpr float kPixelScale = 255.0f;
 constexpr int kPixelThreads = 256;
+// Neighbouring pixels of one thread.
+constexpr int kPixelsPerThread = 8;
+constexpr float kBrightest = 255.0f;
 
 struct PixelArgs {
-  const uint8_t* images;  // (batch, channels, area)
-  void* out;              // (batch, area, channels)
-  int64_t batch, channels, area;
+  const uint8_t* images;  // (images, 3, area)
+  void* out;              // (images, area, 3)
+  int64_t number, area;
 };
 
 }  // namespace graph_train

@@ -1,4 +1,5 @@
 // Images as the first activation; kernels/ops/pixels/function.py has the contract.
+#include "native/activation_type.h"
 #include "native/attributes.h"
 #include "native/sbp.h"
 
@@ -10,18 +11,20 @@ using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
 
 Maybe<void> infer_shape(user_op::InferContext* ctx) {
   const Shape& images = ctx->InputShape("images", 0);
-  CHECK_EQ_OR_RETURN(images.NumAxes(), 4);
-  ctx->SetOutputShape("out", 0, Shape({images.At(0), images.At(2), images.At(3), images.At(1)}));
+  CHECK_OR_RETURN(images.NumAxes() == 4 && images.At(1) == 3);
+  ctx->SetOutputShape("out", 0, Shape({images.At(0), images.At(2), images.At(3), 3}));
   return Maybe<void>::Ok();
 }
 
 Maybe<void> infer_type(user_op::InferContext* ctx) {
   CHECK_EQ_OR_RETURN(ctx->InputDType("images", 0), DataType::kUInt8);
-  ctx->SetOutputDType("out", 0, activation_type(integers_of(ctx).at(0)));
+  const DataType type = activation_type(integers_of(ctx).at(0));
+  CHECK_NE_OR_RETURN(type, DataType::kInvalidDataType);
+  ctx->SetOutputDType("out", 0, type);
   return Maybe<void>::Ok();
 }
 
-// INTEGERS: the activation type.
+// INTEGERS: the type of activations.
 REGISTER_NO_GRAD_USER_OP("graph_train_pixels")
     .Input("images")
     .Output("out")

@@ -1,5 +1,5 @@
-// OneFlow's ops max_pool_2d, upsample_nearest_2d and their gradients for float, and a channels-last upsampling of
-// our own, for float and Bfloat16.
+// OneFlow's ops max_pool_2d, upsample_nearest_2d and their gradients for float, and our own channels-last
+// upsampling for float and Bfloat16; our own max pool is in max_pool.cpp.
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -13,8 +13,6 @@
 namespace graph_train {
 
 namespace {
-
-using oneflow::Maybe;
 
 // One plane (step 1) or one image of channels-last pixels (step = channels): rows x columns x step numbers.
 struct Window {
@@ -278,45 +276,6 @@ GT_CPU_KERNEL("max_pool_2d_grad", MaxPoolGradKernel, GT_IS_FLOAT("dx"));
 GT_CPU_KERNEL("upsample_nearest_2d", UpsampleKernel<channels_first>, GT_IS_FLOAT("y") && whole_factors("x", "y"));
 GT_CPU_KERNEL("upsample_nearest_2d_grad", UpsampleGradKernel<channels_first>,
               GT_IS_FLOAT("dx") && whole_factors("dx", "dy"));
-
-// Own op: (B, H, W, C) -> (B, H * factor, W * factor, C); INTEGERS: the factor.
-template<bool kGradient>
-Maybe<void> infer_upsampled(user_op::InferContext* ctx) {
-  const oneflow::Shape& in = ctx->InputShape("in", 0);
-  const int64_t factor = integers_of(ctx).at(0);
-  const int64_t rows = kGradient ? in.At(1) / factor : in.At(1) * factor;
-  const int64_t columns = kGradient ? in.At(2) / factor : in.At(2) * factor;
-  ctx->SetOutputShape("out", 0, oneflow::Shape({in.At(0), rows, columns, in.At(3)}));
-  return Maybe<void>::Ok();
-}
-
-Maybe<void> infer_dtype(user_op::InferContext* ctx) {
-  ctx->SetOutputDType("out", 0, ctx->InputDType("in", 0));
-  return Maybe<void>::Ok();
-}
-
-Maybe<void> split_images_or_channels(user_op::SbpContext* ctx) {
-  for (const int64_t axis : {0, 3}) ctx->NewBuilder().Split(ctx->inputs(), axis).Split(ctx->outputs(), axis).Build();
-  return Maybe<void>::Ok();
-}
-
-REGISTER_NO_GRAD_USER_OP("graph_train_upsample")
-    .Input("in")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_upsampled<false>)
-    .SetPhysicalTensorDescInferFn(infer_upsampled<false>)
-    .SetGetSbpFn(split_images_or_channels)
-    .SetDataTypeInferFn(infer_dtype);
-
-REGISTER_NO_GRAD_USER_OP("graph_train_upsample_grad")
-    .Input("in")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_upsampled<true>)
-    .SetPhysicalTensorDescInferFn(infer_upsampled<true>)
-    .SetGetSbpFn(split_images_or_channels)
-    .SetDataTypeInferFn(infer_dtype);
 
 using UpsampleBfloat16 = UpsampleKernel<channels_last, Bfloat16>;
 using UpsampleGradBfloat16 = UpsampleGradKernel<channels_last, Bfloat16>;

@@ -13,17 +13,38 @@ def upsample(x: Tensor, factor: int) -> Tensor:
 
 
 def max_pool(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    """Largest value of each window of (B, H, W, C) float32; padding never wins."""
-    return flow._C.max_pool2d(
-        x,
-        kernel_size=[kernel, kernel],
-        stride=[stride, stride],
-        padding=[padding, padding],
-        dilation=[1, 1],
-        return_indices=True,  # without them OneFlow takes another op, which gives ties the gradient several times
-        ceil_mode=False,
-        data_format="channels_last",
-    )[0]
+    """Largest value of each square window of (B, H, W, C).
+
+    Padding never wins, of equal values the first one does, NaN always; the gradient goes to the one that won.
+
+    Args:
+        x: activation, at least as large as the window with its padding.
+        kernel, stride: pixels.
+        padding: pixels on each side; at most half the kernel.
+    """
+    return _max_pool_function(kernel, stride, padding).apply(x)
+
+
+@cache
+def _max_pool_function(kernel: int, stride: int, padding: int) -> Any:
+    forward_op = dispatch.op_of("graph_train_max_pool", "x", outputs=2)
+    backward_op = dispatch.op_of("graph_train_max_pool_grad", "dy", "where")
+    geometry = (kernel, stride, padding)
+
+    class MaxPool(flow.autograd.Function):
+        @staticmethod
+        def forward(context: Any, x: Tensor) -> Tensor:
+            y, where = dispatch.call_many(forward_op, (x,), integers=geometry)
+            context.save_for_backward(where)
+            context.size = (x.shape[1], x.shape[2])
+            return y
+
+        @staticmethod
+        def backward(context: Any, gradient: Tensor) -> Tensor:
+            (where,) = context.saved_tensors
+            return dispatch.call(backward_op, (gradient, where), integers=(*geometry, *context.size))
+
+    return MaxPool
 
 
 @cache

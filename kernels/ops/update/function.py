@@ -189,7 +189,7 @@ def update_parameters(
     """
     _check_arguments(rule, state, gradients)
     with flow.no_grad():
-        if plugin.is_loaded() and not hyper.is_cuda:
+        if plugin.is_loaded():
             return _update_parameters_fused(rule, state, gradients, hyper, max_norm)
         return update_parameters_reference(rule, state, gradients, hyper, max_norm=max_norm)
 

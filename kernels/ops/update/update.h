@@ -1,20 +1,17 @@
-// Arithmetic of one optimizer step: shared by the CPU and the CUDA kernels. Reference: kernels/update.py.
+// Arithmetic of one optimizer step: shared by the CPU and the CUDA kernels. Reference: function.py.
 //
 // Compile what includes this without contraction of products and sums: the composed reference rounds each of them.
 #ifndef GRAPH_TRAIN_KERNELS_UPDATE_H_
 #define GRAPH_TRAIN_KERNELS_UPDATE_H_
 
-#include <cmath>
-#include <cstdint>
-
 #include "native/host_device.h"
 
 namespace graph_train {
 
-// In the order of UpdateRule in kernels/update.py.
+// In the order of UpdateRule in function.py.
 enum class Rule { kSgd = 0, kAdam = 1, kAdamW = 2 };
 
-// HyperIndex of kernels/update.py.
+// HyperIndex of function.py.
 enum Hyper {
   kLearningRate = 0,  // three groups
   kWeightDecay = 3,   // three groups
@@ -44,7 +41,7 @@ struct Piece {
   const float* gradient;
   int64_t start;  // in the row of all elements of all parameters
   int64_t count;
-  int group;
+  int64_t group;  // no padding: tables of pieces are compared as bytes
 };
 
 // The numbers of one parameter group in this step.
@@ -54,7 +51,7 @@ struct GroupStep {
   float inverse_loss_scale, clip;
 };
 
-GT_HOST_DEVICE GroupStep group_step(const float* hyper, int group, float clip) {
+GT_HOST_DEVICE GroupStep group_step(const float* hyper, int64_t group, float clip) {
   const float learning_rate = hyper[kLearningRate + group], weight_decay = hyper[kWeightDecay + group];
   return {learning_rate,
           weight_decay,

@@ -1,49 +1,44 @@
-// All weights in one launch: a thread looks its weight up in the table and moves a few of its numbers.
+// Packing and unpacking convolution weights, all of a network in one launch; writes are coalesced.
 #include "native/cuda/device.h"
 #include "ops/weight_packing/weight_packing.h"
 
 namespace graph_train {
 
-// The weight that holds a number of the row of all: the last one that starts at or before it.
-GT_DEVICE const PackedWeight& weight_at(const PackArgs& args, int64_t place) {
-  int first = 0, last = args.number - 1;
-  while (first < last) {
-    const int middle = (first + last + 1) / 2;
-    if (args.weights[middle].start <= place) {
-      first = middle;
+// The weight that this block works on.
+GT_DEVICE const PackedWeight& weight_of_block(const PackArgs& args) {
+  int low = 0, high = args.number - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (args.weights[middle].first_block <= static_cast<int64_t>(blockIdx.x)) {
+      low = middle;
     } else {
-      last = middle - 1;
+      high = middle - 1;
     }
   }
-  return args.weights[first];
+  return args.weights[low];
 }
 
-// Calls body(weight, index in it) for this thread's numbers; neighbouring threads take neighbouring numbers.
-template<typename Body>
-GT_DEVICE void for_own_weights(const PackArgs& args, const Body& body) {
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x * kPackedPerThread + threadIdx.x;
-  for (int i = 0; i < kPackedPerThread; ++i) {
-    const int64_t place = first + static_cast<int64_t>(i) * blockDim.x;
-    if (place >= args.total) return;
-    const PackedWeight& weight = weight_at(args, place);
-    body(weight, place - weight.start);
+template<typename From, typename To, bool kPack>
+GT_DEVICE void rearrange(const PackArgs& args) {
+  const PackedWeight weight = weight_of_block(args);
+  const int64_t block = static_cast<int64_t>(blockIdx.x) - weight.first_block;
+  for (int i = 0; i < kPackPerThread; ++i) {
+    const int64_t index = (block * kPackPerThread + i) * kPackThreads + threadIdx.x;
+    if (index >= weight.count) return;
+    const int64_t place = kPack ? unpacked_place(index, weight.inputs, weight.taps)
+                                : packed_place(index, weight.inputs, weight.taps);
+    static_cast<To*>(weight.out)[index] = from_float<To>(to_float(static_cast<const From*>(weight.in)[place]));
   }
 }
 
 template<typename T>
 GT_DEVICE void pack_weights(const PackArgs& args) {
-  for_own_weights(args, [](const PackedWeight& weight, int64_t index) {
-    const float* plain = static_cast<const float*>(weight.plain);
-    static_cast<T*>(weight.packed)[index] = from_float<T>(plain[plain_index(index, weight.in_channels, weight.taps)]);
-  });
+  rearrange<float, T, true>(args);
 }
 
 template<typename T>
 GT_DEVICE void unpack_weights(const PackArgs& args) {
-  for_own_weights(args, [](const PackedWeight& weight, int64_t index) {
-    float* plain = static_cast<float*>(weight.plain);
-    plain[plain_index(index, weight.in_channels, weight.taps)] = to_float(static_cast<const T*>(weight.packed)[index]);
-  });
+  rearrange<T, float, false>(args);
 }
 
 GT_KERNEL_OF_ACTIVATIONS(GT_KERNEL, pack_weights, PackArgs, kPackThreads)

@@ -1,6 +1,6 @@
-// Weights of convolutions as cuDNN wants them; kernels/ops/weight_packing/function.py has the contract.
+// Convolution weights in the order and type of activations; kernels/ops/weight_packing/function.py has the contract.
+#include "native/activation_type.h"
 #include "native/attributes.h"
-#include "native/sbp.h"
 
 namespace graph_train {
 
@@ -8,29 +8,22 @@ namespace {
 
 using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
 
-// (O, I, KH, KW) -> (O, KH, KW, I)
-Maybe<void> infer_packed(user_op::InferContext* ctx) {
-  for (int32_t i = 0; i < ctx->input_size("weight"); ++i) {
-    const Shape& plain = ctx->InputShape("weight", i);
-    CHECK_EQ_OR_RETURN(plain.NumAxes(), 4);
-    ctx->SetOutputShape("out", i, Shape({plain.At(0), plain.At(2), plain.At(3), plain.At(1)}));
+// (O, I, KH, KW) -> (O, KH, KW, I) or back.
+template<bool kPack>
+Maybe<void> infer_shapes(user_op::InferContext* ctx) {
+  for (const auto& [name, index] : ctx->inputs()) {
+    const Shape& in = ctx->InputShape(name, index);
+    CHECK_EQ_OR_RETURN(in.NumAxes(), 4);
+    ctx->SetOutputShape("out", index, kPack ? Shape({in.At(0), in.At(2), in.At(3), in.At(1)})
+                                            : Shape({in.At(0), in.At(3), in.At(1), in.At(2)}));
   }
   return Maybe<void>::Ok();
 }
 
-Maybe<void> infer_plain(user_op::InferContext* ctx) {
-  for (int32_t i = 0; i < ctx->input_size("gradient"); ++i) {
-    const Shape& packed = ctx->InputShape("gradient", i);
-    CHECK_EQ_OR_RETURN(packed.NumAxes(), 4);
-    ctx->SetOutputShape("out", i, Shape({packed.At(0), packed.At(3), packed.At(1), packed.At(2)}));
-  }
-  return Maybe<void>::Ok();
-}
-
-Maybe<void> infer_activation_type(user_op::InferContext* ctx) {
-  for (const auto& [name, index] : ctx->outputs()) {
-    ctx->SetOutputDType(name, index, activation_type(integers_of(ctx).at(0)));
-  }
+Maybe<void> infer_packed_types(user_op::InferContext* ctx) {
+  const DataType type = activation_type(integers_of(ctx).at(0));
+  CHECK_NE_OR_RETURN(type, DataType::kInvalidDataType);
+  for (const auto& [name, index] : ctx->outputs()) ctx->SetOutputDType(name, index, type);
   return Maybe<void>::Ok();
 }
 
@@ -39,28 +32,33 @@ Maybe<void> infer_float(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-// Rearranged summands are summands of the rearranged.
-Maybe<void> keep_sums(user_op::SbpContext* ctx) {
-  ctx->NewBuilder().PartialSum(ctx->inputs()).PartialSum(ctx->outputs()).Build();
+Maybe<void> keep_whole(user_op::SbpContext* ctx) {
+  ctx->NewBuilder().Broadcast(ctx->inputs()).Broadcast(ctx->outputs()).Build();
   return Maybe<void>::Ok();
 }
 
-// INTEGERS: the activation type.
+// Gradients are sums over images, of which each rank may have its own share.
+Maybe<void> keep_whole_or_partial(user_op::SbpContext* ctx) {
+  ctx->NewBuilder().PartialSum(ctx->inputs()).PartialSum(ctx->outputs()).Build();
+  return keep_whole(ctx);
+}
+
+// INTEGERS: the type of activations.
 REGISTER_NO_GRAD_USER_OP("graph_train_pack_weights")
     .Input("weight")
     .Output("out")
     .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_packed)
-    .SetPhysicalTensorDescInferFn(infer_packed)
-    .SetGetSbpFn(user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast)
-    .SetDataTypeInferFn(infer_activation_type);
+    .SetLogicalTensorDescInferFn(infer_shapes<true>)
+    .SetPhysicalTensorDescInferFn(infer_shapes<true>)
+    .SetGetSbpFn(keep_whole)
+    .SetDataTypeInferFn(infer_packed_types);
 REGISTER_NO_GRAD_USER_OP("graph_train_unpack_weights")
     .Input("gradient")
     .Output("out")
     .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_plain)
-    .SetPhysicalTensorDescInferFn(infer_plain)
-    .SetGetSbpFn(keep_sums)
+    .SetLogicalTensorDescInferFn(infer_shapes<false>)
+    .SetPhysicalTensorDescInferFn(infer_shapes<false>)
+    .SetGetSbpFn(keep_whole_or_partial)
     .SetDataTypeInferFn(infer_float);
 
 }  // namespace

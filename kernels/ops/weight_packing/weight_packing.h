@@ -1,4 +1,4 @@
-// Arguments of the CUDA kernels that rearrange the weights of all convolutions.
+// Weights (O, I, taps) float <-> (O, taps, I) in the type of activations: the table of the CUDA kernels.
 #ifndef GRAPH_TRAIN_KERNELS_WEIGHT_PACKING_H_
 #define GRAPH_TRAIN_KERNELS_WEIGHT_PACKING_H_
 
@@ -6,28 +6,32 @@
 
 namespace graph_train {
 
-// One weight: (O, I, KH, KW), taps = KH * KW, beside (O, KH, KW, I).
-struct PackedWeight {
-  void* plain;   // float, (O, I, KH, KW)
-  void* packed;  // activation type, (O, KH, KW, I)
-  int64_t start, count;  // place in the row of all weights' numbers
-  int32_t in_channels, taps;
-};
-
-// Where the number at `index` of a packed weight stands in the plain one.
-GT_HOST_DEVICE int64_t plain_index(int64_t index, int64_t in_channels, int64_t taps) {
-  const int64_t channel = index % in_channels, tap = index / in_channels % taps, out = index / in_channels / taps;
-  return (out * in_channels + channel) * taps + tap;
-}
-
 constexpr int kPackThreads = 256;
-constexpr int kPackedPerThread = 4;
+constexpr int kPackPerThread = 4;
+
+struct PackedWeight {
+  const void* in;
+  void* out;
+  int64_t count;        // numbers
+  int64_t first_block;  // of the launch
+  int32_t inputs, taps;
+};
 
 struct PackArgs {
   const PackedWeight* weights;
-  int64_t total;
   int32_t number;
 };
+
+// Place in (O, I, taps) of number `index` of (O, taps, I).
+GT_HOST_DEVICE int64_t unpacked_place(int64_t index, int64_t inputs, int64_t taps) {
+  const int64_t row = index / inputs, output = row / taps;
+  return (output * inputs + index - row * inputs) * taps + row - output * taps;
+}
+
+// Place in (O, taps, I) of number `index` of (O, I, taps): the same with the axes' parts exchanged.
+GT_HOST_DEVICE int64_t packed_place(int64_t index, int64_t inputs, int64_t taps) {
+  return unpacked_place(index, taps, inputs);
+}
 
 }  // namespace graph_train
 

@@ -1,52 +1,127 @@
+"""Adding a bias to (B, H, W, C) activations, with its gradient."""
+
 import numpy as np
 import pytest
 
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.bias.function import add_bias
-from kernels.runtime import flow
-from tests.kernels.ops.activation_kinds import ROUNDING, activation, every_type, needs_plugin, values_of
+from kernels.runtime import Tensor, flow
+from tests.kernels.ops.activations import (
+    BOUNDS,
+    activation,
+    assert_close,
+    assert_same_bits,
+    in_any_order,
+    in_graph,
+    rounded,
+    run_layer,
+)
 
-pytestmark = needs_plugin
-SHAPES = pytest.mark.parametrize("shape", [(2, 5, 6, 21), (1, 1, 1, 255), (3, 40, 40, 5), (1, 40, 41, 300)])
-
-
-def _case(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    random = np.random.default_rng(shape)
-    x, dy = (random.standard_normal(shape).astype(np.float32) for _ in range(2))
-    return x, random.standard_normal(shape[3]).astype(np.float32), dy
-
-
-@every_type
-@SHAPES
-def test_bias_and_its_gradient(shape: tuple[int, ...], kind: ActivationType) -> None:
-    values, bias_values, dy = _case(shape)
-    x, bias = activation(values, kind).requires_grad_(True), flow.tensor(bias_values).requires_grad_(True)
-    y = add_bias(x, bias, to_float32=True)
-    assert y.dtype == flow.float32
-    np.testing.assert_array_equal(y.detach().numpy(), values_of(x) + bias_values)
-    (y * flow.tensor(dy)).sum().backward()
-    assert x.grad.dtype == kind.dtype
-    np.testing.assert_array_equal(values_of(x.grad), values_of(activation(dy, kind)))
-    expected = dy.astype(np.float64).sum(axis=(0, 1, 2))
-    # Blocks of 512 rows are summed in float32.
-    np.testing.assert_allclose(bias.grad.numpy(), expected, atol=512 * 2**-24 * np.abs(dy).max())
+SHAPES = [(2, 5, 4, 3), (1, 1, 1, 8), (3, 7, 6, 16), (1, 12, 9, 255), (2, 30, 30, 33)]
 
 
-@every_type
-@SHAPES
-def test_bias_with_silu(shape: tuple[int, ...], kind: ActivationType) -> None:
-    values, bias_values, _ = _case(shape)
-    x = activation(values, kind)
+def draw(shape: tuple[int, ...], kind: ActivationType) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x, dy = (rounded(rng.standard_normal(shape), kind) for _ in range(2))
+    return x, rng.standard_normal(shape[-1]).astype(np.float32), dy
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("to_float32", [True, False])
+def test_add_bias(shape: tuple[int, ...], to_float32: bool, activation_type: ActivationType) -> None:
+    x, bias, dy = draw(shape, activation_type)
+
+    def layer(x: Tensor, bias: Tensor) -> Tensor:
+        y = add_bias(x, bias, to_float32=to_float32)
+        assert y.dtype == (flow.float32 if to_float32 else activation_type.dtype)
+        return y
+
+    y, dx, d_bias = in_any_order(lambda: run_layer(layer, [x, bias], dy, activation_type))
+    exact = x + bias
+    np.testing.assert_array_equal(y, exact if to_float32 else rounded(exact, activation_type))
+    np.testing.assert_array_equal(dx, dy)
+    assert_close(d_bias, dy.astype(np.float64).reshape(-1, shape[-1]).sum(0), 1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float32_equals_the_stock_op_bit_for_bit(shape: tuple[int, ...]) -> None:
+    x, bias, _ = (flow.tensor(values) for values in draw(shape, ActivationType.FLOAT32))
+    stock = flow._C.bias_add(x, bias, axis=3).numpy()
+    assert_same_bits([add_bias(x, bias).numpy(), add_bias(x, bias, to_float32=True).numpy()], [stock, stock])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("to_float32", [True, False])
+def test_silu(shape: tuple[int, ...], to_float32: bool, activation_type: ActivationType) -> None:
+    x, bias, _ = draw(shape, activation_type)
+    y = add_bias(activation(x, activation_type), flow.tensor(bias), silu=True, to_float32=to_float32)
+    z = x.astype(np.float64) + bias
+    bound = 1e-6 if to_float32 else BOUNDS[activation_type]
+    assert_close(y.to(flow.float32).numpy(), z / (1 + np.exp(-z)), bound)
+
+
+def test_silu_is_refused_where_a_gradient_is_required() -> None:
+    x, bias = flow.zeros(1, 2, 2, 3), flow.zeros(3, requires_grad=True)
+    with pytest.raises(ValueError, match="no gradient"):
+        add_bias(x, bias, silu=True)
     with flow.no_grad():
-        y = add_bias(x, flow.tensor(bias_values), silu=True)
-    sums = values_of(x).astype(np.float64) + bias_values
-    assert y.dtype == kind.dtype
-    np.testing.assert_allclose(values_of(y), sums / (1 + np.exp(-sums)), rtol=4 * ROUNDING[kind], atol=1e-6)
+        assert not add_bias(x, bias, silu=True).numpy().any()
 
 
-def test_gradients_that_do_not_exist_are_refused() -> None:
-    x = flow.ones(1, 2, 2, 3).requires_grad_(True)
-    with pytest.raises(ValueError, match="float32 sum without SiLU only"):
-        add_bias(x, flow.ones(3), silu=True)
-    with pytest.raises(ValueError, match="float32 sum without SiLU only"):
-        add_bias(x.detach().to(flow.bfloat16), flow.ones(3).requires_grad_(True))
+def test_no_images(activation_type: ActivationType) -> None:
+    x, bias = flow.zeros(0, 4, 4, 3, requires_grad=True), flow.ones(3, requires_grad=True)
+    y = add_bias(x.to(activation_type.dtype), bias, to_float32=True)
+    y.sum().backward()
+    assert tuple(y.shape) == tuple(x.grad.shape) == (0, 4, 4, 3)
+    assert bias.grad.numpy().tolist() == [0.0] * 3
+
+
+def test_another_number_of_channels_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="graph_train_add_bias"):
+        add_bias(flow.zeros(1, 2, 2, 3), flow.zeros(4))
+
+
+@pytest.mark.parametrize("to_float32", [True, False])
+def test_graph_equals_eager_bit_for_bit(to_float32: bool, activation_type: ActivationType) -> None:
+    x, bias, _ = draw((2, 6, 5, 21), activation_type)
+
+    class Layer(flow.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = flow.nn.Parameter(flow.tensor(bias))
+
+        def forward(self, x: Tensor) -> Tensor:
+            own = self.bias if isinstance(self.bias, flow.Tensor) else self.bias.to(flow.Tensor)
+            return (add_bias(x, own, to_float32=to_float32).to(flow.float32) ** 2).sum()
+
+    def train(graph: bool) -> np.ndarray:
+        layer = Layer()
+        optimizer = flow.optim.SGD(layer.parameters(), lr=0.01)
+
+        class Step(flow.nn.Graph):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = layer
+                self.add_optimizer(optimizer)
+
+            def build(self, x: Tensor) -> Tensor:
+                loss = self.layer(x)
+                loss.backward()
+                return loss
+
+        images = activation(x, activation_type)
+        if graph:
+            Step()(images)
+        else:
+            layer(images).backward()
+            optimizer.step()
+        return layer.bias.numpy()
+
+    assert_same_bits([train(graph=True)], [train(graph=False)])
+
+
+def test_inference_graph_with_silu(activation_type: ActivationType) -> None:
+    x, bias, _ = draw((2, 6, 5, 21), activation_type)
+    inputs = (activation(x, activation_type), flow.tensor(bias))
+    eager = add_bias(*inputs, silu=True).to(flow.float32).numpy()
+    assert_same_bits(in_graph(lambda *given: [add_bias(*given, silu=True)], *inputs), [eager])

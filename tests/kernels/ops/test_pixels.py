@@ -1,19 +1,43 @@
+"""Images as the first activation, bit for bit."""
+
 import numpy as np
 import pytest
 
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.pixels.function import pixels
 from kernels.runtime import flow
-from tests.kernels.ops.activation_kinds import activation, every_type, needs_plugin, values_of
-
-pytestmark = needs_plugin
+from tests.kernels.ops.activations import assert_same_bits, in_any_order, in_graph, rounded
 
 
-@every_type
-@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 1, 1, 1), (1, 4, 64, 64), (0, 3, 4, 4)])
-def test_pixels_are_divided_and_turned(shape: tuple[int, ...], kind: ActivationType) -> None:
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    got = pixels(flow.tensor(images), kind)
-    expected = (images.astype(np.float32) / np.float32(255)).transpose(0, 2, 3, 1)
-    assert got.dtype == kind.dtype
-    np.testing.assert_array_equal(values_of(got), values_of(activation(expected, kind)))
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (2, 3, 5, 7), (3, 3, 16, 16), (0, 3, 4, 4), (2, 3, 3, 43)])
+def test_pixels(shape: tuple[int, ...], activation_type: ActivationType) -> None:
+    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+
+    def run() -> list[np.ndarray]:
+        out = pixels(flow.tensor(images), activation_type)
+        assert out.dtype == activation_type.dtype
+        return [out.to(flow.float32).numpy()]
+
+    (out,) = in_any_order(run)
+    scaled = images.astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(out, rounded(scaled.transpose(0, 2, 3, 1), activation_type))
+
+
+def test_every_value(activation_type: ActivationType) -> None:
+    images = np.arange(768, dtype=np.uint8).reshape(1, 3, 16, 16)
+    out = pixels(flow.tensor(images), activation_type).to(flow.float32).numpy()
+    exact = rounded(np.arange(256, dtype=np.float32) / np.float32(255), activation_type)
+    np.testing.assert_array_equal(out.reshape(256, 3), np.stack([exact] * 3, axis=1))
+
+
+def test_graph_equals_eager(activation_type: ActivationType) -> None:
+    images = flow.tensor(np.random.default_rng(0).integers(0, 256, (2, 3, 6, 5)).astype(np.uint8))
+    eager = pixels(images, activation_type).to(flow.float32).numpy()
+    assert_same_bits(in_graph(lambda given: [pixels(given, activation_type)], images), [eager])
+
+
+def test_other_inputs_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="graph_train_pixels"):
+        pixels(flow.zeros(1, 3, 4, 4), ActivationType.FLOAT32)
+    with pytest.raises(RuntimeError, match="graph_train_pixels"):
+        pixels(flow.zeros(1, 4, 4, 4, dtype=flow.uint8), ActivationType.FLOAT32)

@@ -1,54 +1,97 @@
+"""Convolution weights in the order and type of activations, and their gradients back."""
+
 import numpy as np
 import pytest
 
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.weight_packing.function import pack_weights
 from kernels.runtime import Tensor, flow
-from tests.kernels.ops.activation_kinds import activation, every_type, needs_cuda_kernels, values_of
+from tests.kernels.ops.activations import activation, assert_same_bits, in_any_order, rounded
 
-pytestmark = needs_cuda_kernels
-SHAPES = [(8, 3, 3, 3), (5, 7, 1, 1), (4, 4, 6, 6), (300, 2, 1, 5)]
-
-
-def _weights(shapes: list[tuple[int, ...]]) -> list[Tensor]:
-    random = np.random.default_rng(1)
-    return [flow.tensor(random.standard_normal(shape).astype(np.float32)) for shape in shapes]
+SHAPES = [(16, 3, 6, 6), (8, 16, 1, 1), (5, 7, 1, 3), (1, 1, 1, 1), (33, 12, 3, 3), (255, 8, 1, 1)]
 
 
-@every_type
-@pytest.mark.parametrize("number", [1, 4])
-def test_weights_and_gradients_change_places(number: int, kind: ActivationType) -> None:
-    weights = [weight.requires_grad_(True) for weight in _weights(SHAPES[:number])]
-    packed = pack_weights(weights, kind)
-    total = flow.zeros(1)
-    for weight, made in zip(weights, packed, strict=True):
-        expected = activation(weight.detach().numpy().transpose(0, 2, 3, 1), kind)
-        assert made.dtype == kind.dtype
-        np.testing.assert_array_equal(values_of(made), values_of(expected))
-        factor = flow.tensor(np.arange(weight.numel(), dtype=np.float32).reshape(tuple(made.shape)) % 128)
-        total = total + (made.to(flow.float32) * factor).sum()
-    total.backward()
-    for weight in weights:
-        assert weight.grad.dtype == flow.float32
-        got = weight.grad.numpy().transpose(0, 2, 3, 1).ravel()
-        np.testing.assert_array_equal(got, np.arange(weight.numel()) % 128)  # whole numbers that 8 bits hold
+def draw() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in SHAPES]
 
 
-def test_frozen_weights_get_no_gradient() -> None:
-    weights = _weights(SHAPES)
-    weights[0].requires_grad_(True)
-    packed = pack_weights(weights, ActivationType.FLOAT32)
-    sum(made.sum() for made in packed).backward()
-    np.testing.assert_array_equal(weights[0].grad.numpy(), np.ones(SHAPES[0], np.float32))
-    assert all(weight.grad is None for weight in weights[1:])
+@pytest.mark.parametrize("count", [1, 2, len(SHAPES)])
+def test_values_and_gradients(count: int, activation_type: ActivationType) -> None:
+    arrays = draw()[:count]
+    rng = np.random.default_rng(1)
+    weights = [rounded(rng.standard_normal(values.transpose(0, 2, 3, 1).shape), activation_type) for values in arrays]
+
+    def run() -> list[np.ndarray]:
+        leaves = [flow.tensor(values, requires_grad=True) for values in arrays]
+        packed = pack_weights(leaves, activation_type)
+        assert all(one.dtype == activation_type.dtype for one in packed)
+        flow.autograd.backward(packed, [activation(values, activation_type) for values in weights])
+        return [one.to(flow.float32).numpy() for one in packed] + [leaf.grad.numpy() for leaf in leaves]
+
+    results = in_any_order(run)
+    for packed, values in zip(results[:count], arrays, strict=True):
+        np.testing.assert_array_equal(packed, rounded(values.transpose(0, 2, 3, 1), activation_type))
+    for gradient, values in zip(results[count:], weights, strict=True):
+        np.testing.assert_array_equal(gradient, values.transpose(0, 3, 1, 2))
 
 
-def test_graph_equals_eager() -> None:
-    weights = _weights(SHAPES)
+def test_weights_that_nothing_uses_have_no_gradient_or_zeros() -> None:
+    leaves = [flow.tensor(values, requires_grad=True) for values in draw()]
+    packed = pack_weights(leaves, ActivationType.FLOAT32)
+    (packed[1] * 3).sum().backward()
+    assert (leaves[1].grad.numpy() == 3).all()
+    for leaf in (leaves[0], *leaves[2:]):
+        assert leaf.grad is None or not leaf.grad.numpy().any()
 
-    class Packed(flow.nn.Graph):
-        def build(self, *given: Tensor) -> tuple[Tensor, ...]:
-            return tuple(pack_weights(given, ActivationType.BFLOAT16))
 
-    for once, again in zip(Packed()(*weights), pack_weights(weights, ActivationType.BFLOAT16), strict=True):
-        np.testing.assert_array_equal(values_of(once), values_of(again))
+def test_frozen_weights() -> None:
+    leaves = [flow.tensor(values, requires_grad=index > 0) for index, values in enumerate(draw())]
+    packed = pack_weights(leaves, ActivationType.FLOAT32)
+    sum(one.sum() for one in packed).backward()
+    assert leaves[0].grad is None
+    assert all((leaf.grad.numpy() == 1).all() for leaf in leaves[1:])
+
+
+@pytest.mark.parametrize("used", [(0, 1, 2, 3, 4, 5), (1, 4)])
+def test_graph_equals_eager_bit_for_bit(used: tuple[int, ...], activation_type: ActivationType) -> None:
+    arrays = draw()
+
+    class Layer(flow.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for index, values in enumerate(arrays):
+                self.register_parameter(f"weight{index}", flow.nn.Parameter(flow.tensor(values)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            proxies = [getattr(self, f"weight{index}") for index in range(len(arrays))]
+            weights = [one if isinstance(one, flow.Tensor) else one.to(flow.Tensor) for one in proxies]
+            packed = pack_weights(weights, activation_type)
+            return sum((packed[index].to(flow.float32) * (index + x)).sum() for index in used)
+
+    def train(graph: bool) -> list[np.ndarray]:
+        layer = Layer()
+        optimizer = flow.optim.SGD(layer.parameters(), lr=0.01)
+
+        class Step(flow.nn.Graph):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = layer
+                self.add_optimizer(optimizer)
+
+            def build(self, x: Tensor) -> Tensor:
+                loss = self.layer(x)
+                loss.backward()
+                return loss
+
+        def eager(x: Tensor) -> None:
+            layer(x).backward()
+            optimizer.step()
+
+        (Step() if graph else eager)(flow.tensor(1.0))
+        return [one.numpy() for one in layer.parameters()]
+
+    trained = train(graph=True)
+    assert_same_bits(trained, train(graph=False))
+    for index, (before, after) in enumerate(zip(arrays, trained, strict=True)):
+        assert np.array_equal(before, after) == (index not in used)

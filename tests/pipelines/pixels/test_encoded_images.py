@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipelines.data.index import ImageIndex
+from pipelines.pixels.backend import Backend
 from pipelines.pixels.decoding import is_decoded_by_dali
 from pipelines.pixels.encoded_images import ImageBytes
 from tests.pipelines.rendered import rendered_index
@@ -23,16 +24,16 @@ def test_damage_at_the_end_of_an_image_is_found(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.jpg", quality=95)
     content = np.fromfile(tmp_path / "a.jpg", np.uint8)
-    assert is_decoded_by_dali(content, (120, 80), "cpu")
-    assert not is_decoded_by_dali(content[: len(content) * 3 // 4], (120, 80), "cpu")
+    assert is_decoded_by_dali(content, (120, 80), Backend())
+    assert not is_decoded_by_dali(content[: len(content) * 3 // 4], (120, 80), Backend())
 
 
 def test_images_are_tried_as_a_whole(index: ImageIndex) -> None:
     encoded = ImageBytes(index)
-    assert encoded.decode_refused_on_host([0, 1], "cpu") == []
+    assert encoded.decode_refused_on_host([0, 1], Backend()) == []
     jpeg = index.paths[1].read_bytes()
     index.paths[1].write_bytes(jpeg[: len(jpeg) * 3 // 4])
-    assert encoded.decode_refused_on_host([0, 1], "cpu") == [1]
+    assert encoded.decode_refused_on_host([0, 1], Backend()) == [1]
     with pytest.raises(OSError, match=r"001\.jpg: cannot be decoded any more"):  # nor can Pillow
         encoded[1]
 

@@ -18,6 +18,7 @@ from kernels.ops.update.function import (
 )
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
+from tests.kernels.ops.launches import launches_of, shuffle_threads
 
 _SHAPES = ((7,), (4, 3, 3, 3), (5,), (1,), (33, 17))
 _GROUPS = (0, 1, 2, 0, 1)
@@ -414,3 +415,30 @@ def test_many_small_parameters_and_one_without_elements(rule: UpdateRule) -> Non
     expected = composed.arrays()
     for name, array in fused.arrays().items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("rule", _RULES)
+def test_one_launch_on_cuda(rule: UpdateRule, request: pytest.FixtureRequest) -> None:
+    generator = np.random.default_rng(31)
+    store = _Store(rule, _initial(generator))
+    gradients = [flow.tensor(gradient.astype(np.float32)) for gradient in _gradients(0, generator)]
+    emulated = request.config.getoption("--kernels") == "emulated-cuda"
+    for step in (0, 1):  # one that updates, one that accumulates
+        hyper = _settings(step).vector(1)
+        launches = launches_of(lambda hyper=hyper: update_parameters(rule, store.state, gradients, hyper))
+        assert launches == ({"update_parameters": 1} if emulated else {})
+
+
+def test_no_result_depends_on_the_order_of_threads() -> None:
+    outcomes = []
+    for seed in (0, 1, 2):
+        shuffle_threads(seed)
+        generator = np.random.default_rng(37)
+        store = _Store("adamw", [generator.standard_normal((9000,)), generator.standard_normal((64, 3))], [1, 2])
+        gradients = [flow.tensor(generator.standard_normal(shape).astype(np.float32)) for shape in ((9000,), (64, 3))]
+        result = update_parameters("adamw", store.state, gradients, _settings(0).vector(1)).numpy()
+        outcomes.append({"result": result, **store.arrays()})
+    shuffle_threads(0)
+    for outcome in outcomes[1:]:
+        for name, array in outcome.items():
+            np.testing.assert_array_equal(array, outcomes[0][name], err_msg=name)

@@ -1,0 +1,20 @@
+// The numbers of kernels/framework/activation_type.py, by which ops are told a data type of activations.
+#ifndef GRAPH_TRAIN_KERNELS_ACTIVATION_TYPE_H_
+#define GRAPH_TRAIN_KERNELS_ACTIVATION_TYPE_H_
+
+#include "native/common.h"
+
+namespace graph_train {
+
+inline oneflow::DataType activation_type(int64_t number) {
+  switch (number) {
+    case 0: return oneflow::DataType::kFloat;
+    case 1: return oneflow::DataType::kBFloat16;
+    case 2: return oneflow::DataType::kFloat16;
+    default: return oneflow::DataType::kInvalidDataType;
+  }
+}
+
+}  // namespace graph_train
+
+#endif  // GRAPH_TRAIN_KERNELS_ACTIVATION_TYPE_H_

@@ -1,0 +1,25 @@
+// Arguments of the CUDA kernels of the overlap of boxes.
+#ifndef GRAPH_TRAIN_KERNELS_BBOX_IOU_LAUNCH_H_
+#define GRAPH_TRAIN_KERNELS_BBOX_IOU_LAUNCH_H_
+
+#include "ops/bbox_iou/bbox_iou.h"
+
+namespace graph_train {
+
+constexpr int kBoxThreads = 256;
+
+struct BoxIouArgs {
+  const float* box1;  // (pairs, 4)
+  const float* box2;
+  const float* grad;  // (pairs,), of the overlap; unused for values
+  float* out1;        // (pairs,) overlap, or (pairs, 4) gradient of box1
+  float* out2;        // gradient of box2; null where it is not wanted
+  int64_t pairs;
+  float eps;
+  int32_t centre_form;
+  IouKind kind;
+};
+
+}  // namespace graph_train
+
+#endif  // GRAPH_TRAIN_KERNELS_BBOX_IOU_LAUNCH_H_

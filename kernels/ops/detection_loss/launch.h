@@ -1,0 +1,33 @@
+// Arguments of the CUDA kernel of the detection loss.
+#ifndef GRAPH_TRAIN_KERNELS_DETECTION_LOSS_LAUNCH_H_
+#define GRAPH_TRAIN_KERNELS_DETECTION_LOSS_LAUNCH_H_
+
+#include "ops/detection_loss/detection_loss.h"
+
+namespace graph_train {
+
+constexpr int kLossThreads = 256;
+constexpr int kLossTile = 256;         // cells of one image and level that a block works on at once
+constexpr int kMostLossBlocks = 2048;  // at once; more would have nothing to do on any GPU
+
+struct LossArgs {
+  LossLevel levels[kMostLevels];
+  int64_t first_tile[kMostLevels + 1];  // of each level in the row of all levels' tiles; then the number of tiles
+  int64_t first_image, batch;           // what this rank has begins at the first image of the batch
+  int32_t level_count, slots;
+  const float* labels;  // (batch, slots, 5)
+  const float* settings;
+  const float* balance;
+  const float* scale;
+  float* total;
+  float* parts;
+  int64_t* counts;  // (levels, kMostLossBlocks): matches that each block found
+  LossSums* sums;   // (tiles,)
+  unsigned int* grid_counters;
+};
+
+GT_HOST_DEVICE int64_t tiles_of_image(int64_t cells) { return (cells + kLossTile - 1) / kLossTile; }
+
+}  // namespace graph_train
+
+#endif  // GRAPH_TRAIN_KERNELS_DETECTION_LOSS_LAUNCH_H_

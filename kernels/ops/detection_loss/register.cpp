@@ -1,0 +1,88 @@
+// The loss of a whole detection head with the gradients of its maps, and the weights of its levels that follow it;
+// kernels/ops/detection_loss/function.py has the contract.
+#include "native/sbp.h"
+#include "ops/detection_loss/call.h"
+
+namespace graph_train {
+
+namespace {
+
+using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
+
+Maybe<void> infer_loss(user_op::InferContext* ctx) {
+  const int32_t levels = ctx->input_size("map");
+  CHECK_OR_RETURN(levels >= 1 && levels <= kMostLevels);
+  const int64_t anchors = anchors_of(ctx->InputShape("settings", 0).elem_cnt(), levels);
+  CHECK_OR_RETURN(anchors > 0 && ctx->InputShape("settings", 0).elem_cnt() == kLossSettings + 2 * anchors * levels);
+  CHECK_EQ_OR_RETURN(ctx->InputShape("labels", 0).NumAxes(), 3);
+  CHECK_EQ_OR_RETURN(ctx->InputShape("labels", 0).At(2), kLabelNumbers);
+  CHECK_EQ_OR_RETURN(ctx->InputShape("balance", 0), Shape({levels}));
+  CHECK_GT_OR_RETURN(ctx->InputShape("scale", 0).elem_cnt(), 0);
+  ctx->SetOutputShape("out", 0, Shape({1}));
+  ctx->SetOutputShape("out", 1, Shape({3 + levels}));
+  for (int32_t level = 0; level < levels; ++level) {
+    const Shape& map = ctx->InputShape("map", level);
+    CHECK_OR_RETURN(map.NumAxes() == 4 && map.elem_cnt() > 0);
+    CHECK_OR_RETURN(map.At(3) % anchors == 0 && map.At(3) / anchors > 5);
+    CHECK_EQ_OR_RETURN(map.At(3), ctx->InputShape("map", 0).At(3));
+    CHECK_EQ_OR_RETURN(map.At(0), ctx->InputShape("map", 0).At(0));
+    ctx->SetOutputShape("out", 2 + level, map);
+  }
+  return Maybe<void>::Ok();
+}
+
+// Over all ranks there are as many images as labels of images.
+Maybe<void> infer_whole_loss(user_op::InferContext* ctx) {
+  CHECK_EQ_OR_RETURN(ctx->InputShape("map", 0).At(0), ctx->InputShape("labels", 0).At(0));
+  return infer_loss(ctx);
+}
+
+Maybe<void> infer_float(user_op::InferContext* ctx) {
+  for (const auto& [name, index] : ctx->inputs()) CHECK_EQ_OR_RETURN(ctx->InputDType(name, index), DataType::kFloat);
+  for (const auto& [name, index] : ctx->outputs()) ctx->SetOutputDType(name, index, DataType::kFloat);
+  return Maybe<void>::Ok();
+}
+
+// Every rank has the labels of all images, so that means run over the whole batch.
+// OUT: total (1,), parts (3 + levels,), gradient of each map.
+REGISTER_NO_GRAD_USER_OP("graph_train_detection_loss")
+    .Input("map")
+    .Input("labels")
+    .Input("settings")
+    .Input("balance")
+    .Input("scale")
+    .Output("out")
+    .GT_ATTRIBUTES()
+    .SetLogicalTensorDescInferFn(infer_whole_loss)
+    .SetPhysicalTensorDescInferFn(infer_loss)
+    .SetGetSbpFn(split_images<kPartialOut, kPartialOut, kSplitOut>)
+    .SetDataTypeInferFn(infer_float);
+
+Maybe<void> infer_rebalance(user_op::InferContext* ctx) {
+  const Shape& balance = ctx->InputShape("balance", 0);
+  CHECK_EQ_OR_RETURN(ctx->InputShape("parts", 0), Shape({3 + balance.elem_cnt()}));
+  const int64_t reference = integers_of(ctx).at(0);
+  CHECK_OR_RETURN(reference >= 0 && reference < balance.elem_cnt());
+  ctx->SetOutputShape("out", 0, balance);
+  return Maybe<void>::Ok();
+}
+
+Maybe<void> mark_balance(const user_op::GetInputArgModifier& modifier, const user_op::UserOpConfWrapper& conf) {
+  return mark_mutable(modifier, conf, {"balance"});
+}
+
+// INTEGERS: the reference level. OUT: a copy of the new balance.
+REGISTER_NO_GRAD_USER_OP("graph_train_rebalance")
+    .Input("balance")
+    .Input("parts")
+    .Output("out")
+    .GT_ATTRIBUTES()
+    .SetLogicalTensorDescInferFn(infer_rebalance)
+    .SetPhysicalTensorDescInferFn(infer_rebalance)
+    .SetGetSbpFn(user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast)
+    .SetInputArgModifyFn(mark_balance)
+    .SetDataTypeInferFn(infer_float);
+
+}  // namespace
+
+}  // namespace graph_train

@@ -1,0 +1,25 @@
+// Arguments of the CUDA kernels of decoding and suppression.
+#ifndef GRAPH_TRAIN_KERNELS_DETECTIONS_LAUNCH_H_
+#define GRAPH_TRAIN_KERNELS_DETECTIONS_LAUNCH_H_
+
+#include "ops/detections/detections.h"
+
+namespace graph_train {
+
+constexpr int kDecodeThreads = 256;
+constexpr int kSuppressThreads = 512;
+
+struct SuppressArgs {
+  SuppressionSettings settings;
+  const float* predictions;  // (images, boxes, 5 + classes)
+  int64_t boxes;
+  uint64_t* keys;    // (images, capacity), a power of 2 and at least as many as there can be candidates
+  int64_t capacity;  // of one image
+  Box<float>* kept;  // (images, most_detections)
+  float* detections;
+  int32_t* counts;
+};
+
+}  // namespace graph_train
+
+#endif  // GRAPH_TRAIN_KERNELS_DETECTIONS_LAUNCH_H_

@@ -1,0 +1,30 @@
+// Several tensors as one row on the CPU.
+#include <cstring>
+
+#include "ops/flatten/pieces.h"
+
+namespace graph_train {
+
+namespace {
+
+class FlattenKernel final : public user_op::OpKernel {
+ private:
+  using user_op::OpKernel::Compute;
+  void Compute(user_op::KernelComputeContext* ctx) const override {
+    const auto pieces = flat_pieces(ctx, "tensor");
+    float* const out = result_of(ctx);
+    parallel_for(static_cast<int64_t>(pieces.size()), 16, [&](int64_t begin, int64_t end) {
+      for (int64_t index = begin; index < end; ++index) {
+        const FlatPiece& piece = pieces[index];
+        std::memcpy(out + piece.start, piece.from, sizeof(float) * piece.count);
+      }
+    });
+  }
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
+
+GT_CPU_KERNEL("graph_train_flatten", FlattenKernel, GT_IS_FLOAT("tensor"));
+
+}  // namespace
+
+}  // namespace graph_train

@@ -1,0 +1,97 @@
+// The whole optimizer step in one cooperative launch for any number of parameters; no value comes back to the host.
+//
+// The blocks first sum up the squares of their pieces and meet: the norm needs all gradients before the first weight may
+// change. Then each of them adds up all pieces' sums, in the same order, and applies the update to its own pieces. The
+// results are the bits of the CPU's kernel, but for the order of the squares in the norm.
+#include "native/cuda/device.h"
+#include "native/exact_rounding.h"
+#include "ops/update/launch.h"
+
+namespace graph_train {
+
+namespace {
+
+// Calls body(i) for this thread's elements of a piece.
+template<typename Body>
+GT_DEVICE void for_own_elements(const Piece& piece, const Body& body) {
+  for (int64_t i = threadIdx.x; i < piece.count; i += kUpdateThreads) body(i);
+}
+
+// Calls body(index) for this block's pieces.
+template<typename Body>
+GT_DEVICE void for_own_pieces(const UpdateArgs& args, const Body& body) {
+  for (int64_t index = blockIdx.x; index < args.count; index += gridDim.x) body(index);
+}
+
+GT_DEVICE void sum_squares(const UpdateArgs& args) {
+  const float inverse_loss_scale = args.hyper[kInverseLossScale];
+  for_own_pieces(args, [&](int64_t index) {
+    const Piece piece = args.pieces[index];
+    double sum = 0;
+    for_own_elements(piece, [&](int64_t i) {
+      sum += unscaled_square(piece.gradient_sum[i], piece.gradient[i], inverse_loss_scale);
+    });
+    sum = block_sum<kUpdateThreads>(sum);
+    if (threadIdx.x == 0) args.squares[index] = sum;
+  });
+}
+
+// The norm of all gradients; every thread gets it.
+GT_DEVICE float whole_norm(const UpdateArgs& args) {
+  double sum = 0;
+  for (int64_t index = threadIdx.x; index < args.count; index += kUpdateThreads) sum += args.squares[index];
+  return static_cast<float>(sqrt(block_sum<kUpdateThreads>(sum)));
+}
+
+GT_DEVICE void accumulate(const UpdateArgs& args) {
+  for_own_pieces(args, [&](int64_t index) {
+    const Piece piece = args.pieces[index];
+    for_own_elements(piece, [&](int64_t i) { piece.gradient_sum[i] = piece.gradient_sum[i] + piece.gradient[i]; });
+  });
+}
+
+// Resets the sums of the gradients and, if the norm is finite, updates all else.
+GT_DEVICE void apply(const UpdateArgs& args, float norm, bool updates) {
+  const float clip = clip_factor(norm, args.max_norm);
+  for_own_pieces(args, [&](int64_t index) {
+    const Piece piece = args.pieces[index];
+    const GroupStep step = group_step(args.hyper, piece.group, clip);
+    for_own_elements(piece, [&](int64_t i) {
+      const float sum = piece.gradient_sum[i], gradient = sum + piece.gradient[i];
+      if (sum != 0) piece.gradient_sum[i] = 0;  // without accumulation it is zero already
+      if (!updates) return;
+      if (args.rule == Rule::kSgd) {
+        sgd_element(step, gradient, piece.parameter + i, piece.first_moment + i, piece.ema + i);
+      } else {
+        adam_element(step, args.rule == Rule::kAdamW, gradient, piece.parameter + i, piece.first_moment + i,
+                     piece.second_moment + i, piece.ema + i);
+      }
+    });
+  });
+}
+
+}  // namespace
+
+GT_BLOCK_KERNEL(update_parameters, UpdateArgs, kUpdateThreads) {
+  const bool first = blockIdx.x == 0 && threadIdx.x == 0;
+  if (!(args.hyper[kUpdate] > 0)) {
+    if (first) {
+      args.out[0] = float_of(0x7fc00000u);  // NaN
+      args.out[1] = 0;
+    }
+    accumulate(args);
+    return;
+  }
+  sum_squares(args);
+  grid_barrier(args.grid_counters);
+  const float norm = whole_norm(args);
+  const bool updates = norm - norm == 0;  // finite
+  if (first) {
+    args.out[0] = norm;
+    args.out[1] = updates ? 1 : 0;
+  }
+  apply(args, norm, updates);
+  leave_grid(args.grid_counters);
+}
+
+}  // namespace graph_train

@@ -1,0 +1,66 @@
+"""Joining tensors along an axis and taking them apart: copies, bit for bit."""
+
+import numpy as np
+import pytest
+
+from kernels.framework.activation_type import ActivationType
+from kernels.runtime import Tensor, flow
+from tests.kernels.ops.activations import activation, assert_same_bits, in_any_order, in_graph, rounded
+
+# Widths along the axis; other axes are (2, 3, 4).
+CASES = [
+    (3, [8, 16]),
+    (3, [1, 2, 3]),
+    (3, [255, 1]),
+    (3, [4, 0, 5]),
+    (0, [1, 2, 1]),
+    (1, [3, 3]),
+    (2, [5, 7, 1, 8]),
+    (3, [2] * 33),
+    (0, [1] * 70),
+]
+
+
+def draw(axis: int, widths: list[int], kind: ActivationType) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = [[2, 3, 4, 8] for _ in widths]
+    for shape, width in zip(shapes, widths, strict=True):
+        shape[axis] = width
+    return [rounded(rng.standard_normal(shape), kind) for shape in shapes]
+
+
+def numbers(tensors: list[Tensor]) -> list[np.ndarray]:
+    return [tensor.to(flow.float32).numpy() for tensor in tensors]
+
+
+@pytest.mark.parametrize(("axis", "widths"), CASES)
+def test_concat_and_split(axis: int, widths: list[int], activation_type: ActivationType) -> None:
+    arrays = draw(axis, widths, activation_type)
+    tensors = [activation(values, activation_type) for values in arrays]
+    joined = in_any_order(lambda: numbers([flow.cat(tensors, dim=axis)]))
+    np.testing.assert_array_equal(joined[0], np.concatenate(arrays, axis))
+    whole = activation(joined[0], activation_type)
+    parts = in_any_order(lambda: numbers(list(flow._C.split_like(whole, tensors, axis))))
+    for part, values in zip(parts, arrays, strict=True):
+        np.testing.assert_array_equal(part, values)
+
+
+def test_gradients_are_the_parts_of_the_whole(activation_type: ActivationType) -> None:
+    leaves = [flow.tensor(values, requires_grad=True) for values in draw(3, [3, 5, 8], activation_type)]
+    joined = flow.cat([leaf.to(activation_type.dtype) for leaf in leaves], dim=3)
+    weights = rounded(np.random.default_rng(1).standard_normal(joined.shape), activation_type)
+    joined.backward(activation(weights, activation_type))
+    for leaf, part in zip(leaves, np.split(weights, [3, 8], axis=3), strict=True):
+        np.testing.assert_array_equal(leaf.grad.numpy(), part)
+
+
+@pytest.mark.parametrize(("axis", "widths"), CASES)
+def test_graph_equals_eager_bit_for_bit(axis: int, widths: list[int], activation_type: ActivationType) -> None:
+    tensors = [activation(values, activation_type) for values in draw(axis, widths, activation_type)]
+    joined = in_graph(lambda *given: [flow.cat(list(given), dim=axis)], *tensors)
+    assert_same_bits(joined, numbers([flow.cat(tensors, dim=axis)]))
+
+
+def test_nothing_to_join(activation_type: ActivationType) -> None:
+    empty = flow.zeros(0, 3, 4, 8).to(activation_type.dtype)
+    assert tuple(flow.cat([empty, empty], dim=3).shape) == (0, 3, 4, 16)

@@ -1,0 +1,169 @@
+"""Upsampling and max pooling of (B, H, W, C) activations against NumPy and OneFlow's float64 kernels."""
+
+import numpy as np
+import pytest
+
+from kernels.framework.activation_type import ActivationType
+from kernels.ops.pooling.function import max_pool, upsample
+from kernels.runtime import Tensor, flow
+from tests.kernels.ops.activations import (
+    activation,
+    assert_close,
+    assert_same_bits,
+    in_any_order,
+    in_graph,
+    rounded,
+    run_layer,
+)
+
+SHAPES = [(2, 5, 4, 3), (1, 1, 1, 8), (3, 7, 6, 16), (1, 4, 9, 255), (2, 3, 3, 5)]
+GEOMETRIES = [(5, 1, 2), (3, 2, 1), (2, 2, 0), (1, 1, 0), (3, 3, 1)]
+ROUNDING = {ActivationType.FLOAT32: 1e-6, ActivationType.BFLOAT16: 2**-8, ActivationType.FLOAT16: 2**-11}
+"""Of the one rounding of a gradient's sum; values are copies."""
+
+
+def draw(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:
+    return rounded(np.random.default_rng(seed).standard_normal(shape), kind)
+
+
+def pooled(x: np.ndarray, kernel: int, stride: int, padding: int, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values and the gradient of x; the first of equal values gets it, and NaN wins over all."""
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-np.inf)
+    inside = np.pad(np.ones(x.shape, bool), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    y, gradient = np.empty(dy.shape), np.zeros(padded.shape)
+    for b, row, column, c in np.ndindex(*dy.shape):
+        top, left = row * stride, column * stride
+        window = padded[b, top : top + kernel, left : left + kernel, c].ravel()
+        taps = np.flatnonzero(inside[b, top : top + kernel, left : left + kernel, c])
+        best = taps[int(np.argmax(np.where(np.isnan(window[taps]), np.inf, window[taps])))]
+        y[b, row, column, c] = window[best]
+        gradient[b, top + best // kernel, left + best % kernel, c] += dy[b, row, column, c]
+    rows, columns = x.shape[1:3]
+    return y, gradient[:, padding : padding + rows, padding : padding + columns]
+
+
+def pooled_shape(shape: tuple[int, ...], kernel: int, stride: int, padding: int) -> tuple[int, ...]:
+    rows, columns = ((size + 2 * padding - kernel) // stride + 1 for size in shape[1:3])
+    return (shape[0], rows, columns, shape[3])
+
+
+def check_pool(x: np.ndarray, geometry: tuple[int, int, int], kind: ActivationType) -> None:
+    dy = draw(pooled_shape(x.shape, *geometry), kind, seed=1)
+    y, dx = in_any_order(lambda: run_layer(lambda value: max_pool(value, *geometry), [x], dy, kind))
+    exact_y, exact_dx = pooled(x, *geometry, dy)
+    np.testing.assert_array_equal(y, exact_y)
+    assert_close(dx, exact_dx, ROUNDING[kind])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_max_pool(shape: tuple[int, ...], geometry: tuple[int, int, int], activation_type: ActivationType) -> None:
+    kernel, _, padding = geometry
+    if min(shape[1:3]) + 2 * padding < kernel:
+        pytest.skip("the window is larger than the image with its padding")
+    check_pool(draw(shape, activation_type), geometry, activation_type)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_first_of_equal_values_gets_the_gradient(
+    geometry: tuple[int, int, int], activation_type: ActivationType
+) -> None:
+    few = np.random.default_rng(2).integers(0, 3, (2, 8, 7, 9)).astype(np.float32)
+    check_pool(few, geometry, activation_type)
+    check_pool(np.zeros((1, 6, 6, 8), np.float32), geometry, activation_type)
+
+
+def test_max_pool_of_minus_infinity_and_nan() -> None:
+    x = np.full((1, 6, 5, 8), -np.inf, np.float32)
+    check_pool(x, (5, 1, 2), ActivationType.FLOAT32)
+    x[0, 2, 3, 1] = np.nan
+    x[0, 4, 4, 2] = np.inf
+    check_pool(x, (3, 2, 1), ActivationType.FLOAT32)
+
+
+def test_max_pool_equals_the_stock_kernel_bit_for_bit() -> None:
+    x, dy = draw((2, 12, 11, 24), ActivationType.FLOAT32), draw((2, 12, 11, 24), ActivationType.FLOAT32, seed=1)
+
+    def stock(value: Tensor) -> Tensor:
+        options = {"stride": [1, 1], "padding": [2, 2], "dilation": [1, 1], "ceil_mode": False}
+        first = value.permute(0, 3, 1, 2)
+        y = flow._C.max_pool2d(first, kernel_size=[5, 5], return_indices=True, data_format="channels_first", **options)[
+            0
+        ]
+        return y.permute(0, 2, 3, 1)
+
+    own = run_layer(lambda value: max_pool(value, 5, 1, 2), [x], dy, ActivationType.FLOAT32)
+    np.testing.assert_array_equal(own[0], run_layer(stock, [x], dy, ActivationType.FLOAT32)[0])
+    assert_close(own[1], run_layer(stock, [x], dy, ActivationType.FLOAT32)[1], 1e-6)
+
+
+def test_windows_that_do_not_fit_are_refused() -> None:
+    x = flow.zeros(1, 3, 3, 8)
+    with pytest.raises(RuntimeError, match="graph_train_max_pool"):
+        max_pool(x, 5, 1, 0)
+    with pytest.raises(RuntimeError, match="graph_train_max_pool"):
+        max_pool(x, 2, 1, 2)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_upsample(shape: tuple[int, ...], factor: int, activation_type: ActivationType) -> None:
+    x = draw(shape, activation_type)
+    exact = x.repeat(factor, axis=1).repeat(factor, axis=2)
+    dy = draw(exact.shape, activation_type, seed=1)
+    y, dx = in_any_order(lambda: run_layer(lambda value: upsample(value, factor), [x], dy, activation_type))
+    np.testing.assert_array_equal(y, exact)
+    cells = dy.astype(np.float64).reshape(shape[0], shape[1], factor, shape[2], factor, shape[3])
+    assert_close(dx, cells.sum((2, 4)), ROUNDING[activation_type])
+
+
+def test_no_images(activation_type: ActivationType) -> None:
+    x = flow.zeros(0, 8, 6, 3, requires_grad=True)
+    y = upsample(max_pool(x.to(activation_type.dtype), 2, 2, 0), 3)
+    y.to(flow.float32).sum().backward()
+    assert tuple(y.shape) == (0, 12, 9, 3)
+    assert tuple(x.grad.shape) == (0, 8, 6, 3)
+
+
+def test_graph_equals_eager_bit_for_bit(activation_type: ActivationType) -> None:
+    weight = np.random.default_rng(4).standard_normal(9).astype(np.float32)
+
+    def step(x: Tensor) -> list[Tensor]:
+        return [max_pool(upsample(x, 2), 5, 1, 2)]
+
+    x = activation(draw((2, 4, 3, 9), activation_type), activation_type)
+    assert_same_bits(in_graph(step, x), [one.to(flow.float32).numpy() for one in step(x)])
+
+    class Layer(flow.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = flow.nn.Parameter(flow.tensor(weight))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = max_pool(upsample((x * self.weight).to(activation_type.dtype), 2), 5, 1, 2)
+            return (y.to(flow.float32) ** 2).sum()
+
+    def train(graph: bool) -> np.ndarray:
+        layer = Layer()
+        optimizer = flow.optim.SGD(layer.parameters(), lr=0.01)
+
+        class Step(flow.nn.Graph):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = layer
+                self.add_optimizer(optimizer)
+
+            def build(self, x: Tensor) -> Tensor:
+                loss = self.layer(x)
+                loss.backward()
+                return loss
+
+        images = flow.tensor(draw((2, 4, 3, 9), ActivationType.FLOAT32))
+        if graph:
+            Step()(images)
+        else:
+            layer(images).backward()
+            optimizer.step()
+        return layer.weight.numpy()
+
+    assert_same_bits([train(graph=True)], [train(graph=False)])

@@ -1,0 +1,16 @@
+import pytest
+
+from pipelines.pixels.backend import Backend
+
+
+def test_devices_by_name() -> None:
+    assert Backend.of("cpu") == Backend()
+    assert (Backend().gpu, Backend().decoder, Backend().operators) == (None, "cpu", "cpu")
+    second = Backend.of("cuda:1")
+    assert (second.gpu, second.decoder, second.operators) == (1, "mixed", "gpu")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:", "cuda:-1", "cuda:1 ", "gpu", "", "CPU"])
+def test_anything_else_is_refused(device: str) -> None:
+    with pytest.raises(ValueError, match="must be 'cpu' or 'cuda:N'"):
+        Backend.of(device)

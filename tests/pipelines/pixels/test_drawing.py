@@ -1,0 +1,125 @@
+"""How batches of the graph become OneFlow tensors: who copies them, when, and how long DALI's memory is kept."""
+
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kernels.runtime import flow
+from pipelines.augmentation.augment_config import AugmentConfig
+from pipelines.data.index import ImageIndex
+from pipelines.pixels import device_copy
+from pipelines.pixels.canvas_graph import CanvasPipeline
+from pipelines.pixels.device_copy import DeviceCopy, DrawnImages
+from pipelines.train import TrainPipeline
+from tests.pipelines.pixels.device_graph import draw_as_for_a_gpu
+from tests.pipelines.rendered import rendered_index
+
+BATCHES = 4
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
+    return rendered_index(tmp_path_factory.mktemp("rendered"), images=BATCHES * 4)
+
+
+@pytest.fixture
+def pipeline(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainPipeline]:
+    draw_as_for_a_gpu(monkeypatch)
+    made = TrainPipeline(index, AugmentConfig(), batch_size=4, image_px=64, seed=0, workers=2)
+    yield made
+    made.close()
+
+
+class RecordingCopy(DeviceCopy):
+    """Notes what happens, and fails where memory is given back too early."""
+
+    calls: list[str]
+    alive: list["weakref.ref[DrawnImages]"]
+
+    def __init__(self, source: DrawnImages) -> None:
+        assert threading.current_thread() is threading.main_thread(), "OneFlow is used by a thread of the pipeline"
+        self.calls.append("copy")
+        self.alive.append(weakref.ref(source))
+        super().__init__(source)
+
+    def wait(self) -> None:
+        assert self.alive[-1]() is not None, "DALI has its memory back before the copy is complete"
+        self.calls.append("wait")
+        super().wait()
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> type[RecordingCopy]:
+    monkeypatch.setattr(RecordingCopy, "calls", [], raising=False)
+    monkeypatch.setattr(RecordingCopy, "alive", [], raising=False)
+    monkeypatch.setattr(device_copy, "DeviceCopy", RecordingCopy)
+    monkeypatch.setattr(flow.cuda, "synchronize", lambda *_: pytest.fail("the whole device is stopped"))
+    return RecordingCopy
+
+
+def test_a_copy_is_waited_for_one_batch_later(pipeline: TrainPipeline, copies: type[RecordingCopy]) -> None:
+    for number, batch in enumerate(pipeline.epoch(0)):
+        assert copies.calls == ["copy", *["wait", "copy"] * number]
+        assert isinstance(batch.images, flow.Tensor)
+        # Memory of the batch before is free, that of this one is kept.
+        assert [reference() is None for reference in copies.alive] == [True] * number + [False]
+    assert copies.calls == ["copy", "wait"] * BATCHES
+    assert copies.alive[-1]() is None
+
+
+def test_leaving_in_the_middle_waits_for_the_copy(pipeline: TrainPipeline, copies: type[RecordingCopy]) -> None:
+    batches = pipeline.epoch(0)
+    next(batches)
+    assert copies.calls == ["copy"]
+    batches.close()  # type: ignore[attr-defined]
+    assert copies.calls == ["copy", "wait"]
+    assert copies.alive[0]() is None
+
+
+def test_batches_are_tensors_that_outlive_the_pipeline(pipeline: TrainPipeline) -> None:
+    kept = [batch.images for batch in pipeline.epoch(0)]
+    early = [images.numpy().copy() for images in kept]
+    list(pipeline.epoch(1))  # DALI's memory is used again
+    pipeline.close()
+    for images, before in zip(kept, early, strict=True):
+        assert images.dtype == flow.uint8
+        assert images.is_contiguous()
+        assert images.shape == (4, 3, 64, 64)
+        assert np.array_equal(images.numpy(), before)
+
+
+def test_memory_that_is_referred_to_is_not_used_again(pipeline: TrainPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `DeviceDrawing` relies on: DALI's outputs outlive their release, and the queue goes on."""
+    collected: list[tuple[Any, np.ndarray]] = []
+    original = CanvasPipeline.collect
+
+    def collect(self: CanvasPipeline) -> Any:
+        drawn = original(self)
+        collected.append((drawn, np.array(drawn.as_tensor())))
+        return drawn
+
+    monkeypatch.setattr(CanvasPipeline, "collect", collect)
+    for epoch in range(3):
+        list(pipeline.epoch(epoch))
+    assert len(collected) == 3 * BATCHES
+    for drawn, before in collected:
+        assert np.array_equal(np.array(drawn.as_tensor()), before)
+    assert len({drawn.data_ptr() for drawn, _ in collected}) == len(collected)
+
+
+def test_file_that_breaks_is_named_and_can_be_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_as_for_a_gpu(monkeypatch)
+    own = rendered_index(tmp_path, images=8)
+    pipeline = TrainPipeline(own, AugmentConfig(), batch_size=4, image_px=64, seed=0, workers=2)
+    whole = own.paths[3].read_bytes()
+    own.paths[3].write_bytes(b"\xff\xd8 no image")
+    with pytest.raises(OSError, match=own.paths[3].name):
+        list(pipeline.epoch(0))
+    own.paths[3].write_bytes(whole)
+    assert len(list(pipeline.epoch(0))) == 2
+    pipeline.close()

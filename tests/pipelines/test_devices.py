@@ -1,0 +1,94 @@
+"""Every pipeline decodes and draws on the device that it is given, so every rank on its own GPU."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from nvidia.dali import Pipeline
+
+from graph_train.training import assembly
+from graph_train.training.setup import Setup
+from pipelines.augmentation.augment_config import AugmentConfig
+from pipelines.data.index import ImageIndex
+from pipelines.pixels.backend import Backend
+from pipelines.pixels.canvas_graph import CanvasPipeline
+from pipelines.pixels.decoding import TileDecoder, is_decoded_by_dali
+from pipelines.predict import FrameBatches, ImageBatches, PredictSettings
+from pipelines.shard import Shard
+from pipelines.train import TrainPipeline
+from pipelines.val import ValPipeline
+from tests.pipelines.rendered import rendered_index
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
+    return rendered_index(tmp_path_factory.mktemp("rendered"), images=4)
+
+
+@pytest.fixture
+def built_for(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """GPU numbers of the DALI pipelines that are built; none of them is started, which would need the GPU."""
+    numbers: list[int | None] = []
+    monkeypatch.setattr(Pipeline, "build", lambda self: numbers.append(self.device_id))
+    monkeypatch.setattr(CanvasPipeline, "_start", lambda _: None)
+    monkeypatch.setattr(Pipeline, "_shutdown", lambda _: None)
+    return numbers
+
+
+@pytest.mark.parametrize("number", [0, 1, 7])
+def test_every_pipeline_works_on_its_own_gpu(index: ImageIndex, built_for: list[int | None], number: int) -> None:
+    device = f"cuda:{number}"
+    sizes: dict[str, Any] = {"batch_size": 4, "image_px": 64, "workers": 1, "device": device}
+    predict = PredictSettings((64, 64), stride=32, batch_size=2, workers=1, device=device)
+    for pipeline in (
+        TrainPipeline(index, AugmentConfig(), seed=0, **sizes),
+        TrainPipeline(index, AugmentConfig(degrees=5, quad=True), seed=0, cache="ram", **sizes),
+        ValPipeline(index, **sizes),
+        ImageBatches(index, predict),
+        FrameBatches(Path("video.mp4"), (64, 48), predict),
+    ):
+        pipeline.close()
+    assert built_for == [number] * 5
+
+
+def test_the_cpu_is_no_gpu(index: ImageIndex, built_for: list[int | None]) -> None:
+    sizes: dict[str, Any] = {"batch_size": 4, "image_px": 64, "workers": 1}
+    TrainPipeline(index, AugmentConfig(degrees=5), seed=0, **sizes).close()
+    assert built_for == [None]
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3])
+def test_a_rank_trains_and_validates_on_its_own_gpu(
+    index: ImageIndex, built_for: list[int | None], rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Setup, "augment", AugmentConfig())
+    monkeypatch.setattr(Setup, "shard", Shard(rank, 4))
+    options = SimpleNamespace(data=SimpleNamespace(cache=None, workers=1), optim=SimpleNamespace(batch_size=4, seed=0))
+    data = SimpleNamespace(train=index, val=index)
+    setup = Setup(options=options, hyp=None, data=data, device=f"cuda:{rank}", image_px=64)  # type: ignore[arg-type]
+    for pipeline in assembly._pipelines(setup, stride=32):
+        pipeline.close()
+    assert built_for == [rank, rank]
+
+
+def test_images_are_tried_on_the_gpu_that_refused_them(
+    built_for: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(self: Pipeline) -> None:
+        built_for.append(self.device_id)
+        raise NotImplementedError
+
+    monkeypatch.setattr(Pipeline, "build", build)
+    with pytest.raises(NotImplementedError):
+        is_decoded_by_dali(np.zeros(1, np.uint8), (1, 1), Backend(2))
+    with pytest.raises(NotImplementedError):
+        TileDecoder(most_tiles=1, threads=1)
+    assert built_for == [2, None]
+
+
+@pytest.mark.parametrize("device", ["cuda", "gpu"])
+def test_a_device_without_a_number_is_refused(index: ImageIndex, device: str) -> None:
+    with pytest.raises(ValueError, match="must be 'cpu' or 'cuda:N'"):
+        ValPipeline(index, batch_size=1, image_px=64, workers=1, device=device)
