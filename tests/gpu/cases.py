@@ -94,33 +94,34 @@ def add_bias(device: Device, kind: str, target: str, rows: int = 5000, channels:
     """With SiLU behind it."""
     x, bias = encode(_random(rows, channels), kind), _random(channels, seed=1)
     out = encode(np.zeros((rows, channels)), target)
-    args = structure(_BIAS, "BiasArgs")(device.put(x), device.put(bias), device.put(out), rows, channels, 1)
-    name = f"add_bias_{kind}" if kind == target else f"add_bias_to_{target}_{kind}"
+    addresses = (device.put(array) for array in (x, bias, out))
+    args = structure(_BIAS, "AddBiasArgs")(*addresses, rows * channels, channels, True)
     threads = constant(_BIAS, "kBiasThreads")
-    start = _starter(device, name, _blocks(rows * channels, threads), threads, args)
+    blocks = _blocks(rows * channels, threads * constant(_BIAS, "kBiasPerThread"))
+    start = _starter(device, f"add_bias_{kind}_{target}", blocks, threads, args)
     total = decode(x).astype(np.float64) + bias
     want = (total / (1 + np.exp(-total))).astype(np.float32)
     pair = decode(device.get(args.out, out)), want
     return Launched((pair,), max(ROUNDING[target], 2e-6), 1e-6, start, x.nbytes + out.nbytes)
 
 
-def bias_gradient(device: Device, kind: str, rows: int = 5000, channels: int = 85) -> Launched:
+def bias_gradient(device: Device, kind: str, target: str, rows: int = 5000, channels: int = 85) -> Launched:
     """The sum over rows, in two launches."""
-    dy, per_block, threads = _random(rows, channels), constant(_BIAS, "kBiasRows"), constant(_BIAS, "kBiasThreads")
-    blocks = (rows + per_block - 1) // per_block
-    dx, bias = encode(np.zeros_like(dy), kind), np.zeros(channels, np.float32)
-    addresses = [device.put(array) for array in (dy, dx, np.zeros((blocks, channels), np.float32), bias)]
-    args = structure(_BIAS, "BiasGradArgs")(*addresses, rows, channels, blocks)
-    grid = _blocks(channels, threads)
+    dy, threads, parts = encode(_random(rows, channels), kind), constant(_BIAS, "kBiasThreads"), 40
+    exact = decode(dy)
+    dx, bias = encode(np.zeros_like(exact), target), np.zeros(channels, np.float32)
+    addresses = [device.put(array) for array in (dy, dx, np.zeros((parts, channels), np.float32), bias)]
+    args = structure(_BIAS, "AddBiasGradArgs")(*addresses, rows, channels, parts)
+    columns = _blocks(channels, constant(_BIAS, "kBiasColumns"))[0]
 
     def start() -> None:
-        device.launch(f"bias_sums_{kind}", (grid[0], blocks, 1), threads, args)
-        device.launch("bias_total", grid, threads, args)
+        device.launch(f"add_bias_grad_{kind}_{target}", (parts, columns, 1), threads, args)
+        device.launch("add_bias_sums", (channels, 1, 1), threads, args)
 
     start()
     pairs = (
-        (decode(device.get(args.dx, dx)), decode(encode(dy, kind))),
-        (device.get(args.d_bias, bias), dy.astype(np.float64).sum(0).astype(np.float32)),
+        (decode(device.get(args.dx, dx)), decode(encode(exact, target))),
+        (device.get(args.d_bias, bias), exact.astype(np.float64).sum(0).astype(np.float32)),
     )
     return Launched(pairs, 1e-6, 1e-4, start, dy.nbytes + dx.nbytes)
 
@@ -129,9 +130,9 @@ def pixels(device: Device, kind: str, batch: int = 2, area: int = 96 * 100) -> L
     """Bytes (batch, 3, area) to channels last, divided by 255."""
     images = np.random.default_rng(0).integers(0, 256, (batch, 3, area), np.uint8)
     want = encode(images.transpose(0, 2, 1).astype(np.float32) / np.float32(255), kind)
-    args = structure(_PIXELS, "PixelArgs")(device.put(images), device.put(np.zeros_like(want)), batch, 3, area)
-    threads = constant(_PIXELS, "kPixelThreads")
-    start = _starter(device, f"pixels_{kind}", _blocks(batch * area, threads), threads, args)
+    args = structure(_PIXELS, "PixelArgs")(device.put(images), device.put(np.zeros_like(want)), batch, area)
+    threads, of_thread = constant(_PIXELS, "kPixelThreads"), constant(_PIXELS, "kPixelsPerThread")
+    start = _starter(device, f"pixels_{kind}", _blocks(batch * _blocks(area, of_thread)[0], threads), threads, args)
     pair = decode(device.get(args.out, want)), decode(want)
     return Launched((pair,), ROUNDING[kind], 0, start, images.nbytes + want.nbytes)
 
@@ -144,16 +145,15 @@ def pack_weights(device: Device, kind: str, unpack: bool) -> Launched:
         plain = [np.ascontiguousarray(decode(one).transpose(0, 3, 1, 2)) for one in packed]
     given, want = (packed, plain) if unpack else (plain, packed)
     sources, targets = [device.put(one) for one in given], [device.put(np.zeros_like(one)) for one in want]
-    entry = structure(_PACKING, "PackedWeight")
-    table, total = (entry * len(plain))(), 0
+    entry, threads = structure(_PACKING, "PackedWeight"), constant(_PACKING, "kPackThreads")
+    table, blocks = (entry * len(plain))(), 0
     for index, one in enumerate(plain):
-        places = (targets[index], sources[index]) if unpack else (sources[index], targets[index])
-        table[index] = entry(*places, total, one.size, one.shape[1], one.shape[2] * one.shape[3])
-        total += one.size
-    args = structure(_PACKING, "PackArgs")(device.put(np.frombuffer(bytes(table), np.uint8)), total, len(plain))
+        taps = one.shape[2] * one.shape[3]
+        table[index] = entry(sources[index], targets[index], one.size, blocks, one.shape[1], taps)
+        blocks += _blocks(one.size, threads * constant(_PACKING, "kPackPerThread"))[0]
+    args = structure(_PACKING, "PackArgs")(device.put(np.frombuffer(bytes(table), np.uint8)), len(plain))
     name = f"{'unpack' if unpack else 'pack'}_weights_{kind}"
-    threads = constant(_PACKING, "kPackThreads")
-    start = _starter(device, name, _blocks(total, threads * constant(_PACKING, "kPackedPerThread")), threads, args)
+    start = _starter(device, name, (blocks, 1, 1), threads, args)
     pairs = tuple((device.get(address, one), one) for address, one in zip(targets, want, strict=True))
     return Launched(pairs, 0, 0, start, sum(one.nbytes for one in plain + packed))
 
@@ -206,8 +206,8 @@ def _cases() -> dict[str, Callable[[Device], Launched]]:
     for kind in KINDS:
         cases |= {
             f"add_n_{kind}": partial(add_n, kind=kind),
-            f"add_bias_{kind}": partial(add_bias, kind=kind, target=kind),
-            f"bias_sums_{kind}": partial(bias_gradient, kind=kind),
+            f"add_bias_{kind}_{kind}": partial(add_bias, kind=kind, target=kind),
+            f"add_bias_grad_{kind}_{kind}": partial(bias_gradient, kind=kind, target=kind),
             f"pixels_{kind}": partial(pixels, kind=kind),
             f"pack_weights_{kind}": partial(pack_weights, kind=kind, unpack=False),
             f"unpack_weights_{kind}": partial(pack_weights, kind=kind, unpack=True),
@@ -217,13 +217,14 @@ def _cases() -> dict[str, Callable[[Device], Launched]]:
         cases |= {
             f"cast_f32_{kind}": partial(cast, source="f32", target=kind),
             f"cast_{kind}_f32": partial(cast, source=kind, target="f32"),
-            f"add_bias_to_f32_{kind}": partial(add_bias, kind=kind, target="f32"),
+            f"add_bias_{kind}_f32": partial(add_bias, kind=kind, target="f32"),
+            f"add_bias_grad_f32_{kind}": partial(bias_gradient, kind="f32", target=kind),
         }
     return cases
 
 
 CASES: Mapping[str, Callable[[Device], Launched]] = _cases()
-WITHIN_OTHERS = {"bias_total"}
+WITHIN_OTHERS = {"add_bias_sums"}
 """Kernels that the case of another one starts too."""
 
 

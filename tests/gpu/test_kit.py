@@ -18,7 +18,7 @@ from tests.gpu.stages import _one_kernel
 ROOT = Path(__file__).resolve().parents[2]
 _STRUCTURES = {
     "ops/elementwise/elementwise.h": ("AddArgs", "CastArgs", "FillArgs"),
-    "ops/bias/bias.h": ("BiasArgs", "BiasGradArgs"),
+    "ops/bias/bias.h": ("AddBiasArgs", "AddBiasGradArgs"),
     "ops/pixels/pixels.h": ("PixelArgs",),
     "ops/weight_packing/weight_packing.h": ("PackedWeight", "PackArgs"),
     "ops/batch_norm/batch_norm.h": ("NormArgs",),
