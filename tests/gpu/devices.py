@@ -1,0 +1,139 @@
+"""What kernels are launched on: a GPU through the driver API, or the emulated device of the plugin's test build."""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+_MULTIPROCESSORS = 16
+"""CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT."""
+_REPEATS = 20
+
+
+class Device(Protocol):
+    """Memory and launches; everything happens in order."""
+
+    name: str
+
+    def put(self, array: np.ndarray) -> int:
+        """Address of a copy on the device."""
+
+    def get(self, address: int, like: np.ndarray) -> np.ndarray:
+        """Array of that shape and type from the device."""
+
+    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, args: ctypes.Structure) -> None:
+        """Start a kernel."""
+
+    def launch_together(self, kernel: str, most_blocks: int, threads: int, args: ctypes.Structure) -> None:
+        """Start a kernel whose blocks wait for each other."""
+
+    def microseconds(self, start: Callable[[], None]) -> float | None:
+        """Mean time of what `start` launches; None where that says nothing."""
+
+
+class Gpu:
+    """GPU 0, without OneFlow or any of CUDA's runtime."""
+
+    def __init__(self, images: list[bytes]) -> None:
+        self._driver = ctypes.CDLL("libcuda.so.1")
+        self._call("cuInit", 0)
+        self._handle, context = ctypes.c_int(), ctypes.c_void_p()
+        self._call("cuDeviceGet", ctypes.byref(self._handle), 0)
+        text = ctypes.create_string_buffer(100)
+        self._call("cuDeviceGetName", text, len(text), self._handle)
+        self.name = text.value.decode()
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._handle)
+        self._call("cuCtxSetCurrent", context)
+        self._modules = [ctypes.c_void_p() for _ in images]
+        for module, image in zip(self._modules, images, strict=True):
+            self._call("cuModuleLoadData", ctypes.byref(module), image)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        result = getattr(self._driver, name)(*arguments)
+        if result != 0:
+            text = ctypes.c_char_p()
+            self._driver.cuGetErrorString(result, ctypes.byref(text))
+            raise RuntimeError(f"{name}: {(text.value or b'unknown error').decode()} ({result})")
+
+    def _function(self, kernel: str) -> ctypes.c_void_p:
+        function = ctypes.c_void_p()
+        for module in self._modules:
+            if self._driver.cuModuleGetFunction(ctypes.byref(function), module, kernel.encode()) == 0:
+                return function
+        raise RuntimeError(f"no kernel {kernel}")
+
+    def put(self, array: np.ndarray) -> int:
+        address, data = ctypes.c_uint64(), np.ascontiguousarray(array)
+        self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(data.nbytes, 1)))
+        source = ctypes.c_void_p(data.ctypes.data)
+        self._call("cuMemcpyHtoD_v2", address, source, ctypes.c_size_t(data.nbytes))
+        return address.value
+
+    def get(self, address: int, like: np.ndarray) -> np.ndarray:
+        result = np.empty_like(like)
+        target = ctypes.c_void_p(result.ctypes.data)
+        self._call("cuMemcpyDtoH_v2", target, ctypes.c_uint64(address), ctypes.c_size_t(result.nbytes))
+        return result
+
+    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, args: ctypes.Structure) -> None:
+        parameters = (ctypes.c_void_p * 1)(ctypes.addressof(args))
+        self._call("cuLaunchKernel", self._function(kernel), *grid, threads, 1, 1, 0, None, parameters, None)
+
+    def launch_together(self, kernel: str, most_blocks: int, threads: int, args: ctypes.Structure) -> None:
+        parameters = (ctypes.c_void_p * 1)(ctypes.addressof(args))
+        function, each, processors = self._function(kernel), ctypes.c_int(), ctypes.c_int()
+        occupancy = "cuOccupancyMaxActiveBlocksPerMultiprocessor"
+        self._call(occupancy, ctypes.byref(each), function, threads, ctypes.c_size_t(0))
+        self._call("cuDeviceGetAttribute", ctypes.byref(processors), _MULTIPROCESSORS, self._handle)
+        blocks = max(1, min(most_blocks, each.value * processors.value))
+        self._call("cuLaunchCooperativeKernel", function, blocks, 1, 1, threads, 1, 1, 0, None, parameters)
+
+    def microseconds(self, start: Callable[[], None]) -> float | None:
+        begin, end, milliseconds = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_float()
+        for event in (begin, end):
+            self._call("cuEventCreate", ctypes.byref(event), 0)
+        start()
+        self._call("cuEventRecord", begin, None)
+        for _ in range(_REPEATS):
+            start()
+        self._call("cuEventRecord", end, None)
+        self._call("cuEventSynchronize", end)
+        self._call("cuEventElapsedTime", ctypes.byref(milliseconds), begin, end)
+        return 1000 * milliseconds.value / _REPEATS
+
+
+class EmulatedGpu:
+    """The same kernels compiled for the CPU; memory is the process's own."""
+
+    name = "emulated"
+
+    def __init__(self) -> None:
+        from kernels.plugin import load_plugin, plugin_library
+
+        load_plugin("emulated-cuda")
+        self._library = plugin_library()
+        self._kept: list[np.ndarray] = []
+
+    def put(self, array: np.ndarray) -> int:
+        room = np.zeros(array.nbytes + 16, np.uint8)
+        self._kept.append(room)
+        start = -room.ctypes.data % 16
+        room[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        return int(room.ctypes.data) + start
+
+    def get(self, address: int, like: np.ndarray) -> np.ndarray:
+        return np.frombuffer(ctypes.string_at(address, like.nbytes), like.dtype).reshape(like.shape)
+
+    def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, args: ctypes.Structure) -> None:
+        self._library.graph_train_check_launch(
+            0, None, kernel.encode(), (ctypes.c_uint * 3)(*grid), threads, ctypes.byref(args)
+        )
+
+    def launch_together(self, kernel: str, most_blocks: int, threads: int, args: ctypes.Structure) -> None:
+        self._library.graph_train_check_launch_together(
+            0, None, kernel.encode(), ctypes.c_int64(most_blocks), threads, ctypes.byref(args)
+        )
+
+    def microseconds(self, start: Callable[[], None]) -> float | None:
+        return None

@@ -1,0 +1,111 @@
+"""What the kit runs, stage by stage; each yields lines of the table as they come."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from kernels.build import cuda_build, nvrtc
+from kernels.host.cuda_devices import compute_capabilities
+from tests.gpu.cases import CASES, WITHIN_OTHERS, Launched, kernel_names
+from tests.gpu.devices import Device, EmulatedGpu, Gpu
+
+ROOT = Path(__file__).resolve().parents[2]
+_LONGEST = 240
+"""Seconds that one command may take."""
+_NOTHING_COLLECTED = 5
+"""Exit code of pytest."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table."""
+
+    stage: str
+    name: str
+    result: Literal["PASS", "FAIL", "SKIP"]
+    seconds: float
+    note: str
+
+
+def kernels_alone(*, emulated: bool) -> Iterator[Line]:
+    """Compiled kernels and the driver, no OneFlow: each against NumPy."""
+    device: Device
+    if emulated:
+        device = EmulatedGpu()
+    else:
+        device = Gpu(cuda_build.ensure_compiled(nvrtc.architecture_for(compute_capabilities()[0])))
+    for name in sorted(kernel_names() - WITHIN_OTHERS):
+        if name in CASES:
+            yield _one_kernel(device, name, CASES[name])
+        else:
+            yield Line("kernels", name, "SKIP", 0, "no case of its own")
+
+
+def _one_kernel(device: Device, name: str, case: Callable[[Device], Launched]) -> Line:
+    start = time.monotonic()
+    try:
+        launched = case(device)
+        worst = max(_excess(*pair, launched) for pair in launched.pairs)
+        duration = device.microseconds(launched.again)
+    except Exception as error:  # whatever it is, the other kernels are still to be tried
+        return Line("kernels", name, "FAIL", time.monotonic() - start, f"{type(error).__name__}: {error}")
+    speed = "" if duration is None else f"{duration:.1f} us, {launched.bytes_moved / duration / 1000:.0f} GB/s"
+    if worst > 0:
+        return Line("kernels", name, "FAIL", time.monotonic() - start, f"beyond the bound by {worst:.3g}; {speed}")
+    return Line("kernels", name, "PASS", time.monotonic() - start, speed)
+
+
+def _excess(got: np.ndarray, want: np.ndarray, launched: Launched) -> float:
+    """By how much the worst number is beyond its bound; at most 0 where none is."""
+    ours, exact = got.astype(np.float64), want.astype(np.float64)
+    excess = np.abs(ours - exact) - launched.relative * np.abs(exact) - launched.absolute
+    return float(np.where(np.isnan(excess), np.inf, excess).max())
+
+
+def pictures(*, emulated: bool) -> Iterator[Line]:
+    """What DALI draws on the GPU against the CPU: the tests of the pipelines that need one."""
+    yield _tests("pictures", "tests/pipelines")
+
+
+def training(*, emulated: bool) -> Iterator[Line]:
+    """OneFlow: steps against the CPU's, whole trainings, validation, two ranks."""
+    yield _tests("training", "tests/graph_train")
+    with tempfile.TemporaryDirectory() as folder:
+        small = ["--data=shapes", "--cfg=yolov5n.yaml", "--imgsz=64", "--batch-size=16", "--kernels=require"]
+        train = [sys.executable, "-m", "graph_train", *small, f"--project={folder}"]
+        yield _command("training", "float32", [*train, "--device=0", "--no-amp", "--epochs=1", "--name=float32"])
+        yield _command("training", "AMP", [*train, "--device=0", "--amp", "--epochs=1", "--name=amp"])
+        yield _command("training", "20 epochs", [*train, "--device=0", "--epochs=20", "--name=long"])
+        weights = f"--weights={folder}/long/weights/best.safetensors"
+        validate = [sys.executable, "-m", "graph_train.cli.val", weights, "--data=shapes", "--imgsz=64", "--device=0"]
+        yield _command("training", "validation", validate)
+        if len(compute_capabilities()) < 2:
+            yield Line("training", "two ranks", "SKIP", 0, "one GPU")
+        else:
+            ranks = ["-m", "oneflow.distributed.launch", "--nproc_per_node", "2", *train[1:]]
+            yield _command("training", "two ranks", [sys.executable, *ranks, "--epochs=1", "--name=ranks"])
+
+
+def _tests(stage: str, folder: str) -> Line:
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "gpu", "--kernels", "require", folder]
+    return _command(stage, f"pytest -m gpu {folder}", command)
+
+
+def _command(stage: str, name: str, command: list[str]) -> Line:
+    start = time.monotonic()
+    try:
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_LONGEST, check=False)
+    except subprocess.TimeoutExpired:
+        return Line(stage, name, "FAIL", time.monotonic() - start, f"no end after {_LONGEST} s")
+    seconds, said = time.monotonic() - start, (ran.stdout + ran.stderr).strip().splitlines()
+    if ran.returncode == _NOTHING_COLLECTED and "pytest" in command:
+        return Line(stage, name, "SKIP", seconds, "no such tests")
+    note = " | ".join(said[-3:]) if ran.returncode else (said[-1] if said else "")
+    return Line(stage, name, "FAIL" if ran.returncode else "PASS", seconds, note[:300])

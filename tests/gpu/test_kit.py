@@ -1,0 +1,90 @@
+"""The kit without a GPU: it says so; its cases pass on the emulated device; its layouts are the compiler's."""
+
+import ctypes
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kernels.build.plugin_build import SOURCE_FOLDER, find_compiler
+from kernels.host.cuda_devices import compute_capabilities
+from tests.gpu.cases import CASES, WITHIN_OTHERS, Launched, decode, encode, kernel_names
+from tests.gpu.layouts import structure
+from tests.gpu.stages import _one_kernel
+
+ROOT = Path(__file__).resolve().parents[2]
+_STRUCTURES = {
+    "ops/elementwise/elementwise.h": ("AddArgs", "CastArgs", "FillArgs"),
+    "ops/bias/bias.h": ("AddBiasArgs", "AddBiasGradArgs"),
+    "ops/pixels/pixels.h": ("PixelArgs",),
+    "ops/weight_packing/weight_packing.h": ("PackedWeight", "PackArgs"),
+    "ops/batch_norm/batch_norm.h": ("NormArgs",),
+}
+
+
+def _kit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.gpu", *(str(word) for word in arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(bool(compute_capabilities()), reason="there is a GPU")
+def test_without_a_gpu_it_says_so() -> None:
+    ran = _kit()
+    assert ran.returncode == 2
+    assert ran.stderr == "no GPU here, or no NVIDIA driver: nothing was run\n"
+
+
+@pytest.mark.timeout(1200)
+def test_its_cases_pass_on_the_emulated_device(tmp_path: Path) -> None:
+    ran = _kit("--emulated", "--json", tmp_path / "table.json")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    results = {line["name"]: line["result"] for line in json.loads((tmp_path / "table.json").read_text())["lines"]}
+    assert results == {name: "PASS" if name in CASES else "SKIP" for name in kernel_names() - WITHIN_OTHERS}
+
+
+def test_every_case_is_of_a_kernel_that_there_is() -> None:
+    assert CASES.keys() | WITHIN_OTHERS <= kernel_names()
+
+
+@pytest.mark.parametrize("header", _STRUCTURES)
+def test_layouts_are_those_of_the_compiler(header: str, tmp_path: Path) -> None:
+    source = tmp_path / "layout.cpp"
+    checks = [f'#include "{header}"', "using namespace graph_train;"]
+    for name in _STRUCTURES[header]:
+        ours = structure(header, name)
+        checks.append(f"static_assert(sizeof({name}) == {ctypes.sizeof(ours)});")
+        for field in ours._fields_:
+            checks.append(f"static_assert(offsetof({name}, {field[0]}) == {getattr(ours, field[0]).offset});")
+    source.write_text("\n".join(checks) + "\n")
+    command = [str(find_compiler()), "-std=c++17", "-fsyntax-only", f"-I{SOURCE_FOLDER}", str(source)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+class _NoDevice:
+    name = "none"
+
+    def microseconds(self, start: object) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize(("got", "result"), [(1.0, "PASS"), (1.1, "PASS"), (1.2, "FAIL"), (np.nan, "FAIL")])
+def test_a_number_beyond_its_bound_fails(got: float, result: str) -> None:
+    launched = Launched(((np.array([got]), np.array([1.0])),), 0.15, 0, lambda: None, 8)
+    assert _one_kernel(_NoDevice(), "one", lambda _: launched).result == result  # type: ignore[arg-type]
+
+
+def test_an_error_fails_and_is_told() -> None:
+    def fail(_: object) -> Launched:
+        raise RuntimeError("cuLaunchKernel: invalid value (1)")
+
+    line = _one_kernel(_NoDevice(), "one", fail)  # type: ignore[arg-type]
+    assert (line.result, line.note) == ("FAIL", "RuntimeError: cuLaunchKernel: invalid value (1)")
+
+
+def test_bfloat16_is_rounded_to_the_nearest() -> None:
+    values = np.array([1.0, 1.00390625, 1.01171875, -3.0], np.float32)  # the middle ones lie halfway
+    assert decode(encode(values, "bf16")).tolist() == [1.0, 1.0, 1.015625, -3.0]
