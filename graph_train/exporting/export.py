@@ -9,6 +9,7 @@ from graph_train.detection.nms import NmsSettings
 from graph_train.engine.schedule import check_image_size
 from graph_train.exporting.pytorch.checkpoint import export_pytorch
 from graph_train.host.devices import select_device
+from graph_train.host.published_weights import located_weights
 from graph_train.settings.export_options import ExportOptions
 from kernels.files import write_atomically
 from kernels.plugin import load_plugin
@@ -47,7 +48,8 @@ def export_weights(options: ExportOptions) -> ExportResult:
     device = select_device(options.device)
     load_plugin(options.kernels)  # type: ignore[arg-type]
     weights, files = Path(options.weights), []
-    network = rebuild_network(weights, part=options.part)  # type: ignore[arg-type]
+    source = located_weights(weights, allow_download=options.allow_download)
+    network = rebuild_network(source, part=options.part)  # type: ignore[arg-type]
     if options.data:
         network.names = list(named_classes(options.data, network.num_classes))
     # Folding BatchNorm, as ONNX wants it, changes the network: weights are written first.

@@ -15,6 +15,7 @@ from graph_train.detection.detector import load_detector, named_classes
 from graph_train.detection.nms import NmsSettings, non_max_suppression
 from graph_train.engine.schedule import check_image_size
 from graph_train.host.devices import select_device
+from graph_train.host.published_weights import located_weights
 from graph_train.prediction.image_inputs import FileOrImage, OpenedImage, is_batch, open_image
 from graph_train.prediction.image_result import ImageResult
 from graph_train.settings.predict_options import DetectorOptions
@@ -55,7 +56,8 @@ class ImageDetector:
         device = select_device(options.device)
         plugin = load_plugin(options.kernels)  # type: ignore[arg-type]
         LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
-        self._detector = load_detector(options.weights, device=device, graph=options.graph, augment=options.augment)
+        paths = [located_weights(path, allow_download=options.allow_download) for path in options.weights]
+        self._detector = load_detector(paths, device=device, graph=options.graph, augment=options.augment)
         known = len(self._detector.class_names)
         self.class_names = tuple(named_classes(options.data, known) if options.data else self._detector.class_names)
         if options.classes is not None and max(options.classes) >= known:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graph_train.settings.flag_table import (
+    DOWNLOAD_HELP,
     NUMBERS,
     SWITCH,
     TEXTS,
@@ -68,6 +69,7 @@ class ExportOptions:
     device: str = flag("", "what the ONNX file is checked against: cuda device, i.e. 0, or cpu")
     graph: bool = flag(True, "check against our network as a compiled graph (default)", kind=SWITCH, off="--eager")
     kernels: str = flag("auto", "our kernel plugin", choices=("auto", "off", "require"))
+    allow_download: bool = flag(False, DOWNLOAD_HELP, kind=SWITCH)
     half: bool = flag(False, "pt: store the weights in half precision, as YOLOv5 does", kind=SWITCH)
     inplace: bool = flag(False, "", kind=SWITCH, refused="concerns PyTorch's head only; leave it out")
     train: bool = flag(False, "", kind=SWITCH, refused="BatchNorm is folded into the exported file; leave it out")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graph_train.settings.flag_table import (
+    DOWNLOAD_HELP,
     NUMBERS,
     SWITCH,
     TEXTS,
@@ -50,6 +51,7 @@ class DetectorOptions:
     workers: int = flag(8, "threads that read and write images", kind=int)
     graph: bool = flag(True, "run the network as compiled graphs (default)", kind=SWITCH, off="--eager")
     kernels: str = flag("auto", "our kernel plugin", choices=("auto", "off", "require"))
+    allow_download: bool = flag(False, DOWNLOAD_HELP, kind=SWITCH)
 
     def __post_init__(self) -> None:
         if not self.weights:

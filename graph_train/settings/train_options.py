@@ -13,6 +13,8 @@ from typing import Any
 
 from graph_train.ranks.team import DEFAULT_TIMEOUT
 from graph_train.settings.flag_table import (
+    DATA_DOWNLOAD_HELP,
+    DOWNLOAD_HELP,
     NUMBERS,
     OPTIONAL_VALUE,
     SWITCH,
@@ -80,7 +82,7 @@ class DataOptions:
                        kind=SWITCH)  # fmt: skip
     workers: int = flag(8, "data loading threads per rank, at most the machine's cores", kind=int)
     strict: bool = flag(False, "any problem in the data set ends the run", kind=SWITCH)
-    allow_download: bool = flag(False, "fetch missing data from the yaml's `download`, if it gives a SHA-256",
+    allow_download: bool = flag(False, f"{DOWNLOAD_HELP}; and {DATA_DOWNLOAD_HELP}",
                                  kind=SWITCH)  # fmt: skip
 
 
