@@ -20,7 +20,7 @@ from models.loss_config import LossConfig
 
 _ABOUT = (
     "Reports on a data set (counts, sizes, labels, every problem with file and line), or with `env` on this machine. "
-    "Reads only."
+    "Reads only. `graph-check convert` makes a YOLO data set of Pascal VOC or COCO annotations; see its --help."
 )
 
 
