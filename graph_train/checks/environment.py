@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kernels.free_memory import free_memory
 from pipelines.data.cache_folder import user_cache_folder
+from pipelines.data.extras import install_command
 
 _PACKAGES = ("oneflow", "nvidia-dali-cuda120", "numpy", "pillow", "safetensors", "onednn-cpu-gomp", "matplotlib")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -103,7 +104,7 @@ def _extra(name: str, needs: Sequence[str]) -> Fact:
     absent = [package for package in packages if _package(package).fatal]
     if not absent:
         return Fact(f"extra {name}", "installed")
-    remedy = f"pip install 'graph-train[{name}]' (in the checkout: uv sync --extra {name}), if you want it"
+    remedy = f"{install_command(name)}, if you want it"
     return Fact(f"extra {name}", f"not installed: {', '.join(absent)}", remedy)
 
 

@@ -266,6 +266,7 @@ def _output_settings(options: PredictOptions) -> OutputSettings:
         confidences=options.save_conf,
         crops=options.save_crop,
         entries=options.save_json,
+        table=options.save_csv,
         save_drawn=not options.nosave,
         show=options.view_img,
     )

@@ -22,6 +22,7 @@ from graph_train.settings.flag_table import (
     refuse_changed,
 )
 from graph_train.settings.val_options import NUMBER_RANGES, THRESHOLDS
+from pipelines.data.extras import install_command
 
 FORMATS = ("safetensors", "pt", "onnx")
 _ELSEWHERE: Mapping[str, str] = {
@@ -102,7 +103,7 @@ class ExportOptions:
                 raise ValueError(f"--include {name!r}: choose from {', '.join(FORMATS)}")
         for package in ("onnx", "onnxruntime"):
             if "onnx" in self.include and importlib.util.find_spec(package) is None:
-                raise ValueError(f"--include onnx: {package} is not installed: pip install 'graph-train[onnx]'")
+                raise ValueError(f"--include onnx: {package} is not installed: {install_command('onnx')}")
         if self.output and len(self.include) > 1:
             raise ValueError("--output: one name for several formats; leave it out, or export one format at a time")
 

@@ -74,6 +74,7 @@ class PredictOptions(DetectorOptions):
     save_conf: bool = flag(False, "add the confidence to label files", kind=SWITCH)
     save_json: bool = flag(False, "write all detections into predictions.json, in the form of COCO results",
                            kind=SWITCH)  # fmt: skip
+    save_csv: bool = flag(False, "write all detections into predictions.csv, a row for each", kind=SWITCH)
     save_crop: bool = flag(False, "write each detected object as an image", kind=SWITCH)
     nosave: bool = flag(False, "write no annotated images or videos", kind=SWITCH)
     visualize: bool = flag(False, "write what each layer of the network puts out, as pictures and arrays", kind=SWITCH)
