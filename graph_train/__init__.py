@@ -1,16 +1,16 @@
 """graph-train: YOLOv5-family detectors, trained with the whole step in one graph.
 
 `train`, `validate`, `predict` and `export` do what the commands `graph-train`, `graph-val`, `graph-predict` and
-`graph-export` do; see `graph_train.api`. They are loaded when they are first used, so that importing the package costs
-nothing.
+`graph-export` do, and `load` gives a detector to call with images; see `graph_train.api`. They are loaded when they are
+first used, so that importing the package costs nothing.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graph_train.api import export, predict, train, validate
+    from graph_train.api import export, load, predict, train, validate
 
-__all__ = ["export", "predict", "train", "validate"]
+__all__ = ["export", "load", "predict", "train", "validate"]
 
 
 def __getattr__(name: str) -> Any:

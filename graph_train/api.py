@@ -1,11 +1,13 @@
 """The Python API: what the commands do, as functions that return results.
 
-    from graph_train import export, predict, train, validate
+    from graph_train import export, load, predict, train, validate
 
     result = train(data="shapes", cfg="yolov5n.yaml", imgsz=160, epochs=20)
     print(result.validation.map50, validate(weights=result.best, data="shapes", imgsz=160).results[0].map50_95)
     for found in predict(weights=result.best, source="photos", imgsz=160, nosave=True).predictions:
         print(found.path, found.detections)
+    detector = load(result.best, imgsz=160)
+    print(detector("photos/a.jpg").as_dict())
     export(weights=result.best, include="onnx", imgsz=160)
 
 A setting that does not exist is refused with the nearest one that does. Nothing is printed unless the logger
@@ -16,13 +18,14 @@ from typing import Any
 
 from graph_train.exporting.export import ExportResult, export_weights
 from graph_train.launch.train import train
+from graph_train.prediction.image_detector import ImageDetector
 from graph_train.prediction.predict import PredictionResult, predict_sources
 from graph_train.settings.export_options import export_options
-from graph_train.settings.predict_options import predict_options
+from graph_train.settings.predict_options import detector_options, predict_options
 from graph_train.settings.val_options import val_options
 from graph_train.validation.evaluate import EvaluationResult, evaluate
 
-__all__ = ["export", "predict", "train", "validate"]
+__all__ = ["export", "load", "predict", "train", "validate"]
 
 
 def validate(**flags: Any) -> EvaluationResult:
@@ -43,6 +46,19 @@ def predict(**flags: Any) -> PredictionResult:
         ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
     """
     return predict_sources(predict_options(**flags))
+
+
+def load(weights: Any, **flags: Any) -> ImageDetector:
+    """Read trained weights once, to find objects in images that a program has.
+
+    Args:
+        weights: a weight file, or several as an ensemble.
+        flags: `imgsz`, `conf_thres`, `iou_thres`, `max_det`, `classes`, `agnostic_nms`, `augment`, `batch_size`,
+            `data`, `device`, `workers`, `graph`, `kernels`: those of `graph-predict`, with its defaults.
+    Raises:
+        ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
+    """
+    return ImageDetector(detector_options(weights=weights, **flags))
 
 
 def export(**flags: Any) -> ExportResult:

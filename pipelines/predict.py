@@ -1,7 +1,7 @@
 """Batches of images to look for objects in: letterboxed with the least border, images of one shape together."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +160,51 @@ class FrameBatches:
     def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """As `explain_failure`."""
         del numbers, backend
+        return []
+
+    def close(self) -> None:
+        """Ends all threads."""
+        self._source.close()
+
+
+class PixelBatches:
+    """Decoded images of any sizes in batches, call after call; `indices` are their numbers in the call. Images of equal
+    shape stand together, as in `ImageBatches`."""
+
+    decoded = True
+
+    def __init__(self, settings: PredictSettings) -> None:
+        self._settings = settings
+        self._images: Sequence[np.ndarray] = ()
+        self._names: list[Path] = []
+        self._source = BatchSource(_graph(settings, decoded=True), self, self._names)
+
+    def batches(self, images: Sequence[np.ndarray]) -> Generator[Batch, None, None]:
+        """Batches of images (h, w, 3) uint8 RGB; a new call ends the one before."""
+        self._source.stop()
+        self._images, self._names[:] = images, [Path(f"image {number}") for number in range(len(images))]
+        sizes = [(image.shape[1], image.shape[0]) for image in images]
+        numbers = [batch for group in _groups(sizes, self._settings) for batch in group]
+        try:
+            yield from self._source.batches(
+                _plan(batch, [sizes[number] for number in batch], self._settings) for batch in numbers
+            )
+        finally:
+            self._images = ()
+
+    def tile(self, tile: TileRender) -> np.ndarray:
+        """(h, w, 3) uint8 RGB: the part of its image that a tile looks at."""
+        (top, left), (height, width) = tile.crop_start, tile.crop_shape
+        return self._images[tile.source][top : top + height, left : left + width]
+
+    def explain_failure(self, numbers: list[int]) -> str:
+        """Nothing is decoded here, so no image can be to blame."""
+        del numbers
+        return ""
+
+    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+        """As `explain_failure`."""
+        del numbers, device
         return []
 
     def close(self) -> None:

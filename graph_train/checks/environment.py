@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from kernels.host.free_memory import free_memory
 from pipelines.data.cache_folder import user_cache_folder
+from pipelines.data.extras import install_command
 
 if TYPE_CHECKING:
     from graph_train.engine.precision import ComputeDevice
@@ -106,7 +107,7 @@ def _extra(name: str, needs: Sequence[str]) -> Fact:
     absent = [package for package in packages if _package(package).fatal]
     if not absent:
         return Fact(f"extra {name}", "installed")
-    remedy = f"pip install 'graph-train[{name}]' (in the checkout: uv sync --extra {name}), if you want it"
+    remedy = f"{install_command(name)}, if you want it"
     return Fact(f"extra {name}", f"not installed: {', '.join(absent)}", remedy)
 
 

@@ -1,4 +1,4 @@
-"""`graph-check`: reports on a data set, or on this machine, without changing either."""
+"""`graph-check`: reports on a data set or on this machine, and converts annotations to YOLO's form."""
 
 import sys
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from typing import Any
 
 from graph_train.host.run_command import run_command
 from graph_train.settings.check_options import build_parser, check_options
+from graph_train.settings.convert_options import build_convert_parser, convert_options
 from graph_train.settings.flag_table import dashed
 
 ERRORS_FOUND = 1
@@ -14,11 +15,26 @@ _OF_BOTH = ("json", "debug")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; argument errors and `--help` answer before anything heavy is imported."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["convert"]:
+        return _convert(given[1:])
     flags = vars(build_parser().parse_args(arguments))
     subject = flags.pop("subject")
 
     def command() -> int:
         return _check_environment(flags) if subject == "env" else _check_data(flags)
+
+    return run_command("graph-check", command, debug=bool(flags.get("debug")))
+
+
+def _convert(arguments: Sequence[str]) -> int:
+    flags = vars(build_convert_parser().parse_args(arguments))
+
+    def command() -> int:
+        options = convert_options(**flags)
+        from graph_train.checks.convert import convert
+
+        return ERRORS_FOUND if convert(options) else 0
 
     return run_command("graph-check", command, debug=bool(flags.get("debug")))
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from graph_train.host.published_weights import located_weights
 from graph_train.host.run_command import run_command, show_messages
 from graph_train.settings.export_options import build_parser, export_options
 
@@ -14,6 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         options = export_options(**flags)
         show_messages()
+        for path in (options.weights,):
+            located_weights(path, allow_download=options.allow_download)
         from graph_train.exporting.export import export_weights
 
         export_weights(options)

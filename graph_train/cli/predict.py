@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from graph_train.host.failures import DONE, USER_ERROR
+from graph_train.host.published_weights import located_weights
 from graph_train.host.run_command import run_command, show_messages
 from graph_train.settings.predict_options import build_parser, predict_options
 
@@ -15,6 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         options = predict_options(**flags)
         show_messages()
+        for path in options.weights:
+            located_weights(path, allow_download=options.allow_download)
         from graph_train.prediction.predict import predict_sources
 
         result = predict_sources(options)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from graph_train.host.published_weights import located_weights
 from graph_train.host.run_command import run_command
 from graph_train.ranks import team
 from graph_train.settings.train_options import given_flags, options_from_flags
@@ -16,7 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Several processes meet before OneFlow and DALI are loaded.
         team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", ""))
         if team.current().info.alone:
-            options_from_flags(**flags)  # what no run can use is told at once, not after OneFlow has been loaded
+            # What no run can use is told at once, not after OneFlow has been loaded.
+            options = options_from_flags(**flags)
+            if options.model.weights:
+                located_weights(options.model.weights, allow_download=options.data.allow_download)
         from graph_train.launch.train import train
 
         train(**flags)

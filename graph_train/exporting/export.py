@@ -7,7 +7,9 @@ from pathlib import Path
 from graph_train.detection.detector import named_classes, rebuild_network
 from graph_train.detection.nms import NmsSettings
 from graph_train.engine.schedule import check_image_size
+from graph_train.exporting.pytorch.checkpoint import export_pytorch
 from graph_train.host.devices import select_device
+from graph_train.host.published_weights import located_weights
 from graph_train.settings.export_options import ExportOptions
 from kernels.host.files import write_atomically
 from kernels.plugin import load_plugin
@@ -46,18 +48,23 @@ def export_weights(options: ExportOptions) -> ExportResult:
     device = select_device(options.device)
     load_plugin(options.kernels)  # type: ignore[arg-type]
     weights, files = Path(options.weights), []
-    network = rebuild_network(weights, part=options.part)  # type: ignore[arg-type]
+    source = located_weights(weights, allow_download=options.allow_download)
+    network = rebuild_network(source, part=options.part)  # type: ignore[arg-type]
     if options.data:
         network.names = list(named_classes(options.data, network.num_classes))
     # Folding BatchNorm, as ONNX wants it, changes the network: weights are written first.
     for name in sorted(dict.fromkeys(options.include), key=lambda name: name == "onnx"):
-        if name == "safetensors":
-            path = Path(options.output) if options.output else weights.with_name(f"{weights.stem}.export.safetensors")
-            save_weights(network, path)
-            files.append(ExportedFile(name, path))
-        else:
-            path = Path(options.output) if options.output else weights.with_name(f"{weights.stem}.onnx")
+        # Never the name of a file of weights that may lie there: YOLOv5's best.pt, or the input itself.
+        own_name = f"{weights.stem}.onnx" if name == "onnx" else f"{weights.stem}.export.{name}"
+        path = Path(options.output) if options.output else weights.with_name(own_name)
+        if name == "onnx":
             files.append(_export_onnx(network.to(device), path, options))
+        else:
+            if name == "pt":
+                export_pytorch(network, path, half=options.half)
+            else:
+                save_weights(network, path)
+            files.append(ExportedFile(name, path))
         LOG.info("Wrote %s", path)
     return ExportResult(tuple(files))
 

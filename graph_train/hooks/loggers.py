@@ -16,6 +16,7 @@ from graph_train.hooks.callbacks import Callbacks, TrainingHooks
 from graph_train.hooks.tensorboard_events import EventFile
 from graph_train.runs.results_csv import RESULT_KEYS, VALIDATION_KEYS
 from kernels.host.files import write_atomically
+from pipelines.data.extras import install_command
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 BEST_KEYS = ("best/epoch", "best/precision", "best/recall", "best/mAP_0.5", "best/mAP_0.5:0.95")
@@ -50,7 +51,7 @@ def _needed(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"package {module!r} is missing ({error}): pip install 'graph-train[{extra}]'") from error
+        raise ValueError(f"package {module!r} is missing ({error}): {install_command(extra)}") from error
 
 
 class TensorBoardLogger(TrainingHooks):

@@ -21,8 +21,8 @@ from pipelines.data.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
 _CHANGEABLE_ON_RESUME = (
-    "epochs", "device", "workers", "kernels", "debug", "cache", "noplots", "loggers", "allow_download", "save_steps",
-    "save_minutes", "keep_saves", "on_save_error", "max_nonfinite", "dist_timeout", *WANDB_ONLY,
+    "data", "epochs", "device", "workers", "kernels", "debug", "cache", "noplots", "loggers", "allow_download",
+    "save_steps", "save_minutes", "keep_saves", "on_save_error", "max_nonfinite", "dist_timeout", *WANDB_ONLY,
 )  # fmt: skip
 
 
@@ -64,13 +64,15 @@ def resumed(folder: RunFolder, point: ResumePoint, flags: Mapping[str, Any]) -> 
     asked = set(flags) - {"project", "resume"}
     if given["batch_size"] == AUTO_BATCH:
         asked.discard("batch_size")  # what was found then is what is saved
+    # Without a checkpoint there is nothing that another place of the data could be compared with.
+    changeable = [name for name in _CHANGEABLE_ON_RESUME if checkpoint is not None or name != "data"]
     for name in asked:
-        if name not in _CHANGEABLE_ON_RESUME and saved.get(name) != given[name]:
+        if name not in changeable and saved.get(name) != given[name]:
             raise ValueError(
                 f"{dashed(name)} {given[name]!r} differs from the saved run ({saved.get(name)!r}); a "
-                f"resumed run may change only {', '.join(dashed(name) for name in _CHANGEABLE_ON_RESUME)}"
+                f"resumed run may change only {', '.join(dashed(name) for name in changeable)}"
             )
-    saved.update({name: given[name] for name in _CHANGEABLE_ON_RESUME if name in flags})
+    saved.update({name: given[name] for name in changeable if name in flags})
     if "wandb" not in str(saved.get("loggers", "")).split(","):
         saved.update({name: unused for name, unused in WANDB_ONLY.items() if name not in flags})
     options = options_from_flags(**saved)

@@ -29,7 +29,7 @@ from graph_train.runs.run_folder import (
     new_run_folder,
     point_to_resume,
 )
-from graph_train.runs.saved_header import read_header
+from graph_train.runs.saved_header import SavedHeader, read_header
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, TrainOptions, options_from_flags
 from graph_train.training.assembly import Run, Saved, assemble
@@ -186,14 +186,28 @@ def _train_from(start: Start, folder: RunFolder, callbacks: Callbacks) -> TrainR
             _announce_resume(cursor, options.optim.epochs)
             if run.setup.device == "cpu":
                 _warn_of_other_threads(header.threads)
-            if header.data != run.setup.data.fingerprint():
-                LOG.warning("The data set is not the one of the checkpoint: the run goes on, but not as it would have")
+            _check_data(run, header)
         trainer = Trainer(run, folder, cursor, stopper, callbacks, results=lines)
         if run.setup.exchange.main:
             callbacks.add(ReportHooks(trainer, resumed=checkpoint is not None), "report")
         return trainer.train()
     finally:
         run.close()
+
+
+def _check_data(run: Run, header: SavedHeader) -> None:
+    """The data set may lie elsewhere than before, but must be the same there.
+
+    Raises:
+        ValueError: `--data` names another one than that of the checkpoint.
+    """
+    if header.data == run.setup.data.fingerprint():
+        return
+    given = run.setup.options.data.data
+    if given != header.options["data"]:
+        raise ValueError(f"--data {given}: not the data set of the checkpoint (names, sizes and labels of its images "
+                         "differ); a resumed run keeps its data set, which may only lie elsewhere")  # fmt: skip
+    LOG.warning("The data set is not the one of the checkpoint: the run goes on, but not as it would have")
 
 
 def _with_batch_size(
@@ -223,9 +237,15 @@ def _warn_of_other_threads(before: int) -> None:
         )  # fmt: skip
 
 
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
 def _describe(run: Run, folder: RunFolder, callbacks: Callbacks, *, first_epoch: int | None) -> None:
     """Says what will be trained: to the terminal, as files in the folder, to loggers."""
     options, data = run.setup.options, run.setup.data
+    LOG.info("Settings: %s", _listed(options.as_flat_dict()))
+    LOG.info("Hyper-parameters: %s", _listed(run.setup.hyp.as_dict()))
     LOG.info("%s", measure(run.state.network, run.setup.image_px))
     problems = (*data.train.problems, *data.val.problems)
     if problems:

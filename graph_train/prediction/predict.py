@@ -4,7 +4,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,19 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from graph_train.detection.detector import Detector, load_detector, named_classes
-from graph_train.detection.nms import NmsSettings, non_max_suppression
-from graph_train.engine.schedule import check_image_size
-from graph_train.host.devices import select_device
 from graph_train.plots.images import BoxStyle
 from graph_train.prediction.feature_maps import FeatureMaps
+from graph_train.prediction.image_detector import ImageDetector
+from graph_train.prediction.image_result import counted
 from graph_train.prediction.prediction_files import OutputSettings, Prediction, PredictionWriter
 from graph_train.prediction.sources import SourceFile, Sources, find_sources
 from graph_train.runs.run_folder import make_unused
 from graph_train.settings.predict_options import PredictOptions
 from graph_train.validation.measuring import Speed
-from kernels.plugin import load_plugin
-from pipelines.augmentation.letterbox import BORDER_GREY, unletterbox_boxes
 from pipelines.batches import Batch
 from pipelines.data.problems import Problem, printable
 from pipelines.data.video import Video, VideoFile, require_opencv
-from pipelines.predict import FrameBatches, ImageBatches, PredictSettings, inspect_images
+from pipelines.predict import FrameBatches, ImageBatches, inspect_images
 
 Array = npt.NDArray[Any]
 LOG = logging.getLogger("graph_train")
@@ -78,14 +74,8 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
         require_opencv(video.path)
     if options.vid_stride != 1 and not sources.videos:
         raise ValueError(f"--vid-stride {options.vid_stride}: there is no video among the sources; leave it out")
-    device = select_device(options.device)
-    plugin = load_plugin(options.kernels)  # type: ignore[arg-type]
-    LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
-    detector = load_detector(options.weights, device=device, graph=options.graph, augment=options.augment)
-    names = named_classes(options.data, len(detector.class_names)) if options.data else detector.class_names
-    if options.classes is not None and max(options.classes) >= len(names):
-        raise ValueError(f"--classes {max(options.classes)}: the weights know {len(names)} classes, from 0")
-    with _Run(options, sources, detector, names, device) as run:
+    detector = ImageDetector(options)
+    with _Run(options, sources, detector) as run:
         run.look_at_images()
         run.look_at_videos()
     return run.result()
@@ -126,25 +116,10 @@ class _Timer:
 class _Run:
     """One prediction over all sources."""
 
-    def __init__(
-        self, options: PredictOptions, sources: Sources, detector: Detector, names: Sequence[str], device: str
-    ) -> None:
-        self._options, self._sources, self._detector, self._names = options, sources, detector, tuple(names)
-        self._suppression = NmsSettings(
-            options.conf_thres,
-            options.iou_thres,
-            classes=options.classes,
-            agnostic=options.agnostic_nms,
-            max_det=options.max_det,
-        )
-        self._batches = PredictSettings(
-            image_hw=_image_hw(options.imgsz, detector.stride),
-            stride=detector.stride,
-            batch_size=options.batch_size,
-            workers=max(options.workers, 1),
-            device=device,
-        )
-        self._features = FeatureMaps(detector.networks[0], graph=options.graph) if options.visualize else None
+    def __init__(self, options: PredictOptions, sources: Sources, detector: ImageDetector) -> None:
+        self._options, self._sources, self._detector = options, sources, detector
+        self._names, self._batches = detector.class_names, detector.batches
+        self._features = FeatureMaps(detector.network, graph=options.graph) if options.visualize else None
         self._output = _output_settings(options)
         self._writes = self._output.anything or options.visualize
         self._problems, self._timer = list(sources.problems), _Timer()
@@ -178,7 +153,7 @@ class _Run:
         source = ImageBatches(index, self._batches)
         found: dict[int, Prediction] = {}
         with contextlib.closing(source), _progress(len(usable), "predicting") as bar:
-            self._warm_up(source.shapes)
+            self._detector.warm_up(source.shapes)
             for batch in self._timed(source):
                 files_here = [usable[number] for number in batch.indices]
                 made = [Prediction(file.path, None, place.original_hw, _NOTHING, file.name)
@@ -215,7 +190,7 @@ class _Run:
                 target = VideoFile(self._output.folder / name, video.size, video.rate / every)
                 stack.enter_context(contextlib.closing(target))
             bar = stack.enter_context(_progress(-(-video.frames // every) or None, printable(file.path.name)))
-            self._warm_up({source.shape_hw: self._batches.batch_size})
+            self._detector.warm_up({source.shape_hw: self._batches.batch_size})
             number = 1
             for batch, frames in self._timed(source.batches(video.read(every))):
                 hw = (video.size[1], video.size[0])
@@ -235,33 +210,15 @@ class _Run:
             yield batch
             started = time.perf_counter()
 
-    def _warm_up(self, shapes: Mapping[tuple[int, int], int]) -> None:
-        """Compiles the graph of every input shape before anything is timed."""
-        if self._options.graph:
-            for (height, width), count in shapes.items():
-                self._detector(np.full((count, 3, height, width), BORDER_GREY, np.uint8))
-
     def _detected(self, batch: Batch, made: Sequence[Prediction]) -> list[Prediction]:
         """The predictions, one for each image of a batch, with what was found in it, in px of its file."""
-        images = batch.images
-        started = time.perf_counter()
-        predictions = self._detector(images)[0]
-        predicted = time.perf_counter()
-        found = non_max_suppression(predictions, self._suppression)
-        self._timer.inference += predicted - started
-        self._timer.suppression += time.perf_counter() - predicted
+        found = self._detector.detect(batch)
+        self._timer.inference += found.inference_seconds
+        self._timer.suppression += found.suppression_seconds
         self._timer.images += len(made)
         if self._features is not None:
-            self._features.write(images, [self._output.folder / prediction.stem for prediction in made])
-        for rows, place in zip(found, batch.geometry, strict=True):
-            # The ratio of the heights alone is undone, as in YOLOv5; that of the widths differs by rounding only.
-            rows[:, :4] = unletterbox_boxes(
-                rows[:, :4],
-                from_hw=images.shape[2:],
-                to_hw=place.original_hw,
-                ratio_pad=(place.ratio_hw[0], place.pad_wh),
-            )
-        return [replace(prediction, detections=rows) for prediction, rows in zip(made, found, strict=True)]
+            self._features.write(batch.images, [self._output.folder / prediction.stem for prediction in made])
+        return [replace(prediction, detections=rows) for prediction, rows in zip(made, found.rows, strict=True)]
 
     def result(self) -> PredictionResult:
         """Everything that was found, after it was written; tells the terminal about it."""
@@ -275,7 +232,9 @@ def _report(result: PredictionResult) -> None:
     images = [found for found in result.predictions if found.frame is None]
     for found in images if len(images) <= _LISTED_IMAGES else ():
         height, width = found.image_hw
-        LOG.info("%s: %dx%d px, %s", printable(found.path), width, height, _counted(found, result.class_names))
+        LOG.info(
+            "%s: %dx%d px, %s", printable(found.path), width, height, counted(found.detections, result.class_names)
+        )
     filled = sum(bool(len(found.detections)) for found in result.predictions)
     frames = len(result.predictions) - len(images)
     kinds = [f"{number} {kind}{'s' * (number > 1)}"
@@ -292,21 +251,9 @@ def _report(result: PredictionResult) -> None:
         LOG.warning("left out: %s", problem)
 
 
-def _counted(found: Prediction, names: Sequence[str]) -> str:
-    numbers = np.bincount(found.detections[:, 5].astype(np.int64), minlength=len(names))
-    return ", ".join(f"{numbers[n]} {names[n]}" for n in np.flatnonzero(numbers)) or "nothing found"
-
-
 def _progress(total: int | None, name: str) -> Any:
     # disable=None: no bar where stderr is a file or a pipe.
     return tqdm(total=total, desc=name, unit="img", disable=None)
-
-
-def _image_hw(imgsz: tuple[int, ...], stride: int) -> tuple[int, int]:
-    height, width = (check_image_size(side, stride) for side in (imgsz[0], imgsz[-1]))
-    if (height, width) != (imgsz[0], imgsz[-1]):
-        LOG.info("--imgsz is raised to %d x %d, multiples of the stride %d", height, width, stride)
-    return height, width
 
 
 def _output_settings(options: PredictOptions) -> OutputSettings:
@@ -319,6 +266,7 @@ def _output_settings(options: PredictOptions) -> OutputSettings:
         confidences=options.save_conf,
         crops=options.save_crop,
         entries=options.save_json,
+        table=options.save_csv,
         save_drawn=not options.nosave,
         show=options.view_img,
     )

@@ -1,5 +1,7 @@
 """What a prediction leaves behind: annotated images and videos, label files, crops, one JSON file."""
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +22,8 @@ from pipelines.pixels.encoded_images import decode_on_host
 
 Array = npt.NDArray[Any]
 
-LABELS, CROPS, JSON_FILE = "labels", "crops", "predictions.json"
+LABELS, CROPS, JSON_FILE, CSV_FILE = "labels", "crops", "predictions.json", "predictions.csv"
+_COLUMNS = ("file", "frame", "class", "name", "confidence", "x1", "y1", "x2", "y2")
 CROP_GAIN, CROP_BORDER_PX = 1.02, 10
 """A crop is this much larger than its box, and then by this border, as in YOLOv5."""
 _QUALITY = 95
@@ -65,6 +68,7 @@ class OutputSettings:
     confidences: bool
     crops: bool
     entries: bool
+    table: bool = False
     save_drawn: bool = True
     show: bool = False
 
@@ -72,7 +76,7 @@ class OutputSettings:
     def anything(self) -> bool:
         """Whether there will be any file."""
         drawn = self.drawing is not None and self.save_drawn
-        return drawn or self.labels or self.crops or self.entries
+        return drawn or self.labels or self.crops or self.entries or self.table
 
 
 class PredictionWriter:
@@ -88,6 +92,7 @@ class PredictionWriter:
         self._pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="write")
         self._waiting: list[Future[None]] = []
         self._entries: list[tuple[str, dict[str, Any]]] = []
+        self._rows: list[tuple[Any, ...]] = []
         self._stems: dict[int | str, Path] = {}
         self._crops: set[Path] = set()
 
@@ -111,6 +116,8 @@ class PredictionWriter:
             if self._settings.entries:
                 ordered = [entry for _, entry in sorted(self._entries, key=lambda named: named[0])]
                 write_atomically(self._settings.folder / JSON_FILE, json.dumps(ordered, allow_nan=False))
+            if self._settings.table:
+                write_atomically(self._settings.folder / CSV_FILE, _as_csv(self._rows))
         finally:
             self.abandon()
 
@@ -123,6 +130,11 @@ class PredictionWriter:
             self._waiting.pop(0).result()
 
     def _note(self, found: Prediction) -> None:
+        if self._settings.table:
+            place = (str(found.path), "" if found.frame is None else found.frame)
+            for *box, confidence, number in found.detections.tolist():
+                values = (f"{value:.6g}" for value in (confidence, *box))
+                self._rows.append((*place, int(number), self._names[int(number)], *values))
         if self._settings.entries:
             for entry in entries_of(found.detections, self._image_id(found.stem), range(len(self._names))):
                 named = {**entry, "category_name": self._names[entry["category_id"]], "file_name": str(found.path)}
@@ -182,6 +194,16 @@ class PredictionWriter:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 left, top, right, bottom = crop_box(row[:4], found.image_hw)
                 Image.fromarray(pixels[top:bottom, left:right]).save(file, quality=_QUALITY)
+
+
+def _as_csv(rows: Sequence[tuple[Any, ...]]) -> str:
+    """Rows in the order of files and frames, the most certain object of each first; boxes in px."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    ordered: list[tuple[Any, ...]] = sorted(rows, key=lambda row: (row[0], row[1] or 0))
+    writer.writerows(ordered)
+    return text.getvalue()
 
 
 def crop_box(corners: Array, image_hw: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -5,13 +5,22 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from graph_train.settings.flag_table import SWITCH, check_flags, check_ranges, dashed, flag, options_of, parser_of
+from graph_train.settings.flag_table import (
+    DATA_DOWNLOAD_HELP,
+    SWITCH,
+    check_flags,
+    check_ranges,
+    dashed,
+    flag,
+    options_of,
+    parser_of,
+)
 from graph_train.settings.train_options import RANGES
 from models.loss_config import LossConfig
 
 _ABOUT = (
     "Reports on a data set (counts, sizes, labels, every problem with file and line), or with `env` on this machine. "
-    "Reads only."
+    "Reads only. `graph-check convert` makes a YOLO data set of Pascal VOC or COCO annotations; see its --help."
 )
 
 
@@ -24,7 +33,7 @@ class CheckOptions:
     cfg: str = flag("yolov5s.yaml", "model yaml whose anchors are compared with the boxes")
     anchor_t: float = flag(LossConfig.anchor_t, "hyper-parameter anchor_t", kind=float)
     single_cls: bool = flag(False, "count all classes as one", kind=SWITCH)
-    allow_download: bool = flag(False, "fetch missing data from the yaml's `download`, if it gives a SHA-256",
+    allow_download: bool = flag(False, DATA_DOWNLOAD_HELP,
                                 kind=SWITCH)  # fmt: skip
     workers: int = flag(0, "threads that decode images, 0 for one per core, at most 8", kind=int)
     json: str = flag("", "file for the report as JSON")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graph_train.settings.flag_table import (
+    DOWNLOAD_HELP,
     NUMBERS,
     SWITCH,
     TEXTS,
@@ -20,14 +21,15 @@ from graph_train.settings.flag_table import (
     parser_of,
     refuse_changed,
 )
-from graph_train.settings.val_options import NO_HALF, NUMBER_RANGES, THRESHOLDS
+from graph_train.settings.val_options import NUMBER_RANGES, THRESHOLDS
+from pipelines.data.extras import install_command
 
-FORMATS = ("safetensors", "onnx")
+FORMATS = ("safetensors", "pt", "onnx")
 _ELSEWHERE: Mapping[str, str] = {
-    "torchscript": "needs PyTorch; load the safetensors file into YOLOv5 and export there",
+    "torchscript": "needs PyTorch; export pt and run YOLOv5's export.py on it",
     "openvino": "export onnx and convert it with OpenVINO's `ovc`",
     "engine": "export onnx and build the engine with TensorRT's `trtexec`",
-    "coreml": "needs PyTorch; load the safetensors file into YOLOv5 and export there",
+    "coreml": "needs PyTorch; export pt and run YOLOv5's export.py on it",
     "saved_model": "export onnx and convert it with a tool for TensorFlow",
     "pb": "export onnx and convert it with a tool for TensorFlow",
     "tflite": "export onnx and convert it with a tool for TensorFlow",
@@ -48,7 +50,9 @@ class ExportOptions:
     weights: str = flag("", "trained weights: .safetensors, .pt or a OneFlow folder")
     include: tuple[str, ...] = flag(("safetensors",), f"formats to write: {', '.join(FORMATS)} (default: safetensors)",
                                     kind=TEXTS)  # fmt: skip
-    output: str = flag("", "file to write (default: beside the weights, NAME.onnx or NAME.export.safetensors)")
+    output: str = flag(
+        "", "file to write (default: beside the weights, NAME.onnx, NAME.export.pt or NAME.export.safetensors)"
+    )
     part: str = flag("ema", "which network of a training checkpoint", choices=("ema", "model"))
     data: str = flag("", "dataset yaml whose class names go into the file instead of those of the weights")
     imgsz: tuple[int, ...] = flag((640,), "ONNX: image size in px, one number or height and width (default: 640)",
@@ -66,7 +70,8 @@ class ExportOptions:
     device: str = flag("", "what the ONNX file is checked against: cuda device, i.e. 0, or cpu")
     graph: bool = flag(True, "check against our network as a compiled graph (default)", kind=SWITCH, off="--eager")
     kernels: str = flag("auto", "our kernel plugin", choices=("auto", "off", "require"))
-    half: bool = flag(False, "", kind=SWITCH, refused=NO_HALF)
+    allow_download: bool = flag(False, DOWNLOAD_HELP, kind=SWITCH)
+    half: bool = flag(False, "pt: store the weights in half precision, as YOLOv5 does", kind=SWITCH)
     inplace: bool = flag(False, "", kind=SWITCH, refused="concerns PyTorch's head only; leave it out")
     train: bool = flag(False, "", kind=SWITCH, refused="BatchNorm is folded into the exported file; leave it out")
     keras: bool = flag(False, "", kind=SWITCH, refused=_OTHER_FORMAT)
@@ -98,13 +103,15 @@ class ExportOptions:
                 raise ValueError(f"--include {name!r}: choose from {', '.join(FORMATS)}")
         for package in ("onnx", "onnxruntime"):
             if "onnx" in self.include and importlib.util.find_spec(package) is None:
-                raise ValueError(f"--include onnx: {package} is not installed: pip install 'graph-train[onnx]'")
+                raise ValueError(f"--include onnx: {package} is not installed: {install_command('onnx')}")
         if self.output and len(self.include) > 1:
             raise ValueError("--output: one name for several formats; leave it out, or export one format at a time")
 
     def _refuse_what_cannot_apply(self) -> None:
         if "onnx" not in self.include:
             refuse_changed(self, _ONNX_ONLY, "concerns ONNX files only; add --include onnx")
+        if "pt" not in self.include:
+            refuse_changed(self, ("half",), "concerns .pt files only; add --include pt")
         if not self.nms:
             refuse_changed(self, _NMS_ONLY, "concerns the suppression; add --nms")
 

@@ -22,6 +22,9 @@ TEXTS = "texts"
 NUMBERS = "numbers"
 """One whole number or several, kept as a tuple."""
 
+DOWNLOAD_HELP = "fetch published weights that are not here (such as yolov5s.pt), verified by SHA-256"
+DATA_DOWNLOAD_HELP = "fetch missing data from the yaml's `download`, if it gives a SHA-256"
+
 _KINDS: Mapping[Any, str] = {
     SWITCH: "True or False",
     TEXTS: "a text or a list of them",

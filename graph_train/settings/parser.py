@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from graph_train.host.failures import USER_ERROR
@@ -12,14 +12,22 @@ from graph_train.host.failures import USER_ERROR
 class CommandParser(argparse.ArgumentParser):
     """`argparse` without abbreviations and without the page of usage before each error."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, former: Mapping[str, str] | None = None, **settings: Any) -> None:
+        """
+        Args:
+            former: flags of earlier programs -> what stands for them today.
+            settings: of `argparse.ArgumentParser`.
+        """
         super().__init__(allow_abbrev=False, **settings)
+        self._former = former or {}
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As `argparse` does; an unknown flag is answered first, with the nearest one that exists."""
         known = [name for action in self._actions for name in action.option_strings]
         for given in sys.argv[1:] if args is None else args:
             flag = given.partition("=")[0]
+            if flag in self._former:
+                self.error(f"{flag}: {self._former[flag]}")
             if flag.startswith("--") and flag not in known:
                 dashed = [
                     name for name in known if name.replace("_", "-") == name or name.replace("_", "-") not in known

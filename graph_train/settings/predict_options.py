@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graph_train.settings.flag_table import (
+    DOWNLOAD_HELP,
     NUMBERS,
     SWITCH,
     TEXTS,
@@ -31,31 +32,51 @@ _DRAWING = ("hide_labels", "hide_conf", "line_thickness")
 
 
 @dataclass(frozen=True)
-class PredictOptions:
-    """All settings of `graph-predict`; a value that no run can use is refused when the object is made."""
+class DetectorOptions:
+    """The settings of a detector, as `graph_train.load(...)` takes them and `graph-predict` has them among its own."""
 
     weights: tuple[str, ...] = flag((), _WEIGHTS_HELP, kind=TEXTS)
-    source: tuple[str, ...] = flag((), _SOURCE_HELP, kind=TEXTS)
     data: str = flag("", "dataset yaml whose class names are shown instead of those of the weights")
     imgsz: tuple[int, ...] = flag((640,), "image size in px, one number or height and width (default: 640)",
                                   kind=NUMBERS, aliases=("--img", "--img-size"))  # fmt: skip
     conf_thres: float = flag(0.25, "detections need a confidence above this", kind=float)
     iou_thres: float = flag(0.45, "a box is suppressed when it overlaps a better one by more than this", kind=float)
     max_det: int = flag(1000, "most detections per image", kind=int)
+    classes: tuple[int, ...] | None = flag(None, "keep only these class numbers", kind=NUMBERS)
+    agnostic_nms: bool = flag(False, "boxes of different classes suppress one another", kind=SWITCH)
+    augment: bool = flag(False, "augmented inference: three scales, one of them flipped", kind=SWITCH)
     batch_size: int = flag(8, "images per batch; only images of one shape share a batch", kind=int,
                            aliases=("--batch",))  # fmt: skip
     device: str = flag("", "cuda device, i.e. 0, or cpu; '' takes the GPU where there is one")
     workers: int = flag(8, "threads that read and write images", kind=int)
+    graph: bool = flag(True, "run the network as compiled graphs (default)", kind=SWITCH, off="--eager")
+    kernels: str = flag("auto", "our kernel plugin", choices=("auto", "off", "require"))
+    allow_download: bool = flag(False, DOWNLOAD_HELP, kind=SWITCH)
+
+    def __post_init__(self) -> None:
+        if not self.weights:
+            raise ValueError("--weights: name trained weights, such as runs/train/exp/weights/best.safetensors")
+        check_flags(self)
+        check_ranges(self, NUMBER_RANGES, shares=THRESHOLDS)
+        if len(self.imgsz) not in (1, 2):
+            raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: give one number, or height and width")
+        if self.classes is not None and min(self.classes, default=-1) < 0:
+            raise ValueError(f"--classes {' '.join(map(str, self.classes))}: classes count from 0")
+
+
+@dataclass(frozen=True)
+class PredictOptions(DetectorOptions):
+    """All settings of `graph-predict`; a value that no run can use is refused when the object is made."""
+
+    source: tuple[str, ...] = flag((), _SOURCE_HELP, kind=TEXTS)
     view_img: bool = flag(False, "show the annotated images on the screen", kind=SWITCH)
     save_txt: bool = flag(False, "write detections as label files", kind=SWITCH)
     save_conf: bool = flag(False, "add the confidence to label files", kind=SWITCH)
     save_json: bool = flag(False, "write all detections into predictions.json, in the form of COCO results",
                            kind=SWITCH)  # fmt: skip
+    save_csv: bool = flag(False, "write all detections into predictions.csv, a row for each", kind=SWITCH)
     save_crop: bool = flag(False, "write each detected object as an image", kind=SWITCH)
     nosave: bool = flag(False, "write no annotated images or videos", kind=SWITCH)
-    classes: tuple[int, ...] | None = flag(None, "keep only these class numbers", kind=NUMBERS)
-    agnostic_nms: bool = flag(False, "boxes of different classes suppress one another", kind=SWITCH)
-    augment: bool = flag(False, "augmented inference: three scales, one of them flipped", kind=SWITCH)
     visualize: bool = flag(False, "write what each layer of the network puts out, as pictures and arrays", kind=SWITCH)
     update: bool = flag(False, "", kind=SWITCH, refused="weights are never changed by a prediction; leave it out")
     project: str = flag("runs/detect", "save to project/name")
@@ -67,22 +88,13 @@ class PredictOptions:
     half: bool = flag(False, "", kind=SWITCH, refused=NO_HALF)
     dnn: bool = flag(False, "", kind=SWITCH, refused=NO_DNN)
     vid_stride: int = flag(1, "look at every n-th frame of a video", kind=int)
-    graph: bool = flag(True, "run the network as compiled graphs (default)", kind=SWITCH, off="--eager")
-    kernels: str = flag("auto", "our kernel plugin", choices=("auto", "off", "require"))
     debug: bool = flag(False, "show tracebacks", kind=SWITCH)
 
     def __post_init__(self) -> None:
-        if not self.weights:
-            raise ValueError("--weights: name trained weights, such as runs/train/exp/weights/best.safetensors")
+        super().__post_init__()
         if not self.source:
             raise ValueError("--source: name images, a folder, a glob, a .txt list, or - for a list on standard input")
-        check_flags(self)
-        drawing = {"line_thickness": (1, MAX_LINE_PX), "vid_stride": (1, MAX_STRIDE)}
-        check_ranges(self, {**NUMBER_RANGES, **drawing}, shares=THRESHOLDS)
-        if len(self.imgsz) not in (1, 2):
-            raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: give one number, or height and width")
-        if self.classes is not None and min(self.classes, default=-1) < 0:
-            raise ValueError(f"--classes {' '.join(map(str, self.classes))}: classes count from 0")
+        check_ranges(self, {"line_thickness": (1, MAX_LINE_PX), "vid_stride": (1, MAX_STRIDE)})
         self._refuse_what_cannot_apply()
 
     def _refuse_what_cannot_apply(self) -> None:
@@ -99,6 +111,11 @@ class PredictOptions:
                              + ("--augment" if self.augment else "all weights but one"))  # fmt: skip
         if self.view_img and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise ValueError("--view-img: there is no display here; look at the images in the results folder")
+
+
+def detector_options(**flags: Any) -> DetectorOptions:
+    """Options from flag names with underscores, as `load(...)` takes them; errors as of `predict_options`."""
+    return options_of(DetectorOptions, flags)
 
 
 def predict_options(**flags: Any) -> PredictOptions:

@@ -13,6 +13,8 @@ from typing import Any
 
 from graph_train.ranks.team import DEFAULT_TIMEOUT
 from graph_train.settings.flag_table import (
+    DATA_DOWNLOAD_HELP,
+    DOWNLOAD_HELP,
     NUMBERS,
     OPTIONAL_VALUE,
     SWITCH,
@@ -26,6 +28,7 @@ from graph_train.settings.flag_table import (
     typed,
 )
 from graph_train.settings.parser import CommandParser
+from pipelines.data.extras import install_command
 
 AUTO_BATCH = -1
 """`--batch-size` that stands for: as many images as memory holds."""
@@ -72,7 +75,8 @@ class DataOptions:
     data: str = flag("shapes", "dataset yaml, or `shapes` for the built-in set")
     imgsz: int = flag(640, "train and val image size in px", kind=int, aliases=("--img", "--img-size"))
     rect: bool = flag(False, "rectangular training batches", kind=SWITCH)
-    cache: str = flag("", "keep images in memory (ram) or on disk (disk)", kind=OPTIONAL_VALUE, const="ram")
+    cache: str = flag("", "keep images in memory (ram) or on disk (disk)", kind=OPTIONAL_VALUE, const="ram",
+                       aliases=("--cache-images",))  # fmt: skip
     image_weights: bool = flag(False, "draw images of badly found classes more often", kind=SWITCH)
     multi_scale: bool = flag(False, "vary the image size by up to 50 %% from batch to batch", kind=SWITCH)
     single_cls: bool = flag(False, "train several classes as one", kind=SWITCH)
@@ -80,7 +84,7 @@ class DataOptions:
                        kind=SWITCH)  # fmt: skip
     workers: int = flag(8, "data loading threads per rank, at most the machine's cores", kind=int)
     strict: bool = flag(False, "any problem in the data set ends the run", kind=SWITCH)
-    allow_download: bool = flag(False, "fetch missing data from the yaml's `download`, if it gives a SHA-256",
+    allow_download: bool = flag(False, f"{DOWNLOAD_HELP}; and {DATA_DOWNLOAD_HELP}",
                                  kind=SWITCH)  # fmt: skip
 
 
@@ -128,7 +132,7 @@ class RunOptions:
         "", "resume the most recent run, or the run or checkpoint named", kind=OPTIONAL_VALUE, const="last"
     )
     nosave: bool = flag(False, "save only the final checkpoint", kind=SWITCH)
-    noval: bool = flag(False, "validate only after the final epoch", kind=SWITCH)
+    noval: bool = flag(False, "validate only after the final epoch", kind=SWITCH, aliases=("--notest",))
     noplots: bool = flag(False, "write no plots", kind=SWITCH)
     save_period: int = flag(-1, "save a checkpoint of its own every N epochs", kind=int)
     save_steps: int = flag(0, "save the whole state every N batches too, while training goes on; 0 does not", kind=int)
@@ -261,7 +265,7 @@ def _check_loggers(run: RunOptions) -> None:
         if name not in LOGGERS:
             raise ValueError(f"--loggers {name}: choose from {', '.join(LOGGERS)}, separated by commas")
         if name in _EXTRAS and importlib.util.find_spec(name) is None:
-            raise ValueError(f"--loggers {name}: the package is not installed: pip install 'graph-train[{name}]'")
+            raise ValueError(f"--loggers {name}: the package is not installed: {install_command(name)}")
     if run.upload_dataset not in ("", "all", "val"):
         raise ValueError(f"--upload_dataset {run.upload_dataset!r}: choose all or val")
     if run.artifact_alias != "latest":
@@ -284,10 +288,18 @@ def _check_bucket(options: TrainOptions) -> None:
                          "install it, or copy the folder of the evolution when it is done")  # fmt: skip
 
 
+_FORMER_FLAGS = {
+    "--adam": "today it is --optimizer Adam",
+    "--linear-lr": "the linear schedule is the default, leave it out; --cos-lr asks for the cosine one",
+}
+"""Flags of YOLOv5's earlier versions that are no flags any more."""
+
+
 def build_parser(prog: str = "graph-train") -> argparse.ArgumentParser:
     """The command line of a training run; flags that are not given are left out of the namespace."""
     parser = CommandParser(
         prog=prog,
+        former=_FORMER_FLAGS,
         description="Trains YOLOv5-family detectors with the whole step in one graph.",
         epilog="Exit codes: 0 done, 1 internal error, 2 user error, 3 the disk refused to be written, 4 numbers were "
         "not finite for too long, 5 another rank was lost, 130 interrupted (after saving).",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from graph_train.settings.flag_table import (
+    DATA_DOWNLOAD_HELP,
+    DOWNLOAD_HELP,
     SWITCH,
     TEXTS,
     check_flags,
@@ -53,7 +55,7 @@ class ValOptions:
                       "256 to 1536)", choices=TASKS)  # fmt: skip
     device: str = flag("", "cuda device, i.e. 0, or cpu; '' takes the GPU where there is one")
     workers: int = flag(8, "data loading threads", kind=int)
-    allow_download: bool = flag(False, "fetch missing data from the yaml's `download`, if it gives a SHA-256",
+    allow_download: bool = flag(False, f"{DOWNLOAD_HELP}; and {DATA_DOWNLOAD_HELP}",
                                 kind=SWITCH)  # fmt: skip
     single_cls: bool = flag(False, "count all classes as one", kind=SWITCH)
     augment: bool = flag(False, "augmented inference: three scales, one of them flipped", kind=SWITCH)

@@ -13,6 +13,7 @@ from graph_train.engine.precision import agreeing_type, compute_device
 from graph_train.engine.schedule import Schedule, check_image_size
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
 from graph_train.engine.step import Compilation, EagerStep, GraphStep, TrainStep
+from graph_train.host.published_weights import located_weights
 from graph_train.ranks import team
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions
@@ -25,7 +26,7 @@ from models.loss_config import LossConfig
 from models.network import DetectionModel
 from models.padded_labels import typical_label_capacity
 from models.spec import ModelSpec, load_model_spec
-from models.weights import load_weights, transfer
+from models.weights import LoadedWeights, load_weights, transfer
 from pipelines.train import TrainPipeline
 from pipelines.val import ValPipeline
 
@@ -64,6 +65,11 @@ class Saved:
     anchors_px: npt.NDArray[np.float32]
 
 
+def _initial_weights(options: TrainOptions) -> LoadedWeights | None:
+    given = options.model.weights
+    return load_weights(located_weights(given, allow_download=options.data.allow_download)) if given else None
+
+
 def assemble(
     options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = None, *, any_anchors: bool = False
 ) -> Run:
@@ -77,7 +83,7 @@ def assemble(
         ValueError, OSError: a setting or a file that cannot be used.
     """
     device = run_device(options)
-    weights = load_weights(options.model.weights) if options.model.weights and saved is None else None
+    weights = _initial_weights(options) if saved is None else None
     data = load_data(options)
     config = saved.config if saved else weights.config if weights else None
     spec = _model_spec(options, hyp, len(data.class_names), config, resumed=saved is not None)

@@ -13,6 +13,7 @@ from graph_train.detection.detector import Detector, load_detector
 from graph_train.detection.label_files import write_label_file
 from graph_train.engine.schedule import check_image_size
 from graph_train.host.devices import select_device
+from graph_train.host.published_weights import located_weights
 from graph_train.runs.run_folder import make_unused
 from graph_train.settings.val_options import ValOptions
 from graph_train.validation.coco_results import (
@@ -68,7 +69,7 @@ def evaluate(options: ValOptions) -> EvaluationResult:
     dataset = load_dataset(options.data, require=(split,), allow_download=options.allow_download)
     index = _index(dataset, split, options)
     groups = [options.weights] if options.task not in ("speed", "study") else [(path,) for path in options.weights]
-    detectors = [load_detector(group, device=device, graph=options.graph, augment=options.augment) for group in groups]
+    detectors = [_detector(group, options, device) for group in groups]
     for detector, group in zip(detectors, groups, strict=True):
         _check_classes(detector, index, group[0], options)
     folder = make_unused(options.project, options.name, exist_ok=options.exist_ok)
@@ -80,6 +81,11 @@ def evaluate(options: ValOptions) -> EvaluationResult:
         _draw_study(options, results, folder)
     LOG.info("Results saved to %s", folder)
     return EvaluationResult(folder, tuple(results))
+
+
+def _detector(group: Sequence[str], options: ValOptions, device: str) -> Detector:
+    paths = [located_weights(path, allow_download=options.allow_download) for path in group]
+    return load_detector(paths, device=device, graph=options.graph, augment=options.augment)
 
 
 def _index(dataset: Dataset, split: Split, options: ValOptions) -> ImageIndex:

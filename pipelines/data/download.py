@@ -5,31 +5,20 @@
 or a list of those. Archives are unpacked by `pipelines.data.unpack`.
 """
 
-import hashlib
-import http.client
 import os
 import re
 import shutil
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from tqdm import tqdm
-
+from pipelines.data.fetching import ALLOW_DOWNLOAD, FetchError, fetch
 from pipelines.data.problems import printable
 from pipelines.data.safe_yaml import YamlFile
 from pipelines.data.unpack import Unpacked, unpack
 
-FLAG = "--allow-download"
-MAX_ARCHIVE_BYTES = 1 << 40
-_TIMEOUT_SECONDS = 30.0
-_PATIENCE_SECONDS, _SLOWEST_BYTES_PER_SECOND = 30.0, 1000
-_CHUNK_BYTES = 1 << 20
 _FORM = "write `download: {url: https://..., sha256: ...}`"
 _SHOWN_LINES = 4
 
@@ -41,11 +30,6 @@ class Archive:
     url: str
     sha256: str
     place: str
-
-    @property
-    def name(self) -> str:
-        """The last part of the address."""
-        return printable(self.url.rpartition("?")[0].rpartition("/")[2] or self.url.rpartition("/")[2] or "archive")
 
 
 def archives(yaml: YamlFile) -> tuple[Archive, ...]:
@@ -85,7 +69,7 @@ def how_to_get(yaml: YamlFile) -> str:
     except ValueError:
         wanted = ()
     if wanted:
-        return f"give {FLAG} to fetch {' and '.join(archive.url for archive in wanted)}"
+        return f"give {ALLOW_DOWNLOAD} to fetch {' and '.join(archive.url for archive in wanted)}"
     entries = value if isinstance(value, list) else str(value).splitlines() if value else []
     lines = [printable(str(entry).strip()) for entry in entries]
     if not lines:
@@ -146,52 +130,18 @@ def _move(content: Path, root: Path, archive: Archive) -> None:
         shutil.move(entry, root / entry.name)
 
 
-class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirections to http and https only."""
-
-    def redirect_request(  # noqa: PLR0917 - the base class's arguments
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        if not newurl.startswith(("http://", "https://")):
-            raise urllib.error.URLError(f"it leads to {printable(newurl[:80])}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 def _fetch(archive: Archive, file: Path) -> None:
     """Writes the content of the address into a file and verifies it."""
-    request = urllib.request.Request(archive.url, headers={"User-Agent": "graph-train"})
-    opener = urllib.request.build_opener(_HttpOnly)
     try:
-        with opener.open(request, timeout=_TIMEOUT_SECONDS) as answer, file.open("wb") as out:
-            digest = _copy(answer, out, archive)
-    except (http.client.HTTPException, urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = " ".join(str(getattr(error, "reason", "") or error).split()) or type(error).__name__
-        raise ValueError(f"{archive.place}: {archive.url} cannot be fetched: {printable(reason)}") from None
+        fetch(archive.url, file)
+    except FetchError as error:
+        raise ValueError(f"{archive.place}: {archive.url} {error}") from None
+    # Imported here: it takes a third of a second, and most commands fetch nothing.
+    import pooch
+
+    digest = pooch.file_hash(str(file))
     if digest != archive.sha256:
         raise ValueError(
             f"{archive.place}: {archive.url} has the SHA-256 {digest}, the yaml says {archive.sha256}: it is not used; "
             "ask whoever wrote the yaml which one is right"
         )
-
-
-def _copy(answer: Any, out: IO[bytes], archive: Archive) -> str:
-    digest, total = hashlib.sha256(), 0
-    start = time.monotonic()
-    stated = answer.headers.get("Content-Length", "")
-    expected = int(stated) if stated.isascii() and stated.isdigit() else None
-    free = shutil.disk_usage(Path(out.name).parent).free
-    limit = min(MAX_ARCHIVE_BYTES, free)
-    with tqdm(total=expected, desc=archive.name, unit="B", unit_scale=True) as bar:
-        while chunk := answer.read1(_CHUNK_BYTES):
-            total += len(chunk)
-            if total > limit or (expected or 0) > limit:
-                raise ValueError(f"{archive.place}: {archive.url} is larger than the {free / 1e9:.1f} GB that are free")
-            waited = time.monotonic() - start
-            if waited > _PATIENCE_SECONDS and total < waited * _SLOWEST_BYTES_PER_SECOND:
-                raise ValueError(f"{archive.place}: {archive.url} sends only {total / waited:.0f} bytes a second")
-            digest.update(chunk)
-            out.write(chunk)
-            bar.update(len(chunk))
-    if expected is not None and total != expected:
-        raise ConnectionError(f"the connection ended after {total} of {expected} bytes")
-    return digest.hexdigest()

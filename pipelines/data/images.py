@@ -121,11 +121,16 @@ def decode_rgb(content: bytes) -> np.ndarray:
         Exception: whatever Pillow raises where the content is damaged.
     """
     with Image.open(io.BytesIO(content), formats=_OPENED_AS) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):
-            grey = np.clip(np.asarray(upright).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=2)
-        return np.asarray(upright.convert("RGB"))
+        return rgb_pixels(image)
+
+
+def rgb_pixels(image: Image.Image) -> np.ndarray:
+    """(h, w, 3) uint8 RGB, upright, of an opened image of any mode; see `decode_rgb`."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        grey = np.clip(np.asarray(upright).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.asarray(upright.convert("RGB"))
 
 
 def read_image_file(path: Path) -> bytes:

@@ -22,6 +22,7 @@ Code = Literal[
     "label-shared",
     "source",
     "coco",
+    "voc",
 ]
 """What kind of finding it is; reports count by it."""
 

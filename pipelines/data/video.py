@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.data.extras import install_command
 from pipelines.data.problems import printable
 
 VIDEO_ENDINGS = frozenset(
@@ -25,7 +26,7 @@ def require_opencv(path: Path) -> None:
         ValueError: names the file and the remedy.
     """
     if importlib.util.find_spec("cv2") is None:
-        raise ValueError(f"{printable(path)}: videos need OpenCV: pip install 'graph-train[video]'")
+        raise ValueError(f"{printable(path)}: videos need OpenCV: {install_command('video')}")
 
 
 class Video:

@@ -20,7 +20,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = (
-        "import sys, graph_train; assert graph_train.__all__ == ['export', 'predict', 'train', 'validate']; "
+        "import sys, graph_train; assert graph_train.__all__ == ['export', 'load', 'predict', 'train', 'validate']; "
         "assert not {'oneflow', 'numpy', 'nvidia.dali', 'matplotlib', 'yaml'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

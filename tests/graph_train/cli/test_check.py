@@ -143,7 +143,7 @@ def test_environment_says_how_to_get_what_is_missing() -> None:
     assert (installed.value, installed.remedy) == ("installed", "")
     absent = _extra("more", ["numpy==1.26.4; extra == 'more'", "no-such-package[x]>=2; extra == 'more'"])
     assert absent.value == "not installed: no-such-package" and not absent.fatal
-    assert "pip install 'graph-train[more]'" in absent.remedy
+    assert absent.remedy == "uv sync --extra more, if you want it"
 
 
 def test_real_data(bccd: Path, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import os
@@ -104,6 +105,30 @@ def test_everything_is_written_and_broken_files_are_left_out(
     crops = {str(path.relative_to(folder / "crops")) for path in (folder / "crops").rglob("*.jpg")}
     assert len(crops) == len(entries)
     assert {crop.split("/")[0] for crop in crops} <= {"red cell", "white_cell", "plate"}
+
+
+def test_a_table_of_all_detections(weights: Path, photos: Path, tmp_path: Path) -> None:
+    result = graph_train.predict(
+        weights=weights,
+        source=photos,
+        imgsz=96,
+        nosave=True,
+        save_csv=True,
+        device="cpu",
+        project=tmp_path,
+        graph=False,
+    )
+    with (tmp_path / "exp/predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [path.name for path in (tmp_path / "exp").iterdir()] == ["predictions.csv"]
+    expected = {str(found.path): found.detections for found in result.predictions}
+    assert len(rows) == sum(map(len, expected.values())) > 3
+    for path, detections in expected.items():
+        own = [row for row in rows if row["file"] == path]
+        numbers = [[float(row[key]) for key in ("x1", "y1", "x2", "y2", "confidence", "class")] for row in own]
+        np.testing.assert_allclose(numbers, detections, rtol=1e-4)
+        assert [row["name"] for row in own] == [NAMES[int(row[5])] for row in detections]
+        assert {row["frame"] for row in own} == {""}
 
 
 def test_detections_are_those_of_the_network(weights: Path, photos: Path, found_in: Any) -> None:

@@ -1,5 +1,7 @@
 """Flags in company: what one means for another."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,22 @@ def test_a_batch_size_that_was_found_is_kept_when_its_command_is_resumed(lab: La
     assert ended.heard.shapes == [(4, 3, 64, 64)] * 3
     with pytest.raises(ValueError, match="--batch-size 2 differs from the saved run"):
         lab.train_as_given(resume=begun.folder, batch_size=2)
+
+
+def test_a_resumed_run_may_find_its_data_elsewhere_but_no_other_data(lab: Lab, tmp_path: Path) -> None:
+    begun = lab.train(epochs=2, stop_after=1)
+    assert "Settings: weights=" in begun.log and "Hyper-parameters: lr0=" in begun.log
+    moved = tmp_path / "moved"
+    shutil.copytree(lab.data.parent, moved, ignore=shutil.ignore_patterns("runs", "*.safetensors"))
+    (other,) = (moved / "labels/train").glob("1.txt")
+    kept = other.read_text()
+    other.write_text("0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(ValueError, match=rf"--data {moved}/data.yaml: not the data set of the checkpoint"):
+        lab.train_as_given(resume=begun.folder, data=str(moved / "data.yaml"))
+    other.write_text(kept)
+    ended = lab.train_as_given(resume=begun.folder, data=str(moved / "data.yaml"))
+    assert [row["epoch"] for row in ended.rows] == [0, 1]
+    assert "not the one of the checkpoint" not in ended.log
 
 
 def test_graph_and_eager_agree_with_many_flags_at_once(lab: Lab) -> None:

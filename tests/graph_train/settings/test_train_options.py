@@ -211,8 +211,17 @@ def test_what_no_run_can_use_is_refused(flags: dict[str, Any], said: str) -> Non
 def test_a_logger_whose_package_is_missing_is_refused(name: str) -> None:
     if importlib.util.find_spec(name) is not None:
         pytest.skip(f"{name} is installed")
-    with pytest.raises(ValueError, match=rf"pip install 'graph-train\[{name}\]'"):
+    with pytest.raises(ValueError, match=rf"is not installed: uv sync --extra {name}"):
         options_from_flags(loggers=f"csv,{name}")
+
+
+def test_spellings_of_earlier_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert given_flags(["--cache-images", "--notest"]) == {"cache": "ram", "noval": True}
+    for flag, today in (("--adam", "today it is --optimizer Adam"), ("--linear-lr", "the linear schedule is the")):
+        with pytest.raises(SystemExit) as ended:
+            given_flags([flag])
+        assert ended.value.code == 2
+        assert f"graph-train: {flag}: {today}" in capsys.readouterr().err
 
 
 def test_a_bucket_without_its_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.data import download as download_module
+from pipelines.data import fetching
 from pipelines.data.dataset import load_dataset
 from tests.pipelines.data.test_unpack import everything_below, make_zip
 from tests.pipelines.data_sets import add_image, write_yaml
@@ -153,8 +153,8 @@ def test_scripts_and_addresses_without_a_checksum_are_refused(
 def test_servers_that_misbehave(
     served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
-    monkeypatch.setattr(download_module, "_PATIENCE_SECONDS", 0.5)
-    monkeypatch.setattr(download_module, "_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(fetching, "_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(fetching, "_TIMEOUT_SECONDS", 1.0)
     file = yaml_for(tmp_path, f"{{url: '{served[1]}/{name}', sha256: {'0' * 64}}}")
     with pytest.raises(ValueError, match=reason) as caught:
         load_dataset(file, allow_download=True)

@@ -1,0 +1,1 @@
+"""Networks as .pt files that YOLOv5 loads, written without PyTorch."""

@@ -1,0 +1,163 @@
+"""Trained weights as a function from images to detections, for programs; `graph-predict` uses it for its batches."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from graph_train.detection.detector import load_detector, named_classes
+from graph_train.detection.nms import NmsSettings, non_max_suppression
+from graph_train.engine.schedule import check_image_size
+from graph_train.host.devices import select_device
+from graph_train.host.published_weights import located_weights
+from graph_train.prediction.image_inputs import FileOrImage, OpenedImage, is_batch, open_image
+from graph_train.prediction.image_result import ImageResult
+from graph_train.settings.predict_options import DetectorOptions
+from kernels.plugin import load_plugin
+from models.network import DetectionModel
+from pipelines.augmentation.letterbox import BORDER_GREY, unletterbox_boxes
+from pipelines.batches import Batch
+from pipelines.predict import PixelBatches, PredictSettings
+
+Array = npt.NDArray[Any]
+LOG = logging.getLogger("graph_train")
+
+
+@dataclass(frozen=True)
+class BatchDetections:
+    """Detections of each image of a batch, (k, 6) x1, y1, x2, y2 in px of its file, confidence, class; and seconds."""
+
+    rows: tuple[Array, ...]
+    inference_seconds: float
+    suppression_seconds: float
+
+
+class ImageDetector:
+    """Trained weights, read once; a graph is compiled for each input shape that occurs, once.
+
+    Call it with an image or a list of images. Several threads may call it; their calls run one after another.
+
+    Attributes:
+        class_names: by class number.
+        batches: how images become batches.
+    """
+
+    def __init__(self, options: DetectorOptions) -> None:
+        """
+        Raises:
+            ValueError, OSError: a setting or a file that cannot be used.
+        """
+        device = select_device(options.device)
+        plugin = load_plugin(options.kernels)  # type: ignore[arg-type]
+        LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
+        paths = [located_weights(path, allow_download=options.allow_download) for path in options.weights]
+        self._detector = load_detector(paths, device=device, graph=options.graph, augment=options.augment)
+        known = len(self._detector.class_names)
+        self.class_names = tuple(named_classes(options.data, known) if options.data else self._detector.class_names)
+        if options.classes is not None and max(options.classes) >= known:
+            raise ValueError(f"--classes {max(options.classes)}: the weights know {known} classes, from 0")
+        self._suppression = NmsSettings(
+            options.conf_thres,
+            options.iou_thres,
+            classes=options.classes,
+            agnostic=options.agnostic_nms,
+            max_det=options.max_det,
+        )
+        self.batches = PredictSettings(
+            image_hw=_image_hw(options.imgsz, self._detector.stride),
+            stride=self._detector.stride,
+            batch_size=options.batch_size,
+            workers=max(options.workers, 1),
+            device="cuda" if device.startswith("cuda") else "cpu",
+        )
+        self._graph = options.graph
+        self._lock = threading.Lock()
+        self._pixels: PixelBatches | None = None
+
+    @property
+    def network(self) -> DetectionModel:
+        """The network, the first one of an ensemble."""
+        return self._detector.networks[0]
+
+    @overload
+    def __call__(self, images: FileOrImage) -> ImageResult: ...
+
+    @overload
+    def __call__(self, images: Array) -> Any: ...  # one image or several, as the array has three or four axes
+
+    @overload
+    def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[ImageResult]: ...
+
+    def __call__(self, images: Any) -> ImageResult | list[ImageResult]:
+        """Find objects.
+
+        Args:
+            images: an image or a list of them, of any sizes: a path, the bytes of an image file, a PIL image, or an
+                array (h, w, 3) uint8 RGB. An array (B, h, w, 3) is a list, too.
+        Returns:
+            One result for one image, else a list in the order of the images.
+        Raises:
+            ValueError, OSError: what is no image, with its place in the list; or there is no memory for its size.
+        """
+        many = is_batch(images)
+        opened = [
+            open_image(image, number if many else None) for number, image in enumerate(images if many else [images])
+        ]
+        with self._lock:
+            found = self._found(opened)
+        results = [ImageResult(rows, image, self.class_names) for rows, image in zip(found, opened, strict=True)]
+        return results if many else results[0]
+
+    def _found(self, images: Sequence[OpenedImage]) -> list[Array]:
+        if self._pixels is None:
+            self._pixels = PixelBatches(self.batches)
+        found: list[Array] = [np.zeros((0, 6), np.float32)] * len(images)
+        with contextlib.closing(self._pixels.batches([image.pixels for image in images])) as batches:
+            for batch in batches:
+                for number, rows in zip(batch.indices, self.detect(batch).rows, strict=True):
+                    found[int(number)] = rows
+        return found
+
+    def detect(self, batch: Batch) -> BatchDetections:
+        """Detections in a batch that was made with the settings `batches`; one caller at a time."""
+        images = batch.images
+        started = time.perf_counter()
+        predictions = self._detector(images)[0]
+        predicted = time.perf_counter()
+        found = non_max_suppression(predictions, self._suppression)
+        suppressed = time.perf_counter()
+        for rows, place in zip(found, batch.geometry, strict=True):
+            # The ratio of the heights alone is undone, as in YOLOv5; that of the widths differs by rounding only.
+            rows[:, :4] = unletterbox_boxes(
+                rows[:, :4],
+                from_hw=images.shape[2:],
+                to_hw=place.original_hw,
+                ratio_pad=(place.ratio_hw[0], place.pad_wh),
+            )
+        return BatchDetections(tuple(found), predicted - started, suppressed - predicted)
+
+    def warm_up(self, shapes: Mapping[tuple[int, int], int]) -> None:
+        """Compile the graphs of batches: height and width in px -> number of images."""
+        if self._graph:
+            for (height, width), count in shapes.items():
+                self._detector(np.full((count, 3, height, width), BORDER_GREY, np.uint8))
+
+    def close(self) -> None:
+        """End the threads that letterbox images; another call starts them again."""
+        with self._lock:
+            if self._pixels is not None:
+                self._pixels.close()
+                self._pixels = None
+
+
+def _image_hw(imgsz: tuple[int, ...], stride: int) -> tuple[int, int]:
+    height, width = (check_image_size(side, stride) for side in (imgsz[0], imgsz[-1]))
+    if (height, width) != (imgsz[0], imgsz[-1]):
+        LOG.info("--imgsz is raised to %d x %d, multiples of the stride %d", height, width, stride)
+    return height, width

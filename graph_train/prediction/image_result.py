@@ -1,0 +1,68 @@
+"""What a detector found in one image."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graph_train.detection.label_files import write_label_file
+from graph_train.plots.images import BoxStyle, draw_detections
+from graph_train.prediction.image_inputs import OpenedImage
+from pipelines.data.problems import printable
+
+Array = npt.NDArray[Any]
+
+
+class ImageResult:
+    """Detections in one image, the most certain first.
+
+    Attributes:
+        boxes: (k, 4) float32: x1, y1, x2, y2 in px of the image.
+        scores: (k,) float32 confidences.
+        classes: (k,) int64 class numbers.
+        class_names: by class number.
+        path: the file, or None of an image that came from memory.
+        image_hw: height and width in px.
+    """
+
+    def __init__(self, rows: Array, image: OpenedImage, class_names: tuple[str, ...]) -> None:
+        self._rows, self._pixels = rows, image.pixels
+        self.boxes, self.scores, self.classes = rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64)
+        self.class_names, self.path = class_names, image.path
+        self.image_hw = (int(image.pixels.shape[0]), int(image.pixels.shape[1]))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        height, width = self.image_hw
+        name = "image" if self.path is None else printable(self.path)
+        return f"{name}: {width}x{height} px, {counted(self._rows, self.class_names)}"
+
+    def plot(self, *, line_px: int = 3, names: bool = True, confidences: bool = True) -> Array:
+        """A copy of the image with its boxes, (h, w, 3) uint8 RGB."""
+        return draw_detections(self._pixels, self._rows, self.class_names, BoxStyle(line_px, names, confidences))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values that JSON holds."""
+        objects = [
+            {"box": box, "score": score, "class": number, "name": self.class_names[number]}
+            for box, score, number in zip(self.boxes.tolist(), self.scores.tolist(), self.classes.tolist(), strict=True)
+        ]
+        path = None if self.path is None else str(self.path)
+        return {"path": path, "height": self.image_hw[0], "width": self.image_hw[1], "objects": objects}
+
+    def save_txt(self, path: str | Path, *, confidence: bool = False) -> None:
+        """Write a YOLO label file: class, centre x, y, width, height as shares of the image, and the confidence.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        write_label_file(Path(path), self._rows, image_hw=self.image_hw, confidence=confidence)
+
+
+def counted(rows: Array, class_names: tuple[str, ...]) -> str:
+    """Such as "3 cats, 1 dog" of detections (k, 6)."""
+    numbers = np.bincount(rows[:, 5].astype(np.int64), minlength=len(class_names))
+    return ", ".join(f"{numbers[n]} {class_names[n]}" for n in np.flatnonzero(numbers)) or "nothing found"

@@ -1,0 +1,90 @@
+"""Writes files in the zip format of `torch.save`, without PyTorch.
+
+Layout as of PyTorch 1.6 and newer: `archive/data.pkl` describes the objects, `archive/data/N` are the raw storages of
+the tensors, uncompressed and aligned, `archive/version` is the version of the layout.
+"""
+
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.host.files import replacing
+from models.pickle_reader import Global
+from models.pickle_writer import Call, PersistentId, write_pickle
+from models.safetensors_file import in_order
+
+_STORAGES: Mapping[str, str] = {
+    "float64": "DoubleStorage", "float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage",
+    "int32": "IntStorage", "int16": "ShortStorage", "int8": "CharStorage", "uint8": "ByteStorage",
+    "bool": "BoolStorage",
+}  # fmt: skip
+_FOLDER = "archive"
+_VERSION = b"3\n"
+_ALIGNMENT = 64
+_LOCAL_HEADER_BYTES = 30
+_PADDING_ID = b"FB"
+"""Id of the extra field by which PyTorch's own writer aligns a record."""
+_NO_HOOKS: OrderedDict[str, Any] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A tensor that becomes a `torch.nn.Parameter`, without gradient."""
+
+    values: npt.NDArray[Any]
+
+
+def write_pytorch(path: Path, content: Any) -> None:
+    """Write a file that `torch.load` reads, atomically; equal contents give equal bytes.
+
+    Args:
+        path: in a folder that exists.
+        content: what `write_pickle` takes, with NumPy arrays as tensors and `Parameter`s.
+    Raises:
+        OSError: the file cannot be written; an older file of that name stays.
+        TypeError: an array, or another value, that PyTorch's format does not hold.
+    """
+    arrays: list[npt.NDArray[Any]] = []
+
+    def encode(value: Any) -> Any:
+        if isinstance(value, Parameter):
+            return Call(Global("torch._utils", "_rebuild_parameter"), (value.values, False, _NO_HOOKS))
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{type(value).__name__}: not a value of a PyTorch file")
+        arrays.append(value)
+        return _tensor(value, str(len(arrays) - 1))
+
+    pickle = write_pickle(content, encode)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        _add(archive, "data.pkl", pickle)
+        _add(archive, "byteorder", b"little")
+        for number, value in enumerate(arrays):
+            _add(archive, f"data/{number}", in_order(value).astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
+        _add(archive, "version", _VERSION)
+
+
+def _tensor(value: npt.NDArray[Any], key: str) -> Call:
+    """A tensor over a storage of its own."""
+    if value.dtype.name not in _STORAGES:
+        raise TypeError(f"{value.dtype}: no type of a PyTorch tensor")
+    kind = Global("torch", _STORAGES[value.dtype.name])
+    storage = PersistentId(("storage", kind, key, "cpu", int(value.size)))
+    steps = tuple(int(np.prod(value.shape[axis + 1 :], dtype=np.int64)) for axis in range(value.ndim))
+    return Call(Global("torch._utils", "_rebuild_tensor_v2"), (storage, 0, value.shape, steps, False, _NO_HOOKS))
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    """Appends a record whose content starts at a multiple of the alignment; its date is always the same."""
+    entry = zipfile.ZipInfo(f"{_FOLDER}/{name}")
+    assert archive.fp is not None
+    start = archive.fp.tell() + _LOCAL_HEADER_BYTES + len(entry.filename) + 4
+    padding = -start % _ALIGNMENT
+    entry.extra = _PADDING_ID + struct.pack("<H", padding) + b"Z" * padding
+    archive.writestr(entry, content)

@@ -1,0 +1,159 @@
+"""Pascal VOC annotations: one xml file for each image, boxes in px."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from pipelines.data.problems import Problem, printable
+from pipelines.data.regular_file import NotReadableError, read_regular
+
+_MAX_XML_BYTES, _MAX_LIST_BYTES = 16 << 20, 64 << 20
+_MAX_SIDE_PX = 1_000_000
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class VocImage:
+    """One annotation file.
+
+    Attributes:
+        image: where the image is expected.
+        file: the xml.
+        classes: name of each object's class.
+        boxes: (k, 4) float64: centre x, y, width, height as shares of the image.
+        difficult: how many objects were left out because they are marked as difficult.
+        problems: objects that cannot be used; they are left out.
+    """
+
+    image: Path
+    file: Path
+    classes: tuple[str, ...]
+    boxes: np.ndarray
+    difficult: int
+    problems: tuple[Problem, ...]
+
+
+class _BadObjectError(Exception):
+    pass
+
+
+def voc_files(source: Path) -> list[Path]:
+    """The annotation files of a split: those of a folder (or of `Annotations` in it), or of a list in `ImageSets/Main`.
+
+    Raises:
+        ValueError: there are none.
+        OSError: the list cannot be read.
+    """
+    if source.is_dir():
+        inner = source / "Annotations"
+        found = sorted((inner if inner.is_dir() else source).glob("*.xml"))
+        if not found:
+            raise ValueError(f"{printable(source)}: no xml file in it; give a folder of Pascal VOC annotations")
+        return found
+    try:
+        lines = read_regular(source, max_bytes=_MAX_LIST_BYTES).decode("utf-8", "surrogateescape").splitlines()
+    except NotReadableError as error:
+        raise ValueError(f"{printable(source)}: {error}; give a list of VOC's ImageSets/Main") from None
+    folder = source.absolute().parents[2] / "Annotations" if len(source.absolute().parts) > 3 else source.parent
+    names = [line.split()[0] for line in lines if line.split()]
+    if not names or not folder.is_dir():
+        raise ValueError(f"{printable(source)}: no list of VOC's ImageSets/Main: expected image names in it, and "
+                         f"annotations in {printable(folder)}")  # fmt: skip
+    return [folder / f"{name}.xml" for name in names]
+
+
+def read_voc(file: Path) -> VocImage:
+    """Read one annotation file.
+
+    Boxes are read as YOLOv5 converts them: corners count from 1, objects marked as difficult are left out. Boxes are
+    clipped to the image.
+
+    Raises:
+        ValueError: not such a file; the text names it and says why.
+        OSError: it cannot be read.
+    """
+    root = _parsed(file)
+    name = (root.findtext("filename") or "").strip()
+    width, height = (_side(root, side, file) for side in ("width", "height"))
+    classes, boxes, problems, difficult = [], [], [], 0
+    for number, entry in enumerate(root.iter("object"), start=1):
+        if (entry.findtext("difficult") or "0").strip() == "1":
+            difficult += 1
+            continue
+        try:
+            category, box = _object(entry, width, height)
+        except _BadObjectError as error:
+            problems.append(Problem(file, None, "error", f"object {number}: {error}; left out", "voc"))
+            continue
+        classes.append(category)
+        boxes.append(box)
+    return VocImage(
+        image=_image_of(file, name),
+        file=file,
+        classes=tuple(classes),
+        boxes=np.asarray(boxes, np.float64).reshape(-1, 4),
+        difficult=difficult,
+        problems=tuple(problems),
+    )
+
+
+def _parsed(file: Path) -> ElementTree.Element:
+    try:
+        content = read_regular(file, max_bytes=_MAX_XML_BYTES)
+    except NotReadableError as error:
+        raise ValueError(f"{printable(file)}: {error}") from None
+    # Entities can make a small file endless; annotations have none.
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        raise ValueError(f"{printable(file)}: declares entities or a document type, which no annotation needs")
+    try:
+        root = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise ValueError(f"{printable(file)}: not readable as xml: {error}") from None
+    if root.tag != "annotation":
+        raise ValueError(f"{printable(file)}: no Pascal VOC annotation: its root is <{printable(root.tag[:80])}>")
+    return root
+
+
+def _side(root: ElementTree.Element, side: str, file: Path) -> int:
+    text = (root.findtext(f"size/{side}") or "").strip()
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _MAX_SIDE_PX):
+        raise ValueError(f"{printable(file)}: size/{side} is {printable(text[:40])!r}; a number of px is needed")
+    return int(text)
+
+
+def _object(entry: ElementTree.Element, width: int, height: int) -> tuple[str, Sequence[float]]:
+    category = (entry.findtext("name") or "").strip()
+    if not category or not category.isprintable() or len(category) > 200:
+        raise _BadObjectError("has no printable class name")
+    corners = []
+    for key in _CORNERS:
+        text = (entry.findtext(f"bndbox/{key}") or "").strip()
+        try:
+            corners.append(float(text) - 1.0)
+        except ValueError:
+            raise _BadObjectError(f"{key} is {printable(text[:40])!r}; a number of px is needed") from None
+    left, top, right, bottom = corners
+    left, right = (min(max(x, 0.0), float(width)) for x in (left, right))
+    top, bottom = (min(max(y, 0.0), float(height)) for y in (top, bottom))
+    # Written so that a NaN is refused too.
+    if not (right > left and bottom > top):
+        raise _BadObjectError("its box is empty or outside of the image")
+    centre = ((left + right) / 2 / width, (top + bottom) / 2 / height)
+    return category, (*centre, (right - left) / width, (bottom - top) / height)
+
+
+def _image_of(file: Path, name: str) -> Path:
+    """Beside the xml, or in `JPEGImages` beside its folder; the ending may differ from what the xml says."""
+    return next((path for path in _places(file, name) if path.is_file()), next(_places(file, name)))
+
+
+def _places(file: Path, name: str) -> Iterator[Path]:
+    plain = Path(name).name or f"{file.stem}.jpg"
+    apart = [file.parent.parent / "JPEGImages"] if file.parent.name == "Annotations" else []
+    for folder in (*apart, file.parent):
+        yield folder / plain
+        for ending in (".jpg", ".jpeg", ".png", ".JPG"):
+            yield folder / f"{file.stem}{ending}"

@@ -1,0 +1,160 @@
+"""Pascal VOC and COCO annotations as YOLO data sets: what is written is what our own reader then reads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from graph_train.cli.check import main
+from pipelines.data.dataset import load_dataset
+from pipelines.data.index import ImageIndex, scan_images
+from tests.pipelines.data_sets import picture
+
+OBJECT = (
+    "<object><name>{0}</name><difficult>{1}</difficult>"
+    "<bndbox><xmin>{2}</xmin><ymin>{3}</ymin><xmax>{4}</xmax><ymax>{5}</ymax></bndbox></object>"
+)
+
+
+def write_voc(folder: Path, name: str, *objects: tuple[object, ...], size: tuple[int, int] = (40, 30)) -> None:
+    """An annotation in VOC's layout with its image of 40 x 30 px."""
+    for inner in ("Annotations", "JPEGImages"):
+        (folder / inner).mkdir(parents=True, exist_ok=True)
+    picture().save(folder / "JPEGImages" / f"{name}.jpg")
+    text = "".join(OBJECT.format(*entry) for entry in objects)
+    sides = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
+    (folder / "Annotations" / f"{name}.xml").write_text(
+        f"<annotation><filename>{name}.jpg</filename>{sides}{text}</annotation>"
+    )
+
+
+def read(folder: Path, split: str) -> ImageIndex:
+    dataset = load_dataset(folder / "data.yaml")
+    return scan_images(dataset.split(split), dataset.class_names)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    folder = tmp_path / "VOC2007"
+    write_voc(folder, "000001", ("dog", 0, 1, 1, 21, 16), ("cat", 0, 11, 6, 31, 26), ("cat", 1, 1, 1, 9, 9))
+    write_voc(folder, "000002")
+    write_voc(folder, "000003", ("cat", 0, "2.5", 3, 39, 60))
+    (folder / "ImageSets/Main").mkdir(parents=True)
+    (folder / "ImageSets/Main/train.txt").write_text("000001\n000002  1\n")
+    (folder / "ImageSets/Main/val.txt").write_text("000003\n")
+    return folder
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_voc_becomes_a_data_set(voc: Path, tmp_path: Path, copy: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    lists = [str(voc / f"ImageSets/Main/{split}.txt") for split in ("train", "val")]
+    output = tmp_path / "yolo"
+    arguments = ["convert", "--train", lists[0], "--val", lists[1], "--output", str(output)]
+    assert main([*arguments, "--copy"] if copy else arguments) == 0
+    said = capsys.readouterr().out
+    assert "train: 2 images, 1 of them without objects, 2 objects" in said
+    assert "1 objects marked as difficult left out" in said
+    assert yaml.safe_load((output / "data.yaml").read_text())["names"] == {0: "cat", 1: "dog"}
+    train, val = read(output, "train"), read(output, "val")
+    assert not train.problems and not val.problems
+    assert train.paths[0].is_symlink() is not copy
+    # Corners from 1: 1 to 21 of 40 px is 0 to 20.
+    np.testing.assert_allclose(train.labels[0], [[1, 0.25, 0.25, 0.5, 0.5], [0, 0.5, 0.5, 0.5, 2 / 3]], atol=1e-6)
+    assert len(train.labels[1]) == 0
+    # Clipped to the image: 2.5 to 39 is 1.5 to 38, 3 to 60 is 2 to 30.
+    np.testing.assert_allclose(val.labels[0], [[0, 19.75 / 40, 16 / 30, 36.5 / 40, 28 / 30]], atol=1e-6)
+
+
+def test_xml_files_beside_their_images(tmp_path: Path) -> None:
+    """As Roboflow exports Pascal VOC."""
+    for split in ("train", "valid"):
+        write_voc(tmp_path / "x", split, ("dog", 0, 1, 1, 21, 16))
+        (tmp_path / split).mkdir()
+        for inner, ending in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+            (tmp_path / "x" / inner / f"{split}.{ending}").rename(tmp_path / split / f"{split}.{ending}")
+    flags = ["--train", str(tmp_path / "train"), "--val", str(tmp_path / "valid"), "--output", str(tmp_path / "yolo")]
+    assert main(["convert", *flags]) == 0
+    assert [len(labels) for labels in read(tmp_path / "yolo", "val").labels] == [1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>", "declares entities"),
+        ("<annotation><size>", "not readable as xml"),
+        ("<html/>", "no Pascal VOC annotation: its root is <html>"),
+        ("<annotation><size><width>a</width></size></annotation>", "size/width is 'a'"),
+    ],
+)
+def test_damaged_annotations_are_left_out_and_reported(
+    voc: Path, tmp_path: Path, content: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (voc / "Annotations/000002.xml").write_text(content)
+    write_voc(voc, "000003", ("cat", 0, 5, 5, 5, 9), ("cat", 0, "x", 5, 8, 9), ("cat", 0, "nan", 5, 8, 9))
+    lists = [str(voc / f"ImageSets/Main/{split}.txt") for split in ("train", "val")]
+    output, problems = tmp_path / "yolo", tmp_path / "problems.txt"
+    arguments = ["--train", lists[0], "--val", lists[1], "--output", str(output), "--problems", str(problems)]
+    assert main(["convert", *arguments]) == 1
+    said = capsys.readouterr().out
+    assert f"{voc}/Annotations/000002.xml: error: {message}" in said
+    assert "object 1: its box is empty or outside of the image; left out" in said
+    assert "object 2: xmin is 'x'; a number of px is needed" in said
+    assert "object 3: its box is empty" in said
+    assert len(problems.read_text().splitlines()) == 4
+    assert len(read(output, "train")) == 1
+
+
+def write_coco(folder: Path) -> Path:
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        picture().save(folder / name)
+    named = enumerate(("a.jpg", "b.jpg", "c.jpg"))
+    images = [{"id": number, "file_name": name, "width": 40, "height": 30} for number, name in named]
+    annotations = [
+        {"id": 1, "image_id": 0, "category_id": 7, "bbox": [0, 0, 20, 15], "iscrowd": 0},
+        {"id": 2, "image_id": 0, "category_id": 3, "bbox": [10, 5, 20, 20], "iscrowd": 0},
+    ]
+    categories = [{"id": 7, "name": "zebra"}, {"id": 3, "name": "boat"}]
+    file = folder / "_annotations.coco.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return file
+
+
+def test_coco_becomes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, output = write_coco(tmp_path / "train"), tmp_path / "yolo"
+    assert main(["convert", "--train", str(file), "--val", str(file), "--output", str(output)]) == 1
+    assert "c.jpg: error: no such image; left out" in capsys.readouterr().out
+    train = read(output, "train")
+    assert train.class_names == ("boat", "zebra")
+    np.testing.assert_allclose(train.labels[0], [[1, 0.25, 0.25, 0.5, 0.5], [0, 0.5, 0.5, 0.5, 2 / 3]], atol=1e-6)
+    assert len(train) == 2
+
+
+def test_names_give_the_order_and_refuse_other_classes(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--train", str(voc), "--val", str(voc), "--output", str(tmp_path / "yolo"), "--names", "dog"]
+    assert main(["convert", *arguments]) == 1
+    assert "class 'cat' is not among --names; object left out" in capsys.readouterr().out
+    assert [len(labels) for labels in read(tmp_path / "yolo", "train").labels] == [1, 0, 0]
+
+
+def test_mistakes_are_one_line_and_leave_nothing(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").write_text("a\n")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for source, output, message in (
+        (tmp_path / "none", "yolo", "none: no such folder, list or COCO json"),
+        (tmp_path / "empty", "yolo", "empty: no xml file in it"),
+        (tmp_path / "list.txt", "yolo", "list.txt: no list of VOC's ImageSets/Main"),
+        (voc, "empty", "empty: exists already"),
+    ):
+        arguments = ["--train", str(source), "--val", str(voc), "--output", str(tmp_path / output)]
+        assert main(["convert", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert main(["convert", "--train", str(voc)]) == 2
+    assert "--train and --val: name the annotations" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

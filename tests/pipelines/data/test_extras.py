@@ -1,0 +1,25 @@
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+
+from pipelines.data import extras
+from pipelines.data.extras import extra_requirements, install_command
+
+
+def test_a_checkout_is_told_uv() -> None:
+    assert install_command("onnx") == "uv sync --extra onnx"
+
+
+def test_elsewhere_the_packages_themselves_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never our own name, which on a public index may belong to somebody else."""
+    monkeypatch.setattr(extras, "_CHECKOUT", Path("/nowhere/pyproject.toml"))
+    try:
+        requires("graph-train")
+    except PackageNotFoundError:
+        pytest.skip("not installed")
+    command = install_command("onnx")
+    assert command.startswith("pip install ")
+    assert "onnxruntime" in command
+    assert "graph-train" not in command
+    assert extra_requirements("none") == []

@@ -1,0 +1,51 @@
+"""Files for those who ship or contribute: they are well formed, and what they name exists."""
+
+import re
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+import tomli
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomli.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.mark.parametrize(
+    "file", sorted([*ROOT.glob(".github/**/*.yml"), ROOT / "compose.yaml", ROOT / "CITATION.cff"]), ids=lambda f: f.name
+)
+def test_yaml_files_are_well_formed(file: Path) -> None:
+    assert isinstance(yaml.safe_load(file.read_text()), dict)
+
+
+def test_the_image_is_made_of_what_is_there() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    copied = [word for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for word in line.split()[:-1]]
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    assert {*PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]} <= {*copied}
+    extras = re.findall(r"--extra (\w+)", text)
+    assert {*extras} <= {*PROJECT["project"]["optional-dependencies"]}
+    args = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["train"]["build"]["args"]
+    stages = {*re.findall(r"^FROM \S+ AS (\w+)$", text, re.MULTILINE)}
+    assert args.keys() == {"DEVICE"}
+    assert {*re.findall(r"DEVICE=(\w+)", text)} <= stages == {"cpu", "cuda"}
+
+
+def test_ci_runs_what_contributors_run() -> None:
+    steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["test"]["steps"]
+    assert ".ci/run" in [step.get("run") for step in steps]
+
+
+def test_versions_agree_and_every_requirement_is_pinned_for_a_checkout() -> None:
+    version = PROJECT["project"]["version"]
+    assert (
+        yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version == metadata("graph-train")["Version"]
+    )
+    pinned = {line.split("==")[0] for line in PROJECT["tool"]["uv"]["constraint-dependencies"]}
+    needed = [*PROJECT["project"]["dependencies"]]
+    needed += [need for extra in PROJECT["project"]["optional-dependencies"].values() for need in extra]
+    for need in needed:
+        name = re.match(r"[\w-]+", need)[0]  # type: ignore[index]
+        assert "==" in need or name in pinned, need
+        assert "==" in need or re.fullmatch(r"[\w-]+>=[\d.]+,<[\d.]+", need), need
