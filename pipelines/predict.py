@@ -202,9 +202,9 @@ class PixelBatches:
         del numbers
         return ""
 
-    def decode_refused_on_host(self, numbers: list[int], device: Device) -> list[int]:
+    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """As `explain_failure`."""
-        del numbers, device
+        del numbers, backend
         return []
 
     def close(self) -> None:

@@ -74,7 +74,7 @@ class ImageDetector:
             stride=self._detector.stride,
             batch_size=options.batch_size,
             workers=max(options.workers, 1),
-            device="cuda" if device.startswith("cuda") else "cpu",
+            device=device,
         )
         self._graph = options.graph
         self._lock = threading.Lock()

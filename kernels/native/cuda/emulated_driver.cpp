@@ -12,7 +12,7 @@ namespace graph_train::cuda {
 namespace {
 
 // Few, so that kernels whose blocks wait for each other stay quick, and more than one, so that they have to.
-constexpr int kMultiprocessors = 3;
+constexpr int kMultiprocessors = 2;
 
 char context, module_image;
 

@@ -77,7 +77,9 @@ struct Fiber {
   Position position;
   Waiting waiting = Waiting::kNot;
   Block* block = nullptr;
-  unsigned char exchanged[8] = {};
+  // Two places that take turns: a lane may write its next value while another one still reads the last.
+  unsigned char exchanged[2][8] = {};
+  unsigned int turn = 0;
 };
 
 struct Block {
@@ -315,17 +317,17 @@ void block_barrier() {
 
 void exchange_in_warp(const void* own, size_t bytes) {
   if (worker.running == nullptr) stop(worker.kernel->name, "has a warp shuffle: declare it as GT_BLOCK_KERNEL");
-  std::memcpy(worker.running->exchanged, own, bytes);
+  Fiber* fiber = worker.running;
+  fiber->turn ^= 1;
+  std::memcpy(fiber->exchanged[fiber->turn], own, bytes);
   leave(Waiting::kWarp);
 }
 
 const void* of_lane(unsigned int lane) {
   const Dimensions at = position.thread, size = position.block_size;
   const size_t index = (static_cast<size_t>(at.z) * size.y + at.y) * size.x + at.x;
-  return worker.block->fibers.at(index / kLanes * kLanes + lane)->exchanged;
+  return worker.block->fibers.at(index / kLanes * kLanes + lane)->exchanged[worker.running->turn];
 }
-
-void leave_exchange() { leave(Waiting::kWarp); }
 
 void spin() {
   if (worker.running == nullptr) stop(worker.kernel->name, "waits for another block: declare it as GT_BLOCK_KERNEL");

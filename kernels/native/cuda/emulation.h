@@ -40,10 +40,10 @@ const Kernel* find_kernel(const char* name);
 void run(const Kernel& kernel, Dimensions grid, Dimensions block, const void* args, bool together);
 
 void block_barrier();
-// Waits for the other lanes of this warp; every lane has then left `own`, 8 bytes, where `of_lane` finds it.
+// Waits for the other lanes of this warp; every lane has then left `own`, up to 8 bytes, where `of_lane` finds it until
+// the next exchange.
 void exchange_in_warp(const void* own, size_t bytes);
 const void* of_lane(unsigned int lane);
-void leave_exchange();
 // Lets other threads of a cooperative launch go on.
 void spin();
 // Memory of the running block, the same for every thread; `key` tells the declarations of a kernel apart.
@@ -55,7 +55,6 @@ T from_lane(T value, unsigned int lane) {
   exchange_in_warp(&value, sizeof(T));
   T result;
   std::memcpy(&result, of_lane(lane), sizeof(T));
-  leave_exchange();
   return result;
 }
 
@@ -111,7 +110,6 @@ inline unsigned int __ballot_sync(unsigned int, bool holds) {
     std::memcpy(&of_other, graph_train::emulation::of_lane(lane), sizeof(of_other));
     votes |= static_cast<unsigned int>(of_other) << lane;
   }
-  graph_train::emulation::leave_exchange();
   return votes;
 }
 
