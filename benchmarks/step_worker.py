@@ -54,10 +54,15 @@ def prepare(
 def prepare_at(placement: Placement, folder: Path, *, plugin: bool, graph: bool, amp: bool) -> dict[str, Any]:
     """As `prepare`; of several ranks each has its share of every batch."""
     load_plugin("require" if plugin else "off")
-    notes = []
     kind = compute_device(placement.device, plugin=plugin).activation_type(amp)
-    if amp and kind is ActivationType.FLOAT32:
-        notes.append("bfloat16 is no faster on this processor: --amp computes in float32 here")
+    described = prepare_kind(placement, folder, kind, graph=graph)
+    slower = amp and kind is ActivationType.FLOAT32
+    notes = ["bfloat16 is no faster on this processor: --amp computes in float32 here"] if slower else []
+    return {**described, "notes": notes}
+
+
+def prepare_kind(placement: Placement, folder: Path, kind: ActivationType, *, graph: bool) -> dict[str, Any]:
+    """As `prepare_at`, with the kernels that are loaded and activations of that type."""
     point = json.loads((folder / "point.json").read_text(encoding="utf-8"))
     _Session.step = _build(point, placement, graph=graph, kind=kind)
     _Session.settings = _settings(point["update"])
@@ -75,7 +80,6 @@ def prepare_at(placement: Placement, folder: Path, *, plugin: bool, graph: bool,
         "parameters": sum(parameter.numel() for parameter in _Session.step.state.network.parameters()),
         "loss": result.total,
         "loss_parts": [result.box, result.objectness, result.classes],
-        "notes": notes,
     }
 
 

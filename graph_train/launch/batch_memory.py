@@ -31,7 +31,7 @@ class Facts:
     val_shapes: int
     """Different shapes of validation batches."""
     graphs_add_up: bool
-    """Compiled graphs share no memory: on a CPU."""
+    """Compiled graphs share no memory."""
     sizes: float
     """Graphs of all image sizes of `--multi-scale`, in units of the largest; 1 without it."""
 
@@ -64,17 +64,28 @@ def _measure(request: Mapping[str, Any], write: Callable[[Facts | Measured], Non
     before = memory.used()
     next(iter(run.train_pipeline.epoch(0)))
     write(Measured("data", batches[-1], memory.used() - before))
+    measure_steps(memory, batches, lambda images: _step(run, images), write)
+    before, side = memory.used(), run.setup.image_px
+    run.inference(np.zeros((batches[-1], 3, side, side), np.uint8), np.zeros((0, 6), np.float32))
+    write(Measured("validation", batches[-1], memory.used() - before))
+
+
+def measure_steps(
+    memory: "_Memory", batches: list[int], step: Callable[[int], None], write: Callable[[Measured], None]
+) -> None:
+    """Take a step with each batch size, smallest first, and report what it took.
+
+    A compiled graph keeps its memory, on a GPU as on a CPU, so what earlier sizes took does not count. Op by op memory
+    is used again, and the whole of it counts. A size that may not fit ends the measurement.
+    """
     before, taken = memory.used(), 0
     for number, images in enumerate(batches):
         if number and taken * images / batches[number - 1] > SAFE_SHARE * memory.free():
             break
         before = memory.used() if memory.graphs_add_up else before
-        _step(run, images)
+        step(images)
         taken = memory.used() - before
         write(Measured("step", images, taken))
-    before, side = memory.used(), run.setup.image_px
-    run.inference(np.zeros((batches[-1], 3, side, side), np.uint8), np.zeros((0, 6), np.float32))
-    write(Measured("validation", batches[-1], memory.used() - before))
 
 
 class _Memory:
@@ -83,7 +94,7 @@ class _Memory:
     def __init__(self, device: str, *, compiled: bool) -> None:
         self._on_cpu = device == "cpu"
         self._number = 0 if self._on_cpu else int(device.partition(":")[2])
-        self.graphs_add_up = self._on_cpu and compiled
+        self.graphs_add_up = compiled
         self._others = 0 if self._on_cpu else self._on_gpu()
 
     def used(self) -> int:

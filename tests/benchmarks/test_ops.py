@@ -1,53 +1,73 @@
-import re
+"""What a step starts on CUDA, and that every op of it has a kernel there: the proof needs no GPU."""
+
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.ops import LIBRARY, NOTHING, OWN, PLUGIN, _computed_by, plugin_kernels
+from benchmarks.ops import NOBODY, NOTHING, OWN, PLUGIN, computed_by, uncovered
+from benchmarks.ops_worker import launches_by_part
 from benchmarks.results import read_result
-from kernels.build.plugin_build import SOURCE_FOLDER
-
-
-def test_registrations_are_found_in_the_sources() -> None:
-    cpu = plugin_kernels()["cpu"]
-    assert {"conv2d", "silu", "normalization_grad", "graph_train_update_sgd"} <= cpu
-    own = {
-        name
-        for path in SOURCE_FOLDER.glob("*.cpp")
-        for name in re.findall(r'REGISTER\w*_USER_OP\("(graph_train_\w+)"', path.read_text(encoding="utf-8"))
-    }
-    assert own and own <= cpu
-
-
-def test_registrations_of_every_form(tmp_path: Path) -> None:
-    (tmp_path / "one.cpp").write_text('GT_CPU_KERNEL("a", Kernel, x);\nGT_CPU_FACTORY(\n    "b", make, x);\n')
-    (tmp_path / "cuda").mkdir()
-    (tmp_path / "cuda" / "two.cu").write_text(
-        'GT_CUDA_KERNEL("c", Kernel, x);\n'
-        'REGISTER_USER_KERNEL("d").SetCreateFn<K>().SetIsMatchedHob(HobDeviceType() == DeviceType::kCUDA);\n'
-    )
-    assert plugin_kernels(tmp_path) == {"cpu": {"a", "b"}, "cuda": {"c", "d"}}
+from benchmarks.workers import Worker
 
 
 def test_who_computes_an_op() -> None:
-    covered = frozenset({"silu"})
-    assert _computed_by("silu", covered, cuda=True) == PLUGIN
-    assert _computed_by("conv2d", covered, cuda=True) == LIBRARY
-    assert _computed_by("conv2d", covered, cuda=False) == OWN
-    assert _computed_by("reshape", covered, cuda=True) == NOTHING
-    assert _computed_by("variable_conf", covered, cuda=True) == NOTHING
-    assert _computed_by("graph_train_bbox_iou", covered, cuda=True) == "–"
+    covered = frozenset({"concat", "graph_train_convolution"})
+    assert computed_by("concat", covered) == computed_by("graph_train_convolution", covered) == PLUGIN
+    assert computed_by("where", covered) == OWN
+    assert computed_by("reshape", covered) == computed_by("variable_conf", covered) == NOTHING
+    assert computed_by("graph_train_bbox_iou", covered) == NOBODY
+    ops = ("where", "concat", "graph_train_bbox_iou", "identity", "tick_conf")
+    assert uncovered(ops, covered) == ["graph_train_bbox_iou", "where"]
+
+
+def test_launches_by_part() -> None:
+    started = {
+        "detection_loss": 1, "update_parameters": 1, "average_statistics": 1, "cudnn_forward": 60,
+        "batch_norm_bf16": 57, "batch_norm_grad_bf16": 57, "cudnn_data_gradient": 59, "add_n_bf16": 31, "split_16": 13, "concat_16": 13,
+        "pack_weights_bf16": 1, "unpack_weights_bf16": 1,
+    }  # fmt: skip
+    assert launches_by_part(started) == {"loss": 1, "update": 2, "forward": 131, "backward": 161}
+
+
+def _compiled(model: str, kind: str) -> dict[str, Any]:
+    with Worker("ops", "benchmarks.ops_worker", threads=2) as worker:
+        return dict(worker.call("compiled_ops", model=model, device="cpu", kernels="emulated-cuda", kind=kind))
+
+
+def _check(step: dict[str, Any], convolutions: int) -> None:
+    assert uncovered(step["ops"], step["covered"]) == []
+    started = step["started"]
+    assert started["cudnn_forward"] == started["cudnn_filter_gradient"] == convolutions
+    parts = launches_by_part(started)
+    assert parts["loss"] <= 3
+    assert parts["update"] <= 3
+    # Casts would mean that a layer leaves the type of the activations.
+    assert [name for name in started if name.startswith("cast")] == []
+
+
+@pytest.mark.parametrize("kind", ["FLOAT32", "BFLOAT16", "FLOAT16"])
+def test_every_op_of_a_step_has_a_cuda_kernel(kind: str) -> None:
+    step = _compiled("yolov5n", kind)
+    _check(step, convolutions=60)
+    assert sum(step["started"].values()) <= 450
 
 
 @pytest.mark.slow
-def test_every_op_of_a_step_is_listed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "convolutions"), [("yolov5s", 60), ("yolov5m", 82), ("yolov5n6", 79)])
+@pytest.mark.parametrize("kind", ["FLOAT32", "BFLOAT16", "FLOAT16"])
+def test_every_op_of_larger_steps_has_a_cuda_kernel(model: str, convolutions: int, kind: str) -> None:
+    _check(_compiled(model, kind), convolutions)
+
+
+@pytest.mark.slow
+def test_the_benchmark_tells_what_cuda_starts(tmp_path: Path) -> None:
     file, picture = tmp_path / "o.json", tmp_path / "o.png"
-    assert main(["ops", "--quick", "--json", str(file), "--plot", str(picture)]) == 0
-    rows = {row["op"]: row for row in read_result(file)["rows"]}
-    # yolov5n has 60 convolutions; the plugin's are channels-last ops of our own.
-    assert rows["graph_train_convolution_filter_grad"]["in_step"] == rows["conv_filter_grad"]["in_composed_step"] == 60
-    assert rows["graph_train_convolution_filter_grad"]["in_composed_step"] == rows["conv_filter_grad"]["in_step"] == 0
-    assert rows["graph_train_update_sgd"] | {"in_step": 1, "cpu": PLUGIN} == rows["graph_train_update_sgd"]
-    assert rows["where"]["in_composed_step"] > 0
+    assert main(["ops", "--json", str(file), "--plot", str(picture)]) == 0
+    cuda = read_result(file)["cuda"]
+    assert cuda["uncovered"] == []
+    assert cuda["launches_per_step"] <= 450
+    assert cuda["launches"]["loss"] <= 3
+    assert cuda["launches"]["update"] <= 3
     assert picture.exists()

@@ -1,0 +1,42 @@
+"""What `--batch-size -1` measures on a GPU, with a stand-in for its memory."""
+
+import pytest
+
+from graph_train.host import memory as host_memory
+from graph_train.host.memory import DeviceMemory
+from graph_train.launch.batch_memory import Measured, _Memory, measure_steps
+
+GB = 10**9
+TOTAL = 80 * GB
+
+
+class FakeGpu:
+    """A GPU on which others hold 5 GB, and each compiled graph keeps 0.5 GB and 0.25 GB an image."""
+
+    def __init__(self, *, keeps: bool) -> None:
+        self._keeps, self.used = keeps, 5 * GB
+
+    def memory(self, number: int) -> DeviceMemory:
+        assert number == 1
+        return DeviceMemory(TOTAL - self.used, TOTAL)
+
+    def step(self, images: int) -> None:
+        taken = GB // 2 + images * GB // 4
+        self.used = self.used + taken if self._keeps else max(self.used, 5 * GB + taken)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_batches_measured_on_a_gpu_do_not_add_up(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, found = FakeGpu(keeps=compiled), list[Measured]()
+    monkeypatch.setattr(host_memory, "device_memory", gpu.memory)
+    measure_steps(_Memory("cuda:1", compiled=compiled), [1, 2, 4, 8], gpu.step, found.append)
+    expected = [GB // 2 + images * GB // 4 for images in (1, 2, 4, 8)]
+    assert [item.taken for item in found] == expected
+    assert [item.images for item in found] == [1, 2, 4, 8]
+
+
+def test_a_size_that_may_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, found = FakeGpu(keeps=True), list[Measured]()
+    monkeypatch.setattr(host_memory, "device_memory", gpu.memory)
+    measure_steps(_Memory("cuda:1", compiled=True), [16, 64, 256, 1024], gpu.step, found.append)
+    assert [item.images for item in found] == [16, 64]
