@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -425,7 +426,7 @@ def test_one_launch_on_cuda(rule: UpdateRule, request: pytest.FixtureRequest) ->
     emulated = request.config.getoption("--kernels") == "emulated-cuda"
     for step in (0, 1):  # one that updates, one that accumulates
         hyper = _settings(step).vector(1)
-        launches = launches_of(lambda hyper=hyper: update_parameters(rule, store.state, gradients, hyper))
+        launches = launches_of(partial(update_parameters, rule, store.state, gradients, hyper))
         assert launches == ({"update_parameters": 1} if emulated else {})
 
 
