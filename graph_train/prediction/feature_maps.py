@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.detection.inference import on_device
-from graph_train.engine.step import PIXEL_SCALE
 from kernels.framework.graph_memory import compile_graph
 from kernels.runtime import Tensor, flow
 from models.network import DetectionModel
@@ -29,7 +28,7 @@ class _Layers(flow.nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.network.features(images.to(flow.float32) / PIXEL_SCALE))
+        return tuple(self.network.features(images))
 
 
 class _LayersGraph(flow.nn.Graph):

@@ -17,7 +17,7 @@ from graph_train.engine.step import StepResult
 from graph_train.host.failures import DivergedError
 from kernels.framework.global_rows import kept_by_images
 from kernels.host.files import replacing
-from kernels.runtime import Tensor
+from kernels.runtime import Tensor, flow
 from models.safetensors_file import write_safetensors
 
 LOG = logging.getLogger("graph_train")
@@ -123,7 +123,7 @@ def first_bad_tensor(
         images: (B, 3, H, W) uint8, the rows of this rank.
         labels: (B, T, 5), the rows of this rank.
         place: makes a batch out of the rows of all ranks, where the network is: `Placement.images` with the total.
-        loss_scale: what the step multiplies the loss by.
+        loss_scale: what the step multiplies the gradients by.
     """
     images, labels = place(images), place(labels)
     for name, value in network.state_dict().items():
@@ -135,12 +135,12 @@ def first_bad_tensor(
     maps = [kept_by_images(level) for level in network.raw_maps(images)]
     if seen:
         return f"the output of {seen[0]}"
-    parts = criterion(maps, labels)
+    parts = criterion(maps, labels, _scale_beside(loss_scale, labels))
     for name in ("box", "objectness", "classes", "total"):
         if found := _count(getattr(parts, name)):
             return f"the {name} loss is {found}"
     network.zero_grad()
-    (parts.total * loss_scale).backward()
+    parts.total.backward()
     # The last layers get their gradients first.
     for name, parameter in reversed(list(network.named_parameters())):
         if parameter.grad is not None and (found := _count(parameter.grad)):
@@ -149,6 +149,12 @@ def first_bad_tensor(
         "computed again op by op, all of its tensors are finite; the cause may be an earlier batch of the same update, "
         "or a sum of gradients that overflows"
     )
+
+
+def _scale_beside(value: float, like: Tensor) -> Tensor:
+    """(1,) float32 on the device of another tensor; of several ranks all have it."""
+    where = {"placement": like.placement, "sbp": flow.sbp.broadcast} if like.is_global else {"device": like.device}
+    return flow.tensor([value], dtype=flow.float32, **where)
 
 
 def _watch(network: Any, seen: list[str]) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 from graph_train.engine.schedule import Schedule
 from graph_train.engine.state import TrainingState
 from graph_train.engine.step import EagerStep, GraphStep
+from kernels.framework.activation_type import ActivationType
 from kernels.ops.update.function import UpdateRule
 from kernels.runtime import flow
 from models.loss import DetectionLoss
@@ -55,10 +56,14 @@ def steepen(network: DetectionModel, images: np.ndarray) -> DetectionModel:
 
 
 def tiny_step(
-    kind: type[EagerStep] | type[GraphStep], *, rule: UpdateRule = "sgd", batch_size: int = 4
+    kind: type[EagerStep] | type[GraphStep],
+    *,
+    rule: UpdateRule = "sgd",
+    batch_size: int = 4,
+    activation_type: ActivationType = ActivationType.FLOAT32,
 ) -> EagerStep | GraphStep:
     """A step over the tiny network, its state and loss made alike in every call."""
-    network = tiny_network()
+    network = tiny_network().compute_in(activation_type)
     state = TrainingState(network, tiny_network(), rule=rule)
     criterion = DetectionLoss(network.head_geometry, LossConfig())
     return kind(state, criterion, weight_decays=tiny_schedule(batch_size).weight_decays)

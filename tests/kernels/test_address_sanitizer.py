@@ -60,10 +60,10 @@ def found(watched: dict[str, str]) -> list[str]:
 
 def test_kernels_stay_within_their_memory(watched: dict[str, str]) -> None:
     without = (
-        "--deselect=tests/kernels/test_plugin_build.py",  # compiles a plugin of its own in each test
+        "--deselect=tests/kernels/build/test_plugin_build.py",  # compiles a plugin of its own in each test
         # Of glibc's heaps, which ASan replaces.
         "--deselect=tests/kernels/test_runtime.py::test_large_blocks_go_back_to_the_system",
-        "--deselect=tests/kernels/test_graph_memory.py::test_what_only_compiling_needs_is_freed",
+        "--deselect=tests/kernels/framework/test_graph_memory.py::test_what_only_compiling_needs_is_freed",
     )
     command = [sys.executable, "-m", "pytest", "-n", "2", "tests/kernels", *without]
     done = subprocess.run(command, env=watched, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -57,7 +57,11 @@ class LossAndGradients(flow.nn.Module):
         if parts.total.is_lazy:
             internal.nn.graph.AddTensorAsGraphLoss(parts.total)
         tensors = internal.TensorTuple
-        return (*parts, *internal.autograd.grad(tensors([parts.total]), tensors(maps), tensors(), False, False))
+        return (
+            parts.total,
+            parts.parts,
+            *internal.autograd.grad(tensors([parts.total]), tensors(maps), tensors(), False, False),
+        )
 
 
 class CapturedLoss(flow.nn.Graph):
@@ -73,8 +77,9 @@ class CapturedLoss(flow.nn.Graph):
 def loss_and_gradients(
     criterion: DetectionLoss, maps: Maps, labels: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], Maps]:
+    """(4,) total, box, objectness and class loss; the gradients of the maps."""
     outputs = [output.numpy() for output in LossAndGradients(criterion, maps)(flow.tensor(labels))]
-    return np.array(outputs[:4]), outputs[4:]
+    return np.append(outputs[0], outputs[1][:3]), outputs[2:]
 
 
 def test_without_labels_only_objectness_counts() -> None:
@@ -100,7 +105,7 @@ def test_one_label_that_is_predicted_exactly() -> None:
     expected[0, 5] = 1
     np.testing.assert_allclose(details.objectness_targets[0].numpy(), expected, atol=1e-6)  # eps in the IoU
     log2 = math.log(2)
-    parts = [part.numpy().item() for part in details.parts]
+    parts = [details.parts.total.numpy().item(), *details.parts.parts.numpy()]
     assert parts == pytest.approx([4 * log2 + log2, 0, 4 * log2, log2], abs=1e-5)
 
 
@@ -252,3 +257,42 @@ def test_wrong_shapes_are_refused() -> None:
         criterion([], labels)
     with pytest.raises(ValueError, match="labels"):
         criterion([flow.zeros(1, 1, 4, 4, 7)], labels[:, :, :4])
+
+
+def _gradients_of(
+    criterion: DetectionLoss, maps: Maps, scale: Tensor | None = None
+) -> tuple[list[npt.NDArray[np.float32]], Maps]:
+    """Total, (3,) parts; gradients of the maps."""
+    leaves = [flow.tensor(raw, requires_grad=True) for raw in maps]
+    loss = criterion(leaves, flow.tensor(pad_labels(random_rows(30), 4, 16)), scale)
+    loss.total.backward()
+    parts = flow.stack([loss.box, loss.objectness, loss.classes])
+    return [loss.total.detach().numpy().reshape(1), parts.numpy()], [leaf.grad.numpy() for leaf in leaves]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_maps_as_a_convolution_gives_them(fused: bool) -> None:
+    """(B, rows, columns, anchors * outputs) are the same predictions, in the same bits."""
+    maps = random_maps(HEAD)
+    raw = [
+        np.ascontiguousarray(one.transpose(0, 2, 3, 1, 4)).reshape(*one.shape[:1], *one.shape[2:4], -1) for one in maps
+    ]
+    cells, gradients = _gradients_of(DetectionLoss(HEAD, LossConfig(), fused_iou=fused), maps)
+    same, raw_gradients = _gradients_of(DetectionLoss(HEAD, LossConfig(), fused_iou=fused), raw)
+    np.testing.assert_array_equal(np.concatenate(cells), np.concatenate(same))
+    for one, other in zip(gradients, raw_gradients, strict=True):
+        batch, anchors, rows, columns, outputs = one.shape
+        np.testing.assert_array_equal(
+            one, other.reshape(batch, rows, columns, anchors, outputs).transpose(0, 3, 1, 2, 4)
+        )
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_scale_multiplies_the_gradients_alone(fused: bool) -> None:
+    criterion = DetectionLoss(HEAD, LossConfig(), fused_iou=fused)
+    plain, gradients = _gradients_of(criterion, random_maps(HEAD))
+    # Only the first number counts; a power of two changes no digit.
+    scaled, scaled_gradients = _gradients_of(criterion, random_maps(HEAD), flow.tensor([1024.0, 3.0]))
+    np.testing.assert_array_equal(np.concatenate(plain), np.concatenate(scaled))
+    for one, other in zip(gradients, scaled_gradients, strict=True):
+        np.testing.assert_array_equal(1024 * one, other)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from kernels.runtime import Tensor, flow
 from models.complexity import measure
 from models.network import DetectionModel
 from models.spec import ModelSpec, load_model_spec
-from tests.bfloat16 import computing_in_bfloat16
+from tests.bfloat16 import in_bfloat16
 from tests.models.every_block import EVERY_BLOCK
 
 TINY: dict[str, Any] = {
@@ -63,8 +64,7 @@ def test_every_block_trains_and_graph_equals_eager() -> None:
 def test_every_block_trains_in_bfloat16() -> None:
     """Blocks with a form for it and blocks without; graph equals eager there too."""
     exact, _ = assert_every_block_trains()
-    with computing_in_bfloat16():
-        maps, _ = assert_every_block_trains()
+    maps, _ = assert_every_block_trains(in_bfloat16)
     assert 1e-4 < max(_distance(*pair) for pair in zip(maps, exact, strict=True)) < 0.05
 
 
@@ -82,8 +82,8 @@ def test_gradients_in_bfloat16_are_close(kind: str, activation: str) -> None:
         }
     )
 
-    def gradients() -> dict[str, np.ndarray]:
-        model = DetectionModel(spec, seed=3).train()
+    def gradients(model: DetectionModel) -> dict[str, np.ndarray]:
+        model.train()
         (raw,) = model(_images(64, 8))
         # A loss of the maps themselves would depend on little but their biases, which BatchNorm takes out again.
         noise = np.random.default_rng(1).standard_normal(tuple(raw.shape)).astype(np.float32)
@@ -91,9 +91,8 @@ def test_gradients_in_bfloat16_are_close(kind: str, activation: str) -> None:
         return {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
 
     load_plugin("require")
-    exact = gradients()
-    with computing_in_bfloat16():
-        rounded = gradients()
+    exact = gradients(DetectionModel(spec, seed=3))
+    rounded = gradients(in_bfloat16(DetectionModel(spec, seed=3)))
     longest = max(float(np.linalg.norm(gradient)) for gradient in exact.values())
     telling = [name for name, gradient in exact.items() if np.linalg.norm(gradient) > 1e-3 * longest]
     distances = {name: _distance(rounded[name], exact[name]) for name in telling}
@@ -105,10 +104,12 @@ def _distance(values: np.ndarray, exact: np.ndarray) -> float:
     return float(np.linalg.norm(values - exact) / np.linalg.norm(exact))
 
 
-def assert_every_block_trains() -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+def assert_every_block_trains(
+    prepared: Callable[[DetectionModel], DetectionModel] = lambda model: model,
+) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
     spec = load_model_spec(EVERY_BLOCK)
     assert spec.strides == (2, 4)
-    model = DetectionModel(spec, seed=3).train()
+    model = prepared(DetectionModel(spec, seed=3)).train()
     before = {name: flow.tensor(value) for name, value in _weights(model).items()}
     maps = model(_images())
     assert [tuple(raw.shape) for raw in maps] == [(2, 2, 16, 16, 7), (2, 2, 8, 8, 7)]

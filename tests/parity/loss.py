@@ -16,8 +16,6 @@ from models.padded_labels import label_capacity, pad_labels
 from models.targets import HeadGeometry
 from tests.parity.harness import Mode, Report, Subject
 
-_PARTS = 4
-
 
 @dataclass(frozen=True)
 class _Call:
@@ -93,7 +91,8 @@ class _LossAndGradients(flow.nn.Module):
             internal.TensorTuple([total]), internal.TensorTuple(maps), internal.TensorTuple(), False, False
         )
         return (
-            *details.parts,
+            total,
+            details.parts.parts,
             *gradients,
             details.assignment.cell,
             details.assignment.boxes_cells,
@@ -119,14 +118,14 @@ def _runner(
     execute = _CapturedLoss(module) if mode == "graph" else module
 
     def run() -> _Call:
-        arrays = [output.numpy() for output in execute(padded)]
+        total, parts, *arrays = (output.numpy() for output in execute(padded))
         levels = len(maps)
         return _Call(
-            parts=np.array(arrays[:_PARTS]),
-            gradients=arrays[_PARTS : _PARTS + levels],
-            cells=arrays[_PARTS + levels],
-            boxes=arrays[_PARTS + levels + 1],
-            objectness_targets=arrays[_PARTS + levels + 2 :],
+            parts=np.append(total, parts),
+            gradients=arrays[:levels],
+            cells=arrays[levels],
+            boxes=arrays[levels + 1],
+            objectness_targets=arrays[levels + 2 :],
             balance=criterion.balance.numpy().copy(),  # the array is a view of the tensor
         )
 

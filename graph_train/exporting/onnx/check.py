@@ -9,8 +9,8 @@ from onnx import ModelProto, checker
 
 from graph_train.detection.inference import Inference
 from graph_train.detection.nms import NmsSettings, non_max_suppression
-from graph_train.engine.step import PIXEL_SCALE
 from graph_train.exporting.onnx.network import COUNTS, DETECTIONS, INPUT, PREDICTIONS, OnnxSettings, build_onnx
+from models.layout import PIXEL_SCALE
 from models.network import DetectionModel
 
 Array = npt.NDArray[Any]

@@ -1,14 +1,21 @@
 """Which devices are taken, what they compute in, and what the log says of it."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
+from graph_train import export, predict, validate
+from graph_train.detection.inference import Inference
 from graph_train.engine import precision
 from graph_train.engine.precision import ComputeDevice, agreeing_type, compute_device
 from kernels.framework.activation_type import ActivationType
 from kernels.plugin import is_loaded
-from kernels.runtime import flow
-from tests.graph_train.tiny import tiny_network
+from kernels.runtime import Tensor, flow
+from models.layout import Layout
+from tests.graph_train.lab import Lab
+from tests.graph_train.tiny import random_batch, tiny_network
 
 FLOAT32, BFLOAT16, FLOAT16 = ActivationType
 
@@ -80,3 +87,38 @@ def test_amp_check_compares_maps(monkeypatch: pytest.MonkeyPatch, caplog: pytest
     with caplog.at_level("WARNING", logger="graph_train"):
         assert agreeing_type(network, BFLOAT16, "cpu") is FLOAT32
     assert "AMP check failed: maps in bfloat16 are off by" in caplog.text
+
+
+@pytest.mark.skipif(not is_loaded(), reason="needs the kernel plugin")
+def test_only_the_run_computes_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither another network of the process nor later commands on the run's own weights."""
+    computed: list[ActivationType] = []
+    choose = Layout.fastest_for
+
+    def noting(images: Tensor, activation_type: ActivationType) -> Layout:
+        computed.append(activation_type)
+        return choose(images, activation_type)
+
+    def within(call: Any, **flags: Any) -> set[ActivationType]:
+        computed.clear()
+        call(**flags)
+        return set(computed)
+
+    other, (images, _) = Inference(tiny_network(seed=4), graph=False), random_batch(0, side=64, labels=3)
+    before = np.array(other(images, np.zeros((0, 6), np.float32))[0])
+    lab = Lab(tmp_path)
+    monkeypatch.setattr(precision, "multiplies_bfloat16_faster", lambda: True)
+    monkeypatch.setattr(Layout, "fastest_for", noting)
+    run = lab.train(amp=True, kernels="auto")
+    assert "activations bfloat16" in run.log
+    assert BFLOAT16 in computed
+    np.testing.assert_array_equal(other(images, np.zeros((0, 6), np.float32))[0], before)
+
+    weights, common = run.folder / "weights" / "best.safetensors", {"project": str(tmp_path / "later"), "graph": False}
+    measured = {"data": str(lab.data), "imgsz": 64, "noplots": True}
+    assert within(validate, weights=weights, **measured, **common) == {FLOAT32}
+    assert within(predict, weights=weights, source=lab.data.parent / "images" / "val", imgsz=64, **common) == {FLOAT32}
+    # The export compares its file with our own forward pass, and refuses a difference that bfloat16 would make.
+    assert within(export, weights=weights, include="onnx", output=tmp_path / "w.onnx", imgsz=64, graph=False) == {
+        FLOAT32
+    }

@@ -8,9 +8,10 @@ import pytest
 from graph_train.engine.schedule import ema_decay
 from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters
 from graph_train.engine.step import EagerStep, GraphStep, StepResult, _advance
+from kernels.framework.activation_type import ActivationType
 from kernels.ops.update.function import UpdateRule
+from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
-from tests.bfloat16 import computing_in_bfloat16
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
 
 STEPS = 24
@@ -19,9 +20,9 @@ BATCHES = [{"side": 96 if number % 5 == 4 else 64, "labels": 20 if number % 7 ==
 
 
 def run(
-    kind: type[EagerStep] | type[GraphStep], rule: UpdateRule
+    kind: type[EagerStep] | type[GraphStep], rule: UpdateRule, activation_type: ActivationType
 ) -> tuple[list[StepResult], dict[str, np.ndarray], object]:
-    step = tiny_step(kind, rule=rule)
+    step = tiny_step(kind, rule=rule, activation_type=activation_type)
     schedule = tiny_schedule(optimizer={"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[rule])
     results = []
     for number, sizes in enumerate(BATCHES):
@@ -34,9 +35,9 @@ def run(
     return results, step.state.arrays(), step
 
 
-def assert_graph_equals_eager(rule: UpdateRule) -> None:
-    eager, eager_arrays, _ = run(EagerStep, rule)
-    graph, graph_arrays, step = run(GraphStep, rule)
+def assert_graph_equals_eager(rule: UpdateRule, activation_type: ActivationType = ActivationType.FLOAT32) -> None:
+    eager, eager_arrays, _ = run(EagerStep, rule, activation_type)
+    graph, graph_arrays, step = run(GraphStep, rule, activation_type)
     assert [(r.total, r.box, r.objectness, r.classes, r.updated) for r in eager] == [
         (r.total, r.box, r.objectness, r.classes, r.updated) for r in graph
     ]
@@ -54,8 +55,31 @@ def test_graph_equals_eager_bit_for_bit(rule: UpdateRule) -> None:
 
 
 def test_graph_equals_eager_in_bfloat16() -> None:
-    with computing_in_bfloat16():
-        assert_graph_equals_eager("sgd")
+    load_plugin("require")
+    assert_graph_equals_eager("sgd", ActivationType.BFLOAT16)
+
+
+@pytest.mark.parametrize("kind", [EagerStep, GraphStep])
+def test_a_step_in_bfloat16_leaves_one_in_float32_alone(kind: type[EagerStep] | type[GraphStep]) -> None:
+    """The data type belongs to a network: both train by turns, each as if it were alone."""
+    load_plugin("require")
+    settings = replace(tiny_schedule().at(20, 3), update=True)
+    types = (ActivationType.FLOAT32, ActivationType.BFLOAT16)
+
+    def trained(*activation_types: ActivationType) -> dict[ActivationType, dict[str, np.ndarray]]:
+        steps = {one: tiny_step(kind, activation_type=one) for one in activation_types}
+        for number in range(4):
+            images, labels = map(flow.tensor, random_batch(number, side=64, labels=5))
+            for step in steps.values():
+                assert step(images, labels, settings).updated
+        return {one: step.state.arrays() for one, step in steps.items()}
+
+    together = trained(*types)
+    for one in types:
+        for name, array in trained(one)[one].items():
+            np.testing.assert_array_equal(together[one][name], array, err_msg=name)
+    name = "model/model.0.conv.weight"
+    assert not np.array_equal(together[types[0]][name], together[types[1]][name])
 
 
 def test_graph_equals_eager_without_the_plugin() -> None:

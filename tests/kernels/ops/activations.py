@@ -48,6 +48,20 @@ def assert_close(own: np.ndarray, exact: np.ndarray, bound: float) -> None:
     np.testing.assert_allclose(own, exact, rtol=0, atol=bound * max(1.0, np.abs(exact).max(initial=0.0)))
 
 
+def check_stock_op(layer: Layer, arrays: Sequence[np.ndarray], bound: float = 3e-6) -> None:
+    """OneFlow's op on float32 tensors, with the plugin's kernel, against its own float64 kernel.
+
+    Output and gradients; `bound` of the largest value: some 25 roundings.
+    """
+    shape = layer(*(flow.tensor(values.astype(np.float32)) for values in arrays)).shape
+    weights = np.random.default_rng(5).standard_normal(shape).astype(np.float32)
+    exact = run_reference(layer, arrays, weights)
+    for own, wanted in zip(run_layer(layer, arrays, weights, ActivationType.FLOAT32), exact, strict=True):
+        assert own.shape == wanted.shape
+        assert np.isfinite(own).all()
+        assert_close(own, wanted, bound)
+
+
 def assert_same_bits(ones: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> None:
     """Array for array."""
     for one, other in zip(ones, others, strict=True):

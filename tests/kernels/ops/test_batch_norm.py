@@ -19,6 +19,7 @@ from tests.kernels.ops.activations import (
     activation,
     assert_close,
     assert_same_bits,
+    check_stock_op,
     in_any_order,
     rounded,
     run_layer,
@@ -215,3 +216,70 @@ def test_two_ranks_normalise_as_one(tmp_path: Path, pytestconfig: pytest.Config)
     mode = "emulated-cuda" if emulated else "require"
     for spread, whole in zip(_run_ranks(tmp_path, 2, mode), _run_ranks(tmp_path, 1, mode), strict=True):
         assert_close(spread, whole, 1e-5)
+
+
+STOCK_CASES: dict[str, tuple[tuple[int, ...], float, float]] = {
+    "odd sizes": ((3, 5, 7, 9), 0.0, 3e-6),
+    "large": ((2, 32, 60, 60), 0.0, 3e-6),
+    # The digits by which the mean exceeds the deviation are lost, in any float32 kernel.
+    "far mean": ((4, 16, 12, 12), 20.0, 3e-5),
+    "two values": ((2, 3, 1, 1), 0.0, 3e-6),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", STOCK_CASES)
+def test_the_stock_op(name: str, training: bool) -> None:
+    shape, offset, bound = STOCK_CASES[name]
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal(shape) + offset
+    parameters = [rng.standard_normal(shape[1]) for _ in range(2)]
+    start = running_of(shape[1])
+
+    kept: dict[Any, list[Tensor]] = {}
+
+    def layer(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        kept[x.dtype] = [flow.tensor(values, dtype=x.dtype) for values in start]
+        return flow._C.normalization(
+            x, *kept[x.dtype], gamma, beta, axis=1, epsilon=EPS, momentum=MOMENTUM, is_training=training
+        )
+
+    check_stock_op(layer, [x, *parameters], bound)
+    for own, exact in zip(kept[flow.float32], kept[flow.float64], strict=True):
+        assert_close(own.numpy(), exact.numpy(), bound)
+    assert np.array_equal(kept[flow.float32][1].numpy(), start[1]) != training
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("axis", [1, 3])
+def test_the_stock_op_of_no_images_leaves_the_running_statistics(axis: int, training: bool) -> None:
+    x = flow.zeros(*((0, 3, 8, 6) if axis == 1 else (0, 8, 6, 3)), requires_grad=True)
+    gamma, beta = (flow.ones(3, requires_grad=True) for _ in range(2))
+    running = [flow.tensor([1.0, 2.0, 3.0]) for _ in range(2)]
+    y = flow._C.normalization(x, *running, gamma, beta, axis=axis, epsilon=EPS, momentum=MOMENTUM, is_training=training)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == x.shape
+    assert not gamma.grad.numpy().any() and not beta.grad.numpy().any()
+    assert [tensor.numpy().tolist() for tensor in running] == [[1.0, 2.0, 3.0]] * 2
+
+
+class _SumGraph(flow.nn.Graph):
+    """A normalisation and what is added to it, which a graph may leave to the normalisation's op."""
+
+    def __init__(self, norm: flow.nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+        self.config.allow_fuse_add_to_output(True)
+
+    def build(self, x: Tensor, further: Tensor) -> Tensor:
+        return self.norm(x) + further
+
+
+def test_a_sum_that_a_graph_leaves_to_the_stock_op() -> None:
+    norm = flow.nn.BatchNorm2d(4).eval()
+    x, further = flow.randn(2, 4, 10, 10), flow.randn(2, 4, 10, 10)
+    graph = _SumGraph(norm)
+    np.testing.assert_allclose(graph(x, further).numpy(), (norm(x) + further).detach().numpy(), rtol=1e-6, atol=1e-6)
+    job = flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+    (fused,) = [op.user_conf for op in job.net.op if op.user_conf.op_type_name == "normalization"]
+    assert "_add_to_output" in fused.input

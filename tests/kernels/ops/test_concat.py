@@ -5,7 +5,7 @@ import pytest
 
 from kernels.framework.activation_type import ActivationType
 from kernels.runtime import Tensor, flow
-from tests.kernels.ops.activations import activation, assert_same_bits, in_any_order, in_graph, rounded
+from tests.kernels.ops.activations import activation, assert_same_bits, check_stock_op, in_any_order, in_graph, rounded
 
 # Widths along the axis; other axes are (2, 3, 4).
 CASES = [
@@ -43,6 +43,14 @@ def test_concat_and_split(axis: int, widths: list[int], activation_type: Activat
     parts = in_any_order(lambda: numbers(list(flow._C.split_like(whole, tensors, axis))))
     for part, values in zip(parts, arrays, strict=True):
         np.testing.assert_array_equal(part, values)
+
+
+@pytest.mark.parametrize(
+    ("axis", "shapes"), [(-1, [(40, 3), (40, 5)]), (0, [(3, 20000), (1, 20000)]), (1, [(2, 3, 5, 5), (2, 8, 5, 5)])]
+)
+def test_other_ranks_and_long_rows(axis: int, shapes: list[tuple[int, ...]]) -> None:
+    arrays = [np.random.default_rng(0).standard_normal(shape).astype(np.float32) for shape in shapes]
+    check_stock_op(lambda *parts: flow.cat(list(parts), dim=axis), arrays, bound=0)
 
 
 def test_gradients_are_the_parts_of_the_whole(activation_type: ActivationType) -> None:

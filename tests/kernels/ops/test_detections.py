@@ -1,7 +1,7 @@
 """Decoding against the head's own, suppression against the NumPy implementation: the same detections, bit for bit."""
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -144,18 +144,22 @@ def test_no_result_depends_on_the_order_of_threads() -> None:
     shuffle_threads(0)
 
 
+def _detect(anchors_cells: Tensor, *maps: Tensor) -> Any:
+    return suppress_detections(
+        decode_maps(maps, anchors_cells, (8, 16)),
+        confidence=0.25,
+        iou=0.5,
+        class_shift=7680,
+        multi_label=False,
+        agnostic=False,
+        max_det=20,
+        max_candidates=1000,
+    )
+
+
 class _DetectGraph(flow.nn.Graph):
     def build(self, anchors_cells: Tensor, *maps: Tensor) -> Any:
-        return suppress_detections(
-            decode_maps(maps, anchors_cells, (8, 16)),
-            confidence=0.25,
-            iou=0.5,
-            class_shift=7680,
-            multi_label=False,
-            agnostic=False,
-            max_det=20,
-            max_candidates=1000,
-        )
+        return _detect(anchors_cells, *maps)
 
 
 def _maps(classes: int, sizes: list[tuple[int, int]]) -> list[_Array]:
@@ -167,8 +171,10 @@ def _maps(classes: int, sizes: list[tuple[int, int]]) -> list[_Array]:
 
 
 def _head(classes: int, stride: tuple[int, ...]) -> tuple[Detect, _Array]:
-    anchors = np.random.default_rng(9).uniform(5, 200, (len(stride), 3, 2)).astype(np.float32)
-    return Detect([8] * len(stride), classes, anchors, stride), anchors
+    """A head, and its anchors in cells."""
+    anchors_px = np.random.default_rng(9).uniform(5, 200, (len(stride), 3, 2)).astype(np.float32)
+    head = Detect([8] * len(stride), classes, anchors_px, stride)
+    return head, head.anchors.numpy()
 
 
 @pytest.mark.parametrize(
@@ -197,7 +203,7 @@ def test_graph_equals_eager_bit_for_bit(request: pytest.FixtureRequest) -> None:
     inputs = [flow.tensor(anchors), *(flow.tensor(level) for level in _maps(3, [(6, 5), (3, 4)]))]
     captured = _DetectGraph()(*inputs)
     arrays = [tensor.numpy() for tensor in captured]
-    for ours, theirs in zip(arrays, _DetectGraph.build(cast(_DetectGraph, None), *inputs), strict=True):
+    for ours, theirs in zip(arrays, _detect(*inputs), strict=True):
         np.testing.assert_array_equal(ours, theirs.numpy())
     assert arrays[1].min() > 0
     predictions = flow.tensor(_predictions(3, 50, 2))

@@ -10,6 +10,7 @@ from tests.kernels.ops.activations import (
     activation,
     assert_close,
     assert_same_bits,
+    check_stock_op,
     in_any_order,
     in_graph,
     rounded,
@@ -90,6 +91,49 @@ def test_max_pool_equals_the_stock_kernel_bit_for_bit() -> None:
     own = run_layer(lambda value: max_pool(value, 5, 1, 2), [x], dy, ActivationType.FLOAT32)
     np.testing.assert_array_equal(own[0], run_layer(stock, [x], dy, ActivationType.FLOAT32)[0])
     assert_close(own[1], run_layer(stock, [x], dy, ActivationType.FLOAT32)[1], 1e-6)
+
+
+STOCK_POOLS: list[tuple[tuple[int, ...], dict[str, int | bool]]] = [
+    ((2, 5, 10, 13), {"kernel_size": 5, "stride": 1, "padding": 2}),
+    ((2, 3, 9, 8), {"kernel_size": 2, "stride": 2}),
+    ((1, 4, 12, 11), {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2}),
+    ((1, 2, 7, 7), {"kernel_size": 3, "stride": 2, "ceil_mode": True}),
+]
+
+
+@pytest.mark.parametrize(("shape", "options"), STOCK_POOLS)
+def test_the_stock_max_pool(shape: tuple[int, ...], options: dict[str, int | bool]) -> None:
+    pool = flow.nn.MaxPool2d(return_indices=True, **options)
+    x = draw(shape, ActivationType.FLOAT32)
+    check_stock_op(lambda value: pool(value)[0], [x])
+    indices = [pool(flow.tensor(x.astype(dtype)))[1].numpy() for dtype in (np.float32, np.float64)]
+    np.testing.assert_array_equal(*indices)
+
+
+def test_a_stock_max_pool_of_no_images_leaves_the_next_pool_as_it_is() -> None:
+    """OneFlow keeps the kernel that it chose for an op: one chosen for an empty tensor must be right for others."""
+    pool = flow.nn.MaxPool2d(return_indices=True, kernel_size=2, stride=2)
+    x = flow.zeros(0, 3, 8, 6, requires_grad=True)
+    y = pool(x)[0]
+    y.sum().backward()
+    assert tuple(y.shape) == (0, 3, 4, 3)
+    assert tuple(x.grad.shape) == (0, 3, 8, 6)
+    values = flow.tensor(np.arange(2 * 3 * 4 * 4, dtype=np.float32).reshape(2, 3, 4, 4), requires_grad=True)
+    pool(values)[0].sum().backward()
+    expected = np.zeros((2, 3, 4, 4), np.float32)
+    expected[:, :, 1::2, 1::2] = 1
+    np.testing.assert_array_equal(values.grad.numpy(), expected)
+
+
+@pytest.mark.parametrize("factors", [(2.0, 2.0), (3.0, 2.0), (1.5, 2.5)])
+def test_the_stock_upsampling(factors: tuple[float, float]) -> None:
+    height, width = factors
+    check_stock_op(
+        lambda x: flow._C.upsample_nearest_2d(
+            x, height_scale=height, width_scale=width, output_size=None, data_format="channels_first"
+        ),
+        [draw((2, 3, 4, 6), ActivationType.FLOAT32)],
+    )
 
 
 def test_windows_that_do_not_fit_are_refused() -> None:

@@ -54,7 +54,8 @@ def canvases(request: pytest.FixtureRequest) -> CanvasPipeline:
 
 def random_view(random: np.random.Generator, slots: int) -> tuple[ViewRender, list[np.ndarray]]:
     """A canvas with up to as many tiles as there are slots, often fewer or none, which overlap."""
-    canvas_hw = tuple(int(n) for n in random.integers(1, MOST_PX + 1, 2))
+    height, width = (int(n) for n in random.integers(1, MOST_PX + 1, 2))
+    canvas_hw = (height, width)
     tiles, crops = [], []
     for _ in range(random.integers(slots + 1)):
         top, left = (int(random.integers(side)) for side in canvas_hw)

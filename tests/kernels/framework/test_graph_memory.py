@@ -21,7 +21,7 @@ from kernels.plugin import load_plugin, plugin_library
 from kernels.runtime import Tensor, flow
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 lifetimes = st.lists(
     st.tuples(st.integers(1, 40), st.integers(0, 30), st.integers(0, 30)).map(
@@ -208,7 +208,7 @@ import sys
 from kernels.framework.graph_memory import MemoryPlan, compile_graph, last_memory_plan
 from kernels.plugin import load_plugin, plugin_library
 from kernels.runtime import flow
-from tests.kernels.test_graph_memory import _Graph
+from tests.kernels.framework.test_graph_memory import _Graph
 load_plugin("require")
 ranks, rank = flow.placement("cpu", ranks=[0, 1]), flow.env.get_rank()
 module = flow.nn.Linear(4, 4).to_global(placement=ranks, sbp=flow.sbp.broadcast)

@@ -7,7 +7,7 @@ import pytest
 
 from kernels.build.wheel_hook import SWITCH, KernelBuildHook
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 _FAILS = """#!/bin/sh
 if [ "$1" = --version ]; then echo "g++ (script) 12.3.0"; exit 0; fi
 echo "somewhere.cpp:3:1: error: unreadable" >&2

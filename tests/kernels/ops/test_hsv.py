@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from kernels.ops.hsv.function import write_planes
-from kernels.plugin import load_plugin
 from pipelines.pixels import colour
 
 GAINS = [(1.0, 1.0, 1.0), (1.015, 1.7, 1.4), (0.985, 0.3, 0.6), (1.5, 1.9, 0.5), (0.5, 0.0, 2.0)]
@@ -20,7 +19,6 @@ def pictures() -> list[np.ndarray]:
 
 @pytest.mark.parametrize("gains", GAINS)
 def test_plugin_colours_as_the_definition_does(gains: tuple[float, float, float]) -> None:
-    load_plugin("require")
     for picture in pictures():
         expected = colour.apply_hsv_gains(picture, np.array(gains)).transpose(2, 0, 1)
         # A window of a larger array: only its own bytes may change.
@@ -35,7 +33,6 @@ def test_plugin_colours_as_the_definition_does(gains: tuple[float, float, float]
 
 
 def test_plugin_refuses_what_does_not_fit() -> None:
-    load_plugin("require")
     picture, tables = np.zeros((4, 5, 3), np.uint8), colour.hsv_tables(np.ones(3))
     with pytest.raises(ValueError, match=r"planes \(3, 5, 4\)"):
         write_planes(picture, tables, np.zeros((3, 5, 4), np.uint8))
@@ -46,7 +43,6 @@ def test_plugin_refuses_what_does_not_fit() -> None:
 
 
 def test_planes_are_coloured_in_place() -> None:
-    load_plugin("require")
     for picture in pictures():
         tables = colour.hsv_tables(np.array(GAINS[1]))
         planes = np.ascontiguousarray(picture.transpose(2, 0, 1))

@@ -15,7 +15,7 @@ import pytest
 from kernels.build import plugin_build
 from kernels.build.cache import PluginUnavailableError, is_as_built, note_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 _WRITES_OUTPUT = """#!/bin/sh
 if [ "$1" = --version ]; then echo "g++ (script 1.0) 12.3.0"; exit 0; fi
 echo run >> '{log}'

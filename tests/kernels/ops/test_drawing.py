@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from kernels.ops.drawing.function import Filter, axis_weights, draw_region, resampled
-from kernels.plugin import load_plugin
 
 
 def grey(values: list[list[int]]) -> np.ndarray:
@@ -15,7 +14,6 @@ def grey(values: list[list[int]]) -> np.ndarray:
 
 
 def drawn(crop: np.ndarray, region: tuple[float, ...], shape: tuple[int, int], filter: Filter = "linear") -> np.ndarray:
-    load_plugin("require")
     target = np.zeros((3, *shape), np.uint8)
     draw_region(crop, (region[0], region[1], region[2], region[3]), target, filter=filter)
     return target
@@ -49,7 +47,6 @@ def test_weights_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_kernel_equals_its_definition(seed: int) -> None:
-    load_plugin("require")
     rng = np.random.default_rng(seed)
     for number in range(60):
         height, width = (int(v) for v in rng.integers(1, 200 if number % 2 else 12, 2))
@@ -76,7 +73,6 @@ def test_a_plain_colour_stays_as_it_is() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    load_plugin("require")
     crop, target = np.zeros((4, 5, 3), np.uint8), np.zeros((3, 4, 5), np.uint8)
     with pytest.raises(ValueError, match="without gaps in a row"):
         draw_region(crop[:, ::2], (0, 0, 4, 5), target, filter="linear")
