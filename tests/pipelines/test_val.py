@@ -9,9 +9,10 @@ import pytest
 from kernels.plugin import load_plugin
 from pipelines.augmentation.letterbox import rectangular_batches, unletterbox_boxes
 from pipelines.augmentation.mosaic import place
-from pipelines.augmentation.plans import Finish
+from pipelines.augmentation.plans import BatchPlan, Picture
 from pipelines.augmentation.rendering import placed_image
 from pipelines.data.index import ImageIndex, index_images
+from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import CanvasPipeline, GraphSettings
 from pipelines.shard import Shard
 from pipelines.val import ValPipeline
@@ -155,10 +156,11 @@ def test_half_the_size_is_exact_in_dali_too(tmp_path: Path) -> None:
     photo = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     view = placed_image(0, place((64, 48), (0, 0), (64, 48)), (128, 96), (64, 48), by_area=True)
     settings = GraphSettings(
-        slots=1, warp=False, paste=False, batch_size=1, threads=1, device="cpu", finish=False, decoded=True
+        slots=1, warp=False, paste=False, batch_size=1, threads=1, backend=Backend(), finish=False, decoded=True
     )
     pipeline = CanvasPipeline(settings)
-    pipeline.submit([view], [[photo]], [Finish()])
+    pictures = (Picture((view,), 1.0, None, 0),)
+    pipeline.submit(BatchPlan(pictures, (48, 64), np.zeros((0, 6), np.float32), np.arange(1)), [[photo]])
     got = pipeline.collect().at(0).copy()
     pipeline.release()
     pipeline.close()

@@ -86,7 +86,6 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_area_is_that_of_opencv() -> None:
     """Whole pictures that shrink, by whole and by other factors: within one grey level, since sums are rounded."""
-    load_plugin("require")
     rng = np.random.default_rng(0)
     sizes = [((480, 640), (240, 320)), ((480, 640), (160, 213)), ((333, 500), (213, 320)), ((97, 64), (97, 31))]
     for (height, width), shape in sizes:
