@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from kernels.framework import dispatch
+from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 
 
@@ -19,4 +20,11 @@ def flatten_tensors(tensors: Sequence[Tensor]) -> Tensor:
     if not tensors:
         raise ValueError("no tensors: need at least one")
     with flow.no_grad():
+        if not is_loaded():
+            return flattened(tensors)
         return dispatch.call(dispatch.build_op("graph_train_flatten", (("tensor", len(tensors)),)), tensors)
+
+
+def flattened(tensors: Sequence[Tensor]) -> Tensor:
+    """`flatten_tensors` composed of OneFlow ops, with gradients."""
+    return flow.cat([tensor.reshape(-1) for tensor in tensors], dim=0)
