@@ -14,7 +14,8 @@ import numpy as np
 
 from graph_train.ranks.placement import Placement
 from kernels.framework.global_rows import here
-from kernels.ops.update.function import UpdateRule, UpdateState, flattened
+from kernels.ops.flatten.function import flattened
+from kernels.ops.update.function import UpdateRule, UpdateState
 from kernels.runtime import Tensor, flow
 from models.batch_norm import BatchNorm2d
 from models.layers import member

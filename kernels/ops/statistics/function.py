@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from kernels import plugin
 from kernels.framework import dispatch
+from kernels.framework.in_place import subtract
 from kernels.runtime import Tensor, flow
 
 
@@ -20,7 +22,18 @@ def average_statistics(current: Sequence[Tensor], average: Tensor, share: Tensor
     Returns:
         (n,) float32: the current values, one tensor after another.
     """
+    if not plugin.is_loaded():
+        return average_statistics_reference(current, average, share, index)
     inputs = (("current", len(current)), ("average", 1), ("share", 1))
     op = dispatch.build_op("graph_train_average_statistics", inputs)
     with flow.no_grad():
         return dispatch.call(op, (*current, average, share), integers=(index,))
+
+
+def average_statistics_reference(current: Sequence[Tensor], average: Tensor, share: Tensor, index: int) -> Tensor:
+    """`average_statistics` composed of OneFlow's ops."""
+    with flow.no_grad():
+        row, part = flow.cat(list(current), dim=0), share[index : index + 1]
+        # Not by a product with 0 where there is no share: an infinity that is there for now would stay for good.
+        subtract(average, (average - flow.where(part > 0, row, average)) * part)
+    return row

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from kernels import plugin
 from kernels.framework import dispatch
 from kernels.framework.in_place import assign
+from kernels.ops.flatten.function import flattened
 from kernels.runtime import Tensor, flow
 
 MAX_GRADIENT_NORM = 10.0
@@ -147,11 +148,6 @@ class UpdateState:
             parts.append(flat[start : start + parameter.numel()].reshape(parameter.shape))
             start += parameter.numel()
         return parts
-
-
-def flattened(tensors: Sequence[Tensor]) -> Tensor:
-    """(n,): the elements of all tensors, one tensor after another."""
-    return flow.cat([tensor.reshape(-1) for tensor in tensors], dim=0)
 
 
 def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
