@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from kernels.framework.activation_type import ActivationType
 from kernels.ops.pixels.function import pixels
 from kernels.ops.weight_packing.function import pack_weights
-
-from kernels.framework.activation_type import ActivationType
 from kernels.plugin import is_loaded, runs_cuda_kernels
 from kernels.runtime import Tensor, flow
 

@@ -83,6 +83,15 @@ def test_statistics_of_each_rank_are_joined(lab: JobLab) -> None:
         np.testing.assert_allclose(saved[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
 
 
+def test_ranks_without_the_plugin(lab: JobLab) -> None:
+    """Accumulated batches too, which send gradients only where an update is due."""
+    for kernels in ("off", "require"):
+        job = lab.run(lab.flags(f"kernels-{kernels}", epochs=2, **{"kernels": kernels, "sync-bn": True}), 2)
+        assert "All 2 ranks hold the same weights" in job.text(0)
+    stock, plugin = (lab.root / "runs" / f"kernels-{kernels}" for kernels in ("off", "require"))
+    np.testing.assert_allclose(rows(stock), rows(plugin), rtol=2e-4, atol=2e-5)
+
+
 def test_resume_with_other_numbers_of_ranks(lab: JobLab) -> None:
     """Two, four, one: the run goes through all of them and ends as if it had had one all along."""
 

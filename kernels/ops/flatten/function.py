@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from kernels import plugin
 from kernels.framework import dispatch
-from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 
 
@@ -20,11 +20,11 @@ def flatten_tensors(tensors: Sequence[Tensor]) -> Tensor:
     if not tensors:
         raise ValueError("no tensors: need at least one")
     with flow.no_grad():
-        if not is_loaded():
+        if not plugin.is_loaded():
             return flattened(tensors)
         return dispatch.call(dispatch.build_op("graph_train_flatten", (("tensor", len(tensors)),)), tensors)
 
 
 def flattened(tensors: Sequence[Tensor]) -> Tensor:
-    """`flatten_tensors` composed of OneFlow ops, with gradients."""
+    """`flatten_tensors` composed of OneFlow's ops, for tensors of any data type; with gradients."""
     return flow.cat([tensor.reshape(-1) for tensor in tensors], dim=0)

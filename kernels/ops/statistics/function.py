@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from kernels import plugin
 from kernels.framework import dispatch
 from kernels.framework.in_place import subtract
-from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 
 
@@ -22,7 +22,7 @@ def average_statistics(current: Sequence[Tensor], average: Tensor, share: Tensor
     Returns:
         (n,) float32: the current values, one tensor after another.
     """
-    if not is_loaded():
+    if not plugin.is_loaded():
         return average_statistics_reference(current, average, share, index)
     inputs = (("current", len(current)), ("average", 1), ("share", 1))
     op = dispatch.build_op("graph_train_average_statistics", inputs)
@@ -31,10 +31,9 @@ def average_statistics(current: Sequence[Tensor], average: Tensor, share: Tensor
 
 
 def average_statistics_reference(current: Sequence[Tensor], average: Tensor, share: Tensor, index: int) -> Tensor:
-    """`average_statistics` composed of OneFlow ops."""
+    """`average_statistics` composed of OneFlow's ops."""
     with flow.no_grad():
-        flat, rate = flow.cat(list(current), dim=0), share[index : index + 1]
-        # Not by a product with 0 where the share is 0: an infinity that is there for now would stay for good.
-        due = flow.where(rate > 0, flat, average)
-        subtract(average, (average - due) * rate)
-    return flat
+        row, part = flow.cat(list(current), dim=0), share[index : index + 1]
+        # Not by a product with 0 where there is no share: an infinity that is there for now would stay for good.
+        subtract(average, (average - flow.where(part > 0, row, average)) * part)
+    return row

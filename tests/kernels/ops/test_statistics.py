@@ -1,9 +1,11 @@
 """The moving average of many small tensors: against NumPy, with infinities, eager and inside a graph."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from kernels.ops.statistics.function import average_statistics
+from kernels.ops.statistics.function import average_statistics, average_statistics_reference
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from models.layers import plain
@@ -18,12 +20,13 @@ def _plugin() -> None:
 
 
 class _Average(flow.nn.Module):
-    def __init__(self, start: np.ndarray) -> None:
+    def __init__(self, start: np.ndarray, function: Callable[..., Tensor]) -> None:
         super().__init__()
+        self.function = function
         self.register_buffer("average", flow.tensor(start))
 
     def forward(self, share: Tensor, *current: Tensor) -> Tensor:
-        return average_statistics(current, plain(self.average), share, 1)
+        return self.function(current, plain(self.average), share, 1)
 
 
 class _AverageGraph(flow.nn.Graph):
@@ -35,11 +38,12 @@ class _AverageGraph(flow.nn.Graph):
         return self.module(share, *current)
 
 
+@pytest.mark.parametrize("function", [average_statistics, average_statistics_reference])
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
-def test_the_average_moves_by_the_share(graph: bool) -> None:
+def test_the_average_moves_by_the_share(graph: bool, function: Callable[..., Tensor]) -> None:
     generator = np.random.default_rng(0)
     expected = generator.standard_normal(sum(_SIZES)).astype(np.float32)
-    module = _Average(expected)
+    module = _Average(expected, function)
     run = _AverageGraph(module) if graph else module
     for share in (0.25, 0.0, 1e-4, 1.0):
         current = [generator.standard_normal(size).astype(np.float32) for size in _SIZES]
@@ -60,9 +64,10 @@ def test_one_launch_on_cuda(request: pytest.FixtureRequest) -> None:
     assert launches == ({"average_statistics": 1} if emulated else {})
 
 
+@pytest.mark.parametrize("function", [average_statistics, average_statistics_reference])
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-def test_without_a_share_what_is_not_finite_leaves_no_trace(bad: float) -> None:
-    module = _Average(np.array([1.0, 2.0], np.float32))
+def test_without_a_share_what_is_not_finite_leaves_no_trace(bad: float, function: Callable[..., Tensor]) -> None:
+    module = _Average(np.array([1.0, 2.0], np.float32), function)
     current = flow.tensor(np.array([bad, 3.0], np.float32))
     row = module(flow.tensor(np.array([1.0, 0.0], np.float32)), current)
     np.testing.assert_array_equal(row.numpy(), [bad, 3.0])
