@@ -44,7 +44,7 @@ def export_weights(options: ExportOptions) -> ExportResult:
     if options.output:
         _check_output(Path(options.output), Path(options.weights))
     device = select_device(options.device)
-    load_plugin(options.kernels)  # type: ignore[arg-type]
+    load_plugin(options.kernels, device)  # type: ignore[arg-type]
     weights, files = Path(options.weights), []
     network = rebuild_network(weights, part=options.part)  # type: ignore[arg-type]
     if options.data:

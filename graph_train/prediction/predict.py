@@ -79,7 +79,7 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
     if options.vid_stride != 1 and not sources.videos:
         raise ValueError(f"--vid-stride {options.vid_stride}: there is no video among the sources; leave it out")
     device = select_device(options.device)
-    plugin = load_plugin(options.kernels)  # type: ignore[arg-type]
+    plugin = load_plugin(options.kernels, device)  # type: ignore[arg-type]
     LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
     detector = load_detector(options.weights, device=device, graph=options.graph, augment=options.augment)
     names = named_classes(options.data, len(detector.class_names)) if options.data else detector.class_names
