@@ -7,6 +7,9 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 Work = Callable[[], object]
 _REPEATS = 50
@@ -21,31 +24,34 @@ def ours(device: str, size: str) -> tuple[dict[str, Work], Work]:
     from kernels.ops.convolution.function import ConvolutionGeometry, convolution
     from kernels.ops.update.function import UpdateState, hyper_vector, update_parameters
     from kernels.plugin import load_plugin
-    from kernels.runtime import flow
+    from kernels.runtime import Tensor, flow
 
     load_plugin("require", device)
     batch, side, channels, parameters = _SIZES[size]
-    x = flow.randn(batch, side, side, channels, device=device)
-    if device != "cpu":
-        x = x.to(ActivationType.FLOAT16.dtype)
-    weight = flow.randn(channels, channels, 3, 3, device=device)
-    if device != "cpu":
-        weight = weight.permute(0, 2, 3, 1).contiguous().to(ActivationType.FLOAT16.dtype)
-    ones, zeros = (make(channels, device=device) for make in (flow.ones, flow.zeros))
-    flats = [flow.randn(parameters, device=device) for _ in range(5)]
+    kind = ActivationType.FLOAT32 if device == "cpu" else ActivationType.FLOAT16
+    generator = np.random.default_rng(0)
+
+    def numbers(*shape: int) -> Tensor:
+        return flow.tensor(generator.standard_normal(shape, np.float32)).to(device)
+
+    packed = kind is not ActivationType.FLOAT32
+    x = numbers(batch, side, side, channels).to(kind.dtype)
+    weight = numbers(*((channels, 3, 3, channels) if packed else (channels, channels, 3, 3))).to(kind.dtype)
+    of_channels = [numbers(channels) for _ in range(4)]
+    flats = [numbers(parameters) for _ in range(5)]
     state = UpdateState([flats[0]], [flats[1]], (1,), gradient_sum=flats[2], first_moment=flats[3])
     hyper = hyper_vector(
         learning_rates=(0.01,) * 3, weight_decays=(5e-4,) * 3, momentum=0.9, ema_decay=0.99, update=True
     )
     on_device = flow.tensor(hyper).to(device)
     geometry = ConvolutionGeometry(padding=(1, 1))
-    normal = {"eps": 1e-3, "momentum": 0.03, "training": True, "silu": True}
+    normal: dict[str, Any] = {"eps": 1e-3, "momentum": 0.03, "training": True, "silu": True}
     works: dict[str, Work] = {
-        "convolution": lambda: convolution(x, weight, geometry, packed=device != "cpu"),
-        "BatchNorm and SiLU": lambda: batch_norm(x, ones, zeros, flats[1][:channels], flats[4][:channels], **normal),
+        "convolution": lambda: convolution(x, weight, geometry, packed=packed),
+        "BatchNorm and SiLU": lambda: batch_norm(x, *of_channels, **normal),
         "SGD update": lambda: update_parameters("sgd", state, [flats[4]], on_device),
     }
-    return works, flow._oneflow_internal.eager.Sync
+    return works, flow._oneflow_internal.eager.Sync if device == "cpu" else flow.cuda.synchronize
 
 
 def pytorch(device: str, size: str) -> tuple[dict[str, Work], Work]:
@@ -58,7 +64,10 @@ def pytorch(device: str, size: str) -> tuple[dict[str, Work], Work]:
     convolution = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False, device=device, dtype=dtype)
     convolution = convolution.to(memory_format=torch.channels_last)
     normal, silu = torch.nn.BatchNorm2d(channels, eps=1e-3, momentum=0.03, device=device), torch.nn.SiLU()
-    weights, average = torch.nn.Parameter(torch.randn(parameters, device=device)), torch.randn(parameters, device=device)
+    weights, average = (
+        torch.nn.Parameter(torch.randn(parameters, device=device)),
+        torch.randn(parameters, device=device),
+    )
     weights.grad = torch.randn(parameters, device=device)
     optimizer = torch.optim.SGD([weights], 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.competitors import find_torch
 from kernels.build.plugin_build import SOURCE_FOLDER, find_compiler
 from kernels.host.cuda_devices import compute_capabilities
 from tests.gpu import stages
@@ -105,3 +107,28 @@ def test_an_error_fails_and_is_told() -> None:
 def test_bfloat16_is_rounded_to_the_nearest() -> None:
     values = np.array([1.0, 1.00390625, 1.01171875, -3.0], np.float32)  # the middle ones lie halfway
     assert decode(encode(values, "bf16")).tolist() == [1.0, 1.0, 1.015625, -3.0]
+
+
+def test_speed_of_our_ops_is_measured() -> None:
+    times, problem = stages._times("ours", sys.executable, "cpu", "tiny")
+    assert problem is None
+    assert times.keys() == {"convolution", "BatchNorm and SiLU", "SGD update"}
+    assert all(duration > 0 for duration in times.values())
+
+
+def test_speed_of_pytorch_is_measured() -> None:
+    interpreter = find_torch(os.environ.get("GRAPH_TRAIN_TORCH_PYTHON"))
+    if interpreter is None:
+        pytest.skip("no PyTorch here; GRAPH_TRAIN_TORCH_PYTHON may name an interpreter that has it")
+    times, problem = stages._times("pytorch", str(interpreter), "cpu", "tiny")
+    assert problem is None
+    assert times.keys() == {"convolution", "BatchNorm and SiLU", "SGD update"}
+
+
+def test_times_are_told_beside_those_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"ours": {"convolution": 12.0, "SGD update": 3.0}, "pytorch": {"convolution": 15.0}}
+    monkeypatch.setattr(stages, "_times", lambda side, _: (times[side], None))
+    monkeypatch.setattr(stages, "find_torch", lambda _: Path("python"))
+    first, second = stages.speed(emulated=False)
+    assert (first.name, first.note) == ("convolution", "12.0 us; PyTorch 15.0 us")
+    assert "no PyTorch" in second.note
