@@ -17,8 +17,9 @@ class _Session:
 
 def prepare(plugin: bool, device: str, threads: int) -> dict[str, str]:
     """Loads the plugin or not; returns the cases for this device, name -> size."""
-    load_plugin("require" if plugin else "off")
-    _Session.setting, _Session.works = Setting(select_device(device), threads), {}
+    used_device = select_device(device)
+    load_plugin("require" if plugin else "off", used_device)
+    _Session.setting, _Session.works = Setting(used_device, threads), {}
     return {name: case.size for name, case in CASES.items() if device == "cpu" or not case.only_cpu}
 
 

@@ -23,8 +23,8 @@ def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, 
     from pipelines.data.index import index_images
     from pipelines.train import TrainPipeline
 
-    load_plugin("auto")
     used_device = select_device(device)
+    load_plugin("auto", used_device)
     dataset = load_dataset(data, require=("train",))
     index = index_images(dataset.train, dataset.class_names)
     listed = {"paths": [str(path) for path in index.paths], "labels": [rows.tolist() for rows in index.labels]}

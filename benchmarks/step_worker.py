@@ -53,7 +53,7 @@ def prepare(
 
 def prepare_at(placement: Placement, folder: Path, *, plugin: bool, graph: bool, amp: bool) -> dict[str, Any]:
     """As `prepare`; of several ranks each has its share of every batch."""
-    load_plugin("require" if plugin else "off")
+    load_plugin("require" if plugin else "off", placement.device)
     kind = compute_device(placement.device, plugin=plugin).activation_type(amp)
     described = prepare_kind(placement, folder, kind, graph=graph)
     slower = amp and kind is ActivationType.FLOAT32

@@ -7,7 +7,7 @@ compiled keeps the kernels it has. New ops are called through `kernels.framework
 
 import ctypes
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -41,21 +41,26 @@ class _Process:
     failure: ValueError | OSError | None = None
     library: ctypes.CDLL | None = None
     emulates_cuda: bool = False
+    prepared_gpus: set[int] = field(default_factory=set)
 
 
 _process = _Process()
 
 
-def load_plugin(mode: PluginMode) -> PluginStatus:
-    """Builds (once, then cached) and loads the plugin; a second call returns the first one's result.
+def load_plugin(mode: PluginMode, device: str = "cpu") -> PluginStatus:
+    """Build (once, then cached) and load the plugin; a second call returns the first one's result.
+
+    CUDA kernels are compiled, or taken from the cache or the wheel, for a GPU that is asked for and no other.
 
     Args:
         mode: "auto" goes on with OneFlow's own kernels, after one warning, where the plugin cannot be had;
             "require" makes that an error, and so does "emulated-cuda"; "off" loads nothing. What failed once is not
             tried again in this process.
+        device: what will be computed on, such as "cuda:0"; several calls may name several GPUs.
 
     Raises:
-        ValueError: an unknown mode; "require" without success; "off" after the plugin has been loaded.
+        ValueError: an unknown mode; "require" without success; "off" after the plugin has been loaded; a GPU for which
+            the CUDA kernels cannot be compiled, in each mode but "off".
     """
     if mode not in get_args(PluginMode):
         raise ValueError(f"kernels mode {mode!r}: must be one of {', '.join(get_args(PluginMode))}")
@@ -67,10 +72,7 @@ def load_plugin(mode: PluginMode) -> PluginStatus:
     if _process.status is None and _process.failure is None:
         try:
             built = plugin_build.ensure_built(emulated_cuda=mode == "emulated-cuda")
-            # Compiled before the library is loaded: what is registered then must be able to run.
-            images = [] if mode == "emulated-cuda" else _images_of_devices()
             _process.library = _load(built.path)
-            _give_images(images)
         except (ValueError, OSError) as error:
             _process.failure = error
         else:
@@ -83,6 +85,8 @@ def load_plugin(mode: PluginMode) -> PluginStatus:
         _log.warning("running on OneFlow's own, slower CPU kernels: %s", _process.failure)
         _start_session()
         _process.status = PluginStatus(loaded=False, path=None, reason=str(_process.failure), build_seconds=0.0)
+    if is_loaded() and device.startswith("cuda") and not _process.emulates_cuda:
+        _prepare_gpu(int(device.partition(":")[2] or 0))
     return _process.status
 
 
@@ -146,16 +150,26 @@ def _start_session() -> Any:
     return session
 
 
-def _images_of_devices() -> list[list[bytes]]:
-    """Compiled CUDA kernels for each device, by its ordinal; nothing where there is none."""
-    return [cuda_build.ensure_compiled(nvrtc.architecture_for(which)) for which in compute_capabilities()]
-
-
-def _give_images(images: list[list[bytes]]) -> None:
+def _prepare_gpu(number: int) -> None:
+    """Give the library the compiled CUDA kernels for a GPU, unless it has them."""
+    if number in _process.prepared_gpus:
+        return
+    capabilities = compute_capabilities()
+    if number >= len(capabilities):
+        raise ValueError(f"cuda:{number}: NVIDIA's driver knows {len(capabilities)} GPUs here; use --device cpu")
+    architecture = nvrtc.architecture_for(capabilities[number])
+    try:
+        images = cuda_build.ensure_compiled(architecture)
+    except (ValueError, OSError) as error:
+        remedy = (
+            "--kernels off computes with OneFlow's own kernels (compute capability 6.0 to 8.9), --device cpu on the CPU"
+        )
+        raise ValueError(f"cuda:{number}: no CUDA kernels for {architecture}: {error}; {remedy}") from error
     add_image = plugin_library().graph_train_cuda_add_image
     add_image.argtypes, add_image.restype = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int64], None
-    for device, image in ((device, image) for device, of_device in enumerate(images) for image in of_device):
-        add_image(device, image, len(image))
+    for image in images:
+        add_image(number, image, len(image))
+    _process.prepared_gpus.add(number)
 
 
 def _load(path: Path) -> ctypes.CDLL:

@@ -24,6 +24,19 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("graph-train")
 
 
+@pytest.fixture(autouse=True)
+def _gpu(request: pytest.FixtureRequest) -> None:
+    """Of tests that need a GPU: skipped where there is none; else our CUDA kernels are ready for the first."""
+    if request.node.get_closest_marker("gpu") is None:
+        return
+    from kernels.plugin import load_plugin
+    from kernels.runtime import flow
+
+    if not flow.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    load_plugin(request.config.getoption("--kernels"), "cuda:0")
+
+
 def _existing(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"{path.name}: not on this machine; GRAPH_TRAIN_SHARED can say where it is, see CONTRIBUTING.md")

@@ -46,7 +46,7 @@ def export_weights(options: ExportOptions) -> ExportResult:
     if options.output:
         _check_output(Path(options.output), Path(options.weights))
     device = select_device(options.device)
-    load_plugin(options.kernels)  # type: ignore[arg-type]
+    load_plugin(options.kernels, device)  # type: ignore[arg-type]
     weights, files = Path(options.weights), []
     source = located_weights(weights, allow_download=options.allow_download)
     network = rebuild_network(source, part=options.part)  # type: ignore[arg-type]

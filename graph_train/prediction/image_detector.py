@@ -54,7 +54,7 @@ class ImageDetector:
             ValueError, OSError: a setting or a file that cannot be used.
         """
         device = select_device(options.device)
-        plugin = load_plugin(options.kernels)  # type: ignore[arg-type]
+        plugin = load_plugin(options.kernels, device)  # type: ignore[arg-type]
         LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
         paths = [located_weights(path, allow_download=options.allow_download) for path in options.weights]
         self._detector = load_detector(paths, device=device, graph=options.graph, augment=options.augment)

@@ -112,7 +112,7 @@ def _load_kernels(options: TrainOptions, device: str) -> ActivationType:
     Raises:
         ValueError: a GPU that cannot run, or mixed precision that this machine does not have.
     """
-    started = load_plugin(options.engine.kernels)  # type: ignore[arg-type]
+    started = load_plugin(options.engine.kernels, device)  # type: ignore[arg-type]
     machine = compute_device(device, plugin=started.loaded)
     machine.check()
     chosen = machine.activation_type(options.engine.amp)

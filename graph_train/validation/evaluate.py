@@ -64,7 +64,7 @@ def evaluate(options: ValOptions) -> EvaluationResult:
     """
     split: Split = options.task if options.task in ("train", "test") else "val"  # type: ignore[assignment]
     device = select_device(options.device)
-    plugin = load_plugin(options.kernels)  # type: ignore[arg-type]
+    plugin = load_plugin(options.kernels, device)  # type: ignore[arg-type]
     LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
     dataset = load_dataset(options.data, require=(split,), allow_download=options.allow_download)
     index = _index(dataset, split, options)

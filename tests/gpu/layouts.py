@@ -4,10 +4,9 @@ import ctypes
 import re
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from kernels.build.plugin_build import SOURCE_FOLDER
+from kernels.build.plugin_build import SOURCE_FOLDER, included_files
 
 _TYPES: Mapping[str, Any] = {
     "int64_t": ctypes.c_int64,
@@ -18,38 +17,51 @@ _TYPES: Mapping[str, Any] = {
     "bool": ctypes.c_bool,
 }
 _CONSTANT = re.compile(r"constexpr (?:int|int64_t) (k\w+) = (\d+);")
-_FIELD = re.compile(r"(?:const )?([\w ]+?)\s*(\*?)\s*((?:\w+(?:\[\w+\])?(?:, )?)+)$")
+_METHOD = re.compile(r"^\s*GT_\w+ .*\{.*\} *$", re.MULTILINE)
+_FIELD = re.compile(r"(?:const )?([\w<> ]+?)\s*(\*?)\s*((?:\w+(?:\[[\w +]+\])?(?:, )?)+)$")
 
 
+@cache
 def structure(header: str, name: str) -> type[ctypes.Structure]:
-    """The struct of that name in a header, e.g. "ops/bias/bias.h".
+    """The struct of that name in a header or in what it includes, e.g. "ops/bias/bias.h".
 
     Raises:
         KeyError: a type that none of the headers had when this was written.
     """
-    return _structure(SOURCE_FOLDER / header, name)
-
-
-@cache
-def _structure(header: Path, name: str) -> type[ctypes.Structure]:
-    text = re.sub(r"//[^\n]*", "", header.read_text(encoding="utf-8"))
-    body = re.search(rf"struct {name} {{(.*?)\n}};", text, re.DOTALL)
+    body = re.search(rf"struct {name} {{(.*?)\n}};", _text(header), re.DOTALL)
     if body is None:
         raise KeyError(f"{header}: no struct {name}")
     fields = []
-    for declaration in (part.strip() for part in body[1].split(";")):
+    for declaration in (part.strip() for part in _METHOD.sub("", body[1]).split(";")):
         if not declaration:
             continue
         found = _FIELD.match(declaration)
         if found is None:
             raise KeyError(f"{header}: {name}: {declaration!r} is not understood")
-        kind = ctypes.c_void_p if found[2] else _TYPES[found[1].split()[-1]]
+        kind = ctypes.c_void_p if found[2] else _type(header, found[1].split()[-1])
         for field in found[3].split(", "):
             plain, _, count = field.rstrip("]").partition("[")
-            fields.append((plain, kind * constant(header, count) if count else kind))
+            fields.append((plain, kind * _count(header, count) if count else kind))
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
-def constant(header: str | Path, name: str) -> int:
-    """The value of a `constexpr` number of a header."""
-    return int(dict(_CONSTANT.findall((SOURCE_FOLDER / header).read_text(encoding="utf-8")))[name])
+def constant(header: str, name: str) -> int:
+    """The value of a `constexpr` number of a header or of what it includes."""
+    return int(dict(_CONSTANT.findall(_text(header)))[name])
+
+
+@cache
+def _text(header: str) -> str:
+    texts = (path.read_text(encoding="utf-8") for path in included_files(SOURCE_FOLDER / header))
+    return re.sub(r"//[^\n]*", "", "\n".join(texts))
+
+
+def _type(header: str, name: str) -> Any:
+    if re.search(rf"enum class {name} {{", _text(header)):
+        return ctypes.c_int
+    return _TYPES.get(name) or structure(header, name)
+
+
+def _count(header: str, words: str) -> int:
+    """Of an array: numbers and constants, joined by plus signs."""
+    return sum(int(word) if word.isdigit() else constant(header, word) for word in words.split(" + "))

@@ -1,5 +1,6 @@
 """What the kit runs, stage by stage; each yields lines of the table as they come."""
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -11,9 +12,11 @@ from typing import Literal
 
 import numpy as np
 
+from benchmarks.competitors import find_torch
 from kernels.build import cuda_build, nvrtc
 from kernels.host.cuda_devices import compute_capabilities
-from tests.gpu.cases import CASES, WITHIN_OTHERS, Launched, kernel_names
+from tests.gpu.base import Launched
+from tests.gpu.cases import CASES, WITHIN_OTHERS, kernel_names
 from tests.gpu.devices import Device, EmulatedGpu, Gpu
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +48,7 @@ def kernels_alone(*, emulated: bool) -> Iterator[Line]:
         if name in CASES:
             yield _one_kernel(device, name, CASES[name])
         else:
-            yield Line("kernels", name, "SKIP", 0, "no case of its own")
+            yield Line("kernels", name, "FAIL", 0, "no case in tests/gpu/cases.py")
 
 
 def _one_kernel(device: Device, name: str, case: Callable[[Device], Launched]) -> Line:
@@ -93,12 +96,39 @@ def training(*, emulated: bool) -> Iterator[Line]:
             yield _command("training", "two ranks", [sys.executable, *ranks, "--epochs=1", "--name=ranks"])
 
 
+def speed(*, emulated: bool, torch_python: str | None = None) -> Iterator[Line]:
+    """Our ops beside PyTorch, where an interpreter has it: times only, float16 and channels last."""
+    ours, problem = _times("ours", sys.executable)
+    if problem is not None:
+        yield problem
+        return
+    theirs: dict[str, float] = {}
+    interpreter = find_torch(torch_python)
+    if interpreter is not None:
+        theirs, problem = _times("pytorch", str(interpreter))
+        if problem is not None:
+            yield problem
+    for name, duration in ours.items():
+        beside = f"PyTorch {theirs[name]:.1f} us" if name in theirs else "no PyTorch here: see --torch-python"
+        yield Line("speed", name, "PASS", duration / 1e6, f"{duration:.1f} us; {beside}")
+
+
+def _times(
+    side: str, interpreter: str, device: str = "cuda:0", size: str = "whole"
+) -> tuple[dict[str, float], Line | None]:
+    """Microseconds of each case of `tests.gpu.speed`, or the line that says why there are none."""
+    line = _command("speed", side, [interpreter, "-m", "tests.gpu.speed", side, device, size], longest_note=10_000)
+    if line.result != "PASS":
+        return {}, line
+    return json.loads(line.note), None
+
+
 def _tests(stage: str, folder: str) -> Line:
     command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "gpu", "--kernels", "require", folder]
     return _command(stage, f"pytest -m gpu {folder}", command)
 
 
-def _command(stage: str, name: str, command: list[str]) -> Line:
+def _command(stage: str, name: str, command: list[str], *, longest_note: int = 300) -> Line:
     start = time.monotonic()
     try:
         ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_LONGEST, check=False)
@@ -108,4 +138,4 @@ def _command(stage: str, name: str, command: list[str]) -> Line:
     if ran.returncode == _NOTHING_COLLECTED and "pytest" in command:
         return Line(stage, name, "SKIP", seconds, "no such tests")
     note = " | ".join(said[-3:]) if ran.returncode else (said[-1] if said else "")
-    return Line(stage, name, "FAIL" if ran.returncode else "PASS", seconds, note[:300])
+    return Line(stage, name, "FAIL" if ran.returncode else "PASS", seconds, note[:longest_note])

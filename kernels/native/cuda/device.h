@@ -16,7 +16,9 @@
 
 #define GT_SHARED(type, name, count) __shared__ type name[count]
 #define GT_KERNEL(name, Args, threads) extern "C" __global__ void __launch_bounds__(threads) name(const Args args)
-#define GT_BLOCK_KERNEL(name, Args, threads) GT_KERNEL(name, Args, threads)
+// With registers for so many threads per multiprocessor: left to itself, ptxas keeps some in memory for one block more.
+#define GT_BLOCK_KERNEL(name, Args, threads) \
+  extern "C" __global__ void __launch_bounds__(threads, 512 / (threads)) name(const Args args)
 // Stands in a loop that waits for another block.
 #define GT_SPIN()
 

@@ -39,6 +39,7 @@ GT_DEVICE void upsample_grad(const UpsampleArgs& args) {
     float sums[kPoolPerThread] = {}, values[kPoolPerThread] = {};
     const int64_t row = pixel / args.columns, column = pixel - row * args.columns;
     for (int64_t i = 0; i < args.factor; ++i) {
+#pragma unroll 1  // more at once take registers that sm_70 does not have
       for (int64_t j = 0; j < args.factor; ++j) {
         const int64_t from = (row * args.factor + i) * args.columns * args.factor + column * args.factor + j;
         load_floats<kPoolPerThread>(static_cast<const T*>(args.in) + from * args.channels + channel, number, values);

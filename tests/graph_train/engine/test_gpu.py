@@ -1,7 +1,5 @@
 """On a CUDA device that OneFlow's wheel has code for (sm_60 to sm_89) a step is what it is on the CPU."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -15,13 +13,6 @@ from tests.graph_train.tiny import random_batch, tiny_network, tiny_schedule
 
 pytestmark = pytest.mark.gpu
 _STEPS = 4
-
-
-@pytest.fixture(autouse=True)
-def _device() -> Iterator[None]:
-    if not flow.cuda.is_available():
-        pytest.skip("no CUDA device here")
-    yield
 
 
 def _losses(kind: type[EagerStep] | type[GraphStep], device: str) -> list[float]:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,13 +76,70 @@ def test_a_wheel_brings_them(sources: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(cuda_build.ensure_compiled("sm_80")) == 2
 
 
-def test_without_a_gpu_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin, "compute_capabilities", lambda: ())
-    monkeypatch.setattr(cuda_build, "ensure_compiled", lambda _: pytest.fail("compiled"))
-    assert plugin._images_of_devices() == []
+class _Library:
+    """A plugin that notes which images it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[int, bytes]] = []
+
+    @property
+    def graph_train_cuda_add_image(self) -> Any:
+        return _AddImage(self)
 
 
-def test_each_gpu_gets_the_kernels_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+class _AddImage:
+    argtypes: list[Any]
+    restype: None
+
+    def __init__(self, library: _Library) -> None:
+        self._library = library
+
+    def __call__(self, device: int, image: bytes, count: int) -> None:
+        assert len(image) == count
+        self._library.given.append((device, image))
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> _Library:
+    """A plugin that is loaded, on a machine with two GPUs, whose kernels are named after their architecture."""
+    made = _Library()
+    status = plugin.PluginStatus(loaded=True, path=None, reason="", build_seconds=0.0)
+    monkeypatch.setattr(plugin, "_process", plugin._Process(status=status, library=made))  # type: ignore[arg-type]
     monkeypatch.setattr(plugin, "compute_capabilities", lambda: ((8, 6), (12, 0)))
-    monkeypatch.setattr(cuda_build, "ensure_compiled", lambda architecture: [architecture.encode()])
-    assert plugin._images_of_devices() == [[b"sm_86"], [b"compute_90"]]
+    monkeypatch.setattr(cuda_build, "ensure_compiled", lambda architecture: [architecture.encode(), b"more"])
+    return made
+
+
+def test_for_a_cpu_nothing_is_compiled(library: _Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_build, "ensure_compiled", lambda _: pytest.fail("compiled"))
+    monkeypatch.setattr(plugin, "compute_capabilities", lambda: pytest.fail("asked the driver"))
+    assert plugin.load_plugin("require").loaded
+    assert plugin.load_plugin("auto", "cpu").loaded
+    assert library.given == []
+
+
+def test_a_gpu_gets_the_kernels_of_its_kind_once(library: _Library) -> None:
+    plugin.load_plugin("auto", "cuda:1")
+    plugin.load_plugin("auto", "cuda:1")
+    assert library.given == [(1, b"compute_90"), (1, b"more")]
+    plugin.load_plugin("auto", "cuda")
+    assert library.given[2:] == [(0, b"sm_86"), (0, b"more")]
+
+
+@pytest.mark.parametrize("mode", ["auto", "require"])
+def test_kernels_that_cannot_be_compiled_are_an_error_on_their_gpu_only(
+    library: _Library, mode: plugin.PluginMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> list[bytes]:
+        raise PluginUnavailableError("NVRTC is not installed")
+
+    monkeypatch.setattr(cuda_build, "ensure_compiled", fail)
+    expected = "cuda:0: no CUDA kernels for sm_86: NVRTC is not installed; --kernels off .*--device cpu"
+    with pytest.raises(ValueError, match=expected):
+        plugin.load_plugin(mode, "cuda:0")
+    assert plugin.load_plugin(mode, "cpu").loaded
+
+
+def test_a_gpu_that_is_not_there_is_refused(library: _Library) -> None:
+    with pytest.raises(ValueError, match="cuda:2: NVIDIA's driver knows 2 GPUs"):
+        plugin.load_plugin("auto", "cuda:2")

@@ -1,0 +1,67 @@
+"""What the cases have in common: their result, numbers as activations store them, and launches."""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tests.gpu.devices import Device
+
+KINDS = ("f32", "bf16", "f16")
+ROUNDING = {"f32": 2.0**-23, "bf16": 2.0**-8, "f16": 2.0**-10}
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What came of a case: pairs of the device's and NumPy's arrays, their bound, and how to start it again."""
+
+    pairs: tuple[tuple[np.ndarray, np.ndarray], ...]
+    relative: float
+    absolute: float
+    again: Callable[[], None]
+    bytes_moved: int
+
+
+def encode(values: np.ndarray, kind: str) -> np.ndarray:
+    """Float32 as the bits that activations have on the device, rounded to the nearest."""
+    values = values.astype(np.float32)
+    if kind == "bf16":
+        bits = values.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return values if kind == "f32" else values.astype(np.float16)
+
+
+def decode(stored: np.ndarray) -> np.ndarray:
+    """The other way."""
+    return (stored.astype(np.uint32) << 16).view(np.float32) if stored.dtype == np.uint16 else stored.astype(np.float32)
+
+
+def random_numbers(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def blocks(items: int, per_block: int) -> tuple[int, int, int]:
+    return (items + per_block - 1) // per_block, 1, 1
+
+
+def starter(
+    device: Device, kernel: str, grid: tuple[int, int, int], threads: int, args: ctypes.Structure
+) -> Callable[[], None]:
+    """Launches once; returns how to do so again."""
+
+    def start() -> None:
+        device.launch(kernel, grid, threads, args)
+
+    start()
+    return start
+
+
+def together(device: Device, kernel: str, most_blocks: int, threads: int, args: ctypes.Structure) -> Callable[[], None]:
+    """As `starter`, of a kernel whose blocks wait for each other."""
+
+    def start() -> None:
+        device.launch_together(kernel, most_blocks, threads, args)
+
+    start()
+    return start

@@ -1,0 +1,186 @@
+"""BatchNorm with SiLU behind it, in one launch each way, and the parts of it that ranks share."""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tests.gpu.base import ROUNDING, Launched, decode, encode, random_numbers, starter, together
+from tests.gpu.devices import Device
+from tests.gpu.layouts import constant, structure
+
+_NORM = "ops/batch_norm/batch_norm.h"
+_ROWS, _CHANNELS = 4000, 72
+_EPSILON, _RATE = 1e-3, 0.25
+_RANKS = 2
+"""The statistics of ranks are over so many times the rows."""
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """x as it is stored, arguments of a kernel, and all numbers in float64."""
+
+    stored: np.ndarray
+    args: ctypes.Structure
+    x: np.ndarray
+    dy: np.ndarray
+    gamma: np.ndarray
+    beta: np.ndarray
+    mean: np.ndarray
+    inverse: np.ndarray
+
+    @property
+    def normal(self) -> np.ndarray:
+        return (self.x - self.mean) * self.inverse
+
+    @property
+    def dz(self) -> np.ndarray:
+        """Gradient before the SiLU."""
+        z = self.normal * self.gamma + self.beta
+        sigmoid = 1 / (1 + np.exp(-z))
+        return self.dy * sigmoid * (1 + z * (1 - sigmoid))
+
+    def bounded(self, kind: str) -> float:
+        """Relative bound of activations."""
+        return max(2 * ROUNDING[kind], 1e-5)
+
+
+def _inputs(device: Device, kind: str) -> _Inputs:
+    x, dy = (
+        encode(random_numbers(_ROWS, _CHANNELS) * 2 + 1, kind),
+        encode(random_numbers(_ROWS, _CHANNELS, seed=3), kind),
+    )
+    gamma, beta = random_numbers(_CHANNELS, seed=1), random_numbers(_CHANNELS, seed=2)
+    exact = decode(x).astype(np.float64)
+    mean, inverse = exact.mean(0).astype(np.float32), (1 / np.sqrt(exact.var(0) + _EPSILON)).astype(np.float32)
+    args, empty = structure(_NORM, "NormArgs")(), np.zeros(_CHANNELS, np.float32)
+    args.x, args.dy, args.out = device.put(x), device.put(dy), device.put(np.zeros_like(x))
+    args.rows, args.channels = _ROWS, _CHANNELS
+    args.gamma, args.beta, args.mean = device.put(gamma), device.put(beta), device.put(mean)
+    args.variance = device.put((1 / inverse.astype(np.float64) ** 2 - _EPSILON).astype(np.float32))
+    args.moving_mean, args.moving_variance = device.put(empty), device.put(empty + 1)
+    args.statistics = device.put(np.stack([mean, inverse]))
+    args.d_beta, args.d_gamma, args.both = device.put(empty), device.put(empty), device.put(np.stack([empty, empty]))
+    most_blocks = constant(_NORM, "kNormMostBlocks")
+    args.partial_sums = device.put(np.zeros((most_blocks, 2, _CHANNELS), np.float32))
+    args.counters = device.put(np.zeros(2, np.uint32))
+    args.pixels, args.epsilon, args.rate = _ROWS, _EPSILON, _RATE
+    args.silu = args.statistics_of_batch = True
+    numbers = (array.astype(np.float64) for array in (exact, decode(dy), gamma, beta, mean, inverse))
+    return _Inputs(x, args, *numbers)
+
+
+def _start_together(device: Device, kernel: str, args: ctypes.Structure) -> Callable[[], None]:
+    most_blocks = min(constant(_NORM, "kNormMostBlocks"), _ROWS // 64)
+    return together(device, kernel, most_blocks, constant(_NORM, "kNormThreads"), args)
+
+
+def _start_pieces(device: Device, kernel: str, args: ctypes.Structure) -> Callable[[], None]:
+    """A block for each piece, as `norm_pieces` cuts them."""
+    threads, of_thread = constant(_NORM, "kNormThreads"), constant(_NORM, "kNormPerThread")
+    columns = -(-_CHANNELS // of_thread)
+    tiles = -(-columns * of_thread // constant(_NORM, "kNormTile"))
+    lanes = threads // -(-columns // tiles)
+    return starter(device, kernel, (tiles * -(-_ROWS // (4 * lanes)), 1, 1), threads, args)
+
+
+def _channels(device: Device, address: int, rows: int = 1) -> np.ndarray:
+    return device.get(address, np.zeros((rows, _CHANNELS), np.float32))
+
+
+def _moved(device: Device, given: _Inputs, pixels: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The moving statistics after a step."""
+    variance = (1 / given.inverse**2 - _EPSILON) * pixels / (pixels - 1)
+    return [
+        (_channels(device, given.args.moving_mean), (_RATE * given.mean)[None]),
+        (_channels(device, given.args.moving_variance), (1 - _RATE + _RATE * variance)[None]),
+    ]
+
+
+def _silu(z: np.ndarray) -> np.ndarray:
+    return z / (1 + np.exp(-z))
+
+
+def forward(device: Device, kind: str) -> Launched:
+    """Statistics of the batch and SiLU in one launch, whose blocks wait for each other."""
+    given = _inputs(device, kind)
+    start = _start_together(device, f"batch_norm_{kind}", given.args)
+    y = decode(device.get(given.args.out, given.stored))
+    pairs = [(y, _silu(given.normal * given.gamma + given.beta)), *_moved(device, given, _ROWS)]
+    pairs.append((_channels(device, given.args.statistics, 2), np.stack([given.mean, given.inverse])))
+    return Launched(tuple(pairs), given.bounded(kind), 1e-5, start, 3 * given.stored.nbytes)
+
+
+def normalise(device: Device, kind: str) -> Launched:
+    """Forward by statistics that are known, of two ranks."""
+    given = _inputs(device, kind)
+    given.args.pixels = _RANKS * _ROWS
+    start = _start_pieces(device, f"normalise_{kind}", given.args)
+    y = decode(device.get(given.args.out, given.stored))
+    pairs = [(y, _silu(given.normal * given.gamma + given.beta)), *_moved(device, given, _RANKS * _ROWS)]
+    pairs.append((_channels(device, given.args.statistics, 2), np.stack([given.mean, given.inverse])))
+    return Launched(tuple(pairs), given.bounded(kind), 1e-5, start, 2 * given.stored.nbytes)
+
+
+def _gradient_pairs(device: Device, given: _Inputs) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sums over the rows, as means: so one bound fits all."""
+    dz = given.dz
+    return [
+        (_channels(device, given.args.d_beta) / _ROWS, dz.mean(0)[None]),
+        (_channels(device, given.args.d_gamma) / _ROWS, (dz * given.normal).mean(0)[None]),
+    ]
+
+
+def _input_gradient(given: _Inputs, d_beta: np.ndarray, d_gamma: np.ndarray, pixels: int) -> np.ndarray:
+    dz = given.dz - d_beta / pixels - given.normal * d_gamma / pixels
+    return dz * given.gamma * given.inverse
+
+
+def backward(device: Device, kind: str) -> Launched:
+    """All gradients in one launch."""
+    given = _inputs(device, kind)
+    start = _start_together(device, f"batch_norm_grad_{kind}", given.args)
+    pairs = _gradient_pairs(device, given)
+    want = _input_gradient(given, given.dz.sum(0), (given.dz * given.normal).sum(0), _ROWS)
+    pairs.append((decode(device.get(given.args.out, given.stored)), want))
+    return Launched(tuple(pairs), given.bounded(kind), 1e-5, start, 5 * given.stored.nbytes)
+
+
+def channel_mean(device: Device, kind: str) -> Launched:
+    """This rank's share of the mean over two ranks."""
+    given = _inputs(device, kind)
+    given.args.pixels = _RANKS * _ROWS
+    start = _start_together(device, f"channel_mean_{kind}", given.args)
+    pair = _channels(device, given.args.statistics), (given.x.mean(0) / _RANKS)[None]
+    return Launched((pair,), 1e-6, 1e-6, start, given.stored.nbytes)
+
+
+def channel_variance(device: Device, kind: str) -> Launched:
+    """About a mean that is known, this rank's share."""
+    given = _inputs(device, kind)
+    given.args.pixels = _RANKS * _ROWS
+    start = _start_together(device, f"channel_variance_{kind}", given.args)
+    pair = _channels(device, given.args.statistics), (((given.x - given.mean) ** 2).mean(0) / _RANKS)[None]
+    return Launched((pair,), 2e-6, 1e-6, start, given.stored.nbytes)
+
+
+def normalise_sums(device: Device, kind: str) -> Launched:
+    """The sums of the gradients, for the other ranks and for the parameters."""
+    given = _inputs(device, kind)
+    start = _start_together(device, f"normalise_sums_{kind}", given.args)
+    pairs = _gradient_pairs(device, given)
+    both = np.concatenate([want for _, want in pairs])
+    pairs.append((_channels(device, given.args.both, 2) / _ROWS, both))
+    return Launched(tuple(pairs), 1e-5, 1e-6, start, 2 * given.stored.nbytes)
+
+
+def normalise_grad(device: Device, kind: str) -> Launched:
+    """Gradient of the input by sums over two ranks."""
+    given = _inputs(device, kind)
+    sums = random_numbers(2, _CHANNELS, seed=4) * 1000
+    given.args.both, given.args.pixels = device.put(sums), _RANKS * _ROWS
+    start = _start_pieces(device, f"normalise_grad_{kind}", given.args)
+    want = _input_gradient(given, sums[0].astype(np.float64), sums[1].astype(np.float64), _RANKS * _ROWS)
+    pair = decode(device.get(given.args.out, given.stored)), want
+    return Launched((pair,), given.bounded(kind), 1e-5, start, 3 * given.stored.nbytes)

@@ -1,0 +1,92 @@
+"""Kernels that copy several tensors: concat, split, flatten, and the moving average of BatchNorm's statistics."""
+
+import ctypes
+
+import numpy as np
+
+from tests.gpu.base import Launched, blocks, random_numbers, starter
+from tests.gpu.devices import Device
+from tests.gpu.layouts import constant, structure
+
+_CONCAT, _FLATTEN, _STATISTICS = "ops/concat/concat.h", "ops/flatten/flatten.h", "ops/statistics/statistics.h"
+UNITS = (2, 4, 8, 16)
+
+
+def table_on(device: Device, table: ctypes.Array) -> int:
+    """Address of a copy of a table of structures."""
+    return device.put(np.frombuffer(bytes(table), np.uint8))
+
+
+def concat(device: Device, unit: int, split: bool, rows: int = 37) -> Launched:
+    """Few tensors, which travel with the launch, and more of them in a table."""
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    inline = constant(_CONCAT, "kConcatInline")
+    for number in (3, inline + 8):
+        widths = [1 + 5 * index % 7 for index in range(number)]
+        generator = np.random.default_rng(number)
+        tensors = [generator.integers(1, 256, (rows, width * unit), np.uint8) for width in widths]
+        joined = np.concatenate(tensors, 1)
+        addresses = [device.put(one if not split else np.zeros_like(one)) for one in tensors]
+        piece = structure(_CONCAT, "ConcatPiece")
+        entries = [piece(addresses[at], sum(widths[:at]), widths[at]) for at in range(number)]
+        args = structure(_CONCAT, "ConcatArgs")()
+        args.joined = device.put(joined if split else np.zeros_like(joined))
+        args.rows, args.width, args.number = rows, sum(widths), number
+        if number > inline:
+            args.table = table_on(device, (piece * number)(*entries))
+        else:
+            args.pieces[:number] = entries
+        threads = constant(_CONCAT, "kConcatThreads")
+        name = f"{'split' if split else 'concat'}_{unit}"
+        start = starter(device, name, blocks(rows * sum(widths), threads), threads, args)
+        if split:
+            pairs += [(device.get(at, one), one) for at, one in zip(addresses, tensors, strict=True)]
+        else:
+            pairs.append((device.get(args.joined, joined), joined))
+    return Launched(tuple(pairs), 0, 0, start, 2 * joined.nbytes)
+
+
+def _pieces(device: Device, tensors: list[np.ndarray]) -> tuple[int, int]:
+    """Address of the table of all pieces, and their number."""
+    most, piece, start = constant(_FLATTEN, "kFlattenPiece"), structure(_FLATTEN, "FlatPiece"), 0
+    entries = []
+    for tensor in tensors:
+        address = device.put(tensor)
+        for at in range(0, tensor.size, most):
+            entries.append(piece(address + 4 * at, start + at, min(most, tensor.size - at)))
+        start += tensor.size
+    return table_on(device, (piece * len(entries))(*entries)), len(entries)
+
+
+def _tensors() -> list[np.ndarray]:
+    return [random_numbers(size, seed=size) for size in (5000, 3, 4096, 1, 70)]
+
+
+def flatten(device: Device) -> Launched:
+    """Tensors of more and of less than a piece; all but the first start at odd places of the row."""
+    tensors = _tensors()
+    want = np.concatenate(tensors)
+    table, number = _pieces(device, tensors)
+    args = structure(_FLATTEN, "FlattenArgs")(table, device.put(np.zeros_like(want)))
+    start = starter(device, "flatten", (number, 1, 1), constant(_FLATTEN, "kFlattenThreads"), args)
+    return Launched(((device.get(args.out, want), want),), 0, 0, start, 2 * want.nbytes)
+
+
+def average_statistics(device: Device) -> Launched:
+    """Every bit; with a share of 0 even an infinity leaves the average as it is."""
+    tensors, pairs = _tensors(), []
+    for share in (0.125, 0.0):
+        tensors[1][0] = np.inf if share == 0 else 1.0
+        current = np.concatenate(tensors)
+        average = random_numbers(current.size, seed=1)
+        want = average if share == 0 else average - (average - current) * np.float32(share)
+        table, number = _pieces(device, tensors)
+        args = structure(_STATISTICS, "AverageArgs")()
+        args.pieces, args.average = table, device.put(average)
+        args.share, args.out = device.put(np.array([share], np.float32)), device.put(np.zeros_like(current))
+        threads = constant(_STATISTICS, "kFlattenThreads")
+        start = starter(device, "average_statistics", (number, 1, 1), threads, args)
+        row = device.get(args.out, current)
+        pairs += [(device.get(args.average, average), want), (np.isinf(row), np.isinf(current))]
+        pairs.append((np.nan_to_num(row), np.nan_to_num(current)))
+    return Launched(tuple(pairs), 0, 0, start, 4 * current.nbytes)
