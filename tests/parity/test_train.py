@@ -90,7 +90,7 @@ def average_that_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     _hyper(monkeypatch, change)
 
 
-def averaged_statistics_that_never_move(monkeypatch: pytest.MonkeyPatch) -> None:
+def average_and_statistics_that_never_move(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_step, "ema_decay", lambda _: 1.0)
 
 
@@ -142,8 +142,8 @@ def one_tensor_of_the_wrong_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (average_that_never_moves, "ema: median moved of group 1"),
         (average_that_is_a_copy, "final - ema, parameters"),
-        (averaged_statistics_that_never_move, "ema/model.0.bn.running_var"),
-        (update_of_the_wrong_sign, "loss"),
+        (average_and_statistics_that_never_move, "ema/model.0.bn.running_var"),
+        (update_of_the_wrong_sign, "final: median moved of group 1"),
         (running_statistics_of_another_momentum, "final/model.0.bn.running_var"),
         (weights_of_the_step_before, "final: median moved of group 1"),
         (one_tensor_of_the_wrong_sign, "final/model.9.cv2.conv.weight"),
@@ -179,7 +179,7 @@ def test_a_tie_that_rounding_decides(goldens: Path, name: str, iteration: int, i
     assert ties[0].distance < LIMIT_CELLS[case.settings["opt_name"]]
     swapped = replay(case, "eager", iterations=iteration + 1, moves=[ties[0].move])
     assert swapped.losses[:iteration].tolist() == run.losses[:iteration].tolist()
-    assert swapped.losses[iteration] == pytest.approx(run.losses[iteration], rel=1e-5)
+    assert swapped.losses[iteration] == pytest.approx(run.losses[iteration], rel=1e-4)
     recorded = float(case.vectors["step_grad_norm"][iteration])
     off = sorted(abs(norm / recorded - 1) for norm in (run.norms[iteration], swapped.norms[iteration]))
     assert off[0] < NORM_RTOL < off[1]
