@@ -26,9 +26,15 @@ def given(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
 
 def decoded_crop(content: Any, start: Any, shape: Any, backend: Backend) -> Any:
     """(h, w, 3) uint8 RGB: the part of an encoded image that starts at `start` (row, column) and is `shape` large."""
-    # A GPU would by default repeat chroma samples that the CPU's decoder interpolates.
-    chroma = {} if backend.gpu is None else {"jpeg_fancy_upsampling": True}
-    return fn.decoders.image_slice(content, start=start, shape=shape, axes=(0, 1), device=backend.decoder, **chroma)
+    return fn.decoders.image_slice(
+        content,
+        start=start,
+        shape=shape,
+        axes=(0, 1),
+        device=backend.decoder,
+        # A GPU would by default repeat chroma samples that the CPU's decoder interpolates.
+        jpeg_fancy_upsampling=backend.gpu is not None,
+    )
 
 
 class TileDecoder:

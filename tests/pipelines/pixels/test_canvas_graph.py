@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvidia.dali import backend
+from nvidia.dali import ops
 
 from kernels.plugin import load_plugin
 from pipelines.augmentation.augment_config import AugmentConfig
@@ -123,9 +123,7 @@ def test_every_operator_of_a_gpu_exists_for_it(
 ) -> None:
     settings = replace(settings_of(outlined, augment, cache), backend=Backend(1))
     assert define(settings).device_id == 1
-    known = {
-        "cpu": backend.RegisteredCPUOps(), "gpu": backend.RegisteredGPUOps(), "mixed": backend.RegisteredMixedOps(),
-    }  # fmt: skip
+    known = {"cpu": ops.cpu_ops(), "gpu": ops.gpu_ops(), "mixed": ops.mixed_ops()}
     found = {_kind(op) for op in operators(settings)}
     assert not [(device, name) for device, name in found if name not in known[device]]
     # On the host lies only what is fed, and its shares of a split; pixels never come back to it.
@@ -178,7 +176,7 @@ def of_kind(index: ImageIndex, kind: str) -> ImageIndex:
     changes = {
         name: tuple(getattr(index, name)[n] for n in numbers) for name in ("paths", "labels", "segments", "formats")
     }
-    return replace(index, sizes=index.sizes[numbers], **changes)  # type: ignore[arg-type]
+    return replace(index, sizes=index.sizes[numbers], **changes)
 
 
 def test_blend_rounds_down() -> None:

@@ -54,7 +54,7 @@ def canvases(request: pytest.FixtureRequest) -> CanvasPipeline:
 
 def random_view(random: np.random.Generator, slots: int) -> tuple[ViewRender, list[np.ndarray]]:
     """A canvas with up to as many tiles as there are slots, often fewer or none, which overlap."""
-    canvas_hw = tuple(int(n) for n in random.integers(1, MOST_PX + 1, 2))
+    canvas_hw = (int(random.integers(1, MOST_PX + 1)), int(random.integers(1, MOST_PX + 1)))
     tiles, crops = [], []
     for _ in range(random.integers(slots + 1)):
         top, left = (int(random.integers(side)) for side in canvas_hw)
