@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvidia.dali import ops
+from nvidia.dali.ops import _registry
 
 from kernels.plugin import load_plugin
 from pipelines.augmentation.augment_config import AugmentConfig
@@ -123,7 +123,7 @@ def test_every_operator_of_a_gpu_exists_for_it(
 ) -> None:
     settings = replace(settings_of(outlined, augment, cache), backend=Backend(1))
     assert define(settings).device_id == 1
-    known = {"cpu": ops.cpu_ops(), "gpu": ops.gpu_ops(), "mixed": ops.mixed_ops()}
+    known = {"cpu": _registry.cpu_ops(), "gpu": _registry.gpu_ops(), "mixed": _registry.mixed_ops()}
     found = {_kind(op) for op in operators(settings)}
     assert not [(device, name) for device, name in found if name not in known[device]]
     # On the host lies only what is fed, and its shares of a split; pixels never come back to it.
