@@ -27,5 +27,5 @@ def test_average_of_statistics() -> None:
                 flats.append(function(current, average, flow.tensor([9.0, share]), 1).numpy())
                 averages.append(average.numpy())
             np.testing.assert_array_equal(*flats)
-            np.testing.assert_allclose(*averages, rtol=0, atol=2e-7)
+            np.testing.assert_allclose(averages[0], averages[1], rtol=0, atol=2e-7)
             assert np.isfinite(averages[0]).all()
