@@ -137,5 +137,7 @@ def _command(stage: str, name: str, command: list[str], *, longest_note: int = 3
     seconds, said = time.monotonic() - start, (ran.stdout + ran.stderr).strip().splitlines()
     if ran.returncode == _NOTHING_COLLECTED and "pytest" in command:
         return Line(stage, name, "SKIP", seconds, "no such tests")
+    if ran.returncode == 0 and "pytest" in command and " passed" not in said[-1]:
+        return Line(stage, name, "FAIL", seconds, f"nothing was tested: {said[-1]}")
     note = " | ".join(said[-3:]) if ran.returncode else (said[-1] if said else "")
     return Line(stage, name, "FAIL" if ran.returncode else "PASS", seconds, note[:longest_note])

@@ -104,6 +104,15 @@ def test_an_error_fails_and_is_told() -> None:
     assert (line.result, line.note) == ("FAIL", "RuntimeError: cuLaunchKernel: invalid value (1)")
 
 
+@pytest.mark.parametrize(
+    ("test", "result"), [("assert True", "PASS"), ("assert False", "FAIL"), ("__import__('pytest').skip()", "FAIL")]
+)
+def test_tests_that_are_all_skipped_prove_nothing(tmp_path: Path, test: str, result: str) -> None:
+    (tmp_path / "test_one.py").write_text(f"def test_one() -> None:\n    {test}\n")
+    command = [sys.executable, "-m", "pytest", "-q", f"--rootdir={tmp_path}", "-c", "/dev/null", str(tmp_path)]
+    assert stages._command("training", "one", command).result == result
+
+
 def test_bfloat16_is_rounded_to_the_nearest() -> None:
     values = np.array([1.0, 1.00390625, 1.01171875, -3.0], np.float32)  # the middle ones lie halfway
     assert decode(encode(values, "bf16")).tolist() == [1.0, 1.0, 1.015625, -3.0]

@@ -16,6 +16,7 @@ from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import CanvasPipeline, GraphSettings
 from pipelines.shard import Shard
 from pipelines.val import ValPipeline
+from tests.pipelines.pixels.test_canvas_graph import as_numpy, of_kind
 from tests.pipelines.rendered import label_hits, rendered_index, unlabelled_patches
 
 Make = Callable[..., ValPipeline]
@@ -149,6 +150,23 @@ def test_shrinks_as_opencv_does_by_area(make: Make, index: ImageIndex) -> None:
             sampled = cv2.resize(photo, (width, height), interpolation=cv2.INTER_LINEAR).transpose(2, 0, 1)
             compared += int(np.abs(got.astype(int) - sampled).max() > 20)
     assert compared > 5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_gpu_draws_the_same_pictures(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for training, `test_canvas_graph.py`; on the CPU without our own filter, which DALI lacks."""
+    mean, most = {"png": (0.1, 8), "jpg": (0.5, 16)}[kind]
+    index = of_kind(rendered_index(tmp_path, images=14), kind)
+    on_gpu = ValPipeline(index, batch_size=4, image_px=128, workers=2, device="cuda:0")
+    monkeypatch.setattr("kernels.plugin.is_loaded", lambda: False)
+    on_cpu = ValPipeline(index, batch_size=4, image_px=128, workers=2)
+    for one, other in zip(on_gpu, on_cpu, strict=True):
+        difference = np.abs(as_numpy(one.images).astype(int) - as_numpy(other.images))
+        assert difference.mean() <= mean
+        assert np.quantile(difference, 0.999) <= most
+    on_gpu.close()
+    on_cpu.close()
 
 
 def test_half_the_size_is_exact_in_dali_too(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from kernels.build.cache import PluginUnavailableError
 from kernels.build.plugin_build import SOURCE_FOLDER
 
 _SOURCES = {str(path.relative_to(SOURCE_FOLDER)): path for path in nvrtc.cuda_sources()}
-_OFTEN = ("sm_60", "sm_80", "sm_90")
+_OFTEN = ("sm_60", "sm_90")
+"""Half a minute; the rest are slow tests."""
 _ALL = (*nvrtc.ARCHITECTURES, nvrtc.PORTABLE)
 _FUNCTION = re.compile(
     r"Function properties for (\w+)\s+(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes"

@@ -57,12 +57,12 @@ def drawn(index: ImageIndex, augment: AugmentConfig, device: str = "cpu", **chan
     settings: dict[str, Any] = {"batch_size": 8, "image_px": 128, "seed": 0, "workers": 2}
     sizes = changes.pop("sizes", None)
     pipeline = TrainPipeline(index, augment, device=device, **(settings | changes))
-    images = [np.array(_numpy(b.images)) for epoch in range(2) for b in pipeline.epoch(epoch, sizes=sizes)]
+    images = [np.array(as_numpy(b.images)) for epoch in range(2) for b in pipeline.epoch(epoch, sizes=sizes)]
     pipeline.close()
     return images
 
 
-def _numpy(images: Any) -> np.ndarray:
+def as_numpy(images: Any) -> np.ndarray:
     return images if isinstance(images, np.ndarray) else images.numpy()
 
 
