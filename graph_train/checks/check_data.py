@@ -76,6 +76,9 @@ def _problems(
     for split, index in indices.items():
         if not len(index):
             found.append(Problem(dataset.file, None, "error", f"{split} has no usable image", "source"))
+        # Of other splits the classes without a box are warned of.
+        if split == "train" and (unlabelled := index.without_labels(dataset.split(split))):
+            found.append(Problem(dataset.file, None, "error", f"{split}: {unlabelled}", "source"))
     return found + data_report.shared_pictures(indices) + data_report.class_warnings(dataset, reports)
 
 

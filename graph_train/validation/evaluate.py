@@ -90,6 +90,8 @@ def _index(dataset: Dataset, split: Split, options: ValOptions) -> ImageIndex:
         workers=max(options.workers, 1),
         progress=split,
     )
+    if unlabelled := index.without_labels(dataset.split(split)):
+        LOG.warning("%s: %s; all metrics are 0", split, unlabelled)
     if options.save_txt or options.save_hybrid:
         seen: dict[str, Path] = {}
         for path in index.paths:

@@ -153,3 +153,12 @@ def test_real_data(bccd: Path, tmp_path: Path) -> None:
     assert found["splits"]["train"]["boxes_per_class"] == {"RBC": 2381, "WBC": 214, "Platelets": 209}
     assert found["splits"]["train"]["anchors"]["best_possible_recall"] > 0.99
     assert contents(bccd.parent) == before
+
+
+def test_a_training_split_without_a_single_label_is_an_error(data: Path, tmp_path: Path) -> None:
+    for file in (data.parent / "labels" / "train").iterdir():
+        file.unlink()
+    code, found = report(data, tmp_path)
+    assert code == 1 and found["errors"] == 1
+    errors = [problem["text"] for problem in found["problems"] if problem["severity"] == "error"]
+    assert errors[0].startswith("train: not one of 2 images has a label")
