@@ -8,6 +8,7 @@ from graph_train.detection.detector import named_classes, rebuild_network
 from graph_train.detection.nms import NmsSettings
 from graph_train.engine.schedule import check_image_size
 from graph_train.host.devices import select_device
+from graph_train.host.output_file import output_file
 from graph_train.settings.export_options import ExportOptions
 from kernels.files import write_atomically
 from kernels.plugin import load_plugin
@@ -41,8 +42,7 @@ def export_weights(options: ExportOptions) -> ExportResult:
         ValueError, OSError: a setting or a file that cannot be used, or a block that a format does not know.
         RuntimeError: onnxruntime does not compute what our network computes; the ONNX file is not written then.
     """
-    if options.output:
-        _check_output(Path(options.output), Path(options.weights))
+    target = _output(options)
     device = select_device(options.device)
     load_plugin(options.kernels)  # type: ignore[arg-type]
     weights, files = Path(options.weights), []
@@ -52,24 +52,25 @@ def export_weights(options: ExportOptions) -> ExportResult:
     # Folding BatchNorm, as ONNX wants it, changes the network: weights are written first.
     for name in sorted(dict.fromkeys(options.include), key=lambda name: name == "onnx"):
         if name == "safetensors":
-            path = Path(options.output) if options.output else weights.with_name(f"{weights.stem}.export.safetensors")
+            path = target or weights.with_name(f"{weights.stem}.export.safetensors")
             save_weights(network, path)
             files.append(ExportedFile(name, path))
         else:
-            path = Path(options.output) if options.output else weights.with_name(f"{weights.stem}.onnx")
+            path = target or weights.with_name(f"{weights.stem}.onnx")
             files.append(_export_onnx(network.to(device), path, options))
         LOG.info("Wrote %s", path)
     return ExportResult(tuple(files))
 
 
-def _check_output(path: Path, weights: Path) -> None:
-    """Refuses, before minutes of work, a place where no file can be written, or where the weights themselves are."""
-    if path.is_dir():
-        raise ValueError(f"--output {path}: a folder; give the name of a file in it")
-    if not path.parent.is_dir():
-        raise ValueError(f"--output {path}: there is no folder {path.parent}; make it first")
-    if path.resolve() == weights.resolve():
-        raise ValueError(f"--output {path}: that is the file of --weights, which would be lost; give another name")
+def _output(options: ExportOptions) -> Path | None:
+    """The file of `--output`; one that cannot be written, or that the weights are in, is refused before any work."""
+    if not options.output:
+        return None
+    path = output_file("--output", options.output)
+    if path.resolve() == Path(options.weights).resolve():
+        text = f"--output {options.output}: that is the file of --weights, which would be lost; give another name"
+        raise ValueError(text)
+    return path
 
 
 def _export_onnx(network: DetectionModel, path: Path, options: ExportOptions) -> ExportedFile:
