@@ -17,7 +17,7 @@ from graph_train.host.terminal import steady_output
 from graph_train.launch.auto_batch import with_batch_size
 from graph_train.launch.evolution import EvolutionResult
 from graph_train.launch.evolve_command import evolve_from
-from graph_train.launch.new_or_resumed import Start, begun, resumed, save_settings, shared
+from graph_train.launch.new_or_resumed import Start, begun, require_fitting, resumed, save_settings, shared
 from graph_train.ranks import team
 from graph_train.ranks.exchange import Exchange
 from graph_train.ranks.launcher import RankInfo
@@ -88,7 +88,7 @@ def _train_one(options: TrainOptions, flags: Mapping[str, Any], listeners: Callb
     """Trains on the main rank."""
     if options.run.resume:
         point = point_to_resume(options.run.resume, options.run.project)
-        return _train_in(RunFolder(point.folder), lambda folder: resumed(folder, point, flags), listeners)
+        return _train_in(RunFolder(point.folder, resumed=True), lambda folder: resumed(folder, point, flags), listeners)
     # A broken file or a missing device ends the run before a folder is made.
     hyp = load_hyperparameters(options.optim.hyp)
     load_dataset(options.data.data, require=())
@@ -143,8 +143,8 @@ def _require_same_data(run: Run) -> None:
 
 
 def _train_in(folder: RunFolder, begin: Callable[[RunFolder], Start], callbacks: Callbacks) -> TrainResult:
-    folder.open_log()
     try:
+        folder.open_log()
         with _heard(callbacks):
             return _train_from(shared(begin(folder)), folder, callbacks)
     finally:
@@ -177,14 +177,14 @@ def _train_from(start: Start, folder: RunFolder, callbacks: Callbacks) -> TrainR
     run = assemble(options, start.hyp, saved)
     try:
         _require_same_data(run)
+        if header is not None:
+            require_fitting(header, run.setup.data, run.train_pipeline.batches_per_epoch, folder.path)
         _describe(run, folder, callbacks, first_epoch=None if checkpoint is None else cursor.epoch)
         if checkpoint is not None and header is not None:
             if run.setup.exchange.main:
                 run.state.load_arrays(checkpoint.arrays, header.counters)
             run.state.share(header.counters)
             _announce_resume(cursor, options.optim.epochs)
-            if header.data != run.setup.data.fingerprint():
-                LOG.warning("The data set is not the one of the checkpoint: the run goes on, but not as it would have")
         trainer = Trainer(run, folder, cursor, stopper, callbacks, results=lines)
         if run.setup.exchange.main:
             callbacks.add(ReportHooks(trainer, resumed=checkpoint is not None), "report")

@@ -191,8 +191,9 @@ def test_results_never_take_the_place_of_data_or_of_one_another(
 )
 @pytest.mark.parametrize("what", ["data", "env"])
 def test_results_that_cannot_be_written_are_refused_before_the_work(
-    data: Path, tmp_path: Path, what: str, place: str, said: str | None, capsys: pytest.CaptureFixture[str]
+    data: Path, what: str, place: str, said: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    tmp_path = data.parents[1]
     (tmp_path / "folder").mkdir()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(tmp_path / "socket"))
