@@ -83,6 +83,8 @@ def _problems(
         # Of other splits the classes without a box are warned of.
         if split == "train" and (unlabelled := index.without_labels(dataset.split(split))):
             found.append(Problem(dataset.file, None, "error", f"{split}: {unlabelled}", "source"))
+    if repeated := dataset.repeated_name():
+        found.append(Problem(dataset.file, None, "warning", repeated, "class-repeated"))
     return found + data_report.shared_pictures(indices) + data_report.class_warnings(dataset, reports)
 
 

@@ -1,7 +1,6 @@
 """Files that a flag names for a result: refused before the work is done, not after it."""
 
 import os
-import stat
 from pathlib import Path
 
 from kernels.files import followed, is_stream

@@ -15,7 +15,7 @@ _GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ESTALE}
 
 
 class SteadyStream:
-    """A text stream whose writing never fails: what its encoding lacks is escaped, and once its reader has gone it leads
+    """A text stream whose writing never fails: what its encoding lacks is escaped; once its reader has gone it leads
     nowhere."""
 
     def __init__(self, stream: Any) -> None:

@@ -13,6 +13,7 @@ from graph_train.hooks.callbacks import Callbacks
 from graph_train.hooks.loggers import RunDescription, add_loggers
 from graph_train.host.failures import StoppedInOrder
 from graph_train.host.interrupts import Interruptible
+from graph_train.host.run_command import one_line
 from graph_train.host.terminal import steady_output
 from graph_train.launch.auto_batch import with_batch_size
 from graph_train.launch.evolution import EvolutionResult
@@ -38,7 +39,7 @@ from graph_train.training.trainer import Trainer, TrainResult
 from models.complexity import measure
 from models.spec import load_model_spec
 from pipelines.data.dataset import load_dataset
-from pipelines.data.problems import write_problems
+from pipelines.data.problems import printable, write_problems
 
 LOG = logging.getLogger("graph_train")
 
@@ -188,9 +189,18 @@ def _train_from(start: Start, folder: RunFolder, callbacks: Callbacks) -> TrainR
         trainer = Trainer(run, folder, cursor, stopper, callbacks, results=lines)
         if run.setup.exchange.main:
             callbacks.add(ReportHooks(trainer, resumed=checkpoint is not None), "report")
-        return trainer.train()
+        return _trained(trainer)
     finally:
         run.close()
+
+
+def _trained(trainer: Trainer) -> TrainResult:
+    """Trains; a file that the run could read at its start, and cannot any more, is no reason to start all over."""
+    try:
+        return trainer.train()
+    except OSError as error:
+        way_on = f"repair that and go on with: graph-train --resume {printable(trainer.folder.path)}"
+        raise OSError(f"{one_line(error)}; {way_on}") from error
 
 
 def _with_batch_size(

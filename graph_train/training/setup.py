@@ -56,6 +56,10 @@ def load_data(options: TrainOptions) -> Data:
             names what and where.
     """
     dataset = load_dataset(options.data.data, allow_download=options.data.allow_download)
+    if repeated := dataset.repeated_name():
+        if options.data.strict:
+            raise ValueError(f"strict: {printable(dataset.file)}: {repeated}")
+        LOG.warning("%s: %s", printable(dataset.file), repeated)
     indices = []
     for split in ("train", "val"):
         index = index_images(

@@ -214,3 +214,9 @@ def test_a_report_goes_into_a_pipe_that_stays_one(data: Path, tmp_path: Path) ->
     assert json.loads(os.read(reader, 1 << 16))["class_names"] == ["cat", "dog"]
     os.close(reader)
     assert pipe.is_fifo()
+
+
+def test_two_classes_of_one_name_are_a_warning(data: Path, tmp_path: Path) -> None:
+    data.write_text(data.read_text().replace("[cat, dog]", "[cat, cat]"))
+    code, found = report(data, tmp_path)
+    assert code == 0 and [p["code"] for p in found["problems"]].count("class-repeated") == 1

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from graph_train.hooks.callbacks import Callbacks, TrainingHooks
+from graph_train.launch.train import train
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from graph_train.runs.run_folder import LAST
 from tests.graph_train.lab import Lab, Trial
@@ -24,7 +26,7 @@ def begun(lab: Lab) -> Trial:
 def test_another_number_of_classes_is_told_as_such(lab: Lab, begun: Trial) -> None:
     content = yaml.safe_load(lab.data.read_text())
     lab.data.write_text(yaml.safe_dump({**content, "names": [*content["names"], "yellow"]}))
-    with pytest.raises(ValueError, match="names 4 classes, the run was begun with 3.*--weights"):
+    with pytest.raises(ValueError, match=r"names 4 classes, the run was begun with 3.*--weights"):
         lab.train_as_given(resume=begun.folder)
 
 
@@ -44,3 +46,16 @@ def test_an_epoch_that_has_shrunk_ends_where_it_is(lab: Lab) -> None:
     whole = lab.train_as_given(resume=begun.folder)
     assert "The data set is not the one of the checkpoint" in whole.log
     assert len(whole.rows) == 1 and whole.heard.shapes == []
+
+
+def test_an_image_that_goes_while_training_is_no_reason_to_start_over(lab: Lab) -> None:
+    class Remover(TrainingHooks):
+        def on_train_epoch_end(self, epoch: int) -> None:
+            (lab.data.parent / "images" / "train" / "3.jpg").unlink(missing_ok=True)
+
+    callbacks = Callbacks()
+    callbacks.add(Remover())
+    flags = lab.flags(project=lab.root / "runs", name="gone", epochs=3)
+    with pytest.raises(OSError, match=rf"3\.jpg: cannot be read any more.*graph-train --resume {lab.root}/runs/gone"):
+        train(callbacks=callbacks, **flags)
+    assert len(lab.train_as_given(resume=lab.root / "runs" / "gone").rows) == 3
