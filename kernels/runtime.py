@@ -61,7 +61,7 @@ def _return_large_blocks() -> None:
 
 
 _LEAST_ADDRESS_BYTES = 7 * 10**9
-"""What the libraries, their threads and a tiny network map, 6.7 GB on two cores. With less some of them wait for ever."""
+"""What libraries, threads and a tiny network map, 6.7 GB on two cores. With less some of them wait for ever."""
 
 
 def _require_addresses() -> None:

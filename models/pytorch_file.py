@@ -161,13 +161,13 @@ def _check_format(file: BinaryIO, path: Path) -> None:
         raise ValueError(f"{path}: empty, cut off or no safetensors file at all; use another copy")
     if start.startswith(_LEGACY_MAGIC) or start[257:262] == b"ustar":
         raise ValueError(
-            f"{path}: written by torch.save in its format before version 1.6; get the weights in a newer one, or, if you "
-            "trust where they are from, load them with torch.load(..., weights_only=True) and save them again"
+            f"{path}: written by torch.save in its format before version 1.6; get the weights in a newer one, or, if "
+            "you trust where they are from, load them with torch.load(..., weights_only=True) and save them again"
         )
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
         raise ValueError(
-            f"{path}: a bare pickle, no file of torch.save; whatever loads it executes what it says, so do that nowhere; "
-            "get the weights as .safetensors or as a .pt that training wrote"
+            f"{path}: a bare pickle, no file of torch.save; whatever loads it executes what it says, so load it "
+            "nowhere; get the weights as .safetensors or as a .pt that training wrote"
         )
     raise ValueError(f"{path}: not a file of torch.save; give a .pt, a .safetensors or a OneFlow checkpoint folder")
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.data.home_folder import with_home
-from pipelines.data.listing import IMAGE_ENDINGS, UNSUPPORTED_ENDINGS, listed_image, walk_files
+from pipelines.data.listing import IMAGE_ENDINGS, UNSUPPORTED_ENDINGS, listed_image
 from pipelines.data.problems import Problem, printable
 from pipelines.data.video import VIDEO_ENDINGS
+from pipelines.data.walk import walk_files
 
 STANDARD_INPUT = "-"
 _LOOKED_AT = IMAGE_ENDINGS | VIDEO_ENDINGS | UNSUPPORTED_ENDINGS
@@ -76,7 +77,9 @@ def _add(entry: str, found: _Found) -> bool:
     """Adds what an entry names; False if there is nothing of that name."""
     path = with_home(entry)
     if path.is_dir():
-        below = sorted(file for file in walk_files(path, found.problems) if file.suffix.lower() in _LOOKED_AT)
+        below = sorted(
+            file for file in walk_files(path, found.problems, progress="source") if file.suffix.lower() in _LOOKED_AT
+        )
         found.files += [(file, file.relative_to(path)) for file in below]
         return True
     if path.exists():

@@ -57,7 +57,6 @@ class Dataset:
         sources: tuple[Path, ...] = getattr(self, name)
         return sources
 
-
     def repeated_name(self) -> str:
         """One sentence if two classes have one name, which only their numbers tell apart then; "" otherwise."""
         first: dict[str, int] = {}

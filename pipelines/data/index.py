@@ -142,7 +142,7 @@ def scan_images(
     progress: str | None = None,
 ) -> ImageIndex:
     """The index as it is, empty or with classes out of range; arguments as for `index_images`, which refuses that."""
-    listing = list_images(sources, class_names)
+    listing = list_images(sources, class_names, progress=progress)
     num_classes = None if single_class else len(listing.class_names)
 
     def scan_now() -> list[ScannedImage]:

@@ -36,9 +36,7 @@ def test_nothing_to_measure_with_is_warned_of_unless_strict(tmp_path: Path, capl
         load_data(options_from_flags(data=str(file), strict=True))
 
 
-def test_two_classes_of_one_name_are_warned_of_unless_strict(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_two_classes_of_one_name_are_warned_of_unless_strict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = data_set(tmp_path, train=BOX, val=BOX, names="cat, dog, cat")
     with caplog.at_level(logging.WARNING, "graph_train"):
         assert load_data(options_from_flags(data=str(file))).class_names == ("cat", "dog", "cat")
