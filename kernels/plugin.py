@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kernels import plugin_build
+from kernels import plugin_build, self_check
 from kernels.runtime import flow, known_notes_hidden
 
 PluginMode = Literal["auto", "off", "require"]
@@ -68,6 +68,9 @@ def load_plugin(mode: PluginMode) -> PluginStatus:
     if _process.status is None and _process.failure is None:
         try:
             built = plugin_build.ensure_built()
+            found = self_check.finding(built.path)
+            if found not in (self_check.GOOD, self_check.SHARES_NOTHING):
+                raise plugin_build.PluginUnavailableError(f"{built.path}: does not work with this OneFlow: {found}")
             _process.library = _load(built.path)
         except (ValueError, OSError) as error:
             _process.failure = error
@@ -161,5 +164,6 @@ def _load(path: Path) -> ctypes.CDLL:
     except RuntimeError as error:
         raise plugin_build.PluginUnavailableError(f"{path}: cannot be loaded: {error}; remove the file") from error
     library = ctypes.CDLL(str(path))
-    library.graph_train_share_graph_memory(1)
+    if not library.graph_train_share_graph_memory(1):
+        _log.warning("%s", self_check.SHARES_NOTHING)
     return library

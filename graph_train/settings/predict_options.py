@@ -74,7 +74,7 @@ class PredictOptions:
     def __post_init__(self) -> None:
         if not self.weights:
             raise ValueError("--weights: name trained weights, such as runs/train/exp/weights/best.safetensors")
-        if not self.source:
+        if not all(self.source) or not self.source:
             raise ValueError("--source: name images, a folder, a glob, a .txt list, or - for a list on standard input")
         check_flags(self)
         drawing = {"line_thickness": (1, MAX_LINE_PX), "vid_stride": (1, MAX_STRIDE)}
