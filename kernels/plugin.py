@@ -161,8 +161,9 @@ def _load(path: Path) -> ctypes.CDLL:
     ctypes.CDLL(str(plugin_build.onednn_library()))
     try:
         flow.utils.load_library(str(path))
-    except RuntimeError as error:
-        raise plugin_build.PluginUnavailableError(f"{path}: cannot be loaded: {error}; remove the file") from error
+    except flow._oneflow_internal.exception.Exception as error:  # no RuntimeError
+        reason = (str(error).split("Error is: ")[-1].splitlines() or ["no reason given"])[0]
+        raise plugin_build.PluginUnavailableError(f"{path}: cannot be loaded: {reason}; remove the file") from error
     library = ctypes.CDLL(str(path))
     if not library.graph_train_share_graph_memory(1):
         _log.warning("%s", self_check.SHARES_NOTHING)
