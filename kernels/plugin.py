@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kernels.build import cuda_build, nvrtc, plugin_build
+from kernels.build import cuda_build, nvrtc, plugin_build, self_check
 from kernels.host.cuda_devices import compute_capabilities
 from kernels.runtime import Tensor, flow, known_notes_hidden
 
@@ -72,6 +72,9 @@ def load_plugin(mode: PluginMode, device: str = "cpu") -> PluginStatus:
     if _process.status is None and _process.failure is None:
         try:
             built = plugin_build.ensure_built(emulated_cuda=mode == "emulated-cuda")
+            found = self_check.finding(built.path)
+            if found not in (self_check.GOOD, self_check.SHARES_NOTHING):
+                raise plugin_build.PluginUnavailableError(f"{built.path}: does not work with this OneFlow: {found}")
             _process.library = _load(built.path)
         except (ValueError, OSError) as error:
             _process.failure = error
@@ -178,8 +181,10 @@ def _load(path: Path) -> ctypes.CDLL:
     ctypes.CDLL(str(plugin_build.onednn_library()))
     try:
         flow.utils.load_library(str(path))
-    except RuntimeError as error:
-        raise plugin_build.PluginUnavailableError(f"{path}: cannot be loaded: {error}; remove the file") from error
+    except flow._oneflow_internal.exception.Exception as error:  # no RuntimeError
+        reason = (str(error).split("Error is: ")[-1].splitlines() or ["no reason given"])[0]
+        raise plugin_build.PluginUnavailableError(f"{path}: cannot be loaded: {reason}; remove the file") from error
     library = ctypes.CDLL(str(path))
-    library.graph_train_share_graph_memory(1)
+    if not library.graph_train_share_graph_memory(1):
+        _log.warning("%s", self_check.SHARES_NOTHING)
     return library

@@ -9,6 +9,7 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -77,7 +78,23 @@ def _return_large_blocks() -> None:
         mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES_BYTES)
 
 
+_LEAST_ADDRESS_BYTES = 7 * 10**9
+"""What libraries, threads and a tiny network map, 6.7 GB on two cores. With less some of them wait for ever."""
+
+
+def _require_addresses() -> None:
+    """Refuses to begin under a limit of addresses that OneFlow and DALI cannot keep.
+
+    Raises:
+        MemoryError: `ulimit -v` allows too little.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < _LEAST_ADDRESS_BYTES:
+        raise MemoryError(f"OneFlow and DALI need {_LEAST_ADDRESS_BYTES / 1e9:.0f} GB of addresses")
+
+
 def _import_oneflow() -> Any:
+    _require_addresses()
     _return_large_blocks()
     # Both must stand before the first CUDA call and the first OpenMP region; a user's own setting wins.
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")

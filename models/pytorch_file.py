@@ -38,6 +38,8 @@ _TENSOR_FUNCTIONS = frozenset(
 _MORE_GLOBALS = frozenset(
     {"torch.Size", "torch.device", "torch.float32", "torch.float16", "torch.float64", "torch.int64"}
 )
+_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The number that the format before version 1.6 starts with, as a pickle of its own."""
 _ZIP_MAGIC = b"PK\x03\x04"
 _MAX_PICKLE_BYTES = 256 * 1024 * 1024
 _FAILURES = (
@@ -157,9 +159,15 @@ def _check_format(file: BinaryIO, path: Path) -> None:
         raise ValueError(f"{path}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
     if path.suffix == ".safetensors":  # a whole one never gets here
         raise ValueError(f"{path}: empty, cut off or no safetensors file at all; use another copy")
-    if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04")) or start[257:262] == b"ustar":
+    if start.startswith(_LEGACY_MAGIC) or start[257:262] == b"ustar":
         raise ValueError(
-            f"{path}: written by torch.save in its format before version 1.6; load and save it with a newer PyTorch"
+            f"{path}: written by torch.save in its format before version 1.6; get the weights in a newer one, or, if "
+            "you trust where they are from, load them with torch.load(..., weights_only=True) and save them again"
+        )
+    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
+        raise ValueError(
+            f"{path}: a bare pickle, no file of torch.save; whatever loads it executes what it says, so load it "
+            "nowhere; get the weights as .safetensors or as a .pt that training wrote"
         )
     raise ValueError(f"{path}: not a file of torch.save; give a .pt, a .safetensors or a OneFlow checkpoint folder")
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from graph_train.checks import data_report
 from graph_train.checks.data_report import SplitReport
+from graph_train.host.output_file import output_file
 from graph_train.plots.labels import plot_labels
 from graph_train.settings.check_options import CheckOptions
-from kernels.host.files import write_atomically
+from kernels.host.files import is_stream, write_atomically
 from models.spec import load_model_spec
 from pipelines.data.dataset import SPLITS, Dataset, Split, load_dataset
 from pipelines.data.index import ImageIndex, scan_images
@@ -28,6 +29,10 @@ def check_data(options: CheckOptions) -> int:
     dataset = load_dataset(options.data, allow_download=options.allow_download)
     for target in (options.json, options.plots, options.problems):
         _refuse_inside(dataset, target)
+    json_file = output_file("--json", options.json) if options.json else None
+    problems_file = output_file("--problems", options.problems, makes_folder=True) if options.problems else None
+    if json_file and problems_file and json_file.resolve() == problems_file.resolve() and not is_stream(json_file):
+        raise ValueError(f"--json and --problems: both name {options.json}, and one would be lost; give two names")
     anchors_px = np.asarray(load_model_spec(options.cfg).anchors_px)
     indices: dict[Split, ImageIndex] = {
         split: _scan(dataset, split, options) for split in SPLITS if _has(dataset, split)
@@ -45,11 +50,10 @@ def check_data(options: CheckOptions) -> int:
         print(problem)
     errors = count(problems, "error")
     print(f"{errors} errors, {len(problems) - errors} warnings")
-    if options.json:
-        content = json.dumps(data_report.as_json(dataset, reports, problems), indent=2)
-        write_atomically(Path(options.json), content)
-    if options.problems:
-        write_problems(options.problems, problems)
+    if json_file:
+        write_atomically(json_file, json.dumps(data_report.as_json(dataset, reports, problems), indent=2))
+    if problems_file:
+        write_problems(problems_file, problems)
     if options.plots:
         _plot(indices, Path(options.plots))
     return errors
@@ -76,15 +80,23 @@ def _problems(
     for split, index in indices.items():
         if not len(index):
             found.append(Problem(dataset.file, None, "error", f"{split} has no usable image", "source"))
+        # Of other splits the classes without a box are warned of.
+        if split == "train" and (unlabelled := index.without_labels(dataset.split(split))):
+            found.append(Problem(dataset.file, None, "error", f"{split}: {unlabelled}", "source"))
+    if repeated := dataset.repeated_name():
+        found.append(Problem(dataset.file, None, "warning", repeated, "class-repeated"))
     return found + data_report.shared_pictures(indices) + data_report.class_warnings(dataset, reports)
 
 
-def _refuse_inside(dataset: Dataset, target: str | None) -> None:
+def _refuse_inside(dataset: Dataset, target: str) -> None:
     """The report leaves the data set alone, also when asked to do otherwise by mistake."""
-    if target is None:
+    if not target:
         return
     place, here = Path(target).resolve(), Path.cwd()
     sources = [source for split in SPLITS for source in getattr(dataset, split)]
+    for file in (dataset.file, *sources):
+        if file.resolve() == place:
+            raise ValueError(f"{target}: a file of the data set, which would be lost; choose another place")
     folders = [folder for source in sources if source.is_dir() for folder in _of_images(source / "x")]
     if dataset.root.resolve() not in (here, *here.parents):  # else the project's folder is meant, not only its data
         folders.append(dataset.root)

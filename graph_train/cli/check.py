@@ -54,18 +54,19 @@ def _check_environment(flags: dict[str, Any]) -> int:
 
     import json
     from dataclasses import asdict
-    from pathlib import Path
 
     from graph_train.checks.environment import environment_facts
+    from graph_train.host.output_file import output_file
     from kernels.host.files import write_atomically
 
+    target = output_file("--json", flags["json"]) if flags.get("json") else None
     facts = environment_facts()
     for fact in facts:
         print(f"{fact.name:<20} {fact.value}")
         if fact.remedy:
             print(f"{'':<20} -> {fact.remedy}")
-    if flags.get("json"):
-        write_atomically(Path(flags["json"]), json.dumps([asdict(fact) for fact in facts], indent=2))
+    if target:
+        write_atomically(target, json.dumps([asdict(fact) for fact in facts], indent=2))
     return ERRORS_FOUND if any(fact.fatal for fact in facts) else 0
 
 

@@ -1,5 +1,7 @@
 """Detections as label files in YOLO's form."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.augmentation.boxes import normalise
+from pipelines.data.listing import label_path
+from pipelines.data.problems import printable
 
 
 def write_label_file(path: Path, detections: npt.NDArray[Any], *, image_hw: tuple[int, int], confidence: bool) -> None:
@@ -23,3 +27,25 @@ def write_label_file(path: Path, detections: npt.NDArray[Any], *, image_hw: tupl
     columns = [detections[:, 5:6], boxes] + ([detections[:, 4:5]] if confidence else [])
     lines = [" ".join(f"{value:g}" for value in row) for row in np.concatenate(columns, axis=1)]
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+class Originals:
+    """The files that results are made from, which none of them may take the place of.
+
+    Args:
+        images: what is looked at; the label file of each counts as well.
+    """
+
+    def __init__(self, images: Iterable[Path]) -> None:
+        self._files = {os.path.realpath(file) for image in images for file in (image, label_path(image.absolute()))}
+
+    def spared(self, target: Path) -> Path:
+        """The target, if it is none of them.
+
+        Raises:
+            ValueError: it is one, and would be lost.
+        """
+        if os.path.realpath(target) in self._files and target.exists():
+            raise ValueError(f"{printable(target)}: a result would take the place of an image or label that it is made "
+                             "from; choose another --project or --name")  # fmt: skip
+        return target

@@ -9,6 +9,7 @@ from graph_train.detection.nms import NmsSettings
 from graph_train.engine.schedule import check_image_size
 from graph_train.exporting.pytorch.checkpoint import export_pytorch
 from graph_train.host.devices import select_device
+from graph_train.host.output_file import output_file
 from graph_train.host.published_weights import located_weights
 from graph_train.settings.export_options import ExportOptions
 from kernels.host.files import write_atomically
@@ -43,8 +44,7 @@ def export_weights(options: ExportOptions) -> ExportResult:
         ValueError, OSError: a setting or a file that cannot be used, or a block that a format does not know.
         RuntimeError: onnxruntime does not compute what our network computes; the ONNX file is not written then.
     """
-    if options.output:
-        _check_output(Path(options.output), Path(options.weights))
+    target = _output(options)
     device = select_device(options.device)
     load_plugin(options.kernels, device)  # type: ignore[arg-type]
     weights, files = Path(options.weights), []
@@ -56,7 +56,7 @@ def export_weights(options: ExportOptions) -> ExportResult:
     for name in sorted(dict.fromkeys(options.include), key=lambda name: name == "onnx"):
         # Never the name of a file of weights that may lie there: YOLOv5's best.pt, or the input itself.
         own_name = f"{weights.stem}.onnx" if name == "onnx" else f"{weights.stem}.export.{name}"
-        path = Path(options.output) if options.output else weights.with_name(own_name)
+        path = target or weights.with_name(own_name)
         if name == "onnx":
             files.append(_export_onnx(network.to(device), path, options))
         else:
@@ -69,14 +69,15 @@ def export_weights(options: ExportOptions) -> ExportResult:
     return ExportResult(tuple(files))
 
 
-def _check_output(path: Path, weights: Path) -> None:
-    """Refuses, before minutes of work, a place where no file can be written, or where the weights themselves are."""
-    if path.is_dir():
-        raise ValueError(f"--output {path}: a folder; give the name of a file in it")
-    if not path.parent.is_dir():
-        raise ValueError(f"--output {path}: there is no folder {path.parent}; make it first")
-    if path.resolve() == weights.resolve():
-        raise ValueError(f"--output {path}: that is the file of --weights, which would be lost; give another name")
+def _output(options: ExportOptions) -> Path | None:
+    """The file of `--output`; one that cannot be written, or that the weights are in, is refused before any work."""
+    if not options.output:
+        return None
+    path = output_file("--output", options.output)
+    if path.resolve() == Path(options.weights).resolve():
+        text = f"--output {options.output}: that is the file of --weights, which would be lost; give another name"
+        raise ValueError(text)
+    return path
 
 
 def _export_onnx(network: DetectionModel, path: Path, options: ExportOptions) -> ExportedFile:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,6 +11,16 @@ from collections.abc import Callable, Iterator
 from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, RunEndedError, ToldElsewhereError
 from graph_train.host.terminal import TerminalHandler, steady_output
 from pipelines.data.problems import printable
+
+_NO_MEMORY = (
+    "failed to map segment",
+    "cannot allocate memory",
+    "Cannot allocate memory",
+    "bad_alloc",
+    "can't start new thread",
+    "Resource temporarily unavailable",
+)
+"""How libraries say that the system gave them no memory, or no thread."""
 
 
 def run_command(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
@@ -36,6 +47,7 @@ def _messages_as_before() -> Iterator[None]:
 
 def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
     try:
+        _require_current_folder()
         return command() or DONE
     except ToldElsewhereError as error:
         return _code(error.__cause__)
@@ -45,15 +57,43 @@ def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> 
     except (ValueError, OSError, RunEndedError) as error:
         if debug:
             traceback.print_exc()
-        print(f"{name}: {_one_line(error)}", file=sys.stderr)
+        print(f"{name}: {_lack_of_memory(error) or one_line(error)}", file=sys.stderr)
         return _code(error)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        else:
+        if lack := _lack_of_memory(error):
+            print(f"{name}: {lack}", file=sys.stderr)
+            return USER_ERROR
+        if not debug:
             print("(run again with --debug to see where)", file=sys.stderr)
-        print(f"{name}: internal error: {type(error).__name__}: {_one_line(error)}", file=sys.stderr)
+        print(f"{name}: internal error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
         return _code(error)
+
+
+def _require_current_folder() -> None:
+    """Refuses to start where relative paths mean nothing.
+
+    Raises:
+        OSError: says what to do.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise OSError("the current folder has been deleted; change to another one and start again") from None
+
+
+def _lack_of_memory(error: BaseException) -> str:
+    """One line if the system gave no more memory or threads, and which limit may be to blame; "" otherwise."""
+    text = one_line(error)
+    if not (isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY)):
+        return ""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        remedy = f"`ulimit -v` allows {limit / 1e9:.1f} GB of addresses: raise it (`ulimit -v unlimited`)"
+    else:
+        remedy = "free memory, or allow more threads (`ulimit -u`)"
+    return f"the system gives no more memory or threads ({text}); {remedy}"
 
 
 def _code(error: BaseException | None) -> int:
@@ -74,7 +114,8 @@ def show_messages() -> None:
     log.propagate = False
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says, with the file that it is about."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{printable(os.fspath(error.filename))}: {error.strerror}"
     text = " ".join(str(error).split())

@@ -15,7 +15,8 @@ _GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ESTALE}
 
 
 class SteadyStream:
-    """A text stream whose writing never fails; once its reader has gone it leads nowhere."""
+    """A text stream whose writing never fails: what its encoding lacks is escaped; once its reader has gone it leads
+    nowhere."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -23,7 +24,10 @@ class SteadyStream:
     def write(self, text: str) -> int:
         """Writes if it can; tells the length of the text in any case."""
         try:
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError as error:
+                self._stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
         except OSError as error:
             self._lost(error)
         return len(text)

@@ -11,12 +11,14 @@ import yaml
 from graph_train.ranks import team
 from graph_train.ranks.exchange import Exchange
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
-from graph_train.runs.run_folder import HYPERPARAMETERS, PLACE, SETTINGS, ResumePoint, RunFolder
+from graph_train.runs.run_folder import HYPERPARAMETERS, LAST, PLACE, SETTINGS, ResumePoint, RunFolder
 from graph_train.runs.saved_header import SavedHeader, read_header
 from graph_train.settings.flag_table import dashed
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, WANDB_ONLY, TrainOptions, options_from_flags
+from graph_train.training.setup import Data
 from kernels.host.files import write_atomically
+from pipelines.data.problems import printable
 from pipelines.data.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
@@ -86,6 +88,34 @@ def _header(checkpoint: Checkpoint, path: Path) -> SavedHeader:
         return read_header(checkpoint.header)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; use an older checkpoint") from None
+
+
+def require_fitting(header: SavedHeader, data: Data, batches: int, folder: Path) -> None:
+    """Compares the data set with the one that a run was trained on; moves its place into an epoch that has shrunk.
+
+    Args:
+        header: of the checkpoint that the run goes on from; its cursor is moved.
+        data: what is there now.
+        batches: of an epoch.
+        folder: of the run.
+    Raises:
+        ValueError: another number of classes, or a place behind the end of the epoch.
+    """
+    before, now = len(header.class_names), len(data.class_names)
+    if before != now:
+        raise ValueError(
+            f"{printable(data.dataset.file)}: names {now} classes, the run was begun with {before}: resume it with the "
+            f"data set as it was, or start a new run: --weights {printable(folder / 'weights' / LAST)}"
+        )
+    changed = header.data != data.fingerprint()
+    if changed:
+        LOG.warning("The data set is not the one of the checkpoint: the run goes on, but not as it would have")
+    if header.cursor.next_batch > batches:
+        if not changed:
+            raise ValueError(f"{printable(folder)}: its checkpoint has batch {header.cursor.next_batch} of an epoch of "
+                             f"{batches}; use an older checkpoint")  # fmt: skip
+        header.cursor.next_batch = batches
+        header.cursor.losses = min(header.cursor.losses, batches)
 
 
 def shared(start: Start | None) -> Start:

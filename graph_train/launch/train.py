@@ -14,11 +14,12 @@ from graph_train.hooks.loggers import RunDescription, add_loggers
 from graph_train.host.devices import cpu_threads
 from graph_train.host.failures import StoppedInOrder
 from graph_train.host.interrupts import Interruptible
+from graph_train.host.run_command import one_line
 from graph_train.host.terminal import steady_output
 from graph_train.launch.auto_batch import with_batch_size
 from graph_train.launch.evolution import EvolutionResult
 from graph_train.launch.evolve_command import evolve_from
-from graph_train.launch.new_or_resumed import Start, begun, resumed, save_settings, shared
+from graph_train.launch.new_or_resumed import Start, begun, require_fitting, resumed, save_settings, shared
 from graph_train.ranks import team
 from graph_train.ranks.exchange import Exchange
 from graph_train.ranks.launcher import RankInfo
@@ -39,7 +40,7 @@ from graph_train.training.trainer import Trainer, TrainResult
 from models.complexity import measure
 from models.spec import load_model_spec
 from pipelines.data.dataset import load_dataset
-from pipelines.data.problems import write_problems
+from pipelines.data.problems import printable, write_problems
 
 LOG = logging.getLogger("graph_train")
 
@@ -89,7 +90,7 @@ def _train_one(options: TrainOptions, flags: Mapping[str, Any], listeners: Callb
     """Trains on the main rank."""
     if options.run.resume:
         point = point_to_resume(options.run.resume, options.run.project)
-        return _train_in(RunFolder(point.folder), lambda folder: resumed(folder, point, flags), listeners)
+        return _train_in(RunFolder(point.folder, resumed=True), lambda folder: resumed(folder, point, flags), listeners)
     # A broken file or a missing device ends the run before a folder is made.
     hyp = load_hyperparameters(options.optim.hyp)
     load_dataset(options.data.data, require=())
@@ -144,8 +145,8 @@ def _require_same_data(run: Run) -> None:
 
 
 def _train_in(folder: RunFolder, begin: Callable[[RunFolder], Start], callbacks: Callbacks) -> TrainResult:
-    folder.open_log()
     try:
+        folder.open_log()
         with _heard(callbacks):
             return _train_from(shared(begin(folder)), folder, callbacks)
     finally:
@@ -178,19 +179,21 @@ def _train_from(start: Start, folder: RunFolder, callbacks: Callbacks) -> TrainR
     run = assemble(options, start.hyp, saved)
     try:
         _require_same_data(run)
+        if header is not None:
+            _check_data(run, header)
+            if run.setup.device == "cpu":
+                _warn_of_other_threads(header.threads)
+            require_fitting(header, run.setup.data, run.train_pipeline.batches_per_epoch, folder.path)
         _describe(run, folder, callbacks, first_epoch=None if checkpoint is None else cursor.epoch)
         if checkpoint is not None and header is not None:
             if run.setup.exchange.main:
                 run.state.load_arrays(checkpoint.arrays, header.counters)
             run.state.share(header.counters)
             _announce_resume(cursor, options.optim.epochs)
-            if run.setup.device == "cpu":
-                _warn_of_other_threads(header.threads)
-            _check_data(run, header)
         trainer = Trainer(run, folder, cursor, stopper, callbacks, results=lines)
         if run.setup.exchange.main:
             callbacks.add(ReportHooks(trainer, resumed=checkpoint is not None), "report")
-        return trainer.train()
+        return _trained(trainer)
     finally:
         run.close()
 
@@ -201,13 +204,19 @@ def _check_data(run: Run, header: SavedHeader) -> None:
     Raises:
         ValueError: `--data` names another one than that of the checkpoint.
     """
-    if header.data == run.setup.data.fingerprint():
-        return
     given = run.setup.options.data.data
-    if given != header.options["data"]:
+    if given != header.options["data"] and header.data != run.setup.data.fingerprint():
         raise ValueError(f"--data {given}: not the data set of the checkpoint (names, sizes and labels of its images "
                          "differ); a resumed run keeps its data set, which may only lie elsewhere")  # fmt: skip
-    LOG.warning("The data set is not the one of the checkpoint: the run goes on, but not as it would have")
+
+
+def _trained(trainer: Trainer) -> TrainResult:
+    """Trains; a file that the run could read at its start, and cannot any more, is no reason to start all over."""
+    try:
+        return trainer.train()
+    except OSError as error:
+        way_on = f"repair that and go on with: graph-train --resume {printable(trainer.folder.path)}"
+        raise OSError(f"{one_line(error)}; {way_on}") from error
 
 
 def _with_batch_size(

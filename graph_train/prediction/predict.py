@@ -126,7 +126,9 @@ class _Run:
         self._found: list[Prediction] = []
 
     def __enter__(self) -> "_Run":
-        self._writer = PredictionWriter(self._output, self._names, workers=min(self._batches.workers, 4))
+        sources = [file.path for file in (*self._sources.images, *self._sources.videos)]
+        workers = min(self._batches.workers, 4)
+        self._writer = PredictionWriter(self._output, self._names, workers=workers, sources=sources)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -187,7 +189,7 @@ class _Run:
             target = None
             if self._output.drawing is not None and self._output.save_drawn:
                 (self._output.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                target = VideoFile(self._output.folder / name, video.size, video.rate / every)
+                target = VideoFile(self._writer.spared(self._output.folder / name), video.size, video.rate / every)
                 stack.enter_context(contextlib.closing(target))
             bar = stack.enter_context(_progress(-(-video.frames // every) or None, printable(file.path.name)))
             self._detector.warm_up({source.shape_hw: self._batches.batch_size})

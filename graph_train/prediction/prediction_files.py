@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageShow
 
-from graph_train.detection.label_files import write_label_file
+from graph_train.detection.label_files import Originals, write_label_file
 from graph_train.plots.images import BoxStyle, draw_detections
 from graph_train.validation.coco_results import entries_of, id_of_name
 from kernels.host.files import write_atomically
@@ -84,11 +84,19 @@ class PredictionWriter:
 
     No two predictions of a run may have one stem.
 
-    Raises, from any call: OSError if a file cannot be written.
+    Args:
+        settings: what is written.
+        class_names: by class.
+        workers: threads.
+        sources: what is looked at, and must still be there afterwards.
+    Raises, from any call: OSError if a file cannot be written, ValueError if it would replace a source.
     """
 
-    def __init__(self, settings: OutputSettings, class_names: Sequence[str], *, workers: int) -> None:
+    def __init__(
+        self, settings: OutputSettings, class_names: Sequence[str], *, workers: int, sources: Iterable[Path] = ()
+    ) -> None:
         self._settings, self._names = settings, tuple(class_names)
+        self._originals = Originals(sources)
         self._pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="write")
         self._waiting: list[Future[None]] = []
         self._entries: list[tuple[str, dict[str, Any]]] = []
@@ -120,6 +128,10 @@ class PredictionWriter:
                 write_atomically(self._settings.folder / CSV_FILE, _as_csv(self._rows))
         finally:
             self.abandon()
+
+    def spared(self, target: Path) -> Path:
+        """A place for a file that is written elsewhere; see `Originals.spared`."""
+        return self._originals.spared(target)
 
     def abandon(self) -> None:
         """Ends the threads without what is still waiting."""
@@ -178,7 +190,7 @@ class PredictionWriter:
                 if target.suffix.lower() not in _WRITABLE:
                     target = target.with_suffix(".jpg")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                drawn.save(target, quality=_QUALITY)
+                drawn.save(self._originals.spared(target), quality=_QUALITY)
             if self._settings.show:
                 ImageShow.show(drawn, title=str(found.name))
 
@@ -188,12 +200,17 @@ class PredictionWriter:
         if self._settings.labels and len(found.detections):
             path = folder / LABELS / f"{found.stem}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_label_file(path, found.detections, image_hw=found.image_hw, confidence=self._settings.confidences)
+            write_label_file(
+                self._originals.spared(path),
+                found.detections,
+                image_hw=found.image_hw,
+                confidence=self._settings.confidences,
+            )
         if pixels is not None and crops:
             for row, file in zip(found.detections, crops, strict=True):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 left, top, right, bottom = crop_box(row[:4], found.image_hw)
-                Image.fromarray(pixels[top:bottom, left:right]).save(file, quality=_QUALITY)
+                Image.fromarray(pixels[top:bottom, left:right]).save(self._originals.spared(file), quality=_QUALITY)
 
 
 def _as_csv(rows: Sequence[tuple[Any, ...]]) -> str:

@@ -1,15 +1,18 @@
 """What `--source` means: which images and videos are looked at, and what the results of each are called."""
 
 import glob
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.data.home_folder import with_home
-from pipelines.data.listing import IMAGE_ENDINGS, UNSUPPORTED_ENDINGS, listed_image, walk_files
+from pipelines.data.listing import IMAGE_ENDINGS, MAX_LIST_BYTES, UNSUPPORTED_ENDINGS, listed_image
 from pipelines.data.problems import Problem, printable
+from pipelines.data.regular_file import NotReadableError, read_regular
 from pipelines.data.video import VIDEO_ENDINGS
+from pipelines.data.walk import walk_files
 
 STANDARD_INPUT = "-"
 _LOOKED_AT = IMAGE_ENDINGS | VIDEO_ENDINGS | UNSUPPORTED_ENDINGS
@@ -61,7 +64,7 @@ def find_sources(entries: Sequence[str], lines: Iterable[str] | None = None) -> 
             _add_list(sys.stdin if lines is None else lines, Path(), found)
         elif Path(entry).suffix.lower() == ".txt":
             path = with_home(entry)
-            _add_list(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), path, found)
+            _add_list(_lines_of(path), path, found)
         elif not _add(entry, found):
             raise ValueError(_absent(entry))
     if not found.files and not found.problems:
@@ -72,11 +75,20 @@ def find_sources(entries: Sequence[str], lines: Iterable[str] | None = None) -> 
     return Sources(images, videos, tuple(found.problems))
 
 
+def _lines_of(path: Path) -> list[str]:
+    try:
+        return os.fsdecode(read_regular(path, max_bytes=MAX_LIST_BYTES)).splitlines()
+    except NotReadableError as error:
+        raise ValueError(f"{printable(path)}: {error}; a list has the path of one image in each line") from None
+
+
 def _add(entry: str, found: _Found) -> bool:
     """Adds what an entry names; False if there is nothing of that name."""
     path = with_home(entry)
     if path.is_dir():
-        below = sorted(file for file in walk_files(path, found.problems) if file.suffix.lower() in _LOOKED_AT)
+        below = sorted(
+            file for file in walk_files(path, found.problems, progress="source") if file.suffix.lower() in _LOOKED_AT
+        )
         found.files += [(file, file.relative_to(path)) for file in below]
         return True
     if path.exists():

@@ -56,7 +56,7 @@ def _digest(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str:
     return checksum(arrays, {key: value for key, value in header.items() if key != "checksum"})
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint, *, keep: int = 1) -> None:
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, keep: int = 0) -> None:
     """Writes atomically: the file of that name is the old one or the complete new one; equal states give equal bytes.
 
     Args:

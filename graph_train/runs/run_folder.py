@@ -22,6 +22,8 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 EARLIER, DAMAGED = "last.earlier.safetensors", "last.damaged.safetensors"
 EARLIER_BEST = "best.earlier.safetensors"
 """Set aside: the state of a run that was in the folder before, and a file that could not be read."""
+LOCK, LOG_FILE = ".lock", "train.log"
+_LONGEST_OWNER = 20
 SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
 PLACE = ("project", "name", "exist_ok", "resume")
 """Flags that say where a run lies, or lay: no part of its state, so that equal runs have equal checkpoints."""
@@ -30,14 +32,17 @@ PLACE = ("project", "name", "exist_ok", "resume")
 class RunFolder:
     """project/name with its `weights` folder, held by a lock so that two runs never write into one folder."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, resumed: bool = False) -> None:
         """Creates and locks the folder, and removes temporary files of a run that was killed in it.
 
+        Args:
+            resumed: the run has to go on in this very folder, so no other is advised.
         Raises:
-            ValueError: another run holds it.
+            ValueError: another run holds it, or what should be a file of its own leads elsewhere.
             OSError: it cannot be made or written.
         """
         self.path = path
+        self._or_elsewhere = "" if resumed else " or choose another --name"
         self.weights = path / "weights"
         self._handlers: list[logging.Handler] = []
         self._logging_before = (LOG.level, LOG.propagate)
@@ -47,24 +52,48 @@ class RunFolder:
             for folder in (path, self.weights):
                 remove_leftovers(folder)
         except OSError as error:
-            reason = f"the run's folder cannot be used ({error.strerror}); choose another --project or --name"
+            remedy = "choose another --project or --name"
+            if resumed:
+                remedy = "a resumed run goes on in its folder: make it writable, or copy it and resume the copy"
+            reason = f"the run's folder cannot be used ({error.strerror}); {remedy}"
             raise OSError(f"{printable(path)}: {reason}") from None
 
     def _locked(self) -> IO[str]:
-        lock = (self.path / ".lock").open("a+")
+        lock = self._own_file(LOCK)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            owner = lock.read().strip() or "unknown"
+            owner = lock.read(_LONGEST_OWNER).strip() or "unknown"
             lock.close()
             raise ValueError(
-                f"{self.path}: another run (process {owner}) is writing there; choose another --name or wait"
+                f"{printable(self.path)}: another run (process {printable(owner)}) is writing there; wait for its end"
+                f"{self._or_elsewhere}"
             ) from None
+        lock.seek(0)
+        before = lock.read(_LONGEST_OWNER)
+        if before and not (before.isascii() and before.isdigit()):
+            lock.close()
+            raise ValueError(f"{printable(self.path / LOCK)}: not the lock of a run, but a file with other content; "
+                             f"move it away{self._or_elsewhere}")  # fmt: skip
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         return lock
+
+    def _own_file(self, name: str) -> IO[str]:
+        """Opens a file of the run to append to, and makes it if it is missing.
+
+        Raises:
+            ValueError: a link, whose target is no part of the run, or no file at all.
+            OSError: it cannot be written.
+        """
+        path = self.path / name
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            what = "a link, and what it leads to is no part of the run" if path.is_symlink() else "no regular file"
+            raise ValueError(f"{printable(path)}: {what}; remove it{self._or_elsewhere}")
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return open(os.open(path, flags, 0o666), "a+", encoding="utf-8", errors="replace")
 
     @property
     def last(self) -> Path:
@@ -133,7 +162,8 @@ class RunFolder:
         """Sends the run's messages to the terminal and, with times, to `train.log`."""
         console = TerminalHandler(sys.stdout)
         console.setFormatter(logging.Formatter("%(message)s"))
-        file = LogFile(self.path / "train.log", encoding="utf-8")
+        self._own_file(LOG_FILE).close()
+        file = LogFile(self.path / LOG_FILE, encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._logging_before = LOG.level, LOG.propagate
         LOG.setLevel(logging.INFO)

@@ -1,6 +1,7 @@
 """What the header of a checkpoint says of its run, checked and typed: no value is believed because it can be parsed."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from graph_train.engine.schedule import NOMINAL_BATCH
 from graph_train.engine.state import Counters
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.results_csv import COLUMNS
@@ -16,6 +18,10 @@ from graph_train.settings.hyperparameters import Hyperparameters
 T = TypeVar("T", Cursor, Counters)
 _LARGEST = 2**53
 """Whole numbers up to here are exact in JSON."""
+_SCALE_EXPONENTS = (-125, 128)
+"""Of normal float32 numbers, as `math.frexp` counts."""
+_NUMBER = re.compile(r" *(-?\d+(\.\d+)?(e[+-]\d+)?|nan|-?inf)", re.ASCII)
+"""A cell as results.csv has them."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class SavedHeader:
         early_stopping: as of `EarlyStopping.state`.
         results: rows of `results.csv`.
         data: fingerprint of the data set.
+        class_names: of the data set.
         threads: of a process that trained it on a CPU; 0 where that is not known.
     """
 
@@ -41,6 +48,7 @@ class SavedHeader:
     early_stopping: Mapping[str, float]
     results: tuple[str, ...]
     data: str
+    class_names: tuple[str, ...]
     threads: int = 0
 
 
@@ -56,16 +64,21 @@ def read_header(header: Mapping[str, Any]) -> SavedHeader:
         raise ValueError(f"its header has threads={threads!r:.60}")
     if not _fits(options.get("epochs"), 1):
         raise ValueError("its header does not say how many epochs the run was to have")
+    cursor = _checked(Cursor(), "cursor", _mapping(header, "cursor"))
+    _check_cursor(cursor, options["epochs"])
+    counters = _checked(Counters(), "counters", _mapping(header, "counters"))
+    _check_counters(counters)
     return SavedHeader(
         options=options,
         hyp=_hyperparameters(_mapping(header, "hyp")),
         config=_mapping(header, "config"),
         anchors_px=_anchors(header.get("anchors_px")),
-        cursor=_checked(Cursor(), "cursor", _mapping(header, "cursor")),
-        counters=_checked(Counters(), "counters", _mapping(header, "counters")),
-        early_stopping=_early_stopping(_mapping(header, "early_stopping")),
-        results=_results(header.get("results")),
+        cursor=cursor,
+        counters=counters,
+        early_stopping=_early_stopping(_mapping(header, "early_stopping"), cursor.epoch),
+        results=_results(header.get("results"), cursor.epoch),
         data=header["data"] if isinstance(header.get("data"), str) else "",
+        class_names=_class_names(header.get("class_names")),
         threads=threads,
     )
 
@@ -121,17 +134,52 @@ def _fits(value: Any, like: Any) -> bool:
     return isinstance(value, list) and len(value) == (len(like) or len(value)) and all(_fits(x, 0.0) for x in value)
 
 
-def _early_stopping(values: Mapping[str, Any]) -> Mapping[str, float]:
+def _check_cursor(cursor: Cursor, epochs: int) -> None:
+    """Refuses a place that no run of so many epochs can come to."""
+    if cursor.epoch > epochs:
+        raise ValueError(f"its header has epoch {cursor.epoch} of a run of {epochs}")
+    if cursor.losses > cursor.next_batch:
+        raise ValueError(f"its header has the losses of {cursor.losses} batches after {cursor.next_batch}")
+    if not -1.0 <= cursor.best_fitness <= 1.0 or not all(0.0 <= value <= 1.0 for value in cursor.maps):
+        raise ValueError("its header has a mAP or a best fitness above 1")
+
+
+def _check_counters(counters: Counters) -> None:
+    if not 0.0 <= counters.pending_decay <= 1.0:
+        raise ValueError(f"its header has counters pending_decay={counters.pending_decay}, which is no share")
+    mantissa, exponent = math.frexp(counters.loss_scale)
+    if mantissa != 0.5 or not _SCALE_EXPONENTS[0] <= exponent <= _SCALE_EXPONENTS[1]:
+        raise ValueError(f"its header has counters loss_scale={counters.loss_scale}, which is no power of 2 of float32")
+    if counters.good_updates > counters.updates or counters.skipped_in_row > counters.skipped:
+        raise ValueError("its header has counters of updates that contradict each other")
+    if counters.accumulated > NOMINAL_BATCH:
+        raise ValueError(f"its header has counters accumulated={counters.accumulated}; at most {NOMINAL_BATCH}")
+
+
+def _early_stopping(values: Mapping[str, Any], epoch: int) -> Mapping[str, float]:
     if set(values) != {"best_fitness", "best_epoch"}:
         raise ValueError("its header has no best fitness and epoch")
     if not _fits(values["best_fitness"], 0.0) or not _fits(values["best_epoch"], 0):
         raise ValueError("its header has a best fitness or epoch that is no number")
+    if values["best_epoch"] > epoch or not 0.0 <= values["best_fitness"] <= 1.0:
+        raise ValueError("its header has a best fitness above 1, or of an epoch that was not trained yet")
     return values
 
 
-def _results(lines: Any) -> tuple[str, ...]:
-    if not isinstance(lines, list) or not all(
-        isinstance(line, str) and line.isprintable() and line.count(",") == len(COLUMNS) - 1 for line in lines
-    ):
+def _results(lines: Any, epochs: int) -> tuple[str, ...]:
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ValueError("its header has results that are no rows of results.csv")
+    if len(lines) != epochs:
+        raise ValueError(f"its header has the results of {len(lines)} epochs after {epochs}")
+    for epoch, line in enumerate(lines):
+        cells = line.split(",")
+        numbers = len(cells) == len(COLUMNS) and all(map(_NUMBER.fullmatch, cells))
+        if not numbers or float(cells[0]) != float(f"{epoch:.5g}"):
+            raise ValueError(f"its header has results of epoch {epoch} that are no row of results.csv: {line!r:.60}")
     return tuple(lines)
+
+
+def _class_names(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError("its header has no names of classes")
+    return tuple(names)

@@ -92,7 +92,7 @@ class PredictOptions(DetectorOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.source:
+        if not all(self.source) or not self.source:
             raise ValueError("--source: name images, a folder, a glob, a .txt list, or - for a list on standard input")
         check_ranges(self, {"line_thickness": (1, MAX_LINE_PX), "vid_stride": (1, MAX_STRIDE)})
         self._refuse_what_cannot_apply()

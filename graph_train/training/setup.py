@@ -16,7 +16,7 @@ from graph_train.settings.train_options import TrainOptions
 from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.data.dataset import Dataset, load_dataset
 from pipelines.data.index import ImageIndex, index_images
-from pipelines.data.problems import count
+from pipelines.data.problems import count, printable
 from pipelines.shard import Shard
 
 LOG = logging.getLogger("graph_train")
@@ -51,9 +51,14 @@ def load_data(options: TrainOptions) -> Data:
     """Finds and indexes the train and val split, and says what is wrong with them.
 
     Raises:
-        ValueError: the data set is broken or empty, or `--strict` and there is any problem; names what and where.
+        ValueError: the data set is broken or empty, there is nothing to learn, or `--strict` and there is any problem;
+            names what and where.
     """
     dataset = load_dataset(options.data.data, allow_download=options.data.allow_download)
+    if repeated := dataset.repeated_name():
+        if options.data.strict:
+            raise ValueError(f"strict: {printable(dataset.file)}: {repeated}")
+        LOG.warning("%s: %s", printable(dataset.file), repeated)
     indices = []
     for split in ("train", "val"):
         index = index_images(
@@ -64,6 +69,11 @@ def load_data(options: TrainOptions) -> Data:
             strict=options.data.strict,
         )
         _report_problems(split, index)
+        unlabelled = index.without_labels(dataset.split(split))
+        if unlabelled and (split == "train" or options.data.strict):
+            raise ValueError(f"{printable(dataset.file)}: {split}: {unlabelled}")
+        if unlabelled:
+            LOG.warning("%s: %s; all metrics will be 0", split, unlabelled)
         indices.append(index)
     return Data(dataset, *indices)
 

@@ -1,12 +1,23 @@
 """Files that must never be half written: temporary name, fsync, rename, fsync of the folder."""
 
+import errno
 import os
+import re
 import secrets
+import shutil
+import stat
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _MARK = ".tmp"
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(_MARK)}(\..*)?")
+_LONGEST_STEM = 40
+"""Of a temporary name, which may be no longer than 255 bytes: 4 each for a character, and the rest."""
+_MAX_LINKS = 40
+"""As the kernel follows."""
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -20,18 +31,25 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def replacing(path: Path, *, keep: int = 1, lasting: bool = True) -> Iterator[Path]:
+def replacing(path: Path, *, keep: int = 0, lasting: bool = True) -> Iterator[Path]:
     """Gives a temporary file beside `path`, with the same suffix, that takes the place of `path` when all went well.
+
+    A pipe or device at `path` stays: the content is written into it.
 
     Args:
         path: in a folder that exists.
-        keep: how many generations stay: `path`, then `older(path, 1)`, … `older(path, keep - 1)`.
+        keep: how many generations stay: `path`, then `older(path, 1)`, … `older(path, keep - 1)`, and none that is
+            older; 0 for a file without generations, whose neighbours are the user's.
         lasting: False spares a sync of the folder; after a power cut the name may stand for the older file, or none.
     Raises:
         OSError: as the writing raises it, naming `path`; all older files are untouched.
     """
     try:
-        temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{_MARK}{path.suffix}")
+        if is_stream(path):
+            with _poured_into(path) as temporary:
+                yield temporary
+            return
+        temporary = path.with_name(f".{path.stem[:_LONGEST_STEM]}.{secrets.token_hex(4)}{_MARK}{path.suffix}")
         temporary.touch(exist_ok=False)  # with the rights that any new file of this user gets
         try:
             yield temporary
@@ -46,6 +64,69 @@ def replacing(path: Path, *, keep: int = 1, lasting: bool = True) -> Iterator[Pa
     except OSError as error:
         # Names of temporary files mean nothing to the user.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def is_stream(path: Path) -> bool:
+    """Whether what is there can only be written into: a pipe, a device, or an open file such as /dev/stdout."""
+    place = _open_file(path)
+    if place is not None:
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def followed(path: Path) -> Path:
+    """The file that a name given by the user stands for: what a link leads to; streams stay as they are called."""
+    return path if is_stream(path) else Path(os.path.realpath(path))
+
+
+def _open_file(path: Path) -> Path | None:
+    """The link of the kernel's to a file that some process has open, if `path` is one or leads to one."""
+    for _ in range(_MAX_LINKS):
+        if not os.path.islink(path):
+            return None
+        folder = Path(os.path.realpath(path.parent))
+        if folder.parts[1:2] == ("proc",):
+            return folder / path.name
+        path = folder / os.readlink(path)
+    return None
+
+
+@contextmanager
+def _poured_into(path: Path) -> Iterator[Path]:
+    """As `replacing`, for a stream: the temporary file lies elsewhere and is copied into it at the end."""
+    descriptor = _stream(path)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder, "content").with_suffix(path.suffix)
+            temporary.touch()
+            yield temporary
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what was printed before comes before
+            with temporary.open("rb") as source, open(descriptor, "wb", closefd=False) as target:
+                shutil.copyfileobj(source, target)
+    finally:
+        os.close(descriptor)
+
+
+def _stream(path: Path) -> int:
+    """A descriptor to write into a stream with; never waits for a reader."""
+    place = _open_file(path)
+    if place is not None and place.parent == Path(os.path.realpath("/proc/self/fd")):
+        return os.dup(int(place.name))  # goes on where that descriptor has come to
+    if stat.S_ISBLK(os.stat(path).st_mode):
+        raise OSError(errno.ENOTSUP, "a disk, not a file; nothing is written into it")
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(error.errno, "a pipe or socket that nobody reads") from None
+        raise
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def older(path: Path, generation: int) -> Path:
@@ -65,8 +146,8 @@ def _shift(path: Path, keep: int) -> None:
             os.link(path, first)
         except OSError:  # a file system without hard links; for a moment only the older name exists
             os.replace(path, first)
-    generation = max(keep, 1)
-    while older(path, generation).exists():
+    generation = keep
+    while keep and older(path, generation).exists():
         older(path, generation).unlink()
         generation += 1
 
@@ -82,7 +163,8 @@ def sync_folder(folder: Path) -> None:
 
 def remove_leftovers(folder: Path) -> int:
     """Deletes the temporary files that a killed process left in a folder that nobody writes to; returns their count."""
-    found = [path for path in folder.glob(f".*{_MARK}*") if path.is_file() and not path.is_symlink()]
+    ours = (path for path in folder.glob(f".*{_MARK}*") if _TEMPORARY.fullmatch(path.name))
+    found = [path for path in ours if path.is_file() and not path.is_symlink()]
     for path in found:
         path.unlink()
     return len(found)

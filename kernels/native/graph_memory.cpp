@@ -276,7 +276,7 @@ using Reachable = std::function<bool(const std::string&, const std::string&)>;
 
 void plan_memory(Plan* plan, const Reachable& reachable) {
   oneflow::IntraJobMemSharingUtil::InferMemBlockId4MemReusedRegst(plan, reachable);
-  compiled = plan;  // where the slot of populate_plan is absent, rank 0 still knows its plan
+  compiled = plan;  // where populate_plan is never called, rank 0 still knows its plan
   for (auto& job : *plan->mutable_job_id2op_attribute_ref_table()) {
     for (auto& op : *job.second.mutable_op_name2op_attribute()) drop_unread(&op.second);
   }
@@ -302,13 +302,11 @@ struct Records : oneflow::JobBuildAndInferCtxMgr {
 // Graphs that are compiled from now on share the memory of their tensors (1) or do not (0). Returns 0 where this build of
 // OneFlow cannot be told to: graphs then keep memory of their own for every tensor.
 extern "C" GT_EXPORT int graph_train_share_graph_memory(int enabled) {
-  static void** const populate_slot = import_slot(kLibrary, kPopulate);
-  static void** const slot = import_slot(kLibrary, kPlanner);
-  if (populate_slot != nullptr) *populate_slot = reinterpret_cast<void*>(&populate_plan);
-  if (slot == nullptr) return 0;
+  [[maybe_unused]] static const int populates =
+      replace_import(kLibrary, kPopulate, reinterpret_cast<void*>(&populate_plan));
+  static const int plans = replace_import(kLibrary, kPlanner, reinterpret_cast<void*>(&plan_memory));
   sharing = enabled != 0;
-  *slot = reinterpret_cast<void*>(&plan_memory);
-  return 1;
+  return plans > 0;
 }
 
 // Called before a graph that is built is compiled. Frees the records of how all graphs were built so far: once a graph has

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from kernels.host.user_cache import user_cache_folder
+from pipelines.data.regular_file import broken_link
 
 __all__ = ["file_stamp", "make_private_folder", "user_cache_folder"]
 
@@ -13,7 +14,7 @@ def file_stamp(file: Path) -> bytes:
     try:
         status = os.stat(file)
     except OSError as error:
-        return b"absent %d" % (error.errno or 0)
+        return b"absent %d %d" % (error.errno or 0, broken_link(file) is not None)
     # The time of the last change of its inode tells a replaced or newly readable file with the old time and size.
     return b"%d %d %d" % (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 

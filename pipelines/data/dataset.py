@@ -57,6 +57,14 @@ class Dataset:
         sources: tuple[Path, ...] = getattr(self, name)
         return sources
 
+    def repeated_name(self) -> str:
+        """One sentence if two classes have one name, which only their numbers tell apart then; "" otherwise."""
+        first: dict[str, int] = {}
+        for number, name in enumerate(self.class_names):
+            if first.setdefault(name, number) != number:
+                return f"classes {first[name]} and {number} are both called {name!r}; they count as two, rename one"
+        return ""
+
 
 def shipped_names() -> tuple[str, ...]:
     """Names that `load_dataset` knows without a file."""
@@ -215,6 +223,8 @@ def _listed_names(yaml: YamlFile, names: Any) -> tuple[str, ...]:
         for key in names:
             if type(key) is not int:
                 raise ValueError(f"{yaml.where('names', key)}: names: {key!r:.60} is no class index; count 0, 1, 2 ...")
+            if key < 0:
+                raise ValueError(f"{yaml.where('names', key)}: names: class {key} is negative; classes count from 0")
         keys = sorted(names)
     else:
         raise ValueError(f"{yaml.where('names')}: names must be a list or `index: name` lines, found {names!r:.60}")

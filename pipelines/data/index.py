@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.data.coco_json import is_coco_file
 from pipelines.data.images import ImageFormat, ImageKind
 from pipelines.data.index_cache import cached_scan
 from pipelines.data.labels import LabelRows
-from pipelines.data.listing import list_images
+from pipelines.data.listing import label_path, list_images
 from pipelines.data.problems import Problem, count, printable
 from pipelines.data.scan import ScannedImage, scan
 
@@ -54,6 +55,21 @@ class ImageIndex:
     def num_boxes(self) -> int:
         """Label rows of all images together."""
         return sum(map(len, self.labels))
+
+    def without_labels(self, sources: Sequence[Path]) -> str:
+        """One sentence if no image of the split has a label, and where labels were looked for; "" otherwise.
+
+        Args:
+            sources: those of the split.
+        """
+        if self.num_boxes or not len(self):
+            return ""
+        if all(map(is_coco_file, sources)):
+            return f"not one of {len(self)} images has a label; see the annotations of {printable(sources[0])}"
+        return (
+            f"not one of {len(self)} images has a label; the first was looked for at "
+            f"{printable(label_path(self.paths[0]))}: a folder `labels` stands beside `images`, with the same names"
+        )
 
     @property
     def num_background(self) -> int:
@@ -126,7 +142,7 @@ def scan_images(
     progress: str | None = None,
 ) -> ImageIndex:
     """The index as it is, empty or with classes out of range; arguments as for `index_images`, which refuses that."""
-    listing = list_images(sources, class_names)
+    listing = list_images(sources, class_names, progress=progress)
     num_classes = None if single_class else len(listing.class_names)
 
     def scan_now() -> list[ScannedImage]:

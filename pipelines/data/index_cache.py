@@ -20,7 +20,7 @@ from pipelines.data.listing import Listing
 from pipelines.data.problems import Problem, printable
 from pipelines.data.scan import ScannedImage
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MAX_FILES = 64
 """The oldest cache files beyond these are removed."""
 

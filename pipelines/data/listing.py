@@ -8,6 +8,7 @@ from pathlib import Path
 from pipelines.data.coco_json import CocoImage, is_coco_file, read_coco
 from pipelines.data.problems import Problem, printable
 from pipelines.data.regular_file import NotReadableError, read_regular
+from pipelines.data.walk import walk_files
 
 IMAGE_ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
 UNSUPPORTED_ENDINGS = frozenset(
@@ -50,6 +51,11 @@ class _Collected:
     files: list[Path] = field(default_factory=list)
     label_folders: dict[Path, None] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    progress: str | None = None
+
+    def walk(self, folder: Path) -> Iterator[Path]:
+        """All files below a folder; what cannot be read is noted."""
+        return walk_files(folder, self.problems, progress=self.progress)
 
 
 def label_path(image: Path) -> Path:
@@ -58,14 +64,18 @@ def label_path(image: Path) -> Path:
     return Path(f"{before}/labels/{after}") if found else image.with_suffix(".txt")
 
 
-def list_images(sources: Sequence[Path], class_names: Sequence[str]) -> Listing:
+def list_images(sources: Sequence[Path], class_names: Sequence[str], *, progress: str | None = None) -> Listing:
     """Finds the images of all sources.
 
+    Args:
+        sources: folders, lists, COCO json files, single images.
+        class_names: of the data set.
+        progress: what is read for, for the bar that counts the files of folders; None shows none.
     Raises:
         ValueError: a source is none, or a COCO json is broken.
         OSError: a source cannot be read.
     """
-    found = _Collected(names=tuple(class_names))
+    found = _Collected(names=tuple(class_names), progress=progress)
     for source in sources:
         if source.is_dir():
             _add_folder(source, found)
@@ -87,26 +97,8 @@ def _item(image: Path) -> Item:
     return Item(image, label_path(image))
 
 
-def walk_files(folder: Path, problems: list[Problem]) -> Iterator[Path]:
-    """All files below, through links to folders as well; a folder is entered once, whatever loops links make."""
-    entered = set()
-
-    def note(error: OSError) -> None:
-        text = f"folder cannot be read: {error.strerror}; left out"
-        problems.append(Problem(Path(error.filename), None, "error", text, "source"))
-
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=note):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders.sort()
-        yield from (Path(parent, name) for name in files)
-
-
 def _add_folder(folder: Path, found: _Collected) -> None:
-    for file in walk_files(folder, found.problems):
+    for file in found.walk(folder):
         ending = file.suffix.lower()
         if ending in IMAGE_ENDINGS:
             found.items.append(_item(file))
@@ -176,6 +168,6 @@ def _orphans(found: _Collected, items: Sequence[Item]) -> Iterator[Problem]:
     for folder in found.label_folders:
         if not folder.is_dir():
             continue
-        for file in sorted(walk_files(folder, found.problems)):
+        for file in sorted(found.walk(folder)):
             if file.suffix == ".txt" and file not in known and file.name != "classes.txt":
                 yield Problem(file, None, "warning", "labels without an image; not used", "label-orphan")

@@ -17,6 +17,7 @@ Code = Literal[
     "row-dropped",
     "class-range",
     "class-empty",
+    "class-repeated",
     "row-repeated",
     "label-orphan",
     "label-shared",

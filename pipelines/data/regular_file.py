@@ -27,3 +27,13 @@ def read_regular(path: Path, *, max_bytes: int) -> bytes:
             return file.read()
     finally:
         os.close(descriptor)
+
+
+def broken_link(file: Path) -> Path | None:
+    """Of a file that is not there: the link to nothing that takes its place or that of a folder above it, if any."""
+    for path in (file, *file.parents):
+        if os.path.islink(path):
+            return path
+        if os.path.lexists(path):
+            return None
+    return None

@@ -12,8 +12,8 @@ from pipelines.data.coco_json import CocoImage
 from pipelines.data.images import ImageFacts, UnusableImageError, inspect_image, inspecting
 from pipelines.data.labels import MAX_FILE_BYTES, LabelRows, no_labels, parse_labels
 from pipelines.data.listing import Item
-from pipelines.data.problems import Problem
-from pipelines.data.regular_file import NotReadableError, read_regular
+from pipelines.data.problems import Problem, printable
+from pipelines.data.regular_file import NotReadableError, broken_link, read_regular
 
 _CHUNK = 16
 
@@ -89,7 +89,8 @@ def _read_labels(file: Path, num_classes: int | None) -> LabelRows:
     try:
         content = read_regular(file, max_bytes=MAX_FILE_BYTES)
     except FileNotFoundError:
-        return no_labels()
+        broken = broken_link(file)
+        return _unreadable(file, f"{printable(broken)} is a link to nothing") if broken else no_labels()
     except OSError as error:
         return _unreadable(file, error.strerror or str(error))
     except NotReadableError as error:

@@ -4,10 +4,10 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipelines.augmentation.rendering import TileRender
-from pipelines.data.images import decode_rgb, read_image_file
+from pipelines.data.images import UnusableImageError, decode_rgb, read_image_file
 from pipelines.data.index import ImageFormat, ImageIndex
 from pipelines.data.problems import printable
 from pipelines.pixels.backend import Backend
@@ -36,6 +36,8 @@ def decode_on_host(path: Path) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its text is the address of an object
+        return "not an image"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -61,10 +63,11 @@ class ImageBytes:
         if self._on_host[number]:
             return as_ppm(decode_on_host(path))
         try:
-            return np.fromfile(path, np.uint8)
-        except OSError as error:
+            return np.frombuffer(read_image_file(path), np.uint8)
+        except UnusableImageError as error:
+            reason = str(error).removeprefix("cannot be read: ")
             raise OSError(
-                f"{path}: cannot be read any more ({error.strerror}); was it moved during the run?"
+                f"{printable(path)}: cannot be read any more ({reason}); was it moved or changed during the run?"
             ) from error
 
     def tile(self, tile: TileRender) -> np.ndarray:

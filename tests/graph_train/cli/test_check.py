@@ -1,6 +1,8 @@
 """`graph-check`: the report by hand on a small data set, exit codes, and that it writes nothing where it must not."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -153,3 +155,68 @@ def test_real_data(bccd: Path, tmp_path: Path) -> None:
     assert found["splits"]["train"]["boxes_per_class"] == {"RBC": 2381, "WBC": 214, "Platelets": 209}
     assert found["splits"]["train"]["anchors"]["best_possible_recall"] > 0.99
     assert contents(bccd.parent) == before
+
+
+def test_a_training_split_without_a_single_label_is_an_error(data: Path, tmp_path: Path) -> None:
+    for file in (data.parent / "labels" / "train").iterdir():
+        file.unlink()
+    code, found = report(data, tmp_path)
+    assert code == 1 and found["errors"] == 1
+    errors = [problem["text"] for problem in found["problems"] if problem["severity"] == "error"]
+    assert errors[0].startswith("train: not one of 2 images has a label")
+
+
+def test_results_never_take_the_place_of_data_or_of_one_another(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(data.parent)
+    before = contents(data.parent)
+    assert main(["--data", "data.yaml", "--json", "data.yaml"]) == 2
+    assert "a file of the data set, which would be lost" in capsys.readouterr().err
+    assert main(["--data", "data.yaml", "--json", "../a", "--problems", "../a"]) == 2
+    assert "one would be lost" in capsys.readouterr().err
+    assert contents(data.parent) == before and not Path("../a").exists()
+    monkeypatch.chdir("images/train")
+    assert main(["--data", str(data)]) == 0  # nothing is written, so nowhere is the wrong place
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("", None),
+        ("nowhere/a.json", "there is no folder"),
+        ("folder", "a folder; give the name of a file in it"),
+        ("socket", "a disk or socket"),
+    ],
+)
+@pytest.mark.parametrize("what", ["data", "env"])
+def test_results_that_cannot_be_written_are_refused_before_the_work(
+    data: Path, what: str, place: str, said: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path = data.parents[1]
+    (tmp_path / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "socket"))
+    subject = ["env"] if what == "env" else ["--data", str(data)]
+    code = main([*subject, "--json", str(tmp_path / place) if place else ""])
+    printed = capsys.readouterr()
+    if said is None:
+        assert code == 0
+    else:
+        assert code == 2 and said in printed.err and not printed.out
+
+
+def test_a_report_goes_into_a_pipe_that_stays_one(data: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert main(["--data", str(data), "--json", str(pipe)]) == 0
+    assert json.loads(os.read(reader, 1 << 16))["class_names"] == ["cat", "dog"]
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_two_classes_of_one_name_are_a_warning(data: Path, tmp_path: Path) -> None:
+    data.write_text(data.read_text().replace("[cat, dog]", "[cat, cat]"))
+    code, found = report(data, tmp_path)
+    assert code == 0 and [p["code"] for p in found["problems"]].count("class-repeated") == 1

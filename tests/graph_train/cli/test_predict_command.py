@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -417,3 +418,28 @@ def test_user_errors_are_one_line(
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("graph-predict: ")
         assert word in error
+
+
+def test_results_never_take_the_place_of_what_they_are_made_from(
+    photos: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "set"
+    (root / "labels").mkdir(parents=True)
+    shutil.copytree(photos, root / "images")
+    for image in (root / "images").rglob("*.*"):
+        (root / "labels" / f"{image.stem}.txt").write_text("0 .5 .5 .1 .1\n")
+    before = {file: file.read_bytes() for file in root.rglob("*.*")}
+    common = ["--weights", str(weights), "--source", str(root / "images"), "--imgsz", "64", "--exist-ok"]
+    for flags in (["--name", "set/images"], ["--name", "set", "--nosave", "--save-txt"]):
+        assert main([*common, "--project", str(tmp_path), *flags]) == 2
+        assert "would take the place of an image or label" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in before} == before
+
+
+@pytest.mark.parametrize(("entry", "said"), [("", "--source: name images"), ("pipe.txt", "not a regular file")])
+def test_sources_that_are_nothing_to_read(
+    tmp_path: Path, entry: str, said: str, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert main(["--weights", str(weights), "--source", str(tmp_path / entry) if entry else ""]) == 2
+    assert said in capsys.readouterr().err

@@ -228,3 +228,16 @@ def test_user_errors_are_one_line(
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("graph-val: ")
         assert word in error
+
+
+def test_label_files_of_the_data_set_are_not_replaced(weights: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True)
+    Image.new("RGB", (96, 64)).save(root / "images" / "p.jpg")
+    (root / "labels" / "p.txt").write_text("0 .5 .5 .2 .2\n")
+    (root / "data.yaml").write_text("train: images\nval: images\nnames: [circle, square]\n")
+    flags = {"data": str(root / "data.yaml"), "weights": (str(weights),), "imgsz": 64, "noplots": True}
+    with pytest.raises(ValueError, match=r"p\.txt: a result would take the place of an image or label"):
+        evaluate(val_options(**flags, project=str(tmp_path), name="set", exist_ok=True, save_txt=True))
+    assert (root / "labels" / "p.txt").read_text() == "0 .5 .5 .2 .2\n"

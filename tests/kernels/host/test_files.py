@@ -1,13 +1,15 @@
 """Files are replaced as a whole: generations, errors, leftovers, access rights."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kernels.host.files import remove_leftovers, replacing, write_atomically
+from kernels.host.files import followed, is_stream, remove_leftovers, replacing, write_atomically
 from tests.file_limit import file_limit
 
 
@@ -21,8 +23,16 @@ def test_generations_move_on(tmp_path: Path) -> None:
         with replacing(path, keep=3) as temporary:
             temporary.write_text(text)
     assert texts(tmp_path) == {"a.txt": "5", "a.1.txt": "4", "a.2.txt": "3"}
-    write_atomically(path, "6")  # keeps nothing, so nothing that is older than what it replaced may stay
+    with replacing(path, keep=1) as temporary:  # nothing that is older than what it replaced may stay
+        temporary.write_text("6")
     assert texts(tmp_path) == {"a.txt": "6"}
+
+
+def test_a_file_without_generations_leaves_those_of_the_user_alone(tmp_path: Path) -> None:
+    for name in ("report.json", "report.1.json"):
+        (tmp_path / name).write_text("mine")
+    write_atomically(tmp_path / "report.json", "new")
+    assert texts(tmp_path) == {"report.json": "new", "report.1.json": "mine"}
 
 
 def test_an_error_keeps_all_generations_and_names_the_file(tmp_path: Path) -> None:
@@ -40,11 +50,12 @@ def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
     context = replacing(tmp_path / "last.safetensors")
     temporary = context.__enter__()
     temporary.write_bytes(b"half")
-    for name in (".lock", "notes.tmp", "last.safetensors"):
+    for name in (".lock", "notes.tmp", ".draft.tmp", ".a.tmp.json", "last.safetensors"):
         (tmp_path / name).touch()
     assert remove_leftovers(tmp_path) == 1
     assert not temporary.exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "last.safetensors", "notes.tmp"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".a.tmp.json", ".draft.tmp", ".lock", "last.safetensors", "notes.tmp"]
 
 
 # --- resuming ------------------------------------------------------------------------------------------------------
@@ -82,3 +93,62 @@ def test_content_is_on_the_disk_before_the_file_has_its_name(
     with replacing(tmp_path / "a.txt", lasting=lasting) as temporary:
         temporary.write_text("1")
     assert done == expected
+
+
+def test_a_long_name_is_no_hindrance(tmp_path: Path) -> None:
+    path = tmp_path / ("\N{GRINNING FACE}" * 62 + ".json")
+    write_atomically(path, "{}")
+    assert texts(tmp_path) == {path.name: "{}"}
+
+
+# --- what is no file ------------------------------------------------------------------------------------------------
+
+
+def test_a_pipe_is_written_into_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="nobody reads") as error:
+        write_atomically(pipe, "{}")
+    assert error.value.filename == str(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    (tmp_path / "link").symlink_to(pipe)
+    for name in ("pipe.json", "link"):
+        write_atomically(tmp_path / name, "{}")
+        assert os.read(reader, 10) == b"{}"
+    os.close(reader)
+    assert pipe.is_fifo() and (tmp_path / "link").is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_device_is_written_into_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/null")  # a link of our own: the device itself is the machine's
+    write_atomically(tmp_path / "link", "{}")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "link").is_char_device()
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "full", "{}")
+    assert (tmp_path / "full").is_char_device()
+
+
+def test_stdout_is_a_place_to_write_to(tmp_path: Path) -> None:
+    """The shell's file goes on where it was, and is the same file."""
+    stdout, out = tmp_path / "stdout", tmp_path / "out.txt"
+    stdout.symlink_to("/proc/self/fd/1")  # as /dev/stdout is, which belongs to the machine
+    code = (
+        "from pathlib import Path\nfrom kernels.host.files import write_atomically\n"
+        f"print('before')\nwrite_atomically(Path({str(stdout)!r}), 'content\\n')\nprint('after')"
+    )
+    with out.open("w") as file:
+        number = os.fstat(file.fileno()).st_ino
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+    assert out.read_text() == "before\ncontent\nafter\n" and out.stat().st_ino == number
+    assert stdout.is_symlink()
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert piped.stdout == "before\ncontent\nafter\n"
+
+
+def test_links_lead_to_the_file_that_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert followed(tmp_path / "link") == tmp_path / "file" and not is_stream(tmp_path / "link")
+    (tmp_path / "loop").symlink_to("loop")
+    assert not is_stream(tmp_path / "loop")
+    assert is_stream(Path("/dev/stdout")) and followed(Path("/dev/stdout")) == Path("/dev/stdout")

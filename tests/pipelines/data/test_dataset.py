@@ -75,6 +75,7 @@ def test_class_names(folder: Path, names: str, expected: tuple[str, ...]) -> Non
         ("train: images/train\nval: images/val\nnc: two", ":3:5", "nc must be"),
         ("train: images/train\nval: images/val\nnames: {0: a, 2: b}", ":3:8", "names has no class 1"),
         ("train: images/train\nval: images/val\nnames: {1: a, 2: b}", ":3:8", "names has no class 0"),
+        ("train: images/train\nval: images/val\nnames: {-1: a, 0: b, 1: c}", ":3:13", "class -1 is negative"),
         ("train: images/train\nval: images/val\nnames: {a: 0}", ":3:12", "'a' is no class index"),
         ("train: images/train\nval: images/val\nnames: []", ":3:8", "0 class names"),
         ("train: images/train\nval: images/val\nnames: [a, [b]]", ":3:12", "class 1 needs a printable name"),

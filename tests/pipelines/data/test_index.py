@@ -272,3 +272,31 @@ def test_real_data(bccd: Path, tmp_path: Path) -> None:
     assert len(train) == 205 and train.num_boxes == 2804 and train.problems == ()
     assert (train.sizes == [640, 480]).all()
     np.testing.assert_array_equal(train.labels[0][0], np.array([1, 0.276562, 0.828125, 0.340625, 0.34375], np.float32))
+
+
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_a_link_to_nothing_is_an_unreadable_label_and_no_background(tmp_path: Path, which: str) -> None:
+    add_image(tmp_path, "a.jpg", BOX)
+    kept = add_image(tmp_path, "sub/b.jpg", BOX)
+    gone = tmp_path / "labels" / "sub" / "b.txt" if which == "file" else tmp_path / "labels" / "sub"
+    moved = gone.rename(tmp_path / "moved")
+    found = index(tmp_path / "images", cache=tmp_path / "cache")
+    assert kept in found.paths  # without a label it is background
+    gone.symlink_to(tmp_path / "nowhere")
+    found = index(tmp_path / "images", cache=tmp_path / "cache")
+    assert kept not in found.paths and codes(found) == ["label-unusable"]
+    assert f"{gone} is a link to nothing" in found.problems[0].text
+    gone.unlink()
+    gone.symlink_to(moved)
+    assert kept in index(tmp_path / "images", cache=tmp_path / "cache").paths
+
+
+def test_images_without_a_single_label_are_told_with_the_place_where_it_was_looked_for(tmp_path: Path) -> None:
+    image = add_image(tmp_path, "a.jpg")
+    found = index(tmp_path / "images", cache=tmp_path / "cache")
+    assert str(label_path(image)) in found.without_labels([tmp_path / "images"])
+    json_file = tmp_path / "instances.json"
+    assert str(json_file) in found.without_labels([json_file])
+    add_image(tmp_path, "b.jpg", BOX)
+    found = index(tmp_path / "images", cache=tmp_path / "cache")
+    assert found.without_labels([tmp_path / "images"]) == ""

@@ -49,3 +49,8 @@ def test_whatever_pillow_raises_explains_the_failure(index: ImageIndex) -> None:
     said = ImageBytes(index).explain_failure([0, 1, 0])
     assert said.startswith(f"{index.paths[0]} (Image size")
     assert "001.jpg" not in said and "\n" not in said
+
+
+def test_garbage_is_called_no_image(index: ImageIndex) -> None:
+    index.paths[0].write_bytes(b"garbage")
+    assert ImageBytes(index).explain_failure([0, 1]) == f"{index.paths[0]} (not an image)"

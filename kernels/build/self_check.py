@@ -1,0 +1,112 @@
+"""Whether what the plugin changes in OneFlow works, tried once for each library that was compiled here.
+
+The plugin puts functions of its own in places that OneFlow keeps to itself: the list of kernels of each op, and the
+planner of a graph's memory. Another build of OneFlow could differ there without a word. So a process of its own, which
+may crash, runs an op before and after the plugin is loaded, and a small graph; the finding is kept beside the library.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from kernels.host.files import write_atomically
+
+GOOD = "good"
+FINDING_NAME = "self-check"
+_TIMEOUT_SECONDS = 120
+_PROGRAM = "from kernels.build.self_check import main; import sys; main(sys.argv[1])"
+
+
+def finding(library: Path) -> str:
+    """`GOOD`, or one line on what the plugin does wrong with this OneFlow; takes seconds the first time.
+
+    A library in a folder of somebody else's, such as that of a wheel, was tried by whoever built it.
+    """
+    note = library.with_name(FINDING_NAME)
+    if not note.exists():
+        if not os.access(library.parent, os.W_OK) or library.parent.stat().st_uid != os.geteuid():
+            return GOOD
+        try:
+            write_atomically(note, _tried(library))
+        except OSError:
+            return _tried(library)
+    return note.read_text(encoding="utf-8").strip() or GOOD
+
+
+def _tried(library: Path) -> str:
+    """What a process of its own finds."""
+    package = str(Path(__file__).resolve().parents[2])
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_A_JOB}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROGRAM, str(library)],
+            env={**environment, "PYTHONPATH": package},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_TIMEOUT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"a small graph has not ended after {_TIMEOUT_SECONDS} s"
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return f"a small graph ended with code {done.returncode}: {last:.200}"
+    return done.stdout.strip().splitlines()[-1]
+
+
+_OF_A_JOB = frozenset({"MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE"})
+"""The check is no rank of the job that starts it."""
+
+
+def main(library: str) -> None:
+    """Prints the finding; runs in the process of its own."""
+    from kernels.runtime import flow
+
+    values = flow.tensor([[-3.0, -0.5, 0.0, 0.25, 2.0, 7.0]] * 64)
+    before = flow.nn.functional.silu(values).numpy()  # OneFlow has chosen its kernel now
+    from kernels import plugin
+
+    try:
+        plugin._process.library = plugin._load(Path(library))
+    except (ValueError, OSError) as error:
+        print(f"{' '.join(str(error).split()):.200}")
+        return
+    after = flow.nn.functional.silu(values).numpy()
+    if abs(after - before).max() > 1e-5:
+        print("an op that ran before the plugin was loaded is wrong after it")
+    else:
+        print(_graph_finding(values))
+
+
+def _graph_finding(values: object) -> str:
+    from kernels.framework import dispatch
+    from kernels.framework.graph_memory import compile_graph, last_memory_plan
+    from kernels.runtime import Tensor, flow
+
+    def doubled(x: Tensor) -> Tensor:
+        return dispatch.call(dispatch.op_of("graph_train_double", "in"), (x,))
+
+    class Chain(flow.nn.Graph):
+        def build(self, x: Tensor) -> Tensor:
+            for _ in range(4):
+                x = doubled(flow.nn.functional.silu(x))
+            return x
+
+    graph, expected = Chain(), values
+    for _ in range(4):
+        expected = doubled(flow.nn.functional.silu(expected))
+    compile_graph(graph, values)
+    for _ in range(2):
+        if abs(graph(values).numpy() - expected.numpy()).max() > 1e-5:  # type: ignore[attr-defined]
+            return "a small graph computes something else than its ops one by one"
+    plan = last_memory_plan()
+    if not plan.peak <= plan.shared < plan.separate:
+        return SHARES_NOTHING
+    return GOOD
+
+
+SHARES_NOTHING = (
+    "tensors of a graph do not share memory with this build of OneFlow; graphs take about three times as much"
+)
+"""Results are right, so the plugin is used all the same."""

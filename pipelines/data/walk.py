@@ -1,0 +1,114 @@
+"""Walks through folders that somebody named by mistake, too: loops, file systems of the kernel, millions of files."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipelines.data.problems import Problem, printable
+
+_log = logging.getLogger("graph_train")
+_REMIND_SECONDS = 30.0
+"""Where no bar is shown, a long walk says this often where it has come to."""
+_BAR_AFTER_SECONDS = 1.0
+"""A bar is for walks that somebody may wonder about."""
+_OF_THE_KERNEL = frozenset(
+    {
+        "bpf",
+        "cgroup",
+        "cgroup2",
+        "configfs",
+        "debugfs",
+        "devpts",
+        "mqueue",
+        "proc",
+        "pstore",
+        "securityfs",
+        "sysfs",
+        "tracefs",
+    }
+)
+"""File systems that hold no files of anybody's."""
+
+
+def walk_files(folder: Path, problems: list[Problem], *, progress: str | None = None) -> Iterator[Path]:
+    """All files below, through links to folders as well; a folder is entered once, whatever loops links make.
+
+    Args:
+        folder: where to begin.
+        problems: folders that cannot be read are added.
+        progress: what the bar is called; None shows none.
+    Raises:
+        ValueError: `folder` is a file system of the kernel; below it such ones are passed over.
+    """
+    entered, kernel = set(), _kernel_devices()
+    if (kind := kernel.get(os.stat(folder).st_dev)) is not None:
+        raise ValueError(f"{printable(folder)}: a file system of the kernel ({kind}); name a folder of images")
+
+    def note(error: OSError) -> None:
+        text = f"folder cannot be read: {error.strerror}; left out"
+        problems.append(Problem(Path(error.filename), None, "error", text, "source"))
+
+    with _Counter(folder, progress) as counter:
+        for parent, folders, files in os.walk(folder, followlinks=True, onerror=note):
+            status = _status(parent)
+            if status is None or status.st_dev in kernel or (status.st_dev, status.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders.sort()
+            counter.add(parent, len(files))
+            yield from (Path(parent, name) for name in files)
+
+
+def _status(folder: str) -> os.stat_result | None:
+    """None for a folder that has gone meanwhile."""
+    try:
+        return os.stat(folder)
+    except OSError:
+        return None
+
+
+def _kernel_devices() -> dict[int, str]:
+    """Device number and kind of each mounted file system of the kernel."""
+    found = {}
+    with suppress(OSError, ValueError), open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            place, _, source = line.partition(" - ")
+            kind = source.split(" ", 1)[0]
+            if kind in _OF_THE_KERNEL:
+                major, minor = place.split(" ")[2].split(":")
+                found[os.makedev(int(major), int(minor))] = kind
+    return found
+
+
+class _Counter:
+    """Shows how many files were found: a bar on a terminal, else a line from time to time."""
+
+    def __init__(self, folder: Path, progress: str | None) -> None:
+        self._folder, self._files, self._shown = folder, 0, progress is not None
+        self._next = time.monotonic() + _REMIND_SECONDS
+        self._bar = tqdm(
+            desc=f"{progress}: reading {printable(folder)}", unit=" files", disable=progress is None or None,
+            delay=_BAR_AFTER_SECONDS, leave=False,
+        )  # fmt: skip
+
+    def __enter__(self) -> "_Counter":
+        return self
+
+    def add(self, parent: str, files: int) -> None:
+        """Counts the files of a folder."""
+        self._files += files
+        self._bar.update(files)
+        if self._shown and self._bar.disable and time.monotonic() >= self._next:
+            self._next = time.monotonic() + _REMIND_SECONDS
+            _log.warning(
+                "%s: still reading, %d files so far, now in %s", printable(self._folder), self._files, printable(parent)
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

@@ -1,0 +1,69 @@
+"""A command's last words where the system itself gives too little."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graph_train.host.failures import INTERNAL_ERROR, USER_ERROR
+from graph_train.host.run_command import run_command
+
+COMMANDS = ("graph_train", "graph_train.cli.val", "graph_train.cli.predict", "graph_train.cli.export")
+
+
+@pytest.mark.parametrize("module", [*COMMANDS, "graph_train.cli.check"])
+def test_a_deleted_current_folder_is_called_that(tmp_path: Path, module: str) -> None:
+    (tmp_path / "gone").mkdir()
+    code = (
+        f"import os, sys, runpy\nos.chdir({str(tmp_path / 'gone')!r})\nos.rmdir({str(tmp_path / 'gone')!r})\n"
+        f"sys.argv[1:] = {FLAGS[module]!r}\nrunpy.run_module({module!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
+                          env={**os.environ, "PYTHONPATH": str(Path.cwd())})  # fmt: skip
+    assert done.returncode == USER_ERROR
+    assert "the current folder has been deleted" in done.stderr.splitlines()[-1]
+
+
+FLAGS = {
+    "graph_train": ["--data", "shapes"],
+    "graph_train.cli.val": ["--data", "shapes", "--weights", "a.pt"],
+    "graph_train.cli.predict": ["--weights", "a.pt", "--source", "b.jpg"],
+    "graph_train.cli.export": ["--weights", "a.pt"],
+    "graph_train.cli.check": ["--data", "shapes"],
+}
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.parametrize("limit", [10**9, 4_600_000_000])
+def test_too_few_addresses_are_told_before_libraries_fail_in_ways_of_their_own(module: str, limit: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *FLAGS[module]], capture_output=True, text=True, check=False, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == USER_ERROR
+    last = done.stderr.splitlines()[-1]
+    assert f"`ulimit -v` allows {limit / 1e9:.1f} GB of addresses: raise it" in last and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "lack"),
+    [
+        (MemoryError("Unable to allocate 7 EiB"), True),
+        (RuntimeError("can't start new thread"), True),
+        (ImportError("libdali.so: failed to map segment from shared object"), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (RuntimeError("something else"), False),
+    ],
+)
+def test_a_lack_of_memory_is_no_defect_of_the_program(
+    error: Exception, lack: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raise error
+
+    code, said = run_command("x", fails, debug=False), capsys.readouterr().err
+    assert code == (USER_ERROR if lack else INTERNAL_ERROR)
+    assert ("the system gives no more memory or threads" in said) == lack and ("internal error" in said) != lack

@@ -1,0 +1,35 @@
+"""The terminal: text that its encoding lacks."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graph_train.host.terminal import SteadyStream
+from tests.pipelines.data_sets import add_image, write_yaml
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_the_encoding_lacks_is_escaped(encoding: str) -> None:
+    raw = io.BytesIO()
+    stream = SteadyStream(io.TextIOWrapper(raw, encoding=encoding))
+    text = "grün → \udce9\n"
+    assert stream.write(text) == len(text)
+    stream.flush()
+    assert raw.getvalue() == text.encode(encoding, "backslashreplace")
+
+
+@pytest.mark.parametrize("setting", ["ascii", "ascii:strict"])
+def test_a_report_reaches_a_terminal_without_umlauts(tmp_path: Path, setting: str) -> None:
+    add_image(tmp_path, "grün.png", "0 .5 .5 .2 .4\n")
+    data = write_yaml(tmp_path, "train: images\nval: images\nnames: [käfer]\n")
+    command = [sys.executable, "-m", "graph_train.cli.check", "--data", str(data)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONIOENCODING": setting}
+    )
+    assert done.returncode == 0, done.stderr
+    assert r"k\xe4fer 1" in done.stdout and r"gr\xfcn.png" in done.stdout
+    assert "codec" not in done.stderr and "Traceback" not in done.stderr

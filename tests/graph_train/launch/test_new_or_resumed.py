@@ -1,0 +1,61 @@
+"""A run that is resumed: on a data set that is not the same any more."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from graph_train.hooks.callbacks import Callbacks, TrainingHooks
+from graph_train.launch.train import train
+from graph_train.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from graph_train.runs.run_folder import LAST
+from tests.graph_train.lab import Lab, Trial
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+@pytest.fixture
+def begun(lab: Lab) -> Trial:
+    """A run that was stopped in its first epoch."""
+    return lab.train(epochs=2, stop_after=1)
+
+
+def test_another_number_of_classes_is_told_as_such(lab: Lab, begun: Trial) -> None:
+    content = yaml.safe_load(lab.data.read_text())
+    lab.data.write_text(yaml.safe_dump({**content, "names": [*content["names"], "yellow"]}))
+    with pytest.raises(ValueError, match=r"names 4 classes, the run was begun with 3.*--weights"):
+        lab.train_as_given(resume=begun.folder)
+
+
+def test_a_place_behind_the_end_of_an_epoch_is_refused(lab: Lab, begun: Trial) -> None:
+    path = begun.folder / "weights" / LAST
+    sound = load_checkpoint(path)
+    header = {**sound.header, "cursor": {**sound.header["cursor"], "next_batch": 10**15}}
+    save_checkpoint(path, Checkpoint(sound.arrays, header))
+    with pytest.raises(ValueError, match=f"batch {10**15} of an epoch of 2"):
+        lab.train_as_given(resume=begun.folder)
+
+
+def test_an_epoch_that_has_shrunk_ends_where_it_is(lab: Lab) -> None:
+    begun = lab.train(epochs=1, batch_size=2, stop_after=3)
+    for number in range(4):
+        (lab.data.parent / "images" / "train" / f"{number}.jpg").unlink()
+    whole = lab.train_as_given(resume=begun.folder)
+    assert "The data set is not the one of the checkpoint" in whole.log
+    assert len(whole.rows) == 1 and whole.heard.shapes == []
+
+
+def test_an_image_that_goes_while_training_is_no_reason_to_start_over(lab: Lab) -> None:
+    class Remover(TrainingHooks):
+        def on_train_epoch_end(self, epoch: int) -> None:
+            (lab.data.parent / "images" / "train" / "3.jpg").unlink(missing_ok=True)
+
+    callbacks = Callbacks()
+    callbacks.add(Remover())
+    flags = lab.flags(project=lab.root / "runs", name="gone", epochs=3)
+    with pytest.raises(OSError, match=rf"3\.jpg: cannot be read any more.*graph-train --resume {lab.root}/runs/gone"):
+        train(callbacks=callbacks, **flags)
+    assert len(lab.train_as_given(resume=lab.root / "runs" / "gone").rows) == 3

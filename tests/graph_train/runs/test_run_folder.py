@@ -1,0 +1,66 @@
+"""The folder of a run: what lies in it under the names of a run's own files, and what is advised."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from graph_train.runs.run_folder import LOCK, LOG_FILE, RunFolder
+
+
+def opened(path: Path, *, resumed: bool = False) -> None:
+    folder = RunFolder(path, resumed=resumed)
+    try:
+        folder.open_log()
+    finally:
+        folder.close()
+
+
+@pytest.mark.parametrize("name", [LOCK, LOG_FILE])
+@pytest.mark.parametrize("resumed", [True, False])
+def test_links_out_of_the_folder_are_not_followed(tmp_path: Path, name: str, resumed: bool) -> None:
+    foreign, run = tmp_path / "foreign.txt", tmp_path / "run"
+    foreign.write_text("123456")
+    run.mkdir()
+    (run / name).symlink_to(foreign)
+    with pytest.raises(ValueError, match=f"{run / name}: a link") as error:
+        opened(run, resumed=resumed)
+    assert ("--name" in str(error.value)) != resumed  # which --resume refuses
+    assert foreign.read_text() == "123456"
+    (run / name).unlink()
+    opened(run, resumed=resumed)
+    opened(run, resumed=resumed)
+
+
+@pytest.mark.parametrize("name", [LOCK, LOG_FILE])
+def test_pipes_in_place_of_its_files_are_refused(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match="no regular file"):
+        opened(tmp_path)
+
+
+def test_a_lock_with_other_content_is_somebody_elses_file(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text("npm lock")
+    with pytest.raises(ValueError, match="not the lock of a run"):
+        opened(tmp_path)
+    assert (tmp_path / LOCK).read_text() == "npm lock"
+
+
+def test_names_without_an_encoding_can_be_logged(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open_log()
+    try:
+        from graph_train.runs.run_folder import LOG
+
+        LOG.info("%s", os.fsdecode(b"caf\xe9.jpg"))
+    finally:
+        folder.close()
+    assert r"caf\udce9.jpg" in (tmp_path / LOG_FILE).read_text()
+
+
+def test_advice_for_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="choose another --project or --name"):
+        opened(tmp_path / "file")
+    with pytest.raises(OSError, match="make it writable, or copy it and resume the copy"):
+        opened(tmp_path / "file", resumed=True)

@@ -1,0 +1,76 @@
+"""The header of a checkpoint: no value is believed because its file has the right checksum."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from graph_train.engine.state import Counters
+from graph_train.runs.cursor import Cursor
+from graph_train.runs.results_csv import EpochRow
+from graph_train.runs.saved_header import read_header
+
+ROWS = tuple(
+    EpochRow(epoch, (0.1, float("nan"), 1e-9), (0.0, 0.0, 0.1, 0.05), (1.0, 2.0, 3.0), (0.1, 1e-5, 0.0)).line()
+    for epoch in range(2)
+)
+
+
+def header(part: str = "", **changed: Any) -> dict[str, Any]:
+    """The header of a sound checkpoint in its third epoch of five, with entries of a part of it changed."""
+    values: dict[str, Any] = {
+        "options": {"epochs": 5},
+        "hyp": {},
+        "config": {"nc": 2},
+        "anchors_px": [[[10, 13], [16, 30]]],
+        "cursor": asdict(Cursor(epoch=2, next_batch=7, losses=6, maps=[0.1, 0.0], best_fitness=0.4)),
+        "counters": asdict(Counters(updates=9, skipped=2, loss_scale=65536.0, good_updates=4, accumulated=3)),
+        "early_stopping": {"best_fitness": 0.4, "best_epoch": 1},
+        "results": list(ROWS),
+        "data": "abc",
+        "class_names": ["cat", "dog"],
+    }
+    return {**values, part: {**values[part], **changed}} if part else {**values, **changed}
+
+
+def test_a_sound_header_is_read() -> None:
+    found = read_header(header())
+    assert (found.cursor.epoch, found.cursor.next_batch, found.counters.loss_scale) == (2, 7, 65536.0)
+    assert found.results == ROWS and found.class_names == ("cat", "dog")
+    fresh = read_header(header(cursor=asdict(Cursor()), counters=asdict(Counters()), results=[],
+                               early_stopping={"best_fitness": 0.0, "best_epoch": 0}))  # fmt: skip
+    assert fresh.cursor == Cursor()
+
+
+CASES: tuple[tuple[str, Mapping[str, Any], str], ...] = (
+    ("cursor", {"epoch": 2**52}, f"epoch {2**52} of a run of 5"),
+    ("cursor", {"epoch": 6}, "epoch 6 of a run of 5"),
+    ("cursor", {"epoch": 3}, "results of 2 epochs after 3"),
+    ("cursor", {"losses": 8}, "losses of 8 batches after 7"),
+    ("cursor", {"best_fitness": 1e9}, "best fitness above 1"),
+    ("cursor", {"maps": [0.5, 7.0]}, "mAP or a best fitness"),
+    ("counters", {"loss_scale": 0.0}, "loss_scale=0.0"),
+    ("counters", {"loss_scale": -1.0}, "loss_scale=-1.0"),
+    ("counters", {"loss_scale": 3.0}, "loss_scale=3.0"),
+    ("counters", {"loss_scale": 2.0**200}, "loss_scale="),
+    ("counters", {"pending_decay": -0.5}, "pending_decay=-0.5"),
+    ("counters", {"good_updates": 10}, "contradict each other"),
+    ("counters", {"skipped_in_row": 3}, "contradict each other"),
+    ("counters", {"accumulated": 10**15}, "accumulated="),
+    ("early_stopping", {"best_epoch": 3}, "best fitness"),
+    ("early_stopping", {"best_fitness": 2.0}, "best fitness"),
+    ("", {"results": [ROWS[0], ROWS[1].replace("nan", "a=b")]}, "results of epoch 1"),
+    ("", {"results": [ROWS[0], "=HYPERLINK(1)" + ",1" * 13]}, "results of epoch 1"),
+    ("", {"results": [ROWS[1], ROWS[0]]}, "results of epoch 0"),
+    ("", {"results": [ROWS[0], ROWS[1] + ",1"]}, "results of epoch 1"),
+    ("", {"results": ROWS[0]}, "no rows of results.csv"),
+    ("", {"class_names": []}, "no names of classes"),
+    ("", {"class_names": "ab"}, "no names of classes"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "changed", "said"), CASES)
+def test_what_no_run_can_have_written_is_refused(part: str, changed: Mapping[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_header(header(part, **changed))

@@ -1,0 +1,45 @@
+"""What a run is put together from: data that nothing can be learnt from is refused."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from graph_train.settings.train_options import options_from_flags
+from graph_train.training.setup import load_data
+from tests.pipelines.data_sets import add_image, write_yaml
+
+BOX = "0 .5 .5 .2 .4\n"
+
+
+def data_set(folder: Path, *, train: str | None, val: str | None, names: str = "cat") -> Path:
+    add_image(folder, "train/a.jpg", train)
+    add_image(folder, "train/b.jpg", train)
+    add_image(folder, "val/c.jpg", val)
+    return write_yaml(folder, f"train: images/train\nval: images/val\nnames: [{names}]\n")
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_nothing_to_learn_from_is_refused(tmp_path: Path, empty: str | None) -> None:
+    file = data_set(tmp_path, train=empty, val=BOX)
+    where = str(tmp_path / "labels" / "train" / "a.txt")
+    with pytest.raises(ValueError, match=f"{file}: train: not one of 2 images has a label.*{where}"):
+        load_data(options_from_flags(data=str(file)))
+
+
+def test_nothing_to_measure_with_is_warned_of_unless_strict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = data_set(tmp_path, train=BOX, val=None)
+    with caplog.at_level(logging.WARNING, "graph_train"):
+        assert len(load_data(options_from_flags(data=str(file))).val) == 1
+    assert "val: not one of 1 images has a label" in caplog.text
+    with pytest.raises(ValueError, match="val: not one of 1 images has a label"):
+        load_data(options_from_flags(data=str(file), strict=True))
+
+
+def test_two_classes_of_one_name_are_warned_of_unless_strict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = data_set(tmp_path, train=BOX, val=BOX, names="cat, dog, cat")
+    with caplog.at_level(logging.WARNING, "graph_train"):
+        assert load_data(options_from_flags(data=str(file))).class_names == ("cat", "dog", "cat")
+    assert "classes 0 and 2 are both called 'cat'" in caplog.text
+    with pytest.raises(ValueError, match="classes 0 and 2 are both called 'cat'"):
+        load_data(options_from_flags(data=str(file), strict=True))

@@ -1,0 +1,55 @@
+"""What the plugin changes in OneFlow is tried before it is used, and a finding ends in OneFlow's own kernels."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from kernels.build import self_check
+from kernels.build.plugin_build import LIBRARY_NAME
+from kernels.plugin import load_plugin
+
+
+def test_the_library_that_is_used_was_found_good() -> None:
+    path = load_plugin("require").path
+    assert path is not None and self_check.finding(path) == self_check.GOOD
+
+
+def test_a_library_that_fails_is_found_out_once(tmp_path: Path) -> None:
+    library = tmp_path / LIBRARY_NAME
+    library.write_bytes(b"\x7fELF no library")
+    found = self_check.finding(library)
+    assert found.startswith(f"{library}: cannot be loaded")
+    assert (tmp_path / self_check.FINDING_NAME).read_text().strip() == found
+    (tmp_path / self_check.FINDING_NAME).write_text("as found before\n")
+    assert self_check.finding(library) == "as found before"
+
+
+def _loaded(change: str) -> str:
+    code = f"""
+import logging
+from kernels import plugin
+from kernels.build import self_check
+logging.basicConfig(format="%(message)s")
+{change}
+status = plugin.load_plugin("auto")
+print(status.loaded, status.reason)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_what_does_wrong_is_not_used() -> None:
+    said = _loaded("self_check.finding = lambda library: 'a small graph computes something else'")
+    assert said.startswith("False") and "does not work with this OneFlow: a small graph computes something else" in said
+
+
+def test_graphs_that_share_no_memory_are_told_once() -> None:
+    said = _loaded(
+        "self_check.finding = lambda library: self_check.SHARES_NOTHING\n"
+        "real = plugin.ctypes.CDLL\n"
+        "class Library(real):\n"
+        "    def graph_train_share_graph_memory(self, enabled): return 0\n"
+        "plugin.ctypes.CDLL = Library"
+    )
+    assert said.startswith("True") and said.count(self_check.SHARES_NOTHING) == 1

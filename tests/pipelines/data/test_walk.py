@@ -1,0 +1,65 @@
+"""Walking through folders: those of the kernel, and long walks that say where they are."""
+
+import io
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from pipelines.data import walk
+from pipelines.data.listing import list_images
+from pipelines.data.problems import Problem
+from pipelines.data.walk import walk_files
+
+
+@pytest.mark.parametrize("folder", ["/proc", "/proc/self", "/sys"])
+def test_file_systems_of_the_kernel_are_refused(folder: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{folder}: a file system of the kernel \((proc|sysfs)\)"):
+        list_images([Path(folder)], ("a",))
+
+
+def test_links_into_the_kernel_are_passed_over_and_loops_entered_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.jpg").touch()
+    (tmp_path / "processes").symlink_to("/proc")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    problems: list[Problem] = []
+    assert list(walk_files(tmp_path, problems)) == [tmp_path / "a" / "x.jpg"] and problems == []
+
+
+def test_a_folder_that_goes_meanwhile_is_no_failure(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jpg").touch()
+    found = walk_files(tmp_path, [])
+    first = next(found)
+    for file in (tmp_path / "b" / "x.jpg", tmp_path / "b"):
+        (os.unlink if file.is_file() else os.rmdir)(file)
+    assert [first, *found] == [tmp_path / "a" / "x.jpg"]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_long_walk_shows_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.jpg").touch()
+    terminal = _Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(walk, "_BAR_AFTER_SECONDS", 0.0)
+    list_images([tmp_path], ("a",), progress="train")
+    assert f"train: reading {tmp_path}" in terminal.getvalue()
+
+
+def test_without_a_terminal_a_long_walk_says_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "x.jpg").touch()
+    monkeypatch.setattr(walk, "_REMIND_SECONDS", -1.0)
+    with caplog.at_level(logging.WARNING, "graph_train"):
+        list_images([tmp_path], ("a",))
+        assert caplog.text == ""
+        list_images([tmp_path], ("a",), progress="train")
+    assert f"{tmp_path}: still reading, 1 files so far" in caplog.text
