@@ -146,7 +146,7 @@ def table(found: Fit, points: Sequence[MeasuredPoint]) -> Table:
                 *(str(count) for count in (point.batch_size, point.ranks)),
                 *(f"{size / 1e6:.2f}" for size in sizes),
                 *(number(seconds * 1e3) for seconds in times),
-                f"{found.seconds(point) / point.seconds - 1:+.0%}",
+                _percent(found.seconds(point) / point.seconds - 1),
             )
         )
     lines = [
@@ -160,3 +160,8 @@ def table(found: Fit, points: Sequence[MeasuredPoint]) -> Table:
         f"{number(found.link.bytes_per_second / 1e6)} MB/s.",
     )
     return Table("Measured, ranks on one host, and the model", COLUMNS, tuple(rows), notes)
+
+
+def _percent(share: float) -> str:
+    """A signed share in whole percent; rounded first, so that no zero is negative."""
+    return f"{round(share, 2) + 0.0:+.0%}"

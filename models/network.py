@@ -48,7 +48,7 @@ class DetectionModel(flow.nn.Module):
         self._inputs = tuple(layer.inputs for layer in spec.layers)
         self._branches = _branches(spec)
         self._uncounted_batches = 0
-        self.activation_type = ActivationType.FLOAT32
+        self._activation_number = int(ActivationType.FLOAT32)  # a plain number, as saved modules are pickled
         self._convolutions = self._numbered_convolutions()
         if seed is not None:
             initialise(self, seed)
@@ -59,6 +59,11 @@ class DetectionModel(flow.nn.Module):
         for number, (_, module) in enumerate(found):
             module.weight_index = number
         return tuple(name for name, _ in found)
+
+    @property
+    def activation_type(self) -> ActivationType:
+        """Data type of the activations, see `compute_in`."""
+        return ActivationType(self._activation_number)
 
     @property
     def stride(self) -> tuple[int, ...]:
@@ -91,7 +96,7 @@ class DetectionModel(flow.nn.Module):
 
     def compute_in(self, activation_type: ActivationType) -> "DetectionModel":
         """Keep activations in this data type from now on; returns itself. Weights, statistics and maps stay float32."""
-        self.activation_type = activation_type
+        self._activation_number = int(activation_type)
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -77,9 +77,7 @@ class ResultsCsv:
             with self._path.open(encoding="utf-8", errors="replace") as file:
                 first = file.readline().rstrip("\n")
             if first and first != HEADER:
-                raise ValueError(
-                    f"{self._path}:1: not a results.csv of YOLOv5's columns; move it away or use another --name"
-                )
+                raise ValueError(f"{self._path}:1: not a results.csv of YOLOv5's columns; move it away")
         self._write()
 
     def append(self, row: EpochRow) -> None:

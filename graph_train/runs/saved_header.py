@@ -66,6 +66,9 @@ def read_header(header: Mapping[str, Any]) -> SavedHeader:
         raise ValueError("its header does not say how many epochs the run was to have")
     cursor = _checked(Cursor(), "cursor", _mapping(header, "cursor"))
     _check_cursor(cursor, options["epochs"])
+    class_names = _class_names(header.get("class_names"))
+    if len(cursor.maps) not in (0, len(class_names)):
+        raise ValueError(f"its header has the mAP of {len(cursor.maps)} classes, and names {len(class_names)}")
     counters = _checked(Counters(), "counters", _mapping(header, "counters"))
     _check_counters(counters)
     return SavedHeader(
@@ -78,7 +81,7 @@ def read_header(header: Mapping[str, Any]) -> SavedHeader:
         early_stopping=_early_stopping(_mapping(header, "early_stopping"), cursor.epoch),
         results=_results(header.get("results"), cursor.epoch),
         data=header["data"] if isinstance(header.get("data"), str) else "",
-        class_names=_class_names(header.get("class_names")),
+        class_names=class_names,
         threads=threads,
     )
 

@@ -50,6 +50,7 @@ CASES: tuple[tuple[str, Mapping[str, Any], str], ...] = (
     ("cursor", {"losses": 8}, "losses of 8 batches after 7"),
     ("cursor", {"best_fitness": 1e9}, "best fitness above 1"),
     ("cursor", {"maps": [0.5, 7.0]}, "mAP or a best fitness"),
+    ("cursor", {"maps": [0.1] * 77}, "mAP of 77 classes, and names 2"),
     ("counters", {"loss_scale": 0.0}, "loss_scale=0.0"),
     ("counters", {"loss_scale": -1.0}, "loss_scale=-1.0"),
     ("counters", {"loss_scale": 3.0}, "loss_scale=3.0"),
