@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from graph_train.runs.results_csv import COLUMNS
 from graph_train.runs.saved_header import read_header
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions
@@ -25,11 +26,12 @@ SECONDS = 30.0
 HEADER: dict[str, Any] = {
     "options": TrainOptions().as_flat_dict(),
     "hyp": Hyperparameters().as_dict(),
-    "cursor": {"epoch": 1, "next_batch": 0, "loss_sums": [0.0, 0.0, 0.0], "losses": 0, "maps": [0.5],
+    "cursor": {"epoch": 1, "next_batch": 0, "loss_sums": [0.0, 0.0, 0.0], "losses": 0, "maps": [0.5, 0.5, 0.5],
                "best_fitness": 0.1, "possible_stop": False, "finished": False},
     "counters": {"updates": 3, "pending_decay": 1.0},
     "early_stopping": {"best_fitness": 0.1, "best_epoch": 0},
-    "results": [],
+    "results": [",".join("0" * len(COLUMNS))],
+    "class_names": ["a", "b", "c"],
     "data": "0" * 32,
     "config": TINY,
     "anchors_px": [[[10, 13], [16, 30], [33, 23]], [[30, 61], [62, 45], [59, 119]]],
@@ -74,7 +76,7 @@ def test_export_refuses_each_in_one_line(here: Path, capsys: pytest.CaptureFixtu
         ({"counters": {"updates": 1e30}}, "counters updates=1e+30"),
         ({"early_stopping": {}}, "no best fitness"),
         ({"early_stopping": {"best_fitness": "x", "best_epoch": 0}}, "no number"),
-        ({"results": ["a,b"]}, "no rows of results.csv"),
+        ({"results": ["a,b"]}, "no row of results.csv"),
         ({"results": 3}, "no rows of results.csv"),
         ({"threads": -1}, "threads=-1"),
         ({"threads": "2"}, "threads='2'"),

@@ -38,10 +38,13 @@ FLAGS = {
 
 @pytest.mark.parametrize("module", COMMANDS)
 @pytest.mark.parametrize("limit", [10**9, 4_600_000_000])
-def test_too_few_addresses_are_told_before_libraries_fail_in_ways_of_their_own(module: str, limit: int) -> None:
+def test_too_few_addresses_are_told_before_libraries_fail_in_ways_of_their_own(
+    module: str, limit: int, tmp_path: Path
+) -> None:
+    (tmp_path / "a.pt").touch()  # weights that are missing are told before anything heavy is loaded
     done = subprocess.run(
         [sys.executable, "-m", module, *FLAGS[module]], capture_output=True, text=True, check=False, timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )  # fmt: skip
     assert done.returncode == USER_ERROR
     last = done.stderr.splitlines()[-1]
