@@ -6,15 +6,16 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Summary, calls_per_turn, ratios, summarise, take_turns
 from benchmarks.points import Point
-from benchmarks.workers import Worker
+from benchmarks.workers import CHECKOUT_PYTHON, Worker
 
 OURS, TORCH = "benchmarks.step_worker", "benchmarks.peers.step_worker"
+OTHER = "other"
 LOSS_TOLERANCE = 1e-3
 """Largest relative difference of the first loss between two float32 sides; more means they compute different things."""
 _HALF_TOLERANCE = 0.05
@@ -28,6 +29,7 @@ class Variant:
     module: str
     options: Mapping[str, bool]
     half: bool = False
+    other_checkout: bool = False
 
     @property
     def is_torch(self) -> bool:
@@ -50,14 +52,24 @@ VARIANTS: Mapping[str, Variant] = {
     "plugin-graph-separate": _ours(plugin=True, graph=True, share_memory=False),
     "stock-graph": _ours(plugin=False, graph=True),
     "stock-eager": _ours(plugin=False, graph=False),
+    **{
+        f"{OTHER}-{name}": replace(variant, other_checkout=True)
+        for name, variant in (
+            ("graph", _ours(plugin=True, graph=True)),
+            ("eager", _ours(plugin=True, graph=False)),
+            ("graph-amp", _ours(plugin=True, graph=True, amp=True)),
+        )
+    },
     "pytorch-eager": _torch(),
     "pytorch-channels-last": _torch(channels_last=True),
     "pytorch-compile": _torch(compiled=True),
+    "pytorch-compile-channels-last": _torch(channels_last=True, compiled=True),
     "pytorch-amp": _torch(channels_last=True, amp=True),
+    "pytorch-compile-amp": _torch(channels_last=True, compiled=True, amp=True),
 }
 """Name -> side. In `plugin-graph-separate` each tensor has memory of its own, as OneFlow plans it. `pytorch-amp` is
-autocast in channels-last; `pytorch-compile` compiles the network, the loss stays eager, since its shapes depend on the
-data."""
+autocast in channels-last; `pytorch-compile...` compiles the network, the loss stays eager, since its shapes depend on the
+data. `other-...` are the plugin's variants with the code of the checkout that `--against` names."""
 
 
 def is_half(name: str) -> bool:
@@ -75,6 +87,8 @@ class Setting:
     torch_python: Path | None
     matmul_gflops: float | None = None
     """Measured ceiling, for the share that a step reaches of it."""
+    against: Path | None = None
+    """Another checkout of this project, for variants named `other-...`."""
 
 
 def find_torch(asked: str | None, needed: Sequence[str] = ("torch", "numpy")) -> Path | None:
@@ -106,12 +120,29 @@ NO_TORCH = (
 )
 
 
-def available(variants: Sequence[str], torch_python: Path | None) -> tuple[list[str], list[str]]:
-    """The variants that can run, and a note on those that cannot.
+def other_checkout(asked: Path | None) -> Path | None:
+    """Check the checkout that `--against` names.
+
+    Raises:
+        ValueError: it has no benchmarks or no environment.
+    """
+    if asked is None:
+        return None
+    for needed in ("benchmarks/step_worker.py", CHECKOUT_PYTHON):
+        if not (asked / needed).exists():
+            raise ValueError(f"--against {asked}: {needed} is missing; name a checkout of graph-train after `uv sync`")
+    return asked.resolve()
+
+
+def available(
+    variants: Sequence[str], torch_python: Path | None, against: Path | None = None
+) -> tuple[list[str], list[str]]:
+    """The variants that can run, and a note on those that cannot; those of another checkout only with one.
 
     Raises:
         ValueError: an unknown name, or none is left.
     """
+    variants = [name for name in variants if against or name not in VARIANTS or not VARIANTS[name].other_checkout]
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         raise ValueError(f"--variants {unknown[0]}: choose from {', '.join(VARIANTS)}")
@@ -169,7 +200,10 @@ def _start(name: str, setting: Setting, folder: str) -> Worker:
     # A cache of compiled code from an earlier run would hide what compiling costs.
     environment = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"} if variant.is_torch else {}
     python = setting.torch_python if variant.is_torch else None
-    return Worker(name, variant.module, threads=setting.threads, python=python, environment=environment)
+    checkout = setting.against if variant.other_checkout else None
+    return Worker(
+        name, variant.module, threads=setting.threads, python=python, checkout=checkout, environment=environment
+    )
 
 
 class _Turns:

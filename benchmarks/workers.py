@@ -14,12 +14,16 @@ from types import TracebackType
 from typing import Any
 
 _TAIL_LINES = 12
+BLAS_LIMITS = ("OPENBLAS_CORETYPE",)
+"""Variables that make a BLAS library choose kernels of another processor, and so slow one side only."""
+CHECKOUT_PYTHON = Path(".venv/bin/python")
+"""Interpreter of a checkout after `uv sync`."""
 
 
 def environment_for(threads: int) -> dict[str, str]:
-    """Our own environment, with so many CPU threads for the libraries and kernels of a process that gets it."""
+    """Our own environment with that many CPU threads, and without the variables that limit a BLAS library."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    return {**os.environ, **counts}
+    return {**{name: value for name, value in os.environ.items() if name not in BLAS_LIMITS}, **counts}
 
 
 class WorkerError(RuntimeError):
@@ -34,6 +38,7 @@ class Worker:
         module: the module it runs, such as `benchmarks.step_worker`.
         threads: CPU threads that its libraries may use.
         python: interpreter; one other than ours sees the package `benchmarks` and nothing else of this project.
+        checkout: another checkout of this project, with its environment in `.venv`, whose worker is run instead of ours.
         environment: further variables.
         without: variables of our own environment that it does not get.
     """
@@ -45,6 +50,7 @@ class Worker:
         *,
         threads: int,
         python: Path | None = None,
+        checkout: Path | None = None,
         environment: Mapping[str, str] | None = None,
         without: Sequence[str] = (),
     ) -> None:
@@ -54,7 +60,9 @@ class Worker:
         variables = {**environment_for(threads), **(environment or {})}
         for variable in without:
             variables.pop(variable, None)
-        if python is not None:
+        if checkout is not None:
+            python, variables["PYTHONPATH"] = checkout / CHECKOUT_PYTHON, str(checkout)
+        elif python is not None:
             variables["PYTHONPATH"] = self._only_benchmarks()
         with self._log_path.open("w") as log:
             self._process = subprocess.Popen(
