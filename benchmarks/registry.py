@@ -57,7 +57,6 @@ BENCHMARKS: Mapping[str, Entry] = {
 
 COMMANDS: Mapping[str, Entry] = {
     "all": Entry("benchmarks.all_benchmarks", "runs the shorter benchmarks one after another into one folder"),
-    "scaling-model": Entry("benchmarks.scaling_report", "step time against ranks: model, measured, predicted for GPUs"),
     "report": Entry("benchmarks.report", "turns result files into docs/benchmarks.md with pictures"),
 }
 """Subcommands that measure nothing themselves: `add_arguments(parser)` and `run(flags) -> exit code`."""

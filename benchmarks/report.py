@@ -56,15 +56,23 @@ def run(flags: argparse.Namespace) -> int:
         raise ValueError(f"--out {page}: the folder does not exist; make it first")
     pictures = page.parent / _PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
+    for path, result in found:
+        module = import_module(BENCHMARKS[result["benchmark"]].module)
+        module.plot(result, pictures / _picture_name(path, results))
+    write_atomically(page, page_text(found, results))
+    print(f"{page}: {len(found)} results")
+    return 0
+
+
+def page_text(found: Sequence[Kept], results: Path) -> str:
+    """Return the page with the tables of all results; `results` is the folder they are below."""
     sections = [_HEAD]
     for name, entry in BENCHMARKS.items():
         mine = [(path, result) for path, result in found if result["benchmark"] == name]
         if mine:
             sections.append(f"## {name}\n\n{entry.summary[0].upper()}{entry.summary[1:]}.\n")
-            sections += [_section(path, result, found, results, pictures) for path, result in mine]
-    write_atomically(page, "\n".join(sections))
-    print(f"{page}: {len(found)} results")
-    return 0
+            sections += [_section(path, result, found, results) for path, result in mine]
+    return "\n".join(sections)
 
 
 def newest(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -153,13 +161,13 @@ def _row_name(row: tuple[Any, ...]) -> str:
     return f"{what} ({Point(model, batch_size, imgsz)})"
 
 
-def _section(path: Path, result: Mapping[str, Any], found: Sequence[Kept], results: Path, pictures: Path) -> str:
-    module = import_module(BENCHMARKS[result["benchmark"]].module)
-    name = "-".join(path.relative_to(results).with_suffix("").parts)
-    picture = pictures / f"{name}.png"
-    module.plot(result, picture)
-    shown = f"![{result['benchmark']}]({_PICTURES / picture.name})"
+def _section(path: Path, result: Mapping[str, Any], found: Sequence[Kept], results: Path) -> str:
+    shown = f"![{result['benchmark']}]({_PICTURES / _picture_name(path, results)})"
     return "\n\n".join([_origin(path, result) + superseded(result, found), tables_text(result), shown]) + "\n"
+
+
+def _picture_name(path: Path, results: Path) -> str:
+    return "-".join(path.relative_to(results).with_suffix("").parts) + ".png"
 
 
 def tables_text(result: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Result files become a page; all benchmarks run with one command."""
 
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.registry import BENCHMARKS
-from benchmarks.report import PAGE, RESULTS_FOLDER, newest, superseded, tables_text
+from benchmarks.report import PAGE, RESULTS_FOLDER, newest, page_text, superseded
 from benchmarks.results import envelope, is_result, read_result, write_result
 
 
@@ -115,12 +116,16 @@ def test_every_kept_result_has_its_tables(path: Path) -> None:
     assert tables and all(table.rows for table in tables)
 
 
-def test_the_page_has_every_result_in_whose_place_there_is_no_newer_one() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    found = newest(RESULTS_FOLDER)
-    assert len(found) == page.count("raw file `")
-    assert [str(path) for path, result in found if tables_text(result) not in page] == []
-    assert [str(path) for path, result in found if superseded(result, found) not in page] == []
+def test_the_page_is_what_the_results_give() -> None:
+    """Tables, origins and remarks to the letter; each picture is there, and no other."""
+    text = page_text(newest(RESULTS_FOLDER), RESULTS_FOLDER)
+    assert PAGE.read_text(encoding="utf-8") == text, "run graph-bench report"
+    shown = set(re.findall(r"\]\(images/benchmarks/(.*?)\)", text))
+    assert {path.name for path in (PAGE.parent / "images" / "benchmarks").iterdir()} == shown
+
+
+def test_only_the_newest_results_are_kept() -> None:
+    assert set(KEPT) - {path for path, _ in newest(RESULTS_FOLDER)} == set(), "superseded: take them out"
 
 
 def test_all_goes_on_after_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
