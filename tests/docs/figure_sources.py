@@ -1,0 +1,204 @@
+"""Statistics of raw result files, by name: what `figures.yaml` writes in the place of a figure.
+
+A source is `FILE STATISTIC ARGUMENT...`, split like words of a shell; nothing in it is executed. POINT is
+MODEL:BATCH:PX, PATH a key or keys joined by dots.
+"""
+
+import csv
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.points import parse_point
+from benchmarks.results import read_result
+
+Result = Mapping[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+
+
+class SourceError(ValueError):
+    """A source that names no number."""
+
+
+def number_of(source: str, files: Mapping[str, str], folder: Path) -> float:
+    """Compute the number that a source names.
+
+    Args:
+        source: FILE STATISTIC ARGUMENT...
+        files: path below `folder` of each FILE.
+        folder: where results are.
+    Raises:
+        SourceError: an unknown file, statistic, row or key.
+    """
+    words = shlex.split(source)
+    if len(words) < 2:
+        raise SourceError(f"{{{source}}}: write FILE STATISTIC ARGUMENT...")
+    alias, statistic, *arguments = words
+    if alias not in files:
+        raise SourceError(f"{{{source}}}: no file {alias!r}; there are {', '.join(files)}")
+    if statistic not in STATISTICS:
+        raise SourceError(f"{{{source}}}: no statistic {statistic!r}; there are {', '.join(STATISTICS)}")
+    try:
+        return float(STATISTICS[statistic](_read(folder / files[alias]), *arguments))
+    except (TypeError, LookupError, ValueError, OSError) as error:
+        raise SourceError(f"{{{source}}}: {files[alias]} has no such number: {error}") from None
+
+
+@cache
+def _read(path: Path) -> Result:
+    """A JSON result, or {"rows": ...} of a CSV file."""
+    if path.suffix == ".json":
+        return read_result(path)
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *lines = csv.reader(file)
+    names = [name.strip() for name in header]
+    return {"rows": [dict(zip(names, map(_number, line), strict=True)) for line in lines]}
+
+
+def _number(cell: str) -> float | None:
+    """A cell of a CSV file; None if it is empty."""
+    return float(cell) if cell.strip() else None
+
+
+def _at(item: Any, path: str) -> Any:
+    """The value at keys joined by dots; a key may have dots of its own."""
+    if not isinstance(item, Mapping):
+        raise LookupError(path)
+    if path in item:
+        return item[path]
+    key, _, rest = path.partition(".")
+    return _at(item[key], rest)
+
+
+def _selected(result: Result, name: str, conditions: Sequence[str]) -> Rows:
+    """Rows of the list `name` that meet all conditions KEY=VALUE."""
+    wanted = [condition.split("=", 1) for condition in conditions]
+    rows = [row for row in result[name] if all(str(_at(row, key)) == value for key, value in wanted)]
+    if not rows:
+        raise LookupError(f"no row of {name} with {' '.join(conditions)}")
+    return rows
+
+
+def value(result: Result, path: str) -> float:
+    """`value PATH`."""
+    return float(_at(result, path))
+
+
+def row(result: Result, name: str, *conditions_and_path: str) -> float:
+    """`row LIST KEY=VALUE... PATH`: of the first such row."""
+    *conditions, path = conditions_and_path
+    return float(_at(_selected(result, name, conditions)[0], path))
+
+
+def lowest(result: Result, name: str, *conditions_and_path: str) -> float:
+    """`lowest LIST [KEY=VALUE...] PATH`: over the rows."""
+    *conditions, path = conditions_and_path
+    return min(_present(_selected(result, name, conditions), path))
+
+
+def highest(result: Result, name: str, *conditions_and_path: str) -> float:
+    """`highest LIST [KEY=VALUE...] PATH`: over the rows."""
+    *conditions, path = conditions_and_path
+    return max(_present(_selected(result, name, conditions), path))
+
+
+def _present(rows: Rows, path: str) -> list[float]:
+    return [float(found) for item in rows if (found := _at(item, path)) is not None]
+
+
+def best_epoch(result: Result, column: str) -> float:
+    """`best-epoch COLUMN`: of results.csv, in the epoch whose weights are kept (0.1 mAP50 + 0.9 mAP50-95)."""
+    best = max(result["rows"], key=lambda epoch: 0.1 * epoch["metrics/mAP_0.5"] + 0.9 * epoch["metrics/mAP_0.5:0.95"])
+    return float(best[column])
+
+
+def kernel_ratio(result: Result, kernel: str, other: str) -> float:
+    """`kernel-ratio KERNEL OTHER`: how many times as long one of our kernels takes as another of ours."""
+    return row(result, "rows", f"kernel={kernel}", "ours_ms") / row(result, "rows", f"kernel={other}", "ours_ms")
+
+
+def _groups(result: Result, point: str, variants: Sequence[str]) -> list[dict[str, Mapping[str, Any]]]:
+    """Rows by variant, of each group (what ran in turn) that has all of the variants at the point."""
+    at = parse_point(point)
+    groups: dict[int, dict[str, Mapping[str, Any]]] = {}
+    for item in result["rows"]:
+        if (item["model"], item["batch_size"], item["imgsz"]) == (at.model, at.batch_size, at.imgsz):
+            groups.setdefault(item.get("group", 1), {})[item["variant"]] = item
+    found = [group for group in groups.values() if group.keys() >= set(variants)]
+    if not found:
+        raise LookupError(f"no group of {point} has {' and '.join(variants)}")
+    return found
+
+
+def step_ms(result: Result, point: str, variant: str, beside: str | None = None) -> float:
+    """`ms POINT VARIANT [BESIDE]`: median of a step, of the first group (that also has BESIDE)."""
+    return float(_groups(result, point, [variant, beside or variant])[0][variant]["ms_per_step"])
+
+
+def peak_mb(result: Result, point: str, variant: str, beside: str | None = None) -> float:
+    """`peak-mb POINT VARIANT [BESIDE]`: peak of the process, of the first group (that also has BESIDE)."""
+    return float(_groups(result, point, [variant, beside or variant])[0][variant]["peak_rss_mb"])
+
+
+def memory_ratio(result: Result, point: str, variant: str, other: str) -> float:
+    """`memory POINT VARIANT OTHER`: how many times the other's peak memory a variant takes."""
+    try:
+        return peak_mb(result, point, variant, other) / peak_mb(result, point, other, variant)
+    except LookupError:
+        return peak_mb(result, point, variant) / peak_mb(result, point, other)
+
+
+def speedup(result: Result, point: str, variant: str, other: str, which: str = "median") -> float:
+    """`speedup POINT VARIANT OTHER [median|lower_quartile|upper_quartile]`: how many times as fast a variant is.
+
+    Of ratios within turns where the file has them; otherwise the quotient of both medians against the variant that
+    every group has, of one group if both are in one.
+    """
+    pairs = _pairs(result, point)
+    for group in pairs.values():
+        if (variant, other) in group:
+            return float(group[variant, other][which])
+    if which != "median":
+        raise LookupError(f"no turns of {variant} and {other}")
+    return _quotient(list(pairs.values()), variant, other)
+
+
+def _pairs(result: Result, point: str) -> dict[int, dict[tuple[str, str], Mapping[str, Any]]]:
+    """Ratios by group and by (faster, slower) variant."""
+    at = parse_point(point)
+    found: dict[int, dict[tuple[str, str], Mapping[str, Any]]] = {}
+    for pair in result["speedups"]:
+        if (pair["model"], pair["batch_size"], pair["imgsz"]) == (at.model, at.batch_size, at.imgsz):
+            found.setdefault(pair.get("group", 1), {})[pair["variant"], pair["against"]] = pair
+    if not found:
+        raise LookupError(f"no ratios at {point}")
+    return found
+
+
+def _quotient(groups: Sequence[Mapping[tuple[str, str], Mapping[str, Any]]], variant: str, other: str) -> float:
+    together: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for group in groups:
+        against = {name for _, name in group}
+        together.update(group)
+        if {variant, other} <= against:
+            together = dict(group)
+            break
+    base = next(iter(together))[0]
+    medians = {base: 1.0} | {name: float(pair["median"]) for (_, name), pair in together.items()}
+    return medians[other] / medians[variant]
+
+
+STATISTICS: Mapping[str, Callable[..., float]] = {
+    "value": value,
+    "row": row,
+    "lowest": lowest,
+    "highest": highest,
+    "best-epoch": best_epoch,
+    "kernel-ratio": kernel_ratio,
+    "ms": step_ms,
+    "peak-mb": peak_mb,
+    "memory": memory_ratio,
+    "speedup": speedup,
+}
