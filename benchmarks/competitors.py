@@ -120,7 +120,7 @@ NO_TORCH = (
 )
 
 
-def other_checkout(asked: Path | None) -> Path | None:
+def other_checkout(asked: str | None) -> Path | None:
     """Check the checkout that `--against` names.
 
     Raises:
@@ -129,9 +129,9 @@ def other_checkout(asked: Path | None) -> Path | None:
     if asked is None:
         return None
     for needed in ("benchmarks/step_worker.py", CHECKOUT_PYTHON):
-        if not (asked / needed).exists():
+        if not (Path(asked) / needed).exists():
             raise ValueError(f"--against {asked}: {needed} is missing; name a checkout of graph-train after `uv sync`")
-    return asked.resolve()
+    return Path(asked).resolve()
 
 
 def available(
