@@ -1,4 +1,4 @@
-"""Worker of `graph-bench ceilings`: matrix products and copies on the CPU (NumPy, oneDNN, C library) or a GPU (OneFlow)."""
+"""Worker of `graph-bench ceilings`: matrix products and copies on a CPU (NumPy, oneDNN, C) or a GPU (OneFlow)."""
 
 import ctypes
 from collections.abc import Callable

@@ -68,8 +68,8 @@ VARIANTS: Mapping[str, Variant] = {
     "pytorch-compile-amp": _torch(channels_last=True, compiled=True, amp=True),
 }
 """Name -> side. In `plugin-graph-separate` each tensor has memory of its own, as OneFlow plans it. `pytorch-amp` is
-autocast in channels-last; `pytorch-compile...` compiles the network, the loss stays eager, since its shapes depend on the
-data. `other-...` are the plugin's variants with the code of the checkout that `--against` names."""
+autocast in channels-last; `pytorch-compile...` compiles the network, the loss stays eager, since its shapes depend on
+the data. `other-...` are the plugin's variants with the code of the checkout that `--against` names."""
 
 
 def is_half(name: str) -> bool:

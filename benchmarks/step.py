@@ -40,8 +40,7 @@ def add_step_arguments(parser: argparse.ArgumentParser, variants: Sequence[str])
     parser.add_argument("--variants", nargs="+", default=list(variants), metavar="NAME",
                         help=f"any of {', '.join(VARIANTS)}")  # fmt: skip
     parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has PyTorch, default this one")
-    parser.add_argument("--against", metavar="CHECKOUT",
-                        help="another checkout of this project after `uv sync`; its steps are the variants other-...")  # fmt: skip
+    parser.add_argument("--against", metavar="CHECKOUT", help="another checkout after `uv sync`: variants other-...")
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
