@@ -8,11 +8,7 @@ from typing import Any
 from benchmarks.flags import add_repeats
 from benchmarks.measure import summarise, take_turns
 from benchmarks.tables import Table, rows_of
-from benchmarks.workers import Worker
-
-BLAS_LIMITS = ("OPENBLAS_CORETYPE",)
-"""Variables that make NumPy's matrix products use less than the processor has, such as AVX2 where there is AVX-512. The
-steps that are compared with the ceiling do not heed them, so neither may the ceiling."""
+from benchmarks.workers import BLAS_LIMITS, Worker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +26,7 @@ def measure_ceilings(device: str, threads: int, repeats: int) -> list[dict[str, 
 
     They are measured without `BLAS_LIMITS`, and each row says so under "without".
     """
-    with Worker("ceilings", "benchmarks.ceilings_worker", threads=threads, without=BLAS_LIMITS) as worker:
+    with Worker("ceilings", "benchmarks.ceilings_worker", threads=threads) as worker:
         kinds = worker.call("prepare", device=device, threads=threads)
         runners = {kind: lambda kind=kind: float(worker.call("once", kind=kind)) for kind in kinds}
         measured = take_turns(runners, repeats=repeats, label="ceilings")

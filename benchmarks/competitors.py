@@ -68,8 +68,8 @@ VARIANTS: Mapping[str, Variant] = {
     "pytorch-compile-amp": _torch(channels_last=True, compiled=True, amp=True),
 }
 """Name -> side. In `plugin-graph-separate` each tensor has memory of its own, as OneFlow plans it. `pytorch-amp` is
-autocast in channels-last; `pytorch-compile...` compiles the network, the loss stays eager, since its shapes depend on the
-data. `other-...` are the plugin's variants with the code of the checkout that `--against` names."""
+autocast in channels-last; `pytorch-compile...` compiles the network, the loss stays eager, since its shapes depend on
+the data. `other-...` are the plugin's variants with the code of the checkout that `--against` names."""
 
 
 def is_half(name: str) -> bool:
@@ -120,7 +120,7 @@ NO_TORCH = (
 )
 
 
-def other_checkout(asked: Path | None) -> Path | None:
+def other_checkout(asked: str | None) -> Path | None:
     """Check the checkout that `--against` names.
 
     Raises:
@@ -129,9 +129,9 @@ def other_checkout(asked: Path | None) -> Path | None:
     if asked is None:
         return None
     for needed in ("benchmarks/step_worker.py", CHECKOUT_PYTHON):
-        if not (asked / needed).exists():
+        if not (Path(asked) / needed).exists():
             raise ValueError(f"--against {asked}: {needed} is missing; name a checkout of graph-train after `uv sync`")
-    return asked.resolve()
+    return Path(asked).resolve()
 
 
 def available(

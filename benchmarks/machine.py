@@ -46,9 +46,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str:
+def commit(checkout: Path = PROJECT_FOLDER) -> str:
     """Hash of the checkout, with "+changes" where it differs from that; "" where this is no checkout."""
-    git = ("git", "-C", str(PROJECT_FOLDER))
+    git = ("git", "-C", str(checkout))
     try:
         head = subprocess.run((*git, "rev-parse", "HEAD"), capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run((*git, "status", "--porcelain"), capture_output=True, text=True, check=True).stdout

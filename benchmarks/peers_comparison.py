@@ -5,8 +5,8 @@ import argparse
 from benchmarks import step
 
 VARIANTS = (
-    "plugin-graph", "pytorch-eager", "pytorch-channels-last", "pytorch-compile", "plugin-graph-amp", "pytorch-amp",
-    "stock-eager",
+    "plugin-graph", "pytorch-eager", "pytorch-channels-last", "pytorch-compile", "pytorch-compile-channels-last",
+    "plugin-graph-amp", "pytorch-amp", "pytorch-compile-amp", "stock-eager",
 )  # fmt: skip
 
 

@@ -7,8 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ceilings import ceilings_by_name, limited_by, measure_ceilings
-from benchmarks.competitors import VARIANTS, Comparison, Setting, available, compare, find_torch, is_half, other_checkout
+from benchmarks.competitors import (
+    VARIANTS,
+    Comparison,
+    Setting,
+    available,
+    compare,
+    find_torch,
+    is_half,
+    other_checkout,
+)
 from benchmarks.flags import add_quick, add_repeats
+from benchmarks.machine import commit
 from benchmarks.points import Point, parse_point
 from benchmarks.tables import Table, number, percent
 
@@ -30,8 +40,7 @@ def add_step_arguments(parser: argparse.ArgumentParser, variants: Sequence[str])
     parser.add_argument("--variants", nargs="+", default=list(variants), metavar="NAME",
                         help=f"any of {', '.join(VARIANTS)}")  # fmt: skip
     parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has PyTorch, default this one")
-    parser.add_argument("--against", metavar="CHECKOUT", type=Path,
-                        help="another checkout of this project after `uv sync`; its steps are the variants other-...")  # fmt: skip
+    parser.add_argument("--against", metavar="CHECKOUT", help="another checkout after `uv sync`: variants other-...")
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
@@ -41,9 +50,12 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     """
     points = [parse_point(text) for text in flags.points or (QUICK_POINTS if flags.quick else POINTS)]
     torch_python = find_torch(flags.torch_python)
-    variants, notes = available(flags.variants, torch_python, other_checkout(flags.against))
+    against = other_checkout(flags.against)
+    variants, notes = available(flags.variants, torch_python, against)
+    if against:
+        notes.append(f"other-...: the checkout at commit {commit(against)}")
     setting, ceilings = measured_setting(flags, torch_python)
-    setting = replace(setting, against=other_checkout(flags.against))
+    setting = replace(setting, against=against)
     rows: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
     for point in points:

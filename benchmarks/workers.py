@@ -38,7 +38,7 @@ class Worker:
         module: the module it runs, such as `benchmarks.step_worker`.
         threads: CPU threads that its libraries may use.
         python: interpreter; one other than ours sees the package `benchmarks` and nothing else of this project.
-        checkout: another checkout of this project, with its environment in `.venv`, whose worker is run instead of ours.
+        checkout: another checkout of this project, with its environment in `.venv`; its worker runs.
         environment: further variables.
         without: variables of our own environment that it does not get.
     """
@@ -72,6 +72,7 @@ class Worker:
                 stderr=log,
                 text=True,
                 env=variables,
+                cwd=checkout,  # comes before PYTHONPATH
             )
 
     def _only_benchmarks(self) -> str:

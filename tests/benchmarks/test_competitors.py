@@ -1,9 +1,12 @@
 """Sides are compared only where they compute the same; how a turn counts."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import competitors, workers
 from benchmarks.competitors import _check_losses
 from benchmarks.points import Point
 
@@ -39,3 +42,25 @@ def test_sides_that_compute_the_same_are_compared(given: dict[str, float]) -> No
 def test_sides_that_compute_something_else_are_not(given: dict[str, float], named: str) -> None:
     with pytest.raises(ValueError, match=f"with {named} .*they do not compute the same step"):
         _check_losses(POINT, losses(**given))
+
+
+def test_other_checkouts_are_variants_only_where_one_is_named(tmp_path: Path) -> None:
+    names = ["plugin-graph", "other-graph"]
+    assert competitors.available(names, None)[0] == ["plugin-graph"]
+    assert competitors.available(names, None, tmp_path)[0] == names
+    with pytest.raises(ValueError, match=r"step_worker.py is missing; name a checkout of graph-train after `uv sync`"):
+        competitors.other_checkout(str(tmp_path))
+    assert competitors.other_checkout(None) is None
+
+
+def test_a_worker_of_another_checkout_runs_its_code_with_its_interpreter(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "step_worker.py").write_text(
+        "import json, sys\nsys.stdin.readline()\nprint(json.dumps({'value': [sys.executable, __file__]}))\n"
+    )
+    interpreter = tmp_path / workers.CHECKOUT_PYTHON
+    interpreter.parent.mkdir(parents=True)
+    interpreter.symlink_to(sys.executable)
+    with workers.Worker("other", competitors.OURS, threads=1, checkout=tmp_path) as worker:
+        assert worker.call("any") == [str(interpreter), str(tmp_path / "benchmarks" / "step_worker.py")]
