@@ -10,8 +10,10 @@ from benchmarks.tables import Table
 from benchmarks.workers import Worker
 
 PLUGIN, OWN, NOTHING, NOBODY = "plugin", "OneFlow", "no code needed", "nobody"
-# Copies by the driver.
-COPIES = frozenset({"reshape", "reshape_like", "expand_dims", "squeeze", "identity", "copy"})
+# Copies by the driver. The cast is what OneFlow puts where a tensor is to be spread over ranks in another way.
+COPIES = frozenset(
+    {"reshape", "reshape_like", "expand_dims", "squeeze", "identity", "copy", "hierarchical_parallel_cast"}
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -43,7 +43,7 @@ def compiled_ops(model: str, device: str, kernels: PluginMode, kind: str = "FLOA
         return {"ops": ops, "covered": [], "started": {}}
     plugin_library().graph_train_cuda_reset_counts()
     step_worker.steps(1)
-    return {"ops": ops, "covered": _lines("graph_train_cuda_ops"), "started": started()}
+    return {"ops": ops, "covered": covered_ops(), "started": started()}
 
 
 def job_ops(job: Any) -> dict[str, int]:
@@ -54,6 +54,11 @@ def job_ops(job: Any) -> dict[str, int]:
         if not op.name.startswith(_HOST_OPS):
             counts[op.user_conf.op_type_name if kind == "user_conf" else kind] += 1
     return dict(counts)
+
+
+def covered_ops() -> list[str]:
+    """Ops with a CUDA kernel of the plugin that is loaded."""
+    return _lines("graph_train_cuda_ops")
 
 
 def started() -> dict[str, int]:

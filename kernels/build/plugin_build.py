@@ -290,13 +290,13 @@ def compile_sources(toolchain: Toolchain, scratch: Path, log: Path, *, emulated_
     flags += _EMULATION_FLAGS if emulated_cuda else ()
     jobs = _compile_jobs(emulated_cuda)
     kept = {job: _kept_object(job, flags, plugin_key_parts(toolchain)) for job in jobs}
-    missing = [job for job in jobs if not kept[job].exists()]
+    missing = [job for job in jobs if not is_as_built(kept[job])]
     dependent = [job for job in missing if job.needs_oneflow]
     (scratch / _COMMON_HEADER).parent.mkdir()
 
     def compile_and_keep(job: _CompileJob) -> None:
         _run(job.command(flags), scratch, log)
-        (scratch / job.target).replace(kept[job])
+        keep(scratch / job.target, kept[job])
 
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
         independent = [pool.submit(compile_and_keep, job) for job in missing if not job.needs_oneflow]

@@ -140,6 +140,7 @@ class _DetectionLoss(flow.autograd.Function):
         inputs = (*maps, labels, settings, balance, scale)
         total, parts, *gradients = dispatch.call_many(_loss_op(len(maps)), inputs)
         context.save_for_backward(*gradients)
+        context.mark_non_differentiable(parts)  # else OneFlow fills a gradient of zeros, by a kernel of its own
         return total, parts
 
     @staticmethod

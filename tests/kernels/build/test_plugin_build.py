@@ -181,6 +181,24 @@ def test_library_that_is_not_the_one_compiled_here_is_compiled_anew(
     assert "not the library that was compiled here" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("damage", ["another object", "no note"])
+def test_object_that_is_not_the_one_compiled_here_is_compiled_anew(
+    cache: Path, compiler_log: Path, damage: str
+) -> None:
+    library = plugin_build.ensure_built().path
+    kept = next((cache / "objects").glob("*.o"))
+    genuine, runs = kept.read_bytes(), compiler_log.read_text()
+    library.unlink()
+    if damage == "no note":
+        note_of(kept).unlink()
+    else:
+        kept.write_bytes(b"\x7fELF evil")
+    plugin_build.ensure_built()
+    assert kept.read_bytes() == genuine and is_as_built(kept)
+    again = compiler_log.read_text().removeprefix(runs).splitlines()
+    assert 2 <= len(again) <= 3  # this object and the link, and the common header if the object needs it
+
+
 def test_note_that_others_may_write_is_refused(cache: Path, compiler_log: Path) -> None:
     library = plugin_build.ensure_built().path
     note_of(library).chmod(0o622)

@@ -162,6 +162,22 @@ def test_empty_batch_has_empty_output_and_zero_gradient(packed: bool) -> None:
     assert not weight.grad.numpy().any()
 
 
+@pytest.mark.parametrize(
+    ("weight", "kind", "packed", "told"),
+    [
+        ((4, 3, 5, 6), "float32", False, r"weight \(4, 3, 5, 6\), 1 groups, packed=False: must be .* \(O, I / groups"),
+        ((4, 6, 3, 5), "float32", True, r"packed=True: must be .* and \(O, KH, KW, I / groups\)"),
+        ((4, 6, 3), "float32", False, "must be"),
+        ((4, 6, 3, 5), "bfloat16", False, r"the weight is oneflow.bfloat16, must be oneflow.float32"),
+        ((4, 3, 5, 6), "bfloat16", True, r"the weight is oneflow.bfloat16, must be oneflow.float32"),
+    ],
+)
+def test_weights_in_the_other_order_are_refused(weight: tuple[int, ...], kind: str, packed: bool, told: str) -> None:
+    x, weights = flow.ones(2, 8, 8, 6), flow.ones(*weight).to(getattr(flow, kind))
+    with pytest.raises(ValueError, match=told):
+        convolution(x, weights, ConvolutionGeometry(), packed=packed)
+
+
 def test_packed_weights_are_convolved_by_cudnn() -> None:
     if not emulates_cuda():
         pytest.skip("counts what the emulated device is asked for")

@@ -1,0 +1,48 @@
+"""Every op of a step of two ranks has a CUDA kernel, and what they send is NCCL's: the proof needs no GPU."""
+
+import json
+
+import pytest
+
+from benchmarks.ops import uncovered
+from tests.distributed.jobs import JobLab
+from tests.distributed.traced_step_job import VARIANTS
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
+
+# OneFlow 0.9 does them on CUDA by collectives of NCCL, the last by `cudaMemsetAsync` on all ranks but one.
+ALL_REDUCE, ALL_GATHER, ZEROS = "P -> B", "S(0) -> B", "B -> P"
+KINDS = ("FLOAT32", "BFLOAT16", "FLOAT16")
+BATCH_NORMS = {"yolov5n": 57, "yolov5s": 57, "yolov5m": 79, "yolov5n6": 75}
+
+
+def transfers(model: str, variant: str) -> dict[str, int]:
+    """Gradients are summed and labels gathered; the losses are summands, and the outcome of the update becomes one."""
+    # Mean and variance of each layer in the forward pass, both sums of its gradient together in the backward pass.
+    sums = 3 * BATCH_NORMS[model] if variant == "sync-bn" else 0
+    sums += variant == "adam-autobalance"  # of the levels' losses
+    in_one_graph = {} if variant == "accumulates" else {ZEROS: 1}
+    return {ALL_REDUCE: 1 + sums, ALL_GATHER: 1, **in_one_graph}
+
+
+def check(lab: JobLab, model: str, kind: str, variants: tuple[str, ...]) -> None:
+    out = lab.root / f"{model}-{kind}.json"
+    lab.run([str(out), model, kind, *variants], 2, module="tests.distributed.traced_step_job")
+    traced = json.loads(out.read_text(encoding="utf-8"))
+    assert tuple(traced["steps"]) == variants
+    for variant, step in traced["steps"].items():
+        assert uncovered(step["ops"], traced["covered"]) == [], variant
+        assert step["ops"]["graph_train_flatten"] == 1  # it is a step of several ranks
+        assert step["transfers"] == transfers(model, variant), variant
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_op_of_a_step_of_two_ranks_has_a_cuda_kernel(lab: JobLab, kind: str) -> None:
+    check(lab, "yolov5n", kind, tuple(VARIANTS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("model", ["yolov5s", "yolov5m", "yolov5n6"])
+def test_every_op_of_larger_steps_of_two_ranks_has_a_cuda_kernel(lab: JobLab, model: str, kind: str) -> None:
+    check(lab, model, kind, ("plain", "sync-bn"))

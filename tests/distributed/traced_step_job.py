@@ -1,0 +1,118 @@
+"""One rank of a job that compiles training steps of a network in the form that CUDA gets, and notes their ops.
+
+`python -m tests.distributed.traced_step_job OUT MODEL TYPE VARIANT...`, in an environment as torchrun makes it.
+"""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graph_train.ranks import team
+
+IMAGE_PX, LABELS = 64, 5
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Options that change which ops a step has."""
+
+    rule: str = "sgd"
+    synchronised: bool = False
+    accumulates: bool = False
+    autobalance: bool = False
+
+
+VARIANTS = {
+    "plain": Variant(),
+    "sync-bn": Variant(synchronised=True),
+    "accumulates": Variant(accumulates=True),
+    "adam-autobalance": Variant(rule="adam", autobalance=True),
+}
+
+
+def main(out: Path, model: str, kind: str, variants: list[str]) -> None:
+    info = team.join().info  # before anything imports OneFlow
+    from benchmarks.ops_worker import covered_ops, job_ops
+    from kernels.plugin import load_plugin
+
+    load_plugin("emulated-cuda")
+    steps = {}
+    for name in variants:
+        graphs = _compiled(model, kind, VARIANTS[name], info)
+        if info.main:  # no other rank has the jobs
+            jobs = [_job(graph) for graph in graphs]
+            ops = sum((Counter(job_ops(job)) for job in jobs), Counter[str]())
+            moved = sum((_transfers(job) for job in jobs), Counter[str]())
+            steps[name] = {"ops": dict(ops), "transfers": dict(moved)}
+    if info.main:
+        out.write_text(json.dumps({"covered": covered_ops(), "steps": steps}), encoding="utf-8")
+    team.current().farewell()
+
+
+def _compiled(model: str, kind: str, variant: Variant, info: Any) -> list[Any]:
+    """The graphs of a step of one image per rank: one, or two of a step that accumulates."""
+    from graph_train.engine.state import TrainingState
+    from graph_train.engine.step import GraphStep
+    from graph_train.ranks.placement import Placement
+    from kernels.framework.activation_type import ActivationType
+    from kernels.runtime import flow
+    from models.loss import DetectionLoss
+    from models.loss_config import LossConfig
+    from models.network import DetectionModel
+    from models.spec import load_model_spec
+    from tests.graph_train.tiny import tiny_schedule
+
+    placement, spec = Placement("cpu", info.rank, info.world), load_model_spec(model)
+    network, average = (DetectionModel(spec, seed=seed).compute_in(ActivationType[kind]) for seed in (0, None))
+    network.synchronise_statistics(variant.synchronised)
+    rule: Any = variant.rule
+    state = TrainingState(placement.module(network), placement.module(average), rule=rule, placement=placement)
+    criterion = placement.module(DetectionLoss(network.head_geometry, LossConfig(autobalance=variant.autobalance)))
+    decays = tiny_schedule().weight_decays
+    step = GraphStep(state, criterion, weight_decays=decays, placement=placement, accumulates=variant.accumulates)
+    images = placement.empty_batch((info.world, 3, IMAGE_PX, IMAGE_PX), flow.uint8)
+    labels = placement.empty_batch((info.world, LABELS, 5), flow.float32)
+    assert step(images, labels, tiny_schedule().at(0, 0)).updated
+    graphs = [*step._graphs.values(), step._update_graph]
+    return [graph for graph in graphs if graph is not None]
+
+
+def _job(graph: Any) -> Any:
+    """OneFlow's description of a compiled graph."""
+    from kernels.runtime import flow
+
+    return flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+
+
+def _transfers(job: Any) -> Counter[str]:
+    """How often a tensor reaches an op spread in another way than it was made, such as "P -> B".
+
+    B: whole on every rank, S(0): split by rows, P: each rank has a summand.
+    """
+    spread = {
+        (op, argument): ", ".join(_spread(one) for one in signature.sbp_parallel)
+        for op, signatures in job.job_parallel_view_conf.op_name2nd_sbp_signature_conf.items()
+        for argument, signature in signatures.bn_in_op2nd_sbp.items()
+    }
+    counts: Counter[str] = Counter()
+    for op in job.net.op:
+        for argument, names in op.user_conf.input.items():
+            for number, name in enumerate(names.s):
+                made, wanted = spread.get(tuple(name.split("/"))), spread.get((op.name, f"{argument}_{number}"))
+                if made is not None and made != wanted:
+                    counts[f"{made} -> {wanted}"] += 1
+    return counts
+
+
+def _spread(one: Any) -> str:
+    kind = one.WhichOneof("parallel_type")
+    if kind == "split_parallel":
+        return f"S({one.split_parallel.axis})"
+    return {"broadcast_parallel": "B", "partial_sum_parallel": "P"}[kind]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])
