@@ -3,23 +3,17 @@
 The table is `published_weights.json`. Nothing heavy is imported here: a missing file is told at once.
 """
 
-import fcntl
 import json
-import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from pipelines.data.cache_folder import make_private_folder, user_cache_folder
-from pipelines.data.fetching import ALLOW_DOWNLOAD, FetchError, fetch
+from pipelines.data.fetching import ALLOW_DOWNLOAD, FetchError, WrongContentError, fetch_verified
 from pipelines.data.problems import printable
 
-LOG = logging.getLogger("graph_train")
-
 _TABLE = Path(__file__).with_suffix(".json")
-_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -82,26 +76,12 @@ def _is_sound(file: Path, published: PublishedFile) -> bool:
 
 
 def _fetch_into_cache(published: PublishedFile, target: Path) -> None:
-    """Fetches and verifies; waits for another process that does, and takes what that one has fetched."""
-    import pooch
-
-    pooch.get_logger().setLevel(logging.ERROR)
-    partial = target.with_name(f"{target.name}.part")
-
-    def download(url: str, output_file: str, _: pooch.Pooch) -> None:
-        LOG.info("Fetching %s (licence %s)", url, published.licence)
-        fetch(url, partial, size=published.bytes, attempts=_ATTEMPTS)
-        os.replace(partial, output_file)
-
-    with target.with_name(f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            pooch.retrieve(published.url, f"sha256:{published.sha256}", target.name, target.parent, downloader=download)
-        except FetchError as error:
-            arrived = partial.stat().st_size if partial.exists() else 0
-            kept = f" ({arrived} of {published.bytes} bytes are kept: run it again to go on)" if arrived else ""
-            raise ValueError(f"{published.url} {error}{kept}") from None
-        except ValueError:
-            raise ValueError(
-                f"{published.url} has another SHA-256 than {published.release} was published with: it is not used"
-            ) from None
+    try:
+        fetch_verified(published.url, target, sha256=published.sha256, size=published.bytes,
+                       terms=f"licence {published.licence}")  # fmt: skip
+    except FetchError as error:
+        raise ValueError(f"{published.url} {error}") from None
+    except WrongContentError:
+        raise ValueError(
+            f"{published.url} has another SHA-256 than {published.release} was published with: it is not used"
+        ) from None

@@ -1,8 +1,10 @@
 """Dataset yaml files in YOLOv5's form: where the images of each split are, and what the classes are called."""
 
+import fcntl
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -77,8 +79,8 @@ def load_dataset(
     """Reads a dataset yaml, one of the shipped ones, or makes the built-in data set `shapes`.
 
     A relative `path` is looked for beside the yaml, then in the current folder (YOLOv5 looks in the current folder
-    only); for a shipped yaml in the current folder and in `datasets/` there. `download` is fetched only if that
-    is allowed and a required split is missing, see `pipelines.data.download`.
+    only); for a shipped yaml in the current folder and in `datasets/` there, which it is fetched into. `download` is
+    fetched only if that is allowed and a required split is missing, see `pipelines.data.download`.
 
     Args:
         path_or_name: a yaml file, or one of `shipped_names()` if there is no such file.
@@ -94,7 +96,7 @@ def load_dataset(
     roots = _roots(yaml, shipped)
     found = {split: _sources(yaml, split, roots) for split in SPLITS}
     if allow_download and any(isinstance(found[split], str) for split in require):
-        _download(yaml, roots)
+        _download(yaml, roots, require, shipped=shipped)
         found = {split: _sources(yaml, split, roots) for split in SPLITS}
     absent = {split: sources for split, sources in found.items() if isinstance(sources, str)}
     for split in require:
@@ -185,19 +187,35 @@ def _candidates(path: Path, roots: list[Path]) -> list[Path]:
     return list(dict.fromkeys(Path(os.path.abspath(candidate)) for candidate in candidates))
 
 
-def _download(yaml: YamlFile, roots: list[Path]) -> None:
-    """Fetches the yaml's archives into the data set's folder, if it names any."""
+def _download(yaml: YamlFile, roots: list[Path], require: Sequence[Split], *, shipped: bool) -> None:
+    """Fetches the yaml's archives into the data set's folder, if it names any; one process does, others wait for it."""
     wanted = archives(yaml)
     if not wanted:
         return
-    done = fetch_into(roots[0], wanted, allowed_below=(yaml.path.parent, Path.cwd()))
-    _log.info("Unpacked %d files into %s", len(done.files), printable(roots[0]))
-    if done.left_out:
-        _log.warning(
-            "%d files are no images, labels or texts, or hidden, and were left in the archive; the first is %s",
-            len(done.left_out),
-            printable(done.left_out[0]),
-        )
+    # A shipped yaml's first folder is YOLOv5's, beside the current one; only below the current one it is surely ours.
+    root, homes = (roots[-1], [Path.cwd()]) if shipped else (roots[0], [yaml.path.parent, Path.cwd()])
+    with _only_one(root.parent):
+        if not any(isinstance(_sources(yaml, split, roots), str) for split in require):
+            return
+        done = fetch_into(root, wanted, class_names=_class_names(yaml, optional=True), allowed_below=homes)
+    _log.info("Unpacked %d files into %s", len(done.unpacked.files), printable(root))
+    if left := done.unpacked.left_out:
+        _log.warning("%d files are no images, labels or texts, or hidden, and were left in the archive; the first is "
+                     "%s", len(left), printable(left[0]))  # fmt: skip
+    if done.problems:
+        _log.warning("%d annotations could not be used; the first: %s", len(done.problems), done.problems[0])
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Waits until no other process is in here for that folder or, where it is missing, the nearest above it."""
+    there = next(path for path in (folder, *folder.parents) if path.is_dir())
+    handle = os.open(there, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _class_names(yaml: YamlFile, *, optional: bool) -> tuple[str, ...]:

@@ -1,6 +1,10 @@
 """Streams a file from an http address to the disk: bounded, watched, and continued after a break."""
 
+import fcntl
 import http.client
+import logging
+import os
+import re
 import shutil
 import time
 import urllib.error
@@ -15,14 +19,21 @@ from pipelines.data.problems import printable
 ALLOW_DOWNLOAD = "--allow-download"
 """The flag without which no command fetches anything."""
 MAX_BYTES = 1 << 40
+ATTEMPTS = 5
+"""How often a broken connection is taken up again, as long as something new arrives."""
 _TIMEOUT_SECONDS = 30.0
 _PATIENCE_SECONDS, _SLOWEST_BYTES_PER_SECOND = 30.0, 1000
 _CHUNK_BYTES = 1 << 20
+_log = logging.getLogger("graph_train")
 _PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
 
 
 class FetchError(ValueError):
     """An address that gives nothing, or not all; the text is the rest of a sentence that begins with the address."""
+
+
+class WrongContentError(ValueError):
+    """A file with another SHA-256 than it must have; the text is the one that it has."""
 
 
 class _HttpOnly(urllib.request.HTTPRedirectHandler):
@@ -39,6 +50,50 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
 def name_of(url: str) -> str:
     """The last part of an address, fit for a terminal."""
     return printable(url.rpartition("?")[0].rpartition("/")[2] or url.rpartition("/")[2] or "archive")
+
+
+def fetch_verified(url: str, target: Path, *, sha256: str, size: int | None = None, terms: str = "") -> None:
+    """Fetch a file and verify it, unless it is there; it has its name only when it is whole and right.
+
+    What arrived before a break stays beside it as `<name>.part`, and the next call goes on behind it. Of several
+    processes that want the same file one fetches it, the others wait.
+
+    Args:
+        url: http or https.
+        target: in a folder that exists.
+        sha256: 64 hexadecimal digits.
+        size: bytes that there must be, where known.
+        terms: under which licence it comes, for the log.
+    Raises:
+        FetchError: as `fetch`, with what is kept.
+        WrongContentError: it is not what was expected; nothing of it is kept.
+        OSError: the file cannot be written.
+    """
+    # Imported where it is needed: it takes a third of a second, and most commands fetch nothing.
+    import pooch
+
+    pooch.get_logger().setLevel(logging.ERROR)
+    partial = target.with_name(f"{target.name}.part")
+
+    def download(url: str, output_file: str, _: pooch.Pooch) -> None:
+        _log.info("Fetching %s%s", url, f" ({terms})" if terms else "")
+        fetch(url, partial, size=size, attempts=ATTEMPTS)
+        os.replace(partial, output_file)
+
+    with target.with_name(f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            pooch.retrieve(url, f"sha256:{sha256}", target.name, target.parent, downloader=download)
+        except FetchError as error:
+            arrived = partial.stat().st_size if partial.exists() else 0
+            of = f"{arrived} of {size}" if size else str(arrived)
+            kept = f" ({of} bytes are kept: run it again to go on)" if arrived else ""
+            if not arrived:
+                partial.unlink(missing_ok=True)
+            raise FetchError(f"{error}{kept}") from None
+        except ValueError as error:
+            found = re.findall(r"\b[0-9a-f]{64}\b", str(error))
+            raise WrongContentError(found[-1] if found else "unknown") from None
 
 
 def fetch(url: str, file: Path, *, size: int | None = None, attempts: int = 1) -> None:

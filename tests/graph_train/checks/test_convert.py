@@ -137,7 +137,7 @@ def test_names_give_the_order_and_refuse_other_classes(
 ) -> None:
     arguments = ["--train", str(voc), "--val", str(voc), "--output", str(tmp_path / "yolo"), "--names", "dog"]
     assert main(["convert", *arguments]) == 1
-    assert "class 'cat' is not among --names; object left out" in capsys.readouterr().out
+    assert "class 'cat' is not among the names; object left out" in capsys.readouterr().out
     assert [len(labels) for labels in read(tmp_path / "yolo", "train").labels] == [1, 0, 0]
 
 

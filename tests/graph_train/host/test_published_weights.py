@@ -143,7 +143,7 @@ def test_a_broken_connection_is_taken_up_again_where_it_broke(server: _Server) -
 
 
 def test_what_arrived_is_kept_for_the_next_run(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published_weights, "_ATTEMPTS", 1)
+    monkeypatch.setattr(fetching, "ATTEMPTS", 1)
     server.breaks_after = 1000
     with pytest.raises(ValueError, match=rf"ended after 1000 of {len(server.content)} bytes \(1000 of .* run it again"):
         located_weights(NAME, allow_download=True)
@@ -155,7 +155,7 @@ def test_what_arrived_is_kept_for_the_next_run(server: _Server, monkeypatch: pyt
 
 
 def test_a_server_without_ranges_sends_all_of_it_again(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published_weights, "_ATTEMPTS", 1)
+    monkeypatch.setattr(fetching, "ATTEMPTS", 1)
     server.ranges, server.breaks_after = False, 1000
     with pytest.raises(ValueError, match="ended after 1000"):
         located_weights(NAME, allow_download=True)

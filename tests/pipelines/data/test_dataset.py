@@ -114,8 +114,12 @@ def test_shipped_data_sets(name: str, classes: int, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     found = load_dataset(name, require=())
     assert len(found.class_names) == len(set(found.class_names)) == classes
-    with pytest.raises(ValueError, match="nothing is downloaded here: get the data from http"):
+    sizes = {"coco.yaml": "20,201.1", "coco128": "7.0", "VOC.yaml": "2,910.7"}
+    with pytest.raises(
+        ValueError, match=rf"give --allow-download to fetch http.* \({sizes[name]} MB; .*Flickr"
+    ) as told:
         load_dataset(name)
+    assert "\n" not in str(told.value)
 
 
 def test_shipped_data_is_found_in_the_usual_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

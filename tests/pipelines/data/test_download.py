@@ -2,15 +2,23 @@
 
 import hashlib
 import http.server
+import shutil
 import socket
+import subprocess
+import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import yaml
 
-from pipelines.data import fetching
+from pipelines.data import dataset, fetching
 from pipelines.data.dataset import load_dataset
+from pipelines.data.index import scan_images
+from tests.graph_train.checks.test_convert import write_voc
 from tests.pipelines.data.test_unpack import everything_below, make_zip
 from tests.pipelines.data_sets import add_image, write_yaml
 
@@ -20,8 +28,15 @@ NAMES = "names: [a]\n"
 class _Handler(http.server.SimpleHTTPRequestHandler):
     """Files of one folder, and a few addresses that misbehave."""
 
+    asked: ClassVar[list[tuple[str, str | None]]] = []
+    breaks_after: int | None = None
+    """Bytes of `set.zip` before the connection is closed."""
+
     def do_GET(self) -> None:
-        if self.path == "/to-a-file":
+        self.asked.append((self.path, self.headers.get("Range")))
+        if self.path == "/set.zip":
+            self._send_zip()
+        elif self.path == "/to-a-file":
             self.send_response(302)
             self.send_header("Location", "file:///etc/passwd")
             self.end_headers()
@@ -40,6 +55,16 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
                 self.wfile.write(b".")
         else:
             super().do_GET()
+
+    def _send_zip(self) -> None:
+        content = (
+            (Path(self.directory) / "set.zip").read_bytes() if (Path(self.directory) / "set.zip").exists() else b""
+        )
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start : self.breaks_after])
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -156,10 +181,13 @@ def test_servers_that_misbehave(
     monkeypatch.setattr(fetching, "_PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(fetching, "_TIMEOUT_SECONDS", 1.0)
     file = yaml_for(tmp_path, f"{{url: '{served[1]}/{name}', sha256: {'0' * 64}}}")
+    monkeypatch.setattr(fetching, "ATTEMPTS", 1)
     with pytest.raises(ValueError, match=reason) as caught:
         load_dataset(file, allow_download=True)
     assert str(caught.value).startswith(f"{file}:5:11: ") and "\n" not in str(caught.value)
-    assert everything_below(tmp_path) == ["data.yaml"]
+    left = [path for path in everything_below(tmp_path) if path != "data.yaml" and not path.endswith(".lock")]
+    assert bool(left) == ("bytes are kept: run it again" in str(caught.value))
+    assert all(path.startswith(".set.download/") and path.endswith(".part") for path in left)
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
@@ -201,3 +229,157 @@ def test_a_hostile_archive_leaves_no_trace(served: tuple[Path, str], tmp_path: P
     with pytest.raises(ValueError, match=rf"data\.yaml:5:11: {address}/evil\.zip: .*leaves the folder"):
         load_dataset(file, allow_download=True)
     assert everything_below(tmp_path) == ["data.yaml"]
+
+
+def test_what_arrived_is_kept_for_the_next_run(
+    served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two archives breaks off: the next run asks for nothing that has arrived."""
+    folder, address = served
+    make_zip(folder / "labels.zip", {"set/labels/train/more.txt": b"0 .5 .5 1 1\n"})
+    names = ("labels.zip", "set.zip")
+    entries = ", ".join(
+        f"{{url: '{address}/{name}', sha256: {sha256(folder / name)}, bytes: {(folder / name).stat().st_size}}}"
+        for name in names
+    )
+    file = yaml_for(tmp_path, f"[{entries}]")
+    whole = (folder / "set.zip").read_bytes()
+    monkeypatch.setattr(fetching, "ATTEMPTS", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Handler, "breaks_after", 100)
+        with pytest.raises(ValueError, match=rf"100 of {len(whole)} bytes are kept: run it again to go on"):
+            load_dataset(file, allow_download=True)
+    assert sorted(path.suffix for path in (tmp_path / ".set.download").iterdir()) == [
+        ".lock",
+        ".lock",
+        ".part",
+        ".zip",
+    ]
+    (folder / "labels.zip").unlink()
+    monkeypatch.setattr(_Handler, "asked", [])
+    load_dataset(file, allow_download=True)
+    assert _Handler.asked == [("/set.zip", "bytes=100-")]
+    assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["data.yaml", "set"]
+
+
+def test_another_size_than_stated_is_not_fetched(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, address = served
+    file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}, bytes: 7}}")
+    with pytest.raises(ValueError, match=r"has \d+ bytes, 7 were expected: it is not used"):
+        load_dataset(file, allow_download=True)
+    assert everything_below(tmp_path) == ["data.yaml"]
+
+
+def shipped(name: str, served: tuple[Path, str], archives: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shipped yaml, unchanged but for where its archives are, their sizes and checksums."""
+    folder, address = served
+    text = (dataset._SHIPPED / name).read_text()
+    document = yaml.safe_load(text)
+    entries = document["download"] if isinstance(document["download"], list) else [document["download"]]
+    assert [entry["url"].rpartition("/")[2] for entry in entries] == archives
+    for entry in entries:
+        file = folder / entry["url"].rpartition("/")[2]
+        entry |= {"url": f"{address}/{file.name}", "sha256": sha256(file), "bytes": file.stat().st_size}
+    yamls = folder / "yamls"
+    yamls.mkdir()
+    (yamls / name).write_text(yaml.safe_dump(document, sort_keys=False))
+    monkeypatch.setattr(dataset, "_SHIPPED", yamls)
+
+
+def image_bytes(tmp_path: Path) -> bytes:
+    return add_image(tmp_path / "picture", "a.jpg").read_bytes()
+
+
+def test_coco128_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = image_bytes(tmp_path)
+    make_zip(served[0] / "coco128.zip", {
+        "coco128/images/train2017/9.jpg": picture, "coco128/labels/train2017/9.txt": b"7 .5 .5 1 1",
+        "coco128/README.txt": b"read me", "coco128/LICENSE": b"left"})  # fmt: skip
+    shipped("coco128.yaml", served, ["coco128.zip"], monkeypatch)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    found = load_dataset("coco128", allow_download=True)
+    assert found.train == (here / "datasets/coco128/images/train2017",)
+    index = scan_images(found.train, found.class_names)
+    assert [rows[:, 0].tolist() for rows in index.labels] == [[7.0]]
+
+
+def test_coco_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists and labels of one archive, photos of two."""
+    picture, labels = image_bytes(tmp_path), {}
+    for split, number in (("train", 9), ("val", 139)):
+        name = f"{split}2017/{number:012}"
+        make_zip(served[0] / f"{split}2017.zip", {f"{name}.jpg": picture})
+        labels |= {
+            f"coco/labels/{name}.txt": b"16 .5 .5 .2 .2\n",
+            f"coco/{split}2017.txt": f"./images/{name}.jpg\n".encode(),
+        }
+    make_zip(served[0] / "coco2017labels.zip", {**labels, "coco/annotations/instances_val2017.json": b"{}"})
+    shipped("coco.yaml", served, ["coco2017labels.zip", "val2017.zip", "train2017.zip"], monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    found = load_dataset("coco.yaml", allow_download=True)
+    for split in ("train", "val"):
+        index = scan_images(found.split(split), found.class_names)  # type: ignore[arg-type]
+        assert [rows[:, 0].tolist() for rows in index.labels] == [[16.0]] and not index.problems
+    assert (tmp_path / "datasets/coco/annotations/instances_val2017.json").is_file()
+
+
+def write_tar(file: Path, folder: Path) -> None:
+    with tarfile.open(file, "w") as archive:
+        archive.add(folder, "VOCdevkit")
+    shutil.rmtree(folder)
+
+
+def test_voc_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official archives: xml becomes YOLO rows, per set and year; difficult objects are left out."""
+    tars = {"VOCtrainval_06-Nov-2007.tar": ("2007", ("train", "val")), "VOCtest_06-Nov-2007.tar": ("2007", ("test",)),
+            "VOCtrainval_11-May-2012.tar": ("2012", ("train", "val"))}  # fmt: skip
+    for file, (year, sets) in tars.items():
+        folder = tmp_path / "devkit" / f"VOC{year}"
+        for kind in sets:
+            write_voc(folder, f"{year}_{kind}", ("dog", 0, 1, 1, 21, 16), ("cat", 1, 1, 1, 9, 9))
+            (folder / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
+            for name in (kind, f"dog_{kind}", "trainval"):
+                (folder / f"ImageSets/Main/{name}.txt").write_text(f"{year}_{kind}\n")
+        write_tar(served[0] / file, tmp_path / "devkit")
+    shipped("VOC.yaml", served, list(tars), monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    found = load_dataset("VOC", allow_download=True)
+    root = tmp_path / "datasets/VOC"
+    assert [source.name for source in found.train] == ["train2012", "train2007", "val2012", "val2007"]
+    assert everything_below(root / "images") == [
+        f"{name}/{name[-4:]}_{name[:-4]}.jpg" for name in ("test2007", "train2007", "train2012", "val2007", "val2012")
+    ]
+    assert (root / "labels/test2007/2007_test.txt").read_text() == "11 0.25 0.25 0.5 0.5\n"
+    assert not list(root.rglob("*.xml")) and not (tmp_path / "datasets/.VOC.download").exists()
+    index = scan_images(found.val, found.class_names)
+    assert index.labels[0].tolist() == [[11.0, 0.25, 0.25, 0.5, 0.5]] and not index.problems
+
+
+def test_an_archive_without_voc_in_it_is_refused(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, address = served
+    file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}, form: voc}}")
+    with pytest.raises(ValueError, match=rf"data\.yaml:5:11: {address}/set\.zip: it has no VOCdevkit"):
+        load_dataset(file, allow_download=True)
+    assert everything_below(tmp_path) == ["data.yaml"]
+
+
+def test_two_processes_fetch_it_once(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, address = served
+    file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}}}")
+    code = f"from pipelines.data.dataset import load_dataset; load_dataset({str(file)!r}, allow_download=True)"
+    monkeypatch.setattr(_Handler, "asked", [])
+    both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert [path for path, _ in _Handler.asked] == ["/set.zip"]
+
+
+@pytest.mark.parametrize("name", ["coco128", "VOC"])
+def test_the_command_says_where_data_comes_from(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line with the address, the size and the terms; exit code 2."""
+    code = f"import sys; from graph_train.cli.check import main; sys.exit(main(['--data', {name!r}]))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert len(ran.stderr.splitlines()) == 1
+    assert "give --allow-download to fetch http" in ran.stderr and " MB; " in ran.stderr and "Flickr" in ran.stderr

@@ -1,0 +1,161 @@
+"""Annotations of other forms, written as a data set in YOLO's layout: images/<split> and labels/<split>."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pipelines.data.coco_json import is_coco_file, read_coco
+from pipelines.data.problems import Problem, printable
+from pipelines.data.voc_xml import read_voc, voc_files
+
+Placing = Literal["link", "copy", "move"]
+"""How an image comes into the new data set."""
+_VOC_LISTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image and its objects: class names, and (k, 4) centre x, y, width, height as shares of the image."""
+
+    image: Path
+    classes: Sequence[str]
+    boxes: np.ndarray
+
+
+@dataclass
+class AnnotatedSplit:
+    """What was read of one split, and what could not be used of it."""
+
+    entries: list[AnnotatedImage] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    difficult: int = 0
+    names: tuple[str, ...] = ()
+    """Class names in the order of the file, where it has one."""
+
+
+def read_split(source: Path) -> AnnotatedSplit:
+    """Read a COCO json, a folder of VOC's xml files, or a list of `ImageSets/Main`.
+
+    Raises:
+        ValueError: a source that is no such annotation.
+        OSError: it cannot be read.
+    """
+    if is_coco_file(source):
+        return _read_coco(source)
+    if not source.exists():
+        raise FileNotFoundError(f"{printable(source)}: no such folder, list or COCO json")
+    split = AnnotatedSplit()
+    for file in voc_files(source):
+        try:
+            found = read_voc(file)
+        except (ValueError, OSError) as error:
+            text = str(error).removeprefix(f"{printable(file)}: ")
+            split.problems.append(Problem(file, None, "error", f"{text}; image left out", "voc"))
+            continue
+        split.problems += found.problems
+        split.difficult += found.difficult
+        split.entries.append(AnnotatedImage(found.image, found.classes, found.boxes))
+    return split
+
+
+def _read_coco(source: Path) -> AnnotatedSplit:
+    coco = read_coco(source)
+    problems = [*coco.problems, *(problem for image in coco.images for problem in image.labels.problems)]
+    entries = [
+        AnnotatedImage(image.path, [coco.class_names[int(number)] for number in image.labels.boxes[:, 0]],
+                       image.labels.boxes[:, 1:])
+        for image in coco.images
+    ]  # fmt: skip
+    return AnnotatedSplit(entries, problems, names=coco.class_names)
+
+
+def write_split(split: AnnotatedSplit, name: str, names: Sequence[str], folder: Path, *, placing: Placing) -> None:
+    """Write images and label files of a split below `folder`.
+
+    An image that is not there is taken out of the split; it and each object of an unknown class become a problem.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    images, labels = folder / "images" / name, folder / "labels" / name
+    for made in (images, labels):
+        made.mkdir(parents=True)
+    numbers, taken = {category: number for number, category in enumerate(names)}, set[str]()
+    usable = []
+    for entry in split.entries:
+        if not entry.image.is_file():
+            problem = Problem(entry.image, None, "error", "no such image; left out", "image-missing")
+            split.problems.append(problem)
+            continue
+        target = images / _unused(entry.image, taken)
+        _place(entry.image, target, placing)
+        rows = _rows(entry, numbers, split.problems)
+        (labels / target.name).with_suffix(".txt").write_text("".join(f"{row}\n" for row in rows))
+        usable.append(entry)
+    split.entries = usable
+
+
+def _place(image: Path, target: Path, placing: Placing) -> None:
+    if placing == "link":
+        target.symlink_to(image.resolve())
+    elif placing == "copy":
+        shutil.copyfile(image, target)
+    else:
+        os.replace(image, target)
+
+
+def _unused(image: Path, taken: set[str]) -> str:
+    """A file name whose stem no image of the split has, since its label file is called by the stem."""
+    stem, number = image.stem, 2
+    while stem in taken:
+        stem, number = f"{image.stem}_{number}", number + 1
+    taken.add(stem)
+    return f"{stem}{image.suffix}"
+
+
+def _rows(entry: AnnotatedImage, numbers: Mapping[str, int], problems: list[Problem]) -> list[str]:
+    rows = []
+    for category, box in zip(entry.classes, entry.boxes.tolist(), strict=True):
+        if category in numbers:
+            rows.append(" ".join([str(numbers[category]), *(f"{value:.8g}" for value in box)]))
+        else:
+            text = f"class {printable(category)!r} is not among the names; object left out"
+            problems.append(Problem(entry.image, None, "error", text, "class-range"))
+    return rows
+
+
+def convert_voc_devkit(source: Path, names: Sequence[str], folder: Path) -> list[Problem]:
+    """Make `images/<set><year>` and `labels/<set><year>` of what VOC publishes; the images are moved, not copied.
+
+    A set is a list train, val or test; `trainval` and those of single classes repeat them.
+
+    Args:
+        source: the unpacked archive, with `VOCdevkit/VOC<year>/ImageSets/Main`.
+        names: classes in the order of their numbers.
+        folder: the data set.
+    Returns:
+        What was left out.
+    Raises:
+        ValueError: no such lists.
+        OSError: a file cannot be read or written.
+    """
+    problems: list[Problem] = []
+    lists = list(_voc_lists(source))
+    if not lists:
+        raise ValueError("it has no VOCdevkit/VOC<year>/ImageSets/Main with a list train.txt, val.txt or test.txt")
+    for file in lists:
+        split = read_split(file)
+        year = file.parents[2].name.removeprefix("VOC")
+        write_split(split, f"{file.stem}{year}", names, folder, placing="move")
+        problems += split.problems
+    return problems
+
+
+def _voc_lists(source: Path) -> Iterator[Path]:
+    for folder in sorted(source.glob("VOCdevkit/VOC*/ImageSets/Main")):
+        yield from (folder / f"{name}.txt" for name in _VOC_LISTS if (folder / f"{name}.txt").is_file())
