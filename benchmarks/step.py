@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ceilings import ceilings_by_name, limited_by, measure_ceilings
-from benchmarks.competitors import VARIANTS, Comparison, Setting, available, compare, find_torch, is_half, other_checkout
+from benchmarks.competitors import (
+    VARIANTS,
+    Comparison,
+    Setting,
+    available,
+    compare,
+    find_torch,
+    is_half,
+    other_checkout,
+)
 from benchmarks.flags import add_quick, add_repeats
 from benchmarks.points import Point, parse_point
 from benchmarks.tables import Table, number, percent

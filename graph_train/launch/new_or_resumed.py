@@ -128,7 +128,7 @@ def shared(start: Start | None) -> Start:
     if start is not None:
         header = start.checkpoint.header if start.checkpoint else None
         sent = {"options": start.options.as_flat_dict(), "hyp": start.hyp.as_dict(), "header": header}
-    got = exchange.share(sent)
+    got = exchange.broadcast(sent)
     if start is not None:
         return start
     options = options_from_flags(**{**got["options"], "noplots": True, "loggers": "csv"})

@@ -33,7 +33,7 @@ from graph_train.runs.run_folder import (
 from graph_train.runs.saved_header import SavedHeader, read_header
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, TrainOptions, options_from_flags
-from graph_train.training.assembly import Run, Saved, assemble
+from graph_train.training.assembly import Saved, TrainingRun, assemble
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.setup import run_device
 from graph_train.training.trainer import Trainer, TrainResult
@@ -70,7 +70,7 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
 def _leave_together() -> None:
     """Waits for all ranks: OneFlow's heartbeat would abort those that are left, even rank 0 in its last save."""
     info = team.current().info
-    Exchange(info.rank, info.world).most(0)
+    Exchange(info.rank, info.world).all_reduce_max(0)
 
 
 def _train(callbacks: Callbacks | None, flags: Mapping[str, Any]) -> TrainResult | EvolutionResult:
@@ -133,14 +133,14 @@ def _follow(callbacks: Callbacks) -> TrainResult:
                 folder.close()
 
 
-def _require_same_data(run: Run) -> None:
+def _require_same_data(run: TrainingRun) -> None:
     """All ranks draw from one plan, so all must have the same images.
 
     Raises:
         ValueError: this rank has others.
     """
     own, exchange = run.setup.data.fingerprint(), run.setup.exchange
-    if exchange.share(own) != own:
+    if exchange.broadcast(own) != own:
         raise ValueError("the data set is not the one that rank 0 has; copy the same files to every host")
 
 
@@ -198,7 +198,7 @@ def _train_from(start: Start, folder: RunFolder, callbacks: Callbacks) -> TrainR
         run.close()
 
 
-def _check_data(run: Run, header: SavedHeader) -> None:
+def _check_data(run: TrainingRun, header: SavedHeader) -> None:
     """The data set may lie elsewhere than before, but must be the same there.
 
     Raises:
@@ -250,7 +250,7 @@ def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
-def _describe(run: Run, folder: RunFolder, callbacks: Callbacks, *, first_epoch: int | None) -> None:
+def _describe(run: TrainingRun, folder: RunFolder, callbacks: Callbacks, *, first_epoch: int | None) -> None:
     """Says what will be trained: to the terminal, as files in the folder, to loggers."""
     options, data = run.setup.options, run.setup.data
     LOG.info("Settings: %s", _listed(options.as_flat_dict()))

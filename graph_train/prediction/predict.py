@@ -75,7 +75,7 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
     if options.vid_stride != 1 and not sources.videos:
         raise ValueError(f"--vid-stride {options.vid_stride}: there is no video among the sources; leave it out")
     detector = ImageDetector(options)
-    with _Run(options, sources, detector) as run:
+    with _PredictionRun(options, sources, detector) as run:
         run.look_at_images()
         run.look_at_videos()
     return run.result()
@@ -113,7 +113,7 @@ class _Timer:
         return Speed(self.load * per_image, self.inference * per_image, self.suppression * per_image)
 
 
-class _Run:
+class _PredictionRun:
     """One prediction over all sources."""
 
     def __init__(self, options: PredictOptions, sources: Sources, detector: ImageDetector) -> None:
@@ -125,7 +125,7 @@ class _Run:
         self._problems, self._timer = list(sources.problems), _Timer()
         self._found: list[Prediction] = []
 
-    def __enter__(self) -> "_Run":
+    def __enter__(self) -> "_PredictionRun":
         sources = [file.path for file in (*self._sources.images, *self._sources.videos)]
         workers = min(self._batches.workers, 4)
         self._writer = PredictionWriter(self._output, self._names, workers=workers, sources=sources)

@@ -23,7 +23,7 @@ from graph_train.report.content import (
 )
 from graph_train.report.page import finite, render
 from graph_train.report.samples import SampleCollector, measured_here, picture
-from graph_train.training.assembly import Run
+from graph_train.training.assembly import TrainingRun
 from graph_train.training.trainer import Trainer
 from kernels.host.files import write_atomically
 from pipelines.shard import Shard
@@ -156,7 +156,7 @@ class ReportHooks(TrainingHooks):
         self._next_writing = time.monotonic() + (time.monotonic() - started) / MOST_SHARE
 
 
-def _sample_collector(run: Run) -> SampleCollector:
+def _sample_collector(run: TrainingRun) -> SampleCollector:
     exchange = run.setup.exchange
     here = measured_here(run.val_pipeline, Shard(exchange.rank, exchange.ranks))
     return SampleCollector(run.setup.data.val, here)

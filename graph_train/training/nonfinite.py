@@ -15,7 +15,7 @@ import numpy as np
 
 from graph_train.engine.step import StepResult
 from graph_train.host.failures import DivergedError
-from kernels.framework.global_rows import kept_by_images
+from kernels.framework.global_rows import sharded_by_batch
 from kernels.host.files import replacing
 from kernels.runtime import Tensor, flow
 from models.safetensors_file import write_safetensors
@@ -122,7 +122,7 @@ def first_bad_tensor(
         network, criterion: as `graph_train.engine.step.StepModule` uses them.
         images: (B, 3, H, W) uint8, the rows of this rank.
         labels: (B, T, 5), the rows of this rank.
-        place: makes a batch out of the rows of all ranks, where the network is: `Placement.images` with the total.
+        place: makes a batch out of the rows of all ranks, where the network is: `Placement.shard_batch` with the total.
         loss_scale: what the step multiplies the gradients by.
     """
     images, labels = place(images), place(labels)
@@ -132,7 +132,7 @@ def first_bad_tensor(
     network.train()
     seen: list[str] = []
     _watch(network, seen)
-    maps = [kept_by_images(level) for level in network.raw_maps(images)]
+    maps = [sharded_by_batch(level) for level in network.raw_maps(images)]
     if seen:
         return f"the output of {seen[0]}"
     parts = criterion(maps, labels, _scale_beside(loss_scale, labels))

@@ -21,14 +21,14 @@ from graph_train.runs.results_csv import EpochRow, ResultsCsv
 from graph_train.runs.run_folder import PLACE, RunFolder
 from graph_train.runs.saving import Saving, Snapshot
 from graph_train.training.agreement import Agreement, agreed_digest
-from graph_train.training.assembly import Run, anchors_px
+from graph_train.training.assembly import TrainingRun, anchors_px
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.epoch_batches import EpochBatches
 from graph_train.training.epoch_validation import EpochValidation, measured
 from graph_train.training.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
 from graph_train.training.progress import EpochProgress, EpochTimes
 from graph_train.validation.measuring import ValidationResult
-from kernels.framework.global_rows import here
+from kernels.framework.global_rows import local_shard
 from kernels.runtime import Tensor
 from models.weights import copy_weights
 
@@ -57,7 +57,7 @@ class Trainer:
 
     def __init__(
         self,
-        run: Run,
+        run: TrainingRun,
         folder: RunFolder,
         cursor: Cursor,
         stopper: EarlyStopping,
@@ -203,7 +203,7 @@ class Trainer:
         self.callbacks.run("on_train_batch_start")
         total = run.train_pipeline.images_of(cursor.next_batch)
         labels = self._batches.padded_labels(batch, total, self._most_labels)
-        images = run.setup.placement.images(batch.images, total)
+        images = run.setup.placement.shard_batch(batch.images, total)
         started = time.perf_counter()
         compiled = compile_seconds(run.step)
         result = run.step(images, labels, run.schedule.at(number, cursor.epoch))
@@ -217,7 +217,7 @@ class Trainer:
             self.callbacks.run("on_before_zero_grad")
         paths = [str(path) for path in batch.paths]
         self.callbacks.run(
-            "on_train_batch_end", run.state.network, number, here(images), batch.labels, paths, cursor.means()
+            "on_train_batch_end", run.state.network, number, local_shard(images), batch.labels, paths, cursor.means()
         )
         self._watch.see(result, run.state.counters.skipped_in_row, lambda: self._suspect(batch, labels, number))
         self.save_if_due(number)
@@ -231,7 +231,7 @@ class Trainer:
             "learning_rates": list(run.schedule.at(number, epoch).learning_rates),
             "loss_scale": run.state.counters.loss_scale,
         }
-        return SuspectBatch(np.array(_host(batch.images)), run.setup.placement.own_rows(labels).copy(), facts)
+        return SuspectBatch(np.array(_host(batch.images)), run.setup.placement.local_rows(labels).copy(), facts)
 
     def _first_bad_tensor(self, suspect: SuspectBatch) -> str:
         step: Any = self.run.step
@@ -241,7 +241,7 @@ class Trainer:
             step.criterion,
             suspect.images,
             suspect.labels,
-            partial(step.placement.images, total=total),
+            partial(step.placement.shard_batch, total=total),
             loss_scale=suspect.facts["loss_scale"],
         )
 
@@ -269,7 +269,7 @@ class Trainer:
         with self.saving.guarded():
             self.csv.append(row)
         # Of the same numbers, another processor may make another last bit.
-        fitness = self._exchange.share(validation.fitness if validation is not None else 0.0)
+        fitness = self._exchange.broadcast(validation.fitness if validation is not None else 0.0)
         improved = validation is not None and fitness >= cursor.best_fitness
         if improved:
             cursor.best_fitness = fitness
@@ -370,7 +370,7 @@ class Trainer:
     def _finish(self) -> TrainResult:
         run = self.run
         validation = self.last_validation
-        if self._exchange.share(self.folder.best.exists()) and not self._evolving:
+        if self._exchange.broadcast(self.folder.best.exists()) and not self._evolving:
             LOG.info("Validating %s", self.folder.best)
             self._load_best()
             with self.saving.guarded():
@@ -399,7 +399,7 @@ class Trainer:
         average = self.run.state.average
         if self._exchange.main:
             transfer(average, load_weights(self.folder.best))
-        self.run.setup.placement.same(average.state_dict().values())
+        self.run.setup.placement.broadcast_in_place(average.state_dict().values())
 
 
 def _host(images: Any) -> np.ndarray:
