@@ -55,12 +55,12 @@ def sums(count: int) -> float:
     return time.perf_counter() - started
 
 
-def farewell() -> None:
+def report_done() -> None:
     """Tells the other ranks that this one is done, and does not fail."""
     from graph_train.ranks import team
 
-    team.current().farewell()
+    team.current().report_done()
 
 
 if __name__ == "__main__":
-    serve({"prepare": prepare, "steps": steps, "agreements": agreements, "sums": sums, "farewell": farewell})
+    serve({"prepare": prepare, "steps": steps, "agreements": agreements, "sums": sums, "report_done": farewell})

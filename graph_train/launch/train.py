@@ -12,7 +12,7 @@ import numpy as np
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.hooks.loggers import RunDescription, add_loggers
 from graph_train.host.devices import cpu_threads
-from graph_train.host.failures import StoppedInOrder
+from graph_train.host.failures import GracefulStop
 from graph_train.host.interrupts import Interruptible
 from graph_train.host.run_command import one_line
 from graph_train.host.terminal import steady_output
@@ -62,12 +62,12 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
     with team.reporting(quiet=not flags.get("debug")), steady_output(), Interruptible():
         try:
             return _train(callbacks, flags)
-        except StoppedInOrder:
-            _leave_together()
+        except GracefulStop:
+            _wait_for_all_ranks()
             raise
 
 
-def _leave_together() -> None:
+def _wait_for_all_ranks() -> None:
     """Waits for all ranks: OneFlow's heartbeat would abort those that are left, even rank 0 in its last save."""
     info = team.current().info
     Exchange(info.rank, info.world).all_reduce_max(0)
@@ -82,8 +82,8 @@ def _train(callbacks: Callbacks | None, flags: Mapping[str, Any]) -> TrainResult
     listeners = callbacks if callbacks is not None else Callbacks()
     if options.optim.evolve:
         return evolve_from(options, listeners)
-    with listeners.one_run():
-        return _train_one(options, flags, listeners) if info.main else _follow(listeners)
+    with listeners.run_scope():
+        return _train_one(options, flags, listeners) if info.main else _train_follower(listeners)
 
 
 def _train_one(options: TrainOptions, flags: Mapping[str, Any], listeners: Callbacks) -> TrainResult:
@@ -121,13 +121,13 @@ def _check_ranks(options: TrainOptions, info: RankInfo) -> None:
         raise ValueError(f"--batch-size {options.optim.batch_size}: {info.world} ranks need at least an image each")
 
 
-def _follow(callbacks: Callbacks) -> TrainResult:
+def _train_follower(callbacks: Callbacks) -> TrainResult:
     """Trains as any rank but the main one: settings come from there, and what is written here is thrown away."""
     with tempfile.TemporaryDirectory(prefix="graph-train-rank-") as place:
         folder = RunFolder(Path(place))
         with folder.quiet():
             try:
-                with _heard(callbacks):
+                with _routine_events(callbacks):
                     return _train_from(shared(None), folder, callbacks)
             finally:
                 folder.close()
@@ -147,14 +147,14 @@ def _require_same_data(run: TrainingRun) -> None:
 def _train_in(folder: RunFolder, begin: Callable[[RunFolder], Start], callbacks: Callbacks) -> TrainResult:
     try:
         folder.open_log()
-        with _heard(callbacks):
+        with _routine_events(callbacks):
             return _train_from(shared(begin(folder)), folder, callbacks)
     finally:
         folder.close()
 
 
 @contextlib.contextmanager
-def _heard(callbacks: Callbacks) -> Iterator[None]:
+def _routine_events(callbacks: Callbacks) -> Iterator[None]:
     callbacks.run("on_pretrain_routine_start")
     try:
         yield

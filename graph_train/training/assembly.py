@@ -101,7 +101,7 @@ def assemble(
     if any_anchors:
         network.set_anchors_px(np.ones_like(anchors_px(network)))
     elif saved is None:
-        _settle_anchors(network, setup)
+        _choose_anchors(network, setup)
     network.compute_in(agreeing_type(network, activation_type, device))
     return _with_step(setup, network)
 
@@ -151,7 +151,7 @@ def anchors_px(network: DetectionModel) -> npt.NDArray[np.float32]:
     return network.anchors_cells * np.asarray(network.stride, np.float32).reshape(-1, 1, 1)
 
 
-def _settle_anchors(network: DetectionModel, setup: Setup) -> None:
+def _choose_anchors(network: DetectionModel, setup: Setup) -> None:
     """Auto-anchor, unless it is switched off or has no labels to go by.
 
     Raises:

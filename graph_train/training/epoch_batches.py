@@ -28,7 +28,7 @@ class EpochBatches:
     def __init__(self, run: TrainingRun) -> None:
         self._run, self._options = run, run.setup.options
 
-    def left_of(self, cursor: Cursor) -> Iterator[Any]:
+    def remaining(self, cursor: Cursor) -> Iterator[Any]:
         """The batches that an epoch has not seen yet."""
         return iter(
             self._run.train_pipeline.epoch(

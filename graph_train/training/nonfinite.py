@@ -135,7 +135,7 @@ def first_bad_tensor(
     maps = [sharded_by_batch(level) for level in network.raw_maps(images)]
     if seen:
         return f"the output of {seen[0]}"
-    parts = criterion(maps, labels, _scale_beside(loss_scale, labels))
+    parts = criterion(maps, labels, _scale_like(loss_scale, labels))
     for name in ("box", "objectness", "classes", "total"):
         if found := _count(getattr(parts, name)):
             return f"the {name} loss is {found}"
@@ -151,7 +151,7 @@ def first_bad_tensor(
     )
 
 
-def _scale_beside(value: float, like: Tensor) -> Tensor:
+def _scale_like(value: float, like: Tensor) -> Tensor:
     """(1,) float32 on the device of another tensor; of several ranks all have it."""
     where = {"placement": like.placement, "sbp": flow.sbp.broadcast} if like.is_global else {"device": like.device}
     return flow.tensor([value], dtype=flow.float32, **where)
@@ -161,10 +161,10 @@ def _watch(network: Any, seen: list[str]) -> None:
     """Notes the first module, of nested ones the innermost, whose output is not finite."""
     for name, module in network.named_modules():
         if name:
-            module.register_forward_hook(_noting(f"{name} ({type(module).__name__})", seen))
+            module.register_forward_hook(_record_order(f"{name} ({type(module).__name__})", seen))
 
 
-def _noting(name: str, seen: list[str]) -> Callable[[Any, Any, Any], None]:
+def _record_order(name: str, seen: list[str]) -> Callable[[Any, Any, Any], None]:
     def note(_module: Any, _inputs: Any, output: Any) -> None:
         for tensor in _tensors(output):
             if not seen and (found := _count(tensor)):

@@ -13,7 +13,7 @@ import numpy as np
 from graph_train.engine.step import GraphStep, compile_seconds
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.host.devices import cpu_threads
-from graph_train.host.failures import StoppedInOrder
+from graph_train.host.failures import GracefulStop
 from graph_train.host.interrupts import StopRequest
 from graph_train.runs.checkpoint import Checkpoint
 from graph_train.runs.cursor import Cursor
@@ -79,7 +79,7 @@ class Trainer:
         self._agreement = Agreement(self._exchange, self._request, self.callbacks)
         self._most_labels = 0
         self._batches = EpochBatches(run)
-        self._validation = EpochValidation(run, folder.path, self.callbacks, self._meet_and_leave_if_asked)
+        self._validation = EpochValidation(run, folder.path, self.callbacks, self._agree_and_stop_if_requested)
         self._watch = NonFiniteWatch(options.optim.max_nonfinite, folder.path, self._first_bad_tensor)
 
     def train(self) -> TrainResult:
@@ -107,7 +107,7 @@ class Trainer:
             if not self._train_epoch():
                 return self._stopped()
             self._finish_epoch()
-            self._meet_and_leave_if_asked()
+            self._agree_and_stop_if_requested()
             if self.callbacks.stop_training and not cursor.finished:
                 return self._stopped()
         result = self._finish()
@@ -119,11 +119,11 @@ class Trainer:
         """The latest that was finished."""
         return self._validation.last
 
-    def _meet_and_leave_if_asked(self) -> None:
+    def _agree_and_stop_if_requested(self) -> None:
         self._agreement.meet()
-        self._leave_if_asked()
+        self._stop_if_requested()
 
-    def _leave_if_asked(self) -> None:
+    def _stop_if_requested(self) -> None:
         """Ends the run if a signal has asked for it; a closed terminal is only noted."""
         if self._request.hung_up:
             self._request.hung_up = False
@@ -132,8 +132,8 @@ class Trainer:
             return
         if not self._complete:
             self.save_last()
-        LOG.info("Stopped by %s; %s", self._agreement.asked, self._way_on())
-        raise StoppedInOrder
+        LOG.info("Stopped by %s; %s", self._agreement.asked, self._resume_hint())
+        raise GracefulStop
 
     @property
     def _complete(self) -> bool:
@@ -143,10 +143,10 @@ class Trainer:
     def _stopped(self) -> TrainResult:
         """The end that a callback asked for."""
         self.save_last()
-        LOG.info("Stopped by a callback; %s", self._way_on())
+        LOG.info("Stopped by a callback; %s", self._resume_hint())
         return TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, None)
 
-    def _way_on(self) -> str:
+    def _resume_hint(self) -> str:
         if self._evolving:
             return "go on with the same command and --exist-ok"
         return f"go on with: graph-train --resume {self.folder.last}"
@@ -168,7 +168,7 @@ class Trainer:
         progress = EpochProgress(
             cursor.epoch, run.setup.options.optim.epochs, batches=batches, first_batch=cursor.next_batch
         )
-        source = self._batches.left_of(cursor)
+        source = self._batches.remaining(cursor)
         while True:
             asked = time.perf_counter()
             batch = next(source, None)
@@ -178,7 +178,7 @@ class Trainer:
             if not self._all_go_on(batch, cursor.epoch * batches + cursor.next_batch):
                 break
             self._train_batch(batch, cursor.epoch * batches + cursor.next_batch, progress)
-            self._leave_if_asked()
+            self._stop_if_requested()
             if self._exchange.alone and self.callbacks.stop_training:  # several ranks agree on it before a batch
                 break
         self.times.append(progress.close())
@@ -189,7 +189,7 @@ class Trainer:
         self._most_labels, due = self._agreement.meet(batch.max_labels, self._due_before(number))
         if self._exchange.alone:
             return True
-        self._leave_if_asked()
+        self._stop_if_requested()
         if due:
             self._save_now()
         return not self.callbacks.stop_training

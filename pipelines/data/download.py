@@ -61,7 +61,7 @@ def _archive(yaml: YamlFile, key: tuple[Any, ...], entry: Any) -> Archive:
     return Archive(url, digest.lower(), place)
 
 
-def how_to_get(yaml: YamlFile) -> str:
+def download_hint(yaml: YamlFile) -> str:
     """The end of the sentence that something is missing: where the data may be had."""
     value = yaml.data.get("download")
     try:

@@ -37,7 +37,7 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
     agreed_digest(step.state.digest(), exchange)
     if info.main:
         (out / "results.json").write_text(json.dumps([asdict(result) for result in [*results, skipped]]))
-    team.current().farewell()
+    team.current().report_done()
 
 
 def _step(kind: str, info: Any) -> tuple[Any, Any]:
