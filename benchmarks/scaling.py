@@ -151,7 +151,7 @@ class _Job:
 
     def _close(self) -> None:
         try:
-            self._all("farewell")
+            self._all("report_done")
         finally:
             # OneFlow's ranks wait for each other when they end.
             list(self._pool.map(lambda worker: worker.close(), self._workers))

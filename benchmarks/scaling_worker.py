@@ -41,7 +41,7 @@ def agreements(count: int) -> float:
     """So many exchanges of a few numbers, as the trainer does one before each batch. Seconds."""
     started = time.perf_counter()
     for number in range(count):
-        _Session.exchange.most(number, 0, 0, 0)
+        _Session.exchange.all_reduce_max(number, 0, 0, 0)
     return time.perf_counter() - started
 
 
@@ -55,12 +55,12 @@ def sums(count: int) -> float:
     return time.perf_counter() - started
 
 
-def farewell() -> None:
+def report_done() -> None:
     """Tells the other ranks that this one is done, and does not fail."""
     from graph_train.ranks import team
 
-    team.current().farewell()
+    team.current().report_done()
 
 
 if __name__ == "__main__":
-    serve({"prepare": prepare, "steps": steps, "agreements": agreements, "sums": sums, "farewell": farewell})
+    serve({"prepare": prepare, "steps": steps, "agreements": agreements, "sums": sums, "report_done": farewell})

@@ -16,7 +16,7 @@ from graph_train.engine.step import EagerStep, GraphStep, StepResult
 from graph_train.host.devices import select_device
 from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
-from kernels.framework.global_rows import here
+from kernels.framework.global_rows import local_shard
 from kernels.framework.graph_memory import share_graph_memory
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
@@ -86,16 +86,18 @@ def prepare_kind(placement: Placement, folder: Path, kind: ActivationType, *, gr
 def _spread(rows: np.ndarray, placement: Placement) -> Tensor:
     """A whole batch, of which this rank keeps its rows."""
     total = len(rows)
-    return placement.images(flow.tensor(rows[Shard(placement.rank, placement.ranks).rows(total)]), total)
+    return placement.shard_batch(flow.tensor(rows[Shard(placement.rank, placement.ranks).rows(total)]), total)
 
 
 def _build(point: dict[str, Any], placement: Placement, *, graph: bool, kind: ActivationType) -> EagerStep | GraphStep:
     spec = load_model_spec(point["point"]["model"])
     network, average = (DetectionModel(spec, seed=seed).compute_in(kind) for seed in (0, None))
-    state = TrainingState(placement.module(network), placement.module(average), rule="sgd", placement=placement)
+    state = TrainingState(
+        placement.replicate_module(network), placement.replicate_module(average), rule="sgd", placement=placement
+    )
     if kind is ActivationType.FLOAT16:
         state.counters = Counters(loss_scale=LOSS_SCALE_START)
-    criterion = placement.module(DetectionLoss(network.head_geometry, LossConfig(**point["loss"])))
+    criterion = placement.replicate_module(DetectionLoss(network.head_geometry, LossConfig(**point["loss"])))
     decays = tuple(point["update"]["weight_decays"])
     return (GraphStep if graph else EagerStep)(state, criterion, weight_decays=decays, placement=placement)
 
@@ -135,7 +137,7 @@ def sum_gradients() -> None:
     if not placement.distributed:
         return
     own = flow.zeros(state.update_state().elements, device=placement.device)
-    here(placement.sum(placement.from_summands(own))).numpy()  # waits
+    local_shard(placement.all_reduce_sum(placement.as_partial_sum(own))).numpy()  # waits
 
 
 def trained() -> dict[str, Any]:

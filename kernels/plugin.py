@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from kernels.build import cuda_build, nvrtc, plugin_build, self_check
 from kernels.host.cuda_devices import compute_capabilities
-from kernels.runtime import Tensor, flow, known_notes_hidden
+from kernels.runtime import StderrFilter, Tensor, flow
 
 PluginMode = Literal["auto", "off", "require", "emulated-cuda"]
 """What to load; "emulated-cuda" is for tests: the CUDA kernels on the CPU, in place of the CPU's own."""
@@ -148,7 +148,7 @@ def _run_graphs_on_one_thread() -> None:
 def _start_session() -> Any:
     """The session that runs graphs; it would start by itself with the first graph, but print its notes in between."""
     session = flow.framework.session_context.GetDefaultSession()
-    with known_notes_hidden():
+    with StderrFilter():
         session.TryInit()
     return session
 

@@ -103,13 +103,13 @@ def _import_oneflow() -> Any:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _preload_cuda_libraries()
-    with known_notes_hidden():
+    with StderrFilter():
         import oneflow
-    _take_interrupts_back()
+    _restore_sigint_handler()
     return oneflow
 
 
-def _take_interrupts_back() -> None:
+def _restore_sigint_handler() -> None:
     """OneFlow ends the process at SIGINT, with exit code 255 and nothing told; Python's own handler is put back."""
     if threading.current_thread() is threading.main_thread():
         handler = signal.getsignal(signal.SIGINT)
@@ -122,9 +122,9 @@ _NOTES = (b"libibverbs not available, ibv_fork_init skipped",)
 _NOTES_WITHOUT_GPU = (b" cuda_device_descriptor_class.cpp:", b" cuda_device_manager_factory.cpp:")
 
 
-class known_notes_hidden:  # noqa: N801 - reads as a statement
-    """Context in which OneFlow's native code may say that there is no InfiniBand and, where there is no NVIDIA driver,
-    that there is no CUDA, without anybody seeing it; every other line on stderr appears at the end of the context."""
+class StderrFilter:
+    """Context manager that drops known harmless lines of OneFlow's native code from stderr: that there is no InfiniBand
+    and, without an NVIDIA driver, no CUDA. All other lines appear when the context ends."""
 
     def __enter__(self) -> None:
         sys.stderr.flush()

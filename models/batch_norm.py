@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from kernels.framework.global_rows import whole
+from kernels.framework.global_rows import replicated
 from kernels.framework.in_place import subtract
 from kernels.ops.batch_norm.function import batch_norm, synchronised_batch_norm
 from kernels.plugin import is_loaded
@@ -75,9 +75,9 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
         """
         batch, _, height, width = x.shape
         count = batch * height * width
-        mean = whole(flow.mean(x, dim=[0, 2, 3], keepdim=True))
+        mean = replicated(flow.mean(x, dim=[0, 2, 3], keepdim=True))
         centred = x - mean
-        variance = whole(flow.mean(flow.square(centred), dim=[0, 2, 3], keepdim=True))
+        variance = replicated(flow.mean(flow.square(centred), dim=[0, 2, 3], keepdim=True))
         scale = flow.rsqrt(variance + self.eps) * self.weight.reshape(1, -1, 1, 1)
         unbiased = variance.detach().reshape(-1) * (count / max(count - 1, 1))
         _approach(self.running_mean, mean.detach().reshape(-1), self.momentum)

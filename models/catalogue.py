@@ -76,7 +76,7 @@ def _kernels(value: object) -> tuple[int, ...]:
     return sizes
 
 
-def _odd(value: object) -> int:
+def _odd_int(value: object) -> int:
     if _positive(value) % 2 == 0:
         raise ArgumentError("must be an odd integer >= 1")
     return _positive(value)
@@ -183,7 +183,7 @@ def same_padding(kernel: int, dilation: int = 1) -> int:
     return (dilation * (kernel - 1) + 1) // 2
 
 
-def _slide(size: Size, kernel: int, stride: int, padding: int, dilation: int = 1) -> Size:
+def _window_size(size: Size, kernel: int, stride: int, padding: int, dilation: int = 1) -> Size:
     height, width = ((side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for side in size)
     return height, width
 
@@ -192,7 +192,7 @@ def _convolved(size: Size, given: Arguments) -> Size:
     dilation, padding = given.get("dilation", 1), given.get("padding")
     if padding is None:
         padding = same_padding(given["kernel"], dilation)
-    return _slide(size, given["kernel"], given["stride"], padding, dilation)
+    return _window_size(size, given["kernel"], given["stride"], padding, dilation)
 
 
 def _focused(size: Size, given: Arguments) -> Size:
@@ -201,7 +201,7 @@ def _focused(size: Size, given: Arguments) -> Size:
 
 def _pooled(size: Size, given: Arguments) -> Size:
     kernel, stride = given["kernel"], given["stride"]
-    return _slide(size, kernel, kernel if stride is None else stride, given["padding"])
+    return _window_size(size, kernel, kernel if stride is None else stride, given["padding"])
 
 
 def _bordered(size: Size, given: Arguments) -> Size:
@@ -209,7 +209,7 @@ def _bordered(size: Size, given: Arguments) -> Size:
     return size[0] + top + bottom, size[1] + left + right
 
 
-def _magnified(size: Size, given: Arguments) -> Size:
+def _upsampled(size: Size, given: Arguments) -> Size:
     return size[0] * given["scale_factor"], size[1] * given["scale_factor"]
 
 
@@ -293,13 +293,13 @@ BLOCKS: Mapping[str, BlockRule] = {
     "C3TR": _CSP,
     "C3Ghost": _CSP,
     "C3SPP": BlockRule((_OUT, _SPP_KERNELS, Parameter("repeats", _positive, 1), _SHORTCUT, _GROUPS, _EXPANSION)),
-    "SPPF": BlockRule((_OUT, Parameter("kernel", _odd, 5))),
+    "SPPF": BlockRule((_OUT, Parameter("kernel", _odd_int, 5))),
     "SPP": BlockRule((_OUT, _SPP_KERNELS)),
     "Bottleneck": BlockRule((_OUT, _SHORTCUT, _GROUPS, _EXPANSION)),
     "BottleneckCSP": _CSP,
     "GhostConv": BlockRule((_OUT, _KERNEL, _STRIDE, _GROUPS, _ACT), size=_convolved),
     "GhostBottleneck": BlockRule(
-        (_OUT, Parameter("kernel", _odd, 3), Parameter("stride", _one_or_two, 1)), size=_convolved
+        (_OUT, Parameter("kernel", _odd_int, 3), Parameter("stride", _one_or_two, 1)), size=_convolved
     ),
     "Focus": BlockRule((_OUT, _KERNEL, _STRIDE, _PADDING, _GROUPS, _ACT), size=_focused),
     "Upsample": BlockRule(
@@ -309,7 +309,7 @@ BLOCKS: Mapping[str, BlockRule] = {
             Parameter("mode", _nearest, "nearest"),
         ),
         channels="kept",
-        size=_magnified,
+        size=_upsampled,
     ),
     "MaxPool2d": BlockRule(
         (

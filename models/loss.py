@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kernels.framework.global_rows import expanded, stacked, whole
+from kernels.framework.global_rows import expand_sharded, replicated, stack_sharded
 from kernels.framework.in_place import subtract
 from kernels.ops.bbox_iou.function import bbox_iou, bbox_iou_reference
 from kernels.ops.detection_loss.function import detection_loss, loss_settings, rebalance
@@ -126,7 +126,7 @@ class DetectionLoss(flow.nn.Module):
         """The same loss as one op of the plugin."""
         total, parts = detection_loss(maps, labels, self.settings, self.balance, scale)
         if self.config.autobalance and self.training:
-            rebalance(plain(self.balance), whole(parts), self._reference_level)
+            rebalance(plain(self.balance), replicated(parts), self._reference_level)
         return LossParts(total, parts)
 
     def details(self, maps: Sequence[Tensor], labels: Tensor) -> LossDetails:
@@ -183,10 +183,10 @@ class DetectionLoss(flow.nn.Module):
         scores = flow.sigmoid(rows[..., 0:4]) * 2.0
         columns = [scores[..., axis] - 0.5 for axis in (0, 1)]
         for axis in (0, 1):
-            by_entry = expanded(self.anchor_sides[..., axis], batch, levels, NEIGHBOURS, anchors, slots)
+            by_entry = expand_sharded(self.anchor_sides[..., axis], batch, levels, NEIGHBOURS, anchors, slots)
             side = flow.square(scores[..., 2 + axis]) * by_entry.reshape(batch, levels, entries)
             columns.append(side.masked_fill(unmatched, 1.0))
-        return stacked(columns, dim=-1)
+        return stack_sharded(columns, dim=-1)
 
     def _objectness_targets(self, iou: Tensor, cell: Tensor, unmatched: Tensor, flat: Sequence[Tensor]) -> list[Tensor]:
         """Per level (B, cells): what the objectness of each cell should be; 0 where no label is matched.
@@ -282,7 +282,7 @@ def _element_loss(positive_weight: float, gamma: float) -> flow.nn.Module:
 def _rows_of_entries(flat: Sequence[Tensor], assignment: Assignment) -> Tensor:
     """(B, levels, E, 5 + classes): the prediction of each entry; that of the first cell where there is no match."""
     source = assignment.cell.clamp(min=0)
-    return stacked([flow._C.batch_gather(rows, source[:, level]) for level, rows in enumerate(flat)], dim=1)
+    return stack_sharded([flow._C.batch_gather(rows, source[:, level]) for level, rows in enumerate(flat)], dim=1)
 
 
 def _sums(values: Tensor, unmatched: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.framework.activation_type import ActivationType
-from kernels.framework.global_rows import here
+from kernels.framework.global_rows import local_shard
 from kernels.runtime import Tensor, flow
 from models import layout
 from models.batch_norm import BatchNorm2d
@@ -83,7 +83,7 @@ class DetectionModel(flow.nn.Module):
     @property
     def anchors_cells(self) -> npt.NDArray[np.float32]:
         """(levels, anchors, 2) float32: width, height in grid cells of the level; a copy on the host."""
-        return here(self.head.anchors).numpy()
+        return local_shard(self.head.anchors).numpy()
 
     @property
     def head_geometry(self) -> HeadGeometry:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kernels.framework.global_rows import expanded
+from kernels.framework.global_rows import expand_sharded
 from kernels.runtime import Tensor, flow
 
 # A label belongs to the cell of its centre and to the neighbours that are nearer than half a cell; x, y in cells.
@@ -110,7 +110,7 @@ class TargetAssigner(flow.nn.Module):
         entries = (batch, levels, NEIGHBOURS, self._anchors, slots)
         size = self._grid_sizes(grids)
         # Broadcasting in the middle of a shape is slow on the CPU: operands are expanded to one shape.
-        scale = expanded(flow.cat([size, size], dim=2), batch, levels, 4, slots)
+        scale = expand_sharded(flow.cat([size, size], dim=2), batch, levels, 4, slots)
         boxes = labels[:, :, 1:5].transpose(1, 2).unsqueeze(1).expand(batch, levels, 4, slots) * scale
         centre, sides = boxes[:, :, 0:2], boxes[:, :, 2:4]
         near = self._near(centre, scale[:, :, 0:2], labels[:, :, 0] >= 0)
@@ -139,7 +139,7 @@ class TargetAssigner(flow.nn.Module):
         """(B, levels, anchors, T): whether both sides (B, levels, 2, T) of a label are similar to the anchor's."""
         batch, levels, _, slots = sides.shape
         shape = (levels, self._anchors, 2, slots)
-        ratio = sides.unsqueeze(2).expand(batch, *shape) / expanded(self.anchor_sides, batch, *shape)
+        ratio = sides.unsqueeze(2).expand(batch, *shape) / expand_sharded(self.anchor_sides, batch, *shape)
         worst = flow.maximum(ratio, flow.reciprocal(ratio))
         return flow.maximum(worst[:, :, :, 0], worst[:, :, :, 1]) < self._anchor_t
 
@@ -157,14 +157,14 @@ class TargetAssigner(flow.nn.Module):
         """Cells (B, levels, 5, anchors, T) as float32 numbers; centre relative to its cell (B, levels, 5, 2, T)."""
         batch, levels, _, slots = centre.shape
         shape = (levels, NEIGHBOURS, 2, slots)
-        last = expanded((size - 1.0).unsqueeze(2), batch, *shape)
+        last = expand_sharded((size - 1.0).unsqueeze(2), batch, *shape)
         centre = centre.unsqueeze(2).expand(batch, *shape)
-        corner = flow.floor(centre - expanded(self.shift, batch, *shape)).clamp(min=0.0)
+        corner = flow.floor(centre - expand_sharded(self.shift, batch, *shape)).clamp(min=0.0)
         corner = flow.minimum(corner, last)
 
         columns = size[:, :, 0].reshape(1, levels, 1, 1)
-        cell = corner[:, :, :, 1] * expanded(columns, batch, levels, NEIGHBOURS, slots) + corner[:, :, :, 0]
+        cell = corner[:, :, :, 1] * expand_sharded(columns, batch, levels, NEIGHBOURS, slots) + corner[:, :, :, 0]
         per_anchor = (size[:, :, 0] * size[:, :, 1]).reshape(1, levels, 1, 1, 1)
         shape = (levels, NEIGHBOURS, self._anchors, slots)
-        first = expanded(self.anchor_number * per_anchor, batch, *shape)
+        first = expand_sharded(self.anchor_number * per_anchor, batch, *shape)
         return cell.unsqueeze(3).expand(batch, *shape) + first, centre - corner

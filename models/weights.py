@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from kernels.framework.global_rows import here
+from kernels.framework.global_rows import local_shard
 from kernels.host.files import replacing
 from kernels.runtime import flow
 from models.network import DetectionModel
@@ -291,7 +291,7 @@ def transfer(model: DetectionModel, weights: LoadedWeights, *, exclude: Sequence
             elif value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise ValueError(f"{weights.path}: {name} holds numbers that are not finite; use older weights")
             else:
-                here(tensor).copy_(flow.tensor(value, dtype=tensor.dtype, device=here(tensor).device))
+                local_shard(tensor).copy_(flow.tensor(value, dtype=tensor.dtype, device=local_shard(tensor).device))
                 transferred.append(name)
     if not transferred:
         raise ValueError(f"{weights.path}: none of its {len(weights.arrays)} items fits; is it another network's?")
@@ -348,7 +348,7 @@ def copy_weights(model: DetectionModel, metadata: Mapping[str, Any] | None = Non
         "config": dict(model.spec.config),
         **(metadata or {}),
     }
-    arrays = {name: np.array(here(tensor).numpy(), order="C") for name, tensor in model.state_dict().items()}
+    arrays = {name: np.array(local_shard(tensor).numpy(), order="C") for name, tensor in model.state_dict().items()}
     # What comes back from a file: tuples have become lists.
     return WeightsCopy(arrays, json.loads(json.dumps(header)))
 

@@ -62,7 +62,7 @@ class BatchSource:
         self._images, self._paths = images, paths
         self._backend = settings.backend
         self._hand_over = HandOver()
-        self._running: _Run | None = None
+        self._running: _EpochWorker | None = None
         self._has_failed = False
 
     def batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
@@ -71,7 +71,7 @@ class BatchSource:
         if self._has_failed:  # what was queued then would come out first
             self.drawing.restart()
             self._has_failed = False
-        run = self._running = _Run(self, plans)
+        run = self._running = _EpochWorker(self, plans)
         try:
             while True:
                 with self.timings.counting("waiting"):
@@ -132,7 +132,7 @@ class BatchSource:
             self.drawing.submit(plan)
 
 
-class _Run:
+class _EpochWorker:
     """One pass over some plans in a thread of its own."""
 
     def __init__(self, source: BatchSource, plans: Iterator[BatchPlan]) -> None:

@@ -30,6 +30,6 @@ class Shard:
         """Whether this rank's rows of a batch of so many are nobody else's."""
         return count >= self.ranks or self.rank == 0
 
-    def most_rows(self, count: int) -> int:
+    def max_rows(self, count: int) -> int:
         """The most rows that any rank has of a batch of up to so many rows."""
         return max(-(-count // self.ranks), min(count, self.ranks - 1))

@@ -74,7 +74,7 @@ class TrainPipeline:
             slots=augment.tiles,
             warp=self._warp,
             paste=pastes,
-            batch_size=shard.most_rows(batch_size // per_image) * per_image * (2 if augment.mixup > 0 else 1),
+            batch_size=shard.max_rows(batch_size // per_image) * per_image * (2 if augment.mixup > 0 else 1),
             threads=workers,
             backend=backend,
             finish=backend.gpu is not None,

@@ -76,7 +76,7 @@ class ValPipeline:
                 slots=1,
                 warp=False,
                 paste=False,
-                batch_size=shard.most_rows(batch_size),
+                batch_size=shard.max_rows(batch_size),
                 threads=workers,
                 backend=backend,
                 finish=backend.gpu is not None,

@@ -97,7 +97,7 @@ def _refuse_inside(dataset: Dataset, target: str) -> None:
     for file in (dataset.file, *sources):
         if file.resolve() == place:
             raise ValueError(f"{target}: a file of the data set, which would be lost; choose another place")
-    folders = [folder for source in sources if source.is_dir() for folder in _of_images(source / "x")]
+    folders = [folder for source in sources if source.is_dir() for folder in _in_images_folder(source / "x")]
     if dataset.root.resolve() not in (here, *here.parents):  # else the project's folder is meant, not only its data
         folders.append(dataset.root)
     for folder in folders:
@@ -105,7 +105,7 @@ def _refuse_inside(dataset: Dataset, target: str) -> None:
             raise ValueError(f"{target}: inside the data set ({printable(folder)}); choose another place")
 
 
-def _of_images(image: Path) -> list[Path]:
+def _in_images_folder(image: Path) -> list[Path]:
     """The folder of an image and of its labels, or what lies above both if they are named `images` and `labels`."""
     before, found, _ = str(image).rpartition("/images/")
     return [Path(before, name) for name in ("images", "labels")] if found else [image.parent, label_path(image).parent]

@@ -1,1 +1,1 @@
-"""Trained weights at work: the network without a training step, its views and portions, suppression."""
+"""Trained weights at work: the network without a training step, its views, micro-batches and suppression."""

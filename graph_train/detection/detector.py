@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from graph_train.detection.augmented_views import AugmentedInference
 from graph_train.detection.inference import Inference, on_host
-from graph_train.detection.portions import InPortions
+from graph_train.detection.micro_batches import MicroBatched
 from models.network import DetectionModel
 from models.spec import load_model_spec
 from models.weights import LoadedWeights, load_weights, transfer
@@ -121,7 +121,7 @@ def _member(network: DetectionModel, *, graph: bool, augment: bool) -> Callable[
         return plain(images, _NO_LABELS)[0]
 
     on_cpu = not next(iter(network.parameters())).is_cuda
-    run = InPortions(predict, on_cpu=on_cpu) if graph else predict
+    run = MicroBatched(predict, on_cpu=on_cpu) if graph else predict
     if not augment:
         return run
     views = AugmentedInference(lambda images: on_host(run(images)), network.stride, grid_px=network.spec.grid_px)

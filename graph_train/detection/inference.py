@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from graph_train.ranks.exchange import Exchange
 from graph_train.ranks.placement import Placement
-from kernels.framework.global_rows import here, kept_by_images
+from kernels.framework.global_rows import local_shard, sharded_by_batch
 from kernels.framework.graph_memory import compile_graph
 from kernels.plugin import is_loaded, runs_cuda_kernels
 from kernels.runtime import Tensor, flow
@@ -39,7 +39,7 @@ class _Predictor(flow.nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         # Views of test-time augmentation are float32, in [0, 255] as well.
         maps = self.network.raw_maps(images if images.dtype == flow.uint8 else images / PIXEL_SCALE)
-        decoded = kept_by_images(self.network.decode(maps))
+        decoded = sharded_by_batch(self.network.decode(maps))
         return (decoded,) if self.criterion is None else (decoded, self.criterion(maps, labels).parts)
 
 
@@ -102,23 +102,23 @@ class Inference:
             objectness and class loss, or None.
         """
         rows, total = int(images.shape[0]), int(images.shape[0]) if total is None else total
-        images = self._placement.images(images, total)
-        labels = self._placement.images(self._padded(label_rows, rows), total)
+        images = self._placement.shard_batch(images, total)
+        labels = self._placement.shard_batch(self._padded(label_rows, rows), total)
         with flow.no_grad():
             outputs = self._run(images, labels)
         # A graph uses the memory of its results again.
         decoded = (
-            here(outputs[0]).clone()
+            local_shard(outputs[0]).clone()
             if is_loaded() and runs_cuda_kernels(images)
-            else self._placement.own_rows(outputs[0])
+            else self._placement.local_rows(outputs[0])
         )
-        return decoded, self._placement.host(outputs[1])[:3] if len(outputs) > 1 else None
+        return decoded, self._placement.to_numpy(outputs[1])[:3] if len(outputs) > 1 else None
 
     def _padded(self, rows: npt.NDArray[np.float32], batch: int) -> npt.NDArray[np.float32]:
         if self._module.criterion is None:
             return pad_labels(rows[:0], batch, label_capacity(0))
         need = int(np.bincount(rows[:, 0].astype(np.int64), minlength=1).max()) if len(rows) else 0
-        (need,) = self._exchange.most(need)
+        (need,) = self._exchange.all_reduce_max(need)
         return pad_labels(rows, batch, label_capacity(max(need, self._label_floor)))
 
     def _run(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:

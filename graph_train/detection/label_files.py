@@ -39,7 +39,7 @@ class Originals:
     def __init__(self, images: Iterable[Path]) -> None:
         self._files = {os.path.realpath(file) for image in images for file in (image, label_path(image.absolute()))}
 
-    def spared(self, target: Path) -> Path:
+    def without_overwriting(self, target: Path) -> Path:
         """The target, if it is none of them.
 
         Raises:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from graph_train.ranks.placement import Placement
-from kernels.framework.global_rows import here
+from kernels.framework.global_rows import local_shard
 from kernels.ops.flatten.function import flattened
 from kernels.ops.update.function import UpdateRule, UpdateState
 from kernels.runtime import Tensor, flow
@@ -137,7 +137,7 @@ class TrainingState(flow.nn.Module):
         )
 
     def keep_own_gradients(self, own: Tensor) -> None:
-        """Adds this rank's summands of a batch's gradients, (n,) in the order of `trained`, to those of batches before.
+        """Add this rank's partial gradient sums, (n,) in the order of `trained`, to those of batches before.
 
         For batches without an update, where the sum over the ranks is taken once per update. Until then `gradient_sum`
         knows nothing of them; `flush` brings it up to date.
@@ -147,7 +147,7 @@ class TrainingState(flow.nn.Module):
             self._own_gradients = own.clone() if self._own_gradients is None else self._own_gradients.add_(own)
 
     def take_own_gradients(self, own: Tensor) -> Tensor:
-        """The summands of this batch and of those before it, which are forgotten."""
+        """Return and reset the partial gradient sums of this batch and those before it."""
         kept, self._own_gradients = self._own_gradients, None
         with flow.no_grad():
             return own if kept is None else kept.add_(own)
@@ -155,7 +155,7 @@ class TrainingState(flow.nn.Module):
     def drop_pending_gradients(self) -> None:
         """Forgets gradients that no update has used yet, as YOLOv5 does at the start of each epoch."""
         self._own_gradients = None
-        here(self.gradient_sum).zero_()
+        local_shard(self.gradient_sum).zero_()
         self._drop_bad_statistics()
 
     def _drop_bad_statistics(self) -> None:
@@ -172,7 +172,7 @@ class TrainingState(flow.nn.Module):
         self._drop_bad_statistics()
         if self.counters.pending_decay != 1.0:
             with flow.no_grad():
-                current, average = self._current_statistics(), here(self.averaged_statistics)
+                current, average = self._current_statistics(), local_shard(self.averaged_statistics)
                 rate = flow.tensor([1.0 - self.counters.pending_decay], dtype=flow.float32, device=average.device)
                 average.sub_((average - current) * rate)
             self.counters = replace(self.counters, pending_decay=1.0)
@@ -188,8 +188,8 @@ class TrainingState(flow.nn.Module):
         if self._own_gradients is None:
             return
         with flow.no_grad():
-            summed = self._placement.sum(self._placement.from_summands(self._own_gradients))
-            here(self.gradient_sum).add_(here(summed))
+            summed = self._placement.all_reduce_sum(self._placement.as_partial_sum(self._own_gradients))
+            local_shard(self.gradient_sum).add_(local_shard(summed))
         self._own_gradients = None
 
     def _join_statistics(self) -> None:
@@ -200,17 +200,21 @@ class TrainingState(flow.nn.Module):
         """
         if not self._placement.distributed or all(norm.synchronised for norm in _norms(self.network)):
             return
-        parts = [self._current_statistics(), here(self.averaged_statistics), here(self.restorable_statistics)]
+        parts = [
+            self._current_statistics(),
+            local_shard(self.averaged_statistics),
+            local_shard(self.restorable_statistics),
+        ]
         with flow.no_grad():
-            joined = self._placement.mean(flow.stack(parts))
+            joined = self._placement.all_reduce_mean(flow.stack(parts))
             self._scatter(joined[0], self.network)
-            here(self.averaged_statistics).copy_(joined[1])
-            here(self.restorable_statistics).copy_(joined[2])
+            local_shard(self.averaged_statistics).copy_(joined[1])
+            local_shard(self.restorable_statistics).copy_(joined[2])
 
     def remember_statistics(self, flat: Tensor) -> None:
         """Keeps BatchNorm's running statistics, all as one vector, as they were before the batches of an update."""
         with flow.no_grad():
-            here(self.restorable_statistics).copy_(here(flat))
+            local_shard(self.restorable_statistics).copy_(local_shard(flat))
 
     def restore_statistics(self) -> None:
         """Takes back what the batches of an update that is left out did to the running statistics."""
@@ -218,14 +222,14 @@ class TrainingState(flow.nn.Module):
 
     def _current_statistics(self) -> Tensor:
         """The network's running statistics as one vector, in the order of `statistics`."""
-        return flow.cat([here(member(self.network, name)) for name in self.statistics], dim=0)
+        return flow.cat([local_shard(member(self.network, name)) for name in self.statistics], dim=0)
 
     def _scatter(self, flat: Tensor, network: Any) -> None:
         """Copies flat statistics into the buffers of a network."""
-        start, flat = 0, here(flat)
+        start, flat = 0, local_shard(flat)
         with flow.no_grad():
             for name in self.statistics:
-                target = here(member(network, name))
+                target = local_shard(member(network, name))
                 target.copy_(flat[start : start + target.numel()])
                 start += target.numel()
 
@@ -245,7 +249,7 @@ class TrainingState(flow.nn.Module):
         """A copy of all arrays by name; call `flush` first."""
         arrays: dict[str, np.ndarray] = {}
         for name, tensor in self._tensors():
-            values = here(tensor).numpy().copy()
+            values = local_shard(tensor).numpy().copy()
             arrays.update(_cut(values, self._parts(name)) if name in self._flat else {name: values})
         return arrays
 
@@ -253,7 +257,7 @@ class TrainingState(flow.nn.Module):
         """Of all arrays on this rank; `flush` comes first."""
         digest = hashlib.blake2b(digest_size=16)
         for name, tensor in self._tensors():
-            digest.update(name.encode() + here(tensor).numpy().tobytes())
+            digest.update(name.encode() + local_shard(tensor).numpy().tobytes())
         return digest.hexdigest()
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray], counters: Counters) -> None:
@@ -267,19 +271,19 @@ class TrainingState(flow.nn.Module):
                 parts = self._parts(name) if name in self._flat else {name: tuple(tensor.shape)}
                 values = [_saved(arrays, part, shape) for part, shape in parts.items()]
                 joined = np.concatenate([value.reshape(-1) for value in values]).reshape(tuple(tensor.shape))
-                here(tensor).copy_(flow.tensor(joined))
+                local_shard(tensor).copy_(flow.tensor(joined))
         self._take_over(counters)
 
     def share(self, counters: Counters) -> None:
         """Gives all ranks what rank 0 has loaded; the counters are known to all."""
-        self._placement.same(tensor for _, tensor in self._tensors())
+        self._placement.broadcast_in_place(tensor for _, tensor in self._tensors())
         self._take_over(counters)
 
     def _take_over(self, counters: Counters) -> None:
         self._own_gradients = None
         with flow.no_grad():
-            flat = flow.cat([here(member(self.average, name)) for name in self.statistics], dim=0)
-            here(self.averaged_statistics).copy_(flat)
+            flat = flow.cat([local_shard(member(self.average, name)) for name in self.statistics], dim=0)
+            local_shard(self.averaged_statistics).copy_(flat)
         self.counters = counters
 
 

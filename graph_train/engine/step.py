@@ -5,7 +5,7 @@ compiles it into one `oneflow.nn.Graph` for each shape it meets. What changes fr
 tensors, so nothing is compiled again within a run but for a new shape.
 
 Several ranks that accumulate batches are the one exception: there the step has two parts, so that batches without an
-update send no gradients. The first ends with each rank's summands, the second begins with their sum over the ranks.
+update send no gradients. The first ends with each rank's partial sums, the second begins with their sum over the ranks.
 """
 
 import math
@@ -21,7 +21,7 @@ from graph_train.engine.schedule import StepSettings, ema_decay
 from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState
 from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
-from kernels.framework.global_rows import here, kept_by_images
+from kernels.framework.global_rows import local_shard, sharded_by_batch
 from kernels.framework.graph_memory import compile_graph
 from kernels.ops.statistics.function import average_statistics
 from kernels.ops.update.function import hyper_vector, update_parameters
@@ -88,7 +88,7 @@ class _Backward(flow.nn.Module):
         """Losses, total (1,) and parts (3 + n,); gradients of the trained parameters; running statistics before."""
         state = self.state
         before = self._average_statistics(extra)
-        maps = [kept_by_images(level) for level in state.network.raw_maps(images)]
+        maps = [sharded_by_batch(level) for level in state.network.raw_maps(images)]
         parts = self.criterion(maps, labels, extra)
         gradients = _gradients(parts.total, [member(state.network, name) for name in state.trained])
         total = parts.total.detach()
@@ -119,7 +119,7 @@ class StepModule(_Backward):
             is left out.
         """
         losses, gradients, before = self._backward(images, labels, extra)
-        outcome = _apply(self.state, self._placement.summed(gradients), hyper)
+        outcome = _apply(self.state, self._placement.all_reduce_gradients(gradients), hyper)
         return flow.cat([outcome, *losses], dim=0), before
 
 
@@ -130,10 +130,10 @@ class BackwardModule(_Backward):
         """Does it; arguments as in `StepModule.forward`.
 
         Returns:
-            (4 + n,) float32: the losses; the running statistics before the step; `Placement.summands` of the gradients.
+            (4 + n,) float32: the losses; the running statistics before the step; the partial gradient sums.
         """
         losses, gradients, before = self._backward(images, labels, extra)
-        return flow.cat(losses, dim=0), before, self._placement.summands(gradients)
+        return flow.cat(losses, dim=0), before, self._placement.partial_gradient_sum(gradients)
 
 
 class UpdateModule(flow.nn.Module):
@@ -144,10 +144,10 @@ class UpdateModule(flow.nn.Module):
         self.state = state
         self._placement = placement
 
-    def forward(self, summands: Tensor, hyper: Tensor) -> Tensor:
+    def forward(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:
         """Sums (n,) gradients over the ranks and updates; (2,) float32: gradient norm, 1 if the weights changed."""
         with flow.no_grad():
-            return _apply(self.state, [self._placement.sum(summands)], hyper)
+            return _apply(self.state, [self._placement.all_reduce_sum(partial_sums)], hyper)
 
 
 def _apply(state: TrainingState, gradients: list[Tensor], hyper: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ class _Step:
         if self._in_parts:
             values, statistics = self._two_parts(images, labels, hyper, extra, update=settings.update)
         else:
-            values, statistics = self._whole(images, labels, hyper, extra)
+            values, statistics = self._one_graph_update(images, labels, hyper, extra)
         norm, _, total, box, objectness, classes = (float(value) for value in values[:6])
         updated = bool(values[1] > 0.5)
         result = StepResult(total, box, objectness, classes, norm, updated, skipped=settings.update and not updated)
@@ -230,22 +230,22 @@ class _Step:
         self.state.counters = _advance(counters, settings, result, decay, scaled=self._scales_loss)
         return result
 
-    def _whole(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Values, Tensor]:
+    def _one_graph_update(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Values, Tensor]:
         output, statistics = self._execute(images, labels, hyper, extra)
         # The one read-back of a step: the driver needs the losses, and whether a non-finite gradient was skipped.
-        return self.placement.host(output).astype(np.float64), statistics
+        return self.placement.to_numpy(output).astype(np.float64), statistics
 
     def _two_parts(
         self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor, *, update: bool
     ) -> tuple[Values, Tensor]:
-        losses, statistics, summands = self._execute(images, labels, extra)
+        losses, statistics, partial_sums = self._execute(images, labels, extra)
         if update:
-            own = self.state.take_own_gradients(here(summands))
-            outcome = self.placement.host(self._update(self.placement.from_summands(own), hyper))
+            own = self.state.take_own_gradients(local_shard(partial_sums))
+            outcome = self.placement.to_numpy(self._update(self.placement.as_partial_sum(own), hyper))
         else:
-            self.state.keep_own_gradients(here(summands))
+            self.state.keep_own_gradients(local_shard(partial_sums))
             outcome = np.array(NO_UPDATE, np.float32)
-        return np.concatenate([outcome, self.placement.host(losses)]).astype(np.float64), statistics
+        return np.concatenate([outcome, self.placement.to_numpy(losses)]).astype(np.float64), statistics
 
     def _scalars(self, settings: StepSettings, counters: Counters, decay: float) -> tuple[Tensor, Tensor]:
         hyper = hyper_vector(
@@ -261,13 +261,13 @@ class _Step:
         )
         # The update divides by the loss scale alone, so the factor stays in the gradients.
         extra = np.array([counters.loss_scale * self._loss_factor, 1.0 - counters.pending_decay], np.float32)
-        return self.placement.whole(np.asarray(hyper, np.float32)), self.placement.whole(extra)
+        return self.placement.replicate(np.asarray(hyper, np.float32)), self.placement.replicate(extra)
 
     def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
         """The step, or its first part."""
         raise TypeError("use EagerStep or GraphStep")
 
-    def _update(self, summands: Tensor, hyper: Tensor) -> Tensor:
+    def _update(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:
         """The second part."""
         raise TypeError("use EagerStep or GraphStep")
 
@@ -279,8 +279,8 @@ class EagerStep(_Step):
         self.state.network.train()
         return self._module(images, labels, *scalars)
 
-    def _update(self, summands: Tensor, hyper: Tensor) -> Tensor:
-        return self._update_module(summands, hyper)
+    def _update(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:
+        return self._update_module(partial_sums, hyper)
 
 
 class GraphStep(_Step):
@@ -324,11 +324,11 @@ class GraphStep(_Step):
             return graph(images, labels, *scalars)
         return self._compile(images, labels, *scalars)(images, labels, *scalars)
 
-    def _update(self, summands: Tensor, hyper: Tensor) -> Tensor:
+    def _update(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:
         if self._update_graph is None:
             self._update_graph = _StepGraph(self._update_module, differentiates=False)
-            self._compile_timed(self._update_graph, (tuple(summands.shape), ()), summands, hyper)
-        return self._update_graph(summands, hyper)
+            self._compile_timed(self._update_graph, (tuple(partial_sums.shape), ()), partial_sums, hyper)
+        return self._update_graph(partial_sums, hyper)
 
     def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
         """Compiles for a shape and reserves its memory, without a step; a shape that is there already costs nothing."""

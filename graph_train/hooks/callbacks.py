@@ -142,7 +142,7 @@ class Callbacks:
         self._actions[hook].append(_Action(name or getattr(callback, "__qualname__", repr(callback)), callback))
 
     @contextlib.contextmanager
-    def one_run(self) -> Iterator[None]:
+    def run_scope(self) -> Iterator[None]:
         """Within it is one run: what the run registers listens to no other, and nothing is left of the run before."""
         registered = {hook: tuple(actions) for hook, actions in self._actions.items()}
         self.failed.clear()

@@ -47,7 +47,7 @@ def _plots(folder: Path) -> list[Path]:
     return [path for stem in _PLOT_STEMS if (path := folder / f"{stem}.png").exists()]
 
 
-def _needed(module: str, extra: str) -> Any:
+def _import_extra(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -92,7 +92,7 @@ class WandbLogger(TrainingHooks):
         Raises:
             ValueError: the package is missing.
         """
-        self._wandb = _needed("wandb", "wandb")
+        self._wandb = _import_extra("wandb", "wandb")
         self._description = run
         self._epoch = run.first_epoch or 0
         self._images: list[Any] = []
@@ -179,7 +179,7 @@ class MlflowLogger(TrainingHooks):
         Raises:
             ValueError: the package is missing.
         """
-        mlflow = _needed("mlflow", "mlflow")
+        mlflow = _import_extra("mlflow", "mlflow")
         self._folder = run.folder
         self._client = mlflow.MlflowClient(tracking_uri=_mlflow_uri(run.folder))
         id_file = run.folder / "mlflow_id.txt"

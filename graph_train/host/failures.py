@@ -23,13 +23,13 @@ class DivergedError(RunEndedError):
     exit_code = 4
 
 
-class StoppedInOrder(KeyboardInterrupt):
-    """A signal ended the run where all ranks have agreed to end it."""
+class GracefulStop(KeyboardInterrupt):
+    """A stop by signal at a point that all ranks agreed on."""
 
 
 RANK_LOST = 5
 """Exit code of the ranks that are left when one of several is lost; they end without unwinding."""
 
 
-class ToldElsewhereError(Exception):
-    """This rank of several has failed, and rank 0's side says why; `__cause__` is what happened."""
+class AlreadyReportedError(Exception):
+    """A failure of a rank that rank 0's side reports; `__cause__` is the failure itself."""

@@ -57,7 +57,7 @@ class StopRequest(_Signals):
         self.insisted = False
         """There was a second signal: nothing may be waited for any more."""
         self.hung_up = False
-        super().__init__({signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGHUP: self._hang_up})
+        super().__init__({signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGHUP: self._on_hangup})
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         if self.asked:
@@ -65,7 +65,7 @@ class StopRequest(_Signals):
             raise KeyboardInterrupt
         self.asked = signal.Signals(number).name
 
-    def _hang_up(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
         self.hung_up = True
 
 

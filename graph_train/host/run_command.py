@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
-from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, RunEndedError, ToldElsewhereError
+from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, AlreadyReportedError, RunEndedError
 from graph_train.host.terminal import TerminalHandler, steady_output
 from pipelines.data.problems import printable
 
@@ -29,12 +29,12 @@ def run_command(name: str, command: Callable[[], int | None], *, debug: bool) ->
     ValueError and OSError are the user's (2), a `RunEndedError` brings its own code, anything else is ours (1);
     KeyboardInterrupt gives 130. Output that nobody can read any more is no error.
     """
-    with steady_output(), _messages_as_before():
+    with steady_output(), _logging_restored():
         return _exit_code(name, command, debug=debug)
 
 
 @contextlib.contextmanager
-def _messages_as_before() -> Iterator[None]:
+def _logging_restored() -> Iterator[None]:
     """Undoes `show_messages`: a program that calls a command keeps its own handlers."""
     log = logging.getLogger("graph_train")
     handlers, level, propagate = log.handlers[:], log.level, log.propagate
@@ -49,7 +49,7 @@ def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> 
     try:
         _require_current_folder()
         return command() or DONE
-    except ToldElsewhereError as error:
+    except AlreadyReportedError as error:
         return _code(error.__cause__)
     except KeyboardInterrupt as error:
         print(f"{name}: interrupted", file=sys.stderr)
@@ -57,12 +57,12 @@ def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> 
     except (ValueError, OSError, RunEndedError) as error:
         if debug:
             traceback.print_exc()
-        print(f"{name}: {_lack_of_memory(error) or one_line(error)}", file=sys.stderr)
+        print(f"{name}: {_out_of_memory_message(error) or one_line(error)}", file=sys.stderr)
         return _code(error)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if lack := _lack_of_memory(error):
+        if lack := _out_of_memory_message(error):
             print(f"{name}: {lack}", file=sys.stderr)
             return USER_ERROR
         if not debug:
@@ -83,7 +83,7 @@ def _require_current_folder() -> None:
         raise OSError("the current folder has been deleted; change to another one and start again") from None
 
 
-def _lack_of_memory(error: BaseException) -> str:
+def _out_of_memory_message(error: BaseException) -> str:
     """One line if the system gave no more memory or threads, and which limit may be to blame; "" otherwise."""
     text = one_line(error)
     if not (isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY)):

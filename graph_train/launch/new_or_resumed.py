@@ -104,7 +104,7 @@ def require_fitting(header: SavedHeader, data: Data, batches: int, folder: Path)
     before, now = len(header.class_names), len(data.class_names)
     if before != now:
         raise ValueError(
-            f"{printable(data.dataset.file)}: names {now} classes, the run was begun with {before}: resume it with the "
+            f"{printable(data.dataset.file)}: names {now} classes, the run was started with {before}: resume with the "
             f"data set as it was, or start a new run: --weights {printable(folder / 'weights' / LAST)}"
         )
     changed = header.data != data.fingerprint()
@@ -128,7 +128,7 @@ def shared(start: Start | None) -> Start:
     if start is not None:
         header = start.checkpoint.header if start.checkpoint else None
         sent = {"options": start.options.as_flat_dict(), "hyp": start.hyp.as_dict(), "header": header}
-    got = exchange.share(sent)
+    got = exchange.broadcast(sent)
     if start is not None:
         return start
     options = options_from_flags(**{**got["options"], "noplots": True, "loggers": "csv"})

@@ -12,7 +12,7 @@ import numpy as np
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.hooks.loggers import RunDescription, add_loggers
 from graph_train.host.devices import cpu_threads
-from graph_train.host.failures import StoppedInOrder
+from graph_train.host.failures import GracefulStop
 from graph_train.host.interrupts import Interruptible
 from graph_train.host.run_command import one_line
 from graph_train.host.terminal import steady_output
@@ -33,7 +33,7 @@ from graph_train.runs.run_folder import (
 from graph_train.runs.saved_header import SavedHeader, read_header
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, TrainOptions, options_from_flags
-from graph_train.training.assembly import Run, Saved, assemble
+from graph_train.training.assembly import Saved, TrainingRun, assemble
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.setup import run_device
 from graph_train.training.trainer import Trainer, TrainResult
@@ -62,15 +62,15 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
     with team.reporting(quiet=not flags.get("debug")), steady_output(), Interruptible():
         try:
             return _train(callbacks, flags)
-        except StoppedInOrder:
-            _leave_together()
+        except GracefulStop:
+            _wait_for_all_ranks()
             raise
 
 
-def _leave_together() -> None:
+def _wait_for_all_ranks() -> None:
     """Waits for all ranks: OneFlow's heartbeat would abort those that are left, even rank 0 in its last save."""
     info = team.current().info
-    Exchange(info.rank, info.world).most(0)
+    Exchange(info.rank, info.world).all_reduce_max(0)
 
 
 def _train(callbacks: Callbacks | None, flags: Mapping[str, Any]) -> TrainResult | EvolutionResult:
@@ -82,8 +82,8 @@ def _train(callbacks: Callbacks | None, flags: Mapping[str, Any]) -> TrainResult
     listeners = callbacks if callbacks is not None else Callbacks()
     if options.optim.evolve:
         return evolve_from(options, listeners)
-    with listeners.one_run():
-        return _train_one(options, flags, listeners) if info.main else _follow(listeners)
+    with listeners.run_scope():
+        return _train_one(options, flags, listeners) if info.main else _train_follower(listeners)
 
 
 def _train_one(options: TrainOptions, flags: Mapping[str, Any], listeners: Callbacks) -> TrainResult:
@@ -121,40 +121,40 @@ def _check_ranks(options: TrainOptions, info: RankInfo) -> None:
         raise ValueError(f"--batch-size {options.optim.batch_size}: {info.world} ranks need at least an image each")
 
 
-def _follow(callbacks: Callbacks) -> TrainResult:
+def _train_follower(callbacks: Callbacks) -> TrainResult:
     """Trains as any rank but the main one: settings come from there, and what is written here is thrown away."""
     with tempfile.TemporaryDirectory(prefix="graph-train-rank-") as place:
         folder = RunFolder(Path(place))
         with folder.quiet():
             try:
-                with _heard(callbacks):
+                with _routine_events(callbacks):
                     return _train_from(shared(None), folder, callbacks)
             finally:
                 folder.close()
 
 
-def _require_same_data(run: Run) -> None:
+def _require_same_data(run: TrainingRun) -> None:
     """All ranks draw from one plan, so all must have the same images.
 
     Raises:
         ValueError: this rank has others.
     """
     own, exchange = run.setup.data.fingerprint(), run.setup.exchange
-    if exchange.share(own) != own:
+    if exchange.broadcast(own) != own:
         raise ValueError("the data set is not the one that rank 0 has; copy the same files to every host")
 
 
 def _train_in(folder: RunFolder, begin: Callable[[RunFolder], Start], callbacks: Callbacks) -> TrainResult:
     try:
         folder.open_log()
-        with _heard(callbacks):
+        with _routine_events(callbacks):
             return _train_from(shared(begin(folder)), folder, callbacks)
     finally:
         folder.close()
 
 
 @contextlib.contextmanager
-def _heard(callbacks: Callbacks) -> Iterator[None]:
+def _routine_events(callbacks: Callbacks) -> Iterator[None]:
     callbacks.run("on_pretrain_routine_start")
     try:
         yield
@@ -198,7 +198,7 @@ def _train_from(start: Start, folder: RunFolder, callbacks: Callbacks) -> TrainR
         run.close()
 
 
-def _check_data(run: Run, header: SavedHeader) -> None:
+def _check_data(run: TrainingRun, header: SavedHeader) -> None:
     """The data set may lie elsewhere than before, but must be the same there.
 
     Raises:
@@ -250,7 +250,7 @@ def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
-def _describe(run: Run, folder: RunFolder, callbacks: Callbacks, *, first_epoch: int | None) -> None:
+def _describe(run: TrainingRun, folder: RunFolder, callbacks: Callbacks, *, first_epoch: int | None) -> None:
     """Says what will be trained: to the terminal, as files in the folder, to loggers."""
     options, data = run.setup.options, run.setup.data
     LOG.info("Settings: %s", _listed(options.as_flat_dict()))

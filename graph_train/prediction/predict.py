@@ -19,7 +19,7 @@ from graph_train.prediction.image_detector import ImageDetector
 from graph_train.prediction.image_result import counted
 from graph_train.prediction.prediction_files import OutputSettings, Prediction, PredictionWriter
 from graph_train.prediction.sources import SourceFile, Sources, find_sources
-from graph_train.runs.run_folder import make_unused
+from graph_train.runs.run_folder import make_unused_folder
 from graph_train.settings.predict_options import PredictOptions
 from graph_train.validation.measuring import Speed
 from pipelines.batches import Batch
@@ -69,19 +69,19 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
         ValueError, OSError: a setting or a file that cannot be used. A broken image among others is no error: it is
             left out and listed in the result.
     """
-    sources = _frames_apart(find_sources(options.source))
+    sources = _with_frame_folders(find_sources(options.source))
     for video in sources.videos:
         require_opencv(video.path)
     if options.vid_stride != 1 and not sources.videos:
         raise ValueError(f"--vid-stride {options.vid_stride}: there is no video among the sources; leave it out")
     detector = ImageDetector(options)
-    with _Run(options, sources, detector) as run:
-        run.look_at_images()
-        run.look_at_videos()
+    with _PredictionRun(options, sources, detector) as run:
+        run.predict_images()
+        run.predict_videos()
     return run.result()
 
 
-def _frames_apart(sources: Sources) -> Sources:
+def _with_frame_folders(sources: Sources) -> Sources:
     """Videos under names with which no frame is called like an image: `clip.mp4` beside `clip_1.jpg` is `clip_2.mp4`.
 
     What becomes of a frame is called after its video and its number, see `Prediction.stem`.
@@ -113,7 +113,7 @@ class _Timer:
         return Speed(self.load * per_image, self.inference * per_image, self.suppression * per_image)
 
 
-class _Run:
+class _PredictionRun:
     """One prediction over all sources."""
 
     def __init__(self, options: PredictOptions, sources: Sources, detector: ImageDetector) -> None:
@@ -125,7 +125,7 @@ class _Run:
         self._problems, self._timer = list(sources.problems), _Timer()
         self._found: list[Prediction] = []
 
-    def __enter__(self) -> "_Run":
+    def __enter__(self) -> "_PredictionRun":
         sources = [file.path for file in (*self._sources.images, *self._sources.videos)]
         workers = min(self._batches.workers, 4)
         self._writer = PredictionWriter(self._output, self._names, workers=workers, sources=sources)
@@ -137,7 +137,7 @@ class _Run:
         else:
             self._writer.abandon()
 
-    def look_at_images(self) -> None:
+    def predict_images(self) -> None:
         """All images, broken ones left out."""
         files = self._sources.images
         if not files:
@@ -166,7 +166,7 @@ class _Run:
                 bar.update(len(batch.indices))
         self._found += [found[number] for number in sorted(found)]
 
-    def look_at_videos(self) -> None:
+    def predict_videos(self) -> None:
         """All videos, one after the other; broken ones are left out."""
         for file in self._sources.videos:
             try:
@@ -176,11 +176,11 @@ class _Run:
                 self._problems.append(Problem(file.path, None, "error", text, "image-unusable"))
                 continue
             with contextlib.closing(video):
-                self._look_at_video(file, video)
+                self._predict_video(file, video)
         if not self._found:
             raise ValueError(f"nothing can be used; the first problem: {self._problems[0]}")
 
-    def _look_at_video(self, file: SourceFile, video: Video) -> None:
+    def _predict_video(self, file: SourceFile, video: Video) -> None:
         every = self._options.vid_stride
         source = FrameBatches(file.path, video.size, self._batches)
         name = file.name.with_suffix(".mp4")
@@ -189,7 +189,9 @@ class _Run:
             target = None
             if self._output.drawing is not None and self._output.save_drawn:
                 (self._output.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                target = VideoFile(self._writer.spared(self._output.folder / name), video.size, video.rate / every)
+                target = VideoFile(
+                    self._writer.without_overwriting(self._output.folder / name), video.size, video.rate / every
+                )
                 stack.enter_context(contextlib.closing(target))
             bar = stack.enter_context(_progress(-(-video.frames // every) or None, printable(file.path.name)))
             self._detector.warm_up({source.shape_hw: self._batches.batch_size})
@@ -274,4 +276,4 @@ def _output_settings(options: PredictOptions) -> OutputSettings:
     )
     if not output.anything and not options.visualize:
         return output
-    return replace(output, folder=make_unused(options.project, options.name, exist_ok=options.exist_ok))
+    return replace(output, folder=make_unused_folder(options.project, options.name, exist_ok=options.exist_ok))

@@ -129,9 +129,9 @@ class PredictionWriter:
         finally:
             self.abandon()
 
-    def spared(self, target: Path) -> Path:
-        """A place for a file that is written elsewhere; see `Originals.spared`."""
-        return self._originals.spared(target)
+    def without_overwriting(self, target: Path) -> Path:
+        """A place for a file that is written elsewhere; see `Originals.without_overwriting`."""
+        return self._originals.without_overwriting(target)
 
     def abandon(self) -> None:
         """Ends the threads without what is still waiting."""
@@ -190,7 +190,7 @@ class PredictionWriter:
                 if target.suffix.lower() not in _WRITABLE:
                     target = target.with_suffix(".jpg")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                drawn.save(self._originals.spared(target), quality=_QUALITY)
+                drawn.save(self._originals.without_overwriting(target), quality=_QUALITY)
             if self._settings.show:
                 ImageShow.show(drawn, title=str(found.name))
 
@@ -201,7 +201,7 @@ class PredictionWriter:
             path = folder / LABELS / f"{found.stem}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_label_file(
-                self._originals.spared(path),
+                self._originals.without_overwriting(path),
                 found.detections,
                 image_hw=found.image_hw,
                 confidence=self._settings.confidences,
@@ -210,7 +210,9 @@ class PredictionWriter:
             for row, file in zip(found.detections, crops, strict=True):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 left, top, right, bottom = crop_box(row[:4], found.image_hw)
-                Image.fromarray(pixels[top:bottom, left:right]).save(self._originals.spared(file), quality=_QUALITY)
+                Image.fromarray(pixels[top:bottom, left:right]).save(
+                    self._originals.without_overwriting(file), quality=_QUALITY
+                )
 
 
 def _as_csv(rows: Sequence[tuple[Any, ...]]) -> str:

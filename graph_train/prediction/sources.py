@@ -69,7 +69,7 @@ def find_sources(entries: Sequence[str], lines: Iterable[str] | None = None) -> 
             raise ValueError(_absent(entry))
     if not found.files and not found.problems:
         raise ValueError(f"--source {' '.join(map(printable, entries))}: no image and no video there")
-    files = _named_apart(found.files)
+    files = _with_distinct_names(found.files)
     videos = tuple(file for file in files if file.path.suffix.lower() in VIDEO_ENDINGS)
     images = tuple(file for file in files if file.path.suffix.lower() not in VIDEO_ENDINGS)
     return Sources(images, videos, tuple(found.problems))
@@ -119,7 +119,7 @@ def _absent(entry: str) -> str:
     return f"{printable(entry)}: no such file, folder or match"
 
 
-def _named_apart(files: Sequence[tuple[Path, Path]]) -> list[SourceFile]:
+def _with_distinct_names(files: Sequence[tuple[Path, Path]]) -> list[SourceFile]:
     """Files of one name in several folders get `name_2`, `name_3` …; a file named twice is looked at once."""
     taken: set[Path] = set()
     seen: set[Path] = set()

@@ -1,4 +1,4 @@
-"""Small messages between the ranks of a job, as OneFlow's global tensors on the hosts; alone, nothing is sent."""
+"""Collectives for small host values, carried by OneFlow's global CPU tensors; a single rank sends nothing."""
 
 import json
 from collections.abc import Sequence
@@ -15,67 +15,67 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Exchange:
-    """This rank among the others. Every call must be made by all ranks, in the same order."""
+    """The collectives of this rank. Every rank must make the same calls in the same order."""
 
     rank: int = 0
     ranks: int = 1
 
     @property
     def alone(self) -> bool:
-        """Whether there is nobody else."""
+        """Whether the job has a single rank."""
         return self.ranks == 1
 
     @property
     def main(self) -> bool:
-        """The one rank that writes and talks."""
+        """Whether this is rank 0, the one that writes files and logs."""
         return self.rank == 0
 
-    def rows(self, values: Sequence[int]) -> npt.NDArray[np.int64]:
-        """(ranks, n): the numbers that each rank gives, as many on all."""
+    def all_gather(self, values: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Return (ranks, n): the n numbers of each rank; n is the same on all."""
         own = np.asarray(values, np.int64)[np.newaxis]
-        return own if self.alone else self._joined(own)
+        return own if self.alone else self._gather(own)
 
-    def most(self, *values: int) -> tuple[int, ...]:
-        """The largest of each number over the ranks."""
-        return tuple(int(value) for value in self.rows(values).max(axis=0))
+    def all_reduce_max(self, *values: int) -> tuple[int, ...]:
+        """Return the maximum of each number over the ranks."""
+        return tuple(int(value) for value in self.all_gather(values).max(axis=0))
 
-    def arrays(self, own: Array) -> list[Array]:
-        """The array of every rank, by rank; the first dimension may differ."""
+    def all_gather_arrays(self, own: Array) -> list[Array]:
+        """Return the array of every rank, by rank; first dimensions may differ."""
         if self.alone:
             return [own]
-        lengths = self.rows([len(own)])[:, 0]
+        lengths = self.all_gather([len(own)])[:, 0]
         padded = np.zeros((1, max(int(lengths.max()), 1), *own.shape[1:]), own.dtype)
         padded[0, : len(own)] = own
         # Bytes, since not all types can be sent.
         shape, dtype = padded.shape[1:], own.dtype
-        sent = self._joined(np.frombuffer(padded.tobytes(), np.uint8)[np.newaxis])
+        sent = self._gather(np.frombuffer(padded.tobytes(), np.uint8)[np.newaxis])
         return [
             np.frombuffer(sent[rank].tobytes(), dtype).reshape(shape)[: lengths[rank]] for rank in range(self.ranks)
         ]
 
-    def texts(self, own: str) -> list[str]:
-        """The text of every rank, by rank."""
-        sent = self.arrays(np.frombuffer(own.encode(), np.uint8))
+    def all_gather_texts(self, own: str) -> list[str]:
+        """Return the text of every rank, by rank."""
+        sent = self.all_gather_arrays(np.frombuffer(own.encode(), np.uint8))
         return [part.tobytes().decode() for part in sent]
 
-    def share(self, value: Any) -> Any:
-        """Rank 0's value, as JSON keeps it; what the others give is ignored."""
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's value after a JSON round trip; the values of other ranks are ignored."""
         if self.alone:
             return value
-        return json.loads(self.texts(json.dumps(value) if self.main else "")[0])
+        return json.loads(self.all_gather_texts(json.dumps(value) if self.main else "")[0])
 
-    def _joined(self, own: Array) -> Array:
-        """(1, …) of each rank to (ranks, …).
+    def _gather(self, own: Array) -> Array:
+        """Concatenate the (1, …) of each rank to (ranks, …).
 
         Raises:
             ValueError: OneFlow does not count this rank among those of its host.
         """
         place = flow.placement("cpu", ranks=list(range(self.ranks)))
         tensor = flow.tensor(own).to_global(placement=place, sbp=flow.sbp.split(0), check_meta=False)
-        joined = tensor.to_global(placement=place, sbp=flow.sbp.broadcast).to_local().numpy().copy()
-        if own.size and not joined.size:
+        gathered = tensor.to_global(placement=place, sbp=flow.sbp.broadcast).to_local().numpy().copy()
+        if own.size and not gathered.size:
             raise ValueError(
-                f"rank {self.rank}: OneFlow does not find it here; LOCAL_RANK must count the ranks of each host "
-                "from 0. Set it so, or let a launcher do it"
+                f"rank {self.rank}: not found by OneFlow on this host; number LOCAL_RANK from 0 on each host, "
+                "or let a launcher set it"
             )
-        return joined
+        return gathered

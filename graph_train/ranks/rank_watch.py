@@ -3,7 +3,7 @@
     python -m graph_train.ranks.rank_watch SETTINGS
 
 A process of its own, since a rank that waits in native code for a dead one can do nothing itself. Rank 0's watch holds
-a connection to the watch of every other rank. They exchange signs of life; whoever ends without a farewell is lost.
+a connection to the watch of every other rank. They exchange signs of life; whoever ends without signing off is lost.
 SETTINGS is a JSON object, see `Settings`.
 """
 
@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-SIGN_SECONDS, SILENCE_SECONDS = 2.0, 20.0
+HEARTBEAT_SECONDS, HEARTBEAT_TIMEOUT_SECONDS = 2.0, 20.0
 """A rank whose watch has been silent for so long is lost: its host or the network is gone."""
 _GRACE_SECONDS = 5.0
 _CHECK_SECONDS = 0.5
@@ -30,9 +30,9 @@ class Settings:
     Attributes:
         rank: of the process that is watched over.
         process: its id.
-        sockets: file descriptors by rank (as text), see `graph_train.ranks.meeting.Meeting`.
+        sockets: file descriptors by rank (as text), see `graph_train.ranks.rendezvous.Rendezvous`.
         orders, news: file descriptors: lines from the process, lines to it.
-        places, hosts: see `graph_train.ranks.meeting.Meeting`.
+        places, hosts: see `graph_train.ranks.rendezvous.Rendezvous`.
     """
 
     rank: int
@@ -65,7 +65,7 @@ class Watch:
         }
         self._process = os.pidfd_open(settings.process)
         self._orders = b""
-        self._last_sign = 0.0
+        self._last_heartbeat = 0.0
         self._own_failure: str | None = None
         self._done = False
 
@@ -80,7 +80,7 @@ class Watch:
             while True:
                 events = {key.data if isinstance(key.data, str) else key.data.rank: key.data
                           for key, _ in selector.select(_CHECK_SECONDS)}  # fmt: skip
-                # Orders first: a process that said farewell and ended is not lost.
+                # Orders first: a process that signed off and ended is not lost.
                 if "orders" in events and not self._read_orders():
                     selector.unregister(self._settings.orders)
                 if "process" in events:
@@ -88,7 +88,7 @@ class Watch:
                 for name, peer in events.items():
                     if isinstance(name, int) and not self._read_peer(peer):
                         selector.unregister(peer.connection)
-                self._signs_of_life()
+                self._exchange_heartbeats()
 
     # --- the watched process ---------------------------------------------------------------------------------------
 
@@ -102,18 +102,18 @@ class Watch:
             if order["kind"] == "failed":
                 self._own_failure = order["why"]
                 # At once: the process stays for a moment, so that the others end before OneFlow misses it.
-                self._tell_own_end(f"ended: {order['why']}", told=True)
+                self._announce_own_end(f"ended: {order['why']}", reported=True)
         return bool(data)
 
     def _process_ended(self) -> None:
-        """Farewell, or the bad news, to all others."""
+        """Sign off, or report this rank as lost, to all peers."""
         if self._done:
-            self._tell({"kind": "bye"})
+            self._send_to_peers({"kind": "bye"})
         elif self._own_failure is None:
             why = "ended without a word: it was killed, or crashed"
             if self._settings.rank == 0:
                 self._print(0, why)
-            self._tell_own_end(why)
+            self._announce_own_end(why)
 
     def _end_process(self) -> None:
         """The process hears of it and ends, unless it is ending by itself; if it hangs in native code it is ended."""
@@ -129,25 +129,26 @@ class Watch:
 
     # --- the others ------------------------------------------------------------------------------------------------
 
-    def _tell_own_end(self, why: str, *, told: bool = False) -> None:
-        self._tell({"kind": "lost", "rank": self._settings.rank, "why": why, "told": told})
+    def _announce_own_end(self, why: str, *, reported: bool = False) -> None:
+        self._send_to_peers({"kind": "lost", "rank": self._settings.rank, "why": why, "reported": reported})
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _send_to_peers(self, message: dict[str, Any]) -> None:
         for peer in self._peers.values():
             try:
                 peer.connection.sendall(json.dumps(message).encode() + b"\n")
             except OSError:
                 continue  # full or gone: silence tells
 
-    def _signs_of_life(self) -> None:
+    def _exchange_heartbeats(self) -> None:
         now = time.monotonic()
-        if now - self._last_sign >= SIGN_SECONDS:
-            self._last_sign = now
-            self._tell({"kind": "alive"})
+        if now - self._last_heartbeat >= HEARTBEAT_SECONDS:
+            self._last_heartbeat = now
+            self._send_to_peers({"kind": "alive"})
         for peer in self._peers.values():
-            if not peer.finished and now - peer.heard > SILENCE_SECONDS:
+            if not peer.finished and now - peer.heard > HEARTBEAT_TIMEOUT_SECONDS:
                 self._lost(
-                    peer.rank, f"gave no sign of life for {SILENCE_SECONDS:g} s: its host or the network is down"
+                    peer.rank,
+                    f"sent no heartbeat for {HEARTBEAT_TIMEOUT_SECONDS:g} s: its host or the network is down",
                 )
 
     def _read_peer(self, peer: _Peer) -> bool:
@@ -169,25 +170,25 @@ class Watch:
             if message["kind"] == "bye":
                 peer.finished = True
             elif message["kind"] == "lost":
-                self._lost(int(message["rank"]), message["why"], told=message.get("told", False))
+                self._lost(int(message["rank"]), message["why"], reported=message.get("reported", False))
         return True
 
-    def _lost(self, rank: int, why: str, *, told: bool = False) -> None:
+    def _lost(self, rank: int, why: str, *, reported: bool = False) -> None:
         """A rank is gone: everybody hears of it, and the job ends."""
         if self._settings.rank == 0:
-            self._tell({"kind": "lost", "rank": rank, "why": why, "told": told})
+            self._send_to_peers({"kind": "lost", "rank": rank, "why": why, "reported": reported})
         # A rank that failed with a message has said it itself only if it is rank 0; the same failure is said once.
-        if told:
+        if reported:
             time.sleep(_CHECK_SECONDS)
-            while selectors_ready(self._settings.orders) and self._read_orders():
+            while is_readable(self._settings.orders) and self._read_orders():
                 continue
-        repeated = told and (rank == 0 or (self._own_failure is not None and why.endswith(self._own_failure)))
-        if self._speaks(rank) and not repeated:
+        repeated = reported and (rank == 0 or (self._own_failure is not None and why.endswith(self._own_failure)))
+        if self._is_reporter(rank) and not repeated:
             self._print(rank, why)
         self._end_process()
         raise SystemExit
 
-    def _speaks(self, lost: int) -> bool:
+    def _is_reporter(self, lost: int) -> bool:
         """Rank 0 speaks; on other hosts, and where rank 0 is lost, the first rank that is left."""
         settings = self._settings
         if settings.rank == 0:
@@ -202,7 +203,7 @@ class Watch:
         print(f"{text} with it", file=sys.stderr, flush=True)
 
 
-def selectors_ready(number: int) -> bool:
+def is_readable(number: int) -> bool:
     """Whether reading from a file descriptor would give something now."""
     with selectors.DefaultSelector() as selector:
         selector.register(number, selectors.EVENT_READ)

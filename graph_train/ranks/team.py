@@ -1,4 +1,4 @@
-"""One rank's membership in its job: joins before OneFlow is imported, says farewell or what went wrong at the end."""
+"""One rank's membership in its job: joins before OneFlow is imported, reports success or failure at the end."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from graph_train.host.device_request import VISIBLE_DEVICES, gpu_numbers, visible_devices
-from graph_train.host.failures import RANK_LOST, StoppedInOrder, ToldElsewhereError
+from graph_train.host.failures import RANK_LOST, AlreadyReportedError, GracefulStop
 from graph_train.ranks.launcher import RankInfo, rank_info
 
 DEFAULT_TIMEOUT = 60.0
@@ -34,11 +34,11 @@ class Team:
         if self._orders is not None:
             os.write(self._orders, json.dumps(order).encode() + b"\n")
 
-    def farewell(self) -> None:
+    def report_done(self) -> None:
         """This rank is done."""
         self._order(kind="done")
 
-    def failed(self, why: str) -> None:
+    def report_failure(self, why: str) -> None:
         """This rank ends before its time; the others will end, and rank 0's side says why."""
         self.has_failed = True
         self._order(kind="failed", why=why)
@@ -77,11 +77,11 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
             f"--dist-timeout {timeout}: must be a number above 0 and at most {_LONGEST_TIMEOUT:.0f} seconds"
         )
     numbers = gpu_numbers(devices)
-    from graph_train.ranks.meeting import meet
+    from graph_train.ranks.rendezvous import join_rendezvous
 
-    meeting = meet(info, timeout)
-    _tell_engine(info, meeting.engine_port)
-    _team = Team(info, _start_watch(info, meeting))
+    rendezvous = join_rendezvous(info, timeout)
+    _export_to_engine(info, rendezvous.engine_port)
+    _team = Team(info, _start_watch(info, rendezvous))
     if numbers:
         # OneFlow gives a rank the visible GPU of its local number.
         os.environ[VISIBLE_DEVICES] = visible_devices(numbers)
@@ -91,7 +91,7 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
     return _team
 
 
-def _tell_engine(info: RankInfo, port: int) -> None:
+def _export_to_engine(info: RankInfo, port: int) -> None:
     """OneFlow reads these when it is imported; its ranks meet at a port of their own."""
     # Its own warnings tell of each rank that is not there yet.
     os.environ.setdefault("GLOG_minloglevel", "2")
@@ -105,7 +105,7 @@ def _tell_engine(info: RankInfo, port: int) -> None:
     os.environ.update({name: str(value) for name, value in values.items()})
 
 
-def _start_watch(info: RankInfo, meeting: Any) -> int:
+def _start_watch(info: RankInfo, rendezvous: Any) -> int:
     """Starts the companion process; returns where it takes orders."""
     from graph_train.ranks.rank_watch import Settings
 
@@ -114,14 +114,14 @@ def _start_watch(info: RankInfo, meeting: Any) -> int:
     settings = Settings(
         rank=info.rank,
         process=os.getpid(),
-        sockets={str(rank): known.fileno() for rank, known in meeting.sockets.items()},
+        sockets={str(rank): known.fileno() for rank, known in rendezvous.sockets.items()},
         orders=orders_out,
         news=news_in,
-        places=list(meeting.places),
-        hosts=list(meeting.hosts),
+        places=list(rendezvous.places),
+        hosts=list(rendezvous.hosts),
     )
     handed_over = [orders_out, news_in, *settings.sockets.values()]
-    # A session of its own: signals from the terminal are for the training, which says farewell when it has saved.
+    # A session of its own: signals from the terminal are for the training, which reports to its peers after saving.
     subprocess.Popen(
         [sys.executable, "-m", "graph_train.ranks.rank_watch", json.dumps(asdict(settings))],
         pass_fds=handed_over,
@@ -130,13 +130,13 @@ def _start_watch(info: RankInfo, meeting: Any) -> int:
     )
     os.close(orders_out)
     os.close(news_in)
-    for known in meeting.sockets.values():
+    for known in rendezvous.sockets.values():
         known.close()
-    threading.Thread(target=_heed, args=(news_out,), name="graph-train-news", daemon=True).start()
+    threading.Thread(target=_exit_when_rank_lost, args=(news_out,), name="graph-train-news", daemon=True).start()
     return orders_in
 
 
-def _heed(news: int) -> None:
+def _exit_when_rank_lost(news: int) -> None:
     """Ends this process at once when its watch says that a rank is lost: the main thread may wait for it forever."""
     if os.read(news, 16):
         logging.shutdown()
@@ -148,30 +148,30 @@ def reporting(*, quiet: bool) -> Iterator[None]:
     """For the work of a rank: the other ranks learn how it ended.
 
     Args:
-        quiet: a failure of any rank but the main one is not to be told here, too.
+        quiet: a failure of any rank but the main one is not reported here.
     Raises:
-        ToldElsewhereError: such a failure.
+        AlreadyReportedError: such a failure.
     """
     team = _team
     try:
         yield
-    except StoppedInOrder as error:
-        team.farewell()
+    except GracefulStop as error:
+        team.report_done()
         if quiet and not team.info.main:
-            raise ToldElsewhereError from error
+            raise AlreadyReportedError from error
         raise
     except BaseException as error:
         # Also an interrupt of this rank alone: the others may wait for it in the middle of an exchange.
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
-        team.failed(reason or type(error).__name__)
+        team.report_failure(reason or type(error).__name__)
         if quiet and not team.info.main:
-            raise ToldElsewhereError from error
+            raise AlreadyReportedError from error
         raise
-    team.farewell()
+    team.report_done()
 
 
 def leave(code: int) -> None:
-    """Ends a process of several that failed, without OneFlow's own farewell: that would wait for all ranks."""
+    """Ends a process of several that failed, without OneFlow's own shutdown: that would wait for all ranks."""
     if code and not _team.info.alone:
         if _team.has_failed:
             time.sleep(_STAY_SECONDS)

@@ -16,7 +16,7 @@ from graph_train.plots.style import class_colour, hex_colour, text_on
 from graph_train.runs.results_csv import RESULT_KEYS, VALIDATION_KEYS
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions, flag_fields
-from graph_train.training.assembly import Run
+from graph_train.training.assembly import TrainingRun
 from graph_train.training.progress import DATA_BOUND_SHARE, EpochTimes
 from graph_train.training.setup import Data
 from graph_train.validation.measuring import ValidationResult
@@ -28,7 +28,7 @@ MOST_CONFUSED = 30
 _CURVE_POINTS = 101
 
 
-def fixed_content(run: Run) -> dict[str, Any]:
+def fixed_content(run: TrainingRun) -> dict[str, Any]:
     """What does not change while a run goes on."""
     setup, options = run.setup, run.setup.options
     size = measure(run.state.network, setup.image_px)
@@ -173,7 +173,7 @@ def times_content(times: Sequence[EpochTimes], earlier: Sequence[Mapping[str, fl
     return [merged[epoch] for epoch in sorted(merged)]
 
 
-def graphs_line(run: Run) -> str:
+def graphs_line(run: TrainingRun) -> str:
     """What was compiled, empty for eager execution."""
     return run.step.summary() if isinstance(run.step, GraphStep) and run.step.compilations else ""
 

@@ -23,7 +23,7 @@ from graph_train.report.content import (
 )
 from graph_train.report.page import finite, render
 from graph_train.report.samples import SampleCollector, measured_here, picture
-from graph_train.training.assembly import Run
+from graph_train.training.assembly import TrainingRun
 from graph_train.training.trainer import Trainer
 from kernels.host.files import write_atomically
 from pipelines.shard import Shard
@@ -59,7 +59,7 @@ class ReportHooks(TrainingHooks):
     def on_train_start(self) -> None:
         """The page without any epoch; a resumed run takes over what was measured before it."""
         before = self._read_earlier()
-        self._earlier = [item for item in before.get("times", ()) if self._stays(item)]
+        self._earlier = [item for item in before.get("times", ()) if self._is_steady(item)]
         self._content = {
             **fixed_content(self._trainer.run),
             "validation": before.get("validation"),
@@ -67,7 +67,7 @@ class ReportHooks(TrainingHooks):
         }
         self._write("running")
 
-    def _stays(self, times: Mapping[str, float]) -> bool:
+    def _is_steady(self, times: Mapping[str, float]) -> bool:
         """Whether an epoch, or a part of one, that was timed before the run was resumed is not trained again.
 
         The page is written before the state at the end of an epoch: if the run was killed in between, it goes on from a
@@ -156,7 +156,7 @@ class ReportHooks(TrainingHooks):
         self._next_writing = time.monotonic() + (time.monotonic() - started) / MOST_SHARE
 
 
-def _sample_collector(run: Run) -> SampleCollector:
+def _sample_collector(run: TrainingRun) -> SampleCollector:
     exchange = run.setup.exchange
     here = measured_here(run.val_pipeline, Shard(exchange.rank, exchange.ranks))
     return SampleCollector(run.setup.data.val, here)

@@ -210,7 +210,7 @@ def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
     return candidate
 
 
-def make_unused(project: str, name: str, *, exist_ok: bool) -> Path:
+def make_unused_folder(project: str, name: str, *, exist_ok: bool) -> Path:
     """Makes the folder that `unused_path` names; of two commands that start at once each gets one of its own."""
     while True:
         folder = unused_path(project, name, exist_ok=exist_ok)

@@ -91,7 +91,7 @@ class ExportOptions:
         check_ranges(self, ranges, shares=THRESHOLDS)
         if len(self.imgsz) > 2:
             raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: give one number, or height and width")
-        self._refuse_what_cannot_apply()
+        self._refuse_inapplicable_flags()
 
     def _check_formats(self) -> None:
         if not self.include:
@@ -107,7 +107,7 @@ class ExportOptions:
         if self.output and len(self.include) > 1:
             raise ValueError("--output: one name for several formats; leave it out, or export one format at a time")
 
-    def _refuse_what_cannot_apply(self) -> None:
+    def _refuse_inapplicable_flags(self) -> None:
         if "onnx" not in self.include:
             refuse_changed(self, _ONNX_ONLY, "concerns ONNX files only; add --include onnx")
         if "pt" not in self.include:

@@ -106,13 +106,13 @@ def typed(item: "Field[Any]", value: Any) -> Any:
         kind = type(item.metadata["const"])
     entries = tuple(value) if kind in (TEXTS, NUMBERS) and isinstance(value, list | tuple) else (value,)
     entry_kind = {TEXTS: str, NUMBERS: int, SWITCH: bool}.get(kind, kind)
-    if not all(_is_a(entry, entry_kind) for entry in entries):
+    if not all(_has_type(entry, entry_kind) for entry in entries):
         raise ValueError(f"{item.name}={value!r}: give {_KINDS[kind]}")
     made = tuple(os.fspath(entry) if entry_kind is str else entry_kind(entry) for entry in entries)
     return made if kind in (TEXTS, NUMBERS) else made[0]
 
 
-def _is_a(value: Any, kind: type) -> bool:
+def _has_type(value: Any, kind: type) -> bool:
     """Whether a value may stand for one of this type; truth values are no numbers."""
     return isinstance(value, _ACCEPTED[kind]) and isinstance(value, bool) == (kind is bool)
 

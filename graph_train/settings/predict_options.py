@@ -95,9 +95,9 @@ class PredictOptions(DetectorOptions):
         if not all(self.source) or not self.source:
             raise ValueError("--source: name images, a folder, a glob, a .txt list, or - for a list on standard input")
         check_ranges(self, {"line_thickness": (1, MAX_LINE_PX), "vid_stride": (1, MAX_STRIDE)})
-        self._refuse_what_cannot_apply()
+        self._refuse_inapplicable_flags()
 
-    def _refuse_what_cannot_apply(self) -> None:
+    def _refuse_inapplicable_flags(self) -> None:
         if self.save_conf and not self.save_txt:
             raise ValueError("--save-conf: adds to label files; give --save-txt too")
         if self.nosave and not self.view_img:

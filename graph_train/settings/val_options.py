@@ -75,11 +75,11 @@ class ValOptions:
     debug: bool = flag(False, "show tracebacks", kind=SWITCH)
 
     def __post_init__(self) -> None:
-        self._refuse_what_cannot_apply()
+        self._refuse_inapplicable_flags()
         check_flags(self)
         check_ranges(self, NUMBER_RANGES, shares=THRESHOLDS)
 
-    def _refuse_what_cannot_apply(self) -> None:
+    def _refuse_inapplicable_flags(self) -> None:
         if not self.weights:
             raise ValueError("--weights: name the weights to measure, such as runs/train/exp/weights/best.safetensors")
         if self.save_conf and not (self.save_txt or self.save_hybrid):

@@ -31,7 +31,7 @@ class Agreement:
         if self._exchange.alone:
             return numbers
         own = (*numbers, bool(self._request.asked), self._callbacks.stop_training)
-        *agreed, asked, stop = self._exchange.most(*own)
+        *agreed, asked, stop = self._exchange.all_reduce_max(*own)
         if asked:
             self._asked = self._request.asked or "a signal to another rank"
         self._callbacks.stop_training = bool(stop)
@@ -44,7 +44,7 @@ def agreed_digest(own: str, exchange: Exchange) -> str:
     Raises:
         RuntimeError: it is not.
     """
-    differing = [rank for rank, other in enumerate(exchange.texts(own)) if other != own]
+    differing = [rank for rank, other in enumerate(exchange.all_gather_texts(own)) if other != own]
     if differing:
         raise RuntimeError(f"rank {exchange.rank} does not hold the weights of ranks {differing}")
     return own

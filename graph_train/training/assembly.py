@@ -38,7 +38,7 @@ QUAD_LOSS_FACTOR = 4.0
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """Everything the driver needs."""
 
     setup: Setup
@@ -72,7 +72,7 @@ def _initial_weights(options: TrainOptions) -> LoadedWeights | None:
 
 def assemble(
     options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = None, *, any_anchors: bool = False
-) -> Run:
+) -> TrainingRun:
     """Builds a run from its settings.
 
     Args:
@@ -101,7 +101,7 @@ def assemble(
     if any_anchors:
         network.set_anchors_px(np.ones_like(anchors_px(network)))
     elif saved is None:
-        _settle_anchors(network, setup)
+        _choose_anchors(network, setup)
     network.compute_in(agreeing_type(network, activation_type, device))
     return _with_step(setup, network)
 
@@ -151,7 +151,7 @@ def anchors_px(network: DetectionModel) -> npt.NDArray[np.float32]:
     return network.anchors_cells * np.asarray(network.stride, np.float32).reshape(-1, 1, 1)
 
 
-def _settle_anchors(network: DetectionModel, setup: Setup) -> None:
+def _choose_anchors(network: DetectionModel, setup: Setup) -> None:
     """Auto-anchor, unless it is switched off or has no labels to go by.
 
     Raises:
@@ -192,7 +192,7 @@ def _fit_anchors(network: DetectionModel, setup: Setup) -> None:
         network.set_anchors_px(decision.anchors_px)
 
 
-def _with_step(setup: Setup, network: DetectionModel) -> Run:
+def _with_step(setup: Setup, network: DetectionModel) -> TrainingRun:
     options, data = setup.options, setup.data
     frozen = frozen_layers(options.model.freeze)
     if frozen and max(frozen) >= len(network.model):
@@ -205,8 +205,8 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
     placement = setup.placement
     network.synchronise_statistics(options.optim.sync_bn)
     state = TrainingState(
-        placement.module(network),
-        placement.module(average),
+        placement.replicate_module(network),
+        placement.replicate_module(average),
         rule=options.optim.optimizer.lower(),  # type: ignore[arg-type]
         freeze=frozen,
         placement=placement,
@@ -223,9 +223,10 @@ def _with_step(setup: Setup, network: DetectionModel) -> Run:
     )
     floor = typical_label_capacity(data.train.labels, setup.augment.tiles)
     criterion, val_criterion = (
-        placement.module(DetectionLoss(geometry, config, fused_iou=options.engine.bbox_iou_optim)) for _ in range(2)
+        placement.replicate_module(DetectionLoss(geometry, config, fused_iou=options.engine.bbox_iou_optim))
+        for _ in range(2)
     )
-    return Run(
+    return TrainingRun(
         setup=setup,
         state=state,
         schedule=schedule,

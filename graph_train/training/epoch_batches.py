@@ -10,7 +10,7 @@ import numpy.typing as npt
 from graph_train.engine.step import GraphStep
 from graph_train.host.memory import resident_bytes
 from graph_train.runs.cursor import Cursor
-from graph_train.training.assembly import Run
+from graph_train.training.assembly import TrainingRun
 from graph_train.training.image_weights import class_weights, epoch_class_weights, image_weights
 from kernels.host.free_memory import free_memory
 from kernels.runtime import Tensor
@@ -25,10 +25,10 @@ GRAPH_SHARE = 0.9
 class EpochBatches:
     """Asks the training pipeline of a run for what each epoch needs."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrainingRun) -> None:
         self._run, self._options = run, run.setup.options
 
-    def left_of(self, cursor: Cursor) -> Iterator[Any]:
+    def remaining(self, cursor: Cursor) -> Iterator[Any]:
         """The batches that an epoch has not seen yet."""
         return iter(
             self._run.train_pipeline.epoch(
@@ -49,7 +49,7 @@ class EpochBatches:
         """
         capacity = label_capacity(max(most_labels, self._run.label_floor))
         padded = pad_labels(batch.labels, int(batch.images.shape[0]), capacity)
-        return self._run.setup.placement.images(padded, total)
+        return self._run.setup.placement.shard_batch(padded, total)
 
     def reserve_largest(self, first_epoch: int) -> None:
         """Compiles the largest batch that `--multi-scale` will draw, so that a lack of memory shows before it comes.

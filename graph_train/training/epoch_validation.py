@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from graph_train.hooks.callbacks import Callbacks
-from graph_train.training.assembly import Run
+from graph_train.training.assembly import TrainingRun
 from graph_train.validation.measuring import TABLE_HEADER, ValidationResult, ValidationSettings, validate
 from graph_train.validation.sharded_validation import Sharing
 from graph_train.validation.validation_hooks import ValidationHooks
@@ -27,7 +27,7 @@ def measured(validation: ValidationResult | None) -> tuple[float, ...]:
 class EpochValidation:
     """Measures the averaged weights of a run as often as asked."""
 
-    def __init__(self, run: Run, folder: Path, callbacks: Callbacks, before_batch: Callable[[], None]) -> None:
+    def __init__(self, run: TrainingRun, folder: Path, callbacks: Callbacks, before_batch: Callable[[], None]) -> None:
         """`before_batch` may raise to leave a validation; it begins anew when the run goes on."""
         self._run, self._folder, self._callbacks, self._before_batch = run, folder, callbacks, before_batch
         self._images = 0

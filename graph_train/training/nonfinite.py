@@ -15,7 +15,7 @@ import numpy as np
 
 from graph_train.engine.step import StepResult
 from graph_train.host.failures import DivergedError
-from kernels.framework.global_rows import kept_by_images
+from kernels.framework.global_rows import sharded_by_batch
 from kernels.host.files import replacing
 from kernels.runtime import Tensor, flow
 from models.safetensors_file import write_safetensors
@@ -122,7 +122,7 @@ def first_bad_tensor(
         network, criterion: as `graph_train.engine.step.StepModule` uses them.
         images: (B, 3, H, W) uint8, the rows of this rank.
         labels: (B, T, 5), the rows of this rank.
-        place: makes a batch out of the rows of all ranks, where the network is: `Placement.images` with the total.
+        place: makes a batch out of the rows of all ranks, where the network is: `Placement.shard_batch` with the total.
         loss_scale: what the step multiplies the gradients by.
     """
     images, labels = place(images), place(labels)
@@ -132,10 +132,10 @@ def first_bad_tensor(
     network.train()
     seen: list[str] = []
     _watch(network, seen)
-    maps = [kept_by_images(level) for level in network.raw_maps(images)]
+    maps = [sharded_by_batch(level) for level in network.raw_maps(images)]
     if seen:
         return f"the output of {seen[0]}"
-    parts = criterion(maps, labels, _scale_beside(loss_scale, labels))
+    parts = criterion(maps, labels, _scale_like(loss_scale, labels))
     for name in ("box", "objectness", "classes", "total"):
         if found := _count(getattr(parts, name)):
             return f"the {name} loss is {found}"
@@ -151,7 +151,7 @@ def first_bad_tensor(
     )
 
 
-def _scale_beside(value: float, like: Tensor) -> Tensor:
+def _scale_like(value: float, like: Tensor) -> Tensor:
     """(1,) float32 on the device of another tensor; of several ranks all have it."""
     where = {"placement": like.placement, "sbp": flow.sbp.broadcast} if like.is_global else {"device": like.device}
     return flow.tensor([value], dtype=flow.float32, **where)
@@ -161,10 +161,10 @@ def _watch(network: Any, seen: list[str]) -> None:
     """Notes the first module, of nested ones the innermost, whose output is not finite."""
     for name, module in network.named_modules():
         if name:
-            module.register_forward_hook(_noting(f"{name} ({type(module).__name__})", seen))
+            module.register_forward_hook(_record_order(f"{name} ({type(module).__name__})", seen))
 
 
-def _noting(name: str, seen: list[str]) -> Callable[[Any, Any, Any], None]:
+def _record_order(name: str, seen: list[str]) -> Callable[[Any, Any, Any], None]:
     def note(_module: Any, _inputs: Any, output: Any) -> None:
         for tensor in _tensors(output):
             if not seen and (found := _count(tensor)):

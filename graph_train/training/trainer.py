@@ -13,7 +13,7 @@ import numpy as np
 from graph_train.engine.step import GraphStep, compile_seconds
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.host.devices import cpu_threads
-from graph_train.host.failures import StoppedInOrder
+from graph_train.host.failures import GracefulStop
 from graph_train.host.interrupts import StopRequest
 from graph_train.runs.checkpoint import Checkpoint
 from graph_train.runs.cursor import Cursor
@@ -21,14 +21,14 @@ from graph_train.runs.results_csv import EpochRow, ResultsCsv
 from graph_train.runs.run_folder import PLACE, RunFolder
 from graph_train.runs.saving import Saving, Snapshot
 from graph_train.training.agreement import Agreement, agreed_digest
-from graph_train.training.assembly import Run, anchors_px
+from graph_train.training.assembly import TrainingRun, anchors_px
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.epoch_batches import EpochBatches
 from graph_train.training.epoch_validation import EpochValidation, measured
 from graph_train.training.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
 from graph_train.training.progress import EpochProgress, EpochTimes
 from graph_train.validation.measuring import ValidationResult
-from kernels.framework.global_rows import here
+from kernels.framework.global_rows import local_shard
 from kernels.runtime import Tensor
 from models.weights import copy_weights
 
@@ -57,7 +57,7 @@ class Trainer:
 
     def __init__(
         self,
-        run: Run,
+        run: TrainingRun,
         folder: RunFolder,
         cursor: Cursor,
         stopper: EarlyStopping,
@@ -79,7 +79,7 @@ class Trainer:
         self._agreement = Agreement(self._exchange, self._request, self.callbacks)
         self._most_labels = 0
         self._batches = EpochBatches(run)
-        self._validation = EpochValidation(run, folder.path, self.callbacks, self._meet_and_leave_if_asked)
+        self._validation = EpochValidation(run, folder.path, self.callbacks, self._agree_and_stop_if_requested)
         self._watch = NonFiniteWatch(options.optim.max_nonfinite, folder.path, self._first_bad_tensor)
 
     def train(self) -> TrainResult:
@@ -107,7 +107,7 @@ class Trainer:
             if not self._train_epoch():
                 return self._stopped()
             self._finish_epoch()
-            self._meet_and_leave_if_asked()
+            self._agree_and_stop_if_requested()
             if self.callbacks.stop_training and not cursor.finished:
                 return self._stopped()
         result = self._finish()
@@ -119,11 +119,11 @@ class Trainer:
         """The latest that was finished."""
         return self._validation.last
 
-    def _meet_and_leave_if_asked(self) -> None:
+    def _agree_and_stop_if_requested(self) -> None:
         self._agreement.meet()
-        self._leave_if_asked()
+        self._stop_if_requested()
 
-    def _leave_if_asked(self) -> None:
+    def _stop_if_requested(self) -> None:
         """Ends the run if a signal has asked for it; a closed terminal is only noted."""
         if self._request.hung_up:
             self._request.hung_up = False
@@ -132,8 +132,8 @@ class Trainer:
             return
         if not self._complete:
             self.save_last()
-        LOG.info("Stopped by %s; %s", self._agreement.asked, self._way_on())
-        raise StoppedInOrder
+        LOG.info("Stopped by %s; %s", self._agreement.asked, self._resume_hint())
+        raise GracefulStop
 
     @property
     def _complete(self) -> bool:
@@ -143,10 +143,10 @@ class Trainer:
     def _stopped(self) -> TrainResult:
         """The end that a callback asked for."""
         self.save_last()
-        LOG.info("Stopped by a callback; %s", self._way_on())
+        LOG.info("Stopped by a callback; %s", self._resume_hint())
         return TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, None)
 
-    def _way_on(self) -> str:
+    def _resume_hint(self) -> str:
         if self._evolving:
             return "go on with the same command and --exist-ok"
         return f"go on with: graph-train --resume {self.folder.last}"
@@ -168,7 +168,7 @@ class Trainer:
         progress = EpochProgress(
             cursor.epoch, run.setup.options.optim.epochs, batches=batches, first_batch=cursor.next_batch
         )
-        source = self._batches.left_of(cursor)
+        source = self._batches.remaining(cursor)
         while True:
             asked = time.perf_counter()
             batch = next(source, None)
@@ -178,7 +178,7 @@ class Trainer:
             if not self._all_go_on(batch, cursor.epoch * batches + cursor.next_batch):
                 break
             self._train_batch(batch, cursor.epoch * batches + cursor.next_batch, progress)
-            self._leave_if_asked()
+            self._stop_if_requested()
             if self._exchange.alone and self.callbacks.stop_training:  # several ranks agree on it before a batch
                 break
         self.times.append(progress.close())
@@ -189,7 +189,7 @@ class Trainer:
         self._most_labels, due = self._agreement.meet(batch.max_labels, self._due_before(number))
         if self._exchange.alone:
             return True
-        self._leave_if_asked()
+        self._stop_if_requested()
         if due:
             self._save_now()
         return not self.callbacks.stop_training
@@ -203,7 +203,7 @@ class Trainer:
         self.callbacks.run("on_train_batch_start")
         total = run.train_pipeline.images_of(cursor.next_batch)
         labels = self._batches.padded_labels(batch, total, self._most_labels)
-        images = run.setup.placement.images(batch.images, total)
+        images = run.setup.placement.shard_batch(batch.images, total)
         started = time.perf_counter()
         compiled = compile_seconds(run.step)
         result = run.step(images, labels, run.schedule.at(number, cursor.epoch))
@@ -217,7 +217,7 @@ class Trainer:
             self.callbacks.run("on_before_zero_grad")
         paths = [str(path) for path in batch.paths]
         self.callbacks.run(
-            "on_train_batch_end", run.state.network, number, here(images), batch.labels, paths, cursor.means()
+            "on_train_batch_end", run.state.network, number, local_shard(images), batch.labels, paths, cursor.means()
         )
         self._watch.see(result, run.state.counters.skipped_in_row, lambda: self._suspect(batch, labels, number))
         self.save_if_due(number)
@@ -231,7 +231,7 @@ class Trainer:
             "learning_rates": list(run.schedule.at(number, epoch).learning_rates),
             "loss_scale": run.state.counters.loss_scale,
         }
-        return SuspectBatch(np.array(_host(batch.images)), run.setup.placement.own_rows(labels).copy(), facts)
+        return SuspectBatch(np.array(_host(batch.images)), run.setup.placement.local_rows(labels).copy(), facts)
 
     def _first_bad_tensor(self, suspect: SuspectBatch) -> str:
         step: Any = self.run.step
@@ -241,7 +241,7 @@ class Trainer:
             step.criterion,
             suspect.images,
             suspect.labels,
-            partial(step.placement.images, total=total),
+            partial(step.placement.shard_batch, total=total),
             loss_scale=suspect.facts["loss_scale"],
         )
 
@@ -269,7 +269,7 @@ class Trainer:
         with self.saving.guarded():
             self.csv.append(row)
         # Of the same numbers, another processor may make another last bit.
-        fitness = self._exchange.share(validation.fitness if validation is not None else 0.0)
+        fitness = self._exchange.broadcast(validation.fitness if validation is not None else 0.0)
         improved = validation is not None and fitness >= cursor.best_fitness
         if improved:
             cursor.best_fitness = fitness
@@ -370,7 +370,7 @@ class Trainer:
     def _finish(self) -> TrainResult:
         run = self.run
         validation = self.last_validation
-        if self._exchange.share(self.folder.best.exists()) and not self._evolving:
+        if self._exchange.broadcast(self.folder.best.exists()) and not self._evolving:
             LOG.info("Validating %s", self.folder.best)
             self._load_best()
             with self.saving.guarded():
@@ -399,7 +399,7 @@ class Trainer:
         average = self.run.state.average
         if self._exchange.main:
             transfer(average, load_weights(self.folder.best))
-        self.run.setup.placement.same(average.state_dict().values())
+        self.run.setup.placement.broadcast_in_place(average.state_dict().values())
 
 
 def _host(images: Any) -> np.ndarray:

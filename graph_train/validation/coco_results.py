@@ -98,7 +98,7 @@ def ids_of_annotations(annotations: Path, class_names: Sequence[str]) -> CocoIds
     return CocoIds(by_stem | by_name, tuple(categories[name] for name in class_names))
 
 
-def annotations_beside(image: Path) -> Path | None:
+def find_annotations(image: Path) -> Path | None:
     """`annotations/instances_<split>.json` next to the `images` folder of an image, where data sets in COCO's layout
     keep it; None if there is none."""
     split, root = image.parent.name, image.parent.parent

@@ -14,13 +14,13 @@ from graph_train.detection.label_files import Originals, write_label_file
 from graph_train.engine.schedule import check_image_size
 from graph_train.host.devices import select_device
 from graph_train.host.published_weights import located_weights
-from graph_train.runs.run_folder import make_unused
+from graph_train.runs.run_folder import make_unused_folder
 from graph_train.settings.val_options import ValOptions
 from graph_train.validation.coco_results import (
     CocoIds,
-    annotations_beside,
     default_ids,
     evaluate_results,
+    find_annotations,
     ids_of_annotations,
     result_entries,
     write_results,
@@ -72,7 +72,7 @@ def evaluate(options: ValOptions) -> EvaluationResult:
     detectors = [_detector(group, options, device) for group in groups]
     for detector, group in zip(detectors, groups, strict=True):
         _check_classes(detector, index, group[0], options)
-    folder = make_unused(options.project, options.name, exist_ok=options.exist_ok)
+    folder = make_unused_folder(options.project, options.name, exist_ok=options.exist_ok)
     results: list[ValidationResult] = []
     for number, (detector, group) in enumerate(zip(detectors, groups, strict=True)):
         job = _Job(options, dataset, split, index, detector, Path(group[0]), folder, device, number)
@@ -147,7 +147,7 @@ class _Job:
             originals = Originals(self.index.paths)
             writers.append(
                 lambda image: write_label_file(
-                    originals.spared(self.folder / "labels" / f"{image.path.stem}.txt"),
+                    originals.without_overwriting(self.folder / "labels" / f"{image.path.stem}.txt"),
                     image.detections,
                     image_hw=image.image_hw,
                     confidence=options.save_conf,
@@ -209,7 +209,7 @@ class _Job:
         LOG.info("%s", result.speed_line())
         return result
 
-    def _why_no_annotations(self) -> str:
+    def _missing_annotations_message(self) -> str:
         if self.options.single_cls:
             return "with --single-cls its classes are not ours"
         return f"there is no annotations/instances_{self.index.paths[0].parent.name}.json beside the images"
@@ -219,7 +219,7 @@ class _Job:
         write_results(path, entries)
         LOG.info("%d detections written to %s", len(entries), path)
         if annotations is None:
-            LOG.info("pycocotools was not asked: %s", self._why_no_annotations())
+            LOG.info("pycocotools was not asked: %s", self._missing_annotations_message())
         elif not entries:
             LOG.info("pycocotools was not asked: nothing was found above --conf-thres")
         else:
@@ -243,7 +243,7 @@ def warm_up(detector: Detector, pipeline: ValPipeline, batch_size: int, images: 
 def _coco_ids(dataset: Dataset, split: Split, index: ImageIndex, options: ValOptions) -> tuple[CocoIds, Path | None]:
     """How images and classes are called, and the annotations that say so, if there are any."""
     sources = dataset.split(split)
-    annotations = next((source for source in sources if is_coco_file(source)), annotations_beside(index.paths[0]))
+    annotations = next((source for source in sources if is_coco_file(source)), find_annotations(index.paths[0]))
     if annotations is not None and not options.single_cls:
         return ids_of_annotations(annotations, index.class_names).for_images(index.paths), annotations
     is_coco = any(source.name.endswith("2017.txt") and "coco" in source.parts for source in sources)
@@ -257,13 +257,13 @@ def _draw_study(options: ValOptions, results: list[ValidationResult], folder: Pa
     curves = [results[number * count : (number + 1) * count] for number in range(len(options.weights))]
     points = {
         name: [(size, r.speed.inference, r.map50_95) for size, r in zip(STUDY_SIZES, part, strict=True)]
-        for name, part in zip(_told_apart(options.weights), curves, strict=True)
+        for name, part in zip(_distinct_labels(options.weights), curves, strict=True)
     }
     plot_study(points, folder / "study.png")
     LOG.info("\nmAP50-95 against speed: %s", folder / "study.png")
 
 
-def _told_apart(weights: Sequence[str]) -> list[str]:
+def _distinct_labels(weights: Sequence[str]) -> list[str]:
     """Paths without the folders that they share."""
     if len(weights) == 1:
         return [Path(weights[0]).name]

@@ -216,7 +216,7 @@ def validate(
     Raises:
         ValueError: a label or a prediction does not fit the class names, or a setting is out of range.
     """
-    run = _Run(forward, tuple(class_names), settings or ValidationSettings(), on_image, sharing)
+    run = _ValidationRun(forward, tuple(class_names), settings or ValidationSettings(), on_image, sharing)
     bar = tqdm(
         batches,
         desc=f"{'validating':>22}",
@@ -233,7 +233,7 @@ def validate(
     return run.result()
 
 
-class _Run:
+class _ValidationRun:
     """Collects one validation, batch by batch."""
 
     def __init__(
@@ -323,7 +323,7 @@ class _Run:
         """Takes over what all ranks have found; afterwards all have the same."""
         findings = joined(Findings(self._batch_of_image, self._matched, self._label_classes), exchange)
         self._matched, self._label_classes = list(findings.matched), list(findings.label_classes)
-        self._confusion.counts = np.sum(exchange.arrays(self._confusion.counts), axis=0)
+        self._confusion.counts = np.sum(exchange.all_gather_arrays(self._confusion.counts), axis=0)
         self._images = len(self._matched)
 
     def result(self) -> ValidationResult:

@@ -65,7 +65,7 @@ def joined(own: Findings, exchange: Exchange) -> Findings:
         category.astype(np.float64),
         np.concatenate([np.zeros(0, np.int64), *own.label_classes]),
     )
-    by_rank = [exchange.arrays(column) for column in columns]
+    by_rank = [exchange.all_gather_arrays(column) for column in columns]
     images: list[tuple[int, int, Match, Array]] = []
     for rank, (of_image, *values) in enumerate(zip(*by_rank, strict=True)):
         detections, labels = (np.cumsum(of_image[:, part]) for part in (1, 2))

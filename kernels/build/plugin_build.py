@@ -80,7 +80,7 @@ class Toolchain:
         """Arguments naming OneFlow's and oneDNN's shared objects; the wheels carry hashes in the file names."""
         libs = self.oneflow_folder.parent / "oneflow.libs"
         names = [
-            _only_match(libs, pattern)
+            _single_match(libs, pattern)
             for pattern in (
                 "liboneflow-*.so",
                 "libof_protoobj-*.so",
@@ -108,7 +108,7 @@ class BuiltPlugin:
     build_seconds: float
 
 
-def _only_match(folder: Path, pattern: str) -> str:
+def _single_match(folder: Path, pattern: str) -> str:
     matches = sorted(folder.glob(pattern))
     if not matches:
         raise PluginUnavailableError(f"{folder}: no {pattern}; reinstall oneflow==0.9.0 from PyPI")
@@ -289,7 +289,7 @@ def compile_sources(toolchain: Toolchain, scratch: Path, log: Path, *, emulated_
     flags = [str(toolchain.compiler), *_COMPILE_FLAGS, *toolchain.include_flags()]
     flags += _EMULATION_FLAGS if emulated_cuda else ()
     jobs = _compile_jobs(emulated_cuda)
-    kept = {job: _kept_object(job, flags, plugin_key_parts(toolchain)) for job in jobs}
+    kept = {job: _cached_object(job, flags, plugin_key_parts(toolchain)) for job in jobs}
     missing = [job for job in jobs if not is_as_built(kept[job])]
     dependent = [job for job in missing if job.needs_oneflow]
     (scratch / _COMMON_HEADER).parent.mkdir()
@@ -312,7 +312,7 @@ def compile_sources(toolchain: Toolchain, scratch: Path, log: Path, *, emulated_
     return scratch / LIBRARY_NAME
 
 
-def _kept_object(job: "_CompileJob", flags: Sequence[str], versions: Sequence[str]) -> Path:
+def _cached_object(job: "_CompileJob", flags: Sequence[str], versions: Sequence[str]) -> Path:
     """Where the result of a compilation is kept: by all that it depends on, so that a change compiles few files."""
     digest = hashlib.sha256("\0".join((*job.command(flags), *versions)).encode())
     for path in included_files(job.source):

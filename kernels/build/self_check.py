@@ -28,13 +28,13 @@ def finding(library: Path) -> str:
         if not os.access(library.parent, os.W_OK) or library.parent.stat().st_uid != os.geteuid():
             return GOOD
         try:
-            write_atomically(note, _tried(library))
+            write_atomically(note, _probe(library))
         except OSError:
-            return _tried(library)
+            return _probe(library)
     return note.read_text(encoding="utf-8").strip() or GOOD
 
 
-def _tried(library: Path) -> str:
+def _probe(library: Path) -> str:
     """What a process of its own finds."""
     package = str(Path(__file__).resolve().parents[2])
     environment = {name: value for name, value in os.environ.items() if name not in _OF_A_JOB}

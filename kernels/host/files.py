@@ -46,7 +46,7 @@ def replacing(path: Path, *, keep: int = 0, lasting: bool = True) -> Iterator[Pa
     """
     try:
         if is_stream(path):
-            with _poured_into(path) as temporary:
+            with _staged_file(path) as temporary:
                 yield temporary
             return
         temporary = path.with_name(f".{path.stem[:_LONGEST_STEM]}.{secrets.token_hex(4)}{_MARK}{path.suffix}")
@@ -96,7 +96,7 @@ def _open_file(path: Path) -> Path | None:
 
 
 @contextmanager
-def _poured_into(path: Path) -> Iterator[Path]:
+def _staged_file(path: Path) -> Iterator[Path]:
     """As `replacing`, for a stream: the temporary file lies elsewhere and is copied into it at the end."""
     descriptor = _stream(path)
     try:

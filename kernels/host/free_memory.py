@@ -28,10 +28,10 @@ def free_memory(*, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgro
     """
     fields = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024
-    return max(0, min(free, *_left_in_groups(proc / "self" / "cgroup", groups)))
+    return max(0, min(free, *_cgroup_headroom(proc / "self" / "cgroup", groups)))
 
 
-def _left_in_groups(membership: Path, groups: Path) -> Iterator[int]:
+def _cgroup_headroom(membership: Path, groups: Path) -> Iterator[int]:
     """What is left in each limited group from this process's own up to the root; always at least one number."""
     yield 1 << 62
     lines = membership.read_text().splitlines() if membership.exists() else ["0::/", "1:memory:/"]
@@ -44,10 +44,10 @@ def _left_in_groups(membership: Path, groups: Path) -> Iterator[int]:
         # Within a container the path may be that of the host, and the container's own group lies at the top.
         own = top / path.lstrip("/")
         for folder in {top, *(parent for parent in (own, *own.parents) if parent.is_relative_to(top))}:
-            yield from _left(folder, kind)
+            yield from _hierarchy_headroom(folder, kind)
 
 
-def _left(folder: Path, kind: _Hierarchy) -> Iterator[int]:
+def _hierarchy_headroom(folder: Path, kind: _Hierarchy) -> Iterator[int]:
     limit, used = folder / kind.limit, folder / kind.used
     if not limit.exists() or not used.exists() or limit.read_text().strip() == "max":
         return

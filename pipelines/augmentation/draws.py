@@ -14,7 +14,7 @@ from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.augmentation.copy_paste import Pasted, choose_pasted, mirrored_boxes
 from pipelines.augmentation.geometry import ViewDraw
 from pipelines.augmentation.letterbox import letterbox, long_side_size
-from pipelines.augmentation.mosaic import Placement, Size, mosaic4, mosaic9, place
+from pipelines.augmentation.mosaic import Size, Tile, mosaic4, mosaic9, place
 from pipelines.data.index import ImageIndex
 
 LABEL_CLIP_MARGIN_PX = 1e-3
@@ -47,7 +47,7 @@ class View:
     """
 
     sources: tuple[int, ...]
-    placements: tuple[Placement, ...]
+    placements: tuple[Tile, ...]
     canvas_wh: Size
     output_wh: Size
     matrix: np.ndarray
@@ -204,7 +204,7 @@ class SampleDraws:
         self,
         rng: np.random.Generator,
         sources: Sequence[int],
-        placed: Sequence[Placement],
+        placed: Sequence[Tile],
         canvas_wh: Size,
         output_wh: Size,
         *,
@@ -276,7 +276,7 @@ class LetterboxedImage:
         pad_wh: border on the left and on the top, before rounding.
     """
 
-    placement: Placement
+    placement: Tile
     ratio_hw: tuple[float, float]
     pad_wh: tuple[float, float]
 
@@ -300,9 +300,7 @@ def letterboxed(image_wh: Size, output_wh: Size, *, image_px: int, enlarge: bool
     )
 
 
-def canvas_labels(
-    placements: Sequence[Placement], labels: Sequence[np.ndarray], *, canvas_wh: Size | None
-) -> np.ndarray:
+def canvas_labels(placements: Sequence[Tile], labels: Sequence[np.ndarray], *, canvas_wh: Size | None) -> np.ndarray:
     """Labels of placed images on their canvas.
 
     Args:

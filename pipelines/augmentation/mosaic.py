@@ -8,7 +8,7 @@ Rectangle = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Placement:
+class Tile:
     """Where one scaled image lies on a canvas.
 
     Attributes:
@@ -28,15 +28,15 @@ class Placement:
         return x1 - x, y1 - y, x2 - x, y2 - y
 
 
-def place(size_wh: Size, offset_xy: tuple[int, int], canvas_wh: Size) -> Placement:
+def place(size_wh: Size, offset_xy: tuple[int, int], canvas_wh: Size) -> Tile:
     """Lays an image down and cuts off what overhangs the canvas."""
     left, top = min(max(offset_xy[0], 0), canvas_wh[0]), min(max(offset_xy[1], 0), canvas_wh[1])
     right = max(left, min(offset_xy[0] + size_wh[0], canvas_wh[0]))
     bottom = max(top, min(offset_xy[1] + size_wh[1], canvas_wh[1]))
-    return Placement(size_wh, offset_xy, (left, top, right, bottom))
+    return Tile(size_wh, offset_xy, (left, top, right, bottom))
 
 
-def mosaic4(sizes_wh: Sequence[Size], *, centre_xy: tuple[int, int], image_px: int) -> list[Placement]:
+def mosaic4(sizes_wh: Sequence[Size], *, centre_xy: tuple[int, int], image_px: int) -> list[Tile]:
     """Four images meeting at a point of a canvas of twice the image size.
 
     Args:
@@ -53,7 +53,7 @@ def mosaic4(sizes_wh: Sequence[Size], *, centre_xy: tuple[int, int], image_px: i
     ]
 
 
-def mosaic9(sizes_wh: Sequence[Size], *, cut_xy: tuple[int, int], image_px: int) -> list[Placement]:
+def mosaic9(sizes_wh: Sequence[Size], *, cut_xy: tuple[int, int], image_px: int) -> list[Tile]:
     """Nine images in a ring around the first, seen through a window of twice the image size.
 
     Each one touches the one before: centre, top, top right, right, bottom right, bottom, bottom left, left, top left.

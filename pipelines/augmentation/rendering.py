@@ -9,7 +9,7 @@ import numpy as np
 from kernels.ops.drawing.function import Filter
 from pipelines.augmentation import geometry
 from pipelines.augmentation.draws import SamplePlan, View
-from pipelines.augmentation.mosaic import Placement, Rectangle, Size
+from pipelines.augmentation.mosaic import Rectangle, Size, Tile
 
 Span = tuple[float, float]
 
@@ -149,7 +149,7 @@ def _visible_canvas(back: np.ndarray, view: View) -> Rectangle:
 
 
 def _tile(
-    source: int, placed: Placement, image_wh: Size, matrix: np.ndarray, output_wh: Size, *, by_area: bool = False
+    source: int, placed: Tile, image_wh: Size, matrix: np.ndarray, output_wh: Size, *, by_area: bool = False
 ) -> TileRender | None:
     """The tile that a placed image becomes under a map that only scales and shifts; None if none of it is seen."""
     axes = [_axis(placed, axis, image_wh[axis], matrix, output_wh[axis]) for axis in (1, 0)]
@@ -177,7 +177,7 @@ class _Axis:
     crop_length: int
 
 
-def _axis(placed: Placement, axis: int, image_side: int, matrix: np.ndarray, output_side: int) -> _Axis | None:
+def _axis(placed: Tile, axis: int, image_side: int, matrix: np.ndarray, output_side: int) -> _Axis | None:
     scale, shift = float(matrix[axis, axis]), float(matrix[axis, 2])
     edges = sorted((placed.rectangle[axis] * scale + shift, placed.rectangle[axis + 2] * scale + shift))
     # Neighbours share an edge and therefore its rounding: no gap, no overlap.
@@ -192,9 +192,7 @@ def _axis(placed: Placement, axis: int, image_side: int, matrix: np.ndarray, out
     return _Axis(first, last - first, (start, end), low, high - low)
 
 
-def placed_image(
-    source: int, placed: Placement, image_wh: Size, output_wh: Size, *, by_area: bool = False
-) -> ViewRender:
+def placed_image(source: int, placed: Tile, image_wh: Size, output_wh: Size, *, by_area: bool = False) -> ViewRender:
     """One image where it was placed, on a canvas that is the output; `by_area`: see `TileRender`."""
     tile = _tile(source, placed, image_wh, np.eye(3), output_wh, by_area=by_area)
     assert tile is not None, "a letterboxed image is always seen"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.data.coco_json import is_coco_file
-from pipelines.data.download import archives, fetch_into, how_to_get
+from pipelines.data.download import archives, download_hint, fetch_into
 from pipelines.data.home_folder import with_home
 from pipelines.data.problems import printable
 from pipelines.data.safe_yaml import YamlFile, load_yaml
@@ -173,7 +173,7 @@ def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...
         source = next((path for path in tried if os.path.exists(path)), None)
         if source is None:
             places = ", ".join(printable(path) for path in tried)
-            return f"{yaml.where(*key)}: {split}: nothing at {places}; {how_to_get(yaml)}"
+            return f"{yaml.where(*key)}: {split}: nothing at {places}; {download_hint(yaml)}"
         sources.append(source)
     return tuple(sources)
 

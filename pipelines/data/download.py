@@ -94,7 +94,7 @@ def _is_inner(folder: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and "\\" not in folder and "\0" not in folder
 
 
-def how_to_get(yaml: YamlFile) -> str:
+def download_hint(yaml: YamlFile) -> str:
     """The end of the sentence that something is missing: where the data may be had."""
     value = yaml.data.get("download")
     try:

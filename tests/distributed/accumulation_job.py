@@ -37,7 +37,7 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
     agreed_digest(step.state.digest(), exchange)
     if info.main:
         (out / "results.json").write_text(json.dumps([asdict(result) for result in [*results, skipped]]))
-    team.current().farewell()
+    team.current().report_done()
 
 
 def _step(kind: str, info: Any) -> tuple[Any, Any]:
@@ -54,8 +54,10 @@ def _step(kind: str, info: Any) -> tuple[Any, Any]:
     placement = Placement("cpu", info.rank, info.world)
     network = tiny_network()
     network.synchronise_statistics(not info.alone)
-    state = TrainingState(placement.module(network), placement.module(tiny_network()), rule="sgd", placement=placement)
-    criterion = placement.module(DetectionLoss(network.head_geometry, LossConfig()))
+    state = TrainingState(
+        placement.replicate_module(network), placement.replicate_module(tiny_network()), rule="sgd", placement=placement
+    )
+    criterion = placement.replicate_module(DetectionLoss(network.head_geometry, LossConfig()))
     decays = tiny_schedule().weight_decays
     made = EagerStep if kind == "eager" else GraphStep
     step = made(state, criterion, weight_decays=decays, placement=placement, accumulates=True)

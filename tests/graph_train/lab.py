@@ -14,7 +14,7 @@ from graph_train.hooks.callbacks import Callbacks, TrainingHooks
 from graph_train.launch.train import train
 from graph_train.settings.hyperparameters import load_hyperparameters
 from graph_train.settings.train_options import options_from_flags
-from graph_train.training.assembly import Run, assemble
+from graph_train.training.assembly import TrainingRun, assemble
 from kernels.runtime import flow
 from models.weights import save_weights
 from tests.graph_train.tiny import TINY, steepen, tiny_network
@@ -134,7 +134,7 @@ class Lab:
                   "noplots": True, "loggers": "csv", "epochs": 1, "device": "cpu"}  # fmt: skip
         return {**common, **flags}
 
-    def assemble(self, **flags: Any) -> Run:
+    def assemble(self, **flags: Any) -> TrainingRun:
         """Builds a run without training."""
         options = options_from_flags(**self.flags(**flags))
         return assemble(options, load_hyperparameters(options.optim.hyp))

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_only_known_notes_are_hidden(capfd: pytest.CaptureFixture[str]) -> None:
-    with runtime.known_notes_hidden():
+    with runtime.StderrFilter():
         os.write(2, b"libibverbs not available, ibv_fork_init skipped\nE2026 conv.cpp:7] out of memory\n")
         os.write(2, b"E2026 cuda_device_manager_factory.cpp:65] Failed to get cuda runtime version: too old\nlast")
     shown = capfd.readouterr().err

@@ -79,7 +79,7 @@ def _check_letterbox(z: Any, report: Report) -> None:
     report.close("sb_out_ratio_pad", back, z["sb_out_ratio_pad"], atol=1e-3)
 
 
-def _mosaic_cases(z: Any) -> Iterator[tuple[list[mosaic.Placement], list[np.ndarray]]]:
+def _mosaic_cases(z: Any) -> Iterator[tuple[list[mosaic.Tile], list[np.ndarray]]]:
     parts = iter(_split(z["mo_labels_in"], z["mo_labels_in_count"].ravel()))
     for centre, tile_hw in zip(z["mo_centers_xc_yc"], z["mo_tile_hw"], strict=True):
         sizes = [(int(w), int(h)) for h, w in tile_hw]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from graph_train.engine.schedule import ema_decay
 from tests.parity.edge_ties import EdgeTie, near_ties
 from tests.parity.harness import Mode, Report, Subject
-from tests.parity.train_replay import Arrays, Case, Run, replay
+from tests.parity.train_replay import Arrays, Case, Replay, replay
 
 STRICT_ITERATIONS = 6
 MOST_TIES, MOST_CANDIDATES = 3, 4
@@ -57,7 +57,7 @@ def check(path: Path, report: Report, mode: Mode) -> None:
             report.comparisons, report.forgiven = again.comparisons, [str(tie) for tie in ties]
 
 
-def _beyond_a_tie(case: Case, mode: Mode, run: Run, known: list[EdgeTie]) -> tuple[EdgeTie, Run] | None:
+def _beyond_a_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) -> tuple[EdgeTie, Replay] | None:
     """The tie that makes the first iteration that disagrees agree, and the run with it, if there is one."""
     wrong = np.flatnonzero(~_agreeing(case, run))
     if not len(wrong):
@@ -74,7 +74,7 @@ def _beyond_a_tie(case: Case, mode: Mode, run: Run, known: list[EdgeTie]) -> tup
     return None
 
 
-def _agreeing(case: Case, run: Run) -> npt.NDArray[np.bool_]:
+def _agreeing(case: Case, run: Replay) -> npt.NDArray[np.bool_]:
     """(iterations,): whether loss, its items and the gradient's norm are within tolerance."""
     count = len(run.results)
     report = [Report() for _ in range(count)]
@@ -83,7 +83,7 @@ def _agreeing(case: Case, run: Run) -> npt.NDArray[np.bool_]:
     return np.array([row.ok for row in report])
 
 
-def _compare_iterations(case: Case, run: Run, which: slice, report: Report) -> None:
+def _compare_iterations(case: Case, run: Replay, which: slice, report: Report) -> None:
     vectors, late = case.vectors, LATE_RTOL[case.settings["opt_name"]]
     losses, wanted = run.losses[which], vectors["step_total_loss"][which]
     numbers = np.arange(case.iterations)[which]
@@ -100,7 +100,7 @@ def _compare_iterations(case: Case, run: Run, which: slice, report: Report) -> N
     report.close("gradient norm", run.norms[which][stepped], vectors["step_grad_norm"][which][stepped], rtol=NORM_RTOL)
 
 
-def compare(case: Case, run: Run, report: Report) -> None:
+def compare(case: Case, run: Replay, report: Report) -> None:
     """Compares a whole run of ours."""
     vectors = case.vectors
     stepped = vectors["step_stepped"].astype(bool)
@@ -133,7 +133,7 @@ class _Sampled:
         }
 
 
-def _compare_states(case: Case, run: Run, report: Report) -> None:
+def _compare_states(case: Case, run: Replay, report: Report) -> None:
     vectors = case.vectors
     full = case.path.with_name(f"{case.path.stem}_final_full.npz")
     whole = Case(full).vectors if full.exists() else {}
@@ -166,7 +166,7 @@ def _compare_state(case: Case, kind: str, got: Arrays, sampled: "_Sampled", repo
         report.close(f"{kind}: median moved of group {group}", float(np.median(moved[group])), 0.0, atol=limit)
 
 
-def _compare_lag(case: Case, run: Run, report: Report) -> None:
+def _compare_lag(case: Case, run: Replay, report: Report) -> None:
     """How far the moving average is behind the model: so little after 12 updates that `ema/` alone hardly shows it."""
     vectors = case.vectors
     final, ema = _Sampled(vectors, "final", {}), _Sampled(vectors, "ema", {})

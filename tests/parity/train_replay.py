@@ -141,7 +141,7 @@ class LabelMove:
 
 
 @dataclass(frozen=True)
-class Run:
+class Replay:
     """What our own run of a case gave."""
 
     results: tuple[StepResult, ...]
@@ -182,7 +182,7 @@ def replay(
     iterations: int | None = None,
     moves: Sequence[LabelMove] = (),
     observe: Observer = lambda *_: None,
-) -> Run:
+) -> Replay:
     """Runs the first `iterations` batches of a case (all of them by default) in one mode."""
     state = TrainingState(
         case.network(case.initial), case.network(case.initial), rule=case.settings["opt_name"].lower()
@@ -205,4 +205,4 @@ def replay(
         all_settings.append(settings)
     state.flush()
     accumulate = tuple(schedule.accumulate(iteration) for iteration in numbers)
-    return Run(tuple(results), tuple(all_settings), accumulate, state.arrays(), state.counters.updates)
+    return Replay(tuple(results), tuple(all_settings), accumulate, state.arrays(), state.counters.updates)

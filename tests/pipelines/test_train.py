@@ -179,7 +179,7 @@ def test_rows_of_a_shard() -> None:
         rows = [row for shard in shards if shard.counts_here(count) for row in range(count)[shard.rows(count)]]
         assert rows == list(range(count))
         most = max(len(range(count)[shard.rows(count)]) for shard in shards)
-        assert most <= shards[0].most_rows(count)
+        assert most <= shards[0].max_rows(count)
 
 
 def test_image_weights_choose_images(make: Make, index: ImageIndex) -> None:

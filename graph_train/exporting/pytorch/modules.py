@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.framework.global_rows import here
+from kernels.framework.global_rows import local_shard
 from kernels.runtime import flow
 from models import blocks
 from models.attention import MultiheadAttention, TransformerBlock, TransformerLayer
@@ -79,7 +79,7 @@ def torch_module(
 
 def values_of(tensor: Any, *, half: bool) -> np.ndarray:
     """The numbers of a tensor on the host; floating types become float16 if `half`."""
-    values: np.ndarray = here(tensor).numpy()
+    values: np.ndarray = local_shard(tensor).numpy()
     if not half or values.dtype.kind != "f":
         return values
     with np.errstate(over="ignore"):

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from kernels.framework import dispatch
-from kernels.framework.global_rows import whole
+from kernels.framework.global_rows import replicated
 from kernels.runtime import Tensor, flow
 
 
@@ -104,8 +104,8 @@ def _synchronised_function(pixels: int, silu: bool, eps: float, momentum: float)
     class SynchronisedBatchNorm(flow.autograd.Function):
         @staticmethod
         def forward(context: Any, x: Tensor, gamma: Tensor, beta: Tensor, *running: Tensor) -> Tensor:
-            mean = whole(dispatch.call(mean_op, (x,), integers=(pixels,)))
-            variance = whole(dispatch.call(variance_op, (x, mean), integers=(pixels,)))
+            mean = replicated(dispatch.call(mean_op, (x,), integers=(pixels,)))
+            variance = replicated(dispatch.call(variance_op, (x, mean), integers=(pixels,)))
             inputs = (x, mean, variance, gamma, beta, *running)
             y, statistics = dispatch.call_many(normalise_op, inputs, integers=integers, floats=(eps, momentum))
             context.save_for_backward(x, statistics, gamma, beta)
@@ -115,7 +115,7 @@ def _synchronised_function(pixels: int, silu: bool, eps: float, momentum: float)
         def backward(context: Any, gradient: Tensor) -> Sequence[Tensor | None]:
             inputs = (gradient, *context.saved_tensors)
             sums, d_gamma, d_beta = dispatch.call_many(sums_op, inputs, integers=(int(silu),))
-            dx = dispatch.call(backward_op, (*inputs, whole(sums)), integers=integers)
+            dx = dispatch.call(backward_op, (*inputs, replicated(sums)), integers=integers)
             return dx, d_gamma, d_beta, None, None
 
     return SynchronisedBatchNorm

@@ -20,7 +20,7 @@ from graph_train.detection.detector import load_detector
 from graph_train.detection.nms import NmsSettings, non_max_suppression
 from graph_train.plots.images import BoxStyle, draw_detections
 from graph_train.plots.style import class_colour
-from graph_train.prediction.predict import PredictionResult, _frames_apart
+from graph_train.prediction.predict import PredictionResult, _with_frame_folders
 from graph_train.prediction.prediction_files import OutputSettings, Prediction, PredictionWriter, crop_box
 from graph_train.prediction.sources import SourceFile, Sources
 from graph_train.runs import run_folder
@@ -281,7 +281,7 @@ def test_frames_of_a_video_with_a_dot_in_its_name_beside_an_image_called_like_on
 def test_videos_have_names_whose_frames_are_no_images() -> None:
     def named(images: list[str], videos: list[str]) -> list[str]:
         files = [tuple(SourceFile(Path(name), Path(name)) for name in names) for names in (images, videos)]
-        return [str(file.name) for file in _frames_apart(Sources(files[0], files[1], ())).videos]
+        return [str(file.name) for file in _with_frame_folders(Sources(files[0], files[1], ())).videos]
 
     assert named(["clip_0001.jpg", "clip_0.jpg", "a/clip_1.jpg", "clip_1_.jpg"], ["clip.mp4"]) == ["clip.mp4"]
     assert named(["a/clip_12.jpg"], ["clip.mp4", "a/clip.avi"]) == ["clip.mp4", "a/clip_2.avi"]

@@ -129,9 +129,9 @@ def test_study_tells_sizes_and_weights_apart(
 
 
 def test_weights_are_told_apart_by_what_differs() -> None:
-    assert evaluation._told_apart(["runs/exp/best.pt"]) == ["best.pt"]
-    assert evaluation._told_apart(["runs/exp/best.pt", "runs/exp2/best.pt"]) == ["exp/best.pt", "exp2/best.pt"]
-    assert evaluation._told_apart(["a.pt", "/elsewhere/a.pt"])[1] == "elsewhere/a.pt"
+    assert evaluation._distinct_labels(["runs/exp/best.pt"]) == ["best.pt"]
+    assert evaluation._distinct_labels(["runs/exp/best.pt", "runs/exp2/best.pt"]) == ["exp/best.pt", "exp2/best.pt"]
+    assert evaluation._distinct_labels(["a.pt", "/elsewhere/a.pt"])[1] == "elsewhere/a.pt"
 
 
 def test_ensemble_and_augmented_views_add_boxes(weights: Path) -> None:

@@ -17,8 +17,10 @@ _STEPS = 4
 
 def _losses(kind: type[EagerStep] | type[GraphStep], device: str) -> list[float]:
     placement, network = Placement(device), tiny_network()
-    state = TrainingState(placement.module(network), placement.module(tiny_network()), rule="sgd", placement=placement)
-    criterion = placement.module(DetectionLoss(network.head_geometry, LossConfig()))
+    state = TrainingState(
+        placement.replicate_module(network), placement.replicate_module(tiny_network()), rule="sgd", placement=placement
+    )
+    criterion = placement.replicate_module(DetectionLoss(network.head_geometry, LossConfig()))
     schedule = tiny_schedule()
     step = kind(state, criterion, weight_decays=schedule.weight_decays, placement=placement)
     losses = []

@@ -87,12 +87,12 @@ def test_wrong_registrations_are_refused() -> None:
 def test_what_a_run_adds_listens_to_no_other_run() -> None:
     callbacks, own, added = Callbacks(), _Recorder(), _Faulty()
     callbacks.add(own)
-    with callbacks.one_run():
+    with callbacks.run_scope():
         callbacks.add(added, "logger of the first run")
         callbacks.run("on_train_epoch_end", 0)
         callbacks.stop_training = True
     assert callbacks.failed == ["logger of the first run"]
-    with callbacks.one_run():
+    with callbacks.run_scope():
         assert not callbacks.stop_training
         assert callbacks.failed == []
         second = _Recorder()
@@ -106,8 +106,8 @@ def test_what_a_run_adds_listens_to_no_other_run() -> None:
 def test_a_callback_of_the_caller_that_failed_stays_off() -> None:
     callbacks, faulty = Callbacks(), _Faulty()
     callbacks.add(faulty)
-    with callbacks.one_run():
+    with callbacks.run_scope():
         callbacks.run("on_train_epoch_end", 0)
-    with callbacks.one_run():
+    with callbacks.run_scope():
         callbacks.run("on_train_start")
     assert faulty.seen == []

@@ -26,7 +26,7 @@ def begun(lab: Lab) -> Trial:
 def test_another_number_of_classes_is_told_as_such(lab: Lab, begun: Trial) -> None:
     content = yaml.safe_load(lab.data.read_text())
     lab.data.write_text(yaml.safe_dump({**content, "names": [*content["names"], "yellow"]}))
-    with pytest.raises(ValueError, match=r"names 4 classes, the run was begun with 3.*--weights"):
+    with pytest.raises(ValueError, match=r"names 4 classes, the run was started with 3.*--weights"):
         lab.train_as_given(resume=begun.folder)
 
 

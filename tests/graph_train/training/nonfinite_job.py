@@ -25,10 +25,12 @@ def main() -> None:
     images, labels = random_batch(0, side=64, labels=5, batch=BATCH)
     labels[-1, 0, 1:3] = np.nan
     rows = Shard(info.rank, info.world).rows(BATCH)
-    criterion = placement.module(DetectionLoss(network.head_geometry, LossConfig()))
-    place = partial(placement.images, total=BATCH)
-    text = first_bad_tensor(placement.module(network), criterion, images[rows].copy(), labels[rows].copy(), place)
-    team.current().farewell()
+    criterion = placement.replicate_module(DetectionLoss(network.head_geometry, LossConfig()))
+    place = partial(placement.shard_batch, total=BATCH)
+    text = first_bad_tensor(
+        placement.replicate_module(network), criterion, images[rows].copy(), labels[rows].copy(), place
+    )
+    team.current().report_done()
     print(text)
 
 

@@ -7,9 +7,9 @@ import pytest
 from graph_train.metrics.average_precision import ClassMetrics, match_detections, metrics_per_class
 from graph_train.validation.coco_results import (
     COCO_CATEGORY_IDS,
-    annotations_beside,
     default_ids,
     evaluate_results,
+    find_annotations,
     ids_of_annotations,
     result_entries,
     write_results,
@@ -127,7 +127,7 @@ def our_metrics(images: list[ImageDetections]) -> ClassMetrics:
 def test_map_agrees_with_cocoeval_on_real_annotations(tmp_path: Path, bccd: Path, noise: float, seed: int) -> None:
     annotations = bccd.parent / "annotations" / "instances_val.json"
     images = jittered_detections(annotations, bccd.parent / "images" / "val", noise=noise, seed=seed)
-    found_beside = annotations_beside(images[0].path)
+    found_beside = find_annotations(images[0].path)
     assert found_beside == annotations
     ids = ids_of_annotations(annotations, NAMES)
     write_results(tmp_path / "r.json", [entry for image in images for entry in result_entries(image, ids)])

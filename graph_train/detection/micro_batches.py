@@ -12,20 +12,21 @@ from kernels.runtime import flow
 
 Array = npt.NDArray[Any]
 
-PORTION_PX = 640 * 640
-"""Most px that a CPU sees at a time. Its compiled graphs never give their memory back; larger portions are no faster,
+MICRO_BATCH_PX = 640 * 640
+"""Pixels that a CPU sees at a time. Its compiled graphs never free memory; larger micro-batches are no faster,
 and from 640 px on slower, since they do not stay in the caches."""
 _MEMORY_SHARE = 0.9
 _TELLING_PX = 100_000
 """Below this, what a graph takes says little about larger ones."""
 
 
-class InPortions:
-    """Runs `predict` on parts of a batch; the last part is filled up, so that one shape arises per image size.
+class MicroBatched:
+    """Predictor that splits batches into micro-batches; the last is padded, so an image size has one shape.
 
     Args:
         predict: (images (b, 3, H, W)) to rows (b, N, 5 + classes); what it says of an image must not depend on others.
-        on_cpu: portions have at most `PORTION_PX`; otherwise each has as many images as the first batch of its size.
+        on_cpu: micro-batches have at most `MICRO_BATCH_PX`; otherwise as many images as the first batch of
+            their size.
     """
 
     def __init__(self, predict: Callable[[Any], Array], *, on_cpu: bool) -> None:
@@ -42,7 +43,7 @@ class InPortions:
         count, size = int(images.shape[0]), (int(images.shape[2]), int(images.shape[3]))
         new = size not in self._each
         if new:
-            self._each[size] = self._portion(count, size)
+            self._each[size] = self._micro_batch_size(count, size)
         each = self._each[size]
         before = resident_bytes()
         parts = []
@@ -55,11 +56,11 @@ class InPortions:
             return parts[0]
         return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else flow.cat(parts, dim=0)
 
-    def _portion(self, count: int, size: tuple[int, int]) -> int:
+    def _micro_batch_size(self, count: int, size: tuple[int, int]) -> int:
         if not self._on_cpu:
             return count
         px = size[0] * size[1]
-        each = max(1, min(count, PORTION_PX // px))
+        each = max(1, min(count, MICRO_BATCH_PX // px))
         need, free = self._bytes_per_px * each * px, free_memory()
         if need > _MEMORY_SHARE * free:
             raise ValueError(

@@ -21,7 +21,7 @@ _Arrival = tuple[dict[str, Any], socket.socket | None]
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """All ranks have met.
 
     Attributes:
@@ -37,7 +37,7 @@ class Meeting:
     engine_port: int
 
 
-def meet(info: RankInfo, timeout: float) -> Meeting:
+def join_rendezvous(info: RankInfo, timeout: float) -> Rendezvous:
     """Waits until all ranks are there.
 
     Args:
@@ -49,7 +49,7 @@ def meet(info: RankInfo, timeout: float) -> Meeting:
     return _receive(info, timeout) if info.main else _report(info, timeout)
 
 
-def _receive(info: RankInfo, timeout: float) -> Meeting:
+def _receive(info: RankInfo, timeout: float) -> Rendezvous:
     """Rank 0: collects the others."""
     deadline = time.monotonic() + timeout
     where = f"{info.master_host}, port {info.master_port}"
@@ -78,7 +78,7 @@ def _receive(info: RankInfo, timeout: float) -> Meeting:
             f"rank 0 on {info.host} ({where}) within {timeout:g} s; here: {here}. Start what is missing, or look "
             "whether a firewall closes the port; --dist-timeout waits longer"
         )
-        _tell_all(sockets, {"error": text})
+        _send_all(sockets, {"error": text})
         raise ValueError(text)
     hellos = [arrived[rank][0] for rank in range(info.world)]
     answer = {
@@ -86,8 +86,8 @@ def _receive(info: RankInfo, timeout: float) -> Meeting:
         "hosts": [hello["host"] for hello in hellos],
         "engine_port": _free_port(),
     }
-    _tell_all(sockets, answer)
-    return _meeting(sockets, answer)
+    _send_all(sockets, answer)
+    return _rendezvous(sockets, answer)
 
 
 def _admit(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arrival]) -> None:
@@ -107,11 +107,11 @@ def _admit(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arriva
     arrived.setdefault(rank, (hello, connection))
     if problem:
         everyone = {rank: known for rank, (_, known) in arrived.items() if known is not None}
-        _tell_all({**everyone, -1: connection}, {"error": problem})
+        _send_all({**everyone, -1: connection}, {"error": problem})
         raise ValueError(problem)
 
 
-def _report(info: RankInfo, timeout: float) -> Meeting:
+def _report(info: RankInfo, timeout: float) -> Rendezvous:
     """Any other rank: goes to rank 0."""
     connection = _connect(info, timeout)
     _send(connection, _hello(info))
@@ -126,7 +126,7 @@ def _report(info: RankInfo, timeout: float) -> Meeting:
         ) from None
     if "error" in answer:
         raise ValueError(answer["error"])
-    return _meeting({0: connection}, answer)
+    return _rendezvous({0: connection}, answer)
 
 
 def _connect(info: RankInfo, timeout: float) -> socket.socket:
@@ -148,8 +148,8 @@ def _hello(info: RankInfo) -> dict[str, Any]:
     return {"rank": info.rank, "world": info.world, "host": info.host, "process": os.getpid()}
 
 
-def _meeting(sockets: Mapping[int, socket.socket], answer: Mapping[str, Any]) -> Meeting:
-    return Meeting(sockets, tuple(answer["places"]), tuple(answer["hosts"]), int(answer["engine_port"]))
+def _rendezvous(sockets: Mapping[int, socket.socket], answer: Mapping[str, Any]) -> Rendezvous:
+    return Rendezvous(sockets, tuple(answer["places"]), tuple(answer["hosts"]), int(answer["engine_port"]))
 
 
 def _free_port() -> int:
@@ -157,7 +157,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _tell_all(sockets: Mapping[int, socket.socket], message: Mapping[str, Any]) -> None:
+def _send_all(sockets: Mapping[int, socket.socket], message: Mapping[str, Any]) -> None:
     for known in sockets.values():
         try:
             _send(known, message)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from graph_train.ranks.launcher import RankInfo
-from graph_train.ranks.meeting import Meeting, meet
 from graph_train.ranks.rank_watch import Settings
+from graph_train.ranks.rendezvous import Rendezvous, join_rendezvous
 
 
 def free_port() -> int:
@@ -25,13 +25,13 @@ def info(rank: int, world: int, port: int) -> RankInfo:
     return RankInfo(rank, world, 0, f"host{rank}", "127.0.0.1", port)
 
 
-def meet_together(infos: list[RankInfo], timeout: float) -> list[Meeting | ValueError]:
+def meet_together(infos: list[RankInfo], timeout: float) -> list[Rendezvous | ValueError]:
     """All in threads of this process, the first one last."""
-    outcomes: dict[int, Meeting | ValueError] = {}
+    outcomes: dict[int, Rendezvous | ValueError] = {}
 
     def come(place: int) -> None:
         try:
-            outcomes[place] = meet(infos[place], timeout)
+            outcomes[place] = join_rendezvous(infos[place], timeout)
         except ValueError as error:
             outcomes[place] = error
 
@@ -45,7 +45,7 @@ def meet_together(infos: list[RankInfo], timeout: float) -> list[Meeting | Value
 
 def close(meetings: list[Any]) -> None:
     for meeting in meetings:
-        if isinstance(meeting, Meeting):
+        if isinstance(meeting, Rendezvous):
             for connection in meeting.sockets.values():
                 connection.close()
 
@@ -54,11 +54,11 @@ def test_all_ranks_meet() -> None:
     port = free_port()
     meetings = meet_together([info(rank, 3, port) for rank in range(3)], 10)
     for meeting in meetings:
-        assert isinstance(meeting, Meeting), meeting
+        assert isinstance(meeting, Rendezvous), meeting
         assert meeting.hosts == ("host0", "host1", "host2")
         assert meeting.places[2] == f"host2, process {os.getpid()}"
-    assert len({meeting.engine_port for meeting in meetings if isinstance(meeting, Meeting)}) == 1
-    assert [sorted(m.sockets) for m in meetings if isinstance(m, Meeting)] == [[1, 2], [0], [0]]
+    assert len({meeting.engine_port for meeting in meetings if isinstance(meeting, Rendezvous)}) == 1
+    assert [sorted(m.sockets) for m in meetings if isinstance(m, Rendezvous)] == [[1, 2], [0], [0]]
     close(meetings)
 
 
@@ -99,13 +99,13 @@ def connected(host: str, port: int) -> socket.socket:
 def test_strangers_at_the_port_are_ignored() -> None:
     port = free_port()
     outcomes: list[Any] = []
-    first = threading.Thread(target=lambda: outcomes.append(meet(info(0, 2, port), 10)))
+    first = threading.Thread(target=lambda: outcomes.append(join_rendezvous(info(0, 2, port), 10)))
     first.start()
     with connected("127.0.0.1", port) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\n")
-    outcomes.append(meet(info(1, 2, port), 10))
+    outcomes.append(join_rendezvous(info(1, 2, port), 10))
     first.join()
-    assert all(isinstance(outcome, Meeting) for outcome in outcomes)
+    assert all(isinstance(outcome, Rendezvous) for outcome in outcomes)
     close(outcomes)
 
 
@@ -116,7 +116,7 @@ def job() -> Any:
     meetings = meet_together([info(rank, 3, port) for port in [free_port()] for rank in range(3)], 10)
     ranks = []
     for rank, meeting in enumerate(meetings):
-        assert isinstance(meeting, Meeting)
+        assert isinstance(meeting, Rendezvous)
         process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
         orders_out, orders_in = os.pipe()
         _, news_in = os.pipe()
@@ -159,7 +159,7 @@ def test_killed_rank_0_is_named_by_the_others(job: Any) -> None:
 
 
 def test_whole_rank_cut_off(job: Any) -> None:
-    job[2][1].kill()  # the watch: its connections close without a farewell
+    job[2][1].kill()  # the watch: its connections close without signing off
     said = texts(job[:2])
     assert "rank 2 (host2, process" in said[0]
     assert "was cut off" in said[0]
@@ -175,7 +175,7 @@ def test_failure_is_told_once_with_its_reason(job: Any) -> None:
     assert not said[2]
 
 
-def test_farewell_is_no_loss(job: Any) -> None:
+def test_a_rank_that_is_done_is_not_lost(job: Any) -> None:
     for process, watch, orders in (job[2], job[0], job[1]):
         os.write(orders, b'{"kind": "done"}\n')
         process.kill()

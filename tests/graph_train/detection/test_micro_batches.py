@@ -1,4 +1,4 @@
-"""Batches are fed to a network in portions; nobody sees that but the memory."""
+"""Batches are fed to a network in micro-batches; only the memory shows it."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graph_train.detection.inference import Inference
-from graph_train.detection.portions import PORTION_PX, InPortions
+from graph_train.detection.micro_batches import MICRO_BATCH_PX, MicroBatched
 from kernels.runtime import flow
 from tests.graph_train.tiny import tiny_network
 
@@ -33,35 +33,37 @@ def numbered(count: int, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("convert", [np.asarray, flow.from_numpy])
 def test_one_shape_for_each_image_size(convert: Any) -> None:
     predict = Counter()
-    portions = InPortions(predict, on_cpu=True)
+    micro_batched = MicroBatched(predict, on_cpu=True)
     for count, side in ((8, 320), (3, 320), (5, 320), (2, 640), (9, 64)):
-        rows = portions(convert(numbered(count, side, side)))
+        rows = micro_batched(convert(numbered(count, side, side)))
         assert rows[:, 0, 0].tolist() == list(range(count))
-    assert [shape[0] * shape[2] * shape[3] <= PORTION_PX for shape in predict.shapes] == [True] * len(predict.shapes)
+    assert [shape[0] * shape[2] * shape[3] <= MICRO_BATCH_PX for shape in predict.shapes] == [True] * len(
+        predict.shapes
+    )
     assert [shape[0] for shape in predict.shapes] == [4, 4, 4, 4, 4, 1, 1, 9]
 
 
-def test_on_a_gpu_a_portion_is_the_first_batch() -> None:
+def test_on_a_gpu_a_micro_batch_is_the_first_batch() -> None:
     predict = Counter()
-    portions = InPortions(predict, on_cpu=False)
+    micro_batched = MicroBatched(predict, on_cpu=False)
     for count in (6, 2, 8):
-        assert portions(numbered(count, 640, 640))[:, 0, 0].tolist() == list(range(count))
+        assert micro_batched(numbered(count, 640, 640))[:, 0, 0].tolist() == list(range(count))
     assert [shape[0] for shape in predict.shapes] == [6, 6, 6, 6]
 
 
 def test_sizes_that_memory_does_not_hold_are_refused_with_the_numbers() -> None:
-    portions = InPortions(Counter(takes=200 << 20), on_cpu=True)
-    portions(numbered(1, 320, 320))
+    micro_batched = MicroBatched(Counter(takes=200 << 20), on_cpu=True)
+    micro_batched(numbered(1, 320, 320))
     with pytest.raises(ValueError, match=r"images of 99968 x 32000 px need about .* GB more, .* use a smaller --imgsz"):
-        portions(np.broadcast_to(np.uint8(0), (1, 3, 32000, 99968)))
+        micro_batched(np.broadcast_to(np.uint8(0), (1, 3, 32000, 99968)))
 
 
-def test_a_network_in_portions_gives_the_same_bits() -> None:
+def test_a_network_in_micro_batches_gives_the_same_bits() -> None:
     network = tiny_network(seed=2)
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 320, 320), np.uint8)
     no_labels = np.zeros((0, 6), np.float32)
     whole = Inference(network, graph=False)(images, no_labels)[0]
     compiled = Inference(network)
-    portions = InPortions(lambda part: compiled(part, no_labels)[0], on_cpu=True)
-    assert np.array_equal(portions(images), whole)
+    micro_batched = MicroBatched(lambda part: compiled(part, no_labels)[0], on_cpu=True)
+    assert np.array_equal(micro_batched(images), whole)
     assert compiled.graphs == 1
