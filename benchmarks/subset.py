@@ -13,8 +13,9 @@ def write_subset(data: str, folder: Path, images: int) -> Path:
     dataset = load_dataset(data)
     content: dict[str, object] = {"path": str(folder.resolve()), "names": list(dataset.class_names)}
     for split, count in (("train", images), ("val", max(images // 4, 1))):
-        items = list_images(dataset.split("train" if split == "train" else "val"), dataset.class_names).items[:count]
-        (folder / f"{split}.txt").write_text("".join(f"{item.image.resolve()}\n" for item in items), encoding="utf-8")
+        images_of = list_images(dataset.split("train" if split == "train" else "val"), dataset.class_names).images
+        lines = "".join(f"{Path(image).resolve()}\n" for image in images_of[:count])
+        (folder / f"{split}.txt").write_text(lines, encoding="utf-8")
         content[split] = f"{split}.txt"
     path = folder / "subset.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -63,16 +63,7 @@ def inspect_images(
         looked_at = pool.map(_inspected, paths)
         found = list(tqdm(looked_at, desc=progress, total=len(paths), unit="img", disable=None if progress else True))
     usable = [(path, facts) for path, facts in zip(paths, found, strict=True) if isinstance(facts, ImageFacts)]
-    index = ImageIndex(
-        paths=tuple(path for path, _ in usable),
-        sizes=np.array([(facts.width, facts.height) for _, facts in usable], np.int32).reshape(-1, 2),
-        labels=(np.zeros((0, 5), np.float32),) * len(usable),
-        segments=((),) * len(usable),
-        class_names=(),
-        formats=tuple(facts.format for _, facts in usable),
-        problems=(),
-    )
-    return index, tuple(facts for facts in found if isinstance(facts, Problem))
+    return ImageIndex.of(usable), tuple(facts for facts in found if isinstance(facts, Problem))
 
 
 def _inspected(path: Path) -> ImageFacts | Problem:

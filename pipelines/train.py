@@ -67,7 +67,7 @@ class TrainPipeline:
         self._batch_size, self._image_px, self._stride = batch_size, image_px, stride
         self._draws = SampleDraws(index, augment, seed=seed)
         self._sizes = index.sizes_wh
-        pastes = augment.copy_paste > 0 and any(index.segments)
+        pastes = augment.copy_paste > 0 and len(index.segments.points) > 0
         self._warp = not augment.axis_aligned or pastes
         images = open_images(index, cache, folder=cache_dir, workers=workers, progress=progress)
         self.graph_settings = GraphSettings(

@@ -114,5 +114,5 @@ def _in_images_folder(image: Path) -> list[Path]:
 def _plot(indices: Mapping[Split, ImageIndex], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split, index in indices.items():
-        labels = np.concatenate([np.zeros((0, 5), np.float32), *index.labels])
+        labels = index.labels.rows
         plot_labels(labels, index.class_names, folder / f"labels_{split}.png")

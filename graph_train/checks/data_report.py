@@ -83,20 +83,22 @@ def describe_split(index: ImageIndex, *, imgsz: int, anchors_px: np.ndarray, anc
         anchors_px: (levels, anchors, 2) of the model.
         anchor_threshold: hyper-parameter `anchor_t`.
     """
-    counts = np.array([len(rows) for rows in index.labels], np.int64)
+    counts = index.labels.counts
     sizes_px = box_sizes_px(index.sizes, index.labels, imgsz) if len(index) else np.zeros((0, 2))
     fullest = int(np.sort(counts)[-_MOSAIC_TILES:].sum())
-    formats = Counter(f"{found.kind} {found.mode} {found.bits}-bit" for found in index.formats)
+    formats = Counter[str]()
+    for form, amount in zip(index.formats.distinct, index.formats.amounts, strict=True):
+        formats[f"{form.kind} {form.mode} {form.bits}-bit"] += int(amount)
     return SplitReport(
         images=len(index),
         background_images=index.num_background,
         boxes=index.num_boxes,
-        polygons=sum(map(len, index.segments)),
+        polygons=len(index.segments.points),
         width_px=_spread(index.sizes[:, 0]),
         height_px=_spread(index.sizes[:, 1]),
         formats=dict(formats.most_common()),
-        rotated_by_exif=sum(found.orientation != 1 for found in index.formats),
-        decoded_on_host=sum(not found.intact for found in index.formats),
+        rotated_by_exif=int(index.formats.where(lambda form: form.orientation != 1).sum()),
+        decoded_on_host=int(index.formats.where(lambda form: not form.intact).sum()),
         boxes_per_class=_boxes_per_class(index),
         boxes_per_image=_spread(counts),
         tiny_boxes=int((sizes_px < TINY_BOX_PX).any(axis=1).sum()),
@@ -115,7 +117,7 @@ def _spread(values: np.ndarray) -> Spread:
 
 def _boxes_per_class(index: ImageIndex) -> dict[str, int]:
     names = index.class_names
-    classes = np.concatenate([np.zeros(0, np.int64), *(rows[:, 0].astype(np.int64) for rows in index.labels)])
+    classes = index.labels.rows[:, 0].astype(np.int64)
     amounts = np.bincount(classes, minlength=len(names))
     repeated = len(set(names)) < len(names)
     return {f"{n} {name}" if repeated else name: int(amounts[n]) for n, name in enumerate(names)}
@@ -126,7 +128,7 @@ def _cache_bytes(index: ImageIndex, imgsz: int) -> CacheBytes:
     zoom = imgsz / sizes.max(axis=1, initial=1.0)
     at_imgsz = np.ceil(sizes * zoom[:, None]).prod(axis=1) * 3
     return CacheBytes(
-        encoded=sum(found.file_bytes for found in index.formats),
+        encoded=int(index.formats.file_bytes.sum()),
         decoded=int(sizes.prod(axis=1).sum() * 3),
         decoded_at_imgsz=int(at_imgsz.sum()),
     )
@@ -136,8 +138,8 @@ def shared_pictures(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
     """One warning for each pair of splits with equal files: what is trained on says nothing when validated on."""
     same_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
     for split, index in splits.items():
-        for path, found in zip(index.paths, index.formats, strict=True):
-            same_size[found.file_bytes].append((split, path))
+        for path, size in zip(index.paths, index.formats.file_bytes.tolist(), strict=True):
+            same_size[size].append((split, path))
     copies: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for candidates in same_size.values():
         if len({split for split, _ in candidates}) > 1:

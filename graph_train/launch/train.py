@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.hooks.loggers import RunDescription, add_loggers
 from graph_train.host.devices import cpu_threads
@@ -259,7 +257,7 @@ def _describe(run: TrainingRun, folder: RunFolder, callbacks: Callbacks, *, firs
     problems = (*data.train.problems, *data.val.problems)
     if problems:
         write_problems(folder.path / "problems.txt", problems)
-    labels = np.concatenate([np.zeros((0, 5), np.float32), *data.train.labels])
+    labels = data.train.labels.rows
     if not options.run.noplots:
         from graph_train.plots.labels import plot_labels
 

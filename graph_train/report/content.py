@@ -85,7 +85,7 @@ def _data(data: Data) -> dict[str, Any]:
                 "problems": len(index.problems),
             }
         )
-        rows = np.concatenate([np.zeros((0, 5), np.float32), *index.labels])
+        rows = index.labels.rows
         counts.append(np.bincount(rows[:, 0].astype(np.int64), minlength=number))
     return {
         "name": data.dataset.name,

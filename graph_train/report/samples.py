@@ -48,7 +48,7 @@ class SampleCollector:
 
     def __init__(self, index: ImageIndex, images: int) -> None:
         self._index = index
-        self._numbers = {str(path): number for number, path in enumerate(index.paths)}
+        self._numbers = {path: number for number, path in enumerate(index.paths.texts)}
         self._wanted = frozenset(np.linspace(0, images - 1, min(SAMPLES, images)).round().astype(int).tolist())
         self._seen = 0
         self.samples: list[Sample] = []

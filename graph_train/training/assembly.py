@@ -157,7 +157,7 @@ def _choose_anchors(network: DetectionModel, setup: Setup) -> None:
     Raises:
         ValueError: then the network would be left without anchors.
     """
-    no_labels = not any(len(rows) for rows in setup.data.train.labels)
+    no_labels = not setup.data.train.num_boxes
     if not setup.options.model.noautoanchor and not no_labels:
         _fit_anchors(network, setup)
         return

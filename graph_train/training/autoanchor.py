@@ -82,7 +82,7 @@ def box_sizes_px(
     """
     sizes = np.asarray(image_sizes, np.float64)
     scaled = image_px * sizes / sizes.max(axis=1, keepdims=True) * scale
-    return np.concatenate([boxes[:, 3:5] * size for size, boxes in zip(scaled, labels, strict=True)])
+    return np.concatenate(labels)[:, 3:5] * np.repeat(scaled, [len(boxes) for boxes in labels], axis=0)
 
 
 def _ratios(sizes_px: Sizes, anchors_px: Sizes) -> npt.NDArray[np.float32]:

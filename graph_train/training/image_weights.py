@@ -17,13 +17,12 @@ def class_counts(labels: Sequence[Labels], num_classes: int) -> npt.NDArray[np.i
     Raises:
         ValueError: a class outside 0 … num_classes-1.
     """
-    counts = np.zeros((len(labels), num_classes), np.int64)
-    for image, boxes in enumerate(labels):
-        classes = boxes[:, 0].astype(np.int64)
-        if classes.size and not 0 <= classes.min() <= classes.max() < num_classes:
-            raise ValueError(f"class {classes.max()} among the labels, but there are {num_classes} classes (from 0)")
-        counts[image] = np.bincount(classes, minlength=num_classes)
-    return counts
+    classes = np.concatenate([boxes[:, 0] for boxes in labels] or [np.zeros(0)]).astype(np.int64)
+    if classes.size and not 0 <= classes.min() <= classes.max() < num_classes:
+        raise ValueError(f"class {classes.max()} among the labels, but there are {num_classes} classes (from 0)")
+    image = np.repeat(np.arange(len(labels)), [len(boxes) for boxes in labels])
+    counts = np.bincount(image * num_classes + classes, minlength=len(labels) * num_classes)
+    return counts.reshape(len(labels), num_classes)
 
 
 def class_weights(labels: Sequence[Labels], num_classes: int) -> npt.NDArray[np.float64]:

@@ -40,7 +40,7 @@ class Data:
         """The same for equal image names, sizes and labels in the same order, wherever the files lie."""
         digest = hashlib.blake2b(digest_size=16)
         for index in (self.train, self.val):
-            digest.update(repr(([path.name for path in index.paths], index.class_names)).encode())
+            digest.update(repr((index.paths.names, index.class_names)).encode())
             digest.update(np.ascontiguousarray(index.sizes).tobytes())
             for rows in index.labels:
                 digest.update(np.ascontiguousarray(rows).tobytes() + b"|")
@@ -90,15 +90,13 @@ def run_device(options: TrainOptions) -> str:
 
 def _report_problems(split: str, index: ImageIndex) -> None:
     """One line on what the split holds, and the first few of its problems."""
-    background = sum(not len(rows) for rows in index.labels)
-    labels = sum(len(rows) for rows in index.labels)
     errors = count(index.problems, "error")
     LOG.info(
         "%s: %d images, %d labels, %d without labels; %d errors, %d warnings",
         split,
         len(index),
-        labels,
-        background,
+        index.num_boxes,
+        index.num_background,
         errors,
         len(index.problems) - errors,
     )

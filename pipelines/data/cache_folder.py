@@ -9,12 +9,12 @@ from pipelines.data.regular_file import broken_link
 __all__ = ["file_stamp", "make_private_folder", "user_cache_folder"]
 
 
-def file_stamp(file: Path) -> bytes:
+def file_stamp(file: Path | str) -> bytes:
     """What differs after a file was changed, replaced, removed or made readable; part of the key of what it gave."""
     try:
         status = os.stat(file)
     except OSError as error:
-        return b"absent %d %d" % (error.errno or 0, broken_link(file) is not None)
+        return b"absent %d %d" % (error.errno or 0, broken_link(Path(file)) is not None)
     # The time of the last change of its inode tells a replaced or newly readable file with the old time and size.
     return b"%d %d %d" % (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 

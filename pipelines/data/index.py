@@ -1,19 +1,22 @@
 """The index of a data set: which images there are, how large, in which format, with which labels."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, compress
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.data.coco_json import is_coco_file
-from pipelines.data.images import ImageFormat, ImageKind
+from pipelines.data.columns import ImageFormats, ImagePaths, ImageSizes, Polygons, RowGroups
+from pipelines.data.images import ImageFacts, ImageFormat, ImageKind
 from pipelines.data.index_cache import cached_scan
-from pipelines.data.labels import LabelRows
+from pipelines.data.labels import no_labels
 from pipelines.data.listing import label_path, list_images
 from pipelines.data.problems import Problem, count, printable
-from pipelines.data.scan import ScannedImage, scan
+from pipelines.data.scan import scan
+from pipelines.data.scanned import ScanTable
 
 __all__ = ["ImageFormat", "ImageIndex", "ImageKind", "index_images", "scan_images"]
 
@@ -35,26 +38,46 @@ class ImageIndex:
         problems: everything that was reported, in a fixed order.
     """
 
-    paths: tuple[Path, ...]
+    paths: ImagePaths
     sizes: np.ndarray
-    labels: tuple[np.ndarray, ...]
-    segments: tuple[tuple[np.ndarray, ...], ...]
+    labels: RowGroups
+    segments: Polygons
     class_names: tuple[str, ...]
-    formats: tuple[ImageFormat, ...]
+    formats: ImageFormats
     problems: tuple[Problem, ...]
+
+    @classmethod
+    def of(
+        cls,
+        images: Sequence[tuple[Path, ImageFacts]],
+        *,
+        labels: Sequence[np.ndarray] | None = None,
+        segments: Sequence[Sequence[np.ndarray]] | None = None,
+        class_names: Sequence[str] = (),
+    ) -> "ImageIndex":
+        """An index of single images; `labels` and `segments` have an entry for each, or none has any."""
+        return cls(
+            paths=ImagePaths(str(path) for path, _ in images),
+            sizes=np.array([(facts.width, facts.height) for _, facts in images], np.int32).reshape(-1, 2),
+            labels=RowGroups.of([no_labels().boxes] * len(images) if labels is None else labels, columns=5),
+            segments=Polygons.of([()] * len(images) if segments is None else segments),
+            class_names=tuple(class_names),
+            formats=ImageFormats.of([facts.format for _, facts in images]),
+            problems=(),
+        )
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @property
-    def sizes_wh(self) -> list[tuple[int, int]]:
+    def sizes_wh(self) -> ImageSizes:
         """`sizes` as pairs of Python's integers."""
-        return [(int(width), int(height)) for width, height in self.sizes]
+        return ImageSizes(self.sizes)
 
     @property
     def num_boxes(self) -> int:
         """Label rows of all images together."""
-        return sum(map(len, self.labels))
+        return len(self.labels.rows)
 
     def without_labels(self, sources: Sequence[Path]) -> str:
         """One sentence if no image of the split has a label, and where labels were looked for; "" otherwise.
@@ -74,7 +97,7 @@ class ImageIndex:
     @property
     def num_background(self) -> int:
         """Images without a label row."""
-        return sum(not len(rows) for rows in self.labels)
+        return int((self.labels.counts == 0).sum())
 
     def summary(self) -> str:
         """One line: images, boxes, and how many problems of which kind."""
@@ -145,25 +168,20 @@ def scan_images(
     listing = list_images(sources, class_names, progress=progress)
     num_classes = None if single_class else len(listing.class_names)
 
-    def scan_now() -> list[ScannedImage]:
-        return scan(listing.items, num_classes=num_classes, workers=workers, progress=progress)
+    def scan_now() -> ScanTable:
+        return scan(listing, num_classes=num_classes, workers=workers, progress=progress)
 
     scanned = cached_scan(listing, num_classes, cache_dir, scan_now)
-    used = [(item, found) for item, found in zip(listing.items, scanned, strict=True) if found.usable]
-    facts = [found.facts for _, found in used if found.facts is not None]
-    relabel: Callable[[LabelRows], LabelRows] = _as_single_class if single_class else lambda rows: rows
-    labels = [relabel(found.labels) for _, found in used]
-    names = listing.class_names
+    used, names = scanned.usable, listing.class_names
+    labels = scanned.labels.chosen(used)
+    if single_class:
+        labels = RowGroups(labels.rows * np.array([0, 1, 1, 1, 1], np.float32), labels.counts)
     return ImageIndex(
-        paths=tuple(item.image for item, _ in used),
-        sizes=np.array([(fact.width, fact.height) for fact in facts], np.int32).reshape(-1, 2),
-        labels=tuple(rows.boxes for rows in labels),
-        segments=tuple(rows.segments for rows in labels),
+        paths=ImagePaths(compress(listing.images, used.tolist())),
+        sizes=scanned.sizes[used],
+        labels=labels,
+        segments=scanned.segments.chosen(used),
         class_names=(SINGLE_CLASS_NAME,) if single_class and len(names) != 1 else names,
-        formats=tuple(fact.format for fact in facts),
-        problems=(*listing.problems, *(problem for found in scanned for problem in found.problems)),
+        formats=scanned.formats.chosen(used),
+        problems=(*listing.problems, *chain.from_iterable(scanned.problems.values())),
     )
-
-
-def _as_single_class(rows: LabelRows) -> LabelRows:
-    return replace(rows, boxes=rows.boxes * np.array([0, 1, 1, 1, 1], np.float32))

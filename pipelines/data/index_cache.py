@@ -5,22 +5,22 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
 
 from kernels.host.files import write_atomically
 from pipelines.data.cache_folder import file_stamp, make_private_folder, user_cache_folder
-from pipelines.data.images import ImageFacts, ImageFormat
-from pipelines.data.labels import LabelRows
+from pipelines.data.columns import ImageFormats, Polygons, RowGroups
+from pipelines.data.images import ImageFormat
 from pipelines.data.listing import Listing
 from pipelines.data.problems import Problem, printable
-from pipelines.data.scan import ScannedImage
+from pipelines.data.scanned import ScanTable
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 MAX_FILES = 64
 """The oldest cache files beyond these are removed."""
 
@@ -29,8 +29,8 @@ _log = logging.getLogger("graph_train")
 
 
 def cached_scan(
-    listing: Listing, num_classes: int | None, folder: Path | None, scan: Callable[[], list[ScannedImage]]
-) -> list[ScannedImage]:
+    listing: Listing, num_classes: int | None, folder: Path | None, scan: Callable[[], ScanTable]
+) -> ScanTable:
     """The scan of `listing`, from the cache if nothing it depends on has changed.
 
     A damaged cache file is made anew; a folder that cannot be written costs a warning, the scan is then repeated at
@@ -41,15 +41,15 @@ def cached_scan(
     file = folder / f"{key}.npz"
     try:
         scanned = _decode(file.read_bytes(), key)
-        if len(scanned) != len(listing.items):
-            raise ValueError(f"{len(scanned)} results for {len(listing.items)} images")
+        if len(scanned) != len(listing):
+            raise ValueError(f"{len(scanned)} results for {len(listing)} images")
         return scanned
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
         _log.warning("%s: damaged cache (%s); the data set is scanned again", printable(file), error)
     scanned = scan()
-    if scanned:
+    if len(scanned):
         try:
             _store(file, _encode(scanned, key))
         except OSError as error:
@@ -59,33 +59,35 @@ def cached_scan(
 
 def _key(listing: Listing, num_classes: int | None) -> str:
     digest = hashlib.sha256(f"{FORMAT_VERSION} {PIL.__version__} {num_classes} {listing.class_names}".encode())
-    for item in listing.items:
-        for file in (item.image, item.label):
-            name = os.fsencode(os.path.abspath(file))
-            digest.update(b"%d %s %s\n" % (len(name), name, file_stamp(file)))
+    for files in (listing.images, listing.labels):
+        # No name has a zero byte, and the number of files separates names from stamps.
+        names = "\0".join(name if name.startswith("/") else os.path.abspath(name) for name in files)
+        digest.update(b"%d " % len(files) + os.fsencode(names))
+        digest.update(b"\n".join(map(file_stamp, files)))
     return digest.hexdigest()[:40]
 
 
-def _encode(scanned: Sequence[ScannedImage], key: str) -> bytes:
-    rows = [found.labels.boxes for found in scanned]
-    polygons = [polygon for found in scanned for polygon in found.labels.segments]
+def _encode(scanned: ScanTable, key: str) -> bytes:
     described = {
         "key": key,
-        "facts": [_facts_as_list(found.facts) for found in scanned],
-        "usable": [found.labels.usable for found in scanned],
+        "formats": [astuple(form) for form in scanned.formats.distinct],
         "problems": {
-            str(n): [[str(p.file), p.line, p.severity, p.text, p.code] for p in found.problems]
-            for n, found in enumerate(scanned)
-            if found.problems
+            str(number): [[str(p.file), p.line, p.severity, p.text, p.code] for p in problems]
+            for number, problems in scanned.problems.items()
         },
     }
     arrays = {
         "described": np.frombuffer(json.dumps(described).encode("ascii"), np.uint8),
-        "rows": np.concatenate(rows),
-        "row_counts": np.array([len(boxes) for boxes in rows], np.int64),
-        "points": np.concatenate([np.zeros((0, 2), np.float32), *polygons]),
-        "point_counts": np.array([len(polygon) for polygon in polygons], np.int64),
-        "polygon_counts": np.array([len(found.labels.segments) for found in scanned], np.int64),
+        "decodable": scanned.decodable,
+        "sizes": scanned.sizes,
+        "formats": scanned.formats.codes,
+        "file_bytes": scanned.formats.file_bytes,
+        "labels_usable": scanned.labels_usable,
+        "rows": scanned.labels.rows,
+        "row_counts": scanned.labels.counts,
+        "points": scanned.segments.points.rows,
+        "point_counts": scanned.segments.points.counts,
+        "polygon_counts": scanned.segments.counts,
     }
     stream = io.BytesIO()
     np.savez(stream, **arrays)
@@ -93,14 +95,7 @@ def _encode(scanned: Sequence[ScannedImage], key: str) -> bytes:
     return content + hashlib.sha256(content).digest()
 
 
-def _facts_as_list(facts: ImageFacts | None) -> list[Any] | None:
-    if facts is None:
-        return None
-    form = facts.format
-    return [facts.width, facts.height, form.kind, form.mode, form.bits, form.orientation, form.file_bytes, form.intact]
-
-
-def _decode(content: bytes, key: str) -> list[ScannedImage]:
+def _decode(content: bytes, key: str) -> ScanTable:
     content, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
     if hashlib.sha256(content).digest() != digest:
         raise ValueError("its checksum is wrong")
@@ -109,29 +104,20 @@ def _decode(content: bytes, key: str) -> list[ScannedImage]:
     described = json.loads(arrays["described"].tobytes())
     if described["key"] != key:
         raise ValueError("it belongs to other files")
-    rows = _cut(arrays["rows"], arrays["row_counts"])
-    polygons = iter(_cut(arrays["points"], arrays["point_counts"]))
-    scanned = []
-    for n, (facts, usable) in enumerate(zip(described["facts"], described["usable"], strict=True)):
-        segments = tuple(next(polygons) for _ in range(int(arrays["polygon_counts"][n])))
-        found = described["problems"].get(str(n), [])
-        problems = tuple(Problem(Path(file), *rest) for file, *rest in found)
-        labels = LabelRows(rows[n], segments, usable=usable)
-        scanned.append(ScannedImage(_facts_from_list(facts), labels, problems))
-    return scanned
-
-
-def _facts_from_list(values: list[Any] | None) -> ImageFacts | None:
-    if values is None:
-        return None
-    width, height, *form = values
-    return ImageFacts(width, height, ImageFormat(*form))
-
-
-def _cut(values: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
-    if counts.sum() != len(values):
-        raise ValueError("its parts do not fit together")
-    return np.split(values, np.cumsum(counts)[:-1]) if len(counts) else []
+    return ScanTable(
+        decodable=arrays["decodable"],
+        sizes=arrays["sizes"],
+        formats=ImageFormats(
+            (ImageFormat(*form) for form in described["formats"]), arrays["formats"], arrays["file_bytes"]
+        ),
+        labels_usable=arrays["labels_usable"],
+        labels=RowGroups(arrays["rows"], arrays["row_counts"]),
+        segments=Polygons(RowGroups(arrays["points"], arrays["point_counts"]), arrays["polygon_counts"]),
+        problems={
+            int(number): tuple(Problem(Path(file), *rest) for file, *rest in found)
+            for number, found in described["problems"].items()
+        },
+    )
 
 
 def _store(file: Path, content: bytes) -> None:

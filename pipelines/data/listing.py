@@ -1,14 +1,16 @@
 """Which images a split has, and where the labels of each are: folders, txt lists, COCO json files, single images."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 from pipelines.data.coco_json import CocoImage, is_coco_file, read_coco
 from pipelines.data.problems import Problem, printable
 from pipelines.data.regular_file import NotReadableError, read_regular
-from pipelines.data.walk import walk_files
+from pipelines.data.walk import walk_texts
 
 IMAGE_ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
 UNSUPPORTED_ENDINGS = frozenset(
@@ -32,36 +34,65 @@ class Listing:
     """Items in the order of their paths, as YOLOv5 sorts them. An image that is listed twice is used twice.
 
     Attributes:
-        items: all images that are named; whether they can be used is not known yet.
+        images: paths of all images that are named; whether they can be used is not known yet.
+        labels: for each image the path of its labels.
+        coco: for each image its entry of a COCO json, or None; empty if there is no json among the sources.
         class_names: those given, or those of the COCO json.
         files: lists and json files that were read.
         problems: what was found on the way.
     """
 
-    items: tuple[Item, ...]
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
+    coco: tuple[CocoImage | None, ...]
     class_names: tuple[str, ...]
     files: tuple[Path, ...] = ()
     problems: tuple[Problem, ...] = ()
 
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def items(self, numbers: range) -> list[Item]:
+        """Some of the images with their labels."""
+        return [Item(Path(self.images[n]), Path(self.labels[n]), self.coco[n] if self.coco else None) for n in numbers]
+
+
+_Entry = tuple[str, str, CocoImage | None]
+"""An item with its paths as text, of which a large data set has many."""
+
 
 @dataclass
 class _Collected:
-    items: list[Item] = field(default_factory=list)
+    items: list[_Entry] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     label_folders: dict[Path, None] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     progress: str | None = None
 
-    def walk(self, folder: Path) -> Iterator[Path]:
+    def walk(self, folder: Path) -> Iterator[str]:
         """All files below a folder; what cannot be read is noted."""
-        return walk_files(folder, self.problems, progress=self.progress)
+        return walk_texts(folder, self.problems, progress=self.progress)
 
 
 def label_path(image: Path) -> Path:
     """Where the labels of an image are: the last folder `images` of its path replaced by `labels`, ending `.txt`."""
-    before, found, after = str(image.with_suffix(".txt")).rpartition("/images/")
-    return Path(f"{before}/labels/{after}") if found else image.with_suffix(".txt")
+    return Path(_label_text(str(image)))
+
+
+def _label_text(image: str) -> str:
+    stem, _ = _stem_and_ending(image)
+    before, found, after = f"{stem}.txt".rpartition("/images/")
+    return f"{before}/labels/{after}" if found else after
+
+
+def _stem_and_ending(path: str) -> tuple[str, str]:
+    """A path without the `suffix` that `Path` would give it, and that."""
+    start = path.rfind("/") + 1
+    if start == len(path):
+        raise ValueError(f"{printable(path)}: not the path of an image")
+    dot = path.rfind(".")
+    return (path[:dot], path[dot:]) if start < dot < len(path) - 1 else (path, "")
 
 
 def list_images(sources: Sequence[Path], class_names: Sequence[str], *, progress: str | None = None) -> Listing:
@@ -80,31 +111,39 @@ def list_images(sources: Sequence[Path], class_names: Sequence[str], *, progress
         if source.is_dir():
             _add_folder(source, found)
         elif source.suffix.lower() in IMAGE_ENDINGS:
-            found.items.append(_item(source))
+            found.items.append(_entry(str(source)))
         elif is_coco_file(source):
             _add_coco(source, found)
         elif source.suffix.lower() == ".txt":
             _add_list(source, found)
         else:
             raise ValueError(f"{printable(source)}: neither a folder, a txt list of images, nor a COCO json")
-    items = sorted(found.items, key=lambda item: str(item.image))
+    items = sorted(found.items, key=itemgetter(0))
     orphans = list(_orphans(found, items))  # walks folders, which may add to the problems found
-    problems = [*found.problems, *_repeated(items), *_shared_labels(items), *orphans]
-    return Listing(tuple(items), found.names, tuple(found.files), tuple(problems))
+    problems = (*found.problems, *_repeated(items), *_shared_labels(items), *orphans)
+    coco = tuple(entry for _, _, entry in items)
+    return Listing(
+        images=tuple(image for image, _, _ in items),
+        labels=tuple(label for _, label, _ in items),
+        coco=coco if any(coco) else (),
+        class_names=found.names,
+        files=tuple(found.files),
+        problems=problems,
+    )
 
 
-def _item(image: Path) -> Item:
-    return Item(image, label_path(image))
+def _entry(image: str) -> _Entry:
+    return image, _label_text(image), None
 
 
 def _add_folder(folder: Path, found: _Collected) -> None:
     for file in found.walk(folder):
-        ending = file.suffix.lower()
+        ending = _stem_and_ending(file)[1].lower()
         if ending in IMAGE_ENDINGS:
-            found.items.append(_item(file))
+            found.items.append(_entry(file))
         elif ending in UNSUPPORTED_ENDINGS:
             text = f"{ending} images are not supported; image left out, convert it to JPEG or PNG"
-            found.problems.append(Problem(file, None, "error", text, "image-unusable"))
+            found.problems.append(Problem(Path(file), None, "error", text, "image-unusable"))
     found.label_folders[label_path(folder / "x").parent] = None
 
 
@@ -121,7 +160,7 @@ def _add_list(file: Path, found: _Collected) -> None:
         if entry:
             image = listed_image(entry, file)
             if os.path.exists(image):
-                found.items.append(_item(image))
+                found.items.append(_entry(str(image)))
             else:
                 text = f"no such image: {printable(image)}; left out"
                 found.problems.append(Problem(file, number, "error", text, "image-missing"))
@@ -141,33 +180,32 @@ def _add_coco(file: Path, found: _Collected) -> None:
     found.files.append(file)
     found.names = coco.class_names
     found.problems += coco.problems
-    found.items += (Item(image.path, file, image) for image in coco.images)
+    found.items += ((str(image.path), str(file), image) for image in coco.images)
 
 
-def _repeated(items: Sequence[Item]) -> Iterator[Problem]:
-    counts: dict[Path, int] = {}
-    for item in items:
-        counts[item.image] = counts.get(item.image, 0) + 1
-    for image, times in counts.items():
+def _repeated(items: Sequence[_Entry]) -> Iterator[Problem]:
+    for image, times in Counter(image for image, _, _ in items).items():
         if times > 1:
-            yield Problem(image, None, "warning", f"listed {times} times; it is used as often", "image-repeated")
+            text = f"listed {times} times; it is used as often"
+            yield Problem(Path(image), None, "warning", text, "image-repeated")
 
 
-def _shared_labels(items: Sequence[Item]) -> Iterator[Problem]:
-    owner: dict[Path, Path] = {}
-    for item in items:
-        first = owner.setdefault(item.label, item.image)
-        if item.coco is None and first != item.image:
-            text = f"belongs to {printable(first.name)} and {printable(item.image.name)}; used for both"
-            yield Problem(item.label, None, "warning", text, "label-shared")
+def _shared_labels(items: Sequence[_Entry]) -> Iterator[Problem]:
+    owner: dict[str, str] = {}
+    for image, label, coco in items:
+        first = owner.setdefault(label, image)
+        if coco is None and first != image:
+            names = (printable(Path(path).name) for path in (first, image))
+            text = f"belongs to {' and '.join(names)}; used for both"
+            yield Problem(Path(label), None, "warning", text, "label-shared")
 
 
-def _orphans(found: _Collected, items: Sequence[Item]) -> Iterator[Problem]:
+def _orphans(found: _Collected, items: Sequence[_Entry]) -> Iterator[Problem]:
     """Labels without an image. Only for folders: a list may name a part of the images on purpose."""
-    known = {item.label for item in items}
+    known = {label for _, label, _ in items}
     for folder in found.label_folders:
         if not folder.is_dir():
             continue
-        for file in sorted(found.walk(folder)):
-            if file.suffix == ".txt" and file not in known and file.name != "classes.txt":
-                yield Problem(file, None, "warning", "labels without an image; not used", "label-orphan")
+        unknown = (Path(file) for file in found.walk(folder) if file not in known)
+        for file in sorted(file for file in unknown if file.suffix == ".txt" and file.name != "classes.txt"):
+            yield Problem(file, None, "warning", "labels without an image; not used", "label-orphan")

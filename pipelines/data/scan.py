@@ -1,9 +1,7 @@
 """Looks at every image and label file of a split, on several threads (Pillow decodes outside Python's lock)."""
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,66 +9,45 @@ from tqdm import tqdm
 from pipelines.data.coco_json import CocoImage
 from pipelines.data.images import ImageFacts, UnusableImageError, inspect_image, inspecting
 from pipelines.data.labels import MAX_FILE_BYTES, LabelRows, no_labels, parse_labels
-from pipelines.data.listing import Item
+from pipelines.data.listing import Item, Listing
 from pipelines.data.problems import Problem, printable
 from pipelines.data.regular_file import NotReadableError, broken_link, read_regular
+from pipelines.data.scanned import ScannedImage, ScanTable
 
 _CHUNK = 16
 
 
-@dataclass(frozen=True)
-class ScannedImage:
-    """What was found out about one item.
-
-    Attributes:
-        facts: None if the image cannot be used.
-        labels: its rows, none for a background image.
-        problems: of the image and of its labels.
-    """
-
-    facts: ImageFacts | None
-    labels: LabelRows
-    problems: tuple[Problem, ...] = ()
-
-    @property
-    def usable(self) -> bool:
-        """Whether the image can be trained on."""
-        return self.facts is not None and self.labels.usable
-
-
 def scan(
-    items: Sequence[Item], *, num_classes: int | None, workers: int | None = None, progress: str | None = None
-) -> list[ScannedImage]:
-    """One result per item, in their order, whatever the number of threads.
+    listing: Listing, *, num_classes: int | None, workers: int | None = None, progress: str | None = None
+) -> ScanTable:
+    """The results in the order of the listing, whatever the number of threads.
 
     Args:
-        items: images and their labels.
+        listing: images and their labels.
         num_classes: labels from this class on are reported; None takes every class.
         workers: threads, by default one for each core, at most 8.
         progress: name of the progress bar; None shows none.
     """
     threads = workers or min(8, os.cpu_count() or 1)
-    results: list[list[ScannedImage]] = [[] for _ in range(0, len(items), _CHUNK)]
-    with inspecting(), tqdm(total=len(items), desc=progress, unit="img", disable=progress is None or None) as bar:
+    parts = [range(len(listing))[start : start + _CHUNK] for start in range(0, len(listing), _CHUNK)]
+    results = [ScanTable.of([])] * len(parts)
+    with inspecting(), tqdm(total=len(listing), desc=progress, unit="img", disable=progress is None or None) as bar:
         executor = ThreadPoolExecutor(threads, thread_name_prefix="scan")
         try:
-            chunks = {
-                executor.submit(_scan_chunk, items[n * _CHUNK : (n + 1) * _CHUNK], num_classes): n
-                for n in range(len(results))
-            }
+            chunks = {executor.submit(_scan_part, listing, part, num_classes): n for n, part in enumerate(parts)}
             problems = 0
             for done in as_completed(chunks):
-                results[chunks[done]] = done.result()
-                problems += sum(len(found.problems) for found in done.result())
+                found = results[chunks[done]] = done.result()
+                problems += sum(map(len, found.problems.values()))
                 bar.set_postfix(problems=problems, refresh=False)
-                bar.update(len(done.result()))
+                bar.update(len(found))
         finally:
             executor.shutdown(cancel_futures=True)
-    return [found for chunk in results for found in chunk]
+    return ScanTable.joined([ScanTable.of([]), *results])
 
 
-def _scan_chunk(items: Sequence[Item], num_classes: int | None) -> list[ScannedImage]:
-    return [_scan_one(item, num_classes) for item in items]
+def _scan_part(listing: Listing, part: range, num_classes: int | None) -> ScanTable:
+    return ScanTable.of([_scan_one(item, num_classes) for item in listing.items(part)])
 
 
 def _scan_one(item: Item, num_classes: int | None) -> ScannedImage:

@@ -55,7 +55,7 @@ class ImageBytes:
 
     def __init__(self, index: ImageIndex) -> None:
         self._paths, self._sizes = index.paths, index.sizes_wh
-        self._on_host = [needs_host_decoding(found) for found in index.formats]
+        self._on_host = index.formats.where(needs_host_decoding)
 
     def __getitem__(self, number: int) -> np.ndarray:
         """(bytes,) uint8."""

@@ -42,9 +42,8 @@ class CacheNeed:
 def cache_need(index: ImageIndex) -> CacheNeed:
     """What `--cache` would take for these images."""
     pixels = index.sizes.astype(np.int64).prod(axis=1) * 3
-    files = np.array([found.file_bytes for found in index.formats], np.int64)
-    on_host = np.array([needs_host_decoding(found) for found in index.formats], bool)
-    return CacheNeed(int(pixels.sum()), int(np.where(on_host, pixels, files).sum()))
+    on_host = index.formats.where(needs_host_decoding)
+    return CacheNeed(int(pixels.sum()), int(np.where(on_host, pixels, index.formats.file_bytes).sum()))
 
 
 def open_images(

@@ -40,15 +40,8 @@ def rendered_index(
         labels.append(boxes)
         segments.append(tuple(_corners(box) for box in boxes[:, 1:]) if polygons else ())
         facts.append(inspect_image(path))
-    return ImageIndex(
-        paths=tuple(paths),
-        sizes=np.array([(f.width, f.height) for f in facts], np.int32),
-        labels=tuple(labels),
-        segments=tuple(segments),
-        class_names=("red", "green", "blue"),
-        formats=tuple(f.format for f in facts),
-        problems=(),
-    )
+    found = list(zip(paths, facts, strict=True))
+    return ImageIndex.of(found, labels=labels, segments=segments, class_names=("red", "green", "blue"))
 
 
 def _corners(box: np.ndarray) -> np.ndarray:

@@ -362,9 +362,8 @@ def test_every_kind_of_file_shows_the_same_picture(make: Make, tmp_path: Path, k
 
 
 def _reindexed(index: ImageIndex, path: Path) -> ImageIndex:
-    facts = inspect_image(path)
-    sizes = np.array([(facts.width, facts.height)], np.int32)
-    return replace(index, paths=(path,), sizes=sizes, formats=(facts.format,))
+    again = ImageIndex.of([(path, inspect_image(path))])
+    return replace(index, paths=again.paths, sizes=again.sizes, formats=again.formats)
 
 
 def _save_as(picture: Image.Image, folder: Path, kind: str) -> tuple[Path, np.ndarray]:

@@ -42,7 +42,7 @@ def assert_same_detections(own: Sequence[Array], others: Sequence[Array]) -> int
     return compared // 2
 
 
-def val_images(data: Path) -> tuple[Path, ...]:
+def val_images(data: Path) -> Sequence[Path]:
     found = load_dataset(data)
     return index_images(found.val, found.class_names).paths
 

@@ -10,7 +10,7 @@ from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.augmentation.copy_paste import choose_pasted, mirrored_boxes
 from pipelines.augmentation.draws import SampleDraws, epoch_order, generator, multi_scale_sizes
 from pipelines.augmentation.rendering import render_sample
-from pipelines.data.images import ImageFormat
+from pipelines.data.images import ImageFacts, ImageFormat
 from pipelines.data.index import ImageIndex
 
 
@@ -21,15 +21,8 @@ def index_of(sizes: list[tuple[int, int]], labels: list[np.ndarray], *, polygons
         tuple((row[1:3] + corners * row[3:]).astype(np.float32) for row in rows) if polygons else () for rows in labels
     ]
     stored = ImageFormat(kind="jpeg", mode="RGB", bits=8, orientation=1, file_bytes=1, intact=True)
-    return ImageIndex(
-        paths=tuple(Path(f"{n}.jpg") for n in range(len(sizes))),
-        sizes=np.array(sizes, np.int32),
-        labels=tuple(labels),
-        segments=tuple(segments),
-        class_names=("a", "b", "c"),
-        formats=(stored,) * len(sizes),
-        problems=(),
-    )
+    images = [(Path(f"{n}.jpg"), ImageFacts(*size, stored)) for n, size in enumerate(sizes)]
+    return ImageIndex.of(images, labels=labels, segments=segments, class_names=("a", "b", "c"))
 
 
 def random_index(seed: int, *, polygons: bool = False) -> ImageIndex:

@@ -9,6 +9,7 @@ from nvidia.dali import backend
 
 from kernels.plugin import load_plugin
 from pipelines.augmentation.augment_config import AugmentConfig
+from pipelines.data.columns import ImagePaths
 from pipelines.data.index import ImageIndex
 from pipelines.pixels import colour
 from pipelines.pixels.backend import Backend
@@ -176,11 +177,15 @@ def test_a_gpu_draws_the_same_pictures(outlined: ImageIndex, augment: AugmentCon
 
 def of_kind(index: ImageIndex, kind: str) -> ImageIndex:
     """Only the files of an index that end so."""
-    numbers = [n for n, path in enumerate(index.paths) if path.suffix == f".{kind}"]
-    changes = {
-        name: tuple(getattr(index, name)[n] for n in numbers) for name in ("paths", "labels", "segments", "formats")
-    }
-    return replace(index, sizes=index.sizes[numbers], **changes)
+    keep = np.array([path.suffix == f".{kind}" for path in index.paths])
+    return replace(
+        index,
+        paths=ImagePaths(path for path, kept in zip(index.paths.texts, keep, strict=True) if kept),
+        sizes=index.sizes[keep],
+        labels=index.labels.chosen(keep),
+        segments=index.segments.chosen(keep),
+        formats=index.formats.chosen(keep),
+    )
 
 
 def test_blend_rounds_down() -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from kernels.host.free_memory import free_memory
 from pipelines.augmentation.augment_config import AugmentConfig
+from pipelines.data.columns import ImageFormats
 from pipelines.data.index import ImageIndex, index_images
 from pipelines.pixels.image_cache import CacheKind, cache_need, open_images
 from pipelines.train import TrainPipeline
@@ -48,9 +49,9 @@ def test_real_photos_are_the_same_with_a_cache(bccd: Path, tmp_path: Path) -> No
 
 def test_needs_by_hand(index: ImageIndex) -> None:
     two = replace(
-        index, sizes=np.array([(10, 20), (30, 40)]), formats=(
+        index, sizes=np.array([(10, 20), (30, 40)]), formats=ImageFormats.of((
             replace(index.formats[0], file_bytes=70), replace(index.formats[1], kind="png", mode="RGBA", file_bytes=80),
-        ),
+        )),
     )  # fmt: skip
     need = cache_need(two)
     assert need.decoded == 10 * 20 * 3 + 30 * 40 * 3

@@ -1,0 +1,243 @@
+"""Columns of an index: sequences with one entry per image, kept in a few flat arrays rather than an object for each."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.data.images import ImageFormat
+
+Entry = TypeVar("Entry")
+
+
+class Column(Sequence[Entry]):
+    """One entry per image, made when it is asked for."""
+
+    @abstractmethod
+    def entry(self, number: int) -> Entry:
+        """The entry of an image; `number` is at least 0 and less than the length."""
+
+    @overload
+    def __getitem__(self, number: int) -> Entry: ...
+    @overload
+    def __getitem__(self, number: slice) -> tuple[Entry, ...]: ...
+    def __getitem__(self, number: int | slice) -> Entry | tuple[Entry, ...]:
+        if isinstance(number, slice):
+            return tuple(self.entry(n) for n in range(*number.indices(len(self))))
+        return self.entry(range(len(self))[number])
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(self.entry, range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({list(self)!r})"
+
+
+class ValueColumn(Column[Entry]):
+    """Equal to any sequence with equal entries."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        return all(ours == theirs for ours, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class ImagePaths(ValueColumn[Path]):
+    """Paths, kept as text.
+
+    Attributes:
+        texts: one per image.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = tuple(texts)
+
+    @classmethod
+    def of(cls, paths: Sequence[Path]) -> "ImagePaths":
+        """From one path per image."""
+        return paths if isinstance(paths, cls) else cls(map(str, paths))
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def entry(self, number: int) -> Path:
+        """The path of an image."""
+        return Path(self.texts[number])
+
+    @property
+    def names(self) -> list[str]:
+        """The last part of each path."""
+        return [text.rpartition("/")[2] for text in self.texts]
+
+
+class ImageFormats(ValueColumn[ImageFormat]):
+    """Formats, of which a data set has few that differ in more than the size of the file.
+
+    Attributes:
+        distinct: the different ones, their `file_bytes` being 0.
+        codes: (n,) int32, which of `distinct` an image has.
+        file_bytes: (n,) int64.
+    """
+
+    def __init__(self, distinct: Iterable[ImageFormat], codes: npt.ArrayLike, file_bytes: npt.ArrayLike) -> None:
+        self.distinct = tuple(distinct)
+        self.codes, self.file_bytes = np.asarray(codes, np.int32), np.asarray(file_bytes, np.int64)
+
+    @classmethod
+    def of(cls, formats: Sequence[ImageFormat]) -> "ImageFormats":
+        """From one format per image."""
+        if isinstance(formats, cls):
+            return formats
+        known: dict[ImageFormat, int] = {}
+        codes = [known.setdefault(replace(found, file_bytes=0), len(known)) for found in formats]
+        return cls(known, codes, [found.file_bytes for found in formats])
+
+    @classmethod
+    def joined(cls, parts: Sequence["ImageFormats"]) -> "ImageFormats":
+        """Those of all parts, in their order; there must be at least one part."""
+        known: dict[ImageFormat, int] = {}
+        codes = [
+            np.array([known.setdefault(form, len(known)) for form in part.distinct], np.int32)[part.codes]
+            for part in parts
+        ]
+        return cls(known, np.concatenate(codes), np.concatenate([part.file_bytes for part in parts]))
+
+    def chosen(self, keep: npt.NDArray[np.bool_]) -> "ImageFormats":
+        """Those of the images where `keep` (n,) is true."""
+        return ImageFormats(self.distinct, self.codes[keep], self.file_bytes[keep])
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def entry(self, number: int) -> ImageFormat:
+        """The format of an image."""
+        return replace(self.distinct[self.codes[number]], file_bytes=int(self.file_bytes[number]))
+
+    @property
+    def amounts(self) -> npt.NDArray[np.int64]:
+        """How many images have each of `distinct`; some may have none."""
+        return np.bincount(self.codes, minlength=len(self.distinct))
+
+    def where(self, holds: Callable[[ImageFormat], bool]) -> npt.NDArray[np.bool_]:
+        """(n,) whether something holds for each format; it must not depend on `file_bytes`."""
+        return np.array([holds(form) for form in self.distinct], bool)[self.codes]
+
+
+class RowGroups(Column[np.ndarray]):
+    """An array of rows per image, all in one array; entries are views.
+
+    Attributes:
+        rows: (all, columns) those of all images together.
+        ends: (n + 1,) int64; image i has the rows from `ends[i]` to `ends[i + 1]`.
+    """
+
+    def __init__(self, rows: np.ndarray, counts: npt.ArrayLike) -> None:
+        """
+        Args:
+            rows: see above.
+            counts: (n,) rows of each image.
+        Raises:
+            ValueError: there are more or fewer rows.
+        """
+        self.rows, self.ends = rows, _ends(counts, len(rows))
+
+    @classmethod
+    def of(cls, groups: Sequence[np.ndarray], *, columns: int) -> "RowGroups":
+        """From an array (k, columns) per image."""
+        if isinstance(groups, cls):
+            return groups
+        rows = np.concatenate(groups) if len(groups) else np.zeros((0, columns), np.float32)
+        return cls(rows, [len(group) for group in groups])
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def entry(self, number: int) -> np.ndarray:
+        """The rows of an image."""
+        return self.rows[self.ends[number] : self.ends[number + 1]]
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """(n,) rows of each image."""
+        return np.diff(self.ends)
+
+    def chosen(self, keep: npt.NDArray[np.bool_]) -> "RowGroups":
+        """Those of the images where `keep` (n,) is true."""
+        counts = self.counts
+        return self if keep.all() else RowGroups(self.rows[np.repeat(keep, counts)], counts[keep])
+
+
+class Polygons(Column[tuple[np.ndarray, ...]]):
+    """Some polygons per image, all points in one array; polygons are views.
+
+    Attributes:
+        points: of each polygon (m, 2), those of all images together.
+        ends: (n + 1,) int64; image i has the polygons from `ends[i]` to `ends[i + 1]`.
+    """
+
+    def __init__(self, points: RowGroups, counts: npt.ArrayLike) -> None:
+        """
+        Args:
+            points: see above.
+            counts: (n,) polygons of each image.
+        Raises:
+            ValueError: there are more or fewer polygons.
+        """
+        self.points, self.ends = points, _ends(counts, len(points))
+
+    @classmethod
+    def of(cls, groups: Sequence[Sequence[np.ndarray]]) -> "Polygons":
+        """From some polygons (m, 2) per image."""
+        if isinstance(groups, cls):
+            return groups
+        polygons = [polygon for group in groups for polygon in group]
+        return cls(RowGroups.of(polygons, columns=2), [len(group) for group in groups])
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def entry(self, number: int) -> tuple[np.ndarray, ...]:
+        """The polygons of an image."""
+        return tuple(self.points[n] for n in range(self.ends[number], self.ends[number + 1]))
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """(n,) polygons of each image."""
+        return np.diff(self.ends)
+
+    def chosen(self, keep: npt.NDArray[np.bool_]) -> "Polygons":
+        """Those of the images where `keep` (n,) is true."""
+        counts = self.counts
+        return self if keep.all() else Polygons(self.points.chosen(np.repeat(keep, counts)), counts[keep])
+
+
+class ImageSizes(ValueColumn[tuple[int, int]]):
+    """Width and height of each image in px, as Python's integers."""
+
+    def __init__(self, sizes: np.ndarray) -> None:
+        """
+        Args:
+            sizes: (n, 2) integers.
+        """
+        self._sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def entry(self, number: int) -> tuple[int, int]:
+        """Those of an image."""
+        width, height = self._sizes[number].tolist()
+        return width, height
+
+
+def _ends(counts: npt.ArrayLike, total: int) -> npt.NDArray[np.int64]:
+    ends = np.concatenate(([0], np.cumsum(np.asarray(counts, np.int64))))
+    if ends[-1] != total:
+        raise ValueError(f"its parts do not fit together: {total} entries, {ends[-1]} are counted")
+    return ends
