@@ -63,4 +63,4 @@ def report_done() -> None:
 
 
 if __name__ == "__main__":
-    serve({"prepare": prepare, "steps": steps, "agreements": agreements, "sums": sums, "report_done": farewell})
+    serve({"prepare": prepare, "steps": steps, "agreements": agreements, "sums": sums, "report_done": report_done})

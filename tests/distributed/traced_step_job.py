@@ -49,7 +49,7 @@ def main(out: Path, model: str, kind: str, variants: list[str]) -> None:
             steps[name] = {"ops": dict(ops), "transfers": dict(moved)}
     if info.main:
         out.write_text(json.dumps({"covered": covered_ops(), "steps": steps}), encoding="utf-8")
-    team.current().farewell()
+    team.current().report_done()
 
 
 def _compiled(model: str, kind: str, variant: Variant, info: Any) -> list[Any]:
@@ -69,8 +69,8 @@ def _compiled(model: str, kind: str, variant: Variant, info: Any) -> list[Any]:
     network, average = (DetectionModel(spec, seed=seed).compute_in(ActivationType[kind]) for seed in (0, None))
     network.synchronise_statistics(variant.synchronised)
     rule: Any = variant.rule
-    state = TrainingState(placement.module(network), placement.module(average), rule=rule, placement=placement)
-    criterion = placement.module(DetectionLoss(network.head_geometry, LossConfig(autobalance=variant.autobalance)))
+    state = TrainingState(placement.replicate_module(network), placement.replicate_module(average), rule=rule, placement=placement)
+    criterion = placement.replicate_module(DetectionLoss(network.head_geometry, LossConfig(autobalance=variant.autobalance)))
     decays = tiny_schedule().weight_decays
     step = GraphStep(state, criterion, weight_decays=decays, placement=placement, accumulates=variant.accumulates)
     images = placement.empty_batch((info.world, 3, IMAGE_PX, IMAGE_PX), flow.uint8)
