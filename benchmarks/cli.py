@@ -15,7 +15,7 @@ from graph_train.settings.parser import CommandParser
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags that every benchmark has; `benchmarks.flags` has those of several."""
+    """Flags that every benchmark has; `benchmarks.harness.flags` has those of several."""
     parser.add_argument("--device", default="cpu", help="cpu, or the number of a GPU")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each side")
     parser.add_argument("--json", metavar="FILE", help="write the result with machine, versions and commit")
@@ -80,9 +80,9 @@ def _run(name: str, command: Callable[[], int], flags: argparse.Namespace) -> in
 
 
 def _measure(name: str, module: Any, flags: argparse.Namespace) -> int:
-    from benchmarks.machine import is_busy
-    from benchmarks.results import envelope, write_result
-    from benchmarks.tables import as_text
+    from benchmarks.harness.machine import is_busy
+    from benchmarks.harness.results import envelope, write_result
+    from benchmarks.harness.tables import as_text
 
     _check(flags)
     settings = {key: value for key, value in vars(flags).items() if key not in ("json", "plot", "debug")}

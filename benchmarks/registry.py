@@ -1,18 +1,18 @@
 """What `graph-bench` can do, as one visible table.
 
 A new benchmark is one module and one line of `BENCHMARKS`. The module has four functions and imports nothing heavy at
-its top, so that `--help` answers at once (`benchmarks.ceilings` is a complete example):
+its top, so that `--help` answers at once (`benchmarks.step.ceilings` is a complete example):
 
-- `add_arguments(parser)`: its own flags, and those of `benchmarks.flags` that it uses; those of
+- `add_arguments(parser)`: its own flags, and those of `benchmarks.harness.flags` that it uses; those of
   `benchmarks.cli.add_common_arguments` are there already.
 - `run(flags) -> dict`: measures. The result is plain data for JSON: "rows", a list of flat mappings, and whatever else
-  is worth keeping. Machine, versions, commit and flags are added around it (`benchmarks.results.envelope`).
-- `tables(body) -> list[benchmarks.tables.Table]`: the same result to read.
-- `plot(body, path)`: the same result as one picture (`benchmarks.plots`).
+  is worth keeping. Machine, versions, commit and flags are added around it (`benchmarks.harness.results.envelope`).
+- `tables(body) -> list[benchmarks.harness.tables.Table]`: the same result to read.
+- `plot(body, path)`: the same result as one picture (`benchmarks.harness.plots`).
 
-Measure with `benchmarks.measure.take_turns`: what is compared runs in turn (A B A B …) within one run, after a warm-up,
-and is reported as median and quartiles; ratios are taken within each turn. Work that cannot share a process (kernels
-with and without the plugin, PyTorch) lives in worker processes, see `benchmarks.workers`.
+Measure with `benchmarks.harness.measure.take_turns`: what is compared runs in turn (A B A B …) within one run, after a
+warm-up, and is reported as median and quartiles; ratios are taken within each turn. Work that cannot share a process
+(kernels with and without the plugin, PyTorch) lives in worker processes, see `benchmarks.harness.workers`.
 """
 
 from collections.abc import Mapping
@@ -36,22 +36,32 @@ class Entry:
 
 
 BENCHMARKS: Mapping[str, Entry] = {
-    "ceilings": Entry("benchmarks.ceilings", "how fast this machine multiplies matrices and copies memory", ()),
+    "ceilings": Entry("benchmarks.step.ceilings", "how fast this machine multiplies matrices and copies memory", ()),
     "step": Entry(
-        "benchmarks.step", "the whole training step: our kernels and OneFlow's, graph and eager, PyTorch", ()
+        "benchmarks.step.whole_step", "the whole training step: our kernels and OneFlow's, graph and eager, PyTorch", ()
     ),
-    "graph-vs-eager": Entry("benchmarks.graph_vs_eager", "what the graph gains, and when compiling has paid"),
-    "peers": Entry("benchmarks.peers_comparison", "our step against PyTorch's ways, and OneFlow as it comes", None),
-    "kernels": Entry("benchmarks.kernels", "each fused kernel against what it replaces", ()),
-    "end-to-end": Entry("benchmarks.end_to_end", "epochs through the command line, and through PyTorch and OpenCV"),
-    "scaling": Entry("benchmarks.scaling", "one batch on more and more ranks, and the bytes they send", None),
-    "ops": Entry("benchmarks.ops", "every op of a compiled step, and who computes it"),
-    "saving": Entry("benchmarks.saving", "what saving costs, and how soon a resumed run is back at work", ()),
-    "kills": Entry("benchmarks.kills", "trainings that are killed at random moments and resumed, byte for byte", None),
-    "precision": Entry("benchmarks.precision", "whether --amp trains as well as float32, over several seeds", None),
-    "soak": Entry("benchmarks.soak", "what a long training holds: memory, files, threads", None),
+    "graph-vs-eager": Entry("benchmarks.step.graph_vs_eager", "what the graph gains, and when compiling has paid"),
+    "peers": Entry(
+        "benchmarks.step.peers_comparison", "our step against PyTorch's ways, and OneFlow as it comes", None
+    ),
+    "kernels": Entry("benchmarks.step.kernels", "each fused kernel against what it replaces", ()),
+    "end-to-end": Entry(
+        "benchmarks.training.end_to_end", "epochs through the command line, and through PyTorch and OpenCV"
+    ),
+    "scaling": Entry("benchmarks.step.scaling", "one batch on more and more ranks, and the bytes they send", None),
+    "ops": Entry("benchmarks.step.ops", "every op of a compiled step, and who computes it"),
+    "saving": Entry(
+        "benchmarks.resilience.saving", "what saving costs, and how soon a resumed run is back at work", ()
+    ),
+    "kills": Entry(
+        "benchmarks.resilience.kills", "trainings that are killed at random moments and resumed, byte for byte", None
+    ),
+    "precision": Entry(
+        "benchmarks.training.precision", "whether --amp trains as well as float32, over several seeds", None
+    ),
+    "soak": Entry("benchmarks.resilience.soak", "what a long training holds: memory, files, threads", None),
     "pipeline": Entry(
-        "benchmarks.pipeline", "images per second of the data pipeline and its stages, and of OpenCV", ()
+        "benchmarks.data.pipeline", "images per second of the data pipeline and its stages, and of OpenCV", ()
     ),
 }
 

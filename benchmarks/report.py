@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cli import benchmark_parser
-from benchmarks.machine import PROJECT_FOLDER, is_busy
-from benchmarks.points import Point
+from benchmarks.harness.machine import PROJECT_FOLDER, is_busy
+from benchmarks.harness.points import Point
+from benchmarks.harness.results import is_result, read_result, without_folders
+from benchmarks.harness.tables import as_markdown
 from benchmarks.registry import BENCHMARKS
-from benchmarks.results import is_result, read_result, without_folders
-from benchmarks.tables import as_markdown
 from kernels.host.files import write_atomically
 
 RESULTS_FOLDER = PROJECT_FOLDER / "benchmarks" / "results"

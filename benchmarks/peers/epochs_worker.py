@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from benchmarks.channel import serve
+from benchmarks.harness.channel import serve
 from benchmarks.peers.loss import DetectionLoss
 from benchmarks.peers.network import Network
 from benchmarks.peers.opencv_loader import Images, MosaicLoader

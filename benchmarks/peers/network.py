@@ -127,7 +127,7 @@ _BUILDERS: Mapping[str, Callable[[Row], nn.Module]] = {
 
 
 class Network(nn.Module):
-    """The layers of `benchmarks.points.network_rows`."""
+    """The layers of `benchmarks.harness.points.network_rows`."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         super().__init__()

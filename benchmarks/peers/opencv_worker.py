@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.channel import serve
+from benchmarks.harness.channel import serve
 from benchmarks.peers.opencv_loader import Images, MosaicLoader
 
 _AHEAD = 2

@@ -47,7 +47,7 @@ class TrainStep:
 
     Args:
         network, criterion: on their device.
-        settings: `benchmarks.points.update_settings`.
+        settings: `benchmarks.harness.points.update_settings`.
         channels_last: memory layout of weights and images.
         compiled: network through `torch.compile`; the loss has shapes that depend on the data and stays eager.
         amp: autocast; bfloat16 on a CPU, float16 with a loss scale on a GPU.

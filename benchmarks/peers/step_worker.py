@@ -1,4 +1,4 @@
-"""Worker that trains in PyTorch; the same handlers as `benchmarks.step_worker`."""
+"""Worker that trains in PyTorch; the same handlers as `benchmarks.step.step_worker`."""
 
 import json
 import platform
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.channel import device_memory_mb, peak_memory_mb, serve
+from benchmarks.harness.channel import device_memory_mb, peak_memory_mb, serve
+from benchmarks.harness.points import l2_norm
 from benchmarks.peers.loss import DetectionLoss
 from benchmarks.peers.network import Network
 from benchmarks.peers.step import TrainStep
-from benchmarks.points import l2_norm
 
 
 class _Session:
@@ -25,7 +25,7 @@ class _Session:
 
 
 def prepare(folder: str, device: str, threads: int, **options: bool) -> dict[str, Any]:
-    """Builds the step from the files of `benchmarks.points.write_point` and executes it once."""
+    """Builds the step from the files of `benchmarks.harness.points.write_point` and executes it once."""
     torch.set_num_threads(threads)
     place = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
     point = json.loads((Path(folder) / "point.json").read_text(encoding="utf-8"))

@@ -70,7 +70,7 @@ def _archive(yaml: YamlFile, key: tuple[Any, ...], entry: Any) -> Archive:
         is_address = isinstance(entry, str) and re.fullmatch(r"https?://\S+", entry.strip())
         what = "an address without its checksum" if is_address else "a script or a description, which is never executed"
         raise ValueError(f"{place}: download is {what}; {_FORM}")
-    url, size = entry.get("url"), entry.get("bytes")
+    url, size = entry.get("url", ""), entry.get("bytes")
     digest = yaml.scalar_text(*key, "sha256")  # as written: sixty-four digits could be a number
     is_url = isinstance(url, str) and re.fullmatch(r"https?://[!-~]+", url)
     if not {"url", "sha256"} <= set(entry) <= _KEYS or not is_url:

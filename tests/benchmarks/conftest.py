@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.competitors import find_torch
+from benchmarks.step.competitors import find_torch
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli import benchmark_parser, main
+from benchmarks.harness.results import envelope, read_result
 from benchmarks.registry import BENCHMARKS, COMMANDS
-from benchmarks.results import envelope, read_result
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

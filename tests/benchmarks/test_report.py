@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from benchmarks.cli import main
+from benchmarks.harness.results import envelope, is_result, read_result, write_result
 from benchmarks.registry import BENCHMARKS
 from benchmarks.report import PAGE, RESULTS_FOLDER, newest, page_text, superseded
-from benchmarks.results import envelope, is_result, read_result, write_result
 
 
 def result(benchmark: str, **body: Any) -> dict[str, Any]:

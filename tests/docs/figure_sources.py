@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.points import parse_point
-from benchmarks.results import read_result
+from benchmarks.harness.points import parse_point
+from benchmarks.harness.results import read_result
 
 Result = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.competitors import find_torch
+from benchmarks.step.competitors import find_torch
 from kernels.build import cuda_build, nvrtc
 from kernels.host.cuda_devices import compute_capabilities
 from tests.gpu.base import Launched

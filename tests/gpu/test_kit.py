@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.competitors import find_torch
+from benchmarks.step.competitors import find_torch
 from kernels.build.plugin_build import SOURCE_FOLDER, find_compiler
 from kernels.host.cuda_devices import compute_capabilities
 from tests.gpu import stages

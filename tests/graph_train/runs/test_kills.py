@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from benchmarks.cli import main
-from benchmarks.results import read_result
+from benchmarks.harness.results import read_result
 from tests.graph_train.tiny import TINY
 
 

@@ -307,7 +307,7 @@ def test_coco128_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypat
 
 def test_coco_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists and labels of one archive, photos of two."""
-    picture, labels = image_bytes(tmp_path), dict[str, str]()
+    picture, labels = image_bytes(tmp_path), dict[str, bytes]()
     for split, number in (("train", 9), ("val", 139)):
         name = f"{split}2017/{number:012}"
         make_zip(served[0] / f"{split}2017.zip", {f"{name}.jpg": picture})

@@ -1,0 +1,1 @@
+"""What all benchmarks share: workers, turns, points, result files, tables, plots."""

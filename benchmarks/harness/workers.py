@@ -1,0 +1,134 @@
+"""Worker processes: they keep what is measured alive and answer "do it once more", so that competitors take turns.
+
+A worker is a module that calls `benchmarks.harness.channel.serve`. While one works the others sleep on their pipes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_TAIL_LINES = 12
+BLAS_LIMITS = ("OPENBLAS_CORETYPE",)
+"""Variables that make a BLAS library choose kernels of another processor, and so slow one side only."""
+CHECKOUT_PYTHON = Path(".venv/bin/python")
+"""Interpreter of a checkout after `uv sync`."""
+
+
+def environment_for(threads: int) -> dict[str, str]:
+    """Our own environment with that many CPU threads, and without the variables that limit a BLAS library."""
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return {**{name: value for name, value in os.environ.items() if name not in BLAS_LIMITS}, **counts}
+
+
+class WorkerError(RuntimeError):
+    """A worker failed; the message has its name and what it said."""
+
+
+class Worker:
+    """One process.
+
+    Args:
+        name: for messages.
+        module: the module it runs, such as `benchmarks.step.step_worker`.
+        threads: CPU threads that its libraries may use.
+        python: interpreter; one other than ours sees the package `benchmarks` and nothing else of this project.
+        checkout: another checkout of this project, with its environment in `.venv`; its worker runs.
+        environment: further variables.
+        without: variables of our own environment that it does not get.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        *,
+        threads: int,
+        python: Path | None = None,
+        checkout: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        without: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self._folder = tempfile.TemporaryDirectory(prefix="graph-bench-")
+        self._log_path = Path(self._folder.name) / "log"
+        variables = {**environment_for(threads), **(environment or {})}
+        for variable in without:
+            variables.pop(variable, None)
+        if checkout is not None:
+            python, variables["PYTHONPATH"] = checkout / CHECKOUT_PYTHON, str(checkout)
+        elif python is not None:
+            variables["PYTHONPATH"] = self._only_benchmarks()
+        with self._log_path.open("w") as log:
+            self._process = subprocess.Popen(
+                [str(python or sys.executable), "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=variables,
+                cwd=checkout,  # comes before PYTHONPATH
+            )
+
+    def _only_benchmarks(self) -> str:
+        """A folder in which another Python finds our package, but none of ours for another version of Python."""
+        (Path(self._folder.name) / "benchmarks").symlink_to(Path(__file__).resolve().parents[1])
+        return self._folder.name
+
+    def call(self, function: str, **arguments: Any) -> Any:
+        """Runs one of the worker's handlers and waits for its result.
+
+        Raises:
+            ValueError: the handler refused its arguments.
+            WorkerError: it failed otherwise, or the process ended.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"call": function, "arguments": arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = self._process.wait()
+            raise WorkerError(f"{self.name} ended with exit code {code}: {self._tail()}")
+        reply = json.loads(line)
+        if "error" in reply:
+            kind = ValueError if reply["users"] else WorkerError
+            raise kind(f"{self.name}: {reply['error']}")
+        return reply["value"]
+
+    def _tail(self) -> str:
+        lines = self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return " | ".join(line.strip() for line in lines[-_TAIL_LINES:]) or "it said nothing"
+
+    def close(self) -> None:
+        """Ends the process and frees its memory; a second call does nothing."""
+        if self._process.poll() is None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            try:
+                self._process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None and not stream.closed:
+                stream.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            # It may be in the middle of something that takes minutes.
+            self._process.kill()
+        self.close()

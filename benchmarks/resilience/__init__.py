@@ -1,0 +1,1 @@
+"""Trainings that are killed, saved, and run for long."""

@@ -1,0 +1,282 @@
+"""`graph-bench kills`: ends a training at random moments, resumes it each time, compares it with an undisturbed one.
+
+One chain is one run: it is started, killed, resumed, killed again … until it reaches its end. After every kill all
+files of its folder must be whole and its newest state must be the undisturbed run's at that batch; at the end of a
+chain its results and weights must be the undisturbed run's, byte for byte.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.harness.tables import Table
+from benchmarks.harness.work_folder import add_work_argument, work_folder
+from benchmarks.harness.workers import environment_for
+
+SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
+_POLL_SECONDS = 0.002
+_PATIENCE_SECONDS = 1800
+MOMENTS: Mapping[str, float] = {"training": 1.0, "writing": 0.05}
+"""When a kill comes, besides `ANY` moment: at most so many seconds after a checkpoint was begun to be written."""
+ANY = "any"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is trained, and how often it is disturbed."""
+    parser.add_argument("--kills", type=int, default=50, help="how many, over all chains (default: 50)")
+    parser.add_argument("--signal", choices=tuple(SIGNALS), default="KILL", help="what is sent (default: KILL)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
+    parser.add_argument("--images", type=int, default=64, help="training images that are used; 0 for all")
+    parser.add_argument("--cfg", default="yolov5n.yaml", help="network")
+    parser.add_argument("--imgsz", type=int, default=128, help="px")
+    parser.add_argument("--batch-size", type=int, default=8, help="images")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--save-steps", type=int, default=5)
+    parser.add_argument("--train-flags", default="", metavar="FLAGS", help="more flags of graph-train, in one text")
+    add_work_argument(parser)
+
+
+@dataclass
+class _Chain:
+    """One run that is disturbed again and again."""
+
+    folder: Path
+    kills: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Trainings:
+    """Starts the same training in several folders."""
+
+    def __init__(self, flags: argparse.Namespace, data: str, work: Path) -> None:
+        self._work = work
+        self._save_steps = flags.save_steps
+        self._environment = environment_for(flags.threads)
+        self._common = [
+            "--data", data, "--cfg", flags.cfg, "--imgsz", str(flags.imgsz), "--batch-size", str(flags.batch_size),
+            "--epochs", str(flags.epochs), "--device", flags.device, "--workers", str(flags.threads),
+            "--project", str(work), *flags.train_flags.split(),
+        ]  # fmt: skip
+
+    @contextmanager
+    def running(self, name: str, *more: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """The run of that name, begun or resumed; it is killed at the end of the context if it is still there."""
+        folder = self._work / name
+        if (folder / "opt.yaml").exists():
+            arguments = ["--resume", str(folder)]
+        else:
+            steps = [] if "--save-steps" in more else ["--save-steps", str(self._save_steps)]
+            arguments = [*self._common, *steps, "--name", name, "--exist-ok", *more]
+        with (self._work / f"{name}.out").open("ab") as out:
+            command = [sys.executable, "-m", "graph_train", *arguments]
+            process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=self._environment
+            )
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def output(self, name: str) -> str:
+        """The last lines that a run has printed."""
+        return "\n".join((self._work / f"{name}.out").read_text(errors="replace").splitlines()[-12:])
+
+
+def run(flags: argparse.Namespace) -> dict[str, Any]:
+    """Runs the undisturbed training, then chains until there were enough kills.
+
+    Raises:
+        ValueError: fewer than one kill is asked for.
+        RuntimeError: a training failed by itself.
+    """
+    if flags.kills < 1:
+        raise ValueError(f"--kills {flags.kills}: must be at least 1")
+    with work_folder(flags.work) as folder:
+        return _series(flags, folder)
+
+
+def _series(flags: argparse.Namespace, work: Path) -> dict[str, Any]:
+    from benchmarks.resilience.run_check import known_states
+    from benchmarks.resilience.subset import write_subset
+
+    data = str(write_subset(flags.data, work, flags.images)) if flags.images and flags.data != "shapes" else flags.data
+    trainings = _Trainings(flags, data, work)
+    # One run as it will be disturbed, to compare files with, and one that keeps the state of each batch.
+    seconds = _undisturbed(trainings, "reference")
+    _undisturbed(trainings, "states", "--save-steps", "1", "--keep-saves", "1000")
+    known = known_states(work / "states")
+    reference = _Reference(work / "reference", seconds, known, max(len(known) // flags.save_steps, 1))
+    shutil.rmtree(work / "states" / "weights")
+    series = _Series(trainings, reference, SIGNALS[flags.signal], random.Random(flags.seed))
+    chains: list[_Chain] = []
+    left = flags.kills
+    with tqdm(total=flags.kills, desc="kills", leave=False, disable=None) as bar:
+        while left > 0:
+            chains.append(_Chain(work / f"chain{len(chains)}"))
+            series.run_chain(chains[-1], left, bar)
+            left -= len(chains[-1].kills)
+    return _body(chains, reference)
+
+
+def _undisturbed(trainings: _Trainings, name: str, *more: str) -> float:
+    started = time.perf_counter()
+    with trainings.running(name, *more) as process:
+        code = process.wait(_PATIENCE_SECONDS)
+    if code:
+        raise RuntimeError(f"the undisturbed training ended with exit code {code}: {trainings.output(name)}")
+    return time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The undisturbed run: its folder, how long it took, the identity of its state after each batch."""
+
+    folder: Path
+    seconds: float
+    known: Mapping[tuple[int, int], str]
+    saves: int
+    """Checkpoints that it writes, about."""
+
+
+@dataclass(frozen=True)
+class _Series:
+    """Disturbs one run after another."""
+
+    trainings: _Trainings
+    reference: _Reference
+    number: signal.Signals
+    moments: random.Random
+
+    def run_chain(self, chain: _Chain, most: int, bar: Any) -> None:
+        """Disturbs one run until it ends by itself; after `most` kills it is left alone."""
+        name = chain.folder.name
+        while True:
+            disturb = len(chain.kills) < most
+            moment = self.moments.choice((ANY, *MOMENTS))
+            with self.trainings.running(name) as process:
+                if disturb:
+                    self._wait(process, chain.folder, moment)
+                    if process.poll() is None:
+                        process.send_signal(self.number)
+                code = process.wait(_PATIENCE_SECONDS)
+            if code == 0:
+                return
+            if not disturb or code not in _expected(self.number):
+                raise RuntimeError(f"{name} ended with exit code {code}: {self.trainings.output(name)}")
+            found = _after_kill(chain.folder, self.reference)
+            chain.kills.append({"chain": name, "moment": moment, "exit_code": code, **found})
+            bar.update(1)
+
+    def _wait(self, process: "subprocess.Popen[bytes]", folder: Path, moment: str) -> None:
+        """Until the moment has come, or the process has ended."""
+        if moment == ANY:
+            _sleep(process, self.moments.uniform(0, self.reference.seconds))
+            return
+        seen, writes = _newest(folder), self.moments.randint(1, self.reference.saves)
+        while process.poll() is None and writes > 0:
+            time.sleep(_POLL_SECONDS)
+            if (now := _newest(folder)) != seen:
+                seen, writes = now, writes - 1
+        _sleep(process, self.moments.uniform(0, MOMENTS[moment]))
+
+
+def _newest(folder: Path) -> tuple[object, ...]:
+    """Changes when a checkpoint is begun to be written, or else when it is complete."""
+    begun = sorted(path.name for path in (folder / "weights").glob(".last.*"))
+    last = folder / "weights" / "last.safetensors"
+    try:
+        return (*begun, last.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return tuple(begun)
+
+
+def _sleep(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until and process.poll() is None:
+        time.sleep(min(_POLL_SECONDS, seconds))
+
+
+def _expected(number: signal.Signals) -> tuple[int, ...]:
+    """Exit codes after a signal: before the program has taken over, SIGTERM ends the interpreter itself."""
+    return (-number,) if number == signal.SIGKILL else (130, -number)
+
+
+def _after_kill(folder: Path, reference: _Reference) -> dict[str, Any]:
+    from benchmarks.resilience.run_check import damaged_files, newest_state
+
+    return {**newest_state(folder, reference.known), "damaged": damaged_files(folder, reference.folder)}
+
+
+def _body(chains: Sequence[_Chain], reference: _Reference) -> dict[str, Any]:
+    from benchmarks.resilience.run_check import differences
+
+    ends: list[dict[str, Any]] = [
+        {
+            "chain": chain.folder.name,
+            "resumes": len(chain.kills),
+            "differences": differences(chain.folder, reference.folder),
+        }
+        for chain in chains
+    ]
+    kills = [kill for chain in chains for kill in chain.kills]
+    exact = {end["chain"] for end in ends if not end["differences"]}
+    return {
+        "rows": kills,
+        "chains": ends,
+        "undisturbed_seconds": reference.seconds,
+        "states_known": len(reference.known),
+        "exact_resumes": sum(kill["chain"] in exact for kill in kills),
+        "states_equal": sum(kill["equal"] is True for kill in kills),
+        "states_different": sum(kill["equal"] is False for kill in kills),
+        "damaged_files": sum(len(kill["damaged"]) for kill in kills),
+    }
+
+
+def tables(body: Mapping[str, Any]) -> list[Table]:
+    """One line on the series, one per chain."""
+    kills = body["rows"]
+    in_write = sum(kill["moment"] == "writing" for kill in kills)
+    aimed = f"aimed within {MOMENTS['writing']:g} s of a write"
+    summary = Table(
+        f"{len(kills)} kills",
+        ("exact resumes", "states compared", "equal", "damaged files", aimed, "before the first state"),
+        ((f"{body['exact_resumes']} of {len(kills)}", str(body["states_equal"] + body["states_different"]),
+          str(body["states_equal"]), str(body["damaged_files"]), str(in_write),
+          str(sum(kill["epoch"] is None for kill in kills))),),
+        ("Exact: the run that was killed there and resumed ended with the undisturbed run's results.csv, best weights "
+         "and whole state, byte for byte.",),
+    )  # fmt: skip
+    rows = tuple((end["chain"], str(end["resumes"]), ", ".join(end["differences"]) or "none") for end in body["chains"])
+    return [summary, Table("Chains", ("run", "kills", "differences at its end"), rows)]
+
+
+def plot(body: Mapping[str, Any], path: Path) -> None:
+    """How far each chain's newest state was at each of its kills, in epochs."""
+    from benchmarks.harness.plots import lines
+
+    panels: dict[str, list[tuple[float, float]]] = {}
+    for kill in body["rows"]:
+        points = panels.setdefault(kill["chain"], [])
+        points.append((len(points) + 1, float(kill["epoch"] or 0)))
+    lines(
+        {"": panels},
+        path,
+        title="Kills and how far the run was",
+        x="kill of the run",
+        y="epochs that are saved",
+        factors=False,
+    )

@@ -1,0 +1,130 @@
+"""`graph-bench soak`: trains for a long time and records what the process holds after each epoch: nothing may grow."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.tables import Table, number
+from benchmarks.harness.workers import environment_for
+
+MEASURES = {"rss_mb": "memory", "descriptors": "file descriptors", "threads": "threads", "shared_mb": "shared",
+            "children": "child processes"}  # fmt: skip
+_KIB, _MB = 1024, 10**6
+_POLL_SECONDS = 0.2
+_WARM_UP = 0.25
+"""Share of the epochs at the start that does not count: caches fill, graphs are compiled."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is trained, and for how long."""
+    parser.add_argument("--minutes", type=float, default=120.0, help="how long (default: 120)")
+    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
+    parser.add_argument("--cfg", default="yolov5n.yaml", help="network")
+    parser.add_argument("--imgsz", type=int, default=128, help="px")
+    parser.add_argument("--batch-size", type=int, default=16, help="images")
+    parser.add_argument("--save-steps", type=int, default=20)
+    parser.add_argument("--train-flags", default="", metavar="FLAGS", help="more flags of graph-train, in one text")
+
+
+def run(flags: argparse.Namespace) -> dict[str, Any]:
+    """Trains, looks at the process after each epoch, and ends it with SIGTERM.
+
+    Raises:
+        RuntimeError: the training ended by itself, or finished no four epochs.
+    """
+    with tempfile.TemporaryDirectory(prefix="graph-bench-soak-") as folder:
+        command = [
+            sys.executable, "-m", "graph_train", "--data", flags.data, "--cfg", flags.cfg, "--imgsz", str(flags.imgsz),
+            "--batch-size", str(flags.batch_size), "--epochs", "100000", "--patience", "0", "--device", flags.device,
+            "--workers", str(flags.threads), "--save-steps", str(flags.save_steps), "--project", folder,
+            "--name", "run", *flags.train_flags.split(),
+        ]  # fmt: skip
+        with (Path(folder) / "out").open("wb") as out:
+            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                                       env=environment_for(flags.threads))  # fmt: skip
+        try:
+            rows = _follow(process, Path(folder) / "run" / "results.csv", 60 * flags.minutes)
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(120)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if code != 130 or len(rows) < 4:
+            text = (Path(folder) / "out").read_text(errors="replace")[-1500:]
+            raise RuntimeError(f"{len(rows)} epochs, exit code {code}: {text}")
+    grown = {name: growth([row[name] for row in rows]) for name in MEASURES}
+    return {"rows": rows, "growth": grown, "megabyte": _MB}
+
+
+def _follow(process: "subprocess.Popen[bytes]", results: Path, seconds: float) -> list[dict[str, float]]:
+    """One row per epoch."""
+    started, size = time.perf_counter(), 0
+    rows: list[dict[str, float]] = []
+    while time.perf_counter() - started < seconds and process.poll() is None:
+        now = results.stat().st_size if results.exists() else 0
+        if now > size:
+            size = now
+            elapsed = time.perf_counter() - started
+            rows.append({"epoch": float(len(rows)), "minutes": elapsed / 60, **held_by(process.pid)})
+        time.sleep(_POLL_SECONDS)
+    return rows
+
+
+def held_by(pid: int) -> dict[str, float]:
+    """What a process holds now: memory and shared memory in MB, file descriptors, threads, child processes."""
+    proc = Path("/proc") / str(pid)
+    status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines() if ":" in line)
+    children = (proc / "task" / str(pid) / "children").read_text().split()
+    return {
+        "rss_mb": int(status["VmRSS"].split()[0]) * _KIB / _MB,
+        "descriptors": float(len(list((proc / "fd").iterdir()))),
+        "threads": float(status["Threads"]),
+        "shared_mb": int(status["RssShmem"].split()[0]) * _KIB / _MB,
+        "children": float(len(children)),
+    }
+
+
+def growth(values: Sequence[float]) -> dict[str, float]:
+    """Median of the first and of the last third after the warm-up, and their difference."""
+    counted = np.asarray(values[int(len(values) * _WARM_UP) :], np.float64)
+    third = max(len(counted) // 3, 1)
+    first, last = float(np.median(counted[:third])), float(np.median(counted[-third:]))
+    return {"first": first, "last": last, "grown": last - first, "highest": float(counted.max())}
+
+
+def _title(name: str, body: Mapping[str, Any]) -> str:
+    """Of a measure; results from before "megabyte" was told counted in MiB."""
+    unit = "MB" if body.get("megabyte") == _MB else "MiB"
+    return f"{MEASURES[name]} {unit}" if name.endswith("_mb") else MEASURES[name]
+
+
+def tables(body: Mapping[str, Any]) -> list[Table]:
+    """What it held early and late."""
+    rows = tuple(
+        (_title(name, body), *(number(values[key], 4) for key in ("first", "last", "grown", "highest")))
+        for name, values in body["growth"].items()
+    )
+    minutes, epochs = body["rows"][-1]["minutes"], len(body["rows"])
+    note = (
+        f"Medians of the first and the last third, after the first quarter; {epochs} epochs in {minutes:.1f} minutes."
+    )
+    return [Table("Held by a long run", ("what", "early", "late", "grown", "highest"), rows, (note,))]
+
+
+def plot(body: Mapping[str, Any], path: Path) -> None:
+    """Each measure over time."""
+    from benchmarks.harness.plots import lines
+
+    titles = {name: _title(name, body) for name in MEASURES}
+    panels = {title: {title: [(row["minutes"], row[name]) for row in body["rows"]]} for name, title in titles.items()}
+    lines(panels, path, title="Held by a long run", x="minutes", y="", factors=False)

@@ -1,0 +1,78 @@
+"""`graph-bench ceilings`: how fast this machine multiplies matrices and copies memory, the yardstick of speeds."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.flags import add_repeats
+from benchmarks.harness.measure import summarise, take_turns
+from benchmarks.harness.tables import Table, rows_of
+from benchmarks.harness.workers import BLAS_LIMITS, Worker
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How often each is measured."""
+    add_repeats(parser)
+
+
+def run(flags: argparse.Namespace) -> dict[str, Any]:
+    """Measures both ceilings."""
+    return {"rows": measure_ceilings(flags.device, flags.threads, flags.repeats)}
+
+
+def measure_ceilings(device: str, threads: int, repeats: int) -> list[dict[str, Any]]:
+    """Rows with `what`, `unit`, `value` (the median) and quartiles; what a device cannot compute is left out.
+
+    They are measured without `BLAS_LIMITS`, and each row says so under "without".
+    """
+    with Worker("ceilings", "benchmarks.step.ceilings_worker", threads=threads) as worker:
+        kinds = worker.call("prepare", device=device, threads=threads)
+        runners = {kind: lambda kind=kind: float(worker.call("once", kind=kind)) for kind in kinds}
+        measured = take_turns(runners, repeats=repeats, label="ceilings")
+    rows = []
+    for kind, unit in kinds.items():
+        summary = summarise(measured[kind])
+        rows.append({"what": kind, "unit": unit, "value": summary.median, **summary.as_dict(),
+                     "without": list(BLAS_LIMITS)})  # fmt: skip
+    return rows
+
+
+def ceilings_by_name(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """What -> the fastest turn: a ceiling is what the machine can do, not what it did beside other work."""
+    return {row["what"]: row["highest"] for row in rows}
+
+
+def limited_by(body: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """`NAME=VALUE` of each variable that kept the matrix products of these rows from being a ceiling.
+
+    Args:
+        body: the whole result.
+        rows: of `measure_ceilings`, also by older code, which heeded `BLAS_LIMITS`.
+    """
+    if body["settings"]["device"] != "cpu":
+        return []  # NumPy multiplies on a CPU only
+    environment = body["environment"]
+    dropped = {name for row in rows for name in row.get("without", ())}
+    return [f"{name}={environment[name]}" for name in BLAS_LIMITS if name in environment and name not in dropped]
+
+
+def tables(body: Mapping[str, Any]) -> list[Table]:
+    """One table."""
+    columns = {"what": "what", "median": "value", "lower quartile": "lower_quartile",
+               "upper quartile": "upper_quartile", "unit": "unit"}  # fmt: skip
+    notes = ["copy counts bytes read and bytes written"]
+    if limits := limited_by(body, body["rows"]):
+        notes.append(f"matmul was measured with {', '.join(limits)}: the machine may be faster")
+    return [rows_of(body["rows"], columns, "Ceilings", *notes)]
+
+
+def plot(body: Mapping[str, Any], path: Path) -> None:
+    """One panel per unit."""
+    from benchmarks.harness.plots import bars
+
+    groups: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for row in body["rows"]:
+        quartiles = (row["value"], row["lower_quartile"], row["upper_quartile"])
+        groups.setdefault(row["unit"], {})[row["what"]] = quartiles
+    bars(groups, path, title="Ceilings of the machine", unit="")

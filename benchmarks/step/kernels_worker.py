@@ -1,0 +1,57 @@
+"""Worker of `graph-bench kernels`: holds the inputs of cases and runs them."""
+
+import time
+from typing import Any
+
+from benchmarks.harness.channel import serve
+from benchmarks.step.kernel_cases import CASES, Setting
+from graph_train.host.devices import select_device
+from kernels.plugin import is_loaded, load_plugin
+from kernels.runtime import flow
+
+
+class _Session:
+    setting: Setting
+    works: dict[str, Any]
+
+
+def prepare(plugin: bool, device: str, threads: int) -> dict[str, str]:
+    """Loads the plugin or not; returns the cases for this device, name -> size."""
+    used_device = select_device(device)
+    load_plugin("require" if plugin else "off", used_device)
+    _Session.setting, _Session.works = Setting(used_device, threads), {}
+    return {name: case.size for name, case in CASES.items() if device == "cpu" or not case.only_cpu}
+
+
+def load(name: str) -> float:
+    """Makes the inputs of a case and runs it twice; returns the seconds of the second run."""
+    case = CASES[name]
+    _Session.works[name] = (case.ours if is_loaded() else case.reference)(_Session.setting)
+    once(name, 1)
+    return once(name, 1)
+
+
+def drop(name: str) -> None:
+    """Frees the inputs of a case."""
+    del _Session.works[name]
+
+
+def once(name: str, count: int) -> float:
+    """Seconds of one of `count` runs, until the device is idle again."""
+    _synchronise()
+    started = time.perf_counter()
+    for _ in range(count):
+        _Session.works[name]()
+    _synchronise()
+    return (time.perf_counter() - started) / count
+
+
+def _synchronise() -> None:
+    # Eager ops are queued, also on a CPU.
+    flow._oneflow_internal.eager.Sync()
+    if _Session.setting.device != "cpu":
+        flow.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    serve({"prepare": prepare, "load": load, "once": once, "drop": drop})

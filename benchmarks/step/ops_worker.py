@@ -1,0 +1,95 @@
+"""Worker of `graph-bench ops`: compiles one training step, and reads from it which ops it has and what CUDA starts."""
+
+import ctypes
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.harness.channel import serve
+from benchmarks.harness.points import Point, write_point
+from benchmarks.step import step_worker
+from graph_train.ranks.placement import Placement
+from kernels.framework.activation_type import ActivationType
+from kernels.plugin import PluginMode, load_plugin, plugin_library
+
+_BATCH, _IMAGE_PX = 1, 64
+_HOST_OPS = "System-Train-"
+"""OneFlow's own counter of steps, which it keeps on the host wherever the step is."""
+Part = Literal["loss", "update", "forward", "backward"]
+_UPDATE = frozenset({"update_parameters", "average_statistics"})
+
+
+def compiled_ops(model: str, device: str, kernels: PluginMode, kind: str = "FLOAT32") -> dict[str, Any]:
+    """Compile the step of a model and execute it twice.
+
+    Args:
+        model: name of its yaml, less the ending.
+        device: OneFlow's, such as "cpu".
+        kernels: "require", "off", or "emulated-cuda" for the step that CUDA gets.
+        kind: the activation type.
+    Returns:
+        "ops": op -> how often it stands in the compiled step, less what OneFlow keeps on the host; its own kinds end
+        in `_conf`. "covered": ops with a CUDA kernel of ours. "started": kernel or library call -> how often one step
+        starts it on CUDA.
+    """
+    load_plugin(kernels)
+    with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
+        write_point(Path(folder), Point(model, _BATCH, _IMAGE_PX))
+        step_worker.prepare_kind(Placement(device), Path(folder), ActivationType[kind], graph=True)
+    ops = job_ops(step_worker.compiled_graph())
+    if kernels != "emulated-cuda":
+        return {"ops": ops, "covered": [], "started": {}}
+    plugin_library().graph_train_cuda_reset_counts()
+    step_worker.steps(1)
+    return {"ops": ops, "covered": covered_ops(), "started": started()}
+
+
+def job_ops(job: Any) -> dict[str, int]:
+    """Count the ops of a job, less what OneFlow keeps on the host."""
+    counts: Counter[str] = Counter()
+    for op in job.net.op:
+        kind = op.WhichOneof("op_type")
+        if not op.name.startswith(_HOST_OPS):
+            counts[op.user_conf.op_type_name if kind == "user_conf" else kind] += 1
+    return dict(counts)
+
+
+def covered_ops() -> list[str]:
+    """Ops with a CUDA kernel of the plugin that is loaded."""
+    return _lines("graph_train_cuda_ops")
+
+
+def started() -> dict[str, int]:
+    """What CUDA has been asked for since the counts were reset: kernels, calls of cuDNN, memory operations."""
+    pairs = (line.rsplit(" ", 1) for line in _lines("graph_train_cuda_counts"))
+    return {name: int(number) for name, number in pairs}
+
+
+def _lines(function: str) -> list[str]:
+    ask = getattr(plugin_library(), function)
+    ask.restype = ctypes.c_char_p
+    return ask().decode().splitlines()
+
+
+def part_of(kernel: str) -> Part:
+    """Which part of a step starts this kernel or library call."""
+    if kernel.startswith("detection_loss"):
+        return "loss"
+    if kernel in _UPDATE:
+        return "update"
+    backward = ("grad", "split", "unpack", "fill", "add_bias_sums", "cudnn_data", "cudnn_filter")
+    return "backward" if any(word in kernel for word in backward) else "forward"
+
+
+def launches_by_part(counts: Mapping[str, int]) -> dict[Part, int]:
+    """Add up what is started in each part of a step; sums of activations count as backward, where most of them are."""
+    parts: dict[Part, int] = {"loss": 0, "update": 0, "forward": 0, "backward": 0}
+    for kernel, number in counts.items():
+        parts["backward" if kernel.startswith("add_n") else part_of(kernel)] += number
+    return parts
+
+
+if __name__ == "__main__":
+    serve({"compiled_ops": compiled_ops})

@@ -1,0 +1,18 @@
+"""`graph-bench peers`: our step against PyTorch, and against OneFlow as it comes, on the same network and loss."""
+
+import argparse
+
+from benchmarks.step import whole_step
+
+VARIANTS = (
+    "plugin-graph", "pytorch-eager", "pytorch-channels-last", "pytorch-compile", "pytorch-compile-channels-last",
+    "plugin-graph-amp", "pytorch-amp", "pytorch-compile-amp", "stock-eager",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """As `graph-bench step`, with the peers as default."""
+    whole_step.add_step_arguments(parser, VARIANTS)
+
+
+run, tables, plot = whole_step.run, whole_step.tables, whole_step.plot

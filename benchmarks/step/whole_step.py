@@ -1,0 +1,166 @@
+"""`graph-bench step`: the whole training step - forward, loss, backward, clip, update, average - on every side."""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.flags import add_quick, add_repeats
+from benchmarks.harness.machine import commit
+from benchmarks.harness.points import Point, parse_point
+from benchmarks.harness.tables import Table, number, percent
+from benchmarks.step.ceilings import ceilings_by_name, limited_by, measure_ceilings
+from benchmarks.step.competitors import (
+    VARIANTS,
+    Comparison,
+    Setting,
+    available,
+    compare,
+    find_torch,
+    is_half,
+    other_checkout,
+)
+
+POINTS, QUICK_POINTS = ("yolov5s:4:320", "yolov5n:16:320"), ("yolov5n:4:160",)
+_OTHERS_AT_ONCE = 3
+COLUMNS = ("variant", "ms/step", "quartiles", "img/s", "against it", "peak MB", "compile s", "GFLOP/s", "of matmul")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Points, variants, and where PyTorch is."""
+    add_step_arguments(parser, tuple(VARIANTS))
+
+
+def add_step_arguments(parser: argparse.ArgumentParser, variants: Sequence[str]) -> None:
+    """The flags that all comparisons of steps share."""
+    add_repeats(parser)
+    add_quick(parser)
+    parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"default {' '.join(POINTS)}")
+    parser.add_argument("--variants", nargs="+", default=list(variants), metavar="NAME",
+                        help=f"any of {', '.join(VARIANTS)}")  # fmt: skip
+    parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has PyTorch, default this one")
+    parser.add_argument("--against", metavar="CHECKOUT", help="another checkout after `uv sync`: variants other-...")
+
+
+def run(flags: argparse.Namespace) -> dict[str, Any]:
+    """Measures every variant at every point; the first variant is the one that others are compared with.
+
+    It is measured anew in each group of others, and has a row in each: ratios are to the one of the same group.
+    """
+    points = [parse_point(text) for text in flags.points or (QUICK_POINTS if flags.quick else POINTS)]
+    torch_python = find_torch(flags.torch_python)
+    against = other_checkout(flags.against)
+    variants, notes = available(flags.variants, torch_python, against)
+    if against:
+        notes.append(f"other-...: the checkout at commit {commit(against)}")
+    setting, ceilings = measured_setting(flags, torch_python)
+    setting = replace(setting, against=against)
+    rows: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
+    for point in points:
+        for place, group in enumerate(groups(variants), 1):
+            comparison = compare(point, group, setting)
+            rows += [{"group": place, **row} for row in comparison.rows]
+            pairs += [{"group": place, **pair} for pair in _speedups(point, group, comparison)]
+            notes += [note for note in comparison.notes if note not in notes]
+    return {"rows": rows, "speedups": pairs, "ceilings": ceilings, "notes": notes}
+
+
+def groups(variants: Sequence[str]) -> list[list[str]]:
+    """The first variant with some of the others each time: all of them at once might not fit into memory."""
+    first, others = variants[0], list(variants[1:])
+    starts = range(0, max(len(others), 1), _OTHERS_AT_ONCE)
+    return [[first, *others[start : start + _OTHERS_AT_ONCE]] for start in starts]
+
+
+def measured_setting(flags: argparse.Namespace, torch_python: Path | None) -> tuple[Setting, list[dict[str, Any]]]:
+    """The settings of a comparison, with the ceilings measured right before it."""
+    ceilings = measure_ceilings(flags.device, flags.threads, flags.repeats)
+    matmul = ceilings_by_name(ceilings).get("float32 matmul")
+    return Setting(flags.device, flags.threads, flags.repeats, torch_python, matmul), ceilings
+
+
+def _speedups(point: Point, variants: Sequence[str], comparison: Comparison) -> list[dict[str, Any]]:
+    first = variants[0]
+    where = {"model": point.model, "batch_size": point.batch_size, "imgsz": point.imgsz}
+    return [
+        {**where, "variant": first, "against": name, **comparison.speedup(first, name).as_dict()}
+        for name in variants[1:]
+    ]
+
+
+def tables(body: Mapping[str, Any]) -> list[Table]:
+    """One table per point."""
+    return [
+        _table(place, [row for row in body["rows"] if _place(row) == place], body)
+        for place in dict.fromkeys(_place(row) for row in body["rows"])
+    ]
+
+
+def _place(row: Mapping[str, Any]) -> Point:
+    return Point(row["model"], row["batch_size"], row["imgsz"])
+
+
+def _table(place: Point, rows: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Table:
+    pairs = {(pair.get("group"), pair["against"]): pair for pair in body["speedups"] if _place(pair) == place}
+    several = len({row.get("group") for row in rows}) > 1
+    limits = limited_by(body, body["ceilings"])
+    cells = []
+    for row in rows:
+        pair = pairs.get((row.get("group"), row["variant"]))
+        against = f"{pair['median']:.2f} ({pair['lower_quartile']:.2f}–{pair['upper_quartile']:.2f})" if pair else "1"
+        # Older results have a share of the float32 ceiling for half precision, too.
+        share = None if limits or is_half(row["variant"]) else row["share_of_matmul"]
+        cells.append(
+            (
+                *((str(row["group"]),) if several else ()),
+                row["variant"],
+                number(row["ms_per_step"], 4),
+                f"{number(row['lower_quartile'])}–{number(row['upper_quartile'])}",
+                number(row["images_per_second"]),
+                against,
+                f"{row['peak_rss_mb']:.0f}",
+                number(row["compile_s"]),
+                number(row["gflops_per_second"]),
+                percent(share),
+            )
+        )
+    columns = ("group", *COLUMNS) if several else COLUMNS
+    return Table(str(place), columns, tuple(cells), (*_explained(rows, limits), *body["notes"]))
+
+
+def _explained(rows: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> Iterator[str]:
+    """What a reader of a table has to know."""
+    first, kept = rows[0]["variant"], 1 + _OTHERS_AT_ONCE
+    yield f"against it: how many times faster {first} is, median of the turns (quartiles)"
+    if len({row.get("group") for row in rows}) > 1:
+        yield f"group: what ran in turn; {first} is a new process in each, and ratios are to the one of the same group"
+    elif "group" not in rows[0] and len(rows) > kept:
+        others = ", ".join(row["variant"] for row in rows[kept:])
+        yield f"{others}: ran in turn with other processes of {first}, whose times this older result does not have"
+    if limits:
+        yield f"of matmul: left out, {', '.join(limits)} slowed the matrix product that was measured, but not the steps"
+    elif any(is_half(row["variant"]) for row in rows):
+        yield "of matmul: of the fastest float32 matrix product; sides in half precision have no such ceiling"
+
+
+def plot(body: Mapping[str, Any], path: Path) -> None:
+    """Images per second, one panel per point."""
+    from benchmarks.harness.plots import bars
+
+    panels: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for row in body["rows"]:
+        per_ms = row["batch_size"] * 1000
+        rates = tuple(per_ms / row[key] for key in ("ms_per_step", "upper_quartile", "lower_quartile"))
+        panel = panels.setdefault(str(_place(row)), {})
+        label = f"{row['variant']}, group {row['group']}" if row["variant"] in panel else row["variant"]
+        panel[label] = (rates[0], rates[1], rates[2])
+    bars(panels, path, title="One training step", unit="images per second", colour_of=_colour)
+
+
+def _colour(variant: str) -> str:
+    """Ours in one colour, PyTorch in another, OneFlow as it comes in grey."""
+    from graph_train.plots.style import ACCENT, QUIET, SECOND
+
+    return {"plugin": ACCENT, "pytorch": SECOND}.get(variant.split("-", maxsplit=1)[0], QUIET)

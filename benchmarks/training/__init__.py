@@ -1,0 +1,1 @@
+"""Whole trainings: epochs per second, and what they end with."""

@@ -1,0 +1,193 @@
+"""`graph-bench end-to-end`: epochs of a data set through the command line, and a PyTorch loop with an OpenCV loader."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.flags import add_quick, add_repeats
+from benchmarks.harness.measure import ratios, summarise
+from benchmarks.harness.points import Point
+from benchmarks.harness.tables import Table, number
+from benchmarks.harness.workers import Worker, environment_for
+from benchmarks.step.competitors import NO_TORCH, find_torch, peer_versions
+
+OURS, TORCH = "graph-train", "pytorch channels-last + opencv"
+_ROW = re.compile(r"^\s*(\d+)/\d+\s+(?:\S+\s+){5}(\d+(?:\.\d+)?)\s*$")
+"""An epoch's line on the terminal: number, three losses, instances, size, images per second."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One run of one side."""
+
+    epochs: tuple[float, ...]
+    """Images per second of each epoch's training."""
+    seconds: float
+    """Of the whole process: start, set-up, all epochs; of ours also compiling, the final validation, saving."""
+    prepared: Mapping[str, Any] = field(default_factory=dict)
+    """What the peer's `prepare` told, versions among it."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is trained."""
+    add_repeats(parser)
+    add_quick(parser)
+    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes` for the built-in set")
+    parser.add_argument("--cfg", default="yolov5n", help="model yaml")
+    parser.add_argument("--imgsz", type=int, default=320, help="image size in px")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per step")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of each run; the last one is compared")
+    parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has PyTorch and OpenCV")
+
+
+def run(flags: argparse.Namespace) -> dict[str, Any]:
+    """Runs both sides in turn; `--quick` trains two epochs, twice."""
+    torch_python = find_torch(flags.torch_python, ("torch", "numpy", "cv2"))
+    epochs, repeats = (2, min(flags.repeats, 2)) if flags.quick else (flags.epochs, flags.repeats)
+    with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
+        sides: dict[str, Callable[[], Ran]] = {OURS: lambda: _train_ours(flags, epochs, Path(folder))}
+        if torch_python is not None:
+            images = _describe(flags, epochs, Path(folder))
+            sides[TORCH] = lambda: _train_torch(flags, epochs, folder, torch_python)
+        else:
+            images = None
+        runs: dict[str, list[Ran]] = {name: [] for name in sides}
+        for _ in range(repeats):
+            for name, train in sides.items():
+                runs[name].append(train())
+    rows = [_row(name, found, flags) for name, found in runs.items()]
+    notes = [] if torch_python else [NO_TORCH]
+    return {"rows": rows, "speedup": _speedup(runs), "images": images, "notes": notes}
+
+
+def _train_ours(flags: argparse.Namespace, epochs: int, folder: Path) -> Ran:
+    """The command as a user types it; validation before the end, plots and saving of each epoch are switched off."""
+    command = [
+        sys.executable, "-m", "graph_train", "--data", flags.data, "--cfg", flags.cfg,
+        "--imgsz", str(flags.imgsz), "--batch-size", str(flags.batch_size), "--epochs", str(epochs),
+        "--device", flags.device, "--workers", str(flags.threads), "--noautoanchor", "--noval", "--noplots",
+        "--project", str(folder / "runs"), "--kernels", "require",
+    ]  # fmt: skip
+    started = time.perf_counter()
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment_for(flags.threads))
+    seconds = time.perf_counter() - started
+    if ran.returncode:
+        last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise ValueError(f"graph-train failed with exit code {ran.returncode}: {last}")
+    return Ran(epoch_speeds(ran.stdout, epochs), seconds)
+
+
+def epoch_speeds(output: str, epochs: int) -> tuple[float, ...]:
+    """Images per second of each epoch, from what `graph-train` printed.
+
+    Raises:
+        ValueError: not every epoch has its line.
+    """
+    rows = [match for line in output.splitlines() if (match := _ROW.match(line))]
+    found = {int(row.group(1)): float(row.group(2)) for row in rows}
+    if sorted(found) != list(range(epochs)):
+        raise ValueError(f"graph-train printed the speed of epochs {sorted(found)}, expected {epochs} epochs")
+    return tuple(found[epoch] for epoch in range(epochs))
+
+
+def _describe(flags: argparse.Namespace, epochs: int, folder: Path) -> int:
+    """Writes what the PyTorch loop trains on: network, weights, images, labels, when to update. Returns the images."""
+    from graph_train.engine.schedule import Schedule
+    from graph_train.settings.hyperparameters import Hyperparameters
+    from pipelines.data.dataset import load_dataset
+    from pipelines.data.index import index_images
+
+    dataset = load_dataset(flags.data)
+    index = index_images(dataset.split("train"), dataset.class_names)
+    steps = -(-len(index) // flags.batch_size)
+    schedule = Schedule.from_hyperparameters(
+        Hyperparameters(), epochs=epochs, batches_per_epoch=steps, batch_size=flags.batch_size
+    )
+    content = {
+        "paths": [str(path.resolve()) for path in index.paths],
+        "labels": [rows.tolist() for rows in index.labels],
+        "updates": [schedule.at(step, step // steps).update for step in range(steps * epochs)],
+    }
+    (folder / "images.json").write_text(json.dumps(content), encoding="utf-8")
+    point = Point(flags.cfg, flags.batch_size, flags.imgsz)
+    with Worker("description", "benchmarks.step.step_worker", threads=flags.threads) as worker:
+        worker.call("describe", folder=str(folder), num_classes=len(dataset.class_names), **asdict(point))
+    return len(index)
+
+
+def _train_torch(flags: argparse.Namespace, epochs: int, folder: str, python: Path) -> Ran:
+    """PyTorch in its faster layout; as many loading processes as threads, which is what YOLOv5 takes from its default
+    of 8 on such a machine.
+    """
+    options = {"channels_last": True, "compiled": False, "amp": flags.device != "cpu"}
+    started = time.perf_counter()
+    with Worker(TORCH, "benchmarks.peers.epochs_worker", threads=flags.threads, python=python) as worker:
+        prepared = worker.call("prepare", folder=folder, device=flags.device, threads=flags.threads,
+                               workers=flags.threads, options=options)  # fmt: skip
+        done = [worker.call("epoch") for _ in range(epochs)]
+    seconds = time.perf_counter() - started
+    return Ran(tuple(epoch["images"] / epoch["seconds"] for epoch in done), seconds, prepared)
+
+
+def _row(name: str, runs: Sequence[Ran], flags: argparse.Namespace) -> dict[str, Any]:
+    speed = summarise(ran.epochs[-1] for ran in runs)
+    return {
+        "side": name,
+        "data": Path(flags.data).stem,
+        "model": flags.cfg,
+        "imgsz": flags.imgsz,
+        "batch_size": flags.batch_size,
+        "images_per_second": speed.median,
+        **{key: value for key, value in speed.as_dict().items() if key != "median"},
+        "first_epoch_images_per_second": summarise(ran.epochs[0] for ran in runs).median,
+        "command_s": summarise(ran.seconds for ran in runs).median,
+        **peer_versions(runs[0].prepared),
+    }
+
+
+def _speedup(runs: Mapping[str, Sequence[Ran]]) -> dict[str, Any] | None:
+    """How many times faster our last epoch is, turn by turn."""
+    if TORCH not in runs:
+        return None
+    last = {name: [ran.epochs[-1] for ran in found] for name, found in runs.items()}
+    return ratios(last[OURS], last[TORCH]).as_dict()
+
+
+def tables(body: Mapping[str, Any]) -> list[Table]:
+    """One line per side."""
+    cells = tuple(
+        (
+            row["side"],
+            number(row["images_per_second"]),
+            f"{number(row['lower_quartile'])}–{number(row['upper_quartile'])}",
+            number(row["first_epoch_images_per_second"]),
+            number(row["command_s"]),
+        )
+        for row in body["rows"]
+    )
+    row, gain = body["rows"][0], body["speedup"]
+    notes = ["Ours compiles in its first epoch, and its whole command ends with a validation."]
+    if gain:
+        span = f"{gain['lower_quartile']:.2f}–{gain['upper_quartile']:.2f}"
+        notes.append(f"{OURS} trains {gain['median']:.2f} ({span}) times as many images per second.")
+    title = f"{row['model']} on {row['data']}, batch {row['batch_size']} at {row['imgsz']} px"
+    columns = ("side", "last epoch, img/s", "quartiles", "first epoch, img/s", "whole command, s")
+    return [Table(title, columns, cells, (*notes, *body["notes"]))]
+
+
+def plot(body: Mapping[str, Any], path: Path) -> None:
+    """Images per second of the last epoch."""
+    from benchmarks.harness.plots import bars
+
+    keys = ("images_per_second", "lower_quartile", "upper_quartile")
+    group = {row["side"]: tuple(row[key] for key in keys) for row in body["rows"]}
+    bars({"": {name: (a, b, c) for name, (a, b, c) in group.items()}}, path, title="Whole epochs, data included",
+         unit="images per second")  # fmt: skip

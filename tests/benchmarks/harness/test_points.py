@@ -1,0 +1,68 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.harness.points import BATCHES, Point, parse_point, random_batches, write_point
+from benchmarks.step.competitors import available, steps_until_paid
+from benchmarks.step.whole_step import groups
+
+
+def test_point_as_text(tmp_path: Path) -> None:
+    assert parse_point("yolov5s.yaml:4:320") == Point("yolov5s", 4, 320)
+    own = tmp_path / "own.yaml"
+    own.touch()
+    assert parse_point(f"{own}:4:320") == Point(str(own), 4, 320)
+
+
+@pytest.mark.parametrize("text", ["yolov5s", "yolov5s:4", "yolov5s:0:320", ":4:320", "yolov5s:4:321", "yolov5s:a:320"])
+def test_other_text_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="--points"):
+        parse_point(text)
+
+
+def test_batches_are_valid_and_repeatable() -> None:
+    point = Point("yolov5n", 3, 64)
+    images, labels = random_batches(point, 80)
+    assert images.shape == (BATCHES, 3, 3, 64, 64)
+    assert labels.shape == (BATCHES, 3, 32, 5)
+    used = labels[labels[..., 0] >= 0]
+    assert (used[:, 0] < 80).all()
+    corners = np.concatenate((used[:, 1:3] - used[:, 3:] / 2, used[:, 1:3] + used[:, 3:] / 2))
+    assert corners.min() >= -1e-6
+    assert corners.max() <= 1 + 1e-6
+    np.testing.assert_array_equal(images, random_batches(point, 80)[0])
+
+
+def test_written_point_is_plain_data(tmp_path: Path) -> None:
+    size = write_point(tmp_path, Point("yolov5n", 2, 64))
+    assert size["parameters"] == 1872157  # YOLOv5's own figure for yolov5n with 80 classes
+    point = json.loads((tmp_path / "point.json").read_text())
+    assert [row["kind"] for row in point["network"]][-1] == "Detect"
+    assert point["head"]["balance"] == pytest.approx([4.0, 1.0, 0.4])
+    with np.load(tmp_path / "weights.npz") as arrays:
+        assert "model.0.conv.weight" in arrays.files
+
+
+def test_when_compiling_has_paid_by_hand() -> None:
+    # 10 s for the first step instead of 0.1 s; then 50 ms less each step. The eager side starts in 0.2 s.
+    graph = {"ms_per_step": 100.0, "first_step_s": 10.0}
+    eager = {"ms_per_step": 150.0, "first_step_s": 0.2}
+    assert steps_until_paid(graph, eager) == round((10_000 - 100 - 50) / 50)
+    assert steps_until_paid(eager, graph) is None
+
+
+def test_pytorch_is_left_out_with_a_note() -> None:
+    kept, notes = available(["plugin-graph", "pytorch-eager"], None)
+    assert kept == ["plugin-graph"]
+    assert "--torch-python" in notes[0]
+    with pytest.raises(ValueError, match="--torch-python"):
+        available(["pytorch-eager"], None)
+    with pytest.raises(ValueError, match="choose from"):
+        available(["pytorch"], None)
+
+
+def test_every_variant_meets_the_first_one() -> None:
+    assert groups(["a", "b", "c", "d", "e"]) == [["a", "b", "c", "d"], ["a", "e"]]
+    assert groups(["a"]) == [["a"]]

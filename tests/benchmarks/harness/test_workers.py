@@ -1,0 +1,128 @@
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.harness.workers import Worker, WorkerError
+from benchmarks.step import ceilings
+
+
+def test_errors_of_a_worker_are_told_apart_and_end_nothing(tmp_path: Path) -> None:
+    with Worker("ceilings", "benchmarks.step.ceilings_worker", threads=1) as worker:
+        assert worker.call("prepare", device="cpu", threads=1)["copy"] == "GB/s"
+        with pytest.raises(WorkerError, match="KeyError"):
+            worker.call("once", kind="nothing")
+        assert worker.call("once", kind="copy") > 0
+    with Worker("steps", "benchmarks.step.step_worker", threads=1) as worker:
+        with pytest.raises(ValueError, match=r"steps: .*no_such_network"):  # the user's mistake
+            worker.call("describe", folder=str(tmp_path), model="no_such_network", batch_size=1, imgsz=64)
+        assert set(worker.call("processor_ms")) == {"main_thread", "process"}
+
+
+def test_the_end_of_a_worker_is_told_with_what_it_said() -> None:
+    worker = Worker("missing", "benchmarks.no_such_worker", threads=1)
+    with pytest.raises(WorkerError, match="No module named"):
+        worker.call("prepare")
+    worker.close()
+
+
+def test_another_interpreter_sees_benchmarks_only(tmp_path: Path) -> None:
+    """Our packages are built for one Python version, and a peer must not use them."""
+    probe = tmp_path / "python"
+    probe.write_text(f'#!/bin/sh\nexec {sys.executable} -S -c "import json,os,sys; sys.stdin.readline(); '
+                     f'print(json.dumps(dict(value=sorted(os.listdir(os.environ[\'PYTHONPATH\'])))))"\n')  # fmt: skip
+    probe.chmod(0o755)
+    with Worker("probe", "any", threads=1, python=probe) as worker:
+        assert json.dumps(worker.call("look")) == '["benchmarks", "log"]'
+
+
+def test_a_worker_has_its_threads_and_lacks_what_it_is_told_to_lack(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    probe = tmp_path / "python"
+    probe.write_text(f'#!/bin/sh\nexec {sys.executable} -S -c "import json,os,sys; sys.stdin.readline(); '
+                     f'print(json.dumps(dict(value=dict(os.environ))))"\n')  # fmt: skip
+    probe.chmod(0o755)
+    found = {}
+    monkeypatch.setenv("OF_SOME", "1")
+    for name, without in (("all", ()), ("less", ("OF_SOME", "OF_NONE"))):
+        with Worker(name, "any", threads=3, python=probe, without=without) as worker:
+            found[name] = worker.call("look")
+    assert found["all"]["OF_SOME"] == "1"
+    assert "OF_SOME" not in found["less"]
+    assert not any("OPENBLAS_CORETYPE" in variables for variables in found.values())  # it slows one side only
+    assert found["less"]["PATH"] == os.environ["PATH"]
+    assert found["all"]["OMP_NUM_THREADS"] == found["less"]["OPENBLAS_NUM_THREADS"] == "3"
+
+
+def test_the_ceiling_heeds_no_variable_that_lowers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenBLAS would multiply with AVX2 where the steps that are compared with it have AVX-512."""
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    seen = []
+
+    class Watched(Worker):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            seen.append(variables(self))
+
+    monkeypatch.setattr(ceilings, "Worker", Watched)
+    rows = ceilings.measure_ceilings("cpu", threads=1, repeats=1)
+    assert ["OPENBLAS_CORETYPE" in found for found in seen] == [False]
+    told = {"settings": {"device": "cpu"}, "environment": {"OPENBLAS_CORETYPE": "Haswell"}, "rows": rows}
+    assert not any("OPENBLAS_CORETYPE" in note for note in ceilings.tables(told)[0].notes)
+    older = {**told, "rows": [{key: value for key, value in row.items() if key != "without"} for row in rows]}
+    assert any("OPENBLAS_CORETYPE=Haswell" in note for note in ceilings.tables(older)[0].notes)
+
+
+def variables(worker: Worker) -> dict[str, str]:
+    """What a worker's process was started with."""
+    rows = Path(f"/proc/{worker._process.pid}/environ").read_text().split("\0")
+    return {name: value for name, _, value in (row.partition("=") for row in rows) if name}
+
+
+def test_a_terminated_benchmark_leaves_no_process(tmp_path: Path) -> None:
+    """SIGTERM while workers measure, through `all`, which has a process of its own in between."""
+    command = [sys.executable, "-m", "benchmarks.cli", "all", "--only", "ceilings", "--repeats", "1000", "--out", "out"]
+    benchmark = subprocess.Popen(
+        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        _terminated_with_all(benchmark)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(benchmark.pid, signal.SIGKILL)
+
+
+def _terminated_with_all(benchmark: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 120
+    while (
+        not (started := descendants(benchmark.pid, "benchmarks.step.ceilings_worker")) and time.monotonic() < deadline
+    ):
+        time.sleep(0.05)
+    assert started
+    benchmark.terminate()
+    assert benchmark.wait(timeout=60) == 130
+    while any(Path(f"/proc/{pid}").exists() for pid in started):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def descendants(parent: int, words: str) -> list[int]:
+    """Processes below `parent` whose command line holds the words."""
+    found, waiting = [], [parent]
+    while waiting:
+        pid = waiting.pop()
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+            if words in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "):
+                found.append(pid)
+    return found

@@ -1,0 +1,71 @@
+"""Sides are compared only where they compute the same; how a turn counts."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.harness import workers
+from benchmarks.harness.points import Point
+from benchmarks.step import competitors
+from benchmarks.step.competitors import _check_losses
+
+POINT = Point("yolov5n", 1, 64)
+
+
+def losses(**given: float) -> dict[str, dict[str, Any]]:
+    return {name.replace("_", "-"): {"loss": loss} for name, loss in given.items()}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"plugin_graph": 10.0, "pytorch_eager": 10.009},  # within a thousandth
+        {"plugin_graph": 10.0, "plugin_graph_amp": 10.4},  # half precision may be 5 % away
+        {"plugin_graph": 10.0},
+    ],
+)
+def test_sides_that_compute_the_same_are_compared(given: dict[str, float]) -> None:
+    _check_losses(POINT, losses(**given))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"plugin_graph": 10.0, "pytorch_eager": 10.011}, "pytorch-eager"),
+        ({"plugin_graph": 10.0, "plugin_graph_amp": 10.6}, "plugin-graph-amp"),
+        ({"plugin_graph_amp": 10.6, "plugin_graph": 10.0}, "plugin-graph-amp"),  # float32 is what counts
+        ({"plugin_graph": 10.0, "stock_eager": float("nan")}, "stock-eager"),
+        ({"plugin_graph": float("nan"), "stock_eager": 10.0}, "plugin-graph"),
+    ],
+)
+def test_sides_that_compute_something_else_are_not(given: dict[str, float], named: str) -> None:
+    with pytest.raises(ValueError, match=f"with {named} .*they do not compute the same step"):
+        _check_losses(POINT, losses(**given))
+
+
+def test_other_checkouts_are_variants_only_where_one_is_named(tmp_path: Path) -> None:
+    names = ["plugin-graph", "other-graph"]
+    assert competitors.available(names, None)[0] == ["plugin-graph"]
+    assert competitors.available(names, None, tmp_path)[0] == names
+    with pytest.raises(ValueError, match=r"step_worker.py is missing; name a checkout of graph-train after `uv sync`"):
+        competitors.other_checkout(str(tmp_path))
+    assert competitors.other_checkout(None) is None
+
+
+@pytest.mark.parametrize("place", ["step/step_worker.py", "step_worker.py"])
+def test_a_worker_of_another_checkout_runs_its_code_with_its_interpreter(tmp_path: Path, place: str) -> None:
+    """Also of a checkout from before `benchmarks` had packages."""
+    file = tmp_path / "benchmarks" / place
+    file.parent.mkdir(parents=True)
+    for folder in {tmp_path / "benchmarks", file.parent}:
+        (folder / "__init__.py").touch()
+    file.write_text(
+        "import json, sys\nsys.stdin.readline()\nprint(json.dumps({'value': [sys.executable, __file__]}))\n"
+    )
+    interpreter = tmp_path / workers.CHECKOUT_PYTHON
+    interpreter.parent.mkdir(parents=True)
+    interpreter.symlink_to(sys.executable)
+    with workers.Worker("other", competitors.worker_module(tmp_path), threads=1, checkout=tmp_path) as worker:
+        assert worker.call("any") == [str(interpreter), str(file)]

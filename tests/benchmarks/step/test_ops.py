@@ -1,0 +1,73 @@
+"""What a step starts on CUDA, and that every op of it has a kernel there: the proof needs no GPU."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.cli import main
+from benchmarks.harness.results import read_result
+from benchmarks.harness.workers import Worker
+from benchmarks.step.ops import NOBODY, NOTHING, OWN, PLUGIN, computed_by, uncovered
+from benchmarks.step.ops_worker import launches_by_part
+
+
+def test_who_computes_an_op() -> None:
+    covered = frozenset({"concat", "graph_train_convolution"})
+    assert computed_by("concat", covered) == computed_by("graph_train_convolution", covered) == PLUGIN
+    assert computed_by("where", covered) == OWN
+    assert computed_by("reshape", covered) == computed_by("variable_conf", covered) == NOTHING
+    assert computed_by("graph_train_bbox_iou", covered) == NOBODY
+    ops = ("where", "concat", "graph_train_bbox_iou", "identity", "tick_conf")
+    assert uncovered(ops, covered) == ["graph_train_bbox_iou", "where"]
+
+
+def test_launches_by_part() -> None:
+    started = {
+        "detection_loss": 1, "update_parameters": 1, "average_statistics": 1, "cudnn_forward": 60,
+        "batch_norm_bf16": 57, "batch_norm_grad_bf16": 57, "cudnn_data_gradient": 59, "add_n_bf16": 31,
+        "split_16": 13, "concat_16": 13, "pack_weights_bf16": 1, "unpack_weights_bf16": 1,
+    }  # fmt: skip
+    assert launches_by_part(started) == {"loss": 1, "update": 2, "forward": 131, "backward": 161}
+
+
+def _compiled(model: str, kind: str) -> dict[str, Any]:
+    with Worker("ops", "benchmarks.step.ops_worker", threads=2) as worker:
+        return dict(worker.call("compiled_ops", model=model, device="cpu", kernels="emulated-cuda", kind=kind))
+
+
+def _check(step: dict[str, Any], convolutions: int) -> None:
+    assert uncovered(step["ops"], step["covered"]) == []
+    started = step["started"]
+    assert started["cudnn_forward"] == started["cudnn_filter_gradient"] == convolutions
+    parts = launches_by_part(started)
+    assert parts["loss"] <= 3
+    assert parts["update"] <= 3
+    # Casts would mean that a layer leaves the type of the activations.
+    assert [name for name in started if name.startswith("cast")] == []
+
+
+@pytest.mark.parametrize("kind", ["FLOAT32", "BFLOAT16", "FLOAT16"])
+def test_every_op_of_a_step_has_a_cuda_kernel(kind: str) -> None:
+    step = _compiled("yolov5n", kind)
+    _check(step, convolutions=60)
+    assert sum(step["started"].values()) <= 450
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "convolutions"), [("yolov5s", 60), ("yolov5m", 82), ("yolov5n6", 79)])
+@pytest.mark.parametrize("kind", ["FLOAT32", "BFLOAT16", "FLOAT16"])
+def test_every_op_of_larger_steps_has_a_cuda_kernel(model: str, convolutions: int, kind: str) -> None:
+    _check(_compiled(model, kind), convolutions)
+
+
+@pytest.mark.slow
+def test_the_benchmark_tells_what_cuda_starts(tmp_path: Path) -> None:
+    file, picture = tmp_path / "o.json", tmp_path / "o.png"
+    assert main(["ops", "--json", str(file), "--plot", str(picture)]) == 0
+    cuda = read_result(file)["cuda"]
+    assert cuda["uncovered"] == []
+    assert cuda["launches_per_step"] <= 450
+    assert cuda["launches"]["loss"] <= 3
+    assert cuda["launches"]["update"] <= 3
+    assert picture.exists()
