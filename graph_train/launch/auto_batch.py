@@ -101,7 +101,7 @@ def _choose(model: MemoryModel, free: int, *, multiple: int) -> int:
         100 * FREE_SHARE,
     )
     if model.per_image_trained <= 0:
-        LOG.warning("AutoBatch: more images took no more memory, which cannot be: --batch-size %d is used", USUAL_BATCH)
+        LOG.warning("AutoBatch: memory did not grow with the batch size; using --batch-size %d", USUAL_BATCH)
         return USUAL_BATCH
     batch = model.largest(free * FREE_SHARE, multiple=multiple)
     if not batch:

@@ -109,7 +109,7 @@ def require_fitting(header: SavedHeader, data: Data, batches: int, folder: Path)
         )
     changed = header.data != data.fingerprint()
     if changed:
-        LOG.warning("The data set is not the one of the checkpoint: the run goes on, but not as it would have")
+        LOG.warning("The data set differs from the checkpoint's: results will differ from an uninterrupted run")
     if header.cursor.next_batch > batches:
         if not changed:
             raise ValueError(f"{printable(folder)}: its checkpoint has batch {header.cursor.next_batch} of an epoch of "

@@ -74,7 +74,7 @@ function curves() {
   return section("curves", "Curves",
     "One point per epoch. Point at a curve, or use the arrow keys, for its values; click a name to hide its line. "
     + (data.best === null ? "" : "The dashed line marks the best epoch, whose weights were kept. ")
-    + "Losses should fall; if the validation losses rise again while those of training fall, the network learns the training images by heart.",
+    + "Losses should fall; if the validation losses rise again while those of training fall, the network overfits.",
     make("div", { class: "charts" }, charts),
     make("details", {}, make("summary", {}, "All epochs as a table"),
       table(columns, results.epoch.map((_, row) => row), { label: "all epochs" })));
@@ -118,7 +118,7 @@ function confusion(found) {
   const names = [...data.data.classes.map((item) => item.name), "background"];
   const sums = names.map((_, column) => found.confusion.reduce((sum, row) => sum + row[column], 0));
   const last = names.length - 1;
-  const head = make("tr", {}, make("th", {}, "found ↓  true →"), names.map((name) => make("th", { scope: "col" }, name)));
+  const head = make("tr", {}, make("th", {}, "predicted ↓  actual →"), names.map((name) => make("th", { scope: "col" }, name)));
   const rows = found.confusion.map((row, predicted) => make("tr", {}, make("th", { scope: "row" }, predicted === last ? "not found" : names[predicted]),
     row.map((count, truth) => {
       if (predicted === last && truth === last) return make("td");

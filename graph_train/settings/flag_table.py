@@ -191,6 +191,10 @@ def add_flags(parser: "argparse._ActionsContainer", kind: type[Any]) -> None:
         _add_flag(parser, item)
 
 
+_OFF_HELP = {"--eager": "run the step op by op instead of as a graph"}
+"""Help of flags that switch another one off, where `disable --flag` would say too little."""
+
+
 def _add_flag(parser: "argparse._ActionsContainer", item: "Field[Any]") -> None:
     about, kind = item.metadata, item.metadata["kind"]
     names = list(dict.fromkeys([dashed(item.name), *about["aliases"], "--" + item.name]))
@@ -198,7 +202,7 @@ def _add_flag(parser: "argparse._ActionsContainer", item: "Field[Any]") -> None:
     if kind == SWITCH:
         parser.add_argument(*names, action="store_true", **common)
         if about["off"]:
-            common["help"] = f"the opposite of {names[0]}"
+            common["help"] = _OFF_HELP.get(about["off"], f"disable {names[0]}")
             parser.add_argument(about["off"], action="store_false", **common)
     elif kind == OPTIONAL_VALUE:
         parser.add_argument(*names, nargs="?", const=about["const"], type=type(about["const"]), **common)

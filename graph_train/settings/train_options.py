@@ -98,9 +98,7 @@ class OptimOptions:
                             aliases=("--batch",))  # fmt: skip
     optimizer: str = flag("SGD", "optimizer", choices=("SGD", "Adam", "AdamW"))
     cos_lr: bool = flag(False, "cosine learning rate schedule", kind=SWITCH)
-    max_nonfinite: int = flag(
-        20, "updates in a row left out for numbers that are not finite before the run stops; 0 never stops", kind=int
-    )
+    max_nonfinite: int = flag(20, "stop after N consecutive non-finite updates; 0 never stops", kind=int)
     label_smoothing: float = flag(0.0, "label smoothing epsilon", kind=float)
     patience: int = flag(100, "epochs without improvement before the run stops; 0 never stops", kind=int)
     sync_bn: bool = flag(False, "BatchNorm statistics over all ranks", kind=SWITCH)
@@ -253,7 +251,7 @@ def _check_combinations(options: TrainOptions) -> None:
         raise ValueError(f"--save-period and --{other} exclude each other: with --{other} no epoch is saved; leave one "
                          "of them out")  # fmt: skip
     if options.optim.evolve and set(options.run.logger_names) & set(_EXTRAS):
-        raise ValueError(f"--loggers {options.run.loggers}: hears nothing of an evolution: it trains in processes of "
+        raise ValueError(f"--loggers {options.run.loggers}: not supported with --evolve, which trains in processes of "
                          "their own; leave it out")  # fmt: skip
     if options.run.resume and options.optim.evolve:
         raise ValueError("--evolve goes on by itself in the folder of --name with --exist-ok; leave --resume out")

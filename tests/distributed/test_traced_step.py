@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.ops import uncovered
+from benchmarks.step.ops import uncovered
 from tests.distributed.jobs import JobLab
 from tests.distributed.traced_step_job import VARIANTS
 

@@ -35,7 +35,7 @@ VARIANTS = {
 
 def main(out: Path, model: str, kind: str, variants: list[str]) -> None:
     info = team.join().info  # before anything imports OneFlow
-    from benchmarks.ops_worker import covered_ops, job_ops
+    from benchmarks.step.ops_worker import covered_ops, job_ops
     from kernels.plugin import load_plugin
 
     load_plugin("emulated-cuda")
@@ -69,8 +69,12 @@ def _compiled(model: str, kind: str, variant: Variant, info: Any) -> list[Any]:
     network, average = (DetectionModel(spec, seed=seed).compute_in(ActivationType[kind]) for seed in (0, None))
     network.synchronise_statistics(variant.synchronised)
     rule: Any = variant.rule
-    state = TrainingState(placement.replicate_module(network), placement.replicate_module(average), rule=rule, placement=placement)
-    criterion = placement.replicate_module(DetectionLoss(network.head_geometry, LossConfig(autobalance=variant.autobalance)))
+    state = TrainingState(
+        placement.replicate_module(network), placement.replicate_module(average), rule=rule, placement=placement
+    )
+    criterion = placement.replicate_module(
+        DetectionLoss(network.head_geometry, LossConfig(autobalance=variant.autobalance))
+    )
     decays = tiny_schedule().weight_decays
     step = GraphStep(state, criterion, weight_decays=decays, placement=placement, accumulates=variant.accumulates)
     images = placement.empty_batch((info.world, 3, IMAGE_PX, IMAGE_PX), flow.uint8)

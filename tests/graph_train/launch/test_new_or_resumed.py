@@ -44,7 +44,7 @@ def test_an_epoch_that_has_shrunk_ends_where_it_is(lab: Lab) -> None:
     for number in range(4):
         (lab.data.parent / "images" / "train" / f"{number}.jpg").unlink()
     whole = lab.train_as_given(resume=begun.folder)
-    assert "The data set is not the one of the checkpoint" in whole.log
+    assert "The data set differs from the checkpoint's" in whole.log
     assert len(whole.rows) == 1 and whole.heard.shapes == []
 
 

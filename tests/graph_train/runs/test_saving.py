@@ -132,7 +132,7 @@ def test_a_changed_data_set_is_noticed(lab: Lab, whole: Trial, tmp_path: Path) -
     content = label.read_text()
     label.write_text(content + "1 0.5 0.5 0.2 0.2\n")
     try:
-        assert "The data set is not the one of the checkpoint" in lab.train_as_given(resume=run).log
+        assert "The data set differs from the checkpoint's" in lab.train_as_given(resume=run).log
     finally:
         label.write_text(content)
     assert "The data set is not" not in whole.log
