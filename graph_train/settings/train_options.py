@@ -113,7 +113,7 @@ class EngineOptions:
     graph: bool = flag(True, "run the whole step as one compiled graph (default)", kind=SWITCH, off="--eager")
     amp: bool | None = flag(None, "mixed precision (default: on with CUDA, off on CPU)", kind=SWITCH, off="--no-amp")
     kernels: str = flag("auto", "our kernel plugin", choices=("auto", "off", "require"))
-    bbox_iou_optim: bool = flag(True, "fused box-IoU kernel where the plugin is loaded", kind=SWITCH,
+    bbox_iou_optim: bool = flag(True, "use the fused box-IoU loss (default; needs the kernel plugin)", kind=SWITCH,
                                  off="--no-bbox-iou-optim")  # fmt: skip
     device: str = flag("", "cuda device, i.e. 0 or 0,1, or cpu; '' takes the GPU where there is one")
     local_rank: int = flag(-1, "set by the launcher; kept for compatibility", kind=int)

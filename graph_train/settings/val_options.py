@@ -32,7 +32,7 @@ NUMBER_RANGES = {
     "max_det": (1, MAX_DETECTIONS),
 }
 """Lowest and highest value of the whole numbers that validation, prediction and export share."""
-NO_HALF = "the network computes in float32 (OneFlow has no half-precision kernels on CPU); leave it out"
+NO_HALF = "this command computes in float32; leave it out"
 NO_DNN = "OpenCV DNN runs ONNX files only, this command runs weights; leave it out"
 _WEIGHTS_HELP = (
     "trained weights (.safetensors, .pt, a OneFlow folder); several are joined to an ensemble, but measured one by one "
