@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.batches import Batch
+from pipelines.data.columns import ImageFormats, ImagePaths, Polygons, RowGroups
 from pipelines.data.images import inspect_image
 from pipelines.data.index import ImageIndex
 from pipelines.shard import Shard
@@ -151,7 +152,12 @@ def test_every_image_once_and_a_smaller_last_batch(make: Make, index: ImageIndex
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_uneven_batches_are_divided_among_ranks(make: Make, index: ImageIndex, ranks: int) -> None:
     small = replace(
-        index, **{name: getattr(index, name)[:5] for name in ("paths", "sizes", "labels", "segments", "formats")}
+        index,
+        paths=ImagePaths.of(index.paths[:5]),
+        sizes=index.sizes[:5],
+        labels=RowGroups.of(index.labels[:5], columns=5),
+        segments=Polygons.of(index.segments[:5]),
+        formats=ImageFormats.of(index.formats[:5]),
     )
     pipeline = make(index=small, batch_size=4)
     assert [pipeline.images_of(batch) for batch in range(2)] == [4, 1]
