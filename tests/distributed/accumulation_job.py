@@ -70,7 +70,7 @@ def _batch(step: Any, number: int, **changed: Any) -> Any:
 
     place = step.placement
     rows = Shard(place.rank, place.ranks).rows(BATCH)
-    images, labels = (place.images(value[rows], BATCH) for value in random_batch(number, side=64, labels=5))
+    images, labels = (place.shard_batch(value[rows], BATCH) for value in random_batch(number, side=64, labels=5))
     return step(images, labels, replace(tiny_schedule().at(number, number // 6), **changed))
 
 
