@@ -218,7 +218,7 @@ class _Step:
         if self._in_parts:
             values, statistics = self._two_parts(images, labels, hyper, extra, update=settings.update)
         else:
-            values, statistics = self._one_graph_update(images, labels, hyper, extra)
+            values, statistics = self._whole_step(images, labels, hyper, extra)
         norm, _, total, box, objectness, classes = (float(value) for value in values[:6])
         updated = bool(values[1] > 0.5)
         result = StepResult(total, box, objectness, classes, norm, updated, skipped=settings.update and not updated)
@@ -230,7 +230,7 @@ class _Step:
         self.state.counters = _advance(counters, settings, result, decay, scaled=self._scales_loss)
         return result
 
-    def _one_graph_update(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Values, Tensor]:
+    def _whole_step(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Values, Tensor]:
         output, statistics = self._execute(images, labels, hyper, extra)
         # The one read-back of a step: the driver needs the losses, and whether a non-finite gradient was skipped.
         return self.placement.to_numpy(output).astype(np.float64), statistics

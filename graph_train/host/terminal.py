@@ -39,6 +39,15 @@ class SteadyStream:
         except OSError as error:
             self._lost(error)
 
+    def finish(self) -> None:
+        """Flush; drop text that cannot be written, at which the interpreter would fail when it ends (exit code 120)."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lost(error)
+            with contextlib.suppress(OSError, ValueError), _to_nowhere(self._stream.fileno()):
+                self._stream.flush()
+
     def _lost(self, error: OSError) -> None:
         if error.errno not in _GONE:
             return
@@ -50,6 +59,19 @@ class SteadyStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _to_nowhere(descriptor: int) -> Iterator[None]:
+    """Let a descriptor lead to /dev/null for a moment."""
+    kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, descriptor)
+        yield
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextlib.contextmanager
@@ -65,7 +87,7 @@ def steady_output() -> Iterator[None]:
     finally:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, SteadyStream):
-                stream.flush()
+                stream.finish()
         sys.stdout, sys.stderr = before
 
 

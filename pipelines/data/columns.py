@@ -129,12 +129,39 @@ class ImageFormats(ValueColumn[ImageFormat]):
         return np.array([holds(form) for form in self.distinct], bool)[self.codes]
 
 
-class RowGroups(Column[np.ndarray]):
+class _Groups(Column[Entry]):
+    """A group of parts per image, all parts in one sequence.
+
+    Attributes:
+        ends: (n + 1,) int64; image i has the parts from `ends[i]` to `ends[i + 1]`.
+    """
+
+    def __init__(self, counts: npt.ArrayLike, total: int) -> None:
+        """
+        Args:
+            counts: (n,) parts of each image.
+            total: parts of all images.
+        Raises:
+            ValueError: the counts add up to another total.
+        """
+        self.ends = np.concatenate(([0], np.cumsum(np.asarray(counts, np.int64))))
+        if self.ends[-1] != total:
+            raise ValueError(f"its parts do not fit together: {total} entries, {self.ends[-1]} are counted")
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """(n,) parts of each image."""
+        return np.diff(self.ends)
+
+
+class RowGroups(_Groups[np.ndarray]):
     """An array of rows per image, all in one array; entries are views.
 
     Attributes:
         rows: (all, columns) those of all images together.
-        ends: (n + 1,) int64; image i has the rows from `ends[i]` to `ends[i + 1]`.
     """
 
     def __init__(self, rows: np.ndarray, counts: npt.ArrayLike) -> None:
@@ -145,7 +172,8 @@ class RowGroups(Column[np.ndarray]):
         Raises:
             ValueError: there are more or fewer rows.
         """
-        self.rows, self.ends = rows, _ends(counts, len(rows))
+        super().__init__(counts, len(rows))
+        self.rows = rows
 
     @classmethod
     def of(cls, groups: Sequence[np.ndarray], *, columns: int) -> "RowGroups":
@@ -155,17 +183,9 @@ class RowGroups(Column[np.ndarray]):
         rows = np.concatenate(groups) if len(groups) else np.zeros((0, columns), np.float32)
         return cls(rows, [len(group) for group in groups])
 
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
     def entry(self, number: int) -> np.ndarray:
         """The rows of an image."""
         return self.rows[self.ends[number] : self.ends[number + 1]]
-
-    @property
-    def counts(self) -> npt.NDArray[np.int64]:
-        """(n,) rows of each image."""
-        return np.diff(self.ends)
 
     def chosen(self, keep: npt.NDArray[np.bool_]) -> "RowGroups":
         """Those of the images where `keep` (n,) is true."""
@@ -173,12 +193,11 @@ class RowGroups(Column[np.ndarray]):
         return self if keep.all() else RowGroups(self.rows[np.repeat(keep, counts)], counts[keep])
 
 
-class Polygons(Column[tuple[np.ndarray, ...]]):
+class Polygons(_Groups[tuple[np.ndarray, ...]]):
     """Some polygons per image, all points in one array; polygons are views.
 
     Attributes:
         points: of each polygon (m, 2), those of all images together.
-        ends: (n + 1,) int64; image i has the polygons from `ends[i]` to `ends[i + 1]`.
     """
 
     def __init__(self, points: RowGroups, counts: npt.ArrayLike) -> None:
@@ -189,7 +208,8 @@ class Polygons(Column[tuple[np.ndarray, ...]]):
         Raises:
             ValueError: there are more or fewer polygons.
         """
-        self.points, self.ends = points, _ends(counts, len(points))
+        super().__init__(counts, len(points))
+        self.points = points
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[np.ndarray]]) -> "Polygons":
@@ -199,17 +219,9 @@ class Polygons(Column[tuple[np.ndarray, ...]]):
         polygons = [polygon for group in groups for polygon in group]
         return cls(RowGroups.of(polygons, columns=2), [len(group) for group in groups])
 
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
     def entry(self, number: int) -> tuple[np.ndarray, ...]:
         """The polygons of an image."""
         return tuple(self.points[n] for n in range(self.ends[number], self.ends[number + 1]))
-
-    @property
-    def counts(self) -> npt.NDArray[np.int64]:
-        """(n,) polygons of each image."""
-        return np.diff(self.ends)
 
     def chosen(self, keep: npt.NDArray[np.bool_]) -> "Polygons":
         """Those of the images where `keep` (n,) is true."""
@@ -234,10 +246,3 @@ class ImageSizes(ValueColumn[tuple[int, int]]):
         """Those of an image."""
         width, height = self._sizes[number].tolist()
         return width, height
-
-
-def _ends(counts: npt.ArrayLike, total: int) -> npt.NDArray[np.int64]:
-    ends = np.concatenate(([0], np.cumsum(np.asarray(counts, np.int64))))
-    if ends[-1] != total:
-        raise ValueError(f"its parts do not fit together: {total} entries, {ends[-1]} are counted")
-    return ends

@@ -46,12 +46,12 @@ def convolution(x: Tensor, weight: Tensor, geometry: ConvolutionGeometry, *, pac
 
 def _check(x: Tensor, weight: Tensor, groups: int, packed: bool) -> None:
     order, input_axis = ("(O, KH, KW, I / groups)", 3) if packed else ("(O, I / groups, KH, KW)", 1)
-    told = f"activation {tuple(x.shape)}, weight {tuple(weight.shape)}, {groups} groups, packed={packed}"
+    given = f"activation {tuple(x.shape)}, weight {tuple(weight.shape)}, {groups} groups, packed={packed}"
     if x.ndim != 4 or weight.ndim != 4 or x.shape[3] != weight.shape[input_axis] * groups or weight.shape[0] % groups:
-        raise ValueError(f"{told}: must be (B, H, W, I) and {order}")
+        raise ValueError(f"{given}: must be (B, H, W, I) and {order}")
     wanted = x.dtype if packed else flow.float32
     if weight.dtype != wanted:
-        raise ValueError(f"{told}: the weight is {weight.dtype}, must be {wanted}")
+        raise ValueError(f"{given}: the weight is {weight.dtype}, must be {wanted}")
 
 
 @cache

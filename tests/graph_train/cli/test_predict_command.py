@@ -386,7 +386,7 @@ def test_crop_by_hand() -> None:
         ({"hide_labels": True, "hide_conf": True}, "--hide-conf: --hide-labels hides confidences too"),
         ({"visualize": True, "augment": True}, "--visualize: shows one network"),
         ({"visualize": True, "weights": ("a", "b")}, "--visualize: shows one network"),
-        ({"half": True}, "--half: the network computes in float32"),
+        ({"half": True}, "--half: this command computes in float32"),
         ({"dnn": True}, "--dnn: OpenCV DNN"),
         ({"update": True}, "--update: weights are never changed"),
         ({"view_img": True}, "--view-img: there is no display"),

@@ -135,8 +135,12 @@ sys.exit(run_command("test", work, debug=False))
 """
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("closed", ["pipe", "full disk"])
-def test_output_that_fails_does_not_end_a_command(tmp_path: Path, closed: str) -> None:
+def test_output_that_fails_does_not_end_a_command(
+    tmp_path: Path, closed: str, unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     done = tmp_path / "done"
     code = [sys.executable, "-c", COMMAND.format(done=str(done))]
     if closed == "pipe":
