@@ -3,7 +3,7 @@
     python -m graph_train.ranks.rank_watch SETTINGS
 
 A process of its own, since a rank that waits in native code for a dead one can do nothing itself. Rank 0's watch holds
-a connection to the watch of every other rank. They exchange signs of life; whoever ends without signing off is lost.
+a connection to the watch of every other rank. They exchange heartbeats; whoever ends without signing off is lost.
 SETTINGS is a JSON object, see `Settings`.
 """
 
