@@ -1,6 +1,7 @@
 """Fixtures that many tests share: the reference vectors and the real data set, skipped where they are absent."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background job starts with SIGINT ignored, and so would the programs that tests interrupt.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Before the first op runs: OneFlow keeps the kernel it once chose.
     from kernels.plugin import load_plugin
 
