@@ -43,9 +43,21 @@ _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _ZIP_MAGIC = b"PK\x03\x04"
 _MAX_PICKLE_BYTES = 256 * 1024 * 1024
 _FAILURES = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, OverflowError,
-    MemoryError, UnicodeError, OSError, KeyError, IndexError, TypeError, AttributeError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+    UnicodeError,
+    OSError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+)
 """What the standard library raises on damaged archives."""
 
 

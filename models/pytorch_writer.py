@@ -21,10 +21,16 @@ from models.pickle_writer import Call, PersistentId, write_pickle
 from models.safetensors_file import in_order
 
 _STORAGES: Mapping[str, str] = {
-    "float64": "DoubleStorage", "float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage",
-    "int32": "IntStorage", "int16": "ShortStorage", "int8": "CharStorage", "uint8": "ByteStorage",
+    "float64": "DoubleStorage",
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "int64": "LongStorage",
+    "int32": "IntStorage",
+    "int16": "ShortStorage",
+    "int8": "CharStorage",
+    "uint8": "ByteStorage",
     "bool": "BoolStorage",
-}  # fmt: skip
+}
 _FOLDER = "archive"
 _VERSION = b"3\n"
 _ALIGNMENT = 64

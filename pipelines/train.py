@@ -216,8 +216,11 @@ def _check(index: ImageIndex, *, batch_size: int, image_px: int, seed: int, work
     if not len(index):
         raise ValueError("the train split has no usable image; see the problems reported for the data set")
     for name, value, least in (
-        ("batch size", batch_size, 1), ("image size", image_px, stride), ("seed", seed, 0), ("workers", workers, 1),
-    ):  # fmt: skip
+        ("batch size", batch_size, 1),
+        ("image size", image_px, stride),
+        ("seed", seed, 0),
+        ("workers", workers, 1),
+    ):
         if value < least:
             raise ValueError(f"{name} {value}: must be at least {least}")
     if image_px % stride:

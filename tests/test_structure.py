@@ -1,6 +1,7 @@
 """The structure docs/architecture.md promises: which package may import which, no circles, sizes that fit a reader."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -163,6 +164,13 @@ class Thing:
 
 def test_the_measure_itself() -> None:
     assert [(item.name, code_lines(item)) for item in functions(ast.parse(MEASURED))] == [("method", 5), ("inner", 2)]
+
+
+def test_the_formatter_formats_everything() -> None:
+    marks = re.compile(r"# fmt: ?(skip|off)|clang-format (off)")
+    assert [
+        str(path.relative_to(ROOT)) for path in code_files(*ALLOWED, "tests") if marks.search(path.read_text())
+    ] == []
 
 
 def test_functions_and_files_fit_a_reader() -> None:

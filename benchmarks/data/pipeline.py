@@ -72,8 +72,9 @@ class _Point:
         common = {"image_px": image_px, "batch": flags.batch_size, "cache": cache == "ram"}
         listed = f"{folder}/images.json"
         self._prepared: dict[str, Any] = {OURS: {}}
-        self.workers[OURS].call("prepare", data=str(flags.data), threads=threads, device=flags.device, list_to=listed,
-                                **common)  # fmt: skip
+        self.workers[OURS].call(
+            "prepare", data=str(flags.data), threads=threads, device=flags.device, list_to=listed, **common
+        )
         if opencv is not None:
             self.workers[OPENCV] = enter(Worker(OPENCV, "benchmarks.peers.opencv_worker", threads=1, python=opencv))
             self._prepared[OPENCV] = self.workers[OPENCV].call("prepare", data=listed, **common)
@@ -122,8 +123,10 @@ def _compare(
         ]
         if opencv is None:
             return {"rows": rows, "speedups": []}
-        times = {"images_per_second": ratios(speeds[OURS], speeds[OPENCV]),
-                 "cpu_ms_per_image": ratios(cpu[OPENCV][-flags.repeats :], cpu[OURS][-flags.repeats :])}  # fmt: skip
+        times = {
+            "images_per_second": ratios(speeds[OURS], speeds[OPENCV]),
+            "cpu_ms_per_image": ratios(cpu[OPENCV][-flags.repeats :], cpu[OURS][-flags.repeats :]),
+        }
         return {"rows": rows, "speedups": [{**point.known, "of": of, **times[of].as_dict()} for of in times]}
 
 
@@ -145,9 +148,16 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     """The loaders as a whole, how many times faster ours is, and the stages."""
     whole = [row for row in body["rows"] if row["stage"] == "all"]
     stages = [row for row in body["rows"] if row["stage"] != "all"]
-    columns = {"px": "imgsz", "cache": "cache", "threads": "threads", "loader": "loader", "img/s": "images_per_second",
-               "lower quartile": "lower_quartile", "upper quartile": "upper_quartile",
-               "CPU ms per image": "cpu_ms_per_image"}  # fmt: skip
+    columns = {
+        "px": "imgsz",
+        "cache": "cache",
+        "threads": "threads",
+        "loader": "loader",
+        "img/s": "images_per_second",
+        "lower quartile": "lower_quartile",
+        "upper quartile": "upper_quartile",
+        "CPU ms per image": "cpu_ms_per_image",
+    }
     made = [rows_of(whole, columns, "Training pipeline: mosaic of four, default augmentation", *body["notes"])]
     if body["speedups"]:
         made.append(_speedup_table(body["speedups"]))
@@ -159,10 +169,16 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 def _speedup_table(speedups: Sequence[Mapping[str, Any]]) -> Table:
     names = {"images_per_second": "speed", "cpu_ms_per_image": "CPU time"}
     rows = tuple(
-        (number(pair["imgsz"]), pair["cache"], number(pair["threads"]), names[pair["of"]], f"{pair['median']:.2f}",
-         f"{pair['lower_quartile']:.2f} … {pair['upper_quartile']:.2f}")
+        (
+            number(pair["imgsz"]),
+            pair["cache"],
+            number(pair["threads"]),
+            names[pair["of"]],
+            f"{pair['median']:.2f}",
+            f"{pair['lower_quartile']:.2f} … {pair['upper_quartile']:.2f}",
+        )
         for pair in speedups
-    )  # fmt: skip
+    )
     title = "How many times better than the OpenCV loader, within each turn"
     return Table(title, ("px", "cache", "threads", "of", "times", "quartiles"), rows)
 

@@ -30,9 +30,15 @@ def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, 
     listed = {"paths": [str(path) for path in index.paths], "labels": [rows.tolist() for rows in index.labels]}
     Path(list_to).write_text(json.dumps(listed), encoding="utf-8")
     pipeline = TrainPipeline(
-        index, AugmentConfig(), batch_size=batch, image_px=image_px, seed=0, workers=threads,
-        device=used_device, cache="ram" if cache else None,
-    )  # fmt: skip
+        index,
+        AugmentConfig(),
+        batch_size=batch,
+        image_px=image_px,
+        seed=0,
+        workers=threads,
+        device=used_device,
+        cache="ram" if cache else None,
+    )
     _state.update(index=index, pipeline=pipeline, epoch=0, device=used_device)
     return len(index)
 

@@ -32,8 +32,8 @@ def bars(
         for place, (label, (median, lower, upper)) in enumerate(group.items()):
             error = [[max(median - lower, 0.0)], [max(upper - median, 0.0)]]
             axes.barh(place, median, xerr=error, color=colour_of(label), ecolor=QUIET, height=0.7)
-            axes.annotate(f"{median:.3g}", (max(median, upper), place), (4, 0), textcoords="offset points",
-                          va="center", color=INK, fontsize=8)  # fmt: skip
+            at = (max(median, upper), place)
+            axes.annotate(f"{median:.3g}", at, (4, 0), textcoords="offset points", va="center", color=INK, fontsize=8)
         quiet_axes(axes, title=name, x=unit)
         axes.set_yticks(range(len(group)), list(group))
         axes.set_ylim(len(group) - 0.4, -0.6)

@@ -64,8 +64,9 @@ def load_weights(network: torch.nn.Module, file: Path) -> None:
 def _batches(file: Path, place: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
     with np.load(file, allow_pickle=False) as arrays:
         pairs = list(zip(arrays["images"], arrays["labels"], strict=True))
-    return [(torch.from_numpy(images).to(place), torch.from_numpy(_filtered(labels)).to(place))
-            for images, labels in pairs]  # fmt: skip
+    return [
+        (torch.from_numpy(images).to(place), torch.from_numpy(_filtered(labels)).to(place)) for images, labels in pairs
+    ]
 
 
 def _filtered(labels: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.harness.tables import Table
+from benchmarks.harness.training_command import training_command, training_flags
 from benchmarks.harness.work_folder import add_work_argument, work_folder
 from benchmarks.harness.workers import environment_for
 
@@ -31,6 +31,10 @@ _PATIENCE_SECONDS = 1800
 MOMENTS: Mapping[str, float] = {"training": 1.0, "writing": 0.05}
 """When a kill comes, besides `ANY` moment: at most so many seconds after a checkpoint was begun to be written."""
 ANY = "any"
+_EXACT = (
+    "Exact: the run that was killed there and resumed ended with the undisturbed run's results.csv, best weights and "
+    "whole state, byte for byte."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,23 +68,19 @@ class _Trainings:
         self._work = work
         self._save_steps = flags.save_steps
         self._environment = environment_for(flags.threads)
-        self._common = [
-            "--data", data, "--cfg", flags.cfg, "--imgsz", str(flags.imgsz), "--batch-size", str(flags.batch_size),
-            "--epochs", str(flags.epochs), "--device", flags.device, "--workers", str(flags.threads),
-            "--project", str(work), *flags.train_flags.split(),
-        ]  # fmt: skip
+        self._common = {**training_flags(flags), "data": data, "epochs": flags.epochs, "project": work}
+        self._more = flags.train_flags.split()
 
     @contextmanager
     def running(self, name: str, *more: str) -> Iterator["subprocess.Popen[bytes]"]:
         """The run of that name, begun or resumed; it is killed at the end of the context if it is still there."""
         folder = self._work / name
         if (folder / "opt.yaml").exists():
-            arguments = ["--resume", str(folder)]
+            command = training_command(resume=folder)
         else:
-            steps = [] if "--save-steps" in more else ["--save-steps", str(self._save_steps)]
-            arguments = [*self._common, *steps, "--name", name, "--exist-ok", *more]
+            steps = {} if "--save-steps" in more else {"save_steps": self._save_steps}
+            command = training_command(*self._more, *more, **self._common, **steps, name=name, exist_ok=True)
         with (self._work / f"{name}.out").open("ab") as out:
-            command = [sys.executable, "-m", "graph_train", *arguments]
             process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=self._environment
             )
@@ -250,18 +250,19 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     """One line on the series, one per chain."""
     kills = body["rows"]
     in_write = sum(kill["moment"] == "writing" for kill in kills)
-    aimed = f"aimed within {MOMENTS['writing']:g} s of a write"
-    summary = Table(
-        f"{len(kills)} kills",
-        ("exact resumes", "states compared", "equal", "damaged files", aimed, "before the first state"),
-        ((f"{body['exact_resumes']} of {len(kills)}", str(body["states_equal"] + body["states_different"]),
-          str(body["states_equal"]), str(body["damaged_files"]), str(in_write),
-          str(sum(kill["epoch"] is None for kill in kills))),),
-        ("Exact: the run that was killed there and resumed ended with the undisturbed run's results.csv, best weights "
-         "and whole state, byte for byte.",),
-    )  # fmt: skip
+    summary = {
+        "exact resumes": f"{body['exact_resumes']} of {len(kills)}",
+        "states compared": str(body["states_equal"] + body["states_different"]),
+        "equal": str(body["states_equal"]),
+        "damaged files": str(body["damaged_files"]),
+        f"aimed within {MOMENTS['writing']:g} s of a write": str(in_write),
+        "before the first state": str(sum(kill["epoch"] is None for kill in kills)),
+    }
     rows = tuple((end["chain"], str(end["resumes"]), ", ".join(end["differences"]) or "none") for end in body["chains"])
-    return [summary, Table("Chains", ("run", "kills", "differences at its end"), rows)]
+    return [
+        Table(f"{len(kills)} kills", tuple(summary), (tuple(summary.values()),), (_EXACT,)),
+        Table("Chains", ("run", "kills", "differences at its end"), rows),
+    ]
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:

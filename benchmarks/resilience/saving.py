@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.harness.flags import add_quick, add_repeats
 from benchmarks.harness.measure import ratios, summarise, take_turns
 from benchmarks.harness.tables import Table, number
+from benchmarks.harness.training_command import training_command, training_flags
 from benchmarks.harness.workers import Worker, environment_for
 from kernels.host.files import older
 
@@ -43,10 +44,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     """
     if flags.starts < 1:
         raise ValueError(f"--starts {flags.starts}: must be at least 1")
-    common = {
-        "data": flags.data, "cfg": flags.cfg, "imgsz": flags.imgsz, "batch_size": flags.batch_size,
-        "device": flags.device, "workers": flags.threads, "epochs": 2, "noplots": True,
-    }  # fmt: skip
+    common = {**training_flags(flags), "epochs": 2, "noplots": True}
     with tempfile.TemporaryDirectory(prefix="graph-bench-saving-") as folder:
         cost = _cost(flags, common, Path(folder))
         starts = _starts(flags, common, Path(folder))
@@ -84,11 +82,8 @@ def _starts(flags: argparse.Namespace, common: Mapping[str, Any], folder: Path) 
     from graph_train.runs.run_folder import LAST
 
     environment = environment_for(flags.threads)
-    command = [sys.executable, "-m", "graph_train"]
-    saved = {**common, "save_steps": 1, "keep_saves": 5, "epochs": 1, "project": str(folder), "name": "saved"}
-    for name, value in saved.items():
-        command += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    saved = {**common, "save_steps": 1, "keep_saves": 5, "epochs": 1, "project": folder, "name": "saved"}
+    subprocess.run(training_command(**saved), check=True, stdout=subprocess.DEVNULL, env=environment)
     # The newest states are those after and before the validation.
     state = older(folder / "saved" / "weights" / LAST, 3)
     if not state.exists():
@@ -121,9 +116,15 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     saving = Table(
         "Saving beside the training",
         ("state MB", "ms/step", f"slower, saving every {SAVE_EVERY} steps", "share of the time at --save-steps 100"),
-        ((number(cost["state_mb"]), number(cost["ms_per_step"]), number(cost["slower"]["median"]),
-          f"{cost['share_at_100_steps']:.2%}"),),
-    )  # fmt: skip
+        (
+            (
+                number(cost["state_mb"]),
+                number(cost["ms_per_step"]),
+                number(cost["slower"]["median"]),
+                f"{cost['share_at_100_steps']:.2%}",
+            ),
+        ),
+    )
     fresh, resumed = (summarise(starts["seconds"][name]).median for name in ("fresh", "resumed"))
     start = Table(
         "Until the first step is done",

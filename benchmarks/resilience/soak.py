@@ -4,7 +4,6 @@ import argparse
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.tables import Table, number
+from benchmarks.harness.training_command import training_command, training_flags
 from benchmarks.harness.workers import environment_for
 
-MEASURES = {"rss_mb": "memory", "descriptors": "file descriptors", "threads": "threads", "shared_mb": "shared",
-            "children": "child processes"}  # fmt: skip
+MEASURES = {
+    "rss_mb": "memory",
+    "descriptors": "file descriptors",
+    "threads": "threads",
+    "shared_mb": "shared",
+    "children": "child processes",
+}
 _KIB, _MB = 1024, 10**6
 _POLL_SECONDS = 0.2
 _WARM_UP = 0.25
@@ -42,15 +47,13 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
         RuntimeError: the training ended by itself, or finished no four epochs.
     """
     with tempfile.TemporaryDirectory(prefix="graph-bench-soak-") as folder:
-        command = [
-            sys.executable, "-m", "graph_train", "--data", flags.data, "--cfg", flags.cfg, "--imgsz", str(flags.imgsz),
-            "--batch-size", str(flags.batch_size), "--epochs", "100000", "--patience", "0", "--device", flags.device,
-            "--workers", str(flags.threads), "--save-steps", str(flags.save_steps), "--project", folder,
-            "--name", "run", *flags.train_flags.split(),
-        ]  # fmt: skip
+        endless = {"epochs": 100_000, "patience": 0, "save_steps": flags.save_steps, "project": folder, "name": "run"}
+        command = training_command(*flags.train_flags.split(), **training_flags(flags), **endless)
         with (Path(folder) / "out").open("wb") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-                                       env=environment_for(flags.threads))  # fmt: skip
+            variables = environment_for(flags.threads)
+            process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=variables
+            )
         try:
             rows = _follow(process, Path(folder) / "run" / "results.csv", 60 * flags.minutes)
             process.send_signal(signal.SIGTERM)

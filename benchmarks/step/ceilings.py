@@ -33,8 +33,9 @@ def measure_ceilings(device: str, threads: int, repeats: int) -> list[dict[str, 
     rows = []
     for kind, unit in kinds.items():
         summary = summarise(measured[kind])
-        rows.append({"what": kind, "unit": unit, "value": summary.median, **summary.as_dict(),
-                     "without": list(BLAS_LIMITS)})  # fmt: skip
+        rows.append(
+            {"what": kind, "unit": unit, "value": summary.median, **summary.as_dict(), "without": list(BLAS_LIMITS)}
+        )
     return rows
 
 
@@ -59,8 +60,13 @@ def limited_by(body: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
     """One table."""
-    columns = {"what": "what", "median": "value", "lower quartile": "lower_quartile",
-               "upper quartile": "upper_quartile", "unit": "unit"}  # fmt: skip
+    columns = {
+        "what": "what",
+        "median": "value",
+        "lower quartile": "lower_quartile",
+        "upper quartile": "upper_quartile",
+        "unit": "unit",
+    }
     notes = ["copy counts bytes read and bytes written"]
     if limits := limited_by(body, body["rows"]):
         notes.append(f"matmul was measured with {', '.join(limits)}: the machine may be faster")

@@ -190,8 +190,9 @@ def compare(point: Point, variants: Sequence[str], setting: Setting) -> Comparis
         workers = {name: stack.enter_context(_start(name, setting, folder)) for name in variants}
         prepared: dict[str, dict[str, Any]] = {}
         for name, worker in workers.items():
-            prepared[name] = worker.call("prepare", folder=folder, device=setting.device, threads=setting.threads,
-                                         **VARIANTS[name].options)  # fmt: skip
+            prepared[name] = worker.call(
+                "prepare", folder=folder, device=setting.device, threads=setting.threads, **VARIANTS[name].options
+            )
         _check_losses(point, prepared)
         runners = {name: _Turns(worker) for name, worker in workers.items()}
         seconds = take_turns(runners, repeats=setting.repeats, warmup=1, label=str(point))

@@ -21,8 +21,10 @@ QUICK_SWEEP = tuple(
     Point(model, batch, px)
     for model, batch, px in (("yolov5n", 1, 160), ("yolov5n", 8, 160), ("yolov5n", 4, 320), ("yolov5s", 4, 320))
 )
-COLUMNS = ("model", "batch", "px", "eager ms", "graph ms", "graph is faster by", "Python ms", "all threads ms", "img/s",
-           "eager MB", "graph MB", "compile s", "paid after steps")  # fmt: skip
+COLUMNS = tuple(
+    "model, batch, px, eager ms, graph ms, graph is faster by, Python ms, all threads ms, img/s, eager MB, graph MB, "
+    "compile s, paid after steps".split(", ")
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,13 +45,15 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
         comparison = compare(point, (GRAPH, EAGER), setting)
         graph, eager = comparison.rows
         rows += comparison.rows
-        pairs.append({
-            "model": point.model,
-            "batch_size": point.batch_size,
-            "imgsz": point.imgsz,
-            "speedup": comparison.speedup(GRAPH, EAGER).as_dict(),
-            "paid_after_steps": steps_until_paid(graph, eager),
-        })  # fmt: skip
+        pairs.append(
+            {
+                "model": point.model,
+                "batch_size": point.batch_size,
+                "imgsz": point.imgsz,
+                "speedup": comparison.speedup(GRAPH, EAGER).as_dict(),
+                "paid_after_steps": steps_until_paid(graph, eager),
+            }
+        )
     return {"rows": rows, "points": pairs, "ceilings": ceilings}
 
 
@@ -70,21 +74,23 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     for pair in body["points"]:
         graph, eager = _sides(body, pair)
         gain = pair["speedup"]
-        lines.append((
-            pair["model"],
-            str(pair["batch_size"]),
-            str(pair["imgsz"]),
-            number(eager["ms_per_step"]),
-            number(graph["ms_per_step"]),
-            f"{gain['median']:.2f} ({gain['lower_quartile']:.2f}–{gain['upper_quartile']:.2f})",
-            _both(eager, graph, "main_thread_ms"),
-            _both(eager, graph, "process_ms"),
-            number(graph["images_per_second"]),
-            f"{eager['peak_rss_mb']:.0f}",
-            f"{graph['peak_rss_mb']:.0f}",
-            number(graph["compile_s"]),
-            "never" if pair["paid_after_steps"] is None else str(pair["paid_after_steps"]),
-        ))  # fmt: skip
+        lines.append(
+            (
+                pair["model"],
+                str(pair["batch_size"]),
+                str(pair["imgsz"]),
+                number(eager["ms_per_step"]),
+                number(graph["ms_per_step"]),
+                f"{gain['median']:.2f} ({gain['lower_quartile']:.2f}–{gain['upper_quartile']:.2f})",
+                _both(eager, graph, "main_thread_ms"),
+                _both(eager, graph, "process_ms"),
+                number(graph["images_per_second"]),
+                f"{eager['peak_rss_mb']:.0f}",
+                f"{graph['peak_rss_mb']:.0f}",
+                number(graph["compile_s"]),
+                "never" if pair["paid_after_steps"] is None else str(pair["paid_after_steps"]),
+            )
+        )
     notes = (
         "Faster by: median of the turns (quartiles). MB: peak of the process. Paid: steps after which the time "
         "that the first, compiling step took is made up for.",

@@ -120,10 +120,11 @@ def _update(function: Callable[..., Tensor]) -> Callable[[Setting], Work]:
         groups = sorted(number % 3 for number in range(len(shapes)))
         state = UpdateState(parameters, averages, groups, sums, moments)
         hyper = flow.tensor(
-            hyper_vector(learning_rates=(1e-4,) * 3, weight_decays=(0.0, 5e-4, 0.0), momentum=0.9, ema_decay=0.999,
-                         update=True),
+            hyper_vector(
+                learning_rates=(1e-4,) * 3, weight_decays=(0.0, 5e-4, 0.0), momentum=0.9, ema_decay=0.999, update=True
+            ),
             device=setting.device,
-        )  # fmt: skip
+        )
         return lambda: function("sgd", state, gradients, hyper)
 
     return build
@@ -177,8 +178,10 @@ def _norm_silu_last(setting: Setting) -> Work:
     mean, variance = flow.zeros(64, device=setting.device), flow.ones(64, device=setting.device)
     return _differentiated(
         lambda a, b, c: batch_norm(a, b, c, mean, variance, eps=1e-3, momentum=0.03, training=True, silu=True),
-        x, gamma, beta,
-    )  # fmt: skip
+        x,
+        gamma,
+        beta,
+    )
 
 
 def _of(function: Callable[[Tensor], Tensor], *shape: int) -> Callable[[Setting], Work]:

@@ -78,13 +78,15 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     cells = []
     for row in body["rows"]:
         gain = row["speedup"]
-        cells.append((
-            row["kernel"],
-            row["size"],
-            number(row["ours_ms"]),
-            number(row["reference_ms"]),
-            f"{gain['median']:.3g} ({gain['lower_quartile']:.3g}–{gain['upper_quartile']:.3g})",
-        ))  # fmt: skip
+        cells.append(
+            (
+                row["kernel"],
+                row["size"],
+                number(row["ours_ms"]),
+                number(row["reference_ms"]),
+                f"{gain['median']:.3g} ({gain['lower_quartile']:.3g}–{gain['upper_quartile']:.3g})",
+            )
+        )
     notes = ["Times faster: median of the turns (quartiles)."]
     memcpy = body["against_memcpy"]
     if memcpy is not None:
@@ -102,5 +104,9 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
 
     keys = ("median", "lower_quartile", "upper_quartile")
     group = {row["kernel"]: tuple(row["speedup"][key] for key in keys) for row in body["rows"]}
-    bars({"": {name: (a, b, c) for name, (a, b, c) in group.items()}}, path, title="Kernels against what they replace",
-         unit="times faster")  # fmt: skip
+    bars(
+        {"": {name: (a, b, c) for name, (a, b, c) in group.items()}},
+        path,
+        title="Kernels against what they replace",
+        unit="times faster",
+    )

@@ -5,9 +5,16 @@ import argparse
 from benchmarks.step import whole_step
 
 VARIANTS = (
-    "plugin-graph", "pytorch-eager", "pytorch-channels-last", "pytorch-compile", "pytorch-compile-channels-last",
-    "plugin-graph-amp", "pytorch-amp", "pytorch-compile-amp", "stock-eager",
-)  # fmt: skip
+    "plugin-graph",
+    "pytorch-eager",
+    "pytorch-channels-last",
+    "pytorch-compile",
+    "pytorch-compile-channels-last",
+    "plugin-graph-amp",
+    "pytorch-amp",
+    "pytorch-compile-amp",
+    "stock-eager",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

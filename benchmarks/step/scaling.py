@@ -17,8 +17,10 @@ from benchmarks.harness.tables import Table, number, percent
 from benchmarks.harness.workers import Worker
 
 POINTS, QUICK_POINTS = ("yolov5n:16:320", "yolov5s:4:320"), ("yolov5n:8:160",)
-COLUMNS = ("model", "batch", "px", "ranks", "ms/step", "quartiles", "img/s", "faster", "efficiency", "lost ms",
-           "apart ms", "sum ms", "agreement ms", "MB sent per step", "MB of a ring")  # fmt: skip
+COLUMNS = tuple(
+    "model, batch, px, ranks, ms/step, quartiles, img/s, faster, efficiency, lost ms, apart ms, sum ms, agreement ms, "
+    "MB sent per step, MB of a ring".split(", ")
+)
 _BYTES = 4
 """Of a gradient value."""
 _STEPS_PER_TURN = 3
@@ -120,10 +122,14 @@ class _Job:
         self._stack = ExitStack()
         port = str(_free_port())
         self._workers = [
-            Worker(f"rank {rank} of {ranks}", "benchmarks.step.scaling_worker", threads=threads,
-                   environment=_variables(rank, 1 if apart else ranks, port))
+            Worker(
+                f"rank {rank} of {ranks}",
+                "benchmarks.step.scaling_worker",
+                threads=threads,
+                environment=_variables(rank, 1 if apart else ranks, port),
+            )
             for rank in range(ranks)
-        ]  # fmt: skip
+        ]
         self._pool = self._stack.enter_context(ThreadPoolExecutor(ranks))
         self._stack.callback(self._close)
         self._all("prepare", folder=folder, device=flags.device)
@@ -160,8 +166,13 @@ class _Job:
 def _variables(rank: int, ranks: int, port: str) -> dict[str, str]:
     if ranks == 1:
         return {}
-    return {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port}  # fmt: skip
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
 
 
 def _free_port() -> int:

@@ -144,8 +144,10 @@ def trained() -> dict[str, Any]:
     """What the steps led to: all losses, and the L2 norms of the weights and of their moving average."""
     state = _Session.step.state
     state.flush()
-    norms = {name: l2_norm([p.numpy() for p in network.parameters()])
-             for name, network in (("weights", state.network), ("average", state.average))}  # fmt: skip
+    norms = {
+        name: l2_norm([p.numpy() for p in network.parameters()])
+        for name, network in (("weights", state.network), ("average", state.average))
+    }
     return {"losses": _Session.losses, **norms}
 
 

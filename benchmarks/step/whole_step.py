@@ -37,8 +37,9 @@ def add_step_arguments(parser: argparse.ArgumentParser, variants: Sequence[str])
     add_repeats(parser)
     add_quick(parser)
     parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"default {' '.join(POINTS)}")
-    parser.add_argument("--variants", nargs="+", default=list(variants), metavar="NAME",
-                        help=f"any of {', '.join(VARIANTS)}")  # fmt: skip
+    parser.add_argument(
+        "--variants", nargs="+", default=list(variants), metavar="NAME", help=f"any of {', '.join(VARIANTS)}"
+    )
     parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has PyTorch, default this one")
     parser.add_argument("--against", metavar="CHECKOUT", help="another checkout after `uv sync`: variants other-...")
 

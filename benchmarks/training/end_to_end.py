@@ -4,7 +4,6 @@ import argparse
 import json
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from benchmarks.harness.flags import add_quick, add_repeats
 from benchmarks.harness.measure import ratios, summarise
 from benchmarks.harness.points import Point
 from benchmarks.harness.tables import Table, number
+from benchmarks.harness.training_command import training_command, training_flags
 from benchmarks.harness.workers import Worker, environment_for
 from benchmarks.step.competitors import NO_TORCH, find_torch, peer_versions
 
@@ -70,12 +70,10 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 
 def _train_ours(flags: argparse.Namespace, epochs: int, folder: Path) -> Ran:
     """The command as a user types it; validation before the end, plots and saving of each epoch are switched off."""
-    command = [
-        sys.executable, "-m", "graph_train", "--data", flags.data, "--cfg", flags.cfg,
-        "--imgsz", str(flags.imgsz), "--batch-size", str(flags.batch_size), "--epochs", str(epochs),
-        "--device", flags.device, "--workers", str(flags.threads), "--noautoanchor", "--noval", "--noplots",
-        "--project", str(folder / "runs"), "--kernels", "require",
-    ]  # fmt: skip
+    off = {"noautoanchor": True, "noval": True, "noplots": True}
+    command = training_command(
+        **training_flags(flags), **off, epochs=epochs, project=folder / "runs", kernels="require"
+    )
     started = time.perf_counter()
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment_for(flags.threads))
     seconds = time.perf_counter() - started
@@ -130,8 +128,9 @@ def _train_torch(flags: argparse.Namespace, epochs: int, folder: str, python: Pa
     options = {"channels_last": True, "compiled": False, "amp": flags.device != "cpu"}
     started = time.perf_counter()
     with Worker(TORCH, "benchmarks.peers.epochs_worker", threads=flags.threads, python=python) as worker:
-        prepared = worker.call("prepare", folder=folder, device=flags.device, threads=flags.threads,
-                               workers=flags.threads, options=options)  # fmt: skip
+        prepared = worker.call(
+            "prepare", folder=folder, device=flags.device, threads=flags.threads, workers=flags.threads, options=options
+        )
         done = [worker.call("epoch") for _ in range(epochs)]
     seconds = time.perf_counter() - started
     return Ran(tuple(epoch["images"] / epoch["seconds"] for epoch in done), seconds, prepared)
@@ -189,5 +188,9 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
 
     keys = ("images_per_second", "lower_quartile", "upper_quartile")
     group = {row["side"]: tuple(row[key] for key in keys) for row in body["rows"]}
-    bars({"": {name: (a, b, c) for name, (a, b, c) in group.items()}}, path, title="Whole epochs, data included",
-         unit="images per second")  # fmt: skip
+    bars(
+        {"": {name: (a, b, c) for name, (a, b, c) in group.items()}},
+        path,
+        title="Whole epochs, data included",
+        unit="images per second",
+    )

@@ -7,7 +7,6 @@ the spread between seeds.
 
 import argparse
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.harness.tables import Table, number
+from benchmarks.harness.training_command import training_command, training_flags
 from benchmarks.harness.work_folder import add_work_argument, work_folder
 from benchmarks.harness.workers import environment_for
 
@@ -73,15 +73,15 @@ def _trained(flags: argparse.Namespace, work: Path, seed: int, precision: str) -
     from graph_train.plots.results import read_results
 
     name = f"{precision}-{seed}"
-    command = [
-        sys.executable, "-m", "graph_train", "--data", flags.data, "--cfg", flags.cfg, "--imgsz", str(flags.imgsz),
-        "--batch-size", str(flags.batch_size), "--epochs", str(flags.epochs), "--patience", "0", "--device",
-        flags.device, "--workers", str(flags.threads), "--seed", str(seed), PRECISIONS[precision], "--noplots",
-        "--nosave", "--project", str(work), "--name", name, *flags.train_flags.split(),
-    ]  # fmt: skip
+    own = {"epochs": flags.epochs, "patience": 0, "seed": seed, "noplots": True, "nosave": True}
+    where = {"project": work, "name": name}
+    command = training_command(
+        PRECISIONS[precision], *flags.train_flags.split(), **training_flags(flags), **own, **where
+    )
     started = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-                          env=environment_for(flags.threads))  # fmt: skip
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, env=environment_for(flags.threads)
+    )
     text = done.stdout.decode(errors="replace")
     if done.returncode:
         raise RuntimeError(f"{name} ended with exit code {done.returncode}: {text[-1500:]}")
@@ -135,12 +135,14 @@ def pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 def tables(body: Mapping[str, Any]) -> list[Table]:
     """Both sides and their difference, by measure; then each training."""
     compared = tuple(
-        (MEASURES[measure], *(f"{_rounded(found[f'{name}_mean'])} ± {_rounded(found[f'{name}_spread'])}"
-                              for name in PRECISIONS),
-         f"{_rounded(found['difference'], sign=True)} ± {_rounded(found['error'])}",
-         _rounded(found["difference_spread"]))
+        (
+            MEASURES[measure],
+            *(f"{_rounded(found[f'{name}_mean'])} ± {_rounded(found[f'{name}_spread'])}" for name in PRECISIONS),
+            f"{_rounded(found['difference'], sign=True)} ± {_rounded(found['error'])}",
+            _rounded(found["difference_spread"]),
+        )
         for measure, found in body["pairs"].items()
-    )  # fmt: skip
+    )
     epochs = len(body["rows"][0]["map"])
     seeds = len({row["seed"] for row in body["rows"]})
     note = (
@@ -149,10 +151,14 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     )
     columns = ("measure", *PRECISIONS, "difference", "its spread")
     trainings = tuple(
-        (str(row["seed"]), row["precision"], *(_rounded(at_the_end(row[measure])) for measure in MEASURES),
-         number(row["seconds"]))
+        (
+            str(row["seed"]),
+            row["precision"],
+            *(_rounded(at_the_end(row[measure])) for measure in MEASURES),
+            number(row["seconds"]),
+        )
         for row in sorted(body["rows"], key=lambda row: (row["seed"], row["precision"] != "float32"))
-    )  # fmt: skip
+    )
     return [
         Table("Trained with and without --amp", columns, compared, (note,)),
         Table("Trainings", ("seed", "precision", *MEASURES.values(), "seconds"), trainings),

@@ -46,6 +46,8 @@ class Originals:
             ValueError: it is one, and would be lost.
         """
         if os.path.realpath(target) in self._files and target.exists():
-            raise ValueError(f"{printable(target)}: a result would take the place of an image or label that it is made "
-                             "from; choose another --project or --name")  # fmt: skip
+            raise ValueError(
+                f"{printable(target)}: a result would take the place of an image or label that it is made "
+                "from; choose another --project or --name"
+            )
         return target

@@ -120,6 +120,7 @@ def agreeing_type(network: flow.nn.Module, wanted: ActivationType, device: str) 
         return wanted
     LOG.warning(
         "AMP check failed: maps in %s are off by %.0f %% of their largest value; the run computes in float32",
-        wanted.name.lower(), 100 * worst,
-    )  # fmt: skip
+        wanted.name.lower(),
+        100 * worst,
+    )
     return ActivationType.FLOAT32

@@ -100,8 +100,12 @@ def _export_onnx(network: DetectionModel, path: Path, options: ExportOptions) ->
     difference = check_onnx(model, network, settings, graph=options.graph)
     shapes = ", ".join(f"{value.name} {_shape(value)}" for value in (*model.graph.input, *model.graph.output))
     LOG.info("ONNX opset %d, %d nodes: %s", options.opset, len(model.graph.node), shapes)
-    LOG.info("onnxruntime %s against our own forward pass: largest difference %.1e (allowed %.0e)",
-             onnxruntime.__version__, difference, TOLERANCE)  # fmt: skip
+    LOG.info(
+        "onnxruntime %s against our own forward pass: largest difference %.1e (allowed %.0e)",
+        onnxruntime.__version__,
+        difference,
+        TOLERANCE,
+    )
     write_atomically(path, model.SerializeToString())
     return ExportedFile("onnx", path, difference)
 

@@ -172,6 +172,11 @@ class Callbacks:
         for actions in self._actions.values():
             actions[:] = [action for action in actions if action.owner != owner]
         reason = " ".join(str(error).split()) or "no message"
-        _LOG.error("Callback %s failed in %s and is switched off (%s: %s); training goes on",
-                   owner, hook, type(error).__name__, reason)  # fmt: skip
+        _LOG.error(
+            "Callback %s failed in %s and is switched off (%s: %s); training goes on",
+            owner,
+            hook,
+            type(error).__name__,
+            reason,
+        )
         _LOG.debug("%s", "".join(traceback.format_exception(error)))

@@ -127,8 +127,12 @@ class WandbLogger(TrainingHooks):
         interval = self._description.bbox_interval
         if interval < 1 or self._epoch % interval or len(self._images) >= _MOST_BOX_IMAGES:
             return
-        boxes = {"predictions": {"box_data": [_wandb_box(row, names) for row in predn.tolist()],
-                                 "class_labels": dict(enumerate(names))}}  # fmt: skip
+        boxes = {
+            "predictions": {
+                "box_data": [_wandb_box(row, names) for row in predn.tolist()],
+                "class_labels": dict(enumerate(names)),
+            }
+        }
         self._images.append(self._wandb.Image(path, boxes=boxes, caption=Path(path).name))
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:

@@ -77,8 +77,9 @@ def _is_sound(file: Path, published: PublishedFile) -> bool:
 
 def _fetch_into_cache(published: PublishedFile, target: Path) -> None:
     try:
-        fetch_verified(published.url, target, sha256=published.sha256, size=published.bytes,
-                       terms=f"licence {published.licence}")  # fmt: skip
+        fetch_verified(
+            published.url, target, sha256=published.sha256, size=published.bytes, terms=f"licence {published.licence}"
+        )
     except FetchError as error:
         raise ValueError(f"{published.url} {error}") from None
     except WrongContentError:

@@ -84,8 +84,12 @@ def with_batch_size(options: TrainOptions, hyp: Hyperparameters) -> TrainOptions
     # On a CPU what this process takes already is part of what was measured.
     free = free_memory() + resident_bytes() if device == "cpu" else device_memory(int(device.partition(":")[2])).free
     sizes = _MEASURED_BATCHES_QUAD if options.data.quad else _MEASURED_BATCHES
-    LOG.info("AutoBatch: measuring the memory of steps with %s and %d images on %s",
-             ", ".join(map(str, sizes[:-1])), sizes[-1], device)  # fmt: skip
+    LOG.info(
+        "AutoBatch: measuring the memory of steps with %s and %d images on %s",
+        ", ".join(map(str, sizes[:-1])),
+        sizes[-1],
+        device,
+    )
     facts, measured = _measure(options, hyp, sizes)
     batch = _choose(fit(facts, measured), free, multiple=4 if options.data.quad else 1)
     return replace(options, optim=replace(options.optim, batch_size=batch))
@@ -148,8 +152,13 @@ def _measure(options: TrainOptions, hyp: Hyperparameters, sizes: tuple[int, ...]
     with tempfile.TemporaryDirectory(prefix="graph-train-") as folder:
         request, result = Path(folder) / "request.json", Path(folder) / "result"
         flags = {**options.as_flat_dict(), "cache": "", "resume": ""}
-        content: Mapping[str, Any] = {"options": flags, "hyp": hyp.as_dict(), "batches": sizes, "result": str(result),
-                                      "parent": os.getpid()}  # fmt: skip
+        content: Mapping[str, Any] = {
+            "options": flags,
+            "hyp": hyp.as_dict(),
+            "batches": sizes,
+            "result": str(result),
+            "parent": os.getpid(),
+        }
         request.write_text(json.dumps(content), encoding="utf-8")
         done = subprocess.run([sys.executable, "-m", "graph_train.launch.batch_memory", str(request)], check=False)
         lines = [json.loads(line) for line in result.read_text().splitlines()] if result.exists() else []

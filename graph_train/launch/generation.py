@@ -40,8 +40,13 @@ def train_generation(options: Mapping[str, Any], hyp: Hyperparameters, folder: P
         RuntimeError: it failed otherwise.
     """
     request, result = folder / ".request.json", folder / ".result.json"
-    content = {"options": options, "hyp": hyp.as_dict(), "folder": str(folder / "generation"),
-               "result": str(result), "parent": os.getpid()}  # fmt: skip
+    content = {
+        "options": options,
+        "hyp": hyp.as_dict(),
+        "folder": str(folder / "generation"),
+        "result": str(result),
+        "parent": os.getpid(),
+    }
     write_atomically(request, json.dumps(content))
     result.unlink(missing_ok=True)
     try:

@@ -23,9 +23,10 @@ from pipelines.data.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
 _CHANGEABLE_ON_RESUME = (
-    "data", "epochs", "device", "workers", "kernels", "debug", "cache", "noplots", "loggers", "allow_download",
-    "save_steps", "save_minutes", "keep_saves", "on_save_error", "max_nonfinite", "dist_timeout", *WANDB_ONLY,
-)  # fmt: skip
+    *"data epochs device workers kernels debug cache noplots loggers allow_download save_steps save_minutes".split(),
+    *"keep_saves on_save_error max_nonfinite dist_timeout".split(),
+    *WANDB_ONLY,
+)
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,10 @@ def require_fitting(header: SavedHeader, data: Data, batches: int, folder: Path)
         LOG.warning("The data set differs from the checkpoint's: results will differ from an uninterrupted run")
     if header.cursor.next_batch > batches:
         if not changed:
-            raise ValueError(f"{printable(folder)}: its checkpoint has batch {header.cursor.next_batch} of an epoch of "
-                             f"{batches}; use an older checkpoint")  # fmt: skip
+            raise ValueError(
+                f"{printable(folder)}: its checkpoint has batch {header.cursor.next_batch} of an epoch of "
+                f"{batches}; use an older checkpoint"
+            )
         header.cursor.next_batch = batches
         header.cursor.losses = min(header.cursor.losses, batches)
 

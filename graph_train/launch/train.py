@@ -204,8 +204,10 @@ def _check_data(run: TrainingRun, header: SavedHeader) -> None:
     """
     given = run.setup.options.data.data
     if given != header.options["data"] and header.data != run.setup.data.fingerprint():
-        raise ValueError(f"--data {given}: not the data set of the checkpoint (names, sizes and labels of its images "
-                         "differ); a resumed run keeps its data set, which may only lie elsewhere")  # fmt: skip
+        raise ValueError(
+            f"--data {given}: not the data set of the checkpoint (names, sizes and labels of its images "
+            "differ); a resumed run keeps its data set, which may only lie elsewhere"
+        )
 
 
 def _trained(trainer: Trainer) -> TrainResult:
@@ -240,8 +242,12 @@ def _warn_of_other_threads(before: int) -> None:
     if before not in (0, now):
         LOG.warning(
             "This run used %d thread%s, now %d: results will differ from an uninterrupted run in the last digits; set "
-            "OMP_NUM_THREADS=%d to continue exactly", before, "s" * (before != 1), now, before,
-        )  # fmt: skip
+            "OMP_NUM_THREADS=%d to continue exactly",
+            before,
+            "s" * (before != 1),
+            now,
+            before,
+        )
 
 
 def _listed(values: Mapping[str, Any]) -> str:

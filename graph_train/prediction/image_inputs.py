@@ -79,6 +79,8 @@ def _checked_array(image: Array, where: str) -> Array:
 def _checked_size(pixels: Array, where: str) -> Array:
     height, width = pixels.shape[:2]
     if min(height, width) < MIN_SIDE_PX or height * width > MAX_PIXELS:
-        raise ValueError(f"{where}: {width} x {height} px; sides of at least {MIN_SIDE_PX} px and at most "
-                         f"{MAX_PIXELS / 1e6:.0f} megapixels are supported")  # fmt: skip
+        raise ValueError(
+            f"{where}: {width} x {height} px; sides of at least {MIN_SIDE_PX} px and at most "
+            f"{MAX_PIXELS / 1e6:.0f} megapixels are supported"
+        )
     return pixels

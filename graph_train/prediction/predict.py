@@ -158,8 +158,10 @@ class _PredictionRun:
             self._detector.warm_up(source.shapes)
             for batch in self._timed(source):
                 files_here = [usable[number] for number in batch.indices]
-                made = [Prediction(file.path, None, place.original_hw, _NOTHING, file.name)
-                        for file, place in zip(files_here, batch.geometry, strict=True)]  # fmt: skip
+                made = [
+                    Prediction(file.path, None, place.original_hw, _NOTHING, file.name)
+                    for file, place in zip(files_here, batch.geometry, strict=True)
+                ]
                 for number, prediction in zip(batch.indices, self._detected(batch, made), strict=True):
                     found[int(number)] = prediction
                     self._writer.add_image(prediction)
@@ -241,14 +243,18 @@ def _report(result: PredictionResult) -> None:
         )
     filled = sum(bool(len(found.detections)) for found in result.predictions)
     frames = len(result.predictions) - len(images)
-    kinds = [f"{number} {kind}{'s' * (number > 1)}"
-             for number, kind in ((len(images), "image"), (frames, "video frame")) if number]  # fmt: skip
+    kinds = [
+        f"{number} {kind}{'s' * (number > 1)}"
+        for number, kind in ((len(images), "image"), (frames, "video frame"))
+        if number
+    ]
     seen = " and ".join(kinds)
     counts = ", ".join(f"{number} {name}" for name, number in result.counts.items())
     LOG.info("Found %s", f"{counts}; in {filled} of {seen}" if counts else f"nothing in {seen}")
     speed = result.speed
-    LOG.info("Speed: %.1fms loading, %.1fms inference, %.1fms NMS per image", speed.load, speed.inference,
-             speed.suppression)  # fmt: skip
+    LOG.info(
+        "Speed: %.1fms loading, %.1fms inference, %.1fms NMS per image", speed.load, speed.inference, speed.suppression
+    )
     if result.folder is not None:
         LOG.info("Results saved to %s", result.folder)
     for problem in result.problems:

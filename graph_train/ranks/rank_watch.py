@@ -78,8 +78,10 @@ class Watch:
             selector.register(self._process, selectors.EVENT_READ, "process")
             selector.register(self._settings.orders, selectors.EVENT_READ, "orders")
             while True:
-                events = {key.data if isinstance(key.data, str) else key.data.rank: key.data
-                          for key, _ in selector.select(_CHECK_SECONDS)}  # fmt: skip
+                events = {
+                    key.data if isinstance(key.data, str) else key.data.rank: key.data
+                    for key, _ in selector.select(_CHECK_SECONDS)
+                }
                 # Orders first: a process that signed off and ended is not lost.
                 if "orders" in events and not self._read_orders():
                     selector.unregister(self._settings.orders)

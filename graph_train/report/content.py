@@ -62,8 +62,10 @@ def _version() -> str:
 
 def _settings(options: TrainOptions) -> list[list[Any]]:
     """Name, value and default of every flag."""
-    usual = {name: list(item.default) if isinstance(item.default, tuple) else item.default
-             for name, item in flag_fields().items()}  # fmt: skip
+    usual = {
+        name: list(item.default) if isinstance(item.default, tuple) else item.default
+        for name, item in flag_fields().items()
+    }
     return [[name, value, usual[name]] for name, value in options.as_flat_dict().items()]
 
 
@@ -167,9 +169,11 @@ def times_content(times: Sequence[EpochTimes], earlier: Sequence[Mapping[str, fl
         values = vars(item)
         before = merged.get(item.epoch)
         # The two parts of an epoch that was cut in two.
-        merged[item.epoch] = values if before is None else {
-            key: value if key == "epoch" else value + before[key] for key, value in values.items()
-        }  # fmt: skip
+        merged[item.epoch] = (
+            values
+            if before is None
+            else {key: value if key == "epoch" else value + before[key] for key, value in values.items()}
+        )
     return [merged[epoch] for epoch in sorted(merged)]
 
 

@@ -74,8 +74,10 @@ class RunFolder:
         before = lock.read(_LONGEST_OWNER)
         if before and not (before.isascii() and before.isdigit()):
             lock.close()
-            raise ValueError(f"{printable(self.path / LOCK)}: not the lock of a run, but a file with other content; "
-                             f"move it away{self._or_elsewhere}")  # fmt: skip
+            raise ValueError(
+                f"{printable(self.path / LOCK)}: not the lock of a run, but a file with other content; "
+                f"move it away{self._or_elsewhere}"
+            )
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -282,7 +284,9 @@ def point_to_resume(resume: str, project: str) -> ResumePoint:
 def _run_of(path: Path) -> Path:
     folder = path.absolute().parent
     if folder.name != "weights":
-        raise ValueError(f"--resume {path}: must lie in the weights folder of its run; to start a new run from a file "
-                         "give it to --weights")  # fmt: skip
+        raise ValueError(
+            f"--resume {path}: must lie in the weights folder of its run; to start a new run from a file "
+            "give it to --weights"
+        )
     # A bare name has no parent to go up from.
     return path.parent.parent if path.parent.name else folder.parent

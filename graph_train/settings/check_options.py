@@ -33,8 +33,7 @@ class CheckOptions:
     cfg: str = flag("yolov5s.yaml", "model yaml whose anchors are compared with the boxes")
     anchor_t: float = flag(LossConfig.anchor_t, "hyper-parameter anchor_t", kind=float)
     single_cls: bool = flag(False, "count all classes as one", kind=SWITCH)
-    allow_download: bool = flag(False, DATA_DOWNLOAD_HELP,
-                                kind=SWITCH)  # fmt: skip
+    allow_download: bool = flag(False, DATA_DOWNLOAD_HELP, kind=SWITCH)
     workers: int = flag(0, "threads that decode images, 0 for one per core, at most 8", kind=int)
     json: str = flag("", "file for the report as JSON")
     plots: str = flag("", "folder for plots of the labels of each split")

@@ -17,8 +17,12 @@ class ConvertOptions:
     val: str = flag("", "validation split, of the same kinds")
     test: str = flag("", "test split, of the same kinds")
     output: str = flag("", "folder to make: images/, labels/ and data.yaml")
-    names: tuple[str, ...] = flag((), "class names in the order of their numbers (default: VOC by the alphabet, COCO "
-                                  "by category id); objects of other classes are errors", kind=TEXTS)  # fmt: skip
+    names: tuple[str, ...] = flag(
+        (),
+        "class names in the order of their numbers (default: VOC by the alphabet, COCO "
+        "by category id); objects of other classes are errors",
+        kind=TEXTS,
+    )
     copy: bool = flag(False, "copy the images instead of linking to them", kind=SWITCH)
     problems: str = flag("", "file for the problems, one in a line")
     debug: bool = flag(False, "show tracebacks", kind=SWITCH)

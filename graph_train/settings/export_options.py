@@ -48,15 +48,20 @@ class ExportOptions:
     """All settings of `graph-export`; a value that no export can use is refused when the object is made."""
 
     weights: str = flag("", "trained weights: .safetensors, .pt or a OneFlow folder")
-    include: tuple[str, ...] = flag(("safetensors",), f"formats to write: {', '.join(FORMATS)} (default: safetensors)",
-                                    kind=TEXTS)  # fmt: skip
+    include: tuple[str, ...] = flag(
+        ("safetensors",), f"formats to write: {', '.join(FORMATS)} (default: safetensors)", kind=TEXTS
+    )
     output: str = flag(
         "", "file to write (default: beside the weights, NAME.onnx, NAME.export.pt or NAME.export.safetensors)"
     )
     part: str = flag("ema", "which network of a training checkpoint", choices=("ema", "model"))
     data: str = flag("", "dataset yaml whose class names go into the file instead of those of the weights")
-    imgsz: tuple[int, ...] = flag((640,), "ONNX: image size in px, one number or height and width (default: 640)",
-                                  kind=NUMBERS, aliases=("--img", "--img-size"))  # fmt: skip
+    imgsz: tuple[int, ...] = flag(
+        (640,),
+        "ONNX: image size in px, one number or height and width (default: 640)",
+        kind=NUMBERS,
+        aliases=("--img", "--img-size"),
+    )
     batch_size: int = flag(1, "ONNX: images per batch", kind=int, aliases=("--batch",))
     dynamic: bool = flag(False, "ONNX: leave batch and image size open", kind=SWITCH)
     opset: int = flag(17, "ONNX: operator set", kind=int)
@@ -64,8 +69,9 @@ class ExportOptions:
     nms: bool = flag(False, "ONNX: put the suppression of overlapping boxes into the file", kind=SWITCH)
     agnostic_nms: bool = flag(False, "with --nms: boxes of different classes suppress one another", kind=SWITCH)
     conf_thres: float = flag(0.25, "with --nms: detections need a confidence above this", kind=float)
-    iou_thres: float = flag(0.45, "with --nms: a box is suppressed when it overlaps a better one by more than this",
-                            kind=float)  # fmt: skip
+    iou_thres: float = flag(
+        0.45, "with --nms: a box is suppressed when it overlaps a better one by more than this", kind=float
+    )
     max_det: int = flag(300, "with --nms: most detections per image", kind=int, aliases=("--topk-all",))
     device: str = flag("", "what the ONNX file is checked against: cuda device, i.e. 0, or cpu")
     graph: bool = flag(True, "check against our network as a compiled graph (default)", kind=SWITCH, off="--eager")

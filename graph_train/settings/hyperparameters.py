@@ -45,10 +45,9 @@ _NOT_NEGATIVE = _Range(0, math.inf)
 _FRACTION = _Range(0, 1)
 _BELOW_ONE = _Range(0, 1, open_high=True)
 
-AUGMENTATIONS: tuple[str, ...] = (
-    "hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "mosaic",
-    "mixup", "copy_paste",
-)  # fmt: skip
+AUGMENTATIONS: tuple[str, ...] = tuple(
+    "hsv_h hsv_s hsv_v degrees translate scale shear perspective flipud fliplr mosaic mixup copy_paste".split()
+)
 """What is said to the data pipeline, under the names that it has there, too."""
 
 _RANGES: Mapping[str, _Range] = {

@@ -37,16 +37,21 @@ class DetectorOptions:
 
     weights: tuple[str, ...] = flag((), _WEIGHTS_HELP, kind=TEXTS)
     data: str = flag("", "dataset yaml whose class names are shown instead of those of the weights")
-    imgsz: tuple[int, ...] = flag((640,), "image size in px, one number or height and width (default: 640)",
-                                  kind=NUMBERS, aliases=("--img", "--img-size"))  # fmt: skip
+    imgsz: tuple[int, ...] = flag(
+        (640,),
+        "image size in px, one number or height and width (default: 640)",
+        kind=NUMBERS,
+        aliases=("--img", "--img-size"),
+    )
     conf_thres: float = flag(0.25, "detections need a confidence above this", kind=float)
     iou_thres: float = flag(0.45, "a box is suppressed when it overlaps a better one by more than this", kind=float)
     max_det: int = flag(1000, "most detections per image", kind=int)
     classes: tuple[int, ...] | None = flag(None, "keep only these class numbers", kind=NUMBERS)
     agnostic_nms: bool = flag(False, "boxes of different classes suppress one another", kind=SWITCH)
     augment: bool = flag(False, "augmented inference: three scales, one of them flipped", kind=SWITCH)
-    batch_size: int = flag(8, "images per batch; only images of one shape share a batch", kind=int,
-                           aliases=("--batch",))  # fmt: skip
+    batch_size: int = flag(
+        8, "images per batch; only images of one shape share a batch", kind=int, aliases=("--batch",)
+    )
     device: str = flag("", "cuda device, i.e. 0, or cpu; '' takes the GPU where there is one")
     workers: int = flag(8, "threads that read and write images", kind=int)
     graph: bool = flag(True, "run the network as compiled graphs (default)", kind=SWITCH, off="--eager")
@@ -72,8 +77,9 @@ class PredictOptions(DetectorOptions):
     view_img: bool = flag(False, "show the annotated images on the screen", kind=SWITCH)
     save_txt: bool = flag(False, "write detections as label files", kind=SWITCH)
     save_conf: bool = flag(False, "add the confidence to label files", kind=SWITCH)
-    save_json: bool = flag(False, "write all detections into predictions.json, in the form of COCO results",
-                           kind=SWITCH)  # fmt: skip
+    save_json: bool = flag(
+        False, "write all detections into predictions.json, in the form of COCO results", kind=SWITCH
+    )
     save_csv: bool = flag(False, "write all detections into predictions.csv, a row for each", kind=SWITCH)
     save_crop: bool = flag(False, "write each detected object as an image", kind=SWITCH)
     nosave: bool = flag(False, "write no annotated images or videos", kind=SWITCH)
@@ -107,8 +113,10 @@ class PredictOptions(DetectorOptions):
         if self.hide_labels and self.hide_conf:
             raise ValueError("--hide-conf: --hide-labels hides confidences too; leave one of them out")
         if self.visualize and (self.augment or len(self.weights) > 1):
-            raise ValueError("--visualize: shows one network that sees each image once; leave out "
-                             + ("--augment" if self.augment else "all weights but one"))  # fmt: skip
+            raise ValueError(
+                "--visualize: shows one network that sees each image once; leave out "
+                + ("--augment" if self.augment else "all weights but one")
+            )
         if self.view_img and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise ValueError("--view-img: there is no display here; look at the images in the results folder")
 

@@ -75,17 +75,22 @@ class DataOptions:
     data: str = flag("shapes", "dataset yaml, or `shapes` for the built-in set")
     imgsz: int = flag(640, "train and val image size in px", kind=int, aliases=("--img", "--img-size"))
     rect: bool = flag(False, "rectangular training batches", kind=SWITCH)
-    cache: str = flag("", "keep images in memory (ram) or on disk (disk)", kind=OPTIONAL_VALUE, const="ram",
-                       aliases=("--cache-images",))  # fmt: skip
+    cache: str = flag(
+        "",
+        "keep images in memory (ram) or on disk (disk)",
+        kind=OPTIONAL_VALUE,
+        const="ram",
+        aliases=("--cache-images",),
+    )
     image_weights: bool = flag(False, "draw images of badly found classes more often", kind=SWITCH)
     multi_scale: bool = flag(False, "vary the image size by up to 50 %% from batch to batch", kind=SWITCH)
     single_cls: bool = flag(False, "train several classes as one", kind=SWITCH)
-    quad: bool = flag(False, "quad batches: every fourth image of a batch is joined into one of twice the size",
-                       kind=SWITCH)  # fmt: skip
+    quad: bool = flag(
+        False, "quad batches: every fourth image of a batch is joined into one of twice the size", kind=SWITCH
+    )
     workers: int = flag(8, "data loading threads per rank, at most the machine's cores", kind=int)
     strict: bool = flag(False, "any problem in the data set ends the run", kind=SWITCH)
-    allow_download: bool = flag(False, f"{DOWNLOAD_HELP}; and {DATA_DOWNLOAD_HELP}",
-                                 kind=SWITCH)  # fmt: skip
+    allow_download: bool = flag(False, f"{DOWNLOAD_HELP}; and {DATA_DOWNLOAD_HELP}", kind=SWITCH)
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,9 @@ class OptimOptions:
 
     hyp: str = flag("hyp.scratch-low.yaml", "hyper-parameter yaml, a path or a shipped name")
     epochs: int = flag(100, "total training epochs", kind=int)
-    batch_size: int = flag(16, "total batch size over all ranks; -1 finds one by measured memory", kind=int,
-                            aliases=("--batch",))  # fmt: skip
+    batch_size: int = flag(
+        16, "total batch size over all ranks; -1 finds one by measured memory", kind=int, aliases=("--batch",)
+    )
     optimizer: str = flag("SGD", "optimizer", choices=("SGD", "Adam", "AdamW"))
     cos_lr: bool = flag(False, "cosine learning rate schedule", kind=SWITCH)
     max_nonfinite: int = flag(20, "stop after N consecutive non-finite updates; 0 never stops", kind=int)
@@ -113,8 +119,9 @@ class EngineOptions:
     graph: bool = flag(True, "run the whole step as one compiled graph (default)", kind=SWITCH, off="--eager")
     amp: bool | None = flag(None, "mixed precision (default: on with CUDA, off on CPU)", kind=SWITCH, off="--no-amp")
     kernels: str = flag("auto", "our kernel plugin", choices=("auto", "off", "require"))
-    bbox_iou_optim: bool = flag(True, "use the fused box-IoU loss (default; needs the kernel plugin)", kind=SWITCH,
-                                 off="--no-bbox-iou-optim")  # fmt: skip
+    bbox_iou_optim: bool = flag(
+        True, "use the fused box-IoU loss (default; needs the kernel plugin)", kind=SWITCH, off="--no-bbox-iou-optim"
+    )
     device: str = flag("", "cuda device, i.e. 0 or 0,1, or cpu; '' takes the GPU where there is one")
     local_rank: int = flag(-1, "set by the launcher; kept for compatibility", kind=int)
 
@@ -144,8 +151,9 @@ class RunOptions:
     loggers: str = flag("csv,tensorboard", f"what records the run, of {', '.join(LOGGERS)}; csv is always written")
     bucket: str = flag("", "Google Cloud bucket that keeps the table of --evolve too; needs its client, gsutil")
     entity: str = flag("", "Weights & Biases: who the run belongs to")
-    upload_dataset: str = flag("", "Weights & Biases: upload the data set, or only its val split (val)",
-                                kind=OPTIONAL_VALUE, const="all")  # fmt: skip
+    upload_dataset: str = flag(
+        "", "Weights & Biases: upload the data set, or only its val split (val)", kind=OPTIONAL_VALUE, const="all"
+    )
     bbox_interval: int = flag(-1, "Weights & Biases: epochs between logged images with boxes; -1 logs none", kind=int)
     artifact_alias: str = flag("latest", "Weights & Biases: version of the data set; any other than latest is refused")
 
@@ -237,22 +245,29 @@ def _check_combinations(options: TrainOptions) -> None:
     data, batch = options.data, options.optim.batch_size
     for name in ("image_weights", "multi_scale", "quad"):
         if data.rect and getattr(data, name):
-            raise ValueError(f"--rect and {dashed(name)} exclude each other: rectangular batches fix the "
-                             "order and the size of the images; leave one of them out")  # fmt: skip
+            raise ValueError(
+                f"--rect and {dashed(name)} exclude each other: rectangular batches fix the "
+                "order and the size of the images; leave one of them out"
+            )
     if data.quad and batch != AUTO_BATCH and batch % 4:
         raise ValueError(f"--quad: joins four images each, so --batch-size {batch} must be a multiple of 4")
     for name in ("save_steps", "save_minutes"):
         for other, set_ in (("nosave", options.run.nosave), ("evolve", options.optim.evolve)):
             if getattr(options.run, name) and set_:
-                raise ValueError(f"{dashed(name)} and --{other} exclude each other: with --{other} no "
-                                 "state is saved on the way; leave one of them out")  # fmt: skip
+                raise ValueError(
+                    f"{dashed(name)} and --{other} exclude each other: with --{other} no "
+                    "state is saved on the way; leave one of them out"
+                )
     if options.run.save_period > 0 and (options.run.nosave or options.optim.evolve):
         other = "nosave" if options.run.nosave else "evolve"
-        raise ValueError(f"--save-period and --{other} exclude each other: with --{other} no epoch is saved; leave one "
-                         "of them out")  # fmt: skip
+        raise ValueError(
+            f"--save-period and --{other} exclude each other: with --{other} no epoch is saved; leave one of them out"
+        )
     if options.optim.evolve and set(options.run.logger_names) & set(_EXTRAS):
-        raise ValueError(f"--loggers {options.run.loggers}: not supported with --evolve, which trains in processes of "
-                         "their own; leave it out")  # fmt: skip
+        raise ValueError(
+            f"--loggers {options.run.loggers}: not supported with --evolve, which trains in processes of "
+            "their own; leave it out"
+        )
     if options.run.resume and options.optim.evolve:
         raise ValueError("--evolve goes on by itself in the folder of --name with --exist-ok; leave --resume out")
 
@@ -267,8 +282,10 @@ def _check_loggers(run: RunOptions) -> None:
     if run.upload_dataset not in ("", "all", "val"):
         raise ValueError(f"--upload_dataset {run.upload_dataset!r}: choose all or val")
     if run.artifact_alias != "latest":
-        raise ValueError(f"--artifact_alias {run.artifact_alias}: data sets are read from the disk, never from W&B; "
-                         "give the path with --data")  # fmt: skip
+        raise ValueError(
+            f"--artifact_alias {run.artifact_alias}: data sets are read from the disk, never from W&B; "
+            "give the path with --data"
+        )
     if "wandb" not in run.logger_names:
         for name, unused in WANDB_ONLY.items():
             if getattr(run, name) != unused:
@@ -279,11 +296,15 @@ def _check_bucket(options: TrainOptions) -> None:
     """Refuses a bucket that nothing would be copied to."""
     bucket = options.run.bucket
     if bucket and not options.optim.evolve:
-        raise ValueError(f"--bucket {bucket}: keeps the table of an evolution; add --evolve, or copy the run folder "
-                         "when the training is done")  # fmt: skip
+        raise ValueError(
+            f"--bucket {bucket}: keeps the table of an evolution; add --evolve, or copy the run folder "
+            "when the training is done"
+        )
     if bucket and shutil.which(BUCKET_CLIENT) is None:
-        raise ValueError(f"--bucket {bucket}: its client {BUCKET_CLIENT} (Google Cloud CLI) is not installed; "
-                         "install it, or copy the folder of the evolution when it is done")  # fmt: skip
+        raise ValueError(
+            f"--bucket {bucket}: its client {BUCKET_CLIENT} (Google Cloud CLI) is not installed; "
+            "install it, or copy the folder of the evolution when it is done"
+        )
 
 
 _FORMER_FLAGS = {

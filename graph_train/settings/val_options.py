@@ -51,12 +51,14 @@ class ValOptions:
     conf_thres: float = flag(0.001, "detections need a confidence above this", kind=float)
     iou_thres: float = flag(0.6, "a box is suppressed when it overlaps a better one by more than this", kind=float)
     max_det: int = flag(300, "most detections per image", kind=int)
-    task: str = flag("val", "split to measure; or speed (conf 0.25, IoU 0.45, square images), or study (image sizes "
-                      "256 to 1536)", choices=TASKS)  # fmt: skip
+    task: str = flag(
+        "val",
+        "split to measure; or speed (conf 0.25, IoU 0.45, square images), or study (image sizes 256 to 1536)",
+        choices=TASKS,
+    )
     device: str = flag("", "cuda device, i.e. 0, or cpu; '' takes the GPU where there is one")
     workers: int = flag(8, "data loading threads", kind=int)
-    allow_download: bool = flag(False, f"{DOWNLOAD_HELP}; and {DATA_DOWNLOAD_HELP}",
-                                kind=SWITCH)  # fmt: skip
+    allow_download: bool = flag(False, f"{DOWNLOAD_HELP}; and {DATA_DOWNLOAD_HELP}", kind=SWITCH)
     single_cls: bool = flag(False, "count all classes as one", kind=SWITCH)
     augment: bool = flag(False, "augmented inference: three scales, one of them flipped", kind=SWITCH)
     verbose: bool = flag(False, "table of all classes, also where there are 50 or more", kind=SWITCH)
@@ -85,8 +87,10 @@ class ValOptions:
         if self.save_conf and not (self.save_txt or self.save_hybrid):
             raise ValueError("--save-conf: adds to label files; give --save-txt or --save-hybrid too")
         if self.save_hybrid and self.save_json:
-            raise ValueError("--save-hybrid: puts the labels among the detections, a COCO result would be meaningless; "
-                             "leave out --save-json")  # fmt: skip
+            raise ValueError(
+                "--save-hybrid: puts the labels among the detections, a COCO result would be meaningless; "
+                "leave out --save-json"
+            )
         if self.task in ("speed", "study"):
             for name in ("save_txt", "save_hybrid", "save_json"):
                 if getattr(self, name):

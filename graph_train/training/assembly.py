@@ -164,8 +164,10 @@ def _choose_anchors(network: DetectionModel, setup: Setup) -> None:
     if network.anchors_cells.min() <= 0:
         reason = "no image has a label" if no_labels else "--noautoanchor lets none be found"
         asked = network.head.anchors_per_level
-        raise ValueError(f"anchors: {asked} per level are asked for, but {reason}; write their sizes in px into the "
-                         "model yaml, or have them found")  # fmt: skip
+        raise ValueError(
+            f"anchors: {asked} per level are asked for, but {reason}; write their sizes in px into the "
+            "model yaml, or have them found"
+        )
     if no_labels:
         LOG.info("AutoAnchor: no labels, the anchors stay")
 

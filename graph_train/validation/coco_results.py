@@ -93,8 +93,10 @@ def ids_of_annotations(annotations: Path, class_names: Sequence[str]) -> CocoIds
     by_stem = {Path(name).stem: number for name, number in images.items()}
     if len(by_stem) < len(images):
         repeated = next(name for name, count in Counter(Path(name).stem for name in images).items() if count > 1)
-        raise ValueError(f"{annotations}: several images are called {repeated}, in different folders or with different "
-                         "extensions; rename them, a COCO result names images by their file names")  # fmt: skip
+        raise ValueError(
+            f"{annotations}: several images are called {repeated}, in different folders or with different "
+            "extensions; rename them, a COCO result names images by their file names"
+        )
     return CocoIds(by_stem | by_name, tuple(categories[name] for name in class_names))
 
 

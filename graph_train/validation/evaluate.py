@@ -116,8 +116,14 @@ def _check_classes(detector: Detector, index: ImageIndex, weights: str, options:
         )
     for category, (known, named) in enumerate(zip(detector.class_names, index.class_names, strict=False)):
         if known not in (named, str(category)) and not options.single_cls:
-            LOG.warning("%s: calls class %d %r, %s calls it %r: is it the data set that it was trained on?",
-                        weights, category, known, options.data, named)  # fmt: skip
+            LOG.warning(
+                "%s: calls class %d %r, %s calls it %r: is it the data set that it was trained on?",
+                weights,
+                category,
+                known,
+                options.data,
+                named,
+            )
             return
 
 

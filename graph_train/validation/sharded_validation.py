@@ -56,8 +56,10 @@ def joined(own: Findings, exchange: Exchange) -> Findings:
     """The findings of all ranks, in the order of the images in one process."""
     nothing: Match = (np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0, np.float32), np.zeros(0, np.float32))
     correct, confidence, category = (np.concatenate(column) for column in zip(nothing, *own.matched, strict=True))
-    sizes = [(number, len(match[1]), len(labels))
-             for number, match, labels in zip(own.batches, own.matched, own.label_classes, strict=True)]  # fmt: skip
+    sizes = [
+        (number, len(match[1]), len(labels))
+        for number, match, labels in zip(own.batches, own.matched, own.label_classes, strict=True)
+    ]
     columns = (
         np.array(sizes, np.int64).reshape(-1, 3),
         correct,

@@ -200,8 +200,11 @@ def _download(yaml: YamlFile, roots: list[Path], require: Sequence[Split], *, sh
         done = fetch_into(root, wanted, class_names=_class_names(yaml, optional=True), allowed_below=homes)
     _log.info("Unpacked %d files into %s", len(done.unpacked.files), printable(root))
     if left := done.unpacked.left_out:
-        _log.warning("%d files are no images, labels or texts, or hidden, and were left in the archive; the first is "
-                     "%s", len(left), printable(left[0]))  # fmt: skip
+        _log.warning(
+            "%d files are no images, labels or texts, or hidden, and were left in the archive; the first is %s",
+            len(left),
+            printable(left[0]),
+        )
     if done.problems:
         _log.warning("%d annotations could not be used; the first: %s", len(done.problems), done.problems[0])
 

@@ -74,8 +74,10 @@ def _archive(yaml: YamlFile, key: tuple[Any, ...], entry: Any) -> Archive:
     digest = yaml.scalar_text(*key, "sha256")  # as written: sixty-four digits could be a number
     is_url = isinstance(url, str) and re.fullmatch(r"https?://[!-~]+", url)
     if not {"url", "sha256"} <= set(entry) <= _KEYS or not is_url:
-        raise ValueError(f"{place}: download needs an http address `url` and its `sha256`, nothing else but "
-                         f"{', '.join(sorted(_KEYS - {'url', 'sha256'}))}; {_FORM}")  # fmt: skip
+        raise ValueError(
+            f"{place}: download needs an http address `url` and its `sha256`, nothing else but "
+            f"{', '.join(sorted(_KEYS - {'url', 'sha256'}))}; {_FORM}"
+        )
     if digest is None or not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
         raise ValueError(f"{place}: sha256 must be 64 hexadecimal digits; {_FORM}")
     if size is not None and (type(size) is not int or size < 1):

@@ -26,9 +26,18 @@ _MAX_NAME_BYTES = 4096
 _MAX_READ_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20
 _FAILURES = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, tarfile.TarError, EOFError, NotImplementedError, RuntimeError,
-    UnicodeError, OverflowError, IndexError, MemoryError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    tarfile.TarError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeError,
+    OverflowError,
+    IndexError,
+    MemoryError,
+)
 """What the standard library raises on damaged archives."""
 
 

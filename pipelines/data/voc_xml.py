@@ -60,8 +60,10 @@ def voc_files(source: Path) -> list[Path]:
     folder = source.absolute().parents[2] / "Annotations" if len(source.absolute().parts) > 3 else source.parent
     names = [line.split()[0] for line in lines if line.split()]
     if not names or not folder.is_dir():
-        raise ValueError(f"{printable(source)}: no list of VOC's ImageSets/Main: expected image names in it, and "
-                         f"annotations in {printable(folder)}")  # fmt: skip
+        raise ValueError(
+            f"{printable(source)}: no list of VOC's ImageSets/Main: expected image names in it, and "
+            f"annotations in {printable(folder)}"
+        )
     return [folder / f"{name}.xml" for name in names]
 
 

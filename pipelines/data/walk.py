@@ -101,9 +101,12 @@ class _Counter:
         self._folder, self._files, self._shown = folder, 0, progress is not None
         self._next = time.monotonic() + _REMIND_SECONDS
         self._bar = tqdm(
-            desc=f"{progress}: reading {printable(folder)}", unit=" files", disable=progress is None or None,
-            delay=_BAR_AFTER_SECONDS, leave=False,
-        )  # fmt: skip
+            desc=f"{progress}: reading {printable(folder)}",
+            unit=" files",
+            disable=progress is None or None,
+            delay=_BAR_AFTER_SECONDS,
+            leave=False,
+        )
 
     def __enter__(self) -> "_Counter":
         return self

@@ -67,10 +67,13 @@ def _read_coco(source: Path) -> AnnotatedSplit:
     coco = read_coco(source)
     problems = [*coco.problems, *(problem for image in coco.images for problem in image.labels.problems)]
     entries = [
-        AnnotatedImage(image.path, [coco.class_names[int(number)] for number in image.labels.boxes[:, 0]],
-                       image.labels.boxes[:, 1:])
+        AnnotatedImage(
+            image.path,
+            [coco.class_names[int(number)] for number in image.labels.boxes[:, 0]],
+            image.labels.boxes[:, 1:],
+        )
         for image in coco.images
-    ]  # fmt: skip
+    ]
     return AnnotatedSplit(entries, problems, names=coco.class_names)
 
 

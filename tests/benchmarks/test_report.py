@@ -56,8 +56,15 @@ def test_no_results_is_the_users_error(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_settings_that_change_what_is_measured_tell_results_apart(tmp_path: Path) -> None:
     """The same training at another size hides nothing, however it turned out; another repeat of it does."""
-    base = {"device": "cpu", "threads": 2, "cfg": "yolov5n.yaml", "imgsz": 320, "seeds": 3, "epochs": 70,
-            "data": "/tmp/bccd/bccd.yaml"}  # fmt: skip
+    base = {
+        "device": "cpu",
+        "threads": 2,
+        "cfg": "yolov5n.yaml",
+        "imgsz": 320,
+        "seeds": 3,
+        "epochs": 70,
+        "data": "/tmp/bccd/bccd.yaml",
+    }
     changes: dict[str, dict[str, Any]] = {
         "a": {},
         "b": {"imgsz": 160},
@@ -97,9 +104,7 @@ def test_a_result_whose_rows_were_all_measured_again_is_left_out(tmp_path: Path)
 def test_a_result_of_older_code_says_what_was_measured_again() -> None:
     older, newer = steps(1, "one", "a:1", "b:1", "a:2"), steps(2, "two", "a:1", "b:1", "c:1")
     found = [(Path("older.json"), older), (Path("newer.json"), newer)]
-    assert superseded(older, found) == (
-        " **Older code: superseded by `newer.json`, but for a (m batch 2 at 64 px).**"
-    )  # fmt: skip
+    assert superseded(older, found) == (" **Older code: superseded by `newer.json`, but for a (m batch 2 at 64 px).**")
     assert superseded(newer, found) == ""
     same_code = steps(1, "two", "a:1", "d:1")
     assert superseded(same_code, [*found, (Path("same.json"), same_code)]) == ""

@@ -12,11 +12,23 @@ import pytest
 
 from graph_train.cli import check, export, predict, train, val
 
-MODULES = {"graph-train": train, "graph-val": val, "graph-check": check, "graph-export": export,
-           "graph-predict": predict}  # fmt: skip
+MODULES = {
+    "graph-train": train,
+    "graph-val": val,
+    "graph-check": check,
+    "graph-export": export,
+    "graph-predict": predict,
+}
 ROOT = Path(__file__).resolve().parents[2]
-FORBIDDEN = ("Traceback (most recent call last)", "internal error", "Segmentation fault", "core dumped", "Aborted",
-             "Logging error", "Check failed")  # fmt: skip
+FORBIDDEN = (
+    "Traceback (most recent call last)",
+    "internal error",
+    "Segmentation fault",
+    "core dumped",
+    "Aborted",
+    "Logging error",
+    "Check failed",
+)
 DONE, ERRORS_FOUND, USER_ERROR = 0, 1, 2
 
 

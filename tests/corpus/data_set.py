@@ -61,8 +61,10 @@ def _special(images: Path, labels: Path) -> list[CorpusFile]:
     (images / "around").symlink_to(images)
     os.mkfifo(images / "pipe.jpg")
     (images / "folder.jpg").mkdir()
-    found = [CorpusFile(images / name, images / name, "reported") for name in ("loop.jpg", "nowhere.jpg", "device.jpg",
-                                                                               "pipe.jpg")]  # fmt: skip
+    found = [
+        CorpusFile(images / name, images / name, "reported")
+        for name in ("loop.jpg", "nowhere.jpg", "device.jpg", "pipe.jpg")
+    ]
     locked = _add(images, labels, Case("locked.jpg", encoded(), "reported" if os.geteuid() else "used"))
     locked.image.chmod(0)
     for name in ("label-pipe", "label-folder", "label-loop"):

@@ -7,17 +7,22 @@ import numpy as np
 from tests.corpus.images import Case, encoded
 
 GOOD = b"0 0.5 0.5 0.25 0.25\n"
+COORDINATES = """
+nan=nan inf=inf minus-inf=-inf huge=1e30 negative=-0.1 above-one=1.5 overflow=1e999 hex=0x1p-1 comma=0,5
+underscore=0_0.5 word=half arabic=٠.٥ pixels=320
+"""
+CLASSES = f"nan=nan inf=inf negative=-1 float=0.7 name=cat huge=1e30 digits={'9' * 400} complex=1j hex=0x0"
+
+
+def _named(values: str) -> Iterator[tuple[str, ...]]:
+    return (tuple(word.split("=")) for word in values.split())
 
 
 def _rows() -> Iterator[tuple[str, bytes]]:
     """Name, and a bad row."""
-    values = {"nan": "nan", "inf": "inf", "minus-inf": "-inf", "huge": "1e30", "negative": "-0.1", "above-one": "1.5",
-              "overflow": "1e999", "hex": "0x1p-1", "comma": "0,5", "underscore": "0_0.5", "word": "half",
-              "arabic": "٠.٥", "pixels": "320"}  # fmt: skip
-    for name, value in values.items():
+    for name, value in _named(COORDINATES):
         yield f"coordinate-{name}", f"0 {value} 0.5 0.25 0.25".encode()
-    for name, value in {"nan": "nan", "inf": "inf", "negative": "-1", "float": "0.7", "name": "cat", "huge": "1e30",
-                        "digits": "9" * 400, "complex": "1j", "hex": "0x0"}.items():  # fmt: skip
+    for name, value in _named(CLASSES):
         yield f"class-{name}", f"{value} 0.5 0.5 0.25 0.25".encode()
     for columns in (1, 2, 3, 4, 6, 8):
         yield f"columns-{columns}", b" ".join([b"0"] + [b"0.5"] * (columns - 1))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.harness.training_command import as_flags
 from pipelines.data.problems import printable
 from tests.corpus.commands import DONE, ERRORS_FOUND, USER_ERROR, run_child
 from tests.corpus.data_set import CorpusFile
@@ -34,10 +35,9 @@ def test_check_names_everything(corpus: tuple[Path, list[CorpusFile]], tmp_path:
 def test_training_uses_what_is_good_and_lists_the_rest(
     corpus: tuple[Path, list[CorpusFile]], cfg: Path, tmp_path: Path, how: list[str]
 ) -> None:
-    ended = run_child(
-        "graph-train", "--data", corpus[0], "--cfg", cfg, "--epochs", 1, "--imgsz", 64, "--batch-size", 16,
-        "--device", "cpu", "--project", tmp_path / "runs", *how, cwd=tmp_path, may_end=[DONE],
-    )  # fmt: skip
+    size = as_flags(epochs=1, imgsz=64, batch_size=16)
+    place = as_flags(data=corpus[0], cfg=cfg, device="cpu", project=tmp_path / "runs")
+    ended = run_child("graph-train", *place, *size, *how, cwd=tmp_path, may_end=[DONE])
     assert "errors" in ended.output
     assert unnamed(corpus[1], (tmp_path / "runs/exp/problems.txt").read_text(encoding="utf-8")) == []
     assert (tmp_path / "runs/exp/weights/last.safetensors").exists()

@@ -26,8 +26,16 @@ SECONDS = 30.0
 HEADER: dict[str, Any] = {
     "options": TrainOptions().as_flat_dict(),
     "hyp": Hyperparameters().as_dict(),
-    "cursor": {"epoch": 1, "next_batch": 0, "loss_sums": [0.0, 0.0, 0.0], "losses": 0, "maps": [0.5, 0.5, 0.5],
-               "best_fitness": 0.1, "possible_stop": False, "finished": False},
+    "cursor": {
+        "epoch": 1,
+        "next_batch": 0,
+        "loss_sums": [0.0, 0.0, 0.0],
+        "losses": 0,
+        "maps": [0.5, 0.5, 0.5],
+        "best_fitness": 0.1,
+        "possible_stop": False,
+        "finished": False,
+    },
     "counters": {"updates": 3, "pending_decay": 1.0},
     "early_stopping": {"best_fitness": 0.1, "best_epoch": 0},
     "results": [",".join("0" * len(COLUMNS))],
@@ -35,7 +43,9 @@ HEADER: dict[str, Any] = {
     "data": "0" * 32,
     "config": TINY,
     "anchors_px": [[[10, 13], [16, 30], [33, 23]], [[30, 61], [62, 45], [59, 119]]],
-}  # fmt: skip
+}
+META_WORDS = 'shape {|}|dim: 2|dim: -1|dim: 99999999999|data_type: kFloat|data_type: kInt8|\n|"'.split("|")
+"""Of the text that lies beside each array in a folder of OneFlow's."""
 
 
 @pytest.fixture
@@ -85,7 +95,7 @@ def test_export_refuses_each_in_one_line(here: Path, capsys: pytest.CaptureFixtu
         ({"config": {"nc": 3}}, "backbone must be a list"),
         ({"config": {**TINY, "head": [[-1, 10**9, "C3", [8]]]}}, "C3 repeats 1000000000 times"),
     ],
-)  # fmt: skip
+)
 def test_a_header_that_does_not_describe_a_run_is_refused(
     change: dict[str, Any], reason: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,8 +104,9 @@ def test_a_header_that_does_not_describe_a_run_is_refused(
     if "options" in change and not change["options"]:
         header["options"] = change["options"]
     folder = resumable(here.parent / "run", checkpoint(json.loads(json.dumps(header)), ARRAYS))
-    ended = run_here("graph-train", "--resume", folder, "--data", "shapes", "--device", "cpu", capsys=capsys,
-                     may_end=[USER_ERROR])  # fmt: skip
+    ended = run_here(
+        "graph-train", "--resume", folder, "--data", "shapes", "--device", "cpu", capsys=capsys, may_end=[USER_ERROR]
+    )
     assert reason in ended.error
 
 
@@ -146,11 +157,13 @@ def test_any_header_is_taken_apart_or_refused(data: st.DataObject) -> None:
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_safetensors_is_loaded_or_refused(tmp_path: Path, data: st.DataObject) -> None:
-    entries = st.fixed_dictionaries({
-        "dtype": st.sampled_from(["F32", "F64", "F16", "BF16", "F8_E5M2", "I64", "BOOL", "U8", "C64", "X"]),
-        "shape": st.lists(st.integers(-1, 5) | st.just(2**60), max_size=3),
-        "data_offsets": st.lists(st.integers(0, 40), min_size=2, max_size=2),
-    })  # fmt: skip
+    entries = st.fixed_dictionaries(
+        {
+            "dtype": st.sampled_from(["F32", "F64", "F16", "BF16", "F8_E5M2", "I64", "BOOL", "U8", "C64", "X"]),
+            "shape": st.lists(st.integers(-1, 5) | st.just(2**60), max_size=3),
+            "data_offsets": st.lists(st.integers(0, 40), min_size=2, max_size=2),
+        }
+    )
     header = data.draw(st.dictionaries(st.text(max_size=4), entries | json_values, max_size=3))
     if data.draw(st.booleans()):
         header["__metadata__"] = data.draw(st.dictionaries(st.text(max_size=4) | st.just("graph_train"), json_values))
@@ -178,9 +191,8 @@ def test_a_tensor_name_with_a_newline_stays_on_one_line(tmp_path: Path) -> None:
 def test_any_oneflow_folder_is_loaded_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     folder = tmp_path / "folder"
     (folder / "w").mkdir(parents=True, exist_ok=True)
-    meta = data.draw(st.binary(max_size=60) | st.lists(st.sampled_from(
-        ["shape {", "}", "dim: 2", "dim: -1", "dim: 99999999999", "data_type: kFloat", "data_type: kInt8", "\n", '"'])
-    ).map(lambda parts: " ".join(parts).encode()))  # fmt: skip
+    words = st.lists(st.sampled_from(META_WORDS)).map(lambda drawn: " ".join(drawn).encode())
+    meta = data.draw(st.binary(max_size=60) | words)
     (folder / "w" / "meta").write_bytes(meta)
     (folder / "w" / "out").write_bytes(data.draw(st.binary(max_size=16)))
     pickled = folder / "pickled_data"

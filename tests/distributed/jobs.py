@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.harness.training_command import as_flags
 from tests.graph_train.lab import write_data_set
 from tests.graph_train.tiny import TINY
 
@@ -65,10 +66,19 @@ class JobLab:
     def flags(self, name: str, **flags: Any) -> list[str]:
         """The command line of a run of eight images in batches of four."""
         common: dict[str, Any] = {
-            "data": self.data, "cfg": self.cfg, "imgsz": 64, "batch-size": 4, "workers": 1, "noplots": True,
-            "loggers": "csv", "device": "cpu", "project": self.root / "runs", "name": name, "exist-ok": True,
-        }  # fmt: skip
-        return as_flags({**common, **flags})
+            "data": self.data,
+            "cfg": self.cfg,
+            "imgsz": 64,
+            "batch-size": 4,
+            "workers": 1,
+            "noplots": True,
+            "loggers": "csv",
+            "device": "cpu",
+            "project": self.root / "runs",
+            "name": name,
+            "exist-ok": True,
+        }
+        return as_flags(**{**common, **flags})
 
     def start(
         self,
@@ -111,13 +121,6 @@ class JobLab:
     def close(self) -> None:
         for job in self.jobs:
             job.stop()
-
-
-def as_flags(values: dict[str, Any]) -> list[str]:
-    words: list[str] = []
-    for name, value in values.items():
-        words += [f"--{name}"] if value is True else [] if value is False else [f"--{name}", str(value)]
-    return words
 
 
 def interrupt(job: Job) -> None:

@@ -80,8 +80,11 @@ def read_claims(path: Path = CLAIMS) -> Claims:
 def problems(claims: Claims, root: Path = ROOT, documents: Sequence[Path] = DOCUMENTS) -> list[str]:
     """Every figure that is wrong or has no source, and every claim that no document makes."""
     named = {str(path.relative_to(root)) for path in documents}
-    found = [f"{name}: in figures.yaml, but not a document" for name in {**claims.measured, **claims.not_measured}
-             if name not in named]  # fmt: skip
+    found = [
+        f"{name}: in figures.yaml, but not a document"
+        for name in {**claims.measured, **claims.not_measured}
+        if name not in named
+    ]
     for path in documents:
         found += _problems_of(path, claims, root)
     return found
@@ -102,8 +105,11 @@ def _problems_of(path: Path, claims: Claims, root: Path) -> list[str]:
         if not spans or not any(True for start, end in spans for _ in measured_looking(text[start:end])):
             found.append((0, f"the phrase of figures.yaml is not there, or has no figure: {phrase}"))
         covered += spans
-    found += [(start, f"{text[start:end]!r} has no source: name it in tests/docs/figures.yaml, or take it out")
-              for start, end in measured_looking(text) if not _inside(text, start, end, covered)]  # fmt: skip
+    found += [
+        (start, f"{text[start:end]!r} has no source: name it in tests/docs/figures.yaml, or take it out")
+        for start, end in measured_looking(text)
+        if not _inside(text, start, end, covered)
+    ]
     return [f"{name}:{text.count(chr(10), 0, start) + 1}: {message}" for start, message in sorted(found)]
 
 
@@ -156,7 +162,7 @@ def _inside(text: str, start: int, end: int, covered: Sequence[tuple[int, int]])
     return all(
         any(low <= start + number.start() and start + number.end() <= high for low, high in covered)
         for number in numbers
-    )  # fmt: skip
+    )
 
 
 def write(claims: Claims, root: Path = ROOT) -> None:

@@ -137,7 +137,7 @@ def test_what_looks_measured_needs_a_source(results: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     "text", ["`--imgsz 1.25 ms`", "```\n12 ms\n```", "OneFlow 0.9.0", "mAP50-95", "[a](x-1.25.md)", "3 files, 320 px"]
-)  # fmt: skip
+)
 def test_code_versions_and_counts_need_none(text: str) -> None:
     assert list(measured_looking(text)) == []
 

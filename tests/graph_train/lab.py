@@ -130,8 +130,18 @@ class Lab:
 
     def flags(self, **flags: Any) -> dict[str, Any]:
         """The flags with what every run of the lab has: two batches of four at 64 px, eagerly."""
-        common = {"data": self.data, "cfg": self.cfg, "imgsz": 64, "batch_size": 4, "workers": 2, "graph": False,
-                  "noplots": True, "loggers": "csv", "epochs": 1, "device": "cpu"}  # fmt: skip
+        common = {
+            "data": self.data,
+            "cfg": self.cfg,
+            "imgsz": 64,
+            "batch_size": 4,
+            "workers": 2,
+            "graph": False,
+            "noplots": True,
+            "loggers": "csv",
+            "epochs": 1,
+            "device": "cpu",
+        }
         return {**common, **flags}
 
     def assemble(self, **flags: Any) -> TrainingRun:

@@ -50,9 +50,14 @@ def test_train_then_validate_gives_the_same_numbers(lab: Lab, tmp_path: Path) ->
     assert result.folder == tmp_path / "exp"
     assert result.epochs == 2
     measured = graph_train.validate(
-        weights=result.best, data=str(lab.data), imgsz=64, batch_size=8, project=str(tmp_path / "val"), graph=False,
+        weights=result.best,
+        data=str(lab.data),
+        imgsz=64,
+        batch_size=8,
+        project=str(tmp_path / "val"),
+        graph=False,
         noplots=True,
-    )  # fmt: skip
+    )
     assert min(result.validation.means) > 0
     # The command folds BatchNorm into the convolutions, so confidences differ in the last digits.
     assert measured.results[0].means == pytest.approx(result.validation.means, rel=1e-5)
@@ -76,12 +81,11 @@ def test_hooks_come_in_the_order_of_the_reference(lab: Lab, tmp_path: Path) -> N
     graph_train.train(callbacks=callbacks, **lab.flags(**lab.finding(project=tmp_path)))
     validation = ["on_val_start", "on_val_batch_start", *["on_val_image_end"] * 4, "on_val_batch_end", "on_val_end"]
     update = ["optimizer_step", "on_before_zero_grad"]
-    assert heard == [
-        "on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start", "on_train_epoch_start",
-        # the warm-up accumulates from 1 on, so both batches update
-        "on_train_batch_start", *update, "on_train_batch_end", "on_train_batch_start", *update, "on_train_batch_end",
-        "on_train_epoch_end", *validation, "on_fit_epoch_end", "on_model_save", *validation, "on_train_end", "teardown",
-    ]  # fmt: skip
+    start = ["on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start", "on_train_epoch_start"]
+    # the warm-up accumulates from 1 on, so both batches update
+    batches = ["on_train_batch_start", *update, "on_train_batch_end"] * 2
+    end = ["on_train_epoch_end", *validation, "on_fit_epoch_end", "on_model_save", *validation, "on_train_end"]
+    assert heard == [*start, *batches, *end, "teardown"]
     labels, names = details["on_pretrain_routine_end"]
     assert labels.shape == (10, 5)
     assert tuple(names) == ("red", "green", "blue")

@@ -56,8 +56,8 @@ def test_batch_norm_of_plain_ops_is_that_of_the_kernel(monkeypatch: pytest.Monke
         norm, x = BatchNorm2d(5).train(), flow.tensor(values, requires_grad=True)
         y = norm(x)
         (y * flow.tensor(np.cos(values))).sum().backward()
-        return [y.detach().numpy(), x.grad.numpy(), norm.weight.grad.numpy(), norm.bias.grad.numpy(),
-                norm.running_mean.numpy(), norm.running_var.numpy()]  # fmt: skip
+        tensors = (y.detach(), x.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var)
+        return [tensor.numpy() for tensor in tensors]
 
     kernel = once()
     monkeypatch.setattr(batch_norm, "_cpu_kernel_is_exact", lambda _: False)

@@ -64,8 +64,13 @@ def test_keys_longer_than_any_name_are_refused(key: bytes) -> None:
 @pytest.mark.parametrize("skipped", [torch.integer(5), torch.text("weight"), b"\x88", b"](K\x01]e"])
 def test_a_damaged_set_of_buffers_to_leave_out_leaves_out_none(skipped: bytes, tmp_path: Path) -> None:
     buffers = torch.dict_of({"weight": torch.tensor("0", ONES)})
-    layer = torch.module("torch.nn.modules.conv.Conv2d", parameters={}, children={}, _buffers=buffers,
-                         _non_persistent_buffers_set=skipped)  # fmt: skip
+    layer = torch.module(
+        "torch.nn.modules.conv.Conv2d",
+        parameters={},
+        children={},
+        _buffers=buffers,
+        _non_persistent_buffers_set=skipped,
+    )
     path = torch.write(tmp_path / "a.pt", torch.dict_of({"model": layer}), {"0": ONES})
     assert list(load_weights(path).arrays) == ["weight"]
 

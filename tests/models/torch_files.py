@@ -90,8 +90,11 @@ def write_network(path: Path, network: Any) -> Path:
             inner = inner.setdefault(parent, {})
         inner[own] = tensor(name, array)
     arrays["stride"] = np.asarray(network.stride, np.float32)
-    facts = {"names": plain(list(network.names)), "stride": tensor("stride", arrays["stride"]),
-             "yaml": plain(network.spec.config)}  # fmt: skip
+    facts = {
+        "names": plain(list(network.names)),
+        "stride": tensor("stride", arrays["stride"]),
+        "yaml": plain(network.spec.config),
+    }
     return write(
         path, dict_of({"epoch": plain(-1), "model": _module_of(tree, "models.yolo.DetectionModel", facts)}), arrays
     )

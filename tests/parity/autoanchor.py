@@ -94,8 +94,9 @@ def _check_decision(z: _Vectors, name: str, report: Report) -> None:
     after_fit = anchor_fit(
         scaled.astype(np.float32), z[f"{name}_anchors_after_px"].astype(np.float32).reshape(-1, 2), threshold
     )
-    report.close(f"{name} recall of the reference's anchors", after_fit.best_possible_recall, z[f"{name}_bpr_after"],
-                 atol=1e-5)  # fmt: skip
+    report.close(
+        f"{name} recall of the reference's anchors", after_fit.best_possible_recall, z[f"{name}_bpr_after"], atol=1e-5
+    )
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:

@@ -31,8 +31,9 @@ def _check_epoch_rates(z: _Vectors, report: Report) -> None:
         assert found is not None, key
         shape, lr0, lrf, epochs = found[1], float(found[2]), float(found[3]), int(found[4])
         # One warm-up iteration, so that from epoch 1 on the schedule shows what the reference's scheduler gives.
-        plan = ours.Schedule(epochs, batches_per_epoch=2, batch_size=64, warmup=1, lr0=lr0, lrf=lrf,
-                             cosine=shape == "cosine")  # fmt: skip
+        plan = ours.Schedule(
+            epochs, batches_per_epoch=2, batch_size=64, warmup=1, lr0=lr0, lrf=lrf, cosine=shape == "cosine"
+        )
         rates = [plan.at(2 * epoch + 1, epoch).lr_weight for epoch in range(len(z[key]))]
         report.close(key, rates, z[key], rtol=_RTOL)
 

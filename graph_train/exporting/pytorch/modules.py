@@ -61,8 +61,13 @@ def torch_module(
     attributes: Mapping[str, Any],
 ) -> Instance:
     """An instance of a subclass of `torch.nn.Module` in evaluation mode; newer attributes get PyTorch's defaults."""
-    hooks = ("_backward_hooks", "_forward_hooks", "_forward_pre_hooks", "_state_dict_hooks",
-             "_load_state_dict_pre_hooks")  # fmt: skip
+    hooks = (
+        "_backward_hooks",
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_state_dict_hooks",
+        "_load_state_dict_pre_hooks",
+    )
     state = {
         "training": False,
         "_parameters": parameters,
@@ -215,6 +220,11 @@ _ATTRIBUTES: Mapping[type, Callable[[Module], Attributes]] = {
 
 def class_name(kind: str) -> str:
     """Full name of YOLOv5's or PyTorch's class for a block of a model yaml."""
-    own = {"Upsample": Upsample, "MaxPool2d": MaxPool2d, "ZeroPad2d": ZeroPad2d, "Concat": blocks.Concat,
-           "Detect": Detect}  # fmt: skip
+    own = {
+        "Upsample": Upsample,
+        "MaxPool2d": MaxPool2d,
+        "ZeroPad2d": ZeroPad2d,
+        "Concat": blocks.Concat,
+        "Detect": Detect,
+    }
     return _CLASSES[own[kind] if kind in own else blocks.CONSTRUCTORS[kind]]

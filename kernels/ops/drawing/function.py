@@ -44,10 +44,9 @@ def draw_region(crop: np.ndarray, region: Region, target: np.ndarray, *, filter:
     draw = plugin_library().graph_train_draw_region
     draw.restype = None
     draw.argtypes = (_POINTER, *[_NUMBER] * 3, ctypes.c_double * 4, *[_NUMBER] * 3, _POINTER, *[_NUMBER] * 2)
-    draw(
-        crop.ctypes.data, crop.shape[0], crop.shape[1], crop.strides[0], edges, _number(filter), target.shape[1],
-        target.shape[2], target.ctypes.data, target.strides[0], target.strides[1],
-    )  # fmt: skip
+    source = (crop.ctypes.data, *crop.shape[:2], crop.strides[0])
+    drawn = (*target.shape[1:3], target.ctypes.data, *target.strides[:2])
+    draw(*source, edges, _number(filter), *drawn)
 
 
 def resampled(crop: np.ndarray, region: Region, shape: tuple[int, ...], *, filter: Filter) -> np.ndarray:

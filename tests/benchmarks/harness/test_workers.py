@@ -36,8 +36,10 @@ def test_the_end_of_a_worker_is_told_with_what_it_said() -> None:
 def test_another_interpreter_sees_benchmarks_only(tmp_path: Path) -> None:
     """Our packages are built for one Python version, and a peer must not use them."""
     probe = tmp_path / "python"
-    probe.write_text(f'#!/bin/sh\nexec {sys.executable} -S -c "import json,os,sys; sys.stdin.readline(); '
-                     f'print(json.dumps(dict(value=sorted(os.listdir(os.environ[\'PYTHONPATH\'])))))"\n')  # fmt: skip
+    probe.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -S -c "import json,os,sys; sys.stdin.readline(); '
+        f"print(json.dumps(dict(value=sorted(os.listdir(os.environ['PYTHONPATH'])))))\"\n"
+    )
     probe.chmod(0o755)
     with Worker("probe", "any", threads=1, python=probe) as worker:
         assert json.dumps(worker.call("look")) == '["benchmarks", "log"]'
@@ -49,8 +51,10 @@ def test_a_worker_has_its_threads_and_lacks_what_it_is_told_to_lack(
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     probe = tmp_path / "python"
-    probe.write_text(f'#!/bin/sh\nexec {sys.executable} -S -c "import json,os,sys; sys.stdin.readline(); '
-                     f'print(json.dumps(dict(value=dict(os.environ))))"\n')  # fmt: skip
+    probe.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -S -c "import json,os,sys; sys.stdin.readline(); '
+        f'print(json.dumps(dict(value=dict(os.environ))))"\n'
+    )
     probe.chmod(0o755)
     found = {}
     monkeypatch.setenv("OF_SOME", "1")

@@ -41,11 +41,16 @@ def test_an_undisturbed_run_is_whole(folder: Path, reference: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        ("weights/last.safetensors", cut), ("weights/epoch0.safetensors", cut), ("weights/best.safetensors", cut),
-        ("results.png", cut), ("labels.jpg", cut), ("report.json", cut), ("report.html", cut),
+        ("weights/last.safetensors", cut),
+        ("weights/epoch0.safetensors", cut),
+        ("weights/best.safetensors", cut),
+        ("results.png", cut),
+        ("labels.jpg", cut),
+        ("report.json", cut),
+        ("report.html", cut),
         ("results.csv", other_row),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_file_is_named(folder: Path, reference: Path, name: str, damage: Callable[[Path], None]) -> None:
     damage(folder / name)
     (found,) = damaged_files(folder, reference)

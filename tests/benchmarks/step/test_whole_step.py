@@ -13,14 +13,20 @@ from benchmarks.step import competitors, whole_step
 from benchmarks.step.competitors import Comparison, Setting
 from tests.graph_train.tiny import TINY
 
-REQUIRED = {"variant", "model", "batch_size", "imgsz", "images_per_second", "ms_per_step", "spread", "peak_rss_mb",
-            "compile_s"}  # fmt: skip
+REQUIRED = set("variant model batch_size imgsz images_per_second ms_per_step spread peak_rss_mb compile_s".split())
 QUARTILES = {"median": 2.0, "lower_quartile": 1.5, "upper_quartile": 2.5}
 
 
 def row(variant: str, ms: float, group: int | None = None) -> dict[str, Any]:
-    rest = {"lower_quartile": ms, "upper_quartile": ms, "images_per_second": 4 / ms * 1e3, "peak_rss_mb": 1.0,
-            "compile_s": None, "gflops_per_second": 50.0, "share_of_matmul": 0.5}  # fmt: skip
+    rest = {
+        "lower_quartile": ms,
+        "upper_quartile": ms,
+        "images_per_second": 4 / ms * 1e3,
+        "peak_rss_mb": 1.0,
+        "compile_s": None,
+        "gflops_per_second": 50.0,
+        "share_of_matmul": 0.5,
+    }
     found = {"variant": variant, "model": "m", "batch_size": 4, "imgsz": 64, "ms_per_step": ms, **rest}
     return found if group is None else {"group": group, **found}
 
@@ -59,11 +65,14 @@ def test_the_first_variant_has_a_row_in_every_group(monkeypatch: pytest.MonkeyPa
     flags = step_flags(variants)
     found = whole_step.run(flags)
     assert [(item["group"], item["variant"]) for item in found["rows"]] == [
-        *((1, name) for name in variants[:4]), (2, variants[0]), *((2, name) for name in variants[4:])
-    ]  # fmt: skip
+        *((1, name) for name in variants[:4]),
+        (2, variants[0]),
+        *((2, name) for name in variants[4:]),
+    ]
     assert [(item["group"], item["against"]) for item in found["speedups"]] == [
-        *((1, name) for name in variants[1:4]), *((2, name) for name in variants[4:])
-    ]  # fmt: skip
+        *((1, name) for name in variants[1:4]),
+        *((2, name) for name in variants[4:]),
+    ]
 
 
 def step_flags(variants: list[str]) -> Any:

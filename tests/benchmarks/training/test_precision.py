@@ -63,8 +63,11 @@ def test_two_pairs_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         pytest.skip("this processor multiplies bfloat16 no faster")
     body = read_result(result)
     assert [(row["seed"], row["precision"]) for row in body["rows"]] == [
-        (0, "float32"), (0, "amp"), (1, "amp"), (1, "float32")
-    ]  # fmt: skip
+        (0, "float32"),
+        (0, "amp"),
+        (1, "amp"),
+        (1, "float32"),
+    ]
     losses = {(row["seed"], row["precision"]): row["train_loss"] for row in body["rows"]}
     assert all(len(curve) == 2 for curve in losses.values())
     assert losses[0, "amp"] != losses[0, "float32"]

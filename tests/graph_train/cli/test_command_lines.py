@@ -103,8 +103,10 @@ def test_a_project_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixt
     (here / "taken").write_text("a file")
     code, said = last_words("graph-train", ["--cfg", "yolov5n.yaml", "--project", "taken"], capsys)
     assert code == 2
-    assert said == "graph-train: taken/exp: the run's folder cannot be used (Not a directory); choose another " \
-        "--project or --name"  # fmt: skip
+    assert (
+        said == "graph-train: taken/exp: the run's folder cannot be used (Not a directory); choose another "
+        "--project or --name"
+    )
 
 
 def test_names_that_are_no_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import graph_train
+from benchmarks.harness.training_command import as_flags
 from graph_train.cli.predict import main
 from graph_train.detection.detector import load_detector
 from graph_train.detection.nms import NmsSettings, non_max_suppression
@@ -63,8 +64,16 @@ def found_in(weights: Path, photos: Path, tmp_path: Path) -> Any:
     """Predicts in the pictures without writing anything."""
 
     def run(**flags: Any) -> PredictionResult:
-        common = {"weights": weights, "source": photos, "imgsz": 96, "nosave": True, "device": "cpu", "workers": 2,
-                  "project": tmp_path / "none", "graph": False}  # fmt: skip
+        common = {
+            "weights": weights,
+            "source": photos,
+            "imgsz": 96,
+            "nosave": True,
+            "device": "cpu",
+            "workers": 2,
+            "project": tmp_path / "none",
+            "graph": False,
+        }
         result = graph_train.predict(**{**common, **flags})
         assert not (tmp_path / "none").exists()
         return result
@@ -73,8 +82,7 @@ def found_in(weights: Path, photos: Path, tmp_path: Path) -> Any:
 
 
 def arguments(weights: Path, source: Path | str, folder: Path, *more: str) -> list[str]:
-    return ["--weights", str(weights), "--source", str(source), "--imgsz", "96", "--workers", "2", "--project",
-            str(folder), "--device", "cpu", *more]  # fmt: skip
+    return [*as_flags(weights=weights, source=source, imgsz=96, workers=2, project=folder, device="cpu"), *more]
 
 
 def test_everything_is_written_and_broken_files_are_left_out(

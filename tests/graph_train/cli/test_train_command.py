@@ -26,15 +26,14 @@ def cfg_file(folder: Path) -> Path:
     return path
 
 
-def train(folder: Path, *arguments: str, name: str = "run") -> subprocess.CompletedProcess[str]:
+def command(folder: Path, *arguments: str, name: str = "run") -> list[str]:
     project = ["--project", str(folder), "--name", name]
-    return subprocess.run(
-        [*COMMAND, *COMMON, "--cfg", str(cfg_file(folder)), *project, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=400,
-    )
+    return [*COMMAND, *COMMON, "--cfg", str(cfg_file(folder)), *project, *arguments]
+
+
+def train(folder: Path, *arguments: str, name: str = "run") -> subprocess.CompletedProcess[str]:
+    words = command(folder, *arguments, name=name)
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=400)
 
 
 def rows(run: Path) -> list[list[str]]:
@@ -109,11 +108,8 @@ def test_resume_at_an_epoch_boundary_equals_uninterrupted(finished: tuple[Path, 
 
 def test_interrupt_saves_and_resume_goes_on_exactly(finished: tuple[Path, str], tmp_path: Path) -> None:
     run, _ = finished
-    process = subprocess.Popen(
-        [*COMMAND, *COMMON, "--cfg", str(cfg_file(tmp_path)), "--project", str(tmp_path), "--name", "whole",
-         "--epochs", "3", "--save-period", "1"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    words = command(tmp_path, "--epochs", "3", "--save-period", "1", name="whole")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     seen = []
     for line in process.stdout:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from benchmarks.harness.training_command import as_flags
 from graph_train.cli.val import main
 from graph_train.detection.augmented_views import VIEWS, AugmentedInference, View, back_to_image, scaled
 from graph_train.detection.detector import load_detector
@@ -59,8 +60,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flags(data_set: Path, weights: Path, folder: Path, *more: str) -> list[str]:
-    return ["--weights", str(weights), "--data", str(data_set), "--imgsz", "64", "--batch-size", "4", "--workers", "1",
-            "--project", str(folder), "--device", "cpu", *more]  # fmt: skip
+    size = as_flags(imgsz=64, batch_size=4, workers=1)
+    return [*as_flags(weights=weights, data=data_set, project=folder, device="cpu"), *size, *more]
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
@@ -94,8 +95,15 @@ def test_everything_is_written(
 
 
 def test_eager_equals_graph(data_set: Path, weights: Path, tmp_path: Path) -> None:
-    common = {"weights": weights, "data": data_set, "imgsz": 64, "device": "cpu", "workers": 1, "noplots": True,
-              "project": str(tmp_path)}  # fmt: skip
+    common = {
+        "weights": weights,
+        "data": data_set,
+        "imgsz": 64,
+        "device": "cpu",
+        "workers": 1,
+        "noplots": True,
+        "project": str(tmp_path),
+    }
     found = [evaluate(val_options(**common, graph=graph)).results[0] for graph in (True, False)]
     assert found[0].means == found[1].means
     assert found[0].images == 5

@@ -42,8 +42,15 @@ def network_of(config: Any, *, classes: int = 3, lively: bool = True) -> Detecti
 
 def one_block(*row: Any, **more: Any) -> Mapping[str, Any]:
     """A network whose third layer is the block."""
-    return {"nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": ANCHORS, "backbone": SMALL_MAP,
-            "head": [list(row), [[-1], 1, "Detect", ["nc", "anchors"]]], **more}  # fmt: skip
+    return {
+        "nc": 3,
+        "depth_multiple": 1.0,
+        "width_multiple": 1.0,
+        "anchors": ANCHORS,
+        "backbone": SMALL_MAP,
+        "head": [list(row), [[-1], 1, "Detect", ["nc", "anchors"]]],
+        **more,
+    }
 
 
 def test_exported_file_has_the_names_and_values_of_the_reference(goldens: Path, tmp_path: Path) -> None:

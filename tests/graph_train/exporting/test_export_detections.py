@@ -94,9 +94,18 @@ def test_exported_files_find_the_same_in_photos(bccd: Path, tmp_path: Path) -> N
 @pytest.mark.timeout(3600)
 def test_exported_files_find_the_same_blood_cells(bccd: Path, tmp_path: Path) -> None:
     result: Any = graph_train.train(
-        data=bccd, cfg="yolov5n.yaml", imgsz=160, epochs=40, batch_size=8, workers=2, project=tmp_path, noplots=True,
-        hyp=Lab(tmp_path / "lab").hyp(warmup_epochs=0.5, lr0=0.02), device="cpu", noval=True,
-    )  # fmt: skip
+        data=bccd,
+        cfg="yolov5n.yaml",
+        imgsz=160,
+        epochs=40,
+        batch_size=8,
+        workers=2,
+        project=tmp_path,
+        noplots=True,
+        hyp=Lab(tmp_path / "lab").hyp(warmup_epochs=0.5, lr0=0.02),
+        device="cpu",
+        noval=True,
+    )
     images = val_images(bccd)
     assert compare(result.folder / "weights/last.safetensors", images, tmp_path, imgsz=160, batch_size=8) > 5 * len(
         images

@@ -27,9 +27,13 @@ from tests.graph_train.tiny import TINY
 from tests.models.every_block import EVERY_BLOCK
 
 NEWER_HOOKS = {
-    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
-    "_backward_pre_hooks", "_state_dict_pre_hooks", "_load_state_dict_post_hooks",
-}  # fmt: skip
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_pre_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+}
 """`torch.nn.Module.__setstate__` of the versions that have them fills these in."""
 OF_A_TRAINING = {"yaml_file", "class_weights", "hyp"}
 CACHED = {"grid", "anchor_grid", "stride"}
@@ -101,10 +105,16 @@ EXPECTED: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("model.0", "models.common.Focus", {"i": 0, "f": -1, "type": "models.common.Focus", "np": 880}),
     ("model.2", "torch.nn.modules.container.Sequential", {"i": 2, "type": "models.common.Bottleneck"}),
     ("model.2.0", "models.common.Bottleneck", {"add": True}),
-    ("model.2.0.cv1.conv", "torch.nn.modules.conv.Conv2d",
-     {"in_channels": 16, "kernel_size": (1, 1), "transposed": False, "padding_mode": "zeros"}),
-    ("model.2.0.cv1.bn", "torch.nn.modules.batchnorm.BatchNorm2d",
-     {"num_features": 8, "eps": 0.001, "momentum": 0.03, "affine": True, "track_running_stats": True}),
+    (
+        "model.2.0.cv1.conv",
+        "torch.nn.modules.conv.Conv2d",
+        {"in_channels": 16, "kernel_size": (1, 1), "transposed": False, "padding_mode": "zeros"},
+    ),
+    (
+        "model.2.0.cv1.bn",
+        "torch.nn.modules.batchnorm.BatchNorm2d",
+        {"num_features": 8, "eps": 0.001, "momentum": 0.03, "affine": True, "track_running_stats": True},
+    ),
     ("model.2.0.cv1.act", "torch.nn.modules.activation.LeakyReLU", {"negative_slope": 0.1, "inplace": False}),
     ("model.3", "torch.nn.modules.padding.ZeroPad2d", {"padding": (0, 1, 0, 1), "value": 0.0}),
     ("model.4", "torch.nn.modules.pooling.MaxPool2d", {"kernel_size": 2, "stride": 1, "padding": 0}),
@@ -112,13 +122,16 @@ EXPECTED: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("model.6", "models.common.BottleneckCSP", {}),
     ("model.7.m.0", "models.common.CrossConv", {"add": True}),
     ("model.10.m", "models.common.TransformerBlock", {"conv": None, "c2": 8}),
-    ("model.10.m.tr.0.ma", "torch.nn.modules.activation.MultiheadAttention",
-     {"embed_dim": 8, "num_heads": 4, "head_dim": 2, "dropout": 0.0, "_qkv_same_embed_dim": True, "bias_k": None}),
+    (
+        "model.10.m.tr.0.ma",
+        "torch.nn.modules.activation.MultiheadAttention",
+        {"embed_dim": 8, "num_heads": 4, "head_dim": 2, "dropout": 0.0, "_qkv_same_embed_dim": True, "bias_k": None},
+    ),
     ("model.14", "torch.nn.modules.upsampling.Upsample", {"scale_factor": 2.0, "mode": "nearest", "size": None}),
     ("model.15", "models.common.Concat", {"d": 1, "f": [-1, 4]}),
     ("model.17.act", "torch.nn.modules.activation.Hardswish", {"inplace": False}),
     ("model.18", "models.yolo.Detect", {"nc": 2, "no": 7, "nl": 2, "na": 2, "inplace": True, "f": [16, 17]}),
-)  # fmt: skip
+)
 
 
 def test_every_block_has_the_class_and_attributes_that_yolov5_reads(tmp_path: Path) -> None:
@@ -196,8 +209,9 @@ def test_yolov5_loads_it_and_predicts_the_same(
     environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     job = Path(__file__).with_name("yolov5_job.py")
     files = [str(tmp_path / name) for name in ("network.pt", "images.npz", "found.npz")]
-    ran = subprocess.run([yolov5[1], str(job), *files], cwd=yolov5[0], env=environment, capture_output=True, text=True,
-                         check=False)  # fmt: skip
+    ran = subprocess.run(
+        [yolov5[1], str(job), *files], cwd=yolov5[0], env=environment, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
     found = np.load(tmp_path / "found.npz")
     # What a rounded file holds, our own network predicts from the same rounded numbers.

@@ -24,8 +24,17 @@ def main(weights: str, images: str, output: str) -> None:
         plain, fused = (network(given)[0].numpy() for network in (unfused, model))
         augmented = model(given, augment=True)[0].numpy()
     names = [model.names[index] for index in range(len(model.names))]
-    np.savez(output, plain=plain, fused=fused, augmented=augmented, names=names, stride=model.stride.numpy(),
-             nc=model.nc, keys=list(unfused.state_dict()), text=str(unfused))  # fmt: skip
+    np.savez(
+        output,
+        plain=plain,
+        fused=fused,
+        augmented=augmented,
+        names=names,
+        stride=model.stride.numpy(),
+        nc=model.nc,
+        keys=list(unfused.state_dict()),
+        text=str(unfused),
+    )
 
 
 if __name__ == "__main__":

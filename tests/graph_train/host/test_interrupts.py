@@ -76,8 +76,10 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
 
 def test_a_signal_during_the_last_validation_leaves_the_final_state(lab: Lab, whole: Trial) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(callbacks=sending("on_val_batch_start", 3, signal.SIGINT),
-              **lab.flags(epochs=2, seed=2, project=lab.root / "runs", name="late"))  # fmt: skip
+        train(
+            callbacks=sending("on_val_batch_start", 3, signal.SIGINT),
+            **lab.flags(epochs=2, seed=2, project=lab.root / "runs", name="late"),
+        )
     for name in RESULTS:
         assert (lab.root / "runs" / "late" / name).read_bytes() == (whole.folder / name).read_bytes(), name
 
@@ -100,8 +102,10 @@ def test_a_closed_terminal_does_not_end_a_run(lab: Lab, whole: Trial) -> None:
     # The tests themselves may have been started with nohup, which a run respects.
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        train(callbacks=sending("on_train_batch_end", 1, signal.SIGHUP),
-              **lab.flags(epochs=2, seed=2, project=lab.root / "runs", name="hung-up"))  # fmt: skip
+        train(
+            callbacks=sending("on_train_batch_end", 1, signal.SIGHUP),
+            **lab.flags(epochs=2, seed=2, project=lab.root / "runs", name="hung-up"),
+        )
     finally:
         signal.signal(signal.SIGHUP, before)
     folder = lab.root / "runs" / "hung-up"

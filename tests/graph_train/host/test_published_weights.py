@@ -102,9 +102,13 @@ sys.exit(code)
 """
     started = time.monotonic()
     ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={"HOME": str(tmp_path), "PATH": ""}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"HOME": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ran.returncode == 2, ran.stderr
     assert time.monotonic() - started < 20  # a fraction of a second on an idle machine
     assert ran.stderr == (

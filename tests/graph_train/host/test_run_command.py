@@ -21,8 +21,13 @@ def test_a_deleted_current_folder_is_called_that(tmp_path: Path, module: str) ->
         f"import os, sys, runpy\nos.chdir({str(tmp_path / 'gone')!r})\nos.rmdir({str(tmp_path / 'gone')!r})\n"
         f"sys.argv[1:] = {FLAGS[module]!r}\nrunpy.run_module({module!r}, run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
-                          env={**os.environ, "PYTHONPATH": str(Path.cwd())})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
     assert done.returncode == USER_ERROR
     assert "the current folder has been deleted" in done.stderr.splitlines()[-1]
 
@@ -43,9 +48,14 @@ def test_too_few_addresses_are_told_before_libraries_fail_in_ways_of_their_own(
 ) -> None:
     (tmp_path / "a.pt").touch()  # weights that are missing are told before anything heavy is loaded
     done = subprocess.run(
-        [sys.executable, "-m", module, *FLAGS[module]], capture_output=True, text=True, check=False, timeout=60,
-        cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
-    )  # fmt: skip
+        [sys.executable, "-m", module, *FLAGS[module]],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
     assert done.returncode == USER_ERROR
     last = done.stderr.splitlines()[-1]
     assert f"`ulimit -v` allows {limit / 1e9:.1f} GB of addresses: raise it" in last and "Traceback" not in done.stderr

@@ -38,8 +38,14 @@ def test_a_sound_header_is_read() -> None:
     found = read_header(header())
     assert (found.cursor.epoch, found.cursor.next_batch, found.counters.loss_scale) == (2, 7, 65536.0)
     assert found.results == ROWS and found.class_names == ("cat", "dog")
-    fresh = read_header(header(cursor=asdict(Cursor()), counters=asdict(Counters()), results=[],
-                               early_stopping={"best_fitness": 0.0, "best_epoch": 0}))  # fmt: skip
+    fresh = read_header(
+        header(
+            cursor=asdict(Cursor()),
+            counters=asdict(Counters()),
+            results=[],
+            early_stopping={"best_fitness": 0.0, "best_epoch": 0},
+        )
+    )
     assert fresh.cursor == Cursor()
 
 
@@ -68,7 +74,7 @@ CASES: tuple[tuple[str, Mapping[str, Any], str], ...] = (
     ("", {"results": ROWS[0]}, "no rows of results.csv"),
     ("", {"class_names": []}, "no names of classes"),
     ("", {"class_names": "ab"}, "no names of classes"),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(("part", "changed", "said"), CASES)

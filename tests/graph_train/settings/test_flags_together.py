@@ -76,9 +76,16 @@ def test_a_resumed_run_may_find_its_data_elsewhere_but_no_other_data(lab: Lab, t
 
 def test_graph_and_eager_agree_with_many_flags_at_once(lab: Lab) -> None:
     flags: dict[str, Any] = {
-        "multi_scale": True, "quad": True, "optimizer": "AdamW", "label_smoothing": 0.1, "cos_lr": True, "freeze": 2,
-        "image_weights": True, "epochs": 2, "seed": 1,
-    }  # fmt: skip
+        "multi_scale": True,
+        "quad": True,
+        "optimizer": "AdamW",
+        "label_smoothing": 0.1,
+        "cos_lr": True,
+        "freeze": 2,
+        "image_weights": True,
+        "epochs": 2,
+        "seed": 1,
+    }
     eager, compiled = lab.train(**flags), lab.train(**flags, graph=True)
     assert compiled.heard.losses == eager.heard.losses
     assert (compiled.folder / "results.csv").read_bytes() == (eager.folder / "results.csv").read_bytes()

@@ -71,8 +71,13 @@ def test_every_flag_of_the_reference_is_there() -> None:
 def test_defaults_are_the_references_but_for_what_is_listed() -> None:
     defaults = TrainOptions().as_flat_dict()
     assert {name: defaults[name] for name in ("epochs", "batch_size", "imgsz", "workers", "patience", "seed")} == {
-        "epochs": 100, "batch_size": 16, "imgsz": 640, "workers": 8, "patience": 100, "seed": 0,
-    }  # fmt: skip
+        "epochs": 100,
+        "batch_size": 16,
+        "imgsz": 640,
+        "workers": 8,
+        "patience": 100,
+        "seed": 0,
+    }
     assert defaults["project"] == "runs/train"
     assert defaults["save_period"] == -1
     assert defaults["freeze"] == [0]

@@ -77,11 +77,21 @@ def test_exact_rounding_keeps_products_and_sums_apart(tmp_path: Path, exact: boo
 @pytest.mark.parametrize(
     ("capability", "architecture"),
     [
-        ((6, 0), "sm_60"), ((6, 1), "sm_61"), ((6, 2), "sm_61"), ((7, 0), "sm_70"), ((7, 2), "sm_70"),
-        ((7, 5), "sm_75"), ((8, 0), "sm_80"), ((8, 6), "sm_86"), ((8, 7), "sm_86"), ((8, 9), "sm_89"),
-        ((9, 0), "sm_90"), ((10, 0), "compute_90"), ((12, 0), "compute_90"),
+        ((6, 0), "sm_60"),
+        ((6, 1), "sm_61"),
+        ((6, 2), "sm_61"),
+        ((7, 0), "sm_70"),
+        ((7, 2), "sm_70"),
+        ((7, 5), "sm_75"),
+        ((8, 0), "sm_80"),
+        ((8, 6), "sm_86"),
+        ((8, 7), "sm_86"),
+        ((8, 9), "sm_89"),
+        ((9, 0), "sm_90"),
+        ((10, 0), "compute_90"),
+        ((12, 0), "compute_90"),
     ],
-)  # fmt: skip
+)
 def test_every_gpu_gets_code_that_it_can_run(capability: tuple[int, int], architecture: str) -> None:
     assert nvrtc.architecture_for(capability) == architecture
 

@@ -36,9 +36,13 @@ class Host:
 
     def launch_together(self, kernel: str, device: int, stream: int, most_blocks: int, threads: int) -> None:
         self._library.graph_train_check_launch_together(
-            device, ctypes.c_void_p(stream), kernel.encode(), ctypes.c_int64(most_blocks), threads,
+            device,
+            ctypes.c_void_p(stream),
+            kernel.encode(),
+            ctypes.c_int64(most_blocks),
+            threads,
             ctypes.byref(ctypes.c_int64(7)),
-        )  # fmt: skip
+        )
 
     def table(self, device: int, stream: int, content: bytes) -> int:
         size = ctypes.c_int64(len(content))

@@ -49,7 +49,8 @@ def test_calls_are_led_to_ours_and_pages_stay_protected(tmp_path: Path, flags: l
         (tmp_path / f"{name}.cpp").write_text(text)
     compiled("-shared", "-fPIC", "called.cpp", "-o", "libcalled.so")
     compiled("-shared", "-fPIC", *flags, "calls.cpp", "-o", "libcalls.so", "-L.", "-lcalled", "-Wl,-rpath,$ORIGIN")
-    compiled(f"-I{SOURCE_FOLDER}", "program.cpp", str(SOURCE_FOLDER / "native" / "import_slot.cpp"), "-o", "program",
-             "-L.", "-lcalls", "-lcalled", "-Wl,-rpath,$ORIGIN")  # fmt: skip
+    slot = str(SOURCE_FOLDER / "native" / "import_slot.cpp")
+    libraries = ["-L.", "-lcalls", "-lcalled", "-Wl,-rpath,$ORIGIN"]
+    compiled(f"-I{SOURCE_FOLDER}", "program.cpp", slot, "-o", "program", *libraries)
     done = subprocess.run([tmp_path / "program"], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "0", "0", "1", "2", "0"]

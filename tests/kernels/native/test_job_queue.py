@@ -53,7 +53,11 @@ def test_runs_that_are_over_before_they_are_queued(tmp_path: Path) -> None:
     late = tmp_path / "late.so"
     subprocess.run(["g++", "-shared", "-fPIC", "-O1", "late.cpp", "-o", late, "-ldl"], check=True, cwd=tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM], env={**os.environ, "LD_PRELOAD": str(late)}, capture_output=True, text=True,
-        check=False, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-c", _PROGRAM],
+        env={**os.environ, "LD_PRELOAD": str(late)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert (done.returncode, done.stdout.split()) == (0, ["done"]), done.stderr[-2000:]

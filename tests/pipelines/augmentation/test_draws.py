@@ -128,8 +128,11 @@ def test_flips_by_hand() -> None:
     draws = SampleDraws(index_of([(100, 50)], [box]), AugmentConfig(mosaic=0, translate=0, scale=0, fliplr=0), seed=0)
     plan = draws.sample(0, 0, output_wh=(64, 64))
     for left_right, up_down, centre in (
-        (False, False, (0.25, 0.4)), (True, False, (0.75, 0.4)), (False, True, (0.25, 0.6)), (True, True, (0.75, 0.6)),
-    ):  # fmt: skip
+        (False, False, (0.25, 0.4)),
+        (True, False, (0.75, 0.4)),
+        (False, True, (0.25, 0.6)),
+        (True, True, (0.75, 0.6)),
+    ):
         labels = draws.labels(replace(plan, flip_left_right=left_right, flip_up_down=up_down))
         np.testing.assert_allclose(labels, [[1, *centre, 0.5, 0.25]], atol=1e-6)
 

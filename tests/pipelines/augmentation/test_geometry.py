@@ -128,11 +128,17 @@ def test_mosaic_by_hand() -> None:
     # Canvas 200, centre (80, 100), all four images 100 x 50: the left ones lose 20 px on their left side.
     tiles = mosaic4([(100, 50)] * 4, centre_xy=(80, 100), image_px=100)
     assert [t.rectangle for t in tiles] == [
-        (0, 50, 80, 100), (80, 50, 180, 100), (0, 100, 80, 150), (80, 100, 180, 150),
-    ]  # fmt: skip
+        (0, 50, 80, 100),
+        (80, 50, 180, 100),
+        (0, 100, 80, 150),
+        (80, 100, 180, 150),
+    ]
     assert [t.source_rectangle for t in tiles] == [
-        (20, 0, 100, 50), (0, 0, 100, 50), (20, 0, 100, 50), (0, 0, 100, 50),
-    ]  # fmt: skip
+        (20, 0, 100, 50),
+        (0, 0, 100, 50),
+        (20, 0, 100, 50),
+        (0, 0, 100, 50),
+    ]
 
 
 def test_nine_images_of_one_size_tile_the_plane() -> None:

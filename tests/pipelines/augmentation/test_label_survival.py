@@ -38,8 +38,12 @@ def kept_boxes(view: View, index: ImageIndex) -> list[tuple[float, tuple[float, 
     for source, placed in zip(view.sources, view.placements, strict=True):
         (w, h), (left, top) = placed.size_wh, placed.offset_xy
         for kind, cx, cy, bw, bh in index.labels[source].astype(float).tolist():
-            corners = [(cx - bw / 2) * w + left, (cy - bh / 2) * h + top, (cx + bw / 2) * w + left,
-                       (cy + bh / 2) * h + top]  # fmt: skip
+            corners = [
+                (cx - bw / 2) * w + left,
+                (cy - bh / 2) * h + top,
+                (cx + bw / 2) * w + left,
+                (cy + bh / 2) * h + top,
+            ]
             before.append((kind, [on_canvas(v, n, view) for n, v in enumerate(corners)]))
         for polygon in index.segments[source]:
             points = [(x * w + left, y * h + top) for x, y in polygon.astype(float).tolist()]

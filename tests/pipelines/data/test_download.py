@@ -76,8 +76,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     folder = tmp_path_factory.mktemp("served")
     for split in ("train", "val"):
         add_image(folder / "content", f"{split}/a.png", "0 0.5 0.5 0.5 0.5\n")
-    files = {f"set/{path.relative_to(folder / 'content')}": path.read_bytes()
-             for path in (folder / "content").rglob("*.*")}  # fmt: skip
+    files = {
+        f"set/{path.relative_to(folder / 'content')}": path.read_bytes() for path in (folder / "content").rglob("*.*")
+    }
     make_zip(folder / "set.zip", files)
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), lambda *arguments: _Handler(*arguments, directory=str(folder))
@@ -292,9 +293,15 @@ def image_bytes(tmp_path: Path) -> bytes:
 
 def test_coco128_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = image_bytes(tmp_path)
-    make_zip(served[0] / "coco128.zip", {
-        "coco128/images/train2017/9.jpg": picture, "coco128/labels/train2017/9.txt": b"7 .5 .5 1 1",
-        "coco128/README.txt": b"read me", "coco128/LICENSE": b"left"})  # fmt: skip
+    make_zip(
+        served[0] / "coco128.zip",
+        {
+            "coco128/images/train2017/9.jpg": picture,
+            "coco128/labels/train2017/9.txt": b"7 .5 .5 1 1",
+            "coco128/README.txt": b"read me",
+            "coco128/LICENSE": b"left",
+        },
+    )
     shipped("coco128.yaml", served, ["coco128.zip"], monkeypatch)
     here = tmp_path / "here"
     here.mkdir()
@@ -333,8 +340,11 @@ def write_tar(file: Path, folder: Path) -> None:
 
 def test_voc_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The official archives: xml becomes YOLO rows, per set and year; difficult objects are left out."""
-    tars = {"VOCtrainval_06-Nov-2007.tar": ("2007", ("train", "val")), "VOCtest_06-Nov-2007.tar": ("2007", ("test",)),
-            "VOCtrainval_11-May-2012.tar": ("2012", ("train", "val"))}  # fmt: skip
+    tars = {
+        "VOCtrainval_06-Nov-2007.tar": ("2007", ("train", "val")),
+        "VOCtest_06-Nov-2007.tar": ("2007", ("test",)),
+        "VOCtrainval_11-May-2012.tar": ("2012", ("train", "val")),
+    }
     for file, (year, sets) in tars.items():
         folder = tmp_path / "devkit" / f"VOC{year}"
         for kind in sets:

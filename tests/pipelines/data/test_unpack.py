@@ -56,8 +56,15 @@ def everything_below(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["zip", "w", "w:gz", "w:bz2", "w:xz"])
 def test_data_comes_out_and_the_rest_stays_in(kind: str, target: Path, tmp_path: Path) -> None:
-    content = {"set/images/a.JPG": b"picture", "set/labels/a.txt": b"0 .5 .5 1 1\n", "set/numpy.py": b"evil",
-               "set/.bashrc": b"evil", "__MACOSX/set/a.txt": b"", "set/run.sh": b"evil", "top.yaml": b"a"}  # fmt: skip
+    content = {
+        "set/images/a.JPG": b"picture",
+        "set/labels/a.txt": b"0 .5 .5 1 1\n",
+        "set/numpy.py": b"evil",
+        "set/.bashrc": b"evil",
+        "__MACOSX/set/a.txt": b"",
+        "set/run.sh": b"evil",
+        "top.yaml": b"a",
+    }
     file = tmp_path / "archive"
     if kind == "zip":
         make_zip(file, content)
@@ -93,13 +100,15 @@ def test_names_that_leave_the_folder_are_refused(name: str, target: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [(tarfile.SYMTYPE, "images is a link; only files and folders"),
-     (tarfile.LNKTYPE, "images is a link; only files and folders"),
-     (tarfile.FIFOTYPE, "images is a device; only files and folders"),
-     (tarfile.CHRTYPE, "images is a device; only files and folders"),
-     (tarfile.BLKTYPE, "images is a device; only files and folders"),
-     (tarfile.GNUTYPE_SPARSE, "images is a device; only files and folders")],
-)  # fmt: skip
+    [
+        (tarfile.SYMTYPE, "images is a link; only files and folders"),
+        (tarfile.LNKTYPE, "images is a link; only files and folders"),
+        (tarfile.FIFOTYPE, "images is a device; only files and folders"),
+        (tarfile.CHRTYPE, "images is a device; only files and folders"),
+        (tarfile.BLKTYPE, "images is a device; only files and folders"),
+        (tarfile.GNUTYPE_SPARSE, "images is a device; only files and folders"),
+    ],
+)
 def test_links_and_devices_are_refused(kind: bytes, said: str, target: Path, tmp_path: Path) -> None:
     archive = make_tar(tmp_path / "a.tar", [(member("images", kind, "/etc"), b""), (member("images/passwd.txt"), b"x")])
     with pytest.raises(ValueError, match=said):

@@ -127,8 +127,10 @@ def test_every_operator_of_a_gpu_exists_for_it(
     settings = replace(settings_of(outlined, augment, cache), backend=Backend(1))
     assert define(settings).device_id == 1
     known = {
-        "cpu": DALI.RegisteredCPUOps(), "gpu": DALI.RegisteredGPUOps(), "mixed": DALI.RegisteredMixedOps(),
-    }  # fmt: skip
+        "cpu": DALI.RegisteredCPUOps(),
+        "gpu": DALI.RegisteredGPUOps(),
+        "mixed": DALI.RegisteredMixedOps(),
+    }
     found = {_kind(op) for op in operators(settings)}
     assert not [(device, name) for device, name in found if name not in known[device]]
     # On the host lies only what is fed, and its shares of a split; pixels never come back to it.

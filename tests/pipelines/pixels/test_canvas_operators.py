@@ -44,10 +44,16 @@ def reference(view: ViewRender, crops: Sequence[np.ndarray]) -> np.ndarray:
 def canvases(request: pytest.FixtureRequest) -> CanvasPipeline:
     pipeline = CanvasPipeline(
         GraphSettings(
-            slots=request.param, warp=False, paste=False, batch_size=VIEWS, threads=1, backend=Backend(), finish=True,
+            slots=request.param,
+            warp=False,
+            paste=False,
+            batch_size=VIEWS,
+            threads=1,
+            backend=Backend(),
+            finish=True,
             decoded=True,
         )
-    )  # fmt: skip
+    )
     request.addfinalizer(pipeline.close)
     return pipeline
 

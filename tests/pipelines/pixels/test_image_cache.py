@@ -49,10 +49,15 @@ def test_real_photos_are_the_same_with_a_cache(bccd: Path, tmp_path: Path) -> No
 
 def test_needs_by_hand(index: ImageIndex) -> None:
     two = replace(
-        index, sizes=np.array([(10, 20), (30, 40)]), formats=ImageFormats.of((
-            replace(index.formats[0], file_bytes=70), replace(index.formats[1], kind="png", mode="RGBA", file_bytes=80),
-        )),
-    )  # fmt: skip
+        index,
+        sizes=np.array([(10, 20), (30, 40)]),
+        formats=ImageFormats.of(
+            (
+                replace(index.formats[0], file_bytes=70),
+                replace(index.formats[1], kind="png", mode="RGBA", file_bytes=80),
+            )
+        ),
+    )
     need = cache_need(two)
     assert need.decoded == 10 * 20 * 3 + 30 * 40 * 3
     assert need.encoded == 70 + 30 * 40 * 3  # alpha is taken away on the host: kept as pixels
