@@ -12,7 +12,7 @@ from graph_train.detection.inference import Inference
 from graph_train.engine.precision import agreeing_type, compute_device
 from graph_train.engine.schedule import Schedule, check_image_size
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
-from graph_train.engine.step import Compilation, EagerStep, GraphStep, TrainStep
+from graph_train.engine.step import Compilation, EagerStep, GraphStep, StepConfig, TrainStep
 from graph_train.host.published_weights import located_weights
 from graph_train.ranks import team
 from graph_train.settings.hyperparameters import Hyperparameters
@@ -248,15 +248,15 @@ def _with_step(setup: Setup, network: DetectionModel) -> TrainingRun:
 def _step(setup: Setup, state: TrainingState, criterion: DetectionLoss, schedule: Schedule) -> TrainStep:
     if state.network.activation_type is ActivationType.FLOAT16:
         state.counters = Counters(loss_scale=LOSS_SCALE_START)
-    settings: dict[str, Any] = {
-        "weight_decays": schedule.weight_decays,
-        "loss_factor": QUAD_LOSS_FACTOR if setup.options.data.quad else 1.0,
-        "placement": setup.placement,
-        "accumulates": schedule.accumulates,
-    }
+    config = StepConfig(
+        weight_decays=schedule.weight_decays,
+        loss_factor=QUAD_LOSS_FACTOR if setup.options.data.quad else 1.0,
+        placement=setup.placement,
+        accumulates=schedule.accumulates,
+    )
     if setup.options.engine.graph:
-        return GraphStep(state, criterion, on_compile=_report_compilation, **settings)
-    return EagerStep(state, criterion, **settings)
+        return GraphStep(state, criterion, config, _report_compilation)
+    return EagerStep(state, criterion, config)
 
 
 def _report_compilation(event: Compilation) -> None:
