@@ -94,7 +94,7 @@ def _train_one(options: TrainOptions, flags: Mapping[str, Any], listeners: Callb
     load_dataset(options.data.data, require=())
     if options.model.cfg:
         load_model_spec(options.model.cfg)
-    run_device(options)
+    run_device(options, team.current().info)
     folder = new_run_folder(options.run.project, options.run.name, exist_ok=options.run.exist_ok)
     return _train_in(folder, lambda folder: begun(folder, options, hyp), listeners)
 
@@ -174,7 +174,7 @@ def _train_from(start: Start, folder: RunFolder, callbacks: Callbacks) -> TrainR
         lines = header.results
     else:
         options = _with_batch_size(options, start.hyp, folder, callbacks)
-    run = assemble(options, start.hyp, saved)
+    run = assemble(options, start.hyp, saved, rank=team.current().info)
     try:
         _require_same_data(run)
         if header is not None:
