@@ -31,6 +31,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("prediction", "training"),
         ("checks",),
         ("report",),
+        ("evolution",),
         ("launch",),
         ("cli",),
     ),
