@@ -32,6 +32,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("prediction", "training"),
         ("checks",),
         ("report",),
+        ("evolution",),
         ("launch",),
         ("cli",),
     ),

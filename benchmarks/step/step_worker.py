@@ -12,7 +12,7 @@ from benchmarks.harness.points import Point, l2_norm, write_point
 from graph_train.engine.precision import compute_device
 from graph_train.engine.schedule import StepSettings
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState
-from graph_train.engine.step import EagerStep, GraphStep, StepResult
+from graph_train.engine.step import EagerStep, GraphStep, StepConfig, StepResult, TrainStep
 from graph_train.host.devices import select_device
 from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
@@ -30,7 +30,7 @@ from pipelines.shard import Shard
 class _Session:
     """What `prepare` made."""
 
-    step: EagerStep | GraphStep
+    step: TrainStep
     settings: StepSettings
     batches: list[tuple[Tensor, Tensor]]
     losses: list[float]
@@ -73,10 +73,9 @@ def prepare_kind(placement: Placement, folder: Path, kind: ActivationType, *, gr
     started = time.perf_counter()
     result = _once()
     seconds = time.perf_counter() - started
-    compilations = _Session.step.compilations if isinstance(_Session.step, GraphStep) else []
     return {
         "first_step_s": seconds,
-        "compile_s": sum(event.seconds for event in compilations) if graph else None,
+        "compile_s": _Session.step.compile_seconds if graph else None,
         "parameters": sum(parameter.numel() for parameter in _Session.step.state.network.parameters()),
         "loss": result.total,
         "loss_parts": [result.box, result.objectness, result.classes],
@@ -89,7 +88,7 @@ def _spread(rows: np.ndarray, placement: Placement) -> Tensor:
     return placement.shard_batch(flow.tensor(rows[Shard(placement.rank, placement.ranks).rows(total)]), total)
 
 
-def _build(point: dict[str, Any], placement: Placement, *, graph: bool, kind: ActivationType) -> EagerStep | GraphStep:
+def _build(point: dict[str, Any], placement: Placement, *, graph: bool, kind: ActivationType) -> TrainStep:
     spec = load_model_spec(point["point"]["model"])
     network, average = (DetectionModel(spec, seed=seed).compute_in(kind) for seed in (0, None))
     state = TrainingState(
@@ -98,8 +97,8 @@ def _build(point: dict[str, Any], placement: Placement, *, graph: bool, kind: Ac
     if kind is ActivationType.FLOAT16:
         state.counters = Counters(loss_scale=LOSS_SCALE_START)
     criterion = placement.replicate_module(DetectionLoss(network.head_geometry, LossConfig(**point["loss"])))
-    decays = tuple(point["update"]["weight_decays"])
-    return (GraphStep if graph else EagerStep)(state, criterion, weight_decays=decays, placement=placement)
+    config = StepConfig(tuple(point["update"]["weight_decays"]), placement=placement)
+    return (GraphStep if graph else EagerStep)(state, criterion, config)
 
 
 def _settings(update: dict[str, Any]) -> StepSettings:

@@ -10,9 +10,10 @@ update send no gradients. The first ends with each rank's partial sums, the seco
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -176,42 +177,53 @@ class _StepGraph(flow.nn.Graph):
         return self.step(*inputs)
 
 
-class TrainStep(Protocol):
-    """One way to execute the step."""
+@dataclass(frozen=True)
+class StepConfig:
+    """Settings of a step that stay the same for the whole run.
 
-    def __call__(self, images: Tensor, labels: Tensor, settings: StepSettings) -> StepResult:
-        """Takes uint8 (B, 3, H, W) and (B, T, 5) on the device of the state; waits for the result."""
-        ...
+    Attributes:
+        weight_decays: of biases, weights and BatchNorm's weights, in the order of `StepSettings.learning_rates`.
+        loss_factor: multiplies the loss, and so the gradients: YOLOv5 takes four times the loss of quad batches.
+        placement: the ranks that share the step.
+        accumulates: some updates add up several batches; several ranks then take the step in two parts.
+    """
+
+    weight_decays: tuple[float, float, float]
+    loss_factor: float = 1.0
+    placement: Placement = Placement("cpu")  # noqa: RUF009 - a frozen value
+    accumulates: bool = False
 
 
-class _Step:
-    """What both ways share: packing the settings, reading the result, counting."""
+class TrainStep(ABC):
+    """The training step as the driver calls it, executed op by op (`EagerStep`) or as a graph (`GraphStep`)."""
 
-    def __init__(
-        self,
-        state: TrainingState,
-        criterion: Any,
-        *,
-        weight_decays: tuple[float, float, float],
-        loss_factor: float = 1.0,
-        placement: Placement = Placement("cpu"),  # noqa: B008 - a frozen value
-        accumulates: bool = False,
-    ) -> None:
-        """`loss_factor` multiplies the loss, and so the gradients: YOLOv5 takes four times the loss of quad batches.
+    compiles: bool
+    """Whether each new shape of a batch is compiled at first."""
 
-        `accumulates`: updates of several batches will come; several ranks then take the step in two parts.
-        """
-        self.state, self.criterion = state, criterion
-        self._weight_decays = weight_decays
-        self._loss_factor = loss_factor
+    def __init__(self, state: TrainingState, criterion: Any, config: StepConfig) -> None:
+        placement = config.placement
+        self.state, self.criterion, self.placement = state, criterion, placement
+        self._config = config
         self._scales_loss = state.network.activation_type is ActivationType.FLOAT16
-        self._in_parts = accumulates and placement.distributed
+        self._in_parts = config.accumulates and placement.distributed
         self._module = (BackwardModule if self._in_parts else StepModule)(state, criterion, placement)
         self._update_module = UpdateModule(state, placement)
-        self.placement = placement
+
+    @property
+    @abstractmethod
+    def compile_seconds(self) -> float:
+        """Seconds spent on compiling so far."""
+
+    @abstractmethod
+    def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
+        """Compile for a shape and reserve its memory, without a step; do nothing if that is not needed."""
+
+    @abstractmethod
+    def summary(self) -> str:
+        """Return what was compiled and how often it was used; "" if nothing was."""
 
     def __call__(self, images: Tensor, labels: Tensor, settings: StepSettings) -> StepResult:
-        """See `TrainStep`."""
+        """Take uint8 (B, 3, H, W) and (B, T, 5) on the device of the state, and wait for the result."""
         counters = self.state.counters
         decay = ema_decay(counters.updates + 1)
         hyper, extra = self._scalars(settings, counters, decay)
@@ -250,7 +262,7 @@ class _Step:
     def _scalars(self, settings: StepSettings, counters: Counters, decay: float) -> tuple[Tensor, Tensor]:
         hyper = hyper_vector(
             learning_rates=settings.learning_rates,
-            weight_decays=self._weight_decays,
+            weight_decays=self._config.weight_decays,
             momentum=settings.momentum,
             beta2=ADAM_BETA2,
             eps=ADAM_EPSILON,
@@ -260,20 +272,30 @@ class _Step:
             update=settings.update,
         )
         # The update divides by the loss scale alone, so the factor stays in the gradients.
-        extra = np.array([counters.loss_scale * self._loss_factor, 1.0 - counters.pending_decay], np.float32)
+        extra = np.array([counters.loss_scale * self._config.loss_factor, 1.0 - counters.pending_decay], np.float32)
         return self.placement.replicate(np.asarray(hyper, np.float32)), self.placement.replicate(extra)
 
+    @abstractmethod
     def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
-        """The step, or its first part."""
-        raise TypeError("use EagerStep or GraphStep")
+        """Run the step, or its first part."""
 
+    @abstractmethod
     def _update(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:
-        """The second part."""
-        raise TypeError("use EagerStep or GraphStep")
+        """Run the second part."""
 
 
-class EagerStep(_Step):
-    """Executes the step op by op."""
+class EagerStep(TrainStep):
+    """The step, executed op by op."""
+
+    compiles = False
+    compile_seconds = 0.0
+
+    def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
+        """See `TrainStep`: nothing is compiled."""
+
+    def summary(self) -> str:
+        """See `TrainStep`."""
+        return ""
 
     def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
         self.state.network.train()
@@ -283,39 +305,36 @@ class EagerStep(_Step):
         return self._update_module(partial_sums, hyper)
 
 
-class GraphStep(_Step):
-    """Executes the step as one graph, compiled at the first batch of each shape and replayed ever after."""
+class GraphStep(TrainStep):
+    """The step as one graph, compiled at the first batch of each shape and replayed ever after."""
+
+    compiles = True
 
     def __init__(
         self,
         state: TrainingState,
         criterion: Any,
-        *,
-        weight_decays: tuple[float, float, float],
-        loss_factor: float = 1.0,
-        placement: Placement = Placement("cpu"),  # noqa: B008 - a frozen value
-        accumulates: bool = False,
+        config: StepConfig,
         on_compile: Callable[[Compilation], None] = lambda _: None,
     ) -> None:
-        super().__init__(
-            state,
-            criterion,
-            weight_decays=weight_decays,
-            loss_factor=loss_factor,
-            placement=placement,
-            accumulates=accumulates,
-        )
+        super().__init__(state, criterion, config)
         self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _StepGraph] = {}
         self._update_graph: _StepGraph | None = None
         self._on_compile = on_compile
         self.compilations: list[Compilation] = []
         self.replayed = 0
 
+    @property
+    def compile_seconds(self) -> float:
+        """See `TrainStep`."""
+        return sum(event.seconds for event in self.compilations)
+
     def summary(self) -> str:
-        """What was compiled and how often it was used."""
-        seconds = sum(event.seconds for event in self.compilations)
-        shapes = ", ".join(map(str, self.compilations))
-        return f"Graph: {len(self.compilations)} compiled in {seconds:.1f} s ({shapes}), {self.replayed} steps replayed"
+        """See `TrainStep`."""
+        if not self.compilations:
+            return ""
+        compiled = f"{len(self.compilations)} compiled in {self.compile_seconds:.1f} s"
+        return f"Graph: {compiled} ({', '.join(map(str, self.compilations))}), {self.replayed} steps replayed"
 
     def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
         graph = self._graphs.get((tuple(images.shape), tuple(labels.shape)))
@@ -331,7 +350,7 @@ class GraphStep(_Step):
         return self._update_graph(partial_sums, hyper)
 
     def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
-        """Compiles for a shape and reserves its memory, without a step; a shape that is there already costs nothing."""
+        """See `TrainStep`; a shape that was compiled already costs nothing."""
         if (tuple(images_shape), tuple(labels_shape)) in self._graphs:
             return
         images = self.placement.empty_batch(images_shape, flow.uint8)
@@ -354,11 +373,6 @@ class GraphStep(_Step):
         compile_graph(graph, *inputs)
         self.compilations.append(Compilation(*shapes, seconds=time.perf_counter() - started))
         self._on_compile(self.compilations[-1])
-
-
-def compile_seconds(step: TrainStep) -> float:
-    """Seconds that a step has spent on compiling so far; 0 for one that does not compile."""
-    return sum(event.seconds for event in step.compilations) if isinstance(step, GraphStep) else 0.0
 
 
 def _advance(counters: Counters, settings: StepSettings, result: StepResult, decay: float, *, scaled: bool) -> Counters:

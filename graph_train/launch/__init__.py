@@ -1,1 +1,1 @@
-"""How trainings start: a new run, one that is resumed, an evolution of many, one of measured batch size."""
+"""How a training starts: a new run, a resumed one, or an evolution."""

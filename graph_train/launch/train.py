@@ -1,38 +1,31 @@
-"""What `graph-train` and `graph_train.train` do: from flags to the driver of a run, on every rank."""
+"""`graph-train` and `graph_train.train`: from flags to the training loop of a run, on every rank."""
 
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from graph_train.evolution.command import run_evolution
+from graph_train.evolution.search import EvolutionResult
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.hooks.loggers import RunDescription, add_loggers
-from graph_train.host.devices import cpu_threads
 from graph_train.host.failures import GracefulStop
 from graph_train.host.interrupts import Interruptible
 from graph_train.host.run_command import one_line
 from graph_train.host.terminal import steady_output
-from graph_train.launch.auto_batch import with_batch_size
-from graph_train.launch.evolution import EvolutionResult
-from graph_train.launch.evolve_command import evolve_from
-from graph_train.launch.new_or_resumed import Start, begun, require_fitting, resumed, save_settings, shared
+from graph_train.launch.run_start import RunStart
 from graph_train.ranks import team
 from graph_train.ranks.exchange import Exchange
 from graph_train.ranks.launcher import RankInfo
 from graph_train.report import ReportHooks
-from graph_train.runs.cursor import Cursor
-from graph_train.runs.run_folder import (
-    RunFolder,
-    new_run_folder,
-    point_to_resume,
-)
-from graph_train.runs.saved_header import SavedHeader, read_header
-from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
+from graph_train.runs.run_folder import ResumePoint, RunFolder, new_run_folder, point_to_resume, save_settings
+from graph_train.settings.hyperparameters import load_hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, TrainOptions, options_from_flags
-from graph_train.training.assembly import Saved, TrainingRun, assemble
-from graph_train.training.early_stopping import EarlyStopping
+from graph_train.training.assembly import TrainingRun, assemble
+from graph_train.training.auto_batch import with_batch_size
 from graph_train.training.setup import run_device
 from graph_train.training.trainer import Trainer, TrainResult
 from models.complexity import measure
@@ -44,111 +37,117 @@ LOG = logging.getLogger("graph_train")
 
 
 def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | EvolutionResult:
-    """Trains a detector; the arguments are the flags of `graph-train` with underscores.
+    """Train a detector; the arguments are the flags of `graph-train` with underscores.
 
     Args:
-        callbacks: who wants to hear of the run's events, besides the loggers that the flags name.
-        flags: settings; what is left out has its default.
+        callbacks: called at the run's events, besides the loggers that the flags name.
+        flags: settings; those left out have their defaults.
     Returns:
-        What came of it; with `evolve` the result of the evolution.
+        The result of the run; with `evolve` that of the evolution.
     Raises:
         ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
         RunEndedError: the disk refused a checkpoint, or the numbers were not finite for too long.
         KeyboardInterrupt: stopped by a signal, after saving.
     """
-    team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", ""))
+    rank = team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", "")).info
+    callbacks = callbacks if callbacks is not None else Callbacks()
     with team.reporting(quiet=not flags.get("debug")), steady_output(), Interruptible():
+        exchange = Exchange(rank.rank, rank.world)
         try:
-            return _train(callbacks, flags)
+            options = _checked_options(flags, rank)
+            if options.optim.evolve:
+                return run_evolution(options, callbacks)
+            resumes = rank.main and options.run.resume
+            point = point_to_resume(options.run.resume, options.run.project) if resumes else None
+            with callbacks.run_scope(), _run_folder(options, point, rank) as folder, _routine_events(callbacks):
+                start = None
+                if rank.main:
+                    start = RunStart.resume(folder, point, flags) if point else RunStart.new(folder, options)
+                return _run(RunStart.broadcast(start, exchange), folder, callbacks, rank)
         except GracefulStop:
-            _wait_for_all_ranks()
+            # OneFlow's heartbeat would abort the ranks that are left, even rank 0 in its last save: wait for all.
+            exchange.all_reduce_max(0)
             raise
 
 
-def _wait_for_all_ranks() -> None:
-    """Waits for all ranks: OneFlow's heartbeat would abort those that are left, even rank 0 in its last save."""
-    info = team.current().info
-    Exchange(info.rank, info.world).all_reduce_max(0)
+def _run(start: RunStart, folder: RunFolder, callbacks: Callbacks, rank: RankInfo) -> TrainResult:
+    """Assemble a run, restore its state if it is resumed, and train it."""
+    if start.header is None:
+        start = _with_batch_size(start, folder, callbacks)
+    cursor, stopper = start.progress()
+    run = assemble(start.options, start.hyp, start.saved_network, rank=rank)
+    try:
+        _require_same_data(run)
+        start.check(run, folder.path)
+        _describe(run, folder, callbacks, first_epoch=None if start.header is None else cursor.epoch)
+        start.restore(run)
+        results = start.header.results if start.header else ()
+        trainer = Trainer(run, folder, cursor, stopper, callbacks, results=results)
+        if rank.main:
+            callbacks.add(ReportHooks(trainer, resumed=start.header is not None), "report")
+        try:
+            return trainer.train()
+        except OSError as error:
+            # Such as an image that could be read at the start.
+            remedy = f"repair that and go on with: graph-train --resume {printable(folder.path)}"
+            raise OSError(f"{one_line(error)}; {remedy}") from error
+    finally:
+        run.close()
 
 
-def _train(callbacks: Callbacks | None, flags: Mapping[str, Any]) -> TrainResult | EvolutionResult:
+def _checked_options(flags: Mapping[str, Any], rank: RankInfo) -> TrainOptions:
+    """Return the settings that the flags give.
+
+    Raises:
+        ValueError: a flag is wrong, or does not fit the number of processes.
+    """
     if flags.get("resume") == "":
         raise ValueError("--resume '': names no run; give a run folder or a checkpoint, or leave the value out")
     options = options_from_flags(**flags)
-    info = team.current().info
-    _check_ranks(options, info)
-    listeners = callbacks if callbacks is not None else Callbacks()
-    if options.optim.evolve:
-        return evolve_from(options, listeners)
-    with listeners.run_scope():
-        return _train_one(options, flags, listeners) if info.main else _train_follower(listeners)
-
-
-def _train_one(options: TrainOptions, flags: Mapping[str, Any], listeners: Callbacks) -> TrainResult:
-    """Trains on the main rank."""
-    if options.run.resume:
-        point = point_to_resume(options.run.resume, options.run.project)
-        return _train_in(RunFolder(point.folder, resumed=True), lambda folder: resumed(folder, point, flags), listeners)
-    # A broken file or a missing device ends the run before a folder is made.
-    hyp = load_hyperparameters(options.optim.hyp)
-    load_dataset(options.data.data, require=())
-    if options.model.cfg:
-        load_model_spec(options.model.cfg)
-    run_device(options)
-    folder = new_run_folder(options.run.project, options.run.name, exist_ok=options.run.exist_ok)
-    return _train_in(folder, lambda folder: begun(folder, options, hyp), listeners)
-
-
-def _check_ranks(options: TrainOptions, info: RankInfo) -> None:
-    """Refuses settings that do not fit the number of processes.
-
-    Raises:
-        ValueError: says which.
-    """
-    given, local_rank = options.engine.local_rank, info.local_rank
-    if given >= 0 and (info.alone or given != local_rank):
-        what = "there is one process, without a launcher" if info.alone else f"the launcher says {local_rank}"
+    given, local_rank = options.engine.local_rank, rank.local_rank
+    if given >= 0 and (rank.alone or given != local_rank):
+        what = "there is one process, without a launcher" if rank.alone else f"the launcher says {local_rank}"
         raise ValueError(f"--local_rank {given}: only a launcher sets it ({what}); leave it out")
-    if info.alone:
-        return
+    if rank.alone:
+        return options
     if options.optim.evolve:
         raise ValueError("--evolve: each generation trains in a process of its own; start it without a launcher")
     if options.optim.batch_size == AUTO_BATCH:
         raise ValueError("--batch-size -1: measures the memory of one process; with several ranks give a number")
-    if options.optim.batch_size < info.world:
-        raise ValueError(f"--batch-size {options.optim.batch_size}: {info.world} ranks need at least an image each")
+    if options.optim.batch_size < rank.world:
+        raise ValueError(f"--batch-size {options.optim.batch_size}: {rank.world} ranks need at least an image each")
+    return options
 
 
-def _train_follower(callbacks: Callbacks) -> TrainResult:
-    """Trains as any rank but the main one: settings come from there, and what is written here is thrown away."""
-    with tempfile.TemporaryDirectory(prefix="graph-train-rank-") as place:
-        folder = RunFolder(Path(place))
-        with folder.quiet():
-            try:
-                with _routine_events(callbacks):
-                    return _train_from(shared(None), folder, callbacks)
-            finally:
-                folder.close()
-
-
-def _require_same_data(run: TrainingRun) -> None:
-    """All ranks draw from one plan, so all must have the same images.
+def _check_inputs(options: TrainOptions, rank: RankInfo) -> None:
+    """Refuse a broken file or a missing device before a folder is made.
 
     Raises:
-        ValueError: this rank has others.
+        ValueError, OSError: says which.
     """
-    own, exchange = run.setup.data.fingerprint(), run.setup.exchange
-    if exchange.broadcast(own) != own:
-        raise ValueError("the data set is not the one that rank 0 has; copy the same files to every host")
+    load_hyperparameters(options.optim.hyp)
+    load_dataset(options.data.data, require=())
+    if options.model.cfg:
+        load_model_spec(options.model.cfg)
+    run_device(options, rank)
 
 
-def _train_in(folder: RunFolder, begin: Callable[[RunFolder], Start], callbacks: Callbacks) -> TrainResult:
-    try:
-        folder.open_log()
-        with _routine_events(callbacks):
-            return _train_from(shared(begin(folder)), folder, callbacks)
-    finally:
-        folder.close()
+@contextlib.contextmanager
+def _run_folder(options: TrainOptions, point: ResumePoint | None, rank: RankInfo) -> Iterator[RunFolder]:
+    """Open the run's folder and its log; all ranks but the main one log nothing and write into a temporary folder."""
+    with contextlib.ExitStack() as stack:
+        if not rank.main:
+            folder = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graph-train-rank-"))))
+            stack.enter_context(folder.quiet())
+        elif point:
+            folder = RunFolder(point.folder, resumed=True)
+        else:
+            _check_inputs(options, rank)
+            folder = new_run_folder(options.run.project, options.run.name, exist_ok=options.run.exist_ok)
+        stack.callback(folder.close)
+        if rank.main:
+            folder.open_log()
+        yield folder
 
 
 @contextlib.contextmanager
@@ -160,94 +159,25 @@ def _routine_events(callbacks: Callbacks) -> Iterator[None]:
         callbacks.run("teardown")
 
 
-def _train_from(start: Start, folder: RunFolder, callbacks: Callbacks) -> TrainResult:
-    options, checkpoint = start.options, start.checkpoint
-    header = read_header(checkpoint.header) if checkpoint is not None else None
-    saved, cursor, stopper = None, Cursor(), EarlyStopping(options.optim.patience)
-    lines: Sequence[str] = ()
-    if header is not None:
-        saved = Saved(header.config, header.anchors_px)
-        cursor = header.cursor
-        # More epochs than the run was to have: it goes on, also one that had stopped early.
-        cursor.finished = cursor.finished and options.optim.epochs <= header.options["epochs"]
-        stopper.restore(header.early_stopping)
-        lines = header.results
-    else:
-        options = _with_batch_size(options, start.hyp, folder, callbacks)
-    run = assemble(options, start.hyp, saved)
-    try:
-        _require_same_data(run)
-        if header is not None:
-            _check_data(run, header)
-            if run.setup.device == "cpu":
-                _warn_of_other_threads(header.threads)
-            require_fitting(header, run.setup.data, run.train_pipeline.batches_per_epoch, folder.path)
-        _describe(run, folder, callbacks, first_epoch=None if checkpoint is None else cursor.epoch)
-        if checkpoint is not None and header is not None:
-            if run.setup.exchange.main:
-                run.state.load_arrays(checkpoint.arrays, header.counters)
-            run.state.share(header.counters)
-            _announce_resume(cursor, options.optim.epochs)
-        trainer = Trainer(run, folder, cursor, stopper, callbacks, results=lines)
-        if run.setup.exchange.main:
-            callbacks.add(ReportHooks(trainer, resumed=checkpoint is not None), "report")
-        return _trained(trainer)
-    finally:
-        run.close()
-
-
-def _check_data(run: TrainingRun, header: SavedHeader) -> None:
-    """The data set may lie elsewhere than before, but must be the same there.
+def _require_same_data(run: TrainingRun) -> None:
+    """Require the same images on all ranks, which shard one plan.
 
     Raises:
-        ValueError: `--data` names another one than that of the checkpoint.
+        ValueError: this rank has others.
     """
-    given = run.setup.options.data.data
-    if given != header.options["data"] and header.data != run.setup.data.fingerprint():
-        raise ValueError(
-            f"--data {given}: not the data set of the checkpoint (names, sizes and labels of its images "
-            "differ); a resumed run keeps its data set, which may only lie elsewhere"
-        )
+    own, exchange = run.setup.data.fingerprint(), run.setup.exchange
+    if exchange.broadcast(own) != own:
+        raise ValueError("the data set is not the one that rank 0 has; copy the same files to every host")
 
 
-def _trained(trainer: Trainer) -> TrainResult:
-    """Trains; a file that the run could read at its start, and cannot any more, is no reason to start all over."""
-    try:
-        return trainer.train()
-    except OSError as error:
-        way_on = f"repair that and go on with: graph-train --resume {printable(trainer.folder.path)}"
-        raise OSError(f"{one_line(error)}; {way_on}") from error
-
-
-def _with_batch_size(
-    options: TrainOptions, hyp: Hyperparameters, folder: RunFolder, callbacks: Callbacks
-) -> TrainOptions:
-    """Finds the batch size if it was left to us, and tells it; a run that starts over will have the same."""
-    found = with_batch_size(options, hyp)
-    if found is not options:
-        save_settings(found, hyp, folder)
-        callbacks.run("on_params_update", {"batch_size": found.optim.batch_size})
-    return found
-
-
-def _announce_resume(cursor: Cursor, epochs: int) -> None:
-    if cursor.finished or cursor.epoch >= epochs:
-        LOG.info("All %d epochs are done: only the final validation is repeated; go on with --epochs N", cursor.epoch)
-    else:
-        LOG.info("Resuming at epoch %d, batch %d", cursor.epoch, cursor.next_batch)
-
-
-def _warn_of_other_threads(before: int) -> None:
-    now = cpu_threads()
-    if before not in (0, now):
-        LOG.warning(
-            "This run used %d thread%s, now %d: results will differ from an uninterrupted run in the last digits; set "
-            "OMP_NUM_THREADS=%d to continue exactly",
-            before,
-            "s" * (before != 1),
-            now,
-            before,
-        )
+def _with_batch_size(start: RunStart, folder: RunFolder, callbacks: Callbacks) -> RunStart:
+    """Find the batch size of `--batch-size -1` and save it, so that a run that starts over has the same."""
+    options = with_batch_size(start.options, start.hyp)
+    if options is start.options:
+        return start
+    save_settings(folder.path, options, start.hyp)
+    callbacks.run("on_params_update", {"batch_size": options.optim.batch_size})
+    return replace(start, options=options)
 
 
 def _listed(values: Mapping[str, Any]) -> str:
@@ -255,7 +185,7 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 
 def _describe(run: TrainingRun, folder: RunFolder, callbacks: Callbacks, *, first_epoch: int | None) -> None:
-    """Says what will be trained: to the terminal, as files in the folder, to loggers."""
+    """Report what will be trained: to the terminal, as files in the folder, to loggers."""
     options, data = run.setup.options, run.setup.data
     LOG.info("Settings: %s", _listed(options.as_flat_dict()))
     LOG.info("Hyper-parameters: %s", _listed(run.setup.hyp.as_dict()))

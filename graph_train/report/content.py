@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from graph_train.checks.environment import environment_facts
-from graph_train.engine.step import GraphStep
 from graph_train.metrics.average_precision import best_row
 from graph_train.plots.style import class_colour, hex_colour, text_on
 from graph_train.runs.results_csv import RESULT_KEYS, VALIDATION_KEYS
@@ -175,11 +174,6 @@ def times_content(times: Sequence[EpochTimes], earlier: Sequence[Mapping[str, fl
             else {key: value if key == "epoch" else value + before[key] for key, value in values.items()}
         )
     return [merged[epoch] for epoch in sorted(merged)]
-
-
-def graphs_line(run: TrainingRun) -> str:
-    """What was compiled, empty for eager execution."""
-    return run.step.summary() if isinstance(run.step, GraphStep) and run.step.compilations else ""
 
 
 def commands(folder: Path, options: TrainOptions, *, state: str, best: bool) -> list[list[str]]:

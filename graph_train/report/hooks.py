@@ -16,7 +16,6 @@ from graph_train.report.content import (
     FORMAT,
     commands,
     fixed_content,
-    graphs_line,
     results_content,
     times_content,
     validation_content,
@@ -144,7 +143,7 @@ class ReportHooks(TrainingHooks):
             "done": len(columns.get("epoch", ())),
             **results_content(columns),
             "times": times_content(trainer.times, self._earlier),
-            "graphs": graphs_line(trainer.run),
+            "graphs": trainer.run.step.summary(),
             "commands": commands(
                 self._folder, trainer.run.setup.options, state=state, best=trainer.folder.best.exists()
             ),

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import yaml
+
 from graph_train.host.terminal import LogFile, TerminalHandler
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.saved_header import read_header
-from kernels.host.files import older, remove_leftovers
+from graph_train.settings.hyperparameters import Hyperparameters
+from graph_train.settings.train_options import TrainOptions
+from kernels.host.files import older, remove_leftovers, write_atomically
 from pipelines.data.problems import printable
 
 LOG = logging.getLogger("graph_train")
@@ -194,6 +198,17 @@ class RunFolder:
             LOG.setLevel(level)
         self._handlers.clear()
         self._lock.close()
+
+
+def save_settings(folder: Path, options: TrainOptions, hyp: Hyperparameters) -> None:
+    """Write the settings of a run into its folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    hyp.save(folder / HYPERPARAMETERS)
+    # Written last: a folder that has it can be resumed.
+    write_atomically(folder / SETTINGS, yaml.safe_dump(options.as_flat_dict(), sort_keys=False))
 
 
 def new_run_folder(project: str, name: str, *, exist_ok: bool) -> RunFolder:

@@ -12,9 +12,9 @@ from graph_train.detection.inference import Inference
 from graph_train.engine.precision import agreeing_type, compute_device
 from graph_train.engine.schedule import Schedule, check_image_size
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
-from graph_train.engine.step import Compilation, EagerStep, GraphStep, TrainStep
+from graph_train.engine.step import Compilation, EagerStep, GraphStep, StepConfig, TrainStep
 from graph_train.host.published_weights import located_weights
-from graph_train.ranks import team
+from graph_train.ranks.launcher import RankInfo
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions
 from graph_train.training.autoanchor import AnchorRandom, check_anchors
@@ -71,25 +71,31 @@ def _initial_weights(options: TrainOptions) -> LoadedWeights | None:
 
 
 def assemble(
-    options: TrainOptions, hyp: Hyperparameters, saved: Saved | None = None, *, any_anchors: bool = False
+    options: TrainOptions,
+    hyp: Hyperparameters,
+    saved: Saved | None = None,
+    *,
+    rank: RankInfo = RankInfo(),  # noqa: B008 - a frozen value
+    any_anchors: bool = False,
 ) -> TrainingRun:
-    """Builds a run from its settings.
+    """Build a run from its settings.
 
     Args:
         options, hyp: the settings.
         saved: network and anchors of the run that is resumed.
+        rank: this process among those of the job; by default there is one.
         any_anchors: fits none to the data set, as suits a measurement of memory.
     Raises:
         ValueError, OSError: a setting or a file that cannot be used.
     """
-    device = run_device(options)
+    device = run_device(options, rank)
     weights = _initial_weights(options) if saved is None else None
     data = load_data(options)
     config = saved.config if saved else weights.config if weights else None
     spec = _model_spec(options, hyp, len(data.class_names), config, resumed=saved is not None)
-    setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, spec.grid_px))
+    setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, spec.grid_px), rank)
     # After everything that may refuse the settings, as the first run compiles for a minute.
-    activation_type = _load_kernels(options, device)
+    activation_type = _load_kernels(options, device, rank)
     network = DetectionModel(spec, seed=options.optim.seed)
     network.names = list(data.class_names)
     if saved is not None:
@@ -106,7 +112,7 @@ def assemble(
     return _with_step(setup, network)
 
 
-def _load_kernels(options: TrainOptions, device: str) -> ActivationType:
+def _load_kernels(options: TrainOptions, device: str, rank: RankInfo) -> ActivationType:
     """Load the plugin and say what computes where; return the data type of the run's activations.
 
     Raises:
@@ -121,7 +127,7 @@ def _load_kernels(options: TrainOptions, device: str) -> ActivationType:
         LOG.info("--amp: bfloat16 is no faster than float32 on this processor, which computes in float32")
     if options.engine.bbox_iou_optim and not started.loaded:
         LOG.info("--bbox-iou-optim: has no effect without the kernel plugin")
-    if options.optim.sync_bn and team.current().info.alone:
+    if options.optim.sync_bn and rank.alone:
         LOG.info("--sync-bn: one process sees the whole batch, its BatchNorm statistics are those of all ranks already")
     return chosen
 
@@ -250,15 +256,15 @@ def _with_step(setup: Setup, network: DetectionModel) -> TrainingRun:
 def _step(setup: Setup, state: TrainingState, criterion: DetectionLoss, schedule: Schedule) -> TrainStep:
     if state.network.activation_type is ActivationType.FLOAT16:
         state.counters = Counters(loss_scale=LOSS_SCALE_START)
-    settings: dict[str, Any] = {
-        "weight_decays": schedule.weight_decays,
-        "loss_factor": QUAD_LOSS_FACTOR if setup.options.data.quad else 1.0,
-        "placement": setup.placement,
-        "accumulates": schedule.accumulates,
-    }
+    config = StepConfig(
+        weight_decays=schedule.weight_decays,
+        loss_factor=QUAD_LOSS_FACTOR if setup.options.data.quad else 1.0,
+        placement=setup.placement,
+        accumulates=schedule.accumulates,
+    )
     if setup.options.engine.graph:
-        return GraphStep(state, criterion, on_compile=_report_compilation, **settings)
-    return EagerStep(state, criterion, **settings)
+        return GraphStep(state, criterion, config, _report_compilation)
+    return EagerStep(state, criterion, config)
 
 
 def _report_compilation(event: Compilation) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.engine.step import GraphStep
 from graph_train.host.memory import resident_bytes
 from graph_train.runs.cursor import Cursor
 from graph_train.training.assembly import TrainingRun
@@ -60,7 +59,7 @@ class EpochBatches:
         run, step = self._run, self._run.step
         epochs = range(first_epoch, self._options.optim.epochs)
         sizes = {size for epoch in epochs for size in self._sizes(epoch)} if self._options.data.multi_scale else set()
-        if not sizes or not isinstance(step, GraphStep):
+        if not sizes or not step.compiles:
             return
         LOG.info("Multi-scale: %d image sizes from %d to %d px, one graph for each", len(sizes), min(sizes), max(sizes))
         images, side = self._options.optim.batch_size, max(sizes)

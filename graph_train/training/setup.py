@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from graph_train.host.devices import select_device
-from graph_train.ranks import team
 from graph_train.ranks.exchange import Exchange
+from graph_train.ranks.launcher import RankInfo
 from graph_train.ranks.placement import Placement
 from graph_train.settings.hyperparameters import AUGMENTATIONS, Hyperparameters
 from graph_train.settings.train_options import TrainOptions
@@ -78,14 +78,13 @@ def load_data(options: TrainOptions) -> Data:
     return Data(dataset, *indices)
 
 
-def run_device(options: TrainOptions) -> str:
-    """The device of this process.
+def run_device(options: TrainOptions, rank: RankInfo) -> str:
+    """Return the device of this process.
 
     Raises:
         ValueError: see `select_device`.
     """
-    info = team.current().info
-    return select_device(options.engine.device, None if info.alone else info.local_rank)
+    return select_device(options.engine.device, None if rank.alone else rank.local_rank)
 
 
 def _report_problems(split: str, index: ImageIndex) -> None:
@@ -116,6 +115,8 @@ class Setup:
     device: str
     image_px: int
     """Side of the training images, a multiple of the network's stride."""
+    rank: RankInfo = RankInfo()  # noqa: RUF009 - a frozen value
+    """This process among those of the job."""
 
     @property
     def placement(self) -> Placement:
@@ -125,8 +126,7 @@ class Setup:
     @property
     def exchange(self) -> Exchange:
         """The other ranks of the job."""
-        info = team.current().info
-        return Exchange(info.rank, info.world)
+        return Exchange(self.rank.rank, self.rank.world)
 
     @property
     def shard(self) -> Shard:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from graph_train.engine.step import GraphStep, compile_seconds
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.host.devices import cpu_threads
 from graph_train.host.failures import GracefulStop
@@ -205,10 +204,10 @@ class Trainer:
         labels = self._batches.padded_labels(batch, total, self._most_labels)
         images = run.setup.placement.shard_batch(batch.images, total)
         started = time.perf_counter()
-        compiled = compile_seconds(run.step)
+        compiled = run.step.compile_seconds
         result = run.step(images, labels, run.schedule.at(number, cursor.epoch))
         progress.shares.computing += time.perf_counter() - started
-        progress.shares.compiling += compile_seconds(run.step) - compiled
+        progress.shares.compiling += run.step.compile_seconds - compiled
         cursor.add(result)
         count, side = int(images.shape[0]), int(images.shape[-1])
         progress.step(cursor.means(), instances=len(batch.labels), images=count, image_px=side)
@@ -234,7 +233,7 @@ class Trainer:
         return SuspectBatch(np.array(_host(batch.images)), run.setup.placement.local_rows(labels).copy(), facts)
 
     def _first_bad_tensor(self, suspect: SuspectBatch) -> str:
-        step: Any = self.run.step
+        step = self.run.step
         total = self.run.train_pipeline.images_of(suspect.facts["batch"])
         return first_bad_tensor(
             self.run.state.network,
@@ -380,8 +379,8 @@ class Trainer:
 
             with self.saving.guarded():
                 plot_results(self.folder.path / "results.csv", self.folder.path / "results.png")
-        if isinstance(run.step, GraphStep):
-            LOG.info("%s", run.step.summary())
+        if summary := run.step.summary():
+            LOG.info("%s", summary)
         if not self._exchange.alone:
             LOG.info(
                 "All %d ranks hold the same weights: %s",

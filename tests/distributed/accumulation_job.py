@@ -42,7 +42,7 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
 
 def _step(kind: str, info: Any) -> tuple[Any, Any]:
     from graph_train.engine.state import TrainingState
-    from graph_train.engine.step import EagerStep, GraphStep
+    from graph_train.engine.step import EagerStep, GraphStep, StepConfig
     from graph_train.ranks.exchange import Exchange
     from graph_train.ranks.placement import Placement
     from kernels.plugin import load_plugin
@@ -58,9 +58,9 @@ def _step(kind: str, info: Any) -> tuple[Any, Any]:
         placement.replicate_module(network), placement.replicate_module(tiny_network()), rule="sgd", placement=placement
     )
     criterion = placement.replicate_module(DetectionLoss(network.head_geometry, LossConfig()))
-    decays = tiny_schedule().weight_decays
+    config = StepConfig(tiny_schedule().weight_decays, placement=placement, accumulates=True)
     made = EagerStep if kind == "eager" else GraphStep
-    step = made(state, criterion, weight_decays=decays, placement=placement, accumulates=True)
+    step = made(state, criterion, config)
     return step, Exchange(info.rank, info.world)
 
 

@@ -55,7 +55,7 @@ def main(out: Path, model: str, kind: str, variants: list[str]) -> None:
 def _compiled(model: str, kind: str, variant: Variant, info: Any) -> list[Any]:
     """The graphs of a step of one image per rank: one, or two of a step that accumulates."""
     from graph_train.engine.state import TrainingState
-    from graph_train.engine.step import GraphStep
+    from graph_train.engine.step import GraphStep, StepConfig
     from graph_train.ranks.placement import Placement
     from kernels.framework.activation_type import ActivationType
     from kernels.runtime import flow
@@ -75,8 +75,8 @@ def _compiled(model: str, kind: str, variant: Variant, info: Any) -> list[Any]:
     criterion = placement.replicate_module(
         DetectionLoss(network.head_geometry, LossConfig(autobalance=variant.autobalance))
     )
-    decays = tiny_schedule().weight_decays
-    step = GraphStep(state, criterion, weight_decays=decays, placement=placement, accumulates=variant.accumulates)
+    config = StepConfig(tiny_schedule().weight_decays, placement=placement, accumulates=variant.accumulates)
+    step = GraphStep(state, criterion, config)
     images = placement.empty_batch((info.world, 3, IMAGE_PX, IMAGE_PX), flow.uint8)
     labels = placement.empty_batch((info.world, LABELS, 5), flow.float32)
     assert step(images, labels, tiny_schedule().at(0, 0)).updated

@@ -4,7 +4,7 @@ import numpy as np
 
 from graph_train.engine.schedule import Schedule
 from graph_train.engine.state import TrainingState
-from graph_train.engine.step import EagerStep, GraphStep
+from graph_train.engine.step import EagerStep, GraphStep, StepConfig
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.update.function import UpdateRule
 from kernels.runtime import flow
@@ -66,7 +66,7 @@ def tiny_step(
     network = tiny_network().compute_in(activation_type)
     state = TrainingState(network, tiny_network(), rule=rule)
     criterion = DetectionLoss(network.head_geometry, LossConfig())
-    return kind(state, criterion, weight_decays=tiny_schedule(batch_size).weight_decays)
+    return kind(state, criterion, StepConfig(tiny_schedule(batch_size).weight_decays))
 
 
 def tiny_schedule(batch_size: int = 4, *, optimizer: str = "SGD") -> Schedule:

@@ -119,13 +119,13 @@ def _arrays(monkeypatch: pytest.MonkeyPatch, change: Callable[[TrainingState, di
 def weights_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph that works on weights of its own, and copies them into the state one step late."""
     seen: list[dict[str, np.ndarray]] = []
-    original = engine_step._Step.__call__
+    original = engine_step.TrainStep.__call__
 
     def observed(step: Any, *inputs: Any) -> Any:
         seen.append({name: value.numpy().copy() for name, value in step.state.network.named_parameters()})
         return original(step, *inputs)
 
-    monkeypatch.setattr(engine_step._Step, "__call__", observed)
+    monkeypatch.setattr(engine_step.TrainStep, "__call__", observed)
     _arrays(monkeypatch, lambda _, arrays: arrays.update({f"model/{name}": value for name, value in seen[-1].items()}))
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from graph_train.engine.schedule import Schedule, StepSettings
 from graph_train.engine.state import TrainingState
-from graph_train.engine.step import EagerStep, GraphStep, StepResult
+from graph_train.engine.step import EagerStep, GraphStep, StepConfig, StepResult
 from kernels.runtime import flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
@@ -189,7 +189,7 @@ def replay(
     )
     schedule = case.schedule()
     kind = GraphStep if mode == "graph" else EagerStep
-    step = kind(state, case.criterion(state.network), weight_decays=schedule.weight_decays)
+    step = kind(state, case.criterion(state.network), StepConfig(schedule.weight_decays))
     numbers = range(case.iterations if iterations is None else iterations)
     results, all_settings = [], []
     for iteration in numbers:

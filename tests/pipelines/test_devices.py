@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from nvidia.dali import Pipeline
 
+from graph_train.ranks.launcher import RankInfo
 from graph_train.training import assembly
 from graph_train.training.setup import Setup
 from pipelines.augmentation.augment_config import AugmentConfig
@@ -64,10 +65,11 @@ def test_a_rank_trains_and_validates_on_its_own_gpu(
     index: ImageIndex, built_for: list[int | None], rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Setup, "augment", AugmentConfig())
-    monkeypatch.setattr(Setup, "shard", Shard(rank, 4))
     options = SimpleNamespace(data=SimpleNamespace(cache=None, workers=1), optim=SimpleNamespace(batch_size=4, seed=0))
     data = SimpleNamespace(train=index, val=index)
-    setup = Setup(options=options, hyp=None, data=data, device=f"cuda:{rank}", image_px=64)  # type: ignore[arg-type]
+    job: dict[str, Any] = {"options": options, "hyp": None, "data": data}
+    setup = Setup(**job, device=f"cuda:{rank}", image_px=64, rank=RankInfo(rank, world=4, local_rank=rank))
+    assert setup.shard == Shard(rank, 4)
     for pipeline in assembly._pipelines(setup, stride=32):
         pipeline.close()
     assert built_for == [rank, rank]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from graph_train.engine.state import TrainingState
-from graph_train.engine.step import EagerStep, GraphStep
+from graph_train.engine.step import EagerStep, GraphStep, StepConfig
 from graph_train.ranks.placement import Placement
 from kernels.runtime import flow
 from models.loss import DetectionLoss
@@ -22,7 +22,7 @@ def _losses(kind: type[EagerStep] | type[GraphStep], device: str) -> list[float]
     )
     criterion = placement.replicate_module(DetectionLoss(network.head_geometry, LossConfig()))
     schedule = tiny_schedule()
-    step = kind(state, criterion, weight_decays=schedule.weight_decays, placement=placement)
+    step = kind(state, criterion, StepConfig(schedule.weight_decays, placement=placement))
     losses = []
     for number in range(_STEPS):
         images, labels = (flow.tensor(array).to(device) for array in random_batch(number, side=64, labels=4))

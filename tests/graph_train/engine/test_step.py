@@ -7,7 +7,7 @@ import pytest
 
 from graph_train.engine.schedule import ema_decay
 from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters
-from graph_train.engine.step import EagerStep, GraphStep, StepResult, _advance
+from graph_train.engine.step import EagerStep, GraphStep, StepResult, TrainStep, _advance
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.update.function import UpdateRule
 from kernels.plugin import load_plugin
@@ -47,6 +47,15 @@ def assert_graph_equals_eager(rule: UpdateRule, activation_type: ActivationType 
     assert isinstance(step, GraphStep)
     assert len(step.compilations) == len({(b["side"], b["labels"]) for b in BATCHES})
     assert step.replayed == STEPS - len(step.compilations)
+
+
+def test_only_a_graph_spends_time_on_compiling() -> None:
+    shapes, settings = ((4, 3, 64, 64), (4, 16, 5)), tiny_schedule().at(0, 0)
+    for kind in (EagerStep, GraphStep):
+        step: TrainStep = tiny_step(kind)
+        assert (step.compile_seconds, step.summary()) == (0, "")
+        step.prepare(*shapes, settings)
+        assert (step.compile_seconds > 0) == step.compiles == ("1 compiled" in step.summary()) == (kind is GraphStep)
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adam", "adamw"])

@@ -145,7 +145,7 @@ def single_cls(lab: Lab, plain: Trial) -> None:
 
 def quad(lab: Lab, plain: Trial) -> None:
     assert lab.train(quad=True).heard.shapes == [(1, 3, 128, 128)] * 2
-    assert lab.assemble(quad=True).step._loss_factor == 4  # type: ignore[attr-defined]
+    assert lab.assemble(quad=True).step._config.loss_factor == 4
 
 
 def test_loss_factor_multiplies_the_gradient() -> None:
@@ -153,7 +153,7 @@ def test_loss_factor_multiplies_the_gradient() -> None:
     norms = []
     for factor in (1.0, 4.0):
         step = tiny_step(EagerStep)
-        step._loss_factor = factor
+        step._config = replace(step._config, loss_factor=factor)
         result = step(flow.tensor(images), flow.tensor(labels), replace(tiny_schedule().at(0, 0), update=True))
         norms.append(result.gradient_norm)
     assert norms[1] == 4 * norms[0]  # a power of two changes no digit
@@ -294,7 +294,7 @@ def kernels(lab: Lab, plain: Trial) -> None:
 def bbox_iou_optim(lab: Lab, plain: Trial) -> None:
     for fused, function in ((True, bbox_iou), (False, bbox_iou_reference)):
         run = lab.assemble(bbox_iou_optim=fused)
-        assert run.step._module.criterion._bbox_iou is function  # type: ignore[attr-defined]
+        assert run.step._module.criterion._bbox_iou is function
         run.close()
     composed = lab.train(bbox_iou_optim=False, seed=3, stop_after=1).heard.losses[0]
     np.testing.assert_allclose(composed, plain.heard.losses[0], rtol=1e-5)  # the order of float32 sums

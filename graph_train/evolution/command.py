@@ -3,31 +3,30 @@
 import logging
 from dataclasses import replace
 
+from graph_train.evolution.bucket import Bucket
+from graph_train.evolution.generation import train_generation
+from graph_train.evolution.search import CSV_NAME, YAML_NAME, EvolutionResult, evolve
 from graph_train.hooks.callbacks import HOOKS, Callbacks
-from graph_train.launch.auto_batch import with_batch_size
-from graph_train.launch.bucket import Bucket
-from graph_train.launch.evolution import CSV_NAME, YAML_NAME, EvolutionResult, evolve
-from graph_train.launch.generation import train_generation
-from graph_train.launch.new_or_resumed import save_settings
-from graph_train.runs.run_folder import SETTINGS, RunFolder, new_run_folder
+from graph_train.runs.run_folder import SETTINGS, RunFolder, new_run_folder, save_settings
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, RunOptions, TrainOptions
+from graph_train.training.auto_batch import with_batch_size
 from pipelines.data.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
 EVOLVE_PROJECT = "runs/evolve"
 
 
-def evolve_from(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
-    """Many short trainings, each in a process of its own; nothing but their results is kept.
+def run_evolution(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
+    """Run `--evolve`: many short trainings, each in a process of its own, of which only the results are kept.
 
     Raises:
-        ValueError: somebody listens, who could not hear anything.
+        ValueError: a callback is registered, which no generation could call.
     """
-    heard = [hook for hook in HOOKS if callbacks.listens(hook)]
-    if heard:
+    registered = [hook for hook in HOOKS if callbacks.listens(hook)]
+    if registered:
         raise ValueError(
-            f"callbacks ({', '.join(heard)}) cannot follow an evolution: each generation trains in a process of "
+            f"callbacks ({', '.join(registered)}) cannot follow an evolution: each generation trains in a process of "
             "its own; leave callbacks or --evolve out"
         )
     bucket = Bucket(options.run.bucket) if options.run.bucket else None
@@ -41,8 +40,8 @@ def evolve_from(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
     try:
         if bucket:
             bucket.fetch(table)
-        quiet = _batch_size(quiet, base, folder, goes_on=table.exists())
-        save_settings(replace(options, optim=quiet.optim), base, folder)
+        quiet = _with_batch_size(quiet, base, folder, continued=table.exists())
+        save_settings(folder.path, replace(options, optim=quiet.optim), base)
         result = evolve(
             base,
             lambda hyp, generation: train_generation(quiet.as_flat_dict(), hyp, folder.path),
@@ -59,10 +58,12 @@ def evolve_from(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
         folder.close()
 
 
-def _batch_size(options: TrainOptions, hyp: Hyperparameters, folder: RunFolder, *, goes_on: bool) -> TrainOptions:
-    """Finds the batch size if it was left to us: an evolution that goes on keeps the one that it has found."""
+def _with_batch_size(
+    options: TrainOptions, hyp: Hyperparameters, folder: RunFolder, *, continued: bool
+) -> TrainOptions:
+    """Find the batch size of `--batch-size -1`; an evolution that is continued keeps the one found at its start."""
     settings = folder.path / SETTINGS
-    if options.optim.batch_size == AUTO_BATCH and goes_on and settings.exists():
+    if options.optim.batch_size == AUTO_BATCH and continued and settings.exists():
         earlier = load_yaml(settings).data.get("batch_size")
         if isinstance(earlier, int) and earlier > 0:
             return replace(options, optim=replace(options.optim, batch_size=earlier))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.launch.bucket import Bucket
+from graph_train.evolution.bucket import Bucket
 from graph_train.settings.train_options import options_from_flags
 from tests.graph_train.lab import Lab
 

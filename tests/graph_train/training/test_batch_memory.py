@@ -4,7 +4,7 @@ import pytest
 
 from graph_train.host import memory as host_memory
 from graph_train.host.memory import DeviceMemory
-from graph_train.launch.batch_memory import Measured, _Memory, measure_steps
+from graph_train.training.batch_memory import Measured, _Memory, measure_steps
 
 GB = 10**9
 TOTAL = 80 * GB

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.launch.auto_batch import MOST_IMAGES, USUAL_BATCH, MemoryModel, _choose, fit, with_batch_size
-from graph_train.launch.batch_memory import Facts, Measured
 from graph_train.settings.hyperparameters import load_hyperparameters
 from graph_train.settings.train_options import options_from_flags
+from graph_train.training.auto_batch import MOST_IMAGES, USUAL_BATCH, MemoryModel, _choose, fit, with_batch_size
+from graph_train.training.batch_memory import Facts, Measured
 from tests.graph_train.lab import Lab
 
 ADDING = Facts(train_images=100, val_images=1000, val_shapes=2, graphs_add_up=True, sizes=1.0)

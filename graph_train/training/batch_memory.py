@@ -1,6 +1,6 @@
 """Measures how much memory training steps take, in a process of its own: OneFlow keeps the memory of compiled graphs.
 
-    python -m graph_train.launch.batch_memory REQUEST
+    python -m graph_train.training.batch_memory REQUEST
 
 REQUEST is a JSON file: `options` (flags), `hyp` (hyper-parameters), `batches` (rising numbers of images), `parent` (the
 process whose death ends this one) and `result`, a file that gets a JSON line with the `Facts` and then one for each

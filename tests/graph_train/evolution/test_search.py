@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graph_train.launch.evolution import (
+from graph_train.evolution.search import (
     GENES,
     EvolveTable,
     choose_parent,

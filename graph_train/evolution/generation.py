@@ -1,6 +1,6 @@
 """One training of an evolution, in a process of its own: OneFlow keeps the memory of every graph it once compiled.
 
-    python -m graph_train.launch.generation REQUEST
+    python -m graph_train.evolution.generation REQUEST
 
 REQUEST is a JSON file: `options` (flags), `hyp` (hyper-parameters), `folder` (of this training), `result`, the file
 that gets the seven results as a JSON list, and `parent`, the process whose death ends this one.
@@ -50,7 +50,7 @@ def train_generation(options: Mapping[str, Any], hyp: Hyperparameters, folder: P
     write_atomically(request, json.dumps(content))
     result.unlink(missing_ok=True)
     try:
-        code = _run([sys.executable, "-m", "graph_train.launch.generation", str(request)])
+        code = _run([sys.executable, "-m", "graph_train.evolution.generation", str(request)])
     finally:
         request.unlink()
     if code == DivergedError.exit_code:

@@ -21,10 +21,10 @@ import numpy as np
 from graph_train.host.devices import select_device
 from graph_train.host.failures import USER_ERROR
 from graph_train.host.memory import device_memory, resident_bytes
-from graph_train.launch.batch_memory import Facts, Measured
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, TrainOptions
 from graph_train.training.assembly import VAL_BATCH_FACTOR
+from graph_train.training.batch_memory import Facts, Measured
 from kernels.host.free_memory import free_memory
 
 LOG = logging.getLogger("graph_train")
@@ -160,7 +160,7 @@ def _measure(options: TrainOptions, hyp: Hyperparameters, sizes: tuple[int, ...]
             "parent": os.getpid(),
         }
         request.write_text(json.dumps(content), encoding="utf-8")
-        done = subprocess.run([sys.executable, "-m", "graph_train.launch.batch_memory", str(request)], check=False)
+        done = subprocess.run([sys.executable, "-m", "graph_train.training.batch_memory", str(request)], check=False)
         lines = [json.loads(line) for line in result.read_text().splitlines()] if result.exists() else []
     if done.returncode == USER_ERROR:
         raise ValueError("--batch-size -1: the measuring was refused, see the line above")

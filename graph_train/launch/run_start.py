@@ -1,0 +1,232 @@
+"""The start of a run: new (`RunStart.new`) or resumed (`RunStart.resume`), and the same on all ranks."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graph_train.host.devices import cpu_threads
+from graph_train.ranks.exchange import Exchange
+from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
+from graph_train.runs.cursor import Cursor
+from graph_train.runs.run_folder import (
+    HYPERPARAMETERS,
+    LAST,
+    PLACE,
+    SETTINGS,
+    ResumePoint,
+    RunFolder,
+    save_settings,
+)
+from graph_train.runs.saved_header import SavedHeader, read_header
+from graph_train.settings.flag_table import dashed
+from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
+from graph_train.settings.train_options import AUTO_BATCH, WANDB_ONLY, TrainOptions, options_from_flags
+from graph_train.training.assembly import Saved, TrainingRun
+from graph_train.training.early_stopping import EarlyStopping
+from graph_train.training.setup import Data
+from pipelines.data.problems import printable
+from pipelines.data.safe_yaml import load_yaml
+
+LOG = logging.getLogger("graph_train")
+_CHANGEABLE_ON_RESUME = (
+    *"data epochs device workers kernels debug cache noplots loggers allow_download save_steps save_minutes".split(),
+    *"keep_saves on_save_error max_nonfinite dist_timeout".split(),
+    *WANDB_ONLY,
+)
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """Settings of a run and, if it is resumed, the state that it continues from."""
+
+    options: TrainOptions
+    hyp: Hyperparameters
+    checkpoint: Checkpoint | None = None
+    header: SavedHeader | None = None
+    """That of the checkpoint."""
+
+    @classmethod
+    def new(cls, folder: RunFolder, options: TrainOptions) -> "RunStart":
+        """Start a new run; its settings are written first, so that it can be resumed from its very beginning.
+
+        Raises:
+            ValueError, OSError: the hyper-parameter file cannot be read, or the folder cannot be written.
+        """
+        hyp = load_hyperparameters(options.optim.hyp)
+        folder.set_aside_earlier()
+        save_settings(folder.path, options, hyp)
+        return cls(options, hyp)
+
+    @classmethod
+    def resume(cls, folder: RunFolder, point: ResumePoint, flags: Mapping[str, Any]) -> "RunStart":
+        """Continue the run in a folder; a few flags may differ from the saved ones.
+
+        Raises:
+            ValueError: a damaged file, or a flag that would make it another run.
+        """
+        checkpoint = load_checkpoint(point.file) if point.file else folder.newest_good()
+        header = None
+        if checkpoint is not None:
+            header = _header(checkpoint, point.file or folder.last)
+            saved, hyp = dict(header.options), header.hyp
+        else:
+            saved = dict(load_yaml(folder.path / SETTINGS).data)
+            hyp = load_hyperparameters(str(folder.path / HYPERPARAMETERS))
+            LOG.info("%s: stopped before its first checkpoint; it starts from the beginning", folder.path)
+        for name in ("name", "exist_ok"):
+            if name in flags:
+                raise ValueError(f"{dashed(name)}: a resumed run stays in its folder {folder.path}; leave it out")
+        # Without a checkpoint there is nothing to compare a data set at another place with.
+        changeable = [name for name in _CHANGEABLE_ON_RESUME if checkpoint is not None or name != "data"]
+        options = _changed_options(saved, flags, changeable)
+        if options.optim.evolve:
+            raise ValueError(f"{folder.path}: an evolution; it goes on with its own command and --exist-ok")
+        return cls(options, hyp, checkpoint, header)
+
+    @classmethod
+    def broadcast(cls, start: "RunStart | None", exchange: Exchange) -> "RunStart":
+        """Return rank 0's start on every rank; the other ranks, which pass None, get no arrays of the checkpoint."""
+        if start is not None and exchange.alone:
+            return start
+        sent = None
+        if start is not None:
+            saved = start.checkpoint.header if start.checkpoint else None
+            sent = {"options": start.options.as_flat_dict(), "hyp": start.hyp.as_dict(), "header": saved}
+        received = exchange.broadcast(sent)
+        if start is not None:
+            return start
+        options = options_from_flags(**{**received["options"], "noplots": True, "loggers": "csv"})
+        header = read_header(received["header"]) if received["header"] else None
+        return cls(options, Hyperparameters(**received["hyp"]), header=header)
+
+    @property
+    def saved_network(self) -> Saved | None:
+        """Network and anchors of the checkpoint."""
+        return None if self.header is None else Saved(self.header.config, self.header.anchors_px)
+
+    def progress(self) -> tuple[Cursor, EarlyStopping]:
+        """Return where the run stands. A finished run that is given more epochs continues, also one stopped early."""
+        stopper = EarlyStopping(self.options.optim.patience)
+        if self.header is None:
+            return Cursor(), stopper
+        cursor = self.header.cursor
+        cursor.finished = cursor.finished and self.options.optim.epochs <= self.header.options["epochs"]
+        stopper.restore(self.header.early_stopping)
+        return cursor, stopper
+
+    def check(self, run: TrainingRun, folder: Path) -> None:
+        """Compare data set and threads of a run with those of the checkpoint.
+
+        Raises:
+            ValueError: another data set, see `_require_same_data_set` and `require_fitting`.
+        """
+        if self.header is None:
+            return
+        _require_same_data_set(run, self.header)
+        if run.setup.device == "cpu":
+            _warn_of_other_threads(self.header.threads)
+        require_fitting(self.header, run.setup.data, run.train_pipeline.batches_per_epoch, folder)
+
+    def restore(self, run: TrainingRun) -> None:
+        """Load the state of the checkpoint into a run, on all ranks."""
+        if self.header is None:
+            return
+        if self.checkpoint is not None:
+            run.state.load_arrays(self.checkpoint.arrays, self.header.counters)
+        run.state.share(self.header.counters)
+        cursor = self.header.cursor
+        if cursor.finished or cursor.epoch >= self.options.optim.epochs:
+            LOG.info(
+                "All %d epochs are done: only the final validation is repeated; go on with --epochs N", cursor.epoch
+            )
+        else:
+            LOG.info("Resuming at epoch %d, batch %d", cursor.epoch, cursor.next_batch)
+
+
+def _changed_options(saved: Mapping[str, Any], flags: Mapping[str, Any], changeable: list[str]) -> TrainOptions:
+    """Return the saved settings with those given flags that a resumed run may change.
+
+    Raises:
+        ValueError: another flag differs from the saved settings.
+    """
+    kept = {name: value for name, value in saved.items() if name not in PLACE}
+    given = options_from_flags(**flags).as_flat_dict()
+    asked = set(flags) - {"project", "resume"}
+    if given["batch_size"] == AUTO_BATCH:
+        asked.discard("batch_size")  # the saved one was found by AutoBatch then
+    for name in asked:
+        if name not in changeable and kept.get(name) != given[name]:
+            raise ValueError(
+                f"{dashed(name)} {given[name]!r} differs from the saved run ({kept.get(name)!r}); a "
+                f"resumed run may change only {', '.join(dashed(name) for name in changeable)}"
+            )
+    kept.update({name: given[name] for name in changeable if name in flags})
+    if "wandb" not in str(kept.get("loggers", "")).split(","):
+        kept.update({name: unused for name, unused in WANDB_ONLY.items() if name not in flags})
+    return options_from_flags(**kept)
+
+
+def _header(checkpoint: Checkpoint, path: Path) -> SavedHeader:
+    try:
+        return read_header(checkpoint.header)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; use an older checkpoint") from None
+
+
+def _require_same_data_set(run: TrainingRun, header: SavedHeader) -> None:
+    """Allow a data set at another place only if it is the same there.
+
+    Raises:
+        ValueError: `--data` names another one than that of the checkpoint.
+    """
+    given = run.setup.options.data.data
+    if given != header.options["data"] and header.data != run.setup.data.fingerprint():
+        raise ValueError(
+            f"--data {given}: not the data set of the checkpoint (names, sizes and labels of its images "
+            "differ); a resumed run keeps its data set, which may only lie elsewhere"
+        )
+
+
+def require_fitting(header: SavedHeader, data: Data, batches: int, folder: Path) -> None:
+    """Compare the data set with the one of the checkpoint; move the cursor into an epoch that has shrunk.
+
+    Args:
+        header: of the checkpoint that the run continues from; its cursor is moved.
+        data: what is there now.
+        batches: of an epoch.
+        folder: of the run.
+    Raises:
+        ValueError: another number of classes, or a cursor behind the end of the epoch.
+    """
+    before, now = len(header.class_names), len(data.class_names)
+    if before != now:
+        raise ValueError(
+            f"{printable(data.dataset.file)}: names {now} classes, the run was started with {before}: resume with the "
+            f"data set as it was, or start a new run: --weights {printable(folder / 'weights' / LAST)}"
+        )
+    changed = header.data != data.fingerprint()
+    if changed:
+        LOG.warning("The data set differs from the checkpoint's: results will differ from an uninterrupted run")
+    if header.cursor.next_batch > batches:
+        if not changed:
+            raise ValueError(
+                f"{printable(folder)}: its checkpoint has batch {header.cursor.next_batch} of an epoch of "
+                f"{batches}; use an older checkpoint"
+            )
+        header.cursor.next_batch = batches
+        header.cursor.losses = min(header.cursor.losses, batches)
+
+
+def _warn_of_other_threads(before: int) -> None:
+    now = cpu_threads()
+    if before not in (0, now):
+        LOG.warning(
+            "This run used %d thread%s, now %d: results will differ from an uninterrupted run in the last digits; set "
+            "OMP_NUM_THREADS=%d to continue exactly",
+            before,
+            "s" * (before != 1),
+            now,
+            before,
+        )
