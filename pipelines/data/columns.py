@@ -94,9 +94,15 @@ class ImageFormats(ValueColumn[ImageFormat]):
         """From one format per image."""
         if isinstance(formats, cls):
             return formats
-        known: dict[ImageFormat, int] = {}
-        codes = [known.setdefault(replace(found, file_bytes=0), len(known)) for found in formats]
-        return cls(known, codes, [found.file_bytes for found in formats])
+        known: dict[tuple[object, ...], int] = {}
+        distinct: list[ImageFormat] = []
+        codes = []
+        for found in formats:
+            code = known.setdefault((found.kind, found.mode, found.bits, found.orientation, found.intact), len(known))
+            if code == len(distinct):
+                distinct.append(replace(found, file_bytes=0))
+            codes.append(code)
+        return cls(distinct, codes, [found.file_bytes for found in formats])
 
     @classmethod
     def joined(cls, parts: Sequence["ImageFormats"]) -> "ImageFormats":

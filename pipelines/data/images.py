@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pipelines.data.intact import ORIENTATION_TAG, is_intact
+from pipelines.data.plain_jpeg import PlainJpeg, plain_jpeg
 from pipelines.data.regular_file import NotReadableError, read_regular
 
 ImageKind = Literal["jpeg", "cmyk-jpeg", "png", "bmp", "webp", "tiff"]
@@ -87,18 +88,25 @@ def inspecting() -> Iterator[None]:
         yield
 
 
-def inspect_image(path: Path) -> ImageFacts:
-    """Reads and decodes an image (a JPEG at an eighth of its size: all its data is read, few pixels are made).
+def inspect_image(path: Path | str) -> ImageFacts:
+    """Reads an image and makes sure that it can be decoded.
+
+    It is decoded (a JPEG at an eighth of its size: all its data is read, few pixels are made) unless it is a JPEG whose
+    structure says as much, see `pipelines.data.plain_jpeg`.
 
     Raises:
         UnusableImageError: it cannot be read or decoded to the end, is too small or too large, or of another type.
     """
     content = read_image_file(path)
+    plain = plain_jpeg(content)
+    if plain is not None and not plain.has_metadata and _is_usual_size(plain.width, plain.height):
+        form = ImageFormat("jpeg", plain.mode, 8, 1, len(content), True)
+        return ImageFacts(plain.width, plain.height, form)
     # Decoders meet every kind of damage, and Pillow lets through what each of them raises (struct.error, SyntaxError,
     # EOFError, IndexError ...). Whatever it is, the image is unusable and the reason is reported.
     try:
         with Image.open(io.BytesIO(content), formats=_OPENED_AS) as image:
-            return _inspect(image, content)
+            return _inspect(image, content, plain)
     except UnusableImageError:
         raise
     except Image.UnidentifiedImageError:
@@ -133,7 +141,7 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(upright.convert("RGB"))
 
 
-def read_image_file(path: Path) -> bytes:
+def read_image_file(path: Path | str) -> bytes:
     """The content of an image file.
 
     Raises:
@@ -150,7 +158,11 @@ def read_image_file(path: Path) -> bytes:
     return content
 
 
-def _inspect(image: Image.Image, content: bytes) -> ImageFacts:
+def _is_usual_size(width: int, height: int) -> bool:
+    return min(width, height) >= MIN_SIDE_PX and width * height <= MAX_PIXELS
+
+
+def _inspect(image: Image.Image, content: bytes, plain: PlainJpeg | None) -> ImageFacts:
     kind, mode, (width, height) = _KINDS[image.format or ""], image.mode, image.size
     if width * height > MAX_PIXELS:
         raise UnusableImageError(f"{width} x {height} px, more than {MAX_PIXELS / 1e6:.0f} megapixels")
@@ -164,7 +176,8 @@ def _inspect(image: Image.Image, content: bytes) -> ImageFacts:
         image.draft("L" if mode in ("L", "RGB") else mode, (1, 1))
         kind = "cmyk-jpeg" if mode == "CMYK" else kind
     orientation = _orientation(image)
-    image.load()
+    if plain is None:
+        image.load()
     if kind == "png":  # its EXIF chunk may stand behind the pixels
         orientation = _orientation(image)
     if kind != "tiff" and orientation >= 5:  # Pillow has turned a TIFF already

@@ -1,6 +1,7 @@
 """YOLO label files: rows `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 …`, all normalised to the image."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,11 @@ MAX_REPORTS_PER_FILE = 100
 
 _LARGEST = 1.0 + 2.0**-24
 """The largest number that float32 rounds to 1: the bounds hold for the numbers as they are used."""
+_UNSIGNED = rb"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?"
+_PLAIN_FILE = re.compile(rb"(?:[0-9]{1,5}(?: " + _UNSIGNED + rb"){4} ?(?:\r?\n|\Z))*")
+"""Rows of boxes as programs write them."""
+_PLAIN_BYTES = 1 << 20
+"""`re` needs many times the memory of what it matches."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,38 @@ def parse_labels(content: bytes, file: Path, *, num_classes: int | None) -> Labe
     if len(labels.boxes) > MAX_ROWS:
         return unusable_labels(file, f"{len(labels.boxes)} boxes, at most {MAX_ROWS} are supported; image left out")
     return labels
+
+
+def parse_label_files(
+    contents: Sequence[bytes], files: Sequence[Path | str], *, num_classes: int | None
+) -> list[LabelRows]:
+    """Read the contents of several label files at once; the results are those of `parse_labels`.
+
+    Files that hold nothing but good boxes, as most do, are checked together; each of the others is read row by row.
+    """
+    tokens = [content.split() if _is_plain(content) else [] for content in contents]
+    counts = [len(found) // 5 for found in tokens]
+    values = np.array([float(token) for found in tokens for token in found], np.float64).reshape(-1, 5)
+    bad = (values[:, 1:] > _LARGEST).any(axis=1) | (values[:, 3:] < SMALLEST_SIDE).any(axis=1)
+    if num_classes is not None:
+        bad |= values[:, 0] >= num_classes
+    with_bad_rows = set(np.repeat(np.arange(len(counts)), counts)[bad].tolist())
+    boxes = values.astype(np.float32)
+    as_bytes = boxes.view("V20").ravel().tolist()
+    results, end = [], 0
+    for number, count in enumerate(counts):
+        start, end = end, end + count
+        good = 0 < count <= MAX_ROWS and number not in with_bad_rows and len(set(as_bytes[start:end])) == count
+        results.append(
+            LabelRows(boxes[start:end])
+            if good
+            else parse_labels(contents[number], Path(files[number]), num_classes=num_classes)
+        )
+    return results
+
+
+def _is_plain(content: bytes) -> bool:
+    return len(content) <= _PLAIN_BYTES and _PLAIN_FILE.fullmatch(content) is not None
 
 
 def unusable_labels(file: Path, text: str, before: Sequence[Problem] = ()) -> LabelRows:

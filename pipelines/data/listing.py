@@ -21,15 +21,6 @@ MAX_LIST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Item:
-    """An image and the place of its labels: a txt file that may be missing, or an entry of a COCO json."""
-
-    image: Path
-    label: Path
-    coco: CocoImage | None = None
-
-
-@dataclass(frozen=True)
 class Listing:
     """Items in the order of their paths, as YOLOv5 sorts them. An image that is listed twice is used twice.
 
@@ -51,10 +42,6 @@ class Listing:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def items(self, numbers: range) -> list[Item]:
-        """Some of the images with their labels."""
-        return [Item(Path(self.images[n]), Path(self.labels[n]), self.coco[n] if self.coco else None) for n in numbers]
 
 
 _Entry = tuple[str, str, CocoImage | None]

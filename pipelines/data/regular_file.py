@@ -9,7 +9,7 @@ class NotReadableError(ValueError):
     """Not a regular file, or too large; the text says which."""
 
 
-def read_regular(path: Path, *, max_bytes: int) -> bytes:
+def read_regular(path: Path | str, *, max_bytes: int) -> bytes:
     """The content of a regular file.
 
     Raises:
@@ -23,8 +23,12 @@ def read_regular(path: Path, *, max_bytes: int) -> bytes:
             raise NotReadableError("not a regular file")
         if status.st_size > max_bytes:
             raise NotReadableError(f"{status.st_size} bytes; at most {max_bytes} are read")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
+        content = os.read(descriptor, status.st_size + 1)
+        # Some file systems tell no size, or give less than was asked for; a file may also grow meanwhile.
+        if len(content) != status.st_size or not content:
+            with open(descriptor, "rb", closefd=False) as file:
+                content += file.read()
+        return content
     finally:
         os.close(descriptor)
 

@@ -1,6 +1,7 @@
 """Looks at every image and label file of a split, on several threads (Pillow decodes outside Python's lock)."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -8,13 +9,13 @@ from tqdm import tqdm
 
 from pipelines.data.coco_json import CocoImage
 from pipelines.data.images import ImageFacts, UnusableImageError, inspect_image, inspecting
-from pipelines.data.labels import MAX_FILE_BYTES, LabelRows, no_labels, parse_labels
-from pipelines.data.listing import Item, Listing
+from pipelines.data.labels import MAX_FILE_BYTES, LabelRows, no_labels, parse_label_files
+from pipelines.data.listing import Listing
 from pipelines.data.problems import Problem, printable
 from pipelines.data.regular_file import NotReadableError, broken_link, read_regular
 from pipelines.data.scanned import ScannedImage, ScanTable
 
-_CHUNK = 16
+_CHUNK = 64
 
 
 def scan(
@@ -47,32 +48,52 @@ def scan(
 
 
 def _scan_part(listing: Listing, part: range, num_classes: int | None) -> ScanTable:
-    return ScanTable.of([_scan_one(item, num_classes) for item in listing.items(part)])
+    images, files = listing.images[part.start : part.stop], listing.labels[part.start : part.stop]
+    coco = listing.coco[part.start : part.stop] or (None,) * len(images)
+    from_files = [file for file, entry in zip(files, coco, strict=True) if entry is None]
+    read = iter(_read_labels(from_files, num_classes))
+    return ScanTable.of(
+        [
+            _scan_one(image, next(read)) if entry is None else _scan_annotated(image, entry)
+            for image, entry in zip(images, coco, strict=True)
+        ]
+    )
 
 
-def _scan_one(item: Item, num_classes: int | None) -> ScannedImage:
-    labels = _read_labels(item.label, num_classes) if item.coco is None else item.coco.labels
+def _scan_one(image: str, labels: LabelRows) -> ScannedImage:
     try:
-        facts = inspect_image(item.image)
+        return ScannedImage(inspect_image(image), labels, labels.problems)
     except UnusableImageError as error:
-        problem = Problem(item.image, None, "error", f"{error}; image left out", "image-unusable")
+        problem = Problem(Path(image), None, "error", f"{error}; image left out", "image-unusable")
         return ScannedImage(None, labels, (problem, *labels.problems))
-    if item.coco is not None:
-        labels = _for_this_image(item.coco, facts, item.image)
-    return ScannedImage(facts, labels, labels.problems)
 
 
-def _read_labels(file: Path, num_classes: int | None) -> LabelRows:
-    try:
-        content = read_regular(file, max_bytes=MAX_FILE_BYTES)
-    except FileNotFoundError:
-        broken = broken_link(file)
-        return _unreadable(file, f"{printable(broken)} is a link to nothing") if broken else no_labels()
-    except OSError as error:
-        return _unreadable(file, error.strerror or str(error))
-    except NotReadableError as error:
-        return _unreadable(file, str(error))
-    return parse_labels(content, file, num_classes=num_classes)
+def _scan_annotated(image: str, coco: CocoImage) -> ScannedImage:
+    scanned = _scan_one(image, coco.labels)
+    if scanned.facts is None:
+        return scanned
+    labels = _for_this_image(coco, scanned.facts, Path(image))
+    return ScannedImage(scanned.facts, labels, labels.problems)
+
+
+def _read_labels(files: Sequence[str], num_classes: int | None) -> list[LabelRows]:
+    """Labels of each file; those that can be read are parsed together."""
+    contents: list[bytes] = []
+    unreadable: dict[int, LabelRows] = {}
+    for number, file in enumerate(files):
+        try:
+            contents.append(read_regular(file, max_bytes=MAX_FILE_BYTES))
+        except FileNotFoundError:
+            broken = broken_link(Path(file))
+            text = f"{printable(broken or file)} is a link to nothing"
+            unreadable[number] = _unreadable(Path(file), text) if broken else no_labels()
+        except OSError as error:
+            unreadable[number] = _unreadable(Path(file), error.strerror or str(error))
+        except NotReadableError as error:
+            unreadable[number] = _unreadable(Path(file), str(error))
+    read = [file for number, file in enumerate(files) if number not in unreadable] if unreadable else files
+    parsed = iter(parse_label_files(contents, read, num_classes=num_classes))
+    return [unreadable[number] if number in unreadable else next(parsed) for number in range(len(files))]
 
 
 def _unreadable(file: Path, reason: str) -> LabelRows:

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipelines.data.labels import MAX_REPORTS_PER_FILE, MAX_ROWS, LabelRows, box_corners, parse_labels
+from pipelines.data import labels
+from pipelines.data.labels import (
+    MAX_REPORTS_PER_FILE,
+    MAX_ROWS,
+    LabelRows,
+    box_corners,
+    parse_label_files,
+    parse_labels,
+)
 
 FILE = Path("a.txt")
 
@@ -152,3 +160,41 @@ def test_any_content_gives_valid_rows_or_problems(content: bytes, num_classes: i
     else:
         assert rows.problems
     assert all("\n" not in str(problem) for problem in rows.problems)
+
+
+def same(first: LabelRows, second: LabelRows) -> bool:
+    return (
+        first.boxes.tobytes() == second.boxes.tobytes()
+        and first.boxes.shape == second.boxes.shape
+        and [polygon.tobytes() for polygon in first.segments] == [polygon.tobytes() for polygon in second.segments]
+        and (first.problems, first.usable) == (second.problems, second.usable)
+    )
+
+
+good_rows = st.lists(
+    st.tuples(st.integers(0, 4), *[st.floats(0, 1.25, width=32)] * 4).map(lambda row: " ".join(map(str, row))),
+    max_size=6,
+).map(lambda rows: "\n".join(rows).encode())
+
+
+@given(st.lists(st.one_of(st.binary(max_size=60), texts, good_rows), max_size=6), st.sampled_from([None, 1, 3]))
+@example([b"0 .5 .5 .1 .1\n", b"0 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.1 0.1 \r\n", b"1 1.0000000001 1 1 1"], 3)
+@example([b"1 1 1 1 1\n" * 2, b"", b"9 1 1 1 1", b"0 1 1 1 1e-7", b"2 1 1 1 1e-3\n2 1 1 1 0.001000000001"], 3)
+@example([b"0 1 1 1 1 0 1 1 1 1\n", b"0 1 1 1\n1 0 1 1 1 1\n"], 3)
+def test_several_files_give_what_each_gives_alone(contents: list[bytes], num_classes: int | None) -> None:
+    files = [Path(f"{number}.txt") for number in range(len(contents))]
+    alone = [parse_labels(one, file, num_classes=num_classes) for one, file in zip(contents, files, strict=True)]
+    together = parse_label_files(contents, files, num_classes=num_classes)
+    assert len(together) == len(alone) and all(map(same, together, alone))
+
+
+def test_files_of_good_boxes_are_not_read_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "parse_labels", None)
+    found = parse_label_files([b"0 0.5 0.5 0.1 0.1\n2 1 1 1 1", b"1 0.5 0.25 1e-1 0.1\r\n"], ["a", "b"], num_classes=3)
+    assert [rows.boxes[:, 0].tolist() for rows in found] == [[0, 2], [1]]
+
+
+def test_too_many_boxes_are_refused_as_in_one_file() -> None:
+    content = "".join(f"0 0.5 0.5 0.1 {n / 20_000:.7f}\n" for n in range(1, MAX_ROWS + 2)).encode()
+    (found,) = parse_label_files([content], [FILE], num_classes=3)
+    assert not found.usable and f"at most {MAX_ROWS}" in found.problems[0].text

@@ -1,0 +1,145 @@
+"""Recognises JPEGs that can be decoded by their structure alone, without decoding them.
+
+libjpeg refuses no baseline JPEG whose markers, tables and frame are valid and whose only scan ends in the end marker:
+damage within the scan gives wrong pixels, not an error. Any other file (progressive, four inks, an unusual frame) has
+to be decoded to find out. Source: ITU-T T.81, annex B, and what libjpeg checks.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+_SOF_BASELINE, _SOF_EXTENDED, _DHT, _EOI, _SOS, _DQT, _DRI, _COM = 0xC0, 0xC1, 0xC4, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
+_APP0, _APP2, _APP14, _APP15 = 0xE0, 0xE2, 0xEE, 0xEF
+_START = b"\xff\xd8"
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_HARMLESS = {_APP0: (b"JFIF\0", 14), _APP2: (b"ICC_PROFILE\0", 14), _APP14: (b"Adobe", 12)}
+"""How an application's segment begins and its least length: in these there is nothing about the picture's shape."""
+_LARGEST_SIDE = 65_500
+_MOST_BLOCKS = 10
+"""In one unit of an interleaved scan."""
+_FACTORS = (1, 2, 4)
+_WHOLE_SCAN = b"\x00\x3f\x00"
+_LARGEST_DC_SYMBOL = 15
+_MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class PlainJpeg:
+    """What the frame of a baseline JPEG says.
+
+    Attributes:
+        mode: Pillow's mode, "L" or "RGB".
+        width, height: px as stored.
+        has_metadata: whether there are segments that may say more, such as how the picture is turned.
+    """
+
+    mode: str
+    width: int
+    height: int
+    has_metadata: bool
+
+
+class _OtherError(Exception):
+    """No plain baseline JPEG."""
+
+
+def plain_jpeg(content: bytes) -> PlainJpeg | None:
+    """Read the frame of a JPEG that every decoder takes; None if only decoding can tell."""
+    if content[:2] != _START:
+        return None
+    try:
+        return _read(content)
+    except (_OtherError, IndexError):
+        return None
+
+
+def _read(content: bytes) -> PlainJpeg:
+    position, tables, has_metadata = 2, set[int](), False
+    frame = b""
+    while True:
+        _require(content[position] == 0xFF)
+        marker = content[position + 1]
+        start, position = position + 4, position + 2 + (content[position + 2] << 8 | content[position + 3])
+        payload = content[start:position]
+        # A length below 2 leads back; beyond the end the next marker is missing.
+        _require(position >= start)
+        if marker in (_DQT, _DHT):
+            tables |= _quantisers(payload) if marker == _DQT else _huffman_tables(payload)
+        elif marker in (_SOF_BASELINE, _SOF_EXTENDED):
+            _require(not frame)
+            frame = payload
+        elif marker == _SOS:
+            break
+        elif _APP0 <= marker <= _APP15:
+            has_metadata |= not _is_harmless(marker, payload)
+        else:
+            _require(marker == _COM or (marker == _DRI and len(payload) == 2))
+    end = _END_OF_SCAN.search(content, position)
+    _require(end is not None and content[end.end() - 1] == _EOI)
+    _require(_scan_needs(frame[:1] + frame[5:], payload) <= tables)
+    width, height = frame[3] << 8 | frame[4], frame[1] << 8 | frame[2]
+    _require(0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE)
+    return PlainJpeg(_MODES[frame[5]], width, height, has_metadata)
+
+
+def _is_harmless(marker: int, payload: bytes) -> bool:
+    prefix, least = _HARMLESS.get(marker, (b"", 0))
+    return bool(prefix) and payload.startswith(prefix) and len(payload) >= least
+
+
+# The files of a data set have few different tables and frames. Tables are told apart as 0x10 (quantiser), 0x20 (DC) and
+# 0x30 (AC) plus their number, 0 ... 3.
+
+
+@lru_cache(maxsize=1024)
+def _quantisers(payload: bytes) -> frozenset[int]:
+    """Tables of 8 bits that a segment defines."""
+    _require(bool(payload) and len(payload) % 65 == 0)
+    numbers = payload[::65]
+    _require(max(numbers) <= 3)
+    return frozenset(0x10 + number for number in numbers)
+
+
+@lru_cache(maxsize=1024)
+def _huffman_tables(payload: bytes) -> frozenset[int]:
+    """Tables that a segment defines."""
+    found, position = set(), 0
+    while position < len(payload):
+        kind, number = divmod(payload[position], 16)
+        counts = payload[position + 1 : position + 17]
+        symbols = payload[position + 17 : position + 17 + sum(counts)]
+        _require(kind <= 1 and number <= 3 and len(counts) == 16 and 0 < sum(counts) == len(symbols) <= 256)
+        code = 0
+        for bits, count in enumerate(counts, start=1):
+            code += count
+            _require(not count or code < 1 << bits)  # the code of ones alone is not allowed
+            code <<= 1
+        _require(kind == 1 or max(symbols) <= _LARGEST_DC_SYMBOL)
+        found.add(0x20 + 0x10 * kind + number)
+        position += 17 + len(symbols)
+    return frozenset(found)
+
+
+@lru_cache(maxsize=1024)
+def _scan_needs(frame: bytes, scan: bytes) -> frozenset[int]:
+    """Tables for a scan of all components of a frame; `frame` is without its height and width."""
+    bits, components = frame[0], frame[1]
+    _require(bits == 8 and components in _MODES and len(frame) == 2 + 3 * components)
+    _require(len(scan) == 4 + 2 * components and scan[0] == components and scan[-3:] == _WHOLE_SCAN)
+    numbers, factors, quantisers = frame[2::3], frame[3::3], frame[4::3]
+    _require(len(set(numbers)) == components and numbers == scan[1:-3:2])
+    across, down = [factor >> 4 for factor in factors], [factor & 15 for factor in factors]
+    _require(all(factor in _FACTORS for factor in (*across, *down)))
+    blocks = sum(h * v for h, v in zip(across, down, strict=True))
+    _require(components == 1 or blocks <= _MOST_BLOCKS)
+    chosen = scan[2:-3:2]
+    needed = {0x10 + n for n in quantisers} | {0x20 + (n >> 4) for n in chosen} | {0x30 + (n & 15) for n in chosen}
+    # Numbers above 3 would run into the next kind of table.
+    _require(max(quantisers) <= 3 and all(n >> 4 <= 3 and n & 15 <= 3 for n in chosen))
+    return frozenset(needed)
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise _OtherError
