@@ -24,7 +24,7 @@ def test_who_computes_an_op() -> None:
 
 def test_launches_by_part() -> None:
     started = {
-        "detection_loss": 1, "update_parameters": 1, "average_statistics": 1, "cudnn_forward": 60,
+        "detection_loss": 1, "update_parameters": 1, "begin_step": 1, "cudnn_forward": 60,
         "batch_norm_bf16": 57, "batch_norm_grad_bf16": 57, "cudnn_data_gradient": 59, "add_n_bf16": 31,
         "split_16": 13, "concat_16": 13, "pack_weights_bf16": 1, "unpack_weights_bf16": 1,
     }  # fmt: skip
