@@ -18,7 +18,7 @@ _BATCH, _IMAGE_PX = 1, 64
 _HOST_OPS = "System-Train-"
 """OneFlow's own counter of steps, which it keeps on the host wherever the step is."""
 Part = Literal["loss", "update", "forward", "backward"]
-_UPDATE = frozenset({"update_parameters", "average_statistics"})
+_UPDATE = frozenset({"update_parameters", "begin_step"})
 
 
 def compiled_ops(model: str, device: str, kernels: PluginMode, kind: str = "FLOAT32") -> dict[str, Any]:

@@ -40,8 +40,6 @@ class Counters:
     loss_scale: float = 1.0
     good_updates: int = 0
     """Updates since the loss scale last changed."""
-    accumulated: int = 0
-    """Batches since the last update, applied or left out."""
     skipped_in_row: int = 0
     """Updates left out since the last one that was applied."""
 
@@ -114,7 +112,6 @@ class TrainingState(flow.nn.Module):
         self.register_buffer(
             "averaged_statistics", flow.cat([member(average, name) for name in self.statistics], dim=0)
         )
-        self.register_buffer("restorable_statistics", self.averaged_statistics.clone())
 
     def _copy_weights_to_average(self) -> None:
         """The average starts as the network, and its tensors take no part in differentiation."""
@@ -156,12 +153,6 @@ class TrainingState(flow.nn.Module):
         """Forgets gradients that no update has used yet, as YOLOv5 does at the start of each epoch."""
         self._own_gradients = None
         local_shard(self.gradient_sum).zero_()
-        self._drop_bad_statistics()
-
-    def _drop_bad_statistics(self) -> None:
-        """Those of accumulated batches that are not finite: the update that they wait for will be left out."""
-        if self.counters.accumulated and not np.isfinite(self._current_statistics().numpy()).all():
-            self.restore_statistics()
 
     def flush(self) -> None:
         """Brings the average up to date for validation or saving.
@@ -169,7 +160,6 @@ class TrainingState(flow.nn.Module):
         Within a graph the running statistics that a call writes can be read only by the next call, so their average
         lags one update behind; this applies what is pending (the same arithmetic, in the same order).
         """
-        self._drop_bad_statistics()
         if self.counters.pending_decay != 1.0:
             with flow.no_grad():
                 current, average = self._current_statistics(), local_shard(self.averaged_statistics)
@@ -200,25 +190,11 @@ class TrainingState(flow.nn.Module):
         """
         if not self._placement.distributed or all(norm.synchronised for norm in _norms(self.network)):
             return
-        parts = [
-            self._current_statistics(),
-            local_shard(self.averaged_statistics),
-            local_shard(self.restorable_statistics),
-        ]
+        parts = [self._current_statistics(), local_shard(self.averaged_statistics)]
         with flow.no_grad():
             joined = self._placement.all_reduce_mean(flow.stack(parts))
             self._scatter(joined[0], self.network)
             local_shard(self.averaged_statistics).copy_(joined[1])
-            local_shard(self.restorable_statistics).copy_(joined[2])
-
-    def remember_statistics(self, flat: Tensor) -> None:
-        """Keeps BatchNorm's running statistics, all as one vector, as they were before the batches of an update."""
-        with flow.no_grad():
-            local_shard(self.restorable_statistics).copy_(local_shard(flat))
-
-    def restore_statistics(self) -> None:
-        """Takes back what the batches of an update that is left out did to the running statistics."""
-        self._scatter(self.restorable_statistics, self.network)
 
     def _current_statistics(self) -> Tensor:
         """The network's running statistics as one vector, in the order of `statistics`."""
@@ -238,7 +214,7 @@ class TrainingState(flow.nn.Module):
             yield f"model/{name}", tensor
         for name, tensor in self.average.state_dict().items():
             yield f"ema/{name}", tensor
-        for name in (*self._flat, "restorable_statistics"):
+        for name in self._flat:
             yield name, getattr(self, name)
 
     def _parts(self, name: str) -> dict[str, tuple[int, ...]]:

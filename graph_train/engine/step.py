@@ -4,6 +4,9 @@ It is written once, as the forward of a module, and executed in two ways: `Eager
 compiles it into one `oneflow.nn.Graph` for each shape it meets. What changes from step to step enters as small
 tensors, so nothing is compiled again within a run but for a new shape.
 
+The host need not wait for a step before it starts the next. How a step ends decides some scalars of the next one, so
+these are sent for both ways, and the device chooses (`kernels.ops.begin_step`).
+
 Several ranks that accumulate batches are the one exception: there the step has two parts, so that batches without an
 update send no gradients. The first ends with each rank's partial sums, the second begins with their sum over the ranks.
 """
@@ -11,6 +14,7 @@ update send no gradients. The first ends with each rank's partial sums, the seco
 import math
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,8 +28,8 @@ from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
 from kernels.framework.global_rows import local_shard, sharded_by_batch
 from kernels.framework.graph_memory import compile_graph
-from kernels.ops.statistics.function import average_statistics
-from kernels.ops.update.function import hyper_vector, update_parameters
+from kernels.ops.begin_step.function import begin_step
+from kernels.ops.update.function import HyperIndex, hyper_vector, update_parameters
 from kernels.runtime import Tensor, flow
 from models.layers import member, plain
 
@@ -33,12 +37,6 @@ ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-8
 NO_UPDATE = (math.nan, 0.0)
 """What `update_parameters` returns for a batch that only accumulates."""
-
-SHARE = 1
-"""Where the share of the new running statistics stands in the `extra` vector of a step; the loss scale comes first."""
-
-Values = npt.NDArray[np.float64]
-"""What a step reports: gradient norm, 1 if the weights were updated, total, box, objectness and class loss."""
 
 
 @dataclass(frozen=True)
@@ -85,56 +83,54 @@ class _Backward(flow.nn.Module):
         self.state, self.criterion = state, criterion
         self._placement = placement
 
-    def _backward(self, images: Tensor, labels: Tensor, extra: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Losses, total (1,) and parts (3 + n,); gradients of the trained parameters; running statistics before."""
+    def _backward(
+        self, images: Tensor, labels: Tensor, rows: Tensor, previous: Tensor
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Losses, total (1,) and parts (3 + n,); gradients of the trained parameters; settings of the update."""
         state = self.state
-        before = self._average_statistics(extra)
+        # The averages of the statistics are those of the previous step: what a call writes, only the next can read.
+        current = [plain(member(state.network, name)) for name in state.statistics]
+        hyper, scale = begin_step(current, plain(state.averaged_statistics), rows, previous, size=len(HyperIndex))
         maps = [sharded_by_batch(level) for level in state.network.raw_maps(images)]
-        parts = self.criterion(maps, labels, extra)
+        parts = self.criterion(maps, labels, scale)
         gradients = _gradients(parts.total, [member(state.network, name) for name in state.trained])
         total = parts.total.detach()
-        return [total if total.ndim else total.reshape(1), parts.parts], gradients, before
-
-    def _average_statistics(self, extra: Tensor) -> Tensor:
-        """EMA of BatchNorm's running statistics as the previous step left them; returns those, flat."""
-        state = self.state
-        current = [plain(member(state.network, name)) for name in state.statistics]
-        return average_statistics(current, plain(state.averaged_statistics), extra, SHARE)
+        return [total if total.ndim else total.reshape(1), parts.parts], gradients, hyper
 
 
 class StepModule(_Backward):
     """The step as a module. Inputs and outputs are tensors only, all shapes are fixed."""
 
-    def forward(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, rows: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """Does the step.
 
         Args:
             images: (B, 3, H, W) uint8 RGB.
             labels: (B, T, 5) float32, class -1 for padding.
-            hyper: settings of the update, see `kernels.ops.update.function.hyper_vector`.
-            extra: (2,) float32: loss scale times loss factor; share of the new running statistics in the pending EMA
-                update.
+            rows: (2, 19) float32, as `kernels.ops.begin_step` takes them: settings of the update, see
+                `kernels.ops.update.function.hyper_vector`; loss scale times loss factor; share of the new running
+                statistics in the pending EMA update.
+            previous: (2,) float32: outcome of the previous step.
         Returns:
             (6 + n,) float32: gradient norm, 1 if the weights were updated; total loss, box, objectness, classes and
-            more of `LossParts.parts`. Then all running statistics before the step, flat: they come back if the update
-            is left out.
+            more of `LossParts.parts`. Then the first two of them again: the outcome, for the next step.
         """
-        losses, gradients, before = self._backward(images, labels, extra)
+        losses, gradients, hyper = self._backward(images, labels, rows, previous)
         outcome = _apply(self.state, self._placement.all_reduce_gradients(gradients), hyper)
-        return flow.cat([outcome, *losses], dim=0), before
+        return flow.cat([outcome, *losses], dim=0), outcome
 
 
 class BackwardModule(_Backward):
     """The step's first part, of several ranks: no gradient is sent, no weight changes."""
 
-    def forward(self, images: Tensor, labels: Tensor, extra: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, rows: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Does it; arguments as in `StepModule.forward`.
 
         Returns:
-            (4 + n,) float32: the losses; the running statistics before the step; the partial gradient sums.
+            (4 + n,) float32: the losses; the settings of the update; the partial gradient sums.
         """
-        losses, gradients, before = self._backward(images, labels, extra)
-        return flow.cat(losses, dim=0), before, self._placement.partial_gradient_sum(gradients)
+        losses, gradients, hyper = self._backward(images, labels, rows, previous)
+        return flow.cat(losses, dim=0), hyper, self._placement.partial_gradient_sum(gradients)
 
 
 class UpdateModule(flow.nn.Module):
@@ -194,6 +190,18 @@ class StepConfig:
     accumulates: bool = False
 
 
+@dataclass(frozen=True)
+class _Started:
+    """A step whose result is not on the host yet.
+
+    Attributes:
+        values: (6 + n,) as `StepModule` returns them; of a step in two parts (2,), then (4 + n,).
+    """
+
+    settings: StepSettings
+    values: Sequence[Tensor | npt.NDArray[np.float32]]
+
+
 class TrainStep(ABC):
     """The training step as the driver calls it, executed op by op (`EagerStep`) or as a graph (`GraphStep`)."""
 
@@ -208,6 +216,8 @@ class TrainStep(ABC):
         self._in_parts = config.accumulates and placement.distributed
         self._module = (BackwardModule if self._in_parts else StepModule)(state, criterion, placement)
         self._update_module = UpdateModule(state, placement)
+        self._started: deque[_Started] = deque()
+        self._previous = placement.replicate(np.array(NO_UPDATE, np.float32))
 
     @property
     @abstractmethod
@@ -223,43 +233,64 @@ class TrainStep(ABC):
         """Return what was compiled and how often it was used; "" if nothing was."""
 
     def __call__(self, images: Tensor, labels: Tensor, settings: StepSettings) -> StepResult:
-        """Take uint8 (B, 3, H, W) and (B, T, 5) on the device of the state, and wait for the result."""
-        counters = self.state.counters
-        decay = ema_decay(counters.updates + 1)
-        hyper, extra = self._scalars(settings, counters, decay)
-        if self._in_parts:
-            values, statistics = self._two_parts(images, labels, hyper, extra, update=settings.update)
-        else:
-            values, statistics = self._whole_step(images, labels, hyper, extra)
+        """Start a step and finish it."""
+        self.start(images, labels, settings)
+        return self.finish()
+
+    def start(self, images: Tensor, labels: Tensor, settings: StepSettings) -> None:
+        """Take uint8 (B, 3, H, W) and (B, T, 5) on the device of the state, without waiting for the result.
+
+        Raises:
+            RuntimeError: two steps have been started and not finished.
+        """
+        rows = self._rows(settings)
+        values = (self._two_parts if self._in_parts else self._whole_step)(images, labels, rows, settings)
+        self._started.append(_Started(settings, values))
+
+    def finish(self) -> StepResult:
+        """Wait for the oldest step that was started and not finished, and count it."""
+        started = self._started.popleft()
+        values = np.concatenate([self._on_host(value) for value in started.values]).astype(np.float64)
         norm, _, total, box, objectness, classes = (float(value) for value in values[:6])
         updated = bool(values[1] > 0.5)
-        result = StepResult(total, box, objectness, classes, norm, updated, skipped=settings.update and not updated)
-        if not counters.accumulated:
-            self.state.remember_statistics(statistics)
-        if result.skipped:
-            self.state.restore_statistics()
+        skipped = started.settings.update and not updated
         self.state.network.count_batch()
-        self.state.counters = _advance(counters, settings, result, decay, scaled=self._scales_loss)
-        return result
+        self.state.counters = self._counters_after(started.settings, updated=updated)
+        return StepResult(total, box, objectness, classes, norm, updated, skipped)
 
-    def _whole_step(self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor) -> tuple[Values, Tensor]:
-        output, statistics = self._execute(images, labels, hyper, extra)
-        # The one read-back of a step: the driver needs the losses, and whether a non-finite gradient was skipped.
-        return self.placement.to_numpy(output).astype(np.float64), statistics
+    def _on_host(self, values: Tensor | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return values if isinstance(values, np.ndarray) else self.placement.to_numpy(values)
+
+    def _whole_step(
+        self, images: Tensor, labels: Tensor, rows: Tensor, _settings: StepSettings
+    ) -> Sequence[Tensor | npt.NDArray[np.float32]]:
+        values, self._previous = self._execute(images, labels, rows, self._previous)
+        return [values]
 
     def _two_parts(
-        self, images: Tensor, labels: Tensor, hyper: Tensor, extra: Tensor, *, update: bool
-    ) -> tuple[Values, Tensor]:
-        losses, statistics, partial_sums = self._execute(images, labels, extra)
-        if update:
-            own = self.state.take_own_gradients(local_shard(partial_sums))
-            outcome = self.placement.to_numpy(self._update(self.placement.as_partial_sum(own), hyper))
-        else:
+        self, images: Tensor, labels: Tensor, rows: Tensor, settings: StepSettings
+    ) -> Sequence[Tensor | npt.NDArray[np.float32]]:
+        losses, hyper, partial_sums = self._execute(images, labels, rows, self._previous)
+        if not settings.update:
             self.state.keep_own_gradients(local_shard(partial_sums))
-            outcome = np.array(NO_UPDATE, np.float32)
-        return np.concatenate([outcome, self.placement.to_numpy(losses)]).astype(np.float64), statistics
+            return [np.array(NO_UPDATE, np.float32), losses]
+        own = self.state.take_own_gradients(local_shard(partial_sums))
+        self._previous = self._update(self.placement.as_partial_sum(own), hyper)
+        return [self._previous, losses]
 
-    def _scalars(self, settings: StepSettings, counters: Counters, decay: float) -> tuple[Tensor, Tensor]:
+    def _rows(self, settings: StepSettings) -> Tensor:
+        """Scalars of a step for both ways that the step before it can end, as `StepModule.forward` takes them."""
+        if len(self._started) > 1:
+            raise RuntimeError("two steps have been started; finish the older one first")
+        possible = [self.state.counters] * 2
+        if self._started:
+            possible = [self._counters_after(self._started[0].settings, updated=updated) for updated in (True, False)]
+        return self.placement.replicate(np.stack([self._scalars(settings, counters) for counters in possible]))
+
+    def _counters_after(self, settings: StepSettings, *, updated: bool) -> Counters:
+        return _advance(self.state.counters, settings, updated=updated, scaled=self._scales_loss)
+
+    def _scalars(self, settings: StepSettings, counters: Counters) -> npt.NDArray[np.float32]:
         hyper = hyper_vector(
             learning_rates=settings.learning_rates,
             weight_decays=self._config.weight_decays,
@@ -267,13 +298,13 @@ class TrainStep(ABC):
             beta2=ADAM_BETA2,
             eps=ADAM_EPSILON,
             adam_step=counters.updates + 1,
-            ema_decay=decay,
+            ema_decay=ema_decay(counters.updates + 1),
             loss_scale=counters.loss_scale,
             update=settings.update,
         )
         # The update divides by the loss scale alone, so the factor stays in the gradients.
-        extra = np.array([counters.loss_scale * self._config.loss_factor, 1.0 - counters.pending_decay], np.float32)
-        return self.placement.replicate(np.asarray(hyper, np.float32)), self.placement.replicate(extra)
+        others = np.array([counters.loss_scale * self._config.loss_factor, 1.0 - counters.pending_decay], np.float32)
+        return np.concatenate([hyper, others])
 
     @abstractmethod
     def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
@@ -355,8 +386,7 @@ class GraphStep(TrainStep):
             return
         images = self.placement.empty_batch(images_shape, flow.uint8)
         labels = self.placement.empty_batch(labels_shape, flow.float32)
-        hyper, extra = self._scalars(settings, self.state.counters, ema_decay(1))
-        self._compile(images, labels, *((extra,) if self._in_parts else (hyper, extra)))
+        self._compile(images, labels, self._rows(settings), self._previous)
 
     def _compile(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> _StepGraph:
         self.state.network.train()
@@ -375,12 +405,12 @@ class GraphStep(TrainStep):
         self._on_compile(self.compilations[-1])
 
 
-def _advance(counters: Counters, settings: StepSettings, result: StepResult, decay: float, *, scaled: bool) -> Counters:
+def _advance(counters: Counters, settings: StepSettings, *, updated: bool, scaled: bool) -> Counters:
     """Counters after a step. A skipped update leaves the EMA alone and, with a loss scale, halves it."""
-    moved = replace(counters, pending_decay=1.0, accumulated=0 if settings.update else counters.accumulated + 1)
+    moved = replace(counters, pending_decay=1.0)
     if not settings.update:
         return moved
-    if not result.updated:
+    if not updated:
         smaller = counters.loss_scale / 2 if scaled else counters.loss_scale
         return replace(
             moved,
@@ -392,7 +422,7 @@ def _advance(counters: Counters, settings: StepSettings, result: StepResult, dec
     moved = replace(
         moved,
         updates=counters.updates + 1,
-        pending_decay=decay,
+        pending_decay=ema_decay(counters.updates + 1),
         good_updates=counters.good_updates + 1,
         skipped_in_row=0,
     )

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.engine.schedule import NOMINAL_BATCH
 from graph_train.engine.state import Counters
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.results_csv import COLUMNS
@@ -155,8 +154,6 @@ def _check_counters(counters: Counters) -> None:
         raise ValueError(f"its header has counters loss_scale={counters.loss_scale}, which is no power of 2 of float32")
     if counters.good_updates > counters.updates or counters.skipped_in_row > counters.skipped:
         raise ValueError("its header has counters of updates that contradict each other")
-    if counters.accumulated > NOMINAL_BATCH:
-        raise ValueError(f"its header has counters accumulated={counters.accumulated}; at most {NOMINAL_BATCH}")
 
 
 def _early_stopping(values: Mapping[str, Any], epoch: int) -> Mapping[str, float]:

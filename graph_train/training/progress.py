@@ -2,11 +2,14 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
 
+from graph_train.engine.step import TrainStep
 from graph_train.host.terminal import BAR_FORMAT
 
 LOG = logging.getLogger("graph_train")
@@ -27,6 +30,14 @@ class Shares:
 
     compiling: float = 0.0
     """The part of `computing` in which graphs were compiled."""
+
+    @contextmanager
+    def computing_for(self, step: TrainStep) -> Iterator[None]:
+        """Count what happens inside as computing, and what the step compiles meanwhile as compiling too."""
+        started, compiled = time.perf_counter(), step.compile_seconds
+        yield
+        self.computing += time.perf_counter() - started
+        self.compiling += step.compile_seconds - compiled
 
     def line(self, elapsed: float) -> str:
         """The shares in percent, and what to do if data is the bottleneck."""

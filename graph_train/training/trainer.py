@@ -35,6 +35,20 @@ LOG = logging.getLogger("graph_train")
 DRAWN_BATCHES = 3
 
 
+PER_BATCH_HOOKS = ("optimizer_step", "on_before_zero_grad", "on_train_batch_end")
+"""Callbacks to these see the network as their batch left it, so the next step waits for them."""
+
+
+@dataclass(frozen=True)
+class _StartedBatch:
+    """A batch whose step was started. `number` counts the batches of the whole run."""
+
+    batch: Any
+    images: Tensor
+    labels: Tensor
+    number: int
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """What a run came to."""
@@ -77,6 +91,7 @@ class Trainer:
         self._request = StopRequest()
         self._agreement = Agreement(self._exchange, self._request, self.callbacks)
         self._most_labels = 0
+        self._started: _StartedBatch | None = None
         self._batches = EpochBatches(run)
         self._validation = EpochValidation(run, folder.path, self.callbacks, self._agree_and_stop_if_requested)
         self._watch = NonFiniteWatch(options.optim.max_nonfinite, folder.path, self._first_bad_tensor)
@@ -164,22 +179,22 @@ class Trainer:
             run.state.drop_pending_gradients()
         self.callbacks.run("on_train_epoch_start")
         batches = run.train_pipeline.batches_per_epoch
-        progress = EpochProgress(
+        progress = self._progress = EpochProgress(
             cursor.epoch, run.setup.options.optim.epochs, batches=batches, first_batch=cursor.next_batch
         )
-        source = self._batches.remaining(cursor)
+        source, number = self._batches.remaining(cursor), cursor.epoch * batches + cursor.next_batch
         while True:
             asked = time.perf_counter()
             batch = next(source, None)
             progress.shares.waiting += time.perf_counter() - asked
-            if batch is None:
+            if batch is None or not self._all_go_on(batch, number):
                 break
-            if not self._all_go_on(batch, cursor.epoch * batches + cursor.next_batch):
-                break
-            self._train_batch(batch, cursor.epoch * batches + cursor.next_batch, progress)
+            self._train_batch(batch, number)
+            number += 1
             self._stop_if_requested()
             if self._exchange.alone and self.callbacks.stop_training:  # several ranks agree on it before a batch
                 break
+        self._finish_batch()
         self.times.append(progress.close())
         return batch is None
 
@@ -193,44 +208,59 @@ class Trainer:
             self._save_now()
         return not self.callbacks.stop_training
 
-    def _train_batch(self, batch: Any, number: int, progress: EpochProgress) -> None:
-        """One step; `number` counts the batches of the whole run."""
+    def _train_batch(self, batch: Any, number: int) -> None:
+        """Start one step, then finish the one before it: the device goes on while the host reads and reports."""
         run, cursor = self.run, self.cursor
         if number < DRAWN_BATCHES and not run.setup.options.run.noplots:
             with self.saving.guarded():
                 self._draw(batch, number)
         self.callbacks.run("on_train_batch_start")
-        total = run.train_pipeline.images_of(cursor.next_batch)
+        total = run.train_pipeline.images_of(number % run.train_pipeline.batches_per_epoch)
         labels = self._batches.padded_labels(batch, total, self._most_labels)
         images = run.setup.placement.shard_batch(batch.images, total)
-        started = time.perf_counter()
-        compiled = run.step.compile_seconds
-        result = run.step(images, labels, run.schedule.at(number, cursor.epoch))
-        progress.shares.computing += time.perf_counter() - started
-        progress.shares.compiling += run.step.compile_seconds - compiled
+        with self._progress.shares.computing_for(run.step):
+            run.step.start(images, labels, run.schedule.at(number, cursor.epoch))
+        self._finish_batch()
+        self._started = _StartedBatch(batch, images, labels, number)
+        if any(map(self.callbacks.listens, PER_BATCH_HOOKS)):
+            self._finish_batch()
+        self.save_if_due(number)
+
+    def _finish_batch(self) -> None:
+        """Wait for the step that was started, if there is one, count its result and report it."""
+        if self._started is None:
+            return
+        run, cursor, started, self._started = self.run, self.cursor, self._started, None
+        with self._progress.shares.computing_for(run.step):
+            result = run.step.finish()
         cursor.add(result)
+        batch, images = started.batch, started.images
         count, side = int(images.shape[0]), int(images.shape[-1])
-        progress.step(cursor.means(), instances=len(batch.labels), images=count, image_px=side)
+        self._progress.step(cursor.means(), instances=len(batch.labels), images=count, image_px=side)
         if result.updated:
             self.callbacks.run("optimizer_step")
             self.callbacks.run("on_before_zero_grad")
-        paths = [str(path) for path in batch.paths]
         self.callbacks.run(
-            "on_train_batch_end", run.state.network, number, local_shard(images), batch.labels, paths, cursor.means()
+            "on_train_batch_end",
+            run.state.network,
+            started.number,
+            local_shard(images),
+            batch.labels,
+            [str(path) for path in batch.paths],
+            cursor.means(),
         )
-        self._watch.see(result, run.state.counters.skipped_in_row, lambda: self._suspect(batch, labels, number))
-        self.save_if_due(number)
+        self._watch.see(result, run.state.counters.skipped_in_row, lambda: self._suspect(started))
 
-    def _suspect(self, batch: Any, labels: Tensor, number: int) -> SuspectBatch:
-        run, epoch = self.run, self.cursor.epoch
+    def _suspect(self, started: _StartedBatch) -> SuspectBatch:
+        run, epoch, batch = self.run, self.cursor.epoch, started.batch
         facts = {
             "epoch": epoch,
             "batch": self.cursor.next_batch - 1,
             "files": [str(path) for path in batch.paths],
-            "learning_rates": list(run.schedule.at(number, epoch).learning_rates),
+            "learning_rates": list(run.schedule.at(started.number, epoch).learning_rates),
             "loss_scale": run.state.counters.loss_scale,
         }
-        return SuspectBatch(np.array(_host(batch.images)), run.setup.placement.local_rows(labels).copy(), facts)
+        return SuspectBatch(np.array(_host(batch.images)), run.setup.placement.local_rows(started.labels).copy(), facts)
 
     def _first_bad_tensor(self, suspect: SuspectBatch) -> str:
         step = self.run.step
@@ -314,11 +344,13 @@ class Trainer:
 
     def _due_before(self, number: int) -> bool:
         """With several ranks: whether a save is due before a batch, which is for the main rank to say."""
-        if self._exchange.alone or not self._exchange.main or self.cursor.next_batch == 0:
+        first = number % self.run.train_pipeline.batches_per_epoch == 0
+        if self._exchange.alone or not self._exchange.main or first:
             return False
         return self.saving.due(number - 1)
 
     def _save_now(self) -> None:
+        self._finish_batch()
         self.run.state.flush()
         if self._exchange.main:
             self.saving.start(Snapshot(self.checkpoint()))

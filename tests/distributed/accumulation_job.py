@@ -1,7 +1,8 @@
 """One rank of a job that trains the tiny network by the step alone; what it did goes to files.
 
-`python -m tests.distributed.accumulation_job OUT KIND START LAST`. KIND: graph, eager, or `stock-graph` without our
-kernels. START: a folder of another such job whose cut is gone on from, or `-`. LAST: the number of batches of the run.
+`python -m tests.distributed.accumulation_job OUT KIND START LAST`. KIND: graph, eager, `stock-graph` without our
+kernels, or `ahead-graph`, which starts each step before it reads the one before. START: a folder of another such job
+whose cut is gone on from, or `-`. LAST: the number of batches of the run.
 """
 
 import json
@@ -24,9 +25,13 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
     out.mkdir(exist_ok=True)
     step, exchange = _step(kind, info)
     first = _load(step.state, Path(start)) if start != "-" else 0
-    results = []
+    results: list[Any] = []
+    ahead = kind == "ahead-graph"
     for number in range(first, last):
-        results.append(_batch(step, number))
+        _start(step, number)
+        unread = ahead and number + 1 not in (CUT, last)
+        while number + 1 - first - len(results) > unread:
+            results.append(step.finish())
         if number + 1 == CUT:
             _save(step.state, out / "cut", main=info.main)
     _save(step.state, out / "end", main=info.main)
@@ -64,14 +69,14 @@ def _step(kind: str, info: Any) -> tuple[Any, Any]:
     return step, Exchange(info.rank, info.world)
 
 
-def _batch(step: Any, number: int, **changed: Any) -> Any:
+def _start(step: Any, number: int, **changed: Any) -> None:
     from pipelines.shard import Shard
     from tests.graph_train.tiny import random_batch, tiny_schedule
 
     place = step.placement
     rows = Shard(place.rank, place.ranks).rows(BATCH)
     images, labels = (place.shard_batch(value[rows], BATCH) for value in random_batch(number, side=64, labels=5))
-    return step(images, labels, replace(tiny_schedule().at(number, number // 6), **changed))
+    step.start(images, labels, replace(tiny_schedule().at(number, number // 6), **changed))
 
 
 def _after_a_bad_batch_of_the_last_rank(step: Any, info: Any, number: int) -> Any:
@@ -79,13 +84,14 @@ def _after_a_bad_batch_of_the_last_rank(step: Any, info: Any, number: int) -> An
     from kernels.runtime import flow
 
     state = step.state
-    # Statistics go back to those before the update's first batch; nothing else may move.
+    # Statistics take in the batch, which is sound; of the rest nothing may move.
     kept = [*(f"model/{name}" for name in state.trained), *(f"first_moment/{name}" for name in state.trained)]
     before = state.arrays()
     if info.rank == info.world - 1 and not info.alone:
         values = sum(before[f"first_moment/{name}"].size for name in state.trained)
         state.keep_own_gradients(flow.full((values,), float("nan")))
-    result = _batch(step, number, update=True)
+    _start(step, number, update=True)
+    result = step.finish()
     if not info.alone:
         after = state.arrays()
         assert result.skipped

@@ -53,7 +53,7 @@ def _cases() -> dict[str, Case]:
         "decode": boxes.decode_maps,
         "suppress": boxes.suppress,
         "flatten": copies.flatten,
-        "average_statistics": copies.average_statistics,
+        "begin_step": copies.begin_step,
         "detection_loss": training_cases.detection_loss,
         "rebalance_levels": training_cases.rebalance_levels,
         "update_parameters": training_cases.update,

@@ -1,4 +1,4 @@
-"""Kernels that copy several tensors: concat, split, flatten, and the moving average of BatchNorm's statistics."""
+"""Kernels that copy several tensors: concat, split, flatten, and the beginning of a step."""
 
 import ctypes
 
@@ -8,7 +8,7 @@ from tests.gpu.base import Launched, blocks, random_numbers, starter
 from tests.gpu.devices import Device
 from tests.gpu.layouts import constant, structure
 
-_CONCAT, _FLATTEN, _STATISTICS = "ops/concat/concat.h", "ops/flatten/flatten.h", "ops/statistics/statistics.h"
+_CONCAT, _FLATTEN, _BEGIN_STEP = "ops/concat/concat.h", "ops/flatten/flatten.h", "ops/begin_step/begin_step.h"
 UNITS = (2, 4, 8, 16)
 
 
@@ -72,21 +72,28 @@ def flatten(device: Device) -> Launched:
     return Launched(((device.get(args.out, want), want),), 0, 0, start, 2 * want.nbytes)
 
 
-def average_statistics(device: Device) -> Launched:
-    """Every bit; with a share of 0 even an infinity leaves the average as it is."""
+def begin_step(device: Device) -> Launched:
+    """Every bit, of both rows of scalars; with a share of 0 even an infinity leaves the average as it is."""
     tensors, pairs = _tensors(), []
-    for share in (0.125, 0.0):
+    for share, updated in ((0.125, 1.0), (0.0, 0.0)):
         tensors[1][0] = np.inf if share == 0 else 1.0
         current = np.concatenate(tensors)
         average = random_numbers(current.size, seed=1)
         want = average if share == 0 else average - (average - current) * np.float32(share)
+        rows = random_numbers(2 * 19, seed=2).reshape(2, 19)
+        chosen = rows[0 if updated else 1]
+        chosen[-1] = share
         table, number = _pieces(device, tensors)
-        args = structure(_STATISTICS, "AverageArgs")()
-        args.pieces, args.average = table, device.put(average)
-        args.share, args.out = device.put(np.array([share], np.float32)), device.put(np.zeros_like(current))
-        threads = constant(_STATISTICS, "kFlattenThreads")
-        start = starter(device, "average_statistics", (number, 1, 1), threads, args)
-        row = device.get(args.out, current)
-        pairs += [(device.get(args.average, average), want), (np.isinf(row), np.isinf(current))]
-        pairs.append((np.nan_to_num(row), np.nan_to_num(current)))
-    return Launched(tuple(pairs), 0, 0, start, 4 * current.nbytes)
+        args = structure(_BEGIN_STEP, "BeginStepArgs")()
+        args.pieces, args.average, args.rows = table, device.put(average), device.put(rows)
+        args.previous = device.put(np.array([7.0, updated], np.float32))
+        args.first, args.second = device.put(np.zeros_like(chosen[:17])), device.put(np.zeros_like(chosen[17:]))
+        args.first_size, args.size = 17, 19
+        threads = constant(_BEGIN_STEP, "kFlattenThreads")
+        start = starter(device, "begin_step", (number, 1, 1), threads, args)
+        pairs += [(device.get(args.average, average), want)]
+        pairs += [
+            (device.get(args.first, chosen[:17]), chosen[:17]),
+            (device.get(args.second, chosen[17:]), chosen[17:]),
+        ]
+    return Launched(tuple(pairs), 0, 0, start, 3 * current.nbytes)

@@ -28,7 +28,7 @@ _STRUCTURES = {
     "ops/batch_norm/batch_norm.h": ("NormArgs",),
     "ops/pooling/pooling.h": ("PoolArgs", "PoolShape", "UpsampleArgs"),
     "ops/concat/concat.h": ("ConcatArgs", "ConcatPiece"),
-    "ops/statistics/statistics.h": ("FlatPiece", "FlattenArgs", "AverageArgs"),
+    "ops/begin_step/begin_step.h": ("FlatPiece", "FlattenArgs", "BeginStepArgs"),
     "ops/bbox_iou/launch.h": ("BoxIouArgs",),
     "ops/detections/launch.h": ("DecodeArgs", "DecodedLevel", "SuppressArgs", "SuppressionSettings"),
     "ops/detection_loss/launch.h": ("LossArgs", "LossLevel"),

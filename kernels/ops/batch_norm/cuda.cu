@@ -155,6 +155,8 @@ GT_DEVICE void sum_moments_about_values(const NormArgs& args, const NormPieces& 
 
 GT_DEVICE void move_statistics(const NormArgs& args, int64_t channel, float mean, float variance) {
   if (args.moving_mean == nullptr || args.pixels == 0.0) return;
+  // One batch that is not finite would spoil them for good; what is not finite has no difference 0.
+  if (mean - mean != 0.0f || variance - variance != 0.0f) return;
   const double unbiased = args.pixels > 1.0 ? variance * (args.pixels / (args.pixels - 1.0)) : variance;
   float* moving_mean = args.moving_mean + channel;
   float* moving_variance = args.moving_variance + channel;

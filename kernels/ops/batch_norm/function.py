@@ -30,7 +30,7 @@ def batch_norm(
     Args:
         x: (B, H, W, C) activation.
         gamma, beta, running_mean, running_variance: (C,) float32; in training the running ones are updated, in graphs
-            too, by the unbiased variance.
+            too, by the unbiased variance; not those of channels whose mean or variance is not finite in this batch.
         eps: added to the variance.
         momentum: share of the new value in the running statistics, as PyTorch counts it.
         training: normalise by the batch's statistics, else by the running ones.

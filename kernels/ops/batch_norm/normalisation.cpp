@@ -111,6 +111,7 @@ void update_moving(const NormalisedShape& s, const float* mean, const float* var
   const double unbiased = static_cast<double>(s.count()) / static_cast<double>(std::max<int64_t>(1, s.count() - 1));
   const float rate = 1.0f - momentum;
   for (int64_t c = 0; c < s.channels; ++c) {
+    if (!std::isfinite(mean[c]) || !std::isfinite(variance[c])) continue;
     moving_mean[c] = moving_mean[c] * momentum + mean[c] * rate;
     moving_variance[c] = moving_variance[c] * momentum + static_cast<float>(variance[c] * unbiased) * rate;
   }

@@ -18,8 +18,8 @@ struct NormalisedShape {
 template<typename T>
 void batch_moments(const NormalisedShape& shape, const T* x, float* mean, float* variance);
 
-// moving = momentum * moving + (1 - momentum) * value, with the unbiased variance; momentum as OneFlow counts it. No values
-// change nothing.
+// moving = momentum * moving + (1 - momentum) * value, with the unbiased variance; momentum as OneFlow counts it. A channel
+// whose mean or variance is not finite stays as it is; no values change nothing.
 void update_moving(const NormalisedShape& shape, const float* mean, const float* variance, float momentum,
                    float* moving_mean, float* moving_variance);
 

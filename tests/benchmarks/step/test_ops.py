@@ -26,7 +26,7 @@ def test_launches_by_part() -> None:
     started = {
         "detection_loss": 1,
         "update_parameters": 1,
-        "average_statistics": 1,
+        "begin_step": 1,
         "cudnn_forward": 60,
         "batch_norm_bf16": 57,
         "batch_norm_grad_bf16": 57,

@@ -1,17 +1,22 @@
 """The driver: what it does between epochs, and which weights it keeps."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from graph_train.engine.step import GraphStep
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.host.devices import cpu_threads
+from graph_train.launch.train import train
 from graph_train.runs.checkpoint import load_checkpoint, save_checkpoint
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.run_folder import RunFolder
 from graph_train.training.early_stopping import EarlyStopping
-from graph_train.training.trainer import Trainer
+from graph_train.training.trainer import Trainer, TrainResult
 from tests.graph_train.lab import Lab
 
 
@@ -66,3 +71,35 @@ def test_another_number_of_threads_is_told_on_resume(lab: Lab) -> None:
     assert f"set OMP_NUM_THREADS={more} to continue exactly" in log
     later = lab.train_as_given(resume=begun.folder).log  # it goes on with the number that it went on with
     assert told not in later.removeprefix(log)
+
+
+def _noted(name: str, events: list[str]) -> Callable[..., Any]:
+    """A method of the step that also tells when it was called."""
+    plain = getattr(GraphStep, name)
+
+    def call(*given: Any) -> Any:
+        events.append(name)
+        return plain(*given)
+
+    return call
+
+
+def test_a_step_is_read_after_the_next_one_has_started(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same run either way: a callback that wants every batch's end makes each step wait for it."""
+    heard = lab.train(epochs=2, batch_size=2, graph=True)
+    events: list[str] = []
+    for name in ("start", "finish"):
+        monkeypatch.setattr(GraphStep, name, _noted(name, events))
+    flags = lab.flags(project=lab.root / "runs", name="ahead", epochs=2, batch_size=2, graph=True)
+    result = train(**flags)
+    assert isinstance(result, TrainResult)
+    ahead = result.folder
+    batches = events.count("start") // 2
+    assert batches > 2
+    assert events == 2 * ["start", *(batches - 1) * ["start", "finish"], "finish"]
+    assert (ahead / "results.csv").read_text() == (heard.folder / "results.csv").read_text()
+    left, right = (load_checkpoint(folder / "weights" / "last.safetensors") for folder in (ahead, heard.folder))
+    assert left.header["cursor"] == right.header["cursor"]
+    assert left.header["counters"] == right.header["counters"]
+    assert left.arrays.keys() == right.arrays.keys()
+    assert all(np.array_equal(value, right.arrays[name]) for name, value in left.arrays.items())

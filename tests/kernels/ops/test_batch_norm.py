@@ -133,15 +133,21 @@ def test_no_images_leave_the_running_statistics(function: Any, activation_type: 
     assert [values.numpy().tolist() for values in running] == [[1.0, 2.0, 3.0]] * 2
 
 
-def test_a_channel_with_nan_has_nan_statistics() -> None:
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
+def test_a_channel_that_is_not_finite_keeps_its_running_statistics(function: Any, bad: float) -> None:
+    """Its output is NaN, so that the step knows of it."""
     x = np.ones((2, 3, 3, 2), np.float32)
-    x[0, 0, 1, 1] = np.nan
-    running = [flow.zeros(2), flow.ones(2)]
-    batch_norm(
-        flow.tensor(x), flow.ones(2), flow.zeros(2), *running, eps=EPS, momentum=MOMENTUM, training=True, silu=False
+    x[0, 0, 1, 1] = bad
+    running = [flow.full((2,), 7.0), flow.full((2,), 9.0)]
+    options = {"training": True} if function is batch_norm else {}
+    y = function(
+        flow.tensor(x), flow.ones(2), flow.zeros(2), *running, eps=EPS, momentum=MOMENTUM, silu=False, **options
     )
-    for statistic in running:
-        assert np.isnan(statistic.numpy()).tolist() == [False, True]
+    assert np.isnan(y.numpy()).any((0, 1, 2)).tolist() == [False, True]
+    for statistic, before in zip(running, (7.0, 9.0), strict=True):
+        assert statistic.numpy()[0] != before
+        assert statistic.numpy()[1] == before
 
 
 @pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])

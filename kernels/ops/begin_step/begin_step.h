@@ -1,0 +1,37 @@
+// How a step begins: shared by the CPU's and the CUDA kernels.
+#ifndef GRAPH_TRAIN_KERNELS_BEGIN_STEP_H_
+#define GRAPH_TRAIN_KERNELS_BEGIN_STEP_H_
+
+#include "ops/flatten/flatten.h"
+
+namespace graph_train {
+
+constexpr int kUpdated = 1;  // UPDATED of function.py
+
+struct BeginStepArgs {
+  const FlatPiece* pieces;  // of the current statistics
+  float* average;
+  const float* rows;      // (2, size)
+  const float* previous;  // (2,)
+  float* first;           // (first_size,)
+  float* second;          // (size - first_size,)
+  int64_t first_size, size;
+};
+
+// The scalars of a step: the first row after a step that updated the weights, else the second.
+GT_HOST_DEVICE const float* chosen_row(const BeginStepArgs& args) {
+  return args.previous[kUpdated] > 0.5f ? args.rows : args.rows + args.size;
+}
+
+GT_HOST_DEVICE void hand_out(const BeginStepArgs& args, const float* row, int64_t index) {
+  (index < args.first_size ? args.first[index] : args.second[index - args.first_size]) = row[index];
+}
+
+// Without a share nothing is done, rather than a product with 0: an infinity that is there for now would stay for good.
+GT_HOST_DEVICE float moved_average(float average, float current, float share) {
+  return share > 0 ? average - (average - current) * share : average;
+}
+
+}  // namespace graph_train
+
+#endif  // GRAPH_TRAIN_KERNELS_BEGIN_STEP_H_
