@@ -1,6 +1,7 @@
 """What the kit runs, stage by stage; each yields lines of the table as they come."""
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -16,12 +17,11 @@ from benchmarks.step.competitors import find_torch
 from kernels.build import cuda_build, nvrtc
 from kernels.host.cuda_devices import compute_capabilities
 from tests.gpu.base import Launched
+from tests.gpu.budget import LEAST_FOR_SPEED, StageBudget
 from tests.gpu.cases import CASES, WITHIN_OTHERS, kernel_names
 from tests.gpu.devices import Device, EmulatedGpu, Gpu
 
 ROOT = Path(__file__).resolve().parents[2]
-_LONGEST = 240
-"""Seconds that one command may take."""
 _NOTHING_COLLECTED = 5
 """Exit code of pytest."""
 
@@ -37,7 +37,7 @@ class Line:
     note: str
 
 
-def kernels_alone(*, emulated: bool) -> Iterator[Line]:
+def kernels_alone(budget: StageBudget, *, emulated: bool = False) -> Iterator[Line]:
     """Compiled kernels and the driver, no OneFlow: each against NumPy."""
     device: Device
     if emulated:
@@ -45,10 +45,12 @@ def kernels_alone(*, emulated: bool) -> Iterator[Line]:
     else:
         device = Gpu(cuda_build.ensure_compiled(nvrtc.architecture_for(compute_capabilities()[0])))
     for name in sorted(kernel_names() - WITHIN_OTHERS):
-        if name in CASES:
-            yield _one_kernel(device, name, CASES[name])
-        else:
+        if name not in CASES:
             yield Line("kernels", name, "FAIL", 0, "no case in tests/gpu/cases.py")
+        elif budget.left() <= 0:
+            yield Line("kernels", name, "FAIL", 0, budget.spent())
+        else:
+            yield _one_kernel(device, name, CASES[name])
 
 
 def _one_kernel(device: Device, name: str, case: Callable[[Device], Launched]) -> Line:
@@ -72,40 +74,48 @@ def _excess(got: np.ndarray, want: np.ndarray, launched: Launched) -> float:
     return float(np.where(np.isnan(excess), np.inf, excess).max())
 
 
-def pictures(*, emulated: bool) -> Iterator[Line]:
+def pictures(budget: StageBudget) -> Iterator[Line]:
     """What DALI draws on the GPU against the CPU: the tests of the pipelines that need one."""
-    yield _tests("pictures", "tests/pipelines")
+    build = "from kernels.plugin import load_plugin; load_plugin('require', 'cuda:0')"
+    yield _command(budget, "plugin compiled and loaded", [sys.executable, "-c", build])
+    yield _tests(budget, "tests/pipelines")
 
 
-def training(*, emulated: bool) -> Iterator[Line]:
+def training(budget: StageBudget) -> Iterator[Line]:
     """OneFlow: steps against the CPU's, whole trainings, validation, two ranks."""
-    yield _tests("training", "tests/graph_train")
+    yield _tests(budget, "tests/graph_train")
     with tempfile.TemporaryDirectory() as folder:
         small = ["--data=shapes", "--cfg=yolov5n.yaml", "--imgsz=64", "--batch-size=16", "--kernels=require"]
         train = [sys.executable, "-m", "graph_train", *small, f"--project={folder}"]
-        yield _command("training", "float32", [*train, "--device=0", "--no-amp", "--epochs=1", "--name=float32"])
-        yield _command("training", "AMP", [*train, "--device=0", "--amp", "--epochs=1", "--name=amp"])
-        yield _command("training", "20 epochs", [*train, "--device=0", "--epochs=20", "--name=long"])
+        yield _command(budget, "float32", [*train, "--device=0", "--no-amp", "--epochs=1", "--name=float32"])
+        yield _command(budget, "AMP", [*train, "--device=0", "--amp", "--epochs=1", "--name=amp"])
+        yield _command(budget, "20 epochs", [*train, "--device=0", "--epochs=20", "--name=long"])
         weights = f"--weights={folder}/long/weights/best.safetensors"
         validate = [sys.executable, "-m", "graph_train.cli.val", weights, "--data=shapes", "--imgsz=64", "--device=0"]
-        yield _command("training", "validation", validate)
+        yield _command(budget, "validation", validate)
         if len(compute_capabilities()) < 2:
             yield Line("training", "two ranks", "SKIP", 0, "one GPU")
         else:
             ranks = ["-m", "oneflow.distributed.launch", "--nproc_per_node", "2", *train[1:]]
-            yield _command("training", "two ranks", [sys.executable, *ranks, "--epochs=1", "--name=ranks"])
+            yield _command(budget, "two ranks", [sys.executable, *ranks, "--epochs=1", "--name=ranks"])
 
 
-def speed(*, emulated: bool, torch_python: str | None = None) -> Iterator[Line]:
-    """Our ops beside PyTorch, where an interpreter has it: times only, float16 and channels last."""
-    ours, problem = _times("ours", sys.executable)
+def speed(budget: StageBudget, *, torch_python: str | None = None) -> Iterator[Line]:
+    """Our ops beside PyTorch, where an interpreter has it: times only, float16 and channels last.
+
+    It proves nothing, so it is left out where the stages before have used its time up.
+    """
+    if budget.left() < LEAST_FOR_SPEED:
+        yield Line("speed", "ours", "SKIP", 0, f"{budget.left():.0f} s are left, {LEAST_FOR_SPEED} are needed")
+        return
+    ours, problem = _times(budget, "ours", sys.executable)
     if problem is not None:
         yield problem
         return
     theirs: dict[str, float] = {}
     interpreter = find_torch(torch_python)
     if interpreter is not None:
-        theirs, problem = _times("pytorch", str(interpreter))
+        theirs, problem = _times(budget, "pytorch", str(interpreter))
         if problem is not None:
             yield problem
     for name, duration in ours.items():
@@ -114,26 +124,29 @@ def speed(*, emulated: bool, torch_python: str | None = None) -> Iterator[Line]:
 
 
 def _times(
-    side: str, interpreter: str, device: str = "cuda:0", size: str = "whole"
+    budget: StageBudget, side: str, interpreter: str, device: str = "cuda:0", size: str = "whole"
 ) -> tuple[dict[str, float], Line | None]:
     """Microseconds of each case of `tests.gpu.speed`, or the line that says why there are none."""
-    line = _command("speed", side, [interpreter, "-m", "tests.gpu.speed", side, device, size], longest_note=10_000)
+    line = _command(budget, side, [interpreter, "-m", "tests.gpu.speed", side, device, size], longest_note=10_000)
     if line.result != "PASS":
         return {}, line
     return json.loads(line.note), None
 
 
-def _tests(stage: str, folder: str) -> Line:
+def _tests(budget: StageBudget, folder: str) -> Line:
     command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "gpu", "--kernels", "require", folder]
-    return _command(stage, f"pytest -m gpu {folder}", command)
+    return _command(budget, f"pytest -m gpu {folder}", command)
 
 
-def _command(stage: str, name: str, command: list[str], *, longest_note: int = 300) -> Line:
-    start = time.monotonic()
+def _command(budget: StageBudget, name: str, command: list[str], *, longest_note: int = 300) -> Line:
+    stage, left, start = budget.stage, budget.left(), time.monotonic()
+    if left <= 0:
+        return Line(stage, name, "FAIL", 0, budget.spent())
+    timeout = left if math.isfinite(left) else None
     try:
-        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_LONGEST, check=False)
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
-        return Line(stage, name, "FAIL", time.monotonic() - start, f"no end after {_LONGEST} s")
+        return Line(stage, name, "FAIL", time.monotonic() - start, f"no end after {left:.0f} s; {budget.spent()}")
     seconds, said = time.monotonic() - start, (ran.stdout + ran.stderr).strip().splitlines()
     if ran.returncode == _NOTHING_COLLECTED and "pytest" in command:
         return Line(stage, name, "SKIP", seconds, "no such tests")

@@ -1,10 +1,11 @@
-"""The kit without a GPU: it says so; its cases pass on the emulated device; its layouts are the compiler's."""
+"""The kit without a GPU: it says so; its cases pass on the emulated device; its layouts are the compiler's; it ends."""
 
 import ctypes
 import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from kernels.build.plugin_build import SOURCE_FOLDER, find_compiler
 from kernels.host.cuda_devices import compute_capabilities
 from tests.gpu import stages
 from tests.gpu.base import Launched, decode, encode
+from tests.gpu.budget import SECONDS, UNLIMITED, StageBudget, stage_budgets
 from tests.gpu.cases import CASES, WITHIN_OTHERS, kernel_names
 from tests.gpu.layouts import structure
 from tests.gpu.stages import _one_kernel
@@ -64,7 +66,7 @@ def test_every_kernel_has_a_case() -> None:
 def test_a_kernel_without_a_case_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "EmulatedGpu", _NoDevice)
     monkeypatch.setattr(stages, "kernel_names", lambda: {"new_kernel"})
-    (line,) = stages.kernels_alone(emulated=True)
+    (line,) = stages.kernels_alone(UNLIMITED, emulated=True)
     assert (line.name, line.result) == ("new_kernel", "FAIL")
 
 
@@ -110,7 +112,7 @@ def test_an_error_fails_and_is_told() -> None:
 def test_tests_that_are_all_skipped_prove_nothing(tmp_path: Path, test: str, result: str) -> None:
     (tmp_path / "test_one.py").write_text(f"def test_one() -> None:\n    {test}\n")
     command = [sys.executable, "-m", "pytest", "-q", f"--rootdir={tmp_path}", "-c", "/dev/null", str(tmp_path)]
-    assert stages._command("training", "one", command).result == result
+    assert stages._command(UNLIMITED, "one", command).result == result
 
 
 def test_bfloat16_is_rounded_to_the_nearest() -> None:
@@ -119,7 +121,7 @@ def test_bfloat16_is_rounded_to_the_nearest() -> None:
 
 
 def test_speed_of_our_ops_is_measured() -> None:
-    times, problem = stages._times("ours", sys.executable, "cpu", "tiny")
+    times, problem = stages._times(UNLIMITED, "ours", sys.executable, "cpu", "tiny")
     assert problem is None
     assert times.keys() == {"convolution", "BatchNorm and SiLU", "SGD update"}
     assert all(duration > 0 for duration in times.values())
@@ -129,15 +131,88 @@ def test_speed_of_pytorch_is_measured() -> None:
     interpreter = find_torch(os.environ.get("GRAPH_TRAIN_TORCH_PYTHON"))
     if interpreter is None:
         pytest.skip("no PyTorch here; GRAPH_TRAIN_TORCH_PYTHON may name an interpreter that has it")
-    times, problem = stages._times("pytorch", str(interpreter), "cpu", "tiny")
+    times, problem = stages._times(UNLIMITED, "pytorch", str(interpreter), "cpu", "tiny")
     assert problem is None
     assert times.keys() == {"convolution", "BatchNorm and SiLU", "SGD update"}
 
 
 def test_times_are_told_beside_those_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {"ours": {"convolution": 12.0, "SGD update": 3.0}, "pytorch": {"convolution": 15.0}}
-    monkeypatch.setattr(stages, "_times", lambda side, _: (times[side], None))
+    monkeypatch.setattr(stages, "_times", lambda _, side, __: (times[side], None))
     monkeypatch.setattr(stages, "find_torch", lambda _: Path("python"))
-    first, second = stages.speed(emulated=False)
+    first, second = stages.speed(UNLIMITED)
     assert (first.name, first.note) == ("convolution", "12.0 us; PyTorch 15.0 us")
     assert "no PyTorch" in second.note
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_all_stages_end_within_ten_minutes() -> None:
+    clock = Clock()
+    budgets = stage_budgets(clock)
+    assert [budget.stage for budget in budgets] == list(SECONDS) == ["kernels", "pictures", "training", "speed"]
+    assert [budget.left() for budget in budgets] == [150, 300, 540, 600]
+    clock.now += 40  # what the first stage does not need is there for the others
+    assert [budget.left() for budget in budgets] == [110, 260, 500, 560]
+
+
+def test_kernels_without_time_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+
+    def case(_: object) -> Launched:
+        clock.now += 6
+        return Launched(((np.zeros(1), np.zeros(1)),), 0, 0, lambda: None, 8)
+
+    monkeypatch.setattr(stages, "EmulatedGpu", _NoDevice)
+    monkeypatch.setattr(stages, "kernel_names", lambda: set("abc"))
+    monkeypatch.setattr(stages, "CASES", dict.fromkeys("abc", case))
+    lines = list(stages.kernels_alone(StageBudget("kernels", clock.now + 10, clock), emulated=True))
+    assert [line.result for line in lines] == ["PASS", "PASS", "FAIL"]
+    assert lines[2].note == "the time of the stage 'kernels' is used up"
+
+
+def test_a_command_ends_with_the_time_of_its_stage(tmp_path: Path) -> None:
+    clock = Clock()
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    late = stages._command(StageBudget("training", clock.now + 0.3, clock), "one", sleep)
+    assert (late.result, late.note) == ("FAIL", "no end after 0 s; the time of the stage 'training' is used up")
+    touch = [sys.executable, "-c", f"open({str(tmp_path / 'started')!r}, 'w')"]
+    never = stages._command(StageBudget("training", clock.now, clock), "two", touch)
+    assert (never.result, never.note) == ("FAIL", "the time of the stage 'training' is used up")
+    assert not (tmp_path / "started").exists()
+
+
+def test_speed_is_left_out_where_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "_times", lambda *_: ({"convolution": 12.0}, None))
+    monkeypatch.setattr(stages, "find_torch", lambda _: None)
+    clock = Clock()
+    budget = stage_budgets(clock)[-1]
+    clock.now += 600 - 45
+    assert [line.result for line in stages.speed(budget)] == ["PASS"]
+    clock.now += 5
+    (line,) = stages.speed(budget)
+    assert (line.name, line.result, line.note) == ("ours", "SKIP", "40 s are left, 45 are needed")
+
+
+HANGS = """
+import time
+from tests.gpu import __main__ as kit
+table = kit._Table(None)
+table.add_all([kit.Line("kernels", "add", "PASS", 1.0, "")])
+kit.end_when_overdue(table, 0.2)
+time.sleep(60)
+"""
+
+
+def test_a_kernel_that_never_returns_ends_the_kit_with_its_table() -> None:
+    ran = subprocess.run([sys.executable, "-c", HANGS], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    first, last, count = ran.stdout.splitlines()
+    assert first.startswith("PASS  kernels") and last.endswith("no end after 0 s")
+    assert count == "2 lines, 1 failed"

@@ -1,0 +1,50 @@
+"""How the kit keeps to ten minutes: a stage may take its own seconds and what the stages before it have left over."""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+SECONDS: Mapping[str, float] = {"kernels": 150, "pictures": 150, "training": 240, "speed": 60}
+"""Of each stage, in the order in which they run; docs/kernels.md says what these were measured by."""
+LEAST_FOR_SPEED = 45
+"""Seconds below which the stage that only measures is left out."""
+
+
+@dataclass(frozen=True)
+class StageBudget:
+    """The time of one stage.
+
+    Attributes:
+        stage: its name.
+        deadline: when it must be over, on `clock`.
+        clock: seconds, as `time.monotonic`.
+    """
+
+    stage: str
+    deadline: float
+    clock: Callable[[], float] = time.monotonic
+
+    def left(self) -> float:
+        """Seconds until the deadline; none are left at 0 and below."""
+        return self.deadline - self.clock()
+
+    def spent(self) -> str:
+        """The message of what has no time any more."""
+        return f"the time of the stage {self.stage!r} is used up"
+
+
+UNLIMITED = StageBudget("kernels", math.inf)
+"""Of the emulated device, which nobody waits for at a rented machine."""
+
+
+def all_seconds() -> float:
+    """What all stages may take together."""
+    return sum(SECONDS.values())
+
+
+def stage_budgets(clock: Callable[[], float] = time.monotonic) -> list[StageBudget]:
+    """The budgets of all stages from now on."""
+    ends = itertools.accumulate(SECONDS.values(), initial=clock())
+    return [StageBudget(stage, end, clock) for stage, end in zip(SECONDS, list(ends)[1:], strict=True)]

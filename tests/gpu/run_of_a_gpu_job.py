@@ -1,0 +1,90 @@
+"""One rank of a job that sets up a run as for a GPU and does a step of it on the CPU, and notes how it is computed.
+
+`python run_of_a_gpu_job.py OUT FLAGS`, FLAGS as JSON, in an environment as torchrun makes it. It uses only what commit
+e1be6a7 has too, where it is executed for comparison.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+from graph_train.ranks import team
+
+OF_ACTIVATIONS = 4
+"""Dimensions of (B, C, H, W) and (B, H, W, C)."""
+SUMS = ("reduce_sum", "reduce_mean", "graph_train_channel_", "graph_train_normalise_sums")
+"""Beginnings of the names of OneFlow's ops and ours that add up activations."""
+
+
+def main(out: Path, flags: dict[str, Any]) -> None:
+    """Write the step's jobs and losses down, on rank 0."""
+    info = team.join().info  # before anything imports OneFlow
+    from graph_train.settings.hyperparameters import load_hyperparameters
+    from graph_train.settings.train_options import options_from_flags
+    from graph_train.training import assembly
+    from kernels.plugin import PluginMode, load_plugin
+    from kernels.runtime import flow
+
+    load_plugin("emulated-cuda" if "emulated-cuda" in get_args(PluginMode) else "require")
+    _pretend_a_gpu(assembly, info)
+    options = options_from_flags(**flags)
+    run = assembly.assemble(options, load_hyperparameters(options.optim.hyp), any_anchors=True)
+    placement = run.setup.placement
+    images = placement.empty_batch((flags["batch_size"], 3, flags["imgsz"], flags["imgsz"]), flow.uint8)
+    labels = placement.empty_batch((flags["batch_size"], 5, 5), flow.float32)
+    result: Any = run.step(images, labels, run.schedule.at(0, 0))
+    run.close()
+    if info.rank == 0:
+        jobs = [_job(graph) for graph in run.step._graphs.values()]  # type: ignore[union-attr]
+        network: Any = run.state.network
+        kind = network.activation_type.name if hasattr(network, "activation_type") else "not known"
+        found = {"loss": result.total, "activations": kind, "jobs": [_described(job) for job in jobs]}
+        out.write_text(json.dumps(found), encoding="utf-8")
+    team.current().report_done()
+
+
+def _pretend_a_gpu(assembly: Any, info: Any) -> None:
+    """A GPU of compute capability 7.5 for all that decides how a run computes; the tensors live on the CPU."""
+    from graph_train.ranks.placement import Placement
+    from graph_train.training.setup import Setup
+    from kernels.runtime import flow
+
+    pipelines, check_amp = assembly._pipelines, getattr(assembly, "agreeing_type", None)
+    assembly.run_device = lambda _: f"cuda:{info.local_rank}"
+    assembly._pipelines = lambda setup, stride: pipelines(replace(setup, device="cpu"), stride)
+    assembly.agreeing_type = check_amp and (lambda network, wanted, _: check_amp(network, wanted, "cpu"))
+    Setup.placement = property(lambda _: Placement("cpu", info.rank, info.world))  # type: ignore[assignment]
+    flow.cuda.get_device_capability = lambda _: (7, 5)
+    flow.cuda.get_device_name = lambda _: "pretended"
+
+
+def _job(graph: Any) -> Any:
+    """OneFlow's description of a compiled graph."""
+    from kernels.runtime import flow
+
+    return flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+
+
+def _described(job: Any) -> dict[str, Any]:
+    """Whether OneFlow's mixed precision is asked for, and the sums over activations with the type that stores them."""
+    from kernels.runtime import flow
+
+    types = flow.core.common.data_type_pb2.DataType
+    tensors, sums = job.helper.lbn2logical_blob_desc, []
+    for op in job.net.op:
+        read, written = (_first(argument) for argument in (op.user_conf.input, op.user_conf.output))
+        if not op.user_conf.op_type_name.startswith(SUMS) or len(tensors[read].shape.dim) != OF_ACTIVATIONS:
+            continue
+        sums.append([op.user_conf.op_type_name, types.Name(tensors[written].data_type)])
+    return {"oneflow_amp": job.job_conf.enable_auto_mixed_precision, "sums": sums}
+
+
+def _first(arguments: Any) -> str:
+    """Name of an op's first tensor."""
+    return next((str(names.s[0]) for names in arguments.values()), "")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

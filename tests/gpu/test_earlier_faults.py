@@ -1,0 +1,172 @@
+"""Six faults of the CUDA path at commit e1be6a7: each test fails there and passes now, and none needs a GPU.
+
+`python -m tests.gpu.on_checkout FOLDER` executes this file with the code of another checkout, so it uses only what that
+commit has too.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from nvidia.dali import Pipeline
+
+from graph_train.host import devices
+from graph_train.host import memory as host_memory
+from graph_train.host.memory import DeviceMemory
+from graph_train.launch import batch_memory
+from graph_train.training import assembly
+from graph_train.training.setup import Setup
+from pipelines.augmentation.augment_config import AugmentConfig
+from pipelines.shard import Shard
+from tests.distributed.jobs import free_port
+from tests.graph_train.lab import Lab
+from tests.pipelines.rendered import rendered_index
+
+JOB = Path(__file__).with_name("run_of_a_gpu_job.py")
+GB = 10**9
+
+
+def step_for_a_gpu(folder: Path, ranks: int, **flags: Any) -> dict[str, Any]:
+    """How the step of a run for GPUs is compiled; see `run_of_a_gpu_job`."""
+    settings = Lab(folder).flags(graph=True, kernels="require", device="0", **flags)
+    words = json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in settings.items()})
+    shared = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    launcher = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = []
+    for rank in range(ranks):
+        variables = {**launcher, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
+        command = [sys.executable, str(JOB), str(folder / "found.json"), words]
+        with (folder / f"rank{rank}.log").open("wb") as log:
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, env={**shared, **variables}))
+    for process in started:
+        process.wait(400)
+    assert (folder / "found.json").exists(), (folder / "rank0.log").read_text()[-3000:]
+    found = json.loads((folder / "found.json").read_text())
+    assert np.isfinite(found["loss"])
+    return dict(found)
+
+
+def test_the_default_step_does_not_use_oneflows_mixed_precision(tmp_path: Path) -> None:
+    """It stored the concatenation of all gradients in float16 but those of BatchNorm in float32, which OneFlow refuses:
+    nothing could be compiled."""
+    found = step_for_a_gpu(tmp_path, ranks=1)
+    assert [job["oneflow_amp"] for job in found["jobs"]] == [False]
+    assert found["activations"] == "FLOAT16"
+
+
+@pytest.mark.distributed
+def test_sums_of_synchronised_batch_norm_are_stored_in_float32(tmp_path: Path) -> None:
+    """OneFlow's mixed precision stored its own sums over all pixels of a batch in float16, which ends at 65,504."""
+    found = step_for_a_gpu(tmp_path, ranks=2, sync_bn=True)
+    (job,) = found["jobs"]
+    assert job["sums"]
+    assert [name for name, _ in job["sums"] if name.startswith("reduce") and job["oneflow_amp"]] == []
+    assert {stored for _, stored in job["sums"]} == {"kFloat"}
+
+
+@dataclass
+class Drawing:
+    """A DALI pipeline for a GPU that was defined and fed, not built."""
+
+    gpu: int | None
+    operators: list[Any]
+    fed: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def pastes_on_gpu(self) -> list[str]:
+        """Names of operators that paste on the GPU."""
+        return [op.name for op in self.operators if "MultiPaste" in op.name and op.outputs[0].device == "gpu"]
+
+
+@pytest.fixture
+def drawings(monkeypatch: pytest.MonkeyPatch) -> dict[Pipeline, Drawing]:
+    """What is defined and fed while a test lasts; building and running would need the GPU."""
+    found: dict[Pipeline, Drawing] = {}
+
+    def build(self: Pipeline) -> None:
+        self._build_graph()
+        found[self] = Drawing(self.device_id, list(self._ops))
+
+    def feed(self: Pipeline, name: str, values: Any) -> None:
+        found[self].fed.setdefault(name, []).append(values)
+
+    monkeypatch.setattr(Pipeline, "build", build)
+    monkeypatch.setattr(Pipeline, "feed_input", feed)
+    monkeypatch.setattr(Pipeline, "share_outputs", lambda _: [None])
+    for name in ("schedule_run", "release_outputs", "_shutdown"):
+        monkeypatch.setattr(Pipeline, name, lambda _: None)
+    return found
+
+
+def define_pipelines(folder: Path, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a rank that trains on a GPU of its own make its pipelines for training and validation."""
+    monkeypatch.setattr(Setup, "augment", AugmentConfig())
+    monkeypatch.setattr(Setup, "shard", Shard(rank, 4))
+    options = SimpleNamespace(data=SimpleNamespace(cache=None, workers=1), optim=SimpleNamespace(batch_size=4, seed=0))
+    index = rendered_index(folder, images=4)
+    data: Any = SimpleNamespace(train=index, val=index)
+    setup = Setup(options=options, hyp=None, data=data, device=f"cuda:{rank}", image_px=64)  # type: ignore[arg-type]
+    for pipeline in assembly._pipelines(setup, stride=32):
+        pipeline.close()
+
+
+def test_tiles_are_not_pasted_by_the_operator_that_misreads_them(
+    tmp_path: Path, drawings: dict[Pipeline, Drawing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU `fn.multi_paste` of DALI 2.4 reads all inputs with the shape of the first, the canvas: of narrower tiles
+    it reads wrong rows, and beyond their end."""
+    define_pipelines(tmp_path, 0, monkeypatch)
+    assert [drawing.gpu for drawing in drawings.values()] == [0, 0]
+    assert [drawing.pastes_on_gpu for drawing in drawings.values()] == [[], []]
+
+
+def test_no_empty_area_is_pasted_on_a_gpu(
+    tmp_path: Path, drawings: dict[Pipeline, Drawing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There it covers the whole canvas; a slot without a tile had one."""
+    define_pipelines(tmp_path, 0, monkeypatch)
+    for drawing in drawings.values():
+        assert drawing.fed["canvas"]
+        areas = drawing.fed.get("areas", []) if drawing.pastes_on_gpu else []
+        assert all(np.asarray(batch).all() for batch in areas), areas[0]
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_every_rank_decodes_and_draws_on_its_own_gpu(
+    tmp_path: Path, drawings: dict[Pipeline, Drawing], rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them did on GPU 0."""
+    define_pipelines(tmp_path, rank, monkeypatch)
+    assert [drawing.gpu for drawing in drawings.values()] == [rank, rank]
+
+
+def test_memory_of_measured_batches_does_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled graph keeps its memory, here 0.5 GB and 0.25 GB for each image: what earlier batches took was counted
+    with the later ones, so `--batch-size -1` took less than half of what fits."""
+    used, found = [5 * GB], list[Any]()
+
+    def step(_: Any, images: int) -> None:
+        used[0] += GB // 2 + images * GB // 4
+
+    run = SimpleNamespace(
+        train_pipeline=SimpleNamespace(epoch=lambda _: iter([None])),
+        setup=SimpleNamespace(image_px=64),
+        inference=lambda *_: None,
+    )
+    monkeypatch.setattr(devices, "select_device", lambda *_: "cuda:0")
+    monkeypatch.setattr(assembly, "assemble", lambda *_, **__: run)
+    monkeypatch.setattr(host_memory, "device_memory", lambda _: DeviceMemory(80 * GB - used[0], 80 * GB))
+    monkeypatch.setattr(batch_memory, "_facts", lambda *_, **__: None)
+    monkeypatch.setattr(batch_memory, "_step", step)
+    hyp = assembly.Hyperparameters().as_dict()
+    request = {"batches": [1, 2, 4, 8], "options": {"cfg": "yolov5n.yaml", "graph": True}, "hyp": hyp}
+    batch_memory._measure(request, found.append)
+    taken = [item.taken for item in found if item is not None and item.what == "step"]
+    assert taken == [GB // 2 + images * GB // 4 for images in (1, 2, 4, 8)]

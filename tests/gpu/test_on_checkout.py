@@ -1,0 +1,46 @@
+"""Tests on another checkout: its code is what they import, and only a broken assertion counts as a failure."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.gpu.on_checkout import results
+
+TESTS = """
+import pytest
+import of_the_checkout
+
+def test_as_it_should_be() -> None:
+    assert of_the_checkout.NUMBER == 5
+
+def test_wrong() -> None:
+    assert of_the_checkout.NUMBER == 6, "the reason"
+
+def test_what_is_not_there() -> None:
+    of_the_checkout.other()
+
+@pytest.mark.distributed
+def test_skipped() -> None:
+    pytest.skip("no such machine")
+"""
+
+
+def test_results_of_a_checkout(tmp_path: Path) -> None:
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout" / "of_the_checkout.py").write_text("NUMBER = 5\n")
+    (tmp_path / "test_one.py").write_text(TESTS)
+    assert results(tmp_path / "checkout", Path(sys.executable), [tmp_path / "test_one.py"]) == {
+        "test_as_it_should_be": "PASS",
+        "test_wrong": "FAIL",
+        "test_what_is_not_there": "ERROR",
+        "test_skipped": "SKIP",
+    }
+    assert {path.name for path in (tmp_path / "checkout").iterdir()} == {"of_the_checkout.py"}
+
+
+def test_tests_that_cannot_start_are_no_results(tmp_path: Path) -> None:
+    (tmp_path / "test_one.py").write_text(TESTS)
+    assert set(results(tmp_path, Path(sys.executable), [tmp_path / "test_one.py"]).values()) == {"ERROR"}
+    with pytest.raises(FileNotFoundError):
+        results(tmp_path, tmp_path / "no-python", [tmp_path / "test_one.py"])
