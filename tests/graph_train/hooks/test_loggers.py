@@ -2,11 +2,13 @@
 
 import importlib
 import importlib.util
+import json
 import re
 import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,6 +144,42 @@ def test_mlflow_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "train" / "exp"
+def _wandb_rows(log: Path) -> tuple[str, list[dict[str, Any]]]:
+    """The id in an offline log of W&B, and its rows of values."""
+    records = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    store = importlib.import_module("wandb.sdk.internal.datastore").DataStore()
+    store.open_for_scan(str(log))
+    run_id, rows = "", []
+    while (data := store.scan_data()) is not None:
+        record = records.Record.FromString(data)
+        run_id = record.run.run_id or run_id
+        if record.HasField("history"):
+            items = record.history.item
+            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return run_id, rows
+
+
+def test_wandb_goes_on_with_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _needs("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    found: dict[Path, tuple[str, list[dict[str, Any]]]] = {}
+    # The second run goes on from a state before epoch 1, which the first one has logged already; the third is new.
+    for first, epochs in ((None, range(2)), (1, range(1, 3)), (None, range(1))):
+        callbacks = Callbacks()
+        add_loggers(callbacks, ["wandb"], RunDescription(tmp_path, {}, first_epoch=first))
+        _run(tmp_path, callbacks, epochs)
+        (log,) = {*tmp_path.glob("wandb/offline-run-*/run-*.wandb")} - found.keys()
+        found[log] = _wandb_rows(log)
+        time.sleep(1.1)  # its folders are told apart by seconds
+    ids, rows = zip(*found.values(), strict=True)
+    assert ids[0] == ids[1] != ids[2]
+    assert (tmp_path / "wandb_id.txt").read_text() == f"{ids[2]}\n"
+    # Every epoch, and the results at the end.
+    assert [[row["epoch"] for row in of_run] for of_run in rows] == [[0, 1, 1], [1, 2, 2], [0, 0]]
+    assert [row["metrics/mAP_0.5"] for row in rows[1]] == [_VALUES[5]] * 3
+
+
     folder.mkdir(parents=True)
     # The second run goes on from a state before epoch 1, which the first one has logged already.
     for first, epochs in ((None, range(2)), (1, range(1, 3))):
