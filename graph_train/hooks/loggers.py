@@ -108,6 +108,9 @@ class WandbLogger(TrainingHooks):
             resume="allow" if previous else None,
             config=dict(run.settings),
         )
+        # W&B's own count of steps only grows: what a resumed run repeats would be dropped, or come too late.
+        self._run.define_metric("epoch")
+        self._run.define_metric("*", step_metric="epoch")
         write_atomically(id_file, f"{self._run.id}\n")
 
     def on_pretrain_routine_end(self, labels: np.ndarray, names: Sequence[str]) -> None:
@@ -140,7 +143,7 @@ class WandbLogger(TrainingHooks):
         values: dict[str, Any] = dict(zip(RESULT_KEYS, vals, strict=True))
         if self._images:
             values["Bounding Box Debugger/Images"] = self._images
-        self._run.log(values, step=epoch)
+        self._run.log(values | {"epoch": epoch})
         if fi == best_fitness:
             self._run.summary.update(dict(zip(BEST_KEYS, (epoch, *vals[3:7]), strict=True)))
 
@@ -148,7 +151,7 @@ class WandbLogger(TrainingHooks):
         """Final results, plots and weights."""
         final = dict(zip(VALIDATION_KEYS, results, strict=True))
         plots = [self._wandb.Image(str(path), caption=path.name) for path in _plots(self._description.folder)]
-        self._run.log(final | ({"Results": plots} if plots else {}))
+        self._run.log(final | {"epoch": epoch} | ({"Results": plots} if plots else {}))
         weights = best if best.exists() else last
         if weights.exists():
             artifact = self._wandb.Artifact(f"run_{self._run.id}_model", type="model")

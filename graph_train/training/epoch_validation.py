@@ -9,19 +9,33 @@ import numpy as np
 
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.training.assembly import TrainingRun
-from graph_train.validation.measuring import TABLE_HEADER, ValidationResult, ValidationSettings, validate
+from graph_train.validation.coco_evaluation import CocoSplit, DetectionCollector, write_and_evaluate
+from graph_train.validation.coco_results import CocoMetrics
+from graph_train.validation.measuring import (
+    TABLE_HEADER,
+    ImageDetections,
+    ValidationResult,
+    ValidationSettings,
+    validate,
+)
 from graph_train.validation.sharded_validation import Sharing
 from graph_train.validation.validation_hooks import ValidationHooks
+from pipelines.data.dataset import is_coco_2017
 
 LOG = logging.getLogger("graph_train")
+COCO_IOU = 0.65
+"""IoU of the suppression when the best weights are measured on COCO; YOLOv5 found its metrics best there."""
 
 
-def measured(validation: ValidationResult | None) -> tuple[float, ...]:
-    """The seven numbers of a validation in the order of `results.csv`."""
+def measured(validation: ValidationResult | None, coco: CocoMetrics | None = None) -> tuple[float, ...]:
+    """The seven numbers of a validation in the order of `results.csv`; mAP is COCO's where that was computed."""
     if validation is None:
         return (0.0,) * 7
     losses = (0.0,) * 3 if validation.loss is None else validation.loss
-    return (*validation.means, *(float(value) for value in losses))
+    precision, recall, map50, map50_95 = validation.means
+    if coco is not None:
+        map50, map50_95 = coco.map50, coco.map50_95
+    return (precision, recall, map50, map50_95, *(float(value) for value in losses))
 
 
 class EpochValidation:
@@ -32,15 +46,64 @@ class EpochValidation:
         self._run, self._folder, self._callbacks, self._before_batch = run, folder, callbacks, before_batch
         self._images = 0
         self.last: ValidationResult | None = None
+        self.coco: CocoMetrics | None = None
+        """Of the best weights, after `measure_best` on COCO."""
 
-    def measure(self, *, plots: bool = False, per_class: bool = False) -> ValidationResult:
-        """Measures them and prints the table; `plots` go into the run's folder."""
-        run, options = self._run, self._run.setup.options
+    def measure(self) -> ValidationResult:
+        """Measures them and prints the table."""
+        return self._measured(ValidationSettings(single_cls=self._run.setup.options.data.single_cls))
+
+    def measure_best(self, weights: Path) -> ValidationResult:
+        """Measures them once more at the end of a run, with plots; on COCO as its leaderboard does.
+
+        Args:
+            weights: file that they were loaded from; a COCO result file has its name.
+        """
+        options, is_coco = self._run.setup.options, is_coco_2017(self._run.setup.data.dataset.val)
         settings = ValidationSettings(
+            iou_thres=COCO_IOU if is_coco else ValidationSettings.iou_thres,
             single_cls=options.data.single_cls,
-            plots_dir=self._folder if plots and not options.run.noplots else None,
+            plots_dir=None if options.run.noplots else self._folder,
         )
+        collector = DetectionCollector(self._run.setup.data.val.paths) if is_coco else None
+        result = self._measured(settings, collector, per_class=True)
+        if collector is not None:
+            self.coco = self._evaluate_as_coco(collector, self._folder / f"{weights.stem}_predictions.json")
+        return result
+
+    def _evaluate_as_coco(self, collector: DetectionCollector, file: Path) -> CocoMetrics | None:
+        """COCO's metrics, on every rank; None where they cannot be computed, which is said."""
+        exchange, found, refused = self._run.setup.exchange, None, None
+        rows = collector.gathered(exchange)
+        if exchange.main and (split := self._coco_split()) is not None:
+            try:
+                found = write_and_evaluate(file, rows, split)
+            except OSError as error:
+                refused = error  # raised when the other ranks have their answer
+        sent = exchange.broadcast(None if found is None else [list(found.stats), found.table])
+        if refused is not None:
+            raise refused
+        return None if sent is None else CocoMetrics(tuple(sent[0]), sent[1])
+
+    def _coco_split(self) -> CocoSplit | None:
+        data, options = self._run.setup.data, self._run.setup.options
+        try:
+            return CocoSplit.of(data.dataset.val, data.val, single_cls=options.data.single_cls)
+        except (ValueError, OSError) as error:  # the run is over and its weights are saved
+            LOG.warning("Not evaluated as COCO does: %s", error)
+            return None
+
+    def _measured(
+        self, settings: ValidationSettings, collector: DetectionCollector | None = None, *, per_class: bool = False
+    ) -> ValidationResult:
+        run = self._run
         hooks = ValidationHooks(self._callbacks, run.setup.data.class_names)
+
+        def on_image(image: ImageDetections) -> None:
+            hooks.image(image)
+            if collector is not None:
+                collector.add(image)
+
         LOG.info("%s", TABLE_HEADER)
         result = validate(
             self._forward,
@@ -48,7 +111,7 @@ class EpochValidation:
             run.setup.data.class_names,
             settings,
             total=run.val_pipeline.batches_per_epoch,
-            on_image=hooks.image,
+            on_image=on_image,
             sharing=Sharing(run.setup.exchange, run.val_pipeline.images_of),
         )
         self.last = result

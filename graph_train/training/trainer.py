@@ -26,6 +26,7 @@ from graph_train.training.epoch_batches import EpochBatches
 from graph_train.training.epoch_validation import EpochValidation, measured
 from graph_train.training.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
 from graph_train.training.progress import EpochProgress, EpochTimes
+from graph_train.validation.coco_results import CocoMetrics
 from graph_train.validation.measuring import ValidationResult
 from kernels.framework.global_rows import local_shard
 from kernels.runtime import Tensor
@@ -58,11 +59,16 @@ class TrainResult:
     epochs: int
     validation: ValidationResult | None
     """Validation of the best weights, else of the last epoch; None if the run was stopped before its end."""
+    coco: CocoMetrics | None = None
+    """COCO's evaluation of the best weights, where the data set is COCO 2017 with its annotations."""
 
     @property
     def results(self) -> tuple[float, ...]:
-        """Precision, recall, mAP50, mAP50-95 and the box, objectness and class loss; zeros without a validation."""
-        return measured(self.validation)
+        """Precision, recall, mAP50, mAP50-95 and the box, objectness and class loss; zeros without a validation.
+
+        mAP is that of `coco` where there is one, as in YOLOv5.
+        """
+        return measured(self.validation, self.coco)
 
 
 class Trainer:
@@ -405,7 +411,7 @@ class Trainer:
             LOG.info("Validating %s", self.folder.best)
             self._load_best()
             with self.saving.guarded():
-                validation = self._validation.measure(plots=True, per_class=True)
+                validation = self._validation.measure_best(self.folder.best)
         if not run.setup.options.run.noplots:
             from graph_train.plots.results import plot_results
 
@@ -419,7 +425,7 @@ class Trainer:
                 self._exchange.ranks,
                 agreed_digest(run.state.digest(), self._exchange),
             )
-        result = TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, validation)
+        result = TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, validation, self._validation.coco)
         self.callbacks.run("on_train_end", self.folder.last, self.folder.best, self.cursor.epoch - 1, result.results)
         LOG.info("Results saved to %s", self.folder.path)
         return result

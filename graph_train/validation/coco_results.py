@@ -1,4 +1,4 @@
-"""Detections in the form of COCO result files, and their evaluation by pycocotools."""
+"""Detections in the form of COCO result files, and COCO's evaluation of them."""
 
 import json
 from collections import Counter
@@ -155,35 +155,57 @@ class CocoMetrics:
 
 
 def evaluate_results(annotations: Path, results: Path, image_ids: Sequence[Any]) -> CocoMetrics:
-    """What pycocotools says about a result file, on the given images only.
+    """Evaluates a result file on the given images, as pycocotools would.
+
+    Annotations are numbered anew: COCO's evaluation takes one with id 0, which exports of labelling tools begin with,
+    for unmatched.
 
     Raises:
         ValueError: the result file is empty or does not belong to these annotations.
     """
-    import contextlib
-    import io
+    from faster_coco_eval import COCO, COCOeval_faster
 
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    if not json.loads(results.read_text(encoding="utf-8")):
+    entries = json.loads(results.read_text(encoding="utf-8"))
+    if not entries:
         raise ValueError(f"{results}: no detection in it; lower --conf-thres")
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        truth = COCO(str(annotations))
-        for label in truth.dataset["annotations"]:
-            # Both are optional for training; pycocotools counts on them.
-            label.setdefault("iscrowd", 0)
-            label.setdefault("area", label["bbox"][2] * label["bbox"][3])
-        try:
-            found = truth.loadRes(str(results))
-        except AssertionError as error:
-            raise ValueError(f"{results}: does not belong to {annotations} ({error})") from None
-        evaluation = COCOeval(truth, found, "bbox")
-        evaluation.params.imgIds = list(image_ids)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        printed.seek(0)
-        printed.truncate()
-        evaluation.summarize()
-    return CocoMetrics(tuple(float(value) for value in evaluation.stats), printed.getvalue().rstrip())
+    truth = json.loads(annotations.read_text(encoding="utf-8"))
+    numbers = _image_numbers([image["id"] for image in truth["images"]])
+    for entry in entries:
+        if entry["image_id"] not in numbers:
+            raise ValueError(f"{results}: does not belong to {annotations}, which has no image {entry['image_id']!r}")
+        entry["image_id"] = numbers[entry["image_id"]]
+    content = {
+        "images": [{**image, "id": numbers[image["id"]]} for image in truth["images"]],
+        "annotations": _numbered_labels(truth["annotations"], numbers),
+        "categories": truth["categories"],
+    }
+    table: list[str] = []
+    labels = COCO(content)
+    evaluation = COCOeval_faster(labels, labels.loadRes(entries), "bbox", print_function=lambda _: None)
+    evaluation.params.imgIds = [numbers[image] for image in image_ids]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.print_function = table.append
+    evaluation.summarize()
+    return CocoMetrics(tuple(float(value) for value in evaluation.stats), "\n".join(table[: len(evaluation.stats)]))
+
+
+def _image_numbers(ids: Sequence[Any]) -> dict[Any, int]:
+    """Numbers from 1 for ids that may be texts; ties between equal scores are broken in the order of the ids."""
+    all_numbers = all(isinstance(number, int) for number in ids)
+    return {number: place for place, number in enumerate(sorted(ids, key=None if all_numbers else str), start=1)}
+
+
+def _numbered_labels(labels: Sequence[Entry], image_numbers: dict[Any, int]) -> list[Entry]:
+    """Annotations with ids from 1; `iscrowd` and `area`, which training does not need, get their usual values."""
+    known = (label for label in labels if label["image_id"] in image_numbers)
+    return [
+        {
+            "iscrowd": 0,
+            "area": label["bbox"][2] * label["bbox"][3],
+            **label,
+            "id": number,
+            "image_id": image_numbers[label["image_id"]],
+        }
+        for number, label in enumerate(known, start=1)
+    ]

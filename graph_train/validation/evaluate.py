@@ -14,17 +14,10 @@ from graph_train.detection.label_files import Originals, write_label_file
 from graph_train.engine.schedule import check_image_size
 from graph_train.host.devices import select_device
 from graph_train.host.published_weights import located_weights
+from graph_train.ranks.exchange import Exchange
 from graph_train.runs.run_folder import make_unused_folder
 from graph_train.settings.val_options import ValOptions
-from graph_train.validation.coco_results import (
-    CocoIds,
-    default_ids,
-    evaluate_results,
-    find_annotations,
-    ids_of_annotations,
-    result_entries,
-    write_results,
-)
+from graph_train.validation.coco_evaluation import CocoSplit, DetectionCollector, write_and_evaluate
 from graph_train.validation.measuring import (
     TABLE_HEADER,
     ImageDetections,
@@ -35,7 +28,6 @@ from graph_train.validation.measuring import (
 from kernels.host.files import write_atomically
 from kernels.plugin import load_plugin
 from pipelines.augmentation.letterbox import BORDER_GREY
-from pipelines.data.coco_json import is_coco_file
 from pipelines.data.dataset import Dataset, Split, load_dataset
 from pipelines.data.index import ImageIndex, index_images
 from pipelines.val import ValPipeline
@@ -144,9 +136,10 @@ class _Job:
 
     def measure(self) -> ValidationResult:
         """One pass, with everything that is to be written."""
-        options, ids, annotations = self.options, None, None
+        options, split = self.options, None
         if options.save_json:
-            ids, annotations = _coco_ids(self.dataset, self.split, self.index, options)
+            sources = self.dataset.split(self.split)
+            split = CocoSplit.of(sources, self.index, single_cls=options.single_cls)
         writers: list[Callable[[ImageDetections], None]] = []
         if options.save_txt or options.save_hybrid:
             (self.folder / "labels").mkdir(exist_ok=True)
@@ -159,12 +152,13 @@ class _Job:
                     confidence=options.save_conf,
                 )
             )
-        entries: list[dict[str, Any]] = []
-        if ids is not None:
-            writers.append(lambda image: entries.extend(result_entries(image, ids)))
+        collector = DetectionCollector(self.index.paths)
+        if split is not None:
+            writers.append(collector.add)
         result = self._pass(options.imgsz, lambda image: [write(image) for write in writers])
-        if ids is not None:
-            self._finish_json(entries, ids, annotations)
+        if split is not None:
+            file = self.folder / f"{self.weights.stem}_predictions.json"
+            write_and_evaluate(file, collector.gathered(Exchange()), split)
         return result
 
     def study(self) -> list[ValidationResult]:
@@ -215,23 +209,6 @@ class _Job:
         LOG.info("%s", result.speed_line())
         return result
 
-    def _missing_annotations_message(self) -> str:
-        if self.options.single_cls:
-            return "with --single-cls its classes are not ours"
-        return f"there is no annotations/instances_{self.index.paths[0].parent.name}.json beside the images"
-
-    def _finish_json(self, entries: list[dict[str, Any]], ids: CocoIds, annotations: Path | None) -> None:
-        path = self.folder / f"{self.weights.stem}_predictions.json"
-        write_results(path, entries)
-        LOG.info("%d detections written to %s", len(entries), path)
-        if annotations is None:
-            LOG.info("pycocotools was not asked: %s", self._missing_annotations_message())
-        elif not entries:
-            LOG.info("pycocotools was not asked: nothing was found above --conf-thres")
-        else:
-            found = evaluate_results(annotations, path, [ids.image_id(image) for image in self.index.paths])
-            LOG.info("pycocotools on %s:\n%s", annotations, found.table)
-
 
 def _study_line(result: ValidationResult) -> str:
     row = (*result.means, 0.0, 0.0, 0.0, result.speed.load, result.speed.inference, result.speed.suppression)
@@ -244,16 +221,6 @@ def warm_up(detector: Detector, pipeline: ValPipeline, batch_size: int, images: 
     sizes = [batch_size] * (len(shapes) - 1) + [images - batch_size * (len(shapes) - 1)]
     for size, (height, width) in dict.fromkeys(zip(sizes, shapes, strict=True)):
         detector(np.full((size, 3, height, width), BORDER_GREY, np.uint8))
-
-
-def _coco_ids(dataset: Dataset, split: Split, index: ImageIndex, options: ValOptions) -> tuple[CocoIds, Path | None]:
-    """How images and classes are called, and the annotations that say so, if there are any."""
-    sources = dataset.split(split)
-    annotations = next((source for source in sources if is_coco_file(source)), find_annotations(index.paths[0]))
-    if annotations is not None and not options.single_cls:
-        return ids_of_annotations(annotations, index.class_names).for_images(index.paths), annotations
-    is_coco = any(source.name.endswith("2017.txt") and "coco" in source.parts for source in sources)
-    return default_ids(index.class_names, is_coco=is_coco).for_images(index.paths), None
 
 
 def _draw_study(options: ValOptions, results: list[ValidationResult], folder: Path) -> None:

@@ -68,6 +68,11 @@ class Dataset:
         return ""
 
 
+def is_coco_2017(sources: Sequence[Path]) -> bool:
+    """Whether sources of a split are the lists of COCO 2017, which lie in a folder `coco`."""
+    return any(source.parent.name == "coco" and source.name.endswith("2017.txt") for source in sources)
+
+
 def shipped_names() -> tuple[str, ...]:
     """Names that `load_dataset` knows without a file."""
     return (*sorted(file.name for file in _SHIPPED.glob("*.yaml")), SHAPES_NAME)

@@ -2,11 +2,13 @@
 
 import importlib
 import importlib.util
+import json
 import re
 import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from PIL import Image
 
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.hooks.loggers import RunDescription, add_loggers
-from graph_train.hooks.tensorboard_events import EventFile, crc32c
+from graph_train.hooks.tensorboard_events import EventFile
 from graph_train.runs.results_csv import RESULT_KEYS
 from pipelines.data.extras import install_command
+from tests.file_limit import file_limit
 
 _VALUES = [0.5 + 0.25 * i for i in range(13)]  # exact in float32
 
@@ -53,12 +56,6 @@ def _records(path: Path) -> Iterator[bytes]:
     assert at == len(data)
 
 
-def test_crc32c_of_the_rfc() -> None:
-    # RFC 3720, B.4
-    assert crc32c(b"123456789") == 0xE3069283
-    assert crc32c(bytes(32)) == 0x8A9136AA
-
-
 def test_event_bytes_by_hand(tmp_path: Path) -> None:
     file = EventFile(tmp_path)
     file.scalar("a", 1.0, 300)
@@ -77,9 +74,20 @@ def test_something_else_than_png_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_files_in_one_second(tmp_path: Path) -> None:
+    file = EventFile(tmp_path)
+    file.close()
     EventFile(tmp_path).close()
-    EventFile(tmp_path).close()
+    file.close()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_refused_file_is_an_error_at_once(tmp_path: Path) -> None:
+    with file_limit(4096):
+        file = EventFile(tmp_path)
+        with pytest.raises(OSError, match="File too large"):
+            for step in range(1000):
+                file.scalar("a", 1.0, step)
+                file.flush()
 
 
 def test_every_value_and_plot_is_written(tmp_path: Path) -> None:
@@ -136,6 +144,42 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert text.encode() in content, text
 
 
+def _wandb_rows(log: Path) -> tuple[str, list[dict[str, Any]]]:
+    """The id in an offline log of W&B, and its rows of values."""
+    records = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    store = importlib.import_module("wandb.sdk.internal.datastore").DataStore()
+    store.open_for_scan(str(log))
+    run_id, rows = "", []
+    while (data := store.scan_data()) is not None:
+        record = records.Record.FromString(data)
+        run_id = record.run.run_id or run_id
+        if record.HasField("history"):
+            items = record.history.item
+            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return run_id, rows
+
+
+def test_wandb_goes_on_with_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _needs("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    found: dict[Path, tuple[str, list[dict[str, Any]]]] = {}
+    # The second run goes on from a state before epoch 1, which the first one has logged already; the third is new.
+    for first, epochs in ((None, range(2)), (1, range(1, 3)), (None, range(1))):
+        callbacks = Callbacks()
+        add_loggers(callbacks, ["wandb"], RunDescription(tmp_path, {}, first_epoch=first))
+        _run(tmp_path, callbacks, epochs)
+        (log,) = {*tmp_path.glob("wandb/offline-run-*/run-*.wandb")} - found.keys()
+        found[log] = _wandb_rows(log)
+        time.sleep(1.1)  # its folders are told apart by seconds
+    ids, rows = zip(*found.values(), strict=True)
+    assert ids[0] == ids[1] != ids[2]
+    assert (tmp_path / "wandb_id.txt").read_text() == f"{ids[2]}\n"
+    # Every epoch, and the results at the end.
+    assert [[row["epoch"] for row in of_run] for of_run in rows] == [[0, 1, 1], [1, 2, 2], [0, 0]]
+    assert [row["metrics/mAP_0.5"] for row in rows[1]] == [_VALUES[5]] * 3
+
+
 def test_mlflow_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _needs("mlflow")
     mlflow = importlib.import_module("mlflow")
@@ -188,5 +232,6 @@ def test_unknown_logger_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_logger_that_cannot_start_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "nowhere").write_text("a file")
     with pytest.raises(ValueError, match=r"'tensorboard' cannot start: .*nowhere"):
         add_loggers(Callbacks(), ["tensorboard"], RunDescription(tmp_path / "nowhere", {}))

@@ -1,5 +1,8 @@
+import contextlib
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,3 +156,72 @@ def test_annotations_need_neither_area_nor_iscrowd(tmp_path: Path) -> None:
     truth.write_text(json.dumps({**content, "categories": [{"id": 3, "name": "RBC"}]}))
     write_results(found, [{"image_id": 7, "category_id": 3, "bbox": [10, 10, 40, 40], "score": 0.9}])
     assert evaluate_results(truth, found, [7]).map50_95 == pytest.approx(1.0)
+
+
+def random_set(seed: int, *, images: int, classes: int, digits: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Annotations, some of crowds, and detections near them and elsewhere; few digits make scores equal."""
+    random = np.random.default_rng(seed)
+    categories = [{"id": 3 * number + 1, "name": f"c{number}"} for number in range(classes)]
+    labels, found = [], []
+    for image in range(images):
+        for _ in range(int(random.integers(0, 15))):
+            box = np.concatenate((random.uniform(0, 400, 2), np.exp(random.uniform(1.5, 5.5, 2))))
+            label = {"image_id": 7 * image + 1, "category_id": int(random.choice(categories)["id"])}
+            labels.append({**label, "id": len(labels) + 1, "bbox": box.tolist(), "iscrowd": int(random.random() < 0.05),
+                           "area": float(box[2] * box[3] * random.uniform(0.5, 1))})  # fmt: skip
+            for _ in range(int(random.integers(0, 3))):
+                moved = (box + random.normal(0, 0.12, 4) * np.tile(box[2:], 2)).round(3)
+                moved[2:] = np.maximum(moved[2:], 0.5)
+                found.append({**label, "bbox": moved.tolist(), "score": round(float(random.random()), digits)})
+        for _ in range(130 if image == 0 else 5):  # more than the 100 that count
+            anywhere = {"image_id": 7 * image + 1, "category_id": int(random.choice(categories)["id"])}
+            box = np.concatenate((random.uniform(0, 400, 2), random.uniform(1, 200, 2))).round(3)
+            found.append({**anywhere, "bbox": box.tolist(), "score": round(float(random.random()), digits)})
+    pictures = [{"id": 7 * image + 1, "file_name": f"{image}.jpg", "width": 640, "height": 480}
+                for image in range(images)]  # fmt: skip
+    return {"info": {}, "images": pictures, "annotations": labels, "categories": categories}, found
+
+
+def stats_of_pycocotools(truth: Path, found: Path, image_ids: list[int]) -> list[float]:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        labels = COCO(str(truth))
+        evaluation = COCOeval(labels, labels.loadRes(str(found)), "bbox")
+        evaluation.params.imgIds = image_ids
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return [float(value) for value in evaluation.stats]
+
+
+@pytest.mark.parametrize(("images", "classes", "digits"), [(1, 2, 5), (30, 3, 5), (30, 80, 5), (40, 1, 1), (30, 10, 2)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_metrics_are_those_of_pycocotools(tmp_path: Path, seed: int, images: int, classes: int, digits: int) -> None:
+    truth, found = tmp_path / "truth.json", tmp_path / "found.json"
+    content, entries = random_set(seed, images=images, classes=classes, digits=digits)
+    truth.write_text(json.dumps(content))
+    found.write_text(json.dumps(entries))
+    ids = [image["id"] for image in content["images"]][: max(1, images - seed)]
+    ours = evaluate_results(truth, found, ids)
+    assert len(ours.stats) == 12
+    assert ours.stats == pytest.approx(stats_of_pycocotools(truth, found, ids), abs=1e-9)
+    assert len(set(ours.stats)) > 3
+    lines = ours.table.splitlines()
+    assert len(lines) == 12
+    assert lines[0] == f" Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = {ours.map50_95:.3f}"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_of_annotations_and_names_of_images_do_not_count(tmp_path: Path, first: int) -> None:
+    truth, found = tmp_path / "truth.json", tmp_path / "found.json"
+    box = {"image_id": "left", "category_id": 3, "bbox": [10, 10, 40, 40]}
+    pictures = [{"id": name, "file_name": f"{name}.jpg", "width": 100, "height": 100} for name in ("left", "right")]
+    labels = [{**box, "id": first}, {**box, "id": first, "image_id": "right"}]
+    truth.write_text(json.dumps({"images": pictures, "annotations": labels, "categories": [{"id": 3, "name": "RBC"}]}))
+    write_results(found, [{**box, "score": 0.9}, {**box, "image_id": "right", "score": 0.8}])
+    assert evaluate_results(truth, found, ["left", "right"]).map50_95 == pytest.approx(1.0)
+    write_results(found, [{**box, "image_id": "middle", "score": 0.9}])
+    with pytest.raises(ValueError, match="which has no image 'middle'"):
+        evaluate_results(truth, found, ["left"])

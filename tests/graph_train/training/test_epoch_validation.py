@@ -1,0 +1,109 @@
+"""The last validation of a run: on COCO with its own threshold, result file and evaluation."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from graph_train.hooks.callbacks import Callbacks
+from graph_train.launch.train import train
+from graph_train.settings.val_options import val_options
+from graph_train.validation.coco_results import evaluate_results
+from graph_train.validation.evaluate import evaluate
+from tests.graph_train.lab import CLASSES, Lab
+
+NUMBERS = (3, 1, 4, 15)
+"""Image ids of the four images of val."""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+def laid_out_as_coco(lab: Lab, root: Path, *, annotations: bool = True) -> Path:
+    """The lab's data set in the layout of COCO 2017; returns its yaml."""
+    coco, pictures, labels = root / "coco", [], []
+    (coco / "annotations").mkdir(parents=True)
+    for kind, split in ((kind, split) for kind in ("images", "labels") for split in ("train", "val")):
+        (coco / kind / f"{split}2017").mkdir(parents=True)
+        for file in sorted((lab.data.parent / kind / split).iterdir()):
+            stem = file.stem if split == "train" else f"{NUMBERS[int(file.stem)]:012d}"
+            (coco / kind / f"{split}2017" / f"{stem}{file.suffix}").write_bytes(file.read_bytes())
+    for split in ("train", "val"):
+        names = sorted(file.name for file in (coco / f"images/{split}2017").iterdir())
+        (coco / f"{split}2017.txt").write_text("".join(f"./images/{split}2017/{name}\n" for name in names))
+    for file in sorted((coco / "images/val2017").iterdir()):
+        (width, height), number = Image.open(file).size, int(file.stem)
+        pictures.append({"id": number, "file_name": file.name, "width": width, "height": height})
+        for row in (coco / "labels/val2017" / f"{file.stem}.txt").read_text().splitlines():
+            category, x, y, w, h = map(float, row.split())
+            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+            labels.append({"id": len(labels), "image_id": number, "category_id": 10 + int(category), "bbox": box})
+    categories = [{"id": 10 + number, "name": name} for number, name in enumerate(CLASSES)]
+    if annotations:
+        content = {"images": pictures, "annotations": labels, "categories": categories}
+        (coco / "annotations/instances_val2017.json").write_text(json.dumps(content))
+    path = root / "few.yaml"
+    path.write_text(
+        yaml.safe_dump({"path": "coco", "train": "train2017.txt", "val": "val2017.txt", "names": list(CLASSES)})
+    )
+    return path
+
+
+def entries_of_graph_val(data: Path, weights: Path, folder: Path, iou_thres: float) -> list[dict[str, float]]:
+    options = val_options(data=data, weights=weights, imgsz=64, device="cpu", workers=1, noplots=True, save_json=True,
+                          iou_thres=iou_thres, graph=False, project=folder, name=f"at{iou_thres}")  # fmt: skip
+    entries = json.loads((evaluate(options).folder / "best_predictions.json").read_text())
+    assert isinstance(entries, list)
+    return entries
+
+
+def test_coco_is_measured_as_its_leaderboard_does(lab: Lab, tmp_path: Path) -> None:
+    data, heard, callbacks = laid_out_as_coco(lab, tmp_path), [], Callbacks()
+    callbacks.register_action("on_train_end", callback=lambda *given: heard.append(given))
+    result = train(callbacks=callbacks, **lab.flags(**lab.finding(data=data, project=tmp_path / "runs", name="exp")))
+    file = result.folder / "best_predictions.json"
+    entries = json.loads(file.read_text())
+    assert {entry["image_id"] for entry in entries} == set(NUMBERS)
+    assert {entry["category_id"] for entry in entries} <= {10, 11, 12}
+    coco = evaluate_results(tmp_path / "coco/annotations/instances_val2017.json", file, NUMBERS)
+    assert result.coco is not None and result.validation is not None
+    assert result.coco.stats == coco.stats
+    assert result.results == (*result.validation.means[:2], coco.map50, coco.map50_95, *result.validation.loss)
+    assert heard[0][3] == result.results
+    assert coco.map50 > 0
+    assert coco.table in (result.folder / "train.log").read_text()
+    # 0.65, not the 0.6 of other data sets.
+    scores = [entry["score"] for entry in entries]
+    at = {
+        iou: [entry["score"] for entry in entries_of_graph_val(data, result.best, tmp_path, iou)] for iou in (0.6, 0.65)
+    }
+    assert scores == pytest.approx(at[0.65], abs=2e-5)
+    assert sum(scores) > sum(at[0.6]) + 1
+
+
+def test_coco_without_its_annotations_is_only_written(lab: Lab, tmp_path: Path) -> None:
+    data = laid_out_as_coco(lab, tmp_path, annotations=False)
+    trial = lab.train(**lab.finding(data=data))
+    assert trial.result.coco is None
+    assert trial.result.results[:4] == trial.result.validation.means
+    entries = json.loads((trial.folder / "best_predictions.json").read_text())
+    assert {entry["category_id"] for entry in entries} <= {0, 1, 2}
+    assert "there is no annotations/instances_val2017.json beside the images" in trial.log
+
+
+def test_annotations_that_do_not_fit_do_not_end_a_run(lab: Lab, tmp_path: Path) -> None:
+    data = laid_out_as_coco(lab, tmp_path)
+    (tmp_path / "coco/annotations/instances_val2017.json").write_text("{}")
+    trial = lab.train(**lab.finding(data=data))
+    assert trial.result.coco is None and trial.result.validation is not None
+    assert "instances_val2017.json: not a COCO annotation file" in trial.log
+
+
+def test_other_data_sets_are_measured_as_in_every_epoch(lab: Lab) -> None:
+    trial = lab.train(**lab.finding())
+    assert trial.result.coco is None
+    assert "best_predictions.json" not in trial.names
