@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.data.problems import printable
+from kernels.host.paths import printable
 from tests.corpus.commands import DONE, ERRORS_FOUND, USER_ERROR, run_child
 from tests.corpus.data_set import CorpusFile
 from tests.graph_train.tiny import TINY
