@@ -32,7 +32,7 @@ from kernels.runtime import Tensor
 from models.weights import copy_weights
 
 LOG = logging.getLogger("graph_train")
-DRAWN_BATCHES = 3
+PLOTTED_BATCHES = 3
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Trainer:
     def _train_batch(self, batch: Any, number: int, progress: EpochProgress) -> None:
         """One step; `number` counts the batches of the whole run."""
         run, cursor = self.run, self.cursor
-        if number < DRAWN_BATCHES and not run.setup.options.run.noplots:
+        if number < PLOTTED_BATCHES and not run.setup.options.run.noplots:
             with self.saving.guarded():
                 self._draw(batch, number)
         self.callbacks.run("on_train_batch_start")
