@@ -26,13 +26,26 @@ from graph_train.settings.train_options import AUTO_BATCH, WANDB_ONLY, TrainOpti
 from graph_train.training.assembly import Saved, TrainingRun
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.setup import Data
-from pipelines.data.problems import printable
-from pipelines.data.safe_yaml import load_yaml
+from kernels.host.paths import printable
+from kernels.host.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
 _CHANGEABLE_ON_RESUME = (
-    *"data epochs device workers kernels debug cache noplots loggers allow_download save_steps save_minutes".split(),
-    *"keep_saves on_save_error max_nonfinite dist_timeout".split(),
+    *[
+        "data",
+        "epochs",
+        "device",
+        "workers",
+        "kernels",
+        "debug",
+        "cache",
+        "noplots",
+        "loggers",
+        "allow_download",
+        "save_steps",
+        "save_minutes",
+    ],
+    *["keep_saves", "on_save_error", "max_nonfinite", "dist_timeout"],
     *WANDB_ONLY,
 )
 

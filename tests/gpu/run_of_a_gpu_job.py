@@ -7,6 +7,7 @@ e1be6a7 has too, where it is executed for comparison.
 import json
 import sys
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,14 +31,16 @@ def main(out: Path, flags: dict[str, Any]) -> None:
     load_plugin("emulated-cuda" if "emulated-cuda" in get_args(PluginMode) else "require")
     _pretend_a_gpu(assembly, info)
     options = options_from_flags(**flags)
-    run = assembly.assemble(options, load_hyperparameters(options.optim.hyp), any_anchors=True)
+    given: dict[str, Any] = {"rank": info} if "rank" in signature(assembly.assemble).parameters else {}
+    run = assembly.assemble(options, load_hyperparameters(options.optim.hyp), any_anchors=True, **given)
     placement = run.setup.placement
     images = placement.empty_batch((flags["batch_size"], 3, flags["imgsz"], flags["imgsz"]), flow.uint8)
     labels = placement.empty_batch((flags["batch_size"], 5, 5), flow.float32)
-    result: Any = run.step(images, labels, run.schedule.at(0, 0))
+    step: Any = run.step
+    result = step(images, labels, run.schedule.at(0, 0))
     run.close()
     if info.rank == 0:
-        jobs = [_job(graph) for graph in run.step._graphs.values()]  # type: ignore[union-attr]
+        jobs = [_job(graph) for graph in step._graphs.values()]
         network: Any = run.state.network
         kind = network.activation_type.name if hasattr(network, "activation_type") else "not known"
         found = {"loss": result.total, "activations": kind, "jobs": [_described(job) for job in jobs]}
@@ -52,7 +55,7 @@ def _pretend_a_gpu(assembly: Any, info: Any) -> None:
     from kernels.runtime import flow
 
     pipelines, check_amp = assembly._pipelines, getattr(assembly, "agreeing_type", None)
-    assembly.run_device = lambda _: f"cuda:{info.local_rank}"
+    assembly.run_device = lambda *_: f"cuda:{info.local_rank}"
     assembly._pipelines = lambda setup, stride: pipelines(replace(setup, device="cpu"), stride)
     assembly.agreeing_type = check_amp and (lambda network, wanted, _: check_amp(network, wanted, "cpu"))
     Setup.placement = property(lambda _: Placement("cpu", info.rank, info.world))  # type: ignore[assignment]

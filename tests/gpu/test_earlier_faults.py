@@ -4,11 +4,12 @@
 commit has too.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from nvidia.dali import Pipeline
 from graph_train.host import devices
 from graph_train.host import memory as host_memory
 from graph_train.host.memory import DeviceMemory
-from graph_train.launch import batch_memory
+from graph_train.ranks.launcher import RankInfo
 from graph_train.training import assembly
 from graph_train.training.setup import Setup
 from pipelines.augmentation.augment_config import AugmentConfig
@@ -31,6 +32,9 @@ from tests.pipelines.rendered import rendered_index
 
 JOB = Path(__file__).with_name("run_of_a_gpu_job.py")
 GB = 10**9
+_BATCH_MEMORY = "graph_train.training.batch_memory", "graph_train.launch.batch_memory"
+"""The module, and its former name."""
+batch_memory: Any = importlib.import_module(next(name for name in _BATCH_MEMORY if importlib.util.find_spec(name)))
 
 
 def step_for_a_gpu(folder: Path, ranks: int, **flags: Any) -> dict[str, Any]:
@@ -112,7 +116,9 @@ def define_pipelines(folder: Path, rank: int, monkeypatch: pytest.MonkeyPatch) -
     options = SimpleNamespace(data=SimpleNamespace(cache=None, workers=1), optim=SimpleNamespace(batch_size=4, seed=0))
     index = rendered_index(folder, images=4)
     data: Any = SimpleNamespace(train=index, val=index)
-    setup = Setup(options=options, hyp=None, data=data, device=f"cuda:{rank}", image_px=64)  # type: ignore[arg-type]
+    of_rank: dict[str, Any] = {"rank": RankInfo(rank, 4, rank)} if "rank" in {one.name for one in fields(Setup)} else {}
+    settings: dict[str, Any] = {"options": options, "hyp": None, "data": data, "image_px": 64, **of_rank}
+    setup = Setup(device=f"cuda:{rank}", **settings)
     for pipeline in assembly._pipelines(setup, stride=32):
         pipeline.close()
 

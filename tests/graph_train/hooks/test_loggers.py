@@ -18,7 +18,7 @@ from graph_train.hooks.callbacks import Callbacks
 from graph_train.hooks.loggers import RunDescription, add_loggers
 from graph_train.hooks.tensorboard_events import EventFile
 from graph_train.runs.results_csv import RESULT_KEYS
-from pipelines.data.extras import install_command
+from kernels.host.extras import install_command
 from tests.file_limit import file_limit
 
 _VALUES = [0.5 + 0.25 * i for i in range(13)]  # exact in float32

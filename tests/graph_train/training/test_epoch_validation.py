@@ -1,8 +1,11 @@
-"""The last validation of a run: on COCO with its own threshold, result file and evaluation."""
+"""The validation of a run: what callbacks hear of it, and its last one on COCO."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -10,8 +13,11 @@ from PIL import Image
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.launch.train import train
 from graph_train.settings.val_options import val_options
+from graph_train.training.epoch_validation import ValidationHooks
+from graph_train.training.trainer import TrainResult
 from graph_train.validation.coco_results import evaluate_results
 from graph_train.validation.evaluate import evaluate
+from graph_train.validation.measuring import ImageDetections
 from tests.graph_train.lab import CLASSES, Lab
 
 NUMBERS = (3, 1, 4, 15)
@@ -25,7 +31,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 def laid_out_as_coco(lab: Lab, root: Path, *, annotations: bool = True) -> Path:
     """The lab's data set in the layout of COCO 2017; returns its yaml."""
-    coco, pictures, labels = root / "coco", [], []
+    coco = root / "coco"
+    pictures: list[dict[str, Any]] = []
+    labels: list[dict[str, Any]] = []
     (coco / "annotations").mkdir(parents=True)
     for kind, split in ((kind, split) for kind in ("images", "labels") for split in ("train", "val")):
         (coco / kind / f"{split}2017").mkdir(parents=True)
@@ -54,8 +62,9 @@ def laid_out_as_coco(lab: Lab, root: Path, *, annotations: bool = True) -> Path:
 
 
 def entries_of_graph_val(data: Path, weights: Path, folder: Path, iou_thres: float) -> list[dict[str, float]]:
-    options = val_options(data=data, weights=weights, imgsz=64, device="cpu", workers=1, noplots=True, save_json=True,
-                          iou_thres=iou_thres, graph=False, project=folder, name=f"at{iou_thres}")  # fmt: skip
+    where = {"data": data, "weights": weights, "project": folder, "name": f"at{iou_thres}", "device": "cpu"}
+    how = {"imgsz": 64, "workers": 1, "noplots": True, "save_json": True, "iou_thres": iou_thres, "graph": False}
+    options = val_options(**where, **how)
     entries = json.loads((evaluate(options).folder / "best_predictions.json").read_text())
     assert isinstance(entries, list)
     return entries
@@ -65,6 +74,7 @@ def test_coco_is_measured_as_its_leaderboard_does(lab: Lab, tmp_path: Path) -> N
     data, heard, callbacks = laid_out_as_coco(lab, tmp_path), [], Callbacks()
     callbacks.register_action("on_train_end", callback=lambda *given: heard.append(given))
     result = train(callbacks=callbacks, **lab.flags(**lab.finding(data=data, project=tmp_path / "runs", name="exp")))
+    assert isinstance(result, TrainResult)
     file = result.folder / "best_predictions.json"
     entries = json.loads(file.read_text())
     assert {entry["image_id"] for entry in entries} == set(NUMBERS)
@@ -72,6 +82,7 @@ def test_coco_is_measured_as_its_leaderboard_does(lab: Lab, tmp_path: Path) -> N
     coco = evaluate_results(tmp_path / "coco/annotations/instances_val2017.json", file, NUMBERS)
     assert result.coco is not None and result.validation is not None
     assert result.coco.stats == coco.stats
+    assert result.validation.loss is not None
     assert result.results == (*result.validation.means[:2], coco.map50, coco.map50_95, *result.validation.loss)
     assert heard[0][3] == result.results
     assert coco.map50 > 0
@@ -107,3 +118,50 @@ def test_other_data_sets_are_measured_as_in_every_epoch(lab: Lab) -> None:
     trial = lab.train(**lab.finding())
     assert trial.result.coco is None
     assert "best_predictions.json" not in trial.names
+
+
+HOOKS = ("on_val_start", "on_val_batch_start", "on_val_image_end", "on_val_batch_end")
+
+
+@dataclass(frozen=True)
+class Place:
+    original_hw: tuple[int, int] = (60, 100)
+    ratio_hw: tuple[float, float] = (0.5, 0.5)
+    pad_wh: tuple[float, float] = (7.0, 9.0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    images: Any = field(default_factory=lambda: np.zeros((1, 3, 48, 64), np.uint8))
+    labels: Any = field(default_factory=lambda: np.zeros((0, 6), np.float32))
+    paths: tuple[Path, ...] = (Path("a.jpg"),)
+    geometry: tuple[Place, ...] = (Place(),)
+
+
+def test_boxes_come_in_px_of_the_batch_and_of_the_file() -> None:
+    callbacks, heard = Callbacks(), []
+    for hook in HOOKS:
+        callbacks.register_action(hook, callback=lambda *given, hook=hook: heard.append((hook, given)))
+    hooks, batch = ValidationHooks(callbacks, ["ball"]), Batch()
+    in_file = np.array([[10, 20, 30, 40, 0.9, 0]], np.float32)
+    for _ in hooks.batches([batch]):
+        hooks.image(ImageDetections(Path("a.jpg"), (60, 100), in_file, np.zeros((0, 5), np.float32)))
+    assert [name for name, _ in heard] == list(HOOKS)
+    in_batch, told, path, names, image = heard[2][1]
+    np.testing.assert_array_equal(in_batch, np.array([[12, 19, 22, 29, 0.9, 0]], np.float32))
+    np.testing.assert_array_equal(told, in_file)
+    assert (path, names) == ("a.jpg", ("ball",))
+    assert image.shape == (3, 48, 64)
+    number, images, labels, paths, geometry, found = heard[3][1]
+    assert (number, paths, geometry) == (0, ["a.jpg"], batch.geometry)
+    assert images is batch.images
+    assert labels is batch.labels
+    np.testing.assert_array_equal(found[0], in_batch)
+
+
+def test_an_image_before_its_batch_is_a_defect() -> None:
+    callbacks = Callbacks()
+    callbacks.register_action("on_val_image_end", callback=lambda *_: None)
+    nothing = np.zeros((0, 6), np.float32)
+    with pytest.raises(RuntimeError, match="before its batch"):
+        ValidationHooks(callbacks, ["ball"]).image(ImageDetections(Path("a.jpg"), (60, 100), nothing, nothing[:, :5]))

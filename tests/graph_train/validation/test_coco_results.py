@@ -162,23 +162,28 @@ def random_set(seed: int, *, images: int, classes: int, digits: int) -> tuple[di
     """Annotations, some of crowds, and detections near them and elsewhere; few digits make scores equal."""
     random = np.random.default_rng(seed)
     categories = [{"id": 3 * number + 1, "name": f"c{number}"} for number in range(classes)]
-    labels, found = [], []
+    labels: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+
+    def category() -> int:
+        return int(random.choice([3 * number + 1 for number in range(classes)]))
+
     for image in range(images):
         for _ in range(int(random.integers(0, 15))):
             box = np.concatenate((random.uniform(0, 400, 2), np.exp(random.uniform(1.5, 5.5, 2))))
-            label = {"image_id": 7 * image + 1, "category_id": int(random.choice(categories)["id"])}
-            labels.append({**label, "id": len(labels) + 1, "bbox": box.tolist(), "iscrowd": int(random.random() < 0.05),
-                           "area": float(box[2] * box[3] * random.uniform(0.5, 1))})  # fmt: skip
+            label = {"image_id": 7 * image + 1, "category_id": category()}
+            facts = {"iscrowd": int(random.random() < 0.05), "area": float(box[2] * box[3] * random.uniform(0.5, 1))}
+            labels.append({**label, "id": len(labels) + 1, "bbox": box.tolist(), **facts})
             for _ in range(int(random.integers(0, 3))):
                 moved = (box + random.normal(0, 0.12, 4) * np.tile(box[2:], 2)).round(3)
                 moved[2:] = np.maximum(moved[2:], 0.5)
                 found.append({**label, "bbox": moved.tolist(), "score": round(float(random.random()), digits)})
         for _ in range(130 if image == 0 else 5):  # more than the 100 that count
-            anywhere = {"image_id": 7 * image + 1, "category_id": int(random.choice(categories)["id"])}
+            anywhere = {"image_id": 7 * image + 1, "category_id": category()}
             box = np.concatenate((random.uniform(0, 400, 2), random.uniform(1, 200, 2))).round(3)
             found.append({**anywhere, "bbox": box.tolist(), "score": round(float(random.random()), digits)})
-    pictures = [{"id": 7 * image + 1, "file_name": f"{image}.jpg", "width": 640, "height": 480}
-                for image in range(images)]  # fmt: skip
+    size = {"width": 640, "height": 480}
+    pictures = [{"id": 7 * image + 1, "file_name": f"{image}.jpg", **size} for image in range(images)]
     return {"info": {}, "images": pictures, "annotations": labels, "categories": categories}, found
 
 
