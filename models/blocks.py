@@ -150,127 +150,69 @@ class BottleneckCSP(nn.Module):
         return self.cv4(self.bn.with_silu(both))
 
 
-class _CrossStage(nn.Module):
-    """Two 1x1 branches, one of them through `inner_block`, joined by a third 1x1: the frame of every C3."""
+class C3(nn.Module):
+    """Cross-stage partial block: two 1x1 branches, one of them through `inner_blocks`, joined by a third 1x1.
+
+    Args:
+        expansion: channels of each branch over `out_channels`.
+        inner: settings of `inner_blocks`. The variants of C3 accept those that they have no use for, as the reference.
+    """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        inner_block: Callable[[int], Module],
-        expansion: float,
-        activation: Module,
+        self, in_channels: int, out_channels: int, *, expansion: float = 0.5, activation: Module, **inner: Any
     ) -> None:
         super().__init__()
-        inner = int(out_channels * expansion)
-        self.cv1 = Conv(in_channels, inner, activation=activation)
-        self.cv2 = Conv(in_channels, inner, activation=activation)
-        self.cv3 = Conv(2 * inner, out_channels, activation=activation)
-        self.m = inner_block(inner)
+        channels = int(out_channels * expansion)
+        self.cv1 = Conv(in_channels, channels, activation=activation)
+        self.cv2 = Conv(in_channels, channels, activation=activation)
+        self.cv3 = Conv(2 * channels, out_channels, activation=activation)
+        self.m = self.inner_blocks(channels, activation=activation, **inner)
+
+    def inner_blocks(
+        self, channels: int, *, activation: Module, repeats: int = 1, shortcut: bool = True, groups: int = 1
+    ) -> Module:
+        """Return what stands in the first branch, from and to `channels`: `repeats` bottlenecks."""
+        return _bottlenecks(channels, repeats, shortcut, groups, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps height and width."""
         return self.cv3(join([self.m(self.cv1(x)), self.cv2(x)]))
 
 
-class C3(_CrossStage):
-    """Cross-stage partial block of `repeats` bottlenecks."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        repeats: int = 1,
-        shortcut: bool = True,
-        groups: int = 1,
-        expansion: float = 0.5,
-        activation: Module,
-    ) -> None:
-        def bottlenecks(inner: int) -> Module:
-            return _bottlenecks(inner, repeats, shortcut, groups, activation)
-
-        super().__init__(in_channels, out_channels, bottlenecks, expansion, activation)
-
-
-class C3x(_CrossStage):
+class C3x(C3):
     """C3 of cross convolutions."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        repeats: int = 1,
-        shortcut: bool = True,
-        groups: int = 1,
-        expansion: float = 0.5,
-        activation: Module,
-    ) -> None:
-        def crosses(inner: int) -> Module:
-            return nn.Sequential(*(CrossConv(inner, shortcut, groups, activation=activation) for _ in range(repeats)))
-
-        super().__init__(in_channels, out_channels, crosses, expansion, activation)
+    def inner_blocks(
+        self, channels: int, *, activation: Module, repeats: int = 1, shortcut: bool = True, groups: int = 1
+    ) -> Module:
+        """Return `repeats` cross convolutions."""
+        return nn.Sequential(*(CrossConv(channels, shortcut, groups, activation=activation) for _ in range(repeats)))
 
 
-class C3TR(_CrossStage):
-    """C3 of transformer layers. `shortcut` and `groups` are accepted and have no meaning, as in the reference."""
+class C3TR(C3):
+    """C3 of transformer layers."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        repeats: int = 1,
-        shortcut: bool = True,
-        groups: int = 1,
-        expansion: float = 0.5,
-        activation: Module,
-    ) -> None:
-        super().__init__(
-            in_channels, out_channels, lambda inner: TransformerBlock(inner, repeats), expansion, activation
-        )
+    def inner_blocks(self, channels: int, *, activation: Module, repeats: int = 1, **_: Any) -> Module:
+        """Return a transformer of `repeats` layers, which have an activation of their own."""
+        return TransformerBlock(channels, repeats)
 
 
-class C3SPP(_CrossStage):
-    """C3 around a spatial pyramid pooling; `repeats`, `shortcut`, `groups` have no meaning, as in the reference."""
+class C3SPP(C3):
+    """C3 around a spatial pyramid pooling."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernels: Sequence[int] = (5, 9, 13),
-        *,
-        repeats: int = 1,
-        shortcut: bool = True,
-        groups: int = 1,
-        expansion: float = 0.5,
-        activation: Module,
-    ) -> None:
-        def pyramid(inner: int) -> Module:
-            return SPP(inner, inner, kernels, activation=activation)
-
-        super().__init__(in_channels, out_channels, pyramid, expansion, activation)
+    def inner_blocks(
+        self, channels: int, *, activation: Module, kernels: Sequence[int] = (5, 9, 13), **_: Any
+    ) -> Module:
+        """Return one pyramid with pools of these sizes."""
+        return SPP(channels, channels, kernels, activation=activation)
 
 
-class C3Ghost(_CrossStage):
-    """C3 of ghost bottlenecks; `shortcut` and `groups` have no meaning, as in the reference."""
+class C3Ghost(C3):
+    """C3 of ghost bottlenecks."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        repeats: int = 1,
-        shortcut: bool = True,
-        groups: int = 1,
-        expansion: float = 0.5,
-        activation: Module,
-    ) -> None:
-        def ghosts(inner: int) -> Module:
-            return nn.Sequential(*(GhostBottleneck(inner, inner, activation=activation) for _ in range(repeats)))
-
-        super().__init__(in_channels, out_channels, ghosts, expansion, activation)
+    def inner_blocks(self, channels: int, *, activation: Module, repeats: int = 1, **_: Any) -> Module:
+        """Return `repeats` ghost bottlenecks."""
+        return nn.Sequential(*(GhostBottleneck(channels, channels, activation=activation) for _ in range(repeats)))
 
 
 class SPP(nn.Module):

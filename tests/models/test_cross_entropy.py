@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kernels.runtime import flow
-from models.cross_entropy import BinaryCrossEntropy, BlurredCrossEntropy, FocalLoss, QualityFocalLoss, smooth_targets
+from models.cross_entropy import BinaryCrossEntropy, FocalLoss, smooth_targets
 
 LOG2 = math.log(2)
 # Logit 0 has the probability 1/2 and the cross-entropy log 2 for any target.
@@ -15,8 +15,6 @@ CASES = [
     (BinaryCrossEntropy(3.0), 0.0, LOG2),
     (FocalLoss(BinaryCrossEntropy(), gamma=2.0, alpha=0.25), 1.0, 0.25 * 0.5**2 * LOG2),
     (FocalLoss(BinaryCrossEntropy(), gamma=2.0, alpha=0.25), 0.0, 0.75 * 0.5**2 * LOG2),
-    (QualityFocalLoss(BinaryCrossEntropy(), gamma=2.0, alpha=0.25), 0.75, (0.75 * 0.25 + 0.25 * 0.75) * 0.25**2 * LOG2),
-    (BlurredCrossEntropy(BinaryCrossEntropy(), alpha=0.5), 0.0, (1 - math.exp(-0.5 / 0.5001)) * LOG2),
 ]
 
 
