@@ -11,33 +11,62 @@
     export(weights=result.best, include="onnx", imgsz=160)
 
 A setting that does not exist is refused with the nearest one that does. Nothing is printed unless the logger
-`graph_train` has a handler; a training prints as the command does.
+`graph_train` has a handler; a training prints as the command does. The first call loads
+OneFlow, not the import.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from graph_train.exporting.export import ExportResult, export_weights
-from graph_train.launch.train import train
-from graph_train.prediction.image_detector import ImageDetector
-from graph_train.prediction.predict import PredictionResult, predict_sources
 from graph_train.settings.export_options import export_options
 from graph_train.settings.predict_options import detector_options, predict_options
 from graph_train.settings.val_options import val_options
-from graph_train.validation.evaluate import EvaluationResult, evaluate
+from kernels.host.process_settings import configure_process
+
+if TYPE_CHECKING:
+    from graph_train.evolution.search import EvolutionResult
+    from graph_train.exporting.export import ExportResult
+    from graph_train.hooks.callbacks import Callbacks
+    from graph_train.prediction.image_detector import ImageDetector
+    from graph_train.prediction.predict import PredictionResult
+    from graph_train.training.trainer import TrainResult
+    from graph_train.validation.evaluate import EvaluationResult
 
 __all__ = ["export", "load", "predict", "train", "validate"]
 
 
-def validate(**flags: Any) -> EvaluationResult:
+def train(*, callbacks: "Callbacks | None" = None, **flags: Any) -> "TrainResult | EvolutionResult":
+    """Train a detector; the arguments are the flags of `graph-train` with underscores.
+
+    Args:
+        callbacks: called at the run's events, besides the loggers that the flags name.
+        flags: settings; those left out have their defaults.
+    Returns:
+        The result of the run; with `evolve` that of the evolution.
+    Raises:
+        ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
+        RunEndedError: the disk refused a checkpoint, or the numbers were not finite for too long.
+        KeyboardInterrupt: stopped by a signal, after saving.
+    """
+    configure_process()
+    from graph_train.launch.train import train as train_here
+
+    return train_here(callbacks=callbacks, **flags)
+
+
+def validate(**flags: Any) -> "EvaluationResult":
     """Measures trained weights; the arguments are the flags of `graph-val` with underscores.
 
     Raises:
         ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
     """
-    return evaluate(val_options(**flags))
+    options = val_options(**flags)
+    configure_process()
+    from graph_train.validation.evaluate import evaluate
+
+    return evaluate(options)
 
 
-def predict(**flags: Any) -> PredictionResult:
+def predict(**flags: Any) -> "PredictionResult":
     """Finds objects in images and videos; the arguments are the flags of `graph-predict` with underscores.
 
     A broken image among others is no error: it is left out and listed in `problems` of the result.
@@ -45,10 +74,14 @@ def predict(**flags: Any) -> PredictionResult:
     Raises:
         ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
     """
-    return predict_sources(predict_options(**flags))
+    options = predict_options(**flags)
+    configure_process()
+    from graph_train.prediction.predict import predict_sources
+
+    return predict_sources(options)
 
 
-def load(weights: Any, **flags: Any) -> ImageDetector:
+def load(weights: Any, **flags: Any) -> "ImageDetector":
     """Read trained weights once, to find objects in images that a program has.
 
     Args:
@@ -58,14 +91,22 @@ def load(weights: Any, **flags: Any) -> ImageDetector:
     Raises:
         ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
     """
-    return ImageDetector(detector_options(weights=weights, **flags))
+    options = detector_options(weights=weights, **flags)
+    configure_process()
+    from graph_train.prediction.image_detector import ImageDetector
+
+    return ImageDetector(options)
 
 
-def export(**flags: Any) -> ExportResult:
+def export(**flags: Any) -> "ExportResult":
     """Writes trained weights for other programs; the arguments are the flags of `graph-export` with underscores.
 
     Raises:
         ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
         RuntimeError: an ONNX file does not compute what our network computes; it is not written then.
     """
-    return export_weights(export_options(**flags))
+    options = export_options(**flags)
+    configure_process()
+    from graph_train.exporting.export import export_weights
+
+    return export_weights(options)

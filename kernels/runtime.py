@@ -2,7 +2,8 @@
 
 The PyPI wheel of OneFlow 0.9.0 links against CUDA 11 libraries that it does not declare and that are not on the
 loader's path, even for CPU-only work. They come from the `nvidia-*-cu11` wheels and are loaded here, in dependency
-order, before OneFlow itself.
+order, before OneFlow itself. Settings of the process are made by `kernels.host.process_settings`, not here; OneFlow's
+import sets the variables of a rank (such as `RANK`) where there are none, which its native code reads later.
 """
 
 import ctypes
@@ -60,24 +61,6 @@ def _has_nccl() -> bool:
     return True
 
 
-_M_MMAP_THRESHOLD = -3
-_OWN_PAGES_BYTES = 256 * 1024
-
-
-def _return_large_blocks() -> None:
-    """Blocks of 256 KiB and more get pages of their own, which go back to the system when they are freed.
-
-    glibc raises that bound to the largest block that was ever freed, up to 32 MB. From then on the buffers of batches,
-    whose sizes vary, lie in the heaps of dozens of threads, which are split ever finer: on BCCD at 96 px a training
-    grew from 0.8 to 1.4 GB in 90 epochs, and stays below 1 GB with a fixed bound. A user's own setting wins.
-    """
-    if "MALLOC_MMAP_THRESHOLD_" in os.environ or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent from other C libraries
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES_BYTES)
-
-
 _LEAST_ADDRESS_BYTES = 7 * 10**9
 """What libraries, threads and a tiny network map, 6.7 GB on two cores. With less some of them wait for ever."""
 
@@ -95,13 +78,6 @@ def _require_addresses() -> None:
 
 def _import_oneflow() -> Any:
     _require_addresses()
-    _return_large_blocks()
-    # Both must stand before the first CUDA call and the first OpenMP region; a user's own setting wins.
-    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
-    # OpenMP threads that spin for long would fight OneFlow's own for the cores. But a step has a thousand parallel
-    # regions, microseconds apart, and waking a thread takes longer than that: they spin for 24 microseconds.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _preload_cuda_libraries()
     with StderrFilter():
         import oneflow
@@ -110,7 +86,7 @@ def _import_oneflow() -> Any:
 
 
 def _restore_sigint_handler() -> None:
-    """OneFlow ends the process at SIGINT, with exit code 255 and nothing told; Python's own handler is put back."""
+    """Undo OneFlow's handler of SIGINT, which ends the process with exit code 255 and no message."""
     if threading.current_thread() is threading.main_thread():
         handler = signal.getsignal(signal.SIGINT)
         if handler is not None:  # None: one that Python did not install

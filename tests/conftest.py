@@ -19,6 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell's background job starts with SIGINT ignored, and so would the programs that tests interrupt.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    from kernels.host.process_settings import configure_process
+
+    configure_process()
     # Before the first op runs: OneFlow keeps the kernel it once chose.
     from kernels.plugin import load_plugin
 

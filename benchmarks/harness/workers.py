@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from kernels.host.process_settings import configured
+
 _TAIL_LINES = 12
 BLAS_LIMITS = ("OPENBLAS_CORETYPE",)
 """Variables that make a BLAS library choose kernels of another processor, and so slow one side only."""
@@ -58,6 +60,8 @@ class Worker:
         self._folder = tempfile.TemporaryDirectory(prefix="graph-bench-")
         self._log_path = Path(self._folder.name) / "log"
         variables = {**environment_for(threads), **(environment or {})}
+        if python is None:
+            variables = configured(variables)
         for variable in without:
             variables.pop(variable, None)
         if checkout is not None:

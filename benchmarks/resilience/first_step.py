@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from graph_train.hooks.callbacks import Callbacks
+from kernels.host.process_settings import configure_process
 
 
 def _leave(*_: Any) -> None:
@@ -22,6 +23,7 @@ def _leave(*_: Any) -> None:
 
 def main() -> None:
     """Runs it."""
+    configure_process()
     from graph_train.launch.train import train
 
     callbacks = Callbacks()

@@ -8,6 +8,7 @@ from graph_train.host.run_command import run_command
 from graph_train.settings.check_options import build_parser, check_options
 from graph_train.settings.convert_options import build_convert_parser, convert_options
 from graph_train.settings.flag_table import dashed
+from kernels.host.process_settings import configure_process
 
 ERRORS_FOUND = 1
 _OF_BOTH = ("json", "debug")
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subject = flags.pop("subject")
 
     def command() -> int:
+        configure_process()
         return _check_environment(flags) if subject == "env" else _check_data(flags)
 
     return run_command("graph-check", command, debug=bool(flags.get("debug")))

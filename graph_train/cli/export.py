@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from graph_train.host.published_weights import located_weights
 from graph_train.host.run_command import run_command, show_messages
 from graph_train.settings.export_options import build_parser, export_options
+from kernels.host.process_settings import configure_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -13,6 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = vars(build_parser().parse_args(arguments))
 
     def command() -> None:
+        configure_process()
         options = export_options(**flags)
         show_messages()
         for path in (options.weights,):

@@ -7,6 +7,7 @@ from graph_train.host.failures import DONE, USER_ERROR
 from graph_train.host.published_weights import located_weights
 from graph_train.host.run_command import run_command, show_messages
 from graph_train.settings.predict_options import build_parser, predict_options
+from kernels.host.process_settings import configure_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,6 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = vars(build_parser().parse_args(arguments))
 
     def command() -> int:
+        configure_process()
         options = predict_options(**flags)
         show_messages()
         for path in options.weights:

@@ -7,6 +7,7 @@ from graph_train.host.published_weights import located_weights
 from graph_train.host.run_command import run_command
 from graph_train.ranks import team
 from graph_train.settings.train_options import given_flags, options_from_flags
+from kernels.host.process_settings import configure_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,6 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = given_flags(arguments)
 
     def command() -> None:
+        configure_process()
         # Several processes meet before OneFlow and DALI are loaded.
         team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", ""))
         if team.current().info.alone:

@@ -22,6 +22,7 @@ from graph_train.host.run_command import run_command
 from graph_train.runs.results_csv import VALIDATION_KEYS
 from graph_train.settings.hyperparameters import Hyperparameters
 from kernels.host.files import write_atomically
+from kernels.host.process_settings import configure_process
 
 _POLL_SECONDS = 0.5
 
@@ -110,6 +111,7 @@ def main() -> int:
     """Entry point of the process."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     end_with_parent(request["parent"])
+    configure_process()
     with Interruptible():
         return run_command("graph-train", lambda: _train(request), debug=bool(request["options"]["debug"]))
 

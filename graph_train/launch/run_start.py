@@ -31,8 +31,21 @@ from pipelines.data.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
 _CHANGEABLE_ON_RESUME = (
-    *"data epochs device workers kernels debug cache noplots loggers allow_download save_steps save_minutes".split(),
-    *"keep_saves on_save_error max_nonfinite dist_timeout".split(),
+    *[
+        "data",
+        "epochs",
+        "device",
+        "workers",
+        "kernels",
+        "debug",
+        "cache",
+        "noplots",
+        "loggers",
+        "allow_download",
+        "save_steps",
+        "save_minutes",
+    ],
+    *["keep_saves", "on_save_error", "max_nonfinite", "dist_timeout"],
     *WANDB_ONLY,
 )
 

@@ -37,18 +37,7 @@ LOG = logging.getLogger("graph_train")
 
 
 def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | EvolutionResult:
-    """Train a detector; the arguments are the flags of `graph-train` with underscores.
-
-    Args:
-        callbacks: called at the run's events, besides the loggers that the flags name.
-        flags: settings; those left out have their defaults.
-    Returns:
-        The result of the run; with `evolve` that of the evolution.
-    Raises:
-        ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
-        RunEndedError: the disk refused a checkpoint, or the numbers were not finite for too long.
-        KeyboardInterrupt: stopped by a signal, after saving.
-    """
+    """Do what `graph_train.api.train` says; OneFlow is loaded by this module."""
     rank = team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", "")).info
     callbacks = callbacks if callbacks is not None else Callbacks()
     with team.reporting(quiet=not flags.get("debug")), steady_output(), Interruptible():

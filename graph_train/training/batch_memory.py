@@ -17,6 +17,7 @@ from typing import Any
 
 from graph_train.host.interrupts import Interruptible, end_with_parent
 from graph_train.host.run_command import run_command
+from kernels.host.process_settings import configure_process
 
 SAFE_SHARE = 0.9
 """A batch is not tried if it would take more than this share of what is free."""
@@ -156,6 +157,7 @@ def main() -> int:
     """Entry point of the process."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     end_with_parent(request["parent"])
+    configure_process()
     # What there is to say of the data set is said by the run itself.
     logging.getLogger("graph_train").setLevel(logging.ERROR)
     with Interruptible(), Path(request["result"]).open("w", encoding="utf-8") as file:

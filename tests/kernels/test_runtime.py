@@ -26,6 +26,27 @@ def test_only_known_notes_are_hidden(capfd: pytest.CaptureFixture[str]) -> None:
     assert ("cuda_device_manager_factory" in shown) == runtime._GPU_DRIVER.exists()
 
 
+def test_importing_it_changes_no_setting_of_the_process() -> None:
+    code = """
+import ctypes, os, signal
+def state():
+    return dict(os.environ), {number: signal.getsignal(number) for number in signal.valid_signals()}
+before = state()
+import graph_train, graph_train.api, kernels.host.process_settings
+assert state() == before
+import kernels.runtime
+environment, handlers = state()
+assert handlers == before[1]
+# OneFlow's own import sets these.
+own = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "CUDA_MODULE_LOADING"}
+print({name for name, value in environment.items() if before[0].get(name) != value} - own)
+"""
+    names = ("CUDA_MODULE_LOADING", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MASTER_ADDR", "RANK")
+    plain = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
+
+
 def test_a_first_graph_prints_nothing() -> None:
     code = (
         "from kernels.plugin import load_plugin\nload_plugin('off')\nfrom kernels.runtime import flow\n"
@@ -43,7 +64,10 @@ def test_large_blocks_go_back_to_the_system(setting: dict[str, str], own_pages: 
     # Freeing 16 MB would make glibc take the next blocks of 1 MB from the heap. A few fit into holes that it has,
     # more of them where the import has just compiled Python's modules.
     code = """
-import ctypes, kernels.runtime
+import ctypes
+from kernels.host.process_settings import configure_process
+configure_process()
+import kernels.runtime
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 class Info(ctypes.Structure):

@@ -1,0 +1,45 @@
+"""Settings of the process that OneFlow computes in; importing this module or `kernels.runtime` sets none of them."""
+
+import ctypes
+import os
+from collections.abc import Mapping
+
+_OWN_PAGES_BYTES = 256 * 1024
+_VARIABLES = {
+    # OpenMP threads that spin for long would fight OneFlow's own for the cores. But a step has a thousand parallel
+    # regions, microseconds apart, and waking a thread takes longer than that: they spin for 24 microseconds.
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "1000",
+}
+_M_MMAP_THRESHOLD = -3
+
+
+def configure_process() -> None:
+    """Set environment variables and the allocator for OneFlow; the user's own settings win.
+
+    Every entry point calls it before OneFlow is imported, because OpenMP reads its variables when it is loaded. A second
+    call changes nothing.
+    """
+    for name, value in _VARIABLES.items():
+        os.environ.setdefault(name, value)
+    if not _sets_mmap_threshold(os.environ):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent from other C libraries
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES_BYTES)
+
+
+def configured(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with the same settings, for a process that is started with it."""
+    threshold = {} if _sets_mmap_threshold(environment) else {"MALLOC_MMAP_THRESHOLD_": str(_OWN_PAGES_BYTES)}
+    return {**_VARIABLES, **threshold, **environment}
+
+
+def _sets_mmap_threshold(environment: Mapping[str, str]) -> bool:
+    """Return whether the user has set from which size on blocks get pages of their own, which we set to 256 KiB.
+
+    Such blocks go back to the system when they are freed. glibc raises that bound to the largest block that was ever
+    freed, up to 32 MB. From then on the buffers of batches, whose sizes vary, lie in the heaps of dozens of threads,
+    which are split ever finer: on BCCD at 96 px a training grew from 0.8 to 1.4 GB in 90 epochs, and stays below 1 GB
+    with a fixed bound.
+    """
+    return "MALLOC_MMAP_THRESHOLD_" in environment or "glibc.malloc" in environment.get("GLIBC_TUNABLES", "")

@@ -1,0 +1,45 @@
+"""Settings of a process: the user's own win, and a process that is started gets the same."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kernels.host.process_settings import configure_process, configured
+
+
+def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    configure_process()
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]) == ("active", "1000")
+    assert configured({"OMP_WAIT_POLICY": "active", "MALLOC_MMAP_THRESHOLD_": "1"}) == {
+        "OMP_WAIT_POLICY": "active",
+        "GOMP_SPINCOUNT": "1000",
+        "MALLOC_MMAP_THRESHOLD_": "1",
+    }
+    assert configured({})["MALLOC_MMAP_THRESHOLD_"] == "262144"
+    assert "MALLOC_MMAP_THRESHOLD_" not in configured({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1"})
+
+
+FIRST_USE = """
+import os, sys
+import graph_train.settings.flag_table
+call = {call}
+assert "oneflow" not in sys.modules
+try:
+    call(weights="no-such-file.pt", data="no-such-file.yaml")
+except (ValueError, OSError):
+    print(os.environ["OMP_WAIT_POLICY"])
+"""
+
+
+@pytest.mark.parametrize("name", ["train", "validate", "load", "export"])
+def test_the_python_api_configures_its_process(name: str) -> None:
+    plain = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    code = FIRST_USE.format(call=f"__import__('graph_train').{name}")
+    if name == "export":
+        code = code.replace(', data="no-such-file.yaml"', "")
+    done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().splitlines()[-1:] == ["passive"], done.stderr
