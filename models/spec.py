@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kernels.host.safe_yaml import load_yaml
 from models.catalogue import (
     BLOCKS,
     MAX_INTEGER,
@@ -20,7 +21,6 @@ from models.catalogue import (
     scaled_channels,
     scaled_repeats,
 )
-from pipelines.data.safe_yaml import load_yaml
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 Anchors = tuple[tuple[tuple[float, float], ...], ...]

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from kernels.host.paths import printable
 from pipelines.augmentation.plans import BatchPlan, FileGeometry
-from pipelines.data.problems import printable
 from pipelines.pixels.canvas_graph import GraphSettings
 from pipelines.pixels.decoding import QUEUE_DEPTH
 from pipelines.pixels.device_copy import DrawnImages, HandOver

@@ -10,9 +10,9 @@ from PIL import Image
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
 from graph_train.runs.results_csv import HEADER
 from graph_train.runs.run_folder import LAST
+from kernels.host.safe_yaml import load_yaml
 from models.safetensors_file import checksum
 from models.weights import load_weights
-from pipelines.data.safe_yaml import load_yaml
 
 State = tuple[int, int]
 """Epoch and batches of it that are done."""

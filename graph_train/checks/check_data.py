@@ -12,11 +12,12 @@ from graph_train.host.output_file import output_file
 from graph_train.plots.labels import plot_labels
 from graph_train.settings.check_options import CheckOptions
 from kernels.host.files import is_stream, write_atomically
+from kernels.host.paths import printable
 from models.spec import load_model_spec
 from pipelines.data.dataset import SPLITS, Dataset, Split, load_dataset
 from pipelines.data.index import ImageIndex, scan_images
 from pipelines.data.listing import label_path
-from pipelines.data.problems import Problem, count, printable, write_problems
+from pipelines.data.problems import Problem, count, write_problems
 
 
 def check_data(options: CheckOptions) -> int:

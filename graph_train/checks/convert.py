@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from graph_train.settings.convert_options import ConvertOptions
-from pipelines.data.home_folder import with_home
-from pipelines.data.problems import count, printable, write_problems
+from kernels.host.paths import printable, with_home
+from pipelines.data.problems import count, write_problems
 from pipelines.data.yolo_layout import AnnotatedSplit, read_split, write_split
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from graph_train.training.autoanchor import AnchorFit, anchor_fit, box_sizes_px
+from kernels.host.paths import printable
 from models.padded_labels import label_capacity, typical_label_capacity
 from pipelines.data.dataset import Dataset, Split
 from pipelines.data.index import ImageIndex
-from pipelines.data.problems import Problem, count, printable
+from pipelines.data.problems import Problem, count
 
 TINY_BOX_PX = 3.0
 _MOSAIC_TILES = 4

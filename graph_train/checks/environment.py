@@ -13,9 +13,9 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kernels.host.cache_folder import user_cache_folder
+from kernels.host.extras import install_command
 from kernels.host.free_memory import free_memory
-from pipelines.data.cache_folder import user_cache_folder
-from pipelines.data.extras import install_command
 
 if TYPE_CHECKING:
     from graph_train.engine.precision import ComputeDevice

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kernels.host.paths import printable
 from pipelines.augmentation.boxes import normalise
 from pipelines.data.listing import label_path
-from pipelines.data.problems import printable
 
 
 def write_label_file(path: Path, detections: npt.NDArray[Any], *, image_hw: tuple[int, int], confidence: bool) -> None:

@@ -11,7 +11,7 @@ from graph_train.runs.run_folder import SETTINGS, RunFolder, new_run_folder, sav
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, RunOptions, TrainOptions
 from graph_train.training.auto_batch import with_batch_size
-from pipelines.data.safe_yaml import load_yaml
+from kernels.host.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
 EVOLVE_PROJECT = "runs/evolve"

@@ -15,8 +15,8 @@ import numpy as np
 from graph_train.hooks.callbacks import Callbacks, TrainingHooks
 from graph_train.hooks.tensorboard_events import EventFile
 from graph_train.runs.results_csv import RESULT_KEYS, VALIDATION_KEYS
+from kernels.host.extras import install_command
 from kernels.host.files import write_atomically
-from pipelines.data.extras import install_command
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 BEST_KEYS = ("best/epoch", "best/precision", "best/recall", "best/mAP_0.5", "best/mAP_0.5:0.95")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pipelines.data.cache_folder import make_private_folder, user_cache_folder
+from kernels.host.cache_folder import make_private_folder, user_cache_folder
+from kernels.host.paths import printable
 from pipelines.data.fetching import ALLOW_DOWNLOAD, FetchError, WrongContentError, fetch_verified
-from pipelines.data.problems import printable
 
 _TABLE = Path(__file__).with_suffix(".json")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, AlreadyReportedError, RunEndedError
 from graph_train.host.terminal import TerminalHandler, steady_output
-from pipelines.data.problems import printable
+from kernels.host.paths import printable
 
 _NO_MEMORY = (
     "failed to map segment",

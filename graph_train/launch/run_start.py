@@ -26,8 +26,8 @@ from graph_train.settings.train_options import AUTO_BATCH, WANDB_ONLY, TrainOpti
 from graph_train.training.assembly import Saved, TrainingRun
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.setup import Data
-from pipelines.data.problems import printable
-from pipelines.data.safe_yaml import load_yaml
+from kernels.host.paths import printable
+from kernels.host.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
 _CHANGEABLE_ON_RESUME = (

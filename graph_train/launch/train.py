@@ -28,10 +28,11 @@ from graph_train.training.assembly import TrainingRun, assemble
 from graph_train.training.auto_batch import with_batch_size
 from graph_train.training.setup import run_device
 from graph_train.training.trainer import Trainer, TrainResult
+from kernels.host.paths import printable
 from models.complexity import measure
 from models.spec import load_model_spec
 from pipelines.data.dataset import load_dataset
-from pipelines.data.problems import printable, write_problems
+from pipelines.data.problems import write_problems
 
 LOG = logging.getLogger("graph_train")
 

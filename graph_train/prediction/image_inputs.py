@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from kernels.host.paths import printable
 from pipelines.data.images import MAX_PIXELS, MIN_SIDE_PX, UnusableImageError, decode_rgb, read_image_file, rgb_pixels
-from pipelines.data.problems import printable
 
 Array = npt.NDArray[Any]
 FileOrImage: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image"

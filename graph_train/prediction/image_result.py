@@ -9,7 +9,7 @@ import numpy.typing as npt
 from graph_train.detection.label_files import write_label_file
 from graph_train.plots.images import BoxStyle, draw_detections
 from graph_train.prediction.image_inputs import OpenedImage
-from pipelines.data.problems import printable
+from kernels.host.paths import printable
 
 Array = npt.NDArray[Any]
 

@@ -22,8 +22,9 @@ from graph_train.prediction.sources import SourceFile, Sources, find_sources
 from graph_train.runs.run_folder import make_unused_folder
 from graph_train.settings.predict_options import PredictOptions
 from graph_train.validation.measuring import Speed
+from kernels.host.paths import printable
 from pipelines.batches import Batch
-from pipelines.data.problems import Problem, printable
+from pipelines.data.problems import Problem
 from pipelines.data.video import Video, VideoFile, require_opencv
 from pipelines.predict import FrameBatches, ImageBatches, inspect_images
 

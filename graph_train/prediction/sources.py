@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.data.home_folder import with_home
+from kernels.host.files import NotReadableError, read_regular
+from kernels.host.paths import printable, with_home
 from pipelines.data.listing import IMAGE_ENDINGS, MAX_LIST_BYTES, UNSUPPORTED_ENDINGS, listed_image
-from pipelines.data.problems import Problem, printable
-from pipelines.data.regular_file import NotReadableError, read_regular
+from pipelines.data.problems import Problem
 from pipelines.data.video import VIDEO_ENDINGS
 from pipelines.data.walk import walk_files
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from pipelines.data.problems import printable
+from kernels.host.paths import printable
 
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
 

@@ -19,7 +19,7 @@ from graph_train.runs.saved_header import read_header
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions
 from kernels.host.files import older, remove_leftovers, write_atomically
-from pipelines.data.problems import printable
+from kernels.host.paths import printable
 
 LOG = logging.getLogger("graph_train")
 LAST, BEST = "last.safetensors", "best.safetensors"

@@ -22,7 +22,7 @@ from graph_train.settings.flag_table import (
     refuse_changed,
 )
 from graph_train.settings.val_options import NUMBER_RANGES, THRESHOLDS
-from pipelines.data.extras import install_command
+from kernels.host.extras import install_command
 
 FORMATS = ("safetensors", "pt", "onnx")
 _ELSEWHERE: Mapping[str, str] = {

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from kernels.host.files import write_atomically
+from kernels.host.safe_yaml import load_yaml
 from models.loss_config import LossConfig
 from pipelines.augmentation.augment_config import AugmentConfig, largest
-from pipelines.data.safe_yaml import load_yaml
 
 _LOG = logging.getLogger(__name__)
 _SHIPPED_FOLDER = Path(__file__).parent / "hyp"

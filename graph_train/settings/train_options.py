@@ -28,7 +28,7 @@ from graph_train.settings.flag_table import (
     typed,
 )
 from graph_train.settings.parser import CommandParser
-from pipelines.data.extras import install_command
+from kernels.host.extras import install_command
 
 AUTO_BATCH = -1
 """`--batch-size` that stands for: as many images as memory holds."""

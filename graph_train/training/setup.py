@@ -13,10 +13,11 @@ from graph_train.ranks.launcher import RankInfo
 from graph_train.ranks.placement import Placement
 from graph_train.settings.hyperparameters import AUGMENTATIONS, Hyperparameters
 from graph_train.settings.train_options import TrainOptions
+from kernels.host.paths import printable
 from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.data.dataset import Dataset, load_dataset
 from pipelines.data.index import ImageIndex, index_images
-from pipelines.data.problems import count, printable
+from pipelines.data.problems import count
 from pipelines.shard import Shard
 
 LOG = logging.getLogger("graph_train")

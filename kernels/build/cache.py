@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kernels.host.user_cache import user_cache_folder
+from kernels.host.cache_folder import user_cache_folder
 
 
 class PluginUnavailableError(ValueError):

@@ -17,8 +17,8 @@ _M_MMAP_THRESHOLD = -3
 def configure_process() -> None:
     """Set environment variables and the allocator for OneFlow; the user's own settings win.
 
-    Every entry point calls it before OneFlow is imported, because OpenMP reads its variables when it is loaded. A second
-    call changes nothing.
+    Every entry point calls it before OneFlow is imported, because OpenMP reads its variables when it is loaded. A
+    second call changes nothing.
     """
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)

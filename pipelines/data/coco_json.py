@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from kernels.host.files import NotReadableError, read_regular
+from kernels.host.paths import printable
 from pipelines.data.labels import MAX_ROWS, SMALLEST_SIDE, LabelRows, box_corners, unusable_labels
-from pipelines.data.problems import Code, Problem, printable
-from pipelines.data.regular_file import NotReadableError, read_regular
+from pipelines.data.problems import Code, Problem
 
 MAX_FILE_BYTES = 4 << 30
 MAX_POLYGON_POINTS = 10_000

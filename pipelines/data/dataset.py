@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kernels.host.paths import printable, with_home
+from kernels.host.safe_yaml import YamlFile, load_yaml
 from pipelines.data.coco_json import is_coco_file
 from pipelines.data.download import archives, download_hint, fetch_into
-from pipelines.data.home_folder import with_home
-from pipelines.data.problems import printable
-from pipelines.data.safe_yaml import YamlFile, load_yaml
 from pipelines.data.shapes import SHAPES_NAME, render_shapes
 
 Split = Literal["train", "val", "test"]

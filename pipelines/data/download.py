@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kernels.host.paths import printable
+from kernels.host.safe_yaml import YamlFile
 from pipelines.data.fetching import ALLOW_DOWNLOAD, FetchError, WrongContentError, fetch_verified, name_of
-from pipelines.data.problems import Problem, printable
-from pipelines.data.safe_yaml import YamlFile
+from pipelines.data.problems import Problem
 from pipelines.data.unpack import Unpacked, unpack
 from pipelines.data.yolo_layout import convert_voc_devkit
 

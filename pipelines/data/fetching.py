@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from pipelines.data.problems import printable
+from kernels.host.paths import printable
 
 ALLOW_DOWNLOAD = "--allow-download"
 """The flag without which no command fetches anything."""

@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
+from kernels.host.files import NotReadableError, read_regular
 from pipelines.data.intact import ORIENTATION_TAG, is_intact
 from pipelines.data.plain_jpeg import PlainJpeg, plain_jpeg
-from pipelines.data.regular_file import NotReadableError, read_regular
 
 ImageKind = Literal["jpeg", "cmyk-jpeg", "png", "bmp", "webp", "tiff"]
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from kernels.host.paths import printable
 from pipelines.data.coco_json import is_coco_file
 from pipelines.data.columns import ImageFormats, ImagePaths, ImageSizes, Polygons, RowGroups
 from pipelines.data.images import ImageFacts, ImageFormat, ImageKind
 from pipelines.data.index_cache import cached_scan
 from pipelines.data.labels import no_labels
 from pipelines.data.listing import label_path, list_images
-from pipelines.data.problems import Problem, count, printable
+from pipelines.data.problems import Problem, count
 from pipelines.data.scan import scan
 from pipelines.data.scanned import ScanTable
 

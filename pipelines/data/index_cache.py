@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from kernels.host.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from kernels.host.files import write_atomically
-from pipelines.data.cache_folder import file_stamp, make_private_folder, user_cache_folder
+from kernels.host.paths import printable
 from pipelines.data.columns import ImageFormats, Polygons, RowGroups
 from pipelines.data.images import ImageFormat
 from pipelines.data.listing import Listing
-from pipelines.data.problems import Problem, printable
+from pipelines.data.problems import Problem
 from pipelines.data.scanned import ScanTable
 
 FORMAT_VERSION = 6

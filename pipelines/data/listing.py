@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 
+from kernels.host.files import NotReadableError, read_regular
+from kernels.host.paths import printable
 from pipelines.data.coco_json import CocoImage, is_coco_file, read_coco
-from pipelines.data.problems import Problem, printable
-from pipelines.data.regular_file import NotReadableError, read_regular
+from pipelines.data.problems import Problem
 from pipelines.data.walk import walk_texts
 
 IMAGE_ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})

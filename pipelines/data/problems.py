@@ -1,12 +1,12 @@
 """What is wrong with the files of a data set: one record per finding, printable and writable as a report."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from kernels.host.files import write_atomically
+from kernels.host.paths import printable
 
 Severity = Literal["error", "warning"]
 Code = Literal[
@@ -49,12 +49,6 @@ class Problem:
     def __str__(self) -> str:
         place = printable(self.file) if self.line is None else f"{printable(self.file)}:{self.line}"
         return f"{place}: {self.severity}: {self.text}"
-
-
-def printable(path: Path | str) -> str:
-    """The path as one line of valid text: newlines, control characters and undecodable bytes become escapes."""
-    text = os.fsencode(path).decode("utf-8", errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def count(problems: Iterable[Problem], severity: Severity) -> int:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from kernels.host.files import NotReadableError, broken_link, read_regular
+from kernels.host.paths import printable
 from pipelines.data.coco_json import CocoImage
 from pipelines.data.images import ImageFacts, UnusableImageError, inspect_image, inspecting
 from pipelines.data.labels import MAX_FILE_BYTES, LabelRows, no_labels, parse_label_files
 from pipelines.data.listing import Listing
-from pipelines.data.problems import Problem, printable
-from pipelines.data.regular_file import NotReadableError, broken_link, read_regular
+from pipelines.data.problems import Problem
 from pipelines.data.scanned import ScannedImage, ScanTable
 
 _CHUNK = 64

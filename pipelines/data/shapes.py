@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from pipelines.data.cache_folder import make_private_folder, user_cache_folder
+from kernels.host.cache_folder import make_private_folder, user_cache_folder
 
 SHAPES_NAME = "shapes"
 CLASS_NAMES = ("circle", "square", "triangle")

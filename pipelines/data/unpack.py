@@ -13,8 +13,8 @@ from gzip import GzipFile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from kernels.host.paths import printable
 from pipelines.data.listing import IMAGE_ENDINGS
-from pipelines.data.problems import printable
 
 DATA_ENDINGS = IMAGE_ENDINGS | {".csv", ".json", ".md", ".txt", ".xml", ".yaml", ".yml"}
 """What is taken out of an archive; programs and hidden files are left in it, since a folder may be on Python's path."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.extras import install_command
-from pipelines.data.problems import printable
+from kernels.host.extras import install_command
+from kernels.host.paths import printable
 
 VIDEO_ENDINGS = frozenset(
     {".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}

@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from pipelines.data.problems import Problem, printable
-from pipelines.data.regular_file import NotReadableError, read_regular
+from kernels.host.files import NotReadableError, read_regular
+from kernels.host.paths import printable
+from pipelines.data.problems import Problem
 
 _MAX_XML_BYTES, _MAX_LIST_BYTES = 16 << 20, 64 << 20
 _MAX_SIDE_PX = 1_000_000

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipelines.data.problems import Problem, printable
+from kernels.host.paths import printable
+from pipelines.data.problems import Problem
 
 _log = logging.getLogger("graph_train")
 _REMIND_SECONDS = 30.0

@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from kernels.host.paths import printable
 from pipelines.data.coco_json import is_coco_file, read_coco
-from pipelines.data.problems import Problem, printable
+from pipelines.data.problems import Problem
 from pipelines.data.voc_xml import read_voc, voc_files
 
 Placing = Literal["link", "copy", "move"]

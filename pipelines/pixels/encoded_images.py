@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from kernels.host.paths import printable
 from pipelines.augmentation.rendering import TileRender
 from pipelines.data.images import UnusableImageError, decode_rgb, read_image_file
 from pipelines.data.index import ImageFormat, ImageIndex
-from pipelines.data.problems import printable
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.decoding import is_decoded_by_dali
 

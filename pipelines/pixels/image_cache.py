@@ -12,12 +12,12 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from tqdm import tqdm
 
+from kernels.host.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from kernels.host.files import replacing
 from kernels.host.free_memory import free_memory
+from kernels.host.paths import printable
 from pipelines.augmentation.rendering import TileRender
-from pipelines.data.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from pipelines.data.index import ImageIndex
-from pipelines.data.problems import printable
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.encoded_images import ImageBytes, decode_on_host, needs_host_decoding
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from benchmarks.harness.training_command import as_flags
-from pipelines.data.problems import printable
+from kernels.host.paths import printable
 from tests.corpus.commands import DONE, ERRORS_FOUND, USER_ERROR, run_child
 from tests.corpus.data_set import CorpusFile
 from tests.graph_train.tiny import TINY

@@ -16,7 +16,7 @@ from graph_train.hooks.callbacks import Callbacks
 from graph_train.hooks.loggers import RunDescription, add_loggers
 from graph_train.hooks.tensorboard_events import EventFile, crc32c
 from graph_train.runs.results_csv import RESULT_KEYS
-from pipelines.data.extras import install_command
+from kernels.host.extras import install_command
 
 _VALUES = [0.5 + 0.25 * i for i in range(13)]  # exact in float32
 

@@ -412,7 +412,7 @@ ELSEWHERE = {
     "allow_download": "pipelines/data/test_download.py::test_nothing_is_fetched_without_the_flag",
     "on_save_error": "graph_train/runs/test_saving.py::test_a_disk_that_refuses",
     "max_nonfinite": "graph_train/training/test_nonfinite.py::test_a_run_that_diverges",
-    "bucket": "graph_train/launch/test_bucket.py::test_an_evolution_goes_on_elsewhere",
+    "bucket": "graph_train/evolution/test_bucket.py::test_an_evolution_goes_on_elsewhere",
     "entity": f"{_HERE}::test_flags_of_wandb",
     "upload_dataset": f"{_HERE}::test_flags_of_wandb",
     "bbox_interval": f"{_HERE}::test_flags_of_wandb",

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kernels.host.paths import printable
 from pipelines.data.dataset import load_dataset
 from pipelines.data.index import ImageIndex, index_images, scan_images
 from pipelines.data.index_cache import MAX_FILES
 from pipelines.data.listing import label_path
-from pipelines.data.problems import Problem, printable, write_problems
+from pipelines.data.problems import Problem, write_problems
 from tests.pipelines.data_sets import add_image
 
 NAMES = ("a", "b")

@@ -1,12 +1,17 @@
-"""Where things are kept that can be made again: the user's own cache folder, never a data set's."""
+"""The user's own cache folder, for what can be made again; nothing is cached in a data set's folder."""
 
 import os
 from pathlib import Path
 
-from kernels.host.user_cache import user_cache_folder
-from pipelines.data.regular_file import broken_link
+from kernels.host.files import broken_link
 
-__all__ = ["file_stamp", "make_private_folder", "user_cache_folder"]
+
+def user_cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/graph-train`, by default `~/.cache/graph-train`; it need not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification: a relative path counts as unset.
+    folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    return folder / "graph-train"
 
 
 def file_stamp(file: Path | str) -> bytes:

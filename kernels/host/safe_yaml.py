@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.data.problems import printable
+from kernels.host.paths import printable
 
 MAX_FILE_BYTES = 1 << 18
 MAX_DEPTH = 40

@@ -1,8 +1,13 @@
-"""`~` and `~name` at the start of a path that somebody typed."""
+"""Paths as text: one printable line for messages, and the home folder for a leading `~`."""
 
+import os
 from pathlib import Path
 
-from pipelines.data.problems import printable
+
+def printable(path: Path | str) -> str:
+    """The path as one line of valid text: newlines, control characters and undecodable bytes become escapes."""
+    text = os.fsencode(path).decode("utf-8", errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def with_home(path: Path | str) -> Path:

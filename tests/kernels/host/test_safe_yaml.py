@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.safe_yaml import MAX_DEPTH, MAX_FILE_BYTES, load_yaml
+from kernels.host.safe_yaml import MAX_DEPTH, MAX_FILE_BYTES, load_yaml
 
 
 def write(folder: Path, content: str | bytes) -> Path:

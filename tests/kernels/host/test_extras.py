@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.data import extras
-from pipelines.data.extras import extra_requirements, install_command
+from kernels.host import extras
+from kernels.host.extras import extra_requirements, install_command
 
 
 def test_a_checkout_is_told_uv() -> None:
