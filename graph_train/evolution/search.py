@@ -264,7 +264,7 @@ def evolve(
             table.best + 1,
         )
     if plot:
-        from graph_train.plots.evolution import plot_evolution
+        from graph_train.plots.results import plot_evolution
 
         rows = table.scored()
         plot_evolution(table.genes, rows[:, len(VALIDATION_KEYS) :], fitness(rows), folder / "evolve.png")

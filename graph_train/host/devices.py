@@ -1,10 +1,30 @@
-"""Which device a run computes on."""
+"""Which device a run computes on. OneFlow is loaded only to count GPUs: ranks read `--device` before it."""
 
 import os
 from collections.abc import Sequence
 
-from graph_train.host.device_request import VISIBLE_DEVICES, gpu_numbers, visible_devices
-from kernels.runtime import flow
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+"""Of the GPUs that this variable lists a process sees those alone, numbered from 0."""
+
+
+def gpu_numbers(request: str) -> tuple[int, ...] | None:
+    """The GPUs that a text names: "0", "cuda:1" or "2,3"; () for "", the first there is; None for "cpu".
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    text = request.strip().lower()
+    if text == "cpu":
+        return None
+    numbers = [part.strip() for part in text.removeprefix("cuda:").split(",")] if text else []
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise ValueError(f"--device {request!r}: give cpu, or the number of a GPU such as 0")
+    return tuple(int(number) for number in numbers)
+
+
+def visible_devices(numbers: Sequence[int]) -> str:
+    """Its value for these GPUs."""
+    return ",".join(map(str, numbers))
 
 
 def cpu_threads() -> int:
@@ -29,6 +49,8 @@ def select_device(request: str, local_rank: int | None = None) -> str:
     numbers = gpu_numbers(request)
     if numbers is None:
         return "cpu"
+    from kernels.runtime import flow
+
     count = flow.cuda.device_count() if flow.cuda.is_available() else 0
     if local_rank is not None:
         return _device_of_rank(request, numbers, local_rank, count)

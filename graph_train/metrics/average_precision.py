@@ -9,8 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.metrics.boxes import pairwise_iou
-
 Array = npt.NDArray[Any]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10, dtype=np.float32)
@@ -21,6 +19,18 @@ Interpolation = Literal["continuous", "coco"]
 
 _CURVE_POINTS = 1000
 _TINY = 1e-16
+
+
+def pairwise_iou(first_xyxy: Array, second_xyxy: Array, *, eps: float = 1e-7) -> Array:
+    """IoU of every pair: corners (a, 4) and (b, 4) in one unit to (a, b); `eps` gives two boxes without area 0."""
+    a, b = first_xyxy[:, None], second_xyxy[None]
+    sides = np.clip(np.minimum(a[..., 2:4], b[..., 2:4]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
+    overlap = sides[..., 0] * sides[..., 1]
+    return overlap / (_area(a) + _area(b) - overlap + eps)
+
+
+def _area(boxes_xyxy: Array) -> Array:
+    return (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])
 
 
 def match_detections(detections: Array, labels: Array, iou_thresholds: Array = IOU_THRESHOLDS) -> Array:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.metrics.boxes import pairwise_iou
+from graph_train.metrics.average_precision import pairwise_iou
 
 Array = npt.NDArray[Any]
 

@@ -1,6 +1,6 @@
-"""Pictures of a validation: precision-recall curve, precision, recall and F1 over confidence, confusion matrix."""
+"""Pictures of a validation: curves over recall, confidence and speed, and the confusion matrix."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +124,20 @@ def _write_cells(axes: Any, shares: Array, counts: Array, number: int) -> None:
         shade = (8, 48, 107) if share > 0.5 else (230, 240, 250)
         text = f"{share:.2f}\n({counts[row, column]:.0f})" if number < 12 else f"{share:.2f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=size, color=hex_colour(text_on(shade)))
+
+
+def plot_study(points: Mapping[str, Sequence[tuple[int, float, float]]], path: Path) -> None:
+    """One line per set of weights: points are (image size px, inference ms per image, mAP50-95)."""
+    figure = new_figure(9, 5.5, "Accuracy against speed; at the points the image size in px")
+    axes = figure.subplots()
+    for number, (name, line) in enumerate(points.items()):
+        sizes, milliseconds, accuracy = zip(*line, strict=True)
+        colour = hex_colour(class_colour(number + 1))
+        axes.plot(milliseconds, accuracy, "o-", color=colour, linewidth=1.8, label=name, clip_on=False)
+        for size, x, y in zip(sizes, milliseconds, accuracy, strict=True):
+            axes.annotate(f"{size}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK)
+    quiet_axes(axes, x="Inference, ms per image", y="mAP50-95")
+    axes.set_ylim(bottom=0)
+    axes.margins(y=0.1)
+    legend_outside(axes, title="Weights")
+    save(figure, path)

@@ -1,6 +1,7 @@
-"""The course of a training run, drawn from its `results.csv`."""
+"""The course of a training run, drawn from its `results.csv`, and of an evolution."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ _PANELS = (
     ("metrics/mAP_0.5", "mAP50"),
     ("metrics/mAP_0.5:0.95", "mAP50-95"),
 )
+_EVOLUTION_COLUMNS = 5
 
 
 def read_results(path: Path) -> dict[str, Array]:
@@ -83,3 +85,29 @@ def _trend(values: Array) -> Array:
     distance = np.subtract.outer(np.arange(len(values)), np.arange(len(values)))
     weights = np.exp(-0.5 * (distance / 3.0) ** 2) * np.isfinite(values)
     return weights @ np.nan_to_num(values, posinf=0.0, neginf=0.0) / np.maximum(weights.sum(axis=1), 1e-12)
+
+
+def plot_evolution(
+    names: Sequence[str], values: npt.NDArray[np.float64], fitness: npt.NDArray[np.float64], path: Path
+) -> None:
+    """One panel per hyper-parameter: every generation a point (later ones darker), the best one a cross.
+
+    Args:
+        names: of the columns of `values` (generations, names).
+        fitness: (generations,).
+    """
+    rows = -(-len(names) // _EVOLUTION_COLUMNS)
+    title = f"Evolution over {len(fitness)} generations (darker: later; cross: the best)"
+    figure = new_figure(2.4 * _EVOLUTION_COLUMNS, 1.9 * rows, title)
+    best = int(np.argmax(fitness))
+    panels = figure.subplots(rows, _EVOLUTION_COLUMNS, sharey=True, squeeze=False).ravel()
+    for panel, name, tried in zip(panels, names, values.T, strict=False):
+        quiet_axes(panel, title=f"{name} = {tried[best]:.3g}")
+        panel.scatter(tried, fitness, c=np.arange(len(fitness)), cmap="viridis_r", s=14, alpha=0.8, linewidths=0)
+        panel.locator_params(axis="x", nbins=4)  # small numbers have long labels
+        panel.plot(tried[best], fitness[best], "+", color=SECOND, markersize=14, markeredgewidth=2)
+    for panel in panels[len(names) :]:
+        panel.remove()
+    for panel in panels[::_EVOLUTION_COLUMNS]:
+        panel.set_ylabel("fitness", fontsize=9)
+    save(figure, path)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from graph_train.host.device_request import VISIBLE_DEVICES, gpu_numbers, visible_devices
+from graph_train.host.devices import VISIBLE_DEVICES, gpu_numbers, visible_devices
 from graph_train.host.failures import RANK_LOST, AlreadyReportedError, GracefulStop
 from graph_train.ranks.launcher import RankInfo, rank_info
 

@@ -257,7 +257,7 @@ def _coco_ids(dataset: Dataset, split: Split, index: ImageIndex, options: ValOpt
 
 
 def _draw_study(options: ValOptions, results: list[ValidationResult], folder: Path) -> None:
-    from graph_train.plots.study import plot_study
+    from graph_train.plots.curves import plot_study
 
     count = len(STUDY_SIZES)
     curves = [results[number * count : (number + 1) * count] for number in range(len(options.weights))]

@@ -11,7 +11,7 @@ import graph_train
 from graph_train.detection.detector import load_detector
 from graph_train.detection.nms import NmsSettings, non_max_suppression
 from graph_train.exporting.onnx.check import OnnxSession
-from graph_train.metrics.boxes import pairwise_iou
+from graph_train.metrics.average_precision import pairwise_iou
 from kernels.runtime import flow
 from models.network import DetectionModel
 from models.spec import load_model_spec

@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from graph_train.host import devices
-from graph_train.host.device_request import VISIBLE_DEVICES, gpu_numbers
-from graph_train.host.devices import select_device
+from graph_train.host.devices import VISIBLE_DEVICES, gpu_numbers, select_device
 from graph_train.ranks.team import join
 from kernels.runtime import flow
 

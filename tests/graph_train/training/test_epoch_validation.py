@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from graph_train.hooks.callbacks import Callbacks
+from graph_train.training.epoch_validation import ValidationHooks
 from graph_train.validation.measuring import ImageDetections
-from graph_train.validation.validation_hooks import ValidationHooks
 
 HOOKS = ("on_val_start", "on_val_batch_start", "on_val_image_end", "on_val_batch_end")
 
