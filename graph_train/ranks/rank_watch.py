@@ -4,7 +4,7 @@
 
 A process of its own, since a rank that waits in native code for a dead one can do nothing itself. Rank 0's watch holds
 a connection to the watch of every other rank. They exchange heartbeats; whoever ends without signing off is lost.
-SETTINGS is a JSON object, see `Settings`.
+SETTINGS is a JSON object, see `WatchSettings`.
 """
 
 import json
@@ -24,22 +24,23 @@ _CHECK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Settings:
+class WatchSettings:
     """What a watch must know.
 
     Attributes:
         rank: of the process that is watched over.
         process: its id.
         sockets: file descriptors by rank (as text), see `graph_train.ranks.rendezvous.Rendezvous`.
-        orders, news: file descriptors: lines from the process, lines to it.
+        status_fd: file descriptor of the pipe on which the process reports that it is done or has failed.
+        rank_lost_fd: that of the pipe on which the process learns that a rank is lost.
         places, hosts: see `graph_train.ranks.rendezvous.Rendezvous`.
     """
 
     rank: int
     process: int
     sockets: dict[str, int]
-    orders: int
-    news: int
+    status_fd: int
+    rank_lost_fd: int
     places: list[str]
     hosts: list[str]
 
@@ -50,7 +51,7 @@ class _Peer:
 
     rank: int
     connection: socket.socket
-    heard: float = field(default_factory=time.monotonic)
+    last_seen: float = field(default_factory=time.monotonic)
     pending: bytes = b""
     finished: bool = False
 
@@ -58,13 +59,13 @@ class _Peer:
 class Watch:
     """Runs until the job is over or lost."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: WatchSettings) -> None:
         self._settings = settings
         self._peers = {
             int(rank): _Peer(int(rank), socket.socket(fileno=number)) for rank, number in settings.sockets.items()
         }
         self._process = os.pidfd_open(settings.process)
-        self._orders = b""
+        self._status_buffer = b""
         self._last_heartbeat = 0.0
         self._own_failure: str | None = None
         self._done = False
@@ -76,15 +77,15 @@ class Watch:
                 peer.connection.setblocking(False)
                 selector.register(peer.connection, selectors.EVENT_READ, peer)
             selector.register(self._process, selectors.EVENT_READ, "process")
-            selector.register(self._settings.orders, selectors.EVENT_READ, "orders")
+            selector.register(self._settings.status_fd, selectors.EVENT_READ, "status")
             while True:
                 events = {
                     key.data if isinstance(key.data, str) else key.data.rank: key.data
                     for key, _ in selector.select(_CHECK_SECONDS)
                 }
-                # Orders first: a process that signed off and ended is not lost.
-                if "orders" in events and not self._read_orders():
-                    selector.unregister(self._settings.orders)
+                # Status first: a process that signed off and ended is not lost.
+                if "status" in events and not self._read_status():
+                    selector.unregister(self._settings.status_fd)
                 if "process" in events:
                     return self._process_ended()
                 for name, peer in events.items():
@@ -94,17 +95,17 @@ class Watch:
 
     # --- the watched process ---------------------------------------------------------------------------------------
 
-    def _read_orders(self) -> bool:
-        data = os.read(self._settings.orders, 1 << 16)
-        self._orders += data
-        *lines, self._orders = self._orders.split(b"\n")
+    def _read_status(self) -> bool:
+        data = os.read(self._settings.status_fd, 1 << 16)
+        self._status_buffer += data
+        *lines, self._status_buffer = self._status_buffer.split(b"\n")
         for line in lines:
-            order = json.loads(line)
-            self._done = self._done or order["kind"] == "done"
-            if order["kind"] == "failed":
-                self._own_failure = order["why"]
+            status = json.loads(line)
+            self._done = self._done or status["kind"] == "done"
+            if status["kind"] == "failed":
+                self._own_failure = status["reason"]
                 # At once: the process stays for a moment, so that the others end before OneFlow misses it.
-                self._announce_own_end(f"ended: {order['why']}", reported=True)
+                self._announce_own_end(f"ended: {status['reason']}", reported=True)
         return bool(data)
 
     def _process_ended(self) -> None:
@@ -112,16 +113,16 @@ class Watch:
         if self._done:
             self._send_to_peers({"kind": "bye"})
         elif self._own_failure is None:
-            why = "ended without a word: it was killed, or crashed"
+            reason = "ended without a word: it was killed, or crashed"
             if self._settings.rank == 0:
-                self._print(0, why)
-            self._announce_own_end(why)
+                self._print(0, reason)
+            self._announce_own_end(reason)
 
     def _end_process(self) -> None:
-        """The process hears of it and ends, unless it is ending by itself; if it hangs in native code it is ended."""
+        """Have the process end itself, unless it is ending already; kill it if it hangs in native code."""
         try:
             if self._own_failure is None:
-                os.write(self._settings.news, b"lost\n")
+                os.write(self._settings.rank_lost_fd, b"lost\n")
         except OSError:
             return
         selector = selectors.DefaultSelector()
@@ -131,15 +132,15 @@ class Watch:
 
     # --- the others ------------------------------------------------------------------------------------------------
 
-    def _announce_own_end(self, why: str, *, reported: bool = False) -> None:
-        self._send_to_peers({"kind": "lost", "rank": self._settings.rank, "why": why, "reported": reported})
+    def _announce_own_end(self, reason: str, *, reported: bool = False) -> None:
+        self._send_to_peers({"kind": "lost", "rank": self._settings.rank, "reason": reason, "reported": reported})
 
     def _send_to_peers(self, message: dict[str, Any]) -> None:
         for peer in self._peers.values():
             try:
                 peer.connection.sendall(json.dumps(message).encode() + b"\n")
             except OSError:
-                continue  # full or gone: silence tells
+                continue  # full or gone: the missing heartbeat will show it
 
     def _exchange_heartbeats(self) -> None:
         now = time.monotonic()
@@ -147,7 +148,7 @@ class Watch:
             self._last_heartbeat = now
             self._send_to_peers({"kind": "alive"})
         for peer in self._peers.values():
-            if not peer.finished and now - peer.heard > HEARTBEAT_TIMEOUT_SECONDS:
+            if not peer.finished and now - peer.last_seen > HEARTBEAT_TIMEOUT_SECONDS:
                 self._lost(
                     peer.rank,
                     f"sent no heartbeat for {HEARTBEAT_TIMEOUT_SECONDS:g} s: its host or the network is down",
@@ -164,7 +165,7 @@ class Watch:
             if not peer.finished:
                 self._lost(peer.rank, "was cut off: its host went down, or it was killed with all its processes")
             return False
-        peer.heard = time.monotonic()
+        peer.last_seen = time.monotonic()
         peer.pending += data
         *lines, peer.pending = peer.pending.split(b"\n")
         for line in lines:
@@ -172,26 +173,26 @@ class Watch:
             if message["kind"] == "bye":
                 peer.finished = True
             elif message["kind"] == "lost":
-                self._lost(int(message["rank"]), message["why"], reported=message.get("reported", False))
+                self._lost(int(message["rank"]), message["reason"], reported=message.get("reported", False))
         return True
 
-    def _lost(self, rank: int, why: str, *, reported: bool = False) -> None:
-        """A rank is gone: everybody hears of it, and the job ends."""
+    def _lost(self, rank: int, reason: str, *, reported: bool = False) -> None:
+        """Report a lost rank to all peers and end the job."""
         if self._settings.rank == 0:
-            self._send_to_peers({"kind": "lost", "rank": rank, "why": why, "reported": reported})
-        # A rank that failed with a message has said it itself only if it is rank 0; the same failure is said once.
+            self._send_to_peers({"kind": "lost", "rank": rank, "reason": reason, "reported": reported})
+        # A rank that failed with a message has printed it only if it is rank 0; the same failure is printed once.
         if reported:
             time.sleep(_CHECK_SECONDS)
-            while is_readable(self._settings.orders) and self._read_orders():
+            while is_readable(self._settings.status_fd) and self._read_status():
                 continue
-        repeated = reported and (rank == 0 or (self._own_failure is not None and why.endswith(self._own_failure)))
+        repeated = reported and (rank == 0 or (self._own_failure is not None and reason.endswith(self._own_failure)))
         if self._is_reporter(rank) and not repeated:
-            self._print(rank, why)
+            self._print(rank, reason)
         self._end_process()
         raise SystemExit
 
     def _is_reporter(self, lost: int) -> bool:
-        """Rank 0 speaks; on other hosts, and where rank 0 is lost, the first rank that is left."""
+        """Return whether this rank prints the loss: rank 0, or the first rank left on another host or without it."""
         settings = self._settings
         if settings.rank == 0:
             return True
@@ -199,9 +200,9 @@ class Watch:
         left = [rank for rank, name in enumerate(settings.hosts) if name == host and rank != lost]
         return settings.rank == left[0]
 
-    def _print(self, rank: int, why: str) -> None:
+    def _print(self, rank: int, reason: str) -> None:
         place = self._settings.places[rank]
-        text = f"graph-train: rank {rank} ({place}) {why}; the job ends. What is saved is whole: --resume goes on"
+        text = f"graph-train: rank {rank} ({place}) {reason}; the job ends. What is saved is whole: --resume goes on"
         print(f"{text} with it", file=sys.stderr, flush=True)
 
 
@@ -214,7 +215,7 @@ def is_readable(number: int) -> bool:
 
 def main() -> None:
     """Entry point of the process."""
-    Watch(Settings(**json.loads(sys.argv[1]))).run()
+    Watch(WatchSettings(**json.loads(sys.argv[1]))).run()
 
 
 if __name__ == "__main__":

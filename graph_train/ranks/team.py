@@ -25,23 +25,23 @@ _STAY_SECONDS = 1.5
 class Team:
     """The ranks of this job, seen from one of them."""
 
-    def __init__(self, info: RankInfo, orders: int | None = None) -> None:
+    def __init__(self, info: RankInfo, status_fd: int | None = None) -> None:
         self.info = info
-        self._orders = orders
+        self._status_fd = status_fd
         self.has_failed = False
 
-    def _order(self, **order: str) -> None:
-        if self._orders is not None:
-            os.write(self._orders, json.dumps(order).encode() + b"\n")
+    def _send_status(self, **status: str) -> None:
+        if self._status_fd is not None:
+            os.write(self._status_fd, json.dumps(status).encode() + b"\n")
 
     def report_done(self) -> None:
-        """This rank is done."""
-        self._order(kind="done")
+        """Report that this rank is done."""
+        self._send_status(kind="done")
 
-    def report_failure(self, why: str) -> None:
-        """This rank ends before its time; the others will end, and rank 0's side says why."""
+    def report_failure(self, reason: str) -> None:
+        """Report that this rank has failed; the others will end, and rank 0's watch prints the reason."""
         self.has_failed = True
-        self._order(kind="failed", why=why)
+        self._send_status(kind="failed", reason=reason)
 
 
 _team = Team(RankInfo())
@@ -106,21 +106,21 @@ def _export_to_engine(info: RankInfo, port: int) -> None:
 
 
 def _start_watch(info: RankInfo, rendezvous: Any) -> int:
-    """Starts the companion process; returns where it takes orders."""
-    from graph_train.ranks.rank_watch import Settings
+    """Start the companion process; return the file descriptor of its status pipe."""
+    from graph_train.ranks.rank_watch import WatchSettings
 
-    orders_out, orders_in = os.pipe()
-    news_out, news_in = os.pipe()
-    settings = Settings(
+    status_out, status_in = os.pipe()
+    rank_lost_out, rank_lost_in = os.pipe()
+    settings = WatchSettings(
         rank=info.rank,
         process=os.getpid(),
         sockets={str(rank): known.fileno() for rank, known in rendezvous.sockets.items()},
-        orders=orders_out,
-        news=news_in,
+        status_fd=status_out,
+        rank_lost_fd=rank_lost_in,
         places=list(rendezvous.places),
         hosts=list(rendezvous.hosts),
     )
-    handed_over = [orders_out, news_in, *settings.sockets.values()]
+    handed_over = [status_out, rank_lost_in, *settings.sockets.values()]
     # A session of its own: signals from the terminal are for the training, which reports to its peers after saving.
     subprocess.Popen(
         [sys.executable, "-m", "graph_train.ranks.rank_watch", json.dumps(asdict(settings))],
@@ -128,17 +128,19 @@ def _start_watch(info: RankInfo, rendezvous: Any) -> int:
         start_new_session=True,
         stdin=subprocess.DEVNULL,
     )
-    os.close(orders_out)
-    os.close(news_in)
+    os.close(status_out)
+    os.close(rank_lost_in)
     for known in rendezvous.sockets.values():
         known.close()
-    threading.Thread(target=_exit_when_rank_lost, args=(news_out,), name="graph-train-news", daemon=True).start()
-    return orders_in
+    threading.Thread(
+        target=_exit_when_rank_lost, args=(rank_lost_out,), name="graph-train-rank-lost", daemon=True
+    ).start()
+    return status_in
 
 
-def _exit_when_rank_lost(news: int) -> None:
+def _exit_when_rank_lost(pipe: int) -> None:
     """Ends this process at once when its watch says that a rank is lost: the main thread may wait for it forever."""
-    if os.read(news, 16):
+    if os.read(pipe, 16):
         logging.shutdown()
         os._exit(RANK_LOST)
 

@@ -32,7 +32,7 @@ from kernels.runtime import Tensor
 from models.weights import copy_weights
 
 LOG = logging.getLogger("graph_train")
-DRAWN_BATCHES = 3
+PLOTTED_BATCHES = 3
 
 
 PER_BATCH_HOOKS = ("optimizer_step", "on_before_zero_grad", "on_train_batch_end")
@@ -211,7 +211,7 @@ class Trainer:
     def _train_batch(self, batch: Any, number: int) -> None:
         """Start one step, then finish the one before it: the device goes on while the host reads and reports."""
         run, cursor = self.run, self.cursor
-        if number < DRAWN_BATCHES and not run.setup.options.run.noplots:
+        if number < PLOTTED_BATCHES and not run.setup.options.run.noplots:
             with self.saving.guarded():
                 self._draw(batch, number)
         self.callbacks.run("on_train_batch_start")

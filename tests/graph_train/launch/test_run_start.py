@@ -18,32 +18,32 @@ def lab(tmp_path: Path) -> Lab:
 
 
 @pytest.fixture
-def begun(lab: Lab) -> Trial:
+def stopped(lab: Lab) -> Trial:
     """A run that was stopped in its first epoch."""
     return lab.train(epochs=2, stop_after=1)
 
 
-def test_another_number_of_classes_is_told_as_such(lab: Lab, begun: Trial) -> None:
+def test_another_number_of_classes_is_told_as_such(lab: Lab, stopped: Trial) -> None:
     content = yaml.safe_load(lab.data.read_text())
     lab.data.write_text(yaml.safe_dump({**content, "names": [*content["names"], "yellow"]}))
     with pytest.raises(ValueError, match=r"names 4 classes, the run was started with 3.*--weights"):
-        lab.train_as_given(resume=begun.folder)
+        lab.train_as_given(resume=stopped.folder)
 
 
-def test_a_place_behind_the_end_of_an_epoch_is_refused(lab: Lab, begun: Trial) -> None:
-    path = begun.folder / "weights" / LAST
+def test_a_place_behind_the_end_of_an_epoch_is_refused(lab: Lab, stopped: Trial) -> None:
+    path = stopped.folder / "weights" / LAST
     sound = load_checkpoint(path)
     header = {**sound.header, "cursor": {**sound.header["cursor"], "next_batch": 10**15}}
     save_checkpoint(path, Checkpoint(sound.arrays, header))
     with pytest.raises(ValueError, match=f"batch {10**15} of an epoch of 2"):
-        lab.train_as_given(resume=begun.folder)
+        lab.train_as_given(resume=stopped.folder)
 
 
 def test_an_epoch_that_has_shrunk_ends_where_it_is(lab: Lab) -> None:
-    begun = lab.train(epochs=1, batch_size=2, stop_after=3)
+    stopped = lab.train(epochs=1, batch_size=2, stop_after=3)
     for number in range(4):
         (lab.data.parent / "images" / "train" / f"{number}.jpg").unlink()
-    whole = lab.train_as_given(resume=begun.folder)
+    whole = lab.train_as_given(resume=stopped.folder)
     assert "The data set differs from the checkpoint's" in whole.log
     assert len(whole.rows) == 1 and whole.heard.shapes == []
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from graph_train.ranks.launcher import RankInfo
-from graph_train.ranks.rank_watch import Settings
+from graph_train.ranks.rank_watch import WatchSettings
 from graph_train.ranks.rendezvous import Rendezvous, join_rendezvous
 
 
@@ -111,26 +111,28 @@ def test_strangers_at_the_port_are_ignored() -> None:
 
 @pytest.fixture
 def job() -> Any:
-    """Three sleeping processes with their watches; gives the pairs and where orders go."""
+    """Three sleeping processes with their watches; gives each pair and its status pipe."""
     started: list[subprocess.Popen[Any]] = []
     meetings = meet_together([info(rank, 3, port) for port in [free_port()] for rank in range(3)], 10)
     ranks = []
     for rank, meeting in enumerate(meetings):
         assert isinstance(meeting, Rendezvous)
         process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
-        orders_out, orders_in = os.pipe()
-        _, news_in = os.pipe()
+        status_out, status_in = os.pipe()
+        _, rank_lost_in = os.pipe()
         sockets = {str(other): connection.fileno() for other, connection in meeting.sockets.items()}
-        settings = Settings(rank, process.pid, sockets, orders_out, news_in, list(meeting.places), list(meeting.hosts))
+        settings = WatchSettings(
+            rank, process.pid, sockets, status_out, rank_lost_in, list(meeting.places), list(meeting.hosts)
+        )
         watch = subprocess.Popen(
             [sys.executable, "-m", "graph_train.ranks.rank_watch", json.dumps(asdict(settings))],
-            pass_fds=[orders_out, news_in, *sockets.values()],
+            pass_fds=[status_out, rank_lost_in, *sockets.values()],
             stderr=subprocess.PIPE,
             text=True,
         )
-        os.close(orders_out)
+        os.close(status_out)
         started += [process, watch]
-        ranks.append((process, watch, orders_in))
+        ranks.append((process, watch, status_in))
     close(meetings)
     yield ranks
     for process in started:
@@ -149,7 +151,7 @@ def test_killed_rank_ends_the_others_and_is_named(job: Any) -> None:
     assert time.monotonic() - started < 15
     assert "graph-train: rank 1 (host1, process" in said[0]
     assert "ended without a word: it was killed, or crashed; the job ends" in said[0]
-    assert all(process.wait(10) == -signal.SIGKILL for process, _, _ in job)  # they slept on, deaf to the news
+    assert all(process.wait(10) == -signal.SIGKILL for process, _, _ in job)  # they slept on and did not read the pipe
 
 
 def test_killed_rank_0_is_named_by_the_others(job: Any) -> None:
@@ -166,8 +168,8 @@ def test_whole_rank_cut_off(job: Any) -> None:
 
 
 def test_failure_is_told_once_with_its_reason(job: Any) -> None:
-    process, _, orders = job[2]
-    os.write(orders, b'{"kind": "failed", "why": "disk full"}\n')
+    process, _, status = job[2]
+    os.write(status, b'{"kind": "failed", "reason": "disk full"}\n')
     process.kill()
     said = texts(job)
     assert "rank 2 (host2, process" in said[0]
@@ -176,8 +178,8 @@ def test_failure_is_told_once_with_its_reason(job: Any) -> None:
 
 
 def test_a_rank_that_is_done_is_not_lost(job: Any) -> None:
-    for process, watch, orders in (job[2], job[0], job[1]):
-        os.write(orders, b'{"kind": "done"}\n')
+    for process, watch, status in (job[2], job[0], job[1]):
+        os.write(status, b'{"kind": "done"}\n')
         process.kill()
         assert not watch.communicate(timeout=10)[1]
         assert watch.returncode == 0

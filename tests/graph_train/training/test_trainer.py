@@ -47,29 +47,29 @@ def test_gradients_that_no_update_has_used_are_dropped_with_their_epoch(lab: Lab
 
 @pytest.mark.parametrize(("so_far", "kept"), [(0.99, True), (0.0, False)])
 def test_the_best_weights_are_those_of_the_best_epoch(lab: Lab, so_far: float, kept: bool) -> None:
-    begun = lab.train(**lab.finding(epochs=3, stop_after=3))
-    last, best = (begun.folder / "weights" / f"{name}.safetensors" for name in ("last", "best"))
+    stopped = lab.train(**lab.finding(epochs=3, stop_after=3))
+    last, best = (stopped.folder / "weights" / f"{name}.safetensors" for name in ("last", "best"))
     assert 0 < load_checkpoint(last).header["cursor"]["best_fitness"] < 0.99
     state = load_checkpoint(last)
     cursor = {**state.header["cursor"], "best_fitness": so_far}
     save_checkpoint(last, replace(state, header={**state.header, "cursor": cursor}))
     before = best.read_bytes()
-    lab.train_as_given(resume=begun.folder)
+    lab.train_as_given(resume=stopped.folder)
     assert (best.read_bytes() == before) == kept
 
 
 def test_another_number_of_threads_is_told_on_resume(lab: Lab) -> None:
-    begun = lab.train(epochs=2, stop_after=1, noval=True)
-    last = begun.folder / "weights" / "last.safetensors"
+    stopped = lab.train(epochs=2, stop_after=1, noval=True)
+    last = stopped.folder / "weights" / "last.safetensors"
     state = load_checkpoint(last)
     assert state.header["threads"] == cpu_threads()
     more = cpu_threads() + 1
     save_checkpoint(last, replace(state, header={**state.header, "threads": more}))
     told = f"This run used {more} threads, now {cpu_threads()}: results will differ from an uninterrupted run"
-    log = lab.train_as_given(resume=begun.folder).log
+    log = lab.train_as_given(resume=stopped.folder).log
     assert log.count(told) == 1
     assert f"set OMP_NUM_THREADS={more} to continue exactly" in log
-    later = lab.train_as_given(resume=begun.folder).log  # it goes on with the number that it went on with
+    later = lab.train_as_given(resume=stopped.folder).log  # it goes on with the number that it went on with
     assert told not in later.removeprefix(log)
 
 
