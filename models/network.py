@@ -159,7 +159,7 @@ class DetectionModel(flow.nn.Module):
         if self._uncounted_batches:
             for module in self.modules():
                 if isinstance(module, BatchNorm2d):
-                    module.num_batches_tracked.add_(self._uncounted_batches)
+                    _count(module.num_batches_tracked, self._uncounted_batches)
             self._uncounted_batches = 0
         return super().state_dict(*args, **kwargs)
 
@@ -171,6 +171,13 @@ class DetectionModel(flow.nn.Module):
                     _fold(module)
         self._convolutions = self._numbered_convolutions()
         return self
+
+
+def _count(counter: Tensor, batches: int) -> None:
+    """Add to a counter; on the host, as OneFlow has no code that adds integers for a GPU newer than 8.9."""
+    own = local_shard(counter)
+    with flow.no_grad():
+        own.copy_(flow.tensor(own.numpy() + batches))
 
 
 def _branches(spec: ModelSpec) -> dict[int, list[int]]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from graph_train.ranks.placement import Placement
 from kernels.framework.global_rows import local_shard
+from kernels.ops.begin_step.function import begin_step
 from kernels.ops.flatten.function import flattened
 from kernels.ops.update.function import UpdateRule, UpdateState
 from kernels.runtime import Tensor, flow
@@ -104,7 +105,7 @@ class TrainingState(flow.nn.Module):
         self._flat = ("gradient_sum", "first_moment", *(() if rule == "sgd" else ("second_moment",)))
         flat = flattened([member(network, name).detach() for name in self.trained])
         for name in self._flat:
-            self.register_buffer(name, flow.zeros_like(flat))
+            self.register_buffer(name, self._placement.replicate(np.zeros(tuple(flat.shape), np.float32)))
         self.statistics = tuple(
             name for name, buffer in network.named_buffers() if name.endswith(("running_mean", "running_var"))
         )
@@ -152,7 +153,9 @@ class TrainingState(flow.nn.Module):
     def drop_pending_gradients(self) -> None:
         """Forgets gradients that no update has used yet, as YOLOv5 does at the start of each epoch."""
         self._own_gradients = None
-        local_shard(self.gradient_sum).zero_()
+        # A copy: OneFlow has no code that fills memory for a GPU newer than 8.9.
+        with flow.no_grad():
+            local_shard(self.gradient_sum).copy_(flow.tensor(np.zeros(tuple(self.gradient_sum.shape), np.float32)))
 
     def flush(self) -> None:
         """Brings the average up to date for validation or saving.
@@ -162,9 +165,11 @@ class TrainingState(flow.nn.Module):
         """
         if self.counters.pending_decay != 1.0:
             with flow.no_grad():
-                current, average = self._current_statistics(), local_shard(self.averaged_statistics)
-                rate = flow.tensor([1.0 - self.counters.pending_decay], dtype=flow.float32, device=average.device)
-                average.sub_((average - current) * rate)
+                current = [local_shard(member(self.network, name)) for name in self.statistics]
+                rows = np.full((2, 2), 1.0 - self.counters.pending_decay, np.float32)
+                average = local_shard(self.averaged_statistics)
+                given = (flow.tensor(values).to(average.device) for values in (rows, rows[0]))
+                begin_step(current, average, *given, size=1)
             self.counters = replace(self.counters, pending_decay=1.0)
         self._join_gradients()
         self._join_statistics()
@@ -190,11 +195,13 @@ class TrainingState(flow.nn.Module):
         """
         if not self._placement.distributed or all(norm.synchronised for norm in _norms(self.network)):
             return
-        parts = [self._current_statistics(), local_shard(self.averaged_statistics)]
         with flow.no_grad():
-            joined = self._placement.all_reduce_mean(flow.stack(parts))
-            self._scatter(joined[0], self.network)
-            local_shard(self.averaged_statistics).copy_(joined[1])
+            joined = self._placement.all_reduce_mean(
+                flow.cat([self._current_statistics(), local_shard(self.averaged_statistics)], dim=0)
+            )
+            count = joined.shape[0] // 2
+            self._scatter(joined[:count], self.network)
+            local_shard(self.averaged_statistics).copy_(joined[count:])
 
     def _current_statistics(self) -> Tensor:
         """The network's running statistics as one vector, in the order of `statistics`."""

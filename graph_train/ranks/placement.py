@@ -14,6 +14,7 @@ import numpy.typing as npt
 from kernels.framework.global_rows import local_shard
 from kernels.ops.flatten.function import flatten_tensors
 from kernels.runtime import Tensor, flow
+from pipelines.shard import Shard
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,9 @@ class Placement:
 
     def empty_batch(self, shape: Sequence[int], dtype: Any) -> Tensor:
         """Return zeros with the placement that a batch of this shape has."""
-        if not self.distributed:
-            return flow.zeros(tuple(shape), dtype=dtype, device=self.device)
-        sbp = flow.sbp.split(0) if shape[0] >= self.ranks else flow.sbp.broadcast
-        return flow.zeros(tuple(shape), dtype=dtype, placement=self._all_ranks, sbp=sbp)
+        # Made on the host: OneFlow has no code that fills memory for a GPU newer than 8.9.
+        zeros = flow.zeros(tuple(shape), dtype=dtype)
+        return self.shard_batch(zeros[Shard(self.rank, self.ranks).rows(shape[0])], shape[0])
 
     def broadcast_in_place(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors of every rank with those of rank 0."""
@@ -73,10 +73,11 @@ class Placement:
                     local_shard(tensor).copy_(self.replicate(local_shard(tensor)).to_local())
 
     def all_reduce_mean(self, own: Tensor) -> Tensor:
-        """Return the mean over the ranks of a local tensor that each of them has."""
+        """Return the mean over the ranks of a local tensor that each of them has; divided on the host."""
         if not self.distributed:
             return own
-        return self.as_partial_sum(own).to_global(**self._replicated).to_local() / float(self.ranks)
+        summed = self.as_partial_sum(own).to_global(**self._replicated).to_local().numpy()
+        return flow.tensor(summed / np.float32(self.ranks)).to(self.device)
 
     def to_numpy(self, tensor: Tensor) -> npt.NDArray[Any]:
         """Return a tensor on the host, gathered from all ranks."""

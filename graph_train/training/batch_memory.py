@@ -148,7 +148,7 @@ def _step(run: Any, images: int) -> None:
     if setup.options.data.multi_scale:
         side = multi_scale_range(side, max(run.state.network.stride))[-1]
     shape = (images // 4, 3, 2 * side, 2 * side) if setup.options.data.quad else (images, 3, side, side)
-    pixels = flow.zeros(shape, dtype=flow.uint8, device=setup.device)
+    pixels = setup.placement.empty_batch(shape, flow.uint8)
     labels = flow.tensor(np.full((shape[0], run.label_floor, 5), -1, np.float32), device=setup.device)
     run.step(pixels, labels, run.schedule.at(0, 0))
 

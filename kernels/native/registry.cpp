@@ -4,8 +4,9 @@
 // entries it chose. Another kernel of that op may move the vector: the pointers then lead to freed memory. So before this
 // library registers anything, every list moves to memory of its own, and what lies at the old place stays there for good,
 // with a condition that never holds: whatever an op chose is forgotten, and it chooses anew, now among our kernels too.
-#include "native/common.h"
-#include "oneflow/core/framework/user_op_registry_manager.h"
+#include "native/registry.h"
+
+#include <unordered_map>
 
 namespace graph_train {
 
@@ -26,16 +27,33 @@ struct Opened {
 };
 template struct Opened<ListsOf, &Registry::op_kernel_reg_result_>;
 
+}  // namespace
+
+Lists& kernels_of_ops() { return Registry::Get().*member(ListsOf()); }
+
+namespace {
+
+std::unordered_map<std::string, size_t>& oneflows_numbers() {
+  static std::unordered_map<std::string, size_t> numbers;
+  return numbers;
+}
+
 // Runs ahead of the registrations, which are static objects without a priority.
 __attribute__((constructor(101))) void forget_choices() {
   const auto never = std::make_shared<oneflow::hob::Literal<user_op::KernelRegContext, bool>>("never", false);
-  for (auto& [name, entries] : Registry::Get().*member(ListsOf())) {
+  for (auto& [name, entries] : kernels_of_ops()) {
     auto* old = new Entries(std::move(entries));  // keeps the place in memory, and is never freed
     entries = *old;
     for (auto& entry : *old) entry.is_matched_hob = never;
+    oneflows_numbers()[name] = entries.size();
   }
 }
 
 }  // namespace
+
+size_t number_of_oneflows_kernels(const std::string& op) {
+  const auto found = oneflows_numbers().find(op);
+  return found == oneflows_numbers().end() ? 0 : found->second;
+}
 
 }  // namespace graph_train

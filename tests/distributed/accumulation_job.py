@@ -1,8 +1,9 @@
 """One rank of a job that trains the tiny network by the step alone; what it did goes to files.
 
 `python -m tests.distributed.accumulation_job OUT KIND START LAST`. KIND: graph, eager, `stock-graph` without our
-kernels, or `ahead-graph`, which starts each step before it reads the one before. START: a folder of another such job
-whose cut is gone on from, or `-`. LAST: the number of batches of the run.
+kernels, `ahead-graph`, which starts each step before it reads the one before, or `cuda-graph` in the form that CUDA
+gets, which also notes whose kernels are executed. START: a folder of another such job whose cut is gone on from, or
+`-`. LAST: the number of batches of the run.
 """
 
 import json
@@ -22,10 +23,14 @@ BATCH = 4
 
 def main(out: Path, kind: str, start: str, last: int) -> None:
     info = team.join().info  # before anything imports OneFlow
+    from benchmarks.step.ops_worker import executed_ops, forget_executed_ops
+
     out.mkdir(exist_ok=True)
     step, exchange = _step(kind, info)
     first = _load(step.state, Path(start)) if start != "-" else 0
     results: list[Any] = []
+    if kind == "cuda-graph":
+        forget_executed_ops()
     ahead = kind == "ahead-graph"
     for number in range(first, last):
         _start(step, number)
@@ -40,25 +45,32 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
 
     step.state.flush()
     agreed_digest(step.state.digest(), exchange)
+    if kind == "cuda-graph":
+        (out / f"ops{info.rank}.json").write_text(json.dumps(executed_ops()))
     if info.main:
         (out / "results.json").write_text(json.dumps([asdict(result) for result in [*results, skipped]]))
     team.current().report_done()
 
 
 def _step(kind: str, info: Any) -> tuple[Any, Any]:
+    from benchmarks.step.ops_worker import trace_ops
     from graph_train.engine.state import TrainingState
     from graph_train.engine.step import EagerStep, GraphStep, StepConfig
     from graph_train.ranks.exchange import Exchange
     from graph_train.ranks.placement import Placement
-    from kernels.plugin import load_plugin
+    from kernels.plugin import PluginMode, load_plugin
     from models.loss import DetectionLoss
     from models.loss_config import LossConfig
     from tests.graph_train.tiny import tiny_network, tiny_schedule
 
-    load_plugin("off" if kind.startswith("stock-") else "require")
+    modes: dict[str, PluginMode] = {"stock-graph": "off", "cuda-graph": "emulated-cuda"}
+    load_plugin(modes.get(kind, "require"))
+    if kind == "cuda-graph":
+        trace_ops()
     placement = Placement("cpu", info.rank, info.world)
     network = tiny_network()
-    network.synchronise_statistics(not info.alone)
+    # On CUDA each rank has statistics of its own, so that the ranks' mean is taken too.
+    network.synchronise_statistics(not info.alone and kind != "cuda-graph")
     state = TrainingState(
         placement.replicate_module(network), placement.replicate_module(tiny_network()), rule="sgd", placement=placement
     )
@@ -89,7 +101,7 @@ def _after_a_bad_batch_of_the_last_rank(step: Any, info: Any, number: int) -> An
     before = state.arrays()
     if info.rank == info.world - 1 and not info.alone:
         values = sum(before[f"first_moment/{name}"].size for name in state.trained)
-        state.keep_own_gradients(flow.full((values,), float("nan")))
+        state.keep_own_gradients(flow.tensor(np.full(values, np.nan, np.float32)))
     _start(step, number, update=True)
     result = step.finish()
     if not info.alone:

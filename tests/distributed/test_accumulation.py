@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from tests.distributed.jobs import JobLab
+from tests.graph_train.training.test_executed_ops import HOST_COUNTER, NO_CODE
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
+TRANSFERS = {"eager_ccl_broadcast", "eager_ccl_all_gather", "eager_ccl_all_reduce"}
+"""Between ranks; on CUDA they are NCCL's."""
 LAST = 26
 """Batches: twelve of warm-up, then four per update; see `tests.graph_train.tiny.tiny_schedule`."""
 
@@ -95,3 +98,13 @@ def test_other_numbers_of_ranks_go_on(lab: JobLab, two: Path, ranks: int) -> Non
     resumed = run(lab, f"resumed-by-{ranks}", ranks, start=two / "cut")
     assert_same_steps(resumed, two)
     assert_close(resumed / "end", two / "end")
+
+
+def test_no_kernel_of_oneflows_is_executed_on_cuda(lab: JobLab) -> None:
+    """Batches that add up, the ranks' sums and means, saves: all by kernels of ours, copies, and transfers."""
+    folder = run(lab, "cuda", 2, kind="cuda-graph")
+    for rank in range(2):
+        executed = {tuple(pair) for pair in json.loads((folder / f"ops{rank}.json").read_text())}
+        assert ("graph_train_update_sgd", "plugin") in executed
+        foreign = {op for op, whose in executed if whose == "OneFlow"}
+        assert foreign - NO_CODE - TRANSFERS <= HOST_COUNTER

@@ -1,0 +1,21 @@
+// OneFlow's lists of the kernels of each op.
+#ifndef GRAPH_TRAIN_KERNELS_REGISTRY_H_
+#define GRAPH_TRAIN_KERNELS_REGISTRY_H_
+
+#include <string>
+#include <vector>
+
+#include "native/common.h"
+#include "oneflow/core/framework/user_op_registry_manager.h"
+
+namespace graph_train {
+
+// Kernels of each op: OneFlow's own first, then the plugin's.
+oneflow::HashMap<std::string, std::vector<user_op::OpKernelRegistryResult>>& kernels_of_ops();
+
+// How many of them are OneFlow's own.
+size_t number_of_oneflows_kernels(const std::string& op);
+
+}  // namespace graph_train
+
+#endif  // GRAPH_TRAIN_KERNELS_REGISTRY_H_

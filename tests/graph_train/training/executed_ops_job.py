@@ -1,0 +1,25 @@
+"""A training in the form that CUDA gets, which notes whose kernels it executes: `... FOLDER FLAGS`, FLAGS as JSON."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.step.ops_worker import executed_ops, forget_executed_ops, trace_ops
+from graph_train.hooks.callbacks import Callbacks
+from graph_train.launch.train import train
+from kernels.plugin import load_plugin
+
+
+def main(out: Path, flags: dict[str, Any]) -> None:
+    """Train, and write (op, whose kernel) pairs from the first epoch's start on, when all is on the device."""
+    load_plugin("emulated-cuda")
+    trace_ops()
+    callbacks = Callbacks()
+    callbacks.register_action("on_train_start", callback=forget_executed_ops)
+    train(callbacks=callbacks, **flags)
+    out.write_text(json.dumps(executed_ops()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,39 @@
+"""A whole training needs no CUDA kernel of OneFlow's, between its steps either: there are none for GPUs above 8.9."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.step.ops import COPIES
+from tests.graph_train.lab import Lab
+
+HOST_COUNTER = {"constant", "scalar_add"}
+"""OneFlow's count of a graph's steps, which it keeps on the host."""
+NO_CODE = {*COPIES, "assign", "empty"}
+"""Copies by the driver, and memory that is not filled."""
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("flags", "host_only"),
+    [
+        ({"graph": False, "optimizer": "AdamW", "save_steps": 1}, set()),
+        ({"graph": True, "amp": True, "save_steps": 1, "multi_scale": True}, HOST_COUNTER),
+    ],
+    ids=["eager", "graph"],
+)
+def test_all_ops_between_start_and_end_have_kernels(tmp_path: Path, flags: dict[str, Any], host_only: set[str]) -> None:
+    lab = Lab(tmp_path)
+    given = {**lab.flags(project=tmp_path / "runs", epochs=2), **flags}
+    words = json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in given.items()})
+    command = [sys.executable, "-m", "tests.graph_train.training.executed_ops_job", str(tmp_path / "ops.json"), words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    executed = {tuple(pair) for pair in json.loads((tmp_path / "ops.json").read_text())}
+    # What is to be seen is seen: the step, the averages that a save brings up to date, the copies of a save.
+    assert {("graph_train_begin_step", "plugin"), ("assign", "OneFlow")} <= executed
+    assert {op for op, whose in executed if whose == "OneFlow"} - NO_CODE <= host_only
