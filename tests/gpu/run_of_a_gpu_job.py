@@ -34,10 +34,11 @@ def main(out: Path, flags: dict[str, Any]) -> None:
     placement = run.setup.placement
     images = placement.empty_batch((flags["batch_size"], 3, flags["imgsz"], flags["imgsz"]), flow.uint8)
     labels = placement.empty_batch((flags["batch_size"], 5, 5), flow.float32)
-    result: Any = run.step(images, labels, run.schedule.at(0, 0))
+    step: Any = run.step
+    result = step(images, labels, run.schedule.at(0, 0))
     run.close()
     if info.rank == 0:
-        jobs = [_job(graph) for graph in run.step._graphs.values()]  # type: ignore[union-attr]
+        jobs = [_job(graph) for graph in step._graphs.values()]
         network: Any = run.state.network
         kind = network.activation_type.name if hasattr(network, "activation_type") else "not known"
         found = {"loss": result.total, "activations": kind, "jobs": [_described(job) for job in jobs]}
