@@ -111,10 +111,10 @@ class JobLab:
         self.jobs.append(job)
         return job
 
-    def run(self, flags: Sequence[str], ranks: int, **kind: Any) -> Job:
-        """A job that is over, and was successful."""
+    def run(self, flags: Sequence[str], ranks: int, *, seconds: float = WAIT_SECONDS, **kind: Any) -> Job:
+        """A job that is over within so many seconds, and was successful."""
         job = self.start(flags, ranks, **kind)
-        codes = job.codes()
+        codes = job.codes(seconds)
         assert codes == [0] * ranks, "\n".join(job.text(rank) for rank in range(ranks))
         return job
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from kernels.host.cuda_devices import compute_capabilities
-from tests.gpu.budget import UNLIMITED, all_seconds, stage_budgets
+from tests.gpu.budget import UNLIMITED, StageBudget, all_seconds, stage_budgets
 from tests.gpu.stages import Line, kernels_alone, pictures, speed, training
+
+Stage = Callable[[StageBudget], Iterable[Line]]
 
 
 def main(arguments: list[str]) -> int:
@@ -36,12 +37,7 @@ def main(arguments: list[str]) -> int:
         return 2
     budgets = stage_budgets()
     end_when_overdue(table, all_seconds())
-    stages: tuple[Callable[..., Any], ...] = (
-        kernels_alone,
-        pictures,
-        training,
-        partial(speed, torch_python=options.torch_python),
-    )
+    stages: tuple[Stage, ...] = (kernels_alone, pictures, training, partial(speed, torch_python=options.torch_python))
     for stage, budget in zip(stages, budgets, strict=True):
         table.add_all(stage(budget))
     return table.finish()

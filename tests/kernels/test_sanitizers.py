@@ -1,5 +1,7 @@
-"""The kernel tests once more, with a plugin that AddressSanitizer watches: nothing beside its memory is touched."""
+"""The kernels once more, watched by AddressSanitizer and UndefinedBehaviorSanitizer: the CPU's, and CUDA's as they are
+executed on the CPU. Nothing beside their memory is touched, nothing that C++ leaves undefined is done."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -8,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+from kernels.build.plugin_build import find_compiler
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).resolve().parents[2]
+
+# -O1 comes last and wins: with all optimisation the watched code takes several times as long to compile.
+COMPILER = """#!/bin/sh
+case " $* " in *" -shared "*) exec {compiler} -fsanitize=address,undefined "$@";; esac
+exec {compiler} "$@" -fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-frame-pointer -g1 -O1 \
+    -D_GLIBCXX_ASSERTIONS
+"""
 
 # Draws 8 rows into a target of 4.
 BEYOND_THE_END = """
@@ -24,6 +35,32 @@ plugin_library().graph_train_draw_region(
     ctypes.c_void_p(target.ctypes.data), number(32), number(8))
 """
 
+# A CUDA kernel that fills one number more than there is room for, and one whose target is not aligned.
+FILL = """
+import numpy as np
+from tests.gpu.devices import EmulatedGpu
+from tests.gpu.layouts import structure
+device = EmulatedGpu()
+target = device.put(np.zeros(1000, np.float32))
+args = structure("ops/elementwise/elementwise.h", "FillArgs")(target + {shift}, {count}, 2.5)
+device.launch("fill_f32", (4, 1, 1), 256, args)
+"""
+
+STEPS = """
+import tempfile
+from pathlib import Path
+from benchmarks.harness.points import Point, write_point
+from benchmarks.step import step_worker
+from graph_train.ranks.placement import Placement
+from kernels.framework.activation_type import ActivationType
+from kernels.plugin import load_plugin
+load_plugin("emulated-cuda")
+folder = Path(tempfile.mkdtemp())
+write_point(folder, Point("yolov5n", 1, 64))
+step_worker.prepare_kind(Placement("cpu"), folder, ActivationType.{kind}, graph={graph})
+step_worker.steps(2)
+"""
+
 
 def library(name: str) -> str:
     """The compiler's own library of that name."""
@@ -32,47 +69,110 @@ def library(name: str) -> str:
     ).stdout.strip()
 
 
+class Watched:
+    """Processes with the plugin as the sanitizers watch it.
+
+    Args:
+        folder: keeps what is compiled; belongs to one compiler and one set of flags.
+        reports: what the sanitizers write.
+    """
+
+    def __init__(self, folder: Path, reports: Path) -> None:
+        self.reports = reports
+        # Python and OneFlow keep memory until the end; that is not ours to judge.
+        address = f"detect_leaks=0:detect_odr_violation=0:log_path={reports / 'found'}"
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
+            "CXX": str(folder / "g++"),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            # libstdc++ too: it comes with OneFlow later than the sanitizer looks for its exceptions.
+            "LD_PRELOAD": " ".join(library(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so.6")),
+            "ASAN_OPTIONS": address,
+            # It cannot write to a file beside the other one: it ends the process, which no test takes for success.
+            "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+        }
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs Python; reports of earlier processes are gone then."""
+        shutil.rmtree(self.reports, ignore_errors=True)
+        self.reports.mkdir()
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    def found(self, done: subprocess.CompletedProcess[str]) -> list[str]:
+        """What the sanitizers have reported."""
+        undefined = [line for line in done.stderr.splitlines() if "runtime error: " in line]
+        return undefined + [path.read_text(errors="replace")[:2000] for path in sorted(self.reports.iterdir())]
+
+    def check(self, *arguments: str) -> None:
+        """Runs Python, which must succeed without a report."""
+        done = self.run(*arguments)
+        assert self.found(done) == []
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+    def check_tests(self, *arguments: str) -> None:
+        """The same of pytest, which must not keep what the sanitizers print."""
+        self.check("-m", "pytest", "-n", "0", "-s", *arguments)
+
+
+def watching_compiler(parent: Path) -> Path:
+    """Write the compiler that adds the sanitizers, to a folder of its own for each choice of flags."""
+    text = COMPILER.format(compiler=find_compiler())
+    compiler = parent / hashlib.sha256(text.encode()).hexdigest()[:16] / "g++"
+    compiler.parent.mkdir(exist_ok=True)
+    compiler.write_text(text)
+    compiler.chmod(0o755)
+    return compiler
+
+
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Variables with which the plugin is compiled for AddressSanitizer, in a cache of its own, and runs under it."""
+def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Watched:
     if shutil.which("g++") is None or not Path(library("libasan.so")).is_absolute():
         pytest.skip("g++ with libasan is needed")
-    folder = tmp_path_factory.mktemp("asan")
-    compiler = folder / "g++"
-    compiler.write_text('#!/bin/sh\nexec g++ -fsanitize=address -fno-omit-frame-pointer -g1 "$@"\n')
-    compiler.chmod(0o755)
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
-        "CXX": str(compiler),
-        "XDG_CACHE_HOME": str(folder / "cache"),
-        # libstdc++ too: it comes with OneFlow later than the sanitizer looks for its exceptions.
-        "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so.6')}",
-        # Python and OneFlow keep memory until the end; that is not ours to judge.
-        "ASAN_OPTIONS": f"detect_leaks=0:detect_odr_violation=0:log_path={folder / 'found'}",
-    }
+    # Compiling takes minutes: pytest's cache keeps the objects for the next run.
+    compiler = watching_compiler(request.config.cache.mkdir("sanitizers"))
+    return Watched(compiler.parent, tmp_path_factory.mktemp("sanitizers"))
 
 
-def found(watched: dict[str, str]) -> list[str]:
-    """What the sanitizer has reported."""
-    folder = Path(watched["CXX"]).parent
-    return [path.read_text(errors="replace")[:2000] for path in sorted(folder.glob("found.*"))]
-
-
-def test_kernels_stay_within_their_memory(watched: dict[str, str]) -> None:
+def test_kernels_of_the_cpu(watched: Watched) -> None:
     without = (
         "--deselect=tests/kernels/build/test_plugin_build.py",  # compiles a plugin of its own in each test
         # Of glibc's heaps, which ASan replaces.
         "--deselect=tests/kernels/test_runtime.py::test_large_blocks_go_back_to_the_system",
         "--deselect=tests/kernels/framework/test_graph_memory.py::test_what_only_compiling_needs_is_freed",
     )
-    command = [sys.executable, "-m", "pytest", "-n", "2", "tests/kernels", *without]
-    done = subprocess.run(command, env=watched, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert found(watched) == []
-    assert done.returncode == 0, done.stdout[-3000:]
+    watched.check_tests("tests/kernels", *without)
 
 
-def test_an_access_beyond_the_end_would_be_found(watched: dict[str, str]) -> None:
-    command = [sys.executable, "-c", BEYOND_THE_END]
-    done = subprocess.run(command, env=watched, cwd=ROOT, capture_output=True, check=False)
+def test_every_kernel_of_cuda_alone(watched: Watched) -> None:
+    watched.check("-m", "tests.gpu", "--emulated")
+
+
+def test_kernels_of_cuda_in_ops(watched: Watched) -> None:
+    watched.check_tests("--kernels", "emulated-cuda", "tests/kernels/ops")
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("kind", ["FLOAT32", "BFLOAT16", "FLOAT16"])
+def test_steps_on_cuda(watched: Watched, kind: str, graph: bool) -> None:
+    watched.check("-c", STEPS.format(kind=kind, graph=graph))
+
+
+def test_an_access_beyond_the_end_would_be_found(watched: Watched) -> None:
+    done = watched.run("-c", BEYOND_THE_END)
     assert done.returncode != 0
-    assert any("heap-buffer-overflow" in text and "draw" in text for text in found(watched))
+    assert any("heap-buffer-overflow" in text and "draw" in text for text in watched.found(done))
+
+
+@pytest.mark.parametrize(
+    ("shift", "count", "report"), [(0, 1001, "heap-buffer-overflow"), (2, 999, "misaligned address")]
+)
+def test_a_wrong_kernel_of_cuda_would_be_found(watched: Watched, shift: int, count: int, report: str) -> None:
+    done = watched.run("-c", FILL.format(shift=shift, count=count))
+    assert done.returncode != 0
+    (found,) = watched.found(done)
+    assert report in found and ("elementwise" in found or "device.h" in found)
+
+
+def test_a_right_kernel_of_cuda_is_not_reported(watched: Watched) -> None:
+    watched.check("-c", FILL.format(shift=0, count=1000))
