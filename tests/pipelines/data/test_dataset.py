@@ -183,6 +183,9 @@ def test_a_whole_shipped_data_set_is_taken(tmp_path: Path, monkeypatch: pytest.M
     _write_some(tmp_path / "datasets/coco", *_COCO_FILES)
     _write_some(tmp_path / "datasets/VOC", "readme.md")  # nothing of the data set
     assert load_dataset("coco").val == (tmp_path / "datasets/coco/val2017.txt",)
+    assert dataset.is_coco_2017(load_dataset("coco").val)
+    _write_some(tmp_path / "datasets/coco128", *_COCO_FILES[::2])
+    assert not dataset.is_coco_2017(load_dataset("coco128").val)
     with pytest.raises(ValueError, match=r"train: nothing at "):
         load_dataset("VOC")
 
