@@ -116,7 +116,8 @@ def _check_inputs(options: TrainOptions, rank: RankInfo) -> None:
         ValueError, OSError: says which.
     """
     load_hyperparameters(options.optim.hyp)
-    load_dataset(options.data.data, require=())
+    # What is to be fetched is fetched by all ranks together.
+    load_dataset(options.data.data, require=() if options.data.allow_download else ("train", "val"))
     if options.model.cfg:
         load_model_spec(options.model.cfg)
     run_device(options, rank)

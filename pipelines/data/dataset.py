@@ -3,7 +3,7 @@
 import fcntl
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Literal
 from kernels.host.paths import printable, with_home
 from kernels.host.safe_yaml import YamlFile, load_yaml
 from pipelines.data.coco_json import is_coco_file
+from pipelines.data.completeness import missing_part
 from pipelines.data.download import archives, download_hint, fetch_into
 from pipelines.data.shapes import SHAPES_NAME, render_shapes
 
@@ -21,6 +22,7 @@ MAX_CLASSES = 10_000
 MAX_PATH_LENGTH = 4096
 
 _log = logging.getLogger("graph_train")
+_PARTS = ("images", "labels", "annotations")
 _SHIPPED = Path(__file__).with_name("datasets")
 
 
@@ -91,7 +93,8 @@ def load_dataset(
         require: splits that must be there.
         allow_download: fetch what is missing from the yaml's addresses, if their checksums are given.
     Raises:
-        ValueError: the yaml is broken, contradicts itself, or a required split is missing; names file, line, column.
+        ValueError: the yaml is broken, contradicts itself, a required split is missing, or one of a shipped data set is
+            incomplete; names file, line, column.
         OSError: no such file.
     """
     file = _find_file(path_or_name)
@@ -99,6 +102,8 @@ def load_dataset(
     yaml = load_yaml(file)
     roots = _roots(yaml, shipped)
     found = {split: _sources(yaml, split, roots) for split in SPLITS}
+    if shipped:
+        _require_whole(yaml, {split: found[split] for split in require}, roots[-1:] if allow_download else roots)
     if allow_download and any(isinstance(found[split], str) for split in require):
         _download(yaml, roots, require, shipped=shipped)
         found = {split: _sources(yaml, split, roots) for split in SPLITS}
@@ -180,6 +185,35 @@ def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...
             return f"{yaml.where(*key)}: {split}: nothing at {places}; {download_hint(yaml)}"
         sources.append(source)
     return tuple(sources)
+
+
+def _require_whole(yaml: YamlFile, found: Mapping[Split, tuple[Path, ...] | str], roots: Sequence[Path]) -> None:
+    """Refuses a shipped data set of which a part is missing, before anything is fetched that could not be put there.
+
+    Args:
+        yaml: the shipped one.
+        found: sources of the splits that are needed, or the sentence why there are none.
+        roots: folders that may hold a part.
+    Raises:
+        ValueError: says what is missing.
+    """
+    for split, sources in found.items():
+        if isinstance(sources, str):
+            missing = _missing_beside_a_part(yaml, split, roots)
+        else:
+            missing = next(filter(None, map(missing_part, sources)), None)
+        if missing is not None:
+            lacks = f"the data set is incomplete, {printable(missing)} is missing or empty"
+            remedy = f"add it, or move the data set's folder away and {download_hint(yaml)}"
+            raise ValueError(f"{yaml.where(split)}: {split}: {lacks}; {remedy}")
+
+
+def _missing_beside_a_part(yaml: YamlFile, split: Split, roots: Sequence[Path]) -> Path | None:
+    """The first source that is missing in a folder which has something else of the data set."""
+    value = yaml.data[split]
+    names = value if isinstance(value, list) else [value]
+    root = next((root for root in roots if any((root / part).exists() for part in (*_PARTS, *names))), None)
+    return None if root is None else next((root / name for name in names if not (root / name).exists()), None)
 
 
 def _candidates(path: Path, roots: list[Path]) -> list[Path]:

@@ -1,4 +1,5 @@
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from graph_train.runs.checkpoint import load_checkpoint
 from tests.distributed.jobs import JobLab
-from tests.graph_train.lab import finding
+from tests.graph_train.lab import finding, laid_out_as_coco
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
 EPOCHS = 10  # of two steps each
@@ -54,6 +55,18 @@ def test_validation_finds_what_one_process_finds(lab: JobLab) -> None:
     assert found[1][measures].min() > 0
     for ranks in (2, 3):
         np.testing.assert_allclose(found[ranks][measures], found[1][measures], rtol=1e-6)
+
+
+def test_coco_is_written_and_evaluated_by_rank_0(lab: JobLab) -> None:
+    data, found = laid_out_as_coco(lab.data, lab.root / "as-coco"), {}
+    for ranks in (1, 2):
+        flags = {**finding(lab.root, lab.data), "data": data, "sync-bn": ranks > 1}
+        job = lab.run(lab.flags(f"coco{ranks}", epochs=1, **flags), ranks)
+        assert "COCO metrics with" in job.text(0)
+        entries = json.loads((lab.root / "runs" / f"coco{ranks}" / "best_predictions.json").read_text())
+        found[ranks] = [(entry["image_id"], entry["score"]) for entry in entries]
+    assert [number for number, _ in found[2]] == [number for number, _ in found[1]]
+    np.testing.assert_allclose(found[2], found[1], atol=2e-4)
 
 
 def test_running_means_are_those_of_all_ranks(lab: JobLab) -> None:

@@ -1,6 +1,7 @@
 """A small place to try flags in: eight photos of rectangles, a tiny network, runs of seconds in this very process."""
 
 import csv
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from tests.graph_train.tiny import TINY, steepen, tiny_network
 TRAIN_IMAGES, VAL_IMAGES = 8, 4
 WIDTH, HEIGHT = 96, 64
 CLASSES = ("red", "green", "blue")
+COCO_NUMBERS = (3, 1, 4, 15)
+"""Image ids of the four images of val in the layout of COCO."""
 _COLOURS = ((220, 40, 40), (40, 200, 40), (60, 60, 220))
 
 
@@ -43,6 +46,38 @@ def write_data_set(root: Path, train_images: int = TRAIN_IMAGES) -> Path:
     path = root / "data.yaml"
     content = {"path": ".", "train": "images/train", "val": "images/val", "names": list(CLASSES)}
     path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def laid_out_as_coco(data: Path, root: Path, *, annotations: bool = True) -> Path:
+    """A copy of `write_data_set` in the layout of COCO 2017; returns its yaml."""
+    coco = root / "coco"
+    pictures: list[dict[str, Any]] = []
+    labels: list[dict[str, Any]] = []
+    (coco / "annotations").mkdir(parents=True)
+    for kind, split in ((kind, split) for kind in ("images", "labels") for split in ("train", "val")):
+        (coco / kind / f"{split}2017").mkdir(parents=True)
+        for file in sorted((data.parent / kind / split).iterdir()):
+            stem = file.stem if split == "train" else f"{COCO_NUMBERS[int(file.stem)]:012d}"
+            (coco / kind / f"{split}2017" / f"{stem}{file.suffix}").write_bytes(file.read_bytes())
+    for split in ("train", "val"):
+        names = sorted(file.name for file in (coco / f"images/{split}2017").iterdir())
+        (coco / f"{split}2017.txt").write_text("".join(f"./images/{split}2017/{name}\n" for name in names))
+    for file in sorted((coco / "images/val2017").iterdir()):
+        (width, height), number = Image.open(file).size, int(file.stem)
+        pictures.append({"id": number, "file_name": file.name, "width": width, "height": height})
+        for row in (coco / "labels/val2017" / f"{file.stem}.txt").read_text().splitlines():
+            category, x, y, w, h = map(float, row.split())
+            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+            labels.append({"id": len(labels), "image_id": number, "category_id": 10 + int(category), "bbox": box})
+    categories = [{"id": 10 + number, "name": name} for number, name in enumerate(CLASSES)]
+    if annotations:
+        content = {"images": pictures, "annotations": labels, "categories": categories}
+        (coco / "annotations/instances_val2017.json").write_text(json.dumps(content))
+    path = root / "few.yaml"
+    path.write_text(
+        yaml.safe_dump({"path": "coco", "train": "train2017.txt", "val": "val2017.txt", "names": list(CLASSES)})
+    )
     return path
 
 

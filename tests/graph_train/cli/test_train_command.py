@@ -268,6 +268,16 @@ def test_data_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_a_part_of_a_known_data_set_leaves_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "datasets/coco128/images/train2017").mkdir(parents=True)
+    (tmp_path / "datasets/coco128/images/train2017/1.jpg").touch()
+    command = [sys.executable, "-m", "graph_train", "--data", "coco128", "--cfg", "yolov5n.yaml", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "datasets/coco128/labels/train2017 is missing or empty" in done.stderr.strip().splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["datasets"]
+
+
 def test_empty_train_set_is_refused(tmp_path: Path) -> None:
     data = write_odd_folder(tmp_path / "set")
     for image in (data.parent / "images" / "train").iterdir():

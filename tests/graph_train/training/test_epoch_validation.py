@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from PIL import Image
 
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.launch.train import train
@@ -18,47 +16,12 @@ from graph_train.training.trainer import TrainResult
 from graph_train.validation.coco_results import evaluate_results
 from graph_train.validation.evaluate import evaluate
 from graph_train.validation.measuring import ImageDetections
-from tests.graph_train.lab import CLASSES, Lab
-
-NUMBERS = (3, 1, 4, 15)
-"""Image ids of the four images of val."""
+from tests.graph_train.lab import COCO_NUMBERS, Lab, laid_out_as_coco
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("lab"))
-
-
-def laid_out_as_coco(lab: Lab, root: Path, *, annotations: bool = True) -> Path:
-    """The lab's data set in the layout of COCO 2017; returns its yaml."""
-    coco = root / "coco"
-    pictures: list[dict[str, Any]] = []
-    labels: list[dict[str, Any]] = []
-    (coco / "annotations").mkdir(parents=True)
-    for kind, split in ((kind, split) for kind in ("images", "labels") for split in ("train", "val")):
-        (coco / kind / f"{split}2017").mkdir(parents=True)
-        for file in sorted((lab.data.parent / kind / split).iterdir()):
-            stem = file.stem if split == "train" else f"{NUMBERS[int(file.stem)]:012d}"
-            (coco / kind / f"{split}2017" / f"{stem}{file.suffix}").write_bytes(file.read_bytes())
-    for split in ("train", "val"):
-        names = sorted(file.name for file in (coco / f"images/{split}2017").iterdir())
-        (coco / f"{split}2017.txt").write_text("".join(f"./images/{split}2017/{name}\n" for name in names))
-    for file in sorted((coco / "images/val2017").iterdir()):
-        (width, height), number = Image.open(file).size, int(file.stem)
-        pictures.append({"id": number, "file_name": file.name, "width": width, "height": height})
-        for row in (coco / "labels/val2017" / f"{file.stem}.txt").read_text().splitlines():
-            category, x, y, w, h = map(float, row.split())
-            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-            labels.append({"id": len(labels), "image_id": number, "category_id": 10 + int(category), "bbox": box})
-    categories = [{"id": 10 + number, "name": name} for number, name in enumerate(CLASSES)]
-    if annotations:
-        content = {"images": pictures, "annotations": labels, "categories": categories}
-        (coco / "annotations/instances_val2017.json").write_text(json.dumps(content))
-    path = root / "few.yaml"
-    path.write_text(
-        yaml.safe_dump({"path": "coco", "train": "train2017.txt", "val": "val2017.txt", "names": list(CLASSES)})
-    )
-    return path
 
 
 def entries_of_graph_val(data: Path, weights: Path, folder: Path, iou_thres: float) -> list[dict[str, float]]:
@@ -71,15 +34,15 @@ def entries_of_graph_val(data: Path, weights: Path, folder: Path, iou_thres: flo
 
 
 def test_coco_is_measured_as_its_leaderboard_does(lab: Lab, tmp_path: Path) -> None:
-    data, heard, callbacks = laid_out_as_coco(lab, tmp_path), [], Callbacks()
+    data, heard, callbacks = laid_out_as_coco(lab.data, tmp_path), [], Callbacks()
     callbacks.register_action("on_train_end", callback=lambda *given: heard.append(given))
     result = train(callbacks=callbacks, **lab.flags(**lab.finding(data=data, project=tmp_path / "runs", name="exp")))
     assert isinstance(result, TrainResult)
     file = result.folder / "best_predictions.json"
     entries = json.loads(file.read_text())
-    assert {entry["image_id"] for entry in entries} == set(NUMBERS)
+    assert {entry["image_id"] for entry in entries} == set(COCO_NUMBERS)
     assert {entry["category_id"] for entry in entries} <= {10, 11, 12}
-    coco = evaluate_results(tmp_path / "coco/annotations/instances_val2017.json", file, NUMBERS)
+    coco = evaluate_results(tmp_path / "coco/annotations/instances_val2017.json", file, COCO_NUMBERS)
     assert result.coco is not None and result.validation is not None
     assert result.coco.stats == coco.stats
     assert result.validation.loss is not None
@@ -97,7 +60,7 @@ def test_coco_is_measured_as_its_leaderboard_does(lab: Lab, tmp_path: Path) -> N
 
 
 def test_coco_without_its_annotations_is_only_written(lab: Lab, tmp_path: Path) -> None:
-    data = laid_out_as_coco(lab, tmp_path, annotations=False)
+    data = laid_out_as_coco(lab.data, tmp_path, annotations=False)
     trial = lab.train(**lab.finding(data=data))
     assert trial.result.coco is None
     assert trial.result.results[:4] == trial.result.validation.means
@@ -107,7 +70,7 @@ def test_coco_without_its_annotations_is_only_written(lab: Lab, tmp_path: Path) 
 
 
 def test_annotations_that_do_not_fit_do_not_end_a_run(lab: Lab, tmp_path: Path) -> None:
-    data = laid_out_as_coco(lab, tmp_path)
+    data = laid_out_as_coco(lab.data, tmp_path)
     (tmp_path / "coco/annotations/instances_val2017.json").write_text("{}")
     trial = lab.train(**lab.finding(data=data))
     assert trial.result.coco is None and trial.result.validation is not None

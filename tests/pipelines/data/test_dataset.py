@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.data import dataset
 from pipelines.data.dataset import load_dataset, shipped_names
 from tests.pipelines.data_sets import add_image, write_yaml
 
@@ -123,11 +124,70 @@ def test_shipped_data_sets(name: str, classes: int, tmp_path: Path, monkeypatch:
 
 
 def test_shipped_data_is_found_in_the_usual_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = add_image(tmp_path / "datasets" / "coco128", "train2017/a.png")
+    image = add_image(tmp_path / "datasets" / "coco128", "train2017/a.png", "0 .5 .5 .2 .2\n")
     (tmp_path / "work").mkdir()
     for place in (tmp_path / "work", tmp_path):  # beside the folder `datasets`, as YOLOv5 has it, and above it
         monkeypatch.chdir(place)
         assert load_dataset("coco128.yaml").train == (image.parent,)
+
+
+_COCO_FILES = (
+    "images/train2017/1.jpg",
+    "images/val2017/2.jpg",
+    "labels/train2017/1.txt",
+    "labels/val2017/2.txt",
+    "train2017.txt",
+    "val2017.txt",
+)
+
+
+def _write_some(root: Path, *files: str) -> None:
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        images = {"train2017.txt": "./images/train2017/1.jpg\n", "val2017.txt": "\n./images/val2017/2.jpg\n"}
+        (root / name).write_text(images.get(name, "0 .5 .5 .2 .2\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "missing"),
+    [
+        ("coco128", ["images/train2017/1.jpg"], "labels/train2017"),
+        ("coco128", ["labels/train2017/1.txt"], "images/train2017"),
+        ("coco128", ["images/train2017/1.txt", "labels/train2017/1.txt"], "images/train2017"),
+        ("coco", ["images/train2017/1.jpg", "images/val2017/2.jpg"], "train2017.txt"),
+        ("coco", _COCO_FILES[2:], "images/train2017"),
+        ("coco", [name for name in _COCO_FILES if "images/val" not in name], "images/val2017"),
+        ("coco", [name for name in _COCO_FILES if "labels/val" not in name], "labels/val2017"),
+        ("coco", [name for name in _COCO_FILES if name != "val2017.txt"], "val2017.txt"),
+        ("VOC", ["images/train2012/1.jpg"], "images/train2007"),
+    ],
+)
+def test_a_part_of_a_shipped_data_set_is_refused(
+    name: str, there: list[str], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before anything is fetched: it could not be put there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dataset, "fetch_into", None)
+    root = tmp_path / "datasets" / name
+    _write_some(root, *there)
+    lacks = rf"{name}\.yaml:\d+:\d+: (train|val): the data set is incomplete, {root}/{missing} is missing or empty"
+    for allowed in (False, True):
+        with pytest.raises(ValueError, match=rf"{lacks}; .*give --allow-download to fetch http") as told:
+            load_dataset(name, allow_download=allowed)
+        assert "\n" not in str(told.value)
+    assert load_dataset(name, require=()).class_names  # names alone are there
+
+
+def test_a_whole_shipped_data_set_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _write_some(tmp_path / "datasets/coco", *_COCO_FILES)
+    _write_some(tmp_path / "datasets/VOC", "readme.md")  # nothing of the data set
+    assert load_dataset("coco").val == (tmp_path / "datasets/coco/val2017.txt",)
+    assert dataset.is_coco_2017(load_dataset("coco").val)
+    _write_some(tmp_path / "datasets/coco128", *_COCO_FILES[::2])
+    assert not dataset.is_coco_2017(load_dataset("coco128").val)
+    with pytest.raises(ValueError, match=r"train: nothing at "):
+        load_dataset("VOC")
 
 
 def test_a_file_wins_over_a_shipped_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

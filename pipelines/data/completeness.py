@@ -1,0 +1,41 @@
+"""What a data set lacks of which only a part was fetched or copied, seen without reading all of it."""
+
+import os
+from pathlib import Path
+
+from kernels.host.files import read_regular
+from pipelines.data.listing import IMAGE_ENDINGS, label_path, listed_image
+
+_MAX_LIST_BYTES = 1 << 30
+
+
+def missing_part(source: Path) -> Path | None:
+    """Return the first part of a split that is not there: images, or the folder of their labels; None if all is there.
+
+    Only the first image is looked for, and one label file of any image.
+
+    Args:
+        source: a folder of images with none below it, or a txt list.
+    Raises:
+        OSError: it cannot be read.
+    """
+    image = _first_image(source)
+    if image is None:
+        return source
+    if not image.exists():
+        return image if image.parent.is_dir() else image.parent
+    labels = label_path(image).parent
+    return None if labels.is_dir() and _first_name(labels, frozenset({".txt"})) else labels
+
+
+def _first_image(source: Path) -> Path | None:
+    if not source.is_dir():
+        lines = (line.strip() for line in read_regular(source, max_bytes=_MAX_LIST_BYTES).splitlines())
+        return next((listed_image(os.fsdecode(line), source) for line in lines if line), None)
+    name = _first_name(source, IMAGE_ENDINGS)
+    return source / name if name else None
+
+
+def _first_name(folder: Path, endings: frozenset[str]) -> str | None:
+    with os.scandir(folder) as entries:
+        return next((entry.name for entry in entries if Path(entry.name).suffix.lower() in endings), None)
