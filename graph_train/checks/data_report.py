@@ -1,6 +1,7 @@
 """What `graph-check --data` says about a data set: counts, sizes, labels, anchors' fit, memory. Reads, never writes."""
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from pipelines.data.problems import Problem, count
 
 TINY_BOX_PX = 3.0
 _MOSAIC_TILES = 4
+_END_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -136,36 +138,70 @@ def _cache_bytes(index: ImageIndex, imgsz: int) -> CacheBytes:
 
 
 def shared_pictures(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
-    """One warning for each pair of splits with equal files: what is trained on says nothing when validated on."""
-    same_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
-    for split, index in splits.items():
-        for path, size in zip(index.paths, index.formats.file_bytes.tolist(), strict=True):
-            same_size[size].append((split, path))
-    copies: dict[tuple[str, str], list[Path]] = defaultdict(list)
-    for candidates in same_size.values():
-        if len({split for split, _ in candidates}) > 1:
-            for first, second, path in _equal_files(candidates):
-                copies[first, second].append(path)
+    """One warning for each pair of splits with equal files: what is trained on says nothing when validated on.
+
+    Raises:
+        OSError: a file cannot be read any more.
+    """
+    copies: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for candidates in _of_equal_size(splits):
+        for first, second, file in _equal_files(candidates):
+            copies[first, second].append(file)
     return [
         Problem(
-            paths[0],
+            Path(files[0]),
             None,
             "warning",
-            f"{len(paths)} pictures of {second}, this one first, are in {first} too",
+            f"{len(files)} pictures of {second}, this one first, are in {first} too",
             "image-repeated",
         )
-        for (first, second), paths in copies.items()
+        for (first, second), files in copies.items()
     ]
 
 
-def _equal_files(candidates: Iterable[tuple[str, Path]]) -> Iterable[tuple[str, str, Path]]:
+def _of_equal_size(splits: Mapping[Split, ImageIndex]) -> Iterable[list[tuple[str, str]]]:
+    """Split and path of all images whose files have one size, for each size that there is in several splits."""
+    sizes = [np.unique(index.formats.file_bytes) for index in splits.values()]
+    distinct, amounts = np.unique(np.concatenate([np.zeros(0, np.int64), *sizes]), return_counts=True)
+    same_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for split, index in splits.items():
+        file_bytes = index.formats.file_bytes
+        for number in np.flatnonzero(np.isin(file_bytes, distinct[amounts > 1])).tolist():
+            same_size[int(file_bytes[number])].append((split, index.paths.texts[number]))
+    return same_size.values()
+
+
+def _equal_files(candidates: Sequence[tuple[str, str]]) -> Iterable[tuple[str, str, str]]:
     """First split, second split and the second's path, for files of equal content in different splits."""
     seen: dict[bytes, str] = {}
-    for split, path in candidates:
-        digest = hashlib.sha256(path.read_bytes()).digest()
-        first = seen.setdefault(digest, split)
+    for (split, file), content in zip(candidates, _content_keys([file for _, file in candidates]), strict=True):
+        first = seen.setdefault(content, split)
         if first != split:
-            yield first, split, path
+            yield first, split, file
+
+
+def _content_keys(files: Sequence[str]) -> list[bytes]:
+    """Something for each file that is equal where the contents are; the files have one size.
+
+    A file with several names (links) is read once, and read to the end only if another one begins and ends alike.
+    """
+    status = [os.stat(file) for file in files]
+    identities = [(found.st_dev, found.st_ino) for found in status]
+    distinct = dict(zip(identities, files, strict=True))
+    keys = {identity: _ends(file) for identity, file in distinct.items()}
+    alike = Counter(keys.values())
+    for identity, file in distinct.items():
+        if alike[keys[identity]] > 1:
+            keys[identity] = hashlib.sha256(Path(file).read_bytes()).digest()
+    return [keys[identity] for identity in identities]
+
+
+def _ends(file: str) -> bytes:
+    """Digest of the first and the last bytes of a file."""
+    with open(file, "rb", buffering=0) as opened:
+        content = opened.read(_END_BYTES)
+        opened.seek(max(opened.seek(0, os.SEEK_END) - _END_BYTES, 0))
+        return hashlib.blake2b(content + opened.read(_END_BYTES)).digest()
 
 
 def class_warnings(dataset: Dataset, splits: Mapping[Split, SplitReport]) -> list[Problem]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.cluster.vq import kmeans
 from tqdm import tqdm
+
+from pipelines.data.columns import RowGroups
 
 _LOG = logging.getLogger(__name__)
 Sizes = npt.NDArray[np.floating]
@@ -82,7 +83,8 @@ def box_sizes_px(
     """
     sizes = np.asarray(image_sizes, np.float64)
     scaled = image_px * sizes / sizes.max(axis=1, keepdims=True) * scale
-    return np.concatenate(labels)[:, 3:5] * np.repeat(scaled, [len(boxes) for boxes in labels], axis=0)
+    groups = RowGroups.of(labels, columns=5)
+    return groups.rows[:, 3:5] * np.repeat(scaled, groups.counts, axis=0)
 
 
 def _ratios(sizes_px: Sizes, anchors_px: Sizes) -> npt.NDArray[np.float32]:
@@ -151,6 +153,8 @@ def kmeans_anchors(sizes_px: npt.NDArray[np.float32], count: int, image_px: int,
     spread = sizes_px.std(axis=0)
     centres: Sizes = np.empty((0, 2))
     if count <= len(sizes_px) and (spread > 0).all():
+        from scipy.cluster.vq import kmeans  # its import takes longer than most data sets need to keep their anchors
+
         centres = kmeans(sizes_px / spread, count, iter=30, seed=draws.numpy)[0] * spread
     if len(centres) != count:
         _LOG.warning("auto-anchor: too few different boxes for %d clusters, starting from random sizes", count)

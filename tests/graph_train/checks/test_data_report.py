@@ -1,0 +1,66 @@
+"""Equal files in several splits: they are found with few of them read, and none of them to the end without need."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from graph_train.checks import data_report
+from graph_train.checks.data_report import shared_pictures
+from pipelines.data.dataset import Split
+from pipelines.data.images import ImageFacts, ImageFormat
+from pipelines.data.index import ImageIndex
+
+
+def index_of(*files: Path) -> ImageIndex:
+    return ImageIndex.of(
+        [(file, ImageFacts(40, 30, ImageFormat("jpeg", "RGB", 8, 1, file.stat().st_size, True))) for file in files]
+    )
+
+
+def written(file: Path, content: bytes) -> Path:
+    file.write_bytes(content)
+    return file
+
+
+LONG = b"begin" + bytes(20_000) + b"end"
+
+
+def test_copies_are_told_and_look_alikes_are_not(tmp_path: Path) -> None:
+    train = [written(tmp_path / f"t{n}", content) for n, content in enumerate((LONG, b"short", b"other"))]
+    val = [
+        written(tmp_path / "v0", LONG.replace(b"\0", b"\1", 10_000).replace(b"\1", b"\0", 9_999)),
+        written(tmp_path / "v1", b"shirt"),
+        written(tmp_path / "v2", LONG),
+        written(tmp_path / "v3", b"other"),
+    ]
+    splits: dict[Split, ImageIndex] = {"train": index_of(*train), "val": index_of(*val), "test": index_of(val[2])}
+    told = [str(problem) for problem in shared_pictures(splits)]
+    assert told == [
+        f"{val[2]}: warning: 2 pictures of val, this one first, are in train too",
+        f"{val[2]}: warning: 1 pictures of test, this one first, are in train too",
+    ]
+
+
+def test_only_what_may_be_equal_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes of one split only are not; links to one file are read once; what ends otherwise is not read to the end."""
+    picture = written(tmp_path / "a", LONG)
+    links = [tmp_path / f"link{n}" for n in range(3)]
+    for link in links:
+        link.symlink_to(picture)
+    hard = tmp_path / "hard"
+    os.link(picture, hard)
+    alone = [written(tmp_path / name, b"of one size") for name in ("b", "c")]
+    other = written(tmp_path / "d", LONG[:-1] + b"D")
+    ends: list[str] = []
+    read_ends = data_report._ends
+    monkeypatch.setattr(data_report, "_ends", lambda file: ends.append(file) or read_ends(file))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read to the end"))
+    splits: dict[Split, ImageIndex] = {"train": index_of(*links, *alone), "val": index_of(hard, other)}
+    (told,) = shared_pictures(splits)
+    assert str(told) == f"{hard}: warning: 1 pictures of val, this one first, are in train too"
+    assert len(ends) == 2
+
+
+def test_nothing_to_compare() -> None:
+    assert shared_pictures({}) == []
