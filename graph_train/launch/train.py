@@ -76,13 +76,24 @@ def _run(start: RunStart, folder: RunFolder, callbacks: Callbacks, rank: RankInf
         if rank.main:
             callbacks.add(ReportHooks(trainer, resumed=start.header is not None), "report")
         try:
-            return trainer.train()
+            with _labels_plotted_beside(run, folder):
+                return trainer.train()
         except OSError as error:
             # Such as an image that could be read at the start.
             remedy = f"repair that and go on with: graph-train --resume {printable(folder.path)}"
             raise OSError(f"{one_line(error)}; {remedy}") from error
     finally:
         run.close()
+
+
+def _labels_plotted_beside(run: TrainingRun, folder: RunFolder) -> contextlib.AbstractContextManager[None]:
+    """Return what draws `labels.jpg` while it is entered, unless the run has no plots."""
+    if run.setup.options.run.noplots:
+        return contextlib.nullcontext()
+    from graph_train.plots.labels import labels_plotted_beside
+
+    data = run.setup.data
+    return labels_plotted_beside(data.train.labels.rows, data.class_names, folder.path / "labels.jpg")
 
 
 def _checked_options(flags: Mapping[str, Any], rank: RankInfo) -> TrainOptions:
@@ -185,10 +196,6 @@ def _describe(run: TrainingRun, folder: RunFolder, callbacks: Callbacks, *, firs
     if problems:
         write_problems(folder.path / "problems.txt", problems)
     labels = data.train.labels.rows
-    if not options.run.noplots:
-        from graph_train.plots.labels import plot_labels
-
-        plot_labels(labels, data.class_names, folder.path / "labels.jpg")
     uploads = {"": (), "val": data.val.paths, "all": (*data.train.paths, *data.val.paths)}
     names = [name for name in options.run.logger_names if name != "csv"]
     description = RunDescription(

@@ -1,6 +1,9 @@
 """What the labels of a data set look like: how many of each class, where they lie, how large they are."""
 
-from collections.abc import Sequence
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.plots.style import ACCENT, INK, class_colour, hex_colour, new_figure, quiet_axes, save
+from kernels.host.paths import printable
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
 
+_log = logging.getLogger("graph_train")
 Array = npt.NDArray[Any]
 
 _DRAWN_BOXES = 1000
@@ -35,6 +40,27 @@ def plot_labels(labels: Array, class_names: Sequence[str], path: Path) -> None:
     _density(sizes, labels[:, 3], labels[:, 4], (min(1.0, largest.max()),) * 2)
     quiet_axes(sizes, title="How large boxes are", x="width / image width", y="height / image height")
     save(figure, path, dpi=120)
+
+
+@contextmanager
+def labels_plotted_beside(labels: Array, class_names: Sequence[str], path: Path) -> Iterator[None]:
+    """Draw `plot_labels` in a thread, since loading matplotlib and drawing take two seconds; the exit waits for it.
+
+    A picture that cannot be drawn or written costs a warning.
+    """
+
+    def draw() -> None:
+        try:
+            plot_labels(labels, class_names, path)
+        except Exception as error:
+            _log.warning("%s: not drawn: %s", printable(path), error)
+
+    thread = threading.Thread(target=draw, name="graph-train-labels", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _bars(axes: Any, labels: Array, class_names: Sequence[str]) -> None:

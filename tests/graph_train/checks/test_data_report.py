@@ -54,7 +54,12 @@ def test_only_what_may_be_equal_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     other = written(tmp_path / "d", LONG[:-1] + b"D")
     ends: list[str] = []
     read_ends = data_report._ends
-    monkeypatch.setattr(data_report, "_ends", lambda file: ends.append(file) or read_ends(file))
+
+    def recorded(file: str) -> bytes:
+        ends.append(file)
+        return read_ends(file)
+
+    monkeypatch.setattr(data_report, "_ends", recorded)
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read to the end"))
     splits: dict[Split, ImageIndex] = {"train": index_of(*links, *alone), "val": index_of(hard, other)}
     (told,) = shared_pictures(splits)
