@@ -56,8 +56,9 @@ class ImageDetector:
         device = select_device(options.device)
         plugin = load_plugin(options.kernels, device)  # type: ignore[arg-type]
         LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
+        self._graph = options.graph is not False
         paths = [located_weights(path, allow_download=options.allow_download) for path in options.weights]
-        self._detector = load_detector(paths, device=device, graph=options.graph, augment=options.augment)
+        self._detector = load_detector(paths, device=device, graph=self._graph, augment=options.augment)
         known = len(self._detector.class_names)
         self.class_names = tuple(named_classes(options.data, known) if options.data else self._detector.class_names)
         if options.classes is not None and max(options.classes) >= known:
@@ -76,7 +77,6 @@ class ImageDetector:
             workers=max(options.workers, 1),
             device=device,
         )
-        self._graph = options.graph
         self._lock = threading.Lock()
         self._pixels: PixelBatches | None = None
 

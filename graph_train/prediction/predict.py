@@ -35,6 +35,8 @@ _FRAME = re.compile(r"(.+)_[1-9][0-9]*")
 _NOTHING = np.zeros((0, 6), np.float32)
 _LISTED_IMAGES = 20
 """Up to this many images have a line each on the terminal."""
+EAGER_IMAGES = 16
+"""Compiling takes two seconds, in which that many are predicted op by op."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,19 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
         require_opencv(video.path)
     if options.vid_stride != 1 and not sources.videos:
         raise ValueError(f"--vid-stride {options.vid_stride}: there is no video among the sources; leave it out")
+    options = _with_execution(options, sources)
     detector = ImageDetector(options)
     with _PredictionRun(options, sources, detector) as run:
         run.predict_images()
         run.predict_videos()
     return run.result()
+
+
+def _with_execution(options: PredictOptions, sources: Sources) -> PredictOptions:
+    """The options with `--graph` or `--eager`, where neither was given."""
+    if options.graph is not None:
+        return options
+    return replace(options, graph=bool(sources.videos) or len(sources.images) > EAGER_IMAGES)
 
 
 def _with_frame_folders(sources: Sources) -> Sources:
@@ -120,7 +130,7 @@ class _PredictionRun:
     def __init__(self, options: PredictOptions, sources: Sources, detector: ImageDetector) -> None:
         self._options, self._sources, self._detector = options, sources, detector
         self._names, self._batches = detector.class_names, detector.batches
-        self._features = FeatureMaps(detector.network, graph=options.graph) if options.visualize else None
+        self._features = FeatureMaps(detector.network, graph=options.graph is not False) if options.visualize else None
         self._output = _output_settings(options)
         self._writes = self._output.anything or options.visualize
         self._problems, self._timer = list(sources.problems), _Timer()

@@ -17,11 +17,12 @@ from PIL import Image
 import graph_train
 from benchmarks.harness.training_command import as_flags
 from graph_train.cli.predict import main
+from graph_train.detection import inference
 from graph_train.detection.detector import load_detector
 from graph_train.detection.nms import NmsSettings, non_max_suppression
 from graph_train.plots.images import BoxStyle, draw_detections
 from graph_train.plots.style import class_colour
-from graph_train.prediction.predict import PredictionResult, _with_frame_folders
+from graph_train.prediction.predict import EAGER_IMAGES, PredictionResult, _with_frame_folders
 from graph_train.prediction.prediction_files import OutputSettings, Prediction, PredictionWriter, crop_box
 from graph_train.prediction.sources import SourceFile, Sources
 from graph_train.runs import run_folder
@@ -185,6 +186,28 @@ def test_ensembles_and_augmented_views(weights: Path, found_in: Any) -> None:
     assert any(len(a.detections) != len(b.detections) for a, b in zip(seen[0], one.predictions, strict=True))
     for eager, graph in zip(*seen, strict=True):
         np.testing.assert_allclose(graph.detections, eager.detections, atol=1e-3)
+
+
+def test_a_graph_is_compiled_for_many_images_or_where_it_is_asked_for(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr(inference, "compile_graph", lambda graph, *_: compiled.append(graph))
+
+    def graphs(source: Path, *flags: str) -> int:
+        compiled.clear()
+        assert main(arguments(weights, source, tmp_path, "--nosave", *flags)) == 0
+        return len(compiled)
+
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for number in range(EAGER_IMAGES):
+        shutil.copy(photos / "a.png", copies / f"{number}.png")
+    assert graphs(copies) == 0
+    assert graphs(copies, "--graph", "--batch-size", "16") == 1
+    shutil.copy(photos / "a.png", copies / "one more.png")
+    assert graphs(copies, "--eager") == 0
+    assert graphs(copies) > 0
 
 
 def test_names_of_a_data_set(photos: Path, found_in: Any, tmp_path: Path) -> None:
