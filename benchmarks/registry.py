@@ -63,6 +63,11 @@ BENCHMARKS: Mapping[str, Entry] = {
     "pipeline": Entry(
         "benchmarks.data.pipeline", "images per second of the data pipeline and its stages, and of OpenCV", ()
     ),
+    "data-scale": Entry(
+        "benchmarks.data.data_scale",
+        "processor time and memory that 118,287 images cost before and beside the steps",
+        None,
+    ),
 }
 
 COMMANDS: Mapping[str, Entry] = {

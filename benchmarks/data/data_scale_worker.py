@@ -1,0 +1,97 @@
+"""Worker of `graph-bench data-scale`: one piece of work on a large data set, for which a process is started anew."""
+
+import contextlib
+import sys
+import time
+from collections import deque
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.channel import peak_memory_mb, serve
+
+_SEED = 0
+_MODEL, _IMAGE_PX, _BATCH = "yolov5n.yaml", 640, 2
+"""Of the training: small steps, at a size at which the anchors fit the boxes, so that none are looked for."""
+_PLANNED_BATCH = 16
+_EPOCHS = 1000
+"""More than are needed for the steps, however few images there are."""
+
+
+class _EnoughError(BaseException):
+    """Ends a training without its last save and validation."""
+
+
+def index(data: str, cache: str) -> dict[str, Any]:
+    """Index both splits, with the cache of indices in the folder `cache`; tells of the training split."""
+    found = _indexed(data, cache)
+    return {"images": len(found), "boxes": found.num_boxes, "memory_mb": peak_memory_mb()}
+
+
+def _indexed(data: str, cache: str) -> Any:
+    from pipelines.data.dataset import load_dataset
+    from pipelines.data.index import index_images
+
+    dataset = load_dataset(data)
+    train, _ = (
+        index_images(split, dataset.class_names, cache_dir=Path(cache)) for split in (dataset.train, dataset.val)
+    )
+    return train
+
+
+def check(data: str) -> dict[str, Any]:
+    """Run `graph-check`, which takes the index from its cache."""
+    from graph_train.cli.check import main
+
+    with contextlib.redirect_stdout(sys.stderr):
+        code = main(["--data", data])
+    if code not in (0, 1):
+        raise RuntimeError(f"graph-check ended with exit code {code}")
+    return {"memory_mb": peak_memory_mb()}
+
+
+def prepare_plan(data: str, cache: str) -> None:
+    """Build the training pipeline, without the plugin: what is planned does not depend on it."""
+    from pipelines.augmentation.augment_config import AugmentConfig
+    from pipelines.train import TrainPipeline
+
+    _state["pipeline"] = TrainPipeline(
+        _indexed(data, cache), AugmentConfig(), batch_size=_PLANNED_BATCH, image_px=_IMAGE_PX, seed=_SEED, workers=1
+    )
+
+
+def plan(batches: int) -> dict[str, Any]:
+    """Plan so many batches from the start of an epoch on, and of the epochs after it where that one is too short."""
+    every = chain.from_iterable(_state["pipeline"].plans(epoch) for epoch in count())
+    deque(islice(every, batches), maxlen=0)
+    return {"memory_mb": peak_memory_mb()}
+
+
+def train(data: str, steps: int, threads: int, folder: str) -> dict[str, Any]:
+    """Train some steps; `processor_s` is the time of the process up to the first one, memory that after the last."""
+    from graph_train.hooks.callbacks import Callbacks
+    from graph_train.host.memory import resident_bytes
+    from graph_train.launch.train import train as graph_train
+
+    spent: list[float] = []
+
+    def after_batch(*_: Any) -> None:
+        spent.append(time.process_time())
+        if len(spent) == steps:
+            raise _EnoughError
+
+    callbacks = Callbacks()
+    callbacks.register_action("on_train_batch_end", callback=after_batch)
+    held = 0.0
+    try:
+        graph_train(callbacks=callbacks, data=data, cfg=_MODEL, imgsz=_IMAGE_PX, batch_size=_BATCH, epochs=_EPOCHS,
+                    workers=threads, project=folder, device="cpu")  # fmt: skip
+    except _EnoughError:
+        held = resident_bytes() / 1e6
+    return {"processor_s": spent[0], "memory_mb": held, "peak_memory_mb": peak_memory_mb()}
+
+
+_state: dict[str, Any] = {}
+
+if __name__ == "__main__":
+    serve({"index": index, "check": check, "prepare_plan": prepare_plan, "plan": plan, "train": train})

@@ -1,0 +1,64 @@
+"""A large data set that takes little room on the disk: links to a few pictures, each with a label file of its own."""
+
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.data.dataset import load_dataset
+
+CLASSES = 80
+VAL_SHARE = 5_000 / 118_287
+"""Validation images for each training image, as in COCO 2017."""
+_SEED = 20261129
+_SMALLEST_SIDE, _LARGEST_SIDE = 0.02, 0.3
+
+
+def make_link_set(folder: Path, *, images: int, boxes: int, pictures: str) -> Path:
+    """Make a data set of symbolic links with random boxes and return its dataset yaml.
+
+    Args:
+        folder: is made; gets images/<split>, labels/<split> and `data.yaml`.
+        images: training images; a split val with `VAL_SHARE` of them, at least one, comes on top.
+        boxes: label rows of the training images together; those of val are in proportion.
+        pictures: dataset yaml, or `shapes`; links of a split lead to pictures of the same split of it in turn.
+    Raises:
+        ValueError, OSError: the pictures cannot be found, or a file cannot be made.
+    """
+    sources = load_dataset(pictures)
+    val_images = max(1, round(images * VAL_SHARE))
+    amounts = {"train": (images, boxes), "val": (val_images, round(boxes * val_images / images))}
+    draws = np.random.default_rng(_SEED)
+    for split, (count, rows) in amounts.items():
+        _link(_pictures(sources.train if split == "train" else sources.val), folder / "images" / split, count)
+        _write_labels(draws, folder / "labels" / split, count, rows)
+    yaml = folder / "data.yaml"
+    yaml.write_text(f"path: .\ntrain: images/train\nval: images/val\nnc: {CLASSES}\n", encoding="utf-8")
+    return yaml
+
+
+def _pictures(sources: tuple[Path, ...]) -> list[Path]:
+    from pipelines.data.listing import list_images
+
+    found = [Path(image).resolve() for image in list_images(sources, ()).images]
+    if not found:
+        raise ValueError(f"{', '.join(map(str, sources))}: no pictures to link to")
+    return found
+
+
+def _link(pictures: list[Path], folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    for number, picture in enumerate(islice(cycle(pictures), count)):
+        (folder / f"{number:06d}{picture.suffix}").symlink_to(picture)
+
+
+def _write_labels(draws: np.random.Generator, folder: Path, count: int, rows: int) -> None:
+    """Write one file per image, some of which are empty: the rows fall on the images at random."""
+    folder.mkdir(parents=True)
+    for number, amount in enumerate(draws.multinomial(rows, np.full(count, 1 / count)).tolist()):
+        sides = draws.uniform(_SMALLEST_SIDE, _LARGEST_SIDE, (amount, 2))
+        centres = draws.uniform(sides / 2, 1 - sides / 2)
+        classes = draws.integers(CLASSES, size=(amount, 1))
+        values = np.concatenate((classes, centres, sides), axis=1)
+        text = "%d %.6f %.6f %.6f %.6f\n" * amount % tuple(values.ravel())
+        (folder / f"{number:06d}.txt").write_text(text, encoding="ascii")
