@@ -3,9 +3,11 @@
 import contextlib
 import logging
 import re
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from graph_train.host.interrupts import StopRequest
 from graph_train.plots.images import BoxStyle
 from graph_train.prediction.feature_maps import FeatureMaps
 from graph_train.prediction.image_detector import ImageDetector
@@ -24,9 +27,10 @@ from graph_train.settings.predict_options import PredictOptions
 from graph_train.validation.measuring import Speed
 from kernels.host.paths import printable
 from pipelines.batches import Batch
+from pipelines.data.live import LiveVideo
 from pipelines.data.problems import Problem
 from pipelines.data.video import Video, VideoFile, require_opencv
-from pipelines.predict import FrameBatches, ImageBatches, inspect_images
+from pipelines.predict import FrameBatches, ImageBatches, PredictSettings, inspect_images
 
 Array = npt.NDArray[Any]
 LOG = logging.getLogger("graph_train")
@@ -39,6 +43,29 @@ EAGER_IMAGES = 16
 """Compiling takes two seconds, in which that many are predicted op by op."""
 
 
+@dataclass
+class Tally:
+    """What was found in how many images and video frames.
+
+    Attributes:
+        images, frames: how many were looked at.
+        filled: how many of them have an object.
+        objects: by class number.
+    """
+
+    images: int = 0
+    frames: int = 0
+    filled: int = 0
+    objects: Counter[int] = field(default_factory=Counter)
+
+    def add(self, found: Prediction) -> None:
+        """Count an image or frame."""
+        self.images += found.frame is None
+        self.frames += found.frame is not None
+        self.filled += bool(len(found.detections))
+        self.objects.update(found.detections[:, 5].astype(np.int64).tolist())
+
+
 @dataclass(frozen=True)
 class PredictionResult:
     """What `graph-predict` found.
@@ -46,9 +73,11 @@ class PredictionResult:
     Attributes:
         folder: where everything was written, or None if nothing was asked for.
         class_names: by class number.
-        predictions: one for each image, in the order of the sources, then one for each video frame looked at.
+        predictions: one for each image, in the order of the sources, then one for each video frame looked at; the
+            frames of a camera or stream, which has no end, are counted only.
         problems: files that were named and could not be used.
         speed: milliseconds per image or frame.
+        tally: of all of them.
     """
 
     folder: Path | None
@@ -56,13 +85,13 @@ class PredictionResult:
     predictions: tuple[Prediction, ...]
     problems: tuple[Problem, ...]
     speed: Speed
+    tally: Tally
 
     @property
     def counts(self) -> dict[str, int]:
         """Objects of each class that was found, most frequent first."""
-        categories = [int(row[5]) for found in self.predictions for row in found.detections]
-        numbers = np.bincount(np.asarray(categories, np.int64), minlength=len(self.class_names))
-        return {self.class_names[n]: int(numbers[n]) for n in np.argsort(-numbers, kind="stable") if numbers[n]}
+        frequent = sorted(self.tally.objects.items(), key=lambda item: (-item[1], item[0]))
+        return {self.class_names[number]: count for number, count in frequent}
 
 
 def predict_sources(options: PredictOptions) -> PredictionResult:
@@ -72,24 +101,42 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
         ValueError, OSError: a setting or a file that cannot be used. A broken image among others is no error: it is
             left out and listed in the result.
     """
-    sources = _with_frame_folders(find_sources(options.source))
-    for video in sources.videos:
-        require_opencv(video.path)
-    if options.vid_stride != 1 and not sources.videos:
-        raise ValueError(f"--vid-stride {options.vid_stride}: there is no video among the sources; leave it out")
-    options = _with_execution(options, sources)
-    detector = ImageDetector(options)
-    with _PredictionRun(options, sources, detector) as run:
+    with contextlib.ExitStack() as stack:
+        downloads = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graph-predict-")))
+        sources = find_sources(options.source, downloads=downloads, allow_download=options.allow_download)
+        sources = _with_frame_folders(sources)
+        _check_sources(options, sources)
+        options = _with_execution(options, sources)
+        live = None
+        if sources.live is not None:
+            live = stack.enter_context(contextlib.closing(LiveVideo(sources.live.address)))
+        run = stack.enter_context(_PredictionRun(options, sources, ImageDetector(options)))
         run.predict_images()
         run.predict_videos()
+        if live is not None:
+            run.predict_live(live)
+        run.finish()
     return run.result()
 
 
 def _with_execution(options: PredictOptions, sources: Sources) -> PredictOptions:
-    """The options with `--graph` or `--eager`, where neither was given."""
+    """Return the options with `--graph` or `--eager`, where neither was given."""
     if options.graph is not None:
         return options
-    return replace(options, graph=bool(sources.videos) or len(sources.images) > EAGER_IMAGES)
+    moving = bool(sources.videos) or sources.live is not None
+    return replace(options, graph=moving or len(sources.images) > EAGER_IMAGES)
+
+
+def _check_sources(options: PredictOptions, sources: Sources) -> None:
+    """Refuses what needs OpenCV where it is not installed, and flags that no source has a use for."""
+    for video in sources.videos:
+        require_opencv(video.shown)
+    if options.vid_stride != 1 and not sources.videos and sources.live is None:
+        raise ValueError(f"--vid-stride {options.vid_stride}: there is no video among the sources; leave it out")
+    if options.view_img and not sources.images:
+        raise ValueError("--view-img: shows images, and there is none among the sources; look at the videos written")
+    if options.save_json and sources.live is not None:
+        raise ValueError(f"--save-json: is written at the end, and {sources.live.shown} has none; give --save-csv")
 
 
 def _with_frame_folders(sources: Sources) -> Sources:
@@ -98,16 +145,18 @@ def _with_frame_folders(sources: Sources) -> Sources:
     What becomes of a frame is called after its video and its number, see `Prediction.stem`.
     """
     images = {file.name.with_suffix("") for file in sources.images}
-    videos = {file.name.with_suffix("") for file in sources.videos}
+    moving = (*sources.videos, *([] if sources.live is None else [sources.live]))
+    videos = {file.name.with_suffix("") for file in moving}
     frames_of = {stem.with_name(match[1]) for stem in images if (match := _FRAME.fullmatch(stem.name))}
     apart = []
-    for file in sources.videos:
+    for file in moving:
         name, number = file.name, 2
         while (stem := name.with_suffix("")) in frames_of or (name != file.name and stem in images | videos):
             name, number = file.name.with_stem(f"{file.name.stem}_{number}"), number + 1
         videos.add(stem)
         apart.append(replace(file, name=name))
-    return replace(sources, videos=tuple(apart))
+    files = len(sources.videos)
+    return replace(sources, videos=tuple(apart[:files]), live=apart[files] if apart[files:] else None)
 
 
 @dataclass
@@ -124,6 +173,17 @@ class _Timer:
         return Speed(self.load * per_image, self.inference * per_image, self.suppression * per_image)
 
 
+@dataclass(frozen=True)
+class _Frames:
+    """One video that is looked at: its frames in batches, the annotated video, the progress bar, and the prediction of
+    its first frame, with nothing found yet."""
+
+    source: FrameBatches
+    target: VideoFile | None
+    bar: Any
+    first: Prediction
+
+
 class _PredictionRun:
     """One prediction over all sources."""
 
@@ -135,6 +195,7 @@ class _PredictionRun:
         self._writes = self._output.anything or options.visualize
         self._problems, self._timer = list(sources.problems), _Timer()
         self._found: list[Prediction] = []
+        self._tally = Tally()
 
     def __enter__(self) -> "_PredictionRun":
         sources = [file.path for file in (*self._sources.images, *self._sources.videos)]
@@ -142,11 +203,12 @@ class _PredictionRun:
         self._writer = PredictionWriter(self._output, self._names, workers=workers, sources=sources)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            self._writer.close()
-        else:
-            self._writer.abandon()
+    def __exit__(self, *_: object) -> None:
+        self._writer.abandon()
+
+    def finish(self) -> None:
+        """Writes all that is not written yet."""
+        self._writer.close()
 
     def predict_images(self) -> None:
         """All images, broken ones left out."""
@@ -156,11 +218,13 @@ class _PredictionRun:
         index, problems = inspect_images(
             [file.path for file in files], workers=self._batches.workers, progress="images"
         )
+        addresses = {file.path: file.shown for file in files if file.address}
+        problems = tuple(replace(problem, address=addresses.get(problem.file, "")) for problem in problems)
         self._problems += problems
         broken = {problem.file for problem in problems}
         usable = [file for file in files if file.path not in broken]
         if not usable:
-            if not self._sources.videos:
+            if not self._sources.videos and self._sources.live is None:
                 raise ValueError(f"no image can be used; the first problem: {problems[0]}")
             return
         source = ImageBatches(index, self._batches)
@@ -170,14 +234,16 @@ class _PredictionRun:
             for batch in self._timed(source):
                 files_here = [usable[number] for number in batch.indices]
                 made = [
-                    Prediction(file.path, None, place.original_hw, _NOTHING, file.name)
+                    Prediction(file.path, None, place.original_hw, _NOTHING, file.name, file.address and file.shown)
                     for file, place in zip(files_here, batch.geometry, strict=True)
                 ]
                 for number, prediction in zip(batch.indices, self._detected(batch, made), strict=True):
                     found[int(number)] = prediction
                     self._writer.add_image(prediction)
                 bar.update(len(batch.indices))
-        self._found += [found[number] for number in sorted(found)]
+        for number in sorted(found):
+            self._found.append(found[number])
+            self._tally.add(found[number])
 
     def predict_videos(self) -> None:
         """All videos, one after the other; broken ones are left out."""
@@ -186,38 +252,73 @@ class _PredictionRun:
                 video = Video(file.path)
             except OSError as error:
                 text = str(error).removeprefix(f"{printable(file.path)}: ")
-                self._problems.append(Problem(file.path, None, "error", text, "image-unusable"))
+                address = file.address and file.shown
+                self._problems.append(Problem(file.path, None, "error", text, "image-unusable", address))
                 continue
             with contextlib.closing(video):
                 self._predict_video(file, video)
-        if not self._found:
+        if not self._found and self._sources.live is None:
             raise ValueError(f"nothing can be used; the first problem: {self._problems[0]}")
 
     def _predict_video(self, file: SourceFile, video: Video) -> None:
         every = self._options.vid_stride
-        source = FrameBatches(file.path, video.size, self._batches)
+        with self._frames(file, video, self._batches, -(-video.frames // every) or None) as frames:
+            number = 1
+            for batch, pixels in self._timed(frames.source.batches(video.read(every))):
+                numbers = [number + place * every for place in range(len(pixels))]
+                self._found += self._predict_frames(frames, batch, pixels, numbers)
+                number = numbers[-1] + every
+
+    def predict_live(self, live: LiveVideo) -> None:
+        """The newest frame of a camera or stream again and again, until it ends or the user interrupts it."""
+        file = self._sources.live
+        assert file is not None
+        self._writer.write_table()
+        LOG.info("%s: %dx%d px; Ctrl-C ends it, and what was found is kept", file.shown, *live.size)
+        with StopRequest() as stop, self._frames(file, live, replace(self._batches, batch_size=1), None) as frames:
+            last = None
+            for number, frame in live.frames(self._options.vid_stride, lambda: stop.asked):
+                for batch, pixels in self._timed(frames.source.batches([frame])):
+                    # As many frames in the result as went by since the last one: it plays as fast as it happened.
+                    times = 1 if last is None else (number - last) // self._options.vid_stride
+                    self._predict_frames(frames, batch, pixels, [number], times)
+                last = number
+        if live.stalled:
+            self._problems.append(Problem(file.path, None, "error", live.ended, "image-unusable", file.shown))
+        elif live.ended:
+            LOG.info("%s: %s", file.shown, live.ended)
+
+    @contextlib.contextmanager
+    def _frames(
+        self, file: SourceFile, video: Video | LiveVideo, settings: PredictSettings, count: int | None
+    ) -> Iterator["_Frames"]:
+        """What looks at the frames of a video and writes the annotated one; `count` of them are expected."""
         name = file.name.with_suffix(".mp4")
         with contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.closing(source))
+            source = stack.enter_context(contextlib.closing(FrameBatches(file.path, video.size, settings)))
             target = None
             if self._output.drawing is not None and self._output.save_drawn:
-                (self._output.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                target = VideoFile(
-                    self._writer.without_overwriting(self._output.folder / name), video.size, video.rate / every
-                )
+                path = self._output.folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                rate = video.rate / self._options.vid_stride
+                target = VideoFile(self._writer.without_overwriting(path), video.size, rate)
                 stack.enter_context(contextlib.closing(target))
-            bar = stack.enter_context(_progress(-(-video.frames // every) or None, printable(file.path.name)))
-            self._detector.warm_up({source.shape_hw: self._batches.batch_size})
-            number = 1
-            for batch, frames in self._timed(source.batches(video.read(every))):
-                hw = (video.size[1], video.size[0])
-                numbers = [number + place * every for place in range(len(frames))]
-                made = [Prediction(file.path, frame, hw, _NOTHING, name) for frame in numbers]
-                for prediction, frame in zip(self._detected(batch, made), frames, strict=True):
-                    self._writer.add_frame(prediction, frame, target)
-                    self._found.append(prediction)
-                number = numbers[-1] + every
-                bar.update(len(frames))
+            bar = stack.enter_context(_progress(count, printable(file.name.name if file.address else file.path.name)))
+            self._detector.warm_up({source.shape_hw: settings.batch_size})
+            hw = (video.size[1], video.size[0])
+            first = Prediction(file.path, 1, hw, _NOTHING, name, file.address and file.shown)
+            yield _Frames(source, target, bar, first)
+
+    def _predict_frames(
+        self, frames: "_Frames", batch: Batch, pixels: Sequence[Array], numbers: Iterable[int], times: int = 1
+    ) -> list[Prediction]:
+        made = [replace(frames.first, frame=number) for number in numbers]
+        found = self._detected(batch, made)
+        for prediction, frame in zip(found, pixels, strict=True):
+            self._writer.add_frame(prediction, frame, frames.target, times)
+            self._tally.add(prediction)
+        frames.bar.update(len(found))
+        return found
 
     def _timed(self, batches: Any) -> Iterator[Any]:
         """The batches, with the time spent waiting for them taken."""
@@ -240,7 +341,8 @@ class _PredictionRun:
     def result(self) -> PredictionResult:
         """Everything that was found, after it was written; tells the terminal about it."""
         folder = self._output.folder if self._writes else None
-        result = PredictionResult(folder, self._names, tuple(self._found), tuple(self._problems), self._timer.speed())
+        found, problems = tuple(self._found), tuple(self._problems)
+        result = PredictionResult(folder, self._names, found, problems, self._timer.speed(), self._tally)
         _report(result)
         return result
 
@@ -250,18 +352,17 @@ def _report(result: PredictionResult) -> None:
     for found in images if len(images) <= _LISTED_IMAGES else ():
         height, width = found.image_hw
         LOG.info(
-            "%s: %dx%d px, %s", printable(found.path), width, height, counted(found.detections, result.class_names)
+            "%s: %dx%d px, %s", printable(found.source), width, height, counted(found.detections, result.class_names)
         )
-    filled = sum(bool(len(found.detections)) for found in result.predictions)
-    frames = len(result.predictions) - len(images)
+    tally = result.tally
     kinds = [
         f"{number} {kind}{'s' * (number > 1)}"
-        for number, kind in ((len(images), "image"), (frames, "video frame"))
+        for number, kind in ((tally.images, "image"), (tally.frames, "video frame"))
         if number
     ]
-    seen = " and ".join(kinds)
+    seen = " and ".join(kinds) or "0 video frames"
     counts = ", ".join(f"{number} {name}" for name, number in result.counts.items())
-    LOG.info("Found %s", f"{counts}; in {filled} of {seen}" if counts else f"nothing in {seen}")
+    LOG.info("Found %s", f"{counts}; in {tally.filled} of {seen}" if counts else f"nothing in {seen}")
     speed = result.speed
     LOG.info(
         "Speed: %.1fms loading, %.1fms inference, %.1fms NMS per image", speed.load, speed.inference, speed.suppression

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,11 +37,12 @@ class Prediction:
     """What was found in one image or video frame.
 
     Attributes:
-        path: the image or video.
+        path: the image or video; what was fetched is there until the prediction ends.
         frame: number in its video, from 1; None of an image.
         image_hw: height and width in px, upright.
         detections: (k, 6) float32: x1, y1, x2, y2 in px, confidence, class; highest confidence first.
         name: what its results are called, relative to the results folder; of an image the annotated file.
+        address: where it was fetched from, or the camera or stream; "" of the user's own files.
     """
 
     path: Path
@@ -49,6 +50,12 @@ class Prediction:
     image_hw: tuple[int, int]
     detections: Array
     name: Path
+    address: str = ""
+
+    @property
+    def source(self) -> str:
+        """The address or the path."""
+        return self.address or str(self.path)
 
     @property
     def stem(self) -> Path:
@@ -101,6 +108,7 @@ class PredictionWriter:
         self._waiting: list[Future[None]] = []
         self._entries: list[tuple[str, dict[str, Any]]] = []
         self._rows: list[tuple[Any, ...]] = []
+        self._table: IO[str] | None = None
         self._stems: dict[int | str, Path] = {}
         self._crops: set[Path] = set()
 
@@ -110,12 +118,22 @@ class PredictionWriter:
         self._settle(_WAITING)
         self._waiting.append(self._pool.submit(self._write_image, found, self._crop_files(found)))
 
-    def add_frame(self, found: Prediction, frame: Array, video: VideoFile | None) -> None:
-        """Writes everything that belongs to a frame (h, w, 3) uint8 RGB, and appends it to a video."""
+    def add_frame(self, found: Prediction, frame: Array, video: VideoFile | None, times: int = 1) -> None:
+        """Writes everything that belongs to a frame (h, w, 3) uint8 RGB, and appends it to a video, once or several
+        times."""
         self._note(found)
         self._write_rows(found, frame, self._crop_files(found))
         if video is not None and self._settings.drawing is not None:
-            video.add(draw_detections(frame, found.detections, self._names, self._settings.drawing))
+            drawn = draw_detections(frame, found.detections, self._names, self._settings.drawing)
+            for _ in range(times):
+                video.add(drawn)
+
+    def write_table(self) -> None:
+        """Writes the table of what there is so far; later rows stand behind it, in their order, not kept in memory."""
+        if self._settings.table:
+            write_atomically(self._settings.folder / CSV_FILE, _as_csv(self._rows))
+            self._rows = []
+            self._table = (self._settings.folder / CSV_FILE).open("a", encoding="utf-8", newline="", buffering=1)
 
     def close(self) -> None:
         """Waits until everything is written, the JSON file in the order of the names."""
@@ -124,8 +142,8 @@ class PredictionWriter:
             if self._settings.entries:
                 ordered = [entry for _, entry in sorted(self._entries, key=lambda named: named[0])]
                 write_atomically(self._settings.folder / JSON_FILE, json.dumps(ordered, allow_nan=False))
-            if self._settings.table:
-                write_atomically(self._settings.folder / CSV_FILE, _as_csv(self._rows))
+            if self._table is None:
+                self.write_table()
         finally:
             self.abandon()
 
@@ -136,6 +154,8 @@ class PredictionWriter:
     def abandon(self) -> None:
         """Ends the threads without what is still waiting."""
         self._pool.shutdown(cancel_futures=True)
+        if self._table is not None:
+            self._table.close()
 
     def _settle(self, waiting: int) -> None:
         while len(self._waiting) > waiting:
@@ -143,16 +163,19 @@ class PredictionWriter:
 
     def _note(self, found: Prediction) -> None:
         if self._settings.table:
-            place = (str(found.path), "" if found.frame is None else found.frame)
+            place = (found.source, "" if found.frame is None else found.frame)
+            rows: list[tuple[Any, ...]] = []
             for *box, confidence, number in found.detections.tolist():
                 values = (f"{value:.6g}" for value in (confidence, *box))
-                self._rows.append((*place, int(number), self._names[int(number)], *values))
+                rows.append((*place, int(number), self._names[int(number)], *values))
+            if self._table is None:
+                self._rows += rows
+            else:
+                csv.writer(self._table, lineterminator="\n").writerows(rows)
         if self._settings.entries:
             for entry in entries_of(found.detections, self._image_id(found.stem), range(len(self._names))):
-                named = {**entry, "category_name": self._names[entry["category_id"]], "file_name": str(found.path)}
-                self._entries.append(
-                    (str(found.path), named if found.frame is None else {**named, "frame": found.frame})
-                )
+                named = {**entry, "category_name": self._names[entry["category_id"]], "file_name": found.source}
+                self._entries.append((found.source, named if found.frame is None else {**named, "frame": found.frame}))
 
     def _image_id(self, stem: Path) -> int | str:
         """A number if the whole name is one that no other image has, as `01` would after `1`; else the name."""

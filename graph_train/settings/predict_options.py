@@ -24,8 +24,8 @@ from graph_train.settings.val_options import NO_DNN, NO_HALF, NUMBER_RANGES, THR
 
 _WEIGHTS_HELP = "trained weights (.safetensors, .pt, a OneFlow folder); several are joined to an ensemble"
 _SOURCE_HELP = (
-    "images, videos, folders (with those below), globs such as 'photos/**/*.jpg', .txt lists of them, or - for a list "
-    "on standard input"
+    "images, videos, folders (with those below), globs such as 'photos/**/*.jpg', .txt lists of them, - for a list on "
+    "standard input, http(s) addresses of images and videos, one camera (0, 1 ...) or stream (rtsp://...)"
 )
 MAX_LINE_PX, MAX_STRIDE = 1000, 1_000_000
 _DRAWING = ("hide_labels", "hide_conf", "line_thickness")
@@ -54,8 +54,13 @@ class DetectorOptions:
     )
     device: str = flag("", "cuda device, i.e. 0, or cpu; '' takes the GPU where there is one")
     workers: int = flag(8, "threads that read and write images", kind=int)
-    graph: bool | None = flag(None, "run the network as compiled graphs (default, but for a few images alone, which "
-                              "are done before a graph is compiled)", kind=SWITCH, off="--eager")  # fmt: skip
+    graph: bool | None = flag(
+        None,
+        "run the network as compiled graphs (default, but for a few images alone, which "
+        "are done before a graph is compiled)",
+        kind=SWITCH,
+        off="--eager",
+    )
     kernels: str = flag("auto", "our kernel plugin", choices=("auto", "off", "require"))
     allow_download: bool = flag(False, DOWNLOAD_HELP, kind=SWITCH)
 

@@ -1,14 +1,18 @@
 """Streams a file from an http address to the disk: bounded, watched, and continued after a break."""
 
+import base64
 import fcntl
 import http.client
 import logging
 import os
 import re
 import shutil
+import socket
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,13 +21,15 @@ from tqdm import tqdm
 from kernels.host.paths import printable
 
 ALLOW_DOWNLOAD = "--allow-download"
-"""The flag without which no command fetches anything."""
+"""The flag without which no command fetches anything but what `--source` of `graph-predict` names itself."""
 MAX_BYTES = 1 << 40
 ATTEMPTS = 5
 """How often a broken connection is taken up again, as long as something new arrives."""
 _TIMEOUT_SECONDS = 30.0
 _PATIENCE_SECONDS, _SLOWEST_BYTES_PER_SECOND = 30.0, 1000
 _CHUNK_BYTES = 1 << 20
+_KEPT_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
+"""What stands in an address as it is; anything else, such as spaces and umlauts, is encoded."""
 _log = logging.getLogger("graph_train")
 _PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
 
@@ -96,14 +102,18 @@ def fetch_verified(url: str, target: Path, *, sha256: str, size: int | None = No
             raise WrongContentError(found[-1] if found else "unknown") from None
 
 
-def fetch(url: str, file: Path, *, size: int | None = None, attempts: int = 1) -> None:
+def fetch(
+    url: str, file: Path, *, size: int | None = None, attempts: int = 1, most: int = MAX_BYTES, progress: bool = True
+) -> None:
     """Write what an address gives into a file, going on behind what the file has already.
 
     Args:
-        url: http or https.
+        url: http or https; `user:password@` before the host is sent as basic authentication.
         file: in a folder that exists; after an error it keeps what arrived.
         size: bytes that there must be, where known.
         attempts: how often a broken connection is taken up again, as long as something new arrives.
+        most: bytes that it may have.
+        progress: show a bar.
     Raises:
         FetchError: refused, broken off, too slow, too large, or of another size.
         OSError: the file cannot be written.
@@ -111,25 +121,85 @@ def fetch(url: str, file: Path, *, size: int | None = None, attempts: int = 1) -
     for left in reversed(range(attempts)):
         before = file.stat().st_size if file.exists() else 0
         try:
-            _fetch_once(url, file, before, size)
+            _fetch_once(url, file, before, _Wanted(size, most, progress))
         except urllib.error.HTTPError as error:
             if error.code != _RANGE_NOT_SATISFIABLE or not before:
-                raise FetchError(f"cannot be fetched: {printable(str(error.reason))}") from None
+                raise FetchError(f"cannot be fetched: {_reason(error)}") from None
             file.unlink()  # longer than what the address has now
-        except (http.client.HTTPException, urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        except _BROKEN as error:
             if left and file.exists() and file.stat().st_size > before:
                 continue
-            reason = " ".join(str(getattr(error, "reason", "") or error).split()) or type(error).__name__
-            raise FetchError(f"cannot be fetched: {printable(reason)}") from None
+            raise FetchError(f"cannot be fetched: {_reason(error)}") from None
         else:
             return
     raise FetchError("cannot be fetched: the file there is shorter than what arrived before; try again")
 
 
-def _fetch_once(url: str, file: Path, start: int, size: int | None) -> None:
-    headers = {"User-Agent": "graph-train"} | ({"Range": f"bytes={start}-"} if start else {})
+_BROKEN = (http.client.HTTPException, urllib.error.URLError, TimeoutError, ConnectionError)
+
+
+def media_type(url: str) -> tuple[str, bool]:
+    """What an address says that it gives, such as "image/jpeg" ("" where it does not say), and whether it says how long
+    that is. Nothing but the header is read.
+
+    Raises:
+        FetchError: nothing is there.
+    """
+    try:
+        with _open(url) as answer:
+            stated = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            return stated, "Content-Length" in answer.headers
+    except _BROKEN as error:
+        raise FetchError(f"cannot be fetched: {_reason(error)}") from None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How large a file must be and may be, in bytes, and whether a bar is shown."""
+
+    size: int | None
+    most: int
+    progress: bool
+
+
+def _reason(error: Exception) -> str:
+    """Why a connection gave nothing, in a few words."""
+    cause = getattr(error, "reason", "") or error
+    if isinstance(error, urllib.error.HTTPError):
+        return printable(f"{error.reason} (HTTP {error.code})")
+    if isinstance(cause, socket.gaierror):
+        return f"no such host ({cause.strerror})"
+    if isinstance(cause, OSError) and cause.strerror:
+        return printable(cause.strerror)
+    return printable(" ".join(str(cause).split()) or type(error).__name__)
+
+
+def _open(url: str, **headers: str) -> Any:
     opener = urllib.request.build_opener(_HttpOnly)
-    with opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS) as answer:
+    try:
+        request = _request(url, headers)
+    except ValueError as error:
+        raise FetchError(f"is no address: {printable(str(error))}") from None
+    return opener.open(request, timeout=_TIMEOUT_SECONDS)
+
+
+def _request(url: str, headers: dict[str, str]) -> urllib.request.Request:
+    parts = urllib.parse.urlsplit(url)
+    account, _, place = parts.netloc.rpartition("@")
+    path, query = (urllib.parse.quote(part, safe=_KEPT_CHARACTERS) for part in (parts.path, parts.query))
+    host = place if place.isascii() else place.encode("idna").decode()
+    address = urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))
+    request = urllib.request.Request(address, headers={"User-Agent": "graph-train", **headers})
+    if account:
+        secret = base64.b64encode(urllib.parse.unquote(account).encode()).decode()
+        # Where a redirection leads to it is not sent.
+        request.add_unredirected_header("Authorization", f"Basic {secret}")
+    return request
+
+
+def _fetch_once(url: str, file: Path, start: int, wanted: _Wanted) -> None:
+    size = wanted.size
+    with _open(url, **({"Range": f"bytes={start}-"} if start else {})) as answer:
         # A server that knows no ranges sends all of it again.
         start = start if answer.status == _PARTIAL else 0
         stated = answer.headers.get("Content-Length", "")
@@ -137,17 +207,19 @@ def _fetch_once(url: str, file: Path, start: int, size: int | None) -> None:
         if size is not None and expected not in (None, size):
             raise FetchError(f"has {expected} bytes, {size} were expected: it is not used")
         with file.open("ab" if start else "wb") as out:
-            _copy(answer, out, url, start, expected if size is None else size)
+            _copy(answer, out, url, start, replace(wanted, size=expected if size is None else size))
 
 
-def _copy(answer: Any, out: IO[bytes], url: str, start: int, expected: int | None) -> None:
-    total, began = start, time.monotonic()
+def _copy(answer: Any, out: IO[bytes], url: str, start: int, wanted: _Wanted) -> None:
+    expected, total, began = wanted.size, start, time.monotonic()
     free = shutil.disk_usage(Path(out.name).parent).free
-    limit = start + min(MAX_BYTES, free)
-    with tqdm(total=expected, initial=start, desc=name_of(url), unit="B", unit_scale=True) as bar:
+    bar = tqdm(total=expected, initial=start, desc=name_of(url), unit="B", unit_scale=True, disable=not wanted.progress)
+    with bar:
         while True:
-            if max(total, expected or 0) > limit:
+            if max(total, expected or 0) > start + free:
                 raise FetchError(f"is larger than the {free / 1e9:.1f} GB that are free in {Path(out.name).parent}")
+            if max(total, expected or 0) > wanted.most:
+                raise FetchError(f"is larger than {wanted.most / 1e6:,.0f} MB: it is not used")
             chunk = answer.read1(_CHUNK_BYTES)
             if not chunk:
                 break

@@ -38,6 +38,7 @@ class Problem:
         severity: "error" or "warning".
         text: what was found and what was done about it, without the file's name.
         code: what kind of finding it is.
+        address: where the file was fetched from, to be named in its place.
     """
 
     file: Path
@@ -45,9 +46,11 @@ class Problem:
     severity: Severity
     text: str
     code: Code
+    address: str = ""
 
     def __str__(self) -> str:
-        place = printable(self.file) if self.line is None else f"{printable(self.file)}:{self.line}"
+        name = printable(self.address or self.file)
+        place = name if self.line is None else f"{name}:{self.line}"
         return f"{place}: {self.severity}: {self.text}"
 
 

@@ -19,7 +19,7 @@ _USUAL_RATE = 30.0
 """Frames per second of a file that does not say."""
 
 
-def require_opencv(path: Path) -> None:
+def require_opencv(path: Path | str) -> None:
     """Refuses a video where OpenCV is not installed.
 
     Raises:
@@ -27,6 +27,14 @@ def require_opencv(path: Path) -> None:
     """
     if importlib.util.find_spec("cv2") is None:
         raise ValueError(f"{printable(path)}: videos need OpenCV: {install_command('video')}")
+
+
+def frame_rate(capture: Any) -> float:
+    """Frames per second of an opened `cv2.VideoCapture`."""
+    import cv2
+
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    return rate if 0 < rate < 1000 else _USUAL_RATE
 
 
 class Video:
@@ -55,8 +63,7 @@ class Video:
             raise OSError(f"{printable(path)}: cannot be decoded as a video")
         self._first: Any = first
         self.size = (int(first.shape[1]), int(first.shape[0]))
-        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.rate = rate if 0 < rate < 1000 else _USUAL_RATE
+        self.rate = frame_rate(self._capture)
         self.frames = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
 
     def read(self, every: int = 1) -> Iterator[np.ndarray]:

@@ -1,3 +1,5 @@
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,18 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def find(entries: list[str], lines: Sequence[str] | None = None, *, allow_download: bool = False) -> Sources:
+    with tempfile.TemporaryDirectory() as folder:
+        return find_sources(entries, lines, downloads=Path(folder), allow_download=allow_download)
+
+
 def names(found: Sources) -> dict[str, str]:
     """Results are called -> file, images then videos."""
     return {str(file.name): str(file.path) for file in (*found.images, *found.videos)}
 
 
 def test_a_folder_with_all_below_it(tree: Path) -> None:
-    found = find_sources(["photos"])
+    found = find(["photos"])
     # a.jpg and a.bmp would share a label file, so the second one by name gets a number.
     assert names(found) == {
         "a.bmp": "photos/a.bmp",
@@ -36,19 +43,19 @@ def test_a_folder_with_all_below_it(tree: Path) -> None:
 
 
 def test_globs_and_files_of_one_name(tree: Path) -> None:
-    assert names(find_sources(["photos/**/a.jpg"])) == {"a.jpg": "photos/a.jpg", "a_2.jpg": "photos/deep/er/a.jpg"}
+    assert names(find(["photos/**/a.jpg"])) == {"a.jpg": "photos/a.jpg", "a_2.jpg": "photos/deep/er/a.jpg"}
     # named twice, looked at once
-    assert names(find_sources(["photos/a.jpg", "photos/a.j*"])) == {"a.jpg": "photos/a.jpg"}
+    assert names(find(["photos/a.jpg", "photos/a.j*"])) == {"a.jpg": "photos/a.jpg"}
 
 
 def test_a_file_whose_name_looks_like_a_glob(tree: Path) -> None:
     (tree / "[1].jpg").write_bytes(b"")
-    assert names(find_sources(["[1].jpg"])) == {"[1].jpg": "[1].jpg"}
+    assert names(find(["[1].jpg"])) == {"[1].jpg": "[1].jpg"}
 
 
 def test_lists_count_from_their_folder_then_from_the_current_one(tree: Path) -> None:
     (tree / "photos/list.txt").write_text("./a.jpg\n\nphotos/b.PNG\nnone.jpg\ndeep\n")
-    found = find_sources(["photos/list.txt"])
+    found = find(["photos/list.txt"])
     assert names(found) == {
         "a.jpg": f"{tree}/photos/a.jpg",
         "b.PNG": f"{tree}/photos/b.PNG",
@@ -67,11 +74,11 @@ def test_what_is_there_is_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / name / "a.jpg").touch()
     (tmp_path / "screen.png").touch()
     for entry in ("0", "screenshots", "screen.png"):
-        assert len(find_sources([entry]).images) == 1
+        assert len(find([entry]).images) == 1
 
 
 def test_standard_input(tree: Path) -> None:
-    found = find_sources(["-"], ["photos/a.jpg\n", "photos/*.PNG\n", "gone.jpg\n"])
+    found = find(["-"], ["photos/a.jpg\n", "photos/*.PNG\n", "gone.jpg\n"])
     assert list(names(found)) == ["a.jpg", "b.PNG"]
     assert str(found.problems[0]) == "standard input:3: error: gone.jpg: no such file, folder or match"
 
@@ -79,8 +86,9 @@ def test_standard_input(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("0", "cameras, streams and addresses are not read"),
-        ("rtsp://camera", "cameras, streams and addresses are not read"),
+        ("screen 0 0 0 512 256", "the screen is not recorded"),
+        ("ftp://me:secret@host/a.jpg", "^ftp://host/a.jpg: no address that can be opened; those of http, https, rtmp"),
+        ("http://[/a.jpg", "is no address"),
         ("nothing.jpg", "nothing.jpg: no such file"),
         ("~nobody-here/a.jpg", "^~nobody-here/a.jpg: no home folder is known for it"),
         ("~nobody-here/list.txt", "^~nobody-here/list.txt: no home folder is known for it"),
@@ -93,4 +101,32 @@ def test_what_cannot_be_looked_at(tree: Path, entry: str, message: str) -> None:
     (tree / "empty").mkdir()
     (tree / "photos/empty.txt").write_text("\n")
     with pytest.raises(ValueError, match=message):
-        find_sources([entry])
+        find([entry])
+
+
+def test_cameras_and_streams_are_found_but_not_opened(tree: Path) -> None:
+    found = find(["photos/a.jpg", "7"])
+    assert found.live is not None
+    assert (found.live.name, found.live.shown, len(found.images)) == (Path("camera7.mp4"), "7", 1)
+    live = find(["rtsp://me:secret@cam.local:8554/live/ch 1?sub=1"]).live
+    assert live is not None
+    assert (live.name, live.shown) == (Path("ch_1.mp4"), "rtsp://cam.local:8554/live/ch 1?sub=1")
+    assert "secret" in live.address
+    live = find(["rtmp://10.0.0.7"]).live
+    assert live is not None
+    assert live.name == Path("10_0_0_7.mp4")
+    with pytest.raises(ValueError, match="--source: 0 and rtsp://cam: one camera or stream at a time"):
+        find(["0", "rtsp://cam"])
+
+
+def test_addresses_in_lists_need_the_flag(tree: Path) -> None:
+    lines = ["photos/a.jpg", "rtsp://me:secret@cam/1", "0"]
+    found = find(["-"], lines)
+    assert found.live is None
+    assert list(map(str, found.problems)) == [
+        "standard input:2: error: rtsp://cam/1: give --allow-download to look at addresses that a list names",
+        "standard input:3: error: 0: no such file, folder or match",
+    ]
+    live = find(["-"], lines, allow_download=True).live
+    assert live is not None
+    assert live.shown == "rtsp://cam/1"

@@ -1,0 +1,114 @@
+"""What `--source` names that is no file of the user's: images and videos at http addresses, cameras and streams."""
+
+import re
+import urllib.parse
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from pipelines.data.fetching import ATTEMPTS, FetchError, fetch, media_type
+from pipelines.data.images import MAX_FILE_BYTES
+from pipelines.data.listing import IMAGE_ENDINGS, UNSUPPORTED_ENDINGS
+from pipelines.data.live import STREAM_PORTS, shown_address
+from pipelines.data.video import VIDEO_ENDINGS
+
+_FETCHED = ("http", "https")
+_ENDLESS_ENDINGS = frozenset({".m3u8", ".mjpeg", ".mjpg", ".mpd"})
+_ENDLESS_TYPES = frozenset(
+    {"multipart/x-mixed-replace", "application/vnd.apple.mpegurl", "application/x-mpegurl", "application/dash+xml"}
+)
+"""What cameras and playlists call themselves."""
+_ANY_IMAGE, _ANY_VIDEO = ".jpg", ".mp4"
+"""Endings of files whose address has none: the content decides how they are decoded."""
+_AT_ONCE = 8
+_LONGEST_NAME = 100
+
+
+def is_address(entry: str) -> bool:
+    """Whether it is the number of a camera or a URL of a kind that can be opened."""
+    return (entry.isascii() and entry.isdecimal()) or _scheme(entry) in STREAM_PORTS
+
+
+def has_scheme(entry: str) -> bool:
+    """Whether it is a URL of any kind."""
+    return bool(_scheme(entry))
+
+
+def _scheme(entry: str) -> str:
+    found = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*)://", entry)
+    return found[1].lower() if found else ""
+
+
+def fetch_addresses(addresses: Sequence[str], folder: Path) -> list[Path | FetchError | None]:
+    """Fetch images and videos, several at once.
+
+    Returns:
+        For each address its file in the folder, or why there is none, or None: it is a camera or stream, to be opened.
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def fetched(number: int) -> Path | FetchError | None:
+        try:
+            return _fetch_address(addresses[number], folder / str(number))
+        except FetchError as error:
+            return FetchError(f"{shown_address(addresses[number])}: {error}")
+
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
+        return list(pool.map(fetched, range(len(addresses))))
+
+
+def _fetch_address(address: str, stem: Path) -> Path | None:
+    if _scheme(address) not in _FETCHED:
+        return None
+    ending = _file_ending(address)
+    if ending is None:
+        return None
+    is_video = ending in VIDEO_ENDINGS
+    file = stem.with_suffix(ending)
+    # An image is bounded like any image file, a video by the disk.
+    limit = {} if is_video else {"most": MAX_FILE_BYTES}
+    fetch(address, file, attempts=ATTEMPTS, progress=is_video, **limit)
+    return file
+
+
+def _file_ending(address: str) -> str | None:
+    """The ending that the file of an address gets; None of a stream.
+
+    Raises:
+        FetchError: nothing is there, or neither image nor video.
+    """
+    ending = _path_of(address).suffix.lower()
+    if ending in IMAGE_ENDINGS | VIDEO_ENDINGS | UNSUPPORTED_ENDINGS:
+        return ending
+    if ending in _ENDLESS_ENDINGS:
+        return None
+    kind, has_length = media_type(address)
+    if kind in _ENDLESS_TYPES or (kind.startswith("video/") and not has_length):
+        return None
+    if kind.startswith(("image/", "video/")):
+        return _ANY_IMAGE if kind.startswith("image/") else _ANY_VIDEO
+    raise FetchError(f"is {kind or 'of no stated type'}; expected an image or a video")
+
+
+def result_name(address: str, file: Path | None) -> Path:
+    """What the results of an address are called: after the last part of its path, or its host.
+
+    Args:
+        address: of an image, video, camera or stream.
+        file: what was fetched; None of a camera or stream.
+    """
+    if file is None and _scheme(address) == "":
+        return Path(f"camera{address}{_ANY_VIDEO}")
+    path = _path_of(address)
+    known = file is not None and path.suffix.lower() == file.suffix
+    name = (path.stem if known else path.name) or urllib.parse.urlsplit(address).hostname or "stream"
+    stem = re.sub(r"[^\w-]+", "_", name).strip("_")[:_LONGEST_NAME] or "stream"
+    return Path(stem + (_ANY_VIDEO if file is None else file.suffix))
+
+
+def _path_of(address: str) -> PurePosixPath:
+    try:
+        return PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(address).path))
+    except ValueError as error:
+        raise FetchError(f"is no address: {error}") from None

@@ -1,0 +1,164 @@
+"""Cameras and streams through OpenCV, an extra: the newest frame, whatever became of those before it."""
+
+import os
+import socket
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kernels.host.paths import printable
+from pipelines.data.video import frame_rate, require_opencv
+
+STREAM_PORTS = {"http": 80, "https": 443, "rtmp": 1935, "rtmps": 443, "rtsp": 554, "rtsps": 322}
+"""Schemes of addresses that FFmpeg opens, with their usual ports."""
+TIMEOUT_SECONDS = 10.0
+"""How long a stream may take to open, and to send its next frame."""
+_TICK_SECONDS = 0.2
+"""How often a waiting reader looks whether it was told to stop."""
+
+
+def shown_address(address: str) -> str:
+    """The address as one line of text, without the user's name and password."""
+    head, separator, rest = address.partition("://")
+    place, slash, path = rest.partition("/")
+    return printable(f"{head}{separator}{place.rpartition('@')[2]}{slash}{path}")
+
+
+class LiveVideo:
+    """A camera or stream that is open. A thread reads it, and keeps only its newest frame: who is slower than the
+    stream sees some of its frames, none of them late.
+
+    Attributes:
+        size: width and height in px.
+        rate: frames per second, as far as it says so.
+        ended: why there are no more frames; "" as long as there are.
+        stalled: it ended because nothing came for `TIMEOUT_SECONDS`.
+    """
+
+    def __init__(self, address: str) -> None:
+        """
+        Args:
+            address: the number of a camera, or a URL with one of `STREAM_PORTS`.
+        Raises:
+            ValueError: OpenCV is not there, or the address is none.
+            OSError: there is no such camera, nothing answers, or what answers sends no video.
+        """
+        self._name = shown_address(address)
+        require_opencv(address if address.isdecimal() else self._name)
+        self._capture = _camera(int(address)) if address.isdecimal() else _stream(address, self._name)
+        there, first = self._capture.read()
+        if not there:
+            self._capture.release()
+            raise OSError(f"{self._name}: opened, but it sent no frame")
+        self.size = (int(first.shape[1]), int(first.shape[0]))
+        self.rate = frame_rate(self._capture)
+        self.ended, self.stalled = "", False
+        self._number, self._newest = 1, first
+        self._news, self._closing = threading.Condition(), False
+        self._thread = threading.Thread(target=self._read, name="graph-train-live", daemon=True)
+        self._thread.start()
+
+    def frames(self, every: int = 1, stopped: Callable[[], Any] = bool) -> Iterator[tuple[int, np.ndarray]]:
+        """The newest frame at each turn, (h, w, 3) uint8 RGB, with its number in the stream, from 1.
+
+        Args:
+            every: frames that pass from one to the next, at least.
+            stopped: asked while nothing comes; the frames end when it is true.
+        """
+        wanted = 1
+        while not stopped():
+            with self._news:
+                self._news.wait_for(lambda: self._number >= wanted or self.ended, _TICK_SECONDS)  # noqa: B023
+                number, frame = self._number, self._newest
+                ended = bool(self.ended)
+            if number >= wanted:
+                wanted = number + every
+                yield number, np.ascontiguousarray(frame[..., ::-1])
+            elif ended:
+                return
+
+    def _read(self) -> None:
+        while not self._closing:
+            started = time.monotonic()
+            there, frame = self._capture.read()
+            if not there:
+                self.stalled = time.monotonic() - started > TIMEOUT_SECONDS / 2
+                reason = f"sent no frame for {TIMEOUT_SECONDS:.0f} s" if self.stalled else "ended"
+            elif (frame.shape[1], frame.shape[0]) != self.size:
+                there, reason = False, f"changed its size from {self.size[0]}x{self.size[1]} px; start again"
+            with self._news:
+                if there:
+                    self._number, self._newest = self._number + 1, frame
+                else:
+                    self.ended = f"{reason} after frame {self._number}"
+                self._news.notify_all()
+            if not there:
+                return
+
+    def close(self) -> None:
+        """Closes the camera or connection."""
+        self._closing = True
+        self._thread.join(TIMEOUT_SECONDS + 1)
+        if not self._thread.is_alive():  # a driver that hangs would take the process with it
+            self._capture.release()
+
+
+def _camera(number: int) -> Any:
+    device = Path(f"/dev/video{number}")
+    if not device.exists():
+        there = ", ".join(sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*")))
+        raise OSError(f"camera {number}: there is no {device}; cameras here: {there or 'none'}")
+    cv2 = _quiet_opencv()
+    capture = cv2.VideoCapture(number, cv2.CAP_V4L2)
+    if not capture.isOpened():
+        raise OSError(f"camera {number}: cannot be opened; does another program use it, may you read {device}?")
+    return capture
+
+
+def _stream(address: str, name: str) -> Any:
+    _require_answer(address, name)
+    cv2 = _quiet_opencv()
+    milliseconds = int(TIMEOUT_SECONDS * 1000)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
+    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+    if not capture.isOpened():
+        raise OSError(f"{name}: answers, but not with a video; is the path right, does it need a password?")
+    return capture
+
+
+def _require_answer(address: str, name: str) -> None:
+    """Connect once, because FFmpeg does not tell why it cannot.
+
+    Raises:
+        ValueError: not an address.
+        OSError: says what is missing.
+    """
+    try:
+        parts = urllib.parse.urlsplit(address)
+        host, port = parts.hostname, parts.port or STREAM_PORTS[parts.scheme.lower()]
+    except ValueError as error:
+        raise ValueError(f"{name}: is no address: {error}") from None
+    if not host:
+        raise ValueError(f"{name}: names no host")
+    try:
+        socket.create_connection((host, port), TIMEOUT_SECONDS).close()
+    except (socket.gaierror, UnicodeError):
+        raise OSError(f"{name}: no such host: {printable(host)}") from None
+    except TimeoutError:
+        raise OSError(f"{name}: no answer from port {port} within {TIMEOUT_SECONDS:.0f} s") from None
+    except OSError as error:
+        raise OSError(f"{name}: {error.strerror or error} (port {port})") from None
+
+
+def _quiet_opencv() -> Any:
+    """OpenCV that leaves the terminal alone: what is wrong is told by us."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    import cv2
+
+    cv2.setLogLevel(0)
+    return cv2

@@ -1,0 +1,126 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.data import live
+from pipelines.data.live import LiveVideo, shown_address
+from tests.rtsp_server import rtsp_server
+from tests.served import WebServer, jpeg_of, unused_port, web_server
+
+
+@pytest.fixture
+def camera() -> Iterator[WebServer]:
+    """Ten frames, each of one grey that tells its number."""
+    with web_server() as server:
+        server.camera = [jpeg_of(np.full((64, 96, 3), 20 * number, np.uint8)) for number in range(1, 11)]
+        yield server
+
+
+def watched(address: str, end: Callable[[], None]) -> LiveVideo:
+    """A stream that was looked at to its end, which comes after five frames; each grey belongs to its number."""
+    video = LiveVideo(address)
+    assert video.size == (96, 64)
+    seen = []
+    for number, frame in video.frames():
+        seen.append(number)
+        assert float(frame.mean()) == pytest.approx(20 * ((number - 1) % 10 + 1), abs=3)
+        if len(seen) == 5:
+            end()
+    video.close()
+    assert len(seen) >= 5
+    assert seen == sorted(set(seen))
+    assert (video.ended.rpartition(" ")[0], video.stalled) == ("ended after frame", False)
+    return video
+
+
+def test_frames_of_a_stream_have_their_numbers(camera: WebServer) -> None:
+    watched(f"{camera.address}/camera", lambda: setattr(camera, "camera_ends", True))
+
+
+def test_frames_of_a_camera_that_speaks_rtsp(camera: WebServer) -> None:
+    hang_up = threading.Event()
+    with rtsp_server(camera.camera, hang_up) as address:
+        watched(f"{address}/live", hang_up.set)
+
+
+def test_only_the_newest_frame_is_kept(camera: WebServer) -> None:
+    camera.camera_ends = True
+    video = LiveVideo(f"{camera.address}/camera")
+    while not video.ended:
+        time.sleep(0.02)
+    assert [number for number, _ in video.frames()] == [10]
+    video.close()
+
+
+def test_frames_that_are_left_out(camera: WebServer) -> None:
+    video = LiveVideo(f"{camera.address}/camera")
+    numbers: list[int] = []
+    for number, _ in video.frames(every=4, stopped=lambda: len(numbers) == 3):
+        numbers.append(number)
+    video.close()
+    assert len(numbers) == 3
+    assert np.diff(numbers).min() >= 4
+
+
+def test_a_stream_that_falls_silent(camera: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "TIMEOUT_SECONDS", 1.0)
+    video = LiveVideo(f"{camera.address}/camera")
+    camera.frozen.set()
+    numbers = [number for number, _ in video.frames()]
+    assert video.stalled
+    assert video.ended == f"sent no frame for 1 s after frame {numbers[-1]}"
+    video.close()
+
+
+def test_whoever_waits_can_be_told_to_stop(camera: WebServer) -> None:
+    video = LiveVideo(f"{camera.address}/camera")
+    camera.frozen.set()
+    stopped = threading.Event()
+    threading.Timer(0.5, stopped.set).start()
+    started = time.monotonic()
+    list(video.frames(stopped=stopped.is_set))
+    assert time.monotonic() - started < 5
+    camera.frozen.clear()
+    video.close()
+
+
+def test_a_camera_that_is_not_there() -> None:
+    number = next(number for number in range(90, 200) if not Path(f"/dev/video{number}").exists())
+    with pytest.raises(OSError, match=rf"^camera {number}: there is no /dev/video{number}; cameras here: "):
+        LiveVideo(str(number))
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "rtmp", "http"])
+def test_nobody_listens(scheme: str) -> None:
+    port = unused_port()
+    with pytest.raises(OSError, match=rf"^{scheme}://127.0.0.1:{port}/x: Connection refused \(port {port}\)$"):
+        LiveVideo(f"{scheme}://me:secret@127.0.0.1:{port}/x")
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("rtsp://no-such-host.invalid/x", "no such host: no-such-host.invalid"),
+        ("rtsp://127.0.0.1:99999/x", "is no address"),
+        ("rtsp:///x", "names no host"),
+    ],
+)
+def test_addresses_that_lead_nowhere(address: str, said: str) -> None:
+    with pytest.raises((OSError, ValueError), match=said):
+        LiveVideo(address)
+
+
+def test_what_answers_is_no_video(camera: WebServer, capfd: pytest.CaptureFixture[str]) -> None:
+    camera.files["/page"] = ("text/html", b"<html>no video</html>")
+    with pytest.raises(OSError, match="answers, but not with a video"):
+        LiveVideo(f"{camera.address}/page")
+    assert capfd.readouterr().err == ""
+
+
+def test_passwords_are_not_shown() -> None:
+    assert shown_address("rtsp://me:a@b@cam:554/x@y\n") == "rtsp://cam:554/x@y\\n"
+    assert shown_address("0") == "0"
