@@ -8,11 +8,10 @@ import numpy as np
 
 from graph_train.checks import data_report
 from graph_train.checks.data_report import SplitReport
-from graph_train.host.output_file import output_file
 from graph_train.plots.labels import plot_labels
 from graph_train.settings.check_options import CheckOptions
 from kernels.host.files import is_stream, write_atomically
-from kernels.host.paths import printable
+from kernels.host.paths import output_file, printable
 from models.spec import load_model_spec
 from pipelines.data.dataset import SPLITS, Dataset, Split, load_dataset
 from pipelines.data.index import ImageIndex, scan_images

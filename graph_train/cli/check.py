@@ -58,8 +58,8 @@ def _check_environment(flags: dict[str, Any]) -> int:
     from dataclasses import asdict
 
     from graph_train.checks.environment import environment_facts
-    from graph_train.host.output_file import output_file
     from kernels.host.files import write_atomically
+    from kernels.host.paths import output_file
 
     target = output_file("--json", flags["json"]) if flags.get("json") else None
     facts = environment_facts()

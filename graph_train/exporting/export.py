@@ -9,10 +9,10 @@ from graph_train.detection.nms import NmsSettings
 from graph_train.engine.schedule import check_image_size
 from graph_train.exporting.pytorch.checkpoint import export_pytorch
 from graph_train.host.devices import select_device
-from graph_train.host.output_file import output_file
 from graph_train.host.published_weights import located_weights
 from graph_train.settings.export_options import ExportOptions
 from kernels.host.files import write_atomically
+from kernels.host.paths import output_file
 from kernels.plugin import load_plugin
 from models.network import DetectionModel
 from models.weights import save_weights

@@ -38,7 +38,7 @@ LOG = logging.getLogger("graph_train")
 
 
 def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | EvolutionResult:
-    """Do what `graph_train.api.train` says; OneFlow is loaded by this module."""
+    """Train on this rank; `graph_train.api.train` documents arguments, result and errors."""
     rank = team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", "")).info
     callbacks = callbacks if callbacks is not None else Callbacks()
     with team.reporting(quiet=not flags.get("debug")), steady_output(), Interruptible():

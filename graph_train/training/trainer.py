@@ -37,7 +37,7 @@ PLOTTED_BATCHES = 3
 
 
 PER_BATCH_HOOKS = ("optimizer_step", "on_before_zero_grad", "on_train_batch_end")
-"""Callbacks to these see the network as their batch left it, so the next step waits for them."""
+"""Callbacks to these, on any rank, see the network as their batch left it, so the next step waits for them."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Trainer:
         self._exchange = run.setup.exchange
         self._request = StopRequest()
         self._agreement = Agreement(self._exchange, self._request, self.callbacks)
-        self._most_labels = 0
+        self._most_labels, self._finishes_at_once = 0, False
         self._started: _StartedBatch | None = None
         self._batches = EpochBatches(run)
         self._validation = EpochValidation(run, folder.path, self.callbacks, self._agree_and_stop_if_requested)
@@ -205,8 +205,10 @@ class Trainer:
         return batch is None
 
     def _all_go_on(self, batch: Any, number: int) -> bool:
-        """Agrees with the other ranks on what comes before a batch: an end, a save, room for labels."""
-        self._most_labels, due = self._agreement.meet(batch.max_labels, self._due_before(number))
+        """Agree with the other ranks on a stop, a save, room for labels, and on when the step is read back."""
+        listens = any(map(self.callbacks.listens, PER_BATCH_HOOKS))
+        self._most_labels, due, at_once = self._agreement.meet(batch.max_labels, self._due_before(number), listens)
+        self._finishes_at_once = bool(at_once)
         if self._exchange.alone:
             return True
         self._stop_if_requested()
@@ -228,7 +230,7 @@ class Trainer:
             run.step.start(images, labels, run.schedule.at(number, cursor.epoch))
         self._finish_batch()
         self._started = _StartedBatch(batch, images, labels, number)
-        if any(map(self.callbacks.listens, PER_BATCH_HOOKS)):
+        if self._finishes_at_once:
             self._finish_batch()
         self.save_if_due(number)
 

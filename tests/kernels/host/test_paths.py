@@ -1,0 +1,31 @@
+"""Paths that a user gave: printed as one line, completed, refused where no result can be written."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kernels.host.paths import output_file, printable, with_home
+
+
+def test_a_printable_path_is_one_line_of_valid_text() -> None:
+    assert printable("ä\n\x1b[1m") == "ä\\n\\x1b[1m"
+    assert printable(Path(os.fsdecode(b"a\xff"))) == "a\\xff"
+
+
+def test_a_leading_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert with_home("~/photos") == Path("/home/somebody/photos")
+    assert with_home("photos/~a") == Path("photos/~a")
+    with pytest.raises(ValueError, match=r"~no-such-user/a: no home folder is known"):
+        with_home("~no-such-user/a")
+
+
+def test_a_result_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert output_file("--json", str(tmp_path / "link")) == tmp_path / "target"
+    with pytest.raises(ValueError, match=r"--json .*: a folder; give the name of a file in it"):
+        output_file("--json", str(tmp_path))
+    with pytest.raises(ValueError, match=r"there is no folder .*/none; make it first"):
+        output_file("--json", str(tmp_path / "none" / "a"))
+    assert output_file("--json", str(tmp_path / "none" / "a"), makes_folder=True) == tmp_path / "none" / "a"
