@@ -76,7 +76,7 @@ class SplitReport:
 
 
 def describe_split(index: ImageIndex, *, imgsz: int, anchors_px: np.ndarray, anchor_threshold: float) -> SplitReport:
-    """Measures one split.
+    """Measure one split.
 
     Args:
         index: the split.
@@ -136,7 +136,7 @@ def _cache_bytes(index: ImageIndex, imgsz: int) -> CacheBytes:
 
 
 def shared_pictures(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
-    """One warning for each pair of splits with equal files: what is trained on says nothing when validated on."""
+    """Return a warning for each pair of splits with equal files: validating on training data says nothing."""
     same_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
     for split, index in splits.items():
         for path, size in zip(index.paths, index.formats.file_bytes.tolist(), strict=True):
@@ -159,7 +159,7 @@ def shared_pictures(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
 
 
 def _equal_files(candidates: Iterable[tuple[str, Path]]) -> Iterable[tuple[str, str, Path]]:
-    """First split, second split and the second's path, for files of equal content in different splits."""
+    """Yield the first split, second split and the second's path, for files of equal content in different splits."""
     seen: dict[bytes, str] = {}
     for split, path in candidates:
         digest = hashlib.sha256(path.read_bytes()).digest()
@@ -169,7 +169,7 @@ def _equal_files(candidates: Iterable[tuple[str, Path]]) -> Iterable[tuple[str, 
 
 
 def class_warnings(dataset: Dataset, splits: Mapping[Split, SplitReport]) -> list[Problem]:
-    """A class without a box cannot be learnt; without one in val it cannot be measured."""
+    """Warn of classes without a box in train, which cannot be learnt, or in val, which cannot be measured."""
     problems = []
     for split, report in splits.items():
         empty = [name for name, boxes in report.boxes_per_class.items() if not boxes]
@@ -181,7 +181,7 @@ def class_warnings(dataset: Dataset, splits: Mapping[Split, SplitReport]) -> lis
 
 
 def as_json(dataset: Dataset, splits: Mapping[Split, SplitReport], problems: Sequence[Problem]) -> dict[str, Any]:
-    """The report as plain data; paths are escaped to one line of valid text."""
+    """Return the report as plain data; paths are escaped to one line of valid text."""
     return {
         "data": printable(dataset.file),
         "class_names": list(dataset.class_names),
@@ -196,7 +196,7 @@ def as_json(dataset: Dataset, splits: Mapping[Split, SplitReport], problems: Seq
 
 
 def as_text(split: str, report: SplitReport) -> list[str]:
-    """Lines about one split for the terminal."""
+    """Return the lines about one split for the terminal."""
     sizes, boxes = (report.width_px, report.height_px), report.boxes_per_image
     width, height = (f"{size.smallest:.0f} to {size.largest:.0f} (median {size.median:.0f})" for size in sizes)
     slots = ", ".join(f"{images} images need {slots}" for slots, images in report.label_capacities.items())

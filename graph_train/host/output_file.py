@@ -7,7 +7,9 @@ from kernels.host.files import followed, is_stream
 
 
 def output_file(flag: str, name: str, *, makes_folder: bool = False) -> Path:
-    """Where the content for a flag such as `--json` goes: what a link leads to; pipes and devices are written into.
+    """Return where the content for a flag such as `--json` goes: what a link leads to.
+
+    Pipes and devices are written into.
 
     Args:
         flag: what the user calls it.

@@ -58,7 +58,7 @@ class FeatureMaps:
         self._graphs: dict[tuple[int, ...], _LayersGraph] = {}
 
     def write(self, images: Any, folders: Sequence[Path]) -> None:
-        """Writes `stage<layer>_<block>_features.png` and `.npy` for each layer, as YOLOv5 names them.
+        """Write `stage<layer>_<block>_features.png` and `.npy` for each layer, as YOLOv5 names them.
 
         Args:
             images: (B, 3, H, W) uint8 RGB.
@@ -87,7 +87,7 @@ class FeatureMaps:
 
 
 def _mosaic(maps: Array) -> Any:
-    """Channels (C, h, w), each from its lowest to its highest value, side by side as a picture."""
+    """Return channels (C, h, w), each from its lowest to its highest value, side by side as a picture."""
     from matplotlib import colormaps
     from PIL import Image
 

@@ -64,7 +64,7 @@ class PredictionResult:
 
 
 def predict_sources(options: PredictOptions) -> PredictionResult:
-    """Runs a whole `graph-predict`.
+    """Run a whole `graph-predict`.
 
     Raises:
         ValueError, OSError: a setting or a file that cannot be used. A broken image among others is no error: it is
@@ -83,7 +83,7 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
 
 
 def _with_frame_folders(sources: Sources) -> Sources:
-    """Videos under names with which no frame is called like an image: `clip.mp4` beside `clip_1.jpg` is `clip_2.mp4`.
+    """Rename videos so that no frame is called like an image: `clip.mp4` beside `clip_1.jpg` is `clip_2.mp4`.
 
     What becomes of a frame is called after its video and its number, see `Prediction.stem`.
     """
@@ -139,7 +139,7 @@ class _PredictionRun:
             self._writer.abandon()
 
     def predict_images(self) -> None:
-        """All images, broken ones left out."""
+        """Predict in all images, broken ones left out."""
         files = self._sources.images
         if not files:
             return
@@ -170,7 +170,7 @@ class _PredictionRun:
         self._found += [found[number] for number in sorted(found)]
 
     def predict_videos(self) -> None:
-        """All videos, one after the other; broken ones are left out."""
+        """Predict in all videos, one after the other; broken ones are left out."""
         for file in self._sources.videos:
             try:
                 video = Video(file.path)
@@ -210,7 +210,7 @@ class _PredictionRun:
                 bar.update(len(frames))
 
     def _timed(self, batches: Any) -> Iterator[Any]:
-        """The batches, with the time spent waiting for them taken."""
+        """Yield the batches, with the time spent waiting for them taken."""
         started = time.perf_counter()
         for batch in batches:
             self._timer.load += time.perf_counter() - started
@@ -218,7 +218,7 @@ class _PredictionRun:
             started = time.perf_counter()
 
     def _detected(self, batch: Batch, made: Sequence[Prediction]) -> list[Prediction]:
-        """The predictions, one for each image of a batch, with what was found in it, in px of its file."""
+        """Return the predictions, one for each image of a batch, with what was found in it, in px of its file."""
         found = self._detector.detect(batch)
         self._timer.inference += found.inference_seconds
         self._timer.suppression += found.suppression_seconds
@@ -228,7 +228,7 @@ class _PredictionRun:
         return [replace(prediction, detections=rows) for prediction, rows in zip(made, found.rows, strict=True)]
 
     def result(self) -> PredictionResult:
-        """Everything that was found, after it was written; tells the terminal about it."""
+        """Return everything that was found, after it was written, and print a summary."""
         folder = self._output.folder if self._writes else None
         result = PredictionResult(folder, self._names, tuple(self._found), tuple(self._problems), self._timer.speed())
         _report(result)
@@ -268,7 +268,7 @@ def _progress(total: int | None, name: str) -> Any:
 
 
 def _output_settings(options: PredictOptions) -> OutputSettings:
-    """What will be written; its folder is made if there will be anything."""
+    """Return the output settings; make the folder if anything will be written."""
     style = BoxStyle(options.line_thickness, names=not options.hide_labels, confidences=not options.hide_conf)
     output = OutputSettings(
         folder=Path(options.project) / options.name,

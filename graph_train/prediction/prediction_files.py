@@ -105,20 +105,20 @@ class PredictionWriter:
         self._crops: set[Path] = set()
 
     def add_image(self, found: Prediction) -> None:
-        """Queues everything that belongs to an image; its pixels are decoded again."""
+        """Queue everything that belongs to an image; its pixels are decoded again."""
         self._note(found)
         self._settle(_WAITING)
         self._waiting.append(self._pool.submit(self._write_image, found, self._crop_files(found)))
 
     def add_frame(self, found: Prediction, frame: Array, video: VideoFile | None) -> None:
-        """Writes everything that belongs to a frame (h, w, 3) uint8 RGB, and appends it to a video."""
+        """Write everything that belongs to a frame (h, w, 3) uint8 RGB, and append it to a video."""
         self._note(found)
         self._write_rows(found, frame, self._crop_files(found))
         if video is not None and self._settings.drawing is not None:
             video.add(draw_detections(frame, found.detections, self._names, self._settings.drawing))
 
     def close(self) -> None:
-        """Waits until everything is written, the JSON file in the order of the names."""
+        """Wait until everything is written, the JSON file in the order of the names."""
         try:
             self._settle(0)
             if self._settings.entries:
@@ -130,11 +130,11 @@ class PredictionWriter:
             self.abandon()
 
     def without_overwriting(self, target: Path) -> Path:
-        """A place for a file that is written elsewhere; see `Originals.without_overwriting`."""
+        """Return a place for a file that is written elsewhere; see `Originals.without_overwriting`."""
         return self._originals.without_overwriting(target)
 
     def abandon(self) -> None:
-        """Ends the threads without what is still waiting."""
+        """End the threads without what is still waiting."""
         self._pool.shutdown(cancel_futures=True)
 
     def _settle(self, waiting: int) -> None:
@@ -155,12 +155,12 @@ class PredictionWriter:
                 )
 
     def _image_id(self, stem: Path) -> int | str:
-        """A number if the whole name is one that no other image has, as `01` would after `1`; else the name."""
+        """Return a number if the whole name is one that no other image has, as `01` would after `1`; else the name."""
         number = id_of_name(str(stem))
         return number if self._stems.setdefault(number, stem) == stem else str(stem)
 
     def _crop_files(self, found: Prediction) -> list[Path]:
-        """A file for each detection, by their order: `name.jpg`, `name2.jpg`, …; none twice in a run.
+        """Return a file for each detection, by their order: `name.jpg`, `name2.jpg`, …; none twice in a run.
 
         The second object of `1.jpg` would be called like the first one of `12.jpg`, and two classes may share a folder.
         """
@@ -195,7 +195,7 @@ class PredictionWriter:
                 ImageShow.show(drawn, title=str(found.name))
 
     def _write_rows(self, found: Prediction, pixels: Array | None, crops: Sequence[Path]) -> None:
-        """Label file and crops; an image without detections has none, as in YOLOv5."""
+        """Write label file and crops; an image without detections has none, as in YOLOv5."""
         folder = self._settings.folder
         if self._settings.labels and len(found.detections):
             path = folder / LABELS / f"{found.stem}.txt"
@@ -216,7 +216,7 @@ class PredictionWriter:
 
 
 def _as_csv(rows: Sequence[tuple[Any, ...]]) -> str:
-    """Rows in the order of files and frames, the most certain object of each first; boxes in px."""
+    """Return the rows in the order of files and frames, the most certain object of each first; boxes in px."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -226,7 +226,7 @@ def _as_csv(rows: Sequence[tuple[Any, ...]]) -> str:
 
 
 def crop_box(corners: Array, image_hw: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The px that a crop takes, left, top, right, bottom: a box made larger, inside the image and never empty."""
+    """Return left, top, right, bottom of a crop in px: a box made larger, inside the image and never empty."""
     height, width = image_hw
     centre, sides = (corners[:2] + corners[2:]) / 2, corners[2:] - corners[:2]
     half = (sides * CROP_GAIN + CROP_BORDER_PX) / 2
@@ -236,6 +236,6 @@ def crop_box(corners: Array, image_hw: tuple[int, int]) -> tuple[int, int, int, 
 
 
 def _folder_name(class_name: str) -> str:
-    """The class name without what a folder cannot be called."""
+    """Return the class name without what a folder cannot be called."""
     name = "".join("_" if character in "/\\\0" else character for character in class_name)
     return name if name.strip(".") else "_"

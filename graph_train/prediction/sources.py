@@ -45,7 +45,7 @@ class _Found:
 
 
 def find_sources(entries: Sequence[str], lines: Iterable[str] | None = None) -> Sources:
-    """Finds the files that `--source` names.
+    """Find the files that `--source` names.
 
     A folder gives all images and videos below it, each named with its way from the folder; files of other kinds are
     passed over. A `.txt` list or standard input (`-`) has such an entry in each line; relative ones count from the
@@ -83,7 +83,7 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def _add(entry: str, found: _Found) -> bool:
-    """Adds what an entry names; False if there is nothing of that name."""
+    """Add the files that an entry names; return False if there is nothing of that name."""
     path = with_home(entry)
     if path.is_dir():
         below = sorted(
@@ -104,7 +104,7 @@ def _add(entry: str, found: _Found) -> bool:
 
 
 def _add_list(lines: Iterable[str], file: Path, found: _Found) -> None:
-    """Entries of a list; what is not there is a problem of its own, the others are looked at."""
+    """Add the entries of a list; what is missing is a problem of its own, the others are used."""
     for number, line in enumerate(lines, start=1):
         entry = line.strip()
         if not entry:
@@ -120,7 +120,7 @@ def _absent(entry: str) -> str:
 
 
 def _with_distinct_names(files: Sequence[tuple[Path, Path]]) -> list[SourceFile]:
-    """Files of one name in several folders get `name_2`, `name_3` …; a file named twice is looked at once."""
+    """Rename files of one name in several folders `name_2`, `name_3` …; a file named twice is used once."""
     taken: set[Path] = set()
     seen: set[Path] = set()
     apart = []

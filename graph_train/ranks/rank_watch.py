@@ -71,7 +71,7 @@ class Watch:
         self._done = False
 
     def run(self) -> None:
-        """Watches."""
+        """Watch until the job ends."""
         with selectors.DefaultSelector() as selector:
             for peer in self._peers.values():
                 peer.connection.setblocking(False)
@@ -207,14 +207,14 @@ class Watch:
 
 
 def is_readable(number: int) -> bool:
-    """Whether reading from a file descriptor would give something now."""
+    """Return whether reading from a file descriptor would give something now."""
     with selectors.DefaultSelector() as selector:
         selector.register(number, selectors.EVENT_READ)
         return bool(selector.select(0))
 
 
 def main() -> None:
-    """Entry point of the process."""
+    """Run the process."""
     Watch(WatchSettings(**json.loads(sys.argv[1]))).run()
 
 

@@ -56,7 +56,7 @@ class Picture:
     at: tuple[int, int] = (0, 0)
 
     def window(self, images: np.ndarray) -> np.ndarray:
-        """Its part (3, h, w) of the images (B, 3, H, W) of a batch, as a view."""
+        """Return this plan's part (3, h, w) of the images (B, 3, H, W) of a batch, as a view."""
         (top, left), (height, width) = self.at, self.views[0].output_hw
         return images[self.row, :, top : top + height, left : left + width]
 
@@ -100,5 +100,5 @@ class BatchPlan:
         return (len(self.indices), 3, *self.shape_hw)
 
     def empty_images(self) -> np.ndarray:
-        """(B, 3, H, W) uint8, not yet written."""
+        """Return (B, 3, H, W) uint8, not yet written."""
         return np.empty(self.images_shape, np.uint8)

@@ -48,7 +48,7 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
 
 
 def name_of(url: str) -> str:
-    """The last part of an address, fit for a terminal."""
+    """Return the last part of an address, fit for a terminal."""
     return printable(url.rpartition("?")[0].rpartition("/")[2] or url.rpartition("/")[2] or "archive")
 
 

@@ -41,7 +41,7 @@ class DeviceCopy:
         self._source, self._last_byte = source, copied[-1:].to("cpu")
 
     def wait(self) -> None:
-        """Waits until the images are complete."""
+        """Wait until the images are complete."""
         self._last_byte.numpy()
 
 
@@ -55,13 +55,16 @@ class HandOver:
         self._under_way: DeviceCopy | None = None
 
     def take(self, source: DrawnImages) -> Any:
-        """OneFlow tensor (B, 3, H, W) uint8 of the images; waits for the copy before it, usually long complete."""
+        """Return OneFlow tensor (B, 3, H, W) uint8 of the images.
+
+        It waits for the copy before it, which is usually long complete.
+        """
         self.finish()
         self._under_way = DeviceCopy(source)
         return self._under_way.images
 
     def finish(self) -> None:
-        """Waits for the copy under way, if there is one, and gives its memory back."""
+        """Wait for the copy under way, if there is one, and give its memory back."""
         if self._under_way is not None:
             self._under_way.wait()
             self._under_way = None

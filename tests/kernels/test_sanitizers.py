@@ -26,7 +26,7 @@ plugin_library().graph_train_draw_region(
 
 
 def library(name: str) -> str:
-    """The compiler's own library of that name."""
+    """Return the compiler's own library of that name."""
     return subprocess.run(
         ["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -34,7 +34,7 @@ def library(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Variables with which the plugin is compiled for AddressSanitizer, in a cache of its own, and runs under it."""
+    """Return the variables that compile the plugin for AddressSanitizer, in its own cache, and run under it."""
     if shutil.which("g++") is None or not Path(library("libasan.so")).is_absolute():
         pytest.skip("g++ with libasan is needed")
     folder = tmp_path_factory.mktemp("asan")
@@ -53,7 +53,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def found(watched: dict[str, str]) -> list[str]:
-    """What the sanitizer has reported."""
+    """Return the sanitizer's reports."""
     folder = Path(watched["CXX"]).parent
     return [path.read_text(errors="replace")[:2000] for path in sorted(folder.glob("found.*"))]
 

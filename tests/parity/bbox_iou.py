@@ -16,7 +16,7 @@ _Array = npt.NDArray[np.float32]
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compares every row of every group, the special ones (zero area, ties) where it has a meaning."""
+    """Compare every row of every group, the special ones (zero area, ties) where it has a meaning."""
     with np.load(path, allow_pickle=False) as vectors:
         data = {name: vectors[name] for name in vectors.files}
     for box_format in _FORMATS:
@@ -79,7 +79,7 @@ class _PairsGraph(flow.nn.Graph):
 
 
 def _evaluate(box1: _Array, box2: _Array, kind: IouKind, xywh: bool, mode: Mode) -> tuple[_Array, _Array]:
-    """Overlaps (n,) and the gradient (n, 4) of their sum with respect to box1."""
+    """Return overlaps (n,) and the gradient (n, 4) of their sum with respect to box1."""
     overlap = _Overlap(box1, kind, xywh)
     if mode == "graph":
         values, gradient = _OverlapGraph(overlap)(flow.tensor(box2))

@@ -16,7 +16,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(found: Sources) -> dict[str, str]:
-    """Results are called -> file, images then videos."""
+    """Return the files by the names of their results, images then videos."""
     return {str(file.name): str(file.path) for file in (*found.images, *found.videos)}
 
 

@@ -30,7 +30,7 @@ EPOCHS = 3
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """The lab's data set with classes that no page should take at their word."""
+    """Return the lab's data set with classes that no page should take at their word."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
     content = yaml.safe_load(lab.data.read_text())
     lab.data.write_text(yaml.safe_dump({**content, "names": list(NASTY)}))
@@ -39,7 +39,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.fixture(scope="module")
 def trial(lab: Lab) -> Trial:
-    """A run with pictures, in graph mode."""
+    """Return a run with pictures, in graph mode."""
     return lab.train(**lab.finding(epochs=EPOCHS, noplots=False, graph=True, name="<b>run"))
 
 

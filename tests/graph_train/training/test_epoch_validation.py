@@ -30,7 +30,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 
 def laid_out_as_coco(lab: Lab, root: Path, *, annotations: bool = True) -> Path:
-    """The lab's data set in the layout of COCO 2017; returns its yaml."""
+    """Return the lab's data set in the layout of COCO 2017; return its yaml."""
     coco = root / "coco"
     pictures: list[dict[str, Any]] = []
     labels: list[dict[str, Any]] = []

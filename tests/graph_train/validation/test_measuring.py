@@ -32,7 +32,7 @@ class Batch:
 
 
 def labels_of(*rows: tuple[float, ...]) -> np.ndarray:
-    """Rows of image, class, cx, cy, w, h in px of the 64 px images."""
+    """Return the rows of image, class, cx, cy, w, h in px of the 64 px images."""
     return np.asarray(rows, np.float32).reshape(-1, 6) / np.asarray([1, 1, 64, 64, 64, 64], np.float32)
 
 
