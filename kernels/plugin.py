@@ -22,7 +22,7 @@ _log = logging.getLogger("graph_train.kernels")
 
 @dataclass(frozen=True)
 class PluginStatus:
-    """What `load_plugin` did.
+    """The outcome of `load_plugin`.
 
     `reason` says why nothing is loaded ("" when it is); `build_seconds` is 0 when the library came from the cache.
     """

@@ -13,7 +13,7 @@ MOMENTUM = 0.03
 
 
 class BatchNorm2d(flow.nn.BatchNorm2d):
-    """Normalises each channel; biased variance inside, unbiased in the running statistics, as PyTorch does.
+    """Batch normalisation of each channel; biased variance inside, unbiased in the running statistics, as PyTorch does.
 
     `num_batches_tracked` is not advanced by the forward pass: an in-place addition to a buffer is lost inside
     `nn.Graph`. `DetectionModel.count_batch` does it for eager and graph steps alike.

@@ -257,7 +257,7 @@ class SPPF(nn.Module):
 
 
 class Focus(nn.Module):
-    """Moves each 2x2 patch into channels, then convolves."""
+    """Convolution of an image whose 2x2 patches were moved into channels."""
 
     def __init__(
         self,
@@ -340,7 +340,7 @@ class GhostBottleneck(nn.Module):
 
 
 class Concat(nn.Module):
-    """Joins the channels of several maps of one size."""
+    """Concatenation of the channels of several maps of one size."""
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Map [(B, C_i, H, W)] to (B, sum C_i, H, W)."""

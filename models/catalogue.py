@@ -239,7 +239,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class BlockRule:
-    """How a row that names this block is read.
+    """The rule for reading a row that names this block.
 
     channels: "scaled": the first argument is the number of output channels, multiplied by the width multiple;
         "kept": as many as come in; "joined": the sum over the inputs; "none": ends the network.

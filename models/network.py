@@ -72,7 +72,7 @@ class DetectionModel(flow.nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """How many classes the head tells apart."""
+        """Number of classes of the head."""
         return self.spec.num_classes
 
     @property
@@ -87,7 +87,7 @@ class DetectionModel(flow.nn.Module):
 
     @property
     def head_geometry(self) -> HeadGeometry:
-        """What the loss must know of the head, as it is now."""
+        """Geometry of the head for the loss, as it is now."""
         return HeadGeometry(self.anchors_cells, tuple(float(px) for px in self.stride), self.num_classes)
 
     def set_anchors_px(self, anchors_px: npt.ArrayLike) -> None:

@@ -42,7 +42,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a pickle may name.
+    """The names that a pickle may use.
 
     Attributes:
         is_allowed: tells an allowed global.

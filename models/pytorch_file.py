@@ -74,7 +74,7 @@ class StoredTensor:
 
     @property
     def dtype_name(self) -> str:
-        """Such as float16."""
+        """Name of the data type, such as float16."""
         return _NAMES.get(self.element, np.dtype(self.element).name)
 
 

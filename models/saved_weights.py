@@ -51,7 +51,7 @@ _PLAIN = frozenset(
 
 @dataclass(frozen=True)
 class Found:
-    """What a file holds, apart from the file format.
+    """The content of a file, apart from the file format.
 
     Attributes:
         tensors: name in the state dictionary -> tensor of the file's own kind.

@@ -90,12 +90,12 @@ class ModelSpec:
 
     @property
     def grid_px(self) -> int:
-        """What image sides must be multiples of: the coarsest stride of any layer, which a level may be finer than."""
+        """Number that image sides must be multiples of: the coarsest stride of any layer, levels or not."""
         return PROBE_PX // min(min(layer.size) for layer in self.layers[:-1])
 
     @property
     def anchors_per_level(self) -> int:
-        """How many anchors each level has."""
+        """Number of anchors of each level."""
         return len(self.anchors_px[0])
 
 
@@ -169,7 +169,7 @@ def _read_yaml(path: Path) -> tuple[dict[Any, Any], dict[Any, list[str]]]:
 
 
 class _Builder:
-    """Walks the rows once, tracking channels and sizes."""
+    """A builder that walks the rows once, tracking channels and sizes."""
 
     def __init__(self, source: str, config: dict[Any, Any], lines: Mapping[Any, list[str]] | None) -> None:
         self._source = source

@@ -27,7 +27,7 @@ _SMALLEST_SIDE_CELLS = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class HeadGeometry:
-    """What the loss must know of a detection head.
+    """Geometry of a detection head for the loss.
 
     Attributes:
         anchors_cells: (levels, anchors, 2) width and height of each anchor in cells of its level.

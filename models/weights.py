@@ -80,7 +80,7 @@ class LoadedWeights:
 
 @dataclass(frozen=True)
 class TransferReport:
-    """What a network took over from a file. `str()` of it is one line, then one for each kind of difference."""
+    """The weights that a network took over from a file; `str()` has a line, then one for each kind of difference."""
 
     path: Path
     transferred: tuple[str, ...]

@@ -54,7 +54,7 @@ class Batch:
 
 
 class BatchSource:
-    """Makes batches from plans, ahead of their use, in one background thread beside those of the drawing."""
+    """A source of batches made from plans, ahead of their use, in one background thread beside those of the drawing."""
 
     def __init__(self, settings: GraphSettings, images: ImageStore, paths: Sequence[Path]) -> None:
         self.timings = Timings()

@@ -28,7 +28,7 @@ _NO_LABELS = np.zeros((0, 6), np.float32)
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """How images become batches.
+    """Settings for making batches of images.
 
     Attributes:
         image_hw: px that an image is fitted into, multiples of `stride`; small images grow, as in YOLOv5.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of every batch this process handles."""
+    """The part of every batch that this process handles."""
 
     rank: int = 0
     ranks: int = 1

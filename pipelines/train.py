@@ -98,7 +98,7 @@ class TrainPipeline:
 
     @property
     def timings(self) -> Timings:
-        """Where the time went, waiting of the consumer included."""
+        """Times of the stages, waiting of the consumer included."""
         return self._source.timings
 
     def epoch(

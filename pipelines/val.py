@@ -102,7 +102,7 @@ class ValPipeline:
 
     @property
     def timings(self) -> Timings:
-        """Where the time went, waiting of the consumer included."""
+        """Times of the stages, waiting of the consumer included."""
         return self._source.timings
 
     def __iter__(self) -> Iterator[Batch]:

@@ -18,7 +18,7 @@ _LEARNING_RATE, _MOMENTUM = 1e-3, 0.937
 
 @dataclass(frozen=True)
 class Point:
-    """What is trained, whoever trains it."""
+    """The network, batch size and image size that all sides train with."""
 
     model: str
     batch_size: int

@@ -13,7 +13,7 @@ _STEPS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
 
 
 class Matches(NamedTuple):
-    """What one level has to learn: n matches in the order neighbour, anchor, label."""
+    """Targets of one level: n matches in the order neighbour, anchor, label."""
 
     image: Tensor
     anchor: Tensor

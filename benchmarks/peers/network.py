@@ -72,7 +72,7 @@ class SPPF(nn.Module):
 
 
 class Concat(nn.Module):
-    """Joins channels."""
+    """A block that joins channels."""
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Join several (B, C_i, H, W) -> (B, sum of C_i, H, W)."""

@@ -32,7 +32,7 @@ class Images:
 
 
 class MosaicLoader:
-    """Draws samples; `seconds` adds up what each stage took (reading is part of decoding: one call does both)."""
+    """A source of samples; `seconds` adds up what each stage took (reading is part of decoding: one call does both)."""
 
     def __init__(self, images: Images, image_px: int, seed: int) -> None:
         cv2.setNumThreads(0)

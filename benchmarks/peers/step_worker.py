@@ -17,7 +17,7 @@ from benchmarks.peers.step import TrainStep
 
 
 class _Session:
-    """What `prepare` made."""
+    """The objects that `prepare` made."""
 
     step: TrainStep
     batches: list[tuple[torch.Tensor, torch.Tensor]]

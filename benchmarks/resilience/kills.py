@@ -62,7 +62,7 @@ class _Chain:
 
 
 class _Trainings:
-    """Starts the same training in several folders."""
+    """The same training, started in several folders."""
 
     def __init__(self, flags: argparse.Namespace, data: str, work: Path) -> None:
         self._work = work
@@ -154,7 +154,7 @@ class _Reference:
 
 @dataclass(frozen=True)
 class _Series:
-    """Disturbs one run after another."""
+    """A series of runs that are disturbed one after another."""
 
     trainings: _Trainings
     reference: _Reference

@@ -17,7 +17,7 @@ from models.padded_labels import pad_labels
 
 
 class _Session:
-    """What `prepare` made."""
+    """The objects that `prepare` made."""
 
     trainer: Trainer
     images: Tensor

@@ -84,7 +84,7 @@ def is_half(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Setting:
-    """How everything is executed."""
+    """Device, threads and interpreters of a comparison."""
 
     device: str
     threads: int
@@ -168,7 +168,7 @@ def available(
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was measured at one point."""
+    """The measurements at one point."""
 
     rows: list[dict[str, Any]]
     milliseconds: Mapping[str, Sequence[float]]

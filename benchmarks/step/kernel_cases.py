@@ -32,7 +32,7 @@ _functional = flow.nn.functional
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a case runs."""
+    """The device and kernels that a case runs with."""
 
     device: str
     threads: int

@@ -8,7 +8,7 @@ from benchmarks.harness.channel import serve
 
 
 class _Session:
-    """What `prepare` made."""
+    """The objects that `prepare` made."""
 
     exchange: Any
 

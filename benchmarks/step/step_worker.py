@@ -28,7 +28,7 @@ from pipelines.shard import Shard
 
 
 class _Session:
-    """What `prepare` made."""
+    """The objects that `prepare` made."""
 
     step: TrainStep
     settings: StepSettings

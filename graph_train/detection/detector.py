@@ -70,7 +70,7 @@ def named_classes(data: str | Path, number: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Detector:
-    """Predicts with one network, or with several whose boxes are handed to the suppression together.
+    """One network, or several whose boxes are handed to the suppression together.
 
     `__call__` takes images (B, 3, H, W) uint8 (array or tensor) and label rows, which it ignores, and gives decoded
     predictions (B, N, 5 + classes) float32 in px of these images, and no loss: the form that validation wants.

@@ -85,7 +85,7 @@ class Inference:
 
     @property
     def graphs(self) -> int:
-        """How many shapes were compiled so far."""
+        """Number of shapes that were compiled so far."""
         return len(self._graphs)
 
     def __call__(

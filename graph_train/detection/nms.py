@@ -24,7 +24,7 @@ decides some overlaps close to the threshold; YOLOv5 has it, so the same boxes s
 
 @dataclass(frozen=True)
 class NmsSettings:
-    """What counts as a detection.
+    """Thresholds and limits of the suppression.
 
     `classes` keeps only these class numbers (None: all); `agnostic` lets boxes of different classes suppress one
     another; `multi_label` gives a box every class above the threshold instead of its best one (of one class there is no

@@ -41,7 +41,7 @@ NO_UPDATE = (math.nan, 0.0)
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step reports, read back to the host."""
+    """The results of a step, read back to the host."""
 
     total: float
     """Sum of the parts times the batch size: what was differentiated."""
@@ -76,7 +76,7 @@ class Compilation:
 
 
 class _Backward(flow.nn.Module):
-    """What the whole step and its first part share: all of it but the update."""
+    """The common part of the whole step and its first part: all of it but the update."""
 
     def __init__(self, state: TrainingState, criterion: Any, placement: Placement) -> None:
         super().__init__()

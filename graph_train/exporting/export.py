@@ -32,7 +32,7 @@ class ExportedFile:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What `graph-export` wrote."""
+    """The files that `graph-export` wrote."""
 
     files: tuple[ExportedFile, ...]
 

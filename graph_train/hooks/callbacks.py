@@ -116,7 +116,7 @@ class _Action:
 
 
 class Callbacks:
-    """Who listens to which hook.
+    """The listeners of each hook.
 
     A callback that raises is reported once (its traceback on level DEBUG), and all hooks of its owner are switched off.
     `KeyboardInterrupt` and `SystemExit` pass through.

@@ -29,7 +29,7 @@ _MLFLOW_LAST = "metrics/fitness"
 
 @dataclass(frozen=True)
 class RunDescription:
-    """What loggers are told about a run."""
+    """The description of a run for its loggers."""
 
     folder: Path
     settings: Mapping[str, Any]

@@ -92,7 +92,7 @@ def steady_output() -> Iterator[None]:
 
 
 class TerminalHandler(logging.StreamHandler):
-    """Prints messages above a bar that is being drawn, never into it."""
+    """A handler that prints messages above a progress bar, never into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record with the progress bar cleared for the moment."""

@@ -11,7 +11,7 @@ Array = npt.NDArray[Any]
 
 
 class ConfusionMatrix:
-    """Counts over images.
+    """A confusion matrix, counted over images.
 
     `counts` (nc + 1, nc + 1) int64: row = predicted class, column = true class; the last row holds labels that no
     detection met, the last column detections that met no label.

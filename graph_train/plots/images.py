@@ -25,7 +25,7 @@ _GAP_PX = 4
 
 @dataclass(frozen=True)
 class BoxStyle:
-    """How boxes are drawn: thickness of the lines in px, whether class names are shown, and confidences beside them."""
+    """Style of drawn boxes: thickness of the lines in px, whether class names and confidences are shown."""
 
     line_px: int = 2
     names: bool = True

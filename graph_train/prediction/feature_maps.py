@@ -43,7 +43,7 @@ class _LayersGraph(flow.nn.Graph):
 
 
 class FeatureMaps:
-    """Runs a network up to its head and writes what each layer puts out.
+    """A network up to its head, and files with the output of each layer.
 
     Args:
         network: in evaluation mode.

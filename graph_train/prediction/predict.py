@@ -39,7 +39,7 @@ _LISTED_IMAGES = 20
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """What `graph-predict` found.
+    """The results of `graph-predict`.
 
     Attributes:
         folder: where everything was written, or None if nothing was asked for.

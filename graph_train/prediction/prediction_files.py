@@ -34,7 +34,7 @@ _WRITABLE = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was found in one image or video frame.
+    """The detections in one image or video frame.
 
     Attributes:
         path: the image or video.
@@ -60,7 +60,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """What is written; `drawing` None draws nothing; what was drawn is saved, shown on the screen, or both."""
+    """The files to write; `drawing` None draws nothing; what was drawn is saved, shown on the screen, or both."""
 
     folder: Path
     drawing: BoxStyle | None
@@ -80,7 +80,7 @@ class OutputSettings:
 
 
 class PredictionWriter:
-    """Writes the files of predictions in threads of its own; `close` waits for all of them.
+    """A writer of prediction files with threads of its own; `close` waits for all of them.
 
     No two predictions of a run may have one stem.
 

@@ -25,7 +25,7 @@ _CHECK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """What a watch must know.
+    """The settings of a watch.
 
     Attributes:
         rank: of the process that is watched over.
@@ -57,7 +57,7 @@ class _Peer:
 
 
 class Watch:
-    """Runs until the job is over or lost."""
+    """A process's watch over the ranks, until the job is over or lost."""
 
     def __init__(self, settings: WatchSettings) -> None:
         self._settings = settings

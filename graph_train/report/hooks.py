@@ -34,7 +34,7 @@ MOST_SHARE = 0.02
 
 
 class ReportHooks(TrainingHooks):
-    """Keeps `report.html` and `report.json` in the run folder up to date.
+    """Hooks that keep `report.html` and `report.json` in the run folder up to date.
 
     Args:
         trainer: the run that is followed.

@@ -39,7 +39,7 @@ class Sample:
 
 
 class SampleCollector:
-    """Picks some images of a validation, evenly spread over its order, and keeps what was found in them.
+    """A collector of some images of a validation, evenly spread over its order, with their detections.
 
     Args:
         index: the split.

@@ -53,7 +53,7 @@ class EpochRow:
 
 
 class ResultsCsv:
-    """Keeps the file equal to the rows it has been given; each row is on the disk when `append` returns.
+    """A file kept equal to the rows it has been given; each row is on the disk when `append` returns.
 
     Args:
         path: of the file.

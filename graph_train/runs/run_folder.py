@@ -242,7 +242,7 @@ def make_unused_folder(project: str, name: str, *, exist_ok: bool) -> Path:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """What `--resume` means."""
+    """The run and state that `--resume` names."""
 
     folder: Path
     file: Path | None = None

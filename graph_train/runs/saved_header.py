@@ -25,7 +25,7 @@ _NUMBER = re.compile(r" *(-?\d+(\.\d+)?(e[+-]\d+)?|nan|-?inf)", re.ASCII)
 
 @dataclass(frozen=True)
 class SavedHeader:
-    """How far a run had come, and with what it was trained.
+    """The progress of a saved run, and its settings and data.
 
     Attributes:
         options: flags by name, to be checked by `options_from_flags`.

@@ -21,7 +21,7 @@ _REMIND_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one save writes; all of it copied, so that the training may go on meanwhile."""
+    """The content of one save; all of it copied, so that the training may go on meanwhile."""
 
     checkpoint: Checkpoint
     best: WeightsCopy | None = None
@@ -31,7 +31,7 @@ class Snapshot:
 
 
 class Saving:
-    """Writes the checkpoints of a run, one at a time.
+    """The writer of a run's checkpoints, one at a time.
 
     Args:
         folder: where to.

@@ -58,7 +58,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What is trained, and from which weights."""
+    """Model and initial weights."""
 
     weights: str = flag("", "initial weights: .safetensors, .pt or a OneFlow folder; '' trains from scratch")
     cfg: str = flag("", "model yaml, a path or a shipped name such as yolov5n.yaml; '' takes it from the weights")
@@ -70,7 +70,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which images, and how they are fed."""
+    """Images and how they are fed."""
 
     data: str = flag("shapes", "dataset yaml, or `shapes` for the built-in set")
     imgsz: int = flag(640, "train and val image size in px", kind=int, aliases=("--img", "--img-size"))
@@ -95,7 +95,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class OptimOptions:
-    """How it is trained."""
+    """Optimizer and schedule."""
 
     hyp: str = flag("hyp.scratch-low.yaml", "hyper-parameter yaml, a path or a shipped name")
     epochs: int = flag(100, "total training epochs", kind=int)
@@ -128,7 +128,7 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where results go, and what is written."""
+    """Run folder and output files."""
 
     project: str = flag("runs/train", "save to project/name")
     name: str = flag("exp", "save to project/name")

@@ -31,7 +31,7 @@ LOG = logging.getLogger("graph_train")
 
 
 class DetectionCollector:
-    """Keeps the detections of a validation, image by image.
+    """The detections of a validation, image by image.
 
     Args:
         paths: images of the split, in its order.

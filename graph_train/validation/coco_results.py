@@ -22,7 +22,7 @@ COCO_CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in _AB
 
 @dataclass(frozen=True)
 class CocoIds:
-    """How images and classes are called in a result file.
+    """The ids of images and classes in a result file.
 
     `image_ids` maps file names, with and without their extension, to image ids; empty: the number that the file name
     is, else the file name without extension. `category_ids` has one id per class.

@@ -41,7 +41,7 @@ _LONG_TABLE = 50
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What `graph-val` found: the folder with everything that was written, and one result for each set of weights (in a
+    """Results of `graph-val`: the folder with everything that was written, and one result per set of weights (in a
     study, for each image size and set of weights)."""
 
     folder: Path

@@ -38,7 +38,7 @@ DRAWN_BATCHES = 3
 
 
 class Geometry(Protocol):
-    """How a file became an image of a batch."""
+    """The mapping from a file to its image of a batch."""
 
     @property
     def original_hw(self) -> tuple[int, int]:
@@ -54,7 +54,7 @@ class Geometry(Protocol):
 
 
 class ValidationBatch(Protocol):
-    """What validation needs of a batch."""
+    """The part of a batch that validation needs."""
 
     @property
     def images(self) -> Any:
@@ -86,7 +86,7 @@ class ImageDetections:
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """How to measure. The defaults are those of YOLOv5's `val.py`.
+    """Settings of a validation. The defaults are those of YOLOv5's `val.py`.
 
     `single_cls` counts every detection and label as class 0. `label_hints` puts the labels themselves among the
     candidates (`--save-hybrid`: for making label files; metrics mean nothing then). `plots_dir` gets the first batches
@@ -118,7 +118,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What a validation found. `labels_per_class` and `images_per_class` (nc,); `loss` (3,) box, objectness and class,
+    """Results of a validation. `labels_per_class` and `images_per_class` (nc,); `loss` (3,) box, objectness and class,
     averaged over the batches, or None."""
 
     class_names: tuple[str, ...]
@@ -234,7 +234,7 @@ def validate(
 
 
 class _ValidationRun:
-    """Collects one validation, batch by batch."""
+    """The state of one validation, batch by batch."""
 
     def __init__(
         self,

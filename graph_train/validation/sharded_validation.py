@@ -22,7 +22,7 @@ Match = tuple[Array, Array, Array]
 
 @dataclass(frozen=True)
 class Sharing:
-    """How the images are divided.
+    """The division of the images among the ranks.
 
     Attributes:
         exchange: with the other ranks.
@@ -39,7 +39,7 @@ class Sharing:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found, image by image.
+    """The matched detections, image by image.
 
     Attributes:
         batches: number of the batch of each image.

@@ -66,7 +66,7 @@ _COMPILERS = ("g++", "c++", "g++-14", "g++-13", "g++-12")
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What a build needs; `compiler_version` is the first line the compiler prints about itself."""
+    """Compiler, libraries and headers of a build; `compiler_version` is the first line that the compiler prints."""
 
     compiler: Path
     compiler_version: str

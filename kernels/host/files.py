@@ -171,7 +171,7 @@ def remove_leftovers(folder: Path) -> int:
 
 
 class NotReadableError(ValueError):
-    """Not a regular file, or too large; the text says which."""
+    """Error: not a regular file, or too large; the text says which."""
 
 
 def read_regular(path: Path | str, *, max_bytes: int) -> bytes:

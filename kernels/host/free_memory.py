@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class _Hierarchy:
-    """How a version of control groups names its files."""
+    """The file names of one version of control groups."""
 
     mounted: str
     limit: str

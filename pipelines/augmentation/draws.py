@@ -124,7 +124,7 @@ def multi_scale_range(image_px: int, stride: int) -> list[int]:
 
 
 class SampleDraws:
-    """Draws samples of one data set under one augmentation."""
+    """Random samples of one data set under one augmentation."""
 
     def __init__(self, images: ImageIndex, augment: AugmentConfig, *, seed: int) -> None:
         self._images, self._augment, self._seed = images, augment, seed

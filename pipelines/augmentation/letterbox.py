@@ -13,7 +13,7 @@ BORDER_GREY = 114
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where an image lies in its letterboxed form.
+    """The place of an image in its letterboxed form.
 
     Attributes:
         output_hw: px of the result.

@@ -9,7 +9,7 @@ Rectangle = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Tile:
-    """Where one scaled image lies on a canvas.
+    """The place of one scaled image on a canvas.
 
     Attributes:
         size_wh: px of the scaled image.

@@ -44,7 +44,7 @@ class TileRender:
 
     @property
     def filter(self) -> Filter:
-        """How a kernel of ours resamples it."""
+        """The filter with which our kernel resamples it."""
         if self.by_area:
             return "area"
         return "triangle" if self.shrinks else "linear"

@@ -127,7 +127,7 @@ class ImageFormats(ValueColumn[ImageFormat]):
 
     @property
     def amounts(self) -> npt.NDArray[np.int64]:
-        """How many images have each of `distinct`; some may have none."""
+        """Number of images with each of `distinct`; some may have none."""
         return np.bincount(self.codes, minlength=len(self.distinct))
 
     def where(self, holds: Callable[[ImageFormat], bool]) -> npt.NDArray[np.bool_]:

@@ -26,7 +26,7 @@ _SHIPPED = Path(__file__).with_name("datasets")
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a dataset yaml says.
+    """The content of a dataset yaml.
 
     Attributes:
         name: the yaml's name without its extension.

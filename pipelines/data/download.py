@@ -121,7 +121,7 @@ def download_hint(yaml: YamlFile) -> str:
 
 @dataclass
 class Fetched:
-    """What came out of a data set's archives, and which annotations could not be used."""
+    """The files of a data set's archives, and the annotations that could not be used."""
 
     unpacked: Unpacked
     problems: list[Problem]

@@ -37,7 +37,7 @@ class WrongContentError(ValueError):
 
 
 class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirections to http and https only."""
+    """A handler that follows redirections to http and https only."""
 
     def redirect_request(  # noqa: PLR0917 - the base class's arguments
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str

@@ -43,7 +43,7 @@ _TIFF_BITS = 258
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """How an image is stored, as found in its content (the extension is not trusted).
+    """The format of an image, as found in its content (the extension is not trusted).
 
     Attributes:
         kind: "jpeg" is a grey or YCbCr JPEG, "cmyk-jpeg" one of four inks (CMYK or YCCK); other kinds are named

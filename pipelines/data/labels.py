@@ -30,7 +30,7 @@ _PLAIN_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class LabelRows:
-    """What a label file says.
+    """The content of a label file.
 
     Attributes:
         boxes: (k, 5) float32 [class, cx, cy, w, h].

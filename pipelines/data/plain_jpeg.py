@@ -26,7 +26,7 @@ _MODES = {1: "L", 3: "RGB"}
 
 @dataclass(frozen=True)
 class PlainJpeg:
-    """What the frame of a baseline JPEG says.
+    """The frame header of a baseline JPEG.
 
     Attributes:
         mode: Pillow's mode, "L" or "RGB".

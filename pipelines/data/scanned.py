@@ -14,7 +14,7 @@ from pipelines.data.problems import Problem
 
 @dataclass(frozen=True)
 class ScannedImage:
-    """What was found out about one item.
+    """The facts about one scanned item.
 
     Attributes:
         facts: None if the image cannot be used.
@@ -29,7 +29,7 @@ class ScannedImage:
 
 @dataclass(frozen=True)
 class ScanTable:
-    """What was found out about n items.
+    """The facts about n scanned items.
 
     Attributes:
         decodable: (n,) bool, whether the image can be used.

@@ -43,7 +43,7 @@ _FAILURES = (
 
 @dataclass
 class Unpacked:
-    """What came out: relative names of files, and those that were left in the archive."""
+    """The relative names of extracted files, and of those that were left in the archive."""
 
     files: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)

@@ -96,7 +96,7 @@ def _kernel_devices() -> dict[int, str]:
 
 
 class _Counter:
-    """Shows how many files were found: a bar on a terminal, else a line from time to time."""
+    """A display of how many files were found: a bar on a terminal, else a line from time to time."""
 
     def __init__(self, folder: Path, progress: str | None) -> None:
         self._folder, self._files, self._shown = folder, 0, progress is not None

@@ -30,7 +30,7 @@ class AnnotatedImage:
 
 @dataclass
 class AnnotatedSplit:
-    """What was read of one split, and what could not be used of it."""
+    """The images of one split, and the problems found in it."""
 
     entries: list[AnnotatedImage] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)

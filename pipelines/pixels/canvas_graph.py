@@ -20,7 +20,7 @@ _PIXEL = np.zeros((1, 1, 3), np.uint8)
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """What the DALI graph is built for.
+    """The settings of a DALI graph.
 
     Attributes:
         slots: most tiles per view.
@@ -53,7 +53,7 @@ class GraphSettings:
 
 @dataclass(frozen=True)
 class _Quarters:
-    """Which picture each quarter of each output shows.
+    """The picture in each quarter of each output.
 
     Attributes:
         pictures: (outputs, 4) int32 numbers of views.
@@ -67,7 +67,7 @@ class _Quarters:
 
 
 class CanvasPipeline:
-    """Draws batches of views: decode, resample regions, lay them on grey, and warp and finish if asked for.
+    """Pipeline that draws batches of views: decode, resample regions, lay them on grey, warp and finish if asked for.
 
     Work is queued with `submit` and fetched in the same order with `collect`; `QUEUE_DEPTH` batches may be under way,
     so that decoding goes on while the caller is busy.

@@ -32,7 +32,7 @@ def decoded_crop(content: Any, start: Any, shape: Any, backend: Backend) -> Any:
 
 
 class TileDecoder:
-    """Decodes the part of its image that each tile looks at, batch after batch.
+    """A decoder of the part of its image that each tile looks at, batch after batch.
 
     Work is queued with `submit` and fetched in the same order with `collect`; `QUEUE_DEPTH` batches may be under way.
     """

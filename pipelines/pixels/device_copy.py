@@ -46,7 +46,7 @@ class DeviceCopy:
 
 
 class HandOver:
-    """Copies one batch after another out of DALI's memory, which goes back one batch later.
+    """Copies of one batch after another out of DALI's memory, which goes back one batch later.
 
     To be used by the thread that trains: OneFlow 0.9 can deadlock when two threads use it for the first time at once.
     """

@@ -26,7 +26,7 @@ from pipelines.pixels.timings import Timings
 
 
 class Drawing(Protocol):
-    """Turns plans into images, in order: `submit` a few plans, then `start` the oldest and call what that returns."""
+    """A way to draw plans as images, in order: `submit` a few, then `start` the oldest and call what that returns."""
 
     def submit(self, plan: BatchPlan) -> None:
         """Read the images of a plan and queue their decoding; at most `QUEUE_DEPTH` plans may be queued."""

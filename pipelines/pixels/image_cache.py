@@ -137,7 +137,7 @@ class DecodedImages:
 
 
 class ImageStore(Protocol):
-    """Where DALI's input comes from."""
+    """The source of DALI's input."""
 
     @property
     def decoded(self) -> bool:

@@ -34,7 +34,7 @@ DONE, ERRORS_FOUND, USER_ERROR = 0, 1, 2
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit code, all it printed, and the one line of the error, "" without one."""
+    """The end of a command: its exit code, all it printed, and the one line of the error, "" without one."""
 
     code: int
     output: str

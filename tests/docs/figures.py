@@ -58,7 +58,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Claims:
-    """What `figures.yaml` says.
+    """The content of `figures.yaml`.
 
     Attributes:
         files: path below the results of each name that sources use.

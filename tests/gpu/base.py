@@ -14,7 +14,7 @@ ROUNDING = {"f32": 2.0**-23, "bf16": 2.0**-8, "f16": 2.0**-10}
 
 @dataclass(frozen=True)
 class Launched:
-    """What came of a case: pairs of the device's and NumPy's arrays, their bound, and how to start it again."""
+    """The result of a case: pairs of the device's and NumPy's arrays, their bound, and how to start it again."""
 
     pairs: tuple[tuple[np.ndarray, np.ndarray], ...]
     relative: float

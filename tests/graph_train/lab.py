@@ -72,7 +72,7 @@ def finding(folder: Path, data: Path) -> dict[str, Any]:
 
 @dataclass
 class Recorder(TrainingHooks):
-    """Remembers the batches and the names of the hooks; stops the run after `stop_after` batches."""
+    """A recorder of batches and hook names; stops the run after `stop_after` batches."""
 
     callbacks: Callbacks
     stop_after: int = 0
@@ -119,7 +119,7 @@ class Trial:
 
 
 class Lab:
-    """Runs trainings below one folder."""
+    """A place for trainings below one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

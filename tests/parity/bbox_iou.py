@@ -45,7 +45,7 @@ def _check_format(data: dict[str, Any], box_format: str, report: Report, mode: M
 
 
 class _Overlap(flow.nn.Module):
-    """Holds box1 as a parameter, so that a graph can differentiate with respect to it."""
+    """A module with box1 as a parameter, so that a graph can differentiate with respect to it."""
 
     def __init__(self, box1: _Array, kind: IouKind, xywh: bool) -> None:
         super().__init__()

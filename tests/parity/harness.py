@@ -25,7 +25,7 @@ class Comparison:
 
 @dataclass
 class Report:
-    """Collects the comparisons of one vector file."""
+    """The comparisons of one vector file."""
 
     comparisons: list[Comparison] = field(default_factory=list)
     forgiven: list[str] = field(default_factory=list)

@@ -63,7 +63,7 @@ class Case:
 
     @property
     def iterations(self) -> int:
-        """How many batches were recorded."""
+        """Number of recorded batches."""
         return len(self.vectors["step_ni"])
 
     def images(self, iteration: int) -> npt.NDArray[np.uint8]:
@@ -142,7 +142,7 @@ class LabelMove:
 
 @dataclass(frozen=True)
 class Replay:
-    """What our own run of a case gave."""
+    """The results of our own run of a case."""
 
     results: tuple[StepResult, ...]
     settings: tuple[StepSettings, ...]

@@ -19,7 +19,7 @@ COUNTS, DETECTIONS = "num_detections", "detections"
 
 @dataclass(frozen=True)
 class OnnxSettings:
-    """What an ONNX file is made for.
+    """Image size, operator set and options of an ONNX file.
 
     `image_hw` in px, multiples of the largest stride. `dynamic` leaves batch and image size open; then the two numbers
     are only what it is checked with. `suppression` None writes the predictions themselves.

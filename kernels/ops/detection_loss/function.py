@@ -19,7 +19,7 @@ MOST_LEVELS = 5
 
 
 class LossSetting(IntEnum):
-    """Where each value stands in the vector that `loss_settings` builds; the anchors of all levels follow."""
+    """Positions in the vector that `loss_settings` builds; the anchors of all levels follow."""
 
     BOX_GAIN = 0
     OBJECTNESS_GAIN = 1

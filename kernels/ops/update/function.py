@@ -28,7 +28,7 @@ UpdateRule = Literal["sgd", "adam", "adamw"]
 
 
 class HyperIndex(IntEnum):
-    """Where each value stands in the vector that `hyper_vector` builds; groups: 0 biases, 1 weights, 2 BN weights."""
+    """Positions in the vector that `hyper_vector` builds; groups: 0 biases, 1 weights, 2 BN weights."""
 
     LEARNING_RATE_0 = 0
     LEARNING_RATE_1 = 1
@@ -240,7 +240,7 @@ class _Scalars:
 
 @dataclass(frozen=True)
 class _Flat:
-    """What a rule reads of all parameters; each (n,)."""
+    """The inputs of an update rule for all parameters; each (n,)."""
 
     parameter: Tensor
     first_moment: Tensor

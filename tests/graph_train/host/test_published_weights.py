@@ -29,7 +29,7 @@ NAME = "yolov5n.pt"
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    """Serves one file; breaks off after `breaks_after` bytes of an answer; `ranges`: goes on in the middle if asked."""
+    """A server of one file that breaks off after `breaks_after` bytes; with `ranges` it resumes in the middle."""
 
     content = b""
     breaks_after: int | None = None

@@ -48,7 +48,7 @@ def numbers(trial: Trial) -> dict[str, Any]:
 
 
 class _Elements(HTMLParser):
-    """What an HTML parser sees in a page before any script runs."""
+    """The elements of a page as an HTML parser sees them, before any script runs."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def test_the_best_epoch_is_the_last_of_equal_ones() -> None:
 
 
 class _Batches:
-    """Of a split that is validated in batches of seven."""
+    """The batches of a split that is validated in batches of seven."""
 
     batches_per_epoch = 6
 

@@ -37,7 +37,7 @@ def labels_of(*rows: tuple[float, ...]) -> np.ndarray:
 
 
 class Oracle:
-    """Predicts given boxes: (image, class, cx, cy, w, h, objectness) in px of the 64 px images."""
+    """A network that predicts given boxes: (image, class, cx, cy, w, h, objectness) in px of the 64 px images."""
 
     def __init__(self, *rows: tuple[float, ...], num_classes: int = 2, loss: tuple[float, float, float] | None = None):
         self.rows, self.num_classes, self.loss = rows, num_classes, loss
