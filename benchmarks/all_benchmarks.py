@@ -12,7 +12,7 @@ _PASSED_ON = ("device", "threads", "repeats", "torch_python", "data")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where results go, and what is passed on to those that have the flag."""
+    """Add flags: where results go, and settings passed on to the benchmarks that have them."""
     parser.add_argument("--out", metavar="FOLDER", required=True, help="is made; gets NAME.json, NAME.png, NAME.txt")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these benchmarks")
     parser.add_argument("--device", help="cpu, or the number of a GPU")
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Runs them; 1 if any failed. The others are measured all the same."""
+    """Run all benchmarks; return 1 if any failed. The others are measured all the same."""
     names = flags.only or [name for name, entry in BENCHMARKS.items() if entry.in_all is not None]
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:

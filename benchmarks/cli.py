@@ -15,7 +15,7 @@ from graph_train.settings.parser import CommandParser
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags that every benchmark has; `benchmarks.harness.flags` has those of several."""
+    """Add the flags that every benchmark has; `benchmarks.harness.flags` has those of several."""
     parser.add_argument("--device", default="cpu", help="cpu, or the number of a GPU")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each side")
     parser.add_argument("--json", metavar="FILE", help="write the result with machine, versions and commit")
@@ -24,7 +24,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The top of the command line; each subcommand has a parser of its own."""
+    """Return the top-level parser; each subcommand has a parser of its own."""
     entries = {**BENCHMARKS, **COMMANDS}
     width = max((len(name) for name in entries), default=0)
     listing = "\n".join(f"  {name:<{width}}  {entry.summary}" for name, entry in entries.items())
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def benchmark_parser(name: str) -> CommandParser:
-    """The command line of one benchmark."""
+    """Return the parser of one benchmark's flags."""
     entry = BENCHMARKS[name]
     parser = CommandParser(prog=f"graph-bench {name}", description=entry.summary)
     add_common_arguments(parser)
@@ -48,7 +48,7 @@ def benchmark_parser(name: str) -> CommandParser:
 
 
 def command_parser(name: str) -> CommandParser:
-    """The command line of what measures nothing itself."""
+    """Return the parser of a subcommand that measures nothing itself."""
     entry = COMMANDS[name]
     parser = CommandParser(prog=f"graph-bench {name}", description=entry.summary)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -57,7 +57,7 @@ def command_parser(name: str) -> CommandParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; argument errors and `--help` answer before anything heavy is imported."""
+    """Run the command; argument errors and `--help` answer before anything heavy is imported."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = build_parser().parse_args(given[:1]).subcommand
     if name in COMMANDS:
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, command: Callable[[], int], flags: argparse.Namespace) -> int:
-    """Also SIGTERM ends it in order, with all its worker processes."""
+    """Run a subcommand; SIGTERM ends it with all its worker processes, too."""
 
     def interruptible() -> int:
         with Interruptible():
@@ -100,7 +100,7 @@ def _measure(name: str, module: Any, flags: argparse.Namespace) -> int:
 
 
 def _check(flags: argparse.Namespace) -> None:
-    """Raises ValueError for what would only fail after minutes of measuring."""
+    """Raise ValueError for what would only fail after minutes of measuring."""
     for flag in ("repeats", "threads"):
         value = getattr(flags, flag, 1)
         if value < 1:

@@ -41,13 +41,13 @@ same benchmark and settings; an earlier one of which only a part was measured ag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where results are and where the page goes."""
+    """Add flags: where results are and where the page goes."""
     parser.add_argument("--results", metavar="FOLDER", default=str(RESULTS_FOLDER), help="folder of *.json results")
     parser.add_argument("--out", metavar="FILE", default=str(PAGE), help="Markdown page; pictures go beside it")
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Writes the page."""
+    """Write the page."""
     results, page = Path(flags.results), Path(flags.out)
     found = newest(results)
     if not found:
@@ -76,7 +76,7 @@ def page_text(found: Sequence[Kept], results: Path) -> str:
 
 
 def newest(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The results in whose place there is no newer one; says which files are none.
+    """Return the newest result of each benchmark, machine and setting; log the files that are no results.
 
     A result is in the place of another of the same benchmark, machine and settings (but for `_SAME`) if it has all of
     its rows (`_ROW`), where the benchmark has points.
@@ -99,7 +99,7 @@ def newest(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def _newer(result: Mapping[str, Any], found: Sequence[Kept]) -> list[Kept]:
-    """Later results of the same benchmark, machine and settings."""
+    """Return the later results of the same benchmark, machine and settings."""
     return [
         (path, other)
         for path, other in found
@@ -108,7 +108,7 @@ def _newer(result: Mapping[str, Any], found: Sequence[Kept]) -> list[Kept]:
 
 
 def _measured(result: Mapping[str, Any]) -> tuple[object, ...]:
-    """Benchmark, machine, and what the flags that the benchmark has today were set to."""
+    """Return benchmark, machine, and what the flags that the benchmark has today were set to."""
     defaults = _defaults(result["benchmark"])
     # Of a benchmark with points `--quick` only chooses other ones.
     told_by_rows = (*_LISTS, "quick") if "points" in defaults else ()
@@ -123,25 +123,25 @@ def _measured(result: Mapping[str, Any]) -> tuple[object, ...]:
 
 @cache
 def _defaults(benchmark: str) -> Mapping[str, object]:
-    """Its flags that say how to measure."""
+    """Return the defaults of a benchmark's flags that say how to measure."""
     actions = benchmark_parser(benchmark)._actions
     return {action.dest: action.default for action in actions if action.dest not in ("help", "json", "plot", "debug")}
 
 
 def _plain(value: object) -> str:
-    """A setting as text; older results have whole paths, and both forms name the same yaml."""
+    """Return a setting as text; older results have whole paths, and both forms name the same yaml."""
     return str(without_folders(value)).removesuffix(".yaml")
 
 
 def _rows(result: Mapping[str, Any]) -> frozenset[tuple[object, ...]]:
-    """What a result has measured; of a benchmark without points nothing that its settings do not tell."""
+    """Return the points that a result has measured; a benchmark without points has none."""
     if "points" not in _defaults(result["benchmark"]):
         return frozenset()
     return frozenset(tuple(row.get(name) for name in _ROW) for row in result["rows"])
 
 
 def superseded(result: Mapping[str, Any], found: Sequence[Kept]) -> str:
-    """A remark on a result of older code, some of whose rows were measured again; "" for others."""
+    """Return a remark on a result of older code, some of whose rows were measured again; "" for others."""
     newer = [
         (path, other)
         for path, other in _newer(result, found)
@@ -171,7 +171,7 @@ def _picture_name(path: Path, results: Path) -> str:
 
 
 def tables_text(result: Mapping[str, Any]) -> str:
-    """A result's tables as the page has them."""
+    """Return a result's tables as the page has them."""
     module = import_module(BENCHMARKS[result["benchmark"]].module)
     return "\n\n".join(f"**{table.title}**\n\n{as_markdown(table)}" for table in module.tables(result))
 

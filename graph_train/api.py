@@ -54,7 +54,7 @@ def train(*, callbacks: "Callbacks | None" = None, **flags: Any) -> "TrainResult
 
 
 def validate(**flags: Any) -> "EvaluationResult":
-    """Measures trained weights; the arguments are the flags of `graph-val` with underscores.
+    """Measure trained weights; the arguments are the flags of `graph-val` with underscores.
 
     Raises:
         ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
@@ -67,7 +67,7 @@ def validate(**flags: Any) -> "EvaluationResult":
 
 
 def predict(**flags: Any) -> "PredictionResult":
-    """Finds objects in images and videos; the arguments are the flags of `graph-predict` with underscores.
+    """Find objects in images and videos; the arguments are the flags of `graph-predict` with underscores.
 
     A broken image among others is no error: it is left out and listed in `problems` of the result.
 
@@ -99,7 +99,7 @@ def load(weights: Any, **flags: Any) -> "ImageDetector":
 
 
 def export(**flags: Any) -> "ExportResult":
-    """Writes trained weights for other programs; the arguments are the flags of `graph-export` with underscores.
+    """Write trained weights for other programs; the arguments are the flags of `graph-export` with underscores.
 
     Raises:
         ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.

@@ -22,7 +22,7 @@ _log = logging.getLogger("graph_train.kernels")
 
 @dataclass(frozen=True)
 class PluginStatus:
-    """What `load_plugin` did.
+    """The outcome of `load_plugin`.
 
     `reason` says why nothing is loaded ("" when it is); `build_seconds` is 0 when the library came from the cache.
     """
@@ -94,12 +94,12 @@ def load_plugin(mode: PluginMode, device: str = "cpu") -> PluginStatus:
 
 
 def is_loaded() -> bool:
-    """True when the plugin's kernels are registered in this process."""
+    """Return whether the plugin's kernels are registered in this process."""
     return _process.library is not None
 
 
 def plugin_library() -> ctypes.CDLL:
-    """The loaded library, for its `extern "C"` functions; the caller sets `argtypes` and `restype`.
+    """Return the loaded library, for its `extern "C"` functions; the caller sets `argtypes` and `restype`.
 
     Raises:
         ValueError: nothing is loaded.
@@ -110,7 +110,7 @@ def plugin_library() -> ctypes.CDLL:
 
 
 def multiplies_bfloat16_faster() -> bool:
-    """Whether this CPU multiplies bfloat16 faster than float32: with AMX tiles, and AMD's with AVX512_BF16.
+    """Return whether this CPU multiplies bfloat16 faster than float32: with AMX tiles, and AMD's with AVX512_BF16.
 
     Raises:
         ValueError: the plugin is not loaded.
@@ -119,17 +119,17 @@ def multiplies_bfloat16_faster() -> bool:
 
 
 def emulates_cuda() -> bool:
-    """Whether CUDA kernels take the place of the CPU's in this process, for tests."""
+    """Return whether CUDA kernels take the place of the CPU's in this process, for tests."""
     return _process.emulates_cuda
 
 
 def runs_cuda_kernels(tensor: Tensor) -> bool:
-    """Whether our ops run their CUDA kernels on this tensor."""
+    """Return whether our ops run their CUDA kernels on this tensor."""
     return bool(tensor.is_cuda) or _process.emulates_cuda
 
 
 def _run_graphs_on_one_thread() -> None:
-    """Lets one thread execute the CPU ops of a graph, one after another.
+    """Let one thread execute the CPU ops of a graph, one after another.
 
     OneFlow deals them out to as many threads as there are cores, which suits kernels that use one core each. Ours use
     all cores, and two of them at a time only get in each other's way (docs/kernels.md says what is known of the gain).
@@ -146,7 +146,10 @@ def _run_graphs_on_one_thread() -> None:
 
 
 def _start_session() -> Any:
-    """The session that runs graphs; it would start by itself with the first graph, but print its notes in between."""
+    """Return the session that runs graphs.
+
+    It would start by itself with the first graph, but print its notes in between.
+    """
     session = flow.framework.session_context.GetDefaultSession()
     with StderrFilter():
         session.TryInit()

@@ -41,7 +41,7 @@ def _library_folder(package: str) -> Path | None:
 
 
 def _preload_cuda_libraries() -> None:
-    """Loads what OneFlow's shared objects need; a library that the system provides itself may be missing here.
+    """Load what OneFlow's shared objects need; a library that the system provides itself may be missing here.
 
     OneFlow's wheel carries NCCL 2.12, which has no code for Hopper. Where a newer one is installed (the extra "nccl"),
     its functions are found first, because it is loaded first.
@@ -53,7 +53,7 @@ def _preload_cuda_libraries() -> None:
 
 
 def _has_nccl() -> bool:
-    """False also for the build for CUDA 12, which PyTorch installs in the same folder."""
+    """Return whether NCCL for CUDA 11 is installed; PyTorch installs that for CUDA 12 in the same folder."""
     try:
         importlib.metadata.distribution(_NCCL_DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
@@ -66,7 +66,7 @@ _LEAST_ADDRESS_BYTES = 7 * 10**9
 
 
 def _require_addresses() -> None:
-    """Refuses to begin under a limit of addresses that OneFlow and DALI cannot keep.
+    """Refuse to begin under a limit of addresses that OneFlow and DALI cannot keep.
 
     Raises:
         MemoryError: `ulimit -v` allows too little.

@@ -23,7 +23,7 @@ class MultiheadAttention(nn.Module):
         self.out_proj = Linear(channels, channels)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Three of (tokens, B, C) -> (tokens, B, C)."""
+        """Map three of (tokens, B, C) to (tokens, B, C)."""
         tokens, batch, channels = query.shape
         weights = flow.chunk(self.in_proj_weight, 3, dim=0)
         biases = flow.chunk(self.in_proj_bias, 3, dim=0)
@@ -52,7 +52,7 @@ class TransformerLayer(nn.Module):
         self.fc2 = Linear(channels, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(tokens, B, C) -> (tokens, B, C)."""
+        """Map (tokens, B, C) to (tokens, B, C)."""
         query, key, value, x = fork(x, [1, 1, 1, 1])
         x = self.ma(self.q(query), self.k(key), self.v(value)) + x
         return self.fc2(self.fc1(x)) + x
@@ -67,7 +67,7 @@ class TransformerBlock(nn.Module):
         self.tr = nn.Sequential(*(TransformerLayer(channels, heads) for _ in range(layers)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
+        """Keep the shape."""
         x = layout.to_channels_first(x)
         batch, channels, height, width = x.shape
         tokens = x.reshape(batch, channels, height * width).permute(2, 0, 1)

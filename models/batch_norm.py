@@ -13,7 +13,7 @@ MOMENTUM = 0.03
 
 
 class BatchNorm2d(flow.nn.BatchNorm2d):
-    """Normalises each channel; biased variance inside, unbiased in the running statistics, as PyTorch does.
+    """Batch normalisation of each channel; biased variance inside, unbiased in the running statistics, as PyTorch does.
 
     `num_batches_tracked` is not advanced by the forward pass: an in-place addition to a buffer is lost inside
     `nn.Graph`. `DetectionModel.count_batch` does it for eager and graph steps alike.
@@ -25,11 +25,11 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
         """Statistics of the images of all ranks together, where these are spread over ranks; else each rank its own."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """An activation -> the same shape; in training mode by the batch's statistics, and updates the running ones."""
+        """Keep the shape; in training mode normalise by the batch's statistics and update the running ones."""
         return self._channels_last(x, silu=False) if layout.channels_last() else self._channels_first(x)
 
     def with_silu(self, x: Tensor) -> Tensor:
-        """The same, then SiLU: one pass over the activation where channels are last."""
+        """Apply BatchNorm, then SiLU: one pass over the activation where channels are last."""
         return self._channels_last(x, silu=True) if layout.channels_last() else flow._C.silu(self._channels_first(x))
 
     def _channels_last(self, x: Tensor, *, silu: bool) -> Tensor:
@@ -60,14 +60,16 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
         )
 
     def _by_plain_ops(self, x: Tensor) -> bool:
-        """Whether OneFlow's fused op would not do.
+        """Return whether OneFlow's fused op would not do.
 
         It sees the images of one rank only, and without the plugin its running statistics take in what is not finite.
         """
         return (self.synchronised and x.is_global) or not is_loaded()
 
     def _composed(self, x: Tensor) -> Tensor:
-        """The same from plain ops; running statistics of channels that are not finite in this batch stay as they are.
+        """Return the same from plain ops.
+
+        Running statistics of channels that are not finite in this batch stay as they are.
 
         OneFlow's own CPU kernel takes the variance as E[x^2] - E[x]^2 in float32: for a channel with mean 20 and
         deviation 1 the outputs are off by 4e-3, here by 2e-6.
@@ -87,6 +89,6 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
 
 
 def _approach(running: Tensor, value: Tensor, rate: float, where: Tensor) -> None:
-    """running -= rate * (running - value) in some channels, inside a graph too."""
+    """Compute running -= rate * (running - value) in some channels, inside a graph too."""
     with flow.no_grad():
         subtract(running, running - flow.where(where, value, running), rate)

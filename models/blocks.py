@@ -46,7 +46,7 @@ class Conv(nn.Module):
         self._silu = isinstance(activation, nn.SiLU)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
+        """Map (B, in, H, W) to (B, out, H / stride, W / stride)."""
         if self._silu:
             return self.conv.with_silu(x) if self.folded else self.bn.with_silu(self.conv(x))
         x = self.conv(x)
@@ -92,7 +92,7 @@ class Bottleneck(nn.Module):
         self.add = shortcut and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps height and width."""
+        """Keep height and width."""
         y = self.cv2(self.cv1(x))
         return x + y if self.add else y
 
@@ -114,7 +114,7 @@ class CrossConv(nn.Module):
         self.add = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
+        """Keep the shape."""
         y = self.cv2(self.cv1(x))
         return x + y if self.add else y
 
@@ -145,7 +145,7 @@ class BottleneckCSP(nn.Module):
         self.m = _bottlenecks(inner, repeats, shortcut, groups, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps height and width."""
+        """Keep height and width."""
         both = join([self.cv3(self.m(self.cv1(x))), self.cv2(x)])
         return self.cv4(self.bn.with_silu(both))
 
@@ -175,7 +175,7 @@ class C3(nn.Module):
         return _bottlenecks(channels, repeats, shortcut, groups, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps height and width."""
+        """Keep height and width."""
         return self.cv3(join([self.m(self.cv1(x)), self.cv2(x)]))
 
 
@@ -233,7 +233,7 @@ class SPP(nn.Module):
         self.m = nn.ModuleList([MaxPool2d(side, 1, side // 2) for side in kernels])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps height and width."""
+        """Keep height and width."""
         x, *pooled = fork(self.cv1(x), [1] * (1 + len(self.m)))
         return self.cv2(join([x] + [pool(y) for pool, y in zip(self.m, pooled)]))  # noqa: B905 - block list
 
@@ -249,7 +249,7 @@ class SPPF(nn.Module):
         self.m = MaxPool2d(kernel, 1, kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps height and width."""
+        """Keep height and width."""
         x = self.cv1(x)
         once = self.m(x)
         twice = self.m(once)
@@ -257,7 +257,7 @@ class SPPF(nn.Module):
 
 
 class Focus(nn.Module):
-    """Moves each 2x2 patch into channels, then convolves."""
+    """Convolution of an image whose 2x2 patches were moved into channels."""
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ class Focus(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W), H and W even -> (B, out, H / 2 / stride, W / 2 / stride)."""
+        """Map (B, in, H, W), H and W even to (B, out, H / 2 / stride, W / 2 / stride)."""
         x = layout.to_channels_first(x)
         corners = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.conv(layout.from_channels_first(flow.cat(corners, dim=1)))
@@ -306,7 +306,7 @@ class GhostConv(nn.Module):
         self.cv2 = Conv(half, half, 5, groups=half, activation=again)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
+        """Map (B, in, H, W) to (B, out, H / stride, W / stride)."""
         half = self.cv1(x)
         return join([half, self.cv2(half)])
 
@@ -335,15 +335,15 @@ class GhostBottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
+        """Map (B, in, H, W) to (B, out, H / stride, W / stride)."""
         return self.conv(x) + self.shortcut(x)
 
 
 class Concat(nn.Module):
-    """Joins the channels of several maps of one size."""
+    """Concatenation of the channels of several maps of one size."""
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """[(B, C_i, H, W)] -> (B, sum C_i, H, W)."""
+        """Map [(B, C_i, H, W)] to (B, sum C_i, H, W)."""
         return join(maps)
 
 

@@ -139,7 +139,7 @@ ACTIVATIONS: Mapping[str, int] = {
 
 
 def parse_activation(text: object) -> Activation:
-    """Reads `nn.LeakyReLU(0.1)` and the like; the text is parsed, never executed."""
+    """Read `nn.LeakyReLU(0.1)` and the like; the text is parsed, never executed."""
     known = f"known activations: {', '.join('nn.' + name + '()' for name in ACTIVATIONS)}"
     # Far longer text could exhaust the parser's stack.
     if len(str(text)) > _MAX_ACTIVATION_LENGTH:
@@ -179,7 +179,7 @@ def _activation(value: object) -> bool | Activation:
 
 
 def same_padding(kernel: int, dilation: int = 1) -> int:
-    """The padding that keeps the size at stride 1 for an odd kernel; half the (dilated) kernel, rounded down."""
+    """Return the padding that keeps the size at stride 1 for an odd kernel; half the (dilated) kernel, rounded down."""
     return (dilation * (kernel - 1) + 1) // 2
 
 
@@ -239,7 +239,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class BlockRule:
-    """How a row that names this block is read.
+    """The rule for reading a row that names this block.
 
     channels: "scaled": the first argument is the number of output channels, multiplied by the width multiple;
         "kept": as many as come in; "joined": the sum over the inputs; "none": ends the network.
@@ -252,7 +252,7 @@ class BlockRule:
     size: Callable[[Size, Arguments], Size] = field(default=_unchanged)
 
     def read(self, values: Sequence[object]) -> dict[str, Any]:
-        """Names and checks the positional values of a row; raises ArgumentError without file and line."""
+        """Name and check the positional values of a row; raises ArgumentError without file and line."""
         if len(values) > len(self.parameters):
             names = ", ".join(parameter.name for parameter in self.parameters) or "none"
             raise ArgumentError(f"has {len(values)} arguments; it takes at most {len(self.parameters)}: {names}")
@@ -331,16 +331,16 @@ BLOCKS: Mapping[str, BlockRule] = {
 
 
 def block_name(text: object) -> str | None:
-    """The table's name of a block as a yaml spells it, or None if there is none."""
+    """Return the table's name of a block as a yaml spells it, or None if there is none."""
     name = str(text).removeprefix("torch.").removeprefix("nn.")
     return name if name in BLOCKS else None
 
 
 def scaled_channels(channels: int, multiple: float, divisor: int = 8) -> int:
-    """Output channels times the width multiple, rounded up to a multiple of the divisor."""
+    """Return output channels times the width multiple, rounded up to a multiple of the divisor."""
     return math.ceil(channels * multiple / divisor) * divisor
 
 
 def scaled_repeats(repeats: int, multiple: float) -> int:
-    """Repeats times the depth multiple, rounded half to even, at least 1; a single block stays single."""
+    """Return the repeats times the depth multiple, rounded half to even, at least 1; a single block stays single."""
     return max(round(repeats * multiple), 1) if repeats > 1 else repeats

@@ -66,7 +66,7 @@ class Complexity:
 
 
 def measure(model: DetectionModel, image_px: int = REPORT_PX) -> Complexity:
-    """Counts by arithmetic, without running the network.
+    """Count by arithmetic, without running the network.
 
     Every operation grows with the area of its map, attention's scores with its square; the maps' sizes are those the
     spec tracks for an image of `PROBE_PX`, scaled to `image_px`.
@@ -99,7 +99,7 @@ class _Work:
 
 
 def _work(module: Module, cells: float) -> _Work:
-    """What one module without its children does for one image, given the cells of its output map."""
+    """Return the work that one module without its children does for one image, given the cells of its output map."""
     if isinstance(module, (Conv2d, Linear)):
         return _Work(macs=module.weight.numel() * cells)
     if isinstance(module, BatchNorm2d):
@@ -112,7 +112,7 @@ def _work(module: Module, cells: float) -> _Work:
 
 
 def _sized_modules(model: DetectionModel, spec: LayerSpec, layer: Module) -> Iterator[tuple[Module, Size]]:
-    """Every module inside a layer, with the size of its output map in an image of `PROBE_PX`."""
+    """Yield every module inside a layer, with the size of its output map in an image of `PROBE_PX`."""
     sizes = [model.spec.layers[index].size if index >= 0 else (PROBE_PX, PROBE_PX) for index in spec.inputs]
     if isinstance(layer, Detect):
         yield from zip(layer.m, sizes, strict=True)

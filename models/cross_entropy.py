@@ -7,7 +7,7 @@ from kernels.runtime import Tensor, flow
 
 
 def smooth_targets(label_smoothing: float) -> tuple[float, float]:
-    """Target values of the positive and of the negative class; 0 gives (1, 0).
+    """Return the target values of the positive and of the negative class; 0 gives (1, 0).
 
     Source: arXiv:1902.04103, section 3.2, for two classes.
     """
@@ -28,7 +28,7 @@ class BinaryCrossEntropy(flow.nn.Module):
         self.register_buffer("positive_weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each element; logits and targets of one shape, float32, targets in [0, 1]."""
+        """Return the loss of each element; logits and targets of one shape, float32, targets in [0, 1]."""
         return flow._C.binary_cross_entropy_with_logits_loss(
             logits, targets, weight=None, pos_weight=self.positive_weight, reduction="none"
         )
@@ -50,7 +50,7 @@ class FocalLoss(flow.nn.Module):
         self._gamma, self._alpha = gamma, alpha
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each element; logits and targets of one shape, float32, targets in [0, 1]."""
+        """Return the loss of each element; logits and targets of one shape, float32, targets in [0, 1]."""
         probability = flow.sigmoid(logits)
         p_t = targets * probability + (1 - targets) * (1 - probability)
         return self.base(logits, targets) * class_weight(targets, self._alpha) * flow.pow(1.0 - p_t, self._gamma)

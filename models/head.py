@@ -57,7 +57,7 @@ class Detect(nn.Module):
         return np.asarray(anchors_px, np.float32) / np.asarray(self.stride, np.float32).reshape(-1, 1, 1)
 
     def set_anchors_px(self, anchors_px: npt.ArrayLike) -> None:
-        """Replaces the anchors, (levels, anchors, 2) in px, in the order of the levels."""
+        """Replace the anchors, (levels, anchors, 2) in px, in the order of the levels."""
         anchors = np.asarray(anchors_px, np.float32)
         if anchors.shape != tuple(self.anchors.shape):
             raise ValueError(f"anchors of shape {anchors.shape}: the head has {tuple(self.anchors.shape)}")
@@ -107,7 +107,7 @@ class Detect(nn.Module):
         return flow.cat(flat, dim=1) if len(flat) > 1 else flat[0]
 
     def _constants(self, raw: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """Cell corners minus one half (1, 1, ny, nx, 2) and anchor sides in px (1, anchors, 1, 1, 2)."""
+        """Return cell corners minus one half (1, 1, ny, nx, 2) and anchor sides in px (1, anchors, 1, 1, 2)."""
         rows, columns = raw.shape[2], raw.shape[3]
         place = {"placement": raw.placement, "sbp": flow.sbp.broadcast} if raw.is_global else {"device": raw.device}
         x = (

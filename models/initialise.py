@@ -12,7 +12,7 @@ from models.layers import Conv2d, Linear, Module
 
 
 def initialise(model: Module, seed: int) -> None:
-    """Fills every parameter of a network in place; the same seed gives the same values on any machine.
+    """Fill every parameter of a network in place; the same seed gives the same values on any machine.
 
     Convolutions and linear layers, weights and biases: uniform within 1 / sqrt(fan-in) (PyTorch's default start, which
     the reference keeps). BatchNorm: 1 and 0. The head's biases get their prior on top.
@@ -49,7 +49,7 @@ def _fill_uniform(tensor: Tensor, bound: float, generator: np.random.Generator) 
 
 
 def _add_prior(head: Detect) -> None:
-    """Lets the head start from "8 objects in an image of 640 px" and "each class with probability 0.6 / classes".
+    """Let the head start from "8 objects in an image of 640 px" and "each class with probability 0.6 / classes".
 
     Source: arXiv:1708.02002, section 3.3, with YOLOv5's constants.
     """

@@ -33,7 +33,7 @@ _ACTIVATIONS: Mapping[str, Callable[..., Module]] = {
 
 
 def make_activation(activation: Activation) -> Module:
-    """The module behind a parsed activation."""
+    """Return the module behind a parsed activation."""
     return _ACTIVATIONS[activation.name](*activation.arguments)
 
 
@@ -89,7 +89,7 @@ class Upsample(nn.Module):
         self.scale_factor = scale_factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H * factor, W * factor), or the same in channels-last order."""
+        """Map (B, C, H, W) to (B, C, H * factor, W * factor), or the same in channels-last order."""
         if layout.channels_last():
             return upsample(x, self.scale_factor)
         scale = float(self.scale_factor)
@@ -102,7 +102,7 @@ class ZeroPad2d(nn.ZeroPad2d):
     """OneFlow's padding by zeros, in both layouts."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H', W'), or the same in channels-last order."""
+        """Map (B, C, H, W) to (B, C, H', W'), or the same in channels-last order."""
         return layout.from_channels_first(nn.ZeroPad2d.forward(self, layout.to_channels_first(x)))
 
 
@@ -110,11 +110,11 @@ class Linear(nn.Linear):
     """OneFlow's linear layer without its own random start."""
 
     def reset_parameters(self) -> None:
-        """Leaves the values to `models.initialise`."""
+        """Leave the values to `models.initialise`."""
 
 
 def join(maps: Sequence[Tensor]) -> Tensor:
-    """The channels of several activations of one size, one after another."""
+    """Concatenate the channels of several activations of one size."""
     return flow.cat([layout.stored(x) for x in maps], dim=layout.channel_axis())
 
 
@@ -126,12 +126,12 @@ def member(module: Any, path: str) -> Any:
 
 
 def plain(state: Tensor) -> Tensor:
-    """A parameter or buffer itself: inside a graph an attribute of a module can be a proxy, which ops do not take."""
+    """Return a parameter or buffer itself: inside a graph a module's attribute can be a proxy, which ops refuse."""
     return state if isinstance(state, flow.Tensor) else state.to(flow.Tensor)
 
 
 def fork(x: Tensor, branches: Sequence[int]) -> list[Tensor]:
-    """The same values for several consumers, so that no tensor feeds more than two ops.
+    """Copy a tensor for several consumers, so that no tensor feeds more than two ops.
 
     Gradients of one tensor are summed in one order by the eager engine and in another inside a graph, which shows in
     the last bit from three summands on; a sum of two has no order. Copies are made only where there are more.

@@ -76,7 +76,7 @@ def activations(layout: Layout, weights: Sequence[Tensor] = ()) -> Iterator[None
 
 
 def channels_last() -> bool:
-    """Whether activations are (B, H, W, C)."""
+    """Return whether activations are (B, H, W, C)."""
     return _current.get().layout.channels_last
 
 

@@ -123,7 +123,7 @@ class DetectionLoss(flow.nn.Module):
         return parts if scale is None else LossParts(_ScaledGradient.apply(parts.total, scale), parts.parts)
 
     def _fused(self, maps: Sequence[Tensor], labels: Tensor, scale: Tensor) -> LossParts:
-        """The same loss as one op of the plugin."""
+        """Compute the loss as one op of the plugin."""
         total, parts = detection_loss(maps, labels, self.settings, self.balance, scale)
         if self.config.autobalance and self.training:
             rebalance(plain(self.balance), replicated(parts), self._reference_level)
@@ -173,7 +173,7 @@ class DetectionLoss(flow.nn.Module):
                 )
 
     def _predicted_boxes(self, rows: Tensor, unmatched: Tensor) -> Tensor:
-        """(B, levels, E, 4): centre relative to the cell's corner, width, height, in cells.
+        """Return (B, levels, E, 4): centre relative to the cell's corner, width, height, in cells.
 
         Entries without a match read some other cell. Their sides are replaced, since a side of 0 would give NaN.
         """
@@ -189,7 +189,7 @@ class DetectionLoss(flow.nn.Module):
         return stack_sharded(columns, dim=-1)
 
     def _objectness_targets(self, iou: Tensor, cell: Tensor, unmatched: Tensor, flat: Sequence[Tensor]) -> list[Tensor]:
-        """Per level (B, cells): what the objectness of each cell should be; 0 where no label is matched.
+        """Return per level (B, cells) the target objectness; 0 where no label is matched.
 
         Where several entries share a cell one of them wins, the same on every device: a stable sort by cell puts the
         entries of a cell side by side in their order, and only the last of each run is written.
@@ -214,7 +214,7 @@ class DetectionLoss(flow.nn.Module):
         ]
 
     def _objectness(self, flat: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """(levels,): mean objectness loss over the cells of each level."""
+        """Return (levels,): mean objectness loss over the cells of each level."""
         elements = self.objectness_elements(flow.cat([rows[..., 4] for rows in flat], dim=1), flow.cat(targets, dim=1))
         means, start = [], 0
         for rows in flat:
@@ -224,7 +224,7 @@ class DetectionLoss(flow.nn.Module):
         return flow.stack(means)
 
     def _rebalance(self, per_level: Tensor) -> None:
-        """Moves `balance` towards equal contributions of the levels, relative to the level of stride 16."""
+        """Move `balance` towards equal contributions of the levels, relative to the level of stride 16."""
         moved = self.balance * 0.9999 + 0.0001 / per_level
         level = self._reference_level
         moved = moved / moved[level : level + 1]
@@ -280,13 +280,16 @@ def _element_loss(positive_weight: float, gamma: float) -> flow.nn.Module:
 
 
 def _rows_of_entries(flat: Sequence[Tensor], assignment: Assignment) -> Tensor:
-    """(B, levels, E, 5 + classes): the prediction of each entry; that of the first cell where there is no match."""
+    """Return (B, levels, E, 5 + classes): the prediction of each entry.
+
+    An entry without a match gets that of the first cell.
+    """
     source = assignment.cell.clamp(min=0)
     return stack_sharded([flow._C.batch_gather(rows, source[:, level]) for level, rows in enumerate(flat)], dim=1)
 
 
 def _sums(values: Tensor, unmatched: Tensor) -> Tensor:
-    """(levels,) sums of the matches of (B, levels, E); per image first, as long sums lose digits in float32."""
+    """Return (levels,) sums of the matches of (B, levels, E); per image first, as long sums lose digits in float32."""
     return values.masked_fill(unmatched, 0.0).sum(dim=2).sum(dim=0)
 
 

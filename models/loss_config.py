@@ -45,7 +45,7 @@ class LossConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
 
     def scaled(self, *, heads: int, classes: int, image_px: int) -> "LossConfig":
-        """The gains for this number of levels and classes and this image size; the other settings stay."""
+        """Return the gains for this number of levels and classes and this image size; the other settings stay."""
         per_head = 3 / heads
         return replace(
             self,

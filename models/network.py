@@ -34,7 +34,7 @@ class DetectionModel(flow.nn.Module):
     """
 
     def __init__(self, spec: ModelSpec, *, seed: int | None = 0) -> None:
-        """Builds the layers.
+        """Build the layers.
 
         Args:
             spec: from `models.spec.load_model_spec`.
@@ -54,7 +54,7 @@ class DetectionModel(flow.nn.Module):
             initialise(self, seed)
 
     def _numbered_convolutions(self) -> tuple[str, ...]:
-        """Number the convolutions and return their names in that order."""
+        """Give each convolution its number and return their names in that order."""
         found = [(name, module) for name, module in self.named_modules() if isinstance(module, Conv2d)]
         for number, (_, module) in enumerate(found):
             module.weight_index = number
@@ -72,7 +72,7 @@ class DetectionModel(flow.nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """How many classes the head tells apart."""
+        """Number of classes of the head."""
         return self.spec.num_classes
 
     @property
@@ -87,11 +87,11 @@ class DetectionModel(flow.nn.Module):
 
     @property
     def head_geometry(self) -> HeadGeometry:
-        """What the loss must know of the head, as it is now."""
+        """Geometry of the head for the loss, as it is now."""
         return HeadGeometry(self.anchors_cells, tuple(float(px) for px in self.stride), self.num_classes)
 
     def set_anchors_px(self, anchors_px: npt.ArrayLike) -> None:
-        """Replaces the anchors, (levels, anchors, 2) in px; a loss built before keeps the former ones."""
+        """Replace the anchors, (levels, anchors, 2) in px; a loss built before keeps the former ones."""
         self.head.set_anchors_px(anchors_px)
 
     def compute_in(self, activation_type: ActivationType) -> "DetectionModel":
@@ -138,24 +138,27 @@ class DetectionModel(flow.nn.Module):
             yield x
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
-        """Raw maps -> (B, N, 5 + classes): cx, cy, w, h in px, then sigmoid confidences; levels one after another."""
+        """Decode raw maps to (B, N, 5 + classes): cx, cy, w, h in px, then sigmoid confidences.
+
+        The levels follow one another.
+        """
         return self.head.decode(maps)
 
     def synchronise_statistics(self, enabled: bool) -> None:
-        """Whether BatchNorm takes the statistics of the images of all ranks, where these are spread over ranks."""
+        """Set whether BatchNorm takes the statistics of the images of all ranks, where these are spread over ranks."""
         for module in self.modules():
             if isinstance(module, BatchNorm2d):
                 module.synchronised = enabled
 
     def count_batch(self) -> None:
-        """Notes one training-mode forward pass for `num_batches_tracked`; whoever runs the step calls it.
+        """Count one training-mode forward pass for `num_batches_tracked`; the step calls it.
 
         The buffers themselves are brought up to date by `state_dict()`, so a step costs one integer.
         """
         self._uncounted_batches += 1
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """OneFlow's `state_dict`, with `num_batches_tracked` up to date."""
+        """Return OneFlow's `state_dict`, with `num_batches_tracked` up to date."""
         if self._uncounted_batches:
             for module in self.modules():
                 if isinstance(module, BatchNorm2d):
@@ -164,7 +167,7 @@ class DetectionModel(flow.nn.Module):
         return super().state_dict(*args, **kwargs)
 
     def fuse(self) -> "DetectionModel":
-        """Folds each BatchNorm that follows a convolution into it, in place, for inference; returns itself."""
+        """Fold each BatchNorm that follows a convolution into it, in place, for inference; return itself."""
         with flow.no_grad():
             for module in self.modules():
                 if isinstance(module, Conv) and not module.folded:
@@ -181,7 +184,7 @@ def _count(counter: Tensor, batches: int) -> None:
 
 
 def _branches(spec: ModelSpec) -> dict[int, list[int]]:
-    """For each layer's output, how many ops each of its consumers feeds with it, in the order of the layers."""
+    """Count for each layer's output the ops that each of its consumers feeds with it, in the order of the layers."""
     branches: dict[int, list[int]] = {}
     for layer in spec.layers:
         for source in layer.inputs:
@@ -227,7 +230,7 @@ def _activation(choice: bool | Activation, default: Module) -> Module:
 
 
 def _fold(block: Conv) -> None:
-    """Replaces convolution and BatchNorm of a block by one convolution with bias that computes the same."""
+    """Replace convolution and BatchNorm of a block by one convolution with bias that computes the same."""
     convolution, norm = block.conv, block.bn
     device = convolution.weight.device
     gain, shift, mean, variance = (

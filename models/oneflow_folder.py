@@ -37,12 +37,12 @@ _TENSOR_KINDS = frozenset({"oneflow.nn.Parameter", "oneflow.Tensor", "oneflow.nn
 
 
 def is_oneflow_folder(path: Path) -> bool:
-    """Whether a folder looks like one that `oneflow.save` wrote."""
+    """Return whether a folder looks like one that `oneflow.save` wrote."""
     return (path / PICKLE_NAME).is_file() or any(path.glob("*/out"))
 
 
 def read_oneflow_folder(path: Path) -> Any:
-    """What was saved; tensors stay `Instance`s of `oneflow.Tensor`, to be read by `read_tensor`.
+    """Read what was saved; tensors stay `Instance`s of `oneflow.Tensor`, to be read by `read_tensor`.
 
     Raises:
         ValueError: damaged, or it asks for something that is not data.
@@ -62,12 +62,12 @@ def read_oneflow_folder(path: Path) -> Any:
 
 
 def path_reference(name: str) -> Instance:
-    """The `Instance` that stands for the tensor in a sub-folder."""
+    """Return the `Instance` that stands for the tensor in a sub-folder."""
     return Instance(Global("oneflow", "Tensor"), (), {"path": name})
 
 
 def is_oneflow_tensor(value: Any) -> bool:
-    """Tells a tensor in what `read_oneflow_folder` gives."""
+    """Return whether a value is a tensor in what `read_oneflow_folder` gives."""
     return (
         isinstance(value, Instance)
         and str(value.kind) in _TENSOR_KINDS
@@ -77,7 +77,7 @@ def is_oneflow_tensor(value: Any) -> bool:
 
 
 def _file_bytes(file: Path) -> int:
-    """Size of a regular file.
+    """Return the size of a regular file.
 
     Raises:
         ValueError: a link, a pipe or the like.
@@ -89,7 +89,7 @@ def _file_bytes(file: Path) -> int:
 
 
 def read_tensors(folder: Path, tensors: Mapping[str, Instance]) -> dict[str, npt.NDArray[Any]]:
-    """The numbers of tensors by name.
+    """Return the numbers of tensors by name.
 
     Raises:
         ValueError: as for `read_tensor`, or the same numbers come far too often.
@@ -108,7 +108,7 @@ def read_tensors(folder: Path, tensors: Mapping[str, Instance]) -> dict[str, npt
 
 
 def read_tensor(folder: Path, tensor: Instance) -> npt.NDArray[Any]:
-    """The numbers of one tensor.
+    """Return the numbers of one tensor.
 
     Raises:
         ValueError: its folder is missing, damaged, or lies elsewhere, also by a link.

@@ -9,12 +9,12 @@ SMALLEST_CAPACITY = 16
 
 
 def label_capacity(most_labels: int) -> int:
-    """Label slots per image for a batch whose fullest image has `most_labels`: a power of two, at least 16."""
+    """Return label slots per image for a batch whose fullest image has `most_labels`: a power of two, at least 16."""
     return max(SMALLEST_CAPACITY, 1 << max(most_labels - 1, 0).bit_length())
 
 
 def typical_label_capacity(labels: Sequence[npt.NDArray[np.floating]], tiles: int) -> int:
-    """Capacity bucket that nearly all batches fit: mean plus three deviations of the labels of `tiles` images.
+    """Return capacity bucket that nearly all batches fit: mean plus three deviations of the labels of `tiles` images.
 
     Starting there, rather than at each batch's own need, keeps the graphs few: each takes seconds to compile and
     memory of its own, while padding costs next to nothing.
@@ -28,7 +28,7 @@ def typical_label_capacity(labels: Sequence[npt.NDArray[np.floating]], tiles: in
 
 
 def pad_labels(rows: npt.NDArray[np.floating], batch: int, capacity: int) -> npt.NDArray[np.float32]:
-    """Gives each image the same number of label slots; the order of an image's labels is kept.
+    """Give each image the same number of label slots; the order of an image's labels is kept.
 
     Args:
         rows: (n, 6) image number in the batch, class, centre x, centre y, width, height; images in any order.

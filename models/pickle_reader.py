@@ -42,7 +42,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a pickle may name.
+    """The names that a pickle may use.
 
     Attributes:
         is_allowed: tells an allowed global.
@@ -63,7 +63,7 @@ _SHOWN_CHARACTERS = 200
 
 
 def shortened(text: object) -> str:
-    """Text that a file chose, fit for one line of an error message."""
+    """Return the text that a file chose, fit for one line of an error message."""
     line = str(text).encode("unicode_escape").decode()
     return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…"
 
@@ -71,7 +71,7 @@ def shortened(text: object) -> str:
 def read_pickle(
     data: bytes, allowed: Allowed, resolve_persistent: Callable[[Any], Any] = lambda _: _no_persistent()
 ) -> Any:
-    """The value a pickle describes: None, numbers, text, bytes, tuples, lists, dicts, sets and `Instance`s.
+    """Return the value a pickle describes: None, numbers, text, bytes, tuples, lists, dicts, sets and `Instance`s.
 
     Args:
         data: the pickle; protocols 2 to 4 as PyTorch and OneFlow write them.
@@ -101,7 +101,7 @@ def _no_persistent() -> Any:
 
 
 def checked_key(value: Any) -> Any:
-    """The value, if it may be a key of a mapping or a member of a set.
+    """Return the value, if it may be a key of a mapping or a member of a set.
 
     Raises:
         PickleError: no text or number, or one that is far longer than any name.

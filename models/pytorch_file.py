@@ -74,7 +74,7 @@ class StoredTensor:
 
     @property
     def dtype_name(self) -> str:
-        """Such as float16."""
+        """Name of the data type, such as float16."""
         return _NAMES.get(self.element, np.dtype(self.element).name)
 
 
@@ -110,7 +110,7 @@ class PyTorchFile:
             raise ValueError(f"{path}: {error}") from None
 
     def close(self) -> None:
-        """Closes the archive; tensors can no longer be read."""
+        """Close the archive; tensors can no longer be read."""
         self._archive.close()
 
     def _find_root(self) -> tuple[str, bool]:
@@ -131,7 +131,7 @@ class PyTorchFile:
         return self._archive.read(entry)
 
     def array(self, tensor: StoredTensor) -> npt.NDArray[Any]:
-        """The numbers of a tensor, bfloat16 as float32.
+        """Return the numbers of a tensor, bfloat16 as float32.
 
         Raises:
             ValueError: its storage is missing, damaged or too short.
@@ -194,7 +194,7 @@ def _is_allowed(name: Global) -> bool:
 
 
 def _storage(reference: Any) -> _Storage:
-    """From PyTorch's persistent id: ("storage", storage class, key, device, number of elements)."""
+    """Parse PyTorch's persistent id: ("storage", storage class, key, device, number of elements)."""
     if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
         raise ValueError("refers to something that is no tensor storage")
     _, kind, key, _, numel = reference

@@ -77,7 +77,7 @@ def write_pytorch(path: Path, content: Any) -> None:
 
 
 def _tensor(value: npt.NDArray[Any], key: str) -> Call:
-    """A tensor over a storage of its own."""
+    """Return a tensor over a storage of its own."""
     if value.dtype.name not in _STORAGES:
         raise TypeError(f"{value.dtype}: no type of a PyTorch tensor")
     kind = Global("torch", _STORAGES[value.dtype.name])
@@ -87,7 +87,7 @@ def _tensor(value: npt.NDArray[Any], key: str) -> Call:
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """Appends a record whose content starts at a multiple of the alignment; its date is always the same."""
+    """Append a record whose content starts at a multiple of the alignment; its date is always the same."""
     entry = zipfile.ZipInfo(f"{_FOLDER}/{name}")
     assert archive.fp is not None
     start = archive.fp.tell() + _LOCAL_HEADER_BYTES + len(entry.filename) + 4

@@ -29,12 +29,15 @@ _ALIGNMENT = 8
 
 
 def in_order(value: np.ndarray) -> np.ndarray:
-    """The array, or a copy whose elements lie in row order; np.ascontiguousarray would give a scalar one dimension."""
+    """Return the array, or a copy whose elements lie in row order.
+
+    np.ascontiguousarray would give a scalar one dimension.
+    """
     return np.array(value, order="C", copy=False)
 
 
 def write_safetensors(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes a whole file at the stream's position; equal contents give equal bytes.
+    """Write a whole file at the stream's position; equal contents give equal bytes.
 
     Args:
         arrays: of any shape, little-endian numbers or booleans.
@@ -67,7 +70,7 @@ def write_safetensors(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata
 
 
 def checksum(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str:
-    """128-bit BLAKE2b, as hexadecimal text, of all arrays with their names and types and of a header of JSON values."""
+    """Return the hexadecimal 128-bit BLAKE2b of all arrays with names and types and of a header of JSON values."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(header, sort_keys=True).encode())
     for name in sorted(arrays):

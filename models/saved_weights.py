@@ -51,7 +51,7 @@ _PLAIN = frozenset(
 
 @dataclass(frozen=True)
 class Found:
-    """What a file holds, apart from the file format.
+    """The content of a file, apart from the file format.
 
     Attributes:
         tensors: name in the state dictionary -> tensor of the file's own kind.
@@ -67,7 +67,7 @@ class Found:
 
 
 def is_plain_or_module(name: Global) -> bool:
-    """Allows containers and classes of network packages by name."""
+    """Allow containers and classes of network packages by name."""
     return str(name) in _PLAIN or (
         str(name).startswith(_CLASS_PREFIXES)
         and _NAME.fullmatch(name.module) is not None
@@ -109,7 +109,7 @@ PLAIN_REDUCERS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {
 
 
 def find_weights(top: Any, is_tensor: Callable[[Any], bool], prefer: Literal["model", "ema"]) -> Found:
-    """Takes the preferred network of a checkpoint, the other one where it is absent, or a plain state dictionary.
+    """Take the preferred network of a checkpoint, the other one where it is absent, or a plain state dictionary.
 
     Args:
         top: what the file holds.
@@ -168,7 +168,7 @@ def _mapping(value: Any) -> dict[Any, Any]:
 def _entries(
     module: Instance, prefix: str, depth: int, is_tensor: Callable[[Any], bool], count: list[int]
 ) -> Iterator[tuple[str, Any]]:
-    """Name and tensor in the order of a state dictionary: own parameters, own buffers, then the children."""
+    """Yield name and tensor in the order of a state dictionary: own parameters, own buffers, then the children."""
     state = module.state if isinstance(module.state, dict) else {}
     parameters, buffers, children = (_mapping(state.get(part)) for part in ("_parameters", "_buffers", "_modules"))
     skipped = state.get("_non_persistent_buffers_set")
@@ -197,7 +197,7 @@ def _class_names(names: Any) -> tuple[str, ...] | None:
 
 
 def plain_config(config: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any] | None:
-    """The known keys of a network's yaml as plain data; None if it holds anything else."""
+    """Return the known keys of a network's yaml as plain data; None if it holds anything else."""
     if config is None:
         return None
     kept = {key: config[key] for key in known if key in config}
@@ -205,7 +205,7 @@ def plain_config(config: Mapping[str, Any] | None, known: Sequence[str]) -> dict
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is plain data of a sensible size; what stands in several places counts in each of them."""
+    """Return whether a value is plain data of a sensible size; what stands in several places counts in each of them."""
     waiting, size = [(value, 0)], 0
     while waiting:
         item, depth = waiting.pop()
@@ -225,7 +225,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def as_float32(value: Array) -> Array:
-    """Half and double precision become float32; integers stay. The result owns its memory."""
+    """Convert half and double precision to float32; keep integers. The result owns its memory."""
     if value.dtype.kind == "f":
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which `transfer` refuses
             return np.array(value, np.float32)

@@ -90,22 +90,22 @@ class ModelSpec:
 
     @property
     def grid_px(self) -> int:
-        """What image sides must be multiples of: the coarsest stride of any layer, which a level may be finer than."""
+        """Number that image sides must be multiples of: the coarsest stride of any layer, levels or not."""
         return PROBE_PX // min(min(layer.size) for layer in self.layers[:-1])
 
     @property
     def anchors_per_level(self) -> int:
-        """How many anchors each level has."""
+        """Number of anchors of each level."""
         return len(self.anchors_px[0])
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Name without suffix -> path of every model yaml that comes with the package."""
+    """Return the paths of the model yamls that come with the package, by name without suffix."""
     return {path.stem: path for path in sorted(CONFIG_FOLDER.rglob("*.yaml"))}
 
 
 def find_config(cfg: str | Path) -> Path:
-    """The yaml file behind a path or a shipped name (`yolov5n`, `yolov5n.yaml`, `models/yolov5n.yaml`).
+    """Return the yaml file behind a path or a shipped name (`yolov5n`, `yolov5n.yaml`, `models/yolov5n.yaml`).
 
     Raises:
         FileNotFoundError: neither a file nor a shipped name.
@@ -130,7 +130,7 @@ def load_model_spec(
     channels: int | None = None,
     source: str = "model configuration",
 ) -> ModelSpec:
-    """Reads and checks a model yaml.
+    """Read and check a model yaml.
 
     Args:
         cfg: path, name of a shipped configuration with or without `.yaml`, or the mapping itself (as in
@@ -158,7 +158,7 @@ def load_model_spec(
 
 
 def _read_yaml(path: Path) -> tuple[dict[Any, Any], dict[Any, list[str]]]:
-    """The mapping, and file and line of each row of backbone and head."""
+    """Return the mapping, and file and line of each row of backbone and head."""
     file = load_yaml(path)
     lines = {
         key: [file.line(key, position) for position in range(len(rows))]
@@ -169,7 +169,7 @@ def _read_yaml(path: Path) -> tuple[dict[Any, Any], dict[Any, list[str]]]:
 
 
 class _Builder:
-    """Walks the rows once, tracking channels and sizes."""
+    """A builder that walks the rows once, tracking channels and sizes."""
 
     def __init__(self, source: str, config: dict[Any, Any], lines: Mapping[Any, list[str]] | None) -> None:
         self._source = source
@@ -417,14 +417,14 @@ class _Builder:
 
 
 def _weights(layer: LayerSpec, head_channels: int) -> int:
-    """About as many as the layer has: those of one convolution from inputs to outputs, for each repeat."""
+    """Estimate a layer's weights: those of one convolution from inputs to outputs, for each repeat."""
     kernel = layer.arguments.get("kernel", 1) if layer.kind not in ("MaxPool2d", "SPPF") else 1
     outputs = head_channels if layer.kind == "Detect" else layer.out_channels
     return layer.repeats * sum(layer.in_channels) * outputs * kernel**2 // layer.arguments.get("groups", 1)
 
 
 def _check_channels(kind: str, arguments: Mapping[str, Any], in_channels: int, out_channels: int) -> None:
-    """What a block demands of its numbers of channels, said before OneFlow says it less clearly."""
+    """Check the numbers of channels of a block before OneFlow refuses them less clearly."""
     inner = int(out_channels * arguments["expansion"]) if "expansion" in arguments else in_channels // 2
     if inner < 1 and ("expansion" in arguments or kind in ("SPP", "SPPF")):
         raise ArgumentError(f"has {in_channels} channels in and {out_channels} out: none are left inside")
@@ -456,7 +456,7 @@ def _check_channels(kind: str, arguments: Mapping[str, Any], in_channels: int, o
 
 
 def _in_stride_order(anchors: Anchors, strides: tuple[int, ...]) -> Anchors:
-    """Anchors from small to large as the strides go, reversed where the yaml lists them the other way round."""
+    """Return anchors from small to large as the strides go, reversed where the yaml lists them the other way round."""
     areas = [sum(width * height for width, height in level) / len(level) for level in anchors]
     growth = areas[-1] - areas[0]
     if growth and (growth > 0) != (strides[-1] > strides[0]):

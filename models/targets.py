@@ -27,7 +27,7 @@ _SMALLEST_SIDE_CELLS = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class HeadGeometry:
-    """What the loss must know of a detection head.
+    """Geometry of a detection head for the loss.
 
     Attributes:
         anchors_cells: (levels, anchors, 2) width and height of each anchor in cells of its level.
@@ -99,7 +99,7 @@ class TargetAssigner(flow.nn.Module):
         self.register_buffer("one", flow.ones(1, dtype=flow.float32), persistent=False)
 
     def forward(self, labels: Tensor, grids: Sequence[tuple[int, int]]) -> Assignment:
-        """Finds the matches.
+        """Find the matches.
 
         Args:
             labels: (B, T, 5) float32, class, centre x, centre y, width, height, normalised to the image; class -1: no
@@ -128,7 +128,7 @@ class TargetAssigner(flow.nn.Module):
         )
 
     def _grid_sizes(self, grids: Sequence[tuple[int, int]]) -> Tensor:
-        """(1, levels, 2, 1): columns and rows of each level."""
+        """Return (1, levels, 2, 1): columns and rows of each level."""
         for rows, columns in grids:
             if rows * columns * self._anchors > _MOST_CELLS:
                 raise ValueError(f"a map of {rows} x {columns} cells is too large: use a smaller image size")
@@ -136,7 +136,7 @@ class TargetAssigner(flow.nn.Module):
         return flow.cat([self.one * number for number in numbers]).reshape(1, self._levels, 2, 1)
 
     def _fits(self, sides: Tensor) -> Tensor:
-        """(B, levels, anchors, T): whether both sides (B, levels, 2, T) of a label are similar to the anchor's."""
+        """Return (B, levels, anchors, T): whether a label's sides (B, levels, 2, T) are similar to the anchor's."""
         batch, levels, _, slots = sides.shape
         shape = (levels, self._anchors, 2, slots)
         ratio = sides.unsqueeze(2).expand(batch, *shape) / expand_sharded(self.anchor_sides, batch, *shape)
@@ -144,7 +144,7 @@ class TargetAssigner(flow.nn.Module):
         return flow.maximum(worst[:, :, :, 0], worst[:, :, :, 1]) < self._anchor_t
 
     def _near(self, centre: Tensor, size: Tensor, present: Tensor) -> Tensor:
-        """(B, levels, 5, T): the label's own cell, and whether left, up, right, down lie nearer than half a cell."""
+        """Return (B, levels, 5, T): the own cell, and whether left, up, right, down are nearer than half a cell."""
         batch, levels, _, slots = centre.shape
         present = present.reshape(batch, 1, 1, slots)
         reached = [present.expand(batch, levels, 1, slots)]
@@ -154,7 +154,10 @@ class TargetAssigner(flow.nn.Module):
         return flow.logical_and(flow.cat(reached, dim=2), present.expand(batch, levels, NEIGHBOURS, slots))
 
     def _cells(self, centre: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Cells (B, levels, 5, anchors, T) as float32 numbers; centre relative to its cell (B, levels, 5, 2, T)."""
+        """Return cells (B, levels, 5, anchors, T) as float32 numbers.
+
+        The centre is relative to its cell (B, levels, 5, 2, T).
+        """
         batch, levels, _, slots = centre.shape
         shape = (levels, NEIGHBOURS, 2, slots)
         last = expand_sharded((size - 1.0).unsqueeze(2), batch, *shape)

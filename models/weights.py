@@ -80,7 +80,7 @@ class LoadedWeights:
 
 @dataclass(frozen=True)
 class TransferReport:
-    """What a network took over from a file. `str()` of it is one line, then one for each kind of difference."""
+    """The weights that a network took over from a file; `str()` has a line, then one for each kind of difference."""
 
     path: Path
     transferred: tuple[str, ...]
@@ -109,7 +109,7 @@ class TransferReport:
 
 
 def load_weights(path: str | Path, *, prefer: Prefer = "model") -> LoadedWeights:
-    """Reads weights; the format is told from the content, not from the name.
+    """Read weights; the format is told from the content, not from the name.
 
     Args:
         path: `.pt` of YOLOv5 (network pickled in half or single precision, or a state dictionary), `.safetensors`
@@ -223,7 +223,7 @@ def _from_safetensors(path: Path, prefer: Prefer) -> LoadedWeights:
 
 
 def _is_sound(file: Any, metadata: Mapping[str, str], described: Mapping[str, Any]) -> bool:
-    """Whether the checksum fits that the program puts into its own files; files of others have none."""
+    """Return whether the checksum fits that the program puts into its own files; files of others have none."""
     if _TRAINING_HEADER in metadata:
         header = json.loads(metadata[_TRAINING_HEADER])
         expected = header.pop("checksum", None) if isinstance(header, dict) else None
@@ -234,7 +234,7 @@ def _is_sound(file: Any, metadata: Mapping[str, str], described: Mapping[str, An
 
 
 def _is_numbers(value: Any) -> bool:
-    """Of a size that an array of numbers holds; JSON knows larger ones."""
+    """Return whether all numbers fit into an array of numbers; JSON knows larger ones."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -243,7 +243,7 @@ def _is_numbers(value: Any) -> bool:
 
 
 def _part_of(keys: Sequence[str], prefer: Prefer) -> tuple[dict[str, str], Part]:
-    """Name in the file -> name in the network, and which part of the file that is."""
+    """Map names in the file to names in the network, and tell which part of the file they are."""
     for part in (prefer, "ema" if prefer == "model" else "model"):
         names = {key: key.removeprefix(f"{part}/") for key in keys if key.startswith(f"{part}/")}
         if names:
@@ -252,7 +252,7 @@ def _part_of(keys: Sequence[str], prefer: Prefer) -> tuple[dict[str, str], Part]
 
 
 def _metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Values of a safetensors header; each is JSON where we wrote it, anything else is left out."""
+    """Return the values of a safetensors header; each is JSON where we wrote it, anything else is left out."""
     described: dict[str, Any] = {}
     for key, text in metadata.items():
         try:
@@ -267,7 +267,7 @@ def _metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def transfer(model: DetectionModel, weights: LoadedWeights, *, exclude: Sequence[str] = ()) -> TransferReport:
-    """Copies every item whose name and shape agree into the network, in place; the others keep their values.
+    """Copy every item whose name and shape agree into the network, in place; the others keep their values.
 
     Args:
         model: the network.
@@ -319,7 +319,7 @@ class WeightsCopy:
     header: Mapping[str, Any]
 
     def write(self, path: str | Path) -> None:
-        """Writes a safetensors file with a checksum, atomically.
+        """Write a safetensors file with a checksum, atomically.
 
         Raises:
             OSError: it cannot be written; an older file of that name stays.
@@ -333,7 +333,7 @@ class WeightsCopy:
 
 
 def copy_weights(model: DetectionModel, metadata: Mapping[str, Any] | None = None) -> WeightsCopy:
-    """Copies the network's state dictionary; names and shapes are the reference's.
+    """Copy the network's state dictionary; names and shapes are the reference's.
 
     Args:
         model: the network, not fused.
@@ -354,5 +354,5 @@ def copy_weights(model: DetectionModel, metadata: Mapping[str, Any] | None = Non
 
 
 def save_weights(model: DetectionModel, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
-    """`copy_weights(model, metadata).write(path)`: see both."""
+    """Call `copy_weights(model, metadata).write(path)`: see both."""
     copy_weights(model, metadata).write(path)

@@ -54,7 +54,7 @@ class Batch:
 
 
 class BatchSource:
-    """Makes batches from plans, ahead of their use, in one background thread beside those of the drawing."""
+    """A source of batches made from plans, ahead of their use, in one background thread beside those of the drawing."""
 
     def __init__(self, settings: GraphSettings, images: ImageStore, paths: Sequence[Path]) -> None:
         self.timings = Timings()
@@ -66,7 +66,10 @@ class BatchSource:
         self._has_failed = False
 
     def batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
-        """Batches in the order of the plans; a new call ends the one before. Closing the iterator ends the work."""
+        """Yield batches in the order of the plans; a new call ends the one before.
+
+        Closing the iterator ends the work.
+        """
         self.stop()
         if self._has_failed:  # what was queued then would come out first
             self.drawing.restart()
@@ -87,30 +90,30 @@ class BatchSource:
             self._hand_over.finish()
 
     def _handed_over(self, batch: Batch) -> Batch:
-        """The batch with images of its own, which OneFlow can take."""
+        """Return the batch with images of its own, in a form that OneFlow can take."""
         if not isinstance(batch.images, DrawnImages):
             return batch
         with self.timings.counting("waiting"):
             return replace(batch, images=self._hand_over.take(batch.images))
 
     def stop(self) -> None:
-        """Ends the work under way, if there is any, and waits until it has ended."""
+        """End the work under way, if there is any, and wait until it has ended."""
         if self._running is not None:
             self._running.stop()
             self._has_failed |= self._running.has_failed
             self._running = None
 
     def close(self) -> None:
-        """Stops, and ends all threads. Batches that were handed over stay valid on a CPU."""
+        """Stop, and end all threads. Batches that were handed over stay valid on a CPU."""
         self.stop()
         self.drawing.close()
 
     def batch(self, plan: BatchPlan, images: Any) -> Batch:
-        """A plan with its images."""
+        """Return the batch of a plan, with its images."""
         return Batch(images, plan.labels, plan.indices, tuple(self._paths[n] for n in plan.indices), plan.geometry)
 
     def recover(self, queued: Sequence[BatchPlan], error: RuntimeError) -> None:
-        """After DALI refused an image of the first queued plan: has it decoded on the host, and queues all again.
+        """Decode on the host an image of the first queued plan that DALI refused, and queue all again.
 
         Raises:
             OSError: the host cannot decode it either.
@@ -145,7 +148,7 @@ class _EpochWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the work; whoever still asks for a batch finds the end."""
+        """End the work; whoever still asks for a batch finds the end."""
         self._stopping.set()
         while self._thread.is_alive():
             self._forget_ready()
@@ -167,7 +170,7 @@ class _EpochWorker:
             self.ready.put(error)
 
     def _make_all(self) -> None:
-        """Some batches are being decoded, the one before them is drawn, and the next one is planned meanwhile.
+        """Decode some batches while the one before them is drawn and the next one is planned.
 
         When stopped it plans no more, but takes out what is queued, which would else come first in the next pass.
         """

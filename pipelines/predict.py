@@ -28,7 +28,7 @@ _NO_LABELS = np.zeros((0, 6), np.float32)
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """How images become batches.
+    """Settings for making batches of images.
 
     Attributes:
         image_hw: px that an image is fitted into, multiples of `stride`; small images grow, as in YOLOv5.
@@ -45,14 +45,14 @@ class PredictSettings:
     device: str = "cpu"
 
     def fit(self, image_wh: Size) -> Letterbox:
-        """Where an image of this size lies in its batch."""
+        """Return where an image of this size lies in its batch."""
         return letterbox((image_wh[1], image_wh[0]), self.image_hw, minimum_border=True, stride=self.stride)
 
 
 def inspect_images(
     paths: Sequence[Path], *, workers: int = 1, progress: str | None = None
 ) -> tuple[ImageIndex, tuple[Problem, ...]]:
-    """An index of the images that can be decoded, in their order and without labels, and what is wrong with the rest.
+    """Return an index of the decodable images, in order and without labels, and the problems of the rest.
 
     Args:
         paths: image files.
@@ -89,19 +89,19 @@ class ImageBatches:
         return {self._settings.fit(self._sizes[group[0][0]]).output_hw: len(group[0]) for group in self._groups}
 
     def __iter__(self) -> Iterator[Batch]:
-        """One pass; starting one ends the pass under way."""
+        """Start a pass and return its batches; this ends the pass under way."""
         numbers = [batch for group in self._groups for batch in group]
         return self._source.batches(
             _plan(batch, [self._sizes[number] for number in batch], self._settings) for batch in numbers
         )
 
     def close(self) -> None:
-        """Ends all threads."""
+        """End all threads."""
         self._source.close()
 
 
 def _groups(sizes: Sequence[Size], settings: PredictSettings) -> list[list[list[int]]]:
-    """[shape][batch] -> image numbers."""
+    """Return the image numbers by [shape][batch]."""
     alike: dict[Size, list[int]] = {}
     for number, size in enumerate(sizes):
         alike.setdefault(settings.fit(size).output_hw, []).append(number)
@@ -129,7 +129,7 @@ class FrameBatches:
         return self._settings.fit(self._size).output_hw
 
     def batches(self, frames: Iterable[np.ndarray]) -> Iterator[tuple[Batch, list[np.ndarray]]]:
-        """Each batch with its frames, (h, w, 3) uint8 RGB."""
+        """Yield each batch with its frames, (h, w, 3) uint8 RGB."""
         for batch in self._source.batches(self._plans(iter(frames))):
             yield batch, self._waiting.popleft()
 
@@ -139,22 +139,22 @@ class FrameBatches:
             yield _plan(range(len(group)), [self._size] * len(group), self._settings)
 
     def tile(self, tile: TileRender) -> np.ndarray:
-        """(h, w, 3) uint8 RGB: the part that a tile looks at, of a frame of the batch that was planned last."""
+        """Return (h, w, 3) uint8 RGB: the part that a tile looks at, of a frame of the batch that was planned last."""
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
         return self._waiting[-1][tile.source][top : top + height, left : left + width]
 
     def explain_failure(self, numbers: list[int]) -> str:
-        """Nothing is decoded here, so no frame can be to blame."""
+        """Return "": nothing is decoded here, so no frame can be to blame."""
         del numbers
         return ""
 
     def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """As `explain_failure`."""
+        """Return none; see `explain_failure`."""
         del numbers, backend
         return []
 
     def close(self) -> None:
-        """Ends all threads."""
+        """End all threads."""
         self._source.close()
 
 
@@ -171,7 +171,7 @@ class PixelBatches:
         self._source = BatchSource(_graph(settings, decoded=True), self, self._names)
 
     def batches(self, images: Sequence[np.ndarray]) -> Generator[Batch, None, None]:
-        """Batches of images (h, w, 3) uint8 RGB; a new call ends the one before."""
+        """Yield batches of images (h, w, 3) uint8 RGB; a new call ends the one before."""
         self._source.stop()
         self._images, self._names[:] = images, [Path(f"image {number}") for number in range(len(images))]
         sizes = [(image.shape[1], image.shape[0]) for image in images]
@@ -184,22 +184,22 @@ class PixelBatches:
             self._images = ()
 
     def tile(self, tile: TileRender) -> np.ndarray:
-        """(h, w, 3) uint8 RGB: the part of its image that a tile looks at."""
+        """Return (h, w, 3) uint8 RGB: the part of its image that a tile looks at."""
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
         return self._images[tile.source][top : top + height, left : left + width]
 
     def explain_failure(self, numbers: list[int]) -> str:
-        """Nothing is decoded here, so no image can be to blame."""
+        """Return "": nothing is decoded here, so no image can be to blame."""
         del numbers
         return ""
 
     def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """As `explain_failure`."""
+        """Return none; see `explain_failure`."""
         del numbers, backend
         return []
 
     def close(self) -> None:
-        """Ends all threads."""
+        """End all threads."""
         self._source.close()
 
 
@@ -218,7 +218,7 @@ def _graph(settings: PredictSettings, *, decoded: bool) -> GraphSettings:
 
 
 def _plan(numbers: Sequence[int], sizes: Sequence[Size], settings: PredictSettings) -> BatchPlan:
-    """All images of the batch have one letterboxed shape."""
+    """Plan a batch whose images have one letterboxed shape."""
     pictures, geometry, output_hw = [], [], (0, 0)
     for row, (number, size) in enumerate(zip(numbers, sizes, strict=True)):
         fit = settings.fit(size)

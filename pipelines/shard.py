@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of every batch this process handles."""
+    """The part of every batch that this process handles."""
 
     rank: int = 0
     ranks: int = 1
@@ -15,7 +15,7 @@ class Shard:
             raise ValueError(f"shard: rank {self.rank} of {self.ranks}; ranks count from 0")
 
     def rows(self, count: int) -> slice:
-        """This rank's rows of a batch: ranks differ by one row at most, the first ones have more.
+        """Return this rank's rows of a batch: ranks differ by one row at most, the first ones have more.
 
         OneFlow's `split(0)` cuts in the same way. Of fewer rows than ranks every rank has all, so that none is idle
         where all must take part.
@@ -27,9 +27,9 @@ class Shard:
         return slice(first, first + share + (self.rank < more))
 
     def counts_here(self, count: int) -> bool:
-        """Whether this rank's rows of a batch of so many are nobody else's."""
+        """Return whether no other rank has this rank's rows of a batch of so many."""
         return count >= self.ranks or self.rank == 0
 
     def max_rows(self, count: int) -> int:
-        """The most rows that any rank has of a batch of up to so many rows."""
+        """Return the most rows that any rank has of a batch of up to so many rows."""
         return max(-(-count // self.ranks), min(count, self.ranks - 1))

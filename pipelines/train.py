@@ -89,13 +89,16 @@ class TrainPipeline:
         return -(-len(self._index) // self._batch_size)
 
     def images_of(self, batch: int) -> int:
-        """Images of a batch of an epoch, those of all ranks together; each sample is one, or four of them with quad."""
+        """Return the images of a batch of an epoch, those of all ranks together.
+
+        Each sample is one, or four of them with quad.
+        """
         samples = min(self._batch_size, len(self._index) - batch * self._batch_size)
         return -(-samples // self._per_image)
 
     @property
     def timings(self) -> Timings:
-        """Where the time went, waiting of the consumer included."""
+        """Times of the stages, waiting of the consumer included."""
         return self._source.timings
 
     def epoch(
@@ -106,7 +109,7 @@ class TrainPipeline:
         image_weights: np.ndarray | None = None,
         sizes: Sequence[int] | None = None,
     ) -> Iterator[Batch]:
-        """The batches of an epoch; starting one ends the epoch under way.
+        """Start an epoch and return its batches; this ends the epoch under way.
 
         Args:
             epoch: number, >= 0.
@@ -123,7 +126,7 @@ class TrainPipeline:
         )
 
     def close(self) -> None:
-        """Ends all threads. Batches that were handed over stay valid on a CPU."""
+        """End all threads. Batches that were handed over stay valid on a CPU."""
         self._source.close()
 
     def plans(
@@ -134,7 +137,7 @@ class TrainPipeline:
         image_weights: np.ndarray | None = None,
         sizes: Sequence[int] | None = None,
     ) -> Iterator[BatchPlan]:
-        """What the batches of `epoch` will be, without making them; the same arguments."""
+        """Yield the plans of the batches of `epoch` without rendering them; the same arguments."""
         count, size = len(self._index), self._batch_size
         shapes = None
         if self._augment.rect:
@@ -176,7 +179,7 @@ class TrainPipeline:
         )
 
     def _quad_plan(self, samples: Sequence[SamplePlan], epoch: int, *, first_group: int) -> BatchPlan:
-        """Every four samples become one image of twice the size; a rest of fewer than four is one enlarged sample.
+        """Join every four samples to one image of twice the size; fewer than four left give one enlarged sample.
 
         Source: YOLOv5's quad collate. There the enlarged sample is scaled up after drawing, here it is drawn larger,
         and a rest is dropped.
@@ -207,7 +210,7 @@ class TrainPipeline:
 
 
 def batch_labels(labels: Sequence[np.ndarray]) -> np.ndarray:
-    """Labels (k, 5) of each image of a batch to (n, 6) float32 with the image's number in front."""
+    """Join labels (k, 5) of each image of a batch to (n, 6) float32 with the image's number in front."""
     numbered = [np.insert(rows, 0, image, axis=1) for image, rows in enumerate(labels)]
     return np.concatenate(numbered).astype(np.float32) if numbered else np.zeros((0, 6), np.float32)
 

@@ -97,20 +97,20 @@ class ValPipeline:
         return [(int(h), int(w)) for h, w in self._shapes]
 
     def images_of(self, batch: int) -> int:
-        """Images of a batch, those of all ranks together."""
+        """Return the images of a batch, those of all ranks together."""
         return min(self._batch_size, len(self._index) - batch * self._batch_size)
 
     @property
     def timings(self) -> Timings:
-        """Where the time went, waiting of the consumer included."""
+        """Times of the stages, waiting of the consumer included."""
         return self._source.timings
 
     def __iter__(self) -> Iterator[Batch]:
-        """One pass over this rank's rows of all batches; starting one ends the pass under way."""
+        """Start a pass over this rank's rows of all batches; this ends the pass under way."""
         return self._source.batches(self._plan(batch) for batch in range(len(self._shapes)))
 
     def close(self) -> None:
-        """Ends all threads. Batches that were handed over stay valid on a CPU."""
+        """End all threads. Batches that were handed over stay valid on a CPU."""
         self._source.close()
 
     def _plan(self, batch: int) -> BatchPlan:

@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _gpu(request: pytest.FixtureRequest) -> None:
-    """Of tests that need a GPU: skipped where there is none; else our CUDA kernels are ready for the first."""
+    """Skip tests that need a GPU where there is none; else load our CUDA kernels before the first."""
     if request.node.get_closest_marker("gpu") is None:
         return
     from kernels.plugin import load_plugin
@@ -52,17 +52,17 @@ def _existing(path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def goldens() -> Path:
-    """Folder with the vectors of the reference implementation."""
+    """Return the folder with the vectors of the reference implementation."""
     return _existing(_SHARED / "goldens")
 
 
 @pytest.fixture(scope="session")
 def small_vectors() -> Path:
-    """Folder with those of the vectors that come with the repository."""
+    """Return the folder with those of the vectors that come with the repository."""
     return Path(__file__).with_name("vectors")
 
 
 @pytest.fixture(scope="session")
 def bccd() -> Path:
-    """Dataset yaml of the real blood-cell photos."""
+    """Return the dataset yaml of the real blood-cell photos."""
     return _existing(_SHARED / "data" / "bccd" / "bccd.yaml")

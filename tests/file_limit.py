@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def file_limit(count: int) -> Iterator[None]:
-    """No file of this process may grow beyond so many bytes: what a used-up quota looks like."""
+    """Limit every file of this process to so many bytes, as a used-up quota does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
     try:

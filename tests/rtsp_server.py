@@ -23,7 +23,7 @@ a=control:track1
 
 @contextlib.contextmanager
 def rtsp_server(frames: Sequence[bytes], hang_up: threading.Event, *, frame_seconds: float = 0.02) -> Iterator[str]:
-    """The address of a camera that sends frames, JPEGs with chroma at half the size, over and over until it is told to
+    """Start the address of a camera that sends frames, JPEGs with chroma at half the size, over and over until it is told to
     hang up."""
 
     class Handler(socketserver.StreamRequestHandler):
@@ -76,7 +76,7 @@ def rtsp_server(frames: Sequence[bytes], hang_up: threading.Event, *, frame_seco
 
 
 def _payload(jpeg: bytes) -> bytes:
-    """A JPEG file without what every receiver knows: the Huffman tables, which must be the standard's examples."""
+    """Return a JPEG file without what every receiver knows: the Huffman tables, which must be the standard's examples."""
     tables, position = b"", 2
     height = width = 0
     while True:

@@ -37,7 +37,7 @@ class WebServer:
 
 @contextlib.contextmanager
 def web_server() -> Iterator[WebServer]:
-    """A server that runs until the end of the context."""
+    """Start a server that runs until the end of the context."""
     state, ended = WebServer(), threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -90,14 +90,14 @@ def web_server() -> Iterator[WebServer]:
 
 
 def jpeg_of(pixels: np.ndarray) -> bytes:
-    """The bytes of a JPEG file."""
+    """Return the bytes of a JPEG file."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "JPEG", quality=95)
     return content.getvalue()
 
 
 def unused_port() -> int:
-    """A port of this machine on which nobody listens."""
+    """Return a port of this machine on which nobody listens."""
     import socket
 
     with socket.socket() as probe:

@@ -42,7 +42,7 @@ def sources() -> list[Path]:
 
 
 def dotted(node: ast.AST) -> str:
-    """ "a.b.c" of an attribute chain, "" of anything else."""
+    """Return "a.b.c" of an attribute chain, "" of anything else."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
@@ -52,7 +52,7 @@ def dotted(node: ast.AST) -> str:
 
 
 def findings(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and reason of everything that is forbidden everywhere."""
+    """Yield line and reason of everything that is forbidden everywhere."""
     for node in ast.walk(tree):
         name = dotted(node) if isinstance(node, ast.Attribute | ast.Name) else ""
         if name in FORBIDDEN_CALLS:

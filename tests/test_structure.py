@@ -67,7 +67,7 @@ def module_name(path: Path) -> str:
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Full names of what a tree imports: modules, and for `from m import n` both m and m.n; none is relative."""
+    """Yield full names of what a tree imports: modules, and for `from m import n` both m and m.n; none is relative."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -78,7 +78,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def imported_at_load(path: Path) -> Iterator[str]:
-    """As `imported`, without what functions import when they are called."""
+    """Yield as `imported`, without what functions import when they are called."""
     for node in parsed(path).body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
             yield from imported(node)
@@ -133,7 +133,7 @@ def test_only_the_runtime_module_imports_oneflow() -> None:
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function without its docstring."""
+    """Count the lines of a function without its docstring."""
     lines = (function.end_lineno or function.lineno) - function.lineno + 1
     first = function.body[0]
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
@@ -142,7 +142,7 @@ def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def functions(source: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """All of them: methods, and those inside functions, too."""
+    """Yield all functions: methods, and those inside functions, too."""
     for node in ast.walk(source):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node

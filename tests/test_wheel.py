@@ -21,7 +21,7 @@ SMALL = ("--data=shapes", "--cfg=yolov5n.yaml", "--imgsz=64", "--batch-size=16",
 
 
 def run(*words: str | Path, folder: Path, **variables: str) -> str:
-    """Output of a command that must succeed, started outside the checkout unless `folder` says otherwise."""
+    """Run a command that must succeed, in `folder`, without the variables of the checkout; return its output."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     ran = subprocess.run(
         [str(word) for word in words],

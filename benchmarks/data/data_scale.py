@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Makes both sets and measures them in turn.
+    """Make both sets and measures them in turn.
 
     Raises:
         ValueError: too few images for the steps, or fewer than in the small set.
@@ -71,7 +71,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measure(yaml: Path, work: Path, images: int, flags: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """What each piece of work took: `processor_s`, `seconds` (wall clock), and memory as the worker tells."""
+    """Return what each piece of work took: `processor_s`, `seconds` (wall clock), and memory as the worker tells."""
     cache = work / "cache"
     _copy_plugin(cache)
     data, index = str(yaml), str(cache / "graph-train" / "index")
@@ -123,7 +123,7 @@ class _Process:
         self._worker.__exit__(*reason)
 
     def timed(self, handler: str, **arguments: Any) -> dict[str, float]:
-        """What the handler told, with `processor_s` (unless it told that itself) and `seconds`."""
+        """Return what the handler told, with `processor_s` (unless it told that itself) and `seconds`."""
         told: dict[str, float] = {}
         seconds = seconds_of(lambda: told.update(self._worker.call(handler, **arguments) or {}))
         before, self._spent = self._spent, self._worker.call("processor_ms")["process"] / 1e3

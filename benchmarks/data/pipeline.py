@@ -26,7 +26,7 @@ NO_OPENCV = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Data set, sizes, thread counts, and where OpenCV is."""
+    """Add flags: data set, sizes, thread counts, and where OpenCV is."""
     add_repeats(parser)
     add_quick(parser)
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`; its train split is loaded")
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Measures every size, cache and thread count as a whole, and the stages with the most threads."""
+    """Measure every size, cache and thread count as a whole, and the stages with the most threads."""
     sizes = flags.imgsz or (QUICK_SIZES if flags.quick else SIZES)
     workers = sorted(set(flags.workers or _powers(flags.threads)))
     if min(workers) < 1 or flags.batch_size < 1:
@@ -86,7 +86,7 @@ class _Point:
         self._stack.close()
 
     def row(self, loader: str, stage: str, speeds: Sequence[float], **more: Any) -> dict[str, Any]:
-        """One row: the median of the speeds and their quartiles."""
+        """Return one row: the median of the speeds and their quartiles."""
         summary = summarise(speeds)
         quartiles = {key: value for key, value in summary.as_dict().items() if key != "median"}
         return {
@@ -103,7 +103,7 @@ class _Point:
 def _compare(
     flags: argparse.Namespace, image_px: int, threads: int, cache: str, opencv: Path | None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows of the stage "all" of both sides, in turn."""
+    """Return the rows of the stage "all" of both sides, in turn."""
     count = _QUICK_COUNT if flags.quick else _COUNT
     with _Point(flags, image_px, threads, cache, opencv) as point:
         cpu: dict[str, list[float]] = {name: [] for name in point.workers}
@@ -131,7 +131,7 @@ def _compare(
 
 
 def _stages(flags: argparse.Namespace, image_px: int, threads: int, opencv: Path | None) -> list[dict[str, Any]]:
-    """Rows of each stage of ours alone, and of the stages that OpenCV's loader has, in one process each."""
+    """Return the rows of each stage of ours alone, and of the stages that OpenCV's loader has, in one process each."""
     with _Point(flags, image_px, threads, "none", opencv) as point:
         stage = point.workers[OURS].call
         runners = {name: lambda name=name: float(stage("stage", name=name)) for name in STAGES}
@@ -145,7 +145,7 @@ def _stages(flags: argparse.Namespace, image_px: int, threads: int, opencv: Path
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """The loaders as a whole, how many times faster ours is, and the stages."""
+    """Return the loaders as a whole, how many times faster ours is, and the stages."""
     whole = [row for row in body["rows"] if row["stage"] == "all"]
     stages = [row for row in body["rows"] if row["stage"] != "all"]
     columns = {
@@ -184,7 +184,7 @@ def _speedup_table(speedups: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Two panels per size: the loaders, and the stages of ours."""
+    """Plot two panels per size: the loaders, and the stages of ours."""
     from benchmarks.harness.plots import bars
 
     groups: dict[str, dict[str, tuple[float, float, float]]] = {}

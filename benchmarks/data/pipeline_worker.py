@@ -15,7 +15,7 @@ _state: dict[str, Any] = {}
 
 
 def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, device: str, list_to: str) -> int:
-    """Indexes the data set, builds the pipeline, and writes the list that the peer reads; returns the images."""
+    """Index the data set, build the pipeline, write the list that the peer reads, and return the number of images."""
     from graph_train.host.devices import select_device
     from kernels.plugin import load_plugin
     from pipelines.augmentation.augment_config import AugmentConfig
@@ -44,7 +44,10 @@ def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, 
 
 
 def once(count: int) -> dict[str, float]:
-    """Images per second of about `count` samples after the first two batches, epochs one after another; CPU ms each."""
+    """Return the images per second of about `count` samples after the first two batches, epochs one after another.
+
+    The second number is CPU ms per image.
+    """
     start, cpu, timed = 0.0, 0.0, 0
     for seen, batch in enumerate(_batches(), 1):
         if seen == _AHEAD:
@@ -64,7 +67,7 @@ def _batches() -> Iterator[Any]:
 
 
 def stage(name: str) -> float:
-    """Images per second of one stage alone, over one epoch."""
+    """Return the images per second of one stage alone, over one epoch."""
     plans = list(_state["pipeline"].plans(0))
     work: Callable[[], object] = {
         "read": lambda: _read(plans),
@@ -135,7 +138,7 @@ def _draw(plans: list[Any]) -> float:
 
 
 def _hand_over(plans: list[Any]) -> float:
-    """What comes between a finished batch and the step: nothing is copied on a CPU, once on the device on a GPU."""
+    """Hand finished batches to the step: nothing is copied on a CPU, once on the device on a GPU."""
     if _state["device"] != "cpu":
         return _hand_over_on_device(plans)
     from graph_train.detection.inference import on_device

@@ -15,7 +15,7 @@ from typing import Any
 
 
 def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
-    """Answers requests `{"call": name, "arguments": {...}}` until stdin closes.
+    """Answer requests `{"call": name, "arguments": {...}}` until stdin closes.
 
     `processor_ms` is always among them. Whatever is printed meanwhile goes to stderr, so that native libraries cannot
     spoil an answer.
@@ -36,12 +36,12 @@ def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
 
 
 def processor_ms() -> dict[str, float]:
-    """Processor time so far, in ms: of the thread that runs the handlers (Python) and of the whole process."""
+    """Return processor time so far, in ms: of the thread that runs the handlers (Python) and of the whole process."""
     return {"main_thread": time.thread_time() * 1e3, "process": time.process_time() * 1e3}
 
 
 def peak_memory_mb() -> float:
-    """Largest resident size that this process ever had, in MB.
+    """Return the largest resident size that this process ever had, in MB.
 
     `getrusage` would not do: it counts what the parent held when this process was started.
     """
@@ -52,7 +52,7 @@ def peak_memory_mb() -> float:
 
 
 def device_memory_mb() -> float | None:
-    """GPU memory that this process holds now, in MB, allocators' reserves included; None without a GPU."""
+    """Return the GPU memory that this process holds now, in MB, allocators' reserves included; None without a GPU."""
     query = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
     try:
         listing = subprocess.run(query, capture_output=True, text=True, check=True).stdout

@@ -17,7 +17,7 @@ PROJECT_FOLDER = Path(__file__).resolve().parents[2]
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, GPUs, and how busy the machine is right now."""
+    """Return processor, cores, memory, GPUs, and how busy the machine is right now."""
     flags = _cpu_flags()
     return {
         "processor": processor_name(),
@@ -31,12 +31,12 @@ def machine() -> dict[str, Any]:
 
 
 def is_busy(machine: Mapping[str, Any]) -> bool:
-    """Whether other work was running when a result was measured: the load average stood above half a core each."""
+    """Return whether other work was running during a measurement: a load average above half of the cores."""
     return bool(machine["load_average"] > _BUSY_LOAD_PER_CORE * machine["cores"])
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that matter for speed."""
+    """Return the versions of Python and the packages that matter for speed."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -47,7 +47,7 @@ def versions() -> dict[str, str]:
 
 
 def commit(checkout: Path = PROJECT_FOLDER) -> str:
-    """Hash of the checkout, with "+changes" where it differs from that; "" where this is no checkout."""
+    """Return the hash of the checkout, with "+changes" where it differs from that; "" where this is no checkout."""
     git = ("git", "-C", str(checkout))
     try:
         head = subprocess.run((*git, "rev-parse", "HEAD"), capture_output=True, text=True, check=True).stdout.strip()
@@ -58,7 +58,7 @@ def commit(checkout: Path = PROJECT_FOLDER) -> str:
 
 
 def gpus() -> list[str]:
-    """Name, memory and driver of each GPU that the driver's own tool lists."""
+    """Return name, memory and driver of each GPU that the driver's own tool lists."""
     query = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     try:
         listing = subprocess.run(query, capture_output=True, text=True, check=True).stdout

@@ -26,12 +26,12 @@ class Summary:
         return (self.upper_quartile - self.lower_quartile) / self.median if self.median else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         return {**asdict(self), "spread": self.spread}
 
 
 def summarise(values: Iterable[float]) -> Summary:
-    """Median, quartiles and extremes of at least one value."""
+    """Return median, quartiles and extremes of at least one value."""
     array = np.array(list(values), np.float64)
     if not array.size:
         raise ValueError("nothing was measured")
@@ -40,14 +40,14 @@ def summarise(values: Iterable[float]) -> Summary:
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> Summary:
-    """Ratios within each turn: what slows both sides of a turn cancels out."""
+    """Return ratios within each turn: what slows both sides of a turn cancels out."""
     return summarise(above / below for above, below in zip(numerators, denominators, strict=True))
 
 
 def take_turns(
     runners: Mapping[str, Callable[[], float]], *, repeats: int, warmup: int = 1, label: str = ""
 ) -> dict[str, list[float]]:
-    """Runs all competitors in turn, A B A B …, so that a change of the machine's load meets all of them.
+    """Run all competitors in turn, A B A B …, so that a change of the machine's load meets all of them.
 
     Args:
         runners: each runs once and returns what it measured (seconds, usually).
@@ -70,7 +70,7 @@ def take_turns(
 
 
 def seconds_of(work: Callable[[], object], synchronise: Callable[[], object] = lambda: None) -> float:
-    """Wall-clock seconds of one call, from an idle device to an idle device."""
+    """Return the wall-clock seconds of one call, from an idle device to an idle device."""
     synchronise()
     started = time.perf_counter()
     work()
@@ -79,5 +79,5 @@ def seconds_of(work: Callable[[], object], synchronise: Callable[[], object] = l
 
 
 def calls_per_turn(seconds_of_one: float, *, wanted_seconds: float = 0.2, most: int = 1000) -> int:
-    """How often to repeat something short within a turn, so that the clock's grain and start-up do not count."""
+    """Return how often to repeat a short call within a turn, so that the clock's grain and start-up do not count."""
     return max(1, min(most, int(np.ceil(wanted_seconds / max(seconds_of_one, 1e-9)))))

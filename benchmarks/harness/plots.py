@@ -24,7 +24,7 @@ def bars(
     unit: str,
     colour_of: Callable[[str], str] = lambda _: ACCENT,
 ) -> None:
-    """Horizontal bars, one panel per group: label -> (median, lower quartile, upper quartile) in `unit`."""
+    """Plot horizontal bars, one panel per group: label -> (median, lower quartile, upper quartile) in `unit`."""
     most = max(len(group) for group in groups.values())
     figure = new_figure(max(6.0, 5.0 * len(groups)), 1.6 + 0.36 * most, title)
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
@@ -50,7 +50,7 @@ def lines(
     y: str,
     factors: bool = True,
 ) -> None:
-    """One panel per group, one line per label: points (x, y) in any order; x above 0 grows by factors, or evenly.
+    """Plot one panel per group, one line per label: points (x, y) in any order; x above 0 grows by factors, or evenly.
 
     Panels share their y axis where it has a name.
     """
@@ -75,7 +75,7 @@ def lines(
 
 
 def families(panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], path: Path, *, title: str, x: str) -> None:
-    """One panel per group, one colour per label: curves of equal length as thin lines, their mean as a thick one."""
+    """Plot one panel per group, one colour per label: curves of equal length thin, their mean thick."""
     figure = new_figure(4.5 * len(panels) + 1.5, 4.2, title)
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     colours = _colours([label for group in panels.values() for label in group])

@@ -18,7 +18,7 @@ _LEARNING_RATE, _MOMENTUM = 1e-3, 0.937
 
 @dataclass(frozen=True)
 class Point:
-    """What is trained, whoever trains it."""
+    """The network, batch size and image size that all sides train with."""
 
     model: str
     batch_size: int
@@ -29,7 +29,7 @@ class Point:
 
 
 def parse_point(text: str) -> Point:
-    """`MODEL:BATCH:PX`, such as yolov5s:4:320 or own.yaml:4:320.
+    """Parse `MODEL:BATCH:PX`, such as yolov5s:4:320 or own.yaml:4:320.
 
     Raises:
         ValueError: another form, or a size that is no multiple of 32.
@@ -45,7 +45,7 @@ def parse_point(text: str) -> Point:
 
 
 def write_point(folder: Path, point: Point, num_classes: int | None = None) -> dict[str, Any]:
-    """Writes point.json, weights.npz and batches.npz; loads OneFlow.
+    """Write point.json, weights.npz and batches.npz; loads OneFlow.
 
     Args:
         folder: where to.
@@ -82,7 +82,7 @@ def write_point(folder: Path, point: Point, num_classes: int | None = None) -> d
 
 
 def network_rows(network: Any) -> list[dict[str, Any]]:
-    """The resolved rows of the model yaml as plain data."""
+    """Return the resolved rows of the model yaml as plain data."""
     rows = []
     for layer in network.spec.layers:
         arguments = {name: value for name, value in layer.arguments.items() if name not in ("anchors", "num_classes")}
@@ -94,7 +94,7 @@ def network_rows(network: Any) -> list[dict[str, Any]]:
 
 
 def update_settings(batch_size: int) -> dict[str, Any]:
-    """Of the optimizer and the average; every step updates, as after warm-up at batch 64."""
+    """Return the settings of the optimizer and the average; every step updates, as after warm-up at batch 64."""
     from graph_train.engine.schedule import EMA_DECAY, EMA_TAU, scaled_weight_decay
     from graph_train.settings.hyperparameters import Hyperparameters
     from kernels.ops.update.function import MAX_GRADIENT_NORM
@@ -111,7 +111,7 @@ def update_settings(batch_size: int) -> dict[str, Any]:
 
 
 def random_batches(point: Point, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (BATCHES, B, 3, S, S) uint8 and padded labels (BATCHES, B, T, 5), functions of the point."""
+    """Return images (BATCHES, B, 3, S, S) uint8 and padded labels (BATCHES, B, T, 5), functions of the point."""
     from models.padded_labels import label_capacity, pad_labels
 
     random = np.random.default_rng([point.batch_size, point.imgsz])
@@ -130,5 +130,5 @@ def random_batches(point: Point, num_classes: int) -> tuple[np.ndarray, np.ndarr
 
 
 def l2_norm(arrays: Sequence[np.ndarray]) -> float:
-    """Of all values together, summed in float64."""
+    """Return the L2 norm of all values together, summed in float64."""
     return math.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays))

@@ -18,7 +18,10 @@ _FOLDERS = re.compile(r"[^\s=:]*/(?=[^\s=:/])")
 
 
 def envelope(benchmark: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands around a result; taken before measuring, so that the load average is not our own."""
+    """Return the machine, versions and settings of a result.
+
+    It is taken before measuring, so that the load average is not our own.
+    """
     return {
         "format": FORMAT,
         "benchmark": benchmark,
@@ -32,7 +35,7 @@ def envelope(benchmark: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_folders(value: Any) -> Any:
-    """A setting as it is kept: of each path in it only the last component, for the rest tells of the user's machine.
+    """Return a setting with only the last component of each path; the rest tells of the user's machine.
 
     Texts may hold several, such as `--hyp=/a/b.yaml --cfg c.yaml` or the point `/a/b.yaml:4:320`.
     """
@@ -42,12 +45,12 @@ def without_folders(value: Any) -> Any:
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Writes a result as a whole."""
+    """Write a result as a whole."""
     write_atomically(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 def is_result(path: Path) -> bool:
-    """Whether a JSON file is one of `write_result`, of any format."""
+    """Return whether a JSON file is one of `write_result`, of any format."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -56,7 +59,7 @@ def is_result(path: Path) -> bool:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Reads a file of `write_result`.
+    """Read a file of `write_result`.
 
     Raises:
         ValueError: not a result of `graph-bench`, or one of another format.

@@ -22,7 +22,7 @@ class Table:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number with so many significant digits, without exponents where they are not needed; None is a dash."""
+    """Return a number with so many significant digits, without exponents where they are not needed; None is a dash."""
     if value is None:
         return "–"
     if isinstance(value, str):
@@ -38,18 +38,18 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share as a whole percentage."""
+    """Return a share as a whole percentage."""
     return "–" if value is None else f"{value:.0%}"
 
 
 def rows_of(records: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str, *notes: str) -> Table:
-    """A table of flat records: `columns` maps each heading to the key that it shows."""
+    """Return a table of flat records: `columns` maps each heading to the key that it shows."""
     rows = tuple(tuple(number(record.get(key)) for key in columns.values()) for record in records)
     return Table(title, tuple(columns), rows, notes)
 
 
 def as_text(table: Table) -> str:
-    """Aligned columns for a terminal."""
+    """Return aligned columns for a terminal."""
     lines = [table.columns, *table.rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(table.columns))]
     numeric = [_is_numeric(table, column) for column in range(len(table.columns))]
@@ -65,7 +65,7 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """A Markdown table, its notes below it."""
+    """Return a Markdown table, its notes below it."""
     rule = ["---:" if _is_numeric(table, column) else "---" for column in range(len(table.columns))]
     lines = [table.columns, tuple(rule), *table.rows]
     text = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

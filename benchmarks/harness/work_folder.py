@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def add_work_argument(parser: argparse.ArgumentParser) -> None:
-    """`--work`."""
+    """Add `--work`."""
     parser.add_argument("--work", metavar="FOLDER", help="keep the runs there; default: a temporary folder")
 
 
 @contextmanager
 def work_folder(asked: str | None) -> Iterator[Path]:
-    """The new folder that `--work` names, which stays, or one that is gone afterwards.
+    """Make the folder that `--work` names, which stays, or one that is deleted afterwards.
 
     Raises:
         FileExistsError: it is there already.

@@ -23,7 +23,7 @@ CHECKOUT_PYTHON = Path(".venv/bin/python")
 
 
 def environment_for(threads: int) -> dict[str, str]:
-    """Our own environment with that many CPU threads, and without the variables that limit a BLAS library."""
+    """Return our own environment with that many CPU threads, and without the variables that limit a BLAS library."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     return {**{name: value for name, value in os.environ.items() if name not in BLAS_LIMITS}, **counts}
 
@@ -80,12 +80,12 @@ class Worker:
             )
 
     def _only_benchmarks(self) -> str:
-        """A folder in which another Python finds our package, but none of ours for another version of Python."""
+        """Return a folder in which another Python finds our package, but none of ours for another version of Python."""
         (Path(self._folder.name) / "benchmarks").symlink_to(Path(__file__).resolve().parents[1])
         return self._folder.name
 
     def call(self, function: str, **arguments: Any) -> Any:
-        """Runs one of the worker's handlers and waits for its result.
+        """Run one of the worker's handlers and wait for its result.
 
         Raises:
             ValueError: the handler refused its arguments.
@@ -112,7 +112,7 @@ class Worker:
         return " | ".join(line.strip() for line in lines[-_TAIL_LINES:]) or "it said nothing"
 
     def close(self) -> None:
-        """Ends the process and frees its memory; a second call does nothing."""
+        """End the process and free its memory; a second call does nothing."""
         if self._process.poll() is None:
             assert self._process.stdin is not None
             self._process.stdin.close()

@@ -32,7 +32,7 @@ class Mosaics(Dataset[Sample]):
         return len(self._images.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        """Image (3, S, S) uint8 and labels (n, 6), image number still 0."""
+        """Return image (3, S, S) uint8 and labels (n, 6), image number still 0."""
         if self._loader is None:
             info = get_worker_info()
             self._loader = MosaicLoader(self._images, self._image_px, info.seed if info else 0)
@@ -41,7 +41,7 @@ class Mosaics(Dataset[Sample]):
 
 
 def collate(samples: list[Sample]) -> Sample:
-    """Images (B, 3, S, S) and labels (n, 6) with the image's number in the batch first."""
+    """Return images (B, 3, S, S) and labels (n, 6) with the image's number in the batch first."""
     labels = []
     for number, (_, rows) in enumerate(samples):
         rows[:, 0] = number
@@ -57,7 +57,7 @@ class _Session:
 
 
 def prepare(folder: str, device: str, threads: int, workers: int, options: dict[str, bool]) -> dict[str, Any]:
-    """Builds the network of point.json and the loader of images.json; returns versions."""
+    """Build the network of point.json and the loader of images.json; return versions."""
     torch.set_num_threads(threads)
     place = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
     point = json.loads((Path(folder) / "point.json").read_text(encoding="utf-8"))
@@ -83,7 +83,7 @@ def prepare(folder: str, device: str, threads: int, workers: int, options: dict[
 
 
 def epoch() -> dict[str, float]:
-    """Trains one epoch: seconds, images, mean loss."""
+    """Train one epoch; return seconds, images, mean loss."""
     started, images, losses = time.perf_counter(), 0, []
     device = next(_Session.step.network.parameters()).device
     for pixels, labels in _Session.batches:

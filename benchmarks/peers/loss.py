@@ -13,7 +13,7 @@ _STEPS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
 
 
 class Matches(NamedTuple):
-    """What one level has to learn: n matches in the order neighbour, anchor, label."""
+    """Targets of one level: n matches in the order neighbour, anchor, label."""
 
     image: Tensor
     anchor: Tensor
@@ -27,7 +27,7 @@ class Matches(NamedTuple):
 
 
 def ciou(first: Tensor, second: Tensor) -> Tensor:
-    """Complete IoU of matched boxes (n, 4) as centre x, centre y, width, height. Source: arXiv:1911.08287."""
+    """Return the CIoU of matched boxes (n, 4) as centre x, centre y, width, height. Source: arXiv:1911.08287."""
     (x1, y1, w1, h1), (x2, y2, w2, h2) = first.unbind(1), second.unbind(1)
     left1, right1, top1, bottom1 = x1 - w1 / 2, x1 + w1 / 2, y1 - h1 / 2, y1 + h1 / 2
     left2, right2, top2, bottom2 = x2 - w2 / 2, x2 + w2 / 2, y2 - h2 / 2, y2 + h2 / 2
@@ -61,7 +61,7 @@ class DetectionLoss(nn.Module):
         self.register_buffer("objectness_weight", torch.tensor([float(settings["obj_pw"])]))
 
     def forward(self, maps: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of a batch.
+        """Compute the loss of a batch.
 
         Args:
             maps: per level (B, anchors, rows, columns, 5 + classes) raw predictions, float32.
@@ -100,7 +100,7 @@ class DetectionLoss(nn.Module):
         return functional.binary_cross_entropy_with_logits(scores, wanted, pos_weight=self.class_weight)
 
     def _matches(self, labels: Tensor, anchors: Tensor, *, rows: int, columns: int) -> Matches:
-        """Each label with every anchor of similar size, in its own cell and in neighbours nearer than half a cell."""
+        """Match labels with anchors of similar size, in their own cell and in neighbours nearer than half a cell."""
         size = labels.new_tensor([columns, rows])
         boxes = labels[:, 2:] * size.repeat(2)
         ratio = boxes[None, :, 2:] / anchors[:, None]

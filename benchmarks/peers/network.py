@@ -22,7 +22,7 @@ class Conv(nn.Module):
         self.act = nn.SiLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
+        """Map (B, in, H, W) to (B, out, H / stride, W / stride)."""
         return self.act(self.bn(self.conv(x)))
 
 
@@ -35,7 +35,7 @@ class Bottleneck(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
+        """Keep the shape."""
         y = self.cv2(self.cv1(x))
         return x + y if self.shortcut else y
 
@@ -51,7 +51,7 @@ class C3(nn.Module):
         self.m = nn.Sequential(*(Bottleneck(inner, shortcut) for _ in range(repeats)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps height and width."""
+        """Keep height and width."""
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
 
 
@@ -64,7 +64,7 @@ class SPPF(nn.Module):
         self.m = nn.MaxPool2d(kernel, 1, kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps height and width."""
+        """Keep height and width."""
         stages = [self.cv1(x)]
         for _ in range(3):
             stages.append(self.m(stages[-1]))
@@ -72,10 +72,10 @@ class SPPF(nn.Module):
 
 
 class Concat(nn.Module):
-    """Joins channels."""
+    """A block that joins channels."""
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Several (B, C_i, H, W) -> (B, sum of C_i, H, W)."""
+        """Join several (B, C_i, H, W) -> (B, sum of C_i, H, W)."""
         return torch.cat(list(maps), 1)
 
 
@@ -89,7 +89,7 @@ class Detect(nn.Module):
         self.m = nn.ModuleList(nn.Conv2d(channels, self.per_level * self.outputs, 1) for channels in in_channels)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """[(B, C_i, ny, nx)] -> [(B, anchors, ny, nx, 5 + classes)], raw."""
+        """Map [(B, C_i, ny, nx)] to [(B, anchors, ny, nx, 5 + classes)], raw."""
         maps = []
         for convolution, feature in zip(self.m, features, strict=True):
             raw = convolution(feature)
@@ -143,7 +143,7 @@ class Network(nn.Module):
         self._kept = {index for inputs in self._inputs for index in inputs}
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1] -> raw maps, one per level."""
+        """Map (B, 3, H, W) in [0, 1] to raw maps, one per level."""
         outputs: dict[int, Any] = {-1: images}
         x: Any = images
         for index, (layer, inputs, many) in enumerate(zip(self.model, self._inputs, self._many, strict=True)):

@@ -32,7 +32,7 @@ class Images:
 
 
 class MosaicLoader:
-    """Draws samples; `seconds` adds up what each stage took (reading is part of decoding: one call does both)."""
+    """A source of samples; `seconds` adds up what each stage took (reading is part of decoding: one call does both)."""
 
     def __init__(self, images: Images, image_px: int, seed: int) -> None:
         cv2.setNumThreads(0)
@@ -47,7 +47,7 @@ class MosaicLoader:
         self.seconds[name] += time.perf_counter() - start
 
     def scaled_image(self, number: int) -> np.ndarray:
-        """(h, w, 3) uint8 BGR with the long side at the image size."""
+        """Return (h, w, 3) uint8 BGR with the long side at the image size."""
         if self._images.pixels:
             return self._images.pixels[number]
         with self._stage("decode"):
@@ -62,7 +62,7 @@ class MosaicLoader:
             return cv2.resize(pixels, (math.ceil(width * ratio), math.ceil(height * ratio)))
 
     def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """(3, side, side) uint8 RGB, and (n, 5) float32 [class, cx, cy, w, h]."""
+        """Return (3, side, side) uint8 RGB, and (n, 5) float32 [class, cx, cy, w, h]."""
         canvas, boxes = self._mosaic(index)
         with self._stage("geometry"):
             grow = self._rng.uniform(1 - SCALE, 1 + SCALE)
@@ -80,7 +80,7 @@ class MosaicLoader:
             return np.ascontiguousarray(image.transpose(2, 0, 1)[::-1]), boxes
 
     def _mosaic(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The canvas, and boxes [class, x1, y1, x2, y2] in its px."""
+        """Return the canvas, and boxes [class, x1, y1, x2, y2] in its px."""
         side, parts = self._side, []
         x, y = (int(v) for v in self._rng.uniform(side / 2, 3 * side / 2, 2))
         sources = [index, *self._rng.integers(0, len(self._images.paths), 3).tolist()]
@@ -101,7 +101,7 @@ class MosaicLoader:
         return canvas, np.concatenate(parts)
 
     def _moved(self, boxes: np.ndarray, grow: float, shift: np.ndarray) -> np.ndarray:
-        """Boxes after scale and shift, without those that are too small, too thin or mostly outside; normalised."""
+        """Return normalised boxes after scale and shift, without those too small, too thin or mostly outside."""
         corners = (boxes[:, [1, 2, 3, 4, 1, 4, 3, 2]].reshape(-1, 2) * grow + shift).reshape(-1, 4, 2)
         after = np.clip(np.concatenate((corners.min(1), corners.max(1)), 1), 0, self._side)
         before_wh, wh = (boxes[:, 3:] - boxes[:, 1:3]) * grow, after[:, 2:] - after[:, :2]
@@ -112,7 +112,7 @@ class MosaicLoader:
         return np.concatenate((boxes[:, :1], centre / self._side, wh / self._side), 1)[keep].astype(np.float32)
 
     def _colour(self, image: np.ndarray) -> None:
-        """Random gains on hue, saturation and value, in place."""
+        """Apply random gains on hue, saturation and value, in place."""
         gains = self._rng.uniform(-1, 1, 3) * HSV_GAINS + 1
         level = np.arange(256, dtype=gains.dtype)
         tables: tuple[Any, ...] = (

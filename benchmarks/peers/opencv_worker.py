@@ -38,7 +38,7 @@ class _Prepared:
 
 
 def prepare(data: str, image_px: int, batch: int, cache: bool) -> dict[str, Any]:
-    """Reads the list of images and labels, and decodes them if they are to be cached; returns versions."""
+    """Read the list of images and labels, and decode them if they are to be cached; returns versions."""
     listed = json.loads(Path(data).read_text(encoding="utf-8"))
     labels = [np.array(rows, np.float32).reshape(-1, 5) for rows in listed["labels"]]
     images = Images(listed["paths"], labels)
@@ -51,7 +51,10 @@ def prepare(data: str, image_px: int, batch: int, cache: bool) -> dict[str, Any]
 
 
 def once(workers: int, count: int) -> dict[str, float]:
-    """Images per second of about `count` samples, after each process has made its first batch; CPU ms per image."""
+    """Return the images per second of about `count` samples, after each process has made its first batch.
+
+    The second number is CPU ms per image.
+    """
     used = _prepared["it"]
     order = np.random.default_rng(0).integers(0, len(used.images.paths), count + workers * used.batch).tolist()
     batches = [order[start : start + used.batch] for start in range(0, len(order), used.batch)]
@@ -103,7 +106,7 @@ def _work(memory: tuple[str, int], batches: Sequence[list[int]], seed: int, queu
 
 
 def _consume(ready: Any, free: Any, workers: int) -> float:
-    """Images per second of what comes after the first batches, one of each process; gives their slots back.
+    """Return the images per second of what comes after the first batches, one of each process; gives their slots back.
 
     Args:
         ready: slot, labels and number of images of each batch, and None once per process at its end.
@@ -127,7 +130,7 @@ def _consume(ready: Any, free: Any, workers: int) -> float:
 
 
 def stages() -> dict[str, float]:
-    """Images per second of each stage alone, in one process."""
+    """Return the images per second of each stage alone, in one process."""
     used = _prepared["it"]
     loader = MosaicLoader(used.images, used.image_px, 0)
     for index in range(_STAGE_SAMPLES):
@@ -136,7 +139,7 @@ def stages() -> dict[str, float]:
 
 
 def save_samples(count: int, file: str) -> None:
-    """Writes samples as arrays: images (n, 3, side, side), labels (m, 6) [image, class, cx, cy, w, h]."""
+    """Write samples as arrays: images (n, 3, side, side), labels (m, 6) [image, class, cx, cy, w, h]."""
     used = _prepared["it"]
     loader = MosaicLoader(used.images, used.image_px, 0)
     samples = [loader.sample(index % len(used.images.paths)) for index in range(count)]

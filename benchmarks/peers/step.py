@@ -14,7 +14,7 @@ BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2
 
 
 def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:
-    """Biases, weights with decay, weights of normalisation layers: YOLOv5's three groups."""
+    """Return biases, weights with decay, weights of normalisation layers: YOLOv5's three groups."""
     groups: list[list[nn.Parameter]] = [[], [], []]
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -35,7 +35,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Moves towards the network; the decay ramps up with the count of updates."""
+        """Move towards the network; the decay ramps up with the count of updates."""
         self._updates += 1
         decay = self._decay * (1 - math.exp(-self._updates / self._tau))
         theirs = [value.detach() for value in network.state_dict().values() if value.is_floating_point()]
@@ -81,7 +81,7 @@ class TrainStep:
         )
 
     def __call__(self, images: Tensor, labels: Tensor, *, update: bool = True) -> tuple[float, list[float]]:
-        """uint8 (B, 3, H, W) and labels (n, 6) on the device; returns total loss and parts, read back.
+        """Take uint8 (B, 3, H, W) and labels (n, 6) on the device; return total loss and parts, read back.
 
         Without `update` the gradient is only added to those of the steps before.
         """

@@ -17,7 +17,7 @@ from benchmarks.peers.step import TrainStep
 
 
 class _Session:
-    """What `prepare` made."""
+    """The objects that `prepare` made."""
 
     step: TrainStep
     batches: list[tuple[torch.Tensor, torch.Tensor]]
@@ -25,7 +25,7 @@ class _Session:
 
 
 def prepare(folder: str, device: str, threads: int, **options: bool) -> dict[str, Any]:
-    """Builds the step from the files of `benchmarks.harness.points.write_point` and executes it once."""
+    """Build the step from the files of `benchmarks.harness.points.write_point` and execute it once."""
     torch.set_num_threads(threads)
     place = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
     point = json.loads((Path(folder) / "point.json").read_text(encoding="utf-8"))
@@ -48,7 +48,7 @@ def prepare(folder: str, device: str, threads: int, **options: bool) -> dict[str
 
 
 def load_weights(network: torch.nn.Module, file: Path) -> None:
-    """Takes over all values of our network, by name.
+    """Take over all values of our network, by name.
 
     Raises:
         ValueError: the names or shapes differ, so it is not the same network.
@@ -70,7 +70,7 @@ def _batches(file: Path, place: torch.device) -> list[tuple[torch.Tensor, torch.
 
 
 def _filtered(labels: np.ndarray) -> np.ndarray:
-    """(B, T, 5) padded -> (n, 6) with the number of the image first."""
+    """Convert (B, T, 5) padded to (n, 6) with the number of the image first."""
     image, slot = np.nonzero(labels[:, :, 0] >= 0)
     return np.concatenate((image[:, None].astype(np.float32), labels[image, slot]), axis=1)
 
@@ -83,7 +83,7 @@ def _once() -> tuple[float, list[float]]:
 
 
 def steps(count: int) -> float:
-    """Does so many steps; each reads its loss back, so the device is idle at the end. Seconds."""
+    """Run `count` steps and return the seconds; each reads its loss back, so the device is idle at the end."""
     started = time.perf_counter()
     for _ in range(count):
         _once()
@@ -94,7 +94,7 @@ def steps(count: int) -> float:
 
 
 def trained() -> dict[str, Any]:
-    """What the steps led to: all losses, and the L2 norms of the weights and of their moving average."""
+    """Return the outcome of the steps: all losses, and the L2 norms of the weights and of their moving average."""
     networks = {"weights": _Session.step.network, "average": _Session.step.average.network}
     norms = {
         name: l2_norm([parameter.detach().cpu().numpy() for parameter in network.parameters()])
@@ -104,7 +104,7 @@ def trained() -> dict[str, Any]:
 
 
 def multiply_accumulates(image_px: int) -> int:
-    """Of one image's forward pass, as PyTorch's own counter sees it."""
+    """Return the multiply-accumulates of one image's forward pass, as PyTorch's own counter sees it."""
     from torch.utils.flop_counter import FlopCounterMode
 
     parameter = next(_Session.step.network.parameters())
@@ -114,7 +114,7 @@ def multiply_accumulates(image_px: int) -> int:
 
 
 def memory() -> dict[str, float | None]:
-    """In MB: the peak of this process, and what it holds of the GPU now."""
+    """Return memory in MB: the peak of this process, and the GPU memory that it holds now."""
     return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
 
 

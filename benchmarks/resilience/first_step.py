@@ -22,7 +22,7 @@ def _leave(*_: Any) -> None:
 
 
 def main() -> None:
-    """Runs it."""
+    """Run the training until its first step."""
     configure_process()
     from graph_train.launch.train import train
 

@@ -38,7 +38,7 @@ _EXACT = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is trained, and how often it is disturbed."""
+    """Add flags: the training, and how often it is disturbed."""
     parser.add_argument("--kills", type=int, default=50, help="how many, over all chains (default: 50)")
     parser.add_argument("--signal", choices=tuple(SIGNALS), default="KILL", help="what is sent (default: KILL)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -62,7 +62,7 @@ class _Chain:
 
 
 class _Trainings:
-    """Starts the same training in several folders."""
+    """The same training, started in several folders."""
 
     def __init__(self, flags: argparse.Namespace, data: str, work: Path) -> None:
         self._work = work
@@ -73,7 +73,7 @@ class _Trainings:
 
     @contextmanager
     def running(self, name: str, *more: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """The run of that name, begun or resumed; it is killed at the end of the context if it is still there."""
+        """Start or resume the run of that name; it is killed at the end of the context if it is still there."""
         folder = self._work / name
         if (folder / "opt.yaml").exists():
             command = training_command(resume=folder)
@@ -92,12 +92,12 @@ class _Trainings:
                 process.wait()
 
     def output(self, name: str) -> str:
-        """The last lines that a run has printed."""
+        """Return the last lines that a run has printed."""
         return "\n".join((self._work / f"{name}.out").read_text(errors="replace").splitlines()[-12:])
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Runs the undisturbed training, then chains until there were enough kills.
+    """Run the undisturbed training, then chains until there were enough kills.
 
     Raises:
         ValueError: fewer than one kill is asked for.
@@ -154,7 +154,7 @@ class _Reference:
 
 @dataclass(frozen=True)
 class _Series:
-    """Disturbs one run after another."""
+    """A series of runs that are disturbed one after another."""
 
     trainings: _Trainings
     reference: _Reference
@@ -162,7 +162,7 @@ class _Series:
     moments: random.Random
 
     def run_chain(self, chain: _Chain, most: int, bar: Any) -> None:
-        """Disturbs one run until it ends by itself; after `most` kills it is left alone."""
+        """Disturb one run until it ends by itself; after `most` kills it is left alone."""
         name = chain.folder.name
         while True:
             disturb = len(chain.kills) < most
@@ -182,7 +182,7 @@ class _Series:
             bar.update(1)
 
     def _wait(self, process: "subprocess.Popen[bytes]", folder: Path, moment: str) -> None:
-        """Until the moment has come, or the process has ended."""
+        """Wait until the moment has come, or the process has ended."""
         if moment == ANY:
             _sleep(process, self.moments.uniform(0, self.reference.seconds))
             return
@@ -195,7 +195,7 @@ class _Series:
 
 
 def _newest(folder: Path) -> tuple[object, ...]:
-    """Changes when a checkpoint is begun to be written, or else when it is complete."""
+    """Return a value that changes when a checkpoint is begun to be written and when it is complete."""
     begun = sorted(path.name for path in (folder / "weights").glob(".last.*"))
     last = folder / "weights" / "last.safetensors"
     try:
@@ -211,7 +211,7 @@ def _sleep(process: "subprocess.Popen[bytes]", seconds: float) -> None:
 
 
 def _expected(number: signal.Signals) -> tuple[int, ...]:
-    """Exit codes after a signal: before the program has taken over, SIGTERM ends the interpreter itself."""
+    """Return the exit codes after a signal: before the program has taken over, SIGTERM ends the interpreter itself."""
     return (-number,) if number == signal.SIGKILL else (130, -number)
 
 
@@ -247,7 +247,7 @@ def _body(chains: Sequence[_Chain], reference: _Reference) -> dict[str, Any]:
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """One line on the series, one per chain."""
+    """Return one line on the series, one per chain."""
     kills = body["rows"]
     in_write = sum(kill["moment"] == "writing" for kill in kills)
     summary = {
@@ -266,7 +266,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """How far each chain's newest state was at each of its kills, in epochs."""
+    """Plot how far each chain's newest state was at each of its kills, in epochs."""
     from benchmarks.harness.plots import lines
 
     panels: dict[str, list[tuple[float, float]]] = {}

@@ -19,25 +19,28 @@ State = tuple[int, int]
 
 
 def identity(checkpoint: Checkpoint) -> str:
-    """Checksum of all arrays and of all that the header says, but for the flags: how often to save is one of them."""
+    """Return the checksum of all arrays and of the header without the flags, which say how often to save."""
     header = {key: value for key, value in checkpoint.header.items() if key not in ("options", "checksum")}
     return checksum(checkpoint.arrays, header)
 
 
 def state_of(checkpoint: Checkpoint) -> State:
-    """Where a checkpoint goes on."""
+    """Return the epoch and batch at which a checkpoint continues."""
     cursor = checkpoint.header["cursor"]
     return cursor["epoch"], cursor["next_batch"]
 
 
 def known_states(folder: Path) -> dict[State, str]:
-    """The identity of every state that a run has kept."""
+    """Return the identity of every state that a run has kept."""
     found = (load_checkpoint(path) for path in (folder / "weights").glob("last*.safetensors"))
     return {state_of(checkpoint): identity(checkpoint) for checkpoint in found}
 
 
 def damaged_files(folder: Path, reference: Path) -> list[str]:
-    """Files that cannot be read, or that hold other rows than the undisturbed run's; temporary files do not count."""
+    """Return files that cannot be read, or that hold other rows than the undisturbed run's.
+
+    Temporary files do not count.
+    """
     bad = []
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name.startswith("."):
@@ -74,7 +77,10 @@ def _problem(path: Path, reference: Path) -> str:
 
 
 def differences(folder: Path, reference: Path) -> list[str]:
-    """Results of a finished run that differ from those of the undisturbed one; empty if all are the same bytes."""
+    """Return the results of a finished run that differ from those of the undisturbed one.
+
+    The list is empty if all are the same bytes.
+    """
     return list(_differences(folder, reference))
 
 
@@ -88,7 +94,7 @@ def _differences(folder: Path, reference: Path) -> Iterator[str]:
 
 
 def newest_state(folder: Path, known: Mapping[State, str]) -> dict[str, Any]:
-    """Epoch, batch and equality of the newest state; equality is None where the undisturbed run has no such one."""
+    """Return epoch, batch and equality of the newest state; None if the undisturbed run has no such state."""
     path = folder / "weights" / LAST
     if not path.exists():
         return {"epoch": None, "batch": None, "equal": None}

@@ -26,7 +26,7 @@ STARTS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is trained."""
+    """Add flags of the training."""
     add_repeats(parser)
     add_quick(parser)
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Steps with and without saves in turn, then fresh and resumed starts in turn.
+    """Measure steps with and without saves in turn, then fresh and resumed starts in turn.
 
     Raises:
         ValueError: no start is asked for, or an epoch has too few batches.
@@ -78,7 +78,7 @@ def _cost(flags: argparse.Namespace, common: Mapping[str, Any], folder: Path) ->
 
 
 def _starts(flags: argparse.Namespace, common: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A resumed run starts in the middle of its first epoch, as after a kill."""
+    """Time new and resumed starts; a resumed run starts in the middle of its first epoch, as after a kill."""
     from graph_train.runs.run_folder import LAST
 
     environment = environment_for(flags.threads)
@@ -111,7 +111,7 @@ def _seconds_to_first_step(flags: Mapping[str, Any], environment: Mapping[str, s
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """One line for each."""
+    """Return one line for each."""
     cost, starts = body["rows"]
     saving = Table(
         "Saving beside the training",
@@ -135,7 +135,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Both ratios."""
+    """Plot both ratios."""
     from benchmarks.harness.plots import bars
 
     cost, starts = body["rows"]

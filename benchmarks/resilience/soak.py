@@ -30,7 +30,7 @@ _WARM_UP = 0.25
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is trained, and for how long."""
+    """Add flags: the training, and its duration."""
     parser.add_argument("--minutes", type=float, default=120.0, help="how long (default: 120)")
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
     parser.add_argument("--cfg", default="yolov5n.yaml", help="network")
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Trains, looks at the process after each epoch, and ends it with SIGTERM.
+    """Train, measure the process after each epoch, and end it with SIGTERM.
 
     Raises:
         RuntimeError: the training ended by itself, or finished no four epochs.
@@ -70,7 +70,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _follow(process: "subprocess.Popen[bytes]", results: Path, seconds: float) -> list[dict[str, float]]:
-    """One row per epoch."""
+    """Return one row per epoch."""
     started, size = time.perf_counter(), 0
     rows: list[dict[str, float]] = []
     while time.perf_counter() - started < seconds and process.poll() is None:
@@ -84,7 +84,7 @@ def _follow(process: "subprocess.Popen[bytes]", results: Path, seconds: float) -
 
 
 def held_by(pid: int) -> dict[str, float]:
-    """What a process holds now: memory and shared memory in MB, file descriptors, threads, child processes."""
+    """Return what a process holds now: memory and shared memory in MB, file descriptors, threads, child processes."""
     proc = Path("/proc") / str(pid)
     status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines() if ":" in line)
     children = (proc / "task" / str(pid) / "children").read_text().split()
@@ -98,7 +98,7 @@ def held_by(pid: int) -> dict[str, float]:
 
 
 def growth(values: Sequence[float]) -> dict[str, float]:
-    """Median of the first and of the last third after the warm-up, and their difference."""
+    """Return the median of the first and of the last third after the warm-up, and their difference."""
     counted = np.asarray(values[int(len(values) * _WARM_UP) :], np.float64)
     third = max(len(counted) // 3, 1)
     first, last = float(np.median(counted[:third])), float(np.median(counted[-third:]))
@@ -106,13 +106,13 @@ def growth(values: Sequence[float]) -> dict[str, float]:
 
 
 def _title(name: str, body: Mapping[str, Any]) -> str:
-    """Of a measure; results from before "megabyte" was told counted in MiB."""
+    """Return the title of a measure; results that do not say "megabyte" counted in MiB."""
     unit = "MB" if body.get("megabyte") == _MB else "MiB"
     return f"{MEASURES[name]} {unit}" if name.endswith("_mb") else MEASURES[name]
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """What it held early and late."""
+    """Tabulate what the process held early and late."""
     rows = tuple(
         (_title(name, body), *(number(values[key], 4) for key in ("first", "last", "grown", "highest")))
         for name, values in body["growth"].items()
@@ -125,7 +125,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Each measure over time."""
+    """Plot each measure over time."""
     from benchmarks.harness.plots import lines
 
     titles = {name: _title(name, body) for name in MEASURES}

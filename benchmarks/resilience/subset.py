@@ -6,7 +6,7 @@ import yaml
 
 
 def write_subset(data: str, folder: Path, images: int) -> Path:
-    """Writes the yaml of the first `images` training images and a quarter as many for validation; returns its path."""
+    """Write the yaml of the first `images` training images and a quarter as many for validation; return its path."""
     from pipelines.data.dataset import load_dataset
     from pipelines.data.listing import list_images
 

@@ -12,17 +12,17 @@ from benchmarks.harness.workers import BLAS_LIMITS, Worker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How often each is measured."""
+    """Add the flag for the number of turns."""
     add_repeats(parser)
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Measures both ceilings."""
+    """Measure both ceilings."""
     return {"rows": measure_ceilings(flags.device, flags.threads, flags.repeats)}
 
 
 def measure_ceilings(device: str, threads: int, repeats: int) -> list[dict[str, Any]]:
-    """Rows with `what`, `unit`, `value` (the median) and quartiles; what a device cannot compute is left out.
+    """Return rows with `what`, `unit`, `value` (the median) and quartiles; what a device cannot compute is left out.
 
     They are measured without `BLAS_LIMITS`, and each row says so under "without".
     """
@@ -40,12 +40,12 @@ def measure_ceilings(device: str, threads: int, repeats: int) -> list[dict[str, 
 
 
 def ceilings_by_name(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """What -> the fastest turn: a ceiling is what the machine can do, not what it did beside other work."""
+    """Return the fastest turn by name: a ceiling is what the machine can do, not what it did beside other work."""
     return {row["what"]: row["highest"] for row in rows}
 
 
 def limited_by(body: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """`NAME=VALUE` of each variable that kept the matrix products of these rows from being a ceiling.
+    """Return `NAME=VALUE` of each variable that kept the matrix products of these rows from being a ceiling.
 
     Args:
         body: the whole result.
@@ -59,7 +59,7 @@ def limited_by(body: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """One table."""
+    """Return one table."""
     columns = {
         "what": "what",
         "median": "value",
@@ -74,7 +74,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """One panel per unit."""
+    """Plot one panel per unit."""
     from benchmarks.harness.plots import bars
 
     groups: dict[str, dict[str, tuple[float, float, float]]] = {}

@@ -75,13 +75,16 @@ the data. `other-...` are the plugin's variants with the code of the checkout th
 
 
 def is_half(name: str) -> bool:
-    """Whether a variant computes in half precision where the machine can; results may name variants that are gone."""
+    """Return whether a variant computes in half precision where the machine can.
+
+    Results may name variants that are gone.
+    """
     return name in VARIANTS and VARIANTS[name].half
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How everything is executed."""
+    """Device, threads and interpreters of a comparison."""
 
     device: str
     threads: int
@@ -94,7 +97,7 @@ class Setting:
 
 
 def find_torch(asked: str | None, needed: Sequence[str] = ("torch", "numpy")) -> Path | None:
-    """The interpreter that has what a peer needs: the one asked for, else ours, else none.
+    """Return the interpreter that has what a peer needs: the one asked for, else ours, else none.
 
     Args:
         asked: `--torch-python`.
@@ -148,7 +151,7 @@ def _path_of(module: str) -> Path:
 def available(
     variants: Sequence[str], torch_python: Path | None, against: Path | None = None
 ) -> tuple[list[str], list[str]]:
-    """The variants that can run, and a note on those that cannot; those of another checkout only with one.
+    """Return the variants that can run, and a note on those that cannot; those of another checkout only with one.
 
     Raises:
         ValueError: an unknown name, or none is left.
@@ -165,7 +168,7 @@ def available(
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was measured at one point."""
+    """The measurements at one point."""
 
     rows: list[dict[str, Any]]
     milliseconds: Mapping[str, Sequence[float]]
@@ -173,12 +176,12 @@ class Comparison:
     notes: list[str]
 
     def speedup(self, variant: str, against: str) -> Summary:
-        """How many times faster the first is, turn by turn."""
+        """Return how many times faster the first is, turn by turn."""
         return ratios(self.milliseconds[against], self.milliseconds[variant])
 
 
 def compare(point: Point, variants: Sequence[str], setting: Setting) -> Comparison:
-    """Measures all variants in turn at one point.
+    """Measure all variants in turn at one point.
 
     Raises:
         ValueError: the variants do not compute the same loss, or one cannot run this network.
@@ -235,18 +238,21 @@ class _Turns:
         return float(self._worker.call("steps", count=count))
 
     def processor_ms(self) -> dict[str, float]:
-        """Processor time per step: of the thread that runs Python, and of all threads."""
+        """Return the processor time per step: of the thread that runs Python, and of all threads."""
         now = self._worker.call("processor_ms")
         return {f"{name}_ms": (now[name] - self._before[name]) / self._steps for name in self._before}
 
 
 def peer_versions(prepared: Mapping[str, Any]) -> dict[str, str | None]:
-    """Columns of a row with the versions that a peer's `prepare` told; None for what it has not, and for our side."""
+    """Return the columns of a row with the versions that a peer's `prepare` told.
+
+    A package that the peer does not have is None, and so is all of our side.
+    """
     return {name: prepared.get("versions", {}).get(name) for name in ("pytorch", "opencv", "python")}
 
 
 def _check_losses(point: Point, prepared: Mapping[str, Mapping[str, Any]]) -> None:
-    """The same weights and batch must give the same loss on every side."""
+    """Check that the same weights and batch give the same loss on every side."""
     reference_name = min(prepared, key=lambda name: VARIANTS[name].half)
     reference = prepared[reference_name]["loss"]
     for name, result in prepared.items():
@@ -288,7 +294,7 @@ def _rate(name: str, milliseconds: Sequence[float], size: Mapping[str, Any], set
 
 
 def steps_until_paid(row: Mapping[str, Any], eager: Mapping[str, Any]) -> int | None:
-    """Steps after which a compiled side has made up for its slow first step; None if it never does."""
+    """Return the steps after which a compiled side has made up for its slow first step; None if it never does."""
     gained = eager["ms_per_step"] - row["ms_per_step"]
     if gained <= 0:
         return None

@@ -28,14 +28,14 @@ COLUMNS = tuple(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Another sweep."""
+    """Add flags: repeats, and another sweep."""
     add_repeats(parser)
     add_quick(parser)
     parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help="instead of the built-in sweep")
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Both ways at each point; one row per point and way, one of `points` per point."""
+    """Measure both ways at each point; one row per point and way, one of `points` per point."""
     given = [parse_point(text) for text in flags.points or ()]
     points = given or list(QUICK_SWEEP if flags.quick else SWEEP)
     setting, ceilings = measured_setting(flags, None)
@@ -64,12 +64,12 @@ def _sides(body: Mapping[str, Any], pair: Mapping[str, Any]) -> tuple[Mapping[st
 
 
 def _both(eager: Mapping[str, Any], graph: Mapping[str, Any], name: str) -> str:
-    """Of both sides; earlier results do not know it."""
+    """Format a measure of both sides; earlier results do not have it."""
     return f"{number(eager[name])} → {number(graph[name])}" if name in eager else "–"
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """One line per point."""
+    """Return one line per point."""
     lines = []
     for pair in body["points"]:
         graph, eager = _sides(body, pair)
@@ -102,7 +102,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Gain over batch size, one panel per image size."""
+    """Plot the gain over batch size, one panel per image size."""
     from benchmarks.harness.plots import lines
 
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}

@@ -32,13 +32,13 @@ _functional = flow.nn.functional
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a case runs."""
+    """The device and kernels that a case runs with."""
 
     device: str
     threads: int
 
     def leaf(self, *shape: int, gradient: bool = True) -> Tensor:
-        """A tensor of normal random numbers."""
+        """Return a tensor of normal random numbers."""
         values = np.random.default_rng(list(shape)).standard_normal(shape).astype(np.float32)
         return flow.tensor(values, device=self.device, requires_grad=gradient)
 
@@ -54,7 +54,7 @@ class Case:
 
 
 def _differentiated(function: Callable[..., Tensor], *leaves: Tensor) -> Work:
-    """Forward and backward; the gradient that comes in is a constant."""
+    """Return forward and backward as one call; the gradient that comes in is a constant."""
     weight = flow.ones_like(function(*leaves)).detach()
 
     def work() -> None:
@@ -131,7 +131,7 @@ def _update(function: Callable[..., Tensor]) -> Callable[[Setting], Work]:
 
 
 def _memcpy(setting: Setting) -> Work:
-    """As many bytes read and written together as the update reads and writes.
+    """Copy as many bytes as the update reads and writes.
 
     It reads five arrays (weights, gradient, its sum, momentum, average) and writes four: 9 x 4 bytes per parameter; a
     copy of n bytes touches 2 n.
@@ -228,7 +228,7 @@ def _nms_reference(setting: Setting) -> Work:
 
 
 def _greedy(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> Sequence[int]:
-    """One box after another, each compared with all that are left: how it is usually written."""
+    """Suppress one box after another, each compared with all that are left: the usual way to write it."""
     kept: list[int] = []
     left = np.argsort(-scores, kind="stable")
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

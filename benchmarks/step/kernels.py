@@ -17,13 +17,13 @@ _TURN_SECONDS = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which kernels."""
+    """Add flags: repeats, and the kernels to measure."""
     add_repeats(parser)
     parser.add_argument("--only", nargs="+", metavar="WORD", help="only kernels whose names contain one of these words")
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Measures both sides of each kernel in turn; they live in a process with the plugin and in one without."""
+    """Measure both sides of each kernel in turn; they live in a process with the plugin and in one without."""
     module = "benchmarks.step.kernels_worker"
     with Worker(OURS, module, threads=flags.threads) as ours, Worker(STOCK, module, threads=flags.threads) as stock:
         names = ours.call("prepare", plugin=True, device=flags.device, threads=flags.threads)
@@ -45,7 +45,7 @@ def _chosen(names: Mapping[str, str], only: Sequence[str] | None) -> list[str]:
 
 
 def _runner(worker: Worker, name: str) -> Callable[[], float]:
-    """Loads a case; one turn is as many runs as fill it."""
+    """Load a case; one turn is as many runs as fill it."""
     count = calls_per_turn(worker.call("load", name=name), wanted_seconds=_TURN_SECONDS)
     return lambda: float(worker.call("once", name=name, count=count))
 
@@ -68,13 +68,13 @@ def _measure(name: str, size: str, workers: Mapping[str, Worker], repeats: int) 
 
 
 def _against_memcpy(worker: Worker, repeats: int) -> dict[str, Any]:
-    """How many times a memcpy of the same traffic the update of all parameters takes, turn by turn."""
+    """Return the update's time over that of a memcpy of the same traffic, turn by turn."""
     seconds = take_turns({name: _runner(worker, name) for name in (UPDATE, MEMCPY)}, repeats=repeats, label=MEMCPY)
     return ratios(seconds[UPDATE], seconds[MEMCPY]).as_dict()
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """One line per kernel."""
+    """Return one line per kernel."""
     cells = []
     for row in body["rows"]:
         gain = row["speedup"]
@@ -99,7 +99,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """How many times faster each one is."""
+    """Plot how many times faster each kernel is."""
     from benchmarks.harness.plots import bars
 
     keys = ("median", "lower_quartile", "upper_quartile")

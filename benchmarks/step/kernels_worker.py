@@ -16,7 +16,7 @@ class _Session:
 
 
 def prepare(plugin: bool, device: str, threads: int) -> dict[str, str]:
-    """Loads the plugin or not; returns the cases for this device, name -> size."""
+    """Load the plugin or not; return the cases for this device, name -> size."""
     used_device = select_device(device)
     load_plugin("require" if plugin else "off", used_device)
     _Session.setting, _Session.works = Setting(used_device, threads), {}
@@ -24,7 +24,7 @@ def prepare(plugin: bool, device: str, threads: int) -> dict[str, str]:
 
 
 def load(name: str) -> float:
-    """Makes the inputs of a case and runs it twice; returns the seconds of the second run."""
+    """Make the inputs of a case and run it twice; return the seconds of the second run."""
     case = CASES[name]
     _Session.works[name] = (case.ours if is_loaded() else case.reference)(_Session.setting)
     once(name, 1)
@@ -32,12 +32,12 @@ def load(name: str) -> float:
 
 
 def drop(name: str) -> None:
-    """Frees the inputs of a case."""
+    """Free the inputs of a case."""
     del _Session.works[name]
 
 
 def once(name: str, count: int) -> float:
-    """Seconds of one of `count` runs, until the device is idle again."""
+    """Return the seconds of one of `count` runs, until the device is idle again."""
     _synchronise()
     started = time.perf_counter()
     for _ in range(count):

@@ -17,7 +17,7 @@ COPIES = frozenset(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which network."""
+    """Add flags of the network."""
     add_quick(parser)
     parser.add_argument("--cfg", default="yolov5s", help="model yaml")
 
@@ -58,7 +58,7 @@ def _compiled(flags: argparse.Namespace, model: str, kernels: str) -> dict[str, 
 
 
 def computed_by(name: str, covered: Iterable[str]) -> str:
-    """Whose kernel computes an op on CUDA, cuDNN's included in the plugin's."""
+    """Return whose kernel computes an op on CUDA, cuDNN's included in the plugin's."""
     if name in covered:
         return PLUGIN
     # Kinds that end in _conf are OneFlow's own: variables, inputs, the order of execution.
@@ -68,12 +68,12 @@ def computed_by(name: str, covered: Iterable[str]) -> str:
 
 
 def uncovered(ops: Iterable[str], covered: Iterable[str]) -> list[str]:
-    """Ops that neither the plugin nor a copy computes: on a GPU that OneFlow has no code for they fail."""
+    """Return the ops that neither the plugin nor a copy computes: on a GPU that OneFlow has no code for they fail."""
     return sorted(name for name in ops if computed_by(name, covered) in (OWN, NOBODY))
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """The ops, and what one step starts."""
+    """Return the ops, and what one step starts."""
     cells = tuple(
         (row["op"], str(row["in_step"]), str(row["in_cuda_step"]), row["cuda"])
         for row in body["rows"]
@@ -97,7 +97,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """What a step starts on CUDA, by part."""
+    """Plot the launches of a step on CUDA, by part."""
     from benchmarks.harness.plots import bars
 
     group = {part: (float(number),) * 3 for part, number in body["cuda"]["launches"].items()}

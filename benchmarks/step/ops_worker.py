@@ -58,12 +58,12 @@ def job_ops(job: Any) -> dict[str, int]:
 
 
 def covered_ops() -> list[str]:
-    """Ops with a CUDA kernel of the plugin that is loaded."""
+    """Return the ops with a CUDA kernel of the plugin that is loaded."""
     return _lines("graph_train_cuda_ops")
 
 
 def started() -> dict[str, int]:
-    """What CUDA has been asked for since the counts were reset: kernels, calls of cuDNN, memory operations."""
+    """Return the calls of CUDA since the counts were reset: kernels, calls of cuDNN, memory operations."""
     pairs = (line.rsplit(" ", 1) for line in _lines("graph_train_cuda_counts"))
     return {name: int(number) for name, number in pairs}
 
@@ -93,7 +93,7 @@ def _lines(function: str) -> list[str]:
 
 
 def part_of(kernel: str) -> Part:
-    """Which part of a step starts this kernel or library call."""
+    """Return which part of a step starts this kernel or library call."""
     if kernel.startswith("detection_loss"):
         return "loss"
     if kernel in _UPDATE:

@@ -18,7 +18,7 @@ VARIANTS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """As `graph-bench step`, with the peers as default."""
+    """Add the flags of `graph-bench step`, with the peers as default."""
     whole_step.add_step_arguments(parser, VARIANTS)
 
 

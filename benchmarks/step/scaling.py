@@ -28,7 +28,7 @@ _EXCHANGES_PER_TURN, _EXCHANGE_TURNS = 5, 15
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Points, ranks, and where to count bytes."""
+    """Add flags: points, ranks, and where to count bytes."""
     add_repeats(parser)
     add_quick(parser)
     parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"default {' '.join(POINTS)}")
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Measures every number of ranks at every point, each rank with the same number of threads.
+    """Measure every number of ranks at every point, each rank with the same number of threads.
 
     Raises:
         ValueError: ranks below 1, a batch of fewer images than ranks, or an unknown interface.
@@ -74,7 +74,7 @@ def _at(point: Point, flags: argparse.Namespace, threads: int) -> list[dict[str,
 
 
 def _describe_share(worker: Worker, point: Point, ranks: int, folder: str) -> str:
-    """A folder with batches of as many images as the rank with most of them has."""
+    """Write a folder with batches of as many images as the rank with most of them has."""
     share = Path(folder) / f"share-of-{ranks}"
     share.mkdir()
     worker.call("describe", folder=str(share), **asdict(replace(point, batch_size=-(-point.batch_size // ranks))))
@@ -144,14 +144,14 @@ class _Job:
         return list(self._pool.map(lambda worker: worker.call(function, **arguments), self._workers))
 
     def turn(self) -> float:
-        """Seconds per step of the slowest rank."""
+        """Return the seconds per step of the slowest rank."""
         before = sent_bytes(self._interface)
         seconds = max(self._all("steps", count=_STEPS_PER_TURN)) / _STEPS_PER_TURN
         self.sent_mb.append((sent_bytes(self._interface) - before) / _STEPS_PER_TURN / 1e6)
         return seconds
 
     def exchange_ms(self, kind: str) -> dict[str, Any]:
-        """Milliseconds of one exchange by itself: the `sums` of gradients, the `agreements` before a batch."""
+        """Return milliseconds of one exchange by itself: the `sums` of gradients, the `agreements` before a batch."""
         turns = [max(self._all(kind, count=_EXCHANGES_PER_TURN)) for _ in range(_EXCHANGE_TURNS + 1)]
         return summarise(seconds / _EXCHANGES_PER_TURN * 1e3 for seconds in turns[1:]).as_dict()
 
@@ -181,7 +181,7 @@ def _free_port() -> int:
 
 
 def sent_bytes(interface: str) -> int:
-    """Bytes that a network interface has sent so far.
+    """Return the bytes that a network interface has sent so far.
 
     Raises:
         ValueError: there is no such interface.
@@ -194,7 +194,7 @@ def sent_bytes(interface: str) -> int:
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """One line per point and number of ranks."""
+    """Return one line per point and number of ranks."""
     lines = tuple(
         (
             row["model"],
@@ -226,12 +226,12 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def _median(row: Mapping[str, Any], name: str) -> float | None:
-    """Of what older results lack."""
+    """Return the median of a measure; None for older results, which lack it."""
     return row[name]["median"] if name in row else None
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Speed over ranks, one line per model."""
+    """Plot the speed over ranks, one line per model."""
     from benchmarks.harness.plots import lines
 
     points: dict[str, list[tuple[float, float]]] = {}

@@ -8,13 +8,13 @@ from benchmarks.harness.channel import serve
 
 
 class _Session:
-    """What `prepare` made."""
+    """The objects that `prepare` made."""
 
     exchange: Any
 
 
 def prepare(folder: str, device: str) -> dict[str, Any]:
-    """Meets the other ranks that the variables announce, builds the step as a graph and executes it once."""
+    """Meet the other ranks that the variables announce, build the step as a graph and execute it once."""
     from graph_train.ranks import team
 
     info = team.join().info  # before anything imports OneFlow
@@ -38,7 +38,7 @@ def steps(count: int) -> float:
 
 
 def agreements(count: int) -> float:
-    """So many exchanges of a few numbers, as the trainer does one before each batch. Seconds."""
+    """Exchange a few numbers `count` times, as the trainer does before each batch; return the seconds."""
     started = time.perf_counter()
     for number in range(count):
         _Session.exchange.all_reduce_max(number, 0, 0, 0)
@@ -46,7 +46,7 @@ def agreements(count: int) -> float:
 
 
 def sums(count: int) -> float:
-    """So many sums of all gradients over the ranks, and nothing else. Seconds."""
+    """All-reduce all gradients `count` times and nothing else; return the seconds."""
     from benchmarks.step.step_worker import sum_gradients
 
     started = time.perf_counter()
@@ -56,7 +56,7 @@ def sums(count: int) -> float:
 
 
 def report_done() -> None:
-    """Tells the other ranks that this one is done, and does not fail."""
+    """Tell the other ranks that this one is done, and do not fail."""
     from graph_train.ranks import team
 
     team.current().report_done()

@@ -28,7 +28,7 @@ from pipelines.shard import Shard
 
 
 class _Session:
-    """What `prepare` made."""
+    """The objects that `prepare` made."""
 
     step: TrainStep
     settings: StepSettings
@@ -44,7 +44,7 @@ def describe(folder: str, model: str, batch_size: int, imgsz: int, num_classes: 
 def prepare(
     folder: str, device: str, threads: int, *, plugin: bool, graph: bool, amp: bool, share_memory: bool = True
 ) -> dict[str, Any]:
-    """Builds the step from the files of `write_point` and executes it once; a graph is compiled by that."""
+    """Build the step from the files of `write_point` and execute it once; a graph is compiled by that."""
     if plugin:
         load_plugin("require")
         share_graph_memory(enabled=share_memory)
@@ -52,7 +52,7 @@ def prepare(
 
 
 def prepare_at(placement: Placement, folder: Path, *, plugin: bool, graph: bool, amp: bool) -> dict[str, Any]:
-    """As `prepare`; of several ranks each has its share of every batch."""
+    """Do as `prepare`; each of several ranks has its share of every batch."""
     load_plugin("require" if plugin else "off", placement.device)
     kind = compute_device(placement.device, plugin=plugin).activation_type(amp)
     described = prepare_kind(placement, folder, kind, graph=graph)
@@ -62,7 +62,7 @@ def prepare_at(placement: Placement, folder: Path, *, plugin: bool, graph: bool,
 
 
 def prepare_kind(placement: Placement, folder: Path, kind: ActivationType, *, graph: bool) -> dict[str, Any]:
-    """As `prepare_at`, with the kernels that are loaded and activations of that type."""
+    """Do as `prepare_at`, with the kernels that are loaded and activations of that type."""
     point = json.loads((folder / "point.json").read_text(encoding="utf-8"))
     _Session.step = _build(point, placement, graph=graph, kind=kind)
     _Session.settings = _settings(point["update"])
@@ -83,7 +83,7 @@ def prepare_kind(placement: Placement, folder: Path, kind: ActivationType, *, gr
 
 
 def _spread(rows: np.ndarray, placement: Placement) -> Tensor:
-    """A whole batch, of which this rank keeps its rows."""
+    """Keep this rank's rows of a whole batch."""
     total = len(rows)
     return placement.shard_batch(flow.tensor(rows[Shard(placement.rank, placement.ranks).rows(total)]), total)
 
@@ -120,7 +120,7 @@ def _once() -> StepResult:
 
 
 def steps(count: int) -> float:
-    """Does so many steps; each reads its loss back, so the device is idle at the end. Seconds."""
+    """Run `count` steps and return the seconds; each reads its loss back, so the device is idle at the end."""
     started = time.perf_counter()
     for _ in range(count):
         _once()
@@ -131,7 +131,7 @@ def steps(count: int) -> float:
 
 
 def sum_gradients() -> None:
-    """The exchange of a step alone: zeros in place of gradients; of one rank nothing."""
+    """Run the exchange of a step alone: zeros in place of gradients; nothing for one rank."""
     placement, state = _Session.step.placement, _Session.step.state
     if not placement.distributed:
         return
@@ -140,7 +140,7 @@ def sum_gradients() -> None:
 
 
 def trained() -> dict[str, Any]:
-    """What the steps led to: all losses, and the L2 norms of the weights and of their moving average."""
+    """Return the outcome of the steps: all losses, and the L2 norms of the weights and of their moving average."""
     state = _Session.step.state
     state.flush()
     norms = {
@@ -151,7 +151,7 @@ def trained() -> dict[str, Any]:
 
 
 def compiled_graph() -> Any:
-    """OneFlow's description of the graph that `prepare` compiled."""
+    """Return OneFlow's description of the graph that `prepare` compiled."""
     if not isinstance(_Session.step, GraphStep):
         raise ValueError("an eager step has no graph")
     graph: Any = next(iter(_Session.step._graphs.values()))
@@ -159,7 +159,7 @@ def compiled_graph() -> Any:
 
 
 def memory() -> dict[str, float | None]:
-    """In MB: the peak of this process, and what it holds of the GPU now."""
+    """Return memory in MB: the peak of this process, and the GPU memory that it holds now."""
     return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
 
 

@@ -28,12 +28,12 @@ COLUMNS = ("variant", "ms/step", "quartiles", "img/s", "against it", "peak MB", 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Points, variants, and where PyTorch is."""
+    """Add flags: points, variants, and where PyTorch is."""
     add_step_arguments(parser, tuple(VARIANTS))
 
 
 def add_step_arguments(parser: argparse.ArgumentParser, variants: Sequence[str]) -> None:
-    """The flags that all comparisons of steps share."""
+    """Add the flags that all comparisons of steps share."""
     add_repeats(parser)
     add_quick(parser)
     parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"default {' '.join(POINTS)}")
@@ -45,7 +45,7 @@ def add_step_arguments(parser: argparse.ArgumentParser, variants: Sequence[str])
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Measures every variant at every point; the first variant is the one that others are compared with.
+    """Measure every variant at every point; the first variant is the one that others are compared with.
 
     It is measured anew in each group of others, and has a row in each: ratios are to the one of the same group.
     """
@@ -69,14 +69,14 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def groups(variants: Sequence[str]) -> list[list[str]]:
-    """The first variant with some of the others each time: all of them at once might not fit into memory."""
+    """Pair the first variant with some of the others each time: all of them at once might not fit into memory."""
     first, others = variants[0], list(variants[1:])
     starts = range(0, max(len(others), 1), _OTHERS_AT_ONCE)
     return [[first, *others[start : start + _OTHERS_AT_ONCE]] for start in starts]
 
 
 def measured_setting(flags: argparse.Namespace, torch_python: Path | None) -> tuple[Setting, list[dict[str, Any]]]:
-    """The settings of a comparison, with the ceilings measured right before it."""
+    """Return the settings of a comparison, with ceilings measured right before it."""
     ceilings = measure_ceilings(flags.device, flags.threads, flags.repeats)
     matmul = ceilings_by_name(ceilings).get("float32 matmul")
     return Setting(flags.device, flags.threads, flags.repeats, torch_python, matmul), ceilings
@@ -92,7 +92,7 @@ def _speedups(point: Point, variants: Sequence[str], comparison: Comparison) -> 
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """One table per point."""
+    """Return one table per point."""
     return [
         _table(place, [row for row in body["rows"] if _place(row) == place], body)
         for place in dict.fromkeys(_place(row) for row in body["rows"])
@@ -132,7 +132,7 @@ def _table(place: Point, rows: Sequence[Mapping[str, Any]], body: Mapping[str, A
 
 
 def _explained(rows: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> Iterator[str]:
-    """What a reader of a table has to know."""
+    """Yield the notes that a table needs."""
     first, kept = rows[0]["variant"], 1 + _OTHERS_AT_ONCE
     yield f"against it: how many times faster {first} is, median of the turns (quartiles)"
     if len({row.get("group") for row in rows}) > 1:
@@ -147,7 +147,7 @@ def _explained(rows: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> Iter
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Images per second, one panel per point."""
+    """Plot images per second, one panel per point."""
     from benchmarks.harness.plots import bars
 
     panels: dict[str, dict[str, tuple[float, float, float]]] = {}
@@ -161,7 +161,7 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
 
 
 def _colour(variant: str) -> str:
-    """Ours in one colour, PyTorch in another, OneFlow as it comes in grey."""
+    """Colour ours, PyTorch, OneFlow as it comes in grey."""
     from graph_train.plots.style import ACCENT, QUIET, SECOND
 
     return {"plugin": ACCENT, "pytorch": SECOND}.get(variant.split("-", maxsplit=1)[0], QUIET)

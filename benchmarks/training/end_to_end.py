@@ -37,7 +37,7 @@ class Ran:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is trained."""
+    """Add flags of the training."""
     add_repeats(parser)
     add_quick(parser)
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes` for the built-in set")
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Runs both sides in turn; `--quick` trains two epochs, twice."""
+    """Run both sides in turn; `--quick` trains two epochs, twice."""
     torch_python = find_torch(flags.torch_python, ("torch", "numpy", "cv2"))
     epochs, repeats = (2, min(flags.repeats, 2)) if flags.quick else (flags.epochs, flags.repeats)
     with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
@@ -69,7 +69,10 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train_ours(flags: argparse.Namespace, epochs: int, folder: Path) -> Ran:
-    """The command as a user types it; validation before the end, plots and saving of each epoch are switched off."""
+    """Run the command as a user types it.
+
+    Validation before the end, plots and saving of each epoch are switched off.
+    """
     off = {"noautoanchor": True, "noval": True, "noplots": True}
     command = training_command(
         **training_flags(flags), **off, epochs=epochs, project=folder / "runs", kernels="require"
@@ -84,7 +87,7 @@ def _train_ours(flags: argparse.Namespace, epochs: int, folder: Path) -> Ran:
 
 
 def epoch_speeds(output: str, epochs: int) -> tuple[float, ...]:
-    """Images per second of each epoch, from what `graph-train` printed.
+    """Return the images per second of each epoch, from what `graph-train` printed.
 
     Raises:
         ValueError: not every epoch has its line.
@@ -97,7 +100,7 @@ def epoch_speeds(output: str, epochs: int) -> tuple[float, ...]:
 
 
 def _describe(flags: argparse.Namespace, epochs: int, folder: Path) -> int:
-    """Writes what the PyTorch loop trains on: network, weights, images, labels, when to update. Returns the images."""
+    """Write what the PyTorch loop trains on: network, weights, images, labels, when to update. Returns the images."""
     from graph_train.engine.schedule import Schedule
     from graph_train.settings.hyperparameters import Hyperparameters
     from pipelines.data.dataset import load_dataset
@@ -122,7 +125,7 @@ def _describe(flags: argparse.Namespace, epochs: int, folder: Path) -> int:
 
 
 def _train_torch(flags: argparse.Namespace, epochs: int, folder: str, python: Path) -> Ran:
-    """PyTorch in its faster layout; as many loading processes as threads, which is what YOLOv5 takes from its default
+    """Train PyTorch in its faster layout; as many loading processes as threads, which YOLOv5 takes from its default
     of 8 on such a machine.
     """
     options = {"channels_last": True, "compiled": False, "amp": flags.device != "cpu"}
@@ -153,7 +156,7 @@ def _row(name: str, runs: Sequence[Ran], flags: argparse.Namespace) -> dict[str,
 
 
 def _speedup(runs: Mapping[str, Sequence[Ran]]) -> dict[str, Any] | None:
-    """How many times faster our last epoch is, turn by turn."""
+    """Return how many times faster our last epoch is, turn by turn."""
     if TORCH not in runs:
         return None
     last = {name: [ran.epochs[-1] for ran in found] for name, found in runs.items()}
@@ -161,7 +164,7 @@ def _speedup(runs: Mapping[str, Sequence[Ran]]) -> dict[str, Any] | None:
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """One line per side."""
+    """Return one line per side."""
     cells = tuple(
         (
             row["side"],
@@ -183,7 +186,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Images per second of the last epoch."""
+    """Plot images per second of the last epoch."""
     from benchmarks.harness.plots import bars
 
     keys = ("images_per_second", "lower_quartile", "upper_quartile")

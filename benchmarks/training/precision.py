@@ -32,7 +32,7 @@ _LAST_SHARE = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is trained, and how often."""
+    """Add flags: the training, and how often it runs."""
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
     parser.add_argument("--cfg", default="yolov5n.yaml", help="network")
     parser.add_argument("--imgsz", type=int, default=320, help="px")
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Trains every seed with every precision.
+    """Train every seed with every precision.
 
     Raises:
         ValueError: fewer than two seeds, between which nothing spreads.
@@ -69,7 +69,7 @@ def _series(flags: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def _trained(flags: argparse.Namespace, work: Path, seed: int, precision: str) -> dict[str, Any]:
-    """One training: its curves, one value per epoch, and how long it took."""
+    """Train once: return its curves, one value per epoch, and how long it took."""
     from graph_train.plots.results import read_results
 
     name = f"{precision}-{seed}"
@@ -105,12 +105,12 @@ def _trained(flags: argparse.Namespace, work: Path, seed: int, precision: str) -
 
 
 def at_the_end(curve: Sequence[float]) -> float:
-    """Mean over the last fifth of the epochs, of one at least."""
+    """Return mean over the last fifth of the epochs, of one at least."""
     return float(np.mean(curve[-max(round(len(curve) * _LAST_SHARE), 1) :]))
 
 
 def pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """By measure, at the end of training: mean and spread (standard deviation) over the seeds, and within the pairs.
+    """Return final mean and standard deviation by measure, over the seeds and within the pairs.
 
     `difference` is amp less float32 of the same seed, `error` its standard error.
     """
@@ -133,7 +133,7 @@ def pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Both sides and their difference, by measure; then each training."""
+    """Tabulate both sides and their difference, by measure; then each training."""
     compared = tuple(
         (
             MEASURES[measure],
@@ -170,7 +170,7 @@ def _rounded(value: float, *, sign: bool = False) -> str:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Each measure over the epochs: a thin line per training, a thick one for the mean over the seeds."""
+    """Plot each measure over the epochs: a thin line per training, a thick one for the mean over the seeds."""
     from benchmarks.harness.plots import families
 
     panels = {

@@ -20,7 +20,7 @@ from pipelines.data.problems import Problem, count, write_problems
 
 
 def check_data(options: CheckOptions) -> int:
-    """Prints the report on a data set; returns the number of errors.
+    """Print the report on a data set; return the number of errors.
 
     Raises:
         ValueError: the dataset yaml or the model yaml is wrong, or an output lies inside the data set.
@@ -89,7 +89,7 @@ def _problems(
 
 
 def _refuse_inside(dataset: Dataset, target: str) -> None:
-    """The report leaves the data set alone, also when asked to do otherwise by mistake."""
+    """Refuse to write the report into the data set."""
     if not target:
         return
     place, here = Path(target).resolve(), Path.cwd()
@@ -106,7 +106,7 @@ def _refuse_inside(dataset: Dataset, target: str) -> None:
 
 
 def _in_images_folder(image: Path) -> list[Path]:
-    """The folder of an image and of its labels, or what lies above both if they are named `images` and `labels`."""
+    """Return the folder of an image and its labels, or the one above both if they are named `images` and `labels`."""
     before, found, _ = str(image).rpartition("/images/")
     return [Path(before, name) for name in ("images", "labels")] if found else [image.parent, label_path(image).parent]
 

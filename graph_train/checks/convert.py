@@ -41,7 +41,7 @@ def convert(options: ConvertOptions) -> int:
 
 
 def _names(splits: Iterable[AnnotatedSplit]) -> tuple[str, ...]:
-    """Those of COCO files in their order, then all others by the alphabet."""
+    """Return the class names: those of COCO files in their order, then all others alphabetically."""
     listed = dict.fromkeys(name for split in splits for name in split.names)
     others = {name for split in splits for entry in split.entries for name in entry.classes} - listed.keys()
     return (*listed, *sorted(others))

@@ -78,7 +78,7 @@ class SplitReport:
 
 
 def describe_split(index: ImageIndex, *, imgsz: int, anchors_px: np.ndarray, anchor_threshold: float) -> SplitReport:
-    """Measures one split.
+    """Measure one split.
 
     Args:
         index: the split.
@@ -138,7 +138,7 @@ def _cache_bytes(index: ImageIndex, imgsz: int) -> CacheBytes:
 
 
 def shared_pictures(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
-    """One warning for each pair of splits with equal files: what is trained on says nothing when validated on.
+    """Return a warning for each pair of splits with equal files: validating on training data says nothing.
 
     Raises:
         OSError: a file cannot be read any more.
@@ -160,7 +160,7 @@ def shared_pictures(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
 
 
 def _of_equal_size(splits: Mapping[Split, ImageIndex]) -> Iterable[list[tuple[str, str]]]:
-    """Split and path of all images whose files have one size, for each size that there is in several splits."""
+    """Return split and path of all images whose files have one size, for each size that there is in several splits."""
     sizes = [np.unique(index.formats.file_bytes) for index in splits.values()]
     distinct, amounts = np.unique(np.concatenate([np.zeros(0, np.int64), *sizes]), return_counts=True)
     same_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
@@ -172,7 +172,7 @@ def _of_equal_size(splits: Mapping[Split, ImageIndex]) -> Iterable[list[tuple[st
 
 
 def _equal_files(candidates: Sequence[tuple[str, str]]) -> Iterable[tuple[str, str, str]]:
-    """First split, second split and the second's path, for files of equal content in different splits."""
+    """Yield the first split, second split and the second's path, for files of equal content in different splits."""
     seen: dict[bytes, str] = {}
     for (split, file), content in zip(candidates, _content_keys([file for _, file in candidates]), strict=True):
         first = seen.setdefault(content, split)
@@ -205,7 +205,7 @@ def _ends(file: str) -> bytes:
 
 
 def class_warnings(dataset: Dataset, splits: Mapping[Split, SplitReport]) -> list[Problem]:
-    """A class without a box cannot be learnt; without one in val it cannot be measured."""
+    """Warn of classes without a box in train, which cannot be learnt, or in val, which cannot be measured."""
     problems = []
     for split, report in splits.items():
         empty = [name for name, boxes in report.boxes_per_class.items() if not boxes]
@@ -217,7 +217,7 @@ def class_warnings(dataset: Dataset, splits: Mapping[Split, SplitReport]) -> lis
 
 
 def as_json(dataset: Dataset, splits: Mapping[Split, SplitReport], problems: Sequence[Problem]) -> dict[str, Any]:
-    """The report as plain data; paths are escaped to one line of valid text."""
+    """Return the report as plain data; paths are escaped to one line of valid text."""
     return {
         "data": printable(dataset.file),
         "class_names": list(dataset.class_names),
@@ -232,7 +232,7 @@ def as_json(dataset: Dataset, splits: Mapping[Split, SplitReport], problems: Seq
 
 
 def as_text(split: str, report: SplitReport) -> list[str]:
-    """Lines about one split for the terminal."""
+    """Return the lines about one split for the terminal."""
     sizes, boxes = (report.width_px, report.height_px), report.boxes_per_image
     width, height = (f"{size.smallest:.0f} to {size.largest:.0f} (median {size.median:.0f})" for size in sizes)
     slots = ", ".join(f"{images} images need {slots}" for slots, images in report.label_capacities.items())

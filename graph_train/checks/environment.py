@@ -42,7 +42,7 @@ class Fact:
 
 
 def environment_facts() -> list[Fact]:
-    """Looks at everything that a run needs. Takes seconds: OneFlow and DALI are loaded."""
+    """Check everything that a run needs. It takes seconds: OneFlow and DALI are loaded."""
     return [
         _python(),
         Fact("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
@@ -66,14 +66,14 @@ def _python() -> Fact:
 
 
 def processor_name() -> str:
-    """The processor as it calls itself."""
+    """Return the processor as it calls itself."""
     lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or "unknown")
 
 
 def free_memory_gib() -> float:
-    """Memory that programs may still take, in GiB."""
+    """Return the memory that programs may still take, in GiB."""
     return free_memory() / 2**30
 
 
@@ -94,7 +94,7 @@ def _package(name: str) -> Fact:
 
 
 def _extras() -> list[Fact]:
-    """What our own package calls extras, and whether all that belongs to each is there."""
+    """Return our package's extras, and whether all packages of each are installed."""
     try:
         names, needs = metadata("graph-train").get_all("Provides-Extra") or [], requires("graph-train") or []
     except PackageNotFoundError:

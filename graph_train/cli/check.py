@@ -15,7 +15,7 @@ _OF_BOTH = ("json", "debug")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; argument errors and `--help` answer before anything heavy is imported."""
+    """Run the command; argument errors and `--help` answer before anything heavy is imported."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["convert"]:
         return _convert(given[1:])
@@ -49,7 +49,7 @@ def _check_data(flags: dict[str, Any]) -> int:
 
 
 def _check_environment(flags: dict[str, Any]) -> int:
-    """Prints what is here and what is missing; 1 if training is impossible."""
+    """Print what is installed and what is missing; return 1 if training is impossible."""
     for name in flags:
         if name not in _OF_BOTH:
             raise ValueError(f"{dashed(name)} belongs to a data set; leave it out with `env`")

@@ -10,7 +10,7 @@ from kernels.host.process_settings import configure_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; argument errors and `--help` answer before anything heavy is imported."""
+    """Run the command; argument errors and `--help` answer before anything heavy is imported."""
     flags = vars(build_parser().parse_args(arguments))
 
     def command() -> None:

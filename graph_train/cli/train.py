@@ -11,7 +11,7 @@ from kernels.host.process_settings import configure_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; argument errors and `--help` answer before anything heavy is imported."""
+    """Run the command; argument errors and `--help` answer before anything heavy is imported."""
     flags = given_flags(arguments)
 
     def command() -> None:

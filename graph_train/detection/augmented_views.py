@@ -44,7 +44,7 @@ class AugmentedInference:
         self._predict, self._strides, self._grid_px = predict, strides, grid_px or max(strides)
 
     def __call__(self, images: Any, label_rows: Array) -> tuple[Array, None]:
-        """Predictions of all views in px of the given images (B, 3, H, W) uint8; there is no loss."""
+        """Return predictions of all views in px of the given images (B, 3, H, W) uint8; no loss is computed."""
         whole = (flow.from_numpy(images) if isinstance(images, np.ndarray) else images).to(flow.float32)
         width = int(whole.shape[3])
         parts = []
@@ -55,7 +55,7 @@ class AugmentedInference:
         return np.concatenate(parts, axis=1), None
 
     def _without_edge_level(self, rows: Array, number: int) -> Array:
-        """Drops the coarsest level of the largest view and the finest of the smallest: others see that better."""
+        """Drop the coarsest level of the largest view and the finest of the smallest: others see that better."""
         levels = len(self._strides)
         unit = rows.shape[1] // sum(4**level for level in range(levels))
         if number == 0:
@@ -64,7 +64,7 @@ class AugmentedInference:
 
 
 def scaled(images: Tensor, view: View, stride: int) -> Tensor:
-    """The view of (B, 3, H, W) images, filled up with grey on the right and below to multiples of `stride`."""
+    """Return the view of (B, 3, H, W) images, filled up with grey on the right and below to multiples of `stride`."""
     if view.mirrored:
         images = flow.flip(images, [3])
     if view.scale == 1.0:
@@ -77,7 +77,7 @@ def scaled(images: Tensor, view: View, stride: int) -> Tensor:
 
 
 def back_to_image(rows: Array, view: View, width_px: int) -> Array:
-    """Predictions (B, N, 5 + nc) of a view in px of the image, a new array."""
+    """Return predictions (B, N, 5 + nc) of a view in px of the image, a new array."""
     rows = rows.copy()
     rows[..., :4] /= np.float32(view.scale)
     if view.mirrored:

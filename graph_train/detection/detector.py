@@ -22,7 +22,7 @@ _NO_LABELS = np.zeros((0, 6), np.float32)
 
 
 def rebuild_network(path: Path, *, part: Literal["ema", "model"] = "ema") -> DetectionModel:
-    """The network of a weight file, complete and not fused.
+    """Return the network of a weight file, complete and not fused.
 
     Args:
         path: anything `models.weights.load_weights` reads.
@@ -46,7 +46,7 @@ def rebuild_network(path: Path, *, part: Literal["ema", "model"] = "ema") -> Det
 
 
 def load_network(path: Path) -> DetectionModel:
-    """The averaged network of a weight file, fused and in evaluation mode; errors as of `rebuild_network`."""
+    """Return the averaged network of a weight file, fused and in evaluation mode; errors as of `rebuild_network`."""
     return rebuild_network(path).eval().fuse()
 
 
@@ -56,7 +56,7 @@ def _class_names(weights: LoadedWeights, number: int) -> list[str]:
 
 
 def named_classes(data: str | Path, number: int) -> tuple[str, ...]:
-    """The class names of a dataset yaml, for weights that know `number` classes.
+    """Return the class names of a dataset yaml, for weights that know `number` classes.
 
     Raises:
         ValueError: the yaml cannot be used, or names another number of classes.
@@ -70,7 +70,7 @@ def named_classes(data: str | Path, number: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Detector:
-    """Predicts with one network, or with several whose boxes are handed to the suppression together.
+    """One network, or several whose boxes are handed to the suppression together.
 
     `__call__` takes images (B, 3, H, W) uint8 (array or tensor) and label rows, which it ignores, and gives decoded
     predictions (B, N, 5 + classes) float32 in px of these images, and no loss: the form that validation wants.
@@ -82,13 +82,13 @@ class Detector:
     networks: tuple[DetectionModel, ...]
 
     def __call__(self, images: Any, label_rows: Array = _NO_LABELS) -> tuple[Array, None]:
-        """Predictions of all members, one after another."""
+        """Return the predictions of all members, one after another."""
         parts = [member(images) for member in self.members]
         return parts[0] if len(parts) == 1 else np.concatenate([on_host(part) for part in parts], axis=1), None
 
 
 def load_detector(paths: Sequence[str | Path], *, device: str, graph: bool = True, augment: bool = False) -> Detector:
-    """Loads weights for prediction.
+    """Load weights for prediction.
 
     Args:
         paths: weight files; several make an ensemble and must know the same number of classes.

@@ -19,7 +19,7 @@ from models.padded_labels import label_capacity, pad_labels
 
 
 def on_device(images: Any, device: Any) -> Tensor:
-    """A batch's images, NumPy array or tensor, as a tensor on the device; shares host memory where it can."""
+    """Return a batch's images, NumPy array or tensor, as a tensor on the device; shares host memory where it can."""
     tensor = flow.from_numpy(images) if isinstance(images, np.ndarray) else images
     return tensor.to(device)
 
@@ -85,13 +85,13 @@ class Inference:
 
     @property
     def graphs(self) -> int:
-        """How many shapes were compiled so far."""
+        """Number of shapes that were compiled so far."""
         return len(self._graphs)
 
     def __call__(
         self, images: Any, label_rows: npt.NDArray[np.float32], total: int | None = None
     ) -> tuple[npt.NDArray[np.float32] | Tensor, npt.NDArray[np.float32] | None]:
-        """Predicts a batch.
+        """Predict a batch.
 
         Args:
             images: (B, 3, H, W) uint8 RGB.

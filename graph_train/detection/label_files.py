@@ -14,7 +14,7 @@ from pipelines.data.listing import label_path
 
 
 def write_label_file(path: Path, detections: npt.NDArray[Any], *, image_hw: tuple[int, int], confidence: bool) -> None:
-    """Writes a line for each detection: class, cx, cy, w, h normalised to the image, and the confidence if asked.
+    """Write a line for each detection: class, cx, cy, w, h normalised to the image, and the confidence if asked.
 
     Args:
         path: the file, replaced if it exists.
@@ -40,7 +40,7 @@ class Originals:
         self._files = {os.path.realpath(file) for image in images for file in (image, label_path(image.absolute()))}
 
     def without_overwriting(self, target: Path) -> Path:
-        """The target, if it is none of them.
+        """Return the target, if it is none of the originals.
 
         Raises:
             ValueError: it is one, and would be lost.

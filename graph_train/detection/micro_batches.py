@@ -35,7 +35,7 @@ class MicroBatched:
         self._bytes_per_px = 0.0
 
     def __call__(self, images: Any) -> Array:
-        """Rows (B, N, 5 + classes) for images (B, 3, H, W), an array or a tensor.
+        """Return rows (B, N, 5 + classes) for images (B, 3, H, W), an array or a tensor.
 
         Raises:
             ValueError: there is no memory for another image size.
@@ -75,7 +75,7 @@ class MicroBatched:
 
 
 def _filled_up(images: Any, count: int) -> Any:
-    """(count, 3, H, W): repeats the last image as often as is needed."""
+    """Return (count, 3, H, W): repeat the last image as often as is needed."""
     missing = count - images.shape[0]
     if not missing:
         return images

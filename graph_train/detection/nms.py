@@ -24,7 +24,7 @@ decides some overlaps close to the threshold; YOLOv5 has it, so the same boxes s
 
 @dataclass(frozen=True)
 class NmsSettings:
-    """What counts as a detection.
+    """Thresholds and limits of the suppression.
 
     `classes` keeps only these class numbers (None: all); `agnostic` lets boxes of different classes suppress one
     another; `multi_label` gives a box every class above the threshold instead of its best one (of one class there is no
@@ -51,7 +51,7 @@ class NmsSettings:
 def non_max_suppression(
     predictions: Array | Tensor, settings: NmsSettings, *, known_labels: Sequence[Array] | None = None
 ) -> list[Array]:
-    """Detections of each image, highest confidence first; equal confidences in the order of the predictions.
+    """Return the detections of each image, highest confidence first; equal confidences in the order of the predictions.
 
     Args:
         predictions: (B, N, 5 + nc) floating: cx, cy, w, h in px, objectness, class confidences, all after the sigmoid.
@@ -126,14 +126,17 @@ def _suppress_one_image(rows: Array, settings: NmsSettings) -> Array:
 
 
 def _greatest(values: Array, count: int) -> Array:
-    """Rising row numbers of the `count` greatest values; of equal ones the first rows. Linear time, unlike a sort."""
+    """Return the rising row numbers of the `count` greatest values; of equal ones the first rows.
+
+    This takes linear time, unlike a sort.
+    """
     least = np.partition(values, len(values) - count)[len(values) - count]
     above, equal = np.flatnonzero(values > least), np.flatnonzero(values == least)
     return np.sort(np.concatenate((above, equal[: count - len(above)])))
 
 
 def _class_choices(rows: Array, settings: NmsSettings) -> tuple[Array, Array, Array]:
-    """(m,) row number, class and confidence of each candidate detection, in the order of the rows."""
+    """Return (m,) row number, class and confidence of each candidate detection, in the order of the rows."""
     confidences = rows[:, 5:] * rows[:, 4:5]
     above = confidences > np.float32(settings.conf_thres)
     if settings.multi_label and confidences.shape[1] > 1:

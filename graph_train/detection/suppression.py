@@ -21,7 +21,7 @@ def suppress(
     *,
     limit: int | None = None,
 ) -> Indices:
-    """Chooses the boxes that survive greedy non-maximum suppression.
+    """Choose the boxes that survive greedy non-maximum suppression.
 
     Args:
         boxes_xyxy: (n, 4) float32, x1, y1, x2, y2 in any one unit.
@@ -56,13 +56,13 @@ def suppress(
 
 
 def largest_float32_not_above(value: float) -> np.float32:
-    """For every float32 f: f > value exactly if f > the returned number: float32 compares as it is."""
+    """Return the number r such that f > value exactly if f > r, for every float32 f."""
     rounded = np.float32(value)
     return rounded if float(rounded) <= value else np.nextafter(rounded, np.float32(-np.inf))
 
 
 def _covers(boxes: Floats, above: Indices, below: Indices, threshold: np.float32) -> npt.NDArray[np.bool_]:
-    """(a, b) bool: row a of `above` would suppress row b of `below`, both being row numbers of sorted boxes."""
+    """Return (a, b) bool: row a of `above` would suppress row b of `below`, both being row numbers of sorted boxes."""
     x1, y1, x2, y2 = (boxes[above, side][:, None] for side in range(4))
     u1, v1, u2, v2 = (boxes[below, side][None, :] for side in range(4))
     width = np.minimum(x2, u2)
@@ -78,7 +78,7 @@ def _covers(boxes: Floats, above: Indices, below: Indices, threshold: np.float32
 
 
 def _greedy(covers: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """(n,) bool: which of n sorted boxes the greedy rule keeps, given the (n, n) matrix of who would suppress whom.
+    """Return (n,) bool: which of n sorted boxes the greedy rule keeps; (n, n): which would suppress which.
 
     Each round settles at least one more link of every chain of boxes that suppress each other, so n rounds suffice;
     real images need three or four.

@@ -21,7 +21,7 @@ _AGREEMENT = 0.1
 
 @dataclass(frozen=True)
 class ComputeDevice:
-    """What a run computes on.
+    """The device that a run computes on.
 
     Attributes:
         name: as the log calls it, such as "GPU 0: NVIDIA A100".

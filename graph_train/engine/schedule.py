@@ -21,37 +21,37 @@ EMA_DECAY, EMA_TAU = 0.9999, 2000.0
 
 
 def linear(epochs: int, last_factor: float) -> Callable[[float], float]:
-    """Factor on the learning rate: falls on a straight line from 1 at epoch 0 to `last_factor` at `epochs`."""
+    """Return factor on the learning rate: falls on a straight line from 1 at epoch 0 to `last_factor` at `epochs`."""
     return lambda epoch: (1 - epoch / epochs) * (1.0 - last_factor) + last_factor
 
 
 def one_cycle(start: float, end: float, steps: float) -> Callable[[float], float]:
-    """Half a cosine wave from `start` at 0 to `end` at `steps` (arXiv:1812.01187)."""
+    """Return half a cosine wave from `start` at 0 to `end` at `steps` (arXiv:1812.01187)."""
     return lambda step: ((1 - math.cos(step * math.pi / steps)) / 2) * (end - start) + start
 
 
 def warmup_iterations(warmup_epochs: float, batches_per_epoch: int) -> int:
-    """Iterations of warm-up: the epochs asked for, rounded half to even, but never fewer than 100."""
+    """Return the iterations of warm-up: the epochs asked for, rounded half to even, but never fewer than 100."""
     return max(round(warmup_epochs * batches_per_epoch), 100)
 
 
 def full_accumulate(batch_size: int, nominal_batch: int = NOMINAL_BATCH) -> int:
-    """Batches per optimizer update after warm-up: rounded half to even, at least 1."""
+    """Return the batches per optimizer update after warm-up: rounded half to even, at least 1."""
     return max(round(nominal_batch / batch_size), 1)
 
 
 def scaled_weight_decay(weight_decay: float, batch_size: int, nominal_batch: int = NOMINAL_BATCH) -> float:
-    """Weight decay for the images that one update really stands for, as YOLOv5 scales it."""
+    """Return weight decay for the images that one update really stands for, as YOLOv5 scales it."""
     return weight_decay * batch_size * full_accumulate(batch_size, nominal_batch) / nominal_batch
 
 
 def ema_decay(updates: int, decay: float = EMA_DECAY, tau: float = EMA_TAU) -> float:
-    """Decay of the averaged weights at the given optimizer update (the first one is 1): rises from 0 to `decay`."""
+    """Return the decay of the averaged weights at an optimizer update (the first is 1): rises from 0 to `decay`."""
     return decay * (1 - math.exp(-updates / tau))
 
 
 def check_image_size(image_px: int, stride: int, floor_px: int = 0) -> int:
-    """The smallest multiple of `stride` that holds `image_px`, but at least `floor_px`.
+    """Return the smallest multiple of `stride` that holds `image_px`, but at least `floor_px`.
 
     Raises:
         ValueError: a size or stride below 1.
@@ -126,7 +126,7 @@ class Schedule:
         optimizer: OptimizerName = "SGD",
         cosine: bool = False,
     ) -> "Schedule":
-        """The schedule of a run as `train.py` would set it up from a hyper-parameter file."""
+        """Return the schedule of a run as `train.py` would set it up from a hyper-parameter file."""
         return cls(
             epochs=epochs,
             batches_per_epoch=batches_per_epoch,
@@ -153,7 +153,7 @@ class Schedule:
         return 0.0, scaled_weight_decay(self.weight_decay, self.batch_size, self.nominal_batch), 0.0
 
     def at(self, iteration: int, epoch: int) -> StepSettings:
-        """Settings of an iteration, counted from 0 over the whole run, which lies in `epoch` (from 0)."""
+        """Return the settings of an iteration, counted from 0 over the whole run, which lies in `epoch` (from 0)."""
         lr_bias, lr_other = self._learning_rates(iteration, epoch)
         return StepSettings(
             lr_bias=lr_bias,
@@ -164,12 +164,12 @@ class Schedule:
         )
 
     def epoch_factor(self, epoch: int) -> float:
-        """The learning-rate curve itself, before the reference's shift by one epoch."""
+        """Return the learning-rate curve itself, before the reference's shift by one epoch."""
         curve = one_cycle(1, self.lrf, self.epochs) if self.cosine else linear(self.epochs, self.lrf)
         return curve(epoch)
 
     def accumulate(self, iteration: int) -> int:
-        """Batches per update at an iteration: ramps from 1 to the nominal batch during warm-up, half to even."""
+        """Return the batches per update at an iteration: ramps from 1 during warm-up, rounded half to even."""
         if iteration > self.warmup:
             return full_accumulate(self.batch_size, self.nominal_batch)
         return max(1, round(self._ramp(iteration, 1, self.nominal_batch / self.batch_size)))

@@ -46,7 +46,7 @@ class Counters:
 
 
 def parameter_groups(network: Any) -> dict[str, int]:
-    """Group of each parameter by name, as YOLOv5 sorts them: by the name `bias`, then by the kind of module."""
+    """Return group of each parameter by name, as YOLOv5 sorts them: by the name `bias`, then by the kind of module."""
     groups: dict[str, int] = {}
     norms = (flow.nn.BatchNorm2d, flow.nn.BatchNorm1d, flow.nn.LayerNorm, flow.nn.GroupNorm)
     for prefix, module in network.named_modules():
@@ -62,7 +62,7 @@ def parameter_groups(network: Any) -> dict[str, int]:
 
 
 def frozen_layers(freeze: Sequence[int]) -> tuple[int, ...]:
-    """Layers that `--freeze` names: one number n means the first n, several are taken as they are."""
+    """Return the layers that `--freeze` names: one number n means the first n, several are taken as they are."""
     return tuple(freeze) if len(freeze) > 1 else tuple(range(freeze[0] if freeze else 0))
 
 
@@ -115,7 +115,7 @@ class TrainingState(flow.nn.Module):
         )
 
     def _copy_weights_to_average(self) -> None:
-        """The average starts as the network, and its tensors take no part in differentiation."""
+        """Start the average as a copy of the network, without gradients."""
         with flow.no_grad():
             for name, parameter in self.average.named_parameters():
                 parameter.requires_grad_(False)
@@ -124,7 +124,7 @@ class TrainingState(flow.nn.Module):
                 buffer.copy_(member(self.network, name))
 
     def update_state(self) -> UpdateState:
-        """What the update reads and writes."""
+        """Return the tensors that the update reads and writes."""
         return UpdateState(
             parameters=[member(self.network, name) for name in self.trained],
             averages=[member(self.average, name) for name in self.trained],
@@ -151,14 +151,14 @@ class TrainingState(flow.nn.Module):
             return own if kept is None else kept.add_(own)
 
     def drop_pending_gradients(self) -> None:
-        """Forgets gradients that no update has used yet, as YOLOv5 does at the start of each epoch."""
+        """Forget gradients that no update has used yet, as YOLOv5 does at the start of each epoch."""
         self._own_gradients = None
         # A copy: OneFlow has no code that fills memory for a GPU newer than 8.9.
         with flow.no_grad():
             local_shard(self.gradient_sum).copy_(flow.tensor(np.zeros(tuple(self.gradient_sum.shape), np.float32)))
 
     def flush(self) -> None:
-        """Brings the average up to date for validation or saving.
+        """Bring the average up to date for validation or saving.
 
         Within a graph the running statistics that a call writes can be read only by the next call, so their average
         lags one update behind; this applies what is pending (the same arithmetic, in the same order).
@@ -176,7 +176,7 @@ class TrainingState(flow.nn.Module):
         self._scatter(self.averaged_statistics, self.average)
 
     def _join_gradients(self) -> None:
-        """Sums what the ranks have kept apart into `gradient_sum`: a checkpoint does not know how many ranks there are.
+        """Sum what the ranks have kept apart into `gradient_sum`: a checkpoint does not know how many ranks there are.
 
         A run goes on from there as one that loads the checkpoint does.
         """
@@ -188,7 +188,7 @@ class TrainingState(flow.nn.Module):
         self._own_gradients = None
 
     def _join_statistics(self) -> None:
-        """Where every rank has statistics of its own images: all get the mean over the ranks.
+        """Average the statistics over the ranks, where each rank has those of its own images.
 
         Running and averaged statistics are linear in those of the batches, so the mean now is what a mean after every
         batch would have given. Training does not read them.
@@ -204,11 +204,11 @@ class TrainingState(flow.nn.Module):
             local_shard(self.averaged_statistics).copy_(joined[count:])
 
     def _current_statistics(self) -> Tensor:
-        """The network's running statistics as one vector, in the order of `statistics`."""
+        """Return the network's running statistics as one vector, in the order of `statistics`."""
         return flow.cat([local_shard(member(self.network, name)) for name in self.statistics], dim=0)
 
     def _scatter(self, flat: Tensor, network: Any) -> None:
-        """Copies flat statistics into the buffers of a network."""
+        """Copy flat statistics into the buffers of a network."""
         start, flat = 0, local_shard(flat)
         with flow.no_grad():
             for name in self.statistics:
@@ -225,11 +225,11 @@ class TrainingState(flow.nn.Module):
             yield name, getattr(self, name)
 
     def _parts(self, name: str) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the arrays that a flat tensor is saved as, in order."""
+        """Return names and shapes of the arrays that a flat tensor is saved as, in order."""
         return {f"{name}/{trained}": tuple(member(self.network, trained).shape) for trained in self.trained}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """A copy of all arrays by name; call `flush` first."""
+        """Return a copy of all arrays by name; call `flush` first."""
         arrays: dict[str, np.ndarray] = {}
         for name, tensor in self._tensors():
             values = local_shard(tensor).numpy().copy()
@@ -237,14 +237,14 @@ class TrainingState(flow.nn.Module):
         return arrays
 
     def digest(self) -> str:
-        """Of all arrays on this rank; `flush` comes first."""
+        """Return a digest of all arrays on this rank; call `flush` first."""
         digest = hashlib.blake2b(digest_size=16)
         for name, tensor in self._tensors():
             digest.update(name.encode() + local_shard(tensor).numpy().tobytes())
         return digest.hexdigest()
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray], counters: Counters) -> None:
-        """Takes over a saved state, in place.
+        """Take over a saved state, in place.
 
         Raises:
             ValueError: an array is missing or has another shape.
@@ -258,7 +258,7 @@ class TrainingState(flow.nn.Module):
         self._take_over(counters)
 
     def share(self, counters: Counters) -> None:
-        """Gives all ranks what rank 0 has loaded; the counters are known to all."""
+        """Give all ranks what rank 0 has loaded; the counters are known to all."""
         self._placement.broadcast_in_place(tensor for _, tensor in self._tensors())
         self._take_over(counters)
 
@@ -271,7 +271,7 @@ class TrainingState(flow.nn.Module):
 
 
 def _cut(values: np.ndarray, parts: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The parts of a flat array, as views of it."""
+    """Return the parts of a flat array, as views of it."""
     ends = np.cumsum([math.prod(shape) for shape in parts.values()])
     pieces = np.split(values, ends[:-1])
     return {name: piece.reshape(shape) for (name, shape), piece in zip(parts.items(), pieces, strict=True)}

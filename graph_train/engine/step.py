@@ -41,7 +41,7 @@ NO_UPDATE = (math.nan, 0.0)
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step reports, read back to the host."""
+    """The results of a step, read back to the host."""
 
     total: float
     """Sum of the parts times the batch size: what was differentiated."""
@@ -70,13 +70,13 @@ class Compilation:
     seconds: float
 
     def __str__(self) -> str:
-        """Such as 16x3x320x320 T32: the shape of the images, and label slots for each."""
+        """Return text such as 16x3x320x320 T32: the shape of the images, and label slots for each."""
         slots = f" T{self.labels[1]}" if self.labels else " gradients"
         return "x".join(map(str, self.images)) + slots
 
 
 class _Backward(flow.nn.Module):
-    """What the whole step and its first part share: all of it but the update."""
+    """The common part of the whole step and its first part: all of it but the update."""
 
     def __init__(self, state: TrainingState, criterion: Any, placement: Placement) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class _Backward(flow.nn.Module):
     def _backward(
         self, images: Tensor, labels: Tensor, rows: Tensor, previous: Tensor
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Losses, total (1,) and parts (3 + n,); gradients of the trained parameters; settings of the update."""
+        """Return losses, total (1,) and parts (3 + n,); gradients of the trained parameters; settings of the update."""
         state = self.state
         # The averages of the statistics are those of the previous step: what a call writes, only the next can read.
         current = [plain(member(state.network, name)) for name in state.statistics]
@@ -102,7 +102,7 @@ class StepModule(_Backward):
     """The step as a module. Inputs and outputs are tensors only, all shapes are fixed."""
 
     def forward(self, images: Tensor, labels: Tensor, rows: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-        """Does the step.
+        """Run the step.
 
         Args:
             images: (B, 3, H, W) uint8 RGB.
@@ -124,7 +124,7 @@ class BackwardModule(_Backward):
     """The step's first part, of several ranks: no gradient is sent, no weight changes."""
 
     def forward(self, images: Tensor, labels: Tensor, rows: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Does it; arguments as in `StepModule.forward`.
+        """Run the first part; arguments as in `StepModule.forward`.
 
         Returns:
             (4 + n,) float32: the losses; the settings of the update; the partial gradient sums.
@@ -142,7 +142,10 @@ class UpdateModule(flow.nn.Module):
         self._placement = placement
 
     def forward(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:
-        """Sums (n,) gradients over the ranks and updates; (2,) float32: gradient norm, 1 if the weights changed."""
+        """Sum (n,) gradients over the ranks and update.
+
+        Return (2,) float32: gradient norm, 1 if the weights changed.
+        """
         with flow.no_grad():
             return _apply(self.state, [self._placement.all_reduce_sum(partial_sums)], hyper)
 
@@ -152,7 +155,7 @@ def _apply(state: TrainingState, gradients: list[Tensor], hyper: Tensor) -> Tens
 
 
 def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """Gradients by the tape; inside a graph the loss is declared first, which makes the graph a training graph."""
+    """Return the gradients; inside a graph, declare the loss first, which makes it a training graph."""
     internal = flow._oneflow_internal
     if loss.is_lazy:
         internal.nn.graph.AddTensorAsGraphLoss(loss)
@@ -279,7 +282,7 @@ class TrainStep(ABC):
         return [self._previous, losses]
 
     def _rows(self, settings: StepSettings) -> Tensor:
-        """Scalars of a step for both ways that the step before it can end, as `StepModule.forward` takes them."""
+        """Return the scalars of a step for both outcomes of the step before it, as `StepModule.forward` takes them."""
         if len(self._started) > 1:
             raise RuntimeError("two steps have been started; finish the older one first")
         possible = [self.state.counters] * 2
@@ -406,7 +409,7 @@ class GraphStep(TrainStep):
 
 
 def _advance(counters: Counters, settings: StepSettings, *, updated: bool, scaled: bool) -> Counters:
-    """Counters after a step. A skipped update leaves the EMA alone and, with a loss scale, halves it."""
+    """Return the counters after a step. A skipped update leaves the EMA alone and, with a loss scale, halves it."""
     moved = replace(counters, pending_decay=1.0)
     if not settings.update:
         return moved

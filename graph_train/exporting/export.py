@@ -32,13 +32,13 @@ class ExportedFile:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What `graph-export` wrote."""
+    """The files that `graph-export` wrote."""
 
     files: tuple[ExportedFile, ...]
 
 
 def export_weights(options: ExportOptions) -> ExportResult:
-    """Runs a whole `graph-export`.
+    """Run a whole `graph-export`.
 
     Raises:
         ValueError, OSError: a setting or a file that cannot be used, or a block that a format does not know.
@@ -70,7 +70,7 @@ def export_weights(options: ExportOptions) -> ExportResult:
 
 
 def _output(options: ExportOptions) -> Path | None:
-    """The file of `--output`; one that cannot be written, or that the weights are in, is refused before any work."""
+    """Return file of `--output`; one that cannot be written, or that the weights are in, is refused before any work."""
     if not options.output:
         return None
     path = output_file("--output", options.output)
@@ -81,7 +81,7 @@ def _output(options: ExportOptions) -> Path | None:
 
 
 def _export_onnx(network: DetectionModel, path: Path, options: ExportOptions) -> ExportedFile:
-    """Builds, checks and writes an ONNX file."""
+    """Build, check and write an ONNX file."""
     # Extras: imported only here.
     import onnxruntime
 

@@ -23,47 +23,53 @@ class TrainingHooks:
     """Every hook, with the reference's arguments, doing nothing. Arrays and tensors must not be changed."""
 
     def on_pretrain_routine_start(self) -> None:
-        """Before anything is built; the run folder exists."""
+        """Run before anything is built; the run folder exists."""
 
     def on_pretrain_routine_end(self, labels: np.ndarray, names: Sequence[str]) -> None:
-        """Data and network are ready. `labels`: (n, 5) [class, cx, cy, w, h] of the whole train set, normalised."""
+        """Run when data and network are ready.
+
+        `labels`: (n, 5) [class, cx, cy, w, h] of the whole train set, normalised.
+        """
 
     def on_train_start(self) -> None:
-        """Before the first epoch."""
+        """Run before the first epoch."""
 
     def on_train_epoch_start(self) -> None:
-        """Before the first batch of an epoch."""
+        """Run before the first batch of an epoch."""
 
     def on_train_batch_start(self) -> None:
-        """Before a batch is fetched to the device."""
+        """Run before a batch is fetched to the device."""
 
     def optimizer_step(self) -> None:
-        """After an iteration whose step updated the weights (the update itself lies inside the compiled step)."""
+        """Run after an iteration whose step updated the weights (the update itself lies inside the compiled step)."""
 
     def on_before_zero_grad(self) -> None:
-        """As `optimizer_step`, right after it."""
+        """Run right after `optimizer_step`."""
 
     def on_train_batch_end(  # noqa: PLR0917 - the reference's arguments
         self, model: Any, ni: int, imgs: Any, targets: Any, paths: Sequence[str], vals: Sequence[float]
     ) -> None:
-        """After a batch. `ni`: iteration over the whole run; `vals`: mean box, objectness and class loss so far."""
+        """Run after a batch. `ni`: iteration over the whole run; `vals`: mean box, objectness and class loss so far."""
 
     def on_train_epoch_end(self, epoch: int) -> None:
-        """After the last batch of an epoch, before its validation."""
+        """Run after the last batch of an epoch, before its validation."""
 
     def on_val_start(self) -> None:
-        """Before the first validation batch."""
+        """Run before the first validation batch."""
 
     def on_val_batch_start(self) -> None:
-        """Before a validation batch."""
+        """Run before a validation batch."""
 
     def on_val_image_end(self, pred: np.ndarray, predn: np.ndarray, path: str, names: Sequence[str], im: Any) -> None:
-        """One image is measured. `pred`, `predn`: (n, 6) x1, y1, x2, y2, confidence, class; network and image px."""
+        """Run after one image is measured.
+
+        `pred`, `predn`: (n, 6) x1, y1, x2, y2, confidence, class; network and image px.
+        """
 
     def on_val_batch_end(  # noqa: PLR0917 - the reference's arguments
         self, batch_i: int, im: Any, targets: Any, paths: Sequence[str], shapes: Any, out: Sequence[np.ndarray]
     ) -> None:
-        """After a validation batch. `out`: detections of each image, as `pred` above."""
+        """Run after a validation batch. `out`: detections of each image, as `pred` above."""
 
     def on_val_end(  # noqa: PLR0917 - the reference's arguments
         self,
@@ -78,22 +84,25 @@ class TrainingHooks:
         ap_class: np.ndarray,
         confusion_matrix: np.ndarray,
     ) -> None:
-        """After validation; per-class arrays, `nt` labels per class over all classes."""
+        """Run after validation; per-class arrays, `nt` labels per class over all classes."""
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
-        """An epoch is over. `vals`: 13 numbers as in `results_csv.RESULT_KEYS`; `fi`: this epoch's fitness."""
+        """Run after an epoch and its validation.
+
+        `vals`: 13 numbers as in `results_csv.RESULT_KEYS`; `fi`: this epoch's fitness.
+        """
 
     def on_model_save(self, last: Path, epoch: int, final_epoch: bool, best_fitness: float, fi: float) -> None:
-        """A checkpoint is complete on the disk."""
+        """Run when a checkpoint is complete on the disk."""
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
-        """After the validation of the best weights. `results`: P, R, mAP50, mAP50-95 and the val losses."""
+        """Run after the validation of the best weights. `results`: P, R, mAP50, mAP50-95 and the val losses."""
 
     def on_params_update(self, params: Mapping[str, Any]) -> None:
-        """A setting was found out during the run, such as the automatic batch size."""
+        """Run when a setting was determined during the run, such as the automatic batch size."""
 
     def teardown(self) -> None:
-        """The run ends, in whatever way; called once."""
+        """Run once when the run ends, in whatever way."""
 
 
 HOOKS: tuple[str, ...] = tuple(name for name in vars(TrainingHooks) if not name.startswith("_"))
@@ -107,7 +116,7 @@ class _Action:
 
 
 class Callbacks:
-    """Who listens to which hook.
+    """The listeners of each hook.
 
     A callback that raises is reported once (its traceback on level DEBUG), and all hooks of its owner are switched off.
     `KeyboardInterrupt` and `SystemExit` pass through.
@@ -121,14 +130,14 @@ class Callbacks:
         """A callback may set this: the run saves and ends after the current batch."""
 
     def add(self, hooks: TrainingHooks, name: str = "") -> None:
-        """Registers every hook that the object's class overrides; `name` is what reports call it."""
+        """Register every hook that the object's class overrides; `name` is what reports call it."""
         owner = name or type(hooks).__name__
         for hook in HOOKS:
             if getattr(type(hooks), hook) is not getattr(TrainingHooks, hook):
                 self._actions[hook].append(_Action(owner, getattr(hooks, hook)))
 
     def register_action(self, hook: str, name: str = "", callback: Callable[..., object] | None = None) -> None:
-        """Registers one function, as YOLOv5's method of this name does.
+        """Register one function, as YOLOv5's method of this name does.
 
         Raises:
             ValueError: an unknown hook (with the nearest one), or something that cannot be called.
@@ -143,7 +152,7 @@ class Callbacks:
 
     @contextlib.contextmanager
     def run_scope(self) -> Iterator[None]:
-        """Within it is one run: what the run registers listens to no other, and nothing is left of the run before."""
+        """Limit what is registered inside to one run; nothing is left of the run before."""
         registered = {hook: tuple(actions) for hook, actions in self._actions.items()}
         self.failed.clear()
         self.stop_training = False
@@ -154,11 +163,11 @@ class Callbacks:
                 self._actions[hook] = [action for action in actions if action.owner not in self.failed]
 
     def listens(self, hook: str) -> bool:
-        """Whether anybody wants this hook; lets the driver skip what only a listener would need."""
+        """Return whether anybody listens to this hook; lets the driver skip what only a listener would need."""
         return bool(self._actions[hook])
 
     def run(self, hook: str, *args: Any, **kwargs: Any) -> None:
-        """Calls all listeners of a hook."""
+        """Call all listeners of a hook."""
         for action in tuple(self._actions[hook]):
             if action.owner in self.failed:
                 continue

@@ -29,7 +29,7 @@ _MLFLOW_LAST = "metrics/fitness"
 
 @dataclass(frozen=True)
 class RunDescription:
-    """What loggers are told about a run."""
+    """The description of a run for its loggers."""
 
     folder: Path
     settings: Mapping[str, Any]
@@ -62,20 +62,20 @@ class TensorBoardLogger(TrainingHooks):
         self._events = EventFile(run.folder, run.first_epoch)
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
-        """One point per curve."""
+        """Log one point per curve."""
         for key, value in zip(RESULT_KEYS, vals, strict=True):
             self._events.scalar(key, value, epoch)
         self._events.scalar("metrics/fitness", fi, epoch)
         self._events.flush()
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
-        """The plots that the run wrote."""
+        """Log the plots that the run wrote."""
         for path in _plots(self._run.folder):
             self._events.png(path.stem, path.read_bytes(), epoch)
         self._events.flush()
 
     def teardown(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._events.close()
 
 
@@ -87,7 +87,7 @@ class WandbLogger(TrainingHooks):
     """
 
     def __init__(self, run: RunDescription) -> None:
-        """Starts (or continues) the W&B run.
+        """Start (or continue) the W&B run.
 
         Raises:
             ValueError: the package is missing.
@@ -114,7 +114,7 @@ class WandbLogger(TrainingHooks):
         write_atomically(id_file, f"{self._run.id}\n")
 
     def on_pretrain_routine_end(self, labels: np.ndarray, names: Sequence[str]) -> None:
-        """The data set as an artifact, if asked for."""
+        """Log the data set as an artifact, if asked for."""
         if self._description.dataset_files:
             artifact = self._wandb.Artifact(f"run_{self._run.id}_dataset", type="dataset")
             for path in self._description.dataset_files:
@@ -122,11 +122,11 @@ class WandbLogger(TrainingHooks):
             self._run.log_artifact(artifact)
 
     def on_train_epoch_end(self, epoch: int) -> None:
-        """Remembers the epoch whose validation follows."""
+        """Remember the epoch whose validation follows."""
         self._epoch, self._images = epoch, []
 
     def on_val_image_end(self, pred: np.ndarray, predn: np.ndarray, path: str, names: Sequence[str], im: Any) -> None:
-        """Keeps a few images of this validation with their boxes."""
+        """Keep a few images of this validation with their boxes."""
         interval = self._description.bbox_interval
         if interval < 1 or self._epoch % interval or len(self._images) >= _MOST_BOX_IMAGES:
             return
@@ -139,7 +139,7 @@ class WandbLogger(TrainingHooks):
         self._images.append(self._wandb.Image(path, boxes=boxes, caption=Path(path).name))
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
-        """All curves, and the summary if this epoch is the best."""
+        """Log all curves, and the summary if this epoch is the best."""
         values: dict[str, Any] = dict(zip(RESULT_KEYS, vals, strict=True))
         if self._images:
             values["Bounding Box Debugger/Images"] = self._images
@@ -148,7 +148,7 @@ class WandbLogger(TrainingHooks):
             self._run.summary.update(dict(zip(BEST_KEYS, (epoch, *vals[3:7]), strict=True)))
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
-        """Final results, plots and weights."""
+        """Log final results, plots and weights."""
         final = dict(zip(VALIDATION_KEYS, results, strict=True))
         plots = [self._wandb.Image(str(path), caption=path.name) for path in _plots(self._description.folder)]
         self._run.log(final | {"epoch": epoch} | ({"Results": plots} if plots else {}))
@@ -159,7 +159,7 @@ class WandbLogger(TrainingHooks):
             self._run.log_artifact(artifact, aliases=["latest", "best"])
 
     def teardown(self) -> None:
-        """Ends the W&B run; waits for its uploads."""
+        """End the W&B run; waits for its uploads."""
         self._run.finish()
 
 
@@ -181,7 +181,7 @@ class MlflowLogger(TrainingHooks):
     """
 
     def __init__(self, run: RunDescription) -> None:
-        """Starts (or continues) the MLflow run.
+        """Start (or continue) the MLflow run.
 
         Raises:
             ValueError: the package is missing.
@@ -206,14 +206,14 @@ class MlflowLogger(TrainingHooks):
             self._client.log_param(self._id, key, str(value)[:_MLFLOW_VALUE_CHARACTERS])
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
-        """One point per curve; MLflow's names may not hold a colon."""
+        """Log one point per curve; MLflow's names may not hold a colon."""
         if epoch in self._logged:  # by the run that this one goes on with; points cannot be replaced
             return
         for key, value in (*zip(RESULT_KEYS, vals, strict=True), (_MLFLOW_LAST, fi)):
             self._client.log_metric(self._id, key.replace(":", "-"), float(value), step=epoch)
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
-        """Plots, the table of all epochs, and the weights."""
+        """Log plots, the table of all epochs, and the weights."""
         weights = best if best.exists() else last
         for path in (*_plots(self._folder), self._folder / "results.csv", weights):
             if path.exists():
@@ -221,7 +221,7 @@ class MlflowLogger(TrainingHooks):
         self._status = "FINISHED"
 
     def teardown(self) -> None:
-        """Ends the MLflow run; one that was stopped counts as killed until it is resumed."""
+        """End the MLflow run; one that was stopped counts as killed until it is resumed."""
         self._client.set_terminated(self._id, self._status)
 
 
@@ -239,7 +239,7 @@ _LOGGERS: Mapping[str, type[TensorBoardLogger] | type[WandbLogger] | type[Mlflow
 
 
 def add_loggers(callbacks: Callbacks, names: Sequence[str], run: RunDescription) -> None:
-    """Starts the named loggers and registers them.
+    """Start the named loggers and register them.
 
     Raises:
         ValueError: an unknown name, a package that is not installed, or a logger that cannot start (no account, no

@@ -41,11 +41,11 @@ class EventFile:
         self.flush()
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        """One point of a curve; stored as float32."""
+        """Write one point of a curve; stored as float32."""
         self._write_value(step, tag=tag, simple_value=value)
 
     def png(self, tag: str, data: bytes, step: int) -> None:
-        """An image, already encoded as PNG.
+        """Write an image, already encoded as PNG.
 
         Raises:
             ValueError: the bytes are no PNG.
@@ -57,11 +57,11 @@ class EventFile:
         self._write_value(step, tag=tag, image=image)
 
     def flush(self) -> None:
-        """Brings everything to the disk."""
+        """Bring everything to the disk."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Flushes and closes the file; a second call does nothing."""
+        """Flush and close the file; a second call does nothing."""
         if not self._closed:
             self._closed = True
             self._writer.close()

@@ -8,7 +8,7 @@ VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
 def gpu_numbers(request: str) -> tuple[int, ...] | None:
-    """The GPUs that a text names: "0", "cuda:1" or "2,3"; () for "", the first there is; None for "cpu".
+    """Return the GPUs that a text names: "0", "cuda:1" or "2,3"; () for "", the first there is; None for "cpu".
 
     Raises:
         ValueError: it is none of these.
@@ -23,12 +23,12 @@ def gpu_numbers(request: str) -> tuple[int, ...] | None:
 
 
 def visible_devices(numbers: Sequence[int]) -> str:
-    """Its value for these GPUs."""
+    """Return the value of CUDA_VISIBLE_DEVICES for these GPUs."""
     return ",".join(map(str, numbers))
 
 
 def cpu_threads() -> int:
-    """Threads that CPU kernels of this process divide their work over: OMP_NUM_THREADS, or the cores it may use.
+    """Return threads that CPU kernels of this process divide their work over: OMP_NUM_THREADS, or the cores it may use.
 
     Sums are split by them, so results differ with their number, in the last digits at first.
     """
@@ -37,7 +37,7 @@ def cpu_threads() -> int:
 
 
 def select_device(request: str, local_rank: int | None = None) -> str:
-    """The OneFlow device for `--device`: "" takes a GPU where there is one; "cpu"; or one CUDA index such as "0".
+    """Return OneFlow device for `--device`: "" takes a GPU where there is one; "cpu"; or one CUDA index such as "0".
 
     Args:
         request: the flag.

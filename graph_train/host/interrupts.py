@@ -12,7 +12,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(parent: int) -> None:
-    """Lets the kernel kill this process when its parent dies in whatever way; for helpers that work for it alone.
+    """Let the kernel kill this process when its parent dies in whatever way; for helpers that work for it alone.
 
     Args:
         parent: its process number; if it is gone already, this process ends at once.

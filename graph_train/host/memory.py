@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 
 def resident_bytes() -> int:
-    """Bytes of this process that lie in memory now."""
+    """Return the bytes of this process that lie in memory now."""
     return _status("VmRSS")
 
 
 def peak_bytes() -> int:
-    """Most bytes of this process that ever lay in memory at once."""
+    """Return the most bytes of this process that ever lay in memory at once."""
     return _status("VmHWM")
 
 
@@ -28,7 +28,7 @@ class DeviceMemory(NamedTuple):
 
 
 def device_memory(number: int) -> DeviceMemory:
-    """Memory of a GPU, over all processes, as its driver tells.
+    """Return the memory of a GPU, over all processes, as its driver tells.
 
     Args:
         number: of the GPU among those that this process may see.

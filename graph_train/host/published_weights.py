@@ -29,7 +29,7 @@ class PublishedFile:
 
 @cache
 def published_files() -> Mapping[str, PublishedFile]:
-    """Name -> where it comes from."""
+    """Return the source of each published file by name."""
     table = json.loads(_TABLE.read_text())
     return {
         name: PublishedFile(table["release"], table["licence"], table["url"].format(file=name), **facts)
@@ -38,7 +38,7 @@ def published_files() -> Mapping[str, PublishedFile]:
 
 
 def located_weights(weights: str | Path, *, allow_download: bool) -> Path:
-    """The weight file behind a path, or behind the name of a published one that is not there.
+    """Return the weight file behind a path, or behind the name of a published one that is not there.
 
     Args:
         weights: a path; a bare name of `published_files()` is looked for in the user's cache too.

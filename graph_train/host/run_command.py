@@ -24,7 +24,7 @@ _NO_MEMORY = (
 
 
 def run_command(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
-    """Runs a command and turns what went wrong into a line on stderr and an exit code.
+    """Run a command and turn what went wrong into a line on stderr and an exit code.
 
     ValueError and OSError are the user's (2), a `RunEndedError` brings its own code, anything else is ours (1);
     KeyboardInterrupt gives 130. Output that nobody can read any more is no error.
@@ -35,7 +35,7 @@ def run_command(name: str, command: Callable[[], int | None], *, debug: bool) ->
 
 @contextlib.contextmanager
 def _logging_restored() -> Iterator[None]:
-    """Undoes `show_messages`: a program that calls a command keeps its own handlers."""
+    """Undo `show_messages`: a program that calls a command keeps its own handlers."""
     log = logging.getLogger("graph_train")
     handlers, level, propagate = log.handlers[:], log.level, log.propagate
     try:
@@ -72,7 +72,7 @@ def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> 
 
 
 def _require_current_folder() -> None:
-    """Refuses to start where relative paths mean nothing.
+    """Refuse to start where relative paths mean nothing.
 
     Raises:
         OSError: says what to do.
@@ -84,7 +84,7 @@ def _require_current_folder() -> None:
 
 
 def _out_of_memory_message(error: BaseException) -> str:
-    """One line if the system gave no more memory or threads, and which limit may be to blame; "" otherwise."""
+    """Return one line if the system gave no more memory or threads, and which limit may be to blame; "" otherwise."""
     text = one_line(error)
     if not (isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY)):
         return ""
@@ -105,7 +105,7 @@ def _code(error: BaseException | None) -> int:
 
 
 def show_messages() -> None:
-    """Prints the program's messages as they are; for commands without a log file."""
+    """Print the program's messages as they are; for commands without a log file."""
     log = logging.getLogger("graph_train")
     console = TerminalHandler(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
@@ -115,7 +115,7 @@ def show_messages() -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, with the file that it is about."""
+    """Return an error's message in one line, with the file that it is about."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{printable(os.fspath(error.filename))}: {error.strerror}"
     text = " ".join(str(error).split())

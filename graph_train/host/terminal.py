@@ -22,7 +22,7 @@ class SteadyStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Writes if it can; tells the length of the text in any case."""
+        """Write if possible; return the length of the text in any case."""
         try:
             try:
                 self._stream.write(text)
@@ -33,7 +33,7 @@ class SteadyStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flushes if it can."""
+        """Flush if possible."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -76,7 +76,7 @@ def _to_nowhere(descriptor: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def steady_output() -> Iterator[None]:
-    """Makes stdout and stderr steady for a while; a nested use changes nothing."""
+    """Make stdout and stderr steady for a while; a nested use changes nothing."""
     before = sys.stdout, sys.stderr
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -92,10 +92,10 @@ def steady_output() -> Iterator[None]:
 
 
 class TerminalHandler(logging.StreamHandler):
-    """Prints messages above a bar that is being drawn, never into it."""
+    """A handler that prints messages above a progress bar, never into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """As the base class, with the bar taken away for the moment."""
+        """Print a record with the progress bar cleared for the moment."""
         from tqdm import tqdm
 
         with tqdm.external_write_mode(file=self.stream):
@@ -106,11 +106,11 @@ class LogFile(logging.FileHandler):
     """A log whose messages are lost, rather than the run, while its disk is full."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class's name
-        """A failed write is no news where the disk is full; anything else is a defect and is shown."""
+        """Ignore a failed write where the disk is full; show anything else, which is a defect."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
     def close(self) -> None:
-        """Closes the file, whatever of it is on the disk."""
+        """Close the file, whatever of it is on the disk."""
         with contextlib.suppress(OSError):
             super().close()

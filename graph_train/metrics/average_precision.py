@@ -22,7 +22,10 @@ _TINY = 1e-16
 
 
 def pairwise_iou(first_xyxy: Array, second_xyxy: Array, *, eps: float = 1e-7) -> Array:
-    """IoU of every pair: corners (a, 4) and (b, 4) in one unit to (a, b); `eps` gives two boxes without area 0."""
+    """Return (a, b) IoU of every pair of corners (a, 4) and (b, 4) in one unit.
+
+    `eps` gives two boxes without area 0.
+    """
     a, b = first_xyxy[:, None], second_xyxy[None]
     sides = np.clip(np.minimum(a[..., 2:4], b[..., 2:4]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
     overlap = sides[..., 0] * sides[..., 1]
@@ -34,7 +37,7 @@ def _area(boxes_xyxy: Array) -> Array:
 
 
 def match_detections(detections: Array, labels: Array, iou_thresholds: Array = IOU_THRESHOLDS) -> Array:
-    """Which detections of one image are correct, at each IoU level.
+    """Return which detections of one image are correct, at each IoU level.
 
     A detection goes for the label of its class that it overlaps most; of the detections that go for one label the
     first row is correct, the others are false. Of labels that a detection overlaps equally the last row counts.
@@ -97,14 +100,20 @@ class ClassMetrics:
         return self.ap.mean(axis=1)
 
     def means(self) -> tuple[float, float, float, float]:
-        """Precision, recall, mAP50, mAP50-95 averaged over the classes that have labels; zeros when there are none."""
+        """Return precision, recall, mAP50, mAP50-95 averaged over the classes that have labels.
+
+        They are zeros when there are none.
+        """
         if not len(self.classes):
             return 0.0, 0.0, 0.0, 0.0
         columns = (self.precision, self.recall, self.ap50, self.ap50_95)
         return tuple(float(column.mean()) for column in columns)  # type: ignore[return-value]
 
     def maps(self, num_classes: int) -> Array:
-        """(num_classes,) mAP50-95 per class; a class without labels gets the mean, as YOLOv5's image weights expect."""
+        """Return (num_classes,) mAP50-95 per class.
+
+        A class without labels gets the mean, as YOLOv5's image weights expect.
+        """
         values = np.full(num_classes, self.means()[3])
         values[self.classes] = self.ap50_95
         return values
@@ -118,7 +127,7 @@ def metrics_per_class(
     *,
     interpolation: Interpolation = "continuous",
 ) -> ClassMetrics:
-    """Average precision and the best working point, from the matched detections of a whole data set.
+    """Return average precision and the best working point, from the matched detections of a whole data set.
 
     Args:
         correct: (n, t) bool of `match_detections`.
@@ -178,7 +187,7 @@ def _at_best_confidence(
 def average_precision(
     recall: Array, precision: Array, interpolation: Interpolation = "continuous"
 ) -> tuple[float, tuple[Array, Array]]:
-    """Area under a precision-recall curve, sampled at 101 recalls, and the curve it was taken from.
+    """Return area under a precision-recall curve, sampled at 101 recalls, and the curve it was taken from.
 
     The curve is extended to recall 0 (precision 1) and recall 1 (precision 0), and its precision is made to fall: at
     each recall the best precision at this or any greater recall.
@@ -200,7 +209,10 @@ def average_precision(
 
 
 def smooth(values: Array, fraction: float) -> Array:
-    """Box filter over about `fraction` of the (n,) values, an odd number of them; the ends are repeated outwards."""
+    """Return box filter over about `fraction` of the (n,) values, an odd number of them.
+
+    The ends are repeated outwards.
+    """
     width = round(len(values) * fraction * 2) // 2 + 1
     half = np.ones(width // 2)
     padded = np.concatenate((half * values[0], values, half * values[-1]))
@@ -208,12 +220,14 @@ def smooth(values: Array, fraction: float) -> Array:
 
 
 def fitness(results: Array) -> Array:
-    """0.1 mAP50 + 0.9 mAP50-95 of (..., 4+) rows [P, R, mAP50, mAP50-95, …]; the best weights maximise it."""
+    """Return 0.1 mAP50 + 0.9 mAP50-95 of (..., 4+) rows [P, R, mAP50, mAP50-95, …]; the best weights maximise it."""
     return (np.asarray(results)[..., :4] * [0.0, 0.0, 0.1, 0.9]).sum(axis=-1)
 
 
 def best_row(results: Array) -> int:
-    """Which epoch, of (n, 4+) rows as `fitness` takes them, has the best weights; of equal ones the last, as in a run.
+    """Return which epoch, of (n, 4+) rows as `fitness` takes them, has the best weights.
+
+    Of equal epochs the last one counts, as in a run.
 
     Rows of zeros, epochs that were not validated, count less than all others; those with NaN are the next above them.
     """

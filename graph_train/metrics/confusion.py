@@ -11,7 +11,7 @@ Array = npt.NDArray[Any]
 
 
 class ConfusionMatrix:
-    """Counts over images.
+    """A confusion matrix, counted over images.
 
     `counts` (nc + 1, nc + 1) int64: row = predicted class, column = true class; the last row holds labels that no
     detection met, the last column detections that met no label.
@@ -24,7 +24,7 @@ class ConfusionMatrix:
         self.counts: npt.NDArray[np.int64] = np.zeros((num_classes + 1, num_classes + 1), np.int64)
 
     def add(self, detections: Array, labels: Array) -> None:
-        """Counts one image.
+        """Count one image.
 
         Pairs of detection and label with IoU > iou_thres, of whatever class, are joined from the greatest overlap down:
         each detection keeps its best label, then each label its best detection. An image in which no pair is joined
@@ -46,13 +46,13 @@ class ConfusionMatrix:
         np.add.at(self.counts, (spurious, np.full_like(spurious, self.num_classes)), 1)
 
     def true_and_false_positives(self) -> tuple[Array, Array]:
-        """(nc,) correct detections and (nc,) wrong ones per predicted class."""
+        """Return (nc,) correct detections and (nc,) wrong ones per predicted class."""
         correct = self.counts.diagonal()
         return correct[:-1], (self.counts.sum(axis=1) - correct)[:-1]
 
 
 def _best_pairs(iou: Array, threshold: float) -> tuple[Array, Array]:
-    """Label and detection numbers of the joined pairs, from (labels, detections) overlaps."""
+    """Return label and detection numbers of the joined pairs, from (labels, detections) overlaps."""
     label, detection = np.nonzero(iou > threshold)
     order = np.argsort(-iou[label, detection], kind="stable")
     label, detection = label[order], detection[order]

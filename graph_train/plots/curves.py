@@ -32,7 +32,7 @@ _NAMED_CELLS = 99
 def plot_validation(
     classes: ClassMetrics, confusion: ConfusionMatrix, class_names: Sequence[str], folder: Path
 ) -> None:
-    """Writes `PR_curve.png`, `F1_curve.png`, `P_curve.png`, `R_curve.png` and `confusion_matrix.png` into a folder.
+    """Write `PR_curve.png`, `F1_curve.png`, `P_curve.png`, `R_curve.png` and `confusion_matrix.png` into a folder.
 
     Without any label the four curves are left out: there is nothing to measure.
     """
@@ -47,7 +47,10 @@ _STEMS = {"F1": "F1", "Precision": "P", "Recall": "R"}
 
 
 def plot_precision_recall(classes: ClassMetrics, class_names: Sequence[str], path: Path) -> None:
-    """Precision over recall at IoU 0.5, one line per class and their mean; the legend gives the average precisions."""
+    """Plot precision over recall at IoU 0.5, one line per class and their mean.
+
+    The legend gives the average precisions.
+    """
     figure = new_figure(9, 5.5, f"Precision over recall at IoU 0.5: mAP50 {classes.means()[2]:.3f}")
     axes = figure.subplots()
     labels = [f"{class_names[c]}  {ap:.3f}" for c, ap in zip(classes.classes, classes.ap50, strict=True)]
@@ -61,7 +64,7 @@ def plot_precision_recall(classes: ClassMetrics, class_names: Sequence[str], pat
 
 
 def plot_over_confidence(classes: ClassMetrics, class_names: Sequence[str], quantity: str, path: Path) -> None:
-    """F1, Precision or Recall over the confidence threshold at IoU 0.5, one line per class and their mean.
+    """Plot F1, Precision or Recall over the confidence threshold at IoU 0.5, one line per class and their mean.
 
     The confidence at which the table's precision and recall are taken is marked.
     """
@@ -82,7 +85,7 @@ def plot_over_confidence(classes: ClassMetrics, class_names: Sequence[str], quan
 
 
 def _class_lines(axes: Any, x: Array, curves: Array, categories: Array, labels: Sequence[str]) -> None:
-    """One thin line per class; beyond 20 classes they are grey and not in the legend."""
+    """Plot one thin line per class; beyond 20 classes they are grey and not in the legend."""
     few = len(categories) <= _NAMED_CURVES
     for category, curve, label in zip(categories, curves, labels, strict=True):
         colour = hex_colour(class_colour(int(category))) if few else "#b8c0ca"
@@ -90,7 +93,10 @@ def _class_lines(axes: Any, x: Array, curves: Array, categories: Array, labels: 
 
 
 def plot_confusion(confusion: ConfusionMatrix, class_names: Sequence[str], path: Path) -> None:
-    """Share of each true class (column) that was found as each class (row); background is what no box belongs to."""
+    """Plot the share of each true class (column) that was found as each class (row).
+
+    Background is what no box belongs to.
+    """
     counts = confusion.counts.astype(np.float64)
     shares = counts / (counts.sum(axis=0, keepdims=True) + 1e-9)
     number = len(class_names)
@@ -127,7 +133,7 @@ def _write_cells(axes: Any, shares: Array, counts: Array, number: int) -> None:
 
 
 def plot_study(points: Mapping[str, Sequence[tuple[int, float, float]]], path: Path) -> None:
-    """One line per set of weights: points are (image size px, inference ms per image, mAP50-95)."""
+    """Plot one line per set of weights: points are (image size px, inference ms per image, mAP50-95)."""
     figure = new_figure(9, 5.5, "Accuracy against speed; at the points the image size in px")
     axes = figure.subplots()
     for number, (name, line) in enumerate(points.items()):

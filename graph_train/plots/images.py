@@ -25,7 +25,7 @@ _GAP_PX = 4
 
 @dataclass(frozen=True)
 class BoxStyle:
-    """How boxes are drawn: thickness of the lines in px, whether class names are shown, and confidences beside them."""
+    """Style of drawn boxes: thickness of the lines in px, whether class names and confidences are shown."""
 
     line_px: int = 2
     names: bool = True
@@ -52,7 +52,7 @@ class _Mark:
 def plot_labelled(
     images: Array, labels: Array, class_names: Sequence[str], path: Path, *, paths: Sequence[str | Path] | None = None
 ) -> None:
-    """Draws a batch with its labels into a JPEG or PNG.
+    """Draw a batch with its labels into a JPEG or PNG.
 
     Args:
         images: (B, 3, H, W) uint8 RGB; the first 16 are shown.
@@ -77,7 +77,7 @@ def plot_detections(
     *,
     paths: Sequence[str | Path] | None = None,
 ) -> None:
-    """Draws a batch with what was found in it, above a confidence of 0.25, into a JPEG or PNG.
+    """Draw a batch with what was found in it, above a confidence of 0.25, into a JPEG or PNG.
 
     Args:
         images: (B, 3, H, W) uint8 RGB; the first 16 are shown.
@@ -92,7 +92,7 @@ def plot_detections(
 
 
 def draw_detections(image: Array, detections: Array, class_names: Sequence[str], style: BoxStyle) -> Array:
-    """A copy of an image (h, w, 3) uint8 RGB with detections (k, 6) x1, y1, x2, y2 in px, confidence, class."""
+    """Return a copy of an image (h, w, 3) uint8 RGB with detections (k, 6) x1, y1, x2, y2 in px, confidence, class."""
     from PIL import Image, ImageDraw
 
     picture = Image.fromarray(image)
@@ -160,7 +160,7 @@ def _tag(
     *,
     font_px: int = _MOSAIC_STYLE.font_px,
 ) -> None:
-    """A filled strip with text whose lower left corner is given, kept inside the picture."""
+    """Draw a filled strip with text whose lower left corner is given, kept inside the picture."""
     font = _font(font_px)
     left, top, right, bottom = font.getbbox(text)
     width, height = right - left + 4, bottom - top + 4

@@ -22,7 +22,7 @@ _NAMED_BARS = 30
 
 
 def plot_labels(labels: Array, class_names: Sequence[str], path: Path) -> None:
-    """Draws four views of all labels of a split.
+    """Draw four views of all labels of a split.
 
     Args:
         labels: (n, 5) class, cx, cy, w, h normalised; n may be 0.
@@ -80,7 +80,7 @@ def _bars(axes: Any, labels: Array, class_names: Sequence[str]) -> None:
 
 
 def _outlines(axes: Any, labels: Array) -> None:
-    """Boxes moved to a common centre, evenly picked from all labels."""
+    """Draw boxes moved to a common centre, evenly picked from all labels."""
     from matplotlib.collections import PolyCollection
 
     picked = labels[np.unique(np.linspace(0, len(labels) - 1, min(len(labels), _DRAWN_BOXES)).astype(np.int64))]
@@ -97,7 +97,7 @@ def _outlines(axes: Any, labels: Array) -> None:
 
 
 def _density(axes: Any, x: Array, y: Array, limit: tuple[float, float]) -> None:
-    """Two-dimensional histogram; empty cells stay white."""
+    """Draw a two-dimensional histogram; empty cells stay white."""
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = LinearSegmentedColormap.from_list("shades", ["#d6e4f5", ACCENT, "#0b2545"])

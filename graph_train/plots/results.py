@@ -30,7 +30,7 @@ _EVOLUTION_COLUMNS = 5
 
 
 def read_results(path: Path) -> dict[str, Array]:
-    """Columns of a `results.csv` by name; YOLOv5 pads names and values with spaces, which are dropped.
+    """Return the columns of a `results.csv` by name; YOLOv5 pads names and values with spaces, which are dropped.
 
     Raises:
         ValueError: no data, a row of another length, or a value that is no number; names file and line.
@@ -50,7 +50,7 @@ def read_results(path: Path) -> dict[str, Array]:
 
 
 def plot_results(results_csv: Path, png: Path) -> None:
-    """Draws losses, precision, recall and mAP over the epochs; the epoch with the best fitness is marked.
+    """Draw losses, precision, recall and mAP over the epochs; the epoch with the best fitness is marked.
 
     Raises:
         ValueError: the file is not one of results, see `read_results`.
@@ -81,7 +81,7 @@ def _panel(axes: Any, epoch: Array, values: Array, best: int) -> None:
 
 
 def _trend(values: Array) -> Array:
-    """Average over neighbouring epochs with Gaussian weights, standard deviation 3 epochs."""
+    """Return average over neighbouring epochs with Gaussian weights, standard deviation 3 epochs."""
     distance = np.subtract.outer(np.arange(len(values)), np.arange(len(values)))
     weights = np.exp(-0.5 * (distance / 3.0) ** 2) * np.isfinite(values)
     return weights @ np.nan_to_num(values, posinf=0.0, neginf=0.0) / np.maximum(weights.sum(axis=1), 1e-12)
@@ -90,7 +90,7 @@ def _trend(values: Array) -> Array:
 def plot_evolution(
     names: Sequence[str], values: npt.NDArray[np.float64], fitness: npt.NDArray[np.float64], path: Path
 ) -> None:
-    """One panel per hyper-parameter: every generation a point (later ones darker), the best one a cross.
+    """Plot one panel per hyper-parameter: every generation a point (later ones darker), the best one a cross.
 
     Args:
         names: of the columns of `values` (generations, names).

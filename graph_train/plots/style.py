@@ -35,23 +35,23 @@ ACCENT, SECOND = "#2b6cb0", "#d64045"
 
 
 def class_colour(category: int) -> RGB:
-    """Colour of a class, 0 to 255 each; classes 20 apart share one."""
+    """Return the colour of a class, 0 to 255 each; classes 20 apart share one."""
     return _CLASS_COLOURS[category % len(_CLASS_COLOURS)]
 
 
 def hex_colour(colour: RGB) -> str:
-    """The same as a string that matplotlib reads."""
+    """Return the same as a string that matplotlib reads."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def text_on(colour: RGB) -> RGB:
-    """Black or white, whichever reads better on the colour."""
+    """Return black or white, whichever reads better on the colour."""
     brightness = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     return (20, 24, 28) if brightness > 150 else (255, 255, 255)
 
 
 def new_figure(width: float, height: float, title: str) -> Any:
-    """A `matplotlib.figure.Figure` in inches with a heading; it belongs to no window and needs no closing."""
+    """Return a `matplotlib.figure.Figure` in inches with a heading; it belongs to no window and needs no closing."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
@@ -60,7 +60,7 @@ def new_figure(width: float, height: float, title: str) -> Any:
 
 
 def quiet_axes(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
-    """Light grid, no box; titles and axis names in one size."""
+    """Style axes: light grid, no box; titles and axis names in one size."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -74,12 +74,12 @@ def quiet_axes(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def save(figure: Any, path: Path, *, dpi: int = 150) -> None:
-    """Writes the picture; equal figures give equal files (no date or version is recorded)."""
+    """Write the picture; equal figures give equal files (no date or version is recorded)."""
     metadata = {"Software": None} if path.suffix == ".png" else None
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=dpi, metadata=metadata)
 
 
 def legend_outside(axes: Any, *, title: str = "") -> None:
-    """Legend to the right of the axes, so that it never hides a curve."""
+    """Put the legend to the right of the axes, so that it never hides a curve."""
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, title=title, title_fontsize=9)

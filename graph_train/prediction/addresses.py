@@ -73,7 +73,7 @@ def _fetch_address(address: str, stem: Path) -> Path | None:
 
 
 def _file_ending(address: str) -> str | None:
-    """The ending that the file of an address gets; None of a stream.
+    """Return the ending that the file of an address gets; None of a stream.
 
     Raises:
         FetchError: nothing is there, or neither image nor video.
@@ -92,7 +92,7 @@ def _file_ending(address: str) -> str | None:
 
 
 def result_name(address: str, file: Path | None) -> Path:
-    """What the results of an address are called: after the last part of its path, or its host.
+    """Return what the results of an address are called: after the last part of its path, or its host.
 
     Args:
         address: of an image, video, camera or stream.

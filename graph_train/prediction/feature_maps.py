@@ -43,7 +43,7 @@ class _LayersGraph(flow.nn.Graph):
 
 
 class FeatureMaps:
-    """Runs a network up to its head and writes what each layer puts out.
+    """A network up to its head, and files with the output of each layer.
 
     Args:
         network: in evaluation mode.
@@ -58,7 +58,7 @@ class FeatureMaps:
         self._graphs: dict[tuple[int, ...], _LayersGraph] = {}
 
     def write(self, images: Any, folders: Sequence[Path]) -> None:
-        """Writes `stage<layer>_<block>_features.png` and `.npy` for each layer, as YOLOv5 names them.
+        """Write `stage<layer>_<block>_features.png` and `.npy` for each layer, as YOLOv5 names them.
 
         Args:
             images: (B, 3, H, W) uint8 RGB.
@@ -87,7 +87,7 @@ class FeatureMaps:
 
 
 def _mosaic(maps: Array) -> Any:
-    """Channels (C, h, w), each from its lowest to its highest value, side by side as a picture."""
+    """Return channels (C, h, w), each from its lowest to its highest value, side by side as a picture."""
     from matplotlib import colormaps
     from PIL import Image
 

@@ -49,7 +49,8 @@ class ImageDetector:
     """
 
     def __init__(self, options: DetectorOptions) -> None:
-        """
+        """Load the weights and compile nothing yet.
+
         Raises:
             ValueError, OSError: a setting or a file that cannot be used.
         """
@@ -125,7 +126,7 @@ class ImageDetector:
         return found
 
     def detect(self, batch: Batch) -> BatchDetections:
-        """Detections in a batch that was made with the settings `batches`; one caller at a time."""
+        """Return the detections in a batch that was made with the settings `batches`; one caller at a time."""
         images = batch.images
         started = time.perf_counter()
         predictions = self._detector(images)[0]

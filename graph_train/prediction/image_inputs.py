@@ -26,7 +26,7 @@ class OpenedImage:
 
 
 def is_batch(images: Any) -> bool:
-    """Whether it is a list of images rather than one."""
+    """Return whether `images` is a list of images rather than one."""
     return isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
 
 

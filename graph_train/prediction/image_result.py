@@ -41,11 +41,11 @@ class ImageResult:
         return f"{name}: {width}x{height} px, {counted(self._rows, self.class_names)}"
 
     def plot(self, *, line_px: int = 3, names: bool = True, confidences: bool = True) -> Array:
-        """A copy of the image with its boxes, (h, w, 3) uint8 RGB."""
+        """Return a copy of the image with its boxes, (h, w, 3) uint8 RGB."""
         return draw_detections(self._pixels, self._rows, self.class_names, BoxStyle(line_px, names, confidences))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values that JSON holds."""
+        """Return the plain values that JSON holds."""
         objects = [
             {"box": box, "score": score, "class": number, "name": self.class_names[number]}
             for box, score, number in zip(self.boxes.tolist(), self.scores.tolist(), self.classes.tolist(), strict=True)
@@ -63,6 +63,6 @@ class ImageResult:
 
 
 def counted(rows: Array, class_names: tuple[str, ...]) -> str:
-    """Such as "3 cats, 1 dog" of detections (k, 6)."""
+    """Return text such as "3 cats, 1 dog" for detections (k, 6)."""
     numbers = np.bincount(rows[:, 5].astype(np.int64), minlength=len(class_names))
     return ", ".join(f"{numbers[n]} {class_names[n]}" for n in np.flatnonzero(numbers)) or "nothing found"

@@ -68,7 +68,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """What `graph-predict` found.
+    """The results of `graph-predict`.
 
     Attributes:
         folder: where everything was written, or None if nothing was asked for.
@@ -95,7 +95,7 @@ class PredictionResult:
 
 
 def predict_sources(options: PredictOptions) -> PredictionResult:
-    """Runs a whole `graph-predict`.
+    """Run a whole `graph-predict`.
 
     Raises:
         ValueError, OSError: a setting or a file that cannot be used. A broken image among others is no error: it is
@@ -140,7 +140,7 @@ def _check_sources(options: PredictOptions, sources: Sources) -> None:
 
 
 def _with_frame_folders(sources: Sources) -> Sources:
-    """Videos under names with which no frame is called like an image: `clip.mp4` beside `clip_1.jpg` is `clip_2.mp4`.
+    """Rename videos so that no frame is called like an image: `clip.mp4` beside `clip_1.jpg` is `clip_2.mp4`.
 
     What becomes of a frame is called after its video and its number, see `Prediction.stem`.
     """
@@ -207,11 +207,11 @@ class _PredictionRun:
         self._writer.abandon()
 
     def finish(self) -> None:
-        """Writes all that is not written yet."""
+        """Write all that is not written yet."""
         self._writer.close()
 
     def predict_images(self) -> None:
-        """All images, broken ones left out."""
+        """Predict in all images, broken ones left out."""
         files = self._sources.images
         if not files:
             return
@@ -246,7 +246,7 @@ class _PredictionRun:
             self._tally.add(found[number])
 
     def predict_videos(self) -> None:
-        """All videos, one after the other; broken ones are left out."""
+        """Predict in all videos, one after the other; broken ones are left out."""
         for file in self._sources.videos:
             try:
                 video = Video(file.path)
@@ -270,7 +270,7 @@ class _PredictionRun:
                 number = numbers[-1] + every
 
     def predict_live(self, live: LiveVideo) -> None:
-        """The newest frame of a camera or stream again and again, until it ends or the user interrupts it."""
+        """Yield the newest frame of a camera or stream again and again, until it ends or the user interrupts it."""
         file = self._sources.live
         assert file is not None
         self._writer.write_table()
@@ -292,7 +292,7 @@ class _PredictionRun:
     def _frames(
         self, file: SourceFile, video: Video | LiveVideo, settings: PredictSettings, count: int | None
     ) -> Iterator["_Frames"]:
-        """What looks at the frames of a video and writes the annotated one; `count` of them are expected."""
+        """Return the consumer of the frames of a video and writes the annotated one; `count` of them are expected."""
         name = file.name.with_suffix(".mp4")
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(contextlib.closing(FrameBatches(file.path, video.size, settings)))
@@ -321,7 +321,7 @@ class _PredictionRun:
         return found
 
     def _timed(self, batches: Any) -> Iterator[Any]:
-        """The batches, with the time spent waiting for them taken."""
+        """Yield the batches, with the time spent waiting for them taken."""
         started = time.perf_counter()
         for batch in batches:
             self._timer.load += time.perf_counter() - started
@@ -329,7 +329,7 @@ class _PredictionRun:
             started = time.perf_counter()
 
     def _detected(self, batch: Batch, made: Sequence[Prediction]) -> list[Prediction]:
-        """The predictions, one for each image of a batch, with what was found in it, in px of its file."""
+        """Return the predictions, one for each image of a batch, with what was found in it, in px of its file."""
         found = self._detector.detect(batch)
         self._timer.inference += found.inference_seconds
         self._timer.suppression += found.suppression_seconds
@@ -339,7 +339,7 @@ class _PredictionRun:
         return [replace(prediction, detections=rows) for prediction, rows in zip(made, found.rows, strict=True)]
 
     def result(self) -> PredictionResult:
-        """Everything that was found, after it was written; tells the terminal about it."""
+        """Return everything that was found, after it was written, and print a summary."""
         folder = self._output.folder if self._writes else None
         found, problems = tuple(self._found), tuple(self._problems)
         result = PredictionResult(folder, self._names, found, problems, self._timer.speed(), self._tally)
@@ -379,7 +379,7 @@ def _progress(total: int | None, name: str) -> Any:
 
 
 def _output_settings(options: PredictOptions) -> OutputSettings:
-    """What will be written; its folder is made if there will be anything."""
+    """Return the output settings; make the folder if anything will be written."""
     style = BoxStyle(options.line_thickness, names=not options.hide_labels, confidences=not options.hide_conf)
     output = OutputSettings(
         folder=Path(options.project) / options.name,

@@ -34,7 +34,7 @@ _WRITABLE = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was found in one image or video frame.
+    """The detections in one image or video frame.
 
     Attributes:
         path: the image or video; what was fetched is there until the prediction ends.
@@ -67,7 +67,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """What is written; `drawing` None draws nothing; what was drawn is saved, shown on the screen, or both."""
+    """The files to write; `drawing` None draws nothing; what was drawn is saved, shown on the screen, or both."""
 
     folder: Path
     drawing: BoxStyle | None
@@ -87,7 +87,7 @@ class OutputSettings:
 
 
 class PredictionWriter:
-    """Writes the files of predictions in threads of its own; `close` waits for all of them.
+    """A writer of prediction files with threads of its own; `close` waits for all of them.
 
     No two predictions of a run may have one stem.
 
@@ -113,14 +113,13 @@ class PredictionWriter:
         self._crops: set[Path] = set()
 
     def add_image(self, found: Prediction) -> None:
-        """Queues everything that belongs to an image; its pixels are decoded again."""
+        """Queue everything that belongs to an image; its pixels are decoded again."""
         self._note(found)
         self._settle(_WAITING)
         self._waiting.append(self._pool.submit(self._write_image, found, self._crop_files(found)))
 
     def add_frame(self, found: Prediction, frame: Array, video: VideoFile | None, times: int = 1) -> None:
-        """Writes everything that belongs to a frame (h, w, 3) uint8 RGB, and appends it to a video, once or several
-        times."""
+        """Write everything that belongs to a frame (h, w, 3) uint8 RGB, and append it to a video, once or more often."""
         self._note(found)
         self._write_rows(found, frame, self._crop_files(found))
         if video is not None and self._settings.drawing is not None:
@@ -129,14 +128,14 @@ class PredictionWriter:
                 video.add(drawn)
 
     def write_table(self) -> None:
-        """Writes the table of what there is so far; later rows stand behind it, in their order, not kept in memory."""
+        """Write the table of what there is so far; later rows stand behind it, in their order, not kept in memory."""
         if self._settings.table:
             write_atomically(self._settings.folder / CSV_FILE, _as_csv(self._rows))
             self._rows = []
             self._table = (self._settings.folder / CSV_FILE).open("a", encoding="utf-8", newline="", buffering=1)
 
     def close(self) -> None:
-        """Waits until everything is written, the JSON file in the order of the names."""
+        """Wait until everything is written, the JSON file in the order of the names."""
         try:
             self._settle(0)
             if self._settings.entries:
@@ -148,11 +147,11 @@ class PredictionWriter:
             self.abandon()
 
     def without_overwriting(self, target: Path) -> Path:
-        """A place for a file that is written elsewhere; see `Originals.without_overwriting`."""
+        """Return a place for a file that is written elsewhere; see `Originals.without_overwriting`."""
         return self._originals.without_overwriting(target)
 
     def abandon(self) -> None:
-        """Ends the threads without what is still waiting."""
+        """End the threads without what is still waiting."""
         self._pool.shutdown(cancel_futures=True)
         if self._table is not None:
             self._table.close()
@@ -178,12 +177,12 @@ class PredictionWriter:
                 self._entries.append((found.source, named if found.frame is None else {**named, "frame": found.frame}))
 
     def _image_id(self, stem: Path) -> int | str:
-        """A number if the whole name is one that no other image has, as `01` would after `1`; else the name."""
+        """Return a number if the whole name is one that no other image has, as `01` would after `1`; else the name."""
         number = id_of_name(str(stem))
         return number if self._stems.setdefault(number, stem) == stem else str(stem)
 
     def _crop_files(self, found: Prediction) -> list[Path]:
-        """A file for each detection, by their order: `name.jpg`, `name2.jpg`, …; none twice in a run.
+        """Return a file for each detection, by their order: `name.jpg`, `name2.jpg`, …; none twice in a run.
 
         The second object of `1.jpg` would be called like the first one of `12.jpg`, and two classes may share a folder.
         """
@@ -218,7 +217,7 @@ class PredictionWriter:
                 ImageShow.show(drawn, title=str(found.name))
 
     def _write_rows(self, found: Prediction, pixels: Array | None, crops: Sequence[Path]) -> None:
-        """Label file and crops; an image without detections has none, as in YOLOv5."""
+        """Write label file and crops; an image without detections has none, as in YOLOv5."""
         folder = self._settings.folder
         if self._settings.labels and len(found.detections):
             path = folder / LABELS / f"{found.stem}.txt"
@@ -239,7 +238,7 @@ class PredictionWriter:
 
 
 def _as_csv(rows: Sequence[tuple[Any, ...]]) -> str:
-    """Rows in the order of files and frames, the most certain object of each first; boxes in px."""
+    """Return the rows in the order of files and frames, the most certain object of each first; boxes in px."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -249,7 +248,7 @@ def _as_csv(rows: Sequence[tuple[Any, ...]]) -> str:
 
 
 def crop_box(corners: Array, image_hw: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The px that a crop takes, left, top, right, bottom: a box made larger, inside the image and never empty."""
+    """Return left, top, right, bottom of a crop in px: a box made larger, inside the image and never empty."""
     height, width = image_hw
     centre, sides = (corners[:2] + corners[2:]) / 2, corners[2:] - corners[:2]
     half = (sides * CROP_GAIN + CROP_BORDER_PX) / 2
@@ -259,6 +258,6 @@ def crop_box(corners: Array, image_hw: tuple[int, int]) -> tuple[int, int, int, 
 
 
 def _folder_name(class_name: str) -> str:
-    """The class name without what a folder cannot be called."""
+    """Return the class name without what a folder cannot be called."""
     name = "".join("_" if character in "/\\\0" else character for character in class_name)
     return name if name.strip(".") else "_"

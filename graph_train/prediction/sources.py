@@ -75,7 +75,7 @@ def find_sources(
     downloads: Path,
     allow_download: bool = False,
 ) -> Sources:
-    """Finds the files that `--source` names, and fetches those that it names by address.
+    """Find the files that `--source` names, and fetch those that it names by address.
 
     A folder gives all images and videos below it, each named with its way from the folder; files of other kinds are
     passed over. A `.txt` list or standard input (`-`) has such an entry in each line; relative ones count from the
@@ -118,7 +118,7 @@ def _sorted(files: Sequence[SourceFile], problems: tuple[Problem, ...]) -> Sourc
 
 
 def _fetch(found: _Found, folder: Path) -> None:
-    """Puts a file, or a camera or stream, in the place of each address.
+    """Put a file, or a camera or stream, in the place of each address.
 
     Raises:
         ValueError: one that `--source` itself names gives nothing; of those in lists that is a problem.
@@ -148,7 +148,7 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def _add(entry: str, found: _Found) -> bool:
-    """Adds what an entry names; False if there is nothing of that name."""
+    """Add what an entry names; return False if there is nothing of that name."""
     if has_scheme(entry):
         return is_address(entry) and _add_address(entry, found)
     path = with_home(entry)
@@ -178,7 +178,7 @@ def _add_address(address: str, found: _Found) -> bool:
 
 
 def _add_list(lines: Iterable[str], file: Path, found: _Found, allow_download: bool) -> None:
-    """Entries of a list; what is not there is a problem of its own, the others are looked at."""
+    """Add the entries of a list; what is missing is a problem of its own, the others are used."""
     for number, line in enumerate(lines, start=1):
         entry = line.strip()
         if not entry:
@@ -204,7 +204,7 @@ def _absent(entry: str) -> str:
 
 
 def _with_distinct_names(files: Sequence[SourceFile]) -> list[SourceFile]:
-    """Files of one name in several folders get `name_2`, `name_3` …; a file named twice is looked at once."""
+    """Rename files of one name in several folders `name_2`, `name_3` …; a file named twice is used once."""
     taken: set[Path] = set()
     seen: set[Path | str] = set()
     apart = []

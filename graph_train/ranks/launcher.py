@@ -44,7 +44,7 @@ class RankInfo:
 
 
 def rank_info(variables: Mapping[str, str], *, host: str | None = None) -> RankInfo:
-    """Reads the variables.
+    """Read the variables.
 
     Raises:
         ValueError: some are missing, are no numbers, or contradict each other.
@@ -100,7 +100,7 @@ def _from_slurm(variables: Mapping[str, str], host: str) -> RankInfo:
 
 
 def first_host(nodes: str) -> str:
-    """The first name of a SLURM node list: `gpu[003-010,12],login1` gives `gpu003`.
+    """Return the first name of a SLURM node list: `gpu[003-010,12],login1` gives `gpu003`.
 
     Raises:
         ValueError: no node list.

@@ -25,7 +25,7 @@ _CHECK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """What a watch must know.
+    """The settings of a watch.
 
     Attributes:
         rank: of the process that is watched over.
@@ -57,7 +57,7 @@ class _Peer:
 
 
 class Watch:
-    """Runs until the job is over or lost."""
+    """A process's watch over the ranks, until the job is over or lost."""
 
     def __init__(self, settings: WatchSettings) -> None:
         self._settings = settings
@@ -71,7 +71,7 @@ class Watch:
         self._done = False
 
     def run(self) -> None:
-        """Watches."""
+        """Watch until the job ends."""
         with selectors.DefaultSelector() as selector:
             for peer in self._peers.values():
                 peer.connection.setblocking(False)
@@ -207,14 +207,14 @@ class Watch:
 
 
 def is_readable(number: int) -> bool:
-    """Whether reading from a file descriptor would give something now."""
+    """Return whether reading from a file descriptor would give something now."""
     with selectors.DefaultSelector() as selector:
         selector.register(number, selectors.EVENT_READ)
         return bool(selector.select(0))
 
 
 def main() -> None:
-    """Entry point of the process."""
+    """Run the process."""
     Watch(WatchSettings(**json.loads(sys.argv[1]))).run()
 
 

@@ -38,7 +38,7 @@ class Rendezvous:
 
 
 def join_rendezvous(info: RankInfo, timeout: float) -> Rendezvous:
-    """Waits until all ranks are there.
+    """Wait until all ranks are there.
 
     Args:
         info: of this rank, one of several.
@@ -50,7 +50,7 @@ def join_rendezvous(info: RankInfo, timeout: float) -> Rendezvous:
 
 
 def _receive(info: RankInfo, timeout: float) -> Rendezvous:
-    """Rank 0: collects the others."""
+    """Collect the other ranks, on rank 0."""
     deadline = time.monotonic() + timeout
     where = f"{info.master_host}, port {info.master_port}"
     try:
@@ -91,7 +91,7 @@ def _receive(info: RankInfo, timeout: float) -> Rendezvous:
 
 
 def _admit(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arrival]) -> None:
-    """Takes a rank in; whoever speaks another language is not one."""
+    """Take a rank in; whoever speaks another language is not one."""
     try:
         connection.settimeout(_HELLO_SECONDS)
         hello = _read_line(connection)
@@ -112,7 +112,7 @@ def _admit(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arriva
 
 
 def _report(info: RankInfo, timeout: float) -> Rendezvous:
-    """Any other rank: goes to rank 0."""
+    """Report to rank 0, on any other rank."""
     connection = _connect(info, timeout)
     _send(connection, _hello(info))
     # Rank 0 may have begun to wait only now.
@@ -170,7 +170,7 @@ def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
 
 
 def _read_line(connection: socket.socket) -> dict[str, Any]:
-    """One JSON object.
+    """Read one JSON object.
 
     Raises:
         ValueError: the other side closed, or sent something else.

@@ -48,12 +48,12 @@ _team = Team(RankInfo())
 
 
 def current() -> Team:
-    """The job that this process has joined; a job of one without `join`."""
+    """Return the job that this process has joined; a job of one without `join`."""
     return _team
 
 
 def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
-    """Meets the other ranks that the launcher's variables announce; once per process, and before OneFlow is imported.
+    """Meet the other ranks that the launcher's variables announce; once per process, and before OneFlow is imported.
 
     Args:
         timeout: seconds to wait for the others.
@@ -92,7 +92,7 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
 
 
 def _export_to_engine(info: RankInfo, port: int) -> None:
-    """OneFlow reads these when it is imported; its ranks meet at a port of their own."""
+    """Set the variables that OneFlow reads when it is imported; its ranks meet at a port of their own."""
     # Its own warnings tell of each rank that is not there yet.
     os.environ.setdefault("GLOG_minloglevel", "2")
     values = {
@@ -139,7 +139,7 @@ def _start_watch(info: RankInfo, rendezvous: Any) -> int:
 
 
 def _exit_when_rank_lost(pipe: int) -> None:
-    """Ends this process at once when its watch says that a rank is lost: the main thread may wait for it forever."""
+    """End this process at once when its watch says that a rank is lost: the main thread may wait for it forever."""
     if os.read(pipe, 16):
         logging.shutdown()
         os._exit(RANK_LOST)
@@ -147,7 +147,7 @@ def _exit_when_rank_lost(pipe: int) -> None:
 
 @contextmanager
 def reporting(*, quiet: bool) -> Iterator[None]:
-    """For the work of a rank: the other ranks learn how it ended.
+    """Wrap the work of a rank: the other ranks learn how it ended.
 
     Args:
         quiet: a failure of any rank but the main one is not reported here.
@@ -173,7 +173,7 @@ def reporting(*, quiet: bool) -> Iterator[None]:
 
 
 def leave(code: int) -> None:
-    """Ends a process of several that failed, without OneFlow's own shutdown: that would wait for all ranks."""
+    """End a process of several that failed, without OneFlow's own shutdown: that would wait for all ranks."""
     if code and not _team.info.alone:
         if _team.has_failed:
             time.sleep(_STAY_SECONDS)

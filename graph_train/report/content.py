@@ -28,7 +28,7 @@ _CURVE_POINTS = 101
 
 
 def fixed_content(run: TrainingRun) -> dict[str, Any]:
-    """What does not change while a run goes on."""
+    """Return the content that does not change while a run goes on."""
     setup, options = run.setup, run.setup.options
     size = measure(run.state.network, setup.image_px)
     return {
@@ -60,7 +60,7 @@ def _version() -> str:
 
 
 def _settings(options: TrainOptions) -> list[list[Any]]:
-    """Name, value and default of every flag."""
+    """Return name, value and default of every flag."""
     usual = {
         name: list(item.default) if isinstance(item.default, tuple) else item.default
         for name, item in flag_fields().items()
@@ -105,7 +105,10 @@ def _data(data: Data) -> dict[str, Any]:
 
 
 def results_content(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Curves from the columns of `results.csv`, and the best epoch; None stands where an epoch was not validated."""
+    """Return the curves from the columns of `results.csv`, and the best epoch.
+
+    None stands where an epoch was not validated.
+    """
     results: dict[str, list[Any]] = {"epoch": [int(value) for value in columns.get("epoch", ())]}
     for key in RESULT_KEYS:
         results[key] = [float(value) for value in columns.get(key, ())]
@@ -117,7 +120,7 @@ def results_content(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def validation_content(result: ValidationResult, of: str) -> dict[str, Any]:
-    """Results per class, precision over recall, confusion matrix and speed of one validation.
+    """Return results per class, precision over recall, confusion matrix and speed of one validation.
 
     Args:
         result: the validation.
@@ -162,7 +165,7 @@ def _rounded(values: Any) -> list[float]:
 
 
 def times_content(times: Sequence[EpochTimes], earlier: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """Times of all epochs; `earlier` are those that a run has written before it was resumed."""
+    """Return the times of all epochs; `earlier` are those written before the run was resumed."""
     merged = {int(item["epoch"]): dict(item) for item in earlier}
     for item in times:
         values = vars(item)
@@ -177,7 +180,7 @@ def times_content(times: Sequence[EpochTimes], earlier: Sequence[Mapping[str, fl
 
 
 def commands(folder: Path, options: TrainOptions, *, state: str, best: bool) -> list[list[str]]:
-    """What the reader may want to type next, each with a line that says what for."""
+    """Return commands that the reader may want to run next, each with a line on its purpose."""
     found = []
     if state == "stopped":
         found.append(["Go on where the run stopped:", f"graph-train --resume {shlex.quote(str(folder))}"])

@@ -34,7 +34,7 @@ MOST_SHARE = 0.02
 
 
 class ReportHooks(TrainingHooks):
-    """Keeps `report.html` and `report.json` in the run folder up to date.
+    """Hooks that keep `report.html` and `report.json` in the run folder up to date.
 
     Args:
         trainer: the run that is followed.
@@ -56,7 +56,7 @@ class ReportHooks(TrainingHooks):
         return self._trainer.folder.path
 
     def on_train_start(self) -> None:
-        """The page without any epoch; a resumed run takes over what was measured before it."""
+        """Write the page without any epoch; a resumed run takes over what was measured before it."""
         before = self._read_earlier()
         self._earlier = [item for item in before.get("times", ()) if self._is_steady(item)]
         self._content = {
@@ -67,7 +67,7 @@ class ReportHooks(TrainingHooks):
         self._write("running")
 
     def _is_steady(self, times: Mapping[str, float]) -> bool:
-        """Whether an epoch, or a part of one, that was timed before the run was resumed is not trained again.
+        """Return whether an epoch, or a part of one, that was timed before the run was resumed is not trained again.
 
         The page is written before the state at the end of an epoch: if the run was killed in between, it goes on from a
         state that lies before what the page has counted.
@@ -78,34 +78,34 @@ class ReportHooks(TrainingHooks):
         return times["images"] <= done
 
     def on_val_start(self) -> None:
-        """Sample predictions are those of the latest validation."""
+        """Drop the sample predictions of the previous validation."""
         if self._samples:
             self._samples.start()
 
     def on_val_image_end(self, pred: np.ndarray, predn: np.ndarray, path: str, names: Sequence[str], im: Any) -> None:
-        """One image is measured."""
+        """Add one measured image."""
         if self._samples:
             self._samples.add(path, predn)
 
     def on_val_end(self, *_: Any) -> None:
-        """The results come with the next hook."""
+        """Keep the results for the next hook."""
         self._validated = True
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
-        """Writes the page again, unless that was done a moment ago."""
+        """Write the page again, unless that was done a moment ago."""
         self._take_validation(f"the weights of epoch {epoch}")
         if time.monotonic() >= self._next_writing:
             self._write("running")
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
-        """The final page."""
+        """Write the final page."""
         self._take_validation("the best weights")
         self._ended = True
         self._write("finished")
         LOG.info("Report: %s", self._folder / PAGE)
 
     def teardown(self) -> None:
-        """A run that was stopped says so."""
+        """Write that a run was stopped."""
         if self._content and not self._ended:
             self._write("stopped")
 
@@ -117,7 +117,7 @@ class ReportHooks(TrainingHooks):
         self._content["samples"] = [sample.as_dict() for sample in self._samples.samples] if self._samples else []
 
     def _read_earlier(self) -> dict[str, Any]:
-        """What `report.json` of the resumed run holds; nothing in a new run, or if the file is of no use any more."""
+        """Read `report.json` of the resumed run; return nothing in a new run or if the file is unusable."""
         path = self._folder / NUMBERS
         if not self._resumed or not path.exists():
             return {}

@@ -20,7 +20,9 @@ _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """The page; `content` is what `report.json` holds, with pictures. Numbers that are not finite are shown as missing.
+    """Return the page; `content` is what `report.json` holds, with pictures.
+
+    Numbers that are not finite are shown as missing.
 
     Raises:
         TypeError: a value that JSON does not know.
@@ -43,13 +45,13 @@ def render(content: Mapping[str, Any]) -> str:
 
 
 def json_for_html(content: Any) -> str:
-    """JSON that may stand in a <script> element: it can neither end the element nor start a comment."""
+    """Return the JSON that may stand in a <script> element: it can neither end the element nor start a comment."""
     text = json.dumps(finite(content), allow_nan=False, separators=(",", ":"))
     return re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def finite(value: Any) -> Any:
-    """The same with None for numbers that JSON cannot hold."""
+    """Replace numbers that JSON cannot hold by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -34,12 +34,12 @@ class Sample:
     found: list[list[float]]
 
     def as_dict(self) -> dict[str, Any]:
-        """What the page needs, without the picture."""
+        """Return the data for the page, without the picture."""
         return {"name": Path(self.path).name, **vars(self)}
 
 
 class SampleCollector:
-    """Picks some images of a validation, evenly spread over its order, and keeps what was found in them.
+    """A collector of some images of a validation, evenly spread over its order, with their detections.
 
     Args:
         index: the split.
@@ -54,11 +54,14 @@ class SampleCollector:
         self.samples: list[Sample] = []
 
     def start(self) -> None:
-        """A validation begins: what the last one found is dropped."""
+        """Begin a validation: drop what the last one found."""
         self._seen, self.samples = 0, []
 
     def add(self, path: str, detections: npt.NDArray[Any]) -> None:
-        """The next image, with (k, 6) x1, y1, x2, y2 in px of the file, confidence, class; highest confidence first."""
+        """Add the next image, with (k, 6) x1, y1, x2, y2 in px of the file, confidence, class.
+
+        The highest confidence comes first.
+        """
         wanted, self._seen = self._seen in self._wanted, self._seen + 1
         if not wanted:
             return
@@ -79,7 +82,7 @@ class SampleCollector:
 
 
 def measured_here(pipeline: ValPipeline, shard: Shard) -> int:
-    """How many images of a validation are measured by one of its ranks."""
+    """Return how many images of a validation are measured by one of its ranks."""
     sizes = [pipeline.images_of(batch) for batch in range(pipeline.batches_per_epoch)]
     return sum(len(range(size)[shard.rows(size)]) for size in sizes if shard.counts_here(size))
 
@@ -90,7 +93,7 @@ def _px(corners: Sequence[float]) -> list[float]:
 
 @lru_cache(maxsize=4 * SAMPLES)
 def picture(path: str) -> str | None:
-    """The image as a data URI, at most 560 px wide or high; None if the file cannot be read any more."""
+    """Return the image as a data URI, at most 560 px wide or high; None if the file cannot be read any more."""
     from PIL import Image
 
     try:

@@ -30,7 +30,7 @@ class Checkpoint:
     header: Mapping[str, Any]
 
     def first_not_finite(self) -> str:
-        """Name of the first weight, average or moment with a NaN or an infinity; "" where all are sound.
+        """Return the name of the first weight, average or moment with a NaN or an infinity; "" where all are sound.
 
         Gradients that no update has used yet do not count: the update that meets such a one is left out.
         """
@@ -52,12 +52,12 @@ def _header(text: str) -> dict[str, Any]:
 
 
 def _digest(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str:
-    """Of all arrays and of the header without the digest itself."""
+    """Return the digest of all arrays and of the header without the digest itself."""
     return checksum(arrays, {key: value for key, value in header.items() if key != "checksum"})
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, *, keep: int = 0) -> None:
-    """Writes atomically: the file of that name is the old one or the complete new one; equal states give equal bytes.
+    """Write atomically: the file of that name is the old one or the complete new one; equal states give equal bytes.
 
     Args:
         keep: how many generations stay, see `files.replacing`.
@@ -72,7 +72,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, keep: int = 0) -> Non
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads and verifies a checkpoint.
+    """Read and verify a checkpoint.
 
     Raises:
         FileNotFoundError: there is no such file.

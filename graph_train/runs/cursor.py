@@ -25,7 +25,7 @@ class Cursor:
     finished: bool = False
 
     def add(self, result: StepResult) -> None:
-        """Counts one batch."""
+        """Count one batch."""
         parts = (result.box, result.objectness, result.classes)
         if math.isfinite(sum(parts)):
             self.loss_sums = [total + part for total, part in zip(self.loss_sums, parts, strict=True)]
@@ -33,12 +33,12 @@ class Cursor:
         self.next_batch += 1
 
     def means(self) -> tuple[float, float, float]:
-        """Mean box, objectness and class loss of the epoch so far; NaN where no batch had a finite loss."""
+        """Return mean box, objectness and class loss of the epoch so far; NaN where no batch had a finite loss."""
         if not self.losses:
             return (math.nan if self.next_batch else 0.0,) * 3
         box, objectness, classes = (total / self.losses for total in self.loss_sums)
         return box, objectness, classes
 
     def next_epoch(self) -> None:
-        """Moves to the start of the following epoch."""
+        """Move to the start of the following epoch."""
         self.epoch, self.next_batch, self.loss_sums, self.losses = self.epoch + 1, 0, [0.0, 0.0, 0.0], 0

@@ -44,16 +44,16 @@ class EpochRow:
     """Of the last iteration: biases, weights, normalisation weights."""
 
     def values(self) -> tuple[float, ...]:
-        """The 13 numbers in the order of `RESULT_KEYS`."""
+        """Return the 13 numbers in the order of `RESULT_KEYS`."""
         return (*self.train_losses, *self.metrics, *self.val_losses, *self.learning_rates)
 
     def line(self) -> str:
-        """The row as the reference prints it: 20 characters a column, 5 significant digits."""
+        """Return the row as the reference prints it: 20 characters a column, 5 significant digits."""
         return ",".join(f"{value:20.5g}" for value in (self.epoch, *self.values()))
 
 
 class ResultsCsv:
-    """Keeps the file equal to the rows it has been given; each row is on the disk when `append` returns.
+    """A file kept equal to the rows it has been given; each row is on the disk when `append` returns.
 
     Args:
         path: of the file.
@@ -65,7 +65,7 @@ class ResultsCsv:
         self.lines = list(lines)
 
     def begin(self) -> None:
-        """Makes the file hold what this run starts with: rows that it will write again, and a torn line, are dropped.
+        """Make the file hold what this run starts with: rows that it will write again, and a torn line, are dropped.
 
         Raises:
             ValueError: the file is no `results.csv`; it is left as it is.
@@ -81,7 +81,7 @@ class ResultsCsv:
         self._write()
 
     def append(self, row: EpochRow) -> None:
-        """Adds one row; after an error it is written together with the next one.
+        """Add one row; after an error it is written together with the next one.
 
         Raises:
             OSError: the file cannot be written; it holds what it held before.

@@ -37,7 +37,7 @@ class RunFolder:
     """project/name with its `weights` folder, held by a lock so that two runs never write into one folder."""
 
     def __init__(self, path: Path, *, resumed: bool = False) -> None:
-        """Creates and locks the folder, and removes temporary files of a run that was killed in it.
+        """Create and lock the folder, and remove temporary files of a run that was killed in it.
 
         Args:
             resumed: the run has to go on in this very folder, so no other is advised.
@@ -88,7 +88,7 @@ class RunFolder:
         return lock
 
     def _own_file(self, name: str) -> IO[str]:
-        """Opens a file of the run to append to, and makes it if it is missing.
+        """Open a file of the run to append to, and make it if it is missing.
 
         Raises:
             ValueError: a link, whose target is no part of the run, or no file at all.
@@ -107,11 +107,11 @@ class RunFolder:
         return self.weights / LAST
 
     def checkpoints(self) -> list[Path]:
-        """The state files that are there: the newest, then the older ones that are kept, see `--keep-saves`."""
+        """Return the state files that are there: the newest, then the older ones that are kept, see `--keep-saves`."""
         return _generations(self.weights)
 
     def newest_good(self) -> Checkpoint | None:
-        """The newest state that can be read; a damaged newer one is reported and set aside. None without any.
+        """Return the newest readable state or None; a damaged newer one is reported and set aside.
 
         Raises:
             ValueError: there are some, and all are damaged.
@@ -140,7 +140,7 @@ class RunFolder:
         return None
 
     def _set_aside_newer_than(self, good: Path) -> None:
-        """Leaves `good` as the newest state; the newest of those that are damaged stays under another name."""
+        """Leave `good` as the newest state; the newest of those that are damaged stays under another name."""
         found = self.checkpoints()
         newer = found[: found.index(good)]
         os.replace(newer[0], self.weights / DAMAGED)
@@ -149,7 +149,7 @@ class RunFolder:
         os.replace(good, self.last)
 
     def set_aside_earlier(self) -> None:
-        """Puts the newest state and the best weights of a run that was here before out of this run's way."""
+        """Put the newest state and the best weights of a run that was here before out of this run's way."""
         found = self.checkpoints()
         if found:
             os.replace(found[0], self.weights / EARLIER)
@@ -165,7 +165,7 @@ class RunFolder:
         return self.weights / BEST
 
     def open_log(self) -> None:
-        """Sends the run's messages to the terminal and, with times, to `train.log`."""
+        """Send the run's messages to the terminal and, with times, to `train.log`."""
         console = TerminalHandler(sys.stdout)
         console.setFormatter(logging.Formatter("%(message)s"))
         self._own_file(LOG_FILE).close()
@@ -180,7 +180,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
-        """In place of `open_log` for a process that says nothing."""
+        """Replace `open_log` for a process that prints nothing."""
         before = LOG.propagate, LOG.disabled
         LOG.propagate, LOG.disabled = False, True
         try:
@@ -189,7 +189,7 @@ class RunFolder:
             LOG.propagate, LOG.disabled = before
 
     def close(self) -> None:
-        """Ends the log and gives the folder free."""
+        """Close the log and release the folder."""
         for handler in self._handlers:
             LOG.removeHandler(handler)
             handler.close()
@@ -212,12 +212,12 @@ def save_settings(folder: Path, options: TrainOptions, hyp: Hyperparameters) -> 
 
 
 def new_run_folder(project: str, name: str, *, exist_ok: bool) -> RunFolder:
-    """The folder of a run, see `unused_path`."""
+    """Return the folder of a run, see `unused_path`."""
     return RunFolder(unused_path(project, name, exist_ok=exist_ok))
 
 
 def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
-    """project/name, or project/name2, name3, … where that exists already (unless `exist_ok`)."""
+    """Return project/name, or project/name2, name3, … where that exists already (unless `exist_ok`)."""
     base = Path(project) / name
     if exist_ok or not base.exists():
         return base
@@ -228,7 +228,7 @@ def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
 
 
 def make_unused_folder(project: str, name: str, *, exist_ok: bool) -> Path:
-    """Makes the folder that `unused_path` names; of two commands that start at once each gets one of its own."""
+    """Make the folder that `unused_path` names; of two commands that start at once each gets its own."""
     while True:
         folder = unused_path(project, name, exist_ok=exist_ok)
         try:
@@ -242,7 +242,7 @@ def make_unused_folder(project: str, name: str, *, exist_ok: bool) -> Path:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """What `--resume` means."""
+    """The run and state that `--resume` names."""
 
     folder: Path
     file: Path | None = None
@@ -267,14 +267,14 @@ def _generations(weights: Path) -> list[Path]:
 
 
 def _latest_change(folder: Path) -> float:
-    """When a run was last saved or started; minus infinity for a folder that holds no run."""
+    """Return when a run was last saved or started; minus infinity for a folder that holds no run."""
     settings = folder / SETTINGS
     files = [*_generations(folder / "weights"), *([settings] if settings.is_file() else [])]
     return max((path.stat().st_mtime for path in files), default=float("-inf"))
 
 
 def point_to_resume(resume: str, project: str) -> ResumePoint:
-    """Finds the run that `--resume` means: "last" is the newest below the project, else a run folder or a state file.
+    """Find the run that `--resume` means: "last" is the newest below the project, else a run folder or a state file.
 
     Raises:
         ValueError: nothing to resume.

@@ -25,7 +25,7 @@ _NUMBER = re.compile(r" *(-?\d+(\.\d+)?(e[+-]\d+)?|nan|-?inf)", re.ASCII)
 
 @dataclass(frozen=True)
 class SavedHeader:
-    """How far a run had come, and with what it was trained.
+    """The progress of a saved run, and its settings and data.
 
     Attributes:
         options: flags by name, to be checked by `options_from_flags`.
@@ -52,7 +52,7 @@ class SavedHeader:
 
 
 def read_header(header: Mapping[str, Any]) -> SavedHeader:
-    """Takes a checkpoint's header apart.
+    """Parse a checkpoint's header.
 
     Raises:
         ValueError: something is missing, or is not what it should be; says what.
@@ -112,7 +112,7 @@ def _anchors(values: Any) -> npt.NDArray[np.float32]:
 
 
 def _checked(fresh: T, part: str, values: Mapping[str, Any]) -> T:
-    """The values in place of those of a fresh object; types are those of the defaults, counts are not negative."""
+    """Return values in place of those of a fresh object; types are those of the defaults, counts are not negative."""
     names = {item.name for item in fields(fresh)}
     for name, value in values.items():
         if name not in names:
@@ -137,7 +137,7 @@ def _fits(value: Any, like: Any) -> bool:
 
 
 def _check_cursor(cursor: Cursor, epochs: int) -> None:
-    """Refuses a place that no run of so many epochs can come to."""
+    """Refuse a place that no run of so many epochs can come to."""
     if cursor.epoch > epochs:
         raise ValueError(f"its header has epoch {cursor.epoch} of a run of {epochs}")
     if cursor.losses > cursor.next_batch:

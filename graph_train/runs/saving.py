@@ -21,7 +21,7 @@ _REMIND_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one save writes; all of it copied, so that the training may go on meanwhile."""
+    """The content of one save; all of it copied, so that the training may go on meanwhile."""
 
     checkpoint: Checkpoint
     best: WeightsCopy | None = None
@@ -31,7 +31,7 @@ class Snapshot:
 
 
 class Saving:
-    """Writes the checkpoints of a run, one at a time.
+    """The writer of a run's checkpoints, one at a time.
 
     Args:
         folder: where to.
@@ -51,7 +51,7 @@ class Saving:
         self._reminded = float("-inf")
 
     def due(self, number: int) -> bool:
-        """Whether to save after batch `number` of the run (from 0).
+        """Return whether to save after batch `number` of the run (from 0).
 
         A save that falls due while the one before it is still being written waits for the next batch after that.
         """
@@ -63,7 +63,7 @@ class Saving:
         return self._due and not (self._thread is not None and self._thread.is_alive())
 
     def start(self, snapshot: Snapshot) -> None:
-        """Begins to write, after what is being written now.
+        """Begin to write, after what is being written now.
 
         Raises:
             NotSavedError: the write before failed and `--on-save-error` is stop.
@@ -75,7 +75,7 @@ class Saving:
         self._thread.start()
 
     def check(self) -> bool:
-        """What came of the latest write, if it is over: False if nothing was written. Never waits.
+        """Check the latest write, if it is over; return False if nothing was written. It never waits.
 
         Raises:
             NotSavedError: it failed and `--on-save-error` is stop.
@@ -86,7 +86,7 @@ class Saving:
         return self._outcome()
 
     def finish(self) -> bool:
-        """Waits for the write under way; otherwise as `check`."""
+        """Wait for the write under way; otherwise as `check`."""
         if self._thread is not None:
             self._thread.join()
         return self._outcome()
@@ -114,7 +114,7 @@ class Saving:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """For files of the run that are written by the training itself: errors count as those of a checkpoint."""
+        """Treat errors in files that the training itself writes as those of a checkpoint."""
         try:
             yield
         except OSError as error:
@@ -124,7 +124,7 @@ class Saving:
             self.failed(error)
 
     def failed(self, error: OSError) -> None:
-        """Reports what could not be written.
+        """Report what could not be written.
 
         Raises:
             NotSavedError: `--on-save-error` is stop.
@@ -136,7 +136,7 @@ class Saving:
             LOG.error("%s; %s; the training goes on (--on-save-error continue)", self._what(error), self._kept())
 
     def require_saved(self) -> None:
-        """For the end of a run.
+        """Require at the end of a run that its state is saved.
 
         Raises:
             NotSavedError: the state that was to be saved last is not on the disk.

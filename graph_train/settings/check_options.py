@@ -50,7 +50,7 @@ class CheckOptions:
 
 
 def check_options(**flags: Any) -> CheckOptions:
-    """Options from flag names with underscores.
+    """Return the options from flag names with underscores.
 
     Raises:
         ValueError: a name that is no flag (with the nearest match), or a value that cannot be used.
@@ -59,7 +59,7 @@ def check_options(**flags: Any) -> CheckOptions:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; flags that are not given are left out of the namespace."""
+    """Return the parser; flags that are not given are left out of the namespace."""
     parser = parser_of(
         CheckOptions, prog="graph-check", description=_ABOUT, exit_codes="0 no errors, 1 errors found, 2 user error"
     )

@@ -38,7 +38,7 @@ class ConvertOptions:
 
 
 def convert_options(**flags: Any) -> ConvertOptions:
-    """Options from flag names with underscores.
+    """Return the options from flag names with underscores.
 
     Raises:
         ValueError: a name that is no flag (with the nearest match), or a value that cannot be used.
@@ -47,7 +47,7 @@ def convert_options(**flags: Any) -> ConvertOptions:
 
 
 def build_convert_parser() -> argparse.ArgumentParser:
-    """The command line; flags that are not given are left out of the namespace."""
+    """Return the parser; flags that are not given are left out of the namespace."""
     about = "Makes a YOLO data set of Pascal VOC xml or COCO json annotations. The images stay where they are."
     codes = "0 no errors, 1 something was left out, 2 user error"
     return parser_of(ConvertOptions, prog="graph-check convert", description=about, exit_codes=codes)

@@ -123,7 +123,7 @@ class ExportOptions:
 
 
 def export_options(**flags: Any) -> ExportOptions:
-    """Options from flag names with underscores, as `export(...)` takes them.
+    """Return the options from flag names with underscores, as `export(...)` takes them.
 
     Raises:
         ValueError: a name that is no flag (with the nearest match), or a value that cannot be used.
@@ -132,6 +132,6 @@ def export_options(**flags: Any) -> ExportOptions:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; flags that are not given are left out of the namespace."""
+    """Return the parser; flags that are not given are left out of the namespace."""
     description = "Writes trained weights in a form that other programs read."
     return parser_of(ExportOptions, prog="graph-export", description=description)

@@ -47,7 +47,7 @@ def flag(
     off: str = "",
     refused: str = "",
 ) -> Any:
-    """Declares one flag.
+    """Declare one flag.
 
     Args:
         default, help: as argparse has them.
@@ -63,12 +63,12 @@ def flag(
 
 
 def dashed(name: str) -> str:
-    """The flag of a Python name, as it is typed."""
+    """Return the command-line flag of a Python name."""
     return "--" + name.replace("_", "-")
 
 
 def options_of(kind: type[Options], flags: Mapping[str, Any]) -> Options:
-    """The settings from flag names with underscores, as the Python API takes them.
+    """Return the settings from flag names with underscores, as the Python API takes them.
 
     Raises:
         ValueError: a name that is no flag (with the nearest match), or a value that cannot be used.
@@ -79,7 +79,7 @@ def options_of(kind: type[Options], flags: Mapping[str, Any]) -> Options:
 
 
 def refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
-    """Refuses a name that is no flag, with the nearest one that is.
+    """Refuse a name that is no flag, with the nearest one that is.
 
     Raises:
         ValueError: says which.
@@ -92,7 +92,7 @@ def refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
 
 
 def typed(item: "Field[Any]", value: Any) -> Any:
-    """The value as the command line would have given it: paths become text, one entry a list, True a flag alone.
+    """Convert a value to the command line's form: paths become text, one entry a list, True a flag alone.
 
     Raises:
         ValueError: the value is of another kind.
@@ -113,12 +113,12 @@ def typed(item: "Field[Any]", value: Any) -> Any:
 
 
 def _has_type(value: Any, kind: type) -> bool:
-    """Whether a value may stand for one of this type; truth values are no numbers."""
+    """Return whether a value may stand for one of this type; truth values are no numbers."""
     return isinstance(value, _ACCEPTED[kind]) and isinstance(value, bool) == (kind is bool)
 
 
 def check_flags(options: Any) -> None:
-    """Refuses choices that do not exist, and flags that only exist to be refused.
+    """Refuse choices that do not exist, and flags that only exist to be refused.
 
     Raises:
         ValueError: says which flag, and why.
@@ -133,7 +133,7 @@ def check_flags(options: Any) -> None:
 
 
 def refuse_changed(options: Any, names: Sequence[str], reason: str) -> None:
-    """Refuses flags that have another value than their default, where they would be ignored.
+    """Refuse flags that have another value than their default, where they would be ignored.
 
     Raises:
         ValueError: the first of them, with the reason.
@@ -144,7 +144,7 @@ def refuse_changed(options: Any, names: Sequence[str], reason: str) -> None:
 
 
 def check_range(name: str, value: float, lowest: int, highest: int) -> None:
-    """Refuses a number out of its range, inclusive, under the flag's name.
+    """Refuse a number out of its range, inclusive, under the flag's name.
 
     Raises:
         ValueError: it lies outside.
@@ -155,7 +155,7 @@ def check_range(name: str, value: float, lowest: int, highest: int) -> None:
 
 
 def check_ranges(options: Any, ranges: Mapping[str, tuple[int, int]], *, shares: Sequence[str] = ()) -> None:
-    """Refuses whole numbers out of their ranges, inclusive, and thresholds outside of 0 to 1.
+    """Refuse whole numbers out of their ranges, inclusive, and thresholds outside of 0 to 1.
 
     Raises:
         ValueError: says which flag, and what would be right.
@@ -170,7 +170,7 @@ def check_ranges(options: Any, ranges: Mapping[str, tuple[int, int]], *, shares:
 
 
 def parser_of(kind: type[Any], *, prog: str, description: str, exit_codes: str = "") -> argparse.ArgumentParser:
-    """The command line of such settings; flags that are not given are left out of the namespace.
+    """Return the parser of such settings; flags that are not given are left out of the namespace.
 
     Args:
         kind, prog, description: the dataclass, the command and what it does.
@@ -186,7 +186,7 @@ def parser_of(kind: type[Any], *, prog: str, description: str, exit_codes: str =
 
 
 def add_flags(parser: "argparse._ActionsContainer", kind: type[Any]) -> None:
-    """Adds the flags of a dataclass to a parser, or to one group of its help."""
+    """Add the flags of a dataclass to a parser, or to one group of its help."""
     for item in fields(kind):
         _add_flag(parser, item)
 

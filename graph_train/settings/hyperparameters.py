@@ -128,11 +128,11 @@ class Hyperparameters:
         return round(self.anchors) if self.anchors else None
 
     def as_dict(self) -> dict[str, float]:
-        """Values by name in file order, without `anchors` where it is not set."""
+        """Return the values by name in file order, without `anchors` where it is not set."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def save(self, path: Path) -> None:
-        """Writes a yaml file that `load_hyperparameters` and YOLOv5 itself read back unchanged."""
+        """Write a yaml file that `load_hyperparameters` and YOLOv5 itself read back unchanged."""
         write_atomically(path, yaml.safe_dump(self.as_dict(), sort_keys=False))
 
 
@@ -141,12 +141,12 @@ KNOWN_KEYS: tuple[str, ...] = tuple(part.name for part in fields(Hyperparameters
 
 
 def shipped_names() -> list[str]:
-    """File names of the sets that come with the package."""
+    """Return the file names of the sets that come with the package."""
     return sorted(path.name for path in _SHIPPED_FOLDER.glob("*.yaml"))
 
 
 def load_hyperparameters(path_or_name: str | Path) -> Hyperparameters:
-    """Reads a hyper-parameter file in YOLOv5's format, by path or by the name of a shipped one.
+    """Read a hyper-parameter file in YOLOv5's format, by path or by the name of a shipped one.
 
     Args:
         path_or_name: an existing file, or e.g. `hyp.scratch-low.yaml` (also `data/hyps/hyp.scratch-low.yaml`, and
@@ -204,7 +204,7 @@ def _refuse_unknown(where: str, key: str) -> None:
 
 
 def _problem(name: str, value: Any) -> str | None:
-    """What is wrong with a value, with the remedy; None when it is fine."""
+    """Return what is wrong with a value and the remedy; None when it is fine."""
     allowed = _RANGES[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
         hint = " (yaml takes 1e-4 for text, 1.0e-4 for a number)" if isinstance(value, str) else ""

@@ -22,7 +22,7 @@ class CommandParser(argparse.ArgumentParser):
         self._former = former or {}
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As `argparse` does; an unknown flag is answered first, with the nearest one that exists."""
+        """Parse as `argparse` does, but report an unknown flag first, with the nearest one that exists."""
         known = [name for action in self._actions for name in action.option_strings]
         for given in sys.argv[1:] if args is None else args:
             flag = given.partition("=")[0]
@@ -40,11 +40,11 @@ class CommandParser(argparse.ArgumentParser):
         return flags
 
     def error(self, message: str) -> NoReturn:
-        """Ends the program with one line."""
+        """End the program with one line."""
         self.exit(USER_ERROR, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Ends the program; bytes of the command line that are no text are printed as escapes."""
+        """End the program; bytes of the command line that are no text are printed as escapes."""
         if message:
             sys.stderr.write(message.encode("utf-8", "backslashreplace").decode())
         sys.exit(status)

@@ -128,12 +128,12 @@ class PredictOptions(DetectorOptions):
 
 
 def detector_options(**flags: Any) -> DetectorOptions:
-    """Options from flag names with underscores, as `load(...)` takes them; errors as of `predict_options`."""
+    """Return options from flag names with underscores, as `load(...)` takes them; errors as of `predict_options`."""
     return options_of(DetectorOptions, flags)
 
 
 def predict_options(**flags: Any) -> PredictOptions:
-    """Options from flag names with underscores, as `predict(...)` takes them.
+    """Return the options from flag names with underscores, as `predict(...)` takes them.
 
     Raises:
         ValueError: a name that is no flag (with the nearest match), or a value that cannot be used.
@@ -142,5 +142,5 @@ def predict_options(**flags: Any) -> PredictOptions:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; flags that are not given are left out of the namespace."""
+    """Return the parser; flags that are not given are left out of the namespace."""
     return parser_of(PredictOptions, prog="graph-predict", description="Finds objects in images and videos.")

@@ -58,7 +58,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What is trained, and from which weights."""
+    """Model and initial weights."""
 
     weights: str = flag("", "initial weights: .safetensors, .pt or a OneFlow folder; '' trains from scratch")
     cfg: str = flag("", "model yaml, a path or a shipped name such as yolov5n.yaml; '' takes it from the weights")
@@ -70,7 +70,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which images, and how they are fed."""
+    """Images and how they are fed."""
 
     data: str = flag("shapes", "dataset yaml, or `shapes` for the built-in set")
     imgsz: int = flag(640, "train and val image size in px", kind=int, aliases=("--img", "--img-size"))
@@ -95,7 +95,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class OptimOptions:
-    """How it is trained."""
+    """Optimizer and schedule."""
 
     hyp: str = flag("hyp.scratch-low.yaml", "hyper-parameter yaml, a path or a shipped name")
     epochs: int = flag(100, "total training epochs", kind=int)
@@ -128,7 +128,7 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where results go, and what is written."""
+    """Run folder and output files."""
 
     project: str = flag("runs/train", "save to project/name")
     name: str = flag("exp", "save to project/name")
@@ -179,7 +179,7 @@ class TrainOptions:
         return (self.model, self.data, self.optim, self.engine, self.run)
 
     def as_flat_dict(self) -> dict[str, Any]:
-        """Flag names (with underscores) and values, as `opt.yaml` stores them."""
+        """Return flag names (with underscores) and values, as `opt.yaml` stores them."""
         return {
             item.name: list(value) if isinstance(value := getattr(branch, item.name), tuple) else value
             for branch in self.branches
@@ -197,12 +197,12 @@ _BRANCHES: Mapping[str, type] = {
 
 
 def flag_fields() -> dict[str, Field[Any]]:
-    """Every flag by its Python name, in the order of the help."""
+    """Return every flag by its Python name, in the order of the help."""
     return {item.name: item for branch in _BRANCHES.values() for item in fields(branch)}
 
 
 def options_from_flags(**flags: Any) -> TrainOptions:
-    """Builds the tree from flag names and values, as `train(...)` takes them.
+    """Build the tree from flag names and values, as `train(...)` takes them.
 
     Raises:
         ValueError: a name that is no flag (with the nearest match), or a value out of its range.
@@ -220,7 +220,7 @@ def options_from_flags(**flags: Any) -> TrainOptions:
 
 
 def _check(options: TrainOptions) -> None:
-    """Refuses values that no run can use."""
+    """Refuse values that no run can use."""
     for branch in options.branches:
         check_flags(branch)
         own = {item.name for item in fields(branch)}
@@ -241,7 +241,7 @@ def _check(options: TrainOptions) -> None:
 
 
 def _check_combinations(options: TrainOptions) -> None:
-    """Refuses flags that exclude each other, so that none of them is silently ignored."""
+    """Refuse flags that exclude each other, so that none of them is silently ignored."""
     data, batch = options.data, options.optim.batch_size
     for name in ("image_weights", "multi_scale", "quad"):
         if data.rect and getattr(data, name):
@@ -273,7 +273,7 @@ def _check_combinations(options: TrainOptions) -> None:
 
 
 def _check_loggers(run: RunOptions) -> None:
-    """Refuses loggers that do not exist, and settings of a logger that is not asked for."""
+    """Refuse loggers that do not exist, and settings of a logger that is not asked for."""
     for name in run.logger_names:
         if name not in LOGGERS:
             raise ValueError(f"--loggers {name}: choose from {', '.join(LOGGERS)}, separated by commas")
@@ -293,7 +293,7 @@ def _check_loggers(run: RunOptions) -> None:
 
 
 def _check_bucket(options: TrainOptions) -> None:
-    """Refuses a bucket that nothing would be copied to."""
+    """Refuse a bucket that nothing would be copied to."""
     bucket = options.run.bucket
     if bucket and not options.optim.evolve:
         raise ValueError(
@@ -315,7 +315,7 @@ _FORMER_FLAGS = {
 
 
 def build_parser(prog: str = "graph-train") -> argparse.ArgumentParser:
-    """The command line of a training run; flags that are not given are left out of the namespace."""
+    """Return the parser of a training run; flags that are not given are left out of the namespace."""
     parser = CommandParser(
         prog=prog,
         former=_FORMER_FLAGS,
@@ -329,5 +329,5 @@ def build_parser(prog: str = "graph-train") -> argparse.ArgumentParser:
 
 
 def given_flags(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Parses a command line; only what was given is in the result. Exits with 2 on an unknown flag or a wrong value."""
+    """Parse a command line; only what was given is in the result. Exits with 2 on an unknown flag or a wrong value."""
     return vars(build_parser().parse_args(arguments))

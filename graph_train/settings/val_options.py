@@ -102,7 +102,7 @@ class ValOptions:
 
 
 def val_options(**flags: Any) -> ValOptions:
-    """Options from flag names with underscores, as `validate(...)` takes them; `weights` may be one path.
+    """Return the options from flag names with underscores, as `validate(...)` takes them; `weights` may be one path.
 
     Raises:
         ValueError: a name that is no flag (with the nearest match), or a value that cannot be used.
@@ -111,5 +111,5 @@ def val_options(**flags: Any) -> ValOptions:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; flags that are not given are left out of the namespace."""
+    """Return the parser; flags that are not given are left out of the namespace."""
     return parser_of(ValOptions, prog="graph-val", description="Measures trained weights on a data set.")

@@ -31,7 +31,7 @@ LOG = logging.getLogger("graph_train")
 
 
 class DetectionCollector:
-    """Keeps the detections of a validation, image by image.
+    """The detections of a validation, image by image.
 
     Args:
         paths: images of the split, in its order.
@@ -42,7 +42,7 @@ class DetectionCollector:
         self._rows: list[npt.NDArray[np.float64]] = [np.zeros((0, 7))]
 
     def add(self, image: ImageDetections) -> None:
-        """Adds what was found in one image."""
+        """Add what was found in one image."""
         number = np.full((len(image.detections), 1), self._number[str(image.path)], np.float64)
         self._rows.append(np.concatenate((number, image.detections), axis=1))
 
@@ -70,7 +70,7 @@ class CocoSplit:
 
     @classmethod
     def of(cls, sources: Sequence[Path], index: ImageIndex, *, single_cls: bool) -> "CocoSplit":
-        """The split that was indexed from these sources.
+        """Return the split that was indexed from these sources.
 
         Raises:
             ValueError: annotations and data set do not belong together, or two images would have one id.
@@ -87,7 +87,7 @@ class CocoSplit:
         return cls(index.paths, ids, None, why)
 
     def entries(self, rows: npt.NDArray[np.float64]) -> list[Entry]:
-        """Entries of a result file; `rows` as of `DetectionCollector.gathered`."""
+        """Return the entries of a result file; `rows` as of `DetectionCollector.gathered`."""
         borders = np.searchsorted(rows[:, 0], np.arange(len(self.paths) + 1))
         entries: list[Entry] = []
         for number, (first, last) in enumerate(pairwise(borders)):
@@ -97,12 +97,12 @@ class CocoSplit:
         return entries
 
     def image_ids(self) -> list[Any]:
-        """One per image."""
+        """Return one per image."""
         return [self.ids.image_id(path) for path in self.paths]
 
 
 def write_and_evaluate(file: Path, rows: npt.NDArray[np.float64], split: CocoSplit) -> CocoMetrics | None:
-    """Writes a COCO result file and evaluates it, if that is possible; says what came of it.
+    """Write a COCO result file and evaluate it, if that is possible; says what came of it.
 
     Args:
         file: the result file.

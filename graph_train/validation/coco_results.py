@@ -22,7 +22,7 @@ COCO_CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in _AB
 
 @dataclass(frozen=True)
 class CocoIds:
-    """How images and classes are called in a result file.
+    """The ids of images and classes in a result file.
 
     `image_ids` maps file names, with and without their extension, to image ids; empty: the number that the file name
     is, else the file name without extension. `category_ids` has one id per class.
@@ -32,7 +32,7 @@ class CocoIds:
     category_ids: tuple[int, ...]
 
     def image_id(self, path: Path) -> Any:
-        """The id of an image file.
+        """Return the id of an image file.
 
         Raises:
             ValueError: there are annotations, and they do not name this image.
@@ -45,7 +45,7 @@ class CocoIds:
         raise ValueError(f"{path}: not among the images of the COCO annotations; validate the split they belong to")
 
     def for_images(self, paths: Sequence[Path]) -> "CocoIds":
-        """The same ids, sure to tell these images apart.
+        """Return the same ids; refuse them if they do not tell these images apart.
 
         Raises:
             ValueError: two of them would have one id, or one has none.
@@ -59,19 +59,19 @@ class CocoIds:
 
 
 def id_of_name(name: str) -> int | str:
-    """The id of an image without annotations: the number that its name is (42 for `000042`), else the name."""
+    """Return the id of an image without annotations: the number that its name is (42 for `000042`), else the name."""
     return int(name) if name.isascii() and name.isdigit() else name
 
 
 def default_ids(class_names: Sequence[str], *, is_coco: bool = False) -> CocoIds:
-    """Ids without an annotation file: COCO's own ids for its 80 classes, otherwise class numbers from 0."""
+    """Return ids used without an annotation file: COCO's own ids for its 80 classes, otherwise class numbers from 0."""
     if is_coco and len(class_names) == len(COCO_CATEGORY_IDS):
         return CocoIds({}, COCO_CATEGORY_IDS)
     return CocoIds({}, tuple(range(len(class_names))))
 
 
 def ids_of_annotations(annotations: Path, class_names: Sequence[str]) -> CocoIds:
-    """Ids that a COCO annotation file uses: images by file name, classes by name.
+    """Return the ids that a COCO annotation file uses: images by file name, classes by name.
 
     Raises:
         ValueError: the file is no COCO annotation file, or lacks a class of the data set.
@@ -101,8 +101,8 @@ def ids_of_annotations(annotations: Path, class_names: Sequence[str]) -> CocoIds
 
 
 def find_annotations(image: Path) -> Path | None:
-    """`annotations/instances_<split>.json` next to the `images` folder of an image, where data sets in COCO's layout
-    keep it; None if there is none."""
+    """Find `annotations/instances_<split>.json` next to the `images` folder of an image, where COCO's layout
+    has it; return None if there is none."""
     split, root = image.parent.name, image.parent.parent
     for folder in (root.parent / "annotations", root / "annotations"):
         candidate = folder / f"instances_{split}.json"
@@ -112,12 +112,12 @@ def find_annotations(image: Path) -> Path | None:
 
 
 def result_entries(image: ImageDetections, ids: CocoIds) -> list[Entry]:
-    """Entries of one image: bbox x, y, w, h in px with 3 digits, score with 5, as YOLOv5 writes them."""
+    """Return the entries of one image: bbox x, y, w, h in px with 3 digits, score with 5, as YOLOv5 writes them."""
     return entries_of(image.detections, ids.image_id(image.path), ids.category_ids)
 
 
 def entries_of(detections: npt.NDArray[Any], image_id: Any, category_ids: Sequence[int]) -> list[Entry]:
-    """The same of (k, 6) x1, y1, x2, y2 in px, confidence, class; `category_ids` has one for each class."""
+    """Return the entries of (k, 6) x1, y1, x2, y2 in px, confidence, class; `category_ids` has one for each class."""
     corners = detections[:, :4].astype(np.float64)
     boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1).round(3)
     return [
@@ -132,7 +132,7 @@ def entries_of(detections: npt.NDArray[Any], image_id: Any, category_ids: Sequen
 
 
 def write_results(path: Path, entries: Sequence[Entry]) -> None:
-    """Writes a COCO result file; a number that is not finite is an error, never a token that JSON does not know."""
+    """Write a COCO result file; a number that is not finite is an error, never a token that JSON does not know."""
     write_atomically(path, json.dumps(list(entries), allow_nan=False))
 
 
@@ -155,7 +155,7 @@ class CocoMetrics:
 
 
 def evaluate_results(annotations: Path, results: Path, image_ids: Sequence[Any]) -> CocoMetrics:
-    """Evaluates a result file on the given images, as pycocotools would.
+    """Evaluate a result file on the given images, as pycocotools would.
 
     Annotations are numbered anew: COCO's evaluation takes one with id 0, which exports of labelling tools begin with,
     for unmatched.
@@ -191,13 +191,16 @@ def evaluate_results(annotations: Path, results: Path, image_ids: Sequence[Any])
 
 
 def _image_numbers(ids: Sequence[Any]) -> dict[Any, int]:
-    """Numbers from 1 for ids that may be texts; ties between equal scores are broken in the order of the ids."""
+    """Return numbers from 1 for ids that may be texts; ties between equal scores are broken in the order of the ids."""
     all_numbers = all(isinstance(number, int) for number in ids)
     return {number: place for place, number in enumerate(sorted(ids, key=None if all_numbers else str), start=1)}
 
 
 def _numbered_labels(labels: Sequence[Entry], image_numbers: dict[Any, int]) -> list[Entry]:
-    """Annotations with ids from 1; `iscrowd` and `area`, which training does not need, get their usual values."""
+    """Return the annotations with ids from 1.
+
+    `iscrowd` and `area`, which training does not need, get their usual values.
+    """
     known = (label for label in labels if label["image_id"] in image_numbers)
     return [
         {

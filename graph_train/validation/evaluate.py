@@ -41,7 +41,7 @@ _LONG_TABLE = 50
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What `graph-val` found: the folder with everything that was written, and one result for each set of weights (in a
+    """Results of `graph-val`: the folder with everything that was written, and one result per set of weights (in a
     study, for each image size and set of weights)."""
 
     folder: Path
@@ -49,7 +49,7 @@ class EvaluationResult:
 
 
 def evaluate(options: ValOptions) -> EvaluationResult:
-    """Runs a whole `graph-val`.
+    """Run a whole `graph-val`.
 
     Raises:
         ValueError, OSError: a setting or a file that cannot be used.
@@ -135,7 +135,7 @@ class _Job:
     """Which of the sets of weights."""
 
     def measure(self) -> ValidationResult:
-        """One pass, with everything that is to be written."""
+        """Run one pass and write everything that was asked for."""
         options, split = self.options, None
         if options.save_json:
             sources = self.dataset.split(self.split)
@@ -162,7 +162,10 @@ class _Job:
         return result
 
     def study(self) -> list[ValidationResult]:
-        """One pass per image size; writes YOLOv5's table of P, R, mAP50, mAP50-95, three losses (0) and three times."""
+        """Run one pass per image size.
+
+        Write YOLOv5's table of P, R, mAP50, mAP50-95, three losses (0) and three times.
+        """
         results: list[ValidationResult] = []
         # Weights of several runs are all called `best`.
         earlier = [Path(path).stem for path in self.options.weights[: self.number]].count(self.weights.stem)
@@ -216,7 +219,7 @@ def _study_line(result: ValidationResult) -> str:
 
 
 def warm_up(detector: Detector, pipeline: ValPipeline, batch_size: int, images: int) -> None:
-    """Compiles the graph of every input shape before anything is timed."""
+    """Compile the graph of every input shape before anything is timed."""
     shapes = pipeline.shapes_hw
     sizes = [batch_size] * (len(shapes) - 1) + [images - batch_size * (len(shapes) - 1)]
     for size, (height, width) in dict.fromkeys(zip(sizes, shapes, strict=True)):
@@ -237,7 +240,7 @@ def _draw_study(options: ValOptions, results: list[ValidationResult], folder: Pa
 
 
 def _distinct_labels(weights: Sequence[str]) -> list[str]:
-    """Paths without the folders that they share."""
+    """Return paths without the folders that they share."""
     if len(weights) == 1:
         return [Path(weights[0]).name]
     paths = [os.path.abspath(path) for path in weights]

@@ -38,7 +38,7 @@ DRAWN_BATCHES = 3
 
 
 class Geometry(Protocol):
-    """How a file became an image of a batch."""
+    """The mapping from a file to its image of a batch."""
 
     @property
     def original_hw(self) -> tuple[int, int]:
@@ -54,7 +54,7 @@ class Geometry(Protocol):
 
 
 class ValidationBatch(Protocol):
-    """What validation needs of a batch."""
+    """The part of a batch that validation needs."""
 
     @property
     def images(self) -> Any:
@@ -86,7 +86,7 @@ class ImageDetections:
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """How to measure. The defaults are those of YOLOv5's `val.py`.
+    """Settings of a validation. The defaults are those of YOLOv5's `val.py`.
 
     `single_cls` counts every detection and label as class 0. `label_hints` puts the labels themselves among the
     candidates (`--save-hybrid`: for making label files; metrics mean nothing then). `plots_dir` gets the first batches
@@ -101,7 +101,7 @@ class ValidationSettings:
     plots_dir: Path | None = None
 
     def suppression(self) -> NmsSettings:
-        """The same as settings of the suppression; checks the values."""
+        """Return these options as checked settings of the suppression."""
         return NmsSettings(
             self.conf_thres, self.iou_thres, agnostic=self.single_cls, multi_label=True, max_det=self.max_det
         )
@@ -118,7 +118,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What a validation found. `labels_per_class` and `images_per_class` (nc,); `loss` (3,) box, objectness and class,
+    """Results of a validation. `labels_per_class` and `images_per_class` (nc,); `loss` (3,) box, objectness and class,
     averaged over the batches, or None."""
 
     class_names: tuple[str, ...]
@@ -167,7 +167,7 @@ class ValidationResult:
         return self.classes.maps(len(self.class_names))
 
     def table(self, *, per_class: bool) -> str:
-        """The terminal's table without its header: all classes together, then each one that has labels."""
+        """Return the terminal's table without its header: all classes together, then each one that has labels."""
         rows = [_table_row("all", self.images, int(self.labels_per_class.sum()), self.means)]
         if per_class:
             c = self.classes
@@ -178,7 +178,7 @@ class ValidationResult:
         return "\n".join(rows)
 
     def speed_line(self) -> str:
-        """One line for the terminal."""
+        """Return one line for the terminal."""
         s = self.speed
         return (
             f"Speed: {s.load:.1f}ms loading, {s.inference:.1f}ms inference, {s.suppression:.1f}ms NMS per image "
@@ -201,7 +201,7 @@ def validate(
     on_image: Callable[[ImageDetections], None] | None = None,
     sharing: Sharing | None = None,
 ) -> ValidationResult:
-    """Measures a detector.
+    """Measure a detector.
 
     Args:
         forward: the network, see `Forward`.
@@ -234,7 +234,7 @@ def validate(
 
 
 class _ValidationRun:
-    """Collects one validation, batch by batch."""
+    """The state of one validation, batch by batch."""
 
     def __init__(
         self,
@@ -320,7 +320,7 @@ class _ValidationRun:
         plot_detections(images, found, self._names, folder / f"{stem}_pred.jpg", paths=batch.paths)
 
     def _join(self, exchange: Exchange) -> None:
-        """Takes over what all ranks have found; afterwards all have the same."""
+        """Take over what all ranks have found; afterwards all have the same."""
         findings = joined(Findings(self._batch_of_image, self._matched, self._label_classes), exchange)
         self._matched, self._label_classes = list(findings.matched), list(findings.label_classes)
         self._confusion.counts = np.sum(exchange.all_gather_arrays(self._confusion.counts), axis=0)
@@ -357,6 +357,6 @@ class _ValidationRun:
 
 
 def _in_px(rows: Array, image_hw: tuple[int, int]) -> Array:
-    """(n, 5) class, cx, cy, w, h: from normalised to px."""
+    """Convert (n, 5) class, cx, cy, w, h from normalised to px."""
     height, width = image_hw
     return rows * np.asarray([1, width, height, width, height], np.float32)

@@ -22,7 +22,7 @@ Match = tuple[Array, Array, Array]
 
 @dataclass(frozen=True)
 class Sharing:
-    """How the images are divided.
+    """The division of the images among the ranks.
 
     Attributes:
         exchange: with the other ranks.
@@ -33,13 +33,13 @@ class Sharing:
     images_of: Callable[[int], int]
 
     def counts(self, batch: int) -> bool:
-        """Whether this rank's rows of the batch are nobody else's."""
+        """Return whether no other rank has this rank's rows of the batch."""
         return Shard(self.exchange.rank, self.exchange.ranks).counts_here(self.images_of(batch))
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found, image by image.
+    """The matched detections, image by image.
 
     Attributes:
         batches: number of the batch of each image.
@@ -53,7 +53,7 @@ class Findings:
 
 
 def joined(own: Findings, exchange: Exchange) -> Findings:
-    """The findings of all ranks, in the order of the images in one process."""
+    """Return the findings of all ranks, in the order of the images in one process."""
     nothing: Match = (np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0, np.float32), np.zeros(0, np.float32))
     correct, confidence, category = (np.concatenate(column) for column in zip(nothing, *own.matched, strict=True))
     sizes = [

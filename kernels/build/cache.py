@@ -16,12 +16,12 @@ class PluginUnavailableError(ValueError):
 
 
 def cache_folder() -> Path:
-    """Parent of all cached builds: $XDG_CACHE_HOME/graph-train/plugin, by default under ~/.cache."""
+    """Return the parent of all cached builds: $XDG_CACHE_HOME/graph-train/plugin, by default under ~/.cache."""
     return user_cache_folder() / "plugin"
 
 
 def private_cache_folder(name: str) -> Path:
-    """A folder in `cache_folder`, which only this user may enter; made where it does not exist.
+    """Return a folder in `cache_folder` that only this user may enter; make it if it does not exist.
 
     Raises:
         PluginUnavailableError: somebody else could have written it.
@@ -39,7 +39,7 @@ def _private_folder(path: Path) -> Path:
 
 
 def check_private(path: Path) -> None:
-    """Refuses what somebody else could have written: a library that is loaded runs as this user."""
+    """Refuse what somebody else could have written: a library that is loaded runs as this user."""
     facts = path.lstat()
     if stat.S_ISLNK(facts.st_mode):
         raise PluginUnavailableError(f"{path}: is a symbolic link; remove it, it will be built again")
@@ -55,12 +55,12 @@ def check_private(path: Path) -> None:
 
 
 def note_of(file: Path) -> Path:
-    """Where the digest of a kept file is noted."""
+    """Return where the digest of a kept file is noted."""
     return file.with_name(f"{file.name}.sha256")
 
 
 def is_as_built(file: Path) -> bool:
-    """Whether the file is, byte for byte, the one whose digest was noted when it was compiled.
+    """Return whether the file is, byte for byte, the one whose digest was noted when it was compiled.
 
     It finds a damaged disk, a build that was cut off, and a file that was put in place of ours; whoever can write into
     the private folder as this user could note another digest too.
@@ -77,7 +77,7 @@ def is_as_built(file: Path) -> bool:
 
 
 def keep(finished: Path, file: Path) -> None:
-    """Moves a finished file to its place in a private folder of the same disk, and notes its digest."""
+    """Move a finished file to its place in a private folder of the same disk, and notes its digest."""
     # Renamed only when whole: a reader without the lock sees no file or all of it.
     finished.chmod(0o700)
     note = note_of(finished)
@@ -93,7 +93,7 @@ def _digest(file: Path) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on a file; a process that dies gives it back."""
+    """Hold an exclusive lock on a file; a process that dies gives it back."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -18,7 +18,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def ensure_compiled(architecture: str) -> list[bytes]:
-    """Images that the driver can load, one a source file; safe when several processes start at once.
+    """Return images that the driver can load, one per source file; safe when several processes start at once.
 
     Args:
         architecture: as `nvrtc.architecture_for` gives it.
@@ -38,7 +38,7 @@ def ensure_compiled(architecture: str) -> list[bytes]:
 
 
 def archive_name(architecture: str) -> str:
-    """Name of the archive of these very sources: another one belongs to others and is not taken."""
+    """Return the name of the archive of these very sources: another one belongs to others and is not taken."""
     digest = hashlib.sha256(nvrtc.version().encode())
     for source in nvrtc.cuda_sources():
         # Without the folder of this installation: the same in a wheel's and where it is installed.
@@ -50,7 +50,7 @@ def archive_name(architecture: str) -> str:
 
 
 def write_archive(architecture: str, archive: Path) -> None:
-    """Compiles all sources.
+    """Compile all sources.
 
     Raises:
         PluginUnavailableError: as of `nvrtc.compile_source`.

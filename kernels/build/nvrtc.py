@@ -20,7 +20,7 @@ _EXACT_ROUNDING = SOURCE_FOLDER / "native" / "exact_rounding.h"
 
 
 def architecture_for(capability: tuple[int, int]) -> str:
-    """What a GPU of this compute capability runs: the newest machine code of its generation, or else PTX.
+    """Return what a GPU of this compute capability runs: its generation's newest machine code, or PTX.
 
     Raises:
         PluginUnavailableError: the GPU is too old.
@@ -35,25 +35,28 @@ def architecture_for(capability: tuple[int, int]) -> str:
 
 
 def cuda_sources() -> list[Path]:
-    """Every file with CUDA kernels."""
+    """Return every file with CUDA kernels."""
     return [path for path in source_files() if path.suffix == ".cu"]
 
 
 def flags_of(source: Path, architecture: str) -> list[str]:
-    """NVRTC's options; the sums and products of files that include `native/exact_rounding.h` are rounded one by one."""
+    """Return NVRTC's options.
+
+    The sums and products of files that include `native/exact_rounding.h` are rounded one by one.
+    """
     exact = ["--fmad=false"] if _EXACT_ROUNDING in included_files(source) else []
     return [f"--gpu-architecture={architecture}", *_FLAGS, *exact]
 
 
 def version() -> str:
-    """NVRTC's version, which the result depends on."""
+    """Return NVRTC's version, which the result depends on."""
     major, minor = ctypes.c_int(), ctypes.c_int()
     _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "nvrtcVersion")
     return f"{major.value}.{minor.value} {_library_path().resolve().stat().st_size}"
 
 
 def compile_source(source: Path, architecture: str) -> bytes:
-    """Machine code for "sm_..", PTX (ending in a zero) for "compute_..".
+    """Compile a source: machine code for "sm_..", PTX (ending in a zero) for "compute_..".
 
     Raises:
         PluginUnavailableError: the source does not compile without errors and warnings; the compiler's words are in

@@ -66,7 +66,7 @@ _COMPILERS = ("g++", "c++", "g++-14", "g++-13", "g++-12")
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What a build needs; `compiler_version` is the first line the compiler prints about itself."""
+    """Compiler, libraries and headers of a build; `compiler_version` is the first line that the compiler prints."""
 
     compiler: Path
     compiler_version: str
@@ -77,7 +77,7 @@ class Toolchain:
     onednn_version: str
 
     def link_names(self) -> list[str]:
-        """Arguments naming OneFlow's and oneDNN's shared objects; the wheels carry hashes in the file names."""
+        """Return arguments naming OneFlow's and oneDNN's shared objects; the wheels carry hashes in the file names."""
         libs = self.oneflow_folder.parent / "oneflow.libs"
         names = [
             _single_match(libs, pattern)
@@ -91,7 +91,10 @@ class Toolchain:
         return [f"-L{folder}" for folder in folders] + [f"-l:{name}" for name in (*names, self.onednn_library.name)]
 
     def include_flags(self) -> list[str]:
-        """OneFlow's folder comes last: it also carries old glibc and oneDNN headers that must not win."""
+        """Return the include flags.
+
+        OneFlow's folder comes last: it also carries old glibc and oneDNN headers that must not win.
+        """
         own = [
             f"-I{SOURCE_FOLDER}",
             f"-I{SOURCE_FOLDER / 'native' / 'shim'}",
@@ -116,7 +119,7 @@ def _single_match(folder: Path, pattern: str) -> str:
 
 
 def _distribution_file(name: str, ending: str) -> tuple[Path, str]:
-    """Path of the file of an installed distribution whose path ends so, and the distribution's version."""
+    """Return the path of the file of an installed distribution whose path ends so, and the distribution's version."""
     try:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
@@ -134,12 +137,12 @@ def _distribution_file(name: str, ending: str) -> tuple[Path, str]:
 
 
 def onednn_library() -> Path:
-    """The shared object of the oneDNN wheel, which must be loaded before the plugin."""
+    """Return the shared object of the oneDNN wheel, which must be loaded before the plugin."""
     return _distribution_file(*_ONEDNN)[0]
 
 
 def find_compiler() -> Path:
-    """The C++ compiler: $CXX, else the first g++ on the path that is new enough."""
+    """Return the C++ compiler: $CXX, else the first g++ on the path that is new enough."""
     wanted = os.environ.get("CXX")
     names = (wanted,) if wanted else _COMPILERS
     unfit = []
@@ -163,7 +166,7 @@ def _version_line(compiler: Path) -> str:
 
 
 def _gcc_release(version: str) -> int | None:
-    """Major version in GCC's line "name (package) 12.2.0 ..."; None of another compiler.
+    """Return the major version in GCC's line "name (package) 12.2.0 ..."; None of another compiler.
 
     Clang has an OpenMP library of its own, and a process with that beside oneDNN's of GCC was never tried.
     """
@@ -172,7 +175,7 @@ def _gcc_release(version: str) -> int | None:
 
 
 def find_toolchain() -> Toolchain:
-    """Looks everything up; raises PluginUnavailableError naming the first thing that is missing."""
+    """Find compiler and libraries; raise PluginUnavailableError naming the first that is missing."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise PluginUnavailableError(
             f"the plugin is for Linux on x86-64, this is {platform.system()} on {platform.machine()}; use --kernels off"
@@ -193,22 +196,22 @@ def find_toolchain() -> Toolchain:
 
 
 def source_files() -> list[Path]:
-    """Every C++ and CUDA file of the package, in a fixed order."""
+    """Return every C++ and CUDA file of the package, in a fixed order."""
     return sorted(path for path in SOURCE_FOLDER.rglob("*") if path.is_file() and path.suffix in (".cpp", ".h", ".cu"))
 
 
 def plugin_key(toolchain: Toolchain, *, emulated_cuda: bool = False) -> str:
-    """Hash of all that decides the library's bytes: sources, flags, and the versions it is bound to."""
+    """Return the hash of all that decides the library's bytes: sources, flags, and the versions it is bound to."""
     return _hash_with_sources(*plugin_key_parts(toolchain), *(_EMULATION_FLAGS if emulated_cuda else ()))
 
 
 def plugin_key_parts(toolchain: Toolchain) -> tuple[str, ...]:
-    """Versions that everything compiled is bound to."""
+    """Return the versions that everything compiled is bound to."""
     return toolchain.compiler_version, toolchain.oneflow_version, toolchain.onednn_version
 
 
 def packaged_key() -> str:
-    """Hash that a wheel's library must carry: as `plugin_key`, but any compiler will do."""
+    """Return the hash that a wheel's library must carry: as `plugin_key`, but any compiler will do."""
     return _hash_with_sources(_distribution_file(*_ONEFLOW)[1], _distribution_file(*_ONEDNN)[1])
 
 
@@ -222,7 +225,7 @@ def _hash_with_sources(*versions: str) -> str:
 
 
 def ensure_built(*, emulated_cuda: bool = False) -> BuiltPlugin:
-    """The library for these sources and this machine: the wheel's, or the cache's, or compiled now.
+    """Return the library for these sources and this machine: the wheel's, or the cache's, or compiled now.
 
     Safe when several processes start at once: one compiles, the others wait and find the result.
 
@@ -250,7 +253,7 @@ def ensure_built(*, emulated_cuda: bool = False) -> BuiltPlugin:
 
 
 def packaged_library() -> Path | None:
-    """The library that came in the wheel, if it belongs to these sources and to the OneFlow and oneDNN that are here.
+    """Return the wheel's library, if it belongs to these sources and to the installed OneFlow and oneDNN.
 
     It is trusted as the Python code beside it is: who may write the one may write the other.
     """
@@ -281,7 +284,7 @@ def _build(toolchain: Toolchain, folder: Path, library: Path, emulated_cuda: boo
 
 
 def compile_sources(toolchain: Toolchain, scratch: Path, log: Path, *, emulated_cuda: bool = False) -> Path:
-    """Compiles every C++ file beside one another and links them; returns the library inside `scratch`.
+    """Compile every C++ file beside one another and link them; return the library inside `scratch`.
 
     `log` gets the commands that failed, with what the compiler said to each.
     """
@@ -313,7 +316,7 @@ def compile_sources(toolchain: Toolchain, scratch: Path, log: Path, *, emulated_
 
 
 def _cached_object(job: "_CompileJob", flags: Sequence[str], versions: Sequence[str]) -> Path:
-    """Where the result of a compilation is kept: by all that it depends on, so that a change compiles few files."""
+    """Return the cache file of a compilation, named by all that it depends on: a change compiles few files."""
     digest = hashlib.sha256("\0".join((*job.command(flags), *versions)).encode())
     for path in included_files(job.source):
         digest.update(path.read_bytes() + b"\0")
@@ -321,7 +324,7 @@ def _cached_object(job: "_CompileJob", flags: Sequence[str], versions: Sequence[
 
 
 def included_files(source: Path) -> list[Path]:
-    """The file and all files of ours that it includes, directly or not, and those that are included for it."""
+    """Return the file and all files of ours that it includes, directly or not, and those that are included for it."""
     found: dict[Path, None] = {}
     waiting = [source, *([SOURCE_FOLDER / _COMMON_HEADER] if source.suffix == ".cpp" else ())]
     while waiting:
@@ -349,7 +352,7 @@ class _CompileJob:
 
 
 def _compile_jobs(emulated_cuda: bool) -> list[_CompileJob]:
-    """What is to be compiled; `*.vec.cpp` once per instruction set, `*.cu` where CUDA is emulated."""
+    """Return the files to compile; `*.vec.cpp` once per instruction set, `*.cu` where CUDA is emulated."""
     jobs: list[_CompileJob] = []
     for path in source_files():
         name = ".".join(path.relative_to(SOURCE_FOLDER).parts)

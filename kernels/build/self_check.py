@@ -19,7 +19,7 @@ _PROGRAM = "from kernels.build.self_check import main; import sys; main(sys.argv
 
 
 def finding(library: Path) -> str:
-    """`GOOD`, or one line on what the plugin does wrong with this OneFlow; takes seconds the first time.
+    """Return `GOOD`, or one line on what the plugin does wrong with this OneFlow; takes seconds the first time.
 
     A library in a folder of somebody else's, such as that of a wheel, was tried by whoever built it.
     """
@@ -35,7 +35,7 @@ def finding(library: Path) -> str:
 
 
 def _probe(library: Path) -> str:
-    """What a process of its own finds."""
+    """Run the check in its own process and return its finding."""
     package = str(Path(__file__).resolve().parents[2])
     environment = {name: value for name, value in os.environ.items() if name not in _OF_A_JOB}
     try:
@@ -60,7 +60,7 @@ _OF_A_JOB = frozenset({"MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORL
 
 
 def main(library: str) -> None:
-    """Prints the finding; runs in the process of its own."""
+    """Print the finding; runs in its own process."""
     from kernels.runtime import flow
 
     values = flow.tensor([[-3.0, -0.5, 0.0, 0.25, 2.0, 7.0]] * 64)

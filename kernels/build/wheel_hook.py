@@ -24,7 +24,7 @@ class KernelBuildHook(BuildHookInterface):
     """Hatchling finds it by being the only hook in the file that `pyproject.toml` names."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compiles and adds the library and the CUDA kernels; leaves an editable install alone."""
+        """Compile and add the library and the CUDA kernels; leave an editable install alone."""
         if os.environ.get(SWITCH, "0") != "1" or version == "editable":
             return
         sys.path.insert(0, self.root)
@@ -53,7 +53,7 @@ class KernelBuildHook(BuildHookInterface):
         build_data["pure_python"] = False
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Removes what was compiled, once the wheel is written."""
+        """Remove what was compiled, once the wheel is written."""
         scratch = getattr(self, "_scratch", None)
         if scratch is not None:
             scratch.cleanup()

@@ -27,7 +27,7 @@ class MemoryPlan:
 
 
 def share_graph_memory(*, enabled: bool) -> bool:
-    """Whether tensors of a CPU graph that is compiled from now on take over the memory of those no longer read.
+    """Set whether tensors of CPU graphs compiled from now on reuse the memory of those no longer read.
 
     They do from the moment the plugin is loaded; results are the same bits either way.
 
@@ -41,8 +41,9 @@ def share_graph_memory(*, enabled: bool) -> bool:
 
 
 def last_memory_plan() -> MemoryPlan:
-    """Memory of the last graph that this process planned; zeros where nothing was shared, and on ranks other than 0,
-    which get their plan from rank 0.
+    """Return the memory of the last graph planned in this process.
+
+    It is zeros if nothing was shared, and on ranks other than 0, which get their plan from rank 0.
 
     Raises:
         ValueError: the plugin is not loaded.
@@ -53,7 +54,7 @@ def last_memory_plan() -> MemoryPlan:
 
 
 def compile_graph(graph: Any, *inputs: Tensor) -> None:
-    """Compiles an `nn.Graph` for inputs of these shapes, as its first call would, and frees what only compiling needs.
+    """Compile an `nn.Graph` for inputs of these shapes, as its first call would, and free what only compiling needs.
 
     `nn.Graph` keeps three descriptions of itself to print them, the compiler its records (with the plugin they go too).
 

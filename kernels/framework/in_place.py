@@ -12,12 +12,12 @@ from kernels.runtime import Tensor, flow
 
 
 def subtract(target: Tensor, decrement: Tensor, rate: float = 1.0) -> None:
-    """target -= rate * decrement, of the same shape, dtype and device; without gradients."""
+    """Compute target -= rate * decrement, of the same shape, dtype and device; without gradients."""
     _run(_subtract_op(), target, decrement, rate)
 
 
 def assign(target: Tensor, value: Tensor) -> None:
-    """Copies value into target, of the same shape, dtype and device; without gradients."""
+    """Copy value into target, of the same shape, dtype and device; without gradients."""
     _run(_assign_op(), target, value, 1.0)
 
 

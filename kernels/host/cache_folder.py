@@ -7,7 +7,7 @@ from kernels.host.files import broken_link
 
 
 def user_cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/graph-train`, by default `~/.cache/graph-train`; it need not exist yet."""
+    """Return `$XDG_CACHE_HOME/graph-train`, by default `~/.cache/graph-train`; it need not exist yet."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification: a relative path counts as unset.
     folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
@@ -15,7 +15,10 @@ def user_cache_folder() -> Path:
 
 
 def file_stamp(file: Path | str) -> bytes:
-    """What differs after a file was changed, replaced, removed or made readable; part of the key of what it gave."""
+    """Return bytes that differ after a file was changed, replaced, removed or made readable.
+
+    They are part of the key of what was read from the file.
+    """
     try:
         status = os.stat(file)
     except OSError as error:
@@ -25,7 +28,7 @@ def file_stamp(file: Path | str) -> bytes:
 
 
 def make_private_folder(folder: Path) -> Path:
-    """Makes a folder and those above it that are missing, for this user alone, and returns it.
+    """Make a folder and those above it that are missing, for this user alone, and return it.
 
     Compiled kernels are kept in the same place, which is refused if others can write to it.
 

@@ -10,7 +10,10 @@ _MAJOR, _MINOR = 75, 76
 
 @cache
 def compute_capabilities() -> tuple[tuple[int, int], ...]:
-    """(Major, minor) of each device, in the order of their ordinals; empty where there is no driver or no device."""
+    """Return (major, minor) of each device, in the order of their ordinals.
+
+    The list is empty where there is no driver or no device.
+    """
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:

@@ -9,14 +9,14 @@ _CHECKOUT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
 def install_command(extra: str) -> str:
-    """The command that installs what an extra needs. It never names our own package: no index has to hold it."""
+    """Return the command that installs what an extra needs. It never names our own package: no index has to hold it."""
     if _CHECKOUT.is_file():
         return f"uv sync --extra {extra}"
     return "pip install " + " ".join(shlex.quote(need) for need in extra_requirements(extra))
 
 
 def extra_requirements(extra: str) -> list[str]:
-    """The requirements of an extra without their markers, such as `onnx==1.17.0`; none where this package is not
+    """Return the requirements of an extra without their markers, such as `onnx==1.17.0`; none where this package is not
     installed."""
     marked = re.compile(rf"""\bextra\s*==\s*["']{re.escape(extra)}["']""")
     try:

@@ -21,7 +21,7 @@ _MAX_LINKS = 40
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replaces a file as a whole: a reader, or a crash at any moment, finds the old content or the new one.
+    """Replace a file as a whole: a reader, or a crash at any moment, finds the old content or the new one.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; the old file is untouched.
@@ -32,7 +32,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def replacing(path: Path, *, keep: int = 0, lasting: bool = True) -> Iterator[Path]:
-    """Gives a temporary file beside `path`, with the same suffix, that takes the place of `path` when all went well.
+    """Give a temporary file beside `path`, with the same suffix, that takes the place of `path` when all went well.
 
     A pipe or device at `path` stays: the content is written into it.
 
@@ -67,7 +67,7 @@ def replacing(path: Path, *, keep: int = 0, lasting: bool = True) -> Iterator[Pa
 
 
 def is_stream(path: Path) -> bool:
-    """Whether what is there can only be written into: a pipe, a device, or an open file such as /dev/stdout."""
+    """Return whether what is there can only be written into: a pipe, a device, or an open file such as /dev/stdout."""
     place = _open_file(path)
     if place is not None:
         return True
@@ -79,12 +79,12 @@ def is_stream(path: Path) -> bool:
 
 
 def followed(path: Path) -> Path:
-    """The file that a name given by the user stands for: what a link leads to; streams stay as they are called."""
+    """Return the file that a user's path stands for: what a link leads to; streams keep their names."""
     return path if is_stream(path) else Path(os.path.realpath(path))
 
 
 def _open_file(path: Path) -> Path | None:
-    """The link of the kernel's to a file that some process has open, if `path` is one or leads to one."""
+    """Return the kernel's link to a file that some process has open, if `path` is one or leads to one."""
     for _ in range(_MAX_LINKS):
         if not os.path.islink(path):
             return None
@@ -97,7 +97,7 @@ def _open_file(path: Path) -> Path | None:
 
 @contextmanager
 def _staged_file(path: Path) -> Iterator[Path]:
-    """As `replacing`, for a stream: the temporary file lies elsewhere and is copied into it at the end."""
+    """Do as `replacing`, for a stream: the temporary file lies elsewhere and is copied into it at the end."""
     descriptor = _stream(path)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +113,7 @@ def _staged_file(path: Path) -> Iterator[Path]:
 
 
 def _stream(path: Path) -> int:
-    """A descriptor to write into a stream with; never waits for a reader."""
+    """Open a stream for writing; never wait for a reader."""
     place = _open_file(path)
     if place is not None and place.parent == Path(os.path.realpath("/proc/self/fd")):
         return os.dup(int(place.name))  # goes on where that descriptor has come to
@@ -130,12 +130,12 @@ def _stream(path: Path) -> int:
 
 
 def older(path: Path, generation: int) -> Path:
-    """The file that `path` was `generation` replacements ago."""
+    """Return the file that `path` was `generation` replacements ago."""
     return path.with_name(f"{path.stem}.{generation}{path.suffix}")
 
 
 def _shift(path: Path, keep: int) -> None:
-    """Makes every kept generation one older; there is a complete file under the name of `path` all the time."""
+    """Make every kept generation one older; there is a complete file under the name of `path` all the time."""
     for generation in range(keep - 1, 1, -1):
         if older(path, generation - 1).exists():
             os.replace(older(path, generation - 1), older(path, generation))
@@ -153,7 +153,7 @@ def _shift(path: Path, keep: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes new, renamed and removed names of a folder survive a power cut."""
+    """Make new, renamed and removed names of a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -162,7 +162,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Deletes the temporary files that a killed process left in a folder that nobody writes to; returns their count."""
+    """Delete the temporary files that a killed process left in a folder that nobody writes to; return their count."""
     ours = (path for path in folder.glob(f".*{_MARK}*") if _TEMPORARY.fullmatch(path.name))
     found = [path for path in ours if path.is_file() and not path.is_symlink()]
     for path in found:
@@ -171,11 +171,11 @@ def remove_leftovers(folder: Path) -> int:
 
 
 class NotReadableError(ValueError):
-    """Not a regular file, or too large; the text says which."""
+    """Error: not a regular file, or too large; the text says which."""
 
 
 def read_regular(path: Path | str, *, max_bytes: int) -> bytes:
-    """The content of a regular file.
+    """Return the content of a regular file.
 
     Raises:
         NotReadableError: a folder, pipe or device, or a file of more than `max_bytes`.
@@ -199,7 +199,7 @@ def read_regular(path: Path | str, *, max_bytes: int) -> bytes:
 
 
 def broken_link(file: Path) -> Path | None:
-    """Of a file that is not there: the link to nothing that takes its place or that of a folder above it, if any."""
+    """Return the dangling link in place of a missing file or of a folder above it, if any."""
     for path in (file, *file.parents):
         if os.path.islink(path):
             return path

@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class _Hierarchy:
-    """How a version of control groups names its files."""
+    """The file names of one version of control groups."""
 
     mounted: str
     limit: str
@@ -21,7 +21,7 @@ _V2 = _Hierarchy("", "memory.max", "memory.current", "inactive_file")
 
 
 def free_memory(*, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes this process may still take: what the kernel calls available, or less in a limited control group.
+    """Return the bytes this process may still take: MemAvailable, or less in a limited control group.
 
     Args:
         proc, groups: where the kernel shows processes and control groups (both versions).
@@ -32,7 +32,7 @@ def free_memory(*, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgro
 
 
 def _cgroup_headroom(membership: Path, groups: Path) -> Iterator[int]:
-    """What is left in each limited group from this process's own up to the root; always at least one number."""
+    """Yield what is left in each limited group from this process's own up to the root; always at least one number."""
     yield 1 << 62
     lines = membership.read_text().splitlines() if membership.exists() else ["0::/", "1:memory:/"]
     for line in lines:

@@ -7,13 +7,13 @@ from kernels.host.files import followed, is_stream
 
 
 def printable(path: Path | str) -> str:
-    """The path as one line of valid text: newlines, control characters and undecodable bytes become escapes."""
+    """Return the path as one line of valid text: newlines, control characters and undecodable bytes become escapes."""
     text = os.fsencode(path).decode("utf-8", errors="backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def with_home(path: Path | str) -> Path:
-    """The path with its leading `~` or `~name` replaced by that user's home folder.
+    """Return the path with its leading `~` or `~name` replaced by that user's home folder.
 
     Raises:
         ValueError: there is no such user, or no home folder is known.

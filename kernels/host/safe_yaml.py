@@ -38,17 +38,17 @@ class YamlFile:
     _nodes: dict[Key, yaml.Node]
 
     def where(self, *key: Any) -> str:
-        """ "file:line:column" of the value under that key (indices for lists), or the file if there is none."""
+        """Return "file:line:column" of the value under that key (indices for lists), or the file if there is none."""
         node = self._nodes.get(key)
         return printable(self.path) if node is None else _place(self.path, node.start_mark)
 
     def line(self, *key: Any) -> str:
-        """ "file:line" of the value under that key, or the file if there is none."""
+        """Return "file:line" of the value under that key, or the file if there is none."""
         node = self._nodes.get(key)
         return printable(self.path) if node is None else f"{printable(self.path)}:{node.start_mark.line + 1}"
 
     def scalar_text(self, *key: Any) -> str | None:
-        """The value as it is written in the file (`no`, `007`), None where it is no scalar."""
+        """Return the value as it is written in the file (`no`, `007`), None where it is no scalar."""
         node = self._nodes.get(key)
         return node.value if isinstance(node, yaml.ScalarNode) else None
 
@@ -79,7 +79,7 @@ _PlainLoader.yaml_implicit_resolvers = {
 
 
 def load_yaml(path: Path | str) -> YamlFile:
-    """Reads a yaml mapping.
+    """Read a yaml mapping.
 
     Raises:
         ValueError: no valid or no harmless yaml; one line with file, line and column.
@@ -141,12 +141,12 @@ def _kind(node: yaml.Node) -> str:
 
 
 def _check_nodes(root: yaml.Node, path: Path) -> None:
-    """Refuses tags, repeated keys, endless numbers, loops and alias bombs, before anything is built from the nodes."""
+    """Refuse tags, repeated keys, endless numbers, loops and alias bombs, before anything is built from the nodes."""
     expanded: dict[int, tuple[int, int]] = {}
     open_nodes: set[int] = set()
 
     def visit(node: yaml.Node) -> tuple[int, int]:
-        """Nodes and levels of what the node stands for."""
+        """Return the nodes and levels of what the node stands for."""
         if id(node) in open_nodes:
             raise _NotPlainError(f"{_place(path, node.start_mark)}: this value contains itself through an alias")
         if id(node) not in expanded:
@@ -175,7 +175,10 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
 
 
 def _can_name_a_file(text: str) -> bool:
-    """False for lone surrogates, which only escapes can make; those that stand for undecodable bytes are paths."""
+    """Return False for lone surrogates, which only escapes can make.
+
+    Those that stand for undecodable bytes are paths.
+    """
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
@@ -204,7 +207,10 @@ def _check_node(node: yaml.Node, path: Path) -> None:
 
 
 def _scalar(node: yaml.ScalarNode, path: Path) -> Any:
-    """The value of a scalar. A tag written by hand (`!!int abc`) may not fit it; PyYAML would raise whatever comes."""
+    """Return the value of a scalar.
+
+    A tag written by hand (`!!int abc`) may not fit it; PyYAML would raise whatever comes.
+    """
     try:
         return yaml.constructor.SafeConstructor().construct_object(node)
     except (ValueError, KeyError, IndexError, OverflowError, yaml.YAMLError):
@@ -213,7 +219,7 @@ def _scalar(node: yaml.ScalarNode, path: Path) -> Any:
 
 
 def _check_keys(node: yaml.MappingNode, path: Path) -> None:
-    """Keys are compared as values: 1, 01 and true would overwrite one another."""
+    """Check the keys as values: 1, 01 and true would overwrite one another."""
     seen: dict[Any, yaml.Node] = {}
     for key, _ in node.value:
         place = _place(path, key.start_mark)

@@ -62,7 +62,7 @@ class AugmentConfig:
 
 
 def largest(name: str) -> float:
-    """The largest value that an augmentation may have; the smallest is 0."""
+    """Return the largest value that an augmentation may have; the smallest is 0."""
     return _LARGEST.get(name, 1.0)
 
 

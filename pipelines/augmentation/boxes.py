@@ -8,20 +8,20 @@ import numpy as np
 
 
 def cxcywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
-    """(n, 4) centre form to (n, 4) corner form, in any one unit."""
+    """Convert (n, 4) centre form to (n, 4) corner form, in any one unit."""
     half = boxes[:, 2:] / 2
     return np.concatenate((boxes[:, :2] - half, boxes[:, :2] + half), axis=1)
 
 
 def xyxy_to_cxcywh(boxes: np.ndarray) -> np.ndarray:
-    """(n, 4) corner form to (n, 4) centre form, in any one unit."""
+    """Convert (n, 4) corner form to (n, 4) centre form, in any one unit."""
     return np.concatenate(((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), axis=1)
 
 
 def denormalise(
     boxes_cxcywhn: np.ndarray, *, width: float, height: float, offset_xy: tuple[float, float]
 ) -> np.ndarray:
-    """(n, 4) normalised centre form to (n, 4) corners in px of a canvas.
+    """Convert (n, 4) normalised centre form to (n, 4) corners in px of a canvas.
 
     Args:
         boxes_cxcywhn: normalised to an image.
@@ -34,7 +34,7 @@ def denormalise(
 
 
 def normalise(boxes_xyxy: np.ndarray, *, width: float, height: float, clip_margin: float | None = None) -> np.ndarray:
-    """(n, 4) corners in px to (n, 4) normalised centre form.
+    """Convert (n, 4) corners in px to (n, 4) normalised centre form.
 
     Args:
         boxes_xyxy: px of an image.
@@ -47,7 +47,7 @@ def normalise(boxes_xyxy: np.ndarray, *, width: float, height: float, clip_margi
 
 
 def clip(boxes_xyxy: np.ndarray, *, width: float, height: float) -> np.ndarray:
-    """Limits (n, 4) corners to [0, width] x [0, height]."""
+    """Limit (n, 4) corners to [0, width] x [0, height]."""
     limit = np.array((width, height, width, height), boxes_xyxy.dtype)
     return np.clip(boxes_xyxy, np.zeros_like(limit), limit)
 
@@ -60,7 +60,7 @@ def survivors(
     max_aspect: float = 100.0,
     min_area_share: float = 0.1,
 ) -> np.ndarray:
-    """Which boxes are still worth learning after an augmentation.
+    """Return which boxes are still worth learning after an augmentation.
 
     Args:
         before_xyxy: (n, 4) corners before it, already multiplied by its scale.
@@ -80,7 +80,7 @@ def survivors(
 
 
 def resample_polygon(points: np.ndarray, count: int = 1000) -> np.ndarray:
-    """Walks once around a closed polygon: (m, 2) corners become (count, 2) points, evenly by corner number.
+    """Walk once around a closed polygon: (m, 2) corners become (count, 2) points, evenly by corner number.
 
     The first point comes back as the last one.
     """
@@ -91,7 +91,7 @@ def resample_polygon(points: np.ndarray, count: int = 1000) -> np.ndarray:
 
 
 def polygon_box(points: np.ndarray, *, width: float, height: float) -> np.ndarray:
-    """(4,) corners around those of (m, 2) points that lie inside the image; zeros if none does."""
+    """Return (4,) corners around those of (m, 2) points that lie inside the image; zeros if none does."""
     inside = ((points >= 0) & (points <= (width, height))).all(axis=1)
     # YOLOv5 tests the x values themselves for "any", so points that all lie on the left edge count as none.
     if not points[inside, 0].any():

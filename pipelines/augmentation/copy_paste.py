@@ -25,7 +25,7 @@ class Pasted:
 def choose_pasted(
     rng: np.random.Generator, labels: np.ndarray, polygons: Sequence[np.ndarray], *, share: float, width: int
 ) -> tuple[Pasted, ...]:
-    """Draws objects to paste, and drops those that would hide too much of another one.
+    """Draw objects to paste, and drop those that would hide too much of another one.
 
     Args:
         rng: takes one draw of numbers without repetition.
@@ -47,12 +47,12 @@ def choose_pasted(
 
 
 def mirrored_boxes(boxes_xyxy: np.ndarray, *, width: int) -> np.ndarray:
-    """(n, 4) corners after the canvas was turned left for right."""
+    """Mirror (n, 4) corners left to right with their canvas."""
     return np.stack((width - boxes_xyxy[:, 2], boxes_xyxy[:, 1], width - boxes_xyxy[:, 0], boxes_xyxy[:, 3]), axis=1)
 
 
 def mirrored_points(points: np.ndarray, *, width: int) -> np.ndarray:
-    """(m, 2) points after the canvas was turned left for right."""
+    """Mirror (m, 2) points left to right with their canvas."""
     return np.stack((width - points[:, 0], points[:, 1]), axis=1)
 
 

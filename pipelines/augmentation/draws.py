@@ -26,7 +26,7 @@ _SAMPLE, _ORDER, _SIZES, _QUAD = range(4)  # purposes: each has its own range of
 def generator(
     seed: int, epoch: int, number: int = 0, *, purpose: int = _SAMPLE, repeat: int = 0
 ) -> np.random.Generator:
-    """A generator that starts at the counter (number, epoch, purpose and repeat) under the key `seed`."""
+    """Return a generator that starts at the counter (number, epoch, purpose and repeat) under the key `seed`."""
     # The lowest counter word counts the draws themselves and starts at 0.
     counter = np.array((0, purpose << 32 | repeat, number, epoch), np.uint64)
     return np.random.Generator(np.random.Philox(key=np.array((seed, 0), np.uint64), counter=counter))
@@ -84,7 +84,7 @@ class SamplePlan:
 def epoch_order(
     seed: int, epoch: int, count: int, *, image_weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image numbers of an epoch in order, and for each how often it came before in the same epoch.
+    """Return the image numbers of an epoch in order, and for each how often it came before in the same epoch.
 
     Args:
         seed, epoch: key of the draw.
@@ -108,7 +108,7 @@ def epoch_order(
 
 
 def multi_scale_sizes(seed: int, epoch: int, batches: int, *, image_px: int, stride: int) -> list[int]:
-    """Image sizes of the batches of an epoch: multiples of the stride from half to one and a half of `image_px`.
+    """Return image sizes of the batches of an epoch: multiples of the stride from half to one and a half of `image_px`.
 
     Source: YOLOv5's `--multi-scale`; there a batch is scaled after loading, here it is rendered at its size.
     """
@@ -118,13 +118,13 @@ def multi_scale_sizes(seed: int, epoch: int, batches: int, *, image_px: int, str
 
 
 def multi_scale_range(image_px: int, stride: int) -> list[int]:
-    """The sizes that `multi_scale_sizes` draws from, in rising order."""
+    """Return the sizes that `multi_scale_sizes` draws from, in rising order."""
     low, high = int(image_px * 0.5) // stride, int(image_px * 1.5 + stride - 1) // stride
     return [n * stride for n in range(max(1, low), max(1, high) + 1)]
 
 
 class SampleDraws:
-    """Draws samples of one data set under one augmentation."""
+    """Random samples of one data set under one augmentation."""
 
     def __init__(self, images: ImageIndex, augment: AugmentConfig, *, seed: int) -> None:
         self._images, self._augment, self._seed = images, augment, seed
@@ -133,7 +133,7 @@ class SampleDraws:
     def sample(
         self, epoch: int, index: int, *, output_wh: Size, repeat: int = 0, partners: np.ndarray | None = None
     ) -> SamplePlan:
-        """The sample of one image in one epoch.
+        """Return the sample of one image in one epoch.
 
         Args:
             epoch, index, repeat: with the seed, the key of the draw.
@@ -165,11 +165,11 @@ class SampleDraws:
         )
 
     def enlarged_quad(self, epoch: int, group: int) -> bool:
-        """Whether the group-th four samples of an epoch become one enlarged sample instead of four joined ones."""
+        """Return whether the group-th four samples of an epoch become one enlarged sample instead of a joined one."""
         return bool(generator(self._seed, epoch, group, purpose=_QUAD).random() < 0.5)
 
     def labels(self, plan: SamplePlan) -> np.ndarray:
-        """(n, 5) float32 [class, cx, cy, w, h] of a sample, normalised to its output."""
+        """Return (n, 5) float32 [class, cx, cy, w, h] of a sample, normalised to its output."""
         parts = [self._view_labels(view) for view in plan.views]
         rows = np.concatenate(parts) if len(parts) > 1 else parts[0]
         width, height = plan.output_wh
@@ -226,7 +226,7 @@ class SampleDraws:
         return View(tuple(sources), tuple(placed), canvas_wh, output_wh, matrix, draw.scale, clip_labels)
 
     def _with_pasted(self, rng: np.random.Generator, view: View) -> View:
-        """The view with objects pasted on its canvas, if the augmentation asks for that."""
+        """Return the view with objects pasted on its canvas, if the augmentation asks for that."""
         if not self._augment.copy_paste:
             return view
         pasted = choose_pasted(
@@ -282,7 +282,7 @@ class LetterboxedImage:
 
 
 def letterboxed(image_wh: Size, output_wh: Size, *, image_px: int, enlarge: bool = True) -> LetterboxedImage:
-    """An image scaled so that its long side is `image_px`, then centred in the output with a grey border.
+    """Plan an image scaled so that its long side is `image_px`, then centred in the output with a grey border.
 
     Args:
         image_wh: px of the file.
@@ -301,7 +301,7 @@ def letterboxed(image_wh: Size, output_wh: Size, *, image_px: int, enlarge: bool
 
 
 def canvas_labels(placements: Sequence[Tile], labels: Sequence[np.ndarray], *, canvas_wh: Size | None) -> np.ndarray:
-    """Labels of placed images on their canvas.
+    """Return the labels of placed images on their canvas.
 
     Args:
         placements: where the scaled images lie.
@@ -324,7 +324,7 @@ def canvas_labels(placements: Sequence[Tile], labels: Sequence[np.ndarray], *, c
 
 
 def flip_labels(labels: np.ndarray, *, up_down: bool = False, left_right: bool = False) -> np.ndarray:
-    """(n, 5) [class, cx, cy, w, h] normalised, mirrored; the input is not changed."""
+    """Return (n, 5) [class, cx, cy, w, h] normalised, mirrored; the input is not changed."""
     flipped = labels.copy()
     if up_down:
         flipped[:, 2] = 1 - flipped[:, 2]
@@ -334,7 +334,7 @@ def flip_labels(labels: np.ndarray, *, up_down: bool = False, left_right: bool =
 
 
 def enlarged(plan: SamplePlan, factor: int) -> SamplePlan:
-    """The same sample seen at a multiple of its size."""
+    """Return the same sample rendered at a multiple of its size."""
     zoom = np.diag((factor, factor, 1.0))
     views = tuple(
         replace(

@@ -35,7 +35,7 @@ class ViewDraw:
 
 
 def view_matrix(draw: ViewDraw, *, canvas_wh: tuple[int, int]) -> np.ndarray:
-    """(3, 3) float64 map from canvas px to output px: centre, perspective, rotate and scale, shear, translate.
+    """Return (3, 3) float64 map from canvas px to output px: centre, perspective, rotate and scale, shear, translate.
 
     Source: the order of YOLOv5's random perspective.
     """
@@ -54,12 +54,12 @@ def view_matrix(draw: ViewDraw, *, canvas_wh: tuple[int, int]) -> np.ndarray:
 
 
 def is_axis_aligned(matrix: np.ndarray) -> bool:
-    """True when the map only scales and shifts, so that upright rectangles stay upright rectangles."""
+    """Return whether the map only scales and shifts, so that upright rectangles stay upright rectangles."""
     return bool(matrix[0, 1] == 0 and matrix[1, 0] == 0 and matrix[2, 0] == 0 and matrix[2, 1] == 0)
 
 
 def map_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Maps (n, 2) points; with a perspective row each is divided by its own third coordinate."""
+    """Map (n, 2) points; with a perspective row each is divided by its own third coordinate."""
     mapped = points @ matrix[:2, :2].T + matrix[:2, 2]
     if matrix[2, 0] == 0 and matrix[2, 1] == 0:
         return mapped
@@ -67,7 +67,7 @@ def map_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def map_boxes(matrix: np.ndarray, boxes_xyxy: np.ndarray, *, output_wh: tuple[int, int]) -> np.ndarray:
-    """(n, 4) upright boxes around the four mapped corners of each box, clipped to the output; float64."""
+    """Return (n, 4) upright boxes around the four mapped corners of each box, clipped to the output; float64."""
     corners = boxes_xyxy[:, (0, 1, 2, 3, 0, 3, 2, 1)].astype(np.float64).reshape(-1, 2)
     mapped = map_points(matrix, corners).reshape(-1, 4, 2)
     around = np.concatenate((mapped.min(axis=1), mapped.max(axis=1)), axis=1)
@@ -82,7 +82,7 @@ def map_labels(
     scale: float,
     output_wh: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of an augmented image, and which of them to keep.
+    """Return the boxes of an augmented image, and which of them to keep.
 
     Args:
         matrix: (3, 3) canvas to output.

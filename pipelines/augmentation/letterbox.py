@@ -13,7 +13,7 @@ BORDER_GREY = 114
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where an image lies in its letterboxed form.
+    """The place of an image in its letterboxed form.
 
     Attributes:
         output_hw: px of the result.
@@ -37,7 +37,7 @@ def letterbox(
     enlarge: bool = True,
     stride: int = 32,
 ) -> Letterbox:
-    """Centres an image in a rectangle of its own or a common aspect ratio.
+    """Centre an image in a rectangle of its own or a common aspect ratio.
 
     Args:
         image_hw, target_hw: px, height first.
@@ -77,7 +77,7 @@ def unletterbox_boxes(
     to_hw: tuple[int, int],
     ratio_pad: tuple[float, tuple[float, float]] | None = None,
 ) -> np.ndarray:
-    """Boxes found in a letterboxed image, in px of the original image and clipped to it.
+    """Return the boxes found in a letterboxed image, in px of the original image and clipped to it.
 
     Args:
         boxes_xyxy: (n, 4) px of the letterboxed image.
@@ -95,7 +95,7 @@ def unletterbox_boxes(
 
 
 def long_side_size(image_wh: tuple[int, int], image_px: int) -> tuple[int, int]:
-    """Width and height of an image scaled so that its long side is `image_px`, the other one rounded up."""
+    """Return the width and height of an image scaled so that its long side is `image_px`, the other one rounded up."""
     ratio = image_px / max(image_wh)
     width, height = (min(image_px, max(1, math.ceil(side * ratio))) for side in image_wh)
     return width, height
@@ -104,7 +104,7 @@ def long_side_size(image_wh: tuple[int, int], image_px: int) -> tuple[int, int]:
 def rectangular_batches(
     sizes_wh: np.ndarray, *, batch_size: int, image_px: int, stride: int, pad_strides: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Groups images of like shape, so that a batch needs little border.
+    """Group images of like shape, so that a batch needs little border.
 
     Args:
         sizes_wh: (n, 2) px.

@@ -9,7 +9,7 @@ Rectangle = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Tile:
-    """Where one scaled image lies on a canvas.
+    """The place of one scaled image on a canvas.
 
     Attributes:
         size_wh: px of the scaled image.
@@ -29,7 +29,7 @@ class Tile:
 
 
 def place(size_wh: Size, offset_xy: tuple[int, int], canvas_wh: Size) -> Tile:
-    """Lays an image down and cuts off what overhangs the canvas."""
+    """Lay an image down and cut off what overhangs the canvas."""
     left, top = min(max(offset_xy[0], 0), canvas_wh[0]), min(max(offset_xy[1], 0), canvas_wh[1])
     right = max(left, min(offset_xy[0] + size_wh[0], canvas_wh[0]))
     bottom = max(top, min(offset_xy[1] + size_wh[1], canvas_wh[1]))
@@ -37,7 +37,7 @@ def place(size_wh: Size, offset_xy: tuple[int, int], canvas_wh: Size) -> Tile:
 
 
 def mosaic4(sizes_wh: Sequence[Size], *, centre_xy: tuple[int, int], image_px: int) -> list[Tile]:
-    """Four images meeting at a point of a canvas of twice the image size.
+    """Place four images meeting at a point of a canvas of twice the image size.
 
     Args:
         sizes_wh: scaled sizes in the order top left, top right, bottom left, bottom right.
@@ -54,7 +54,7 @@ def mosaic4(sizes_wh: Sequence[Size], *, centre_xy: tuple[int, int], image_px: i
 
 
 def mosaic9(sizes_wh: Sequence[Size], *, cut_xy: tuple[int, int], image_px: int) -> list[Tile]:
-    """Nine images in a ring around the first, seen through a window of twice the image size.
+    """Place nine images in a ring around the first, seen through a window of twice the image size.
 
     Each one touches the one before: centre, top, top right, right, bottom right, bottom, bottom left, left, top left.
     Where images of different aspect ratio overlap the later one lies on top, and gaps stay grey.

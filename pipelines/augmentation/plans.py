@@ -9,7 +9,7 @@ from pipelines.augmentation.rendering import ViewRender
 
 @dataclass(frozen=True)
 class Finish:
-    """What happens to one drawn view.
+    """The final operations on one drawn view.
 
     Attributes:
         partner: number of the view of the same batch to blend it with; None if it stays alone.
@@ -24,7 +24,7 @@ class Finish:
 
 @dataclass(frozen=True)
 class FileGeometry:
-    """How one file became one image of a validation batch.
+    """The mapping from one file to one image of a validation batch.
 
     Attributes:
         original_hw: px of the file, upright.
@@ -56,7 +56,7 @@ class Picture:
     at: tuple[int, int] = (0, 0)
 
     def window(self, images: np.ndarray) -> np.ndarray:
-        """Its part (3, h, w) of the images (B, 3, H, W) of a batch, as a view."""
+        """Return this plan's part (3, h, w) of the images (B, 3, H, W) of a batch, as a view."""
         (top, left), (height, width) = self.at, self.views[0].output_hw
         return images[self.row, :, top : top + height, left : left + width]
 
@@ -84,7 +84,7 @@ class BatchPlan:
 
     @property
     def finishes(self) -> list[Finish]:
-        """What happens to each of the views."""
+        """The final operations on each of the views."""
         seconds = iter(range(len(self.pictures), 2 * len(self.pictures)))
         firsts = [Finish(next(seconds) if len(p.views) == 2 else None, p.mix_ratio, p.hsv_gains) for p in self.pictures]
         return firsts + [Finish() for p in self.pictures if len(p.views) == 2]
@@ -100,5 +100,5 @@ class BatchPlan:
         return (len(self.indices), 3, *self.shape_hw)
 
     def empty_images(self) -> np.ndarray:
-        """(B, 3, H, W) uint8, not yet written."""
+        """Return (B, 3, H, W) uint8, not yet written."""
         return np.empty(self.images_shape, np.uint8)

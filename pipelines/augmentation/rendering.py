@@ -44,7 +44,7 @@ class TileRender:
 
     @property
     def filter(self) -> Filter:
-        """How a kernel of ours resamples it."""
+        """The filter with which our kernel resamples it."""
         if self.by_area:
             return "area"
         return "triangle" if self.shrinks else "linear"
@@ -81,7 +81,7 @@ class ViewRender:
 
 
 def flip_matrix(output_wh: Size, *, up_down: bool, left_right: bool) -> np.ndarray:
-    """(3, 3) map that mirrors an output in place."""
+    """Return (3, 3) map that mirrors an output in place."""
     matrix = np.eye(3)
     if left_right:
         matrix[0] = -1.0, 0.0, output_wh[0]
@@ -91,7 +91,7 @@ def flip_matrix(output_wh: Size, *, up_down: bool, left_right: bool) -> np.ndarr
 
 
 def render_sample(plan: SamplePlan, sizes: Sequence[Size], *, warp: bool) -> tuple[ViewRender, ...]:
-    """How to draw each view of a sample, flips included.
+    """Return how to draw each view of a sample, flips included.
 
     Args:
         plan: what to draw.
@@ -134,7 +134,7 @@ def _warped_view(view: View, matrix: np.ndarray, sizes: Sequence[Size]) -> ViewR
 
 
 def _visible_canvas(back: np.ndarray, view: View) -> Rectangle:
-    """The part of the canvas that the output can show, with a pixel around it for interpolation."""
+    """Return the part of the canvas that the output can show, with a pixel around it for interpolation."""
     width, height = view.output_wh
     corners = np.array(((0, 0), (width, 0), (0, height), (width, height)), np.float64)
     thirds = corners @ back[2, :2] + back[2, 2]
@@ -151,7 +151,7 @@ def _visible_canvas(back: np.ndarray, view: View) -> Rectangle:
 def _tile(
     source: int, placed: Tile, image_wh: Size, matrix: np.ndarray, output_wh: Size, *, by_area: bool = False
 ) -> TileRender | None:
-    """The tile that a placed image becomes under a map that only scales and shifts; None if none of it is seen."""
+    """Return tile that a placed image becomes under a map that only scales and shifts; None if none of it is seen."""
     axes = [_axis(placed, axis, image_wh[axis], matrix, output_wh[axis]) for axis in (1, 0)]
     if axes[0] is None or axes[1] is None:
         return None
@@ -193,7 +193,7 @@ def _axis(placed: Tile, axis: int, image_side: int, matrix: np.ndarray, output_s
 
 
 def placed_image(source: int, placed: Tile, image_wh: Size, output_wh: Size, *, by_area: bool = False) -> ViewRender:
-    """One image where it was placed, on a canvas that is the output; `by_area`: see `TileRender`."""
+    """Render one image where it was placed, on a canvas that is the output; `by_area`: see `TileRender`."""
     tile = _tile(source, placed, image_wh, np.eye(3), output_wh, by_area=by_area)
     assert tile is not None, "a letterboxed image is always seen"
     output_hw = (output_wh[1], output_wh[0])

@@ -52,12 +52,12 @@ class _BadEntryError(Exception):
 
 
 def is_coco_file(source: Path) -> bool:
-    """Whether a source of images is a COCO json, by its ending."""
+    """Return whether a source of images is a COCO json, by its ending."""
     return source.suffix.lower() == ".json"
 
 
 def read_coco(path: Path, class_names: Sequence[str] = ()) -> CocoFile:
-    """Reads a COCO detection json.
+    """Read a COCO detection json.
 
     Classes are matched by name with `class_names`; without those the categories count in the order of their ids, as
     YOLO versions of COCO do. Crowd regions (`iscrowd`) are left out and counted. Boxes come from `bbox`, polygons
@@ -114,7 +114,7 @@ def _list(path: Path, document: dict[str, Any], key: str) -> list[Any]:
 
 
 def _classes(path: Path, categories: list[Any], wanted: Sequence[str]) -> tuple[dict[int, int], tuple[str, ...]]:
-    """Class index by category id, and the class names."""
+    """Return class index by category id, and the class names."""
     by_id: dict[int, str] = {}
     for category in categories:
         entry = category if isinstance(category, dict) else {}
@@ -133,7 +133,7 @@ def _classes(path: Path, categories: list[Any], wanted: Sequence[str]) -> tuple[
 
 
 def _image_entries(path: Path, images: list[Any], problems: list[Problem]) -> dict[Any, tuple[str, int, int]]:
-    """File name, width and height by image id."""
+    """Return file name, width and height by image id."""
     entries: dict[Any, tuple[str, int, int]] = {}
     for position, image in enumerate(images):
         try:
@@ -178,7 +178,7 @@ def _add_annotation(
     classes: dict[int, int],
     rows: dict[Any, list[tuple[np.ndarray, np.ndarray | None]]],
 ) -> bool:
-    """Appends the annotation to its image's rows; returns True if it is a crowd region, which is left out."""
+    """Append the annotation to its image's rows; return True if it is a crowd region, which is left out."""
     if not isinstance(annotation, dict):
         raise _BadEntryError("not a mapping")
     image, category = annotation.get("image_id"), annotation.get("category_id")
@@ -205,7 +205,7 @@ def _numbers(values: Any) -> list[float]:
 
 
 def _normalised_box(bbox: Any, width: int, height: int) -> tuple[float, float, float, float]:
-    """[x, y, w, h] in px as centre, width and height relative to the image, clipped to it."""
+    """Return [x, y, w, h] in px as centre, width and height relative to the image, clipped to it."""
     values = _numbers(bbox)
     if len(values) != 4:
         raise _BadEntryError(f"bbox has {len(values)} numbers, x, y, width, height are needed")
@@ -218,7 +218,7 @@ def _normalised_box(bbox: Any, width: int, height: int) -> tuple[float, float, f
 
 
 def _polygon(segmentation: Any, width: int, height: int) -> np.ndarray | None:
-    """One normalised polygon (m, 2) around all parts; None for masks (run lengths) and missing ones."""
+    """Return one normalised polygon (m, 2) around all parts; None for masks (run lengths) and missing ones."""
     if not isinstance(segmentation, list) or not segmentation:
         return None
     parts = []
@@ -233,7 +233,7 @@ def _polygon(segmentation: Any, width: int, height: int) -> np.ndarray | None:
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """One closed outline that visits every part, walking there and back where the parts are nearest."""
+    """Return one closed outline that visits every part, walking there and back where the parts are nearest."""
     ring = parts[0]
     for part in parts[1:]:
         here, there = _nearest(ring, part)
@@ -242,7 +242,10 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _nearest(ring: np.ndarray, part: np.ndarray) -> tuple[int, int]:
-    """Numbers of the two points that are nearest; of equally near ones the first. All distances never exist at once."""
+    """Return the numbers of the two points that are nearest; of equally near ones the first.
+
+    All distances never exist at once.
+    """
     rows = max(1, _DISTANCES_AT_ONCE // len(part))
     least, found = np.inf, (0, 0)
     for start in range(0, len(ring), rows):
@@ -264,7 +267,7 @@ def _label_rows(path: Path, name: str, rows: Sequence[tuple[np.ndarray, np.ndarr
 
 
 def _image_folder(path: Path, names: Iterable[str]) -> Path:
-    """The folder that holds the first image that is found; COCO jsons name files without their folder."""
+    """Return the folder that holds the first image that is found; COCO jsons name files without their folder."""
     split = path.stem.rpartition("_")[2]  # instances_val2017.json -> val2017
     above = path.parent.parent
     candidates = [above / "images" / split, above / split, above / "images", path.parent, above]

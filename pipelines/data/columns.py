@@ -19,7 +19,7 @@ class Column(Sequence[Entry]):
 
     @abstractmethod
     def entry(self, number: int) -> Entry:
-        """The entry of an image; `number` is at least 0 and less than the length."""
+        """Return the entry of an image; `number` is at least 0 and less than the length."""
 
     @overload
     def __getitem__(self, number: int) -> Entry: ...
@@ -60,14 +60,14 @@ class ImagePaths(ValueColumn[Path]):
 
     @classmethod
     def of(cls, paths: Sequence[Path]) -> "ImagePaths":
-        """From one path per image."""
+        """Build the column from one path per image."""
         return paths if isinstance(paths, cls) else cls(map(str, paths))
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def entry(self, number: int) -> Path:
-        """The path of an image."""
+        """Return the path of an image."""
         return Path(self.texts[number])
 
     @property
@@ -91,7 +91,7 @@ class ImageFormats(ValueColumn[ImageFormat]):
 
     @classmethod
     def of(cls, formats: Sequence[ImageFormat]) -> "ImageFormats":
-        """From one format per image."""
+        """Build the column from one format per image."""
         if isinstance(formats, cls):
             return formats
         known: dict[tuple[object, ...], int] = {}
@@ -106,7 +106,7 @@ class ImageFormats(ValueColumn[ImageFormat]):
 
     @classmethod
     def joined(cls, parts: Sequence["ImageFormats"]) -> "ImageFormats":
-        """Those of all parts, in their order; there must be at least one part."""
+        """Concatenate all parts, in their order; there must be at least one part."""
         known: dict[ImageFormat, int] = {}
         codes = [
             np.array([known.setdefault(form, len(known)) for form in part.distinct], np.int32)[part.codes]
@@ -115,23 +115,23 @@ class ImageFormats(ValueColumn[ImageFormat]):
         return cls(known, np.concatenate(codes), np.concatenate([part.file_bytes for part in parts]))
 
     def chosen(self, keep: npt.NDArray[np.bool_]) -> "ImageFormats":
-        """Those of the images where `keep` (n,) is true."""
+        """Keep the images where `keep` (n,) is true."""
         return ImageFormats(self.distinct, self.codes[keep], self.file_bytes[keep])
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def entry(self, number: int) -> ImageFormat:
-        """The format of an image."""
+        """Return the format of an image."""
         return replace(self.distinct[self.codes[number]], file_bytes=int(self.file_bytes[number]))
 
     @property
     def amounts(self) -> npt.NDArray[np.int64]:
-        """How many images have each of `distinct`; some may have none."""
+        """Number of images with each of `distinct`; some may have none."""
         return np.bincount(self.codes, minlength=len(self.distinct))
 
     def where(self, holds: Callable[[ImageFormat], bool]) -> npt.NDArray[np.bool_]:
-        """(n,) whether something holds for each format; it must not depend on `file_bytes`."""
+        """Return (n,) whether a predicate holds for each format; it must not depend on `file_bytes`."""
         return np.array([holds(form) for form in self.distinct], bool)[self.codes]
 
 
@@ -183,18 +183,18 @@ class RowGroups(_Groups[np.ndarray]):
 
     @classmethod
     def of(cls, groups: Sequence[np.ndarray], *, columns: int) -> "RowGroups":
-        """From an array (k, columns) per image."""
+        """Build the groups from an array (k, columns) per image."""
         if isinstance(groups, cls):
             return groups
         rows = np.concatenate(groups) if len(groups) else np.zeros((0, columns), np.float32)
         return cls(rows, [len(group) for group in groups])
 
     def entry(self, number: int) -> np.ndarray:
-        """The rows of an image."""
+        """Return the rows of an image."""
         return self.rows[self.ends[number] : self.ends[number + 1]]
 
     def chosen(self, keep: npt.NDArray[np.bool_]) -> "RowGroups":
-        """Those of the images where `keep` (n,) is true."""
+        """Keep the images where `keep` (n,) is true."""
         counts = self.counts
         return self if keep.all() else RowGroups(self.rows[np.repeat(keep, counts)], counts[keep])
 
@@ -219,18 +219,18 @@ class Polygons(_Groups[tuple[np.ndarray, ...]]):
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[np.ndarray]]) -> "Polygons":
-        """From some polygons (m, 2) per image."""
+        """Build the groups from some polygons (m, 2) per image."""
         if isinstance(groups, cls):
             return groups
         polygons = [polygon for group in groups for polygon in group]
         return cls(RowGroups.of(polygons, columns=2), [len(group) for group in groups])
 
     def entry(self, number: int) -> tuple[np.ndarray, ...]:
-        """The polygons of an image."""
+        """Return the polygons of an image."""
         return tuple(self.points[n] for n in range(self.ends[number], self.ends[number + 1]))
 
     def chosen(self, keep: npt.NDArray[np.bool_]) -> "Polygons":
-        """Those of the images where `keep` (n,) is true."""
+        """Keep the images where `keep` (n,) is true."""
         counts = self.counts
         return self if keep.all() else Polygons(self.points.chosen(np.repeat(keep, counts)), counts[keep])
 
@@ -249,6 +249,6 @@ class ImageSizes(ValueColumn[tuple[int, int]]):
         return len(self._sizes)
 
     def entry(self, number: int) -> tuple[int, int]:
-        """Those of an image."""
+        """Return the width and height of an image."""
         width, height = self._sizes[number].tolist()
         return width, height

@@ -28,7 +28,7 @@ _SHIPPED = Path(__file__).with_name("datasets")
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a dataset yaml says.
+    """The content of a dataset yaml.
 
     Attributes:
         name: the yaml's name without its extension.
@@ -50,7 +50,7 @@ class Dataset:
     absent: dict[Split, str] = field(default_factory=dict)
 
     def split(self, name: Split) -> tuple[Path, ...]:
-        """The sources of a split.
+        """Return the sources of a split.
 
         Raises:
             ValueError: the data set has no such split, or its images are missing.
@@ -61,7 +61,7 @@ class Dataset:
         return sources
 
     def repeated_name(self) -> str:
-        """One sentence if two classes have one name, which only their numbers tell apart then; "" otherwise."""
+        """Return one sentence if two classes have one name, which only their numbers tell apart then; "" otherwise."""
         first: dict[str, int] = {}
         for number, name in enumerate(self.class_names):
             if first.setdefault(name, number) != number:
@@ -70,19 +70,19 @@ class Dataset:
 
 
 def is_coco_2017(sources: Sequence[Path]) -> bool:
-    """Whether sources of a split are the lists of COCO 2017, which lie in a folder `coco`."""
+    """Return whether sources of a split are the lists of COCO 2017, which lie in a folder `coco`."""
     return any(source.parent.name == "coco" and source.name.endswith("2017.txt") for source in sources)
 
 
 def shipped_names() -> tuple[str, ...]:
-    """Names that `load_dataset` knows without a file."""
+    """Return the names that `load_dataset` knows without a file."""
     return (*sorted(file.name for file in _SHIPPED.glob("*.yaml")), SHAPES_NAME)
 
 
 def load_dataset(
     path_or_name: str | Path, *, require: Sequence[Split] = ("train", "val"), allow_download: bool = False
 ) -> Dataset:
-    """Reads a dataset yaml, one of the shipped ones, or makes the built-in data set `shapes`.
+    """Read a dataset yaml, one of the shipped ones, or make the built-in data set `shapes`.
 
     A relative `path` is looked for beside the yaml, then in the current folder (YOLOv5 looks in the current folder
     only); for a shipped yaml in the current folder and in `datasets/` there, which it is fetched into. `download` is
@@ -157,7 +157,7 @@ def _path(yaml: YamlFile, *key: Any) -> Path:
 
 
 def _roots(yaml: YamlFile, shipped: bool) -> list[Path]:
-    """Folders that a relative source may be in, best first."""
+    """Return the folders that a relative source may be in, best first."""
     stated = _path(yaml, "path") if yaml.data.get("path") is not None else Path()
     if stated.is_absolute():
         return [stated]
@@ -170,7 +170,7 @@ def _roots(yaml: YamlFile, shipped: bool) -> list[Path]:
 
 
 def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...] | str:
-    """The split's sources, or the sentence why there are none."""
+    """Return the split's sources, or the sentence why there are none."""
     value = yaml.data.get(split)
     if value is None or value in ("", []):
         keys = ", ".join(str(key) for key in yaml.data)
@@ -209,7 +209,7 @@ def _require_whole(yaml: YamlFile, found: Mapping[Split, tuple[Path, ...] | str]
 
 
 def _missing_beside_a_part(yaml: YamlFile, split: Split, roots: Sequence[Path]) -> Path | None:
-    """The first source that is missing in a folder which has something else of the data set."""
+    """Return the first source that is missing in a folder which has something else of the data set."""
     value = yaml.data[split]
     names = value if isinstance(value, list) else [value]
     root = next((root for root in roots if any((root / part).exists() for part in (*_PARTS, *names))), None)
@@ -226,7 +226,7 @@ def _candidates(path: Path, roots: list[Path]) -> list[Path]:
 
 
 def _download(yaml: YamlFile, roots: list[Path], require: Sequence[Split], *, shipped: bool) -> None:
-    """Fetches the yaml's archives into the data set's folder, if it names any; one process does, others wait for it."""
+    """Fetch the yaml's archives into the data set's folder, if it names any; one process does, others wait for it."""
     wanted = archives(yaml)
     if not wanted:
         return
@@ -249,7 +249,7 @@ def _download(yaml: YamlFile, roots: list[Path], require: Sequence[Split], *, sh
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Waits until no other process is in here for that folder or, where it is missing, the nearest above it."""
+    """Wait until no other process is in here for that folder or, where it is missing, the nearest above it."""
     there = next(path for path in (folder, *folder.parents) if path.is_dir())
     handle = os.open(there, os.O_RDONLY)
     try:
@@ -296,7 +296,7 @@ def _listed_names(yaml: YamlFile, names: Any) -> tuple[str, ...]:
 
 
 def _one_name(yaml: YamlFile, key: int) -> str:
-    """The name as written: `no` and `007` are names, although yaml has values for them."""
+    """Return the name as written: `no` and `007` are names, although yaml has values for them."""
     text = yaml.scalar_text("names", key)
     if not text or not text.isprintable():
         raise ValueError(

@@ -52,7 +52,7 @@ class Archive:
 
 
 def archives(yaml: YamlFile) -> tuple[Archive, ...]:
-    """What a yaml wants to be fetched; nothing if it has no `download`.
+    """Return the archives that a yaml names; none if it has no `download`.
 
     Raises:
         ValueError: a script, or an address without its checksum.
@@ -98,7 +98,7 @@ def _is_inner(folder: str) -> bool:
 
 
 def download_hint(yaml: YamlFile) -> str:
-    """The end of the sentence that something is missing: where the data may be had."""
+    """Return the end of the sentence that something is missing: where the data may be had."""
     value = yaml.data.get("download")
     try:
         wanted = archives(yaml)
@@ -121,7 +121,7 @@ def download_hint(yaml: YamlFile) -> str:
 
 @dataclass
 class Fetched:
-    """What came out of a data set's archives, and which annotations could not be used."""
+    """The files of a data set's archives, and the annotations that could not be used."""
 
     unpacked: Unpacked
     problems: list[Problem]
@@ -130,7 +130,7 @@ class Fetched:
 def fetch_into(
     root: Path, wanted: Sequence[Archive], *, class_names: Sequence[str], allowed_below: Sequence[Path]
 ) -> Fetched:
-    """Fetches archives, verifies their checksums, and unpacks them into the data set's folder.
+    """Fetch archives, verify their checksums, and unpack them into the data set's folder.
 
     Everything happens in a hidden folder beside `root` first; an error leaves `root` as it was. What arrived of an
     archive stays there until all is done, so that the next call goes on where this one stopped.
@@ -170,7 +170,7 @@ def fetch_into(
 
 
 def _fetched(archive: Archive, store: Path) -> Path:
-    """The archive, verified."""
+    """Return the archive, verified."""
     file = store / f"{archive.sha256[:12]}-{name_of(archive.url)}"
     try:
         fetch_verified(archive.url, file, sha256=archive.sha256, size=archive.bytes, terms=archive.licence)
@@ -185,7 +185,7 @@ def _fetched(archive: Archive, store: Path) -> Path:
 
 
 def _unpacked(archive: Archive, file: Path, content: Path, strip: str, class_names: Sequence[str]) -> Fetched:
-    """Adds what is in an archive to `content`; one that cannot be used is removed."""
+    """Add what is in an archive to `content`; one that cannot be used is removed."""
     try:
         if archive.is_voc:
             return _unpacked_voc(file, content, class_names)
@@ -208,7 +208,7 @@ def _unpacked_voc(file: Path, content: Path, class_names: Sequence[str]) -> Fetc
 
 
 def _remove_unless_archives(store: Path) -> None:
-    """Removes the folder if no archive, nor a part of one, is left in it."""
+    """Remove the folder if no archive, nor a part of one, is left in it."""
     if all(file.suffix == ".lock" for file in store.iterdir()):
         shutil.rmtree(store)
 

@@ -43,7 +43,7 @@ class WrongContentError(ValueError):
 
 
 class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirections to http and https only."""
+    """A handler that follows redirections to http and https only."""
 
     def redirect_request(  # noqa: PLR0917 - the base class's arguments
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
@@ -54,7 +54,7 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
 
 
 def name_of(url: str) -> str:
-    """The last part of an address, fit for a terminal."""
+    """Return the last part of an address, fit for a terminal."""
     return printable(url.rpartition("?")[0].rpartition("/")[2] or url.rpartition("/")[2] or "archive")
 
 
@@ -139,7 +139,7 @@ _BROKEN = (http.client.HTTPException, urllib.error.URLError, TimeoutError, Conne
 
 
 def media_type(url: str) -> tuple[str, bool]:
-    """What an address says that it gives, such as "image/jpeg" ("" where it does not say), and whether it says how long
+    """Return what an address says that it gives, such as "image/jpeg" ("" where it does not say), and whether it says how long
     that is. Nothing but the header is read.
 
     Raises:

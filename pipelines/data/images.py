@@ -43,7 +43,7 @@ _TIFF_BITS = 258
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """How an image is stored, as found in its content (the extension is not trusted).
+    """The format of an image, as found in its content (the extension is not trusted).
 
     Attributes:
         kind: "jpeg" is a grey or YCbCr JPEG, "cmyk-jpeg" one of four inks (CMYK or YCCK); other kinds are named
@@ -79,7 +79,7 @@ class UnusableImageError(Exception):
 
 @contextmanager
 def inspecting() -> Iterator[None]:
-    """Surrounds calls of `inspect_image`: Pillow's warnings on damaged metadata concern nobody here.
+    """Surround calls of `inspect_image`: Pillow's warnings on damaged metadata concern nobody here.
 
     Warning filters belong to the process, so this is entered once, not in each thread.
     """
@@ -89,7 +89,7 @@ def inspecting() -> Iterator[None]:
 
 
 def inspect_image(path: Path | str) -> ImageFacts:
-    """Reads an image and makes sure that it can be decoded.
+    """Read an image and make sure that it can be decoded.
 
     It is decoded (a JPEG at an eighth of its size: all its data is read, few pixels are made) unless it is a JPEG whose
     structure says as much, see `pipelines.data.plain_jpeg`.
@@ -121,7 +121,7 @@ def inspect_image(path: Path | str) -> ImageFacts:
 
 
 def decode_rgb(content: bytes) -> np.ndarray:
-    """(h, w, 3) uint8 RGB, upright, of any image that Pillow reads.
+    """Return (h, w, 3) uint8 RGB, upright, of any image that Pillow reads.
 
     16-bit grey keeps its upper 8 bits; alpha is dropped; palettes and inks are converted.
 
@@ -133,7 +133,7 @@ def decode_rgb(content: bytes) -> np.ndarray:
 
 
 def rgb_pixels(image: Image.Image) -> np.ndarray:
-    """(h, w, 3) uint8 RGB, upright, of an opened image of any mode; see `decode_rgb`."""
+    """Return (h, w, 3) uint8 RGB, upright, of an opened image of any mode; see `decode_rgb`."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         grey = np.clip(np.asarray(upright).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
@@ -142,7 +142,7 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
 
 
 def read_image_file(path: Path | str) -> bytes:
-    """The content of an image file.
+    """Return the content of an image file.
 
     Raises:
         UnusableImageError: it cannot be read, is empty, or no regular file.
@@ -189,7 +189,7 @@ def _inspect(image: Image.Image, content: bytes, plain: PlainJpeg | None) -> Ima
 
 
 def _refuse_many_scans(kind: ImageKind, content: bytes, pixels: int) -> None:
-    """A progressive JPEG may go over all its pixels again in every few bytes: minutes of work in a small file."""
+    """Refuse a progressive JPEG that goes over all its pixels again every few bytes: minutes of work."""
     scans = content.count(_START_OF_SCAN) if kind == "jpeg" else 0
     if scans > USUAL_SCANS and scans * pixels > MAX_SCANNED_PIXELS:
         raise UnusableImageError(f"{scans} scans of {pixels / 1e6:.0f} megapixels, perhaps a decompression bomb")

@@ -56,7 +56,7 @@ class ImageIndex:
         segments: Sequence[Sequence[np.ndarray]] | None = None,
         class_names: Sequence[str] = (),
     ) -> "ImageIndex":
-        """An index of single images; `labels` and `segments` have an entry for each, or none has any."""
+        """Return an index of single images; `labels` and `segments` have an entry for each, or none has any."""
         return cls(
             paths=ImagePaths(str(path) for path, _ in images),
             sizes=np.array([(facts.width, facts.height) for _, facts in images], np.int32).reshape(-1, 2),
@@ -81,7 +81,7 @@ class ImageIndex:
         return len(self.labels.rows)
 
     def without_labels(self, sources: Sequence[Path]) -> str:
-        """One sentence if no image of the split has a label, and where labels were looked for; "" otherwise.
+        """Return one sentence if no image of the split has a label, and where labels were looked for; "" otherwise.
 
         Args:
             sources: those of the split.
@@ -101,7 +101,7 @@ class ImageIndex:
         return int((self.labels.counts == 0).sum())
 
     def summary(self) -> str:
-        """One line: images, boxes, and how many problems of which kind."""
+        """Return one line: images, boxes, and how many problems of which kind."""
         text = f"{len(self)} images ({self.num_background} of background), {self.num_boxes} boxes"
         if not self.problems:
             return text
@@ -120,7 +120,7 @@ def index_images(
     progress: str | None = None,
     strict: bool = False,
 ) -> ImageIndex:
-    """Scans images and labels of one split, or takes the result from the cache if no file has changed.
+    """Scan images and labels of one split, or take the result from the cache if no file has changed.
 
     Whatever cannot be used is left out and reported in `problems`: single label rows, or images as a whole.
 
@@ -165,7 +165,10 @@ def scan_images(
     workers: int | None = None,
     progress: str | None = None,
 ) -> ImageIndex:
-    """The index as it is, empty or with classes out of range; arguments as for `index_images`, which refuses that."""
+    """Return the index as it is, empty or with classes out of range.
+
+    Arguments are those of `index_images`, which refuses that.
+    """
     listing = list_images(sources, class_names, progress=progress)
     num_classes = None if single_class else len(listing.class_names)
 

@@ -32,7 +32,7 @@ _log = logging.getLogger("graph_train")
 def cached_scan(
     listing: Listing, num_classes: int | None, folder: Path | None, scan: Callable[[], ScanTable]
 ) -> ScanTable:
-    """The scan of `listing`, from the cache if nothing it depends on has changed.
+    """Return the scan of `listing`, from the cache if nothing it depends on has changed.
 
     A damaged cache file is made anew; a folder that cannot be written costs a warning, the scan is then repeated at
     the next start. An empty listing is not kept.
@@ -122,7 +122,7 @@ def _decode(content: bytes, key: str) -> ScanTable:
 
 
 def _store(file: Path, content: bytes) -> None:
-    """Writes the file as a whole, so that another process sees it complete or not at all."""
+    """Write the file as a whole, so that another process sees it complete or not at all."""
     make_private_folder(file.parent)
     write_atomically(file, content)
     by_age = sorted(file.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)

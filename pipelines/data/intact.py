@@ -26,7 +26,7 @@ class _NotIntactError(Exception):
 
 
 def is_intact(content: bytes, kind: str, orientation: int) -> bool:
-    """True if the container is well-formed and says the same EXIF orientation.
+    """Return whether the container is well-formed and says the same EXIF orientation.
 
     Args:
         content: the file.
@@ -45,7 +45,7 @@ def is_intact(content: bytes, kind: str, orientation: int) -> bool:
 
 
 def _jpeg_exif_blocks(content: bytes) -> list[bytes]:
-    """Walks all segments up to the end marker."""
+    """Walk all segments up to the end marker."""
     _require(content[:2] == bytes((0xFF, _SOI)))
     blocks: list[bytes] = []
     position = 2
@@ -73,7 +73,7 @@ def _jpeg_exif_blocks(content: bytes) -> list[bytes]:
 
 
 def _png_exif_blocks(content: bytes) -> list[bytes]:
-    """Walks all chunks and verifies their checksums."""
+    """Walk all chunks and verifies their checksums."""
     _require(content.startswith(_PNG_SIGNATURE))
     blocks: list[bytes] = []
     position = len(_PNG_SIGNATURE)
@@ -108,7 +108,7 @@ def _webp_exif_blocks(content: bytes) -> list[bytes]:
 
 
 def _exif_orientation(block: bytes) -> int:
-    """The orientation in the first directory of an EXIF block, 1 if there is none."""
+    """Return the orientation in the first directory of an EXIF block, 1 if there is none."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     if order is None:
         raise _NotIntactError

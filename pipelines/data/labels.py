@@ -30,7 +30,7 @@ _PLAIN_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class LabelRows:
-    """What a label file says.
+    """The content of a label file.
 
     Attributes:
         boxes: (k, 5) float32 [class, cx, cy, w, h].
@@ -53,12 +53,12 @@ class _BadRowError(Exception):
 
 
 def no_labels() -> LabelRows:
-    """The labels of a background image."""
+    """Return the labels of a background image."""
     return LabelRows(np.zeros((0, 5), np.float32))
 
 
 def parse_labels(content: bytes, file: Path, *, num_classes: int | None) -> LabelRows:
-    """Reads the content of a label file; `file` only names it in problems.
+    """Read the content of a label file; `file` only names it in problems.
 
     A bad row is dropped and reported; the reference drops the image with all its rows. A file in which rows of five
     columns stand beside polygons keeps them as boxes; the reference reads them as polygons of two points.
@@ -122,13 +122,13 @@ def _is_plain(content: bytes) -> bool:
 
 
 def unusable_labels(file: Path, text: str, before: Sequence[Problem] = ()) -> LabelRows:
-    """What stands for the labels of an image that must be left out because of them; `text` says why."""
+    """Return a placeholder for labels because of which an image must be left out; `text` says why."""
     last = Problem(file, None, "error", text, "label-unusable")
     return LabelRows(np.zeros((0, 5), np.float32), problems=(*before, last), usable=False)
 
 
 def _parse_row(tokens: list[bytes], num_classes: int | None) -> list[float]:
-    """The numbers of a good row; raises _BadRowError otherwise."""
+    """Return the numbers of a good row; raises _BadRowError otherwise."""
     if len(tokens) != 5 and (len(tokens) < 7 or len(tokens) % 2 == 0):
         raise _BadRowError(f"{len(tokens)} columns; a box has 5, a polygon of n >= 3 points 1 + 2n")
     values = [_number(token) for token in tokens]
@@ -182,7 +182,7 @@ def _assemble(rows: list[tuple[int, list[float]]], file: Path, problems: list[Pr
 
 
 def _box(values: list[float]) -> Sequence[float]:
-    """[class, cx, cy, w, h] of a row; a polygon gives the box around it, computed in float32 as in YOLOv5."""
+    """Return [class, cx, cy, w, h] of a row; a polygon gives the box around it, computed in float32 as in YOLOv5."""
     if len(values) == 5:
         return values
     points = np.array(values[1:], np.float32).reshape(-1, 2)
@@ -197,7 +197,7 @@ def _polygon(values: list[float], box: np.ndarray) -> np.ndarray:
 
 
 def box_corners(box_cxcywh: np.ndarray) -> np.ndarray:
-    """The four corners (4, 2) of a box (4,), clockwise from the upper left one, in the same units and dtype."""
+    """Return the four corners (4, 2) of a box (4,), clockwise from the upper left one, in the same units and dtype."""
     x, y, half_width, half_height = *box_cxcywh[:2], *(box_cxcywh[2:] / 2)
     left, right, top, bottom = x - half_width, x + half_width, y - half_height, y + half_height
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], box_cxcywh.dtype)

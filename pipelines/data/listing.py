@@ -59,12 +59,12 @@ class _Collected:
     progress: str | None = None
 
     def walk(self, folder: Path) -> Iterator[str]:
-        """All files below a folder; what cannot be read is noted."""
+        """Return all files below a folder; what cannot be read is noted."""
         return walk_texts(folder, self.problems, progress=self.progress)
 
 
 def label_path(image: Path) -> Path:
-    """Where the labels of an image are: the last folder `images` of its path replaced by `labels`, ending `.txt`."""
+    """Return the label file of an image: the last folder `images` of its path replaced by `labels`, ending `.txt`."""
     return Path(_label_text(str(image)))
 
 
@@ -75,7 +75,7 @@ def _label_text(image: str) -> str:
 
 
 def _stem_and_ending(path: str) -> tuple[str, str]:
-    """A path without the `suffix` that `Path` would give it, and that."""
+    """Return a path without the `suffix` that `Path` would give it, and that."""
     start = path.rfind("/") + 1
     if start == len(path):
         raise ValueError(f"{printable(path)}: not the path of an image")
@@ -84,7 +84,7 @@ def _stem_and_ending(path: str) -> tuple[str, str]:
 
 
 def list_images(sources: Sequence[Path], class_names: Sequence[str], *, progress: str | None = None) -> Listing:
-    """Finds the images of all sources.
+    """Find the images of all sources.
 
     Args:
         sources: folders, lists, COCO json files, single images.
@@ -155,7 +155,7 @@ def _add_list(file: Path, found: _Collected) -> None:
 
 
 def listed_image(entry: str, file: Path) -> Path:
-    """Relative entries count from the list's folder; without a leading `./` YOLOv5 counts from the current one."""
+    """Resolve an entry relative to its list's folder; YOLOv5 takes the current one without a leading `./`."""
     beside = Path(os.path.abspath(file.parent / entry))
     if entry.startswith("./") or os.path.exists(beside):
         return beside
@@ -189,7 +189,7 @@ def _shared_labels(items: Sequence[_Entry]) -> Iterator[Problem]:
 
 
 def _orphans(found: _Collected, items: Sequence[_Entry]) -> Iterator[Problem]:
-    """Labels without an image. Only for folders: a list may name a part of the images on purpose."""
+    """Yield labels without an image. Only for folders: a list may name a part of the images on purpose."""
     known = {label for _, label, _ in items}
     for folder in found.label_folders:
         if not folder.is_dir():

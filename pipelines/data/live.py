@@ -23,7 +23,7 @@ _TICK_SECONDS = 0.2
 
 
 def shown_address(address: str) -> str:
-    """The address as one line of text, without the user's name and password."""
+    """Return the address as one line of text, without the user's name and password."""
     head, separator, rest = address.partition("://")
     place, slash, path = rest.partition("/")
     return printable(f"{head}{separator}{place.rpartition('@')[2]}{slash}{path}")
@@ -64,7 +64,7 @@ class LiveVideo:
         self._thread.start()
 
     def frames(self, every: int = 1, stopped: Callable[[], Any] = bool) -> Iterator[tuple[int, np.ndarray]]:
-        """The newest frame at each turn, (h, w, 3) uint8 RGB, with its number in the stream, from 1.
+        """Yield the newest frame at each turn, (h, w, 3) uint8 RGB, with its number in the stream, from 1.
 
         Args:
             every: frames that pass from one to the next, at least.
@@ -101,7 +101,7 @@ class LiveVideo:
                 return
 
     def close(self) -> None:
-        """Closes the camera or connection."""
+        """Close the camera or connection."""
         self._closing = True
         self._thread.join(TIMEOUT_SECONDS + 1)
         if not self._thread.is_alive():  # a driver that hangs would take the process with it

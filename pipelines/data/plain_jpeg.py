@@ -26,7 +26,7 @@ _MODES = {1: "L", 3: "RGB"}
 
 @dataclass(frozen=True)
 class PlainJpeg:
-    """What the frame of a baseline JPEG says.
+    """The frame header of a baseline JPEG.
 
     Attributes:
         mode: Pillow's mode, "L" or "RGB".
@@ -94,7 +94,7 @@ def _is_harmless(marker: int, payload: bytes) -> bool:
 
 @lru_cache(maxsize=1024)
 def _quantisers(payload: bytes) -> frozenset[int]:
-    """Tables of 8 bits that a segment defines."""
+    """Return the tables of 8 bits that a segment defines."""
     _require(bool(payload) and len(payload) % 65 == 0)
     numbers = payload[::65]
     _require(max(numbers) <= 3)
@@ -103,7 +103,7 @@ def _quantisers(payload: bytes) -> frozenset[int]:
 
 @lru_cache(maxsize=1024)
 def _huffman_tables(payload: bytes) -> frozenset[int]:
-    """Tables that a segment defines."""
+    """Return the tables that a segment defines."""
     found, position = set(), 0
     while position < len(payload):
         kind, number = divmod(payload[position], 16)
@@ -123,7 +123,7 @@ def _huffman_tables(payload: bytes) -> frozenset[int]:
 
 @lru_cache(maxsize=1024)
 def _scan_needs(frame: bytes, scan: bytes) -> frozenset[int]:
-    """Tables for a scan of all components of a frame; `frame` is without its height and width."""
+    """Return tables for a scan of all components of a frame; `frame` is without its height and width."""
     bits, components = frame[0], frame[1]
     _require(bits == 8 and components in _MODES and len(frame) == 2 + 3 * components)
     _require(len(scan) == 4 + 2 * components and scan[0] == components and scan[-3:] == _WHOLE_SCAN)

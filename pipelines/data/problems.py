@@ -55,12 +55,12 @@ class Problem:
 
 
 def count(problems: Iterable[Problem], severity: Severity) -> int:
-    """How many problems have that severity."""
+    """Return how many problems have that severity."""
     return sum(problem.severity == severity for problem in problems)
 
 
 def write_problems(path: Path | str, problems: Sequence[Problem]) -> None:
-    """Writes one problem per line (UTF-8), replacing the file as a whole.
+    """Write one problem per line (UTF-8), replacing the file as a whole.
 
     Raises:
         OSError: the file cannot be written.

@@ -22,7 +22,7 @@ _CHUNK = 64
 def scan(
     listing: Listing, *, num_classes: int | None, workers: int | None = None, progress: str | None = None
 ) -> ScanTable:
-    """The results in the order of the listing, whatever the number of threads.
+    """Return the results in the order of the listing, whatever the number of threads.
 
     Args:
         listing: images and their labels.
@@ -78,7 +78,7 @@ def _scan_annotated(image: str, coco: CocoImage) -> ScannedImage:
 
 
 def _read_labels(files: Sequence[str], num_classes: int | None) -> list[LabelRows]:
-    """Labels of each file; those that can be read are parsed together."""
+    """Return the labels of each file; those that can be read are parsed together."""
     contents: list[bytes] = []
     unreadable: dict[int, LabelRows] = {}
     for number, file in enumerate(files):
@@ -103,7 +103,7 @@ def _unreadable(file: Path, reason: str) -> LabelRows:
 
 
 def _for_this_image(coco: CocoImage, facts: ImageFacts, image: Path) -> LabelRows:
-    """Annotations are in px of the size that the json states; a picture of other proportions is not what it meant."""
+    """Check that an image has the proportions that the json states, whose annotations are in px."""
     if not coco.labels.usable or (coco.width, coco.height) == (facts.width, facts.height):
         return coco.labels
     stated, found = f"{coco.width} x {coco.height}", f"{facts.width} x {facts.height}"

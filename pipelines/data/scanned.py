@@ -14,7 +14,7 @@ from pipelines.data.problems import Problem
 
 @dataclass(frozen=True)
 class ScannedImage:
-    """What was found out about one item.
+    """The facts about one scanned item.
 
     Attributes:
         facts: None if the image cannot be used.
@@ -29,7 +29,7 @@ class ScannedImage:
 
 @dataclass(frozen=True)
 class ScanTable:
-    """What was found out about n items.
+    """The facts about n scanned items.
 
     Attributes:
         decodable: (n,) bool, whether the image can be used.
@@ -50,7 +50,7 @@ class ScanTable:
 
     @classmethod
     def of(cls, found: Sequence[ScannedImage]) -> "ScanTable":
-        """The table of some items."""
+        """Return the table of some items."""
         facts = [image.facts or _NO_FACTS for image in found]
         return cls(
             decodable=np.array([image.facts is not None for image in found], bool),
@@ -64,7 +64,7 @@ class ScanTable:
 
     @classmethod
     def joined(cls, tables: Sequence["ScanTable"]) -> "ScanTable":
-        """One table of the items of all tables, in their order; there must be at least one."""
+        """Return one table of the items of all tables, in their order; there must be at least one."""
         starts = np.cumsum([0, *(len(table) for table in tables)]).tolist()
         points = RowGroups(
             np.concatenate([table.segments.points.rows for table in tables]),

@@ -43,7 +43,7 @@ _FAILURES = (
 
 @dataclass
 class Unpacked:
-    """What came out: relative names of files, and those that were left in the archive."""
+    """The relative names of extracted files, and of those that were left in the archive."""
 
     files: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -71,7 +71,7 @@ class _BoundedReader:
 
 
 def unpack(archive: Path, folder: Path, *, strip: str = "") -> Unpacked:
-    """Takes images, labels and texts out of a zip or tar (plain, gzip, bzip2, xz) into a folder.
+    """Extract images, labels and texts out of a zip or tar (plain, gzip, bzip2, xz) into a folder.
 
     Args:
         archive: the file; its kind is told from its content.
@@ -116,7 +116,7 @@ def _unpack(archive: Path, folder: Path, strip: str) -> Unpacked:
 def _checked(
     members: Iterator[tuple[_Member, IO[bytes] | None]], limit: int, free: int
 ) -> Iterator[tuple[_Member, PurePosixPath, Any]]:
-    """Refuses what an archive of data never holds."""
+    """Refuse members that an archive of data never holds."""
     total = 0
     for number, (member, stream) in enumerate(members):
         shown = printable(member.name[:200])
@@ -135,7 +135,7 @@ def _checked(
 
 
 def _safe_path(name: str) -> PurePosixPath:
-    """The name as a path below the target folder."""
+    """Return the name as a path below the target folder."""
     path = PurePosixPath(name)
     bad = (
         not path.parts

@@ -20,7 +20,7 @@ _USUAL_RATE = 30.0
 
 
 def require_opencv(path: Path | str) -> None:
-    """Refuses a video where OpenCV is not installed.
+    """Refuse a video where OpenCV is not installed.
 
     Raises:
         ValueError: names the file and the remedy.
@@ -47,7 +47,8 @@ class Video:
     """
 
     def __init__(self, path: Path) -> None:
-        """
+        """Open the file and read its size and rate.
+
         Raises:
             ValueError: OpenCV is not there.
             OSError: not a video that it can read.
@@ -67,7 +68,7 @@ class Video:
         self.frames = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
 
     def read(self, every: int = 1) -> Iterator[np.ndarray]:
-        """Every n-th frame from the first on, (h, w, 3) uint8 RGB; once only."""
+        """Yield every n-th frame from the first on, (h, w, 3) uint8 RGB; once only."""
         number, frame = 0, self._first
         while True:
             if number % every == 0:
@@ -82,7 +83,7 @@ class Video:
                     return
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._capture.release()
 
 
@@ -90,7 +91,8 @@ class VideoFile:
     """An MP4 file that is being written."""
 
     def __init__(self, path: Path, size: tuple[int, int], rate: float) -> None:
-        """
+        """Create the file.
+
         Raises:
             OSError: it cannot be written.
         """
@@ -101,9 +103,9 @@ class VideoFile:
             raise OSError(f"{printable(path)}: cannot be written as a video")
 
     def add(self, frame: np.ndarray) -> None:
-        """Appends a frame, (h, w, 3) uint8 RGB."""
+        """Append a frame, (h, w, 3) uint8 RGB."""
         self._writer.write(np.ascontiguousarray(frame[..., ::-1]))
 
     def close(self) -> None:
-        """Completes the file."""
+        """Complete the file."""
         self._writer.release()

@@ -42,7 +42,7 @@ class _BadObjectError(Exception):
 
 
 def voc_files(source: Path) -> list[Path]:
-    """The annotation files of a split: those of a folder (or of `Annotations` in it), or of a list in `ImageSets/Main`.
+    """Return the annotation files of a folder (or of `Annotations` in it), or of a list in `ImageSets/Main`.
 
     Raises:
         ValueError: there are none.
@@ -149,7 +149,10 @@ def _object(entry: ElementTree.Element, width: int, height: int) -> tuple[str, S
 
 
 def _image_of(file: Path, name: str) -> Path:
-    """Beside the xml, or in `JPEGImages` beside its folder; the ending may differ from what the xml says."""
+    """Return the image beside the xml, or in `JPEGImages` beside its folder.
+
+    The ending may differ from what the xml says.
+    """
     return next((path for path in _places(file, name) if path.is_file()), next(_places(file, name)))
 
 

@@ -37,12 +37,12 @@ _OF_THE_KERNEL = frozenset(
 
 
 def walk_files(folder: Path, problems: list[Problem], *, progress: str | None = None) -> Iterator[Path]:
-    """As `walk_texts`, as paths."""
+    """Yield what `walk_texts` does, as paths."""
     return map(Path, walk_texts(folder, problems, progress=progress))
 
 
 def walk_texts(folder: Path, problems: list[Problem], *, progress: str | None = None) -> Iterator[str]:
-    """All files below, through links to folders as well; a folder is entered once, whatever loops links make.
+    """Yield all files below, through links to folders as well; a folder is entered once, whatever loops links make.
 
     A large data set is walked at every start: making a `Path` takes ten times as long as finding the file.
 
@@ -75,7 +75,7 @@ def walk_texts(folder: Path, problems: list[Problem], *, progress: str | None = 
 
 
 def _status(folder: str) -> os.stat_result | None:
-    """None for a folder that has gone meanwhile."""
+    """Return a folder's status, or None if it has gone meanwhile."""
     try:
         return os.stat(folder)
     except OSError:
@@ -83,7 +83,7 @@ def _status(folder: str) -> os.stat_result | None:
 
 
 def _kernel_devices() -> dict[int, str]:
-    """Device number and kind of each mounted file system of the kernel."""
+    """Return device number and kind of each mounted file system of the kernel."""
     found = {}
     with suppress(OSError, ValueError), open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
         for line in file:
@@ -96,7 +96,7 @@ def _kernel_devices() -> dict[int, str]:
 
 
 class _Counter:
-    """Shows how many files were found: a bar on a terminal, else a line from time to time."""
+    """A display of how many files were found: a bar on a terminal, else a line from time to time."""
 
     def __init__(self, folder: Path, progress: str | None) -> None:
         self._folder, self._files, self._shown = folder, 0, progress is not None
@@ -113,7 +113,7 @@ class _Counter:
         return self
 
     def add(self, parent: str, files: int) -> None:
-        """Counts the files of a folder."""
+        """Count the files of a folder."""
         self._files += files
         self._bar.update(files)
         if self._shown and self._bar.disable and time.monotonic() >= self._next:

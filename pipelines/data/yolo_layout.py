@@ -30,7 +30,7 @@ class AnnotatedImage:
 
 @dataclass
 class AnnotatedSplit:
-    """What was read of one split, and what could not be used of it."""
+    """The images of one split, and the problems found in it."""
 
     entries: list[AnnotatedImage] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -114,7 +114,7 @@ def _place(image: Path, target: Path, placing: Placing) -> None:
 
 
 def _unused(image: Path, taken: set[str]) -> str:
-    """A file name whose stem no image of the split has, since its label file is called by the stem."""
+    """Return a file name whose stem no image of the split has, since its label file is called by the stem."""
     stem, number = image.stem, 2
     while stem in taken:
         stem, number = f"{image.stem}_{number}", number + 1

@@ -20,7 +20,7 @@ class Backend:
 
     @staticmethod
     def of(device: str) -> "Backend":
-        """The backend for a device.
+        """Return the backend for a device.
 
         Args:
             device: "cpu", or "cuda:1" for the second GPU that the process may see, as OneFlow spells it.
@@ -45,5 +45,5 @@ class Backend:
         return "cpu" if self.gpu is None else "gpu"
 
     def place(self, node: Any) -> Any:
-        """A value of the host where operators on pixels take it."""
+        """Return a value of the host where operators on pixels take it."""
         return node if self.gpu is None else node.gpu()

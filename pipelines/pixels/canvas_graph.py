@@ -20,7 +20,7 @@ _PIXEL = np.zeros((1, 1, 3), np.uint8)
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """What the DALI graph is built for.
+    """The settings of a DALI graph.
 
     Attributes:
         slots: most tiles per view.
@@ -53,7 +53,7 @@ class GraphSettings:
 
 @dataclass(frozen=True)
 class _Quarters:
-    """Which picture each quarter of each output shows.
+    """The picture in each quarter of each output.
 
     Attributes:
         pictures: (outputs, 4) int32 numbers of views.
@@ -67,7 +67,7 @@ class _Quarters:
 
 
 class CanvasPipeline:
-    """Draws batches of views: decode, resample regions, lay them on grey, and warp and finish if asked for.
+    """Pipeline that draws batches of views: decode, resample regions, lay them on grey, warp and finish if asked for.
 
     Work is queued with `submit` and fetched in the same order with `collect`; `QUEUE_DEPTH` batches may be under way,
     so that decoding goes on while the caller is busy.
@@ -80,7 +80,7 @@ class CanvasPipeline:
         self._start()
 
     def _start(self) -> None:
-        """Fills DALI's queue once: its first `schedule_run` always runs as many batches as the queue is deep."""
+        """Fill DALI's queue once: its first `schedule_run` always runs as many batches as the queue is deep."""
         nothing = BatchPlan((), (2, 2), np.zeros((0, 6), np.float32), np.zeros(0, np.int64))
         for _ in range(QUEUE_DEPTH):
             self._feed([self._blank()], [()], [Finish()], nothing)
@@ -90,7 +90,7 @@ class CanvasPipeline:
             self.release()
 
     def submit(self, plan: BatchPlan, images: Sequence[Sequence[np.ndarray]]) -> None:
-        """Queues a batch.
+        """Queue a batch.
 
         Args:
             plan: what to draw.
@@ -144,14 +144,14 @@ class CanvasPipeline:
         feed(f"sampling{slot}", np.array([_sampling(tile) for tile in tiles], np.float32))
 
     def _feed_starts(self, tiles: Sequence[Sequence[TileRender]]) -> None:
-        """Where canvases begin in px of each tile; past the end of a dot that stands for no tile."""
+        """Feed where canvases begin in px of each tile; past the end of a dot that stands for no tile."""
         for slot in range(self._settings.slots):
             column = [row[slot] for row in tiles]
             starts = [t.shape if t is DOT_TILE else (-t.anchor[0], -t.anchor[1]) for t in column]
             self._pipeline.feed_input(f"canvas_start{slot}", np.array(starts, np.int32))
 
     def _feed_areas(self, views: Sequence[ViewRender], tiles: Sequence[Sequence[TileRender]]) -> None:
-        """What is pasted where; entry 0 is the grey canvas itself, and a dot that stands for no tile has no area."""
+        """Feed the pasted areas; entry 0 is the grey canvas itself, and a dot that stands for no tile has no area."""
         anchors = [((0, 0), *(tile.anchor for tile in row)) for row in tiles]
         areas = [
             (view.canvas_hw, *(t.shape if t is not DOT_TILE else (0, 0) for t in row))
@@ -177,7 +177,7 @@ class CanvasPipeline:
         feed("quarter_hw", quarters.shapes_hw)
 
     def collect(self) -> Any:
-        """The oldest batch under way, complete: a DALI TensorList of (h, w, 3) uint8, or (3, h, w) if finished.
+        """Return the oldest batch under way, complete: a DALI TensorList of (h, w, 3) uint8, or (3, h, w) if finished.
 
         It has one entry for each view, or with `GraphSettings.joins` one for each batch image and then some small ones.
         DALI keeps its memory as long as the list exists, so `release` may come at once.
@@ -185,16 +185,19 @@ class CanvasPipeline:
         return self._pipeline.share_outputs()[0]
 
     def release(self) -> None:
-        """Makes room for another batch after one was collected."""
+        """Make room for another batch after one was collected."""
         self._pipeline.release_outputs()
 
     def close(self) -> None:
-        """Ends DALI's threads and frees its memory."""
+        """End DALI's threads and free its memory."""
         self._pipeline._shutdown()
 
 
 def _quarters(plan: BatchPlan, count: int) -> _Quarters:
-    """Where the quarters of `count` outputs come from; those beyond the batch images show the last view, of one px."""
+    """Return where the quarters of `count` outputs come from.
+
+    Those beyond the batch's images show the last view, of one px.
+    """
     half = (plan.shape_hw[0] // 2, plan.shape_hw[1] // 2)
     pictures = np.full((count, canvas_operators.QUARTERS), count - 1, np.int32)
     starts = np.zeros((count, canvas_operators.QUARTERS, 2), np.int32)
@@ -216,13 +219,13 @@ def _matrix(view: ViewRender) -> np.ndarray:
 
 
 def _sampling(tile: TileRender) -> tuple[tuple[float, float, float], ...]:
-    """Map from tile px to crop px."""
+    """Return the map from tile px to crop px."""
     rows, columns = ((tile.region_end[axis] - tile.region_start[axis]) / tile.shape[axis] for axis in range(2))
     return (columns, 0.0, tile.region_start[1]), (0.0, rows, tile.region_start[0]), (0.0, 0.0, 1.0)
 
 
 def _mask(view: ViewRender) -> np.ndarray:
-    """(h, w, 1) uint8: 1 where the canvas shows its mirror image; (1, 1, 1) if nothing is pasted."""
+    """Return (h, w, 1) uint8: 1 where the canvas shows its mirror image; (1, 1, 1) if nothing is pasted."""
     if not view.pasted:
         return np.zeros((1, 1, 1), np.uint8)
     mask = Image.new("L", view.canvas_hw[::-1])
@@ -233,7 +236,7 @@ def _mask(view: ViewRender) -> np.ndarray:
 
 
 def define(settings: GraphSettings) -> Pipeline:
-    """DALI's pipeline for the settings, not yet built."""
+    """Return DALI's pipeline for the settings, not yet built."""
     backend = settings.backend
 
     @pipeline_def(

@@ -23,7 +23,7 @@ _LEVELS = 256
 
 
 def tile(slot: int, backend: Backend, *, decoded: bool) -> Any:
-    """(h, w, 3) uint8: the resampled tile of a slot.
+    """Return (h, w, 3) uint8: the resampled tile of a slot.
 
     Args:
         slot: number of the tile within its view.
@@ -46,7 +46,7 @@ def tile(slot: int, backend: Backend, *, decoded: bool) -> Any:
 
 
 def laid_out_on_host(tiles: Sequence[Any]) -> Any:
-    """As `layered`, faster on a CPU, and for it alone: on a GPU `fn.multi_paste` reads all inputs with the shape of the
+    """Do as `layered`, faster and only on a CPU: on a GPU `fn.multi_paste` reads all inputs with the shape of the
     first one, and an empty area, as of a slot without a tile, covers the whole canvas."""
     canvas_hw = given("canvas", types.INT32, 1)
     dot = fn.reshape(types.Constant(np.full((1, 1, 3), BORDER_GREY, np.uint8), device="cpu"), layout="HWC")
@@ -63,7 +63,7 @@ def laid_out_on_host(tiles: Sequence[Any]) -> Any:
 
 
 def layered(tiles: Sequence[Any]) -> Any:
-    """The tiles at their places on a grey canvas, later ones on top; (h, w, 3) uint8.
+    """Return the tiles at their places on a grey canvas, later ones on top; (h, w, 3) uint8.
 
     Each tile is cut to the canvas, which pads it. Of several the highest layer wins a pixel: the number of the tile
     stands above its 8-bit levels, and grey without a number below all of them.
@@ -91,7 +91,7 @@ def _on_canvas(levels: Any, slot: int, canvas_hw: Any) -> Any:
 
 
 def pasted(canvas: Any, backend: Backend) -> Any:
-    """The canvas with its mirror image where the mask is 1."""
+    """Return the canvas with its mirror image where the mask is 1."""
     mask = backend.place(given("mask", types.UINT8, 3))
     if given("pastes", types.BOOL, 0):
         rest = fn.cast(mask == 0, dtype=types.UINT8)
@@ -102,7 +102,7 @@ def pasted(canvas: Any, backend: Backend) -> Any:
 
 
 def warped(canvas: Any) -> Any:
-    """The output that a warp matrix makes of a canvas."""
+    """Return the output that a warp matrix makes of a canvas."""
     return fn.experimental.warp_perspective(
         canvas,
         matrix=given("warp", types.FLOAT, 2),
@@ -112,7 +112,7 @@ def warped(canvas: Any) -> Any:
 
 
 def finished(canvas: Any, backend: Backend) -> Any:
-    """(3, h, w) uint8: blended with its partner and coloured."""
+    """Return (3, h, w) uint8: blended with its partner and coloured."""
     ratio = backend.place(given("mix_ratio", types.FLOAT64, 0))
     gains = [backend.place(given(name, types.FLOAT, 0)) for name in GAINS]
     partner = fn.permute_batch(canvas, indices=given("partner", types.INT32, 0))
@@ -127,7 +127,7 @@ def finished(canvas: Any, backend: Backend) -> Any:
 
 
 def joined_quarters(pictures: Any) -> Any:
-    """(3, 2h, 2w): four windows, each h x w, of pictures of the batch, one in each quarter."""
+    """Return (3, 2h, 2w): four windows, each h x w, of pictures of the batch, one in each quarter."""
     quarters, shape = [], given("quarter_hw", types.INT32, 1)
     for quarter in range(QUARTERS):
         picture = fn.permute_batch(pictures, indices=given(f"quarter{quarter}", types.INT32, 0))
@@ -138,6 +138,6 @@ def joined_quarters(pictures: Any) -> Any:
 
 
 def gains_of(rows: Sequence[tuple[float, float, float] | None]) -> dict[str, np.ndarray]:
-    """What to feed under the names of `GAINS`: (n,) float32 each; 1 where colours are left alone."""
+    """Return the values to feed under the names of `GAINS`: (n,) float32 each; 1 where colours are left alone."""
     gains = np.array([row or (1.0, 1.0, 1.0) for row in rows], np.float32)
     return {name: np.ascontiguousarray(gains[:, channel]) for channel, name in enumerate(GAINS)}

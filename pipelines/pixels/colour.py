@@ -7,7 +7,7 @@ import kernels.plugin
 
 
 def hsv_tables(gains: np.ndarray) -> np.ndarray:
-    """(3, 256) uint8 look-up tables for hue (0 ... 179, two degrees each), saturation and value.
+    """Return (3, 256) uint8 look-up tables for hue (0 ... 179, two degrees each), saturation and value.
 
     Args:
         gains: (3,) factors for hue, saturation and value.
@@ -18,7 +18,7 @@ def hsv_tables(gains: np.ndarray) -> np.ndarray:
 
 
 def rgb_to_hsv(rgb: np.ndarray) -> np.ndarray:
-    """(..., 3) uint8 RGB to (..., 3) uint8 hue (0 ... 179), saturation, value, by the hexcone model.
+    """Convert (..., 3) uint8 RGB to (..., 3) uint8 hue (0 ... 179), saturation, value, by the hexcone model.
 
     Divisions are multiplications by reciprocals with 12 fractional bits, as in OpenCV's 8-bit conversion: rounding of
     hue then agrees with it, where an exact division would now and then give the neighbouring level.
@@ -32,13 +32,13 @@ def rgb_to_hsv(rgb: np.ndarray) -> np.ndarray:
 
 
 def _scaled(number: np.ndarray, factor: int, divisor: np.ndarray) -> np.ndarray:
-    """number * factor / divisor, rounded, with a reciprocal of 12 fractional bits; 0 where the divisor is 0."""
+    """Return number * factor / divisor, rounded, with a reciprocal of 12 fractional bits; 0 where the divisor is 0."""
     reciprocal = np.rint((factor << 12) / np.maximum(divisor, 1)).astype(np.int64)
     return np.where(divisor == 0, 0, (number * reciprocal + (1 << 11)) >> 12)
 
 
 def hsv_to_rgb(hsv: np.ndarray) -> np.ndarray:
-    """(..., 3) uint8 hue (0 ... 179), saturation, value to (..., 3) uint8 RGB, rounded to the nearest."""
+    """Convert (..., 3) uint8 hue (0 ... 179), saturation, value to (..., 3) uint8 RGB, rounded to the nearest."""
     hue, saturation, value = np.moveaxis(hsv.astype(np.int32), -1, 0)
     # Channel c falls from the value by the full chroma over one sector of the hexagon, each a third of a turn apart.
     position = (hue[..., None] + np.array((150, 90, 30), np.int32)) % 180
@@ -49,25 +49,25 @@ def hsv_to_rgb(hsv: np.ndarray) -> np.ndarray:
 
 
 def apply_hsv_gains(rgb: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """(..., 3) uint8 RGB after the gains were applied through tables, as YOLOv5 does."""
+    """Apply the gains to (..., 3) uint8 RGB through tables, as YOLOv5 does."""
     return apply_tables(rgb, hsv_tables(gains))
 
 
 def apply_tables(rgb: np.ndarray, tables: np.ndarray) -> np.ndarray:
-    """(..., 3) uint8 RGB after the (3, 256) tables of `hsv_tables` were applied to its hue, saturation and value."""
+    """Apply the (3, 256) tables of `hsv_tables` to hue, saturation and value of (..., 3) uint8 RGB."""
     hsv = rgb_to_hsv(rgb)
     return hsv_to_rgb(np.stack([tables[channel][hsv[..., channel]] for channel in range(3)], axis=-1))
 
 
 def mix_images(first: np.ndarray, second: np.ndarray, ratio: float) -> np.ndarray:
-    """Blend of two uint8 images of one shape, `ratio` of the first one, rounded down as in YOLOv5."""
+    """Blend two uint8 images of one shape, `ratio` of the first one, rounded down as in YOLOv5."""
     return (first * ratio + second * (1 - ratio)).astype(np.uint8)
 
 
 def finish_picture(
     views: list[np.ndarray], mix_ratio: float, hsv_gains: tuple[float, float, float] | None, target: np.ndarray
 ) -> None:
-    """Blends one or two drawn views, applies the colour gains and writes the planes of the result.
+    """Blend one or two drawn views, apply the colour gains and write the planes of the result.
 
     Args:
         views: (h, w, 3) uint8 RGB each, all of one shape.

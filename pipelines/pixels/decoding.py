@@ -20,19 +20,19 @@ QUEUE_DEPTH = 3
 
 
 def given(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
-    """What is fed to a graph under a name."""
+    """Return the values fed to a graph under a name."""
     return fn.external_source(name=name, dtype=dtype, ndim=ndim, layout=layout)
 
 
 def decoded_crop(content: Any, start: Any, shape: Any, backend: Backend) -> Any:
-    """(h, w, 3) uint8 RGB: the part of an encoded image that starts at `start` (row, column) and is `shape` large."""
+    """Return (h, w, 3) uint8 RGB: the part of an encoded image from `start` (row, column), of size `shape`."""
     # A GPU would by default repeat chroma samples that the CPU's decoder interpolates.
     chroma: dict[str, Any] = {} if backend.gpu is None else {"jpeg_fancy_upsampling": True}
     return fn.decoders.image_slice(content, start=start, shape=shape, axes=(0, 1), device=backend.decoder, **chroma)
 
 
 class TileDecoder:
-    """Decodes the part of its image that each tile looks at, batch after batch.
+    """A decoder of the part of its image that each tile looks at, batch after batch.
 
     Work is queued with `submit` and fetched in the same order with `collect`; `QUEUE_DEPTH` batches may be under way.
     """
@@ -49,7 +49,7 @@ class TileDecoder:
             self.release()
 
     def submit(self, tiles: Sequence[TileRender], images: Sequence[np.ndarray]) -> None:
-        """Queues at least one tile, with the bytes of the image of each."""
+        """Queue at least one tile, with the bytes of the image of each."""
         self._feed(tiles, images)
         self._pipeline.schedule_run()
 
@@ -59,7 +59,7 @@ class TileDecoder:
         self._pipeline.feed_input("shape", np.array([tile.crop_shape for tile in tiles], np.int32))
 
     def collect(self) -> Any:
-        """The oldest batch under way: a DALI TensorList of (h, w, 3) uint8, valid until `release`.
+        """Return the oldest batch under way: a DALI TensorList of (h, w, 3) uint8, valid until `release`.
 
         Raises:
             RuntimeError: an image cannot be decoded; the decoder is of no use any more.
@@ -67,11 +67,11 @@ class TileDecoder:
         return self._pipeline.share_outputs()[0]
 
     def release(self) -> None:
-        """Gives the memory of the oldest collected batch back to DALI."""
+        """Give the memory of the oldest collected batch back to DALI."""
         self._pipeline.release_outputs()
 
     def close(self) -> None:
-        """Ends DALI's threads and frees its memory."""
+        """End DALI's threads and free its memory."""
         self._pipeline._shutdown()
 
 
@@ -92,7 +92,10 @@ def _define(most_tiles: int, threads: int, backend: Backend) -> Pipeline:
 
 
 def is_decoded_by_dali(content: np.ndarray, image_wh: Size, backend: Backend) -> bool:
-    """Tries to decode all of an image of that size, (bytes,) uint8; slow, for the search after a failure."""
+    """Return whether DALI decodes all of an image of that size, (bytes,) uint8.
+
+    This is slow, for the search after a failure.
+    """
     width, height = image_wh
     # A crop at the top would not see damage further down.
     whole = replace(DOT_TILE, crop_shape=(height, width))

@@ -41,12 +41,12 @@ class DeviceCopy:
         self._source, self._last_byte = source, copied[-1:].to("cpu")
 
     def wait(self) -> None:
-        """Waits until the images are complete."""
+        """Wait until the images are complete."""
         self._last_byte.numpy()
 
 
 class HandOver:
-    """Copies one batch after another out of DALI's memory, which goes back one batch later.
+    """Copies of one batch after another out of DALI's memory, which goes back one batch later.
 
     To be used by the thread that trains: OneFlow 0.9 can deadlock when two threads use it for the first time at once.
     """
@@ -55,13 +55,16 @@ class HandOver:
         self._under_way: DeviceCopy | None = None
 
     def take(self, source: DrawnImages) -> Any:
-        """OneFlow tensor (B, 3, H, W) uint8 of the images; waits for the copy before it, usually long complete."""
+        """Return OneFlow tensor (B, 3, H, W) uint8 of the images.
+
+        It waits for the copy before it, which is usually long complete.
+        """
         self.finish()
         self._under_way = DeviceCopy(source)
         return self._under_way.images
 
     def finish(self) -> None:
-        """Waits for the copy under way, if there is one, and gives its memory back."""
+        """Wait for the copy under way, if there is one, and give its memory back."""
         if self._under_way is not None:
             self._under_way.wait()
             self._under_way = None

@@ -26,14 +26,14 @@ from pipelines.pixels.timings import Timings
 
 
 class Drawing(Protocol):
-    """Turns plans into images, in order: `submit` a few plans, then `start` the oldest and call what that returns."""
+    """A way to draw plans as images, in order: `submit` a few, then `start` the oldest and call what that returns."""
 
     def submit(self, plan: BatchPlan) -> None:
-        """Reads the images of a plan and queues their decoding; at most `QUEUE_DEPTH` plans may be queued."""
+        """Read the images of a plan and queue their decoding; at most `QUEUE_DEPTH` plans may be queued."""
         ...
 
     def start(self, plan: BatchPlan) -> Callable[[], Any]:
-        """Waits until the oldest queued plan is decoded and starts to draw it; the result waits for the images.
+        """Wait until the oldest queued plan is decoded and start to draw it; the result waits for the images.
 
         They are an array, or `DrawnImages` where the graph finishes them.
 
@@ -43,16 +43,16 @@ class Drawing(Protocol):
         ...
 
     def restart(self) -> None:
-        """After a failure: a new graph with nothing queued; waits for what is being drawn."""
+        """Build a new graph with nothing queued after a failure; wait for what is being drawn."""
         ...
 
     def close(self) -> None:
-        """Ends all threads."""
+        """End all threads."""
         ...
 
 
 def open_drawing(settings: GraphSettings, images: ImageStore, timings: Timings) -> Drawing:
-    """The fastest way to draw what the settings describe."""
+    """Return the fastest way to draw what the settings describe."""
     if settings.finish:
         return DeviceDrawing(settings, images, timings)
     if not settings.warp and kernels.plugin.is_loaded():
@@ -176,7 +176,7 @@ class KernelDrawing:
 
 
 def draw_picture(picture: Picture, crops: Sequence[Sequence[np.ndarray]], target: np.ndarray) -> None:
-    """Draws the views of a picture without warp, blends them and applies the colour gains.
+    """Draw the views of a picture without warp, blend them and apply the colour gains.
 
     Args:
         picture: what to draw.
@@ -193,7 +193,7 @@ def draw_picture(picture: Picture, crops: Sequence[Sequence[np.ndarray]], target
 
 
 def draw_view(view: ViewRender, crops: Sequence[np.ndarray], target: np.ndarray) -> None:
-    """Draws the tiles of a view without warp on grey, later ones on top; arguments as for `draw_picture`."""
+    """Draw the tiles of a view without warp on grey, later ones on top; arguments as for `draw_picture`."""
     target[...] = BORDER_GREY
     for tile, crop in zip(view.tiles, crops, strict=True):
         (top, left), (height, width) = tile.anchor, tile.shape
@@ -206,7 +206,7 @@ def draw_view(view: ViewRender, crops: Sequence[np.ndarray], target: np.ndarray)
 
 
 def _host_images(drawn: Any, plan: BatchPlan) -> np.ndarray:
-    """Blends, colours and copies what DALI drew into an array of its own."""
+    """Blend, colour and copy what DALI drew into an array of its own."""
     images = plan.empty_images()
     for number, (picture, finish) in enumerate(zip(plan.pictures, plan.finishes, strict=False)):
         views = [drawn.at(n) for n in (number, finish.partner) if n is not None]

@@ -17,13 +17,13 @@ _DALI_DECODES = {"jpeg": ("RGB", "L"), "png": ("RGB", "L"), "bmp": ("RGB",), "we
 
 
 def needs_host_decoding(found: ImageFormat) -> bool:
-    """True for what DALI's decoder refuses or shows otherwise than Pillow: inks, palettes, alpha, 16 bits, damage."""
+    """Return whether DALI's decoder refuses or shows otherwise than Pillow: inks, palettes, alpha, 16 bits, damage."""
     turned = found.orientation != 1 and found.kind != "jpeg"
     return turned or not found.intact or found.bits != 8 or found.mode not in _DALI_DECODES.get(found.kind, ())
 
 
 def decode_on_host(path: Path) -> np.ndarray:
-    """(h, w, 3) uint8 RGB, upright, of any image that Pillow reads; see `pipelines.data.images.decode_rgb`.
+    """Return (h, w, 3) uint8 RGB, upright, of any image that Pillow reads; see `pipelines.data.images.decode_rgb`.
 
     Raises:
         OSError: it could be decoded when the data set was indexed, and cannot any more.
@@ -42,7 +42,7 @@ def _reason(error: Exception) -> str:
 
 
 def as_ppm(pixels: np.ndarray) -> np.ndarray:
-    """Bytes of an uncompressed image file, so that decoded pixels take the same way through DALI as encoded ones."""
+    """Return an uncompressed image file, so that decoded pixels go through DALI as encoded ones do."""
     header = b"P6\n%d %d\n255\n" % (pixels.shape[1], pixels.shape[0])
     return np.concatenate((np.frombuffer(header, np.uint8), np.ascontiguousarray(pixels).reshape(-1)))
 
@@ -58,7 +58,7 @@ class ImageBytes:
         self._on_host = index.formats.where(needs_host_decoding)
 
     def __getitem__(self, number: int) -> np.ndarray:
-        """(bytes,) uint8."""
+        """Return (bytes,) uint8."""
         path = self._paths[number]
         if self._on_host[number]:
             return as_ppm(decode_on_host(path))
@@ -71,11 +71,11 @@ class ImageBytes:
             ) from error
 
     def tile(self, tile: TileRender) -> np.ndarray:
-        """What DALI needs for a tile: (bytes,) uint8 of its whole image."""
+        """Return DALI's input for a tile: (bytes,) uint8 of its whole image."""
         return self[tile.source]
 
     def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """Tries each of these images; those that DALI refuses are decoded by Pillow from now on, and returned."""
+        """Try each of these images; those that DALI refuses are decoded by Pillow from now on, and returned."""
         refused = [
             number
             for number in numbers
@@ -86,7 +86,7 @@ class ImageBytes:
         return refused
 
     def explain_failure(self, numbers: list[int]) -> str:
-        """Which of these images cannot be decoded, for the message after DALI gave up on a batch."""
+        """Name the images that cannot be decoded, for the message after DALI gave up on a batch."""
         bad = []
         for number in dict.fromkeys(numbers):
             try:

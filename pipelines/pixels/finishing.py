@@ -15,17 +15,20 @@ _UNIT = 1 << 12  # of the reciprocals that stand in for divisions
 
 
 def blend(first: Any, second: Any, ratio: Any) -> Any:
-    """first * ratio + second * (1 - ratio), rounded down; (h, w, 3) uint8 pictures, a float64 scalar per picture."""
+    """Return first * ratio + second * (1 - ratio), rounded down.
+
+    Pictures are (h, w, 3) uint8; `ratio` is a float64 scalar per picture.
+    """
     return fn.cast(dali_math.floor(first * ratio + second * (1.0 - ratio)), dtype=types.UINT8)
 
 
 def planes(picture: Any) -> Any:
-    """(h, w, 3) to (3, h, w)."""
+    """Move channels first: (h, w, 3) to (3, h, w)."""
     return fn.transpose(picture, perm=(2, 0, 1))
 
 
 def apply_gains(picture: Any, hue_gain: Any, saturation_gain: Any, value_gain: Any) -> Any:
-    """(h, w, 3) uint8 RGB after gains on hue, saturation and value; a float32 scalar each per picture."""
+    """Apply gains on hue, saturation and value to (h, w, 3) uint8 RGB; a float32 scalar each per picture."""
     hue, saturation, value = _to_hsv(picture)
     turned = hue * hue_gain
     turned = dali_math.floor(turned - 180.0 * dali_math.floor(turned / 180.0))
@@ -36,7 +39,7 @@ def apply_gains(picture: Any, hue_gain: Any, saturation_gain: Any, value_gain: A
 
 
 def _to_hsv(picture: Any) -> tuple[Any, Any, Any]:
-    """(h, w) int32 hue (0 ... 179), saturation, value."""
+    """Return (h, w) int32 hue (0 ... 179), saturation, value."""
     levels = fn.cast(picture, dtype=types.INT32)
     red, green, blue = (levels[:, :, channel] for channel in range(3))
     high = dali_math.max(dali_math.max(red, green), blue)
@@ -53,7 +56,7 @@ def _to_hsv(picture: Any) -> tuple[Any, Any, Any]:
 
 
 def _scaled(number: Any, factor: int, divisor: Any) -> Any:
-    """number * factor / divisor, rounded, with a reciprocal of 12 fractional bits; 0 where number is 0.
+    """Return number * factor / divisor, rounded, with a reciprocal of 12 fractional bits; 0 where number is 0.
 
     Args:
         number: int32, at least -divisor.

@@ -40,7 +40,7 @@ class CacheNeed:
 
 
 def cache_need(index: ImageIndex) -> CacheNeed:
-    """What `--cache` would take for these images."""
+    """Return the memory and disk that `--cache` would take for these images."""
     pixels = index.sizes.astype(np.int64).prod(axis=1) * 3
     on_host = index.formats.where(needs_host_decoding)
     return CacheNeed(int(pixels.sum()), int(np.where(on_host, pixels, index.formats.file_bytes).sum()))
@@ -55,7 +55,7 @@ def open_images(
     progress: str | None = None,
     memory: Callable[[], int] = free_memory,
 ) -> "ImageStore":
-    """The images of an index, from which DALI's input for each tile comes.
+    """Return the images of an index, from which DALI's input for each tile comes.
 
     Args:
         index: which images.
@@ -97,18 +97,18 @@ class EncodedImages:
         self._kept, self._plain = kept, plain
 
     def tile(self, tile: TileRender) -> np.ndarray:
-        """(bytes,) uint8 of the whole image of a tile; not to be written."""
+        """Return (bytes,) uint8 of the whole image of a tile; not to be written."""
         return self._kept[tile.source]
 
     def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """As `ImageBytes.decode_refused_on_host`."""
+        """See `ImageBytes.decode_refused_on_host`."""
         refused = self._plain.decode_refused_on_host(numbers, backend)
         for number in refused:
             self._kept[number] = self._plain[number]
         return refused
 
     def explain_failure(self, numbers: list[int]) -> str:
-        """As `ImageBytes.explain_failure`."""
+        """See `ImageBytes.explain_failure`."""
         return self._plain.explain_failure(numbers)
 
 
@@ -121,40 +121,40 @@ class DecodedImages:
         self._kept = kept
 
     def tile(self, tile: TileRender) -> np.ndarray:
-        """(h, w, 3) uint8 RGB: the part of an image that a tile looks at, as a view."""
+        """Return (h, w, 3) uint8 RGB: the part of an image that a tile looks at, as a view."""
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
         return self._kept[tile.source][top : top + height, left : left + width]
 
     def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """Nothing is decoded any more."""
+        """Return none: nothing is decoded any more."""
         del numbers, backend
         return []
 
     def explain_failure(self, numbers: list[int]) -> str:
-        """Nothing is decoded any more, so no image can be to blame."""
+        """Return "": nothing is decoded any more, so no image can be to blame."""
         del numbers
         return ""
 
 
 class ImageStore(Protocol):
-    """Where DALI's input comes from."""
+    """The source of DALI's input."""
 
     @property
     def decoded(self) -> bool:
         """Whether tiles are pixels of their crops; otherwise bytes of their whole images."""
 
     def tile(self, tile: TileRender) -> np.ndarray:
-        """DALI's input for one tile."""
+        """Return DALI's input for one tile."""
 
     def explain_failure(self, numbers: list[int]) -> str:
-        """Which of these images cannot be decoded, and why; empty if that is not the reason."""
+        """Name the images that cannot be decoded, and why; return "" if that is not the reason."""
 
     def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """Which of these images DALI refuses; their next `tile` is in a form that it takes."""
+        """Return the images that DALI refuses; their next `tile` is in a form that it takes."""
 
 
 def _fits_decoded(index: ImageIndex, free: int) -> bool:
-    """Whether images fit into memory decoded, and not only encoded; refuses if neither fits."""
+    """Return whether images fit into memory decoded, and not only encoded; raise if neither fits."""
     need, budget = cache_need(index), int(free * MEMORY_SHARE)
     if need.decoded <= budget:
         return True
@@ -193,7 +193,7 @@ def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]
 
 
 def _is_whole(target: Path, image_wh: tuple[int, int]) -> bool:
-    """False where it is absent or cut off, as after a full disk or a loss of power."""
+    """Return whether a cache file is complete; it may be cut off, as after a full disk or a loss of power."""
     try:
         return target.stat().st_size == image_wh[0] * image_wh[1] * 3
     except FileNotFoundError:
@@ -201,7 +201,7 @@ def _is_whole(target: Path, image_wh: tuple[int, int]) -> bool:
 
 
 def _cached_file(path: Path, folder: Path) -> Path:
-    """Named after all that a changed image would change."""
+    """Return the cache file, named after everything that changes with an image."""
     key = b"2\0%s\0%s" % (os.fsencode(path.absolute()), file_stamp(path))
     return folder / f"{hashlib.sha256(key).hexdigest()[:32]}.rgb"
 

@@ -28,7 +28,7 @@ class Timings:
 
     @contextmanager
     def counting(self, stage: str) -> Iterator[None]:
-        """Adds the time of its body to a stage, also if it raises."""
+        """Add the time of its body to a stage, also if it raises."""
         start = time.perf_counter()
         try:
             yield

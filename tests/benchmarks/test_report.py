@@ -82,7 +82,7 @@ def test_settings_that_change_what_is_measured_tell_results_apart(tmp_path: Path
 
 
 def steps(day: int, commit: str, *rows: str, **settings: Any) -> dict[str, Any]:
-    """A result of `step`; rows are VARIANT:BATCH."""
+    """Return a result of `step`; rows are VARIANT:BATCH."""
     cells = (row.split(":") for row in rows)
     found = [{"variant": name, "model": "m", "batch_size": int(batch), "imgsz": 64} for name, batch in cells]
     asked = {"device": "cpu", "threads": 2, "variants": sorted({row.split(":")[0] for row in rows}), **settings}

@@ -9,5 +9,5 @@ from tests.corpus.data_set import CorpusFile, write_corpus
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[CorpusFile]]:
-    """Its yaml, and what is in its train split; not to be changed."""
+    """Return the corpus's yaml and the files of its train split; not to be changed."""
     return write_corpus(tmp_path_factory.mktemp("corpus"))

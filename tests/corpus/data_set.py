@@ -27,7 +27,7 @@ class CorpusFile:
 
 
 def write_corpus(root: Path) -> tuple[Path, list[CorpusFile]]:
-    """Writes the data set; returns its yaml and what is in its train split. The val split is sound."""
+    """Write the data set; return its yaml and what is in its train split. The val split is sound."""
     images, labels = root / "images" / "train", root / "labels" / "train"
     for folder in (images, labels, root / "images" / "val", root / "labels" / "val"):
         folder.mkdir(parents=True)
@@ -54,7 +54,7 @@ def _add(images: Path, labels: Path, case: Case, rows: bytes = GOOD) -> CorpusFi
 
 
 def _special(images: Path, labels: Path) -> list[CorpusFile]:
-    """What is no regular file, or cannot be reached."""
+    """Make files that are not regular or cannot be reached."""
     (images / "loop.jpg").symlink_to("loop.jpg")
     (images / "nowhere.jpg").symlink_to("/nonexistent/x.jpg")
     (images / "device.jpg").symlink_to("/dev/zero")

@@ -38,18 +38,18 @@ def encoded(kind: str = "JPEG", image: Image.Image | None = None, **save: Any) -
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
-    """A PNG chunk with its right checksum."""
+    """Return a PNG chunk with its right checksum."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def png(width: int, height: int, *, bits: int = 8, colour: int = 2, rows: bytes = b"", before: bytes = b"") -> bytes:
-    """A PNG that states this size and holds these (compressed) rows."""
+    """Return a PNG that states this size and holds these (compressed) rows."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + before + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
 
 
 def jpeg_of_stated_size(width: int, height: int) -> bytes:
-    """A JPEG of a small picture whose frame header claims another size."""
+    """Return a JPEG of a small picture whose frame header claims another size."""
     content = bytearray(encoded())
     frame = content.find(b"\xff\xc0")
     struct.pack_into(">HH", content, frame + 5, height, width)
@@ -57,7 +57,7 @@ def jpeg_of_stated_size(width: int, height: int) -> bytes:
 
 
 def jpeg_of_many_scans(scans: int) -> bytes:
-    """A large progressive JPEG whose last scan is repeated: minutes of work in few bytes."""
+    """Return a large progressive JPEG whose last scan is repeated: minutes of work in few bytes."""
     content = encoded("JPEG", Image.new("L", (3000, 3000)), progressive=True)
     last = content.rfind(b"\xff\xda")
     return content[:-2] + content[last:-2] * scans + content[-2:]
@@ -133,5 +133,5 @@ def _pixels() -> Iterator[Case]:
 
 
 def damaged_images() -> list[Case]:
-    """All of them, always the same; file names differ."""
+    """Return all damaged images, always the same; file names differ."""
     return [*_cut(), *_flipped(), *_other_kinds(), *_sizes(), *_pixels()]

@@ -19,7 +19,7 @@ def _named(values: str) -> Iterator[tuple[str, ...]]:
 
 
 def _rows() -> Iterator[tuple[str, bytes]]:
-    """Name, and a bad row."""
+    """Yield the name of a bad row, and the row."""
     for name, value in _named(COORDINATES):
         yield f"coordinate-{name}", f"0 {value} 0.5 0.25 0.25".encode()
     for name, value in _named(CLASSES):
@@ -60,7 +60,7 @@ def _whole() -> Iterator[tuple[str, bytes, str]]:
 
 
 def damaged_labels() -> list[Case]:
-    """Each bad row alone and beside a good one, and whole files; names without ending."""
+    """Return each bad row alone and beside a good one, and whole files; names without ending."""
     cases = []
     for name, row in _rows():
         cases.append(Case(f"alone-{name}", row + b"\n", "reported"))

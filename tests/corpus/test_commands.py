@@ -20,7 +20,7 @@ def cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unnamed(files: list[CorpusFile], text: str) -> list[str]:
-    """What must be reported and is not named in the text."""
+    """Return the images that must be reported and are not named in the text."""
     return [file.image.name for file in files if file.expected == "reported" and printable(file.fault) not in text]
 
 

@@ -50,7 +50,7 @@ META_WORDS = 'shape {|}|dim: 2|dim: -1|dim: 99999999999|data_type: kFloat|data_t
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current folder that must stay so: a file in it would be the trace of executed code."""
+    """Yield an empty current folder that must stay so: a file in it would be the trace of executed code."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -22,7 +22,7 @@ ARRAYS = {"model.0.conv.weight": np.ones((8, 3, 3, 3), np.float32), "model.0.bn.
 
 
 def safetensors(header: Mapping[str, Any] | bytes, data: bytes = b"", *, length: int | None = None) -> bytes:
-    """A file with this header, whatever it says."""
+    """Return a safetensors file with this header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -32,7 +32,7 @@ def entry(kind: str = "F32", shape: list[Any] | None = None, offsets: list[Any] 
 
 
 def checkpoint(header: Any, arrays: Mapping[str, np.ndarray], *, signed: bool = True) -> bytes:
-    """A training checkpoint with a checksum that fits, so that the header itself is looked at."""
+    """Return a training checkpoint with a valid checksum, so that the header itself is parsed."""
     if isinstance(header, dict):
         header = {"format": "graph-train checkpoint", "version": 1, **header}
         if signed:
@@ -146,7 +146,7 @@ def _pytorch_cases() -> dict[str, bytes]:
 
 
 def write_weight_cases(root: Path) -> dict[str, Path]:
-    """Files and folders by name; `graph-export` must refuse each."""
+    """Write files and folders by name; `graph-export` must refuse each."""
     root.mkdir(parents=True)
     found = {}
     for ending, cases in (("safetensors", {**_safetensors_cases(), **_own_cases()}), ("pt", _pytorch_cases())):
@@ -184,7 +184,7 @@ def _oneflow_cases() -> dict[str, dict[str, bytes]]:
 
 
 def resumable(folder: Path, content: bytes) -> Path:
-    """A run folder whose only checkpoint has this content."""
+    """Return a run folder whose only checkpoint has this content."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "weights").mkdir(parents=True)
     (folder / "weights" / "last.safetensors").write_bytes(content)

@@ -129,7 +129,7 @@ CFG: dict[str, str] = {
 
 
 def write_data_cases(root: Path) -> dict[str, Path]:
-    """The dataset yamls, each beside a sound folder `images` and some files that are no sources."""
+    """Write the dataset yamls, each beside a sound folder `images` and some files that are no sources."""
     import os
 
     (root / "images").mkdir(parents=True)
@@ -145,14 +145,14 @@ def write_data_cases(root: Path) -> dict[str, Path]:
 
 
 def write_hyp_cases(root: Path) -> dict[str, Path]:
-    """Hyper-parameter files."""
+    """Write hyper-parameter files."""
     whole = yaml.safe_dump(Hyperparameters().as_dict()).encode()
     cases = {**SYNTAX, **{name: text.encode() for name, text in HYP.items()}, "cut": whole[: len(whole) // 2 - 3]}
     return _written(root, cases)
 
 
 def write_cfg_cases(root: Path) -> dict[str, Path]:
-    """Model yamls."""
+    """Write model yamls."""
     return _written(root, {**SYNTAX, **{name: text.encode() for name, text in CFG.items()}})
 
 

@@ -92,7 +92,7 @@ def _start(step: Any, number: int, **changed: Any) -> None:
 
 
 def _after_a_bad_batch_of_the_last_rank(step: Any, info: Any, number: int) -> Any:
-    """An update after the last rank alone has kept gradients that are not finite; weights must stay."""
+    """Run an update after the last rank alone has kept gradients that are not finite; weights must stay."""
     from kernels.runtime import flow
 
     state = step.state

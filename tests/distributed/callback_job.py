@@ -7,7 +7,7 @@ from graph_train.ranks import team
 
 
 def main() -> int:
-    """Takes the flags of `graph-train`."""
+    """Take the flags of `graph-train`."""
     team.join()
     from graph_train.hooks.callbacks import Callbacks
     from graph_train.launch.train import train

@@ -64,7 +64,7 @@ class JobLab:
         self.jobs: list[Job] = []
 
     def flags(self, name: str, **flags: Any) -> list[str]:
-        """The command line of a run of eight images in batches of four."""
+        """Return the command line of a run of eight images in batches of four."""
         common: dict[str, Any] = {
             "data": self.data,
             "cfg": self.cfg,
@@ -91,7 +91,7 @@ class JobLab:
         address: str = "127.0.0.1",
         ranks_per_host: int = 99,
     ) -> Job:
-        """Starts the ranks with the variables that torchrun and Kubernetes set; one rank without any."""
+        """Start the ranks with the variables that torchrun and Kubernetes set; one rank without any."""
         port, number = free_port(), len(self.jobs)
         job = Job([], [])
         for rank in range(ranks):
@@ -112,7 +112,7 @@ class JobLab:
         return job
 
     def run(self, flags: Sequence[str], ranks: int, *, seconds: float = WAIT_SECONDS, **kind: Any) -> Job:
-        """A job that is over within so many seconds, and was successful."""
+        """Run a job to its successful end within so many seconds."""
         job = self.start(flags, ranks, **kind)
         codes = job.codes(seconds)
         assert codes == [0] * ranks, "\n".join(job.text(rank) for rank in range(ranks))

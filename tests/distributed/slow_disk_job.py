@@ -11,7 +11,7 @@ SECONDS = 4.0
 
 
 def main() -> int:
-    """Takes the flags of `graph-train`."""
+    """Take the flags of `graph-train`."""
     team.join()
     from graph_train.host.run_command import run_command
     from graph_train.launch.train import train

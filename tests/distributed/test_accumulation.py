@@ -39,12 +39,12 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 
 def results(folder: Path) -> list[dict[str, float]]:
-    """Of all batches but the bad one at the end."""
+    """Return the results of all batches but the bad one at the end."""
     return list(json.loads((folder / "results.json").read_text()))[:-1]
 
 
 def assert_close(ours: Path, theirs: Path) -> None:
-    """But for rounding: float32 sums in another order, which many steps carry on."""
+    """Assert equality but for rounding: float32 sums in another order, which many steps carry on."""
     left, right = arrays(ours), arrays(theirs)
     assert left.keys() == right.keys()
     for name, value in right.items():

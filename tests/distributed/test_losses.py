@@ -16,7 +16,7 @@ LONG = {"epochs": 5000, "noval": True}
 
 
 def _saved_epoch(folder: Path) -> int:
-    """Of the newest state; a damaged one fails the test."""
+    """Return the epoch of the newest state; a damaged one fails the test."""
     state = folder / "weights" / "last.safetensors"
     return int(load_checkpoint(state).header["cursor"]["epoch"]) if state.exists() else 0
 

@@ -19,7 +19,7 @@ BATCH_NORMS = {"yolov5n": 57, "yolov5s": 57, "yolov5m": 79, "yolov5n6": 75}
 
 
 def transfers(model: str, variant: str) -> dict[str, int]:
-    """Gradients are summed and labels gathered; the losses are summands, and the outcome of the update becomes one."""
+    """Return the transfers of a step: gradients all-reduced, labels gathered, losses kept as partial sums."""
     # Mean and variance of each layer in the forward pass, both sums of its gradient together in the backward pass.
     sums = 3 * BATCH_NORMS[model] if variant == "sync-bn" else 0
     sums += variant == "adam-autobalance"  # of the levels' losses

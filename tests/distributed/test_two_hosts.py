@@ -26,7 +26,7 @@ EPOCHS, STEPS_PER_EPOCH = 10, 2
 
 
 def inside(rank: int) -> list[str]:
-    """What makes a command run on the host of a rank."""
+    """Return the prefix that runs a command on the host of a rank."""
     return ["ip", "netns", "exec", HOSTS[rank]]
 
 
@@ -76,14 +76,14 @@ def test_a_local_rank_that_counts_over_all_hosts_is_named(lab: JobLab, hosts: No
 
 
 def sent_by(rank: int) -> int:
-    """Bytes that a host has put on the cable so far."""
+    """Return the bytes that a host has put on the cable so far."""
     table = subprocess.run([*inside(rank), "cat", "/proc/net/dev"], check=True, capture_output=True, text=True).stdout
     columns = next(row for row in table.splitlines() if row.strip().startswith(f"{CABLE}:")).split()
     return int(columns[9])
 
 
 def sent_in_between(lab: JobLab, epochs: tuple[int, int], **changed: Any) -> tuple[list[int], int]:
-    """Bytes that each host sends from one epoch to another, and bytes of the gradients.
+    """Return the bytes that each host sends from one epoch to another, and bytes of the gradients.
 
     The difference of two runs: what is sent at their start and end is in both.
     """

@@ -53,7 +53,7 @@ def main(out: Path, model: str, kind: str, variants: list[str]) -> None:
 
 
 def _compiled(model: str, kind: str, variant: Variant, info: Any) -> list[Any]:
-    """The graphs of a step of one image per rank: one, or two of a step that accumulates."""
+    """Return the graphs of a step of one image per rank: one, or two of a step that accumulates."""
     from graph_train.engine.state import TrainingState
     from graph_train.engine.step import GraphStep, StepConfig
     from graph_train.ranks.placement import Placement
@@ -85,14 +85,14 @@ def _compiled(model: str, kind: str, variant: Variant, info: Any) -> list[Any]:
 
 
 def _job(graph: Any) -> Any:
-    """OneFlow's description of a compiled graph."""
+    """Return OneFlow's description of a compiled graph."""
     from kernels.runtime import flow
 
     return flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
 
 
 def _transfers(job: Any) -> Counter[str]:
-    """How often a tensor reaches an op spread in another way than it was made, such as "P -> B".
+    """Count how often a tensor reaches an op spread in another way than it was made, such as "P -> B".
 
     B: whole on every rank, S(0): split by rows, P: each rank has a summand.
     """

@@ -39,7 +39,7 @@ class Program:
 
 
 def documented_commands() -> list[Command]:
-    """All commands in the order in which a reader meets them, without `uv run` before and comments behind them."""
+    """Return all commands in the order of the documents, without `uv run` before and comments behind them."""
     found = []
     for file, number, line in _lines("bash"):
         words = shlex.split(line.removeprefix(_SET_UP), comments=True)
@@ -49,12 +49,12 @@ def documented_commands() -> list[Command]:
 
 
 def documented_programs() -> list[Program]:
-    """All pieces of Python."""
+    """Return all pieces of Python."""
     return [Program(*block) for block in _blocks("python")]
 
 
 def examples_for_more_machines() -> list[Command]:
-    """What `text` blocks show of `graph-train` under a launcher that one machine does not have."""
+    """Return the `graph-train` examples of `text` blocks under a launcher that one machine does not have."""
     found = []
     for file, number, line in _lines("text"):
         _, launched, flags = line.replace("srun graph-train ", _LAUNCHED).partition(_LAUNCHED)
@@ -70,7 +70,7 @@ def _lines(language: str) -> Iterator[tuple[Path, int, str]]:
 
 
 def _blocks(language: str) -> Iterator[tuple[Path, int, str]]:
-    """File, number of the first line and text of each block in a language."""
+    """Yield file, number of the first line and text of each block in a language."""
     fenced = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
     for file in DOCUMENTS:
         text = file.read_text()

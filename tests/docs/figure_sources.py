@@ -48,7 +48,7 @@ def number_of(source: str, files: Mapping[str, str], folder: Path) -> float:
 
 @cache
 def _read(path: Path) -> Result:
-    """A JSON result, or {"rows": ...} of a CSV file."""
+    """Return a JSON result, or {"rows": ...} of a CSV file."""
     if path.suffix == ".json":
         return read_result(path)
     with path.open(encoding="utf-8", newline="") as file:
@@ -58,12 +58,12 @@ def _read(path: Path) -> Result:
 
 
 def _number(cell: str) -> float | None:
-    """A cell of a CSV file; None if it is empty."""
+    """Return a cell of a CSV file; None if it is empty."""
     return float(cell) if cell.strip() else None
 
 
 def _at(item: Any, path: str) -> Any:
-    """The value at keys joined by dots; a key may have dots of its own."""
+    """Return the value at keys joined by dots; a key may have dots of its own."""
     if not isinstance(item, Mapping):
         raise LookupError(path)
     if path in item:
@@ -73,7 +73,7 @@ def _at(item: Any, path: str) -> Any:
 
 
 def _selected(result: Result, name: str, conditions: Sequence[str]) -> Rows:
-    """Rows of the list `name` that meet all conditions KEY=VALUE."""
+    """Return the rows of the list `name` that meet all conditions KEY=VALUE."""
     wanted = [condition.split("=", 1) for condition in conditions]
     rows = [row for row in result[name] if all(str(_at(row, key)) == value for key, value in wanted)]
     if not rows:
@@ -82,24 +82,24 @@ def _selected(result: Result, name: str, conditions: Sequence[str]) -> Rows:
 
 
 def value(result: Result, path: str) -> float:
-    """`value PATH`."""
+    """Resolve `value PATH`."""
     return float(_at(result, path))
 
 
 def row(result: Result, name: str, *conditions_and_path: str) -> float:
-    """`row LIST KEY=VALUE... PATH`: of the first such row."""
+    """Resolve `row LIST KEY=VALUE... PATH`: of the first such row."""
     *conditions, path = conditions_and_path
     return float(_at(_selected(result, name, conditions)[0], path))
 
 
 def lowest(result: Result, name: str, *conditions_and_path: str) -> float:
-    """`lowest LIST [KEY=VALUE...] PATH`: over the rows."""
+    """Resolve `lowest LIST [KEY=VALUE...] PATH`: over the rows."""
     *conditions, path = conditions_and_path
     return min(_present(_selected(result, name, conditions), path))
 
 
 def highest(result: Result, name: str, *conditions_and_path: str) -> float:
-    """`highest LIST [KEY=VALUE...] PATH`: over the rows."""
+    """Resolve `highest LIST [KEY=VALUE...] PATH`: over the rows."""
     *conditions, path = conditions_and_path
     return max(_present(_selected(result, name, conditions), path))
 
@@ -109,18 +109,18 @@ def _present(rows: Rows, path: str) -> list[float]:
 
 
 def best_epoch(result: Result, column: str) -> float:
-    """`best-epoch COLUMN`: of results.csv, in the epoch whose weights are kept (0.1 mAP50 + 0.9 mAP50-95)."""
+    """Resolve `best-epoch COLUMN`: of results.csv, in the epoch whose weights are kept (0.1 mAP50 + 0.9 mAP50-95)."""
     best = max(result["rows"], key=lambda epoch: 0.1 * epoch["metrics/mAP_0.5"] + 0.9 * epoch["metrics/mAP_0.5:0.95"])
     return float(best[column])
 
 
 def kernel_ratio(result: Result, kernel: str, other: str) -> float:
-    """`kernel-ratio KERNEL OTHER`: how many times as long one of our kernels takes as another of ours."""
+    """Resolve `kernel-ratio KERNEL OTHER`: how many times as long one of our kernels takes as another of ours."""
     return row(result, "rows", f"kernel={kernel}", "ours_ms") / row(result, "rows", f"kernel={other}", "ours_ms")
 
 
 def _groups(result: Result, point: str, variants: Sequence[str]) -> list[dict[str, Mapping[str, Any]]]:
-    """Rows by variant, of each group (what ran in turn) that has all of the variants at the point."""
+    """Return rows by variant, of each group (what ran in turn) that has all of the variants at the point."""
     at = parse_point(point)
     groups: dict[int, dict[str, Mapping[str, Any]]] = {}
     for item in result["rows"]:
@@ -133,17 +133,17 @@ def _groups(result: Result, point: str, variants: Sequence[str]) -> list[dict[st
 
 
 def step_ms(result: Result, point: str, variant: str, beside: str | None = None) -> float:
-    """`ms POINT VARIANT [BESIDE]`: median of a step, of the first group (that also has BESIDE)."""
+    """Resolve `ms POINT VARIANT [BESIDE]`: median of a step, of the first group (that also has BESIDE)."""
     return float(_groups(result, point, [variant, beside or variant])[0][variant]["ms_per_step"])
 
 
 def peak_mb(result: Result, point: str, variant: str, beside: str | None = None) -> float:
-    """`peak-mb POINT VARIANT [BESIDE]`: peak of the process, of the first group (that also has BESIDE)."""
+    """Resolve `peak-mb POINT VARIANT [BESIDE]`: peak of the process, of the first group (that also has BESIDE)."""
     return float(_groups(result, point, [variant, beside or variant])[0][variant]["peak_rss_mb"])
 
 
 def memory_ratio(result: Result, point: str, variant: str, other: str) -> float:
-    """`memory POINT VARIANT OTHER`: how many times the other's peak memory a variant takes."""
+    """Resolve `memory POINT VARIANT OTHER`: how many times the other's peak memory a variant takes."""
     try:
         return peak_mb(result, point, variant, other) / peak_mb(result, point, other, variant)
     except LookupError:
@@ -151,7 +151,7 @@ def memory_ratio(result: Result, point: str, variant: str, other: str) -> float:
 
 
 def speedup(result: Result, point: str, variant: str, other: str, which: str = "median") -> float:
-    """`speedup POINT VARIANT OTHER [median|lower_quartile|upper_quartile]`: how many times as fast a variant is.
+    """Resolve `speedup POINT VARIANT OTHER [median|lower_quartile|upper_quartile]`: a variant's speed-up.
 
     Of ratios within turns where the file has them; otherwise the quotient of both medians against the variant that
     every group has, of one group if both are in one.
@@ -166,7 +166,7 @@ def speedup(result: Result, point: str, variant: str, other: str, which: str = "
 
 
 def _pairs(result: Result, point: str) -> dict[int, dict[tuple[str, str], Mapping[str, Any]]]:
-    """Ratios by group and by (faster, slower) variant."""
+    """Return ratios by group and by (faster, slower) variant."""
     at = parse_point(point)
     found: dict[int, dict[tuple[str, str], Mapping[str, Any]]] = {}
     for pair in result["speedups"]:

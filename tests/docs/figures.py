@@ -49,7 +49,7 @@ class Figure:
     source: str
 
     def recomputed(self, files: Mapping[str, str]) -> str:
-        """The number from its raw file, with as many decimals as are written."""
+        """Return the number from its raw file, with as many decimals as are written."""
         decimals = len(self.written.partition(".")[2])
         sign = "+" if self.written[0] in "+−-" else ""
         text = f"{number_of(self.source, files, RESULTS_FOLDER):{sign},.{decimals}f}"
@@ -58,7 +58,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Claims:
-    """What `figures.yaml` says.
+    """The content of `figures.yaml`.
 
     Attributes:
         files: path below the results of each name that sources use.
@@ -78,7 +78,7 @@ def read_claims(path: Path = CLAIMS) -> Claims:
 
 
 def problems(claims: Claims, root: Path = ROOT, documents: Sequence[Path] = DOCUMENTS) -> list[str]:
-    """Every figure that is wrong or has no source, and every claim that no document makes."""
+    """Return every figure that is wrong or has no source, and every claim that no document makes."""
     named = {str(path.relative_to(root)) for path in documents}
     found = [
         f"{name}: in figures.yaml, but not a document"
@@ -122,12 +122,12 @@ def _wrong(figure: Figure, files: Mapping[str, str]) -> str:
 
 
 def _spaced(text: str) -> str:
-    """A pattern of a text in which line breaks do not matter."""
+    """Return a pattern of a text in which line breaks do not matter."""
     return r"\s+".join(re.escape(word) for word in text.split())
 
 
 def figures_of(document: Path, text: str, sentence: str) -> list[Figure]:
-    """The figures of a sentence, as often as a document has it."""
+    """Return the figures of a sentence, as often as a document has it."""
     literal, *rest = re.split(r"\{([^}]*)\}", " ".join(sentence.split()))
     pattern, sources = _literal(literal), rest[::2]
     for following in rest[1::2]:
@@ -144,7 +144,7 @@ def _literal(text: str) -> str:
 
 
 def measured_looking(text: str) -> Iterator[tuple[int, int]]:
-    """Where a text has numbers that look measured, code and addresses left out."""
+    """Yield where a text has numbers that look measured, code and addresses left out."""
     prose = _NO_PROSE.sub(lambda match: re.sub(r"\S", " ", match[0]), text)
     last = 0
     for start, end in sorted(match.span() for pattern in _MEASURED for match in pattern.finditer(prose)):
@@ -154,7 +154,7 @@ def measured_looking(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _inside(text: str, start: int, end: int, covered: Sequence[tuple[int, int]]) -> bool:
-    """Whether each number of text[start:end] lies in a span that is covered."""
+    """Return whether each number of text[start:end] lies in a span that is covered."""
     # The digits of names such as mAP50-95 are no figures.
     numbers = re.finditer(
         rf"(?<!\w){_NUMBER}", re.sub(r"mAP[\d:.-]*", lambda match: "x" * len(match[0]), text[start:end])

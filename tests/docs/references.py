@@ -28,7 +28,7 @@ class Reference:
 
 @cache
 def definitions(file: str) -> dict[str, int]:
-    """Line of each function, class and method (`Class.method`) of a module."""
+    """Return the line of each function, class and method (`Class.method`) of a module."""
     found: dict[str, int] = {}
     for node in ast.parse((ROOT / file).read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -40,7 +40,7 @@ def definitions(file: str) -> dict[str, int]:
 
 
 def references() -> Iterator[Reference]:
-    """All of them, document by document."""
+    """Yield all references, document by document."""
     for document in DOCUMENTS:
         for found in _REFERENCE.finditer(document.read_text()):
             file, name = found["file"], found["name"]

@@ -77,7 +77,7 @@ def help_of(words: Sequence[str]) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the documentation's examples name: data sets, photos, weights of YOLOv5."""
+    """Return the files that the documentation's examples name: data sets, photos, weights of YOLOv5."""
     made = tmp_path_factory.mktemp("reader")
     shutil.copytree(render_shapes().parent, made / "berries")
     (made / "berries/shapes.yaml").rename(made / "berries/berries.yaml")

@@ -24,7 +24,7 @@ def test_it_builds_strictly(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """All texts in the sources; of f-strings the fixed parts."""
+    """Return all texts in the sources; of f-strings the fixed parts."""
     files = [
         path
         for package in ("graph_train", "pipelines", "models", "kernels")

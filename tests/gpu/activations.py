@@ -16,7 +16,7 @@ def _elementwise_blocks(count: int) -> tuple[int, int, int]:
 
 
 def add_n(device: Device, kind: str, count: int = 1_000_003) -> Launched:
-    """A sum of three, whose last thread has fewer numbers."""
+    """Add three tensors, whose last thread has fewer numbers."""
     summands = [encode(random_numbers(count, seed=seed), kind) for seed in range(3)]
     args = structure(_ELEMENTS, "AddArgs")()
     for index, summand in enumerate(summands):
@@ -31,7 +31,7 @@ def add_n(device: Device, kind: str, count: int = 1_000_003) -> Launched:
 
 
 def cast(device: Device, source: str, target: str, count: int = 1_000_003) -> Launched:
-    """Between float32 and a 16-bit type: the very bits."""
+    """Cast between float32 and a 16-bit type: the very bits."""
     given = encode(random_numbers(count), source)
     want = encode(decode(given), target)
     args = structure(_ELEMENTS, "CastArgs")(device.put(given), device.put(np.zeros_like(want)), count)
@@ -41,7 +41,7 @@ def cast(device: Device, source: str, target: str, count: int = 1_000_003) -> La
 
 
 def fill(device: Device, count: int = 1_000_003) -> Launched:
-    """A constant."""
+    """Fill a tensor with a constant."""
     want = np.full(count, 2.5, np.float32)
     args = structure(_ELEMENTS, "FillArgs")(device.put(np.zeros_like(want)), count, 2.5)
     threads = constant(_ELEMENTS, "kElementwiseThreads")
@@ -50,7 +50,7 @@ def fill(device: Device, count: int = 1_000_003) -> Launched:
 
 
 def add_bias(device: Device, kind: str, target: str, rows: int = 5000, channels: int = 85) -> Launched:
-    """With SiLU behind it."""
+    """Add a bias, with SiLU behind it."""
     x, bias = encode(random_numbers(rows, channels), kind), random_numbers(channels, seed=1)
     out = encode(np.zeros((rows, channels)), target)
     addresses = (device.put(array) for array in (x, bias, out))
@@ -65,7 +65,7 @@ def add_bias(device: Device, kind: str, target: str, rows: int = 5000, channels:
 
 
 def bias_gradient(device: Device, kind: str, target: str, rows: int = 5000, channels: int = 85) -> Launched:
-    """The sum over rows, in two launches."""
+    """Sum over rows, in two launches."""
     dy, threads, parts = encode(random_numbers(rows, channels), kind), constant(_BIAS, "kBiasThreads"), 40
     exact = decode(dy)
     dx, bias = encode(np.zeros_like(exact), target), np.zeros(channels, np.float32)
@@ -86,7 +86,7 @@ def bias_gradient(device: Device, kind: str, target: str, rows: int = 5000, chan
 
 
 def pixels(device: Device, kind: str, batch: int = 2, area: int = 96 * 100) -> Launched:
-    """Bytes (batch, 3, area) to channels last, divided by 255."""
+    """Convert bytes (batch, 3, area) to channels last, divided by 255."""
     images = np.random.default_rng(0).integers(0, 256, (batch, 3, area), np.uint8)
     want = encode(images.transpose(0, 2, 1).astype(np.float32) / np.float32(255), kind)
     args = structure(_PIXELS, "PixelArgs")(device.put(images), device.put(np.zeros_like(want)), batch, area)
@@ -97,7 +97,7 @@ def pixels(device: Device, kind: str, batch: int = 2, area: int = 96 * 100) -> L
 
 
 def pack_weights(device: Device, kind: str, unpack: bool) -> Launched:
-    """Two weights in one launch, of which one has a single tap."""
+    """Pack two weights in one launch, of which one has a single tap."""
     plain = [random_numbers(32, 16, 3, 3), random_numbers(255, 32, 1, 1, seed=1)]
     packed = [encode(np.ascontiguousarray(one.transpose(0, 2, 3, 1)), kind) for one in plain]
     if unpack:

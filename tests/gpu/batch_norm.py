@@ -42,7 +42,7 @@ class _Inputs:
         return self.dy * sigmoid * (1 + z * (1 - sigmoid))
 
     def bounded(self, kind: str) -> float:
-        """Relative bound of activations."""
+        """Return the relative bound of activations."""
         return max(2 * ROUNDING[kind], 1e-5)
 
 
@@ -77,7 +77,7 @@ def _start_together(device: Device, kernel: str, args: ctypes.Structure) -> Call
 
 
 def _start_pieces(device: Device, kernel: str, args: ctypes.Structure) -> Callable[[], None]:
-    """A block for each piece, as `norm_pieces` cuts them."""
+    """Launch a block for each piece, as `norm_pieces` cuts them."""
     threads, of_thread = constant(_NORM, "kNormThreads"), constant(_NORM, "kNormPerThread")
     columns = -(-_CHANNELS // of_thread)
     tiles = -(-columns * of_thread // constant(_NORM, "kNormTile"))
@@ -90,7 +90,7 @@ def _channels(device: Device, address: int, rows: int = 1) -> np.ndarray:
 
 
 def _moved(device: Device, given: _Inputs, pixels: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The moving statistics after a step."""
+    """Return the moving statistics after a step."""
     variance = (1 / given.inverse**2 - _EPSILON) * pixels / (pixels - 1)
     return [
         (_channels(device, given.args.moving_mean), (_RATE * given.mean)[None]),
@@ -103,7 +103,7 @@ def _silu(z: np.ndarray) -> np.ndarray:
 
 
 def forward(device: Device, kind: str) -> Launched:
-    """Statistics of the batch and SiLU in one launch, whose blocks wait for each other."""
+    """Normalise by the batch's statistics, with SiLU, in one launch, whose blocks wait for each other."""
     given = _inputs(device, kind)
     start = _start_together(device, f"batch_norm_{kind}", given.args)
     y = decode(device.get(given.args.out, given.stored))
@@ -113,7 +113,7 @@ def forward(device: Device, kind: str) -> Launched:
 
 
 def normalise(device: Device, kind: str) -> Launched:
-    """Forward by statistics that are known, of two ranks."""
+    """Normalise by known statistics, of two ranks."""
     given = _inputs(device, kind)
     given.args.pixels = _RANKS * _ROWS
     start = _start_pieces(device, f"normalise_{kind}", given.args)
@@ -124,7 +124,7 @@ def normalise(device: Device, kind: str) -> Launched:
 
 
 def _gradient_pairs(device: Device, given: _Inputs) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Sums over the rows, as means: so one bound fits all."""
+    """Return sums over the rows as means, so that one bound fits all."""
     dz = given.dz
     return [
         (_channels(device, given.args.d_beta) / _ROWS, dz.mean(0)[None]),
@@ -138,7 +138,7 @@ def _input_gradient(given: _Inputs, d_beta: np.ndarray, d_gamma: np.ndarray, pix
 
 
 def backward(device: Device, kind: str) -> Launched:
-    """All gradients in one launch."""
+    """Compute all gradients in one launch."""
     given = _inputs(device, kind)
     start = _start_together(device, f"batch_norm_grad_{kind}", given.args)
     pairs = _gradient_pairs(device, given)
@@ -148,7 +148,7 @@ def backward(device: Device, kind: str) -> Launched:
 
 
 def channel_mean(device: Device, kind: str) -> Launched:
-    """This rank's share of the mean over two ranks."""
+    """Compute this rank's share of the mean over two ranks."""
     given = _inputs(device, kind)
     given.args.pixels = _RANKS * _ROWS
     start = _start_together(device, f"channel_mean_{kind}", given.args)
@@ -157,7 +157,7 @@ def channel_mean(device: Device, kind: str) -> Launched:
 
 
 def channel_variance(device: Device, kind: str) -> Launched:
-    """About a mean that is known, this rank's share."""
+    """Compute this rank's share of the variance about a known mean."""
     given = _inputs(device, kind)
     given.args.pixels = _RANKS * _ROWS
     start = _start_together(device, f"channel_variance_{kind}", given.args)
@@ -166,7 +166,7 @@ def channel_variance(device: Device, kind: str) -> Launched:
 
 
 def normalise_sums(device: Device, kind: str) -> Launched:
-    """The sums of the gradients, for the other ranks and for the parameters."""
+    """Sum the gradients, for the other ranks and for the parameters."""
     given = _inputs(device, kind)
     start = _start_together(device, f"normalise_sums_{kind}", given.args)
     pairs = _gradient_pairs(device, given)
@@ -176,7 +176,7 @@ def normalise_sums(device: Device, kind: str) -> Launched:
 
 
 def normalise_grad(device: Device, kind: str) -> Launched:
-    """Gradient of the input by sums over two ranks."""
+    """Compute the gradient of the input from sums over two ranks."""
     given = _inputs(device, kind)
     sums = random_numbers(2, _CHANNELS, seed=4) * 1000
     given.args.both, given.args.pixels = device.put(sums), _RANKS * _ROWS

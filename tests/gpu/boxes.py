@@ -26,7 +26,7 @@ def _aspect(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> np.nd
 def overlap(
     box1: np.ndarray, box2: np.ndarray, kind: int, centre_form: bool, alpha: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """IoU, GIoU, DIoU or CIoU of (pairs, 4) boxes in float64, and CIoU's weight of the aspect (`alpha`, if given)."""
+    """Return IoU, GIoU, DIoU or CIoU of (pairs, 4) boxes in float64, and CIoU's aspect weight (`alpha`, if given)."""
     one, other = _sides(box1, centre_form), _sides(box2, centre_form)
     width = (np.minimum(one[2], other[2]) - np.maximum(one[0], other[0])).clip(0)
     height = (np.minimum(one[3], other[3]) - np.maximum(one[1], other[1])).clip(0)
@@ -48,7 +48,7 @@ def overlap(
 
 
 def _pairs(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes that overlap, and some that do not; valid in both forms."""
+    """Return the boxes that overlap, and some that do not; valid in both forms."""
     generator = np.random.default_rng(0)
     near = generator.uniform(0, 8, (2, number, 2))
     boxes = np.concatenate([near, near + generator.uniform(0.5, 6, (2, number, 2))], -1).astype(np.float32)
@@ -56,7 +56,7 @@ def _pairs(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def box_iou(device: Device, gradient: bool, pairs: int = 1000) -> Launched:
-    """All four kinds in both forms; gradients against differences in float64."""
+    """Compute all four kinds of IoU in both box forms; gradients against differences in float64."""
     compared, threads = [], constant(_IOU, "kBoxThreads")
     box1, box2 = _pairs(pairs)
     upstream = random_numbers(pairs, seed=1)
@@ -77,7 +77,7 @@ def box_iou(device: Device, gradient: bool, pairs: int = 1000) -> Launched:
 
 
 def _differences(boxes: tuple[np.ndarray, np.ndarray], which: int, form: tuple[int, bool]) -> np.ndarray:
-    """Gradient of the overlap by the numbers of one of the boxes, with a constant weight of the aspect."""
+    """Return the gradient of the overlap by the numbers of one of the boxes, with a constant weight of the aspect."""
     alpha = overlap(*boxes, *form)[1]
     columns = []
     for side in range(4):
@@ -91,7 +91,7 @@ def _differences(boxes: tuple[np.ndarray, np.ndarray], which: int, form: tuple[i
 
 
 def decode_maps(device: Device, images: int = 2, classes: int = 4) -> Launched:
-    """Three levels of different shapes."""
+    """Decode three levels of different shapes."""
     outputs, anchors, first, parts = 5 + classes, 3, 0, []
     args = structure(_DETECTIONS, "DecodeArgs")()
     for index, (rows, columns, stride) in enumerate(((8, 10, 8), (4, 5, 16), (2, 3, 32))):
@@ -115,7 +115,7 @@ def decode_maps(device: Device, images: int = 2, classes: int = 4) -> Launched:
 
 
 def suppress(device: Device, images: int = 2, boxes: int = 1200, classes: int = 3) -> Launched:
-    """Best class or all classes, all candidates or the best of them: the very detections."""
+    """Suppress by best class or all classes, all candidates or the best of them: the very detections."""
     generator, compared = np.random.default_rng(0), []
     rows = np.empty((images, boxes, 5 + classes), np.float32)
     rows[..., :2], rows[..., 2:4] = generator.uniform(0, 300, (images, boxes, 2)), 40
@@ -144,7 +144,7 @@ def suppress(device: Device, images: int = 2, boxes: int = 1200, classes: int = 
 
 
 def _suppressed(rows: np.ndarray, multi_label: bool, most_candidates: int, most_detections: int) -> np.ndarray:
-    """Detections of one image, one after another, in float32."""
+    """Return the detections of one image, one after another, in float32."""
     scores = rows[:, 5:] * rows[:, 4:5]
     chosen = np.ones_like(scores, bool)
     if not multi_label:

@@ -31,11 +31,11 @@ class StageBudget:
     clock: Callable[[], float] = time.monotonic
 
     def left(self) -> float:
-        """Seconds until the deadline; none are left at 0 and below."""
+        """Return seconds until the deadline; none are left at 0 and below."""
         return self.deadline - self.clock()
 
     def spent(self) -> str:
-        """The message of what has no time any more."""
+        """Return the message of what has no time any more."""
         return f"the time of the stage {self.stage!r} is used up"
 
 
@@ -44,11 +44,11 @@ UNLIMITED = StageBudget("kernels", math.inf)
 
 
 def all_seconds() -> float:
-    """What all stages may take together."""
+    """Return the seconds that all stages may take together."""
     return sum(SECONDS.values())
 
 
 def stage_budgets(clock: Callable[[], float] = time.monotonic) -> list[StageBudget]:
-    """The budgets of all stages from now on."""
+    """Return the budgets of all stages from now on."""
     ends = itertools.accumulate(SECONDS.values(), initial=clock())
     return [StageBudget(stage, end, clock) for stage, end in zip(SECONDS, list(ends)[1:], strict=True)]

@@ -13,7 +13,7 @@ Case = Callable[[Device], Launched]
 
 
 def _of_activations(kind: str) -> dict[str, Case]:
-    """Those that there are for each type of activations."""
+    """Return the cases of each type of activations."""
     cases: dict[str, Case] = {
         f"add_n_{kind}": partial(activations.add_n, kind=kind),
         f"add_bias_{kind}_{kind}": partial(activations.add_bias, kind=kind, target=kind),
@@ -36,7 +36,7 @@ def _of_activations(kind: str) -> dict[str, Case]:
 
 
 def _between_types(kind: str) -> dict[str, Case]:
-    """Those between float32 and a type of 16 bits."""
+    """Return the cases between float32 and a type of 16 bits."""
     return {
         f"cast_f32_{kind}": partial(activations.cast, source="f32", target=kind),
         f"cast_{kind}_f32": partial(activations.cast, source=kind, target="f32"),
@@ -74,7 +74,7 @@ WITHIN_OTHERS = {"add_bias_sums"}
 
 
 def kernel_names() -> set[str]:
-    """Every kernel of the sources."""
+    """Return every kernel of the sources."""
     names: set[str] = set()
     for source in cuda_sources():
         text = source.read_text(encoding="utf-8")

@@ -13,12 +13,12 @@ UNITS = (2, 4, 8, 16)
 
 
 def table_on(device: Device, table: ctypes.Array) -> int:
-    """Address of a copy of a table of structures."""
+    """Return the address of a copy of a table of structures."""
     return device.put(np.frombuffer(bytes(table), np.uint8))
 
 
 def concat(device: Device, unit: int, split: bool, rows: int = 37) -> Launched:
-    """Few tensors, which travel with the launch, and more of them in a table."""
+    """Concatenate few tensors, which travel with the launch, and more of them in a table."""
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     inline = constant(_CONCAT, "kConcatInline")
     for number in (3, inline + 8):
@@ -47,7 +47,7 @@ def concat(device: Device, unit: int, split: bool, rows: int = 37) -> Launched:
 
 
 def _pieces(device: Device, tensors: list[np.ndarray]) -> tuple[int, int]:
-    """Address of the table of all pieces, and their number."""
+    """Return the address of the table of all pieces, and their number."""
     most, piece, start = constant(_FLATTEN, "kFlattenPiece"), structure(_FLATTEN, "FlatPiece"), 0
     entries = []
     for tensor in tensors:
@@ -63,7 +63,7 @@ def _tensors() -> list[np.ndarray]:
 
 
 def flatten(device: Device) -> Launched:
-    """Tensors of more and of less than a piece; all but the first start at odd places of the row."""
+    """Flatten tensors of more and of less than a piece; all but the first start at odd places of the row."""
     tensors = _tensors()
     want = np.concatenate(tensors)
     table, number = _pieces(device, tensors)

@@ -17,10 +17,10 @@ class Device(Protocol):
     name: str
 
     def put(self, array: np.ndarray) -> int:
-        """Address of a copy on the device."""
+        """Return the address of a copy on the device."""
 
     def get(self, address: int, like: np.ndarray) -> np.ndarray:
-        """Array of that shape and type from the device."""
+        """Return an array of that shape and type from the device."""
 
     def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, args: ctypes.Structure) -> None:
         """Start a kernel."""
@@ -29,7 +29,7 @@ class Device(Protocol):
         """Start a kernel whose blocks wait for each other."""
 
     def microseconds(self, start: Callable[[], None]) -> float | None:
-        """Mean time of what `start` launches; None where that says nothing."""
+        """Return the mean time of what `start` launches; None where that says nothing."""
 
 
 class Gpu:

@@ -23,7 +23,7 @@ _FIELD = re.compile(r"(?:const )?([\w<> ]+?)\s*(\*?)\s*((?:\w+(?:\[[\w +]+\])?(?
 
 @cache
 def structure(header: str, name: str) -> type[ctypes.Structure]:
-    """The struct of that name in a header or in what it includes, e.g. "ops/bias/bias.h".
+    """Return the struct of that name in a header or in what it includes, e.g. "ops/bias/bias.h".
 
     Raises:
         KeyError: a type that none of the headers had when this was written.
@@ -46,7 +46,7 @@ def structure(header: str, name: str) -> type[ctypes.Structure]:
 
 
 def constant(header: str, name: str) -> int:
-    """The value of a `constexpr` number of a header or of what it includes."""
+    """Return the value of a `constexpr` number of a header or of what it includes."""
     return int(dict(_CONSTANT.findall(_text(header)))[name])
 
 
@@ -63,5 +63,5 @@ def _type(header: str, name: str) -> Any:
 
 
 def _count(header: str, words: str) -> int:
-    """Of an array: numbers and constants, joined by plus signs."""
+    """Return the length of an array: numbers and constants, joined by plus signs."""
     return sum(int(word) if word.isdigit() else constant(header, word) for word in words.split(" + "))

@@ -17,7 +17,7 @@ FILES = tuple(Path(__file__).with_name(name) for name in ("test_earlier_faults.p
 
 
 def results(checkout: Path, python: Path, files: Sequence[Path] = FILES) -> dict[str, str]:
-    """Name of each test -> "FAIL", "ERROR", "PASS" or "SKIP".
+    """Map Name of each test to "FAIL", "ERROR", "PASS" or "SKIP".
 
     Raises:
         RuntimeError: pytest did not come as far as the tests; with what it said.

@@ -20,7 +20,7 @@ def _pixel_blocks(pixels: int, channels: int) -> tuple[int, int, int]:
 
 
 def upsample(device: Device, kind: str, gradient: bool, factor: int = 2) -> Launched:
-    """By two, and the sums of its gradient."""
+    """Upsample by two, and sum its gradient."""
     pairs = []
     for channels in _CHANNELS:
         small = encode(random_numbers(_BATCH, _ROWS, _COLUMNS, channels), kind)
@@ -43,7 +43,7 @@ def upsample(device: Device, kind: str, gradient: bool, factor: int = 2) -> Laun
 
 
 def _windows(x: np.ndarray, kernel: int, stride: int, padding: int) -> tuple[np.ndarray, np.ndarray]:
-    """The largest value of each window and its number in the window; of equal ones the first."""
+    """Return the largest value of each window and its number in the window; of equal ones the first."""
     edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = np.pad(x, edges, constant_values=-np.inf)
     rows, columns = (size + 2 * padding - kernel + 1 for size in x.shape[1:3])
@@ -54,7 +54,7 @@ def _windows(x: np.ndarray, kernel: int, stride: int, padding: int) -> tuple[np.
 
 
 def max_pool(device: Device, kind: str, gradient: bool) -> Launched:
-    """Two kinds of windows, with equal values in them."""
+    """Pool two kinds of windows, with equal values in them."""
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     threads = constant(_POOLING, "kPoolThreads")
     for (kernel, stride, padding), channels in zip(_WINDOWS, _CHANNELS, strict=True):
@@ -80,7 +80,7 @@ def max_pool(device: Device, kind: str, gradient: bool) -> Launched:
 
 
 def _spread(dy: np.ndarray, where: np.ndarray, shape: tuple[int, ...], window: tuple[int, ...]) -> np.ndarray:
-    """Adds each number of dy to the input that its window chose."""
+    """Add each number of dy to the input that its window chose."""
     kernel, stride, padding = window
     image, row, column, channel = np.indices(dy.shape)
     rows = row * stride - padding + where // kernel

@@ -49,7 +49,7 @@ def main(out: Path, flags: dict[str, Any]) -> None:
 
 
 def _pretend_a_gpu(assembly: Any, info: Any) -> None:
-    """A GPU of compute capability 7.5 for all that decides how a run computes; the tensors live on the CPU."""
+    """Pretend a GPU of compute capability 7.5 wherever a run decides how to compute; tensors stay on the CPU."""
     from graph_train.ranks.placement import Placement
     from graph_train.training.setup import Setup
     from kernels.runtime import flow
@@ -64,14 +64,14 @@ def _pretend_a_gpu(assembly: Any, info: Any) -> None:
 
 
 def _job(graph: Any) -> Any:
-    """OneFlow's description of a compiled graph."""
+    """Return OneFlow's description of a compiled graph."""
     from kernels.runtime import flow
 
     return flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
 
 
 def _described(job: Any) -> dict[str, Any]:
-    """Whether OneFlow's mixed precision is asked for, and the sums over activations with the type that stores them."""
+    """Return whether OneFlow's mixed precision is on, and the sums over activations with the type that stores them."""
     from kernels.runtime import flow
 
     types = flow.core.common.data_type_pb2.DataType
@@ -85,7 +85,7 @@ def _described(job: Any) -> dict[str, Any]:
 
 
 def _first(arguments: Any) -> str:
-    """Name of an op's first tensor."""
+    """Return the name of an op's first tensor."""
     return next((str(names.s[0]) for names in arguments.values()), "")
 
 

@@ -18,7 +18,7 @@ _SIZES = {"whole": (16, 80, 128, 7_200_000), "tiny": (1, 8, 16, 1000)}
 
 
 def ours(device: str, size: str) -> tuple[dict[str, Work], Work]:
-    """What our ops do, and how to wait for it."""
+    """Return the work of our ops, and a call that waits for it."""
     from kernels.framework.activation_type import ActivationType
     from kernels.ops.batch_norm.function import batch_norm
     from kernels.ops.convolution.function import ConvolutionGeometry, convolution
@@ -55,7 +55,7 @@ def ours(device: str, size: str) -> tuple[dict[str, Work], Work]:
 
 
 def pytorch(device: str, size: str) -> tuple[dict[str, Work], Work]:
-    """The same in PyTorch: channels last, fused optimizer, clipping and average of the weights included."""
+    """Return the same work in PyTorch: channels last, fused optimizer, clipping and average of the weights included."""
     import torch
 
     batch, side, channels, parameters = _SIZES[size]
@@ -85,7 +85,7 @@ def pytorch(device: str, size: str) -> tuple[dict[str, Work], Work]:
 
 
 def microseconds(work: Work, wait: Work) -> float:
-    """Mean time, after one run that chooses algorithms and the like."""
+    """Return mean time, after one run that chooses algorithms and the like."""
     for repeats in (1, _REPEATS):
         wait()
         start = time.perf_counter()

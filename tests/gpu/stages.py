@@ -38,7 +38,7 @@ class Line:
 
 
 def kernels_alone(budget: StageBudget, *, emulated: bool = False) -> Iterator[Line]:
-    """Compiled kernels and the driver, no OneFlow: each against NumPy."""
+    """Check the compiled kernels with the driver alone, without OneFlow, each against NumPy."""
     device: Device
     if emulated:
         device = EmulatedGpu()
@@ -68,21 +68,21 @@ def _one_kernel(device: Device, name: str, case: Callable[[Device], Launched]) -
 
 
 def _excess(got: np.ndarray, want: np.ndarray, launched: Launched) -> float:
-    """By how much the worst number is beyond its bound; at most 0 where none is."""
+    """Return how far the worst number is beyond its bound; at most 0 where none is."""
     ours, exact = got.astype(np.float64), want.astype(np.float64)
     excess = np.abs(ours - exact) - launched.relative * np.abs(exact) - launched.absolute
     return float(np.where(np.isnan(excess), np.inf, excess).max())
 
 
 def pictures(budget: StageBudget) -> Iterator[Line]:
-    """What DALI draws on the GPU against the CPU: the tests of the pipelines that need one."""
+    """Compare DALI's pictures of the GPU with the CPU's: the tests of the pipelines that need one."""
     build = "from kernels.plugin import load_plugin; load_plugin('require', 'cuda:0')"
     yield _command(budget, "plugin compiled and loaded", [sys.executable, "-c", build])
     yield _tests(budget, "tests/pipelines")
 
 
 def training(budget: StageBudget) -> Iterator[Line]:
-    """OneFlow: steps against the CPU's, whole trainings, validation, two ranks."""
+    """Check OneFlow: steps against the CPU's, whole trainings, validation, two ranks."""
     yield _tests(budget, "tests/graph_train")
     with tempfile.TemporaryDirectory() as folder:
         small = ["--data=shapes", "--cfg=yolov5n.yaml", "--imgsz=64", "--batch-size=16", "--kernels=require"]
@@ -101,7 +101,7 @@ def training(budget: StageBudget) -> Iterator[Line]:
 
 
 def speed(budget: StageBudget, *, torch_python: str | None = None) -> Iterator[Line]:
-    """Our ops beside PyTorch, where an interpreter has it: times only, float16 and channels last.
+    """Time our ops beside PyTorch, where an interpreter has it: times only, float16 and channels last.
 
     It proves nothing, so it is left out where the stages before have used its time up.
     """
@@ -126,7 +126,7 @@ def speed(budget: StageBudget, *, torch_python: str | None = None) -> Iterator[L
 def _times(
     budget: StageBudget, side: str, interpreter: str, device: str = "cuda:0", size: str = "whole"
 ) -> tuple[dict[str, float], Line | None]:
-    """Microseconds of each case of `tests.gpu.speed`, or the line that says why there are none."""
+    """Return the microseconds of each case of `tests.gpu.speed`, or the line that says why there are none."""
     line = _command(budget, side, [interpreter, "-m", "tests.gpu.speed", side, device, size], longest_note=10_000)
     if line.result != "PASS":
         return {}, line

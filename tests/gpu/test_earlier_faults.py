@@ -91,7 +91,7 @@ class Drawing:
 
 @pytest.fixture
 def drawings(monkeypatch: pytest.MonkeyPatch) -> dict[Pipeline, Drawing]:
-    """What is defined and fed while a test lasts; building and running would need the GPU."""
+    """Record what is defined and fed while a test lasts; building and running would need the GPU."""
     found: dict[Pipeline, Drawing] = {}
 
     def build(self: Pipeline) -> None:
@@ -110,7 +110,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> dict[Pipeline, Drawing]:
 
 
 def define_pipelines(folder: Path, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets a rank that trains on a GPU of its own make its pipelines for training and validation."""
+    """Let a rank that trains on a GPU of its own make its pipelines for training and validation."""
     monkeypatch.setattr(Setup, "augment", AugmentConfig())
     monkeypatch.setattr(Setup, "shard", Shard(rank, 4))
     options = SimpleNamespace(data=SimpleNamespace(cache=None, workers=1), optim=SimpleNamespace(batch_size=4, seed=0))

@@ -21,7 +21,7 @@ _STEP = 1e-6
 
 
 def _labels() -> np.ndarray:
-    """(batch, slots, 5), the last quarter of the slots empty; many in few places, so that they meet in cells."""
+    """Return (batch, slots, 5), the last quarter of the slots empty; many in few places, so that they meet in cells."""
     generator = np.random.default_rng(5)
     labels = np.zeros((_BATCH, _SLOTS, 5), np.float32)
     labels[..., 0] = generator.integers(0, _CLASSES, (_BATCH, _SLOTS))
@@ -32,7 +32,7 @@ def _labels() -> np.ndarray:
 
 
 def detection_loss(device: Device) -> Launched:
-    """Three levels, total, parts and gradients against float64; CIoU's gradient by differences."""
+    """Compute the loss of three levels: total, parts and gradients against float64; CIoU's gradient by differences."""
     labels, balance = _labels(), np.array([4.0, 1.0, 0.4], np.float32)
     anchors = np.random.default_rng(1).uniform(0.8, 3, (len(_LEVELS), _ANCHORS, 2)).astype(np.float32)
     outputs = 5 + _CLASSES
@@ -66,7 +66,7 @@ def detection_loss(device: Device) -> Launched:
 
 
 def _matches(anchors: np.ndarray, labels: np.ndarray, rows: int, columns: int) -> list[tuple[int, ...]]:
-    """(image, slot, anchor, row, column) in build order, decided in float32 as the kernel does."""
+    """Return (image, slot, anchor, row, column) in build order, decided in float32 as the kernel does."""
     found: list[tuple[int, ...]] = []
     size = np.array([columns, rows], np.float32)
     for neighbour, anchor, image, slot in np.ndindex(5, _ANCHORS, _BATCH, _SLOTS):
@@ -86,7 +86,7 @@ def _matches(anchors: np.ndarray, labels: np.ndarray, rows: int, columns: int) -
 def _level_loss(
     level_map: np.ndarray, anchors: np.ndarray, labels: np.ndarray, balance: float
 ) -> tuple[tuple[float, float, float], float, np.ndarray]:
-    """The three parts, the mean objectness loss and the gradient of the map, of one level."""
+    """Return the three parts, the mean objectness loss and the gradient of the map, of one level."""
     rows, columns = level_map.shape[1:3]
     logits = level_map.reshape(_BATCH, rows, columns, _ANCHORS, -1).astype(np.float64)
     image, slot, anchor, row, column = np.array(_matches(anchors, labels, rows, columns)).T
@@ -126,7 +126,7 @@ def _cross_entropy(logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, 
 
 
 def rebalance_levels(device: Device) -> Launched:
-    """Three levels, of which the second is the reference."""
+    """Rebalance three levels, of which the second is the reference."""
     balance, parts = np.array([4.0, 1.0, 0.4], np.float32), np.array([1, 1, 1, 0.2, 0.5, 0.9], np.float32)
     addresses = device.put(balance), device.put(parts), device.put(np.zeros_like(balance))
     args = structure(_REBALANCE, "RebalanceArgs")(*addresses, 3, 1)
@@ -144,7 +144,7 @@ _MAX_NORM = 10.0
 
 
 def update(device: Device) -> Launched:
-    """SGD, Adam, AdamW with clipping, a gradient that is not finite, and a step that only adds up gradients."""
+    """Update by SGD, Adam, AdamW with clipping; with a non-finite gradient; and only accumulate gradients."""
     pairs: _Pairs = []
     for rule, case in ((0, "updates"), (1, "updates"), (2, "updates"), (0, "infinite"), (0, "accumulates")):
         more, start, moved = _update(device, rule, case)
@@ -186,7 +186,7 @@ _STATE = ("parameter", "gradient_sum", "first_moment", "second_moment", "ema", "
 def _updated(
     state: dict[str, np.ndarray], group: np.ndarray, rule: int, case: str
 ) -> tuple[dict[str, np.ndarray], float]:
-    """The state after the step, in float64, and the norm; -1 for none and -2 for infinity."""
+    """Return the state after the step, in float64, and the norm; -1 for none and -2 for infinity."""
     rates, decays = _HYPER[group].astype(np.float64), _HYPER[3 + group].astype(np.float64)
     beta1, rest1, beta2, rest2, correction1, root2 = (float(number) for number in _HYPER[6:12])
     gradient = state["gradient_sum"] + state["gradient"]

@@ -29,7 +29,7 @@ _COLOURS = ((220, 40, 40), (40, 200, 40), (60, 60, 220))
 
 
 def write_data_set(root: Path, train_images: int = TRAIN_IMAGES) -> Path:
-    """Images wider than high with one or two boxes each; the last one of train has none. Returns the dataset yaml."""
+    """Write images with one or two boxes each, the last of train none, and return the dataset yaml."""
     random = np.random.default_rng(7)
     for split, count in (("train", train_images), ("val", VAL_IMAGES)):
         for folder in ("images", "labels"):
@@ -50,7 +50,7 @@ def write_data_set(root: Path, train_images: int = TRAIN_IMAGES) -> Path:
 
 
 def laid_out_as_coco(data: Path, root: Path, *, annotations: bool = True) -> Path:
-    """A copy of `write_data_set` in the layout of COCO 2017; returns its yaml."""
+    """Copy `write_data_set` in the layout of COCO 2017; return its yaml."""
     coco = root / "coco"
     pictures: list[dict[str, Any]] = []
     labels: list[dict[str, Any]] = []
@@ -82,7 +82,7 @@ def laid_out_as_coco(data: Path, root: Path, *, annotations: bool = True) -> Pat
 
 
 def write_hyp(folder: Path, **values: float) -> Path:
-    """A hyper-parameter file: those of scratch-low with some changed."""
+    """Write a hyper-parameter file: those of scratch-low with some changed."""
     path = folder / f"hyp{'-'.join(f'{name}{value}' for name, value in values.items())}.yaml"
     low = load_hyperparameters("hyp.scratch-low.yaml").as_dict()
     path.write_text(yaml.safe_dump({**low, **values}))
@@ -90,7 +90,7 @@ def write_hyp(folder: Path, **values: float) -> Path:
 
 
 def finding(folder: Path, data: Path) -> dict[str, Any]:
-    """Flags of a training whose network finds something in a data set from the start, and hardly changes."""
+    """Return the flags of a training whose network finds something in a data set from the start, and hardly changes."""
     path = folder / "finding.safetensors"
     if not path.exists():
         photos = [Image.open(file) for file in sorted((data.parent / "images" / "val").glob("*.jpg"))]
@@ -107,7 +107,7 @@ def finding(folder: Path, data: Path) -> dict[str, Any]:
 
 @dataclass
 class Recorder(TrainingHooks):
-    """Remembers the batches and the names of the hooks; stops the run after `stop_after` batches."""
+    """A recorder of batches and hook names; stops the run after `stop_after` batches."""
 
     callbacks: Callbacks
     stop_after: int = 0
@@ -154,7 +154,7 @@ class Trial:
 
 
 class Lab:
-    """Runs trainings below one folder."""
+    """A place for trainings below one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -164,7 +164,7 @@ class Lab:
         self._count = 0
 
     def flags(self, **flags: Any) -> dict[str, Any]:
-        """The flags with what every run of the lab has: two batches of four at 64 px, eagerly."""
+        """Return the flags with what every run of the lab has: two batches of four at 64 px, eagerly."""
         common = {
             "data": self.data,
             "cfg": self.cfg,
@@ -180,18 +180,18 @@ class Lab:
         return {**common, **flags}
 
     def assemble(self, **flags: Any) -> TrainingRun:
-        """Builds a run without training."""
+        """Build a run without training."""
         options = options_from_flags(**self.flags(**flags))
         return assemble(options, load_hyperparameters(options.optim.hyp))
 
     def train(self, *, stop_after: int = 0, **flags: Any) -> Trial:
-        """Trains in a folder of its own, unless `project` is given."""
+        """Train in a folder of its own, unless `project` is given."""
         self._count += 1
         folder = {"project": self.root / "runs", "name": f"run{self._count}"}
         return self.train_as_given(stop_after=stop_after, **self.flags(**{**folder, **flags}))
 
     def train_as_given(self, *, stop_after: int = 0, **flags: Any) -> Trial:
-        """Trains with these flags and nothing else."""
+        """Train with these flags and nothing else."""
         callbacks = Callbacks()
         heard = Recorder(callbacks, stop_after=stop_after)
         callbacks.add(heard)
@@ -202,9 +202,9 @@ class Lab:
         return Trial(folder, heard, result)
 
     def finding(self, **flags: Any) -> dict[str, Any]:
-        """Flags of a run whose network finds something from the start, and hardly changes: mAP is not 0 in it."""
+        """Return flags of a run whose network finds something from the start and hardly changes: its mAP is not 0."""
         return {**finding(self.root, self.data), **flags}
 
     def hyp(self, **values: float) -> Path:
-        """A hyper-parameter file: those of scratch-low with some changed."""
+        """Write a hyper-parameter file: those of scratch-low with some changed."""
         return write_hyp(self.root, **values)

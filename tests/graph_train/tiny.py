@@ -37,12 +37,12 @@ TINY = {
 
 
 def tiny_network(seed: int = 0) -> DetectionModel:
-    """A network of 10 layers and two levels (strides 8 and 16)."""
+    """Return a network of 10 layers and two levels (strides 8 and 16)."""
     return DetectionModel(load_model_spec(TINY), seed=seed)
 
 
 def steepen(network: DetectionModel, images: np.ndarray) -> DetectionModel:
-    """Makes the head so steep that its confidences reach from 0 to 1 within each image: an untrained network that finds
+    """Make the head so steep that its confidences reach from 0 to 1 within each image: an untrained network that finds
     something. Images (B, 3, H, W) uint8 like those it will see; boxes stay of the size of their anchors."""
     with flow.no_grad():
         maps = network.eval()(flow.tensor(images.astype(np.float32) / 255))
@@ -62,7 +62,7 @@ def tiny_step(
     batch_size: int = 4,
     activation_type: ActivationType = ActivationType.FLOAT32,
 ) -> EagerStep | GraphStep:
-    """A step over the tiny network, its state and loss made alike in every call."""
+    """Return a step over the tiny network, its state and loss made alike in every call."""
     network = tiny_network().compute_in(activation_type)
     state = TrainingState(network, tiny_network(), rule=rule)
     criterion = DetectionLoss(network.head_geometry, LossConfig())
@@ -70,7 +70,7 @@ def tiny_step(
 
 
 def tiny_schedule(batch_size: int = 4, *, optimizer: str = "SGD") -> Schedule:
-    """Warm-up of 12 iterations in epochs of 6, accumulating up to 16 / 4 batches."""
+    """Return a schedule: warm-up of 12 iterations in epochs of 6, accumulating up to 16 / 4 batches."""
     return Schedule(
         epochs=10,
         batches_per_epoch=6,
@@ -82,7 +82,7 @@ def tiny_schedule(batch_size: int = 4, *, optimizer: str = "SGD") -> Schedule:
 
 
 def random_batch(number: int, *, side: int, labels: int, batch: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Images (B, 3, side, side) uint8 and padded labels; a function of its arguments."""
+    """Return images (B, 3, side, side) uint8 and padded labels; a function of its arguments."""
     random = np.random.default_rng([number, side, labels])
     images = random.integers(0, 256, (batch, 3, side, side), dtype=np.uint8)
     rows = [

@@ -63,7 +63,7 @@ step_worker.steps(2)
 
 
 def library(name: str) -> str:
-    """The compiler's own library of that name."""
+    """Return the compiler's own library of that name."""
     return subprocess.run(
         ["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -93,25 +93,25 @@ class Watched:
         }
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs Python; reports of earlier processes are gone then."""
+        """Run Python; reports of earlier processes are gone then."""
         shutil.rmtree(self.reports, ignore_errors=True)
         self.reports.mkdir()
         command = [sys.executable, *arguments]
         return subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False)
 
     def found(self, done: subprocess.CompletedProcess[str]) -> list[str]:
-        """What the sanitizers have reported."""
+        """Return what the sanitizers have reported."""
         undefined = [line for line in done.stderr.splitlines() if "runtime error: " in line]
         return undefined + [path.read_text(errors="replace")[:2000] for path in sorted(self.reports.iterdir())]
 
     def check(self, *arguments: str) -> None:
-        """Runs Python, which must succeed without a report."""
+        """Run Python, which must succeed without a report."""
         done = self.run(*arguments)
         assert self.found(done) == []
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
 
     def check_tests(self, *arguments: str) -> None:
-        """The same of pytest, which must not keep what the sanitizers print."""
+        """Run pytest the same way, which must not keep what the sanitizers print."""
         self.check("-m", "pytest", "-n", "0", "-s", *arguments)
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one co
 
 
 def in_a_thread(body: Callable[[], None]) -> None:
-    """A thread's cores are its own: those of the test's thread stay as they are."""
+    """Run a function in a thread: those cores are its own, and the test's thread keeps its cores."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -39,7 +39,7 @@ def current_core() -> int:
 
 
 def leave_own_core() -> int:
-    """The core that was left; the system may move the thread before the call, so it takes some tries."""
+    """Leave the current core and return it; the system may move the thread before the call, so it takes some tries."""
     before = os.sched_getaffinity(0)
     for _ in range(1000):
         core = current_core()

@@ -22,7 +22,7 @@ def plugin() -> None:
 
 
 def trained(config: dict[str, Any], *, training: bool) -> dict[str, np.ndarray]:
-    """Maps, running statistics and gradients of one step."""
+    """Return the maps, running statistics and gradients of one step."""
     model = DetectionModel(load_model_spec(config), seed=0).train(training)
     images = np.random.default_rng(0).random((2, 3, 64, 64), dtype=np.float32)
     maps = model(flow.tensor(images))

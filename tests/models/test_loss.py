@@ -77,7 +77,7 @@ class CapturedLoss(flow.nn.Graph):
 def loss_and_gradients(
     criterion: DetectionLoss, maps: Maps, labels: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], Maps]:
-    """(4,) total, box, objectness and class loss; the gradients of the maps."""
+    """Return (4,) total, box, objectness and class loss; the gradients of the maps."""
     outputs = [output.numpy() for output in LossAndGradients(criterion, maps)(flow.tensor(labels))]
     return np.append(outputs[0], outputs[1][:3]), outputs[2:]
 
@@ -262,7 +262,7 @@ def test_wrong_shapes_are_refused() -> None:
 def _gradients_of(
     criterion: DetectionLoss, maps: Maps, scale: Tensor | None = None
 ) -> tuple[list[npt.NDArray[np.float32]], Maps]:
-    """Total, (3,) parts; gradients of the maps."""
+    """Return total, (3,) parts; gradients of the maps."""
     leaves = [flow.tensor(raw, requires_grad=True) for raw in maps]
     loss = criterion(leaves, flow.tensor(pad_labels(random_rows(30), 4, 16)), scale)
     loss.total.backward()

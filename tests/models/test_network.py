@@ -100,7 +100,7 @@ def test_gradients_in_bfloat16_are_close(kind: str, activation: str) -> None:
 
 
 def _distance(values: np.ndarray, exact: np.ndarray) -> float:
-    """Length of the difference, as a share of what is exact."""
+    """Return the length of the difference, as a share of what is exact."""
     return float(np.linalg.norm(values - exact) / np.linalg.norm(exact))
 
 

@@ -29,7 +29,7 @@ def matches(head: HeadGeometry, labels: npt.NDArray[np.float32], grids: list[tup
 
 
 def one_label(x: float, y: float, side: float = 1.0, cells: int = 4) -> npt.NDArray[np.float32]:
-    """A square label in a map of `cells` columns and rows; centre and side in cells."""
+    """Return a square label in a map of `cells` columns and rows; centre and side in cells."""
     return np.array([[[0, x / cells, y / cells, side / cells, side / cells]]], np.float32)
 
 
@@ -85,7 +85,7 @@ def test_empty_slots_match_nothing() -> None:
 
 
 def plain_matches(head: HeadGeometry, labels: npt.NDArray[np.float32], grids: list[tuple[int, int]]) -> list[Match]:
-    """The rule in scalar code, one label at a time; float32 like the real one."""
+    """Match in scalar code, one label at a time; float32 like the real one."""
     one = np.float32(1)
     rows = []
     for image, slot in np.argwhere(labels[:, :, 0] >= 0):

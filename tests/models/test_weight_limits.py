@@ -19,7 +19,7 @@ LISTS = Allowed(lambda _: True, PLAIN_REDUCERS)
 
 
 def listed_again(value: bytes, times: int) -> bytes:
-    """A list of `value`, then calls that each copy it once more."""
+    """Return a list of `value`, then calls that each copy it once more."""
     call = torch.named("builtins", "list") + b"h\x00\x85R"
     return b"\x80\x02](" + value + b"eq\x00" + (call + b"0") * times + b"."
 
@@ -121,7 +121,7 @@ def test_a_safetensors_file_that_was_cut_off_is_called_so(tmp_path: Path) -> Non
 
 
 def oneflow_folder(folder: Path, names: int = 1) -> Path:
-    """A checkpoint in which so many names stand for one tensor of 1000 numbers."""
+    """Return a checkpoint in which so many names stand for one tensor of 1000 numbers."""
     tensor = torch.named("oneflow", "Tensor") + b")\x81" + torch.dict_of({"path": torch.text("w")}) + b"b"
     state = torch.dict_of({f"name{n}": tensor for n in range(names)})
     content = torch.dict_of({"protocol_version": torch.integer(1), "data": state})

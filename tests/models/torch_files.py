@@ -41,7 +41,7 @@ def instance(kind: bytes, state: bytes) -> bytes:
 
 
 def tensor(key: str, array: np.ndarray, *, shape: Sequence[int] | None = None, offset: int = 0) -> bytes:
-    """A tensor over a whole storage; shape and offset may lie."""
+    """Return a tensor over a whole storage; shape and offset may lie."""
     shape = array.shape if shape is None else shape
     strides = [int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
     storage = tuple_of(
@@ -65,7 +65,7 @@ def module(kind: str, *, parameters: Mapping[str, bytes], children: Mapping[str,
 
 
 def plain(value: Any) -> bytes:
-    """Numbers, texts, lists and mappings of them."""
+    """Return the pickled form of numbers, texts, lists and mappings of them."""
     if value is None or isinstance(value, bool):
         return {None: b"N", True: b"\x88", False: b"\x89"}[value]
     if isinstance(value, float):
@@ -80,7 +80,10 @@ def plain(value: Any) -> bytes:
 
 
 def write_network(path: Path, network: Any) -> Path:
-    """A whole `DetectionModel` as YOLOv5's `train.py` saves it, in float32; class names of the modules are made up."""
+    """Write a whole `DetectionModel` as YOLOv5's `train.py` saves it, in float32.
+
+    The class names of the modules are made up.
+    """
     arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     tree: dict[str, Any] = {}
     for name, array in arrays.items():

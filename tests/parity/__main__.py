@@ -15,7 +15,7 @@ _NO_SUBJECT = ("harness", "__main__")
 
 
 def subjects() -> list[Subject]:
-    """The subjects of all modules of this package."""
+    """Return the subjects of all modules of this package."""
     names = [item.name for item in pkgutil.iter_modules(package.__path__)]
     modules = [
         importlib.import_module(f"{package.__name__}.{name}")
@@ -52,7 +52,7 @@ def _check(subject: Subject, path: Path, mode: Mode, *, debug: bool) -> Report:
 
 
 def _load_kernels(mode: str) -> None:
-    """Loads the plugin, or its test build with CUDA kernels emulated on the CPU.
+    """Load the plugin, or its test build with CUDA kernels emulated on the CPU.
 
     Raises:
         ValueError: it cannot be had.
@@ -66,7 +66,7 @@ def _load_kernels(mode: str) -> None:
 
 
 def main() -> int:
-    """Exit status 1 if anything is out of tolerance, 2 if there is nothing to check or the kernels are not there."""
+    """Compare; return 1 if anything is out of tolerance, 2 if there is nothing to check or no kernels."""
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder with .npz vector files")
     parser.add_argument("--kernels", choices=KERNELS, default="auto", help="our kernel plugin")

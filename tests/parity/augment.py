@@ -166,7 +166,7 @@ def _check_polygons(z: Any, report: Report) -> None:
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compares every part of one `augment*.npz`; all of it is NumPy, so there is only one mode."""
+    """Compare every part of one `augment*.npz`; all of it is NumPy, so there is only one mode."""
     with np.load(path, allow_pickle=False) as z:
         _check_views(z, report)
         _check_survivors(z, report)

@@ -100,7 +100,7 @@ def _check_decision(z: _Vectors, name: str, report: Report) -> None:
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compares everything in one file; pure NumPy, so there is only the eager way."""
+    """Compare everything in one file; pure NumPy, so there is only the eager way."""
     with np.load(path) as archive:
         z: _Vectors = dict(archive)
     for name in _names(z, "_kmeans_init"):

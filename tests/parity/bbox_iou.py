@@ -16,7 +16,7 @@ _Array = npt.NDArray[np.float32]
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compares every row of every group, the special ones (zero area, ties) where it has a meaning."""
+    """Compare every row of every group, the special ones (zero area, ties) where it has a meaning."""
     with np.load(path, allow_pickle=False) as vectors:
         data = {name: vectors[name] for name in vectors.files}
     for box_format in _FORMATS:
@@ -45,7 +45,7 @@ def _check_format(data: dict[str, Any], box_format: str, report: Report, mode: M
 
 
 class _Overlap(flow.nn.Module):
-    """Holds box1 as a parameter, so that a graph can differentiate with respect to it."""
+    """A module with box1 as a parameter, so that a graph can differentiate with respect to it."""
 
     def __init__(self, box1: _Array, kind: IouKind, xywh: bool) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class _PairsGraph(flow.nn.Graph):
 
 
 def _evaluate(box1: _Array, box2: _Array, kind: IouKind, xywh: bool, mode: Mode) -> tuple[_Array, _Array]:
-    """Overlaps (n,) and the gradient (n, 4) of their sum with respect to box1."""
+    """Return overlaps (n,) and the gradient (n, 4) of their sum with respect to box1."""
     overlap = _Overlap(box1, kind, xywh)
     if mode == "graph":
         values, gradient = _OverlapGraph(overlap)(flow.tensor(box2))

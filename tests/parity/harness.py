@@ -25,7 +25,7 @@ class Comparison:
 
 @dataclass
 class Report:
-    """Collects the comparisons of one vector file."""
+    """The comparisons of one vector file."""
 
     comparisons: list[Comparison] = field(default_factory=list)
     forgiven: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Report:
     def close(
         self, name: str, actual: npt.ArrayLike, expected: npt.ArrayLike, *, rtol: float = 0.0, atol: float = 0.0
     ) -> None:
-        """Compares element by element; NaN equals NaN, infinities must be equal, shapes must agree."""
+        """Compare element by element; NaN equals NaN, infinities must be equal, shapes must agree."""
         got, want = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
         tolerance = f"atol {atol:g} rtol {rtol:g}"
         if got.shape != want.shape:
@@ -51,7 +51,7 @@ class Report:
         )
 
     def exact(self, name: str, actual: npt.ArrayLike, expected: npt.ArrayLike) -> None:
-        """Compares numbers, booleans or strings that must be identical."""
+        """Compare numbers, booleans or strings that must be identical."""
         got, want = np.asarray(actual), np.asarray(expected)
         if got.dtype.kind in "fiub" and want.dtype.kind in "fiub":
             self.close(name, got, want)
@@ -60,7 +60,7 @@ class Report:
         self.comparisons.append(Comparison(name, 0.0 if ok else np.inf, 0.0 if ok else np.inf, "equal", ok))
 
     def relative_l2(self, name: str, actual: npt.ArrayLike, expected: npt.ArrayLike, *, limit: float) -> None:
-        """Compares whole tensors: L2 norm of the difference over the L2 norm of what is expected."""
+        """Compare whole tensors: L2 norm of the difference over the L2 norm of what is expected."""
         got, want = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
         difference = float(np.linalg.norm((got - want).ravel())) if got.shape == want.shape else np.inf
         norm = float(np.linalg.norm(want.ravel()))
@@ -75,7 +75,7 @@ class Report:
         return bool(self.comparisons) and all(row.ok for row in self.comparisons)
 
     def failures(self) -> list[Comparison]:
-        """The comparisons out of tolerance."""
+        """Return the comparisons out of tolerance."""
         return [row for row in self.comparisons if not row.ok]
 
 
@@ -92,5 +92,5 @@ class Subject:
     modes: Sequence[Mode] = MODES
 
     def files(self, folder: Path) -> list[Path]:
-        """The files of this kind in a folder, sorted by name."""
+        """Return the files of this kind in a folder, sorted by name."""
         return sorted({path for pattern in self.patterns for path in folder.glob(pattern)})

@@ -30,7 +30,7 @@ class _Call:
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """All calls of one case; tolerances are those of the vectors' README."""
+    """Compare all calls of one case; tolerances are those of the vectors' README."""
     with np.load(path, allow_pickle=False) as vectors:
         case = dict(vectors)
     maps = [case[f"pred_{level}"] for level in range(len(case["stride"]))]
@@ -142,7 +142,7 @@ def _check_level(report: Report, call: _Call, case: Mapping[str, Any], level: in
 
 
 def _check_matches(report: Report, call: _Call, case: Mapping[str, Any], level: int) -> None:
-    """Brings the matches into the reference's order (neighbour, anchor, label as listed) and compares them."""
+    """Bring the matches into the reference's order (neighbour, anchor, label as listed) and compare them."""
     _, anchors, rows, columns, _ = case[f"pred_{level}"].shape
     targets = case["targets"]
     batch, _, entries = call.cells.shape

@@ -34,7 +34,7 @@ class _CapturedElements(flow.nn.Graph):
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Every recorded loss, whole or reduced to its sum or mean."""
+    """Compare every recorded loss, whole or reduced to its sum or mean."""
     with np.load(path, allow_pickle=False) as vectors:
         case = dict(vectors)
     logits, targets = flow.tensor(case["pred"]), flow.tensor(case["true"])

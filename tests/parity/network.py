@@ -14,7 +14,7 @@ PREFIX = "model."
 
 
 def _network(vectors: Any) -> DetectionModel:
-    """The network of a file, with its weights; the number of classes follows from the maps."""
+    """Return the network of a file, with its weights; the number of classes follows from the maps."""
     classes = vectors["train_out_0"].shape[-1] - 5
     model = DetectionModel(load_model_spec("yolov5n", num_classes=classes), seed=None)
     arrays = {name: flow.tensor(vectors[name]) for name in vectors.files if name.startswith(PREFIX)}
@@ -81,7 +81,7 @@ def _train(model: DetectionModel, images: Tensor, mode: Mode) -> tuple[list[Tens
 
 
 def evaluate(model: DetectionModel, images: Tensor, mode: Mode) -> tuple[list[Tensor], Tensor]:
-    """Raw maps and decoded predictions in evaluation mode."""
+    """Return raw maps and decoded predictions in evaluation mode."""
     model.eval()
     with flow.no_grad():
         if mode == "graph":
@@ -92,7 +92,7 @@ def evaluate(model: DetectionModel, images: Tensor, mode: Mode) -> tuple[list[Te
 
 
 def layer_norms(model: DetectionModel, images: Tensor) -> list[float]:
-    """L2 norm of the output of each top-level layer but the head."""
+    """Return the L2 norm of the output of each top-level layer but the head."""
     norms: list[float] = []
 
     def note(_: Any, __: Any, output: Tensor) -> None:
@@ -156,13 +156,13 @@ def _check_evaluation(vectors: Any, report: Report, mode: Mode, images: Tensor) 
 
 
 def compare_decoded(report: Report, name: str, actual: np.ndarray, expected: np.ndarray) -> None:
-    """Boxes in px, and confidences, each with its own tolerance."""
+    """Compare boxes in px, and confidences, each with its own tolerance."""
     report.close(f"{name}: boxes", actual[..., :4], expected[..., :4], atol=0.02, rtol=2e-4)
     report.close(f"{name}: confidences", actual[..., 4:], expected[..., 4:], atol=2e-4)
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compares one file."""
+    """Compare one file."""
     vectors = np.load(path)
     images = flow.tensor(vectors["image"])
     _check_training(vectors, report, mode, images)

@@ -10,7 +10,7 @@ from tests.parity.harness import Mode, Report, Subject
 
 
 def check(path: Path, report: Report, _: Mode) -> None:
-    """Compares every setting of the file; boxes 1e-3 px, confidences 1e-6, classes and row counts exact."""
+    """Compare every setting of the file; boxes 1e-3 px, confidences 1e-6, classes and row counts exact."""
     with np.load(path, allow_pickle=False) as z:
         stored = {name: z[name] for name in z.files}
     settings = json.loads(str(stored["settings_json"]))
@@ -32,7 +32,7 @@ def _compare(report: Report, name: str, found: list[np.ndarray], stored: dict[st
 
 
 def _settle_ties(rows: np.ndarray) -> np.ndarray:
-    """Orders runs of equal confidence by class and corner: known labels all have confidence 1, and the reference's sort
+    """Order runs of equal confidence by class and corner: known labels all have confidence 1, and the reference's sort
     leaves their order open. Rows of different confidence stay where they are."""
     run = np.cumsum(np.append(True, rows[1:, 4] != rows[:-1, 4]))[: len(rows)]
     return rows[np.lexsort((rows[:, 1], rows[:, 0], rows[:, 5], run))]

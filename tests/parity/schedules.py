@@ -110,7 +110,7 @@ def _check_early_stopping(z: _Vectors, report: Report) -> None:
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compares everything in one file; pure NumPy, so there is only the eager way."""
+    """Compare everything in one file; pure NumPy, so there is only the eager way."""
     with np.load(path) as archive:
         z: _Vectors = dict(archive)
     _check_curves(z, report)

@@ -50,7 +50,7 @@ def _few_models(arrays: Arrays) -> Arrays:
 
 
 def _start(arrays: Arrays) -> Arrays:
-    """Weights as float16, which holds them exactly, and the first batches."""
+    """Keep weights as float16, which holds them exactly, and the first batches."""
     kept = {}
     for name, value in arrays.items():
         kept[name] = value.astype(np.float16) if name.startswith("init/") and value.dtype == np.float32 else value
@@ -62,7 +62,7 @@ def _start(arrays: Arrays) -> Arrays:
 
 
 def _sampled_run(arrays: Arrays) -> Arrays:
-    """A run with fewer elements of its final tensors."""
+    """Return a run with fewer elements of its final tensors."""
     kept = dict(arrays)
     for kind in ("final", "ema"):
         steps = arrays[f"{kind}_sample_step"].copy()
@@ -76,7 +76,7 @@ def _sampled_run(arrays: Arrays) -> Arrays:
 
 
 def _first_iterations(arrays: Arrays) -> Arrays:
-    """The beginning of a run that accumulates; it has no final state then."""
+    """Return the beginning of a run that accumulates; it has no final state then."""
     rows = len(arrays["step_ni"])
     dropped = ("final", "ema/", "ema_names", "ema_l2", "ema_sum", "ema_absmax", "ema_sample", "ema_updates")
     kept = {
@@ -103,7 +103,7 @@ CHOSEN: dict[str, Callable[[Arrays], Arrays]] = {
 
 
 def select(source: Path, target: Path) -> None:
-    """Writes the set."""
+    """Write the set."""
     for name, part in CHOSEN.items():
         with np.load(source / f"{name}.npz", allow_pickle=False) as archive:
             arrays = part(dict(archive))
@@ -117,7 +117,7 @@ def select(source: Path, target: Path) -> None:
 
 
 def main() -> int:
-    """Exit status 0."""
+    """Write the vectors and return exit status 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.parity.select_vectors", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder with all vectors")
     options = parser.parse_args()

@@ -117,7 +117,7 @@ def _arrays(monkeypatch: pytest.MonkeyPatch, change: Callable[[TrainingState, di
 
 
 def weights_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph that works on weights of its own, and copies them into the state one step late."""
+    """Build a graph that works on weights of its own, and copies them into the state one step late."""
     seen: list[dict[str, np.ndarray]] = []
     original = engine_step.TrainStep.__call__
 

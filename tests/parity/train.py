@@ -34,12 +34,12 @@ SGD, 0.0025 and 0.17 with AdamW. An average that is a copy of the model has 1.""
 
 
 def _loose(case: Case) -> bool:
-    """The run with usual learning rates, where rounding grows to percents within 12 steps (the vectors' README)."""
+    """Return whether it is the run with usual learning rates, where rounding grows to percents within 12 steps."""
     return "hyp_over" not in case.settings
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compares one run with ours."""
+    """Compare one run with ours."""
     case, ties = Case(path), list[EdgeTie]()
     run = replay(case, mode)
     compare(case, run, report)
@@ -58,7 +58,7 @@ def check(path: Path, report: Report, mode: Mode) -> None:
 
 
 def _beyond_a_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) -> tuple[EdgeTie, Replay] | None:
-    """The tie that makes the first iteration that disagrees agree, and the run with it, if there is one."""
+    """Return the tie that makes the first iteration that disagrees agree, and the run with it, if there is one."""
     wrong = np.flatnonzero(~_agreeing(case, run))
     if not len(wrong):
         return None
@@ -75,7 +75,7 @@ def _beyond_a_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) -> 
 
 
 def _agreeing(case: Case, run: Replay) -> npt.NDArray[np.bool_]:
-    """(iterations,): whether loss, its items and the gradient's norm are within tolerance."""
+    """Return (iterations,): whether loss, its items and the gradient's norm are within tolerance."""
     count = len(run.results)
     report = [Report() for _ in range(count)]
     for number, row in enumerate(report):
@@ -101,7 +101,7 @@ def _compare_iterations(case: Case, run: Replay, which: slice, report: Report) -
 
 
 def compare(case: Case, run: Replay, report: Report) -> None:
-    """Compares a whole run of ours."""
+    """Compare a whole run of ours."""
     vectors = case.vectors
     stepped = vectors["step_stepped"].astype(bool)
     report.exact("accumulate", run.accumulate, vectors["step_accumulate"])
@@ -126,7 +126,7 @@ class _Sampled:
         self.values = {name: whole.get(name, vectors[f"{kind}/{name}"]) for name in self.steps}
 
     def of(self, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Arrays:
-        """The recorded elements of another state."""
+        """Return the recorded elements of another state."""
         return {
             name: arrays[prefix + name].ravel()[::step].reshape(self.values[name].shape)
             for name, step in self.steps.items()
@@ -144,7 +144,7 @@ def _compare_states(case: Case, run: Replay, report: Report) -> None:
 
 
 def _compare_state(case: Case, kind: str, got: Arrays, sampled: "_Sampled", report: Report) -> None:
-    """Each tensor, and the median over the tensors of a parameter group."""
+    """Compare each tensor, and the median over the tensors of a parameter group."""
     want, start = sampled.values, sampled.of(case.initial)
     optimizer = case.settings["opt_name"]
     groups = {str(name): group for group in range(3) for name in case.vectors[f"group_{group}_names"]}
@@ -167,7 +167,7 @@ def _compare_state(case: Case, kind: str, got: Arrays, sampled: "_Sampled", repo
 
 
 def _compare_lag(case: Case, run: Replay, report: Report) -> None:
-    """How far the moving average is behind the model: so little after 12 updates that `ema/` alone hardly shows it."""
+    """Compare how far the moving average lags the model: after 12 updates `ema/` alone hardly shows it."""
     vectors = case.vectors
     final, ema = _Sampled(vectors, "final", {}), _Sampled(vectors, "ema", {})
     ours_final, ours_ema = final.of(run.arrays, "model/"), ema.of(run.arrays, "ema/")

@@ -43,7 +43,7 @@ class Case:
         return _read(self.path.with_name("train_common.npz"))
 
     def json(self, name: str) -> dict[str, Any]:
-        """One of the file's JSON texts."""
+        """Return one of the file's JSON texts."""
         parsed: dict[str, Any] = json.loads(str(self.vectors[f"{name}_json"]))
         return parsed
 
@@ -63,16 +63,16 @@ class Case:
 
     @property
     def iterations(self) -> int:
-        """How many batches were recorded."""
+        """Number of recorded batches."""
         return len(self.vectors["step_ni"])
 
     def images(self, iteration: int) -> npt.NDArray[np.uint8]:
-        """(B, 3, H, W) of one batch."""
+        """Return (B, 3, H, W) of one batch."""
         batch: npt.NDArray[np.uint8] = self.common["images_u8"][iteration]
         return batch
 
     def labels(self, iteration: int) -> npt.NDArray[np.float32]:
-        """(B, T, 5) of one batch; T is the same in all of them."""
+        """Return (B, T, 5) of one batch; T is the same in all of them."""
         targets = self.common["targets"]
         batch = self.settings["batch_size"]
         images = targets[:, 0] * batch + targets[:, 1]
@@ -81,7 +81,7 @@ class Case:
         return pad_labels(rows, batch, label_capacity(int(np.bincount(used).max(initial=0))))
 
     def schedule(self) -> Schedule:
-        """Learning rates, momentum and accumulation of the run."""
+        """Return learning rates, momentum and accumulation of the run."""
         raw, settings = self.json("hyp_raw"), self.settings
         return Schedule(
             epochs=settings["epochs"],
@@ -100,7 +100,7 @@ class Case:
         )
 
     def network(self, weights: Arrays) -> DetectionModel:
-        """A network with the given state."""
+        """Return a network with the given state."""
         network = DetectionModel(load_model_spec("yolov5n", num_classes=int(self.settings["nc"])))
         with flow.no_grad():
             for name, tensor in network.state_dict().items():
@@ -108,7 +108,7 @@ class Case:
         return network
 
     def criterion(self, network: DetectionModel) -> DetectionLoss:
-        """The run's loss."""
+        """Return the run's loss."""
         hyp = self.json("hyp_scaled")
         strides = tuple(float(stride) for stride in network.stride)
         config = LossConfig(
@@ -142,7 +142,7 @@ class LabelMove:
 
 @dataclass(frozen=True)
 class Replay:
-    """What our own run of a case gave."""
+    """The results of our own run of a case."""
 
     results: tuple[StepResult, ...]
     settings: tuple[StepSettings, ...]
@@ -183,7 +183,7 @@ def replay(
     moves: Sequence[LabelMove] = (),
     observe: Observer = lambda *_: None,
 ) -> Replay:
-    """Runs the first `iterations` batches of a case (all of them by default) in one mode."""
+    """Run the first `iterations` batches of a case (all of them by default) in one mode."""
     state = TrainingState(
         case.network(case.initial), case.network(case.initial), rule=case.settings["opt_name"].lower()
     )

@@ -8,13 +8,13 @@ from PIL import Image
 
 
 def picture(width: int = 40, height: int = 30) -> Image.Image:
-    """A smooth picture in which rotations and channel swaps would show."""
+    """Return a smooth picture in which rotations and channel swaps would show."""
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], -1).astype(np.uint8))
 
 
 def add_image(folder: Path, name: str, labels: str | bytes | None = None, **save: Any) -> Path:
-    """Writes `folder/images/name` and, unless it is None, its label file; returns the image's path."""
+    """Write `folder/images/name` and, unless it is None, its label file; return the image's path."""
     image = folder / "images" / name
     image.parent.mkdir(parents=True, exist_ok=True)
     picture().save(image, **save)
@@ -26,7 +26,7 @@ def add_image(folder: Path, name: str, labels: str | bytes | None = None, **save
 
 
 def write_yaml(folder: Path, text: str) -> Path:
-    """A dataset yaml in `folder`."""
+    """Write a dataset yaml in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "data.yaml"
     file.write_text(text)

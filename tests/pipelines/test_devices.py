@@ -30,7 +30,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
 
 @pytest.fixture
 def built_for(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
-    """GPU numbers of the DALI pipelines that are built; none of them is started, which would need the GPU."""
+    """Return GPU numbers of the DALI pipelines that are built; none of them is started, which would need the GPU."""
     numbers: list[int | None] = []
     monkeypatch.setattr(Pipeline, "build", lambda self: numbers.append(self.device_id))
     monkeypatch.setattr(CanvasPipeline, "_start", lambda _: None)

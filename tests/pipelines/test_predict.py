@@ -14,7 +14,10 @@ def settings(batch_size: int = 3) -> PredictSettings:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Four wide pictures of 64 x 40 px, one high one of 40 x 64 px, one small one of 32 x 24 px; pixels at random."""
+    """Write four wide pictures of 64 x 40 px, one high one of 40 x 64 px, one small one of 32 x 24 px.
+
+    Their pixels are random.
+    """
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(1)
     paths = []

@@ -21,7 +21,7 @@ minus infinity, so that negative values at the edge would survive."""
 
 
 def write_module(writer: GraphWriter, module: Module, source: Any, name: str) -> str:
-    """Adds the nodes of a module and everything in it.
+    """Add the nodes of a module and everything in it.
 
     Args:
         writer: the graph.
@@ -75,7 +75,7 @@ def _linear(writer: GraphWriter, layer: Module, x: str) -> str:
 
 
 def _projected(writer: GraphWriter, x: str, weight: np.ndarray, bias: np.ndarray | None) -> str:
-    """x (…, in) times weight (out, in) transposed, plus bias (out,)."""
+    """Write x (…, in) times weight (out, in) transposed, plus bias (out,)."""
     product = writer.add("MatMul", [x, writer.constant(weight.T, "weight")], "product")
     return product if bias is None else writer.add("Add", [product, writer.constant(bias, "bias")], "out")
 
@@ -111,7 +111,7 @@ def _identity(writer: GraphWriter, layer: Module, x: str) -> str:
 
 
 def _gated(operator: str, **attributes: Any) -> Callable[[GraphWriter, Module, str], str]:
-    """x times an activation of x."""
+    """Return a converter that multiplies x by an activation of x."""
 
     def convert(writer: GraphWriter, layer: Module, x: str) -> str:
         return writer.add("Mul", [x, writer.add(operator, [x], "gate", **attributes)], "out")
@@ -120,7 +120,7 @@ def _gated(operator: str, **attributes: Any) -> Callable[[GraphWriter, Module, s
 
 
 def _plain(operator: str, **names: str) -> Callable[[GraphWriter, Module, str], str]:
-    """One node; `names` maps its attributes to those of the layer."""
+    """Return a converter to one node; `names` maps its attributes to those of the layer."""
 
     def convert(writer: GraphWriter, layer: Module, x: str) -> str:
         attributes = {key: float(getattr(layer, name)) for key, name in names.items()}
@@ -250,7 +250,7 @@ def _transformer_layer(writer: GraphWriter, layer: Module, x: str) -> str:
 
 
 def _attention(writer: GraphWriter, block: Module, *inputs: str) -> str:
-    """Query, key, value, each (tokens, B, C), to (tokens, B, C); see `models.attention.MultiheadAttention`."""
+    """Map query, key, value, each (tokens, B, C), to (tokens, B, C); see `models.attention.MultiheadAttention`."""
     weight, bias = _values(block.in_proj_weight), _values(block.in_proj_bias)
     channels = weight.shape[1]
     depth = channels // block.heads

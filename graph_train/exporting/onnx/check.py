@@ -33,16 +33,16 @@ class OnnxSession:
         self.outputs = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, images: Array) -> dict[str, Array]:
-        """Outputs by name for (B, 3, H, W) uint8 RGB."""
+        """Return outputs by name for (B, 3, H, W) uint8 RGB."""
         return self.run_scaled(images.astype(np.float32) / np.float32(PIXEL_SCALE))
 
     def run_scaled(self, scaled: Array) -> dict[str, Array]:
-        """Outputs by name for (B, 3, H, W) float32 RGB in [0, 1]."""
+        """Return outputs by name for (B, 3, H, W) float32 RGB in [0, 1]."""
         return dict(zip(self.outputs, self._session.run(None, {INPUT: scaled}), strict=True))
 
 
 def check_onnx(model: ModelProto, network: DetectionModel, settings: OnnxSettings, *, graph: bool = True) -> float:
-    """Compares predictions, and detections where the model suppresses, on images of noise.
+    """Compare predictions, and detections where the model suppresses, on images of noise.
 
     Args:
         model: as `build_onnx` made it from the network and the settings.
@@ -68,7 +68,10 @@ def check_onnx(model: ModelProto, network: DetectionModel, settings: OnnxSetting
 
 
 def largest_difference(values: Array, expected: Array) -> float:
-    """The largest |value - expected| / max(1, |expected|); infinite where shapes differ or a number is not finite."""
+    """Return the largest |value - expected| / max(1, |expected|).
+
+    It is infinite where shapes differ or a number is not finite.
+    """
     if values.shape != expected.shape or not (np.isfinite(values).all() and np.isfinite(expected).all()):
         return float("inf")
     scale = np.maximum(1.0, np.abs(expected))
@@ -76,7 +79,7 @@ def largest_difference(values: Array, expected: Array) -> float:
 
 
 def _noise(network: DetectionModel, settings: OnnxSettings) -> list[Array]:
-    """Images that the file is made for; of a dynamic one also two of another size."""
+    """Return noise images of the size that the file is made for; of a dynamic one also two of another size."""
     shapes = [(settings.batch_size, *settings.image_hw)]
     if settings.dynamic:
         stride = network.spec.grid_px
@@ -90,7 +93,7 @@ def _noise(network: DetectionModel, settings: OnnxSettings) -> list[Array]:
 def _check_suppression(
     network: DetectionModel, settings: OnnxSettings, suppression: NmsSettings, predictions: Array
 ) -> None:
-    """The same model with a threshold that lets boxes of noise pass, against our own suppression."""
+    """Compare the model, with a threshold that lets boxes of noise pass, with our own suppression."""
     confidences = (predictions[..., 5:] * predictions[..., 4:5]).max(axis=2)
     rank = min(_CANDIDATES, confidences.shape[1]) - 1
     low = float(np.sort(confidences, axis=1)[:, ::-1][:, rank].min())

@@ -13,7 +13,7 @@ CellSize = tuple[int, int]
 
 
 def write_decoding(writer: GraphWriter, head: Detect, features: Sequence[str], cells: Sequence[CellSize] | None) -> str:
-    """Adds the head: the same numbers as `Detect.forward` and `Detect.decode`.
+    """Add the head: the same numbers as `Detect.forward` and `Detect.decode`.
 
     Args:
         features: output tensor of each level.
@@ -37,7 +37,7 @@ def write_decoding(writer: GraphWriter, head: Detect, features: Sequence[str], c
 
 
 def _decoded(writer: GraphWriter, rows: str, corner: str, head: Detect, level: int) -> str:
-    """(B, anchors, cells, 5 + classes) after the sigmoid, to boxes in px and confidences."""
+    """Convert (B, anchors, cells, 5 + classes) after the sigmoid to boxes in px and confidences."""
     two, stride = writer.constant(2.0, "two"), writer.constant(head.stride[level], "stride")
     sides_px = (head.anchors.numpy()[level] * np.float32(head.stride[level])).reshape(1, -1, 1, 2)
     xy = writer.add("Mul", [writer.part(rows, "xy", axis=3, start=0, end=2), two], "xy_doubled")
@@ -49,14 +49,14 @@ def _decoded(writer: GraphWriter, rows: str, corner: str, head: Detect, level: i
 
 
 def _fixed_corner(writer: GraphWriter, cells: CellSize) -> str:
-    """Cell corners minus one half (1, 1, cells, 2): column, row."""
+    """Return cell corners minus one half (1, 1, cells, 2): column, row."""
     y, x = np.meshgrid(np.arange(cells[0]), np.arange(cells[1]), indexing="ij")
     grid = np.stack((x, y), axis=-1).reshape(1, 1, -1, 2).astype(np.float32)
     return writer.constant(grid - np.float32(0.5), "corner")
 
 
 def _computed_corner(writer: GraphWriter, raw: str) -> str:
-    """The same where the size is known only when the network runs."""
+    """Return the same where the size is known only when the network runs."""
     size = writer.part(writer.add("Shape", [raw], "shape"), "size", axis=0, start=2, end=4)
     zero, one = writer.constant(0.0, "zero"), writer.constant(1.0, "one")
     axes = []
@@ -76,7 +76,7 @@ _FLOAT, _INT64 = 1, 7
 def write_suppression(
     writer: GraphWriter, predictions: str, settings: NmsSettings, *, classes: int, boxes: int | None
 ) -> tuple[str, str]:
-    """Adds the rules of `graph_train.detection.nms` (best class of each box; `classes` and `max_candidates` are not
+    """Add the rules of `graph_train.detection.nms` (best class of each box; `classes` and `max_candidates` are not
     applied).
 
     Args:
@@ -121,7 +121,7 @@ def write_suppression(
 
 
 def _candidates(writer: GraphWriter, predictions: str, classes: int) -> tuple[str, str, str]:
-    """Corners (B, N, 4), confidence (B, N, 1) and class (B, N, 1) of each box's best class."""
+    """Return corners (B, N, 4), confidence (B, N, 1) and class (B, N, 1) of each box's best class."""
     centre = writer.part(predictions, "centre", axis=2, start=0, end=2)
     half = writer.add(
         "Div", [writer.part(predictions, "sides", axis=2, start=2, end=4), writer.constant(2.0, "two")], "half_sides"

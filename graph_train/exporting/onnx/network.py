@@ -19,7 +19,7 @@ COUNTS, DETECTIONS = "num_detections", "detections"
 
 @dataclass(frozen=True)
 class OnnxSettings:
-    """What an ONNX file is made for.
+    """Image size, operator set and options of an ONNX file.
 
     `image_hw` in px, multiples of the largest stride. `dynamic` leaves batch and image size open; then the two numbers
     are only what it is checked with. `suppression` None writes the predictions themselves.
@@ -33,7 +33,7 @@ class OnnxSettings:
 
 
 def build_onnx(network: DetectionModel, settings: OnnxSettings, *, keep_predictions: bool = False) -> ModelProto:
-    """Writes a network, in evaluation mode, as ONNX.
+    """Write a network, in evaluation mode, as ONNX.
 
     Input `images` (B, 3, H, W) float32 RGB in [0, 1]. Output `output0` (B, N, 5 + classes) float32 as
     `DetectionModel.decode` gives it; or, with suppression, `num_detections` (B,) int64 and `detections` (B, K, 6)
@@ -89,7 +89,7 @@ def _cells(network: DetectionModel, settings: OnnxSettings) -> Sequence[tuple[in
 
 
 def _metadata(network: DetectionModel, settings: OnnxSettings) -> dict[str, str]:
-    """`stride` and `names` in the form in which YOLOv5 writes and reads them, and what else a reader may ask."""
+    """Return `stride` and `names` in the form in which YOLOv5 writes and reads them, and what else a reader may ask."""
     entries: dict[str, Any] = {
         "stride": network.spec.grid_px,
         "names": dict(enumerate(network.names)),

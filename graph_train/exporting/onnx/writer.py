@@ -21,7 +21,8 @@ class GraphWriter:
     """An ONNX graph being written. Names of nodes and tensors follow `DetectionModel`: `model.2.cv1.conv`."""
 
     def __init__(self, opset: int) -> None:
-        """
+        """Start an empty graph.
+
         Raises:
             ValueError: an operator set that is not offered.
         """
@@ -36,7 +37,7 @@ class GraphWriter:
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
-        """Names of what is added inside start with this part."""
+        """Prefix the names of what is added inside."""
         self._scopes.append(name)
         try:
             yield
@@ -44,17 +45,17 @@ class GraphWriter:
             self._scopes.pop()
 
     def add(self, operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Adds a node with one output, which gets the node's name; returns that."""
+        """Add a node with one output, which gets the node's name; return that."""
         return self.add_many(operator, inputs, [name], **attributes)[0]
 
     def add_many(self, operator: str, inputs: Sequence[str], names: Sequence[str], **attributes: Any) -> list[str]:
-        """Adds a node with an output for each name; the first one names the node as well."""
+        """Add a node with an output for each name; the first one names the node as well."""
         outputs = [self._unused(name) for name in names]
         self._nodes.append(helper.make_node(operator, list(inputs), outputs, name=outputs[0], **attributes))
         return outputs
 
     def constant(self, value: Any, name: str, dtype: Any = np.float32) -> str:
-        """A constant tensor; equal ones are stored once."""
+        """Return a constant tensor; equal ones are stored once."""
         array = np.array(value, dtype, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
@@ -63,11 +64,11 @@ class GraphWriter:
         return self._constants[key]
 
     def integers(self, values: Sequence[int]) -> str:
-        """A constant (n,) int64."""
+        """Return a constant (n,) int64."""
         return self.constant(values, f"shape_{'x'.join(map(str, values))}".replace("-", "_"), np.int64)
 
     def part(self, tensor: str, name: str, *, axis: int, start: int, end: int, step: int = 1) -> str:
-        """A slice along one axis."""
+        """Return a slice along one axis."""
         bounds = [self.integers([value]) for value in (start, end, axis, step)]
         return self.add("Slice", [tensor, *bounds], name)
 
@@ -76,13 +77,13 @@ class GraphWriter:
         return self.add("Reshape", [tensor, self.integers(shape)], name)
 
     def summed(self, tensor: str, axis: int, name: str) -> str:
-        """The sum over one axis, which goes away."""
+        """Return the sum over one axis, which goes away."""
         if self.opset < _AXES_ARE_INPUTS:
             return self.add("ReduceSum", [tensor], name, axes=[axis], keepdims=0)
         return self.add("ReduceSum", [tensor, self.integers([axis])], name, keepdims=0)
 
     def model(self, inputs: Sequence[Any], outputs: Sequence[Any], metadata: dict[str, str]) -> ModelProto:
-        """The finished model.
+        """Return the finished model.
 
         Args:
             inputs, outputs: value infos.

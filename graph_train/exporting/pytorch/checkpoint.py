@@ -25,7 +25,7 @@ def export_pytorch(network: DetectionModel, path: Path, *, half: bool) -> None:
 
 
 def checkpoint(network: DetectionModel, *, half: bool) -> dict[str, Any]:
-    """The content of the file: the network under `model`, nothing under the keys of a training that goes on."""
+    """Return the content of the file: the network under `model`, nothing under the keys of a training that goes on."""
     return {
         "epoch": -1,
         "best_fitness": None,
@@ -57,7 +57,7 @@ def _network(network: DetectionModel, *, half: bool) -> Instance:
 
 
 def _layers(network: DetectionModel, *, half: bool) -> "OrderedDict[str, Instance]":
-    """The layers with what YOLOv5's forward pass reads of each: its number and the numbers of its inputs."""
+    """Return the layers with what YOLOv5's forward pass reads of each: its number and the numbers of its inputs."""
     rows = [*network.spec.config["backbone"], *network.spec.config["head"]]
     made = OrderedDict()
     for layer, module, row in zip(network.spec.layers, network.model, rows, strict=True):
@@ -93,7 +93,7 @@ def _stride(network: DetectionModel) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    """Lists where a configuration has tuples, as a yaml gives them."""
+    """Replace the tuples of a configuration by lists, as a yaml gives them."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

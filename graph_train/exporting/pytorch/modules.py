@@ -26,7 +26,7 @@ _LAYERS = "torch.nn.modules"
 
 
 def module_instance(module: Module, *, half: bool, **more: Any) -> Instance:
-    """The pickled form of a module with everything in it.
+    """Return the pickled form of a module with everything in it.
 
     Args:
         module: not fused.
@@ -60,7 +60,10 @@ def torch_module(
     children: "OrderedDict[str, Any]",
     attributes: Mapping[str, Any],
 ) -> Instance:
-    """An instance of a subclass of `torch.nn.Module` in evaluation mode; newer attributes get PyTorch's defaults."""
+    """Return an instance of a subclass of `torch.nn.Module` in evaluation mode.
+
+    Newer attributes get PyTorch's defaults.
+    """
     hooks = (
         "_backward_hooks",
         "_forward_hooks",
@@ -83,7 +86,7 @@ def torch_module(
 
 
 def values_of(tensor: Any, *, half: bool) -> np.ndarray:
-    """The numbers of a tensor on the host; floating types become float16 if `half`."""
+    """Return the numbers of a tensor on the host; floating types become float16 if `half`."""
     values: np.ndarray = local_shard(tensor).numpy()
     if not half or values.dtype.kind != "f":
         return values
@@ -219,7 +222,7 @@ _ATTRIBUTES: Mapping[type, Callable[[Module], Attributes]] = {
 
 
 def class_name(kind: str) -> str:
-    """Full name of YOLOv5's or PyTorch's class for a block of a model yaml."""
+    """Return the full name of YOLOv5's or PyTorch's class for a block of a model yaml."""
     own = {
         "Upsample": Upsample,
         "MaxPool2d": MaxPool2d,

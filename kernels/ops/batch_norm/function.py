@@ -54,7 +54,7 @@ def synchronised_batch_norm(
     momentum: float,
     silu: bool,
 ) -> Tensor:
-    """`batch_norm` in training by the statistics of the images of all ranks, among which `x` is split by images.
+    """Apply `batch_norm` in training by the statistics of the images of all ranks, among which `x` is split by images.
 
     Two transfers of (C,) numbers forward and one of (2, C) backward. Ordinary tensors are those of a single rank.
     Arguments and result as of `batch_norm`.

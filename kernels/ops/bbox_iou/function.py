@@ -15,7 +15,9 @@ IouKind = Literal["iou", "giou", "diou", "ciou"]
 
 
 def bbox_iou(box1: Tensor, box2: Tensor, *, kind: IouKind = "ciou", xywh: bool = True, eps: float = 1e-7) -> Tensor:
-    """Overlap of matched box pairs; 1 (less eps) for equal boxes, negative down to -1 (CIoU: -2) for distant ones.
+    """Return the overlap of matched box pairs.
+
+    It is 1 (less eps) for equal boxes, negative down to -1 (CIoU: -2) for distant ones.
 
     Args:
         box1, box2: (..., 4), float32 or float64, the same shape, dtype and device; any unit of length.
@@ -38,7 +40,7 @@ def bbox_iou(box1: Tensor, box2: Tensor, *, kind: IouKind = "ciou", xywh: bool =
 def bbox_iou_reference(
     box1: Tensor, box2: Tensor, *, kind: IouKind = "ciou", xywh: bool = True, eps: float = 1e-7
 ) -> Tensor:
-    """`bbox_iou` composed of OneFlow ops: what the fused kernels are compared with."""
+    """Compute `bbox_iou` with OneFlow ops: the reference for the fused kernels."""
     left1, top1, right1, bottom1, width1, height1 = _sides(box1, xywh, eps)
     left2, top2, right2, bottom2, width2, height2 = _sides(box2, xywh, eps)
     overlap_width = (flow.minimum(right1, right2) - flow.maximum(left1, left2)).clamp(min=0.0)
@@ -71,7 +73,7 @@ def bbox_iou_reference(
 
 @cache
 def _fused_overlap(kind: IouKind, xywh: bool, eps: float, needs_gradient2: bool) -> Any:
-    """The differentiable op of the plugin for these settings: one kernel forward, one backward.
+    """Return the differentiable op of the plugin for these settings: one kernel forward, one backward.
 
     Targets need no gradient: without `needs_gradient2` that of box2 is not computed.
     """
@@ -97,7 +99,7 @@ def _fused_overlap(kind: IouKind, xywh: bool, eps: float, needs_gradient2: bool)
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, *, eps: float = 1e-7) -> Tensor:
-    """IoU of every box of one set with every box of another.
+    """Return the IoU of every box of one set with every box of another.
 
     Args:
         boxes1, boxes2: (N, 4) and (M, 4), x1, y1, x2, y2, the same floating dtype and unit of length.
@@ -126,7 +128,7 @@ def _check_pairs(box1: Tensor, box2: Tensor, kind: str) -> None:
 
 
 def _sides(boxes: Tensor, xywh: bool, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """left, top, right, bottom, width, height, each (...)."""
+    """Return left, top, right, bottom, width, height, each (...)."""
     first, second, third, fourth = (boxes[..., column] for column in range(4))
     if not xywh:
         return first, second, third, fourth, third - first, fourth - second + eps
@@ -142,7 +144,7 @@ def _sides(boxes: Tensor, xywh: bool, eps: float) -> tuple[Tensor, Tensor, Tenso
 
 
 def _third_use(tensor: Tensor) -> Tensor:
-    """The same values for further uses of a tensor that has two already.
+    """Copy a tensor for further uses when it has two already.
 
     A gradient that is a sum of three or more is added in another order by a graph (its compiler merges chains of
     additions) than eagerly. With at most two uses of each tensor both give the same bits.

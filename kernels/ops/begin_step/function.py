@@ -41,7 +41,7 @@ def begin_step(
 def begin_step_reference(
     current: Sequence[Tensor], average: Tensor, rows: Tensor, previous: Tensor, *, size: int
 ) -> tuple[Tensor, Tensor]:
-    """`begin_step` composed of OneFlow's ops."""
+    """Return `begin_step` composed of OneFlow's ops."""
     with flow.no_grad():
         row = flow.where(previous[UPDATED : UPDATED + 1] > 0.5, rows[0], rows[1])
         share, values = row[-1:], flow.cat(list(current), dim=0)

@@ -24,7 +24,7 @@ class ConvolutionGeometry:
 
     @property
     def integers(self) -> tuple[int, ...]:
-        """In the order that the ops read them."""
+        """The integers in the order that the ops read them."""
         stride, padding, dilation, groups = astuple(self)
         return (*stride, *padding, *dilation, groups)
 

@@ -19,7 +19,7 @@ MOST_LEVELS = 5
 
 
 class LossSetting(IntEnum):
-    """Where each value stands in the vector that `loss_settings` builds; the anchors of all levels follow."""
+    """Positions in the vector that `loss_settings` builds; the anchors of all levels follow."""
 
     BOX_GAIN = 0
     OBJECTNESS_GAIN = 1
@@ -50,7 +50,7 @@ def loss_settings(
     focal_gamma: float = 0.0,
     focal_alpha: float = 0.25,
 ) -> npt.NDArray[np.float32]:
-    """The constants of all levels as one vector.
+    """Return the constants of all levels as one vector.
 
     Args:
         anchors_cells: (levels, anchors, 2) width and height in cells of the level.
@@ -85,7 +85,7 @@ def loss_settings(
 def detection_loss(
     maps: Sequence[Tensor], labels: Tensor, settings: Tensor, balance: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Loss of a batch, eagerly or inside `nn.Graph.build`, on one device or with the images spread over ranks.
+    """Compute the loss of a batch, eagerly or inside `nn.Graph.build`, on one device or sharded by image.
 
     Args:
         maps: per level (B, rows, columns, anchors * (5 + classes)) float32 raw predictions, `split(0)` over ranks.
@@ -111,7 +111,7 @@ def detection_loss(
 
 
 def rebalance(balance: Tensor, parts: Tensor, reference_level: int) -> Tensor:
-    """Moves `balance` in place towards equal contributions of the levels; that of the reference level stays 1.
+    """Move `balance` in place towards equal contributions of the levels; that of the reference level stays 1.
 
     Args:
         balance: (levels,) float32; inside a graph the new values are there from the next call on.

@@ -22,7 +22,7 @@ _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 
 
 def draw_region(crop: np.ndarray, region: Region, target: np.ndarray, *, filter: Filter) -> None:
-    """Draws a region of a picture as planes.
+    """Draw a region of a picture as planes.
 
     Args:
         crop: (h, w, 3) uint8; pixels and channels without gaps.
@@ -50,7 +50,7 @@ def draw_region(crop: np.ndarray, region: Region, target: np.ndarray, *, filter:
 
 
 def resampled(crop: np.ndarray, region: Region, shape: tuple[int, ...], *, filter: Filter) -> np.ndarray:
-    """(3, rows, columns) uint8: the definition of what `draw_region` draws; slow.
+    """Return (3, rows, columns) uint8: the reference of `draw_region`; slow.
 
     Args:
         crop, region, filter: see there.
@@ -72,7 +72,7 @@ def _number(filter: Filter) -> int:
 def axis_weights(
     source: int, begin: float, end: float, target: int, *, filter: Filter
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which source pixels make each target pixel along one axis.
+    """Return which source pixels make each target pixel along one axis.
 
     Args:
         source: pixels there are.

@@ -26,5 +26,5 @@ def flatten_tensors(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def flattened(tensors: Sequence[Tensor]) -> Tensor:
-    """`flatten_tensors` composed of OneFlow's ops, for tensors of any data type; with gradients."""
+    """Compute `flatten_tensors` with OneFlow's ops, for tensors of any data type; with gradients."""
     return flow.cat([tensor.reshape(-1) for tensor in tensors], dim=0)

@@ -10,7 +10,7 @@ _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 
 
 def write_planes(picture: np.ndarray, tables: np.ndarray | None, target: np.ndarray) -> None:
-    """Applies hue, saturation and value tables to a picture and writes it as planes.
+    """Apply hue, saturation and value tables to a picture and write it as planes.
 
     Args:
         picture: (h, w, 3) uint8 RGB, in any layout; planes seen as such a picture are not copied, may be the target.

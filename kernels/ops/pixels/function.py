@@ -6,7 +6,7 @@ from kernels.runtime import Tensor
 
 
 def pixels(images: Tensor, activation_type: ActivationType) -> Tensor:
-    """Scale pixels to [0, 1] and put channels last.
+    """Return the scale pixels to [0, 1] and put channels last.
 
     Args:
         images: (B, 3, H, W) uint8.

@@ -13,7 +13,7 @@ def upsample(x: Tensor, factor: int) -> Tensor:
 
 
 def max_pool(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    """Largest value of each square window of (B, H, W, C).
+    """Take the largest value of each square window of (B, H, W, C).
 
     Padding never wins, of equal values the first one does, NaN always; the gradient goes to the one that won.
 

@@ -28,7 +28,7 @@ UpdateRule = Literal["sgd", "adam", "adamw"]
 
 
 class HyperIndex(IntEnum):
-    """Where each value stands in the vector that `hyper_vector` builds; groups: 0 biases, 1 weights, 2 BN weights."""
+    """Positions in the vector that `hyper_vector` builds; groups: 0 biases, 1 weights, 2 BN weights."""
 
     LEARNING_RATE_0 = 0
     LEARNING_RATE_1 = 1
@@ -61,7 +61,7 @@ def hyper_vector(
     eps: float = 1e-8,
     adam_step: int = 1,
 ) -> npt.NDArray[np.float32]:
-    """The values of one step, computed in float64 and rounded once: 1 - beta and the like keep all their digits.
+    """Return the values of one step, computed in float64 and rounded once: 1 - beta and the like keep all their digits.
 
     Args:
         learning_rates, weight_decays: per group: 0 biases, 1 weights with decay, 2 BN weights.
@@ -142,7 +142,7 @@ class UpdateState:
         return sum(parameter.numel() for parameter in self.parameters)
 
     def cut(self, flat: Tensor) -> list[Tensor]:
-        """Each parameter's part of a flat tensor, in its shape."""
+        """Return each parameter's part of a flat tensor, in its shape."""
         parts, start = [], 0
         for parameter in self.parameters:
             parts.append(flat[start : start + parameter.numel()].reshape(parameter.shape))
@@ -166,7 +166,7 @@ def update_parameters(
     *,
     max_norm: float = MAX_GRADIENT_NORM,
 ) -> Tensor:
-    """Adds the gradients to their sums and, where hyper says so, updates all parameters, moments and averages in place.
+    """Add the gradients to their sums and, where hyper says so, update all parameters, moments and averages in place.
 
     Runs eagerly and inside `nn.Graph.build`; inside a graph the new values become visible after the call. If the norm
     of the unscaled gradient is not finite, the gradient sums are reset and nothing else changes.
@@ -232,7 +232,7 @@ class _Scalars:
         return self.vector[int(index) : int(index) + 1]
 
     def per_element(self, first: HyperIndex, state: UpdateState) -> Tensor:
-        """(n,): the value of each element's group; `first` is that of group 0."""
+        """Return (n,): the value of each element's group; `first` is that of group 0."""
         counted = zip(state.groups, (parameter.numel() for parameter in state.parameters), strict=True)
         runs = [(group, sum(count for _, count in run)) for group, run in groupby(counted, key=itemgetter(0))]
         return flow.cat([self[first + group].expand(count) for group, count in runs], dim=0)
@@ -240,7 +240,7 @@ class _Scalars:
 
 @dataclass(frozen=True)
 class _Flat:
-    """What a rule reads of all parameters; each (n,)."""
+    """The inputs of an update rule for all parameters; each (n,)."""
 
     parameter: Tensor
     first_moment: Tensor
@@ -264,7 +264,7 @@ def update_parameters_reference(
     *,
     max_norm: float = MAX_GRADIENT_NORM,
 ) -> Tensor:
-    """`update_parameters` composed of OneFlow ops, to be called without gradient recording."""
+    """Compute `update_parameters` with OneFlow ops; call it without gradient recording."""
     scalars = _Scalars(hyper)
     total = state.gradient_sum + flattened(gradients)
     unscaled = total * scalars[HyperIndex.INVERSE_LOSS_SCALE]
@@ -297,7 +297,7 @@ def update_parameters_reference(
 
 
 def _norm(gradient: Tensor) -> Tensor:
-    """L2 norm (1,), computed in float64: millions of squares are added."""
+    """Return L2 norm (1,), computed in float64: millions of squares are added."""
     return flow.sqrt(flow.square(gradient.to(flow.float64)).sum()).to(flow.float32).reshape(1)
 
 

@@ -23,7 +23,7 @@ SMALL = ["--imgsz", "64", "--workers", "1", "--repeats", "1", "--quick", "--cach
 
 @pytest.fixture(scope="module")
 def opencv_python() -> Path:
-    """An interpreter with OpenCV: named by GRAPH_TRAIN_TORCH_PYTHON, or this one."""
+    """Return an interpreter with OpenCV: named by GRAPH_TRAIN_TORCH_PYTHON, or this one."""
     found = find_torch(os.environ.get("GRAPH_TRAIN_TORCH_PYTHON"), NEEDED)
     if found is None:
         pytest.skip("no OpenCV: name an interpreter that has it in GRAPH_TRAIN_TORCH_PYTHON")

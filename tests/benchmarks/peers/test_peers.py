@@ -17,7 +17,7 @@ STEPS = 5
 
 @pytest.fixture(scope="module")
 def both(torch_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], ...]]:
-    """What our worker and PyTorch's say after five steps from the same weights."""
+    """Yield the reports of our worker and PyTorch's after five steps from the same weights."""
     folder = str(tmp_path_factory.mktemp("point"))
     ours: dict[str, Any] = {}
     theirs: dict[str, Any] = {}

@@ -23,7 +23,7 @@ def measured(point: Point, *variants: str) -> Comparison:
 
 
 def shortfalls(comparison: Comparison, *, plugin: str, stock: str, graph: str, eager: str) -> list[str]:
-    """What is too slow, with the ratio found; each argument names the variant that stands for that side."""
+    """Return what is too slow, with its ratio; each argument names the variant that stands for that side."""
     ratios = (
         ("plugin / stock", comparison.speedup(plugin, stock).median, PLUGIN_OVER_STOCK),
         ("graph / eager", comparison.speedup(graph, eager).median, GRAPH_OVER_EAGER),

@@ -19,7 +19,7 @@ OBJECT = (
 
 
 def write_voc(folder: Path, name: str, *objects: tuple[object, ...], size: tuple[int, int] = (40, 30)) -> None:
-    """An annotation in VOC's layout with its image of 40 x 30 px."""
+    """Write an annotation in VOC's layout with its image of 40 x 30 px."""
     for inner in ("Annotations", "JPEGImages"):
         (folder / inner).mkdir(parents=True, exist_ok=True)
     picture().save(folder / "JPEGImages" / f"{name}.jpg")

@@ -25,7 +25,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Two train images with 3 boxes, of the 2nd class none, and one val image without boxes; all of 40 x 30 px."""
+    """Write two train images with 3 boxes, of the 2nd class none, and one val image without boxes.
+
+    All are of 40 x 30 px.
+    """
     folder = tmp_path / "set"
     add_image(folder, "train/a.png", BOX + "0 .5 .5 .05 .05\n")
     add_image(folder, "train/b.jpg", "0 .1 .1 .9 .1 .5 .9\n")

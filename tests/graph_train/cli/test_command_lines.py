@@ -19,7 +19,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def last_words(name: str, arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Exit code, and what went to stderr without the lines of OneFlow."""
+    """Return exit code, and what went to stderr without the lines of OneFlow."""
     capsys.readouterr()
     try:
         code = COMMANDS[name](arguments)
@@ -32,7 +32,7 @@ def last_words(name: str, arguments: Sequence[str], capsys: pytest.CaptureFixtur
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder."""
+    """Yield an empty current folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

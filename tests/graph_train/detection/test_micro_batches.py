@@ -12,7 +12,7 @@ from tests.graph_train.tiny import tiny_network
 
 
 class Counter:
-    """Predicts the mean of each image and remembers the shapes it was given."""
+    """A network that predicts the mean of each image and records the shapes it was given."""
 
     def __init__(self, *, takes: int = 0) -> None:
         self.shapes: list[tuple[int, ...]] = []

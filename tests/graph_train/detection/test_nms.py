@@ -5,7 +5,7 @@ from graph_train.detection.nms import NmsSettings, non_max_suppression
 
 
 def prediction(*rows: tuple[float, ...]) -> np.ndarray:
-    """(1, n, 5 + nc): cx, cy, w, h, objectness, class confidences."""
+    """Return (1, n, 5 + nc): cx, cy, w, h, objectness, class confidences."""
     return np.asarray([rows], np.float32)
 
 

@@ -19,7 +19,7 @@ exec "${arguments[@]}"
 
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands for all buckets; one is there, `mine`."""
+    """Return a folder that stands for all buckets; one is there, `mine`."""
     folder = tmp_path / "cloud"
     (folder / "mine").mkdir(parents=True)
     (tmp_path / "bin").mkdir()

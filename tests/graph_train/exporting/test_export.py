@@ -29,7 +29,7 @@ def settings(**changes: Any) -> OnnxSettings:
 
 
 def network_of(config: Any, *, classes: int = 3, lively: bool = True) -> DetectionModel:
-    """An untrained network, fused; `lively` gives its BatchNorms statistics that make it react to the image."""
+    """Return an untrained network, fused; `lively` gives its BatchNorms statistics that make it react to the image."""
     network = DetectionModel(load_model_spec(config, num_classes=classes), seed=1)
     random = np.random.default_rng(2)
     for name, value in network.state_dict().items() if lively else ():
@@ -41,7 +41,7 @@ def network_of(config: Any, *, classes: int = 3, lively: bool = True) -> Detecti
 
 
 def one_block(*row: Any, **more: Any) -> Mapping[str, Any]:
-    """A network whose third layer is the block."""
+    """Return a network whose third layer is the block."""
     return {
         "nc": 3,
         "depth_multiple": 1.0,

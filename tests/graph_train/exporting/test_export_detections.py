@@ -30,7 +30,7 @@ SUPPRESSION = NmsSettings(conf_thres=0.25, iou_thres=0.45, max_det=300)
 
 
 def assert_same_detections(own: Sequence[Array], others: Sequence[Array]) -> int:
-    """Every detection has a partner of its class with IoU > 0.99 and a confidence within 1e-3; returns how many."""
+    """Assert a partner with IoU > 0.99 and confidence within 1e-3 for every detection; return how many."""
     compared = 0
     for first, second in ((own, others), (others, own)):
         for rows, partners in zip(first, second, strict=True):
@@ -48,7 +48,7 @@ def val_images(data: Path) -> Sequence[Path]:
 
 
 def compare(weights: Path, images: Sequence[Path], folder: Path, *, imgsz: int, batch_size: int) -> int:
-    """Our compiled graph and our suppression against both kinds of files; returns how many detections there were."""
+    """Compare our graph and suppression with both kinds of files; return the number of detections."""
     common = {"weights": weights, "include": "onnx", "imgsz": imgsz, "dynamic": True, "device": "cpu", "graph": False}
     raw_file = graph_train.export(**common, output=folder / "raw.onnx").files[0].path
     thresholds = {"conf_thres": SUPPRESSION.conf_thres, "iou_thres": SUPPRESSION.iou_thres}
@@ -73,7 +73,7 @@ def compare(weights: Path, images: Sequence[Path], folder: Path, *, imgsz: int, 
 
 
 def steep_network(images: Sequence[Path]) -> DetectionModel:
-    """An untrained network that reacts to what is in a photo, and finds something in it."""
+    """Return an untrained network that reacts to what is in a photo, and finds something in it."""
     network = DetectionModel(load_model_spec("yolov5n.yaml", num_classes=3), seed=4)
     with flow.no_grad():
         for name, value in network.state_dict().items():

@@ -41,7 +41,7 @@ CACHED = {"grid", "anchor_grid", "stride"}
 
 
 def lively(config: Any, **more: Any) -> DetectionModel:
-    """An untrained network whose every array differs from any default."""
+    """Return an untrained network whose every array differs from any default."""
     network = DetectionModel(load_model_spec(config, **more), seed=3)
     random = np.random.default_rng(4)
     for name, value in network.state_dict().items():
@@ -56,7 +56,7 @@ def lively(config: Any, **more: Any) -> DetectionModel:
 
 
 def tree(path: Path) -> dict[str, Instance]:
-    """Every module of the file's network by its dotted name."""
+    """Return every module of the file's network by its dotted name."""
     file = PyTorchFile(path)
     file.close()
 
@@ -187,7 +187,7 @@ def test_a_weight_that_half_precision_does_not_hold_is_refused(
 
 @pytest.fixture(scope="session")
 def yolov5() -> tuple[Path, str]:
-    """A checkout of YOLOv5 v7.0, and the Python that has its requirements."""
+    """Return a checkout of YOLOv5 v7.0, and the Python that has its requirements."""
     checkout = os.environ.get("GRAPH_TRAIN_YOLOV5")
     if not checkout:
         pytest.skip("GRAPH_TRAIN_YOLOV5 names no checkout of YOLOv5 v7.0; see CONTRIBUTING.md")

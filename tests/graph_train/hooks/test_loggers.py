@@ -145,7 +145,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _wandb_rows(log: Path) -> tuple[str, list[dict[str, Any]]]:
-    """The id in an offline log of W&B, and its rows of values."""
+    """Return the id in an offline log of W&B, and its rows of values."""
     records = importlib.import_module("wandb.proto.wandb_internal_pb2")
     store = importlib.import_module("wandb.sdk.internal.datastore").DataStore()
     store.open_for_scan(str(log))

@@ -31,7 +31,7 @@ def whole(lab: Lab) -> Trial:
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Whatever a run installs is taken away again."""
+    """Remove the signal handlers that a run installs."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -39,7 +39,7 @@ def handlers() -> Iterator[None]:
 
 
 def sending(hook: str, at: int, *numbers: signal.Signals) -> Callbacks:
-    """Sends signals to this process when a hook is called for the `at`-th time (from 1)."""
+    """Send signals to this process when a hook is called for the `at`-th time (from 1)."""
     callbacks, calls = Callbacks(), [0]
 
     def send(*_: object) -> None:

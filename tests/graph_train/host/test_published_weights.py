@@ -29,7 +29,7 @@ NAME = "yolov5n.pt"
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    """Serves one file; breaks off after `breaks_after` bytes of an answer; `ranges`: goes on in the middle if asked."""
+    """A server of one file that breaks off after `breaks_after` bytes; with `ranges` it resumes in the middle."""
 
     content = b""
     breaks_after: int | None = None
@@ -59,7 +59,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
-    """A server with a network of YOLOv5's form under the name of a published one; an empty cache and folder."""
+    """Serve with a network of YOLOv5's form under the name of a published one; an empty cache and folder."""
     weights = write_network(tmp_path / "source.pt", DetectionModel(load_model_spec(TINY), seed=0))
     server = _Server()
     server.content = weights.read_bytes()

@@ -19,7 +19,7 @@ def lab(tmp_path: Path) -> Lab:
 
 @pytest.fixture
 def stopped(lab: Lab) -> Trial:
-    """A run that was stopped in its first epoch."""
+    """Return a run that was stopped in its first epoch."""
     return lab.train(epochs=2, stop_after=1)
 
 

@@ -26,7 +26,7 @@ def info(rank: int, world: int, port: int) -> RankInfo:
 
 
 def meet_together(infos: list[RankInfo], timeout: float) -> list[Rendezvous | ValueError]:
-    """All in threads of this process, the first one last."""
+    """Let all ranks meet in threads of this process, the first one last."""
     outcomes: dict[int, Rendezvous | ValueError] = {}
 
     def come(place: int) -> None:
@@ -86,7 +86,7 @@ def test_ranks_of_different_jobs_are_told_apart() -> None:
 
 
 def connected(host: str, port: int) -> socket.socket:
-    """A connection as soon as somebody listens there."""
+    """Return a connection as soon as somebody listens there."""
     end = time.monotonic() + 10
     while True:
         try:

@@ -28,13 +28,13 @@ class Opened:
         page.wait_for_selector("html[data-ready=yes]")
 
     def points(self) -> list[int]:
-        """Number of data points of each line of each chart."""
+        """Return the number of data points of each line of each chart."""
         lines = self.page.locator(".chart path.line")
         return [int(lines.nth(number).get_attribute("data-points")) for number in range(lines.count())]
 
 
 def find_chromium() -> str:
-    """Path of the browser; skips the test where there is none, or no Playwright to drive it."""
+    """Return the path of the browser; skips the test where there is none, or no Playwright to drive it."""
     pytest.importorskip("playwright", reason="playwright is not installed")
     found = os.environ.get("CHROMIUM") or next((path for name in _NAMES if (path := shutil.which(name))), None)
     if found is None:
@@ -44,7 +44,7 @@ def find_chromium() -> str:
 
 @contextmanager
 def opened(file: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Opened]:
-    """Shows a file in headless Chromium, at the size of a desktop or of a phone."""
+    """Show a file in headless Chromium, at the size of a desktop or of a phone."""
     executable = find_chromium()
     from playwright.sync_api import sync_playwright
 

@@ -18,7 +18,7 @@ ROWS = tuple(
 
 
 def header(part: str = "", **changed: Any) -> dict[str, Any]:
-    """The header of a sound checkpoint in its third epoch of five, with entries of a part of it changed."""
+    """Return the header of a sound checkpoint in its third epoch of five, with entries of a part of it changed."""
     values: dict[str, Any] = {
         "options": {"epochs": 5},
         "hyp": {},

@@ -31,7 +31,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.fixture(scope="module")
 def whole(lab: Lab) -> Trial:
-    """A run of three epochs that saved after every batch; two states are kept."""
+    """Return a run of three epochs that saved after every batch; two states are kept."""
     return lab.train(epochs=3, save_steps=1, seed=5)
 
 
@@ -193,7 +193,7 @@ def test_a_disk_that_refuses(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_p
 
 @pytest.fixture()
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB."""
+    """Mount a file system of 4 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
@@ -206,7 +206,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """Takes all that is left of a file system."""
+    """Take all that is left of a file system."""
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(b"\0" * 4096)

@@ -19,7 +19,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.fixture(scope="module")
 def plain(lab: Lab) -> Trial:
-    """A run of two epochs with no special flags."""
+    """Return a run of two epochs with no special flags."""
     return lab.train(epochs=2, save_period=1, seed=3)
 
 

@@ -27,7 +27,7 @@ FLAGS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def cells(bccd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first photos of each split."""
+    """Return the first photos of each split."""
     root = tmp_path_factory.mktemp("cells")
     content = yaml.safe_load(bccd.read_text())
     for split, count in IMAGES.items():

@@ -74,7 +74,7 @@ def test_another_number_of_threads_is_told_on_resume(lab: Lab) -> None:
 
 
 def _noted(name: str, events: list[str]) -> Callable[..., Any]:
-    """A method of the step that also tells when it was called."""
+    """Return a method of the step that also tells when it was called."""
     plain = getattr(GraphStep, name)
 
     def call(*given: Any) -> Any:

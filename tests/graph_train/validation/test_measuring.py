@@ -32,12 +32,12 @@ class Batch:
 
 
 def labels_of(*rows: tuple[float, ...]) -> np.ndarray:
-    """Rows of image, class, cx, cy, w, h in px of the 64 px images."""
+    """Return the rows of image, class, cx, cy, w, h in px of the 64 px images."""
     return np.asarray(rows, np.float32).reshape(-1, 6) / np.asarray([1, 1, 64, 64, 64, 64], np.float32)
 
 
 class Oracle:
-    """Predicts given boxes: (image, class, cx, cy, w, h, objectness) in px of the 64 px images."""
+    """A network that predicts given boxes: (image, class, cx, cy, w, h, objectness) in px of the 64 px images."""
 
     def __init__(self, *rows: tuple[float, ...], num_classes: int = 2, loss: tuple[float, float, float] | None = None):
         self.rows, self.num_classes, self.loss = rows, num_classes, loss

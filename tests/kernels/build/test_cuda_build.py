@@ -13,7 +13,7 @@ from kernels.build.cache import PluginUnavailableError, note_of
 
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder with two small sources and an empty cache, in place of the package's."""
+    """Return the folder with two small sources and an empty cache, in place of the package's."""
     folder = tmp_path / "sources"
     (folder / "ops").mkdir(parents=True)
     (folder / "shared.h").write_text("#define NUMBER 1\n")
@@ -101,7 +101,7 @@ class _AddImage:
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> _Library:
-    """A plugin that is loaded, on a machine with two GPUs, whose kernels are named after their architecture."""
+    """Return a plugin that is loaded, on a machine with two GPUs, whose kernels are named after their architecture."""
     made = _Library()
     status = plugin.PluginStatus(loaded=True, path=None, reason="", build_seconds=0.0)
     monkeypatch.setattr(plugin, "_process", plugin._Process(status=status, library=made))  # type: ignore[arg-type]

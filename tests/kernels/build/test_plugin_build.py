@@ -105,7 +105,7 @@ def test_release_of_a_compiler(version: str, release: int | None) -> None:
 
 
 def _compilers(folder: Path, monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
-    """Only these are on the path."""
+    """Put only these compilers on the path."""
     folder.mkdir()
     for name, version in versions.items():
         _script(folder / name.replace("gpp", "g++").replace("_", "-"), _SAYS.format(version=version))
@@ -233,7 +233,7 @@ def test_symbolic_link_is_refused(cache: Path, compiler_log: Path, tmp_path: Pat
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as a wheel brings it, with sources beside it that a test may change."""
+    """Return a folder as a wheel brings it, with sources beside it that a test may change."""
     packaged, sources = tmp_path / "packaged", tmp_path / "csrc"
     packaged.mkdir()
     sources.mkdir()

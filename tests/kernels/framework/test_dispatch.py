@@ -18,7 +18,7 @@ def image(seed: int = 0) -> np.ndarray:
 
 
 def pooled(x: Tensor) -> list[Tensor]:
-    """Largest values, and where in their windows they are."""
+    """Return the largest values, and where in their windows they are."""
     op = dispatch.op_of("graph_train_max_pool", "x", outputs=2)
     return dispatch.call_many(op, (x,), integers=(2, 2, 0))
 
@@ -29,7 +29,7 @@ class _Graph(flow.nn.Graph):
 
 
 def flattened(tensors: list[Tensor]) -> Tensor:
-    """All numbers one after another: an op with any number of inputs of one name."""
+    """Return all numbers one after another, from an op with any number of inputs of one name."""
     op = dispatch.build_op("graph_train_flatten", (("tensor", len(tensors)),))
     return dispatch.call(op, tensors)
 

@@ -161,7 +161,7 @@ def test_a_training_step_takes_less_than_half_the_memory() -> None:
 
 
 def _bytes_in_use() -> int:
-    """Of the C library's heaps."""
+    """Return the bytes in use of the C library's heaps."""
 
     class Heaps(ctypes.Structure):
         _fields_ = [

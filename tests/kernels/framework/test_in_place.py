@@ -15,7 +15,7 @@ class _Store(flow.nn.Module):
 
 
 def _change(store: _Store, x: Tensor) -> Tensor:
-    """What is read of a tensor that changes is its value from before."""
+    """Change a tensor in place after reading it."""
     before = store.running * 1.0
     assign(store.copy, before)
     subtract(store.running, x, rate=0.5)

@@ -38,7 +38,7 @@ def laughs(levels: int) -> str:
 
 
 def stairs(steps: int, each: int) -> str:
-    """Lists nested `each` deep, the innermost of each line holding the line above: deep only through aliases."""
+    """Return lists nested `each` deep, the innermost of each line holding the line above: deep only through aliases."""
     rows = [f"- &a{n} {'[' * each}{f'*a{n - 1}' if n else 'x'}{']' * each}" for n in range(steps)]
     return "a:\n" + "\n".join(rows)
 

@@ -56,7 +56,7 @@ class Host:
 
 
 def launches(host: Host) -> None:
-    """Two devices from one thread, two images."""
+    """Launch on two devices from one thread, two images."""
     host.launch("add", 0, 5, grid=(70000, 2, 3), threads=256, args=1234567890123)
     host.launch("blur", 0, 6, grid=(1, 1, 1), threads=32, args=-1)
     host.launch("add", 1, 7, grid=(2, 1, 1), threads=128, args=2)
@@ -64,13 +64,13 @@ def launches(host: Host) -> None:
 
 
 def cooperative(host: Host) -> None:
-    """As many blocks as fit, or as there is work for."""
+    """Launch as many blocks as fit, or as there is work for."""
     host.launch_together("add", 0, 5, 1000, 128)
     host.launch_together("add", 0, 5, 3, 128)
 
 
 def tables(host: Host) -> None:
-    """Equal ones are shared; of more than 64 on a stream the one that was not used for longest goes."""
+    """Check that equal tables are shared; of more than 64 on a stream the least recently used goes."""
     first = host.table(0, 5, b"first")
     assert host.table(0, 5, b"first") == first
     assert ctypes.string_at(first, 5) == b"first"
@@ -83,14 +83,14 @@ def tables(host: Host) -> None:
 
 
 def counters(host: Host) -> None:
-    """Two zeros a stream, set once."""
+    """Check that each stream has two zeros, set once."""
     pair = host.counters(0, 5)
     assert host.counters(0, 5) == pair
     assert len({pair, host.counters(0, 6), host.counters(1, 5)}) == 3
 
 
 def workspace(host: Host) -> None:
-    """It grows, and only then waits."""
+    """Check that the workspace grows, and only then waits."""
     block = host.workspace(1, 5, 1000)
     assert host.workspace(1, 5, 10) == block
     host.workspace(1, 5, 2000)

@@ -91,7 +91,7 @@ def test_declarations_are_those_of_the_headers(tmp_path: Path) -> None:
 
 
 def _sizes(case: Case) -> list[int]:
-    """As `ConvolutionShape`, whose output's sizes are left to cuDNN."""
+    """Return the sizes as of `ConvolutionShape`, whose output's sizes are left to cuDNN."""
     channels, height_width = case.channels, case.size
     sizes = [case.batch, channels[0], *height_width, channels[1], 0, 0, *case.kernel, *case.stride, *case.padding]
     return [*sizes, *case.dilation, case.groups, 1, 1, 0]

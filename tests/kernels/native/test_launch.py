@@ -22,7 +22,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def record(driver: Path, scenario: str, tmp_path: Path) -> list[str]:
-    """What the driver was asked for, without the start."""
+    """Return the calls of the driver, without those of the start."""
     file = tmp_path / "record.txt"
     environment = {**os.environ, "RECORD": str(file), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.kernels.native.drive_launches", str(driver), scenario]

@@ -16,19 +16,22 @@ Layer = Callable[..., Tensor]
 
 
 def rounded(values: np.ndarray, kind: ActivationType) -> np.ndarray:
-    """The nearest numbers of the type, as float32."""
+    """Return the nearest numbers of the type, as float32."""
     return flow.tensor(values.astype(np.float32)).to(kind.dtype).to(flow.float32).numpy()
 
 
 def activation(values: np.ndarray, kind: ActivationType) -> Tensor:
-    """A tensor of that type without a gradient."""
+    """Return a tensor of that type without a gradient."""
     return flow.tensor(values.astype(np.float32)).to(kind.dtype)
 
 
 def run_layer(
     layer: Layer, arrays: Sequence[np.ndarray], weights: np.ndarray, kind: ActivationType
 ) -> list[np.ndarray]:
-    """Output and gradients of all inputs, of which the first is an activation; `weights` is the output's gradient."""
+    """Return output and gradients of all inputs, of which the first is an activation.
+
+    `weights` is the output's gradient.
+    """
     leaves = [flow.tensor(values.astype(np.float32), requires_grad=True) for values in arrays]
     y = layer(leaves[0].to(kind.dtype), *leaves[1:])
     y.backward(flow.tensor(weights.astype(np.float32)).to(y.dtype))
@@ -36,7 +39,7 @@ def run_layer(
 
 
 def run_reference(layer: Layer, arrays: Sequence[np.ndarray], weights: np.ndarray) -> list[np.ndarray]:
-    """The same in float64."""
+    """Return what `run_layer` does, in float64."""
     leaves = [flow.tensor(values.astype(np.float64), requires_grad=True) for values in arrays]
     y = layer(*leaves)
     y.backward(flow.tensor(weights.astype(np.float64)))
@@ -44,12 +47,12 @@ def run_reference(layer: Layer, arrays: Sequence[np.ndarray], weights: np.ndarra
 
 
 def assert_close(own: np.ndarray, exact: np.ndarray, bound: float) -> None:
-    """Within `bound` of the largest value."""
+    """Assert equality within `bound` of the largest value."""
     np.testing.assert_allclose(own, exact, rtol=0, atol=bound * max(1.0, np.abs(exact).max(initial=0.0)))
 
 
 def check_stock_op(layer: Layer, arrays: Sequence[np.ndarray], bound: float = 3e-6) -> None:
-    """OneFlow's op on float32 tensors, with the plugin's kernel, against its own float64 kernel.
+    """Compare OneFlow's op on float32, with the plugin's kernel, with its own float64 kernel.
 
     Output and gradients; `bound` of the largest value: some 25 roundings.
     """
@@ -63,13 +66,13 @@ def check_stock_op(layer: Layer, arrays: Sequence[np.ndarray], bound: float = 3e
 
 
 def assert_same_bits(ones: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> None:
-    """Array for array."""
+    """Assert the same bits, array for array."""
     for one, other in zip(ones, others, strict=True):
         assert one.tobytes() == other.tobytes()
 
 
 def in_any_order(run: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
-    """The result of `run`: the same bits in whatever order the threads of emulated CUDA kernels are executed."""
+    """Return the result of `run`: the same bits in whatever order the threads of emulated CUDA kernels are executed."""
     set_order = plugin_library().graph_train_emulated_order
     set_order.argtypes, set_order.restype = [ctypes.c_uint64], None
     first = run()
@@ -83,7 +86,7 @@ def in_any_order(run: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
 
 
 def in_graph(function: Callable[..., list[Tensor]], *inputs: Tensor) -> list[np.ndarray]:
-    """What a compiled graph makes of `function`, in float32."""
+    """Return the results of `function` in a compiled graph, in float32."""
 
     class Compiled(flow.nn.Graph):
         def build(self, *given: Tensor) -> list[Tensor]:

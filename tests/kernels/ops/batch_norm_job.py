@@ -41,7 +41,7 @@ class Network(flow.nn.Module):
         self.first, self.second = Layer(1), Layer(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The sum of a function of all pixels."""
+        """Return the sum of a function of all pixels."""
         return (self.second(self.first(x)) ** 2).sum()
 
 
@@ -58,7 +58,7 @@ class Step(flow.nn.Graph):
 
 
 def train(x: Tensor, spread: bool, graph: bool) -> list[np.ndarray]:
-    """Loss of two steps and the states behind them."""
+    """Return the loss of two steps and the states behind them."""
     layer = Network()
     if spread:
         layer = layer.to_global(placement=flow.placement.all("cpu"), sbp=flow.sbp.broadcast)

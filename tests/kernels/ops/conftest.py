@@ -14,7 +14,7 @@ def _plugin(pytestconfig: pytest.Config) -> None:
 
 @pytest.fixture(params=ActivationType, ids=lambda kind: kind.name.lower())
 def activation_type(request: pytest.FixtureRequest) -> ActivationType:
-    """Each data type of activations that the loaded kernels know."""
+    """Return each data type of activations that the loaded kernels know."""
     kind: ActivationType = request.param
     if kind is ActivationType.FLOAT16 and request.config.getoption("--kernels") != "emulated-cuda":
         pytest.skip("float16 is for CUDA kernels")

@@ -54,7 +54,7 @@ CASES = {
 
 
 def _rows(case: Case, array: Array, kernel_row: int, kernel_column: int) -> Array:
-    """View of the padded input (N, G, C, H', W'): what one tap of the kernel meets, (N, G, C, OH, OW)."""
+    """Return the view of the padded input (N, G, C, H', W'): what one tap of the kernel meets, (N, G, C, OH, OW)."""
     height, width = case.output_size()
     top, left = kernel_row * case.dilation[0], kernel_column * case.dilation[1]
     bottom, right = top + case.stride[0] * (height - 1) + 1, left + case.stride[1] * (width - 1) + 1
@@ -62,7 +62,7 @@ def _rows(case: Case, array: Array, kernel_row: int, kernel_column: int) -> Arra
 
 
 def direct(case: Case, x: Array, weight: Array, dy: Array) -> tuple[Array, Array, Array]:
-    """Output, gradient of the input, gradient of the weights, by the definition."""
+    """Return output, gradient of the input, gradient of the weights, by the definition."""
     (batch, groups), (pad_rows, pad_columns) = (case.batch, case.groups), case.padding
     height, width = case.output_size()
     padded = np.pad(x, ((0, 0), (0, 0), (pad_rows, pad_rows), (pad_columns, pad_columns)))
@@ -83,7 +83,7 @@ def direct(case: Case, x: Array, weight: Array, dy: Array) -> tuple[Array, Array
 
 
 def draw_arrays(case: Case, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Input, weights and gradient of the output, exactly representable in float32."""
+    """Return input, weights and gradient of the output, exactly representable in float32."""
     random = np.random.default_rng(seed)
     shapes = (
         (case.batch, case.channels[0], *case.size),

@@ -54,7 +54,7 @@ def _whole(tensor: Tensor) -> np.ndarray:
 
 
 def main(mode: PluginMode) -> None:
-    """Demands what one rank alone computes of the whole batch."""
+    """Demand what one rank alone computes of the whole batch."""
     load_plugin(mode)
     ranks = int(os.environ["WORLD_SIZE"])
     generator = np.random.default_rng(0)

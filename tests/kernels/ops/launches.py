@@ -8,7 +8,7 @@ from kernels.runtime import flow
 
 
 def launches_of(call: Callable[[], object]) -> dict[str, int]:
-    """Names and numbers of the kernels that a call starts; empty where the CPU's kernels run."""
+    """Return names and numbers of the kernels that a call starts; empty where the CPU's kernels run."""
     library = plugin_library()
     library.graph_train_cuda_counts.restype = ctypes.c_char_p
     flow._oneflow_internal.eager.Sync()
@@ -20,5 +20,5 @@ def launches_of(call: Callable[[], object]) -> dict[str, int]:
 
 
 def shuffle_threads(seed: int) -> None:
-    """Emulated threads of a block run in a random order from now on, for 0 in the order of their numbers."""
+    """Run emulated threads of a block in a random order from now on, for 0 in the order of their numbers."""
     plugin_library().graph_train_emulated_order(ctypes.c_uint64(seed))

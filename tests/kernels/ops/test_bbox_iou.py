@@ -28,7 +28,7 @@ def _plugin() -> None:
 def _values_and_gradients(
     overlap: _Overlap, box1: _Array, box2: _Array, kind: IouKind, xywh: bool
 ) -> tuple[_Array, _Array, _Array]:
-    """Overlaps, and the gradients of both boxes for a sum with different weights."""
+    """Return overlaps, and the gradients of both boxes for a sum with different weights."""
     tensors = [flow.tensor(boxes, requires_grad=True) for boxes in (box1, box2)]
     values = overlap(*tensors, kind=kind, xywh=xywh)
     weights = flow.tensor(np.linspace(-1.0, 2.0, values.numel()).reshape(values.shape).astype(box1.dtype))

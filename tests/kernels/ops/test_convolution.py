@@ -36,14 +36,14 @@ def geometry_of(case: Case) -> ConvolutionGeometry:
 
 
 def few_bits(case: Case) -> Results:
-    """Input, weights and gradient of the output: multiples of 1/16 up to 4, which every type holds."""
+    """Return input, weights and gradient of the output: multiples of 1/16 up to 4, which every type holds."""
     random = np.random.default_rng(0)
     x, weight, dy = (random.integers(-64, 65, array.shape) / 16 for array in draw_arrays(case))
     return x, weight, dy
 
 
 def layer_of(case: Case, dtype: str, packed: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """Function of the float32 input (B, H, W, C) and the float32 weights."""
+    """Return the function of the float32 input (B, H, W, C) and the float32 weights."""
     kind = getattr(flow, dtype)
 
     def layer(x: Tensor, weight: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def channels_first(outputs: list[Array], packed: bool) -> list[Array]:
 
 
 def eager(case: Case, arrays: Results, dtype: str, packed: bool) -> list[Array]:
-    """Output and gradients of x and of the weights."""
+    """Return the output and gradients of x and of the weights."""
     x, weight, dy = leaves(arrays, packed)
     x.requires_grad_(True)
     weight.requires_grad_(True)

@@ -50,7 +50,7 @@ def _settings(anchors: _Array, config: LossConfig) -> Tensor:
 
 
 def _channels_last(raw_map: _Array) -> _Array:
-    """(B, anchors, rows, columns, outputs) as a head's convolution gives it: (B, rows, columns, anchors * outputs)."""
+    """Reorder (B, anchors, rows, columns, outputs) as a convolution gives it: (B, rows, columns, anchors * outputs)."""
     batch, anchors, rows, columns, outputs = raw_map.shape
     return np.ascontiguousarray(raw_map.transpose(0, 2, 3, 1, 4)).reshape(batch, rows, columns, anchors * outputs)
 
@@ -70,7 +70,7 @@ class _Head(flow.nn.Module):
         self.register_buffer("scale", flow.tensor(np.array([scale, 0.5], np.float32)))
 
     def forward(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The total (1,) and the parts (3 + levels,)."""
+        """Return the total (1,) and the parts (3 + levels,)."""
         maps = [getattr(self, f"map{level}") for level in range(self.levels)]
         return detection_loss(maps, labels, self.settings, self.balance, self.scale)
 
@@ -78,7 +78,7 @@ class _Head(flow.nn.Module):
         return [getattr(self, f"map{level}") for level in range(self.levels)]
 
     def gradients(self) -> list[_Array]:
-        """(B, anchors, rows, columns, outputs) each."""
+        """Return the gradients, (B, anchors, rows, columns, outputs) each."""
         return [
             grad.reshape(*grad.shape[:3], self._anchors, -1).transpose(0, 3, 1, 2, 4)
             for grad in (raw_map.grad.numpy() for raw_map in self.maps())
@@ -182,7 +182,7 @@ def test_a_label_in_the_middle_of_one_cell_by_hand() -> None:
 def _check_equal_to_composed(
     maps: list[_Array], labels: _Array, geometry: HeadGeometry, config: LossConfig, rtol: float = 2e-6
 ) -> None:
-    """Demands the same numbers up to roundings of float32; the fused op adds in double."""
+    """Demand the same numbers up to roundings of float32; the fused op adds in double."""
     expected, gradients = _composed(maps, labels, geometry, config)
     balance = DetectionLoss(geometry, config).balance.numpy()
     total, parts, ours = _fused(_Head(maps, geometry.anchors_cells, config, balance), labels)

@@ -43,7 +43,7 @@ def _float32_not_above(value: float) -> float:
 
 
 def _check(predictions: _Array, settings: NmsSettings) -> list[int]:
-    """Demands the detections of NumPy; returns their numbers."""
+    """Demand the detections of NumPy; return their numbers."""
     expected = non_max_suppression(predictions, settings)
     detections, counts = _suppressed(predictions, settings)
     assert detections.shape == (len(predictions), settings.max_det, 6)
@@ -171,7 +171,7 @@ def _maps(classes: int, sizes: list[tuple[int, int]]) -> list[_Array]:
 
 
 def _head(classes: int, stride: tuple[int, ...]) -> tuple[Detect, _Array]:
-    """A head, and its anchors in cells."""
+    """Return a head, and its anchors in cells."""
     anchors_px = np.random.default_rng(9).uniform(5, 200, (len(stride), 3, 2)).astype(np.float32)
     head = Detect([8] * len(stride), classes, anchors_px, stride)
     return head, head.anchors.numpy()

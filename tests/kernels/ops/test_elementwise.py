@@ -62,7 +62,7 @@ def test_a_sum_of_two_is_rounded_once(activation_type: ActivationType) -> None:
 
 
 def bfloat16_of(bits: np.ndarray) -> np.ndarray:
-    """The nearest float of eight bits; ties to even."""
+    """Round to the nearest float of eight bits; ties to even."""
     below = bits & np.uint64(0xFFFF0000)
     rest = bits & np.uint64(0xFFFF)
     up = (rest > 0x8000) | ((rest == 0x8000) & ((below >> np.uint64(16)) & np.uint64(1) == 1))

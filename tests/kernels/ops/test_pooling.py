@@ -28,7 +28,7 @@ def draw(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndar
 
 
 def pooled(x: np.ndarray, kernel: int, stride: int, padding: int, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values and the gradient of x; the first of equal values gets it, and NaN wins over all."""
+    """Return values and the gradient of x; the first of equal values gets it, and NaN wins over all."""
     padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-np.inf)
     inside = np.pad(np.ones(x.shape, bool), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     y, gradient = np.empty(dy.shape), np.zeros(padded.shape)

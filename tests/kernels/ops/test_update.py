@@ -57,7 +57,7 @@ class _Store(flow.nn.Module):
         self.state = UpdateState(parameters, averages, groups, **flats)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """By name and number of the parameter."""
+        """Return the arrays by name and number of the parameter."""
         arrays = {}
         for name, tensor in self.state_dict().items():
             if "moment" in name or "sum" in name:
@@ -158,7 +158,7 @@ class _Settings:
 
 
 def _settings(step: int) -> _Settings:
-    """Everything changes from step to step; every third step only accumulates."""
+    """Return settings that change from step to step; every third step only accumulates."""
     return _Settings(
         learning_rates=(0.1 / (step + 1), 0.01 * (step + 1), 0.02),
         weight_decays=(0.0, 0.05, 0.0),

@@ -19,7 +19,7 @@ Points = list[tuple[float, float]]
 
 
 def expected_rows(plan: SamplePlan, index: ImageIndex) -> Sequence[tuple[float, ...]]:
-    """[class, cx, cy, w, h] of the labels that the reference keeps, in its order."""
+    """Return [class, cx, cy, w, h] of the labels that the reference keeps, in its order."""
     rows = []
     width, height = plan.output_wh
     for view in plan.views:
@@ -101,7 +101,7 @@ def survives(before: Sequence[float], after: Sequence[float], scale: float, leas
 
 
 def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) -> int:
-    """Returns how many labels were compared."""
+    """Return how many labels were compared."""
     index = random_index(seed, polygons=polygons)
     draws = SampleDraws(index, replace(augment, copy_paste=0.0), seed=seed)
     compared = 0

@@ -89,7 +89,7 @@ def test_joining_the_largest_polygons_takes_little_memory(tmp_path: Path) -> Non
 
 
 def boxes_in(tmp_path: Path, count: int, **size: int) -> Path:
-    """A json beside its image (40 x 30 px) with so many boxes in it."""
+    """Write a json beside its image (40 x 30 px) with so many boxes in it."""
     add_image(tmp_path, "val/a.png")
     (tmp_path / "annotations").mkdir()
     image = {"id": 7, "file_name": "a.png", "width": 40, "height": 30, **size}

@@ -72,7 +72,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A folder with `set.zip`, and the address it is served under."""
+    """Serve a folder with `set.zip`; yield the folder and its address."""
     folder = tmp_path_factory.mktemp("served")
     for split in ("train", "val"):
         add_image(folder / "content", f"{split}/a.png", "0 0.5 0.5 0.5 0.5\n")
@@ -272,7 +272,7 @@ def test_another_size_than_stated_is_not_fetched(served: tuple[Path, str], tmp_p
 
 
 def shipped(name: str, served: tuple[Path, str], archives: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shipped yaml, unchanged but for where its archives are, their sizes and checksums."""
+    """Ship a yaml, unchanged but for where its archives are, their sizes and checksums."""
     folder, address = served
     text = (dataset._SHIPPED / name).read_text()
     document = yaml.safe_load(text)

@@ -79,7 +79,7 @@ def test_sizes_are_those_after_exif_rotation(kind: str, orientation: int, tmp_pa
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A PNG that claims a size and has one row of pixels."""
+    """Return a PNG that claims a size and has one row of pixels."""
 
     def chunk(name: bytes, payload: bytes) -> bytes:
         return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
@@ -141,7 +141,7 @@ Decode = Callable[[bytes], np.ndarray]
 
 @pytest.fixture(scope="module")
 def dali_decode() -> Decode:
-    """Decodes one file with DALI's CPU decoder, turned as EXIF says."""
+    """Decode one file with DALI's CPU decoder, turned as EXIF says."""
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
@@ -160,7 +160,7 @@ def dali_decode() -> Decode:
 
 
 def damaged(content: bytes, draws: np.random.Generator) -> bytes:
-    """Cut short, a few bits turned, or a few bytes replaced."""
+    """Return the content cut short, with a few bits turned, or a few bytes replaced."""
     kind = draws.integers(3)
     noisy = bytearray(content)
     if kind == 0:

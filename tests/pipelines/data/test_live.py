@@ -21,7 +21,7 @@ def camera() -> Iterator[WebServer]:
 
 
 def watched(address: str, end: Callable[[], None]) -> LiveVideo:
-    """A stream that was looked at to its end, which comes after five frames; each grey belongs to its number."""
+    """Return a stream that was looked at to its end, which comes after five frames; each grey belongs to its number."""
     video = LiveVideo(address)
     assert video.size == (96, 64)
     seen = []

@@ -70,7 +70,7 @@ def test_a_recognised_jpeg_is_not_decoded(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def changed(content: bytes, find: bytes, at: int, value: int) -> bytes:
-    """One byte replaced, `at` bytes behind the first place of `find`."""
+    """Replace one byte, `at` bytes behind the first place of `find`."""
     noisy = bytearray(content)
     noisy[content.index(find) + at] = value
     return bytes(noisy)

@@ -43,7 +43,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """The folder to unpack into, with a neighbour that must stay as it is."""
+    """Return the folder to unpack into, with a neighbour that must stay as it is."""
     (tmp_path / "neighbour.txt").write_text("untouched")
     folder = tmp_path / "target"
     folder.mkdir()

@@ -10,7 +10,7 @@ from pipelines.pixels.drawing import Drawing, open_drawing
 
 
 def draw_as_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets pipelines that are made from now on finish batches in the graph and hand over OneFlow tensors."""
+    """Let pipelines that are made from now on finish batches in the graph and hand over OneFlow tensors."""
 
     def opened(settings: GraphSettings, *rest: Any) -> Drawing:
         return open_drawing(replace(settings, finish=True), *rest)

@@ -36,7 +36,7 @@ def pipeline(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tra
 
 
 class RecordingCopy(DeviceCopy):
-    """Notes what happens, and fails where memory is given back too early."""
+    """A copy that records its calls, and fails where memory is given back too early."""
 
     calls: list[str]
     alive: list["weakref.ref[DrawnImages]"]

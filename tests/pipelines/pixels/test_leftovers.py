@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def passed_over(images: Path, own: Path, *, epochs: int, cache: str = "none", leave_after: int = 0) -> Any:
-    """What `tests.pipelines.pass_over` prints; it keeps temporary files and caches in two folders of its own."""
+    """Return what `tests.pipelines.pass_over` prints; it keeps temporary files and caches in two folders of its own."""
     for name in ("tmp", "cache"):
         (own / name).mkdir(parents=True)
     arguments = [str(images), str(own / "cache"), str(epochs), cache, str(leave_after)]
@@ -36,7 +36,7 @@ def passed_over(images: Path, own: Path, *, epochs: int, cache: str = "none", le
 
 
 def members(session: int) -> list[str]:
-    """Command lines of the processes of a session."""
+    """Return the command lines of the processes of a session."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -49,7 +49,7 @@ def members(session: int) -> list[str]:
 
 
 def forgotten_memory() -> set[str]:
-    """Shared memory of this user that no process has in use; runs beside this test keep theirs mapped."""
+    """Return the shared memory of this user that no process has in use; runs beside this test keep theirs mapped."""
     own = {entry.name for entry in os.scandir("/dev/shm") if entry.stat(follow_symlinks=False).st_uid == os.getuid()}
     mapped = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
