@@ -23,8 +23,10 @@ a=control:track1
 
 @contextlib.contextmanager
 def rtsp_server(frames: Sequence[bytes], hang_up: threading.Event, *, frame_seconds: float = 0.02) -> Iterator[str]:
-    """Start the address of a camera that sends frames, JPEGs with chroma at half the size, over and over until it is told to
-    hang up."""
+    """Start a camera that sends JPEGs with chroma at half the size over and over until it is told to hang up.
+
+    Yield its address.
+    """
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -76,7 +78,7 @@ def rtsp_server(frames: Sequence[bytes], hang_up: threading.Event, *, frame_seco
 
 
 def _payload(jpeg: bytes) -> bytes:
-    """Return a JPEG file without what every receiver knows: the Huffman tables, which must be the standard's examples."""
+    """Return a JPEG file without its Huffman tables, which must be the standard's examples: receivers know them."""
     tables, position = b"", 2
     height = width = 0
     while True:

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Make both sets and measures them in turn.
+    """Make both sets and measure them in turn.
 
     Raises:
         ValueError: too few images for the steps, or fewer than in the small set.

@@ -292,7 +292,7 @@ class _PredictionRun:
     def _frames(
         self, file: SourceFile, video: Video | LiveVideo, settings: PredictSettings, count: int | None
     ) -> Iterator["_Frames"]:
-        """Return the consumer of the frames of a video and writes the annotated one; `count` of them are expected."""
+        """Return a function that predicts the frames of a video and writes them; `count` of them are expected."""
         name = file.name.with_suffix(".mp4")
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(contextlib.closing(FrameBatches(file.path, video.size, settings)))

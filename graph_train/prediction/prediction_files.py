@@ -119,7 +119,7 @@ class PredictionWriter:
         self._waiting.append(self._pool.submit(self._write_image, found, self._crop_files(found)))
 
     def add_frame(self, found: Prediction, frame: Array, video: VideoFile | None, times: int = 1) -> None:
-        """Write everything that belongs to a frame (h, w, 3) uint8 RGB, and append it to a video, once or more often."""
+        """Write everything that belongs to a frame (h, w, 3) uint8 RGB; append it to a video, once or more often."""
         self._note(found)
         self._write_rows(found, frame, self._crop_files(found))
         if video is not None and self._settings.drawing is not None:

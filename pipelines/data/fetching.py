@@ -139,8 +139,9 @@ _BROKEN = (http.client.HTTPException, urllib.error.URLError, TimeoutError, Conne
 
 
 def media_type(url: str) -> tuple[str, bool]:
-    """Return what an address says that it gives, such as "image/jpeg" ("" where it does not say), and whether it says how long
-    that is. Nothing but the header is read.
+    """Return what an address says it gives, such as "image/jpeg" or "", and whether it says how long that is.
+
+    Nothing but the header is read.
 
     Raises:
         FetchError: nothing is there.
