@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+DOCUMENTS = (
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
 
+FOREIGN = ("trtexec", "srun", "docker", "kubectl", "python", "pip", "ovc")
+_FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _SET_UP = "pip install uv && "
 _LAUNCHED = "-m graph_train "
 """What a launcher starts on every rank: `graph-train`."""
@@ -61,6 +66,42 @@ def examples_for_more_machines() -> list[Command]:
         if launched:
             found.append(Command(file, number, ("graph-train", *shlex.split(flags))))
     return found
+
+
+def shown_commands() -> list[Command]:
+    """Lines of `text` blocks that start with one of our commands: what is not executed, because it needs something that
+    a test has not."""
+    ours = re.compile(r"(?:uv run )?(graph-(?:train|val|predict|check|export|bench) .*)")
+    found = [(file, number, match[1]) for file, number, line in _lines("text") if (match := ours.fullmatch(line))]
+    return [Command(file, number, tuple(shlex.split(line, comments=True))) for file, number, line in found]
+
+
+def foreign_commands() -> list[Command]:
+    """Lines of `text` blocks that start other programs."""
+    found = []
+    for file, number, line in _lines("text"):
+        if re.match(rf"({'|'.join(FOREIGN)}) ", line):
+            found.append(Command(file, number, tuple(shlex.split(line, comments=True))))
+    return found
+
+
+def inline_commands() -> list[Command]:
+    """Commands of ours in running text, between backticks, with at least one flag."""
+    found = []
+    for file in DOCUMENTS:
+        text = _FENCED.sub(lambda block: "\n" * block.group().count("\n"), file.read_text())
+        for code in re.finditer(r"`(?:uv run )?(graph-(?:train|val|predict|check|export|bench) [^`]*--[^`]*)`", text):
+            line = text[: code.start()].count("\n") + 1
+            # `...` stands for more flags.
+            words = [word for word in shlex.split(code[1].replace("...", " ").replace("…", " ")) if word]
+            found.append(Command(file, line, tuple(words)))
+    return found
+
+
+def fence_languages() -> set[str]:
+    """The languages of all blocks."""
+    fences = (re.findall(r"^ *```(\S*)", file.read_text(), re.MULTILINE)[::2] for file in DOCUMENTS)
+    return {language for languages in fences for language in languages}
 
 
 def _lines(language: str) -> Iterator[tuple[Path, int, str]]:

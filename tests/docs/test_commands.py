@@ -22,6 +22,10 @@ from tests.docs.commands import (
     documented_commands,
     documented_programs,
     examples_for_more_machines,
+    fence_languages,
+    foreign_commands,
+    inline_commands,
+    shown_commands,
 )
 from tests.models.torch_files import write_network
 
@@ -31,13 +35,23 @@ COMMANDS = documented_commands()
 LAUNCHED = [command for command in COMMANDS if command.words[:3] == LAUNCHER]
 OURS = [command for command in COMMANDS if command.words[0] in SCRIPTS]
 EXAMPLES = examples_for_more_machines()
+SHOWN = [*shown_commands(), *inline_commands()]
+"""What needs a camera, a network, the reader's own files or a value that a reader chooses: its flags are checked."""
 
+PARSERS = {f"graph-{name}": f"graph_train.settings.{name}_options" for name in ("train", "val", "predict", "export")}
 DEVELOPMENT = {
     "uv sync": "the first line of .ci/run",
     "pytest": "this very test run, and .ci/run",
     "mkdocs build --strict": "tests/docs/test_site.py",
 }
 """Commands that something else runs."""
+
+NOT_RUN = {
+    "trtexec": "needs TensorRT and a GPU; tests/graph_train/exporting/test_tensorrt.py checks files and shapes",
+    "srun": "needs Slurm; the flags of `graph-train` behind it are checked",
+    "python -m oneflow.distributed.launch": "needs several hosts; the flags of `graph-train` behind it are checked",
+}
+"""Programs that are not ours, and why no test runs them."""
 
 SMALLER = {"--epochs": "1", "--imgsz": "64", "--batch-size": "8"}
 """The documentation's values are for real work; for a test they only cost time."""
@@ -50,25 +64,54 @@ def test_it_is_ours_or_run_elsewhere(command: Command) -> None:
     assert command in (*OURS, *LAUNCHED) or " ".join(command.words) in DEVELOPMENT
 
 
+@pytest.mark.parametrize("command", foreign_commands(), ids=str)
+def test_what_no_test_runs_has_a_reason(command: Command) -> None:
+    assert any(" ".join(command.words).startswith(f"{program} ") for program in NOT_RUN)
+
+
 def test_something_is_found_in_every_kind_of_block() -> None:
-    assert LAUNCHED and EXAMPLES and documented_programs()
+    assert LAUNCHED and EXAMPLES and documented_programs() and shown_commands() and inline_commands()
+    # A block of another kind could hold commands that nobody looks at.
+    assert fence_languages() <= {"bash", "text", "python", "py", "yaml"}
 
 
-@pytest.mark.parametrize("command", [*OURS, *EXAMPLES, *LAUNCHED], ids=str)
+@pytest.mark.parametrize("command", [*OURS, *EXAMPLES, *LAUNCHED, *SHOWN], ids=str)
 def test_every_flag_is_in_the_help(command: Command) -> None:
+    assert unknown_flags(command) == []
+
+
+def unknown_flags(command: Command) -> list[str]:
+    """Flags that the command's `--help` does not have."""
     words = command.words
     if command in LAUNCHED:
         words = ("graph-train", *words[words.index("graph_train") + 1 :])
     flags = [word.partition("=")[0] for word in words[1:] if word.startswith("--")]
     help_text = help_of(words)
     known = set(re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", help_text))
-    assert [flag for flag in flags if flag not in known] == []
+    return [flag for flag in flags if flag not in known]
+
+
+def test_a_wrong_flag_is_noticed() -> None:
+    for words in (("graph-train", "--epocs", "3"), ("graph-bench", "step", "--point", "x"), ("graph-check", "--x=1")):
+        assert len(unknown_flags(Command(ROOT / "README.md", 1, words))) == 1
+    launched = ("python", "-m", "oneflow.distributed.launch", "-m", "graph_train", "--sync-bm")
+    assert unknown_flags(Command(ROOT / "README.md", 1, ("graph-train", *launched[5:]))) == ["--sync-bm"]
+
+
+@pytest.mark.parametrize(
+    "command", [command for command in (*OURS, *EXAMPLES, *SHOWN) if command.words[0] in PARSERS], ids=str
+)
+def test_every_value_is_one_that_its_flag_takes(command: Command) -> None:
+    parser = importlib.import_module(PARSERS[command.words[0]]).build_parser()
+    assert parser.parse_args(command.words[1:])
 
 
 def help_of(words: Sequence[str]) -> str:
     module, _, function = SCRIPTS[words[0]].partition(":")
     main = getattr(importlib.import_module(module), function)
-    subcommand = [words[1]] if words[0] == "graph-bench" else []
+    # NAME stands for any.
+    has_own = words[0] == "graph-bench" or tuple(words[:2]) == ("graph-check", "convert")
+    subcommand = [words[1].replace("NAME", "step")] if has_own else []
     output = io.StringIO()
     with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
         main([*subcommand, "--help"])
