@@ -20,8 +20,13 @@ from benchmarks.harness.workers import Worker
 IMAGES, BOXES, SMALL = 118_287, 1_600_000, 100
 QUICK_IMAGES = 2_000
 FIRST, AGAIN, CHECK, PLAN, PLANS, TRAIN = (
-    "first index", "index again", "graph-check", "first batch planned", "batches planned", "first training step",
-)  # fmt: skip
+    "first index",
+    "index again",
+    "graph-check",
+    "first batch planned",
+    "batches planned",
+    "first training step",
+)
 _PLANNED = 256
 """Batches whose planning is timed: of 16 images, each of which is a mosaic of four."""
 _WORKER = "benchmarks.data.data_scale_worker"
@@ -159,8 +164,15 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         )
         for what, grown in body["growth"].items()
     )
-    columns = ("what", f"processor s, {small:,} images", f"processor s, {images:,} images", "seconds",
-               f"MB, {small:,} images", f"MB, {images:,} images", "MB more")  # fmt: skip
+    columns = (
+        "what",
+        f"processor s, {small:,} images",
+        f"processor s, {images:,} images",
+        "seconds",
+        f"MB, {small:,} images",
+        f"MB, {images:,} images",
+        "MB more",
+    )
     note = (
         "Processor time (user and system) of a process from its start; of planning, that alone: the first batch "
         f"of an epoch, and {_PLANNED} batches. "

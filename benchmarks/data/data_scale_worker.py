@@ -84,8 +84,17 @@ def train(data: str, steps: int, threads: int, folder: str) -> dict[str, Any]:
     callbacks.register_action("on_train_batch_end", callback=after_batch)
     held = 0.0
     try:
-        graph_train(callbacks=callbacks, data=data, cfg=_MODEL, imgsz=_IMAGE_PX, batch_size=_BATCH, epochs=_EPOCHS,
-                    workers=threads, project=folder, device="cpu")  # fmt: skip
+        graph_train(
+            callbacks=callbacks,
+            data=data,
+            cfg=_MODEL,
+            imgsz=_IMAGE_PX,
+            batch_size=_BATCH,
+            epochs=_EPOCHS,
+            workers=threads,
+            project=folder,
+            device="cpu",
+        )
     except _EnoughError:
         held = resident_bytes() / 1e6
     return {"processor_s": spent[0], "memory_mb": held, "peak_memory_mb": peak_memory_mb()}

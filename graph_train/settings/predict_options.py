@@ -54,8 +54,13 @@ class DetectorOptions:
     )
     device: str = flag("", "cuda device, i.e. 0, or cpu; '' takes the GPU where there is one")
     workers: int = flag(8, "threads that read and write images", kind=int)
-    graph: bool | None = flag(None, "run the network as compiled graphs (default, but for a few images alone, which "
-                              "are done before a graph is compiled)", kind=SWITCH, off="--eager")  # fmt: skip
+    graph: bool | None = flag(
+        None,
+        "run the network as compiled graphs (default, but for a few images alone, which "
+        "are done before a graph is compiled)",
+        kind=SWITCH,
+        off="--eager",
+    )
     kernels: str = flag("auto", "our kernel plugin", choices=("auto", "off", "require"))
     allow_download: bool = flag(False, DOWNLOAD_HELP, kind=SWITCH)
 

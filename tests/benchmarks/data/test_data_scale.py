@@ -10,7 +10,7 @@ from benchmarks.cli import main
 from benchmarks.data.data_scale import AGAIN, CHECK, FIRST, PLAN, PLANS, TRAIN, growth
 from benchmarks.data.link_set import CLASSES, make_link_set
 from benchmarks.harness.results import read_result
-from kernels.host.user_cache import user_cache_folder
+from kernels.host.cache_folder import user_cache_folder
 from pipelines.data.dataset import load_dataset
 from pipelines.data.index import index_images
 
