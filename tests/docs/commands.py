@@ -99,7 +99,7 @@ def inline_commands() -> list[Command]:
 
 
 def fence_languages() -> set[str]:
-    """The languages of all blocks."""
+    """Return the languages of all blocks."""
     fences = (re.findall(r"^ *```(\S*)", file.read_text(), re.MULTILINE)[::2] for file in DOCUMENTS)
     return {language for languages in fences for language in languages}
 

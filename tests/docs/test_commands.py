@@ -81,7 +81,7 @@ def test_every_flag_is_in_the_help(command: Command) -> None:
 
 
 def unknown_flags(command: Command) -> list[str]:
-    """Flags that the command's `--help` does not have."""
+    """Return flags that the command's `--help` does not have."""
     words = command.words
     if command in LAUNCHED:
         words = ("graph-train", *words[words.index("graph_train") + 1 :])

@@ -50,7 +50,7 @@ def test_first_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def printed(outputs: list[Any]) -> str:
-    """What a cell wrote, and what its last line gives."""
+    """Return what a cell wrote, and what its last line gives."""
     texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
     return "".join(texts)
 

@@ -25,7 +25,7 @@ NO_LABELS = np.zeros((0, 6), np.float32)
 
 
 def compiled(path: Path) -> Any:
-    """A file on OpenVINO's CPU, in float32: on processors with bfloat16 units it would take those."""
+    """Load a file on OpenVINO's CPU, in float32: on processors with bfloat16 units it would take those."""
     core = openvino.Core()
     return core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 

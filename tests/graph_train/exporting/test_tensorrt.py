@@ -29,14 +29,23 @@ exporter of detectors may want."""
 OPSETS = range(9, 21)
 MOST_TOP_K = 3840
 BLOCKS = [
-    ["C3", [16]], ["C3x", [16]], ["C3TR", [16]], ["C3Ghost", [16]], ["SPP", [16, [3, 5]]], ["SPPF", [16, 3]],
-    ["BottleneckCSP", [16]], ["GhostConv", [16, 3, 2]], ["DWConv", [16, 3, 2]], ["Focus", [16, 3]],
-    ["nn.Upsample", ["None", 2, "nearest"]], ["nn.MaxPool2d", [3, 2, 1]],
-]  # fmt: skip
+    ["C3", [16]],
+    ["C3x", [16]],
+    ["C3TR", [16]],
+    ["C3Ghost", [16]],
+    ["SPP", [16, [3, 5]]],
+    ["SPPF", [16, 3]],
+    ["BottleneckCSP", [16]],
+    ["GhostConv", [16, 3, 2]],
+    ["DWConv", [16, 3, 2]],
+    ["Focus", [16, 3]],
+    ["nn.Upsample", ["None", 2, "nearest"]],
+    ["nn.MaxPool2d", [3, 2, 1]],
+]
 
 
 def refused(model: onnx.ModelProto) -> Iterator[str]:
-    """What TensorRT would not take."""
+    """Return what TensorRT would not take."""
     onnx.checker.check_model(model, full_check=True)
     if model.opset_import[0].version not in OPSETS:
         yield f"operator set {model.opset_import[0].version}"
