@@ -41,7 +41,8 @@ void for_pieces(const Pieces& p, const Copy& copy) {
       for (size_t i = 0; i < p.widths.size(); ++i) {
         const int64_t from = p.widths[i] * cut / cuts;
         const int64_t to = p.widths[i] * (cut + 1) / cuts;
-        copy(i, row * p.widths[i] + from, row * p.joined + p.offsets[i] + from, to - from);
+        // A tensor without elements may have no memory, from which `memcpy` may not copy even nothing.
+        if (to > from) copy(i, row * p.widths[i] + from, row * p.joined + p.offsets[i] + from, to - from);
       }
     }
   });

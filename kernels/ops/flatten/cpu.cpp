@@ -16,7 +16,7 @@ class FlattenKernel final : public user_op::OpKernel {
     parallel_for(static_cast<int64_t>(pieces.size()), 16, [&](int64_t begin, int64_t end) {
       for (int64_t index = begin; index < end; ++index) {
         const FlatPiece& piece = pieces[index];
-        std::memcpy(out + piece.start, piece.from, sizeof(float) * piece.count);
+        if (piece.count > 0) std::memcpy(out + piece.start, piece.from, sizeof(float) * piece.count);
       }
     });
   }
