@@ -25,7 +25,7 @@ class Bucket:
         self._url = "gs://" + name.removeprefix("gs://").strip("/")
 
     def fetch(self, file: Path) -> None:
-        """Gets the bucket's file of this name if it is longer than ours."""
+        """Get the bucket's file of this name if it is longer than ours."""
         url = f"{self._url}/{file.name}"
         size = (_ask("du", url).stdout.split() or ["0"])[0]  # refused where there is none yet
         if size.isdigit() and int(size) > (file.stat().st_size if file.exists() else 0):
@@ -33,7 +33,7 @@ class Bucket:
             _copy(url, str(file))
 
     def publish(self, files: Sequence[Path]) -> None:
-        """Copies files there."""
+        """Copy files there."""
         _copy(*map(str, files), self._url + "/")
 
 

@@ -68,7 +68,7 @@ def train_generation(options: Mapping[str, Any], hyp: Hyperparameters, folder: P
 
 
 def _run(command: Sequence[str]) -> int:
-    """Waits for a command; a signal to this process reaches it too."""
+    """Wait for a command; a signal to this process reaches it too."""
     process = subprocess.Popen(command)
     with StopRequest() as request:
         while True:

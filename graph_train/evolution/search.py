@@ -84,7 +84,7 @@ def constrained(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def choose_parent(table: _Array, rule: ParentRule, rng: np.random.Generator) -> _Array:
-    """A row to mutate, from the up to five best of `table` (generations, columns).
+    """Return a row to mutate, from the up to five best of `table` (generations, columns).
 
     `single` draws one of them, the fitter the likelier; `weighted` averages them with the same weights.
     """
@@ -117,7 +117,7 @@ class EvolveTable:
     """`evolve.csv`: results and genes of every generation, one row each, padded like the reference's."""
 
     def __init__(self, folder: Path, genes: Sequence[str]) -> None:
-        """Opens the table of a folder; the row that a kill cut off is dropped.
+        """Open the table of a folder; the row that a kill cut off is dropped.
 
         Raises:
             ValueError: the file has other columns, such as those of a run with another --noautoanchor.
@@ -148,7 +148,7 @@ class EvolveTable:
         write_atomically(self._path, "\n".join([self._header, *map(_csv_line, self.rows.tolist()), ""]))
 
     def append(self, results: Sequence[float], values: Mapping[str, float]) -> None:
-        """Adds a generation to `evolve.csv` (on the disk when this returns) and rewrites `hyp_evolve.yaml`."""
+        """Add a generation to `evolve.csv` (on the disk when this returns) and rewrite `hyp_evolve.yaml`."""
         row = [*results, *(values[name] for name in self.genes)]
         line = _csv_line(row)
         with self._path.open("a", encoding="utf-8") as file:
@@ -160,7 +160,7 @@ class EvolveTable:
         self._write_best()
 
     def scored(self) -> _Array:
-        """The rows with results that are not finite, from a training that diverged, counted as 0."""
+        """Return the rows; results that are not finite, from a training that diverged, count as 0."""
         rows = self.rows.copy()
         results = rows[:, : len(VALIDATION_KEYS)]
         results[~np.isfinite(results)] = 0.0

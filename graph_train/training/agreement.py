@@ -24,7 +24,7 @@ class Agreement:
         return self._request.asked if self._exchange.alone else self._asked
 
     def meet(self, *numbers: int) -> tuple[int, ...]:
-        """The largest of each number over the ranks; on the way all learn who was asked to stop.
+        """Return the largest of each number over the ranks, and tell all of them who was asked to stop.
 
         All ranks call it at the same places, so all leave at the same one.
         """
@@ -39,7 +39,7 @@ class Agreement:
 
 
 def agreed_digest(own: str, exchange: Exchange) -> str:
-    """A digest of what must be the same on all ranks.
+    """Return a digest of what must be the same on all ranks.
 
     Raises:
         RuntimeError: it is not.

@@ -52,7 +52,7 @@ class TrainingRun:
     """Label capacity that most batches fit; smaller ones are not compiled."""
 
     def close(self) -> None:
-        """Ends the threads and buffers of the pipelines."""
+        """End the threads and free the buffers of the pipelines."""
         self.train_pipeline.close()
         self.val_pipeline.close()
 
@@ -179,7 +179,7 @@ def _choose_anchors(network: DetectionModel, setup: Setup) -> None:
 
 
 def _fit_anchors(network: DetectionModel, setup: Setup) -> None:
-    """Keeps the network's anchors if they reach nearly all boxes, else looks for better ones."""
+    """Keep the network's anchors if they reach nearly all boxes, else look for better ones."""
     decision = check_anchors(
         setup.data.train.sizes,
         setup.data.train.labels,
@@ -306,7 +306,7 @@ def _pipelines(setup: Setup, stride: int) -> tuple[TrainPipeline, ValPipeline]:
 
 
 def loss_config(setup: Setup, *, levels: int) -> LossConfig:
-    """The part of the hyper-parameters that the loss uses, scaled to this network and image size."""
+    """Return the part of the hyper-parameters that the loss uses, scaled to this network and image size."""
     hyp = setup.hyp
     config = LossConfig(
         box=hyp.box,

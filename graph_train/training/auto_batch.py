@@ -67,13 +67,13 @@ class MemoryModel:
         return self.step + self.per_image_trained * images
 
     def largest(self, budget: float, *, multiple: int) -> int:
-        """The largest batch that the budget holds and the training images fill; 0 if there is none."""
+        """Return the largest batch that the budget holds and the images fill; 0 if there is none."""
         most = min(MOST_IMAGES, max(self.facts.train_images, multiple))
         return next((batch for batch in range(most - most % multiple, 0, -multiple) if self.need(batch) <= budget), 0)
 
 
 def with_batch_size(options: TrainOptions, hyp: Hyperparameters) -> TrainOptions:
-    """The settings with a number of images in place of `--batch-size -1`; others are given back as they are.
+    """Return the settings with a number of images in place of `--batch-size -1`; others come back as they are.
 
     Raises:
         ValueError: not even the smallest batch fits, or nothing could be measured.
@@ -96,7 +96,7 @@ def with_batch_size(options: TrainOptions, hyp: Hyperparameters) -> TrainOptions
 
 
 def _choose(model: MemoryModel, free: int, *, multiple: int) -> int:
-    """The batch, and the numbers behind it in the log."""
+    """Return the batch size, and log the numbers behind it."""
     LOG.info(
         "AutoBatch: %.2f GB without images, %.0f MB per image in the step; %.2f GB are free, %.0f%% of it may be used",
         model.start / 1e9,
@@ -144,7 +144,7 @@ def fit(facts: Facts, measured: list[Measured]) -> MemoryModel:
 
 
 def _measure(options: TrainOptions, hyp: Hyperparameters, sizes: tuple[int, ...]) -> tuple[Facts, list[Measured]]:
-    """Starts the process that measures, and reads its results.
+    """Start the process that measures, and read its results.
 
     Raises:
         ValueError: it was refused (and has said why), or ended before it could measure anything.

@@ -127,7 +127,7 @@ def best_possible_recall(sizes_px: Sizes, anchors_px: Sizes, threshold: float) -
 
 
 def anchor_fitness(sizes_px: Sizes, anchors_px: Sizes, threshold: float) -> float:
-    """What evolution maximises: the mean over the boxes of the best ratio, counted as 0 where it does not suffice."""
+    """Return the mean over the boxes of the best ratio, counted as 0 below the threshold: what evolution maximises."""
     total = 0.0
     for boxes in _chunks(sizes_px):
         best = _ratios(boxes, anchors_px).max(axis=1)
@@ -136,7 +136,7 @@ def anchor_fitness(sizes_px: Sizes, anchors_px: Sizes, threshold: float) -> floa
 
 
 def large_enough(sizes_px: Sizes) -> npt.NDArray[np.float32]:
-    """The boxes that anchors are made for: at least 2 px wide or high."""
+    """Return the boxes that anchors are made for: at least 2 px wide or high."""
     return sizes_px[(sizes_px >= _SMALLEST_ANCHOR_PX).any(axis=1)].astype(np.float32)
 
 
@@ -146,7 +146,7 @@ def by_area(anchors_px: Sizes) -> Sizes:
 
 
 def kmeans_anchors(sizes_px: npt.NDArray[np.float32], count: int, image_px: int, draws: AnchorRandom) -> Sizes:
-    """The start of evolution: centres (count, 2) of clusters of box sizes (k-means on whitened sizes), by area.
+    """Return the start of evolution: centres (count, 2) of clusters of box sizes (k-means on whitened sizes), by area.
 
     Where there are fewer different boxes than anchors it starts from random sizes, as the reference does, and says so.
     """
@@ -200,7 +200,7 @@ def fit_anchors(
     generations: int = GENERATIONS,
     show_progress: bool = False,
 ) -> npt.NDArray[np.float32]:
-    """New anchors (count, 2) in px for boxes (n, 2): k-means, then evolution; from the smallest to the largest.
+    """Return new anchors (count, 2) in px for boxes (n, 2): k-means, then evolution; from the smallest to the largest.
 
     Raises:
         ValueError: no box of 2 px or more.
@@ -239,7 +239,7 @@ def check_anchors(
     draws: AnchorRandom,
     show_progress: bool = False,
 ) -> AnchorDecision:
-    """Keeps anchors that fit; else looks for better ones and takes them only if they reach more boxes.
+    """Keep anchors that fit; else look for better ones and take them only if they reach more boxes.
 
     Args:
         image_sizes, labels: as for `box_sizes_px`.

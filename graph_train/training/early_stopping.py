@@ -36,14 +36,14 @@ class EarlyStopping:
         self.best_epoch = 0
 
     def update(self, epoch: int, fitness: float) -> StopDecision:
-        """Counts one validated epoch; an equal fitness counts as an improvement, as in YOLOv5."""
+        """Count one validated epoch; an equal fitness counts as an improvement, as in YOLOv5."""
         if fitness >= self.best_fitness:
             self.best_epoch, self.best_fitness = epoch, fitness
         waited = epoch - self.best_epoch
         return StopDecision(stop=waited >= self._patience, possible_stop=waited >= self._patience - 1)
 
     def state(self) -> dict[str, float]:
-        """What a checkpoint must keep so that a resumed run stops when the uninterrupted one would."""
+        """Return what a checkpoint must keep so that a resumed run stops when the uninterrupted one would."""
         return {"best_fitness": self.best_fitness, "best_epoch": self.best_epoch}
 
     def restore(self, state: Mapping[str, float]) -> None:

@@ -28,7 +28,7 @@ class EpochBatches:
         self._run, self._options = run, run.setup.options
 
     def remaining(self, cursor: Cursor) -> Iterator[Any]:
-        """The batches that an epoch has not seen yet."""
+        """Iterate over the batches that the epoch has not seen yet."""
         return iter(
             self._run.train_pipeline.epoch(
                 cursor.epoch,

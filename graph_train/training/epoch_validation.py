@@ -28,7 +28,7 @@ COCO_IOU = 0.65
 
 
 def measured(validation: ValidationResult | None, coco: CocoMetrics | None = None) -> tuple[float, ...]:
-    """The seven numbers of a validation in the order of `results.csv`; mAP is COCO's where that was computed."""
+    """Return the seven numbers of a validation in the order of `results.csv`; mAP is COCO's where that was computed."""
     if validation is None:
         return (0.0,) * 7
     losses = (0.0,) * 3 if validation.loss is None else validation.loss
@@ -143,7 +143,7 @@ class ValidationHooks:
         self._found: list[np.ndarray] = []
 
     def batches(self, source: Iterable[ValidationBatch]) -> Iterator[ValidationBatch]:
-        """The batches of the source, with the hooks before and after each."""
+        """Yield the batches of the source, with the hooks before and after each."""
         self._callbacks.run("on_val_start")
         for number, batch in enumerate(source):
             self._batch, self._found = batch, []
@@ -170,7 +170,7 @@ class ValidationHooks:
         )
 
     def end(self, result: ValidationResult) -> None:
-        """The validation is over."""
+        """Run `on_val_end`."""
         c = result.classes
         self._callbacks.run(
             "on_val_end",

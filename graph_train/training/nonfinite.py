@@ -36,7 +36,7 @@ class SuspectBatch:
     """Epoch, batch, files, learning rates …: JSON values."""
 
     def save(self, path: Path) -> None:
-        """Writes a safetensors file with `images`, `labels` and the facts as texts.
+        """Write a safetensors file with `images`, `labels` and the facts as texts.
 
         Raises:
             OSError: it cannot be written.
@@ -61,7 +61,7 @@ class NonFiniteWatch:
         self._quiet = False
 
     def see(self, result: StepResult, in_row: int, batch: Callable[[], SuspectBatch]) -> None:
-        """Takes note of one step.
+        """Take note of one step.
 
         Args:
             result: of the step.
@@ -158,7 +158,7 @@ def _scale_like(value: float, like: Tensor) -> Tensor:
 
 
 def _watch(network: Any, seen: list[str]) -> None:
-    """Notes the first module, of nested ones the innermost, whose output is not finite."""
+    """Note the first module, of nested ones the innermost, whose output is not finite."""
     for name, module in network.named_modules():
         if name:
             module.register_forward_hook(_record_order(f"{name} ({type(module).__name__})", seen))

@@ -40,7 +40,7 @@ class Shares:
         self.compiling += step.compile_seconds - compiled
 
     def line(self, elapsed: float) -> str:
-        """The shares in percent, and what to do if data is the bottleneck."""
+        """Return the shares in percent, and what to do if data is the bottleneck."""
         elapsed = max(elapsed, 1e-9)
         waiting, computing = self.waiting / elapsed, self.computing / elapsed
         host = 1 - waiting - computing
@@ -78,7 +78,7 @@ class EpochProgress:
         self._row = ""
 
     def step(self, losses: tuple[float, float, float], *, instances: int, images: int, image_px: int) -> None:
-        """Shows the mean losses so far and the latest batch."""
+        """Show the mean losses so far and the latest batch."""
         self._images += images
         speed = self._images / max(time.perf_counter() - self._started, 1e-9)
         numbers = (f"{value:.4g}" for value in losses)
@@ -87,7 +87,7 @@ class EpochProgress:
         self._bar.update(1)
 
     def close(self) -> EpochTimes:
-        """Ends the bar; where there was none, prints its last state. The log gets the shares of time."""
+        """End the bar, or print its last state where there was none, and log the shares of time."""
         shown = not self._bar.disable
         self._bar.close()
         elapsed, shares = time.perf_counter() - self._started, self.shares

@@ -38,7 +38,7 @@ class Data:
         return self.train.class_names
 
     def fingerprint(self) -> str:
-        """The same for equal image names, sizes and labels in the same order, wherever the files lie."""
+        """Return a digest of image names, sizes and labels in their order, wherever the files lie."""
         digest = hashlib.blake2b(digest_size=16)
         for index in (self.train, self.val):
             digest.update(repr((index.paths.names, index.class_names)).encode())
@@ -49,7 +49,7 @@ class Data:
 
 
 def load_data(options: TrainOptions) -> Data:
-    """Finds and indexes the train and val split, and says what is wrong with them.
+    """Find and index the train and val split, and log what is wrong with them.
 
     Raises:
         ValueError: the data set is broken or empty, there is nothing to learn, or `--strict` and there is any problem;

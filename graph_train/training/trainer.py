@@ -103,7 +103,7 @@ class Trainer:
         self._watch = NonFiniteWatch(options.optim.max_nonfinite, folder.path, self._first_bad_tensor)
 
     def train(self) -> TrainResult:
-        """Runs to the end, or until a signal or a callback asks for a stop.
+        """Run to the end, or until a signal or a callback asks for a stop.
 
         Raises:
             KeyboardInterrupt: a signal; the state was saved.
@@ -144,7 +144,7 @@ class Trainer:
         self._stop_if_requested()
 
     def _stop_if_requested(self) -> None:
-        """Ends the run if a signal has asked for it; a closed terminal is only noted."""
+        """End the run if a signal has asked for it; a closed terminal is only noted."""
         if self._request.hung_up:
             self._request.hung_up = False
             LOG.info("The terminal was closed (SIGHUP); the run goes on, see %s", self.folder.path / "train.log")
@@ -161,7 +161,7 @@ class Trainer:
         return self.cursor.finished or self.cursor.epoch >= self.run.setup.options.optim.epochs
 
     def _stopped(self) -> TrainResult:
-        """The end that a callback asked for."""
+        """Save and return, as a callback asked for."""
         self.save_last()
         LOG.info("Stopped by a callback; %s", self._resume_hint())
         return TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, None)
@@ -345,7 +345,7 @@ class Trainer:
     # --- saving ----------------------------------------------------------------------------------------------------
 
     def save_if_due(self, number: int) -> None:
-        """Copies the state in the middle of an epoch and lets it be written; `number` counts the run's batches."""
+        """Copy the state in the middle of an epoch and let it be written; `number` counts the run's batches."""
         self.saving.check()
         if self._exchange.alone and self.saving.due(number):
             self._save_now()
@@ -378,14 +378,14 @@ class Trainer:
             self.callbacks.run("on_model_save", self.folder.last, epoch, self.cursor.finished, best, fitness)
 
     def save_last(self) -> None:
-        """Saves the whole state and waits for it; the run can go on from exactly here."""
+        """Save the whole state and wait for it; the run can go on from exactly here."""
         if self._evolving:
             return
         self._save_now()
         self.saving.finish()
 
     def checkpoint(self) -> Checkpoint:
-        """The whole state; `state.flush()` comes first."""
+        """Return the whole state; call `state.flush()` first."""
         run, flags = self.run, self.run.setup.options.as_flat_dict()
         header = {
             "options": {key: value for key, value in flags.items() if key not in PLACE},
