@@ -8,12 +8,9 @@ from typing import Any
 from benchmarks.harness.flags import add_quick
 from benchmarks.harness.tables import Table
 from benchmarks.harness.workers import Worker
+from kernels.framework.coverage import COPIES, needs_no_code, uncovered_ops
 
 PLUGIN, OWN, NOTHING, NOBODY = "plugin", "OneFlow", "no code needed", "nobody"
-# Copies by the driver. The cast is what OneFlow puts where a tensor is to be spread over ranks in another way.
-COPIES = frozenset(
-    {"reshape", "reshape_like", "expand_dims", "squeeze", "identity", "copy", "hierarchical_parallel_cast"}
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +41,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
         "rows": rows,
         "model": model,
         "cuda": {
-            "uncovered": uncovered(cuda["ops"], covered),
+            "uncovered": uncovered_ops(cuda["ops"], covered),
             "launches_per_step": sum(cuda["started"].values()) + copies,
             "launches": {**launches_by_part(cuda["started"]), "copies": copies},
             "started": cuda["started"],
@@ -61,15 +58,9 @@ def computed_by(name: str, covered: Iterable[str]) -> str:
     """Return whose kernel computes an op on CUDA, cuDNN's included in the plugin's."""
     if name in covered:
         return PLUGIN
-    # Kinds that end in _conf are OneFlow's own: variables, inputs, the order of execution.
-    if name in COPIES or name.endswith("_conf"):
+    if needs_no_code(name):
         return NOTHING
     return NOBODY if name.startswith("graph_train_") else OWN
-
-
-def uncovered(ops: Iterable[str], covered: Iterable[str]) -> list[str]:
-    """Return the ops that neither the plugin nor a copy computes: on a GPU that OneFlow has no code for they fail."""
-    return sorted(name for name in ops if computed_by(name, covered) in (OWN, NOBODY))
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:

@@ -1,8 +1,6 @@
 """Worker of `graph-bench ops`: compiles one training step, and reads from it which ops it has and what CUDA starts."""
 
-import ctypes
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +10,11 @@ from benchmarks.harness.points import Point, write_point
 from benchmarks.step import step_worker
 from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
+from kernels.framework.coverage import covered_ops, job_ops, plugin_lines
 from kernels.plugin import PluginMode, load_plugin, plugin_library
 from kernels.runtime import flow
 
 _BATCH, _IMAGE_PX = 1, 64
-_HOST_OPS = "System-Train-"
-"""OneFlow's own counter of steps, which it keeps on the host wherever the step is."""
 Part = Literal["loss", "update", "forward", "backward"]
 _UPDATE = frozenset({"update_parameters", "begin_step"})
 
@@ -44,27 +41,12 @@ def compiled_ops(model: str, device: str, kernels: PluginMode, kind: str = "FLOA
         return {"ops": ops, "covered": [], "started": {}}
     plugin_library().graph_train_cuda_reset_counts()
     step_worker.steps(1)
-    return {"ops": ops, "covered": covered_ops(), "started": started()}
-
-
-def job_ops(job: Any) -> dict[str, int]:
-    """Count the ops of a job, less what OneFlow keeps on the host."""
-    counts: Counter[str] = Counter()
-    for op in job.net.op:
-        kind = op.WhichOneof("op_type")
-        if not op.name.startswith(_HOST_OPS):
-            counts[op.user_conf.op_type_name if kind == "user_conf" else kind] += 1
-    return dict(counts)
-
-
-def covered_ops() -> list[str]:
-    """Return the ops with a CUDA kernel of the plugin that is loaded."""
-    return _lines("graph_train_cuda_ops")
+    return {"ops": ops, "covered": sorted(covered_ops()), "started": started()}
 
 
 def started() -> dict[str, int]:
     """Return the calls of CUDA since the counts were reset: kernels, calls of cuDNN, memory operations."""
-    pairs = (line.rsplit(" ", 1) for line in _lines("graph_train_cuda_counts"))
+    pairs = (line.rsplit(" ", 1) for line in plugin_lines("graph_train_cuda_counts"))
     return {name: int(number) for name, number in pairs}
 
 
@@ -76,7 +58,7 @@ def trace_ops() -> None:
 def executed_ops() -> list[tuple[str, str]]:
     """Return the ops that were executed, eagerly or in graphs, and whose kernels did it: "OneFlow" or "plugin"."""
     flow._oneflow_internal.eager.Sync()
-    pairs = (line.rsplit(" ", 1) for line in _lines("graph_train_executed_ops"))
+    pairs = (line.rsplit(" ", 1) for line in plugin_lines("graph_train_executed_ops"))
     return [(op, whose) for op, whose in pairs]
 
 
@@ -84,12 +66,6 @@ def forget_executed_ops() -> None:
     """Forget what was executed so far."""
     flow._oneflow_internal.eager.Sync()
     plugin_library().graph_train_forget_executed_ops()
-
-
-def _lines(function: str) -> list[str]:
-    ask = getattr(plugin_library(), function)
-    ask.restype = ctypes.c_char_p
-    return ask().decode().splitlines()
 
 
 def part_of(kernel: str) -> Part:

@@ -1,6 +1,7 @@
 """On what a network computes and in which data type, and whether that machine can do it at all."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,16 +49,34 @@ class ComputeDevice:
                 f"{self.name} has compute capability {self._version}, which is too old (6.0 is needed); "
                 "use --device cpu"
             )
-        if self.capability > NEWEST_OF_ONEFLOW and not self.plugin:
+        if self.newer_than_oneflow and not self.plugin:
             raise ValueError(
                 f"{self.name} has compute capability {self._version}, and OneFlow 0.9.0's own kernels end at 8.9: the "
                 "kernel plugin is needed; use --kernels require to see why it is not loaded, or --device cpu"
             )
 
     @property
+    def newer_than_oneflow(self) -> bool:
+        """Whether it is a GPU that OneFlow has no code for."""
+        return (self.capability or 0) > NEWEST_OF_ONEFLOW
+
+    @property
     def _version(self) -> str:
         major, minor = divmod(self.capability or 0, 10)
         return f"{major}.{minor}"
+
+    def refuse_ops(self, ops: Sequence[str]) -> None:
+        """Refuse a network whose step has ops that only OneFlow's own kernels compute, on a GPU that they end before.
+
+        Raises:
+            ValueError: names the ops.
+        """
+        if self.newer_than_oneflow and ops:
+            raise ValueError(
+                f"{self.name} has compute capability {self._version}, and this network needs OneFlow 0.9.0's own "
+                f"kernels, which end at 8.9, for {', '.join(ops)}; build it of Conv, C3, SPPF and the like with SiLU, "
+                "leave --no-bbox-iou-optim out, or use --device cpu"
+            )
 
     def activation_type(self, amp: bool | None) -> ActivationType:
         """Return the data type for `--amp` (True), `--no-amp` (False) or neither: mixed precision on GPUs only.

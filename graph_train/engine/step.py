@@ -26,6 +26,7 @@ from graph_train.engine.schedule import StepSettings, ema_decay
 from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState
 from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
+from kernels.framework.coverage import covered_ops, job_ops, uncovered_ops
 from kernels.framework.global_rows import local_shard, sharded_by_batch
 from kernels.framework.graph_memory import compile_graph
 from kernels.ops.begin_step.function import begin_step
@@ -316,6 +317,17 @@ class TrainStep(ABC):
     @abstractmethod
     def _update(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:
         """Run the second part."""
+
+    def uncovered_ops(
+        self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings
+    ) -> list[str]:
+        """Return the ops of the step that neither a CUDA kernel of ours nor a copy computes, without executing it."""
+        self.state.network.train()
+        images = self.placement.empty_batch(images_shape, flow.uint8)
+        labels = self.placement.empty_batch(labels_shape, flow.float32)
+        graph = _StepGraph(self._module)
+        graph.build_graph(images, labels, self._rows(settings), self._previous)
+        return uncovered_ops(job_ops(graph._full_job_proto), covered_ops())
 
 
 class EagerStep(TrainStep):

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.detection.inference import Inference
-from graph_train.engine.precision import agreeing_type, compute_device
-from graph_train.engine.schedule import Schedule, check_image_size
+from graph_train.engine.precision import ComputeDevice, agreeing_type, compute_device
+from graph_train.engine.schedule import Schedule, StepSettings, check_image_size
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
 from graph_train.engine.step import Compilation, EagerStep, GraphStep, StepConfig, TrainStep
 from graph_train.host.published_weights import located_weights
@@ -95,9 +95,11 @@ def assemble(
     spec = _model_spec(options, hyp, len(data.class_names), config, resumed=saved is not None)
     setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, spec.grid_px), rank)
     # After everything that may refuse the settings, as the first run compiles for a minute.
-    activation_type = _load_kernels(options, device, rank)
+    machine, activation_type = _load_kernels(options, device, rank)
     network = DetectionModel(spec, seed=options.optim.seed)
     network.names = list(data.class_names)
+    if machine.newer_than_oneflow:
+        machine.refuse_ops(_ops_of_oneflow(network, options))
     if saved is not None:
         network.set_anchors_px(saved.anchors_px)
     elif weights is not None:
@@ -112,8 +114,18 @@ def assemble(
     return _with_step(setup, network)
 
 
-def _load_kernels(options: TrainOptions, device: str, rank: RankInfo) -> ActivationType:
-    """Load the plugin and say what computes where; return the data type of the run's activations.
+def _ops_of_oneflow(network: DetectionModel, options: TrainOptions) -> list[str]:
+    """Return the ops of a step that have no CUDA kernel of ours; built on the CPU, where a step has the same ops."""
+    state = TrainingState(network, DetectionModel(network.spec, seed=None), rule="sgd")
+    criterion = DetectionLoss(network.head_geometry, LossConfig(), fused_iou=options.engine.bbox_iou_optim)
+    step = EagerStep(state, criterion, StepConfig(weight_decays=(0.0, 0.0, 0.0)))
+    side = 2 * network.spec.grid_px
+    settings = StepSettings(lr_bias=0.0, lr_weight=0.0, lr_norm=0.0, momentum=0.0, update=True)
+    return step.uncovered_ops((1, network.spec.channels, side, side), (1, 1, 5), settings)
+
+
+def _load_kernels(options: TrainOptions, device: str, rank: RankInfo) -> tuple[ComputeDevice, ActivationType]:
+    """Load the plugin and log what computes where; return that, and the data type of the run's activations.
 
     Raises:
         ValueError: a GPU that cannot run, or mixed precision that this machine does not have.
@@ -129,7 +141,7 @@ def _load_kernels(options: TrainOptions, device: str, rank: RankInfo) -> Activat
         LOG.info("--bbox-iou-optim: has no effect without the kernel plugin")
     if options.optim.sync_bn and rank.alone:
         LOG.info("--sync-bn: one process sees the whole batch, its BatchNorm statistics are those of all ranks already")
-    return chosen
+    return machine, chosen
 
 
 def _image_px(asked: int, stride: int) -> int:

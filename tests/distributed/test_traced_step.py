@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.step.ops import uncovered
+from kernels.framework.coverage import uncovered_ops
 from tests.distributed.jobs import JobLab
 from tests.distributed.traced_step_job import VARIANTS
 
@@ -33,7 +33,7 @@ def check(lab: JobLab, model: str, kind: str, variants: tuple[str, ...]) -> None
     traced = json.loads(out.read_text(encoding="utf-8"))
     assert tuple(traced["steps"]) == variants
     for variant, step in traced["steps"].items():
-        assert uncovered(step["ops"], traced["covered"]) == [], variant
+        assert uncovered_ops(step["ops"], traced["covered"]) == [], variant
         assert step["ops"]["graph_train_flatten"] == 1  # it is a step of several ranks
         assert step["transfers"] == transfers(model, variant), variant
 

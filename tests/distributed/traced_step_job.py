@@ -35,7 +35,7 @@ VARIANTS = {
 
 def main(out: Path, model: str, kind: str, variants: list[str]) -> None:
     info = team.join().info  # before anything imports OneFlow
-    from benchmarks.step.ops_worker import covered_ops, job_ops
+    from kernels.framework.coverage import covered_ops, job_ops
     from kernels.plugin import load_plugin
 
     load_plugin("emulated-cuda")
@@ -48,7 +48,7 @@ def main(out: Path, model: str, kind: str, variants: list[str]) -> None:
             moved = sum((_transfers(job) for job in jobs), Counter[str]())
             steps[name] = {"ops": dict(ops), "transfers": dict(moved)}
     if info.main:
-        out.write_text(json.dumps({"covered": covered_ops(), "steps": steps}), encoding="utf-8")
+        out.write_text(json.dumps({"covered": sorted(covered_ops()), "steps": steps}), encoding="utf-8")
     team.current().report_done()
 
 

@@ -8,8 +8,9 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.harness.results import read_result
 from benchmarks.harness.workers import Worker
-from benchmarks.step.ops import NOBODY, NOTHING, OWN, PLUGIN, computed_by, uncovered
+from benchmarks.step.ops import NOBODY, NOTHING, OWN, PLUGIN, computed_by
 from benchmarks.step.ops_worker import launches_by_part
+from kernels.framework.coverage import uncovered_ops
 
 
 def test_who_computes_an_op() -> None:
@@ -19,7 +20,7 @@ def test_who_computes_an_op() -> None:
     assert computed_by("reshape", covered) == computed_by("variable_conf", covered) == NOTHING
     assert computed_by("graph_train_bbox_iou", covered) == NOBODY
     ops = ("where", "concat", "graph_train_bbox_iou", "identity", "tick_conf")
-    assert uncovered(ops, covered) == ["graph_train_bbox_iou", "where"]
+    assert uncovered_ops(ops, covered) == ["graph_train_bbox_iou", "where"]
 
 
 def test_launches_by_part() -> None:
@@ -46,7 +47,7 @@ def _compiled(model: str, kind: str) -> dict[str, Any]:
 
 
 def _check(step: dict[str, Any], convolutions: int) -> None:
-    assert uncovered(step["ops"], step["covered"]) == []
+    assert uncovered_ops(step["ops"], step["covered"]) == []
     started = step["started"]
     assert started["cudnn_forward"] == started["cudnn_filter_gradient"] == convolutions
     parts = launches_by_part(started)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.step.ops import COPIES
+from kernels.framework.coverage import COPIES
 from tests.graph_train.lab import Lab
 
 HOST_COUNTER = {"constant", "scalar_add"}
