@@ -47,13 +47,13 @@ struct {
 } last_plan;  // bytes: memory of their own would need, the blocks take, are in use at once; over all processes of the job
 
 struct Tensor {
-  RegstDescProto* regst;
-  int64_t size;
+  RegstDescProto* regst = nullptr;
+  int64_t size = 0;
   std::vector<int64_t> readers;  // tasks that read its values
 };
 
 struct Task {
-  TaskProto* proto;
+  TaskProto* proto = nullptr;
   bool plannable = false;       // an ordinary op on the CPU
   std::vector<int64_t> inputs;  // of `Tasks::tensors`, those whose values it reads
   std::vector<int64_t> outputs;

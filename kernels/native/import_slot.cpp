@@ -14,8 +14,8 @@ namespace graph_train {
 namespace {
 
 struct Search {
-  const char* library;
-  const char* symbol;
+  const char* library = nullptr;
+  const char* symbol = nullptr;
   std::vector<void**> slots;
 };
 

@@ -1,6 +1,7 @@
 // cuDNN's convolutions on the CPU: what was described is checked, then computed in float32 and rounded once.
 #ifdef GT_EMULATED_CUDA
 
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -29,7 +30,10 @@ struct Described {
   Math math;
 };
 
-void stop(const char* what) { LOG(FATAL) << "emulated cuDNN: " << what; }
+[[noreturn]] void stop(const char* what) {
+  LOG(FATAL) << "emulated cuDNN: " << what;
+  std::abort();
+}
 
 Described& get(Descriptor descriptor, Kind kind) {
   auto* described = static_cast<Described*>(descriptor);

@@ -18,7 +18,7 @@ using dnnl::memory;
 struct Convolution {
   dnnl::primitive primitive;
   std::vector<Argument> arguments;
-  std::array<int, 3> names;  // DNNL_ARG_* of x, weights, y
+  std::array<int, 3> names{};  // DNNL_ARG_* of x, weights, y
   memory::desc scratchpad;
 };
 

@@ -41,8 +41,8 @@ const cudnn::Pass& functions_of(ConvolutionPass pass) {
 struct Plan {
   Operands operands;
   cudnn::Descriptor convolution;
-  int algorithm;
-  size_t workspace_bytes;
+  int algorithm = 0;
+  size_t workspace_bytes = 0;
 };
 
 Math arithmetic(cudnn::DataType type) {

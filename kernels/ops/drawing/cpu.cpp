@@ -20,7 +20,7 @@ typedef int32_t UnalignedPixel __attribute__((vector_size(16), aligned(4), may_a
 
 // Which source pixels make each target pixel of one axis: `taps` neighbours from `start`, with weights of sum 2^11.
 struct Axis {
-  int taps;
+  int taps = 0;
   std::vector<int32_t> start;
   std::vector<int32_t> weight;  // (target, taps)
 };
