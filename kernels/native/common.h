@@ -52,8 +52,8 @@
       .SetPriority(oneflow::user_op::kKernelPriorityOptimized)
 
 // The same kernel template for both types of activations that the CPU knows.
-#define GT_CPU_ACTIVATION_KERNEL(op, kernel, condition)                           \
-  GT_CPU_KERNEL(op, kernel<float>, GT_IS_FLOAT("x") && (condition));              \
+#define GT_CPU_ACTIVATION_KERNEL(op, kernel, condition)              \
+  GT_CPU_KERNEL(op, kernel<float>, GT_IS_FLOAT("x") && (condition)); \
   GT_CPU_KERNEL(op, kernel<Bfloat16>, GT_IS_BFLOAT16("x") && (condition))
 #define GT_ALWAYS (oneflow::user_op::HobTrue())
 

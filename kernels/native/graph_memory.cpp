@@ -47,13 +47,13 @@ struct {
 } last_plan;  // bytes: memory of their own would need, the blocks take, are in use at once; over all processes of the job
 
 struct Tensor {
-  RegstDescProto* regst;
-  int64_t size;
+  RegstDescProto* regst = nullptr;
+  int64_t size = 0;
   std::vector<int64_t> readers;  // tasks that read its values
 };
 
 struct Task {
-  TaskProto* proto;
+  TaskProto* proto = nullptr;
   bool plannable = false;       // an ordinary op on the CPU
   std::vector<int64_t> inputs;  // of `Tasks::tensors`, those whose values it reads
   std::vector<int64_t> outputs;
@@ -71,8 +71,8 @@ const oneflow::OperatorConf& op_of(const Plan& plan, const TaskProto& task) {
 }
 
 bool is_plannable(const Plan& plan, const TaskProto& task) {
-  return task.task_type() == oneflow::TaskType::kNormalForward && task.exec_sequence().exec_node_size() == 1 && on_cpu(task)
-         && op_of(plan, task).has_user_conf();
+  return task.task_type() == oneflow::TaskType::kNormalForward && task.exec_sequence().exec_node_size() == 1
+         && on_cpu(task) && op_of(plan, task).has_user_conf();
 }
 
 // Whether an op asks a tensor for its shape alone: the parts that a gradient is split into are the largest of these.
@@ -104,7 +104,8 @@ int64_t shareable_bytes(const RegstDescProto& regst) {
   const auto& data = regst.regst_desc_type().data_regst_desc();
   if (data.lbi2blob_desc_size() != 1) return 0;
   const oneflow::BlobDesc blob(data.lbi2blob_desc(0).blob_desc());
-  const bool plain = blob.data_type() != oneflow::DataType::kTensorBuffer && blob.data_type() != oneflow::DataType::kOFRecord;
+  const bool plain =
+      blob.data_type() != oneflow::DataType::kTensorBuffer && blob.data_type() != oneflow::DataType::kOFRecord;
   return plain && !blob.is_dynamic() ? static_cast<int64_t>(blob.AlignedByteSizeOfBlobBody()) : 0;
 }
 
@@ -132,7 +133,8 @@ struct Tasks {
       std::vector<std::pair<std::string, RegstDescProto*>> produced;
       for (auto& pair : *tasks[i].proto->mutable_produced_regst_desc()) produced.emplace_back(pair.first, &pair.second);
       std::sort(produced.begin(), produced.end());
-      for (const auto& pair : produced) add(i, pair.second, index, computed_in_place.count(pair.second->regst_desc_id()) > 0);
+      for (const auto& pair : produced)
+        add(i, pair.second, index, computed_in_place.count(pair.second->regst_desc_id()) > 0);
     }
   }
 
@@ -174,7 +176,8 @@ std::vector<int64_t> execution_order(const Tasks& plan) {
     return std::make_pair(bytes, plan.tasks[i].proto->task_set_info().order_in_graph());
   };
   while (!ready.empty()) {
-    const auto next = std::min_element(ready.begin(), ready.end(), [&](int64_t a, int64_t b) { return cost(a) < cost(b); });
+    const auto next =
+        std::min_element(ready.begin(), ready.end(), [&](int64_t a, int64_t b) { return cost(a) < cost(b); });
     const int64_t task = *next;
     ready.erase(next);
     order.push_back(task);
@@ -216,7 +219,8 @@ void enforce(const Tasks& plan, const std::vector<int64_t>& chain) {
     if (has_edge(plan.tasks[chain[i - 1]], chain[i])) continue;
     add_edge(plan.tasks[chain[i - 1]].proto, plan.tasks[chain[i]].proto, "out_ctrl_graph_train_order");
   }
-  if (chain.size() > 2) add_edge(plan.tasks[chain.front()].proto, plan.tasks[chain.back()].proto, "out_ctrl_graph_train_call");
+  if (chain.size() > 2)
+    add_edge(plan.tasks[chain.front()].proto, plan.tasks[chain.back()].proto, "out_ctrl_graph_train_call");
 }
 
 // Gives the tensors that tasks of `chain` produce places in one block.

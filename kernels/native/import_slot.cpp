@@ -14,8 +14,8 @@ namespace graph_train {
 namespace {
 
 struct Search {
-  const char* library;
-  const char* symbol;
+  const char* library = nullptr;
+  const char* symbol = nullptr;
   std::vector<void**> slots;
 };
 
@@ -75,7 +75,8 @@ int protection_at(uintptr_t address) {
     unsigned long begin = 0, end = 0;
     char rights[5] = "";
     if (std::sscanf(line, "%lx-%lx %4s", &begin, &end, rights) != 3 || address < begin || address >= end) continue;
-    protection = (rights[0] == 'r' ? PROT_READ : 0) | (rights[1] == 'w' ? PROT_WRITE : 0) | (rights[2] == 'x' ? PROT_EXEC : 0);
+    protection =
+        (rights[0] == 'r' ? PROT_READ : 0) | (rights[1] == 'w' ? PROT_WRITE : 0) | (rights[2] == 'x' ? PROT_EXEC : 0);
   }
   std::fclose(maps);
   return protection;

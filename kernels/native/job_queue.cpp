@@ -36,8 +36,7 @@ namespace {
 using oneflow::vm::LazyJobStreamPolicy;
 
 constexpr char kLibrary[] = "liboneflow-";
-constexpr char kEnqueue[] =
-    "_ZN7oneflow2vm19LazyJobStreamPolicy14EnqueueNNGraphERKSt10shared_ptrINS_9NNGraphIfEE";
+constexpr char kEnqueue[] = "_ZN7oneflow2vm19LazyJobStreamPolicy14EnqueueNNGraphERKSt10shared_ptrINS_9NNGraphIfEE";
 constexpr char kDequeue[] = "_ZN7oneflow2vm19LazyJobStreamPolicy14DequeueNNGraphEv";
 
 struct Runs {

@@ -11,7 +11,8 @@ namespace graph_train {
 int64_t pack(const std::vector<Lifetime>& tensors, std::vector<int64_t>* offsets) {
   std::vector<int64_t> by_size(tensors.size());
   std::iota(by_size.begin(), by_size.end(), 0);
-  std::stable_sort(by_size.begin(), by_size.end(), [&](int64_t a, int64_t b) { return tensors[a].size > tensors[b].size; });
+  std::stable_sort(by_size.begin(), by_size.end(),
+                   [&](int64_t a, int64_t b) { return tensors[a].size > tensors[b].size; });
   offsets->assign(tensors.size(), 0);
   std::vector<int64_t> placed;  // ascending offsets
   int64_t block = 0;
@@ -44,8 +45,8 @@ int64_t peak_in_use(const std::vector<Lifetime>& tensors) {
 }
 
 // For tests: `pack` on arrays of length `count`; returns the size of the block.
-extern "C" GT_EXPORT int64_t graph_train_pack(int64_t count, const int64_t* sizes, const int64_t* begins, const int64_t* ends,
-                                              int64_t* offsets) {
+extern "C" GT_EXPORT int64_t graph_train_pack(int64_t count, const int64_t* sizes, const int64_t* begins,
+                                              const int64_t* ends, int64_t* offsets) {
   std::vector<Lifetime> tensors;
   for (int64_t i = 0; i < count; ++i) tensors.push_back({sizes[i], begins[i], ends[i]});
   std::vector<int64_t> placed;

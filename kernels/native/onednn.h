@@ -3,7 +3,6 @@
 #define GRAPH_TRAIN_KERNELS_ONEDNN_H_
 
 #include <dnnl.hpp>
-
 #include <mutex>
 
 #include "native/common.h"

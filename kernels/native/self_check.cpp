@@ -17,9 +17,8 @@ class DoubleKernel final : public user_op::OpKernel {
     auto* out = ctx->Tensor4ArgNameAndIndex("out", 0);
     const float* source = in->dptr<float>();
     float* target = out->mut_dptr<float>();
-    parallel_for(in->shape_view().elem_cnt(), 1 << 15, [=](int64_t begin, int64_t end) {
-      double_range(source + begin, target + begin, end - begin);
-    });
+    parallel_for(in->shape_view().elem_cnt(), 1 << 15,
+                 [=](int64_t begin, int64_t end) { double_range(source + begin, target + begin, end - begin); });
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };

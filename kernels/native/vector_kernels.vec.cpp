@@ -72,7 +72,7 @@ GT_FN V exp_v(V x) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, left in the low bits
   const V shifted = x * 1.44269504f + kMagic;
   const V n = shifted - kMagic;
-  V r = x - n * 0.693359375f;     // ln 2 in two parts: the first has few bits, its products are exact
+  V r = x - n * 0.693359375f;  // ln 2 in two parts: the first has few bits, its products are exact
   r = r - n * -2.12194440e-4f;
   V p = splat(1.0f / 5040);
   p = p * r + 1.0f / 720;
@@ -120,7 +120,8 @@ GT_FN void for_lanes(int64_t n, const Body& body) {
 }
 
 void silu(const float* x, float* y, int64_t n) {
-  for_lanes(n, [=](int64_t i, int64_t k) __attribute__((always_inline)) { store_k(y + i, silu_v(load_k(x + i, k)), k); });
+  for_lanes(n,
+            [=](int64_t i, int64_t k) __attribute__((always_inline)) { store_k(y + i, silu_v(load_k(x + i, k)), k); });
 }
 
 void silu_grad(const float* x, const float* dy, float* dx, int64_t n) {
@@ -143,9 +144,8 @@ void convert(const From* x, To* y, int64_t n) {
 
 template<typename T>
 void add(const T* a, const T* b, T* out, int64_t n) {
-  for_lanes(n, [=](int64_t i, int64_t k) __attribute__((always_inline)) {
-    store_k(out + i, load_k(a + i, k) + load_k(b + i, k), k);
-  });
+  for_lanes(n, [=](int64_t i, int64_t k)
+                   __attribute__((always_inline)) { store_k(out + i, load_k(a + i, k) + load_k(b + i, k), k); });
 }
 
 // Sums of f(i, lanes, &first, &second) over a plane.
@@ -223,9 +223,8 @@ GT_FN V activated(V z) {
 }
 
 void plane_normalise(const float* x, float* y, int64_t n, float mean, float gain, float bias) {
-  for_lanes(n, [=](int64_t i, int64_t k) __attribute__((always_inline)) {
-    store_k(y + i, (load_k(x + i, k) - mean) * gain + bias, k);
-  });
+  for_lanes(n, [=](int64_t i, int64_t k)
+                   __attribute__((always_inline)) { store_k(y + i, (load_k(x + i, k) - mean) * gain + bias, k); });
 }
 
 // Calls body(offset, channel, lanes) on pieces of up to 16 channels, row by row.

@@ -1,6 +1,7 @@
 // cuDNN's convolutions on the CPU: what was described is checked, then computed in float32 and rounded once.
 #ifdef GT_EMULATED_CUDA
 
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -29,7 +30,10 @@ struct Described {
   Math math;
 };
 
-void stop(const char* what) { LOG(FATAL) << "emulated cuDNN: " << what; }
+[[noreturn]] void stop(const char* what) {
+  LOG(FATAL) << "emulated cuDNN: " << what;
+  std::abort();
+}
 
 Described& get(Descriptor descriptor, Kind kind) {
   auto* described = static_cast<Described*>(descriptor);
@@ -89,7 +93,8 @@ int output_length(const Described& convolution, int axis, int in, int kernel) {
 }
 
 Status output_size(Descriptor of, Descriptor x, Descriptor filter, int* n, int* c, int* h, int* w) {
-  const Described &convolution = get(of, Kind::kConvolution), &in = get(x, Kind::kTensor), &by = get(filter, Kind::kFilter);
+  const Described &convolution = get(of, Kind::kConvolution), &in = get(x, Kind::kTensor),
+                  &by = get(filter, Kind::kFilter);
   *n = in.sizes[0];
   *c = by.sizes[0];
   *h = output_length(convolution, 0, in.sizes[2], by.sizes[2]);
@@ -112,8 +117,8 @@ Named<T> named(T first, T second, T result) {
 
 // Stops where the descriptors do not fit together.
 ConvolutionShape checked_shape(const Named<Descriptor>& of, Descriptor descriptor) {
-  const Described &x = get(of.x, Kind::kTensor), &weights = get(of.weights, Kind::kFilter), &y = get(of.y, Kind::kTensor),
-                  &convolution = get(descriptor, Kind::kConvolution);
+  const Described &x = get(of.x, Kind::kTensor), &weights = get(of.weights, Kind::kFilter),
+                  &y = get(of.y, Kind::kTensor), &convolution = get(descriptor, Kind::kConvolution);
   int out[4];
   output_size(descriptor, of.x, of.weights, out, out + 1, out + 2, out + 3);
   if (!std::equal(out, out + 4, y.sizes)) stop("the output has another size");
@@ -139,14 +144,17 @@ ConvolutionShape checked_shape(const Named<Descriptor>& of, Descriptor descripto
 enum Algorithm { kRacing, kUnsupported, kHuge, kRefused, kGood, kSlow };
 
 template<ConvolutionPass pass>
-Status find_algorithms(Handle, Descriptor first, Descriptor second, Descriptor convolution, Descriptor result, int wanted,
-                       int* found, Performance* list) {
+Status find_algorithms(Handle, Descriptor first, Descriptor second, Descriptor convolution, Descriptor result,
+                       int wanted, int* found, Performance* list) {
   checked_shape(named<pass>(first, second, result), convolution);
   const Math math = get(convolution, Kind::kConvolution).math;
   const Performance all[] = {
-      {kRacing, 0, 0.1f, 0, 0, math, {}},          {kUnsupported, kNotSupported, -1, 0, 1, math, {}},
-      {kHuge, 0, 0.2f, size_t{1} << 40, 1, math, {}}, {kRefused, 0, 0.3f, kWorkspace, 1, math, {}},
-      {kGood, 0, 0.4f, kWorkspace, 1, math, {}},   {kSlow, 0, 0.5f, 0, 1, math, {}},
+      {kRacing, 0, 0.1f, 0, 0, math, {}},
+      {kUnsupported, kNotSupported, -1, 0, 1, math, {}},
+      {kHuge, 0, 0.2f, size_t{1} << 40, 1, math, {}},
+      {kRefused, 0, 0.3f, kWorkspace, 1, math, {}},
+      {kGood, 0, 0.4f, kWorkspace, 1, math, {}},
+      {kSlow, 0, 0.5f, 0, 1, math, {}},
   };
   *found = std::min<int>(wanted, std::size(all));
   std::copy(all, all + *found, list);
@@ -186,9 +194,9 @@ void compute(const ConvolutionShape& shape, const Named<Descriptor>& of, const N
 }
 
 template<ConvolutionPass pass>
-Status run(Handle, const void* alpha, Descriptor first, const void* first_data, Descriptor second, const void* second_data,
-           Descriptor convolution, int algorithm, void* workspace, size_t bytes, const void* beta, Descriptor result,
-           void* result_data) {
+Status run(Handle, const void* alpha, Descriptor first, const void* first_data, Descriptor second,
+           const void* second_data, Descriptor convolution, int algorithm, void* workspace, size_t bytes,
+           const void* beta, Descriptor result, void* result_data) {
   const auto of = named<pass>(first, second, result);
   const ConvolutionShape shape = checked_shape(of, convolution);
   if (algorithm != kGood) stop("an algorithm that is not to be taken");

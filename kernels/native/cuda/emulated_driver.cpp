@@ -65,7 +65,8 @@ Result occupancy(int* blocks, Function, int, size_t) {
   return 0;
 }
 
-Result run(bool together, Function function, emulation::Dimensions grid, emulation::Dimensions block, void** parameters) {
+Result run(bool together, Function function, emulation::Dimensions grid, emulation::Dimensions block,
+           void** parameters) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) return 1;  // INVALID_VALUE
   emulation::run(*static_cast<emulation::Kernel*>(function), grid, block, parameters[0], together);
   return 0;
@@ -106,9 +107,9 @@ Result synchronize(Stream) { return 0; }
 }  // namespace
 
 const Driver& emulated_driver() {
-  static const Driver table{succeed_int, error_string, device_get, attribute,       retain,   get_current,
-                            set_current, load,         get_function, occupancy,     launch,   launch_together,
-                            allocate,    release,      set,        copy,            synchronize};
+  static const Driver table{succeed_int, error_string, device_get,   attribute, retain,     get_current,
+                            set_current, load,         get_function, occupancy, launch,     launch_together,
+                            allocate,    release,      set,          copy,      synchronize};
   return table;
 }
 

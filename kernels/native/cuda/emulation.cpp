@@ -303,7 +303,8 @@ const Kernel* find_kernel(const char* name) {
 
 void run(const Kernel& kernel, Dimensions grid, Dimensions block, const void* args, bool together) {
   const uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
-  if (static_cast<int>(block.x * block.y * block.z) > kernel.most_threads) stop(kernel.name, "too many threads a block");
+  if (static_cast<int>(block.x * block.y * block.z) > kernel.most_threads)
+    stop(kernel.name, "too many threads a block");
   if (together) return run_together(kernel, grid, block, blocks, args);
   parallel_for(static_cast<int64_t>(blocks), 1, [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) run_block(kernel, grid, block, index, args);

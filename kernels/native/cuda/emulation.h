@@ -67,15 +67,13 @@ inline unsigned int own_lane() { return position.thread.x % 32; }
 #define blockDim (graph_train::emulation::position.block_size)
 #define gridDim (graph_train::emulation::position.grid)
 
-#define GT_SHARED(type, name, count)                                   \
-  static char name##_key = 0;                                          \
-  type* const name =                                                   \
-      static_cast<type*>(graph_train::emulation::shared_memory(&name##_key, sizeof(type) * (count)))
-#define GT_EMULATED_KERNEL(name, Args, threads, barriers)                                              \
-  static void name##_body(const Args args);                                                            \
-  static const graph_train::emulation::Kernel name##_kernel(                                           \
-      #name, sizeof(Args), threads, barriers,                                                          \
-      [](const void* args) { name##_body(*static_cast<const Args*>(args)); });                         \
+#define GT_SHARED(type, name, count) \
+  static char name##_key = 0;        \
+  type* const name = static_cast<type*>(graph_train::emulation::shared_memory(&name##_key, sizeof(type) * (count)))
+#define GT_EMULATED_KERNEL(name, Args, threads, barriers)                                                              \
+  static void name##_body(const Args args);                                                                            \
+  static const graph_train::emulation::Kernel name##_kernel(                                                           \
+      #name, sizeof(Args), threads, barriers, [](const void* args) { name##_body(*static_cast<const Args*>(args)); }); \
   static void name##_body(const Args args)
 #define GT_KERNEL(name, Args, threads) GT_EMULATED_KERNEL(name, Args, threads, false)
 #define GT_BLOCK_KERNEL(name, Args, threads) GT_EMULATED_KERNEL(name, Args, threads, true)

@@ -130,8 +130,7 @@ void launch_raw(const Queue& queue, const std::string& name, Size grid, unsigned
     ++counts()[name];
   }
   void* parameters[] = {const_cast<void*>(args)};
-  GT_CUDA_CHECK(
-      launch_kernel(function, grid.x, grid.y, grid.z, threads, 1, 1, 0, queue.stream, parameters, nullptr));
+  GT_CUDA_CHECK(launch_kernel(function, grid.x, grid.y, grid.z, threads, 1, 1, 0, queue.stream, parameters, nullptr));
 }
 
 int64_t blocks_together(const Queue& queue, const std::string& name, int64_t most_blocks, unsigned int threads) {

@@ -100,11 +100,11 @@ void count(const std::string& what);
 #endif
 
 // Registers `kernel` for CUDA tensors that fulfil `condition`, ahead of all of OneFlow's own.
-#define GT_CUDA_KERNEL(op, kernel, condition)                                                       \
-  static const ::graph_train::cuda::Covered OF_PP_CAT(covered, __COUNTER__)(op);                    \
-  REGISTER_USER_KERNEL(op)                                                                          \
-      .SetCreateFn<kernel>()                                                                        \
-      .SetIsMatchedHob((oneflow::user_op::HobDeviceType() == GT_CUDA_DEVICE_TYPE) && (condition))   \
+#define GT_CUDA_KERNEL(op, kernel, condition)                                                     \
+  static const ::graph_train::cuda::Covered OF_PP_CAT(covered, __COUNTER__)(op);                  \
+  REGISTER_USER_KERNEL(op)                                                                        \
+      .SetCreateFn<kernel>()                                                                      \
+      .SetIsMatchedHob((oneflow::user_op::HobDeviceType() == GT_CUDA_DEVICE_TYPE) && (condition)) \
       .SetPriority(oneflow::user_op::kKernelPriorityOptimized + 1)
 
 #endif  // GRAPH_TRAIN_KERNELS_CUDA_LAUNCH_H_

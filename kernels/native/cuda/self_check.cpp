@@ -3,8 +3,8 @@
 
 namespace graph_train::cuda {
 
-extern "C" GT_EXPORT void graph_train_check_launch(int device, void* stream, const char* kernel, const unsigned int* grid,
-                                                   unsigned int threads, const void* args) {
+extern "C" GT_EXPORT void graph_train_check_launch(int device, void* stream, const char* kernel,
+                                                   const unsigned int* grid, unsigned int threads, const void* args) {
   launch_raw({device, stream}, kernel, {grid[0], grid[1], grid[2]}, threads, args);
 }
 

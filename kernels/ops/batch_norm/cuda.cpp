@@ -191,7 +191,8 @@ class NormaliseGradCudaKernel final : public user_op::OpKernel {
 GT_CUDA_KERNEL("graph_train_batch_norm", BatchNormCudaKernel, GT_IS_ACTIVATION("x")).SetInferTmpSizeFn(bytes_of_sums);
 GT_CUDA_KERNEL("graph_train_batch_norm_grad", BatchNormGradCudaKernel, GT_IS_ACTIVATION("x"))
     .SetInferTmpSizeFn(bytes_of_sums);
-GT_CUDA_KERNEL("graph_train_channel_mean", ChannelMeanCudaKernel, GT_IS_ACTIVATION("x")).SetInferTmpSizeFn(bytes_of_sums);
+GT_CUDA_KERNEL("graph_train_channel_mean", ChannelMeanCudaKernel, GT_IS_ACTIVATION("x"))
+    .SetInferTmpSizeFn(bytes_of_sums);
 GT_CUDA_KERNEL("graph_train_channel_variance", ChannelVarianceCudaKernel, GT_IS_ACTIVATION("x"))
     .SetInferTmpSizeFn(bytes_of_sums);
 GT_CUDA_KERNEL("graph_train_normalise", NormaliseCudaKernel, GT_IS_ACTIVATION("x"));

@@ -18,7 +18,9 @@ template<typename T>
 constexpr bool kHasPlanes = std::is_same_v<T, float>;
 
 // How many parts of so many numbers each are worth a thread.
-int64_t parts_per_thread(int64_t numbers) { return std::max<int64_t>(1, kNumbersPerThread / std::max<int64_t>(1, numbers)); }
+int64_t parts_per_thread(int64_t numbers) {
+  return std::max<int64_t>(1, kNumbersPerThread / std::max<int64_t>(1, numbers));
+}
 
 struct ChannelSums {
   std::vector<double> first, second;
@@ -39,7 +41,8 @@ ChannelSums channel_sums(const NormalisedShape& s, const OnPlane& on_plane, cons
     });
     return sums;
   }
-  const int64_t parts = std::min<int64_t>(num_threads(), std::max<int64_t>(1, s.count() / parts_per_thread(s.channels)));
+  const int64_t parts =
+      std::min<int64_t>(num_threads(), std::max<int64_t>(1, s.count() / parts_per_thread(s.channels)));
   std::vector<ChannelSums> partial(parts, sums);
   parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
@@ -105,8 +108,8 @@ void batch_moments(const NormalisedShape& s, const T* x, float* mean, float* var
   }
 }
 
-void update_moving(const NormalisedShape& s, const float* mean, const float* variance, float momentum, float* moving_mean,
-                   float* moving_variance) {
+void update_moving(const NormalisedShape& s, const float* mean, const float* variance, float momentum,
+                   float* moving_mean, float* moving_variance) {
   if (s.count() == 0) return;
   const double unbiased = static_cast<double>(s.count()) / static_cast<double>(std::max<int64_t>(1, s.count() - 1));
   const float rate = 1.0f - momentum;
@@ -122,8 +125,8 @@ void inverse_deviation(const float* variance, float epsilon, int64_t channels, f
 }
 
 template<typename T>
-void normalise(const NormalisedShape& s, const T* x, const float* mean, const float* inv_deviation,
-               const float* gamma, const float* beta, bool silu, T* y) {
+void normalise(const NormalisedShape& s, const T* x, const float* mean, const float* inv_deviation, const float* gamma,
+               const float* beta, bool silu, T* y) {
   CHECK(s.channels_last || !silu);
   const std::vector<float> gain = gains(s, inv_deviation, gamma);
   const auto& on = vector_kernels();
@@ -190,13 +193,13 @@ void normalisation_gradient(const NormalisedShape& s, const T* x, const T* dy, c
       });
 }
 
-#define GT_INSTANTIATE(T)                                                                                                 \
-  template void batch_moments(const NormalisedShape&, const T*, float*, float*);                                          \
-  template void normalise(const NormalisedShape&, const T*, const float*, const float*, const float*, const float*, bool, \
-                          T*);                                                                                            \
-  template void normalisation_sums(const NormalisedShape&, const T*, const T*, const float*, const float*, const float*,  \
-                                   const float*, bool, float*, float*);                                                   \
-  template void normalisation_gradient(const NormalisedShape&, const T*, const T*, const float*, const float*,            \
+#define GT_INSTANTIATE(T)                                                                                           \
+  template void batch_moments(const NormalisedShape&, const T*, float*, float*);                                    \
+  template void normalise(const NormalisedShape&, const T*, const float*, const float*, const float*, const float*, \
+                          bool, T*);                                                                                \
+  template void normalisation_sums(const NormalisedShape&, const T*, const T*, const float*, const float*,          \
+                                   const float*, const float*, bool, float*, float*);                               \
+  template void normalisation_gradient(const NormalisedShape&, const T*, const T*, const float*, const float*,      \
                                        const float*, const float*, const float*, const float*, int64_t, bool, T*);
 
 GT_INSTANTIATE(float)

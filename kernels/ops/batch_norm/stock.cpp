@@ -2,8 +2,8 @@
 #include <vector>
 
 #include "native/common.h"
-#include "ops/batch_norm/normalisation.h"
 #include "native/stock_ops.h"
+#include "ops/batch_norm/normalisation.h"
 
 namespace graph_train {
 

@@ -27,8 +27,7 @@ struct Sides {
 // atan(x) / x = 1 + z * polynomial(z) with z = x^2 <= tan(pi/8)^2; Chebyshev interpolation, relative error 6e-10.
 GT_HOST_DEVICE float arc_tangent_polynomial(float z) {
   return -3.3333306893e-01f
-         + z * (1.9998183041e-01f
-                + z * (-1.4239532670e-01f + z * (1.0569828806e-01f + z * -6.0263052277e-02f)));
+         + z * (1.9998183041e-01f + z * (-1.4239532670e-01f + z * (1.0569828806e-01f + z * -6.0263052277e-02f)));
 }
 
 // The same with relative error 1e-18.
@@ -84,8 +83,12 @@ GT_HOST_DEVICE Sides<T> sides_of(const Box<T>& box, bool centre_form, T eps) {
     return {box.first, box.second, box.third, box.fourth, box.third - box.first, box.fourth - box.second + eps};
   }
   const T half_width = box.third * T(0.5), half_height = box.fourth * T(0.5);
-  return {box.first - half_width, box.second - half_height, box.first + half_width, box.second + half_height,
-          box.third, box.fourth};
+  return {box.first - half_width,
+          box.second - half_height,
+          box.first + half_width,
+          box.second + half_height,
+          box.third,
+          box.fourth};
 }
 
 constexpr double kAspectScale = 0.40528473456935108578;  // 4 / pi^2
@@ -144,7 +147,7 @@ GT_HOST_DEVICE Box<T> stored_gradient(const Sides<T>& g, bool centre_form) {
 // doubled centre distance (b - a).
 template<typename T>
 GT_HOST_DEVICE void axis_gradient(T low_a, T high_a, T low_b, T high_b, T overlap, T hull, T distance, T* grad_low_a,
-                                    T* grad_high_a, T* grad_low_b, T* grad_high_b) {
+                                  T* grad_high_a, T* grad_low_b, T* grad_high_b) {
   const T high_share = share_of_smaller(high_a, high_b), low_share = share_of_smaller(low_a, low_b);
   *grad_high_a = overlap * high_share + hull * (T(1) - high_share) - distance;
   *grad_high_b = overlap * (T(1) - high_share) + hull * high_share + distance;
@@ -155,7 +158,7 @@ GT_HOST_DEVICE void axis_gradient(T low_a, T high_a, T low_b, T high_b, T overla
 // Derivative of pair_overlap times `grad`; the aspect weight alpha of CIoU counts as a constant.
 template<typename T, IouKind kind>
 GT_HOST_DEVICE void pair_gradient(const Sides<T>& a, const Sides<T>& b, T eps, T grad, Sides<T>* grad1,
-                                    Sides<T>* grad2) {
+                                  Sides<T>* grad2) {
   const PairTerms<T> terms = pair_terms(a, b, eps);
   T grad_union = -grad * terms.iou / terms.union_area;
   T grad_hull_width = T(0), grad_hull_height = T(0), grad_across = T(0), grad_down = T(0);

@@ -1,8 +1,7 @@
 // Overlap of matched box pairs: one kernel for the values, one for the gradients of both boxes.
 // Reference and contract: kernels/ops/bbox_iou/function.py.
-#include "ops/bbox_iou/bbox_iou.h"
-
 #include "native/attributes.h"
+#include "ops/bbox_iou/bbox_iou.h"
 
 namespace graph_train {
 namespace {
@@ -141,9 +140,8 @@ class BoxIouKernel final : public user_op::OpKernel {
                                static_cast<T>(floats_of(ctx).at(0)),
                                integers_of(ctx).at(1) != 0};
     const auto kind = static_cast<IouKind>(integers_of(ctx).at(0));
-    parallel_for(out->shape_view().elem_cnt(), kPairsPerThread, [&](int64_t begin, int64_t end) {
-      values_range(kind, operands, begin, end);
-    });
+    parallel_for(out->shape_view().elem_cnt(), kPairsPerThread,
+                 [&](int64_t begin, int64_t end) { values_range(kind, operands, begin, end); });
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
@@ -165,9 +163,8 @@ class BoxIouGradKernel final : public user_op::OpKernel {
                                static_cast<T>(floats_of(ctx).at(0)),
                                integers_of(ctx).at(1) != 0};
     const auto kind = static_cast<IouKind>(integers_of(ctx).at(0));
-    parallel_for(pairs, kPairsPerThread, [&](int64_t begin, int64_t end) {
-      gradients_range(kind, operands, begin, end);
-    });
+    parallel_for(pairs, kPairsPerThread,
+                 [&](int64_t begin, int64_t end) { gradients_range(kind, operands, begin, end); });
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };

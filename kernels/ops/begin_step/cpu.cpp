@@ -3,7 +3,6 @@
 
 // Products and sums are rounded one by one.
 #include "native/exact_rounding.h"
-
 #include "ops/begin_step/args.h"
 
 namespace graph_train {

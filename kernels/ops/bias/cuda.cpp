@@ -41,9 +41,12 @@ class AddBiasGradCudaKernel final : public user_op::OpKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const oneflow::ShapeView& shape = view_of(ctx, "dy");
     const int64_t rows = shape.Count(0, 3), channels = shape.At(3);
-    const AddBiasGradArgs args{data_of<void>(ctx, "dy"),       result_of<void>(ctx, "out", 0),
-                               result_of(ctx, "tmp_buffer"), result_of(ctx, "out", 1),
-                               rows,                           channels,
+    const AddBiasGradArgs args{data_of<void>(ctx, "dy"),
+                               result_of<void>(ctx, "out", 0),
+                               result_of(ctx, "tmp_buffer"),
+                               result_of(ctx, "out", 1),
+                               rows,
+                               channels,
                                parts_of(rows)};
     const cuda::Queue queue = cuda::queue_of(ctx);
     if (rows == 0) return cuda::set_zero(queue, args.d_bias, channels * sizeof(float));

@@ -19,7 +19,7 @@ struct ConcatPiece {
 // A unit is the most bytes, up to 16, that divide everything.
 struct ConcatArgs {
   void* joined;
-  int64_t rows, width;  // of the joined tensor, in units
+  int64_t rows, width;       // of the joined tensor, in units
   const ConcatPiece* table;  // null: `pieces`
   int32_t number;
   ConcatPiece pieces[kConcatInline];

@@ -101,8 +101,8 @@ auto is_static(const std::string& arg) {
 }
 
 const auto kCopied = GT_IS_FLOAT("out") || GT_IS_BFLOAT16("out");
-GT_CPU_KERNEL("concat", ConcatKernel, kCopied && is_static("out"));
-GT_CPU_KERNEL("split_like", SplitLikeKernel, kCopied && is_static("in"));
+GT_CPU_KERNEL("concat", ConcatKernel, (kCopied && is_static("out")));
+GT_CPU_KERNEL("split_like", SplitLikeKernel, (kCopied && is_static("in")));
 
 }  // namespace
 

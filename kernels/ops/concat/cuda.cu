@@ -28,8 +28,8 @@ GT_DEVICE void copy_unit(const ConcatArgs& args) {
   const int64_t count = args.rows * args.width;
   if (index >= count) return;
   // 32 bits, where they are enough, divide several times as fast.
-  const int64_t row = count >> 32 == 0 ? static_cast<uint32_t>(index) / static_cast<uint32_t>(args.width)
-                                       : index / args.width;
+  const int64_t row =
+      count >> 32 == 0 ? static_cast<uint32_t>(index) / static_cast<uint32_t>(args.width) : index / args.width;
   const int64_t column = index - row * args.width;
   const ConcatPiece& piece = piece_at(args.table != nullptr ? args.table : args.pieces, args.number, column);
   Unit* own = static_cast<Unit*>(piece.data) + row * piece.width + (column - piece.offset);

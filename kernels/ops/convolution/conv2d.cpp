@@ -2,8 +2,8 @@
 #include <vector>
 
 #include "native/common.h"
-#include "ops/convolution/convolution.h"
 #include "native/stock_ops.h"
+#include "ops/convolution/convolution.h"
 
 namespace graph_train {
 
@@ -57,7 +57,8 @@ void add_bias(const float* bias, float* out, const ConvolutionShape& s) {
     return;
   }
   parallel_for(s.batch * s.out_channels, 4, [=](int64_t begin, int64_t end) {
-    for (int64_t plane = begin; plane < end; ++plane) add_constant(out + plane * area, bias[plane % s.out_channels], area);
+    for (int64_t plane = begin; plane < end; ++plane)
+      add_constant(out + plane * area, bias[plane % s.out_channels], area);
   });
 }
 
@@ -99,17 +100,15 @@ class ConvFilterGradKernel final : public user_op::OpKernel {
     const auto* x = ctx->Tensor4ArgNameAndIndex("x", 0);
     auto* filter_diff = ctx->Tensor4ArgNameAndIndex("filter_diff", 0);
     const ConvolutionShape shape = shape_of(ctx, x->shape_view(), filter_diff->shape_view(), dy->shape_view());
-    convolve(ConvolutionPass::kFilterGradient, shape, const_cast<float*>(x->dptr<float>()), filter_diff->mut_dptr<float>(),
-             const_cast<float*>(dy->dptr<float>()));
+    convolve(ConvolutionPass::kFilterGradient, shape, const_cast<float*>(x->dptr<float>()),
+             filter_diff->mut_dptr<float>(), const_cast<float*>(dy->dptr<float>()));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CPU_KERNEL("conv2d", ConvKernel, GT_IS_FLOAT("in"));
-GT_CPU_KERNEL("conv_data_grad", ConvDataGradKernel,
-              GT_IS_FLOAT("dy") && HobAttr<int32_t>("num_spatial_dims") == 2);
-GT_CPU_KERNEL("conv_filter_grad", ConvFilterGradKernel,
-              GT_IS_FLOAT("dy") && HobAttr<int32_t>("num_spatial_dims") == 2);
+GT_CPU_KERNEL("conv_data_grad", ConvDataGradKernel, GT_IS_FLOAT("dy") && HobAttr<int32_t>("num_spatial_dims") == 2);
+GT_CPU_KERNEL("conv_filter_grad", ConvFilterGradKernel, GT_IS_FLOAT("dy") && HobAttr<int32_t>("num_spatial_dims") == 2);
 
 }  // namespace
 

@@ -18,7 +18,7 @@ using dnnl::memory;
 struct Convolution {
   dnnl::primitive primitive;
   std::vector<Argument> arguments;
-  std::array<int, 3> names;  // DNNL_ARG_* of x, weights, y
+  std::array<int, 3> names{};  // DNNL_ARG_* of x, weights, y
   memory::desc scratchpad;
 };
 
@@ -38,7 +38,8 @@ Layouts outer_layouts(const ConvolutionShape& s) {
     const memory::dims dims{s.out_channels, s.in_channels, s.kernel_height, s.kernel_width};
     weights = memory::desc(dims, type, s.weights_channels_last ? tag::ohwi : tag::oihw);
   } else {
-    const memory::dims dims{s.groups, s.out_channels / s.groups, s.in_channels / s.groups, s.kernel_height, s.kernel_width};
+    const memory::dims dims{s.groups, s.out_channels / s.groups, s.in_channels / s.groups, s.kernel_height,
+                            s.kernel_width};
     weights = memory::desc(dims, type, s.weights_channels_last ? tag::gohwi : tag::goihw);
   }
   return {memory::desc(x, activation_type, activations), weights, memory::desc(y, activation_type, activations)};
@@ -101,7 +102,8 @@ std::unique_ptr<Convolution> make_convolution(ConvolutionPass pass, const Convol
   // Gradients need it as a hint.
   const Layouts given = wanted_layouts(ConvolutionPass::kForward, s, outer);
   const convolution_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, algorithm, given.x,
-                                                    given.weights, given.y, strides, dilates, before, after, attributes);
+                                                    given.weights, given.y, strides, dilates, before, after,
+                                                    attributes);
   if (pass == ConvolutionPass::kForward) {
     made->primitive = convolution_forward(forward);
     made->names = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST};
@@ -114,8 +116,8 @@ std::unique_ptr<Convolution> make_convolution(ConvolutionPass pass, const Convol
     set_layouts(made.get(), gradient, outer, pass,
                 {gradient.diff_src_desc(), gradient.weights_desc(), gradient.diff_dst_desc()});
   } else {
-    const convolution_backward_weights::primitive_desc gradient(engine, algorithm, want.x, want.weights, want.y, strides,
-                                                                dilates, before, after, forward, attributes);
+    const convolution_backward_weights::primitive_desc gradient(engine, algorithm, want.x, want.weights, want.y,
+                                                                strides, dilates, before, after, forward, attributes);
     made->primitive = convolution_backward_weights(gradient);
     made->names = {DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST};
     set_layouts(made.get(), gradient, outer, pass,
@@ -160,8 +162,8 @@ void convolve(ConvolutionPass pass, const ConvolutionShape& shape, void* x, floa
     for (size_t i = 0; i < data.size(); ++i) {
       arguments[convolution.names[i]] = convolution.arguments[i].prepare(data[i]);
     }
-    arguments[DNNL_ARG_SCRATCHPAD] =
-        memory(convolution.scratchpad, dnnl_engine(), scratch_memory(Scratch::kPrimitive, convolution.scratchpad.get_size()));
+    arguments[DNNL_ARG_SCRATCHPAD] = memory(convolution.scratchpad, dnnl_engine(),
+                                            scratch_memory(Scratch::kPrimitive, convolution.scratchpad.get_size()));
     convolution.primitive.execute(dnnl_stream(), arguments);
     for (size_t i = 0; i < data.size(); ++i) {
       convolution.arguments[i].finish(arguments[convolution.names[i]], data[i]);

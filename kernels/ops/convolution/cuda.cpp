@@ -20,8 +20,8 @@ void* changeable(const void* data) { return const_cast<void*>(data); }
 void run(user_op::KernelComputeContext* ctx, ConvolutionPass pass, void* x, void* weights, void* y) {
   const ConvolutionShape shape = shape_of(integers_of(ctx), view_of(ctx, "x"), view_of(ctx, "weight"));
   if (shape.batch == 0) return;
-  convolve_with_cudnn(cuda::queue_of(ctx), cudnn::handle_of(ctx), pass, shape, cudnn_type(type_of(ctx, "x")), x, weights,
-                      y);
+  convolve_with_cudnn(cuda::queue_of(ctx), cudnn::handle_of(ctx), pass, shape, cudnn_type(type_of(ctx, "x")), x,
+                      weights, y);
 }
 
 class ConvolutionCudaKernel final : public user_op::OpKernel {

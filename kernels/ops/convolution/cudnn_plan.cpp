@@ -41,8 +41,8 @@ const cudnn::Pass& functions_of(ConvolutionPass pass) {
 struct Plan {
   Operands operands;
   cudnn::Descriptor convolution;
-  int algorithm;
-  size_t workspace_bytes;
+  int algorithm = 0;
+  size_t workspace_bytes = 0;
 };
 
 Math arithmetic(cudnn::DataType type) {
@@ -60,8 +60,9 @@ bool choose_algorithm(cudnn::Handle handle, const cudnn::Pass& functions, cudnn:
   cudnn::Performance list[kMostAlgorithms];
   int found = 0;
   const auto& [first, second, result] = plan->operands;
-  cudnn::check(functions.find_algorithms(handle, first, second, plan->convolution, result, kMostAlgorithms, &found, list),
-               "find_algorithms");
+  cudnn::check(
+      functions.find_algorithms(handle, first, second, plan->convolution, result, kMostAlgorithms, &found, list),
+      "find_algorithms");
   for (int i = 0; i < found; ++i) {
     if (!is_allowed(list[i], type)) continue;
     // An algorithm and its kind of arithmetic belong together; the default one of float32 would be TF32.

@@ -9,7 +9,16 @@
 namespace graph_train {
 
 // INTEGERS of the ops: stride, padding, dilation (rows, columns each), groups, and 1 where weights are packed.
-enum ConvolutionInteger { kStrideRows, kStrideColumns, kPadRows, kPadColumns, kDilationRows, kDilationColumns, kGroups, kPacked };
+enum ConvolutionInteger {
+  kStrideRows,
+  kStrideColumns,
+  kPadRows,
+  kPadColumns,
+  kDilationRows,
+  kDilationColumns,
+  kGroups,
+  kPacked
+};
 
 // x (B, H, W, I); weights (O, I / groups, KH, KW) float, or packed (O, KH, KW, I / groups) in the type of x.
 template<typename Dimensions>

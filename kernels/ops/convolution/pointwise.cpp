@@ -14,8 +14,9 @@ namespace {
 // c (rows, columns) = a b, or c += a b. `a` is (rows, inner) or, transposed, (inner, rows); likewise `b`.
 void multiply(bool transpose_a, bool transpose_b, int64_t rows, int64_t columns, int64_t inner, const float* a,
               const float* b, bool add, float* c) {
-  const auto status = dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', rows, columns, inner, 1.0f, a,
-                                 transpose_a ? rows : inner, b, transpose_b ? inner : columns, add ? 1.0f : 0.0f, c, columns);
+  const auto status =
+      dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', rows, columns, inner, 1.0f, a,
+                 transpose_a ? rows : inner, b, transpose_b ? inner : columns, add ? 1.0f : 0.0f, c, columns);
   CHECK(status == dnnl_success) << "oneDNN matrix product failed: status " << status;
 }
 
@@ -35,7 +36,8 @@ void convolve_images(ConvolutionPass pass, const ConvolutionShape& s, float* x, 
                      int64_t end) {
   const int64_t area = s.in_height * s.in_width;
   for (int64_t image = begin; image < end; ++image) {
-    convolve_image(pass, s, x + image * s.in_channels * area, weights, y + image * s.out_channels * area, image > begin);
+    convolve_image(pass, s, x + image * s.in_channels * area, weights, y + image * s.out_channels * area,
+                   image > begin);
   }
 }
 

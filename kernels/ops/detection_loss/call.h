@@ -23,7 +23,8 @@ inline OwnImages own_images(user_op::KernelComputeContext* ctx) {
   if (count == batch) return {0, count, batch};
   const int64_t rank = ctx->parallel_ctx().parallel_id(), ranks = ctx->parallel_ctx().parallel_num();
   const int64_t first = batch / ranks * rank + std::min(rank, batch % ranks);
-  CHECK_EQ(count, batch / ranks + (rank < batch % ranks ? 1 : 0)) << "a map that is split in another way than by images";
+  CHECK_EQ(count, batch / ranks + (rank < batch % ranks ? 1 : 0))
+      << "a map that is split in another way than by images";
   return {first, count, batch};
 }
 

@@ -8,7 +8,6 @@
 
 // Which cell a label belongs to is decided by comparing rounded numbers.
 #include "native/exact_rounding.h"
-
 #include "ops/detection_loss/call.h"
 #include "ops/detection_loss/rebalance.h"
 
@@ -55,9 +54,8 @@ std::vector<double> count_all_matches(const LossSettings& settings, const std::v
   return counts;
 }
 
-GT_VECTOR void cross_entropy(const float* __restrict__ logits, const float* __restrict__ targets,
-                             float positive_weight, int64_t count, float* __restrict__ losses,
-                             float* __restrict__ gradients) {
+GT_VECTOR void cross_entropy(const float* __restrict__ logits, const float* __restrict__ targets, float positive_weight,
+                             int64_t count, float* __restrict__ losses, float* __restrict__ gradients) {
   for (int64_t i = 0; i < count; ++i) {
     const ElementLoss element = cross_entropy_element(logits[i], targets[i], positive_weight);
     losses[i] = element.loss;
@@ -107,8 +105,8 @@ double class_loss(const LossSettings& settings, const LossLevel& level, const Ma
   const int64_t classes = level.classes();
   std::fill(scratch.class_targets.begin(), scratch.class_targets.end(), settings.negative_target);
   scratch.class_targets[match.number_of_class] = settings.positive_target;
-  const double sum = scratch.elements(settings, row + 5, scratch.class_targets.data(), settings.class_positive_weight,
-                                      classes);
+  const double sum =
+      scratch.elements(settings, row + 5, scratch.class_targets.data(), settings.class_positive_weight, classes);
   for (int64_t i = 0; i < classes; ++i) gradient[5 + i] += scale * scratch.gradients[i];
   return sum;
 }
@@ -161,8 +159,8 @@ class DetectionLossKernel final : public user_op::OpKernel {
     const float* balance = data_of(ctx, "balance");
     std::vector<LossScales> scales;
     for (size_t level = 0; level < levels.size(); ++level) {
-      scales.push_back(loss_scales(settings, levels[level], images.batch, counts[level], balance[level],
-                                   data_of(ctx, "scale")[0]));
+      scales.push_back(
+          loss_scales(settings, levels[level], images.batch, counts[level], balance[level], data_of(ctx, "scale")[0]));
     }
     std::vector<std::vector<LossSums>> sums(levels.size(), std::vector<LossSums>(images.count));
     parallel_for(images.count, 1, [&](int64_t begin, int64_t end) {

@@ -72,8 +72,8 @@ GT_DEVICE void prepare_scales(const LossArgs& args, const LossSettings& settings
     all = block_sum<kLossThreads>(all);
     if (threadIdx.x == 0) {
       matches[level] = static_cast<double>(larger<int64_t>(1, all));
-      scales[level] = loss_scales(settings, args.levels[level], args.batch, matches[level], args.balance[level],
-                                  args.scale[0]);
+      scales[level] =
+          loss_scales(settings, args.levels[level], args.batch, matches[level], args.balance[level], args.scale[0]);
     }
   }
   __syncthreads();

@@ -101,7 +101,8 @@ GT_HOST_DEVICE int count_matches(const LossLevel& level, const float* label, flo
   for (int64_t anchor = 0; anchor < level.anchors; ++anchor) {
     anchors += fits_anchor(placed, level.anchor_sides + 2 * anchor, limit);
   }
-  for (int neighbour = 0; neighbour < kNeighbours; ++neighbour) neighbours += reaches_neighbour(level, placed, neighbour);
+  for (int neighbour = 0; neighbour < kNeighbours; ++neighbour)
+    neighbours += reaches_neighbour(level, placed, neighbour);
   return anchors * neighbours;
 }
 
@@ -136,7 +137,8 @@ GT_HOST_DEVICE ElementLoss focal_element(float logit, float target, float positi
           weight * modulation * (plain.gradient + plain.loss * gamma * (slope / bounded))};
 }
 
-GT_HOST_DEVICE ElementLoss element_loss(const LossSettings& settings, float logit, float target, float positive_weight) {
+GT_HOST_DEVICE ElementLoss element_loss(const LossSettings& settings, float logit, float target,
+                                        float positive_weight) {
   return settings.focal_gamma > 0
              ? focal_element(logit, target, positive_weight, settings.focal_gamma, settings.focal_alpha)
              : cross_entropy_element(logit, target, positive_weight);

@@ -5,7 +5,6 @@
 
 // An overlap that lies at the threshold is decided by the last bit.
 #include "native/exact_rounding.h"
-
 #include "ops/detections/call.h"
 
 namespace graph_train {
@@ -13,7 +12,8 @@ namespace {
 
 constexpr int64_t kRowsPerThread = 512;
 
-GT_VECTOR void decode_rows(const DecodeArgs& args, const DecodedLevel& level, int64_t image, int64_t begin, int64_t end) {
+GT_VECTOR void decode_rows(const DecodeArgs& args, const DecodedLevel& level, int64_t image, int64_t begin,
+                           int64_t end) {
   for (int64_t prediction = begin; prediction < end; ++prediction) {
     float* out = args.out + (image * args.predictions + level.first + prediction) * args.outputs;
     for (int64_t place = 0; place < args.outputs; ++place) {
@@ -74,7 +74,8 @@ std::vector<uint64_t> find_candidates(const SuppressionSettings& settings, const
 }
 
 // Detections of one image; returns their number.
-int32_t suppress_image(const SuppressionSettings& settings, const float* predictions, int64_t boxes, float* detections) {
+int32_t suppress_image(const SuppressionSettings& settings, const float* predictions, int64_t boxes,
+                       float* detections) {
   auto keys = find_candidates(settings, predictions, boxes);
   if (keys.size() > static_cast<size_t>(settings.most_candidates)) {
     std::nth_element(keys.begin(), keys.begin() + settings.most_candidates, keys.end());

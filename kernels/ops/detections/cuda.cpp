@@ -64,8 +64,7 @@ class SuppressCudaKernel final : public user_op::OpKernel {
 };
 
 GT_CUDA_KERNEL("graph_train_decode", DecodeCudaKernel, GT_IS_FLOAT("anchors_cells"));
-GT_CUDA_KERNEL("graph_train_suppress", SuppressCudaKernel, GT_IS_FLOAT("predictions"))
-    .SetInferTmpSizeFn(infer_scratch);
+GT_CUDA_KERNEL("graph_train_suppress", SuppressCudaKernel, GT_IS_FLOAT("predictions")).SetInferTmpSizeFn(infer_scratch);
 
 }  // namespace
 

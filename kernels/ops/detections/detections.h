@@ -15,7 +15,7 @@ constexpr int kMostDecodedLevels = 8;
 constexpr int kDetectionNumbers = 6;  // x1, y1, x2, y2, confidence, class
 
 struct DecodedLevel {
-  const float* map;         // (images, rows, columns, anchors * outputs)
+  const float* map;            // (images, rows, columns, anchors * outputs)
   const float* anchors_cells;  // (anchors, 2)
   int64_t rows, columns;
   int64_t first;  // row of predictions

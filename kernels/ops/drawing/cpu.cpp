@@ -20,7 +20,7 @@ typedef int32_t UnalignedPixel __attribute__((vector_size(16), aligned(4), may_a
 
 // Which source pixels make each target pixel of one axis: `taps` neighbours from `start`, with weights of sum 2^11.
 struct Axis {
-  int taps;
+  int taps = 0;
   std::vector<int32_t> start;
   std::vector<int32_t> weight;  // (target, taps)
 };
@@ -113,8 +113,8 @@ GT_VECTOR void sum_columns(const int32_t* sum, const Axis& axis, int64_t count, 
 // crop: (height, width, 3), rows `stride` bytes apart; the region (top, left, bottom, right) of it, in pixels, becomes
 // out: three planes of rows x columns pixels, `plane` bytes apart, whose rows are `out_stride` bytes apart.
 extern "C" GT_EXPORT void graph_train_draw_region(const uint8_t* crop, int64_t height, int64_t width, int64_t stride,
-                                                const double* region, int64_t filter, int64_t rows, int64_t columns,
-                                                uint8_t* out, int64_t plane, int64_t out_stride) {
+                                                  const double* region, int64_t filter, int64_t rows, int64_t columns,
+                                                  uint8_t* out, int64_t plane, int64_t out_stride) {
   const Axis down = make_axis(height, region[0], region[2], rows, filter);
   const Axis across = make_axis(width, region[1], region[3], columns, filter);
   // One more, since a pixel is read as four numbers.

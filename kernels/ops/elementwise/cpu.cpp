@@ -31,7 +31,7 @@ void run_binary(BinaryOf<T> function, const user_op::Tensor* left, const user_op
                [=](int64_t begin, int64_t end) { function(a + begin, b + begin, y + begin, end - begin); });
 }
 
-template<Unary VectorKernels::*kFunction>
+template<Unary VectorKernels::* kFunction>
 class UnaryKernel final : public user_op::OpKernel {
  public:
   UnaryKernel(const char* in, const char* out) : in_(in), out_(out) {}
@@ -46,7 +46,7 @@ class UnaryKernel final : public user_op::OpKernel {
   const char* out_;
 };
 
-template<Binary VectorKernels::*kFunction>
+template<Binary VectorKernels::* kFunction>
 class BinaryKernel final : public user_op::OpKernel {
  public:
   BinaryKernel(const char* left, const char* right, const char* out) : left_(left), right_(right), out_(out) {}
@@ -86,9 +86,8 @@ class CastKernel final : public user_op::OpKernel {
     const auto* in = ctx->Tensor4ArgNameAndIndex("in", 0);
     const auto* x = static_cast<const From*>(in->dptr<void>());
     auto* y = static_cast<To*>(ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<void>());
-    parallel_for(in->shape_view().elem_cnt(), kPerThread, [=](int64_t begin, int64_t end) {
-      (vector_kernels().*kConvert)(x + begin, y + begin, end - begin);
-    });
+    parallel_for(in->shape_view().elem_cnt(), kPerThread,
+                 [=](int64_t begin, int64_t end) { (vector_kernels().*kConvert)(x + begin, y + begin, end - begin); });
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
@@ -115,7 +114,8 @@ const user_op::OpKernel* make_sigmoid_grad() {
 }
 
 #define GT_CPU_FACTORY(op, factory, condition)                                                          \
-  REGISTER_USER_KERNEL(op).SetCreateFn(factory)                                                         \
+  REGISTER_USER_KERNEL(op)                                                                              \
+      .SetCreateFn(factory)                                                                             \
       .SetIsMatchedHob((oneflow::user_op::HobDeviceType() == oneflow::DeviceType::kCPU) && (condition)) \
       .SetPriority(oneflow::user_op::kKernelPriorityOptimized)
 

@@ -112,5 +112,7 @@ extern "C" GT_EXPORT void graph_train_hsv_planes(const uint8_t* in, int64_t heig
 // Planes of a picture (height, width, 3) without gaps between pixels; rows `row` bytes apart.
 extern "C" GT_EXPORT void graph_train_split_planes(const uint8_t* in, int64_t height, int64_t width, int64_t row,
                                                    uint8_t* out, int64_t plane, int64_t stride) {
-  for (int64_t y = 0; y < height; ++y) { split_row(in + row * y, width, out + stride * y, plane); }
+  for (int64_t y = 0; y < height; ++y) {
+    split_row(in + row * y, width, out + stride * y, plane);
+  }
 }

@@ -17,7 +17,8 @@ namespace {
 // One plane (step 1) or one image of channels-last pixels (step = channels): rows x columns x step numbers.
 struct Window {
   int64_t in_rows, in_columns, out_rows, out_columns, step;
-  int64_t kernel_rows, kernel_columns, stride_rows, stride_columns, pad_rows, pad_columns, dilation_rows, dilation_columns;
+  int64_t kernel_rows, kernel_columns, stride_rows, stride_columns, pad_rows, pad_columns, dilation_rows,
+      dilation_columns;
 };
 
 // best and where are one output row; a larger value or NaN wins, so the first of equals stays.
@@ -51,7 +52,8 @@ void pool_row(const Window& w, const float* x, int64_t out_row, float* best, int
         int64_t start = column * w.stride_columns - w.pad_columns;
         while (start < 0) start += w.dilation_columns;
         for (int64_t c = 0; c < w.step; ++c) {
-          where[column * w.step + c] = static_cast<int32_t>((row * w.in_columns + start) * w.step + (w.step > 1 ? c : 0));
+          where[column * w.step + c] =
+              static_cast<int32_t>((row * w.in_columns + start) * w.step + (w.step > 1 ? c : 0));
         }
       }
       started = true;
@@ -88,8 +90,8 @@ Window window_of(const user_op::KernelComputeContext* ctx, const oneflow::ShapeV
   const auto& stride = ctx->Attr<std::vector<int32_t>>("stride");
   const auto& padding = ctx->Attr<std::vector<int32_t>>("padding");
   const auto& dilation = ctx->Attr<std::vector<int32_t>>("dilation");
-  return {x.At(row),  x.At(row + 1), y.At(row), y.At(row + 1), last ? x.At(3) : 1, kernel[0],   kernel[1],
-          stride[0],  stride[1],     padding[0], padding[1],   dilation[0],        dilation[1]};
+  return {x.At(row), x.At(row + 1), y.At(row),  y.At(row + 1), last ? x.At(3) : 1, kernel[0],  kernel[1],
+          stride[0], stride[1],     padding[0], padding[1],    dilation[0],        dilation[1]};
 }
 
 class MaxPoolKernel final : public user_op::OpKernel {
@@ -238,7 +240,7 @@ class UpsampleKernel final : public user_op::OpKernel {
     const auto* x = ctx->Tensor4ArgNameAndIndex(own ? "in" : "x", 0);
     auto* y = ctx->Tensor4ArgNameAndIndex(own ? "out" : "y", 0);
     upsample(layout(x->shape_view(), y->shape_view()), static_cast<const T*>(x->dptr<void>()),
-            static_cast<T*>(y->mut_dptr<void>()));
+             static_cast<T*>(y->mut_dptr<void>()));
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };

@@ -8,7 +8,8 @@ namespace graph_train {
 namespace {
 
 template<typename Args>
-void launch(user_op::KernelComputeContext* ctx, const char* kernel, int64_t pixels, int64_t channels, const Args& args) {
+void launch(user_op::KernelComputeContext* ctx, const char* kernel, int64_t pixels, int64_t channels,
+            const Args& args) {
   const int64_t threads = pixels * ((channels + kPoolPerThread - 1) / kPoolPerThread);
   if (threads == 0) return;
   cuda::launch(cuda::queue_of(ctx), cuda::name_of(kernel, type_of(ctx, "out")), cuda::blocks_for(threads, kPoolThreads),
@@ -21,8 +22,9 @@ class UpsampleCudaKernel final : public user_op::OpKernel {
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const oneflow::ShapeView& small = view_of(ctx, kGradient ? "out" : "in");
-    const UpsampleArgs args{data_of<void>(ctx, "in"), result_of<void>(ctx), small.At(0) * small.At(1),
-                            small.At(2),              small.At(3),          integers_of(ctx).at(0)};
+    const UpsampleArgs args{
+        data_of<void>(ctx, "in"), result_of<void>(ctx), small.At(0) * small.At(1), small.At(2), small.At(3),
+        integers_of(ctx).at(0)};
     launch(ctx, kGradient ? "upsample_grad" : "upsample", args.rows * args.columns, args.channels, args);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }

@@ -32,8 +32,8 @@ Maybe<void> infer_pooled(user_op::InferContext* ctx) {
   const int64_t kernel = integers.at(0), stride = integers.at(1), padding = integers.at(2);
   CHECK_OR_RETURN(kernel >= 1 && stride >= 1 && padding >= 0 && 2 * padding <= kernel);
   CHECK_OR_RETURN(x.At(1) + 2 * padding >= kernel && x.At(2) + 2 * padding >= kernel);
-  const Shape y({x.At(0), pooled_size(x.At(1), kernel, stride, padding), pooled_size(x.At(2), kernel, stride, padding),
-                 x.At(3)});
+  const Shape y(
+      {x.At(0), pooled_size(x.At(1), kernel, stride, padding), pooled_size(x.At(2), kernel, stride, padding), x.At(3)});
   for (int32_t index : {0, 1}) ctx->SetOutputShape("out", index, y);
   return Maybe<void>::Ok();
 }

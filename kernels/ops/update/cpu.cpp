@@ -10,7 +10,6 @@
 
 // As the composed reference does: results are the same bits on every CPU.
 #include "native/exact_rounding.h"
-
 #include "ops/update/pieces.h"
 
 namespace graph_train {
@@ -30,7 +29,8 @@ GT_VECTOR double squared_norm(const Piece& piece, float inverse_loss_scale) {
       lanes[lane] += unscaled_square(sum[i + lane], gradient[i + lane], inverse_loss_scale);
     }
   }
-  for (int lane = 0; i < piece.count; ++i, ++lane) lanes[lane] += unscaled_square(sum[i], gradient[i], inverse_loss_scale);
+  for (int lane = 0; i < piece.count; ++i, ++lane)
+    lanes[lane] += unscaled_square(sum[i], gradient[i], inverse_loss_scale);
   double total = 0;
   for (double lane : lanes) total += lane;
   return total;

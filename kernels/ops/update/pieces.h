@@ -29,8 +29,7 @@ inline std::vector<Piece> cut_into_pieces(user_op::KernelComputeContext* ctx, in
     const int64_t elements = view_of(ctx, "parameter", index).elem_cnt();
     float* const parameter = state_of(ctx, "parameter", index);
     float* const ema = state_of(ctx, "ema", index);
-    const float* const gradient =
-        flat_gradient ? data_of(ctx, "gradient", 0) + first : data_of(ctx, "gradient", index);
+    const float* const gradient = flat_gradient ? data_of(ctx, "gradient", 0) + first : data_of(ctx, "gradient", index);
     for (int64_t at = 0; at < elements; at += most) {
       const int64_t count = std::min(most, elements - at);
       const int64_t start = first + at;

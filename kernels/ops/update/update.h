@@ -80,8 +80,7 @@ GT_HOST_DEVICE float clip_factor(float norm, float max_norm) {
   return factor < 1.0f ? factor : 1.0f;
 }
 
-GT_HOST_DEVICE void sgd_element(const GroupStep& step, float gradient, float* parameter, float* velocity,
-                                  float* ema) {
+GT_HOST_DEVICE void sgd_element(const GroupStep& step, float gradient, float* parameter, float* velocity, float* ema) {
   const float clipped = gradient * step.inverse_loss_scale * step.clip;
   const float direction = clipped + step.weight_decay * *parameter;
   const float moved = step.beta1 * *velocity + direction;
@@ -92,7 +91,7 @@ GT_HOST_DEVICE void sgd_element(const GroupStep& step, float gradient, float* pa
 }
 
 GT_HOST_DEVICE void adam_element(const GroupStep& step, bool decoupled_decay, float gradient, float* parameter,
-                                   float* mean, float* square, float* ema) {
+                                 float* mean, float* square, float* ema) {
   const float clipped = gradient * step.inverse_loss_scale * step.clip;
   const float direction = decoupled_decay ? clipped : clipped + step.weight_decay * *parameter;
   const float start = decoupled_decay ? *parameter * step.kept : *parameter;

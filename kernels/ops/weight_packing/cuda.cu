@@ -25,8 +25,8 @@ GT_DEVICE void rearrange(const PackArgs& args) {
   for (int i = 0; i < kPackPerThread; ++i) {
     const int64_t index = (block * kPackPerThread + i) * kPackThreads + threadIdx.x;
     if (index >= weight.count) return;
-    const int64_t place = kPack ? unpacked_place(index, weight.inputs, weight.taps)
-                                : packed_place(index, weight.inputs, weight.taps);
+    const int64_t place =
+        kPack ? unpacked_place(index, weight.inputs, weight.taps) : packed_place(index, weight.inputs, weight.taps);
     static_cast<To*>(weight.out)[index] = from_float<To>(to_float(static_cast<const From*>(weight.in)[place]));
   }
 }

@@ -14,8 +14,9 @@ Maybe<void> infer_shapes(user_op::InferContext* ctx) {
   for (const auto& [name, index] : ctx->inputs()) {
     const Shape& in = ctx->InputShape(name, index);
     CHECK_EQ_OR_RETURN(in.NumAxes(), 4);
-    ctx->SetOutputShape("out", index, kPack ? Shape({in.At(0), in.At(2), in.At(3), in.At(1)})
-                                            : Shape({in.At(0), in.At(3), in.At(1), in.At(2)}));
+    ctx->SetOutputShape(
+        "out", index,
+        kPack ? Shape({in.At(0), in.At(2), in.At(3), in.At(1)}) : Shape({in.At(0), in.At(3), in.At(1), in.At(2)}));
   }
   return Maybe<void>::Ok();
 }
