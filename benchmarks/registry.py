@@ -48,12 +48,17 @@ BENCHMARKS: Mapping[str, Entry] = {
     "ops": Entry("benchmarks.ops", "every op of a compiled step, and who computes it"),
     "saving": Entry("benchmarks.saving", "what saving costs, and how soon a resumed run is back at work", ()),
     "kills": Entry("benchmarks.kills", "trainings that are killed at random moments and resumed, byte for byte", None),
-    "precision": Entry("benchmarks.precision", "whether --amp trains as well as float32, over several seeds", None),
+    "accuracy": Entry(
+        "benchmarks.accuracy", "whether it trains as well as PyTorch, and as well with --amp, over several seeds", None
+    ),
     "soak": Entry("benchmarks.soak", "what a long training holds: memory, files, threads", None),
     "pipeline": Entry(
         "benchmarks.pipeline", "images per second of the data pipeline and its stages, and of OpenCV", ()
     ),
 }
+
+FORMER_NAMES: Mapping[str, str] = {"precision": "accuracy"}
+"""Benchmarks under whose former names there are results."""
 
 COMMANDS: Mapping[str, Entry] = {
     "all": Entry("benchmarks.all_benchmarks", "runs the shorter benchmarks one after another into one folder"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import commit, machine, versions
+from benchmarks.registry import FORMER_NAMES
 from kernels.host.files import write_atomically
 
 FORMAT = 1
@@ -57,7 +58,7 @@ def is_result(path: Path) -> bool:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Reads a file of `write_result`.
+    """Reads a file of `write_result`; a benchmark that was renamed has its present name.
 
     Raises:
         ValueError: not a result of `graph-bench`, or one of another format.
@@ -70,4 +71,5 @@ def read_result(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a result of graph-bench")
     if result.get("format") != FORMAT:
         raise ValueError(f"{path}: format {result.get('format')!r}, this version reads {FORMAT}; measure again")
+    result["benchmark"] = FORMER_NAMES.get(result["benchmark"], result["benchmark"])
     return result
