@@ -13,7 +13,7 @@ from benchmarks.channel import serve
 from benchmarks.points import Point, update_settings, write_data, write_network
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.settings.hyperparameters import load_hyperparameters
-from graph_train.settings.train_options import given_flags, options_from_flags
+from graph_train.settings.train_options import TrainOptions, given_flags, options_from_flags
 from graph_train.training.assembly import Run, assemble, loss_config
 from graph_train.training.epoch_validation import EpochValidation, measured
 from kernels.runtime import flow
@@ -54,8 +54,8 @@ def describe(folder: str, arguments: Sequence[str]) -> None:
 def _check(run: Run) -> None:
     """Refuses what PyTorch would train otherwise; its network and loss check themselves."""
     setup = run.setup
-    flags = setup.options.as_flat_dict()
-    changed = [name for name in _SWITCHES if flags[name]]
+    flags, defaults = setup.options.as_flat_dict(), TrainOptions().as_flat_dict()
+    changed = [name for name in _SWITCHES if flags[name] != defaults[name]]
     if setup.augment != AugmentConfig():
         changed.append("augmentation")
     if run.schedule.optimizer != "SGD":
