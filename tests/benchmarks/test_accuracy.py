@@ -157,15 +157,15 @@ def test_our_average_is_measured_as_in_its_run(tmp_path: Path, cfg: str) -> None
     from graph_train.plots.results import read_results
     from models.weights import load_weights
 
-    flags = {"data": "shapes", "cfg": cfg, "imgsz": 64, "epochs": 2, "workers": 1, "seed": 3}
-    done = train(**flags, noplots=True, project=str(tmp_path), name="run")
-    weights = load_weights(done.folder / "weights" / "last.safetensors", prefer="ema")
+    flags: dict[str, Any] = {"data": "shapes", "cfg": cfg, "imgsz": 64, "epochs": 2, "workers": 1, "seed": 3}
+    train(**flags, noplots=True, project=str(tmp_path), name="run")
+    weights = load_weights(tmp_path / "run" / "weights" / "last.safetensors", prefer="ema")
     np.savez(tmp_path / "average.npz", **weights.arrays)
     arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
     with Worker("validation", "benchmarks.accuracy_worker", threads=1) as worker:
         worker.call("describe", folder=str(tmp_path), arguments=arguments)
         found = worker.call("validate", weights=str(tmp_path / "average.npz"))
-    columns = read_results(done.folder / "results.csv")
+    columns = read_results(tmp_path / "run" / "results.csv")
     assert found["map"] == pytest.approx(columns["metrics/mAP_0.5:0.95"][-1], abs=1e-4)
     losses = sum(columns[f"val/{part}_loss"][-1] for part in ("box", "obj", "cls"))
     assert found["val_loss"] == pytest.approx(losses, rel=1e-3)
