@@ -56,8 +56,10 @@ BENCHMARKS: Mapping[str, Entry] = {
     "kills": Entry(
         "benchmarks.resilience.kills", "trainings that are killed at random moments and resumed, byte for byte", None
     ),
-    "precision": Entry(
-        "benchmarks.training.precision", "whether --amp trains as well as float32, over several seeds", None
+    "accuracy": Entry(
+        "benchmarks.training.accuracy",
+        "whether it trains as well as PyTorch, and as well with --amp, over several seeds",
+        None,
     ),
     "soak": Entry("benchmarks.resilience.soak", "what a long training holds: memory, files, threads", None),
     "pipeline": Entry(

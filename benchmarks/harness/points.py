@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,6 @@ def write_point(folder: Path, point: Point, num_classes: int | None = None) -> d
         Parameters, multiply-accumulates of one image's forward pass, images of a step, and an estimate of its GFLOP.
     """
     from models.complexity import measure
-    from models.loss import DetectionLoss
     from models.loss_config import LossConfig
     from models.network import DetectionModel
     from models.spec import load_model_spec
@@ -63,22 +62,51 @@ def write_point(folder: Path, point: Point, num_classes: int | None = None) -> d
     spec = load_model_spec(point.model, num_classes=num_classes)
     network = DetectionModel(spec, seed=0)
     config = LossConfig().scaled(heads=len(spec.strides), classes=spec.num_classes, image_px=point.imgsz)
-    balance = DetectionLoss(network.head_geometry, config).balance.numpy().tolist()
-    description = {
-        "point": asdict(point),
-        "network": network_rows(network),
-        "head": {"anchors_cells": network.anchors_cells.tolist(), "balance": balance},
-        "loss": asdict(config),
-        "update": update_settings(point.batch_size),
-    }
-    (folder / "point.json").write_text(json.dumps(description), encoding="utf-8")
-    np.savez(folder / "weights.npz", **{name: value.numpy() for name, value in network.state_dict().items()})
+    write_network(folder, point, network, config, update_settings(point.batch_size))
     images, labels = random_batches(point, spec.num_classes)
     np.savez(folder / "batches.npz", images=images, labels=labels)
     size = measure(network, point.imgsz)
     # The backward pass computes two gradients where the forward pass computes one output.
     gflop = 3 * size.flops * point.batch_size / 1e9
     return {"parameters": size.parameters, "macs": size.macs, "images": point.batch_size, "step_gflop": gflop}
+
+
+def write_network(folder: Path, point: Point, network: Any, config: Any, update: Mapping[str, Any]) -> None:
+    """Write point.json and weights.npz of a network as it is now.
+
+    Args:
+        folder: where to.
+        point: what is trained.
+        network: a `DetectionModel`.
+        config: a `LossConfig`, scaled.
+        update: as `update_settings`.
+    """
+    from models.loss import DetectionLoss
+
+    balance = DetectionLoss(network.head_geometry, config).balance.numpy().tolist()
+    description = {
+        "point": asdict(point),
+        "network": network_rows(network),
+        "head": {"anchors_cells": network.anchors_cells.tolist(), "balance": balance},
+        "loss": asdict(config),
+        "update": update,
+    }
+    (folder / "point.json").write_text(json.dumps(description), encoding="utf-8")
+    np.savez(folder / "weights.npz", **{name: value.numpy() for name, value in network.state_dict().items()})
+
+
+def write_data(folder: Path, index: Any, schedule: Any) -> None:
+    """Write images.json: images and labels of an `ImageIndex`, and the settings of each step of a `Schedule`."""
+    numbers = range(schedule.epochs * schedule.batches_per_epoch)
+    steps = (schedule.at(number, number // schedule.batches_per_epoch) for number in numbers)
+    content = {
+        "paths": [str(path.resolve()) for path in index.paths],
+        "labels": [rows.tolist() for rows in index.labels],
+        "steps": [
+            {"learning_rates": step.learning_rates, "momentum": step.momentum, "update": step.update} for step in steps
+        ],
+    }
+    (folder / "images.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def network_rows(network: Any) -> list[dict[str, Any]]:

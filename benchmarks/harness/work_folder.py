@@ -9,13 +9,16 @@ from pathlib import Path
 
 def add_work_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--work`."""
-    parser.add_argument("--work", metavar="FOLDER", help="keep the runs there; default: a temporary folder")
+    parser.add_argument("--work", metavar="FOLDER", help="keep what was trained there; default: a temporary folder")
 
 
 @contextmanager
-def work_folder(asked: str | None) -> Iterator[Path]:
+def work_folder(asked: str | None, *, exist_ok: bool = False) -> Iterator[Path]:
     """Make the folder that `--work` names, which stays, or one that is deleted afterwards.
 
+    Args:
+        asked: `--work`.
+        exist_ok: go on in a folder of an earlier run.
     Raises:
         FileExistsError: it is there already.
     """
@@ -23,5 +26,5 @@ def work_folder(asked: str | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
             yield Path(folder)
         return
-    Path(asked).mkdir(parents=True)
+    Path(asked).mkdir(parents=True, exist_ok=exist_ok)
     yield Path(asked)

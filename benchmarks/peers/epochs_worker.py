@@ -22,10 +22,10 @@ Sample = tuple[torch.Tensor, torch.Tensor]
 
 
 class Mosaics(Dataset[Sample]):
-    """Mosaic samples; each loading process makes a loader of its own."""
+    """Mosaic samples; each loading process makes a loader of its own, seeded by PyTorch."""
 
-    def __init__(self, images: Images, image_px: int) -> None:
-        self._images, self._image_px = images, image_px
+    def __init__(self, images: Images, image_px: int, seed: int) -> None:
+        self._images, self._image_px, self._seed = images, image_px, seed
         self._loader: MosaicLoader | None = None
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Mosaics(Dataset[Sample]):
         """Return image (3, S, S) uint8 and labels (n, 6), image number still 0."""
         if self._loader is None:
             info = get_worker_info()
-            self._loader = MosaicLoader(self._images, self._image_px, info.seed if info else 0)
+            self._loader = MosaicLoader(self._images, self._image_px, info.seed if info else self._seed)
         image, rows = self._loader.sample(index)
         return torch.from_numpy(image), torch.from_numpy(np.insert(rows, 0, 0, axis=1).astype(np.float32))
 
@@ -52,12 +52,30 @@ def collate(samples: list[Sample]) -> Sample:
 class _Session:
     step: TrainStep
     batches: DataLoader[Sample]
-    updates: list[bool]
+    settings: list[dict[str, Any]]
     done = 0
 
 
-def prepare(folder: str, device: str, threads: int, workers: int, options: dict[str, bool]) -> dict[str, Any]:
-    """Build the network of point.json and the loader of images.json; return versions."""
+def prepare(
+    folder: str,
+    device: str,
+    threads: int,
+    workers: int,
+    *,
+    options: dict[str, bool],
+    seed: int = 0,
+    cache: bool = False,
+) -> dict[str, Any]:
+    """Build the network of point.json and the loader of images.json; return versions.
+
+    Args:
+        folder: files of `benchmarks.harness.points`.
+        device, threads: where it trains.
+        workers: loading processes; with 0 the training process loads.
+        options: of `TrainStep`.
+        seed: of the order and of the augmentation.
+        cache: decode and scale each image once, instead of every time it is in a mosaic.
+    """
     torch.set_num_threads(threads)
     place = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
     point = json.loads((Path(folder) / "point.json").read_text(encoding="utf-8"))
@@ -68,34 +86,46 @@ def prepare(folder: str, device: str, threads: int, workers: int, options: dict[
     _Session.step = TrainStep(network.to(place), criterion, point["update"], **options)
     labels = [np.array(rows, np.float32).reshape(-1, 5) for rows in data["labels"]]
     images = Images(data["paths"], labels)
+    if cache:
+        loader = MosaicLoader(images, point["point"]["imgsz"], seed)
+        images.pixels = [loader.scaled_image(number) for number in range(len(images.paths))]
     _Session.batches = DataLoader(
-        Mosaics(images, point["point"]["imgsz"]),
+        Mosaics(images, point["point"]["imgsz"], seed),
         batch_size=point["point"]["batch_size"],
         shuffle=True,
+        generator=torch.Generator().manual_seed(seed),
         num_workers=workers,
         collate_fn=collate,
         persistent_workers=workers > 0,
         pin_memory=place.type == "cuda",
     )
-    _Session.updates = data["updates"]
+    _Session.settings = data["steps"]
     versions = {"pytorch": torch.__version__, "opencv": cv2.__version__, "python": platform.python_version()}
     return {"versions": versions}
 
 
 def epoch() -> dict[str, float]:
-    """Train one epoch; return seconds, images, mean loss."""
+    """Train one epoch; return seconds, images, mean of the three losses' sum."""
     started, images, losses = time.perf_counter(), 0, []
     device = next(_Session.step.network.parameters()).device
+    _Session.step.drop_gradients()
     for pixels, labels in _Session.batches:
-        update = _Session.updates[_Session.done % len(_Session.updates)]
+        settings = _Session.settings[_Session.done]
         _Session.done += 1
-        total, _ = _Session.step(
-            pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True), update=update
+        _Session.step.set_rates(settings["learning_rates"], settings["momentum"])
+        _, parts = _Session.step(
+            pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True), update=settings["update"]
         )
-        losses.append(total)
+        losses.append(sum(parts))
         images += len(pixels)
     return {"seconds": time.perf_counter() - started, "images": images, "loss": float(np.mean(losses))}
 
 
+def save_average(file: str) -> None:
+    """Write the moving average of the weights (.npz): name -> values."""
+    average = _Session.step.average.network.state_dict()
+    np.savez(file, **{name: value.cpu().numpy() for name, value in average.items()})
+
+
 if __name__ == "__main__":
-    serve({"prepare": prepare, "epoch": epoch})
+    serve({"prepare": prepare, "epoch": epoch, "save_average": save_average})

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,6 +95,15 @@ class TrainStep:
         if update:
             self._update()
         return float(total), parts.tolist()
+
+    def set_rates(self, learning_rates: Sequence[float], momentum: float) -> None:
+        """Set the learning rate of each parameter group and the momentum for the steps that follow."""
+        for group, rate in zip(self._optimizer.param_groups, learning_rates, strict=True):
+            group["lr"], group["momentum"] = rate, momentum
+
+    def drop_gradients(self) -> None:
+        """Forgets gradients that wait for an update, as YOLOv5 does at the start of each epoch."""
+        self._optimizer.zero_grad(set_to_none=True)
 
     def _update(self) -> None:
         self._scaler.unscale_(self._optimizer)

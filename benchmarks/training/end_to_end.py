@@ -1,7 +1,6 @@
 """`graph-bench end-to-end`: epochs of a data set through the command line, and a PyTorch loop with an OpenCV loader."""
 
 import argparse
-import json
 import re
 import subprocess
 import tempfile
@@ -13,7 +12,7 @@ from typing import Any
 
 from benchmarks.harness.flags import add_quick, add_repeats
 from benchmarks.harness.measure import ratios, summarise
-from benchmarks.harness.points import Point
+from benchmarks.harness.points import Point, write_data
 from benchmarks.harness.tables import Table, number
 from benchmarks.harness.training_command import training_command, training_flags
 from benchmarks.harness.workers import Worker, environment_for
@@ -100,7 +99,7 @@ def epoch_speeds(output: str, epochs: int) -> tuple[float, ...]:
 
 
 def _describe(flags: argparse.Namespace, epochs: int, folder: Path) -> int:
-    """Write what the PyTorch loop trains on: network, weights, images, labels, when to update. Returns the images."""
+    """Write what the PyTorch loop trains on: network, weights, images, settings of each step. Return the images."""
     from graph_train.engine.schedule import Schedule
     from graph_train.settings.hyperparameters import Hyperparameters
     from pipelines.data.dataset import load_dataset
@@ -112,12 +111,7 @@ def _describe(flags: argparse.Namespace, epochs: int, folder: Path) -> int:
     schedule = Schedule.from_hyperparameters(
         Hyperparameters(), epochs=epochs, batches_per_epoch=steps, batch_size=flags.batch_size
     )
-    content = {
-        "paths": [str(path.resolve()) for path in index.paths],
-        "labels": [rows.tolist() for rows in index.labels],
-        "updates": [schedule.at(step, step // steps).update for step in range(steps * epochs)],
-    }
-    (folder / "images.json").write_text(json.dumps(content), encoding="utf-8")
+    write_data(folder, index, schedule)
     point = Point(flags.cfg, flags.batch_size, flags.imgsz)
     with Worker("description", "benchmarks.step.step_worker", threads=flags.threads) as worker:
         worker.call("describe", folder=str(folder), num_classes=len(dataset.class_names), **asdict(point))

@@ -1,0 +1,186 @@
+"""The trainings of `graph-bench accuracy`: one side and one seed each, kept in a file when it is finished."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.harness.machine import commit
+from benchmarks.harness.results import without_folders
+from benchmarks.harness.workers import Worker, environment_for
+from benchmarks.step.competitors import peer_versions
+from kernels.host.files import write_atomically
+
+FLOAT32, AMP, PYTORCH = "float32", "amp", "pytorch"
+SIDES = (FLOAT32, AMP, PYTORCH)
+_SETTINGS = ("data", "cfg", "imgsz", "batch_size", "epochs", "device", "threads", "train_flags")
+"""Flags that change the weights; the number of threads changes their last digits."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """What to train, and the folder of finished trainings.
+
+    Args:
+        flags: of the command line.
+        folder: has a file per training, `SIDE-SEED.json`.
+        torch_python: interpreter of the PyTorch side.
+    """
+
+    flags: argparse.Namespace
+    folder: Path
+    torch_python: Path | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What all trainings of a folder have in common."""
+        return {name: without_folders(getattr(self.flags, name)) for name in _SETTINGS}
+
+    def kept(self) -> list[Row]:
+        """All finished trainings of the folder.
+
+        Raises:
+            ValueError: one of them was trained with other settings.
+        """
+        rows = []
+        for path in sorted(self.folder.glob("*.json")):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            other = [name for name in _SETTINGS if content["settings"].get(name) != self.settings[name]]
+            if other:
+                raise ValueError(
+                    f"{path}: was trained with --{other[0].replace('_', '-')} {content['settings'].get(other[0])}, "
+                    f"not {self.settings[other[0]]}; give the same flags, or another --work"
+                )
+            rows.append(content["row"])
+        return rows
+
+    def train(self, sides: tuple[str, ...]) -> None:
+        """Trains every seed on every side, except those that are finished."""
+        seeds = range(self.flags.first_seed, self.flags.first_seed + self.flags.seeds)
+        # Every second seed the other way round: what else the machine does falls on all sides.
+        wanted = [(side, seed) for seed in seeds for side in (sides if seed % 2 == 0 else sides[::-1])]
+        with tqdm(wanted, desc="trainings", leave=False, disable=None) as bar:
+            for side, seed in bar:
+                bar.set_postfix_str(f"{side}, seed {seed}")
+                path = self.folder / f"{side}-{seed}.json"
+                if not path.exists():
+                    row = self._trained(side, seed)
+                    write_atomically(path, json.dumps({"settings": self.settings, "row": row}) + "\n")
+
+    def _trained(self, side: str, seed: int) -> Row:
+        """One training: its curves, one value per epoch, how long it took, and by what it was done."""
+        started = time.perf_counter()
+        train: Callable[[str, int, Path], Mapping[str, Any]] = self._pytorch if side == PYTORCH else self._ours
+        with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
+            trained = train(side, seed, Path(folder))
+        return {
+            "seed": seed,
+            "side": side,
+            "seconds": time.perf_counter() - started,
+            "commit": commit(),
+            **peer_versions(trained),
+            **trained["curves"],
+        }
+
+    def _arguments(self, side: str, seed: int, folder: Path) -> list[str]:
+        """Of `graph-train`."""
+        flags = self.flags
+        return [
+            "--data",
+            flags.data,
+            "--cfg",
+            flags.cfg,
+            "--imgsz",
+            str(flags.imgsz),
+            "--batch-size",
+            str(flags.batch_size),
+            "--epochs",
+            str(flags.epochs),
+            "--patience",
+            "0",
+            "--device",
+            flags.device,
+            "--workers",
+            str(flags.threads),
+            "--seed",
+            str(seed),
+            "--amp" if side == AMP else "--no-amp",
+            "--noplots",
+            "--nosave",
+            "--project",
+            str(folder),
+            "--name",
+            side,
+            *flags.train_flags.split(),
+        ]
+
+    def _ours(self, side: str, seed: int, folder: Path) -> dict[str, Any]:
+        """Through the command line, as a user types it.
+
+        Raises:
+            RuntimeError: it failed, or `--amp` computed in float32 after all.
+        """
+        from graph_train.plots.results import read_results
+
+        in_bfloat16 = side == AMP and self.flags.device == "cpu"
+        module = "benchmarks.training.train_in_bfloat16" if in_bfloat16 else "graph_train"
+        command = [sys.executable, "-m", module, *self._arguments(side, seed, folder)]
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            env=environment_for(self.flags.threads),
+        )
+        text = done.stdout.decode(errors="replace")
+        if done.returncode:
+            raise RuntimeError(f"{side}-{seed} ended with exit code {done.returncode}: {text[-1500:]}")
+        from graph_train.engine.precision import IN_16_BITS  # loads OneFlow
+
+        if (side == AMP) != (IN_16_BITS in text):
+            raise RuntimeError(f"{side}-{seed} computed in another data type than asked for: {text[:1500]}")
+        columns = read_results(folder / side / "results.csv")
+        curves = {
+            "map50": columns["metrics/mAP_0.5"],
+            "map": columns["metrics/mAP_0.5:0.95"],
+            "train_loss": sum(columns[f"train/{part}_loss"] for part in ("box", "obj", "cls")),
+            "val_loss": sum(columns[f"val/{part}_loss"] for part in ("box", "obj", "cls")),
+        }
+        return {"curves": {name: np.asarray(curve, np.float64).tolist() for name, curve in curves.items()}}
+
+    def _pytorch(self, side: str, seed: int, folder: Path) -> dict[str, Any]:
+        """Our PyTorch implementation in its faster layout; our validation measures its averaged weights."""
+        flags, weights = self.flags, str(folder / "average.npz")
+        options = {"channels_last": True, "compiled": False, "amp": False}
+        curves: dict[str, list[float]] = {}
+        with (
+            Worker("validation", "benchmarks.training.accuracy_worker", threads=flags.threads) as ours,
+            Worker(side, "benchmarks.peers.epochs_worker", threads=flags.threads, python=self.torch_python) as torch,
+        ):
+            ours.call("describe", folder=str(folder), arguments=self._arguments(side, seed, folder))
+            prepared = torch.call(
+                "prepare",
+                folder=str(folder),
+                device=flags.device,
+                threads=flags.threads,
+                workers=0,
+                options=options,
+                seed=seed,
+                cache=True,
+            )
+            for _ in range(flags.epochs):
+                loss = torch.call("epoch")["loss"]
+                torch.call("save_average", file=weights)
+                for name, value in {"train_loss": loss, **ours.call("validate", weights=weights)}.items():
+                    curves.setdefault(name, []).append(value)
+        return {"versions": prepared["versions"], "curves": curves}
