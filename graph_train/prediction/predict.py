@@ -40,7 +40,7 @@ _NOTHING = np.zeros((0, 6), np.float32)
 _LISTED_IMAGES = 20
 """Up to this many images have a line each on the terminal."""
 EAGER_IMAGES = 16
-"""Compiling takes two seconds, in which that many are predicted op by op."""
+"""Up to this many images are predicted op by op, sooner than a graph for them is compiled."""
 
 
 @dataclass
