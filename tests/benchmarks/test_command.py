@@ -79,7 +79,7 @@ def test_a_setting_keeps_only_the_last_part_of_a_path() -> None:
         "seeds": 3,
         "work": None,
     }
-    assert envelope("precision", settings)["settings"] == {
+    assert envelope("accuracy", settings)["settings"] == {
         "data": "bccd.yaml",
         "torch_python": "python",
         "points": ["own.yaml:4:320", "yolov5n:4:320"],

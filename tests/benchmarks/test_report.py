@@ -75,7 +75,7 @@ def test_settings_that_change_what_is_measured_tell_results_apart(tmp_path: Path
         "g": {"data": "bccd.yaml", "work": "there", "first_seed": 0},
     }
     for day, (name, change) in enumerate(changes.items(), 1):
-        kept = envelope("precision", {}) | {"rows": [], "settings": base | change, "created": f"2026-01-0{day}"}
+        kept = envelope("accuracy", {}) | {"rows": [], "settings": base | change, "created": f"2026-01-0{day}"}
         write_result(tmp_path / f"{name}.json", kept)
     # The last one has the first one's settings: its folder is left out, and what is new has its default.
     assert [path.stem for path, _ in newest(tmp_path)] == ["b", "c", "d", "e", "f", "g"]
