@@ -92,7 +92,7 @@ def channel_axis() -> int:
 
 
 def size_of(x: Tensor) -> tuple[int, int]:
-    """Return height and width of an activation."""
+    """Return the height and width of an activation."""
     first = 1 if channels_last() else 2
     return x.shape[first], x.shape[first + 1]
 

@@ -9,12 +9,12 @@ SMALLEST_CAPACITY = 16
 
 
 def label_capacity(most_labels: int) -> int:
-    """Return label slots per image for a batch whose fullest image has `most_labels`: a power of two, at least 16."""
+    """Return the label slots per image if the fullest image has `most_labels`: a power of two, at least 16."""
     return max(SMALLEST_CAPACITY, 1 << max(most_labels - 1, 0).bit_length())
 
 
 def typical_label_capacity(labels: Sequence[npt.NDArray[np.floating]], tiles: int) -> int:
-    """Return capacity bucket that nearly all batches fit: mean plus three deviations of the labels of `tiles` images.
+    """Return the capacity that nearly all batches fit: mean plus three deviations of the labels of `tiles` images.
 
     Starting there, rather than at each batch's own need, keeps the graphs few: each takes seconds to compile and
     memory of its own, while padding costs next to nothing.

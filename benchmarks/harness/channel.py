@@ -36,7 +36,7 @@ def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
 
 
 def processor_ms() -> dict[str, float]:
-    """Return processor time so far, in ms: of the thread that runs the handlers (Python) and of the whole process."""
+    """Return the processor time so far, in ms: of the thread that runs the handlers and of the whole process."""
     return {"main_thread": time.thread_time() * 1e3, "process": time.process_time() * 1e3}
 
 

@@ -32,7 +32,7 @@ class Mosaics(Dataset[Sample]):
         return len(self._images.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return image (3, S, S) uint8 and labels (n, 6), image number still 0."""
+        """Return an image (3, S, S) uint8 and labels (n, 6), image number still 0."""
         if self._loader is None:
             info = get_worker_info()
             self._loader = MosaicLoader(self._images, self._image_px, info.seed if info else self._seed)

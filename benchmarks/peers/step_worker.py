@@ -114,7 +114,7 @@ def multiply_accumulates(image_px: int) -> int:
 
 
 def memory() -> dict[str, float | None]:
-    """Return memory in MB: the peak of this process, and the GPU memory that it holds now."""
+    """Return the memory in MB: the peak of this process, and the GPU memory that it holds now."""
     return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
 
 

@@ -45,7 +45,7 @@ def _step() -> None:
 
 
 def seconds_per_step(steps: int, *, saves: bool) -> float:
-    """Return mean over some steps; saves, as often as the run's flags say, are complete when the clock stops."""
+    """Return the mean over some steps; saves, as often as the run's flags say, are complete when the clock stops."""
     started = time.perf_counter()
     for _ in range(steps):
         _step()

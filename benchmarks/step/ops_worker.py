@@ -12,7 +12,6 @@ from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
 from kernels.framework.coverage import covered_ops, job_ops, plugin_lines
 from kernels.plugin import PluginMode, load_plugin, plugin_library
-from kernels.runtime import flow
 
 _BATCH, _IMAGE_PX = 1, 64
 Part = Literal["loss", "update", "forward", "backward"]
@@ -48,24 +47,6 @@ def started() -> dict[str, int]:
     """Return the calls of CUDA since the counts were reset: kernels, calls of cuDNN, memory operations."""
     pairs = (line.rsplit(" ", 1) for line in plugin_lines("graph_train_cuda_counts"))
     return {name: int(number) for name, number in pairs}
-
-
-def trace_ops() -> None:
-    """Note from now on which ops are executed; before any is, and in the build that emulates CUDA only."""
-    plugin_library().graph_train_trace_ops()
-
-
-def executed_ops() -> list[tuple[str, str]]:
-    """Return the ops that were executed, eagerly or in graphs, and whose kernels did it: "OneFlow" or "plugin"."""
-    flow._oneflow_internal.eager.Sync()
-    pairs = (line.rsplit(" ", 1) for line in plugin_lines("graph_train_executed_ops"))
-    return [(op, whose) for op, whose in pairs]
-
-
-def forget_executed_ops() -> None:
-    """Forget what was executed so far."""
-    flow._oneflow_internal.eager.Sync()
-    plugin_library().graph_train_forget_executed_ops()
 
 
 def part_of(kernel: str) -> Part:

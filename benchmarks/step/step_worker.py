@@ -159,7 +159,7 @@ def compiled_graph() -> Any:
 
 
 def memory() -> dict[str, float | None]:
-    """Return memory in MB: the peak of this process, and the GPU memory that it holds now."""
+    """Return the memory in MB: the peak of this process, and the GPU memory that it holds now."""
     return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
 
 

@@ -160,7 +160,7 @@ def shared_pictures(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
 
 
 def _of_equal_size(splits: Mapping[Split, ImageIndex]) -> Iterable[list[tuple[str, str]]]:
-    """Return split and path of all images whose files have one size, for each size that there is in several splits."""
+    """Group images of equal file size, as (split, path); only sizes that occur in several splits."""
     sizes = [np.unique(index.formats.file_bytes) for index in splits.values()]
     distinct, amounts = np.unique(np.concatenate([np.zeros(0, np.int64), *sizes]), return_counts=True)
     same_size: dict[int, list[tuple[str, str]]] = defaultdict(list)

@@ -21,7 +21,7 @@ EMA_DECAY, EMA_TAU = 0.9999, 2000.0
 
 
 def linear(epochs: int, last_factor: float) -> Callable[[float], float]:
-    """Return factor on the learning rate: falls on a straight line from 1 at epoch 0 to `last_factor` at `epochs`."""
+    """Return the factor on the learning rate, falling linearly from 1 at epoch 0 to `last_factor` at `epochs`."""
     return lambda epoch: (1 - epoch / epochs) * (1.0 - last_factor) + last_factor
 
 
@@ -41,7 +41,7 @@ def full_accumulate(batch_size: int, nominal_batch: int = NOMINAL_BATCH) -> int:
 
 
 def scaled_weight_decay(weight_decay: float, batch_size: int, nominal_batch: int = NOMINAL_BATCH) -> float:
-    """Return weight decay for the images that one update really stands for, as YOLOv5 scales it."""
+    """Return the weight decay for the images that one update really stands for, as YOLOv5 scales it."""
     return weight_decay * batch_size * full_accumulate(batch_size, nominal_batch) / nominal_batch
 
 

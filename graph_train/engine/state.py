@@ -46,7 +46,7 @@ class Counters:
 
 
 def parameter_groups(network: Any) -> dict[str, int]:
-    """Return group of each parameter by name, as YOLOv5 sorts them: by the name `bias`, then by the kind of module."""
+    """Return the group of each parameter, as YOLOv5 sorts them: by the name `bias`, then by the kind of module."""
     groups: dict[str, int] = {}
     norms = (flow.nn.BatchNorm2d, flow.nn.BatchNorm1d, flow.nn.LayerNorm, flow.nn.GroupNorm)
     for prefix, module in network.named_modules():
@@ -225,7 +225,7 @@ class TrainingState(flow.nn.Module):
             yield name, getattr(self, name)
 
     def _parts(self, name: str) -> dict[str, tuple[int, ...]]:
-        """Return names and shapes of the arrays that a flat tensor is saved as, in order."""
+        """Return the names and shapes of the arrays that a flat tensor is saved as, in order."""
         return {f"{name}/{trained}": tuple(member(self.network, trained).shape) for trained in self.trained}
 
     def arrays(self) -> dict[str, np.ndarray]:

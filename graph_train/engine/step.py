@@ -71,7 +71,7 @@ class Compilation:
     seconds: float
 
     def __str__(self) -> str:
-        """Return text such as 16x3x320x320 T32: the shape of the images, and label slots for each."""
+        """Return a text such as 16x3x320x320 T32: the shape of the images, and label slots for each."""
         slots = f" T{self.labels[1]}" if self.labels else " gradients"
         return "x".join(map(str, self.images)) + slots
 
@@ -289,7 +289,8 @@ class TrainStep(ABC):
         possible = [self.state.counters] * 2
         if self._started:
             possible = [self._counters_after(self._started[0].settings, updated=updated) for updated in (True, False)]
-        return self.placement.replicate(np.stack([self._scalars(settings, counters) for counters in possible]))
+        scalars = {counters: self._scalars(settings, counters) for counters in possible}  # mostly one
+        return self.placement.replicate(np.stack([scalars[counters] for counters in possible]))
 
     def _counters_after(self, settings: StepSettings, *, updated: bool) -> Counters:
         return _advance(self.state.counters, settings, updated=updated, scaled=self._scales_loss)

@@ -70,7 +70,7 @@ def export_weights(options: ExportOptions) -> ExportResult:
 
 
 def _output(options: ExportOptions) -> Path | None:
-    """Return file of `--output`; one that cannot be written, or that the weights are in, is refused before any work."""
+    """Return the file of `--output`; refuse one that cannot be written, or that the weights are in."""
     if not options.output:
         return None
     path = output_file("--output", options.output)

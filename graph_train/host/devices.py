@@ -28,7 +28,7 @@ def visible_devices(numbers: Sequence[int]) -> str:
 
 
 def cpu_threads() -> int:
-    """Return threads that CPU kernels of this process divide their work over: OMP_NUM_THREADS, or the cores it may use.
+    """Return the number of threads of this process's CPU kernels: OMP_NUM_THREADS, or the cores it may use.
 
     Sums are split by them, so results differ with their number, in the last digits at first.
     """

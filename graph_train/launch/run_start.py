@@ -31,21 +31,8 @@ from kernels.host.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
 _CHANGEABLE_ON_RESUME = (
-    *[
-        "data",
-        "epochs",
-        "device",
-        "workers",
-        "kernels",
-        "debug",
-        "cache",
-        "noplots",
-        "loggers",
-        "allow_download",
-        "save_steps",
-        "save_minutes",
-    ],
-    *["keep_saves", "on_save_error", "max_nonfinite", "dist_timeout"],
+    *"data epochs device workers kernels debug cache noplots loggers allow_download".split(),
+    *"save_steps save_minutes keep_saves on_save_error max_nonfinite dist_timeout".split(),
     *WANDB_ONLY,
 )
 

@@ -127,7 +127,7 @@ def metrics_per_class(
     *,
     interpolation: Interpolation = "continuous",
 ) -> ClassMetrics:
-    """Return average precision and the best working point, from the matched detections of a whole data set.
+    """Return the average precision and the best working point, from the matched detections of a whole data set.
 
     Args:
         correct: (n, t) bool of `match_detections`.
@@ -187,7 +187,7 @@ def _at_best_confidence(
 def average_precision(
     recall: Array, precision: Array, interpolation: Interpolation = "continuous"
 ) -> tuple[float, tuple[Array, Array]]:
-    """Return area under a precision-recall curve, sampled at 101 recalls, and the curve it was taken from.
+    """Return the area under a precision-recall curve, sampled at 101 recalls, and the curve it was taken from.
 
     The curve is extended to recall 0 (precision 1) and recall 1 (precision 0), and its precision is made to fall: at
     each recall the best precision at this or any greater recall.
@@ -209,7 +209,7 @@ def average_precision(
 
 
 def smooth(values: Array, fraction: float) -> Array:
-    """Return box filter over about `fraction` of the (n,) values, an odd number of them.
+    """Apply a box filter over about `fraction` of the (n,) values, an odd number of them.
 
     The ends are repeated outwards.
     """

@@ -52,7 +52,7 @@ class ConfusionMatrix:
 
 
 def _best_pairs(iou: Array, threshold: float) -> tuple[Array, Array]:
-    """Return label and detection numbers of the joined pairs, from (labels, detections) overlaps."""
+    """Return the label and detection numbers of the joined pairs, from (labels, detections) overlaps."""
     label, detection = np.nonzero(iou > threshold)
     order = np.argsort(-iou[label, detection], kind="stable")
     label, detection = label[order], detection[order]

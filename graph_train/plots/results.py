@@ -81,7 +81,7 @@ def _panel(axes: Any, epoch: Array, values: Array, best: int) -> None:
 
 
 def _trend(values: Array) -> Array:
-    """Return average over neighbouring epochs with Gaussian weights, standard deviation 3 epochs."""
+    """Return the average over neighbouring epochs with Gaussian weights, standard deviation 3 epochs."""
     distance = np.subtract.outer(np.arange(len(values)), np.arange(len(values)))
     weights = np.exp(-0.5 * (distance / 3.0) ** 2) * np.isfinite(values)
     return weights @ np.nan_to_num(values, posinf=0.0, neginf=0.0) / np.maximum(weights.sum(axis=1), 1e-12)

@@ -63,6 +63,6 @@ class ImageResult:
 
 
 def counted(rows: Array, class_names: tuple[str, ...]) -> str:
-    """Return text such as "3 cats, 1 dog" for detections (k, 6)."""
+    """Return a text such as "3 cats, 1 dog" for detections (k, 6)."""
     numbers = np.bincount(rows[:, 5].astype(np.int64), minlength=len(class_names))
     return ", ".join(f"{numbers[n]} {class_names[n]}" for n in np.flatnonzero(numbers)) or "nothing found"

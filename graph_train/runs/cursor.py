@@ -33,7 +33,7 @@ class Cursor:
         self.next_batch += 1
 
     def means(self) -> tuple[float, float, float]:
-        """Return mean box, objectness and class loss of the epoch so far; NaN where no batch had a finite loss."""
+        """Return the mean box, objectness and class loss of the epoch so far; NaN where no batch had a finite loss."""
         if not self.losses:
             return (math.nan if self.next_batch else 0.0,) * 3
         box, objectness, classes = (total / self.losses for total in self.loss_sums)

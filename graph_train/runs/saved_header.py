@@ -112,7 +112,7 @@ def _anchors(values: Any) -> npt.NDArray[np.float32]:
 
 
 def _checked(fresh: T, part: str, values: Mapping[str, Any]) -> T:
-    """Return values in place of those of a fresh object; types are those of the defaults, counts are not negative."""
+    """Return a fresh object with these values; types must be those of the defaults, counts not negative."""
     names = {item.name for item in fields(fresh)}
     for name, value in values.items():
         if name not in names:

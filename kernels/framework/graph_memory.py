@@ -1,6 +1,6 @@
 """Memory of compiled graphs: what their tensors take on a CPU, and what is kept of their description.
 
-OneFlow lets the tensors of a graph share memory on CUDA only. The plugin (`csrc/graph_memory.cpp`) does it for the CPU.
+OneFlow lets the tensors of a graph share memory on CUDA only. On the CPU the plugin does (`native/graph_memory.cpp`).
 """
 
 import ctypes

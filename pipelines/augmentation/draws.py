@@ -108,7 +108,7 @@ def epoch_order(
 
 
 def multi_scale_sizes(seed: int, epoch: int, batches: int, *, image_px: int, stride: int) -> list[int]:
-    """Return image sizes of the batches of an epoch: multiples of the stride from half to one and a half of `image_px`.
+    """Return the image sizes of the batches of an epoch: multiples of the stride, 0.5 to 1.5 times `image_px`.
 
     Source: YOLOv5's `--multi-scale`; there a batch is scaled after loading, here it is rendered at its size.
     """

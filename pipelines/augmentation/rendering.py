@@ -151,7 +151,7 @@ def _visible_canvas(back: np.ndarray, view: View) -> Rectangle:
 def _tile(
     source: int, placed: Tile, image_wh: Size, matrix: np.ndarray, output_wh: Size, *, by_area: bool = False
 ) -> TileRender | None:
-    """Return tile that a placed image becomes under a map that only scales and shifts; None if none of it is seen."""
+    """Return the tile that a placed image becomes under a map that only scales and shifts; None if nothing is seen."""
     axes = [_axis(placed, axis, image_wh[axis], matrix, output_wh[axis]) for axis in (1, 0)]
     if axes[0] is None or axes[1] is None:
         return None

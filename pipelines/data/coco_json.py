@@ -114,7 +114,7 @@ def _list(path: Path, document: dict[str, Any], key: str) -> list[Any]:
 
 
 def _classes(path: Path, categories: list[Any], wanted: Sequence[str]) -> tuple[dict[int, int], tuple[str, ...]]:
-    """Return class index by category id, and the class names."""
+    """Return the class index by category id, and the class names."""
     by_id: dict[int, str] = {}
     for category in categories:
         entry = category if isinstance(category, dict) else {}
@@ -133,7 +133,7 @@ def _classes(path: Path, categories: list[Any], wanted: Sequence[str]) -> tuple[
 
 
 def _image_entries(path: Path, images: list[Any], problems: list[Problem]) -> dict[Any, tuple[str, int, int]]:
-    """Return file name, width and height by image id."""
+    """Return the file name, width and height by image id."""
     entries: dict[Any, tuple[str, int, int]] = {}
     for position, image in enumerate(images):
         try:

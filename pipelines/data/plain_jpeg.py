@@ -123,7 +123,7 @@ def _huffman_tables(payload: bytes) -> frozenset[int]:
 
 @lru_cache(maxsize=1024)
 def _scan_needs(frame: bytes, scan: bytes) -> frozenset[int]:
-    """Return tables for a scan of all components of a frame; `frame` is without its height and width."""
+    """Return the tables that a scan of all components of a frame needs; `frame` is without its height and width."""
     bits, components = frame[0], frame[1]
     _require(bits == 8 and components in _MODES and len(frame) == 2 + 3 * components)
     _require(len(scan) == 4 + 2 * components and scan[0] == components and scan[-3:] == _WHOLE_SCAN)

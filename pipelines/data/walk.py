@@ -83,7 +83,7 @@ def _status(folder: str) -> os.stat_result | None:
 
 
 def _kernel_devices() -> dict[int, str]:
-    """Return device number and kind of each mounted file system of the kernel."""
+    """Return the device number and kind of each mounted file system of the kernel."""
     found = {}
     with suppress(OSError, ValueError), open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
         for line in file:

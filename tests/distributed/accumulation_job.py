@@ -23,7 +23,7 @@ BATCH = 4
 
 def main(out: Path, kind: str, start: str, last: int) -> None:
     info = team.join().info  # before anything imports OneFlow
-    from benchmarks.step.ops_worker import executed_ops, forget_executed_ops
+    from tests.executed_ops import executed_ops, forget_executed_ops
 
     out.mkdir(exist_ok=True)
     step, exchange = _step(kind, info)
@@ -53,7 +53,6 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
 
 
 def _step(kind: str, info: Any) -> tuple[Any, Any]:
-    from benchmarks.step.ops_worker import trace_ops
     from graph_train.engine.state import TrainingState
     from graph_train.engine.step import EagerStep, GraphStep, StepConfig
     from graph_train.ranks.exchange import Exchange
@@ -61,6 +60,7 @@ def _step(kind: str, info: Any) -> tuple[Any, Any]:
     from kernels.plugin import PluginMode, load_plugin
     from models.loss import DetectionLoss
     from models.loss_config import LossConfig
+    from tests.executed_ops import trace_ops
     from tests.graph_train.tiny import tiny_network, tiny_schedule
 
     modes: dict[str, PluginMode] = {"stock-graph": "off", "cuda-graph": "emulated-cuda"}

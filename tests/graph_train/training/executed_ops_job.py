@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.step.ops_worker import executed_ops, forget_executed_ops, trace_ops
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.launch.train import train
 from kernels.plugin import load_plugin
+from tests.executed_ops import executed_ops, forget_executed_ops, trace_ops
 
 
 def main(out: Path, flags: dict[str, Any]) -> None:
