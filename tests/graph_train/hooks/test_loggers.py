@@ -1,5 +1,6 @@
 """Loggers for real: event files read back byte by byte (and by TensorBoard), W&B offline, MLflow in a folder."""
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -130,9 +131,8 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _run(tmp_path, callbacks, range(2))
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     run_id = (tmp_path / "wandb_id.txt").read_text().strip()
-    end = time.monotonic() + 20
-    while f"run_{run_id}_model".encode() not in (content := log.read_bytes()) and time.monotonic() < end:
-        time.sleep(0.1)  # a process of W&B's own writes it
+    _wandb_records(log)
+    content = log.read_bytes()
     for text in (
         run_id,
         "best/mAP_0.5:0.95",
@@ -144,14 +144,25 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert text.encode() in content, text
 
 
+def _wandb_records(log: Path) -> list[Any]:
+    """Return the records of an offline log of W&B, after its process has written the last one."""
+    records = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    end = time.monotonic() + 20
+    while True:
+        store = importlib.import_module("wandb.sdk.internal.datastore").DataStore()
+        with contextlib.suppress(AssertionError):  # a block half written
+            store.open_for_scan(str(log))
+            found = [records.Record.FromString(data) for data in iter(store.scan_data, None)]
+            if found and found[-1].HasField("exit"):
+                return found
+        assert time.monotonic() < end, f"{log} has no last record"
+        time.sleep(0.1)
+
+
 def _wandb_rows(log: Path) -> tuple[str, list[dict[str, Any]]]:
     """Return the id in an offline log of W&B, and its rows of values."""
-    records = importlib.import_module("wandb.proto.wandb_internal_pb2")
-    store = importlib.import_module("wandb.sdk.internal.datastore").DataStore()
-    store.open_for_scan(str(log))
     run_id, rows = "", []
-    while (data := store.scan_data()) is not None:
-        record = records.Record.FromString(data)
+    for record in _wandb_records(log):
         run_id = record.run.run_id or run_id
         if record.HasField("history"):
             items = record.history.item
