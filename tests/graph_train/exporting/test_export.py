@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 import graph_train
 from graph_train.cli.export import main
 from graph_train.detection.nms import NmsSettings
-from graph_train.exporting.onnx.check import OnnxSession, check_onnx, largest_difference
+from graph_train.exporting.onnx.check import TOLERANCE, OnnxSession, check_onnx, largest_difference
 from graph_train.exporting.onnx.network import OnnxSettings, build_onnx
 from graph_train.settings.export_options import export_options
 from models.catalogue import ACTIVATIONS
@@ -227,3 +227,11 @@ def test_numbers_that_are_not_finite_never_agree() -> None:
         wrong = np.array([[1, bad]], np.float32)
         assert largest_difference(good, wrong) == largest_difference(wrong, good) == np.inf
     assert largest_difference(good, good) == 0
+
+
+def test_differences_are_measured_by_what_a_column_reaches() -> None:
+    """Rounding of boxes of 640 px is no less at the left border; half a pixel of one of them is an error."""
+    expected = np.array([[[0.5, 0.1], [640.0, 0.9]]], np.float32)
+    assert largest_difference(expected + np.array([6e-4, 0.0], np.float32), expected) < TOLERANCE / 10
+    for wrong in ([0.5, 0.0], [0.0, 0.001]):
+        assert largest_difference(expected + np.array(wrong, np.float32), expected) > TOLERANCE
