@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.detection.inference import Inference
-from graph_train.engine.precision import ComputeDevice, agreeing_type, compute_device
+from graph_train.engine.precision import ComputeDevice, checked_activation_type, compute_device
 from graph_train.engine.schedule import Schedule, StepSettings, check_image_size
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
 from graph_train.engine.step import Compilation, EagerStep, GraphStep, StepConfig, TrainStep
@@ -110,7 +110,7 @@ def assemble(
         network.set_anchors_px(np.ones_like(anchors_px(network)))
     elif saved is None:
         _choose_anchors(network, setup)
-    network.compute_in(agreeing_type(network, activation_type, device))
+    network.compute_in(checked_activation_type(network, activation_type, device))
     return _with_step(setup, network)
 
 

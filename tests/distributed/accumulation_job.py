@@ -101,7 +101,7 @@ def _after_a_bad_batch_of_the_last_rank(step: Any, info: Any, number: int) -> An
     before = state.arrays()
     if info.rank == info.world - 1 and not info.alone:
         values = sum(before[f"first_moment/{name}"].size for name in state.trained)
-        state.keep_own_gradients(flow.tensor(np.full(values, np.nan, np.float32)))
+        state.accumulate_local_gradients(flow.tensor(np.full(values, np.nan, np.float32)))
     _start(step, number, update=True)
     result = step.finish()
     if not info.alone:

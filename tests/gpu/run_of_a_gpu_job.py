@@ -54,10 +54,10 @@ def _pretend_a_gpu(assembly: Any, info: Any) -> None:
     from graph_train.training.setup import Setup
     from kernels.runtime import flow
 
-    pipelines, check_amp = assembly._pipelines, getattr(assembly, "agreeing_type", None)
+    pipelines, check_amp = assembly._pipelines, getattr(assembly, "checked_activation_type", None)
     assembly.run_device = lambda *_: f"cuda:{info.local_rank}"
     assembly._pipelines = lambda setup, stride: pipelines(replace(setup, device="cpu"), stride)
-    assembly.agreeing_type = check_amp and (lambda network, wanted, _: check_amp(network, wanted, "cpu"))
+    assembly.checked_activation_type = check_amp and (lambda network, wanted, _: check_amp(network, wanted, "cpu"))
     Setup.placement = property(lambda _: Placement("cpu", info.rank, info.world))  # type: ignore[assignment]
     flow.cuda.get_device_capability = lambda _: (7, 5)
     flow.cuda.get_device_name = lambda _: "pretended"

@@ -92,7 +92,7 @@ def test_everything_is_written_and_broken_files_are_left_out(
     flags = ("--save-txt", "--save-conf", "--save-json", "--save-crop", "--conf-thres", "0.4", "--max-det", "9")
     assert main(arguments(weights, photos, tmp_path, *flags)) == 2
     said = capsys.readouterr()
-    assert "graph-predict: 2 of the files named could not be used" in said.err
+    assert "graph-predict: 2 source files could not be used" in said.err
     for text in (f"{photos}/a.png: 96x64 px, ", "in 4 of 4 images", "Results saved to", f"{photos}/cut.png: error: "):
         assert text in said.out
     folder = tmp_path / "exp"

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from graph_train.cli.train import main
-from graph_train.engine.precision import IN_16_BITS
+from graph_train.engine.precision import MIXED_PRECISION_NOTE
 from graph_train.engine.step import EagerStep, GraphStep
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.launch.train import train
@@ -277,10 +277,10 @@ def amp(lab: Lab, plain: Trial) -> None:
         return
     plain_loss, fast = plain.heard.losses[0], lab.train(amp=True, seed=3, stop_after=1)
     assert lab.train(amp=False, seed=3, stop_after=1).heard.losses[0] == plain_loss
-    assert IN_16_BITS not in plain.log
+    assert MIXED_PRECISION_NOTE not in plain.log
     # Processors that multiply bfloat16 no faster stay with float32, and the log says so.
-    assert (IN_16_BITS in fast.log) == (fast.heard.losses[0] != plain_loss)
-    assert (IN_16_BITS in fast.log) != ("--amp: bfloat16 is no faster" in fast.log)
+    assert (MIXED_PRECISION_NOTE in fast.log) == (fast.heard.losses[0] != plain_loss)
+    assert (MIXED_PRECISION_NOTE in fast.log) != ("--amp: bfloat16 is no faster" in fast.log)
     np.testing.assert_allclose(fast.heard.losses[0], plain_loss, rtol=0.05)  # bfloat16 keeps 8 bits
 
 
@@ -308,7 +308,7 @@ def device(lab: Lab, plain: Trial) -> None:
 
 
 def local_rank(lab: Lab, plain: Trial) -> None:
-    with pytest.raises(ValueError, match="--local_rank 1: only a launcher sets it"):
+    with pytest.raises(ValueError, match="--local_rank 1: reserved for launchers"):
         lab.train(local_rank=1)
 
 
