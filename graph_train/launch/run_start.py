@@ -23,7 +23,7 @@ from graph_train.runs.saved_header import SavedHeader, read_header
 from graph_train.settings.flag_table import dashed
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, WANDB_ONLY, TrainOptions, options_from_flags
-from graph_train.training.assembly import Saved, TrainingRun
+from graph_train.training.assembly import SavedNetwork, TrainingRun
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.setup import Data
 from kernels.host.paths import printable
@@ -102,9 +102,9 @@ class RunStart:
         return cls(options, Hyperparameters(**received["hyp"]), header=header)
 
     @property
-    def saved_network(self) -> Saved | None:
+    def saved_network(self) -> SavedNetwork | None:
         """The network configuration and the anchors in the checkpoint."""
-        return None if self.header is None else Saved(self.header.config, self.header.anchors_px)
+        return None if self.header is None else SavedNetwork(self.header.config, self.header.anchors_px)
 
     def progress(self) -> tuple[Cursor, EarlyStopping]:
         """Return the run's position and early-stopping state. A finished run continues if it is given more epochs."""

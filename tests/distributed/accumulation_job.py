@@ -41,10 +41,10 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
             _save(step.state, out / "cut", main=info.main)
     _save(step.state, out / "end", main=info.main)
     skipped = _after_a_bad_batch_of_the_last_rank(step, info, last)
-    from graph_train.training.agreement import agreed_digest
+    from graph_train.training.agreement import require_same_digest
 
     step.state.flush()
-    agreed_digest(step.state.digest(), exchange)
+    require_same_digest(step.state.digest(), exchange)
     if kind == "cuda-graph":
         (out / f"ops{info.rank}.json").write_text(json.dumps(executed_ops()))
     if info.main:

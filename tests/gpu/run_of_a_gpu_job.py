@@ -32,7 +32,7 @@ def main(out: Path, flags: dict[str, Any]) -> None:
     _pretend_a_gpu(assembly, info)
     options = options_from_flags(**flags)
     given: dict[str, Any] = {"rank": info} if "rank" in signature(assembly.assemble).parameters else {}
-    run = assembly.assemble(options, load_hyperparameters(options.optim.hyp), any_anchors=True, **given)
+    run = assembly.assemble(options, load_hyperparameters(options.optim.hyp), fit_anchors=False, **given)
     placement = run.setup.placement
     images = placement.empty_batch((flags["batch_size"], 3, flags["imgsz"], flags["imgsz"]), flow.uint8)
     labels = placement.empty_batch((flags["batch_size"], 5, 5), flow.float32)

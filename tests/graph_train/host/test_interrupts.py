@@ -109,7 +109,7 @@ def test_a_closed_terminal_does_not_end_a_run(lab: Lab, whole: Trial) -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     folder = lab.root / "runs" / "hung-up"
-    assert "The terminal was closed (SIGHUP); the run goes on" in (folder / "train.log").read_text()
+    assert "The terminal was closed (SIGHUP); training continues" in (folder / "train.log").read_text()
     for name in RESULTS:
         assert (folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
 

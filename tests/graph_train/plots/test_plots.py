@@ -9,7 +9,7 @@ from graph_train.metrics.average_precision import metrics_per_class
 from graph_train.metrics.confusion import ConfusionMatrix
 from graph_train.plots.curves import plot_study, plot_validation
 from graph_train.plots.images import MAX_IMAGES, plot_detections, plot_labelled
-from graph_train.plots.labels import plotting_labels, plot_labels
+from graph_train.plots.labels import plot_labels, plotting_labels
 from graph_train.plots.results import _panel, plot_results, read_results
 from graph_train.plots.style import class_colour, new_figure
 from graph_train.runs.results_csv import COLUMNS

@@ -242,7 +242,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
     saving.start(Snapshot(Checkpoint({"model/a": np.array([1, np.inf], np.float32)}, {})))
     with pytest.raises(DivergedError, match="model/a holds numbers that are not finite; the last good checkpoint is"):
         saving.finish()
-    careless = Saving(folder, RunOptions(), sound_only=False)
+    careless = Saving(folder, RunOptions(), require_finite=False)
     careless.start(Snapshot(Checkpoint({"model/a": np.array([1, np.inf], np.float32)}, {})))
     assert not careless.finish()
     assert load_checkpoint(folder.last).arrays["model/a"].tolist() == [1, 1]

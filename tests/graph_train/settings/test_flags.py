@@ -85,7 +85,7 @@ def noautoanchor(lab: Lab, plain: Trial) -> None:
     kept, fitted = lab.assemble(cfg=far, noautoanchor=True), lab.assemble(cfg=far)
     assert kept.state.network.anchors_cells[0, 0, 0] == 300 / 8
     assert fitted.state.network.anchors_cells.max() < 64 / 8
-    with pytest.raises(ValueError, match="anchors: 4 per level are asked for, but --noautoanchor lets none be found"):
+    with pytest.raises(ValueError, match="anchors: 4 per level are configured, but --noautoanchor disables"):
         lab.assemble(hyp=lab.hyp(anchors=4), noautoanchor=True)
 
 
@@ -233,11 +233,11 @@ def patience(lab: Lab, plain: Trial) -> None:
     save_checkpoint(last, replace(checkpoint, header=header))
     ended = lab.train_as_given(resume=begun.folder)
     assert [row["epoch"] for row in ended.rows] == [0, 1, 2]
-    assert "Stopped early: no improvement over epoch 0 for 2 epochs" in ended.log
+    assert "Stopping early: no improvement since epoch 0 (--patience 2)" in ended.log
 
 
 def sync_bn(lab: Lab, plain: Trial) -> None:
-    assert "--sync-bn: one process sees the whole batch" in lab.train(sync_bn=True, stop_after=1).log
+    assert "--sync-bn: has no effect with a single process" in lab.train(sync_bn=True, stop_after=1).log
     assert "--sync-bn" not in plain.log
 
 
