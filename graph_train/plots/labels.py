@@ -43,7 +43,7 @@ def plot_labels(labels: Array, class_names: Sequence[str], path: Path) -> None:
 
 
 @contextmanager
-def labels_plotted_beside(labels: Array, class_names: Sequence[str], path: Path) -> Iterator[None]:
+def plotting_labels(labels: Array, class_names: Sequence[str], path: Path) -> Iterator[None]:
     """Draw `plot_labels` in a thread, since loading matplotlib and drawing take long; the exit waits for it.
 
     A picture that cannot be drawn or written costs a warning.

@@ -47,7 +47,7 @@ class Placement:
     def shard_batch(self, rows: npt.NDArray[Any] | Tensor, total: int) -> Tensor:
         """Return a batch of `total` images made of each rank's rows, in the order of the ranks.
 
-        Shares host memory where it can. The rows are those of `pipelines.shard.Shard.rows`: ranks may differ by one
+        TimeSpent host memory where it can. The rows are those of `pipelines.shard.Shard.rows`: ranks may differ by one
         row, and a batch with fewer images than ranks is replicated.
         """
         tensor = flow.from_numpy(rows) if isinstance(rows, np.ndarray) else rows

@@ -36,11 +36,11 @@ class Saving:
     Args:
         folder: where to.
         options: how often, how many are kept, and what an error means.
-        sound_only: a state that is not finite ends the run; it is never written.
+        require_finite: a state that is not finite ends the run; it is never written.
     """
 
-    def __init__(self, folder: RunFolder, options: RunOptions, *, sound_only: bool = True) -> None:
-        self._folder, self._options, self._sound_only = folder, options, sound_only
+    def __init__(self, folder: RunFolder, options: RunOptions, *, require_finite: bool = True) -> None:
+        self._folder, self._options, self._require_finite = folder, options, require_finite
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._not_finite = ""
@@ -106,7 +106,7 @@ class Saving:
         if not bad:
             return True
         text = f"{bad} holds numbers that are not finite; {self._kept()}"
-        if self._sound_only:
+        if self._require_finite:
             again = "start again from it with --weights and" if self._folder.checkpoints() else "start again with"
             raise DivergedError(f"stopped: {text}; {again} a lower lr0")
         LOG.warning("Not saved: %s", text)

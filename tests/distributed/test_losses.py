@@ -94,7 +94,7 @@ def test_what_no_job_can_use_is_told_once(lab: JobLab) -> None:
     codes = job.codes(120)
     # Rank 1 says nothing; it may hear of rank 0's end before its own.
     assert codes[0] == USER_ERROR and codes[1] in (USER_ERROR, RANK_LOST)
-    assert job.text(0).count("--batch-size 1: 2 ranks need at least an image each") == 1
+    assert job.text(0).count("--batch-size 1: must be at least 2, the number of ranks") == 1
     assert job.text(1) == ""
 
 

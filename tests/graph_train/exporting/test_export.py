@@ -178,18 +178,18 @@ def test_file_names_its_classes_and_stride_as_the_reference_does(tmp_path: Path)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "--weights: name the weights"),
-        ({"include": "engine"}, "--include engine: not written here; export onnx"),
+        ({}, "--weights: give t"),
+        ({"include": "engine"}, "--include engine: not supported; export onnx"),
         ({"include": "onyx"}, "--include 'onyx': choose from safetensors, pt, onnx"),
-        ({"include": ("onnx", "safetensors"), "output": "x"}, "--output: one name for several formats"),
-        ({"dynamic": True}, "--dynamic: concerns ONNX files only"),
-        ({"include": "onnx", "conf_thres": 0.5}, "--conf-thres: concerns the suppression; add --nms"),
+        ({"include": ("onnx", "safetensors"), "output": "x"}, "--output: cannot be used with several formats"),
+        ({"dynamic": True}, "--dynamic: applies to ONNX only"),
+        ({"include": "onnx", "conf_thres": 0.5}, "--conf-thres: applies to NMS only; add --nms"),
         ({"include": "onnx", "imgsz": (1, 2, 3)}, "--imgsz"),
         ({"include": "onnx", "imgsz": 16}, "--imgsz 16: must be at least 32"),
-        ({"graph": False}, "--eager: concerns ONNX files only"),
-        ({"include": "onnx", "half": True}, "--half: concerns .pt files only; add --include pt"),
-        ({"int8": True}, "--int8: belongs to a format that is not written"),
-        ({"opset": "17"}, "opset='17': give a whole number"),
+        ({"graph": False}, "--eager: applies to ONNX only"),
+        ({"include": "onnx", "half": True}, "--half: applies to .pt files only; add --include pt"),
+        ({"int8": True}, "--int8: applies to an unsupported export format"),
+        ({"opset": "17"}, "opset='17': must be an integer"),
     ],
 )
 def test_settings_that_cannot_apply_are_refused(given: dict[str, Any], message: str) -> None:

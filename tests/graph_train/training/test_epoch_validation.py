@@ -126,5 +126,5 @@ def test_an_image_before_its_batch_is_a_defect() -> None:
     callbacks = Callbacks()
     callbacks.register_action("on_val_image_end", callback=lambda *_: None)
     nothing = np.zeros((0, 6), np.float32)
-    with pytest.raises(RuntimeError, match="before its batch"):
+    with pytest.raises(RuntimeError, match="before the first batch"):
         ValidationHooks(callbacks, ["ball"]).image(ImageDetections(Path("a.jpg"), (60, 100), nothing, nothing[:, :5]))
