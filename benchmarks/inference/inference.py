@@ -95,9 +95,8 @@ class _Commands:
         """By side, as its validation printed it."""
         self._pt = self.folder / "weights.pt"
         if self.yolov5:
-            # Their loader makes float32 of it again.
-            words = as_flags(weights=self.flags.weights, include="pt", output=self._pt, half=False)
-            self._run([sys.executable, "-m", "graph_train.cli.export", *words])
+            words = as_flags(weights=self.flags.weights, include="pt", output=self._pt)
+            _seconds_and_output([sys.executable, "-m", "graph_train.cli.export", *words], self.flags)
 
     def _link(self) -> int:
         from pipelines.data.dataset import load_dataset
@@ -117,55 +116,59 @@ class _Commands:
     def sides(self) -> dict[str, dict[str, Callable[[], float]]]:
         """Return by work and side a function that runs the command and returns its seconds."""
         ours: dict[str, dict[str, Callable[[], float]]] = {
-            VALIDATION: {OURS: lambda: self._validate(OURS, self._ours("val"))},
-            PREDICTION: {OURS: lambda: self._run(self._ours("predict"))[0]},
+            VALIDATION: {OURS: lambda: self._validate(OURS, "val")},
+            PREDICTION: {OURS: lambda: self._run(OURS, "predict")[0]},
         }
         if self.yolov5:
-            ours[VALIDATION][YOLOV5] = lambda: self._validate(YOLOV5, self._theirs("val"))
-            ours[PREDICTION][YOLOV5] = lambda: self._run(self._theirs("detect"))[0]
+            ours[VALIDATION][YOLOV5] = lambda: self._validate(YOLOV5, "val")
+            ours[PREDICTION][YOLOV5] = lambda: self._run(YOLOV5, "detect")[0]
         return ours
 
-    def _ours(self, name: str) -> list[str]:
-        own = self._what(name) | {"weights": Path(self.flags.weights).resolve(), "device": self.flags.device}
-        return [sys.executable, "-m", f"graph_train.cli.{name}", *as_flags(**own)]
-
-    def _theirs(self, name: str) -> list[str]:
-        own = self._what(name) | {"weights": self._pt, "device": self.flags.device}
-        return [str(self._python), f"{name}.py", *as_flags(**own)]
-
     def _what(self, name: str) -> dict[str, object]:
-        common = {"imgsz": self.flags.imgsz, "project": self.folder / "runs", "name": name, "exist_ok": True}
+        common: dict[str, object] = {
+            "device": self.flags.device,
+            "imgsz": self.flags.imgsz,
+            "project": self.folder / "runs",
+            "name": name,
+            "exist_ok": True,
+        }
         if name != "val":
             return {"source": self.folder / "images", **common}
         data = {"data": self.folder / "data.yaml", "batch_size": self.flags.batch_size}
         return {**data, "workers": self.flags.threads, **common}
 
-    def _validate(self, side: str, command: list[str]) -> float:
-        seconds, printed = self._run(command)
+    def _validate(self, side: str, name: str) -> float:
+        seconds, printed = self._run(side, name)
         found = _ALL_CLASSES.search(printed)
         if found is None or int(found[1]) != self.images:
             raise ValueError(f"{side}: printed no metrics of {self.images} images")
         self.map50[side] = float(found[3])
         return seconds
 
-    def _run(self, command: list[str]) -> tuple[float, str]:
-        theirs = command[0] == str(self._python)
+    def _run(self, side: str, name: str) -> tuple[float, str]:
+        words = self._what(name)
+        if side == OURS:
+            words["weights"] = Path(self.flags.weights).resolve()
+            return _seconds_and_output(
+                [sys.executable, "-m", f"graph_train.cli.{name}", *as_flags(**words)], self.flags
+            )
         # Newer PyTorch refuses to unpickle whole networks by itself; the file is our own.
-        extra = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "YOLOV5_CONFIG_DIR": str(self.folder)} if theirs else {}
-        started = time.perf_counter()
-        ran = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment_for(self.flags.threads) | extra,
-            cwd=self.yolov5 if theirs else None,
-        )
-        seconds, printed = time.perf_counter() - started, ran.stdout + ran.stderr
-        if ran.returncode:
-            last = (printed.strip().splitlines() or ["it said nothing"])[-1]
-            raise ValueError(f"{' '.join(command[:3])} ended with exit code {ran.returncode}: {last}")
-        return seconds, printed
+        variables = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "YOLOV5_CONFIG_DIR": str(self.folder)}
+        command = [str(self._python), f"{name}.py", *as_flags(weights=self._pt, **words)]
+        return _seconds_and_output(command, self.flags, variables, self.yolov5)
+
+
+def _seconds_and_output(
+    command: list[str], flags: argparse.Namespace, variables: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> tuple[float, str]:
+    environment = environment_for(flags.threads) | dict(variables or {})
+    started = time.perf_counter()
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=cwd)
+    seconds, printed = time.perf_counter() - started, ran.stdout + ran.stderr
+    if ran.returncode:
+        last = (printed.strip().splitlines() or ["it said nothing"])[-1]
+        raise ValueError(f"{' '.join(command[:3])} ended with exit code {ran.returncode}: {last}")
+    return seconds, printed
 
 
 def _network_seconds(flags: argparse.Namespace, batch: int) -> dict[str, list[float]]:
