@@ -153,7 +153,7 @@ class _Commands:
                 [sys.executable, "-m", f"graph_train.cli.{name}", *as_flags(**words)], self.flags
             )
         # Newer PyTorch refuses to unpickle whole networks by itself; the file is our own.
-        variables = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "YOLOV5_CONFIG_DIR": str(self.folder)}
+        variables = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
         command = [str(self._python), f"{name}.py", *as_flags(weights=self._pt, **words)]
         return _seconds_and_output(command, self.flags, variables, self.yolov5)
 
