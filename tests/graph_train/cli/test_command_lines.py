@@ -104,7 +104,7 @@ def test_a_project_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixt
     code, said = last_words("graph-train", ["--cfg", "yolov5n.yaml", "--project", "taken"], capsys)
     assert code == 2
     assert (
-        said == "graph-train: taken/exp: the run's folder cannot be used (Not a directory); choose another "
+        said == "graph-train: taken/exp: run folder cannot be used (Not a directory); choose another "
         "--project or --name"
     )
 
