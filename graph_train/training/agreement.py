@@ -21,7 +21,7 @@ class Agreement:
     @property
     def signal(self) -> str:
         """Name of the signal that stops the run, once all ranks know of it; "" if there is none."""
-        return self._request.asked if self._exchange.alone else self._signal
+        return self._request.signal_name if self._exchange.alone else self._signal
 
     def sync(self, *numbers: int) -> tuple[int, ...]:
         """Return the maximum of each number over the ranks, and exchange stop requests.
@@ -30,10 +30,10 @@ class Agreement:
         """
         if self._exchange.alone:
             return numbers
-        own = (*numbers, bool(self._request.asked), self._callbacks.stop_training)
+        own = (*numbers, bool(self._request.signal_name), self._callbacks.stop_training)
         *largest, signalled, stop = self._exchange.all_reduce_max(*own)
         if signalled:
-            self._signal = self._request.asked or "a signal to another rank"
+            self._signal = self._request.signal_name or "a signal to another rank"
         self._callbacks.stop_training = bool(stop)
         return tuple(largest)
 

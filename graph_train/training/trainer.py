@@ -112,7 +112,7 @@ class Trainer:
             try:
                 return self._train()
             finally:
-                if not self._request.insisted:
+                if not self._request.forced:
                     self.saving.finish()
 
     def _train(self) -> TrainResult:

@@ -38,7 +38,7 @@ def test_killed_rank_ends_the_job(lab: JobLab, victim: int) -> None:
     assert codes[1 - victim] in (RANK_LOST, -signal.SIGKILL)
     text = job.text(0) + job.text(1)
     assert f"graph-train: rank {victim} (" in text
-    assert "it was killed, or crashed; the job ends" in text
+    assert "it was killed, or crashed; stopping the job" in text
     assert _saved_epoch(folder) >= 2
 
 
@@ -84,7 +84,7 @@ def test_signal_to_one_rank_stops_all(lab: JobLab) -> None:
 def test_missing_rank_is_named_before_anything_slow(lab: JobLab) -> None:
     job = lab.start(lab.flags("missing", **{"dist-timeout": 3}), 3, leave_out=[1])
     assert job.codes(30) == [2, 2]
-    assert "rank 1 of 3 did not come to rank 0" in job.text(0)
+    assert "rank 1 of 3 did not connect to rank 0" in job.text(0)
     assert "within 3 s" in job.text(0)
     assert not (lab.root / "runs" / "missing").exists()
 

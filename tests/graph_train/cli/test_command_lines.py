@@ -69,7 +69,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("graph-train --optimizer sgd", "invalid choice: 'sgd'"),
         ("graph-train --freeze -1", "--freeze [-1]: layers count from 0"),
         ("graph-train --device 99", "--device 99: this machine has"),
-        ("graph-train --device xpu", "--device 'xpu': give cpu"),
+        ("graph-train --device xpu", "--device 'xpu': must be cpu"),
         ("graph-train --data nowhere.yaml --cfg yolov5n.yaml --hyp none.yaml", "hyper-parameters 'none.yaml'"),
         ("graph-train --resume nowhere", "--resume nowhere: no checkpoint at nowhere"),
         ("graph-val --weight x", "unknown flag --weight; did you mean --weights?"),
@@ -104,7 +104,7 @@ def test_a_project_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixt
     code, said = last_words("graph-train", ["--cfg", "yolov5n.yaml", "--project", "taken"], capsys)
     assert code == 2
     assert (
-        said == "graph-train: taken/exp: the run's folder cannot be used (Not a directory); choose another "
+        said == "graph-train: taken/exp: run folder cannot be used (Not a directory); choose another "
         "--project or --name"
     )
 

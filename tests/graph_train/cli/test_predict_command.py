@@ -442,8 +442,8 @@ def test_user_errors_are_one_line(
     (tmp_path / "broken.jpg").write_text("x")
     for source, more, word in (
         ("none.jpg", (), "none.jpg: no such file"),
-        (tmp_path / "broken.jpg", (), "no image can be used; the first problem: "),
-        (photos / "a.png", ("--vid-stride", "2"), "--vid-stride 2: there is no video"),
+        (tmp_path / "broken.jpg", (), "no usable image; first problem: "),
+        (photos / "a.png", ("--vid-stride", "2"), "--vid-stride 2: the sources contain no video"),
     ):
         assert main([*arguments(weights, source, tmp_path), *more]) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]

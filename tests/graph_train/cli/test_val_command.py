@@ -220,7 +220,7 @@ def test_another_data_set_is_noticed_by_its_names(
         other = data_set.with_name("other.yaml")
         other.write_text(f"train: images/val\nval: images/val\nnames: {names}\n")
         assert main(flags(other, weights, tmp_path, "--noplots", "--eager")) == 0
-        warning = f"{weights}: calls class 1 'square', {other} calls it 'cell'"
+        warning = f"{weights}: class 1 is 'square', but in {other} it is 'cell'"
         assert (warning in capsys.readouterr().out) == told
 
 

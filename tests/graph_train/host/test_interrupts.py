@@ -66,7 +66,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
     saved = load_checkpoint(folder / "weights" / LAST).header["cursor"]
     assert (saved["epoch"], saved["next_batch"]) == cursor
     assert (
-        f"Stopped by SIGTERM; go on with: graph-train --resume {folder / 'weights' / LAST}"
+        f"Stopped by SIGTERM; continue with: graph-train --resume {folder / 'weights' / LAST}"
         in (folder / "train.log").read_text()
     )
     lab.train_as_given(resume=folder)

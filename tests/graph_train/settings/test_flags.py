@@ -445,7 +445,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 def test_ranks_must_meet_before_oneflow_is_loaded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="WORLD_SIZE=2: OneFlow was imported before the ranks have met"):
+    with pytest.raises(ValueError, match="WORLD_SIZE=2: OneFlow was imported before the ranks have joined"):
         lab.train()
 
 

@@ -66,7 +66,7 @@ def test_coco_without_its_annotations_is_only_written(lab: Lab, tmp_path: Path) 
     assert trial.result.results[:4] == trial.result.validation.means
     entries = json.loads((trial.folder / "best_predictions.json").read_text())
     assert {entry["category_id"] for entry in entries} <= {0, 1, 2}
-    assert "there is no annotations/instances_val2017.json beside the images" in trial.log
+    assert "there is no annotations/instances_val2017.json next to the images" in trial.log
 
 
 def test_annotations_that_do_not_fit_do_not_end_a_run(lab: Lab, tmp_path: Path) -> None:
