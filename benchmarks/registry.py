@@ -48,6 +48,11 @@ BENCHMARKS: Mapping[str, Entry] = {
     "end-to-end": Entry(
         "benchmarks.training.end_to_end", "epochs through the command line, and through PyTorch and OpenCV"
     ),
+    "inference": Entry(
+        "benchmarks.inference.inference",
+        "validation and prediction as whole commands beside YOLOv5's, and the network beside onnxruntime",
+        None,
+    ),
     "scaling": Entry("benchmarks.step.scaling", "one batch on more and more ranks, and the bytes they send", None),
     "ops": Entry("benchmarks.step.ops", "every op of a compiled step: how long it takes, and who computes it"),
     "saving": Entry(

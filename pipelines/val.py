@@ -124,6 +124,8 @@ class ValPipeline:
             view = placed_image(number, fit.placement, size, (width, height), by_area=True)
             pictures.append(Picture((view,), 1.0, None, row))
             rows = canvas_labels([fit.placement], [self._index.labels[number]], canvas_wh=None)
+            # As in YOLOv5, boxes move by the border before rounding, on the way here and back.
+            rows[:, 1:] += np.tile(np.subtract(fit.pad_wh, fit.placement.offset_xy), 2)
             rows[:, 1:] = normalise(rows[:, 1:], width=width, height=height, clip_margin=LABEL_CLIP_MARGIN_PX)
             labels.append(rows)
             geometry.append(FileGeometry((size[1], size[0]), fit.ratio_hw, fit.pad_wh))

@@ -145,9 +145,9 @@ class Trainings:
         text = done.stdout.decode(errors="replace")
         if done.returncode:
             raise RuntimeError(f"{side}-{seed} ended with exit code {done.returncode}: {text[-1500:]}")
-        from graph_train.engine.precision import IN_16_BITS  # loads OneFlow
+        from graph_train.engine.precision import MIXED_PRECISION_NOTE  # loads OneFlow
 
-        if (side == AMP) != (IN_16_BITS in text):
+        if (side == AMP) != (MIXED_PRECISION_NOTE in text):
             raise RuntimeError(f"{side}-{seed} computed in another data type than asked for: {text[:1500]}")
         columns = read_results(folder / side / "results.csv")
         curves = {

@@ -1,1 +1,1 @@
-"""The commands: each reads its flags and calls what does the work."""
+"""The command-line entry points: each parses its flags and calls the function that does the work."""

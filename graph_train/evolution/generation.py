@@ -76,11 +76,11 @@ def _run(command: Sequence[str]) -> int:
                 code = process.wait(_POLL_SECONDS)
                 break
             except subprocess.TimeoutExpired:
-                if request.asked:
+                if request.signal_name:
                     process.send_signal(signal.SIGTERM)
                     code = process.wait()
                     break
-    if request.asked or code == INTERRUPTED:
+    if request.signal_name or code == INTERRUPTED:
         raise KeyboardInterrupt
     return code
 

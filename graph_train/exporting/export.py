@@ -22,8 +22,8 @@ LOG = logging.getLogger("graph_train")
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """One file that was written; `difference` is the largest one between onnxruntime and our own forward pass, of the
-    value above 1 and absolute below, or None for a format that only stores weights."""
+    """One file that was written; `difference` is that between onnxruntime and our own forward pass, see
+    `graph_train.exporting.onnx.check.largest_difference`, or None for a format that only stores weights."""
 
     format: str
     path: Path

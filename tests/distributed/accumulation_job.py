@@ -41,10 +41,10 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
             _save(step.state, out / "cut", main=info.main)
     _save(step.state, out / "end", main=info.main)
     skipped = _after_a_bad_batch_of_the_last_rank(step, info, last)
-    from graph_train.training.agreement import agreed_digest
+    from graph_train.training.agreement import require_same_digest
 
     step.state.flush()
-    agreed_digest(step.state.digest(), exchange)
+    require_same_digest(step.state.digest(), exchange)
     if kind == "cuda-graph":
         pairs = sorted({(op.kind, op.owner) for op in executed_ops()})
         (out / f"ops{info.rank}.json").write_text(json.dumps(pairs))
@@ -102,7 +102,7 @@ def _after_a_bad_batch_of_the_last_rank(step: Any, info: Any, number: int) -> An
     before = state.arrays()
     if info.rank == info.world - 1 and not info.alone:
         values = sum(before[f"first_moment/{name}"].size for name in state.trained)
-        state.keep_own_gradients(flow.tensor(np.full(values, np.nan, np.float32)))
+        state.accumulate_local_gradients(flow.tensor(np.full(values, np.nan, np.float32)))
     _start(step, number, update=True)
     result = step.finish()
     if not info.alone:

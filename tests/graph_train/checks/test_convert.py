@@ -156,5 +156,5 @@ def test_mistakes_are_one_line_and_leave_nothing(voc: Path, tmp_path: Path, caps
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert main(["convert", "--train", str(voc)]) == 2
-    assert "--train and --val: name the annotations" in capsys.readouterr().err
+    assert "--train and --val: give the annotations" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == before

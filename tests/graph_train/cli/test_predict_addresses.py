@@ -163,7 +163,7 @@ def test_an_interrupted_stream_leaves_whole_files(weights: Path, server: WebServ
             time.sleep(0.05)
         os.kill(started.pid, signal.SIGINT)
         said, errors = started.communicate(timeout=150)
-    assert (started.returncode, "Ctrl-C ends it" in said, "Results saved to" in said) == (0, True, True), said + errors
+    assert started.returncode == 0 and "press Ctrl-C to stop" in said and "Results saved to" in said, said + errors
     assert "Traceback" not in errors
     seen = frames_of(table, f"{server.address}/camera")
     assert table.read_text().endswith("\n")
@@ -180,7 +180,7 @@ def test_user_errors_are_one_line(
         (("--source", f"rtsp://me:secret@127.0.0.1:{port}/x"), f"rtsp://127.0.0.1:{port}/x: Connection refused"),
         (("--source", f"{server.address}/none.jpg"), "none.jpg: cannot be fetched: Not Found (HTTP 404)"),
         (("--source", f"{server.address}/page.jpg"), "page.jpg: error: not an image"),
-        (("--source", f"{server.address}/camera", "--save-json"), "--save-json: is written at the end"),
+        (("--source", f"{server.address}/camera", "--save-json"), "--save-json: not supported for"),
     ):
         assert main([*arguments(weights, tmp_path), *more]) == 2
         error = capsys.readouterr().err.strip()

@@ -120,7 +120,7 @@ def test_interrupt_saves_and_resume_goes_on_exactly(finished: tuple[Path, str], 
             break
     rest = process.stdout.read()
     assert process.wait(timeout=120) == 130, "".join(seen) + rest
-    assert "go on with: graph-train --resume" in rest
+    assert "continue with: graph-train --resume" in rest
     done = subprocess.run(
         [*COMMAND, "--resume", str(tmp_path / "whole")], capture_output=True, text=True, check=False, timeout=400
     )

@@ -112,8 +112,8 @@ sys.exit(code)
     assert ran.returncode == 2, ran.stderr
     assert time.monotonic() - started < 20  # a fraction of a second on an idle machine
     assert ran.stderr == (
-        f"graph-{command}: yolov5s.pt: no such file here; --allow-download fetches the weights of YOLOv5 v7.0 "
-        "(14.8 MB, licence AGPL-3.0 or an enterprise one of Ultralytics) from "
+        f"graph-{command}: yolov5s.pt: no such file; use --allow-download to download the weights of YOLOv5 v7.0 "
+        "(14.8 MB, licence AGPL-3.0 or Ultralytics Enterprise) from "
         "https://github.com/ultralytics/yolov5/releases/download/v7.0/yolov5s.pt\n"
     )
 
@@ -170,7 +170,7 @@ def test_a_server_without_ranges_sends_all_of_it_again(server: _Server, monkeypa
 @pytest.mark.parametrize("wrong", ["content", "size"])
 def test_another_file_than_the_published_one_is_not_used(server: _Server, wrong: str) -> None:
     server.content = server.content[:-1] + b"?" * (1 if wrong == "content" else 2)
-    with pytest.raises(ValueError, match="another SHA-256" if wrong == "content" else "bytes were|were expected"):
+    with pytest.raises(ValueError, match="different SHA-256" if wrong == "content" else "bytes were|were expected"):
         located_weights(NAME, allow_download=True)
     assert in_cache() == []
 

@@ -58,7 +58,7 @@ def test_too_few_addresses_are_told_before_libraries_fail_in_ways_of_their_own(
     )
     assert done.returncode == USER_ERROR
     last = done.stderr.splitlines()[-1]
-    assert f"`ulimit -v` allows {limit / 1e9:.1f} GB of addresses: raise it" in last and "Traceback" not in done.stderr
+    assert f"`ulimit -v` is {limit / 1e9:.1f} GB: raise it" in last and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_a_lack_of_memory_is_no_defect_of_the_program(
 
     code, said = run_command("x", fails, debug=False), capsys.readouterr().err
     assert code == (USER_ERROR if lack else INTERNAL_ERROR)
-    assert ("the system gives no more memory or threads" in said) == lack and ("internal error" in said) != lack
+    assert ("out of memory or threads" in said) == lack and ("internal error" in said) != lack

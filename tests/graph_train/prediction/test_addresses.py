@@ -85,7 +85,7 @@ def test_name_and_password_are_sent_and_not_shown(server: WebServer, tmp_path: P
         ("/none", r"/none: cannot be fetched: Not Found \(HTTP 404\)$"),
         ("/page", "/page: is text/html; expected an image or a video$"),
         ("/list.txt", "/list.txt: is text/plain; expected an image or a video$"),
-        ("/what", "/what: is of no stated type; expected an image or a video$"),
+        ("/what", "/what: content type missing; expected an image or a video$"),
         ("/large.jpg", r"/large.jpg: is larger than 0 MB: it is not used$"),
     ],
 )
