@@ -58,6 +58,9 @@ BENCHMARKS: Mapping[str, Entry] = {
     "saving": Entry(
         "benchmarks.resilience.saving", "what saving costs, and how soon a resumed run is back at work", ()
     ),
+    "start": Entry(
+        "benchmarks.resilience.start", "how long the first training step and the prediction of one image take", None
+    ),
     "kills": Entry(
         "benchmarks.resilience.kills", "trainings that are killed at random moments and resumed, byte for byte", None
     ),

@@ -66,15 +66,18 @@ class BatchSource:
         self._has_failed = False
 
     def batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
-        """Yield batches in the order of the plans; a new call ends the one before.
+        """Start to make batches, and return an iterator over them in the order of the plans.
 
-        Closing the iterator ends the work.
+        A new call ends the one before, and so does closing the iterator once it has yielded a batch.
         """
         self.stop()
         if self._has_failed:  # what was queued then would come out first
             self.drawing.restart()
             self._has_failed = False
-        run = self._running = _EpochWorker(self, plans)
+        self._running = _EpochWorker(self, plans)
+        return self._batches_of(self._running)
+
+    def _batches_of(self, run: "_EpochWorker") -> Iterator[Batch]:
         try:
             while True:
                 with self.timings.counting("waiting"):

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageShow
+from PIL import Image
 
 from graph_train.detection.label_files import Originals, write_label_file
 from graph_train.plots.images import BoxStyle, draw_detections
@@ -216,7 +216,7 @@ class PredictionWriter:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 drawn.save(self._originals.without_overwriting(target), quality=_QUALITY)
             if self._settings.show:
-                ImageShow.show(drawn, title=str(prediction.name))
+                drawn.show(title=str(prediction.name))
 
     def _write_rows(self, prediction: Prediction, pixels: Array | None, crops: Sequence[Path]) -> None:
         """Write the label file and crops; as in YOLOv5, an image without detections has none."""

@@ -187,6 +187,8 @@ class Trainer:
             cursor.epoch, run.setup.options.optim.epochs, batches=batches, first_batch=cursor.next_batch
         )
         remaining, number = self._batches.remaining(cursor), cursor.epoch * batches + cursor.next_batch
+        with progress.spent.count_computing(run.step):
+            self._batches.compile_first(cursor)  # while the first batches are made
         while True:
             started = time.perf_counter()
             batch = next(remaining, None)
@@ -219,15 +221,15 @@ class Trainer:
     def _train_batch(self, batch: Any, number: int) -> None:
         """Start this batch's step, then finish the previous one, so that host and device work overlap."""
         run, cursor = self.run, self.cursor
-        if number < PLOTTED_BATCHES and not run.setup.options.run.noplots:
-            with self.saving.guarded():
-                self._plot(batch, number)
         self.callbacks.run("on_train_batch_start")
         total = run.train_pipeline.images_of(number % run.train_pipeline.batches_per_epoch)
         labels = self._batches.padded_labels(batch, total, self._max_labels)
         images = run.setup.placement.shard_batch(batch.images, total)
         with self._progress.spent.count_computing(run.step):
             run.step.start(images, labels, run.schedule.at(number, cursor.epoch))
+        if number < PLOTTED_BATCHES and not run.setup.options.run.noplots:
+            with self.saving.guarded():
+                self._plot(batch, number)
         self._finish_batch()
         self._pending = _PendingBatch(batch, images, labels, number)
         if self._finish_immediately:

@@ -414,3 +414,18 @@ def _save_as(picture: Image.Image, folder: Path, kind: str) -> tuple[Path, np.nd
 def test_wrong_settings_are_refused(make: Make, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(STILL, **changes)
+
+
+def test_batches_are_made_before_the_first_is_asked_for(make: Make) -> None:
+    pipeline = make()
+    batches = pipeline.epoch(0)
+    made = pipeline._source._running
+    assert made is not None
+    waited = threading.Event()
+    for _ in range(600):
+        if made.ready.full():
+            break
+        waited.wait(0.1)
+    assert made.ready.full()
+    assert_same(next(batches), next(make().epoch(0)))
+    next(pipeline.epoch(1))  # ends the pass that was never finished
