@@ -55,7 +55,7 @@ def test_voc_becomes_a_data_set(voc: Path, tmp_path: Path, copy: bool, capsys: p
     assert main([*arguments, "--copy"] if copy else arguments) == 0
     said = capsys.readouterr().out
     assert "train: 2 images, 1 of them without objects, 2 objects" in said
-    assert "1 objects marked as difficult left out" in said
+    assert "1 objects marked as difficult skipped" in said
     assert yaml.safe_load((output / "data.yaml").read_text())["names"] == {0: "cat", 1: "dog"}
     train, val = read(output, "train"), read(output, "val")
     assert not train.problems and not val.problems
@@ -149,7 +149,7 @@ def test_mistakes_are_one_line_and_leave_nothing(voc: Path, tmp_path: Path, caps
         (tmp_path / "none", "yolo", "none: no such folder, list or COCO json"),
         (tmp_path / "empty", "yolo", "empty: no xml file in it"),
         (tmp_path / "list.txt", "yolo", "list.txt: no list of VOC's ImageSets/Main"),
-        (voc, "empty", "empty: exists already"),
+        (voc, "empty", "empty: already exists"),
     ):
         arguments = ["--train", str(source), "--val", str(voc), "--output", str(tmp_path / output)]
         assert main(["convert", *arguments]) == 2

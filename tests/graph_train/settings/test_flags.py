@@ -258,7 +258,7 @@ def evolve(lab: Lab, plain: Trial) -> None:
     assert (trial.folder / "evolve.csv").read_bytes() == table
     callbacks = Callbacks()
     callbacks.register_action("on_train_start", callback=print)
-    with pytest.raises(ValueError, match=r"callbacks \(on_train_start\) cannot follow an evolution"):
+    with pytest.raises(ValueError, match=r"callbacks are not supported with --evolve \(on_train_start\)"):
         train(callbacks=callbacks, **lab.flags(evolve=2))
 
 
