@@ -194,7 +194,8 @@ class Schedule:
     def _warmup_updates(self) -> tuple[frozenset[int], int]:
         """Iterations of the warm-up that update, and the last one of them."""
         updating, last = set(), -1
-        for iteration in range(self.warmup + 1):
+        # The run may end within its warm-up, which a slip in `warmup_epochs` makes billions of iterations long.
+        for iteration in range(min(self.warmup + 1, self.epochs * self.batches_per_epoch)):
             if iteration - last >= self.accumulate(iteration):
                 last = iteration
                 updating.add(iteration)
