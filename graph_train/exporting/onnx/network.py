@@ -91,7 +91,7 @@ def _cells(network: DetectionModel, settings: OnnxSettings) -> Sequence[tuple[in
 def _metadata(network: DetectionModel, settings: OnnxSettings) -> dict[str, str]:
     """Return `stride` and `names` in the form in which YOLOv5 writes and reads them, and what else a reader may ask."""
     entries: dict[str, Any] = {
-        "stride": network.spec.grid_px,
+        "stride": network.spec.coarsest_stride,
         "names": dict(enumerate(network.names)),
         "imgsz": list(settings.image_hw),
         "batch": "dynamic" if settings.dynamic else settings.batch_size,
