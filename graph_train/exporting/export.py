@@ -95,7 +95,7 @@ def _export_onnx(network: DetectionModel, path: Path, options: ExportOptions) ->
     network.eval().fuse()
     settings = OnnxSettings(
         batch_size=options.batch_size,
-        image_hw=_image_hw(options, network.spec.grid_px),
+        image_hw=_image_hw(options, network.spec.coarsest_stride),
         dynamic=options.dynamic,
         opset=options.opset,
         suppression=_suppression(options),

@@ -89,7 +89,7 @@ def _noise(network: DetectionModel, settings: OnnxSettings) -> list[Array]:
     """Return noise images of the model's input size; for a dynamic model, also a batch of another size."""
     shapes = [(settings.batch_size, *settings.image_hw)]
     if settings.dynamic:
-        stride = network.spec.grid_px
+        stride = network.spec.coarsest_stride
         height, width = (max(stride, side // 2 // stride * stride) for side in settings.image_hw)
         shapes.append((2, height, width + stride))
     random = np.random.default_rng(0)

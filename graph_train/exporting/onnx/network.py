@@ -93,7 +93,7 @@ def _cells(network: DetectionModel, settings: OnnxSettings) -> Sequence[tuple[in
 def _metadata(network: DetectionModel, settings: OnnxSettings) -> dict[str, str]:
     """Return the metadata: `stride` and `names` in YOLOv5's format, and the settings."""
     entries: dict[str, Any] = {
-        "stride": network.spec.grid_px,
+        "stride": network.spec.coarsest_stride,
         "names": dict(enumerate(network.names)),
         "imgsz": list(settings.image_hw),
         "batch": "dynamic" if settings.dynamic else settings.batch_size,

@@ -152,7 +152,7 @@ def test_a_wrong_weight_is_noticed() -> None:
 @pytest.mark.parametrize("name", shipped_configs())
 def test_every_shipped_network_can_be_exported(name: str) -> None:
     network = network_of(name, lively=False)
-    side = 2 * network.spec.grid_px
+    side = 2 * network.spec.coarsest_stride
     chosen = settings(image_hw=(side, side), dynamic=True, suppression=NmsSettings())
     assert check_onnx(build_onnx(network, chosen), network, chosen, graph=False) < 1e-4
 

@@ -100,14 +100,14 @@ def data(lab: Lab, plain: Trial) -> None:
 
 
 def imgsz(lab: Lab, plain: Trial) -> None:
-    # the network's stride is 16
-    assert lab.train(imgsz=80).heard.shapes == [(4, 3, 80, 80)] * 2
-    assert lab.assemble(imgsz=81).setup.image_px == 96
+    # the network's stride is 16, but sides are multiples of 32 at least, as in YOLOv5
+    assert lab.train(imgsz=80).heard.shapes == [(4, 3, 96, 96)] * 2
+    assert lab.assemble(imgsz=97).setup.image_px == 128
 
 
 def rect(lab: Lab, plain: Trial) -> None:
-    # 96x64 px files: the long side becomes 64, the short one 43 and then a multiple of 16
-    assert lab.train(rect=True).heard.shapes == [(4, 3, 48, 64)] * 2
+    # 96x64 px files: the long side becomes 128, the short one 86 and then a multiple of 32
+    assert lab.train(rect=True, imgsz=128).heard.shapes == [(4, 3, 96, 128)] * 2
 
 
 def cache(lab: Lab, plain: Trial) -> None:
