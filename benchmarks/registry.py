@@ -54,7 +54,7 @@ BENCHMARKS: Mapping[str, Entry] = {
         None,
     ),
     "scaling": Entry("benchmarks.step.scaling", "one batch on more and more ranks, and the bytes they send", None),
-    "ops": Entry("benchmarks.step.ops", "every op of a compiled step, and who computes it"),
+    "ops": Entry("benchmarks.step.ops", "every op of a compiled step: how long it takes, and who computes it"),
     "saving": Entry(
         "benchmarks.resilience.saving", "what saving costs, and how soon a resumed run is back at work", ()
     ),
