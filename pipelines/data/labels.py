@@ -69,7 +69,7 @@ def parse_labels(content: bytes, file: Path, *, num_classes: int | None) -> Labe
     """
     if len(content) > MAX_FILE_BYTES or b"\0" in content:
         what = "binary content" if b"\0" in content else f"{len(content)} bytes"
-        return unusable_labels(file, f"{what}, not a text file of label rows; image left out")
+        return unusable_labels(file, f"{what}, not a text file of label rows; image skipped")
     rows: list[tuple[int, list[float]]] = []
     problems: list[Problem] = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
@@ -81,11 +81,11 @@ def parse_labels(content: bytes, file: Path, *, num_classes: int | None) -> Labe
         except _BadRowError as error:
             problems.append(Problem(file, number, "error", f"{error}; row dropped", error.code))
     if problems and not rows:
-        text = f"none of its {len(problems)} rows can be used; image left out"
+        text = f"none of its {len(problems)} rows can be used; image skipped"
         return unusable_labels(file, text, _capped(problems, file))
     labels = _assemble(rows, file, problems)
     if len(labels.boxes) > MAX_ROWS:
-        return unusable_labels(file, f"{len(labels.boxes)} boxes, at most {MAX_ROWS} are supported; image left out")
+        return unusable_labels(file, f"{len(labels.boxes)} boxes, at most {MAX_ROWS} are supported; image skipped")
     return labels
 
 

@@ -130,7 +130,7 @@ def _add_folder(folder: Path, found: _Collected) -> None:
         if ending in IMAGE_ENDINGS:
             found.items.append(_entry(file))
         elif ending in UNSUPPORTED_ENDINGS:
-            text = f"{ending} images are not supported; image left out, convert it to JPEG or PNG"
+            text = f"{ending} images are not supported; image skipped, convert it to JPEG or PNG"
             found.problems.append(Problem(Path(file), None, "error", text, "image-unusable"))
     found.label_folders[label_path(folder / "x").parent] = None
 
@@ -150,7 +150,7 @@ def _add_list(file: Path, found: _Collected) -> None:
             if os.path.exists(image):
                 found.items.append(_entry(str(image)))
             else:
-                text = f"no such image: {printable(image)}; left out"
+                text = f"no such image: {printable(image)}; skipped"
                 found.problems.append(Problem(file, number, "error", text, "image-missing"))
 
 

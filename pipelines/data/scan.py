@@ -65,7 +65,7 @@ def _scan_one(image: str, labels: LabelRows) -> ScannedImage:
     try:
         return ScannedImage(inspect_image(image), labels, labels.problems)
     except UnusableImageError as error:
-        problem = Problem(Path(image), None, "error", f"{error}; image left out", "image-unusable")
+        problem = Problem(Path(image), None, "error", f"{error}; image skipped", "image-unusable")
         return ScannedImage(None, labels, (problem, *labels.problems))
 
 
@@ -98,7 +98,7 @@ def _read_labels(files: Sequence[str], num_classes: int | None) -> list[LabelRow
 
 
 def _unreadable(file: Path, reason: str) -> LabelRows:
-    problem = Problem(file, None, "error", f"labels cannot be read: {reason}; image left out", "label-unusable")
+    problem = Problem(file, None, "error", f"labels cannot be read: {reason}; image skipped", "label-unusable")
     return LabelRows(no_labels().boxes, problems=(problem,), usable=False)
 
 
@@ -111,5 +111,5 @@ def _for_this_image(coco: CocoImage, facts: ImageFacts, image: Path) -> LabelRow
         text = f"{found} px, the json says {stated}; boxes scaled"
         problem = Problem(image, None, "warning", text, "coco")
         return LabelRows(coco.labels.boxes, coco.labels.segments, (problem,))
-    text = f"{found} px, the json says {stated}; image left out"
+    text = f"{found} px, the json says {stated}; image skipped"
     return LabelRows(no_labels().boxes, problems=(Problem(image, None, "error", text, "coco"),), usable=False)

@@ -89,7 +89,7 @@ def read_voc(file: Path) -> VocImage:
         try:
             category, box = _object(entry, width, height)
         except _BadObjectError as error:
-            problems.append(Problem(file, None, "error", f"object {number}: {error}; left out", "voc"))
+            problems.append(Problem(file, None, "error", f"object {number}: {error}; skipped", "voc"))
             continue
         classes.append(category)
         boxes.append(box)

@@ -58,7 +58,7 @@ def walk_texts(folder: Path, problems: list[Problem], *, progress: str | None = 
         raise ValueError(f"{printable(folder)}: a file system of the kernel ({kind}); name a folder of images")
 
     def note(error: OSError) -> None:
-        text = f"folder cannot be read: {error.strerror}; left out"
+        text = f"folder cannot be read: {error.strerror}; skipped"
         problems.append(Problem(Path(error.filename), None, "error", text, "source"))
 
     with _Counter(folder, progress) as counter:

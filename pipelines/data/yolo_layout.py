@@ -56,7 +56,7 @@ def read_split(source: Path) -> AnnotatedSplit:
             found = read_voc(file)
         except (ValueError, OSError) as error:
             text = str(error).removeprefix(f"{printable(file)}: ")
-            split.problems.append(Problem(file, None, "error", f"{text}; image left out", "voc"))
+            split.problems.append(Problem(file, None, "error", f"{text}; image skipped", "voc"))
             continue
         split.problems += found.problems
         split.difficult += found.difficult
@@ -93,7 +93,7 @@ def write_split(split: AnnotatedSplit, name: str, names: Sequence[str], folder: 
     usable = []
     for entry in split.entries:
         if not entry.image.is_file():
-            problem = Problem(entry.image, None, "error", "no such image; left out", "image-missing")
+            problem = Problem(entry.image, None, "error", "no such image; skipped", "image-missing")
             split.problems.append(problem)
             continue
         target = images / _unused(entry.image, taken)
@@ -128,7 +128,7 @@ def _rows(entry: AnnotatedImage, numbers: Mapping[str, int], problems: list[Prob
         if category in numbers:
             rows.append(" ".join([str(numbers[category]), *(f"{value:.8g}" for value in box)]))
         else:
-            text = f"class {printable(category)!r} is not among the names; object left out"
+            text = f"class {printable(category)!r} is not among the names; object skipped"
             problems.append(Problem(entry.image, None, "error", text, "class-range"))
     return rows
 

@@ -99,7 +99,7 @@ def test_damaged_annotations_are_left_out_and_reported(
     assert main(["convert", *arguments]) == 1
     said = capsys.readouterr().out
     assert f"{voc}/Annotations/000002.xml: error: {message}" in said
-    assert "object 1: its box is empty or outside of the image; left out" in said
+    assert "object 1: its box is empty or outside of the image; skipped" in said
     assert "object 2: xmin is 'x'; a number of px is needed" in said
     assert "object 3: its box is empty" in said
     assert len(problems.read_text().splitlines()) == 4
@@ -125,7 +125,7 @@ def write_coco(folder: Path) -> Path:
 def test_coco_becomes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, output = write_coco(tmp_path / "train"), tmp_path / "yolo"
     assert main(["convert", "--train", str(file), "--val", str(file), "--output", str(output)]) == 1
-    assert "c.jpg: error: no such image; left out" in capsys.readouterr().out
+    assert "c.jpg: error: no such image; skipped" in capsys.readouterr().out
     train = read(output, "train")
     assert train.class_names == ("boat", "zebra")
     np.testing.assert_allclose(train.labels[0], [[1, 0.25, 0.25, 0.5, 0.5], [0, 0.5, 0.5, 0.5, 2 / 3]], atol=1e-6)
@@ -137,7 +137,7 @@ def test_names_give_the_order_and_refuse_other_classes(
 ) -> None:
     arguments = ["--train", str(voc), "--val", str(voc), "--output", str(tmp_path / "yolo"), "--names", "dog"]
     assert main(["convert", *arguments]) == 1
-    assert "class 'cat' is not among the names; object left out" in capsys.readouterr().out
+    assert "class 'cat' is not among the names; object skipped" in capsys.readouterr().out
     assert [len(labels) for labels in read(tmp_path / "yolo", "train").labels] == [1, 0, 0]
 
 

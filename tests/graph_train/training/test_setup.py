@@ -40,6 +40,6 @@ def test_two_classes_of_one_name_are_warned_of_unless_strict(tmp_path: Path, cap
     file = data_set(tmp_path, train=BOX, val=BOX, names="cat, dog, cat")
     with caplog.at_level(logging.WARNING, "graph_train"):
         assert load_data(options_from_flags(data=str(file))).class_names == ("cat", "dog", "cat")
-    assert "classes 0 and 2 are both called 'cat'" in caplog.text
-    with pytest.raises(ValueError, match="classes 0 and 2 are both called 'cat'"):
+    assert "classes 0 and 2 have the same name 'cat'" in caplog.text
+    with pytest.raises(ValueError, match="classes 0 and 2 have the same name 'cat'"):
         load_data(options_from_flags(data=str(file), strict=True))
