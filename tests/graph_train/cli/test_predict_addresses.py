@@ -176,7 +176,7 @@ def test_user_errors_are_one_line(
 ) -> None:
     port = unused_port()
     for more, said in (
-        (("--source", "77"), "camera 77: there is no /dev/video77; cameras here: "),
+        (("--source", "77"), "camera 77: there is no /dev/video77; available cameras: "),
         (("--source", f"rtsp://me:secret@127.0.0.1:{port}/x"), f"rtsp://127.0.0.1:{port}/x: Connection refused"),
         (("--source", f"{server.address}/none.jpg"), "none.jpg: download failed: Not Found (HTTP 404)"),
         (("--source", f"{server.address}/page.jpg"), "page.jpg: error: not an image"),

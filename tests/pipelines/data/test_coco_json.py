@@ -124,7 +124,7 @@ def test_crowds_are_left_out_and_counted(tmp_path: Path) -> None:
         ({"image_id": [7]}, "no image"),
         ({"category_id": 2}, "no category 2"),
         ({"bbox": [1, 2, 3]}, "3 numbers"),
-        ({"bbox": None}, "no list of numbers"),
+        ({"bbox": None}, "not a list of numbers"),
         ({"bbox": [1, 2, "3", 4]}, "'3' is not a valid coordinate"),
         ({"bbox": [1, 2, float("nan"), 4]}, "nan is not a valid coordinate"),
         ({"bbox": [1, 2, 10**400, 4]}, "is not a valid coordinate"),
@@ -132,7 +132,7 @@ def test_crowds_are_left_out_and_counted(tmp_path: Path) -> None:
         ({"bbox": [500, 2, 3, 4]}, "no area"),
         ({"segmentation": [[1, 2, 3, 4]]}, "a polygon of 4 numbers"),
         ({"segmentation": [[1, 2] * 12_000]}, "more than 10000 points"),
-        ({"segmentation": ["x"]}, "no list of numbers"),
+        ({"segmentation": ["x"]}, "not a list of numbers"),
     ],
 )
 def test_a_bad_annotation_is_reported_and_left_out(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_a_bad_annotation_is_reported_and_left_out(changes: dict[str, Any], reas
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        ({"id": 7, "file_name": "../a.png", "width": 1, "height": 1}, "leaves the folder"),
-        ({"id": 7, "file_name": "/etc/passwd", "width": 1, "height": 1}, "leaves the folder"),
+        ({"id": 7, "file_name": "../a.png", "width": 1, "height": 1}, "is outside the image folder"),
+        ({"id": 7, "file_name": "/etc/passwd", "width": 1, "height": 1}, "is outside the image folder"),
         ({"id": 7, "file_name": "a\0b", "width": 1, "height": 1}, "not a file name"),
         ({"id": 7, "file_name": "\ud800", "width": 1, "height": 1}, "not a file name"),
         ({"id": 7, "file_name": "a.png", "width": 0, "height": 1}, "positive integers"),
