@@ -83,7 +83,7 @@ def test_every_problem_is_printed_with_file_and_line(
     for line in (
         f"{labels}:2: error: class 5, but the data set has 2",
         f"{labels}:3: error: 'nan' is not a finite number",
-        f"{folder}/images/train/e.jpg: error: an empty file",
+        f"{folder}/images/train/e.jpg: error: empty file",
         f"{folder}/images/val/copy.png: warning: 2 images of val (this is the first) are also in train",  # c.jpg
         f"{data}: warning: train has no boxes of 1 classes: dog",
         "3 errors, 3 warnings",
@@ -166,7 +166,7 @@ def test_a_training_split_without_a_single_label_is_an_error(data: Path, tmp_pat
     code, found = report(data, tmp_path)
     assert code == 1 and found["errors"] == 1
     errors = [problem["text"] for problem in found["problems"] if problem["severity"] == "error"]
-    assert errors[0].startswith("train: not one of 2 images has a label")
+    assert errors[0].startswith("train: none of the 2 images has labels")
 
 
 def test_results_never_take_the_place_of_data_or_of_one_another(
