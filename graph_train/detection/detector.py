@@ -124,5 +124,7 @@ def _member(network: DetectionModel, *, graph: bool, augment: bool) -> Callable[
     run = MicroBatched(predict, on_cpu=on_cpu) if graph else predict
     if not augment:
         return run
-    views = AugmentedInference(lambda images: on_host(run(images)), network.stride, grid_px=network.spec.coarsest_stride)
+    views = AugmentedInference(
+        lambda images: on_host(run(images)), network.stride, grid_px=network.spec.coarsest_stride
+    )
     return lambda images: views(images, _NO_LABELS)[0]

@@ -45,6 +45,6 @@ class CommandParser(argparse.ArgumentParser):
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """End the program; bytes of the command line that are no text are printed as escapes."""
-        if message:
+        if message and sys.stderr is not None:
             sys.stderr.write(message.encode("utf-8", "backslashreplace").decode())
         sys.exit(status)
