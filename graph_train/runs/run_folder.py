@@ -28,6 +28,8 @@ EARLIER_BEST = "best.earlier.safetensors"
 """Set aside: the state of a run that was in the folder before, and a file that could not be read."""
 LOCK, LOG_FILE = ".lock", "train.log"
 _LONGEST_OWNER = 20
+_WRITTEN = ("*.yaml", "*.csv", "report.*", "weights/*.safetensors")
+"""Files of a run, which take the place of what has their name."""
 SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
 PLACE = ("project", "name", "exist_ok", "resume")
 """Flags that say where a run lies, or lay: no part of its state, so that equal runs have equal checkpoints."""
@@ -52,6 +54,7 @@ class RunFolder:
         self._logging_before = (LOG.level, LOG.propagate)
         try:
             self.weights.mkdir(parents=True, exist_ok=True)
+            self._refuse_other_kinds()
             self._lock = self._locked()
             for folder in (path, self.weights):
                 remove_leftovers(folder)
@@ -61,6 +64,17 @@ class RunFolder:
                 remedy = "a resumed run goes on in its folder: make it writable, or copy it and resume the copy"
             reason = f"the run's folder cannot be used ({error.strerror}); {remedy}"
             raise OSError(f"{printable(path)}: {reason}") from None
+
+    def _refuse_other_kinds(self) -> None:
+        """Refuse folders and pipes under names of a run's files now, instead of when the first of them is written.
+
+        Raises:
+            ValueError: names one.
+        """
+        written = [path for pattern in _WRITTEN for path in self.path.glob(pattern)]
+        for path in sorted(written):
+            if path.exists() and not path.is_file():
+                raise ValueError(f"{printable(path)}: no regular file; remove it{self._or_elsewhere}")
 
     def _locked(self) -> IO[str]:
         lock = self._own_file(LOCK)
