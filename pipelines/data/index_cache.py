@@ -45,7 +45,7 @@ def cached_scan(
         if len(scanned) != len(listing):
             raise ValueError(f"{len(scanned)} results for {len(listing)} images")
         return scanned
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the second is told once, by who writes
         pass
     except (OSError, ValueError) as error:
         _log.warning("%s: damaged cache (%s); scanning the data set again", printable(file), error)
