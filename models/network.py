@@ -103,7 +103,7 @@ class DetectionModel(flow.nn.Module):
         """Return the raw maps of images, one per level: (B, anchors, ny, nx, 5 + classes) float32.
 
         Args:
-            images: (B, `spec.channels`, H, W), sides multiples of `spec.grid_px`: uint8, or float32 in [0, 1].
+            images: (B, `spec.channels`, H, W), sides multiples of `spec.coarsest_stride`: uint8, or float32 in [0, 1].
         """
         return [self.head.cells_of(raw) for raw in self.raw_maps(images)]
 

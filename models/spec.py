@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kernels.host.paths import missing
 from kernels.host.safe_yaml import load_yaml
 from models.catalogue import (
     BLOCKS,
@@ -39,6 +40,7 @@ CONFIG_KEYS = (
     "inplace",
 )
 _WORDS: Mapping[str, Any] = {"None": None, "True": True, "False": False}
+MIN_GRID_PX = 32
 # The network's strides are powers of two well below this size, so the division is exact.
 PROBE_PX = 1024
 _MAX_REPEATS = 1000
@@ -89,9 +91,14 @@ class ModelSpec:
     """The yaml with what replaced parts of it: plain data that builds the same network again."""
 
     @property
-    def grid_px(self) -> int:
-        """Number that image sides must be multiples of: the coarsest stride of any layer, levels or not."""
+    def coarsest_stride(self) -> int:
+        """The coarsest stride of any layer, levels or not: the network takes image sides that are multiples of it."""
         return PROBE_PX // min(min(layer.size) for layer in self.layers[:-1])
+
+    @property
+    def grid_px(self) -> int:
+        """Number that image sides are made multiples of; at least 32, as in YOLOv5, also where the network is finer."""
+        return max(self.coarsest_stride, MIN_GRID_PX)
 
     @property
     def anchors_per_level(self) -> int:
@@ -119,7 +126,7 @@ def find_config(cfg: str | Path) -> Path:
         name = path.name.removesuffix(".yaml")
         if name in shipped:
             return shipped[name]
-    raise FileNotFoundError(f"{cfg}: no such model yaml; give a file or one of: {', '.join(shipped)}")
+    raise FileNotFoundError(f"{cfg}: {missing(path, 'model yaml')}; give a file or one of: {', '.join(shipped)}")
 
 
 def load_model_spec(

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from kernels.framework.global_rows import local_shard
 from kernels.host.files import replacing
+from kernels.host.paths import missing
 from kernels.runtime import flow
 from models.network import DetectionModel
 from models.oneflow_folder import (
@@ -127,7 +128,7 @@ def load_weights(path: str | Path, *, prefer: Prefer = "model") -> LoadedWeights
             raise ValueError(f"{path}: a folder, but not one that oneflow.save wrote; give a weight file")
         return _from_oneflow(path, prefer)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weight file")
+        raise FileNotFoundError(f"{path}: {missing(path, 'weight file')}")
     with path.open("rb") as file:
         start = file.read(9)
     if len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:

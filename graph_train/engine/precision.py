@@ -125,7 +125,7 @@ def checked_activation_type(network: flow.nn.Module, wanted: ActivationType, dev
     """
     if wanted is ActivationType.FLOAT32 or not (device.startswith("cuda") or emulates_cuda()) or not is_loaded():
         return wanted
-    side = 2 * network.spec.grid_px
+    side = 2 * network.spec.coarsest_stride
     noise = np.random.default_rng(0).integers(0, 256, (1, network.spec.channels, side, side), np.uint8)
     training, before = network.training, network.activation_type
     maps = {}

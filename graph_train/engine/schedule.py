@@ -195,7 +195,8 @@ class Schedule:
     def _warmup_updates(self) -> tuple[frozenset[int], int]:
         """The warm-up iterations that update the weights, and the last of these."""
         updating, last = set(), -1
-        for iteration in range(self.warmup + 1):
+        # The run may end within its warm-up, which a slip in `warmup_epochs` makes billions of iterations long.
+        for iteration in range(min(self.warmup + 1, self.epochs * self.batches_per_epoch)):
             if iteration - last >= self.accumulate(iteration):
                 last = iteration
                 updating.add(iteration)

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from kernels.host.cache_folder import make_private_folder, user_cache_folder
-from kernels.host.paths import printable
+from kernels.host.paths import missing, printable
 from pipelines.data.fetching import ALLOW_DOWNLOAD, FetchError, WrongContentError, fetch_verified
 
 _TABLE = Path(__file__).with_suffix(".json")
@@ -53,7 +53,7 @@ def located_weights(weights: str | Path, *, allow_download: bool) -> Path:
         return path
     published = published_files().get(path.name)
     if published is None or path.parent != Path():
-        raise FileNotFoundError(f"{printable(path)}: no such weight file")
+        raise FileNotFoundError(f"{printable(path)}: {missing(path, 'weight file')}{_meant(path)}")
     cached = user_cache_folder() / "weights" / published.release.replace(" ", "-").lower() / path.name
     if cached.is_file() and _is_sound(cached, published):
         return cached
@@ -66,6 +66,12 @@ def located_weights(weights: str | Path, *, allow_download: bool) -> Path:
     make_private_folder(cached.parent)
     _fetch_into_cache(published, cached)
     return cached
+
+
+def _meant(path: Path) -> str:
+    """Return a hint at the published file whose name was given without its suffix."""
+    name = f"{path}.pt"
+    return f"; did you mean {name}?" if name in published_files() else ""
 
 
 def _is_sound(file: Path, published: PublishedFile) -> bool:

@@ -48,6 +48,7 @@ def _logging_restored() -> Iterator[None]:
 def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
     try:
         _require_current_folder()
+        _require_docstrings()
         return command() or DONE
     except AlreadyReportedError as error:
         return _code(error.__cause__)
@@ -81,6 +82,16 @@ def _require_current_folder() -> None:
         os.getcwd()
     except FileNotFoundError:
         raise OSError("the current folder has been deleted; change to another folder") from None
+
+
+def _require_docstrings() -> None:
+    """Refuse to start in a Python that drops docstrings.
+
+    Raises:
+        ValueError: OneFlow adds to its own at import, and would fail there.
+    """
+    if sys.flags.optimize > 1:
+        raise ValueError("Python drops docstrings (-OO, PYTHONOPTIMIZE=2), which OneFlow needs: start without that")
 
 
 def _out_of_memory_message(error: BaseException) -> str:

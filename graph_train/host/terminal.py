@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import sys
@@ -73,14 +74,36 @@ def _to_devnull(descriptor: int) -> Iterator[None]:
         os.close(devnull)
 
 
+def open_closed_descriptors() -> None:
+    """Let standard descriptors that the program was started without lead to /dev/null.
+
+    A file that is opened next would get the number of such a one, and what a native library says on stderr would be
+    written into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+class Nowhere(io.TextIOBase):
+    """A text stream that drops what is written, in place of one that was closed before the program started."""
+
+    def write(self, text: str) -> int:
+        """Drop the text; return its length."""
+        return len(text)
+
+
 @contextlib.contextmanager
 def steady_output() -> Iterator[None]:
     """Replace stdout and stderr by `SteadyStream`s; nested uses have no effect."""
+    open_closed_descriptors()
     before = sys.stdout, sys.stderr
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, SteadyStream):
-            setattr(sys, name, SteadyStream(stream))
+        if not isinstance(stream, SteadyStream):
+            setattr(sys, name, SteadyStream(Nowhere() if stream is None else stream))
     try:
         yield
     finally:

@@ -28,6 +28,8 @@ EARLIER_BEST = "best.earlier.safetensors"
 """Names for a checkpoint or weights of an earlier run in the folder, and for a damaged checkpoint."""
 LOCK, LOG_FILE = ".lock", "train.log"
 _LONGEST_OWNER = 20
+_WRITTEN = ("*.yaml", "*.csv", "report.*", "weights/*.safetensors")
+"""Files of a run, which take the place of what has their name."""
 SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
 PLACE = ("project", "name", "exist_ok", "resume")
 """Flags that locate a run; they are not saved in checkpoints, so that equal runs have equal checkpoints."""
@@ -52,6 +54,7 @@ class RunFolder:
         self._logging_before = (LOG.level, LOG.propagate)
         try:
             self.weights.mkdir(parents=True, exist_ok=True)
+            self._refuse_other_kinds()
             self._lock = self._acquire_lock()
             for folder in (path, self.weights):
                 remove_leftovers(folder)
@@ -61,6 +64,17 @@ class RunFolder:
                 remedy = "a resumed run stays in its folder: make it writable, or copy it and resume the copy"
             reason = f"run folder cannot be used ({error.strerror}); {remedy}"
             raise OSError(f"{printable(path)}: {reason}") from None
+
+    def _refuse_other_kinds(self) -> None:
+        """Refuse folders and pipes under names of a run's files now, instead of when the first of them is written.
+
+        Raises:
+            ValueError: names one.
+        """
+        written = [path for pattern in _WRITTEN for path in self.path.glob(pattern)]
+        for path in sorted(written):
+            if path.exists() and not path.is_file():
+                raise ValueError(f"{printable(path)}: no regular file; remove it{self._or_elsewhere}")
 
     def _acquire_lock(self) -> IO[str]:
         lock = self._own_file(LOCK)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from kernels.host.files import write_atomically
+from kernels.host.paths import missing
 from kernels.host.safe_yaml import load_yaml
 from models.loss_config import LossConfig
 from pipelines.augmentation.augment_config import AugmentConfig, largest
@@ -188,7 +189,8 @@ def _resolve(path_or_name: str | Path) -> Path:
         if name in shipped_names():
             return _SHIPPED_FOLDER / name
     raise FileNotFoundError(
-        f"hyper-parameters {str(path_or_name)!r}: no such file; give a path or one of {', '.join(shipped_names())}"
+        f"hyper-parameters {str(path_or_name)!r}: {missing(path, 'file')}; give a path or one of "
+        f"{', '.join(shipped_names())}"
     )
 
 

@@ -45,6 +45,6 @@ class CommandParser(argparse.ArgumentParser):
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Exit; undecodable bytes of the command line are printed as escapes."""
-        if message:
+        if message and sys.stderr is not None:
             sys.stderr.write(message.encode("utf-8", "backslashreplace").decode())
         sys.exit(status)

@@ -52,6 +52,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "save_minutes": (0, 1_000_000),
     "keep_saves": (1, 1000),
     "max_nonfinite": (0, 1 << 31),
+    "dist_timeout": (1, 1_000_000),
 }
 """Allowed ranges of numbers; the upper bounds catch typing errors that would otherwise exhaust memory."""
 

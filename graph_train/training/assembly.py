@@ -119,7 +119,7 @@ def _uncovered_ops(network: DetectionModel, options: TrainOptions) -> list[str]:
     state = TrainingState(network, DetectionModel(network.spec, seed=None), rule="sgd")
     criterion = DetectionLoss(network.head_geometry, LossConfig(), fused_iou=options.engine.bbox_iou_optim)
     step = EagerStep(state, criterion, StepConfig(weight_decays=(0.0, 0.0, 0.0)))
-    side = 2 * network.spec.grid_px
+    side = 2 * network.spec.coarsest_stride
     settings = StepSettings(lr_bias=0.0, lr_weight=0.0, lr_norm=0.0, momentum=0.0, update=True)
     return step.uncovered_ops((1, network.spec.channels, side, side), (1, 1, 5), settings)
 

@@ -63,7 +63,7 @@ class CocoIds:
 
 
 def id_of_name(name: str) -> int | str:
-    """Return the id of an image without annotations: a numeric name as an integer (`000042` is 42), else the name."""
+    """Return the id of an image without annotations: the name, as an integer if it is numeric (`000042` is 42)."""
     return int(name) if name.isascii() and name.isdigit() else name
 
 

@@ -12,6 +12,11 @@ def printable(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def missing(path: Path | str, kind: str) -> str:
+    """Return why a path is no readable file of a kind, such as "weight file": nothing is there, or something else."""
+    return "not a regular file" if os.path.exists(path) else f"no such {kind}"
+
+
 def with_home(path: Path | str) -> Path:
     """Return the path with its leading `~` or `~name` replaced by that user's home folder.
 

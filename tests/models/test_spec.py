@@ -45,6 +45,7 @@ def test_small_network_by_hand(tmp_path: Path) -> None:
     assert [layer.out_channels for layer in spec.layers] == [16, 16, 0]
     assert spec.layers[1].repeats == 2
     assert spec.strides == (2,)
+    assert (spec.coarsest_stride, spec.grid_px) == (2, 32)  # YOLOv5's `max(int(model.stride.max()), 32)`
     assert spec.anchors_px == (((10.0, 13.0), (16.0, 30.0)),)
     assert spec.saved == (1,)
     with pytest.raises(FrozenInstanceError):

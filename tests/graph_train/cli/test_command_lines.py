@@ -54,6 +54,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("graph-train data.yaml", "unexpected argument 'data.yaml'"),
         ("graph-train --epochs", "--epochs: expected one argument"),
         ("graph-train --epochs abc", "--epochs: invalid int value: 'abc'"),
+        ("graph-train --dist-timeout nan", "--dist-timeout nan: must be at most"),
+        ("graph-train --dist-timeout 0", "--dist-timeout 0.0: must be at least 1"),
+        ("graph-train --weights yolov5s", "yolov5s: no such weight file; did you mean yolov5s.pt?"),
+        ("graph-val --weights yolov5x6", "did you mean yolov5x6.pt?"),
         ("graph-train --epochs 1e3", "invalid int value: '1e3'"),
         ("graph-train --epochs nan", "invalid int value: 'nan'"),
         ("graph-train --epochs -5", "--epochs -5: must be at least 1"),
@@ -97,6 +101,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert code == 2
     assert said.startswith(f"{name}: ") and expected in said
     assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["weights", "cfg", "hyp"])
+def test_a_pipe_is_not_told_to_be_absent(here: Path, capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    os.mkfifo(here / "pipe")
+    given = {"data": "shapes", "cfg": "yolov5n.yaml", flag: "pipe"}
+    code, said = last_words("graph-train", [f"--{name}={value}" for name, value in given.items()], capsys)
+    assert code == 2
+    assert "pipe" in said and "not a regular file" in said
 
 
 def test_a_project_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

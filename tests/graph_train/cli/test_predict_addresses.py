@@ -79,7 +79,7 @@ def test_images_by_address(
     assert main(arguments(weights, tmp_path, *flags)) == 2
     said = capsys.readouterr().out
     assert f"{urls[0]}: 96x64 px, " in said
-    assert f"left out: {urls[1]}: error: not an image" in said
+    assert f"skipped: {urls[1]}: error: not an image" in said
     folder = tmp_path / "exp"
     assert {path.name for path in folder.iterdir()} == {
         "1.jpg",
@@ -176,9 +176,9 @@ def test_user_errors_are_one_line(
 ) -> None:
     port = unused_port()
     for more, said in (
-        (("--source", "77"), "camera 77: there is no /dev/video77; cameras here: "),
+        (("--source", "77"), "camera 77: there is no /dev/video77; available cameras: "),
         (("--source", f"rtsp://me:secret@127.0.0.1:{port}/x"), f"rtsp://127.0.0.1:{port}/x: Connection refused"),
-        (("--source", f"{server.address}/none.jpg"), "none.jpg: cannot be fetched: Not Found (HTTP 404)"),
+        (("--source", f"{server.address}/none.jpg"), "none.jpg: download failed: Not Found (HTTP 404)"),
         (("--source", f"{server.address}/page.jpg"), "page.jpg: error: not an image"),
         (("--source", f"{server.address}/camera", "--save-json"), "--save-json: not supported for"),
     ):
@@ -200,7 +200,7 @@ def test_a_stream_that_falls_silent_is_a_problem(
     server.frozen.set()
     source = f"{server.address}/camera"
     assert main(arguments(weights, tmp_path, "--source", source)) == 2
-    assert f"left out: {source}: error: sent no frame for 1 s" in capsys.readouterr().out
+    assert f"skipped: {source}: error: sent no frame for 1 s" in capsys.readouterr().out
     assert len(list(Video(tmp_path / "exp/camera.mp4").read())) >= 1
 
 

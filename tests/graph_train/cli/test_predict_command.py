@@ -174,7 +174,7 @@ def test_flags_of_the_suppression(found_in: Any) -> None:
     assert len(rows(max_det=2)) == 8
     assert len(rows(agnostic_nms=True)) < len(everything)
     assert len(rows(iou_thres=0.1)) < len(everything) < len(rows(iou_thres=0.9))
-    with pytest.raises(ValueError, match="--classes 3: the weights know 3 classes"):
+    with pytest.raises(ValueError, match="--classes 3: the weights have 3 classes"):
         rows(classes=3)
 
 
@@ -214,7 +214,7 @@ def test_names_of_a_data_set(photos: Path, found_in: Any, tmp_path: Path) -> Non
     (tmp_path / "data.yaml").write_text("val: .\nnames: [x, y, z]\n")
     assert found_in(data=tmp_path / "data.yaml").class_names == ("x", "y", "z")
     (tmp_path / "data.yaml").write_text("val: .\nnames: [x, y]\n")
-    with pytest.raises(ValueError, match="names 2 classes, the weights know 3"):
+    with pytest.raises(ValueError, match="has 2 classes, but the weights have 3"):
         found_in(data=tmp_path / "data.yaml")
 
 
@@ -463,7 +463,7 @@ def test_results_never_take_the_place_of_what_they_are_made_from(
     common = ["--weights", str(weights), "--source", str(root / "images"), "--imgsz", "64", "--exist-ok"]
     for flags in (["--name", "set/images"], ["--name", "set", "--nosave", "--save-txt"]):
         assert main([*common, "--project", str(tmp_path), *flags]) == 2
-        assert "would take the place of an image or label" in capsys.readouterr().err
+        assert "would overwrite a source image or label" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in before} == before
 
 

@@ -246,6 +246,6 @@ def test_label_files_of_the_data_set_are_not_replaced(weights: Path, tmp_path: P
     (root / "labels" / "p.txt").write_text("0 .5 .5 .2 .2\n")
     (root / "data.yaml").write_text("train: images\nval: images\nnames: [circle, square]\n")
     flags = {"data": str(root / "data.yaml"), "weights": (str(weights),), "imgsz": 64, "noplots": True}
-    with pytest.raises(ValueError, match=r"p\.txt: a result would take the place of an image or label"):
+    with pytest.raises(ValueError, match=r"p\.txt: a result would overwrite a source image or label"):
         evaluate(val_options(**flags, project=str(tmp_path), name="set", exist_ok=True, save_txt=True))
     assert (root / "labels" / "p.txt").read_text() == "0 .5 .5 .2 .2\n"

@@ -28,6 +28,12 @@ def test_warmup_by_hand() -> None:
     assert schedule.at(200, 0).learning_rates == pytest.approx((0.01, 0.01, 0.01))
 
 
+def test_a_warmup_of_billions_of_iterations_costs_no_more_than_the_run() -> None:
+    long, whole = (Schedule(epochs=2, batches_per_epoch=50, batch_size=16, warmup=w) for w in (10**10, 10**9))
+    assert [long.at(i, i // 50).update for i in range(100)] == [whole.at(i, i // 50).update for i in range(100)]
+    assert long.at(99, 1).update
+
+
 def test_epoch_after_warmup_uses_the_factor_of_the_epoch_before() -> None:
     schedule = Schedule(epochs=10, batches_per_epoch=80, batch_size=64, warmup=100, lrf=0.0)
     assert schedule.at(100, 1).lr_weight == pytest.approx(0.009)

@@ -144,7 +144,7 @@ def test_a_wrong_weight_is_noticed() -> None:
     values = onnx.numpy_helper.to_array(weight).copy()
     values.flat[0] += 0.5
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    with pytest.raises(RuntimeError, match="differ by"):
+    with pytest.raises(RuntimeError, match="results differ from the network"):
         check_onnx(model, network, settings(), graph=False)
 
 
@@ -152,7 +152,7 @@ def test_a_wrong_weight_is_noticed() -> None:
 @pytest.mark.parametrize("name", shipped_configs())
 def test_every_shipped_network_can_be_exported(name: str) -> None:
     network = network_of(name, lively=False)
-    side = 2 * network.spec.grid_px
+    side = 2 * network.spec.coarsest_stride
     chosen = settings(image_hw=(side, side), dynamic=True, suppression=NmsSettings())
     assert check_onnx(build_onnx(network, chosen), network, chosen, graph=False) < 1e-4
 
@@ -212,7 +212,7 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         ),
         (
             ["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path / "x/../tiny.safetensors")],
-            "would be lost",
+            "would overwrite --weights",
         ),
     ):
         assert main(arguments) == 2

@@ -32,6 +32,21 @@ def test_a_deleted_current_folder_is_called_that(tmp_path: Path, module: str) ->
     assert "the current folder has been deleted" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_python_without_docstrings_is_refused(tmp_path: Path, module: str) -> None:
+    (tmp_path / "a.pt").touch()  # what is missing would be told before
+    done = subprocess.run(
+        [sys.executable, "-OO", "-m", module, *FLAGS[module]],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+    assert done.returncode == USER_ERROR
+    assert "OneFlow needs: start without that" in done.stderr.splitlines()[-1]
+
+
 FLAGS = {
     "graph_train": ["--data", "shapes"],
     "graph_train.cli.val": ["--data", "shapes", "--weights", "a.pt"],

@@ -22,6 +22,23 @@ def test_what_the_encoding_lacks_is_escaped(encoding: str) -> None:
     assert raw.getvalue() == text.encode(encoding, "backslashreplace")
 
 
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("flags", "code"), [("", 0), ("--date x", 2)])
+def test_closed_streams_are_no_error_and_their_numbers_are_no_files(
+    tmp_path: Path, closed: str, flags: str, code: int
+) -> None:
+    add_image(tmp_path, "a.png", "0 .5 .5 .2 .4\n")
+    data = write_yaml(tmp_path, "train: images\nval: images\nnames: [a]\n")
+    command = f"exec {sys.executable} -m graph_train.cli.check --data {data} {flags} {closed}"
+    assert subprocess.run(["bash", "-c", command], check=False, stdout=subprocess.DEVNULL).returncode == code
+    code_of_child = "from graph_train.host.terminal import *\nwith steady_output(): print(open('x', 'w').fileno() > 2)"
+    shown = f'cd {tmp_path}; exec {sys.executable} -c "{code_of_child}" <&- 2>&-'
+    found = subprocess.run(
+        ["bash", "-c", shown], check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+    )
+    assert found.stdout == "True\n"
+
+
 @pytest.mark.parametrize("setting", ["ascii", "ascii:strict"])
 def test_a_report_reaches_a_terminal_without_umlauts(tmp_path: Path, setting: str) -> None:
     add_image(tmp_path, "grün.png", "0 .5 .5 .2 .4\n")

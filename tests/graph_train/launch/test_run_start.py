@@ -56,6 +56,6 @@ def test_an_image_that_goes_while_training_is_no_reason_to_start_over(lab: Lab) 
     callbacks = Callbacks()
     callbacks.add(Remover())
     flags = lab.flags(project=lab.root / "runs", name="gone", epochs=3)
-    with pytest.raises(OSError, match=rf"3\.jpg: cannot be read any more.*graph-train --resume {lab.root}/runs/gone"):
+    with pytest.raises(OSError, match=rf"3\.jpg: can no longer be read.*graph-train --resume {lab.root}/runs/gone"):
         train(callbacks=callbacks, **flags)
     assert len(lab.train_as_given(resume=lab.root / "runs" / "gone").rows) == 3

@@ -265,7 +265,7 @@ def test_a_report_that_cannot_be_written_ends_no_training(lab: Lab) -> None:
     train(resume=begun.folder, callbacks=callbacks)
     assert callbacks.failed == ["report"]
     log = (begun.folder / "train.log").read_text()
-    assert "Callback report failed in on_train_start and is switched off" in log
+    assert "Callback report failed in on_train_start and is disabled" in log
     assert load_checkpoint(begun.folder / "weights" / "last.safetensors").header["cursor"]["finished"]
 
 

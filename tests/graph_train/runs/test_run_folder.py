@@ -1,6 +1,7 @@
 """The folder of a run: what lies in it under the names of a run's own files, and what is advised."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,18 @@ def test_pipes_in_place_of_its_files_are_refused(tmp_path: Path, name: str) -> N
     os.mkfifo(tmp_path / name)
     with pytest.raises(ValueError, match="not a regular file"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["weights/last.safetensors", "weights/last.1.safetensors", "results.csv", "opt.yaml"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_other_kinds_under_names_of_its_files_are_refused_at_once(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    (tmp_path / "weights").mkdir()
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}: no regular file; remove it"):
+        opened(tmp_path, resumed=True)
+    assert (tmp_path / name).exists()
 
 
 def test_a_lock_with_other_content_is_somebody_elses_file(tmp_path: Path) -> None:

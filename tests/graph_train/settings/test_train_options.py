@@ -231,7 +231,7 @@ def test_spellings_of_earlier_versions(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_bucket_without_its_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(ValueError, match=r"--bucket mine: its client gsutil \(Google Cloud CLI\) is not installed"):
+    with pytest.raises(ValueError, match=r"--bucket mine: gsutil \(Google Cloud CLI\) is not installed"):
         options_from_flags(bucket="mine", evolve=2)
 
 

@@ -87,6 +87,6 @@ def test_measured_for_real(graph: bool, tmp_path: Path, caplog: pytest.LogCaptur
 def test_a_refused_measurement_ends_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lab = Lab(tmp_path)
     options = options_from_flags(**lab.flags(batch_size=-1, freeze=[99]))
-    with pytest.raises(ValueError, match="refused, see the line above"):
+    with pytest.raises(ValueError, match="failed, see the message above"):
         with_batch_size(options, load_hyperparameters(options.optim.hyp))
     assert "--freeze 99" in capfd.readouterr().err

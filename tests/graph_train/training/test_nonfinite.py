@@ -78,7 +78,7 @@ def test_the_first_bad_tensor_is_named() -> None:
     assert named(step).startswith("the output of model.1")
     bad = labels.copy()
     bad[0, 0, 1:3] = np.nan
-    assert "loss is 1 of 1 values not finite" in named(tiny_step(EagerStep), bad)
+    assert "loss has 1 of 1 values not finite" in named(tiny_step(EagerStep), bad)
 
 
 def test_the_first_bad_tensor_in_bfloat16() -> None:
@@ -104,7 +104,7 @@ def test_the_first_bad_tensor_lies_in_the_rows_of_another_rank(tmp_path: Path) -
         job = lab.run([], 2, module="tests.graph_train.training.nonfinite_job")
     finally:
         lab.close()
-    assert [job.text(rank).splitlines()[-1] for rank in range(2)] == ["the box loss is 1 of 1 values not finite"] * 2
+    assert [job.text(rank).splitlines()[-1] for rank in range(2)] == ["the box loss has 1 of 1 values not finite"] * 2
 
 
 def test_a_run_that_diverges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
