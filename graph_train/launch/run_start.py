@@ -83,6 +83,7 @@ class RunStart:
         options = _changed_options(saved, flags, changeable)
         if options.optim.evolve:
             raise ValueError(f"{folder.path}: an evolution; it goes on with its own command and --exist-ok")
+        folder.set_aside_damaged_best()
         return cls(options, hyp, checkpoint, header)
 
     @classmethod

@@ -24,7 +24,7 @@ from kernels.host.paths import printable
 LOG = logging.getLogger("graph_train")
 LAST, BEST = "last.safetensors", "best.safetensors"
 EARLIER, DAMAGED = "last.earlier.safetensors", "last.damaged.safetensors"
-EARLIER_BEST = "best.earlier.safetensors"
+EARLIER_BEST, DAMAGED_BEST = "best.earlier.safetensors", "best.damaged.safetensors"
 """Set aside: the state of a run that was in the folder before, and a file that could not be read."""
 LOCK, LOG_FILE = ".lock", "train.log"
 _LONGEST_OWNER = 20
@@ -172,6 +172,22 @@ class RunFolder:
             path.unlink()
         if self.best.exists():
             os.replace(self.best, self.weights / EARLIER_BEST)
+
+    def set_aside_damaged_best(self) -> None:
+        """Put best weights that cannot be read out of the way of a resumed run, which would fail on them at its end."""
+        from models.weights import load_weights
+
+        if not self.best.exists():
+            return
+        try:
+            load_weights(self.best)
+        except ValueError as error:
+            os.replace(self.best, self.weights / DAMAGED_BEST)
+            LOG.warning(
+                "%s; kept as %s: until an epoch is better than all before, there are no best weights",
+                error,
+                self.weights / DAMAGED_BEST,
+            )
 
     @property
     def best(self) -> Path:
