@@ -2,13 +2,14 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from graph_train.host.failures import INTERNAL_ERROR, USER_ERROR
+from graph_train.host.failures import INTERNAL_ERROR, INTERRUPTED, USER_ERROR
 from graph_train.host.run_command import run_command
 
 COMMANDS = ("graph_train", "graph_train.cli.val", "graph_train.cli.predict", "graph_train.cli.export")
@@ -95,3 +96,25 @@ def test_a_lack_of_memory_is_no_defect_of_the_program(
     code, said = run_command("x", fails, debug=False), capsys.readouterr().err
     assert code == (USER_ERROR if lack else INTERNAL_ERROR)
     assert ("the system gives no more memory or threads" in said) == lack and ("internal error" in said) != lack
+
+
+def test_ctrl_c_within_the_import_of_a_native_module_is_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise ImportError("KeyboardInterrupt: ")  # as pybind11 raises it
+
+    assert run_command("graph-train", command, debug=False) == INTERRUPTED
+    assert capsys.readouterr().err == "graph-train: interrupted\n"
+
+
+def test_ctrl_c_before_a_command_has_begun_is_one_line(tmp_path: Path) -> None:
+    script = tmp_path / "graph-check"
+    script.write_text("import graph_train.cli\nraise KeyboardInterrupt\n")
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == "graph-check: interrupted\n"
