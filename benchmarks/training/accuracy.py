@@ -17,13 +17,21 @@ from benchmarks.harness.tables import Table, number
 from benchmarks.harness.work_folder import add_work_argument, work_folder
 from benchmarks.step.competitors import NO_TORCH, find_torch
 from benchmarks.training.accuracy_trainings import AMP, FLOAT32, PYTORCH, SIDES, Row, Trainings
+from graph_train.metrics.average_precision import best_row
 
-MEASURES: Mapping[str, str] = {
+CURVES: Mapping[str, str] = {
     "map50": "mAP50",
     "map": "mAP50-95",
     "train_loss": "training loss",
     "val_loss": "validation loss",
 }
+"""Recorded in each epoch."""
+MEASURES: Mapping[str, str] = {
+    "best_map50": "mAP50 of the best epoch",
+    "best_map": "mAP50-95 of the best epoch",
+    **{name: f"{title} at the end" for name, title in CURVES.items()},
+}
+"""One number per training. The best epoch has the highest fitness: it is the one that `best.safetensors` is of."""
 COMPARISONS: Mapping[str, tuple[str, str]] = {
     "float32 - pytorch": (FLOAT32, PYTORCH),
     "amp - float32": (AMP, FLOAT32),
@@ -83,6 +91,15 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows, "comparisons": comparisons(rows), "notes": notes}
 
 
+def measured(row: Row, measure: str) -> float:
+    """Return one of `MEASURES` of a training."""
+    if not measure.startswith("best_"):
+        return at_the_end(row[measure])
+    metrics = np.zeros((len(row["map"]), 4))
+    metrics[:, 2], metrics[:, 3] = row["map50"], row["map"]
+    return float(row[measure.removeprefix("best_")][best_row(metrics)])
+
+
 def at_the_end(curve: Sequence[float]) -> float:
     """Mean over the last fifth of the epochs, of one at least."""
     return float(np.mean(curve[-max(round(len(curve) * _LAST_SHARE), 1) :]))
@@ -111,7 +128,7 @@ def _compared(rows: Sequence[Row], first: str, second: str) -> dict[str, dict[st
         return {}
     found = {}
     for measure in MEASURES:
-        ends = {side: np.asarray([at_the_end(by_side[side][seed][measure]) for seed in seeds]) for side in by_side}
+        ends = {side: np.asarray([measured(by_side[side][seed], measure) for seed in seeds]) for side in by_side}
         difference = ends[first] - ends[second]
         spread = float(difference.std(ddof=1))
         found[measure] = {
@@ -134,7 +151,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         (
             str(row["seed"]),
             row["side"],
-            *(_rounded(at_the_end(row[measure])) for measure in MEASURES),
+            *(_rounded(measured(row, measure)) for measure in MEASURES),
             number(row["seconds"]),
         )
         for row in sorted(rows, key=lambda row: (row["seed"], SIDES.index(row["side"])))
@@ -155,7 +172,7 @@ def _comparison(name: str, found: Mapping[str, Mapping[str, float]], epochs: int
         for measure, values in found.items()
     )
     note = (
-        f"Means over the last fifth of {epochs} epochs. ± of a side: standard deviation between "
+        f"At the end: means over the last fifth of {epochs} epochs. ± of a side: standard deviation between "
         f"{found['map']['pairs']:.0f} seeds; of the difference ({sides[0]} less {sides[1]} of the same seed): standard "
         "error of its mean."
     )
@@ -174,6 +191,6 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
     sides = [side for side in SIDES if any(row["side"] == side for row in rows)]
     panels = {
         title: {side: [row[measure] for row in rows if row["side"] == side] for side in sides}
-        for measure, title in MEASURES.items()
+        for measure, title in CURVES.items()
     }
     families(panels, path, title=f"{', '.join(sides)} (thin: each seed; thick: their mean)", x="epoch")

@@ -12,7 +12,7 @@ from benchmarks.cli import main
 from benchmarks.harness.results import read_result
 from benchmarks.harness.workers import Worker
 from benchmarks.step.competitors import find_torch
-from benchmarks.training.accuracy import MEASURES, at_the_end, comparisons, plot, tables
+from benchmarks.training.accuracy import CURVES, at_the_end, comparisons, measured, plot, tables
 from benchmarks.training.accuracy_trainings import SIDES
 from tests.graph_train.tiny import TINY
 
@@ -20,7 +20,7 @@ SMALL = ["--imgsz", "64", "--epochs", "2", "--threads", "1"]
 
 
 def row(side: str, seed: int, end: float) -> dict[str, Any]:
-    return {"side": side, "seed": seed, "seconds": 1.0, **{name: [0.0, end] for name in MEASURES}}
+    return {"side": side, "seed": seed, "seconds": 1.0, **{name: [0.0, end] for name in CURVES}}
 
 
 @pytest.fixture
@@ -33,6 +33,13 @@ def cfg(tmp_path: Path) -> str:
 def test_the_end_is_the_last_fifth() -> None:
     assert at_the_end([9.0] * 8 + [1.0, 2.0]) == 1.5
     assert at_the_end([9.0, 3.0]) == 3.0
+
+
+def test_the_best_epoch_is_the_fittest() -> None:
+    row = {"map50": [0.5, 0.4, 0.3], "map": [0.1, 0.2, 0.15]}
+    assert measured(row, "best_map50") == 0.4
+    assert measured(row, "best_map") == 0.2
+    assert measured(row, "map50") == 0.3
 
 
 def test_pairs_share_a_seed() -> None:
