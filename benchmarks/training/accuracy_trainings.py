@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.data.resized_set import make_resized_set
 from benchmarks.harness.machine import commit
 from benchmarks.harness.results import without_folders
 from benchmarks.harness.workers import Worker, environment_for
@@ -22,7 +23,7 @@ from kernels.host.files import write_atomically
 
 FLOAT32, AMP, PYTORCH = "float32", "amp", "pytorch"
 SIDES = (FLOAT32, AMP, PYTORCH)
-_SETTINGS = ("data", "cfg", "imgsz", "batch_size", "epochs", "device", "threads", "train_flags")
+_SETTINGS = ("data", "cfg", "imgsz", "batch_size", "epochs", "device", "threads", "train_flags", "resized")
 """Flags that change the weights; the number of threads changes their last digits."""
 Row = dict[str, Any]
 
@@ -97,7 +98,7 @@ class Trainings:
         flags = self.flags
         return [
             "--data",
-            flags.data,
+            self._data(),
             "--cfg",
             flags.cfg,
             "--imgsz",
@@ -123,6 +124,12 @@ class Trainings:
             side,
             *flags.train_flags.split(),
         ]
+
+    def _data(self) -> str:
+        if not self.flags.resized:
+            return str(self.flags.data)
+        folder = self.folder / f"resized-{self.flags.imgsz}"
+        return str(make_resized_set(folder, data=self.flags.data, image_px=self.flags.imgsz))
 
     def _ours(self, side: str, seed: int, folder: Path) -> dict[str, Any]:
         """Through the command line, as a user types it.

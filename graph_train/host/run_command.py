@@ -61,15 +61,28 @@ def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> 
         print(f"{name}: {_out_of_memory_message(error) or one_line(error)}", file=sys.stderr)
         return _code(error)
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        if message := _out_of_memory_message(error):
-            print(f"{name}: {message}", file=sys.stderr)
-            return USER_ERROR
-        if not debug:
-            print("(use --debug to see the traceback)", file=sys.stderr)
-        print(f"{name}: internal error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
-        return _code(error)
+        return _unexpected(name, error, debug=debug)
+
+
+def _unexpected(name: str, error: Exception, *, debug: bool) -> int:
+    """Report an unexpected error; return the exit code."""
+    if _is_interruption(error):
+        print(f"{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    if debug:
+        traceback.print_exc()
+    if message := _out_of_memory_message(error):
+        print(f"{name}: {message}", file=sys.stderr)
+        return USER_ERROR
+    if not debug:
+        print("(use --debug to see the traceback)", file=sys.stderr)
+    print(f"{name}: internal error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
+    return _code(error)
+
+
+def _is_interruption(error: Exception) -> bool:
+    """Return whether the error is a Ctrl-C during the import of a native module, which turns it into an ImportError."""
+    return isinstance(error, ImportError) and "KeyboardInterrupt" in str(error)
 
 
 def _require_current_folder() -> None:

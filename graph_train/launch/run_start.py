@@ -83,6 +83,7 @@ class RunStart:
         options = _resumed_options(saved, flags, changeable)
         if options.optim.evolve:
             raise ValueError(f"{folder.path}: this is an evolution; to continue it, repeat its command with --exist-ok")
+        folder.set_aside_damaged_best()
         return cls(options, hyp, checkpoint, header)
 
     @classmethod

@@ -24,8 +24,8 @@ from kernels.host.paths import printable
 LOG = logging.getLogger("graph_train")
 LAST, BEST = "last.safetensors", "best.safetensors"
 EARLIER, DAMAGED = "last.earlier.safetensors", "last.damaged.safetensors"
-EARLIER_BEST = "best.earlier.safetensors"
-"""Names for a checkpoint or weights of an earlier run in the folder, and for a damaged checkpoint."""
+EARLIER_BEST, DAMAGED_BEST = "best.earlier.safetensors", "best.damaged.safetensors"
+"""Names for checkpoints or weights of an earlier run in the folder, and for damaged ones."""
 LOCK, LOG_FILE = ".lock", "train.log"
 _LONGEST_OWNER = 20
 _WRITTEN = ("*.yaml", "*.csv", "report.*", "weights/*.safetensors")
@@ -172,6 +172,22 @@ class RunFolder:
             path.unlink()
         if self.best.exists():
             os.replace(self.best, self.weights / EARLIER_BEST)
+
+    def set_aside_damaged_best(self) -> None:
+        """Rename damaged best weights, on which a resumed run would fail in its final validation."""
+        from models.weights import load_weights
+
+        if not self.best.exists():
+            return
+        try:
+            load_weights(self.best)
+        except ValueError as error:
+            os.replace(self.best, self.weights / DAMAGED_BEST)
+            LOG.warning(
+                "%s; renamed to %s; there are no best weights until an epoch improves on all earlier ones",
+                error,
+                self.weights / DAMAGED_BEST,
+            )
 
     @property
     def best(self) -> Path:

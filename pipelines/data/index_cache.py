@@ -13,7 +13,7 @@ import numpy as np
 import PIL
 
 from kernels.host.cache_folder import file_stamp, make_private_folder, user_cache_folder
-from kernels.host.files import write_atomically
+from kernels.host.files import read_regular, write_atomically
 from kernels.host.paths import printable
 from pipelines.data.columns import ImageFormats, Polygons, RowGroups
 from pipelines.data.images import ImageFormat
@@ -26,6 +26,7 @@ MAX_FILES = 64
 """Maximum number of cache files; the oldest ones are removed."""
 
 _DIGEST_BYTES = 32
+_MAX_FILE_BYTES = 1 << 34
 _log = logging.getLogger("graph_train")
 
 
@@ -41,7 +42,7 @@ def cached_scan(
     key = _key(listing, num_classes)
     file = folder / f"{key}.npz"
     try:
-        scanned = _decode(file.read_bytes(), key)
+        scanned = _decode(read_regular(file, max_bytes=_MAX_FILE_BYTES), key)
         if len(scanned) != len(listing):
             raise ValueError(f"{len(scanned)} results for {len(listing)} images")
         return scanned

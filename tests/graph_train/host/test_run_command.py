@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.host.failures import INTERNAL_ERROR, USER_ERROR
+from graph_train.host.failures import INTERNAL_ERROR, INTERRUPTED, USER_ERROR
 from graph_train.host.run_command import run_command
 
 COMMANDS = ("graph_train", "graph_train.cli.val", "graph_train.cli.predict", "graph_train.cli.export")
@@ -95,3 +95,11 @@ def test_a_lack_of_memory_is_no_defect_of_the_program(
     code, said = run_command("x", fails, debug=False), capsys.readouterr().err
     assert code == (USER_ERROR if lack else INTERNAL_ERROR)
     assert ("out of memory or threads" in said) == lack and ("internal error" in said) != lack
+
+
+def test_ctrl_c_within_the_import_of_a_native_module_is_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise ImportError("KeyboardInterrupt: ")  # as pybind11 raises it
+
+    assert run_command("graph-train", command, debug=False) == INTERRUPTED
+    assert capsys.readouterr().err == "graph-train: interrupted\n"

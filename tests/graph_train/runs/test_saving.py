@@ -16,7 +16,16 @@ import pytest
 from graph_train.cli.train import main
 from graph_train.host.failures import DivergedError, NotSavedError
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from graph_train.runs.run_folder import BEST, DAMAGED, EARLIER, EARLIER_BEST, LAST, RunFolder, point_to_resume
+from graph_train.runs.run_folder import (
+    BEST,
+    DAMAGED,
+    DAMAGED_BEST,
+    EARLIER,
+    EARLIER_BEST,
+    LAST,
+    RunFolder,
+    point_to_resume,
+)
 from graph_train.runs.saving import Saving, Snapshot
 from graph_train.settings.train_options import RunOptions
 from kernels.host.files import older
@@ -75,6 +84,16 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(lab: Lab, whole: Tr
     assert f"Using the previous checkpoint: {older(last, 1)} ({at})" in said
     assert (run / "weights" / DAMAGED).exists()
     assert_same_files(run, whole.folder)
+
+
+def test_damaged_best_weights_do_not_end_a_resumed_run(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run")
+    best = run / "weights" / BEST
+    best.write_bytes(best.read_bytes()[:100])
+    again = lab.train_as_given(resume=run)
+    assert f"{best}: empty, cut off or no safetensors file at all" in again.log
+    assert (run / "weights" / DAMAGED_BEST).stat().st_size == 100
+    assert not best.exists()
 
 
 def test_only_damaged_states_are_refused(lab: Lab, whole: Trial, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +236,20 @@ def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, caplog: pytes
         assert_same(index(tmp_path / "images", cache=tmp_path / "cache"), fresh)
     assert "damaged cache" in caplog.text
     assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_in_the_cache_folder_costs_only_warnings(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None]
+) -> None:
+    add_image(tmp_path, "a.png", BOX)
+    fresh = index(tmp_path / "images", cache=tmp_path / "cache")
+    (file,) = (tmp_path / "cache").rglob("*.npz")
+    file.unlink()
+    make(file)
+    with caplog.at_level(logging.WARNING):
+        assert_same(index(tmp_path / "images", cache=tmp_path / "cache"), fresh)
+    assert "damaged cache" in caplog.text and "the index is not kept" in caplog.text
 
 
 def test_a_cache_folder_that_cannot_be_made_costs_only_a_warning(
