@@ -65,11 +65,11 @@ class _Collected:
 
 def label_path(image: Path) -> Path:
     """Return the label file of an image: its path with the last `images` replaced by `labels` and suffix `.txt`."""
-    return Path(_label_text(str(image)))
+    return Path(_label_text(_stem_and_ending(str(image))[0]))
 
 
-def _label_text(image: str) -> str:
-    stem, _ = _stem_and_ending(image)
+def _label_text(stem: str) -> str:
+    """Return the label file of the image whose path is `stem` and a suffix."""
     before, found, after = f"{stem}.txt".rpartition("/images/")
     return f"{before}/labels/{after}" if found else after
 
@@ -121,14 +121,15 @@ def list_images(sources: Sequence[Path], class_names: Sequence[str], *, progress
 
 
 def _entry(image: str) -> _Entry:
-    return image, _label_text(image), None
+    return image, _label_text(_stem_and_ending(image)[0]), None
 
 
 def _add_folder(folder: Path, found: _Collected) -> None:
     for file in found.walk(folder):
-        ending = _stem_and_ending(file)[1].lower()
+        stem, ending = _stem_and_ending(file)
+        ending = ending.lower()
         if ending in IMAGE_ENDINGS:
-            found.items.append(_entry(file))
+            found.items.append((file, _label_text(stem), None))
         elif ending in UNSUPPORTED_ENDINGS:
             text = f"{ending} images are not supported; image skipped, convert it to JPEG or PNG"
             found.problems.append(Problem(Path(file), None, "error", text, "image-unusable"))
