@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from kernels.build.nvrtc import cuda_sources
-from tests.gpu import activations, batch_norm, boxes, copies, pooling, training_cases
+from tests.gpu import activations, batch_norm, boxes, copies, pooling, training_cases, views
 from tests.gpu.base import KINDS, Launched
 from tests.gpu.devices import Device
 
@@ -18,7 +18,8 @@ def _of_activations(kind: str) -> dict[str, Case]:
         f"add_n_{kind}": partial(activations.add_n, kind=kind),
         f"add_bias_{kind}_{kind}": partial(activations.add_bias, kind=kind, target=kind),
         f"add_bias_grad_{kind}_{kind}": partial(activations.bias_gradient, kind=kind, target=kind),
-        f"pixels_{kind}": partial(activations.pixels, kind=kind),
+        f"pixels_{kind}": partial(activations.pixels, kind=kind, of_bytes=True),
+        f"float_pixels_{kind}": partial(activations.pixels, kind=kind, of_bytes=False),
         f"batch_norm_{kind}": partial(batch_norm.forward, kind=kind),
         f"batch_norm_grad_{kind}": partial(batch_norm.backward, kind=kind),
         f"channel_mean_{kind}": partial(batch_norm.channel_mean, kind=kind),
@@ -52,6 +53,8 @@ def _cases() -> dict[str, Case]:
         "bbox_iou_grad": partial(boxes.box_iou, gradient=True),
         "decode": boxes.decode_maps,
         "suppress": boxes.suppress,
+        "augmented_view": views.augmented_view,
+        "join_views": views.join_views,
         "flatten": copies.flatten,
         "begin_step": copies.begin_step,
         "detection_loss": training_cases.detection_loss,

@@ -29,6 +29,7 @@ _STRUCTURES = {
     "ops/weight_packing/weight_packing.h": ("PackedWeight", "PackArgs"),
     "ops/batch_norm/batch_norm.h": ("NormArgs",),
     "ops/pooling/pooling.h": ("PoolArgs", "PoolShape", "UpsampleArgs"),
+    "ops/augmented_views/augmented_views.h": ("ViewArgs", "ViewRows", "JoinArgs"),
     "ops/concat/concat.h": ("ConcatArgs", "ConcatPiece"),
     "ops/begin_step/begin_step.h": ("FlatPiece", "FlattenArgs", "BeginStepArgs"),
     "ops/bbox_iou/launch.h": ("BoxIouArgs",),
