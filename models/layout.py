@@ -82,6 +82,11 @@ def channels_last() -> bool:
     return _current.get().layout.channels_last
 
 
+def packs_weights() -> bool:
+    """Return whether convolutions take packed weights."""
+    return _current.get().layout.packed_weights
+
+
 def packed_weight(index: int) -> Tensor | None:
     """Return the packed weight of a convolution, (O, KH, KW, I), or None where weights are taken as they are."""
     running = _current.get()

@@ -66,16 +66,15 @@ class ComputeDevice:
         return f"{major}.{minor}"
 
     def refuse_ops(self, ops: Sequence[str]) -> None:
-        """Refuse a network whose step has ops that only OneFlow's own kernels compute, on a GPU that they end before.
+        """Refuse a training whose step has ops that only OneFlow's own kernels compute, on a GPU that they end before.
 
         Raises:
             ValueError: names the ops.
         """
         if self.newer_than_oneflow and ops:
             raise ValueError(
-                f"{self.name} has compute capability {self._version}, and this network needs OneFlow 0.9.0's own "
-                f"kernels, which end at 8.9, for {', '.join(ops)}; build it of Conv, C3, SPPF and the like with SiLU, "
-                "leave --no-bbox-iou-optim out, or use --device cpu"
+                f"{self.name} has compute capability {self._version}, and this training needs OneFlow 0.9.0's own "
+                f"kernels, which end at 8.9, for {', '.join(ops)}; leave --no-bbox-iou-optim out, or use --device cpu"
             )
 
     def activation_type(self, amp: bool | None) -> ActivationType:

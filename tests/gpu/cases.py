@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from kernels.build.nvrtc import cuda_sources
-from tests.gpu import activations, batch_norm, boxes, copies, pooling, training_cases, views
+from tests.gpu import activations, batch_norm, boxes, copies, functions, pooling, training_cases, views
 from tests.gpu.base import KINDS, Launched
 from tests.gpu.devices import Device
 
@@ -30,7 +30,14 @@ def _of_activations(kind: str) -> dict[str, Case]:
     }
     for unpack, name in ((False, "pack_weights"), (True, "unpack_weights")):
         cases[f"{name}_{kind}"] = partial(activations.pack_weights, kind=kind, unpack=unpack)
+    for to_depth, name in ((True, "space_to_depth"), (False, "depth_to_space")):
+        cases[f"{name}_{kind}"] = partial(functions.depth, kind=kind, to_depth=to_depth)
+    for pad, name in ((True, "zero_pad"), (False, "crop")):
+        cases[f"{name}_{kind}"] = partial(functions.border, kind=kind, pad=pad)
+    for name in ("attention", "attention_query_grad", "attention_key_grad"):
+        cases[f"{name}_{kind}"] = partial(functions.attention, name=name, kind=kind)
     for gradient, ending in ((False, kind), (True, f"grad_{kind}")):
+        cases[f"activate_{ending}"] = partial(functions.activate, kind=kind, gradient=gradient)
         cases[f"upsample_{ending}"] = partial(pooling.upsample, kind=kind, gradient=gradient)
         cases[f"max_pool_{ending}"] = partial(pooling.max_pool, kind=kind, gradient=gradient)
     return cases
