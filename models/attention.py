@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from kernels.ops.attention.function import attention
 from kernels.runtime import Tensor, flow
 from models import layout
-from models.layers import Linear, fork
+from models.layers import Linear, fork, join, plain, project
 
 nn: Any = flow.nn
 
@@ -23,7 +24,11 @@ class MultiheadAttention(nn.Module):
         self.out_proj = Linear(channels, channels)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Map three of (tokens, B, C) to (tokens, B, C)."""
+        """Map three of (tokens, B, C) to (tokens, B, C); where channels are last, of (B, H, W, C) to (B, H, W, C)."""
+        if layout.channels_last():
+            together = join([query, key, value])
+            projected = project(together, plain(self.in_proj_weight), plain(self.in_proj_bias), groups=3)
+            return self.out_proj(attention(projected, self.heads))
         tokens, batch, channels = query.shape
         weights = flow.chunk(self.in_proj_weight, 3, dim=0)
         biases = flow.chunk(self.in_proj_bias, 3, dim=0)
@@ -52,7 +57,7 @@ class TransformerLayer(nn.Module):
         self.fc2 = Linear(channels, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (tokens, B, C) to (tokens, B, C)."""
+        """Keep the shape: (tokens, B, C), or (B, H, W, C) where channels are last."""
         query, key, value, x = fork(x, [1, 1, 1, 1])
         x = self.ma(self.q(query), self.k(key), self.v(value)) + x
         return self.fc2(self.fc1(x)) + x
@@ -67,9 +72,10 @@ class TransformerBlock(nn.Module):
         self.tr = nn.Sequential(*(TransformerLayer(channels, heads) for _ in range(layers)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape."""
-        x = layout.to_channels_first(x)
+        """Keep the shape; cells are tokens."""
+        if layout.channels_last():
+            return self.tr(x + self.linear(x))
         batch, channels, height, width = x.shape
         tokens = x.reshape(batch, channels, height * width).permute(2, 0, 1)
         tokens = self.tr(tokens + self.linear(tokens))
-        return layout.from_channels_first(tokens.permute(1, 2, 0).reshape(batch, channels, height, width))
+        return tokens.permute(1, 2, 0).reshape(batch, channels, height, width)

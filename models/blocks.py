@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kernels.ops.rearrange.function import space_to_depth
 from kernels.runtime import Tensor, flow
 from models import layout
 from models.attention import TransformerBlock
 from models.batch_norm import BatchNorm2d
 from models.catalogue import same_padding
-from models.layers import Conv2d, MaxPool2d, Module, fork, join
+from models.layers import Conv2d, MaxPool2d, Module, activated, activation_of, fork, join
 
 nn: Any = flow.nn
 Pair = int | tuple[int, int]
@@ -43,14 +44,14 @@ class Conv(nn.Module):
         self.bn = BatchNorm2d(out_channels)
         self.act = activation
         self.folded = False
-        self._silu = isinstance(activation, nn.SiLU)
+        self._activation = activation_of(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, H / stride, W / stride)."""
-        if self._silu:
+        if self._activation.name == "SiLU":
             return self.conv.with_silu(x) if self.folded else self.bn.with_silu(self.conv(x))
-        x = self.conv(x)
-        return layout.stored(self.act(layout.in_float32(x if self.folded else self.bn(x))))
+        x = self.conv(x) if self.folded else self.bn(self.conv(x))
+        return layout.stored(activated(x, self._activation)) if layout.channels_last() else self.act(x)
 
 
 class DWConv(Conv):
@@ -277,9 +278,9 @@ class Focus(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W), H and W even to (B, out, H / 2 / stride, W / 2 / stride)."""
-        x = layout.to_channels_first(x)
-        corners = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.conv(layout.from_channels_first(flow.cat(corners, dim=1)))
+        if layout.channels_last():
+            return self.conv(space_to_depth(x))
+        return self.conv(flow.cat([x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=1))
 
 
 class GhostConv(nn.Module):

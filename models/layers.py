@@ -6,9 +6,11 @@ Inside a graph `self` is a proxy of the layer, which `super()` refuses: OneFlow'
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kernels.ops.activation_function.function import activate
 from kernels.ops.bias.function import add_bias
 from kernels.ops.convolution.function import ConvolutionGeometry, convolution
 from kernels.ops.pooling.function import max_pool, upsample
+from kernels.ops.rearrange.function import zero_pad
 from kernels.runtime import Tensor, flow
 from models import layout
 from models.catalogue import Activation
@@ -35,6 +37,20 @@ _ACTIVATIONS: Mapping[str, Callable[..., Module]] = {
 def make_activation(activation: Activation) -> Module:
     """Return the module behind a parsed activation."""
     return _ACTIVATIONS[activation.name](*activation.arguments)
+
+
+_PARAMETERS: Mapping[str, str] = {"LeakyReLU": "negative_slope", "ELU": "alpha"}
+
+
+def activation_of(module: Module) -> Activation:
+    """Return which activation a module of `make_activation` is; all of its parameters, also those left out."""
+    name = type(module).__name__
+    return Activation(name, (float(getattr(module, _PARAMETERS[name])),) if name in _PARAMETERS else ())
+
+
+def activated(x: Tensor, activation: Activation) -> Tensor:
+    """Apply an activation other than SiLU where channels are last."""
+    return x if activation.name == "Identity" else activate(x, activation.name, *activation.arguments)
 
 
 class Conv2d(nn.Conv2d):
@@ -103,14 +119,39 @@ class ZeroPad2d(nn.ZeroPad2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H', W'), or the same in channels-last order."""
-        return layout.from_channels_first(nn.ZeroPad2d.forward(self, layout.to_channels_first(x)))
+        if not layout.channels_last():
+            return nn.ZeroPad2d.forward(self, x)
+        return zero_pad(x, tuple(self.padding))
 
 
 class Linear(nn.Linear):
-    """OneFlow's linear layer without its own random start."""
+    """OneFlow's linear layer in both layouts, without its own random start."""
 
     def reset_parameters(self) -> None:
         """Leave the values to `models.initialise`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, in) to (…, out); where channels are last, an activation (B, H, W, in) to (B, H, W, out)."""
+        if not layout.channels_last():
+            return nn.Linear.forward(self, x)
+        return project(x, plain(self.weight), None if self.bias is None else plain(self.bias))
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
+    """Apply a linear layer to each pixel: a convolution by one pixel.
+
+    Args:
+        x: activation (B, H, W, groups * in), channels last.
+        weight: (groups * out, in) float32; a group has channels of its own.
+        bias: (groups * out,) float32.
+        groups: number of linear layers side by side.
+    """
+    outputs, inputs = weight.shape
+    packed = layout.packs_weights()
+    # One pixel: packed weights have the same order, in the type of activations.
+    weight = layout.stored(weight.reshape(outputs, 1, 1, inputs)) if packed else weight.reshape(outputs, inputs, 1, 1)
+    y = convolution(layout.stored(x), weight, ConvolutionGeometry(groups=groups), packed=packed)
+    return y if bias is None else add_bias(y, bias)
 
 
 def join(maps: Sequence[Tensor]) -> Tensor:

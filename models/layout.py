@@ -17,6 +17,8 @@ from kernels.runtime import Tensor, flow
 
 PIXEL_SCALE = 255.0
 """Largest value of a pixel."""
+_COLOURS = 3
+"""Channels of the images that an op of ours takes."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ def channels_last() -> bool:
     return _current.get().layout.channels_last
 
 
+def packs_weights() -> bool:
+    """Return whether convolutions take packed weights."""
+    return _current.get().layout.packed_weights
+
+
 def packed_weight(index: int) -> Tensor | None:
     """Return the packed weight of a convolution, (O, KH, KW, I), or None where weights are taken as they are."""
     running = _current.get()
@@ -98,11 +105,11 @@ def size_of(x: Tensor) -> tuple[int, int]:
 
 
 def from_images(images: Tensor) -> Tensor:
-    """Turn images (B, C, H, W) into an activation: uint8, which is divided by 255, or float32."""
+    """Turn images (B, C, H, W) into an activation, without a gradient: uint8, which is divided by 255, or float32."""
     running = _current.get().layout
-    if images.dtype != flow.uint8:
-        return from_channels_first(images)
-    return pixels(images, running.activation_type) if running.channels_last else images.to(flow.float32) / PIXEL_SCALE
+    if running.channels_last and images.shape[1] == _COLOURS:
+        return pixels(images, running.activation_type)
+    return from_channels_first(images if images.dtype != flow.uint8 else images.to(flow.float32) / PIXEL_SCALE)
 
 
 def from_channels_first(x: Tensor) -> Tensor:

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from graph_train.detection.inference import on_device, on_host
+from kernels.ops.augmented_views.function import ViewRows, augmented_view, join_views
+from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
+from models.layout import PIXEL_SCALE
 
 Array = npt.NDArray[Any]
 
-BORDER_VALUE = 0.447 * 255
-"""Grey of the border that fills a scaled image up to whole strides: the mean of ImageNet, in pixel values."""
+BORDER_VALUE = 0.447
+"""Grey of the border that fills a scaled image up to whole strides: the mean of ImageNet."""
 
 
 @dataclass(frozen=True)
@@ -32,54 +36,73 @@ class AugmentedInference:
     """Several views of each batch through one detector.
 
     Args:
-        predict: (float32 tensor (B, 3, H, W) in [0, 255]) to decoded predictions (B, N, 5 + nc) float32, the rows of
-            the finest level first.
+        predict: (images (B, 3, H, W), uint8 or float32 in [0, 1]) to decoded predictions (B, N, 5 + nc) float32, an
+            array or a tensor on the device, the rows of the finest level first.
         strides: of the network's levels, finest first.
         grid_px: what the sides of a view must be multiples of; by default the coarsest stride.
+        device: where views are made.
     """
 
     def __init__(
-        self, predict: Callable[[Tensor], Array], strides: Sequence[int], *, grid_px: int | None = None
+        self,
+        predict: Callable[[Tensor], Array | Tensor],
+        strides: Sequence[int],
+        *,
+        grid_px: int | None = None,
+        device: Any = "cpu",
     ) -> None:
         self._predict, self._strides, self._grid_px = predict, strides, grid_px or max(strides)
+        self._device = device
 
-    def __call__(self, images: Any, label_rows: Array) -> tuple[Array, None]:
+    def __call__(self, images: Any, label_rows: Array) -> tuple[Array | Tensor, None]:
         """Return predictions of all views in px of the given images (B, 3, H, W) uint8; no loss is computed."""
-        whole = (flow.from_numpy(images) if isinstance(images, np.ndarray) else images).to(flow.float32)
-        width = int(whole.shape[3])
-        parts = []
-        for number, view in enumerate(VIEWS):
-            rows = self._predict(scaled(whole, view, self._grid_px))
-            rows = back_to_image(self._without_edge_level(rows, number), view, width)
-            parts.append(rows)
-        return np.concatenate(parts, axis=1), None
+        whole = on_device(images, self._device)
+        parts = [self._predict(scaled(whole, view, self._grid_px)) for view in VIEWS]
+        rows = [self._counted_rows(int(part.shape[1]), number) for number, part in enumerate(parts)]
+        return joined(parts, rows, int(whole.shape[3])), None
 
-    def _without_edge_level(self, rows: Array, number: int) -> Array:
+    def _counted_rows(self, count: int, number: int) -> ViewRows:
         """Drop the coarsest level of the largest view and the finest of the smallest: others see that better."""
-        levels = len(self._strides)
-        unit = rows.shape[1] // sum(4**level for level in range(levels))
-        if number == 0:
-            return rows[:, : rows.shape[1] - unit]
-        return rows[:, unit * 4 ** (levels - 1) :] if number == len(VIEWS) - 1 else rows
+        levels, view = len(self._strides), VIEWS[number]
+        unit = count // sum(4**level for level in range(levels))
+        first = unit * 4 ** (levels - 1) if number == len(VIEWS) - 1 else 0
+        last = count - unit if number == 0 else count
+        return ViewRows(first, last - first, view.scale, view.mirrored)
 
 
 def scaled(images: Tensor, view: View, stride: int) -> Tensor:
-    """Return the view of (B, 3, H, W) images, filled up with grey on the right and below to multiples of `stride`."""
-    if view.mirrored:
-        images = flow.flip(images, [3])
-    if view.scale == 1.0:
+    """Return a view of (B, 3, H, W) uint8 images, filled up with grey on the right and below to multiples of `stride`.
+
+    Float32 in [0, 1]; the images themselves where nothing changes.
+    """
+    if view == View(1.0, False):
         return images
     height, width = int(images.shape[2]), int(images.shape[3])
     size = (int(height * view.scale), int(width * view.scale))
-    images = flow.nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
     filled_h, filled_w = (math.ceil(side * view.scale / stride) * stride for side in (height, width))
-    return flow.nn.functional.pad(images, (0, filled_w - size[1], 0, filled_h - size[0]), value=BORDER_VALUE)
-
-
-def back_to_image(rows: Array, view: View, width_px: int) -> Array:
-    """Return predictions (B, N, 5 + nc) of a view in px of the image, a new array."""
-    rows = rows.copy()
-    rows[..., :4] /= np.float32(view.scale)
+    if is_loaded():
+        return augmented_view(images, size, (filled_h, filled_w), mirrored=view.mirrored, border=BORDER_VALUE)
+    values = images.to(flow.float32) / PIXEL_SCALE
     if view.mirrored:
-        rows[..., 0] = width_px - rows[..., 0]
-    return rows
+        values = flow.flip(values, [3])
+    values = flow.nn.functional.interpolate(values, size=size, mode="bilinear", align_corners=False)
+    return flow.nn.functional.pad(values, (0, filled_w - size[1], 0, filled_h - size[0]), value=BORDER_VALUE)
+
+
+def joined(parts: Sequence[Array | Tensor], rows: Sequence[ViewRows], width_px: int) -> Array | Tensor:
+    """Return the counted rows of all views' predictions (B, N, 5 + nc) in px of the image; arrays become an array."""
+    if not is_loaded():
+        own = zip(parts, rows, strict=True)
+        return np.concatenate([back_to_image(on_host(part), which, width_px) for part, which in own], axis=1)
+    tensors = [flow.from_numpy(part) if isinstance(part, np.ndarray) else part for part in parts]
+    together = join_views(tensors, rows, width_px)
+    return together.numpy() if isinstance(parts[0], np.ndarray) else together
+
+
+def back_to_image(predictions: Array, rows: ViewRows, width_px: int) -> Array:
+    """Return the counted rows of a view's predictions (B, N, 5 + nc) in px of the image, a new array."""
+    counted = predictions[:, rows.first : rows.first + rows.kept].copy()
+    counted[..., :4] /= np.float32(rows.scale)
+    if rows.mirrored:
+        counted[..., 0] = width_px - counted[..., 0]
+    return counted

@@ -118,11 +118,9 @@ def _member(network: DetectionModel, *, graph: bool, augment: bool) -> Callable[
     def predict(images: Any) -> Array:
         return plain(images, _NO_LABELS)[0]
 
-    on_cpu = not next(iter(network.parameters())).is_cuda
-    run = MicroBatched(predict, on_cpu=on_cpu) if graph else predict
+    weight = next(iter(network.parameters()))
+    run = MicroBatched(predict, on_cpu=not weight.is_cuda) if graph else predict
     if not augment:
         return run
-    views = AugmentedInference(
-        lambda images: on_host(run(images)), network.stride, grid_px=network.spec.coarsest_stride
-    )
+    views = AugmentedInference(run, network.stride, grid_px=network.spec.coarsest_stride, device=weight.device)
     return lambda images: views(images, _NO_LABELS)[0]

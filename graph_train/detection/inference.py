@@ -14,7 +14,6 @@ from kernels.framework.global_rows import local_shard, sharded_by_batch
 from kernels.framework.graph_memory import compile_graph
 from kernels.plugin import is_loaded, runs_cuda_kernels
 from kernels.runtime import Tensor, flow
-from models.layout import PIXEL_SCALE
 from models.padded_labels import label_capacity, pad_labels
 
 
@@ -37,8 +36,7 @@ class _Predictor(flow.nn.Module):
         self.network, self.criterion = network, criterion
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        # Views of test-time augmentation are float32, in [0, 255] as well.
-        maps = self.network.raw_maps(images if images.dtype == flow.uint8 else images / PIXEL_SCALE)
+        maps = self.network.raw_maps(images)
         decoded = sharded_by_batch(self.network.decode(maps))
         return (decoded,) if self.criterion is None else (decoded, self.criterion(maps, labels).parts)
 
@@ -94,7 +92,7 @@ class Inference:
         """Predict a batch.
 
         Args:
-            images: (B, 3, H, W) uint8 RGB.
+            images: (B, 3, H, W) RGB: uint8, or float32 in [0, 1].
             label_rows: (n, 6) image, class, centre x, y, width, height, normalised; may be empty.
             total: number of images of the batch over all ranks; None with a single rank.
         Returns:

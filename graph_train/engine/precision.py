@@ -66,7 +66,8 @@ class ComputeDevice:
         return f"{major}.{minor}"
 
     def refuse_ops(self, ops: Sequence[str]) -> None:
-        """Refuse a network that needs OneFlow's own kernels on a GPU that these do not support.
+        """Refuse a training that needs OneFlow's own kernels on a GPU that these do not support.
+
 
         Args:
             ops: names of the step's ops that the plugin does not implement.
@@ -76,8 +77,7 @@ class ComputeDevice:
         if self.newer_than_oneflow and ops:
             raise ValueError(
                 f"{self.name}: compute capability {self._version} is newer than OneFlow 0.9.0's own kernels (up to "
-                f"8.9), which this network needs for {', '.join(ops)}; use layers such as Conv, C3 and SPPF with SiLU, "
-                "remove --no-bbox-iou-optim, or use --device cpu"
+                f"8.9), which this training needs for {', '.join(ops)}; remove --no-bbox-iou-optim, or use --device cpu"
             )
 
     def activation_type(self, amp: bool | None) -> ActivationType:

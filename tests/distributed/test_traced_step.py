@@ -1,12 +1,15 @@
 """Every op of a step of two ranks has a CUDA kernel, and what they send is NCCL's: the proof needs no GPU."""
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from kernels.framework.coverage import uncovered_ops
 from tests.distributed.jobs import JobLab
 from tests.distributed.traced_step_job import VARIANTS
+from tests.models.every_block import EVERY_BLOCK
 
 SECONDS = 1700
 """For a job, which compiles large graphs, also on a busy machine."""
@@ -28,7 +31,7 @@ def transfers(model: str, variant: str) -> dict[str, int]:
 
 
 def check(lab: JobLab, model: str, kind: str, variants: tuple[str, ...]) -> None:
-    out = lab.root / f"{model}-{kind}.json"
+    out = lab.root / f"{Path(model).stem}-{kind}.json"
     lab.run([str(out), model, kind, *variants], 2, module="tests.distributed.traced_step_job", seconds=SECONDS)
     traced = json.loads(out.read_text(encoding="utf-8"))
     assert tuple(traced["steps"]) == variants
@@ -41,6 +44,12 @@ def check(lab: JobLab, model: str, kind: str, variants: tuple[str, ...]) -> None
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_op_of_a_step_of_two_ranks_has_a_cuda_kernel(lab: JobLab, kind: str) -> None:
     check(lab, "yolov5n", kind, tuple(VARIANTS))
+
+
+def test_every_block_over_two_ranks_has_cuda_kernels(lab: JobLab) -> None:
+    path = lab.root / "every_block.yaml"
+    path.write_text(yaml.safe_dump(EVERY_BLOCK))
+    check(lab, str(path), "BFLOAT16", ("plain", "accumulates"))
 
 
 @pytest.mark.slow

@@ -85,15 +85,18 @@ def bias_gradient(device: Device, kind: str, target: str, rows: int = 5000, chan
     return Launched(pairs, 1e-6, 1e-4, start, dy.nbytes + dx.nbytes)
 
 
-def pixels(device: Device, kind: str, batch: int = 2, area: int = 96 * 100) -> Launched:
-    """Convert bytes (batch, 3, area) to channels last, divided by 255."""
+def pixels(device: Device, kind: str, of_bytes: bool, batch: int = 2, area: int = 96 * 100) -> Launched:
+    """Convert (batch, 3, area) to channels last: bytes, which are divided by 255, or float32."""
     images = np.random.default_rng(0).integers(0, 256, (batch, 3, area), np.uint8)
-    want = encode(images.transpose(0, 2, 1).astype(np.float32) / np.float32(255), kind)
-    args = structure(_PIXELS, "PixelArgs")(device.put(images), device.put(np.zeros_like(want)), batch, area)
+    values = images.astype(np.float32) / np.float32(255)
+    given = images if of_bytes else values
+    want = encode(values.transpose(0, 2, 1), kind)
+    args = structure(_PIXELS, "PixelArgs")(device.put(given), device.put(np.zeros_like(want)), batch, area)
     threads, of_thread = constant(_PIXELS, "kPixelThreads"), constant(_PIXELS, "kPixelsPerThread")
-    start = starter(device, f"pixels_{kind}", blocks(batch * blocks(area, of_thread)[0], threads), threads, args)
+    name = f"{'pixels' if of_bytes else 'float_pixels'}_{kind}"
+    start = starter(device, name, blocks(batch * blocks(area, of_thread)[0], threads), threads, args)
     pair = decode(device.get(args.out, want)), decode(want)
-    return Launched((pair,), ROUNDING[kind], 0, start, images.nbytes + want.nbytes)
+    return Launched((pair,), ROUNDING[kind], 0, start, given.nbytes + want.nbytes)
 
 
 def pack_weights(device: Device, kind: str, unpack: bool) -> Launched:

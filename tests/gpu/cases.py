@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from kernels.build.nvrtc import cuda_sources
-from tests.gpu import activations, batch_norm, boxes, copies, pooling, training_cases
+from tests.gpu import activations, batch_norm, boxes, copies, functions, pooling, training_cases, views
 from tests.gpu.base import KINDS, Launched
 from tests.gpu.devices import Device
 
@@ -18,7 +18,8 @@ def _of_activations(kind: str) -> dict[str, Case]:
         f"add_n_{kind}": partial(activations.add_n, kind=kind),
         f"add_bias_{kind}_{kind}": partial(activations.add_bias, kind=kind, target=kind),
         f"add_bias_grad_{kind}_{kind}": partial(activations.bias_gradient, kind=kind, target=kind),
-        f"pixels_{kind}": partial(activations.pixels, kind=kind),
+        f"pixels_{kind}": partial(activations.pixels, kind=kind, of_bytes=True),
+        f"float_pixels_{kind}": partial(activations.pixels, kind=kind, of_bytes=False),
         f"batch_norm_{kind}": partial(batch_norm.forward, kind=kind),
         f"batch_norm_grad_{kind}": partial(batch_norm.backward, kind=kind),
         f"channel_mean_{kind}": partial(batch_norm.channel_mean, kind=kind),
@@ -29,7 +30,14 @@ def _of_activations(kind: str) -> dict[str, Case]:
     }
     for unpack, name in ((False, "pack_weights"), (True, "unpack_weights")):
         cases[f"{name}_{kind}"] = partial(activations.pack_weights, kind=kind, unpack=unpack)
+    for to_depth, name in ((True, "space_to_depth"), (False, "depth_to_space")):
+        cases[f"{name}_{kind}"] = partial(functions.depth, kind=kind, to_depth=to_depth)
+    for pad, name in ((True, "zero_pad"), (False, "crop")):
+        cases[f"{name}_{kind}"] = partial(functions.border, kind=kind, pad=pad)
+    for name in ("attention", "attention_query_grad", "attention_key_grad"):
+        cases[f"{name}_{kind}"] = partial(functions.attention, name=name, kind=kind)
     for gradient, ending in ((False, kind), (True, f"grad_{kind}")):
+        cases[f"activate_{ending}"] = partial(functions.activate, kind=kind, gradient=gradient)
         cases[f"upsample_{ending}"] = partial(pooling.upsample, kind=kind, gradient=gradient)
         cases[f"max_pool_{ending}"] = partial(pooling.max_pool, kind=kind, gradient=gradient)
     return cases
@@ -52,6 +60,8 @@ def _cases() -> dict[str, Case]:
         "bbox_iou_grad": partial(boxes.box_iou, gradient=True),
         "decode": boxes.decode_maps,
         "suppress": boxes.suppress,
+        "augmented_view": views.augmented_view,
+        "join_views": views.join_views,
         "flatten": copies.flatten,
         "begin_step": copies.begin_step,
         "detection_loss": training_cases.detection_loss,

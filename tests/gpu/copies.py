@@ -9,7 +9,7 @@ from tests.gpu.devices import Device
 from tests.gpu.layouts import constant, structure
 
 _CONCAT, _FLATTEN, _BEGIN_STEP = "ops/concat/concat.h", "ops/flatten/flatten.h", "ops/begin_step/begin_step.h"
-UNITS = (2, 4, 8, 16)
+UNITS = (1, 2, 4, 8, 16)
 
 
 def table_on(device: Device, table: ctypes.Array) -> int:

@@ -88,8 +88,11 @@ auto is_static(const std::string& arg) {
   });
 }
 
-GT_CUDA_KERNEL("concat", ConcatCudaKernel, GT_IS_ACTIVATION("out") && is_static("out"));
-GT_CUDA_KERNEL("split_like", SplitLikeCudaKernel, GT_IS_ACTIVATION("out") && is_static("in"));
+// Activations, and images.
+const auto kCopied = GT_IS_ACTIVATION("out") || oneflow::user_op::HobDataType("out", 0) == oneflow::DataType::kUInt8;
+
+GT_CUDA_KERNEL("concat", ConcatCudaKernel, kCopied&& is_static("out"));
+GT_CUDA_KERNEL("split_like", SplitLikeCudaKernel, kCopied&& is_static("in"));
 
 }  // namespace
 

@@ -45,9 +45,11 @@ GT_KERNEL(concat_16, ConcatArgs, kConcatThreads) { copy_unit<Unit16, true>(args)
 GT_KERNEL(concat_8, ConcatArgs, kConcatThreads) { copy_unit<uint64_t, true>(args); }
 GT_KERNEL(concat_4, ConcatArgs, kConcatThreads) { copy_unit<uint32_t, true>(args); }
 GT_KERNEL(concat_2, ConcatArgs, kConcatThreads) { copy_unit<uint16_t, true>(args); }
+GT_KERNEL(concat_1, ConcatArgs, kConcatThreads) { copy_unit<uint8_t, true>(args); }
 GT_KERNEL(split_16, ConcatArgs, kConcatThreads) { copy_unit<Unit16, false>(args); }
 GT_KERNEL(split_8, ConcatArgs, kConcatThreads) { copy_unit<uint64_t, false>(args); }
 GT_KERNEL(split_4, ConcatArgs, kConcatThreads) { copy_unit<uint32_t, false>(args); }
 GT_KERNEL(split_2, ConcatArgs, kConcatThreads) { copy_unit<uint16_t, false>(args); }
+GT_KERNEL(split_1, ConcatArgs, kConcatThreads) { copy_unit<uint8_t, false>(args); }
 
 }  // namespace graph_train

@@ -11,26 +11,35 @@ namespace {
 
 constexpr int64_t kPixelsOfThread = 1 << 13;
 
+// Channels last, each value converted.
+template<typename Pixel, typename T, typename Convert>
+void convert_planes(user_op::KernelComputeContext* ctx, const Convert& convert) {
+  const oneflow::ShapeView& shape = view_of(ctx, "images");
+  const int64_t area = shape.Count(2);
+  const auto* images = data_of<Pixel>(ctx, "images");
+  T* out = result_of<T>(ctx);
+  parallel_for(shape.At(0) * area, kPixelsOfThread, [&](int64_t begin, int64_t end) {
+    for (int64_t pixel = begin; pixel < end;) {
+      const int64_t image = pixel / area;
+      const Pixel* planes = images + (image * 3) * area - image * area;  // indexed by the pixel's number in all
+      for (const int64_t last = std::min(end, (image + 1) * area); pixel < last; ++pixel) {
+        for (int64_t c = 0; c < 3; ++c) out[pixel * 3 + c] = convert(planes[c * area + pixel]);
+      }
+    }
+  });
+}
+
 template<typename T>
 class PixelsKernel final : public user_op::OpKernel {
  private:
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
+    if (type_of(ctx, "images") == oneflow::DataType::kFloat) {
+      return convert_planes<float, T>(ctx, [](float value) { return from_float<T>(value); });
+    }
     std::array<T, 256> values;
     for (int i = 0; i < 256; ++i) values[i] = from_float<T>(static_cast<float>(i) / kBrightest);
-    const oneflow::ShapeView& shape = view_of(ctx, "images");
-    const int64_t area = shape.Count(2);
-    const auto* images = data_of<uint8_t>(ctx, "images");
-    T* out = result_of<T>(ctx);
-    parallel_for(shape.At(0) * area, kPixelsOfThread, [&](int64_t begin, int64_t end) {
-      for (int64_t pixel = begin; pixel < end;) {
-        const int64_t image = pixel / area;
-        const uint8_t* planes = images + (image * 3) * area - image * area;  // indexed by the pixel's number in all
-        for (const int64_t last = std::min(end, (image + 1) * area); pixel < last; ++pixel) {
-          for (int64_t c = 0; c < 3; ++c) out[pixel * 3 + c] = values[planes[c * area + pixel]];
-        }
-      }
-    });
+    convert_planes<uint8_t, T>(ctx, [&](uint8_t value) { return values[value]; });
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };

@@ -12,10 +12,11 @@ class PixelsCudaKernel final : public user_op::OpKernel {
   using user_op::OpKernel::Compute;
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const oneflow::ShapeView& shape = view_of(ctx, "images");
-    const PixelArgs args{data_of<uint8_t>(ctx, "images"), result_of<void>(ctx), shape.At(0), shape.Count(2)};
+    const PixelArgs args{data_of<void>(ctx, "images"), result_of<void>(ctx), shape.At(0), shape.Count(2)};
     const int64_t threads = args.number * ((args.area + kPixelsPerThread - 1) / kPixelsPerThread);
     if (threads == 0) return;
-    cuda::launch(cuda::queue_of(ctx), cuda::name_of("pixels", type_of(ctx, "out")),
+    const char* kernel = type_of(ctx, "images") == oneflow::DataType::kUInt8 ? "pixels" : "float_pixels";
+    cuda::launch(cuda::queue_of(ctx), cuda::name_of(kernel, type_of(ctx, "out")),
                  cuda::blocks_for(threads, kPixelThreads), kPixelThreads, args);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }

@@ -6,13 +6,13 @@ from kernels.runtime import Tensor
 
 
 def pixels(images: Tensor, activation_type: ActivationType) -> Tensor:
-    """Return the scale pixels to [0, 1] and put channels last.
+    """Scale pixels to [0, 1] and put channels last.
 
     Args:
-        images: (B, 3, H, W) uint8.
+        images: (B, 3, H, W) uint8, or float32 that is scaled already.
         activation_type: data type of the result.
     Returns:
-        (B, H, W, 3): value / 255, rounded to float32 and then to the type; without a gradient.
+        (B, H, W, 3): uint8 / 255, rounded to float32, or the float32 value; then rounded to the type. No gradient.
     """
     op = dispatch.op_of("graph_train_pixels", "images")
     return dispatch.call(op, (images,), integers=(int(activation_type),))

@@ -1,4 +1,4 @@
-// Arguments of the CUDA kernel that makes activations of images.
+// Arguments of the CUDA kernels that make activations of images.
 #ifndef GRAPH_TRAIN_KERNELS_PIXELS_H_
 #define GRAPH_TRAIN_KERNELS_PIXELS_H_
 
@@ -12,8 +12,8 @@ constexpr int kPixelsPerThread = 8;
 constexpr float kBrightest = 255.0f;
 
 struct PixelArgs {
-  const uint8_t* images;  // (images, 3, area)
-  void* out;              // (images, area, 3)
+  const void* images;  // (images, 3, area), uint8_t or float
+  void* out;           // (images, area, 3)
   int64_t number, area;
 };
 

@@ -17,7 +17,8 @@ Maybe<void> infer_shape(user_op::InferContext* ctx) {
 }
 
 Maybe<void> infer_type(user_op::InferContext* ctx) {
-  CHECK_EQ_OR_RETURN(ctx->InputDType("images", 0), DataType::kUInt8);
+  const DataType given = ctx->InputDType("images", 0);
+  CHECK_OR_RETURN(given == DataType::kUInt8 || given == DataType::kFloat);
   const DataType type = activation_type(integers_of(ctx).at(0));
   CHECK_NE_OR_RETURN(type, DataType::kInvalidDataType);
   ctx->SetOutputDType("out", 0, type);

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kernels.framework.coverage import COPIES
 from tests.graph_train.lab import Lab
+from tests.models.every_block import EVERY_BLOCK
 
 HOST_COUNTER = {"constant", "scalar_add"}
 """OneFlow's count of a graph's steps, which it keeps on the host."""
@@ -23,11 +25,15 @@ NO_CODE = {*COPIES, "assign", "empty"}
     [
         ({"graph": False, "optimizer": "AdamW", "save_steps": 1}, set()),
         ({"graph": True, "amp": True, "save_steps": 1, "multi_scale": True}, HOST_COUNTER),
+        ({"graph": False, "amp": True, "cfg": EVERY_BLOCK}, set()),
     ],
-    ids=["eager", "graph"],
+    ids=["eager", "graph", "every block"],
 )
 def test_all_ops_between_start_and_end_have_kernels(tmp_path: Path, flags: dict[str, Any], host_only: set[str]) -> None:
     lab = Lab(tmp_path)
+    if isinstance(flags.get("cfg"), dict):
+        (tmp_path / "network.yaml").write_text(yaml.safe_dump(flags["cfg"]))
+        flags = {**flags, "cfg": tmp_path / "network.yaml"}
     given = {**lab.flags(project=tmp_path / "runs", epochs=2), **flags}
     words = json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in given.items()})
     command = [sys.executable, "-m", "tests.graph_train.training.executed_ops_job", str(tmp_path / "ops.json"), words]

@@ -69,6 +69,17 @@ def test_graph_equals_eager_bit_for_bit(axis: int, widths: list[int], activation
     assert_same_bits(joined, numbers([flow.cat(tensors, dim=axis)]))
 
 
+@pytest.mark.parametrize("columns", [1, 7, 64])
+def test_images(columns: int) -> None:
+    """Of bytes, as where a batch is filled up."""
+    images = [np.random.default_rng(seed).integers(0, 256, (2, 3, 5, columns), np.uint8) for seed in range(3)]
+    tensors = [flow.tensor(values) for values in images]
+    (joined,) = in_any_order(lambda: [flow.cat(tensors, dim=0).numpy()])
+    np.testing.assert_array_equal(joined, np.concatenate(images))
+    for part, values in zip(flow._C.split_like(flow.tensor(joined), tensors, 0), images, strict=True):
+        np.testing.assert_array_equal(part.numpy(), values)
+
+
 def test_nothing_to_join(activation_type: ActivationType) -> None:
     empty = flow.zeros(0, 3, 4, 8).to(activation_type.dtype)
     assert tuple(flow.cat([empty, empty], dim=3).shape) == (0, 3, 4, 16)

@@ -1,0 +1,33 @@
+// Arguments of the CUDA kernels of self-attention, and where the numbers of a head lie.
+#ifndef GRAPH_TRAIN_KERNELS_ATTENTION_H_
+#define GRAPH_TRAIN_KERNELS_ATTENTION_H_
+
+#include "native/exponential.h"
+
+namespace graph_train {
+
+constexpr int kAttentionThreads = 128;
+
+// A token is a pixel; each has the channels of its query, key and value after one another, and those of the heads.
+struct AttentionShape {
+  int64_t images, tokens, channels, heads;
+
+  GT_HOST_DEVICE int64_t head_channels() const { return channels / heads; }
+  // Of each row of weights.
+  GT_HOST_DEVICE int64_t rows() const { return images * heads * tokens; }
+  // What scores are multiplied with: 1 / sqrt(channels of a head).
+  GT_HOST_DEVICE float scale() const { return 1.0f / sqrtf(static_cast<float>(head_channels())); }
+};
+
+struct AttentionArgs {
+  AttentionShape shape;
+  const void* x;    // (images, tokens, 3 * channels)
+  const void* dy;   // (images, tokens, channels)
+  void* out;        // like dy, or dx like x
+  float* weights;   // (images, heads, tokens, tokens): of each query, for each key; they add up to 1
+  float* d_scores;  // the same shape
+};
+
+}  // namespace graph_train
+
+#endif  // GRAPH_TRAIN_KERNELS_ATTENTION_H_

@@ -1,0 +1,56 @@
+"""Views of test-time augmentation, and their predictions in px of the image: an op each, without gradients.
+
+Reference: `scaled` and `back_to_image` of `graph_train.detection.augmented_views`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kernels.framework import dispatch
+from kernels.runtime import Tensor, flow
+
+
+def augmented_view(
+    images: Tensor, scaled_size: tuple[int, int], size: tuple[int, int], *, mirrored: bool, border: float
+) -> Tensor:
+    """Mirror images left to right if asked, scale them bilinearly, and fill them up right and below.
+
+    Args:
+        images: (B, C, H, W) uint8.
+        scaled_size: height and width after scaling; pixel centres as `align_corners=False` has them.
+        size: height and width of the result, not smaller.
+        mirrored: left to right.
+        border: value of the border, in [0, 1].
+    Returns:
+        (B, C, *size) float32 in [0, 1].
+    """
+    op = dispatch.op_of("graph_train_augmented_view", "images")
+    with flow.no_grad():
+        return dispatch.call(op, (images,), integers=(*scaled_size, *size, int(mirrored)), floats=(border,))
+
+
+@dataclass(frozen=True)
+class ViewRows:
+    """The rows of a view's predictions that count: `kept` of them from `first` on; scale and mirroring of the view."""
+
+    first: int
+    kept: int
+    scale: float
+    mirrored: bool
+
+
+def join_views(predictions: Sequence[Tensor], rows: Sequence[ViewRows], width_px: int) -> Tensor:
+    """Join the predictions of several views, in px of the image.
+
+    Args:
+        predictions: per view (B, N, 5 + classes) float32: centre x, centre y, width, height in px of the view,
+            confidences.
+        rows: per view.
+        width_px: of the image, by which mirrored views are turned back.
+    Returns:
+        (B, sum of kept rows, 5 + classes) float32.
+    """
+    op = dispatch.build_op("graph_train_join_views", (("rows", len(predictions)),))
+    integers = [number for own in rows for number in (own.first, own.kept, int(own.mirrored))]
+    with flow.no_grad():
+        return dispatch.call(op, predictions, integers=(width_px, *integers), floats=[own.scale for own in rows])

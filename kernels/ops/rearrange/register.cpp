@@ -1,0 +1,56 @@
+// Pixels as channels, and borders of zeros; kernels/ops/rearrange/function.py has the contracts.
+#include "native/sbp.h"
+#include "ops/rearrange/call.h"
+
+namespace graph_train {
+
+namespace {
+
+using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
+
+template<bool to_depth>
+Maybe<void> infer_depth(user_op::InferContext* ctx) {
+  const Shape& x = ctx->InputShape("x", 0);
+  CHECK_EQ_OR_RETURN(x.NumAxes(), 4);
+  if (to_depth) {
+    CHECK_OR_RETURN(x.At(1) % 2 == 0 && x.At(2) % 2 == 0);
+    ctx->SetOutputShape("out", 0, Shape({x.At(0), x.At(1) / 2, x.At(2) / 2, x.At(3) * 4}));
+  } else {
+    CHECK_EQ_OR_RETURN(x.At(3) % 4, 0);
+    ctx->SetOutputShape("out", 0, Shape({x.At(0), x.At(1) * 2, x.At(2) * 2, x.At(3) / 4}));
+  }
+  return Maybe<void>::Ok();
+}
+
+template<int sign>
+Maybe<void> infer_border(user_op::InferContext* ctx) {
+  const Shape& x = ctx->InputShape("x", 0);
+  const auto& border = integers_of(ctx);
+  CHECK_OR_RETURN(x.NumAxes() == 4 && border.size() == 4);
+  for (const int64_t side : border) CHECK_GE_OR_RETURN(side, 0);
+  const int64_t rows = x.At(1) + sign * (border[kTop] + border[kBottom]);
+  const int64_t columns = x.At(2) + sign * (border[kLeft] + border[kRight]);
+  CHECK_OR_RETURN(rows > 0 && columns > 0);
+  ctx->SetOutputShape("out", 0, Shape({x.At(0), rows, columns, x.At(3)}));
+  return Maybe<void>::Ok();
+}
+
+#define GT_REARRANGING_OP(name, infer)      \
+  REGISTER_NO_GRAD_USER_OP(name)            \
+      .Input("x")                           \
+      .Output("out")                        \
+      .GT_ATTRIBUTES()                      \
+      .SetLogicalTensorDescInferFn(infer)   \
+      .SetPhysicalTensorDescInferFn(infer)  \
+      .SetGetSbpFn(split_images<kSplitOut>) \
+      .SetDataTypeInferFn(like<kType>("x"))
+
+GT_REARRANGING_OP("graph_train_space_to_depth", infer_depth<true>);
+GT_REARRANGING_OP("graph_train_depth_to_space", infer_depth<false>);
+// INTEGERS of both: pixels left, right, at the top, at the bottom.
+GT_REARRANGING_OP("graph_train_zero_pad", infer_border<1>);
+GT_REARRANGING_OP("graph_train_crop", infer_border<-1>);
+
+}  // namespace
+
+}  // namespace graph_train

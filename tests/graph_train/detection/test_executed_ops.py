@@ -1,0 +1,48 @@
+"""Detection needs no CUDA kernel of OneFlow's, with augmented views neither: there are none for GPUs above 8.9."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graph_train.detection.detector import load_detector
+from graph_train.detection.nms import NmsSettings, non_max_suppression
+from kernels.framework.coverage import COPIES
+from models.weights import save_weights
+from tests.graph_train.tiny import steepen, tiny_network
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 3, 64, 96), np.uint8)
+"""As of the job."""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(steepen(tiny_network(), IMAGES), path)
+    return path
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("form", ["graph", "eager"])
+@pytest.mark.parametrize("views", ["augment", "plain"])
+def test_all_ops_have_kernels(tmp_path: Path, weights: Path, views: str, form: str) -> None:
+    out = tmp_path / "ops.json"
+    command = [sys.executable, "-m", "tests.graph_train.detection.executed_ops_job", out, weights, views, form]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(out.read_text())
+    executed = {tuple(pair) for pair in found["ops"]}
+    views_ops = {("graph_train_augmented_view", "plugin"), ("graph_train_join_views", "plugin")}
+    assert (views_ops <= executed) == (views == "augment")
+    assert ("graph_train_suppress", "plugin") in executed
+    assert {op for op, whose in executed if whose == "OneFlow"} <= COPIES
+
+    detector = load_detector([weights], device="cpu", graph=False, augment=views == "augment")
+    expected = non_max_suppression(detector(IMAGES)[0], NmsSettings(conf_thres=0.01))
+    assert sum(map(len, expected)) > 7
+    for rows, wanted in zip(found["detections"], expected, strict=True):
+        assert len(rows) == len(wanted)
+        np.testing.assert_allclose(np.array(rows).reshape(-1, 6), wanted, rtol=1e-3, atol=1e-3)
