@@ -1,4 +1,4 @@
-"""`graph-bench ops`: every op of a compiled training step, who computes it, and what one step starts on CUDA."""
+"""`graph-bench ops`: all ops of a compiled training step, whose kernel computes them, and the CUDA launches."""
 
 import argparse
 from collections.abc import Iterable, Mapping
@@ -14,13 +14,13 @@ PLUGIN, OWN, NOTHING, NOBODY = "plugin", "OneFlow", "no code needed", "nobody"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags of the network."""
+    """Add `--cfg`."""
     add_quick(parser)
     parser.add_argument("--cfg", default="yolov5s", help="model yaml")
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Compile the step with the CPU's kernels, and as CUDA gets it, whose kernels are executed on the CPU for it."""
+    """Compile the step with the CPU kernels, and with the CUDA kernels emulated on the CPU."""
     from benchmarks.step.ops_worker import launches_by_part
 
     model = "yolov5n" if flags.quick else flags.cfg.removesuffix(".yaml")
@@ -55,7 +55,7 @@ def _compiled(flags: argparse.Namespace, model: str, kernels: str) -> dict[str, 
 
 
 def computed_by(name: str, covered: Iterable[str]) -> str:
-    """Return whose kernel computes an op on CUDA, cuDNN's included in the plugin's."""
+    """Return whose kernel computes an op on CUDA; cuDNN's count as the plugin's."""
     if name in covered:
         return PLUGIN
     if needs_no_code(name):
@@ -64,7 +64,7 @@ def computed_by(name: str, covered: Iterable[str]) -> str:
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Return the ops, and what one step starts."""
+    """Return tables of the ops and of the launches per step."""
     cells = tuple(
         (row["op"], str(row["in_step"]), str(row["in_cuda_step"]), row["cuda"])
         for row in body["rows"]
@@ -88,7 +88,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Plot the launches of a step on CUDA, by part."""
+    """Plot the CUDA launches per step by part."""
     from benchmarks.harness.plots import bars
 
     group = {part: (float(number),) * 3 for part, number in body["cuda"]["launches"].items()}

@@ -51,7 +51,7 @@ def test_the_newest_result_of_a_machine_is_shown(tmp_path: Path) -> None:
 
 def test_no_results_is_the_users_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "page.md")]) == 2
-    assert "no result of graph-bench" in capsys.readouterr().err
+    assert "no graph-bench results found" in capsys.readouterr().err
 
 
 def test_settings_that_change_what_is_measured_tell_results_apart(tmp_path: Path) -> None:

@@ -70,4 +70,4 @@ def test_growth_is_the_large_set_less_the_small_one() -> None:
 )
 def test_sizes_that_measure_nothing_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data-scale", *flags]) == 2
-    assert "all must be at least 1" in capsys.readouterr().err
+    assert "sizes must be at least 1" in capsys.readouterr().err
