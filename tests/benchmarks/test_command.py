@@ -1,4 +1,4 @@
-"""The command line of graph-bench, and what each benchmark leaves behind."""
+"""The command line of graph-bench and the output of each benchmark."""
 
 import json
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Result files become a page; all benchmarks run with one command."""
+"""`graph-bench report` and `graph-bench all`."""
 
 import re
 from importlib import import_module

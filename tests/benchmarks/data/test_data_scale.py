@@ -1,4 +1,4 @@
-"""`graph-bench data-scale`: the set that it makes, its rows, and what grew."""
+"""`graph-bench data-scale`: the generated data set, the rows and the growth."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_the_set_has_as_many_images_and_labels_as_asked_for(tmp_path: Path) -> N
 
 
 def measured(tmp_path: Path, *flags: str) -> dict[tuple[str, int], dict[str, Any]]:
-    """Rows of sets of 20 and 60 images."""
+    """Return the rows of sets of 20 and 60 images."""
     common = ["--images", "60", "--labels", "400", "--small", "20", "--json", str(tmp_path / "d.json")]
     assert main(["data-scale", *common, *flags]) == 0
     return {(row["what"], row["images"]): row for row in read_result(tmp_path / "d.json")["rows"]}

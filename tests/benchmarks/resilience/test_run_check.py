@@ -1,4 +1,4 @@
-"""What the series of kills looks for is found: one kind of damage after another."""
+"""The checks of `graph-bench kills` detect each kind of damage."""
 
 import shutil
 from collections.abc import Callable, Iterator

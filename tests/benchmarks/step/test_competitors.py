@@ -1,4 +1,4 @@
-"""Sides are compared only where they compute the same; how a turn counts."""
+"""Variants are compared only if they compute the same step; steps per turn."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`graph-bench accuracy`: sides are compared seed by seed, against the spread between seeds."""
+"""`graph-bench accuracy`: sides are compared per seed, relative to the spread over seeds."""
 
 import json
 from pathlib import Path

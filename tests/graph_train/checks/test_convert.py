@@ -1,4 +1,4 @@
-"""Pascal VOC and COCO annotations as YOLO data sets: what is written is what our own reader then reads."""
+"""Conversion of Pascal VOC and COCO annotations to YOLO data sets, read back by our own reader."""
 
 import json
 from pathlib import Path

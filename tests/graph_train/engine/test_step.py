@@ -102,7 +102,7 @@ def test_graph_equals_eager_without_the_plugin() -> None:
 
 @contextmanager
 def overflow(step: EagerStep | GraphStep) -> Iterator[None]:
-    """Let the layers behind a scale overflow in the steps that are started meanwhile."""
+    """Make the layers after a scale overflow in the steps started within the context."""
     scale = step.state.network.model[1].bn.weight
     sound = flow.tensor(scale.numpy().copy())
     with flow.no_grad():

@@ -1,4 +1,4 @@
-"""An evolution that is killed for real."""
+"""An evolution whose process is killed."""
 
 import subprocess
 import sys

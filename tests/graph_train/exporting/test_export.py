@@ -29,7 +29,7 @@ def settings(**changes: Any) -> OnnxSettings:
 
 
 def network_of(config: Any, *, classes: int = 3, lively: bool = True) -> DetectionModel:
-    """Return an untrained network, fused; `lively` gives its BatchNorms statistics that make it react to the image."""
+    """Return an untrained fused network; `lively` sets BatchNorm statistics that make it react to the image."""
     network = DetectionModel(load_model_spec(config, num_classes=classes), seed=1)
     random = np.random.default_rng(2)
     for name, value in network.state_dict().items() if lively else ():

@@ -1,4 +1,4 @@
-"""Published weights: told where from, fetched when allowed, verified, continued; served from this machine."""
+"""Published weights from a local server: source shown, downloaded if allowed, resumed and verified."""
 
 import hashlib
 import http.server

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on as if nothing had been; `graph-bench kills` makes longer series than these."""
+"""Runs killed at any moment resume exactly; `graph-bench kills` does longer series."""
 
 from pathlib import Path
 
