@@ -157,7 +157,7 @@ def superseded(result: Mapping[str, Any], found: Sequence[Kept]) -> str:
         return ""
     files = ", ".join(f"`{_shown(path)}`" for path, _ in newer)
     left = _rows(result).difference(*(_rows(other) for _, other in newer))
-    but = f", but for {', '.join(sorted(map(_row_name, left)))}" if left else ""
+    but = f", except for {', '.join(sorted(map(_row_name, left)))}" if left else ""
     return f" **Older code: superseded by {files}{but}.**"
 
 

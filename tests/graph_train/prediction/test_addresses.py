@@ -83,8 +83,8 @@ def test_name_and_password_are_sent_and_not_shown(server: WebServer, tmp_path: P
     [
         ("/none.jpg", r"/none.jpg: download failed: Not Found \(HTTP 404\)$"),
         ("/none", r"/none: download failed: Not Found \(HTTP 404\)$"),
-        ("/page", "/page: is text/html; expected an image or a video$"),
-        ("/list.txt", "/list.txt: is text/plain; expected an image or a video$"),
+        ("/page", "/page: content type text/html; expected an image or a video$"),
+        ("/list.txt", "/list.txt: content type text/plain; expected an image or a video$"),
         ("/what", "/what: content type missing; expected an image or a video$"),
         ("/large.jpg", r"/large.jpg: is larger than 0 MB; it is not used$"),
     ],

@@ -100,7 +100,7 @@ def yaml_for(folder: Path, download: str, *, path: str = "set") -> Path:
 def test_nothing_is_fetched_without_the_flag(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}}}")
-    with pytest.raises(ValueError, match=rf"data\.yaml:2:8: .*give --allow-download to fetch {address}/set\.zip"):
+    with pytest.raises(ValueError, match=rf"data\.yaml:2:8: .*use --allow-download to download {address}/set\.zip"):
         load_dataset(file)
     assert everything_below(tmp_path) == ["data.yaml"]
 
@@ -390,4 +390,4 @@ def test_the_command_says_where_data_comes_from(name: str, tmp_path: Path, monke
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
     assert len(ran.stderr.splitlines()) == 1
-    assert "give --allow-download to fetch http" in ran.stderr and " MB; " in ran.stderr and "Flickr" in ran.stderr
+    assert "use --allow-download to download http" in ran.stderr and " MB; " in ran.stderr and "Flickr" in ran.stderr
