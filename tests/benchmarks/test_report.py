@@ -104,7 +104,9 @@ def test_a_result_whose_rows_were_all_measured_again_is_left_out(tmp_path: Path)
 def test_a_result_of_older_code_says_what_was_measured_again() -> None:
     older, newer = steps(1, "one", "a:1", "b:1", "a:2"), steps(2, "two", "a:1", "b:1", "c:1")
     found = [(Path("older.json"), older), (Path("newer.json"), newer)]
-    assert superseded(older, found) == (" **Older code: superseded by `newer.json`, except for a (m batch 2 at 64 px).**")
+    assert superseded(older, found) == (
+        " **Older code: superseded by `newer.json`, except for a (m batch 2 at 64 px).**"
+    )
     assert superseded(newer, found) == ""
     same_code = steps(1, "two", "a:1", "d:1")
     assert superseded(same_code, [*found, (Path("same.json"), same_code)]) == ""
