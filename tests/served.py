@@ -105,7 +105,7 @@ def jpeg_of(pixels: np.ndarray) -> bytes:
 
 
 def unused_port() -> int:
-    """Return a port of this machine on which nobody listens."""
+    """Return an unused local port."""
     import socket
 
     with socket.socket() as probe:

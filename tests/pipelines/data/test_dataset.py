@@ -1,4 +1,4 @@
-"""Dataset yaml files: where sources are looked for, class names, and refusals in one line."""
+"""Dataset yaml files: search for sources, class names, and one-line error messages."""
 
 from pathlib import Path
 

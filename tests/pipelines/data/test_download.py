@@ -1,4 +1,4 @@
-"""`download` of a dataset yaml: an address with its checksum, on request, or nothing. Served from this machine."""
+"""`download` of a dataset yaml: a URL with its checksum, on request only, from a local server."""
 
 import hashlib
 import http.server
@@ -270,7 +270,7 @@ def test_another_size_than_stated_is_not_fetched(served: tuple[Path, str], tmp_p
 
 
 def shipped(name: str, served: tuple[Path, str], archives: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ship a yaml, unchanged but for where its archives are, their sizes and checksums."""
+    """Replace the URLs, sizes and checksums of the archives in a shipped yaml."""
     folder, address = served
     text = (dataset._SHIPPED / name).read_text()
     document = yaml.safe_load(text)
