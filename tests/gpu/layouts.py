@@ -26,7 +26,7 @@ def structure(header: str, name: str) -> type[ctypes.Structure]:
     """Return the struct `name` of a header, such as "ops/bias/bias.h", or of its includes.
 
     Raises:
-        KeyError: a type that none of the headers had when this was written.
+        KeyError: a type that this parser does not know.
     """
     body = re.search(rf"struct {name} {{(.*?)\n}};", _text(header), re.DOTALL)
     if body is None:

@@ -233,7 +233,7 @@ def test_a_hostile_archive_leaves_no_trace(served: tuple[Path, str], tmp_path: P
 def test_what_arrived_is_kept_for_the_next_run(
     served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second of two archives breaks off: the next run asks for nothing that has arrived."""
+    """If the second of two archives is cut off, the next run requests nothing that has arrived already."""
     folder, address = served
     make_zip(folder / "labels.zip", {"set/labels/train/more.txt": b"0 .5 .5 1 1\n"})
     names = ("labels.zip", "set.zip")
