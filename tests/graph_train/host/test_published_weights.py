@@ -125,7 +125,7 @@ def test_they_are_fetched_once_and_then_found_without_the_flag(server: _Server) 
     assert len(server.requested_ranges) == 1
     assert in_cache() == [NAME]
     found.write_bytes(b"damaged")
-    with pytest.raises(FileNotFoundError, match="--allow-download fetches"):
+    with pytest.raises(FileNotFoundError, match="use --allow-download to download"):
         located_weights(NAME, allow_download=False)
     assert located_weights(NAME, allow_download=True).read_bytes() == server.content
 
