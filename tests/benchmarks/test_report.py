@@ -146,4 +146,4 @@ def test_all_goes_on_after_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_all_refuses_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["all", "--out", str(tmp_path), "--only", "speed"]) == 2
-    assert "choose from" in capsys.readouterr().err
+    assert "must be one of" in capsys.readouterr().err
