@@ -86,7 +86,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("graph-check env --single-cls", "--single-cls: applies to data sets only"),
         ("graph-check dataa --data x", "invalid choice: 'dataa'"),
         ("graph-export --weights none.pt", "none.pt: no such weight file"),
-        ("graph-export --weights none.pt --include onyx", "--include 'onyx': choose from safetensors"),
+        ("graph-export --weights none.pt --include onyx", "--include 'onyx': must be one of safetensors"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -180,7 +180,7 @@ def test_file_names_its_classes_and_stride_as_the_reference_does(tmp_path: Path)
     [
         ({}, "--weights: give t"),
         ({"include": "engine"}, "--include engine: not supported; export onnx"),
-        ({"include": "onyx"}, "--include 'onyx': choose from safetensors, pt, onnx"),
+        ({"include": "onyx"}, "--include 'onyx': must be one of safetensors, pt, onnx"),
         ({"include": ("onnx", "safetensors"), "output": "x"}, "--output: cannot be used with several formats"),
         ({"dynamic": True}, "--dynamic: applies to ONNX only"),
         ({"include": "onnx", "conf_thres": 0.5}, "--conf-thres: applies to NMS only; add --nms"),
