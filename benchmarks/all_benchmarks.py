@@ -1,4 +1,4 @@
-"""`graph-bench all`: one benchmark after another, each with its result file, picture and text in one folder."""
+"""`graph-bench all`: run the benchmarks one after another and write result, plot and text of each to one folder."""
 
 import argparse
 import subprocess
@@ -12,22 +12,24 @@ _PASSED_ON = ("device", "threads", "repeats", "torch_python", "data")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags: where results go, and settings passed on to the benchmarks that have them."""
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="is made; gets NAME.json, NAME.png, NAME.txt")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these benchmarks")
-    parser.add_argument("--device", help="cpu, or the number of a GPU")
-    parser.add_argument("--threads", type=int, help="CPU threads of each side")
-    parser.add_argument("--repeats", type=int, help="turns that each side gets")
-    parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has PyTorch")
-    parser.add_argument("--data", help="dataset yaml for those that load images")
+    """Add the output folder and the flags that are passed on to the benchmarks that have them."""
+    parser.add_argument(
+        "--out", metavar="FOLDER", required=True, help="new folder for NAME.json, NAME.png and NAME.txt"
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these benchmarks")
+    parser.add_argument("--device", help="cpu or a GPU number")
+    parser.add_argument("--threads", type=int, help="CPU threads per side")
+    parser.add_argument("--repeats", type=int, help="measurements per side")
+    parser.add_argument("--torch-python", metavar="PATH", help="Python interpreter with PyTorch")
+    parser.add_argument("--data", help="dataset yaml of the benchmarks that load images")
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Run all benchmarks; return 1 if any failed. The others are measured all the same."""
+    """Run all benchmarks, also after one has failed; return 1 if any failed."""
     names = flags.only or [name for name, entry in BENCHMARKS.items() if entry.in_all is not None]
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        raise ValueError(f"--only {unknown[0]}: choose from {', '.join(BENCHMARKS)}")
+        raise ValueError(f"--only {unknown[0]}: must be one of {', '.join(BENCHMARKS)}")
     folder = Path(flags.out)
     folder.mkdir(parents=True, exist_ok=True)
     failed = []
@@ -39,7 +41,7 @@ def run(flags: argparse.Namespace) -> int:
         if code:
             failed.append(name)
     if failed:
-        print(f"failed: {', '.join(failed)}; what they said is in {folder}/NAME.txt", file=sys.stderr)
+        print(f"failed: {', '.join(failed)}; see {folder}/NAME.txt", file=sys.stderr)
     return 1 if failed else 0
 
 

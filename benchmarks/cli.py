@@ -1,4 +1,4 @@
-"""`graph-bench`: measures the trainer, its kernels and its peers; see `benchmarks.registry` for adding to it."""
+"""`graph-bench`: benchmarks of the trainer, its kernels and its peers; `benchmarks.registry` says how to add one."""
 
 import argparse
 import os
@@ -15,12 +15,12 @@ from graph_train.settings.parser import CommandParser
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that every benchmark has; `benchmarks.harness.flags` has those of several."""
-    parser.add_argument("--device", default="cpu", help="cpu, or the number of a GPU")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each side")
-    parser.add_argument("--json", metavar="FILE", help="write the result with machine, versions and commit")
-    parser.add_argument("--plot", metavar="FILE", help="draw the result (.png, .svg, .pdf)")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    """Add the flags of every benchmark; those that only some have are in `benchmarks.harness.flags`."""
+    parser.add_argument("--device", default="cpu", help="cpu or a GPU number")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads per side")
+    parser.add_argument("--json", metavar="FILE", help="write the result, with machine, versions and commit, to FILE")
+    parser.add_argument("--plot", metavar="FILE", help="plot the result to FILE (.png, .svg or .pdf)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,16 +48,16 @@ def benchmark_parser(name: str) -> CommandParser:
 
 
 def command_parser(name: str) -> CommandParser:
-    """Return the parser of a subcommand that measures nothing itself."""
+    """Return the parser of a subcommand that is not a benchmark."""
     entry = COMMANDS[name]
     parser = CommandParser(prog=f"graph-bench {name}", description=entry.summary)
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     import_module(entry.module).add_arguments(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; argument errors and `--help` answer before anything heavy is imported."""
+    """Run the command line; `--help` and usage errors do not wait for heavy imports."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = build_parser().parse_args(given[:1]).subcommand
     if name in COMMANDS:
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, command: Callable[[], int], flags: argparse.Namespace) -> int:
-    """Run a subcommand; SIGTERM ends it with all its worker processes, too."""
+    """Run a subcommand; SIGTERM, like Ctrl+C, also ends its worker processes."""
 
     def interruptible() -> int:
         with Interruptible():
@@ -91,7 +91,7 @@ def _measure(name: str, module: Any, flags: argparse.Namespace) -> int:
     for table in module.tables(result):
         print(as_text(table), end="\n\n")
     if is_busy(result["machine"]):
-        print(f"The machine was busy (load {result['machine']['load_average']}): trust ratios, not times.")
+        print(f"warning: the machine was busy (load {result['machine']['load_average']}): compare ratios, not times")
     if flags.json:
         write_result(Path(flags.json), result)
     if flags.plot:
@@ -100,7 +100,7 @@ def _measure(name: str, module: Any, flags: argparse.Namespace) -> int:
 
 
 def _check(flags: argparse.Namespace) -> None:
-    """Raise ValueError for what would only fail after minutes of measuring."""
+    """Raise ValueError for flags that would otherwise fail only after minutes of measuring."""
     for flag in ("repeats", "threads"):
         value = getattr(flags, flag, 1)
         if value < 1:
@@ -108,7 +108,7 @@ def _check(flags: argparse.Namespace) -> None:
     for flag in ("json", "plot"):
         path = getattr(flags, flag)
         if path and not Path(path).resolve().parent.is_dir():
-            raise ValueError(f"--{flag} {path}: the folder does not exist; make it first")
+            raise ValueError(f"--{flag} {path}: folder not found; create it first")
     if flags.plot and Path(flags.plot).suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"--plot {flags.plot}: must end in .png, .svg or .pdf")
 

@@ -1,18 +1,18 @@
-"""What `graph-bench` can do, as one visible table.
+"""The subcommands of `graph-bench`.
 
-A new benchmark is one module and one line of `BENCHMARKS`. The module has four functions and imports nothing heavy at
-its top, so that `--help` answers at once (`benchmarks.step.ceilings` is a complete example):
+To add a benchmark, write one module and add one line to `BENCHMARKS`. The module has four functions and no heavy
+imports at its top, so that `--help` stays fast (`benchmarks.step.ceilings` is a complete example):
 
-- `add_arguments(parser)`: its own flags, and those of `benchmarks.harness.flags` that it uses; those of
+- `add_arguments(parser)`: adds its own flags and those of `benchmarks.harness.flags` that it uses; the flags of
   `benchmarks.cli.add_common_arguments` are there already.
-- `run(flags) -> dict`: measures. The result is plain data for JSON: "rows", a list of flat mappings, and whatever else
-  is worth keeping. Machine, versions, commit and flags are added around it (`benchmarks.harness.results.envelope`).
-- `tables(body) -> list[benchmarks.harness.tables.Table]`: the same result to read.
-- `plot(body, path)`: the same result as one picture (`benchmarks.harness.plots`).
+- `run(flags) -> dict`: measures and returns JSON data: "rows", a list of flat mappings, and anything else worth
+  keeping. Machine, versions, commit and flags are added by `benchmarks.harness.results.envelope`.
+- `tables(body) -> list[benchmarks.harness.tables.Table]`: formats the result as tables.
+- `plot(body, path)`: plots the result (`benchmarks.harness.plots`).
 
-Measure with `benchmarks.harness.measure.take_turns`: what is compared runs in turn (A B A B …) within one run, after a
-warm-up, and is reported as median and quartiles; ratios are taken within each turn. Work that cannot share a process
-(kernels with and without the plugin, PyTorch) lives in worker processes, see `benchmarks.harness.workers`.
+Measure with `benchmarks.harness.measure.take_turns`: the competitors run in turn (A B A B …) within one run, after a
+warm-up. Report medians and quartiles, and take ratios within each turn. Competitors that cannot share a process
+(kernels with and without the plugin, PyTorch) run in worker processes, see `benchmarks.harness.workers`.
 """
 
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ class Entry:
     """One subcommand.
 
     Attributes:
-        module: where its functions are.
-        summary: one line for `graph-bench --help` and the report.
-        in_all: flags with which `graph-bench all` runs it; None leaves it out. Together they stay below 25 minutes on
-            two idle cores.
+        module: module with its functions.
+        summary: one line for `graph-bench --help` and the report page.
+        in_all: its flags in `graph-bench all`; None leaves it out. All together take less than 25 minutes on two idle
+            cores.
     """
 
     module: str
@@ -84,4 +84,4 @@ COMMANDS: Mapping[str, Entry] = {
     "all": Entry("benchmarks.all_benchmarks", "runs the shorter benchmarks one after another into one folder"),
     "report": Entry("benchmarks.report", "turns result files into docs/benchmarks.md with pictures"),
 }
-"""Subcommands that measure nothing themselves: `add_arguments(parser)` and `run(flags) -> exit code`."""
+"""Subcommands that are not benchmarks; they have `add_arguments(parser)` and `run(flags) -> exit code`."""

@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: the reference vectors and the real data set, skipped where they are absent."""
+"""Shared fixtures: the reference vectors and the real data set; tests are skipped if these are missing."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _gpu(request: pytest.FixtureRequest) -> None:
-    """Skip tests that need a GPU where there is none; else load our CUDA kernels before the first."""
+    """Skip GPU tests without a GPU; otherwise load our CUDA kernels before the first one."""
     if request.node.get_closest_marker("gpu") is None:
         return
     from kernels.plugin import load_plugin
@@ -52,13 +52,13 @@ def _existing(path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def goldens() -> Path:
-    """Return the folder with the vectors of the reference implementation."""
+    """Return the folder with all vectors recorded from the reference implementation."""
     return _existing(_SHARED / "goldens")
 
 
 @pytest.fixture(scope="session")
 def small_vectors() -> Path:
-    """Return the folder with those of the vectors that come with the repository."""
+    """Return the folder with the vectors in this repository."""
     return Path(__file__).with_name("vectors")
 
 

@@ -1,4 +1,4 @@
-"""A limit on the size of files, as a used-up quota sets it."""
+"""A limit on file size that acts like an exhausted quota."""
 
 import resource
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def file_limit(count: int) -> Iterator[None]:
-    """Limit every file of this process to so many bytes, as a used-up quota does."""
+    """Limit the size of each file written by this process, as an exhausted quota would."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
     try:

@@ -1,5 +1,4 @@
-"""A network camera on this machine that speaks RTSP (RFC 2326) and sends JPEG frames over the same connection
-(RFC 2435)."""
+"""A local network camera that speaks RTSP (RFC 2326) and sends JPEG frames (RFC 2435) over the same connection."""
 
 import contextlib
 import itertools
@@ -8,6 +7,8 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
+
+from tests.served import running
 
 _CLOCK_HZ = 90_000
 _JPEG_PAYLOAD, _TABLES_INCLUDED = 26, 255
@@ -21,12 +22,13 @@ a=control:track1
 """
 
 
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+
 @contextlib.contextmanager
 def rtsp_server(frames: Sequence[bytes], hang_up: threading.Event, *, frame_seconds: float = 0.02) -> Iterator[str]:
-    """Start a camera that sends JPEGs with chroma at half the size over and over until it is told to hang up.
-
-    Yield its address.
-    """
+    """Run a camera that repeats JPEGs with 4:2:0 chroma until `hang_up` is set; yield its address."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -64,17 +66,11 @@ def rtsp_server(frames: Sequence[bytes], hang_up: threading.Event, *, frame_seco
                 self.wfile.write(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
                 time.sleep(frame_seconds)
 
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-
-    server = Server(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"rtsp://127.0.0.1:{server.server_address[1]}"
-    finally:
-        hang_up.set()
-        server.shutdown()
-        server.server_close()
+    with running(_Server(("127.0.0.1", 0), Handler)) as port:
+        try:
+            yield f"rtsp://127.0.0.1:{port}"
+        finally:
+            hang_up.set()
 
 
 def _payload(jpeg: bytes) -> bytes:

@@ -1,8 +1,9 @@
-"""A web server on this machine: files with their types, and what a network camera sends."""
+"""A local web server for files and the stream of a network camera."""
 
 import contextlib
 import http.server
 import io
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
@@ -17,13 +18,13 @@ Served = tuple[str, bytes]
 
 @dataclass
 class WebServer:
-    """Answers GET.
+    """State of a web server that answers GET requests.
 
     Attributes:
-        files: by path; the content type may be "".
-        camera: frames of `/camera`, repeated without end unless `camera_ends`; then nothing more comes.
-        asked: path and Authorization header of each request.
-        frozen: the camera sends nothing more, and keeps the connection.
+        files: files by path; the content type may be "".
+        camera: frames of `/camera`, which repeat endlessly unless `camera_ends`.
+        requests: path and Authorization header of each request.
+        frozen: while set, the camera sends nothing but keeps the connection open.
     """
 
     files: dict[str, Served] = field(default_factory=dict)
@@ -31,7 +32,7 @@ class WebServer:
     camera_ends: bool = False
     frame_seconds: float = 0.02
     frozen: threading.Event = field(default_factory=threading.Event)
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
     address: str = ""
 
 
@@ -42,7 +43,7 @@ def web_server() -> Iterator[WebServer]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            state.asked.append((self.path, self.headers.get("Authorization")))
+            state.requests.append((self.path, self.headers.get("Authorization")))
             path = self.path.partition("?")[0]
             with contextlib.suppress(ConnectionError):
                 if path == "/camera":
@@ -77,14 +78,21 @@ def web_server() -> Iterator[WebServer]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    with running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
+        state.address = f"http://127.0.0.1:{port}"
+        try:
+            yield state
+        finally:
+            ended.set()
+
+
+@contextlib.contextmanager
+def running(server: socketserver.TCPServer) -> Iterator[int]:
+    """Run a server in a thread until the end of the context; yield its port."""
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    state.address = f"http://127.0.0.1:{server.server_address[1]}"
     try:
-        yield state
+        yield server.server_address[1]
     finally:
-        ended.set()
         server.shutdown()
         server.server_close()
 
@@ -97,7 +105,7 @@ def jpeg_of(pixels: np.ndarray) -> bytes:
 
 
 def unused_port() -> int:
-    """Return a port of this machine on which nobody listens."""
+    """Return an unused local port."""
     import socket
 
     with socket.socket() as probe:

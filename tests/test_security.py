@@ -1,4 +1,4 @@
-"""What the source must not do anywhere: run text as code, unpickle, start a shell, load yaml unsafely."""
+"""The source must not execute text as code, unpickle, start a shell or load yaml unsafely."""
 
 import ast
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def dotted(node: ast.AST) -> str:
 
 
 def findings(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield line and reason of everything that is forbidden everywhere."""
+    """Yield line and reason of everything forbidden."""
     for node in ast.walk(tree):
         name = dotted(node) if isinstance(node, ast.Attribute | ast.Name) else ""
         if name in FORBIDDEN_CALLS:

@@ -1,4 +1,4 @@
-"""Files for those who ship or contribute: they are well formed, and what they name exists."""
+"""Files for releases and contributors are well formed, and the files that they name exist."""
 
 import re
 from importlib.metadata import metadata

@@ -1,4 +1,4 @@
-"""The structure docs/architecture.md promises: which package may import which, no circles, sizes that fit a reader."""
+"""The structure of docs/architecture.md: allowed imports between packages, no cycles, size limits."""
 
 import ast
 import re
@@ -78,7 +78,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def imported_at_load(path: Path) -> Iterator[str]:
-    """Yield as `imported`, without what functions import when they are called."""
+    """Do as `imported`, without imports inside functions."""
     for node in parsed(path).body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
             yield from imported(node)

@@ -1,4 +1,4 @@
-"""The wheel is the whole product: it installs into an empty environment and trains from there."""
+"""The wheel is complete: it installs into an empty environment and trains there."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ SMALL = ("--data=shapes", "--cfg=yolov5n.yaml", "--imgsz=64", "--batch-size=16",
 
 
 def run(*words: str | Path, folder: Path, **variables: str) -> str:
-    """Run a command that must succeed, in `folder`, without the variables of the checkout; return its output."""
+    """Run a command in `folder` without the checkout's variables; it must succeed. Return its output."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     ran = subprocess.run(
         [str(word) for word in words],

@@ -1,7 +1,7 @@
-"""`graph-bench data-scale`: what a large data set costs before and beside the steps: processor time and memory.
+"""`graph-bench data-scale`: the processor time and memory that a large data set costs outside the training step.
 
-Everything is measured twice: with the large set, and with a small one, whose cost is that of starting at all. Each
-number comes from a process of its own, with an index cache of its own.
+Everything is measured with the large set and with a small one, which gives the fixed cost of starting up. Each number
+comes from a fresh process with its own index cache.
 """
 
 import argparse
@@ -28,35 +28,37 @@ FIRST, AGAIN, CHECK, PLAN, PLANS, TRAIN = (
     "first training step",
 )
 _PLANNED = 256
-"""Batches whose planning is timed: of 16 images, each of which is a mosaic of four."""
+"""Batches whose planning is timed; each has 16 images, each a mosaic of four."""
 _WORKER = "benchmarks.data.data_scale_worker"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How large, of which pictures."""
+    """Add the sizes of both data sets and their source images."""
     add_quick(parser)
-    parser.add_argument("--repeats", type=int, default=1, help="how often everything is measured (default: 1)")
+    parser.add_argument("--repeats", type=int, default=1, help="measurements of each number (default: 1)")
     parser.add_argument("--images", type=int, help=f"training images (default: {IMAGES}, with --quick {QUICK_IMAGES})")
-    parser.add_argument("--labels", type=int, help="their label rows (default: in proportion to 1.6 million)")
-    parser.add_argument("--small", type=int, default=SMALL, help=f"images of the set beside it (default: {SMALL})")
-    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`, whose pictures are linked to")
     parser.add_argument(
-        "--steps", type=int, default=6, help="training steps after which memory is read (default: 6); 0 trains none"
+        "--labels", type=int, help="labels in them (default: in proportion to 1.6 million for the default size)"
+    )
+    parser.add_argument("--small", type=int, default=SMALL, help=f"images in the small set (default: {SMALL})")
+    parser.add_argument("--data", default="shapes", help="dataset yaml with the images to link to, or `shapes`")
+    parser.add_argument(
+        "--steps", type=int, default=6, help="training steps before memory is read (default: 6); 0 skips training"
     )
     add_work_argument(parser)
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Make both sets and measure them in turn.
+    """Create both sets and measure them in turn.
 
     Raises:
-        ValueError: too few images for the steps, or fewer than in the small set.
+        ValueError: too few images for the steps, or fewer images than in the small set.
     """
     images = flags.images or (QUICK_IMAGES if flags.quick else IMAGES)
     labels = flags.labels if flags.labels is not None else round(BOXES * images / IMAGES)
     if not 0 < flags.small < images or min(flags.steps, labels - 1) < 0:
         sizes = f"--small {flags.small}, --images {images}, --labels {labels}"
-        raise ValueError(f"{sizes}: all must be at least 1, --small less than --images, and --steps not below 0")
+        raise ValueError(f"{sizes}: sizes must be at least 1, --small less than --images, --steps at least 0")
     with work_folder(flags.work) as folder:
         sets = {}
         for size in (flags.small, images):
@@ -71,7 +73,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measure(yaml: Path, work: Path, images: int, flags: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Return what each piece of work took: `processor_s`, `seconds` (wall clock), and memory as the worker tells."""
+    """Return `processor_s`, wall-clock `seconds` and the worker's memory for each piece of work."""
     cache = work / "cache"
     _copy_plugin(cache)
     data, index = str(yaml), str(cache / "graph-train" / "index")
@@ -92,12 +94,14 @@ def _measure(yaml: Path, work: Path, images: int, flags: argparse.Namespace) -> 
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if found[FIRST]["images"] != images:
-        raise ValueError(f"{yaml}: {found[FIRST]['images']} of {images} images are usable; are the pictures damaged?")
+        raise ValueError(
+            f"{yaml}: {found[FIRST]['images']} of {images} images are usable; some image files may be corrupt"
+        )
     return found
 
 
 def _copy_plugin(cache: Path) -> None:
-    """Bring the kernels that are compiled already; nothing else of the user's cache is used, or changed."""
+    """Copy the compiled kernels from the user's cache; nothing else in it is used or changed."""
     from kernels.build import plugin_build
     from kernels.build.cache import PluginUnavailableError, cache_folder
 
@@ -110,7 +114,7 @@ def _copy_plugin(cache: Path) -> None:
 
 
 class _Process:
-    """A worker that measures each call from its own start, or from the end of the call before."""
+    """A worker whose calls are timed from its start or from the end of the previous call."""
 
     def __init__(self, cache: Path, threads: int) -> None:
         self._worker = Worker("data-scale", _WORKER, threads=threads, environment={"XDG_CACHE_HOME": str(cache)})
@@ -123,7 +127,7 @@ class _Process:
         self._worker.__exit__(*reason)
 
     def timed(self, handler: str, **arguments: Any) -> dict[str, float]:
-        """Return what the handler told, with `processor_s` (unless it told that itself) and `seconds`."""
+        """Return the handler's result with `seconds` and, unless it is there already, `processor_s`."""
         told: dict[str, float] = {}
         seconds = seconds_of(lambda: told.update(self._worker.call(handler, **arguments) or {}))
         before, self._spent = self._spent, self._worker.call("processor_ms")["process"] / 1e3
@@ -131,13 +135,13 @@ class _Process:
 
 
 def _row(what: str, images: int, turns: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Medians over the turns."""
+    """Return the medians over the turns."""
     middle = {key: summarise(turn[key] for turn in turns).median for key in turns[0]}
     return {"what": what, **middle, "images": images}
 
 
 def growth(rows: Sequence[Mapping[str, Any]], small: int, images: int) -> dict[str, dict[str, float]]:
-    """By what was measured: how much more processor time and memory (MB) the large set takes than the small one."""
+    """Return, per piece of work, the extra processor time and memory (MB) of the large set over the small one."""
     found = {(row["what"], row["images"]): row for row in rows}
     return {
         what: {
@@ -151,7 +155,7 @@ def growth(rows: Sequence[Mapping[str, Any]], small: int, images: int) -> dict[s
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Both sets side by side."""
+    """Return both sets side by side."""
     small, images = sorted({row["images"] for row in body["rows"]})
     found = {(row["what"], row["images"]): row for row in body["rows"]}
     cells = tuple(
@@ -183,7 +187,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Processor time of both sets, and their memory."""
+    """Plot processor time and memory of both sets."""
     from benchmarks.harness.plots import bars
 
     groups: dict[str, dict[str, tuple[float, float, float]]] = {}

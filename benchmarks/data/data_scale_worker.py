@@ -1,4 +1,4 @@
-"""Worker of `graph-bench data-scale`: one piece of work on a large data set, for which a process is started anew."""
+"""Worker of `graph-bench data-scale`: one piece of work on a large data set, in a fresh process."""
 
 import contextlib
 import sys
@@ -12,18 +12,18 @@ from benchmarks.harness.channel import peak_memory_mb, serve
 
 _SEED = 0
 _MODEL, _IMAGE_PX, _BATCH = "yolov5n.yaml", 640, 2
-"""Of the training: small steps, at a size at which the anchors fit the boxes, so that none are looked for."""
+"""Flags of the training: small steps, at an image size that the anchors fit, so autoanchor changes nothing."""
 _PLANNED_BATCH = 16
 _EPOCHS = 1000
-"""More than are needed for the steps, however few images there are."""
+"""More than the steps need, however few images there are."""
 
 
 class _EnoughError(BaseException):
-    """Ends a training without its last save and validation."""
+    """Ends a training without its final save and validation."""
 
 
 def index(data: str, cache: str) -> dict[str, Any]:
-    """Index both splits, with the cache of indices in the folder `cache`; tells of the training split."""
+    """Index both splits, with the index cache in the folder `cache`; return figures on the training split."""
     found = _indexed(data, cache)
     return {"images": len(found), "boxes": found.num_boxes, "memory_mb": peak_memory_mb()}
 
@@ -40,7 +40,7 @@ def _indexed(data: str, cache: str) -> Any:
 
 
 def check(data: str) -> dict[str, Any]:
-    """Run `graph-check`, which takes the index from its cache."""
+    """Run `graph-check`, which reads the index from its cache."""
     from graph_train.cli.check import main
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -51,7 +51,7 @@ def check(data: str) -> dict[str, Any]:
 
 
 def prepare_plan(data: str, cache: str) -> None:
-    """Build the training pipeline, without the plugin: what is planned does not depend on it."""
+    """Build the training pipeline without the plugin, which planning does not need."""
     from pipelines.augmentation.augment_config import AugmentConfig
     from pipelines.train import TrainPipeline
 
@@ -61,14 +61,14 @@ def prepare_plan(data: str, cache: str) -> None:
 
 
 def plan(batches: int) -> dict[str, Any]:
-    """Plan so many batches from the start of an epoch on, and of the epochs after it where that one is too short."""
+    """Plan `batches` batches from the start of an epoch, going on to the next epoch if it is too short."""
     every = chain.from_iterable(_state["pipeline"].plans(epoch) for epoch in count())
     deque(islice(every, batches), maxlen=0)
     return {"memory_mb": peak_memory_mb()}
 
 
 def train(data: str, steps: int, threads: int, folder: str) -> dict[str, Any]:
-    """Train some steps; `processor_s` is the time of the process up to the first one, memory that after the last."""
+    """Train some steps; `processor_s` is measured up to the first step, memory after the last."""
     from graph_train.hooks.callbacks import Callbacks
     from graph_train.host.memory import resident_bytes
     from graph_train.launch.train import train as graph_train

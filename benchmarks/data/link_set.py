@@ -1,4 +1,4 @@
-"""A large data set that takes little room on the disk: links to a few pictures, each with a label file of its own."""
+"""A large data set that needs little disk space: links to a few images, each with its own label file."""
 
 from itertools import cycle, islice
 from pathlib import Path
@@ -9,21 +9,21 @@ from pipelines.data.dataset import load_dataset
 
 CLASSES = 80
 VAL_SHARE = 5_000 / 118_287
-"""Validation images for each training image, as in COCO 2017."""
+"""Validation images per training image, as in COCO 2017."""
 _SEED = 20261129
 _SMALLEST_SIDE, _LARGEST_SIDE = 0.02, 0.3
 
 
 def make_link_set(folder: Path, *, images: int, boxes: int, pictures: str) -> Path:
-    """Make a data set of symbolic links with random boxes and return its dataset yaml.
+    """Create a data set of symbolic links with random boxes and return its dataset yaml.
 
     Args:
-        folder: is made; gets images/<split>, labels/<split> and `data.yaml`.
-        images: training images; a split val with `VAL_SHARE` of them, at least one, comes on top.
-        boxes: label rows of the training images together; those of val are in proportion.
-        pictures: dataset yaml, or `shapes`; links of a split lead to pictures of the same split of it in turn.
+        folder: created with images/<split>, labels/<split> and `data.yaml`.
+        images: training images; the val split has `VAL_SHARE` times as many, at least one.
+        boxes: labels of all training images; the val split has labels in proportion.
+        pictures: dataset yaml or `shapes`; each split links to the images of the same split in turn.
     Raises:
-        ValueError, OSError: the pictures cannot be found, or a file cannot be made.
+        ValueError, OSError: the images cannot be found or a file cannot be written.
     """
     sources = load_dataset(pictures)
     val_images = max(1, round(images * VAL_SHARE))
@@ -42,7 +42,7 @@ def _pictures(sources: tuple[Path, ...]) -> list[Path]:
 
     found = [Path(image).resolve() for image in list_images(sources, ()).images]
     if not found:
-        raise ValueError(f"{', '.join(map(str, sources))}: no pictures to link to")
+        raise ValueError(f"{', '.join(map(str, sources))}: no images to link to")
     return found
 
 
@@ -53,7 +53,7 @@ def _link(pictures: list[Path], folder: Path, count: int) -> None:
 
 
 def _write_labels(draws: np.random.Generator, folder: Path, count: int, rows: int) -> None:
-    """Write one file per image, some of which are empty: the rows fall on the images at random."""
+    """Write one file per image and spread the rows over them at random; some files stay empty."""
     folder.mkdir(parents=True)
     for number, amount in enumerate(draws.multinomial(rows, np.full(count, 1 / count)).tolist()):
         sides = draws.uniform(_SMALLEST_SIDE, _LARGEST_SIDE, (amount, 2))

@@ -1,4 +1,4 @@
-"""`graph-bench pipeline`: images per second of the training pipeline, of its stages, and of a loader on OpenCV."""
+"""`graph-bench pipeline`: images per second of the training pipeline, its stages and an OpenCV loader."""
 
 import argparse
 import tempfile
@@ -18,7 +18,7 @@ STAGES = ("read", "decode", "geometry", "pixels", "hand-over")
 SIZES, QUICK_SIZES = (320, 640), (320,)
 _COUNT, _QUICK_COUNT = 600, 200
 NEEDED = ("cv2", "numpy")
-"""Modules that the interpreter of the OpenCV loader must have."""
+"""Modules that the OpenCV loader's interpreter needs."""
 NO_OPENCV = (
     "OpenCV rows are left out: no interpreter with cv2. Make one that has (python3.11 -m venv T && "
     "T/bin/pip install numpy opencv-python-headless) and name it with --torch-python T/bin/python."
@@ -26,19 +26,25 @@ NO_OPENCV = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags: data set, sizes, thread counts, and where OpenCV is."""
+    """Add the data set, image sizes, thread counts and OpenCV's interpreter."""
     add_repeats(parser)
     add_quick(parser)
-    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`; its train split is loaded")
-    parser.add_argument("--imgsz", type=int, nargs="+", help=f"image sizes, default {' '.join(map(str, SIZES))}")
-    parser.add_argument("--workers", type=int, nargs="+", help="thread counts, default powers of two up to --threads")
+    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`; the train split is loaded")
+    parser.add_argument("--imgsz", type=int, nargs="+", help=f"image sizes (default: {' '.join(map(str, SIZES))})")
+    parser.add_argument("--workers", type=int, nargs="+", help="thread counts (default: powers of two up to --threads)")
     parser.add_argument("--batch-size", type=int, default=16, help="images per batch")
-    parser.add_argument("--cache", nargs="+", choices=("none", "ram"), default=["none", "ram"], help="which rows")
-    parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has OpenCV, default this one")
+    parser.add_argument(
+        "--cache",
+        nargs="+",
+        choices=("none", "ram"),
+        default=["none", "ram"],
+        help="image caches to measure (default: both)",
+    )
+    parser.add_argument("--torch-python", metavar="PATH", help="Python interpreter with OpenCV (default: this one)")
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Measure every size, cache and thread count as a whole, and the stages with the most threads."""
+    """Measure the whole pipeline at every size, cache and thread count, and its stages with the most threads."""
     sizes = flags.imgsz or (QUICK_SIZES if flags.quick else SIZES)
     workers = sorted(set(flags.workers or _powers(flags.threads)))
     if min(workers) < 1 or flags.batch_size < 1:
@@ -61,7 +67,7 @@ def _powers(most: int) -> list[int]:
 
 
 class _Point:
-    """Both sides at one point, as workers."""
+    """The workers of both sides at one point."""
 
     def __init__(self, flags: argparse.Namespace, image_px: int, threads: int, cache: str, opencv: Path | None) -> None:
         self._stack = ExitStack()
@@ -103,7 +109,7 @@ class _Point:
 def _compare(
     flags: argparse.Namespace, image_px: int, threads: int, cache: str, opencv: Path | None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of the stage "all" of both sides, in turn."""
+    """Measure both sides in turn and return their rows of the stage "all"."""
     count = _QUICK_COUNT if flags.quick else _COUNT
     with _Point(flags, image_px, threads, cache, opencv) as point:
         cpu: dict[str, list[float]] = {name: [] for name in point.workers}
@@ -131,7 +137,7 @@ def _compare(
 
 
 def _stages(flags: argparse.Namespace, image_px: int, threads: int, opencv: Path | None) -> list[dict[str, Any]]:
-    """Return the rows of each stage of ours alone, and of the stages that OpenCV's loader has, in one process each."""
+    """Return a row for each stage of our pipeline and of the OpenCV loader, each stage measured alone."""
     with _Point(flags, image_px, threads, "none", opencv) as point:
         stage = point.workers[OURS].call
         runners = {name: lambda name=name: float(stage("stage", name=name)) for name in STAGES}
@@ -145,7 +151,7 @@ def _stages(flags: argparse.Namespace, image_px: int, threads: int, opencv: Path
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Return the loaders as a whole, how many times faster ours is, and the stages."""
+    """Return tables of the whole loaders, our speedup and the stages."""
     whole = [row for row in body["rows"] if row["stage"] == "all"]
     stages = [row for row in body["rows"] if row["stage"] != "all"]
     columns = {
@@ -184,7 +190,7 @@ def _speedup_table(speedups: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Plot two panels per size: the loaders, and the stages of ours."""
+    """Plot two panels per size: both loaders, and the stages of our pipeline."""
     from benchmarks.harness.plots import bars
 
     groups: dict[str, dict[str, tuple[float, float, float]]] = {}

@@ -1,4 +1,4 @@
-"""Worker of `graph-bench pipeline`: our training pipeline as a whole, and each of its stages alone."""
+"""Worker of `graph-bench pipeline`: our whole training pipeline, and each of its stages alone."""
 
 import json
 import time
@@ -10,12 +10,12 @@ from typing import Any
 from benchmarks.harness.channel import serve
 
 _AHEAD = 2
-"""Batches that are thrown away before the clock starts: by then all stages are at work."""
+"""Batches dropped before timing starts, so that all stages are busy by then."""
 _state: dict[str, Any] = {}
 
 
 def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, device: str, list_to: str) -> int:
-    """Index the data set, build the pipeline, write the list that the peer reads, and return the number of images."""
+    """Index the data set, build the pipeline, write the peer's image list and return the number of images."""
     from graph_train.host.devices import select_device
     from kernels.plugin import load_plugin
     from pipelines.augmentation.augment_config import AugmentConfig
@@ -44,9 +44,9 @@ def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, 
 
 
 def once(count: int) -> dict[str, float]:
-    """Return the images per second of about `count` samples after the first two batches, epochs one after another.
+    """Return the images per second of about `count` samples after the first two batches, over as many epochs as needed.
 
-    The second number is CPU ms per image.
+    Also return the CPU time per image in ms.
     """
     start, cpu, timed = 0.0, 0.0, 0
     for seen, batch in enumerate(_batches(), 1):
@@ -76,10 +76,10 @@ def stage(name: str) -> float:
         "pixels": lambda: _draw(plans),
         "hand-over": lambda: _hand_over(plans),
     }[name]
-    work()  # opens what has to be open, and warms up
+    work()  # opens files and warms up
     start = time.perf_counter()
     spent = work()
-    # Some stages have to prepare something, and say themselves how long they took.
+    # Stages that need preparation return their own time.
     elapsed = spent if isinstance(spent, float) else time.perf_counter() - start
     return len(_state["index"]) / elapsed
 
@@ -138,7 +138,7 @@ def _draw(plans: list[Any]) -> float:
 
 
 def _hand_over(plans: list[Any]) -> float:
-    """Hand finished batches to the step: nothing is copied on a CPU, once on the device on a GPU."""
+    """Pass finished batches to the step: no copy on a CPU, one copy on the device on a GPU."""
     if _state["device"] != "cpu":
         return _hand_over_on_device(plans)
     from graph_train.detection.inference import on_device

@@ -1,1 +1,1 @@
-"""What all benchmarks share: workers, turns, points, result files, tables, plots."""
+"""Common parts of the benchmarks: workers, timing, points, result files, tables, plots."""

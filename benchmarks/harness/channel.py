@@ -1,6 +1,6 @@
 """The worker's end of the pipe to `graph-bench`: one JSON line in, one JSON line out.
 
-Nothing but the standard library is imported: other interpreters, such as PyTorch's, load this module as well.
+Imports only the standard library, since other interpreters, such as PyTorch's, load this module too.
 """
 
 import json
@@ -17,8 +17,8 @@ from typing import Any
 def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
     """Answer requests `{"call": name, "arguments": {...}}` until stdin closes.
 
-    `processor_ms` is always among them. Whatever is printed meanwhile goes to stderr, so that native libraries cannot
-    spoil an answer.
+    The handler `processor_ms` is always available. Printed output is redirected to stderr, so that native libraries
+    cannot corrupt an answer.
     """
     handlers = {"processor_ms": processor_ms, **handlers}
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -36,14 +36,14 @@ def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
 
 
 def processor_ms() -> dict[str, float]:
-    """Return the processor time so far, in ms: of the thread that runs the handlers and of the whole process."""
+    """Return the processor time so far in ms, of the thread that runs the handlers and of the whole process."""
     return {"main_thread": time.thread_time() * 1e3, "process": time.process_time() * 1e3}
 
 
 def peak_memory_mb() -> float:
-    """Return the largest resident size that this process ever had, in MB.
+    """Return the peak resident size of this process in MB.
 
-    `getrusage` would not do: it counts what the parent held when this process was started.
+    `getrusage` is no alternative: it includes what the parent held when it started this process.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
@@ -52,7 +52,7 @@ def peak_memory_mb() -> float:
 
 
 def device_memory_mb() -> float | None:
-    """Return the GPU memory that this process holds now, in MB, allocators' reserves included; None without a GPU."""
+    """Return the GPU memory of this process in MB, allocator reserves included; None without a GPU."""
     query = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
     try:
         listing = subprocess.run(query, capture_output=True, text=True, check=True).stdout

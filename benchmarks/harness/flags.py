@@ -1,4 +1,4 @@
-"""Flags that several benchmarks have; each takes those that it uses, so that no flag is accepted in vain."""
+"""Flags that several benchmarks have; each benchmark adds only the ones it uses."""
 
 import argparse
 
@@ -6,10 +6,10 @@ DEFAULT_REPEATS = 7
 
 
 def add_repeats(parser: argparse.ArgumentParser) -> None:
-    """Add `--repeats`, of benchmarks whose sides take turns."""
-    parser.add_argument("--repeats", type=int, default=DEFAULT_REPEATS, help="turns that each side gets")
+    """Add `--repeats`, for benchmarks whose sides are measured in turn."""
+    parser.add_argument("--repeats", type=int, default=DEFAULT_REPEATS, help="measurements per side")
 
 
 def add_quick(parser: argparse.ArgumentParser) -> None:
-    """Add `--quick`, of benchmarks that have a smaller form."""
-    parser.add_argument("--quick", action="store_true", help="a small part of it, in a minute or a few")
+    """Add `--quick`, for benchmarks with a short version."""
+    parser.add_argument("--quick", action="store_true", help="measure less, to finish within minutes")

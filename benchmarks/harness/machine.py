@@ -1,4 +1,4 @@
-"""Where a result comes from: machine, versions, commit."""
+"""Provenance of a result: machine, versions, commit."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ PROJECT_FOLDER = Path(__file__).resolve().parents[2]
 
 
 def machine() -> dict[str, Any]:
-    """Return processor, cores, memory, GPUs, and how busy the machine is right now."""
+    """Return processor, cores, memory, GPUs and load average."""
     flags = _cpu_flags()
     return {
         "processor": processor_name(),
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
 
 
 def is_busy(machine: Mapping[str, Any]) -> bool:
-    """Return whether other work was running during a measurement: a load average above half of the cores."""
+    """Return whether other work was running: the load average is above half of the cores."""
     return bool(machine["load_average"] > _BUSY_LOAD_PER_CORE * machine["cores"])
 
 
@@ -47,7 +47,7 @@ def versions() -> dict[str, str]:
 
 
 def commit(checkout: Path = PROJECT_FOLDER) -> str:
-    """Return the hash of the checkout, with "+changes" where it differs from that; "" where this is no checkout."""
+    """Return the commit hash, with "+changes" if files differ from it; "" outside a checkout."""
     git = ("git", "-C", str(checkout))
     try:
         head = subprocess.run((*git, "rev-parse", "HEAD"), capture_output=True, text=True, check=True).stdout.strip()
@@ -58,7 +58,7 @@ def commit(checkout: Path = PROJECT_FOLDER) -> str:
 
 
 def gpus() -> list[str]:
-    """Return name, memory and driver of each GPU that the driver's own tool lists."""
+    """Return name, memory and driver of each GPU that nvidia-smi lists."""
     query = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     try:
         listing = subprocess.run(query, capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""How everything is timed: warm-up, then turns in which each competitor runs once; medians and quartiles at the end."""
+"""Timing: a warm-up, then turns in which each competitor runs once; results are medians and quartiles."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class Summary:
-    """Several measurements of one thing, in their unit."""
+    """Median, quartiles and extremes of repeated measurements."""
 
     median: float
     lower_quartile: float
@@ -22,7 +22,7 @@ class Summary:
 
     @property
     def spread(self) -> float:
-        """Distance of the quartiles as a share of the median: 0.1 is a quiet machine, 0.5 says little."""
+        """Interquartile range over the median: 0.1 means a quiet machine; at 0.5 the median means little."""
         return (self.upper_quartile - self.lower_quartile) / self.median if self.median else 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -40,22 +40,22 @@ def summarise(values: Iterable[float]) -> Summary:
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> Summary:
-    """Return ratios within each turn: what slows both sides of a turn cancels out."""
+    """Return the ratios within each turn, in which a slowdown of both sides cancels out."""
     return summarise(above / below for above, below in zip(numerators, denominators, strict=True))
 
 
 def take_turns(
     runners: Mapping[str, Callable[[], float]], *, repeats: int, warmup: int = 1, label: str = ""
 ) -> dict[str, list[float]]:
-    """Run all competitors in turn, A B A B …, so that a change of the machine's load meets all of them.
+    """Run all competitors in turn, A B A B …, so that a change of the machine's load affects all of them.
 
     Args:
-        runners: each runs once and returns what it measured (seconds, usually).
-        repeats: turns that count.
-        warmup: turns before them that do not.
-        label: of the progress bar, which only a terminal gets.
+        runners: each call runs the competitor once and returns its measurement, usually in seconds.
+        repeats: measured turns.
+        warmup: turns before them that are not measured.
+        label: label of the progress bar, which is shown on terminals only.
     Returns:
-        Per competitor the `repeats` measurements, in the order of the turns.
+        The `repeats` measurements of each competitor, in order.
     """
     measured: dict[str, list[float]] = {name: [] for name in runners}
     total = (warmup + repeats) * len(runners)
@@ -70,7 +70,7 @@ def take_turns(
 
 
 def seconds_of(work: Callable[[], object], synchronise: Callable[[], object] = lambda: None) -> float:
-    """Return the wall-clock seconds of one call, from an idle device to an idle device."""
+    """Return the wall-clock seconds of one call; the device is idle before and after."""
     synchronise()
     started = time.perf_counter()
     work()
@@ -79,5 +79,5 @@ def seconds_of(work: Callable[[], object], synchronise: Callable[[], object] = l
 
 
 def calls_per_turn(seconds_of_one: float, *, wanted_seconds: float = 0.2, most: int = 1000) -> int:
-    """Return how often to repeat a short call within a turn, so that the clock's grain and start-up do not count."""
+    """Return how often to repeat a short call in a turn, so that clock resolution and overhead do not matter."""
     return max(1, min(most, int(np.ceil(wanted_seconds / max(seconds_of_one, 1e-9)))))

@@ -1,4 +1,4 @@
-"""Pictures of results: bars with quartiles, and lines; the look is that of all our plots."""
+"""Plots of results: bars with quartiles, and lines, in the style of all our plots."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def bars(
     unit: str,
     colour_of: Callable[[str], str] = lambda _: ACCENT,
 ) -> None:
-    """Plot horizontal bars, one panel per group: label -> (median, lower quartile, upper quartile) in `unit`."""
+    """Plot horizontal bars, one panel per group; each label has median, lower and upper quartile in `unit`."""
     most = max(len(group) for group in groups.values())
     figure = new_figure(max(6.0, 5.0 * len(groups)), 1.6 + 0.36 * most, title)
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
@@ -50,9 +50,9 @@ def lines(
     y: str,
     factors: bool = True,
 ) -> None:
-    """Plot one panel per group, one line per label: points (x, y) in any order; x above 0 grows by factors, or evenly.
+    """Plot one panel per group and one line per label through points (x, y), which may be unsorted.
 
-    Panels share their y axis where it has a name.
+    The x axis is logarithmic with `factors`. Panels share the y axis if `y` is not empty.
     """
     figure = new_figure(max(6.5, 4.5 * len(panels) + 1.5), 4.2, title)
     all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=bool(y))[0]
@@ -75,7 +75,7 @@ def lines(
 
 
 def families(panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], path: Path, *, title: str, x: str) -> None:
-    """Plot one panel per group, one colour per label: curves of equal length thin, their mean thick."""
+    """Plot one panel per group and one colour per label: thin curves of equal length and their mean as a thick one."""
     figure = new_figure(4.5 * len(panels) + 1.5, 4.2, title)
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     colours = _colours([label for group in panels.values() for label in group])

@@ -1,4 +1,4 @@
-"""One point of measurement - network, batch, image size - as files that our workers and PyTorch's read alike."""
+"""A point of measurement (network, batch, image size) as files that our workers and PyTorch's both read."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 BATCHES = 4
-"""Batches that the steps go through in turn."""
+"""Batches that the steps cycle through."""
 _FEWEST_LABELS, _MOST_LABELS = 4, 24
 _SMALLEST_SIDE, _LARGEST_SIDE = 0.03, 0.6
 _LEARNING_RATE, _MOMENTUM = 1e-3, 0.937
@@ -18,7 +18,7 @@ _LEARNING_RATE, _MOMENTUM = 1e-3, 0.937
 
 @dataclass(frozen=True)
 class Point:
-    """The network, batch size and image size that all sides train with."""
+    """The network, batch size and image size of a measurement."""
 
     model: str
     batch_size: int
@@ -32,11 +32,11 @@ def parse_point(text: str) -> Point:
     """Parse `MODEL:BATCH:PX`, such as yolov5s:4:320 or own.yaml:4:320.
 
     Raises:
-        ValueError: another form, or a size that is no multiple of 32.
+        ValueError: malformed, or the size is not a multiple of 32.
     """
     parts = text.split(":")
     if len(parts) != 3 or not parts[0] or not all(part.isdigit() and int(part) > 0 for part in parts[1:]):
-        raise ValueError(f"--points {text}: write MODEL:BATCH:PX, such as yolov5s:4:320")
+        raise ValueError(f"--points {text}: must be MODEL:BATCH:PX, such as yolov5s:4:320")
     model = parts[0] if Path(parts[0]).is_file() else parts[0].removesuffix(".yaml")
     point = Point(model, int(parts[1]), int(parts[2]))
     if point.imgsz % 32:
@@ -45,14 +45,14 @@ def parse_point(text: str) -> Point:
 
 
 def write_point(folder: Path, point: Point, num_classes: int | None = None) -> dict[str, Any]:
-    """Write point.json, weights.npz and batches.npz; loads OneFlow.
+    """Write point.json, weights.npz and batches.npz. Imports OneFlow.
 
     Args:
-        folder: where to.
-        point: what is trained.
-        num_classes: instead of the model yaml's.
+        folder: output folder.
+        point: point to train.
+        num_classes: overrides the model yaml's.
     Returns:
-        Parameters, multiply-accumulates of one image's forward pass, images of a step, and an estimate of its GFLOP.
+        Parameters, multiply-accumulates of one image's forward pass, images per step and estimated GFLOP per step.
     """
     from models.complexity import measure
     from models.loss_config import LossConfig
@@ -72,14 +72,14 @@ def write_point(folder: Path, point: Point, num_classes: int | None = None) -> d
 
 
 def write_network(folder: Path, point: Point, network: Any, config: Any, update: Mapping[str, Any]) -> None:
-    """Write point.json and weights.npz of a network as it is now.
+    """Write point.json and weights.npz of a network in its present state.
 
     Args:
-        folder: where to.
-        point: what is trained.
+        folder: output folder.
+        point: point to train.
         network: a `DetectionModel`.
-        config: a `LossConfig`, scaled.
-        update: as `update_settings`.
+        config: a scaled `LossConfig`.
+        update: settings as of `update_settings`.
     """
     from models.loss import DetectionLoss
 
@@ -96,7 +96,7 @@ def write_network(folder: Path, point: Point, network: Any, config: Any, update:
 
 
 def write_data(folder: Path, index: Any, schedule: Any) -> None:
-    """Write images.json: images and labels of an `ImageIndex`, and the settings of each step of a `Schedule`."""
+    """Write images.json: images and labels of an `ImageIndex`, and each step's settings from a `Schedule`."""
     numbers = range(schedule.epochs * schedule.batches_per_epoch)
     steps = (schedule.at(number, number // schedule.batches_per_epoch) for number in numbers)
     content = {
@@ -122,7 +122,7 @@ def network_rows(network: Any) -> list[dict[str, Any]]:
 
 
 def update_settings(batch_size: int) -> dict[str, Any]:
-    """Return the settings of the optimizer and the average; every step updates, as after warm-up at batch 64."""
+    """Return the settings of optimizer and EMA; every step updates, as after warm-up at batch 64."""
     from graph_train.engine.schedule import EMA_DECAY, EMA_TAU, scaled_weight_decay
     from graph_train.settings.hyperparameters import Hyperparameters
     from kernels.ops.update.function import MAX_GRADIENT_NORM
@@ -139,7 +139,7 @@ def update_settings(batch_size: int) -> dict[str, Any]:
 
 
 def random_batches(point: Point, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return images (BATCHES, B, 3, S, S) uint8 and padded labels (BATCHES, B, T, 5), functions of the point."""
+    """Return images (BATCHES, B, 3, S, S) uint8 and padded labels (BATCHES, B, T, 5) that depend on the point only."""
     from models.padded_labels import label_capacity, pad_labels
 
     random = np.random.default_rng([point.batch_size, point.imgsz])
@@ -158,5 +158,5 @@ def random_batches(point: Point, num_classes: int) -> tuple[np.ndarray, np.ndarr
 
 
 def l2_norm(arrays: Sequence[np.ndarray]) -> float:
-    """Return the L2 norm of all values together, summed in float64."""
+    """Return the L2 norm over all arrays, accumulated in float64."""
     return math.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays))

@@ -1,4 +1,4 @@
-"""Result files: one JSON per run of a benchmark, with everything needed to trace a number."""
+"""Result files: one JSON per benchmark run, with everything needed to trace a number."""
 
 import json
 import os
@@ -16,14 +16,14 @@ _VARIABLES = (
     *"OMP_ GOMP_ KMP_ MKL_ OPENBLAS_ ONEFLOW_ CUDA_ DNNL_ ONEDNN_ TORCH MALLOC_ GLIBC_TUNABLES".split(),
     "PYTHONDONTWRITEBYTECODE",
 )
-"""Beginnings of environment variables that change speed or memory; where there are any, the result tells."""
+"""Prefixes of environment variables that change speed or memory; results record those that are set."""
 _FOLDERS = re.compile(r"[^\s=:]*/(?=[^\s=:/])")
 
 
 def envelope(benchmark: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the machine, versions and settings of a result.
 
-    It is taken before measuring, so that the load average is not our own.
+    Call it before measuring, so that the load average excludes the benchmark.
     """
     return {
         "format": FORMAT,
@@ -38,9 +38,9 @@ def envelope(benchmark: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_folders(value: Any) -> Any:
-    """Return a setting with only the last component of each path; the rest tells of the user's machine.
+    """Return a setting with each path cut to its last component, as the rest is private to the user's machine.
 
-    Texts may hold several, such as `--hyp=/a/b.yaml --cfg c.yaml` or the point `/a/b.yaml:4:320`.
+    A text may contain several paths, as in `--hyp=/a/b.yaml --cfg c.yaml` or the point `/a/b.yaml:4:320`.
     """
     if isinstance(value, str):
         return _FOLDERS.sub("", value)
@@ -48,12 +48,12 @@ def without_folders(value: Any) -> Any:
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a result as a whole."""
+    """Write a result file atomically."""
     write_atomically(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 def is_result(path: Path) -> bool:
-    """Return whether a JSON file is one of `write_result`, of any format."""
+    """Return whether a JSON file was written by `write_result`, in any format version."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -62,17 +62,17 @@ def is_result(path: Path) -> bool:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read a file of `write_result`.
+    """Read a file written by `write_result`.
 
     Raises:
-        ValueError: not a result of `graph-bench`, or one of another format.
+        ValueError: not a result of `graph-bench`, or of another format version.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a JSON file: {error}") from None
     if not isinstance(result, dict) or "benchmark" not in result:
-        raise ValueError(f"{path}: not a result of graph-bench")
+        raise ValueError(f"{path}: not a graph-bench result")
     if result.get("format") != FORMAT:
-        raise ValueError(f"{path}: format {result.get('format')!r}, this version reads {FORMAT}; measure again")
+        raise ValueError(f"{path}: unsupported format {result.get('format')!r}, expected {FORMAT}; rerun the benchmark")
     return result

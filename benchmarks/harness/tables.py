@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells that are text already; `notes` are lines below it."""
+    """Rows of text cells; `notes` are lines below the table."""
 
     title: str
     columns: tuple[str, ...]
@@ -22,7 +22,7 @@ class Table:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """Return a number with so many significant digits, without exponents where they are not needed; None is a dash."""
+    """Format a number with `digits` significant digits, without an exponent if possible; None becomes a dash."""
     if value is None:
         return "–"
     if isinstance(value, str):
@@ -38,12 +38,12 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Return a share as a whole percentage."""
+    """Format a fraction as a whole percentage."""
     return "–" if value is None else f"{value:.0%}"
 
 
 def rows_of(records: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str, *notes: str) -> Table:
-    """Return a table of flat records: `columns` maps each heading to the key that it shows."""
+    """Return a table of flat records; `columns` maps headings to keys."""
     rows = tuple(tuple(number(record.get(key)) for key in columns.values()) for record in records)
     return Table(title, tuple(columns), rows, notes)
 
@@ -65,7 +65,7 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """Return a Markdown table, its notes below it."""
+    """Return a Markdown table with its notes below."""
     rule = ["---:" if _is_numeric(table, column) else "---" for column in range(len(table.columns))]
     lines = [table.columns, tuple(rule), *table.rows]
     text = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

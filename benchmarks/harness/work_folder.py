@@ -1,4 +1,4 @@
-"""Where a benchmark that trains through the command line puts its runs."""
+"""Folder for the runs of a benchmark that trains through the command line."""
 
 import argparse
 import tempfile
@@ -9,22 +9,22 @@ from pathlib import Path
 
 def add_work_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--work`."""
-    parser.add_argument("--work", metavar="FOLDER", help="keep what was trained there; default: a temporary folder")
+    parser.add_argument("--work", metavar="FOLDER", help="keep the runs in FOLDER (default: a temporary folder)")
 
 
 @contextmanager
-def work_folder(asked: str | None, *, exist_ok: bool = False) -> Iterator[Path]:
-    """Make the folder that `--work` names, which stays, or one that is deleted afterwards.
+def work_folder(work: str | None, *, exist_ok: bool = False) -> Iterator[Path]:
+    """Create the folder of `--work`, which is kept, or a temporary one.
 
     Args:
-        asked: `--work`.
-        exist_ok: go on in a folder of an earlier run.
+        work: value of `--work`.
+        exist_ok: continue in the folder of an earlier run.
     Raises:
-        FileExistsError: it is there already.
+        FileExistsError: it exists already.
     """
-    if asked is None:
+    if work is None:
         with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
             yield Path(folder)
         return
-    Path(asked).mkdir(parents=True, exist_ok=exist_ok)
-    yield Path(asked)
+    Path(work).mkdir(parents=True, exist_ok=exist_ok)
+    yield Path(work)

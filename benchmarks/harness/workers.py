@@ -1,6 +1,6 @@
-"""Worker processes: they keep what is measured alive and answer "do it once more", so that competitors take turns.
+"""Worker processes, which keep each competitor alive so that they can be measured in turn.
 
-A worker is a module that calls `benchmarks.harness.channel.serve`. While one works the others sleep on their pipes.
+A worker is a module that calls `benchmarks.harness.channel.serve`. While one works, the others block on their pipes.
 """
 
 import json
@@ -17,32 +17,32 @@ from kernels.host.process_settings import configured
 
 _TAIL_LINES = 12
 BLAS_LIMITS = ("OPENBLAS_CORETYPE",)
-"""Variables that make a BLAS library choose kernels of another processor, and so slow one side only."""
+"""Variables that make a BLAS library use kernels of another processor, which would slow one side only."""
 CHECKOUT_PYTHON = Path(".venv/bin/python")
 """Interpreter of a checkout after `uv sync`."""
 
 
 def environment_for(threads: int) -> dict[str, str]:
-    """Return our own environment with that many CPU threads, and without the variables that limit a BLAS library."""
+    """Return our environment with `threads` CPU threads and without the variables that limit a BLAS library."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     return {**{name: value for name, value in os.environ.items() if name not in BLAS_LIMITS}, **counts}
 
 
 class WorkerError(RuntimeError):
-    """A worker failed; the message has its name and what it said."""
+    """A worker failed; the message has its name and output."""
 
 
 class Worker:
-    """One process.
+    """One worker process.
 
     Args:
-        name: for messages.
-        module: the module it runs, such as `benchmarks.step.step_worker`.
-        threads: CPU threads that its libraries may use.
-        python: interpreter; one other than ours sees the package `benchmarks` and nothing else of this project.
-        checkout: another checkout of this project, with its environment in `.venv`; its worker runs.
-        environment: further variables.
-        without: variables of our own environment that it does not get.
+        name: name in messages.
+        module: module to run, such as `benchmarks.step.step_worker`.
+        threads: CPU threads of its libraries.
+        python: interpreter; one other than ours can import only `benchmarks` from this project.
+        checkout: another checkout of this project with its environment in `.venv`, whose worker runs.
+        environment: additional environment variables.
+        without: variables of our environment that are not passed on.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Worker:
             )
 
     def _only_benchmarks(self) -> str:
-        """Return a folder in which another Python finds our package, but none of ours for another version of Python."""
+        """Return a folder with our package only, without packages installed for another Python version."""
         (Path(self._folder.name) / "benchmarks").symlink_to(Path(__file__).resolve().parents[1])
         return self._folder.name
 
@@ -88,8 +88,8 @@ class Worker:
         """Run one of the worker's handlers and wait for its result.
 
         Raises:
-            ValueError: the handler refused its arguments.
-            WorkerError: it failed otherwise, or the process ended.
+            ValueError: the handler rejected its arguments.
+            WorkerError: any other failure, or the process exited.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
@@ -100,7 +100,7 @@ class Worker:
             line = ""
         if not line:
             code = self._process.wait()
-            raise WorkerError(f"{self.name} ended with exit code {code}: {self._tail()}")
+            raise WorkerError(f"{self.name} exited with code {code}: {self._tail()}")
         reply = json.loads(line)
         if "error" in reply:
             kind = ValueError if reply["users"] else WorkerError
@@ -112,7 +112,7 @@ class Worker:
         return " | ".join(line.strip() for line in lines[-_TAIL_LINES:]) or "it said nothing"
 
     def close(self) -> None:
-        """End the process and free its memory; a second call does nothing."""
+        """Stop the process and free its memory; a second call does nothing."""
         if self._process.poll() is None:
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -133,6 +133,6 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            # It may be in the middle of something that takes minutes.
+            # It may be in the middle of work that takes minutes.
             self._process.kill()
         self.close()

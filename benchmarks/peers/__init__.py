@@ -1,5 +1,5 @@
-"""The same training step in PyTorch, our own implementation, run by another interpreter that has PyTorch.
+"""Our implementation of the same training step in PyTorch, run by another interpreter that has PyTorch.
 
-Nothing of OneFlow, nor of our other packages, is imported here (that interpreter cannot even see them): network and
-settings arrive as the plain data of `benchmarks.harness.points`.
+Neither OneFlow nor our other packages are imported here, as that interpreter cannot see them: network and settings
+arrive as the plain data of `benchmarks.harness.points`.
 """

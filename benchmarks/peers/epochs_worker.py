@@ -22,7 +22,7 @@ Sample = tuple[torch.Tensor, torch.Tensor]
 
 
 class Mosaics(Dataset[Sample]):
-    """Mosaic samples; each loading process makes a loader of its own, seeded by PyTorch."""
+    """Mosaic samples; each DataLoader process has its own loader, seeded by PyTorch."""
 
     def __init__(self, images: Images, image_px: int, seed: int) -> None:
         self._images, self._image_px, self._seed = images, image_px, seed
@@ -32,7 +32,7 @@ class Mosaics(Dataset[Sample]):
         return len(self._images.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return an image (3, S, S) uint8 and labels (n, 6), image number still 0."""
+        """Return an image (3, S, S) uint8 and labels (n, 6) with image number 0."""
         if self._loader is None:
             info = get_worker_info()
             self._loader = MosaicLoader(self._images, self._image_px, info.seed if info else self._seed)
@@ -41,7 +41,7 @@ class Mosaics(Dataset[Sample]):
 
 
 def collate(samples: list[Sample]) -> Sample:
-    """Return images (B, 3, S, S) and labels (n, 6) with the image's number in the batch first."""
+    """Return images (B, 3, S, S) and labels (n, 6) with the image number in the first column."""
     labels = []
     for number, (_, rows) in enumerate(samples):
         rows[:, 0] = number
@@ -69,12 +69,12 @@ def prepare(
     """Build the network of point.json and the loader of images.json; return versions.
 
     Args:
-        folder: files of `benchmarks.harness.points`.
-        device, threads: where it trains.
-        workers: loading processes; with 0 the training process loads.
-        options: of `TrainStep`.
-        seed: of the order and of the augmentation.
-        cache: decode and scale each image once, instead of every time it is in a mosaic.
+        folder: folder with the files of `benchmarks.harness.points`.
+        device, threads: device and CPU threads of the training.
+        workers: DataLoader processes; 0 loads in the training process.
+        options: options of `TrainStep`.
+        seed: seed of shuffling and augmentation.
+        cache: decode and scale each image once instead of each time it is in a mosaic.
     """
     torch.set_num_threads(threads)
     place = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
@@ -105,7 +105,7 @@ def prepare(
 
 
 def epoch() -> dict[str, float]:
-    """Train one epoch; return seconds, images, mean of the three losses' sum."""
+    """Train one epoch; return its seconds, images and mean total loss."""
     started, images, losses = time.perf_counter(), 0, []
     device = next(_Session.step.network.parameters()).device
     _Session.step.drop_gradients()
@@ -122,7 +122,7 @@ def epoch() -> dict[str, float]:
 
 
 def save_average(file: str) -> None:
-    """Write the moving average of the weights (.npz): name -> values."""
+    """Write the EMA weights (.npz): name -> values."""
     average = _Session.step.average.network.state_dict()
     np.savez(file, **{name: value.cpu().numpy() for name, value in average.items()})
 

@@ -1,4 +1,4 @@
-"""YOLOv5's loss in PyTorch with filtered targets: only what matches is computed, as the reference does it."""
+"""YOLOv5's loss in PyTorch, computed on matched targets only, as the reference does."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ _STEPS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
 
 
 class Matches(NamedTuple):
-    """Targets of one level: n matches in the order neighbour, anchor, label."""
+    """Targets of one level: n matches ordered by neighbour, anchor, label."""
 
     image: Tensor
     anchor: Tensor
@@ -45,13 +45,13 @@ def ciou(first: Tensor, second: Tensor) -> Tensor:
 
 
 class DetectionLoss(nn.Module):
-    """Box, objectness and class loss; settings are those of `models.loss.LossConfig`, gains already scaled."""
+    """Box, objectness and class loss; the settings are those of `models.loss.LossConfig` with scaled gains."""
 
     def __init__(self, head: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         super().__init__()
         for name, neutral in (("fl_gamma", 0), ("label_smoothing", 0), ("autobalance", False), ("gr", 1)):
             if settings[name] != neutral:
-                raise ValueError(f"{name}={settings[name]}: the PyTorch peer has the plain loss only")
+                raise ValueError(f"{name}={settings[name]}: not supported by the PyTorch peer")
         self._gains = {name: settings[name] for name in ("box", "objectness", "classes")}
         self._anchor_t = settings["anchor_t"]
         self._balance = head["balance"]
@@ -64,10 +64,10 @@ class DetectionLoss(nn.Module):
         """Compute the loss of a batch.
 
         Args:
-            maps: per level (B, anchors, rows, columns, 5 + classes) raw predictions, float32.
-            labels: (n, 6) image, class, centre x, centre y, width, height, normalised.
+            maps: raw float32 predictions of each level, (B, anchors, rows, columns, 5 + classes).
+            labels: (n, 6) image number, class and normalised centre x, centre y, width, height.
         Returns:
-            The sum of the parts times the batch size, and the parts (3,), detached.
+            The sum of the three parts times the batch size, and the detached parts (3,).
         """
         parts = [maps[0].new_zeros(1) for _ in range(3)]
         for raw, anchors, balance in zip(maps, self.anchors, self._balance, strict=True):
@@ -100,7 +100,7 @@ class DetectionLoss(nn.Module):
         return functional.binary_cross_entropy_with_logits(scores, wanted, pos_weight=self.class_weight)
 
     def _matches(self, labels: Tensor, anchors: Tensor, *, rows: int, columns: int) -> Matches:
-        """Match labels with anchors of similar size, in their own cell and in neighbours nearer than half a cell."""
+        """Match labels to anchors of similar size in their own cell and in neighbours nearer than half a cell."""
         size = labels.new_tensor([columns, rows])
         boxes = labels[:, 2:] * size.repeat(2)
         ratio = boxes[None, :, 2:] / anchors[:, None]

@@ -27,7 +27,7 @@ class Conv(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, then 3x3, added to the input if asked."""
+    """1x1 and 3x3 convolutions with an optional shortcut."""
 
     def __init__(self, channels: int, shortcut: bool) -> None:
         super().__init__()
@@ -35,13 +35,13 @@ class Bottleneck(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape."""
+        """Map (B, C, H, W) to the same shape."""
         y = self.cv2(self.cv1(x))
         return x + y if self.shortcut else y
 
 
 class C3(nn.Module):
-    """Two 1x1 branches, one of them through bottlenecks, joined by a third 1x1."""
+    """Two 1x1 branches, one of them with bottlenecks, merged by a third 1x1."""
 
     def __init__(self, in_channels: int, out_channels: int, repeats: int, shortcut: bool, expansion: float) -> None:
         super().__init__()
@@ -51,12 +51,12 @@ class C3(nn.Module):
         self.m = nn.Sequential(*(Bottleneck(inner, shortcut) for _ in range(repeats)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep height and width."""
+        """Map (B, in, H, W) to (B, out, H, W)."""
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
 
 
 class SPPF(nn.Module):
-    """Three max pools in a row, all four stages joined."""
+    """Three max pools in sequence, concatenated with their input."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class SPPF(nn.Module):
         self.m = nn.MaxPool2d(kernel, 1, kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep height and width."""
+        """Map (B, in, H, W) to (B, out, H, W)."""
         stages = [self.cv1(x)]
         for _ in range(3):
             stages.append(self.m(stages[-1]))
@@ -72,10 +72,10 @@ class SPPF(nn.Module):
 
 
 class Concat(nn.Module):
-    """A block that joins channels."""
+    """Concatenation of channels."""
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Join several (B, C_i, H, W) -> (B, sum of C_i, H, W)."""
+        """Map several (B, C_i, H, W) to (B, sum of C_i, H, W)."""
         return torch.cat(list(maps), 1)
 
 
@@ -89,7 +89,7 @@ class Detect(nn.Module):
         self.m = nn.ModuleList(nn.Conv2d(channels, self.per_level * self.outputs, 1) for channels in in_channels)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Map [(B, C_i, ny, nx)] to [(B, anchors, ny, nx, 5 + classes)], raw."""
+        """Map [(B, C_i, ny, nx)] to raw predictions [(B, anchors, ny, nx, 5 + classes)]."""
         maps = []
         for convolution, feature in zip(self.m, features, strict=True):
             raw = convolution(feature)
@@ -105,14 +105,14 @@ Row = Mapping[str, Any]
 def _conv(row: Row) -> nn.Module:
     given = row["arguments"]
     if given["groups"] != 1 or given["dilation"] != 1 or given["activation"] is not True:
-        raise ValueError(f"layer {row['index']}: the PyTorch peer has plain convolutions with SiLU only")
+        raise ValueError(f"layer {row['index']}: the PyTorch peer supports plain convolutions with SiLU only")
     return Conv(row["in_channels"][0], row["out_channels"], given["kernel"], given["stride"], given["padding"])
 
 
 def _c3(row: Row) -> nn.Module:
     given = row["arguments"]
     if given["groups"] != 1:
-        raise ValueError(f"layer {row['index']}: the PyTorch peer has no grouped C3")
+        raise ValueError(f"layer {row['index']}: the PyTorch peer does not support a grouped C3")
     return C3(row["in_channels"][0], row["out_channels"], row["repeats"], given["shortcut"], given["expansion"])
 
 
@@ -143,7 +143,7 @@ class Network(nn.Module):
         self._kept = {index for inputs in self._inputs for index in inputs}
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Map (B, 3, H, W) in [0, 1] to raw maps, one per level."""
+        """Map (B, 3, H, W) in [0, 1] to the raw predictions of each level."""
         outputs: dict[int, Any] = {-1: images}
         x: Any = images
         for index, (layer, inputs, many) in enumerate(zip(self.model, self._inputs, self._many, strict=True)):

@@ -1,9 +1,9 @@
-"""A mosaic loader on OpenCV: per sample what YOLOv5 documents with its default hyper-parameters; our own code.
+"""Our mosaic loader on OpenCV, which does what YOLOv5 documents for its default hyper-parameters.
 
-Four images are read and decoded with `cv2.imread` (again for each tile, unless they are cached), scaled so that the
-long side is the image size, and pasted on a grey canvas of twice that size; one `warpAffine` scales and shifts, boxes
-are moved and filtered, colours change through look-up tables in HSV, half of the samples are mirrored, and planes come
-out in RGB. OpenCV's own threads are off, as in YOLOv5.
+Four images are read and decoded with `cv2.imread` (again for each tile unless cached), scaled so that the long side is
+the image size, and pasted on a grey canvas of twice that size. One `warpAffine` scales and shifts the canvas, boxes are
+transformed and filtered, HSV gains are applied by look-up tables, half of the samples are flipped, and the result is
+planar RGB. OpenCV's own threads are off, as in YOLOv5.
 """
 
 import math
@@ -24,7 +24,7 @@ STAGES = ("decode", "geometry", "pixels")
 
 @dataclass
 class Images:
-    """Image files, their labels (n, 5) [class, cx, cy, w, h], and scaled pixels where they are cached."""
+    """Image files, their labels (n, 5) [class, cx, cy, w, h], and the scaled pixels of cached images."""
 
     paths: Sequence[str]
     labels: Sequence[np.ndarray]
@@ -32,7 +32,7 @@ class Images:
 
 
 class MosaicLoader:
-    """A source of samples; `seconds` adds up what each stage took (reading is part of decoding: one call does both)."""
+    """A source of samples; `seconds` accumulates the time per stage, where decoding includes reading."""
 
     def __init__(self, images: Images, image_px: int, seed: int) -> None:
         cv2.setNumThreads(0)
@@ -80,7 +80,7 @@ class MosaicLoader:
             return np.ascontiguousarray(image.transpose(2, 0, 1)[::-1]), boxes
 
     def _mosaic(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the canvas, and boxes [class, x1, y1, x2, y2] in its px."""
+        """Return the canvas and boxes [class, x1, y1, x2, y2] in its pixels."""
         side, parts = self._side, []
         x, y = (int(v) for v in self._rng.uniform(side / 2, 3 * side / 2, 2))
         sources = [index, *self._rng.integers(0, len(self._images.paths), 3).tolist()]

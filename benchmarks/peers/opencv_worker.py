@@ -1,7 +1,7 @@
-"""Worker of `graph-bench pipeline` for another interpreter: the OpenCV loader in as many processes as asked for.
+"""Worker of `graph-bench pipeline` for another interpreter: the OpenCV loader in several processes.
 
-The processes put whole batches into memory that they share with the consumer and keep two batches ahead each: the least
-that a DataLoader with so many workers has to do.
+The processes write whole batches to memory shared with the consumer and prefetch two batches each: the minimum that a
+DataLoader with as many workers has to do.
 """
 
 import json
@@ -38,7 +38,7 @@ class _Prepared:
 
 
 def prepare(data: str, image_px: int, batch: int, cache: bool) -> dict[str, Any]:
-    """Read the list of images and labels, and decode them if they are to be cached; returns versions."""
+    """Read the list of images and labels, decode the images to be cached, and return versions."""
     listed = json.loads(Path(data).read_text(encoding="utf-8"))
     labels = [np.array(rows, np.float32).reshape(-1, 5) for rows in listed["labels"]]
     images = Images(listed["paths"], labels)
@@ -51,14 +51,14 @@ def prepare(data: str, image_px: int, batch: int, cache: bool) -> dict[str, Any]
 
 
 def once(workers: int, count: int) -> dict[str, float]:
-    """Return the images per second of about `count` samples, after each process has made its first batch.
+    """Return the images per second of about `count` samples after the first batch of each process.
 
-    The second number is CPU ms per image.
+    Also return the CPU time per image in ms.
     """
     used = _prepared["it"]
     order = np.random.default_rng(0).integers(0, len(used.images.paths), count + workers * used.batch).tolist()
     batches = [order[start : start + used.batch] for start in range(0, len(order), used.batch)]
-    # Forked processes take the images along, so that a cache is not copied.
+    # Forked processes share the images, so that the cache is not copied.
     context = mp.get_context("fork")
     free, ready = context.Queue(), context.Queue()
     slots = _AHEAD * workers
@@ -106,12 +106,12 @@ def _work(memory: tuple[str, int], batches: Sequence[list[int]], seed: int, queu
 
 
 def _consume(ready: Any, free: Any, workers: int) -> float:
-    """Return the images per second of what comes after the first batches, one of each process; gives their slots back.
+    """Consume all batches and return the images per second after the first batch of each process.
 
     Args:
-        ready: slot, labels and number of images of each batch, and None once per process at its end.
-        free: takes slots that can be filled again.
-        workers: how many processes there are.
+        ready: yields slot, labels and image count of each batch, and None when a process has finished.
+        free: takes back consumed slots.
+        workers: number of processes.
     """
     left, seen, images, start, end = workers, 0, 0, 0.0, 0.0
     while left:
@@ -139,7 +139,7 @@ def stages() -> dict[str, float]:
 
 
 def save_samples(count: int, file: str) -> None:
-    """Write samples as arrays: images (n, 3, side, side), labels (m, 6) [image, class, cx, cy, w, h]."""
+    """Write samples as arrays: images (n, 3, side, side) and labels (m, 6) [image, class, cx, cy, w, h]."""
     used = _prepared["it"]
     loader = MosaicLoader(used.images, used.image_px, 0)
     samples = [loader.sample(index % len(used.images.paths)) for index in range(count)]

@@ -1,4 +1,4 @@
-"""One training step in PyTorch: forward, loss, backward, clip, Nesterov SGD in three groups, moving average."""
+"""One training step in PyTorch: forward, loss, backward, clip, Nesterov SGD with three parameter groups, EMA."""
 
 import copy
 import math
@@ -14,7 +14,7 @@ BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2
 
 
 def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:
-    """Return biases, weights with decay, weights of normalisation layers: YOLOv5's three groups."""
+    """Return YOLOv5's three groups: biases, weights with decay, weights of normalisation layers."""
     groups: list[list[nn.Parameter]] = [[], [], []]
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -26,7 +26,7 @@ def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:
 
 
 class Average:
-    """Moving average of all floating values of a network; multi-tensor ops, which is PyTorch's fastest form."""
+    """EMA of all floating-point values of a network, by multi-tensor ops, PyTorch's fastest way."""
 
     def __init__(self, network: nn.Module, decay: float, tau: float) -> None:
         self._decay, self._tau, self._updates = decay, tau, 0
@@ -35,7 +35,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Move towards the network; the decay ramps up with the count of updates."""
+        """Update the average; the decay ramps up with the number of updates."""
         self._updates += 1
         decay = self._decay * (1 - math.exp(-self._updates / self._tau))
         theirs = [value.detach() for value in network.state_dict().values() if value.is_floating_point()]
@@ -43,14 +43,14 @@ class Average:
 
 
 class TrainStep:
-    """The step, in one of PyTorch's ways to execute it.
+    """The training step, executed in one of PyTorch's modes.
 
     Args:
-        network, criterion: on their device.
-        settings: `benchmarks.harness.points.update_settings`.
+        network, criterion: network and loss, on their device.
+        settings: settings of `benchmarks.harness.points.update_settings`.
         channels_last: memory layout of weights and images.
-        compiled: network through `torch.compile`; the loss has shapes that depend on the data and stays eager.
-        amp: autocast; bfloat16 on a CPU, float16 with a loss scale on a GPU.
+        compiled: use `torch.compile` for the network; the loss has data-dependent shapes and stays eager.
+        amp: use autocast, bfloat16 on a CPU and float16 with loss scaling on a GPU.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class TrainStep:
         )
 
     def __call__(self, images: Tensor, labels: Tensor, *, update: bool = True) -> tuple[float, list[float]]:
-        """Take uint8 (B, 3, H, W) and labels (n, 6) on the device; return total loss and parts, read back.
+        """Train on images (B, 3, H, W) uint8 and labels (n, 6) on the device; return total loss and parts as floats.
 
-        Without `update` the gradient is only added to those of the steps before.
+        Without `update` the gradient is only accumulated.
         """
         pixels = images.to(torch.float32, memory_format=self._format) / 255
         kind = self._device.type
@@ -97,12 +97,12 @@ class TrainStep:
         return float(total), parts.tolist()
 
     def set_rates(self, learning_rates: Sequence[float], momentum: float) -> None:
-        """Set the learning rate of each parameter group and the momentum for the steps that follow."""
+        """Set the momentum and the learning rate of each parameter group for the following steps."""
         for group, rate in zip(self._optimizer.param_groups, learning_rates, strict=True):
             group["lr"], group["momentum"] = rate, momentum
 
     def drop_gradients(self) -> None:
-        """Forgets gradients that wait for an update, as YOLOv5 does at the start of each epoch."""
+        """Discard accumulated gradients, as YOLOv5 does at the start of each epoch."""
         self._optimizer.zero_grad(set_to_none=True)
 
     def _update(self) -> None:

@@ -1,4 +1,4 @@
-"""Worker that trains in PyTorch; the same handlers as `benchmarks.step.step_worker`."""
+"""Worker that trains in PyTorch, with the same handlers as `benchmarks.step.step_worker`."""
 
 import json
 import platform
@@ -48,10 +48,10 @@ def prepare(folder: str, device: str, threads: int, **options: bool) -> dict[str
 
 
 def load_weights(network: torch.nn.Module, file: Path) -> None:
-    """Take over all values of our network, by name.
+    """Load all values of our network by name.
 
     Raises:
-        ValueError: the names or shapes differ, so it is not the same network.
+        ValueError: names or shapes differ.
     """
     with np.load(file, allow_pickle=False) as arrays:
         values = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
@@ -70,7 +70,7 @@ def _batches(file: Path, place: torch.device) -> list[tuple[torch.Tensor, torch.
 
 
 def _filtered(labels: np.ndarray) -> np.ndarray:
-    """Convert (B, T, 5) padded to (n, 6) with the number of the image first."""
+    """Convert padded labels (B, T, 5) to (n, 6) with the image number first."""
     image, slot = np.nonzero(labels[:, :, 0] >= 0)
     return np.concatenate((image[:, None].astype(np.float32), labels[image, slot]), axis=1)
 
@@ -94,7 +94,7 @@ def steps(count: int) -> float:
 
 
 def trained() -> dict[str, Any]:
-    """Return the outcome of the steps: all losses, and the L2 norms of the weights and of their moving average."""
+    """Return all losses so far, and the L2 norms of the weights and of their EMA."""
     networks = {"weights": _Session.step.network, "average": _Session.step.average.network}
     norms = {
         name: l2_norm([parameter.detach().cpu().numpy() for parameter in network.parameters()])
@@ -104,7 +104,7 @@ def trained() -> dict[str, Any]:
 
 
 def multiply_accumulates(image_px: int) -> int:
-    """Return the multiply-accumulates of one image's forward pass, as PyTorch's own counter sees it."""
+    """Return the multiply-accumulates of one image's forward pass by PyTorch's counter."""
     from torch.utils.flop_counter import FlopCounterMode
 
     parameter = next(_Session.step.network.parameters())
@@ -114,7 +114,7 @@ def multiply_accumulates(image_px: int) -> int:
 
 
 def memory() -> dict[str, float | None]:
-    """Return the memory in MB: the peak of this process, and the GPU memory that it holds now."""
+    """Return the peak memory and the current GPU memory of this process in MB."""
     return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
 
 

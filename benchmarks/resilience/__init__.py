@@ -1,1 +1,1 @@
-"""Trainings that are killed, saved, and run for long."""
+"""Benchmarks of killing, saving and long trainings."""

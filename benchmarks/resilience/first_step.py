@@ -1,8 +1,8 @@
-"""Starts a training, ends it at once after its first batch, and tells when that was.
+"""Start a training, exit right after its first batch and print the time.
 
     python -m benchmarks.resilience.first_step FLAGS
 
-FLAGS is a JSON object of `graph_train.train`'s arguments; the answer is a line with `time.time()`.
+FLAGS is a JSON object with the arguments of `graph_train.train`; the output is a line with `time.time()`.
 """
 
 import json
@@ -22,7 +22,7 @@ def _leave(*_: Any) -> None:
 
 
 def main() -> None:
-    """Run the training until its first step."""
+    """Train until the first step is done."""
     configure_process()
     from graph_train.launch.train import train
 

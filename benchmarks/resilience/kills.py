@@ -1,8 +1,8 @@
-"""`graph-bench kills`: ends a training at random moments, resumes it each time, compares it with an undisturbed one.
+"""`graph-bench kills`: kill a training at random moments, resume it, and compare it with an uninterrupted run.
 
-One chain is one run: it is started, killed, resumed, killed again … until it reaches its end. After every kill all
-files of its folder must be whole and its newest state must be the undisturbed run's at that batch; at the end of a
-chain its results and weights must be the undisturbed run's, byte for byte.
+A chain is one run that is started, killed, resumed, killed again … until it finishes. After each kill, all files of the
+run must be intact, and its newest state must equal the uninterrupted run's at that batch. When the chain finishes, its
+results and weights must be identical to the uninterrupted run's, byte for byte.
 """
 
 import argparse
@@ -29,40 +29,42 @@ SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
 _POLL_SECONDS = 0.002
 _PATIENCE_SECONDS = 1800
 MOMENTS: Mapping[str, float] = {"training": 1.0, "writing": 0.05}
-"""When a kill comes, besides `ANY` moment: at most so many seconds after a checkpoint was begun to be written."""
+"""Moments of a kill other than `ANY`: the maximum number of seconds after a checkpoint write has begun."""
 ANY = "any"
 _EXACT = (
-    "Exact: the run that was killed there and resumed ended with the undisturbed run's results.csv, best weights and "
-    "whole state, byte for byte."
+    "Exact: after being killed there and resumed, the run ended with the uninterrupted run's results.csv, best weights "
+    "and whole state, byte for byte."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags: the training, and how often it is disturbed."""
-    parser.add_argument("--kills", type=int, default=50, help="how many, over all chains (default: 50)")
-    parser.add_argument("--signal", choices=tuple(SIGNALS), default="KILL", help="what is sent (default: KILL)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    """Add the flags of the training and of the kills."""
+    parser.add_argument("--kills", type=int, default=50, help="number of kills over all chains (default: 50)")
+    parser.add_argument("--signal", choices=tuple(SIGNALS), default="KILL", help="signal to send (default: KILL)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default: 0)")
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
-    parser.add_argument("--images", type=int, default=64, help="training images that are used; 0 for all")
-    parser.add_argument("--cfg", default="yolov5n.yaml", help="network")
-    parser.add_argument("--imgsz", type=int, default=128, help="px")
-    parser.add_argument("--batch-size", type=int, default=8, help="images")
+    parser.add_argument("--images", type=int, default=64, help="training images to use (default: 64); 0 for all")
+    parser.add_argument("--cfg", default="yolov5n.yaml", help="model yaml")
+    parser.add_argument("--imgsz", type=int, default=128, help="image size in pixels")
+    parser.add_argument("--batch-size", type=int, default=8, help="images per batch")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--save-steps", type=int, default=5)
-    parser.add_argument("--train-flags", default="", metavar="FLAGS", help="more flags of graph-train, in one text")
+    parser.add_argument(
+        "--train-flags", default="", metavar="FLAGS", help="additional graph-train flags, as one string"
+    )
     add_work_argument(parser)
 
 
 @dataclass
 class _Chain:
-    """One run that is disturbed again and again."""
+    """One run that is killed and resumed until it finishes."""
 
     folder: Path
     kills: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _Trainings:
-    """The same training, started in several folders."""
+    """The same training in several run folders."""
 
     def __init__(self, flags: argparse.Namespace, data: str, work: Path) -> None:
         self._work = work
@@ -73,7 +75,7 @@ class _Trainings:
 
     @contextmanager
     def running(self, name: str, *more: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """Start or resume the run of that name; it is killed at the end of the context if it is still there."""
+        """Start or resume the run `name`; it is killed on leaving the context if still running."""
         folder = self._work / name
         if (folder / "opt.yaml").exists():
             command = training_command(resume=folder)
@@ -92,16 +94,16 @@ class _Trainings:
                 process.wait()
 
     def output(self, name: str) -> str:
-        """Return the last lines that a run has printed."""
+        """Return the last lines of a run's output."""
         return "\n".join((self._work / f"{name}.out").read_text(errors="replace").splitlines()[-12:])
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Run the undisturbed training, then chains until there were enough kills.
+    """Run the uninterrupted training, then chains until there were enough kills.
 
     Raises:
-        ValueError: fewer than one kill is asked for.
-        RuntimeError: a training failed by itself.
+        ValueError: `--kills` is below 1.
+        RuntimeError: a training failed on its own.
     """
     if flags.kills < 1:
         raise ValueError(f"--kills {flags.kills}: must be at least 1")
@@ -115,9 +117,9 @@ def _series(flags: argparse.Namespace, work: Path) -> dict[str, Any]:
 
     data = str(write_subset(flags.data, work, flags.images)) if flags.images and flags.data != "shapes" else flags.data
     trainings = _Trainings(flags, data, work)
-    # One run as it will be disturbed, to compare files with, and one that keeps the state of each batch.
-    seconds = _undisturbed(trainings, "reference")
-    _undisturbed(trainings, "states", "--save-steps", "1", "--keep-saves", "1000")
+    # One run with the flags of the chains, to compare files with, and one that keeps the state after each batch.
+    seconds = _uninterrupted(trainings, "reference")
+    _uninterrupted(trainings, "states", "--save-steps", "1", "--keep-saves", "1000")
     known = known_states(work / "states")
     reference = _Reference(work / "reference", seconds, known, max(len(known) // flags.save_steps, 1))
     shutil.rmtree(work / "states" / "weights")
@@ -132,29 +134,29 @@ def _series(flags: argparse.Namespace, work: Path) -> dict[str, Any]:
     return _body(chains, reference)
 
 
-def _undisturbed(trainings: _Trainings, name: str, *more: str) -> float:
+def _uninterrupted(trainings: _Trainings, name: str, *more: str) -> float:
     started = time.perf_counter()
     with trainings.running(name, *more) as process:
         code = process.wait(_PATIENCE_SECONDS)
     if code:
-        raise RuntimeError(f"the undisturbed training ended with exit code {code}: {trainings.output(name)}")
+        raise RuntimeError(f"the uninterrupted training exited with code {code}: {trainings.output(name)}")
     return time.perf_counter() - started
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """The undisturbed run: its folder, how long it took, the identity of its state after each batch."""
+    """The uninterrupted run: its folder, duration and the identity of its state after each batch."""
 
     folder: Path
     seconds: float
     known: Mapping[tuple[int, int], str]
     saves: int
-    """Checkpoints that it writes, about."""
+    """Approximate number of checkpoints that it writes."""
 
 
 @dataclass(frozen=True)
 class _Series:
-    """A series of runs that are disturbed one after another."""
+    """Chains that run one after another."""
 
     trainings: _Trainings
     reference: _Reference
@@ -162,7 +164,7 @@ class _Series:
     moments: random.Random
 
     def run_chain(self, chain: _Chain, most: int, bar: Any) -> None:
-        """Disturb one run until it ends by itself; after `most` kills it is left alone."""
+        """Kill and resume one run until it finishes; after `most` kills it is left to finish."""
         name = chain.folder.name
         while True:
             disturb = len(chain.kills) < most
@@ -176,13 +178,13 @@ class _Series:
             if code == 0:
                 return
             if not disturb or code not in _expected(self.number):
-                raise RuntimeError(f"{name} ended with exit code {code}: {self.trainings.output(name)}")
+                raise RuntimeError(f"{name} exited with code {code}: {self.trainings.output(name)}")
             found = _after_kill(chain.folder, self.reference)
             chain.kills.append({"chain": name, "moment": moment, "exit_code": code, **found})
             bar.update(1)
 
     def _wait(self, process: "subprocess.Popen[bytes]", folder: Path, moment: str) -> None:
-        """Wait until the moment has come, or the process has ended."""
+        """Wait for the moment to kill or until the process has exited."""
         if moment == ANY:
             _sleep(process, self.moments.uniform(0, self.reference.seconds))
             return
@@ -195,7 +197,7 @@ class _Series:
 
 
 def _newest(folder: Path) -> tuple[object, ...]:
-    """Return a value that changes when a checkpoint is begun to be written and when it is complete."""
+    """Return a value that changes when a checkpoint write begins and when it completes."""
     begun = sorted(path.name for path in (folder / "weights").glob(".last.*"))
     last = folder / "weights" / "last.safetensors"
     try:
@@ -211,7 +213,7 @@ def _sleep(process: "subprocess.Popen[bytes]", seconds: float) -> None:
 
 
 def _expected(number: signal.Signals) -> tuple[int, ...]:
-    """Return the exit codes after a signal: before the program has taken over, SIGTERM ends the interpreter itself."""
+    """Return the exit codes after a signal; SIGTERM before its handler is installed ends the interpreter itself."""
     return (-number,) if number == signal.SIGKILL else (130, -number)
 
 
@@ -247,7 +249,7 @@ def _body(chains: Sequence[_Chain], reference: _Reference) -> dict[str, Any]:
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Return one line on the series, one per chain."""
+    """Return a summary table and a table with one row per chain."""
     kills = body["rows"]
     in_write = sum(kill["moment"] == "writing" for kill in kills)
     summary = {
@@ -266,7 +268,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Plot how far each chain's newest state was at each of its kills, in epochs."""
+    """Plot the epoch of each chain's newest state at each kill."""
     from benchmarks.harness.plots import lines
 
     panels: dict[str, list[tuple[float, float]]] = {}

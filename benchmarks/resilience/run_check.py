@@ -1,4 +1,4 @@
-"""What a run has left in its folder: is every file whole, and is the state that of an undisturbed run?"""
+"""Checks that a killed run's files are intact and its state equals that of an uninterrupted run."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,11 +15,11 @@ from models.safetensors_file import checksum
 from models.weights import load_weights
 
 State = tuple[int, int]
-"""Epoch and batches of it that are done."""
+"""Epoch and number of its batches done."""
 
 
 def identity(checkpoint: Checkpoint) -> str:
-    """Return the checksum of all arrays and of the header without the flags, which say how often to save."""
+    """Return a checksum of all arrays and the header, without the flags, as they include how often to save."""
     header = {key: value for key, value in checkpoint.header.items() if key not in ("options", "checksum")}
     return checksum(checkpoint.arrays, header)
 
@@ -31,15 +31,15 @@ def state_of(checkpoint: Checkpoint) -> State:
 
 
 def known_states(folder: Path) -> dict[State, str]:
-    """Return the identity of every state that a run has kept."""
+    """Return the identity of every state kept by a run."""
     found = (load_checkpoint(path) for path in (folder / "weights").glob("last*.safetensors"))
     return {state_of(checkpoint): identity(checkpoint) for checkpoint in found}
 
 
 def damaged_files(folder: Path, reference: Path) -> list[str]:
-    """Return files that cannot be read, or that hold other rows than the undisturbed run's.
+    """Return files that are unreadable or whose rows differ from the uninterrupted run's.
 
-    Temporary files do not count.
+    Temporary files are ignored.
     """
     bad = []
     for path in sorted(folder.rglob("*")):
@@ -47,7 +47,7 @@ def damaged_files(folder: Path, reference: Path) -> list[str]:
             continue
         try:
             problem = _problem(path, reference)
-        except Exception as error:  # whatever a reader says of a file, it is not whole
+        except Exception as error:  # a file that any reader rejects is damaged
             problem = f"{type(error).__name__}: {error}"
         if problem:
             bad.append(f"{path.relative_to(folder)}: {problem}")
@@ -72,14 +72,14 @@ def _problem(path: Path, reference: Path) -> str:
     elif path.name == "results.csv":
         whole = (reference / path.name).read_text(encoding="utf-8")
         ours = path.read_text(encoding="utf-8")
-        return "" if whole.startswith(ours) and ours.startswith(HEADER) else "rows differ from the undisturbed run's"
+        return "" if whole.startswith(ours) and ours.startswith(HEADER) else "rows differ from the uninterrupted run's"
     return ""
 
 
 def differences(folder: Path, reference: Path) -> list[str]:
-    """Return the results of a finished run that differ from those of the undisturbed one.
+    """Return the results of a finished run that differ from those of the uninterrupted one.
 
-    The list is empty if all are the same bytes.
+    The list is empty if all are identical.
     """
     return list(_differences(folder, reference))
 
@@ -94,7 +94,7 @@ def _differences(folder: Path, reference: Path) -> Iterator[str]:
 
 
 def newest_state(folder: Path, known: Mapping[State, str]) -> dict[str, Any]:
-    """Return epoch, batch and equality of the newest state; None if the undisturbed run has no such state."""
+    """Return epoch, batch and equality of the newest state; equality is None if the other run has no such state."""
     path = folder / "weights" / LAST
     if not path.exists():
         return {"epoch": None, "batch": None, "equal": None}

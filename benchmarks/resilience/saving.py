@@ -1,4 +1,4 @@
-"""`graph-bench saving`: what saving costs a training, and how soon a resumed run is back at work."""
+"""`graph-bench saving`: the cost of saving checkpoints, and the time until a resumed run trains again."""
 
 import argparse
 import json
@@ -18,29 +18,29 @@ from benchmarks.harness.workers import Worker, environment_for
 from kernels.host.files import older
 
 SAVE_EVERY = 4
-"""Steps between saves while they are measured: their cost would drown in the noise if they were rare."""
+"""Steps between the saves that are measured; the cost of rarer saves would be lost in noise."""
 REFERENCE_STEPS = 100
-"""The interval for which the share of the training time is told."""
+"""Save interval for which the share of the training time is reported."""
 STEPS_PER_TURN = 12
 STARTS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags of the training."""
+    """Add the flags of the training."""
     add_repeats(parser)
     add_quick(parser)
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
-    parser.add_argument("--cfg", default="yolov5s.yaml", help="network")
-    parser.add_argument("--imgsz", type=int, default=320, help="px")
-    parser.add_argument("--batch-size", type=int, default=8, help="images")
-    parser.add_argument("--starts", type=int, default=STARTS, help="fresh and resumed starts, in turn")
+    parser.add_argument("--cfg", default="yolov5s.yaml", help="model yaml")
+    parser.add_argument("--imgsz", type=int, default=320, help="image size in pixels")
+    parser.add_argument("--batch-size", type=int, default=8, help="images per batch")
+    parser.add_argument("--starts", type=int, default=STARTS, help="fresh and resumed starts to measure, in turn")
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
     """Measure steps with and without saves in turn, then fresh and resumed starts in turn.
 
     Raises:
-        ValueError: no start is asked for, or an epoch has too few batches.
+        ValueError: `--starts` is below 1, or an epoch has too few batches.
     """
     if flags.starts < 1:
         raise ValueError(f"--starts {flags.starts}: must be at least 1")
@@ -84,10 +84,10 @@ def _starts(flags: argparse.Namespace, common: Mapping[str, Any], folder: Path) 
     environment = environment_for(flags.threads)
     saved = {**common, "save_steps": 1, "keep_saves": 5, "epochs": 1, "project": folder, "name": "saved"}
     subprocess.run(training_command(**saved), check=True, stdout=subprocess.DEVNULL, env=environment)
-    # The newest states are those after and before the validation.
+    # The two newest states are from after and before validation.
     state = older(folder / "saved" / "weights" / LAST, 3)
     if not state.exists():
-        raise ValueError("--data: the training set needs at least four batches; take a smaller --batch-size")
+        raise ValueError("--data: the training set must have at least four batches; use a smaller --batch-size")
     fresh = {**common, "project": str(folder), "name": "fresh", "exist_ok": True}
     seconds = take_turns(
         {
@@ -111,7 +111,7 @@ def _seconds_to_first_step(flags: Mapping[str, Any], environment: Mapping[str, s
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Return one line for each."""
+    """Return one table row per measurement."""
     cost, starts = body["rows"]
     saving = Table(
         "Saving beside the training",

@@ -26,7 +26,7 @@ class _Session:
 
 
 def prepare(folder: str, flags: dict[str, Any]) -> dict[str, Any]:
-    """Build a run and execute its first batch, which is the one that all steps repeat."""
+    """Build a run and execute its first batch, which all steps repeat."""
     options = options_from_flags(**flags)
     run = assemble(options, load_hyperparameters(options.optim.hyp))
     _Session.trainer = Trainer(run, RunFolder(Path(folder)), Cursor(), EarlyStopping(0))
@@ -45,7 +45,7 @@ def _step() -> None:
 
 
 def seconds_per_step(steps: int, *, saves: bool) -> float:
-    """Return the mean over some steps; saves, as often as the run's flags say, are complete when the clock stops."""
+    """Return the mean seconds per step; with `saves`, the run's flags set the interval, and pending saves count."""
     started = time.perf_counter()
     for _ in range(steps):
         _step()

@@ -1,4 +1,4 @@
-"""`graph-bench soak`: trains for a long time and records what the process holds after each epoch: nothing may grow."""
+"""`graph-bench soak`: train for a long time and record the process's resources after each epoch, to find leaks."""
 
 import argparse
 import os
@@ -26,25 +26,27 @@ MEASURES = {
 _KIB, _MB = 1024, 10**6
 _POLL_SECONDS = 0.2
 _WARM_UP = 0.25
-"""Share of the epochs at the start that does not count: caches fill, graphs are compiled."""
+"""Fraction of the epochs ignored at the start, while caches fill and graphs are compiled."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags: the training, and its duration."""
-    parser.add_argument("--minutes", type=float, default=120.0, help="how long (default: 120)")
+    """Add the flags of the training and its duration."""
+    parser.add_argument("--minutes", type=float, default=120.0, help="duration in minutes (default: 120)")
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
-    parser.add_argument("--cfg", default="yolov5n.yaml", help="network")
-    parser.add_argument("--imgsz", type=int, default=128, help="px")
-    parser.add_argument("--batch-size", type=int, default=16, help="images")
+    parser.add_argument("--cfg", default="yolov5n.yaml", help="model yaml")
+    parser.add_argument("--imgsz", type=int, default=128, help="image size in pixels")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per batch")
     parser.add_argument("--save-steps", type=int, default=20)
-    parser.add_argument("--train-flags", default="", metavar="FLAGS", help="more flags of graph-train, in one text")
+    parser.add_argument(
+        "--train-flags", default="", metavar="FLAGS", help="additional graph-train flags, as one string"
+    )
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Train, measure the process after each epoch, and end it with SIGTERM.
+    """Train, measure the process after each epoch, and stop it by SIGTERM.
 
     Raises:
-        RuntimeError: the training ended by itself, or finished no four epochs.
+        RuntimeError: the training stopped on its own or finished fewer than four epochs.
     """
     with tempfile.TemporaryDirectory(prefix="graph-bench-soak-") as folder:
         endless = {"epochs": 100_000, "patience": 0, "save_steps": flags.save_steps, "project": folder, "name": "run"}
@@ -84,7 +86,7 @@ def _follow(process: "subprocess.Popen[bytes]", results: Path, seconds: float) -
 
 
 def held_by(pid: int) -> dict[str, float]:
-    """Return what a process holds now: memory and shared memory in MB, file descriptors, threads, child processes."""
+    """Return a process's memory and shared memory in MB, file descriptors, threads and child processes."""
     proc = Path("/proc") / str(pid)
     status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines() if ":" in line)
     children = (proc / "task" / str(pid) / "children").read_text().split()
@@ -98,7 +100,7 @@ def held_by(pid: int) -> dict[str, float]:
 
 
 def growth(values: Sequence[float]) -> dict[str, float]:
-    """Return the median of the first and of the last third after the warm-up, and their difference."""
+    """Return the medians of the first and the last third after the warm-up, and their difference."""
     counted = np.asarray(values[int(len(values) * _WARM_UP) :], np.float64)
     third = max(len(counted) // 3, 1)
     first, last = float(np.median(counted[:third])), float(np.median(counted[-third:]))
@@ -106,13 +108,13 @@ def growth(values: Sequence[float]) -> dict[str, float]:
 
 
 def _title(name: str, body: Mapping[str, Any]) -> str:
-    """Return the title of a measure; results that do not say "megabyte" counted in MiB."""
+    """Return the title of a measure; older results, without "megabyte", are in MiB."""
     unit = "MB" if body.get("megabyte") == _MB else "MiB"
     return f"{MEASURES[name]} {unit}" if name.endswith("_mb") else MEASURES[name]
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Tabulate what the process held early and late."""
+    """Return a table of the process's resources early and late."""
     rows = tuple(
         (_title(name, body), *(number(values[key], 4) for key in ("first", "last", "grown", "highest")))
         for name, values in body["growth"].items()

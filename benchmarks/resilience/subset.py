@@ -1,4 +1,4 @@
-"""A part of a data set, as a data set of its own: lists of images beside a yaml, nothing is copied."""
+"""A subset of a data set: a yaml with lists of images; no files are copied."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""One training step: against PyTorch, OneFlow and itself op by op, over ranks, and what it consists of."""
+"""Benchmarks of one training step: against PyTorch and stock OneFlow, per op, and over ranks."""

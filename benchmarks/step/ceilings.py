@@ -1,4 +1,4 @@
-"""`graph-bench ceilings`: how fast this machine multiplies matrices and copies memory, the yardstick of speeds."""
+"""`graph-bench ceilings`: peak matrix multiplication and memory copy speed of this machine."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from benchmarks.harness.workers import BLAS_LIMITS, Worker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flag for the number of turns."""
+    """Add `--repeats`."""
     add_repeats(parser)
 
 
@@ -22,9 +22,9 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_ceilings(device: str, threads: int, repeats: int) -> list[dict[str, Any]]:
-    """Return rows with `what`, `unit`, `value` (the median) and quartiles; what a device cannot compute is left out.
+    """Return rows with `what`, `unit`, `value` (the median) and quartiles, for all that the device supports.
 
-    They are measured without `BLAS_LIMITS`, and each row says so under "without".
+    They are measured without `BLAS_LIMITS`, which each row records as "without".
     """
     with Worker("ceilings", "benchmarks.step.ceilings_worker", threads=threads) as worker:
         kinds = worker.call("prepare", device=device, threads=threads)
@@ -40,19 +40,19 @@ def measure_ceilings(device: str, threads: int, repeats: int) -> list[dict[str, 
 
 
 def ceilings_by_name(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the fastest turn by name: a ceiling is what the machine can do, not what it did beside other work."""
+    """Return the fastest turn of each ceiling, as the median may suffer from other load."""
     return {row["what"]: row["highest"] for row in rows}
 
 
 def limited_by(body: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return `NAME=VALUE` of each variable that kept the matrix products of these rows from being a ceiling.
+    """Return `NAME=VALUE` of each variable that slowed the matrix products of these rows.
 
     Args:
         body: the whole result.
-        rows: of `measure_ceilings`, also by older code, which heeded `BLAS_LIMITS`.
+        rows: rows of `measure_ceilings`, possibly by older code, which did not unset `BLAS_LIMITS`.
     """
     if body["settings"]["device"] != "cpu":
-        return []  # NumPy multiplies on a CPU only
+        return []  # NumPy multiplies on CPUs only
     environment = body["environment"]
     dropped = {name for row in rows for name in row.get("without", ())}
     return [f"{name}={environment[name]}" for name in BLAS_LIMITS if name in environment and name not in dropped]

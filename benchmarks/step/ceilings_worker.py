@@ -27,7 +27,7 @@ def prepare(device: str, threads: int) -> dict[str, str]:
 
 
 def parallel_copy(destination: np.ndarray, source: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> None:
-    """Copy contiguous arrays of equal size, a share for each thread."""
+    """Copy contiguous arrays of equal size, with a part for each thread."""
     bounds = [source.nbytes * part // threads for part in range(threads + 1)]
     jobs = [
         pool.submit(_MEMCPY, destination.ctypes.data + start, source.ctypes.data + start, end - start)
@@ -38,7 +38,7 @@ def parallel_copy(destination: np.ndarray, source: np.ndarray, pool: ThreadPoolE
 
 
 def _cpu_matmul() -> Callable[[], float]:
-    """Return the faster of NumPy's and oneDNN's product; NumPy's OpenBLAS uses SSE on newer processors."""
+    """Return the faster of NumPy's and oneDNN's matrix product; NumPy's OpenBLAS uses SSE on newer processors."""
     random = np.random.default_rng(0)
     left, right = (random.random((_CPU_SIDE, _CPU_SIDE), np.float32) for _ in range(2))
     out = np.empty_like(left)
@@ -47,7 +47,7 @@ def _cpu_matmul() -> Callable[[], float]:
 
 
 def _one_dnn_matmul(left: np.ndarray, right: np.ndarray) -> list[Callable[[], object]]:
-    """Return the same product as a 1x1 convolution of our plugin; nothing where it cannot be loaded."""
+    """Return the same product as a 1x1 convolution of our plugin; empty if it cannot be loaded."""
     from kernels.ops.convolution.function import ConvolutionGeometry, convolution
     from kernels.plugin import load_plugin
     from kernels.runtime import flow
@@ -89,7 +89,7 @@ def _gpu_matmul(flow: Any, matrix: Any) -> Callable[[], float]:
 
 
 def once(kind: str) -> float:
-    """Return one measurement, in the unit that `prepare` named."""
+    """Return one measurement in the unit returned by `prepare`."""
     return _runners[kind]()
 
 

@@ -1,4 +1,4 @@
-"""The ways to execute one training step that are compared, and the comparison at one point."""
+"""The variants of a training step and their comparison at one point."""
 
 import importlib.util
 import subprocess
@@ -16,17 +16,17 @@ from benchmarks.harness.workers import CHECKOUT_PYTHON, Worker
 
 OURS, TORCH = "benchmarks.step.step_worker", "benchmarks.peers.step_worker"
 _OURS_BEFORE = "benchmarks.step_worker"
-"""Where older checkouts have our worker."""
+"""Module of our worker in older checkouts."""
 OTHER = "other"
 LOSS_TOLERANCE = 1e-3
-"""Largest relative difference of the first loss between two float32 sides; more means they compute different things."""
+"""Maximum relative difference of the first loss of two float32 variants that compute the same step."""
 _HALF_TOLERANCE = 0.05
 _TURN_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One side: which worker, and how it executes the step."""
+    """A worker and its options for executing the step."""
 
     module: str
     options: Mapping[str, bool]
@@ -35,7 +35,7 @@ class Variant:
 
     @property
     def is_torch(self) -> bool:
-        """Whether PyTorch's interpreter is needed."""
+        """Whether it needs PyTorch's interpreter."""
         return self.module == TORCH
 
 
@@ -69,78 +69,80 @@ VARIANTS: Mapping[str, Variant] = {
     "pytorch-amp": _torch(channels_last=True, amp=True),
     "pytorch-compile-amp": _torch(channels_last=True, compiled=True, amp=True),
 }
-"""Name -> side. In `plugin-graph-separate` each tensor has memory of its own, as OneFlow plans it. `pytorch-amp` is
-autocast in channels-last; `pytorch-compile...` compiles the network, the loss stays eager, since its shapes depend on
-the data. `other-...` are the plugin's variants with the code of the checkout that `--against` names."""
+"""Variants by name. In `plugin-graph-separate` each tensor has its own memory, as planned by OneFlow. `pytorch-amp` is
+autocast in channels-last; `pytorch-compile...` compiles the network only, as the loss has data-dependent shapes.
+`other-...` are the plugin's variants with the code of the `--against` checkout."""
 
 
 def is_half(name: str) -> bool:
-    """Return whether a variant computes in half precision where the machine can.
+    """Return whether a variant computes in half precision on machines that support it.
 
-    Results may name variants that are gone.
+    The name may be from an older result.
     """
     return name in VARIANTS and VARIANTS[name].half
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Device, threads and interpreters of a comparison."""
+    """Device, threads, repeats and interpreters of a comparison."""
 
     device: str
     threads: int
     repeats: int
     torch_python: Path | None
     matmul_gflops: float | None = None
-    """Measured ceiling, for the share that a step reaches of it."""
+    """Measured ceiling, to report the fraction of it that a step reaches."""
     against: Path | None = None
-    """Another checkout of this project, for variants named `other-...`."""
+    """Another checkout of this project, for the variants `other-...`."""
 
 
-def find_torch(asked: str | None, needed: Sequence[str] = ("torch", "numpy")) -> Path | None:
-    """Return the interpreter that has what a peer needs: the one asked for, else ours, else none.
+def find_torch(python: str | None, needed: Sequence[str] = ("torch", "numpy")) -> Path | None:
+    """Return the interpreter for a peer: `python` if given, else ours if it has all modules, else None.
 
     Args:
-        asked: `--torch-python`.
-        needed: modules that must be importable there.
+        python: value of `--torch-python`.
+        needed: modules that it must have.
     Raises:
-        ValueError: the one asked for lacks a module.
+        ValueError: `python` cannot be run or lacks a module.
     """
-    if asked is None:
+    if python is None:
         return Path(sys.executable) if all(map(importlib.util.find_spec, needed)) else None
     try:
         imports = f"import {', '.join(needed)}"
-        probe = subprocess.run([asked, "-c", imports], capture_output=True, text=True, check=False)
+        probe = subprocess.run([python, "-c", imports], capture_output=True, text=True, check=False)
     except OSError as error:
-        raise ValueError(f"--torch-python {asked}: {error.strerror or error}") from None
+        raise ValueError(f"--torch-python {python}: {error.strerror or error}") from None
     if probe.returncode:
-        reason = (probe.stderr.strip().splitlines() or ["it fails"])[-1]
-        raise ValueError(f"--torch-python {asked}: {reason}; install there: {NEEDED_PACKAGES}")
-    return Path(asked)
+        reason = (probe.stderr.strip().splitlines() or ["importing failed"])[-1]
+        raise ValueError(f"--torch-python {python}: {reason}; install the packages with: {NEEDED_PACKAGES}")
+    return Path(python)
 
 
 NEEDED_PACKAGES = "pip install torch==2.13.0 numpy opencv-python-headless"
 NO_TORCH = (
-    "PyTorch rows are left out: this interpreter has no torch. Make one that has (python3.11 -m venv T && "
-    f"T/bin/{NEEDED_PACKAGES}) and name it with --torch-python T/bin/python."
+    "PyTorch is skipped: this interpreter has no torch. Create an environment with it (python3.11 -m venv T && "
+    f"T/bin/{NEEDED_PACKAGES}) and pass --torch-python T/bin/python."
 )
 
 
-def other_checkout(asked: str | None) -> Path | None:
-    """Check the checkout that `--against` names.
+def other_checkout(folder: str | None) -> Path | None:
+    """Check and return the checkout of `--against`.
 
     Raises:
-        ValueError: it has no benchmarks or no environment.
+        ValueError: it lacks the benchmarks or the environment.
     """
-    if asked is None:
+    if folder is None:
         return None
-    for needed in (_path_of(worker_module(Path(asked))), CHECKOUT_PYTHON):
-        if not (Path(asked) / needed).exists():
-            raise ValueError(f"--against {asked}: {needed} is missing; name a checkout of graph-train after `uv sync`")
-    return Path(asked).resolve()
+    for needed in (_path_of(worker_module(Path(folder))), CHECKOUT_PYTHON):
+        if not (Path(folder) / needed).exists():
+            raise ValueError(
+                f"--against {folder}: {needed} not found; must be a checkout of graph-train after `uv sync`"
+            )
+    return Path(folder).resolve()
 
 
 def worker_module(checkout: Path) -> str:
-    """Return the module of a checkout's own step worker, also of one from before `benchmarks` had packages."""
+    """Return the module of a checkout's step worker, which older checkouts have elsewhere."""
     return _OURS_BEFORE if (checkout / _path_of(_OURS_BEFORE)).exists() else OURS
 
 
@@ -151,15 +153,15 @@ def _path_of(module: str) -> Path:
 def available(
     variants: Sequence[str], torch_python: Path | None, against: Path | None = None
 ) -> tuple[list[str], list[str]]:
-    """Return the variants that can run, and a note on those that cannot; those of another checkout only with one.
+    """Return the variants that can run and a note on missing PyTorch; `other-...` need the checkout `against`.
 
     Raises:
-        ValueError: an unknown name, or none is left.
+        ValueError: an unknown name, or no variant can run.
     """
     variants = [name for name in variants if against or name not in VARIANTS or not VARIANTS[name].other_checkout]
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
-        raise ValueError(f"--variants {unknown[0]}: choose from {', '.join(VARIANTS)}")
+        raise ValueError(f"--variants {unknown[0]}: must be one of {', '.join(VARIANTS)}")
     kept = [name for name in variants if torch_python is not None or not VARIANTS[name].is_torch]
     if not kept:
         raise ValueError(NO_TORCH)
@@ -172,11 +174,11 @@ class Comparison:
 
     rows: list[dict[str, Any]]
     milliseconds: Mapping[str, Sequence[float]]
-    """Per variant ms per step in each turn."""
+    """Milliseconds per step of each variant in each turn."""
     notes: list[str]
 
     def speedup(self, variant: str, against: str) -> Summary:
-        """Return how many times faster the first is, turn by turn."""
+        """Return how many times faster `variant` is, from the ratios within each turn."""
         return ratios(self.milliseconds[against], self.milliseconds[variant])
 
 
@@ -212,7 +214,7 @@ def compare(point: Point, variants: Sequence[str], setting: Setting) -> Comparis
 
 def _start(name: str, setting: Setting, folder: str) -> Worker:
     variant = VARIANTS[name]
-    # A cache of compiled code from an earlier run would hide what compiling costs.
+    # Cached code from an earlier run would hide the compile time.
     environment = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"} if variant.is_torch else {}
     python = setting.torch_python if variant.is_torch else None
     checkout = setting.against if variant.other_checkout else None
@@ -221,7 +223,7 @@ def _start(name: str, setting: Setting, folder: str) -> Worker:
 
 
 class _Turns:
-    """A turn is a call: seconds per step. The first one finds out how many steps fill a turn."""
+    """Callable that measures the seconds per step in one turn; the first call chooses the steps per turn."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -238,21 +240,21 @@ class _Turns:
         return float(self._worker.call("steps", count=count))
 
     def processor_ms(self) -> dict[str, float]:
-        """Return the processor time per step: of the thread that runs Python, and of all threads."""
+        """Return the processor time per step of the Python thread and of all threads."""
         now = self._worker.call("processor_ms")
         return {f"{name}_ms": (now[name] - self._before[name]) / self._steps for name in self._before}
 
 
 def peer_versions(prepared: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the columns of a row with the versions that a peer's `prepare` told.
+    """Return the version columns of a row from the result of a peer's `prepare`.
 
-    A package that the peer does not have is None, and so is all of our side.
+    They are None for packages that the peer lacks and for our own variants.
     """
     return {name: prepared.get("versions", {}).get(name) for name in ("pytorch", "opencv", "python")}
 
 
 def _check_losses(point: Point, prepared: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that the same weights and batch give the same loss on every side."""
+    """Check that the same weights and batch give the same loss with every variant."""
     reference_name = min(prepared, key=lambda name: VARIANTS[name].half)
     reference = prepared[reference_name]["loss"]
     for name, result in prepared.items():
@@ -284,7 +286,7 @@ def _row(name: str, milliseconds: Sequence[float], prepared: Mapping[str, Any]) 
 def _rate(name: str, milliseconds: Sequence[float], size: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     seconds = summarise(milliseconds).median / 1000
     gflops = size["step_gflop"] / seconds
-    # The ceiling is that of float32: a side that computes in half precision may well pass it.
+    # The ceiling is for float32; half precision may exceed it.
     ceiling = None if is_half(name) else setting.matmul_gflops
     return {
         "images_per_second": size["images"] / seconds,
@@ -294,7 +296,7 @@ def _rate(name: str, milliseconds: Sequence[float], size: Mapping[str, Any], set
 
 
 def steps_until_paid(row: Mapping[str, Any], eager: Mapping[str, Any]) -> int | None:
-    """Return the steps after which a compiled side has made up for its slow first step; None if it never does."""
+    """Return the number of steps after which a compiled variant's slow first step has paid off; None if never."""
     gained = eager["ms_per_step"] - row["ms_per_step"]
     if gained <= 0:
         return None

@@ -1,4 +1,4 @@
-"""`graph-bench graph-vs-eager`: what capturing the step in a graph gains, and after how many steps that has paid."""
+"""`graph-bench graph-vs-eager`: the speedup by compiling the step to a graph, and when compiling has paid off."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -28,14 +28,16 @@ COLUMNS = tuple(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags: repeats, and another sweep."""
+    """Add `--repeats`, `--quick` and `--points`."""
     add_repeats(parser)
     add_quick(parser)
-    parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help="instead of the built-in sweep")
+    parser.add_argument(
+        "--points", nargs="+", metavar="MODEL:BATCH:PX", help="points to measure instead of the built-in sweep"
+    )
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Measure both ways at each point; one row per point and way, one of `points` per point."""
+    """Measure both modes at each point; `rows` has one entry per point and mode, `points` one per point."""
     given = [parse_point(text) for text in flags.points or ()]
     points = given or list(QUICK_SWEEP if flags.quick else SWEEP)
     setting, ceilings = measured_setting(flags, None)
@@ -64,12 +66,12 @@ def _sides(body: Mapping[str, Any], pair: Mapping[str, Any]) -> tuple[Mapping[st
 
 
 def _both(eager: Mapping[str, Any], graph: Mapping[str, Any], name: str) -> str:
-    """Format a measure of both sides; earlier results do not have it."""
+    """Format a measure of both modes, which older results lack."""
     return f"{number(eager[name])} → {number(graph[name])}" if name in eager else "–"
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Return one line per point."""
+    """Return one table row per point."""
     lines = []
     for pair in body["points"]:
         graph, eager = _sides(body, pair)
@@ -102,7 +104,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Plot the gain over batch size, one panel per image size."""
+    """Plot the speedup over batch size, one panel per image size."""
     from benchmarks.harness.plots import lines
 
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}

@@ -1,7 +1,7 @@
-"""What `graph-bench kernels` runs: for each kernel our way and the reference's, on tensors of real sizes.
+"""Cases of `graph-bench kernels`: each kernel and its reference, on tensors of realistic sizes.
 
-A case is loaded in one process with the plugin (ours) and in one without (reference): where both name the same op, the
-plugin's presence alone makes the difference.
+A case runs in one process with the plugin (ours) and in one without it (reference). Where both call the same op, only
+the plugin makes the difference.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,20 +32,20 @@ _functional = flow.nn.functional
 
 @dataclass(frozen=True)
 class Setting:
-    """The device and kernels that a case runs with."""
+    """The device and kernels of a case."""
 
     device: str
     threads: int
 
     def leaf(self, *shape: int, gradient: bool = True) -> Tensor:
-        """Return a tensor of normal random numbers."""
+        """Return a leaf tensor of normally distributed random numbers."""
         values = np.random.default_rng(list(shape)).standard_normal(shape).astype(np.float32)
         return flow.tensor(values, device=self.device, requires_grad=gradient)
 
 
 @dataclass(frozen=True)
 class Case:
-    """Two ways to the same result; each function prepares its inputs and returns the work."""
+    """Two implementations of the same result; each function prepares its inputs and returns the work to time."""
 
     size: str
     ours: Callable[[Setting], Work]
@@ -54,7 +54,7 @@ class Case:
 
 
 def _differentiated(function: Callable[..., Tensor], *leaves: Tensor) -> Work:
-    """Return forward and backward as one call; the gradient that comes in is a constant."""
+    """Return a function that runs forward and backward, with a constant incoming gradient."""
     weight = flow.ones_like(function(*leaves)).detach()
 
     def work() -> None:
@@ -87,7 +87,7 @@ def _loss(*, fused: bool) -> Callable[[Setting], Work]:
         head = HeadGeometry(anchors, strides, spec.num_classes)
         config = LossConfig().scaled(heads=3, classes=spec.num_classes, image_px=320)
         criterion = DetectionLoss(head, config, fused_iou=fused).to(setting.device)
-        # As the head's convolutions give them: channels are last with the plugin only.
+        # The layout of the head's output: channels are last with the plugin only.
         sides, outputs = [320 // px for px in spec.strides], spec.num_classes + 5
         maps = [setting.leaf(*((4, n, n, 3 * outputs) if fused else (4, 3, n, n, outputs))) for n in sides]
         labels = flow.tensor(_labels(4, 32, spec.num_classes), device=setting.device)
@@ -131,7 +131,7 @@ def _update(function: Callable[..., Tensor]) -> Callable[[Setting], Work]:
 
 
 def _memcpy(setting: Setting) -> Work:
-    """Copy as many bytes as the update reads and writes.
+    """Copy as much memory as the update reads and writes.
 
     It reads five arrays (weights, gradient, its sum, momentum, average) and writes four: 9 x 4 bytes per parameter; a
     copy of n bytes touches 2 n.
@@ -228,7 +228,7 @@ def _nms_reference(setting: Setting) -> Work:
 
 
 def _greedy(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> Sequence[int]:
-    """Suppress one box after another, each compared with all that are left: the usual way to write it."""
+    """Suppress boxes one by one, each compared with all remaining ones: the textbook implementation."""
     kept: list[int] = []
     left = np.argsort(-scores, kind="stable")
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -276,4 +276,4 @@ CASES: Mapping[str, Case] = {
     "HSV gains and planes": _both(_colour, "640 x 640", only_cpu=True),
     "suppression (NMS)": Case("2,000 boxes", _nms, _nms_reference, only_cpu=True),
 }
-"""Name -> case."""
+"""Cases by name."""

@@ -1,4 +1,4 @@
-"""`graph-bench kernels`: each public fused kernel against the composed ops or the stock kernel it replaces."""
+"""`graph-bench kernels`: each public fused kernel against the composed ops or stock kernel that it replaces."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +17,15 @@ _TURN_SECONDS = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags: repeats, and the kernels to measure."""
+    """Add `--repeats` and `--only`."""
     add_repeats(parser)
-    parser.add_argument("--only", nargs="+", metavar="WORD", help="only kernels whose names contain one of these words")
+    parser.add_argument(
+        "--only", nargs="+", metavar="WORD", help="measure only kernels whose name contains one of these words"
+    )
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Measure both sides of each kernel in turn; they live in a process with the plugin and in one without."""
+    """Measure both sides of each kernel in turn, in a process with the plugin and one without."""
     module = "benchmarks.step.kernels_worker"
     with Worker(OURS, module, threads=flags.threads) as ours, Worker(STOCK, module, threads=flags.threads) as stock:
         names = ours.call("prepare", plugin=True, device=flags.device, threads=flags.threads)
@@ -40,12 +42,12 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 def _chosen(names: Mapping[str, str], only: Sequence[str] | None) -> list[str]:
     chosen = [name for name in names if only is None or any(word.lower() in name.lower() for word in only)]
     if not chosen:
-        raise ValueError(f"--only {' '.join(only or ())}: no such kernel; there are {', '.join(names)}")
+        raise ValueError(f"--only {' '.join(only or ())}: no such kernel; must be part of one of {', '.join(names)}")
     return chosen
 
 
 def _runner(worker: Worker, name: str) -> Callable[[], float]:
-    """Load a case; one turn is as many runs as fill it."""
+    """Load a case and return a function that measures it in one turn."""
     count = calls_per_turn(worker.call("load", name=name), wanted_seconds=_TURN_SECONDS)
     return lambda: float(worker.call("once", name=name, count=count))
 
@@ -68,13 +70,13 @@ def _measure(name: str, size: str, workers: Mapping[str, Worker], repeats: int) 
 
 
 def _against_memcpy(worker: Worker, repeats: int) -> dict[str, Any]:
-    """Return the update's time over that of a memcpy of the same traffic, turn by turn."""
+    """Return the ratios of the update's time to that of a memcpy with the same traffic, within each turn."""
     seconds = take_turns({name: _runner(worker, name) for name in (UPDATE, MEMCPY)}, repeats=repeats, label=MEMCPY)
     return ratios(seconds[UPDATE], seconds[MEMCPY]).as_dict()
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Return one line per kernel."""
+    """Return one table row per kernel."""
     cells = []
     for row in body["rows"]:
         gain = row["speedup"]
@@ -99,7 +101,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Plot how many times faster each kernel is."""
+    """Plot the speedup of each kernel."""
     from benchmarks.harness.plots import bars
 
     keys = ("median", "lower_quartile", "upper_quartile")

@@ -1,4 +1,4 @@
-"""Worker of `graph-bench kernels`: holds the inputs of cases and runs them."""
+"""Worker of `graph-bench kernels`, which runs the cases."""
 
 import time
 from typing import Any
@@ -16,7 +16,7 @@ class _Session:
 
 
 def prepare(plugin: bool, device: str, threads: int) -> dict[str, str]:
-    """Load the plugin or not; return the cases for this device, name -> size."""
+    """Load the plugin if wanted; return the names and sizes of the cases for this device."""
     used_device = select_device(device)
     load_plugin("require" if plugin else "off", used_device)
     _Session.setting, _Session.works = Setting(used_device, threads), {}
@@ -24,7 +24,7 @@ def prepare(plugin: bool, device: str, threads: int) -> dict[str, str]:
 
 
 def load(name: str) -> float:
-    """Make the inputs of a case and run it twice; return the seconds of the second run."""
+    """Create the inputs of a case and run it twice; return the seconds of the second run."""
     case = CASES[name]
     _Session.works[name] = (case.ours if is_loaded() else case.reference)(_Session.setting)
     once(name, 1)
@@ -37,7 +37,7 @@ def drop(name: str) -> None:
 
 
 def once(name: str, count: int) -> float:
-    """Return the seconds of one of `count` runs, until the device is idle again."""
+    """Return the mean seconds over `count` runs, including device synchronisation."""
     _synchronise()
     started = time.perf_counter()
     for _ in range(count):
@@ -47,7 +47,7 @@ def once(name: str, count: int) -> float:
 
 
 def _synchronise() -> None:
-    # Eager ops are queued, also on a CPU.
+    # Eager ops are asynchronous, also on a CPU.
     flow._oneflow_internal.eager.Sync()
     if _Session.setting.device != "cpu":
         flow.cuda.synchronize()

@@ -74,7 +74,7 @@ def _compiled(flags: argparse.Namespace, model: str, kernels: str) -> dict[str, 
 
 
 def computed_by(name: str, covered: Iterable[str]) -> str:
-    """Return whose kernel computes an op on CUDA, cuDNN's included in the plugin's."""
+    """Return whose kernel computes an op on CUDA; cuDNN's count as the plugin's."""
     if name in covered:
         return PLUGIN
     if needs_no_code(name):

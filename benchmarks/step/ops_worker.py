@@ -1,4 +1,4 @@
-"""Worker of `graph-bench ops`: compiles one training step, and reads from it which ops it has and what CUDA starts."""
+"""Worker of `graph-bench ops`, which compiles one training step and counts its ops and CUDA launches."""
 
 import tempfile
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ def compiled_ops(model: str, device: str, kernels: PluginMode, kind: str = "FLOA
     """Compile the step of a model and execute it twice.
 
     Args:
-        model: name of its yaml, less the ending.
-        device: OneFlow's, such as "cpu".
-        kernels: "require", "off", or "emulated-cuda" for the step that CUDA gets.
-        kind: the activation type.
+        model: name of the model yaml without suffix.
+        device: device name of OneFlow, such as "cpu".
+        kernels: "require", "off", or "emulated-cuda" for the step as on CUDA.
+        kind: activation type.
     Returns:
-        "ops": op -> how often it stands in the compiled step, less what OneFlow keeps on the host; its own kinds end
-        in `_conf`. "covered": ops with a CUDA kernel of ours. "started": kernel or library call -> how often one step
-        starts it on CUDA.
+        "ops": the count of each op in the compiled step, without OneFlow's host ops; its built-in kinds end in `_conf`.
+        "covered": the ops with one of our CUDA kernels. "started": the launches of each kernel or library call per
+        step on CUDA.
     """
     load_plugin(kernels)
     with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
@@ -44,13 +44,13 @@ def compiled_ops(model: str, device: str, kernels: PluginMode, kind: str = "FLOA
 
 
 def started() -> dict[str, int]:
-    """Return the calls of CUDA since the counts were reset: kernels, calls of cuDNN, memory operations."""
+    """Return the CUDA calls since the last reset: kernels, cuDNN calls, memory operations."""
     pairs = (line.rsplit(" ", 1) for line in plugin_lines("graph_train_cuda_counts"))
     return {name: int(number) for name, number in pairs}
 
 
 def part_of(kernel: str) -> Part:
-    """Return which part of a step starts this kernel or library call."""
+    """Return the part of a step that launches this kernel or library call."""
     if kernel.startswith("detection_loss"):
         return "loss"
     if kernel in _UPDATE:
@@ -60,7 +60,7 @@ def part_of(kernel: str) -> Part:
 
 
 def launches_by_part(counts: Mapping[str, int]) -> dict[Part, int]:
-    """Add up what is started in each part of a step; sums of activations count as backward, where most of them are."""
+    """Return the launches in each part of a step; additions of activations count as backward, where most are."""
     parts: dict[Part, int] = {"loss": 0, "update": 0, "forward": 0, "backward": 0}
     for kernel, number in counts.items():
         parts["backward" if kernel.startswith("add_n") else part_of(kernel)] += number

@@ -1,4 +1,4 @@
-"""`graph-bench peers`: our step against PyTorch, and against OneFlow as it comes, on the same network and loss."""
+"""`graph-bench peers`: our training step against PyTorch and stock OneFlow, on the same network and loss."""
 
 import argparse
 
@@ -18,7 +18,7 @@ VARIANTS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `graph-bench step`, with the peers as default."""
+    """Add the flags of `graph-bench step`; the peers are the default variants."""
     whole_step.add_step_arguments(parser, VARIANTS)
 
 

@@ -1,4 +1,4 @@
-"""`graph-bench scaling`: one batch on more and more ranks of this host (strong scaling), and what they send."""
+"""`graph-bench scaling`: strong scaling over ranks on this host, and the bytes that they send."""
 
 import argparse
 import socket
@@ -22,34 +22,40 @@ COLUMNS = tuple(
     "MB sent per step, MB of a ring".split(", ")
 )
 _BYTES = 4
-"""Of a gradient value."""
+"""Size of a gradient value."""
 _STEPS_PER_TURN = 3
 _EXCHANGES_PER_TURN, _EXCHANGE_TURNS = 5, 15
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags: points, ranks, and where to count bytes."""
+    """Add `--repeats`, `--points`, `--ranks` and `--interface`."""
     add_repeats(parser)
     add_quick(parser)
-    parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"default {' '.join(POINTS)}")
     parser.add_argument(
-        "--ranks", nargs="+", type=int, default=[1, 2], help="numbers of ranks, the first is compared with"
+        "--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"points to measure (default: {' '.join(POINTS)})"
     )
     parser.add_argument(
-        "--interface", default="lo", help="network interface whose sent bytes are counted (default: lo)"
+        "--ranks",
+        nargs="+",
+        type=int,
+        default=[1, 2],
+        help="numbers of ranks; the first is the baseline (default: 1 2)",
+    )
+    parser.add_argument(
+        "--interface", default="lo", help="network interface on which sent bytes are counted (default: lo)"
     )
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Measure every number of ranks at every point, each rank with the same number of threads.
+    """Measure each number of ranks at each point, with the same number of threads per rank.
 
     Raises:
-        ValueError: ranks below 1, a batch of fewer images than ranks, or an unknown interface.
+        ValueError: fewer than one rank, a batch with fewer images than ranks, or an unknown interface.
     """
     points = [parse_point(text) for text in flags.points or (QUICK_POINTS if flags.quick else POINTS)]
     for count in flags.ranks:
         if count < 1 or any(point.batch_size < count for point in points):
-            raise ValueError(f"--ranks {count}: at least 1, and every rank needs an image of each batch")
+            raise ValueError(f"--ranks {count}: must be at least 1 and at most the batch size")
     sent_bytes(flags.interface)
     threads = max(1, flags.threads // max(flags.ranks))
     rows = [row for point in points for row in _at(point, flags, threads)]
@@ -74,7 +80,7 @@ def _at(point: Point, flags: argparse.Namespace, threads: int) -> list[dict[str,
 
 
 def _describe_share(worker: Worker, point: Point, ranks: int, folder: str) -> str:
-    """Write a folder with batches of as many images as the rank with most of them has."""
+    """Write the files of a point with the batch size of the rank with the most images."""
     share = Path(folder) / f"share-of-{ranks}"
     share.mkdir()
     worker.call("describe", folder=str(share), **asdict(replace(point, batch_size=-(-point.batch_size // ranks))))
@@ -108,10 +114,10 @@ def _row(
 
 
 class _Job:
-    """Ranks on this host, each a worker; they do everything at the same time.
+    """Ranks on this host, each a worker; all run at the same time.
 
-    Apart they are as many processes that know nothing of each other: what ranks cost each other by sharing cores and
-    memory is in their time, what they cost by talking is not.
+    With `apart` they are independent processes, whose time includes the cost of sharing cores and memory but not that
+    of communication.
     """
 
     def __init__(
@@ -151,7 +157,7 @@ class _Job:
         return seconds
 
     def exchange_ms(self, kind: str) -> dict[str, Any]:
-        """Return milliseconds of one exchange by itself: the `sums` of gradients, the `agreements` before a batch."""
+        """Return the milliseconds of one exchange alone: `sums` of gradients or the `agreements` before a batch."""
         turns = [max(self._all(kind, count=_EXCHANGES_PER_TURN)) for _ in range(_EXCHANGE_TURNS + 1)]
         return summarise(seconds / _EXCHANGES_PER_TURN * 1e3 for seconds in turns[1:]).as_dict()
 
@@ -181,20 +187,20 @@ def _free_port() -> int:
 
 
 def sent_bytes(interface: str) -> int:
-    """Return the bytes that a network interface has sent so far.
+    """Return the bytes sent by a network interface so far.
 
     Raises:
-        ValueError: there is no such interface.
+        ValueError: unknown interface.
     """
     rows = Path("/proc/net/dev").read_text(encoding="ascii").splitlines()[2:]
     columns = {name.strip(): values.split() for name, _, values in (row.partition(":") for row in rows)}
     if interface not in columns:
-        raise ValueError(f"--interface {interface}: there are {', '.join(columns)}")
+        raise ValueError(f"--interface {interface}: must be one of {', '.join(columns)}")
     return int(columns[interface][8])
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Return one line per point and number of ranks."""
+    """Return one table row per point and number of ranks."""
     lines = tuple(
         (
             row["model"],
@@ -226,12 +232,12 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def _median(row: Mapping[str, Any], name: str) -> float | None:
-    """Return the median of a measure; None for older results, which lack it."""
+    """Return the median of a measure, or None for older results, which lack it."""
     return row[name]["median"] if name in row else None
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Plot the speed over ranks, one line per model."""
+    """Plot the speed over the number of ranks, one line per model."""
     from benchmarks.harness.plots import lines
 
     points: dict[str, list[tuple[float, float]]] = {}

@@ -1,4 +1,4 @@
-"""Worker of `graph-bench scaling`: one rank of a job that trains one batch together."""
+"""Worker of `graph-bench scaling`: one rank of a job whose ranks train on one batch together."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ class _Session:
 
 
 def prepare(folder: str, device: str) -> dict[str, Any]:
-    """Meet the other ranks that the variables announce, build the step as a graph and execute it once."""
+    """Join the ranks given by environment variables, build the step as a graph and execute it once."""
     from graph_train.ranks import team
 
     info = team.join().info  # before anything imports OneFlow
@@ -38,7 +38,7 @@ def steps(count: int) -> float:
 
 
 def agreements(count: int) -> float:
-    """Exchange a few numbers `count` times, as the trainer does before each batch; return the seconds."""
+    """Exchange a few numbers `count` times, as the trainer does before each batch, and return the seconds."""
     started = time.perf_counter()
     for number in range(count):
         _Session.exchange.all_reduce_max(number, 0, 0, 0)
@@ -46,7 +46,7 @@ def agreements(count: int) -> float:
 
 
 def sums(count: int) -> float:
-    """All-reduce all gradients `count` times and nothing else; return the seconds."""
+    """All-reduce all gradients `count` times and return the seconds."""
     from benchmarks.step.step_worker import sum_gradients
 
     started = time.perf_counter()
@@ -56,7 +56,7 @@ def sums(count: int) -> float:
 
 
 def report_done() -> None:
-    """Tell the other ranks that this one is done, and do not fail."""
+    """Notify the other ranks that this one is done; never raises."""
     from graph_train.ranks import team
 
     team.current().report_done()

@@ -1,4 +1,4 @@
-"""Worker that trains with OneFlow: eager or as a graph, with our kernels or without; see `competitors`."""
+"""Worker that trains with OneFlow, eager or as a graph, with our kernels or without; see `competitors`."""
 
 import json
 import time
@@ -44,7 +44,7 @@ def describe(folder: str, model: str, batch_size: int, imgsz: int, num_classes: 
 def prepare(
     folder: str, device: str, threads: int, *, plugin: bool, graph: bool, amp: bool, share_memory: bool = True
 ) -> dict[str, Any]:
-    """Build the step from the files of `write_point` and execute it once; a graph is compiled by that."""
+    """Build the step from the files of `write_point` and execute it once, which compiles a graph."""
     if plugin:
         load_plugin("require")
         share_graph_memory(enabled=share_memory)
@@ -52,7 +52,7 @@ def prepare(
 
 
 def prepare_at(placement: Placement, folder: Path, *, plugin: bool, graph: bool, amp: bool) -> dict[str, Any]:
-    """Do as `prepare`; each of several ranks has its share of every batch."""
+    """Do as `prepare` on the ranks of a placement, each with its part of every batch."""
     load_plugin("require" if plugin else "off", placement.device)
     kind = compute_device(placement.device, plugin=plugin).activation_type(amp)
     described = prepare_kind(placement, folder, kind, graph=graph)
@@ -62,7 +62,7 @@ def prepare_at(placement: Placement, folder: Path, *, plugin: bool, graph: bool,
 
 
 def prepare_kind(placement: Placement, folder: Path, kind: ActivationType, *, graph: bool) -> dict[str, Any]:
-    """Do as `prepare_at`, with the kernels that are loaded and activations of that type."""
+    """Do as `prepare_at` with the kernels loaded already and activations of type `kind`."""
     point = json.loads((folder / "point.json").read_text(encoding="utf-8"))
     _Session.step = _build(point, placement, graph=graph, kind=kind)
     _Session.settings = _settings(point["update"])
@@ -83,7 +83,7 @@ def prepare_kind(placement: Placement, folder: Path, kind: ActivationType, *, gr
 
 
 def _spread(rows: np.ndarray, placement: Placement) -> Tensor:
-    """Keep this rank's rows of a whole batch."""
+    """Return this rank's rows of a whole batch as a tensor of the placement."""
     total = len(rows)
     return placement.shard_batch(flow.tensor(rows[Shard(placement.rank, placement.ranks).rows(total)]), total)
 
@@ -131,7 +131,7 @@ def steps(count: int) -> float:
 
 
 def sum_gradients() -> None:
-    """Run the exchange of a step alone: zeros in place of gradients; nothing for one rank."""
+    """Run only the all-reduce of a step, with zeros as gradients; with one rank there is nothing to do."""
     placement, state = _Session.step.placement, _Session.step.state
     if not placement.distributed:
         return
@@ -140,7 +140,7 @@ def sum_gradients() -> None:
 
 
 def trained() -> dict[str, Any]:
-    """Return the outcome of the steps: all losses, and the L2 norms of the weights and of their moving average."""
+    """Return all losses so far, and the L2 norms of the weights and of their EMA."""
     state = _Session.step.state
     state.flush()
     norms = {
@@ -151,7 +151,7 @@ def trained() -> dict[str, Any]:
 
 
 def compiled_graph() -> Any:
-    """Return OneFlow's description of the graph that `prepare` compiled."""
+    """Return OneFlow's description of the graph compiled by `prepare`."""
     if not isinstance(_Session.step, GraphStep):
         raise ValueError("an eager step has no graph")
     graph: Any = next(iter(_Session.step._graphs.values()))
@@ -159,7 +159,7 @@ def compiled_graph() -> Any:
 
 
 def memory() -> dict[str, float | None]:
-    """Return the memory in MB: the peak of this process, and the GPU memory that it holds now."""
+    """Return the peak memory and the current GPU memory of this process in MB."""
     return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
 
 

@@ -1,4 +1,4 @@
-"""`graph-bench step`: the whole training step - forward, loss, backward, clip, update, average - on every side."""
+"""`graph-bench step`: the whole training step (forward, loss, backward, clip, update, EMA) in every variant."""
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,26 +28,34 @@ COLUMNS = ("variant", "ms/step", "quartiles", "img/s", "against it", "peak MB", 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags: points, variants, and where PyTorch is."""
+    """Add the flags of step comparisons with our variants as default."""
     add_step_arguments(parser, tuple(VARIANTS))
 
 
 def add_step_arguments(parser: argparse.ArgumentParser, variants: Sequence[str]) -> None:
-    """Add the flags that all comparisons of steps share."""
+    """Add the flags of all step comparisons."""
     add_repeats(parser)
     add_quick(parser)
-    parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"default {' '.join(POINTS)}")
     parser.add_argument(
-        "--variants", nargs="+", default=list(variants), metavar="NAME", help=f"any of {', '.join(VARIANTS)}"
+        "--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"points to measure (default: {' '.join(POINTS)})"
     )
-    parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has PyTorch, default this one")
-    parser.add_argument("--against", metavar="CHECKOUT", help="another checkout after `uv sync`: variants other-...")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=list(variants),
+        metavar="NAME",
+        help=f"variants to measure: {', '.join(VARIANTS)}",
+    )
+    parser.add_argument("--torch-python", metavar="PATH", help="Python interpreter with PyTorch (default: this one)")
+    parser.add_argument(
+        "--against", metavar="CHECKOUT", help="another checkout, after `uv sync`, for the variants other-..."
+    )
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Measure every variant at every point; the first variant is the one that others are compared with.
+    """Measure every variant at every point; the first variant is the baseline.
 
-    It is measured anew in each group of others, and has a row in each: ratios are to the one of the same group.
+    The baseline is measured again in each group of variants, with its own row: ratios are within a group.
     """
     points = [parse_point(text) for text in flags.points or (QUICK_POINTS if flags.quick else POINTS)]
     torch_python = find_torch(flags.torch_python)
@@ -69,14 +77,14 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def groups(variants: Sequence[str]) -> list[list[str]]:
-    """Pair the first variant with some of the others each time: all of them at once might not fit into memory."""
+    """Split the variants into groups that fit into memory, each with the first variant as baseline."""
     first, others = variants[0], list(variants[1:])
     starts = range(0, max(len(others), 1), _OTHERS_AT_ONCE)
     return [[first, *others[start : start + _OTHERS_AT_ONCE]] for start in starts]
 
 
 def measured_setting(flags: argparse.Namespace, torch_python: Path | None) -> tuple[Setting, list[dict[str, Any]]]:
-    """Return the settings of a comparison, with ceilings measured right before it."""
+    """Return the settings of a comparison, and the ceilings measured for it."""
     ceilings = measure_ceilings(flags.device, flags.threads, flags.repeats)
     matmul = ceilings_by_name(ceilings).get("float32 matmul")
     return Setting(flags.device, flags.threads, flags.repeats, torch_python, matmul), ceilings
@@ -111,7 +119,7 @@ def _table(place: Point, rows: Sequence[Mapping[str, Any]], body: Mapping[str, A
     for row in rows:
         pair = pairs.get((row.get("group"), row["variant"]))
         against = f"{pair['median']:.2f} ({pair['lower_quartile']:.2f}–{pair['upper_quartile']:.2f})" if pair else "1"
-        # Older results have a share of the float32 ceiling for half precision, too.
+        # Older results have a fraction of the float32 ceiling for half precision, too.
         share = None if limits or is_half(row["variant"]) else row["share_of_matmul"]
         cells.append(
             (
@@ -132,7 +140,7 @@ def _table(place: Point, rows: Sequence[Mapping[str, Any]], body: Mapping[str, A
 
 
 def _explained(rows: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> Iterator[str]:
-    """Yield the notes that a table needs."""
+    """Yield the notes of a table."""
     first, kept = rows[0]["variant"], 1 + _OTHERS_AT_ONCE
     yield f"against it: how many times faster {first} is, median of the turns (quartiles)"
     if len({row.get("group") for row in rows}) > 1:
@@ -161,7 +169,7 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
 
 
 def _colour(variant: str) -> str:
-    """Colour ours, PyTorch, OneFlow as it comes in grey."""
+    """Return the colour of a variant; stock OneFlow is grey."""
     from graph_train.plots.style import ACCENT, QUIET, SECOND
 
     return {"plugin": ACCENT, "pytorch": SECOND}.get(variant.split("-", maxsplit=1)[0], QUIET)

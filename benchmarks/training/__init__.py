@@ -1,1 +1,1 @@
-"""Whole trainings: epochs per second, and what they end with."""
+"""Benchmarks of whole trainings: speed and final accuracy."""

@@ -1,9 +1,9 @@
-"""`graph-bench accuracy`: does `graph-train` train as well as PyTorch, and as well with `--amp` as without?
+"""`graph-bench accuracy`: final accuracy of `graph-train` against PyTorch, and of `--amp` against float32.
 
-Each seed trains once on every side: through the command line in float32 and with `--amp`, and in our own PyTorch
-implementation of YOLOv5's training (network, loss, optimizer, schedule, average, mosaic loader on OpenCV), which
-starts from the same weights. All are measured by the same validation. Rounding alone makes two trainings part after a
-while, as another seed does, so a mean difference is told with its standard error over the seeds.
+Each seed is trained once per side: by the command line in float32, by the command line with `--amp`, and by our PyTorch
+implementation of YOLOv5's training (network, loss, optimizer, schedule, EMA, OpenCV mosaic loader), which starts from
+the same weights. All are evaluated by the same validation. Rounding alone makes two trainings diverge after a while, as
+another seed would, so mean differences are reported with their standard error over the seeds.
 """
 
 import argparse
@@ -36,9 +36,9 @@ COMPARISONS: Mapping[str, tuple[str, str]] = {
     "float32 - pytorch": (FLOAT32, PYTORCH),
     "amp - float32": (AMP, FLOAT32),
 }
-"""Differences that are reported: the first side less the second of the same seed."""
+"""Reported differences: the first side minus the second, for the same seed."""
 _LAST_SHARE = 0.2
-"""Share of the epochs at the end over which a measure is averaged: one epoch alone is mostly chance."""
+"""Fraction of the epochs, at the end, over which a metric is averaged, as single epochs are noisy."""
 _FEWEST_PAIRS = 2
 _IN_BFLOAT16 = (
     "The side amp computes in bfloat16 even on a CPU where that is slower, and where graph-train --amp takes float32."
@@ -46,47 +46,54 @@ _IN_BFLOAT16 = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is trained, and how often."""
+    """Add the flags of the training, the sides and the seeds."""
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
-    parser.add_argument("--cfg", default="yolov5n.yaml", help="network")
-    parser.add_argument("--imgsz", type=int, default=320, help="px")
-    parser.add_argument("--batch-size", type=int, default=16, help="images")
+    parser.add_argument("--cfg", default="yolov5n.yaml", help="model yaml")
+    parser.add_argument("--imgsz", type=int, default=320, help="image size in pixels")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per batch")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument(
         "--resized",
         action="store_const",
         const=True,
-        help="train on copies of the images that have --imgsz already: the sides resample differently, see "
-        "docs/compatibility.md",
+        help="train on copies of the images that are resized to --imgsz, because the sides resample differently (see "
+        "docs/compatibility.md)",
     )
-    parser.add_argument("--sides", nargs="+", choices=SIDES, help="what is trained (default: all that can be)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each side; 0 reports what --work holds")
-    parser.add_argument("--first-seed", type=int, default=0, help="to add seeds to --work (default: 0)")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, help="sides to train (default: all that can run)")
     parser.add_argument(
-        "--train-flags", default="", metavar="FLAGS", help="more flags of graph-train: --train-flags='--cache ram'"
+        "--seeds", type=int, default=3, help="trainings per side (default: 3); 0 only reports those in --work"
     )
-    parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has PyTorch and OpenCV")
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="first seed, to add more seeds to --work (default: 0)"
+    )
+    parser.add_argument(
+        "--train-flags",
+        default="",
+        metavar="FLAGS",
+        help="additional graph-train flags, such as --train-flags='--cache ram'",
+    )
+    parser.add_argument("--torch-python", metavar="PATH", help="Python interpreter with PyTorch and OpenCV")
     add_work_argument(parser)
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Trains what `--work` does not hold yet; reports everything that it holds.
+    """Run the trainings that `--work` lacks and report all trainings in it.
 
     Raises:
-        ValueError: fewer than two seeds, between which nothing spreads; a side that cannot be trained.
+        ValueError: fewer than two seeds, so that there is no spread, or a side that cannot run.
         RuntimeError: a training failed.
     """
     if flags.seeds < (0 if flags.work else _FEWEST_PAIRS):
-        raise ValueError(f"--seeds {flags.seeds}: must be at least 2 without --work: the spread between seeds counts")
+        raise ValueError(f"--seeds {flags.seeds}: must be at least 2 without --work, to measure the spread")
     torch_python = find_torch(flags.torch_python, ("torch", "numpy", "cv2"))
     if torch_python is None and PYTORCH in (flags.sides or ()):
         raise ValueError(NO_TORCH)
     sides = tuple(flags.sides or (side for side in SIDES if side != PYTORCH or torch_python is not None))
     with work_folder(flags.work, exist_ok=True) as folder:
         trainings = Trainings(flags, folder, torch_python)
-        trainings.kept()
+        trainings.finished()
         trainings.train(sides)
-        rows = trainings.kept()
+        rows = trainings.finished()
     notes = [_IN_BFLOAT16] if flags.device == "cpu" and any(row["side"] == AMP for row in rows) else []
     return {"rows": rows, "comparisons": comparisons(rows), "notes": notes}
 
@@ -101,16 +108,18 @@ def measured(row: Row, measure: str) -> float:
 
 
 def at_the_end(curve: Sequence[float]) -> float:
-    """Mean over the last fifth of the epochs, of one at least."""
+    """Return the mean over the last fifth of the epochs, at least one."""
     return float(np.mean(curve[-max(round(len(curve) * _LAST_SHARE), 1) :]))
 
 
 def comparisons(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
-    """By comparison and measure, at the end of training: both means and spreads (standard deviations) and `difference`
-    over the seeds that both sides have, `error` its standard error, `difference_spread` that of single differences.
+    """Return the figures of each comparison and metric at the end of training, over the seeds that both sides have.
+
+    They are the means and standard deviations ("spread") of both sides, the mean `difference`, its standard error
+    `error` and the standard deviation `difference_spread` of single differences.
 
     Raises:
-        ValueError: no comparison has two pairs.
+        ValueError: no comparison has two seeds of both sides.
     """
     found = {name: _compared(rows, *sides) for name, sides in COMPARISONS.items()}
     if not any(found.values()):
@@ -143,7 +152,7 @@ def _compared(rows: Sequence[Row], first: str, second: str) -> dict[str, dict[st
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Each comparison by measure; then each training."""
+    """Return a table per comparison, and one of all trainings."""
     rows = body["rows"]
     epochs = len(rows[0]["map"])
     compared = [_comparison(name, found, epochs) for name, found in comparisons(rows).items()]
@@ -184,7 +193,7 @@ def _rounded(value: float, *, sign: bool = False) -> str:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Each measure over the epochs: a thin line per training, a thick one for the mean over the seeds."""
+    """Plot each metric over the epochs: a thin line per training and a thick one for the mean over the seeds."""
     from benchmarks.harness.plots import families
 
     rows = body["rows"]

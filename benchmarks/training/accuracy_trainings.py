@@ -1,4 +1,4 @@
-"""The trainings of `graph-bench accuracy`: one side and one seed each, kept in a file when it is finished."""
+"""The trainings of `graph-bench accuracy`, one per side and seed, each saved to a file when finished."""
 
 import argparse
 import json
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from benchmarks.data.resized_set import make_resized_set
 from benchmarks.harness.machine import commit
 from benchmarks.harness.results import without_folders
+from benchmarks.harness.training_command import as_flags, training_flags
 from benchmarks.harness.workers import Worker, environment_for
 from benchmarks.step.competitors import peer_versions
 from kernels.host.files import write_atomically
@@ -24,17 +25,17 @@ from kernels.host.files import write_atomically
 FLOAT32, AMP, PYTORCH = "float32", "amp", "pytorch"
 SIDES = (FLOAT32, AMP, PYTORCH)
 _SETTINGS = ("data", "cfg", "imgsz", "batch_size", "epochs", "device", "threads", "train_flags", "resized")
-"""Flags that change the weights; the number of threads changes their last digits."""
+"""Flags that affect the weights; the number of threads affects rounding."""
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Trainings:
-    """What to train, and the folder of finished trainings.
+    """Runs trainings and keeps the finished ones in a folder.
 
     Args:
-        flags: of the command line.
-        folder: has a file per training, `SIDE-SEED.json`.
+        flags: command-line flags.
+        folder: folder with a file `SIDE-SEED.json` per training.
         torch_python: interpreter of the PyTorch side.
     """
 
@@ -44,11 +45,11 @@ class Trainings:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What all trainings of a folder have in common."""
+        """The flags that all trainings of a folder share."""
         return {name: without_folders(getattr(self.flags, name)) for name in _SETTINGS}
 
-    def kept(self) -> list[Row]:
-        """All finished trainings of the folder.
+    def finished(self) -> list[Row]:
+        """Return all finished trainings of the folder.
 
         Raises:
             ValueError: one of them was trained with other settings.
@@ -59,16 +60,16 @@ class Trainings:
             other = [name for name in _SETTINGS if content["settings"].get(name) != self.settings[name]]
             if other:
                 raise ValueError(
-                    f"{path}: was trained with --{other[0].replace('_', '-')} {content['settings'].get(other[0])}, "
-                    f"not {self.settings[other[0]]}; give the same flags, or another --work"
+                    f"{path}: trained with --{other[0].replace('_', '-')} {content['settings'].get(other[0])}, "
+                    f"not {self.settings[other[0]]}; use the same flags or another --work"
                 )
             rows.append(content["row"])
         return rows
 
     def train(self, sides: tuple[str, ...]) -> None:
-        """Trains every seed on every side, except those that are finished."""
+        """Train every seed on every side, except those that are finished."""
         seeds = range(self.flags.first_seed, self.flags.first_seed + self.flags.seeds)
-        # Every second seed the other way round: what else the machine does falls on all sides.
+        # Every other seed has the reverse order, so that other load on the machine affects all sides alike.
         wanted = [(side, seed) for seed in seeds for side in (sides if seed % 2 == 0 else sides[::-1])]
         with tqdm(wanted, desc="trainings", leave=False, disable=None) as bar:
             for side, seed in bar:
@@ -79,7 +80,7 @@ class Trainings:
                     write_atomically(path, json.dumps({"settings": self.settings, "row": row}) + "\n")
 
     def _trained(self, side: str, seed: int) -> Row:
-        """One training: its curves, one value per epoch, how long it took, and by what it was done."""
+        """Run one training and return its curves, with one value per epoch, its duration, commit and versions."""
         started = time.perf_counter()
         train: Callable[[str, int, Path], Mapping[str, Any]] = self._pytorch if side == PYTORCH else self._ours
         with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
@@ -94,35 +95,21 @@ class Trainings:
         }
 
     def _arguments(self, side: str, seed: int, folder: Path) -> list[str]:
-        """Of `graph-train`."""
-        flags = self.flags
+        """Return the flags of `graph-train`."""
         return [
-            "--data",
-            self._data(),
-            "--cfg",
-            flags.cfg,
-            "--imgsz",
-            str(flags.imgsz),
-            "--batch-size",
-            str(flags.batch_size),
-            "--epochs",
-            str(flags.epochs),
-            "--patience",
-            "0",
-            "--device",
-            flags.device,
-            "--workers",
-            str(flags.threads),
-            "--seed",
-            str(seed),
-            "--amp" if side == AMP else "--no-amp",
-            "--noplots",
-            "--nosave",
-            "--project",
-            str(folder),
-            "--name",
-            side,
-            *flags.train_flags.split(),
+            *as_flags(
+                **{**training_flags(self.flags), "data": self._data()},
+                epochs=self.flags.epochs,
+                patience=0,
+                seed=seed,
+                amp=side == AMP,
+                no_amp=side != AMP,
+                noplots=True,
+                nosave=True,
+                project=folder,
+                name=side,
+            ),
+            *self.flags.train_flags.split(),
         ]
 
     def _data(self) -> str:
@@ -132,10 +119,10 @@ class Trainings:
         return str(make_resized_set(folder, data=self.flags.data, image_px=self.flags.imgsz))
 
     def _ours(self, side: str, seed: int, folder: Path) -> dict[str, Any]:
-        """Through the command line, as a user types it.
+        """Train by the command line, as a user would.
 
         Raises:
-            RuntimeError: it failed, or `--amp` computed in float32 after all.
+            RuntimeError: training failed, or it did not use the data type of the side.
         """
         from graph_train.plots.results import read_results
 
@@ -151,11 +138,11 @@ class Trainings:
         )
         text = done.stdout.decode(errors="replace")
         if done.returncode:
-            raise RuntimeError(f"{side}-{seed} ended with exit code {done.returncode}: {text[-1500:]}")
+            raise RuntimeError(f"{side}-{seed} exited with code {done.returncode}: {text[-1500:]}")
         from graph_train.engine.precision import MIXED_PRECISION_NOTE  # loads OneFlow
 
         if (side == AMP) != (MIXED_PRECISION_NOTE in text):
-            raise RuntimeError(f"{side}-{seed} computed in another data type than asked for: {text[:1500]}")
+            raise RuntimeError(f"{side}-{seed} was not trained in the requested precision: {text[:1500]}")
         columns = read_results(folder / side / "results.csv")
         curves = {
             "map50": columns["metrics/mAP_0.5"],
@@ -166,7 +153,7 @@ class Trainings:
         return {"curves": {name: np.asarray(curve, np.float64).tolist() for name, curve in curves.items()}}
 
     def _pytorch(self, side: str, seed: int, folder: Path) -> dict[str, Any]:
-        """Our PyTorch implementation in its faster layout; our validation measures its averaged weights."""
+        """Train our PyTorch implementation in channels-last, its faster layout, and run our validation on its EMA."""
         flags, weights = self.flags, str(folder / "average.npz")
         options = {"channels_last": True, "compiled": False, "amp": False}
         curves: dict[str, list[float]] = {}

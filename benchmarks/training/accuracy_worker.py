@@ -1,7 +1,7 @@
-"""Worker of `graph-bench accuracy`: tells PyTorch what `graph-train` would train, and validates what PyTorch trained.
+"""Worker of `graph-bench accuracy`, which prepares trainings for PyTorch and validates their weights.
 
-Both come from the trainer's own `assemble`: network, anchors, initial weights, schedule and data are those of the
-command with the same flags, and averaged weights are measured by the validation that runs after each of its epochs.
+Both use the trainer's own `assemble`: network, anchors, initial weights, schedule and data are those of `graph-train`
+with the same flags, and the EMA weights are evaluated by the validation that it runs after each epoch.
 """
 
 from collections.abc import Sequence
@@ -23,20 +23,20 @@ _SWITCHES = ("multi_scale", "image_weights", "single_cls", "freeze")
 
 
 class _Session:
-    """What `describe` made."""
+    """The objects built by `describe`."""
 
     run: TrainingRun
     validation: EpochValidation
 
 
 def describe(folder: str, arguments: Sequence[str]) -> None:
-    """Put the run of a command line together and write it for PyTorch: network, weights, data, schedule.
+    """Build the run of a command line and write its network, weights, data and schedule for PyTorch.
 
     Args:
-        folder: gets the files of `benchmarks.harness.points`.
-        arguments: of `graph-train`.
+        folder: output folder for the files of `benchmarks.harness.points`.
+        arguments: flags of `graph-train`.
     Raises:
-        ValueError: a setting that the PyTorch peer does not have.
+        ValueError: a setting that the PyTorch peer does not support.
     """
     options = options_from_flags(**given_flags(arguments))
     run = assemble(options, load_hyperparameters(options.optim.hyp))
@@ -52,7 +52,7 @@ def describe(folder: str, arguments: Sequence[str]) -> None:
 
 
 def _check(run: TrainingRun) -> None:
-    """Refuses what PyTorch would train otherwise; its network and loss check themselves."""
+    """Reject settings that the PyTorch peer would ignore; its network and loss check theirs."""
     setup = run.setup
     flags, defaults = setup.options.as_flat_dict(), TrainOptions().as_flat_dict()
     changed = [name for name in _SWITCHES if flags[name] != defaults[name]]
@@ -62,16 +62,14 @@ def _check(run: TrainingRun) -> None:
         changed.append("optimizer")
     if changed:
         name = changed[0].replace("_", "-")
-        raise ValueError(
-            f"the PyTorch peer trains with the default {name} only: leave it out, or choose --sides float32 amp"
-        )
+        raise ValueError(f"the PyTorch peer supports the default {name} only: omit the flag or use --sides float32 amp")
 
 
 def validate(weights: str) -> dict[str, float]:
-    """Measures averaged weights (.npz, name -> values) on the val split.
+    """Evaluate EMA weights (.npz, name -> values) on the val split.
 
     Raises:
-        ValueError: they are of another network.
+        ValueError: the weights do not fit the network.
     """
     average = _Session.run.state.average
     with np.load(weights, allow_pickle=False) as arrays:
@@ -79,7 +77,7 @@ def validate(weights: str) -> dict[str, float]:
     try:
         average.load_state_dict(values, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"{weights}: not of this network: {error}") from None
+        raise ValueError(f"{weights}: does not fit the network: {error}") from None
     _, _, map50, map50_95, *losses = result_values(_Session.validation.measure())
     return {"map50": map50, "map": map50_95, "val_loss": sum(losses)}
 

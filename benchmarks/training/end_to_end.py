@@ -1,4 +1,4 @@
-"""`graph-bench end-to-end`: epochs of a data set through the command line, and a PyTorch loop with an OpenCV loader."""
+"""`graph-bench end-to-end`: whole epochs by the command line, and by a PyTorch loop with an OpenCV loader."""
 
 import argparse
 import re
@@ -20,31 +20,31 @@ from benchmarks.step.competitors import NO_TORCH, find_torch, peer_versions
 
 OURS, TORCH = "graph-train", "pytorch channels-last + opencv"
 _ROW = re.compile(r"^\s*(\d+)/\d+\s+(?:\S+\s+){5}(\d+(?:\.\d+)?)\s*$")
-"""An epoch's line on the terminal: number, three losses, instances, size, images per second."""
+"""An epoch's line of the log: number, three losses, instances, size, images per second."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """One run of one side."""
+    """A finished run of one side."""
 
     epochs: tuple[float, ...]
-    """Images per second of each epoch's training."""
+    """Training speed of each epoch, in images per second."""
     seconds: float
-    """Of the whole process: start, set-up, all epochs; of ours also compiling, the final validation, saving."""
+    """Duration of the whole process; ours includes compilation, the final validation and saving."""
     prepared: Mapping[str, Any] = field(default_factory=dict)
-    """What the peer's `prepare` told, versions among it."""
+    """Result of the peer's `prepare`, which includes versions."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags of the training."""
+    """Add the flags of the training."""
     add_repeats(parser)
     add_quick(parser)
-    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes` for the built-in set")
+    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes` for the built-in data set")
     parser.add_argument("--cfg", default="yolov5n", help="model yaml")
-    parser.add_argument("--imgsz", type=int, default=320, help="image size in px")
+    parser.add_argument("--imgsz", type=int, default=320, help="image size in pixels")
     parser.add_argument("--batch-size", type=int, default=16, help="images per step")
-    parser.add_argument("--epochs", type=int, default=3, help="epochs of each run; the last one is compared")
-    parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has PyTorch and OpenCV")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs per run (default: 3); the last one is compared")
+    parser.add_argument("--torch-python", metavar="PATH", help="Python interpreter with PyTorch and OpenCV")
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
@@ -68,9 +68,9 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train_ours(flags: argparse.Namespace, epochs: int, folder: Path) -> Ran:
-    """Run the command as a user types it.
+    """Run the command as a user would.
 
-    Validation before the end, plots and saving of each epoch are switched off.
+    Plots, validation before the end and checkpoints of each epoch are off.
     """
     off = {"noautoanchor": True, "noval": True, "noplots": True}
     command = training_command(
@@ -81,15 +81,15 @@ def _train_ours(flags: argparse.Namespace, epochs: int, folder: Path) -> Ran:
     seconds = time.perf_counter() - started
     if ran.returncode:
         last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise ValueError(f"graph-train failed with exit code {ran.returncode}: {last}")
+        raise ValueError(f"graph-train exited with code {ran.returncode}: {last}")
     return Ran(epoch_speeds(ran.stdout, epochs), seconds)
 
 
 def epoch_speeds(output: str, epochs: int) -> tuple[float, ...]:
-    """Return the images per second of each epoch, from what `graph-train` printed.
+    """Return the images per second of each epoch from the output of `graph-train`.
 
     Raises:
-        ValueError: not every epoch has its line.
+        ValueError: the line of an epoch is missing.
     """
     rows = [match for line in output.splitlines() if (match := _ROW.match(line))]
     found = {int(row.group(1)): float(row.group(2)) for row in rows}
@@ -99,7 +99,7 @@ def epoch_speeds(output: str, epochs: int) -> tuple[float, ...]:
 
 
 def _describe(flags: argparse.Namespace, epochs: int, folder: Path) -> int:
-    """Write what the PyTorch loop trains on: network, weights, images, settings of each step. Return the images."""
+    """Write network, weights, images and the settings of each step for PyTorch; return the number of images."""
     from graph_train.engine.schedule import Schedule
     from graph_train.settings.hyperparameters import Hyperparameters
     from pipelines.data.dataset import load_dataset
@@ -119,9 +119,7 @@ def _describe(flags: argparse.Namespace, epochs: int, folder: Path) -> int:
 
 
 def _train_torch(flags: argparse.Namespace, epochs: int, folder: str, python: Path) -> Ran:
-    """Train PyTorch in its faster layout; as many loading processes as threads, which YOLOv5 takes from its default
-    of 8 on such a machine.
-    """
+    """Train PyTorch in its faster layout, with one loader process per thread, as YOLOv5 does below its default of 8."""
     options = {"channels_last": True, "compiled": False, "amp": flags.device != "cpu"}
     started = time.perf_counter()
     with Worker(TORCH, "benchmarks.peers.epochs_worker", threads=flags.threads, python=python) as worker:
@@ -150,7 +148,7 @@ def _row(name: str, runs: Sequence[Ran], flags: argparse.Namespace) -> dict[str,
 
 
 def _speedup(runs: Mapping[str, Sequence[Ran]]) -> dict[str, Any] | None:
-    """Return how many times faster our last epoch is, turn by turn."""
+    """Return the speedup of our last epoch, from the ratios within each turn."""
     if TORCH not in runs:
         return None
     last = {name: [ran.epochs[-1] for ran in found] for name, found in runs.items()}
@@ -158,7 +156,7 @@ def _speedup(runs: Mapping[str, Sequence[Ran]]) -> dict[str, Any] | None:
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Return one line per side."""
+    """Return one table row per side."""
     cells = tuple(
         (
             row["side"],

@@ -1,5 +1,6 @@
-"""`graph-train` that computes in bfloat16 for `--amp` also on a CPU that is no faster in it, where it would compute in
-float32. For `graph-bench accuracy`, to which the rounding counts and not the time.
+"""`graph-train` whose `--amp` always uses bfloat16 on a CPU, for `graph-bench accuracy`.
+
+The command itself stays in float32 on a CPU that is no faster in bfloat16.
 """
 
 import sys

@@ -104,7 +104,7 @@ class ImageDetector:
         Returns:
             The result for one image, or a list of results in the order of the images.
         Raises:
-            ValueError, OSError: an image is invalid (names its index), or there is not enough memory for its size.
+            ValueError, OSError: an image is invalid (the message has its index) or too large for the memory.
         """
         many = is_batch(images)
         opened = [

@@ -104,7 +104,7 @@ class ExportOptions:
             if name in _ELSEWHERE:
                 raise ValueError(f"--include {name}: not supported; {_ELSEWHERE[name]}")
             if name not in FORMATS:
-                raise ValueError(f"--include {name!r}: choose from {', '.join(FORMATS)}")
+                raise ValueError(f"--include {name!r}: must be one of {', '.join(FORMATS)}")
         for package in ("onnx", "onnxruntime"):
             if "onnx" in self.include and importlib.util.find_spec(package) is None:
                 raise ValueError(f"--include onnx: {package} is not installed: {install_command('onnx')}")

@@ -125,7 +125,7 @@ def _parsed(file: Path) -> ElementTree.Element:
 def _side(root: ElementTree.Element, side: str, file: Path) -> int:
     text = (root.findtext(f"size/{side}") or "").strip()
     if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _MAX_SIDE_PX):
-        raise ValueError(f"{printable(file)}: size/{side} is {printable(text[:40])!r}, not a number of px")
+        raise ValueError(f"{printable(file)}: size/{side} is {printable(text[:40])!r}, not a size in pixels")
     return int(text)
 
 
@@ -139,7 +139,7 @@ def _object(entry: ElementTree.Element, width: int, height: int) -> tuple[str, S
         try:
             corners.append(float(text) - 1.0)
         except ValueError:
-            raise _BadObjectError(f"{key} is {printable(text[:40])!r}, not a number of px") from None
+            raise _BadObjectError(f"{key} is {printable(text[:40])!r}, not a coordinate in pixels") from None
     left, top, right, bottom = corners
     left, right = (min(max(x, 0.0), float(width)) for x in (left, right))
     top, bottom = (min(max(y, 0.0), float(height)) for y in (top, bottom))

@@ -1,4 +1,4 @@
-"""The command line of graph-bench, and what each benchmark leaves behind."""
+"""The command line of graph-bench and the output of each benchmark."""
 
 import json
 from importlib import import_module
@@ -35,7 +35,7 @@ def test_unknown_subcommand_is_refused(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_missing_folder_is_refused_before_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ceilings", "--json", str(tmp_path / "no" / "x.json")]) == 2
-    assert "does not exist" in capsys.readouterr().err
+    assert "folder not found" in capsys.readouterr().err
 
 
 def test_ceilings_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,5 +101,5 @@ def test_variables_of_the_allocator_are_kept(monkeypatch: pytest.MonkeyPatch) ->
 def test_foreign_json_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     file.write_text(json.dumps({"rows": []}))
-    with pytest.raises(ValueError, match="not a result of graph-bench"):
+    with pytest.raises(ValueError, match="not a graph-bench result"):
         read_result(file)

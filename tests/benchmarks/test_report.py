@@ -1,4 +1,4 @@
-"""Result files become a page; all benchmarks run with one command."""
+"""`graph-bench report` and `graph-bench all`."""
 
 import re
 from importlib import import_module
@@ -51,7 +51,7 @@ def test_the_newest_result_of_a_machine_is_shown(tmp_path: Path) -> None:
 
 def test_no_results_is_the_users_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "page.md")]) == 2
-    assert "no result of graph-bench" in capsys.readouterr().err
+    assert "no graph-bench results found" in capsys.readouterr().err
 
 
 def test_settings_that_change_what_is_measured_tell_results_apart(tmp_path: Path) -> None:
@@ -104,7 +104,9 @@ def test_a_result_whose_rows_were_all_measured_again_is_left_out(tmp_path: Path)
 def test_a_result_of_older_code_says_what_was_measured_again() -> None:
     older, newer = steps(1, "one", "a:1", "b:1", "a:2"), steps(2, "two", "a:1", "b:1", "c:1")
     found = [(Path("older.json"), older), (Path("newer.json"), newer)]
-    assert superseded(older, found) == (" **Older code: superseded by `newer.json`, but for a (m batch 2 at 64 px).**")
+    assert superseded(older, found) == (
+        " **Older code: superseded by `newer.json`, except for a (m batch 2 at 64 px).**"
+    )
     assert superseded(newer, found) == ""
     same_code = steps(1, "two", "a:1", "d:1")
     assert superseded(same_code, [*found, (Path("same.json"), same_code)]) == ""
@@ -144,4 +146,4 @@ def test_all_goes_on_after_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_all_refuses_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["all", "--out", str(tmp_path), "--only", "speed"]) == 2
-    assert "choose from" in capsys.readouterr().err
+    assert "must be one of" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Runs the real commands, in this process or in one of their own, and holds them to what every command promises."""
+"""Runs the real commands, in this process or a child process, and checks what every command guarantees."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ DONE, ERRORS_FOUND, USER_ERROR = 0, 1, 2
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a command: its exit code, all it printed, and the one line of the error, "" without one."""
+    """Result of a command: exit code, output, and the one-line error message or ""."""
 
     code: int
     output: str
@@ -42,7 +42,7 @@ class Ended:
 
 
 def checked(name: str, code: int, out: str, err: str, *, may_end: Sequence[int]) -> Ended:
-    """Assert no traceback, no native crash, an allowed exit code, and one line if it is an error."""
+    """Assert no traceback, no native crash, an allowed exit code, and a one-line message on errors."""
     text = out + err
     shown = text[-3000:]
     assert not [word for word in FORBIDDEN if word in text], shown
@@ -55,7 +55,7 @@ def checked(name: str, code: int, out: str, err: str, *, may_end: Sequence[int])
 def run_child(
     name: str, *arguments: object, cwd: Path, may_end: Sequence[int] = (DONE,), seconds: float = 150
 ) -> Ended:
-    """Run a command in its own process, ended after `seconds`: a hang is a failure, a crash costs nobody else."""
+    """Run a command in a child process with a timeout, so that hangs and crashes fail only one test."""
     command = [sys.executable, "-m", f"graph_train.cli.{name.removeprefix('graph-')}", *map(str, arguments)]
     done = subprocess.run(
         command,
@@ -72,7 +72,7 @@ def run_child(
 def run_here(
     name: str, *arguments: object, capsys: pytest.CaptureFixture[str], may_end: Sequence[int] = (DONE,)
 ) -> Ended:
-    """Run a command in this process, for what fails before anything is computed."""
+    """Run a command in this process, for failures before any computation."""
     capsys.readouterr()
     log = logging.getLogger("graph_train")
     handlers, propagates = list(log.handlers), log.propagate

@@ -1,4 +1,4 @@
-"""One data set of everything that can be wrong with files: hundreds of images and labels, good ones among them."""
+"""A data set with every kind of damaged file: hundreds of images and labels, some of them valid."""
 
 import os
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _NAMES = (
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """A file of the data set: the image, its label, which of them is at fault, and what must become of the image."""
+    """An image, its label, which of the two is damaged, and the expected outcome."""
 
     image: Path
     fault: Path
@@ -27,7 +27,7 @@ class CorpusFile:
 
 
 def write_corpus(root: Path) -> tuple[Path, list[CorpusFile]]:
-    """Write the data set; return its yaml and what is in its train split. The val split is sound."""
+    """Write the data set; return its yaml and the files of its train split. The val split is valid."""
     images, labels = root / "images" / "train", root / "labels" / "train"
     for folder in (images, labels, root / "images" / "val", root / "labels" / "val"):
         folder.mkdir(parents=True)
@@ -54,7 +54,7 @@ def _add(images: Path, labels: Path, case: Case, rows: bytes = GOOD) -> CorpusFi
 
 
 def _special(images: Path, labels: Path) -> list[CorpusFile]:
-    """Make files that are not regular or cannot be reached."""
+    """Create files that are not regular or not accessible."""
     (images / "loop.jpg").symlink_to("loop.jpg")
     (images / "nowhere.jpg").symlink_to("/nonexistent/x.jpg")
     (images / "device.jpg").symlink_to("/dev/zero")

@@ -1,4 +1,4 @@
-"""Image files as they should not be: cut off, flipped, lying about their size, of another kind than their name says."""
+"""Damaged image files: truncated, with flipped bits, a false size or the wrong suffix."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ FLIPPED = 20
 
 @dataclass(frozen=True)
 class Case:
-    """A file's name, its content, and what must become of it."""
+    """A file's name, content and expected outcome."""
 
     name: str
     content: bytes
@@ -38,18 +38,18 @@ def encoded(kind: str = "JPEG", image: Image.Image | None = None, **save: Any) -
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
-    """Return a PNG chunk with its right checksum."""
+    """Return a PNG chunk with a valid checksum."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def png(width: int, height: int, *, bits: int = 8, colour: int = 2, rows: bytes = b"", before: bytes = b"") -> bytes:
-    """Return a PNG that states this size and holds these (compressed) rows."""
+    """Return a PNG with this stated size and these (compressed) rows."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + before + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
 
 
 def jpeg_of_stated_size(width: int, height: int) -> bytes:
-    """Return a JPEG of a small picture whose frame header claims another size."""
+    """Return a JPEG of a small image whose frame header claims another size."""
     content = bytearray(encoded())
     frame = content.find(b"\xff\xc0")
     struct.pack_into(">HH", content, frame + 5, height, width)
@@ -57,7 +57,7 @@ def jpeg_of_stated_size(width: int, height: int) -> bytes:
 
 
 def jpeg_of_many_scans(scans: int) -> bytes:
-    """Return a large progressive JPEG whose last scan is repeated: minutes of work in few bytes."""
+    """Return a large progressive JPEG whose last scan is repeated, so that few bytes take minutes to decode."""
     content = encoded("JPEG", Image.new("L", (3000, 3000)), progressive=True)
     last = content.rfind(b"\xff\xda")
     return content[:-2] + content[last:-2] * scans + content[-2:]
@@ -133,5 +133,5 @@ def _pixels() -> Iterator[Case]:
 
 
 def damaged_images() -> list[Case]:
-    """Return all damaged images, always the same; file names differ."""
+    """Return all damaged images, with unique names; the result is deterministic."""
     return [*_cut(), *_flipped(), *_other_kinds(), *_sizes(), *_pixels()]

@@ -1,4 +1,4 @@
-"""Label files as they should not be."""
+"""Damaged label files."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ def _named(values: str) -> Iterator[tuple[str, ...]]:
 
 
 def _rows() -> Iterator[tuple[str, bytes]]:
-    """Yield the name of a bad row, and the row."""
+    """Yield name and text of each bad row."""
     for name, value in _named(COORDINATES):
         yield f"coordinate-{name}", f"0 {value} 0.5 0.25 0.25".encode()
     for name, value in _named(CLASSES):
@@ -60,7 +60,7 @@ def _whole() -> Iterator[tuple[str, bytes, str]]:
 
 
 def damaged_labels() -> list[Case]:
-    """Return each bad row alone and beside a good one, and whole files; names without ending."""
+    """Return files with each bad row alone and next to a valid one, and other bad files; names have no suffix."""
     cases = []
     for name, row in _rows():
         cases.append(Case(f"alone-{name}", row + b"\n", "reported"))

@@ -1,4 +1,4 @@
-"""The real commands on the damaged data set: they use what is good, name the rest, and end in order."""
+"""The real commands on the damaged data set: they use the valid files, name the others and exit properly."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unnamed(files: list[CorpusFile], text: str) -> list[str]:
-    """Return the images that must be reported and are not named in the text."""
+    """Return the images that should be reported but are not named in the text."""
     return [file.image.name for file in files if file.expected == "reported" and printable(file.fault) not in text]
 
 

@@ -1,4 +1,4 @@
-"""The damaged data set as the index sees it: every file is used or reported, none is dropped in silence."""
+"""The index of the damaged data set: every file is used or reported, none is silently dropped."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Damaged weights and checkpoints given to the commands: one line that names them, and nothing is executed."""
+"""Commands on damaged weights and checkpoints: a one-line message that names the file, and no code executed."""
 
 import json
 import time
@@ -50,7 +50,7 @@ META_WORDS = 'shape {|}|dim: 2|dim: -1|dim: 99999999999|data_type: kFloat|data_t
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Yield an empty current folder that must stay so: a file in it would be the trace of executed code."""
+    """Yield an empty working directory, in which a file would be the trace of executed code."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)

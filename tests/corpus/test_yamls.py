@@ -1,4 +1,4 @@
-"""Damaged yaml files given to the commands: each is refused in one line that names it, and nothing is left behind."""
+"""Commands on damaged yaml files: a one-line message that names the file, and no files left behind."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Weight files as they should not be: safetensors, our checkpoints, PyTorch archives and OneFlow folders."""
+"""Damaged weight files: safetensors, our checkpoints, PyTorch archives and OneFlow folders."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def entry(kind: str = "F32", shape: list[Any] | None = None, offsets: list[Any] 
 
 
 def checkpoint(header: Any, arrays: Mapping[str, np.ndarray], *, signed: bool = True) -> bytes:
-    """Return a training checkpoint with a valid checksum, so that the header itself is parsed."""
+    """Return a training checkpoint with a valid checksum, so that its header is parsed."""
     if isinstance(header, dict):
         header = {"format": "graph-train checkpoint", "version": 1, **header}
         if signed:
@@ -146,7 +146,7 @@ def _pytorch_cases() -> dict[str, bytes]:
 
 
 def write_weight_cases(root: Path) -> dict[str, Path]:
-    """Write files and folders by name; `graph-export` must refuse each."""
+    """Write all cases and return them by name; `graph-export` must reject each."""
     root.mkdir(parents=True)
     found = {}
     for ending, cases in (("safetensors", {**_safetensors_cases(), **_own_cases()}), ("pt", _pytorch_cases())):
@@ -184,7 +184,7 @@ def _oneflow_cases() -> dict[str, dict[str, bytes]]:
 
 
 def resumable(folder: Path, content: bytes) -> Path:
-    """Return a run folder whose only checkpoint has this content."""
+    """Create a run folder whose only checkpoint has this content."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "weights").mkdir(parents=True)
     (folder / "weights" / "last.safetensors").write_bytes(content)

@@ -1,4 +1,4 @@
-"""Yaml files as they should not be: data sets, hyper-parameters, networks. All have to be refused in one line."""
+"""Invalid yaml files for data sets, hyper-parameters and networks; each must be rejected with a one-line message."""
 
 from pathlib import Path
 
@@ -129,7 +129,7 @@ CFG: dict[str, str] = {
 
 
 def write_data_cases(root: Path) -> dict[str, Path]:
-    """Write the dataset yamls, each beside a sound folder `images` and some files that are no sources."""
+    """Write the dataset yamls, next to a valid folder `images` and some files that are no sources."""
     import os
 
     (root / "images").mkdir(parents=True)

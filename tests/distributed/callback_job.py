@@ -1,4 +1,4 @@
-"""A job of ranks as `graph_train`, in which a callback of rank 1 alone asks for a stop after its third batch."""
+"""`graph_train` with several ranks, where a callback on rank 1 alone requests a stop after its third batch."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from graph_train.ranks import team
 
 
 def main() -> int:
-    """Take the flags of `graph-train`."""
+    """Train with the flags of `graph-train`."""
     team.join()
     from graph_train.hooks.callbacks import Callbacks
     from graph_train.launch.train import train

@@ -1,4 +1,4 @@
-"""`graph-train` with activations in the order (B, C, H, W), whatever is fastest: the reference for ranks."""
+"""`graph-train` with channels-first activations on all devices, as the reference for several ranks."""
 
 import sys
 

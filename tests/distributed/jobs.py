@@ -1,4 +1,4 @@
-"""Starts jobs of several ranks as a user does, and looks at what they leave."""
+"""Starts jobs of several ranks as a user would and inspects their results."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 @dataclass
 class Job:
-    """Ranks that were started one by one; what they print goes to files."""
+    """The processes of a job's ranks, whose output goes to files."""
 
     ranks: list[subprocess.Popen[bytes]]
     logs: list[Path]
@@ -54,7 +54,7 @@ class Job:
 
 
 class JobLab:
-    """A folder with a data set, a tiny network, and the jobs that train it."""
+    """A folder with a data set, a tiny network and the jobs that train it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -91,7 +91,7 @@ class JobLab:
         address: str = "127.0.0.1",
         ranks_per_host: int = 99,
     ) -> Job:
-        """Start the ranks with the variables that torchrun and Kubernetes set; one rank without any."""
+        """Start the ranks with the variables of torchrun and Kubernetes; a single rank gets none."""
         port, number = free_port(), len(self.jobs)
         job = Job([], [])
         for rank in range(ranks):
@@ -112,7 +112,7 @@ class JobLab:
         return job
 
     def run(self, flags: Sequence[str], ranks: int, *, seconds: float = WAIT_SECONDS, **kind: Any) -> Job:
-        """Run a job to its successful end within so many seconds."""
+        """Run a job, which must succeed within `seconds`."""
         job = self.start(flags, ranks, **kind)
         codes = job.codes(seconds)
         assert codes == [0] * ranks, "\n".join(job.text(rank) for rank in range(ranks))

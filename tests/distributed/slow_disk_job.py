@@ -1,4 +1,4 @@
-"""A job of ranks as `graph_train`, whose disk takes some seconds for each state."""
+"""`graph_train` with several ranks and a disk that takes some seconds per checkpoint."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ SECONDS = 4.0
 
 
 def main() -> int:
-    """Take the flags of `graph-train`."""
+    """Train with the flags of `graph-train`."""
     team.join()
     from graph_train.host.run_command import run_command
     from graph_train.launch.train import train

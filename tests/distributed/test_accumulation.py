@@ -1,4 +1,4 @@
-"""Updates of several batches on several ranks: gradients are summed once per update, and all stays as on one rank."""
+"""Gradient accumulation on several ranks: one all-reduce per update, and the same results as on one rank."""
 
 import json
 from pathlib import Path
@@ -39,12 +39,12 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 
 def results(folder: Path) -> list[dict[str, float]]:
-    """Return the results of all batches but the bad one at the end."""
+    """Return the results of all batches except the bad one at the end."""
     return list(json.loads((folder / "results.json").read_text()))[:-1]
 
 
 def assert_close(ours: Path, theirs: Path) -> None:
-    """Assert equality but for rounding: float32 sums in another order, which many steps carry on."""
+    """Assert equality up to rounding by another order of float32 sums, accumulated over many steps."""
     left, right = arrays(ours), arrays(theirs)
     assert left.keys() == right.keys()
     for name, value in right.items():

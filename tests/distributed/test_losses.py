@@ -1,4 +1,4 @@
-"""Ranks that do not come, die, or are told to stop."""
+"""Ranks that do not join, die or are asked to stop."""
 
 import re
 import signal
@@ -16,7 +16,7 @@ LONG = {"epochs": 5000, "noval": True}
 
 
 def _saved_epoch(folder: Path) -> int:
-    """Return the epoch of the newest state; a damaged one fails the test."""
+    """Return the epoch of the newest checkpoint, which must be intact."""
     state = folder / "weights" / "last.safetensors"
     return int(load_checkpoint(state).header["cursor"]["epoch"]) if state.exists() else 0
 

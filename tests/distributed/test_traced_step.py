@@ -1,4 +1,4 @@
-"""Every op of a step of two ranks has a CUDA kernel, and what they send is NCCL's: the proof needs no GPU."""
+"""Every op of a step on two ranks has a CUDA kernel, and all transfers are by NCCL; needs no GPU."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Two hosts: network namespaces with an address each, joined by a cable that can be pulled."""
+"""Two hosts: network namespaces with their own address, connected by a virtual cable that can be cut."""
 
 import os
 import re
@@ -26,7 +26,7 @@ EPOCHS, STEPS_PER_EPOCH = 10, 2
 
 
 def inside(rank: int) -> list[str]:
-    """Return the prefix that runs a command on the host of a rank."""
+    """Return the command prefix to run on the host of a rank."""
     return ["ip", "netns", "exec", HOSTS[rank]]
 
 
@@ -76,16 +76,16 @@ def test_a_local_rank_that_counts_over_all_hosts_is_named(lab: JobLab, hosts: No
 
 
 def sent_by(rank: int) -> int:
-    """Return the bytes that a host has put on the cable so far."""
+    """Return the bytes sent by a host so far."""
     table = subprocess.run([*inside(rank), "cat", "/proc/net/dev"], check=True, capture_output=True, text=True).stdout
     columns = next(row for row in table.splitlines() if row.strip().startswith(f"{CABLE}:")).split()
     return int(columns[9])
 
 
 def sent_in_between(lab: JobLab, epochs: tuple[int, int], **changed: Any) -> tuple[list[int], int]:
-    """Return the bytes that each host sends from one epoch to another, and bytes of the gradients.
+    """Return the bytes that each host sends between two epochs, and the bytes of the gradients.
 
-    The difference of two runs: what is sent at their start and end is in both.
+    They are the difference between two runs, so that traffic at start and end cancels out.
     """
     sent = []
     for last in epochs:

@@ -1,6 +1,6 @@
-"""One rank of a job that compiles training steps of a network in the form that CUDA gets, and notes their ops.
+"""One rank of a job that compiles training steps with the ops used on CUDA and records these ops.
 
-`python -m tests.distributed.traced_step_job OUT MODEL TYPE VARIANT...`, in an environment as torchrun makes it.
+`python -m tests.distributed.traced_step_job OUT MODEL TYPE VARIANT...`, in an environment as set by torchrun.
 """
 
 import json
@@ -17,7 +17,7 @@ IMAGE_PX, LABELS = 64, 5
 
 @dataclass(frozen=True)
 class Variant:
-    """Options that change which ops a step has."""
+    """Options that affect the ops of a step."""
 
     rule: str = "sgd"
     synchronised: bool = False
@@ -53,7 +53,7 @@ def main(out: Path, model: str, kind: str, variants: list[str]) -> None:
 
 
 def _compiled(model: str, kind: str, variant: Variant, info: Any) -> list[Any]:
-    """Return the graphs of a step of one image per rank: one, or two of a step that accumulates."""
+    """Return the graphs of a step with one image per rank: one, or two with gradient accumulation."""
     from graph_train.engine.state import TrainingState
     from graph_train.engine.step import GraphStep, StepConfig
     from graph_train.ranks.placement import Placement
@@ -92,9 +92,9 @@ def _job(graph: Any) -> Any:
 
 
 def _transfers(job: Any) -> Counter[str]:
-    """Count how often a tensor reaches an op spread in another way than it was made, such as "P -> B".
+    """Count how often the layout of a tensor over ranks changes on its way to an op, such as "P -> B".
 
-    B: whole on every rank, S(0): split by rows, P: each rank has a summand.
+    B: broadcast, S(0): split along dimension 0, P: partial sum.
     """
     spread = {
         (op, argument): ", ".join(_spread(one) for one in signature.sbp_parallel)

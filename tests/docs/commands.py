@@ -1,4 +1,4 @@
-"""Reads what a reader may type out of the documentation: commands in `bash` blocks, programs in `python` blocks."""
+"""Extracts commands and programs from the documentation's `bash` and `python` blocks."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ _LAUNCHED = "-m graph_train "
 
 @dataclass(frozen=True)
 class Command:
-    """One command and where it is written."""
+    """A command and its place in the documentation."""
 
     file: Path
     line: int
@@ -33,7 +33,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Program:
-    """One piece of Python and where it is written."""
+    """A `python` block and its place in the documentation."""
 
     file: Path
     line: int
@@ -44,7 +44,7 @@ class Program:
 
 
 def documented_commands() -> list[Command]:
-    """Return all commands in the order of the documents, without `uv run` before and comments behind them."""
+    """Return all commands in document order, without `uv run` and comments."""
     found = []
     for file, number, line in _lines("bash"):
         words = shlex.split(line.removeprefix(_SET_UP), comments=True)
@@ -54,12 +54,12 @@ def documented_commands() -> list[Command]:
 
 
 def documented_programs() -> list[Program]:
-    """Return all pieces of Python."""
+    """Return all `python` blocks."""
     return [Program(*block) for block in _blocks("python")]
 
 
 def examples_for_more_machines() -> list[Command]:
-    """Return the `graph-train` examples of `text` blocks under a launcher that one machine does not have."""
+    """Return the `graph-train` examples in `text` blocks for launchers of several machines."""
     found = []
     for file, number, line in _lines("text"):
         _, launched, flags = line.replace("srun graph-train ", _LAUNCHED).partition(_LAUNCHED)
@@ -69,15 +69,14 @@ def examples_for_more_machines() -> list[Command]:
 
 
 def shown_commands() -> list[Command]:
-    """Lines of `text` blocks that start with one of our commands: what is not executed, because it needs something that
-    a test has not."""
+    """Return the lines of `text` blocks with one of our commands, which need something that tests lack."""
     ours = re.compile(r"(?:uv run )?(graph-(?:train|val|predict|check|export|bench) .*)")
     found = [(file, number, match[1]) for file, number, line in _lines("text") if (match := ours.fullmatch(line))]
     return [Command(file, number, tuple(shlex.split(line, comments=True))) for file, number, line in found]
 
 
 def foreign_commands() -> list[Command]:
-    """Lines of `text` blocks that start other programs."""
+    """Return the lines of `text` blocks that start other programs."""
     found = []
     for file, number, line in _lines("text"):
         if re.match(rf"({'|'.join(FOREIGN)}) ", line):
@@ -86,7 +85,7 @@ def foreign_commands() -> list[Command]:
 
 
 def inline_commands() -> list[Command]:
-    """Commands of ours in running text, between backticks, with at least one flag."""
+    """Return our commands in running text, in backticks, that have at least one flag."""
     found = []
     for file in DOCUMENTS:
         text = _FENCED.sub(lambda block: "\n" * block.group().count("\n"), file.read_text())
@@ -99,7 +98,7 @@ def inline_commands() -> list[Command]:
 
 
 def fence_languages() -> set[str]:
-    """Return the languages of all blocks."""
+    """Return the languages of all code blocks."""
     fences = (re.findall(r"^ *```(\S*)", file.read_text(), re.MULTILINE)[::2] for file in DOCUMENTS)
     return {language for languages in fences for language in languages}
 

@@ -1,6 +1,6 @@
-"""Statistics of raw result files, by name: what `figures.yaml` writes in the place of a figure.
+"""Statistics of raw result files, which `figures.yaml` names in place of figures.
 
-A source is `FILE STATISTIC ARGUMENT...`, split like words of a shell; nothing in it is executed. POINT is
+A source is `FILE STATISTIC ARGUMENT...`, split by shell rules but never executed. POINT is
 MODEL:BATCH:PX, PATH a key or keys joined by dots.
 """
 
@@ -19,16 +19,16 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class SourceError(ValueError):
-    """A source that names no number."""
+    """An invalid source."""
 
 
 def number_of(source: str, files: Mapping[str, str], folder: Path) -> float:
-    """Compute the number that a source names.
+    """Compute the number of a source.
 
     Args:
         source: FILE STATISTIC ARGUMENT...
-        files: path below `folder` of each FILE.
-        folder: where results are.
+        files: path of each FILE below `folder`.
+        folder: folder of the results.
     Raises:
         SourceError: an unknown file, statistic, row or key.
     """
@@ -73,7 +73,7 @@ def _at(item: Any, path: str) -> Any:
 
 
 def _selected(result: Result, name: str, conditions: Sequence[str]) -> Rows:
-    """Return the rows of the list `name` that meet all conditions KEY=VALUE."""
+    """Return the rows of the list `name` that match all conditions KEY=VALUE."""
     wanted = [condition.split("=", 1) for condition in conditions]
     rows = [row for row in result[name] if all(str(_at(row, key)) == value for key, value in wanted)]
     if not rows:
@@ -87,19 +87,19 @@ def value(result: Result, path: str) -> float:
 
 
 def row(result: Result, name: str, *conditions_and_path: str) -> float:
-    """Resolve `row LIST KEY=VALUE... PATH`: of the first such row."""
+    """Resolve `row LIST KEY=VALUE... PATH`: the value in the first matching row."""
     *conditions, path = conditions_and_path
     return float(_at(_selected(result, name, conditions)[0], path))
 
 
 def lowest(result: Result, name: str, *conditions_and_path: str) -> float:
-    """Resolve `lowest LIST [KEY=VALUE...] PATH`: over the rows."""
+    """Resolve `lowest LIST [KEY=VALUE...] PATH`: the minimum over the rows."""
     *conditions, path = conditions_and_path
     return min(_present(_selected(result, name, conditions), path))
 
 
 def highest(result: Result, name: str, *conditions_and_path: str) -> float:
-    """Resolve `highest LIST [KEY=VALUE...] PATH`: over the rows."""
+    """Resolve `highest LIST [KEY=VALUE...] PATH`: the maximum over the rows."""
     *conditions, path = conditions_and_path
     return max(_present(_selected(result, name, conditions), path))
 

@@ -1,7 +1,7 @@
-"""Measured figures of the documentation, computed again from raw result files as `figures.yaml` says.
+"""Measured figures in the documentation, recomputed from raw result files as specified by `figures.yaml`.
 
-python -m tests.docs.figures            # list what is wrong, exit code 1 if anything is
-python -m tests.docs.figures --write    # bring the figures up to date
+python -m tests.docs.figures            # list wrong figures; exit code 1 if there are any
+python -m tests.docs.figures --write    # update the figures
 """
 
 import re
@@ -40,7 +40,7 @@ _NO_PROSE = re.compile(r"^```.*?^```|`[^`\n]*`|\]\([^)\s]*\)|https?://\S+", re.M
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure where it is written, and where it comes from."""
+    """A figure, its place in the documentation and its source."""
 
     document: Path
     start: int
@@ -49,7 +49,7 @@ class Figure:
     source: str
 
     def recomputed(self, files: Mapping[str, str]) -> str:
-        """Return the number from its raw file, with as many decimals as are written."""
+        """Return the number from its raw file, with as many decimals as in the document."""
         decimals = len(self.written.partition(".")[2])
         sign = "+" if self.written[0] in "+−-" else ""
         text = f"{number_of(self.source, files, RESULTS_FOLDER):{sign},.{decimals}f}"
@@ -61,8 +61,8 @@ class Claims:
     """The content of `figures.yaml`.
 
     Attributes:
-        files: path below the results of each name that sources use.
-        measured: sentences of each document with {SOURCE} in the place of figures.
+        files: path, below the results, of each file name used by sources.
+        measured: sentences of each document with {SOURCE} in place of figures.
         not_measured: phrases of each document with numbers that no benchmark measured.
     """
 
@@ -78,7 +78,7 @@ def read_claims(path: Path = CLAIMS) -> Claims:
 
 
 def problems(claims: Claims, root: Path = ROOT, documents: Sequence[Path] = DOCUMENTS) -> list[str]:
-    """Return every figure that is wrong or has no source, and every claim that no document makes."""
+    """Return all figures that are wrong or have no source, and all claims that no document makes."""
     named = {str(path.relative_to(root)) for path in documents}
     found = [
         f"{name}: in figures.yaml, but not a document"
@@ -122,12 +122,12 @@ def _wrong(figure: Figure, files: Mapping[str, str]) -> str:
 
 
 def _spaced(text: str) -> str:
-    """Return a pattern of a text in which line breaks do not matter."""
+    """Return a pattern that matches a text with any line breaks."""
     return r"\s+".join(re.escape(word) for word in text.split())
 
 
 def figures_of(document: Path, text: str, sentence: str) -> list[Figure]:
-    """Return the figures of a sentence, as often as a document has it."""
+    """Return the figures of a sentence for each time that it occurs in a document."""
     literal, *rest = re.split(r"\{([^}]*)\}", " ".join(sentence.split()))
     pattern, sources = _literal(literal), rest[::2]
     for following in rest[1::2]:
@@ -144,7 +144,7 @@ def _literal(text: str) -> str:
 
 
 def measured_looking(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where a text has numbers that look measured, code and addresses left out."""
+    """Yield the spans of numbers that look measured, except in code and URLs."""
     prose = _NO_PROSE.sub(lambda match: re.sub(r"\S", " ", match[0]), text)
     last = 0
     for start, end in sorted(match.span() for pattern in _MEASURED for match in pattern.finditer(prose)):
@@ -154,7 +154,7 @@ def measured_looking(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _inside(text: str, start: int, end: int, covered: Sequence[tuple[int, int]]) -> bool:
-    """Return whether each number of text[start:end] lies in a span that is covered."""
+    """Return whether each number of text[start:end] lies in a covered span."""
     # The digits of names such as mAP50-95 are no figures.
     numbers = re.finditer(
         rf"(?<!\w){_NUMBER}", re.sub(r"mAP[\d:.-]*", lambda match: "x" * len(match[0]), text[start:end])
@@ -166,10 +166,10 @@ def _inside(text: str, start: int, end: int, covered: Sequence[tuple[int, int]])
 
 
 def write(claims: Claims, root: Path = ROOT) -> None:
-    """Bring all figures of the documents up to date.
+    """Update all figures in the documents.
 
     Raises:
-        SourceError: a source that names no number; nothing of that document is written.
+        SourceError: an invalid source; its document is not written.
     """
     for name, sentences in claims.measured.items():
         path = root / name

@@ -1,4 +1,4 @@
-"""The picture of the README, from the files of one run: photos with labels and with what was found, and the curve.
+"""The image of the README, made from the files of a run: photos with labels and detections, and the mAP curve.
 
 python -m tests.docs.picture RUN_FOLDER TITLE PHOTO...
 """

@@ -1,6 +1,6 @@
-"""References of the documentation to code: `file.py:LINE Name`, LINE being where Name is defined.
+"""References to code in the documentation: `file.py:LINE Name`, where LINE is the definition of Name.
 
-python -m tests.docs.references        # brings all lines up to date
+python -m tests.docs.references        # update all line numbers
 """
 
 import ast
@@ -17,7 +17,7 @@ _REFERENCE = re.compile(r"`(?P<file>[a-z_/]+\.py):(?P<line>\d+) (?P<name>[A-Za-z
 
 @dataclass(frozen=True)
 class Reference:
-    """One mention of a piece of code; `defined` is the line of its definition, None if there is none."""
+    """A reference to code; `defined` is the line of the definition, or None if it is missing."""
 
     document: Path
     file: str

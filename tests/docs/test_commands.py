@@ -1,4 +1,4 @@
-"""What the documentation tells a reader to type exists, and runs."""
+"""The commands and programs in the documentation exist and run."""
 
 import contextlib
 import importlib
@@ -81,7 +81,7 @@ def test_every_flag_is_in_the_help(command: Command) -> None:
 
 
 def unknown_flags(command: Command) -> list[str]:
-    """Return flags that the command's `--help` does not have."""
+    """Return the flags that are missing in the command's `--help`."""
     words = command.words
     if command in LAUNCHED:
         words = ("graph-train", *words[words.index("graph_train") + 1 :])
@@ -120,7 +120,7 @@ def help_of(words: Sequence[str]) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the files that the documentation's examples name: data sets, photos, weights of YOLOv5."""
+    """Create the files used by the documentation's examples: data sets, photos, YOLOv5 weights."""
     made = tmp_path_factory.mktemp("reader")
     shutil.copytree(render_shapes().parent, made / "berries")
     (made / "berries/shapes.yaml").rename(made / "berries/berries.yaml")

@@ -1,4 +1,4 @@
-"""Every measured figure of README.md and the documentation is what its raw result file gives."""
+"""All measured figures in README.md and the documentation agree with the raw result files."""
 
 import json
 from pathlib import Path

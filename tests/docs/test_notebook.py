@@ -1,4 +1,4 @@
-"""The notebooks of the documentation run from the first cell to the last, and are kept without outputs."""
+"""The notebooks in the documentation run completely and are stored without outputs."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_first_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def printed(outputs: list[Any]) -> str:
-    """Return what a cell wrote, and what its last line gives."""
+    """Return the output of a cell and the value of its last line."""
     texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
     return "".join(texts)
 

@@ -1,4 +1,4 @@
-"""The README stays short and shows a result; what the pages outside the site link to is there."""
+"""The README is short and shows a result; links of pages outside the site are valid."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, and the messages it explains are those of the program."""
+"""The documentation builds without warnings, and the messages in it are those of the program."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ def test_it_builds_strictly(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """Return all texts in the sources; of f-strings the fixed parts."""
+    """Return all string literals in the sources, and the fixed parts of f-strings."""
     files = [
         path
         for package in ("graph_train", "pipelines", "models", "kernels")

@@ -1,1 +1,1 @@
-"""What is to be run on the day that a GPU is there: `python -m tests.gpu`."""
+"""The GPU test kit: `python -m tests.gpu`."""

@@ -1,7 +1,7 @@
-"""The kit: `python -m tests.gpu [--json FILE] [--emulated] [--torch-python PYTHON]`.
+"""The GPU test kit: `python -m tests.gpu [--json FILE] [--emulated] [--torch-python PYTHON]`.
 
-Kernels alone, then DALI's pictures, then OneFlow, then times beside PyTorch's; one table of PASS, FAIL and SKIP with
-times, within ten minutes. Exit code 0: nothing failed, 1: something failed or a kernel has no case, 2: there is no GPU.
+Tests the kernels alone, DALI's images and OneFlow, and compares speed with PyTorch, within ten minutes. Prints a table
+of PASS, FAIL and SKIP with times. Exit code 0: nothing failed, 1: something failed or a kernel has no case, 2: no GPU.
 """
 
 import argparse
@@ -22,7 +22,7 @@ Stage = Callable[[StageBudget], Iterable[Line]]
 
 
 def main(arguments: list[str]) -> int:
-    """Run all stages and print the table; returns the exit code."""
+    """Run all stages, print the table and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=__doc__)
     parser.add_argument("--json", type=Path, help="file for the table")
     parser.add_argument("--emulated", action="store_true", help="kernels alone, on the emulated device")
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
 
 class _Table:
-    """The lines so far, printed as they come."""
+    """The table, whose lines are printed as they are added."""
 
     def __init__(self, file: Path | None) -> None:
         self._file, self._lines = file, list[Line]()
@@ -55,7 +55,7 @@ class _Table:
             self._lines.append(line)
 
     def finish(self) -> int:
-        """Print the count, write the file, and return the exit code."""
+        """Print the totals, write the JSON file and return the exit code."""
         failed = sum(line.result == "FAIL" for line in self._lines)
         print(f"{len(self._lines)} lines, {failed} failed", flush=True)
         if self._file:

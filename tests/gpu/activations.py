@@ -1,4 +1,4 @@
-"""Sums, casts, biases, pixels and weights: what the network's small kernels do."""
+"""Cases of the small kernels: sums, casts, biases, pixels and weights."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def _elementwise_blocks(count: int) -> tuple[int, int, int]:
 
 
 def add_n(device: Device, kind: str, count: int = 1_000_003) -> Launched:
-    """Add three tensors, whose last thread has fewer numbers."""
+    """Add three tensors whose size leaves the last thread fewer numbers."""
     summands = [encode(random_numbers(count, seed=seed), kind) for seed in range(3)]
     args = structure(_ELEMENTS, "AddArgs")()
     for index, summand in enumerate(summands):
@@ -31,7 +31,7 @@ def add_n(device: Device, kind: str, count: int = 1_000_003) -> Launched:
 
 
 def cast(device: Device, source: str, target: str, count: int = 1_000_003) -> Launched:
-    """Cast between float32 and a 16-bit type: the very bits."""
+    """Cast between float32 and a 16-bit type, bit for bit."""
     given = encode(random_numbers(count), source)
     want = encode(decode(given), target)
     args = structure(_ELEMENTS, "CastArgs")(device.put(given), device.put(np.zeros_like(want)), count)
@@ -50,7 +50,7 @@ def fill(device: Device, count: int = 1_000_003) -> Launched:
 
 
 def add_bias(device: Device, kind: str, target: str, rows: int = 5000, channels: int = 85) -> Launched:
-    """Add a bias, with SiLU behind it."""
+    """Add a bias, followed by SiLU."""
     x, bias = encode(random_numbers(rows, channels), kind), random_numbers(channels, seed=1)
     out = encode(np.zeros((rows, channels)), target)
     addresses = (device.put(array) for array in (x, bias, out))
@@ -100,7 +100,7 @@ def pixels(device: Device, kind: str, of_bytes: bool, batch: int = 2, area: int 
 
 
 def pack_weights(device: Device, kind: str, unpack: bool) -> Launched:
-    """Pack two weights in one launch, of which one has a single tap."""
+    """Pack two weights in one launch, one of them with a 1x1 kernel."""
     plain = [random_numbers(32, 16, 3, 3), random_numbers(255, 32, 1, 1, seed=1)]
     packed = [encode(np.ascontiguousarray(one.transpose(0, 2, 3, 1)), kind) for one in plain]
     if unpack:

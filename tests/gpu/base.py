@@ -1,4 +1,4 @@
-"""What the cases have in common: their result, numbers as activations store them, and launches."""
+"""Common parts of the cases: results, conversion of activations, and launches."""
 
 import ctypes
 from collections.abc import Callable
@@ -14,7 +14,7 @@ ROUNDING = {"f32": 2.0**-23, "bf16": 2.0**-8, "f16": 2.0**-10}
 
 @dataclass(frozen=True)
 class Launched:
-    """The result of a case: pairs of the device's and NumPy's arrays, their bound, and how to start it again."""
+    """Result of a case: pairs of the device's and NumPy's arrays, their error bound, and a function to launch again."""
 
     pairs: tuple[tuple[np.ndarray, np.ndarray], ...]
     relative: float
@@ -24,7 +24,7 @@ class Launched:
 
 
 def encode(values: np.ndarray, kind: str) -> np.ndarray:
-    """Return float32 as the bits that activations have on the device, rounded to the nearest."""
+    """Convert float32 to the bits of the device's activation type, rounding to nearest."""
     values = values.astype(np.float32)
     if kind == "bf16":
         bits = values.view(np.uint32)
@@ -33,7 +33,7 @@ def encode(values: np.ndarray, kind: str) -> np.ndarray:
 
 
 def decode(stored: np.ndarray) -> np.ndarray:
-    """Return the bits of activations on the device as float32."""
+    """Convert the bits of the device's activation type to float32."""
     return (stored.astype(np.uint32) << 16).view(np.float32) if stored.dtype == np.uint16 else stored.astype(np.float32)
 
 
@@ -48,7 +48,7 @@ def blocks(items: int, per_block: int) -> tuple[int, int, int]:
 def starter(
     device: Device, kernel: str, grid: tuple[int, int, int], threads: int, args: ctypes.Structure
 ) -> Callable[[], None]:
-    """Launch once; return a function that does so again."""
+    """Launch once and return a function that launches again."""
 
     def start() -> None:
         device.launch(kernel, grid, threads, args)
@@ -58,7 +58,7 @@ def starter(
 
 
 def together(device: Device, kernel: str, most_blocks: int, threads: int, args: ctypes.Structure) -> Callable[[], None]:
-    """Do as `starter`, for a kernel whose blocks wait for each other."""
+    """Do as `starter` for a kernel whose blocks wait for each other."""
 
     def start() -> None:
         device.launch_together(kernel, most_blocks, threads, args)

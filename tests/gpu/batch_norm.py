@@ -1,4 +1,4 @@
-"""BatchNorm with SiLU behind it, in one launch each way, and the parts of it that ranks share."""
+"""Cases of BatchNorm with SiLU, in one launch each for forward and backward, and its parts for several ranks."""
 
 import ctypes
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _RANKS = 2
 
 @dataclass(frozen=True)
 class _Inputs:
-    """x as it is stored, arguments of a kernel, and all numbers in float64."""
+    """The stored x, the arguments of a kernel, and all numbers in float64."""
 
     stored: np.ndarray
     args: ctypes.Structure
@@ -36,7 +36,7 @@ class _Inputs:
 
     @property
     def dz(self) -> np.ndarray:
-        """Gradient before the SiLU."""
+        """Return the gradient before the SiLU."""
         z = self.normal * self.gamma + self.beta
         sigmoid = 1 / (1 + np.exp(-z))
         return self.dy * sigmoid * (1 + z * (1 - sigmoid))
@@ -77,7 +77,7 @@ def _start_together(device: Device, kernel: str, args: ctypes.Structure) -> Call
 
 
 def _start_pieces(device: Device, kernel: str, args: ctypes.Structure) -> Callable[[], None]:
-    """Launch a block for each piece, as `norm_pieces` cuts them."""
+    """Launch a block for each piece as split by `norm_pieces`."""
     threads, of_thread = constant(_NORM, "kNormThreads"), constant(_NORM, "kNormPerThread")
     columns = -(-_CHANNELS // of_thread)
     tiles = -(-columns * of_thread // constant(_NORM, "kNormTile"))
@@ -90,7 +90,7 @@ def _channels(device: Device, address: int, rows: int = 1) -> np.ndarray:
 
 
 def _moved(device: Device, given: _Inputs, pixels: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the moving statistics after a step."""
+    """Return the running statistics after a step."""
     variance = (1 / given.inverse**2 - _EPSILON) * pixels / (pixels - 1)
     return [
         (_channels(device, given.args.moving_mean), (_RATE * given.mean)[None]),
@@ -103,7 +103,7 @@ def _silu(z: np.ndarray) -> np.ndarray:
 
 
 def forward(device: Device, kind: str) -> Launched:
-    """Normalise by the batch's statistics, with SiLU, in one launch, whose blocks wait for each other."""
+    """Normalise by batch statistics, with SiLU, in one launch whose blocks wait for each other."""
     given = _inputs(device, kind)
     start = _start_together(device, f"batch_norm_{kind}", given.args)
     y = decode(device.get(given.args.out, given.stored))
@@ -113,7 +113,7 @@ def forward(device: Device, kind: str) -> Launched:
 
 
 def normalise(device: Device, kind: str) -> Launched:
-    """Normalise by known statistics, of two ranks."""
+    """Normalise by given statistics of two ranks."""
     given = _inputs(device, kind)
     given.args.pixels = _RANKS * _ROWS
     start = _start_pieces(device, f"normalise_{kind}", given.args)
@@ -124,7 +124,7 @@ def normalise(device: Device, kind: str) -> Launched:
 
 
 def _gradient_pairs(device: Device, given: _Inputs) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return sums over the rows as means, so that one bound fits all."""
+    """Return sums over the rows as means, so that one error bound fits all."""
     dz = given.dz
     return [
         (_channels(device, given.args.d_beta) / _ROWS, dz.mean(0)[None]),
@@ -148,7 +148,7 @@ def backward(device: Device, kind: str) -> Launched:
 
 
 def channel_mean(device: Device, kind: str) -> Launched:
-    """Compute this rank's share of the mean over two ranks."""
+    """Compute this rank's part of the mean over two ranks."""
     given = _inputs(device, kind)
     given.args.pixels = _RANKS * _ROWS
     start = _start_together(device, f"channel_mean_{kind}", given.args)
@@ -157,7 +157,7 @@ def channel_mean(device: Device, kind: str) -> Launched:
 
 
 def channel_variance(device: Device, kind: str) -> Launched:
-    """Compute this rank's share of the variance about a known mean."""
+    """Compute this rank's part of the variance about a given mean."""
     given = _inputs(device, kind)
     given.args.pixels = _RANKS * _ROWS
     start = _start_together(device, f"channel_variance_{kind}", given.args)
@@ -166,7 +166,7 @@ def channel_variance(device: Device, kind: str) -> Launched:
 
 
 def normalise_sums(device: Device, kind: str) -> Launched:
-    """Sum the gradients, for the other ranks and for the parameters."""
+    """Sum the gradients for the other ranks and for the parameters."""
     given = _inputs(device, kind)
     start = _start_together(device, f"normalise_sums_{kind}", given.args)
     pairs = _gradient_pairs(device, given)

@@ -1,4 +1,4 @@
-"""The overlap of boxes and its gradient, decoded predictions and their suppression."""
+"""Cases of box overlap and its gradient, decoding and suppression."""
 
 import numpy as np
 
@@ -115,7 +115,7 @@ def decode_maps(device: Device, images: int = 2, classes: int = 4) -> Launched:
 
 
 def suppress(device: Device, images: int = 2, boxes: int = 1200, classes: int = 3) -> Launched:
-    """Suppress by best class or all classes, all candidates or the best of them: the very detections."""
+    """Suppress by best class or all classes, with all candidates or the best ones; detections must be identical."""
     generator, compared = np.random.default_rng(0), []
     rows = np.empty((images, boxes, 5 + classes), np.float32)
     rows[..., :2], rows[..., 2:4] = generator.uniform(0, 300, (images, boxes, 2)), 40
@@ -144,7 +144,7 @@ def suppress(device: Device, images: int = 2, boxes: int = 1200, classes: int = 
 
 
 def _suppressed(rows: np.ndarray, multi_label: bool, most_candidates: int, most_detections: int) -> np.ndarray:
-    """Return the detections of one image, one after another, in float32."""
+    """Return the detections of one image, suppressed one by one in float32."""
     scores = rows[:, 5:] * rows[:, 4:5]
     chosen = np.ones_like(scores, bool)
     if not multi_label:

@@ -1,4 +1,4 @@
-"""How the kit keeps to ten minutes: a stage may take its own seconds and what the stages before it have left over."""
+"""Time limits of the kit: a stage may use its own seconds and those left over by earlier stages."""
 
 import itertools
 import math
@@ -18,12 +18,12 @@ LEAST_FOR_SPEED = 45
 
 @dataclass(frozen=True)
 class StageBudget:
-    """The time of one stage.
+    """The time limit of one stage.
 
     Attributes:
-        stage: its name.
-        deadline: when it must be over, on `clock`.
-        clock: seconds, as `time.monotonic`.
+        stage: name of the stage.
+        deadline: time on `clock` when it must be finished.
+        clock: function that returns seconds, such as `time.monotonic`.
     """
 
     stage: str
@@ -31,11 +31,11 @@ class StageBudget:
     clock: Callable[[], float] = time.monotonic
 
     def left(self) -> float:
-        """Return seconds until the deadline; none are left at 0 and below."""
+        """Return the seconds until the deadline; 0 or less if it has passed."""
         return self.deadline - self.clock()
 
     def spent(self) -> str:
-        """Return the message of what has no time any more."""
+        """Return the message of a skipped case that has no time left."""
         return f"the time of the stage {self.stage!r} is used up"
 
 
@@ -44,7 +44,7 @@ UNLIMITED = StageBudget("kernels", math.inf)
 
 
 def all_seconds() -> float:
-    """Return the seconds that all stages may take together."""
+    """Return the total seconds of all stages."""
     return sum(SECONDS.values())
 
 

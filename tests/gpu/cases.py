@@ -1,4 +1,4 @@
-"""Each kernel alone: by its name, what runs it and compares it with NumPy."""
+"""The cases of each kernel by name; a case runs it and compares it with NumPy."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ Case = Callable[[Device], Launched]
 
 
 def _of_activations(kind: str) -> dict[str, Case]:
-    """Return the cases of each type of activations."""
+    """Return the cases for each activation type."""
     cases: dict[str, Case] = {
         f"add_n_{kind}": partial(activations.add_n, kind=kind),
         f"add_bias_{kind}_{kind}": partial(activations.add_bias, kind=kind, target=kind),
@@ -44,7 +44,7 @@ def _of_activations(kind: str) -> dict[str, Case]:
 
 
 def _between_types(kind: str) -> dict[str, Case]:
-    """Return the cases between float32 and a type of 16 bits."""
+    """Return the cases between float32 and each 16-bit type."""
     return {
         f"cast_f32_{kind}": partial(activations.cast, source="f32", target=kind),
         f"cast_{kind}_f32": partial(activations.cast, source=kind, target="f32"),
@@ -84,7 +84,7 @@ WITHIN_OTHERS = {"add_bias_sums"}
 
 
 def kernel_names() -> set[str]:
-    """Return every kernel of the sources."""
+    """Return the names of all kernels in the sources."""
     names: set[str] = set()
     for source in cuda_sources():
         text = source.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Kernels that copy several tensors: concat, split, flatten, and the beginning of a step."""
+"""Cases of kernels that copy several tensors: concat, split, flatten and the start of a step."""
 
 import ctypes
 
@@ -18,7 +18,7 @@ def table_on(device: Device, table: ctypes.Array) -> int:
 
 
 def concat(device: Device, unit: int, split: bool, rows: int = 37) -> Launched:
-    """Concatenate few tensors, which travel with the launch, and more of them in a table."""
+    """Concatenate a few tensors, passed as launch arguments, and more tensors, passed in a table."""
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     inline = constant(_CONCAT, "kConcatInline")
     for number in (3, inline + 8):
@@ -47,7 +47,7 @@ def concat(device: Device, unit: int, split: bool, rows: int = 37) -> Launched:
 
 
 def _pieces(device: Device, tensors: list[np.ndarray]) -> tuple[int, int]:
-    """Return the address of the table of all pieces, and their number."""
+    """Return the address of the table of pieces and their number."""
     most, piece, start = constant(_FLATTEN, "kFlattenPiece"), structure(_FLATTEN, "FlatPiece"), 0
     entries = []
     for tensor in tensors:
@@ -63,7 +63,7 @@ def _tensors() -> list[np.ndarray]:
 
 
 def flatten(device: Device) -> Launched:
-    """Flatten tensors of more and of less than a piece; all but the first start at odd places of the row."""
+    """Flatten tensors larger and smaller than a piece; all but the first start at odd offsets."""
     tensors = _tensors()
     want = np.concatenate(tensors)
     table, number = _pieces(device, tensors)
@@ -73,7 +73,7 @@ def flatten(device: Device) -> Launched:
 
 
 def begin_step(device: Device) -> Launched:
-    """Every bit, of both rows of scalars; with a share of 0 even an infinity leaves the average as it is."""
+    """Compare both rows of scalars bit for bit; with a weight of 0 even infinity does not change the average."""
     tensors, pairs = _tensors(), []
     for share, updated in ((0.125, 1.0), (0.0, 0.0)):
         tensors[1][0] = np.inf if share == 0 else 1.0

@@ -1,4 +1,4 @@
-"""What kernels are launched on: a GPU through the driver API, or the emulated device of the plugin's test build."""
+"""Devices for launching kernels: a GPU by the driver API, or the emulated device of the plugin's test build."""
 
 import ctypes
 from collections.abc import Callable
@@ -12,15 +12,15 @@ _REPEATS = 20
 
 
 class Device(Protocol):
-    """Memory and launches; everything happens in order."""
+    """A device's memory and launches, which are executed in order."""
 
     name: str
 
     def put(self, array: np.ndarray) -> int:
-        """Return the address of a copy on the device."""
+        """Copy an array to the device and return its address."""
 
     def get(self, address: int, like: np.ndarray) -> np.ndarray:
-        """Return an array of that shape and type from the device."""
+        """Copy an array from the device."""
 
     def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, args: ctypes.Structure) -> None:
         """Start a kernel."""
@@ -29,11 +29,11 @@ class Device(Protocol):
         """Start a kernel whose blocks wait for each other."""
 
     def microseconds(self, start: Callable[[], None]) -> float | None:
-        """Return the mean time of what `start` launches; None where that says nothing."""
+        """Return the mean time of the launches by `start`; None if it is meaningless."""
 
 
 class Gpu:
-    """GPU 0, without OneFlow or any of CUDA's runtime."""
+    """GPU 0, without OneFlow or the CUDA runtime."""
 
     def __init__(self, images: list[bytes]) -> None:
         self._driver = ctypes.CDLL("libcuda.so.1")
@@ -104,7 +104,7 @@ class Gpu:
 
 
 class EmulatedGpu:
-    """The same kernels compiled for the CPU; memory is the process's own."""
+    """The same kernels compiled for the CPU, using host memory."""
 
     name = "emulated"
 

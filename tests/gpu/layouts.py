@@ -1,4 +1,4 @@
-"""Arguments of the CUDA kernels as ctypes structures, read from the headers that the kernels themselves include."""
+"""Arguments of the CUDA kernels as ctypes structures, parsed from the kernels' own headers."""
 
 import ctypes
 import re
@@ -23,10 +23,10 @@ _FIELD = re.compile(r"(?:const )?([\w<> ]+?)\s*(\*?)\s*((?:\w+(?:\[[\w +]+\])?(?
 
 @cache
 def structure(header: str, name: str) -> type[ctypes.Structure]:
-    """Return the struct of that name in a header or in what it includes, e.g. "ops/bias/bias.h".
+    """Return the struct `name` of a header, such as "ops/bias/bias.h", or of its includes.
 
     Raises:
-        KeyError: a type that none of the headers had when this was written.
+        KeyError: a type that this parser does not know.
     """
     body = re.search(rf"struct {name} {{(.*?)\n}};", _text(header), re.DOTALL)
     if body is None:
@@ -46,7 +46,7 @@ def structure(header: str, name: str) -> type[ctypes.Structure]:
 
 
 def constant(header: str, name: str) -> int:
-    """Return the value of a `constexpr` number of a header or of what it includes."""
+    """Return the value of a `constexpr` number of a header or of its includes."""
     return int(dict(_CONSTANT.findall(_text(header)))[name])
 
 
@@ -63,5 +63,5 @@ def _type(header: str, name: str) -> Any:
 
 
 def _count(header: str, words: str) -> int:
-    """Return the length of an array: numbers and constants, joined by plus signs."""
+    """Return an array length given as a sum of numbers and constants."""
     return sum(int(word) if word.isdigit() else constant(header, word) for word in words.split(" + "))

@@ -1,4 +1,4 @@
-"""Execute `test_earlier_faults.py` with the code of another checkout: `python -m tests.gpu.on_checkout FOLDER`.
+"""Run `test_earlier_faults.py` with the code of another checkout: `python -m tests.gpu.on_checkout FOLDER`.
 
 FOLDER is a checkout of an earlier commit with its environment in `.venv`; nothing is written there. Prints a table of
 FAIL (an assertion did not hold), ERROR (anything else) and PASS. Exit code 0: every test fails, as at commit e1be6a7.
@@ -17,10 +17,10 @@ FILES = tuple(Path(__file__).with_name(name) for name in ("test_earlier_faults.p
 
 
 def results(checkout: Path, python: Path, files: Sequence[Path] = FILES) -> dict[str, str]:
-    """Map Name of each test to "FAIL", "ERROR", "PASS" or "SKIP".
+    """Return "FAIL", "ERROR", "PASS" or "SKIP" for each test name.
 
     Raises:
-        RuntimeError: pytest did not come as far as the tests; with what it said.
+        RuntimeError: pytest failed before running the tests; the message has its output.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, report = Path(name) / "tests", Path(name) / "report.xml"
@@ -47,7 +47,7 @@ def _result(case: ElementTree.Element) -> str:
 
 
 def main(folder: str) -> int:
-    """Print the table of a checkout."""
+    """Print the table of test results for a checkout."""
     checkout = Path(folder).resolve()
     found = results(checkout, checkout / ".venv" / "bin" / "python")
     for name, result in found.items():

@@ -1,4 +1,4 @@
-"""Upsampling and max pooling."""
+"""Cases of upsampling and max pooling."""
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def upsample(device: Device, kind: str, gradient: bool, factor: int = 2) -> Laun
 
 
 def _windows(x: np.ndarray, kernel: int, stride: int, padding: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the largest value of each window and its number in the window; of equal ones the first."""
+    """Return the maximum of each window and its first index in the window."""
     edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = np.pad(x, edges, constant_values=-np.inf)
     rows, columns = (size + 2 * padding - kernel + 1 for size in x.shape[1:3])
@@ -54,7 +54,7 @@ def _windows(x: np.ndarray, kernel: int, stride: int, padding: int) -> tuple[np.
 
 
 def max_pool(device: Device, kind: str, gradient: bool) -> Launched:
-    """Pool two kinds of windows, with equal values in them."""
+    """Pool two window sizes, with ties."""
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     threads = constant(_POOLING, "kPoolThreads")
     for (kernel, stride, padding), channels in zip(_WINDOWS, _CHANNELS, strict=True):
@@ -80,7 +80,7 @@ def max_pool(device: Device, kind: str, gradient: bool) -> Launched:
 
 
 def _spread(dy: np.ndarray, where: np.ndarray, shape: tuple[int, ...], window: tuple[int, ...]) -> np.ndarray:
-    """Add each number of dy to the input that its window chose."""
+    """Add each element of dy to the input selected by its window."""
     kernel, stride, padding = window
     image, row, column, channel = np.indices(dy.shape)
     rows = row * stride - padding + where // kernel

@@ -1,7 +1,7 @@
-"""One rank of a job that sets up a run as for a GPU and does a step of it on the CPU, and notes how it is computed.
+"""One rank of a job that builds a run as for a GPU, does a step on the CPU and records how it is computed.
 
-`python run_of_a_gpu_job.py OUT FLAGS`, FLAGS as JSON, in an environment as torchrun makes it. It uses only what commit
-e1be6a7 has too, where it is executed for comparison.
+`python run_of_a_gpu_job.py OUT FLAGS`, FLAGS as JSON, in an environment as set by torchrun. It also runs with the code
+of commit e1be6a7 for comparison, so it uses only what that commit has.
 """
 
 import json
@@ -20,7 +20,7 @@ SUMS = ("reduce_sum", "reduce_mean", "graph_train_channel_", "graph_train_normal
 
 
 def main(out: Path, flags: dict[str, Any]) -> None:
-    """Write the step's jobs and losses down, on rank 0."""
+    """Write the step's compiled jobs and losses to a file, on rank 0."""
     info = team.join().info  # before anything imports OneFlow
     from graph_train.settings.hyperparameters import load_hyperparameters
     from graph_train.settings.train_options import options_from_flags

@@ -1,6 +1,6 @@
-"""The same work done by our ops and by PyTorch: `python -m tests.gpu.speed ours|pytorch DEVICE [tiny]`.
+"""Times the same work by our ops and by PyTorch: `python -m tests.gpu.speed ours|pytorch DEVICE [tiny]`.
 
-Prints the mean microseconds of each case as JSON. An interpreter with PyTorch and without OneFlow runs its side.
+Prints the mean microseconds of each case as JSON. PyTorch's side runs in an interpreter without OneFlow.
 """
 
 import json
@@ -18,7 +18,7 @@ _SIZES = {"whole": (16, 80, 128, 7_200_000), "tiny": (1, 8, 16, 1000)}
 
 
 def ours(device: str, size: str) -> tuple[dict[str, Work], Work]:
-    """Return the work of our ops, and a call that waits for it."""
+    """Return the work of our ops and a function that waits for it."""
     from kernels.framework.activation_type import ActivationType
     from kernels.ops.batch_norm.function import batch_norm
     from kernels.ops.convolution.function import ConvolutionGeometry, convolution
@@ -55,7 +55,7 @@ def ours(device: str, size: str) -> tuple[dict[str, Work], Work]:
 
 
 def pytorch(device: str, size: str) -> tuple[dict[str, Work], Work]:
-    """Return the same work in PyTorch: channels last, fused optimizer, clipping and average of the weights included."""
+    """Return the same work in PyTorch: channels last, fused optimizer, with clipping and EMA."""
     import torch
 
     batch, side, channels, parameters = _SIZES[size]
@@ -85,7 +85,7 @@ def pytorch(device: str, size: str) -> tuple[dict[str, Work], Work]:
 
 
 def microseconds(work: Work, wait: Work) -> float:
-    """Return mean time, after one run that chooses algorithms and the like."""
+    """Return the mean time, after a warm-up run."""
     for repeats in (1, _REPEATS):
         wait()
         start = time.perf_counter()

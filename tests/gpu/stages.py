@@ -1,4 +1,4 @@
-"""What the kit runs, stage by stage; each yields lines of the table as they come."""
+"""The stages of the kit; each yields its lines of the table."""
 
 import json
 import math
@@ -38,7 +38,7 @@ class Line:
 
 
 def kernels_alone(budget: StageBudget, *, emulated: bool = False) -> Iterator[Line]:
-    """Check the compiled kernels with the driver alone, without OneFlow, each against NumPy."""
+    """Check each compiled kernel against NumPy by the driver API, without OneFlow."""
     device: Device
     if emulated:
         device = EmulatedGpu()
@@ -68,21 +68,21 @@ def _one_kernel(device: Device, name: str, case: Callable[[Device], Launched]) -
 
 
 def _excess(got: np.ndarray, want: np.ndarray, launched: Launched) -> float:
-    """Return how far the worst number is beyond its bound; at most 0 where none is."""
+    """Return by how much the worst error exceeds its bound; at most 0 if none does."""
     ours, exact = got.astype(np.float64), want.astype(np.float64)
     excess = np.abs(ours - exact) - launched.relative * np.abs(exact) - launched.absolute
     return float(np.where(np.isnan(excess), np.inf, excess).max())
 
 
 def pictures(budget: StageBudget) -> Iterator[Line]:
-    """Compare DALI's pictures of the GPU with the CPU's: the tests of the pipelines that need one."""
+    """Compare DALI's images on the GPU with the CPU's by the GPU tests of the pipelines."""
     build = "from kernels.plugin import load_plugin; load_plugin('require', 'cuda:0')"
     yield _command(budget, "plugin compiled and loaded", [sys.executable, "-c", build])
     yield _tests(budget, "tests/pipelines")
 
 
 def training(budget: StageBudget) -> Iterator[Line]:
-    """Check OneFlow: steps against the CPU's, whole trainings, validation, two ranks."""
+    """Check OneFlow: steps against the CPU, whole trainings, validation, two ranks."""
     yield _tests(budget, "tests/graph_train")
     with tempfile.TemporaryDirectory() as folder:
         small = ["--data=shapes", "--cfg=yolov5n.yaml", "--imgsz=64", "--batch-size=16", "--kernels=require"]
@@ -101,9 +101,9 @@ def training(budget: StageBudget) -> Iterator[Line]:
 
 
 def speed(budget: StageBudget, *, torch_python: str | None = None) -> Iterator[Line]:
-    """Time our ops beside PyTorch, where an interpreter has it: times only, float16 and channels last.
+    """Time our ops against PyTorch, if an interpreter has it, in float16 and channels last.
 
-    It proves nothing, so it is left out where the stages before have used its time up.
+    It checks nothing, so it is skipped if the earlier stages have used up its time.
     """
     if budget.left() < LEAST_FOR_SPEED:
         yield Line("speed", "ours", "SKIP", 0, f"{budget.left():.0f} s are left, {LEAST_FOR_SPEED} are needed")
@@ -126,7 +126,7 @@ def speed(budget: StageBudget, *, torch_python: str | None = None) -> Iterator[L
 def _times(
     budget: StageBudget, side: str, interpreter: str, device: str = "cuda:0", size: str = "whole"
 ) -> tuple[dict[str, float], Line | None]:
-    """Return the microseconds of each case of `tests.gpu.speed`, or the line that says why there are none."""
+    """Return the microseconds of each case of `tests.gpu.speed`, or a line with the reason for skipping."""
     line = _command(budget, side, [interpreter, "-m", "tests.gpu.speed", side, device, size], longest_note=10_000)
     if line.result != "PASS":
         return {}, line

@@ -1,7 +1,7 @@
 """Six faults of the CUDA path at commit e1be6a7: each test fails there and passes now, and none needs a GPU.
 
-`python -m tests.gpu.on_checkout FOLDER` executes this file with the code of another checkout, so it uses only what that
-commit has too.
+`python -m tests.gpu.on_checkout FOLDER` runs this file with the code of another checkout, so it uses only what that
+commit has.
 """
 
 import importlib.util

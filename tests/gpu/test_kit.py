@@ -1,4 +1,4 @@
-"""The kit without a GPU: it says so; its cases pass on the emulated device; its layouts are the compiler's; it ends."""
+"""The kit without a GPU: its message, its cases on the emulated device, struct layouts and time limits."""
 
 import ctypes
 import json

@@ -1,4 +1,4 @@
-"""Tests on another checkout: its code is what they import, and only a broken assertion counts as a failure."""
+"""Tests on another checkout import its code, and only failed assertions count as failures."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The detection loss, the balance of its levels, and the update of all parameters."""
+"""Cases of the detection loss, the balance of its levels and the parameter update."""
 
 from collections.abc import Callable
 
@@ -126,7 +126,7 @@ def _cross_entropy(logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, 
 
 
 def rebalance_levels(device: Device) -> Launched:
-    """Rebalance three levels, of which the second is the reference."""
+    """Rebalance three levels with the second as reference."""
     balance, parts = np.array([4.0, 1.0, 0.4], np.float32), np.array([1, 1, 1, 0.2, 0.5, 0.9], np.float32)
     addresses = device.put(balance), device.put(parts), device.put(np.zeros_like(balance))
     args = structure(_REBALANCE, "RebalanceArgs")(*addresses, 3, 1)
@@ -186,7 +186,7 @@ _STATE = ("parameter", "gradient_sum", "first_moment", "second_moment", "ema", "
 def _updated(
     state: dict[str, np.ndarray], group: np.ndarray, rule: int, case: str
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Return the state after the step, in float64, and the norm; -1 for none and -2 for infinity."""
+    """Return the state after the step in float64, and the gradient norm, with -1 for none and -2 for infinity."""
     rates, decays = _HYPER[group].astype(np.float64), _HYPER[3 + group].astype(np.float64)
     beta1, rest1, beta2, rest2, correction1, root2 = (float(number) for number in _HYPER[6:12])
     gradient = state["gradient_sum"] + state["gradient"]

@@ -1,4 +1,4 @@
-"""A small place to try flags in: eight photos of rectangles, a tiny network, runs of seconds in this very process."""
+"""A lab for trying flags: eight images of rectangles, a tiny network, and runs of seconds in this process."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ _COLOURS = ((220, 40, 40), (40, 200, 40), (60, 60, 220))
 
 
 def write_data_set(root: Path, train_images: int = TRAIN_IMAGES) -> Path:
-    """Write images with one or two boxes each, the last of train none, and return the dataset yaml."""
+    """Write images with one or two boxes each, except the last train image, and return the dataset yaml."""
     random = np.random.default_rng(7)
     for split, count in (("train", train_images), ("val", VAL_IMAGES)):
         for folder in ("images", "labels"):
@@ -82,7 +82,7 @@ def laid_out_as_coco(data: Path, root: Path, *, annotations: bool = True) -> Pat
 
 
 def write_hyp(folder: Path, **values: float) -> Path:
-    """Write a hyper-parameter file: those of scratch-low with some changed."""
+    """Write a hyper-parameter file: scratch-low with some values changed."""
     path = folder / f"hyp{'-'.join(f'{name}{value}' for name, value in values.items())}.yaml"
     low = load_hyperparameters("hyp.scratch-low.yaml").as_dict()
     path.write_text(yaml.safe_dump({**low, **values}))
@@ -90,7 +90,7 @@ def write_hyp(folder: Path, **values: float) -> Path:
 
 
 def finding(folder: Path, data: Path) -> dict[str, Any]:
-    """Return the flags of a training whose network finds something in a data set from the start, and hardly changes."""
+    """Return the flags of a training whose network has detections from the start and hardly changes."""
     path = folder / "finding.safetensors"
     if not path.exists():
         photos = [Image.open(file) for file in sorted((data.parent / "images" / "val").glob("*.jpg"))]
@@ -131,7 +131,7 @@ class Recorder(TrainingHooks):
 
 @dataclass(frozen=True)
 class Trial:
-    """A run that is over."""
+    """A finished run."""
 
     folder: Path
     heard: Recorder
@@ -139,13 +139,13 @@ class Trial:
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        """`results.csv`, a row per epoch."""
+        """Rows of `results.csv`, one per epoch."""
         with (self.folder / "results.csv").open(encoding="utf-8") as file:
             return [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
     @property
     def names(self) -> set[str]:
-        """Files of the run folder, the weights among them."""
+        """Names of the files in the run folder, weights included."""
         return {path.name for path in self.folder.rglob("*") if path.is_file()}
 
     @property
@@ -154,7 +154,7 @@ class Trial:
 
 
 class Lab:
-    """A place for trainings below one folder."""
+    """Runs trainings in subfolders of one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -164,7 +164,7 @@ class Lab:
         self._count = 0
 
     def flags(self, **flags: Any) -> dict[str, Any]:
-        """Return the flags with what every run of the lab has: two batches of four at 64 px, eagerly."""
+        """Return the flags with the lab's defaults: two batches of four at 64 px, in eager mode."""
         common = {
             "data": self.data,
             "cfg": self.cfg,
@@ -185,13 +185,13 @@ class Lab:
         return assemble(options, load_hyperparameters(options.optim.hyp))
 
     def train(self, *, stop_after: int = 0, **flags: Any) -> Trial:
-        """Train in a folder of its own, unless `project` is given."""
+        """Train in a new folder, unless `project` is given."""
         self._count += 1
         folder = {"project": self.root / "runs", "name": f"run{self._count}"}
         return self.train_as_given(stop_after=stop_after, **self.flags(**{**folder, **flags}))
 
     def train_as_given(self, *, stop_after: int = 0, **flags: Any) -> Trial:
-        """Train with these flags and nothing else."""
+        """Train with exactly these flags."""
         callbacks = Callbacks()
         heard = Recorder(callbacks, stop_after=stop_after)
         callbacks.add(heard)
@@ -202,9 +202,9 @@ class Lab:
         return Trial(folder, heard, result)
 
     def finding(self, **flags: Any) -> dict[str, Any]:
-        """Return flags of a run whose network finds something from the start and hardly changes: its mAP is not 0."""
+        """Return flags of a run whose network has detections from the start and hardly changes, so its mAP is not 0."""
         return {**finding(self.root, self.data), **flags}
 
     def hyp(self, **values: float) -> Path:
-        """Write a hyper-parameter file: those of scratch-low with some changed."""
+        """Write a hyper-parameter file: scratch-low with some values changed."""
         return write_hyp(self.root, **values)

@@ -1,4 +1,4 @@
-"""The Python API: light to import, the commands' settings and results, hooks in the order the reference runs them."""
+"""The Python API: light imports, the commands' settings and results, hooks in the reference's order."""
 
 import subprocess
 import sys

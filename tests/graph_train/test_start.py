@@ -1,4 +1,4 @@
-"""What a command loads before its work begins: packages that only some runs need, or only later, are not among it."""
+"""Imports at a command's start exclude packages that only some runs need, or need only later."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A network small enough to compile in a second, with every kind of connection that YOLOv5 has."""
+"""A network that compiles in a second, with every kind of connection in YOLOv5."""
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def tiny_step(
     batch_size: int = 4,
     activation_type: ActivationType = ActivationType.FLOAT32,
 ) -> EagerStep | GraphStep:
-    """Return a step over the tiny network, its state and loss made alike in every call."""
+    """Return a step on the tiny network, with the same initial state in every call."""
     network = tiny_network().compute_in(activation_type)
     state = TrainingState(network, tiny_network(), rule=rule)
     criterion = DetectionLoss(network.head_geometry, LossConfig())
@@ -82,7 +82,7 @@ def tiny_schedule(batch_size: int = 4, *, optimizer: str = "SGD") -> Schedule:
 
 
 def random_batch(number: int, *, side: int, labels: int, batch: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Return images (B, 3, side, side) uint8 and padded labels; a function of its arguments."""
+    """Return images (B, 3, side, side) uint8 and padded labels that depend on the arguments only."""
     random = np.random.default_rng([number, side, labels])
     images = random.integers(0, 256, (batch, 3, side, side), dtype=np.uint8)
     rows = [

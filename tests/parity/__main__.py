@@ -1,4 +1,4 @@
-"""`python -m tests.parity FOLDER`: checks every vector file of a folder, one line a file; works without pytest."""
+"""`python -m tests.parity FOLDER`: check all vector files of a folder, with one line per file; needs no pytest."""
 
 import argparse
 import importlib
@@ -55,7 +55,7 @@ def _load_kernels(mode: str) -> None:
     """Load the plugin, or its test build with CUDA kernels emulated on the CPU.
 
     Raises:
-        ValueError: it cannot be had.
+        ValueError: it cannot be loaded.
     """
     from kernels.plugin import load_plugin
 
@@ -66,7 +66,7 @@ def _load_kernels(mode: str) -> None:
 
 
 def main() -> int:
-    """Compare; return 1 if anything is out of tolerance, 2 if there is nothing to check or no kernels."""
+    """Compare; return 1 if anything is out of tolerance, 2 if nothing can be checked or kernels are missing."""
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder with .npz vector files")
     parser.add_argument("--kernels", choices=KERNELS, default="auto", help="kernel plugin")

@@ -1,4 +1,4 @@
-"""Augmentation: random view, surviving boxes, letterbox, mosaic, colour, flips, mixup, conversions, polygons."""
+"""Parity of augmentation: random view, surviving boxes, letterbox, mosaic, colour, flips, mixup, polygons."""
 
 import json
 import re
@@ -166,7 +166,7 @@ def _check_polygons(z: Any, report: Report) -> None:
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compare every part of one `augment*.npz`; all of it is NumPy, so there is only one mode."""
+    """Compare all parts of one `augment*.npz`; being NumPy code it has one mode only."""
     with np.load(path, allow_pickle=False) as z:
         _check_views(z, report)
         _check_survivors(z, report)

@@ -1,4 +1,4 @@
-"""Auto-anchor against `autoanchor.npz`: metric, k-means, evolution, decision, order of levels."""
+"""Parity of auto-anchor with `autoanchor.npz`: metric, k-means, evolution, decision, order of levels."""
 
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def _check_decision(z: _Vectors, name: str, report: Report) -> None:
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compare everything in one file; pure NumPy, so there is only the eager way."""
+    """Compare everything in one file; being NumPy code it has one mode only."""
     with np.load(path) as archive:
         z: _Vectors = dict(archive)
     for name in _names(z, "_kmeans_init"):

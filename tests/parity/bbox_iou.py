@@ -1,4 +1,4 @@
-"""Parity of `kernels.ops.bbox_iou.function`: overlaps of matched pairs, the CIoU gradient, the IoU of all pairs."""
+"""Parity of `kernels.ops.bbox_iou.function`: IoU of matched pairs, the CIoU gradient, and IoU of all pairs."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +16,7 @@ _Array = npt.NDArray[np.float32]
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compare every row of every group, the special ones (zero area, ties) where it has a meaning."""
+    """Compare all rows of all groups, special ones (zero area, ties) only where they are defined."""
     with np.load(path, allow_pickle=False) as vectors:
         data = {name: vectors[name] for name in vectors.files}
     for box_format in _FORMATS:
@@ -45,7 +45,7 @@ def _check_format(data: dict[str, Any], box_format: str, report: Report, mode: M
 
 
 class _Overlap(flow.nn.Module):
-    """A module with box1 as a parameter, so that a graph can differentiate with respect to it."""
+    """A module with box1 as parameter, so that a graph can compute its gradient."""
 
     def __init__(self, box1: _Array, kind: IouKind, xywh: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A training checkpoint of the reference: every tensor, its stored type, and what the loaded networks predict."""
+"""Parity with a training checkpoint of the reference: all tensors, their stored types, and predictions."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ PARTS: tuple[Prefer, ...] = ("model", "ema")
 
 
 def _checkpoint_file(path: Path, class_names: tuple[str, ...]) -> Path:
-    """Return the .pt beside the expected values; where there are several, the one trained on these classes."""
+    """Return the .pt next to the expected values; of several, the one trained on these classes."""
     candidates = sorted(path.parent.glob("*.pt"))
     if len(candidates) > 1:
         candidates = [file for file in candidates if load_weights(file).class_names == class_names]
@@ -70,7 +70,7 @@ def _check_optimizer(vectors: Any, file: Path, report: Report) -> None:
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compare one file and the checkpoint beside it."""
+    """Compare one file with the checkpoint next to it."""
     vectors = np.load(path)
     scalars = json.loads(str(vectors["scalars_json"]))
     class_names = tuple(scalars["names"].values())

@@ -41,7 +41,7 @@ class EdgeTie:
     side: str
 
     def __str__(self) -> str:
-        """Return the text for the report."""
+        """Return the report's text."""
         return (
             _described(self.move.iteration, self.move.image, self.side)
             + f"label {self.move.slot} and a predicted edge are {self.distance:.1e} cells apart; "
@@ -50,7 +50,7 @@ class EdgeTie:
 
 
 def unexplained(case: str, report: Report) -> list[str]:
-    """Return the forgiven differences of a recorded run that are none of its known ties."""
+    """Return the forgiven differences of a recorded run that are not known ties."""
     known = tuple(_described(*tie) for tie in KNOWN_TIES.get(case, ()))
     return [reason for reason in report.forgiven if not reason.startswith(known or ("none",))]
 
@@ -60,7 +60,7 @@ def _described(iteration: int, image: int, side: str) -> str:
 
 
 def near_ties(case: Case, mode: Mode, first: int, last: int, moves: tuple[LabelMove, ...]) -> list[EdgeTie]:
-    """Return the ties of the batches `first` to `last` of a run, nearest first; one per label and side."""
+    """Return the ties in batches `first` to `last` of a run, nearest first, one per label and side."""
     limit = LIMIT_CELLS[case.settings["opt_name"]]
     found: list[EdgeTie] = []
 
@@ -75,7 +75,7 @@ def near_ties(case: Case, mode: Mode, first: int, last: int, moves: tuple[LabelM
 def matched_boxes(
     case: Case, state: TrainingState, labels: npt.NDArray[np.float32], iteration: int
 ) -> Iterator[tuple[int, int, Values, Values, Values]]:
-    """Yield of each match image, label slot, predicted and labelled x, y, w, h in cells, and columns and rows."""
+    """Yield image, label slot, predicted and labelled x, y, w, h in cells, and grid size of each match."""
     weights = {name[6:]: value for name, value in state.arrays().items() if name.startswith("model/")}
     network = case.network(weights)  # a copy: a forward pass in training mode moves the running statistics
     network.train()
@@ -114,7 +114,7 @@ def _ties(
 
 
 def _moved(box: npt.NDArray[np.float32], axis: int, which: int, shift: float) -> tuple[float, float, float, float]:
-    """Return a normalised box with its first or second edge along an axis moved."""
+    """Return a normalised box with its lower or upper edge along an axis moved."""
     x, y, width, height = box.astype(np.float64).tolist()
     grown = shift if which else -shift
     if axis == 0:

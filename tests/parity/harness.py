@@ -1,4 +1,4 @@
-"""What every parity check shares: comparing arrays under a stated tolerance, and choosing how ours is executed."""
+"""Common parts of all parity checks: comparison of arrays within tolerances, and the mode of our code."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ MODES: tuple[Mode, ...] = ("eager", "graph")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One compared array: worst errors over its elements, and whether each lies within atol + rtol * |expected|."""
+    """A compared array: worst errors, and whether all elements lie within atol + rtol * |expected|."""
 
     name: str
     worst_abs: float
@@ -34,7 +34,7 @@ class Report:
     def close(
         self, name: str, actual: npt.ArrayLike, expected: npt.ArrayLike, *, rtol: float = 0.0, atol: float = 0.0
     ) -> None:
-        """Compare element by element; NaN equals NaN, infinities must be equal, shapes must agree."""
+        """Compare elementwise; NaN equals NaN, infinities must be equal, shapes must agree."""
         got, want = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
         tolerance = f"atol {atol:g} rtol {rtol:g}"
         if got.shape != want.shape:
@@ -60,7 +60,7 @@ class Report:
         self.comparisons.append(Comparison(name, 0.0 if ok else np.inf, 0.0 if ok else np.inf, "equal", ok))
 
     def relative_l2(self, name: str, actual: npt.ArrayLike, expected: npt.ArrayLike, *, limit: float) -> None:
-        """Compare whole tensors: L2 norm of the difference over the L2 norm of what is expected."""
+        """Compare whole tensors by the L2 norm of the difference over that of the expected values."""
         got, want = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
         difference = float(np.linalg.norm((got - want).ravel())) if got.shape == want.shape else np.inf
         norm = float(np.linalg.norm(want.ravel()))
@@ -71,7 +71,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """True when there was something to compare and all of it agreed."""
+        """Whether something was compared and all of it agreed."""
         return bool(self.comparisons) and all(row.ok for row in self.comparisons)
 
     def failures(self) -> list[Comparison]:
@@ -85,12 +85,12 @@ Check = Callable[[Path, Report, Mode], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """One kind of vector file: which files, how to check one, and in which modes ours can be executed."""
+    """A kind of vector file: its files, its check, and the modes of our code."""
 
     patterns: tuple[str, ...]
     check: Check
     modes: Sequence[Mode] = MODES
 
     def files(self, folder: Path) -> list[Path]:
-        """Return the files of this kind in a folder, sorted by name."""
+        """Return the files of this kind in a folder, by name."""
         return sorted({path for pattern in self.patterns for path in folder.glob(pattern)})

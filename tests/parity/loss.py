@@ -1,4 +1,4 @@
-"""Parity of the loss: target assignment, parts, gradients, level balance, against `loss_*.npz`."""
+"""Parity of the loss with `loss_*.npz`: target assignment, parts, gradients, level balance."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from tests.parity.harness import Mode, Report, Subject
 
 @dataclass(frozen=True)
 class _Call:
-    """One call as NumPy arrays; everything but parts and balance is per level."""
+    """One call as NumPy arrays, per level except for parts and balance."""
 
     parts: npt.NDArray[np.float32]
     gradients: list[npt.NDArray[np.float32]]
@@ -30,7 +30,7 @@ class _Call:
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compare all calls of one case; tolerances are those of the vectors' README."""
+    """Compare all calls of one case within the tolerances of the vectors' README."""
     with np.load(path, allow_pickle=False) as vectors:
         case = dict(vectors)
     maps = [case[f"pred_{level}"] for level in range(len(case["stride"]))]
@@ -171,7 +171,7 @@ def _check_matches(report: Report, call: _Call, case: Mapping[str, Any], level: 
 
 
 class _LossFiles(Subject):
-    """Every `loss_*.npz` but the one of single elements, which has its own subject."""
+    """All `loss_*.npz` except that of the element losses, which has its own subject."""
 
     def files(self, folder: Path) -> list[Path]:
         return [path for path in super().files(folder) if path.name != "loss_elements.npz"]

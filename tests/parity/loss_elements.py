@@ -1,4 +1,4 @@
-"""Parity of the element losses: values against `loss_elements.npz`."""
+"""Parity of the element losses with `loss_elements.npz`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +34,7 @@ class _CapturedElements(flow.nn.Graph):
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compare every recorded loss, whole or reduced to its sum or mean."""
+    """Compare all recorded losses, elementwise or reduced to sum or mean."""
     with np.load(path, allow_pickle=False) as vectors:
         case = dict(vectors)
     logits, targets = flow.tensor(case["pred"]), flow.tensor(case["true"])

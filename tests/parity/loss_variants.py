@@ -1,11 +1,11 @@
-"""Element losses that YOLOv5 defines but does not train with; the recorded values of parity cover them."""
+"""Element losses that YOLOv5 defines but does not train with; parity has recorded values of them."""
 
 from kernels.runtime import Tensor, flow
 from models.cross_entropy import class_weight
 
 
 class QualityFocalLoss(flow.nn.Module):
-    """Focal loss for targets that are themselves qualities (an IoU): times `alpha_t * |t - p| ** gamma`.
+    """Quality focal loss, for targets such as an IoU: the loss times `alpha_t * |t - p| ** gamma`.
 
     Source: arXiv:2006.04388, eq. 4, with the class weight of the focal loss as in YOLOv5.
     """
@@ -22,11 +22,11 @@ class QualityFocalLoss(flow.nn.Module):
 
 
 class BlurredCrossEntropy(flow.nn.Module):
-    """Cross-entropy that forgives confident predictions where the target is 0: such labels are often just missing.
+    """Cross-entropy with less weight on confident predictions with target 0, as labels are often missing.
 
     Args:
-        base: the element loss to modulate, times `1 - exp((p - t - 1) / (alpha + 1e-4))`.
-        alpha: how far from the worst case (p = 1, t = 0) elements are forgiven.
+        base: the element loss, which is multiplied by `1 - exp((p - t - 1) / (alpha + 1e-4))`.
+        alpha: width of the reduction around the worst case (p = 1, t = 0).
     """
 
     def __init__(self, base: flow.nn.Module, alpha: float = 0.05) -> None:

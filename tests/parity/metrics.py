@@ -24,7 +24,7 @@ Stored = dict[str, np.ndarray]
 
 
 def check(path: Path, report: Report, _: Mode) -> None:
-    """Compare matches, counts and the confusion matrix exact; everything else within 1e-6."""
+    """Compare matches, counts and the confusion matrix exactly, everything else within 1e-6."""
     with np.load(path, allow_pickle=False) as z:
         stored = {name: z[name] for name in z.files}
     correct = _check_matching(report, stored)
@@ -73,7 +73,7 @@ def _check_classes(report: Report, stored: Stored, correct: np.ndarray) -> None:
 
 
 def _check_coco(report: Report, stored: Stored, correct: np.ndarray) -> None:
-    """Check our result file, evaluated by pycocotools, and our own mAP when it samples curves in COCO's way.
+    """Check our result file with pycocotools, and our own mAP with COCO's sampling of curves.
 
     COCOeval chooses matches by another rule, hence the 1e-3 for our own.
     """

@@ -1,4 +1,4 @@
-"""Every shipped configuration against the reference: sizes, names and shapes, strides, anchors, GFLOPs."""
+"""Parity of all shipped model yamls: sizes, names and shapes, strides, anchors, GFLOPs."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def _check_structure(cfg: str, vectors: Any, model: DetectionModel, report: Repo
 
 
 def _columns(model: DetectionModel, size: Complexity) -> dict[str, float]:
-    """Return the counts that are compared exactly, before and after folding BatchNorm; may leave the model folded."""
+    """Return the counts compared exactly, before and after folding BatchNorm; may leave the model folded."""
     spec = model.spec
     columns: dict[str, float] = {
         "params": size.parameters,
@@ -59,13 +59,13 @@ def _columns(model: DetectionModel, size: Complexity) -> dict[str, float]:
 
 
 def _predicted_fused(model: DetectionModel, size: Complexity) -> tuple[int, int]:
-    """Predict the counts after folding, which leaves one bias of each BatchNorm and removes the module."""
+    """Predict the counts after folding, which replaces each BatchNorm by a bias."""
     folded = [module.bn.num_features for module in model.modules() if isinstance(module, Conv)]
     return size.parameters - sum(folded), size.modules - len(folded)
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Build every configuration of the file; nothing is run, so there is no graph to capture."""
+    """Build all configurations of the file; nothing is run, so there is no graph mode."""
     vectors = np.load(path)
     for row, name in enumerate(vectors["cfg"].tolist()):
         cfg = name.removesuffix(".yaml")

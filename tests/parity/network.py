@@ -1,4 +1,4 @@
-"""YOLOv5n against the reference: raw maps, gradients, BatchNorm buffers, decoded boxes, the size of every layer."""
+"""Parity of YOLOv5n: raw maps, gradients, BatchNorm buffers, decoded boxes, and norms of all layers."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ PREFIX = "model."
 
 
 def _network(vectors: Any) -> DetectionModel:
-    """Return the network of a file, with its weights; the number of classes follows from the maps."""
+    """Return the network of a file with its weights; the maps give the number of classes."""
     classes = vectors["train_out_0"].shape[-1] - 5
     model = DetectionModel(load_model_spec("yolov5n", num_classes=classes), seed=None)
     arrays = {name: flow.tensor(vectors[name]) for name in vectors.files if name.startswith(PREFIX)}
@@ -30,7 +30,7 @@ def _scalar(maps: list[Tensor]) -> Tensor:
 
 
 class _TrainGraph(flow.nn.Graph):
-    """Forward and backward, captured; gives the maps, the scalar and every gradient."""
+    """A graph of forward and backward that returns the maps, the scalar and all gradients."""
 
     def __init__(self, model: DetectionModel) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _TrainGraph(flow.nn.Graph):
 
 
 class _EvalGraph(flow.nn.Graph):
-    """Maps and decoded predictions, captured."""
+    """A graph that returns maps and decoded predictions."""
 
     def __init__(self, model: DetectionModel) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def evaluate(model: DetectionModel, images: Tensor, mode: Mode) -> tuple[list[Te
 
 
 def layer_norms(model: DetectionModel, images: Tensor) -> list[float]:
-    """Return the L2 norm of the output of each top-level layer but the head."""
+    """Return the L2 norm of the output of each top-level layer except the head."""
     norms: list[float] = []
 
     def note(_: Any, __: Any, output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Schedules, loss gains, class and image weights and early stopping against `schedules.npz`."""
+"""Parity of schedules, loss gains, class and image weights and early stopping with `schedules.npz`."""
 
 import re
 from pathlib import Path
@@ -110,7 +110,7 @@ def _check_early_stopping(z: _Vectors, report: Report) -> None:
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compare everything in one file; pure NumPy, so there is only the eager way."""
+    """Compare everything in one file; being NumPy code it has one mode only."""
     with np.load(path) as archive:
         z: _Vectors = dict(archive)
     _check_curves(z, report)

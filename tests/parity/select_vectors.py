@@ -1,7 +1,7 @@
-"""`python -m tests.parity.select_vectors FOLDER`: writes the small set of recorded vectors in tests/vectors/.
+"""`python -m tests.parity.select_vectors FOLDER`: write the small set of recorded vectors in tests/vectors/.
 
-FOLDER has all vectors of the reference. Whole files are taken, or parts of them, so that a clone without that folder
-can compare too; numbers are not changed. Most of the set's size are the weights that the recorded runs start from.
+FOLDER has all vectors of the reference. Whole files or parts of them are copied without changing numbers, so that a
+clone without that folder can compare, too. Most of the size is the initial weights of the recorded runs.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Pytest's way into the auto-anchor comparison."""
+"""Runs the auto-anchor comparison."""
 
 from pathlib import Path
 

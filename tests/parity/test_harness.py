@@ -1,4 +1,4 @@
-"""The comparison that all parity rests on, by hand."""
+"""Hand-checked comparisons of the parity harness."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The runner as a user calls it, without the kernel plugin: the test process itself has it loaded."""
+"""The command `tests.parity` without the kernel plugin, in a child process, as the tests have loaded it."""
 
 import shutil
 import subprocess

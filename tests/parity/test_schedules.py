@@ -1,4 +1,4 @@
-"""Pytest's way into the schedule comparison."""
+"""Runs the schedule comparison."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The vectors that come with the repository: every subject they have, in every mode, on any clone."""
+"""The vectors in this repository: all subjects in all modes."""
 
 from pathlib import Path
 

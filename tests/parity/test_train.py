@@ -1,4 +1,4 @@
-"""Recorded runs against ours, and faults that the comparison has to find."""
+"""Recorded runs against ours, and faults that the comparison must detect."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +117,7 @@ def _arrays(monkeypatch: pytest.MonkeyPatch, change: Callable[[TrainingState, di
 
 
 def weights_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Build a graph that works on weights of its own, and copies them into the state one step late."""
+    """Build a graph with its own weights, which are copied to the state one step late."""
     seen: list[dict[str, np.ndarray]] = []
     original = engine_step.TrainStep.__call__
 

@@ -1,4 +1,4 @@
-"""Whole training steps: losses, gradient norms, counters and final states over a run of the reference.
+"""Parity of whole training steps: losses, gradient norms, counters and final states of a recorded run.
 
 A run that disagrees is repeated only where a near tie of box edges lies behind it (`edge_ties`): in the same mode, with
 the same kernels and weights, and with one label's edge moved across the predicted one, by thousandths of a cell. Then
@@ -34,7 +34,7 @@ SGD, 0.0025 and 0.17 with AdamW. An average that is a copy of the model has 1.""
 
 
 def _loose(case: Case) -> bool:
-    """Return whether it is the run with usual learning rates, where rounding grows to percents within 12 steps."""
+    """Return whether a run has the usual learning rates, with which rounding grows to percents within 12 steps."""
     return "hyp_over" not in case.settings
 
 
@@ -58,7 +58,7 @@ def check(path: Path, report: Report, mode: Mode) -> None:
 
 
 def _beyond_a_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) -> tuple[EdgeTie, Replay] | None:
-    """Return the tie that makes the first iteration that disagrees agree, and the run with it, if there is one."""
+    """Return the tie that explains the first iteration that disagrees, and the run with it, if there is one."""
     wrong = np.flatnonzero(~_agreeing(case, run))
     if not len(wrong):
         return None
@@ -75,7 +75,7 @@ def _beyond_a_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) -> 
 
 
 def _agreeing(case: Case, run: Replay) -> npt.NDArray[np.bool_]:
-    """Return (iterations,): whether loss, its items and the gradient's norm are within tolerance."""
+    """Return (iterations,) bool: loss, its items and the gradient norm are within tolerance."""
     count = len(run.results)
     report = [Report() for _ in range(count)]
     for number, row in enumerate(report):
@@ -101,7 +101,7 @@ def _compare_iterations(case: Case, run: Replay, which: slice, report: Report) -
 
 
 def compare(case: Case, run: Replay, report: Report) -> None:
-    """Compare a whole run of ours."""
+    """Compare our whole run."""
     vectors = case.vectors
     stepped = vectors["step_stepped"].astype(bool)
     report.exact("accumulate", run.accumulate, vectors["step_accumulate"])
@@ -118,7 +118,7 @@ def compare(case: Case, run: Replay, report: Report) -> None:
 
 
 class _Sampled:
-    """A recorded state, and which elements of each tensor were recorded."""
+    """A recorded state with the indices of the recorded elements of each tensor."""
 
     def __init__(self, vectors: Arrays, kind: str, whole: Mapping[str, np.ndarray]) -> None:
         steps = zip(vectors[f"{kind}_names"].tolist(), vectors[f"{kind}_sample_step"].tolist(), strict=True)
@@ -144,7 +144,7 @@ def _compare_states(case: Case, run: Replay, report: Report) -> None:
 
 
 def _compare_state(case: Case, kind: str, got: Arrays, sampled: "_Sampled", report: Report) -> None:
-    """Compare each tensor, and the median over the tensors of a parameter group."""
+    """Compare each tensor and the median over the tensors of each parameter group."""
     want, start = sampled.values, sampled.of(case.initial)
     optimizer = case.settings["opt_name"]
     groups = {str(name): group for group in range(3) for name in case.vectors[f"group_{group}_names"]}
@@ -167,7 +167,7 @@ def _compare_state(case: Case, kind: str, got: Arrays, sampled: "_Sampled", repo
 
 
 def _compare_lag(case: Case, run: Replay, report: Report) -> None:
-    """Compare how far the moving average lags the model: after 12 updates `ema/` alone hardly shows it."""
+    """Compare the EMA's distance from the model, as `ema/` itself hardly changes within 12 updates."""
     vectors = case.vectors
     final, ema = _Sampled(vectors, "final", {}), _Sampled(vectors, "ema", {})
     ours_final, ours_ema = final.of(run.arrays, "model/"), ema.of(run.arrays, "ema/")
@@ -185,7 +185,7 @@ def _norm(values: npt.NDArray[np.floating]) -> float:
 
 
 class _TrainSubject(Subject):
-    """`train_*.npz` without the files that only accompany others."""
+    """All `train_*.npz` except companion files."""
 
     def files(self, folder: Path) -> list[Path]:
         return [path for path in super().files(folder) if "step_ni" in np.load(path).files]

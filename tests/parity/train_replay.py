@@ -1,4 +1,4 @@
-"""Repeats a recorded training run with our own step."""
+"""Replays a recorded training run with our training step."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ PIXEL_SCALE = 255.0
 
 @dataclass(frozen=True)
 class Case:
-    """One recorded run: `train_X.npz`, and what all runs start from, `train_common.npz` beside it."""
+    """A recorded run: `train_X.npz`, and the initial state of all runs, `train_common.npz`, next to it."""
 
     path: Path
 
@@ -49,12 +49,12 @@ class Case:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Optimizer, batch size, epochs and the like."""
+        """Optimizer, batch size, epochs and other settings."""
         return self.json("case")
 
     @cached_property
     def initial(self) -> Arrays:
-        """The state that training starts from, by name."""
+        """The initial state by name."""
         return {
             name[5:]: value.astype(np.float32) if value.dtype == np.float16 else value
             for name, value in self.common.items()
@@ -131,7 +131,7 @@ def _read(path: Path) -> Arrays:
 
 @dataclass(frozen=True)
 class LabelMove:
-    """A labelled box that is replaced in one batch."""
+    """A label's box to replace in one batch."""
 
     iteration: int
     image: int
@@ -142,7 +142,7 @@ class LabelMove:
 
 @dataclass(frozen=True)
 class Replay:
-    """The results of our own run of a case."""
+    """The results of our run of a case."""
 
     results: tuple[StepResult, ...]
     settings: tuple[StepSettings, ...]

@@ -1,4 +1,4 @@
-"""Small data sets on disk for tests: pictures of one colour gradient with the labels that a test asks for."""
+"""Small data sets on disk: images of a colour gradient with given labels."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def picture(width: int = 40, height: int = 30) -> Image.Image:
-    """Return a smooth picture in which rotations and channel swaps would show."""
+    """Return a smooth image that reveals rotations and channel swaps."""
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], -1).astype(np.uint8))
 

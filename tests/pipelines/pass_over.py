@@ -1,8 +1,8 @@
-"""Passes over a training pipeline in a process of its own, for tests of what such a process holds and leaves behind.
+"""Iterates over a training pipeline in a child process, to test what it holds and leaves behind.
 
-`python -m tests.pipelines.pass_over IMAGES FOLDER EPOCHS CACHE BATCHES`: caches go to FOLDER. Prints JSON: the resident
-bytes after each epoch, and the threads that are left in the end. If BATCHES is not 0, the last epoch is left after so
-many, and the pipeline is closed in its middle.
+`python -m tests.pipelines.pass_over IMAGES FOLDER EPOCHS CACHE BATCHES`: caches go to FOLDER. Prints JSON with the
+resident bytes after each epoch and the threads at the end. If BATCHES is not 0, the pipeline is closed after that many
+batches of the last epoch.
 """
 
 import gc

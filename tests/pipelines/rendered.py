@@ -1,4 +1,4 @@
-"""Pictures with rectangles whose places are known, and finding those again in what a pipeline made of them."""
+"""Images with rectangles at known places, and their detection in the output of a pipeline."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ COLOURS = np.array(((230, 40, 40), (40, 230, 40), (40, 40, 230)), np.uint8)
 def rendered_index(
     folder: Path, *, images: int = 24, seed: int = 0, polygons: bool = False, sides: tuple[int, int] = (200, 420)
 ) -> ImageIndex:
-    """Write pictures of 1 ... 4 rectangles that touch neither one another nor the edges, and indexes them."""
+    """Write and index images of 1 to 4 rectangles that touch neither each other nor the edges."""
     rng = np.random.default_rng(seed)
     paths, labels, segments, facts = [], [], [], []
     for number in range(images):
@@ -51,7 +51,7 @@ def _corners(box: np.ndarray) -> np.ndarray:
 
 
 def found_boxes(image: np.ndarray, kind: int, *, contrast: int = 90) -> np.ndarray:
-    """Return (n, 4) px corners around each connected patch of a class's colour in a (3, h, w) uint8 image."""
+    """Return the corners (n, 4) in px of each connected patch of a class's colour in a (3, h, w) uint8 image."""
     planes = image.astype(np.int32)
     others = np.delete(planes, kind, axis=0).max(axis=0)
     patches, _ = ndimage.label(planes[kind] - others > contrast)
@@ -69,7 +69,7 @@ def overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def label_hits(images: np.ndarray, labels: np.ndarray, *, min_side: float = 12.0, contrast: int = 90) -> np.ndarray:
-    """Return the best IoU with a found patch, for every label whose sides are at least `min_side` px."""
+    """Return the best IoU with a patch for each label whose sides are at least `min_side` px."""
     best = []
     size = np.array(images.shape[:1:-1] * 2)
     for number, kind, *box in labels:
@@ -82,7 +82,7 @@ def label_hits(images: np.ndarray, labels: np.ndarray, *, min_side: float = 12.0
 
 
 def blended_hits(images: np.ndarray, labels: np.ndarray, *, min_side: float = 12.0) -> np.ndarray:
-    """Do as `label_hits`, for two pictures blended half and half, where objects of one class may touch or overlap.
+    """Do as `label_hits` for two blended images, in which objects of one class may touch or overlap.
 
     At a pixel at most two classes meet, one of each picture, so a class shows wherever its channel is above the lower
     one of the others, by r * 190 levels for a picture of share r, and nowhere else. What touches is compared together:
@@ -109,7 +109,7 @@ def blended_hits(images: np.ndarray, labels: np.ndarray, *, min_side: float = 12
 
 
 def unlabelled_patches(images: np.ndarray, labels: np.ndarray, *, min_side: float = 12.0) -> int:
-    """Count how many patches of at least `min_side` px no label of their class covers by half."""
+    """Count the patches of at least `min_side` px that no label of their class covers by half."""
     count = 0
     size = np.array(images.shape[:1:-1] * 2)
     for number, image in enumerate(images):

@@ -373,7 +373,7 @@ def _reindexed(index: ImageIndex, path: Path) -> ImageIndex:
 
 
 def _save_as(picture: Image.Image, folder: Path, kind: str) -> tuple[Path, np.ndarray]:
-    """Save an image; return the file, and the pixels it should show."""
+    """Save an image; return the file and the expected pixels."""
     turned = Image.Exif()
     turned[0x0112] = 6
     grey = np.asarray(picture.convert("L"))

@@ -1,4 +1,4 @@
-"""`graph-bench data-scale`: the set that it makes, its rows, and what grew."""
+"""`graph-bench data-scale`: the generated data set, the rows and the growth."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_the_set_has_as_many_images_and_labels_as_asked_for(tmp_path: Path) -> N
 
 
 def measured(tmp_path: Path, *flags: str) -> dict[tuple[str, int], dict[str, Any]]:
-    """Rows of sets of 20 and 60 images."""
+    """Return the rows of sets of 20 and 60 images."""
     common = ["--images", "60", "--labels", "400", "--small", "20", "--json", str(tmp_path / "d.json")]
     assert main(["data-scale", *common, *flags]) == 0
     return {(row["what"], row["images"]): row for row in read_result(tmp_path / "d.json")["rows"]}
@@ -70,4 +70,4 @@ def test_growth_is_the_large_set_less_the_small_one() -> None:
 )
 def test_sizes_that_measure_nothing_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data-scale", *flags]) == 2
-    assert "all must be at least 1" in capsys.readouterr().err
+    assert "sizes must be at least 1" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`graph-bench pipeline`: its rows, and that the OpenCV loader does what ours does."""
+"""`graph-bench pipeline`: the rows, and the OpenCV loader against ours."""
 
 import importlib
 import json

@@ -59,7 +59,7 @@ def test_pytorch_is_left_out_with_a_note() -> None:
     assert "--torch-python" in notes[0]
     with pytest.raises(ValueError, match="--torch-python"):
         available(["pytorch-eager"], None)
-    with pytest.raises(ValueError, match="choose from"):
+    with pytest.raises(ValueError, match="must be one of"):
         available(["pytorch"], None)
 
 

@@ -88,7 +88,7 @@ def test_the_ceiling_heeds_no_variable_that_lowers_it(monkeypatch: pytest.Monkey
 
 
 def variables(worker: Worker) -> dict[str, str]:
-    """Return the environment that a worker's process was started with."""
+    """Return the environment of a worker's process."""
     rows = Path(f"/proc/{worker._process.pid}/environ").read_text().split("\0")
     return {name: value for name, _, value in (row.partition("=") for row in rows) if name}
 
@@ -121,7 +121,7 @@ def _terminated_with_all(benchmark: "subprocess.Popen[bytes]") -> None:
 
 
 def descendants(parent: int, words: str) -> list[int]:
-    """Return processes below `parent` whose command line holds the words."""
+    """Return the descendants of `parent` whose command line contains the words."""
     found, waiting = [], [parent]
     while waiting:
         pid = waiting.pop()

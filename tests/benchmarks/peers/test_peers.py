@@ -1,4 +1,4 @@
-"""The PyTorch peer computes what we compute: same network, loss, update and average."""
+"""The PyTorch peer computes the same network, loss, update and EMA as we do."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,7 +17,7 @@ STEPS = 5
 
 @pytest.fixture(scope="module")
 def both(torch_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], ...]]:
-    """Yield the reports of our worker and PyTorch's after five steps from the same weights."""
+    """Yield the results of our worker and PyTorch's after five steps from the same weights."""
     folder = str(tmp_path_factory.mktemp("point"))
     ours: dict[str, Any] = {}
     theirs: dict[str, Any] = {}

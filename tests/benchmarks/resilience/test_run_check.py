@@ -1,4 +1,4 @@
-"""What the series of kills looks for is found: one kind of damage after another."""
+"""The checks of `graph-bench kills` detect each kind of damage."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def other_row(path: Path) -> None:
     path.write_text(path.read_text().replace("1", "2"))
 
 
-def test_an_undisturbed_run_is_whole(folder: Path, reference: Path) -> None:
+def test_an_uninterrupted_run_is_whole(folder: Path, reference: Path) -> None:
     assert damaged_files(folder, reference) == []
     assert differences(folder, reference) == []
     assert newest_state(folder, known_states(reference)) == {"epoch": 2, "batch": 0, "equal": True}
@@ -73,7 +73,7 @@ def test_other_weights_and_another_state_are_noticed(folder: Path, reference: Pa
     assert newest_state(folder, known_states(reference))["equal"] is False
 
 
-def test_a_state_that_the_undisturbed_run_never_had(folder: Path, reference: Path) -> None:
+def test_a_state_that_the_uninterrupted_run_never_had(folder: Path, reference: Path) -> None:
     last = folder / "weights" / "last.safetensors"
     state = load_checkpoint(last)
     cursor = {**state.header["cursor"], "epoch": 1, "next_batch": 1}

@@ -1,4 +1,4 @@
-"""`graph-bench soak`: in what unit it counts."""
+"""`graph-bench soak`: units."""
 
 import os
 import subprocess

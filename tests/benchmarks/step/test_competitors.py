@@ -1,4 +1,4 @@
-"""Sides are compared only where they compute the same; how a turn counts."""
+"""Variants are compared only if they compute the same step; steps per turn."""
 
 import sys
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_other_checkouts_are_variants_only_where_one_is_named(tmp_path: Path) ->
     names = ["plugin-graph", "other-graph"]
     assert competitors.available(names, None)[0] == ["plugin-graph"]
     assert competitors.available(names, None, tmp_path)[0] == names
-    with pytest.raises(ValueError, match=r"step_worker.py is missing; name a checkout of graph-train after `uv sync`"):
+    with pytest.raises(ValueError, match=r"step_worker.py not found; must be a checkout of graph-train"):
         competitors.other_checkout(str(tmp_path))
     assert competitors.other_checkout(None) is None
 

@@ -1,4 +1,4 @@
-"""What a step starts on CUDA, and that every op of it has a kernel there: the proof needs no GPU."""
+"""CUDA launches of a step, and that every op of it has a CUDA kernel; needs no GPU."""
 
 from pathlib import Path
 from typing import Any

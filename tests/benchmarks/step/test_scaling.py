@@ -23,9 +23,9 @@ def test_bytes_on_an_interface_are_counted() -> None:
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--interface", "no0"], "--interface no0: there are "),
-        (["--ranks", "0"], "--ranks 0: at least 1"),
-        (["--ranks", "1", "9", "--points", "yolov5n:8:64"], "--ranks 9: at least 1, and every rank needs an image"),
+        (["--interface", "no0"], "--interface no0: must be one of "),
+        (["--ranks", "0"], "--ranks 0: must be at least 1"),
+        (["--ranks", "1", "9", "--points", "yolov5n:8:64"], "--ranks 9: must be at least 1 and at most the batch size"),
     ],
 )
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], flags: list[str], reason: str) -> None:

@@ -1,4 +1,4 @@
-"""`graph-bench accuracy`: sides are compared seed by seed, against the spread between seeds."""
+"""`graph-bench accuracy`: sides are compared per seed, relative to the spread over seeds."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
 def test_a_training_that_fails_is_told_with_its_last_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["accuracy", "--cfg", "nowhere.yaml", "--sides", "float32", "amp"]) == 1
     error = capsys.readouterr().err
-    assert "float32-0 ended with exit code 2: " in error
+    assert "float32-0 exited with code 2: " in error
     assert "nowhere.yaml: no such model yaml" in error
 
 
@@ -125,7 +125,7 @@ def test_trainings_of_other_settings_are_refused(tmp_path: Path, cfg: str, capsy
     (tmp_path / "work").mkdir()
     (tmp_path / "amp-0.json").rename(tmp_path / "work" / "amp-0.json")
     assert main(["accuracy", "--cfg", cfg, *SMALL, "--work", str(tmp_path / "work")]) == 2
-    assert "amp-0.json: was trained with --epochs 9, not 2" in capsys.readouterr().err
+    assert "amp-0.json: trained with --epochs 9, not 2" in capsys.readouterr().err
 
 
 @pytest.mark.slow

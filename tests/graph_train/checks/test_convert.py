@@ -1,4 +1,4 @@
-"""Pascal VOC and COCO annotations as YOLO data sets: what is written is what our own reader then reads."""
+"""Conversion of Pascal VOC and COCO annotations to YOLO data sets, read back by our own reader."""
 
 import json
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_damaged_annotations_are_left_out_and_reported(
     said = capsys.readouterr().out
     assert f"{voc}/Annotations/000002.xml: error: {message}" in said
     assert "object 1: the box is empty or outside the image; skipped" in said
-    assert "object 2: xmin is 'x', not a number of px" in said
+    assert "object 2: xmin is 'x', not a coordinate in pixels" in said
     assert "object 3: the box is empty" in said
     assert len(problems.read_text().splitlines()) == 4
     assert len(read(output, "train")) == 1

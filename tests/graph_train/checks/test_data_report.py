@@ -1,4 +1,4 @@
-"""Equal files in several splits: they are found with few of them read, and none of them to the end without need."""
+"""Detection of duplicate files in several splits, which reads as little as possible."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`graph-check`: the report by hand on a small data set, exit codes, and that it writes nothing where it must not."""
+"""`graph-check`: hand-checked report on a small data set, exit codes, and no writes to forbidden places."""
 
 import json
 import os
@@ -25,9 +25,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Write two train images with 3 boxes, of the 2nd class none, and one val image without boxes.
+    """Write two train images with 3 boxes, none of the 2nd class, and one val image without boxes.
 
-    All are of 40 x 30 px.
+    All are 40 x 30 px.
     """
     folder = tmp_path / "set"
     add_image(folder, "train/a.png", BOX + "0 .5 .5 .05 .05\n")

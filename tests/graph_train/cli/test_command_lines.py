@@ -1,4 +1,4 @@
-"""Mistakes on the command line: one line on what is wrong, exit code 2, and nothing left behind."""
+"""Usage errors: a one-line message, exit code 2, and no files left behind."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def last_words(name: str, arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Return exit code, and what went to stderr without the lines of OneFlow."""
+    """Return the exit code, and stderr without OneFlow's lines."""
     capsys.readouterr()
     try:
         code = COMMANDS[name](arguments)
@@ -32,7 +32,7 @@ def last_words(name: str, arguments: Sequence[str], capsys: pytest.CaptureFixtur
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Yield an empty current folder."""
+    """Yield an empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -90,7 +90,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("graph-check env --single-cls", "--single-cls: applies to data sets only"),
         ("graph-check dataa --data x", "invalid choice: 'dataa'"),
         ("graph-export --weights none.pt", "none.pt: no such weight file"),
-        ("graph-export --weights none.pt --include onyx", "--include 'onyx': choose from safetensors"),
+        ("graph-export --weights none.pt --include onyx", "--include 'onyx': must be one of safetensors"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

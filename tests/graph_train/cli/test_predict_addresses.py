@@ -1,4 +1,4 @@
-"""`graph-predict` on addresses, cameras and streams."""
+"""`graph-predict` on URLs, cameras and streams."""
 
 import csv
 import json
@@ -125,7 +125,7 @@ def test_a_stream_to_its_end(
     table = tmp_path / "exp/predictions.csv"
 
     def hang_up() -> None:
-        """After some frames were looked at."""
+        """Hang up after some frames were processed."""
         while not (table.exists() and len(frames_of(table, source)) >= 3):
             time.sleep(0.05)
         server.camera_ends = True
@@ -147,7 +147,7 @@ def test_a_stream_to_its_end(
 
 
 def frames_of(table: Path, source: str) -> list[int]:
-    """Numbers of the frames in whole rows of a table, which may be under way."""
+    """Return the frame numbers in the complete rows of a table that may still be written."""
     whole = table.read_text().rpartition("\n")[0].splitlines()
     return list(dict.fromkeys(int(row["frame"]) for row in csv.DictReader(whole) if row["file"] == source))
 

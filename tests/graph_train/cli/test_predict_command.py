@@ -37,7 +37,7 @@ WIDTH, HEIGHT = 96, 64
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write three pictures that need neither resizing nor border at 96 px, one below; a high one; two broken files."""
+    """Write three images that fit 96 px exactly, one in a subfolder, a tall image, and two broken files."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "more").mkdir()
     random = np.random.default_rng(5)
@@ -62,7 +62,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 
 @pytest.fixture
 def found_in(weights: Path, photos: Path, tmp_path: Path) -> Any:
-    """Predict in the pictures without writing anything."""
+    """Predict on the images without writing files."""
 
     def run(**flags: Any) -> PredictionResult:
         common = {
@@ -235,7 +235,7 @@ def test_commands_that_start_at_once_have_a_folder_each(
     unused = run_folder.unused_path
 
     def taken_by_another(project: str, name: str, *, exist_ok: bool) -> Path:
-        """Let another command make the folder that this one has just found unused."""
+        """Let another process create the folder that this command has just chosen."""
         found = unused(project, name, exist_ok=exist_ok)
         (tmp_path / "exp").mkdir(exist_ok=True)
         return found

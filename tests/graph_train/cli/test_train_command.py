@@ -56,7 +56,7 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return an uninterrupted run of three epochs in graph mode, and what it printed."""
+    """Return an uninterrupted run of three epochs in graph mode, and its output."""
     folder = tmp_path_factory.mktemp("runs")
     done = train(folder, "--epochs", "3", "--save-period", "1", name="whole")
     assert done.returncode == 0, done.stderr[-3000:]

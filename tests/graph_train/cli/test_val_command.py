@@ -50,7 +50,7 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an untrained network that sees an object nearly everywhere."""
+    """Return an untrained network that detects objects nearly everywhere."""
     network = DetectionModel(load_model_spec("yolov5n.yaml", num_classes=2), seed=0)
     network.names = list(NAMES)
     for convolution in network.head.m:
@@ -156,7 +156,7 @@ def test_ensemble_and_augmented_views_add_boxes(weights: Path) -> None:
 
 
 def brightest(images: Tensor) -> np.ndarray:
-    """Return a detector that puts a 10 px box on the brightest px: 21 equal rows, as of 3 levels of 1 cell each."""
+    """Return a detector of a 10 px box at the brightest pixel: 21 equal rows, as if from 3 levels of 1 cell each."""
     pixels = images.numpy()[:, 0]
     where = [np.unravel_index(image.argmax(), image.shape) for image in pixels]
     rows = np.asarray([[x + 0.5, y + 0.5, 10, 10, 1, 1] for y, x in where], np.float32)

@@ -1,4 +1,4 @@
-"""Batches are fed to a network in micro-batches; only the memory shows it."""
+"""Micro-batches change memory only, not results."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from tests.graph_train.tiny import tiny_network
 
 
 class Counter:
-    """A network that predicts the mean of each image and records the shapes it was given."""
+    """A network that predicts the mean of each image and records its input shapes."""
 
     def __init__(self, *, takes: int = 0) -> None:
         self.shapes: list[tuple[int, ...]] = []

@@ -11,7 +11,7 @@ def boxes_of(*rows: tuple[float, float, float, float]) -> np.ndarray:
 
 
 def one_at_a_time(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
-    """Suppress as textbooks do, for comparison."""
+    """Suppress boxes one by one, as in textbooks, for comparison."""
     kept: list[int] = []
     for row in np.argsort(-scores, kind="stable"):
         x1, y1, x2, y2 = boxes[row]

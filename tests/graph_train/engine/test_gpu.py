@@ -1,4 +1,4 @@
-"""On a CUDA device that OneFlow's wheel has code for (sm_60 to sm_89) a step is what it is on the CPU."""
+"""A step on a CUDA device supported by OneFlow's wheel (sm_60 to sm_89) agrees with the CPU."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Which devices are taken, what they compute in, and what the log says of it."""
+"""The choice of devices and precision, and the log messages on it."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The schedule against hand-worked numbers and against every iteration of the reference's recorded trainings."""
+"""The schedule against numbers computed by hand and every iteration of the reference's recorded trainings."""
 
 import json
 from pathlib import Path

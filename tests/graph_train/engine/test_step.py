@@ -102,7 +102,7 @@ def test_graph_equals_eager_without_the_plugin() -> None:
 
 @contextmanager
 def overflow(step: EagerStep | GraphStep) -> Iterator[None]:
-    """Let the layers behind a scale overflow in the steps that are started meanwhile."""
+    """Make the layers after a scale overflow in the steps started within the context."""
     scale = step.state.network.model[1].bn.weight
     sound = flow.tensor(scale.numpy().copy())
     with flow.no_grad():
@@ -117,7 +117,7 @@ def overflow(step: EagerStep | GraphStep) -> Iterator[None]:
 def test_steps_started_ahead_have_the_same_bits(
     kind: type[EagerStep] | type[GraphStep], activation_type: ActivationType, request: pytest.FixtureRequest
 ) -> None:
-    """Also where an update is left out, which changes the scalars of the step that has been started meanwhile."""
+    """Also if an update is skipped, which changes the scalars of the step that has been started already."""
     if activation_type is ActivationType.FLOAT16 and request.config.getoption("--kernels") != "emulated-cuda":
         pytest.skip("float16 activations are CUDA's: run with --kernels emulated-cuda")
     schedule = tiny_schedule()

@@ -1,4 +1,4 @@
-"""A long run of steps holds no more memory at its end than at its beginning."""
+"""Memory does not grow over a long run of steps."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`--bucket`: what is asked of `gsutil`. The client itself needs an account; here a script of its name copies files."""
+"""`--bucket`: the calls of `gsutil`, which is replaced by a script that copies files, as it needs an account."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ exec "${arguments[@]}"
 
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder that stands for all buckets; one is there, `mine`."""
+    """Return a folder that acts as Cloud Storage, with one bucket `mine`."""
     folder = tmp_path / "cloud"
     (folder / "mine").mkdir(parents=True)
     (tmp_path / "bin").mkdir()

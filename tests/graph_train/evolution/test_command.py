@@ -1,4 +1,4 @@
-"""An evolution that is killed for real."""
+"""An evolution whose process is killed."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from tests.graph_train.lab import Lab
 
 @pytest.mark.slow
 def test_evolution_killed_in_the_middle_goes_on_exactly(tmp_path: Path) -> None:
-    """SIGKILL while a generation trains: its process ends as well, and the same command goes on."""
+    """After SIGKILL during a generation its training process ends, too, and the same command resumes."""
     lab = Lab(tmp_path)
 
     def command(name: str) -> list[str]:

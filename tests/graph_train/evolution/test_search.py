@@ -1,4 +1,4 @@
-"""Evolution by hand, its table on the disk, and that a killed one goes on as if nothing had happened."""
+"""Hand-checked evolution, its table on disk, and resuming after a kill."""
 
 from pathlib import Path
 

@@ -29,7 +29,7 @@ def settings(**changes: Any) -> OnnxSettings:
 
 
 def network_of(config: Any, *, classes: int = 3, lively: bool = True) -> DetectionModel:
-    """Return an untrained network, fused; `lively` gives its BatchNorms statistics that make it react to the image."""
+    """Return an untrained fused network; `lively` sets BatchNorm statistics that make it react to the image."""
     network = DetectionModel(load_model_spec(config, num_classes=classes), seed=1)
     random = np.random.default_rng(2)
     for name, value in network.state_dict().items() if lively else ():
@@ -180,7 +180,7 @@ def test_file_names_its_classes_and_stride_as_the_reference_does(tmp_path: Path)
     [
         ({}, "--weights: give t"),
         ({"include": "engine"}, "--include engine: not supported; export onnx"),
-        ({"include": "onyx"}, "--include 'onyx': choose from safetensors, pt, onnx"),
+        ({"include": "onyx"}, "--include 'onyx': must be one of safetensors, pt, onnx"),
         ({"include": ("onnx", "safetensors"), "output": "x"}, "--output: cannot be used with several formats"),
         ({"dynamic": True}, "--dynamic: applies to ONNX only"),
         ({"include": "onnx", "conf_thres": 0.5}, "--conf-thres: applies to NMS only; add --nms"),

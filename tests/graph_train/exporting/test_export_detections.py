@@ -1,4 +1,4 @@
-"""An exported file finds in real images what we find: the same boxes with the same confidence."""
+"""Exported files detect the same boxes with the same confidence as we do on real images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +73,7 @@ def compare(weights: Path, images: Sequence[Path], folder: Path, *, imgsz: int, 
 
 
 def steep_network(images: Sequence[Path]) -> DetectionModel:
-    """Return an untrained network that reacts to what is in a photo, and finds something in it."""
+    """Return an untrained network that reacts to the content of photos and detects something in them."""
     network = DetectionModel(load_model_spec("yolov5n.yaml", num_classes=3), seed=4)
     with flow.no_grad():
         for name, value in network.state_dict().items():

@@ -1,4 +1,4 @@
-"""What OpenVINO computes of an exported ONNX file is what our network computes."""
+"""OpenVINO's results from an exported ONNX file agree with our network's."""
 
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ NO_LABELS = np.zeros((0, 6), np.float32)
 
 
 def compiled(path: Path) -> Any:
-    """Load a file on OpenVINO's CPU, in float32: on processors with bfloat16 units it would take those."""
+    """Compile a file for OpenVINO's CPU device in float32, as its default on some processors is bfloat16."""
     core = openvino.Core()
     return core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def outputs(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
-    """By name, of (B, 3, H, W) uint8 RGB."""
+    """Return the outputs by name for (B, 3, H, W) uint8 RGB images."""
     found = model({INPUT: images.astype(np.float32) / np.float32(255)})
     return {name: np.asarray(value) for port, value in found.items() for name in port.get_names()}
 

@@ -41,7 +41,7 @@ CACHED = {"grid", "anchor_grid", "stride"}
 
 
 def lively(config: Any, **more: Any) -> DetectionModel:
-    """Return an untrained network whose every array differs from any default."""
+    """Return an untrained network in which no array has default values."""
     network = DetectionModel(load_model_spec(config, **more), seed=3)
     random = np.random.default_rng(4)
     for name, value in network.state_dict().items():
@@ -56,7 +56,7 @@ def lively(config: Any, **more: Any) -> DetectionModel:
 
 
 def tree(path: Path) -> dict[str, Instance]:
-    """Return every module of the file's network by its dotted name."""
+    """Return all modules of the file's network by dotted name."""
     file = PyTorchFile(path)
     file.close()
 

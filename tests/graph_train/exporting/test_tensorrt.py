@@ -1,4 +1,4 @@
-"""What TensorRT asks of an ONNX file: valid, operators of its list within its limits, inputs as documented."""
+"""TensorRT's requirements on ONNX files: validity, supported operators within limits, documented inputs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +45,7 @@ BLOCKS = [
 
 
 def refused(model: onnx.ModelProto) -> Iterator[str]:
-    """Return what TensorRT would not take."""
+    """Return the parts that TensorRT would reject."""
     onnx.checker.check_model(model, full_check=True)
     if model.opset_import[0].version not in OPSETS:
         yield f"operator set {model.opset_import[0].version}"

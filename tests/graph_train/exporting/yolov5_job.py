@@ -1,6 +1,6 @@
-"""Runs in the Python of a YOLOv5 checkout: loads a .pt as YOLOv5 does, and writes what it predicts for some images.
+"""Loads a .pt as YOLOv5 does and writes its predictions; runs in the Python of a YOLOv5 checkout.
 
-Arguments: .pt file, .npz with `images` (B, 3, H, W) in [0, 1], .npz to write. The checkout is the working folder.
+Arguments: .pt file, .npz with `images` (B, 3, H, W) in [0, 1], .npz to write. The checkout is the working directory.
 """
 
 import importlib

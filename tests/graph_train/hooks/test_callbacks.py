@@ -1,4 +1,4 @@
-"""Hooks reach their listeners; one that fails is reported once and never called again."""
+"""Hooks call their callbacks; a callback that fails is reported once and never called again."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Loggers for real: event files read back byte by byte (and by TensorBoard), W&B offline, MLflow in a folder."""
+"""Real loggers: TensorBoard event files read back byte by byte, W&B offline, MLflow in a folder."""
 
 import contextlib
 import importlib
@@ -145,7 +145,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _wandb_records(log: Path) -> list[Any]:
-    """Return the records of an offline log of W&B, after its process has written the last one."""
+    """Return the records of an offline W&B log after its process has written the last one."""
     records = importlib.import_module("wandb.proto.wandb_internal_pb2")
     end = time.monotonic() + 20
     while True:
@@ -160,7 +160,7 @@ def _wandb_records(log: Path) -> list[Any]:
 
 
 def _wandb_rows(log: Path) -> tuple[str, list[dict[str, Any]]]:
-    """Return the id in an offline log of W&B, and its rows of values."""
+    """Return the run id and the rows of values of an offline W&B log."""
     run_id, rows = "", []
     for record in _wandb_records(log):
         run_id = record.run.run_id or run_id

@@ -1,4 +1,4 @@
-"""What `--device` names, and which device a process gets by it."""
+"""Parsing of `--device`, and the device of each process."""
 
 import os
 import subprocess

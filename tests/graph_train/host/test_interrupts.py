@@ -1,4 +1,4 @@
-"""Signals during a run, and output that nobody reads any more."""
+"""Signals during a run, and closed output pipes."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def handlers() -> Iterator[None]:
 
 
 def sending(hook: str, at: int, *numbers: signal.Signals) -> Callbacks:
-    """Send signals to this process when a hook is called for the `at`-th time (from 1)."""
+    """Send signals to this process on the `at`-th call of a hook, counted from 1."""
     callbacks, calls = Callbacks(), [0]
 
     def send(*_: object) -> None:

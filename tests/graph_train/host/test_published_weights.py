@@ -1,4 +1,4 @@
-"""Published weights: told where from, fetched when allowed, verified, continued; served from this machine."""
+"""Published weights from a local server: source shown, downloaded if allowed, resumed and verified."""
 
 import hashlib
 import http.server
@@ -24,12 +24,13 @@ from pipelines.data import fetching
 from tests.file_limit import file_limit
 from tests.graph_train.tiny import TINY
 from tests.models.torch_files import write_network
+from tests.served import running
 
 NAME = "yolov5n.pt"
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    """A server of one file that breaks off after `breaks_after` bytes; with `ranges` it resumes in the middle."""
+    """A server of one file that closes the connection after `breaks_after` bytes and may support range requests."""
 
     content = b""
     breaks_after: int | None = None
@@ -37,16 +38,16 @@ class _Server(http.server.ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked: list[str | None] = []
+        self.requested_ranges: list[str | None] = []
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.asked.append(asked)
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.server.ranges else 0
+        requested = self.headers.get("Range")
+        self.server.requested_ranges.append(requested)
+        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested and self.server.ranges else 0
         rest = self.server.content[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(rest)))
@@ -59,11 +60,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
-    """Serve with a network of YOLOv5's form under the name of a published one; an empty cache and folder."""
+    """Serve a small network under the name of a published one; cache and working directory are empty."""
     weights = write_network(tmp_path / "source.pt", DetectionModel(load_model_spec(TINY), seed=0))
     server = _Server()
     server.content = weights.read_bytes()
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     digest = hashlib.sha256(server.content).hexdigest()
     url = f"http://127.0.0.1:{server.server_address[1]}/{NAME}"
     table = {NAME: PublishedFile("YOLOv5 v7.0", "AGPL-3.0", url, len(server.content), digest)}
@@ -71,9 +71,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    yield server
-    server.shutdown()
-    server.server_close()
+    with running(server):
+        yield server
 
 
 def in_cache() -> list[str]:
@@ -123,7 +122,7 @@ def test_they_are_fetched_once_and_then_found_without_the_flag(server: _Server) 
     assert found.read_bytes() == server.content
     assert located_weights(NAME, allow_download=False) == found
     assert located_weights(NAME, allow_download=True) == found
-    assert len(server.asked) == 1
+    assert len(server.requested_ranges) == 1
     assert in_cache() == [NAME]
     found.write_bytes(b"damaged")
     with pytest.raises(FileNotFoundError, match="use --allow-download to download"):
@@ -137,13 +136,13 @@ def test_a_file_that_is_there_is_taken_and_other_names_are_not_fetched(server: _
     for name in ("mine.pt", f"folder/{NAME}"):
         with pytest.raises(FileNotFoundError, match=f"{name}: no such weight file"):
             located_weights(name, allow_download=True)
-    assert server.asked == []
+    assert server.requested_ranges == []
 
 
 def test_a_broken_connection_is_taken_up_again_where_it_broke(server: _Server) -> None:
     server.breaks_after = len(server.content) // 3 + 1
     assert located_weights(NAME, allow_download=True).read_bytes() == server.content
-    assert server.asked == [None, f"bytes={server.breaks_after}-", f"bytes={2 * server.breaks_after}-"]
+    assert server.requested_ranges == [None, f"bytes={server.breaks_after}-", f"bytes={2 * server.breaks_after}-"]
 
 
 def test_what_arrived_is_kept_for_the_next_run(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +153,7 @@ def test_what_arrived_is_kept_for_the_next_run(server: _Server, monkeypatch: pyt
     assert in_cache() == [f"{NAME}.part"]
     server.breaks_after = None
     assert located_weights(NAME, allow_download=True).read_bytes() == server.content
-    assert server.asked[-1] == "bytes=1000-"
+    assert server.requested_ranges[-1] == "bytes=1000-"
     assert in_cache() == [NAME]
 
 
@@ -203,7 +202,7 @@ def test_processes_that_want_it_at_once_fetch_it_once(server: _Server) -> None:
     for thread in threads:
         thread.join()
     assert len(set(found)) == 1
-    assert len(server.asked) == 1
+    assert len(server.requested_ranges) == 1
 
 
 def test_the_commands_fetch_and_use_them(server: _Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,9 +210,9 @@ def test_the_commands_fetch_and_use_them(server: _Server, tmp_path: Path, capsys
     assert export_main(common) == 0
     exported = load_weights(Path("yolov5n.export.safetensors"))
     assert exported.arrays.keys() == load_weights(tmp_path / "source.pt").arrays.keys()
-    assert len(server.asked) == 1
+    assert len(server.requested_ranges) == 1
     assert predict_main([*common, "--source", "none", "--device", "cpu"]) == 2
     assert "none: no such file" in capsys.readouterr().err
     assert val_main([*common, "--data", "none.yaml", "--device", "cpu"]) == 2
     assert "none.yaml: no such dataset yaml" in capsys.readouterr().err
-    assert len(server.asked) == 1
+    assert len(server.requested_ranges) == 1

@@ -1,4 +1,4 @@
-"""A command's last words where the system itself gives too little."""
+"""A command's message for errors on which the system says too little."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""The terminal: text that its encoding lacks."""
+"""Text that the terminal's encoding cannot represent."""
 
 import io
 import os

@@ -182,4 +182,4 @@ def test_labels_plotted_in_the_background_are_complete_at_the_end(tmp_path: Path
 def test_labels_that_cannot_be_plotted_cost_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with plotting_labels(np.zeros((0, 5), np.float32), NAMES, tmp_path / "none" / "labels.jpg"):
         pass
-    assert "labels.jpg: not drawn: " in caplog.text
+    assert "labels.jpg: plotting failed: " in caplog.text

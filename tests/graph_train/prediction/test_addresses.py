@@ -52,7 +52,7 @@ def test_they_stand_in_the_order_of_the_sources_and_are_fetched_once(server: Web
     found = find(tmp_path, urls[0], str(tmp_path / "a.jpg"), urls[1], urls[0])
     assert [str(image.name) for image in found.images] == ["a.jpg", "a_2.jpg", "a_3.jpg"]
     assert [image.shown for image in found.images] == [urls[0], str(tmp_path / "a.jpg"), urls[1]]
-    assert sorted(path for path, _ in server.asked) == ["/a.jpg", "/more/a.jpg"]
+    assert sorted(path for path, _ in server.requests) == ["/a.jpg", "/more/a.jpg"]
 
 
 def test_a_video_is_fetched_and_a_camera_is_not(server: WebServer, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_video_is_fetched_and_a_camera_is_not(server: WebServer, tmp_path: Pat
 
 def test_name_and_password_are_sent_and_not_shown(server: WebServer, tmp_path: Path) -> None:
     (image,) = find(tmp_path, server.address.replace("://", "://me:p%40ss@") + "/a.jpg").images
-    assert server.asked == [("/a.jpg", "Basic bWU6cEBzcw==")]
+    assert server.requests == [("/a.jpg", "Basic bWU6cEBzcw==")]
     assert image.shown == f"{server.address}/a.jpg"
 
 
@@ -83,8 +83,8 @@ def test_name_and_password_are_sent_and_not_shown(server: WebServer, tmp_path: P
     [
         ("/none.jpg", r"/none.jpg: download failed: Not Found \(HTTP 404\)$"),
         ("/none", r"/none: download failed: Not Found \(HTTP 404\)$"),
-        ("/page", "/page: is text/html; expected an image or a video$"),
-        ("/list.txt", "/list.txt: is text/plain; expected an image or a video$"),
+        ("/page", "/page: content type text/html; expected an image or a video$"),
+        ("/list.txt", "/list.txt: content type text/plain; expected an image or a video$"),
         ("/what", "/what: content type missing; expected an image or a video$"),
         ("/large.jpg", r"/large.jpg: is larger than 0 MB; it is not used$"),
     ],

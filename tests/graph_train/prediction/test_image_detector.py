@@ -1,4 +1,4 @@
-"""`graph_train.load`: every kind of image, the results, one compilation for each shape, threads, memory."""
+"""`graph_train.load`: kinds of images, results, one compilation per shape, threads, memory."""
 
 import gc
 import io

@@ -23,7 +23,7 @@ def find(entries: list[str], lines: Sequence[str] | None = None, *, allow_downlo
 
 
 def names(found: Sources) -> dict[str, str]:
-    """Return the files by the names of their results, images then videos."""
+    """Return the files by result name, images before videos."""
     return {str(file.name): str(file.path) for file in (*found.images, *found.videos)}
 
 

@@ -26,7 +26,7 @@ def info(rank: int, world: int, port: int) -> RankInfo:
 
 
 def meet_together(infos: list[RankInfo], timeout: float) -> list[Rendezvous | ValueError]:
-    """Let all ranks meet in threads of this process, the first one last."""
+    """Run the rendezvous of all ranks in threads of this process, rank 0 last."""
     outcomes: dict[int, Rendezvous | ValueError] = {}
 
     def come(place: int) -> None:
@@ -82,11 +82,11 @@ def test_ranks_of_different_jobs_are_told_apart() -> None:
     assert all("started with world size 3, but rank 0 on host0 with 2" in str(outcome) for outcome in outcomes)
     port = free_port()
     outcomes = meet_together([info(0, 3, port), info(1, 3, port), info(1, 3, port)], 5)
-    assert all("rank 1 came twice" in str(outcome) for outcome in outcomes)
+    assert all("two processes have rank 1" in str(outcome) for outcome in outcomes)
 
 
 def connected(host: str, port: int) -> socket.socket:
-    """Return a connection as soon as somebody listens there."""
+    """Return a connection as soon as the port is open."""
     end = time.monotonic() + 10
     while True:
         try:
@@ -111,7 +111,7 @@ def test_strangers_at_the_port_are_ignored() -> None:
 
 @pytest.fixture
 def job() -> Any:
-    """Three sleeping processes with their watches; gives each pair and its status pipe."""
+    """Return three sleeping processes, each with its watch and status pipe."""
     started: list[subprocess.Popen[Any]] = []
     meetings = meet_together([info(rank, 3, port) for port in [free_port()] for rank in range(3)], 10)
     ranks = []

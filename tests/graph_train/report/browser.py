@@ -1,4 +1,4 @@
-"""A Chromium that is installed already; nothing is downloaded for the tests."""
+"""An installed Chromium; tests download nothing."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 
 
 class Opened:
-    """A page that has drawn itself, and what it said and asked for meanwhile."""
+    """A rendered page, with its console messages and requests."""
 
     def __init__(self, page: Any, file: Path) -> None:
         self.page = page
@@ -34,7 +34,7 @@ class Opened:
 
 
 def find_chromium() -> str:
-    """Return the path of the browser; skips the test where there is none, or no Playwright to drive it."""
+    """Return the path of the browser; skip the test if it or Playwright is missing."""
     pytest.importorskip("playwright", reason="playwright is not installed")
     found = os.environ.get("CHROMIUM") or next((path for name in _NAMES if (path := shutil.which(name))), None)
     if found is None:
@@ -44,7 +44,7 @@ def find_chromium() -> str:
 
 @contextmanager
 def opened(file: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Opened]:
-    """Show a file in headless Chromium, at the size of a desktop or of a phone."""
+    """Open a file in headless Chromium at desktop or phone size."""
     executable = find_chromium()
     from playwright.sync_api import sync_playwright
 

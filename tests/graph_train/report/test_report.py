@@ -1,4 +1,4 @@
-"""The report of a run: what it holds, that nothing in it can do harm, and how it shows itself in a browser."""
+"""The report of a run: content, safety, and rendering in a browser."""
 
 import json
 import re
@@ -30,7 +30,7 @@ EPOCHS = 3
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """Return the lab's data set with classes that no page should take at their word."""
+    """Return the lab's data set with class names that must be escaped."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
     content = yaml.safe_load(lab.data.read_text())
     lab.data.write_text(yaml.safe_dump({**content, "names": list(NASTY)}))
@@ -39,7 +39,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.fixture(scope="module")
 def trial(lab: Lab) -> Trial:
-    """Return a run with pictures, in graph mode."""
+    """Return a run with plots, in graph mode."""
     return lab.train(**lab.finding(epochs=EPOCHS, noplots=False, graph=True, name="<b>run"))
 
 
@@ -48,7 +48,7 @@ def numbers(trial: Trial) -> dict[str, Any]:
 
 
 class _Elements(HTMLParser):
-    """The elements of a page as an HTML parser sees them, before any script runs."""
+    """The elements of a page as parsed, before any script runs."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def test_the_best_epoch_is_the_last_of_equal_ones() -> None:
 
 
 class _Batches:
-    """The batches of a split that is validated in batches of seven."""
+    """The batches of a split validated in batches of seven."""
 
     batches_per_epoch = 6
 

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on as if nothing had been; `graph-bench kills` makes longer series than these."""
+"""Runs killed at any moment resume exactly; `graph-bench kills` does longer series."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.graph_train.tiny import TINY
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("number", "kills"), [("KILL", 8), ("TERM", 4)])
-def test_killed_runs_end_as_undisturbed_ones(tmp_path: Path, number: str, kills: int) -> None:
+def test_killed_runs_end_as_uninterrupted_ones(tmp_path: Path, number: str, kills: int) -> None:
     cfg, result = tmp_path / "tiny.yaml", tmp_path / "kills.json"
     cfg.write_text(yaml.safe_dump(TINY))
     flags = ["--kills", str(kills), "--signal", number, "--cfg", str(cfg), "--imgsz", "64", "--batch-size", "16"]

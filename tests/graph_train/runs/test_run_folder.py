@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it under the names of a run's own files, and what is advised."""
+"""The run folder: existing files with the names of a run's files, and the advice given."""
 
 import os
 from collections.abc import Callable

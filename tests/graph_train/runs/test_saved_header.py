@@ -1,4 +1,4 @@
-"""The header of a checkpoint: no value is believed because its file has the right checksum."""
+"""The header of a checkpoint: values are validated even if the checksum is right."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,7 +18,7 @@ ROWS = tuple(
 
 
 def header(part: str = "", **changed: Any) -> dict[str, Any]:
-    """Return the header of a sound checkpoint in its third epoch of five, with entries of a part of it changed."""
+    """Return the header of a valid checkpoint in epoch 3 of 5, with some entries of a part changed."""
     values: dict[str, Any] = {
         "options": {"epochs": 5},
         "hyp": {},

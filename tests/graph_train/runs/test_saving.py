@@ -1,4 +1,4 @@
-"""A run's files survive damage, a refusing disk, a second run, and a kill before the first checkpoint."""
+"""Checkpoints survive damage, disk errors, a second run, and a kill before the first checkpoint."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.fixture(scope="module")
 def whole(lab: Lab) -> Trial:
-    """Return a run of three epochs that saved after every batch; two states are kept."""
+    """Return a run of three epochs that saved after every batch and keeps two states."""
     return lab.train(epochs=3, save_steps=1, seed=5)
 
 
@@ -225,7 +225,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """Take all that is left of a file system."""
+    """Fill up a file system."""
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(b"\0" * 4096)

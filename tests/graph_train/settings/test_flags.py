@@ -1,4 +1,4 @@
-"""Every flag of `graph-train` does what it says: a table with a check for each, compared with the parser."""
+"""A check for every flag of `graph-train`; the table must match the parser."""
 
 import importlib.util
 import re
@@ -224,7 +224,7 @@ def label_smoothing(lab: Lab, plain: Trial) -> None:
 
 
 def patience(lab: Lab, plain: Trial) -> None:
-    """Check a run whose best epoch was the first, by a fitness that is never reached again."""
+    """Check a run whose first epoch was the best, by a fitness that is never reached again."""
     begun = lab.train(patience=2, epochs=9, stop_after=3)
     last = begun.folder / "weights" / "last.safetensors"
     checkpoint = load_checkpoint(last)
@@ -329,7 +329,7 @@ def exist_ok(lab: Lab, plain: Trial) -> None:
 
 
 def resume(lab: Lab, plain: Trial) -> None:
-    """Check that a run stopped inside an epoch by a callback goes on as if nothing had happened."""
+    """Check that a run stopped by a callback within an epoch resumes exactly."""
     stopped = lab.train(epochs=2, save_period=1, seed=3, stop_after=3)
     assert stopped.result.validation is None
     ended = lab.train_as_given(resume=stopped.folder)
@@ -369,7 +369,7 @@ def save_period(lab: Lab, plain: Trial) -> None:
 
 
 def save_steps(lab: Lab, plain: Trial) -> None:
-    """Check that a run saved after the first of two batches goes on there instead of starting over."""
+    """Check that a run saved after the first of two batches continues there instead of restarting."""
     trial = lab.train(save_steps=1, keep_saves=9, epochs=2)
     states = {path: load_checkpoint(path).header["cursor"] for path in (trial.folder / "weights").glob("last*")}
     assert max((cursor["epoch"], cursor["next_batch"]) for cursor in states.values()) == (2, 0)

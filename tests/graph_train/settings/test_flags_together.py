@@ -1,4 +1,4 @@
-"""Flags in company: what one means for another."""
+"""Combinations of flags."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hyper-parameter files: values, refusals and round trips."""
+"""Hyper-parameter files: values, errors and round trips."""
 
 import json
 import logging

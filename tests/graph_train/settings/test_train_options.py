@@ -1,4 +1,4 @@
-"""The command line and the settings tree: reference names, defaults, types, refusals. Nothing heavy is imported."""
+"""The command line and the settings tree: reference names, defaults, types, errors, and no heavy imports."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A training in the form that CUDA gets, which notes whose kernels it executes: `... FOLDER FLAGS`, FLAGS as JSON."""
+"""A training with the ops used on CUDA that records the kernels executed: `... FOLDER FLAGS`, FLAGS as JSON."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from kernels.plugin import load_plugin
 
 
 def main(out: Path, flags: dict[str, Any]) -> None:
-    """Train, and write (op, whose kernel) pairs from the first epoch's start on, when all is on the device."""
+    """Train and write the (op, whose kernel) pairs since the first epoch's start, when all data is on the device."""
     load_plugin("emulated-cuda")
     trace_ops()
     callbacks = Callbacks()

@@ -1,4 +1,4 @@
-"""One rank of a job that looks for the first bad tensor of a batch: labels of the last rank's rows are not finite."""
+"""One rank of a job that searches for the first non-finite tensor; the last rank's labels are not finite."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Auto-anchor by hand, its edge cases, and that evolution never makes anchors worse."""
+"""Hand-checked auto-anchor, its edge cases, and that evolution never makes anchors worse."""
 
 import logging
 

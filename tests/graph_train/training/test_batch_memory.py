@@ -1,4 +1,4 @@
-"""What `--batch-size -1` measures on a GPU, with a stand-in for its memory."""
+"""Memory measured by `--batch-size -1` on a fake GPU."""
 
 import pytest
 
@@ -11,7 +11,7 @@ TOTAL = 80 * GB
 
 
 class FakeGpu:
-    """A GPU on which others hold 5 GB, and each compiled graph keeps 0.5 GB and 0.25 GB an image."""
+    """A GPU with 5 GB used by others, on which each compiled graph needs 0.5 GB and 0.25 GB per image."""
 
     def __init__(self, *, keeps: bool) -> None:
         self._keeps, self.used = keeps, 5 * GB

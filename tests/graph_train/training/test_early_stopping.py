@@ -1,4 +1,4 @@
-"""Early stopping by hand, and the same decision after a restart."""
+"""Hand-checked early stopping, and the same decision after a restart."""
 
 import pytest
 from hypothesis import given

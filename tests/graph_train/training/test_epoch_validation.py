@@ -1,4 +1,4 @@
-"""The validation of a run: what callbacks hear of it, and its last one on COCO."""
+"""The validation of a run: its callbacks, and the final one on COCO."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A whole training needs no CUDA kernel of OneFlow's, between its steps either: there are none for GPUs above 8.9."""
+"""A whole training executes no CUDA kernel of OneFlow, which has none for GPUs above 8.9."""
 
 import json
 import subprocess

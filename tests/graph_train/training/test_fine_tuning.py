@@ -1,4 +1,4 @@
-"""Fine-tuning from YOLOv5's own checkpoint on real photos, with each flag that changes how: graph and eager agree."""
+"""Fine-tuning from a YOLOv5 checkpoint on real photos, with each flag that affects it: graph and eager agree."""
 
 import shutil
 from pathlib import Path

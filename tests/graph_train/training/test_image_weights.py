@@ -1,4 +1,4 @@
-"""Class and image weights by hand."""
+"""Hand-checked class and image weights."""
 
 import numpy as np
 import numpy.typing as npt

@@ -15,7 +15,7 @@ from tests.models.every_block import EVERY_BLOCK
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    """Pretend a GPU of compute capability 9.0 for all that is decided by that; the tensors live on the CPU."""
+    """Fake a GPU of compute capability 9.0 for all decisions; the tensors are on the CPU."""
     hopper = ComputeDevice("GPU 0: pretended", 90, plugin=True)
     monkeypatch.setattr(assembly, "compute_device", lambda *_, **__: hopper)
     return Lab(tmp_path)

@@ -1,4 +1,4 @@
-"""Numbers that are not finite: one bad batch costs one update; many end the run, which says where they come from."""
+"""Non-finite values: one bad batch skips one update; many end the run with a message on their origin."""
 
 import json
 from dataclasses import replace

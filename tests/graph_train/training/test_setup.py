@@ -1,4 +1,4 @@
-"""What a run is put together from: data that nothing can be learnt from is refused."""
+"""The set-up of a run: data without anything to learn is rejected."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The driver: what it does between epochs, and which weights it keeps."""
+"""The trainer between epochs, and the weights that it keeps."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -74,7 +74,7 @@ def test_another_number_of_threads_is_told_on_resume(lab: Lab) -> None:
 
 
 def _noted(name: str, events: list[str]) -> Callable[..., Any]:
-    """Return a method of the step that also tells when it was called."""
+    """Return a method of the step that also records when it is called."""
     plain = getattr(GraphStep, name)
 
     def call(*given: Any) -> Any:

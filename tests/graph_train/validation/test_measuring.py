@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Batch:
-    """Two letterboxed images of 64 x 64: files of 128 x 128 halved, and of 128 x 64 halved with a border of 16 left."""
+    """Two letterboxed 64 x 64 images: files of 128 x 128, and of 128 x 64 with a border of 16 px."""
 
     labels: np.ndarray
     images: np.ndarray = field(default_factory=lambda: np.full((2, 3, 64, 64), 114, np.uint8))

@@ -15,7 +15,7 @@ from pipelines.data.index import ImageIndex
 
 
 def index_of(sizes: list[tuple[int, int]], labels: list[np.ndarray], *, polygons: bool = False) -> ImageIndex:
-    """Return an index without files: drawing looks at sizes and labels only."""
+    """Return an index without files, as drawing needs only sizes and labels."""
     corners = np.array(((-1, -1), (1, -1), (1, 1), (-1, 1))) / 2
     segments = [
         tuple((row[1:3] + corners * row[3:]).astype(np.float32) for row in rows) if polygons else () for rows in labels

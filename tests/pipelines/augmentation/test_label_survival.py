@@ -1,4 +1,4 @@
-"""Random draws lose no label that the reference keeps: its rules, written once more, box by box."""
+"""Random draws keep all labels that the reference keeps, by an independent implementation of its rules."""
 
 import math
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ def survives(before: Sequence[float], after: Sequence[float], scale: float, leas
 
 
 def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) -> int:
-    """Return how many labels were compared."""
+    """Check the draws and return the number of labels compared."""
     index = random_index(seed, polygons=polygons)
     draws = SampleDraws(index, replace(augment, copy_paste=0.0), seed=seed)
     compared = 0

@@ -1,4 +1,4 @@
-"""COCO json: boxes by hand, the same rows as the YOLO files of real data, damage reported, noise."""
+"""COCO json: hand-checked boxes, the same rows as the YOLO files of real data, reported damage, noise."""
 
 import json
 import tracemalloc
@@ -89,7 +89,7 @@ def test_joining_the_largest_polygons_takes_little_memory(tmp_path: Path) -> Non
 
 
 def boxes_in(tmp_path: Path, count: int, **size: int) -> Path:
-    """Write a json beside its image (40 x 30 px) with so many boxes in it."""
+    """Write a json with `count` boxes next to its image (40 x 30 px)."""
     add_image(tmp_path, "val/a.png")
     (tmp_path / "annotations").mkdir()
     image = {"id": 7, "file_name": "a.png", "width": 40, "height": 30, **size}

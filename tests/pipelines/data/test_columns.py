@@ -1,4 +1,4 @@
-"""Columns of an index: entry by entry what a list of objects would hold."""
+"""Columns of an index, against a list of objects."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Dataset yaml files: where sources are looked for, class names, and refusals in one line."""
+"""Dataset yaml files: search for sources, class names, and one-line error messages."""
 
 from pathlib import Path
 
@@ -117,7 +117,7 @@ def test_shipped_data_sets(name: str, classes: int, tmp_path: Path, monkeypatch:
     assert len(found.class_names) == len(set(found.class_names)) == classes
     sizes = {"coco.yaml": "20,201.1", "coco128": "7.0", "VOC.yaml": "2,910.7"}
     with pytest.raises(
-        ValueError, match=rf"give --allow-download to fetch http.* \({sizes[name]} MB; .*Flickr"
+        ValueError, match=rf"use --allow-download to download http.* \({sizes[name]} MB; .*Flickr"
     ) as told:
         load_dataset(name)
     assert "\n" not in str(told.value)
@@ -172,7 +172,7 @@ def test_a_part_of_a_shipped_data_set_is_refused(
     _write_some(root, *there)
     lacks = rf"{name}\.yaml:\d+:\d+: (train|val): the data set is incomplete, {root}/{missing} is missing or empty"
     for allowed in (False, True):
-        with pytest.raises(ValueError, match=rf"{lacks}; .*give --allow-download to fetch http") as told:
+        with pytest.raises(ValueError, match=rf"{lacks}; .*use --allow-download to download http") as told:
             load_dataset(name, allow_download=allowed)
         assert "\n" not in str(told.value)
     assert load_dataset(name, require=()).class_names  # names alone are there

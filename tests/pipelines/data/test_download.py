@@ -1,4 +1,4 @@
-"""`download` of a dataset yaml: an address with its checksum, on request, or nothing. Served from this machine."""
+"""`download` of a dataset yaml: a URL with its checksum, on request only, from a local server."""
 
 import hashlib
 import http.server
@@ -21,19 +21,20 @@ from pipelines.data.index import scan_images
 from tests.graph_train.checks.test_convert import write_voc
 from tests.pipelines.data.test_unpack import everything_below, make_zip
 from tests.pipelines.data_sets import add_image, write_yaml
+from tests.served import running
 
 NAMES = "names: [a]\n"
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    """Files of one folder, and a few addresses that misbehave."""
+    """Serves the files of a folder and a few paths that misbehave."""
 
-    asked: ClassVar[list[tuple[str, str | None]]] = []
+    requests: ClassVar[list[tuple[str, str | None]]] = []
     breaks_after: int | None = None
     """Bytes of `set.zip` before the connection is closed."""
 
     def do_GET(self) -> None:
-        self.asked.append((self.path, self.headers.get("Range")))
+        self.requests.append((self.path, self.headers.get("Range")))
         if self.path == "/set.zip":
             self._send_zip()
         elif self.path == "/to-a-file":
@@ -57,9 +58,8 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             super().do_GET()
 
     def _send_zip(self) -> None:
-        content = (
-            (Path(self.directory) / "set.zip").read_bytes() if (Path(self.directory) / "set.zip").exists() else b""
-        )
+        file = Path(self.directory) / "set.zip"
+        content = file.read_bytes() if file.exists() else b""
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content) - start))
@@ -84,11 +84,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
         ("127.0.0.1", 0), lambda *arguments: _Handler(*arguments, directory=str(folder))
     )
     server.released = threading.Event()  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_address[1]}"
-    server.released.set()  # type: ignore[attr-defined]
-    server.shutdown()
-    server.server_close()
+    with running(server) as port:
+        yield folder, f"http://127.0.0.1:{port}"
+        server.released.set()  # type: ignore[attr-defined]
 
 
 def sha256(file: Path) -> str:
@@ -102,7 +100,7 @@ def yaml_for(folder: Path, download: str, *, path: str = "set") -> Path:
 def test_nothing_is_fetched_without_the_flag(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}}}")
-    with pytest.raises(ValueError, match=rf"data\.yaml:2:8: .*give --allow-download to fetch {address}/set\.zip"):
+    with pytest.raises(ValueError, match=rf"data\.yaml:2:8: .*use --allow-download to download {address}/set\.zip"):
         load_dataset(file)
     assert everything_below(tmp_path) == ["data.yaml"]
 
@@ -116,7 +114,7 @@ def test_what_is_missing_is_fetched_verified_and_unpacked_once(
     found = load_dataset(file, allow_download=True)
     assert found.train == (tmp_path / "set" / "images" / "train",)
     assert len(everything_below(tmp_path)) == 5
-    (folder / "set.zip").unlink()  # what is there is not asked for again
+    (folder / "set.zip").unlink()  # existing files are not downloaded again
     assert load_dataset(file, allow_download=True) == found
 
 
@@ -235,7 +233,7 @@ def test_a_hostile_archive_leaves_no_trace(served: tuple[Path, str], tmp_path: P
 def test_what_arrived_is_kept_for_the_next_run(
     served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second of two archives breaks off: the next run asks for nothing that has arrived."""
+    """If the second of two archives is cut off, the next run requests nothing that has arrived already."""
     folder, address = served
     make_zip(folder / "labels.zip", {"set/labels/train/more.txt": b"0 .5 .5 1 1\n"})
     names = ("labels.zip", "set.zip")
@@ -257,9 +255,9 @@ def test_what_arrived_is_kept_for_the_next_run(
         ".zip",
     ]
     (folder / "labels.zip").unlink()
-    monkeypatch.setattr(_Handler, "asked", [])
+    monkeypatch.setattr(_Handler, "requests", [])
     load_dataset(file, allow_download=True)
-    assert _Handler.asked == [("/set.zip", "bytes=100-")]
+    assert _Handler.requests == [("/set.zip", "bytes=100-")]
     assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["data.yaml", "set"]
 
 
@@ -272,7 +270,7 @@ def test_another_size_than_stated_is_not_fetched(served: tuple[Path, str], tmp_p
 
 
 def shipped(name: str, served: tuple[Path, str], archives: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ship a yaml, unchanged but for where its archives are, their sizes and checksums."""
+    """Replace the URLs, sizes and checksums of the archives in a shipped yaml."""
     folder, address = served
     text = (dataset._SHIPPED / name).read_text()
     document = yaml.safe_load(text)
@@ -379,10 +377,10 @@ def test_two_processes_fetch_it_once(served: tuple[Path, str], tmp_path: Path, m
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}}}")
     code = f"from pipelines.data.dataset import load_dataset; load_dataset({str(file)!r}, allow_download=True)"
-    monkeypatch.setattr(_Handler, "asked", [])
+    monkeypatch.setattr(_Handler, "requests", [])
     both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
-    assert [path for path, _ in _Handler.asked] == ["/set.zip"]
+    assert [path for path, _ in _Handler.requests] == ["/set.zip"]
 
 
 @pytest.mark.parametrize("name", ["coco128", "VOC"])
@@ -392,4 +390,4 @@ def test_the_command_says_where_data_comes_from(name: str, tmp_path: Path, monke
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
     assert len(ran.stderr.splitlines()) == 1
-    assert "give --allow-download to fetch http" in ran.stderr and " MB; " in ran.stderr and "Flickr" in ran.stderr
+    assert "use --allow-download to download http" in ran.stderr and " MB; " in ran.stderr and "Flickr" in ran.stderr

@@ -1,4 +1,4 @@
-"""Image files: every supported kind is recognised by its content, damage is found, DALI takes what is called intact."""
+"""Image files: formats recognised by content, detection of damage, and DALI decodes all intact files."""
 
 import io
 import os
@@ -141,7 +141,7 @@ Decode = Callable[[bytes], np.ndarray]
 
 @pytest.fixture(scope="module")
 def dali_decode() -> Decode:
-    """Decode one file with DALI's CPU decoder, turned as EXIF says."""
+    """Decode one file with DALI's CPU decoder, rotated according to EXIF."""
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
@@ -160,7 +160,7 @@ def dali_decode() -> Decode:
 
 
 def damaged(content: bytes, draws: np.random.Generator) -> bytes:
-    """Return the content cut short, with a few bits turned, or a few bytes replaced."""
+    """Return the content truncated, or with a few bits flipped or bytes replaced."""
     kind = draws.integers(3)
     noisy = bytearray(content)
     if kind == 0:

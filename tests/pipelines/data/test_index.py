@@ -1,4 +1,4 @@
-"""The index: what is found, where labels are, what is left out and reported, the cache, awkward names."""
+"""The index: images, label files, skipped and reported files, the cache, unusual names."""
 
 import logging
 import os

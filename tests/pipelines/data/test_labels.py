@@ -1,4 +1,4 @@
-"""Label files: rows worked out by hand, every kind of bad row, and noise."""
+"""Label files: hand-checked rows, every kind of bad row, and noise."""
 
 from pathlib import Path
 

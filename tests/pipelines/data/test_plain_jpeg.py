@@ -1,4 +1,4 @@
-"""JPEGs that are recognised without decoding them: which they are, and that Pillow decodes each of them."""
+"""JPEGs accepted without decoding, each of which Pillow must decode."""
 
 import io
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_a_recognised_jpeg_is_not_decoded(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def changed(content: bytes, find: bytes, at: int, value: int) -> bytes:
-    """Replace one byte, `at` bytes behind the first place of `find`."""
+    """Replace one byte, `at` bytes after the first occurrence of `find`."""
     noisy = bytearray(content)
     noisy[content.index(find) + at] = value
     return bytes(noisy)

@@ -1,4 +1,4 @@
-"""The built-in data set: complete, the same every time, safe to make several times at once, labels where shapes are."""
+"""The built-in data set: complete, deterministic, safe to create concurrently, with labels that match the shapes."""
 
 import multiprocessing
 import shutil

@@ -1,4 +1,4 @@
-"""Archives from anywhere: data comes out, everything else is refused or left in, and nothing outside is touched."""
+"""Untrusted archives: data is unpacked, everything else is rejected or skipped, nothing outside is written."""
 
 import io
 import struct
@@ -43,7 +43,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """Return the folder to unpack into, with a neighbour that must stay as it is."""
+    """Return the folder to unpack into, next to a folder that must not change."""
     (tmp_path / "neighbour.txt").write_text("untouched")
     folder = tmp_path / "target"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Walking through folders: those of the kernel, and long walks that say where they are."""
+"""Walking through folders: kernel file systems, and the log of long walks."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""The graph that a GPU gets, built on DALI's CPU backend."""
+"""The pipeline graph used on a GPU, built on DALI's CPU backend."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from pipelines.pixels.drawing import Drawing, open_drawing
 
 
 def draw_as_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let pipelines that are made from now on finish batches in the graph and hand over OneFlow tensors."""
+    """Make new pipelines finish batches in the graph and return OneFlow tensors."""
 
     def opened(settings: GraphSettings, *rest: Any) -> Drawing:
         return open_drawing(replace(settings, finish=True), *rest)

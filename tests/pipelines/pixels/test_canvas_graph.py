@@ -106,14 +106,14 @@ def test_the_graph_of_a_gpu_draws_what_the_plugin_draws(outlined: ImageIndex, mo
 
 
 def settings_of(index: ImageIndex, augment: AugmentConfig, cache: CacheKind | None) -> GraphSettings:
-    """Return the settings that a GPU's graph is built for."""
+    """Return the settings of a GPU's graph."""
     pipeline = TrainPipeline(index, augment, batch_size=8, image_px=128, seed=0, workers=2, cache=cache)
     pipeline.close()
     return replace(pipeline.graph_settings, finish=True)
 
 
 def operators(settings: GraphSettings) -> list[Any]:
-    """Return the operators of a graph, which needs no GPU as long as it is not built."""
+    """Return the operators of a graph; without building it, no GPU is needed."""
     pipeline = define(settings)
     pipeline._build_graph()
     return pipeline._ops
@@ -158,7 +158,7 @@ def _kind(operator: Any) -> tuple[str, str]:
 
 
 def _described(operator: Any) -> list[str]:
-    """Return inputs, outputs and arguments, without the device, and what only a GPU's decoder needs to be told."""
+    """Return inputs, outputs and arguments, without the device and arguments of the GPU decoder only."""
     lines = re.sub(r"(?m)_(cpu|gpu)$", "", str(operator.spec)).splitlines()
     ignored = ("device:", "jpeg_fancy_upsampling:", "_origin_stack")
     return [line for line in lines if not line.strip().startswith(ignored)]
@@ -178,7 +178,7 @@ def test_a_gpu_draws_the_same_pictures(outlined: ImageIndex, augment: AugmentCon
 
 
 def of_kind(index: ImageIndex, kind: str) -> ImageIndex:
-    """Keep only the files of an index that end so."""
+    """Keep only the files of an index with a suffix."""
     keep = np.array([path.suffix == f".{kind}" for path in index.paths])
     return replace(
         index,

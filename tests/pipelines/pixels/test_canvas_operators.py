@@ -1,4 +1,4 @@
-"""Tiles on canvases against NumPy: wherever they lie, however many there are, whichever lies on top."""
+"""Tiles on canvases against NumPy, for any position, number and order."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ MOST_PX = 24
 
 
 def unscaled(pixels: np.ndarray, anchor: tuple[int, int]) -> TileRender:
-    """Return all pixels of a crop, as they are."""
+    """Return all pixels of a crop without scaling."""
     height, width = pixels.shape[:2]
     return TileRender(
         source=0,
@@ -32,7 +32,7 @@ def unscaled(pixels: np.ndarray, anchor: tuple[int, int]) -> TileRender:
 
 
 def reference(view: ViewRender, crops: Sequence[np.ndarray]) -> np.ndarray:
-    """Draw the view without DALI: (3, h, w)."""
+    """Draw the view (3, h, w) without DALI."""
     canvas = np.full((*view.canvas_hw, 3), BORDER_GREY, np.uint8)
     for tile, crop in zip(view.tiles, crops, strict=True):
         (top, left), (height, width) = tile.anchor, tile.shape
@@ -59,7 +59,7 @@ def canvases(request: pytest.FixtureRequest) -> CanvasPipeline:
 
 
 def random_view(random: np.random.Generator, slots: int) -> tuple[ViewRender, list[np.ndarray]]:
-    """Return a canvas with up to as many tiles as there are slots, often fewer or none, which overlap."""
+    """Return a canvas with overlapping tiles, at most as many as there are slots, often fewer or none."""
     height, width = (int(n) for n in random.integers(1, MOST_PX + 1, 2))
     canvas_hw = (height, width)
     tiles, crops = [], []

@@ -1,4 +1,4 @@
-"""How batches of the graph become OneFlow tensors: who copies them, when, and how long DALI's memory is kept."""
+"""Conversion of the graph's batches to OneFlow tensors: the copying thread, its time, and the life of DALI's memory."""
 
 import threading
 import weakref
@@ -36,7 +36,7 @@ def pipeline(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tra
 
 
 class RecordingCopy(DeviceCopy):
-    """A copy that records its calls, and fails where memory is given back too early."""
+    """A copy that records its calls and fails if memory is released too early."""
 
     calls: list[str]
     alive: list["weakref.ref[DrawnImages]"]

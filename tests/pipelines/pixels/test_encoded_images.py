@@ -1,4 +1,4 @@
-"""Searching for the image to blame after DALI has refused a batch."""
+"""Finding the damaged image after DALI has failed on a batch."""
 
 import struct
 import zlib

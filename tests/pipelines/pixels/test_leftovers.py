@@ -1,4 +1,4 @@
-"""What a pipeline holds while it runs, and what it leaves behind: each case in a process of its own."""
+"""What a pipeline holds and leaves behind, each case in a child process."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def passed_over(images: Path, own: Path, *, epochs: int, cache: str = "none", leave_after: int = 0) -> Any:
-    """Return what `tests.pipelines.pass_over` prints; it keeps temporary files and caches in two folders of its own."""
+    """Return the output of `tests.pipelines.pass_over`, run with its own folders for temporary files and caches."""
     for name in ("tmp", "cache"):
         (own / name).mkdir(parents=True)
     arguments = [str(images), str(own / "cache"), str(epochs), cache, str(leave_after)]
@@ -36,7 +36,7 @@ def passed_over(images: Path, own: Path, *, epochs: int, cache: str = "none", le
 
 
 def members(session: int) -> list[str]:
-    """Return the command lines of the processes of a session."""
+    """Return the command lines of the processes in a session."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -49,7 +49,7 @@ def members(session: int) -> list[str]:
 
 
 def forgotten_memory() -> set[str]:
-    """Return the shared memory of this user that no process has in use; runs beside this test keep theirs mapped."""
+    """Return the shared memory files of this user that no process has mapped."""
     own = {entry.name for entry in os.scandir("/dev/shm") if entry.stat(follow_symlinks=False).st_uid == os.getuid()}
     mapped = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
