@@ -19,7 +19,9 @@ COPY models models
 COPY pipelines pipelines
 COPY graph_train graph_train
 COPY benchmarks benchmarks
-RUN uv sync --no-dev --extra onnx --extra video
+# Containers are new each time: what Python compiles at a start would be lost.
+RUN uv sync --no-dev --extra onnx --extra video --compile-bytecode \
+    && .venv/bin/python -m compileall -q kernels models pipelines graph_train benchmarks
 ENV PATH=/opt/graph-train/.venv/bin:$PATH
 WORKDIR /work
 CMD ["graph-train", "--help"]

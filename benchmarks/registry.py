@@ -48,10 +48,18 @@ BENCHMARKS: Mapping[str, Entry] = {
     "end-to-end": Entry(
         "benchmarks.training.end_to_end", "epochs through the command line, and through PyTorch and OpenCV"
     ),
+    "inference": Entry(
+        "benchmarks.inference.inference",
+        "validation and prediction as whole commands beside YOLOv5's, and the network beside onnxruntime",
+        None,
+    ),
     "scaling": Entry("benchmarks.step.scaling", "one batch on more and more ranks, and the bytes they send", None),
-    "ops": Entry("benchmarks.step.ops", "every op of a compiled step, and who computes it"),
+    "ops": Entry("benchmarks.step.ops", "every op of a compiled step: how long it takes, and who computes it"),
     "saving": Entry(
         "benchmarks.resilience.saving", "what saving costs, and how soon a resumed run is back at work", ()
+    ),
+    "start": Entry(
+        "benchmarks.resilience.start", "how long the first training step and the prediction of one image take", None
     ),
     "kills": Entry(
         "benchmarks.resilience.kills", "trainings that are killed at random moments and resumed, byte for byte", None

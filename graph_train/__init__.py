@@ -1,8 +1,8 @@
 """graph-train: YOLOv5-family detectors, trained with the whole step in one graph.
 
-`train`, `validate`, `predict` and `export` do what the commands `graph-train`, `graph-val`, `graph-predict` and
-`graph-export` do, and `load` gives a detector to call with images; see `graph_train.api`. They are loaded when they are
-first used, so that importing the package costs nothing.
+`train`, `validate`, `predict` and `export` correspond to the commands `graph-train`, `graph-val`, `graph-predict` and
+`graph-export`, and `load` returns a detector to call with images; see `graph_train.api`. They are imported on first
+use, so that importing the package is fast.
 """
 
 from typing import TYPE_CHECKING, Any

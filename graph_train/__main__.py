@@ -1,4 +1,4 @@
-"""`python -m graph_train`: the same as `graph-train`, for launchers that start modules."""
+"""`python -m graph_train` is the same as `graph-train`; for launchers that start modules."""
 
 import sys
 

@@ -1,18 +1,17 @@
-"""The Python API: what the commands do, as functions that return results.
+"""The Python API: the commands as functions that return results.
 
     from graph_train import export, load, predict, train, validate
 
     result = train(data="shapes", cfg="yolov5n.yaml", imgsz=160, epochs=20)
     print(result.validation.map50, validate(weights=result.best, data="shapes", imgsz=160).results[0].map50_95)
-    for found in predict(weights=result.best, source="photos", imgsz=160, nosave=True).predictions:
-        print(found.path, found.detections)
+    for prediction in predict(weights=result.best, source="photos", imgsz=160, nosave=True).predictions:
+        print(prediction.path, prediction.detections)
     detector = load(result.best, imgsz=160)
     print(detector("photos/a.jpg").as_dict())
     export(weights=result.best, include="onnx", imgsz=160)
 
-A setting that does not exist is refused with the nearest one that does. Nothing is printed unless the logger
-`graph_train` has a handler; a training prints as the command does. The first call loads
-OneFlow, not the import.
+An unknown argument raises ValueError with the nearest match. Only `train` prints its progress; the other functions log
+to the logger `graph_train`. OneFlow is imported by the first call.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -35,16 +34,16 @@ __all__ = ["export", "load", "predict", "train", "validate"]
 
 
 def train(*, callbacks: "Callbacks | None" = None, **flags: Any) -> "TrainResult | EvolutionResult":
-    """Train a detector; the arguments are the flags of `graph-train` with underscores.
+    """Train a detector. Arguments are the flags of `graph-train` with underscores.
 
     Args:
-        callbacks: called at the run's events, besides the loggers that the flags name.
-        flags: settings; those left out have their defaults.
+        callbacks: callbacks in addition to the loggers given by the flags.
+        flags: the settings.
     Returns:
-        The result of the run; with `evolve` that of the evolution.
+        The result of the run or, with `evolve`, of the evolution.
     Raises:
-        ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
-        RunEndedError: the disk refused a checkpoint, or the numbers were not finite for too long.
+        ValueError, OSError: a setting or a file is invalid; the message is one line with the remedy.
+        RunEndedError: a checkpoint could not be saved, or too many consecutive updates were not finite.
         KeyboardInterrupt: stopped by a signal, after saving.
     """
     configure_process()
@@ -54,10 +53,10 @@ def train(*, callbacks: "Callbacks | None" = None, **flags: Any) -> "TrainResult
 
 
 def validate(**flags: Any) -> "EvaluationResult":
-    """Measure trained weights; the arguments are the flags of `graph-val` with underscores.
+    """Validate trained weights. Arguments are the flags of `graph-val` with underscores.
 
     Raises:
-        ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
+        ValueError, OSError: a setting or a file is invalid; the message is one line with the remedy.
     """
     options = val_options(**flags)
     configure_process()
@@ -67,12 +66,12 @@ def validate(**flags: Any) -> "EvaluationResult":
 
 
 def predict(**flags: Any) -> "PredictionResult":
-    """Find objects in images and videos; the arguments are the flags of `graph-predict` with underscores.
+    """Detect objects in images and videos. Arguments are the flags of `graph-predict` with underscores.
 
-    A broken image among others is no error: it is left out and listed in `problems` of the result.
+    A broken image among others is not an error; it is skipped and listed in `problems` of the result.
 
     Raises:
-        ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
+        ValueError, OSError: a setting or a file is invalid; the message is one line with the remedy.
     """
     options = predict_options(**flags)
     configure_process()
@@ -82,14 +81,14 @@ def predict(**flags: Any) -> "PredictionResult":
 
 
 def load(weights: Any, **flags: Any) -> "ImageDetector":
-    """Read trained weights once, to find objects in images that a program has.
+    """Load trained weights as a detector to call with images.
 
     Args:
-        weights: a weight file, or several as an ensemble.
+        weights: a weight file, or several for an ensemble.
         flags: `imgsz`, `conf_thres`, `iou_thres`, `max_det`, `classes`, `agnostic_nms`, `augment`, `batch_size`,
-            `data`, `device`, `workers`, `graph`, `kernels`: those of `graph-predict`, with its defaults.
+            `data`, `device`, `workers`, `graph` and `kernels`, as in `graph-predict`.
     Raises:
-        ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
+        ValueError, OSError: a setting or a file is invalid; the message is one line with the remedy.
     """
     options = detector_options(weights=weights, **flags)
     configure_process()
@@ -99,11 +98,11 @@ def load(weights: Any, **flags: Any) -> "ImageDetector":
 
 
 def export(**flags: Any) -> "ExportResult":
-    """Write trained weights for other programs; the arguments are the flags of `graph-export` with underscores.
+    """Export trained weights to other formats. Arguments are the flags of `graph-export` with underscores.
 
     Raises:
-        ValueError, OSError: a setting or file that cannot be used; one line says which and what to do.
-        RuntimeError: an ONNX file does not compute what our network computes; it is not written then.
+        ValueError, OSError: a setting or a file is invalid; the message is one line with the remedy.
+        RuntimeError: the results of an ONNX file differ from the network's; the file is not written.
     """
     options = export_options(**flags)
     configure_process()

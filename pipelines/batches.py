@@ -1,4 +1,4 @@
-"""Batches as the trainer sees them, and the thread that prepares them ahead of time."""
+"""Batches, and the thread that prepares them ahead of time."""
 
 import contextlib
 import logging
@@ -23,13 +23,13 @@ from pipelines.pixels.timings import Timings
 
 _log = logging.getLogger("graph_train")
 _READY_BATCHES = 2
-"""Finished batches that wait for the trainer; up to `QUEUE_DEPTH` + 1 more are being made."""
+"""Maximum number of finished batches in the queue; up to `QUEUE_DEPTH` + 1 more are in preparation."""
 _SHOWN_PATHS = 8
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with their labels.
+    """A batch of images and labels.
 
     Attributes:
         images: (B, 3, H, W) uint8 RGB, in memory that belongs to this batch alone: a NumPy array on a CPU, a OneFlow
@@ -49,12 +49,12 @@ class Batch:
 
     @property
     def max_labels(self) -> int:
-        """Labels of the fullest image; 0 if there are none."""
+        """Largest number of labels of an image; 0 if there are none."""
         return int(np.bincount(self.labels[:, 0].astype(np.int64)).max(initial=0))
 
 
 class BatchSource:
-    """A source of batches made from plans, ahead of their use, in one background thread beside those of the drawing."""
+    """Source of batches, prepared from plans by a background thread ahead of their use."""
 
     def __init__(self, settings: GraphSettings, images: ImageStore, paths: Sequence[Path]) -> None:
         self.timings = Timings()
@@ -66,15 +66,18 @@ class BatchSource:
         self._has_failed = False
 
     def batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
-        """Yield batches in the order of the plans; a new call ends the one before.
+        """Start preparing batches and return an iterator over them in the order of the plans.
 
-        Closing the iterator ends the work.
+        A new call stops the previous one; so does closing the iterator once it has yielded a batch.
         """
         self.stop()
-        if self._has_failed:  # what was queued then would come out first
+        if self._has_failed:  # discard what was queued before the failure
             self.drawing.restart()
             self._has_failed = False
-        run = self._running = _EpochWorker(self, plans)
+        self._running = _EpochWorker(self, plans)
+        return self._batches_of(self._running)
+
+    def _batches_of(self, run: "_EpochWorker") -> Iterator[Batch]:
         try:
             while True:
                 with self.timings.counting("waiting"):
@@ -90,53 +93,53 @@ class BatchSource:
             self._hand_over.finish()
 
     def _handed_over(self, batch: Batch) -> Batch:
-        """Return the batch with images of its own, in a form that OneFlow can take."""
+        """Return the batch with its own copy of the images, in a form that OneFlow accepts."""
         if not isinstance(batch.images, DrawnImages):
             return batch
         with self.timings.counting("waiting"):
             return replace(batch, images=self._hand_over.take(batch.images))
 
     def stop(self) -> None:
-        """End the work under way, if there is any, and wait until it has ended."""
+        """Stop the preparation, and wait until it has stopped."""
         if self._running is not None:
             self._running.stop()
             self._has_failed |= self._running.has_failed
             self._running = None
 
     def close(self) -> None:
-        """Stop, and end all threads. Batches that were handed over stay valid on a CPU."""
+        """Stop all threads. Batches already returned remain valid on a CPU."""
         self.stop()
         self.drawing.close()
 
     def batch(self, plan: BatchPlan, images: Any) -> Batch:
-        """Return the batch of a plan, with its images."""
+        """Build the batch of a plan from its images."""
         return Batch(images, plan.labels, plan.indices, tuple(self._paths[n] for n in plan.indices), plan.geometry)
 
     def recover(self, queued: Sequence[BatchPlan], error: RuntimeError) -> None:
-        """Decode on the host an image of the first queued plan that DALI refused, and queue all again.
+        """Decode on the host the image of the first queued plan that DALI failed on, and queue all plans again.
 
         Raises:
             OSError: the host cannot decode it either.
-            RuntimeError: no image is to blame.
+            RuntimeError: the failure was not caused by an image.
         """
         numbers = queued[0].sources
         bad = self._images.explain_failure(numbers)
         if bad:
-            raise OSError(f"images that cannot be decoded: {bad}; repair or remove them") from error
+            raise OSError(f"images cannot be decoded: {bad}; fix or remove them") from error
         refused = self._images.decode_refused_on_host(numbers, self._backend)
         if not refused:
             shown = ", ".join(printable(self._paths[number]) for number in numbers[:_SHOWN_PATHS])
             more = f" and {len(numbers) - _SHOWN_PATHS} more" if len(numbers) > _SHOWN_PATHS else ""
             raise RuntimeError(f"DALI failed on a batch with {shown}{more}: {error}") from error
         for number in refused:
-            _log.warning("%s: refused by DALI's decoder, decoded by Pillow from now on", self._paths[number])
+            _log.warning("%s: DALI cannot decode it; using Pillow from now on", self._paths[number])
         self.drawing.restart()
         for plan in queued:
             self.drawing.submit(plan)
 
 
 class _EpochWorker:
-    """One pass over some plans in a thread of its own."""
+    """A pass over plans in a background thread."""
 
     def __init__(self, source: BatchSource, plans: Iterator[BatchPlan]) -> None:
         self.ready: queue.Queue[Batch | BaseException | None] = queue.Queue(_READY_BATCHES)
@@ -148,7 +151,7 @@ class _EpochWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the work; whoever still asks for a batch finds the end."""
+        """Stop; waiting consumers see the end of the batches."""
         self._stopping.set()
         while self._thread.is_alive():
             self._forget_ready()
@@ -170,9 +173,9 @@ class _EpochWorker:
             self.ready.put(error)
 
     def _make_all(self) -> None:
-        """Decode some batches while the one before them is drawn and the next one is planned.
+        """Decode batches while the previous one is drawn and the next one is planned.
 
-        When stopped it plans no more, but takes out what is queued, which would else come first in the next pass.
+        After a stop, planning ends and the queue is emptied, because its batches would come first in the next pass.
         """
         drawing: tuple[BatchPlan, Callable[[], Any]] | None = None
         more = True

@@ -1,4 +1,4 @@
-"""Batches of images to look for objects in: letterboxed with the least border, images of one shape together."""
+"""Batches for prediction: letterboxed images with minimal border, grouped by shape."""
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -28,14 +28,14 @@ _NO_LABELS = np.zeros((0, 6), np.float32)
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """Settings for making batches of images.
+    """Settings of prediction batches.
 
     Attributes:
-        image_hw: px that an image is fitted into, multiples of `stride`; small images grow, as in YOLOv5.
-        stride: sides of a batch are multiples of it, and there is no more border than that takes.
-        batch_size: most images per batch.
-        workers: threads that decode, and threads that draw.
-        device: "cuda:1" decodes and draws on the second GPU.
+        image_hw: px that images are fitted into, multiples of `stride`; small images are enlarged, as in YOLOv5.
+        stride: sides of a batch are multiples of it, with no more border than necessary.
+        batch_size: maximum number of images per batch.
+        workers: number of decoding threads, and of drawing threads.
+        device: "cpu" or, for instance, "cuda:1" to decode and draw on the second GPU.
     """
 
     image_hw: Size
@@ -45,7 +45,7 @@ class PredictSettings:
     device: str = "cpu"
 
     def fit(self, image_wh: Size) -> Letterbox:
-        """Return where an image of this size lies in its batch."""
+        """Return the letterbox of an image of this size."""
         return letterbox((image_wh[1], image_wh[0]), self.image_hw, minimum_border=True, stride=self.stride)
 
 
@@ -57,7 +57,7 @@ def inspect_images(
     Args:
         paths: image files.
         workers: threads.
-        progress: what the progress bar is called; None shows none.
+        progress: name of the progress bar; None shows none.
     """
     with inspecting(), ThreadPoolExecutor(workers, thread_name_prefix="inspect") as pool:
         looked_at = pool.map(_inspected, paths)
@@ -74,8 +74,10 @@ def _inspected(path: Path) -> ImageFacts | Problem:
 
 
 class ImageBatches:
-    """Every image of an index once; `indices` of a batch are its numbers. Images of equal shape stand together, those
-    of each shape in their order, in batches of nearly equal size."""
+    """Batches of all images of an index, grouped by shape, in batches of nearly equal size.
+
+    Images of the same shape keep their order; `indices` of a batch are image indices.
+    """
 
     def __init__(self, index: ImageIndex, settings: PredictSettings) -> None:
         self._sizes = index.sizes_wh
@@ -85,23 +87,23 @@ class ImageBatches:
 
     @property
     def shapes(self) -> dict[Size, int]:
-        """Height and width of each batch shape, and how many images a batch of it has at most."""
+        """Maximum batch size by batch shape (height, width)."""
         return {self._settings.fit(self._sizes[group[0][0]]).output_hw: len(group[0]) for group in self._groups}
 
     def __iter__(self) -> Iterator[Batch]:
-        """Start a pass and return its batches; this ends the pass under way."""
+        """Start a pass and return its batches; this stops the previous pass."""
         numbers = [batch for group in self._groups for batch in group]
         return self._source.batches(
             _plan(batch, [self._sizes[number] for number in batch], self._settings) for batch in numbers
         )
 
     def close(self) -> None:
-        """End all threads."""
+        """Stop all threads."""
         self._source.close()
 
 
 def _groups(sizes: Sequence[Size], settings: PredictSettings) -> list[list[list[int]]]:
-    """Return the image numbers by [shape][batch]."""
+    """Return the image indices by [shape][batch]."""
     alike: dict[Size, list[int]] = {}
     for number, size in enumerate(sizes):
         alike.setdefault(settings.fit(size).output_hw, []).append(number)
@@ -114,7 +116,7 @@ def _groups(sizes: Sequence[Size], settings: PredictSettings) -> list[list[list[
 
 
 class FrameBatches:
-    """Frames of one video in batches; `indices` count within the batch, `frames` gives the pixels that belong to it."""
+    """Batches of the frames of a video; `indices` are positions in the batch."""
 
     decoded = True
 
@@ -139,28 +141,27 @@ class FrameBatches:
             yield _plan(range(len(group)), [self._size] * len(group), self._settings)
 
     def tile(self, tile: TileRender) -> np.ndarray:
-        """Return (h, w, 3) uint8 RGB: the part that a tile looks at, of a frame of the batch that was planned last."""
+        """Return the part of a frame that a tile needs, (h, w, 3) uint8 RGB; frames are those of the latest plan."""
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
         return self._waiting[-1][tile.source][top : top + height, left : left + width]
 
     def explain_failure(self, numbers: list[int]) -> str:
-        """Return "": nothing is decoded here, so no frame can be to blame."""
+        """Return "", because nothing is decoded here."""
         del numbers
         return ""
 
     def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """Return none; see `explain_failure`."""
+        """Return [], because nothing is decoded here."""
         del numbers, backend
         return []
 
     def close(self) -> None:
-        """End all threads."""
+        """Stop all threads."""
         self._source.close()
 
 
 class PixelBatches:
-    """Decoded images of any sizes in batches, call after call; `indices` are their numbers in the call. Images of equal
-    shape stand together, as in `ImageBatches`."""
+    """Batches of decoded images of any sizes, grouped by shape as in `ImageBatches`; `indices` refer to the call."""
 
     decoded = True
 
@@ -171,7 +172,7 @@ class PixelBatches:
         self._source = BatchSource(_graph(settings, decoded=True), self, self._names)
 
     def batches(self, images: Sequence[np.ndarray]) -> Generator[Batch, None, None]:
-        """Yield batches of images (h, w, 3) uint8 RGB; a new call ends the one before."""
+        """Yield batches of images (h, w, 3) uint8 RGB; a new call stops the previous one."""
         self._source.stop()
         self._images, self._names[:] = images, [Path(f"image {number}") for number in range(len(images))]
         sizes = [(image.shape[1], image.shape[0]) for image in images]
@@ -184,22 +185,22 @@ class PixelBatches:
             self._images = ()
 
     def tile(self, tile: TileRender) -> np.ndarray:
-        """Return (h, w, 3) uint8 RGB: the part of its image that a tile looks at."""
+        """Return the part of its image that a tile needs, (h, w, 3) uint8 RGB."""
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
         return self._images[tile.source][top : top + height, left : left + width]
 
     def explain_failure(self, numbers: list[int]) -> str:
-        """Return "": nothing is decoded here, so no image can be to blame."""
+        """Return "", because nothing is decoded here."""
         del numbers
         return ""
 
     def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """Return none; see `explain_failure`."""
+        """Return [], because nothing is decoded here."""
         del numbers, backend
         return []
 
     def close(self) -> None:
-        """End all threads."""
+        """Stop all threads."""
         self._source.close()
 
 
@@ -218,7 +219,7 @@ def _graph(settings: PredictSettings, *, decoded: bool) -> GraphSettings:
 
 
 def _plan(numbers: Sequence[int], sizes: Sequence[Size], settings: PredictSettings) -> BatchPlan:
-    """Plan a batch whose images have one letterboxed shape."""
+    """Plan a batch of images with the same letterboxed shape."""
     pictures, geometry, output_hw = [], [], (0, 0)
     for row, (number, size) in enumerate(zip(numbers, sizes, strict=True)):
         fit = settings.fit(size)

@@ -1,24 +1,23 @@
-"""How a batch is divided among the processes of one training."""
+"""Sharding of batches over the ranks."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of every batch that this process handles."""
+    """This rank's part of every batch."""
 
     rank: int = 0
     ranks: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.ranks:
-            raise ValueError(f"shard: rank {self.rank} of {self.ranks}; ranks count from 0")
+            raise ValueError(f"shard: rank {self.rank} of {self.ranks}: must be between 0 and ranks - 1")
 
     def rows(self, count: int) -> slice:
-        """Return this rank's rows of a batch: ranks differ by one row at most, the first ones have more.
+        """Return this rank's rows of a batch, as OneFlow's `split(0)` does: the first ranks may have one row more.
 
-        OneFlow's `split(0)` cuts in the same way. Of fewer rows than ranks every rank has all, so that none is idle
-        where all must take part.
+        If there are fewer rows than ranks, every rank gets all rows, because all ranks must take part.
         """
         if count < self.ranks:
             return slice(0, count)
@@ -27,9 +26,9 @@ class Shard:
         return slice(first, first + share + (self.rank < more))
 
     def counts_here(self, count: int) -> bool:
-        """Return whether no other rank has this rank's rows of a batch of so many."""
+        """Return whether this rank's rows of a batch of `count` rows are its own, not copies of another rank's."""
         return count >= self.ranks or self.rank == 0
 
     def max_rows(self, count: int) -> int:
-        """Return the most rows that any rank has of a batch of up to so many rows."""
+        """Return the largest number of rows of a rank for a batch of up to `count` rows."""
         return max(-(-count // self.ranks), min(count, self.ranks - 1))

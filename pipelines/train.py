@@ -1,4 +1,4 @@
-"""Training batches: augmented as YOLOv5 does it, drawn by DALI, reproducible from (seed, epoch, batch)."""
+"""Training batches, augmented as in YOLOv5 and reproducible from (seed, epoch, batch)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,10 +20,24 @@ from pipelines.shard import Shard
 
 
 class TrainPipeline:
-    """Batches of one data set for training.
+    """Training batches of a data set.
 
-    Every batch is a function of the index, the augmentation, the seed, the epoch, the batch number, and what is given
-    to `epoch`; neither workers nor ranks nor earlier batches change it.
+    A batch depends only on the index, the augmentation, the seed, the epoch, the batch number and the arguments of
+    `epoch`, but not on workers, ranks or earlier batches.
+
+    Args:
+        index: the images.
+        augment: the augmentation settings.
+        batch_size: samples per batch over all ranks; with `quad`, a multiple of 4.
+        image_px: side of the images, a multiple of `stride`.
+        seed: seed of all draws, >= 0.
+        workers: number of decoding threads, and of drawing threads.
+        device: "cpu" or, for instance, "cuda:1" to decode and draw on the second GPU.
+        stride: stride of the network; sides of rectangular batches are multiples of it.
+        shard: this rank's part of every batch.
+        cache, cache_dir, progress: see `pipelines.pixels.image_cache.open_images`.
+    Raises:
+        ValueError: an argument is invalid, or the cache does not fit.
     """
 
     def __init__(
@@ -42,21 +56,6 @@ class TrainPipeline:
         cache_dir: Path | None = None,
         progress: str | None = None,
     ) -> None:
-        """
-        Args:
-            index: the images.
-            augment: strengths and probabilities.
-            batch_size: samples per batch of all ranks together; with `quad` a multiple of 4.
-            image_px: side of the images, a multiple of `stride`.
-            seed: >= 0; key of all draws.
-            workers: threads that decode, and threads that draw.
-            device: "cuda:1" decodes and draws on the second GPU.
-            stride: of the network; sides of rectangular batches are multiples of it.
-            shard: which rows of every batch are made here.
-            cache, cache_dir, progress: see `pipelines.pixels.image_cache.open_images`.
-        Raises:
-            ValueError: a size or number does not fit the others, or the cache does not fit.
-        """
         _check(index, batch_size=batch_size, image_px=image_px, seed=seed, workers=workers, stride=stride)
         backend = Backend.of(device)
         per_image = 4 if augment.quad else 1
@@ -85,20 +84,17 @@ class TrainPipeline:
 
     @property
     def batches_per_epoch(self) -> int:
-        """The last one may be smaller; nothing is dropped."""
+        """Number of batches per epoch, including a smaller last one."""
         return -(-len(self._index) // self._batch_size)
 
     def images_of(self, batch: int) -> int:
-        """Return the images of a batch of an epoch, those of all ranks together.
-
-        Each sample is one, or four of them with quad.
-        """
+        """Return the number of images of a batch over all ranks; with quad, an image has four samples."""
         samples = min(self._batch_size, len(self._index) - batch * self._batch_size)
         return -(-samples // self._per_image)
 
     @property
     def timings(self) -> Timings:
-        """Times of the stages, waiting of the consumer included."""
+        """Times of the pipeline's stages and of waiting."""
         return self._source.timings
 
     def epoch(
@@ -109,24 +105,24 @@ class TrainPipeline:
         image_weights: np.ndarray | None = None,
         sizes: Sequence[int] | None = None,
     ) -> Iterator[Batch]:
-        """Start an epoch and return its batches; this ends the epoch under way.
+        """Start an epoch and return its batches; a new call stops the previous epoch.
 
         Args:
-            epoch: number, >= 0.
-            first_batch: where to start; the batches before it cost nothing.
-            image_weights: (images,) relative chances to draw images with, with replacement.
-            sizes: image side of each batch of the epoch, multiples of the stride; `image_px` for all if None.
+            epoch: epoch number, >= 0.
+            first_batch: first batch; earlier ones are skipped at no cost.
+            image_weights: (images,) relative probabilities to draw images with, with replacement.
+            sizes: image size of each batch, multiples of the stride; None uses `image_px`.
         """
         if sizes is not None and len(sizes) != self.batches_per_epoch:
-            raise ValueError(f"{len(sizes)} batch sizes given, the epoch has {self.batches_per_epoch} batches")
+            raise ValueError(f"{len(sizes)} image sizes for {self.batches_per_epoch} batches")
         if self._augment.rect and (sizes is not None or image_weights is not None):
-            raise ValueError("rectangular batches fix order and size: drop rect, or multi-scale and image weights")
+            raise ValueError("rect cannot be used with multi-scale or image weights")
         return self._source.batches(
             self.plans(epoch, first_batch=first_batch, image_weights=image_weights, sizes=sizes)
         )
 
     def close(self) -> None:
-        """End all threads. Batches that were handed over stay valid on a CPU."""
+        """Stop all threads. Batches already returned remain valid on a CPU."""
         self._source.close()
 
     def plans(
@@ -137,7 +133,7 @@ class TrainPipeline:
         image_weights: np.ndarray | None = None,
         sizes: Sequence[int] | None = None,
     ) -> Iterator[BatchPlan]:
-        """Yield the plans of the batches of `epoch` without rendering them; the same arguments."""
+        """Yield the plans of the batches of `epoch` without rendering them; arguments as in `epoch`."""
         count, size = len(self._index), self._batch_size
         shapes = None
         if self._augment.rect:
@@ -179,10 +175,9 @@ class TrainPipeline:
         )
 
     def _quad_plan(self, samples: Sequence[SamplePlan], epoch: int, *, first_group: int) -> BatchPlan:
-        """Join every four samples to one image of twice the size; fewer than four left give one enlarged sample.
+        """Join groups of four samples to images of twice the size; a smaller last group gives one enlarged sample.
 
-        Source: YOLOv5's quad collate. There the enlarged sample is scaled up after drawing, here it is drawn larger,
-        and a rest is dropped.
+        Source: YOLOv5's quad collate, which scales the enlarged sample after drawing and drops a smaller last group.
         """
         side = samples[0].output_wh[0]
         pictures, labels = [], []
@@ -210,14 +205,14 @@ class TrainPipeline:
 
 
 def batch_labels(labels: Sequence[np.ndarray]) -> np.ndarray:
-    """Join labels (k, 5) of each image of a batch to (n, 6) float32 with the image's number in front."""
+    """Concatenate the labels (k, 5) of the images of a batch to (n, 6) float32, with the image index in front."""
     numbered = [np.insert(rows, 0, image, axis=1) for image, rows in enumerate(labels)]
     return np.concatenate(numbered).astype(np.float32) if numbered else np.zeros((0, 6), np.float32)
 
 
 def _check(index: ImageIndex, *, batch_size: int, image_px: int, seed: int, workers: int, stride: int) -> None:
     if not len(index):
-        raise ValueError("the train split has no usable image; see the problems reported for the data set")
+        raise ValueError("the train split has no usable images; see the reported problems of the data set")
     for name, value, least in (
         ("batch size", batch_size, 1),
         ("image size", image_px, stride),

@@ -1,4 +1,4 @@
-"""Validation batches: letterboxed, in rectangular shapes that need little border, in a fixed order."""
+"""Validation batches: letterboxed images in rectangular shapes with little border, in a fixed order."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,22 @@ from pipelines.train import batch_labels
 
 
 class ValPipeline:
-    """Batches of one data set for validation; every image once, no randomness."""
+    """Validation batches of a data set: each image once, without randomness.
+
+    Args:
+        index: the images.
+        batch_size: maximum number of images per batch.
+        image_px: long side of the images without border; a multiple of `stride`.
+        workers: number of decoding threads, and of drawing threads.
+        device: "cpu" or, for instance, "cuda:1" to decode and draw on the second GPU.
+        stride: sides of batches are multiples of it.
+        rect: sort images by aspect ratio and use the smallest shape for each batch plus half a stride of border, as in
+            YOLOv5; otherwise keep the order and use squares of `image_px`.
+        shard: this rank's part of every batch.
+        cache, cache_dir, progress: see `pipelines.pixels.image_cache.open_images`.
+    Raises:
+        ValueError: an argument is invalid, or the cache does not fit.
+    """
 
     def __init__(
         self,
@@ -38,23 +53,8 @@ class ValPipeline:
         cache_dir: Path | None = None,
         progress: str | None = None,
     ) -> None:
-        """
-        Args:
-            index: the images.
-            batch_size: most images per batch.
-            image_px: long side of the images, border not counted; a multiple of `stride`.
-            workers: threads that decode, and threads that draw.
-            device: "cuda:1" decodes and draws on the second GPU.
-            stride: batch sides are multiples of it.
-            rect: sort by shape and give each batch the smallest shape that holds it plus half a stride of border, as
-                YOLOv5 does; otherwise keep the order, in squares of `image_px`.
-            shard: which rows of every batch are made here.
-            cache, cache_dir, progress: see `pipelines.pixels.image_cache.open_images`.
-        Raises:
-            ValueError: a size or number does not fit the others, or the cache does not fit.
-        """
         if not len(index):
-            raise ValueError("the val split has no usable image; see the problems reported for the data set")
+            raise ValueError("the val split has no usable images; see the reported problems of the data set")
         if batch_size < 1 or workers < 1 or image_px < stride or image_px % stride:
             raise ValueError(
                 f"batch size {batch_size} and workers {workers} must be at least 1, image size {image_px} a multiple of"
@@ -88,7 +88,7 @@ class ValPipeline:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of one pass, the same on all ranks."""
+        """Number of batches, the same on all ranks."""
         return len(self._shapes)
 
     @property
@@ -97,20 +97,20 @@ class ValPipeline:
         return [(int(h), int(w)) for h, w in self._shapes]
 
     def images_of(self, batch: int) -> int:
-        """Return the images of a batch, those of all ranks together."""
+        """Return the number of images of a batch over all ranks."""
         return min(self._batch_size, len(self._index) - batch * self._batch_size)
 
     @property
     def timings(self) -> Timings:
-        """Times of the stages, waiting of the consumer included."""
+        """Times of the pipeline's stages and of waiting."""
         return self._source.timings
 
     def __iter__(self) -> Iterator[Batch]:
-        """Start a pass over this rank's rows of all batches; this ends the pass under way."""
+        """Start a pass over this rank's rows of all batches; this stops the previous pass."""
         return self._source.batches(self._plan(batch) for batch in range(len(self._shapes)))
 
     def close(self) -> None:
-        """End all threads. Batches that were handed over stay valid on a CPU."""
+        """Stop all threads. Batches already returned remain valid on a CPU."""
         self._source.close()
 
     def _plan(self, batch: int) -> BatchPlan:

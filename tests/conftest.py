@@ -12,7 +12,7 @@ _SHARED = Path(os.environ.get("GRAPH_TRAIN_SHARED", Path(__file__).resolve().par
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     choices = ("auto", "off", "require", "emulated-cuda")
-    parser.addoption("--kernels", choices=choices, default="auto", help="our kernel plugin")
+    parser.addoption("--kernels", choices=choices, default="auto", help="kernel plugin")
 
 
 def pytest_configure(config: pytest.Config) -> None:

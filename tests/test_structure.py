@@ -35,7 +35,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("cli",),
     ),
     "pipelines": (("data",), ("augmentation",), ("pixels",)),
-    "benchmarks": (("harness",), ("peers", "step"), ("data", "resilience", "training")),
+    "benchmarks": (("harness",), ("peers", "step"), ("data",), ("inference", "resilience", "training")),
 }
 """Packages within packages, lowest first: each imports only those below it, also when a function is called. Modules
 that lie beside them are above all."""

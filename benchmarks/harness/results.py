@@ -12,7 +12,10 @@ from benchmarks.harness.machine import commit, machine, versions
 from kernels.host.files import write_atomically
 
 FORMAT = 1
-_VARIABLES = tuple("OMP_ GOMP_ KMP_ MKL_ OPENBLAS_ ONEFLOW_ CUDA_ DNNL_ ONEDNN_ TORCH MALLOC_ GLIBC_TUNABLES".split())
+_VARIABLES = (
+    *"OMP_ GOMP_ KMP_ MKL_ OPENBLAS_ ONEFLOW_ CUDA_ DNNL_ ONEDNN_ TORCH MALLOC_ GLIBC_TUNABLES".split(),
+    "PYTHONDONTWRITEBYTECODE",
+)
 """Beginnings of environment variables that change speed or memory; where there are any, the result tells."""
 _FOLDERS = re.compile(r"[^\s=:]*/(?=[^\s=:/])")
 

@@ -1,28 +1,45 @@
-"""`graph-bench ops`: every op of a compiled training step, who computes it, and what one step starts on CUDA."""
+"""`graph-bench ops`: every op of a compiled training step: who computes it, how long it takes on the CPU, and what one
+step starts on CUDA."""
 
 import argparse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.flags import add_quick
+from benchmarks.harness.flags import add_quick, add_repeats
+from benchmarks.harness.points import parse_point
 from benchmarks.harness.tables import Table
 from benchmarks.harness.workers import Worker
+from benchmarks.step.ceilings import ceilings_by_name, limited_by, measure_ceilings
+from benchmarks.step.op_times import measure_point, plot_times, tables_of
+from benchmarks.step.whole_step import POINTS, QUICK_POINTS
 from kernels.framework.coverage import COPIES, needs_no_code, uncovered_ops
 
 PLUGIN, OWN, NOTHING, NOBODY = "plugin", "OneFlow", "no code needed", "nobody"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags of the network."""
+    """Add flags: the network whose ops are counted, and the points at which they are timed."""
+    add_repeats(parser)
     add_quick(parser)
-    parser.add_argument("--cfg", default="yolov5s", help="model yaml")
+    parser.add_argument("--cfg", default="yolov5s", help="model yaml whose ops are counted")
+    points = f"where ops are timed, default {' '.join(POINTS)}"
+    parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help=points)
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Compile the step with the CPU's kernels, and as CUDA gets it, whose kernels are executed on the CPU for it."""
+    """Compile the step with the CPU's kernels, and as CUDA gets it, whose kernels are executed on the CPU for it.
+
+    Raises:
+        ValueError: another device than the CPU.
+    """
     from benchmarks.step.ops_worker import launches_by_part
 
+    if flags.device != "cpu":
+        raise ValueError(f"--device {flags.device}: ops are counted and timed on the CPU only")
+    points = [parse_point(text) for text in flags.points or (QUICK_POINTS if flags.quick else POINTS)]
+    ceilings = measure_ceilings("cpu", flags.threads, flags.repeats)
+    times = [measure_point(point, threads=flags.threads, repeats=flags.repeats) for point in points]
     model = "yolov5n" if flags.quick else flags.cfg.removesuffix(".yaml")
     cpu = _compiled(flags, model, "require")
     cuda = _compiled(flags, model, "emulated-cuda")
@@ -46,6 +63,8 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
             "launches": {**launches_by_part(cuda["started"]), "copies": copies},
             "started": cuda["started"],
         },
+        "ceilings": ceilings,
+        "times": times,
     }
 
 
@@ -64,7 +83,7 @@ def computed_by(name: str, covered: Iterable[str]) -> str:
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Return the ops, and what one step starts."""
+    """Return the time of the ops, the ops, and what one step starts."""
     cells = tuple(
         (row["op"], str(row["in_step"]), str(row["in_cuda_step"]), row["cuda"])
         for row in body["rows"]
@@ -77,6 +96,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         f"{', '.join(cuda['uncovered']) or 'none'}."
     )
     return [
+        *(table for timed in body["times"] for table in tables_of(timed, _matmul_gflops(body))),
         Table(f"Ops of a compiled step of {body['model']}", ("op", "on a CPU", "on CUDA", "computed by"), cells),
         Table(
             "What one step starts on CUDA",
@@ -87,14 +107,11 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     ]
 
 
-def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Plot the launches of a step on CUDA, by part."""
-    from benchmarks.harness.plots import bars
+def _matmul_gflops(body: Mapping[str, Any]) -> float | None:
+    """Return the ceiling of convolutions; None where a variable kept it from being one."""
+    return None if limited_by(body, body["ceilings"]) else ceilings_by_name(body["ceilings"])["float32 matmul"]
 
-    group = {part: (float(number),) * 3 for part, number in body["cuda"]["launches"].items()}
-    bars(
-        {"CUDA": {part: (a, b, c) for part, (a, b, c) in group.items()}},
-        path,
-        title=f"Kernels, library calls and copies of a step of {body['model']}",
-        unit="launches",
-    )
+
+def plot(body: Mapping[str, Any], path: Path) -> None:
+    """Plot the time of the ops."""
+    plot_times(body["times"], _matmul_gflops(body), path)

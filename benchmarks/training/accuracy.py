@@ -44,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--imgsz", type=int, default=320, help="px")
     parser.add_argument("--batch-size", type=int, default=16, help="images")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument(
+        "--resized",
+        action="store_const",
+        const=True,
+        help="train on copies of the images that have --imgsz already: the sides resample differently, see "
+        "docs/compatibility.md",
+    )
     parser.add_argument("--sides", nargs="+", choices=SIDES, help="what is trained (default: all that can be)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each side; 0 reports what --work holds")
     parser.add_argument("--first-seed", type=int, default=0, help="to add seeds to --work (default: 0)")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.data.resized_set import make_resized_set
 from benchmarks.harness.machine import commit
 from benchmarks.harness.results import without_folders
 from benchmarks.harness.workers import Worker, environment_for
@@ -22,7 +23,7 @@ from kernels.host.files import write_atomically
 
 FLOAT32, AMP, PYTORCH = "float32", "amp", "pytorch"
 SIDES = (FLOAT32, AMP, PYTORCH)
-_SETTINGS = ("data", "cfg", "imgsz", "batch_size", "epochs", "device", "threads", "train_flags")
+_SETTINGS = ("data", "cfg", "imgsz", "batch_size", "epochs", "device", "threads", "train_flags", "resized")
 """Flags that change the weights; the number of threads changes their last digits."""
 Row = dict[str, Any]
 
@@ -97,7 +98,7 @@ class Trainings:
         flags = self.flags
         return [
             "--data",
-            flags.data,
+            self._data(),
             "--cfg",
             flags.cfg,
             "--imgsz",
@@ -124,6 +125,12 @@ class Trainings:
             *flags.train_flags.split(),
         ]
 
+    def _data(self) -> str:
+        if not self.flags.resized:
+            return str(self.flags.data)
+        folder = self.folder / f"resized-{self.flags.imgsz}"
+        return str(make_resized_set(folder, data=self.flags.data, image_px=self.flags.imgsz))
+
     def _ours(self, side: str, seed: int, folder: Path) -> dict[str, Any]:
         """Through the command line, as a user types it.
 
@@ -145,9 +152,9 @@ class Trainings:
         text = done.stdout.decode(errors="replace")
         if done.returncode:
             raise RuntimeError(f"{side}-{seed} ended with exit code {done.returncode}: {text[-1500:]}")
-        from graph_train.engine.precision import IN_16_BITS  # loads OneFlow
+        from graph_train.engine.precision import MIXED_PRECISION_NOTE  # loads OneFlow
 
-        if (side == AMP) != (IN_16_BITS in text):
+        if (side == AMP) != (MIXED_PRECISION_NOTE in text):
             raise RuntimeError(f"{side}-{seed} computed in another data type than asked for: {text[:1500]}")
         columns = read_results(folder / side / "results.csv")
         curves = {

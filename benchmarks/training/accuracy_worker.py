@@ -15,7 +15,7 @@ from graph_train.hooks.callbacks import Callbacks
 from graph_train.settings.hyperparameters import load_hyperparameters
 from graph_train.settings.train_options import TrainOptions, given_flags, options_from_flags
 from graph_train.training.assembly import TrainingRun, assemble, loss_config
-from graph_train.training.epoch_validation import EpochValidation, measured
+from graph_train.training.epoch_validation import EpochValidation, result_values
 from kernels.runtime import flow
 from pipelines.augmentation.augment_config import AugmentConfig
 
@@ -80,7 +80,7 @@ def validate(weights: str) -> dict[str, float]:
         average.load_state_dict(values, strict=True)
     except RuntimeError as error:
         raise ValueError(f"{weights}: not of this network: {error}") from None
-    _, _, map50, map50_95, *losses = measured(_Session.validation.measure())
+    _, _, map50, map50_95, *losses = result_values(_Session.validation.measure())
     return {"map50": map50, "map": map50_95, "val_loss": sum(losses)}
 
 

@@ -1,1 +1,1 @@
-"""Reports on a data set and on this machine; `graph-check`."""
+"""Checks of data sets and of the environment; `graph-check`."""

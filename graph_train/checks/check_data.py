@@ -1,4 +1,4 @@
-"""The data-set half of `graph-check`: indexes every split, prints the report, writes it where it was asked for."""
+"""`graph-check` of a data set: index all splits, print the report, and write the requested files."""
 
 import json
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ from pipelines.data.problems import Problem, count, write_problems
 
 
 def check_data(options: CheckOptions) -> int:
-    """Print the report on a data set; return the number of errors.
+    """Check a data set and print the report; return the number of errors.
 
     Raises:
-        ValueError: the dataset yaml or the model yaml is wrong, or an output lies inside the data set.
+        ValueError: the dataset yaml or the model yaml is invalid, or an output is inside the data set.
         OSError: a file cannot be read or written.
     """
     dataset = load_dataset(options.data, allow_download=options.allow_download)
@@ -32,7 +32,7 @@ def check_data(options: CheckOptions) -> int:
     json_file = output_file("--json", options.json) if options.json else None
     problems_file = output_file("--problems", options.problems, makes_folder=True) if options.problems else None
     if json_file and problems_file and json_file.resolve() == problems_file.resolve() and not is_stream(json_file):
-        raise ValueError(f"--json and --problems: both name {options.json}, and one would be lost; give two names")
+        raise ValueError(f"--json and --problems: both are {options.json}; give two different files")
     anchors_px = np.asarray(load_model_spec(options.cfg).anchors_px)
     indices: dict[Split, ImageIndex] = {
         split: _scan(dataset, split, options) for split in SPLITS if _has(dataset, split)
@@ -80,33 +80,33 @@ def _problems(
     for split, index in indices.items():
         if not len(index):
             found.append(Problem(dataset.file, None, "error", f"{split} has no usable image", "source"))
-        # Of other splits the classes without a box are warned of.
+        # For other splits, there are warnings about classes without boxes.
         if split == "train" and (unlabelled := index.without_labels(dataset.split(split))):
             found.append(Problem(dataset.file, None, "error", f"{split}: {unlabelled}", "source"))
     if repeated := dataset.repeated_name():
         found.append(Problem(dataset.file, None, "warning", repeated, "class-repeated"))
-    return found + data_report.shared_pictures(indices) + data_report.class_warnings(dataset, reports)
+    return found + data_report.shared_images(indices) + data_report.class_warnings(dataset, reports)
 
 
 def _refuse_inside(dataset: Dataset, target: str) -> None:
-    """Refuse to write the report into the data set."""
+    """Refuse an output inside the data set."""
     if not target:
         return
     place, here = Path(target).resolve(), Path.cwd()
     sources = [source for split in SPLITS for source in getattr(dataset, split)]
     for file in (dataset.file, *sources):
         if file.resolve() == place:
-            raise ValueError(f"{target}: a file of the data set, which would be lost; choose another place")
+            raise ValueError(f"{target}: is a file of the data set and would be overwritten; choose another file")
     folders = [folder for source in sources if source.is_dir() for folder in _in_images_folder(source / "x")]
-    if dataset.root.resolve() not in (here, *here.parents):  # else the project's folder is meant, not only its data
+    if dataset.root.resolve() not in (here, *here.parents):  # otherwise it is the folder of the whole project
         folders.append(dataset.root)
     for folder in folders:
         if folder.resolve() in (place, *place.parents):
-            raise ValueError(f"{target}: inside the data set ({printable(folder)}); choose another place")
+            raise ValueError(f"{target}: is inside the data set ({printable(folder)}); choose another folder")
 
 
 def _in_images_folder(image: Path) -> list[Path]:
-    """Return the folder of an image and its labels, or the one above both if they are named `images` and `labels`."""
+    """Return the image and label folders of an image; for `images/…`, the top-level `images` and `labels` folders."""
     before, found, _ = str(image).rpartition("/images/")
     return [Path(before, name) for name in ("images", "labels")] if found else [image.parent, label_path(image).parent]
 

@@ -1,4 +1,4 @@
-"""`graph-check convert`: a YOLO data set of Pascal VOC or COCO annotations, with a report of what was left out."""
+"""`graph-check convert`: convert Pascal VOC or COCO annotations to a YOLO data set."""
 
 import os
 import secrets
@@ -16,15 +16,15 @@ from pipelines.data.yolo_layout import AnnotatedSplit, read_split, write_split
 
 
 def convert(options: ConvertOptions) -> int:
-    """Write the data set and print the report; returns the number of errors.
+    """Write the data set and print a report; return the number of errors.
 
     Raises:
-        ValueError: a source that is no such annotation, or an output that exists.
-        OSError: a file cannot be read or written; nothing is left of the output then.
+        ValueError: a source is not in one of these formats, or the output exists.
+        OSError: a file cannot be read or written; the output is removed.
     """
     output = with_home(options.output)
     if output.exists():
-        raise ValueError(f"--output {printable(output)}: exists already; name a folder that does not")
+        raise ValueError(f"--output {printable(output)}: already exists; give the name of a new folder")
     sources = {"train": options.train, "val": options.val, "test": options.test}
     splits = {name: read_split(with_home(source)) for name, source in sources.items() if source}
     names = options.names or _names(splits.values())
@@ -41,7 +41,7 @@ def convert(options: ConvertOptions) -> int:
 
 
 def _names(splits: Iterable[AnnotatedSplit]) -> tuple[str, ...]:
-    """Return the class names: those of COCO files in their order, then all others alphabetically."""
+    """Return the class names: those of COCO files in their order, then others alphabetically."""
     listed = dict.fromkeys(name for split in splits for name in split.names)
     others = {name for split in splits for entry in split.entries for name in entry.classes} - listed.keys()
     return (*listed, *sorted(others))
@@ -60,7 +60,7 @@ def _report(options: ConvertOptions, splits: Mapping[str, AnnotatedSplit], names
         for category in names:
             print(f"  {category}: {counted[category]}")
         if split.difficult:
-            print(f"  {split.difficult} objects marked as difficult left out, as YOLOv5 does")
+            print(f"  {split.difficult} objects marked as difficult skipped, as in YOLOv5")
     problems = [problem for split in splits.values() for problem in split.problems]
     for problem in problems:
         print(problem)

@@ -1,4 +1,4 @@
-"""What `graph-check --data` says about a data set: counts, sizes, labels, anchors' fit, memory. Reads, never writes."""
+"""The report of `graph-check` on a data set: counts, sizes, labels, anchors, memory."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ _END_BYTES = 4096
 
 @dataclass(frozen=True)
 class Spread:
-    """Smallest, middle and largest of some numbers; all 0 if there are none."""
+    """Minimum, median and maximum; 0 if there are no values."""
 
     smallest: float
     median: float
@@ -33,7 +33,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class CacheBytes:
-    """Memory that keeping all images takes: as the files are, decoded, and decoded at the training size."""
+    """Memory to cache all images: as files, decoded, and decoded at the training size."""
 
     encoded: int
     decoded: int
@@ -42,20 +42,21 @@ class CacheBytes:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split.
+    """Statistics of a split.
 
     Attributes:
-        images, background_images, boxes: what can be used; background images have no boxes.
-        polygons: boxes that came from or with a polygon.
-        width_px, height_px: of the images as shown.
-        formats: images by container and pixel type.
-        rotated_by_exif, decoded_on_host: images that are turned, and damaged ones that only Pillow reads.
-        boxes_per_class: by class name.
-        boxes_per_image: over all images.
-        tiny_boxes: boxes with a side below 3 px once the image's long side has the training size.
-        label_capacities: images by the number of label slots that they need by themselves.
-        mosaic_capacity: label slots that training starts with (four images in a mosaic), and for the four fullest ones.
-        anchors: how the model's anchors fit, None without boxes.
+        images, background_images, boxes: number of usable images, of those without boxes, and of boxes.
+        polygons: number of boxes with a polygon.
+        width_px, height_px: image sizes after applying the EXIF orientation.
+        formats: number of images by container and pixel type.
+        rotated_by_exif, decoded_on_host: number of images with an EXIF rotation, and of damaged ones that only Pillow
+            can decode.
+        boxes_per_class: number of boxes by class name.
+        boxes_per_image: number of boxes per image.
+        tiny_boxes: number of boxes with a side below 3 px at the training size.
+        label_capacities: number of images by the label capacity that they need.
+        mosaic_capacity: label capacity of a typical mosaic of four images, and of the four images with most labels.
+        anchors: how well the model's anchors fit; None without boxes.
         cache: memory for `--cache`.
     """
 
@@ -78,12 +79,12 @@ class SplitReport:
 
 
 def describe_split(index: ImageIndex, *, imgsz: int, anchors_px: np.ndarray, anchor_threshold: float) -> SplitReport:
-    """Measure one split.
+    """Compute the statistics of a split.
 
     Args:
         index: the split.
         imgsz: training size in px.
-        anchors_px: (levels, anchors, 2) of the model.
+        anchors_px: the model's anchors, (levels, anchors, 2).
         anchor_threshold: hyper-parameter `anchor_t`.
     """
     counts = index.labels.counts
@@ -137,11 +138,11 @@ def _cache_bytes(index: ImageIndex, imgsz: int) -> CacheBytes:
     )
 
 
-def shared_pictures(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
-    """Return a warning for each pair of splits with equal files: validating on training data says nothing.
+def shared_images(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
+    """Return a warning for each pair of splits with identical images.
 
     Raises:
-        OSError: a file cannot be read any more.
+        OSError: a file cannot be read.
     """
     copies: dict[tuple[str, str], list[str]] = defaultdict(list)
     for candidates in _of_equal_size(splits):
@@ -152,7 +153,7 @@ def shared_pictures(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
             Path(files[0]),
             None,
             "warning",
-            f"{len(files)} pictures of {second}, this one first, are in {first} too",
+            f"{len(files)} images of {second} (this is the first) are also in {first}",
             "image-repeated",
         )
         for (first, second), files in copies.items()
@@ -160,7 +161,7 @@ def shared_pictures(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
 
 
 def _of_equal_size(splits: Mapping[Split, ImageIndex]) -> Iterable[list[tuple[str, str]]]:
-    """Group images of equal file size, as (split, path); only sizes that occur in several splits."""
+    """Group the images whose file size occurs in several splits by size, as (split, path)."""
     sizes = [np.unique(index.formats.file_bytes) for index in splits.values()]
     distinct, amounts = np.unique(np.concatenate([np.zeros(0, np.int64), *sizes]), return_counts=True)
     same_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
@@ -172,7 +173,7 @@ def _of_equal_size(splits: Mapping[Split, ImageIndex]) -> Iterable[list[tuple[st
 
 
 def _equal_files(candidates: Sequence[tuple[str, str]]) -> Iterable[tuple[str, str, str]]:
-    """Yield the first split, second split and the second's path, for files of equal content in different splits."""
+    """Yield (first split, second split, path in the second) for identical files in different splits."""
     seen: dict[bytes, str] = {}
     for (split, file), content in zip(candidates, _content_keys([file for _, file in candidates]), strict=True):
         first = seen.setdefault(content, split)
@@ -181,9 +182,9 @@ def _equal_files(candidates: Sequence[tuple[str, str]]) -> Iterable[tuple[str, s
 
 
 def _content_keys(files: Sequence[str]) -> list[bytes]:
-    """Something for each file that is equal where the contents are; the files have one size.
+    """Return a key for each file that is equal for equal contents; all files have the same size.
 
-    A file with several names (links) is read once, and read to the end only if another one begins and ends alike.
+    A file with several names (links) is read only once, and completely only if its first and last bytes are not unique.
     """
     status = [os.stat(file) for file in files]
     identities = [(found.st_dev, found.st_ino) for found in status]
@@ -197,7 +198,7 @@ def _content_keys(files: Sequence[str]) -> list[bytes]:
 
 
 def _ends(file: str) -> bytes:
-    """Digest of the first and the last bytes of a file."""
+    """Return a digest of the first and last bytes of a file."""
     with open(file, "rb", buffering=0) as opened:
         content = opened.read(_END_BYTES)
         opened.seek(max(opened.seek(0, os.SEEK_END) - _END_BYTES, 0))
@@ -205,19 +206,19 @@ def _ends(file: str) -> bytes:
 
 
 def class_warnings(dataset: Dataset, splits: Mapping[Split, SplitReport]) -> list[Problem]:
-    """Warn of classes without a box in train, which cannot be learnt, or in val, which cannot be measured."""
+    """Return warnings about classes without boxes in train or val."""
     problems = []
     for split, report in splits.items():
         empty = [name for name, boxes in report.boxes_per_class.items() if not boxes]
         if empty and split in ("train", "val"):
             shown = ", ".join(empty[:10]) + (" ..." if len(empty) > 10 else "")
-            text = f"{split} has no box of {len(empty)} classes: {shown}"
+            text = f"{split} has no boxes of {len(empty)} classes: {shown}"
             problems.append(Problem(dataset.file, None, "warning", text, "class-empty"))
     return problems
 
 
 def as_json(dataset: Dataset, splits: Mapping[Split, SplitReport], problems: Sequence[Problem]) -> dict[str, Any]:
-    """Return the report as plain data; paths are escaped to one line of valid text."""
+    """Return the report as JSON-compatible data; paths are escaped."""
     return {
         "data": printable(dataset.file),
         "class_names": list(dataset.class_names),
@@ -232,7 +233,7 @@ def as_json(dataset: Dataset, splits: Mapping[Split, SplitReport], problems: Seq
 
 
 def as_text(split: str, report: SplitReport) -> list[str]:
-    """Return the lines about one split for the terminal."""
+    """Return the report on a split as lines of text."""
     sizes, boxes = (report.width_px, report.height_px), report.boxes_per_image
     width, height = (f"{size.smallest:.0f} to {size.largest:.0f} (median {size.median:.0f})" for size in sizes)
     slots = ", ".join(f"{images} images need {slots}" for slots, images in report.label_capacities.items())
@@ -257,8 +258,8 @@ def as_text(split: str, report: SplitReport) -> list[str]:
 
 def _anchor_text(fit: AnchorFit | None) -> str:
     if fit is None:
-        return "no boxes to compare with"
-    return f"best possible recall {fit.best_possible_recall:.4f}, {fit.anchors_per_target:.2f} anchors for each box"
+        return "no boxes"
+    return f"best possible recall {fit.best_possible_recall:.4f}, {fit.anchors_per_target:.2f} anchors per box"
 
 
 def _mib(amount: int) -> str:

@@ -1,5 +1,4 @@
-"""What `graph-check env` says about this machine: versions, devices, compiler, kernel plugin; what is missing and how
-to get it."""
+"""The report of `graph-check env`: versions, devices, compiler and kernel plugin, with remedies for what is missing."""
 
 import importlib
 import os
@@ -29,10 +28,10 @@ class Fact:
     """One line of the report.
 
     Attributes:
-        name: what it is about.
-        value: what was found.
-        remedy: what to do about it; empty if all is well.
-        fatal: whether training is impossible without it.
+        name: the component.
+        value: its version or state.
+        remedy: how to fix a problem; empty if there is none.
+        fatal: whether the problem makes training impossible.
     """
 
     name: str
@@ -42,7 +41,7 @@ class Fact:
 
 
 def environment_facts() -> list[Fact]:
-    """Check everything that a run needs. It takes seconds: OneFlow and DALI are loaded."""
+    """Check everything that a run needs. Takes seconds, because OneFlow and DALI are loaded."""
     return [
         _python(),
         Fact("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
@@ -60,29 +59,29 @@ def environment_facts() -> list[Fact]:
 
 
 def _python() -> Fact:
-    found = platform.python_version()
-    right = sys.version_info[:2] == (3, 10)
-    return Fact("python", found, "" if right else "OneFlow 0.9.0 needs Python 3.10: uv python install 3.10", not right)
+    supported = sys.version_info[:2] == (3, 10)
+    remedy = "" if supported else "OneFlow 0.9.0 needs Python 3.10: uv python install 3.10"
+    return Fact("python", platform.python_version(), remedy, not supported)
 
 
 def processor_name() -> str:
-    """Return the processor as it calls itself."""
+    """Return the model name of the CPU."""
     lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or "unknown")
 
 
 def free_memory_gib() -> float:
-    """Return the memory that programs may still take, in GiB."""
+    """Return the available memory in GiB."""
     return free_memory() / 2**30
 
 
 def _cache_space() -> Fact:
     folder = user_cache_folder()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free / 2**30
-    writable = os.access(there, os.W_OK)
-    remedy = "" if writable else f"{there} cannot be written: set XDG_CACHE_HOME to a folder of yours"
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    writable = os.access(existing, os.W_OK)
+    remedy = "" if writable else f"{existing} is not writable: set XDG_CACHE_HOME to a writable folder"
     return Fact("cache folder", f"{folder}, {free:.1f} GiB free on its disk", remedy)
 
 
@@ -94,7 +93,7 @@ def _package(name: str) -> Fact:
 
 
 def _extras() -> list[Fact]:
-    """Return our package's extras, and whether all packages of each are installed."""
+    """Return the extras of graph-train, and whether each is installed."""
     try:
         names, needs = metadata("graph-train").get_all("Provides-Extra") or [], requires("graph-train") or []
     except PackageNotFoundError:
@@ -107,7 +106,7 @@ def _extra(name: str, needs: Sequence[str]) -> Fact:
     absent = [package for package in packages if _package(package).fatal]
     if not absent:
         return Fact(f"extra {name}", "installed")
-    remedy = f"{install_command(name)}, if you want it"
+    remedy = f"optional: {install_command(name)}"
     return Fact(f"extra {name}", f"not installed: {', '.join(absent)}", remedy)
 
 
@@ -125,14 +124,14 @@ def _devices() -> list[Fact]:
         from graph_train.engine.precision import compute_device
         from kernels.runtime import flow
     except (ImportError, OSError):
-        return []  # reported as not loading already
+        return []  # already reported by _loads
     if not flow.cuda.is_available():
-        return [Fact("GPU", "none that OneFlow can use; training runs on the CPU")]
+        return [Fact("GPU", "none that OneFlow can use; training on the CPU")]
     facts = []
     for number in range(flow.cuda.device_count()):
-        # Of a training with the plugin: whether that can be had stands in a line of its own.
+        # Assumes the plugin, whose availability is reported separately.
         machine = compute_device(f"cuda:{number}", plugin=True)
-        facts.append(_found(f"GPU {number}", lambda machine=machine: _usable(machine)))  # type: ignore[misc]
+        facts.append(_checked(f"GPU {number}", lambda machine=machine: _usable(machine)))  # type: ignore[misc]
     return facts
 
 
@@ -144,11 +143,11 @@ def _usable(machine: "ComputeDevice") -> str:
 def _compiler() -> Fact:
     from kernels.build.plugin_build import find_compiler
 
-    return _found("compiler", lambda: str(find_compiler()))
+    return _checked("compiler", lambda: str(find_compiler()))
 
 
 def _plugin() -> Fact:
-    return _found("kernel plugin", _plugin_state)
+    return _checked("kernel plugin", _plugin_state)
 
 
 def _plugin_state() -> str:
@@ -162,12 +161,12 @@ def _plugin_state() -> str:
     return (
         f"built: {built[0]}"
         if built
-        else f"not built yet; the first run compiles it into {folder}, which takes a while"
+        else f"not built yet; the first run compiles it into {folder}, which takes a minute or more"
     )
 
 
-def _found(name: str, look: Callable[[], str]) -> Fact:
+def _checked(name: str, check: Callable[[], str]) -> Fact:
     try:
-        return Fact(name, look())
+        return Fact(name, check())
     except (ValueError, OSError) as error:
-        return Fact(name, "none: training is slower", " ".join(str(error).split()))
+        return Fact(name, "not available: training is slower", " ".join(str(error).split()))

@@ -1,4 +1,4 @@
-"""`graph-check`: reports on a data set or on this machine, and converts annotations to YOLO's form."""
+"""`graph-check`: check a data set or this machine, or convert annotations to YOLO format."""
 
 import sys
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from graph_train.settings.flag_table import dashed
 from kernels.host.process_settings import configure_process
 
 ERRORS_FOUND = 1
-_OF_BOTH = ("json", "debug")
+_COMMON_FLAGS = ("json", "debug")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; argument errors and `--help` answer before anything heavy is imported."""
+    """Run the command. Argument errors and `--help` are handled before any heavy import."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["convert"]:
         return _convert(given[1:])
@@ -49,10 +49,10 @@ def _check_data(flags: dict[str, Any]) -> int:
 
 
 def _check_environment(flags: dict[str, Any]) -> int:
-    """Print what is installed and what is missing; return 1 if training is impossible."""
+    """Print which components are installed and which are missing; return 1 if training is impossible."""
     for name in flags:
-        if name not in _OF_BOTH:
-            raise ValueError(f"{dashed(name)} belongs to a data set; leave it out with `env`")
+        if name not in _COMMON_FLAGS:
+            raise ValueError(f"{dashed(name)}: applies to data sets only; remove it with `env`")
 
     import json
     from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""`graph-export`: writes trained weights in a form that other programs read."""
+"""`graph-export`: export trained weights to other formats."""
 
 import sys
 from collections.abc import Sequence
@@ -10,15 +10,14 @@ from kernels.host.process_settings import configure_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; argument errors and `--help` answer before anything heavy is imported."""
+    """Run the command. Argument errors and `--help` are handled before any heavy import."""
     flags = vars(build_parser().parse_args(arguments))
 
     def command() -> None:
         configure_process()
         options = export_options(**flags)
         show_messages()
-        for path in (options.weights,):
-            located_weights(path, allow_download=options.allow_download)
+        located_weights(options.weights, allow_download=options.allow_download)
         from graph_train.exporting.export import export_weights
 
         export_weights(options)

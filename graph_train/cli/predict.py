@@ -1,4 +1,4 @@
-"""`graph-predict`: finds objects in images and videos."""
+"""`graph-predict`: detect objects in images and videos."""
 
 import sys
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from kernels.host.process_settings import configure_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; argument errors and `--help` answer before anything heavy is imported."""
+    """Run the command. Argument errors and `--help` are handled before any heavy import."""
     flags = vars(build_parser().parse_args(arguments))
 
     def command() -> int:
@@ -25,8 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = predict_sources(options)
         if not result.problems:
             return DONE
-        files = len(result.problems)
-        print(f"graph-predict: {files} of the files named could not be used, see above", file=sys.stderr)
+        print(f"graph-predict: {len(result.problems)} source files could not be used, see above", file=sys.stderr)
         return USER_ERROR
 
     return run_command("graph-predict", command, debug=bool(flags.get("debug")))

@@ -1,4 +1,4 @@
-"""`graph-train`: trains a detector."""
+"""`graph-train`: train a detector."""
 
 import sys
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from kernels.host.process_settings import configure_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; argument errors and `--help` answer before anything heavy is imported."""
+    """Run the command. Argument errors and `--help` are handled before any heavy import."""
     flags = given_flags(arguments)
 
     def command() -> None:
         configure_process()
-        # Several processes meet before OneFlow and DALI are loaded.
+        # With several processes, all ranks must join before OneFlow and DALI are loaded.
         team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", ""))
         if team.current().info.alone:
-            # What no run can use is told at once, not after OneFlow has been loaded.
+            # Report invalid settings now rather than after loading OneFlow.
             options = options_from_flags(**flags)
             if options.model.weights:
                 located_weights(options.model.weights, allow_download=options.data.allow_download)

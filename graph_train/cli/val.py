@@ -1,4 +1,4 @@
-"""`graph-val`: measures trained weights on a data set."""
+"""`graph-val`: validate trained weights on a data set."""
 
 import sys
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from kernels.host.process_settings import configure_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; argument errors and `--help` answer before anything heavy is imported."""
+    """Run the command. Argument errors and `--help` are handled before any heavy import."""
     flags = vars(build_parser().parse_args(arguments))
 
     def command() -> None:

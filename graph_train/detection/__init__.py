@@ -1,1 +1,1 @@
-"""Trained weights at work: the network without a training step, its views, micro-batches and suppression."""
+"""Inference with trained weights: detectors, augmented inference, micro-batches, NMS and label files."""

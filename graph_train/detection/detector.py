@@ -1,4 +1,4 @@
-"""Trained weights ready to predict: networks rebuilt from their files, alone, as an ensemble, with augmented views."""
+"""Detectors from weight files: single networks, ensembles, and augmented inference."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,31 +22,29 @@ _NO_LABELS = np.zeros((0, 6), np.float32)
 
 
 def rebuild_network(path: Path, *, part: Literal["ema", "model"] = "ema") -> DetectionModel:
-    """Return the network of a weight file, complete and not fused.
+    """Build the network of a weight file, not fused.
 
     Args:
-        path: anything `models.weights.load_weights` reads.
-        part: which network of a training checkpoint: the averaged one or the trained one.
+        path: a file in any format of `models.weights.load_weights`.
+        part: for a training checkpoint, the moving average ("ema") or the trained network ("model").
     Raises:
-        ValueError: the file does not say which network it is, or lacks parts of it.
-        OSError: no such file.
+        ValueError: the file has no network configuration, or lacks arrays of the network.
+        OSError: there is no such file.
     """
     weights = load_weights(path, prefer=part)
     if weights.config is None:
-        raise ValueError(
-            f"{path}: does not say which network it belongs to; give weights saved by graph-train, or a YOLOv5 .pt"
-        )
+        raise ValueError(f"{path}: has no network configuration; use weights saved by graph-train, or a YOLOv5 .pt")
     network = DetectionModel(load_model_spec(weights.config, source=f"{path}: its network"), seed=None)
     report = transfer(network, weights)
     lacking = [name for name in (*report.missing, *report.mismatched) if "num_batches_tracked" not in name]
     if lacking:
-        raise ValueError(f"{path}: {len(lacking)} items do not fit its own network, the first is {lacking[0]}")
+        raise ValueError(f"{path}: {len(lacking)} arrays are missing or have the wrong shape, first {lacking[0]}")
     network.names = _class_names(weights, network.num_classes)
     return network
 
 
 def load_network(path: Path) -> DetectionModel:
-    """Return the averaged network of a weight file, fused and in evaluation mode; errors as of `rebuild_network`."""
+    """Load the averaged network of a weight file, fused and in evaluation mode; errors as in `rebuild_network`."""
     return rebuild_network(path).eval().fuse()
 
 
@@ -56,24 +54,24 @@ def _class_names(weights: LoadedWeights, number: int) -> list[str]:
 
 
 def named_classes(data: str | Path, number: int) -> tuple[str, ...]:
-    """Return the class names of a dataset yaml, for weights that know `number` classes.
+    """Return the class names in a dataset yaml for weights with `number` classes.
 
     Raises:
-        ValueError: the yaml cannot be used, or names another number of classes.
+        ValueError: the yaml is invalid, or has a different number of classes.
         OSError: no such file.
     """
     names = load_dataset(data, require=()).class_names
     if len(names) != number:
-        raise ValueError(f"--data {data}: names {len(names)} classes, the weights know {number}")
+        raise ValueError(f"--data {data}: has {len(names)} classes, but the weights have {number}")
     return names
 
 
 @dataclass(frozen=True)
 class Detector:
-    """One network, or several whose boxes are handed to the suppression together.
+    """A detector with one network, or an ensemble of several networks with common NMS.
 
-    `__call__` takes images (B, 3, H, W) uint8 (array or tensor) and label rows, which it ignores, and gives decoded
-    predictions (B, N, 5 + classes) float32 in px of these images, and no loss: the form that validation wants.
+    `__call__` maps images (B, 3, H, W) uint8 (array or tensor) to decoded predictions (B, N, 5 + classes) float32 in px
+    of these images, and to None for the loss. It has the signature that validation expects; labels are ignored.
     """
 
     members: tuple[Callable[[Any], Array], ...]
@@ -82,29 +80,29 @@ class Detector:
     networks: tuple[DetectionModel, ...]
 
     def __call__(self, images: Any, label_rows: Array = _NO_LABELS) -> tuple[Array, None]:
-        """Return the predictions of all members, one after another."""
+        """Return the concatenated predictions of all members."""
         parts = [member(images) for member in self.members]
         return parts[0] if len(parts) == 1 else np.concatenate([on_host(part) for part in parts], axis=1), None
 
 
 def load_detector(paths: Sequence[str | Path], *, device: str, graph: bool = True, augment: bool = False) -> Detector:
-    """Load weights for prediction.
+    """Load a detector.
 
     Args:
-        paths: weight files; several make an ensemble and must know the same number of classes.
-        device: as from `select_device`.
-        graph: compile one graph per image size.
-        augment: see each image in three views.
+        paths: weight files; several form an ensemble and must have the same number of classes.
+        device: device, from `select_device`.
+        graph: whether to compile a graph per image size.
+        augment: whether to use augmented inference.
 
     Raises:
-        ValueError, OSError: a file that cannot be used, or that does not fit the first.
+        ValueError, OSError: a file is invalid, or does not match the first.
     """
     networks = [load_network(Path(path)).to(device) for path in paths]
     for path, network in zip(paths, networks, strict=True):
         if network.num_classes != networks[0].num_classes:
             raise ValueError(
-                f"{path}: {network.num_classes} classes, but {paths[0]} knows {networks[0].num_classes}; "
-                "the members of an ensemble must know the same classes"
+                f"{path}: has {network.num_classes} classes, but {paths[0]} has {networks[0].num_classes}; "
+                "the members of an ensemble must have the same classes"
             )
     return Detector(
         members=tuple(_member(network, graph=graph, augment=augment) for network in networks),

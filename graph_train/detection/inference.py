@@ -1,6 +1,6 @@
-"""Runs a network without training it: decoded predictions, and the validation loss beside them.
+"""Inference of a network: decoded predictions and, optionally, the validation loss.
 
-One module, executed eagerly or as one compiled graph for each input shape; both read the same weights in place.
+The network is executed eagerly, or as one compiled graph per input shape; both share its weights.
 """
 
 from typing import Any
@@ -19,13 +19,13 @@ from models.padded_labels import label_capacity, pad_labels
 
 
 def on_device(images: Any, device: Any) -> Tensor:
-    """Return a batch's images, NumPy array or tensor, as a tensor on the device; shares host memory where it can."""
+    """Return images, an array or a tensor, as a tensor on the device, without copying host memory if possible."""
     tensor = flow.from_numpy(images) if isinstance(images, np.ndarray) else images
     return tensor.to(device)
 
 
 def on_host(values: Any) -> npt.NDArray[Any]:
-    """Return an array, or the values of a tensor, as an array."""
+    """Return an array or a tensor as an array."""
     return values if isinstance(values, np.ndarray) else values.numpy()
 
 
@@ -44,7 +44,7 @@ class _Predictor(flow.nn.Module):
 
 
 class _PredictGraph(flow.nn.Graph):
-    """One input shape, captured."""
+    """A graph for one input shape."""
 
     def __init__(self, module: _Predictor) -> None:
         super().__init__()
@@ -55,15 +55,15 @@ class _PredictGraph(flow.nn.Graph):
 
 
 class Inference:
-    """Callable that takes a batch and gives predictions, as `graph_train.validation.measuring` wants it.
+    """Inference of a network, with the signature `graph_train.validation.measuring.Forward`.
 
     Args:
-        network: a `DetectionModel`; put into evaluation mode here.
-        criterion: a `DetectionLoss` for the validation loss, or None to skip it.
-        graph: compile (once per input shape) instead of running op by op.
-        label_floor: smallest label capacity, so that few shapes arise.
-        placement: where the network is; None for the one device it is on.
-        exchange: with the other ranks, if there are any.
+        network: a `DetectionModel`; it is put into evaluation mode.
+        criterion: a `DetectionLoss` for the validation loss, or None.
+        graph: whether to compile a graph per input shape.
+        label_floor: minimum label capacity, so that there are few shapes.
+        placement: placement of the network; None for its device.
+        exchange: the collectives.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Inference:
 
     @property
     def graphs(self) -> int:
-        """Number of shapes that were compiled so far."""
+        """Number of compiled graphs."""
         return len(self._graphs)
 
     def __call__(
@@ -96,17 +96,17 @@ class Inference:
         Args:
             images: (B, 3, H, W) uint8 RGB.
             label_rows: (n, 6) image, class, centre x, y, width, height, normalised; may be empty.
-            total: images of the batch over all ranks, of which `images` are this rank's; None: all of them.
+            total: number of images of the batch over all ranks; None with a single rank.
         Returns:
-            (B, N, 5 + classes) boxes in px and confidences, on the device where CUDA kernels suppress them; (3,) box,
-            objectness and class loss, or None.
+            Predictions (B, N, 5 + classes), boxes in px and confidences, as a tensor if CUDA kernels do NMS, else an
+            array; box, objectness and class loss (3,), or None.
         """
         rows, total = int(images.shape[0]), int(images.shape[0]) if total is None else total
         images = self._placement.shard_batch(images, total)
         labels = self._placement.shard_batch(self._padded(label_rows, rows), total)
         with flow.no_grad():
             outputs = self._run(images, labels)
-        # A graph uses the memory of its results again.
+        # Cloned, because a graph reuses the memory of its outputs.
         decoded = (
             local_shard(outputs[0]).clone()
             if is_loaded() and runs_cuda_kernels(images)
@@ -117,9 +117,9 @@ class Inference:
     def _padded(self, rows: npt.NDArray[np.float32], batch: int) -> npt.NDArray[np.float32]:
         if self._module.criterion is None:
             return pad_labels(rows[:0], batch, label_capacity(0))
-        need = int(np.bincount(rows[:, 0].astype(np.int64), minlength=1).max()) if len(rows) else 0
-        (need,) = self._exchange.all_reduce_max(need)
-        return pad_labels(rows, batch, label_capacity(max(need, self._label_floor)))
+        max_labels = int(np.bincount(rows[:, 0].astype(np.int64), minlength=1).max()) if len(rows) else 0
+        (max_labels,) = self._exchange.all_reduce_max(max_labels)
+        return pad_labels(rows, batch, label_capacity(max(max_labels, self._label_floor)))
 
     def _run(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         if not self._graph:

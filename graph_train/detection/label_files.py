@@ -1,4 +1,4 @@
-"""Detections as label files in YOLO's form."""
+"""Detections as label files in YOLO format."""
 
 import os
 from collections.abc import Iterable
@@ -14,13 +14,13 @@ from pipelines.data.listing import label_path
 
 
 def write_label_file(path: Path, detections: npt.NDArray[Any], *, image_hw: tuple[int, int], confidence: bool) -> None:
-    """Write a line for each detection: class, cx, cy, w, h normalised to the image, and the confidence if asked.
+    """Write a line per detection: class, cx, cy, w, h normalised to the image, and optionally the confidence.
 
     Args:
         path: the file, replaced if it exists.
         detections: (k, 6) x1, y1, x2, y2 in px, confidence, class.
         image_hw: height and width of the image in px.
-        confidence: as sixth column.
+        confidence: whether to add the confidence as sixth column.
     """
     height, width = image_hw
     boxes = normalise(detections[:, :4], width=width, height=height)
@@ -30,24 +30,24 @@ def write_label_file(path: Path, detections: npt.NDArray[Any], *, image_hw: tupl
 
 
 class Originals:
-    """The files that results are made from, which none of them may take the place of.
+    """The source images and their label files, which results must not overwrite.
 
     Args:
-        images: what is looked at; the label file of each counts as well.
+        images: the source images.
     """
 
     def __init__(self, images: Iterable[Path]) -> None:
         self._files = {os.path.realpath(file) for image in images for file in (image, label_path(image.absolute()))}
 
     def without_overwriting(self, target: Path) -> Path:
-        """Return the target, if it is none of the originals.
+        """Return the target if it is not one of the originals.
 
         Raises:
-            ValueError: it is one, and would be lost.
+            ValueError: it would overwrite an original.
         """
         if os.path.realpath(target) in self._files and target.exists():
             raise ValueError(
-                f"{printable(target)}: a result would take the place of an image or label that it is made "
-                "from; choose another --project or --name"
+                f"{printable(target)}: a result would overwrite a source image or label; choose another --project or "
+                "--name"
             )
         return target

@@ -1,4 +1,4 @@
-"""Feeds a network as many images at a time as suits the machine, so that each image size is compiled once."""
+"""Micro-batches: inference with a fixed batch size per image size, so that each is compiled only once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,20 +13,20 @@ from kernels.runtime import flow
 Array = npt.NDArray[Any]
 
 MICRO_BATCH_PX = 640 * 640
-"""Pixels that a CPU sees at a time. Its compiled graphs never free memory; larger micro-batches are no faster,
-and from 640 px on slower, since they do not stay in the caches."""
-_MEMORY_SHARE = 0.9
-_TELLING_PX = 100_000
-"""Below this, what a graph takes says little about larger ones."""
+"""Maximum number of pixels per micro-batch on a CPU. Compiled graphs never free their memory there, and larger
+micro-batches are no faster or, from 640 px on, even slower because they exceed the CPU's caches."""
+_MEMORY_FRACTION = 0.9
+_MIN_MEASURED_PX = 100_000
+"""Below this number of pixels, the memory of a graph is not representative of larger ones."""
 
 
 class MicroBatched:
-    """Predictor that splits batches into micro-batches; the last is padded, so an image size has one shape.
+    """Predictor that splits batches into micro-batches of equal size; the last one is padded.
 
     Args:
-        predict: (images (b, 3, H, W)) to rows (b, N, 5 + classes); what it says of an image must not depend on others.
-        on_cpu: micro-batches have at most `MICRO_BATCH_PX`; otherwise as many images as the first batch of
-            their size.
+        predict: maps images (b, 3, H, W) to predictions (b, N, 5 + classes), independently of each other.
+        on_cpu: limit micro-batches to `MICRO_BATCH_PX`; otherwise they have the size of the first batch of an image
+            size.
     """
 
     def __init__(self, predict: Callable[[Any], Array], *, on_cpu: bool) -> None:
@@ -35,10 +35,10 @@ class MicroBatched:
         self._bytes_per_px = 0.0
 
     def __call__(self, images: Any) -> Array:
-        """Return rows (B, N, 5 + classes) for images (B, 3, H, W), an array or a tensor.
+        """Return predictions (B, N, 5 + classes) for images (B, 3, H, W), an array or a tensor.
 
         Raises:
-            ValueError: there is no memory for another image size.
+            ValueError: there is not enough memory for a new image size.
         """
         count, size = int(images.shape[0]), (int(images.shape[2]), int(images.shape[3]))
         new = size not in self._each
@@ -49,9 +49,9 @@ class MicroBatched:
         parts = []
         for start in range(0, count, each):
             part = images[start : start + each]
-            parts.append(self._predict(_filled_up(part, each))[: part.shape[0]])
+            parts.append(self._predict(_padded(part, each))[: part.shape[0]])
             if new and start == 0:
-                self._note(resident_bytes() - before, each * size[0] * size[1])
+                self._record_memory(resident_bytes() - before, each * size[0] * size[1])
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else flow.cat(parts, dim=0)
@@ -61,21 +61,21 @@ class MicroBatched:
             return count
         px = size[0] * size[1]
         each = max(1, min(count, MICRO_BATCH_PX // px))
-        need, free = self._bytes_per_px * each * px, free_memory()
-        if need > _MEMORY_SHARE * free:
+        required, free = self._bytes_per_px * each * px, free_memory()
+        if required > _MEMORY_FRACTION * free:
             raise ValueError(
-                f"images of {size[1]} x {size[0]} px need about {need / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free "
-                f"(the {len(self._each)} sizes seen before keep theirs): use a smaller --imgsz, or --eager"
+                f"images of {size[1]} x {size[0]} px need about {required / 1e9:.1f} GB, but only {free / 1e9:.1f} GB "
+                f"is free ({len(self._each)} other sizes keep their memory); use a smaller --imgsz, or --eager"
             )
         return each
 
-    def _note(self, taken: int, px: int) -> None:
-        if px >= _TELLING_PX:
-            self._bytes_per_px = max(self._bytes_per_px, taken / px)
+    def _record_memory(self, used: int, px: int) -> None:
+        if px >= _MIN_MEASURED_PX:
+            self._bytes_per_px = max(self._bytes_per_px, used / px)
 
 
-def _filled_up(images: Any, count: int) -> Any:
-    """Return (count, 3, H, W): repeat the last image as often as is needed."""
+def _padded(images: Any, count: int) -> Any:
+    """Pad images to (count, 3, H, W) by repeating the last one."""
     missing = count - images.shape[0]
     if not missing:
         return images

@@ -1,6 +1,6 @@
-"""From decoded predictions of a network to detections: confidence filter, class choice, non-maximum suppression.
+"""Non-maximum suppression: confidence filter, class choice and suppression of decoded predictions, as in YOLOv5.
 
-The rules are those of YOLOv5. There is no time limit: a slow machine gets the same detections as a fast one.
+Unlike in YOLOv5, there is no time limit, so the detections do not depend on the speed of the machine.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,20 @@ Tensor = Any
 """`oneflow.Tensor`, see `kernels.runtime`."""
 
 CLASS_SHIFT_PX = np.float32(7680)
-"""Classes are kept apart by moving class c this far c times. The rounding of the moved corners (1/16 px for class 77)
-decides some overlaps close to the threshold; YOLOv5 has it, so the same boxes survive here."""
+"""Offset per class number, which keeps boxes of different classes apart. As in YOLOv5, the rounding of the shifted
+corners (1/16 px for class 77) decides overlaps close to the threshold."""
 
 
 @dataclass(frozen=True)
 class NmsSettings:
-    """Thresholds and limits of the suppression.
+    """Settings of NMS.
 
-    `classes` keeps only these class numbers (None: all); `agnostic` lets boxes of different classes suppress one
-    another; `multi_label` gives a box every class above the threshold instead of its best one (of one class there is no
-    choice); `max_candidates` boxes of highest confidence enter the suppression, `max_det` leave it.
+    Attributes:
+        classes: keep only these class numbers; None keeps all.
+        agnostic: suppress boxes across classes.
+        multi_label: give each box all classes above the threshold instead of the best one.
+        max_candidates: maximum number of boxes, of highest confidence, before suppression.
+        max_det: maximum number of detections per image.
     """
 
     conf_thres: float = 0.25
@@ -42,7 +45,7 @@ class NmsSettings:
     def __post_init__(self) -> None:
         for name in ("conf_thres", "iou_thres"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
+                raise ValueError(f"{name}={getattr(self, name)}: must be between 0 and 1")
         for name in ("max_det", "max_candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
@@ -51,22 +54,22 @@ class NmsSettings:
 def non_max_suppression(
     predictions: Array | Tensor, settings: NmsSettings, *, known_labels: Sequence[Array] | None = None
 ) -> list[Array]:
-    """Return the detections of each image, highest confidence first; equal confidences in the order of the predictions.
+    """Return the detections of each image, sorted by decreasing confidence; ties keep the order of the predictions.
 
     Args:
-        predictions: (B, N, 5 + nc) floating: cx, cy, w, h in px, objectness, class confidences, all after the sigmoid.
-            A tensor, float32, is looked at on its device by the plugin's kernel.
-        known_labels: per image (m, 5) class, cx, cy, w, h in px: labels that are added to the candidates with
-            confidence 1 (autolabelling). None: none.
+        predictions: (B, N, 5 + nc) floating: cx, cy, w, h in px, objectness, class confidences, after the sigmoid. A
+            float32 tensor is processed on its device by the plugin's kernel.
+        known_labels: per image (m, 5) class, cx, cy, w, h in px: labels to add to the candidates with confidence 1
+            (autolabelling), or None.
 
     Returns:
         B arrays (k, 6) float32, k <= max_det: x1, y1, x2, y2 in px, confidence, class.
 
     Raises:
-        ValueError: predictions of another shape, or labels of another number of images.
+        ValueError: the predictions have the wrong shape, or the number of images differs.
     """
     if predictions.ndim != 3 or predictions.shape[2] < 6:
-        raise ValueError(f"predictions {predictions.shape}: expected (images, boxes, 5 + classes) with a class or more")
+        raise ValueError(f"predictions {predictions.shape}: expected (images, boxes, 5 + classes)")
     if known_labels is not None and len(known_labels) != len(predictions):
         raise ValueError(f"known labels of {len(known_labels)} images for {len(predictions)} images of predictions")
     if not isinstance(predictions, np.ndarray):
@@ -84,7 +87,7 @@ def non_max_suppression(
 
 
 def _suppress_on_device(predictions: Tensor, settings: NmsSettings) -> list[Array]:
-    # Imported here so that suppression of arrays does not wait for OneFlow.
+    # Imported here, because NMS of arrays does not need OneFlow.
     from kernels.ops.detections.function import suppress_detections
 
     detections, counts = suppress_detections(
@@ -113,30 +116,27 @@ def _as_predictions(labels: Array, columns: int) -> Array:
 def _suppress_one_image(rows: Array, settings: NmsSettings) -> Array:
     row, category, confidence = _class_choices(rows, settings)
     if settings.classes is not None:
-        wanted = np.isin(category, np.asarray(settings.classes, np.int64))
-        row, category, confidence = row[wanted], category[wanted], confidence[wanted]
+        selected = np.isin(category, np.asarray(settings.classes, np.int64))
+        row, category, confidence = row[selected], category[selected], confidence[selected]
     if len(row) > settings.max_candidates:
         best = _greatest(confidence, settings.max_candidates)
         row, category, confidence = row[best], category[best], confidence[best]
     boxes: Array = cxcywh_to_xyxy(rows[row, :4])
-    apart: Array = boxes if settings.agnostic else boxes + CLASS_SHIFT_PX * category.astype(np.float32)[:, None]
-    kept = suppress(apart, confidence, settings.iou_thres, limit=settings.max_det)
+    shifted: Array = boxes if settings.agnostic else boxes + CLASS_SHIFT_PX * category.astype(np.float32)[:, None]
+    kept = suppress(shifted, confidence, settings.iou_thres, limit=settings.max_det)
     columns = (boxes[kept], confidence[kept, None], category[kept, None].astype(np.float32))
     return np.concatenate(columns, axis=1)
 
 
 def _greatest(values: Array, count: int) -> Array:
-    """Return the rising row numbers of the `count` greatest values; of equal ones the first rows.
-
-    This takes linear time, unlike a sort.
-    """
+    """Return the sorted indices of the `count` largest values, the first ones on ties, in linear time."""
     least = np.partition(values, len(values) - count)[len(values) - count]
     above, equal = np.flatnonzero(values > least), np.flatnonzero(values == least)
     return np.sort(np.concatenate((above, equal[: count - len(above)])))
 
 
 def _class_choices(rows: Array, settings: NmsSettings) -> tuple[Array, Array, Array]:
-    """Return (m,) row number, class and confidence of each candidate detection, in the order of the rows."""
+    """Return row index, class and confidence (m,) of each candidate, in the order of the rows."""
     confidences = rows[:, 5:] * rows[:, 4:5]
     above = confidences > np.float32(settings.conf_thres)
     if settings.multi_label and confidences.shape[1] > 1:

@@ -1,1 +1,1 @@
-"""One training step, eager or as one compiled graph; the state it changes and the numbers that steer it."""
+"""The training step (eager or as one compiled graph), the state it updates and its schedule."""

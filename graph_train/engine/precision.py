@@ -1,4 +1,4 @@
-"""On what a network computes and in which data type, and whether that machine can do it at all."""
+"""Choose the compute device and the activation data type, and check that the hardware supports them."""
 
 import logging
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from kernels.plugin import emulates_cuda, is_loaded, multiplies_bfloat16_faster
 from kernels.runtime import flow
 
 LOG = logging.getLogger("graph_train")
-OLDEST_GPU, NEWEST_OF_ONEFLOW = 60, 89
-"""Compute capabilities (times ten): the first of OneFlow 0.9.0's wheel and of the plugin, and the wheel's last."""
-BFLOAT16_GPU = 80
-"""The first that multiplies bfloat16."""
-IN_16_BITS = "sums, statistics, loss and weights in float32"
-_AGREEMENT = 0.1
-"""Largest difference of 16-bit maps from float32 ones that is taken for rounding, as a share of the largest value."""
+MIN_CAPABILITY, MAX_ONEFLOW_CAPABILITY = 60, 89
+"""Compute capabilities times ten: the lowest one supported, and the highest one that OneFlow 0.9.0 has kernels for."""
+MIN_BFLOAT16_CAPABILITY = 80
+"""The lowest compute capability, times ten, with bfloat16 matrix multiplication."""
+MIXED_PRECISION_NOTE = "sums, statistics, loss and weights in float32"
+_MAX_RELATIVE_ERROR = 0.1
+"""Largest accepted difference between 16-bit and float32 feature maps, relative to the largest value."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class ComputeDevice:
     """The device that a run computes on.
 
     Attributes:
-        name: as the log calls it, such as "GPU 0: NVIDIA A100".
-        capability: ten times the compute capability of a GPU, 80 for 8.0; None: a CPU.
+        name: name in log messages, such as "GPU 0: NVIDIA A100".
+        capability: ten times the GPU's compute capability (80 for 8.0); None for a CPU.
         plugin: whether the kernel plugin is loaded.
-        fast_bfloat16: whether a CPU multiplies bfloat16 faster than float32.
+        fast_bfloat16: whether the CPU multiplies bfloat16 faster than float32.
     """
 
     name: str
@@ -37,28 +37,28 @@ class ComputeDevice:
     fast_bfloat16: bool = False
 
     def check(self) -> None:
-        """Refuse a GPU that has no kernels.
+        """Refuse a GPU that the available kernels do not support.
 
         Raises:
-            ValueError: too old, or too new for OneFlow's own kernels where the plugin is off.
+            ValueError: the GPU is too old, or too new for OneFlow's own kernels while the plugin is not loaded.
         """
         if self.capability is None:
             return
-        if self.capability < OLDEST_GPU:
+        if self.capability < MIN_CAPABILITY:
             raise ValueError(
-                f"{self.name} has compute capability {self._version}, which is too old (6.0 is needed); "
+                f"{self.name}: compute capability {self._version} is not supported (6.0 or newer is required); "
                 "use --device cpu"
             )
         if self.newer_than_oneflow and not self.plugin:
             raise ValueError(
-                f"{self.name} has compute capability {self._version}, and OneFlow 0.9.0's own kernels end at 8.9: the "
-                "kernel plugin is needed; use --kernels require to see why it is not loaded, or --device cpu"
+                f"{self.name}: compute capability {self._version} needs the kernel plugin, because OneFlow 0.9.0 "
+                "supports up to 8.9; use --kernels require to see why it is not loaded, or --device cpu"
             )
 
     @property
     def newer_than_oneflow(self) -> bool:
-        """Whether it is a GPU that OneFlow has no code for."""
-        return (self.capability or 0) > NEWEST_OF_ONEFLOW
+        """Whether the device is a GPU newer than those OneFlow has kernels for."""
+        return (self.capability or 0) > MAX_ONEFLOW_CAPABILITY
 
     @property
     def _version(self) -> str:
@@ -66,44 +66,46 @@ class ComputeDevice:
         return f"{major}.{minor}"
 
     def refuse_ops(self, ops: Sequence[str]) -> None:
-        """Refuse a network whose step has ops that only OneFlow's own kernels compute, on a GPU that they end before.
+        """Refuse a network that needs OneFlow's own kernels on a GPU that these do not support.
 
+        Args:
+            ops: names of the step's ops that the plugin does not implement.
         Raises:
-            ValueError: names the ops.
+            ValueError: there are such ops.
         """
         if self.newer_than_oneflow and ops:
             raise ValueError(
-                f"{self.name} has compute capability {self._version}, and this network needs OneFlow 0.9.0's own "
-                f"kernels, which end at 8.9, for {', '.join(ops)}; build it of Conv, C3, SPPF and the like with SiLU, "
-                "leave --no-bbox-iou-optim out, or use --device cpu"
+                f"{self.name}: compute capability {self._version} is newer than OneFlow 0.9.0's own kernels (up to "
+                f"8.9), which this network needs for {', '.join(ops)}; use layers such as Conv, C3 and SPPF with SiLU, "
+                "remove --no-bbox-iou-optim, or use --device cpu"
             )
 
     def activation_type(self, amp: bool | None) -> ActivationType:
-        """Return the data type for `--amp` (True), `--no-amp` (False) or neither: mixed precision on GPUs only.
+        """Return the data type of activations. By default (`amp` None), mixed precision is used on GPUs only.
 
         Raises:
-            ValueError: `--amp` without the plugin.
+            ValueError: `amp` is set, but the plugin is not loaded.
         """
         if amp and not self.plugin:
-            raise ValueError("--amp: mixed precision needs the kernel plugin, which is not loaded; leave --amp out")
+            raise ValueError("--amp: mixed precision needs the kernel plugin, which is not loaded; remove --amp")
         wanted = self.plugin and (self.capability is not None if amp is None else amp)
         if not wanted:
             return ActivationType.FLOAT32
         if self.capability is None:
             return ActivationType.BFLOAT16 if self.fast_bfloat16 else ActivationType.FLOAT32
-        return ActivationType.BFLOAT16 if self.capability >= BFLOAT16_GPU else ActivationType.FLOAT16
+        return ActivationType.BFLOAT16 if self.capability >= MIN_BFLOAT16_CAPABILITY else ActivationType.FLOAT16
 
     def summary(self, chosen: ActivationType, reason: str) -> str:
-        """Return one line that names the device, the activations' type, and whose kernels run."""
+        """Return a one-line description of device, activation type and kernels."""
         capability = "" if self.capability is None else f" (compute capability {self._version})"
         kind = chosen.name.lower()
-        rest = "" if chosen is ActivationType.FLOAT32 else f"; {IN_16_BITS}"
+        rest = "" if chosen is ActivationType.FLOAT32 else f"; {MIXED_PRECISION_NOTE}"
         kernels = "plugin" if self.plugin else f"OneFlow's own ({reason})"
         return f"{self.name}{capability}; activations {kind}{rest}. Kernels: {kernels}"
 
 
 def compute_device(device: str, *, plugin: bool) -> ComputeDevice:
-    """Return the facts about an OneFlow device such as "cpu" or "cuda:1"."""
+    """Describe a OneFlow device such as "cpu" or "cuda:1"."""
     if not device.startswith("cuda"):
         return ComputeDevice("CPU", None, plugin, fast_bfloat16=plugin and multiplies_bfloat16_faster())
     number = int(device.partition(":")[2] or 0)
@@ -111,15 +113,15 @@ def compute_device(device: str, *, plugin: bool) -> ComputeDevice:
     return ComputeDevice(f"GPU {number}: {flow.cuda.get_device_name(number)}", 10 * major + minor, plugin)
 
 
-def agreeing_type(network: flow.nn.Module, wanted: ActivationType, device: str) -> ActivationType:
-    """Return the wanted type if CUDA kernels give nearly the same maps in it as in float32, else float32.
+def checked_activation_type(network: flow.nn.Module, wanted: ActivationType, device: str) -> ActivationType:
+    """Return `wanted` if the CUDA kernels give nearly the same feature maps as in float32, else float32.
 
-    As YOLOv5's `check_amp`: one pass over one image of noise, before the network moves to its device for good.
+    Like YOLOv5's `check_amp`: one forward pass over a noise image.
 
     Args:
-        network: a `DetectionModel` on the CPU in any mode; its weights and statistics stay as they are.
-        wanted: data type of activations.
-        device: where the run computes.
+        network: a `DetectionModel` on the CPU, in any mode; it is returned to the CPU unchanged.
+        wanted: the data type of activations to check.
+        device: the device of the run.
     """
     if wanted is ActivationType.FLOAT32 or not (device.startswith("cuda") or emulates_cuda()) or not is_loaded():
         return wanted
@@ -135,10 +137,10 @@ def agreeing_type(network: flow.nn.Module, wanted: ActivationType, device: str) 
     network.compute_in(before).train(training).to("cpu")
     pairs = list(zip(maps[ActivationType.FLOAT32], maps[wanted], strict=True))
     worst = max(float(np.abs(exact - rounded).max() / max(np.abs(exact).max(), 1e-6)) for exact, rounded in pairs)
-    if worst <= _AGREEMENT:
+    if worst <= _MAX_RELATIVE_ERROR:
         return wanted
     LOG.warning(
-        "AMP check failed: maps in %s are off by %.0f %% of their largest value; the run computes in float32",
+        "AMP check failed: %s feature maps differ by %.0f%% of the largest value; using float32",
         wanted.name.lower(),
         100 * worst,
     )

@@ -1,7 +1,7 @@
-"""What changes from iteration to iteration in a run, as pure functions of (iteration, epoch) in float64.
+"""Learning rates, momentum and gradient accumulation, as pure functions of (iteration, epoch) in float64.
 
-The driver asks `Schedule.at(iteration, epoch)` and passes the numbers into the step; it keeps no state for them. So a
-resumed run sees the numbers of an uninterrupted one.
+The schedule has no state: the driver calls `Schedule.at(iteration, epoch)` for each step, so a resumed run gets the
+same values as an uninterrupted one.
 """
 
 import math
@@ -16,45 +16,45 @@ from graph_train.settings.hyperparameters import Hyperparameters
 
 OptimizerName = Literal["SGD", "Adam", "AdamW"]
 NOMINAL_BATCH = 64
-"""Images that one optimizer update stands for; smaller batches are accumulated up to it."""
+"""Images per optimizer update; smaller batches are accumulated up to this number."""
 EMA_DECAY, EMA_TAU = 0.9999, 2000.0
 
 
 def linear(epochs: int, last_factor: float) -> Callable[[float], float]:
-    """Return the factor on the learning rate, falling linearly from 1 at epoch 0 to `last_factor` at `epochs`."""
+    """Return a learning-rate factor that falls linearly from 1 at epoch 0 to `last_factor` at `epochs`."""
     return lambda epoch: (1 - epoch / epochs) * (1.0 - last_factor) + last_factor
 
 
 def one_cycle(start: float, end: float, steps: float) -> Callable[[float], float]:
-    """Return half a cosine wave from `start` at 0 to `end` at `steps` (arXiv:1812.01187)."""
+    """Return a half cosine wave from `start` at step 0 to `end` at `steps` (arXiv:1812.01187)."""
     return lambda step: ((1 - math.cos(step * math.pi / steps)) / 2) * (end - start) + start
 
 
 def warmup_iterations(warmup_epochs: float, batches_per_epoch: int) -> int:
-    """Return the iterations of warm-up: the epochs asked for, rounded half to even, but never fewer than 100."""
+    """Return the number of warm-up iterations: those of `warmup_epochs`, rounded half to even, but at least 100."""
     return max(round(warmup_epochs * batches_per_epoch), 100)
 
 
 def full_accumulate(batch_size: int, nominal_batch: int = NOMINAL_BATCH) -> int:
-    """Return the batches per optimizer update after warm-up: rounded half to even, at least 1."""
+    """Return the number of batches per optimizer update after warm-up: rounded half to even, at least 1."""
     return max(round(nominal_batch / batch_size), 1)
 
 
 def scaled_weight_decay(weight_decay: float, batch_size: int, nominal_batch: int = NOMINAL_BATCH) -> float:
-    """Return the weight decay for the images that one update really stands for, as YOLOv5 scales it."""
+    """Scale the weight decay by the actual number of images per update, as YOLOv5 does."""
     return weight_decay * batch_size * full_accumulate(batch_size, nominal_batch) / nominal_batch
 
 
 def ema_decay(updates: int, decay: float = EMA_DECAY, tau: float = EMA_TAU) -> float:
-    """Return the decay of the averaged weights at an optimizer update (the first is 1): rises from 0 to `decay`."""
+    """Return the EMA decay at an optimizer update (counted from 1); it rises from 0 to `decay`."""
     return decay * (1 - math.exp(-updates / tau))
 
 
 def check_image_size(image_px: int, stride: int, floor_px: int = 0) -> int:
-    """Return the smallest multiple of `stride` that holds `image_px`, but at least `floor_px`.
+    """Round `image_px` up to a multiple of `stride`; the result is at least `floor_px`.
 
     Raises:
-        ValueError: a size or stride below 1.
+        ValueError: the size or the stride is below 1.
     """
     if image_px < 1 or stride < 1:
         raise ValueError(f"image size {image_px} with stride {stride}: both must be at least 1 px")
@@ -63,22 +63,22 @@ def check_image_size(image_px: int, stride: int, floor_px: int = 0) -> int:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """The numbers of one iteration.
+    """Hyper-parameters of one iteration.
 
-    Parameter groups are YOLOv5's: biases (group 0), weights with decay (1), normalisation weights (2).
+    The parameter groups are YOLOv5's: biases (group 0), weights with decay (1), normalisation weights (2).
     """
 
     lr_bias: float
     lr_weight: float
     lr_norm: float
     momentum: float
-    """SGD momentum, warmed up; Adam's first beta, constant."""
+    """Momentum of SGD, with warm-up, or Adam's constant beta1."""
     update: bool
-    """Whether the optimizer steps at the end of this iteration."""
+    """Whether the optimizer updates the weights at the end of this iteration."""
 
     @property
     def learning_rates(self) -> tuple[float, float, float]:
-        """Learning rates in the order of the parameter groups; also the order of `x/lr0`, `x/lr1`, `x/lr2`."""
+        """Learning rates in the order of the parameter groups, which is also that of `x/lr0`, `x/lr1`, `x/lr2`."""
         return self.lr_bias, self.lr_weight, self.lr_norm
 
 
@@ -87,13 +87,14 @@ class Schedule:
     """Learning rates, momentum and accumulation of a whole run.
 
     Args:
-        epochs, batches_per_epoch, batch_size: of the run; the batch over all ranks.
-        warmup: iterations of warm-up, the last one (number `warmup`) included.
+        epochs, batches_per_epoch: length of the run.
+        batch_size: images per batch, over all ranks.
+        warmup: the last iteration of the warm-up.
 
-    Two habits of the reference are kept. Warm-up uses the learning-rate factor of the current epoch, so does the rest
-    of the epoch in which it ends; every later epoch uses the factor of the epoch before it, because the
-    reference's scheduler starts counting at -1. Whether an iteration updates depends on the last update
-    only, not on epoch boundaries.
+    Two peculiarities of YOLOv5 are kept. During warm-up, and in the rest of the epoch in which warm-up ends, the
+    learning-rate factor is that of the current epoch; in every later epoch it is that of the previous epoch, because
+    YOLOv5's scheduler starts counting at -1. And updates are counted from the last update, not from the start of an
+    epoch.
     """
 
     epochs: int
@@ -126,7 +127,7 @@ class Schedule:
         optimizer: OptimizerName = "SGD",
         cosine: bool = False,
     ) -> "Schedule":
-        """Return the schedule of a run as `train.py` would set it up from a hyper-parameter file."""
+        """Return the schedule that YOLOv5's `train.py` would set up from a hyper-parameter file."""
         return cls(
             epochs=epochs,
             batches_per_epoch=batches_per_epoch,
@@ -144,16 +145,16 @@ class Schedule:
 
     @property
     def accumulates(self) -> bool:
-        """Whether any update of the run takes several batches."""
+        """Whether some updates of the run accumulate several batches."""
         return full_accumulate(self.batch_size, self.nominal_batch) > 1
 
     @property
     def weight_decays(self) -> tuple[float, float, float]:
-        """Weight decay of each parameter group, scaled to the batch; constant over the run."""
+        """Weight decay of each parameter group, scaled to the batch size; constant over the run."""
         return 0.0, scaled_weight_decay(self.weight_decay, self.batch_size, self.nominal_batch), 0.0
 
     def at(self, iteration: int, epoch: int) -> StepSettings:
-        """Return the settings of an iteration, counted from 0 over the whole run, which lies in `epoch` (from 0)."""
+        """Return the settings of an iteration of the run, in `epoch`; both are counted from 0."""
         lr_bias, lr_other = self._learning_rates(iteration, epoch)
         return StepSettings(
             lr_bias=lr_bias,
@@ -164,12 +165,12 @@ class Schedule:
         )
 
     def epoch_factor(self, epoch: int) -> float:
-        """Return the learning-rate curve itself, before the reference's shift by one epoch."""
+        """Return the learning-rate factor of an epoch, before YOLOv5's shift by one epoch."""
         curve = one_cycle(1, self.lrf, self.epochs) if self.cosine else linear(self.epochs, self.lrf)
         return curve(epoch)
 
     def accumulate(self, iteration: int) -> int:
-        """Return the batches per update at an iteration: ramps from 1 during warm-up, rounded half to even."""
+        """Return the number of batches per update at an iteration: it rises from 1 during warm-up."""
         if iteration > self.warmup:
             return full_accumulate(self.batch_size, self.nominal_batch)
         return max(1, round(self._ramp(iteration, 1, self.nominal_batch / self.batch_size)))
@@ -192,7 +193,7 @@ class Schedule:
 
     @cached_property
     def _warmup_updates(self) -> tuple[frozenset[int], int]:
-        """Iterations of the warm-up that update, and the last one of them."""
+        """The warm-up iterations that update the weights, and the last of these."""
         updating, last = set(), -1
         # The run may end within its warm-up, which a slip in `warmup_epochs` makes billions of iterations long.
         for iteration in range(min(self.warmup + 1, self.epochs * self.batches_per_epoch)):
@@ -205,5 +206,5 @@ class Schedule:
         updating, last = self._warmup_updates
         if iteration <= self.warmup:
             return iteration in updating
-        # The accumulation is constant from here on, so updates come at a fixed distance.
+        # After warm-up, accumulation is constant, so updates come at fixed intervals.
         return (iteration - last) % full_accumulate(self.batch_size, self.nominal_batch) == 0

@@ -1,7 +1,7 @@
-"""Everything a training step changes: weights, their moving average, optimizer moments, counters.
+"""The state that a training step updates: weights, their moving average, optimizer moments, counters.
 
-All arrays are parameters or buffers of modules, so that any number of compiled graphs and the eager step share them,
-and a checkpoint is one flat mapping from name to array.
+All arrays are parameters or buffers of modules, so that the eager step and any number of compiled graphs share them,
+and a checkpoint is a flat mapping from names to arrays.
 """
 
 import hashlib
@@ -25,28 +25,28 @@ BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2
 """Parameter groups in YOLOv5's order: biases, weights with decay, weights of normalisation layers."""
 
 LOSS_SCALE_START, LOSS_SCALE_GROWTH_INTERVAL = 65536.0, 2000
-"""Dynamic loss scale as PyTorch's GradScaler: halved by an overflow, doubled after 2000 good updates."""
+"""Dynamic loss scale as in PyTorch's GradScaler: halved after an overflow, doubled after 2000 good updates."""
 
 
 @dataclass(frozen=True)
 class Counters:
-    """The scalar part of the state, kept on the host."""
+    """The scalar part of the state, on the host."""
 
     updates: int = 0
-    """Optimizer updates applied so far; also the count behind the EMA ramp and Adam's bias correction."""
+    """Optimizer updates applied so far; the EMA decay and Adam's bias correction depend on it."""
     skipped: int = 0
-    """Updates left out because a gradient was not finite."""
+    """Updates skipped because a gradient was not finite."""
     pending_decay: float = 1.0
-    """EMA decay still to be applied to the running statistics; 1 when there is none."""
+    """EMA decay not yet applied to the running statistics; 1 if nothing is pending."""
     loss_scale: float = 1.0
     good_updates: int = 0
     """Updates since the loss scale last changed."""
     skipped_in_row: int = 0
-    """Updates left out since the last one that was applied."""
+    """Consecutive updates skipped since the last one that was applied."""
 
 
 def parameter_groups(network: Any) -> dict[str, int]:
-    """Return the group of each parameter, as YOLOv5 sorts them: by the name `bias`, then by the kind of module."""
+    """Return the group of each parameter as in YOLOv5: by the name `bias`, then by the type of its module."""
     groups: dict[str, int] = {}
     norms = (flow.nn.BatchNorm2d, flow.nn.BatchNorm1d, flow.nn.LayerNorm, flow.nn.GroupNorm)
     for prefix, module in network.named_modules():
@@ -62,19 +62,19 @@ def parameter_groups(network: Any) -> dict[str, int]:
 
 
 def frozen_layers(freeze: Sequence[int]) -> tuple[int, ...]:
-    """Return the layers that `--freeze` names: one number n means the first n, several are taken as they are."""
+    """Return the layers to freeze: one number n means the first n layers, several numbers are layer indices."""
     return tuple(freeze) if len(freeze) > 1 else tuple(range(freeze[0] if freeze else 0))
 
 
 class TrainingState(flow.nn.Module):
-    """Network, moving average and optimizer arrays, with the counters beside them.
+    """The network, its moving average, the optimizer's arrays and the counters.
 
     Args:
         network: the network to train; its parameters are updated in place.
-        average: a second instance of the same network; holds the moving average and is used for validation.
+        average: a second instance of the same network, which holds the moving average and is used for validation.
         rule: "sgd", "adam" or "adamw".
-        freeze: layers (`model.N`) whose parameters stay as they are.
-        placement: where the tensors of both networks are.
+        freeze: indices N of the layers `model.N` that are not trained.
+        placement: placement of both networks' tensors.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class TrainingState(flow.nn.Module):
     ) -> None:
         super().__init__()
         self._placement = placement
-        self._own_gradients: Tensor | None = None
+        self._local_gradients: Tensor | None = None
         self.network, self.average = network, average
         self.rule = rule
         self.counters = Counters()
@@ -98,8 +98,8 @@ class TrainingState(flow.nn.Module):
         groups = parameter_groups(network)
         trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
         if not trained:
-            raise ValueError(f"--freeze {list(freeze)}: no parameter is left to train; freeze fewer layers")
-        # By groups: of flat tensors each has one stretch.
+            raise ValueError(f"--freeze {list(freeze)}: no parameters left to train; freeze fewer layers")
+        # Sorted by group, so that each group is contiguous in the flat tensors.
         self.trained = tuple(sorted(trained, key=groups.__getitem__))
         self.groups = tuple(groups[name] for name in self.trained)
         self._flat = ("gradient_sum", "first_moment", *(() if rule == "sgd" else ("second_moment",)))
@@ -115,7 +115,7 @@ class TrainingState(flow.nn.Module):
         )
 
     def _copy_weights_to_average(self) -> None:
-        """Start the average as a copy of the network, without gradients."""
+        """Initialise the moving average with the network's weights, without gradients."""
         with flow.no_grad():
             for name, parameter in self.average.named_parameters():
                 parameter.requires_grad_(False)
@@ -124,7 +124,7 @@ class TrainingState(flow.nn.Module):
                 buffer.copy_(member(self.network, name))
 
     def update_state(self) -> UpdateState:
-        """Return the tensors that the update reads and writes."""
+        """Return the tensors that an update reads and writes."""
         return UpdateState(
             parameters=[member(self.network, name) for name in self.trained],
             averages=[member(self.average, name) for name in self.trained],
@@ -134,34 +134,34 @@ class TrainingState(flow.nn.Module):
             second_moment=None if self.rule == "sgd" else self.second_moment,
         )
 
-    def keep_own_gradients(self, own: Tensor) -> None:
-        """Add this rank's partial gradient sums, (n,) in the order of `trained`, to those of batches before.
+    def accumulate_local_gradients(self, own: Tensor) -> None:
+        """Add this rank's gradients, (n,) in the order of `trained`, to those of earlier batches of the same update.
 
-        For batches without an update, where the sum over the ranks is taken once per update. Until then `gradient_sum`
-        knows nothing of them; `flush` brings it up to date.
+        Ranks accumulate locally and are summed once per update. Until then `gradient_sum` does not include these
+        gradients; `flush` adds them.
         """
         with flow.no_grad():
-            # A copy: a graph uses the memory of its results again.
-            self._own_gradients = own.clone() if self._own_gradients is None else self._own_gradients.add_(own)
+            # Copied, because a graph reuses the memory of its outputs.
+            self._local_gradients = own.clone() if self._local_gradients is None else self._local_gradients.add_(own)
 
-    def take_own_gradients(self, own: Tensor) -> Tensor:
-        """Return and reset the partial gradient sums of this batch and those before it."""
-        kept, self._own_gradients = self._own_gradients, None
+    def take_local_gradients(self, own: Tensor) -> Tensor:
+        """Return this rank's accumulated gradients, including those of this batch, and reset them."""
+        accumulated, self._local_gradients = self._local_gradients, None
         with flow.no_grad():
-            return own if kept is None else kept.add_(own)
+            return own if accumulated is None else accumulated.add_(own)
 
     def drop_pending_gradients(self) -> None:
-        """Forget gradients that no update has used yet, as YOLOv5 does at the start of each epoch."""
-        self._own_gradients = None
-        # A copy: OneFlow has no code that fills memory for a GPU newer than 8.9.
+        """Discard gradients that no update has used yet, as YOLOv5 does at the start of each epoch."""
+        self._local_gradients = None
+        # Copied from the host: OneFlow's fill kernel does not support GPUs newer than 8.9.
         with flow.no_grad():
             local_shard(self.gradient_sum).copy_(flow.tensor(np.zeros(tuple(self.gradient_sum.shape), np.float32)))
 
     def flush(self) -> None:
-        """Bring the average up to date for validation or saving.
+        """Bring the moving average up to date for validation or saving.
 
-        Within a graph the running statistics that a call writes can be read only by the next call, so their average
-        lags one update behind; this applies what is pending (the same arithmetic, in the same order).
+        A graph can read the running statistics that it writes only in its next call, so their average lags one update
+        behind. This applies the pending update with the same arithmetic, in the same order.
         """
         if self.counters.pending_decay != 1.0:
             with flow.no_grad():
@@ -171,29 +171,29 @@ class TrainingState(flow.nn.Module):
                 given = (flow.tensor(values).to(average.device) for values in (rows, rows[0]))
                 begin_step(current, average, *given, size=1)
             self.counters = replace(self.counters, pending_decay=1.0)
-        self._join_gradients()
-        self._join_statistics()
+        self._reduce_local_gradients()
+        self._average_statistics()
         self._scatter(self.averaged_statistics, self.average)
 
-    def _join_gradients(self) -> None:
-        """Sum what the ranks have kept apart into `gradient_sum`: a checkpoint does not know how many ranks there are.
+    def _reduce_local_gradients(self) -> None:
+        """Add the sum of all ranks' local gradients to `gradient_sum`.
 
-        A run goes on from there as one that loads the checkpoint does.
+        A checkpoint then does not depend on the number of ranks, and this run continues exactly like one that loads it.
         """
-        if self._own_gradients is None:
+        if self._local_gradients is None:
             return
         with flow.no_grad():
-            summed = self._placement.all_reduce_sum(self._placement.as_partial_sum(self._own_gradients))
+            summed = self._placement.all_reduce_sum(self._placement.as_partial_sum(self._local_gradients))
             local_shard(self.gradient_sum).add_(local_shard(summed))
-        self._own_gradients = None
+        self._local_gradients = None
 
-    def _join_statistics(self) -> None:
-        """Average the statistics over the ranks, where each rank has those of its own images.
+    def _average_statistics(self) -> None:
+        """Average the BatchNorm statistics over the ranks, unless they are synchronised already.
 
-        Running and averaged statistics are linear in those of the batches, so the mean now is what a mean after every
-        batch would have given. Training does not read them.
+        Running statistics and their average are linear in the batch statistics, so averaging once is equivalent to
+        averaging after every batch. Training does not read them.
         """
-        if not self._placement.distributed or all(norm.synchronised for norm in _norms(self.network)):
+        if not self._placement.distributed or all(norm.synchronised for norm in _batch_norms(self.network)):
             return
         with flow.no_grad():
             joined = self._placement.all_reduce_mean(
@@ -208,7 +208,7 @@ class TrainingState(flow.nn.Module):
         return flow.cat([local_shard(member(self.network, name)) for name in self.statistics], dim=0)
 
     def _scatter(self, flat: Tensor, network: Any) -> None:
-        """Copy flat statistics into the buffers of a network."""
+        """Copy the flat statistics into a network's buffers."""
         start, flat = 0, local_shard(flat)
         with flow.no_grad():
             for name in self.statistics:
@@ -225,15 +225,15 @@ class TrainingState(flow.nn.Module):
             yield name, getattr(self, name)
 
     def _parts(self, name: str) -> dict[str, tuple[int, ...]]:
-        """Return the names and shapes of the arrays that a flat tensor is saved as, in order."""
+        """Return the names and shapes of the arrays that a flat tensor is split into when saved, in order."""
         return {f"{name}/{trained}": tuple(member(self.network, trained).shape) for trained in self.trained}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return a copy of all arrays by name; call `flush` first."""
+        """Return copies of all arrays by name; call `flush` first."""
         arrays: dict[str, np.ndarray] = {}
         for name, tensor in self._tensors():
             values = local_shard(tensor).numpy().copy()
-            arrays.update(_cut(values, self._parts(name)) if name in self._flat else {name: values})
+            arrays.update(_split_flat(values, self._parts(name)) if name in self._flat else {name: values})
         return arrays
 
     def digest(self) -> str:
@@ -244,7 +244,7 @@ class TrainingState(flow.nn.Module):
         return digest.hexdigest()
 
     def load_arrays(self, arrays: Mapping[str, np.ndarray], counters: Counters) -> None:
-        """Take over a saved state, in place.
+        """Load a saved state in place.
 
         Raises:
             ValueError: an array is missing or has another shape.
@@ -252,38 +252,38 @@ class TrainingState(flow.nn.Module):
         with flow.no_grad():
             for name, tensor in self._tensors():
                 parts = self._parts(name) if name in self._flat else {name: tuple(tensor.shape)}
-                values = [_saved(arrays, part, shape) for part, shape in parts.items()]
+                values = [_checked_array(arrays, part, shape) for part, shape in parts.items()]
                 joined = np.concatenate([value.reshape(-1) for value in values]).reshape(tuple(tensor.shape))
                 local_shard(tensor).copy_(flow.tensor(joined))
-        self._take_over(counters)
+        self._finish_loading(counters)
 
-    def share(self, counters: Counters) -> None:
-        """Give all ranks what rank 0 has loaded; the counters are known to all."""
+    def broadcast(self, counters: Counters) -> None:
+        """Broadcast rank 0's arrays to all ranks; every rank passes the same counters."""
         self._placement.broadcast_in_place(tensor for _, tensor in self._tensors())
-        self._take_over(counters)
+        self._finish_loading(counters)
 
-    def _take_over(self, counters: Counters) -> None:
-        self._own_gradients = None
+    def _finish_loading(self, counters: Counters) -> None:
+        self._local_gradients = None
         with flow.no_grad():
             flat = flow.cat([local_shard(member(self.average, name)) for name in self.statistics], dim=0)
             local_shard(self.averaged_statistics).copy_(flat)
         self.counters = counters
 
 
-def _cut(values: np.ndarray, parts: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Return the parts of a flat array, as views of it."""
+def _split_flat(values: np.ndarray, parts: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Split a flat array into views of the given shapes."""
     ends = np.cumsum([math.prod(shape) for shape in parts.values()])
     pieces = np.split(values, ends[:-1])
     return {name: piece.reshape(shape) for (name, shape), piece in zip(parts.items(), pieces, strict=True)}
 
 
-def _saved(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _checked_array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name not in arrays:
-        raise ValueError(f"checkpoint lacks {name}; was it written with another model or optimizer?")
+        raise ValueError(f"checkpoint has no {name}; was it written with another model or optimizer?")
     if tuple(arrays[name].shape) != shape:
-        raise ValueError(f"checkpoint has {name} of shape {arrays[name].shape}, this run needs {shape}")
+        raise ValueError(f"checkpoint has {name} of shape {arrays[name].shape}, but this run needs {shape}")
     return arrays[name]
 
 
-def _norms(network: Any) -> list[BatchNorm2d]:
+def _batch_norms(network: Any) -> list[BatchNorm2d]:
     return [module for module in network.modules() if isinstance(module, BatchNorm2d)]

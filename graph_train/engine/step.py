@@ -1,14 +1,14 @@
-"""One training step: images and labels in; loss, gradients and updates of all state; loss parts out.
+"""The training step: forward, backward and the update of all state for one batch.
 
-It is written once, as the forward of a module, and executed in two ways: `EagerStep` calls the module, `GraphStep`
-compiles it into one `oneflow.nn.Graph` for each shape it meets. What changes from step to step enters as small
-tensors, so nothing is compiled again within a run but for a new shape.
+The step is written once, as the forward of a module, and executed in two ways: `EagerStep` calls the module, and
+`GraphStep` compiles it into one `oneflow.nn.Graph` per batch shape. Values that change from step to step are inputs in
+the form of small tensors, so only a new shape causes a compilation.
 
-The host need not wait for a step before it starts the next. How a step ends decides some scalars of the next one, so
-these are sent for both ways, and the device chooses (`kernels.ops.begin_step`).
+The host can start a step before the previous one has finished. Some scalars depend on whether the previous step
+updated the weights, so they are passed for both outcomes and the device selects (`kernels.ops.begin_step`).
 
-Several ranks that accumulate batches are the one exception: there the step has two parts, so that batches without an
-update send no gradients. The first ends with each rank's partial sums, the second begins with their sum over the ranks.
+When several ranks accumulate gradients, the step is split in two, so that batches without an update transfer no
+gradients: the first part ends with each rank's partial sums, the second starts with their sum over the ranks.
 """
 
 import math
@@ -37,47 +37,48 @@ from models.layers import member, plain
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-8
 NO_UPDATE = (math.nan, 0.0)
-"""What `update_parameters` returns for a batch that only accumulates."""
+"""The result of `update_parameters` for a batch that only accumulates gradients."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """The results of a step, read back to the host."""
+    """The result of a step, on the host."""
 
     total: float
-    """Sum of the parts times the batch size: what was differentiated."""
+    """The differentiated loss: the sum of the parts times the batch size."""
     box: float
     objectness: float
     classes: float
     gradient_norm: float
-    """L2 norm of the accumulated gradient before clipping; meaningless where no update was due."""
+    """L2 norm of the accumulated gradient before clipping; NaN if no update was due."""
     updated: bool
     skipped: bool
-    """An update was due and left out, because a gradient was not finite."""
+    """Whether an update was due but skipped because a gradient was not finite."""
 
     @property
     def finite(self) -> bool:
-        """Whether losses and, where an update was due, gradients were."""
+        """Whether the loss and, if an update was due, the gradients are finite."""
         return math.isfinite(self.total) and not self.skipped
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """One graph that was compiled."""
+    """A compiled graph."""
 
     images: tuple[int, ...]
-    """Of the second part of a step: (n,), all gradients."""
+    """Shape of the images; for the second part of a step, (n,), the shape of the flat gradients."""
     labels: tuple[int, ...]
+    """Shape of the labels; () for the second part of a step."""
     seconds: float
 
     def __str__(self) -> str:
-        """Return a text such as 16x3x320x320 T32: the shape of the images, and label slots for each."""
+        """Return for instance "16x3x320x320 T32": the shape of the images and the label capacity per image."""
         slots = f" T{self.labels[1]}" if self.labels else " gradients"
         return "x".join(map(str, self.images)) + slots
 
 
 class _Backward(flow.nn.Module):
-    """The common part of the whole step and its first part: all of it but the update."""
+    """Forward and backward, shared by the whole step and the first part of a split step."""
 
     def __init__(self, state: TrainingState, criterion: Any, placement: Placement) -> None:
         super().__init__()
@@ -87,9 +88,9 @@ class _Backward(flow.nn.Module):
     def _backward(
         self, images: Tensor, labels: Tensor, rows: Tensor, previous: Tensor
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Return losses, total (1,) and parts (3 + n,); gradients of the trained parameters; settings of the update."""
+        """Return the losses, total (1,) and parts (3 + n,); the gradients; the settings of the update."""
         state = self.state
-        # The averages of the statistics are those of the previous step: what a call writes, only the next can read.
+        # Averages the statistics of the previous step: a graph can read what it writes only in its next call.
         current = [plain(member(state.network, name)) for name in state.statistics]
         hyper, scale = begin_step(current, plain(state.averaged_statistics), rows, previous, size=len(HyperIndex))
         maps = [sharded_by_batch(level) for level in state.network.raw_maps(images)]
@@ -100,7 +101,7 @@ class _Backward(flow.nn.Module):
 
 
 class StepModule(_Backward):
-    """The step as a module. Inputs and outputs are tensors only, all shapes are fixed."""
+    """The whole step as a module with tensors of fixed shapes as inputs and outputs."""
 
     def forward(self, images: Tensor, labels: Tensor, rows: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """Run the step.
@@ -108,13 +109,13 @@ class StepModule(_Backward):
         Args:
             images: (B, 3, H, W) uint8 RGB.
             labels: (B, T, 5) float32, class -1 for padding.
-            rows: (2, 19) float32, as `kernels.ops.begin_step` takes them: settings of the update, see
-                `kernels.ops.update.function.hyper_vector`; loss scale times loss factor; share of the new running
-                statistics in the pending EMA update.
-            previous: (2,) float32: outcome of the previous step.
+            rows: (2, 19) float32, one row per outcome of the previous step, see `kernels.ops.begin_step`: settings of
+                the update (`kernels.ops.update.function.hyper_vector`), loss scale times loss factor, and the weight
+                of the new running statistics in the pending EMA update.
+            previous: (2,) float32, the outcome of the previous step.
         Returns:
-            (6 + n,) float32: gradient norm, 1 if the weights were updated; total loss, box, objectness, classes and
-            more of `LossParts.parts`. Then the first two of them again: the outcome, for the next step.
+            Values (6 + n,) float32: gradient norm, 1 if the weights were updated, total loss, and `LossParts.parts`
+            (box, objectness, classes, …). Outcome (2,): the first two values, to pass to the next step.
         """
         losses, gradients, hyper = self._backward(images, labels, rows, previous)
         outcome = _apply(self.state, self._placement.all_reduce_gradients(gradients), hyper)
@@ -122,20 +123,20 @@ class StepModule(_Backward):
 
 
 class BackwardModule(_Backward):
-    """The step's first part, of several ranks: no gradient is sent, no weight changes."""
+    """The first part of a split step: transfers no gradients and updates no weights."""
 
     def forward(self, images: Tensor, labels: Tensor, rows: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the first part; arguments as in `StepModule.forward`.
+        """Run forward and backward; arguments as in `StepModule.forward`.
 
         Returns:
-            (4 + n,) float32: the losses; the settings of the update; the partial gradient sums.
+            The losses (4 + n,) float32; the settings of the update; the partial gradient sums.
         """
         losses, gradients, hyper = self._backward(images, labels, rows, previous)
         return flow.cat(losses, dim=0), hyper, self._placement.partial_gradient_sum(gradients)
 
 
 class UpdateModule(flow.nn.Module):
-    """The step's second part."""
+    """The second part of a split step: sums gradients over the ranks and updates the weights."""
 
     def __init__(self, state: TrainingState, placement: Placement) -> None:
         super().__init__()
@@ -143,10 +144,7 @@ class UpdateModule(flow.nn.Module):
         self._placement = placement
 
     def forward(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:
-        """Sum (n,) gradients over the ranks and update.
-
-        Return (2,) float32: gradient norm, 1 if the weights changed.
-        """
+        """Sum the gradients (n,) over the ranks and update; return gradient norm and 1 if updated, (2,) float32."""
         with flow.no_grad():
             return _apply(self.state, [self._placement.all_reduce_sum(partial_sums)], hyper)
 
@@ -156,7 +154,7 @@ def _apply(state: TrainingState, gradients: list[Tensor], hyper: Tensor) -> Tens
 
 
 def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """Return the gradients; inside a graph, declare the loss first, which makes it a training graph."""
+    """Return the gradients. Inside a graph, register the loss first, which makes it a training graph."""
     internal = flow._oneflow_internal
     if loss.is_lazy:
         internal.nn.graph.AddTensorAsGraphLoss(loss)
@@ -166,7 +164,7 @@ def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
 
 
 class _StepGraph(flow.nn.Graph):
-    """The whole step or a part of it, captured."""
+    """A graph of the whole step or of one part of it."""
 
     def __init__(self, module: Any, *, differentiates: bool = True) -> None:
         super().__init__()
@@ -179,13 +177,13 @@ class _StepGraph(flow.nn.Graph):
 
 @dataclass(frozen=True)
 class StepConfig:
-    """Settings of a step that stay the same for the whole run.
+    """Settings of the step that are constant over a run.
 
     Attributes:
-        weight_decays: of biases, weights and BatchNorm's weights, in the order of `StepSettings.learning_rates`.
-        loss_factor: multiplies the loss, and so the gradients: YOLOv5 takes four times the loss of quad batches.
+        weight_decays: weight decay per parameter group, in the order of `StepSettings.learning_rates`.
+        loss_factor: factor on the loss and so on the gradients; YOLOv5 multiplies the loss of quad batches by four.
         placement: the ranks that share the step.
-        accumulates: some updates add up several batches; several ranks then take the step in two parts.
+        accumulates: whether some updates accumulate several batches; with several ranks, the step is then split in two.
     """
 
     weight_decays: tuple[float, float, float]
@@ -195,11 +193,11 @@ class StepConfig:
 
 
 @dataclass(frozen=True)
-class _Started:
-    """A step whose result is not on the host yet.
+class _PendingStep:
+    """A step that was started and whose result is not on the host yet.
 
     Attributes:
-        values: (6 + n,) as `StepModule` returns them; of a step in two parts (2,), then (4 + n,).
+        values: the (6 + n,) values of `StepModule`; for a split step, the outcome (2,) and the losses (4 + n,).
     """
 
     settings: StepSettings
@@ -207,59 +205,59 @@ class _Started:
 
 
 class TrainStep(ABC):
-    """The training step as the driver calls it, executed op by op (`EagerStep`) or as a graph (`GraphStep`)."""
+    """Interface of the training step, executed op by op (`EagerStep`) or as a graph (`GraphStep`)."""
 
     compiles: bool
-    """Whether each new shape of a batch is compiled at first."""
+    """Whether a new batch shape causes a compilation."""
 
     def __init__(self, state: TrainingState, criterion: Any, config: StepConfig) -> None:
         placement = config.placement
         self.state, self.criterion, self.placement = state, criterion, placement
         self._config = config
         self._scales_loss = state.network.activation_type is ActivationType.FLOAT16
-        self._in_parts = config.accumulates and placement.distributed
-        self._module = (BackwardModule if self._in_parts else StepModule)(state, criterion, placement)
+        self._is_split = config.accumulates and placement.distributed
+        self._module = (BackwardModule if self._is_split else StepModule)(state, criterion, placement)
         self._update_module = UpdateModule(state, placement)
-        self._started: deque[_Started] = deque()
+        self._pending: deque[_PendingStep] = deque()
         self._previous = placement.replicate(np.array(NO_UPDATE, np.float32))
 
     @property
     @abstractmethod
     def compile_seconds(self) -> float:
-        """Seconds spent on compiling so far."""
+        """Seconds spent compiling so far."""
 
     @abstractmethod
     def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
-        """Compile for a shape and reserve its memory, without a step; do nothing if that is not needed."""
+        """Compile for a batch shape and reserve its memory, without taking a step."""
 
     @abstractmethod
     def summary(self) -> str:
-        """Return what was compiled and how often it was used; "" if nothing was."""
+        """Return a line on the compiled graphs and their use; "" if there are none."""
 
     def __call__(self, images: Tensor, labels: Tensor, settings: StepSettings) -> StepResult:
-        """Start a step and finish it."""
+        """Take one step and wait for its result."""
         self.start(images, labels, settings)
         return self.finish()
 
     def start(self, images: Tensor, labels: Tensor, settings: StepSettings) -> None:
-        """Take uint8 (B, 3, H, W) and (B, T, 5) on the device of the state, without waiting for the result.
+        """Start a step on images (B, 3, H, W) uint8 and labels (B, T, 5), without waiting for its result.
 
         Raises:
-            RuntimeError: two steps have been started and not finished.
+            RuntimeError: two steps are pending already.
         """
-        rows = self._rows(settings)
-        values = (self._two_parts if self._in_parts else self._whole_step)(images, labels, rows, settings)
-        self._started.append(_Started(settings, values))
+        rows = self._scalar_rows(settings)
+        values = (self._split_step if self._is_split else self._whole_step)(images, labels, rows, settings)
+        self._pending.append(_PendingStep(settings, values))
 
     def finish(self) -> StepResult:
-        """Wait for the oldest step that was started and not finished, and count it."""
-        started = self._started.popleft()
-        values = np.concatenate([self._on_host(value) for value in started.values]).astype(np.float64)
+        """Wait for the oldest pending step, update the counters and return its result."""
+        pending = self._pending.popleft()
+        values = np.concatenate([self._on_host(value) for value in pending.values]).astype(np.float64)
         norm, _, total, box, objectness, classes = (float(value) for value in values[:6])
         updated = bool(values[1] > 0.5)
-        skipped = started.settings.update and not updated
+        skipped = pending.settings.update and not updated
         self.state.network.count_batch()
-        self.state.counters = self._counters_after(started.settings, updated=updated)
+        self.state.counters = self._counters_after(pending.settings, updated=updated)
         return StepResult(total, box, objectness, classes, norm, updated, skipped)
 
     def _on_host(self, values: Tensor | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -271,25 +269,25 @@ class TrainStep(ABC):
         values, self._previous = self._execute(images, labels, rows, self._previous)
         return [values]
 
-    def _two_parts(
+    def _split_step(
         self, images: Tensor, labels: Tensor, rows: Tensor, settings: StepSettings
     ) -> Sequence[Tensor | npt.NDArray[np.float32]]:
         losses, hyper, partial_sums = self._execute(images, labels, rows, self._previous)
         if not settings.update:
-            self.state.keep_own_gradients(local_shard(partial_sums))
+            self.state.accumulate_local_gradients(local_shard(partial_sums))
             return [np.array(NO_UPDATE, np.float32), losses]
-        own = self.state.take_own_gradients(local_shard(partial_sums))
+        own = self.state.take_local_gradients(local_shard(partial_sums))
         self._previous = self._update(self.placement.as_partial_sum(own), hyper)
         return [self._previous, losses]
 
-    def _rows(self, settings: StepSettings) -> Tensor:
-        """Return the scalars of a step for both outcomes of the step before it, as `StepModule.forward` takes them."""
-        if len(self._started) > 1:
-            raise RuntimeError("two steps have been started; finish the older one first")
+    def _scalar_rows(self, settings: StepSettings) -> Tensor:
+        """Return the step's scalars for both outcomes of the previous step, see `rows` of `StepModule.forward`."""
+        if len(self._pending) > 1:
+            raise RuntimeError("two steps are pending; finish the older one first")
         possible = [self.state.counters] * 2
-        if self._started:
-            possible = [self._counters_after(self._started[0].settings, updated=updated) for updated in (True, False)]
-        scalars = {counters: self._scalars(settings, counters) for counters in possible}  # mostly one
+        if self._pending:
+            possible = [self._counters_after(self._pending[0].settings, updated=updated) for updated in (True, False)]
+        scalars = {counters: self._scalars(settings, counters) for counters in possible}  # usually both are equal
         return self.placement.replicate(np.stack([scalars[counters] for counters in possible]))
 
     def _counters_after(self, settings: StepSettings, *, updated: bool) -> Counters:
@@ -307,38 +305,38 @@ class TrainStep(ABC):
             loss_scale=counters.loss_scale,
             update=settings.update,
         )
-        # The update divides by the loss scale alone, so the factor stays in the gradients.
+        # The update divides by the loss scale only, so the loss factor stays in the gradients.
         others = np.array([counters.loss_scale * self._config.loss_factor, 1.0 - counters.pending_decay], np.float32)
         return np.concatenate([hyper, others])
 
     @abstractmethod
     def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
-        """Run the step, or its first part."""
+        """Run the whole step or its first part."""
 
     @abstractmethod
     def _update(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:
-        """Run the second part."""
+        """Run the second part of a split step."""
 
     def uncovered_ops(
         self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings
     ) -> list[str]:
-        """Return the ops of the step that neither a CUDA kernel of ours nor a copy computes, without executing it."""
+        """Return the step's ops, other than copies, that the plugin has no CUDA kernel for; nothing is executed."""
         self.state.network.train()
         images = self.placement.empty_batch(images_shape, flow.uint8)
         labels = self.placement.empty_batch(labels_shape, flow.float32)
         graph = _StepGraph(self._module)
-        graph.build_graph(images, labels, self._rows(settings), self._previous)
+        graph.build_graph(images, labels, self._scalar_rows(settings), self._previous)
         return uncovered_ops(job_ops(graph._full_job_proto), covered_ops())
 
 
 class EagerStep(TrainStep):
-    """The step, executed op by op."""
+    """A step that is executed op by op."""
 
     compiles = False
     compile_seconds = 0.0
 
     def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
-        """See `TrainStep`: nothing is compiled."""
+        """Do nothing, as nothing is compiled."""
 
     def summary(self) -> str:
         """See `TrainStep`."""
@@ -353,7 +351,7 @@ class EagerStep(TrainStep):
 
 
 class GraphStep(TrainStep):
-    """The step as one graph, compiled at the first batch of each shape and replayed ever after."""
+    """A step that is compiled into a graph at the first batch of each shape and then replayed."""
 
     compiles = True
 
@@ -397,12 +395,12 @@ class GraphStep(TrainStep):
         return self._update_graph(partial_sums, hyper)
 
     def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
-        """See `TrainStep`; a shape that was compiled already costs nothing."""
+        """See `TrainStep`; does nothing for a shape that is compiled already."""
         if (tuple(images_shape), tuple(labels_shape)) in self._graphs:
             return
         images = self.placement.empty_batch(images_shape, flow.uint8)
         labels = self.placement.empty_batch(labels_shape, flow.float32)
-        self._compile(images, labels, self._rows(settings), self._previous)
+        self._compile(images, labels, self._scalar_rows(settings), self._previous)
 
     def _compile(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> _StepGraph:
         self.state.network.train()
@@ -422,26 +420,25 @@ class GraphStep(TrainStep):
 
 
 def _advance(counters: Counters, settings: StepSettings, *, updated: bool, scaled: bool) -> Counters:
-    """Return the counters after a step. A skipped update leaves the EMA alone and, with a loss scale, halves it."""
-    moved = replace(counters, pending_decay=1.0)
+    """Return the counters after a step. A skipped update leaves the EMA unchanged and halves a dynamic loss scale."""
     if not settings.update:
-        return moved
+        return replace(counters, pending_decay=1.0)
     if not updated:
-        smaller = counters.loss_scale / 2 if scaled else counters.loss_scale
         return replace(
-            moved,
+            counters,
+            pending_decay=1.0,
             skipped=counters.skipped + 1,
             skipped_in_row=counters.skipped_in_row + 1,
-            loss_scale=smaller,
+            loss_scale=counters.loss_scale / 2 if scaled else counters.loss_scale,
             good_updates=0,
         )
-    moved = replace(
-        moved,
+    after = replace(
+        counters,
         updates=counters.updates + 1,
         pending_decay=ema_decay(counters.updates + 1),
         good_updates=counters.good_updates + 1,
         skipped_in_row=0,
     )
-    if scaled and moved.good_updates >= LOSS_SCALE_GROWTH_INTERVAL:
-        return replace(moved, loss_scale=moved.loss_scale * 2, good_updates=0)
-    return moved
+    if scaled and after.good_updates >= LOSS_SCALE_GROWTH_INTERVAL:
+        return replace(after, loss_scale=after.loss_scale * 2, good_updates=0)
+    return after

@@ -1,1 +1,1 @@
-"""`--evolve`: hyper-parameter evolution, many short trainings of which only the results are kept."""
+"""Hyper-parameter evolution (`--evolve`): many short trainings, of which only the results are kept."""

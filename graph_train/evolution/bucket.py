@@ -1,7 +1,7 @@
-"""`--bucket`: the table of an evolution also lies in Google Cloud Storage, carried by its own client, `gsutil`.
+"""Synchronisation of an evolution's results with Google Cloud Storage (`--bucket`), by its client `gsutil`.
 
-As in YOLOv5: at the start the bucket's table is taken if it is the longer one; ours is copied there after each
-generation.
+As in YOLOv5, the bucket's table is downloaded at the start if it is longer than the local one, and the local table is
+uploaded after each generation.
 """
 
 import logging
@@ -16,35 +16,32 @@ _TIMEOUT_SECONDS = 120
 
 
 class Bucket:
-    """A place that keeps the files of one evolution: a name, as in the reference, or an address.
-
-    What cannot be copied is told and ends nothing.
-    """
+    """A bucket for the files of an evolution, given by its name or its gs:// URL; failed copies are only logged."""
 
     def __init__(self, name: str) -> None:
         self._url = "gs://" + name.removeprefix("gs://").strip("/")
 
     def fetch(self, file: Path) -> None:
-        """Get the bucket's file of this name if it is longer than ours."""
+        """Download the bucket's file of this name if it is longer than the local one."""
         url = f"{self._url}/{file.name}"
-        size = (_ask("du", url).stdout.split() or ["0"])[0]  # refused where there is none yet
+        size = (_gsutil("du", url).stdout.split() or ["0"])[0]  # fails if there is none yet
         if size.isdigit() and int(size) > (file.stat().st_size if file.exists() else 0):
-            _LOG.info("--bucket: going on with %s", url)
+            _LOG.info("--bucket: continuing with %s", url)
             _copy(url, str(file))
 
     def publish(self, files: Sequence[Path]) -> None:
-        """Copy files there."""
+        """Upload files."""
         _copy(*map(str, files), self._url + "/")
 
 
 def _copy(*places: str) -> None:
-    done = _ask("cp", *places)
+    done = _gsutil("cp", *places)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        _LOG.warning("--bucket: %s cp: %s; the evolution goes on", BUCKET_CLIENT, reason)
+        _LOG.warning("--bucket: %s cp: %s; the evolution continues", BUCKET_CLIENT, reason)
 
 
-def _ask(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def _gsutil(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [BUCKET_CLIENT, *arguments]
     try:
         return subprocess.run(

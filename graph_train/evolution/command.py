@@ -1,4 +1,4 @@
-"""Starts an evolution: many short trainings, each in a process of its own, of which only the results are kept."""
+"""Entry point of `--evolve`."""
 
 import logging
 from dataclasses import replace
@@ -18,23 +18,23 @@ EVOLVE_PROJECT = "runs/evolve"
 
 
 def run_evolution(options: TrainOptions, callbacks: Callbacks) -> EvolutionResult:
-    """Run `--evolve`: many short trainings, each in a process of its own, of which only the results are kept.
+    """Run `--evolve`: many short trainings, each in a separate process, of which only the results are kept.
 
     Raises:
-        ValueError: a callback is registered, which no generation could call.
+        ValueError: a callback is registered, which is not supported.
     """
     registered = [hook for hook in HOOKS if callbacks.listens(hook)]
     if registered:
         raise ValueError(
-            f"callbacks ({', '.join(registered)}) cannot follow an evolution: each generation trains in a process of "
-            "its own; leave callbacks or --evolve out"
+            f"callbacks are not supported with --evolve ({', '.join(registered)}), because each generation trains in a "
+            "separate process; remove them, or --evolve"
         )
     bucket = Bucket(options.run.bucket) if options.run.bucket else None
     base = load_hyperparameters(options.optim.hyp)
     project = EVOLVE_PROJECT if options.run.project == RunOptions.project else options.run.project
     folder = new_run_folder(project, options.run.name, exist_ok=options.run.exist_ok)
     folder.open_log()
-    # As YOLOv5: each generation is validated after its last epoch only, and saves and draws nothing.
+    # As in YOLOv5, a generation is validated only after its last epoch, and saves no checkpoints and plots.
     quiet = replace(options, run=replace(options.run, nosave=True, noval=True, noplots=True, loggers="csv"))
     table, best = folder.path / CSV_NAME, folder.path / YAML_NAME
     try:
@@ -50,7 +50,7 @@ def run_evolution(options: TrainOptions, callbacks: Callbacks) -> EvolutionResul
             seed=options.optim.seed,
             tune_anchors=not options.model.noautoanchor,
             plot=not options.run.noplots,
-            written=lambda: bucket.publish((table, best)) if bucket else None,
+            on_generation=lambda: bucket.publish((table, best)) if bucket else None,
         )
         LOG.info("Best hyper-parameters: train with --hyp %s", result.yaml_file)
         return result
@@ -61,7 +61,7 @@ def run_evolution(options: TrainOptions, callbacks: Callbacks) -> EvolutionResul
 def _with_batch_size(
     options: TrainOptions, hyp: Hyperparameters, folder: RunFolder, *, continued: bool
 ) -> TrainOptions:
-    """Find the batch size of `--batch-size -1`; an evolution that is continued keeps the one found at its start."""
+    """Resolve `--batch-size -1`; a continued evolution uses the batch size found at its start."""
     settings = folder.path / SETTINGS
     if options.optim.batch_size == AUTO_BATCH and continued and settings.exists():
         earlier = load_yaml(settings).data.get("batch_size")

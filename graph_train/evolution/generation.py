@@ -1,9 +1,9 @@
-"""One training of an evolution, in a process of its own: OneFlow keeps the memory of every graph it once compiled.
+"""A training of an evolution, in a separate process because OneFlow does not free compiled graphs.
 
     python -m graph_train.evolution.generation REQUEST
 
-REQUEST is a JSON file: `options` (flags), `hyp` (hyper-parameters), `folder` (of this training), `result`, the file
-that gets the seven results as a JSON list, and `parent`, the process whose death ends this one.
+REQUEST is a JSON file with `options` (flags), `hyp` (hyper-parameters), `folder` (of this training), `result` (the file
+to write the seven results to, as a JSON list) and `parent` (a process id; this process ends with it).
 """
 
 import json
@@ -28,17 +28,17 @@ _POLL_SECONDS = 0.5
 
 
 def train_generation(options: Mapping[str, Any], hyp: Hyperparameters, folder: Path) -> tuple[float, ...]:
-    """Trains in a new process and returns P, R, mAP50, mAP50-95 and the three validation losses; NaN if it diverged.
+    """Train in a new process; return P, R, mAP50, mAP50-95 and three validation losses, or NaN if it diverged.
 
     Args:
         options: flags by name.
-        hyp: what to train with.
-        folder: of the evolution; the training writes into `generation` below it.
+        hyp: the hyper-parameters.
+        folder: the folder of the evolution; the training writes into its subfolder `generation`.
     Raises:
-        ValueError: the training was refused; it has said why.
-        NotSavedError: the disk refused its files; it has said why.
-        KeyboardInterrupt: a signal; the training has ended.
-        RuntimeError: it failed otherwise.
+        ValueError: a user error, which the training has printed.
+        NotSavedError: a file could not be saved; the training has printed which.
+        KeyboardInterrupt: stopped by a signal; the training has ended.
+        RuntimeError: the training failed otherwise.
     """
     request, result = folder / ".request.json", folder / ".result.json"
     content = {
@@ -57,18 +57,18 @@ def train_generation(options: Mapping[str, Any], hyp: Hyperparameters, folder: P
     if code == DivergedError.exit_code:
         return (math.nan,) * len(VALIDATION_KEYS)
     if code == USER_ERROR:
-        raise ValueError("the training of a generation was refused, see the line above")
+        raise ValueError("the training of a generation failed, see the message above")
     if code == NotSavedError.exit_code:
-        raise NotSavedError("a generation could not write its files, see the line above")
+        raise NotSavedError("a generation could not save its files, see the message above")
     if code:
-        raise RuntimeError(f"the training of a generation ended with exit code {code}, see the lines above")
+        raise RuntimeError(f"the training of a generation ended with exit code {code}, see the messages above")
     numbers = tuple(json.loads(result.read_text()))
     result.unlink()
     return numbers
 
 
 def _run(command: Sequence[str]) -> int:
-    """Wait for a command; a signal to this process reaches it too."""
+    """Run a command and forward stop signals to it; return its exit code."""
     process = subprocess.Popen(command)
     with StopRequest() as request:
         while True:
@@ -76,11 +76,11 @@ def _run(command: Sequence[str]) -> int:
                 code = process.wait(_POLL_SECONDS)
                 break
             except subprocess.TimeoutExpired:
-                if request.asked:
+                if request.signal_name:
                     process.send_signal(signal.SIGTERM)
                     code = process.wait()
                     break
-    if request.asked or code == INTERRUPTED:
+    if request.signal_name or code == INTERRUPTED:
         raise KeyboardInterrupt
     return code
 
@@ -108,7 +108,7 @@ def _train(request: Mapping[str, Any]) -> None:
 
 
 def main() -> int:
-    """Entry point of the process."""
+    """Run the process."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     end_with_parent(request["parent"])
     configure_process()

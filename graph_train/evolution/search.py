@@ -1,7 +1,7 @@
-"""Hyper-parameter evolution: each generation trains once with a mutation of the best results so far.
+"""Hyper-parameter evolution: each generation trains once with a mutation of the best hyper-parameters so far.
 
-Table of genes, choice of parents and mutation are YOLOv5's. Every draw comes from (seed, generation), so an evolution
-that was killed continues exactly as it would have gone on; the reference seeds by the clock.
+Genes, selection and mutation are those of YOLOv5. Unlike in YOLOv5, which seeds by the clock, random numbers depend on
+(seed, generation), so that an interrupted evolution continues exactly.
 """
 
 import logging
@@ -30,7 +30,7 @@ _DEFAULT_ANCHORS = 3.0
 
 
 class Gene(NamedTuple):
-    """How strongly a value mutates (0: not at all), and the range it is kept in."""
+    """Strength of the mutation of a value (0 disables it), and its range."""
 
     gain: float
     low: float
@@ -68,25 +68,25 @@ GENES: Mapping[str, Gene] = {
     "mixup": Gene(1, 0.0, 1.0),
     "copy_paste": Gene(1, 0.0, 1.0),
 }
-"""The reference's table."""
+"""YOLOv5's table."""
 
 
 def gene_names(*, tune_anchors: bool) -> tuple[str, ...]:
-    """Columns of `evolve.csv` after the results; the anchor count comes last, and not at all with --noautoanchor."""
+    """Return the columns of `evolve.csv` after the results; `anchors` is last, and absent with --noautoanchor."""
     names = tuple(part.name for part in fields(Hyperparameters) if part.name != "anchors")
     return (*names, "anchors") if tune_anchors else names
 
 
 def constrained(values: Mapping[str, float]) -> dict[str, float]:
-    """Values inside the range of their gene, rounded to 5 decimals and to the 5 digits that the table can hold."""
+    """Clip values to the ranges of their genes, and round them to 5 decimals and to the table's 5 digits."""
     limited = {name: min(max(value, GENES[name].low), GENES[name].high) for name, value in values.items()}
     return {name: float(f"{round(value, 5):.5g}") for name, value in limited.items()}
 
 
 def choose_parent(table: _Array, rule: ParentRule, rng: np.random.Generator) -> _Array:
-    """Return a row to mutate, from the up to five best of `table` (generations, columns).
+    """Return the row to mutate, from the five best rows of `table` (generations, columns).
 
-    `single` draws one of them, the fitter the likelier; `weighted` averages them with the same weights.
+    `single` draws one of them with probabilities by fitness; `weighted` averages them with these weights.
     """
     order = np.argsort(-fitness(table), kind="stable")[:_PARENTS]
     best = table[order]
@@ -98,13 +98,13 @@ def choose_parent(table: _Array, rule: ParentRule, rng: np.random.Generator) -> 
 
 
 def mutation_factors(gains: _Array, rng: np.random.Generator) -> _Array:
-    """Factors on the genes, 0.3 … 3 and most of them near 1, at least one of them not 1.
+    """Draw factors in [0.3, 3] for the genes, of which at least one is not 1.
 
     Raises:
-        ValueError: no gene may mutate.
+        ValueError: all gains are 0.
     """
     if not gains.any():
-        raise ValueError("every mutation gain is 0: nothing would ever change")
+        raise ValueError("all mutation gains are 0")
     factors = np.ones_like(gains)
     while (factors == 1).all():
         chosen = rng.random(len(gains)) < _MUTATION_CHANCE
@@ -114,13 +114,13 @@ def mutation_factors(gains: _Array, rng: np.random.Generator) -> _Array:
 
 
 class EvolveTable:
-    """`evolve.csv`: results and genes of every generation, one row each, padded like the reference's."""
+    """`evolve.csv`: results and genes of each generation, in YOLOv5's format."""
 
     def __init__(self, folder: Path, genes: Sequence[str]) -> None:
-        """Open the table of a folder; the row that a kill cut off is dropped.
+        """Read the table in a folder, if there is one; drop an incomplete last row.
 
         Raises:
-            ValueError: the file has other columns, such as those of a run with another --noautoanchor.
+            ValueError: the file has other columns, for instance because --noautoanchor differs.
         """
         self._path, self._yaml = folder / CSV_NAME, folder / YAML_NAME
         self.genes = tuple(genes)
@@ -130,11 +130,11 @@ class EvolveTable:
             self._read()
 
     def _read(self) -> None:
-        # What follows the last end of a line was cut off, wherever it was cut.
+        # Anything after the last line break is incomplete.
         lines = self._path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
         if lines and [cell.strip() for cell in lines[0].split(",")] != [*VALIDATION_KEYS, *self.genes]:
             raise ValueError(
-                f"{self._path}:1: columns of another evolution; use another --name, or --noautoanchor as before"
+                f"{self._path}:1: has the columns of another evolution; use another --name, or --noautoanchor as before"
             )
         width, rows = self.rows.shape[1], []
         for number, line in enumerate(lines[1:], start=2):
@@ -143,24 +143,24 @@ class EvolveTable:
             except ValueError:
                 rows.append([])
             if len(rows[-1]) != width:
-                raise ValueError(f"{self._path}:{number}: not a row of {width} numbers; repair or remove the file")
+                raise ValueError(f"{self._path}:{number}: not a row of {width} numbers; fix or remove the file")
         self.rows = np.array(rows).reshape(-1, width)
         write_atomically(self._path, "\n".join([self._header, *map(_csv_line, self.rows.tolist()), ""]))
 
     def append(self, results: Sequence[float], values: Mapping[str, float]) -> None:
-        """Add a generation to `evolve.csv` (on the disk when this returns) and rewrite `hyp_evolve.yaml`."""
+        """Append a generation to `evolve.csv`, synced to the disk, and rewrite `hyp_evolve.yaml`."""
         row = [*results, *(values[name] for name in self.genes)]
         line = _csv_line(row)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(f"{self._header}\n{line}\n" if file.tell() == 0 else f"{line}\n")
             file.flush()
             os.fsync(file.fileno())
-        # What is read back from the file, so that a resumed evolution sees the same digits.
+        # Parsed from the written line, so that a resumed evolution has the same digits.
         self.rows = np.vstack([self.rows, [float(cell) for cell in line.split(",")]])
         self._write_best()
 
     def scored(self) -> _Array:
-        """Return the rows; results that are not finite, from a training that diverged, count as 0."""
+        """Return the rows with non-finite results, of trainings that diverged, replaced by 0."""
         rows = self.rows.copy()
         results = rows[:, : len(VALIDATION_KEYS)]
         results[~np.isfinite(results)] = 0.0
@@ -168,11 +168,11 @@ class EvolveTable:
 
     @property
     def best(self) -> int:
-        """Generation with the highest fitness; the earliest of equals."""
+        """The first generation with the highest fitness."""
         return int(np.argmax(fitness(self.scored())))
 
     def best_values(self) -> dict[str, float]:
-        """Hyper-parameters of the best generation."""
+        """Return the hyper-parameters of the best generation."""
         return dict(zip(self.genes, self.rows[self.best, len(VALIDATION_KEYS) :].tolist(), strict=True))
 
     def _write_best(self) -> None:
@@ -196,12 +196,12 @@ def _csv_line(row: Sequence[float]) -> str:
 def next_generation(
     table: EvolveTable, base: Hyperparameters, *, seed: int, rule: ParentRule = "single"
 ) -> dict[str, float]:
-    """Values to train next: those of `base` first, then mutations; the same for the same (table, seed)."""
+    """Return the next values to train: those of `base` first, then mutations, determined by (table, seed)."""
     generation = len(table.rows)
     if not generation:
         start = base.as_dict() | {"anchors": _DEFAULT_ANCHORS if base.anchors is None else base.anchors}
         return constrained({name: start[name] for name in table.genes})
-    # The constant separates this stream from others that are keyed by the same seed.
+    # The constant separates this random stream from others with the same seed.
     rng = np.random.default_rng((seed, generation, 0xE501))
     parent = choose_parent(table.scored(), rule, rng)[len(VALIDATION_KEYS) :]
     factors = mutation_factors(np.array([GENES[name].gain for name in table.genes]), rng)
@@ -210,7 +210,7 @@ def next_generation(
 
 @dataclass(frozen=True)
 class EvolutionResult:
-    """What an evolution came to."""
+    """The result of an evolution."""
 
     hyp: Hyperparameters
     best_generation: int
@@ -228,41 +228,33 @@ def evolve(
     tune_anchors: bool = True,
     rule: ParentRule = "single",
     plot: bool = True,
-    written: Callable[[], object] = lambda: None,
+    on_generation: Callable[[], object] = lambda: None,
 ) -> EvolutionResult:
-    """Evolves hyper-parameters until `folder` holds the results of `generations` trainings, earlier ones included.
+    """Evolve hyper-parameters until `folder` has the results of `generations` trainings, including earlier ones.
 
     Args:
-        base: where generation 0 starts.
-        train: one training with these hyper-parameters, for the given generation; returns `VALIDATION_KEYS`
-            of its last epoch. An exception ends the evolution; the generations before it are kept.
-        folder: gets `evolve.csv`, `hyp_evolve.yaml`, `evolve.png`.
-        tune_anchors: also evolve the number of anchors; False with --noautoanchor.
-        plot: draw `evolve.png` at the end.
-        written: called when the files hold another generation.
+        base: hyper-parameters of generation 0.
+        train: trains a generation with the given hyper-parameters; returns `VALIDATION_KEYS` of its last epoch.
+        folder: folder for `evolve.csv`, `hyp_evolve.yaml` and `evolve.png`.
+        tune_anchors: whether to evolve the number of anchors; False with --noautoanchor.
+        plot: whether to draw `evolve.png` at the end.
+        on_generation: called after each generation is saved.
 
     Raises:
-        ValueError: no generations, or a folder that holds another evolution.
+        ValueError: `generations` is below 1, or the folder contains a different evolution.
     """
     if generations < 1:
         raise ValueError(f"evolve={generations}: must be at least 1 generation")
     table = EvolveTable(folder, gene_names(tune_anchors=tune_anchors))
     if len(table.rows):
-        _LOG.info("Evolution continues after %d generations", len(table.rows))
+        _LOG.info("Continuing the evolution after %d generations", len(table.rows))
     while len(table.rows) < generations:
-        generation = len(table.rows)
         values = next_generation(table, base, seed=seed, rule=rule)
-        results = train(_hyperparameters(values), generation)
-        table.append(results, values)
-        written()
-        _LOG.info(
-            "Generation %d of %d: fitness %.5g (best %.5g in generation %d)",
-            generation + 1,
-            generations,
-            fitness(table.rows[-1]),
-            fitness(table.scored()[table.best]),
-            table.best + 1,
-        )
+        table.append(train(_hyperparameters(values), len(table.rows)), values)
+        on_generation()
+        best = fitness(table.scored()[table.best])
+        text = "Generation %d of %d: fitness %.5g (best %.5g in generation %d)"
+        _LOG.info(text, len(table.rows), generations, fitness(table.rows[-1]), best, table.best + 1)
     if plot:
         from graph_train.plots.results import plot_evolution
 

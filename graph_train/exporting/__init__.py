@@ -1,1 +1,1 @@
-"""Trained weights as files of other programs; `graph-export`."""
+"""Export of trained weights to other formats; `graph-export`."""

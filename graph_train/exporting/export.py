@@ -1,4 +1,4 @@
-"""Writes trained weights in a form that other programs read."""
+"""The work of `graph-export`: export trained weights to safetensors, PyTorch or ONNX."""
 
 import logging
 from dataclasses import dataclass
@@ -22,8 +22,12 @@ LOG = logging.getLogger("graph_train")
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """One file that was written; `difference` is the largest one between onnxruntime and our own forward pass, of the
-    value above 1 and absolute below, or None for a format that only stores weights."""
+    """An exported file.
+
+    Attributes:
+        difference: for ONNX, the largest difference between onnxruntime's and the network's predictions, see
+            `graph_train.exporting.onnx.check.largest_difference`; None for other formats.
+    """
 
     format: str
     path: Path
@@ -32,17 +36,17 @@ class ExportedFile:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The files that `graph-export` wrote."""
+    """The files written by `graph-export`."""
 
     files: tuple[ExportedFile, ...]
 
 
 def export_weights(options: ExportOptions) -> ExportResult:
-    """Run a whole `graph-export`.
+    """Run `graph-export`.
 
     Raises:
-        ValueError, OSError: a setting or a file that cannot be used, or a block that a format does not know.
-        RuntimeError: onnxruntime does not compute what our network computes; the ONNX file is not written then.
+        ValueError, OSError: a setting or a file is invalid, or a format does not support a layer.
+        RuntimeError: onnxruntime's results differ from the network's; the ONNX file is not written.
     """
     target = _output(options)
     device = select_device(options.device)
@@ -52,11 +56,11 @@ def export_weights(options: ExportOptions) -> ExportResult:
     network = rebuild_network(source, part=options.part)  # type: ignore[arg-type]
     if options.data:
         network.names = list(named_classes(options.data, network.num_classes))
-    # Folding BatchNorm, as ONNX wants it, changes the network: weights are written first.
+    # ONNX last, because it fuses BatchNorm in place.
     for name in sorted(dict.fromkeys(options.include), key=lambda name: name == "onnx"):
-        # Never the name of a file of weights that may lie there: YOLOv5's best.pt, or the input itself.
-        own_name = f"{weights.stem}.onnx" if name == "onnx" else f"{weights.stem}.export.{name}"
-        path = target or weights.with_name(own_name)
+        # Must not overwrite existing weights, such as YOLOv5's best.pt or the input itself.
+        default_name = f"{weights.stem}.onnx" if name == "onnx" else f"{weights.stem}.export.{name}"
+        path = target or weights.with_name(default_name)
         if name == "onnx":
             files.append(_export_onnx(network.to(device), path, options))
         else:
@@ -70,19 +74,19 @@ def export_weights(options: ExportOptions) -> ExportResult:
 
 
 def _output(options: ExportOptions) -> Path | None:
-    """Return the file of `--output`; refuse one that cannot be written, or that the weights are in."""
+    """Return the path of `--output`; refuse one that is not writable, or is the input."""
     if not options.output:
         return None
     path = output_file("--output", options.output)
     if path.resolve() == Path(options.weights).resolve():
-        text = f"--output {options.output}: that is the file of --weights, which would be lost; give another name"
+        text = f"--output {options.output}: would overwrite --weights; give another name"
         raise ValueError(text)
     return path
 
 
 def _export_onnx(network: DetectionModel, path: Path, options: ExportOptions) -> ExportedFile:
-    """Build, check and write an ONNX file."""
-    # Extras: imported only here.
+    """Build, verify and write an ONNX file."""
+    # Optional dependencies.
     import onnxruntime
 
     from graph_train.exporting.onnx.check import TOLERANCE, check_onnx
@@ -101,7 +105,7 @@ def _export_onnx(network: DetectionModel, path: Path, options: ExportOptions) ->
     shapes = ", ".join(f"{value.name} {_shape(value)}" for value in (*model.graph.input, *model.graph.output))
     LOG.info("ONNX opset %d, %d nodes: %s", options.opset, len(model.graph.node), shapes)
     LOG.info(
-        "onnxruntime %s against our own forward pass: largest difference %.1e (allowed %.0e)",
+        "Verified with onnxruntime %s: largest difference %.1e (tolerance %.0e)",
         onnxruntime.__version__,
         difference,
         TOLERANCE,
@@ -119,7 +123,7 @@ def _suppression(options: ExportOptions) -> NmsSettings | None:
 def _image_hw(options: ExportOptions, stride: int) -> tuple[int, int]:
     height, width = (check_image_size(side, stride) for side in (options.imgsz[0], options.imgsz[-1]))
     if (height, width) != (options.imgsz[0], options.imgsz[-1]):
-        LOG.info("--imgsz is raised to %d x %d, multiples of the stride %d", height, width, stride)
+        LOG.info("--imgsz must be a multiple of the stride %d; using %d x %d", stride, height, width)
     return height, width
 
 

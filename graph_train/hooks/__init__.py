@@ -1,1 +1,1 @@
-"""Who else hears of a run: callbacks, and the loggers that are callbacks."""
+"""Callbacks, and the experiment loggers based on them."""

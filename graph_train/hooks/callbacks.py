@@ -1,8 +1,7 @@
-"""Hooks of a training run, under YOLOv5's names, and their isolation: a failing callback never ends a training.
+"""Callbacks of a training run, with YOLOv5's hook names. A failing callback never stops the training.
 
-A callback object inherits `TrainingHooks` and overrides what it needs; a plain function can be registered for one hook.
-Hooks run in the driver's thread, in the order of registration; of several ranks on each. What a run adds, such as
-loggers, listens on rank 0 alone.
+A callback object inherits `TrainingHooks` and overrides the hooks it needs; a function can be registered for a single
+hook. Hooks run in the main thread of every rank, in the order of registration; loggers are registered on rank 0 only.
 """
 
 import contextlib
@@ -20,10 +19,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class TrainingHooks:
-    """Every hook, with the reference's arguments, doing nothing. Arrays and tensors must not be changed."""
+    """Base class of callbacks: all hooks, with YOLOv5's arguments. Arrays and tensors must not be modified."""
 
     def on_pretrain_routine_start(self) -> None:
-        """Run before anything is built; the run folder exists."""
+        """Run before the run is assembled; the run folder exists."""
 
     def on_pretrain_routine_end(self, labels: np.ndarray, names: Sequence[str]) -> None:
         """Run when data and network are ready.
@@ -38,10 +37,10 @@ class TrainingHooks:
         """Run before the first batch of an epoch."""
 
     def on_train_batch_start(self) -> None:
-        """Run before a batch is fetched to the device."""
+        """Run before a batch is moved to the device."""
 
     def optimizer_step(self) -> None:
-        """Run after an iteration whose step updated the weights (the update itself lies inside the compiled step)."""
+        """Run after a step that updated the weights; the update itself is part of the compiled step."""
 
     def on_before_zero_grad(self) -> None:
         """Run right after `optimizer_step`."""
@@ -49,7 +48,7 @@ class TrainingHooks:
     def on_train_batch_end(  # noqa: PLR0917 - the reference's arguments
         self, model: Any, ni: int, imgs: Any, targets: Any, paths: Sequence[str], vals: Sequence[float]
     ) -> None:
-        """Run after a batch. `ni`: iteration over the whole run; `vals`: mean box, objectness and class loss so far."""
+        """Run after a batch. `ni`: iteration of the run; `vals`: mean box, objectness and class loss of the epoch."""
 
     def on_train_epoch_end(self, epoch: int) -> None:
         """Run after the last batch of an epoch, before its validation."""
@@ -61,15 +60,15 @@ class TrainingHooks:
         """Run before a validation batch."""
 
     def on_val_image_end(self, pred: np.ndarray, predn: np.ndarray, path: str, names: Sequence[str], im: Any) -> None:
-        """Run after one image is measured.
+        """Run after each validation image.
 
-        `pred`, `predn`: (n, 6) x1, y1, x2, y2, confidence, class; network and image px.
+        `pred`, `predn`: (n, 6) x1, y1, x2, y2, confidence, class, in px of the network input and of the image.
         """
 
     def on_val_batch_end(  # noqa: PLR0917 - the reference's arguments
         self, batch_i: int, im: Any, targets: Any, paths: Sequence[str], shapes: Any, out: Sequence[np.ndarray]
     ) -> None:
-        """Run after a validation batch. `out`: detections of each image, as `pred` above."""
+        """Run after a validation batch. `out`: detections of each image, like `pred` of `on_val_image_end`."""
 
     def on_val_end(  # noqa: PLR0917 - the reference's arguments
         self,
@@ -84,7 +83,7 @@ class TrainingHooks:
         ap_class: np.ndarray,
         confusion_matrix: np.ndarray,
     ) -> None:
-        """Run after validation; per-class arrays, `nt` labels per class over all classes."""
+        """Run after a validation. Arrays are per class with labels, except `nt`: labels per class, over all classes."""
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
         """Run after an epoch and its validation.
@@ -93,16 +92,16 @@ class TrainingHooks:
         """
 
     def on_model_save(self, last: Path, epoch: int, final_epoch: bool, best_fitness: float, fi: float) -> None:
-        """Run when a checkpoint is complete on the disk."""
+        """Run after a checkpoint is written."""
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
         """Run after the validation of the best weights. `results`: P, R, mAP50, mAP50-95 and the val losses."""
 
     def on_params_update(self, params: Mapping[str, Any]) -> None:
-        """Run when a setting was determined during the run, such as the automatic batch size."""
+        """Run when a setting has been determined, such as the batch size by AutoBatch."""
 
     def teardown(self) -> None:
-        """Run once when the run ends, in whatever way."""
+        """Run at the end of the run, also after a failure."""
 
 
 HOOKS: tuple[str, ...] = tuple(name for name in vars(TrainingHooks) if not name.startswith("_"))
@@ -116,43 +115,43 @@ class _Action:
 
 
 class Callbacks:
-    """The listeners of each hook.
+    """The registered callbacks.
 
-    A callback that raises is reported once (its traceback on level DEBUG), and all hooks of its owner are switched off.
-    `KeyboardInterrupt` and `SystemExit` pass through.
+    If a callback raises, the error is logged once (its traceback at level DEBUG), and all hooks of its owner are
+    disabled. `KeyboardInterrupt` and `SystemExit` are not caught.
     """
 
     def __init__(self) -> None:
         self._actions: dict[str, list[_Action]] = {hook: [] for hook in HOOKS}
         self.failed: list[str] = []
-        """Owners that were switched off."""
+        """Owners that were disabled."""
         self.stop_training = False
-        """A callback may set this: the run saves and ends after the current batch."""
+        """A callback may set this to stop the run, which saves its state, after the current batch."""
 
     def add(self, hooks: TrainingHooks, name: str = "") -> None:
-        """Register every hook that the object's class overrides; `name` is what reports call it."""
+        """Register all hooks that the object's class overrides; `name` is used in messages."""
         owner = name or type(hooks).__name__
         for hook in HOOKS:
             if getattr(type(hooks), hook) is not getattr(TrainingHooks, hook):
                 self._actions[hook].append(_Action(owner, getattr(hooks, hook)))
 
     def register_action(self, hook: str, name: str = "", callback: Callable[..., object] | None = None) -> None:
-        """Register one function, as YOLOv5's method of this name does.
+        """Register a function for a hook, as in YOLOv5.
 
         Raises:
-            ValueError: an unknown hook (with the nearest one), or something that cannot be called.
+            ValueError: the hook is unknown (with the nearest match), or the callback is not callable.
         """
         if hook not in self._actions:
             close = difflib.get_close_matches(hook, HOOKS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(HOOKS)}"
+            hint = f"did you mean {close[0]!r}?" if close else f"known hooks: {', '.join(HOOKS)}"
             raise ValueError(f"unknown hook {hook!r}; {hint}")
         if not callable(callback):
-            raise ValueError(f"hook {hook!r}: {callback!r} cannot be called; give a function")
+            raise ValueError(f"hook {hook!r}: {callback!r} is not callable")
         self._actions[hook].append(_Action(name or getattr(callback, "__qualname__", repr(callback)), callback))
 
     @contextlib.contextmanager
     def run_scope(self) -> Iterator[None]:
-        """Limit what is registered inside to one run; nothing is left of the run before."""
+        """Unregister callbacks added in this context at its end, and reset the state of an earlier run."""
         registered = {hook: tuple(actions) for hook, actions in self._actions.items()}
         self.failed.clear()
         self.stop_training = False
@@ -163,26 +162,26 @@ class Callbacks:
                 self._actions[hook] = [action for action in actions if action.owner not in self.failed]
 
     def listens(self, hook: str) -> bool:
-        """Return whether anybody listens to this hook; lets the driver skip what only a listener would need."""
+        """Return whether a hook has callbacks, so that work that only they need can be skipped."""
         return bool(self._actions[hook])
 
     def run(self, hook: str, *args: Any, **kwargs: Any) -> None:
-        """Call all listeners of a hook."""
+        """Call all callbacks of a hook."""
         for action in tuple(self._actions[hook]):
             if action.owner in self.failed:
                 continue
             try:
                 action.call(*args, **kwargs)
-            except Exception as error:  # whatever a callback does wrong, the training goes on
-                self._switch_off(action.owner, hook, error)
+            except Exception as error:  # a failing callback must not stop the training
+                self._disable(action.owner, hook, error)
 
-    def _switch_off(self, owner: str, hook: str, error: Exception) -> None:
+    def _disable(self, owner: str, hook: str, error: Exception) -> None:
         self.failed.append(owner)
         for actions in self._actions.values():
             actions[:] = [action for action in actions if action.owner != owner]
         reason = " ".join(str(error).split()) or "no message"
         _LOG.error(
-            "Callback %s failed in %s and is switched off (%s: %s); training goes on",
+            "Callback %s failed in %s and is disabled (%s: %s); training continues",
             owner,
             hook,
             type(error).__name__,

@@ -1,7 +1,7 @@
-"""Where a run's numbers go besides `results.csv`: TensorBoard (built in), Weights & Biases and MLflow (extras).
+"""Experiment loggers: TensorBoard (built in), Weights & Biases and MLflow (extras).
 
-Each logger is a `TrainingHooks`; what it does wrong switches it off and nothing else. One that was asked for and cannot
-start is refused before the run begins.
+Each logger is a `TrainingHooks`, and a failure disables only that logger. A logger that cannot start is an error before
+the run begins.
 """
 
 import importlib
@@ -21,26 +21,26 @@ from kernels.host.files import write_atomically
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 BEST_KEYS = ("best/epoch", "best/precision", "best/recall", "best/mAP_0.5", "best/mAP_0.5:0.95")
 _PLOT_STEMS = ("results", "confusion_matrix", "F1_curve", "PR_curve", "P_curve", "R_curve")
-_MOST_BOX_IMAGES = 16
+_MAX_BOX_IMAGES = 16
 _MLFLOW_VALUE_CHARACTERS = 500
 _MLFLOW_LAST = "metrics/fitness"
-"""What is logged last of each epoch: where it is, all is."""
+"""The last metric logged for an epoch; if it exists, the epoch is complete."""
 
 
 @dataclass(frozen=True)
 class RunDescription:
-    """The description of a run for its loggers."""
+    """Information about a run for its loggers."""
 
     folder: Path
     settings: Mapping[str, Any]
     """Flags and hyper-parameters by name."""
     first_epoch: int | None = None
-    """The epoch that a resumed run goes on with; None in a new run."""
+    """First epoch of a resumed run; None for a new run."""
     entity: str = ""
     bbox_interval: int = -1
-    """Epochs between logged validation images with boxes; -1 logs none."""
+    """Epochs between logged validation images with boxes; -1 disables them."""
     dataset_files: Sequence[Path] = field(default_factory=tuple)
-    """Files of the data set to upload; empty for none."""
+    """Data set files to upload."""
 
 
 def _plots(folder: Path) -> list[Path]:
@@ -51,25 +51,25 @@ def _import_extra(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"package {module!r} is missing ({error}): {install_command(extra)}") from error
+        raise ValueError(f"package {module!r} is not installed ({error}): {install_command(extra)}") from error
 
 
 class TensorBoardLogger(TrainingHooks):
-    """Curves of every epoch under the reference's names, and the plots at the end."""
+    """TensorBoard: curves with YOLOv5's names, and the plots at the end."""
 
     def __init__(self, run: RunDescription) -> None:
         self._run = run
         self._events = EventFile(run.folder, run.first_epoch)
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
-        """Log one point per curve."""
+        """Log the values of an epoch."""
         for key, value in zip(RESULT_KEYS, vals, strict=True):
             self._events.scalar(key, value, epoch)
         self._events.scalar("metrics/fitness", fi, epoch)
         self._events.flush()
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
-        """Log the plots that the run wrote."""
+        """Log the plots."""
         for path in _plots(self._run.folder):
             self._events.png(path.stem, path.read_bytes(), epoch)
         self._events.flush()
@@ -80,10 +80,10 @@ class TensorBoardLogger(TrainingHooks):
 
 
 class WandbLogger(TrainingHooks):
-    """Weights & Biases: curves, best results, validation images with boxes, plots, the best weights as an artifact.
+    """Weights & Biases: curves, best results, validation images with boxes, plots, and the best weights as artifact.
 
-    `WANDB_MODE=offline` keeps everything in the run folder. A resumed run continues the same one: `wandb_id.txt` holds
-    its id.
+    `WANDB_MODE=offline` keeps everything in the run folder. A resumed run continues the W&B run whose id is in
+    `wandb_id.txt`.
     """
 
     def __init__(self, run: RunDescription) -> None:
@@ -108,13 +108,13 @@ class WandbLogger(TrainingHooks):
             resume="allow" if previous else None,
             config=dict(run.settings),
         )
-        # W&B's own count of steps only grows: what a resumed run repeats would be dropped, or come too late.
+        # W&B's own step counter only increases, so values repeated by a resumed run would be dropped.
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
         write_atomically(id_file, f"{self._run.id}\n")
 
     def on_pretrain_routine_end(self, labels: np.ndarray, names: Sequence[str]) -> None:
-        """Log the data set as an artifact, if asked for."""
+        """Log the data set as an artifact, if requested."""
         if self._description.dataset_files:
             artifact = self._wandb.Artifact(f"run_{self._run.id}_dataset", type="dataset")
             for path in self._description.dataset_files:
@@ -122,13 +122,13 @@ class WandbLogger(TrainingHooks):
             self._run.log_artifact(artifact)
 
     def on_train_epoch_end(self, epoch: int) -> None:
-        """Remember the epoch whose validation follows."""
+        """Remember the epoch for its validation."""
         self._epoch, self._images = epoch, []
 
     def on_val_image_end(self, pred: np.ndarray, predn: np.ndarray, path: str, names: Sequence[str], im: Any) -> None:
-        """Keep a few images of this validation with their boxes."""
+        """Collect a few images with their boxes."""
         interval = self._description.bbox_interval
-        if interval < 1 or self._epoch % interval or len(self._images) >= _MOST_BOX_IMAGES:
+        if interval < 1 or self._epoch % interval or len(self._images) >= _MAX_BOX_IMAGES:
             return
         boxes = {
             "predictions": {
@@ -139,7 +139,7 @@ class WandbLogger(TrainingHooks):
         self._images.append(self._wandb.Image(path, boxes=boxes, caption=Path(path).name))
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
-        """Log all curves, and the summary if this epoch is the best."""
+        """Log the values of an epoch, and update the summary if it is the best."""
         values: dict[str, Any] = dict(zip(RESULT_KEYS, vals, strict=True))
         if self._images:
             values["Bounding Box Debugger/Images"] = self._images
@@ -159,7 +159,7 @@ class WandbLogger(TrainingHooks):
             self._run.log_artifact(artifact, aliases=["latest", "best"])
 
     def teardown(self) -> None:
-        """End the W&B run; waits for its uploads."""
+        """Finish the W&B run, waiting for its uploads."""
         self._run.finish()
 
 
@@ -175,9 +175,9 @@ def _wandb_box(row: Sequence[float], names: Sequence[str]) -> dict[str, Any]:
 
 
 class MlflowLogger(TrainingHooks):
-    """MLflow: settings as parameters, curves as metrics, plots and best weights as artifacts.
+    """MLflow: settings as parameters, curves as metrics, plots and the best weights as artifacts.
 
-    `MLFLOW_TRACKING_URI` says where; without it, `mlruns` in the folder above the run's.
+    The tracking server is `MLFLOW_TRACKING_URI`, by default the folder `mlruns` next to the run folder.
     """
 
     def __init__(self, run: RunDescription) -> None:
@@ -206,14 +206,14 @@ class MlflowLogger(TrainingHooks):
             self._client.log_param(self._id, key, str(value)[:_MLFLOW_VALUE_CHARACTERS])
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
-        """Log one point per curve; MLflow's names may not hold a colon."""
-        if epoch in self._logged:  # by the run that this one goes on with; points cannot be replaced
+        """Log the values of an epoch; colons, which MLflow does not allow in names, are replaced."""
+        if epoch in self._logged:  # by the run that is resumed; MLflow cannot replace values
             return
         for key, value in (*zip(RESULT_KEYS, vals, strict=True), (_MLFLOW_LAST, fi)):
             self._client.log_metric(self._id, key.replace(":", "-"), float(value), step=epoch)
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
-        """Log plots, the table of all epochs, and the weights."""
+        """Log plots, `results.csv` and the weights."""
         weights = best if best.exists() else last
         for path in (*_plots(self._folder), self._folder / "results.csv", weights):
             if path.exists():
@@ -221,7 +221,7 @@ class MlflowLogger(TrainingHooks):
         self._status = "FINISHED"
 
     def teardown(self) -> None:
-        """End the MLflow run; one that was stopped counts as killed until it is resumed."""
+        """End the MLflow run; a stopped run has the status KILLED until it is resumed."""
         self._client.set_terminated(self._id, self._status)
 
 
@@ -239,18 +239,18 @@ _LOGGERS: Mapping[str, type[TensorBoardLogger] | type[WandbLogger] | type[Mlflow
 
 
 def add_loggers(callbacks: Callbacks, names: Sequence[str], run: RunDescription) -> None:
-    """Start the named loggers and register them.
+    """Start loggers and register them.
 
     Raises:
-        ValueError: an unknown name, a package that is not installed, or a logger that cannot start (no account, no
-            connection …).
+        ValueError: a name is unknown, a package is not installed, or a logger cannot start (no account, no connection
+            …).
     """
     for name in names:
         if name not in _LOGGERS:
-            raise ValueError(f"unknown logger {name!r}; known are {', '.join(get_args(LoggerName))}")
+            raise ValueError(f"unknown logger {name!r}; known loggers: {', '.join(get_args(LoggerName))}")
         try:
             logger = _LOGGERS[name](run)
-        except Exception as error:  # each package has its own; asked for by name, so the user must know at once
+        except Exception as error:  # packages raise various exceptions
             reason = " ".join(str(error).split()).rstrip(".")
-            raise ValueError(f"logger {name!r} cannot start: {reason}; repair that or leave the logger out") from error
+            raise ValueError(f"logger {name!r} cannot start: {reason}; fix this, or remove the logger") from error
         callbacks.add(logger, name)

@@ -1,1 +1,1 @@
-"""The machine under a run: terminal, signals, memory, devices; and how a command ends."""
+"""Process-level services: terminal, signals, memory, devices, exit codes."""

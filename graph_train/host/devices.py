@@ -1,24 +1,24 @@
-"""Which device a run computes on. OneFlow is loaded only to count GPUs: ranks read `--device` before it."""
+"""Selection of the compute device. OneFlow is imported only to count GPUs, because ranks need `--device` before it."""
 
 import os
 from collections.abc import Sequence
 
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
-"""Of the GPUs that this variable lists a process sees those alone, numbered from 0."""
+"""A process sees only the GPUs listed in this variable, numbered from 0."""
 
 
 def gpu_numbers(request: str) -> tuple[int, ...] | None:
-    """Return the GPUs that a text names: "0", "cuda:1" or "2,3"; () for "", the first there is; None for "cpu".
+    """Parse `--device`: GPU numbers for "0", "cuda:1" or "2,3"; () for "" (the first GPU, if any); None for "cpu".
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: `request` is none of these.
     """
     text = request.strip().lower()
     if text == "cpu":
         return None
     numbers = [part.strip() for part in text.removeprefix("cuda:").split(",")] if text else []
     if not all(number.isascii() and number.isdigit() for number in numbers):
-        raise ValueError(f"--device {request!r}: give cpu, or the number of a GPU such as 0")
+        raise ValueError(f"--device {request!r}: must be cpu or the number of a GPU, such as 0")
     return tuple(int(number) for number in numbers)
 
 
@@ -28,23 +28,23 @@ def visible_devices(numbers: Sequence[int]) -> str:
 
 
 def cpu_threads() -> int:
-    """Return the number of threads of this process's CPU kernels: OMP_NUM_THREADS, or the cores it may use.
+    """Return the number of threads of CPU kernels: OMP_NUM_THREADS, or the number of available cores.
 
-    Sums are split by them, so results differ with their number, in the last digits at first.
+    Sums are split over the threads, so results depend on their number: at first in the last digits.
     """
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else len(os.sched_getaffinity(0))
 
 
 def select_device(request: str, local_rank: int | None = None) -> str:
-    """Return OneFlow device for `--device`: "" takes a GPU where there is one; "cpu"; or one CUDA index such as "0".
+    """Return the OneFlow device for `--device`: "" (a GPU if there is one), "cpu", or a GPU number such as "0".
 
     Args:
-        request: the flag.
-        local_rank: of several processes, each with a GPU of its own; the GPUs that `--device 2,3` names are the
-            only visible ones by then, see `graph_train.ranks.team.join`.
+        request: the value of the flag.
+        local_rank: with several processes, the number of this one on its host; each has its own GPU. The GPUs of
+            `--device 2,3` are the only visible ones by then, see `graph_train.ranks.team.join`.
     Raises:
-        ValueError: a GPU that is not there, or several GPUs without the launcher.
+        ValueError: there is no such GPU, or several GPUs are given without a launcher.
     """
     numbers = gpu_numbers(request)
     if numbers is None:
@@ -71,13 +71,13 @@ def _device_of_rank(request: str, numbers: Sequence[int], local_rank: int, count
         return "cpu"
     if local_rank >= count:
         raise ValueError(
-            f"--device {request or repr(request)}: local rank {local_rank} needs a GPU of its own, this host has "
-            f"{count}; start fewer processes here, or use --device cpu"
+            f"--device {request or repr(request)}: local rank {local_rank} needs its own GPU, but this host has "
+            f"{count}; start fewer processes on it, or use --device cpu"
         )
     visible = visible_devices(numbers)
     if numbers and os.environ.get(VISIBLE_DEVICES) != visible:
         raise ValueError(
-            f"--device {request}: the ranks met before it was known; set {VISIBLE_DEVICES}={visible}, or give "
+            f"--device {request}: given after the ranks have joined; set {VISIBLE_DEVICES}={visible}, or call "
             "graph_train.ranks.team.join(devices=…)"
         )
     return f"cuda:{local_rank}"

@@ -1,4 +1,4 @@
-"""Signals of a run: SIGINT and SIGTERM end it, after saving where there is something to save; SIGHUP does not."""
+"""Signal handling: SIGINT and SIGTERM stop a run after saving; SIGHUP does not."""
 
 import ctypes
 import os
@@ -12,10 +12,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies in whatever way; for helpers that work for it alone.
+    """Let the kernel kill this helper process when its parent dies.
 
     Args:
-        parent: its process number; if it is gone already, this process ends at once.
+        parent: the parent's process id; if it is gone already, this process ends at once.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -23,7 +23,7 @@ def end_with_parent(parent: int) -> None:
 
 
 class _Signals:
-    """Context with handlers of its own; those before are put back at the end. Only the main thread may have any."""
+    """Context that installs signal handlers and restores the previous ones; does nothing outside the main thread."""
 
     def __init__(self, handlers: dict[int, Handler]) -> None:
         self._handlers = handlers
@@ -31,12 +31,12 @@ class _Signals:
 
     def __enter__(self) -> Any:
         for number, handler in self._handlers.items():
-            # Whoever started the process with nohup wants SIGHUP ignored altogether.
+            # A process started with nohup ignores SIGHUP altogether.
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             try:
                 self._previous[number] = signal.signal(number, handler)
-            except ValueError:  # not in the main thread: the caller keeps its own handling
+            except ValueError:  # not in the main thread
                 break
         return self
 
@@ -47,30 +47,30 @@ class _Signals:
 
 
 class StopRequest(_Signals):
-    """Context in which SIGINT and SIGTERM set `asked` instead of interrupting, and a second one interrupts at once.
+    """Context in which a first SIGINT or SIGTERM only sets `signal_name`; a second one interrupts at once.
 
-    A closed terminal (SIGHUP) sets `hung_up`: a run that writes a log goes on.
+    SIGHUP (a closed terminal) only sets `hung_up`, because a run with a log file can continue.
     """
 
     def __init__(self) -> None:
-        self.asked = ""
-        self.insisted = False
-        """There was a second signal: nothing may be waited for any more."""
+        self.signal_name = ""
+        self.forced = False
+        """Whether a second signal came, so that nothing may be waited for."""
         self.hung_up = False
         super().__init__({signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGHUP: self._on_hangup})
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked:
-            self.insisted = True
+        if self.signal_name:
+            self.forced = True
             raise KeyboardInterrupt
-        self.asked = signal.Signals(number).name
+        self.signal_name = signal.Signals(number).name
 
     def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
         self.hung_up = True
 
 
 class Interruptible(_Signals):
-    """Context for what has nothing to save yet: SIGTERM ends it as SIGINT does, SIGHUP is ignored."""
+    """Context for work with nothing to save: SIGTERM interrupts like SIGINT, SIGHUP is ignored."""
 
     def __init__(self) -> None:
         super().__init__({signal.SIGTERM: self._stop, signal.SIGHUP: self._ignore})

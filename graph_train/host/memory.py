@@ -1,4 +1,4 @@
-"""How much memory this process takes, and how much of a GPU's is free."""
+"""Memory use of this process, and free memory of a GPU."""
 
 import ctypes
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 
 def resident_bytes() -> int:
-    """Return the bytes of this process that lie in memory now."""
+    """Return this process's resident set size in bytes."""
     return _status("VmRSS")
 
 
 def peak_bytes() -> int:
-    """Return the most bytes of this process that ever lay in memory at once."""
+    """Return this process's peak resident set size in bytes."""
     return _status("VmHWM")
 
 
@@ -28,28 +28,28 @@ class DeviceMemory(NamedTuple):
 
 
 def device_memory(number: int) -> DeviceMemory:
-    """Return the memory of a GPU, over all processes, as its driver tells.
+    """Query a GPU's memory, over all processes, from its driver.
 
     Args:
-        number: of the GPU among those that this process may see.
+        number: index of the GPU among those visible to this process.
     Raises:
-        OSError: there is no driver, or it does not answer.
+        OSError: there is no driver, or a driver call fails.
     """
     driver = ctypes.CDLL("libcuda.so.1")
     device, context = ctypes.c_int(), ctypes.c_void_p()
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    _asked(driver.cuInit(0), "start")
-    _asked(driver.cuDeviceGet(ctypes.byref(device), number), f"find GPU {number}")
-    _asked(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), f"open GPU {number}")
+    _check(driver.cuInit(0), "start")
+    _check(driver.cuDeviceGet(ctypes.byref(device), number), f"find GPU {number}")
+    _check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), f"open GPU {number}")
     try:
-        _asked(driver.cuCtxPushCurrent_v2(context), f"use GPU {number}")
-        _asked(driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)), "measure memory")
+        _check(driver.cuCtxPushCurrent_v2(context), f"use GPU {number}")
+        _check(driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)), "measure memory")
         driver.cuCtxPopCurrent_v2(ctypes.byref(context))
     finally:
         driver.cuDevicePrimaryCtxRelease_v2(device)
     return DeviceMemory(free.value, total.value)
 
 
-def _asked(status: int, what: str) -> None:
+def _check(status: int, action: str) -> None:
     if status:
-        raise OSError(f"the CUDA driver cannot {what}: error {status}")
+        raise OSError(f"the CUDA driver cannot {action}: error {status}")

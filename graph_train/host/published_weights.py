@@ -1,6 +1,6 @@
-"""Weights that others publish: known by name, size and SHA-256, fetched into the user's cache when asked for.
+"""Published pre-trained weights: known by name, size and SHA-256, downloaded into the user's cache on request.
 
-The table is `published_weights.json`. Nothing heavy is imported here: a missing file is told at once.
+They are listed in `published_weights.json`. Imports nothing heavy, so that a missing file is reported at once.
 """
 
 import json
@@ -18,7 +18,7 @@ _TABLE = Path(__file__).with_suffix(".json")
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A weight file that can be fetched."""
+    """A downloadable weight file."""
 
     release: str
     licence: str
@@ -29,7 +29,7 @@ class PublishedFile:
 
 @cache
 def published_files() -> Mapping[str, PublishedFile]:
-    """Return the source of each published file by name."""
+    """Return the published files by name."""
     table = json.loads(_TABLE.read_text())
     return {
         name: PublishedFile(table["release"], table["licence"], table["url"].format(file=name), **facts)
@@ -38,14 +38,14 @@ def published_files() -> Mapping[str, PublishedFile]:
 
 
 def located_weights(weights: str | Path, *, allow_download: bool) -> Path:
-    """Return the weight file behind a path, or behind the name of a published one that is not there.
+    """Return the local path of a weight file; download a published one if it is missing.
 
     Args:
-        weights: a path; a bare name of `published_files()` is looked for in the user's cache too.
-        allow_download: fetch it if it is nowhere.
+        weights: a path. A bare name in `published_files()` is also looked up in the user's cache.
+        allow_download: whether to download a missing published file.
     Raises:
-        FileNotFoundError: no such file; of a published one with where it comes from and under which licence.
-        ValueError: it cannot be fetched, or is not the published file.
+        FileNotFoundError: no such file; for a published file, names its source and licence.
+        ValueError: the download failed, or is not the published file.
         OSError: the cache cannot be written.
     """
     path = Path(weights)
@@ -59,8 +59,8 @@ def located_weights(weights: str | Path, *, allow_download: bool) -> Path:
         return cached
     if not allow_download:
         raise FileNotFoundError(
-            f"{path.name}: no such file here; {ALLOW_DOWNLOAD} fetches the weights of {published.release} "
-            f"({published.bytes / 1e6:.1f} MB, licence {published.licence} or an enterprise one of Ultralytics) from "
+            f"{path.name}: no such file; use {ALLOW_DOWNLOAD} to download the weights of {published.release} "
+            f"({published.bytes / 1e6:.1f} MB, licence {published.licence} or Ultralytics Enterprise) from "
             f"{published.url}"
         )
     make_private_folder(cached.parent)
@@ -75,7 +75,7 @@ def _meant(path: Path) -> str:
 
 
 def _is_sound(file: Path, published: PublishedFile) -> bool:
-    # Imported where it is needed: it takes a third of a second.
+    # Imported here because it takes a third of a second.
     import pooch
 
     return file.stat().st_size == published.bytes and pooch.file_hash(str(file)) == published.sha256
@@ -90,5 +90,5 @@ def _fetch_into_cache(published: PublishedFile, target: Path) -> None:
         raise ValueError(f"{published.url} {error}") from None
     except WrongContentError:
         raise ValueError(
-            f"{published.url} has another SHA-256 than {published.release} was published with: it is not used"
+            f"{published.url} has a different SHA-256 than the published {published.release}; it is not used"
         ) from None

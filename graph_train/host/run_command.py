@@ -1,4 +1,4 @@
-"""Runs a command to its end: one line on what is wrong and what to do, and an exit code that scripts can use."""
+"""Run a command: print errors as one line, and return a meaningful exit code."""
 
 import contextlib
 import logging
@@ -20,14 +20,14 @@ _NO_MEMORY = (
     "can't start new thread",
     "Resource temporarily unavailable",
 )
-"""How libraries say that the system gave them no memory, or no thread."""
+"""Messages of libraries that could not allocate memory or start a thread."""
 
 
 def run_command(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
-    """Run a command and turn what went wrong into a line on stderr and an exit code.
+    """Run a command and convert an exception to a line on stderr and an exit code.
 
-    ValueError and OSError are the user's (2), a `RunEndedError` brings its own code, anything else is ours (1);
-    KeyboardInterrupt gives 130. Output that nobody can read any more is no error.
+    ValueError and OSError are user errors (2), a `RunEndedError` has its own code, KeyboardInterrupt gives 130, and
+    anything else is an internal error (1). A closed output is not an error.
     """
     with steady_output(), _logging_restored():
         return _exit_code(name, command, debug=debug)
@@ -35,7 +35,7 @@ def run_command(name: str, command: Callable[[], int | None], *, debug: bool) ->
 
 @contextlib.contextmanager
 def _logging_restored() -> Iterator[None]:
-    """Undo `show_messages`: a program that calls a command keeps its own handlers."""
+    """Undo `show_messages` at the end, so that a calling program keeps its own handlers."""
     log = logging.getLogger("graph_train")
     handlers, level, propagate = log.handlers[:], log.level, log.propagate
     try:
@@ -65,36 +65,36 @@ def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> 
 
 
 def _unexpected(name: str, error: Exception, *, debug: bool) -> int:
-    """Print what no command foresaw; return its exit code."""
+    """Report an unexpected error; return the exit code."""
     if _is_interruption(error):
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
     if debug:
         traceback.print_exc()
-    if lack := _out_of_memory_message(error):
-        print(f"{name}: {lack}", file=sys.stderr)
+    if message := _out_of_memory_message(error):
+        print(f"{name}: {message}", file=sys.stderr)
         return USER_ERROR
     if not debug:
-        print("(run again with --debug to see where)", file=sys.stderr)
+        print("(use --debug to see the traceback)", file=sys.stderr)
     print(f"{name}: internal error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
     return _code(error)
 
 
 def _is_interruption(error: Exception) -> bool:
-    """Return whether Ctrl-C came while a native module was imported, which makes an ImportError of it."""
+    """Return whether the error is a Ctrl-C during the import of a native module, which turns it into an ImportError."""
     return isinstance(error, ImportError) and "KeyboardInterrupt" in str(error)
 
 
 def _require_current_folder() -> None:
-    """Refuse to start where relative paths mean nothing.
+    """Refuse to start in a deleted folder, where relative paths have no meaning.
 
     Raises:
-        OSError: says what to do.
+        OSError: the current folder does not exist.
     """
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise OSError("the current folder has been deleted; change to another one and start again") from None
+        raise OSError("the current folder has been deleted; change to another folder") from None
 
 
 def _require_docstrings() -> None:
@@ -108,16 +108,16 @@ def _require_docstrings() -> None:
 
 
 def _out_of_memory_message(error: BaseException) -> str:
-    """Return one line if the system gave no more memory or threads, and which limit may be to blame; "" otherwise."""
+    """Return a message if the error is a lack of memory or threads, with the likely limit; "" otherwise."""
     text = one_line(error)
     if not (isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY)):
         return ""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
-        remedy = f"`ulimit -v` allows {limit / 1e9:.1f} GB of addresses: raise it (`ulimit -v unlimited`)"
+        remedy = f"`ulimit -v` is {limit / 1e9:.1f} GB: raise it (`ulimit -v unlimited`)"
     else:
         remedy = "free memory, or allow more threads (`ulimit -u`)"
-    return f"the system gives no more memory or threads ({text}); {remedy}"
+    return f"out of memory or threads ({text}); {remedy}"
 
 
 def _code(error: BaseException | None) -> int:
@@ -129,7 +129,7 @@ def _code(error: BaseException | None) -> int:
 
 
 def show_messages() -> None:
-    """Print the program's messages as they are; for commands without a log file."""
+    """Print log messages to the terminal; for commands without a log file."""
     log = logging.getLogger("graph_train")
     console = TerminalHandler(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
@@ -139,7 +139,7 @@ def show_messages() -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message in one line, with the file that it is about."""
+    """Return an error's message as one line, with the file name for an OSError."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{printable(os.fspath(error.filename))}: {error.strerror}"
     text = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""The terminal: bars and messages share it, and its going away, as a full disk behind it, must not end a run."""
+"""Terminal output that tolerates progress bars, a closed terminal and a full disk."""
 
 import contextlib
 import errno
@@ -10,20 +10,19 @@ from collections.abc import Iterator
 from typing import Any
 
 BAR_FORMAT = "{l_bar}{bar:10}{r_bar}{bar:-10b}"
-"""How all bars look."""
+"""Format of all progress bars."""
 _GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ESTALE}
-"""Nobody will read this stream again; anything else, such as a full disk, may pass."""
+"""Errors of a stream that is gone for good; others, such as a full disk, may be temporary."""
 
 
 class SteadyStream:
-    """A text stream whose writing never fails: what its encoding lacks is escaped; once its reader has gone it leads
-    nowhere."""
+    """A text stream that never fails: unencodable characters are escaped, and output to a closed stream is dropped."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write if possible; return the length of the text in any case."""
+        """Write if possible, and return the length of the text in any case."""
         try:
             try:
                 self._stream.write(text)
@@ -41,38 +40,38 @@ class SteadyStream:
             self._lost(error)
 
     def finish(self) -> None:
-        """Flush; drop text that cannot be written, at which the interpreter would fail when it ends (exit code 120)."""
+        """Flush; drop text that cannot be written, because the interpreter would otherwise exit with code 120."""
         try:
             self._stream.flush()
         except OSError as error:
             self._lost(error)
-            with contextlib.suppress(OSError, ValueError), _to_nowhere(self._stream.fileno()):
+            with contextlib.suppress(OSError, ValueError), _to_devnull(self._stream.fileno()):
                 self._stream.flush()
 
     def _lost(self, error: OSError) -> None:
         if error.errno not in _GONE:
             return
-        # Also for what writes to the descriptor itself: native libraries, and the interpreter when it ends.
+        # Also covers direct writes to the descriptor, by native libraries and by the interpreter at its exit.
         with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, self._stream.fileno())
+            os.close(devnull)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 @contextlib.contextmanager
-def _to_nowhere(descriptor: int) -> Iterator[None]:
-    """Let a descriptor lead to /dev/null for a moment."""
-    kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+def _to_devnull(descriptor: int) -> Iterator[None]:
+    """Redirect a file descriptor to /dev/null temporarily."""
+    saved, devnull = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, descriptor)
+        os.dup2(devnull, descriptor)
         yield
     finally:
-        os.dup2(kept, descriptor)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(saved, descriptor)
+        os.close(saved)
+        os.close(devnull)
 
 
 def open_closed_descriptors() -> None:
@@ -98,7 +97,7 @@ class Nowhere(io.TextIOBase):
 
 @contextlib.contextmanager
 def steady_output() -> Iterator[None]:
-    """Make stdout and stderr steady for a while; a nested use changes nothing."""
+    """Replace stdout and stderr by `SteadyStream`s; nested uses have no effect."""
     open_closed_descriptors()
     before = sys.stdout, sys.stderr
     for name in ("stdout", "stderr"):
@@ -115,10 +114,10 @@ def steady_output() -> Iterator[None]:
 
 
 class TerminalHandler(logging.StreamHandler):
-    """A handler that prints messages above a progress bar, never into it."""
+    """A logging handler that prints messages above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record with the progress bar cleared for the moment."""
+        """Clear the progress bar, print the record, and restore the bar."""
         from tqdm import tqdm
 
         with tqdm.external_write_mode(file=self.stream):
@@ -126,14 +125,14 @@ class TerminalHandler(logging.StreamHandler):
 
 
 class LogFile(logging.FileHandler):
-    """A log whose messages are lost, rather than the run, while its disk is full."""
+    """A log file that drops messages while its disk is full instead of failing."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class's name
-        """Ignore a failed write where the disk is full; show anything else, which is a defect."""
+        """Ignore a failed write; report other errors, which are bugs."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
     def close(self) -> None:
-        """Close the file, whatever of it is on the disk."""
+        """Close the file; ignore a failed flush."""
         with contextlib.suppress(OSError):
             super().close()

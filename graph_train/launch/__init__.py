@@ -1,1 +1,1 @@
-"""How a training starts: a new run, a resumed one, or an evolution."""
+"""Start a new run, resume a saved one, or start an evolution."""

@@ -1,4 +1,4 @@
-"""The start of a run: new (`RunStart.new`) or resumed (`RunStart.resume`), and the same on all ranks."""
+"""The settings and saved state that a run starts from, identical on all ranks."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from graph_train.runs.saved_header import SavedHeader, read_header
 from graph_train.settings.flag_table import dashed
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, WANDB_ONLY, TrainOptions, options_from_flags
-from graph_train.training.assembly import Saved, TrainingRun
+from graph_train.training.assembly import SavedNetwork, TrainingRun
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.setup import Data
 from kernels.host.paths import printable
@@ -39,17 +39,17 @@ _CHANGEABLE_ON_RESUME = (
 
 @dataclass(frozen=True)
 class RunStart:
-    """Settings of a run and, if it is resumed, the state that it continues from."""
+    """Settings of a run and, if it is resumed, the state to continue from."""
 
     options: TrainOptions
     hyp: Hyperparameters
     checkpoint: Checkpoint | None = None
     header: SavedHeader | None = None
-    """That of the checkpoint."""
+    """The parsed header of `checkpoint`; the ranks other than 0 have the header only."""
 
     @classmethod
     def new(cls, folder: RunFolder, options: TrainOptions) -> "RunStart":
-        """Start a new run; its settings are written first, so that it can be resumed from its very beginning.
+        """Start a new run. Its settings are saved at once, so that the run can be resumed before its first checkpoint.
 
         Raises:
             ValueError, OSError: the hyper-parameter file cannot be read, or the folder cannot be written.
@@ -61,10 +61,10 @@ class RunStart:
 
     @classmethod
     def resume(cls, folder: RunFolder, point: ResumePoint, flags: Mapping[str, Any]) -> "RunStart":
-        """Continue the run in a folder; a few flags may differ from the saved ones.
+        """Continue the run in `folder`. `flags` may change only the settings in `_CHANGEABLE_ON_RESUME`.
 
         Raises:
-            ValueError: a damaged file, or a flag that would make it another run.
+            ValueError: a file is damaged, or a flag changes a setting that is fixed for the run.
         """
         checkpoint = load_checkpoint(point.file) if point.file else folder.newest_good()
         header = None
@@ -76,21 +76,21 @@ class RunStart:
         else:
             saved = dict(load_yaml(folder.path / SETTINGS).data)
             hyp = load_hyperparameters(str(folder.path / HYPERPARAMETERS))
-            LOG.info("%s: stopped before its first checkpoint; it starts from the beginning", folder.path)
+            LOG.info("%s: stopped before its first checkpoint; starting from the beginning", folder.path)
         for name in ("name", "exist_ok"):
             if name in flags:
-                raise ValueError(f"{dashed(name)}: a resumed run stays in its folder {folder.path}; leave it out")
-        # Without a checkpoint there is nothing to compare a data set at another place with.
+                raise ValueError(f"{dashed(name)}: a resumed run stays in its folder {folder.path}; remove the flag")
+        # Without a checkpoint there is no fingerprint to compare another data set with.
         changeable = [name for name in _CHANGEABLE_ON_RESUME if checkpoint is not None or name != "data"]
-        options = _changed_options(saved, flags, changeable)
+        options = _resumed_options(saved, flags, changeable)
         if options.optim.evolve:
-            raise ValueError(f"{folder.path}: an evolution; it goes on with its own command and --exist-ok")
+            raise ValueError(f"{folder.path}: this is an evolution; to continue it, repeat its command with --exist-ok")
         folder.set_aside_damaged_best()
         return cls(options, hyp, checkpoint, header)
 
     @classmethod
     def broadcast(cls, start: "RunStart | None", exchange: Exchange) -> "RunStart":
-        """Return rank 0's start on every rank; the other ranks, which pass None, get no arrays of the checkpoint."""
+        """Return rank 0's start on every rank. The other ranks pass None; they receive no checkpoint arrays."""
         if start is not None and exchange.alone:
             return start
         sent = None
@@ -105,12 +105,12 @@ class RunStart:
         return cls(options, Hyperparameters(**received["hyp"]), header=header)
 
     @property
-    def saved_network(self) -> Saved | None:
-        """Network and anchors of the checkpoint."""
-        return None if self.header is None else Saved(self.header.config, self.header.anchors_px)
+    def saved_network(self) -> SavedNetwork | None:
+        """The network configuration and the anchors in the checkpoint."""
+        return None if self.header is None else SavedNetwork(self.header.config, self.header.anchors_px)
 
     def progress(self) -> tuple[Cursor, EarlyStopping]:
-        """Return where the run stands. A finished run that is given more epochs continues, also one stopped early."""
+        """Return the run's position and early-stopping state. A finished run continues if it is given more epochs."""
         stopper = EarlyStopping(self.options.optim.patience)
         if self.header is None:
             return Cursor(), stopper
@@ -120,29 +120,30 @@ class RunStart:
         return cursor, stopper
 
     def check(self, run: TrainingRun, folder: Path) -> None:
-        """Compare data set and threads of a run with those of the checkpoint.
+        """Check that the data set matches the checkpoint, and warn if the number of CPU threads has changed.
 
         Raises:
-            ValueError: another data set, see `_require_same_data_set` and `require_fitting`.
+            ValueError: the data set does not match, see `_require_same_data_set` and `require_compatible_data`.
         """
         if self.header is None:
             return
         _require_same_data_set(run, self.header)
         if run.setup.device == "cpu":
             _warn_of_other_threads(self.header.threads)
-        require_fitting(self.header, run.setup.data, run.train_pipeline.batches_per_epoch, folder)
+        require_compatible_data(self.header, run.setup.data, run.train_pipeline.batches_per_epoch, folder)
 
     def restore(self, run: TrainingRun) -> None:
-        """Load the state of the checkpoint into a run, on all ranks."""
+        """Load the checkpoint's state into `run` on every rank."""
         if self.header is None:
             return
         if self.checkpoint is not None:
             run.state.load_arrays(self.checkpoint.arrays, self.header.counters)
-        run.state.share(self.header.counters)
+        run.state.broadcast(self.header.counters)
         cursor = self.header.cursor
         if cursor.finished or cursor.epoch >= self.options.optim.epochs:
             LOG.info(
-                "All %d epochs are done: only the final validation is repeated; go on with --epochs N", cursor.epoch
+                "All %d epochs are done; repeating the final validation only (use --epochs N to train longer)",
+                cursor.epoch,
             )
         else:
             LOG.info("Resuming at epoch %d, batch %d", cursor.epoch, cursor.next_batch)
@@ -163,27 +164,27 @@ def _warn_of_edits(file: Path, saved: Mapping[str, Any], unless: Sequence[str] =
         )
 
 
-def _changed_options(saved: Mapping[str, Any], flags: Mapping[str, Any], changeable: list[str]) -> TrainOptions:
-    """Return the saved settings with those given flags that a resumed run may change.
+def _resumed_options(saved: Mapping[str, Any], flags: Mapping[str, Any], changeable: list[str]) -> TrainOptions:
+    """Return the saved settings, updated with the flags that a resumed run may change.
 
     Raises:
-        ValueError: another flag differs from the saved settings.
+        ValueError: a flag that must not change differs from the saved settings.
     """
-    kept = {name: value for name, value in saved.items() if name not in PLACE}
+    merged = {name: value for name, value in saved.items() if name not in PLACE}
     given = options_from_flags(**flags).as_flat_dict()
-    asked = set(flags) - {"project", "resume"}
+    to_check = set(flags) - {"project", "resume"}
     if given["batch_size"] == AUTO_BATCH:
-        asked.discard("batch_size")  # the saved one was found by AutoBatch then
-    for name in asked:
-        if name not in changeable and kept.get(name) != given[name]:
+        to_check.discard("batch_size")  # the saved batch size is the one that AutoBatch found
+    for name in to_check:
+        if name not in changeable and merged.get(name) != given[name]:
             raise ValueError(
-                f"{dashed(name)} {given[name]!r} differs from the saved run ({kept.get(name)!r}); a "
+                f"{dashed(name)} {given[name]!r} differs from the saved run ({merged.get(name)!r}); a "
                 f"resumed run may change only {', '.join(dashed(name) for name in changeable)}"
             )
-    kept.update({name: given[name] for name in changeable if name in flags})
-    if "wandb" not in str(kept.get("loggers", "")).split(","):
-        kept.update({name: unused for name, unused in WANDB_ONLY.items() if name not in flags})
-    return options_from_flags(**kept)
+    merged.update({name: given[name] for name in changeable if name in flags})
+    if "wandb" not in str(merged.get("loggers", "")).split(","):
+        merged.update({name: unused for name, unused in WANDB_ONLY.items() if name not in flags})
+    return options_from_flags(**merged)
 
 
 def _header(checkpoint: Checkpoint, path: Path) -> SavedHeader:
@@ -194,35 +195,35 @@ def _header(checkpoint: Checkpoint, path: Path) -> SavedHeader:
 
 
 def _require_same_data_set(run: TrainingRun, header: SavedHeader) -> None:
-    """Allow a data set at another place only if it is the same there.
+    """Allow `--data` to name another location only if the data set there is identical.
 
     Raises:
-        ValueError: `--data` names another one than that of the checkpoint.
+        ValueError: `--data` names a data set other than the checkpoint's.
     """
     given = run.setup.options.data.data
     if given != header.options["data"] and header.data != run.setup.data.fingerprint():
         raise ValueError(
-            f"--data {given}: not the data set of the checkpoint (names, sizes and labels of its images "
-            "differ); a resumed run keeps its data set, which may only lie elsewhere"
+            f"--data {given}: not the data set of the checkpoint (image names, sizes or labels differ); "
+            "a resumed run may move its data set but not replace it"
         )
 
 
-def require_fitting(header: SavedHeader, data: Data, batches: int, folder: Path) -> None:
-    """Compare the data set with the one of the checkpoint; move the cursor into an epoch that has shrunk.
+def require_compatible_data(header: SavedHeader, data: Data, batches: int, folder: Path) -> None:
+    """Compare the data set with the checkpoint's; if an epoch has become shorter, move the cursor to its end.
 
     Args:
-        header: of the checkpoint that the run continues from; its cursor is moved.
-        data: what is there now.
-        batches: of an epoch.
-        folder: of the run.
+        header: the checkpoint's header; its cursor may be moved.
+        data: the data set now.
+        batches: batches per epoch.
+        folder: the run folder.
     Raises:
-        ValueError: another number of classes, or a cursor behind the end of the epoch.
+        ValueError: the number of classes has changed, or the cursor lies beyond an epoch that has not.
     """
     before, now = len(header.class_names), len(data.class_names)
     if before != now:
         raise ValueError(
-            f"{printable(data.dataset.file)}: names {now} classes, the run was started with {before}: resume with the "
-            f"data set as it was, or start a new run: --weights {printable(folder / 'weights' / LAST)}"
+            f"{printable(data.dataset.file)}: {now} classes, but the run was started with {before}; restore the data "
+            f"set, or start a new run with --weights {printable(folder / 'weights' / LAST)}"
         )
     changed = header.data != data.fingerprint()
     if changed:
@@ -230,7 +231,7 @@ def require_fitting(header: SavedHeader, data: Data, batches: int, folder: Path)
     if header.cursor.next_batch > batches:
         if not changed:
             raise ValueError(
-                f"{printable(folder)}: its checkpoint has batch {header.cursor.next_batch} of an epoch of "
+                f"{printable(folder)}: the checkpoint is at batch {header.cursor.next_batch}, but an epoch has "
                 f"{batches}; use an older checkpoint"
             )
         header.cursor.next_batch = batches
@@ -241,8 +242,8 @@ def _warn_of_other_threads(before: int) -> None:
     now = cpu_threads()
     if before not in (0, now):
         LOG.warning(
-            "This run used %d thread%s, now %d: results will differ from an uninterrupted run in the last digits; set "
-            "OMP_NUM_THREADS=%d to continue exactly",
+            "This run used %d CPU thread%s before, now %d; results will differ from an uninterrupted run in the last "
+            "digits (set OMP_NUM_THREADS=%d to continue exactly)",
             before,
             "s" * (before != 1),
             now,

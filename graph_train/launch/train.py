@@ -1,4 +1,4 @@
-"""`graph-train` and `graph_train.train`: from flags to the training loop of a run, on every rank."""
+"""The entry point of `graph-train` and `graph_train.train`: from flags to the training loop, on every rank."""
 
 import contextlib
 import logging
@@ -38,7 +38,7 @@ LOG = logging.getLogger("graph_train")
 
 
 def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | EvolutionResult:
-    """Train on this rank; `graph_train.api.train` documents arguments, result and errors."""
+    """Train on this rank; see `graph_train.api.train` for arguments, result and errors."""
     rank = team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", "")).info
     callbacks = callbacks if callbacks is not None else Callbacks()
     with team.reporting(quiet=not flags.get("debug")), steady_output(), Interruptible():
@@ -55,13 +55,13 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
                     start = RunStart.resume(folder, point, flags) if point else RunStart.new(folder, options)
                 return _run(RunStart.broadcast(start, exchange), folder, callbacks, rank)
         except GracefulStop:
-            # OneFlow's heartbeat would abort the ranks that are left, even rank 0 in its last save: wait for all.
+            # OneFlow aborts all ranks once one is gone, even while rank 0 is still saving, so wait for all of them.
             exchange.all_reduce_max(0)
             raise
 
 
 def _run(start: RunStart, folder: RunFolder, callbacks: Callbacks, rank: RankInfo) -> TrainResult:
-    """Assemble a run, restore its state if it is resumed, and train it."""
+    """Assemble the run, restore its state if it is resumed, and train."""
     if start.header is None:
         start = _with_batch_size(start, folder, callbacks)
     cursor, stopper = start.progress()
@@ -76,58 +76,58 @@ def _run(start: RunStart, folder: RunFolder, callbacks: Callbacks, rank: RankInf
         if rank.main:
             callbacks.add(ReportHooks(trainer, resumed=start.header is not None), "report")
         try:
-            with _labels_plotted_beside(run, folder):
+            with _plotting_labels(run, folder):
                 return trainer.train()
         except OSError as error:
-            # Such as an image that could be read at the start.
-            remedy = f"repair that and go on with: graph-train --resume {printable(folder.path)}"
+            # For instance an image that was readable at the start.
+            remedy = f"fix this and continue with: graph-train --resume {printable(folder.path)}"
             raise OSError(f"{one_line(error)}; {remedy}") from error
     finally:
         run.close()
 
 
-def _labels_plotted_beside(run: TrainingRun, folder: RunFolder) -> contextlib.AbstractContextManager[None]:
-    """Return what draws `labels.jpg` while it is entered, unless the run has no plots."""
+def _plotting_labels(run: TrainingRun, folder: RunFolder) -> contextlib.AbstractContextManager[None]:
+    """Return a context that draws `labels.jpg` in a background process; with --noplots it does nothing."""
     if run.setup.options.run.noplots:
         return contextlib.nullcontext()
-    from graph_train.plots.labels import labels_plotted_beside
+    from graph_train.plots.labels import plotting_labels
 
     data = run.setup.data
-    return labels_plotted_beside(data.train.labels.rows, data.class_names, folder.path / "labels.jpg")
+    return plotting_labels(data.train.labels.rows, data.class_names, folder.path / "labels.jpg")
 
 
 def _checked_options(flags: Mapping[str, Any], rank: RankInfo) -> TrainOptions:
-    """Return the settings that the flags give.
+    """Return the settings given by the flags.
 
     Raises:
-        ValueError: a flag is wrong, or does not fit the number of processes.
+        ValueError: a flag is invalid, or not supported with this number of processes.
     """
     if flags.get("resume") == "":
-        raise ValueError("--resume '': names no run; give a run folder or a checkpoint, or leave the value out")
+        raise ValueError("--resume '': empty; give a run folder or a checkpoint, or use --resume without a value")
     options = options_from_flags(**flags)
     given, local_rank = options.engine.local_rank, rank.local_rank
     if given >= 0 and (rank.alone or given != local_rank):
-        what = "there is one process, without a launcher" if rank.alone else f"the launcher says {local_rank}"
-        raise ValueError(f"--local_rank {given}: only a launcher sets it ({what}); leave it out")
+        reason = "no launcher is in use" if rank.alone else f"the launcher set {local_rank}"
+        raise ValueError(f"--local_rank {given}: reserved for launchers ({reason}); remove the flag")
     if rank.alone:
         return options
     if options.optim.evolve:
-        raise ValueError("--evolve: each generation trains in a process of its own; start it without a launcher")
+        raise ValueError("--evolve: each generation trains in its own process; start it without a launcher")
     if options.optim.batch_size == AUTO_BATCH:
-        raise ValueError("--batch-size -1: measures the memory of one process; with several ranks give a number")
+        raise ValueError("--batch-size -1: not supported with several ranks; give a number")
     if options.optim.batch_size < rank.world:
-        raise ValueError(f"--batch-size {options.optim.batch_size}: {rank.world} ranks need at least an image each")
+        raise ValueError(f"--batch-size {options.optim.batch_size}: must be at least {rank.world}, the number of ranks")
     return options
 
 
 def _check_inputs(options: TrainOptions, rank: RankInfo) -> None:
-    """Refuse a broken file or a missing device before a folder is made.
+    """Check input files and the device before the run folder is created.
 
     Raises:
-        ValueError, OSError: says which.
+        ValueError, OSError: a file is broken, or the device is missing.
     """
     load_hyperparameters(options.optim.hyp)
-    # What is to be fetched is fetched by all ranks together.
+    # With --allow-download, a missing data set is downloaded later, by all ranks together.
     load_dataset(options.data.data, require=() if options.data.allow_download else ("train", "val"))
     if options.model.cfg:
         load_model_spec(options.model.cfg)
@@ -136,7 +136,7 @@ def _check_inputs(options: TrainOptions, rank: RankInfo) -> None:
 
 @contextlib.contextmanager
 def _run_folder(options: TrainOptions, point: ResumePoint | None, rank: RankInfo) -> Iterator[RunFolder]:
-    """Open the run's folder and its log; all ranks but the main one log nothing and write into a temporary folder."""
+    """Open the run folder and its log. Ranks other than 0 log nothing and write into a temporary folder."""
     with contextlib.ExitStack() as stack:
         if not rank.main:
             folder = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graph-train-rank-"))))
@@ -162,18 +162,18 @@ def _routine_events(callbacks: Callbacks) -> Iterator[None]:
 
 
 def _require_same_data(run: TrainingRun) -> None:
-    """Require the same images on all ranks, which shard one plan.
+    """Require the same data set on all ranks, because each takes its shard of one common plan.
 
     Raises:
-        ValueError: this rank has others.
+        ValueError: this rank's data set differs from rank 0's.
     """
     own, exchange = run.setup.data.fingerprint(), run.setup.exchange
     if exchange.broadcast(own) != own:
-        raise ValueError("the data set is not the one that rank 0 has; copy the same files to every host")
+        raise ValueError("the data set differs from rank 0's; copy the same files to every host")
 
 
 def _with_batch_size(start: RunStart, folder: RunFolder, callbacks: Callbacks) -> RunStart:
-    """Find the batch size of `--batch-size -1` and save it, so that a run that starts over has the same."""
+    """Resolve `--batch-size -1` and save the result, so that a run that starts over uses the same batch size."""
     options = with_batch_size(start.options, start.hyp)
     if options is start.options:
         return start
@@ -182,15 +182,15 @@ def _with_batch_size(start: RunStart, folder: RunFolder, callbacks: Callbacks) -
     return replace(start, options=options)
 
 
-def _listed(values: Mapping[str, Any]) -> str:
+def _key_values(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _describe(run: TrainingRun, folder: RunFolder, callbacks: Callbacks, *, first_epoch: int | None) -> None:
-    """Report what will be trained: to the terminal, as files in the folder, to loggers."""
+    """Describe the run in the log, in the run folder and to the experiment loggers."""
     options, data = run.setup.options, run.setup.data
-    LOG.info("Settings: %s", _listed(options.as_flat_dict()))
-    LOG.info("Hyper-parameters: %s", _listed(run.setup.hyp.as_dict()))
+    LOG.info("Settings: %s", _key_values(options.as_flat_dict()))
+    LOG.info("Hyper-parameters: %s", _key_values(run.setup.hyp.as_dict()))
     LOG.info("%s", measure(run.state.network, run.setup.image_px))
     problems = (*data.train.problems, *data.val.problems)
     if problems:

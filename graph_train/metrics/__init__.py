@@ -1,1 +1,1 @@
-"""How good detections are: overlap, precision, recall, average precision, confusion."""
+"""Detection metrics: IoU, precision, recall, average precision, confusion matrix."""

@@ -1,6 +1,6 @@
-"""Precision, recall and average precision of detections, as YOLOv5 computes them.
+"""Precision, recall and average precision of detections, as in YOLOv5.
 
-Pure NumPy functions of arrays; the walk over a data set is in `validation`.
+Pure functions of NumPy arrays; `graph_train.validation` applies them to a data set.
 """
 
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10, dtype=np.float32)
-"""(10,) the IoU levels of mAP50-95; the first one is that of mAP50."""
+"""(10,) the IoU thresholds of mAP50-95; the first is that of mAP50."""
 
 Interpolation = Literal["continuous", "coco"]
-"""How a precision-recall curve is read at 101 recalls: linearly between points (YOLOv5), or at the next one (COCO)."""
+"""Sampling of a precision-recall curve at 101 recalls: linear interpolation (YOLOv5), or the next point (COCO)."""
 
 _CURVE_POINTS = 1000
 _TINY = 1e-16
 
 
 def pairwise_iou(first_xyxy: Array, second_xyxy: Array, *, eps: float = 1e-7) -> Array:
-    """Return (a, b) IoU of every pair of corners (a, 4) and (b, 4) in one unit.
+    """Return the IoU (a, b) of all pairs of boxes x1, y1, x2, y2, (a, 4) and (b, 4), in the same unit.
 
-    `eps` gives two boxes without area 0.
+    With `eps`, the IoU of two boxes without area is 0.
     """
     a, b = first_xyxy[:, None], second_xyxy[None]
     sides = np.clip(np.minimum(a[..., 2:4], b[..., 2:4]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
@@ -37,10 +37,10 @@ def _area(boxes_xyxy: Array) -> Array:
 
 
 def match_detections(detections: Array, labels: Array, iou_thresholds: Array = IOU_THRESHOLDS) -> Array:
-    """Return which detections of one image are correct, at each IoU level.
+    """Return which detections of an image are correct at each IoU threshold.
 
-    A detection goes for the label of its class that it overlaps most; of the detections that go for one label the
-    first row is correct, the others are false. Of labels that a detection overlaps equally the last row counts.
+    Each detection is assigned to the label of its class with the largest IoU (on a tie, the last such label). If
+    several detections are assigned to a label, the first of them is correct and the others are false positives.
 
     Args:
         detections: (n, 6) x1, y1, x2, y2, confidence, class; highest confidence first.
@@ -55,22 +55,22 @@ def match_detections(detections: Array, labels: Array, iou_thresholds: Array = I
         return correct
     iou = pairwise_iou(detections[:, :4], labels[:, 1:5])
     iou[detections[:, 5:6] != labels[None, :, 0]] = -1.0
-    favourite = len(labels) - 1 - iou[:, ::-1].argmax(axis=1)
-    overlap = iou[np.arange(len(iou)), favourite]
+    best_label = len(labels) - 1 - iou[:, ::-1].argmax(axis=1)
+    best_iou = iou[np.arange(len(iou)), best_label]
     for level, threshold in enumerate(iou_thresholds):
-        near = np.flatnonzero(overlap >= threshold)
-        _, first = np.unique(favourite[near], return_index=True)
-        correct[near[first], level] = True
+        candidates = np.flatnonzero(best_iou >= threshold)
+        _, first = np.unique(best_label[candidates], return_index=True)
+        correct[candidates[first], level] = True
     return correct
 
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Metrics of the classes that have labels, one row each in rising order of the class number.
+    """Metrics of the classes that have labels, one row per class, sorted by class number.
 
-    `precision`, `recall`, `f1`, `true_positives` and `false_positives` (c,) are taken at IoU 0.5 and at `confidence`,
-    where the smoothed F1 averaged over classes peaks. `ap` (c, t) per IoU level. The curves (c, 1000) run over
-    `confidence_axis` (precision, recall, F1 at IoU 0.5) and over `recall_axis` (precision), both (1000,) from 0 to 1.
+    `precision`, `recall`, `f1`, `true_positives` and `false_positives` (c,) are those at IoU 0.5 and at `confidence`,
+    the threshold with the highest smoothed mean F1. `ap` is (c, t), per IoU threshold. The curves are (c, 1000):
+    precision, recall and F1 at IoU 0.5 over `confidence_axis`, and precision over `recall_axis`, both (1000,), 0 to 1.
     """
 
     classes: Array
@@ -91,29 +91,23 @@ class ClassMetrics:
 
     @property
     def ap50(self) -> Array:
-        """(c,) average precision at the first IoU level."""
+        """(c,) average precision at the first IoU threshold."""
         return self.ap[:, 0]
 
     @property
     def ap50_95(self) -> Array:
-        """(c,) average precision over all IoU levels."""
+        """(c,) average precision, averaged over the IoU thresholds."""
         return self.ap.mean(axis=1)
 
     def means(self) -> tuple[float, float, float, float]:
-        """Return precision, recall, mAP50, mAP50-95 averaged over the classes that have labels.
-
-        They are zeros when there are none.
-        """
+        """Return precision, recall, mAP50 and mAP50-95, averaged over the classes; zeros if there are no classes."""
         if not len(self.classes):
             return 0.0, 0.0, 0.0, 0.0
         columns = (self.precision, self.recall, self.ap50, self.ap50_95)
         return tuple(float(column.mean()) for column in columns)  # type: ignore[return-value]
 
     def maps(self, num_classes: int) -> Array:
-        """Return (num_classes,) mAP50-95 per class.
-
-        A class without labels gets the mean, as YOLOv5's image weights expect.
-        """
+        """Return mAP50-95 per class, (num_classes,); a class without labels gets the mean, as in YOLOv5."""
         values = np.full(num_classes, self.means()[3])
         values[self.classes] = self.ap50_95
         return values
@@ -127,14 +121,12 @@ def metrics_per_class(
     *,
     interpolation: Interpolation = "continuous",
 ) -> ClassMetrics:
-    """Return the average precision and the best working point, from the matched detections of a whole data set.
+    """Compute the metrics of each class from the matched detections of a whole data set.
 
     Args:
-        correct: (n, t) bool of `match_detections`.
-        confidence, predicted_class: (n,).
-        label_class: (m,) class of every label. Detections of classes without any label are not counted anywhere.
-
-    Detections of equal confidence count in the order of their rows.
+        correct: (n, t) bool, from `match_detections`.
+        confidence, predicted_class: (n,); rows of equal confidence keep their order.
+        label_class: (m,) class of every label. Detections of classes without labels are ignored.
     """
     order = np.argsort(-confidence, kind="stable")
     correct, confidence, predicted_class = correct[order], confidence[order], predicted_class[order]
@@ -148,7 +140,7 @@ def metrics_per_class(
             continue
         true = correct[mine].cumsum(axis=0)
         recalls, precisions = true / (count + _TINY), true / np.arange(1, len(true) + 1)[:, None]
-        # Confidence falls along the rows; `interp` wants a rising axis.
+        # `interp` needs increasing x values, but confidence decreases along the rows.
         recall[row] = np.interp(-axis, -confidence[mine], recalls[:, 0], left=0)
         precision[row] = np.interp(-axis, -confidence[mine], precisions[:, 0], left=1)
         for level in range(correct.shape[1]):
@@ -187,13 +179,13 @@ def _at_best_confidence(
 def average_precision(
     recall: Array, precision: Array, interpolation: Interpolation = "continuous"
 ) -> tuple[float, tuple[Array, Array]]:
-    """Return the area under a precision-recall curve, sampled at 101 recalls, and the curve it was taken from.
+    """Return the area under a precision-recall curve, sampled at 101 recalls, and the curve's monotone envelope.
 
-    The curve is extended to recall 0 (precision 1) and recall 1 (precision 0), and its precision is made to fall: at
-    each recall the best precision at this or any greater recall.
+    The curve is extended to recall 0 (precision 1) and recall 1 (precision 0), and the precision at each recall is
+    replaced by the highest precision at this or any greater recall.
 
     Args:
-        recall, precision: (n,) with recall rising.
+        recall, precision: (n,), with increasing recall.
 
     Returns:
         The area, and (recall (n + 2,), precision (n + 2,)).
@@ -203,16 +195,13 @@ def average_precision(
     samples = np.linspace(0, 1, 101)
     if interpolation == "continuous":
         return float(np.trapz(np.interp(samples, recalls, envelope), samples)), (recalls, envelope)
-    # COCO: the first point whose recall is large enough, else 0.
+    # COCO: precision at the first point that reaches the recall, else 0.
     reached = np.searchsorted(recall, samples, side="left")
     return float(np.append(envelope[1:-1], 0.0)[reached].mean()), (recalls, envelope)
 
 
 def smooth(values: Array, fraction: float) -> Array:
-    """Apply a box filter over about `fraction` of the (n,) values, an odd number of them.
-
-    The ends are repeated outwards.
-    """
+    """Apply a box filter of odd width, about `fraction` of the (n,) values; the ends are padded by repetition."""
     width = round(len(values) * fraction * 2) // 2 + 1
     half = np.ones(width // 2)
     padded = np.concatenate((half * values[0], values, half * values[-1]))
@@ -220,16 +209,15 @@ def smooth(values: Array, fraction: float) -> Array:
 
 
 def fitness(results: Array) -> Array:
-    """Return 0.1 mAP50 + 0.9 mAP50-95 of (..., 4+) rows [P, R, mAP50, mAP50-95, …]; the best weights maximise it."""
+    """Return 0.1 mAP50 + 0.9 mAP50-95 of rows (..., 4+) [P, R, mAP50, mAP50-95, …]; the best weights maximise it."""
     return (np.asarray(results)[..., :4] * [0.0, 0.0, 0.1, 0.9]).sum(axis=-1)
 
 
 def best_row(results: Array) -> int:
-    """Return which epoch, of (n, 4+) rows as `fitness` takes them, has the best weights.
+    """Return the epoch with the highest fitness; on a tie the last one, as during training.
 
-    Of equal epochs the last one counts, as in a run.
-
-    Rows of zeros, epochs that were not validated, count less than all others; those with NaN are the next above them.
+    Args:
+        results: (n, 4+), as in `fitness`. Rows of zeros (no validation) rank lowest, then rows with NaN.
     """
     rows = np.asarray(results, np.float64)
     values = np.where(rows.any(axis=1), np.nan_to_num(fitness(rows), nan=-1.0), -2.0)

@@ -1,4 +1,4 @@
-"""Confusion matrix of a detector: which class was found where a class stands, background being one of them."""
+"""Confusion matrix of a detector, with background as an additional class."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ Array = npt.NDArray[Any]
 
 
 class ConfusionMatrix:
-    """A confusion matrix, counted over images.
+    """A confusion matrix, accumulated over images.
 
-    `counts` (nc + 1, nc + 1) int64: row = predicted class, column = true class; the last row holds labels that no
-    detection met, the last column detections that met no label.
+    `counts` is (nc + 1, nc + 1) int64: rows are predicted and columns true classes. The last row counts labels without
+    a detection, and the last column detections without a label.
     """
 
     def __init__(self, num_classes: int, *, conf_thres: float = 0.25, iou_thres: float = 0.45) -> None:
@@ -26,38 +26,38 @@ class ConfusionMatrix:
     def add(self, detections: Array, labels: Array) -> None:
         """Count one image.
 
-        Pairs of detection and label with IoU > iou_thres, of whatever class, are joined from the greatest overlap down:
-        each detection keeps its best label, then each label its best detection. An image in which no pair is joined
-        adds its labels as missed but not its detections as spurious: YOLOv5 counts so, and matrices stay comparable.
+        Detections and labels of any class with IoU > iou_thres are matched: each detection keeps the label with the
+        highest IoU, then each label the detection with the highest IoU. As in YOLOv5, an image without any match adds
+        its labels as missed, but not its detections as false positives.
 
         Args:
-            detections: (n, 6) x1, y1, x2, y2, confidence, class; those with confidence > conf_thres count.
+            detections: (n, 6) x1, y1, x2, y2, confidence, class; those with confidence <= conf_thres are ignored.
             labels: (m, 5) class, x1, y1, x2, y2.
         """
-        found = detections[detections[:, 4] > np.float32(self.conf_thres)]
-        found_class, true_class = found[:, 5].astype(np.int64), labels[:, 0].astype(np.int64)
-        label, detection = _best_pairs(pairwise_iou(labels[:, 1:5], found[:, :4]), self.iou_thres)
-        np.add.at(self.counts, (found_class[detection], true_class[label]), 1)
+        confident = detections[detections[:, 4] > np.float32(self.conf_thres)]
+        predicted_class, true_class = confident[:, 5].astype(np.int64), labels[:, 0].astype(np.int64)
+        label, detection = _match(pairwise_iou(labels[:, 1:5], confident[:, :4]), self.iou_thres)
+        np.add.at(self.counts, (predicted_class[detection], true_class[label]), 1)
         missed = np.delete(true_class, label)
         np.add.at(self.counts, (np.full_like(missed, self.num_classes), missed), 1)
         if not len(label):
             return
-        spurious = np.delete(found_class, detection)
-        np.add.at(self.counts, (spurious, np.full_like(spurious, self.num_classes)), 1)
+        unmatched = np.delete(predicted_class, detection)
+        np.add.at(self.counts, (unmatched, np.full_like(unmatched, self.num_classes)), 1)
 
     def true_and_false_positives(self) -> tuple[Array, Array]:
-        """Return (nc,) correct detections and (nc,) wrong ones per predicted class."""
+        """Return true positives (nc,) and false positives (nc,) per predicted class."""
         correct = self.counts.diagonal()
         return correct[:-1], (self.counts.sum(axis=1) - correct)[:-1]
 
 
-def _best_pairs(iou: Array, threshold: float) -> tuple[Array, Array]:
-    """Return the label and detection numbers of the joined pairs, from (labels, detections) overlaps."""
+def _match(iou: Array, threshold: float) -> tuple[Array, Array]:
+    """Return the label and detection indices of the matched pairs, given IoUs (labels, detections)."""
     label, detection = np.nonzero(iou > threshold)
     order = np.argsort(-iou[label, detection], kind="stable")
     label, detection = label[order], detection[order]
     _, first = np.unique(detection, return_index=True)
-    first.sort()  # back into the order of overlap
+    first.sort()  # back into the order of IoU
     label, detection = label[first], detection[first]
     _, first = np.unique(label, return_index=True)
     return label[first], detection[first]

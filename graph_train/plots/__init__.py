@@ -1,1 +1,1 @@
-"""Pictures of a run. Nothing heavy is imported before a picture is drawn, and no display or global state is used."""
+"""Plots of a run. Plotting libraries are imported on first use; no display and no global state are needed."""

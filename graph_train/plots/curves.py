@@ -1,4 +1,4 @@
-"""Pictures of a validation: curves over recall, confidence and speed, and the confusion matrix."""
+"""Plots of a validation: precision, recall, F1 and speed curves, and the confusion matrix."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ def plot_validation(
 ) -> None:
     """Write `PR_curve.png`, `F1_curve.png`, `P_curve.png`, `R_curve.png` and `confusion_matrix.png` into a folder.
 
-    Without any label the four curves are left out: there is nothing to measure.
+    Without labels, only the confusion matrix is written.
     """
     if len(classes.classes):
         plot_precision_recall(classes, class_names, folder / "PR_curve.png")
@@ -47,10 +47,7 @@ _STEMS = {"F1": "F1", "Precision": "P", "Recall": "R"}
 
 
 def plot_precision_recall(classes: ClassMetrics, class_names: Sequence[str], path: Path) -> None:
-    """Plot precision over recall at IoU 0.5, one line per class and their mean.
-
-    The legend gives the average precisions.
-    """
+    """Plot precision over recall at IoU 0.5, one line per class and their mean, with the AP of each in the legend."""
     figure = new_figure(9, 5.5, f"Precision over recall at IoU 0.5: mAP50 {classes.means()[2]:.3f}")
     axes = figure.subplots()
     labels = [f"{class_names[c]}  {ap:.3f}" for c, ap in zip(classes.classes, classes.ap50, strict=True)]
@@ -64,9 +61,9 @@ def plot_precision_recall(classes: ClassMetrics, class_names: Sequence[str], pat
 
 
 def plot_over_confidence(classes: ClassMetrics, class_names: Sequence[str], quantity: str, path: Path) -> None:
-    """Plot F1, Precision or Recall over the confidence threshold at IoU 0.5, one line per class and their mean.
+    """Plot F1, precision or recall over the confidence threshold at IoU 0.5, one line per class and their mean.
 
-    The confidence at which the table's precision and recall are taken is marked.
+    A marker shows the confidence at which precision and recall are reported.
     """
     curves = {"F1": classes.f1_curve, "Precision": classes.precision_curve, "Recall": classes.recall_curve}[quantity]
     mean, axis = curves.mean(axis=0), classes.confidence_axis
@@ -85,7 +82,7 @@ def plot_over_confidence(classes: ClassMetrics, class_names: Sequence[str], quan
 
 
 def _class_lines(axes: Any, x: Array, curves: Array, categories: Array, labels: Sequence[str]) -> None:
-    """Plot one thin line per class; beyond 20 classes they are grey and not in the legend."""
+    """Plot one thin line per class; with more than 20 classes, in grey and without legend."""
     few = len(categories) <= _NAMED_CURVES
     for category, curve, label in zip(categories, curves, labels, strict=True):
         colour = hex_colour(class_colour(int(category))) if few else "#b8c0ca"
@@ -93,10 +90,7 @@ def _class_lines(axes: Any, x: Array, curves: Array, categories: Array, labels: 
 
 
 def plot_confusion(confusion: ConfusionMatrix, class_names: Sequence[str], path: Path) -> None:
-    """Plot the share of each true class (column) that was found as each class (row).
-
-    Background is what no box belongs to.
-    """
+    """Plot the confusion matrix, normalised per true class (column)."""
     counts = confusion.counts.astype(np.float64)
     shares = counts / (counts.sum(axis=0, keepdims=True) + 1e-9)
     number = len(class_names)
@@ -104,10 +98,10 @@ def plot_confusion(confusion: ConfusionMatrix, class_names: Sequence[str], path:
     title = f"Confusion matrix at confidence {confusion.conf_thres:g}, IoU {confusion.iou_thres:g}"
     figure = new_figure(side * 1.15, side, title)
     axes = figure.subplots()
-    shown = np.where(shares < 0.005, np.nan, shares)  # the rest would only be noise
+    shown = np.where(shares < 0.005, np.nan, shares)  # hide values that would be shown as 0.00
     image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=1)
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
-    bar.set_label("Share of the true class", fontsize=9, color=INK)
+    bar.set_label("Fraction of the true class", fontsize=9, color=INK)
     bar.ax.tick_params(colors=QUIET, labelsize=8, labelcolor=INK)
     bar.outline.set_visible(False)
     if number < _WRITTEN_CELLS:
@@ -133,8 +127,8 @@ def _write_cells(axes: Any, shares: Array, counts: Array, number: int) -> None:
 
 
 def plot_study(points: Mapping[str, Sequence[tuple[int, float, float]]], path: Path) -> None:
-    """Plot one line per set of weights: points are (image size px, inference ms per image, mAP50-95)."""
-    figure = new_figure(9, 5.5, "Accuracy against speed; at the points the image size in px")
+    """Plot one line per weights file; points are (image size in px, inference ms per image, mAP50-95)."""
+    figure = new_figure(9, 5.5, "Accuracy over speed; points are labelled with the image size in px")
     axes = figure.subplots()
     for number, (name, line) in enumerate(points.items()):
         sizes, milliseconds, accuracy = zip(*line, strict=True)

@@ -1,4 +1,4 @@
-"""Images with boxes drawn in, labels or what the network found: single ones, and mosaics of a batch."""
+"""Images with drawn boxes, of labels or detections: single images, and mosaics of a batch."""
 
 import math
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ Array = npt.NDArray[Any]
 MAX_IMAGES = 16
 _SHOWN_CONFIDENCE = 0.25
 _MAX_SIDE_PX = 1920
-_MIN_TILE_PX = 400  # smaller images are enlarged, or their captions would not be readable
+_MIN_TILE_PX = 400  # smaller images are enlarged so that captions are readable
 _GAP_PX = 4
 
 
 @dataclass(frozen=True)
 class BoxStyle:
-    """Style of drawn boxes: thickness of the lines in px, whether class names and confidences are shown."""
+    """Style of drawn boxes: line thickness in px, and whether class names and confidences are shown."""
 
     line_px: int = 2
     names: bool = True
@@ -33,7 +33,7 @@ class BoxStyle:
 
     @property
     def font_px(self) -> int:
-        """Height of the text, in proportion to the lines."""
+        """Font size for this line thickness."""
         return 7 + 2 * self.line_px
 
 
@@ -42,7 +42,7 @@ _MOSAIC_STYLE = BoxStyle()
 
 @dataclass(frozen=True)
 class _Mark:
-    """One box to draw: corners in px of its image, class, confidence or None for a label."""
+    """A box to draw: corners in px of its image, class, and confidence (None for a label)."""
 
     corners: tuple[float, float, float, float]
     category: int
@@ -52,7 +52,7 @@ class _Mark:
 def plot_labelled(
     images: Array, labels: Array, class_names: Sequence[str], path: Path, *, paths: Sequence[str | Path] | None = None
 ) -> None:
-    """Draw a batch with its labels into a JPEG or PNG.
+    """Draw a batch with its labels and save it as JPEG or PNG.
 
     Args:
         images: (B, 3, H, W) uint8 RGB; the first 16 are shown.
@@ -77,12 +77,12 @@ def plot_detections(
     *,
     paths: Sequence[str | Path] | None = None,
 ) -> None:
-    """Draw a batch with what was found in it, above a confidence of 0.25, into a JPEG or PNG.
+    """Draw a batch with its detections above confidence 0.25 and save it as JPEG or PNG.
 
     Args:
         images: (B, 3, H, W) uint8 RGB; the first 16 are shown.
         detections: B arrays (k, 6) x1, y1, x2, y2 in px of these images, confidence, class.
-        class_names, path, paths: as for labels.
+        class_names, path, paths: as in `plot_labelled`.
     """
     marks = [
         [_Mark(tuple(row[:4].tolist()), int(row[5]), float(row[4])) for row in rows[::-1] if row[4] > _SHOWN_CONFIDENCE]
@@ -97,7 +97,7 @@ def draw_detections(image: Array, detections: Array, class_names: Sequence[str],
 
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture, "RGBA")
-    for row in detections[::-1]:  # the most certain one on top
+    for row in detections[::-1]:  # the most confident one on top
         mark = _Mark(tuple(row[:4].tolist()), int(row[5]), float(row[4]) if style.confidences else None)
         _draw_mark(pen, mark, class_names, 1.0, style)
     return np.asarray(picture)
@@ -160,7 +160,7 @@ def _tag(
     *,
     font_px: int = _MOSAIC_STYLE.font_px,
 ) -> None:
-    """Draw a filled strip with text whose lower left corner is given, kept inside the picture."""
+    """Draw text on a filled background, with the given lower left corner, moved inside the image if necessary."""
     font = _font(font_px)
     left, top, right, bottom = font.getbbox(text)
     width, height = right - left + 4, bottom - top + 4
@@ -176,5 +176,5 @@ def _font(height_px: int) -> Any:
     import matplotlib
     from PIL import ImageFont
 
-    # DejaVu comes with matplotlib and knows Latin, Greek and Cyrillic class names.
+    # DejaVu is part of matplotlib and covers Latin, Greek and Cyrillic.
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), height_px)

@@ -1,4 +1,4 @@
-"""What the labels of a data set look like: how many of each class, where they lie, how large they are."""
+"""Plots of the labels of a data set: class counts, positions and sizes."""
 
 import logging
 import threading
@@ -22,38 +22,35 @@ _NAMED_BARS = 30
 
 
 def plot_labels(labels: Array, class_names: Sequence[str], path: Path) -> None:
-    """Draw four views of all labels of a split.
+    """Plot class counts, box shapes, positions and sizes of a split's labels.
 
     Args:
         labels: (n, 5) class, cx, cy, w, h normalised; n may be 0.
         class_names: by class number.
-        path: file to write (`labels.jpg`).
+        path: the file to write, such as `labels.jpg`.
     """
     figure = new_figure(10, 9, f"{len(labels)} labels of {len(class_names)} classes")
     counts, outlines, centres, sizes = figure.subplots(2, 2).flat
     _bars(counts, labels, class_names)
     _outlines(outlines, labels)
     _density(centres, labels[:, 1], labels[:, 2], (1.0, 1.0))
-    quiet_axes(centres, title="Where box centres lie", x="x / image width", y="y / image height")
+    quiet_axes(centres, title="Box centres", x="x / image width", y="y / image height")
     centres.invert_yaxis()
     largest = labels[:, 3:5].max(axis=0, initial=0.05) * 1.05
     _density(sizes, labels[:, 3], labels[:, 4], (min(1.0, largest.max()),) * 2)
-    quiet_axes(sizes, title="How large boxes are", x="width / image width", y="height / image height")
+    quiet_axes(sizes, title="Box sizes", x="width / image width", y="height / image height")
     save(figure, path, dpi=120)
 
 
 @contextmanager
-def labels_plotted_beside(labels: Array, class_names: Sequence[str], path: Path) -> Iterator[None]:
-    """Draw `plot_labels` in a thread, since loading matplotlib and drawing take long; the exit waits for it.
-
-    A picture that cannot be drawn or written costs a warning.
-    """
+def plotting_labels(labels: Array, class_names: Sequence[str], path: Path) -> Iterator[None]:
+    """Run `plot_labels` in a background thread, which the exit of the context waits for; log failures as warnings."""
 
     def draw() -> None:
         try:
             plot_labels(labels, class_names, path)
         except Exception as error:
-            _log.warning("%s: not drawn: %s", printable(path), error)
+            _log.warning("%s: plotting failed: %s", printable(path), error)
 
     thread = threading.Thread(target=draw, name="graph-train-labels", daemon=True)
     thread.start()
@@ -80,7 +77,7 @@ def _bars(axes: Any, labels: Array, class_names: Sequence[str]) -> None:
 
 
 def _outlines(axes: Any, labels: Array) -> None:
-    """Draw boxes moved to a common centre, evenly picked from all labels."""
+    """Draw an evenly spaced sample of the boxes, moved to a common centre."""
     from matplotlib.collections import PolyCollection
 
     picked = labels[np.unique(np.linspace(0, len(labels) - 1, min(len(labels), _DRAWN_BOXES)).astype(np.int64))]
@@ -91,13 +88,13 @@ def _outlines(axes: Any, labels: Array) -> None:
     colours = [hex_colour(class_colour(int(c))) for c in picked[:, 0]]
     axes.add_collection(PolyCollection(outlines, facecolors="none", edgecolors=colours, linewidths=0.6, alpha=0.5))
     shown = f" ({len(picked)} of {len(labels)})" if len(picked) < len(labels) else ""
-    quiet_axes(axes, title=f"Box shapes, on one centre{shown}", x="width / image width", y="height / image height")
+    quiet_axes(axes, title=f"Box shapes, centred{shown}", x="width / image width", y="height / image height")
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.grid(visible=False)
 
 
 def _density(axes: Any, x: Array, y: Array, limit: tuple[float, float]) -> None:
-    """Draw a two-dimensional histogram; empty cells stay white."""
+    """Plot a two-dimensional histogram; empty cells stay white."""
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = LinearSegmentedColormap.from_list("shades", ["#d6e4f5", ACCENT, "#0b2545"])

@@ -1,4 +1,4 @@
-"""The course of a training run, drawn from its `results.csv`, and of an evolution."""
+"""Plots of a training run, from its `results.csv`, and of an evolution."""
 
 import csv
 from collections.abc import Sequence
@@ -30,15 +30,15 @@ _EVOLUTION_COLUMNS = 5
 
 
 def read_results(path: Path) -> dict[str, Array]:
-    """Return the columns of a `results.csv` by name; YOLOv5 pads names and values with spaces, which are dropped.
+    """Return the columns of a `results.csv` by name; the padding of names and values is removed.
 
     Raises:
-        ValueError: no data, a row of another length, or a value that is no number; names file and line.
+        ValueError: there are no rows, a row has the wrong length, or a value is not a number; names file and line.
     """
     with path.open(newline="", encoding="utf-8") as file:
         lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
     if len(lines) < 2:
-        raise ValueError(f"{path}: no epoch in it yet; a heading and at least one row are needed")
+        raise ValueError(f"{path}: no epochs yet; expected a header and at least one row")
     for number, line in enumerate(lines[1:], 2):
         if len(line) != len(lines[0]):
             raise ValueError(f"{path}:{number}: {len(line)} values for {len(lines[0])} columns; remove the broken row")
@@ -50,10 +50,10 @@ def read_results(path: Path) -> dict[str, Array]:
 
 
 def plot_results(results_csv: Path, png: Path) -> None:
-    """Draw losses, precision, recall and mAP over the epochs; the epoch with the best fitness is marked.
+    """Plot losses, precision, recall and mAP over the epochs, with a marker at the epoch with the best fitness.
 
     Raises:
-        ValueError: the file is not one of results, see `read_results`.
+        ValueError: the file is not a valid `results.csv`.
     """
     columns = read_results(results_csv)
     missing = [name for name, _ in _PANELS if name not in columns]
@@ -81,7 +81,7 @@ def _panel(axes: Any, epoch: Array, values: Array, best: int) -> None:
 
 
 def _trend(values: Array) -> Array:
-    """Return the average over neighbouring epochs with Gaussian weights, standard deviation 3 epochs."""
+    """Return the values smoothed by a Gaussian with a standard deviation of 3 epochs."""
     distance = np.subtract.outer(np.arange(len(values)), np.arange(len(values)))
     weights = np.exp(-0.5 * (distance / 3.0) ** 2) * np.isfinite(values)
     return weights @ np.nan_to_num(values, posinf=0.0, neginf=0.0) / np.maximum(weights.sum(axis=1), 1e-12)
@@ -90,10 +90,10 @@ def _trend(values: Array) -> Array:
 def plot_evolution(
     names: Sequence[str], values: npt.NDArray[np.float64], fitness: npt.NDArray[np.float64], path: Path
 ) -> None:
-    """Plot one panel per hyper-parameter: every generation a point (later ones darker), the best one a cross.
+    """Plot fitness over each hyper-parameter: a point per generation (later ones darker), a cross for the best.
 
     Args:
-        names: of the columns of `values` (generations, names).
+        names: names of the columns of `values` (generations, names).
         fitness: (generations,).
     """
     rows = -(-len(names) // _EVOLUTION_COLUMNS)

@@ -1,4 +1,4 @@
-"""What all pictures share: one colour per class, figures without a display, one quiet look of the axes."""
+"""The common style of all plots: class colours, figures without a display, axes."""
 
 from pathlib import Path
 from typing import Any
@@ -35,23 +35,23 @@ ACCENT, SECOND = "#2b6cb0", "#d64045"
 
 
 def class_colour(category: int) -> RGB:
-    """Return the colour of a class, 0 to 255 each; classes 20 apart share one."""
+    """Return the RGB colour of a class, 0 to 255; colours repeat every 20 classes."""
     return _CLASS_COLOURS[category % len(_CLASS_COLOURS)]
 
 
 def hex_colour(colour: RGB) -> str:
-    """Return the same as a string that matplotlib reads."""
+    """Return the colour as a hex string."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def text_on(colour: RGB) -> RGB:
-    """Return black or white, whichever reads better on the colour."""
+    """Return black or white, whichever has more contrast with the colour."""
     brightness = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     return (20, 24, 28) if brightness > 150 else (255, 255, 255)
 
 
 def new_figure(width: float, height: float, title: str) -> Any:
-    """Return a `matplotlib.figure.Figure` in inches with a heading; it belongs to no window and needs no closing."""
+    """Return a `matplotlib.figure.Figure` with a title; width and height are in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
@@ -60,7 +60,7 @@ def new_figure(width: float, height: float, title: str) -> Any:
 
 
 def quiet_axes(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
-    """Style axes: light grid, no box; titles and axis names in one size."""
+    """Style axes: a light grid and no box."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -74,12 +74,12 @@ def quiet_axes(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def save(figure: Any, path: Path, *, dpi: int = 150) -> None:
-    """Write the picture; equal figures give equal files (no date or version is recorded)."""
+    """Save the figure, without date and version, so that equal figures give equal files."""
     metadata = {"Software": None} if path.suffix == ".png" else None
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=dpi, metadata=metadata)
 
 
 def legend_outside(axes: Any, *, title: str = "") -> None:
-    """Put the legend to the right of the axes, so that it never hides a curve."""
+    """Put the legend to the right of the axes, where it hides no curve."""
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, title=title, title_fontsize=9)

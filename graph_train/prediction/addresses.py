@@ -1,4 +1,4 @@
-"""What `--source` names that is no file of the user's: images and videos at http addresses, cameras and streams."""
+"""URLs in `--source`: download of images and videos, and recognition of cameras and streams."""
 
 import re
 import urllib.parse
@@ -17,20 +17,20 @@ _ENDLESS_ENDINGS = frozenset({".m3u8", ".mjpeg", ".mjpg", ".mpd"})
 _ENDLESS_TYPES = frozenset(
     {"multipart/x-mixed-replace", "application/vnd.apple.mpegurl", "application/x-mpegurl", "application/dash+xml"}
 )
-"""What cameras and playlists call themselves."""
+"""Media types of cameras and playlists."""
 _ANY_IMAGE, _ANY_VIDEO = ".jpg", ".mp4"
-"""Endings of files whose address has none: the content decides how they are decoded."""
+"""Suffixes of files whose URL has none; decoding depends on the content."""
 _AT_ONCE = 8
 _LONGEST_NAME = 100
 
 
 def is_address(entry: str) -> bool:
-    """Whether it is the number of a camera or a URL of a kind that can be opened."""
+    """Return whether `entry` is a camera number or a URL with a supported scheme."""
     return (entry.isascii() and entry.isdecimal()) or _scheme(entry) in STREAM_PORTS
 
 
 def has_scheme(entry: str) -> bool:
-    """Whether it is a URL of any kind."""
+    """Return whether `entry` is a URL with any scheme."""
     return bool(_scheme(entry))
 
 
@@ -40,10 +40,10 @@ def _scheme(entry: str) -> str:
 
 
 def fetch_addresses(addresses: Sequence[str], folder: Path) -> list[Path | FetchError | None]:
-    """Fetch images and videos, several at once.
+    """Download images and videos in parallel.
 
     Returns:
-        For each address its file in the folder, or why there is none, or None: it is a camera or stream, to be opened.
+        For each URL, the downloaded file, the error, or None for a camera or stream.
     Raises:
         OSError: the folder cannot be written.
     """
@@ -66,17 +66,17 @@ def _fetch_address(address: str, stem: Path) -> Path | None:
         return None
     is_video = ending in VIDEO_ENDINGS
     file = stem.with_suffix(ending)
-    # An image is bounded like any image file, a video by the disk.
+    # The size of an image is limited as for local files, that of a video only by the disk.
     limit = {} if is_video else {"most": MAX_FILE_BYTES}
     fetch(address, file, attempts=ATTEMPTS, progress=is_video, **limit)
     return file
 
 
 def _file_ending(address: str) -> str | None:
-    """Return the ending that the file of an address gets; None of a stream.
+    """Return the suffix for the file behind a URL; None for a stream.
 
     Raises:
-        FetchError: nothing is there, or neither image nor video.
+        FetchError: the URL cannot be opened, or is neither an image nor a video.
     """
     ending = _path_of(address).suffix.lower()
     if ending in IMAGE_ENDINGS | VIDEO_ENDINGS | UNSUPPORTED_ENDINGS:
@@ -88,15 +88,15 @@ def _file_ending(address: str) -> str | None:
         return None
     if kind.startswith(("image/", "video/")):
         return _ANY_IMAGE if kind.startswith("image/") else _ANY_VIDEO
-    raise FetchError(f"is {kind or 'of no stated type'}; expected an image or a video")
+    raise FetchError(f"content type {kind or 'missing'}; expected an image or a video")
 
 
 def result_name(address: str, file: Path | None) -> Path:
-    """Return what the results of an address are called: after the last part of its path, or its host.
+    """Return the name for the results of a URL, made from the last part of its path or from its host.
 
     Args:
-        address: of an image, video, camera or stream.
-        file: what was fetched; None of a camera or stream.
+        address: the URL or camera number.
+        file: the downloaded file; None for a camera or stream.
     """
     if file is None and _scheme(address) == "":
         return Path(f"camera{address}{_ANY_VIDEO}")
@@ -111,4 +111,4 @@ def _path_of(address: str) -> PurePosixPath:
     try:
         return PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(address).path))
     except ValueError as error:
-        raise FetchError(f"is no address: {error}") from None
+        raise FetchError(f"invalid URL: {error}") from None

@@ -1,4 +1,4 @@
-"""Pictures of what each layer of a network puts out, for `--visualize`."""
+"""Plots of the feature maps of each layer, for `--visualize`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ class _Layers(flow.nn.Module):
 
 
 class _LayersGraph(flow.nn.Graph):
-    """One input shape, captured."""
+    """A graph for one input shape."""
 
     def __init__(self, module: _Layers) -> None:
         super().__init__()
@@ -43,10 +43,10 @@ class _LayersGraph(flow.nn.Graph):
 
 
 class FeatureMaps:
-    """A network up to its head, and files with the output of each layer.
+    """The feature maps of a network's layers, except the head, saved to files.
 
     Args:
-        network: in evaluation mode.
+        network: the network; it is put into evaluation mode.
         graph: compile once per input shape instead of running op by op.
     """
 
@@ -58,11 +58,11 @@ class FeatureMaps:
         self._graphs: dict[tuple[int, ...], _LayersGraph] = {}
 
     def write(self, images: Any, folders: Sequence[Path]) -> None:
-        """Write `stage<layer>_<block>_features.png` and `.npy` for each layer, as YOLOv5 names them.
+        """Write `stage<layer>_<block>_features.png` and `.npy` for each layer, named as in YOLOv5.
 
         Args:
             images: (B, 3, H, W) uint8 RGB.
-            folders: one for each image.
+            folders: output folder of each image.
         """
         images = on_device(images, self._device)
         with flow.no_grad():
@@ -87,7 +87,7 @@ class FeatureMaps:
 
 
 def _mosaic(maps: Array) -> Any:
-    """Return channels (C, h, w), each from its lowest to its highest value, side by side as a picture."""
+    """Return an image of the channels (C, h, w) side by side, each normalised to its range."""
     from matplotlib import colormaps
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Trained weights as a function from images to detections, for programs; `graph-predict` uses it for its batches."""
+"""A detector that programs call with images; `graph-predict` uses it too."""
 
 import contextlib
 import logging
@@ -31,7 +31,7 @@ LOG = logging.getLogger("graph_train")
 
 @dataclass(frozen=True)
 class BatchDetections:
-    """Detections of each image of a batch, (k, 6) x1, y1, x2, y2 in px of its file, confidence, class; and seconds."""
+    """Detections of each image of a batch, (k, 6) x1, y1, x2, y2 in px of its file, confidence, class, and timings."""
 
     rows: tuple[Array, ...]
     inference_seconds: float
@@ -39,20 +39,20 @@ class BatchDetections:
 
 
 class ImageDetector:
-    """Trained weights, read once; a graph is compiled for each input shape that occurs, once.
+    """A detector to call with an image or a list of images; a graph is compiled for each new input shape.
 
-    Call it with an image or a list of images. Several threads may call it; their calls run one after another.
+    It is thread-safe: concurrent calls are serialised.
 
     Attributes:
-        class_names: by class number.
-        batches: how images become batches.
+        class_names: class names by class number.
+        batches: settings of the batches.
     """
 
     def __init__(self, options: DetectorOptions) -> None:
-        """Load the weights and compile nothing yet.
+        """Load the weights, without compiling yet.
 
         Raises:
-            ValueError, OSError: a setting or a file that cannot be used.
+            ValueError, OSError: a setting or a file is invalid.
         """
         device = select_device(options.device)
         plugin = load_plugin(options.kernels, device)  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ class ImageDetector:
         known = len(self._detector.class_names)
         self.class_names = tuple(named_classes(options.data, known) if options.data else self._detector.class_names)
         if options.classes is not None and max(options.classes) >= known:
-            raise ValueError(f"--classes {max(options.classes)}: the weights know {known} classes, from 0")
+            raise ValueError(f"--classes {max(options.classes)}: the weights have {known} classes, numbered from 0")
         self._suppression = NmsSettings(
             options.conf_thres,
             options.iou_thres,
@@ -83,74 +83,74 @@ class ImageDetector:
 
     @property
     def network(self) -> DetectionModel:
-        """The network, the first one of an ensemble."""
+        """The network; of an ensemble, the first one."""
         return self._detector.networks[0]
 
     @overload
     def __call__(self, images: FileOrImage) -> ImageResult: ...
 
     @overload
-    def __call__(self, images: Array) -> Any: ...  # one image or several, as the array has three or four axes
+    def __call__(self, images: Array) -> Any: ...  # one image if the array has three axes, several if it has four
 
     @overload
     def __call__(self, images: list[Any] | tuple[Any, ...]) -> list[ImageResult]: ...
 
     def __call__(self, images: Any) -> ImageResult | list[ImageResult]:
-        """Find objects.
+        """Detect objects.
 
         Args:
-            images: an image or a list of them, of any sizes: a path, the bytes of an image file, a PIL image, or an
-                array (h, w, 3) uint8 RGB. An array (B, h, w, 3) is a list, too.
+            images: an image or a list of images of any sizes. An image is a path, the bytes of an image file, a PIL
+                image, or an array (h, w, 3) uint8 RGB. An array (B, h, w, 3) is a list of images.
         Returns:
-            One result for one image, else a list in the order of the images.
+            The result for one image, or a list of results in the order of the images.
         Raises:
-            ValueError, OSError: what is no image, with its place in the list; or there is no memory for its size.
+            ValueError, OSError: an image is invalid (names its index), or there is not enough memory for its size.
         """
         many = is_batch(images)
         opened = [
             open_image(image, number if many else None) for number, image in enumerate(images if many else [images])
         ]
         with self._lock:
-            found = self._found(opened)
-        results = [ImageResult(rows, image, self.class_names) for rows, image in zip(found, opened, strict=True)]
+            detections = self._detect_all(opened)
+        results = [ImageResult(rows, image, self.class_names) for rows, image in zip(detections, opened, strict=True)]
         return results if many else results[0]
 
-    def _found(self, images: Sequence[OpenedImage]) -> list[Array]:
+    def _detect_all(self, images: Sequence[OpenedImage]) -> list[Array]:
         if self._pixels is None:
             self._pixels = PixelBatches(self.batches)
-        found: list[Array] = [np.zeros((0, 6), np.float32)] * len(images)
+        detections: list[Array] = [np.zeros((0, 6), np.float32)] * len(images)
         with contextlib.closing(self._pixels.batches([image.pixels for image in images])) as batches:
             for batch in batches:
                 for number, rows in zip(batch.indices, self.detect(batch).rows, strict=True):
-                    found[int(number)] = rows
-        return found
+                    detections[int(number)] = rows
+        return detections
 
     def detect(self, batch: Batch) -> BatchDetections:
-        """Return the detections in a batch that was made with the settings `batches`; one caller at a time."""
+        """Return the detections in a batch made with the settings `batches`; not thread-safe."""
         images = batch.images
         started = time.perf_counter()
         predictions = self._detector(images)[0]
         predicted = time.perf_counter()
-        found = non_max_suppression(predictions, self._suppression)
+        detections = non_max_suppression(predictions, self._suppression)
         suppressed = time.perf_counter()
-        for rows, place in zip(found, batch.geometry, strict=True):
-            # The ratio of the heights alone is undone, as in YOLOv5; that of the widths differs by rounding only.
+        for rows, place in zip(detections, batch.geometry, strict=True):
+            # As in YOLOv5, the ratio of the heights is used for both axes; that of the widths differs only by rounding.
             rows[:, :4] = unletterbox_boxes(
                 rows[:, :4],
                 from_hw=images.shape[2:],
                 to_hw=place.original_hw,
                 ratio_pad=(place.ratio_hw[0], place.pad_wh),
             )
-        return BatchDetections(tuple(found), predicted - started, suppressed - predicted)
+        return BatchDetections(tuple(detections), predicted - started, suppressed - predicted)
 
     def warm_up(self, shapes: Mapping[tuple[int, int], int]) -> None:
-        """Compile the graphs of batches: height and width in px -> number of images."""
+        """Compile the graphs for the given input shapes: a mapping from (height, width) in px to the batch size."""
         if self._graph:
             for (height, width), count in shapes.items():
                 self._detector(np.full((count, 3, height, width), BORDER_GREY, np.uint8))
 
     def close(self) -> None:
-        """End the threads that letterbox images; another call starts them again."""
+        """Stop the preprocessing threads; the next call restarts them."""
         with self._lock:
             if self._pixels is not None:
                 self._pixels.close()
@@ -160,5 +160,5 @@ class ImageDetector:
 def _image_hw(imgsz: tuple[int, ...], stride: int) -> tuple[int, int]:
     height, width = (check_image_size(side, stride) for side in (imgsz[0], imgsz[-1]))
     if (height, width) != (imgsz[0], imgsz[-1]):
-        LOG.info("--imgsz is raised to %d x %d, multiples of the stride %d", height, width, stride)
+        LOG.info("--imgsz must be a multiple of the stride %d; using %d x %d", stride, height, width)
     return height, width

@@ -1,4 +1,4 @@
-"""What a program may hand to a detector as an image, and how each kind becomes RGB pixels."""
+"""Conversion of the images that programs pass to a detector into RGB arrays."""
 
 import os
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _EXPECTED = "expected a path, the bytes of an image file, a PIL image, or an arr
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """(h, w, 3) uint8 RGB pixels, and the file they are from, if there is one."""
+    """Pixels (h, w, 3) uint8 RGB, and the file they were read from, if any."""
 
     pixels: Array
     path: Path | None
@@ -35,10 +35,10 @@ def open_image(image: Any, number: int | None = None) -> OpenedImage:
 
     Args:
         image: a `FileOrImage` or an array (h, w, 3) uint8 RGB.
-        number: its place in a list, for messages.
+        number: its index in a list, for error messages.
     Raises:
-        ValueError: it is none of these, or cannot be decoded.
-        OSError: no such file.
+        ValueError: `image` has an unsupported type, or cannot be decoded.
+        OSError: there is no such file.
     """
     where = "image" if number is None else f"image {number}"
     if isinstance(image, str | os.PathLike):
@@ -53,12 +53,12 @@ def open_image(image: Any, number: int | None = None) -> OpenedImage:
     elif isinstance(image, np.ndarray):
         pixels = _checked_array(image, where)
     else:
-        raise ValueError(f"{where}: a {type(image).__name__}; {_EXPECTED}")
+        raise ValueError(f"{where}: is a {type(image).__name__}; {_EXPECTED}")
     return OpenedImage(_checked_size(pixels, where), None)
 
 
 def _decoded(decode: Any, where: str) -> Array:
-    # Pillow lets through whatever its decoders raise.
+    # Pillow's decoders may raise any exception.
     try:
         pixels: Array = decode()
     except UnusableImageError as error:
@@ -72,7 +72,7 @@ def _decoded(decode: Any, where: str) -> Array:
 def _checked_array(image: Array, where: str) -> Array:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         hint = "; multiply by 255 and round" if image.dtype.kind == "f" else ""
-        raise ValueError(f"{where}: an array {image.shape} of {image.dtype}; expected (h, w, 3) uint8 RGB{hint}")
+        raise ValueError(f"{where}: is an array {image.shape} of {image.dtype}; expected (h, w, 3) uint8 RGB{hint}")
     return np.ascontiguousarray(image)
 
 

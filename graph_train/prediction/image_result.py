@@ -1,4 +1,4 @@
-"""What a detector found in one image."""
+"""The detections in one image."""
 
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ Array = npt.NDArray[Any]
 
 
 class ImageResult:
-    """Detections in one image, the most certain first.
+    """Detections in one image, sorted by decreasing confidence.
 
     Attributes:
         boxes: (k, 4) float32: x1, y1, x2, y2 in px of the image.
         scores: (k,) float32 confidences.
         classes: (k,) int64 class numbers.
-        class_names: by class number.
-        path: the file, or None of an image that came from memory.
+        class_names: class names by class number.
+        path: the image file, or None for an image from memory.
         image_hw: height and width in px.
     """
 
@@ -41,11 +41,11 @@ class ImageResult:
         return f"{name}: {width}x{height} px, {counted(self._rows, self.class_names)}"
 
     def plot(self, *, line_px: int = 3, names: bool = True, confidences: bool = True) -> Array:
-        """Return a copy of the image with its boxes, (h, w, 3) uint8 RGB."""
+        """Return a copy of the image with drawn boxes, (h, w, 3) uint8 RGB."""
         return draw_detections(self._pixels, self._rows, self.class_names, BoxStyle(line_px, names, confidences))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the plain values that JSON holds."""
+        """Return the result as JSON-compatible values."""
         objects = [
             {"box": box, "score": score, "class": number, "name": self.class_names[number]}
             for box, score, number in zip(self.boxes.tolist(), self.scores.tolist(), self.classes.tolist(), strict=True)
@@ -54,7 +54,7 @@ class ImageResult:
         return {"path": path, "height": self.image_hw[0], "width": self.image_hw[1], "objects": objects}
 
     def save_txt(self, path: str | Path, *, confidence: bool = False) -> None:
-        """Write a YOLO label file: class, centre x, y, width, height as shares of the image, and the confidence.
+        """Write a YOLO label file: class, centre x, y, width, height (normalised), and optionally the confidence.
 
         Raises:
             OSError: the file cannot be written.
@@ -63,6 +63,6 @@ class ImageResult:
 
 
 def counted(rows: Array, class_names: tuple[str, ...]) -> str:
-    """Return a text such as "3 cats, 1 dog" for detections (k, 6)."""
+    """Return for instance "3 cats, 1 dog" for detections (k, 6)."""
     numbers = np.bincount(rows[:, 5].astype(np.int64), minlength=len(class_names))
-    return ", ".join(f"{numbers[n]} {class_names[n]}" for n in np.flatnonzero(numbers)) or "nothing found"
+    return ", ".join(f"{numbers[n]} {class_names[n]}" for n in np.flatnonzero(numbers)) or "no detections"

@@ -1,4 +1,4 @@
-"""What `graph-predict` does: weights, images and videos in; detections, pictures and files out."""
+"""The work of `graph-predict`: detect objects in images, videos and streams, and save the results."""
 
 import contextlib
 import logging
@@ -36,34 +36,34 @@ Array = npt.NDArray[Any]
 LOG = logging.getLogger("graph_train")
 
 _FRAME = re.compile(r"(.+)_[1-9][0-9]*")
-_NOTHING = np.zeros((0, 6), np.float32)
+_NO_DETECTIONS = np.zeros((0, 6), np.float32)
 _LISTED_IMAGES = 20
-"""Up to this many images have a line each on the terminal."""
+"""Up to this number of images, each is listed in the terminal."""
 EAGER_IMAGES = 16
-"""Up to this many images are predicted op by op, sooner than a graph for them is compiled."""
+"""Up to this number of images, eager execution is faster than compiling a graph."""
 
 
 @dataclass
 class Tally:
-    """What was found in how many images and video frames.
+    """Counts of images, video frames and detections.
 
     Attributes:
-        images, frames: how many were looked at.
-        filled: how many of them have an object.
-        objects: by class number.
+        images, frames: number of processed images and frames.
+        with_objects: number of these with at least one detection.
+        objects: number of detections by class number.
     """
 
     images: int = 0
     frames: int = 0
-    filled: int = 0
+    with_objects: int = 0
     objects: Counter[int] = field(default_factory=Counter)
 
-    def add(self, found: Prediction) -> None:
+    def add(self, prediction: Prediction) -> None:
         """Count an image or frame."""
-        self.images += found.frame is None
-        self.frames += found.frame is not None
-        self.filled += bool(len(found.detections))
-        self.objects.update(found.detections[:, 5].astype(np.int64).tolist())
+        self.images += prediction.frame is None
+        self.frames += prediction.frame is not None
+        self.with_objects += bool(len(prediction.detections))
+        self.objects.update(prediction.detections[:, 5].astype(np.int64).tolist())
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ class PredictionResult:
     """The results of `graph-predict`.
 
     Attributes:
-        folder: where everything was written, or None if nothing was asked for.
-        class_names: by class number.
-        predictions: one for each image, in the order of the sources, then one for each video frame looked at; the
-            frames of a camera or stream, which has no end, are counted only.
-        problems: files that were named and could not be used.
+        folder: the results folder, or None if nothing was saved.
+        class_names: class names by class number.
+        predictions: one per image, in the order of the sources, then one per processed video frame. The frames of a
+            camera or stream are only counted, because their number is unlimited.
+        problems: source files that could not be used.
         speed: milliseconds per image or frame.
-        tally: of all of them.
+        tally: counts over all images and frames.
     """
 
     folder: Path | None
@@ -89,24 +89,24 @@ class PredictionResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Objects of each class that was found, most frequent first."""
+        """Number of detections by class name, most frequent first."""
         frequent = sorted(self.tally.objects.items(), key=lambda item: (-item[1], item[0]))
         return {self.class_names[number]: count for number, count in frequent}
 
 
 def predict_sources(options: PredictOptions) -> PredictionResult:
-    """Run a whole `graph-predict`.
+    """Run `graph-predict`.
 
     Raises:
-        ValueError, OSError: a setting or a file that cannot be used. A broken image among others is no error: it is
-            left out and listed in the result.
+        ValueError, OSError: a setting or a file is invalid. A broken image among others is not an error; it is skipped
+            and listed in the result.
     """
     with contextlib.ExitStack() as stack:
         downloads = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graph-predict-")))
         sources = find_sources(options.source, downloads=downloads, allow_download=options.allow_download)
         sources = _with_frame_folders(sources)
         _check_sources(options, sources)
-        options = _with_execution(options, sources)
+        options = _choose_execution(options, sources)
         live = None
         if sources.live is not None:
             live = stack.enter_context(contextlib.closing(LiveVideo(sources.live.address)))
@@ -119,8 +119,8 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
     return run.result()
 
 
-def _with_execution(options: PredictOptions, sources: Sources) -> PredictOptions:
-    """Return the options with `--graph` or `--eager`, where neither was given."""
+def _choose_execution(options: PredictOptions, sources: Sources) -> PredictOptions:
+    """Choose graph or eager execution if the options leave it open."""
     if options.graph is not None:
         return options
     moving = bool(sources.videos) or sources.live is not None
@@ -128,40 +128,41 @@ def _with_execution(options: PredictOptions, sources: Sources) -> PredictOptions
 
 
 def _check_sources(options: PredictOptions, sources: Sources) -> None:
-    """Refuses what needs OpenCV where it is not installed, and flags that no source has a use for."""
+    """Require OpenCV for videos, and refuse flags that do not apply to the sources."""
     for video in sources.videos:
         require_opencv(video.shown)
     if options.vid_stride != 1 and not sources.videos and sources.live is None:
-        raise ValueError(f"--vid-stride {options.vid_stride}: there is no video among the sources; leave it out")
+        raise ValueError(f"--vid-stride {options.vid_stride}: the sources contain no video; remove it")
     if options.view_img and not sources.images:
-        raise ValueError("--view-img: shows images, and there is none among the sources; look at the videos written")
+        raise ValueError("--view-img: the sources contain no images; open the saved videos instead")
     if options.save_json and sources.live is not None:
-        raise ValueError(f"--save-json: is written at the end, and {sources.live.shown} has none; give --save-csv")
+        raise ValueError(f"--save-json: not supported for {sources.live.shown}, which has no end; use --save-csv")
 
 
 def _with_frame_folders(sources: Sources) -> Sources:
-    """Rename videos so that no frame is called like an image: `clip.mp4` beside `clip_1.jpg` is `clip_2.mp4`.
+    """Rename the results of videos whose frames would have the name of an image.
 
-    What becomes of a frame is called after its video and its number, see `Prediction.stem`.
+    Results of a frame are named after the video and the frame number, see `Prediction.stem`. So the results of
+    `clip.mp4`, if there is an image `clip_1.jpg`, are named as those of `clip_2.mp4`.
     """
     images = {file.name.with_suffix("") for file in sources.images}
     moving = (*sources.videos, *([] if sources.live is None else [sources.live]))
     videos = {file.name.with_suffix("") for file in moving}
     frames_of = {stem.with_name(match[1]) for stem in images if (match := _FRAME.fullmatch(stem.name))}
-    apart = []
+    renamed = []
     for file in moving:
         name, number = file.name, 2
         while (stem := name.with_suffix("")) in frames_of or (name != file.name and stem in images | videos):
             name, number = file.name.with_stem(f"{file.name.stem}_{number}"), number + 1
         videos.add(stem)
-        apart.append(replace(file, name=name))
+        renamed.append(replace(file, name=name))
     files = len(sources.videos)
-    return replace(sources, videos=tuple(apart[:files]), live=apart[files] if apart[files:] else None)
+    return replace(sources, videos=tuple(renamed[:files]), live=renamed[files] if renamed[files:] else None)
 
 
 @dataclass
 class _Timer:
-    """Seconds spent in each part, and on how many images."""
+    """Seconds spent in each phase, and the number of images."""
 
     load: float = 0.0
     inference: float = 0.0
@@ -175,26 +176,25 @@ class _Timer:
 
 @dataclass(frozen=True)
 class _Frames:
-    """One video that is looked at: its frames in batches, the annotated video, the progress bar, and the prediction of
-    its first frame, with nothing found yet."""
+    """A video in progress: its batches, the annotated video, the progress bar, and an empty prediction as template."""
 
     source: FrameBatches
     target: VideoFile | None
     bar: Any
-    first: Prediction
+    template: Prediction
 
 
 class _PredictionRun:
-    """One prediction over all sources."""
+    """A run of `graph-predict` over all sources."""
 
     def __init__(self, options: PredictOptions, sources: Sources, detector: ImageDetector) -> None:
         self._options, self._sources, self._detector = options, sources, detector
         self._names, self._batches = detector.class_names, detector.batches
         self._features = FeatureMaps(detector.network, graph=options.graph is not False) if options.visualize else None
         self._output = _output_settings(options)
-        self._writes = self._output.anything or options.visualize
+        self._writes = self._output.writes_files or options.visualize
         self._problems, self._timer = list(sources.problems), _Timer()
-        self._found: list[Prediction] = []
+        self._predictions: list[Prediction] = []
         self._tally = Tally()
 
     def __enter__(self) -> "_PredictionRun":
@@ -207,11 +207,11 @@ class _PredictionRun:
         self._writer.abandon()
 
     def finish(self) -> None:
-        """Write all that is not written yet."""
+        """Wait until everything is written."""
         self._writer.close()
 
     def predict_images(self) -> None:
-        """Predict in all images, broken ones left out."""
+        """Predict all images; broken ones are skipped."""
         files = self._sources.images
         if not files:
             return
@@ -225,28 +225,30 @@ class _PredictionRun:
         usable = [file for file in files if file.path not in broken]
         if not usable:
             if not self._sources.videos and self._sources.live is None:
-                raise ValueError(f"no image can be used; the first problem: {problems[0]}")
+                raise ValueError(f"no usable image; first problem: {problems[0]}")
             return
         source = ImageBatches(index, self._batches)
-        found: dict[int, Prediction] = {}
+        predictions: dict[int, Prediction] = {}
         with contextlib.closing(source), _progress(len(usable), "predicting") as bar:
             self._detector.warm_up(source.shapes)
             for batch in self._timed(source):
-                files_here = [usable[number] for number in batch.indices]
-                made = [
-                    Prediction(file.path, None, place.original_hw, _NOTHING, file.name, file.address and file.shown)
-                    for file, place in zip(files_here, batch.geometry, strict=True)
+                batch_files = [usable[number] for number in batch.indices]
+                empty = [
+                    Prediction(
+                        file.path, None, place.original_hw, _NO_DETECTIONS, file.name, file.address and file.shown
+                    )
+                    for file, place in zip(batch_files, batch.geometry, strict=True)
                 ]
-                for number, prediction in zip(batch.indices, self._detected(batch, made), strict=True):
-                    found[int(number)] = prediction
+                for number, prediction in zip(batch.indices, self._detect(batch, empty), strict=True):
+                    predictions[int(number)] = prediction
                     self._writer.add_image(prediction)
                 bar.update(len(batch.indices))
-        for number in sorted(found):
-            self._found.append(found[number])
-            self._tally.add(found[number])
+        for number in sorted(predictions):
+            self._predictions.append(predictions[number])
+            self._tally.add(predictions[number])
 
     def predict_videos(self) -> None:
-        """Predict in all videos, one after the other; broken ones are left out."""
+        """Predict all videos, one after another; broken ones are skipped."""
         for file in self._sources.videos:
             try:
                 video = Video(file.path)
@@ -257,8 +259,8 @@ class _PredictionRun:
                 continue
             with contextlib.closing(video):
                 self._predict_video(file, video)
-        if not self._found and self._sources.live is None:
-            raise ValueError(f"nothing can be used; the first problem: {self._problems[0]}")
+        if not self._predictions and self._sources.live is None:
+            raise ValueError(f"no usable image or video; first problem: {self._problems[0]}")
 
     def _predict_video(self, file: SourceFile, video: Video) -> None:
         every = self._options.vid_stride
@@ -266,20 +268,20 @@ class _PredictionRun:
             number = 1
             for batch, pixels in self._timed(frames.source.batches(video.read(every))):
                 numbers = [number + place * every for place in range(len(pixels))]
-                self._found += self._predict_frames(frames, batch, pixels, numbers)
+                self._predictions += self._predict_frames(frames, batch, pixels, numbers)
                 number = numbers[-1] + every
 
     def predict_live(self, live: LiveVideo) -> None:
-        """Yield the newest frame of a camera or stream again and again, until it ends or the user interrupts it."""
+        """Predict the newest frame of a camera or stream repeatedly, until it ends or the user interrupts."""
         file = self._sources.live
         assert file is not None
         self._writer.write_table()
-        LOG.info("%s: %dx%d px; Ctrl-C ends it, and what was found is kept", file.shown, *live.size)
+        LOG.info("%s: %dx%d px; press Ctrl-C to stop and keep the results", file.shown, *live.size)
         with StopRequest() as stop, self._frames(file, live, replace(self._batches, batch_size=1), None) as frames:
             last = None
-            for number, frame in live.frames(self._options.vid_stride, lambda: stop.asked):
+            for number, frame in live.frames(self._options.vid_stride, lambda: stop.signal_name):
                 for batch, pixels in self._timed(frames.source.batches([frame])):
-                    # As many frames in the result as went by since the last one: it plays as fast as it happened.
+                    # Repeat the frame for those dropped since the last one, so that the saved video plays in real time.
                     times = 1 if last is None else (number - last) // self._options.vid_stride
                     self._predict_frames(frames, batch, pixels, [number], times)
                 last = number
@@ -292,7 +294,7 @@ class _PredictionRun:
     def _frames(
         self, file: SourceFile, video: Video | LiveVideo, settings: PredictSettings, count: int | None
     ) -> Iterator["_Frames"]:
-        """Return a function that predicts the frames of a video and writes them; `count` of them are expected."""
+        """Open a video for prediction; `count` is the expected number of frames, or None."""
         name = file.name.with_suffix(".mp4")
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(contextlib.closing(FrameBatches(file.path, video.size, settings)))
@@ -306,53 +308,53 @@ class _PredictionRun:
             bar = stack.enter_context(_progress(count, printable(file.name.name if file.address else file.path.name)))
             self._detector.warm_up({source.shape_hw: settings.batch_size})
             hw = (video.size[1], video.size[0])
-            first = Prediction(file.path, 1, hw, _NOTHING, name, file.address and file.shown)
-            yield _Frames(source, target, bar, first)
+            template = Prediction(file.path, 1, hw, _NO_DETECTIONS, name, file.address and file.shown)
+            yield _Frames(source, target, bar, template)
 
     def _predict_frames(
         self, frames: "_Frames", batch: Batch, pixels: Sequence[Array], numbers: Iterable[int], times: int = 1
     ) -> list[Prediction]:
-        made = [replace(frames.first, frame=number) for number in numbers]
-        found = self._detected(batch, made)
-        for prediction, frame in zip(found, pixels, strict=True):
+        empty = [replace(frames.template, frame=number) for number in numbers]
+        predictions = self._detect(batch, empty)
+        for prediction, frame in zip(predictions, pixels, strict=True):
             self._writer.add_frame(prediction, frame, frames.target, times)
             self._tally.add(prediction)
-        frames.bar.update(len(found))
-        return found
+        frames.bar.update(len(predictions))
+        return predictions
 
     def _timed(self, batches: Any) -> Iterator[Any]:
-        """Yield the batches, with the time spent waiting for them taken."""
+        """Yield the batches, counting the time spent waiting for them."""
         started = time.perf_counter()
         for batch in batches:
             self._timer.load += time.perf_counter() - started
             yield batch
             started = time.perf_counter()
 
-    def _detected(self, batch: Batch, made: Sequence[Prediction]) -> list[Prediction]:
-        """Return the predictions, one for each image of a batch, with what was found in it, in px of its file."""
-        found = self._detector.detect(batch)
-        self._timer.inference += found.inference_seconds
-        self._timer.suppression += found.suppression_seconds
-        self._timer.images += len(made)
+    def _detect(self, batch: Batch, empty: Sequence[Prediction]) -> list[Prediction]:
+        """Fill the empty predictions of a batch with detections, in px of the files."""
+        detections = self._detector.detect(batch)
+        self._timer.inference += detections.inference_seconds
+        self._timer.suppression += detections.suppression_seconds
+        self._timer.images += len(empty)
         if self._features is not None:
-            self._features.write(batch.images, [self._output.folder / prediction.stem for prediction in made])
-        return [replace(prediction, detections=rows) for prediction, rows in zip(made, found.rows, strict=True)]
+            self._features.write(batch.images, [self._output.folder / prediction.stem for prediction in empty])
+        return [replace(prediction, detections=rows) for prediction, rows in zip(empty, detections.rows, strict=True)]
 
     def result(self) -> PredictionResult:
-        """Return everything that was found, after it was written, and print a summary."""
+        """Return the result and log a summary; call `finish` first."""
         folder = self._output.folder if self._writes else None
-        found, problems = tuple(self._found), tuple(self._problems)
-        result = PredictionResult(folder, self._names, found, problems, self._timer.speed(), self._tally)
+        predictions, problems = tuple(self._predictions), tuple(self._problems)
+        result = PredictionResult(folder, self._names, predictions, problems, self._timer.speed(), self._tally)
         _report(result)
         return result
 
 
 def _report(result: PredictionResult) -> None:
-    images = [found for found in result.predictions if found.frame is None]
-    for found in images if len(images) <= _LISTED_IMAGES else ():
-        height, width = found.image_hw
+    images = [prediction for prediction in result.predictions if prediction.frame is None]
+    for image in images if len(images) <= _LISTED_IMAGES else ():
+        height, width = image.image_hw
         LOG.info(
-            "%s: %dx%d px, %s", printable(found.source), width, height, counted(found.detections, result.class_names)
+            "%s: %dx%d px, %s", printable(image.source), width, height, counted(image.detections, result.class_names)
         )
     tally = result.tally
     kinds = [
@@ -362,7 +364,7 @@ def _report(result: PredictionResult) -> None:
     ]
     seen = " and ".join(kinds) or "0 video frames"
     counts = ", ".join(f"{number} {name}" for name, number in result.counts.items())
-    LOG.info("Found %s", f"{counts}; in {tally.filled} of {seen}" if counts else f"nothing in {seen}")
+    LOG.info("Found %s", f"{counts}; in {tally.with_objects} of {seen}" if counts else f"nothing in {seen}")
     speed = result.speed
     LOG.info(
         "Speed: %.1fms loading, %.1fms inference, %.1fms NMS per image", speed.load, speed.inference, speed.suppression
@@ -370,16 +372,16 @@ def _report(result: PredictionResult) -> None:
     if result.folder is not None:
         LOG.info("Results saved to %s", result.folder)
     for problem in result.problems:
-        LOG.warning("left out: %s", problem)
+        LOG.warning("skipped: %s", problem)
 
 
 def _progress(total: int | None, name: str) -> Any:
-    # disable=None: no bar where stderr is a file or a pipe.
+    # disable=None: no bar if stderr is a file or a pipe.
     return tqdm(total=total, desc=name, unit="img", disable=None)
 
 
 def _output_settings(options: PredictOptions) -> OutputSettings:
-    """Return the output settings; make the folder if anything will be written."""
+    """Return the output settings; create the results folder if anything will be saved."""
     style = BoxStyle(options.line_thickness, names=not options.hide_labels, confidences=not options.hide_conf)
     output = OutputSettings(
         folder=Path(options.project) / options.name,
@@ -392,6 +394,6 @@ def _output_settings(options: PredictOptions) -> OutputSettings:
         save_drawn=not options.nosave,
         show=options.view_img,
     )
-    if not output.anything and not options.visualize:
+    if not output.writes_files and not options.visualize:
         return output
     return replace(output, folder=make_unused_folder(options.project, options.name, exist_ok=options.exist_ok))

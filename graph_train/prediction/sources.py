@@ -1,4 +1,4 @@
-"""What `--source` means: which images and videos are looked at, and what the results of each are called."""
+"""Interpretation of `--source`: the images and videos to process, and the names of their results."""
 
 import glob
 import os
@@ -19,19 +19,19 @@ from pipelines.data.walk import walk_files
 
 STANDARD_INPUT = "-"
 _LOOKED_AT = IMAGE_ENDINGS | VIDEO_ENDINGS | UNSUPPORTED_ENDINGS
-"""Files of a folder with these endings; those that are not supported are reported."""
+"""Suffixes of files to process in a folder; unsupported formats are reported."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file to look at.
+    """A source file, camera or stream.
 
     Attributes:
-        path: where it is; a copy of its own where it came from an address.
-        name: what its results are called, relative to the results folder, its ending included. No two files of a run
-            share a name, whatever their endings.
-        address: the URL that it was fetched from, or the camera or stream that it is; "" of the user's own files.
-        is_live: it is a camera or stream; there is no file.
+        path: the file, possibly a downloaded copy.
+        name: name of its results with suffix, relative to the results folder. The names of all files of a run are
+            distinct, even without their suffixes.
+        address: the URL it was downloaded from, or the camera or stream; "" for a local file.
+        is_live: whether it is a camera or stream, without a file.
     """
 
     path: Path
@@ -41,16 +41,16 @@ class SourceFile:
 
     @property
     def shown(self) -> str:
-        """What the user calls it."""
+        """The source as shown to the user: URL or path."""
         return shown_address(self.address) if self.address else str(self.path)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """All files, images and videos each in the order they were named, and what was named but is not there.
+    """All source files, images and videos each in the given order, and the problems with missing ones.
 
     Attributes:
-        live: the camera or stream among them, if there is one.
+        live: the camera or stream, if there is one.
     """
 
     images: tuple[SourceFile, ...]
@@ -65,7 +65,7 @@ class _Found:
     problems: list[Problem] = field(default_factory=list)
     addresses: set[str] = field(default_factory=set)
     listed: dict[str, tuple[Path, int]] = field(default_factory=dict)
-    """The list and the line of addresses that a list names."""
+    """List file and line number of each URL in a list."""
 
 
 def find_sources(
@@ -75,20 +75,20 @@ def find_sources(
     downloads: Path,
     allow_download: bool = False,
 ) -> Sources:
-    """Find the files that `--source` names, and fetch those that it names by address.
+    """Find the files given by `--source`, and download those given as URLs.
 
-    A folder gives all images and videos below it, each named with its way from the folder; files of other kinds are
-    passed over. A `.txt` list or standard input (`-`) has such an entry in each line; relative ones count from the
-    list's folder, then from the current one.
+    A folder stands for all images and videos in it and its subfolders, named relative to the folder. A `.txt` list or
+    standard input (`-`) has one entry per line; relative paths are resolved from the list's folder, then from the
+    current one.
 
     Args:
-        entries: as typed.
-        lines: of standard input; None reads `sys.stdin`.
-        downloads: a folder for the files that come from addresses.
-        allow_download: also addresses in lists are looked at.
+        entries: the values of `--source`.
+        lines: the lines of standard input; None reads `sys.stdin`.
+        downloads: folder for downloaded files.
+        allow_download: whether to download URLs in lists.
     Raises:
-        ValueError: something that is not there, an address that gives neither image nor video, more than one camera or
-            stream, an unknown `~name`, or nothing to look at.
+        ValueError: an entry does not exist, a URL is neither an image nor a video, there is more than one camera or
+            stream, a `~name` is unknown, or there are no files.
         OSError: a list cannot be read.
     """
     found = _Found()
@@ -101,7 +101,7 @@ def find_sources(
         elif not _add(entry, found):
             raise ValueError(_absent(entry))
     if not found.files and not found.problems:
-        raise ValueError(f"--source {' '.join(map(printable, entries))}: no image and no video there")
+        raise ValueError(f"--source {' '.join(map(printable, entries))}: no images or videos found")
     _fetch(found, downloads)
     return _sorted(_with_distinct_names(found.files), tuple(found.problems))
 
@@ -110,7 +110,7 @@ def _sorted(files: Sequence[SourceFile], problems: tuple[Problem, ...]) -> Sourc
     live = [file for file in files if file.is_live]
     if len(live) > 1:
         named = " and ".join(shown_address(file.address) for file in live[:2])
-        raise ValueError(f"--source: {named}: one camera or stream at a time; start a graph-predict for each")
+        raise ValueError(f"--source: {named}: only one camera or stream per run is supported")
     rest = [file for file in files if not file.is_live]
     videos = tuple(file for file in rest if file.path.suffix.lower() in VIDEO_ENDINGS)
     images = tuple(file for file in rest if file.path.suffix.lower() not in VIDEO_ENDINGS)
@@ -118,10 +118,10 @@ def _sorted(files: Sequence[SourceFile], problems: tuple[Problem, ...]) -> Sourc
 
 
 def _fetch(found: _Found, folder: Path) -> None:
-    """Put a file, or a camera or stream, in the place of each address.
+    """Download the URLs, and replace each by its file or by a live source.
 
     Raises:
-        ValueError: one that `--source` itself names gives nothing; of those in lists that is a problem.
+        ValueError: a URL given directly in `--source` failed; a failed URL in a list is only a problem.
     """
     waiting = [file.address for file in found.files if file.address]
     fetched = dict(zip(waiting, fetch_addresses(waiting, folder), strict=True))
@@ -144,11 +144,11 @@ def _lines_of(path: Path) -> list[str]:
     try:
         return os.fsdecode(read_regular(path, max_bytes=MAX_LIST_BYTES)).splitlines()
     except NotReadableError as error:
-        raise ValueError(f"{printable(path)}: {error}; a list has the path of one image in each line") from None
+        raise ValueError(f"{printable(path)}: {error}; expected a list with one image path per line") from None
 
 
 def _add(entry: str, found: _Found) -> bool:
-    """Add what an entry names; return False if there is nothing of that name."""
+    """Add the files of an entry; return False if it does not exist."""
     if has_scheme(entry):
         return is_address(entry) and _add_address(entry, found)
     path = with_home(entry)
@@ -178,14 +178,14 @@ def _add_address(address: str, found: _Found) -> bool:
 
 
 def _add_list(lines: Iterable[str], file: Path, found: _Found, allow_download: bool) -> None:
-    """Add the entries of a list; what is missing is a problem of its own, the others are used."""
+    """Add the entries of a list; a missing entry is recorded as a problem."""
     for number, line in enumerate(lines, start=1):
         entry = line.strip()
         if not entry:
             continue
         where = file if file != Path() else Path("standard input")
         if has_scheme(entry) and is_address(entry) and not allow_download:
-            text = f"{shown_address(entry)}: give {ALLOW_DOWNLOAD} to look at addresses that a list names"
+            text = f"{shown_address(entry)}: use {ALLOW_DOWNLOAD} to download URLs in lists"
             found.problems.append(Problem(where, number, "error", text, "image-missing"))
             continue
         found.listed[entry] = (where, number)
@@ -197,17 +197,17 @@ def _add_list(lines: Iterable[str], file: Path, found: _Found, allow_download: b
 
 def _absent(entry: str) -> str:
     if has_scheme(entry):
-        return f"{shown_address(entry)}: no address that can be opened; those of {', '.join(STREAM_PORTS)} are"
+        return f"{shown_address(entry)}: unsupported URL; supported are {', '.join(STREAM_PORTS)}"
     if entry.lower().startswith("screen"):
-        return f"{printable(entry)}: the screen is not recorded; save images or a video first"
+        return f"{printable(entry)}: screen capture is not supported; save images or a video first"
     return f"{printable(entry)}: no such file, folder or match"
 
 
 def _with_distinct_names(files: Sequence[SourceFile]) -> list[SourceFile]:
-    """Rename files of one name in several folders `name_2`, `name_3` …; a file named twice is used once."""
+    """Give files with equal names the names `name_2`, `name_3` …; drop repeated files."""
     taken: set[Path] = set()
     seen: set[Path | str] = set()
-    apart = []
+    distinct = []
     for file in files:
         resolved = file.address or file.path.absolute()
         if resolved in seen:
@@ -217,5 +217,5 @@ def _with_distinct_names(files: Sequence[SourceFile]) -> list[SourceFile]:
         while unused.with_suffix("") in taken:
             unused, number = file.name.with_stem(f"{file.name.stem}_{number}"), number + 1
         taken.add(unused.with_suffix(""))
-        apart.append(replace(file, name=unused))
-    return apart
+        distinct.append(replace(file, name=unused))
+    return distinct

@@ -1,1 +1,1 @@
-"""Several processes as one job: who they are, how they meet, what they tell each other, who is lost."""
+"""Distributed training: ranks, rendezvous, collectives, tensor placement and failure detection."""

@@ -1,4 +1,4 @@
-"""Collectives for small host values, carried by OneFlow's global CPU tensors; a single rank sends nothing."""
+"""Collectives for small host values, implemented with OneFlow's global CPU tensors."""
 
 import json
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ class Exchange:
 
     @property
     def main(self) -> bool:
-        """Whether this is rank 0, the one that writes files and logs."""
+        """Whether this is rank 0, which writes files and logs."""
         return self.rank == 0
 
     def all_gather(self, values: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Return (ranks, n): the n numbers of each rank; n is the same on all."""
+        """Return the n numbers of each rank, (ranks, n); n must be the same on all ranks."""
         own = np.asarray(values, np.int64)[np.newaxis]
         return own if self.alone else self._gather(own)
 
@@ -40,13 +40,13 @@ class Exchange:
         return tuple(int(value) for value in self.all_gather(values).max(axis=0))
 
     def all_gather_arrays(self, own: Array) -> list[Array]:
-        """Return the array of every rank, by rank; first dimensions may differ."""
+        """Return the arrays of all ranks, by rank; their first dimensions may differ."""
         if self.alone:
             return [own]
         lengths = self.all_gather([len(own)])[:, 0]
         padded = np.zeros((1, max(int(lengths.max()), 1), *own.shape[1:]), own.dtype)
         padded[0, : len(own)] = own
-        # Bytes, since not all types can be sent.
+        # Sent as bytes, because OneFlow does not support all data types.
         shape, dtype = padded.shape[1:], own.dtype
         sent = self._gather(np.frombuffer(padded.tobytes(), np.uint8)[np.newaxis])
         return [
@@ -54,7 +54,7 @@ class Exchange:
         ]
 
     def all_gather_texts(self, own: str) -> list[str]:
-        """Return the text of every rank, by rank."""
+        """Return the strings of all ranks, by rank."""
         sent = self.all_gather_arrays(np.frombuffer(own.encode(), np.uint8))
         return [part.tobytes().decode() for part in sent]
 
@@ -65,17 +65,17 @@ class Exchange:
         return json.loads(self.all_gather_texts(json.dumps(value) if self.main else "")[0])
 
     def _gather(self, own: Array) -> Array:
-        """Concatenate the (1, …) of each rank to (ranks, …).
+        """Concatenate the arrays (1, …) of all ranks to (ranks, …).
 
         Raises:
-            ValueError: OneFlow does not count this rank among those of its host.
+            ValueError: OneFlow did not find this rank on its host.
         """
         place = flow.placement("cpu", ranks=list(range(self.ranks)))
         tensor = flow.tensor(own).to_global(placement=place, sbp=flow.sbp.split(0), check_meta=False)
         gathered = tensor.to_global(placement=place, sbp=flow.sbp.broadcast).to_local().numpy().copy()
         if own.size and not gathered.size:
             raise ValueError(
-                f"rank {self.rank}: not found by OneFlow on this host; number LOCAL_RANK from 0 on each host, "
-                "or let a launcher set it"
+                f"rank {self.rank}: not found by OneFlow on this host; LOCAL_RANK must count from 0 on each host, "
+                "preferably set by a launcher"
             )
         return gathered

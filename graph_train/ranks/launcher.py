@@ -1,7 +1,7 @@
-"""Which process of how many this one is: read from the variables of a launcher, before OneFlow is imported.
+"""Rank and world size from a launcher's environment variables, read before OneFlow is imported.
 
-Known are those of `oneflow.distributed.launch` and of torchrun and Kubernetes' training operators (RANK, WORLD_SIZE,
-LOCAL_RANK, MASTER_ADDR, MASTER_PORT), and those of `srun`. Pure functions of a mapping, nothing is started here.
+Supported launchers are `oneflow.distributed.launch`, torchrun and Kubernetes' training operators (RANK, WORLD_SIZE,
+LOCAL_RANK, MASTER_ADDR, MASTER_PORT), and SLURM's `srun`.
 """
 
 import re
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 _FOUR = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SLURM_FIRST_PORT, _SLURM_PORTS = 20000, 20000
-"""Jobs of SLURM meet at a port made from the job's number, so that two jobs on one host do not meet each other."""
+"""The port of a SLURM job is derived from the job id, so that two jobs on one host use different ports."""
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """One process of a job.
+    """Rank of a process in its job.
 
     Attributes:
-        rank, world: this process, of how many.
-        local_rank: number of this process on its host; also of its GPU.
+        rank, world: rank of this process and number of ranks.
+        local_rank: rank of this process on its host, which is also the number of its GPU.
         host: name of this host.
-        master_host, master_port: where rank 0 waits for the others.
+        master_host, master_port: address at which rank 0 listens.
     """
 
     rank: int = 0
@@ -34,39 +34,39 @@ class RankInfo:
 
     @property
     def alone(self) -> bool:
-        """The ordinary case of one process."""
+        """Whether this is the only process."""
         return self.world == 1
 
     @property
     def main(self) -> bool:
-        """The one rank that writes and talks."""
+        """Whether this is rank 0, which writes files and logs."""
         return self.rank == 0
 
 
 def rank_info(variables: Mapping[str, str], *, host: str | None = None) -> RankInfo:
-    """Read the variables.
+    """Parse a launcher's environment variables.
 
     Raises:
-        ValueError: some are missing, are no numbers, or contradict each other.
+        ValueError: variables are missing, invalid or inconsistent.
     """
     host = socket.gethostname() if host is None else host
     if any(name in variables for name in ("RANK", "WORLD_SIZE")):
         return _from_launcher(variables, host)
-    # Only `srun` sets this one: in a batch script itself there is one process, whatever the job asked for.
+    # Only `srun` sets this variable; a batch script itself is a single process.
     if int(variables.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return _from_slurm(variables, host)
     return RankInfo(host=host)
 
 
 def _from_launcher(variables: Mapping[str, str], host: str) -> RankInfo:
-    # RANK -1 is what OneFlow sets for itself in a single process; its children inherit it.
+    # OneFlow sets RANK to -1 in a single process, and its children inherit that.
     if variables.get("WORLD_SIZE") == "1" and variables.get("RANK", "-1") == "-1":
         return RankInfo(host=host)
     missing = [name for name in _FOUR if not variables.get(name)]
     if missing:
         given = [name for name in _FOUR if name in variables]
         raise ValueError(
-            f"{', '.join(given)} set, but not {', '.join(missing)}: a launcher sets all four; start with `python -m "
+            f"{', '.join(given)} set, but not {', '.join(missing)}; a launcher sets all four: use `python -m "
             "oneflow.distributed.launch`, or unset them to train in one process"
         )
     rank, world = _number(variables, "RANK"), _number(variables, "WORLD_SIZE")
@@ -74,7 +74,7 @@ def _from_launcher(variables: Mapping[str, str], host: str) -> RankInfo:
     if world < 1 or not 0 <= rank < world:
         raise ValueError(f"RANK={rank}, WORLD_SIZE={world}: ranks count from 0 to WORLD_SIZE - 1")
     if not 0 < port < 65536:
-        raise ValueError(f"MASTER_PORT={port}: must be a port, 1 to 65535")
+        raise ValueError(f"MASTER_PORT={port}: must be between 1 and 65535")
     if variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         port += 1  # torchrun itself listens at MASTER_PORT
     local = _number(variables, "LOCAL_RANK") if "LOCAL_RANK" in variables else 0
@@ -100,14 +100,14 @@ def _from_slurm(variables: Mapping[str, str], host: str) -> RankInfo:
 
 
 def first_host(nodes: str) -> str:
-    """Return the first name of a SLURM node list: `gpu[003-010,12],login1` gives `gpu003`.
+    """Return the first host of a SLURM node list: `gpu003` for `gpu[003-010,12],login1`.
 
     Raises:
-        ValueError: no node list.
+        ValueError: `nodes` is not a node list.
     """
     match = re.match(r"([\w.-]+)(?:\[(\d+)[^\]]*\]([\w.-]*))?", nodes)
     if match is None:
-        raise ValueError(f"SLURM_STEP_NODELIST={nodes!r}: no list of nodes")
+        raise ValueError(f"SLURM_STEP_NODELIST={nodes!r}: not a node list")
     stem, number, rest = match.groups()
     return stem + (number or "") + (rest or "")
 
@@ -116,4 +116,4 @@ def _number(variables: Mapping[str, str], name: str) -> int:
     try:
         return int(variables[name])
     except ValueError:
-        raise ValueError(f"{name}={variables[name]!r}: must be a whole number") from None
+        raise ValueError(f"{name}={variables[name]!r}: must be an integer") from None

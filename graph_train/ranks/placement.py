@@ -1,7 +1,7 @@
-"""Where tensors live: on the one device of this process, or spread over all ranks as OneFlow's global tensors.
+"""Placement of tensors: local tensors with one rank, or OneFlow's global tensors with several.
 
-Weights and settings are replicated (`broadcast`), batches are sharded by image (`split(0)`); the step is the same
-code for both.
+Global weights and settings are replicated (`broadcast`), and batches are sharded by image (`split(0)`). The training
+step is the same code for both cases.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,11 +19,11 @@ from pipelines.shard import Shard
 
 @dataclass(frozen=True)
 class Placement:
-    """One device per rank.
+    """Placement of tensors on one device per rank.
 
     Attributes:
-        device: of this process, such as "cpu" or "cuda:1".
-        rank, ranks: of this process, of how many; one rank has ordinary tensors.
+        device: device of this process, such as "cpu" or "cuda:1".
+        rank, ranks: rank of this process and number of ranks.
     """
 
     device: str
@@ -36,19 +36,19 @@ class Placement:
         return self.ranks > 1
 
     def replicate_module(self, module: Any) -> Any:
-        """Move a module's parameters and buffers to the device; every rank gets the values of rank 0."""
+        """Move a module's parameters and buffers to the device, with rank 0's values on all ranks."""
         return module.to_global(**self._replicated) if self.distributed else module.to(self.device)
 
     def replicate(self, value: npt.NDArray[Any] | Tensor) -> Tensor:
-        """Return a copy on the device; every rank gets the values of rank 0."""
+        """Return a copy on the device, with rank 0's values on all ranks."""
         tensor = flow.tensor(value) if isinstance(value, np.ndarray) else value
         return tensor.to(self.device).to_global(**self._replicated) if self.distributed else tensor.to(self.device)
 
     def shard_batch(self, rows: npt.NDArray[Any] | Tensor, total: int) -> Tensor:
-        """Return a batch of `total` images made of each rank's rows, in the order of the ranks.
+        """Combine the rows of all ranks into a batch of `total` images, without copying host memory if possible.
 
-        Shares host memory where it can. The rows are those of `pipelines.shard.Shard.rows`: ranks may differ by one
-        row, and a batch with fewer images than ranks is replicated.
+        The rows are those of `pipelines.shard.Shard.rows`: ranks may differ by one row, and a batch with fewer images
+        than ranks is replicated.
         """
         tensor = flow.from_numpy(rows) if isinstance(rows, np.ndarray) else rows
         tensor = tensor.to(self.device)
@@ -56,12 +56,12 @@ class Placement:
             return tensor
         if total < self.ranks:
             return tensor.to_global(**self._replicated)
-        # Unless it must ask, as ranks have different numbers of rows, OneFlow need not compare shapes.
+        # OneFlow must compare shapes between ranks only if their numbers of rows differ.
         return tensor.to_global(placement=self._all_ranks, sbp=flow.sbp.split(0), check_meta=total % self.ranks > 0)
 
     def empty_batch(self, shape: Sequence[int], dtype: Any) -> Tensor:
-        """Return zeros with the placement that a batch of this shape has."""
-        # Made on the host: OneFlow has no code that fills memory for a GPU newer than 8.9.
+        """Return zeros with the placement of a batch of this shape."""
+        # Created on the host: OneFlow's fill kernel does not support GPUs newer than 8.9.
         zeros = flow.zeros(tuple(shape), dtype=dtype)
         return self.shard_batch(zeros[Shard(self.rank, self.ranks).rows(shape[0])], shape[0])
 
@@ -73,36 +73,36 @@ class Placement:
                     local_shard(tensor).copy_(self.replicate(local_shard(tensor)).to_local())
 
     def all_reduce_mean(self, own: Tensor) -> Tensor:
-        """Return the mean over the ranks of a local tensor that each of them has; divided on the host."""
+        """Return the mean of a local tensor over the ranks; the division is done on the host."""
         if not self.distributed:
             return own
         summed = self.as_partial_sum(own).to_global(**self._replicated).to_local().numpy()
         return flow.tensor(summed / np.float32(self.ranks)).to(self.device)
 
     def to_numpy(self, tensor: Tensor) -> npt.NDArray[Any]:
-        """Return a tensor on the host, gathered from all ranks."""
+        """Return a tensor as an array, gathered from all ranks."""
         return tensor.to_global(**self._replicated).to_local().numpy() if tensor.is_global else tensor.numpy()
 
     def local_rows(self, tensor: Tensor) -> npt.NDArray[Any]:
-        """Return this rank's rows of a batch tensor, on the host."""
+        """Return this rank's rows of a batch tensor as an array."""
         return local_shard(tensor).numpy()
 
     def all_reduce_gradients(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Return gradients summed over the ranks: one flat (n,), in one transfer; on one rank the list unchanged."""
+        """Sum gradients over the ranks, as one flat tensor (n,); with one rank, return them unchanged."""
         return [self.all_reduce_sum(self.partial_gradient_sum(gradients))] if self.distributed else list(gradients)
 
     def partial_gradient_sum(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Return the flattened gradients (n,) as a partial sum: each rank holds its share, nothing is sent."""
+        """Return the flattened gradients (n,) as a partial sum, without communication."""
         flat = flatten_tensors(gradients)
-        # A gradient that is replicated already counts once: rank 0 holds it, the others zeros.
+        # A gradient that is already replicated is kept on rank 0 and zero on the others.
         return flat.to_global(placement=self._all_ranks, sbp=flow.sbp.partial_sum)
 
     def as_partial_sum(self, own: Tensor) -> Tensor:
-        """Return the local tensors (n,) of all ranks as one partial sum; nothing is sent."""
+        """Return the local tensors (n,) of all ranks as one partial sum, without communication."""
         return own.to_global(placement=self._all_ranks, sbp=flow.sbp.partial_sum)
 
     def all_reduce_sum(self, partial_sums: Tensor) -> Tensor:
-        """Return the replicated sum (n,) of a partial sum: the one transfer of an update."""
+        """Return the replicated sum (n,) of a partial sum; the only transfer of an update."""
         return partial_sums.to_global(**self._replicated)
 
     @property

@@ -1,10 +1,10 @@
-"""The companion process of a rank: notices when another rank is gone, says which, and ends its own.
+"""The watchdog process of a rank: detects that another rank is lost, reports it, and ends its own rank.
 
     python -m graph_train.ranks.rank_watch SETTINGS
 
-A process of its own, since a rank that waits in native code for a dead one can do nothing itself. Rank 0's watch holds
-a connection to the watch of every other rank. They exchange heartbeats; whoever ends without signing off is lost.
-SETTINGS is a JSON object, see `WatchSettings`.
+It is a separate process, because a rank that waits for a dead one in native code cannot react. Rank 0's watchdog is
+connected to the watchdogs of all other ranks. They exchange heartbeats; a rank that exits without signing off is lost.
+SETTINGS is a JSON object with the fields of `WatchSettings`.
 """
 
 import json
@@ -18,21 +18,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HEARTBEAT_SECONDS, HEARTBEAT_TIMEOUT_SECONDS = 2.0, 20.0
-"""A rank whose watch has been silent for so long is lost: its host or the network is gone."""
+"""Interval of heartbeats, and the time without one after which a rank is lost."""
 _GRACE_SECONDS = 5.0
 _CHECK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """The settings of a watch.
+    """Settings of a watchdog.
 
     Attributes:
-        rank: of the process that is watched over.
-        process: its id.
-        sockets: file descriptors by rank (as text), see `graph_train.ranks.rendezvous.Rendezvous`.
-        status_fd: file descriptor of the pipe on which the process reports that it is done or has failed.
-        rank_lost_fd: that of the pipe on which the process learns that a rank is lost.
+        rank: rank of the watched process.
+        process: its process id.
+        sockets: file descriptors by rank (as a string), see `graph_train.ranks.rendezvous.Rendezvous`.
+        status_fd: pipe on which the process reports that it is done or has failed.
+        rank_lost_fd: pipe on which the process is told that a rank is lost.
         places, hosts: see `graph_train.ranks.rendezvous.Rendezvous`.
     """
 
@@ -47,7 +47,7 @@ class WatchSettings:
 
 @dataclass
 class _Peer:
-    """The watch of another rank."""
+    """The watchdog of another rank."""
 
     rank: int
     connection: socket.socket
@@ -57,7 +57,7 @@ class _Peer:
 
 
 class Watch:
-    """A process's watch over the ranks, until the job is over or lost."""
+    """A watchdog, which runs until the job ends or a rank is lost."""
 
     def __init__(self, settings: WatchSettings) -> None:
         self._settings = settings
@@ -83,7 +83,7 @@ class Watch:
                     key.data if isinstance(key.data, str) else key.data.rank: key.data
                     for key, _ in selector.select(_CHECK_SECONDS)
                 }
-                # Status first: a process that signed off and ended is not lost.
+                # Status first: a process that has signed off is not lost.
                 if "status" in events and not self._read_status():
                     selector.unregister(self._settings.status_fd)
                 if "process" in events:
@@ -104,22 +104,22 @@ class Watch:
             self._done = self._done or status["kind"] == "done"
             if status["kind"] == "failed":
                 self._own_failure = status["reason"]
-                # At once: the process stays for a moment, so that the others end before OneFlow misses it.
+                # Announced at once: the process delays its exit, so that the others end before OneFlow aborts them.
                 self._announce_own_end(f"ended: {status['reason']}", reported=True)
         return bool(data)
 
     def _process_ended(self) -> None:
-        """Sign off, or report this rank as lost, to all peers."""
+        """Sign off, or report this rank as lost to all peers."""
         if self._done:
             self._send_to_peers({"kind": "bye"})
         elif self._own_failure is None:
-            reason = "ended without a word: it was killed, or crashed"
+            reason = "ended unexpectedly: it was killed, or crashed"
             if self._settings.rank == 0:
                 self._print(0, reason)
             self._announce_own_end(reason)
 
     def _end_process(self) -> None:
-        """Have the process end itself, unless it is ending already; kill it if it hangs in native code."""
+        """Tell the process to exit, unless it is exiting already; kill it if it hangs in native code."""
         try:
             if self._own_failure is None:
                 os.write(self._settings.rank_lost_fd, b"lost\n")
@@ -140,7 +140,7 @@ class Watch:
             try:
                 peer.connection.sendall(json.dumps(message).encode() + b"\n")
             except OSError:
-                continue  # full or gone: the missing heartbeat will show it
+                continue  # full or gone; detected by the missing heartbeat
 
     def _exchange_heartbeats(self) -> None:
         now = time.monotonic()
@@ -163,7 +163,7 @@ class Watch:
             data = b""
         if not data:
             if not peer.finished:
-                self._lost(peer.rank, "was cut off: its host went down, or it was killed with all its processes")
+                self._lost(peer.rank, "disconnected: its host went down, or it was killed with all its processes")
             return False
         peer.last_seen = time.monotonic()
         peer.pending += data
@@ -180,7 +180,7 @@ class Watch:
         """Report a lost rank to all peers and end the job."""
         if self._settings.rank == 0:
             self._send_to_peers({"kind": "lost", "rank": rank, "reason": reason, "reported": reported})
-        # A rank that failed with a message has printed it only if it is rank 0; the same failure is printed once.
+        # A failure is printed once: by rank 0 itself if it failed, and not again if all ranks failed in the same way.
         if reported:
             time.sleep(_CHECK_SECONDS)
             while is_readable(self._settings.status_fd) and self._read_status():
@@ -192,22 +192,22 @@ class Watch:
         raise SystemExit
 
     def _is_reporter(self, lost: int) -> bool:
-        """Return whether this rank prints the loss: rank 0, or the first rank left on another host or without it."""
+        """Return whether this rank prints the message: rank 0, else the first remaining rank of this host."""
         settings = self._settings
         if settings.rank == 0:
             return True
         host = settings.hosts[settings.rank]
-        left = [rank for rank, name in enumerate(settings.hosts) if name == host and rank != lost]
-        return settings.rank == left[0]
+        remaining = [rank for rank, name in enumerate(settings.hosts) if name == host and rank != lost]
+        return settings.rank == remaining[0]
 
     def _print(self, rank: int, reason: str) -> None:
         place = self._settings.places[rank]
-        text = f"graph-train: rank {rank} ({place}) {reason}; the job ends. What is saved is whole: --resume goes on"
-        print(f"{text} with it", file=sys.stderr, flush=True)
+        text = f"graph-train: rank {rank} ({place}) {reason}; stopping the job. Use --resume to continue from the last"
+        print(f"{text} checkpoint", file=sys.stderr, flush=True)
 
 
 def is_readable(number: int) -> bool:
-    """Return whether reading from a file descriptor would give something now."""
+    """Return whether a file descriptor is ready to read."""
     with selectors.DefaultSelector() as selector:
         selector.register(number, selectors.EVENT_READ)
         return bool(selector.select(0))

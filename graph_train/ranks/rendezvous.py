@@ -1,7 +1,8 @@
-"""How the ranks of a job find each other before anything slow begins, and who is missing if they do not.
+"""Rendezvous of the ranks of a job before anything slow is started; reports which ranks are missing.
 
-Rank 0 listens at the master's port, the others connect and say who they are; then rank 0 tells everybody who is where
-and at which free port OneFlow's own ranks shall meet. The connections stay open for `graph_train.ranks.rank_watch`.
+Rank 0 listens at the master port. The others connect and identify themselves; then rank 0 sends all of them the hosts
+of all ranks and a free port for OneFlow's own rendezvous. The connections stay open for
+`graph_train.ranks.rank_watch`.
 """
 
 import json
@@ -22,13 +23,13 @@ _Arrival = tuple[dict[str, Any], socket.socket | None]
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """All ranks have met.
+    """Result of the rendezvous.
 
     Attributes:
-        sockets: rank 0: one for each other rank; else the one to rank 0. By rank.
-        places: host and process of every rank, in words, by rank.
-        hosts: host name of every rank.
-        engine_port: free port of rank 0's host for OneFlow.
+        sockets: connections by rank: on rank 0 one to each other rank, else the one to rank 0.
+        places: description of host and process of each rank.
+        hosts: host name of each rank.
+        engine_port: a free port on rank 0's host for OneFlow.
     """
 
     sockets: Mapping[int, socket.socket]
@@ -38,27 +39,27 @@ class Rendezvous:
 
 
 def join_rendezvous(info: RankInfo, timeout: float) -> Rendezvous:
-    """Wait until all ranks are there.
+    """Wait until all ranks have joined.
 
     Args:
-        info: of this rank, one of several.
-        timeout: seconds.
+        info: this rank.
+        timeout: time limit in seconds.
     Raises:
-        ValueError: some rank did not come, or does not belong here; names rank, host and port.
+        ValueError: a rank did not join in time, or does not belong to this job; names rank, host and port.
     """
-    return _receive(info, timeout) if info.main else _report(info, timeout)
+    return _accept_ranks(info, timeout) if info.main else _connect_to_main(info, timeout)
 
 
-def _receive(info: RankInfo, timeout: float) -> Rendezvous:
-    """Collect the other ranks, on rank 0."""
+def _accept_ranks(info: RankInfo, timeout: float) -> Rendezvous:
+    """Accept the other ranks, on rank 0."""
     deadline = time.monotonic() + timeout
     where = f"{info.master_host}, port {info.master_port}"
     try:
         server = socket.create_server(("", info.master_port), backlog=info.world)
     except OSError as error:
         raise ValueError(
-            f"rank 0 on {info.host} cannot listen at port {info.master_port} ({error.strerror}): another job may use "
-            "it; choose another master port"
+            f"rank 0 on {info.host} cannot listen on port {info.master_port} ({error.strerror}): another job may be "
+            "using it; choose another master port"
         ) from None
     arrived: dict[int, _Arrival] = {0: (_hello(info), None)}
     with server:
@@ -72,11 +73,11 @@ def _receive(info: RankInfo, timeout: float) -> Rendezvous:
     sockets = {rank: known for rank, (_, known) in arrived.items() if known is not None}
     if len(arrived) < info.world:
         missing = [rank for rank in range(info.world) if rank not in arrived]
-        here = ", ".join(f"{rank} on {hello['host']}" for rank, (hello, _) in sorted(arrived.items()))
+        joined = ", ".join(f"{rank} on {hello['host']}" for rank, (hello, _) in sorted(arrived.items()))
         text = (
-            f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))} of {info.world} did not come to "
-            f"rank 0 on {info.host} ({where}) within {timeout:g} s; here: {here}. Start what is missing, or look "
-            "whether a firewall closes the port; --dist-timeout waits longer"
+            f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))} of {info.world} did not connect to "
+            f"rank 0 on {info.host} ({where}) within {timeout:g} s; joined: {joined}. Start the missing ranks, check "
+            "that no firewall blocks the port, or increase --dist-timeout"
         )
         _send_all(sockets, {"error": text})
         raise ValueError(text)
@@ -91,7 +92,7 @@ def _receive(info: RankInfo, timeout: float) -> Rendezvous:
 
 
 def _admit(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arrival]) -> None:
-    """Take a rank in; whoever speaks another language is not one."""
+    """Register a connecting rank; drop connections that are not from a rank."""
     try:
         connection.settimeout(_HELLO_SECONDS)
         hello = _read_line(connection)
@@ -101,9 +102,12 @@ def _admit(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arriva
         return
     problem = ""
     if world != info.world:
-        problem = f"rank {rank} on {hello['host']} was started as one of {world}, rank 0 on {info.host} of {info.world}"
+        problem = (
+            f"rank {rank} on {hello['host']} was started with world size {world}, but rank 0 on {info.host} with "
+            f"{info.world}"
+        )
     elif rank in arrived:
-        problem = f"rank {rank} came twice, from {arrived[rank][0]['host']} and {hello['host']}; give each its own rank"
+        problem = f"two processes have rank {rank}, on {arrived[rank][0]['host']} and {hello['host']}"
     arrived.setdefault(rank, (hello, connection))
     if problem:
         everyone = {rank: known for rank, (_, known) in arrived.items() if known is not None}
@@ -111,18 +115,18 @@ def _admit(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arriva
         raise ValueError(problem)
 
 
-def _report(info: RankInfo, timeout: float) -> Rendezvous:
-    """Report to rank 0, on any other rank."""
+def _connect_to_main(info: RankInfo, timeout: float) -> Rendezvous:
+    """Connect to rank 0, on any other rank."""
     connection = _connect(info, timeout)
     _send(connection, _hello(info))
-    # Rank 0 may have begun to wait only now.
+    # Rank 0 may have started only now.
     connection.settimeout(timeout + _HELLO_SECONDS)
     try:
         answer = _read_line(connection)
     except (OSError, ValueError):
         raise ValueError(
-            f"rank {info.rank} on {info.host}: rank 0 at {info.master_host}, port {info.master_port} ended, or did not "
-            f"answer within {timeout:g} s; see its messages"
+            f"rank {info.rank} on {info.host}: rank 0 at {info.master_host}, port {info.master_port} exited, or did "
+            f"not answer within {timeout:g} s; see its output"
         ) from None
     if "error" in answer:
         raise ValueError(answer["error"])
@@ -135,12 +139,13 @@ def _connect(info: RankInfo, timeout: float) -> socket.socket:
     while time.monotonic() < deadline:
         try:
             return socket.create_connection((info.master_host, info.master_port), deadline - time.monotonic() + 0.1)
-        except OSError as error:  # not there yet, or its name not known yet
+        except OSError as error:  # not started yet, or its host name is not known yet
             reason = error.strerror or str(error)
             time.sleep(_RETRY_SECONDS)
     raise ValueError(
-        f"rank {info.rank} on {info.host}: rank 0 was not reached at {info.master_host}, port {info.master_port} "
-        f"within {timeout:g} s ({reason}); is it started, is the address right, does a firewall close the port?"
+        f"rank {info.rank} on {info.host}: cannot connect to rank 0 at {info.master_host}, port {info.master_port} "
+        f"within {timeout:g} s ({reason}); check that it is running, that the address is right, and that no firewall "
+        "blocks the port"
     )
 
 
@@ -162,7 +167,7 @@ def _send_all(sockets: Mapping[int, socket.socket], message: Mapping[str, Any]) 
         try:
             _send(known, message)
         except OSError:
-            continue  # gone: the watch will say so
+            continue  # gone; the watchdog reports it
 
 
 def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
@@ -170,14 +175,14 @@ def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
 
 
 def _read_line(connection: socket.socket) -> dict[str, Any]:
-    """Read one JSON object.
+    """Read a line with a JSON object.
 
     Raises:
-        ValueError: the other side closed, or sent something else.
+        ValueError: the connection was closed, or the line is something else.
     """
     data = bytearray()
     while not data.endswith(b"\n"):
-        byte = connection.recv(1)  # no more than the line: what follows belongs to the watch
+        byte = connection.recv(1)  # not beyond the line, because the rest is for the watchdog
         if not byte or len(data) > _LONGEST_LINE:
             raise ValueError("connection closed")
         data += byte

@@ -1,4 +1,4 @@
-"""One rank's membership in its job: joins before OneFlow is imported, reports success or failure at the end."""
+"""A rank's membership in its job: it joins before OneFlow is imported and reports success or failure at the end."""
 
 import json
 import logging
@@ -19,11 +19,11 @@ from graph_train.ranks.launcher import RankInfo, rank_info
 DEFAULT_TIMEOUT = 60.0
 _LONGEST_TIMEOUT = 86400.0
 _STAY_SECONDS = 1.5
-"""A rank that failed stays so long: OneFlow would abort the others if it missed one before the watches end them."""
+"""Delay of a failed rank's exit, so that the watchdogs end the other ranks before OneFlow aborts them."""
 
 
 class Team:
-    """The ranks of this job, seen from one of them."""
+    """This process's membership in a job."""
 
     def __init__(self, info: RankInfo, status_fd: int | None = None) -> None:
         self.info = info
@@ -35,11 +35,11 @@ class Team:
             os.write(self._status_fd, json.dumps(status).encode() + b"\n")
 
     def report_done(self) -> None:
-        """Report that this rank is done."""
+        """Report that this rank has finished."""
         self._send_status(kind="done")
 
     def report_failure(self, reason: str) -> None:
-        """Report that this rank has failed; the others will end, and rank 0's watch prints the reason."""
+        """Report that this rank has failed; the other ranks end, and rank 0's watchdog prints the reason."""
         self.has_failed = True
         self._send_status(kind="failed", reason=reason)
 
@@ -48,18 +48,18 @@ _team = Team(RankInfo())
 
 
 def current() -> Team:
-    """Return the job that this process has joined; a job of one without `join`."""
+    """Return the job that this process has joined; without `join`, a job with one rank."""
     return _team
 
 
 def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
-    """Meet the other ranks that the launcher's variables announce; once per process, and before OneFlow is imported.
+    """Join the job described by the launcher's variables; must be called before OneFlow is imported.
 
     Args:
-        timeout: seconds to wait for the others.
-        devices: `--device`; a list such as "2,3" names the GPUs that the ranks of this host have, in their order.
+        timeout: seconds to wait for the other ranks.
+        devices: the value of `--device`; a list such as "2,3" gives the GPUs of this host's ranks in their order.
     Raises:
-        ValueError: the variables or the devices make no sense, somebody did not come, or OneFlow is loaded already.
+        ValueError: the variables or devices are invalid, a rank is missing, or OneFlow is already imported.
     """
     global _team  # noqa: PLW0603 - a process belongs to one job
     if not _team.info.alone:
@@ -69,7 +69,7 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
         return _team
     if "oneflow" in sys.modules:
         raise ValueError(
-            f"WORLD_SIZE={info.world}: OneFlow was imported before the ranks have met; call "
+            f"WORLD_SIZE={info.world}: OneFlow was imported before the ranks have joined; call "
             "graph_train.ranks.team.join() first, or start `-m graph_train`"
         )
     if not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST_TIMEOUT:
@@ -83,17 +83,17 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
     _export_to_engine(info, rendezvous.engine_port)
     _team = Team(info, _start_watch(info, rendezvous))
     if numbers:
-        # OneFlow gives a rank the visible GPU of its local number.
+        # OneFlow assigns each rank the visible GPU with its local rank.
         os.environ[VISIBLE_DEVICES] = visible_devices(numbers)
     if not info.main:
-        # No progress bars; read when tqdm is imported.
+        # Disable progress bars; tqdm reads this when it is imported.
         os.environ["TQDM_DISABLE"] = "1"
     return _team
 
 
 def _export_to_engine(info: RankInfo, port: int) -> None:
-    """Set the variables that OneFlow reads when it is imported; its ranks meet at a port of their own."""
-    # Its own warnings tell of each rank that is not there yet.
+    """Set the variables that OneFlow reads when it is imported, with a separate port for its own rendezvous."""
+    # Suppress its warnings about ranks that are not there yet.
     os.environ.setdefault("GLOG_minloglevel", "2")
     values = {
         "RANK": info.rank,
@@ -106,7 +106,7 @@ def _export_to_engine(info: RankInfo, port: int) -> None:
 
 
 def _start_watch(info: RankInfo, rendezvous: Any) -> int:
-    """Start the companion process; return the file descriptor of its status pipe."""
+    """Start the watchdog process; return the file descriptor of its status pipe."""
     from graph_train.ranks.rank_watch import WatchSettings
 
     status_out, status_in = os.pipe()
@@ -120,11 +120,11 @@ def _start_watch(info: RankInfo, rendezvous: Any) -> int:
         places=list(rendezvous.places),
         hosts=list(rendezvous.hosts),
     )
-    handed_over = [status_out, rank_lost_in, *settings.sockets.values()]
-    # A session of its own: signals from the terminal are for the training, which reports to its peers after saving.
+    inherited = [status_out, rank_lost_in, *settings.sockets.values()]
+    # A new session: signals from the terminal must reach only the training, which reports to its peers after saving.
     subprocess.Popen(
         [sys.executable, "-m", "graph_train.ranks.rank_watch", json.dumps(asdict(settings))],
-        pass_fds=handed_over,
+        pass_fds=inherited,
         start_new_session=True,
         stdin=subprocess.DEVNULL,
     )
@@ -139,7 +139,7 @@ def _start_watch(info: RankInfo, rendezvous: Any) -> int:
 
 
 def _exit_when_rank_lost(pipe: int) -> None:
-    """End this process at once when its watch says that a rank is lost: the main thread may wait for it forever."""
+    """Exit at once if the watchdog reports a lost rank, because the main thread may wait for it forever."""
     if os.read(pipe, 16):
         logging.shutdown()
         os._exit(RANK_LOST)
@@ -147,12 +147,12 @@ def _exit_when_rank_lost(pipe: int) -> None:
 
 @contextmanager
 def reporting(*, quiet: bool) -> Iterator[None]:
-    """Wrap the work of a rank: the other ranks learn how it ended.
+    """Report to the other ranks how the work inside the context ends.
 
     Args:
-        quiet: a failure of any rank but the main one is not reported here.
+        quiet: raise AlreadyReportedError for a failure on a rank other than 0.
     Raises:
-        AlreadyReportedError: such a failure.
+        AlreadyReportedError: the rank failed, and rank 0 prints the message.
     """
     team = _team
     try:
@@ -163,7 +163,7 @@ def reporting(*, quiet: bool) -> Iterator[None]:
             raise AlreadyReportedError from error
         raise
     except BaseException as error:
-        # Also an interrupt of this rank alone: the others may wait for it in the middle of an exchange.
+        # Includes an interrupt of this rank alone: the others may be waiting for it in a collective.
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
         team.report_failure(reason or type(error).__name__)
         if quiet and not team.info.main:
@@ -173,7 +173,7 @@ def reporting(*, quiet: bool) -> Iterator[None]:
 
 
 def leave(code: int) -> None:
-    """End a process of several that failed, without OneFlow's own shutdown: that would wait for all ranks."""
+    """Exit a failed rank of a job without OneFlow's shutdown, which would wait for all ranks."""
     if code and not _team.info.alone:
         if _team.has_failed:
             time.sleep(_STAY_SECONDS)

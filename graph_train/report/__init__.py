@@ -1,7 +1,7 @@
-"""The report of a run: one page, `report.html`, that needs nothing but itself, and its numbers, `report.json`.
+"""The report of a run: a self-contained page, `report.html`, and its data, `report.json`.
 
-`hooks` collects what a run does, `content` turns that into plain values, `page` into HTML. Looks and behaviour of the
-page are in `page.html`, `page.css`, `charts.js` (text, charts, tables) and `page.js` (its parts).
+`hooks` follows the run, `content` collects the data as plain values, and `page` renders them as HTML with the help of
+`page.html`, `page.css`, `charts.js` (charts and tables) and `page.js` (the sections of the page).
 """
 
 from graph_train.report.hooks import ReportHooks

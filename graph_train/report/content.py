@@ -1,4 +1,4 @@
-"""What the report says, as plain values that JSON can hold: settings, curves, results per class, times, environment."""
+"""Content of the report as JSON-compatible values: settings, curves, results per class, times, environment."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ from graph_train.validation.measuring import ValidationResult
 from models.complexity import measure
 
 FORMAT = 1
-MOST_CURVES = 20
-MOST_CONFUSED = 30
+MAX_CURVES = 20
+MAX_CONFUSION_CLASSES = 30
 _CURVE_POINTS = 101
 
 
 def fixed_content(run: TrainingRun) -> dict[str, Any]:
-    """Return the content that does not change while a run goes on."""
+    """Return the content that is constant during a run."""
     setup, options = run.setup, run.setup.options
     size = measure(run.state.network, setup.image_px)
     return {
@@ -60,17 +60,17 @@ def _version() -> str:
 
 
 def _settings(options: TrainOptions) -> list[list[Any]]:
-    """Return name, value and default of every flag."""
-    usual = {
+    """Return name, value and default of each flag."""
+    defaults = {
         name: list(item.default) if isinstance(item.default, tuple) else item.default
         for name, item in flag_fields().items()
     }
-    return [[name, value, usual[name]] for name, value in options.as_flat_dict().items()]
+    return [[name, value, defaults[name]] for name, value in options.as_flat_dict().items()]
 
 
 def _hyperparameters(hyp: Hyperparameters) -> list[list[Any]]:
-    usual = {item.name: item.default for item in fields(Hyperparameters)}
-    return [[name, value, usual[name]] for name, value in hyp.as_dict().items()]
+    defaults = {item.name: item.default for item in fields(Hyperparameters)}
+    return [[name, value, defaults[name]] for name, value in hyp.as_dict().items()]
 
 
 def _data(data: Data) -> dict[str, Any]:
@@ -105,10 +105,7 @@ def _data(data: Data) -> dict[str, Any]:
 
 
 def results_content(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the curves from the columns of `results.csv`, and the best epoch.
-
-    None stands where an epoch was not validated.
-    """
+    """Return the curves from the columns of `results.csv` (None for epochs without validation) and the best epoch."""
     results: dict[str, list[Any]] = {"epoch": [int(value) for value in columns.get("epoch", ())]}
     for key in RESULT_KEYS:
         results[key] = [float(value) for value in columns.get(key, ())]
@@ -120,11 +117,11 @@ def results_content(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def validation_content(result: ValidationResult, of: str) -> dict[str, Any]:
-    """Return results per class, precision over recall, confusion matrix and speed of one validation.
+    """Return results per class, precision-recall curves, confusion matrix and speed of a validation.
 
     Args:
         result: the validation.
-        of: what was validated, in words.
+        of: description of the validated weights.
     """
     c, names = result.classes, result.class_names
     table = [
@@ -140,7 +137,7 @@ def validation_content(result: ValidationResult, of: str) -> dict[str, Any]:
         for row, kind in enumerate(c.classes)
     ]
     points = np.linspace(0, len(c.recall_axis) - 1, _CURVE_POINTS).round().astype(int)
-    shown = range(min(len(c.classes), MOST_CURVES))
+    shown = range(min(len(c.classes), MAX_CURVES))
     at_recall = c.precision_at_recall
     return {
         "of": of,
@@ -151,7 +148,7 @@ def validation_content(result: ValidationResult, of: str) -> dict[str, Any]:
         "recall_axis": _rounded(c.recall_axis[points]),
         "curves": [{"name": names[c.classes[row]], "values": _rounded(at_recall[row][points])} for row in shown],
         "mean_curve": _rounded(at_recall.mean(axis=0)[points]) if len(c.classes) else [],
-        "confusion": result.confusion.counts.tolist() if len(names) <= MOST_CONFUSED else None,
+        "confusion": result.confusion.counts.tolist() if len(names) <= MAX_CONFUSION_CLASSES else None,
         "speed": {
             "load": result.speed.load,
             "inference": result.speed.inference,
@@ -165,12 +162,12 @@ def _rounded(values: Any) -> list[float]:
 
 
 def times_content(times: Sequence[EpochTimes], earlier: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """Return the times of all epochs; `earlier` are those written before the run was resumed."""
+    """Return the times of all epochs; `earlier` are those recorded before the run was resumed."""
     merged = {int(item["epoch"]): dict(item) for item in earlier}
     for item in times:
         values = vars(item)
         before = merged.get(item.epoch)
-        # The two parts of an epoch that was cut in two.
+        # A resumed epoch: add the times of both parts.
         merged[item.epoch] = (
             values
             if before is None
@@ -180,17 +177,17 @@ def times_content(times: Sequence[EpochTimes], earlier: Sequence[Mapping[str, fl
 
 
 def commands(folder: Path, options: TrainOptions, *, state: str, best: bool) -> list[list[str]]:
-    """Return commands that the reader may want to run next, each with a line on its purpose."""
-    found = []
+    """Return suggested next commands, each with a line on its purpose."""
+    suggested = []
     if state == "stopped":
-        found.append(["Go on where the run stopped:", f"graph-train --resume {shlex.quote(str(folder))}"])
+        suggested.append(["Resume the run:", f"graph-train --resume {shlex.quote(str(folder))}"])
     if state == "finished":
         more = f"graph-train --resume {shlex.quote(str(folder))} --epochs {2 * options.optim.epochs}"
-        found.append(["Train longer:", more])
+        suggested.append(["Train longer:", more])
     if best:
         weights = shlex.quote(str(folder / "weights" / "best.safetensors"))
-        measured = f"--data {shlex.quote(options.data.data)} --imgsz {options.data.imgsz}"
+        flags = f"--data {shlex.quote(options.data.data)} --imgsz {options.data.imgsz}"
         single = " --single-cls" if options.data.single_cls else ""
-        found.append(["Measure the best weights again:", f"graph-val --weights {weights} {measured}{single}"])
-        found.append(["Use them elsewhere:", f"graph-export --weights {weights}"])
-    return found
+        suggested.append(["Validate the best weights:", f"graph-val --weights {weights} {flags}{single}"])
+        suggested.append(["Export the best weights:", f"graph-export --weights {weights}"])
+    return suggested

@@ -1,4 +1,4 @@
-"""Follows a run and writes its report: at the start, while it goes on, and when it ends in whatever way."""
+"""Callbacks that write the report of a run: at the start, after epochs, and at the end."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from graph_train.report.content import (
     validation_content,
 )
 from graph_train.report.page import finite, render
-from graph_train.report.samples import SampleCollector, measured_here, picture
+from graph_train.report.samples import SampleCollector, images_on_rank, picture
 from graph_train.training.assembly import TrainingRun
 from graph_train.training.trainer import Trainer
 from kernels.host.files import write_atomically
@@ -29,16 +29,16 @@ from pipelines.shard import Shard
 
 LOG = logging.getLogger("graph_train")
 PAGE, NUMBERS = "report.html", "report.json"
-MOST_SHARE = 0.02
-"""How much of a run's time may go into rewriting the page while it goes on."""
+MAX_TIME_FRACTION = 0.02
+"""Maximum fraction of a run's time that is spent on rewriting the page."""
 
 
 class ReportHooks(TrainingHooks):
     """Hooks that keep `report.html` and `report.json` in the run folder up to date.
 
     Args:
-        trainer: the run that is followed.
-        resumed: it goes on in the folder of an earlier run, whose times and samples are kept.
+        trainer: the run.
+        resumed: whether the run is resumed, so that the earlier times and samples are kept.
     """
 
     def __init__(self, trainer: Trainer, *, resumed: bool = False) -> None:
@@ -56,9 +56,9 @@ class ReportHooks(TrainingHooks):
         return self._trainer.folder.path
 
     def on_train_start(self) -> None:
-        """Write the page without any epoch; a resumed run takes over what was measured before it."""
+        """Write the page before the first epoch; a resumed run loads the earlier content."""
         before = self._read_earlier()
-        self._earlier = [item for item in before.get("times", ()) if self._is_steady(item)]
+        self._earlier = [item for item in before.get("times", ()) if self._is_final(item)]
         self._content = {
             **fixed_content(self._trainer.run),
             "validation": before.get("validation"),
@@ -66,11 +66,11 @@ class ReportHooks(TrainingHooks):
         }
         self._write("running")
 
-    def _is_steady(self, times: Mapping[str, float]) -> bool:
-        """Return whether an epoch, or a part of one, that was timed before the run was resumed is not trained again.
+    def _is_final(self, times: Mapping[str, float]) -> bool:
+        """Return whether an epoch, or part of one, that was recorded before resuming will not be trained again.
 
-        The page is written before the state at the end of an epoch: if the run was killed in between, it goes on from a
-        state that lies before what the page has counted.
+        At the end of an epoch, the page is written before the checkpoint. If the run was killed in between, it resumes
+        before the end of the recorded epoch.
         """
         if times["epoch"] != self._cursor.epoch:
             return times["epoch"] < self._cursor.epoch
@@ -83,16 +83,16 @@ class ReportHooks(TrainingHooks):
             self._samples.start()
 
     def on_val_image_end(self, pred: np.ndarray, predn: np.ndarray, path: str, names: Sequence[str], im: Any) -> None:
-        """Add one measured image."""
+        """Collect an image if it is one of the samples."""
         if self._samples:
             self._samples.add(path, predn)
 
     def on_val_end(self, *_: Any) -> None:
-        """Keep the results for the next hook."""
+        """Remember that there is a new validation."""
         self._validated = True
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
-        """Write the page again, unless that was done a moment ago."""
+        """Rewrite the page, unless it was written too recently."""
         self._take_validation(f"the weights of epoch {epoch}")
         if time.monotonic() >= self._next_writing:
             self._write("running")
@@ -105,7 +105,7 @@ class ReportHooks(TrainingHooks):
         LOG.info("Report: %s", self._folder / PAGE)
 
     def teardown(self) -> None:
-        """Write that a run was stopped."""
+        """Mark a stopped run on the page."""
         if self._content and not self._ended:
             self._write("stopped")
 
@@ -117,14 +117,14 @@ class ReportHooks(TrainingHooks):
         self._content["samples"] = [sample.as_dict() for sample in self._samples.samples] if self._samples else []
 
     def _read_earlier(self) -> dict[str, Any]:
-        """Read `report.json` of the resumed run; return nothing in a new run or if the file is unusable."""
+        """Read `report.json` of a resumed run; return {} for a new run or if the file is unusable."""
         path = self._folder / NUMBERS
         if not self._resumed or not path.exists():
             return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            LOG.warning("%s cannot be read (%s): the report starts over with this part of the run", path, error)
+            LOG.warning("%s: cannot be read (%s); the report covers only this part of the run", path, error)
             return {}
         return content if isinstance(content, dict) and content.get("format") == FORMAT else {}
 
@@ -152,10 +152,10 @@ class ReportHooks(TrainingHooks):
         write_atomically(self._folder / NUMBERS, numbers)
         samples = [{**sample, "picture": picture(sample["path"])} for sample in content["samples"]]
         write_atomically(self._folder / PAGE, render({**content, "samples": samples}))
-        self._next_writing = time.monotonic() + (time.monotonic() - started) / MOST_SHARE
+        self._next_writing = time.monotonic() + (time.monotonic() - started) / MAX_TIME_FRACTION
 
 
 def _sample_collector(run: TrainingRun) -> SampleCollector:
     exchange = run.setup.exchange
-    here = measured_here(run.val_pipeline, Shard(exchange.rank, exchange.ranks))
-    return SampleCollector(run.setup.data.val, here)
+    images = images_on_rank(run.val_pipeline, Shard(exchange.rank, exchange.ranks))
+    return SampleCollector(run.setup.data.val, images)

@@ -1,7 +1,7 @@
-"""Plain values into one HTML page, which shows them by its own script and asks no other machine for anything.
+"""Rendering of the report as a single HTML page that loads nothing from elsewhere.
 
-Whatever comes from outside (names of classes, files, settings) enters as JSON that no HTML parser can misread, and the
-script only ever writes it as text. A content security policy with the hashes of script and style keeps it at that.
+Untrusted values (class names, files, settings) are embedded as JSON escaped for HTML, and the script inserts them only
+as text. A content security policy with the hashes of script and style enforces this.
 """
 
 import base64
@@ -20,14 +20,14 @@ _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """Return the page; `content` is what `report.json` holds, with pictures.
+    """Render the page; `content` is that of `report.json`, plus the images.
 
-    Numbers that are not finite are shown as missing.
+    Non-finite numbers are shown as missing.
 
     Raises:
-        TypeError: a value that JSON does not know.
+        TypeError: a value is not JSON-compatible.
     """
-    # One script: the page builds its parts out of the charts and tables of the first file.
+    # Joined to one script: page.js uses the functions of charts.js.
     style, script = _template("page.css"), "\n\n".join(map(_template, ("charts.js", "page.js")))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
@@ -40,18 +40,18 @@ def render(content: Mapping[str, Any]) -> str:
         "script": script,
         "data": json_for_html(content),
     }
-    # In one pass: what one slot holds is never taken for another slot.
+    # A single pass, so that the content of one slot is never interpreted as another slot.
     return _SLOT.sub(lambda match: slots[match[1]], _template("page.html"))
 
 
 def json_for_html(content: Any) -> str:
-    """Return the JSON that may stand in a <script> element: it can neither end the element nor start a comment."""
+    """Return JSON that is safe inside a <script> element: it can neither end the element nor start a comment."""
     text = json.dumps(finite(content), allow_nan=False, separators=(",", ":"))
     return re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def finite(value: Any) -> Any:
-    """Replace numbers that JSON cannot hold by None."""
+    """Replace non-finite numbers by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A few validation images with their labels and what was found in them."""
+"""A few validation images with their labels and detections."""
 
 import base64
 import io
@@ -18,14 +18,14 @@ from pipelines.shard import Shard
 from pipelines.val import ValPipeline
 
 SAMPLES = 8
-LEAST_CONFIDENCE = 0.05
-MOST_BOXES = 60
+MIN_CONFIDENCE = 0.05
+MAX_BOXES = 60
 _PICTURE_PX = 560
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image. Boxes are in px of the file: labels [class, x1, y1, x2, y2], found ones with the confidence after."""
+    """An image with labels [class, x1, y1, x2, y2] and detections (`found`), which end with the confidence, in px."""
 
     path: str
     width: int
@@ -34,42 +34,44 @@ class Sample:
     found: list[list[float]]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the data for the page, without the picture."""
+        """Return the data for the page, without the pixels."""
         return {"name": Path(self.path).name, **vars(self)}
 
 
 class SampleCollector:
-    """A collector of some images of a validation, evenly spread over its order, with their detections.
+    """Collector of a few images of a validation, evenly spaced, with their detections.
 
     Args:
         index: the split.
-        images: how many of its images are measured here, see `measured_here`.
+        images: number of its images on this rank, see `images_on_rank`.
     """
 
     def __init__(self, index: ImageIndex, images: int) -> None:
         self._index = index
         self._numbers = {path: number for number, path in enumerate(index.paths.texts)}
-        self._wanted = frozenset(np.linspace(0, images - 1, min(SAMPLES, images)).round().astype(int).tolist())
+        self._selected = frozenset(np.linspace(0, images - 1, min(SAMPLES, images)).round().astype(int).tolist())
         self._seen = 0
         self.samples: list[Sample] = []
 
     def start(self) -> None:
-        """Begin a validation: drop what the last one found."""
+        """Start a validation: discard the samples of the previous one."""
         self._seen, self.samples = 0, []
 
     def add(self, path: str, detections: npt.NDArray[Any]) -> None:
-        """Add the next image, with (k, 6) x1, y1, x2, y2 in px of the file, confidence, class.
+        """Add the next image if it is selected.
 
-        The highest confidence comes first.
+        Args:
+            path: the image file.
+            detections: (k, 6) x1, y1, x2, y2 in px of the file, confidence, class; sorted by decreasing confidence.
         """
-        wanted, self._seen = self._seen in self._wanted, self._seen + 1
-        if not wanted:
+        selected, self._seen = self._seen in self._selected, self._seen + 1
+        if not selected:
             return
         number = self._numbers[path]
         width, height = (int(side) for side in self._index.sizes[number])
         rows = self._index.labels[number]
         corners = cxcywh_to_xyxy(rows[:, 1:5]) * np.array([width, height, width, height])
-        found = detections[detections[:, 4] >= LEAST_CONFIDENCE][:MOST_BOXES]
+        found = detections[detections[:, 4] >= MIN_CONFIDENCE][:MAX_BOXES]
         self.samples.append(
             Sample(
                 path=path,
@@ -81,8 +83,8 @@ class SampleCollector:
         )
 
 
-def measured_here(pipeline: ValPipeline, shard: Shard) -> int:
-    """Return how many images of a validation are measured by one of its ranks."""
+def images_on_rank(pipeline: ValPipeline, shard: Shard) -> int:
+    """Return the number of validation images that a rank measures."""
     sizes = [pipeline.images_of(batch) for batch in range(pipeline.batches_per_epoch)]
     return sum(len(range(size)[shard.rows(size)]) for size in sizes if shard.counts_here(size))
 
@@ -93,7 +95,7 @@ def _px(corners: Sequence[float]) -> list[float]:
 
 @lru_cache(maxsize=4 * SAMPLES)
 def picture(path: str) -> str | None:
-    """Return the image as a data URI, at most 560 px wide or high; None if the file cannot be read any more."""
+    """Return the image as a data URI, at most 560 px wide or high; None if the file cannot be read."""
     from PIL import Image
 
     try:

@@ -1,1 +1,1 @@
-"""What a run leaves in its folder, and what it needs to go on from there: checkpoints, results, its place."""
+"""The run folder: checkpoints, results, settings, and resuming from them."""

@@ -1,6 +1,6 @@
-"""Checkpoints: one safetensors file with every array of the state and a JSON header with everything else.
+"""Checkpoints: a safetensors file with all arrays of the state, and everything else in a JSON header.
 
-Nothing in it is code, loading never unpickles, and a checksum over all arrays is verified.
+Loading executes no code, and a checksum over the whole content is verified.
 """
 
 import json
@@ -19,20 +19,20 @@ FORMAT = "graph-train checkpoint"
 FORMAT_VERSION = 1
 _HEADER_KEY = "graph_train"
 PENDING_GRADIENTS = "gradient_sum/"
-"""How the names of the gradients begin that are still being summed up."""
+"""Name prefix of accumulated gradients."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Arrays by name (`model/…`, `ema/…`, `first_moment/…`, …) and the header's values."""
+    """Arrays by name (`model/…`, `ema/…`, `first_moment/…`, …) and the header."""
 
     arrays: Mapping[str, np.ndarray]
     header: Mapping[str, Any]
 
     def first_not_finite(self) -> str:
-        """Return the name of the first weight, average or moment with a NaN or an infinity; "" where all are sound.
+        """Return the name of the first weight, average or moment that is not finite; "" if all are finite.
 
-        Gradients that no update has used yet do not count: the update that meets such a one is left out.
+        Accumulated gradients are not checked, because an update with a non-finite gradient is skipped.
         """
         for name, value in self.arrays.items():
             if not name.startswith(PENDING_GRADIENTS) and value.dtype.kind == "f" and not np.isfinite(value).all():
@@ -41,28 +41,28 @@ class Checkpoint:
 
 
 class _NoStateError(ValueError):
-    """A sound file of another kind."""
+    """The file is valid, but not a checkpoint."""
 
 
 def _header(text: str) -> dict[str, Any]:
     header = json.loads(text)
     if not isinstance(header, dict):
-        raise ValueError(f"its header is a {type(header).__name__}")
+        raise ValueError(f"header is a {type(header).__name__}")
     return header
 
 
 def _digest(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str:
-    """Return the digest of all arrays and of the header without the digest itself."""
+    """Return the checksum of the arrays and of the header, excluding the checksum entry itself."""
     return checksum(arrays, {key: value for key, value in header.items() if key != "checksum"})
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, *, keep: int = 0) -> None:
-    """Write atomically: the file of that name is the old one or the complete new one; equal states give equal bytes.
+    """Write a checkpoint atomically; equal states give equal files.
 
     Args:
-        keep: how many generations stay, see `files.replacing`.
+        keep: number of generations to keep, see `files.replacing`.
     Raises:
-        OSError: the disk is full or the folder cannot be written; the old files stay.
+        OSError: the file cannot be written; the old files are kept.
     """
     arrays = {name: in_order(value) for name, value in checkpoint.arrays.items()}
     header = {"format": FORMAT, "version": FORMAT_VERSION, **checkpoint.header}
@@ -76,7 +76,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or not a training checkpoint of this program.
+        ValueError: the file is damaged, or not a training checkpoint of graph-train.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
@@ -84,7 +84,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             if _HEADER_KEY not in metadata:
-                raise _NoStateError(f"{path}: holds no training state; give it to --weights to start a new run from it")
+                raise _NoStateError(f"{path}: contains no training state; use --weights to start a new run from it")
             header = _header(metadata[_HEADER_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except _NoStateError:
@@ -96,8 +96,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ValueError(f"{path}: not a checkpoint of graph-train (format {header.get('format')!r:.60})")
     if header.get("version") != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: written by another release (checkpoint format {header.get('version')!r:.60}, this one reads "
-            f"{FORMAT_VERSION}); use that release"
+            f"{path}: checkpoint format {header.get('version')!r:.60} is not supported (expected {FORMAT_VERSION}); "
+            "use the release that wrote it"
         )
     if header.get("checksum") != _digest(arrays, header):
         raise ValueError(f"{path}: damaged checkpoint (checksum differs); use an older one")

@@ -1,4 +1,4 @@
-"""`results.csv`: one row per epoch in YOLOv5's 14 padded columns, so that its readers work unchanged."""
+"""`results.csv`: one row per epoch, in YOLOv5's format of 14 padded columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ VALIDATION_KEYS: tuple[str, ...] = (
     "val/obj_loss",
     "val/cls_loss",
 )
-"""What one validation gives; zeros stand where there was none."""
+"""Results of a validation; zeros for an epoch without validation."""
 RESULT_KEYS: tuple[str, ...] = (
     "train/box_loss",
     "train/obj_loss",
@@ -25,7 +25,7 @@ RESULT_KEYS: tuple[str, ...] = (
     "x/lr1",
     "x/lr2",
 )
-"""What is logged each epoch, in the reference's order and under its names; every logger uses these."""
+"""Values logged each epoch, with YOLOv5's names and order; used by all loggers."""
 COLUMNS: tuple[str, ...] = ("epoch", *RESULT_KEYS)
 HEADER = ",".join(f"{name:>20s}" for name in COLUMNS)
 
@@ -36,28 +36,28 @@ class EpochRow:
 
     epoch: int
     train_losses: tuple[float, float, float]
-    """Box, objectness, classes: means over the epoch's batches."""
+    """Box, objectness and class loss, averaged over the epoch's batches."""
     metrics: tuple[float, float, float, float]
     """Precision, recall, mAP50, mAP50-95."""
     val_losses: tuple[float, float, float]
     learning_rates: tuple[float, float, float]
-    """Of the last iteration: biases, weights, normalisation weights."""
+    """Learning rates of the last iteration: biases, weights, normalisation weights."""
 
     def values(self) -> tuple[float, ...]:
         """Return the 13 numbers in the order of `RESULT_KEYS`."""
         return (*self.train_losses, *self.metrics, *self.val_losses, *self.learning_rates)
 
     def line(self) -> str:
-        """Return the row as the reference prints it: 20 characters a column, 5 significant digits."""
+        """Return the row as YOLOv5 writes it: 20 characters per column, 5 significant digits."""
         return ",".join(f"{value:20.5g}" for value in (self.epoch, *self.values()))
 
 
 class ResultsCsv:
-    """A file kept equal to the rows it has been given; each row is on the disk when `append` returns.
+    """The results file; each row is on the disk when `append` returns.
 
     Args:
-        path: of the file.
-        lines: rows of the epochs before those that will be appended, as a checkpoint holds them.
+        path: the file.
+        lines: the rows of earlier epochs, from a checkpoint.
     """
 
     def __init__(self, path: Path, lines: Sequence[str] = ()) -> None:
@@ -65,11 +65,11 @@ class ResultsCsv:
         self.lines = list(lines)
 
     def begin(self) -> None:
-        """Make the file hold what this run starts with: rows that it will write again, and a torn line, are dropped.
+        """Reset the file to the rows of earlier epochs; later rows and incomplete lines are dropped.
 
         Raises:
-            ValueError: the file is no `results.csv`; it is left as it is.
-            OSError: it cannot be written.
+            ValueError: the file exists but is not a `results.csv`; it is not modified.
+            OSError: the file cannot be written.
         """
         if not self._path.exists() and not self.lines:
             return
@@ -77,18 +77,18 @@ class ResultsCsv:
             with self._path.open(encoding="utf-8", errors="replace") as file:
                 first = file.readline().rstrip("\n")
             if first and first != HEADER:
-                raise ValueError(f"{self._path}:1: not a results.csv of YOLOv5's columns; move it away")
+                raise ValueError(f"{self._path}:1: not a results.csv with YOLOv5's columns; move it away")
         self._write()
 
     def append(self, row: EpochRow) -> None:
-        """Add one row; after an error it is written together with the next one.
+        """Add a row. If writing fails, the row is written together with the next one.
 
         Raises:
-            OSError: the file cannot be written; it holds what it held before.
+            OSError: the file cannot be written; it is unchanged.
         """
         self.lines.append(row.line())
         self._write()
 
     def _write(self) -> None:
-        # As a whole: the file is small, and there is no moment at which it is torn.
+        # Rewrites the whole file, which is small, so that it is never incomplete.
         write_atomically(self._path, "\n".join([HEADER, *self.lines, ""]))

@@ -1,4 +1,4 @@
-"""The output folder of a run: its name, its lock, its log, and finding the one to resume."""
+"""The output folder of a run: name, lock, log, checkpoints, and finding the run to resume."""
 
 import contextlib
 import fcntl
@@ -25,27 +25,27 @@ LOG = logging.getLogger("graph_train")
 LAST, BEST = "last.safetensors", "best.safetensors"
 EARLIER, DAMAGED = "last.earlier.safetensors", "last.damaged.safetensors"
 EARLIER_BEST, DAMAGED_BEST = "best.earlier.safetensors", "best.damaged.safetensors"
-"""Set aside: the state of a run that was in the folder before, and a file that could not be read."""
+"""Names for checkpoints or weights of an earlier run in the folder, and for damaged ones."""
 LOCK, LOG_FILE = ".lock", "train.log"
 _LONGEST_OWNER = 20
 _WRITTEN = ("*.yaml", "*.csv", "report.*", "weights/*.safetensors")
 """Files of a run, which take the place of what has their name."""
 SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
 PLACE = ("project", "name", "exist_ok", "resume")
-"""Flags that say where a run lies, or lay: no part of its state, so that equal runs have equal checkpoints."""
+"""Flags that locate a run; they are not saved in checkpoints, so that equal runs have equal checkpoints."""
 
 
 class RunFolder:
-    """project/name with its `weights` folder, held by a lock so that two runs never write into one folder."""
+    """The folder project/name with its `weights` folder, locked so that two runs never write into it."""
 
     def __init__(self, path: Path, *, resumed: bool = False) -> None:
-        """Create and lock the folder, and remove temporary files of a run that was killed in it.
+        """Create and lock the folder, and remove temporary files of a killed run.
 
         Args:
-            resumed: the run has to go on in this very folder, so no other is advised.
+            resumed: the run must stay in this folder, so error messages do not suggest another.
         Raises:
-            ValueError: another run holds it, or what should be a file of its own leads elsewhere.
-            OSError: it cannot be made or written.
+            ValueError: another run is using the folder, or one of its files is a link or not a regular file.
+            OSError: the folder cannot be created or written.
         """
         self.path = path
         self._or_elsewhere = "" if resumed else " or choose another --name"
@@ -55,14 +55,14 @@ class RunFolder:
         try:
             self.weights.mkdir(parents=True, exist_ok=True)
             self._refuse_other_kinds()
-            self._lock = self._locked()
+            self._lock = self._acquire_lock()
             for folder in (path, self.weights):
                 remove_leftovers(folder)
         except OSError as error:
             remedy = "choose another --project or --name"
             if resumed:
-                remedy = "a resumed run goes on in its folder: make it writable, or copy it and resume the copy"
-            reason = f"the run's folder cannot be used ({error.strerror}); {remedy}"
+                remedy = "a resumed run stays in its folder: make it writable, or copy it and resume the copy"
+            reason = f"run folder cannot be used ({error.strerror}); {remedy}"
             raise OSError(f"{printable(path)}: {reason}") from None
 
     def _refuse_other_kinds(self) -> None:
@@ -76,7 +76,7 @@ class RunFolder:
             if path.exists() and not path.is_file():
                 raise ValueError(f"{printable(path)}: no regular file; remove it{self._or_elsewhere}")
 
-    def _locked(self) -> IO[str]:
+    def _acquire_lock(self) -> IO[str]:
         lock = self._own_file(LOCK)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,16 +85,16 @@ class RunFolder:
             owner = lock.read(_LONGEST_OWNER).strip() or "unknown"
             lock.close()
             raise ValueError(
-                f"{printable(self.path)}: another run (process {printable(owner)}) is writing there; wait for its end"
-                f"{self._or_elsewhere}"
+                f"{printable(self.path)}: another run (process {printable(owner)}) is using this folder; wait until it "
+                f"ends{self._or_elsewhere}"
             ) from None
         lock.seek(0)
         before = lock.read(_LONGEST_OWNER)
         if before and not (before.isascii() and before.isdigit()):
             lock.close()
             raise ValueError(
-                f"{printable(self.path / LOCK)}: not the lock of a run, but a file with other content; "
-                f"move it away{self._or_elsewhere}"
+                f"{printable(self.path / LOCK)}: not a lock file, it has other content; move it away"
+                f"{self._or_elsewhere}"
             )
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -102,33 +102,33 @@ class RunFolder:
         return lock
 
     def _own_file(self, name: str) -> IO[str]:
-        """Open a file of the run to append to, and make it if it is missing.
+        """Open a file of the run for appending; create it if it is missing.
 
         Raises:
-            ValueError: a link, whose target is no part of the run, or no file at all.
-            OSError: it cannot be written.
+            ValueError: the path is a link or not a regular file.
+            OSError: the file cannot be written.
         """
         path = self.path / name
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            what = "a link, and what it leads to is no part of the run" if path.is_symlink() else "no regular file"
-            raise ValueError(f"{printable(path)}: {what}; remove it{self._or_elsewhere}")
+            kind = "is a symbolic link" if path.is_symlink() else "is not a regular file"
+            raise ValueError(f"{printable(path)}: {kind}; remove it{self._or_elsewhere}")
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         return open(os.open(path, flags, 0o666), "a+", encoding="utf-8", errors="replace")
 
     @property
     def last(self) -> Path:
-        """Checkpoint with the newest whole state."""
+        """The newest checkpoint."""
         return self.weights / LAST
 
     def checkpoints(self) -> list[Path]:
-        """Return the state files that are there: the newest, then the older ones that are kept, see `--keep-saves`."""
+        """Return the existing checkpoints, newest first, see `--keep-saves`."""
         return _generations(self.weights)
 
     def newest_good(self) -> Checkpoint | None:
-        """Return the newest readable state or None; a damaged newer one is reported and set aside.
+        """Return the newest readable checkpoint, or None if there is none; rename a damaged newer one.
 
         Raises:
-            ValueError: there are some, and all are damaged.
+            ValueError: all checkpoints are damaged.
         """
         damaged: list[str] = []
         for path in self.checkpoints():
@@ -142,7 +142,7 @@ class RunFolder:
                 LOG.warning("%s", text)
             if damaged:
                 LOG.warning(
-                    "Going on with the checkpoint before it: %s (epoch %d, batch %d)",
+                    "Using the previous checkpoint: %s (epoch %d, batch %d)",
                     path,
                     cursor.epoch,
                     cursor.next_batch,
@@ -154,7 +154,7 @@ class RunFolder:
         return None
 
     def _set_aside_newer_than(self, good: Path) -> None:
-        """Leave `good` as the newest state; the newest of those that are damaged stays under another name."""
+        """Make `good` the newest checkpoint; rename the newest damaged one and delete the others."""
         found = self.checkpoints()
         newer = found[: found.index(good)]
         os.replace(newer[0], self.weights / DAMAGED)
@@ -163,18 +163,18 @@ class RunFolder:
         os.replace(good, self.last)
 
     def set_aside_earlier(self) -> None:
-        """Put the newest state and the best weights of a run that was here before out of this run's way."""
+        """Rename the newest checkpoint and the best weights of an earlier run in this folder."""
         found = self.checkpoints()
         if found:
             os.replace(found[0], self.weights / EARLIER)
-            LOG.info("The state of the run before is kept as %s", self.weights / EARLIER)
+            LOG.info("Kept the last checkpoint of the earlier run as %s", self.weights / EARLIER)
         for path in found[1:]:
             path.unlink()
         if self.best.exists():
             os.replace(self.best, self.weights / EARLIER_BEST)
 
     def set_aside_damaged_best(self) -> None:
-        """Put best weights that cannot be read out of the way of a resumed run, which would fail on them at its end."""
+        """Rename damaged best weights, on which a resumed run would fail in its final validation."""
         from models.weights import load_weights
 
         if not self.best.exists():
@@ -184,18 +184,18 @@ class RunFolder:
         except ValueError as error:
             os.replace(self.best, self.weights / DAMAGED_BEST)
             LOG.warning(
-                "%s; kept as %s: until an epoch is better than all before, there are no best weights",
+                "%s; renamed to %s; there are no best weights until an epoch improves on all earlier ones",
                 error,
                 self.weights / DAMAGED_BEST,
             )
 
     @property
     def best(self) -> Path:
-        """Weights of the best epoch."""
+        """The weights of the best epoch."""
         return self.weights / BEST
 
     def open_log(self) -> None:
-        """Send the run's messages to the terminal and, with times, to `train.log`."""
+        """Log to the terminal and, with timestamps, to `train.log`."""
         console = TerminalHandler(sys.stdout)
         console.setFormatter(logging.Formatter("%(message)s"))
         self._own_file(LOG_FILE).close()
@@ -210,7 +210,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
-        """Replace `open_log` for a process that prints nothing."""
+        """Disable logging, for processes that must not log."""
         before = LOG.propagate, LOG.disabled
         LOG.propagate, LOG.disabled = False, True
         try:
@@ -219,7 +219,7 @@ class RunFolder:
             LOG.propagate, LOG.disabled = before
 
     def close(self) -> None:
-        """Close the log and release the folder."""
+        """Close the log and release the lock."""
         for handler in self._handlers:
             LOG.removeHandler(handler)
             handler.close()
@@ -231,23 +231,23 @@ class RunFolder:
 
 
 def save_settings(folder: Path, options: TrainOptions, hyp: Hyperparameters) -> None:
-    """Write the settings of a run into its folder.
+    """Save the settings of a run in its folder.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: a file cannot be written.
     """
     hyp.save(folder / HYPERPARAMETERS)
-    # Written last: a folder that has it can be resumed.
+    # Written last, because a folder with this file can be resumed.
     write_atomically(folder / SETTINGS, yaml.safe_dump(options.as_flat_dict(), sort_keys=False))
 
 
 def new_run_folder(project: str, name: str, *, exist_ok: bool) -> RunFolder:
-    """Return the folder of a run, see `unused_path`."""
+    """Create the folder of a new run, see `unused_path`."""
     return RunFolder(unused_path(project, name, exist_ok=exist_ok))
 
 
 def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
-    """Return project/name, or project/name2, name3, … where that exists already (unless `exist_ok`)."""
+    """Return project/name or, if that exists and not `exist_ok`, the first unused of project/name2, name3, …."""
     base = Path(project) / name
     if exist_ok or not base.exists():
         return base
@@ -258,7 +258,7 @@ def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
 
 
 def make_unused_folder(project: str, name: str, *, exist_ok: bool) -> Path:
-    """Make the folder that `unused_path` names; of two commands that start at once each gets its own.
+    """Create the folder that `unused_path` returns; safe against concurrent commands.
 
     Raises:
         OSError: it cannot be made.
@@ -277,11 +277,11 @@ def make_unused_folder(project: str, name: str, *, exist_ok: bool) -> Path:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """The run and state that `--resume` names."""
+    """The run and checkpoint given by `--resume`."""
 
     folder: Path
     file: Path | None = None
-    """A state that was asked for by name; None for the newest good one."""
+    """The given checkpoint, or None for the newest readable one."""
 
 
 def _cursor(checkpoint: Checkpoint, path: Path) -> Cursor:
@@ -302,27 +302,27 @@ def _generations(weights: Path) -> list[Path]:
 
 
 def _latest_change(folder: Path) -> float:
-    """Return when a run was last saved or started; minus infinity for a folder that holds no run."""
+    """Return the time at which a run was last saved or started; minus infinity for a folder without a run."""
     settings = folder / SETTINGS
     files = [*_generations(folder / "weights"), *([settings] if settings.is_file() else [])]
     return max((path.stat().st_mtime for path in files), default=float("-inf"))
 
 
 def point_to_resume(resume: str, project: str) -> ResumePoint:
-    """Find the run that `--resume` means: "last" is the newest below the project, else a run folder or a state file.
+    """Find the run for `--resume`: "last" (the most recent in the project), a run folder or a checkpoint.
 
     Raises:
-        ValueError: nothing to resume.
+        ValueError: there is no such run or checkpoint.
     """
     if resume == "last":
         runs = [path for path in Path(project).glob("*") if _latest_change(path) > float("-inf")]
         if not runs:
-            raise ValueError(f"--resume: no run below {project}; name a checkpoint, or start a run without --resume")
+            raise ValueError(f"--resume: no run in {project}; give a checkpoint, or start a run without --resume")
         return ResumePoint(max(runs, key=_latest_change))
     path = Path(resume)
     if path.is_dir():
         if _latest_change(path) == float("-inf"):
-            raise ValueError(f"--resume {resume}: no checkpoint at {path / 'weights' / LAST}, and no {SETTINGS}")
+            raise ValueError(f"--resume {resume}: no checkpoint {path / 'weights' / LAST} and no {SETTINGS}")
         return ResumePoint(path)
     if path.name == LAST and _generations(path.parent):
         return ResumePoint(_run_of(path))
@@ -335,8 +335,7 @@ def _run_of(path: Path) -> Path:
     folder = path.absolute().parent
     if folder.name != "weights":
         raise ValueError(
-            f"--resume {path}: must lie in the weights folder of its run; to start a new run from a file "
-            "give it to --weights"
+            f"--resume {path}: must be in the weights folder of its run; to start a new run from a file, use --weights"
         )
-    # A bare name has no parent to go up from.
+    # A bare file name has no parent folders.
     return path.parent.parent if path.parent.name else folder.parent

@@ -1,4 +1,4 @@
-"""What the header of a checkpoint says of its run, checked and typed: no value is believed because it can be parsed."""
+"""Validation of a checkpoint's header: every value is checked for type, range and consistency."""
 
 import math
 import re
@@ -16,26 +16,26 @@ from graph_train.settings.hyperparameters import Hyperparameters
 
 T = TypeVar("T", Cursor, Counters)
 _LARGEST = 2**53
-"""Whole numbers up to here are exact in JSON."""
+"""Largest integer that is exact in JSON."""
 _SCALE_EXPONENTS = (-125, 128)
-"""Of normal float32 numbers, as `math.frexp` counts."""
+"""Range of the exponents of normal float32 numbers, as in `math.frexp`."""
 _NUMBER = re.compile(r" *(-?\d+(\.\d+)?(e[+-]\d+)?|nan|-?inf)", re.ASCII)
-"""A cell as results.csv has them."""
+"""A cell of results.csv."""
 
 
 @dataclass(frozen=True)
 class SavedHeader:
-    """The progress of a saved run, and its settings and data.
+    """Progress, settings and data set of a saved run.
 
     Attributes:
-        options: flags by name, to be checked by `options_from_flags`.
-        config: the network's yaml, to be checked by `load_model_spec`.
+        options: flags by name, still to be validated by `options_from_flags`.
+        config: the network's yaml, still to be validated by `load_model_spec`.
         anchors_px: (levels, anchors, 2) float32.
-        early_stopping: as of `EarlyStopping.state`.
+        early_stopping: see `EarlyStopping.state`.
         results: rows of `results.csv`.
         data: fingerprint of the data set.
-        class_names: of the data set.
-        threads: of a process that trained it on a CPU; 0 where that is not known.
+        class_names: class names of the data set.
+        threads: number of CPU threads of the run; 0 if unknown.
     """
 
     options: Mapping[str, Any]
@@ -52,22 +52,22 @@ class SavedHeader:
 
 
 def read_header(header: Mapping[str, Any]) -> SavedHeader:
-    """Parse a checkpoint's header.
+    """Validate a checkpoint's header.
 
     Raises:
-        ValueError: something is missing, or is not what it should be; says what.
+        ValueError: an entry is missing or invalid.
     """
     options = _mapping(header, "options")
     threads = header.get("threads", 0)
     if not _fits(threads, 0):
-        raise ValueError(f"its header has threads={threads!r:.60}")
+        raise ValueError(f"invalid header: threads={threads!r:.60}")
     if not _fits(options.get("epochs"), 1):
-        raise ValueError("its header does not say how many epochs the run was to have")
+        raise ValueError("invalid header: number of epochs missing")
     cursor = _checked(Cursor(), "cursor", _mapping(header, "cursor"))
     _check_cursor(cursor, options["epochs"])
     class_names = _class_names(header.get("class_names"))
     if len(cursor.maps) not in (0, len(class_names)):
-        raise ValueError(f"its header has the mAP of {len(cursor.maps)} classes, and names {len(class_names)}")
+        raise ValueError(f"invalid header: {len(cursor.maps)} mAP values for {len(class_names)} classes")
     counters = _checked(Counters(), "counters", _mapping(header, "counters"))
     _check_counters(counters)
     return SavedHeader(
@@ -88,7 +88,7 @@ def read_header(header: Mapping[str, Any]) -> SavedHeader:
 def _mapping(header: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = header.get(key)
     if not isinstance(value, dict):
-        raise ValueError(f"its header has no {key!r}")
+        raise ValueError(f"invalid header: no {key!r}")
     return value
 
 
@@ -96,7 +96,7 @@ def _hyperparameters(values: Mapping[str, Any]) -> Hyperparameters:
     known = {item.name for item in fields(Hyperparameters)}
     for name in values:
         if name not in known:
-            raise ValueError(f"its header has an unknown hyper-parameter {name!r:.60}")
+            raise ValueError(f"invalid header: unknown hyper-parameter {name!r:.60}")
     return Hyperparameters(**values)
 
 
@@ -107,19 +107,19 @@ def _anchors(values: Any) -> npt.NDArray[np.float32]:
     except (ValueError, TypeError, OverflowError):
         anchors = np.zeros(0, np.float32)
     if anchors.ndim != 3 or anchors.shape[-1] != 2 or not np.isfinite(anchors).all() or not (anchors > 0).all():
-        raise ValueError("its header has no anchors of the form (levels, anchors, 2)")
+        raise ValueError("invalid header: anchors_px is not of shape (levels, anchors, 2)")
     return anchors
 
 
 def _checked(fresh: T, part: str, values: Mapping[str, Any]) -> T:
-    """Return a fresh object with these values; types must be those of the defaults, counts not negative."""
+    """Return an object with these values; types must be those of the defaults, and counts not negative."""
     names = {item.name for item in fields(fresh)}
     for name, value in values.items():
         if name not in names:
-            raise ValueError(f"its header has an unknown {part} entry {name!r:.60}")
+            raise ValueError(f"invalid header: unknown {part} entry {name!r:.60}")
         default = getattr(fresh, name)
         if not _fits(value, default):
-            raise ValueError(f"its header has {part} {name}={value!r:.60}")
+            raise ValueError(f"invalid header: {part} {name}={value!r:.60}")
     return type(fresh)(**values)
 
 
@@ -132,54 +132,54 @@ def _fits(value: Any, like: Any) -> bool:
         return isinstance(value, int) and 0 <= value <= _LARGEST
     if isinstance(like, float):
         return isinstance(value, int | float) and math.isfinite(value)
-    # A list that starts with some entries always has as many.
+    # A default list with entries has a fixed length.
     return isinstance(value, list) and len(value) == (len(like) or len(value)) and all(_fits(x, 0.0) for x in value)
 
 
 def _check_cursor(cursor: Cursor, epochs: int) -> None:
-    """Refuse a place that no run of so many epochs can come to."""
+    """Refuse a position that is impossible in a run of this number of epochs."""
     if cursor.epoch > epochs:
-        raise ValueError(f"its header has epoch {cursor.epoch} of a run of {epochs}")
+        raise ValueError(f"invalid header: epoch {cursor.epoch} of a run of {epochs}")
     if cursor.losses > cursor.next_batch:
-        raise ValueError(f"its header has the losses of {cursor.losses} batches after {cursor.next_batch}")
+        raise ValueError(f"invalid header: losses of {cursor.losses} batches, but only {cursor.next_batch} are done")
     if not -1.0 <= cursor.best_fitness <= 1.0 or not all(0.0 <= value <= 1.0 for value in cursor.maps):
-        raise ValueError("its header has a mAP or a best fitness above 1")
+        raise ValueError("invalid header: mAP or best fitness out of range")
 
 
 def _check_counters(counters: Counters) -> None:
     if not 0.0 <= counters.pending_decay <= 1.0:
-        raise ValueError(f"its header has counters pending_decay={counters.pending_decay}, which is no share")
+        raise ValueError(f"invalid header: counters pending_decay={counters.pending_decay}, not in [0, 1]")
     mantissa, exponent = math.frexp(counters.loss_scale)
     if mantissa != 0.5 or not _SCALE_EXPONENTS[0] <= exponent <= _SCALE_EXPONENTS[1]:
-        raise ValueError(f"its header has counters loss_scale={counters.loss_scale}, which is no power of 2 of float32")
+        raise ValueError(f"invalid header: counters loss_scale={counters.loss_scale}, not a float32 power of 2")
     if counters.good_updates > counters.updates or counters.skipped_in_row > counters.skipped:
-        raise ValueError("its header has counters of updates that contradict each other")
+        raise ValueError("invalid header: inconsistent counters of updates")
 
 
 def _early_stopping(values: Mapping[str, Any], epoch: int) -> Mapping[str, float]:
     if set(values) != {"best_fitness", "best_epoch"}:
-        raise ValueError("its header has no best fitness and epoch")
+        raise ValueError("invalid header: no best fitness and epoch")
     if not _fits(values["best_fitness"], 0.0) or not _fits(values["best_epoch"], 0):
-        raise ValueError("its header has a best fitness or epoch that is no number")
+        raise ValueError("invalid header: best fitness or epoch is not a number")
     if values["best_epoch"] > epoch or not 0.0 <= values["best_fitness"] <= 1.0:
-        raise ValueError("its header has a best fitness above 1, or of an epoch that was not trained yet")
+        raise ValueError("invalid header: best fitness out of range, or of a future epoch")
     return values
 
 
 def _results(lines: Any, epochs: int) -> tuple[str, ...]:
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise ValueError("its header has results that are no rows of results.csv")
+        raise ValueError("invalid header: results are not rows of results.csv")
     if len(lines) != epochs:
-        raise ValueError(f"its header has the results of {len(lines)} epochs after {epochs}")
+        raise ValueError(f"invalid header: results of {len(lines)} epochs, but {epochs} are done")
     for epoch, line in enumerate(lines):
         cells = line.split(",")
         numbers = len(cells) == len(COLUMNS) and all(map(_NUMBER.fullmatch, cells))
         if not numbers or float(cells[0]) != float(f"{epoch:.5g}"):
-            raise ValueError(f"its header has results of epoch {epoch} that are no row of results.csv: {line!r:.60}")
+            raise ValueError(f"invalid header: results of epoch {epoch} are not a row of results.csv: {line!r:.60}")
     return tuple(lines)
 
 
 def _class_names(names: Any) -> tuple[str, ...]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError("its header has no names of classes")
+        raise ValueError("invalid header: no class names")
     return tuple(names)

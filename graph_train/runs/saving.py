@@ -1,4 +1,4 @@
-"""Saving a run: when it is due, writing in a thread beside the training, what happens when the disk refuses."""
+"""Saving of checkpoints: schedule, background thread, and handling of write errors."""
 
 import logging
 import threading
@@ -16,44 +16,44 @@ from models.weights import WeightsCopy
 
 LOG = logging.getLogger("graph_train")
 _REMIND_SECONDS = 60.0
-"""A disk that goes on refusing is reported no more often than this."""
+"""Minimum interval between repeated error messages."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The content of one save; all of it copied, so that the training may go on meanwhile."""
+    """The content of a save, copied so that training can continue meanwhile."""
 
     checkpoint: Checkpoint
     best: WeightsCopy | None = None
-    """Weights of the best epoch, if this is it. They are written first: a kill in between repeats the epoch."""
+    """Weights of the best epoch, if this is it; written first, so that a kill in between loses nothing."""
     copies: Sequence[Path] = ()
-    """More files for the same checkpoint, which stay."""
+    """Additional files for the same checkpoint, which are not rotated."""
 
 
 class Saving:
-    """The writer of a run's checkpoints, one at a time.
+    """Background writer of a run's checkpoints, one at a time.
 
     Args:
-        folder: where to.
-        options: how often, how many are kept, and what an error means.
-        sound_only: a state that is not finite ends the run; it is never written.
+        folder: the run folder.
+        options: save interval, number of checkpoints to keep, and error handling.
+        require_finite: whether a non-finite state stops the run; in any case it is not written.
     """
 
-    def __init__(self, folder: RunFolder, options: RunOptions, *, sound_only: bool = True) -> None:
-        self._folder, self._options, self._sound_only = folder, options, sound_only
+    def __init__(self, folder: RunFolder, options: RunOptions, *, require_finite: bool = True) -> None:
+        self._folder, self._options, self._require_finite = folder, options, require_finite
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._not_finite = ""
-        self._behind: OSError | None = None
-        """Why the newest state is not on the disk."""
+        self._unsaved: OSError | None = None
+        """The error that prevented saving the newest state, or None."""
         self._due = False
         self._last_start = time.monotonic()
         self._reminded = float("-inf")
 
     def due(self, number: int) -> bool:
-        """Return whether to save after batch `number` of the run (from 0).
+        """Return whether a save is due after batch `number` of the run (from 0).
 
-        A save that falls due while the one before it is still being written waits for the next batch after that.
+        A save that becomes due while the previous one is still being written is deferred until that is done.
         """
         options = self._options
         if options.save_steps and (number + 1) % options.save_steps == 0:
@@ -63,11 +63,11 @@ class Saving:
         return self._due and not (self._thread is not None and self._thread.is_alive())
 
     def start(self, snapshot: Snapshot) -> None:
-        """Begin to write, after what is being written now.
+        """Start writing, after waiting for the previous write.
 
         Raises:
-            NotSavedError: the write before failed and `--on-save-error` is stop.
-            DivergedError: the state before was not finite.
+            NotSavedError: the previous write failed and `--on-save-error` is stop.
+            DivergedError: the previous state was not finite.
         """
         self.finish()
         self._due, self._last_start = False, time.monotonic()
@@ -75,10 +75,10 @@ class Saving:
         self._thread.start()
 
     def check(self) -> bool:
-        """Check the latest write, if it is over; return False if nothing was written. It never waits.
+        """Check the result of the latest write, without waiting; return False if it failed.
 
         Raises:
-            NotSavedError: it failed and `--on-save-error` is stop.
+            NotSavedError: the write failed and `--on-save-error` is stop.
             DivergedError: the state was not finite.
         """
         if self._thread is not None and self._thread.is_alive():
@@ -86,7 +86,7 @@ class Saving:
         return self._outcome()
 
     def finish(self) -> bool:
-        """Wait for the write under way; otherwise as `check`."""
+        """Wait for the current write, then do as `check`."""
         if self._thread is not None:
             self._thread.join()
         return self._outcome()
@@ -95,36 +95,36 @@ class Saving:
         self._thread = None
         error, self._error = self._error, None
         if isinstance(error, OSError):
-            self._behind = error
+            self._unsaved = error
             self.failed(error)
         elif error is not None:
             raise error
-        return error is None and self._is_sound()
+        return error is None and self._check_finite()
 
-    def _is_sound(self) -> bool:
+    def _check_finite(self) -> bool:
         bad, self._not_finite = self._not_finite, ""
         if not bad:
             return True
-        text = f"{bad} holds numbers that are not finite; {self._kept()}"
-        if self._sound_only:
-            again = "start again from it with --weights and" if self._folder.checkpoints() else "start again with"
-            raise DivergedError(f"stopped: {text}; {again} a lower lr0")
-        LOG.warning("Not saved: %s", text)
+        text = f"{bad} is not finite; {self._last_saved()}"
+        if self._require_finite:
+            restart = "start a new run from it (--weights) with" if self._folder.checkpoints() else "start again with"
+            raise DivergedError(f"stopped: {text}; {restart} a lower lr0")
+        LOG.warning("Checkpoint not saved: %s", text)
         return False
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Treat errors in files that the training itself writes as those of a checkpoint."""
+        """Handle errors of other files in the run folder like those of a checkpoint."""
         try:
             yield
         except OSError as error:
-            # Images, too, are read in here.
+            # Errors of other files, such as images, are not handled here.
             if not error.filename or not Path(error.filename).is_relative_to(self._folder.path):
                 raise
             self.failed(error)
 
     def failed(self, error: OSError) -> None:
-        """Report what could not be written.
+        """Handle a write error.
 
         Raises:
             NotSavedError: `--on-save-error` is stop.
@@ -133,26 +133,28 @@ class Saving:
             raise self._refused(error) from error
         if time.monotonic() - self._reminded >= _REMIND_SECONDS:
             self._reminded = time.monotonic()
-            LOG.error("%s; %s; the training goes on (--on-save-error continue)", self._what(error), self._kept())
+            text = f"{self._description(error)}; {self._last_saved()}"
+            LOG.error("%s; training continues (--on-save-error continue)", text)
 
     def require_saved(self) -> None:
-        """Require at the end of a run that its state is saved.
+        """Require at the end of a run that its final state is saved.
 
         Raises:
-            NotSavedError: the state that was to be saved last is not on the disk.
+            NotSavedError: the final state could not be saved.
         """
-        if self._behind is not None:
-            raise self._refused(self._behind)
+        if self._unsaved is not None:
+            raise self._refused(self._unsaved)
 
     def _refused(self, error: OSError) -> NotSavedError:
         return NotSavedError(
-            f"{self._what(error)}; {self._kept()}; repair that and go on with: graph-train --resume {self._folder.path}"
+            f"{self._description(error)}; {self._last_saved()}; fix this and continue with: graph-train --resume "
+            f"{self._folder.path}"
         )
 
-    def _what(self, error: OSError) -> str:
+    def _description(self, error: OSError) -> str:
         return f"{error.filename or self._folder.path}: cannot be written ({error.strerror or error})"
 
-    def _kept(self) -> str:
+    def _last_saved(self) -> str:
         found = self._folder.checkpoints()
         return f"the last good checkpoint is {found[0]}" if found else "there is no checkpoint yet"
 
@@ -166,6 +168,6 @@ class Saving:
             save_checkpoint(self._folder.last, snapshot.checkpoint, keep=self._options.keep_saves)
             for path in snapshot.copies:
                 save_checkpoint(path, snapshot.checkpoint)
-            self._behind = None
+            self._unsaved = None
         except BaseException as error:  # handed over to the training's thread
             self._error = error

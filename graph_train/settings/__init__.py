@@ -1,1 +1,1 @@
-"""The flags, defaults and hyper-parameters of every command, checked and frozen."""
+"""The settings of every command: flags, defaults and hyper-parameters, validated and frozen."""

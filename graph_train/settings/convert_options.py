@@ -1,4 +1,4 @@
-"""The settings of `graph-check convert`: flags, defaults and help. Nothing heavy is imported here."""
+"""Settings of `graph-check convert`: flags, defaults and help. Imports nothing heavy."""
 
 import argparse
 from dataclasses import dataclass
@@ -6,48 +6,48 @@ from typing import Any
 
 from graph_train.settings.flag_table import SWITCH, TEXTS, check_flags, flag, options_of, parser_of
 
-_SOURCE = "Pascal VOC: a folder of xml files or a list of ImageSets/Main; COCO: an instances json"
+_SOURCE = "Pascal VOC: a folder of xml files, or a list in ImageSets/Main; COCO: an instances json"
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """All settings of `graph-check convert`; a value that no conversion can use is refused when the object is made."""
+    """All settings of `graph-check convert`, validated on construction."""
 
     train: str = flag("", f"training split. {_SOURCE}")
-    val: str = flag("", "validation split, of the same kinds")
-    test: str = flag("", "test split, of the same kinds")
-    output: str = flag("", "folder to make: images/, labels/ and data.yaml")
+    val: str = flag("", "validation split, same formats as --train")
+    test: str = flag("", "test split, same formats as --train")
+    output: str = flag("", "new folder for images/, labels/ and data.yaml")
     names: tuple[str, ...] = flag(
         (),
-        "class names in the order of their numbers (default: VOC by the alphabet, COCO "
-        "by category id); objects of other classes are errors",
+        "class names in the order of their numbers (default: alphabetical for VOC, by "
+        "category id for COCO); objects of other classes are errors",
         kind=TEXTS,
     )
-    copy: bool = flag(False, "copy the images instead of linking to them", kind=SWITCH)
-    problems: str = flag("", "file for the problems, one in a line")
+    copy: bool = flag(False, "copy the images instead of creating links", kind=SWITCH)
+    problems: str = flag("", "write the problems to this file, one per line")
     debug: bool = flag(False, "show tracebacks", kind=SWITCH)
 
     def __post_init__(self) -> None:
         if not self.train or not self.val:
-            raise ValueError("--train and --val: name the annotations of both splits")
+            raise ValueError("--train and --val: give the annotations of both splits")
         if not self.output:
-            raise ValueError("--output: name the folder to make")
+            raise ValueError("--output: give the name of a new folder")
         if len(set(self.names)) < len(self.names):
-            raise ValueError("--names: a class is named twice")
+            raise ValueError("--names: duplicate class name")
         check_flags(self)
 
 
 def convert_options(**flags: Any) -> ConvertOptions:
-    """Return the options from flag names with underscores.
+    """Build the options from flag names with underscores.
 
     Raises:
-        ValueError: a name that is no flag (with the nearest match), or a value that cannot be used.
+        ValueError: an unknown flag (with the nearest match), or an invalid value.
     """
     return options_of(ConvertOptions, flags)
 
 
 def build_convert_parser() -> argparse.ArgumentParser:
-    """Return the parser; flags that are not given are left out of the namespace."""
-    about = "Makes a YOLO data set of Pascal VOC xml or COCO json annotations. The images stay where they are."
-    codes = "0 no errors, 1 something was left out, 2 user error"
+    """Return the parser; the namespace contains only the flags that were given."""
+    about = "Convert Pascal VOC xml or COCO json annotations to a YOLO data set. The original images are not modified."
+    codes = "0 no errors, 1 some annotations were skipped, 2 user error"
     return parser_of(ConvertOptions, prog="graph-check convert", description=about, exit_codes=codes)

@@ -1,6 +1,6 @@
-"""Frozen dataclasses whose fields are at once the flags of a command, their defaults, help and keyword arguments.
+"""Command-line flags declared as fields of frozen dataclasses, with defaults, help and validation.
 
-Nothing heavy is imported here: `--help` and argument errors answer at once.
+The same declarations serve the Python API. Imports nothing heavy, so that `--help` is fast.
 """
 
 import argparse
@@ -16,21 +16,22 @@ Options = TypeVar("Options")
 
 SWITCH = "switch"
 OPTIONAL_VALUE = "optional value"
-"""A flag that also stands alone, and then has the value `const`; the type is that of `const`."""
+"""A flag with an optional value; without one, the value is `const`. Values have the type of `const`."""
 TEXTS = "texts"
-"""One text or several, kept as a tuple."""
+"""One or more strings, stored as a tuple."""
 NUMBERS = "numbers"
-"""One whole number or several, kept as a tuple."""
+"""One or more integers, stored as a tuple."""
 
-DOWNLOAD_HELP = "fetch published weights that are not here (such as yolov5s.pt), verified by SHA-256"
-DATA_DOWNLOAD_HELP = "fetch missing data from the yaml's `download`, if it gives a SHA-256"
+DOWNLOAD_HELP = "download missing published weights such as yolov5s.pt, verified by SHA-256"
+DATA_DOWNLOAD_HELP = "download missing data from the yaml's `download` entry if that has a SHA-256"
+KERNELS_HELP = "kernel plugin: use it if available (auto), never (off), or fail without it (require)"
 
 _KINDS: Mapping[Any, str] = {
     SWITCH: "True or False",
-    TEXTS: "a text or a list of them",
-    NUMBERS: "a whole number or a list of them",
-    str: "a text",
-    int: "a whole number",
+    TEXTS: "a string or a list of strings",
+    NUMBERS: "an integer or a list of integers",
+    str: "a string",
+    int: "an integer",
     float: "a number",
 }
 _ACCEPTED: Mapping[type, Any] = {str: str | os.PathLike, int: int, float: int | float, bool: bool}
@@ -50,28 +51,28 @@ def flag(
     """Declare one flag.
 
     Args:
-        default, help: as argparse has them.
-        kind: type of its value, or one of the forms above.
-        aliases: other spellings.
-        choices: the only texts it may have.
-        const: the value of a flag that stands alone.
-        off: a switch's opposite.
-        refused: why no value but the default can be used; the flag exists only to say so.
+        default, help: as in argparse.
+        kind: type of the value, or one of the constants above.
+        aliases: alternative names.
+        choices: the allowed strings.
+        const: the value of the flag if it is given without one.
+        off: the flag that turns a switch off.
+        refused: why only the default value is supported. Such a flag exists only for this message.
     """
     about = {"kind": kind, "aliases": aliases, "choices": choices, "const": const, "off": off, "refused": refused}
     return field(default=default, metadata={**about, "help": f"refused: {refused}" if refused else help})
 
 
 def dashed(name: str) -> str:
-    """Return the command-line flag of a Python name."""
+    """Return the command-line flag for a Python name."""
     return "--" + name.replace("_", "-")
 
 
 def options_of(kind: type[Options], flags: Mapping[str, Any]) -> Options:
-    """Return the settings from flag names with underscores, as the Python API takes them.
+    """Build the settings from keyword arguments of the Python API (flag names with underscores).
 
     Raises:
-        ValueError: a name that is no flag (with the nearest match), or a value that cannot be used.
+        ValueError: an unknown flag (with the nearest match), or an invalid value.
     """
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     refuse_unknown(flags, known)
@@ -79,10 +80,10 @@ def options_of(kind: type[Options], flags: Mapping[str, Any]) -> Options:
 
 
 def refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
-    """Refuse a name that is no flag, with the nearest one that is.
+    """Refuse unknown names.
 
     Raises:
-        ValueError: says which.
+        ValueError: a name is unknown; suggests the nearest match.
     """
     for name in names:
         if name not in known:
@@ -92,10 +93,10 @@ def refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
 
 
 def typed(item: "Field[Any]", value: Any) -> Any:
-    """Convert a value to the command line's form: paths become text, one entry a list, True a flag alone.
+    """Convert a Python value to what the command line would give: paths to strings, single values to tuples.
 
     Raises:
-        ValueError: the value is of another kind.
+        ValueError: the value has the wrong type.
     """
     kind = item.metadata["kind"]
     if value is None and item.default is None:
@@ -107,21 +108,21 @@ def typed(item: "Field[Any]", value: Any) -> Any:
     entries = tuple(value) if kind in (TEXTS, NUMBERS) and isinstance(value, list | tuple) else (value,)
     entry_kind = {TEXTS: str, NUMBERS: int, SWITCH: bool}.get(kind, kind)
     if not all(_has_type(entry, entry_kind) for entry in entries):
-        raise ValueError(f"{item.name}={value!r}: give {_KINDS[kind]}")
+        raise ValueError(f"{item.name}={value!r}: must be {_KINDS[kind]}")
     made = tuple(os.fspath(entry) if entry_kind is str else entry_kind(entry) for entry in entries)
     return made if kind in (TEXTS, NUMBERS) else made[0]
 
 
 def _has_type(value: Any, kind: type) -> bool:
-    """Return whether a value may stand for one of this type; truth values are no numbers."""
+    """Return whether a value is acceptable for a type; a bool is not a number."""
     return isinstance(value, _ACCEPTED[kind]) and isinstance(value, bool) == (kind is bool)
 
 
 def check_flags(options: Any) -> None:
-    """Refuse choices that do not exist, and flags that only exist to be refused.
+    """Refuse invalid choices, and flags that are not supported.
 
     Raises:
-        ValueError: says which flag, and why.
+        ValueError: names the flag and the reason.
     """
     for item in fields(options):
         value, about = getattr(options, item.name), item.metadata
@@ -129,14 +130,14 @@ def check_flags(options: Any) -> None:
             raise ValueError(f"{dashed(item.name)}: {about['refused']}")
         for entry in value if about["kind"] == TEXTS else (value,):
             if about["choices"] and entry not in about["choices"]:
-                raise ValueError(f"{dashed(item.name)} {entry!r}: choose one of {', '.join(about['choices'])}")
+                raise ValueError(f"{dashed(item.name)} {entry!r}: must be one of {', '.join(about['choices'])}")
 
 
 def refuse_changed(options: Any, names: Sequence[str], reason: str) -> None:
-    """Refuse flags that have another value than their default, where they would be ignored.
+    """Refuse those of the named flags that differ from their defaults, because they would be ignored.
 
     Raises:
-        ValueError: the first of them, with the reason.
+        ValueError: names the first such flag and the reason.
     """
     for item in fields(options):
         if item.name in names and getattr(options, item.name) != item.default:
@@ -144,55 +145,56 @@ def refuse_changed(options: Any, names: Sequence[str], reason: str) -> None:
 
 
 def check_range(name: str, value: float, lowest: int, highest: int) -> None:
-    """Refuse a number out of its range, inclusive, under the flag's name.
+    """Refuse a number outside its range; both bounds are inclusive.
 
     Raises:
-        ValueError: it lies outside.
+        ValueError: it is out of range.
     """
     if not lowest <= value <= highest:
         bound = f"at least {lowest}" if value < lowest else f"at most {highest}"
         raise ValueError(f"{dashed(name)} {value}: must be {bound}")
 
 
-def check_ranges(options: Any, ranges: Mapping[str, tuple[int, int]], *, shares: Sequence[str] = ()) -> None:
-    """Refuse whole numbers out of their ranges, inclusive, and thresholds outside of 0 to 1.
+def check_ranges(options: Any, ranges: Mapping[str, tuple[int, int]], *, fractions: Sequence[str] = ()) -> None:
+    """Refuse integers outside their ranges (inclusive) and fractions outside [0, 1].
 
     Raises:
-        ValueError: says which flag, and what would be right.
+        ValueError: names the flag and the allowed range.
     """
     for name, (lowest, highest) in ranges.items():
         given = getattr(options, name)
         for value in given if isinstance(given, tuple) else (given,):
             check_range(name, value, lowest, highest)
-    for name in shares:
+    for name in fractions:
         if not 0 <= getattr(options, name) <= 1:
-            raise ValueError(f"{dashed(name)} {getattr(options, name)}: must lie between 0 and 1")
+            raise ValueError(f"{dashed(name)} {getattr(options, name)}: must be between 0 and 1")
 
 
 def parser_of(kind: type[Any], *, prog: str, description: str, exit_codes: str = "") -> argparse.ArgumentParser:
-    """Return the parser of such settings; flags that are not given are left out of the namespace.
+    """Return the parser of a settings dataclass; the namespace contains only the flags that were given.
 
     Args:
-        kind, prog, description: the dataclass, the command and what it does.
-        exit_codes: how the command may end, where it differs from the usual.
+        kind: the dataclass.
+        prog, description: as in argparse.
+        exit_codes: description of the exit codes, if they differ from the usual ones.
     """
     parser = CommandParser(
         prog=prog,
         description=description,
-        epilog=f"Exit codes: {exit_codes or '0 done, 1 internal error, 2 user error, 130 interrupted'}.",
+        epilog=f"Exit codes: {exit_codes or '0 success, 1 internal error, 2 user error, 130 interrupted'}.",
     )
     add_flags(parser, kind)
     return parser
 
 
 def add_flags(parser: "argparse._ActionsContainer", kind: type[Any]) -> None:
-    """Add the flags of a dataclass to a parser, or to one group of its help."""
+    """Add the flags of a dataclass to a parser or an argument group."""
     for item in fields(kind):
         _add_flag(parser, item)
 
 
 _OFF_HELP = {"--eager": "run the step op by op instead of as a graph"}
-"""Help of flags that switch another one off, where `disable --flag` would say too little."""
+"""Help for flags that turn another flag off, if `disable --flag` is not clear enough."""
 
 
 def _add_flag(parser: "argparse._ActionsContainer", item: "Field[Any]") -> None:

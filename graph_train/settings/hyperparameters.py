@@ -1,6 +1,6 @@
-"""The numbers of a YOLOv5 `hyp` file as one frozen, checked value; the file format stays the reference's.
+"""Hyper-parameters in the format of YOLOv5's `hyp` files, validated and frozen.
 
-A file may leave keys out: they take the values of `hyp.scratch-low.yaml`, and the log says which ones did.
+Keys missing from a file take the values of `hyp.scratch-low.yaml`, with a warning.
 """
 
 import difflib
@@ -24,7 +24,7 @@ _SHIPPED_FOLDER = Path(__file__).parent / "hyp"
 
 
 class _Range(NamedTuple):
-    """Values a hyper-parameter may take; an open end excludes its bound."""
+    """Allowed range of a hyper-parameter; an open end excludes its bound."""
 
     low: float
     high: float
@@ -49,7 +49,7 @@ _BELOW_ONE = _Range(0, 1, open_high=True)
 AUGMENTATIONS: tuple[str, ...] = tuple(
     "hsv_h hsv_s hsv_v degrees translate scale shear perspective flipud fliplr mosaic mixup copy_paste".split()
 )
-"""What is said to the data pipeline, under the names that it has there, too."""
+"""Hyper-parameters of the augmentation; `AugmentConfig` has the same names."""
 
 _RANGES: Mapping[str, _Range] = {
     "lr0": _POSITIVE,
@@ -65,7 +65,7 @@ _RANGES: Mapping[str, _Range] = {
     "obj": _NOT_NEGATIVE,
     "obj_pw": _POSITIVE,
     "iou_t": _FRACTION,
-    # A ratio of 1 or less would match no box at all.
+    # With a ratio of 1 or less, no box would match.
     "anchor_t": _Range(1, math.inf, open_low=True),
     "anchors": _NOT_NEGATIVE,
     "fl_gamma": _NOT_NEGATIVE,
@@ -75,12 +75,12 @@ _RANGES: Mapping[str, _Range] = {
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """One training's hyper-parameters under YOLOv5's names, in its file order; defaults are `hyp.scratch-low.yaml`.
+    """Training hyper-parameters, named and ordered as in YOLOv5; the defaults are those of `hyp.scratch-low.yaml`.
 
-    Those of the loss and of the augmentation belong to `LossConfig` and `AugmentConfig`.
+    `LossConfig` and `AugmentConfig` define the defaults of the loss and the augmentation.
 
     Raises:
-        ValueError: a value is not a finite number or lies outside its range.
+        ValueError: a value is not a finite number or is out of range.
     """
 
     lr0: float = 0.01
@@ -96,7 +96,7 @@ class Hyperparameters:
     obj: float = LossConfig.objectness
     obj_pw: float = LossConfig.obj_pw
     iou_t: float = 0.2
-    """Nothing reads it, neither here nor in YOLOv5, whose files have it."""
+    """Unused, as in YOLOv5, but present in its files."""
     anchor_t: float = LossConfig.anchor_t
     anchors: float | None = None
     fl_gamma: float = LossConfig.fl_gamma
@@ -125,38 +125,37 @@ class Hyperparameters:
 
     @property
     def anchors_per_level(self) -> int | None:
-        """`anchors` as YOLOv5 applies it: rounded half to even; None where absent or 0 (the model keeps its own)."""
+        """`anchors` rounded half to even, as in YOLOv5; None if absent or 0, so that the model's anchors are used."""
         return round(self.anchors) if self.anchors else None
 
     def as_dict(self) -> dict[str, float]:
-        """Return the values by name in file order, without `anchors` where it is not set."""
+        """Return the values by name in file order; `anchors` only if it is set."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def save(self, path: Path) -> None:
-        """Write a yaml file that `load_hyperparameters` and YOLOv5 itself read back unchanged."""
+        """Write a yaml file that `load_hyperparameters` and YOLOv5 can read."""
         write_atomically(path, yaml.safe_dump(self.as_dict(), sort_keys=False))
 
 
 KNOWN_KEYS: tuple[str, ...] = tuple(part.name for part in fields(Hyperparameters))
-"""Every key a hyper-parameter file may hold, in file order."""
+"""All keys of a hyper-parameter file, in file order."""
 
 
 def shipped_names() -> list[str]:
-    """Return the file names of the sets that come with the package."""
+    """Return the names of the hyper-parameter files in the package."""
     return sorted(path.name for path in _SHIPPED_FOLDER.glob("*.yaml"))
 
 
 def load_hyperparameters(path_or_name: str | Path) -> Hyperparameters:
-    """Read a hyper-parameter file in YOLOv5's format, by path or by the name of a shipped one.
+    """Load a hyper-parameter file in YOLOv5's format, by its path or by the name of a shipped file.
 
     Args:
-        path_or_name: an existing file, or e.g. `hyp.scratch-low.yaml` (also `data/hyps/hyp.scratch-low.yaml`, and
-            without `.yaml`); an existing file wins over a shipped one.
+        path_or_name: an existing file, which takes precedence, or a shipped name such as `hyp.scratch-low.yaml`, also
+            with leading folders or without `.yaml`.
 
     Raises:
-        FileNotFoundError: neither a file nor a shipped name.
-        ValueError: broken yaml, an unknown or repeated key, a value that is no number or out of range; one line that
-            names file, line, key, value and remedy.
+        FileNotFoundError: there is neither such a file nor such a shipped name.
+        ValueError: invalid yaml, an unknown or duplicate key, or an invalid value; names file, line and remedy.
     """
     path = _resolve(path_or_name)
     values: dict[str, float | None] = {}
@@ -172,13 +171,13 @@ def load_hyperparameters(path_or_name: str | Path) -> Hyperparameters:
         values[key] = float(value)
     if values.get("iou_t", Hyperparameters.iou_t) != Hyperparameters.iou_t:
         _LOG.warning(
-            "%s: iou_t=%g has no effect, as in YOLOv5: labels are matched by anchor_t",
+            "%s: iou_t=%g has no effect, as in YOLOv5; labels are matched by anchor_t",
             file.line("iou_t"),
             values["iou_t"],
         )
     missing = [name for name in KNOWN_KEYS if name not in values and name != "anchors"]
     if missing:
-        _LOG.warning("%s leaves out %s: using the values of hyp.scratch-low.yaml", path, ", ".join(missing))
+        _LOG.warning("%s: missing %s; using the values of hyp.scratch-low.yaml", path, ", ".join(missing))
     return Hyperparameters(**values)  # type: ignore[arg-type] # only `anchors` may be None, and it was skipped
 
 
@@ -199,17 +198,17 @@ def _refuse_unknown(where: str, key: str) -> None:
     if key in KNOWN_KEYS:
         return
     if key == "label_smoothing":
-        raise ValueError(f"{where}: 'label_smoothing' is no hyper-parameter file key; use the flag --label-smoothing")
+        raise ValueError(f"{where}: 'label_smoothing' is not a hyper-parameter; use the flag --label-smoothing")
     close = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.5)
-    remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(KNOWN_KEYS)}"
+    remedy = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(KNOWN_KEYS)}"
     raise ValueError(f"{where}: unknown hyper-parameter {key!r}; {remedy}")
 
 
 def _problem(name: str, value: Any) -> str | None:
-    """Return what is wrong with a value and the remedy; None when it is fine."""
+    """Return the problem with a value and the remedy; None if it is valid."""
     allowed = _RANGES[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        hint = " (yaml takes 1e-4 for text, 1.0e-4 for a number)" if isinstance(value, str) else ""
+        hint = " (yaml reads 1e-4 as a string, 1.0e-4 as a number)" if isinstance(value, str) else ""
         return f"{name}={value!r:.60} is not a number; write a number {allowed}{hint}"
     if not math.isfinite(value):
         return f"{name}={value} is not finite; write a number {allowed}"

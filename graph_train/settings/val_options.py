@@ -1,7 +1,4 @@
-"""The settings of a validation run: flags, defaults and help. Names and defaults are those of YOLOv5's `val.py`.
-
-Nothing heavy is imported here: `--help` and argument errors answer at once.
-"""
+"""Settings of `graph-val`: flags, defaults and help, as in YOLOv5's `val.py`. Imports nothing heavy."""
 
 import argparse
 from dataclasses import dataclass
@@ -10,6 +7,7 @@ from typing import Any
 from graph_train.settings.flag_table import (
     DATA_DOWNLOAD_HELP,
     DOWNLOAD_HELP,
+    KERNELS_HELP,
     SWITCH,
     TEXTS,
     check_flags,
@@ -31,85 +29,82 @@ NUMBER_RANGES = {
     "batch_size": (1, MAX_BATCH),
     "max_det": (1, MAX_DETECTIONS),
 }
-"""Lowest and highest value of the whole numbers that validation, prediction and export share."""
-NO_HALF = "this command computes in float32; leave it out"
-NO_DNN = "OpenCV DNN runs ONNX files only, this command runs weights; leave it out"
+"""Allowed ranges of the integers common to validation, prediction and export."""
+NO_HALF = "not supported, this command computes in float32; remove it"
+NO_DNN = "OpenCV DNN supports ONNX models only; remove it"
 _WEIGHTS_HELP = (
-    "trained weights (.safetensors, .pt, a OneFlow folder); several are joined to an ensemble, but measured one by one "
-    "by the tasks speed and study"
+    "trained weights (.safetensors, .pt, a OneFlow folder); several form an ensemble, except that the tasks speed and "
+    "study measure them one by one"
 )
 
 
 @dataclass(frozen=True)
 class ValOptions:
-    """All settings of `graph-val`; a value that no run can use is refused when the object is made."""
+    """All settings of `graph-val`, validated on construction."""
 
     weights: tuple[str, ...] = flag((), _WEIGHTS_HELP, kind=TEXTS)
     data: str = flag("shapes", "dataset yaml, or `shapes` for the built-in set")
     imgsz: int = flag(640, "image size in px", kind=int, aliases=("--img", "--img-size"))
     batch_size: int = flag(32, "images per batch", kind=int, aliases=("--batch",))
-    conf_thres: float = flag(0.001, "detections need a confidence above this", kind=float)
-    iou_thres: float = flag(0.6, "a box is suppressed when it overlaps a better one by more than this", kind=float)
-    max_det: int = flag(300, "most detections per image", kind=int)
+    conf_thres: float = flag(0.001, "confidence threshold", kind=float)
+    iou_thres: float = flag(0.6, "NMS IoU threshold", kind=float)
+    max_det: int = flag(300, "maximum detections per image", kind=int)
     task: str = flag(
         "val",
-        "split to measure; or speed (conf 0.25, IoU 0.45, square images), or study (image sizes 256 to 1536)",
+        "split to validate; or speed (conf 0.25, IoU 0.45, square images), or study (image sizes 256 to 1536)",
         choices=TASKS,
     )
-    device: str = flag("", "cuda device, i.e. 0, or cpu; '' takes the GPU where there is one")
+    device: str = flag("", "cuda device, i.e. 0, or cpu; '' uses the GPU if there is one")
     workers: int = flag(8, "data loading threads", kind=int)
     allow_download: bool = flag(False, f"{DOWNLOAD_HELP}; and {DATA_DOWNLOAD_HELP}", kind=SWITCH)
-    single_cls: bool = flag(False, "count all classes as one", kind=SWITCH)
-    augment: bool = flag(False, "augmented inference: three scales, one of them flipped", kind=SWITCH)
-    verbose: bool = flag(False, "table of all classes, also where there are 50 or more", kind=SWITCH)
-    save_txt: bool = flag(False, "write detections as label files", kind=SWITCH)
-    save_hybrid: bool = flag(False, "write labels and detections together as label files", kind=SWITCH)
-    save_conf: bool = flag(False, "add the confidence to label files", kind=SWITCH)
-    save_json: bool = flag(False, "write a COCO result file, evaluate it if there are annotations", kind=SWITCH)
+    single_cls: bool = flag(False, "treat all classes as one", kind=SWITCH)
+    augment: bool = flag(False, "augmented inference: three scales, one of them flipped left-right", kind=SWITCH)
+    verbose: bool = flag(False, "print results per class even for 50 or more classes", kind=SWITCH)
+    save_txt: bool = flag(False, "save detections as label files", kind=SWITCH)
+    save_hybrid: bool = flag(False, "save labels and detections together as label files", kind=SWITCH)
+    save_conf: bool = flag(False, "add confidences to the label files", kind=SWITCH)
+    save_json: bool = flag(False, "save a COCO results file, evaluated if there are COCO annotations", kind=SWITCH)
     project: str = flag("runs/val", "save to project/name")
     name: str = flag("exp", "save to project/name")
-    exist_ok: bool = flag(False, "an existing project/name is used again", kind=SWITCH)
+    exist_ok: bool = flag(False, "reuse an existing project/name", kind=SWITCH)
     half: bool = flag(False, "", kind=SWITCH, refused=NO_HALF)
     dnn: bool = flag(False, "", kind=SWITCH, refused=NO_DNN)
     graph: bool = flag(True, "run the network as compiled graphs (default)", kind=SWITCH, off="--eager")
-    kernels: str = flag("auto", "our kernel plugin", choices=("auto", "off", "require"))
-    noplots: bool = flag(False, "write no plots", kind=SWITCH)
+    kernels: str = flag("auto", KERNELS_HELP, choices=("auto", "off", "require"))
+    noplots: bool = flag(False, "do not save plots", kind=SWITCH)
     debug: bool = flag(False, "show tracebacks", kind=SWITCH)
 
     def __post_init__(self) -> None:
         self._refuse_inapplicable_flags()
         check_flags(self)
-        check_ranges(self, NUMBER_RANGES, shares=THRESHOLDS)
+        check_ranges(self, NUMBER_RANGES, fractions=THRESHOLDS)
 
     def _refuse_inapplicable_flags(self) -> None:
         if not self.weights:
-            raise ValueError("--weights: name the weights to measure, such as runs/train/exp/weights/best.safetensors")
+            raise ValueError("--weights: give trained weights, such as runs/train/exp/weights/best.safetensors")
         if self.save_conf and not (self.save_txt or self.save_hybrid):
-            raise ValueError("--save-conf: adds to label files; give --save-txt or --save-hybrid too")
+            raise ValueError("--save-conf: requires --save-txt or --save-hybrid")
         if self.save_hybrid and self.save_json:
-            raise ValueError(
-                "--save-hybrid: puts the labels among the detections, a COCO result would be meaningless; "
-                "leave out --save-json"
-            )
+            raise ValueError("--save-hybrid: adds labels to the detections and so invalidates --save-json; remove one")
         if self.task in ("speed", "study"):
             for name in ("save_txt", "save_hybrid", "save_json"):
                 if getattr(self, name):
-                    raise ValueError(f"{dashed(name)}: --task {self.task} writes no detections; use --task val")
+                    raise ValueError(f"{dashed(name)}: --task {self.task} saves no detections; use --task val")
         if self.task == "speed":
-            refuse_changed(self, THRESHOLDS, "--task speed measures at 0.25 and 0.45; leave it out, or use --task val")
+            refuse_changed(self, THRESHOLDS, "--task speed always uses 0.25 and 0.45; remove it, or use --task val")
         if self.task == "study":
-            refuse_changed(self, ("imgsz",), "--task study measures at sizes of its own; leave it out")
+            refuse_changed(self, ("imgsz",), "--task study uses its own image sizes; remove it")
 
 
 def val_options(**flags: Any) -> ValOptions:
-    """Return the options from flag names with underscores, as `validate(...)` takes them; `weights` may be one path.
+    """Build the options from the arguments of `validate(...)`, flag names with underscores.
 
     Raises:
-        ValueError: a name that is no flag (with the nearest match), or a value that cannot be used.
+        ValueError: an unknown flag (with the nearest match), or an invalid value.
     """
     return options_of(ValOptions, flags)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser; flags that are not given are left out of the namespace."""
-    return parser_of(ValOptions, prog="graph-val", description="Measures trained weights on a data set.")
+    """Return the parser; the namespace contains only the flags that were given."""
+    return parser_of(ValOptions, prog="graph-val", description="Validate trained weights on a data set.")

@@ -1,1 +1,1 @@
-"""The driver of a run, and what it is put together from."""
+"""The training loop and the parts it is assembled from."""

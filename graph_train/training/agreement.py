@@ -1,4 +1,4 @@
-"""What all ranks must do at the same moment although only some of them know of it: stop, save, pad labels alike."""
+"""Agreement of all ranks on events that only some of them see: stop requests, saves, label capacity."""
 
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.host.interrupts import StopRequest
@@ -6,45 +6,45 @@ from graph_train.ranks.exchange import Exchange
 
 
 class Agreement:
-    """Tells this rank what any rank was asked for. Alone, it is what this process was asked for.
+    """Synchronises stop requests over the ranks; with one rank, nothing is exchanged.
 
     Args:
-        exchange: with the other ranks.
-        request: signals to this process.
-        callbacks: of this process; they may ask for a stop too.
+        exchange: the collectives.
+        request: stop signals received by this process.
+        callbacks: this process's callbacks, which may also request a stop.
     """
 
     def __init__(self, exchange: Exchange, request: StopRequest, callbacks: Callbacks) -> None:
         self._exchange, self._request, self._callbacks = exchange, request, callbacks
-        self._asked = ""
+        self._signal = ""
 
     @property
-    def asked(self) -> str:
-        """The signal that ended the run, once all ranks know of it."""
-        return self._request.asked if self._exchange.alone else self._asked
+    def signal(self) -> str:
+        """Name of the signal that stops the run, once all ranks know of it; "" if there is none."""
+        return self._request.signal_name if self._exchange.alone else self._signal
 
-    def meet(self, *numbers: int) -> tuple[int, ...]:
-        """Return the largest of each number over the ranks, and tell all of them who was asked to stop.
+    def sync(self, *numbers: int) -> tuple[int, ...]:
+        """Return the maximum of each number over the ranks, and exchange stop requests.
 
-        All ranks call it at the same places, so all leave at the same one.
+        All ranks must call it at the same points, and so they stop at the same point.
         """
         if self._exchange.alone:
             return numbers
-        own = (*numbers, bool(self._request.asked), self._callbacks.stop_training)
-        *agreed, asked, stop = self._exchange.all_reduce_max(*own)
-        if asked:
-            self._asked = self._request.asked or "a signal to another rank"
+        own = (*numbers, bool(self._request.signal_name), self._callbacks.stop_training)
+        *largest, signalled, stop = self._exchange.all_reduce_max(*own)
+        if signalled:
+            self._signal = self._request.signal_name or "a signal to another rank"
         self._callbacks.stop_training = bool(stop)
-        return tuple(agreed)
+        return tuple(largest)
 
 
-def agreed_digest(own: str, exchange: Exchange) -> str:
-    """Return a digest of what must be the same on all ranks.
+def require_same_digest(own: str, exchange: Exchange) -> str:
+    """Return the digest `own`, which must be the same on all ranks.
 
     Raises:
-        RuntimeError: it is not.
+        RuntimeError: the digests differ.
     """
     differing = [rank for rank, other in enumerate(exchange.all_gather_texts(own)) if other != own]
     if differing:
-        raise RuntimeError(f"rank {exchange.rank} does not hold the weights of ranks {differing}")
+        raise RuntimeError(f"the weights of rank {exchange.rank} differ from those of ranks {differing}")
     return own

@@ -1,4 +1,4 @@
-"""Puts a run together: data, network, loss, step, schedule, pipelines. The driver only runs what this builds."""
+"""Assembly of a run: data, network, loss, step, schedule and pipelines."""
 
 import logging
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.detection.inference import Inference
-from graph_train.engine.precision import ComputeDevice, agreeing_type, compute_device
+from graph_train.engine.precision import ComputeDevice, checked_activation_type, compute_device
 from graph_train.engine.schedule import Schedule, StepSettings, check_image_size
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
 from graph_train.engine.step import Compilation, EagerStep, GraphStep, StepConfig, TrainStep
@@ -32,14 +32,14 @@ from pipelines.val import ValPipeline
 
 LOG = logging.getLogger("graph_train")
 VAL_BATCH_FACTOR = 2
-"""As YOLOv5 validates while training: twice the batch."""
+"""Validation batch size during training, relative to the training batch size; as in YOLOv5."""
 QUAD_LOSS_FACTOR = 4.0
-"""As YOLOv5: a quad batch holds a quarter of the images, and its loss counts four times."""
+"""Factor on the loss of quad batches, which have a quarter of the images; as in YOLOv5."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Everything the driver needs."""
+    """All parts of a run that `Trainer` needs."""
 
     setup: Setup
     state: TrainingState
@@ -49,17 +49,17 @@ class TrainingRun:
     train_pipeline: TrainPipeline
     val_pipeline: ValPipeline
     label_floor: int
-    """Label capacity that most batches fit; smaller ones are not compiled."""
+    """Minimum label capacity of a batch. Most batches fit it, so that few shapes are compiled."""
 
     def close(self) -> None:
-        """End the threads and free the buffers of the pipelines."""
+        """Stop the pipelines' threads and free their buffers."""
         self.train_pipeline.close()
         self.val_pipeline.close()
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What a resumed run takes from its checkpoint instead of working it out again."""
+class SavedNetwork:
+    """The network configuration and the anchors that a resumed run takes from its checkpoint."""
 
     config: Mapping[str, Any]
     anchors_px: npt.NDArray[np.float32]
@@ -73,20 +73,20 @@ def _initial_weights(options: TrainOptions) -> LoadedWeights | None:
 def assemble(
     options: TrainOptions,
     hyp: Hyperparameters,
-    saved: Saved | None = None,
+    saved: SavedNetwork | None = None,
     *,
     rank: RankInfo = RankInfo(),  # noqa: B008 - a frozen value
-    any_anchors: bool = False,
+    fit_anchors: bool = True,
 ) -> TrainingRun:
     """Build a run from its settings.
 
     Args:
         options, hyp: the settings.
         saved: network and anchors of the run that is resumed.
-        rank: this process among those of the job; by default there is one.
-        any_anchors: fits none to the data set, as suits a measurement of memory.
+        rank: this process's rank; by default the only one.
+        fit_anchors: whether to check and fit the anchors, which is not needed to measure memory.
     Raises:
-        ValueError, OSError: a setting or a file that cannot be used.
+        ValueError, OSError: a setting or a file is invalid.
     """
     device = run_device(options, rank)
     weights = _initial_weights(options) if saved is None else None
@@ -94,28 +94,28 @@ def assemble(
     config = saved.config if saved else weights.config if weights else None
     spec = _model_spec(options, hyp, len(data.class_names), config, resumed=saved is not None)
     setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, spec.grid_px), rank)
-    # After everything that may refuse the settings, as the first run compiles for a minute.
+    # After all checks of the settings, because the first use of the plugin compiles it for a minute.
     machine, activation_type = _load_kernels(options, device, rank)
     network = DetectionModel(spec, seed=options.optim.seed)
     network.names = list(data.class_names)
     if machine.newer_than_oneflow:
-        machine.refuse_ops(_ops_of_oneflow(network, options))
+        machine.refuse_ops(_uncovered_ops(network, options))
     if saved is not None:
         network.set_anchors_px(saved.anchors_px)
     elif weights is not None:
-        # A yaml of the user's own, and `anchors` of the hyper-parameters, bring their own anchors.
+        # With --cfg, or `anchors` in the hyper-parameters, the anchors of the weights are not used.
         own_anchors = options.model.cfg or hyp.anchors_per_level
         LOG.info("%s", transfer(network, weights, exclude=("anchor",) if own_anchors else ()))
-    if any_anchors:
+    if not fit_anchors:
         network.set_anchors_px(np.ones_like(anchors_px(network)))
     elif saved is None:
         _choose_anchors(network, setup)
-    network.compute_in(agreeing_type(network, activation_type, device))
-    return _with_step(setup, network)
+    network.compute_in(checked_activation_type(network, activation_type, device))
+    return _training_run(setup, network)
 
 
-def _ops_of_oneflow(network: DetectionModel, options: TrainOptions) -> list[str]:
-    """Return the ops of a step that have no CUDA kernel of ours; built on the CPU, where a step has the same ops."""
+def _uncovered_ops(network: DetectionModel, options: TrainOptions) -> list[str]:
+    """Return the step's ops without a CUDA kernel in the plugin, found by building the step on the CPU."""
     state = TrainingState(network, DetectionModel(network.spec, seed=None), rule="sgd")
     criterion = DetectionLoss(network.head_geometry, LossConfig(), fused_iou=options.engine.bbox_iou_optim)
     step = EagerStep(state, criterion, StepConfig(weight_decays=(0.0, 0.0, 0.0)))
@@ -125,73 +125,72 @@ def _ops_of_oneflow(network: DetectionModel, options: TrainOptions) -> list[str]
 
 
 def _load_kernels(options: TrainOptions, device: str, rank: RankInfo) -> tuple[ComputeDevice, ActivationType]:
-    """Load the plugin and log what computes where; return that, and the data type of the run's activations.
+    """Load the kernel plugin; return the compute device and the data type of activations, and log both.
 
     Raises:
-        ValueError: a GPU that cannot run, or mixed precision that this machine does not have.
+        ValueError: the GPU is not supported, or mixed precision is not available.
     """
-    started = load_plugin(options.engine.kernels, device)  # type: ignore[arg-type]
-    machine = compute_device(device, plugin=started.loaded)
+    plugin = load_plugin(options.engine.kernels, device)  # type: ignore[arg-type]
+    machine = compute_device(device, plugin=plugin.loaded)
     machine.check()
     chosen = machine.activation_type(options.engine.amp)
-    LOG.info("%s", machine.summary(chosen, started.reason))
+    LOG.info("%s", machine.summary(chosen, plugin.reason))
     if options.engine.amp and chosen is ActivationType.FLOAT32:
-        LOG.info("--amp: bfloat16 is no faster than float32 on this processor, which computes in float32")
-    if options.engine.bbox_iou_optim and not started.loaded:
+        LOG.info("--amp: bfloat16 is no faster than float32 on this CPU; using float32")
+    if options.engine.bbox_iou_optim and not plugin.loaded:
         LOG.info("--bbox-iou-optim: has no effect without the kernel plugin")
     if options.optim.sync_bn and rank.alone:
-        LOG.info("--sync-bn: one process sees the whole batch, its BatchNorm statistics are those of all ranks already")
+        LOG.info("--sync-bn: has no effect with a single process")
     return machine, chosen
 
 
-def _image_px(asked: int, stride: int) -> int:
-    image_px = check_image_size(asked, stride, floor_px=2 * stride)
-    if image_px != asked:
-        LOG.info("--imgsz %d is raised to %d, a multiple of the stride %d", asked, image_px, stride)
+def _image_px(imgsz: int, stride: int) -> int:
+    image_px = check_image_size(imgsz, stride, floor_px=2 * stride)
+    if image_px != imgsz:
+        LOG.info("--imgsz %d must be a multiple of the stride %d; using %d", imgsz, stride, image_px)
     return image_px
 
 
 def _model_spec(
     options: TrainOptions, hyp: Hyperparameters, classes: int, config: Mapping[str, Any] | None, *, resumed: bool
 ) -> ModelSpec:
-    # Of a resumed run its own network counts: the file may have changed, or be gone.
+    # A resumed run uses the network in its checkpoint: the yaml may have changed or be gone.
     cfg = config if resumed else options.model.cfg or config
     if not cfg:
         if options.model.weights:
-            raise ValueError(f"{options.model.weights}: names no network; give --cfg, too (such as yolov5s.yaml)")
-        raise ValueError("no network chosen: give --cfg (such as yolov5s.yaml), or --weights of a file that names one")
+            raise ValueError(f"{options.model.weights}: has no network configuration; add --cfg, such as yolov5s.yaml")
+        raise ValueError("no network given: use --cfg, such as yolov5s.yaml, or --weights of a trained network")
     source = "the checkpoint's network" if resumed else f"{options.model.weights}: its network"
     return load_model_spec(cfg, num_classes=classes, anchors=hyp.anchors_per_level, source=source)
 
 
 def anchors_px(network: DetectionModel) -> npt.NDArray[np.float32]:
-    """(levels, anchors, 2) width and height in px."""
+    """Return the anchors (levels, anchors, 2), width and height in px."""
     return network.anchors_cells * np.asarray(network.stride, np.float32).reshape(-1, 1, 1)
 
 
 def _choose_anchors(network: DetectionModel, setup: Setup) -> None:
-    """Auto-anchor, unless it is switched off or has no labels to go by.
+    """Run AutoAnchor, unless it is disabled or there are no labels.
 
     Raises:
-        ValueError: then the network would be left without anchors.
+        ValueError: AutoAnchor is not run, and the network has no anchors of its own.
     """
     no_labels = not setup.data.train.num_boxes
     if not setup.options.model.noautoanchor and not no_labels:
         _fit_anchors(network, setup)
         return
     if network.anchors_cells.min() <= 0:
-        reason = "no image has a label" if no_labels else "--noautoanchor lets none be found"
-        asked = network.head.anchors_per_level
+        reason = "there are no labels to fit them to" if no_labels else "--noautoanchor disables fitting them"
         raise ValueError(
-            f"anchors: {asked} per level are asked for, but {reason}; write their sizes in px into the "
-            "model yaml, or have them found"
+            f"anchors: {network.head.anchors_per_level} per level are configured, but {reason}; give their sizes in "
+            "px in the model yaml" + ("" if no_labels else ", or remove --noautoanchor")
         )
     if no_labels:
-        LOG.info("AutoAnchor: no labels, the anchors stay")
+        LOG.info("AutoAnchor: no labels; keeping the anchors")
 
 
 def _fit_anchors(network: DetectionModel, setup: Setup) -> None:
-    """Keep the network's anchors if they reach nearly all boxes, else look for better ones."""
+    """Keep the network's anchors if they fit nearly all boxes, else fit new ones."""
     decision = check_anchors(
         setup.data.train.sizes,
         setup.data.train.labels,
@@ -212,25 +211,30 @@ def _fit_anchors(network: DetectionModel, setup: Setup) -> None:
         network.set_anchors_px(decision.anchors_px)
 
 
-def _with_step(setup: Setup, network: DetectionModel) -> TrainingRun:
-    options, data = setup.options, setup.data
+def _training_state(setup: Setup, network: DetectionModel) -> TrainingState:
+    options, placement = setup.options, setup.placement
     frozen = frozen_layers(options.model.freeze)
     if frozen and max(frozen) >= len(network.model):
         raise ValueError(
-            f"--freeze {' '.join(map(str, options.model.freeze))}: the network has {len(network.model)} layers, "
-            f"0 to {len(network.model) - 1}"
+            f"--freeze {' '.join(map(str, options.model.freeze))}: the network has only layers 0 to "
+            f"{len(network.model) - 1}"
         )
     average = DetectionModel(network.spec, seed=None).compute_in(network.activation_type)
-    average.names = list(data.class_names)
-    placement = setup.placement
+    average.names = list(setup.data.class_names)
     network.synchronise_statistics(options.optim.sync_bn)
-    state = TrainingState(
+    return TrainingState(
         placement.replicate_module(network),
         placement.replicate_module(average),
         rule=options.optim.optimizer.lower(),  # type: ignore[arg-type]
         freeze=frozen,
         placement=placement,
     )
+
+
+def _training_run(setup: Setup, network: DetectionModel) -> TrainingRun:
+    """Build the state, step, schedule, loss and pipelines around a network."""
+    options, placement = setup.options, setup.placement
+    state = _training_state(setup, network)
     geometry, config = network.head_geometry, loss_config(setup, levels=len(network.stride))
     train_pipeline, val_pipeline = _pipelines(setup, network.spec.grid_px)
     schedule = Schedule.from_hyperparameters(
@@ -241,7 +245,7 @@ def _with_step(setup: Setup, network: DetectionModel) -> TrainingRun:
         optimizer=options.optim.optimizer,  # type: ignore[arg-type]
         cosine=options.optim.cos_lr,
     )
-    floor = typical_label_capacity(data.train.labels, setup.augment.tiles)
+    floor = typical_label_capacity(setup.data.train.labels, setup.augment.tiles)
     criterion, val_criterion = (
         placement.replicate_module(DetectionLoss(geometry, config, fused_iou=options.engine.bbox_iou_optim))
         for _ in range(2)
@@ -281,7 +285,7 @@ def _step(setup: Setup, state: TrainingState, criterion: DetectionLoss, schedule
 
 def _report_compilation(event: Compilation) -> None:
     if not event.labels:
-        LOG.info("Compiled the update of several batches in %.1f s", event.seconds)
+        LOG.info("Compiled the update of accumulated gradients in %.1f s", event.seconds)
         return
     images, labels = ("x".join(map(str, shape)) for shape in (event.images, event.labels))
     LOG.info("Compiled the step for images %s, labels %s in %.1f s", images, labels, event.seconds)
@@ -318,7 +322,7 @@ def _pipelines(setup: Setup, stride: int) -> tuple[TrainPipeline, ValPipeline]:
 
 
 def loss_config(setup: Setup, *, levels: int) -> LossConfig:
-    """Return the part of the hyper-parameters that the loss uses, scaled to this network and image size."""
+    """Return the loss's hyper-parameters, scaled to this network and image size."""
     hyp = setup.hyp
     config = LossConfig(
         box=hyp.box,

@@ -1,9 +1,9 @@
-"""Auto-anchor: do the anchors fit the boxes of the data set, and if not, better ones by k-means and evolution.
+"""AutoAnchor: check how well anchors fit the boxes of a data set, and fit better ones by k-means and evolution.
 
-Sizes are (n, 2) width and height in px of the training image. "Ratio" is YOLOv5's measure of how well an anchor fits
-a box: the smaller of width and height ratio, each taken so that it is at most 1; a box can be learnt where it exceeds
-1 / `anchor_t`. Everything random comes from an `AnchorRandom`, whose numbers are those which YOLOv5 would draw after
-seeding numpy's and Python's global generators.
+Sizes are (n, 2), width and height in px of the training image. The ratio of an anchor and a box is YOLOv5's measure of
+fit: the smaller of the width and height ratios, each inverted if above 1. A box can be learnt if a ratio exceeds
+1 / `anchor_t`. An `AnchorRandom` draws the same numbers as YOLOv5 does after seeding the global generators of NumPy and
+Python.
 """
 
 import logging
@@ -20,7 +20,7 @@ from pipelines.data.columns import RowGroups
 _LOG = logging.getLogger(__name__)
 Sizes = npt.NDArray[np.floating]
 GOOD_RECALL = 0.98
-"""Best possible recall above which anchors stay as they are."""
+"""Best possible recall above which the anchors are kept."""
 GENERATIONS = 1000
 _MUTATION_CHANCE, _MUTATION_SIGMA = 0.9, 0.1
 _SMALLEST_ANCHOR_PX = 2.0
@@ -29,14 +29,14 @@ _CHUNK_BOXES = 65536
 
 @dataclass(frozen=True)
 class AnchorRandom:
-    """The two generators that the reference draws from."""
+    """The two generators that YOLOv5 draws from."""
 
     numpy: np.random.RandomState
     python: random.Random
 
     @classmethod
     def from_seed(cls, seed: int) -> "AnchorRandom":
-        """Both generators seeded alike, with numpy's legacy algorithm: 0 <= seed < 2**32."""
+        """Seed both generators, NumPy's with its legacy algorithm; 0 <= seed < 2**32."""
         return cls(np.random.RandomState(seed), random.Random(seed))
 
 
@@ -45,14 +45,14 @@ class AnchorFit:
     """How a set of anchors fits the boxes."""
 
     best_possible_recall: float
-    """Share of the boxes that at least one anchor can learn."""
+    """Fraction of the boxes that fit at least one anchor."""
     anchors_per_target: float
-    """Anchors that can learn a box, on average over the boxes."""
+    """Mean number of anchors that fit a box."""
 
 
 @dataclass(frozen=True)
 class Evolution:
-    """Anchors after some generations; `accepted` and `trace` have one entry per generation."""
+    """Evolved anchors; `accepted` and `trace` (the best fitness so far) have one entry per generation."""
 
     anchors_px: Sizes
     fitness: float
@@ -62,7 +62,7 @@ class Evolution:
 
 @dataclass(frozen=True)
 class AnchorDecision:
-    """What the check came to; `anchors_px` (levels, anchors, 2) are those to train with."""
+    """Result of the check; `anchors_px` (levels, anchors, 2) are the anchors to train with."""
 
     anchors_px: npt.NDArray[np.float32]
     before: AnchorFit
@@ -74,12 +74,12 @@ class AnchorDecision:
 def box_sizes_px(
     image_sizes: npt.ArrayLike, labels: Sequence[Sizes], image_px: int, scale: npt.ArrayLike = 1.0
 ) -> npt.NDArray[np.float64]:
-    """Sizes of all boxes once the long side of each image is `image_px`, (boxes, 2), images in order.
+    """Return the sizes (boxes, 2) of all boxes when the long side of each image is scaled to `image_px`.
 
     Args:
-        image_sizes: (images, 2) width, height in px.
+        image_sizes: (images, 2), width and height in px.
         labels: per image (n, 5) [class, cx, cy, w, h], normalised.
-        scale: (images, 1) or one number; a further zoom of each image.
+        scale: additional scale of each image, (images, 1) or one number.
     """
     sizes = np.asarray(image_sizes, np.float64)
     scaled = image_px * sizes / sizes.max(axis=1, keepdims=True) * scale
@@ -88,9 +88,9 @@ def box_sizes_px(
 
 
 def _ratios(sizes_px: Sizes, anchors_px: Sizes) -> npt.NDArray[np.float32]:
-    """Ratio of every box with every anchor, (boxes, anchors)."""
+    """Return the ratio of every box and every anchor, (boxes, anchors)."""
     boxes, anchors = np.asarray(sizes_px, np.float32), np.asarray(anchors_px, np.float32)
-    with np.errstate(divide="ignore"):  # a box of no width has ratio 0: min(0, 1/0)
+    with np.errstate(divide="ignore"):  # a box of zero width has ratio 0: min(0, 1/0)
         width = boxes[:, :1] / anchors[:, 0]
         worst = np.minimum(width, 1 / width)
         height = boxes[:, 1:] / anchors[:, 1]
@@ -100,34 +100,34 @@ def _ratios(sizes_px: Sizes, anchors_px: Sizes) -> npt.NDArray[np.float32]:
 
 
 def _chunks(sizes_px: Sizes) -> Iterator[Sizes]:
-    # A big data set has a million boxes: in pieces, the intermediate arrays stay in the processor's cache.
+    # In chunks, so that the intermediate arrays of a million boxes stay in the CPU's cache.
     for start in range(0, len(sizes_px), _CHUNK_BOXES):
         yield sizes_px[start : start + _CHUNK_BOXES]
 
 
 def anchor_fit(sizes_px: Sizes, anchors_px: Sizes, threshold: float) -> AnchorFit:
-    """Recall and anchors per target of anchors (n, 2) in px for boxes; `threshold` is the hyper-parameter `anchor_t`.
+    """Return how well anchors (n, 2) in px fit the boxes; `threshold` is the hyper-parameter `anchor_t`.
 
     Raises:
         ValueError: there are no boxes.
     """
     if not len(sizes_px):
-        raise ValueError("no labelled box to fit anchors to; check the labels, or use --noautoanchor")
-    learnt = pairs = 0
+        raise ValueError("no labels to fit anchors to; check the labels, or use --noautoanchor")
+    recalled = pairs = 0
     for boxes in _chunks(sizes_px):
         fits = _ratios(boxes, anchors_px) > np.float32(1 / threshold)
-        learnt += int(fits.any(axis=1).sum())
+        recalled += int(fits.any(axis=1).sum())
         pairs += int(fits.sum())
-    return AnchorFit(learnt / len(sizes_px), pairs / len(sizes_px))
+    return AnchorFit(recalled / len(sizes_px), pairs / len(sizes_px))
 
 
 def best_possible_recall(sizes_px: Sizes, anchors_px: Sizes, threshold: float) -> float:
-    """Share of the boxes whose best anchor fits better than 1 / `threshold`."""
+    """Return the fraction of the boxes whose best ratio exceeds 1 / `threshold`."""
     return anchor_fit(sizes_px, anchors_px, threshold).best_possible_recall
 
 
 def anchor_fitness(sizes_px: Sizes, anchors_px: Sizes, threshold: float) -> float:
-    """Return the mean over the boxes of the best ratio, counted as 0 below the threshold: what evolution maximises."""
+    """Return the objective of evolution: the mean over the boxes of the best ratio, or 0 if that is below threshold."""
     total = 0.0
     for boxes in _chunks(sizes_px):
         best = _ratios(boxes, anchors_px).max(axis=1)
@@ -136,34 +136,34 @@ def anchor_fitness(sizes_px: Sizes, anchors_px: Sizes, threshold: float) -> floa
 
 
 def large_enough(sizes_px: Sizes) -> npt.NDArray[np.float32]:
-    """Return the boxes that anchors are made for: at least 2 px wide or high."""
+    """Return the boxes that are at least 2 px wide or high; anchors are fitted to these."""
     return sizes_px[(sizes_px >= _SMALLEST_ANCHOR_PX).any(axis=1)].astype(np.float32)
 
 
 def by_area(anchors_px: Sizes) -> Sizes:
-    """Anchors (n, 2) from the smallest to the largest."""
+    """Sort anchors (n, 2) by area, smallest first."""
     return anchors_px[np.argsort(anchors_px.prod(axis=1))]
 
 
 def kmeans_anchors(sizes_px: npt.NDArray[np.float32], count: int, image_px: int, draws: AnchorRandom) -> Sizes:
-    """Return the start of evolution: centres (count, 2) of clusters of box sizes (k-means on whitened sizes), by area.
+    """Return cluster centres (count, 2) of box sizes, sorted by area: k-means on whitened sizes.
 
-    Where there are fewer different boxes than anchors it starts from random sizes, as the reference does, and says so.
+    With fewer distinct boxes than anchors, warn and return random sizes, as YOLOv5 does.
     """
     spread = sizes_px.std(axis=0)
     centres: Sizes = np.empty((0, 2))
     if count <= len(sizes_px) and (spread > 0).all():
-        from scipy.cluster.vq import kmeans  # its import takes longer than most data sets need to keep their anchors
+        from scipy.cluster.vq import kmeans  # slow to import, and not needed if the anchors are kept
 
         centres = kmeans(sizes_px / spread, count, iter=30, seed=draws.numpy)[0] * spread
     if len(centres) != count:
-        _LOG.warning("auto-anchor: too few different boxes for %d clusters, starting from random sizes", count)
+        _LOG.warning("AutoAnchor: too few distinct boxes for %d anchors; starting from random sizes", count)
         centres = np.sort(draws.numpy.random_sample(count * 2)).reshape(count, 2) * float(image_px)
     return by_area(centres)
 
 
 def mutation_factors(shape: tuple[int, ...], generations: int, draws: AnchorRandom) -> Iterator[Sizes]:
-    """One array of factors (0.3 … 3, most of them near 1) per generation; a draw without any change is repeated."""
+    """Yield one array of factors in [0.3, 3] per generation; a draw in which all factors are 1 is repeated."""
     for _ in range(generations):
         factors = np.ones(shape)
         while (factors == 1).all():
@@ -177,7 +177,7 @@ def mutation_factors(shape: tuple[int, ...], generations: int, draws: AnchorRand
 def evolve_anchors(
     start_px: Sizes, sizes_px: npt.NDArray[np.float32], threshold: float, factors: Iterable[Sizes]
 ) -> Evolution:
-    """Multiplies anchors by each array of factors in turn and keeps a product that is fitter; result by area."""
+    """Multiply the anchors by each array of factors in turn and keep improvements; sort the result by area."""
     anchors, fitness = start_px, anchor_fitness(sizes_px, start_px, threshold)
     accepted, trace = [], []
     for factor in factors:
@@ -200,16 +200,16 @@ def fit_anchors(
     generations: int = GENERATIONS,
     show_progress: bool = False,
 ) -> npt.NDArray[np.float32]:
-    """Return new anchors (count, 2) in px for boxes (n, 2): k-means, then evolution; from the smallest to the largest.
+    """Fit anchors (count, 2) in px to boxes (n, 2) by k-means and evolution; smallest first.
 
     Raises:
-        ValueError: no box of 2 px or more.
+        ValueError: no box is at least 2 px wide or high.
     """
     usable = large_enough(sizes_px)
     if not len(usable):
         raise ValueError(
-            f"none of {len(sizes_px)} boxes reaches {_SMALLEST_ANCHOR_PX:g} px at image size {image_px}: use a larger "
-            "--imgsz, or --noautoanchor"
+            f"all {len(sizes_px)} boxes are smaller than {_SMALLEST_ANCHOR_PX:g} px at image size {image_px}; use a "
+            "larger --imgsz, or --noautoanchor"
         )
     start = kmeans_anchors(usable, count, image_px, draws)
     factors = tqdm(
@@ -222,7 +222,7 @@ def fit_anchors(
 
 
 def in_stride_order(anchors_px: npt.NDArray[np.float32], strides: Sequence[float]) -> npt.NDArray[np.float32]:
-    """Anchors (levels, anchors, 2) with small anchors on the level of small stride: reversed if they are not."""
+    """Order anchors (levels, anchors, 2) so that small anchors are on the level with the small stride."""
     areas = anchors_px.prod(axis=-1).mean(axis=-1)
     growth, stride_growth = np.sign(areas[-1] - areas[0]), np.sign(strides[-1] - strides[0])
     return anchors_px[::-1].copy() if growth and growth != stride_growth else anchors_px
@@ -239,25 +239,25 @@ def check_anchors(
     draws: AnchorRandom,
     show_progress: bool = False,
 ) -> AnchorDecision:
-    """Keep anchors that fit; else look for better ones and take them only if they reach more boxes.
+    """Keep anchors that fit well; else fit new ones, and use them only if their best possible recall is higher.
 
     Args:
         image_sizes, labels: as for `box_sizes_px`.
-        anchors_px: (levels, anchors, 2), those of the model.
-        strides: of the levels, in px.
+        anchors_px: the model's anchors, (levels, anchors, 2).
+        strides: stride of each level in px.
         threshold: the hyper-parameter `anchor_t`.
     """
     images = len(np.asarray(image_sizes))
     scale = draws.numpy.uniform(0.9, 1.1, size=(images, 1))
     scaled = box_sizes_px(image_sizes, labels, image_px, scale).astype(np.float32)
-    kept = np.asarray(anchors_px, np.float32)
-    before = anchor_fit(scaled, kept.reshape(-1, 2), threshold)
+    current = np.asarray(anchors_px, np.float32)
+    before = anchor_fit(scaled, current.reshape(-1, 2), threshold)
     if before.best_possible_recall > GOOD_RECALL:
-        return AnchorDecision(kept, before, before, recomputed=False, replaced=False)
+        return AnchorDecision(current, before, before, recomputed=False, replaced=False)
     sizes = box_sizes_px(image_sizes, labels, image_px)
     new = fit_anchors(
         sizes,
-        kept.size // 2,
+        current.size // 2,
         image_px=image_px,
         threshold=threshold,
         draws=draws,
@@ -265,5 +265,5 @@ def check_anchors(
     )
     after = anchor_fit(scaled, new, threshold)
     if after.best_possible_recall <= before.best_possible_recall:
-        return AnchorDecision(kept, before, before, recomputed=True, replaced=False)
-    return AnchorDecision(in_stride_order(new.reshape(kept.shape), strides), before, after, True, True)
+        return AnchorDecision(current, before, before, recomputed=True, replaced=False)
+    return AnchorDecision(in_stride_order(new.reshape(current.shape), strides), before, after, True, True)

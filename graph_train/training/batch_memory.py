@@ -1,10 +1,10 @@
-"""Measures how much memory training steps take, in a process of its own: OneFlow keeps the memory of compiled graphs.
+"""Measure the memory of training steps, in a separate process because OneFlow does not free compiled graphs.
 
     python -m graph_train.training.batch_memory REQUEST
 
-REQUEST is a JSON file: `options` (flags), `hyp` (hyper-parameters), `batches` (rising numbers of images), `parent` (the
-process whose death ends this one) and `result`, a file that gets a JSON line with the `Facts` and then one for each
-`Measured`. What was measured before a lack of memory ended the process stays there.
+REQUEST is a JSON file with `options` (flags), `hyp` (hyper-parameters), `batches` (increasing batch sizes), `parent` (a
+process id; this process ends with it) and `result`, the file to write: a JSON line with the `Facts`, then one for each
+`Measured`. If the process runs out of memory, the lines written before remain.
 """
 
 import json
@@ -19,36 +19,36 @@ from graph_train.host.interrupts import Interruptible, end_with_parent
 from graph_train.host.run_command import run_command
 from kernels.host.process_settings import configure_process
 
-SAFE_SHARE = 0.9
-"""A batch is not tried if it would take more than this share of what is free."""
+SAFE_FRACTION = 0.9
+"""A batch size is not tried if it would need more than this fraction of the free memory."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What decides how much of the measured is needed, besides the batch."""
+    """Facts about the run that determine its memory besides the batch size."""
 
     train_images: int
     val_images: int
     val_shapes: int
-    """Different shapes of validation batches."""
+    """Number of distinct shapes of validation batches."""
     graphs_add_up: bool
-    """Compiled graphs share no memory."""
+    """Whether each compiled graph has its own memory."""
     sizes: float
-    """Graphs of all image sizes of `--multi-scale`, in units of the largest; 1 without it."""
+    """Memory of the graphs of all `--multi-scale` sizes, relative to that of the largest; 1 without the flag."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Bytes that something has taken: host memory on a CPU, else memory of the GPU."""
+    """Memory used by one phase, in bytes: host memory on a CPU, else GPU memory."""
 
-    what: str
-    """`start` (everything but the following), `data` (one batch being made), `step` or `validation`."""
+    phase: str
+    """`data` (preparing one batch), `step`, `validation`, or `start` for everything else."""
     images: int
-    taken: int
+    used: int
 
 
 def _measure(request: Mapping[str, Any], write: Callable[[Facts | Measured], None]) -> None:
-    """Assembles the run and lets it make a batch, do a step of each size, and validate; reports what each took."""
+    """Assemble the run, prepare a batch, take a step of each batch size, validate; report the memory of each phase."""
     import numpy as np
 
     from graph_train.host.devices import select_device
@@ -59,7 +59,7 @@ def _measure(request: Mapping[str, Any], write: Callable[[Facts | Measured], Non
     batches: list[int] = request["batches"]
     options = options_from_flags(**{**request["options"], "batch_size": batches[-1]})
     memory = _Memory(select_device(options.engine.device), compiled=options.engine.graph)
-    run = assemble(options, Hyperparameters(**request["hyp"]), any_anchors=True)
+    run = assemble(options, Hyperparameters(**request["hyp"]), fit_anchors=False)
     write(_facts(run, graphs_add_up=memory.graphs_add_up))
     write(Measured("start", 0, memory.used()))
     before = memory.used()
@@ -74,37 +74,37 @@ def _measure(request: Mapping[str, Any], write: Callable[[Facts | Measured], Non
 def measure_steps(
     memory: "_Memory", batches: list[int], step: Callable[[int], None], write: Callable[[Measured], None]
 ) -> None:
-    """Take a step with each batch size, smallest first, and report what it took.
+    """Take a step with each batch size, smallest first, and report its memory; stop before a size that may not fit.
 
-    A compiled graph keeps its memory, on a GPU as on a CPU, so what earlier sizes took does not count. Op by op memory
-    is used again, and the whole of it counts. A size that may not fit ends the measurement.
+    Compiled graphs keep their memory, so the memory of earlier sizes is subtracted. Eager steps reuse memory, so all of
+    it is counted.
     """
-    before, taken = memory.used(), 0
+    before, used = memory.used(), 0
     for number, images in enumerate(batches):
-        if number and taken * images / batches[number - 1] > SAFE_SHARE * memory.free():
+        if number and used * images / batches[number - 1] > SAFE_FRACTION * memory.free():
             break
         before = memory.used() if memory.graphs_add_up else before
         step(images)
-        taken = memory.used() - before
-        write(Measured("step", images, taken))
+        used = memory.used() - before
+        write(Measured("step", images, used))
 
 
 class _Memory:
-    """The memory that a run needs more of with larger batches."""
+    """The memory that limits the batch size: the host's or the GPU's."""
 
     def __init__(self, device: str, *, compiled: bool) -> None:
         self._on_cpu = device == "cpu"
         self._number = 0 if self._on_cpu else int(device.partition(":")[2])
         self.graphs_add_up = compiled
-        self._others = 0 if self._on_cpu else self._on_gpu()
+        self._used_by_others = 0 if self._on_cpu else self._on_gpu()
 
     def used(self) -> int:
-        """Bytes of this process."""
+        """Return the bytes used by this process."""
         from graph_train.host.memory import peak_bytes, resident_bytes
 
         if not self._on_cpu:
-            return self._on_gpu() - self._others
-        # Op by op, memory is given back and taken again: the most at once counts.
+            return self._on_gpu() - self._used_by_others
+        # Eager steps free and reallocate memory, so the peak is what counts.
         return resident_bytes() if self.graphs_add_up else peak_bytes()
 
     def _on_gpu(self) -> int:
@@ -114,7 +114,7 @@ class _Memory:
         return memory.total - memory.free
 
     def free(self) -> int:
-        """Bytes that are left."""
+        """Return the free bytes."""
         from graph_train.host.memory import device_memory
         from kernels.host.free_memory import free_memory
 
@@ -138,7 +138,7 @@ def _facts(run: Any, *, graphs_add_up: bool) -> Facts:
 
 
 def _step(run: Any, images: int) -> None:
-    """One step as the run will do it, at its largest image size; the pixels and labels do not matter."""
+    """Take one step as the run does, at its largest image size; the contents of images and labels do not matter."""
     import numpy as np
 
     from kernels.runtime import flow
@@ -154,16 +154,16 @@ def _step(run: Any, images: int) -> None:
 
 
 def main() -> int:
-    """Entry point of the process."""
+    """Run the process."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     end_with_parent(request["parent"])
     configure_process()
-    # What there is to say of the data set is said by the run itself.
+    # The run itself logs the messages about the data set.
     logging.getLogger("graph_train").setLevel(logging.ERROR)
     with Interruptible(), Path(request["result"]).open("w", encoding="utf-8") as file:
 
-        def write(found: Facts | Measured) -> None:
-            print(json.dumps(asdict(found)), file=file, flush=True)
+        def write(result: Facts | Measured) -> None:
+            print(json.dumps(asdict(result)), file=file, flush=True)
 
         return run_command("graph-train", lambda: _measure(request, write), debug=bool(request["options"]["debug"]))
 

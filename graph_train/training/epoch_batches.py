@@ -1,4 +1,4 @@
-"""What an epoch of a run is fed: its batches, their sizes, their labels in shapes that are few enough to compile."""
+"""The batches of an epoch: image weights, multi-scale sizes, and labels padded to few distinct shapes."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -17,18 +17,18 @@ from models.padded_labels import label_capacity, pad_labels
 from pipelines.augmentation.draws import multi_scale_sizes
 
 LOG = logging.getLogger("graph_train")
-GRAPH_SHARE = 0.9
-"""How much of the free memory graphs may take; the rest is for data and validation."""
+GRAPH_MEMORY_FRACTION = 0.9
+"""Fraction of the free memory that graphs may use; the rest is for data and validation."""
 
 
 class EpochBatches:
-    """Asks the training pipeline of a run for what each epoch needs."""
+    """Source of a run's training batches."""
 
     def __init__(self, run: TrainingRun) -> None:
         self._run, self._options = run, run.setup.options
 
     def remaining(self, cursor: Cursor) -> Iterator[Any]:
-        """Iterate over the batches that the epoch has not seen yet."""
+        """Iterate over the remaining batches of the epoch."""
         return iter(
             self._run.train_pipeline.epoch(
                 cursor.epoch,
@@ -38,23 +38,23 @@ class EpochBatches:
             )
         )
 
-    def padded_labels(self, batch: Any, total: int, most_labels: int) -> Tensor:
-        """Labels (B, T, 5); T below the data set's typical capacity is not used, so that few shapes are compiled.
+    def padded_labels(self, batch: Any, total: int, max_labels: int) -> Tensor:
+        """Return labels (B, T, 5); T is at least the data set's typical capacity, so that few shapes are compiled.
 
         Args:
             batch: this rank's part of a batch.
-            total: images of the whole batch.
-            most_labels: of one image, on any rank.
+            total: number of images of the whole batch.
+            max_labels: largest number of labels of an image, over all ranks.
         """
-        capacity = label_capacity(max(most_labels, self._run.label_floor))
+        capacity = label_capacity(max(max_labels, self._run.label_floor))
         padded = pad_labels(batch.labels, int(batch.images.shape[0]), capacity)
         return self._run.setup.placement.shard_batch(padded, total)
 
-    def reserve_largest(self, first_epoch: int) -> None:
-        """Compiles the largest batch that `--multi-scale` will draw, so that a lack of memory shows before it comes.
+    def compile_largest(self, first_epoch: int) -> None:
+        """Compile for the largest `--multi-scale` size first, so that a lack of memory shows at the start.
 
         Raises:
-            ValueError: on a CPU, where the graphs of all sizes will not fit beside each other.
+            ValueError: on a CPU, if the graphs of all sizes together do not fit in memory.
         """
         run, step = self._run, self._run.step
         epochs = range(first_epoch, self._options.optim.epochs)
@@ -71,8 +71,23 @@ class EpochBatches:
         if run.setup.device == "cpu":
             _require_graph_memory(resident_bytes() - before, sizes)
 
+    def compile_first(self, cursor: Cursor) -> None:
+        """Compile the step for the next batch, which need not be there yet, unless a step is compiled already.
+
+        Rectangular training and mixup are left out: there the shape of the batch or its label capacity is hard to tell.
+        """
+        run, step = self._run, self._run.step
+        ended = cursor.next_batch >= run.train_pipeline.batches_per_epoch
+        if ended or not step.compiles or step.compile_seconds or self._options.data.rect or run.setup.augment.mixup:
+            return
+        images = run.train_pipeline.images_of(cursor.next_batch)
+        side = run.setup.image_px * (2 if self._options.data.quad else 1)
+        number = cursor.epoch * run.train_pipeline.batches_per_epoch + cursor.next_batch
+        settings = run.schedule.at(number, cursor.epoch)
+        step.prepare((images, 3, side, side), (images, run.label_floor, 5), settings)
+
     def _sizes(self, epoch: int) -> list[int]:
-        """Side in px of each batch of an epoch with `--multi-scale`."""
+        """Return the image size in px of each batch of an epoch with `--multi-scale`."""
         return multi_scale_sizes(
             self._options.optim.seed,
             epoch,
@@ -82,31 +97,31 @@ class EpochBatches:
         )
 
     def _weights(self, maps: Sequence[float]) -> npt.NDArray[Any] | None:
-        """Weights of the images for `--image-weights`: rare classes and badly found ones count more."""
+        """Return image weights for `--image-weights`: images of rare classes and of classes with low mAP weigh more."""
         if not self._options.data.image_weights:
             return None
         data = self._run.setup.data
         labels, classes = data.train.labels, len(data.class_names)
-        found = np.asarray(maps or [0.0] * classes)
-        return image_weights(labels, classes, epoch_class_weights(class_weights(labels, classes) * classes, found))
+        class_maps = np.asarray(maps or [0.0] * classes)
+        return image_weights(labels, classes, epoch_class_weights(class_weights(labels, classes) * classes, class_maps))
 
 
 def _require_graph_memory(largest: int, sizes: set[int]) -> None:
-    """Refuses image sizes whose graphs will not fit beside each other; OneFlow shares their memory on a GPU only.
+    """Check that the graphs of all image sizes fit in memory together; OneFlow shares their memory on GPUs only.
 
     Args:
-        largest: bytes that the graph of the largest size has taken.
-        sizes: all sides in px.
+        largest: memory of the graph of the largest size, in bytes.
+        sizes: all image sizes in px.
     Raises:
-        ValueError: says how much is missing.
+        ValueError: they do not fit.
     """
     others = largest * sum((size / max(sizes)) ** 2 for size in sizes) - largest
     free = free_memory()
     LOG.info(
-        "Multi-scale: graphs of all sizes need about %.1f GB, %.1f GB are free", (largest + others) / 1e9, free / 1e9
+        "Multi-scale: the graphs of all sizes need about %.1f GB, %.1f GB free", (largest + others) / 1e9, free / 1e9
     )
-    if others > free * GRAPH_SHARE:
+    if others > free * GRAPH_MEMORY_FRACTION:
         raise ValueError(
-            f"--multi-scale: graphs of the other {len(sizes) - 1} image sizes need about {others / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB are free; take a smaller --batch-size or --imgsz, or --eager (equal numbers)"
+            f"--multi-scale: the graphs of the other {len(sizes) - 1} image sizes need about {others / 1e9:.1f} GB, "
+            f"but only {free / 1e9:.1f} GB is free; use a smaller --batch-size or --imgsz, or --eager (same results)"
         )

@@ -1,4 +1,4 @@
-"""The validation within a run: the averaged weights on the val split, with callbacks, and left when a signal asks."""
+"""Validation during training: the averaged weights on the val split, with callbacks."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,11 +24,11 @@ from pipelines.data.dataset import is_coco_2017
 
 LOG = logging.getLogger("graph_train")
 COCO_IOU = 0.65
-"""IoU of the suppression when the best weights are measured on COCO; YOLOv5 found its metrics best there."""
+"""IoU threshold of NMS for the final validation on COCO, as in YOLOv5."""
 
 
-def measured(validation: ValidationResult | None, coco: CocoMetrics | None = None) -> tuple[float, ...]:
-    """Return the seven numbers of a validation in the order of `results.csv`; mAP is COCO's where that was computed."""
+def result_values(validation: ValidationResult | None, coco: CocoMetrics | None = None) -> tuple[float, ...]:
+    """Return a validation's seven values in the order of `results.csv`; mAP is COCO's if that was evaluated."""
     if validation is None:
         return (0.0,) * 7
     losses = (0.0,) * 3 if validation.loss is None else validation.loss
@@ -39,25 +39,25 @@ def measured(validation: ValidationResult | None, coco: CocoMetrics | None = Non
 
 
 class EpochValidation:
-    """Measures the averaged weights of a run as often as asked."""
+    """Validation of a run's averaged weights."""
 
     def __init__(self, run: TrainingRun, folder: Path, callbacks: Callbacks, before_batch: Callable[[], None]) -> None:
-        """`before_batch` may raise to leave a validation; it begins anew when the run goes on."""
+        """`before_batch` is called before each batch and may raise to abort the validation."""
         self._run, self._folder, self._callbacks, self._before_batch = run, folder, callbacks, before_batch
-        self._images = 0
+        self._batch_images = 0
         self.last: ValidationResult | None = None
         self.coco: CocoMetrics | None = None
-        """Of the best weights, after `measure_best` on COCO."""
+        """COCO metrics of the best weights, set by `measure_best` on COCO."""
 
     def measure(self) -> ValidationResult:
-        """Measures them and prints the table."""
-        return self._measured(ValidationSettings(single_cls=self._run.setup.options.data.single_cls))
+        """Validate and print the table."""
+        return self._validate(ValidationSettings(single_cls=self._run.setup.options.data.single_cls))
 
     def measure_best(self, weights: Path) -> ValidationResult:
-        """Measures them once more at the end of a run, with plots; on COCO as its leaderboard does.
+        """Validate the best weights at the end of a run, with plots and, on COCO, COCO's own evaluation.
 
         Args:
-            weights: file that they were loaded from; a COCO result file has its name.
+            weights: the file they were loaded from; the COCO result file is named after it.
         """
         options, is_coco = self._run.setup.options, is_coco_2017(self._run.setup.data.dataset.val)
         settings = ValidationSettings(
@@ -66,34 +66,34 @@ class EpochValidation:
             plots_dir=None if options.run.noplots else self._folder,
         )
         collector = DetectionCollector(self._run.setup.data.val.paths) if is_coco else None
-        result = self._measured(settings, collector, per_class=True)
+        result = self._validate(settings, collector, per_class=True)
         if collector is not None:
             self.coco = self._evaluate_as_coco(collector, self._folder / f"{weights.stem}_predictions.json")
         return result
 
     def _evaluate_as_coco(self, collector: DetectionCollector, file: Path) -> CocoMetrics | None:
-        """COCO's metrics, on every rank; None where they cannot be computed, which is said."""
-        exchange, found, refused = self._run.setup.exchange, None, None
+        """Return COCO's metrics on every rank; None, with a log message, if they cannot be computed."""
+        exchange, metrics, write_error = self._run.setup.exchange, None, None
         rows = collector.gathered(exchange)
         if exchange.main and (split := self._coco_split()) is not None:
             try:
-                found = write_and_evaluate(file, rows, split)
+                metrics = write_and_evaluate(file, rows, split)
             except OSError as error:
-                refused = error  # raised when the other ranks have their answer
-        sent = exchange.broadcast(None if found is None else [list(found.stats), found.table])
-        if refused is not None:
-            raise refused
+                write_error = error  # raised after the broadcast that the other ranks wait for
+        sent = exchange.broadcast(None if metrics is None else [list(metrics.stats), metrics.table])
+        if write_error is not None:
+            raise write_error
         return None if sent is None else CocoMetrics(tuple(sent[0]), sent[1])
 
     def _coco_split(self) -> CocoSplit | None:
         data, options = self._run.setup.data, self._run.setup.options
         try:
             return CocoSplit.of(data.dataset.val, data.val, single_cls=options.data.single_cls)
-        except (ValueError, OSError) as error:  # the run is over and its weights are saved
-            LOG.warning("Not evaluated as COCO does: %s", error)
+        except (ValueError, OSError) as error:  # not fatal: the run is over and its weights are saved
+            LOG.warning("COCO evaluation skipped: %s", error)
             return None
 
-    def _measured(
+    def _validate(
         self, settings: ValidationSettings, collector: DetectionCollector | None = None, *, per_class: bool = False
     ) -> ValidationResult:
         run = self._run
@@ -122,49 +122,49 @@ class EpochValidation:
     def _batches(self, batches: Iterable[Any]) -> Iterator[Any]:
         for number, batch in enumerate(batches):
             self._before_batch()
-            self._images = self._run.val_pipeline.images_of(number)
+            self._batch_images = self._run.val_pipeline.images_of(number)
             yield batch
 
     def _forward(self, images: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        return self._run.inference(images, rows, self._images)
+        return self._run.inference(images, rows, self._batch_images)
 
 
 class ValidationHooks:
-    """Runs the `on_val_…` hooks of one validation.
+    """The `on_val_…` hooks of one validation.
 
     Args:
-        callbacks: who listens.
-        class_names: handed on to `on_val_image_end`.
+        callbacks: the callbacks to run.
+        class_names: passed to `on_val_image_end`.
     """
 
     def __init__(self, callbacks: Callbacks, class_names: Sequence[str]) -> None:
         self._callbacks, self._names = callbacks, tuple(class_names)
         self._batch: ValidationBatch | None = None
-        self._found: list[np.ndarray] = []
+        self._detections: list[np.ndarray] = []
 
     def batches(self, source: Iterable[ValidationBatch]) -> Iterator[ValidationBatch]:
-        """Yield the batches of the source, with the hooks before and after each."""
+        """Yield the batches of `source`, running the hooks before and after each."""
         self._callbacks.run("on_val_start")
         for number, batch in enumerate(source):
-            self._batch, self._found = batch, []
+            self._batch, self._detections = batch, []
             self._callbacks.run("on_val_batch_start")
             yield batch
             paths = [str(path) for path in batch.paths]
             self._callbacks.run(
-                "on_val_batch_end", number, batch.images, batch.labels, paths, batch.geometry, self._found
+                "on_val_batch_end", number, batch.images, batch.labels, paths, batch.geometry, self._detections
             )
 
     def image(self, image: ImageDetections) -> None:
-        """One image of the current batch, in their order."""
+        """Run the hook for the next image of the current batch."""
         if not self._callbacks.listens("on_val_image_end") and not self._callbacks.listens("on_val_batch_end"):
             return
-        batch, number = self._batch, len(self._found)
+        batch, number = self._batch, len(self._detections)
         if batch is None:
-            raise RuntimeError("an image came before its batch")
+            raise RuntimeError("image() was called before the first batch")
         place = batch.geometry[number]
         in_batch = image.detections.copy()
         in_batch[:, :4] = in_batch[:, :4] * place.ratio_hw[0] + np.tile(place.pad_wh, 2)
-        self._found.append(in_batch)
+        self._detections.append(in_batch)
         self._callbacks.run(
             "on_val_image_end", in_batch, image.detections, str(image.path), self._names, batch.images[number]
         )

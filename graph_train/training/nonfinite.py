@@ -1,7 +1,6 @@
-"""Numbers that are not finite: what they cost, where they come from, and when a run must end over them.
+"""Detection of non-finite losses and gradients: warn, find their origin, and stop a run that does not recover.
 
-The step itself leaves out an update whose gradient is not finite (`kernels.ops.update.function`). Here it is counted
-and explained.
+The step itself skips an update whose gradient is not finite (`kernels.ops.update.function`).
 """
 
 import json
@@ -26,20 +25,20 @@ BATCH_FILE = "nonfinite_batch.safetensors"
 
 @dataclass(frozen=True)
 class SuspectBatch:
-    """The latest batch whose step was not finite."""
+    """A batch whose step was not finite."""
 
     images: np.ndarray
     """(B, 3, H, W) uint8 RGB."""
     labels: np.ndarray
-    """(B, T, 5) float32 as the step took them, padding included."""
+    """(B, T, 5) float32, padding included."""
     facts: Mapping[str, Any]
     """Epoch, batch, files, learning rates …: JSON values."""
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file with `images`, `labels` and the facts as texts.
+        """Write a safetensors file with `images` and `labels`, and the facts in its header.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         texts = {key: json.dumps(value) for key, value in self.facts.items()}
         with replacing(path) as temporary, temporary.open("wb") as file:
@@ -47,60 +46,60 @@ class SuspectBatch:
 
 
 class NonFiniteWatch:
-    """Follows a run's steps and ends it when updates have been left out for too long.
+    """Monitor of a run's steps that ends the run after too many consecutive skipped updates.
 
     Args:
-        most: updates in a row that may be left out; 0 allows any number.
-        folder: gets the offending batch.
-        explain: names the first bad tensor of a batch.
+        max_consecutive: allowed number of consecutive skipped updates; 0 allows any number.
+        folder: where the offending batch is saved.
+        explain: returns a description of the first bad tensor of a batch.
     """
 
-    def __init__(self, most: int, folder: Path, explain: Callable[[SuspectBatch], str]) -> None:
-        self._most, self._folder, self._explain = most, folder, explain
+    def __init__(self, max_consecutive: int, folder: Path, explain: Callable[[SuspectBatch], str]) -> None:
+        self._max_consecutive, self._folder, self._explain = max_consecutive, folder, explain
         self._suspect: SuspectBatch | None = None
-        self._quiet = False
+        self._warned = False
 
-    def see(self, result: StepResult, in_row: int, batch: Callable[[], SuspectBatch]) -> None:
-        """Take note of one step.
+    def check(self, result: StepResult, consecutive: int, batch: Callable[[], SuspectBatch]) -> None:
+        """Check the result of a step.
 
         Args:
-            result: of the step.
-            in_row: updates left out since the last one that was applied, this step included.
+            result: the result.
+            consecutive: consecutive skipped updates, including this step's.
             batch: copies the step's batch; called only if the step was not finite.
         Raises:
-            DivergedError: it was one update too many; the batch has been saved.
+            DivergedError: too many updates were skipped; the batch has been saved.
         """
         if result.updated:
-            self._suspect, self._quiet = None, False
+            self._suspect, self._warned = None, False
         if result.finite:
             return
-        # A loss that is not finite tells more than the update it spoils some batches later.
+        # A non-finite loss is closer to the cause than the update that is skipped some batches later.
         if self._suspect is None or not np.isfinite(result.total):
             self._suspect = batch()
-        if not self._quiet:
-            self._quiet = True
+        if not self._warned:
+            self._warned = True
             facts = self._suspect.facts
             LOG.warning(
-                "Epoch %d, batch %d: %s not finite; the update that it belongs to is left out",
+                "Epoch %d, batch %d: non-finite %s; skipping the update",
                 facts["epoch"],
                 facts["batch"],
-                "gradients are" if np.isfinite(result.total) else "the loss is",
+                "gradients" if np.isfinite(result.total) else "loss",
             )
-        if result.skipped and self._most and in_row >= self._most:
-            self._end(in_row, self._suspect)
+        if result.skipped and self._max_consecutive and consecutive >= self._max_consecutive:
+            self._stop(consecutive, self._suspect)
 
-    def _end(self, in_row: int, suspect: SuspectBatch) -> None:
+    def _stop(self, consecutive: int, suspect: SuspectBatch) -> None:
         path = self._folder / BATCH_FILE
         try:
             suspect.save(path)
-            kept = f"the batch is kept in {path}"
+            saved = f"batch saved to {path}"
         except OSError as error:
-            kept = f"the batch could not be kept ({error})"
+            saved = f"the batch could not be saved ({error})"
         facts = suspect.facts
         raise DivergedError(
-            f"stopped: {in_row} updates in a row were not finite (--max-nonfinite); epoch {facts['epoch']}, batch "
-            f"{facts['batch']}: {self._explain(suspect)}; {kept}; start again from a good checkpoint with --weights "
-            "and a lower lr0, or repair the data"
+            f"stopped after {consecutive} consecutive non-finite updates (--max-nonfinite); epoch {facts['epoch']}, "
+            f"batch {facts['batch']}: {self._explain(suspect)}; {saved}; start a new run from a good checkpoint "
+            "(--weights) with a lower lr0, or fix the data"
         )
 
 
@@ -113,64 +112,64 @@ def first_bad_tensor(
     *,
     loss_scale: float = 1.0,
 ) -> str:
-    """Names the first tensor with a NaN or an infinity: weights, outputs of the layers, losses, then gradients.
+    """Describe the first tensor with a NaN or an infinity, among weights, layer outputs, losses and gradients.
 
-    Runs one step op by op in training mode, without an update. Not for a network that trains on: BatchNorm's statistics
-    move, and hooks stay. Of several ranks all take part, each with its own rows, and all get the same answer.
+    Run one step op by op in training mode, without an update. Do not train the network afterwards: BatchNorm statistics
+    have changed, and hooks remain. All ranks take part, each with its own rows, and get the same answer.
 
     Args:
         network, criterion: as `graph_train.engine.step.StepModule` uses them.
         images: (B, 3, H, W) uint8, the rows of this rank.
         labels: (B, T, 5), the rows of this rank.
-        place: makes a batch out of the rows of all ranks, where the network is: `Placement.shard_batch` with the total.
-        loss_scale: what the step multiplies the gradients by.
+        place: moves this rank's rows to the network's device, as a shard of the batch of all ranks.
+        loss_scale: the step's loss scale.
     """
     images, labels = place(images), place(labels)
     for name, value in network.state_dict().items():
-        if found := _count(value):
-            return f"weight {name} has {found}"
+        if bad := _bad_values(value):
+            return f"weight {name} has {bad}"
     network.train()
-    seen: list[str] = []
-    _watch(network, seen)
+    bad_outputs: list[str] = []
+    _record_bad_outputs(network, bad_outputs)
     maps = [sharded_by_batch(level) for level in network.raw_maps(images)]
-    if seen:
-        return f"the output of {seen[0]}"
+    if bad_outputs:
+        return f"the output of {bad_outputs[0]}"
     parts = criterion(maps, labels, _scale_like(loss_scale, labels))
     for name in ("box", "objectness", "classes", "total"):
-        if found := _count(getattr(parts, name)):
-            return f"the {name} loss is {found}"
+        if bad := _bad_values(getattr(parts, name)):
+            return f"the {name} loss has {bad}"
     network.zero_grad()
     parts.total.backward()
     # The last layers get their gradients first.
     for name, parameter in reversed(list(network.named_parameters())):
-        if parameter.grad is not None and (found := _count(parameter.grad)):
-            return f"the gradient of {name} has {found}"
+        if parameter.grad is not None and (bad := _bad_values(parameter.grad)):
+            return f"the gradient of {name} has {bad}"
     return (
-        "computed again op by op, all of its tensors are finite; the cause may be an earlier batch of the same update, "
-        "or a sum of gradients that overflows"
+        "all tensors are finite when recomputed op by op; the cause may be an earlier batch of the same update, or an "
+        "overflow in the sum of the gradients"
     )
 
 
 def _scale_like(value: float, like: Tensor) -> Tensor:
-    """(1,) float32 on the device of another tensor; of several ranks all have it."""
+    """Return a (1,) float32 tensor on the device of another tensor, replicated on all ranks."""
     where = {"placement": like.placement, "sbp": flow.sbp.broadcast} if like.is_global else {"device": like.device}
     return flow.tensor([value], dtype=flow.float32, **where)
 
 
-def _watch(network: Any, seen: list[str]) -> None:
-    """Note the first module, of nested ones the innermost, whose output is not finite."""
+def _record_bad_outputs(network: Any, bad_outputs: list[str]) -> None:
+    """Record the first module whose output is not finite; among nested modules, the innermost."""
+
+    def hook(name: str) -> Callable[[Any, Any, Any], None]:
+        def record(_module: Any, _inputs: Any, output: Any) -> None:
+            for tensor in _tensors(output):
+                if not bad_outputs and (bad := _bad_values(tensor)):
+                    bad_outputs.append(f"{name} has {bad}")
+
+        return record
+
     for name, module in network.named_modules():
         if name:
-            module.register_forward_hook(_record_order(f"{name} ({type(module).__name__})", seen))
-
-
-def _record_order(name: str, seen: list[str]) -> Callable[[Any, Any, Any], None]:
-    def note(_module: Any, _inputs: Any, output: Any) -> None:
-        for tensor in _tensors(output):
-            if not seen and (found := _count(tensor)):
-                seen.append(f"{name} has {found}")
-
-    return note
+            module.register_forward_hook(hook(f"{name} ({type(module).__name__})"))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -181,8 +180,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield value
 
 
-def _count(tensor: Tensor) -> str:
-    """ "3 of 20 values not finite", or "" if all are."""
+def _bad_values(tensor: Tensor) -> str:
+    """Return for instance "3 of 20 values not finite", or "" if all are finite."""
     values = tensor.numpy()
     bad = int(values.size - np.isfinite(values).sum()) if values.dtype.kind == "f" else 0
     return f"{bad} of {values.size} values not finite" if bad else ""

@@ -1,4 +1,4 @@
-"""What a run tells the terminal while it trains: a bar per epoch where there is one to draw on, else a line."""
+"""Progress of a training epoch in the terminal: a bar, or a single line if the output is not a terminal."""
 
 import logging
 import time
@@ -14,33 +14,32 @@ from graph_train.host.terminal import BAR_FORMAT
 
 LOG = logging.getLogger("graph_train")
 DATA_BOUND_SHARE = 0.10
-"""Share of the time spent waiting for data above which an epoch is called data-bound."""
+"""An epoch is data-bound if it spends more than this fraction of its time waiting for data."""
 _ROW = "{:>10}{:>11}{:>11}{:>11}{:>11}{:>8}{:>9}"
 HEADER = _ROW.format("Epoch", "box_loss", "obj_loss", "cls_loss", "Instances", "Size", "img/s")
 
 
 @dataclass
-class Shares:
-    """Seconds of an epoch by what they were spent on."""
+class TimeSpent:
+    """Where the time of an epoch is spent, in seconds."""
 
     waiting: float = 0.0
-    """The step was idle because no batch was ready."""
+    """Waiting for the next batch."""
     computing: float = 0.0
-    """In the step, the reading back of its result included."""
-
+    """In the step, including reading its result."""
     compiling: float = 0.0
-    """The part of `computing` in which graphs were compiled."""
+    """The part of `computing` spent compiling graphs."""
 
     @contextmanager
-    def computing_for(self, step: TrainStep) -> Iterator[None]:
-        """Count what happens inside as computing, and what the step compiles meanwhile as compiling too."""
+    def count_computing(self, step: TrainStep) -> Iterator[None]:
+        """Count the time inside the context as computing, and the compilations in it as compiling too."""
         started, compiled = time.perf_counter(), step.compile_seconds
         yield
         self.computing += time.perf_counter() - started
         self.compiling += step.compile_seconds - compiled
 
-    def line(self, elapsed: float) -> str:
-        """Return the shares in percent, and what to do if data is the bottleneck."""
+    def summary(self, elapsed: float) -> str:
+        """Return the percentages, with advice if the epoch is data-bound."""
         elapsed = max(elapsed, 1e-9)
         waiting, computing = self.waiting / elapsed, self.computing / elapsed
         host = 1 - waiting - computing
@@ -52,12 +51,12 @@ class Shares:
 
 @dataclass(frozen=True)
 class EpochTimes:
-    """Where the time of one epoch went, in seconds; of an epoch that was resumed, only the part since then."""
+    """Times of one epoch in seconds; for a resumed epoch, only those since it was resumed."""
 
     epoch: int
     images: int
     training: float
-    """From the first batch to the last, all shares included."""
+    """From the first batch to the last."""
     waiting: float
     computing: float
     compiling: float
@@ -65,20 +64,20 @@ class EpochTimes:
 
 
 class EpochProgress:
-    """Progress of one epoch."""
+    """Progress bar and timing of one epoch."""
 
     def __init__(self, epoch: int, epochs: int, *, batches: int, first_batch: int) -> None:
         self._epoch, self._label = epoch, f"{epoch}/{epochs - 1}"
         LOG.info("\n%s", HEADER)
-        # None: no bar where stderr is a file or a pipe; the line at the end of the epoch is enough there.
+        # None: no bar if stderr is a file or a pipe; a line at the end of the epoch is logged instead.
         self._bar: Any = tqdm(total=batches, initial=first_batch, bar_format=BAR_FORMAT, disable=None)
         self._started = time.perf_counter()
         self._images = 0
-        self.shares = Shares()
+        self.spent = TimeSpent()
         self._row = ""
 
     def step(self, losses: tuple[float, float, float], *, instances: int, images: int, image_px: int) -> None:
-        """Show the mean losses so far and the latest batch."""
+        """Show the mean losses so far and the size of the latest batch."""
         self._images += images
         speed = self._images / max(time.perf_counter() - self._started, 1e-9)
         numbers = (f"{value:.4g}" for value in losses)
@@ -87,12 +86,12 @@ class EpochProgress:
         self._bar.update(1)
 
     def close(self) -> EpochTimes:
-        """End the bar, or print its last state where there was none, and log the shares of time."""
+        """Close the bar, or log its last state if it was not shown, and log where the time was spent."""
         shown = not self._bar.disable
         self._bar.close()
-        elapsed, shares = time.perf_counter() - self._started, self.shares
+        elapsed, spent = time.perf_counter() - self._started, self.spent
         if self._row:
             if not shown:
                 LOG.info("%s", self._row)
-            LOG.info("%s", shares.line(elapsed))
-        return EpochTimes(self._epoch, self._images, elapsed, shares.waiting, shares.computing, shares.compiling)
+            LOG.info("%s", spent.summary(elapsed))
+        return EpochTimes(self._epoch, self._images, elapsed, spent.waiting, spent.computing, spent.compiling)

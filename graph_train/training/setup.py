@@ -1,4 +1,4 @@
-"""What a run is put together from, before there is a network: its settings, its data, its device."""
+"""The setup of a run before the network is built: settings, data and device."""
 
 import hashlib
 import logging
@@ -26,7 +26,7 @@ SHOWN_PROBLEMS = 5
 
 @dataclass(frozen=True)
 class Data:
-    """The data set of a run, indexed."""
+    """The indexed data set of a run."""
 
     dataset: Dataset
     train: ImageIndex
@@ -34,11 +34,11 @@ class Data:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One name per class that is trained."""
+        """Name of each class."""
         return self.train.class_names
 
     def fingerprint(self) -> str:
-        """Return a digest of image names, sizes and labels in their order, wherever the files lie."""
+        """Return a digest of the image names, sizes and labels, independent of where the files are."""
         digest = hashlib.blake2b(digest_size=16)
         for index in (self.train, self.val):
             digest.update(repr((index.paths.names, index.class_names)).encode())
@@ -49,11 +49,10 @@ class Data:
 
 
 def load_data(options: TrainOptions) -> Data:
-    """Find and index the train and val split, and log what is wrong with them.
+    """Find and index the train and val splits, and log their problems.
 
     Raises:
-        ValueError: the data set is broken or empty, there is nothing to learn, or `--strict` and there is any problem;
-            names what and where.
+        ValueError: the data set is broken or has no labels, or it has any problem and `--strict` is given.
     """
     dataset = load_dataset(options.data.data, allow_download=options.data.allow_download)
     if repeated := dataset.repeated_name():
@@ -89,7 +88,7 @@ def run_device(options: TrainOptions, rank: RankInfo) -> str:
 
 
 def _report_problems(split: str, index: ImageIndex) -> None:
-    """One line on what the split holds, and the first few of its problems."""
+    """Log the size of a split and its first few problems."""
     errors = count(index.problems, "error")
     LOG.info(
         "%s: %d images, %d labels, %d without labels; %d errors, %d warnings",
@@ -103,12 +102,12 @@ def _report_problems(split: str, index: ImageIndex) -> None:
     for problem in index.problems[:SHOWN_PROBLEMS]:
         LOG.info("  %s", problem)
     if len(index.problems) > SHOWN_PROBLEMS:
-        LOG.info("  … and %d more, all in the run's problems file", len(index.problems) - SHOWN_PROBLEMS)
+        LOG.info("  … and %d more, see problems.txt in the run folder", len(index.problems) - SHOWN_PROBLEMS)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run has decided before anything is built."""
+    """Settings, data and device of a run."""
 
     options: TrainOptions
     hyp: Hyperparameters
@@ -117,16 +116,16 @@ class Setup:
     image_px: int
     """Side of the training images, a multiple of the network's stride."""
     rank: RankInfo = RankInfo()  # noqa: RUF009 - a frozen value
-    """This process among those of the job."""
+    """This process's rank."""
 
     @property
     def placement(self) -> Placement:
-        """Where the tensors of the run live."""
+        """Placement of the run's tensors."""
         return Placement(self.device, self.exchange.rank, self.exchange.ranks)
 
     @property
     def exchange(self) -> Exchange:
-        """The other ranks of the job."""
+        """Collectives over the ranks of the job."""
         return Exchange(self.rank.rank, self.rank.world)
 
     @property
@@ -136,16 +135,16 @@ class Setup:
 
     @property
     def augment(self) -> AugmentConfig:
-        """The part of the hyper-parameters that the pipeline uses."""
+        """The augmentation hyper-parameters."""
         shared = {name: getattr(self.hyp, name) for name in AUGMENTATIONS}
         return AugmentConfig(**shared, rect=self.options.data.rect, quad=self.options.data.quad)
 
     @property
     def on_gpu(self) -> bool:
-        """Whether steps are computed, and images drawn, on a GPU."""
+        """Whether the run computes and augments on a GPU."""
         return self.device.startswith("cuda")
 
     @property
     def threads(self) -> int:
-        """DALI's threads: as asked for, but no more than there are cores."""
+        """Number of DALI threads: `--workers`, but at most one per core."""
         return max(1, min(self.options.data.workers, os.cpu_count() or 1))

@@ -1,4 +1,4 @@
-"""The driver: epochs of steps, validation of the averaged weights, checkpoints, early stopping. No mathematics."""
+"""The training loop: epochs of steps, validation of the averaged weights, checkpoints, early stopping."""
 
 import logging
 import time
@@ -19,11 +19,11 @@ from graph_train.runs.cursor import Cursor
 from graph_train.runs.results_csv import EpochRow, ResultsCsv
 from graph_train.runs.run_folder import PLACE, RunFolder
 from graph_train.runs.saving import Saving, Snapshot
-from graph_train.training.agreement import Agreement, agreed_digest
+from graph_train.training.agreement import Agreement, require_same_digest
 from graph_train.training.assembly import TrainingRun, anchors_px
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.epoch_batches import EpochBatches
-from graph_train.training.epoch_validation import EpochValidation, measured
+from graph_train.training.epoch_validation import EpochValidation, result_values
 from graph_train.training.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
 from graph_train.training.progress import EpochProgress, EpochTimes
 from graph_train.validation.coco_results import CocoMetrics
@@ -34,15 +34,13 @@ from models.weights import copy_weights
 
 LOG = logging.getLogger("graph_train")
 PLOTTED_BATCHES = 3
-
-
 PER_BATCH_HOOKS = ("optimizer_step", "on_before_zero_grad", "on_train_batch_end")
-"""Callbacks to these, on any rank, see the network as their batch left it, so the next step waits for them."""
+"""Hooks that must see the network as their batch left it. If any rank uses one, steps do not overlap."""
 
 
 @dataclass(frozen=True)
-class _StartedBatch:
-    """A batch whose step was started. `number` counts the batches of the whole run."""
+class _PendingBatch:
+    """A batch whose step has been started but not finished; `number` counts the batches of the whole run."""
 
     batch: Any
     images: Tensor
@@ -52,27 +50,27 @@ class _StartedBatch:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to."""
+    """The result of a run."""
 
     folder: Path
     best: Path
     epochs: int
     validation: ValidationResult | None
-    """Validation of the best weights, else of the last epoch; None if the run was stopped before its end."""
+    """Validation of the best weights, else of the last epoch; None if the run was stopped early by a callback."""
     coco: CocoMetrics | None = None
-    """COCO's evaluation of the best weights, where the data set is COCO 2017 with its annotations."""
+    """COCO metrics of the best weights, if the data set is COCO 2017 with its annotations."""
 
     @property
     def results(self) -> tuple[float, ...]:
         """Precision, recall, mAP50, mAP50-95 and the box, objectness and class loss; zeros without a validation.
 
-        mAP is that of `coco` where there is one, as in YOLOv5.
+        If `coco` is set, mAP is taken from it, as in YOLOv5.
         """
-        return measured(self.validation, self.coco)
+        return result_values(self.validation, self.coco)
 
 
 class Trainer:
-    """Runs what `assemble` has built."""
+    """The training loop of a run that `assemble` has built."""
 
     def __init__(
         self,
@@ -84,50 +82,50 @@ class Trainer:
         *,
         results: Sequence[str] = (),
     ) -> None:
-        """`results`: rows of `results.csv` up to the cursor."""
+        """`results` are the rows of `results.csv` up to the cursor."""
         self.run, self.folder, self.cursor, self.stopper = run, folder, cursor, stopper
         self.callbacks = callbacks or Callbacks()
         self.times: list[EpochTimes] = []
-        """Of each epoch that this process has trained."""
+        """Times of each epoch trained by this process."""
         self.csv = ResultsCsv(folder.path / "results.csv", results)
         options = run.setup.options
-        self.saving = Saving(folder, options.run, sound_only=options.optim.max_nonfinite > 0)
+        self.saving = Saving(folder, options.run, require_finite=options.optim.max_nonfinite > 0)
         self._data = run.setup.data.fingerprint()
         self._exchange = run.setup.exchange
         self._request = StopRequest()
         self._agreement = Agreement(self._exchange, self._request, self.callbacks)
-        self._most_labels, self._finishes_at_once = 0, False
-        self._started: _StartedBatch | None = None
+        self._max_labels, self._finish_immediately = 0, False
+        self._pending: _PendingBatch | None = None
         self._batches = EpochBatches(run)
-        self._validation = EpochValidation(run, folder.path, self.callbacks, self._agree_and_stop_if_requested)
-        self._watch = NonFiniteWatch(options.optim.max_nonfinite, folder.path, self._first_bad_tensor)
+        self._validation = EpochValidation(run, folder.path, self.callbacks, self._sync_and_stop_if_requested)
+        self._nonfinite = NonFiniteWatch(options.optim.max_nonfinite, folder.path, self._first_bad_tensor)
 
     def train(self) -> TrainResult:
-        """Run to the end, or until a signal or a callback asks for a stop.
+        """Train until the run is complete, or a signal or a callback stops it.
 
         Raises:
-            KeyboardInterrupt: a signal; the state was saved.
-            NotSavedError: the disk refused to be written and `--on-save-error` is stop.
-            DivergedError: too many updates in a row were not finite.
+            KeyboardInterrupt: stopped by a signal, after saving the state.
+            NotSavedError: a file could not be written and `--on-save-error` is stop.
+            DivergedError: too many consecutive updates were not finite.
         """
         with self._request:
             try:
                 return self._train()
             finally:
-                if not self._request.insisted:
+                if not self._request.forced:
                     self.saving.finish()
 
     def _train(self) -> TrainResult:
         run, cursor = self.run, self.cursor
         with self.saving.guarded():
             self.csv.begin()
-        self._batches.reserve_largest(cursor.epoch)
+        self._batches.compile_largest(cursor.epoch)
         self.callbacks.run("on_train_start")
         while cursor.epoch < run.setup.options.optim.epochs and not cursor.finished:
             if not self._train_epoch():
                 return self._stopped()
             self._finish_epoch()
-            self._agree_and_stop_if_requested()
+            self._sync_and_stop_if_requested()
             if self.callbacks.stop_training and not cursor.finished:
                 return self._stopped()
         result = self._finish()
@@ -136,50 +134,50 @@ class Trainer:
 
     @property
     def last_validation(self) -> ValidationResult | None:
-        """The latest that was finished."""
+        """The latest complete validation."""
         return self._validation.last
 
-    def _agree_and_stop_if_requested(self) -> None:
-        self._agreement.meet()
+    def _sync_and_stop_if_requested(self) -> None:
+        self._agreement.sync()
         self._stop_if_requested()
 
     def _stop_if_requested(self) -> None:
-        """End the run if a signal has asked for it; a closed terminal is only noted."""
+        """Save and stop if a signal has requested it; SIGHUP is only logged."""
         if self._request.hung_up:
             self._request.hung_up = False
-            LOG.info("The terminal was closed (SIGHUP); the run goes on, see %s", self.folder.path / "train.log")
-        if not self._agreement.asked:
+            LOG.info("The terminal was closed (SIGHUP); training continues, see %s", self.folder.path / "train.log")
+        if not self._agreement.signal:
             return
         if not self._complete:
             self.save_last()
-        LOG.info("Stopped by %s; %s", self._agreement.asked, self._resume_hint())
+        LOG.info("Stopped by %s; %s", self._agreement.signal, self._resume_hint())
         raise GracefulStop
 
     @property
     def _complete(self) -> bool:
-        """All epochs are done and saved; what is left is the validation of the best weights, in place of the latest."""
+        """Whether all epochs are done and saved. The average may then hold the best weights instead of the latest."""
         return self.cursor.finished or self.cursor.epoch >= self.run.setup.options.optim.epochs
 
     def _stopped(self) -> TrainResult:
-        """Save and return, as a callback asked for."""
+        """Save the state and return the result of a run stopped by a callback."""
         self.save_last()
         LOG.info("Stopped by a callback; %s", self._resume_hint())
         return TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, None)
 
     def _resume_hint(self) -> str:
         if self._evolving:
-            return "go on with the same command and --exist-ok"
-        return f"go on with: graph-train --resume {self.folder.last}"
+            return "to continue, repeat the command with --exist-ok"
+        return f"continue with: graph-train --resume {self.folder.last}"
 
     @property
     def _evolving(self) -> bool:
-        """One of many short trainings, of which nothing but the result is kept."""
+        """Whether this is a training of an evolution, which saves no checkpoints."""
         return self.run.setup.options.optim.evolve > 0
 
     # --- one epoch -------------------------------------------------------------------------------------------------
 
     def _train_epoch(self) -> bool:
-        """Trains to the end of the epoch; False if a callback stopped it before."""
+        """Train to the end of the epoch; return False if a callback stopped it before."""
         run, cursor = self.run, self.cursor
         if cursor.next_batch == 0:
             run.state.drop_pending_gradients()
@@ -188,61 +186,65 @@ class Trainer:
         progress = self._progress = EpochProgress(
             cursor.epoch, run.setup.options.optim.epochs, batches=batches, first_batch=cursor.next_batch
         )
-        source, number = self._batches.remaining(cursor), cursor.epoch * batches + cursor.next_batch
+        remaining, number = self._batches.remaining(cursor), cursor.epoch * batches + cursor.next_batch
+        with progress.spent.count_computing(run.step):
+            self._batches.compile_first(cursor)  # while the first batches are made
         while True:
-            asked = time.perf_counter()
-            batch = next(source, None)
-            progress.shares.waiting += time.perf_counter() - asked
-            if batch is None or not self._all_go_on(batch, number):
+            started = time.perf_counter()
+            batch = next(remaining, None)
+            progress.spent.waiting += time.perf_counter() - started
+            if batch is None or not self._sync_before(batch, number):
                 break
             self._train_batch(batch, number)
             number += 1
             self._stop_if_requested()
-            if self._exchange.alone and self.callbacks.stop_training:  # several ranks agree on it before a batch
+            if self._exchange.alone and self.callbacks.stop_training:  # several ranks synchronise it before each batch
                 break
         self._finish_batch()
         self.times.append(progress.close())
         return batch is None
 
-    def _all_go_on(self, batch: Any, number: int) -> bool:
-        """Agree with the other ranks on a stop, a save, room for labels, and on when the step is read back."""
+    def _sync_before(self, batch: Any, number: int) -> bool:
+        """Synchronise label capacity, saves and stop requests over the ranks; return False to stop the epoch."""
         listens = any(map(self.callbacks.listens, PER_BATCH_HOOKS))
-        self._most_labels, due, at_once = self._agreement.meet(batch.max_labels, self._due_before(number), listens)
-        self._finishes_at_once = bool(at_once)
+        self._max_labels, save, immediately = self._agreement.sync(
+            batch.max_labels, self._save_due_before(number), listens
+        )
+        self._finish_immediately = bool(immediately)
         if self._exchange.alone:
             return True
         self._stop_if_requested()
-        if due:
+        if save:
             self._save_now()
         return not self.callbacks.stop_training
 
     def _train_batch(self, batch: Any, number: int) -> None:
-        """Start one step, then finish the one before it: the device goes on while the host reads and reports."""
+        """Start this batch's step, then finish the previous one, so that host and device work overlap."""
         run, cursor = self.run, self.cursor
-        if number < PLOTTED_BATCHES and not run.setup.options.run.noplots:
-            with self.saving.guarded():
-                self._draw(batch, number)
         self.callbacks.run("on_train_batch_start")
         total = run.train_pipeline.images_of(number % run.train_pipeline.batches_per_epoch)
-        labels = self._batches.padded_labels(batch, total, self._most_labels)
+        labels = self._batches.padded_labels(batch, total, self._max_labels)
         images = run.setup.placement.shard_batch(batch.images, total)
-        with self._progress.shares.computing_for(run.step):
+        with self._progress.spent.count_computing(run.step):
             run.step.start(images, labels, run.schedule.at(number, cursor.epoch))
+        if number < PLOTTED_BATCHES and not run.setup.options.run.noplots:
+            with self.saving.guarded():
+                self._plot(batch, number)
         self._finish_batch()
-        self._started = _StartedBatch(batch, images, labels, number)
-        if self._finishes_at_once:
+        self._pending = _PendingBatch(batch, images, labels, number)
+        if self._finish_immediately:
             self._finish_batch()
         self.save_if_due(number)
 
     def _finish_batch(self) -> None:
-        """Wait for the step that was started, if there is one, count its result and report it."""
-        if self._started is None:
+        """Wait for the pending step, if there is one, and process its result."""
+        if self._pending is None:
             return
-        run, cursor, started, self._started = self.run, self.cursor, self._started, None
-        with self._progress.shares.computing_for(run.step):
+        run, cursor, pending, self._pending = self.run, self.cursor, self._pending, None
+        with self._progress.spent.count_computing(run.step):
             result = run.step.finish()
         cursor.add(result)
-        batch, images = started.batch, started.images
+        batch, images = pending.batch, pending.images
         count, side = int(images.shape[0]), int(images.shape[-1])
         self._progress.step(cursor.means(), instances=len(batch.labels), images=count, image_px=side)
         if result.updated:
@@ -251,24 +253,26 @@ class Trainer:
         self.callbacks.run(
             "on_train_batch_end",
             run.state.network,
-            started.number,
+            pending.number,
             local_shard(images),
             batch.labels,
             [str(path) for path in batch.paths],
             cursor.means(),
         )
-        self._watch.see(result, run.state.counters.skipped_in_row, lambda: self._suspect(started))
+        self._nonfinite.check(result, run.state.counters.skipped_in_row, lambda: self._suspect(pending))
 
-    def _suspect(self, started: _StartedBatch) -> SuspectBatch:
-        run, epoch, batch = self.run, self.cursor.epoch, started.batch
+    def _suspect(self, pending: _PendingBatch) -> SuspectBatch:
+        run, epoch, batch = self.run, self.cursor.epoch, pending.batch
         facts = {
             "epoch": epoch,
             "batch": self.cursor.next_batch - 1,
             "files": [str(path) for path in batch.paths],
-            "learning_rates": list(run.schedule.at(started.number, epoch).learning_rates),
+            "learning_rates": list(run.schedule.at(pending.number, epoch).learning_rates),
             "loss_scale": run.state.counters.loss_scale,
         }
-        return SuspectBatch(np.array(_host(batch.images)), run.setup.placement.local_rows(started.labels).copy(), facts)
+        return SuspectBatch(
+            np.array(_to_numpy(batch.images)), run.setup.placement.local_rows(pending.labels).copy(), facts
+        )
 
     def _first_bad_tensor(self, suspect: SuspectBatch) -> str:
         step = self.run.step
@@ -282,11 +286,11 @@ class Trainer:
             loss_scale=suspect.facts["loss_scale"],
         )
 
-    def _draw(self, batch: Any, number: int) -> None:
+    def _plot(self, batch: Any, number: int) -> None:
         from graph_train.plots.images import plot_labelled
 
         path = self.folder.path / f"train_batch{number}.jpg"
-        plot_labelled(_host(batch.images), batch.labels, self.run.setup.data.class_names, path, paths=batch.paths)
+        plot_labelled(_to_numpy(batch.images), batch.labels, self.run.setup.data.class_names, path, paths=batch.paths)
 
     # --- after an epoch --------------------------------------------------------------------------------------------
 
@@ -305,7 +309,7 @@ class Trainer:
         row = self._row(validation)
         with self.saving.guarded():
             self.csv.append(row)
-        # Of the same numbers, another processor may make another last bit.
+        # Ranks may differ in the last bit, so rank 0's value is used.
         fitness = self._exchange.broadcast(validation.fitness if validation is not None else 0.0)
         improved = validation is not None and fitness >= cursor.best_fitness
         if improved:
@@ -318,40 +322,39 @@ class Trainer:
             self._save_epoch(epoch, fitness, improved=improved)
 
     def _count_for_early_stopping(self, fitness: float) -> bool:
-        """Whether the run ends with this epoch; an epoch that was not validated counts with fitness 0, as in YOLOv5."""
+        """Return whether to stop early. An epoch that was not validated counts with fitness 0, as in YOLOv5."""
         decision = self.stopper.update(self.cursor.epoch, fitness)
         self.cursor.possible_stop = decision.possible_stop
         if decision.stop:
             LOG.info(
-                "Stopped early: no improvement over epoch %d for %d epoch%s",
+                "Stopping early: no improvement since epoch %d (--patience %d)",
                 self.stopper.best_epoch,
                 self.run.setup.options.optim.patience,
-                "" if self.run.setup.options.optim.patience == 1 else "s",
             )
         return decision.stop
 
     def _row(self, validation: ValidationResult | None) -> EpochRow:
         run, cursor = self.run, self.cursor
         number = cursor.epoch * run.schedule.batches_per_epoch + max(cursor.next_batch - 1, 0)
-        measures = measured(validation)
+        values = result_values(validation)
         return EpochRow(
             epoch=cursor.epoch,
             train_losses=cursor.means(),
-            metrics=(measures[0], measures[1], measures[2], measures[3]),
-            val_losses=(measures[4], measures[5], measures[6]),
+            metrics=(values[0], values[1], values[2], values[3]),
+            val_losses=(values[4], values[5], values[6]),
             learning_rates=run.schedule.at(number, cursor.epoch).learning_rates,
         )
 
     # --- saving ----------------------------------------------------------------------------------------------------
 
     def save_if_due(self, number: int) -> None:
-        """Copy the state in the middle of an epoch and let it be written; `number` counts the run's batches."""
+        """Start saving the state after batch `number` of the run, if a save is due."""
         self.saving.check()
         if self._exchange.alone and self.saving.due(number):
             self._save_now()
 
-    def _due_before(self, number: int) -> bool:
-        """With several ranks: whether a save is due before a batch, which is for the main rank to say."""
+    def _save_due_before(self, number: int) -> bool:
+        """Return whether a save is due before a batch. With several ranks, only rank 0 decides; with one, never."""
         first = number % self.run.train_pipeline.batches_per_epoch == 0
         if self._exchange.alone or not self._exchange.main or first:
             return False
@@ -378,14 +381,14 @@ class Trainer:
             self.callbacks.run("on_model_save", self.folder.last, epoch, self.cursor.finished, best, fitness)
 
     def save_last(self) -> None:
-        """Save the whole state and wait for it; the run can go on from exactly here."""
+        """Save the whole state and wait until it is written."""
         if self._evolving:
             return
         self._save_now()
         self.saving.finish()
 
     def checkpoint(self) -> Checkpoint:
-        """Return the whole state; call `state.flush()` first."""
+        """Return a checkpoint of the whole state; call `state.flush()` first."""
         run, flags = self.run, self.run.setup.options.as_flat_dict()
         header = {
             "options": {key: value for key, value in flags.items() if key not in PLACE},
@@ -425,7 +428,7 @@ class Trainer:
             LOG.info(
                 "All %d ranks hold the same weights: %s",
                 self._exchange.ranks,
-                agreed_digest(run.state.digest(), self._exchange),
+                require_same_digest(run.state.digest(), self._exchange),
             )
         result = TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, validation, self._validation.coco)
         self.callbacks.run("on_train_end", self.folder.last, self.folder.best, self.cursor.epoch - 1, result.results)
@@ -441,5 +444,5 @@ class Trainer:
         self.run.setup.placement.broadcast_in_place(average.state_dict().values())
 
 
-def _host(images: Any) -> np.ndarray:
+def _to_numpy(images: Any) -> np.ndarray:
     return images if isinstance(images, np.ndarray) else images.numpy()

@@ -1,1 +1,1 @@
-"""A detector measured on a data set, by YOLOv5's rules; `graph-val`."""
+"""Validation of a detector on a data set, as in YOLOv5's `val.py`."""

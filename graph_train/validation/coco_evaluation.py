@@ -1,4 +1,4 @@
-"""A validation in COCO's terms: its detections as a result file, evaluated where the data set has annotations."""
+"""COCO evaluation: detections in COCO results format, evaluated if the data set has COCO annotations."""
 
 import logging
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ LOG = logging.getLogger("graph_train")
 
 
 class DetectionCollector:
-    """The detections of a validation, image by image.
+    """Collector of the detections of a validation.
 
     Args:
-        paths: images of the split, in its order.
+        paths: the images of the split.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -42,25 +42,25 @@ class DetectionCollector:
         self._rows: list[npt.NDArray[np.float64]] = [np.zeros((0, 7))]
 
     def add(self, image: ImageDetections) -> None:
-        """Add what was found in one image."""
+        """Add the detections in an image."""
         number = np.full((len(image.detections), 1), self._number[str(image.path)], np.float64)
         self._rows.append(np.concatenate((number, image.detections), axis=1))
 
     def gathered(self, exchange: Exchange) -> npt.NDArray[np.float64]:
-        """Return (n, 7) image number, x1, y1, x2, y2 in px, confidence, class: of all ranks, in the order of images."""
+        """Return the detections of all ranks, (n, 7) image index, x1, y1, x2, y2 in px, confidence, class; by image."""
         rows = np.concatenate(exchange.all_gather_arrays(np.concatenate(self._rows)))
         return rows[np.argsort(rows[:, 0], kind="stable")]
 
 
 @dataclass(frozen=True)
 class CocoSplit:
-    """A split of a data set, as COCO result files name its images and classes.
+    """The COCO ids and annotations of a split.
 
     Attributes:
-        paths: its images.
-        ids: of images and classes.
-        annotations: COCO annotations of the split; None where there are none of its classes.
-        unevaluated: why there are none.
+        paths: the images of the split.
+        ids: ids of images and classes.
+        annotations: COCO annotations of the split, or None if it cannot be evaluated.
+        unevaluated: the reason why it cannot be evaluated.
     """
 
     paths: Sequence[Path]
@@ -70,24 +70,24 @@ class CocoSplit:
 
     @classmethod
     def of(cls, sources: Sequence[Path], index: ImageIndex, *, single_cls: bool) -> "CocoSplit":
-        """Return the split that was indexed from these sources.
+        """Find ids and annotations of the split indexed from `sources`.
 
         Raises:
-            ValueError: annotations and data set do not belong together, or two images would have one id.
+            ValueError: the annotations do not match the data set, or two images have the same id.
             OSError: the annotations cannot be read.
         """
         annotations = next((source for source in sources if is_coco_file(source)), find_annotations(index.paths[0]))
         if annotations is not None and not single_cls:
             ids = ids_of_annotations(annotations, index.class_names).for_images(index.paths)
             return cls(index.paths, ids, annotations)
-        why = f"there is no annotations/instances_{index.paths[0].parent.name}.json beside the images"
+        reason = f"there is no annotations/instances_{index.paths[0].parent.name}.json next to the images"
         if single_cls:
-            why = "with --single-cls its classes are not ours"
+            reason = "the annotations do not match --single-cls"
         ids = default_ids(index.class_names, is_coco=is_coco_2017(sources)).for_images(index.paths)
-        return cls(index.paths, ids, None, why)
+        return cls(index.paths, ids, None, reason)
 
     def entries(self, rows: npt.NDArray[np.float64]) -> list[Entry]:
-        """Return the entries of a result file; `rows` as of `DetectionCollector.gathered`."""
+        """Convert the rows of `DetectionCollector.gathered` to entries of a results file."""
         borders = np.searchsorted(rows[:, 0], np.arange(len(self.paths) + 1))
         entries: list[Entry] = []
         for number, (first, last) in enumerate(pairwise(borders)):
@@ -97,22 +97,22 @@ class CocoSplit:
         return entries
 
     def image_ids(self) -> list[Any]:
-        """Return one per image."""
+        """Return the id of each image."""
         return [self.ids.image_id(path) for path in self.paths]
 
 
 def write_and_evaluate(file: Path, rows: npt.NDArray[np.float64], split: CocoSplit) -> CocoMetrics | None:
-    """Write a COCO result file and evaluate it, if that is possible; says what came of it.
+    """Write a COCO results file, evaluate it if possible, and log the result.
 
     Args:
-        file: the result file.
-        rows: as of `DetectionCollector.gathered`.
-        split: what the rows were found in.
+        file: the results file.
+        rows: the result of `DetectionCollector.gathered`.
+        split: the split that the detections belong to.
     """
     write_results(file, split.entries(rows))
     LOG.info("%d detections written to %s", len(rows), file)
     if split.annotations is None or not len(rows):
-        LOG.info("Not evaluated as COCO does: %s", split.unevaluated or "nothing was found above --conf-thres")
+        LOG.info("COCO evaluation skipped: %s", split.unevaluated or "no detections above --conf-thres")
         return None
     metrics = evaluate_results(split.annotations, file, split.image_ids())
     LOG.info("COCO metrics with %s:\n%s", split.annotations, metrics.table)

@@ -1,4 +1,4 @@
-"""Detections in the form of COCO result files, and COCO's evaluation of them."""
+"""Detections in COCO results format, and their evaluation as in pycocotools."""
 
 import json
 from collections import Counter
@@ -17,15 +17,17 @@ Entry = dict[str, Any]
 
 _ABSENT_FROM_COCO = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 COCO_CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in _ABSENT_FROM_COCO)
-"""Category ids of the 80 classes of COCO 2017, in the order of YOLO's class numbers."""
+"""Category ids of the 80 classes of COCO 2017, by YOLO's class number."""
 
 
 @dataclass(frozen=True)
 class CocoIds:
-    """The ids of images and classes in a result file.
+    """The ids of images and classes in a results file.
 
-    `image_ids` maps file names, with and without their extension, to image ids; empty: the number that the file name
-    is, else the file name without extension. `category_ids` has one id per class.
+    Attributes:
+        image_ids: image ids by file name, with and without extension. If empty, the id is the file name without
+            extension, as a number if possible.
+        category_ids: category id of each class.
     """
 
     image_ids: dict[str, Any]
@@ -35,47 +37,49 @@ class CocoIds:
         """Return the id of an image file.
 
         Raises:
-            ValueError: there are annotations, and they do not name this image.
+            ValueError: the annotations do not contain this image.
         """
         if not self.image_ids:
             return id_of_name(path.stem)
         for key in (path.name, path.stem):
             if key in self.image_ids:
                 return self.image_ids[key]
-        raise ValueError(f"{path}: not among the images of the COCO annotations; validate the split they belong to")
+        raise ValueError(f"{path}: not in the COCO annotations; validate the split that they belong to")
 
     def for_images(self, paths: Sequence[Path]) -> "CocoIds":
-        """Return the same ids; refuse them if they do not tell these images apart.
+        """Check that the ids of these images are distinct, and return self.
 
         Raises:
-            ValueError: two of them would have one id, or one has none.
+            ValueError: two images have the same id, or an image has none.
         """
         seen: dict[Any, Path] = {}
         for path in paths:
             number = self.image_id(path)
             if seen.setdefault(number, path) != path:
-                raise ValueError(f"--save-json: {path} and {seen[number]} would both be image {number!r}; rename one")
+                raise ValueError(
+                    f"--save-json: {path} and {seen[number]} have the same image id {number!r}; rename one"
+                )
         return self
 
 
 def id_of_name(name: str) -> int | str:
-    """Return the id of an image without annotations: the number that its name is (42 for `000042`), else the name."""
+    """Return the id of an image without annotations: the name, as an integer if it is numeric (`000042` is 42)."""
     return int(name) if name.isascii() and name.isdigit() else name
 
 
 def default_ids(class_names: Sequence[str], *, is_coco: bool = False) -> CocoIds:
-    """Return ids used without an annotation file: COCO's own ids for its 80 classes, otherwise class numbers from 0."""
+    """Return the ids for a data set without annotations: COCO's category ids for its 80 classes, else class numbers."""
     if is_coco and len(class_names) == len(COCO_CATEGORY_IDS):
         return CocoIds({}, COCO_CATEGORY_IDS)
     return CocoIds({}, tuple(range(len(class_names))))
 
 
 def ids_of_annotations(annotations: Path, class_names: Sequence[str]) -> CocoIds:
-    """Return the ids that a COCO annotation file uses: images by file name, classes by name.
+    """Return the ids in a COCO annotation file, matching images by file name and classes by name.
 
     Raises:
-        ValueError: the file is no COCO annotation file, or lacks a class of the data set.
-        OSError: it cannot be read.
+        ValueError: the file is not a COCO annotation file, or a class of the data set is missing.
+        OSError: the file cannot be read.
     """
     try:
         content = json.loads(annotations.read_text(encoding="utf-8"))
@@ -86,23 +90,22 @@ def ids_of_annotations(annotations: Path, class_names: Sequence[str]) -> CocoIds
     missing = [name for name in class_names if name not in categories]
     if missing:
         raise ValueError(
-            f"{annotations}: has no category {missing[0]!r} (its categories: {', '.join(categories)}); "
-            "class names of the data set and of the annotations must agree"
+            f"{annotations}: no category {missing[0]!r} (categories: {', '.join(categories)}); the class names of the "
+            "data set and the annotations must match"
         )
     by_name = {Path(name).name: number for name, number in images.items()}
     by_stem = {Path(name).stem: number for name, number in images.items()}
     if len(by_stem) < len(images):
         repeated = next(name for name, count in Counter(Path(name).stem for name in images).items() if count > 1)
         raise ValueError(
-            f"{annotations}: several images are called {repeated}, in different folders or with different "
-            "extensions; rename them, a COCO result names images by their file names"
+            f"{annotations}: several images have the name {repeated}, in different folders or with different "
+            "extensions; rename them, because they are matched by file name"
         )
     return CocoIds(by_stem | by_name, tuple(categories[name] for name in class_names))
 
 
 def find_annotations(image: Path) -> Path | None:
-    """Find `annotations/instances_<split>.json` next to the `images` folder of an image, where COCO's layout
-    has it; return None if there is none."""
+    """Return `annotations/instances_<split>.json` next to an image's `images` folder, as in COCO, or None."""
     split, root = image.parent.name, image.parent.parent
     for folder in (root.parent / "annotations", root / "annotations"):
         candidate = folder / f"instances_{split}.json"
@@ -112,12 +115,12 @@ def find_annotations(image: Path) -> Path | None:
 
 
 def result_entries(image: ImageDetections, ids: CocoIds) -> list[Entry]:
-    """Return the entries of one image: bbox x, y, w, h in px with 3 digits, score with 5, as YOLOv5 writes them."""
+    """Return the entries of an image, rounded as in YOLOv5: bbox x, y, w, h in px to 3 digits, score to 5."""
     return entries_of(image.detections, ids.image_id(image.path), ids.category_ids)
 
 
 def entries_of(detections: npt.NDArray[Any], image_id: Any, category_ids: Sequence[int]) -> list[Entry]:
-    """Return the entries of (k, 6) x1, y1, x2, y2 in px, confidence, class; `category_ids` has one for each class."""
+    """Return the entries for detections (k, 6) x1, y1, x2, y2 in px, confidence, class."""
     corners = detections[:, :4].astype(np.float64)
     boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1).round(3)
     return [
@@ -132,20 +135,20 @@ def entries_of(detections: npt.NDArray[Any], image_id: Any, category_ids: Sequen
 
 
 def write_results(path: Path, entries: Sequence[Entry]) -> None:
-    """Write a COCO result file; a number that is not finite is an error, never a token that JSON does not know."""
+    """Write a COCO results file; a non-finite number is an error, because JSON cannot represent it."""
     write_atomically(path, json.dumps(list(entries), allow_nan=False))
 
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """The 12 numbers of COCO's evaluation, in its order, and the table it prints."""
+    """The 12 metrics of COCO's evaluation, in its order, and its table."""
 
     stats: tuple[float, ...]
     table: str
 
     @property
     def map50_95(self) -> float:
-        """Mean average precision over IoU 0.5 to 0.95, at most 100 detections per image."""
+        """Mean average precision over IoU 0.5 to 0.95, with at most 100 detections per image."""
         return self.stats[0]
 
     @property
@@ -155,24 +158,24 @@ class CocoMetrics:
 
 
 def evaluate_results(annotations: Path, results: Path, image_ids: Sequence[Any]) -> CocoMetrics:
-    """Evaluate a result file on the given images, as pycocotools would.
+    """Evaluate a results file on the given images, as pycocotools does.
 
-    Annotations are numbered anew: COCO's evaluation takes one with id 0, which exports of labelling tools begin with,
-    for unmatched.
+    Annotations are renumbered from 1, because COCO's evaluation treats id 0, which some labelling tools start with, as
+    unmatched.
 
     Raises:
-        ValueError: the result file is empty or does not belong to these annotations.
+        ValueError: the results file is empty or does not match the annotations.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
     entries = json.loads(results.read_text(encoding="utf-8"))
     if not entries:
-        raise ValueError(f"{results}: no detection in it; lower --conf-thres")
+        raise ValueError(f"{results}: no detections; lower --conf-thres")
     truth = json.loads(annotations.read_text(encoding="utf-8"))
     numbers = _image_numbers([image["id"] for image in truth["images"]])
     for entry in entries:
         if entry["image_id"] not in numbers:
-            raise ValueError(f"{results}: does not belong to {annotations}, which has no image {entry['image_id']!r}")
+            raise ValueError(f"{results}: does not match {annotations}, which has no image {entry['image_id']!r}")
         entry["image_id"] = numbers[entry["image_id"]]
     content = {
         "images": [{**image, "id": numbers[image["id"]]} for image in truth["images"]],
@@ -191,16 +194,13 @@ def evaluate_results(annotations: Path, results: Path, image_ids: Sequence[Any])
 
 
 def _image_numbers(ids: Sequence[Any]) -> dict[Any, int]:
-    """Return numbers from 1 for ids that may be texts; ties between equal scores are broken in the order of the ids."""
+    """Map ids, which may be strings, to numbers from 1 in sorted order; COCO breaks ties of equal scores by it."""
     all_numbers = all(isinstance(number, int) for number in ids)
     return {number: place for place, number in enumerate(sorted(ids, key=None if all_numbers else str), start=1)}
 
 
 def _numbered_labels(labels: Sequence[Entry], image_numbers: dict[Any, int]) -> list[Entry]:
-    """Return the annotations with ids from 1.
-
-    `iscrowd` and `area`, which training does not need, get their usual values.
-    """
+    """Return the annotations renumbered from 1, with default values for missing `iscrowd` and `area`."""
     known = (label for label in labels if label["image_id"] in image_numbers)
     return [
         {

@@ -1,4 +1,4 @@
-"""What `graph-val` does: weights and a data set in; tables, label files, COCO results and pictures out."""
+"""The work of `graph-val`: validate weights on a data set; write label files, COCO results and plots."""
 
 import logging
 import os
@@ -35,24 +35,23 @@ from pipelines.val import ValPipeline
 LOG = logging.getLogger("graph_train")
 
 STUDY_SIZES = tuple(range(256, 1536 + 128, 128))
-"""Image sizes of `--task study`, px."""
+"""Image sizes of `--task study` in px."""
 _LONG_TABLE = 50
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Results of `graph-val`: the folder with everything that was written, and one result per set of weights (in a
-    study, for each image size and set of weights)."""
+    """The results folder of `graph-val`, and one result per detector (in a study, per detector and image size)."""
 
     folder: Path
     results: tuple[ValidationResult, ...]
 
 
 def evaluate(options: ValOptions) -> EvaluationResult:
-    """Run a whole `graph-val`.
+    """Run `graph-val`.
 
     Raises:
-        ValueError, OSError: a setting or a file that cannot be used.
+        ValueError, OSError: a setting or a file is invalid.
     """
     split: Split = options.task if options.task in ("train", "test") else "val"  # type: ignore[assignment]
     device = select_device(options.device)
@@ -95,7 +94,9 @@ def _index(dataset: Dataset, split: Split, options: ValOptions) -> ImageIndex:
         for path in index.paths:
             if path.stem in seen:
                 flag = "--save-txt" if options.save_txt else "--save-hybrid"
-                raise ValueError(f"{flag}: {path} and {seen[path.stem]} would share {path.stem}.txt; rename one")
+                raise ValueError(
+                    f"{flag}: {path} and {seen[path.stem]} would have the same label file {path.stem}.txt; rename one"
+                )
             seen[path.stem] = path
     return index
 
@@ -103,13 +104,13 @@ def _index(dataset: Dataset, split: Split, options: ValOptions) -> ImageIndex:
 def _check_classes(detector: Detector, index: ImageIndex, weights: str, options: ValOptions) -> None:
     if len(detector.class_names) != len(index.class_names) and not options.single_cls:
         raise ValueError(
-            f"{weights}: knows {len(detector.class_names)} classes, {options.data} names {len(index.class_names)}: "
-            "measure on the data set it was trained on, or pass --single-cls to ignore classes"
+            f"{weights}: has {len(detector.class_names)} classes, but {options.data} has {len(index.class_names)}; use "
+            "the data set that it was trained on, or --single-cls to ignore classes"
         )
     for category, (known, named) in enumerate(zip(detector.class_names, index.class_names, strict=False)):
         if known not in (named, str(category)) and not options.single_cls:
             LOG.warning(
-                "%s: calls class %d %r, %s calls it %r: is it the data set that it was trained on?",
+                "%s: class %d is %r, but in %s it is %r; check that this is the data set it was trained on",
                 weights,
                 category,
                 known,
@@ -121,7 +122,7 @@ def _check_classes(detector: Detector, index: ImageIndex, weights: str, options:
 
 @dataclass(frozen=True)
 class _Job:
-    """One set of weights on one split."""
+    """Validation of one detector on one split."""
 
     options: ValOptions
     dataset: Dataset
@@ -132,10 +133,10 @@ class _Job:
     folder: Path
     device: str
     number: int
-    """Which of the sets of weights."""
+    """Index of the detector."""
 
     def measure(self) -> ValidationResult:
-        """Run one pass and write everything that was asked for."""
+        """Validate once and write the requested files."""
         options, split = self.options, None
         if options.save_json:
             sources = self.dataset.split(self.split)
@@ -162,18 +163,15 @@ class _Job:
         return result
 
     def study(self) -> list[ValidationResult]:
-        """Run one pass per image size.
-
-        Write YOLOv5's table of P, R, mAP50, mAP50-95, three losses (0) and three times.
-        """
+        """Validate at each image size, and write YOLOv5's table: P, R, mAP50, mAP50-95, losses (0), times."""
         results: list[ValidationResult] = []
-        # Weights of several runs are all called `best`.
+        # The weights of several runs may all be called `best`.
         earlier = [Path(path).stem for path in self.options.weights[: self.number]].count(self.weights.stem)
         name = f"study_{self.dataset.name}_{self.weights.stem}{earlier + 1 if earlier else ''}.txt"
         for size in STUDY_SIZES:
             LOG.info("\n%s at %d px", self.weights, size)
             results.append(self._pass(size, None))
-            # After each size: a larger one may need more memory than there is.
+            # Written after each size, because a larger one may run out of memory.
             write_atomically(self.folder / name, "".join(map(_study_line, results)))
         return results
 
@@ -181,7 +179,7 @@ class _Job:
         options, speed = self.options, self.options.task == "speed"
         image_px = check_image_size(size, self.detector.stride)
         if image_px != size:
-            LOG.info("--imgsz %d is raised to %d, a multiple of the stride %d", size, image_px, self.detector.stride)
+            LOG.info("--imgsz %d must be a multiple of the stride %d; using %d", size, self.detector.stride, image_px)
         plots = options.task not in ("speed", "study") and not options.noplots
         settings = ValidationSettings(
             conf_thres=0.25 if speed else options.conf_thres,
@@ -219,7 +217,7 @@ def _study_line(result: ValidationResult) -> str:
 
 
 def warm_up(detector: Detector, pipeline: ValPipeline, batch_size: int, images: int) -> None:
-    """Compile the graph of every input shape before anything is timed."""
+    """Compile the graphs of all input shapes before timing."""
     shapes = pipeline.shapes_hw
     sizes = [batch_size] * (len(shapes) - 1) + [images - batch_size * (len(shapes) - 1)]
     for size, (height, width) in dict.fromkeys(zip(sizes, shapes, strict=True)):
@@ -236,11 +234,11 @@ def _draw_study(options: ValOptions, results: list[ValidationResult], folder: Pa
         for name, part in zip(_distinct_labels(options.weights), curves, strict=True)
     }
     plot_study(points, folder / "study.png")
-    LOG.info("\nmAP50-95 against speed: %s", folder / "study.png")
+    LOG.info("\nmAP50-95 over speed: %s", folder / "study.png")
 
 
 def _distinct_labels(weights: Sequence[str]) -> list[str]:
-    """Return paths without the folders that they share."""
+    """Return the paths without their common folder."""
     if len(weights) == 1:
         return [Path(weights[0]).name]
     paths = [os.path.abspath(path) for path in weights]

@@ -1,4 +1,4 @@
-"""Runs a detector over a data set and measures it, with YOLOv5's rules: one pass, no gradient, no time limit."""
+"""Validation of a detector on a data set, with YOLOv5's metrics; NMS has no time limit."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,22 +23,22 @@ from graph_train.metrics.average_precision import (
 from graph_train.metrics.confusion import ConfusionMatrix
 from graph_train.ranks.exchange import Exchange
 from graph_train.settings.val_options import ValOptions
-from graph_train.validation.sharded_validation import Findings, Sharing, joined
+from graph_train.validation.sharded_validation import Findings, Sharing, gather_findings
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
 from pipelines.augmentation.letterbox import unletterbox_boxes
 
 Array = npt.NDArray[Any]
 
 Forward = Callable[[Any, Array], tuple[Array, Array | None]]
-"""(images uint8 (B, 3, H, W), label rows (n, 6)) to decoded predictions (B, N, 5 + nc) float32, boxes in px of the
-letterboxed image and confidences after the sigmoid, and the three loss parts (3,) box, objectness, class, or None."""
+"""Maps images uint8 (B, 3, H, W) and labels (n, 6) to decoded predictions (B, N, 5 + nc) float32, with boxes in px of
+the letterboxed image and confidences after the sigmoid, and to box, objectness and class loss (3,), or None."""
 
 TABLE_HEADER = f"{'Class':>22}{'Images':>11}{'Instances':>11}{'P':>11}{'R':>11}{'mAP50':>11}{'mAP50-95':>11}"
 DRAWN_BATCHES = 3
 
 
 class Geometry(Protocol):
-    """The mapping from a file to its image of a batch."""
+    """The mapping from an image file to its image in a batch."""
 
     @property
     def original_hw(self) -> tuple[int, int]:
@@ -46,15 +46,15 @@ class Geometry(Protocol):
 
     @property
     def ratio_hw(self) -> tuple[float, float]:
-        """Px of the batch per px of the file."""
+        """Scale from the file to the batch."""
 
     @property
     def pad_wh(self) -> tuple[float, float]:
-        """Border on the left and on the top in px."""
+        """Left and top padding in px."""
 
 
 class ValidationBatch(Protocol):
-    """The part of a batch that validation needs."""
+    """The interface of a batch for validation."""
 
     @property
     def images(self) -> Any:
@@ -62,21 +62,25 @@ class ValidationBatch(Protocol):
 
     @property
     def labels(self) -> Array:
-        """(n, 6) float32: image number in the batch, class, cx, cy, w, h normalised to the letterboxed image."""
+        """(n, 6) float32: image index in the batch, class, cx, cy, w, h normalised to the letterboxed image."""
 
     @property
     def paths(self) -> Sequence[str | Path]:
-        """B image files."""
+        """The B image files."""
 
     @property
     def geometry(self) -> Sequence[Geometry]:
-        """B entries."""
+        """The geometry of each of the B images."""
 
 
 @dataclass(frozen=True)
 class ImageDetections:
-    """One image after suppression, everything in px of its file: detections (k, 6) x1, y1, x2, y2, confidence, class,
-    highest confidence first; labels (m, 5) class, x1, y1, x2, y2."""
+    """Detections and labels of an image, in px of its file.
+
+    Attributes:
+        detections: (k, 6) x1, y1, x2, y2, confidence, class; sorted by decreasing confidence.
+        labels: (m, 5) class, x1, y1, x2, y2.
+    """
 
     path: Path
     image_hw: tuple[int, int]
@@ -86,11 +90,12 @@ class ImageDetections:
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """Settings of a validation. The defaults are those of YOLOv5's `val.py`.
+    """Settings of a validation, with the defaults of YOLOv5's `val.py`.
 
-    `single_cls` counts every detection and label as class 0. `label_hints` puts the labels themselves among the
-    candidates (`--save-hybrid`: for making label files; metrics mean nothing then). `plots_dir` gets the first batches
-    with their boxes, the curves and the confusion matrix.
+    Attributes:
+        single_cls: treat all detections and labels as class 0.
+        label_hints: add the labels to the NMS candidates (`--save-hybrid`, for label files; metrics are meaningless).
+        plots_dir: folder for the first batches with their boxes, the curves and the confusion matrix.
     """
 
     conf_thres: float = ValOptions.conf_thres
@@ -101,7 +106,7 @@ class ValidationSettings:
     plots_dir: Path | None = None
 
     def suppression(self) -> NmsSettings:
-        """Return these options as checked settings of the suppression."""
+        """Return the settings of NMS."""
         return NmsSettings(
             self.conf_thres, self.iou_thres, agnostic=self.single_cls, multi_label=True, max_det=self.max_det
         )
@@ -109,7 +114,7 @@ class ValidationSettings:
 
 @dataclass(frozen=True)
 class Speed:
-    """Milliseconds per image: waiting for the pipeline, network, suppression."""
+    """Milliseconds per image: waiting for the pipeline, inference, NMS."""
 
     load: float
     inference: float
@@ -118,8 +123,12 @@ class Speed:
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Results of a validation. `labels_per_class` and `images_per_class` (nc,); `loss` (3,) box, objectness and class,
-    averaged over the batches, or None."""
+    """Results of a validation.
+
+    Attributes:
+        labels_per_class, images_per_class: (nc,).
+        loss: (3,) box, objectness and class loss, averaged over the batches, or None.
+    """
 
     class_names: tuple[str, ...]
     images: int
@@ -138,12 +147,12 @@ class ValidationResult:
 
     @property
     def precision(self) -> float:
-        """Mean over the classes with labels, at the confidence where the mean F1 is best."""
+        """Mean over the classes with labels, at the confidence with the highest mean F1."""
         return self.means[0]
 
     @property
     def recall(self) -> float:
-        """Mean over the classes with labels, at the confidence where the mean F1 is best."""
+        """Mean over the classes with labels, at the confidence with the highest mean F1."""
         return self.means[1]
 
     @property
@@ -158,16 +167,16 @@ class ValidationResult:
 
     @property
     def fitness(self) -> float:
-        """The number by which the best weights are chosen."""
+        """The criterion for the best weights."""
         return float(fitness(np.asarray(self.means)))
 
     @property
     def maps(self) -> Array:
-        """(nc,) mAP50-95 of each class, the mean where a class has no labels."""
+        """(nc,) mAP50-95 of each class; the mean for a class without labels."""
         return self.classes.maps(len(self.class_names))
 
     def table(self, *, per_class: bool) -> str:
-        """Return the terminal's table without its header: all classes together, then each one that has labels."""
+        """Return the table without its header: all classes together, then each class with labels."""
         rows = [_table_row("all", self.images, int(self.labels_per_class.sum()), self.means)]
         if per_class:
             c = self.classes
@@ -178,7 +187,7 @@ class ValidationResult:
         return "\n".join(rows)
 
     def speed_line(self) -> str:
-        """Return one line for the terminal."""
+        """Return the speed as a line for the terminal."""
         s = self.speed
         return (
             f"Speed: {s.load:.1f}ms loading, {s.inference:.1f}ms inference, {s.suppression:.1f}ms NMS per image "
@@ -201,20 +210,20 @@ def validate(
     on_image: Callable[[ImageDetections], None] | None = None,
     sharing: Sharing | None = None,
 ) -> ValidationResult:
-    """Measure a detector.
+    """Validate a detector.
 
     Args:
         forward: the network, see `Forward`.
         batches: the data set.
-        class_names: one for each class of the predictions.
-        settings: None: those of YOLOv5's `val.py`.
+        class_names: name of each class.
+        settings: the settings; None for the defaults.
         total: number of batches, for the progress bar.
-        progress: show a bar, which is gone when the caller prints the table (see `TABLE_HEADER`).
-        on_image: called with each image after suppression, to write result files.
-        sharing: `batches` are this rank's rows of them; the result is that of all ranks.
+        progress: whether to show a progress bar, which is removed at the end.
+        on_image: called with each image after NMS, for instance to write result files.
+        sharing: if given, `batches` are this rank's shards, and the result is that of all ranks.
 
     Raises:
-        ValueError: a label or a prediction does not fit the class names, or a setting is out of range.
+        ValueError: labels or predictions do not match the class names, or a setting is invalid.
     """
     run = _ValidationRun(forward, tuple(class_names), settings or ValidationSettings(), on_image, sharing)
     bar = tqdm(
@@ -234,7 +243,7 @@ def validate(
 
 
 class _ValidationRun:
-    """The state of one validation, batch by batch."""
+    """The accumulated state of a validation."""
 
     def __init__(
         self,
@@ -287,16 +296,16 @@ class _ValidationRun:
     def _check(self, predictions: Array, labels: Array) -> None:
         if predictions.shape[2] != 5 + len(self._names) and not self._settings.single_cls:
             raise ValueError(
-                f"the network predicts {predictions.shape[2] - 5} classes, the data set names {len(self._names)}: "
-                "use the data set the weights were trained on"
+                f"the network predicts {predictions.shape[2] - 5} classes, but the data set has {len(self._names)}; "
+                "use the data set that the weights were trained on"
             )
         if len(labels) and labels[:, 1].max() >= len(self._names):
             raise ValueError(
-                f"label of class {labels[:, 1].max():g}: the data set names only {len(self._names)} classes"
+                f"label with class {labels[:, 1].max():g}, but the data set has only {len(self._names)} classes"
             )
 
     def _add_image(self, path: Path, place: Geometry, network_hw: tuple[int, int], found: Array, rows: Array) -> None:
-        # The ratio of the heights alone is undone, as in YOLOv5; that of the widths differs by rounding only.
+        # As in YOLOv5, the ratio of the heights is used for both axes; that of the widths differs only by rounding.
         ratio_pad = (place.ratio_hw[0], place.pad_wh)
         to_file = partial(unletterbox_boxes, from_hw=network_hw, to_hw=place.original_hw, ratio_pad=ratio_pad)
         detections = found.copy()
@@ -319,16 +328,16 @@ class _ValidationRun:
         plot_labelled(images, labels, self._names, folder / f"{stem}_labels.jpg", paths=batch.paths)
         plot_detections(images, found, self._names, folder / f"{stem}_pred.jpg", paths=batch.paths)
 
-    def _join(self, exchange: Exchange) -> None:
-        """Take over what all ranks have found; afterwards all have the same."""
-        findings = joined(Findings(self._batch_of_image, self._matched, self._label_classes), exchange)
+    def _gather(self, exchange: Exchange) -> None:
+        """Combine the results of all ranks, on every rank."""
+        findings = gather_findings(Findings(self._batch_of_image, self._matched, self._label_classes), exchange)
         self._matched, self._label_classes = list(findings.matched), list(findings.label_classes)
         self._confusion.counts = np.sum(exchange.all_gather_arrays(self._confusion.counts), axis=0)
         self._images = len(self._matched)
 
     def result(self) -> ValidationResult:
         if self._sharing is not None and not self._sharing.exchange.alone:
-            self._join(self._sharing.exchange)
+            self._gather(self._sharing.exchange)
         number = len(self._names)
         counts = [np.bincount(categories, minlength=number) for categories in self._label_classes]
         no_label = np.zeros(number, np.int64)

@@ -1,7 +1,7 @@
-"""A validation whose batches are divided among ranks: every rank ends with what one process would have found.
+"""Sharded validation: the result on every rank is the same as with a single process.
 
-Each rank keeps what it found in its rows of every batch; at the end all exchange it and put it back into the order of
-the images, so that also ties in confidence are broken as in one process.
+Each rank processes its rows of every batch. At the end, the results are gathered and sorted in the order of the images,
+so that ties in confidence are broken as with a single process.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,34 +17,34 @@ from pipelines.shard import Shard
 
 Array = npt.NDArray[Any]
 Match = tuple[Array, Array, Array]
-"""Of one image: (n, t) bool correct at each of `IOU_THRESHOLDS`, (n,) confidence, (n,) class."""
+"""Detections of an image: correct at each of `IOU_THRESHOLDS` (n, t) bool, confidence (n,), class (n,)."""
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """The division of the images among the ranks.
+    """How batches are sharded over the ranks.
 
     Attributes:
-        exchange: with the other ranks.
-        images_of: images of a batch over all ranks, by its number.
+        exchange: the collectives.
+        images_of: returns the number of images of a batch over all ranks.
     """
 
     exchange: Exchange
     images_of: Callable[[int], int]
 
     def counts(self, batch: int) -> bool:
-        """Return whether no other rank has this rank's rows of the batch."""
+        """Return whether this rank's rows of a batch count, rather than being copies of another rank's."""
         return Shard(self.exchange.rank, self.exchange.ranks).counts_here(self.images_of(batch))
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The matched detections, image by image.
+    """Matched detections per image.
 
     Attributes:
-        batches: number of the batch of each image.
-        matched: detections of each image.
-        label_classes: classes of the labels of each image.
+        batches: batch index of each image.
+        matched: matched detections of each image.
+        label_classes: label classes of each image.
     """
 
     batches: Sequence[int]
@@ -52,8 +52,8 @@ class Findings:
     label_classes: Sequence[Array]
 
 
-def joined(own: Findings, exchange: Exchange) -> Findings:
-    """Return the findings of all ranks, in the order of the images in one process."""
+def gather_findings(own: Findings, exchange: Exchange) -> Findings:
+    """Gather the findings of all ranks, in the order of the images with a single process."""
     nothing: Match = (np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0, np.float32), np.zeros(0, np.float32))
     correct, confidence, category = (np.concatenate(column) for column in zip(nothing, *own.matched, strict=True))
     sizes = [

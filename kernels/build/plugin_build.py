@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,14 +126,19 @@ def _distribution_file(name: str, ending: str) -> tuple[Path, str]:
         raise PluginUnavailableError(
             f"the package {name} is not installed; install it: pip install {name}==2023.2.0"
         ) from None
-    for file in distribution.files or ():
-        if str(file).endswith(ending):
-            path = Path(str(distribution.locate_file(file))).resolve()
-            if path.exists():
-                return path, distribution.version
+    for file in _possible_files(distribution, ending):
+        path = Path(str(distribution.locate_file(file))).resolve()
+        if path.exists():
+            return path, distribution.version
     raise PluginUnavailableError(
         f"the package {name} has no {ending} on disk; reinstall it: pip install --force-reinstall {name}==2023.2.0"
     )
+
+
+def _possible_files(distribution: importlib.metadata.Distribution, ending: str) -> Iterator[str]:
+    """Yield the path itself, then the listed files that end so: reading OneFlow's list takes a tenth of a second."""
+    yield ending
+    yield from (str(file) for file in distribution.files or () if str(file).endswith(ending))
 
 
 def onednn_library() -> Path:

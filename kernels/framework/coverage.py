@@ -17,12 +17,18 @@ _HOST_OPS = "System-Train-"
 
 def job_ops(job: Any) -> dict[str, int]:
     """Count the ops of OneFlow's description of a graph, less what OneFlow keeps on the host."""
-    counts: Counter[str] = Counter()
-    for op in job.net.op:
-        kind = op.WhichOneof("op_type")
-        if not op.name.startswith(_HOST_OPS):
-            counts[op.user_conf.op_type_name if kind == "user_conf" else kind] += 1
-    return dict(counts)
+    return dict(Counter(op_kind(op) for op in job.net.op if runs_on_the_device(op)))
+
+
+def op_kind(op: Any) -> str:
+    """Return the type of an op of a graph; OneFlow's own kinds end in `_conf`."""
+    kind: str = op.WhichOneof("op_type")
+    return str(op.user_conf.op_type_name) if kind == "user_conf" else kind
+
+
+def runs_on_the_device(op: Any) -> bool:
+    """Return whether an op of a graph is not one that OneFlow keeps on the host."""
+    return not op.name.startswith(_HOST_OPS)
 
 
 def covered_ops() -> frozenset[str]:

@@ -1,1 +1,1 @@
-"""What will be drawn where: random draws, geometry and labels, of letterboxed images too; NumPy, no pixels yet."""
+"""Planning of augmented and letterboxed images: random draws, geometry and labels, in NumPy and without pixels."""

@@ -1,4 +1,4 @@
-"""What augmentation a training run asks for, under the names of YOLOv5's hyper-parameter files."""
+"""Augmentation settings, named as in YOLOv5's hyper-parameter files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -6,21 +6,21 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Strengths and probabilities of training-time augmentation; the defaults are YOLOv5's `hyp.scratch-low`.
+    """Strengths and probabilities of the training augmentation; the defaults are YOLOv5's `hyp.scratch-low`.
 
     Attributes:
         hsv_h, hsv_s, hsv_v: colour gains are drawn from 1 - value ... 1 + value.
-        degrees, shear: largest angle either way.
-        translate: largest shift, as a share of the output side.
+        degrees, shear: largest angle in either direction.
+        translate: largest shift, as a fraction of the output size.
         scale: size factors are drawn from 1 - value ... 1 + value.
         perspective: largest entry of the perspective row, per px.
         flipud, fliplr: probability of a flip up-down, left-right.
         mosaic: probability that a sample is a mosaic of four images rather than a single one.
-        mosaic9: share of the mosaics that have nine images.
-        mixup: probability that a mosaic is blended with another one.
-        copy_paste: share of a mosaic's polygons that are pasted again, mirrored.
-        rect: batches of like shapes with as little border as possible; there are no mosaics then.
-        quad: four samples become one of twice the size, half of the time one of them enlarged.
+        mosaic9: fraction of the mosaics with nine images.
+        mixup: probability that a mosaic is blended with another.
+        copy_paste: fraction of a mosaic's polygons that are pasted again, mirrored.
+        rect: rectangular batches of images with similar aspect ratios, without mosaics.
+        quad: join four samples to one of twice the size or, half of the time, enlarge one of them.
     """
 
     hsv_h: float = 0.015
@@ -44,25 +44,25 @@ class AugmentConfig:
         for part in fields(self):
             value, limit = getattr(self, part.name), largest(part.name)
             if not 0 <= value <= limit:
-                raise ValueError(f"augmentation {part.name}={value}: must lie in 0 ... {limit:g}")
+                raise ValueError(f"augmentation {part.name}={value}: must be between 0 and {limit:g}")
         if self.rect and self.quad:
-            raise ValueError("rect and quad exclude each other: quad joins images of one square size; drop one of them")
+            raise ValueError("rect cannot be used with quad, which joins square images; remove one of them")
 
     @property
     def axis_aligned(self) -> bool:
-        """True when no draw can turn, shear or bend, so that a tile only scales and shifts."""
+        """Whether draws only scale and translate."""
         return self.degrees == 0 and self.shear == 0 and self.perspective == 0
 
     @property
     def tiles(self) -> int:
-        """The most images that one view of a sample can show."""
+        """Maximum number of images in a view."""
         if self.rect or self.mosaic == 0:
             return 1
         return 9 if self.mosaic9 > 0 else 4
 
 
 def largest(name: str) -> float:
-    """Return the largest value that an augmentation may have; the smallest is 0."""
+    """Return the upper bound of an augmentation setting; the lower bound is 0."""
     return _LARGEST.get(name, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Boxes and polygons in NumPy: conversions, clipping, and which boxes survive an augmentation.
+"""Boxes and polygons in NumPy: conversion, clipping, and filtering after augmentation.
 
 Box orders: `cxcywh` is centre and size, `xyxy` two corners; suffix `n` means normalised to the image, otherwise px. All
 functions keep the dtype of their input, return new arrays and accept no rows at all.
@@ -60,19 +60,19 @@ def survivors(
     max_aspect: float = 100.0,
     min_area_share: float = 0.1,
 ) -> np.ndarray:
-    """Return which boxes are still worth learning after an augmentation.
+    """Return which boxes to keep after an augmentation.
 
     Args:
         before_xyxy: (n, 4) corners before it, already multiplied by its scale.
         after_xyxy: (n, 4) corners after it, clipped to the image.
-        min_side_px: both sides must be larger than this.
+        min_side_px: lower bound of both sides, exclusive.
         max_aspect: the longer side over the shorter one must be below this.
         min_area_share: area after over area before must be above this.
     Returns:
         (n,) bool.
     Source: YOLOv5's candidate rule, thresholds included.
     """
-    tiny = 1e-16  # keeps a side of 0 from dividing by 0; such a box fails the first test anyway
+    tiny = 1e-16  # avoids division by 0; such a box fails the first test anyway
     before, after = before_xyxy[:, 2:] - before_xyxy[:, :2], after_xyxy[:, 2:] - after_xyxy[:, :2]
     aspect = np.maximum(after[:, 0] / (after[:, 1] + tiny), after[:, 1] / (after[:, 0] + tiny))
     share = after.prod(axis=1) / (before.prod(axis=1) + tiny)
@@ -80,9 +80,9 @@ def survivors(
 
 
 def resample_polygon(points: np.ndarray, count: int = 1000) -> np.ndarray:
-    """Walk once around a closed polygon: (m, 2) corners become (count, 2) points, evenly by corner number.
+    """Resample a closed polygon with corners (m, 2) to points (count, 2), evenly spaced by corner index.
 
-    The first point comes back as the last one.
+    The last point equals the first.
     """
     closed = np.concatenate((points, points[:1]))
     corner = np.arange(len(closed))
@@ -91,7 +91,7 @@ def resample_polygon(points: np.ndarray, count: int = 1000) -> np.ndarray:
 
 
 def polygon_box(points: np.ndarray, *, width: float, height: float) -> np.ndarray:
-    """Return (4,) corners around those of (m, 2) points that lie inside the image; zeros if none does."""
+    """Return the bounding box (4,) of those points (m, 2) that lie inside the image; zeros if there are none."""
     inside = ((points >= 0) & (points <= (width, height))).all(axis=1)
     # YOLOv5 tests the x values themselves for "any", so points that all lie on the left edge count as none.
     if not points[inside, 0].any():

@@ -1,4 +1,4 @@
-"""Copy-paste within one canvas: outlined objects appear again at their mirror places."""
+"""Copy-paste augmentation: paste outlined objects at their mirrored positions on the same canvas."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_HIDDEN_SHARE = 0.3
-"""A pasted box may cover no more than this share of any other one."""
+"""A pasted box may cover at most this fraction of any other box."""
 
 
 @dataclass(frozen=True)
 class Pasted:
-    """One object that is pasted.
+    """A pasted object.
 
     Attributes:
-        label: number of its label among those of the canvas.
-        polygon: (m, 2) px, where it is pasted; its pixels come from the mirror image of the canvas.
+        label: index of its label among those of the canvas.
+        polygon: (m, 2) px, its outline after pasting; its pixels come from the mirrored canvas.
     """
 
     label: int
@@ -25,7 +25,7 @@ class Pasted:
 def choose_pasted(
     rng: np.random.Generator, labels: np.ndarray, polygons: Sequence[np.ndarray], *, share: float, width: int
 ) -> tuple[Pasted, ...]:
-    """Draw objects to paste, and drop those that would hide too much of another one.
+    """Draw the objects to paste, except those that would cover too much of another.
 
     Args:
         rng: takes one draw of numbers without repetition.

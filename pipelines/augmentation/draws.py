@@ -1,7 +1,7 @@
-"""Random draws of augmented samples, and the labels that follow from them.
+"""Random draws of augmented samples, and their labels.
 
-A draw is a pure function of (seed, epoch, image number, repeat): a counter-based generator is set to a counter made of
-these numbers, so nothing depends on the order of execution, on workers, on ranks or on where a run was resumed.
+A draw is a pure function of (seed, epoch, image index, repeat): the counter of a counter-based generator is set from
+these numbers, so draws do not depend on execution order, workers, ranks or resuming.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from pipelines.augmentation.mosaic import Size, Tile, mosaic4, mosaic9, place
 from pipelines.data.index import ImageIndex
 
 LABEL_CLIP_MARGIN_PX = 1e-3
-"""Boxes are clipped this far inside the image before they are normalised, as in YOLOv5."""
+"""Boxes are clipped to the image less this margin before they are normalised, as in YOLOv5."""
 
 _SAMPLE, _ORDER, _SIZES, _QUAD = range(4)  # purposes: each has its own range of counters
 
@@ -34,11 +34,11 @@ def generator(
 
 @dataclass(frozen=True)
 class View:
-    """Some scaled images on a grey canvas, and the map from that canvas to the output.
+    """Scaled images on a grey canvas, and the transform from the canvas to the output.
 
     Attributes:
-        sources: image numbers, one per placement; later ones lie on top.
-        placements: where each scaled image lies on the canvas.
+        sources: image indices, one per placement; later ones are on top.
+        placements: position of each scaled image on the canvas.
         canvas_wh, output_wh: px.
         matrix: (3, 3) float64, canvas px to output px.
         scale: scale draw inside the matrix.
@@ -58,14 +58,14 @@ class View:
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """All that is random about one training sample.
+    """All random choices of a training sample.
 
     Attributes:
-        index: number of the image the sample belongs to.
+        index: index of the sample's image.
         views: one, or two that are blended.
-        mix_ratio: share of the first view, 1 where there is only one.
+        mix_ratio: weight of the first view; 1 if there is only one.
         flip_up_down, flip_left_right: applied to the output.
-        hsv_gains: factors of hue, saturation, value; None leaves colours alone.
+        hsv_gains: factors of hue, saturation, value; None leaves colours unchanged.
     """
 
     index: int
@@ -84,7 +84,7 @@ class SamplePlan:
 def epoch_order(
     seed: int, epoch: int, count: int, *, image_weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image numbers of an epoch in order, and for each how often it came before in the same epoch.
+    """Return the image order of an epoch, and how often each image has occurred before in the epoch.
 
     Args:
         seed, epoch: key of the draw.
@@ -98,7 +98,7 @@ def epoch_order(
         return rng.permutation(count), np.zeros(count, np.int64)
     weights = np.asarray(image_weights, np.float64)
     if weights.shape != (count,) or not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() <= 0:
-        raise ValueError(f"image weights: {count} finite numbers >= 0 with a positive sum are needed")
+        raise ValueError(f"image weights: must be {count} finite numbers >= 0 with a positive sum")
     order = rng.choice(count, size=count, p=weights / weights.sum())
     by_image = np.argsort(order, kind="stable")
     first = np.searchsorted(order[by_image], order[by_image])
@@ -160,16 +160,16 @@ class SampleDraws:
             mix_ratio=mix_ratio,
             flip_up_down=bool(up_down),
             flip_left_right=bool(left_right),
-            # Not even gains of 1 leave 8-bit colours as they are, so nothing is applied where nothing is asked for.
+            # Even gains of 1 would change 8-bit colours by rounding, so None is used if no gains are configured.
             hsv_gains=(hue, saturation, value) if any(strengths) else None,
         )
 
     def enlarged_quad(self, epoch: int, group: int) -> bool:
-        """Return whether the group-th four samples of an epoch become one enlarged sample instead of a joined one."""
+        """Return whether group number `group` of four samples becomes one enlarged sample instead of a joined one."""
         return bool(generator(self._seed, epoch, group, purpose=_QUAD).random() < 0.5)
 
     def labels(self, plan: SamplePlan) -> np.ndarray:
-        """Return (n, 5) float32 [class, cx, cy, w, h] of a sample, normalised to its output."""
+        """Return the labels of a sample, (n, 5) float32 [class, cx, cy, w, h], normalised to its output."""
         parts = [self._view_labels(view) for view in plan.views]
         rows = np.concatenate(parts) if len(parts) > 1 else parts[0]
         width, height = plan.output_wh
@@ -226,7 +226,7 @@ class SampleDraws:
         return View(tuple(sources), tuple(placed), canvas_wh, output_wh, matrix, draw.scale, clip_labels)
 
     def _with_pasted(self, rng: np.random.Generator, view: View) -> View:
-        """Return the view with objects pasted on its canvas, if the augmentation asks for that."""
+        """Apply copy-paste to the view, if it is enabled."""
         if not self._augment.copy_paste:
             return view
         pasted = choose_pasted(
@@ -268,7 +268,7 @@ class SampleDraws:
 
 @dataclass(frozen=True)
 class LetterboxedImage:
-    """One image in a letterbox: where it lies, and the numbers that lead back to the file's own pixels.
+    """An image in a letterbox, with the parameters to map back to the file's pixels.
 
     Attributes:
         placement: on a canvas of the size of the letterbox.
@@ -282,7 +282,7 @@ class LetterboxedImage:
 
 
 def letterboxed(image_wh: Size, output_wh: Size, *, image_px: int, enlarge: bool = True) -> LetterboxedImage:
-    """Plan an image scaled so that its long side is `image_px`, then centred in the output with a grey border.
+    """Scale an image so that its long side is `image_px`, and centre it in the output with a grey border.
 
     Args:
         image_wh: px of the file.
@@ -334,7 +334,7 @@ def flip_labels(labels: np.ndarray, *, up_down: bool = False, left_right: bool =
 
 
 def enlarged(plan: SamplePlan, factor: int) -> SamplePlan:
-    """Return the same sample rendered at a multiple of its size."""
+    """Return the same sample at a multiple of its size."""
     zoom = np.diag((factor, factor, 1.0))
     views = tuple(
         replace(

@@ -1,4 +1,4 @@
-"""The random affine or perspective map of an augmentation, and what it does to boxes and polygons.
+"""The random affine or perspective transform of an augmentation, and its effect on boxes and polygons.
 
 Coordinates are continuous: pixel (i, j) covers [j, j + 1) x [i, i + 1), so a box moves exactly as its pixels do.
 """
@@ -14,7 +14,7 @@ from pipelines.augmentation import boxes
 
 @dataclass(frozen=True)
 class ViewDraw:
-    """One draw of the random view.
+    """Parameters of a random transform.
 
     Attributes:
         perspective_x, perspective_y: entries of the last matrix row, per px.
@@ -35,9 +35,9 @@ class ViewDraw:
 
 
 def view_matrix(draw: ViewDraw, *, canvas_wh: tuple[int, int]) -> np.ndarray:
-    """Return (3, 3) float64 map from canvas px to output px: centre, perspective, rotate and scale, shear, translate.
+    """Return the transform from canvas px to output px, (3, 3) float64.
 
-    Source: the order of YOLOv5's random perspective.
+    The order is that of YOLOv5's random perspective: centre, perspective, rotation and scale, shear, translation.
     """
     centre = np.eye(3)
     centre[:2, 2] = -canvas_wh[0] / 2, -canvas_wh[1] / 2
@@ -54,7 +54,7 @@ def view_matrix(draw: ViewDraw, *, canvas_wh: tuple[int, int]) -> np.ndarray:
 
 
 def is_axis_aligned(matrix: np.ndarray) -> bool:
-    """Return whether the map only scales and shifts, so that upright rectangles stay upright rectangles."""
+    """Return whether the transform only scales and translates."""
     return bool(matrix[0, 1] == 0 and matrix[1, 0] == 0 and matrix[2, 0] == 0 and matrix[2, 1] == 0)
 
 

@@ -1,4 +1,4 @@
-"""Fitting an image into a given rectangle with a border, the way back for boxes, and shapes of rectangular batches."""
+"""Letterboxing of images, its inverse for boxes, and the shapes of rectangular batches."""
 
 import math
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import numpy as np
 from pipelines.augmentation import boxes
 
 BORDER_GREY = 114
-"""Value of all three channels where an image does not reach."""
+"""Value of all three channels of the border."""
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """The place of an image in its letterboxed form.
+    """The position of an image in its letterbox.
 
     Attributes:
         output_hw: px of the result.
@@ -41,16 +41,16 @@ def letterbox(
 
     Args:
         image_hw, target_hw: px, height first.
-        minimum_border: give only as much border as makes both sides multiples of `stride`.
-        stretch: fill the target, whatever that does to the aspect ratio (`minimum_border` goes first).
-        enlarge: small images may grow; otherwise they are only surrounded.
+        minimum_border: add only as much border as is needed to make both sides multiples of `stride`.
+        stretch: fill the target without keeping the aspect ratio (`minimum_border` takes precedence).
+        enlarge: whether small images are enlarged; otherwise they only get a larger border.
         stride: see `minimum_border`.
     """
     ratio = min(target_hw[0] / image_hw[0], target_hw[1] / image_hw[1])
     if not enlarge:
         ratio = min(ratio, 1.0)
     ratio_wh = (ratio, ratio)
-    # At least one px, however thin the image is.
+    # At least 1 px, even for very thin images.
     width, height = max(round(image_hw[1] * ratio), 1), max(round(image_hw[0] * ratio), 1)
     border_w, border_h = target_hw[1] - width, target_hw[0] - height
     if minimum_border:
@@ -77,7 +77,7 @@ def unletterbox_boxes(
     to_hw: tuple[int, int],
     ratio_pad: tuple[float, tuple[float, float]] | None = None,
 ) -> np.ndarray:
-    """Return the boxes found in a letterboxed image, in px of the original image and clipped to it.
+    """Map boxes from a letterboxed image to the original image, and clip them to it.
 
     Args:
         boxes_xyxy: (n, 4) px of the letterboxed image.
@@ -104,7 +104,7 @@ def long_side_size(image_wh: tuple[int, int], image_px: int) -> tuple[int, int]:
 def rectangular_batches(
     sizes_wh: np.ndarray, *, batch_size: int, image_px: int, stride: int, pad_strides: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Group images of like shape, so that a batch needs little border.
+    """Group images with similar aspect ratios, so that batches need little border.
 
     Args:
         sizes_wh: (n, 2) px.

@@ -1,4 +1,4 @@
-"""Where the tiles of a mosaic lie: four around a random centre, or nine around one image."""
+"""Layout of mosaics: four tiles around a random centre, or nine around one image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Rectangle = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Tile:
-    """The place of one scaled image on a canvas.
+    """The position of a scaled image on a canvas.
 
     Attributes:
         size_wh: px of the scaled image.
@@ -29,7 +29,7 @@ class Tile:
 
 
 def place(size_wh: Size, offset_xy: tuple[int, int], canvas_wh: Size) -> Tile:
-    """Lay an image down and cut off what overhangs the canvas."""
+    """Place an image and clip it to the canvas."""
     left, top = min(max(offset_xy[0], 0), canvas_wh[0]), min(max(offset_xy[1], 0), canvas_wh[1])
     right = max(left, min(offset_xy[0] + size_wh[0], canvas_wh[0]))
     bottom = max(top, min(offset_xy[1] + size_wh[1], canvas_wh[1]))

@@ -1,4 +1,4 @@
-"""What has to be known to make a batch: rectangles, blends, colours and labels, but no pixels yet."""
+"""Plans of batches: rectangles, blending, colours and labels, without pixels."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from pipelines.augmentation.rendering import ViewRender
 
 @dataclass(frozen=True)
 class Finish:
-    """The final operations on one drawn view.
+    """The final operations on a view after drawing.
 
     Attributes:
-        partner: number of the view of the same batch to blend it with; None if it stays alone.
+        partner: index of the view of the same batch to blend it with, or None.
         mix_ratio: its share of the blend.
         hsv_gains: factors of hue, saturation, value; None leaves colours alone.
     """
@@ -24,7 +24,7 @@ class Finish:
 
 @dataclass(frozen=True)
 class FileGeometry:
-    """The mapping from one file to one image of a validation batch.
+    """The mapping from an image file to its image in a validation batch.
 
     Attributes:
         original_hw: px of the file, upright.
@@ -39,7 +39,7 @@ class FileGeometry:
 
 @dataclass(frozen=True)
 class Picture:
-    """One drawn picture and its place in a batch.
+    """A picture to draw, and its position in a batch.
 
     Attributes:
         views: one, or two to be blended.
@@ -63,10 +63,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """All that has to be known to make one batch.
+    """The plan of a batch.
 
     Attributes:
-        pictures: what to draw.
+        pictures: the pictures to draw.
         shape_hw: px of the batch images.
         labels, indices, geometry: see `pipelines.batches.Batch`.
     """
@@ -91,7 +91,7 @@ class BatchPlan:
 
     @property
     def sources(self) -> list[int]:
-        """Numbers of all images that are looked at, each once."""
+        """Indices of all images needed, without duplicates."""
         return list(dict.fromkeys(tile.source for view in self.views for tile in view.tiles))
 
     @property
@@ -100,5 +100,5 @@ class BatchPlan:
         return (len(self.indices), 3, *self.shape_hw)
 
     def empty_images(self) -> np.ndarray:
-        """Return (B, 3, H, W) uint8, not yet written."""
+        """Return an uninitialised array (B, 3, H, W) uint8."""
         return np.empty(self.images_shape, np.uint8)

@@ -1,4 +1,4 @@
-"""From the plan of a sample to rectangles of pixels: which part of which file is decoded, resized and put where."""
+"""Rendering instructions for a sample: which part of which file is decoded, resized and placed where."""
 
 import math
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ YOLOv5 samples always, but in two steps (file to image size, then the random sca
 
 @dataclass(frozen=True)
 class TileRender:
-    """One piece of an image on its way to a canvas; positions are row, column in px.
+    """A part of an image to place on a canvas; positions are (row, column) in px.
 
     Attributes:
         source: image number.
-        crop_start, crop_shape: part of the image that is decoded; it holds all pixels the resampling looks at.
+        crop_start, crop_shape: part of the image to decode, with all pixels that the resampling needs.
         region_start, region_end: part of the crop that is resized, fractional; start > end mirrors that axis.
         shape: px it becomes.
         anchor: canvas position of its top left pixel.
@@ -44,7 +44,7 @@ class TileRender:
 
     @property
     def filter(self) -> Filter:
-        """The filter with which our kernel resamples it."""
+        """The resampling filter of the plugin's kernel."""
         if self.by_area:
             return "area"
         return "triangle" if self.shrinks else "linear"
@@ -63,7 +63,7 @@ class TileRender:
 
 @dataclass(frozen=True)
 class ViewRender:
-    """A grey canvas with tiles, later ones on top, and how it is warped if it is.
+    """A grey canvas with tiles, later ones on top, and its warp.
 
     Attributes:
         tiles: those that can be seen.
@@ -81,7 +81,7 @@ class ViewRender:
 
 
 def flip_matrix(output_wh: Size, *, up_down: bool, left_right: bool) -> np.ndarray:
-    """Return (3, 3) map that mirrors an output in place."""
+    """Return the (3, 3) transform that mirrors an output."""
     matrix = np.eye(3)
     if left_right:
         matrix[0] = -1.0, 0.0, output_wh[0]
@@ -91,10 +91,10 @@ def flip_matrix(output_wh: Size, *, up_down: bool, left_right: bool) -> np.ndarr
 
 
 def render_sample(plan: SamplePlan, sizes: Sequence[Size], *, warp: bool) -> tuple[ViewRender, ...]:
-    """Return how to draw each view of a sample, flips included.
+    """Return the rendering of each view of a sample, including flips.
 
     Args:
-        plan: what to draw.
+        plan: the sample.
         sizes: width and height of all images.
         warp: draw the canvas and warp it; otherwise tiles go straight to the output, which needs axis-aligned views
             without copy-paste and gives the same picture with a single resampling.
@@ -142,7 +142,7 @@ def _visible_canvas(back: np.ndarray, view: View) -> Rectangle:
         return 0, 0, view.canvas_wh[0], view.canvas_wh[1]
     seen = geometry.map_points(back, corners)
     low, high = np.floor(seen.min(axis=0)) - 1, np.ceil(seen.max(axis=0)) + 1
-    # At least one pixel, even if the output shows nothing but border.
+    # At least one pixel, even if the output shows only border.
     left, top = (int(min(max(low[axis], 0), view.canvas_wh[axis] - 1)) for axis in range(2))
     right, bottom = (int(max(min(high[axis], view.canvas_wh[axis]), (left, top)[axis] + 1)) for axis in range(2))
     return left, top, right, bottom
@@ -151,7 +151,7 @@ def _visible_canvas(back: np.ndarray, view: View) -> Rectangle:
 def _tile(
     source: int, placed: Tile, image_wh: Size, matrix: np.ndarray, output_wh: Size, *, by_area: bool = False
 ) -> TileRender | None:
-    """Return the tile that a placed image becomes under a map that only scales and shifts; None if nothing is seen."""
+    """Return the tile of a placed image under an axis-aligned transform; None if it is not visible."""
     axes = [_axis(placed, axis, image_wh[axis], matrix, output_wh[axis]) for axis in (1, 0)]
     if axes[0] is None or axes[1] is None:
         return None
@@ -193,7 +193,7 @@ def _axis(placed: Tile, axis: int, image_side: int, matrix: np.ndarray, output_s
 
 
 def placed_image(source: int, placed: Tile, image_wh: Size, output_wh: Size, *, by_area: bool = False) -> ViewRender:
-    """Render one image where it was placed, on a canvas that is the output; `by_area`: see `TileRender`."""
+    """Render an image at its position directly on the output; for `by_area` see `TileRender`."""
     tile = _tile(source, placed, image_wh, np.eye(3), output_wh, by_area=by_area)
     assert tile is not None, "a letterboxed image is always seen"
     output_hw = (output_wh[1], output_wh[0])

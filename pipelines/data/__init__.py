@@ -1,1 +1,1 @@
-"""What lies on the disk: data sets, their images and labels, and what is wrong with them."""
+"""Data sets on disk: yaml files, images, labels, downloads, and problems with them."""

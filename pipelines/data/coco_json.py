@@ -1,4 +1,4 @@
-"""COCO detection json as a source of images and labels."""
+"""COCO detection json files as sources of images and labels."""
 
 import json
 import os
@@ -22,11 +22,11 @@ _DISTANCES_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class CocoImage:
-    """One entry of `images` with its annotations.
+    """An image entry with its annotations.
 
     Attributes:
-        path: where the image is expected.
-        width, height: size in px that the annotations refer to.
+        path: expected path of the image.
+        width, height: image size in px according to the json.
         labels: normalised rows; boxes are clipped to the image.
     """
 
@@ -38,7 +38,7 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoFile:
-    """All images of a COCO json, what is wrong in it, and its classes in the order that class indices count them."""
+    """The images and problems of a COCO json, and its class names by class index."""
 
     images: tuple[CocoImage, ...]
     class_names: tuple[str, ...]
@@ -52,19 +52,19 @@ class _BadEntryError(Exception):
 
 
 def is_coco_file(source: Path) -> bool:
-    """Return whether a source of images is a COCO json, by its ending."""
+    """Return whether a source is a COCO json, by its suffix."""
     return source.suffix.lower() == ".json"
 
 
 def read_coco(path: Path, class_names: Sequence[str] = ()) -> CocoFile:
     """Read a COCO detection json.
 
-    Classes are matched by name with `class_names`; without those the categories count in the order of their ids, as
-    YOLO versions of COCO do. Crowd regions (`iscrowd`) are left out and counted. Boxes come from `bbox`, polygons
-    from `segmentation`; the parts of one object are joined to a single polygon.
+    Classes are matched by name with `class_names`; without these, classes are numbered in the order of category ids, as
+    in YOLO versions of COCO. Crowd regions (`iscrowd`) are skipped and counted. Boxes are read from `bbox` and polygons
+    from `segmentation`; the parts of an object are joined to a single polygon.
 
     Raises:
-        ValueError: no COCO json, or a category that the data set does not name.
+        ValueError: the file is not a COCO json, or a category is not among the data set's names.
         OSError: the file cannot be read.
     """
     document = _load(path)
@@ -78,12 +78,12 @@ def read_coco(path: Path, class_names: Sequence[str] = ()) -> CocoFile:
         try:
             crowd = _add_annotation(annotation, entries, classes, rows)
         except _BadEntryError as error:
-            text = f"annotation {_identity(annotation, position)}: {error}; left out"
+            text = f"annotation {_identity(annotation, position)}: {error}; skipped"
             problems.append(Problem(path, None, "error", text, error.code))
         else:
             crowds += crowd
     if crowds:
-        problems.append(Problem(path, None, "warning", f"{crowds} crowd regions left out", "coco"))
+        problems.append(Problem(path, None, "warning", f"{crowds} crowd regions skipped", "coco"))
     folder = _image_folder(path, [name for name, _, _ in entries.values()])
     images = tuple(
         CocoImage(folder / name, width, height, _label_rows(path, name, rows[key]))
@@ -96,12 +96,12 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(read_regular(path, max_bytes=MAX_FILE_BYTES))
     except NotReadableError as error:
-        raise ValueError(f"{printable(path)}: {error}; give a COCO json") from None
+        raise ValueError(f"{printable(path)}: {error}; expected a COCO json") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{printable(path)}: not readable as json: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{printable(path)}: invalid json: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise ValueError(
-            f"{printable(path)}: not a COCO json: a mapping with images, annotations, categories is needed"
+            f"{printable(path)}: not a COCO json: expected an object with images, annotations and categories"
         )
     return document
 
@@ -121,14 +121,14 @@ def _classes(path: Path, categories: list[Any], wanted: Sequence[str]) -> tuple[
         key, name = entry.get("id"), entry.get("name")
         if type(key) is not int or not isinstance(name, str) or key in by_id:
             raise ValueError(
-                f"{printable(path)}: category {category!r:.80}: a unique integer `id` and a `name` are needed"
+                f"{printable(path)}: category {category!r:.80}: must have a unique integer `id` and a `name`"
             )
         by_id[key] = name
     names = tuple(wanted) or tuple(by_id[key] for key in sorted(by_id))
     unknown = [name for name in by_id.values() if name not in names]
     if unknown or not names:
         text = f"category {unknown[0]!r} is not among the data set's names" if unknown else "no categories"
-        raise ValueError(f"{printable(path)}: {text}; correct `names` in the dataset yaml, or leave it out there")
+        raise ValueError(f"{printable(path)}: {text}; correct `names` in the dataset yaml, or remove it")
     return {key: names.index(name) for key, name in by_id.items()}, names
 
 
@@ -139,10 +139,10 @@ def _image_entries(path: Path, images: list[Any], problems: list[Problem]) -> di
         try:
             key, entry = _image_entry(image)
             if key in entries:
-                raise _BadEntryError("its id is taken by an earlier image")
+                raise _BadEntryError("duplicate id")
             entries[key] = entry
         except _BadEntryError as error:
-            text = f"image {_identity(image, position)}: {error}; left out"
+            text = f"image {_identity(image, position)}: {error}; skipped"
             problems.append(Problem(path, None, "error", text, error.code))
     return entries
 
@@ -157,13 +157,13 @@ def _image_entry(image: Any) -> tuple[Any, tuple[str, int, int]]:
         raise _BadEntryError("no `id`")
     name, width, height = image.get("file_name"), image.get("width"), image.get("height")
     if not isinstance(name, str) or not name or "\0" in name:
-        raise _BadEntryError(f"file_name {name!r:.80} is no file name")
+        raise _BadEntryError(f"file_name {name!r:.80} is not a file name")
     try:
         os.fsencode(name)
     except UnicodeEncodeError:
-        raise _BadEntryError(f"file_name {name!r:.80} is no file name") from None
+        raise _BadEntryError(f"file_name {name!r:.80} is not a file name") from None
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise _BadEntryError(f"file_name {name!r:.80} leaves the folder of images")
+        raise _BadEntryError(f"file_name {name!r:.80} is outside the image folder")
     sides = f"width {width!r:.20} and height {height!r:.20}"
     if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
         raise _BadEntryError(f"{sides} must be positive integers")
@@ -178,7 +178,7 @@ def _add_annotation(
     classes: dict[int, int],
     rows: dict[Any, list[tuple[np.ndarray, np.ndarray | None]]],
 ) -> bool:
-    """Append the annotation to its image's rows; return True if it is a crowd region, which is left out."""
+    """Append the annotation to its image's rows; return True if it is a crowd region, which is skipped."""
     if not isinstance(annotation, dict):
         raise _BadEntryError("not a mapping")
     image, category = annotation.get("image_id"), annotation.get("category_id")
@@ -197,10 +197,10 @@ def _add_annotation(
 
 def _numbers(values: Any) -> list[float]:
     if not isinstance(values, list):
-        raise _BadEntryError(f"{values!r:.60} is no list of numbers")
+        raise _BadEntryError(f"{values!r:.60} is not a list of numbers")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:  # NaN too
-            raise _BadEntryError(f"{value!r:.40} is no coordinate")
+            raise _BadEntryError(f"{value!r:.40} is not a valid coordinate")
     return [float(value) for value in values]
 
 
@@ -208,7 +208,7 @@ def _normalised_box(bbox: Any, width: int, height: int) -> tuple[float, float, f
     """Return [x, y, w, h] in px as centre, width and height relative to the image, clipped to it."""
     values = _numbers(bbox)
     if len(values) != 4:
-        raise _BadEntryError(f"bbox has {len(values)} numbers, x, y, width, height are needed")
+        raise _BadEntryError(f"bbox has {len(values)} numbers, expected x, y, width, height")
     x, y, box_width, box_height = values
     left, right = (min(max(edge / width, 0.0), 1.0) for edge in (x, x + box_width))
     top, bottom = (min(max(edge / height, 0.0), 1.0) for edge in (y, y + box_height))
@@ -218,14 +218,14 @@ def _normalised_box(bbox: Any, width: int, height: int) -> tuple[float, float, f
 
 
 def _polygon(segmentation: Any, width: int, height: int) -> np.ndarray | None:
-    """Return one normalised polygon (m, 2) around all parts; None for masks (run lengths) and missing ones."""
+    """Return one normalised polygon (m, 2) around all parts; None for run-length masks or if there is none."""
     if not isinstance(segmentation, list) or not segmentation:
         return None
     parts = []
     for part in segmentation:
         values = _numbers(part)
         if len(values) < 6 or len(values) % 2:
-            raise _BadEntryError(f"a polygon of {len(values)} numbers; 2 for each of >= 3 points are needed")
+            raise _BadEntryError(f"a polygon of {len(values)} numbers, expected 2 for each of at least 3 points")
         parts.append(np.array(values, np.float64).reshape(-1, 2) / (width, height))
     if sum(map(len, parts)) > MAX_POLYGON_POINTS:
         raise _BadEntryError(f"a polygon of more than {MAX_POLYGON_POINTS} points")
@@ -233,7 +233,7 @@ def _polygon(segmentation: Any, width: int, height: int) -> np.ndarray | None:
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Return one closed outline that visits every part, walking there and back where the parts are nearest."""
+    """Join the parts to one closed outline, connected at their nearest points."""
     ring = parts[0]
     for part in parts[1:]:
         here, there = _nearest(ring, part)
@@ -242,10 +242,7 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _nearest(ring: np.ndarray, part: np.ndarray) -> tuple[int, int]:
-    """Return the numbers of the two points that are nearest; of equally near ones the first.
-
-    All distances never exist at once.
-    """
+    """Return the indices of the two nearest points, the first on ties; memory use is linear."""
     rows = max(1, _DISTANCES_AT_ONCE // len(part))
     least, found = np.inf, (0, 0)
     for start in range(0, len(ring), rows):
@@ -258,7 +255,7 @@ def _nearest(ring: np.ndarray, part: np.ndarray) -> tuple[int, int]:
 
 def _label_rows(path: Path, name: str, rows: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> LabelRows:
     if len(rows) > MAX_ROWS:
-        text = f"{printable(name)}: {len(rows)} boxes, at most {MAX_ROWS} are supported; image left out"
+        text = f"{printable(name)}: {len(rows)} boxes, at most {MAX_ROWS} are supported; image skipped"
         return unusable_labels(path, text)
     boxes = np.array([row for row, _ in rows], np.float32).reshape(-1, 5)
     if all(polygon is None for _, polygon in rows):
@@ -267,7 +264,7 @@ def _label_rows(path: Path, name: str, rows: Sequence[tuple[np.ndarray, np.ndarr
 
 
 def _image_folder(path: Path, names: Iterable[str]) -> Path:
-    """Return the folder that holds the first image that is found; COCO jsons name files without their folder."""
+    """Return the image folder: the first candidate that contains one of the images."""
     split = path.stem.rpartition("_")[2]  # instances_val2017.json -> val2017
     above = path.parent.parent
     candidates = [above / "images" / split, above / split, above / "images", path.parent, above]

@@ -1,4 +1,4 @@
-"""Columns of an index: sequences with one entry per image, kept in a few flat arrays rather than an object for each."""
+"""Columns of an index: sequences with an entry per image, stored in a few flat arrays to save memory."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ Entry = TypeVar("Entry")
 
 
 class Column(Sequence[Entry]):
-    """One entry per image, made when it is asked for."""
+    """A sequence with an entry per image, created on access."""
 
     @abstractmethod
     def entry(self, number: int) -> Entry:
@@ -38,7 +38,7 @@ class Column(Sequence[Entry]):
 
 
 class ValueColumn(Column[Entry]):
-    """Equal to any sequence with equal entries."""
+    """A column that compares equal to any sequence with equal entries."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
@@ -49,7 +49,7 @@ class ValueColumn(Column[Entry]):
 
 
 class ImagePaths(ValueColumn[Path]):
-    """Paths, kept as text.
+    """Paths, stored as strings.
 
     Attributes:
         texts: one per image.
@@ -72,12 +72,12 @@ class ImagePaths(ValueColumn[Path]):
 
     @property
     def names(self) -> list[str]:
-        """The last part of each path."""
+        """The name of each file."""
         return [text.rpartition("/")[2] for text in self.texts]
 
 
 class ImageFormats(ValueColumn[ImageFormat]):
-    """Formats, of which a data set has few that differ in more than the size of the file.
+    """Image formats, stored as codes; few differ in more than the file size.
 
     Attributes:
         distinct: the different ones, their `file_bytes` being 0.
@@ -131,12 +131,12 @@ class ImageFormats(ValueColumn[ImageFormat]):
         return np.bincount(self.codes, minlength=len(self.distinct))
 
     def where(self, holds: Callable[[ImageFormat], bool]) -> npt.NDArray[np.bool_]:
-        """Return (n,) whether a predicate holds for each format; it must not depend on `file_bytes`."""
+        """Return whether a predicate, which must not depend on `file_bytes`, holds for each format, (n,) bool."""
         return np.array([holds(form) for form in self.distinct], bool)[self.codes]
 
 
 class _Groups(Column[Entry]):
-    """A group of parts per image, all parts in one sequence.
+    """A group of parts per image, with all parts in one sequence.
 
     Attributes:
         ends: (n + 1,) int64; image i has the parts from `ends[i]` to `ends[i + 1]`.
@@ -152,7 +152,7 @@ class _Groups(Column[Entry]):
         """
         self.ends = np.concatenate(([0], np.cumsum(np.asarray(counts, np.int64))))
         if self.ends[-1] != total:
-            raise ValueError(f"its parts do not fit together: {total} entries, {self.ends[-1]} are counted")
+            raise ValueError(f"inconsistent parts: {total} entries, but counts add up to {self.ends[-1]}")
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -164,10 +164,10 @@ class _Groups(Column[Entry]):
 
 
 class RowGroups(_Groups[np.ndarray]):
-    """An array of rows per image, all in one array; entries are views.
+    """An array of rows per image, stored in one array; entries are views.
 
     Attributes:
-        rows: (all, columns) those of all images together.
+        rows: (total, columns), the rows of all images.
     """
 
     def __init__(self, rows: np.ndarray, counts: npt.ArrayLike) -> None:
@@ -200,7 +200,7 @@ class RowGroups(_Groups[np.ndarray]):
 
 
 class Polygons(_Groups[tuple[np.ndarray, ...]]):
-    """Some polygons per image, all points in one array; polygons are views.
+    """Polygons per image, with all points in one array; polygons are views.
 
     Attributes:
         points: of each polygon (m, 2), those of all images together.
@@ -236,7 +236,7 @@ class Polygons(_Groups[tuple[np.ndarray, ...]]):
 
 
 class ImageSizes(ValueColumn[tuple[int, int]]):
-    """Width and height of each image in px, as Python's integers."""
+    """Width and height of each image in px, as Python integers."""
 
     def __init__(self, sizes: np.ndarray) -> None:
         """

@@ -1,4 +1,4 @@
-"""What a data set lacks of which only a part was fetched or copied, seen without reading all of it."""
+"""Detection of incomplete data sets, as after an interrupted copy, without reading all files."""
 
 import os
 from pathlib import Path
@@ -10,12 +10,12 @@ _MAX_LIST_BYTES = 1 << 30
 
 
 def missing_part(source: Path) -> Path | None:
-    """Return the first part of a split that is not there: images, or the folder of their labels; None if all is there.
+    """Return the first missing part of a split, images or label folder; None if it is complete.
 
-    Only the first image is looked for, and one label file of any image.
+    Only the first image and one label file are checked.
 
     Args:
-        source: a folder of images with none below it, or a txt list.
+        source: a folder of images without subfolders, or a txt list.
     Raises:
         OSError: it cannot be read.
     """

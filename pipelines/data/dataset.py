@@ -1,4 +1,4 @@
-"""Dataset yaml files in YOLOv5's form: where the images of each split are, and what the classes are called."""
+"""Dataset yaml files in YOLOv5's format: image sources of each split, and class names."""
 
 import fcntl
 import logging
@@ -33,11 +33,10 @@ class Dataset:
     Attributes:
         name: the yaml's name without its extension.
         file: the yaml.
-        root: the folder that relative sources were found in.
-        train, val, test: sources of images: folders, txt lists of images, COCO json files; empty where the split is
-            not there.
-        class_names: one per class; empty if the yaml names none (only with COCO json, which names them itself).
-        absent: why a split has no sources.
+        root: the folder in which relative sources were found.
+        train, val, test: image sources: folders, txt lists of images, COCO json files; empty for a missing split.
+        class_names: class names; empty if the yaml has none, which is only allowed with COCO json.
+        absent: for each missing split, the reason.
     """
 
     name: str
@@ -53,7 +52,7 @@ class Dataset:
         """Return the sources of a split.
 
         Raises:
-            ValueError: the data set has no such split, or its images are missing.
+            ValueError: the split or its images are missing.
         """
         if name in self.absent:
             raise ValueError(self.absent[name])
@@ -61,41 +60,41 @@ class Dataset:
         return sources
 
     def repeated_name(self) -> str:
-        """Return one sentence if two classes have one name, which only their numbers tell apart then; "" otherwise."""
+        """Return a description of two classes with the same name; "" if there are none."""
         first: dict[str, int] = {}
         for number, name in enumerate(self.class_names):
             if first.setdefault(name, number) != number:
-                return f"classes {first[name]} and {number} are both called {name!r}; they count as two, rename one"
+                return f"classes {first[name]} and {number} have the same name {name!r}; rename one"
         return ""
 
 
 def is_coco_2017(sources: Sequence[Path]) -> bool:
-    """Return whether sources of a split are the lists of COCO 2017, which lie in a folder `coco`."""
+    """Return whether the sources of a split are the lists of COCO 2017 in a folder `coco`."""
     return any(source.parent.name == "coco" and source.name.endswith("2017.txt") for source in sources)
 
 
 def shipped_names() -> tuple[str, ...]:
-    """Return the names that `load_dataset` knows without a file."""
+    """Return the names of the shipped and built-in data sets."""
     return (*sorted(file.name for file in _SHIPPED.glob("*.yaml")), SHAPES_NAME)
 
 
 def load_dataset(
     path_or_name: str | Path, *, require: Sequence[Split] = ("train", "val"), allow_download: bool = False
 ) -> Dataset:
-    """Read a dataset yaml, one of the shipped ones, or make the built-in data set `shapes`.
+    """Load a dataset yaml by path or shipped name, or create the built-in data set `shapes`.
 
-    A relative `path` is looked for beside the yaml, then in the current folder (YOLOv5 looks in the current folder
-    only); for a shipped yaml in the current folder and in `datasets/` there, which it is fetched into. `download` is
-    fetched only if that is allowed and a required split is missing, see `pipelines.data.download`.
+    A relative `path` is resolved from the yaml's folder, then from the current one (in YOLOv5 only from the current
+    one); for a shipped yaml, from the current folder and its subfolder `datasets/`, which downloads go to. `download`
+    is used only if it is allowed and a required split is missing, see `pipelines.data.download`.
 
     Args:
         path_or_name: a yaml file, or one of `shipped_names()` if there is no such file.
-        require: splits that must be there.
-        allow_download: fetch what is missing from the yaml's addresses, if their checksums are given.
+        require: splits that must exist.
+        allow_download: whether to download missing data from the yaml's URLs, which must have checksums.
     Raises:
-        ValueError: the yaml is broken, contradicts itself, a required split is missing, or one of a shipped data set is
-            incomplete; names file, line, column.
-        OSError: no such file.
+        ValueError: the yaml is invalid or inconsistent, or a required split is missing or incomplete; names file, line
+            and column.
+        OSError: there is no such file.
     """
     file = _find_file(path_or_name)
     shipped = file.parent == _SHIPPED
@@ -129,7 +128,7 @@ def load_dataset(
 def _find_file(path_or_name: str | Path) -> Path:
     path = with_home(path_or_name)
     if os.path.isdir(path):
-        raise ValueError(f"{printable(path)}: a folder; give the dataset yaml (path, train, val, names)")
+        raise ValueError(f"{printable(path)}: is a folder; give a dataset yaml (path, train, val, names)")
     if os.path.exists(path):
         return Path(os.path.abspath(path))
     if str(path_or_name) == SHAPES_NAME:
@@ -138,7 +137,7 @@ def _find_file(path_or_name: str | Path) -> Path:
         if path.parent == Path() and (_SHIPPED / name).is_file():
             return _SHIPPED / name
     raise FileNotFoundError(
-        f"{printable(path)}: no such dataset yaml; give the path of one, or one of {', '.join(shipped_names())}"
+        f"{printable(path)}: no such dataset yaml; give a path, or one of {', '.join(shipped_names())}"
     )
 
 
@@ -157,7 +156,7 @@ def _path(yaml: YamlFile, *key: Any) -> Path:
 
 
 def _roots(yaml: YamlFile, shipped: bool) -> list[Path]:
-    """Return the folders that a relative source may be in, best first."""
+    """Return the folders to resolve relative sources from, in order of precedence."""
     stated = _path(yaml, "path") if yaml.data.get("path") is not None else Path()
     if stated.is_absolute():
         return [stated]
@@ -170,11 +169,11 @@ def _roots(yaml: YamlFile, shipped: bool) -> list[Path]:
 
 
 def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...] | str:
-    """Return the split's sources, or the sentence why there are none."""
+    """Return the sources of a split, or the reason why there are none."""
     value = yaml.data.get(split)
     if value is None or value in ("", []):
         keys = ", ".join(str(key) for key in yaml.data)
-        return f"{printable(yaml.path)}: no `{split}`: name a folder, txt list or COCO json (keys found: {keys})"
+        return f"{printable(yaml.path)}: no `{split}`: add a folder, txt list or COCO json (keys found: {keys})"
     keys_of_entries = [(split, i) for i in range(len(value))] if isinstance(value, list) else [(split,)]
     sources = []
     for key in keys_of_entries:
@@ -182,20 +181,20 @@ def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...
         source = next((path for path in tried if os.path.exists(path)), None)
         if source is None:
             places = ", ".join(printable(path) for path in tried)
-            return f"{yaml.where(*key)}: {split}: nothing at {places}; {download_hint(yaml)}"
+            return f"{yaml.where(*key)}: {split}: not found at {places}; {download_hint(yaml)}"
         sources.append(source)
     return tuple(sources)
 
 
 def _require_whole(yaml: YamlFile, found: Mapping[Split, tuple[Path, ...] | str], roots: Sequence[Path]) -> None:
-    """Refuses a shipped data set of which a part is missing, before anything is fetched that could not be put there.
+    """Refuse an incomplete shipped data set, before downloading anything.
 
     Args:
-        yaml: the shipped one.
-        found: sources of the splits that are needed, or the sentence why there are none.
-        roots: folders that may hold a part.
+        yaml: the shipped yaml.
+        found: sources of the required splits, or the reason why there are none.
+        roots: folders that may contain a part of the data set.
     Raises:
-        ValueError: says what is missing.
+        ValueError: names the missing part.
     """
     for split, sources in found.items():
         if isinstance(sources, str):
@@ -209,7 +208,7 @@ def _require_whole(yaml: YamlFile, found: Mapping[Split, tuple[Path, ...] | str]
 
 
 def _missing_beside_a_part(yaml: YamlFile, split: Split, roots: Sequence[Path]) -> Path | None:
-    """Return the first source that is missing in a folder which has something else of the data set."""
+    """Return the first missing source in a folder that contains another part of the data set."""
     value = yaml.data[split]
     names = value if isinstance(value, list) else [value]
     root = next((root for root in roots if any((root / part).exists() for part in (*_PARTS, *names))), None)
@@ -220,17 +219,17 @@ def _candidates(path: Path, roots: list[Path]) -> list[Path]:
     if path.is_absolute():
         return [Path(os.path.abspath(path))]
     candidates = [root / path for root in roots]
-    if path.parts[:1] == ("..",):  # exports of Roboflow say ../train/images for a folder beside the yaml
+    if path.parts[:1] == ("..",):  # Roboflow's exports use ../train/images for a folder next to the yaml
         candidates += [root.joinpath(*path.parts[1:]) for root in roots]
     return list(dict.fromkeys(Path(os.path.abspath(candidate)) for candidate in candidates))
 
 
 def _download(yaml: YamlFile, roots: list[Path], require: Sequence[Split], *, shipped: bool) -> None:
-    """Fetch the yaml's archives into the data set's folder, if it names any; one process does, others wait for it."""
+    """Download the yaml's archives, if any, into the data set's folder; concurrent processes wait for one of them."""
     wanted = archives(yaml)
     if not wanted:
         return
-    # A shipped yaml's first folder is YOLOv5's, beside the current one; only below the current one it is surely ours.
+    # A shipped yaml's first folder is YOLOv5's ../datasets, which may belong to others, so the last one is used.
     root, homes = (roots[-1], [Path.cwd()]) if shipped else (roots[0], [yaml.path.parent, Path.cwd()])
     with _only_one(root.parent):
         if not any(isinstance(_sources(yaml, split, roots), str) for split in require):
@@ -239,17 +238,17 @@ def _download(yaml: YamlFile, roots: list[Path], require: Sequence[Split], *, sh
     _log.info("Unpacked %d files into %s", len(done.unpacked.files), printable(root))
     if left := done.unpacked.left_out:
         _log.warning(
-            "%d files are no images, labels or texts, or hidden, and were left in the archive; the first is %s",
+            "Skipped %d hidden files or files other than images, labels and texts; the first is %s",
             len(left),
             printable(left[0]),
         )
     if done.problems:
-        _log.warning("%d annotations could not be used; the first: %s", len(done.problems), done.problems[0])
+        _log.warning("Skipped %d invalid annotations; first: %s", len(done.problems), done.problems[0])
 
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in here for that folder or, where it is missing, the nearest above it."""
+    """Hold an exclusive lock on the folder or, if it does not exist, on its nearest existing parent."""
     there = next(path for path in (folder, *folder.parents) if path.is_dir())
     handle = os.open(there, os.O_RDONLY)
     try:
@@ -265,13 +264,11 @@ def _class_names(yaml: YamlFile, *, optional: bool) -> tuple[str, ...]:
         raise ValueError(f"{yaml.where('nc')}: nc must be an integer from 1 to {MAX_CLASSES}, found {count!r}")
     if names is None:
         if count is None and not optional:
-            raise ValueError(f"{printable(yaml.path)}: neither `names` nor `nc`: list the class names under `names`")
+            raise ValueError(f"{printable(yaml.path)}: has neither `names` nor `nc`; list the classes in `names`")
         return tuple(f"class{index}" for index in range(count or 0))
     listed = _listed_names(yaml, names)
     if count is not None and count != len(listed):
-        raise ValueError(
-            f"{yaml.where('nc')}: nc is {count}, but names lists {len(listed)} classes; correct one of them"
-        )
+        raise ValueError(f"{yaml.where('nc')}: nc is {count}, but names has {len(listed)} classes; correct one of them")
     return listed
 
 
@@ -281,25 +278,25 @@ def _listed_names(yaml: YamlFile, names: Any) -> tuple[str, ...]:
     elif isinstance(names, dict):
         for key in names:
             if type(key) is not int:
-                raise ValueError(f"{yaml.where('names', key)}: names: {key!r:.60} is no class index; count 0, 1, 2 ...")
+                raise ValueError(f"{yaml.where('names', key)}: names: {key!r:.60} is not a class index (0, 1, 2 ...)")
             if key < 0:
                 raise ValueError(f"{yaml.where('names', key)}: names: class {key} is negative; classes count from 0")
         keys = sorted(names)
     else:
         raise ValueError(f"{yaml.where('names')}: names must be a list or `index: name` lines, found {names!r:.60}")
     if not 1 <= len(keys) <= MAX_CLASSES:
-        raise ValueError(f"{yaml.where('names')}: {len(keys)} class names; 1 to {MAX_CLASSES} are possible")
+        raise ValueError(f"{yaml.where('names')}: {len(keys)} class names; must be 1 to {MAX_CLASSES}")
     missing = next((index for index, key in enumerate(keys) if index != key), None)
     if missing is not None:
-        raise ValueError(f"{yaml.where('names')}: names has no class {missing}; indices must run 0 to {len(keys) - 1}")
+        raise ValueError(f"{yaml.where('names')}: names has no class {missing}; indices must be 0 to {len(keys) - 1}")
     return tuple(_one_name(yaml, key) for key in keys)
 
 
 def _one_name(yaml: YamlFile, key: int) -> str:
-    """Return the name as written: `no` and `007` are names, although yaml has values for them."""
+    """Return the name as written, because yaml would convert names such as `no` and `007`."""
     text = yaml.scalar_text("names", key)
     if not text or not text.isprintable():
         raise ValueError(
-            f"{yaml.where('names', key)}: class {key} needs a printable name, found {yaml.data['names'][key]!r:.60}"
+            f"{yaml.where('names', key)}: class {key} must have a printable name, found {yaml.data['names'][key]!r:.60}"
         )
     return text

@@ -1,9 +1,9 @@
-"""The `download` entry of a dataset yaml: addresses with their SHA-256, fetched only when asked for; never a script.
+"""The `download` entry of a dataset yaml: URLs with SHA-256, downloaded only on request; scripts are refused.
 
     download: {url: https://example.org/set.zip, sha256: 9f86...}
 
-or a list of those. Optional in each: `bytes`, the size of the archive; `licence`, shown before it is fetched; `into`,
-the folder of the data set that it belongs into; `form: voc` for Pascal VOC's archives, which become YOLO labels.
+or a list of these. Optional keys are `bytes`, the size of the archive; `licence`, shown before the download; `into`,
+the target folder in the data set; and `form: voc` for Pascal VOC's archives, which are converted to YOLO labels.
 Archives are unpacked by `pipelines.data.unpack`.
 """
 
@@ -31,15 +31,15 @@ _SHOWN_LINES = 4
 
 @dataclass(frozen=True)
 class Archive:
-    """One file to fetch.
+    """An archive to download.
 
     Attributes:
-        url, sha256: its address and its SHA-256 in hexadecimal.
-        place: where the yaml says so.
-        bytes: its size, where the yaml tells it.
-        licence: the terms of what is in it, where the yaml tells them.
-        into: folder of the data set that it is unpacked into; "" for the data set's own.
-        is_voc: it is one of Pascal VOC's, to be converted.
+        url, sha256: URL and hexadecimal SHA-256.
+        place: file, line and column of the yaml entry.
+        bytes: size in bytes, if known.
+        licence: licence of the content, if known.
+        into: target folder in the data set; "" for the data set's own folder.
+        is_voc: whether it is a Pascal VOC archive to convert.
     """
 
     url: str
@@ -52,10 +52,10 @@ class Archive:
 
 
 def archives(yaml: YamlFile) -> tuple[Archive, ...]:
-    """Return the archives that a yaml names; none if it has no `download`.
+    """Return the archives in a yaml's `download` entry.
 
     Raises:
-        ValueError: a script, or an address without its checksum.
+        ValueError: the entry is a script, or has a URL without a checksum.
     """
     value = yaml.data.get("download")
     if value is None or value in ("", []):
@@ -72,11 +72,11 @@ def _archive(yaml: YamlFile, key: tuple[Any, ...], entry: Any) -> Archive:
         what = "an address without its checksum" if is_address else "a script or a description, which is never executed"
         raise ValueError(f"{place}: download is {what}; {_FORM}")
     url, size = entry.get("url", ""), entry.get("bytes")
-    digest = yaml.scalar_text(*key, "sha256")  # as written: sixty-four digits could be a number
+    digest = yaml.scalar_text(*key, "sha256")  # as written, because a digest of digits only would be a number
     is_url = isinstance(url, str) and re.fullmatch(r"https?://[!-~]+", url)
     if not {"url", "sha256"} <= set(entry) <= _KEYS or not is_url:
         raise ValueError(
-            f"{place}: download needs an http address `url` and its `sha256`, nothing else but "
+            f"{place}: download must have an http(s) `url` and its `sha256`; optional keys are "
             f"{', '.join(sorted(_KEYS - {'url', 'sha256'}))}; {_FORM}"
         )
     if digest is None or not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
@@ -98,7 +98,7 @@ def _is_inner(folder: str) -> bool:
 
 
 def download_hint(yaml: YamlFile) -> str:
-    """Return the end of the sentence that something is missing: where the data may be had."""
+    """Return how to get the data, as the end of an error message."""
     value = yaml.data.get("download")
     try:
         wanted = archives(yaml)
@@ -109,19 +109,19 @@ def download_hint(yaml: YamlFile) -> str:
         size = f"{sum(sizes) / 1e6:,.1f} MB" if len(sizes) == len(wanted) else ""
         known = "; ".join(filter(None, (size, *dict.fromkeys(archive.licence for archive in wanted))))
         from_where = " and ".join(archive.url for archive in wanted)
-        return f"give {ALLOW_DOWNLOAD} to fetch {from_where}{f' ({known})' if known else ''}"
+        return f"use {ALLOW_DOWNLOAD} to download {from_where}{f' ({known})' if known else ''}"
     entries = value if isinstance(value, list) else str(value).splitlines() if value else []
     lines = [printable(str(entry).strip()) for entry in entries]
     if not lines:
         return "put the images there or correct the yaml"
     if len(lines) > _SHOWN_LINES:
         return "nothing is downloaded or executed here: fetch the data as the yaml's `download` describes"
-    return f"nothing is downloaded here: get the data from {' and '.join(lines)}"
+    return f"get the data from {' and '.join(lines)}"
 
 
 @dataclass
 class Fetched:
-    """The files of a data set's archives, and the annotations that could not be used."""
+    """The files unpacked from archives, and the problems with annotations."""
 
     unpacked: Unpacked
     problems: list[Problem]
@@ -130,25 +130,25 @@ class Fetched:
 def fetch_into(
     root: Path, wanted: Sequence[Archive], *, class_names: Sequence[str], allowed_below: Sequence[Path]
 ) -> Fetched:
-    """Fetch archives, verify their checksums, and unpack them into the data set's folder.
+    """Download archives, verify their checksums, and unpack them into the data set's folder.
 
-    Everything happens in a hidden folder beside `root` first; an error leaves `root` as it was. What arrived of an
-    archive stays there until all is done, so that the next call goes on where this one stopped.
+    Archives are first unpacked in a hidden folder next to `root`, so that an error leaves `root` unchanged. Partial
+    downloads are kept there, and the next call continues them.
 
     Args:
-        root: the data set's folder; it may exist, but nothing in it is replaced.
-        wanted: what to fetch.
-        class_names: the data set's, for annotations that name their classes.
-        allowed_below: folders of the user; a yaml from elsewhere may not write anywhere else.
+        root: the data set's folder; it may exist, but no file in it is overwritten.
+        wanted: the archives.
+        class_names: the data set's class names, for the conversion of annotations.
+        allowed_below: the only folders in which `root` may be, because a yaml may be from an untrusted source.
     Raises:
-        ValueError: another place, another checksum, a bad archive, or a file that exists already.
+        ValueError: `root` is elsewhere, a checksum differs, an archive is invalid, or a file exists already.
         OSError: the folder cannot be written.
     """
     root = Path(os.path.realpath(root))
     homes = [Path(os.path.realpath(folder)) for folder in allowed_below]
     if not any(home in (root, *root.parents) for home in homes):
         places = " or ".join(printable(home) for home in homes)
-        raise ValueError(f"{wanted[0].place}: {printable(root)} lies outside of {places}; correct `path` in the yaml")
+        raise ValueError(f"{wanted[0].place}: {printable(root)} is outside {places}; correct `path` in the yaml")
     store = root.with_name(f".{root.name}.download")
     store.mkdir(parents=True, exist_ok=True)
     everything = Fetched(Unpacked(), [])
@@ -170,7 +170,7 @@ def fetch_into(
 
 
 def _fetched(archive: Archive, store: Path) -> Path:
-    """Return the archive, verified."""
+    """Download and verify an archive."""
     file = store / f"{archive.sha256[:12]}-{name_of(archive.url)}"
     try:
         fetch_verified(archive.url, file, sha256=archive.sha256, size=archive.bytes, terms=archive.licence)
@@ -178,14 +178,14 @@ def _fetched(archive: Archive, store: Path) -> Path:
         raise ValueError(f"{archive.place}: {archive.url} {error}") from None
     except WrongContentError as error:
         raise ValueError(
-            f"{archive.place}: {archive.url} has the SHA-256 {error}, the yaml says {archive.sha256}: it is not used; "
-            "ask whoever wrote the yaml which one is right"
+            f"{archive.place}: {archive.url} has the SHA-256 {error}, but the yaml has {archive.sha256}; the file is "
+            "not used: ask the author of the yaml"
         ) from None
     return file
 
 
 def _unpacked(archive: Archive, file: Path, content: Path, strip: str, class_names: Sequence[str]) -> Fetched:
-    """Add what is in an archive to `content`; one that cannot be used is removed."""
+    """Unpack an archive into `content`; an invalid archive is removed."""
     try:
         if archive.is_voc:
             return _unpacked_voc(file, content, class_names)
@@ -208,7 +208,7 @@ def _unpacked_voc(file: Path, content: Path, class_names: Sequence[str]) -> Fetc
 
 
 def _remove_unless_archives(store: Path) -> None:
-    """Remove the folder if no archive, nor a part of one, is left in it."""
+    """Remove the folder, unless it contains complete or partial archives."""
     if all(file.suffix == ".lock" for file in store.iterdir()):
         shutil.rmtree(store)
 
@@ -219,8 +219,8 @@ def _move(content: Path, root: Path, archive: Archive) -> None:
         if (root / entry.name).exists():
             place = printable(root / entry.name)
             raise ValueError(
-                f"{archive.place}: {place} is there already and is not replaced; move it away or repair it (what was "
-                f"fetched is kept in {printable(content.parents[1])})"
+                f"{archive.place}: {place} already exists and is not overwritten; move it away or fix it (downloads "
+                f"are kept in {printable(content.parents[1])})"
             )
     root.mkdir(exist_ok=True)
     for entry in entries:

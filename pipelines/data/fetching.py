@@ -1,4 +1,4 @@
-"""Streams a file from an http address to the disk: bounded, watched, and continued after a break."""
+"""HTTP downloads to files: limited in size, monitored for speed, and resumable."""
 
 import base64
 import fcntl
@@ -21,68 +21,68 @@ from tqdm import tqdm
 from kernels.host.paths import printable
 
 ALLOW_DOWNLOAD = "--allow-download"
-"""The flag without which no command fetches anything but what `--source` of `graph-predict` names itself."""
+"""The flag that allows downloads, other than of URLs given directly in `--source`."""
 MAX_BYTES = 1 << 40
 ATTEMPTS = 5
-"""How often a broken connection is taken up again, as long as something new arrives."""
+"""How often a broken connection is resumed, as long as there is progress."""
 _TIMEOUT_SECONDS = 30.0
 _PATIENCE_SECONDS, _SLOWEST_BYTES_PER_SECOND = 30.0, 1000
 _CHUNK_BYTES = 1 << 20
 _KEPT_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
-"""What stands in an address as it is; anything else, such as spaces and umlauts, is encoded."""
+"""Characters of a URL that are not percent-encoded."""
 _log = logging.getLogger("graph_train")
 _PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
 
 
 class FetchError(ValueError):
-    """An address that gives nothing, or not all; the text is the rest of a sentence that begins with the address."""
+    """A failed download; the message continues a sentence that begins with the URL."""
 
 
 class WrongContentError(ValueError):
-    """A file with another SHA-256 than it must have; the text is the one that it has."""
+    """A file with an unexpected SHA-256, which is the message."""
 
 
 class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    """A handler that follows redirections to http and https only."""
+    """A handler that follows redirects to http and https only."""
 
     def redirect_request(  # noqa: PLR0917 - the base class's arguments
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if not newurl.startswith(("http://", "https://")):
-            raise urllib.error.URLError(f"it leads to {printable(newurl[:80])}")
+            raise urllib.error.URLError(f"redirect to {printable(newurl[:80])}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def name_of(url: str) -> str:
-    """Return the last part of an address, fit for a terminal."""
+    """Return the last part of a URL, made printable."""
     return printable(url.rpartition("?")[0].rpartition("/")[2] or url.rpartition("/")[2] or "archive")
 
 
 def fetch_verified(url: str, target: Path, *, sha256: str, size: int | None = None, terms: str = "") -> None:
-    """Fetch a file and verify it, unless it is there; it has its name only when it is whole and right.
+    """Download a file and verify it, unless it exists; the target is created only when complete and verified.
 
-    What arrived before a break stays beside it as `<name>.part`, and the next call goes on behind it. Of several
-    processes that want the same file one fetches it, the others wait.
+    A partial download is kept as `<name>.part` and continued by the next call. Of concurrent processes, one downloads
+    and the others wait.
 
     Args:
-        url: http or https.
-        target: in a folder that exists.
+        url: http or https URL.
+        target: the file, in an existing folder.
         sha256: 64 hexadecimal digits.
-        size: bytes that there must be, where known.
-        terms: under which licence it comes, for the log.
+        size: expected size in bytes, if known.
+        terms: the licence, for the log.
     Raises:
-        FetchError: as `fetch`, with what is kept.
-        WrongContentError: it is not what was expected; nothing of it is kept.
+        FetchError: the download failed, see `fetch`.
+        WrongContentError: the checksum differs; the file is deleted.
         OSError: the file cannot be written.
     """
-    # Imported where it is needed: it takes a third of a second, and most commands fetch nothing.
+    # Imported here because it takes a third of a second, and most commands download nothing.
     import pooch
 
     pooch.get_logger().setLevel(logging.ERROR)
     partial = target.with_name(f"{target.name}.part")
 
     def download(url: str, output_file: str, _: pooch.Pooch) -> None:
-        _log.info("Fetching %s%s", url, f" ({terms})" if terms else "")
+        _log.info("Downloading %s%s", url, f" ({terms})" if terms else "")
         fetch(url, partial, size=size, attempts=ATTEMPTS)
         os.replace(partial, output_file)
 
@@ -93,7 +93,7 @@ def fetch_verified(url: str, target: Path, *, sha256: str, size: int | None = No
         except FetchError as error:
             arrived = partial.stat().st_size if partial.exists() else 0
             of = f"{arrived} of {size}" if size else str(arrived)
-            kept = f" ({of} bytes are kept: run it again to go on)" if arrived else ""
+            kept = f" ({of} bytes kept; run again to continue)" if arrived else ""
             if not arrived:
                 partial.unlink(missing_ok=True)
             raise FetchError(f"{error}{kept}") from None
@@ -105,17 +105,17 @@ def fetch_verified(url: str, target: Path, *, sha256: str, size: int | None = No
 def fetch(
     url: str, file: Path, *, size: int | None = None, attempts: int = 1, most: int = MAX_BYTES, progress: bool = True
 ) -> None:
-    """Write what an address gives into a file, going on behind what the file has already.
+    """Download a URL to a file, continuing a partial download.
 
     Args:
-        url: http or https; `user:password@` before the host is sent as basic authentication.
-        file: in a folder that exists; after an error it keeps what arrived.
-        size: bytes that there must be, where known.
-        attempts: how often a broken connection is taken up again, as long as something new arrives.
-        most: bytes that it may have.
-        progress: show a bar.
+        url: http or https URL; `user:password@` before the host is sent as basic authentication.
+        file: the file, in an existing folder; after an error it is kept.
+        size: expected size in bytes, if known.
+        attempts: how often a broken connection is resumed, as long as there is progress.
+        most: maximum size in bytes.
+        progress: whether to show a progress bar.
     Raises:
-        FetchError: refused, broken off, too slow, too large, or of another size.
+        FetchError: the download failed, is too slow or too large, or has an unexpected size.
         OSError: the file cannot be written.
     """
     for left in reversed(range(attempts)):
@@ -124,39 +124,39 @@ def fetch(
             _fetch_once(url, file, before, _Wanted(size, most, progress))
         except urllib.error.HTTPError as error:
             if error.code != _RANGE_NOT_SATISFIABLE or not before:
-                raise FetchError(f"cannot be fetched: {_reason(error)}") from None
-            file.unlink()  # longer than what the address has now
+                raise FetchError(f"download failed: {_reason(error)}") from None
+            file.unlink()  # longer than the current file at the URL
         except _BROKEN as error:
             if left and file.exists() and file.stat().st_size > before:
                 continue
-            raise FetchError(f"cannot be fetched: {_reason(error)}") from None
+            raise FetchError(f"download failed: {_reason(error)}") from None
         else:
             return
-    raise FetchError("cannot be fetched: the file there is shorter than what arrived before; try again")
+    raise FetchError("download failed: the remote file has become shorter; try again")
 
 
 _BROKEN = (http.client.HTTPException, urllib.error.URLError, TimeoutError, ConnectionError)
 
 
 def media_type(url: str) -> tuple[str, bool]:
-    """Return what an address says it gives, such as "image/jpeg" or "", and whether it says how long that is.
+    """Return the content type of a URL, such as "image/jpeg" or "", and whether it has a content length.
 
-    Nothing but the header is read.
+    Only the headers are read.
 
     Raises:
-        FetchError: nothing is there.
+        FetchError: the request failed.
     """
     try:
         with _open(url) as answer:
             stated = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             return stated, "Content-Length" in answer.headers
     except _BROKEN as error:
-        raise FetchError(f"cannot be fetched: {_reason(error)}") from None
+        raise FetchError(f"download failed: {_reason(error)}") from None
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """How large a file must be and may be, in bytes, and whether a bar is shown."""
+    """Expected and maximum size in bytes, and whether to show a progress bar."""
 
     size: int | None
     most: int
@@ -164,7 +164,7 @@ class _Wanted:
 
 
 def _reason(error: Exception) -> str:
-    """Why a connection gave nothing, in a few words."""
+    """Return a short description of a network error."""
     cause = getattr(error, "reason", "") or error
     if isinstance(error, urllib.error.HTTPError):
         return printable(f"{error.reason} (HTTP {error.code})")
@@ -180,7 +180,7 @@ def _open(url: str, **headers: str) -> Any:
     try:
         request = _request(url, headers)
     except ValueError as error:
-        raise FetchError(f"is no address: {printable(str(error))}") from None
+        raise FetchError(f"invalid URL: {printable(str(error))}") from None
     return opener.open(request, timeout=_TIMEOUT_SECONDS)
 
 
@@ -193,7 +193,7 @@ def _request(url: str, headers: dict[str, str]) -> urllib.request.Request:
     request = urllib.request.Request(address, headers={"User-Agent": "graph-train", **headers})
     if account:
         secret = base64.b64encode(urllib.parse.unquote(account).encode()).decode()
-        # Where a redirection leads to it is not sent.
+        # Not sent to the targets of redirects.
         request.add_unredirected_header("Authorization", f"Basic {secret}")
     return request
 
@@ -201,12 +201,12 @@ def _request(url: str, headers: dict[str, str]) -> urllib.request.Request:
 def _fetch_once(url: str, file: Path, start: int, wanted: _Wanted) -> None:
     size = wanted.size
     with _open(url, **({"Range": f"bytes={start}-"} if start else {})) as answer:
-        # A server that knows no ranges sends all of it again.
+        # A server without support for ranges sends the whole file again.
         start = start if answer.status == _PARTIAL else 0
         stated = answer.headers.get("Content-Length", "")
         expected = start + int(stated) if stated.isascii() and stated.isdigit() else None
         if size is not None and expected not in (None, size):
-            raise FetchError(f"has {expected} bytes, {size} were expected: it is not used")
+            raise FetchError(f"has {expected} bytes, but {size} were expected; it is not used")
         with file.open("ab" if start else "wb") as out:
             _copy(answer, out, url, start, replace(wanted, size=expected if size is None else size))
 
@@ -218,16 +218,16 @@ def _copy(answer: Any, out: IO[bytes], url: str, start: int, wanted: _Wanted) ->
     with bar:
         while True:
             if max(total, expected or 0) > start + free:
-                raise FetchError(f"is larger than the {free / 1e9:.1f} GB that are free in {Path(out.name).parent}")
+                raise FetchError(f"is larger than the free space in {Path(out.name).parent} ({free / 1e9:.1f} GB)")
             if max(total, expected or 0) > wanted.most:
-                raise FetchError(f"is larger than {wanted.most / 1e6:,.0f} MB: it is not used")
+                raise FetchError(f"is larger than {wanted.most / 1e6:,.0f} MB; it is not used")
             chunk = answer.read1(_CHUNK_BYTES)
             if not chunk:
                 break
             total += len(chunk)
             waited = time.monotonic() - began
             if waited > _PATIENCE_SECONDS and total - start < waited * _SLOWEST_BYTES_PER_SECOND:
-                raise FetchError(f"sends only {(total - start) / waited:.0f} bytes a second")
+                raise FetchError(f"is too slow ({(total - start) / waited:.0f} bytes per second)")
             out.write(chunk)
             bar.update(len(chunk))
     if expected is not None and total != expected:

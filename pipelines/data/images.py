@@ -1,4 +1,4 @@
-"""What an image file really is: format and size found in its content, and whether its pixels can be decoded."""
+"""Inspection of image files: format and size from the content, and whether the pixels can be decoded."""
 
 import io
 import warnings
@@ -18,7 +18,7 @@ from pipelines.data.plain_jpeg import PlainJpeg, plain_jpeg
 ImageKind = Literal["jpeg", "cmyk-jpeg", "png", "bmp", "webp", "tiff"]
 
 MIN_SIDE_PX = 10
-"""As in YOLOv5: images smaller than this are left out."""
+"""Images with a smaller side are skipped, as in YOLOv5."""
 MAX_PIXELS = 1024**3 // 4 // 3
 """Pillow's own limit (89 Mpx), above which it suspects a decompression bomb."""
 MAX_FILE_BYTES = 1 << 30
@@ -43,7 +43,7 @@ _TIFF_BITS = 258
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """The format of an image, as found in its content (the extension is not trusted).
+    """The format of an image, determined from its content.
 
     Attributes:
         kind: "jpeg" is a grey or YCbCr JPEG, "cmyk-jpeg" one of four inks (CMYK or YCCK); other kinds are named
@@ -66,7 +66,7 @@ class ImageFormat:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Size in px as shown (after EXIF rotation), and format, of an image that can be decoded."""
+    """Size in px after EXIF rotation, and format, of a decodable image."""
 
     width: int
     height: int
@@ -74,14 +74,14 @@ class ImageFacts:
 
 
 class UnusableImageError(Exception):
-    """The image has to be left out; the text says why."""
+    """The image must be skipped; the message says why."""
 
 
 @contextmanager
 def inspecting() -> Iterator[None]:
-    """Surround calls of `inspect_image`: Pillow's warnings on damaged metadata concern nobody here.
+    """Suppress Pillow's warnings about damaged metadata around calls of `inspect_image`.
 
-    Warning filters belong to the process, so this is entered once, not in each thread.
+    Warning filters are global to the process, so enter this once, not in each thread.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\..*")
@@ -89,21 +89,20 @@ def inspecting() -> Iterator[None]:
 
 
 def inspect_image(path: Path | str) -> ImageFacts:
-    """Read an image and make sure that it can be decoded.
+    """Inspect an image and check that it can be decoded.
 
-    It is decoded (a JPEG at an eighth of its size: all its data is read, few pixels are made) unless it is a JPEG whose
-    structure says as much, see `pipelines.data.plain_jpeg`.
+    The image is decoded (a JPEG at an eighth of its size, which still reads all data), except for JPEGs whose structure
+    is sufficient, see `pipelines.data.plain_jpeg`.
 
     Raises:
-        UnusableImageError: it cannot be read or decoded to the end, is too small or too large, or of another type.
+        UnusableImageError: it cannot be read or decoded, is too small or too large, or has an unsupported format.
     """
     content = read_image_file(path)
     plain = plain_jpeg(content)
     if plain is not None and not plain.has_metadata and _is_usual_size(plain.width, plain.height):
         form = ImageFormat("jpeg", plain.mode, 8, 1, len(content), True)
         return ImageFacts(plain.width, plain.height, form)
-    # Decoders meet every kind of damage, and Pillow lets through what each of them raises (struct.error, SyntaxError,
-    # EOFError, IndexError ...). Whatever it is, the image is unusable and the reason is reported.
+    # Pillow's decoders may raise any exception for damaged files (struct.error, SyntaxError, EOFError, IndexError ...).
     try:
         with Image.open(io.BytesIO(content), formats=_OPENED_AS) as image:
             return _inspect(image, content, plain)
@@ -121,19 +120,19 @@ def inspect_image(path: Path | str) -> ImageFacts:
 
 
 def decode_rgb(content: bytes) -> np.ndarray:
-    """Return (h, w, 3) uint8 RGB, upright, of any image that Pillow reads.
+    """Decode any image that Pillow supports to (h, w, 3) uint8 RGB, with the EXIF orientation applied.
 
     16-bit grey keeps its upper 8 bits; alpha is dropped; palettes and inks are converted.
 
     Raises:
-        Exception: whatever Pillow raises where the content is damaged.
+        Exception: whatever Pillow raises for damaged content.
     """
     with Image.open(io.BytesIO(content), formats=_OPENED_AS) as image:
         return rgb_pixels(image)
 
 
 def rgb_pixels(image: Image.Image) -> np.ndarray:
-    """Return (h, w, 3) uint8 RGB, upright, of an opened image of any mode; see `decode_rgb`."""
+    """Convert an opened image of any mode to (h, w, 3) uint8 RGB, see `decode_rgb`."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         grey = np.clip(np.asarray(upright).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
@@ -145,7 +144,7 @@ def read_image_file(path: Path | str) -> bytes:
     """Return the content of an image file.
 
     Raises:
-        UnusableImageError: it cannot be read, is empty, or no regular file.
+        UnusableImageError: the file cannot be read, is empty, or is not a regular file.
     """
     try:
         content = read_regular(path, max_bytes=MAX_FILE_BYTES)
@@ -154,7 +153,7 @@ def read_image_file(path: Path | str) -> bytes:
     except OSError as error:
         raise UnusableImageError(f"cannot be read: {error.strerror or error}") from None
     if not content:
-        raise UnusableImageError("an empty file")
+        raise UnusableImageError("empty file")
     return content
 
 
@@ -167,7 +166,7 @@ def _inspect(image: Image.Image, content: bytes, plain: PlainJpeg | None) -> Ima
     if width * height > MAX_PIXELS:
         raise UnusableImageError(f"{width} x {height} px, more than {MAX_PIXELS / 1e6:.0f} megapixels")
     if min(width, height) < MIN_SIDE_PX:
-        raise UnusableImageError(f"{width} x {height} px, at least {MIN_SIDE_PX} on each side are needed")
+        raise UnusableImageError(f"{width} x {height} px, smaller than {MIN_SIDE_PX} px")
     if mode not in _MODES:
         raise UnusableImageError(f"pixels of type {mode!r}; 8-bit and 16-bit images are supported")
     _refuse_many_scans(kind, content, width * height)
@@ -178,18 +177,18 @@ def _inspect(image: Image.Image, content: bytes, plain: PlainJpeg | None) -> Ima
     orientation = _orientation(image)
     if plain is None:
         image.load()
-    if kind == "png":  # its EXIF chunk may stand behind the pixels
+    if kind == "png":  # its EXIF chunk may follow the pixels
         orientation = _orientation(image)
-    if kind != "tiff" and orientation >= 5:  # Pillow has turned a TIFF already
+    if kind != "tiff" and orientation >= 5:  # Pillow has already rotated a TIFF
         width, height = height, width
     intact = is_intact(content, kind, orientation)
     if not intact or mode not in _SIMPLE_MODES:
-        decode_rgb(content)  # as training will: a JPEG's damage may not show at an eighth of its size
+        decode_rgb(content)  # at full size, as in training: damage may not show at an eighth
     return ImageFacts(width, height, ImageFormat(kind, mode, bits, orientation, len(content), intact))
 
 
 def _refuse_many_scans(kind: ImageKind, content: bytes, pixels: int) -> None:
-    """Refuse a progressive JPEG that goes over all its pixels again every few bytes: minutes of work."""
+    """Refuse a progressive JPEG with so many scans that decoding would take minutes."""
     scans = content.count(_START_OF_SCAN) if kind == "jpeg" else 0
     if scans > USUAL_SCANS and scans * pixels > MAX_SCANNED_PIXELS:
         raise UnusableImageError(f"{scans} scans of {pixels / 1e6:.0f} megapixels, perhaps a decompression bomb")
@@ -205,7 +204,7 @@ def _bits_per_channel(image: Image.Image, kind: ImageKind, content: bytes) -> in
 
 
 def _orientation(image: Image.Image) -> int:
-    # Damaged metadata of a good image: it is shown as stored, as image viewers do.
+    # Damaged metadata: use the image as stored, as image viewers do.
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:

@@ -1,4 +1,4 @@
-"""The index of a data set: which images there are, how large, in which format, with which labels."""
+"""The index of a data set: images with their sizes, formats and labels."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -26,17 +26,17 @@ SINGLE_CLASS_NAME = "item"
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """All usable images of one split, in a fixed order.
+    """The usable images of a split, in a fixed order.
 
     Attributes:
         paths: one per image.
-        sizes: (n, 2) int32, width and height in px as shown, that is after EXIF rotation.
-        labels: per image (k, 5) float32 rows [class, cx, cy, w, h], normalised to the image as shown; k may be 0.
-        segments: per image an empty tuple, or one (m, 2) float32 normalised polygon for each label row; a row that had
-            only a box beside rows with polygons has the box's four corners.
+        sizes: (n, 2) int32, width and height in px after EXIF rotation.
+        labels: per image (k, 5) float32 [class, cx, cy, w, h], normalised to the image after EXIF rotation; k may be 0.
+        segments: per image an empty tuple, or one normalised polygon (m, 2) float32 per label; if only some labels have
+            polygons, the others have the corners of their boxes.
         class_names: one per class.
         formats: how each image is stored.
-        problems: everything that was reported, in a fixed order.
+        problems: all problems, in a fixed order.
     """
 
     paths: ImagePaths
@@ -56,7 +56,7 @@ class ImageIndex:
         segments: Sequence[Sequence[np.ndarray]] | None = None,
         class_names: Sequence[str] = (),
     ) -> "ImageIndex":
-        """Return an index of single images; `labels` and `segments` have an entry for each, or none has any."""
+        """Build an index of single images; `labels` and `segments` have an entry per image, if given."""
         return cls(
             paths=ImagePaths(str(path) for path, _ in images),
             sizes=np.array([(facts.width, facts.height) for _, facts in images], np.int32).reshape(-1, 2),
@@ -72,36 +72,36 @@ class ImageIndex:
 
     @property
     def sizes_wh(self) -> ImageSizes:
-        """`sizes` as pairs of Python's integers."""
+        """`sizes` as pairs of Python integers."""
         return ImageSizes(self.sizes)
 
     @property
     def num_boxes(self) -> int:
-        """Label rows of all images together."""
+        """Number of boxes in all images."""
         return len(self.labels.rows)
 
     def without_labels(self, sources: Sequence[Path]) -> str:
-        """Return one sentence if no image of the split has a label, and where labels were looked for; "" otherwise.
+        """Return a message if no image of the split has labels; "" otherwise.
 
         Args:
-            sources: those of the split.
+            sources: the sources of the split.
         """
         if self.num_boxes or not len(self):
             return ""
         if all(map(is_coco_file, sources)):
-            return f"not one of {len(self)} images has a label; see the annotations of {printable(sources[0])}"
+            return f"none of the {len(self)} images has labels; check the annotations in {printable(sources[0])}"
         return (
-            f"not one of {len(self)} images has a label; the first was looked for at "
-            f"{printable(label_path(self.paths[0]))}: a folder `labels` stands beside `images`, with the same names"
+            f"none of the {len(self)} images has labels; the first label file would be "
+            f"{printable(label_path(self.paths[0]))}: put a folder `labels` with the same file names next to `images`"
         )
 
     @property
     def num_background(self) -> int:
-        """Images without a label row."""
+        """Number of images without boxes."""
         return int((self.labels.counts == 0).sum())
 
     def summary(self) -> str:
-        """Return one line: images, boxes, and how many problems of which kind."""
+        """Return a one-line summary: number of images, boxes, and problems by kind."""
         text = f"{len(self)} images ({self.num_background} of background), {self.num_boxes} boxes"
         if not self.problems:
             return text
@@ -120,21 +120,21 @@ def index_images(
     progress: str | None = None,
     strict: bool = False,
 ) -> ImageIndex:
-    """Scan images and labels of one split, or take the result from the cache if no file has changed.
+    """Scan the images and labels of a split, or load the result from the cache if no file has changed.
 
-    Whatever cannot be used is left out and reported in `problems`: single label rows, or images as a whole.
+    Invalid label rows and unusable images are skipped and reported in `problems`.
 
     Args:
         sources: folders, txt lists, COCO json files (see `pipelines.data.dataset.Dataset.split`).
-        class_names: of the data set; may be empty if the sources are COCO json, which name their classes.
-        cache_dir: folder of the cache, by default in the user's cache folder. Nothing is written beside the images.
-        single_class: all objects become class 0; the only class is called "item" unless the data set has just one.
-        workers: threads that decode images, by default one for each core, at most 8.
-        progress: what the progress bar is called; None shows none.
-        strict: makes any problem fatal.
+        class_names: class names; may be empty if the sources are COCO json files.
+        cache_dir: folder of the cache, by default in the user's cache folder; nothing is written next to the images.
+        single_class: map all classes to class 0, named "item" unless the data set has only one class.
+        workers: decoding threads, by default one per core, at most 8.
+        progress: name of the progress bar; None shows none.
+        strict: raise an error for any problem.
     Raises:
-        ValueError: no usable image, a label's class that the data set does not name (its names or nc are then wrong,
-            as in YOLOv5), or, if strict, any problem.
+        ValueError: there are no usable images, a label has a class that the data set does not have, or there is any
+            problem and `strict` is set.
         OSError: a source cannot be read.
     """
     index = scan_images(
@@ -144,15 +144,15 @@ def index_images(
         if problem.code == "class-range":
             place = f"{printable(problem.file)}:{problem.line}"
             reason = problem.text.removesuffix("; row dropped")
-            raise ValueError(f"{place}: {reason}; correct the label, or `names` and `nc` of the dataset yaml")
+            raise ValueError(f"{place}: {reason}; correct the label, or `names` and `nc` in the dataset yaml")
     if not len(index):
         first = f"; first problem: {index.problems[0]}" if index.problems else ""
         raise ValueError(
-            f"no usable image in {', '.join(map(printable, sources)) or 'an empty list of sources'}{first}"
+            f"no usable images in {', '.join(map(printable, sources)) or 'an empty list of sources'}{first}"
         )
     if strict and index.problems:
         first = f"{index.problems[0]}"
-        raise ValueError(f"strict: {len(index.problems)} problems in the data set; the first: {first}")
+        raise ValueError(f"strict: {len(index.problems)} problems in the data set; first: {first}")
     return index
 
 
@@ -165,10 +165,7 @@ def scan_images(
     workers: int | None = None,
     progress: str | None = None,
 ) -> ImageIndex:
-    """Return the index as it is, empty or with classes out of range.
-
-    Arguments are those of `index_images`, which refuses that.
-    """
+    """Scan a split like `index_images`, but allow an empty result and classes out of range."""
     listing = list_images(sources, class_names, progress=progress)
     num_classes = None if single_class else len(listing.class_names)
 

@@ -1,4 +1,4 @@
-"""Keeps the result of a scan in the user's cache folder, under a name made of everything the result depends on."""
+"""Cache of scan results in the user's cache folder, keyed by everything the result depends on."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ from pipelines.data.scanned import ScanTable
 
 FORMAT_VERSION = 6
 MAX_FILES = 64
-"""The oldest cache files beyond these are removed."""
+"""Maximum number of cache files; the oldest ones are removed."""
 
 _DIGEST_BYTES = 32
 _MAX_FILE_BYTES = 1 << 34
@@ -33,10 +33,10 @@ _log = logging.getLogger("graph_train")
 def cached_scan(
     listing: Listing, num_classes: int | None, folder: Path | None, scan: Callable[[], ScanTable]
 ) -> ScanTable:
-    """Return the scan of `listing`, from the cache if nothing it depends on has changed.
+    """Return the scan of `listing`, from the cache if it is valid.
 
-    A damaged cache file is made anew; a folder that cannot be written costs a warning, the scan is then repeated at
-    the next start. An empty listing is not kept.
+    A damaged cache file is replaced. A cache that cannot be written only causes a warning. Empty listings are not
+    cached.
     """
     folder = user_cache_folder() / "index" if folder is None else folder
     key = _key(listing, num_classes)
@@ -49,20 +49,20 @@ def cached_scan(
     except (FileNotFoundError, NotADirectoryError):  # the second is told once, by who writes
         pass
     except (OSError, ValueError) as error:
-        _log.warning("%s: damaged cache (%s); the data set is scanned again", printable(file), error)
+        _log.warning("%s: damaged cache (%s); scanning the data set again", printable(file), error)
     scanned = scan()
     if len(scanned):
         try:
             _store(file, _encode(scanned, key))
         except OSError as error:
-            _log.warning("%s: the index is not kept for the next start: %s", printable(folder), error)
+            _log.warning("%s: the index could not be cached: %s", printable(folder), error)
     return scanned
 
 
 def _key(listing: Listing, num_classes: int | None) -> str:
     digest = hashlib.sha256(f"{FORMAT_VERSION} {PIL.__version__} {num_classes} {listing.class_names}".encode())
     for files in (listing.images, listing.labels):
-        # No name has a zero byte, and the number of files separates names from stamps.
+        # Names contain no zero bytes, and the number of files separates names from timestamps.
         names = "\0".join(name if name.startswith("/") else os.path.abspath(name) for name in files)
         digest.update(b"%d " % len(files) + os.fsencode(names))
         digest.update(b"\n".join(map(file_stamp, files)))
@@ -123,7 +123,7 @@ def _decode(content: bytes, key: str) -> ScanTable:
 
 
 def _store(file: Path, content: bytes) -> None:
-    """Write the file as a whole, so that another process sees it complete or not at all."""
+    """Write the file atomically."""
     make_private_folder(file.parent)
     write_atomically(file, content)
     by_age = sorted(file.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)

@@ -1,8 +1,7 @@
-"""Whether an image file is well-formed down to its last marker, so that a strict decoder will take it too.
+"""Checks whether an image file is completely well-formed, so that strict decoders accept it.
 
-Pillow passes over much damage (noise between JPEG markers, a wrong checksum in a PNG, a broken EXIF block); DALI
-refuses such files, which would end a training run, or sees another EXIF rotation. What is not intact but decodable has
-to be decoded by Pillow.
+Pillow tolerates damage (noise between JPEG markers, a wrong PNG checksum, a broken EXIF block) that DALI refuses, which
+would stop a training run, or for which DALI finds another EXIF rotation. Such files must be decoded by Pillow.
 """
 
 import re
@@ -11,7 +10,7 @@ import zlib
 from collections.abc import Callable
 
 ORIENTATION_TAG = 0x0112
-"""EXIF's number for how an image is turned."""
+"""EXIF tag of the orientation."""
 _SHORT = 3
 _NO_PAYLOAD = frozenset({0x01, *range(0xD0, 0xD8)})
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
@@ -26,12 +25,12 @@ class _NotIntactError(Exception):
 
 
 def is_intact(content: bytes, kind: str, orientation: int) -> bool:
-    """Return whether the container is well-formed and says the same EXIF orientation.
+    """Return whether the container is well-formed and has the given EXIF orientation.
 
     Args:
         content: the file.
-        kind: "jpeg", "cmyk-jpeg", "png" or "webp"; containers of other kinds are not looked into.
-        orientation: what Pillow found, 1 ... 8.
+        kind: "jpeg", "cmyk-jpeg", "png" or "webp"; other containers are not checked.
+        orientation: the orientation found by Pillow, 1 ... 8.
     """
     walk = _WALKS.get(kind)
     if walk is None:
@@ -73,7 +72,7 @@ def _jpeg_exif_blocks(content: bytes) -> list[bytes]:
 
 
 def _png_exif_blocks(content: bytes) -> list[bytes]:
-    """Walk all chunks and verifies their checksums."""
+    """Walk all chunks and verify their checksums."""
     _require(content.startswith(_PNG_SIGNATURE))
     blocks: list[bytes] = []
     position = len(_PNG_SIGNATURE)

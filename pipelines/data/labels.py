@@ -12,20 +12,19 @@ from pipelines.data.problems import Code, Problem
 
 MAX_FILE_BYTES = 64 << 20
 MAX_ROWS = 10_000
-"""Boxes in one image, repeated rows of a label file counted once: the label tensor of every batch with the image has to
-hold as many."""
+"""Maximum number of boxes per image, without repeated rows; every batch with the image needs this label capacity."""
 MAX_CLASS_INDEX = 100_000
-"""An integer from here on is damage, not a class that the data set forgot to name."""
+"""Integers from here on are considered damage rather than class numbers."""
 SMALLEST_SIDE = 1e-6
 MAX_REPORTS_PER_FILE = 100
 
 _LARGEST = 1.0 + 2.0**-24
-"""The largest number that float32 rounds to 1: the bounds hold for the numbers as they are used."""
+"""Largest number that float32 rounds to 1, because values are used as float32."""
 _UNSIGNED = rb"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?"
 _PLAIN_FILE = re.compile(rb"(?:[0-9]{1,5}(?: " + _UNSIGNED + rb"){4} ?(?:\r?\n|\Z))*")
-"""Rows of boxes as programs write them."""
+"""Box rows in the usual format."""
 _PLAIN_BYTES = 1 << 20
-"""`re` needs many times the memory of what it matches."""
+"""Limit for matching with `re`, which needs much more memory than the text."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,10 @@ class LabelRows:
 
     Attributes:
         boxes: (k, 5) float32 [class, cx, cy, w, h].
-        segments: empty, or one (m, 2) float32 polygon for each row of `boxes`.
-        problems: bad rows, which are left out, and repeated ones, which are kept once.
-        usable: False if nothing of a non-empty file could be read: the image is then no background, its objects are
-            unknown, and it must be left out of training.
+        segments: empty, or one polygon (m, 2) float32 per row of `boxes`.
+        problems: invalid rows, which are skipped, and repeated ones, which are used once.
+        usable: False if no row of a non-empty file is valid. Then the image must be skipped, because it is not known to
+            be a background image.
     """
 
     boxes: np.ndarray
@@ -53,23 +52,23 @@ class _BadRowError(Exception):
 
 
 def no_labels() -> LabelRows:
-    """Return the labels of a background image."""
+    """Return empty labels, for a background image."""
     return LabelRows(np.zeros((0, 5), np.float32))
 
 
 def parse_labels(content: bytes, file: Path, *, num_classes: int | None) -> LabelRows:
-    """Read the content of a label file; `file` only names it in problems.
+    """Parse the content of a label file; `file` is used in problems only.
 
-    A bad row is dropped and reported; the reference drops the image with all its rows. A file in which rows of five
-    columns stand beside polygons keeps them as boxes; the reference reads them as polygons of two points.
+    Unlike in YOLOv5, an invalid row does not invalidate the whole image, and in a file with polygons, rows of five
+    columns are boxes rather than polygons of two points.
 
     Args:
-        content: bytes of the file, in any state.
-        num_classes: classes from here on are reported as "class-range" and dropped; None takes every class.
+        content: the bytes of the file.
+        num_classes: classes from this number on are reported as "class-range" and dropped; None accepts all.
     """
     if len(content) > MAX_FILE_BYTES or b"\0" in content:
         what = "binary content" if b"\0" in content else f"{len(content)} bytes"
-        return unusable_labels(file, f"{what}, not a text file of label rows; image left out")
+        return unusable_labels(file, f"{what}, not a text file of label rows; image skipped")
     rows: list[tuple[int, list[float]]] = []
     problems: list[Problem] = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
@@ -81,20 +80,20 @@ def parse_labels(content: bytes, file: Path, *, num_classes: int | None) -> Labe
         except _BadRowError as error:
             problems.append(Problem(file, number, "error", f"{error}; row dropped", error.code))
     if problems and not rows:
-        text = f"none of its {len(problems)} rows can be used; image left out"
+        text = f"none of its {len(problems)} rows can be used; image skipped"
         return unusable_labels(file, text, _capped(problems, file))
     labels = _assemble(rows, file, problems)
     if len(labels.boxes) > MAX_ROWS:
-        return unusable_labels(file, f"{len(labels.boxes)} boxes, at most {MAX_ROWS} are supported; image left out")
+        return unusable_labels(file, f"{len(labels.boxes)} boxes, at most {MAX_ROWS} are supported; image skipped")
     return labels
 
 
 def parse_label_files(
     contents: Sequence[bytes], files: Sequence[Path | str], *, num_classes: int | None
 ) -> list[LabelRows]:
-    """Read the contents of several label files at once; the results are those of `parse_labels`.
+    """Parse several label files at once, with the same results as `parse_labels`.
 
-    Files that hold nothing but good boxes, as most do, are checked together; each of the others is read row by row.
+    Files with only valid boxes, the usual case, are parsed together; others are parsed row by row.
     """
     tokens = [content.split() if _is_plain(content) else [] for content in contents]
     counts = [len(found) // 5 for found in tokens]
@@ -122,19 +121,19 @@ def _is_plain(content: bytes) -> bool:
 
 
 def unusable_labels(file: Path, text: str, before: Sequence[Problem] = ()) -> LabelRows:
-    """Return a placeholder for labels because of which an image must be left out; `text` says why."""
+    """Return a placeholder for labels that make an image unusable, for the reason `text`."""
     last = Problem(file, None, "error", text, "label-unusable")
     return LabelRows(np.zeros((0, 5), np.float32), problems=(*before, last), usable=False)
 
 
 def _parse_row(tokens: list[bytes], num_classes: int | None) -> list[float]:
-    """Return the numbers of a good row; raises _BadRowError otherwise."""
+    """Return the numbers of a row; raise _BadRowError if it is invalid."""
     if len(tokens) != 5 and (len(tokens) < 7 or len(tokens) % 2 == 0):
-        raise _BadRowError(f"{len(tokens)} columns; a box has 5, a polygon of n >= 3 points 1 + 2n")
+        raise _BadRowError(f"{len(tokens)} columns; expected 5 for a box, or 1 + 2n for a polygon of n >= 3 points")
     values = [_number(token) for token in tokens]
     class_index = values[0]
     if class_index < 0 or class_index != int(class_index) or class_index >= MAX_CLASS_INDEX:
-        raise _BadRowError(f"class {_shown(tokens[0])} is not an integer from 0 on")
+        raise _BadRowError(f"class {_shown(tokens[0])} is not an integer >= 0")
     for token, value in zip(tokens[1:], values[1:], strict=True):
         if not 0.0 <= value <= _LARGEST:
             raise _BadRowError(f"coordinate {_shown(token)} is outside [0, 1]; divide pixels by the image size")
@@ -143,7 +142,7 @@ def _parse_row(tokens: list[bytes], num_classes: int | None) -> list[float]:
     else:
         width, height = (max(axis) - min(axis) for axis in (values[1::2], values[2::2]))
     if min(width, height) < SMALLEST_SIDE:
-        raise _BadRowError(f"a box of {width:g} x {height:g} has no area")
+        raise _BadRowError(f"box of {width:g} x {height:g} has no area")
     if num_classes is not None and class_index >= num_classes:
         text = f"class {int(class_index)}, but the data set has {num_classes} (0 to {num_classes - 1})"
         raise _BadRowError(text, "class-range")
@@ -173,7 +172,7 @@ def _assemble(rows: list[tuple[int, list[float]]], file: Path, problems: list[Pr
         if first == number:
             kept.append(position)
         else:
-            problems.append(Problem(file, number, "warning", f"repeats line {first}; kept once", "row-repeated"))
+            problems.append(Problem(file, number, "warning", f"repeats line {first}; used once", "row-repeated"))
     segments: tuple[np.ndarray, ...] = ()
     if any(len(rows[position][1]) > 5 for position in kept):
         segments = tuple(_polygon(rows[position][1], boxes[position]) for position in kept)
@@ -182,7 +181,7 @@ def _assemble(rows: list[tuple[int, list[float]]], file: Path, problems: list[Pr
 
 
 def _box(values: list[float]) -> Sequence[float]:
-    """Return [class, cx, cy, w, h] of a row; a polygon gives the box around it, computed in float32 as in YOLOv5."""
+    """Return [class, cx, cy, w, h] of a row; for a polygon, its bounding box, computed in float32 as in YOLOv5."""
     if len(values) == 5:
         return values
     points = np.array(values[1:], np.float32).reshape(-1, 2)
@@ -207,7 +206,7 @@ def _capped(problems: Sequence[Problem], file: Path) -> tuple[Problem, ...]:
     if len(problems) <= MAX_REPORTS_PER_FILE:
         return tuple(problems)
     rest = problems[MAX_REPORTS_PER_FILE:]
-    # One record stands for the rest, with the kind that matters most: a class out of range ends a training run.
+    # One problem represents the rest, with the most severe kind: a class out of range stops a training run.
     heaviest = max(rest, key=lambda problem: (problem.code == "class-range", problem.severity == "error"))
     text = f"{heaviest.text}; and {len(rest) - 1} more bad or repeated rows in this file"
     return (*problems[:MAX_REPORTS_PER_FILE], replace(heaviest, text=text))

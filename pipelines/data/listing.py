@@ -1,4 +1,4 @@
-"""Which images a split has, and where the labels of each are: folders, txt lists, COCO json files, single images."""
+"""The images of a split and their label files, from folders, txt lists, COCO json files or single images."""
 
 import os
 from collections import Counter
@@ -17,21 +17,21 @@ IMAGE_ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".ti
 UNSUPPORTED_ENDINGS = frozenset(
     {".avif", ".dng", ".exr", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".pfm", ".psd", ".raw", ".svg"}
 )
-"""Images that are reported as left out; files of any other kind are passed over."""
+"""Suffixes of unsupported image formats, which are reported; other files are ignored."""
 MAX_LIST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Items in the order of their paths, as YOLOv5 sorts them. An image that is listed twice is used twice.
+    """Images sorted by path, as in YOLOv5. An image that is listed twice is used twice.
 
     Attributes:
-        images: paths of all images that are named; whether they can be used is not known yet.
-        labels: for each image the path of its labels.
-        coco: for each image its entry of a COCO json, or None; empty if there is no json among the sources.
-        class_names: those given, or those of the COCO json.
-        files: lists and json files that were read.
-        problems: what was found on the way.
+        images: paths of all images, not yet checked.
+        labels: label file of each image.
+        coco: COCO json entry of each image, or None; empty if there is no json among the sources.
+        class_names: the given class names, or those of the COCO json.
+        files: the list and json files.
+        problems: problems with the sources.
     """
 
     images: tuple[str, ...]
@@ -46,7 +46,7 @@ class Listing:
 
 
 _Entry = tuple[str, str, CocoImage | None]
-"""An item with its paths as text, of which a large data set has many."""
+"""An item with its paths as strings, to save memory."""
 
 
 @dataclass
@@ -59,12 +59,12 @@ class _Collected:
     progress: str | None = None
 
     def walk(self, folder: Path) -> Iterator[str]:
-        """Return all files below a folder; what cannot be read is noted."""
+        """Return all files in a folder, recursively; record unreadable folders as problems."""
         return walk_texts(folder, self.problems, progress=self.progress)
 
 
 def label_path(image: Path) -> Path:
-    """Return the label file of an image: the last folder `images` of its path replaced by `labels`, ending `.txt`."""
+    """Return the label file of an image: its path with the last `images` replaced by `labels` and suffix `.txt`."""
     return Path(_label_text(str(image)))
 
 
@@ -75,7 +75,7 @@ def _label_text(image: str) -> str:
 
 
 def _stem_and_ending(path: str) -> tuple[str, str]:
-    """Return a path without the `suffix` that `Path` would give it, and that."""
+    """Split a path into stem and suffix, like `Path` but faster."""
     start = path.rfind("/") + 1
     if start == len(path):
         raise ValueError(f"{printable(path)}: not the path of an image")
@@ -89,9 +89,9 @@ def list_images(sources: Sequence[Path], class_names: Sequence[str], *, progress
     Args:
         sources: folders, lists, COCO json files, single images.
         class_names: of the data set.
-        progress: what is read for, for the bar that counts the files of folders; None shows none.
+        progress: name of the progress bar for folders; None shows none.
     Raises:
-        ValueError: a source is none, or a COCO json is broken.
+        ValueError: a source has an unsupported type, or a COCO json is invalid.
         OSError: a source cannot be read.
     """
     found = _Collected(names=tuple(class_names), progress=progress)
@@ -105,7 +105,7 @@ def list_images(sources: Sequence[Path], class_names: Sequence[str], *, progress
         elif source.suffix.lower() == ".txt":
             _add_list(source, found)
         else:
-            raise ValueError(f"{printable(source)}: neither a folder, a txt list of images, nor a COCO json")
+            raise ValueError(f"{printable(source)}: not a folder, a txt list of images, or a COCO json")
     items = sorted(found.items, key=itemgetter(0))
     orphans = list(_orphans(found, items))  # walks folders, which may add to the problems found
     problems = (*found.problems, *_repeated(items), *_shared_labels(items), *orphans)
@@ -130,7 +130,7 @@ def _add_folder(folder: Path, found: _Collected) -> None:
         if ending in IMAGE_ENDINGS:
             found.items.append(_entry(file))
         elif ending in UNSUPPORTED_ENDINGS:
-            text = f"{ending} images are not supported; image left out, convert it to JPEG or PNG"
+            text = f"{ending} images are not supported; image skipped, convert it to JPEG or PNG"
             found.problems.append(Problem(Path(file), None, "error", text, "image-unusable"))
     found.label_folders[label_path(folder / "x").parent] = None
 
@@ -140,9 +140,9 @@ def _add_list(file: Path, found: _Collected) -> None:
     try:
         content = read_regular(file, max_bytes=MAX_LIST_BYTES).removeprefix(b"\xef\xbb\xbf")
     except NotReadableError as error:
-        raise ValueError(f"{printable(file)}: {error}; a list has the path of one image in each line") from None
+        raise ValueError(f"{printable(file)}: {error}; expected a list with one image path per line") from None
     if b"\0" in content:
-        raise ValueError(f"{printable(file)}: binary content; a list has the path of one image in each line")
+        raise ValueError(f"{printable(file)}: binary content; expected a list with one image path per line")
     for number, line in enumerate(content.splitlines(), start=1):
         entry = os.fsdecode(line.strip())
         if entry:
@@ -150,12 +150,12 @@ def _add_list(file: Path, found: _Collected) -> None:
             if os.path.exists(image):
                 found.items.append(_entry(str(image)))
             else:
-                text = f"no such image: {printable(image)}; left out"
+                text = f"no such image: {printable(image)}; skipped"
                 found.problems.append(Problem(file, number, "error", text, "image-missing"))
 
 
 def listed_image(entry: str, file: Path) -> Path:
-    """Resolve an entry relative to its list's folder; YOLOv5 takes the current one without a leading `./`."""
+    """Resolve an entry relative to its list's folder; YOLOv5 does so only with a leading `./`."""
     beside = Path(os.path.abspath(file.parent / entry))
     if entry.startswith("./") or os.path.exists(beside):
         return beside
@@ -174,7 +174,7 @@ def _add_coco(file: Path, found: _Collected) -> None:
 def _repeated(items: Sequence[_Entry]) -> Iterator[Problem]:
     for image, times in Counter(image for image, _, _ in items).items():
         if times > 1:
-            text = f"listed {times} times; it is used as often"
+            text = f"listed {times} times and used as often"
             yield Problem(Path(image), None, "warning", text, "image-repeated")
 
 
@@ -189,11 +189,11 @@ def _shared_labels(items: Sequence[_Entry]) -> Iterator[Problem]:
 
 
 def _orphans(found: _Collected, items: Sequence[_Entry]) -> Iterator[Problem]:
-    """Yield labels without an image. Only for folders: a list may name a part of the images on purpose."""
+    """Yield label files without an image, in folders only, because a list may be a subset of the images."""
     known = {label for _, label, _ in items}
     for folder in found.label_folders:
         if not folder.is_dir():
             continue
         unknown = (Path(file) for file in found.walk(folder) if file not in known)
         for file in sorted(file for file in unknown if file.suffix == ".txt" and file.name != "classes.txt"):
-            yield Problem(file, None, "warning", "labels without an image; not used", "label-orphan")
+            yield Problem(file, None, "warning", "label file without an image; ignored", "label-orphan")

@@ -1,4 +1,4 @@
-"""Cameras and streams through OpenCV, an extra: the newest frame, whatever became of those before it."""
+"""Cameras and streams, read with OpenCV (an extra); only the newest frame is kept."""
 
 import os
 import socket
@@ -15,29 +15,29 @@ from kernels.host.paths import printable
 from pipelines.data.video import frame_rate, require_opencv
 
 STREAM_PORTS = {"http": 80, "https": 443, "rtmp": 1935, "rtmps": 443, "rtsp": 554, "rtsps": 322}
-"""Schemes of addresses that FFmpeg opens, with their usual ports."""
+"""URL schemes supported by FFmpeg, with their default ports."""
 TIMEOUT_SECONDS = 10.0
-"""How long a stream may take to open, and to send its next frame."""
+"""Time limit for opening a stream, and for its next frame."""
 _TICK_SECONDS = 0.2
-"""How often a waiting reader looks whether it was told to stop."""
+"""Interval at which a waiting reader checks for a stop request."""
 
 
 def shown_address(address: str) -> str:
-    """Return the address as one line of text, without the user's name and password."""
+    """Return the URL made printable, without user name and password."""
     head, separator, rest = address.partition("://")
     place, slash, path = rest.partition("/")
     return printable(f"{head}{separator}{place.rpartition('@')[2]}{slash}{path}")
 
 
 class LiveVideo:
-    """A camera or stream that is open. A thread reads it, and keeps only its newest frame: who is slower than the
-    stream sees some of its frames, none of them late.
+    """An open camera or stream. A background thread reads it and keeps only the newest frame, so that a slow consumer
+    skips frames instead of lagging behind.
 
     Attributes:
         size: width and height in px.
-        rate: frames per second, as far as it says so.
-        ended: why there are no more frames; "" as long as there are.
-        stalled: it ended because nothing came for `TIMEOUT_SECONDS`.
+        rate: frames per second, as reported.
+        ended: the reason why the stream has ended; "" while it is running.
+        stalled: whether it ended because no frame arrived for `TIMEOUT_SECONDS`.
     """
 
     def __init__(self, address: str) -> None:
@@ -45,8 +45,8 @@ class LiveVideo:
         Args:
             address: the number of a camera, or a URL with one of `STREAM_PORTS`.
         Raises:
-            ValueError: OpenCV is not there, or the address is none.
-            OSError: there is no such camera, nothing answers, or what answers sends no video.
+            ValueError: OpenCV is not installed, or the address is invalid.
+            OSError: there is no such camera, no answer, or no video.
         """
         self._name = shown_address(address)
         require_opencv(address if address.isdecimal() else self._name)
@@ -54,7 +54,7 @@ class LiveVideo:
         there, first = self._capture.read()
         if not there:
             self._capture.release()
-            raise OSError(f"{self._name}: opened, but it sent no frame")
+            raise OSError(f"{self._name}: opened, but no frame was received")
         self.size = (int(first.shape[1]), int(first.shape[0]))
         self.rate = frame_rate(self._capture)
         self.ended, self.stalled = "", False
@@ -64,11 +64,11 @@ class LiveVideo:
         self._thread.start()
 
     def frames(self, every: int = 1, stopped: Callable[[], Any] = bool) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the newest frame at each turn, (h, w, 3) uint8 RGB, with its number in the stream, from 1.
+        """Yield the newest frame repeatedly, (h, w, 3) uint8 RGB, with its number in the stream, from 1.
 
         Args:
-            every: frames that pass from one to the next, at least.
-            stopped: asked while nothing comes; the frames end when it is true.
+            every: minimum distance between yielded frames.
+            stopped: polled while waiting; a true result ends the frames.
         """
         wanted = 1
         while not stopped():
@@ -104,7 +104,7 @@ class LiveVideo:
         """Close the camera or connection."""
         self._closing = True
         self._thread.join(TIMEOUT_SECONDS + 1)
-        if not self._thread.is_alive():  # a driver that hangs would take the process with it
+        if not self._thread.is_alive():  # closing while the driver hangs would block
             self._capture.release()
 
 
@@ -112,11 +112,11 @@ def _camera(number: int) -> Any:
     device = Path(f"/dev/video{number}")
     if not device.exists():
         there = ", ".join(sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*")))
-        raise OSError(f"camera {number}: there is no {device}; cameras here: {there or 'none'}")
+        raise OSError(f"camera {number}: there is no {device}; available cameras: {there or 'none'}")
     cv2 = _quiet_opencv()
     capture = cv2.VideoCapture(number, cv2.CAP_V4L2)
     if not capture.isOpened():
-        raise OSError(f"camera {number}: cannot be opened; does another program use it, may you read {device}?")
+        raise OSError(f"camera {number}: cannot be opened; it may be in use, or {device} not readable")
     return capture
 
 
@@ -127,24 +127,24 @@ def _stream(address: str, name: str) -> Any:
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
     capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
     if not capture.isOpened():
-        raise OSError(f"{name}: answers, but not with a video; is the path right, does it need a password?")
+        raise OSError(f"{name}: connected, but there is no video; check the path and whether a password is needed")
     return capture
 
 
 def _require_answer(address: str, name: str) -> None:
-    """Connect once, because FFmpeg does not tell why it cannot.
+    """Connect once to get an error message, which FFmpeg does not give.
 
     Raises:
-        ValueError: not an address.
-        OSError: says what is missing.
+        ValueError: the URL is invalid.
+        OSError: the connection failed.
     """
     try:
         parts = urllib.parse.urlsplit(address)
         host, port = parts.hostname, parts.port or STREAM_PORTS[parts.scheme.lower()]
     except ValueError as error:
-        raise ValueError(f"{name}: is no address: {error}") from None
+        raise ValueError(f"{name}: invalid URL: {error}") from None
     if not host:
-        raise ValueError(f"{name}: names no host")
+        raise ValueError(f"{name}: URL without a host")
     try:
         socket.create_connection((host, port), TIMEOUT_SECONDS).close()
     except (socket.gaierror, UnicodeError):
@@ -156,7 +156,7 @@ def _require_answer(address: str, name: str) -> None:
 
 
 def _quiet_opencv() -> Any:
-    """OpenCV that leaves the terminal alone: what is wrong is told by us."""
+    """Return OpenCV with its log messages disabled."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     import cv2
 

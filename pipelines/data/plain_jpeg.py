@@ -1,8 +1,8 @@
-"""Recognises JPEGs that can be decoded by their structure alone, without decoding them.
+"""Recognition of JPEGs that are known to be decodable from their structure alone.
 
-libjpeg refuses no baseline JPEG whose markers, tables and frame are valid and whose only scan ends in the end marker:
-damage within the scan gives wrong pixels, not an error. Any other file (progressive, four inks, an unusual frame) has
-to be decoded to find out. Source: ITU-T T.81, annex B, and what libjpeg checks.
+libjpeg accepts any baseline JPEG with valid markers, tables and frame whose only scan ends with the end marker; damage
+within the scan causes wrong pixels, not an error. Other files (progressive, CMYK, unusual frames) must be decoded to
+find out. Source: ITU-T T.81, annex B, and libjpeg's checks.
 """
 
 import re
@@ -45,7 +45,7 @@ class _OtherError(Exception):
 
 
 def plain_jpeg(content: bytes) -> PlainJpeg | None:
-    """Read the frame of a JPEG that every decoder takes; None if only decoding can tell."""
+    """Return the frame header of a JPEG that is known to be decodable; None for any other file."""
     if content[:2] != _START:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What is wrong with the files of a data set: one record per finding, printable and writable as a report."""
+"""Problems with the files of a data set, printable and writable as a report."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,20 +25,20 @@ Code = Literal[
     "coco",
     "voc",
 ]
-"""What kind of finding it is; reports count by it."""
+"""Kind of problem."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding. An error means that something was left out of training; a warning that it was used as it is.
+    """A problem. An error means that something was skipped; a warning that it is used as it is.
 
     Attributes:
         file: the file at fault.
-        line: its line, counted from 1, or None if the whole file is meant.
+        line: line number from 1, or None for the whole file.
         severity: "error" or "warning".
-        text: what was found and what was done about it, without the file's name.
-        code: what kind of finding it is.
-        address: where the file was fetched from, to be named in its place.
+        text: description and consequence, without the file name.
+        code: kind of problem.
+        address: URL of a downloaded file, shown instead of its path.
     """
 
     file: Path
@@ -55,12 +55,12 @@ class Problem:
 
 
 def count(problems: Iterable[Problem], severity: Severity) -> int:
-    """Return how many problems have that severity."""
+    """Return the number of problems with this severity."""
     return sum(problem.severity == severity for problem in problems)
 
 
 def write_problems(path: Path | str, problems: Sequence[Problem]) -> None:
-    """Write one problem per line (UTF-8), replacing the file as a whole.
+    """Write one problem per line (UTF-8), atomically.
 
     Raises:
         OSError: the file cannot be written.

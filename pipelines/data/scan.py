@@ -1,4 +1,4 @@
-"""Looks at every image and label file of a split, on several threads (Pillow decodes outside Python's lock)."""
+"""Scan of all image and label files of a split with several threads (Pillow releases the GIL while decoding)."""
 
 import os
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ _CHUNK = 64
 def scan(
     listing: Listing, *, num_classes: int | None, workers: int | None = None, progress: str | None = None
 ) -> ScanTable:
-    """Return the results in the order of the listing, whatever the number of threads.
+    """Scan the images of a listing; the results are in its order.
 
     Args:
         listing: images and their labels.
-        num_classes: labels from this class on are reported; None takes every class.
-        workers: threads, by default one for each core, at most 8.
+        num_classes: labels with a class number from here on are reported; None accepts all.
+        workers: number of threads, by default one per core, at most 8.
         progress: name of the progress bar; None shows none.
     """
     threads = workers or min(8, os.cpu_count() or 1)
@@ -65,7 +65,7 @@ def _scan_one(image: str, labels: LabelRows) -> ScannedImage:
     try:
         return ScannedImage(inspect_image(image), labels, labels.problems)
     except UnusableImageError as error:
-        problem = Problem(Path(image), None, "error", f"{error}; image left out", "image-unusable")
+        problem = Problem(Path(image), None, "error", f"{error}; image skipped", "image-unusable")
         return ScannedImage(None, labels, (problem, *labels.problems))
 
 
@@ -78,7 +78,7 @@ def _scan_annotated(image: str, coco: CocoImage) -> ScannedImage:
 
 
 def _read_labels(files: Sequence[str], num_classes: int | None) -> list[LabelRows]:
-    """Return the labels of each file; those that can be read are parsed together."""
+    """Read and parse label files."""
     contents: list[bytes] = []
     unreadable: dict[int, LabelRows] = {}
     for number, file in enumerate(files):
@@ -86,7 +86,7 @@ def _read_labels(files: Sequence[str], num_classes: int | None) -> list[LabelRow
             contents.append(read_regular(file, max_bytes=MAX_FILE_BYTES))
         except FileNotFoundError:
             broken = broken_link(Path(file))
-            text = f"{printable(broken or file)} is a link to nothing"
+            text = f"{printable(broken or file)} is a broken link"
             unreadable[number] = _unreadable(Path(file), text) if broken else no_labels()
         except OSError as error:
             unreadable[number] = _unreadable(Path(file), error.strerror or str(error))
@@ -98,12 +98,12 @@ def _read_labels(files: Sequence[str], num_classes: int | None) -> list[LabelRow
 
 
 def _unreadable(file: Path, reason: str) -> LabelRows:
-    problem = Problem(file, None, "error", f"labels cannot be read: {reason}; image left out", "label-unusable")
+    problem = Problem(file, None, "error", f"labels cannot be read: {reason}; image skipped", "label-unusable")
     return LabelRows(no_labels().boxes, problems=(problem,), usable=False)
 
 
 def _for_this_image(coco: CocoImage, facts: ImageFacts, image: Path) -> LabelRows:
-    """Check that an image has the proportions that the json states, whose annotations are in px."""
+    """Check that an image has the aspect ratio given in the json, whose annotations are in px."""
     if not coco.labels.usable or (coco.width, coco.height) == (facts.width, facts.height):
         return coco.labels
     stated, found = f"{coco.width} x {coco.height}", f"{facts.width} x {facts.height}"
@@ -111,5 +111,5 @@ def _for_this_image(coco: CocoImage, facts: ImageFacts, image: Path) -> LabelRow
         text = f"{found} px, the json says {stated}; boxes scaled"
         problem = Problem(image, None, "warning", text, "coco")
         return LabelRows(coco.labels.boxes, coco.labels.segments, (problem,))
-    text = f"{found} px, the json says {stated}; image left out"
+    text = f"{found} px, the json says {stated}; image skipped"
     return LabelRows(no_labels().boxes, problems=(Problem(image, None, "error", text, "coco"),), usable=False)

@@ -1,4 +1,4 @@
-"""What a scan found out, image by image and as a table of a whole split."""
+"""Results of a scan, per image and as a table of a whole split."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from pipelines.data.problems import Problem
 
 @dataclass(frozen=True)
 class ScannedImage:
-    """The facts about one scanned item.
+    """Result for one image.
 
     Attributes:
-        facts: None if the image cannot be used.
-        labels: its rows, none for a background image.
-        problems: of the image and of its labels.
+        facts: None if the image is unusable.
+        labels: its labels; empty for a background image.
+        problems: problems with the image and its labels.
     """
 
     facts: ImageFacts | None
@@ -29,15 +29,15 @@ class ScannedImage:
 
 @dataclass(frozen=True)
 class ScanTable:
-    """The facts about n scanned items.
+    """Results for n images.
 
     Attributes:
-        decodable: (n,) bool, whether the image can be used.
-        sizes: (n, 2) int32, width and height in px as shown; 0 of an image that cannot be used.
-        formats: how each image is stored; without meaning for an image that cannot be used.
+        decodable: (n,) bool, whether the image is usable.
+        sizes: (n, 2) int32, width and height in px after EXIF rotation; 0 for an unusable image.
+        formats: format of each image; undefined for an unusable image.
         labels_usable: (n,) bool, see `LabelRows.usable`.
         labels, segments: rows and polygons, see `LabelRows`.
-        problems: those of an item, by its number.
+        problems: problems by image index.
     """
 
     decodable: npt.NDArray[np.bool_]
@@ -50,7 +50,7 @@ class ScanTable:
 
     @classmethod
     def of(cls, found: Sequence[ScannedImage]) -> "ScanTable":
-        """Return the table of some items."""
+        """Build a table from single results."""
         facts = [image.facts or _NO_FACTS for image in found]
         return cls(
             decodable=np.array([image.facts is not None for image in found], bool),
@@ -64,7 +64,7 @@ class ScanTable:
 
     @classmethod
     def joined(cls, tables: Sequence["ScanTable"]) -> "ScanTable":
-        """Return one table of the items of all tables, in their order; there must be at least one."""
+        """Concatenate tables; there must be at least one."""
         starts = np.cumsum([0, *(len(table) for table in tables)]).tolist()
         points = RowGroups(
             np.concatenate([table.segments.points.rows for table in tables]),
@@ -92,7 +92,7 @@ class ScanTable:
 
     @property
     def usable(self) -> npt.NDArray[np.bool_]:
-        """(n,) whether an image can be trained on."""
+        """(n,) bool, whether an image can be used for training."""
         return self.decodable & self.labels_usable
 
 

@@ -1,4 +1,4 @@
-"""The built-in data set `shapes`: small rendered photos of circles, squares and triangles, made on first use."""
+"""The built-in data set `shapes`: small images of circles, squares and triangles, rendered on first use."""
 
 import colorsys
 import math
@@ -20,17 +20,17 @@ _VERSION = "shapes-v1"
 _SEED = 20240501
 _SUPERSAMPLING = 3
 _BASE_HUES = (0.0, 0.33, 0.62)
-"""Each class keeps to a third of the colours, so that a small network learns the task in minutes."""
+"""Each class has its own third of the hues, so that a small network learns the task in minutes."""
 
 
 def render_shapes(cache_folder: Path | None = None) -> Path:
-    """Make the data set if it is not there yet and return its dataset yaml. Takes about a second.
+    """Render the data set if it does not exist, which takes about a second; return its dataset yaml.
 
-    128 training and 32 validation JPEGs of 200 to 320 px with YOLO labels; the same pictures on every machine (their
-    bytes depend on the JPEG encoder). Several processes may call this at the same time.
+    There are 128 training and 32 validation JPEGs of 200 to 320 px with YOLO labels. Pixels are the same on every
+    machine up to the JPEG encoder. Concurrent calls are safe.
 
     Args:
-        cache_folder: where to keep it, by default the user's cache folder.
+        cache_folder: parent folder, by default the user's cache folder.
     Raises:
         OSError: the folder cannot be written.
     """
@@ -58,7 +58,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _put_in_place(work: Path, final: Path) -> None:
-    """Rename the new folder to its name; another process may have been faster, then its work is used."""
+    """Rename the new folder to its final name, unless another process was faster."""
     if final.exists() and not _is_complete(final):
         os.rename(final, work / "damaged")
     try:
@@ -82,7 +82,7 @@ def _render_all(folder: Path) -> None:
 
 
 def _render(draws: np.random.Generator) -> tuple[Image.Image, list[str]]:
-    """Return one picture and its label rows."""
+    """Render an image; return it and its label rows."""
     width, height = (int(side) for side in draws.integers(200, 321, 2))
     image = _background(draws, width, height)
     rows: list[str] = []
@@ -102,7 +102,7 @@ def _render(draws: np.random.Generator) -> tuple[Image.Image, list[str]]:
 
 
 def _background(draws: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Return a pale or dark, nearly grey, uneven ground."""
+    """Render a light or dark, nearly grey, uneven background."""
     level = draws.choice([draws.uniform(20, 80), draws.uniform(175, 235)])
     patches = level + draws.normal(0, 14, (int(draws.integers(2, 7)), int(draws.integers(2, 7)), 3))
     patches = np.clip(patches, 0, 255).astype(np.uint8)
@@ -120,7 +120,7 @@ def _colour(draws: np.random.Generator, shape: int) -> tuple[int, int, int]:
 def _place(
     draws: np.random.Generator, shape: int, width: int, height: int, boxes: list[tuple[float, float, float, float]]
 ) -> np.ndarray | None:
-    """Return an outline (n, 2) in px inside the picture that covers little of the others; None if there is no room."""
+    """Return an outline (n, 2) in px that covers little of the other boxes; None if there is no room."""
     for _ in range(20):
         outline = _outline(draws, shape) * min(width, height) * draws.uniform(0.1, 0.24)
         low, high = outline.min(axis=0), outline.max(axis=0)
@@ -132,7 +132,7 @@ def _place(
 
 
 def _outline(draws: np.random.Generator, shape: int) -> np.ndarray:
-    """Return corners (n, 2) of a shape of radius about 1, turned and stretched a little."""
+    """Return the corners (n, 2) of a randomly rotated and stretched shape with a radius of about 1."""
     corners = {0: 72, 1: 4, 2: 3}[shape]
     turn = {0: 0.0, 1: math.pi / 4, 2: -math.pi / 2}[shape] + draws.uniform(-0.25, 0.25)
     angles = turn + np.arange(corners) * 2 * math.pi / corners
@@ -141,14 +141,14 @@ def _outline(draws: np.random.Generator, shape: int) -> np.ndarray:
 
 
 def _overlap(outline: np.ndarray, box: tuple[float, float, float, float]) -> float:
-    """Return the area that the outline's box shares with another one, relative to the smaller of the two."""
+    """Return the overlap of the outline's box and another box, relative to the smaller of the two."""
     low, high = outline.min(axis=0), outline.max(axis=0)
     shared = np.clip(np.minimum(high, box[2:]) - np.maximum(low, box[:2]), 0, None).prod()
     return float(shared / min((high - low).prod(), (box[2] - box[0]) * (box[3] - box[1])))
 
 
 def _paint(image: Image.Image, outline: np.ndarray, colour: tuple[int, int, int]) -> None:
-    """Fill the outline; the mask is drawn larger and shrunk, so that edges are smooth."""
+    """Fill the outline with antialiased edges."""
     low, high = np.floor(outline.min(axis=0)).astype(int), np.ceil(outline.max(axis=0)).astype(int) + 1
     size = (int(high[0] - low[0]), int(high[1] - low[1]))
     mask = Image.new("L", (size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING))

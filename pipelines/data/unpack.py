@@ -1,4 +1,4 @@
-"""Unpacks archives of images and labels: nothing leaves the folder, only data comes out, no bomb goes off."""
+"""Safe unpacking of archives of images and labels: no path traversal, only data files, no archive bombs."""
 
 import lzma
 import shutil
@@ -17,10 +17,10 @@ from kernels.host.paths import printable
 from pipelines.data.listing import IMAGE_ENDINGS
 
 DATA_ENDINGS = IMAGE_ENDINGS | {".csv", ".json", ".md", ".txt", ".xml", ".yaml", ".yml"}
-"""What is taken out of an archive; programs and hidden files are left in it, since a folder may be on Python's path."""
+"""Suffixes of files to unpack; other files are skipped, because the target may be on Python's path."""
 MAX_MEMBERS = 10_000_000
 MAX_GROWTH = 100
-"""Unpacked bytes for each byte of the archive; label text reaches 10, an archive bomb 1000 and more."""
+"""Maximum compression ratio; label files reach 10, archive bombs 1000 and more."""
 _ALWAYS_ALLOWED_BYTES = 64 << 20
 _MAX_NAME_BYTES = 4096
 _MAX_READ_BYTES = 16 << 20
@@ -38,12 +38,12 @@ _FAILURES = (
     IndexError,
     MemoryError,
 )
-"""What the standard library raises on damaged archives."""
+"""Exceptions of the standard library for damaged archives."""
 
 
 @dataclass
 class Unpacked:
-    """The relative names of extracted files, and of those that were left in the archive."""
+    """Relative names of the unpacked files, and of the skipped ones."""
 
     files: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -54,11 +54,11 @@ class _Member:
     name: str
     size: int
     kind: str
-    """ "file", "folder", or what else it is."""
+    """ "file", "folder" or another type."""
 
 
 class _BoundedReader:
-    """A decompressed stream from which no single read takes much: a header of a tar may claim any size."""
+    """A decompressed stream that refuses large single reads, because a tar header may claim any size."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -66,20 +66,20 @@ class _BoundedReader:
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _MAX_READ_BYTES:
-            raise tarfile.ReadError(f"a header of {size} bytes")
+            raise tarfile.ReadError(f"header of {size} bytes")
         return self._stream.read(size)
 
 
 def unpack(archive: Path, folder: Path, *, strip: str = "") -> Unpacked:
-    """Extract images, labels and texts out of a zip or tar (plain, gzip, bzip2, xz) into a folder.
+    """Unpack images, labels and text files from a zip or tar (plain, gzip, bzip2, xz) into a folder.
 
     Args:
-        archive: the file; its kind is told from its content.
-        folder: exists; no file in it is replaced.
-        strip: a first folder of that name is left away from the names in it; other members keep theirs.
+        archive: the archive; its type is determined from the content.
+        folder: an existing folder; no file in it is overwritten.
+        strip: a leading folder to strip from member names.
     Raises:
-        ValueError: no archive, damaged, or a member that leaves the folder, is a link or device, exists already, or
-            makes the whole far larger than the archive or than the free space. What was unpacked before stays.
+        ValueError: the archive is invalid or too large, or a member is outside the folder, a link or device, or exists
+            already. Files unpacked before remain.
         OSError: the folder cannot be written.
     """
     try:
@@ -88,7 +88,7 @@ def unpack(archive: Path, folder: Path, *, strip: str = "") -> Unpacked:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{printable(archive)}: damaged archive ({reason})") from None
     except ValueError as error:
-        raise ValueError(f"{printable(archive)}: {error}; nothing of it is used") from None
+        raise ValueError(f"{printable(archive)}: {error}; the archive is not used") from None
     except OSError as error:
         if error.errno is None:  # the decompressors' own
             raise ValueError(f"{printable(archive)}: damaged archive ({error})") from None
@@ -116,26 +116,26 @@ def _unpack(archive: Path, folder: Path, strip: str) -> Unpacked:
 def _checked(
     members: Iterator[tuple[_Member, IO[bytes] | None]], limit: int, free: int
 ) -> Iterator[tuple[_Member, PurePosixPath, Any]]:
-    """Refuse members that an archive of data never holds."""
+    """Refuse unsafe members, and archives that are too large."""
     total = 0
     for number, (member, stream) in enumerate(members):
         shown = printable(member.name[:200])
         total += max(member.size, 0)
         if number >= MAX_MEMBERS:
-            raise ValueError(f"it has more than {MAX_MEMBERS} members, perhaps an archive bomb")
+            raise ValueError(f"more than {MAX_MEMBERS} members, perhaps an archive bomb")
         if member.size < 0:
             raise ValueError(f"{shown} has a size of {member.size} bytes, so the archive is damaged")
         if total > limit:
-            raise ValueError(f"its members take more than {limit / 1e6:.0f} MB, perhaps an archive bomb")
+            raise ValueError(f"unpacks to more than {limit / 1e6:.0f} MB, perhaps an archive bomb")
         if total > free:
-            raise ValueError(f"its members take more than the {free / 1e6:.0f} MB that are free there; make room")
+            raise ValueError(f"unpacks to more than the free {free / 1e6:.0f} MB; free some space")
         if member.kind not in ("file", "folder"):
             raise ValueError(f"{shown} is a {member.kind}; only files and folders are unpacked")
         yield member, _safe_path(member.name), stream
 
 
 def _safe_path(name: str) -> PurePosixPath:
-    """Return the name as a path below the target folder."""
+    """Return the name as a relative path inside the target folder."""
     path = PurePosixPath(name)
     bad = (
         not path.parts
@@ -147,7 +147,7 @@ def _safe_path(name: str) -> PurePosixPath:
         or len(name) > _MAX_NAME_BYTES
     )
     if bad:
-        raise ValueError(f"{printable(name[:200])!r} leaves the folder it is unpacked into")
+        raise ValueError(f"{printable(name[:200])!r} is outside the target folder")
     return path
 
 
@@ -161,7 +161,7 @@ def _write(stream: IO[bytes], target: Path, member: _Member) -> None:
     try:
         file = target.open("xb")
     except FileExistsError:
-        raise ValueError(f"{printable(member.name)} is there already") from None
+        raise ValueError(f"{printable(member.name)} already exists") from None
     with file:
         while chunk := stream.read(min(_CHUNK_BYTES, left + 1)):
             left -= len(chunk)
@@ -169,7 +169,7 @@ def _write(stream: IO[bytes], target: Path, member: _Member) -> None:
                 break
             file.write(chunk)
     if left:
-        raise ValueError(f"{printable(member.name)} has another size than the archive says")
+        raise ValueError(f"{printable(member.name)} has a different size than the archive states")
 
 
 def _zip_members(file: IO[bytes]) -> Iterator[tuple[_Member, IO[bytes] | None]]:
@@ -203,7 +203,7 @@ def _tar_members(file: IO[bytes]) -> Iterator[tuple[_Member, IO[bytes] | None]]:
     try:
         archive = tarfile.TarFile(fileobj=_BoundedReader(stream))  # type: ignore[arg-type]
     except tarfile.ReadError:
-        raise ValueError("neither a zip nor a tar archive") from None
+        raise ValueError("not a zip or tar archive") from None
     with archive:
         for entry in archive:
             yield _tar_member(entry), archive.extractfile(entry) if entry.isreg() else None

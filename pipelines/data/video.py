@@ -1,4 +1,4 @@
-"""Video files through OpenCV, an extra: frames as RGB arrays in, annotated frames out."""
+"""Reading and writing of video files with OpenCV (an extra)."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -13,24 +13,24 @@ from kernels.host.paths import printable
 VIDEO_ENDINGS = frozenset(
     {".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 )
-"""Those of YOLOv5, and WebM."""
+"""Suffixes of YOLOv5's video formats, and WebM."""
 _CODEC = "mp4v"
 _USUAL_RATE = 30.0
-"""Frames per second of a file that does not say."""
+"""Frames per second if the file does not specify it."""
 
 
 def require_opencv(path: Path | str) -> None:
-    """Refuse a video where OpenCV is not installed.
+    """Refuse a video if OpenCV is not installed.
 
     Raises:
-        ValueError: names the file and the remedy.
+        ValueError: OpenCV is not installed.
     """
     if importlib.util.find_spec("cv2") is None:
         raise ValueError(f"{printable(path)}: videos need OpenCV: {install_command('video')}")
 
 
 def frame_rate(capture: Any) -> float:
-    """Frames per second of an opened `cv2.VideoCapture`."""
+    """Return the frames per second of an open `cv2.VideoCapture`."""
     import cv2
 
     rate = float(capture.get(cv2.CAP_PROP_FPS))
@@ -38,20 +38,20 @@ def frame_rate(capture: Any) -> float:
 
 
 class Video:
-    """A video file that is open for reading.
+    """A video file opened for reading.
 
     Attributes:
         size: width and height in px, upright.
         rate: frames per second.
-        frames: how many the file says it has; 0 if it does not say.
+        frames: number of frames according to the file; 0 if unknown.
     """
 
     def __init__(self, path: Path) -> None:
         """Open the file and read its size and rate.
 
         Raises:
-            ValueError: OpenCV is not there.
-            OSError: not a video that it can read.
+            ValueError: OpenCV is not installed.
+            OSError: the file cannot be decoded.
         """
         require_opencv(path)
         import cv2
@@ -68,13 +68,13 @@ class Video:
         self.frames = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
 
     def read(self, every: int = 1) -> Iterator[np.ndarray]:
-        """Yield every n-th frame from the first on, (h, w, 3) uint8 RGB; once only."""
+        """Yield every n-th frame, (h, w, 3) uint8 RGB; can be iterated only once."""
         number, frame = 0, self._first
         while True:
             if number % every == 0:
                 yield np.ascontiguousarray(frame[..., ::-1])
             number += 1
-            # Frames that are left out are not converted.
+            # Skipped frames are not converted.
             if not self._capture.grab():
                 return
             if number % every == 0:
@@ -88,7 +88,7 @@ class Video:
 
 
 class VideoFile:
-    """An MP4 file that is being written."""
+    """An MP4 file opened for writing."""
 
     def __init__(self, path: Path, size: tuple[int, int], rate: float) -> None:
         """Create the file.
@@ -107,5 +107,5 @@ class VideoFile:
         self._writer.write(np.ascontiguousarray(frame[..., ::-1]))
 
     def close(self) -> None:
-        """Complete the file."""
+        """Finish the file."""
         self._writer.release()

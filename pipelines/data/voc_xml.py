@@ -1,4 +1,4 @@
-"""Pascal VOC annotations: one xml file for each image, boxes in px."""
+"""Pascal VOC annotations: one xml file per image."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True)
 class VocImage:
-    """One annotation file.
+    """An annotation file.
 
     Attributes:
-        image: where the image is expected.
+        image: expected path of the image.
         file: the xml.
-        classes: name of each object's class.
-        boxes: (k, 4) float64: centre x, y, width, height as shares of the image.
-        difficult: how many objects were left out because they are marked as difficult.
-        problems: objects that cannot be used; they are left out.
+        classes: class name of each object.
+        boxes: (k, 4) float64: centre x, y, width, height, normalised.
+        difficult: number of objects skipped because they are marked as difficult.
+        problems: invalid objects, which are skipped.
     """
 
     image: Path
@@ -52,18 +52,18 @@ def voc_files(source: Path) -> list[Path]:
         inner = source / "Annotations"
         found = sorted((inner if inner.is_dir() else source).glob("*.xml"))
         if not found:
-            raise ValueError(f"{printable(source)}: no xml file in it; give a folder of Pascal VOC annotations")
+            raise ValueError(f"{printable(source)}: no xml files; expected a folder of Pascal VOC annotations")
         return found
     try:
         lines = read_regular(source, max_bytes=_MAX_LIST_BYTES).decode("utf-8", "surrogateescape").splitlines()
     except NotReadableError as error:
-        raise ValueError(f"{printable(source)}: {error}; give a list of VOC's ImageSets/Main") from None
+        raise ValueError(f"{printable(source)}: {error}; expected a list in VOC's ImageSets/Main") from None
     folder = source.absolute().parents[2] / "Annotations" if len(source.absolute().parts) > 3 else source.parent
     names = [line.split()[0] for line in lines if line.split()]
     if not names or not folder.is_dir():
         raise ValueError(
-            f"{printable(source)}: no list of VOC's ImageSets/Main: expected image names in it, and "
-            f"annotations in {printable(folder)}"
+            f"{printable(source)}: not a list in VOC's ImageSets/Main: expected image names, and annotations in "
+            f"{printable(folder)}"
         )
     return [folder / f"{name}.xml" for name in names]
 
@@ -71,12 +71,12 @@ def voc_files(source: Path) -> list[Path]:
 def read_voc(file: Path) -> VocImage:
     """Read one annotation file.
 
-    Boxes are read as YOLOv5 converts them: corners count from 1, objects marked as difficult are left out. Boxes are
-    clipped to the image.
+    As in YOLOv5's conversion, corners count from 1, and objects marked as difficult are skipped. Boxes are clipped to
+    the image.
 
     Raises:
-        ValueError: not such a file; the text names it and says why.
-        OSError: it cannot be read.
+        ValueError: the file is not a Pascal VOC annotation.
+        OSError: the file cannot be read.
     """
     root = _parsed(file)
     name = (root.findtext("filename") or "").strip()
@@ -89,7 +89,7 @@ def read_voc(file: Path) -> VocImage:
         try:
             category, box = _object(entry, width, height)
         except _BadObjectError as error:
-            problems.append(Problem(file, None, "error", f"object {number}: {error}; left out", "voc"))
+            problems.append(Problem(file, None, "error", f"object {number}: {error}; skipped", "voc"))
             continue
         classes.append(category)
         boxes.append(box)
@@ -108,22 +108,24 @@ def _parsed(file: Path) -> ElementTree.Element:
         content = read_regular(file, max_bytes=_MAX_XML_BYTES)
     except NotReadableError as error:
         raise ValueError(f"{printable(file)}: {error}") from None
-    # Entities can make a small file endless; annotations have none.
+    # Entities can expand a small file without limit, and annotations do not need them.
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise ValueError(f"{printable(file)}: declares entities or a document type, which no annotation needs")
+        raise ValueError(f"{printable(file)}: declares entities or a document type, which is not allowed")
     try:
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f"{printable(file)}: not readable as xml: {error}") from None
+        raise ValueError(f"{printable(file)}: invalid xml: {error}") from None
     if root.tag != "annotation":
-        raise ValueError(f"{printable(file)}: no Pascal VOC annotation: its root is <{printable(root.tag[:80])}>")
+        raise ValueError(
+            f"{printable(file)}: not a Pascal VOC annotation: the root element is <{printable(root.tag[:80])}>"
+        )
     return root
 
 
 def _side(root: ElementTree.Element, side: str, file: Path) -> int:
     text = (root.findtext(f"size/{side}") or "").strip()
     if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _MAX_SIDE_PX):
-        raise ValueError(f"{printable(file)}: size/{side} is {printable(text[:40])!r}; a number of px is needed")
+        raise ValueError(f"{printable(file)}: size/{side} is {printable(text[:40])!r}, not a number of px")
     return int(text)
 
 
@@ -137,22 +139,19 @@ def _object(entry: ElementTree.Element, width: int, height: int) -> tuple[str, S
         try:
             corners.append(float(text) - 1.0)
         except ValueError:
-            raise _BadObjectError(f"{key} is {printable(text[:40])!r}; a number of px is needed") from None
+            raise _BadObjectError(f"{key} is {printable(text[:40])!r}, not a number of px") from None
     left, top, right, bottom = corners
     left, right = (min(max(x, 0.0), float(width)) for x in (left, right))
     top, bottom = (min(max(y, 0.0), float(height)) for y in (top, bottom))
-    # Written so that a NaN is refused too.
+    # Also refuses NaN.
     if not (right > left and bottom > top):
-        raise _BadObjectError("its box is empty or outside of the image")
+        raise _BadObjectError("the box is empty or outside the image")
     centre = ((left + right) / 2 / width, (top + bottom) / 2 / height)
     return category, (*centre, (right - left) / width, (bottom - top) / height)
 
 
 def _image_of(file: Path, name: str) -> Path:
-    """Return the image beside the xml, or in `JPEGImages` beside its folder.
-
-    The ending may differ from what the xml says.
-    """
+    """Return the image next to the xml or in `JPEGImages`; its suffix may differ from that in the xml."""
     return next((path for path in _places(file, name) if path.is_file()), next(_places(file, name)))
 
 

@@ -1,4 +1,4 @@
-"""Walks through folders that somebody named by mistake, too: loops, file systems of the kernel, millions of files."""
+"""Robust directory walks: link loops, kernel file systems, and millions of files in a folder given by mistake."""
 
 import logging
 import os
@@ -14,9 +14,9 @@ from pipelines.data.problems import Problem
 
 _log = logging.getLogger("graph_train")
 _REMIND_SECONDS = 30.0
-"""Where no bar is shown, a long walk says this often where it has come to."""
+"""Interval of log messages of a long walk, if no bar is shown."""
 _BAR_AFTER_SECONDS = 1.0
-"""A bar is for walks that somebody may wonder about."""
+"""Duration of a walk after which a bar is shown."""
 _OF_THE_KERNEL = frozenset(
     {
         "bpf",
@@ -33,32 +33,32 @@ _OF_THE_KERNEL = frozenset(
         "tracefs",
     }
 )
-"""File systems that hold no files of anybody's."""
+"""Kernel file systems, without user files."""
 
 
 def walk_files(folder: Path, problems: list[Problem], *, progress: str | None = None) -> Iterator[Path]:
-    """Yield what `walk_texts` does, as paths."""
+    """Yield the files of `walk_texts` as paths."""
     return map(Path, walk_texts(folder, problems, progress=progress))
 
 
 def walk_texts(folder: Path, problems: list[Problem], *, progress: str | None = None) -> Iterator[str]:
-    """Yield all files below, through links to folders as well; a folder is entered once, whatever loops links make.
+    """Yield all files in a folder, recursively and following links; each folder is visited only once.
 
-    A large data set is walked at every start: making a `Path` takes ten times as long as finding the file.
+    Yields strings, because large data sets are walked at every start and creating a `Path` takes ten times as long.
 
     Args:
-        folder: where to begin.
-        problems: folders that cannot be read are added.
-        progress: what the bar is called; None shows none.
+        folder: the folder.
+        problems: unreadable folders are added to this list.
+        progress: name of the progress bar; None shows none.
     Raises:
-        ValueError: `folder` is a file system of the kernel; below it such ones are passed over.
+        ValueError: `folder` is in a kernel file system; such subfolders are ignored.
     """
     entered, kernel = set(), _kernel_devices()
     if (kind := kernel.get(os.stat(folder).st_dev)) is not None:
-        raise ValueError(f"{printable(folder)}: a file system of the kernel ({kind}); name a folder of images")
+        raise ValueError(f"{printable(folder)}: is a kernel file system ({kind}); give a folder of images")
 
     def note(error: OSError) -> None:
-        text = f"folder cannot be read: {error.strerror}; left out"
+        text = f"folder cannot be read: {error.strerror}; skipped"
         problems.append(Problem(Path(error.filename), None, "error", text, "source"))
 
     with _Counter(folder, progress) as counter:
@@ -75,7 +75,7 @@ def walk_texts(folder: Path, problems: list[Problem], *, progress: str | None = 
 
 
 def _status(folder: str) -> os.stat_result | None:
-    """Return a folder's status, or None if it has gone meanwhile."""
+    """Return a folder's status, or None if it no longer exists."""
     try:
         return os.stat(folder)
     except OSError:
@@ -83,7 +83,7 @@ def _status(folder: str) -> os.stat_result | None:
 
 
 def _kernel_devices() -> dict[int, str]:
-    """Return the device number and kind of each mounted file system of the kernel."""
+    """Return the device number and type of each mounted kernel file system."""
     found = {}
     with suppress(OSError, ValueError), open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
         for line in file:
@@ -96,7 +96,7 @@ def _kernel_devices() -> dict[int, str]:
 
 
 class _Counter:
-    """A display of how many files were found: a bar on a terminal, else a line from time to time."""
+    """Display of the number of files: a progress bar, or occasional log messages without a terminal."""
 
     def __init__(self, folder: Path, progress: str | None) -> None:
         self._folder, self._files, self._shown = folder, 0, progress is not None

@@ -1,4 +1,4 @@
-"""Annotations of other forms, written as a data set in YOLO's layout: images/<split> and labels/<split>."""
+"""Conversion of COCO and Pascal VOC annotations to YOLO's layout: images/<split> and labels/<split>."""
 
 import os
 import shutil
@@ -15,13 +15,13 @@ from pipelines.data.problems import Problem
 from pipelines.data.voc_xml import read_voc, voc_files
 
 Placing = Literal["link", "copy", "move"]
-"""How an image comes into the new data set."""
+"""How images are put into the new data set."""
 _VOC_LISTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image and its objects: class names, and (k, 4) centre x, y, width, height as shares of the image."""
+    """An image and its objects: class names, and (k, 4) centre x, y, width, height, normalised."""
 
     image: Path
     classes: Sequence[str]
@@ -30,20 +30,20 @@ class AnnotatedImage:
 
 @dataclass
 class AnnotatedSplit:
-    """The images of one split, and the problems found in it."""
+    """The images of a split, and its problems."""
 
     entries: list[AnnotatedImage] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     difficult: int = 0
     names: tuple[str, ...] = ()
-    """Class names in the order of the file, where it has one."""
+    """Class names in the order of the file, if it has one."""
 
 
 def read_split(source: Path) -> AnnotatedSplit:
-    """Read a COCO json, a folder of VOC's xml files, or a list of `ImageSets/Main`.
+    """Read a COCO json, a folder of VOC xml files, or a list in `ImageSets/Main`.
 
     Raises:
-        ValueError: a source that is no such annotation.
+        ValueError: the source is none of these.
         OSError: it cannot be read.
     """
     if is_coco_file(source):
@@ -56,7 +56,7 @@ def read_split(source: Path) -> AnnotatedSplit:
             found = read_voc(file)
         except (ValueError, OSError) as error:
             text = str(error).removeprefix(f"{printable(file)}: ")
-            split.problems.append(Problem(file, None, "error", f"{text}; image left out", "voc"))
+            split.problems.append(Problem(file, None, "error", f"{text}; image skipped", "voc"))
             continue
         split.problems += found.problems
         split.difficult += found.difficult
@@ -79,9 +79,9 @@ def _read_coco(source: Path) -> AnnotatedSplit:
 
 
 def write_split(split: AnnotatedSplit, name: str, names: Sequence[str], folder: Path, *, placing: Placing) -> None:
-    """Write images and label files of a split below `folder`.
+    """Write images and label files of a split to `folder`.
 
-    An image that is not there is taken out of the split; it and each object of an unknown class become a problem.
+    A missing image is removed from the split; missing images and objects of unknown classes are reported as problems.
 
     Raises:
         OSError: a file cannot be written.
@@ -93,7 +93,7 @@ def write_split(split: AnnotatedSplit, name: str, names: Sequence[str], folder: 
     usable = []
     for entry in split.entries:
         if not entry.image.is_file():
-            problem = Problem(entry.image, None, "error", "no such image; left out", "image-missing")
+            problem = Problem(entry.image, None, "error", "no such image; skipped", "image-missing")
             split.problems.append(problem)
             continue
         target = images / _unused(entry.image, taken)
@@ -114,7 +114,7 @@ def _place(image: Path, target: Path, placing: Placing) -> None:
 
 
 def _unused(image: Path, taken: set[str]) -> str:
-    """Return a file name whose stem no image of the split has, since its label file is called by the stem."""
+    """Return a file name with an unused stem, because label files are named after the stem."""
     stem, number = image.stem, 2
     while stem in taken:
         stem, number = f"{image.stem}_{number}", number + 1
@@ -128,30 +128,30 @@ def _rows(entry: AnnotatedImage, numbers: Mapping[str, int], problems: list[Prob
         if category in numbers:
             rows.append(" ".join([str(numbers[category]), *(f"{value:.8g}" for value in box)]))
         else:
-            text = f"class {printable(category)!r} is not among the names; object left out"
+            text = f"class {printable(category)!r} is not among the class names; object skipped"
             problems.append(Problem(entry.image, None, "error", text, "class-range"))
     return rows
 
 
 def convert_voc_devkit(source: Path, names: Sequence[str], folder: Path) -> list[Problem]:
-    """Make `images/<set><year>` and `labels/<set><year>` of what VOC publishes; the images are moved, not copied.
+    """Convert VOC's published archives to `images/<set><year>` and `labels/<set><year>`; images are moved.
 
-    A set is a list train, val or test; `trainval` and those of single classes repeat them.
+    The sets are train, val and test; `trainval` and the lists of single classes are redundant.
 
     Args:
         source: the unpacked archive, with `VOCdevkit/VOC<year>/ImageSets/Main`.
-        names: classes in the order of their numbers.
-        folder: the data set.
+        names: class names in the order of their numbers.
+        folder: folder of the data set.
     Returns:
-        What was left out.
+        Problems with skipped annotations.
     Raises:
-        ValueError: no such lists.
+        ValueError: there are no such lists.
         OSError: a file cannot be read or written.
     """
     problems: list[Problem] = []
     lists = list(_voc_lists(source))
     if not lists:
-        raise ValueError("it has no VOCdevkit/VOC<year>/ImageSets/Main with a list train.txt, val.txt or test.txt")
+        raise ValueError("no VOCdevkit/VOC<year>/ImageSets/Main with train.txt, val.txt or test.txt")
     for file in lists:
         split = read_split(file)
         year = file.parents[2].name.removeprefix("VOC")

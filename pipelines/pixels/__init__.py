@@ -1,1 +1,1 @@
-"""From plans to pixels: decoding and drawing, by DALI or by the plugin on a CPU; caches of images."""
+"""Rendering of plans: decoding and drawing by DALI, or by the plugin on a CPU, and image caches."""

@@ -1,4 +1,4 @@
-"""Which of DALI's backends a graph works on: the CPU's, or one GPU's behind a decoder that both share."""
+"""DALI's backend of a graph: the CPU, or a GPU with the mixed decoder."""
 
 import re
 from dataclasses import dataclass
@@ -7,13 +7,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Backend:
-    """The device that a graph decodes and draws on.
+    """The device on which a graph decodes and draws.
 
-    Graphs hand every value they place through this type, so that the graph of a GPU can be built, and compared, on the
-    CPU.
+    Graphs place all values through this type, so that the GPU's graph can also be built and tested on the CPU.
 
     Attributes:
-        gpu: number of the GPU among those that the process may see; None for the CPU.
+        gpu: index of the GPU among those visible to the process; None for the CPU.
     """
 
     gpu: int | None = None
@@ -23,9 +22,9 @@ class Backend:
         """Return the backend for a device.
 
         Args:
-            device: "cpu", or "cuda:1" for the second GPU that the process may see, as OneFlow spells it.
+            device: "cpu", or for instance "cuda:1" for the second visible GPU, as in OneFlow.
         Raises:
-            ValueError: neither of these.
+            ValueError: the device is neither of these.
         """
         if device == "cpu":
             return Backend()
@@ -36,14 +35,14 @@ class Backend:
 
     @property
     def decoder(self) -> str:
-        """DALI's name of the backend that takes encoded images from the host."""
+        """DALI's name of the decoder's backend."""
         return "cpu" if self.gpu is None else "mixed"
 
     @property
     def operators(self) -> str:
-        """DALI's name of the backend of operators on pixels."""
+        """DALI's name of the backend of pixel operators."""
         return "cpu" if self.gpu is None else "gpu"
 
     def place(self, node: Any) -> Any:
-        """Return a value of the host where operators on pixels take it."""
+        """Move a host value to the backend of pixel operators."""
         return node if self.gpu is None else node.gpu()

@@ -1,4 +1,4 @@
-"""The DALI graph that turns encoded images and rectangles into canvases; the same for CPU and GPU."""
+"""The DALI graph that draws canvases from encoded images and rectangles, the same for CPU and GPU."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pipelines.pixels.backend import Backend
 from pipelines.pixels.decoding import DOT, DOT_TILE, QUEUE_DEPTH
 
 _PIXEL = np.zeros((1, 1, 3), np.uint8)
-"""What a slot without a tile gets where images come decoded; `DOT` where they come encoded."""
+"""Input of a slot without a tile if images are decoded; if they are encoded, it is `DOT`."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class GraphSettings:
     """The settings of a DALI graph.
 
     Attributes:
-        slots: most tiles per view.
-        warp: whether views have a warp matrix (all of them) or none has.
+        slots: maximum number of tiles per view.
+        warp: whether all views, or none, have a warp matrix.
         paste: whether views may have pasted polygons; only with `warp`.
-        batch_size: most views per batch.
-        threads: DALI's CPU threads.
-        backend: where it decodes and draws.
-        finish: whether blending, colour and layout are part of the graph, as a GPU needs it; it works on the CPU as
-            well. Otherwise they are left to the host, on the CPU only.
-        decoded: whether tiles come as pixels of their crops; otherwise as bytes of their images.
-        quad: whether pictures may be quarters of batch images, which the graph joins if it finishes them.
+        batch_size: maximum number of views per batch.
+        threads: number of DALI's CPU threads.
+        backend: the device.
+        finish: whether blending, colour and layout are part of the graph, which is required on a GPU; otherwise they
+            are done on the host.
+        decoded: whether inputs are the pixels of crops; otherwise they are encoded images.
+        quad: whether pictures may be quarters of batch images; with `finish`, the graph joins them.
     """
 
     slots: int
@@ -47,16 +47,16 @@ class GraphSettings:
 
     @property
     def joins(self) -> bool:
-        """Whether outputs are batch images, joined from quarters; otherwise there is one for each view."""
+        """Whether outputs are batch images joined from quarters, rather than views."""
         return self.finish and self.quad
 
 
 @dataclass(frozen=True)
 class _Quarters:
-    """The picture in each quarter of each output.
+    """The source of each quarter of each output.
 
     Attributes:
-        pictures: (outputs, 4) int32 numbers of views.
+        pictures: (outputs, 4) int32 view indices.
         starts: (outputs, 4, 2) int32 row and column in px where the quarter starts in its picture.
         shapes_hw: (outputs, 2) int32 px.
     """
@@ -67,10 +67,10 @@ class _Quarters:
 
 
 class CanvasPipeline:
-    """Pipeline that draws batches of views: decode, resample regions, lay them on grey, warp and finish if asked for.
+    """Pipeline that draws batches of views: decode, resample, place on grey, and optionally warp and finish.
 
-    Work is queued with `submit` and fetched in the same order with `collect`; `QUEUE_DEPTH` batches may be under way,
-    so that decoding goes on while the caller is busy.
+    `submit` queues work and `collect` returns the results in the same order. Up to `QUEUE_DEPTH` batches may be queued,
+    so that decoding continues while the caller is busy.
     """
 
     def __init__(self, settings: GraphSettings) -> None:
@@ -80,7 +80,7 @@ class CanvasPipeline:
         self._start()
 
     def _start(self) -> None:
-        """Fill DALI's queue once: its first `schedule_run` always runs as many batches as the queue is deep."""
+        """Fill DALI's queue, because its first `schedule_run` always runs as many batches as the queue is deep."""
         nothing = BatchPlan((), (2, 2), np.zeros((0, 6), np.float32), np.zeros(0, np.int64))
         for _ in range(QUEUE_DEPTH):
             self._feed([self._blank()], [()], [Finish()], nothing)
@@ -93,12 +93,12 @@ class CanvasPipeline:
         """Queue a batch.
 
         Args:
-            plan: what to draw.
-            images: of each tile of each view the bytes of its image, or the pixels of its crop if built for that.
+            plan: the plan of the batch.
+            images: for each tile of each view, the encoded image or, with `decoded`, the pixels of its crop.
         """
         views, finishes = plan.views, plan.finishes
         if self._settings.joins:
-            # Outputs beyond the batch images are made of this one, so that they cost nothing.
+            # Outputs beyond the batch images use this view, so that they cost nothing.
             views, images, finishes = [*views, self._blank()], [*images, ()], [*finishes, Finish()]
         self._feed(views, images, finishes, plan)
         self._pipeline.schedule_run()
@@ -144,14 +144,14 @@ class CanvasPipeline:
         feed(f"sampling{slot}", np.array([_sampling(tile) for tile in tiles], np.float32))
 
     def _feed_starts(self, tiles: Sequence[Sequence[TileRender]]) -> None:
-        """Feed where canvases begin in px of each tile; past the end of a dot that stands for no tile."""
+        """Feed the canvas origin in px of each tile; beyond the end of the dot for a slot without a tile."""
         for slot in range(self._settings.slots):
             column = [row[slot] for row in tiles]
             starts = [t.shape if t is DOT_TILE else (-t.anchor[0], -t.anchor[1]) for t in column]
             self._pipeline.feed_input(f"canvas_start{slot}", np.array(starts, np.int32))
 
     def _feed_areas(self, views: Sequence[ViewRender], tiles: Sequence[Sequence[TileRender]]) -> None:
-        """Feed the pasted areas; entry 0 is the grey canvas itself, and a dot that stands for no tile has no area."""
+        """Feed the pasted areas; entry 0 is the grey canvas, and a slot without a tile has an empty area."""
         anchors = [((0, 0), *(tile.anchor for tile in row)) for row in tiles]
         areas = [
             (view.canvas_hw, *(t.shape if t is not DOT_TILE else (0, 0) for t in row))
@@ -177,27 +177,24 @@ class CanvasPipeline:
         feed("quarter_hw", quarters.shapes_hw)
 
     def collect(self) -> Any:
-        """Return the oldest batch under way, complete: a DALI TensorList of (h, w, 3) uint8, or (3, h, w) if finished.
+        """Return the oldest queued batch when complete: a DALI TensorList of (h, w, 3) uint8, or (3, h, w) if finished.
 
-        It has one entry for each view, or with `GraphSettings.joins` one for each batch image and then some small ones.
-        DALI keeps its memory as long as the list exists, so `release` may come at once.
+        It has an entry per view or, with `GraphSettings.joins`, per batch image, followed by small unused ones. Its
+        memory is valid as long as the list exists, so `release` can be called at once.
         """
         return self._pipeline.share_outputs()[0]
 
     def release(self) -> None:
-        """Make room for another batch after one was collected."""
+        """Free a place in the queue after a batch was collected."""
         self._pipeline.release_outputs()
 
     def close(self) -> None:
-        """End DALI's threads and free its memory."""
+        """Stop DALI's threads and free its memory."""
         self._pipeline._shutdown()
 
 
 def _quarters(plan: BatchPlan, count: int) -> _Quarters:
-    """Return where the quarters of `count` outputs come from.
-
-    Those beyond the batch's images show the last view, of one px.
-    """
+    """Return the sources of the quarters of `count` outputs; unused outputs show the last view, of 1 px."""
     half = (plan.shape_hw[0] // 2, plan.shape_hw[1] // 2)
     pictures = np.full((count, canvas_operators.QUARTERS), count - 1, np.int32)
     starts = np.zeros((count, canvas_operators.QUARTERS, 2), np.int32)
@@ -219,24 +216,24 @@ def _matrix(view: ViewRender) -> np.ndarray:
 
 
 def _sampling(tile: TileRender) -> tuple[tuple[float, float, float], ...]:
-    """Return the map from tile px to crop px."""
+    """Return the transform from tile px to crop px."""
     rows, columns = ((tile.region_end[axis] - tile.region_start[axis]) / tile.shape[axis] for axis in range(2))
     return (columns, 0.0, tile.region_start[1]), (0.0, rows, tile.region_start[0]), (0.0, 0.0, 1.0)
 
 
 def _mask(view: ViewRender) -> np.ndarray:
-    """Return (h, w, 1) uint8: 1 where the canvas shows its mirror image; (1, 1, 1) if nothing is pasted."""
+    """Return a mask (h, w, 1) uint8 that is 1 where the mirrored canvas is pasted; (1, 1, 1) if there is none."""
     if not view.pasted:
         return np.zeros((1, 1, 1), np.uint8)
     mask = Image.new("L", view.canvas_hw[::-1])
     for polygon in view.pasted:
-        # A corner at x lies on the left edge of pixel x, Pillow's coordinates mean pixel centres.
+        # A corner at x is the left edge of pixel x, while Pillow's coordinates are pixel centres.
         ImageDraw.Draw(mask).polygon([(x, y) for x, y in (polygon - 0.5).tolist()], fill=1)
     return np.asarray(mask)[..., None]
 
 
 def define(settings: GraphSettings) -> Pipeline:
-    """Return DALI's pipeline for the settings, not yet built."""
+    """Define DALI's pipeline for the settings, without building it."""
     backend = settings.backend
 
     @pipeline_def(

@@ -1,6 +1,6 @@
-"""The DALI operators between encoded tiles and finished batch images.
+"""DALI operators from encoded tiles to finished batch images.
 
-All but `laid_out_on_host` exist for the CPU and for GPUs and mean the same on both, so that a CPU proves a GPU's graph.
+All except `laid_out_on_host` work identically on the CPU and on GPUs, so that tests on a CPU cover the GPU's graph.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ GAINS = ("hue_gain", "saturation_gain", "value_gain")
 QUARTERS = 4
 
 _LEVELS = 256
-"""Distance between layers: what is above 255 is the layer, the rest the level."""
+"""Distance between layers: the value divided by it is the layer, the remainder the 8-bit level."""
 
 
 def tile(slot: int, backend: Backend, *, decoded: bool) -> Any:
-    """Return (h, w, 3) uint8: the resampled tile of a slot.
+    """Return the resampled tile of a slot, (h, w, 3) uint8.
 
     Args:
-        slot: number of the tile within its view.
-        backend: where it is drawn.
-        decoded: whether pixels of the crop are given; otherwise bytes of the image.
+        slot: index of the tile in its view.
+        backend: the device.
+        decoded: whether the input is the pixels of the crop; otherwise it is the encoded image.
     """
     if decoded:
         crop = backend.place(given(f"image{slot}", types.UINT8, 3, layout="HWC"))
@@ -37,7 +37,7 @@ def tile(slot: int, backend: Backend, *, decoded: bool) -> Any:
         crop = decoded_crop(given(f"image{slot}", types.UINT8, 1), crop_start, crop_shape, backend)
     shape, start, end = (given(f"{name}{slot}", types.FLOAT, 1) for name in ("shape", "region_start", "region_end"))
     sampling = given(f"sampling{slot}", types.FLOAT, 2)
-    # DALI rewrites such statements into splits of the batch: each tile goes through one of the two operators.
+    # DALI converts this statement to a split of the batch, so that each tile passes one of the two operators.
     if given(f"shrinks{slot}", types.BOOL, 0):
         drawn = fn.resize(crop, roi_start=start, roi_end=end, size=shape)
     else:
@@ -46,8 +46,10 @@ def tile(slot: int, backend: Backend, *, decoded: bool) -> Any:
 
 
 def laid_out_on_host(tiles: Sequence[Any]) -> Any:
-    """Do as `layered`, faster and only on a CPU: on a GPU `fn.multi_paste` reads all inputs with the shape of the
-    first one, and an empty area, as of a slot without a tile, covers the whole canvas."""
+    """Do the same as `layered`, faster but only on a CPU.
+
+    On a GPU, `fn.multi_paste` reads all inputs with the shape of the first one, and an empty area covers the canvas.
+    """
     canvas_hw = given("canvas", types.INT32, 1)
     dot = fn.reshape(types.Constant(np.full((1, 1, 3), BORDER_GREY, np.uint8), device="cpu"), layout="HWC")
     grey = fn.slice(
@@ -63,10 +65,10 @@ def laid_out_on_host(tiles: Sequence[Any]) -> Any:
 
 
 def layered(tiles: Sequence[Any]) -> Any:
-    """Return the tiles at their places on a grey canvas, later ones on top; (h, w, 3) uint8.
+    """Place the tiles on a grey canvas (h, w, 3) uint8, later ones on top.
 
-    Each tile is cut to the canvas, which pads it. Of several the highest layer wins a pixel: the number of the tile
-    stands above its 8-bit levels, and grey without a number below all of them.
+    Each tile is padded to the canvas, and the maximum over all tiles is taken. So that later tiles are on top, the
+    tile's index is added above its 8-bit levels; grey is below all of them.
     """
     canvas_hw = given("canvas", types.INT32, 1)
     if len(tiles) == 1:
@@ -91,7 +93,7 @@ def _on_canvas(levels: Any, slot: int, canvas_hw: Any) -> Any:
 
 
 def pasted(canvas: Any, backend: Backend) -> Any:
-    """Return the canvas with its mirror image where the mask is 1."""
+    """Return the canvas, mirrored where the mask is 1."""
     mask = backend.place(given("mask", types.UINT8, 3))
     if given("pastes", types.BOOL, 0):
         rest = fn.cast(mask == 0, dtype=types.UINT8)
@@ -102,7 +104,7 @@ def pasted(canvas: Any, backend: Backend) -> Any:
 
 
 def warped(canvas: Any) -> Any:
-    """Return the output that a warp matrix makes of a canvas."""
+    """Warp a canvas to the output."""
     return fn.experimental.warp_perspective(
         canvas,
         matrix=given("warp", types.FLOAT, 2),
@@ -112,7 +114,7 @@ def warped(canvas: Any) -> Any:
 
 
 def finished(canvas: Any, backend: Backend) -> Any:
-    """Return (3, h, w) uint8: blended with its partner and coloured."""
+    """Blend with the partner, apply colour gains, and convert to (3, h, w) uint8."""
     ratio = backend.place(given("mix_ratio", types.FLOAT64, 0))
     gains = [backend.place(given(name, types.FLOAT, 0)) for name in GAINS]
     partner = fn.permute_batch(canvas, indices=given("partner", types.INT32, 0))
@@ -122,12 +124,12 @@ def finished(canvas: Any, backend: Backend) -> Any:
         picture = canvas
     if given("coloured", types.BOOL, 0):
         picture = finishing.apply_gains(picture, *gains)
-    # Last, and for all: the merge of a split leaves pictures in several blocks of memory, this joins them in one.
+    # Last and unconditional: merging a split leaves several blocks of memory, which this combines.
     return finishing.planes(picture)
 
 
 def joined_quarters(pictures: Any) -> Any:
-    """Return (3, 2h, 2w): four windows, each h x w, of pictures of the batch, one in each quarter."""
+    """Join four windows (3, h, w) of pictures of the batch to an image (3, 2h, 2w)."""
     quarters, shape = [], given("quarter_hw", types.INT32, 1)
     for quarter in range(QUARTERS):
         picture = fn.permute_batch(pictures, indices=given(f"quarter{quarter}", types.INT32, 0))
@@ -138,6 +140,6 @@ def joined_quarters(pictures: Any) -> Any:
 
 
 def gains_of(rows: Sequence[tuple[float, float, float] | None]) -> dict[str, np.ndarray]:
-    """Return the values to feed under the names of `GAINS`: (n,) float32 each; 1 where colours are left alone."""
+    """Return the inputs with the names in `GAINS`, (n,) float32 each; 1 where colours are unchanged."""
     gains = np.array([row or (1.0, 1.0, 1.0) for row in rows], np.float32)
     return {name: np.ascontiguousarray(gains[:, channel]) for channel, name in enumerate(GAINS)}

@@ -1,4 +1,4 @@
-"""Colour augmentation as YOLOv5 defines it: gains on 8-bit hue, saturation and value through look-up tables."""
+"""Colour augmentation as in YOLOv5: gains on 8-bit hue, saturation and value through look-up tables."""
 
 import numpy as np
 
@@ -20,8 +20,8 @@ def hsv_tables(gains: np.ndarray) -> np.ndarray:
 def rgb_to_hsv(rgb: np.ndarray) -> np.ndarray:
     """Convert (..., 3) uint8 RGB to (..., 3) uint8 hue (0 ... 179), saturation, value, by the hexcone model.
 
-    Divisions are multiplications by reciprocals with 12 fractional bits, as in OpenCV's 8-bit conversion: rounding of
-    hue then agrees with it, where an exact division would now and then give the neighbouring level.
+    Divisions are multiplications by reciprocals with 12 fractional bits, as in OpenCV's 8-bit conversion, so that hue
+    is rounded in the same way; an exact division would sometimes give a neighbouring level.
     """
     r, g, b = np.moveaxis(rgb.astype(np.int64), -1, 0)
     value, low = rgb.max(axis=-1).astype(np.int64), rgb.min(axis=-1).astype(np.int64)
@@ -40,10 +40,10 @@ def _scaled(number: np.ndarray, factor: int, divisor: np.ndarray) -> np.ndarray:
 def hsv_to_rgb(hsv: np.ndarray) -> np.ndarray:
     """Convert (..., 3) uint8 hue (0 ... 179), saturation, value to (..., 3) uint8 RGB, rounded to the nearest."""
     hue, saturation, value = np.moveaxis(hsv.astype(np.int32), -1, 0)
-    # Channel c falls from the value by the full chroma over one sector of the hexagon, each a third of a turn apart.
+    # Channel c falls from the value by the full chroma over one sector of the hexagon; channels are 120 degrees apart.
     position = (hue[..., None] + np.array((150, 90, 30), np.int32)) % 180
     fall = np.clip(np.minimum(position, 120 - position), 0, 30)
-    # Half a unit off every boundary between two levels, so the rounding of the product cannot cross one.
+    # Offset by half a unit from all level boundaries, so that rounding of the product cannot cross one.
     shifted = (value[..., None] * (7650 - saturation[..., None] * fall) + 3825).astype(np.float32) + np.float32(0.5)
     return (shifted * np.float32(1 / 7650)).astype(np.uint8)
 
@@ -60,26 +60,26 @@ def apply_tables(rgb: np.ndarray, tables: np.ndarray) -> np.ndarray:
 
 
 def mix_images(first: np.ndarray, second: np.ndarray, ratio: float) -> np.ndarray:
-    """Blend two uint8 images of one shape, `ratio` of the first one, rounded down as in YOLOv5."""
+    """Blend two uint8 images of the same shape with weight `ratio` for the first, rounded down as in YOLOv5."""
     return (first * ratio + second * (1 - ratio)).astype(np.uint8)
 
 
 def finish_picture(
     views: list[np.ndarray], mix_ratio: float, hsv_gains: tuple[float, float, float] | None, target: np.ndarray
 ) -> None:
-    """Blend one or two drawn views, apply the colour gains and write the planes of the result.
+    """Blend one or two views, apply the colour gains, and write the result with channels first.
 
     Args:
-        views: (h, w, 3) uint8 RGB each, all of one shape.
-        mix_ratio: share of the first of two; rounded down as in YOLOv5.
-        hsv_gains: factors of hue, saturation, value; None leaves colours alone.
-        target: (3, h, w) uint8, written; rows without gaps.
+        views: (h, w, 3) uint8 RGB each, of the same shape.
+        mix_ratio: weight of the first view; results are rounded down as in YOLOv5.
+        hsv_gains: factors of hue, saturation, value; None leaves colours unchanged.
+        target: (3, h, w) uint8 output with contiguous rows.
     """
     picture = np.asarray(views[0])
     if len(views) == 2:
         picture = mix_images(views[0], views[1], mix_ratio)
     tables = None if hsv_gains is None else hsv_tables(np.asarray(hsv_gains))
-    # The plugin's function and the lines below give the same bytes; it is the faster one.
+    # The plugin's function gives the same bytes as the lines below, faster.
     if kernels.plugin.is_loaded():
         kernels.ops.hsv.function.write_planes(picture, tables, target)
     else:

@@ -1,4 +1,4 @@
-"""Decoding with DALI: the operator that all graphs share, and a graph that does nothing else."""
+"""Decoding with DALI: the operator shared by all graphs, and a graph that only decodes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,29 +12,29 @@ from pipelines.augmentation.rendering import TileRender
 from pipelines.pixels.backend import Backend
 
 DOT = np.frombuffer(b"P6\n1 1\n255\nrrr", np.uint8)
-"""An image file of one pixel, where a graph needs some image."""
+"""An image file with one pixel, for unused inputs of graphs."""
 DOT_TILE = TileRender(0, (0, 0), (1, 1), (0.0, 0.0), (1.0, 1.0), (1, 1), (0, 0))
-"""All of `DOT`, as it is."""
+"""The tile of `DOT`."""
 QUEUE_DEPTH = 3
-"""Batches that a graph works on at a time: one whose pixels are in use, and two that are decoded meanwhile."""
+"""Number of batches in a graph: one whose pixels are in use, and two being decoded."""
 
 
 def given(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
-    """Return the values fed to a graph under a name."""
+    """Return the external source of a graph with this name."""
     return fn.external_source(name=name, dtype=dtype, ndim=ndim, layout=layout)
 
 
 def decoded_crop(content: Any, start: Any, shape: Any, backend: Backend) -> Any:
-    """Return (h, w, 3) uint8 RGB: the part of an encoded image from `start` (row, column), of size `shape`."""
-    # A GPU would by default repeat chroma samples that the CPU's decoder interpolates.
+    """Decode the part of an image from `start` (row, column) with size `shape`, (h, w, 3) uint8 RGB."""
+    # By default, a GPU repeats chroma samples that the CPU's decoder interpolates.
     chroma: dict[str, Any] = {} if backend.gpu is None else {"jpeg_fancy_upsampling": True}
     return fn.decoders.image_slice(content, start=start, shape=shape, axes=(0, 1), device=backend.decoder, **chroma)
 
 
 class TileDecoder:
-    """A decoder of the part of its image that each tile looks at, batch after batch.
+    """Decoder of the parts of images that tiles need.
 
-    Work is queued with `submit` and fetched in the same order with `collect`; `QUEUE_DEPTH` batches may be under way.
+    `submit` queues work and `collect` returns the results in the same order; up to `QUEUE_DEPTH` batches may be queued.
     """
 
     def __init__(self, *, most_tiles: int, threads: int, backend: Backend = Backend()) -> None:  # noqa: B008 - frozen
@@ -49,7 +49,7 @@ class TileDecoder:
             self.release()
 
     def submit(self, tiles: Sequence[TileRender], images: Sequence[np.ndarray]) -> None:
-        """Queue at least one tile, with the bytes of the image of each."""
+        """Queue one or more tiles with their encoded images."""
         self._feed(tiles, images)
         self._pipeline.schedule_run()
 
@@ -59,19 +59,19 @@ class TileDecoder:
         self._pipeline.feed_input("shape", np.array([tile.crop_shape for tile in tiles], np.int32))
 
     def collect(self) -> Any:
-        """Return the oldest batch under way: a DALI TensorList of (h, w, 3) uint8, valid until `release`.
+        """Return the oldest queued batch: a DALI TensorList of (h, w, 3) uint8, valid until `release`.
 
         Raises:
-            RuntimeError: an image cannot be decoded; the decoder is of no use any more.
+            RuntimeError: an image cannot be decoded; the decoder is unusable afterwards.
         """
         return self._pipeline.share_outputs()[0]
 
     def release(self) -> None:
-        """Give the memory of the oldest collected batch back to DALI."""
+        """Return the memory of the oldest collected batch to DALI."""
         self._pipeline.release_outputs()
 
     def close(self) -> None:
-        """End DALI's threads and free its memory."""
+        """Stop DALI's threads and free its memory."""
         self._pipeline._shutdown()
 
 
@@ -92,12 +92,9 @@ def _define(most_tiles: int, threads: int, backend: Backend) -> Pipeline:
 
 
 def is_decoded_by_dali(content: np.ndarray, image_wh: Size, backend: Backend) -> bool:
-    """Return whether DALI decodes all of an image of that size, (bytes,) uint8.
-
-    This is slow, for the search after a failure.
-    """
+    """Return whether DALI can decode an image (bytes,) uint8 completely; slow, for use after a failure."""
     width, height = image_wh
-    # A crop at the top would not see damage further down.
+    # A crop at the top would miss damage further down.
     whole = replace(DOT_TILE, crop_shape=(height, width))
     decoder = TileDecoder(most_tiles=1, threads=1, backend=backend)
     try:

@@ -1,4 +1,4 @@
-"""Batches from DALI's memory into OneFlow's on the same device, without a way through the host."""
+"""Copies of batches from DALI's to OneFlow's memory on the same device."""
 
 import math
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DrawnImages:
-    """Finished images of a batch in memory of DALI's, which keeps it as long as this exists.
+    """Finished images of a batch in DALI's memory, which is valid as long as this object exists.
 
     Attributes:
-        drawn: DALI TensorList of uint8 in one block of memory, which begins with the images.
+        drawn: DALI TensorList of uint8 in one block of memory that begins with the images.
         shape: (B, 3, H, W) of the images.
     """
 
@@ -19,19 +19,18 @@ class DrawnImages:
 
 
 class DeviceCopy:
-    """A OneFlow tensor that is being filled from DALI's memory.
+    """An asynchronous copy from DALI's memory to a OneFlow tensor.
 
-    DALI's output is complete when it is collected. OneFlow copies on its own stream, behind what that already has, so
-    DALI's memory is kept until `wait` has returned. That waits for the copy alone, through one byte that follows it to
-    the host; the device goes on meanwhile. Copies are all that is queued, so that no GPU is too new for OneFlow's
-    kernels here.
+    DALI's output is complete when it is collected. OneFlow copies it on its own stream, so DALI's memory is kept until
+    `wait` has returned. `wait` blocks only until the copy is complete, by copying one byte to the host after it. Only
+    copies are used, because OneFlow's kernels do not support the newest GPUs.
 
     Attributes:
-        images: (B, 3, H, W) uint8; may be used at once by OneFlow, which keeps its own work in order.
+        images: (B, 3, H, W) uint8; OneFlow can use it at once, because its work is executed in order.
     """
 
     def __init__(self, source: DrawnImages) -> None:
-        # Imported here so that pipelines on a CPU do not wait for the CUDA libraries.
+        # Imported here, because pipelines on a CPU do not need it.
         from kernels.runtime import flow
 
         volume = sum(math.prod(entry) for entry in source.drawn.shape())
@@ -46,25 +45,22 @@ class DeviceCopy:
 
 
 class HandOver:
-    """Copies of one batch after another out of DALI's memory, which goes back one batch later.
+    """Copies of consecutive batches out of DALI's memory, which is released one batch later.
 
-    To be used by the thread that trains: OneFlow 0.9 can deadlock when two threads use it for the first time at once.
+    To be used by the main thread, because OneFlow 0.9 can deadlock if two threads use it for the first time at once.
     """
 
     def __init__(self) -> None:
         self._under_way: DeviceCopy | None = None
 
     def take(self, source: DrawnImages) -> Any:
-        """Return OneFlow tensor (B, 3, H, W) uint8 of the images.
-
-        It waits for the copy before it, which is usually long complete.
-        """
+        """Start a copy to a OneFlow tensor (B, 3, H, W) uint8 and return it, after waiting for the previous copy."""
         self.finish()
         self._under_way = DeviceCopy(source)
         return self._under_way.images
 
     def finish(self) -> None:
-        """Wait for the copy under way, if there is one, and give its memory back."""
+        """Wait for the current copy, if there is one, and release its memory."""
         if self._under_way is not None:
             self._under_way.wait()
             self._under_way = None

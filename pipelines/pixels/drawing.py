@@ -1,8 +1,8 @@
-"""From plans to pixels: all of it in DALI, or decoding in DALI and drawing by a kernel of the plugin.
+"""Drawing of plans: completely in DALI, or decoding in DALI and drawing by a kernel of the plugin.
 
-On a GPU, and for views that are turned, sheared or bent, DALI's graph (`pipelines.pixels.canvas_graph`) draws. On a CPU
-its resize and warp take most of the time of upright views, so the plugin's `kernels.ops.drawing.function` draws these,
-with the same filters, several pictures at a time; without the plugin DALI draws them as well.
+DALI's graph (`pipelines.pixels.canvas_graph`) is used on a GPU, and for views with rotation, shear or perspective. For
+other views on a CPU, the plugin's faster `kernels.ops.drawing.function` draws several pictures in parallel with the
+same filters; without the plugin, DALI draws them too.
 """
 
 from collections import deque
@@ -26,33 +26,33 @@ from pipelines.pixels.timings import Timings
 
 
 class Drawing(Protocol):
-    """A way to draw plans as images, in order: `submit` a few, then `start` the oldest and call what that returns."""
+    """Interface for drawing plans in order: `submit` some, `start` the oldest, and call the returned function."""
 
     def submit(self, plan: BatchPlan) -> None:
         """Read the images of a plan and queue their decoding; at most `QUEUE_DEPTH` plans may be queued."""
         ...
 
     def start(self, plan: BatchPlan) -> Callable[[], Any]:
-        """Wait until the oldest queued plan is decoded and start to draw it; the result waits for the images.
+        """Wait until the oldest queued plan is decoded, and start drawing it.
 
-        They are an array, or `DrawnImages` where the graph finishes them.
-
+        Returns:
+            A function that waits for the images: an array, or `DrawnImages` if the graph finishes them.
         Raises:
-            RuntimeError: DALI refuses an image; see `restart`.
+            RuntimeError: DALI cannot decode an image; see `restart`.
         """
         ...
 
     def restart(self) -> None:
-        """Build a new graph with nothing queued after a failure; wait for what is being drawn."""
+        """Build a new graph with an empty queue after a failure, after waiting for pictures being drawn."""
         ...
 
     def close(self) -> None:
-        """End all threads."""
+        """Stop all threads."""
         ...
 
 
 def open_drawing(settings: GraphSettings, images: ImageStore, timings: Timings) -> Drawing:
-    """Return the fastest way to draw what the settings describe."""
+    """Return the fastest implementation for the settings."""
     if settings.finish:
         return DeviceDrawing(settings, images, timings)
     if not settings.warp and kernels.plugin.is_loaded():
@@ -61,7 +61,7 @@ def open_drawing(settings: GraphSettings, images: ImageStore, timings: Timings) 
 
 
 class GraphDrawing:
-    """DALI draws; blending, colour and layout follow on the host."""
+    """Drawing in DALI; blending, colour and layout are done on the host."""
 
     def __init__(self, settings: GraphSettings, images: ImageStore, timings: Timings) -> None:
         self._settings, self._images, self._timings = settings, images, timings
@@ -74,7 +74,7 @@ class GraphDrawing:
         self._canvases.submit(plan, images)
 
     def start(self, plan: BatchPlan) -> Callable[[], Any]:
-        """See `Drawing`; everything is done when it returns."""
+        """See `Drawing`; everything is complete when it returns."""
         with self._timings.counting("dali"):
             drawn = self._canvases.collect()
         with self._timings.counting("pixels"):
@@ -93,19 +93,19 @@ class GraphDrawing:
 
 
 class DeviceDrawing(GraphDrawing):
-    """DALI draws and finishes; the images stay on the device where they were drawn."""
+    """Drawing and finishing in DALI; the images stay on the device."""
 
     def start(self, plan: BatchPlan) -> Callable[[], DrawnImages]:
-        """See `Drawing`; everything is done when it returns."""
+        """See `Drawing`; everything is complete when it returns."""
         with self._timings.counting("dali"):
             drawn = self._canvases.collect()
-        # What is still referred to is not used again.
+        # DALI does not reuse memory that is still referenced.
         self._canvases.release()
         return lambda: DrawnImages(drawn, plan.images_shape)
 
 
 class KernelDrawing:
-    """DALI decodes (nothing, if the images are kept decoded), a kernel draws, as many pictures at a time as threads."""
+    """Decoding in DALI, unless images are cached decoded, and drawing by a kernel, one picture per thread."""
 
     def __init__(self, settings: GraphSettings, images: ImageStore, timings: Timings) -> None:
         self._settings, self._images, self._timings = settings, images, timings
@@ -131,7 +131,7 @@ class KernelDrawing:
             self._decoder.submit(tiles, images)
 
     def start(self, plan: BatchPlan) -> Callable[[], np.ndarray]:
-        """See `Drawing`; drawing goes on in the background."""
+        """See `Drawing`; drawing continues in the background."""
         views = plan.views
         count = sum(len(view.tiles) for view in views)
         decoder = self._decoder if count else None

@@ -1,4 +1,4 @@
-"""Encoded images by number: read from their files, or kept in memory; what DALI cannot decode is decoded here."""
+"""Encoded images by index, from files or memory; images that DALI cannot decode are decoded by Pillow."""
 
 import io
 from pathlib import Path
@@ -17,21 +17,21 @@ _DALI_DECODES = {"jpeg": ("RGB", "L"), "png": ("RGB", "L"), "bmp": ("RGB",), "we
 
 
 def needs_host_decoding(found: ImageFormat) -> bool:
-    """Return whether DALI's decoder refuses or shows otherwise than Pillow: inks, palettes, alpha, 16 bits, damage."""
+    """Return whether Pillow must decode it (CMYK, palettes, alpha, 16 bits, damage), as DALI would differ or fail."""
     turned = found.orientation != 1 and found.kind != "jpeg"
     return turned or not found.intact or found.bits != 8 or found.mode not in _DALI_DECODES.get(found.kind, ())
 
 
 def decode_on_host(path: Path) -> np.ndarray:
-    """Return (h, w, 3) uint8 RGB, upright, of any image that Pillow reads; see `pipelines.data.images.decode_rgb`.
+    """Decode an image file with Pillow to (h, w, 3) uint8 RGB, see `pipelines.data.images.decode_rgb`.
 
     Raises:
-        OSError: it could be decoded when the data set was indexed, and cannot any more.
+        OSError: the file can no longer be decoded.
     """
     try:
         return decode_rgb(read_image_file(path))
-    except Exception as error:  # Pillow lets through whatever its decoders raise
-        text = f"{printable(path)}: cannot be decoded any more ({_reason(error)}); was it changed during the run?"
+    except Exception as error:  # Pillow's decoders may raise any exception
+        text = f"{printable(path)}: can no longer be decoded ({_reason(error)}); check whether it was changed"
         raise OSError(text) from error
 
 
@@ -42,14 +42,16 @@ def _reason(error: Exception) -> str:
 
 
 def as_ppm(pixels: np.ndarray) -> np.ndarray:
-    """Return an uncompressed image file, so that decoded pixels go through DALI as encoded ones do."""
+    """Encode pixels as an uncompressed image file for DALI."""
     header = b"P6\n%d %d\n255\n" % (pixels.shape[1], pixels.shape[0])
     return np.concatenate((np.frombuffer(header, np.uint8), np.ascontiguousarray(pixels).reshape(-1)))
 
 
 class ImageBytes:
-    """Bytes of the images of an index, in a form that DALI decodes. Several threads may read at once, but none while
-    `decode_refused_on_host` runs."""
+    """Encoded images of an index, in formats that DALI decodes.
+
+    Concurrent reads are allowed, but not while `decode_refused_on_host` is running.
+    """
 
     decoded = False
 
@@ -58,7 +60,7 @@ class ImageBytes:
         self._on_host = index.formats.where(needs_host_decoding)
 
     def __getitem__(self, number: int) -> np.ndarray:
-        """Return (bytes,) uint8."""
+        """Return the encoded image, (bytes,) uint8."""
         path = self._paths[number]
         if self._on_host[number]:
             return as_ppm(decode_on_host(path))
@@ -67,15 +69,15 @@ class ImageBytes:
         except UnusableImageError as error:
             reason = str(error).removeprefix("cannot be read: ")
             raise OSError(
-                f"{printable(path)}: cannot be read any more ({reason}); was it moved or changed during the run?"
+                f"{printable(path)}: can no longer be read ({reason}); check whether it was moved or changed"
             ) from error
 
     def tile(self, tile: TileRender) -> np.ndarray:
-        """Return DALI's input for a tile: (bytes,) uint8 of its whole image."""
+        """Return DALI's input for a tile: its whole encoded image, (bytes,) uint8."""
         return self[tile.source]
 
     def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """Try each of these images; those that DALI refuses are decoded by Pillow from now on, and returned."""
+        """Test these images; return those that DALI cannot decode, and decode them by Pillow from now on."""
         refused = [
             number
             for number in numbers
@@ -86,11 +88,11 @@ class ImageBytes:
         return refused
 
     def explain_failure(self, numbers: list[int]) -> str:
-        """Name the images that cannot be decoded, for the message after DALI gave up on a batch."""
+        """Return the names of images that cannot be decoded, for an error message."""
         bad = []
         for number in dict.fromkeys(numbers):
             try:
                 Image.open(io.BytesIO(self[number].tobytes())).load()
-            except Exception as error:  # Pillow lets through whatever its decoders raise
+            except Exception as error:  # Pillow's decoders may raise any exception
                 bad.append(f"{self._paths[number]} ({_reason(error)})")
         return "; ".join(bad)

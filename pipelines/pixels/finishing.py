@@ -1,8 +1,7 @@
-"""Blending, colour gains, layout as DALI operators: for a GPU what `pipelines.pixels.colour` does on the host.
+"""Blending, colour gains and layout as DALI operators, like `pipelines.pixels.colour` on the host.
 
-The conversions round as those of `pipelines.pixels.colour`, in whole numbers where a float32 would not hold them, and
-blending is in float64 as there. Gains are float32 here and float64 there, so a level now and then falls to the other
-side of a whole number.
+Conversions are rounded as in `pipelines.pixels.colour`, with integers where float32 is not exact, and blending is done
+in float64. Gains are float32 here and float64 there, so some levels may differ by one.
 """
 
 from typing import Any

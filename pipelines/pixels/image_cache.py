@@ -1,4 +1,4 @@
-"""`--cache`: images kept decoded or encoded in memory, or decoded on disk, so that epochs need not read or decode."""
+"""The image cache (`--cache`): decoded or encoded images in memory, or decoded images on disk."""
 
 import hashlib
 import os
@@ -23,16 +23,16 @@ from pipelines.pixels.encoded_images import ImageBytes, decode_on_host, needs_ho
 
 CacheKind = Literal["ram", "disk"]
 MEMORY_SHARE = 0.8
-"""How much of the free memory, or of the free disk, a cache may take."""
+"""Fraction of the free memory, or free disk space, that a cache may use."""
 
 
 @dataclass(frozen=True)
 class CacheNeed:
-    """Bytes that a cache of a data set takes.
+    """Size of the cache of a data set in bytes.
 
     Attributes:
-        decoded: all images as pixels; also what a cache on disk takes.
-        encoded: all images as their files are, except those that have to be decoded on the host anyway.
+        decoded: all images as pixels; also the size of a disk cache.
+        encoded: all images as files, except those that must be decoded on the host.
     """
 
     decoded: int
@@ -40,7 +40,7 @@ class CacheNeed:
 
 
 def cache_need(index: ImageIndex) -> CacheNeed:
-    """Return the memory and disk that `--cache` would take for these images."""
+    """Return the memory and disk space that `--cache` needs for these images."""
     pixels = index.sizes.astype(np.int64).prod(axis=1) * 3
     on_host = index.formats.where(needs_host_decoding)
     return CacheNeed(int(pixels.sum()), int(np.where(on_host, pixels, index.formats.file_bytes).sum()))
@@ -55,18 +55,18 @@ def open_images(
     progress: str | None = None,
     memory: Callable[[], int] = free_memory,
 ) -> "ImageStore":
-    """Return the images of an index, from which DALI's input for each tile comes.
+    """Open the images of an index, cached or not.
 
     Args:
-        index: which images.
-        cache: None reads and decodes every time. "ram" keeps them in memory, decoded if that fits into 80 % of what is
-            free and else as their files are. "disk" keeps them decoded in files.
-        folder: of the files of "disk"; by default in the user's cache folder, never beside the images.
-        workers: threads that fill the cache.
-        progress: what the progress bar is called; None shows none.
-        memory: tells how many bytes are free.
+        index: the images.
+        cache: None reads and decodes images every time; "ram" keeps them in memory, decoded if that fits into 80 % of
+            the free memory and encoded otherwise; "disk" keeps them decoded in files.
+        folder: folder of the disk cache, by default in the user's cache folder.
+        workers: number of threads that fill the cache.
+        progress: name of the progress bar; None shows none.
+        memory: returns the free memory in bytes.
     Raises:
-        ValueError: an unknown kind, or it does not fit; with the numbers.
+        ValueError: the kind of cache is unknown, or the cache does not fit.
         OSError: an image cannot be read.
     """
     plain = ImageBytes(index)
@@ -89,7 +89,7 @@ def _filled(load: Callable[[int], np.ndarray], count: int, workers: int, progres
 
 
 class EncodedImages:
-    """Images in memory as their files are; the same reading as `ImageBytes`."""
+    """Encoded images in memory, with the interface of `ImageBytes`."""
 
     decoded = False
 
@@ -97,7 +97,7 @@ class EncodedImages:
         self._kept, self._plain = kept, plain
 
     def tile(self, tile: TileRender) -> np.ndarray:
-        """Return (bytes,) uint8 of the whole image of a tile; not to be written."""
+        """Return the whole encoded image of a tile, (bytes,) uint8, which must not be modified."""
         return self._kept[tile.source]
 
     def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
@@ -113,7 +113,7 @@ class EncodedImages:
 
 
 class DecodedImages:
-    """Images as pixels, in memory or in files that are mapped into it."""
+    """Decoded images, in memory or memory-mapped files."""
 
     decoded = True
 
@@ -121,40 +121,40 @@ class DecodedImages:
         self._kept = kept
 
     def tile(self, tile: TileRender) -> np.ndarray:
-        """Return (h, w, 3) uint8 RGB: the part of an image that a tile looks at, as a view."""
+        """Return the part of an image that a tile needs, (h, w, 3) uint8 RGB, as a view."""
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
         return self._kept[tile.source][top : top + height, left : left + width]
 
     def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """Return none: nothing is decoded any more."""
+        """Return [], because all images are decoded already."""
         del numbers, backend
         return []
 
     def explain_failure(self, numbers: list[int]) -> str:
-        """Return "": nothing is decoded any more, so no image can be to blame."""
+        """Return "", because all images are decoded already."""
         del numbers
         return ""
 
 
 class ImageStore(Protocol):
-    """The source of DALI's input."""
+    """Interface of image stores, which provide DALI's input."""
 
     @property
     def decoded(self) -> bool:
-        """Whether tiles are pixels of their crops; otherwise bytes of their whole images."""
+        """Whether `tile` returns the pixels of a crop; otherwise it returns the whole encoded image."""
 
     def tile(self, tile: TileRender) -> np.ndarray:
-        """Return DALI's input for one tile."""
+        """Return DALI's input for a tile."""
 
     def explain_failure(self, numbers: list[int]) -> str:
-        """Name the images that cannot be decoded, and why; return "" if that is not the reason."""
+        """Return the names of images that cannot be decoded, with reasons; "" if all can."""
 
     def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """Return the images that DALI refuses; their next `tile` is in a form that it takes."""
+        """Return the images that DALI cannot decode; they are decoded by Pillow from now on."""
 
 
 def _fits_decoded(index: ImageIndex, free: int) -> bool:
-    """Return whether images fit into memory decoded, and not only encoded; raise if neither fits."""
+    """Return whether the decoded images fit into memory; raise ValueError if not even the encoded ones fit."""
     need, budget = cache_need(index), int(free * MEMORY_SHARE)
     if need.decoded <= budget:
         return True
@@ -184,7 +184,7 @@ def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]
         if not _is_whole(target, sizes[number]):
             pixels = decode_on_host(path)
             if pixels.shape != (height, width, 3):
-                raise OSError(f"{printable(path)}: no longer of {width} x {height} px; was it changed during the run?")
+                raise OSError(f"{printable(path)}: is no longer {width} x {height} px; check whether it was changed")
             with replacing(target, lasting=False) as temporary:
                 pixels.tofile(temporary)
         return np.memmap(target, np.uint8, "r", shape=(height, width, 3))
@@ -193,7 +193,7 @@ def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]
 
 
 def _is_whole(target: Path, image_wh: tuple[int, int]) -> bool:
-    """Return whether a cache file is complete; it may be cut off, as after a full disk or a loss of power."""
+    """Return whether a cache file is complete; it may be truncated after a full disk or a power loss."""
     try:
         return target.stat().st_size == image_wh[0] * image_wh[1] * 3
     except FileNotFoundError:
@@ -201,7 +201,7 @@ def _is_whole(target: Path, image_wh: tuple[int, int]) -> bool:
 
 
 def _cached_file(path: Path, folder: Path) -> Path:
-    """Return the cache file, named after everything that changes with an image."""
+    """Return the cache file of an image, whose name depends on its path and `file_stamp`."""
     key = b"2\0%s\0%s" % (os.fsencode(path.absolute()), file_stamp(path))
     return folder / f"{hashlib.sha256(key).hexdigest()[:32]}.rgb"
 

@@ -1,4 +1,4 @@
-"""Where the time of a pipeline goes."""
+"""Timing of a pipeline's stages."""
 
 import time
 from collections.abc import Iterator
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 @dataclass
 class Timings:
-    """Seconds spent since the pipeline was made; the stages overlap, so they do not add up to the time on the clock.
+    """Seconds spent in each stage since the start of the pipeline; stages overlap.
 
     Attributes:
-        waiting: the consumer waited for a batch.
-        geometry: draws, rectangles and labels.
-        reading: bytes of the images, decoding on the host included.
-        dali: waiting for DALI, which decodes, and draws where no kernel does.
-        pixels: drawing, blending, colour and layout on the host, as far as nothing else was done meanwhile.
-        batches: batches handed over.
+        waiting: the consumer waiting for a batch.
+        geometry: random draws, rectangles and labels.
+        reading: reading images, including decoding on the host.
+        dali: waiting for DALI, which decodes and, without the plugin's kernel, draws.
+        pixels: waiting for drawing, blending, colour and layout on the host.
+        batches: number of batches returned.
     """
 
     waiting: float = 0.0
@@ -28,7 +28,7 @@ class Timings:
 
     @contextmanager
     def counting(self, stage: str) -> Iterator[None]:
-        """Add the time of its body to a stage, also if it raises."""
+        """Add the time inside the context to a stage, also if it raises."""
         start = time.perf_counter()
         try:
             yield

@@ -48,4 +48,4 @@ def test_strict_training_refuses_with_the_first_problem(
     corpus: tuple[Path, list[CorpusFile]], cfg: Path, tmp_path: Path
 ) -> None:
     ended = run_child("graph-train", "--data", corpus[0], "--cfg", cfg, "--strict", cwd=tmp_path, may_end=[USER_ERROR])
-    assert "strict: " in ended.error and "problems in the data set; the first: " in ended.error
+    assert "strict: " in ended.error and "problems in the data set; first: " in ended.error

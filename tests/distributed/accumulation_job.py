@@ -23,7 +23,7 @@ BATCH = 4
 
 def main(out: Path, kind: str, start: str, last: int) -> None:
     info = team.join().info  # before anything imports OneFlow
-    from tests.executed_ops import executed_ops, forget_executed_ops
+    from kernels.framework.op_trace import executed_ops, forget_executed_ops
 
     out.mkdir(exist_ok=True)
     step, exchange = _step(kind, info)
@@ -41,12 +41,13 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
             _save(step.state, out / "cut", main=info.main)
     _save(step.state, out / "end", main=info.main)
     skipped = _after_a_bad_batch_of_the_last_rank(step, info, last)
-    from graph_train.training.agreement import agreed_digest
+    from graph_train.training.agreement import require_same_digest
 
     step.state.flush()
-    agreed_digest(step.state.digest(), exchange)
+    require_same_digest(step.state.digest(), exchange)
     if kind == "cuda-graph":
-        (out / f"ops{info.rank}.json").write_text(json.dumps(executed_ops()))
+        pairs = sorted({(op.kind, op.owner) for op in executed_ops()})
+        (out / f"ops{info.rank}.json").write_text(json.dumps(pairs))
     if info.main:
         (out / "results.json").write_text(json.dumps([asdict(result) for result in [*results, skipped]]))
     team.current().report_done()
@@ -57,10 +58,10 @@ def _step(kind: str, info: Any) -> tuple[Any, Any]:
     from graph_train.engine.step import EagerStep, GraphStep, StepConfig
     from graph_train.ranks.exchange import Exchange
     from graph_train.ranks.placement import Placement
+    from kernels.framework.op_trace import trace_ops
     from kernels.plugin import PluginMode, load_plugin
     from models.loss import DetectionLoss
     from models.loss_config import LossConfig
-    from tests.executed_ops import trace_ops
     from tests.graph_train.tiny import tiny_network, tiny_schedule
 
     modes: dict[str, PluginMode] = {"stock-graph": "off", "cuda-graph": "emulated-cuda"}
@@ -101,7 +102,7 @@ def _after_a_bad_batch_of_the_last_rank(step: Any, info: Any, number: int) -> An
     before = state.arrays()
     if info.rank == info.world - 1 and not info.alone:
         values = sum(before[f"first_moment/{name}"].size for name in state.trained)
-        state.keep_own_gradients(flow.tensor(np.full(values, np.nan, np.float32)))
+        state.accumulate_local_gradients(flow.tensor(np.full(values, np.nan, np.float32)))
     _start(step, number, update=True)
     result = step.finish()
     if not info.alone:

@@ -38,7 +38,7 @@ def test_killed_rank_ends_the_job(lab: JobLab, victim: int) -> None:
     assert codes[1 - victim] in (RANK_LOST, -signal.SIGKILL)
     text = job.text(0) + job.text(1)
     assert f"graph-train: rank {victim} (" in text
-    assert "it was killed, or crashed; the job ends" in text
+    assert "it was killed, or crashed; stopping the job" in text
     assert _saved_epoch(folder) >= 2
 
 
@@ -84,7 +84,7 @@ def test_signal_to_one_rank_stops_all(lab: JobLab) -> None:
 def test_missing_rank_is_named_before_anything_slow(lab: JobLab) -> None:
     job = lab.start(lab.flags("missing", **{"dist-timeout": 3}), 3, leave_out=[1])
     assert job.codes(30) == [2, 2]
-    assert "rank 1 of 3 did not come to rank 0" in job.text(0)
+    assert "rank 1 of 3 did not connect to rank 0" in job.text(0)
     assert "within 3 s" in job.text(0)
     assert not (lab.root / "runs" / "missing").exists()
 
@@ -94,7 +94,7 @@ def test_what_no_job_can_use_is_told_once(lab: JobLab) -> None:
     codes = job.codes(120)
     # Rank 1 says nothing; it may hear of rank 0's end before its own.
     assert codes[0] == USER_ERROR and codes[1] in (USER_ERROR, RANK_LOST)
-    assert job.text(0).count("--batch-size 1: 2 ranks need at least an image each") == 1
+    assert job.text(0).count("--batch-size 1: must be at least 2, the number of ranks") == 1
     assert job.text(1) == ""
 
 

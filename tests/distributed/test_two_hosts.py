@@ -72,7 +72,7 @@ def test_two_hosts_train_as_one_process(lab: JobLab, hosts: None) -> None:
 def test_a_local_rank_that_counts_over_all_hosts_is_named(lab: JobLab, hosts: None) -> None:
     job = lab.start(lab.flags("miscounted"), 2, **{**TWO_HOSTS, "ranks_per_host": 2})
     assert 0 not in job.codes(120)
-    assert "number LOCAL_RANK from 0 on each host" in job.text(0) + job.text(1)
+    assert "LOCAL_RANK must count from 0 on each host" in job.text(0) + job.text(1)
 
 
 def sent_by(rank: int) -> int:

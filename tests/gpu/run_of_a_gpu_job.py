@@ -32,7 +32,7 @@ def main(out: Path, flags: dict[str, Any]) -> None:
     _pretend_a_gpu(assembly, info)
     options = options_from_flags(**flags)
     given: dict[str, Any] = {"rank": info} if "rank" in signature(assembly.assemble).parameters else {}
-    run = assembly.assemble(options, load_hyperparameters(options.optim.hyp), any_anchors=True, **given)
+    run = assembly.assemble(options, load_hyperparameters(options.optim.hyp), fit_anchors=False, **given)
     placement = run.setup.placement
     images = placement.empty_batch((flags["batch_size"], 3, flags["imgsz"], flags["imgsz"]), flow.uint8)
     labels = placement.empty_batch((flags["batch_size"], 5, 5), flow.float32)
@@ -54,10 +54,10 @@ def _pretend_a_gpu(assembly: Any, info: Any) -> None:
     from graph_train.training.setup import Setup
     from kernels.runtime import flow
 
-    pipelines, check_amp = assembly._pipelines, getattr(assembly, "agreeing_type", None)
+    pipelines, check_amp = assembly._pipelines, getattr(assembly, "checked_activation_type", None)
     assembly.run_device = lambda *_: f"cuda:{info.local_rank}"
     assembly._pipelines = lambda setup, stride: pipelines(replace(setup, device="cpu"), stride)
-    assembly.agreeing_type = check_amp and (lambda network, wanted, _: check_amp(network, wanted, "cpu"))
+    assembly.checked_activation_type = check_amp and (lambda network, wanted, _: check_amp(network, wanted, "cpu"))
     Setup.placement = property(lambda _: Placement("cpu", info.rank, info.world))  # type: ignore[assignment]
     flow.cuda.get_device_capability = lambda _: (7, 5)
     flow.cuda.get_device_name = lambda _: "pretended"

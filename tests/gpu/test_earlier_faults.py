@@ -174,5 +174,5 @@ def test_memory_of_measured_batches_does_not_add_up(monkeypatch: pytest.MonkeyPa
     hyp = assembly.Hyperparameters().as_dict()
     request = {"batches": [1, 2, 4, 8], "options": {"cfg": "yolov5n.yaml", "graph": True}, "hyp": hyp}
     batch_memory._measure(request, found.append)
-    taken = [item.taken for item in found if item is not None and item.what == "step"]
+    taken = [item.used for item in found if item is not None and item.phase == "step"]
     assert taken == [GB // 2 + images * GB // 4 for images in (1, 2, 4, 8)]

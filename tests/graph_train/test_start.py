@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-LATER = ("scipy", "matplotlib", "pycocotools", "pooch", "requests", "cv2", "onnx", "onnxruntime", "wandb", "mlflow")
+LATER = (
+    *("scipy", "matplotlib", "pycocotools", "pooch", "requests", "cv2", "onnx", "onnxruntime", "wandb", "mlflow"),
+    "IPython",  # which PIL.ImageShow loads
+)
 
 
 @pytest.mark.parametrize(

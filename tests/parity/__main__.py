@@ -69,7 +69,7 @@ def main() -> int:
     """Compare; return 1 if anything is out of tolerance, 2 if there is nothing to check or no kernels."""
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder with .npz vector files")
-    parser.add_argument("--kernels", choices=KERNELS, default="auto", help="our kernel plugin")
+    parser.add_argument("--kernels", choices=KERNELS, default="auto", help="kernel plugin")
     parser.add_argument("--mode", choices=("eager", "graph", "both"), default="both", help="how ours is executed")
     parser.add_argument("--only", default="", help="only files whose name contains this")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")

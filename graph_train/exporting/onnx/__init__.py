@@ -1,1 +1,1 @@
-"""Networks as ONNX files, written from their modules."""
+"""Conversion of networks to ONNX models."""

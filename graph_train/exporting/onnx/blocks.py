@@ -1,4 +1,4 @@
-"""Each block of a network as ONNX nodes; a block without an entry in the table is refused by name."""
+"""Conversion of the blocks of a network to ONNX nodes."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,27 +16,27 @@ from models.layers import Conv2d, Linear, MaxPool2d, Module, Upsample, ZeroPad2d
 nn: Any = flow.nn
 
 _NEARLY_ZERO = 1e-30
-"""Value of zero borders: onnxruntime 1.23 merges a border of zeros into a MaxPool behind it, whose own border counts as
-minus infinity, so that negative values at the edge would survive."""
+"""Padding value instead of 0: onnxruntime 1.23 would merge zero padding into a following MaxPool, which pads with minus
+infinity and so would keep negative values at the edge."""
 
 
 def write_module(writer: GraphWriter, module: Module, source: Any, name: str) -> str:
-    """Add the nodes of a module and everything in it.
+    """Add the nodes of a module and its submodules.
 
     Args:
         writer: the graph.
-        module: in evaluation mode.
-        source: name of the input tensor, or names where the module takes a list.
-        name: what the module is called in its parent.
+        module: the module, in evaluation mode.
+        source: name of the input tensor, or a list of names for a module with several inputs.
+        name: name of the module in its parent.
     Returns:
         Name of the output tensor.
     Raises:
-        ValueError: a kind of module that cannot be written.
+        ValueError: the module type is not supported.
     """
     convert = _CONVERTERS.get(type(module))
     if convert is None:
         known = ", ".join(sorted(kind.__name__ for kind in _CONVERTERS))
-        raise ValueError(f"{name}: {type(module).__name__} cannot be exported to ONNX; blocks that can: {known}")
+        raise ValueError(f"{name}: export of {type(module).__name__} to ONNX is not supported; supported are {known}")
     with writer.scope(name):
         return convert(writer, module, source)
 
@@ -75,7 +75,7 @@ def _linear(writer: GraphWriter, layer: Module, x: str) -> str:
 
 
 def _projected(writer: GraphWriter, x: str, weight: np.ndarray, bias: np.ndarray | None) -> str:
-    """Write x (…, in) times weight (out, in) transposed, plus bias (out,)."""
+    """Add x (…, in) times the transposed weight (out, in), plus bias (out,)."""
     product = writer.add("MatMul", [x, writer.constant(weight.T, "weight")], "product")
     return product if bias is None else writer.add("Add", [product, writer.constant(bias, "bias")], "out")
 
@@ -111,7 +111,7 @@ def _identity(writer: GraphWriter, layer: Module, x: str) -> str:
 
 
 def _gated(operator: str, **attributes: Any) -> Callable[[GraphWriter, Module, str], str]:
-    """Return a converter that multiplies x by an activation of x."""
+    """Return a converter for x times an activation of x."""
 
     def convert(writer: GraphWriter, layer: Module, x: str) -> str:
         return writer.add("Mul", [x, writer.add(operator, [x], "gate", **attributes)], "out")
@@ -120,7 +120,7 @@ def _gated(operator: str, **attributes: Any) -> Callable[[GraphWriter, Module, s
 
 
 def _plain(operator: str, **names: str) -> Callable[[GraphWriter, Module, str], str]:
-    """Return a converter to one node; `names` maps its attributes to those of the layer."""
+    """Return a converter to a single node; `names` maps node attributes to layer attributes."""
 
     def convert(writer: GraphWriter, layer: Module, x: str) -> str:
         attributes = {key: float(getattr(layer, name)) for key, name in names.items()}
@@ -229,7 +229,7 @@ def _concat(writer: GraphWriter, block: Module, maps: Sequence[str]) -> str:
 
 
 def _transformer(writer: GraphWriter, block: Module, x: str) -> str:
-    """See `models.attention`; shapes that follow the image are never spelled out."""
+    """Add a transformer block, see `models.attention`; shapes depend on the input at run time."""
     flat = writer.reshaped(x, [0, 0, -1], "flat")
     tokens = writer.add("Transpose", [flat], "tokens", perm=[2, 0, 1])
     tokens = writer.add("Add", [tokens, write_module(writer, block.linear, tokens, "linear")], "placed")
@@ -259,7 +259,7 @@ def _attention(writer: GraphWriter, block: Module, *inputs: str) -> str:
         rows = slice(number * channels, (number + 1) * channels)
         with writer.scope(part):
             projected = writer.reshaped(_projected(writer, x, weight[rows], bias[rows]), [0, -1, depth], "heads")
-            # The key is laid out for the product with the query.
+            # The key is transposed for the product with the query.
             order = [1, 2, 0] if part == "k" else [1, 0, 2]
             heads.append(writer.add("Transpose", [projected], "first", perm=order))
     scores = writer.add("MatMul", heads[:2], "scores")

@@ -1,4 +1,4 @@
-"""The end of an exported network: decoding of the raw maps, and the suppression of overlapping boxes."""
+"""The head of an ONNX model: decoding of the raw maps, and NMS."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from graph_train.exporting.onnx.writer import GraphWriter
 from models.head import Detect
 
 CellSize = tuple[int, int]
-"""Rows and columns of a level."""
+"""Number of rows and columns of a level."""
 
 
 def write_decoding(writer: GraphWriter, head: Detect, features: Sequence[str], cells: Sequence[CellSize] | None) -> str:
-    """Add the head: the same numbers as `Detect.forward` and `Detect.decode`.
+    """Add the head, equivalent to `Detect.forward` and `Detect.decode`.
 
     Args:
         features: output tensor of each level.
-        cells: size of each level, or None if the image size is not fixed.
+        cells: size of each level, or None for a dynamic image size.
     Returns:
         Name of the predictions (B, N, 5 + classes).
     """
@@ -37,7 +37,7 @@ def write_decoding(writer: GraphWriter, head: Detect, features: Sequence[str], c
 
 
 def _decoded(writer: GraphWriter, rows: str, corner: str, head: Detect, level: int) -> str:
-    """Convert (B, anchors, cells, 5 + classes) after the sigmoid to boxes in px and confidences."""
+    """Convert values (B, anchors, cells, 5 + classes) after the sigmoid to boxes in px and confidences."""
     two, stride = writer.constant(2.0, "two"), writer.constant(head.stride[level], "stride")
     sides_px = (head.anchors.numpy()[level] * np.float32(head.stride[level])).reshape(1, -1, 1, 2)
     xy = writer.add("Mul", [writer.part(rows, "xy", axis=3, start=0, end=2), two], "xy_doubled")
@@ -56,7 +56,7 @@ def _fixed_corner(writer: GraphWriter, cells: CellSize) -> str:
 
 
 def _computed_corner(writer: GraphWriter, raw: str) -> str:
-    """Return the same where the size is known only when the network runs."""
+    """Return the cell corners minus one half for a dynamic image size."""
     size = writer.part(writer.add("Shape", [raw], "shape"), "size", axis=0, start=2, end=4)
     zero, one = writer.constant(0.0, "zero"), writer.constant(1.0, "one")
     axes = []
@@ -70,22 +70,21 @@ def _computed_corner(writer: GraphWriter, raw: str) -> str:
 
 
 _FLOAT, _INT64 = 1, 7
-"""Numbers of the types in the ONNX format."""
+"""ONNX's data type codes."""
 
 
 def write_suppression(
     writer: GraphWriter, predictions: str, settings: NmsSettings, *, classes: int, boxes: int | None
 ) -> tuple[str, str]:
-    """Add the rules of `graph_train.detection.nms` (best class of each box; `classes` and `max_candidates` are not
-    applied).
+    """Add NMS as in `graph_train.detection.nms`, without `multi_label`, `classes` and `max_candidates`.
 
     Args:
         predictions: name of the predictions.
-        classes: how many there are.
-        boxes: N of the predictions, or None if the image size is not fixed.
+        classes: number of classes.
+        boxes: number of predictions N, or None for a dynamic image size.
     Returns:
-        Names of the counts (B,) int64, and of the detections (B, K, 6) float32: x1, y1, x2, y2 in px, confidence,
-        class; highest confidence first, zeros after the last one. K is `max_det`, or N if that is less.
+        Names of the counts (B,) int64 and the detections (B, K, 6) float32: x1, y1, x2, y2 in px, confidence, class;
+        sorted by decreasing confidence and padded with zeros. K is the smaller of `max_det` and N.
     """
     corners, confidence, category = _candidates(writer, predictions, classes)
     as_number = writer.add("Cast", [category], "class", to=_FLOAT)

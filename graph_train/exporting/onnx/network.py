@@ -1,4 +1,4 @@
-"""A whole network as an ONNX model."""
+"""Conversion of a network to an ONNX model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,18 @@ from graph_train.exporting.onnx.writer import GraphWriter
 from models.network import DetectionModel
 
 INPUT, PREDICTIONS = "images", "output0"
-"""Names that YOLOv5's exports have."""
+"""Input and output names as in YOLOv5's exports."""
 COUNTS, DETECTIONS = "num_detections", "detections"
 
 
 @dataclass(frozen=True)
 class OnnxSettings:
-    """Image size, operator set and options of an ONNX file.
+    """Settings of an ONNX model.
 
-    `image_hw` in px, multiples of the largest stride. `dynamic` leaves batch and image size open; then the two numbers
-    are only what it is checked with. `suppression` None writes the predictions themselves.
+    Attributes:
+        image_hw: height and width in px, multiples of the largest stride.
+        dynamic: dynamic batch and image size; then the given sizes are only used for verification.
+        suppression: settings of NMS; None outputs the predictions.
     """
 
     batch_size: int
@@ -33,16 +35,16 @@ class OnnxSettings:
 
 
 def build_onnx(network: DetectionModel, settings: OnnxSettings, *, keep_predictions: bool = False) -> ModelProto:
-    """Write a network, in evaluation mode, as ONNX.
+    """Convert a network in evaluation mode to ONNX.
 
-    Input `images` (B, 3, H, W) float32 RGB in [0, 1]. Output `output0` (B, N, 5 + classes) float32 as
-    `DetectionModel.decode` gives it; or, with suppression, `num_detections` (B,) int64 and `detections` (B, K, 6)
-    float32, see `write_suppression`.
+    The input is `images` (B, 3, H, W) float32 RGB in [0, 1]. The output is `output0` (B, N, 5 + classes) float32, see
+    `DetectionModel.decode`; or, with NMS, `num_detections` (B,) int64 and `detections` (B, K, 6) float32, see
+    `write_suppression`.
 
     Args:
-        keep_predictions: have `output0` beside the detections too.
+        keep_predictions: whether to output `output0` in addition to the detections.
     Raises:
-        ValueError: a block or operator set that cannot be written, or a network that is too large.
+        ValueError: a block or the opset is not supported, or the network is too large.
     """
     writer = GraphWriter(settings.opset)
     predictions = _write_layers(writer, network, settings)
@@ -89,7 +91,7 @@ def _cells(network: DetectionModel, settings: OnnxSettings) -> Sequence[tuple[in
 
 
 def _metadata(network: DetectionModel, settings: OnnxSettings) -> dict[str, str]:
-    """Return `stride` and `names` in the form in which YOLOv5 writes and reads them, and what else a reader may ask."""
+    """Return the metadata: `stride` and `names` in YOLOv5's format, and the settings."""
     entries: dict[str, Any] = {
         "stride": network.spec.coarsest_stride,
         "names": dict(enumerate(network.names)),

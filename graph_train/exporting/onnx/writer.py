@@ -1,4 +1,4 @@
-"""Collects the nodes and constants of an ONNX graph under readable names."""
+"""Builder of ONNX graphs with readable names."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,23 +11,23 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 Array = npt.NDArray[Any]
 
 OPSETS = (12, 22)
-"""Oldest and newest operator set that is written."""
+"""Oldest and newest supported opset."""
 _AXES_ARE_INPUTS = 13
 _EXTERNAL_DATA_BYTES = 2_000_000_000
-"""Above this a single protobuf file is not possible."""
+"""Limit of a protobuf file."""
 
 
 class GraphWriter:
-    """An ONNX graph being written. Names of nodes and tensors follow `DetectionModel`: `model.2.cv1.conv`."""
+    """An ONNX graph under construction; names of nodes and tensors follow `DetectionModel`, e.g. `model.2.cv1.conv`."""
 
     def __init__(self, opset: int) -> None:
         """Start an empty graph.
 
         Raises:
-            ValueError: an operator set that is not offered.
+            ValueError: the opset is not supported.
         """
         if not OPSETS[0] <= opset <= OPSETS[1]:
-            raise ValueError(f"--opset {opset}: choose one from {OPSETS[0]} to {OPSETS[1]}")
+            raise ValueError(f"--opset {opset}: must be between {OPSETS[0]} and {OPSETS[1]}")
         self.opset = opset
         self._scopes: list[str] = []
         self._nodes: list[NodeProto] = []
@@ -37,7 +37,7 @@ class GraphWriter:
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
-        """Prefix the names of what is added inside."""
+        """Prefix all names added in this context."""
         self._scopes.append(name)
         try:
             yield
@@ -45,17 +45,17 @@ class GraphWriter:
             self._scopes.pop()
 
     def add(self, operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Add a node with one output, which gets the node's name; return that."""
+        """Add a node with one output; return its name, which is that of the node too."""
         return self.add_many(operator, inputs, [name], **attributes)[0]
 
     def add_many(self, operator: str, inputs: Sequence[str], names: Sequence[str], **attributes: Any) -> list[str]:
-        """Add a node with an output for each name; the first one names the node as well."""
+        """Add a node with several outputs, named after the first; return their names."""
         outputs = [self._unused(name) for name in names]
         self._nodes.append(helper.make_node(operator, list(inputs), outputs, name=outputs[0], **attributes))
         return outputs
 
     def constant(self, value: Any, name: str, dtype: Any = np.float32) -> str:
-        """Return a constant tensor; equal ones are stored once."""
+        """Add a constant, unless an equal one exists; return its name."""
         array = np.array(value, dtype, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
@@ -64,20 +64,20 @@ class GraphWriter:
         return self._constants[key]
 
     def integers(self, values: Sequence[int]) -> str:
-        """Return a constant (n,) int64."""
+        """Add a constant (n,) int64."""
         return self.constant(values, f"shape_{'x'.join(map(str, values))}".replace("-", "_"), np.int64)
 
     def part(self, tensor: str, name: str, *, axis: int, start: int, end: int, step: int = 1) -> str:
-        """Return a slice along one axis."""
+        """Add a slice along an axis."""
         bounds = [self.integers([value]) for value in (start, end, axis, step)]
         return self.add("Slice", [tensor, *bounds], name)
 
     def reshaped(self, tensor: str, shape: Sequence[int], name: str) -> str:
-        """Reshape; 0 copies a side, -1 takes what is left."""
+        """Add a reshape; 0 keeps a dimension, -1 is inferred."""
         return self.add("Reshape", [tensor, self.integers(shape)], name)
 
     def summed(self, tensor: str, axis: int, name: str) -> str:
-        """Return the sum over one axis, which goes away."""
+        """Add a sum over an axis, which is removed."""
         if self.opset < _AXES_ARE_INPUTS:
             return self.add("ReduceSum", [tensor], name, axes=[axis], keepdims=0)
         return self.add("ReduceSum", [tensor, self.integers([axis])], name, keepdims=0)
@@ -89,10 +89,10 @@ class GraphWriter:
             inputs, outputs: value infos.
             metadata: entries of `metadata_props`.
         Raises:
-            ValueError: larger than a single ONNX file can be.
+            ValueError: the model is too large for a single ONNX file.
         """
         if sum(tensor.ByteSize() for tensor in self._tensors) > _EXTERNAL_DATA_BYTES:
-            raise ValueError("the network has more than 2 GB of weights, the limit of an ONNX file")
+            raise ValueError("the network has more than 2 GB of weights, the limit of a single ONNX file")
         graph = helper.make_graph(self._nodes, "graph-train", list(inputs), list(outputs), initializer=self._tensors)
         imports = [helper.make_opsetid("", self.opset)]
         model = helper.make_model(

@@ -1,1 +1,1 @@
-"""Networks as .pt files that YOLOv5 loads, written without PyTorch."""
+"""Export of networks as .pt files for YOLOv5, without PyTorch."""

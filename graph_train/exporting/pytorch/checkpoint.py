@@ -1,4 +1,4 @@
-"""A whole network as a `.pt` file: what YOLOv5's `strip_optimizer` leaves of a checkpoint."""
+"""A network as a `.pt` file, equivalent to a YOLOv5 checkpoint after `strip_optimizer`."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -13,19 +13,19 @@ from models.pytorch_writer import write_pytorch
 
 
 def export_pytorch(network: DetectionModel, path: Path, *, half: bool) -> None:
-    """Write a network, not fused, as a file that YOLOv5's `attempt_load` reads.
+    """Write a network, not fused, to a file for YOLOv5's `attempt_load`.
 
     Args:
         half: store the weights in float16, as YOLOv5 does.
     Raises:
         OSError: the file cannot be written.
-        ValueError: a module that YOLOv5 lacks, or a number that float16 does not hold.
+        ValueError: YOLOv5 has no such module, or a value exceeds the range of float16.
     """
     write_pytorch(path, checkpoint(network, half=half))
 
 
 def checkpoint(network: DetectionModel, *, half: bool) -> dict[str, Any]:
-    """Return the content of the file: the network under `model`, nothing under the keys of a training that goes on."""
+    """Return the content of the file: the network under `model`, and no training state."""
     return {
         "epoch": -1,
         "best_fitness": None,
@@ -57,7 +57,7 @@ def _network(network: DetectionModel, *, half: bool) -> Instance:
 
 
 def _layers(network: DetectionModel, *, half: bool) -> "OrderedDict[str, Instance]":
-    """Return the layers with what YOLOv5's forward pass reads of each: its number and the numbers of its inputs."""
+    """Return the layers with the attributes that YOLOv5's forward pass needs: index, inputs and type."""
     rows = [*network.spec.config["backbone"], *network.spec.config["head"]]
     made = OrderedDict()
     for layer, module, row in zip(network.spec.layers, network.model, rows, strict=True):
@@ -93,7 +93,7 @@ def _stride(network: DetectionModel) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    """Replace the tuples of a configuration by lists, as a yaml gives them."""
+    """Replace the tuples of a configuration by lists, as in yaml."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

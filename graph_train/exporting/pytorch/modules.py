@@ -1,7 +1,6 @@
-"""Each module of a network as the pickled instance of PyTorch's or YOLOv5's class for it.
+"""Conversion of modules to pickled instances of PyTorch's or YOLOv5's classes.
 
-Only attributes that the forward pass, `fuse()` and `repr()` of PyTorch 1.7 to 2 and of YOLOv5 v7.0 read; names of
-classes and attributes are facts of those programs' files.
+Instances have the attributes that the forward pass, `fuse()` and `repr()` of PyTorch 1.7 to 2 and YOLOv5 v7.0 need.
 """
 
 from collections import OrderedDict
@@ -26,19 +25,19 @@ _LAYERS = "torch.nn.modules"
 
 
 def module_instance(module: Module, *, half: bool, **more: Any) -> Instance:
-    """Return the pickled form of a module with everything in it.
+    """Return the pickled instance of a module and its submodules.
 
     Args:
-        module: not fused.
-        half: floating-point parameters and buffers in float16.
-        more: further attributes of the instance.
+        module: the module, not fused.
+        half: whether to convert floating-point parameters and buffers to float16.
+        more: additional attributes of the instance.
     Raises:
-        ValueError: a kind of module that YOLOv5 lacks, or a number that float16 does not hold.
+        ValueError: YOLOv5 has no such module, or a value exceeds the range of float16.
     """
     kind = type(module)
     if kind not in _CLASSES:
         known = ", ".join(sorted(known.__name__ for known in _CLASSES))
-        raise ValueError(f"{kind.__name__} cannot be written for YOLOv5; modules that can: {known}")
+        raise ValueError(f"{kind.__name__} is not supported in YOLOv5's format; supported are {known}")
     children = OrderedDict((name, module_instance(child, half=half)) for name, child in module._modules.items())
     parameters = _owned(module._parameters, Parameter, half=half)
     own = _ATTRIBUTES.get(kind, lambda _: {})(module)
@@ -60,10 +59,7 @@ def torch_module(
     children: "OrderedDict[str, Any]",
     attributes: Mapping[str, Any],
 ) -> Instance:
-    """Return an instance of a subclass of `torch.nn.Module` in evaluation mode.
-
-    Newer attributes get PyTorch's defaults.
-    """
+    """Return an instance of a subclass of `torch.nn.Module` in evaluation mode."""
     hooks = (
         "_backward_hooks",
         "_forward_hooks",
@@ -86,14 +82,14 @@ def torch_module(
 
 
 def values_of(tensor: Any, *, half: bool) -> np.ndarray:
-    """Return the numbers of a tensor on the host; floating types become float16 if `half`."""
+    """Return a tensor as an array; floating-point types are converted to float16 if `half`."""
     values: np.ndarray = local_shard(tensor).numpy()
     if not half or values.dtype.kind != "f":
         return values
     with np.errstate(over="ignore"):
         halved = values.astype(np.float16)
     if not np.isfinite(halved).all():
-        raise ValueError("--half: a weight is larger than half precision holds (65504); leave it out")
+        raise ValueError("--half: a weight exceeds the range of float16 (65504); remove --half")
     return halved
 
 
@@ -106,7 +102,7 @@ def _convolution(layer: Module) -> Attributes:
         "transposed": False,
         "output_padding": (0, 0),
         "padding_mode": "zeros",
-        # Height last, as torch.nn.functional.pad counts.
+        # Last dimension first, as in torch.nn.functional.pad.
         "_reversed_padding_repeated_twice": tuple(side for side in reversed(layer.padding) for _ in range(2)),
         "absent_parameters": ("bias",) if layer.bias is None else (),
     }
@@ -195,7 +191,7 @@ _CLASSES: Mapping[Any, str] = {
     **{kind: f"models.common.{kind.__name__}" for kind in (TransformerBlock, TransformerLayer)},
     Detect: "models.yolo.Detect",
 }
-"""Our class -> full name of the class that a file of YOLOv5 names."""
+"""Our class -> full name of the class in YOLOv5's files."""
 
 _ATTRIBUTES: Mapping[type, Callable[[Module], Attributes]] = {
     Conv2d: _convolution,
@@ -218,11 +214,11 @@ _ATTRIBUTES: Mapping[type, Callable[[Module], Attributes]] = {
     blocks.Concat: lambda block: {"d": 1},
     TransformerBlock: lambda block: {"conv": None, "c2": int(block.linear.weight.shape[0])},
 }
-"""Our class -> attributes beside tensors and children; `absent_parameters` lists parameters that are None."""
+"""Our class -> attributes other than tensors and children; `absent_parameters` lists parameters that are None."""
 
 
 def class_name(kind: str) -> str:
-    """Return the full name of YOLOv5's or PyTorch's class for a block of a model yaml."""
+    """Return the full name of the YOLOv5 or PyTorch class for a block in a model yaml."""
     own = {
         "Upsample": Upsample,
         "MaxPool2d": MaxPool2d,

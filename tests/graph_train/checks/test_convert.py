@@ -55,7 +55,7 @@ def test_voc_becomes_a_data_set(voc: Path, tmp_path: Path, copy: bool, capsys: p
     assert main([*arguments, "--copy"] if copy else arguments) == 0
     said = capsys.readouterr().out
     assert "train: 2 images, 1 of them without objects, 2 objects" in said
-    assert "1 objects marked as difficult left out" in said
+    assert "1 objects marked as difficult skipped" in said
     assert yaml.safe_load((output / "data.yaml").read_text())["names"] == {0: "cat", 1: "dog"}
     train, val = read(output, "train"), read(output, "val")
     assert not train.problems and not val.problems
@@ -83,8 +83,8 @@ def test_xml_files_beside_their_images(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>", "declares entities"),
-        ("<annotation><size>", "not readable as xml"),
-        ("<html/>", "no Pascal VOC annotation: its root is <html>"),
+        ("<annotation><size>", "invalid xml"),
+        ("<html/>", "not a Pascal VOC annotation: the root element is <html>"),
         ("<annotation><size><width>a</width></size></annotation>", "size/width is 'a'"),
     ],
 )
@@ -99,9 +99,9 @@ def test_damaged_annotations_are_left_out_and_reported(
     assert main(["convert", *arguments]) == 1
     said = capsys.readouterr().out
     assert f"{voc}/Annotations/000002.xml: error: {message}" in said
-    assert "object 1: its box is empty or outside of the image; left out" in said
-    assert "object 2: xmin is 'x'; a number of px is needed" in said
-    assert "object 3: its box is empty" in said
+    assert "object 1: the box is empty or outside the image; skipped" in said
+    assert "object 2: xmin is 'x', not a number of px" in said
+    assert "object 3: the box is empty" in said
     assert len(problems.read_text().splitlines()) == 4
     assert len(read(output, "train")) == 1
 
@@ -125,7 +125,7 @@ def write_coco(folder: Path) -> Path:
 def test_coco_becomes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, output = write_coco(tmp_path / "train"), tmp_path / "yolo"
     assert main(["convert", "--train", str(file), "--val", str(file), "--output", str(output)]) == 1
-    assert "c.jpg: error: no such image; left out" in capsys.readouterr().out
+    assert "c.jpg: error: no such image; skipped" in capsys.readouterr().out
     train = read(output, "train")
     assert train.class_names == ("boat", "zebra")
     np.testing.assert_allclose(train.labels[0], [[1, 0.25, 0.25, 0.5, 0.5], [0, 0.5, 0.5, 0.5, 2 / 3]], atol=1e-6)
@@ -137,7 +137,7 @@ def test_names_give_the_order_and_refuse_other_classes(
 ) -> None:
     arguments = ["--train", str(voc), "--val", str(voc), "--output", str(tmp_path / "yolo"), "--names", "dog"]
     assert main(["convert", *arguments]) == 1
-    assert "class 'cat' is not among the names; object left out" in capsys.readouterr().out
+    assert "class 'cat' is not among the class names; object skipped" in capsys.readouterr().out
     assert [len(labels) for labels in read(tmp_path / "yolo", "train").labels] == [1, 0, 0]
 
 
@@ -147,14 +147,14 @@ def test_mistakes_are_one_line_and_leave_nothing(voc: Path, tmp_path: Path, caps
     before = sorted(path.name for path in tmp_path.iterdir())
     for source, output, message in (
         (tmp_path / "none", "yolo", "none: no such folder, list or COCO json"),
-        (tmp_path / "empty", "yolo", "empty: no xml file in it"),
-        (tmp_path / "list.txt", "yolo", "list.txt: no list of VOC's ImageSets/Main"),
-        (voc, "empty", "empty: exists already"),
+        (tmp_path / "empty", "yolo", "empty: no xml files"),
+        (tmp_path / "list.txt", "yolo", "list.txt: not a list in VOC's ImageSets/Main"),
+        (voc, "empty", "empty: already exists"),
     ):
         arguments = ["--train", str(source), "--val", str(voc), "--output", str(tmp_path / output)]
         assert main(["convert", *arguments]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert main(["convert", "--train", str(voc)]) == 2
-    assert "--train and --val: name the annotations" in capsys.readouterr().err
+    assert "--train and --val: give the annotations" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == before

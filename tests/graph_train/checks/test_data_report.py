@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from graph_train.checks import data_report
-from graph_train.checks.data_report import shared_pictures
+from graph_train.checks.data_report import shared_images
 from pipelines.data.dataset import Split
 from pipelines.data.images import ImageFacts, ImageFormat
 from pipelines.data.index import ImageIndex
@@ -35,10 +35,10 @@ def test_copies_are_told_and_look_alikes_are_not(tmp_path: Path) -> None:
         written(tmp_path / "v3", b"other"),
     ]
     splits: dict[Split, ImageIndex] = {"train": index_of(*train), "val": index_of(*val), "test": index_of(val[2])}
-    told = [str(problem) for problem in shared_pictures(splits)]
+    told = [str(problem) for problem in shared_images(splits)]
     assert told == [
-        f"{val[2]}: warning: 2 pictures of val, this one first, are in train too",
-        f"{val[2]}: warning: 1 pictures of test, this one first, are in train too",
+        f"{val[2]}: warning: 2 images of val (this is the first) are also in train",
+        f"{val[2]}: warning: 1 images of test (this is the first) are also in train",
     ]
 
 
@@ -62,10 +62,10 @@ def test_only_what_may_be_equal_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(data_report, "_ends", recorded)
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read to the end"))
     splits: dict[Split, ImageIndex] = {"train": index_of(*links, *alone), "val": index_of(hard, other)}
-    (told,) = shared_pictures(splits)
-    assert str(told) == f"{hard}: warning: 1 pictures of val, this one first, are in train too"
+    (told,) = shared_images(splits)
+    assert str(told) == f"{hard}: warning: 1 images of val (this is the first) are also in train"
     assert len(ends) == 2
 
 
 def test_nothing_to_compare() -> None:
-    assert shared_pictures({}) == []
+    assert shared_images({}) == []

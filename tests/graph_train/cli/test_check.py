@@ -83,9 +83,9 @@ def test_every_problem_is_printed_with_file_and_line(
     for line in (
         f"{labels}:2: error: class 5, but the data set has 2",
         f"{labels}:3: error: 'nan' is not a finite number",
-        f"{folder}/images/train/e.jpg: error: an empty file",
-        f"{folder}/images/val/copy.png: warning: 2 pictures of val, this one first, are in train too",  # c.jpg
-        f"{data}: warning: train has no box of 1 classes: dog",
+        f"{folder}/images/train/e.jpg: error: empty file",
+        f"{folder}/images/val/copy.png: warning: 2 images of val (this is the first) are also in train",  # c.jpg
+        f"{data}: warning: train has no boxes of 1 classes: dog",
         "3 errors, 3 warnings",
     ):
         assert line in printed
@@ -148,7 +148,7 @@ def test_environment_says_how_to_get_what_is_missing() -> None:
     assert (installed.value, installed.remedy) == ("installed", "")
     absent = _extra("more", ["numpy==1.26.4; extra == 'more'", "no-such-package[x]>=2; extra == 'more'"])
     assert absent.value == "not installed: no-such-package" and not absent.fatal
-    assert absent.remedy == "uv sync --extra more, if you want it"
+    assert absent.remedy == "optional: uv sync --extra more"
 
 
 def test_real_data(bccd: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_training_split_without_a_single_label_is_an_error(data: Path, tmp_pat
     code, found = report(data, tmp_path)
     assert code == 1 and found["errors"] == 1
     errors = [problem["text"] for problem in found["problems"] if problem["severity"] == "error"]
-    assert errors[0].startswith("train: not one of 2 images has a label")
+    assert errors[0].startswith("train: none of the 2 images has labels")
 
 
 def test_results_never_take_the_place_of_data_or_of_one_another(
@@ -175,9 +175,9 @@ def test_results_never_take_the_place_of_data_or_of_one_another(
     monkeypatch.chdir(data.parent)
     before = contents(data.parent)
     assert main(["--data", "data.yaml", "--json", "data.yaml"]) == 2
-    assert "a file of the data set, which would be lost" in capsys.readouterr().err
+    assert "is a file of the data set and would be overwritten" in capsys.readouterr().err
     assert main(["--data", "data.yaml", "--json", "../a", "--problems", "../a"]) == 2
-    assert "one would be lost" in capsys.readouterr().err
+    assert "give two different files" in capsys.readouterr().err
     assert contents(data.parent) == before and not Path("../a").exists()
     monkeypatch.chdir("images/train")
     assert main(["--data", str(data)]) == 0  # nothing is written, so nowhere is the wrong place

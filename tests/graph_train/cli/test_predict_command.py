@@ -92,7 +92,7 @@ def test_everything_is_written_and_broken_files_are_left_out(
     flags = ("--save-txt", "--save-conf", "--save-json", "--save-crop", "--conf-thres", "0.4", "--max-det", "9")
     assert main(arguments(weights, photos, tmp_path, *flags)) == 2
     said = capsys.readouterr()
-    assert "graph-predict: 2 of the files named could not be used" in said.err
+    assert "graph-predict: 2 source files could not be used" in said.err
     for text in (f"{photos}/a.png: 96x64 px, ", "in 4 of 4 images", "Results saved to", f"{photos}/cut.png: error: "):
         assert text in said.out
     folder = tmp_path / "exp"
@@ -174,7 +174,7 @@ def test_flags_of_the_suppression(found_in: Any) -> None:
     assert len(rows(max_det=2)) == 8
     assert len(rows(agnostic_nms=True)) < len(everything)
     assert len(rows(iou_thres=0.1)) < len(everything) < len(rows(iou_thres=0.9))
-    with pytest.raises(ValueError, match="--classes 3: the weights know 3 classes"):
+    with pytest.raises(ValueError, match="--classes 3: the weights have 3 classes"):
         rows(classes=3)
 
 
@@ -214,7 +214,7 @@ def test_names_of_a_data_set(photos: Path, found_in: Any, tmp_path: Path) -> Non
     (tmp_path / "data.yaml").write_text("val: .\nnames: [x, y, z]\n")
     assert found_in(data=tmp_path / "data.yaml").class_names == ("x", "y", "z")
     (tmp_path / "data.yaml").write_text("val: .\nnames: [x, y]\n")
-    with pytest.raises(ValueError, match="names 2 classes, the weights know 3"):
+    with pytest.raises(ValueError, match="has 2 classes, but the weights have 3"):
         found_in(data=tmp_path / "data.yaml")
 
 
@@ -410,20 +410,20 @@ def test_crop_by_hand() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"weights": ()}, "--weights: name trained weights"),
-        ({"source": ()}, "--source: name images"),
-        ({"save_conf": True}, "--save-conf: adds to label files"),
-        ({"nosave": True, "hide_labels": True}, "--hide-labels: nothing is drawn"),
-        ({"hide_labels": True, "hide_conf": True}, "--hide-conf: --hide-labels hides confidences too"),
-        ({"visualize": True, "augment": True}, "--visualize: shows one network"),
-        ({"visualize": True, "weights": ("a", "b")}, "--visualize: shows one network"),
-        ({"half": True}, "--half: this command computes in float32"),
+        ({"weights": ()}, "--weights: give trained weights"),
+        ({"source": ()}, "--source: give images"),
+        ({"save_conf": True}, "--save-conf: requires --save-txt"),
+        ({"nosave": True, "hide_labels": True}, "--hide-labels: has no effect with --nosave"),
+        ({"hide_labels": True, "hide_conf": True}, "--hide-conf: redundant with --hide-labels"),
+        ({"visualize": True, "augment": True}, "--visualize: not supported with"),
+        ({"visualize": True, "weights": ("a", "b")}, "--visualize: not supported with"),
+        ({"half": True}, "--half: not supported, this command computes in float32"),
         ({"dnn": True}, "--dnn: OpenCV DNN"),
-        ({"update": True}, "--update: weights are never changed"),
-        ({"view_img": True}, "--view-img: there is no display"),
+        ({"update": True}, "--update: not supported"),
+        ({"view_img": True}, "--view-img: no display available"),
         ({"imgsz": (1, 2, 3)}, "--imgsz"),
         ({"imgsz": []}, "--imgsz .*give one number, or height and width"),
-        ({"conf_thres": 1.5}, "--conf-thres 1.5: must lie between 0 and 1"),
+        ({"conf_thres": 1.5}, "--conf-thres 1.5: must be between 0 and 1"),
         ({"line_thickness": 0}, "--line-thickness 0: must be at least 1"),
     ],
 )
@@ -442,8 +442,8 @@ def test_user_errors_are_one_line(
     (tmp_path / "broken.jpg").write_text("x")
     for source, more, word in (
         ("none.jpg", (), "none.jpg: no such file"),
-        (tmp_path / "broken.jpg", (), "no image can be used; the first problem: "),
-        (photos / "a.png", ("--vid-stride", "2"), "--vid-stride 2: there is no video"),
+        (tmp_path / "broken.jpg", (), "no usable image; first problem: "),
+        (photos / "a.png", ("--vid-stride", "2"), "--vid-stride 2: the sources contain no video"),
     ):
         assert main([*arguments(weights, source, tmp_path), *more]) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -463,11 +463,11 @@ def test_results_never_take_the_place_of_what_they_are_made_from(
     common = ["--weights", str(weights), "--source", str(root / "images"), "--imgsz", "64", "--exist-ok"]
     for flags in (["--name", "set/images"], ["--name", "set", "--nosave", "--save-txt"]):
         assert main([*common, "--project", str(tmp_path), *flags]) == 2
-        assert "would take the place of an image or label" in capsys.readouterr().err
+        assert "would overwrite a source image or label" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in before} == before
 
 
-@pytest.mark.parametrize(("entry", "said"), [("", "--source: name images"), ("pipe.txt", "not a regular file")])
+@pytest.mark.parametrize(("entry", "said"), [("", "--source: give images"), ("pipe.txt", "not a regular file")])
 def test_sources_that_are_nothing_to_read(
     tmp_path: Path, entry: str, said: str, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -193,17 +193,17 @@ def test_label_file_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "--weights: name the weights"),
+        ({}, "--weights: give t"),
         ({"weights": "a", "half": True}, "--half"),
         ({"weights": "a", "dnn": True}, "--dnn"),
         ({"weights": "a", "conf_thres": 2}, "--conf-thres 2"),
-        ({"weights": "a", "task": "all"}, "--task 'all': choose one of val"),
+        ({"weights": "a", "task": "all"}, "--task 'all': must be one of val"),
         ({"weights": "a", "imgsz": 0}, "--imgsz 0: must be at least 32"),
         ({"weights": "a", "save_conf": True}, "--save-conf"),
         ({"weights": "a", "save_hybrid": True, "save_json": True}, "--save-hybrid"),
-        ({"weights": "a", "task": "speed", "save_json": True}, "--task speed writes no detections"),
-        ({"weights": "a", "task": "speed", "iou_thres": 0.5}, "--iou-thres: --task speed measures at"),
-        ({"weights": "a", "task": "study", "imgsz": 320}, "--imgsz: --task study measures at sizes of its own"),
+        ({"weights": "a", "task": "speed", "save_json": True}, "--task speed saves no detections"),
+        ({"weights": "a", "task": "speed", "iou_thres": 0.5}, "--iou-thres: --task speed always uses"),
+        ({"weights": "a", "task": "study", "imgsz": 320}, "--imgsz: --task study uses its own image sizes"),
         ({"weights": "a", "conf_thresh": 1}, "did you mean 'conf_thres'"),
     ],
 )
@@ -220,7 +220,7 @@ def test_another_data_set_is_noticed_by_its_names(
         other = data_set.with_name("other.yaml")
         other.write_text(f"train: images/val\nval: images/val\nnames: {names}\n")
         assert main(flags(other, weights, tmp_path, "--noplots", "--eager")) == 0
-        warning = f"{weights}: calls class 1 'square', {other} calls it 'cell'"
+        warning = f"{weights}: class 1 is 'square', but in {other} it is 'cell'"
         assert (warning in capsys.readouterr().out) == told
 
 
@@ -246,6 +246,6 @@ def test_label_files_of_the_data_set_are_not_replaced(weights: Path, tmp_path: P
     (root / "labels" / "p.txt").write_text("0 .5 .5 .2 .2\n")
     (root / "data.yaml").write_text("train: images\nval: images\nnames: [circle, square]\n")
     flags = {"data": str(root / "data.yaml"), "weights": (str(weights),), "imgsz": 64, "noplots": True}
-    with pytest.raises(ValueError, match=r"p\.txt: a result would take the place of an image or label"):
+    with pytest.raises(ValueError, match=r"p\.txt: a result would overwrite a source image or label"):
         evaluate(val_options(**flags, project=str(tmp_path), name="set", exist_ok=True, save_txt=True))
     assert (root / "labels" / "p.txt").read_text() == "0 .5 .5 .2 .2\n"

@@ -9,7 +9,7 @@ import pytest
 from graph_train import export, predict, validate
 from graph_train.detection.inference import Inference
 from graph_train.engine import precision
-from graph_train.engine.precision import ComputeDevice, agreeing_type, compute_device
+from graph_train.engine.precision import ComputeDevice, checked_activation_type, compute_device
 from kernels.framework.activation_type import ActivationType
 from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
@@ -51,9 +51,9 @@ def test_gpus_without_kernels_are_refused() -> None:
     ComputeDevice("GPU 0: A", 60, plugin=False).check()
     ComputeDevice("GPU 0: B", 89, plugin=False).check()
     ComputeDevice("GPU 0: C", 120, plugin=True).check()
-    with pytest.raises(ValueError, match=r"GPU 0: Tesla M40 has compute capability 5\.2, which is too old"):
+    with pytest.raises(ValueError, match=r"GPU 0: Tesla M40: compute capability 5\.2 is not supported"):
         ComputeDevice("GPU 0: Tesla M40", 52, plugin=True).check()
-    with pytest.raises(ValueError, match=r"GPU 1: H200 has compute capability 9\.0, and OneFlow 0\.9\.0's own"):
+    with pytest.raises(ValueError, match=r"GPU 1: H200: compute capability 9\.0 needs the kernel plugin"):
         ComputeDevice("GPU 1: H200", 90, plugin=False).check()
 
 
@@ -78,15 +78,15 @@ def test_amp_check_compares_maps(monkeypatch: pytest.MonkeyPatch, caplog: pytest
     monkeypatch.setattr(precision, "emulates_cuda", lambda: True)
     network = tiny_network()
     before = {name: value.numpy().copy() for name, value in network.state_dict().items()}
-    assert agreeing_type(network, BFLOAT16, "cpu") is BFLOAT16
+    assert checked_activation_type(network, BFLOAT16, "cpu") is BFLOAT16
     assert network.activation_type is FLOAT32 and network.training
     for name, value in network.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), before[name])
 
-    monkeypatch.setattr(precision, "_AGREEMENT", 0.0)
+    monkeypatch.setattr(precision, "_MAX_RELATIVE_ERROR", 0.0)
     with caplog.at_level("WARNING", logger="graph_train"):
-        assert agreeing_type(network, BFLOAT16, "cpu") is FLOAT32
-    assert "AMP check failed: maps in bfloat16 are off by" in caplog.text
+        assert checked_activation_type(network, BFLOAT16, "cpu") is FLOAT32
+    assert "AMP check failed: bfloat16 feature maps differ by" in caplog.text
 
 
 @pytest.mark.skipif(not is_loaded(), reason="needs the kernel plugin")

@@ -52,7 +52,7 @@ def test_a_refusal_is_told_and_ends_nothing(cloud: Path, tmp_path: Path, caplog:
         Bucket("nowhere").publish([tmp_path / "evolve.csv"])
     (line,) = caplog.messages
     assert line.startswith("--bucket: gsutil cp: ")
-    assert line.endswith("; the evolution goes on")
+    assert line.endswith("; the evolution continues")
 
 
 def test_an_evolution_goes_on_elsewhere(cloud: Path, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_an_evolution_goes_on_elsewhere(cloud: Path, tmp_path: Path) -> None:
     assert (cloud / "evolve.csv").read_bytes() == (first.folder / "evolve.csv").read_bytes()
     assert (cloud / "hyp_evolve.yaml").exists()
     second = lab.train(evolve=2, bucket="mine", name="there")
-    assert "going on with gs://mine/evolve.csv" in second.log
+    assert "continuing with gs://mine/evolve.csv" in second.log
     rows = (cloud / "evolve.csv").read_text().splitlines()
     assert len(rows) == 3
     assert rows[:2] == (first.folder / "evolve.csv").read_text().splitlines()

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 import graph_train
 from graph_train.cli.export import main
 from graph_train.detection.nms import NmsSettings
-from graph_train.exporting.onnx.check import OnnxSession, check_onnx, largest_difference
+from graph_train.exporting.onnx.check import TOLERANCE, OnnxSession, check_onnx, largest_difference
 from graph_train.exporting.onnx.network import OnnxSettings, build_onnx
 from graph_train.settings.export_options import export_options
 from models.catalogue import ACTIVATIONS
@@ -144,7 +144,7 @@ def test_a_wrong_weight_is_noticed() -> None:
     values = onnx.numpy_helper.to_array(weight).copy()
     values.flat[0] += 0.5
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    with pytest.raises(RuntimeError, match="differ by"):
+    with pytest.raises(RuntimeError, match="results differ from the network"):
         check_onnx(model, network, settings(), graph=False)
 
 
@@ -178,18 +178,18 @@ def test_file_names_its_classes_and_stride_as_the_reference_does(tmp_path: Path)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "--weights: name the weights"),
-        ({"include": "engine"}, "--include engine: not written here; export onnx"),
+        ({}, "--weights: give t"),
+        ({"include": "engine"}, "--include engine: not supported; export onnx"),
         ({"include": "onyx"}, "--include 'onyx': choose from safetensors, pt, onnx"),
-        ({"include": ("onnx", "safetensors"), "output": "x"}, "--output: one name for several formats"),
-        ({"dynamic": True}, "--dynamic: concerns ONNX files only"),
-        ({"include": "onnx", "conf_thres": 0.5}, "--conf-thres: concerns the suppression; add --nms"),
+        ({"include": ("onnx", "safetensors"), "output": "x"}, "--output: cannot be used with several formats"),
+        ({"dynamic": True}, "--dynamic: applies to ONNX only"),
+        ({"include": "onnx", "conf_thres": 0.5}, "--conf-thres: applies to NMS only; add --nms"),
         ({"include": "onnx", "imgsz": (1, 2, 3)}, "--imgsz"),
         ({"include": "onnx", "imgsz": 16}, "--imgsz 16: must be at least 32"),
-        ({"graph": False}, "--eager: concerns ONNX files only"),
-        ({"include": "onnx", "half": True}, "--half: concerns .pt files only; add --include pt"),
-        ({"int8": True}, "--int8: belongs to a format that is not written"),
-        ({"opset": "17"}, "opset='17': give a whole number"),
+        ({"graph": False}, "--eager: applies to ONNX only"),
+        ({"include": "onnx", "half": True}, "--half: applies to .pt files only; add --include pt"),
+        ({"int8": True}, "--int8: applies to an unsupported export format"),
+        ({"opset": "17"}, "opset='17': must be an integer"),
     ],
 )
 def test_settings_that_cannot_apply_are_refused(given: dict[str, Any], message: str) -> None:
@@ -212,7 +212,7 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         ),
         (
             ["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path / "x/../tiny.safetensors")],
-            "would be lost",
+            "would overwrite --weights",
         ),
     ):
         assert main(arguments) == 2
@@ -227,3 +227,11 @@ def test_numbers_that_are_not_finite_never_agree() -> None:
         wrong = np.array([[1, bad]], np.float32)
         assert largest_difference(good, wrong) == largest_difference(wrong, good) == np.inf
     assert largest_difference(good, good) == 0
+
+
+def test_differences_are_measured_by_what_a_column_reaches() -> None:
+    """Rounding of boxes of 640 px is no less at the left border; half a pixel of one of them is an error."""
+    expected = np.array([[[0.5, 0.1], [640.0, 0.9]]], np.float32)
+    assert largest_difference(expected + np.array([6e-4, 0.0], np.float32), expected) < TOLERANCE / 10
+    for wrong in ([0.5, 0.0], [0.0, 0.001]):
+        assert largest_difference(expected + np.array(wrong, np.float32), expected) > TOLERANCE

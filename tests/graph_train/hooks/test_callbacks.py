@@ -55,8 +55,8 @@ def test_a_failing_logger_is_switched_off_as_a_whole(caplog: pytest.LogCaptureFi
     assert faulty.seen == []
     assert callbacks.failed == ["remote logger"]
     assert [record.getMessage() for record in caplog.records] == [
-        "Callback remote logger failed in on_train_epoch_end and is switched off "
-        "(RuntimeError: no connection in epoch 0); training goes on"
+        "Callback remote logger failed in on_train_epoch_end and is disabled "
+        "(RuntimeError: no connection in epoch 0); training continues"
     ]
 
 
@@ -80,7 +80,7 @@ def test_a_function_can_be_registered() -> None:
 def test_wrong_registrations_are_refused() -> None:
     with pytest.raises(ValueError, match="did you mean 'on_train_end'"):
         Callbacks().register_action("on_train_endd", callback=print)
-    with pytest.raises(ValueError, match="cannot be called"):
+    with pytest.raises(ValueError, match="is not callable"):
         Callbacks().register_action("on_train_end", callback=None)
 
 

@@ -238,7 +238,7 @@ def test_a_missing_package_is_refused_with_its_extra(tmp_path: Path, name: str) 
 
 
 def test_unknown_logger_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown logger 'clearml'; known are tensorboard, wandb, mlflow"):
+    with pytest.raises(ValueError, match="unknown logger 'clearml'; known loggers: tensorboard, wandb, mlflow"):
         add_loggers(Callbacks(), ["clearml"], RunDescription(tmp_path, {}))
 
 

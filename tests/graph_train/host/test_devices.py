@@ -22,13 +22,13 @@ def test_what_a_text_names(text: str, numbers: tuple[int, ...] | None) -> None:
 
 @pytest.mark.parametrize("text", ["tpu", "cuda", "1,", "-1", "0;1", "²"])
 def test_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="give cpu, or the number of a GPU"):
+    with pytest.raises(ValueError, match="must be cpu or the number of a GPU"):
         gpu_numbers(text)
 
 
 def test_a_rank_reads_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert select_device("cpu", local_rank=1) == "cpu"
-    with pytest.raises(ValueError, match="give cpu"):
+    with pytest.raises(ValueError, match="must be cpu"):
         select_device("tpu", local_rank=0)
     # Two GPUs stand for those that this machine may lack: only their count is asked for.
     monkeypatch.setattr(flow.cuda, "is_available", lambda: True)
@@ -37,7 +37,7 @@ def test_a_rank_reads_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert select_device("2,3", local_rank=1) == "cuda:1"
     with pytest.raises(ValueError, match="set CUDA_VISIBLE_DEVICES=4,5"):
         select_device("4,5", local_rank=1)
-    with pytest.raises(ValueError, match="local rank 2 needs a GPU of its own"):
+    with pytest.raises(ValueError, match="local rank 2 needs its own GPU"):
         select_device("2,3", local_rank=2)
     with pytest.raises(ValueError, match="several GPUs need one process each"):
         select_device("0,1")

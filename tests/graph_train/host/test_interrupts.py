@@ -66,7 +66,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
     saved = load_checkpoint(folder / "weights" / LAST).header["cursor"]
     assert (saved["epoch"], saved["next_batch"]) == cursor
     assert (
-        f"Stopped by SIGTERM; go on with: graph-train --resume {folder / 'weights' / LAST}"
+        f"Stopped by SIGTERM; continue with: graph-train --resume {folder / 'weights' / LAST}"
         in (folder / "train.log").read_text()
     )
     lab.train_as_given(resume=folder)
@@ -95,7 +95,7 @@ def test_a_signal_before_the_first_batch_ends_the_run(lab: Lab) -> None:
     place = {"project": lab.root / "runs", "name": "early"}
     with pytest.raises(KeyboardInterrupt):
         train(callbacks=sending("on_pretrain_routine_end", 1, signal.SIGTERM), **lab.flags(**place))
-    assert "starts from the beginning" in lab.train_as_given(resume=lab.root / "runs" / "early").log
+    assert "starting from the beginning" in lab.train_as_given(resume=lab.root / "runs" / "early").log
 
 
 def test_a_closed_terminal_does_not_end_a_run(lab: Lab, whole: Trial) -> None:
@@ -109,7 +109,7 @@ def test_a_closed_terminal_does_not_end_a_run(lab: Lab, whole: Trial) -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     folder = lab.root / "runs" / "hung-up"
-    assert "The terminal was closed (SIGHUP); the run goes on" in (folder / "train.log").read_text()
+    assert "The terminal was closed (SIGHUP); training continues" in (folder / "train.log").read_text()
     for name in RESULTS:
         assert (folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
 

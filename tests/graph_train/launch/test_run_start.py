@@ -26,7 +26,7 @@ def stopped(lab: Lab) -> Trial:
 def test_another_number_of_classes_is_told_as_such(lab: Lab, stopped: Trial) -> None:
     content = yaml.safe_load(lab.data.read_text())
     lab.data.write_text(yaml.safe_dump({**content, "names": [*content["names"], "yellow"]}))
-    with pytest.raises(ValueError, match=r"names 4 classes, the run was started with 3.*--weights"):
+    with pytest.raises(ValueError, match=r"4 classes, but the run was started with 3.*--weights"):
         lab.train_as_given(resume=stopped.folder)
 
 
@@ -35,7 +35,7 @@ def test_a_place_behind_the_end_of_an_epoch_is_refused(lab: Lab, stopped: Trial)
     sound = load_checkpoint(path)
     header = {**sound.header, "cursor": {**sound.header["cursor"], "next_batch": 10**15}}
     save_checkpoint(path, Checkpoint(sound.arrays, header))
-    with pytest.raises(ValueError, match=f"batch {10**15} of an epoch of 2"):
+    with pytest.raises(ValueError, match=f"at batch {10**15}, but an epoch has 2"):
         lab.train_as_given(resume=stopped.folder)
 
 
@@ -56,6 +56,6 @@ def test_an_image_that_goes_while_training_is_no_reason_to_start_over(lab: Lab) 
     callbacks = Callbacks()
     callbacks.add(Remover())
     flags = lab.flags(project=lab.root / "runs", name="gone", epochs=3)
-    with pytest.raises(OSError, match=rf"3\.jpg: cannot be read any more.*graph-train --resume {lab.root}/runs/gone"):
+    with pytest.raises(OSError, match=rf"3\.jpg: can no longer be read.*graph-train --resume {lab.root}/runs/gone"):
         train(callbacks=callbacks, **flags)
     assert len(lab.train_as_given(resume=lab.root / "runs" / "gone").rows) == 3

@@ -9,7 +9,7 @@ from graph_train.metrics.average_precision import metrics_per_class
 from graph_train.metrics.confusion import ConfusionMatrix
 from graph_train.plots.curves import plot_study, plot_validation
 from graph_train.plots.images import MAX_IMAGES, plot_detections, plot_labelled
-from graph_train.plots.labels import labels_plotted_beside, plot_labels
+from graph_train.plots.labels import plot_labels, plotting_labels
 from graph_train.plots.results import _panel, plot_results, read_results
 from graph_train.plots.style import class_colour, new_figure
 from graph_train.runs.results_csv import COLUMNS
@@ -111,7 +111,7 @@ def test_padded_column_names_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch\n", "no epoch in it"),
+        ("epoch\n", "no epochs yet"),
         ("a,b\n1,2\n1\n", r"results.csv:3: 1 values for 2 columns"),
         ("a,b\n1,x\n", "every value must be a number"),
         ("epoch,b\n1,2\n", "no column train/box_loss"),
@@ -171,15 +171,15 @@ def test_study_picture(tmp_path: Path) -> None:
     assert pixels(tmp_path / "study.png").std() > 10
 
 
-def test_labels_plotted_beside_other_work_are_there_at_its_end(tmp_path: Path) -> None:
+def test_labels_plotted_in_the_background_are_complete_at_the_end(tmp_path: Path) -> None:
     labels = np.array([[0, 0.5, 0.5, 0.2, 0.2], [1, 0.25, 0.5, 0.1, 0.4]], np.float32)
-    with pytest.raises(KeyboardInterrupt), labels_plotted_beside(labels, NAMES, tmp_path / "beside.jpg"):
+    with pytest.raises(KeyboardInterrupt), plotting_labels(labels, NAMES, tmp_path / "beside.jpg"):
         raise KeyboardInterrupt
     plot_labels(labels, NAMES, tmp_path / "alone.jpg")
     assert (tmp_path / "beside.jpg").read_bytes() == (tmp_path / "alone.jpg").read_bytes()
 
 
 def test_labels_that_cannot_be_plotted_cost_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with labels_plotted_beside(np.zeros((0, 5), np.float32), NAMES, tmp_path / "none" / "labels.jpg"):
+    with plotting_labels(np.zeros((0, 5), np.float32), NAMES, tmp_path / "none" / "labels.jpg"):
         pass
     assert "labels.jpg: not drawn: " in caplog.text

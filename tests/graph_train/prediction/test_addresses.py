@@ -81,12 +81,12 @@ def test_name_and_password_are_sent_and_not_shown(server: WebServer, tmp_path: P
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/none.jpg", r"/none.jpg: cannot be fetched: Not Found \(HTTP 404\)$"),
-        ("/none", r"/none: cannot be fetched: Not Found \(HTTP 404\)$"),
+        ("/none.jpg", r"/none.jpg: download failed: Not Found \(HTTP 404\)$"),
+        ("/none", r"/none: download failed: Not Found \(HTTP 404\)$"),
         ("/page", "/page: is text/html; expected an image or a video$"),
         ("/list.txt", "/list.txt: is text/plain; expected an image or a video$"),
-        ("/what", "/what: is of no stated type; expected an image or a video$"),
-        ("/large.jpg", r"/large.jpg: is larger than 0 MB: it is not used$"),
+        ("/what", "/what: content type missing; expected an image or a video$"),
+        ("/large.jpg", r"/large.jpg: is larger than 0 MB; it is not used$"),
     ],
 )
 def test_what_gives_nothing(
@@ -107,7 +107,7 @@ def test_what_gives_nothing(
 
 
 def test_no_server(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^http://no-such-host\.invalid/a\.jpg: cannot be fetched: no such host"):
+    with pytest.raises(ValueError, match=r"^http://no-such-host\.invalid/a\.jpg: download failed: no such host"):
         find(tmp_path, "http://no-such-host.invalid/a.jpg")
-    with pytest.raises(ValueError, match=r"/a.jpg: cannot be fetched: Connection refused"):
+    with pytest.raises(ValueError, match=r"/a.jpg: download failed: Connection refused"):
         find(tmp_path, f"http://127.0.0.1:{unused_port()}/a.jpg")

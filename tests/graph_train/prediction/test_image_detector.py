@@ -158,7 +158,7 @@ def test_what_is_no_image_is_named(detector: ImageDetector, image: Any, message:
 def test_settings_are_those_of_the_command(weights: Path) -> None:
     with pytest.raises(ValueError, match="unknown setting 'conf_thresh'; did you mean 'conf_thres'"):
         graph_train.load(weights, conf_thresh=0.5)
-    with pytest.raises(ValueError, match="--classes 3: the weights know 3 classes"):
+    with pytest.raises(ValueError, match="--classes 3: the weights have 3 classes"):
         graph_train.load(weights, classes=3, device="cpu")
     sure = graph_train.load(weights, imgsz=96, conf_thres=0.6, classes=(1,), max_det=2, graph=False, device="cpu")
     result = sure(random_image(64, 96, 7))

@@ -86,15 +86,15 @@ def test_standard_input(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("screen 0 0 0 512 256", "the screen is not recorded"),
-        ("ftp://me:secret@host/a.jpg", "^ftp://host/a.jpg: no address that can be opened; those of http, https, rtmp"),
-        ("http://[/a.jpg", "is no address"),
+        ("screen 0 0 0 512 256", "screen capture is not supported"),
+        ("ftp://me:secret@host/a.jpg", "^ftp://host/a.jpg: unsupported URL; supported are http, https, rtmp"),
+        ("http://[/a.jpg", "invalid URL"),
         ("nothing.jpg", "nothing.jpg: no such file"),
         ("~nobody-here/a.jpg", "^~nobody-here/a.jpg: no home folder is known for it"),
         ("~nobody-here/list.txt", "^~nobody-here/list.txt: no home folder is known for it"),
         ("photos/*.gif", "no such file, folder or match"),
-        ("empty", "no image and no video there"),
-        ("photos/empty.txt", "no image and no video there"),
+        ("empty", "no images or videos found"),
+        ("photos/empty.txt", "no images or videos found"),
     ],
 )
 def test_what_cannot_be_looked_at(tree: Path, entry: str, message: str) -> None:
@@ -115,7 +115,7 @@ def test_cameras_and_streams_are_found_but_not_opened(tree: Path) -> None:
     live = find(["rtmp://10.0.0.7"]).live
     assert live is not None
     assert live.name == Path("10_0_0_7.mp4")
-    with pytest.raises(ValueError, match="--source: 0 and rtsp://cam: one camera or stream at a time"):
+    with pytest.raises(ValueError, match="--source: 0 and rtsp://cam: only one camera or stream per run"):
         find(["0", "rtsp://cam"])
 
 
@@ -124,7 +124,7 @@ def test_addresses_in_lists_need_the_flag(tree: Path) -> None:
     found = find(["-"], lines)
     assert found.live is None
     assert list(map(str, found.problems)) == [
-        "standard input:2: error: rtsp://cam/1: give --allow-download to look at addresses that a list names",
+        "standard input:2: error: rtsp://cam/1: use --allow-download to download URLs in lists",
         "standard input:3: error: 0: no such file, folder or match",
     ]
     live = find(["-"], lines, allow_download=True).live

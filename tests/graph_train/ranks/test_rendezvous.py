@@ -66,20 +66,20 @@ def test_missing_rank_is_named_everywhere() -> None:
     port = free_port()
     outcomes = meet_together([info(rank, 4, port) for rank in (0, 2)], 1)
     for outcome in outcomes:
-        assert f"ranks 1, 3 of 4 did not come to rank 0 on host0 (127.0.0.1, port {port}) within 1 s" in str(outcome)
-        assert "here: 0 on host0, 2 on host2" in str(outcome)
+        assert f"ranks 1, 3 of 4 did not connect to rank 0 on host0 (127.0.0.1, port {port}) within 1 s" in str(outcome)
+        assert "joined: 0 on host0, 2 on host2" in str(outcome)
 
 
 def test_missing_rank_0_is_named() -> None:
     port = free_port()
     (outcome,) = meet_together([info(1, 2, port)], 0.5)
-    assert f"rank 1 on host1: rank 0 was not reached at 127.0.0.1, port {port} within 0.5 s" in str(outcome)
+    assert f"rank 1 on host1: cannot connect to rank 0 at 127.0.0.1, port {port} within 0.5 s" in str(outcome)
 
 
 def test_ranks_of_different_jobs_are_told_apart() -> None:
     port = free_port()
     outcomes = meet_together([info(0, 2, port), info(1, 3, port)], 5)
-    assert all("started as one of 3, rank 0 on host0 of 2" in str(outcome) for outcome in outcomes)
+    assert all("started with world size 3, but rank 0 on host0 with 2" in str(outcome) for outcome in outcomes)
     port = free_port()
     outcomes = meet_together([info(0, 3, port), info(1, 3, port), info(1, 3, port)], 5)
     assert all("rank 1 came twice" in str(outcome) for outcome in outcomes)
@@ -150,7 +150,7 @@ def test_killed_rank_ends_the_others_and_is_named(job: Any) -> None:
     said = texts(job)
     assert time.monotonic() - started < 15
     assert "graph-train: rank 1 (host1, process" in said[0]
-    assert "ended without a word: it was killed, or crashed; the job ends" in said[0]
+    assert "ended unexpectedly: it was killed, or crashed; stopping the job" in said[0]
     assert all(process.wait(10) == -signal.SIGKILL for process, _, _ in job)  # they slept on and did not read the pipe
 
 
@@ -164,7 +164,7 @@ def test_whole_rank_cut_off(job: Any) -> None:
     job[2][1].kill()  # the watch: its connections close without signing off
     said = texts(job[:2])
     assert "rank 2 (host2, process" in said[0]
-    assert "was cut off" in said[0]
+    assert "disconnected" in said[0]
 
 
 def test_failure_is_told_once_with_its_reason(job: Any) -> None:
@@ -173,7 +173,7 @@ def test_failure_is_told_once_with_its_reason(job: Any) -> None:
     process.kill()
     said = texts(job)
     assert "rank 2 (host2, process" in said[0]
-    assert "ended: disk full; the job ends" in said[0]
+    assert "ended: disk full; stopping the job" in said[0]
     assert not said[2]
 
 

@@ -16,7 +16,7 @@ from graph_train.hooks.callbacks import Callbacks
 from graph_train.launch.train import train
 from graph_train.report.content import results_content, times_content
 from graph_train.report.page import json_for_html, render
-from graph_train.report.samples import MOST_BOXES, SAMPLES, SampleCollector, measured_here
+from graph_train.report.samples import MAX_BOXES, SAMPLES, SampleCollector, images_on_rank
 from graph_train.runs.checkpoint import load_checkpoint
 from graph_train.runs.results_csv import RESULT_KEYS
 from graph_train.training.progress import EpochTimes
@@ -139,7 +139,7 @@ def test_each_rank_picks_its_samples_among_its_own_images(lab: Lab, ranks: int) 
     """Eight ranks have whole batches of seven, which all but the first leave alone; the last batch has three images."""
     index, batches, measured = lab.assemble().setup.data.val, cast(Any, _Batches()), 0
     for rank in range(ranks):
-        own = measured_here(batches, Shard(rank, ranks))
+        own = images_on_rank(batches, Shard(rank, ranks))
         measured += own
         collector = SampleCollector(index, own)
         collector.start()
@@ -154,19 +154,19 @@ def test_samples_have_the_surest_boxes_that_were_found(lab: Lab) -> None:
     index = run.setup.data.val
     collector = SampleCollector(index, len(index))
     collector.start()
-    sure = [[1.04, 2.0, 30.0, 40.0, 0.9 - 0.001 * number, 2] for number in range(MOST_BOXES + 5)]
+    sure = [[1.04, 2.0, 30.0, 40.0, 0.9 - 0.001 * number, 2] for number in range(MAX_BOXES + 5)]
     unsure = [[0, 0, 9, 9, 0.06, 1], [0, 0, 9, 9, 0.05, 1], [0, 0, 9, 9, 0.04, 0]]
     collector.add(str(index.paths[0]), np.array(sure))
     collector.add(str(index.paths[1]), np.array(unsure))
     first, second = (sample.found for sample in collector.samples)
-    assert (len(first), first[0]) == (MOST_BOXES, [2, 1.0, 2.0, 30.0, 40.0, 0.9])
+    assert (len(first), first[0]) == (MAX_BOXES, [2, 1.0, 2.0, 30.0, 40.0, 0.9])
     assert [box[5] for box in second] == [0.06, 0.05]
     run.close()
 
 
 def test_commands_of_a_run_with_one_class(lab: Lab, tmp_path: Path) -> None:
     found = dict(numbers(lab.train(single_cls=True))["commands"])
-    words = shlex.split(found["Measure the best weights again:"])
+    words = shlex.split(found["Validate the best weights:"])
     assert words[0] == "graph-val"
     assert words[-1] == "--single-cls"
     flags = ["--device", "cpu", "--eager", "--noplots", "--workers", "1", "--project", str(tmp_path)]
@@ -252,7 +252,7 @@ def test_a_damaged_report_of_a_resumed_run_starts_over(lab: Lab) -> None:
     stopped = lab.train(epochs=2, stop_after=3)
     (stopped.folder / "report.json").write_text("{")
     ended = lab.train_as_given(resume=stopped.folder)
-    assert "the report starts over" in ended.log
+    assert "the report covers only" in ended.log
     assert [item["epoch"] for item in numbers(ended)["times"]] == [1]
 
 
@@ -265,7 +265,7 @@ def test_a_report_that_cannot_be_written_ends_no_training(lab: Lab) -> None:
     train(resume=begun.folder, callbacks=callbacks)
     assert callbacks.failed == ["report"]
     log = (begun.folder / "train.log").read_text()
-    assert "Callback report failed in on_train_start and is switched off" in log
+    assert "Callback report failed in on_train_start and is disabled" in log
     assert load_checkpoint(begun.folder / "weights" / "last.safetensors").header["cursor"]["finished"]
 
 

@@ -24,7 +24,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path, name: str, res
     foreign.write_text("123456")
     run.mkdir()
     (run / name).symlink_to(foreign)
-    with pytest.raises(ValueError, match=f"{run / name}: a link") as error:
+    with pytest.raises(ValueError, match=f"{run / name}: is a symbolic link") as error:
         opened(run, resumed=resumed)
     assert ("--name" in str(error.value)) != resumed  # which --resume refuses
     assert foreign.read_text() == "123456"
@@ -36,7 +36,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path, name: str, res
 @pytest.mark.parametrize("name", [LOCK, LOG_FILE])
 def test_pipes_in_place_of_its_files_are_refused(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
-    with pytest.raises(ValueError, match="no regular file"):
+    with pytest.raises(ValueError, match="not a regular file"):
         opened(tmp_path)
 
 
@@ -54,7 +54,7 @@ def test_other_kinds_under_names_of_its_files_are_refused_at_once(
 
 def test_a_lock_with_other_content_is_somebody_elses_file(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text("npm lock")
-    with pytest.raises(ValueError, match="not the lock of a run"):
+    with pytest.raises(ValueError, match="not a lock file"):
         opened(tmp_path)
     assert (tmp_path / LOCK).read_text() == "npm lock"
 

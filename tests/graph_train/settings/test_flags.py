@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from graph_train.cli.train import main
-from graph_train.engine.precision import IN_16_BITS
+from graph_train.engine.precision import MIXED_PRECISION_NOTE
 from graph_train.engine.step import EagerStep, GraphStep
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.launch.train import train
@@ -85,7 +85,7 @@ def noautoanchor(lab: Lab, plain: Trial) -> None:
     kept, fitted = lab.assemble(cfg=far, noautoanchor=True), lab.assemble(cfg=far)
     assert kept.state.network.anchors_cells[0, 0, 0] == 300 / 8
     assert fitted.state.network.anchors_cells.max() < 64 / 8
-    with pytest.raises(ValueError, match="anchors: 4 per level are asked for, but --noautoanchor lets none be found"):
+    with pytest.raises(ValueError, match="anchors: 4 per level are configured, but --noautoanchor disables"):
         lab.assemble(hyp=lab.hyp(anchors=4), noautoanchor=True)
 
 
@@ -233,11 +233,11 @@ def patience(lab: Lab, plain: Trial) -> None:
     save_checkpoint(last, replace(checkpoint, header=header))
     ended = lab.train_as_given(resume=begun.folder)
     assert [row["epoch"] for row in ended.rows] == [0, 1, 2]
-    assert "Stopped early: no improvement over epoch 0 for 2 epochs" in ended.log
+    assert "Stopping early: no improvement since epoch 0 (--patience 2)" in ended.log
 
 
 def sync_bn(lab: Lab, plain: Trial) -> None:
-    assert "--sync-bn: one process sees the whole batch" in lab.train(sync_bn=True, stop_after=1).log
+    assert "--sync-bn: has no effect with a single process" in lab.train(sync_bn=True, stop_after=1).log
     assert "--sync-bn" not in plain.log
 
 
@@ -258,7 +258,7 @@ def evolve(lab: Lab, plain: Trial) -> None:
     assert (trial.folder / "evolve.csv").read_bytes() == table
     callbacks = Callbacks()
     callbacks.register_action("on_train_start", callback=print)
-    with pytest.raises(ValueError, match=r"callbacks \(on_train_start\) cannot follow an evolution"):
+    with pytest.raises(ValueError, match=r"callbacks are not supported with --evolve \(on_train_start\)"):
         train(callbacks=callbacks, **lab.flags(evolve=2))
 
 
@@ -277,10 +277,10 @@ def amp(lab: Lab, plain: Trial) -> None:
         return
     plain_loss, fast = plain.heard.losses[0], lab.train(amp=True, seed=3, stop_after=1)
     assert lab.train(amp=False, seed=3, stop_after=1).heard.losses[0] == plain_loss
-    assert IN_16_BITS not in plain.log
+    assert MIXED_PRECISION_NOTE not in plain.log
     # Processors that multiply bfloat16 no faster stay with float32, and the log says so.
-    assert (IN_16_BITS in fast.log) == (fast.heard.losses[0] != plain_loss)
-    assert (IN_16_BITS in fast.log) != ("--amp: bfloat16 is no faster" in fast.log)
+    assert (MIXED_PRECISION_NOTE in fast.log) == (fast.heard.losses[0] != plain_loss)
+    assert (MIXED_PRECISION_NOTE in fast.log) != ("--amp: bfloat16 is no faster" in fast.log)
     np.testing.assert_allclose(fast.heard.losses[0], plain_loss, rtol=0.05)  # bfloat16 keeps 8 bits
 
 
@@ -308,7 +308,7 @@ def device(lab: Lab, plain: Trial) -> None:
 
 
 def local_rank(lab: Lab, plain: Trial) -> None:
-    with pytest.raises(ValueError, match="--local_rank 1: only a launcher sets it"):
+    with pytest.raises(ValueError, match="--local_rank 1: reserved for launchers"):
         lab.train(local_rank=1)
 
 
@@ -445,7 +445,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 def test_ranks_must_meet_before_oneflow_is_loaded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="WORLD_SIZE=2: OneFlow was imported before the ranks have met"):
+    with pytest.raises(ValueError, match="WORLD_SIZE=2: OneFlow was imported before the ranks have joined"):
         lab.train()
 
 

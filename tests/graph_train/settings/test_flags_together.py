@@ -45,7 +45,7 @@ def test_anchors_of_a_hyp_file_count_more_than_those_of_the_weights(
 
 def test_a_finished_run_goes_on_with_more_epochs(lab: Lab) -> None:
     done = lab.train(epochs=1)
-    assert "only the final validation is repeated" in lab.train_as_given(resume=done.folder).log
+    assert "repeating the final validation only" in lab.train_as_given(resume=done.folder).log
     more = lab.train_as_given(resume=done.folder, epochs=3)
     assert [row["epoch"] for row in more.rows] == [0, 1, 2]
 

@@ -62,7 +62,7 @@ def test_missing_keys_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     ("text", "message"),
     [
         ("lr0: 0.1\nmomentm: 0.9\n", r"my\.yaml:2: unknown hyper-parameter 'momentm'; did you mean 'momentum'\?"),
-        ("zzz: 1\n", r"my\.yaml:1: unknown hyper-parameter 'zzz'; known are lr0, "),
+        ("zzz: 1\n", r"my\.yaml:1: unknown hyper-parameter 'zzz'; known keys: lr0, "),
         ("lr0: 1e-2\n", r"my\.yaml:1: lr0='1e-2' is not a number; .*1\.0e-4"),
         ("lr0: [1, 2]\n", r"my\.yaml:1: lr0=\[1, 2\] is not a number"),
         ("mosaic: true\n", r"my\.yaml:1: mosaic=True is not a number"),

@@ -8,7 +8,7 @@ import pytest
 
 from graph_train.settings.hyperparameters import load_hyperparameters
 from graph_train.settings.train_options import options_from_flags
-from graph_train.training.auto_batch import MOST_IMAGES, USUAL_BATCH, MemoryModel, _choose, fit, with_batch_size
+from graph_train.training.auto_batch import DEFAULT_BATCH, MAX_AUTO_BATCH, MemoryModel, _choose, fit, with_batch_size
 from graph_train.training.batch_memory import Facts, Measured
 from tests.graph_train.lab import Lab
 
@@ -20,50 +20,52 @@ MEASURED = [Measured("start", 0, 5000), Measured("data", 8, 80), *STEPS, Measure
 
 def test_line_through_the_measured_steps() -> None:
     model = fit(SHARED, MEASURED)
-    assert (model.start, model.per_image_made, model.per_image_validated) == (5000, 10, 30)
+    assert (model.start, model.per_image_data, model.per_image_validated) == (5000, 10, 30)
     assert model.per_image_trained == pytest.approx(100)
     assert model.step == pytest.approx(500)
 
 
 def test_need_by_hand() -> None:
     # 30 images: start, made, one step, 60 validated
-    assert fit(SHARED, MEASURED).need(30) == pytest.approx(5000 + 300 + 3500 + 60 * 30)
+    assert fit(SHARED, MEASURED).required_bytes(30) == pytest.approx(5000 + 300 + 3500 + 60 * 30)
     # two graphs of 30, one of the last 10, validation graphs of 60 for two shapes and a rest
-    assert fit(ADDING, MEASURED).need(30) == pytest.approx(5000 + 300 + 2 * 3500 + 1500 + 180 * 30)
+    assert fit(ADDING, MEASURED).required_bytes(30) == pytest.approx(5000 + 300 + 2 * 3500 + 1500 + 180 * 30)
     # never more validation images than there are
     few = replace(ADDING, val_images=7)
-    assert fit(few, MEASURED).need(30) == pytest.approx(5000 + 300 + 2 * 3500 + 1500 + 7 * 30)
+    assert fit(few, MEASURED).required_bytes(30) == pytest.approx(5000 + 300 + 2 * 3500 + 1500 + 7 * 30)
     # one graph for each size of --multi-scale
     scaled = fit(replace(ADDING, sizes=2.5), MEASURED)
-    assert scaled.need(30) == pytest.approx(5000 + 300 + 3.5 * 3500 + 1500 + 180 * 30)
+    assert scaled.required_bytes(30) == pytest.approx(5000 + 300 + 3.5 * 3500 + 1500 + 180 * 30)
 
 
 def test_largest_batch() -> None:
     model = fit(SHARED, MEASURED)
-    assert model.largest(model.need(17), multiple=1) == 17
-    assert model.largest(model.need(17) - 1, multiple=1) == 16
-    assert model.largest(model.need(17), multiple=4) == 16
-    assert model.largest(1e12, multiple=1) == 100  # all training images
-    assert MemoryModel(replace(SHARED, train_images=9999), 0, 0, 1, 0, 0).largest(1e12, multiple=1) == MOST_IMAGES
-    assert model.largest(5000, multiple=1) == 0
+    assert model.largest_batch(model.required_bytes(17), multiple=1) == 17
+    assert model.largest_batch(model.required_bytes(17) - 1, multiple=1) == 16
+    assert model.largest_batch(model.required_bytes(17), multiple=4) == 16
+    assert model.largest_batch(1e12, multiple=1) == 100  # all training images
+    assert (
+        MemoryModel(replace(SHARED, train_images=9999), 0, 0, 1, 0, 0).largest_batch(1e12, multiple=1) == MAX_AUTO_BATCH
+    )
+    assert model.largest_batch(5000, multiple=1) == 0
 
 
 def test_eighty_percent_of_what_is_free(caplog: pytest.LogCaptureFixture) -> None:
     model = fit(SHARED, MEASURED)
     logging.getLogger("graph_train").propagate = True
     with caplog.at_level(logging.INFO, "graph_train"):
-        assert _choose(model, int(model.need(20) / 0.8) + 1, multiple=1) == 20
-    assert "80% of it may be used" in caplog.text
-    assert "--batch-size 20, which needs" in caplog.text
+        assert _choose(model, int(model.required_bytes(20) / 0.8) + 1, multiple=1) == 20
+    assert "of which 80% may be used" in caplog.text
+    assert "using --batch-size 20, " in caplog.text
 
 
 def test_what_cannot_be() -> None:
-    with pytest.raises(ValueError, match=r"a batch of 4 needs .* take a smaller --imgsz"):
+    with pytest.raises(ValueError, match=r"a batch of 4 needs .* use a smaller --imgsz"):
         _choose(fit(SHARED, MEASURED), 5000, multiple=4)
-    with pytest.raises(ValueError, match="enough for 1 of the steps"):
+    with pytest.raises(ValueError, match="only 1 of the measured batches"):
         fit(SHARED, [*MEASURED[:3], MEASURED[-1]])
-    flat = [item if item.what != "step" else replace(item, taken=700) for item in MEASURED]
-    assert _choose(replace(fit(SHARED, flat), per_image_trained=0.0), 10**9, multiple=1) == USUAL_BATCH
+    flat = [item if item.phase != "step" else replace(item, used=700) for item in MEASURED]
+    assert _choose(replace(fit(SHARED, flat), per_image_trained=0.0), 10**9, multiple=1) == DEFAULT_BATCH
 
 
 @pytest.mark.parametrize("graph", [True, False])
@@ -85,6 +87,6 @@ def test_measured_for_real(graph: bool, tmp_path: Path, caplog: pytest.LogCaptur
 def test_a_refused_measurement_ends_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lab = Lab(tmp_path)
     options = options_from_flags(**lab.flags(batch_size=-1, freeze=[99]))
-    with pytest.raises(ValueError, match="refused, see the line above"):
+    with pytest.raises(ValueError, match="failed, see the message above"):
         with_batch_size(options, load_hyperparameters(options.optim.hyp))
     assert "--freeze 99" in capfd.readouterr().err

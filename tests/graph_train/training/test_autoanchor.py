@@ -63,7 +63,7 @@ def test_no_boxes_are_refused() -> None:
 
 
 def test_boxes_below_two_pixels_are_refused() -> None:
-    with pytest.raises(ValueError, match="none of 5 boxes"):
+    with pytest.raises(ValueError, match="all 5 boxes are smaller"):
         fit_anchors(np.full((5, 2), 1.0), 3, image_px=64, threshold=4.0, draws=AnchorRandom.from_seed(0))
 
 

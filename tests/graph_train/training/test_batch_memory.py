@@ -36,7 +36,7 @@ def test_batches_measured_on_a_gpu_do_not_add_up(compiled: bool, monkeypatch: py
     monkeypatch.setattr(host_memory, "device_memory", gpu.memory)
     measure_steps(_Memory("cuda:1", compiled=compiled), [1, 2, 4, 8], gpu.step, found.append)
     expected = [GB // 2 + images * GB // 4 for images in (1, 2, 4, 8)]
-    assert [item.taken for item in found] == expected
+    assert [item.used for item in found] == expected
     assert [item.images for item in found] == [1, 2, 4, 8]
 
 

@@ -66,7 +66,7 @@ def test_coco_without_its_annotations_is_only_written(lab: Lab, tmp_path: Path) 
     assert trial.result.results[:4] == trial.result.validation.means
     entries = json.loads((trial.folder / "best_predictions.json").read_text())
     assert {entry["category_id"] for entry in entries} <= {0, 1, 2}
-    assert "there is no annotations/instances_val2017.json beside the images" in trial.log
+    assert "there is no annotations/instances_val2017.json next to the images" in trial.log
 
 
 def test_annotations_that_do_not_fit_do_not_end_a_run(lab: Lab, tmp_path: Path) -> None:
@@ -126,5 +126,5 @@ def test_an_image_before_its_batch_is_a_defect() -> None:
     callbacks = Callbacks()
     callbacks.register_action("on_val_image_end", callback=lambda *_: None)
     nothing = np.zeros((0, 6), np.float32)
-    with pytest.raises(RuntimeError, match="before its batch"):
+    with pytest.raises(RuntimeError, match="before the first batch"):
         ValidationHooks(callbacks, ["ball"]).image(ImageDetections(Path("a.jpg"), (60, 100), nothing, nothing[:, :5]))

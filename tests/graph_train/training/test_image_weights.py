@@ -26,7 +26,7 @@ def test_a_class_found_perfectly_no_longer_counts() -> None:
 
 
 def test_class_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="class 3 among the labels"):
+    with pytest.raises(ValueError, match="label with class 3"):
         class_weights([_labels(3)], 3)
 
 

@@ -31,5 +31,5 @@ def test_ops_of_oneflow_are_refused_by_name(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_the_composed_loss_is_refused(lab: Lab) -> None:
-    with pytest.raises(ValueError, match="leave --no-bbox-iou-optim out"):
+    with pytest.raises(ValueError, match="remove --no-bbox-iou-optim"):
         lab.assemble(kernels="require", amp=False, bbox_iou_optim=False)

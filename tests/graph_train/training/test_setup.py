@@ -23,7 +23,7 @@ def data_set(folder: Path, *, train: str | None, val: str | None, names: str = "
 def test_nothing_to_learn_from_is_refused(tmp_path: Path, empty: str | None) -> None:
     file = data_set(tmp_path, train=empty, val=BOX)
     where = str(tmp_path / "labels" / "train" / "a.txt")
-    with pytest.raises(ValueError, match=f"{file}: train: not one of 2 images has a label.*{where}"):
+    with pytest.raises(ValueError, match=f"{file}: train: none of the 2 images has labels.*{where}"):
         load_data(options_from_flags(data=str(file)))
 
 
@@ -31,8 +31,8 @@ def test_nothing_to_measure_with_is_warned_of_unless_strict(tmp_path: Path, capl
     file = data_set(tmp_path, train=BOX, val=None)
     with caplog.at_level(logging.WARNING, "graph_train"):
         assert len(load_data(options_from_flags(data=str(file))).val) == 1
-    assert "val: not one of 1 images has a label" in caplog.text
-    with pytest.raises(ValueError, match="val: not one of 1 images has a label"):
+    assert "val: none of the 1 images has labels" in caplog.text
+    with pytest.raises(ValueError, match="val: none of the 1 images has labels"):
         load_data(options_from_flags(data=str(file), strict=True))
 
 
@@ -40,6 +40,6 @@ def test_two_classes_of_one_name_are_warned_of_unless_strict(tmp_path: Path, cap
     file = data_set(tmp_path, train=BOX, val=BOX, names="cat, dog, cat")
     with caplog.at_level(logging.WARNING, "graph_train"):
         assert load_data(options_from_flags(data=str(file))).class_names == ("cat", "dog", "cat")
-    assert "classes 0 and 2 are both called 'cat'" in caplog.text
-    with pytest.raises(ValueError, match="classes 0 and 2 are both called 'cat'"):
+    assert "classes 0 and 2 have the same name 'cat'" in caplog.text
+    with pytest.raises(ValueError, match="classes 0 and 2 have the same name 'cat'"):
         load_data(options_from_flags(data=str(file), strict=True))

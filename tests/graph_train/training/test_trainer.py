@@ -65,7 +65,7 @@ def test_another_number_of_threads_is_told_on_resume(lab: Lab) -> None:
     assert state.header["threads"] == cpu_threads()
     more = cpu_threads() + 1
     save_checkpoint(last, replace(state, header={**state.header, "threads": more}))
-    told = f"This run used {more} threads, now {cpu_threads()}: results will differ from an uninterrupted run"
+    told = f"This run used {more} CPU threads before, now {cpu_threads()}; results will differ"
     log = lab.train_as_given(resume=stopped.folder).log
     assert log.count(told) == 1
     assert f"set OMP_NUM_THREADS={more} to continue exactly" in log

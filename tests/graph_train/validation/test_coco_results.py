@@ -41,7 +41,9 @@ def test_images_of_one_id_are_refused() -> None:
     apart = [Path("left/1.jpg"), Path("left/2.jpg"), Path("right/3.jpg")]
     assert ids.for_images(apart) is ids
     for other in ("right/1.jpg", "left/001.jpg"):
-        with pytest.raises(ValueError, match=f"--save-json: {other} and left/1.jpg would both be image 1; rename one"):
+        with pytest.raises(
+            ValueError, match=f"--save-json: {other} and left/1.jpg have the same image id 1; rename one"
+        ):
             ids.for_images([*apart, Path(other)])
 
 
@@ -73,7 +75,7 @@ def test_ids_come_from_the_annotations(tmp_path: Path) -> None:
     ids = ids_of_annotations(file, ("WBC", "RBC"))
     assert ids.category_ids == (1, 3)
     assert ids.image_id(Path("elsewhere/x.jpg")) == ids.image_id(Path("x.png")) == 7
-    with pytest.raises(ValueError, match=r"y\.jpg: not among the images"):
+    with pytest.raises(ValueError, match=r"y.jpg: not in the COCO annotations"):
         ids.image_id(Path("y.jpg"))
     with pytest.raises(ValueError, match="no category 'Platelets'"):
         ids_of_annotations(file, NAMES)
@@ -89,7 +91,7 @@ def test_broken_annotations_are_refused(tmp_path: Path, text: str) -> None:
 def test_results_of_another_data_set_are_refused(tmp_path: Path) -> None:
     file = write_annotations(tmp_path / "instances_val.json")
     write_results(tmp_path / "r.json", result_entries(image_with((0, 0, 9, 9, 0.5, 0)), default_ids(("a",))))
-    with pytest.raises(ValueError, match="does not belong"):
+    with pytest.raises(ValueError, match="does not match"):
         evaluate_results(file, tmp_path / "r.json", [7])
     write_results(tmp_path / "empty.json", [])
     with pytest.raises(ValueError, match="no detection"):
@@ -145,7 +147,7 @@ def test_images_of_one_name_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "instances_val.json"
     images = [{"id": n, "file_name": f"cam{n}/0001.jpg"} for n in (1, 2)]
     file.write_text(json.dumps({"images": images, "categories": [{"id": 3, "name": "RBC"}]}))
-    with pytest.raises(ValueError, match="several images are called 0001"):
+    with pytest.raises(ValueError, match="several images have the name 0001"):
         ids_of_annotations(file, ("RBC",))
 
 

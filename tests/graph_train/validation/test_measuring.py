@@ -119,12 +119,12 @@ def test_label_hints_become_detections() -> None:
 
 
 def test_other_number_of_classes_is_refused() -> None:
-    with pytest.raises(ValueError, match="predicts 3 classes, the data set names 2"):
+    with pytest.raises(ValueError, match="predicts 3 classes, but the data set has 2"):
         validate(Oracle(*PERFECT, num_classes=3), [BATCH], NAMES, progress=False)
 
 
 def test_label_beyond_the_names_is_refused() -> None:
-    with pytest.raises(ValueError, match="label of class 2"):
+    with pytest.raises(ValueError, match="label with class 2"):
         validate(Oracle(*PERFECT), [Batch(labels_of((0, 2, 20, 20, 10, 10)))], NAMES, progress=False)
 
 

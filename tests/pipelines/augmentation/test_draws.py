@@ -221,7 +221,7 @@ def test_multi_scale_sizes_are_strides_around_the_size() -> None:
 
 
 def test_wrong_configuration_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"augmentation mixup=1.5: must lie in 0 ... 1"):
+    with pytest.raises(ValueError, match=r"augmentation mixup=1.5: must be between 0 and 1"):
         AugmentConfig(mixup=1.5)
-    with pytest.raises(ValueError, match="rect and quad exclude each other"):
+    with pytest.raises(ValueError, match="rect cannot be used with quad"):
         AugmentConfig(rect=True, quad=True)

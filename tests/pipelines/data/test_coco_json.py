@@ -106,7 +106,7 @@ def test_an_image_with_too_many_boxes_is_left_out(size: dict[str, int], tmp_path
         index = scan_images([file], (), cache_dir=tmp_path / "cache")
     assert len(index) == 0
     (problem,) = index.problems
-    assert str(problem) == f"{file}: error: a.png: 7 boxes, at most 6 are supported; image left out"
+    assert str(problem) == f"{file}: error: a.png: 7 boxes, at most 6 are supported; image skipped"
     assert problem.code == "label-unusable"
     assert len(scan_images([file], (), cache_dir=tmp_path / "other").labels[0]) == 7
 
@@ -114,7 +114,7 @@ def test_an_image_with_too_many_boxes_is_left_out(size: dict[str, int], tmp_path
 def test_crowds_are_left_out_and_counted(tmp_path: Path) -> None:
     found = read(annotated(iscrowd=1), tmp_path)
     assert len(found.images[0].labels.boxes) == 0
-    assert [problem.text for problem in found.problems] == ["1 crowd regions left out"]
+    assert [problem.text for problem in found.problems] == ["1 crowd regions skipped"]
 
 
 @pytest.mark.parametrize(
@@ -124,15 +124,15 @@ def test_crowds_are_left_out_and_counted(tmp_path: Path) -> None:
         ({"image_id": [7]}, "no image"),
         ({"category_id": 2}, "no category 2"),
         ({"bbox": [1, 2, 3]}, "3 numbers"),
-        ({"bbox": None}, "no list of numbers"),
-        ({"bbox": [1, 2, "3", 4]}, "'3' is no coordinate"),
-        ({"bbox": [1, 2, float("nan"), 4]}, "nan is no coordinate"),
-        ({"bbox": [1, 2, 10**400, 4]}, "is no coordinate"),
+        ({"bbox": None}, "not a list of numbers"),
+        ({"bbox": [1, 2, "3", 4]}, "'3' is not a valid coordinate"),
+        ({"bbox": [1, 2, float("nan"), 4]}, "nan is not a valid coordinate"),
+        ({"bbox": [1, 2, 10**400, 4]}, "is not a valid coordinate"),
         ({"bbox": [1, 2, 0, 4]}, "no area"),
         ({"bbox": [500, 2, 3, 4]}, "no area"),
         ({"segmentation": [[1, 2, 3, 4]]}, "a polygon of 4 numbers"),
         ({"segmentation": [[1, 2] * 12_000]}, "more than 10000 points"),
-        ({"segmentation": ["x"]}, "no list of numbers"),
+        ({"segmentation": ["x"]}, "not a list of numbers"),
     ],
 )
 def test_a_bad_annotation_is_reported_and_left_out(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -145,10 +145,10 @@ def test_a_bad_annotation_is_reported_and_left_out(changes: dict[str, Any], reas
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        ({"id": 7, "file_name": "../a.png", "width": 1, "height": 1}, "leaves the folder"),
-        ({"id": 7, "file_name": "/etc/passwd", "width": 1, "height": 1}, "leaves the folder"),
-        ({"id": 7, "file_name": "a\0b", "width": 1, "height": 1}, "no file name"),
-        ({"id": 7, "file_name": "\ud800", "width": 1, "height": 1}, "no file name"),
+        ({"id": 7, "file_name": "../a.png", "width": 1, "height": 1}, "is outside the image folder"),
+        ({"id": 7, "file_name": "/etc/passwd", "width": 1, "height": 1}, "is outside the image folder"),
+        ({"id": 7, "file_name": "a\0b", "width": 1, "height": 1}, "not a file name"),
+        ({"id": 7, "file_name": "\ud800", "width": 1, "height": 1}, "not a file name"),
         ({"id": 7, "file_name": "a.png", "width": 0, "height": 1}, "positive integers"),
         ({"id": 7, "file_name": "a.png"}, "positive integers"),
         ({"id": 7, "file_name": "a.png", "width": 10**400, "height": 1}, "must be at most 1000000"),
@@ -164,13 +164,13 @@ def test_a_bad_image_entry_is_reported_and_left_out(image: Any, reason: str, tmp
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("{", "not readable as json"),
-        ("[" * 100_000, "not readable as json"),
+        ("{", "invalid json"),
+        ("[" * 100_000, "invalid json"),
         ("[]", "not a COCO json"),
         ("{}", "`categories` must be a list"),
         (document(annotations=3), "`annotations` must be a list"),
         (document(categories=[]), "no categories"),
-        (document(categories=[{"id": 1}]), "`name` are needed"),
+        (document(categories=[{"id": 1}]), "a `name`"),
         (document(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "unique integer `id`"),
     ],
 )
@@ -201,7 +201,7 @@ def test_an_image_of_other_proportions_than_the_json_says_is_left_out(tmp_path: 
     add_image(tmp_path, "val/a.png")
     (tmp_path / "annotations").mkdir()
     read(document(), tmp_path / "annotations")
-    with pytest.raises(ValueError, match="40 x 30 px, the json says 100 x 200; image left out"):
+    with pytest.raises(ValueError, match="40 x 30 px, the json says 100 x 200; image skipped"):
         index_images([tmp_path / "annotations" / "instances_val.json"], (), cache_dir=tmp_path / "cache")
 
 

@@ -58,7 +58,7 @@ def test_class_names(folder: Path, names: str, expected: tuple[str, ...]) -> Non
     [
         ("val: images/val\nnames: [a]", "", "no `train`"),
         ("train: images/train\nnames: [a]", "", "no `val`"),
-        ("train: images/trian\nval: images/val\nnames: [a]", ":1:8", "nothing at"),
+        ("train: images/trian\nval: images/val\nnames: [a]", ":1:8", "not found at"),
         ("train: [images/train, 3]\nval: images/val\nnames: [a]", ":1:23", "must be a path, found 3"),
         ("train: {a: b}\nval: images/val\nnames: [a]", ":1:8", "must be a path"),
         ("path: [1]\ntrain: images/train\nval: images/val\nnames: [a]", ":1:7", "path must be a path"),
@@ -70,16 +70,16 @@ def test_class_names(folder: Path, names: str, expected: tuple[str, ...]) -> Non
         ),
         ('train: "a\\0b"\nval: images/val\nnames: [a]', ":1:8", "must be a path"),
         ("train: images/train\nval: images/val", "", "neither `names` nor `nc`"),
-        ("train: images/train\nval: images/val\nnc: 3\nnames: [a, b]", ":3:5", "nc is 3, but names lists 2"),
+        ("train: images/train\nval: images/val\nnc: 3\nnames: [a, b]", ":3:5", "nc is 3, but names has 2"),
         ("train: images/train\nval: images/val\nnc: 0", ":3:5", "nc must be an integer from 1"),
         ("train: images/train\nval: images/val\nnc: 1000000000", ":3:5", "nc must be"),
         ("train: images/train\nval: images/val\nnc: two", ":3:5", "nc must be"),
         ("train: images/train\nval: images/val\nnames: {0: a, 2: b}", ":3:8", "names has no class 1"),
         ("train: images/train\nval: images/val\nnames: {1: a, 2: b}", ":3:8", "names has no class 0"),
         ("train: images/train\nval: images/val\nnames: {-1: a, 0: b, 1: c}", ":3:13", "class -1 is negative"),
-        ("train: images/train\nval: images/val\nnames: {a: 0}", ":3:12", "'a' is no class index"),
+        ("train: images/train\nval: images/val\nnames: {a: 0}", ":3:12", "'a' is not a class index"),
         ("train: images/train\nval: images/val\nnames: []", ":3:8", "0 class names"),
-        ("train: images/train\nval: images/val\nnames: [a, [b]]", ":3:12", "class 1 needs a printable name"),
+        ("train: images/train\nval: images/val\nnames: [a, [b]]", ":3:12", "class 1 must have a printable name"),
         ("train: images/train\nval: images/val\nnames: cat", ":3:8", "names must be a list"),
     ],
 )
@@ -94,7 +94,7 @@ def test_refusals_name_file_line_and_column(folder: Path, text: str, place: str,
 def test_download_is_shown_and_never_run(folder: Path) -> None:
     trap = folder / "trap"
     file = write_yaml(folder, f"train: x\nval: x\n{NAMES}download: touch {trap}\n")
-    with pytest.raises(ValueError, match="nothing is downloaded here: get the data from touch"):
+    with pytest.raises(ValueError, match="get the data from touch"):
         load_dataset(file)
     file = write_yaml(folder, f"train: images/train\nval: images/val\n{NAMES}download: |\n  open('{trap}', 'w')\n")
     load_dataset(file)
@@ -104,7 +104,7 @@ def test_download_is_shown_and_never_run(folder: Path) -> None:
 def test_an_absent_split_says_why_when_it_is_asked_for(folder: Path) -> None:
     found = load_dataset(write_yaml(folder, f"train: images/train\nval: images/val\ntest: gone\n{NAMES}"))
     assert found.test == ()
-    with pytest.raises(ValueError, match=r"test: nothing at .*gone"):
+    with pytest.raises(ValueError, match=r"test: not found at .*gone"):
         found.split("test")
     only_val = load_dataset(write_yaml(folder, f"val: images/val\n{NAMES}"), require=("val",))
     assert only_val.split("val") == (folder / "images" / "val",)
@@ -186,7 +186,7 @@ def test_a_whole_shipped_data_set_is_taken(tmp_path: Path, monkeypatch: pytest.M
     assert dataset.is_coco_2017(load_dataset("coco").val)
     _write_some(tmp_path / "datasets/coco128", *_COCO_FILES[::2])
     assert not dataset.is_coco_2017(load_dataset("coco128").val)
-    with pytest.raises(ValueError, match=r"train: nothing at "):
+    with pytest.raises(ValueError, match=r"train: not found at "):
         load_dataset("VOC")
 
 
@@ -199,7 +199,7 @@ def test_a_file_wins_over_a_shipped_name(folder: Path, monkeypatch: pytest.Monke
 def test_wrong_paths(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no such dataset yaml.*coco128.yaml.*shapes"):
         load_dataset(tmp_path / "none.yaml")
-    with pytest.raises(ValueError, match="a folder; give the dataset yaml"):
+    with pytest.raises(ValueError, match="is a folder; give a dataset yaml"):
         load_dataset(tmp_path)
     with pytest.raises(
         ValueError, match=r"^~nobody-here/data.yaml: no home folder is known for it; write the whole path"

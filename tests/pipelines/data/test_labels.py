@@ -109,7 +109,7 @@ def test_repeated_rows_are_kept_once_in_the_order_of_the_file() -> None:
 def test_a_file_without_one_good_row_makes_its_image_unusable_not_background(content: bytes) -> None:
     rows = parse(content)
     assert not rows.usable and len(rows.boxes) == 0
-    assert rows.problems[-1].code == "label-unusable" and "image left out" in rows.problems[-1].text
+    assert rows.problems[-1].code == "label-unusable" and "image skipped" in rows.problems[-1].text
 
 
 def test_a_hundred_thousand_rows() -> None:

@@ -90,7 +90,7 @@ def test_whoever_waits_can_be_told_to_stop(camera: WebServer) -> None:
 
 def test_a_camera_that_is_not_there() -> None:
     number = next(number for number in range(90, 200) if not Path(f"/dev/video{number}").exists())
-    with pytest.raises(OSError, match=rf"^camera {number}: there is no /dev/video{number}; cameras here: "):
+    with pytest.raises(OSError, match=rf"^camera {number}: there is no /dev/video{number}; available cameras: "):
         LiveVideo(str(number))
 
 
@@ -105,8 +105,8 @@ def test_nobody_listens(scheme: str) -> None:
     ("address", "said"),
     [
         ("rtsp://no-such-host.invalid/x", "no such host: no-such-host.invalid"),
-        ("rtsp://127.0.0.1:99999/x", "is no address"),
-        ("rtsp:///x", "names no host"),
+        ("rtsp://127.0.0.1:99999/x", "invalid URL"),
+        ("rtsp:///x", "URL without a host"),
     ],
 )
 def test_addresses_that_lead_nowhere(address: str, said: str) -> None:
@@ -116,7 +116,7 @@ def test_addresses_that_lead_nowhere(address: str, said: str) -> None:
 
 def test_what_answers_is_no_video(camera: WebServer, capfd: pytest.CaptureFixture[str]) -> None:
     camera.files["/page"] = ("text/html", b"<html>no video</html>")
-    with pytest.raises(OSError, match="answers, but not with a video"):
+    with pytest.raises(OSError, match="connected, but there is no video"):
         LiveVideo(f"{camera.address}/page")
     assert capfd.readouterr().err == ""
 

@@ -91,7 +91,7 @@ def test_data_comes_out_and_the_rest_stays_in(kind: str, target: Path, tmp_path:
 def test_names_that_leave_the_folder_are_refused(name: str, target: Path, tmp_path: Path) -> None:
     archives = [make_zip(tmp_path / "a.zip", {name: b"evil"}), make_tar(tmp_path / "a.tar", [(member(name), b"evil")])]
     for archive in archives:
-        with pytest.raises(ValueError, match=r"leaves the folder it is unpacked into; nothing of it is used") as caught:
+        with pytest.raises(ValueError, match=r"is outside the target folder; the archive is not used") as caught:
             unpack(archive, target)
         assert "\n" not in str(caught.value)
     assert (tmp_path / "neighbour.txt").read_text() == "untouched"
@@ -143,7 +143,7 @@ def test_a_header_that_claims_gigabytes_is_refused(target: Path, tmp_path: Path)
     entry = member("x", tarfile.XHDTYPE)
     entry.size = 8 << 30
     (tmp_path / "a.tar").write_bytes(entry.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
-    with pytest.raises(ValueError, match=r"damaged archive|neither a zip"):
+    with pytest.raises(ValueError, match=r"damaged archive|not a zip"):
         unpack(tmp_path / "a.tar", target)
 
 
@@ -159,16 +159,16 @@ def test_lies_about_sizes_are_found(target: Path, tmp_path: Path) -> None:
 
 def test_nothing_is_replaced_and_no_name_comes_twice(target: Path, tmp_path: Path) -> None:
     (target / "a.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"a\.txt is there already"):
+    with pytest.raises(ValueError, match=r"a\.txt already exists"):
         unpack(make_zip(tmp_path / "a.zip", {"a.txt": b"theirs"}), target)
     assert (target / "a.txt").read_text() == "mine"
-    with pytest.raises(ValueError, match=r"b\.txt is there already"):
+    with pytest.raises(ValueError, match=r"b\.txt already exists"):
         unpack(make_tar(tmp_path / "b.tar", [(member("b.txt"), b"1"), (member("b.txt"), b"2")]), target)
 
 
 def test_the_number_of_members_is_bounded(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpack_module, "MAX_MEMBERS", 3)
-    with pytest.raises(ValueError, match=r"it has more than 3 members, perhaps an archive bomb; nothing of it is used"):
+    with pytest.raises(ValueError, match=r"more than 3 members, perhaps an archive bomb; the archive is not used"):
         unpack(make_zip(tmp_path / "a.zip", {f"{n}.txt": b"" for n in range(4)}), target)
 
 
@@ -178,7 +178,7 @@ def test_a_full_disk_and_a_negative_size_are_no_bombs(
     archive = make_tar(tmp_path / "a.tar", [(member("a.txt"), bytes(3_000_000))])
     with monkeypatch.context() as patched:
         patched.setattr(unpack_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2_000_000))
-        with pytest.raises(ValueError, match=r"its members take more than the 2 MB that are free there; make room"):
+        with pytest.raises(ValueError, match=r"unpacks to more than the free 2 MB; free some space"):
             unpack(archive, target)
     below_zero = (unpack_module._Member("a.txt", -5, "file"), None)
     with pytest.raises(ValueError, match=r"^a\.txt has a size of -5 bytes, so the archive is damaged$"):
@@ -190,7 +190,7 @@ def test_a_full_disk_and_a_negative_size_are_no_bombs(
 )
 def test_what_is_no_archive_is_named(content: bytes, target: Path, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content)
-    with pytest.raises(ValueError, match=r"neither a zip nor a tar|damaged archive"):
+    with pytest.raises(ValueError, match=r"not a zip or tar|damaged archive"):
         unpack(tmp_path / "a", target)
 
 

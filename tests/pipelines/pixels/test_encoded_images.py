@@ -34,7 +34,7 @@ def test_images_are_tried_as_a_whole(index: ImageIndex) -> None:
     jpeg = index.paths[1].read_bytes()
     index.paths[1].write_bytes(jpeg[: len(jpeg) * 3 // 4])
     assert encoded.decode_refused_on_host([0, 1], Backend()) == [1]
-    with pytest.raises(OSError, match=r"001\.jpg: cannot be decoded any more"):  # nor can Pillow
+    with pytest.raises(OSError, match=r"001\.jpg: can no longer be decoded"):  # nor can Pillow
         encoded[1]
 
 

@@ -1,8 +1,9 @@
-// Of the test build: which ops are executed, eagerly or in graphs, OneFlow's own included.
-#ifdef GT_EMULATED_CUDA
-
+// Which ops are executed, eagerly or in graphs, whose kernels compute them, and how long each takes.
+//
+// Nothing here runs unless it is asked for: graph_train_trace_ops puts a wrapper around each kernel.
+#include <chrono>
+#include <map>
 #include <mutex>
-#include <set>
 #include <sstream>
 #include <string>
 
@@ -12,17 +13,40 @@ namespace graph_train {
 
 namespace {
 
+// All calls of one op of a graph, or of one that is called eagerly. Times are of the steady clock, in nanoseconds.
+struct OpRecord {
+  int64_t calls = 0;
+  int64_t spent = 0;
+  int64_t first_start = 0;
+  int64_t last_end = 0;
+};
+
 std::mutex& mutex() {
   static std::mutex one;
   return one;
 }
 
-std::set<std::string>& executed() {
-  static std::set<std::string> names;
-  return names;
+// By op type, whose kernel, and name of the op, between tabs.
+std::map<std::string, OpRecord>& records() {
+  static std::map<std::string, OpRecord> by_op;
+  return by_op;
 }
 
-// A kernel that notes its name before it computes.
+int64_t now() {
+  const auto since = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
+}
+
+void note(const std::string& op, int64_t start, int64_t end) {
+  const std::lock_guard<std::mutex> lock(mutex());
+  OpRecord& record = records()[op];
+  if (record.calls == 0) record.first_start = start;
+  record.calls += 1;
+  record.spent += end - start;
+  record.last_end = end;
+}
+
+// A kernel that notes when it computes.
 class TracedKernel final : public user_op::OpKernel {
  public:
   TracedKernel(std::string name, const user_op::OpKernel* kernel) : name_(std::move(name)), kernel_(kernel) {}
@@ -39,11 +63,10 @@ class TracedKernel final : public user_op::OpKernel {
   }
   void Compute(user_op::KernelComputeContext* ctx, user_op::OpKernelState* state,
                const user_op::OpKernelCache* cache) const override {
-    {
-      const std::lock_guard<std::mutex> lock(mutex());
-      executed().insert(name_);
-    }
+    const int64_t start = now();
     kernel_->Compute(ctx, state, cache);
+    const int64_t end = now();
+    note(name_ + '\t' + ctx->op_name(), start, end);
   }
   void InferShape(user_op::KernelInferContext* ctx) const override { kernel_->InferShape(ctx); }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return kernel_->AlwaysComputeWhenAllOutputsEmpty(); }
@@ -60,7 +83,7 @@ class TracedKernel final : public user_op::OpKernel {
 extern "C" GT_EXPORT void graph_train_trace_ops() {
   for (auto& [op, entries] : kernels_of_ops()) {
     for (size_t index = 0; index < entries.size(); ++index) {
-      const std::string name = index < number_of_oneflows_kernels(op) ? op + " OneFlow" : op + " plugin";
+      const std::string name = op + (index < number_of_oneflows_kernels(op) ? "\tOneFlow" : "\tplugin");
       entries[index].create_fn = [name, create = entries[index].create_fn] { return new TracedKernel(name, create()); };
     }
   }
@@ -68,18 +91,20 @@ extern "C" GT_EXPORT void graph_train_trace_ops() {
 
 extern "C" GT_EXPORT void graph_train_forget_executed_ops() {
   const std::lock_guard<std::mutex> lock(mutex());
-  executed().clear();
+  records().clear();
 }
 
-// Ops and whose kernels computed them, "OneFlow" or "plugin"; a line each.
+// A line for each op: its type, whose kernel computes it ("OneFlow" or "plugin"), its name, calls, nanoseconds of all calls,
+// start of the first, end of the last; between tabs.
 extern "C" GT_EXPORT const char* graph_train_executed_ops() {
   const std::lock_guard<std::mutex> lock(mutex());
   static std::string kept;
-  std::ostringstream names;
-  for (const std::string& op : executed()) names << op << '\n';
-  return (kept = names.str()).c_str();
+  std::ostringstream lines;
+  for (const auto& [op, record] : records()) {
+    lines << op << '\t' << record.calls << '\t' << record.spent << '\t' << record.first_start << '\t' << record.last_end
+          << '\n';
+  }
+  return (kept = lines.str()).c_str();
 }
 
 }  // namespace graph_train
-
-#endif  // GT_EMULATED_CUDA

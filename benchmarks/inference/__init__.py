@@ -1,0 +1,1 @@
+"""Trained weights at work: validation, prediction, and the network alone."""

@@ -1,0 +1,159 @@
+"""`graph-bench start`: what a user waits for - the first training step, and the prediction of one image."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.flags import add_repeats
+from benchmarks.harness.machine import PROJECT_FOLDER, commit
+from benchmarks.harness.measure import ratios, summarise, take_turns
+from benchmarks.harness.tables import Table, number
+from benchmarks.harness.training_command import as_flags
+from benchmarks.harness.workers import environment_for
+from benchmarks.step.competitors import other_checkout
+from kernels.host.process_settings import configured
+
+TRAINING, PREDICTION = "first training step", "prediction of one image"
+HERE, OTHER = "this checkout", "other checkout"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add flags of the training, whose network predicts as well."""
+    add_repeats(parser)
+    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
+    parser.add_argument("--cfg", default="yolov5n.yaml", help="network, its weights random")
+    parser.add_argument("--imgsz", type=int, default=640, help="image size in px")
+    parser.add_argument("--batch-size", type=int, default=16, help="images of a training step")
+    parser.add_argument("--against", metavar="CHECKOUT", help="another checkout after `uv sync`")
+
+
+def run(flags: argparse.Namespace) -> dict[str, Any]:
+    """Start each command anew in every turn, the first turn left out: it compiles and fills caches.
+
+    Raises:
+        ValueError: a command failed.
+    """
+    against = other_checkout(flags.against)
+    rows: list[dict[str, Any]] = []
+    speedups: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="graph-bench-start-") as folder:
+        commands = _commands(flags, Path(folder))
+        for what, command in commands.items():
+            sides = {HERE: _Start(command, flags, PROJECT_FOLDER)}
+            if against:
+                sides[OTHER] = _Start(command, flags, against)
+            seconds = take_turns(sides, repeats=flags.repeats, label=what)
+            spent = {name: side.processor_seconds[-flags.repeats :] for name, side in sides.items()}
+            rows += [
+                {"what": what, "side": name, "seconds": seconds[name], "processor_seconds": spent[name]}
+                for name in sides
+            ]
+            if against:
+                measured = {"seconds": seconds, "processor_seconds": spent}
+                speedups[what] = {
+                    name: ratios(values[OTHER], values[HERE]).as_dict() for name, values in measured.items()
+                }
+    return {"rows": rows, "speedups": speedups, "other_commit": commit(against) if against else None}
+
+
+def _commands(flags: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
+    """Return the arguments of Python for each start; what they write goes into the folder."""
+    from models.network import DetectionModel
+    from models.spec import load_model_spec
+    from models.weights import save_weights
+    from pipelines.data.dataset import load_dataset
+    from pipelines.data.index import index_images
+
+    dataset = load_dataset(flags.data)
+    image = index_images(dataset.val, dataset.class_names).paths[0].resolve()
+    weights = folder / "weights.safetensors"
+    spec = load_model_spec(flags.cfg, num_classes=len(dataset.class_names))
+    save_weights(DetectionModel(spec, seed=0), weights)
+    common = {"imgsz": flags.imgsz, "device": flags.device, "project": str(folder), "exist_ok": True}
+    training = {**common, "data": flags.data, "cfg": flags.cfg, "batch_size": flags.batch_size, "name": "train"}
+    prediction = {**common, "weights": weights, "source": image, "name": "predict"}
+    return {
+        TRAINING: ["-m", "benchmarks.resilience.first_step", json.dumps(training)],
+        PREDICTION: ["-m", "graph_train.cli.predict", *as_flags(**prediction)],
+    }
+
+
+class _Start:
+    """A call starts the command once more and returns the seconds until its first step, or its end.
+
+    Attributes:
+        processor_seconds: of each start so far, user and system, of all its threads, up to its end.
+    """
+
+    def __init__(self, command: Sequence[str], flags: argparse.Namespace, checkout: Path) -> None:
+        mine = checkout == PROJECT_FOLDER
+        self._command = [sys.executable if mine else str(checkout / ".venv" / "bin" / "python"), *command]
+        self._environment = {**configured(environment_for(flags.threads)), "PYTHONPATH": str(checkout)}
+        self._checkout = checkout
+        self.processor_seconds: list[float] = []
+
+    def __call__(self) -> float:
+        with tempfile.TemporaryFile("w+") as output:
+            started = time.time()
+            process = subprocess.Popen(
+                self._command, stdout=output, stderr=subprocess.STDOUT, env=self._environment, cwd=self._checkout
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+            ended = time.time()
+            process.returncode = os.waitstatus_to_exitcode(status)
+            output.seek(0)
+            lines = output.read().splitlines()
+        if process.returncode:
+            raise ValueError(f"{' '.join(self._command[:3])}: exit code {process.returncode}: {' | '.join(lines[-3:])}")
+        self.processor_seconds.append(usage.ru_utime + usage.ru_stime)
+        first_step = [float(line.split()[2]) for line in lines if line.startswith("first step ")]
+        return (first_step[0] if first_step else ended) - started
+
+
+def tables(body: Mapping[str, Any]) -> list[Table]:
+    """Return one table."""
+    rows = []
+    for row in body["rows"]:
+        seconds, spent = summarise(row["seconds"]), summarise(row["processor_seconds"])
+        against = [body["speedups"].get(row["what"], {}).get(key) for key in ("seconds", "processor_seconds")]
+        shown = [_ratio(found) if found and row["side"] == HERE else "–" for found in against]
+        quartiles = f"{number(seconds.lower_quartile)}–{number(seconds.upper_quartile)}"
+        rows.append(
+            (row["what"], row["side"], number(seconds.median), quartiles, number(spent.median), shown[0], shown[1])
+        )
+    columns = ("what", "side", "s", "quartiles", "processor s", "times as fast", "processor time, times less")
+    return [Table("From the start of the command", columns, tuple(rows), tuple(_notes(body)))]
+
+
+def _ratio(summary: Mapping[str, float]) -> str:
+    return f"{summary['median']:.2f} ({summary['lower_quartile']:.2f}–{summary['upper_quartile']:.2f})"
+
+
+def _notes(body: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{TRAINING}: until its result has been read; {PREDICTION}: until the command has ended."
+    if body["other_commit"]:
+        yield f"{OTHER}: commit {body['other_commit']}"
+    if "PYTHONDONTWRITEBYTECODE" in body["environment"]:
+        yield (
+            "PYTHONDONTWRITEBYTECODE was set: Python compiled every module that had no bytecode yet anew in each start."
+        )
+
+
+def plot(body: Mapping[str, Any], path: Path) -> None:
+    """Plot seconds and processor seconds, one panel for each start."""
+    from benchmarks.harness.plots import bars
+
+    panels: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for row in body["rows"]:
+        for label, key in (("", "seconds"), (", processor time", "processor_seconds")):
+            summary = summarise(row[key])
+            quartiles = (summary.median, summary.lower_quartile, summary.upper_quartile)
+            panels.setdefault(row["what"], {})[f"{row['side']}{label}"] = quartiles
+    bars(panels, path, title="From the start of the command", unit="seconds")
