@@ -182,3 +182,11 @@ def test_functions_and_files_fit_a_reader() -> None:
     assert sorted(sizes.values())[int(0.9 * len(sizes))] <= USUAL_FUNCTION
     lengths = {path: len(path.read_text().splitlines()) for path in code_files(*ALLOWED, "tests")}
     assert [str(path.relative_to(ROOT)) for path, lines in lengths.items() if lines > LONGEST_FILE] == []
+
+
+def test_no_file_has_the_marks_of_an_unfinished_merge() -> None:
+    mark = re.compile(rb"^(?:<{7}|>{7}) ", re.MULTILINE)
+    folders = [ROOT / name for name in (*ALLOWED, "docs", "tests")]
+    files = [file for folder in folders for file in folder.rglob("*") if file.suffix in (".md", ".py", ".cpp", ".yaml")]
+    files += [*ROOT.glob("*.md"), *ROOT.glob("*.toml")]
+    assert [str(file.relative_to(ROOT)) for file in files if mark.search(file.read_bytes())] == []

@@ -1,7 +1,7 @@
 """The settings and saved state that a run starts from, identical on all ranks."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,8 @@ class RunStart:
         if checkpoint is not None:
             header = _header(checkpoint, point.file or folder.last)
             saved, hyp = dict(header.options), header.hyp
+            _warn_of_edits(folder.path / SETTINGS, saved, unless=(*PLACE, *_CHANGEABLE_ON_RESUME))
+            _warn_of_edits(folder.path / HYPERPARAMETERS, hyp.as_dict())
         else:
             saved = dict(load_yaml(folder.path / SETTINGS).data)
             hyp = load_hyperparameters(str(folder.path / HYPERPARAMETERS))
@@ -145,6 +147,21 @@ class RunStart:
             )
         else:
             LOG.info("Resuming at epoch %d, batch %d", cursor.epoch, cursor.next_batch)
+
+
+def _warn_of_edits(file: Path, saved: Mapping[str, Any], unless: Sequence[str] = ()) -> None:
+    """Warn where a settings file of the run says something else than the checkpoint, which is what counts."""
+    try:
+        edited = load_yaml(file).data
+    except (ValueError, OSError):
+        return  # it is not needed
+    names = [name for name in saved if name not in unless and name in edited and edited[name] != saved[name]]
+    if names:
+        LOG.warning(
+            "%s: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: %s",
+            printable(file),
+            ", ".join(f"{name}={edited[name]} (checkpoint: {saved[name]})" for name in names),
+        )
 
 
 def _resumed_options(saved: Mapping[str, Any], flags: Mapping[str, Any], changeable: list[str]) -> TrainOptions:

@@ -258,14 +258,19 @@ def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
 
 
 def make_unused_folder(project: str, name: str, *, exist_ok: bool) -> Path:
-    """Create the folder that `unused_path` returns; safe against concurrent commands."""
+    """Create the folder that `unused_path` returns; safe against concurrent commands.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     while True:
         folder = unused_path(project, name, exist_ok=exist_ok)
         try:
             folder.mkdir(parents=True, exist_ok=exist_ok)
-        except FileExistsError:
-            if exist_ok:
-                raise
+        except OSError as error:
+            if not isinstance(error, FileExistsError) or exist_ok:
+                reason = f"the folder for results cannot be made ({error.strerror})"
+                raise OSError(f"{printable(folder)}: {reason}; choose another --project or --name") from None
         else:
             return folder
 

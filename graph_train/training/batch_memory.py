@@ -126,7 +126,7 @@ def _facts(run: Any, *, graphs_add_up: bool) -> Facts:
 
     factor = 1.0
     if run.setup.options.data.multi_scale and graphs_add_up:
-        sizes = multi_scale_range(run.setup.image_px, max(run.state.network.stride))
+        sizes = multi_scale_range(run.setup.image_px, run.state.network.spec.grid_px)
         factor = sum((size / sizes[-1]) ** 2 for size in sizes)
     return Facts(
         train_images=len(run.setup.data.train),
@@ -146,7 +146,7 @@ def _step(run: Any, images: int) -> None:
 
     setup, side = run.setup, run.setup.image_px
     if setup.options.data.multi_scale:
-        side = multi_scale_range(side, max(run.state.network.stride))[-1]
+        side = multi_scale_range(side, run.state.network.spec.grid_px)[-1]
     shape = (images // 4, 3, 2 * side, 2 * side) if setup.options.data.quad else (images, 3, side, side)
     pixels = setup.placement.empty_batch(shape, flow.uint8)
     labels = flow.tensor(np.full((shape[0], run.label_floor, 5), -1, np.float32), device=setup.device)

@@ -12,6 +12,7 @@ _VARIABLES = {
     "GOMP_SPINCOUNT": "1000",
 }
 _M_MMAP_THRESHOLD = -3
+_MAX_THREADS = 4096
 
 
 def configure_process() -> None:
@@ -19,7 +20,13 @@ def configure_process() -> None:
 
     Every entry point calls it before OneFlow is imported, because OpenMP reads its variables when it is loaded. A
     second call changes nothing.
+
+    Raises:
+        ValueError: OMP_NUM_THREADS asks for more threads than a machine gives; OpenMP would end the process.
     """
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and int(threads) > _MAX_THREADS:
+        raise ValueError(f"OMP_NUM_THREADS={threads}: at most {_MAX_THREADS} threads; give as many as there are cores")
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
     if not _sets_mmap_threshold(os.environ):

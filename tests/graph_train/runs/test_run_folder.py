@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.runs.run_folder import LOCK, LOG_FILE, RunFolder
+from graph_train.runs.run_folder import LOCK, LOG_FILE, RunFolder, make_unused_folder
 
 
 def opened(path: Path, *, resumed: bool = False) -> None:
@@ -77,3 +77,11 @@ def test_advice_for_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
         opened(tmp_path / "file")
     with pytest.raises(OSError, match="make it writable, or copy it and resume the copy"):
         opened(tmp_path / "file", resumed=True)
+
+
+@pytest.mark.parametrize(("project", "exist_ok"), [("file", False), ("file", True), (".", True)])
+def test_a_folder_for_results_that_cannot_be_made_names_the_flags(tmp_path: Path, project: str, exist_ok: bool) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match=r"cannot be made .*; choose another --project or --name"):
+        make_unused_folder(str(tmp_path / project), "file", exist_ok=exist_ok)
+    assert (tmp_path / "file").read_text() == "mine"

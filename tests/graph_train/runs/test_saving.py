@@ -96,6 +96,18 @@ def test_damaged_best_weights_do_not_end_a_resumed_run(lab: Lab, whole: Trial, t
     assert not best.exists()
 
 
+def test_edits_of_settings_files_are_ignored_with_a_warning(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+    run = copied(whole, tmp_path / "run")
+    log_length = len((run / "train.log").read_text())
+    assert "edited since" not in lab.train_as_given(resume=run).log[log_length:]
+    opt, hyp = run / "opt.yaml", run / "hyp.yaml"
+    opt.write_text(opt.read_text().replace("seed: ", "seed: 1"))
+    hyp.write_text(hyp.read_text().replace("lr0: ", "lr0: 7"))
+    said = lab.train_as_given(resume=run).log
+    assert f"{opt}: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: seed=1" in said
+    assert f"{hyp}: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: lr0=7" in said
+
+
 def test_only_damaged_states_are_refused(lab: Lab, whole: Trial, tmp_path: Path) -> None:
     run = copied(whole, tmp_path / "run")
     for path in (run / "weights").glob("last*"):

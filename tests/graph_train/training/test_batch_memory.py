@@ -1,10 +1,15 @@
 """Memory measured by `--batch-size -1` on a fake GPU."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from graph_train.host import memory as host_memory
 from graph_train.host.memory import DeviceMemory
-from graph_train.training.batch_memory import Measured, _Memory, measure_steps
+from graph_train.training.batch_memory import Measured, _facts, _Memory, measure_steps
+from models.spec import load_model_spec
+from pipelines.augmentation.draws import multi_scale_sizes
+from tests.graph_train.tiny import TINY
 
 GB = 10**9
 TOTAL = 80 * GB
@@ -40,3 +45,18 @@ def test_a_size_that_may_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(host_memory, "device_memory", gpu.memory)
     measure_steps(_Memory("cuda:1", compiled=True), [16, 64, 256, 1024], gpu.step, found.append)
     assert [item.images for item in found] == [16, 64]
+
+
+def test_sizes_of_multi_scale_are_those_that_are_trained() -> None:
+    spec = load_model_spec(TINY)  # its coarsest stride is 16; sizes are multiples of 32
+    run = SimpleNamespace(
+        setup=SimpleNamespace(
+            image_px=128,
+            options=SimpleNamespace(data=SimpleNamespace(multi_scale=True)),
+            data=SimpleNamespace(train=[0], val=[0]),
+        ),
+        state=SimpleNamespace(network=SimpleNamespace(spec=spec, stride=spec.strides)),
+        val_pipeline=SimpleNamespace(shapes_hw=[(96, 96)]),
+    )
+    sizes = sorted(set(multi_scale_sizes(0, 0, 1000, image_px=128, stride=spec.grid_px)))
+    assert _facts(run, graphs_add_up=True).sizes == sum((size / sizes[-1]) ** 2 for size in sizes)

@@ -23,6 +23,16 @@ def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "MALLOC_MMAP_THRESHOLD_" not in configured({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1"})
 
 
+def test_more_threads_than_any_machine_has_are_refused() -> None:
+    # libgomp itself says "Thread creation failed" in the middle of the first step, and ends the process.
+    command = [sys.executable, "-m", "graph_train", "--data", "shapes", "--cfg", "yolov5n.yaml"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "100000"}
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("graph-train: OMP_NUM_THREADS=100000: at most 4096 threads")
+
+
 FIRST_USE = """
 import os, sys
 import graph_train.settings.flag_table
