@@ -73,7 +73,7 @@ def freeze(lab: Lab, plain: Trial) -> None:
         for name, before in start.items():
             kept = np.array_equal(trained[f"model/{name}"], before)
             assert kept == (int(name.split(".")[1]) in frozen), name
-    with pytest.raises(ValueError, match="--freeze 3 10: the network has 10 layers"):
+    with pytest.raises(ValueError, match="--freeze 3 10: the network has only layers 0 to 9"):
         lab.assemble(freeze=[3, 10])
 
 

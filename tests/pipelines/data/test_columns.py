@@ -31,7 +31,7 @@ def test_rows_of_an_image_are_its_own() -> None:
     kept = groups.chosen(np.array([True, False, True]))
     assert len(kept) == 2 and np.array_equal(kept[1], GROUPS[2])
     assert RowGroups.of([], columns=5).rows.shape == (0, 5)
-    with pytest.raises(ValueError, match="3 entries, 2 are counted"):
+    with pytest.raises(ValueError, match="3 entries, but counts add up to 2"):
         RowGroups(groups.rows, [1, 1])
 
 
