@@ -42,7 +42,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 def _chosen(names: Mapping[str, str], only: Sequence[str] | None) -> list[str]:
     chosen = [name for name in names if only is None or any(word.lower() in name.lower() for word in only)]
     if not chosen:
-        raise ValueError(f"--only {' '.join(only or ())}: no such kernel; must be part of one of {', '.join(names)}")
+        raise ValueError(f"--only {' '.join(only or ())}: no such kernel; must be (part of) one of {', '.join(names)}")
     return chosen
 
 

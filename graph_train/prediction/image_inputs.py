@@ -53,7 +53,7 @@ def open_image(image: Any, number: int | None = None) -> OpenedImage:
     elif isinstance(image, np.ndarray):
         pixels = _checked_array(image, where)
     else:
-        raise ValueError(f"{where}: is a {type(image).__name__}; {_EXPECTED}")
+        raise ValueError(f"{where}: type {type(image).__name__}; {_EXPECTED}")
     return OpenedImage(_checked_size(pixels, where), None)
 
 
@@ -72,7 +72,7 @@ def _decoded(decode: Any, where: str) -> Array:
 def _checked_array(image: Array, where: str) -> Array:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         hint = "; multiply by 255 and round" if image.dtype.kind == "f" else ""
-        raise ValueError(f"{where}: is an array {image.shape} of {image.dtype}; expected (h, w, 3) uint8 RGB{hint}")
+        raise ValueError(f"{where}: array {image.shape} of {image.dtype}; expected (h, w, 3) uint8 RGB{hint}")
     return np.ascontiguousarray(image)
 
 

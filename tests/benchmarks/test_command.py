@@ -54,7 +54,7 @@ def test_ceilings_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("name", "flag"),
     [
-        *((name, "--repeats=3") for name in ("ops", "kills", "accuracy", "soak")),
+        *((name, "--repeats=3") for name in ("kills", "accuracy", "soak")),
         *((name, "--quick") for name in ("ceilings", "kernels", "kills", "accuracy", "soak")),
     ],
 )

@@ -98,8 +98,8 @@ def test_hooks_come_in_the_order_of_the_reference(lab: Lab, tmp_path: Path) -> N
     assert (epoch, len(results)) == (0, 7)
     in_batch, in_file, path, _, image = details["on_val_image_end"]
     assert len(in_batch) > 0
-    # 96x64 px at 64 px with half a stride of 16 to spare: 42.7 + 8 and 64 + 8, raised to multiples of 16
-    assert image.shape == (3, 64, 80)
+    # 96x64 px at 64 px with half a stride of 32 to spare: 42.7 + 16 and 64 + 16, raised to multiples of 32
+    assert image.shape == (3, 64, 96)
     assert Path(path).name.endswith(".jpg")
     assert in_batch.shape == in_file.shape
 

@@ -142,10 +142,10 @@ def test_results_can_be_drawn_listed_and_written(detector: ImageDetector, tmp_pa
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((64, 96, 3), np.float32), r"image 1: an array \(64, 96, 3\) of float32; .*multiply by 255"),
-        (np.zeros((64, 96), np.uint8), r"image 1: an array \(64, 96\) of uint8; expected \(h, w, 3\)"),
+        (np.zeros((64, 96, 3), np.float32), r"image 1: array \(64, 96, 3\) of float32; .*multiply by 255"),
+        (np.zeros((64, 96), np.uint8), r"image 1: array \(64, 96\) of uint8; expected \(h, w, 3\)"),
         (np.zeros((9, 96, 3), np.uint8), "image 1: 96 x 9 px; sides of at least 10 px"),
-        (7, "image 1: a int; expected a path"),
+        (7, "image 1: type int; expected a path"),
         (b"no image", "image 1: cannot be decoded as an image"),
         ("none.jpg", "none.jpg: no such file"),
     ],

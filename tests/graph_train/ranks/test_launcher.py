@@ -37,9 +37,9 @@ def test_variables_of_slurm() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"MASTER_PORT": None}, "not MASTER_PORT: a launcher sets all four"),
+        ({"MASTER_PORT": None}, "not MASTER_PORT; a launcher sets all four"),
         ({"RANK": "4"}, "RANK=4, WORLD_SIZE=4: ranks count from 0"),
-        ({"RANK": "x"}, "RANK='x': must be a whole number"),
+        ({"RANK": "x"}, "RANK='x': must be an integer"),
         ({"MASTER_PORT": "70000"}, "MASTER_PORT=70000: must be between 1 and 65535"),
     ],
 )

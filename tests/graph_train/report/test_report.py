@@ -260,8 +260,8 @@ def test_a_report_that_cannot_be_written_ends_no_training(lab: Lab) -> None:
     begun = lab.train(epochs=2, stop_after=3)
     for name in ("report.html", "report.json"):
         (begun.folder / name).unlink()
-    (begun.folder / "report.json").mkdir()
     callbacks = Callbacks()
+    callbacks.register_action("on_pretrain_routine_start", callback=(begun.folder / "report.json").mkdir)
     train(resume=begun.folder, callbacks=callbacks)
     assert callbacks.failed == ["report"]
     log = (begun.folder / "train.log").read_text()

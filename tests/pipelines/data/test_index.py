@@ -249,7 +249,7 @@ def test_what_is_no_file_in_the_cache_folder_costs_only_warnings(
     make(file)
     with caplog.at_level(logging.WARNING):
         assert_same(index(tmp_path / "images", cache=tmp_path / "cache"), fresh)
-    assert "damaged cache" in caplog.text and "the index is not kept" in caplog.text
+    assert "damaged cache" in caplog.text and "the index could not be cached" in caplog.text
 
 
 def test_a_cache_folder_that_cannot_be_made_costs_only_a_warning(
