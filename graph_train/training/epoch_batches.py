@@ -71,21 +71,6 @@ class EpochBatches:
         if run.setup.device == "cpu":
             _require_graph_memory(resident_bytes() - before, sizes)
 
-    def compile_first(self, cursor: Cursor) -> None:
-        """Compile the step for the next batch, which need not be there yet, unless a step is compiled already.
-
-        Rectangular training and mixup are left out: there the shape of the batch or its label capacity is hard to tell.
-        """
-        run, step = self._run, self._run.step
-        ended = cursor.next_batch >= run.train_pipeline.batches_per_epoch
-        if ended or not step.compiles or step.compile_seconds or self._options.data.rect or run.setup.augment.mixup:
-            return
-        images = run.train_pipeline.images_of(cursor.next_batch)
-        side = run.setup.image_px * (2 if self._options.data.quad else 1)
-        number = cursor.epoch * run.train_pipeline.batches_per_epoch + cursor.next_batch
-        settings = run.schedule.at(number, cursor.epoch)
-        step.prepare((images, 3, side, side), (images, run.label_floor, 5), settings)
-
     def _sizes(self, epoch: int) -> list[int]:
         """Return the image size in px of each batch of an epoch with `--multi-scale`."""
         return multi_scale_sizes(

@@ -187,8 +187,6 @@ class Trainer:
             cursor.epoch, run.setup.options.optim.epochs, batches=batches, first_batch=cursor.next_batch
         )
         remaining, number = self._batches.remaining(cursor), cursor.epoch * batches + cursor.next_batch
-        with progress.spent.count_computing(run.step):
-            self._batches.compile_first(cursor)  # while the first batches are made
         while True:
             started = time.perf_counter()
             batch = next(remaining, None)
