@@ -30,6 +30,8 @@ VALIDATION, PREDICTION, NETWORK = "validation", "prediction", "network"
 OURS, YOLOV5, ONNX = "graph-train", "YOLOv5", "onnxruntime"
 _ALL_CLASSES = re.compile(r"^\s*all\s+(\d+)\s+(\d+)\s+(?:\S+\s+){2}(\S+)\s+(\S+)\s*$", re.MULTILINE)
 """The line on the terminal with images, instances, P, R, mAP50 and mAP50-95."""
+_TIME_LIMIT = "NMS time limit"
+"""In the warning of YOLOv5's `val.py`."""
 _TURN_SECONDS = 0.5
 _AGREEMENT = 1e-3
 NO_YOLOV5 = "YOLOv5 is left out: name a checkout of it with --yolov5, and an interpreter for it with --torch-python."
@@ -66,7 +68,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
         seconds = _network_seconds(flags, batch)
         rows += [_row(network, side, batch, taken) for side, taken in seconds.items()]
         speedups |= _speedup(network, seconds)
-    return {"rows": rows, "speedups": speedups, "notes": [] if yolov5 else [NO_YOLOV5]}
+    return {"rows": rows, "speedups": speedups, "notes": sorted(commands.notes) if yolov5 else [NO_YOLOV5]}
 
 
 def _yolov5(flags: argparse.Namespace) -> Path | None:
@@ -93,6 +95,7 @@ class _Commands:
         self.images = self._link()
         self.map50: dict[str, float] = {}
         """By side, as its validation printed it."""
+        self.notes: set[str] = set()
         self._pt = self.folder / "weights.pt"
         if self.yolov5:
             words = as_flags(weights=self.flags.weights, include="pt", output=self._pt)
@@ -143,6 +146,8 @@ class _Commands:
         if found is None or int(found[1]) != self.images:
             raise ValueError(f"{side}: printed no metrics of {self.images} images")
         self.map50[side] = float(found[3])
+        if _TIME_LIMIT in printed:
+            self.notes.add(f"{side} reached its time limit for NMS and dropped detections: its mAP is lower for that.")
         return seconds
 
     def _run(self, side: str, name: str) -> tuple[float, str]:

@@ -20,6 +20,7 @@ flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 assert Path(flags["--weights"]).suffix == ".pt" and Path(flags["--weights"]).is_file()
 images = list((Path(flags["--weights"]).parent / "images").iterdir())
 assert {image.stem for image in images} == {file.stem for file in (images[0].parents[1] / "labels").iterdir()}
+print("WARNING: NMS time limit 0.550s exceeded")
 print(f"                 all {len(images)} 12 0.1 0.2 0.125 0.05")
 """
 
@@ -57,6 +58,9 @@ def test_all_sides_run_in_turn(
     assert rows["validation", YOLOV5]["map50"] == 0.125
     assert rows["validation", OURS]["map50"] < 0.1
     assert result["speedups"].keys() == {f"{work}, {side}" for work, side in rows if side != OURS}
+    assert result["notes"] == [
+        "YOLOv5 reached its time limit for NMS and dropped detections: its mAP is lower for that."
+    ]
     assert picture.stat().st_size > 0
     assert "12 0.1" not in capsys.readouterr().out
 
