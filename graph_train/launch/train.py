@@ -76,8 +76,8 @@ def _run(start: RunStart, folder: RunFolder, callbacks: Callbacks, rank: RankInf
         if rank.main:
             callbacks.add(ReportHooks(trainer, resumed=start.header is not None), "report")
         try:
-            with _plotting_labels(run, folder):
-                return trainer.train()
+            _plot_labels(run, folder)
+            return trainer.train()
         except OSError as error:
             # For instance an image that was readable at the start.
             remedy = f"fix this and continue with: graph-train --resume {printable(folder.path)}"
@@ -86,14 +86,18 @@ def _run(start: RunStart, folder: RunFolder, callbacks: Callbacks, rank: RankInf
         run.close()
 
 
-def _plotting_labels(run: TrainingRun, folder: RunFolder) -> contextlib.AbstractContextManager[None]:
-    """Return a context that draws `labels.jpg` in a background process; with --noplots it does nothing."""
+def _plot_labels(run: TrainingRun, folder: RunFolder) -> None:
+    """Draw `labels.jpg`, unless --noplots is given; a plot that fails costs a warning."""
     if run.setup.options.run.noplots:
-        return contextlib.nullcontext()
-    from graph_train.plots.labels import plotting_labels
+        return
+    from graph_train.plots.labels import plot_labels
 
-    data = run.setup.data
-    return plotting_labels(data.train.labels.rows, data.class_names, folder.path / "labels.jpg")
+    data, path = run.setup.data, folder.path / "labels.jpg"
+    try:
+        # In this thread: beside OneFlow's compiling, matplotlib's objects were corrupted and the process crashed.
+        plot_labels(data.train.labels.rows, data.class_names, path)
+    except Exception as error:
+        LOG.warning("%s: plotting failed: %s", printable(path), error)
 
 
 def _checked_options(flags: Mapping[str, Any], rank: RankInfo) -> TrainOptions:

@@ -1,9 +1,6 @@
 """Plots of the labels of a data set: class counts, positions and sizes."""
 
-import logging
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.plots.style import ACCENT, INK, class_colour, hex_colour, new_figure, quiet_axes, save
-from kernels.host.paths import printable
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
 
-_log = logging.getLogger("graph_train")
 Array = npt.NDArray[Any]
 
 _DRAWN_BOXES = 1000
@@ -40,24 +35,6 @@ def plot_labels(labels: Array, class_names: Sequence[str], path: Path) -> None:
     _density(sizes, labels[:, 3], labels[:, 4], (min(1.0, largest.max()),) * 2)
     quiet_axes(sizes, title="Box sizes", x="width / image width", y="height / image height")
     save(figure, path, dpi=120)
-
-
-@contextmanager
-def plotting_labels(labels: Array, class_names: Sequence[str], path: Path) -> Iterator[None]:
-    """Run `plot_labels` in a background thread, which the exit of the context waits for; log failures as warnings."""
-
-    def draw() -> None:
-        try:
-            plot_labels(labels, class_names, path)
-        except Exception as error:
-            _log.warning("%s: plotting failed: %s", printable(path), error)
-
-    thread = threading.Thread(target=draw, name="graph-train-labels", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
 
 
 def _bars(axes: Any, labels: Array, class_names: Sequence[str]) -> None:

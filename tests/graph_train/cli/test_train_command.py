@@ -288,3 +288,11 @@ def test_empty_train_set_is_refused(tmp_path: Path) -> None:
     done = train(tmp_path, "--data", str(data))
     assert done.returncode == 2, done.stderr
     assert "no usable image" in done.stderr or "no image" in done.stderr
+
+
+def test_labels_that_cannot_be_plotted_cost_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "odd" / "labels.jpg").mkdir(parents=True)
+    data = write_odd_folder(tmp_path / "odd set")
+    done = train(tmp_path, "--data", str(data), "--epochs", "1", "--batch-size", "4", "--exist-ok", name="odd")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "labels.jpg: plotting failed: " in done.stdout + done.stderr

@@ -9,7 +9,7 @@ from graph_train.metrics.average_precision import metrics_per_class
 from graph_train.metrics.confusion import ConfusionMatrix
 from graph_train.plots.curves import plot_study, plot_validation
 from graph_train.plots.images import MAX_IMAGES, plot_detections, plot_labelled
-from graph_train.plots.labels import plot_labels, plotting_labels
+from graph_train.plots.labels import plot_labels
 from graph_train.plots.results import _panel, plot_results, read_results
 from graph_train.plots.style import class_colour, new_figure
 from graph_train.runs.results_csv import COLUMNS
@@ -169,17 +169,3 @@ def test_epochs_on_an_axis_are_whole(tmp_path: Path) -> None:
 def test_study_picture(tmp_path: Path) -> None:
     plot_study({"a.pt": [(256, 5.0, 0.3), (384, 9.0, 0.4)], "b.pt": [(256, 2.0, 0.2)]}, tmp_path / "study.png")
     assert pixels(tmp_path / "study.png").std() > 10
-
-
-def test_labels_plotted_in_the_background_are_complete_at_the_end(tmp_path: Path) -> None:
-    labels = np.array([[0, 0.5, 0.5, 0.2, 0.2], [1, 0.25, 0.5, 0.1, 0.4]], np.float32)
-    with pytest.raises(KeyboardInterrupt), plotting_labels(labels, NAMES, tmp_path / "beside.jpg"):
-        raise KeyboardInterrupt
-    plot_labels(labels, NAMES, tmp_path / "alone.jpg")
-    assert (tmp_path / "beside.jpg").read_bytes() == (tmp_path / "alone.jpg").read_bytes()
-
-
-def test_labels_that_cannot_be_plotted_cost_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with plotting_labels(np.zeros((0, 5), np.float32), NAMES, tmp_path / "none" / "labels.jpg"):
-        pass
-    assert "labels.jpg: plotting failed: " in caplog.text
