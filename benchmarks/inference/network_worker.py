@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness.channel import serve
-from graph_train.detection.detector import rebuild_network
+from graph_train.detection.detector import load_network
 from kernels.plugin import load_plugin
 
 _NO_LABELS = np.zeros((0, 6), np.float32)
@@ -36,7 +36,7 @@ def _graph(
     from graph_train.detection.inference import Inference, on_host
 
     load_plugin("require", device)
-    inference = Inference(rebuild_network(Path(weights)).to(device))
+    inference = Inference(load_network(Path(weights)).to(device))
     return lambda batch: on_host(inference(batch, _NO_LABELS)[0])
 
 
@@ -53,7 +53,7 @@ def _onnxruntime(
     settings = OnnxSettings(batch, (side[0], side[1]), dynamic=False, opset=17, suppression=None)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    content = build_onnx(rebuild_network(Path(weights)), settings).SerializeToString()
+    content = build_onnx(load_network(Path(weights)), settings).SerializeToString()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     scale = np.float32(1 / PIXEL_SCALE)
     return lambda batch: session.run(None, {INPUT: batch.astype(np.float32) * scale})[0]

@@ -12,10 +12,10 @@ from kernels.runtime import Tensor, flow
 
 
 def attention(x: Tensor, heads: int) -> Tensor:
-    """Let each pixel take the mean of all pixels' values, by how its query agrees with their keys.
+    """Apply multi-head scaled dot-product self-attention over the pixels of each image.
 
     Args:
-        x: (B, H, W, 3 C): of each pixel query, key and value, projected, each with the channels of all heads.
+        x: (B, H, W, 3 C): projected query, key and value of each pixel, each with the channels of all heads.
         heads: a divisor of C.
     Returns:
         (B, H, W, C) in the type of x.
