@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -103,6 +104,31 @@ def test_float32_is_not_computed_from_rounded_factors(packed: bool) -> None:
     sizes = direct(case, *(np.abs(array) for array in arrays))
     for ours, exact, size in zip(got, direct(case, *arrays), sizes, strict=True):
         assert np.all(np.abs(ours - exact) <= SUMS * size)
+
+
+@pytest.mark.parametrize(
+    ("width", "workspace", "deterministic", "told"),
+    [(19, 300 << 20, 1, ""), (21, 1000, 0, "no deterministic algorithm"), (23, 300 << 20, 0, "no deterministic")],
+)
+def test_the_best_of_what_cudnn_offers_is_taken(
+    width: int, workspace: int, deterministic: int, told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Little workspace and fixed order of sums are preferred, but a convolution may have no such algorithm."""
+    if not emulates_cuda():
+        pytest.skip("of the emulated cuDNN")
+    case = replace(CASES["3x3, stride 2"], size=(7, width))  # of its own: algorithms are kept
+    offer = plugin_library().graph_train_emulated_cudnn_offers
+    offer(ctypes.c_uint64(workspace), deterministic)
+    try:
+        arrays = few_bits(case)
+        got = channels_first(eager(case, arrays, "float32", packed=True), packed=True)
+    finally:
+        offer(ctypes.c_uint64(1000), 1)
+    sizes = direct(case, *(np.abs(array) for array in arrays))
+    for ours, exact, size in zip(got, direct(case, *arrays), sizes, strict=True):
+        assert np.all(np.abs(ours - exact) <= SUMS * size)
+    said = capfd.readouterr().err
+    assert told in said and (told or not said)
 
 
 class _Layer(flow.nn.Module):
