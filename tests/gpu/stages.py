@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.step.competitors import find_torch
 from kernels.host.cuda_devices import compute_capabilities
 from tests.gpu.base import Line
 from tests.gpu.budget import LEAST_FOR_SPEED, StageBudget
@@ -44,6 +43,8 @@ def speed(budget: StageBudget, *, torch_python: str | None = None) -> Iterator[L
 
     It checks nothing, so it is skipped if the earlier stages have used up its time.
     """
+    from benchmarks.step.competitors import find_torch  # needs more than NumPy, which is all that the first stage has
+
     if budget.left() < LEAST_FOR_SPEED:
         yield Line("speed", "ours", "SKIP", 0, f"{budget.left():.0f} s are left, {LEAST_FOR_SPEED} are needed")
         return

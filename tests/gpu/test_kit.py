@@ -158,7 +158,7 @@ def test_speed_of_pytorch_is_measured() -> None:
 def test_times_are_told_beside_those_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {"ours": {"convolution": 12.0, "SGD update": 3.0}, "pytorch": {"convolution": 15.0}}
     monkeypatch.setattr(stages, "_times", lambda _, side, __: (times[side], None))
-    monkeypatch.setattr(stages, "find_torch", lambda _: Path("python"))
+    monkeypatch.setattr("benchmarks.step.competitors.find_torch", lambda _: Path("python"))
     monkeypatch.setattr(stages, "step_times", lambda *_: iter(()))
     first, second = stages.speed(UNLIMITED)
     assert (first.name, first.note) == ("convolution", "12.0 us; PyTorch 15.0 us")
@@ -275,7 +275,7 @@ def test_the_whole_output_of_a_failure_is_kept() -> None:
 
 def test_speed_is_left_out_where_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "_times", lambda *_: ({"convolution": 12.0}, None))
-    monkeypatch.setattr(stages, "find_torch", lambda _: None)
+    monkeypatch.setattr("benchmarks.step.competitors.find_torch", lambda _: None)
     monkeypatch.setattr(stages, "step_times", lambda *_: iter(()))
     clock = Clock()
     budget = stage_budgets(clock)[-1]
