@@ -10,6 +10,7 @@ from kernels.host.cuda_devices import compute_capabilities
 from tests.gpu.base import Line
 from tests.gpu.budget import LEAST_FOR_SPEED, StageBudget
 from tests.gpu.commands import run_command
+from tests.models.every_block import EVERY_BLOCK
 
 
 def pictures(budget: StageBudget) -> Iterator[Line]:
@@ -23,19 +24,26 @@ def training(budget: StageBudget) -> Iterator[Line]:
     """Check OneFlow: steps against the CPU, whole trainings, validation, two ranks."""
     yield _tests(budget, "tests/graph_train")
     with tempfile.TemporaryDirectory() as folder:
-        small = ["--data=shapes", "--cfg=yolov5n.yaml", "--imgsz=64", "--batch-size=16", "--kernels=require"]
-        train = [sys.executable, "-m", "graph_train", *small, f"--project={folder}"]
-        yield run_command(budget, "float32", [*train, "--device=0", "--no-amp", "--epochs=1", "--name=float32"])
-        yield run_command(budget, "AMP", [*train, "--device=0", "--amp", "--epochs=1", "--name=amp"])
-        yield run_command(budget, "20 epochs", [*train, "--device=0", "--epochs=20", "--name=long"])
-        weights = f"--weights={folder}/long/weights/best.safetensors"
+        every_block = Path(folder) / "every_block.yaml"
+        every_block.write_text(json.dumps(EVERY_BLOCK))  # JSON is YAML
+        small = ["--data=shapes", "--imgsz=64", "--batch-size=16", "--kernels=require", f"--project={folder}"]
+        train, yolov5n = [sys.executable, "-m", "graph_train", *small], "--cfg=yolov5n.yaml"
+        for name, flags in (
+            ("float32", [yolov5n, "--no-amp", "--epochs=1"]),
+            ("AMP", [yolov5n, "--amp", "--epochs=1"]),
+            ("20 epochs", [yolov5n, "--epochs=20"]),
+            ("every block", [f"--cfg={every_block}", "--epochs=1"]),
+        ):
+            yield run_command(budget, name, [*train, "--device=0", f"--name={name}", *flags])
+        weights = f"--weights={folder}/20 epochs/weights/best.safetensors"
         validate = [sys.executable, "-m", "graph_train.cli.val", weights, "--data=shapes", "--imgsz=64", "--device=0"]
         yield run_command(budget, "validation", validate)
+        yield run_command(budget, "validation --augment", [*validate, "--augment"])
         if len(compute_capabilities()) < 2:
             yield Line("training", "two ranks", "SKIP", 0, "one GPU")
         else:
             ranks = ["-m", "oneflow.distributed.launch", "--nproc_per_node", "2", *train[1:]]
-            yield run_command(budget, "two ranks", [sys.executable, *ranks, "--epochs=1", "--name=ranks"])
+            yield run_command(budget, "two ranks", [sys.executable, *ranks, yolov5n, "--epochs=1", "--name=ranks"])
 
 
 def speed(budget: StageBudget, *, torch_python: str | None = None) -> Iterator[Line]:

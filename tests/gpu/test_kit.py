@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks.step.competitors import find_torch
+from graph_train.settings import train_options, val_options
 from kernels.build import cuda_build
 from kernels.build.plugin_build import SOURCE_FOLDER, find_compiler
 from kernels.host.cuda_devices import compute_capabilities
@@ -129,6 +130,28 @@ def test_tests_that_are_all_skipped_prove_nothing(tmp_path: Path, test: str, res
 def test_bfloat16_is_rounded_to_the_nearest() -> None:
     values = np.array([1.0, 1.00390625, 1.01171875, -3.0], np.float32)  # the middle ones lie halfway
     assert decode(encode(values, "bf16")).tolist() == [1.0, 1.0, 1.015625, -3.0]
+
+
+def test_flags_of_the_trainings_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: dict[str, list[str]] = {}
+
+    def note(budget: StageBudget, name: str, command: list[str]) -> Line:
+        commands[name] = command
+        return Line(budget.stage, name, "PASS", 0, "")
+
+    monkeypatch.setattr(stages, "run_command", note)
+    monkeypatch.setattr(stages, "compute_capabilities", lambda: ((9, 0), (9, 0)))
+    assert all(line.result == "PASS" for line in stages.training(UNLIMITED))
+    given = {
+        name: words[words.index("graph_train") + 1 :] for name, words in commands.items() if "graph_train" in words
+    }
+    assert given.keys() == {"float32", "AMP", "20 epochs", "every block", "two ranks"}
+    for flags in given.values():
+        assert train_options.build_parser().parse_args(flags).data == "shapes"
+    for name in ("validation", "validation --augment"):
+        words = commands[name]
+        parsed = val_options.build_parser().parse_args(words[words.index("graph_train.cli.val") + 1 :])
+        assert [path.parts[-3:] for path in map(Path, parsed.weights)] == [("20 epochs", "weights", "best.safetensors")]
 
 
 def test_speed_of_our_ops_is_measured() -> None:
