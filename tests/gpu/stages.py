@@ -36,7 +36,8 @@ def training(budget: StageBudget) -> Iterator[Line]:
         ):
             yield run_command(budget, name, [*train, "--device=0", f"--name={name}", *flags])
         weights = f"--weights={folder}/20 epochs/weights/best.safetensors"
-        validate = [sys.executable, "-m", "graph_train.cli.val", weights, "--data=shapes", "--imgsz=64", "--device=0"]
+        given = ["--data=shapes", "--imgsz=64", "--device=0", f"--project={folder}/val"]
+        validate = [sys.executable, "-m", "graph_train.cli.val", weights, *given]
         yield run_command(budget, "validation", validate)
         yield run_command(budget, "validation --augment", [*validate, "--augment"])
         if len(compute_capabilities()) < 2:
