@@ -39,7 +39,7 @@ class BatchDetections:
 
 
 class ImageDetector:
-    """A detector to call with an image or a list of images; a graph is compiled for each new input shape.
+    """A detector to call with an image or a list of images; a graph is compiled for each frequent input shape.
 
     It is thread-safe: concurrent calls are serialised.
 
@@ -57,9 +57,9 @@ class ImageDetector:
         device = select_device(options.device)
         plugin = load_plugin(options.kernels, device)  # type: ignore[arg-type]
         LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
-        self._graph = options.graph is not False
+        self._graph = options.graph
         paths = [located_weights(path, allow_download=options.allow_download) for path in options.weights]
-        self._detector = load_detector(paths, device=device, graph=self._graph, augment=options.augment)
+        self._detector = load_detector(paths, device=device, graph=options.graph, augment=options.augment)
         known = len(self._detector.class_names)
         self.class_names = tuple(named_classes(options.data, known) if options.data else self._detector.class_names)
         if options.classes is not None and max(options.classes) >= known:
@@ -144,7 +144,7 @@ class ImageDetector:
         return BatchDetections(tuple(detections), predicted - started, suppressed - predicted)
 
     def warm_up(self, shapes: Mapping[tuple[int, int], int]) -> None:
-        """Compile the graphs for the given input shapes: a mapping from (height, width) in px to the batch size."""
+        """With `graph=True`, compile for input shapes: a mapping from (height, width) in px to the batch size."""
         if self._graph:
             for (height, width), count in shapes.items():
                 self._detector(np.full((count, 3, height, width), BORDER_GREY, np.uint8))

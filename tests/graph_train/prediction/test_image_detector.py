@@ -97,7 +97,7 @@ def test_nothing_is_compiled_twice(weights: Path, monkeypatch: pytest.MonkeyPatc
         compile_graph(graph, images, *rest)
 
     monkeypatch.setattr(inference, "compile_graph", counting)
-    own = graph_train.load(weights, imgsz=96, device="cpu")
+    own = graph_train.load(weights, imgsz=96, device="cpu", graph=True)
     images = [random_image(*SIZES[number % 3], number) for number in range(100)]
     first = own(images)
     assert sorted(compiled) == sorted({*compiled})
