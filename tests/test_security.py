@@ -80,7 +80,7 @@ def _of_call(call: ast.Call) -> Iterator[tuple[int, str]]:
         yield call.lineno, "np.load without allow_pickle=False"
 
 
-def test_the_source_has_no_forbidden_call() -> None:
+def test_source_has_no_forbidden_call() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}: {what}"
         for path in sources()
@@ -103,12 +103,12 @@ def _uses(tree: ast.AST, name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", ALONE_MAY)
-def test_what_is_dangerous_has_one_home(name: str) -> None:
+def test_dangerous_function_has_single_caller(name: str) -> None:
     users = {str(path.relative_to(ROOT)) for path in sources() if _uses(ast.parse(path.read_text("utf-8")), name)}
     assert users == ALONE_MAY[name]
 
 
-def test_libraries_are_loaded_by_path_only_where_they_are_verified() -> None:
+def test_libraries_are_loaded_by_path_only_after_verification() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources()
@@ -141,10 +141,10 @@ def test_libraries_are_loaded_by_path_only_where_they_are_verified() -> None:
         ("from os import system", "os.system"),
     ],
 )
-def test_the_search_finds_what_it_looks_for(code: str, what: str) -> None:
+def test_search_detects_forbidden_code(code: str, what: str) -> None:
     assert what in {found for _, found in findings(ast.parse(code))}
 
 
-def test_the_search_passes_over_harmless_code() -> None:
+def test_search_ignores_harmless_code() -> None:
     code = "re.compile('x')\nsubprocess.run(['ls'], shell=False)\nnp.load(f, allow_pickle=False)\nmodel.eval()"
     assert list(findings(ast.parse(code))) == []

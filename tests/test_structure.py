@@ -85,7 +85,7 @@ def imported_at_load(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("package", ALLOWED)
-def test_a_package_imports_only_those_below_it(package: str) -> None:
+def test_packages_import_only_lower_ones(package: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in sources(package)
@@ -96,7 +96,7 @@ def test_a_package_imports_only_those_below_it(package: str) -> None:
 
 
 @pytest.mark.parametrize("whole", FLOORS)
-def test_parts_of_a_package_import_only_those_on_lower_floors(whole: str) -> None:
+def test_subpackages_import_only_lower_ones(whole: str) -> None:
     floor = {part: number for number, parts in enumerate(FLOORS[whole]) for part in parts}
     assert {path.parent.name for path in (ROOT / whole).glob("*/__init__.py")} == floor.keys()
     wrong = []
@@ -107,7 +107,7 @@ def test_parts_of_a_package_import_only_those_on_lower_floors(whole: str) -> Non
     assert not wrong
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
+def test_no_import_cycles() -> None:
     modules = {module_name(path): path for path in sources(*ALLOWED)}
     graph = {
         name: {other for other in imported_at_load(path) if other in modules and other != name}
@@ -123,7 +123,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_only_the_runtime_module_imports_oneflow() -> None:
+def test_only_runtime_imports_oneflow() -> None:
     loaders = {
         str(path.relative_to(ROOT))
         for path in sources(*ALLOWED)
@@ -160,18 +160,18 @@ class Thing:
 """
 
 
-def test_the_measure_itself() -> None:
+def test_code_lines_known_values() -> None:
     assert [(item.name, code_lines(item)) for item in functions(ast.parse(MEASURED))] == [("method", 5), ("inner", 2)]
 
 
-def test_the_formatter_formats_everything() -> None:
+def test_no_formatter_exceptions() -> None:
     marks = re.compile(r"# fmt: ?(skip|off)|clang-format (off)")
     assert [
         str(path.relative_to(ROOT)) for path in code_files(*ALLOWED, "tests") if marks.search(path.read_text())
     ] == []
 
 
-def test_functions_and_files_fit_a_reader() -> None:
+def test_function_and_file_sizes() -> None:
     sizes = {
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": code_lines(node)
         for path in sources(*ALLOWED, "tests")
@@ -184,7 +184,7 @@ def test_functions_and_files_fit_a_reader() -> None:
     assert [str(path.relative_to(ROOT)) for path, lines in lengths.items() if lines > LONGEST_FILE] == []
 
 
-def test_no_file_has_the_marks_of_an_unfinished_merge() -> None:
+def test_no_merge_conflict_markers() -> None:
     mark = re.compile(rb"^(?:<{7}|>{7}) ", re.MULTILINE)
     folders = [ROOT / name for name in (*ALLOWED, "docs", "tests")]
     files = [file for folder in folders for file in folder.rglob("*") if file.suffix in (".md", ".py", ".cpp", ".yaml")]

@@ -23,7 +23,7 @@ def ceiling_rows(gflops: float) -> list[dict[str, Any]]:
     return [{"what": "float32 matmul", "unit": "GFLOP/s", **quartiles}]
 
 
-def test_page_has_numbers_origin_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_has_figures_provenance_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results, page = tmp_path / "results" / "one", tmp_path / "page.md"
     results.mkdir(parents=True)
     write_result(results / "ceilings.json", result("ceilings", rows=ceiling_rows(123.0)))
@@ -39,7 +39,7 @@ def test_page_has_numbers_origin_and_picture(tmp_path: Path, capsys: pytest.Capt
     assert "1 results" in capsys.readouterr().out
 
 
-def test_the_newest_result_of_a_machine_is_shown(tmp_path: Path) -> None:
+def test_shows_newest_result_per_machine(tmp_path: Path) -> None:
     for name, day, value in (("a", "2026-01-02", 2.0), ("b", "2026-01-03", 3.0), ("c", "2026-01-01", 1.0)):
         write_result(tmp_path / f"{name}.json", result("ceilings", rows=ceiling_rows(value)) | {"created": day})
     other = result("ceilings", rows=ceiling_rows(9.0))
@@ -49,12 +49,12 @@ def test_the_newest_result_of_a_machine_is_shown(tmp_path: Path) -> None:
     assert [path.stem for path, _ in newest(tmp_path)] == ["b", "d"]
 
 
-def test_no_results_is_the_users_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_results_is_a_user_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "page.md")]) == 2
     assert "no graph-bench results found" in capsys.readouterr().err
 
 
-def test_settings_that_change_what_is_measured_tell_results_apart(tmp_path: Path) -> None:
+def test_results_are_grouped_by_measured_settings(tmp_path: Path) -> None:
     """The same training at another size hides nothing, however it turned out; another repeat of it does."""
     base = {
         "device": "cpu",
@@ -90,7 +90,7 @@ def steps(day: int, commit: str, *rows: str, **settings: Any) -> dict[str, Any]:
     return envelope("step", {}) | around | {"rows": found}
 
 
-def test_a_result_whose_rows_were_all_measured_again_is_left_out(tmp_path: Path) -> None:
+def test_fully_remeasured_result_is_dropped(tmp_path: Path) -> None:
     written = {
         "few": steps(1, "one", "a:1", "b:1"),
         "all": steps(2, "two", "a:1", "b:1", "c:1", points=["m:1:64"]),
@@ -101,7 +101,7 @@ def test_a_result_whose_rows_were_all_measured_again_is_left_out(tmp_path: Path)
     assert [path.stem for path, _ in newest(tmp_path)] == ["all", "other-threads"]
 
 
-def test_a_result_of_older_code_says_what_was_measured_again() -> None:
+def test_older_result_lists_remeasured_rows() -> None:
     older, newer = steps(1, "one", "a:1", "b:1", "a:2"), steps(2, "two", "a:1", "b:1", "c:1")
     found = [(Path("older.json"), older), (Path("newer.json"), newer)]
     assert superseded(older, found) == (
@@ -118,12 +118,12 @@ KEPT = [path for path in sorted(RESULTS_FOLDER.rglob("*.json")) if is_result(pat
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: str(path.relative_to(RESULTS_FOLDER)))
-def test_every_kept_result_has_its_tables(path: Path) -> None:
+def test_every_stored_result_has_tables(path: Path) -> None:
     tables = import_module(BENCHMARKS[read_result(path)["benchmark"]].module).tables(read_result(path))
     assert tables and all(table.rows for table in tables)
 
 
-def test_the_page_is_what_the_results_give() -> None:
+def test_page_is_up_to_date_with_results() -> None:
     """Tables, origins and remarks to the letter; each picture is there, and no other."""
     text = page_text(newest(RESULTS_FOLDER), RESULTS_FOLDER)
     assert PAGE.read_text(encoding="utf-8") == text, "run graph-bench report"
@@ -131,11 +131,11 @@ def test_the_page_is_what_the_results_give() -> None:
     assert {path.name for path in (PAGE.parent / "images" / "benchmarks").iterdir()} == shown
 
 
-def test_only_the_newest_results_are_kept() -> None:
+def test_only_newest_results_are_stored() -> None:
     assert set(KEPT) - {path for path, _ in newest(RESULTS_FOLDER)} == set(), "superseded: take them out"
 
 
-def test_all_goes_on_after_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_continues_after_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--only", "step", "ceilings", "--repeats", "1", "--torch-python", "/bin/false"]
     assert main(["all", "--out", str(tmp_path / "out"), *flags]) == 1
     assert (tmp_path / "out" / "ceilings.json").exists()
@@ -144,6 +144,6 @@ def test_all_goes_on_after_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "failed: step" in capsys.readouterr().err
 
 
-def test_all_refuses_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_rejects_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["all", "--out", str(tmp_path), "--only", "speed"]) == 2
     assert "must be one of" in capsys.readouterr().err

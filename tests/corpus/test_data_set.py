@@ -21,7 +21,7 @@ def index(corpus: tuple[Path, list[CorpusFile]], tmp_path_factory: pytest.TempPa
     return found
 
 
-def test_the_corpus_is_large(corpus: tuple[Path, list[CorpusFile]]) -> None:
+def test_corpus_is_large(corpus: tuple[Path, list[CorpusFile]]) -> None:
     assert len(corpus[1]) > 300
     assert len({file.image for file in corpus[1]}) == len(corpus[1])
 

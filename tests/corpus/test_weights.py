@@ -58,7 +58,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert list(folder.iterdir()) == []
 
 
-def test_export_refuses_each_in_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_rejects_each_in_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = write_weight_cases(here.parent / "cases")
     assert len(cases) > 60
     for name, file in cases.items():
@@ -96,7 +96,7 @@ def test_export_refuses_each_in_one_line(here: Path, capsys: pytest.CaptureFixtu
         ({"config": {**TINY, "head": [[-1, 10**9, "C3", [8]]]}}, "C3 repeats 1000000000 times"),
     ],
 )
-def test_a_header_that_does_not_describe_a_run_is_refused(
+def test_rejects_header_that_describes_no_run(
     change: dict[str, Any], reason: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     header = {**HEADER, **change}
@@ -111,7 +111,7 @@ def test_a_header_that_does_not_describe_a_run_is_refused(
 
 
 @pytest.mark.slow
-def test_every_command_refuses_each_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_every_command_rejects_each_in_subprocess(tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     Image.new("RGB", (64, 64)).save(photo)
     for name, file in write_weight_cases(tmp_path / "cases").items():
@@ -138,7 +138,7 @@ json_values = st.recursive(
 
 
 @given(st.data())
-def test_any_header_is_taken_apart_or_refused(data: st.DataObject) -> None:
+def test_any_header_parses_or_raises(data: st.DataObject) -> None:
     header = json.loads(json.dumps(HEADER))
     for key in data.draw(st.lists(st.sampled_from(sorted(HEADER)), max_size=2)):
         part = header[key]
@@ -156,7 +156,7 @@ def test_any_header_is_taken_apart_or_refused(data: st.DataObject) -> None:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_safetensors_is_loaded_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+def test_any_safetensors_loads_or_raises(tmp_path: Path, data: st.DataObject) -> None:
     entries = st.fixed_dictionaries(
         {
             "dtype": st.sampled_from(["F32", "F64", "F16", "BF16", "F8_E5M2", "I64", "BOOL", "U8", "C64", "X"]),
@@ -177,7 +177,7 @@ def test_any_safetensors_is_loaded_or_refused(tmp_path: Path, data: st.DataObjec
         assert str(file) in str(error) and "\n" not in str(error)
 
 
-def test_a_tensor_name_with_a_newline_stays_on_one_line(tmp_path: Path) -> None:
+def test_tensor_name_with_newline_prints_on_one_line(tmp_path: Path) -> None:
     text = b'{"\\n": {"dtype": "F32", "shape": [], "data_offsets": [1, 0]}}'
     file = tmp_path / "a.safetensors"
     file.write_bytes(len(text).to_bytes(8, "little") + text)
@@ -188,7 +188,7 @@ def test_a_tensor_name_with_a_newline_stays_on_one_line(tmp_path: Path) -> None:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_oneflow_folder_is_loaded_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+def test_any_oneflow_folder_loads_or_raises(tmp_path: Path, data: st.DataObject) -> None:
     folder = tmp_path / "folder"
     (folder / "w").mkdir(parents=True, exist_ok=True)
     words = st.lists(st.sampled_from(META_WORDS)).map(lambda drawn: " ".join(drawn).encode())
@@ -207,7 +207,7 @@ def test_any_oneflow_folder_is_loaded_or_refused(tmp_path: Path, data: st.DataOb
         assert str(folder) in str(error) and "\n" not in str(error)
 
 
-def test_a_path_out_of_a_oneflow_folder_is_not_followed(tmp_path: Path) -> None:
+def test_path_outside_oneflow_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "out").write_bytes(b"\0" * 8)
     (tmp_path / "secret" / "meta").write_bytes(b"shape { dim: 2 } data_type: kFloat")

@@ -26,7 +26,7 @@ def sound_data(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_is_refused_in_one_line(
+def test_each_is_rejected_in_one_line(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write, command, flags = KINDS[kind]
@@ -46,7 +46,7 @@ def test_each_is_refused_in_one_line(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--data", "--hyp", "--cfg"])
-def test_training_in_a_process_of_its_own_refuses_each(flag: str, tmp_path: Path) -> None:
+def test_training_rejects_each_in_subprocess(flag: str, tmp_path: Path) -> None:
     write = {"--data": yamls.write_data_cases, "--hyp": yamls.write_hyp_cases, "--cfg": yamls.write_cfg_cases}[flag]
     sound = sound_data(tmp_path / "sound")
     for name, file in write(tmp_path / "cases").items():

@@ -42,11 +42,11 @@ def check(lab: JobLab, model: str, kind: str, variants: tuple[str, ...]) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_op_of_a_step_of_two_ranks_has_a_cuda_kernel(lab: JobLab, kind: str) -> None:
+def test_every_op_of_two_rank_step_has_cuda_kernel(lab: JobLab, kind: str) -> None:
     check(lab, "yolov5n", kind, tuple(VARIANTS))
 
 
-def test_every_block_over_two_ranks_has_cuda_kernels(lab: JobLab) -> None:
+def test_every_block_on_two_ranks_has_cuda_kernels(lab: JobLab) -> None:
     path = lab.root / "every_block.yaml"
     path.write_text(yaml.safe_dump(EVERY_BLOCK))
     check(lab, str(path), "BFLOAT16", ("plain", "accumulates"))
@@ -55,5 +55,5 @@ def test_every_block_over_two_ranks_has_cuda_kernels(lab: JobLab) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", ["yolov5s", "yolov5m", "yolov5n6"])
-def test_every_op_of_larger_steps_of_two_ranks_has_a_cuda_kernel(lab: JobLab, model: str, kind: str) -> None:
+def test_every_op_of_larger_two_rank_steps_has_cuda_kernel(lab: JobLab, model: str, kind: str) -> None:
     check(lab, model, kind, ("plain", "sync-bn"))

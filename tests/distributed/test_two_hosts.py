@@ -62,14 +62,14 @@ def hosts() -> Iterator[None]:
             ip("netns", "delete", host)
 
 
-def test_two_hosts_train_as_one_process(lab: JobLab, hosts: None) -> None:
+def test_two_hosts_match_single_process(lab: JobLab, hosts: None) -> None:
     lab.run(lab.flags("one", epochs=EPOCHS), 1)
     job = lab.run(lab.flags("two", epochs=EPOCHS, **{"sync-bn": True}), 2, **TWO_HOSTS)
     np.testing.assert_allclose(rows(lab.root / "runs" / "two"), rows(lab.root / "runs" / "one"), rtol=2e-4, atol=2e-5)
     assert re.search(r"All 2 ranks hold the same weights: [0-9a-f]{32}", job.text(0))
 
 
-def test_a_local_rank_that_counts_over_all_hosts_is_named(lab: JobLab, hosts: None) -> None:
+def test_reports_local_rank_counted_over_all_hosts(lab: JobLab, hosts: None) -> None:
     job = lab.start(lab.flags("miscounted"), 2, **{**TWO_HOSTS, "ranks_per_host": 2})
     assert 0 not in job.codes(120)
     assert "LOCAL_RANK must count from 0 on each host" in job.text(0) + job.text(1)
@@ -99,7 +99,7 @@ def sent_in_between(lab: JobLab, epochs: tuple[int, int], **changed: Any) -> tup
     return [after - earlier for earlier, after in zip(*sent, strict=True)], 4 * int(found.group(1).replace(",", ""))
 
 
-def test_each_step_sends_the_gradients_once(lab: JobLab, hosts: None) -> None:
+def test_each_step_transfers_gradients_once(lab: JobLab, hosts: None) -> None:
     """Every batch is an update where it has the nominal size; here it is all eight images."""
     sent, gradients = sent_in_between(lab, (1, 11), **{"batch-size": 64})
     for rank in range(2):
@@ -107,7 +107,7 @@ def test_each_step_sends_the_gradients_once(lab: JobLab, hosts: None) -> None:
         assert gradients < sent[rank] / 10 < 1.1 * gradients, (rank, sent, gradients)
 
 
-def test_an_update_of_several_batches_sends_the_gradients_once(lab: JobLab, hosts: None) -> None:
+def test_accumulated_update_transfers_gradients_once(lab: JobLab, hosts: None) -> None:
     """Batches of 4 images are accumulated to 64: the fifth epoch has 32 batches, and two updates."""
     batches = 32
     schedule = Schedule(epochs=5, batches_per_epoch=batches, batch_size=4, warmup=100)
@@ -121,7 +121,7 @@ def test_an_update_of_several_batches_sends_the_gradients_once(lab: JobLab, host
         assert gradients < sent[rank] / sums < 1.1 * gradients, (rank, sent, gradients)
 
 
-def test_pulled_cable_ends_the_job_and_loses_nothing(lab: JobLab, hosts: None) -> None:
+def test_network_loss_ends_job_and_keeps_checkpoints(lab: JobLab, hosts: None) -> None:
     folder = lab.root / "runs" / "pulled"
     flags = lab.flags("pulled", epochs=5000, noval=True)
     job = lab.start(flags, 2, **TWO_HOSTS)

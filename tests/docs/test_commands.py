@@ -60,23 +60,23 @@ MOST_RANKS = "2"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
-def test_it_is_ours_or_run_elsewhere(command: Command) -> None:
+def test_every_command_is_ours_or_excluded(command: Command) -> None:
     assert command in (*OURS, *LAUNCHED) or " ".join(command.words) in DEVELOPMENT
 
 
 @pytest.mark.parametrize("command", foreign_commands(), ids=str)
-def test_what_no_test_runs_has_a_reason(command: Command) -> None:
+def test_untested_commands_have_a_reason(command: Command) -> None:
     assert any(" ".join(command.words).startswith(f"{program} ") for program in NOT_RUN)
 
 
-def test_something_is_found_in_every_kind_of_block() -> None:
+def test_every_block_kind_has_commands() -> None:
     assert LAUNCHED and EXAMPLES and documented_programs() and shown_commands() and inline_commands()
     # A block of another kind could hold commands that nobody looks at.
     assert fence_languages() <= {"bash", "text", "python", "py", "yaml"}
 
 
 @pytest.mark.parametrize("command", [*OURS, *EXAMPLES, *LAUNCHED, *SHOWN], ids=str)
-def test_every_flag_is_in_the_help(command: Command) -> None:
+def test_every_flag_is_in_help(command: Command) -> None:
     assert unknown_flags(command) == []
 
 
@@ -91,7 +91,7 @@ def unknown_flags(command: Command) -> list[str]:
     return [flag for flag in flags if flag not in known]
 
 
-def test_a_wrong_flag_is_noticed() -> None:
+def test_wrong_flag_is_detected() -> None:
     for words in (("graph-train", "--epocs", "3"), ("graph-bench", "step", "--point", "x"), ("graph-check", "--x=1")):
         assert len(unknown_flags(Command(ROOT / "README.md", 1, words))) == 1
     launched = ("python", "-m", "oneflow.distributed.launch", "-m", "graph_train", "--sync-bm")
@@ -101,7 +101,7 @@ def test_a_wrong_flag_is_noticed() -> None:
 @pytest.mark.parametrize(
     "command", [command for command in (*OURS, *EXAMPLES, *SHOWN) if command.words[0] in PARSERS], ids=str
 )
-def test_every_value_is_one_that_its_flag_takes(command: Command) -> None:
+def test_every_value_is_accepted_by_its_flag(command: Command) -> None:
     parser = importlib.import_module(PARSERS[command.words[0]]).build_parser()
     assert parser.parse_args(command.words[1:])
 
@@ -134,7 +134,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_they_run_one_after_another(folder: Path) -> None:
+def test_documented_commands_run_in_order(folder: Path) -> None:
     """All in one folder and in their order: later ones use what earlier ones wrote."""
     for command in (*OURS, *LAUNCHED):
         ran = subprocess.run(arguments(command), cwd=folder, capture_output=True, text=True, timeout=900, check=False)

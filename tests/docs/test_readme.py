@@ -15,7 +15,7 @@ PAGES = (*ROOT.glob("*.md"), *(ROOT / "benchmarks").rglob("*.md"))
 """`mkdocs build --strict` checks those of the site."""
 
 
-def test_it_is_short_and_shows_a_result() -> None:
+def test_readme_is_short_and_shows_result() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= MOST_LINES
     assert f"]({PICTURE.relative_to(ROOT)})" in text
@@ -23,7 +23,7 @@ def test_it_is_short_and_shows_a_result() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_its_links_lead_somewhere(page: Path) -> None:
+def test_links_are_valid(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (page.parent / link).exists()] == []

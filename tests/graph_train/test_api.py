@@ -18,7 +18,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("lab"))
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
+def test_import_loads_nothing_heavy() -> None:
     code = (
         "import sys, graph_train; assert graph_train.__all__ == ['export', 'load', 'predict', 'train', 'validate']; "
         "assert not {'oneflow', 'numpy', 'nvidia.dali', 'matplotlib', 'yaml'} & set(sys.modules)"
@@ -27,12 +27,12 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_name_that_is_not_there() -> None:
+def test_unknown_attribute_raises() -> None:
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         graph_train.trian  # noqa: B018 - the access is what is tried
 
 
-def test_unknown_settings_are_refused_with_the_nearest() -> None:
+def test_unknown_setting_suggests_nearest() -> None:
     with pytest.raises(ValueError, match="unknown setting 'epoch'; did you mean 'epochs'"):
         graph_train.train(epoch=3)
     with pytest.raises(ValueError, match="unknown setting 'conf_thresh'; did you mean 'conf_thres'"):
@@ -43,7 +43,7 @@ def test_unknown_settings_are_refused_with_the_nearest() -> None:
         graph_train.export(weights="a.pt", op_set=12)
 
 
-def test_train_then_validate_gives_the_same_numbers(lab: Lab, tmp_path: Path) -> None:
+def test_train_then_validate_gives_same_metrics(lab: Lab, tmp_path: Path) -> None:
     result = graph_train.train(**lab.flags(**lab.finding(project=tmp_path, epochs=2, kernels="auto")))
     assert isinstance(result, TrainResult)
     assert result.validation is not None
@@ -64,7 +64,7 @@ def test_train_then_validate_gives_the_same_numbers(lab: Lab, tmp_path: Path) ->
     assert result.results[:4] == result.validation.means
 
 
-def test_hooks_come_in_the_order_of_the_reference(lab: Lab, tmp_path: Path) -> None:
+def test_hooks_run_in_yolov5_order(lab: Lab, tmp_path: Path) -> None:
     callbacks = Callbacks()
     heard: list[str] = []
     details: dict[str, tuple[Any, ...]] = {}
@@ -104,7 +104,7 @@ def test_hooks_come_in_the_order_of_the_reference(lab: Lab, tmp_path: Path) -> N
     assert in_batch.shape == in_file.shape
 
 
-def test_a_failing_callback_does_not_end_the_training(lab: Lab, tmp_path: Path) -> None:
+def test_failing_callback_does_not_end_training(lab: Lab, tmp_path: Path) -> None:
     callbacks = Callbacks()
 
     def fail(*_: Any) -> None:

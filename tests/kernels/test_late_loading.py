@@ -50,7 +50,7 @@ def from_the_start() -> str:
     return said(STOCK_OPS + AFTER)
 
 
-def test_it_changes_what_is_computed(from_the_start: str) -> None:
+def test_plugin_changes_results(from_the_start: str) -> None:
     """Otherwise the tests below would show nothing."""
     eager, graph = from_the_start.split()
     assert eager == graph
@@ -58,5 +58,5 @@ def test_it_changes_what_is_computed(from_the_start: str) -> None:
 
 
 @pytest.mark.parametrize("before", [BEFORE, GRAPH_BEFORE, BEFORE + GRAPH_BEFORE], ids=["eager", "graph", "both"])
-def test_ops_that_have_run_choose_anew(before: str, from_the_start: str) -> None:
+def test_executed_ops_switch_to_plugin_kernels(before: str, from_the_start: str) -> None:
     assert said(STOCK_OPS + before + AFTER) == from_the_start

@@ -134,31 +134,31 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Watched(compiler.parent, tmp_path_factory.mktemp("sanitizers"))
 
 
-def test_kernels_of_the_cpu(watched: Watched) -> None:
+def test_cpu_kernels(watched: Watched) -> None:
     without = (
         "--deselect=tests/kernels/build/test_plugin_build.py",  # compiles a plugin of its own in each test
         # Of glibc's heaps, which ASan replaces.
-        "--deselect=tests/kernels/test_runtime.py::test_large_blocks_go_back_to_the_system",
-        "--deselect=tests/kernels/framework/test_graph_memory.py::test_what_only_compiling_needs_is_freed",
+        "--deselect=tests/kernels/test_runtime.py::test_large_blocks_are_returned_to_system",
+        "--deselect=tests/kernels/framework/test_graph_memory.py::test_compile_time_memory_is_freed",
     )
     watched.check_tests("tests/kernels", *without)
 
 
-def test_every_kernel_of_cuda_alone(watched: Watched) -> None:
+def test_every_cuda_kernel_alone(watched: Watched) -> None:
     watched.check("-m", "tests.gpu", "--emulated")
 
 
-def test_kernels_of_cuda_in_ops(watched: Watched) -> None:
+def test_cuda_kernels_in_ops(watched: Watched) -> None:
     watched.check_tests("--kernels", "emulated-cuda", "tests/kernels/ops")
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("kind", ["FLOAT32", "BFLOAT16", "FLOAT16"])
-def test_steps_on_cuda(watched: Watched, kind: str, graph: bool) -> None:
+def test_cuda_steps(watched: Watched, kind: str, graph: bool) -> None:
     watched.check("-c", STEPS.format(kind=kind, graph=graph))
 
 
-def test_an_access_beyond_the_end_would_be_found(watched: Watched) -> None:
+def test_out_of_bounds_access_is_detected(watched: Watched) -> None:
     done = watched.run("-c", BEYOND_THE_END)
     assert done.returncode != 0
     assert any("heap-buffer-overflow" in text and "draw" in text for text in watched.found(done))
@@ -167,12 +167,12 @@ def test_an_access_beyond_the_end_would_be_found(watched: Watched) -> None:
 @pytest.mark.parametrize(
     ("shift", "count", "report"), [(0, 1001, "heap-buffer-overflow"), (2, 999, "misaligned address")]
 )
-def test_a_wrong_kernel_of_cuda_would_be_found(watched: Watched, shift: int, count: int, report: str) -> None:
+def test_wrong_cuda_kernel_is_detected(watched: Watched, shift: int, count: int, report: str) -> None:
     done = watched.run("-c", FILL.format(shift=shift, count=count))
     assert done.returncode != 0
     (found,) = watched.found(done)
     assert report in found and ("elementwise" in found or "device.h" in found)
 
 
-def test_a_right_kernel_of_cuda_is_not_reported(watched: Watched) -> None:
+def test_correct_cuda_kernel_is_not_reported(watched: Watched) -> None:
     watched.check("-c", FILL.format(shift=0, count=1000))

@@ -49,7 +49,7 @@ def leave_own_core() -> int:
     raise AssertionError("the thread never left its core")
 
 
-def test_a_helper_leaves_the_core_and_may_come_back_when_it_leaves_another() -> None:
+def test_helper_leaves_core_of_its_team_leader() -> None:
     def body() -> None:
         allowed = os.sched_getaffinity(0)
         first = leave_own_core()
@@ -62,7 +62,7 @@ def test_a_helper_leaves_the_core_and_may_come_back_when_it_leaves_another() -> 
     in_a_thread(body)
 
 
-def test_a_helper_elsewhere_stays_where_it_is() -> None:
+def test_helper_on_other_core_is_not_moved() -> None:
     def body() -> None:
         allowed = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(allowed)})
@@ -73,7 +73,7 @@ def test_a_helper_elsewhere_stays_where_it_is() -> None:
     in_a_thread(body)
 
 
-def test_the_only_core_is_not_left() -> None:
+def test_helper_stays_on_only_core() -> None:
     def body() -> None:
         only = {min(os.sched_getaffinity(0))}
         os.sched_setaffinity(0, only)

@@ -24,7 +24,7 @@ PLAIN = {
 }
 
 
-def test_the_standard_library_reads_plain_values_as_they_were() -> None:
+def test_plain_values_round_trip_through_pickle() -> None:
     assert pickle.loads(write_pickle(PLAIN, refuse)) == PLAIN  # noqa: S301 - our own bytes
 
 
@@ -34,7 +34,7 @@ def test_ordered_mappings_keep_type_and_order() -> None:
     assert list(read) == ["b", "a"]
 
 
-def test_instances_calls_and_references_become_what_their_names_stand_for() -> None:
+def test_instances_calls_and_references_unpickle() -> None:
     value = {
         "instance": Instance(Global("types", "SimpleNamespace"), (), {"side": 3}),
         "call": Call(Global("builtins", "complex"), (1, 2)),
@@ -51,7 +51,7 @@ def test_instances_calls_and_references_become_what_their_names_stand_for() -> N
     assert read["reference"] == ("found", ("storage", 7))
 
 
-def test_other_values_are_encoded_or_refused() -> None:
+def test_other_values_are_encoded_or_raise() -> None:
     assert pickle.loads(write_pickle([b"x"], lambda value: value.decode())) == ["x"]  # noqa: S301 - our own bytes
     with pytest.raises(TypeError, match="bytes"):
         write_pickle([b"x"], refuse)

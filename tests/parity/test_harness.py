@@ -14,7 +14,7 @@ def close(actual: object, expected: object, **tolerance: float) -> bool:
     return report.ok
 
 
-def test_nothing_compared_is_no_agreement() -> None:
+def test_empty_report_is_not_ok() -> None:
     assert not Report().ok
 
 

@@ -27,7 +27,7 @@ def checked(path: Path, mode: Mode) -> Report:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", QUICK)
-def test_steps_equal_reference(goldens: Path, name: str, mode: Mode) -> None:
+def test_steps_match_reference(goldens: Path, name: str, mode: Mode) -> None:
     report = checked(goldens / name, mode)
     assert report.ok, report.failures()
     assert not unexplained(Path(name).stem, report)
@@ -35,7 +35,7 @@ def test_steps_equal_reference(goldens: Path, name: str, mode: Mode) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_every_recorded_run_equals_reference(goldens: Path, mode: Mode) -> None:
+def test_every_recorded_run_matches_reference(goldens: Path, mode: Mode) -> None:
     files = SUBJECT.files(goldens)
     assert len(files) > len(QUICK)
     for path in files:
@@ -45,13 +45,13 @@ def test_every_recorded_run_equals_reference(goldens: Path, mode: Mode) -> None:
             assert not unexplained(path.stem, report)
 
 
-def test_graph_and_eager_end_with_the_same_bits(small_vectors: Path) -> None:
+def test_graph_matches_eager_bitwise(small_vectors: Path) -> None:
     eager, graph = (replay(Case(small_vectors / "train_sgd.npz"), mode) for mode in MODES)
     assert eager.losses.tolist() == graph.losses.tolist()
     assert [name for name in eager.arrays if not np.array_equal(eager.arrays[name], graph.arrays[name])] == []
 
 
-def test_the_whole_final_state_is_compared_where_it_was_recorded(goldens: Path, tmp_path: Path) -> None:
+def test_full_final_state_is_compared_if_recorded(goldens: Path, tmp_path: Path) -> None:
     """`train_sgd_final_full.npz` has every element; `train_sgd.npz` has samples of large tensors."""
     for path in goldens.glob("train_*"):
         (tmp_path / path.name).symlink_to(path)
@@ -149,7 +149,7 @@ def one_tensor_of_the_wrong_sign(monkeypatch: pytest.MonkeyPatch) -> None:
         (one_tensor_of_the_wrong_sign, "final/model.9.cv2.conv.weight"),
     ],
 )
-def test_faults_are_found(
+def test_faults_are_detected(
     small_vectors: Path,
     monkeypatch: pytest.MonkeyPatch,
     mode: Mode,
@@ -166,7 +166,7 @@ def test_faults_are_found(
 @pytest.mark.parametrize(
     ("name", "iteration", "image", "side"), [(name, *tie) for name, ties in KNOWN_TIES.items() for tie in ties]
 )
-def test_a_tie_that_rounding_decides(goldens: Path, name: str, iteration: int, image: int, side: str) -> None:
+def test_near_tie_is_decided_by_rounding(goldens: Path, name: str, iteration: int, image: int, side: str) -> None:
     """Why these runs may be forgiven: one predicted edge so near to its label's that rounding decides the side.
 
     Nothing before that batch changes with the side, nor does its loss; the norm of its gradient jumps, by 28 % in

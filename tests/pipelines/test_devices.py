@@ -39,7 +39,7 @@ def built_for(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
 
 
 @pytest.mark.parametrize("number", [0, 1, 7])
-def test_every_pipeline_works_on_its_own_gpu(index: ImageIndex, built_for: list[int | None], number: int) -> None:
+def test_every_pipeline_uses_its_own_gpu(index: ImageIndex, built_for: list[int | None], number: int) -> None:
     device = f"cuda:{number}"
     sizes: dict[str, Any] = {"batch_size": 4, "image_px": 64, "workers": 1, "device": device}
     predict = PredictSettings((64, 64), stride=32, batch_size=2, workers=1, device=device)
@@ -54,14 +54,14 @@ def test_every_pipeline_works_on_its_own_gpu(index: ImageIndex, built_for: list[
     assert built_for == [number] * 5
 
 
-def test_the_cpu_is_no_gpu(index: ImageIndex, built_for: list[int | None]) -> None:
+def test_cpu_pipeline_uses_no_gpu(index: ImageIndex, built_for: list[int | None]) -> None:
     sizes: dict[str, Any] = {"batch_size": 4, "image_px": 64, "workers": 1}
     TrainPipeline(index, AugmentConfig(degrees=5), seed=0, **sizes).close()
     assert built_for == [None]
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3])
-def test_a_rank_trains_and_validates_on_its_own_gpu(
+def test_rank_trains_and_validates_on_its_own_gpu(
     index: ImageIndex, built_for: list[int | None], rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Setup, "augment", AugmentConfig())
@@ -75,9 +75,7 @@ def test_a_rank_trains_and_validates_on_its_own_gpu(
     assert built_for == [rank, rank]
 
 
-def test_images_are_tried_on_the_gpu_that_refused_them(
-    built_for: list[int | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_retested_on_failing_gpu(built_for: list[int | None], monkeypatch: pytest.MonkeyPatch) -> None:
     def build(self: Pipeline) -> None:
         built_for.append(self.device_id)
         raise NotImplementedError
@@ -91,6 +89,6 @@ def test_images_are_tried_on_the_gpu_that_refused_them(
 
 
 @pytest.mark.parametrize("device", ["cuda", "gpu"])
-def test_a_device_without_a_number_is_refused(index: ImageIndex, device: str) -> None:
+def test_device_without_ordinal_raises(index: ImageIndex, device: str) -> None:
     with pytest.raises(ValueError, match="must be 'cpu' or 'cuda:N'"):
         ValPipeline(index, batch_size=1, image_px=64, workers=1, device=device)

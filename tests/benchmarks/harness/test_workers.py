@@ -14,7 +14,7 @@ from benchmarks.harness.workers import Worker, WorkerError
 from benchmarks.step import ceilings
 
 
-def test_errors_of_a_worker_are_told_apart_and_end_nothing(tmp_path: Path) -> None:
+def test_worker_survives_errors_and_reports_each(tmp_path: Path) -> None:
     with Worker("ceilings", "benchmarks.step.ceilings_worker", threads=1) as worker:
         assert worker.call("prepare", device="cpu", threads=1)["copy"] == "GB/s"
         with pytest.raises(WorkerError, match="KeyError"):
@@ -26,14 +26,14 @@ def test_errors_of_a_worker_are_told_apart_and_end_nothing(tmp_path: Path) -> No
         assert set(worker.call("processor_ms")) == {"main_thread", "process"}
 
 
-def test_the_end_of_a_worker_is_told_with_what_it_said() -> None:
+def test_worker_exit_is_reported_with_its_output() -> None:
     worker = Worker("missing", "benchmarks.no_such_worker", threads=1)
     with pytest.raises(WorkerError, match="No module named"):
         worker.call("prepare")
     worker.close()
 
 
-def test_another_interpreter_sees_benchmarks_only(tmp_path: Path) -> None:
+def test_foreign_interpreter_sees_only_benchmarks(tmp_path: Path) -> None:
     """Our packages are built for one Python version, and a peer must not use them."""
     probe = tmp_path / "python"
     probe.write_text(
@@ -45,9 +45,7 @@ def test_another_interpreter_sees_benchmarks_only(tmp_path: Path) -> None:
         assert json.dumps(worker.call("look")) == '["benchmarks", "log"]'
 
 
-def test_a_worker_has_its_threads_and_lacks_what_it_is_told_to_lack(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_worker_environment_sets_threads_and_drops_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     probe = tmp_path / "python"
@@ -68,7 +66,7 @@ def test_a_worker_has_its_threads_and_lacks_what_it_is_told_to_lack(
     assert found["all"]["OMP_NUM_THREADS"] == found["less"]["OPENBLAS_NUM_THREADS"] == "3"
 
 
-def test_the_ceiling_heeds_no_variable_that_lowers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ceiling_ignores_variables_that_lower_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenBLAS would multiply with AVX2 where the steps that are compared with it have AVX-512."""
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     seen = []
@@ -93,7 +91,7 @@ def variables(worker: Worker) -> dict[str, str]:
     return {name: value for name, _, value in (row.partition("=") for row in rows) if name}
 
 
-def test_a_terminated_benchmark_leaves_no_process(tmp_path: Path) -> None:
+def test_terminated_benchmark_leaves_no_process(tmp_path: Path) -> None:
     """SIGTERM while workers measure, through `all`, which has a process of its own in between."""
     command = [sys.executable, "-m", "benchmarks.cli", "all", "--only", "ceilings", "--repeats", "1000", "--out", "out"]
     benchmark = subprocess.Popen(

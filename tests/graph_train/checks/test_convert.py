@@ -48,7 +48,7 @@ def voc(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_voc_becomes_a_data_set(voc: Path, tmp_path: Path, copy: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_voc_converts_to_yolo(voc: Path, tmp_path: Path, copy: bool, capsys: pytest.CaptureFixture[str]) -> None:
     lists = [str(voc / f"ImageSets/Main/{split}.txt") for split in ("train", "val")]
     output = tmp_path / "yolo"
     arguments = ["convert", "--train", lists[0], "--val", lists[1], "--output", str(output)]
@@ -67,7 +67,7 @@ def test_voc_becomes_a_data_set(voc: Path, tmp_path: Path, copy: bool, capsys: p
     np.testing.assert_allclose(val.labels[0], [[0, 19.75 / 40, 16 / 30, 36.5 / 40, 28 / 30]], atol=1e-6)
 
 
-def test_xml_files_beside_their_images(tmp_path: Path) -> None:
+def test_xml_files_next_to_images(tmp_path: Path) -> None:
     """As Roboflow exports Pascal VOC."""
     for split in ("train", "valid"):
         write_voc(tmp_path / "x", split, ("dog", 0, 1, 1, 21, 16))
@@ -88,7 +88,7 @@ def test_xml_files_beside_their_images(tmp_path: Path) -> None:
         ("<annotation><size><width>a</width></size></annotation>", "size/width is 'a'"),
     ],
 )
-def test_damaged_annotations_are_left_out_and_reported(
+def test_damaged_annotations_are_skipped_and_reported(
     voc: Path, tmp_path: Path, content: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (voc / "Annotations/000002.xml").write_text(content)
@@ -122,7 +122,7 @@ def write_coco(folder: Path) -> Path:
     return file
 
 
-def test_coco_becomes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_coco_converts_to_yolo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, output = write_coco(tmp_path / "train"), tmp_path / "yolo"
     assert main(["convert", "--train", str(file), "--val", str(file), "--output", str(output)]) == 1
     assert "c.jpg: error: no such image; skipped" in capsys.readouterr().out
@@ -132,16 +132,16 @@ def test_coco_becomes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len(train) == 2
 
 
-def test_names_give_the_order_and_refuse_other_classes(
-    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_names_set_class_order_and_reject_others(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--train", str(voc), "--val", str(voc), "--output", str(tmp_path / "yolo"), "--names", "dog"]
     assert main(["convert", *arguments]) == 1
     assert "class 'cat' is not among the class names; object skipped" in capsys.readouterr().out
     assert [len(labels) for labels in read(tmp_path / "yolo", "train").labels] == [1, 0, 0]
 
 
-def test_mistakes_are_one_line_and_leave_nothing(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors_are_one_line_and_leave_no_files(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text("a\n")
     before = sorted(path.name for path in tmp_path.iterdir())

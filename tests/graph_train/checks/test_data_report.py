@@ -26,7 +26,7 @@ def written(file: Path, content: bytes) -> Path:
 LONG = b"begin" + bytes(20_000) + b"end"
 
 
-def test_copies_are_told_and_look_alikes_are_not(tmp_path: Path) -> None:
+def test_duplicates_are_reported_and_similar_files_are_not(tmp_path: Path) -> None:
     train = [written(tmp_path / f"t{n}", content) for n, content in enumerate((LONG, b"short", b"other"))]
     val = [
         written(tmp_path / "v0", LONG.replace(b"\0", b"\1", 10_000).replace(b"\1", b"\0", 9_999)),
@@ -42,7 +42,7 @@ def test_copies_are_told_and_look_alikes_are_not(tmp_path: Path) -> None:
     ]
 
 
-def test_only_what_may_be_equal_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_possible_duplicates_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes of one split only are not; links to one file are read once; what ends otherwise is not read to the end."""
     picture = written(tmp_path / "a", LONG)
     links = [tmp_path / f"link{n}" for n in range(3)]
@@ -67,5 +67,5 @@ def test_only_what_may_be_equal_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(ends) == 2
 
 
-def test_nothing_to_compare() -> None:
+def test_no_files_to_compare() -> None:
     assert shared_images({}) == []

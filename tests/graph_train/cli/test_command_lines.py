@@ -93,7 +93,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("graph-export --weights none.pt --include onyx", "--include 'onyx': must be one of safetensors"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(
+def test_usage_error_is_one_line_and_exit_code_2(
     command: str, expected: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, *arguments = command.split()
@@ -104,7 +104,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize("flag", ["weights", "cfg", "hyp"])
-def test_a_pipe_is_not_told_to_be_absent(here: Path, capsys: pytest.CaptureFixture[str], flag: str) -> None:
+def test_pipe_is_not_reported_as_missing(here: Path, capsys: pytest.CaptureFixture[str], flag: str) -> None:
     os.mkfifo(here / "pipe")
     given = {"data": "shapes", "cfg": "yolov5n.yaml", flag: "pipe"}
     code, said = last_words("graph-train", [f"--{name}={value}" for name, value in given.items()], capsys)
@@ -112,7 +112,7 @@ def test_a_pipe_is_not_told_to_be_absent(here: Path, capsys: pytest.CaptureFixtu
     assert "pipe" in said and "not a regular file" in said
 
 
-def test_a_project_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unwritable_project_is_a_user_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "taken").write_text("a file")
     code, said = last_words("graph-train", ["--cfg", "yolov5n.yaml", "--project", "taken"], capsys)
     assert code == 2
@@ -122,7 +122,7 @@ def test_a_project_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixt
     )
 
 
-def test_names_that_are_no_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_undecodable_names(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = os.fsdecode(b"a \xff\n.yaml")
     code, said = last_words("graph-check", ["--data", name], capsys)
     assert code == 2 and r"a \xff\n.yaml: no such dataset yaml" in said

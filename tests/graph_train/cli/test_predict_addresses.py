@@ -65,7 +65,7 @@ def arguments(weights: Path, folder: Path, *more: str) -> list[str]:
     ]
 
 
-def test_images_by_address(
+def test_images_from_urls(
     weights: Path,
     server: WebServer,
     tmp_path: Path,
@@ -103,7 +103,7 @@ def test_images_by_address(
     assert by_path.counts == by_url.counts
 
 
-def test_a_video_by_address(weights: Path, server: WebServer, photos: list[np.ndarray], tmp_path: Path) -> None:
+def test_video_from_url(weights: Path, server: WebServer, photos: list[np.ndarray], tmp_path: Path) -> None:
     clip = VideoFile(tmp_path / "c.mp4", (WIDTH, HEIGHT), 10.0)
     for photo in photos:
         clip.add(photo)
@@ -118,9 +118,7 @@ def test_a_video_by_address(weights: Path, server: WebServer, photos: list[np.nd
     assert {(row["file"], row["frame"]) for row in rows} == {(source, number) for number in "123"}
 
 
-def test_a_stream_to_its_end(
-    weights: Path, server: WebServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stream_until_end(weights: Path, server: WebServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = f"{server.address}/camera"
     table = tmp_path / "exp/predictions.csv"
 
@@ -152,7 +150,7 @@ def frames_of(table: Path, source: str) -> list[int]:
     return list(dict.fromkeys(int(row["frame"]) for row in csv.DictReader(whole) if row["file"] == source))
 
 
-def test_an_interrupted_stream_leaves_whole_files(weights: Path, server: WebServer, tmp_path: Path) -> None:
+def test_interrupted_stream_leaves_complete_files(weights: Path, server: WebServer, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "graph_train.cli.predict"]
     flags = arguments(weights, tmp_path, "--source", f"{server.address}/camera", "--save-csv")
     table = tmp_path / "exp/predictions.csv"
@@ -189,7 +187,7 @@ def test_user_errors_are_one_line(
     assert not list(tmp_path.rglob("*.*"))
 
 
-def test_a_stream_that_falls_silent_is_a_problem(
+def test_stalled_stream_is_reported(
     weights: Path,
     server: WebServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -204,7 +202,7 @@ def test_a_stream_that_falls_silent_is_a_problem(
     assert len(list(Video(tmp_path / "exp/camera.mp4").read())) >= 1
 
 
-def test_streams_need_the_extra(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_need_extra(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.data.video.importlib.util.find_spec", lambda _: None)
     for source in ("0", "rtsp://127.0.0.1:9/x"):
         with pytest.raises(ValueError, match=f"^{source}: videos need OpenCV: uv sync --extra video"):

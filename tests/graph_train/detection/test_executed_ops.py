@@ -28,7 +28,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("form", ["graph", "eager"])
 @pytest.mark.parametrize("views", ["augment", "plain"])
-def test_all_ops_have_kernels(tmp_path: Path, weights: Path, views: str, form: str) -> None:
+def test_all_detection_ops_have_plugin_kernels(tmp_path: Path, weights: Path, views: str, form: str) -> None:
     out = tmp_path / "ops.json"
     command = [sys.executable, "-m", "tests.graph_train.detection.executed_ops_job", out, weights, views, form]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)

@@ -41,13 +41,13 @@ def test_activation_type(
     assert ComputeDevice("device", capability, plugin, fast).activation_type(amp) is expected
 
 
-def test_mixed_precision_without_the_plugin_is_refused() -> None:
+def test_mixed_precision_without_plugin_raises() -> None:
     for capability in (None, 86):
         with pytest.raises(ValueError, match="--amp: mixed precision needs the kernel plugin"):
             ComputeDevice("device", capability, plugin=False).activation_type(True)
 
 
-def test_gpus_without_kernels_are_refused() -> None:
+def test_gpu_without_kernels_raises() -> None:
     ComputeDevice("GPU 0: A", 60, plugin=False).check()
     ComputeDevice("GPU 0: B", 89, plugin=False).check()
     ComputeDevice("GPU 0: C", 120, plugin=True).check()
@@ -57,7 +57,7 @@ def test_gpus_without_kernels_are_refused() -> None:
         ComputeDevice("GPU 1: H200", 90, plugin=False).check()
 
 
-def test_summary_names_device_type_and_kernels() -> None:
+def test_summary_has_device_dtype_and_kernels() -> None:
     assert ComputeDevice("GPU 0: NVIDIA H200", 90, True).summary(BFLOAT16, "") == (
         "GPU 0: NVIDIA H200 (compute capability 9.0); activations bfloat16; sums, statistics, loss and weights in "
         "float32. Kernels: plugin"
@@ -67,7 +67,7 @@ def test_summary_names_device_type_and_kernels() -> None:
     )
 
 
-def test_a_gpu_is_asked_for_its_name_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_name_and_capability_are_queried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow.cuda, "get_device_capability", lambda number: (8, number))
     monkeypatch.setattr(flow.cuda, "get_device_name", lambda number: f"card {number}")
     assert compute_device("cuda:6", plugin=True) == ComputeDevice("GPU 6: card 6", 86, True)
@@ -90,7 +90,7 @@ def test_amp_check_compares_maps(monkeypatch: pytest.MonkeyPatch, caplog: pytest
 
 
 @pytest.mark.skipif(not is_loaded(), reason="needs the kernel plugin")
-def test_only_the_run_computes_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_is_limited_to_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither another network of the process nor later commands on the run's own weights."""
     computed: list[ActivationType] = []
     choose = Layout.fastest_for

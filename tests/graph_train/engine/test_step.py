@@ -51,7 +51,7 @@ def assert_graph_equals_eager(rule: UpdateRule, activation_type: ActivationType 
     assert step.replayed == STEPS - len(step.compilations)
 
 
-def test_only_a_graph_spends_time_on_compiling() -> None:
+def test_only_graph_step_reports_compile_time() -> None:
     shapes, settings = ((4, 3, 64, 64), (4, 16, 5)), tiny_schedule().at(0, 0)
     for kind in (EagerStep, GraphStep):
         step: TrainStep = tiny_step(kind)
@@ -61,17 +61,17 @@ def test_only_a_graph_spends_time_on_compiling() -> None:
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adam", "adamw"])
-def test_graph_equals_eager_bit_for_bit(rule: UpdateRule) -> None:
+def test_graph_matches_eager_bitwise(rule: UpdateRule) -> None:
     assert_graph_equals_eager(rule)
 
 
-def test_graph_equals_eager_in_bfloat16() -> None:
+def test_graph_matches_eager_in_bfloat16() -> None:
     load_plugin("require")
     assert_graph_equals_eager("sgd", ActivationType.BFLOAT16)
 
 
 @pytest.mark.parametrize("kind", [EagerStep, GraphStep])
-def test_a_step_in_bfloat16_leaves_one_in_float32_alone(kind: type[EagerStep] | type[GraphStep]) -> None:
+def test_bfloat16_step_does_not_affect_float32_step(kind: type[EagerStep] | type[GraphStep]) -> None:
     """The data type belongs to a network: both train by turns, each as if it were alone."""
     load_plugin("require")
     settings = replace(tiny_schedule().at(20, 3), update=True)
@@ -93,7 +93,7 @@ def test_a_step_in_bfloat16_leaves_one_in_float32_alone(kind: type[EagerStep] | 
     assert not np.array_equal(together[types[0]][name], together[types[1]][name])
 
 
-def test_graph_equals_eager_without_the_plugin() -> None:
+def test_graph_matches_eager_without_plugin() -> None:
     # The plugin cannot be unloaded, so the stock kernels need a process of their own.
     code = "from tests.graph_train.engine.test_step import assert_graph_equals_eager; assert_graph_equals_eager('sgd')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -114,7 +114,7 @@ def overflow(step: EagerStep | GraphStep) -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", [EagerStep, GraphStep])
 @pytest.mark.parametrize("activation_type", [ActivationType.FLOAT32, ActivationType.FLOAT16])
-def test_steps_started_ahead_have_the_same_bits(
+def test_pipelined_steps_match_bitwise(
     kind: type[EagerStep] | type[GraphStep], activation_type: ActivationType, request: pytest.FixtureRequest
 ) -> None:
     """Also if an update is skipped, which changes the scalars of the step that has been started already."""
@@ -150,7 +150,7 @@ def test_steps_started_ahead_have_the_same_bits(
         assert np.isfinite(value).all(), name
 
 
-def test_two_steps_at_most_are_started() -> None:
+def test_at_most_two_steps_in_flight() -> None:
     step = tiny_step(EagerStep)
     images, labels = map(flow.tensor, random_batch(0, side=64, labels=5))
     for _ in range(2):
@@ -160,14 +160,14 @@ def test_two_steps_at_most_are_started() -> None:
     assert step.finish() != step.finish()
 
 
-def test_training_lowers_the_loss() -> None:
+def test_training_lowers_loss() -> None:
     step, schedule = tiny_step(EagerStep), tiny_schedule()
     images, labels = random_batch(0, side=64, labels=3)
     losses = [step(flow.tensor(images), flow.tensor(labels), schedule.at(n, n // 6)).total for n in range(40)]
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_non_finite_gradient_skips_the_update() -> None:
+def test_non_finite_gradient_skips_update() -> None:
     step, schedule = tiny_step(EagerStep), tiny_schedule(batch_size=16)
     images, labels = random_batch(0, side=64, labels=3)
     weight = next(step.state.network.parameters())
@@ -182,7 +182,7 @@ def test_non_finite_gradient_skips_the_update() -> None:
     assert all(np.array_equal(before[name], after[name]) for name in before if "tracked" not in name)
 
 
-def test_loss_scale_by_hand() -> None:
+def test_loss_scale_known_values() -> None:
     """Halved by an update that overflowed, doubled after 2000 good ones; batches that add up leave it."""
     update, wait = (replace(tiny_schedule().at(0, 0), update=update) for update in (True, False))
     counters = Counters(loss_scale=1024.0, good_updates=LOSS_SCALE_GROWTH_INTERVAL - 2)
@@ -202,7 +202,7 @@ def test_loss_scale_by_hand() -> None:
     assert [_advance(unscaled, update, updated=updated, scaled=False).loss_scale for updated in (True, False)] == [1, 1]
 
 
-def test_gradients_of_small_batches_add_up() -> None:
+def test_gradients_accumulate() -> None:
     """BatchNorm is per batch, so the gradients of A and then B are those of A alone plus those of B alone."""
     schedule = tiny_schedule()
     batches = [tuple(map(flow.tensor, random_batch(number, side=64, labels=3))) for number in (0, 1)]
@@ -230,7 +230,7 @@ def test_gradients_of_small_batches_add_up() -> None:
     assert all(np.abs(done[name]).max() > 0 for name in done if name.startswith("first_moment/"))
 
 
-def test_average_follows_the_weights() -> None:
+def test_ema_follows_weights() -> None:
     step, schedule = tiny_step(EagerStep), tiny_schedule(batch_size=16)
     images, labels = random_batch(0, side=64, labels=3)
     name = "model.0.bn.running_mean"

@@ -11,7 +11,7 @@ from tests.graph_train.lab import Lab
 
 
 @pytest.mark.slow
-def test_evolution_killed_in_the_middle_goes_on_exactly(tmp_path: Path) -> None:
+def test_killed_evolution_command_resumes_exactly(tmp_path: Path) -> None:
     """After SIGKILL during a generation its training process ends, too, and the same command resumes."""
     lab = Lab(tmp_path)
 

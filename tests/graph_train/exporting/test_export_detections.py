@@ -83,7 +83,7 @@ def steep_network(images: Sequence[Path]) -> DetectionModel:
     return steepen(network, photos)
 
 
-def test_exported_files_find_the_same_in_photos(bccd: Path, tmp_path: Path) -> None:
+def test_exported_files_match_on_photos(bccd: Path, tmp_path: Path) -> None:
     images = val_images(bccd)[:12]
     weights = tmp_path / "steep.safetensors"
     save_weights(steep_network(images[:2]), weights)
@@ -92,7 +92,7 @@ def test_exported_files_find_the_same_in_photos(bccd: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_exported_files_find_the_same_blood_cells(bccd: Path, tmp_path: Path) -> None:
+def test_exported_files_match_on_blood_cells(bccd: Path, tmp_path: Path) -> None:
     result: Any = graph_train.train(
         data=bccd,
         cfg="yolov5n.yaml",

@@ -69,7 +69,7 @@ def tree(path: Path) -> dict[str, Instance]:
 
 
 @pytest.mark.parametrize("config", [TINY, EVERY_BLOCK, "yolov5n6.yaml"], ids=["tiny", "every block", "n6"])
-def test_our_reader_gets_back_what_was_written(config: Any, tmp_path: Path) -> None:
+def test_pt_file_round_trip(config: Any, tmp_path: Path) -> None:
     network = lively(config)
     export_pytorch(network, tmp_path / "network.pt", half=False)
     read = load_weights(tmp_path / "network.pt")
@@ -84,7 +84,7 @@ def test_our_reader_gets_back_what_was_written(config: Any, tmp_path: Path) -> N
     ]
 
 
-def test_modules_are_those_of_a_file_of_yolov5(goldens: Path, tmp_path: Path) -> None:
+def test_modules_match_yolov5_file(goldens: Path, tmp_path: Path) -> None:
     """Same tree, same classes, and every attribute that both files have is equal."""
     output = tmp_path / "again.pt"
     assert main(["--weights", str(goldens / "yolov5n_nc3.pt"), "--include", "pt", "--output", str(output)]) == 0
@@ -134,7 +134,7 @@ EXPECTED: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
-def test_every_block_has_the_class_and_attributes_that_yolov5_reads(tmp_path: Path) -> None:
+def test_every_block_has_yolov5_class_and_attributes(tmp_path: Path) -> None:
     export_pytorch(lively(EVERY_BLOCK), tmp_path / "network.pt", half=False)
     found = tree(tmp_path / "network.pt")
     for name, kind, attributes in EXPECTED:
@@ -147,14 +147,14 @@ def test_every_block_has_the_class_and_attributes_that_yolov5_reads(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_activation_can_be_written(name: str, tmp_path: Path) -> None:
+def test_every_activation_is_exportable(name: str, tmp_path: Path) -> None:
     arguments = {"LeakyReLU": "0.1", "ELU": "0.7"}.get(name, "")
     export_pytorch(lively({**TINY, "activation": f"nn.{name}({arguments})"}), tmp_path / "network.pt", half=False)
     package = "linear" if name == "Identity" else "activation"
     assert str(tree(tmp_path / "network.pt")["model.0.act"].kind) == f"torch.nn.modules.{package}.{name}"
 
 
-def test_half_precision_halves_the_file_and_is_read_back_rounded(tmp_path: Path) -> None:
+def test_half_precision_file_is_half_size_and_rounded(tmp_path: Path) -> None:
     network = lively("yolov5n.yaml")
     save_weights(network, tmp_path / "n.safetensors")
     sizes = []
@@ -170,9 +170,7 @@ def test_half_precision_halves_the_file_and_is_read_back_rounded(tmp_path: Path)
         np.testing.assert_array_equal(read.arrays[name], stored)
 
 
-def test_a_weight_that_half_precision_does_not_hold_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weight_beyond_float16_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = lively(TINY)
     with flow.no_grad():
         network.head.m[0].bias.copy_(flow.full_like(network.head.m[0].bias, 1e6))
@@ -199,7 +197,7 @@ def yolov5() -> tuple[Path, str]:
 @pytest.mark.parametrize(
     "config", ["yolov5n.yaml", "yolov5s.yaml", "yolov5n6.yaml", EVERY_BLOCK], ids=["n", "s", "n6", "every block"]
 )
-def test_yolov5_loads_it_and_predicts_the_same(
+def test_yolov5_loads_file_and_predictions_match(
     config: Any, half: bool, yolov5: tuple[Path, str], tmp_path: Path
 ) -> None:
     export_pytorch(lively(config), tmp_path / "network.pt", half=half)
@@ -226,7 +224,7 @@ def test_yolov5_loads_it_and_predicts_the_same(
 
 
 @pytest.mark.slow
-def test_the_documented_way_by_name_fills_a_network_of_yolov5(yolov5: tuple[Path, str], tmp_path: Path) -> None:
+def test_documented_program_loads_into_yolov5(yolov5: tuple[Path, str], tmp_path: Path) -> None:
     """The program of the user guide, with strict=True, from where it is documented."""
     code = re.findall(r"^```py\n(.*?)^```", (ROOT / "docs/guide/from-yolov5.md").read_text(), re.MULTILINE | re.DOTALL)
     network = lively("yolov5n.yaml", num_classes=3)

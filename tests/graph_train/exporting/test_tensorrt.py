@@ -76,7 +76,7 @@ def refused(model: onnx.ModelProto) -> Iterator[str]:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("suppressed", [False, True])
-def test_files_that_users_get(dynamic: bool, suppressed: bool) -> None:
+def test_exported_files_are_accepted(dynamic: bool, suppressed: bool) -> None:
     network = DetectionModel(load_model_spec("yolov5n.yaml", num_classes=3), seed=0).eval().fuse()
     chosen = settings(
         image_hw=(64, 64), batch_size=2, dynamic=dynamic, suppression=NmsSettings(max_det=300) if suppressed else None
@@ -96,20 +96,20 @@ def test_files_that_users_get(dynamic: bool, suppressed: bool) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block[0])
-def test_every_block(block: list[object]) -> None:
+def test_every_block_is_accepted(block: list[object]) -> None:
     network = network_of(one_block(-1, 1, *block))
     for dynamic in (False, True):
         assert list(refused(build_onnx(network, settings(dynamic=dynamic)))) == []
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_activation(name: str) -> None:
+def test_every_activation_is_accepted(name: str) -> None:
     arguments = {"LeakyReLU": "0.1", "ELU": "0.7"}.get(name, "")
     network = network_of(one_block(-1, 1, "Conv", [16, 3, 1], activation=f"nn.{name}({arguments})"))
     assert list(refused(build_onnx(network, settings()))) == []
 
 
-def test_what_it_cannot_do_is_noticed() -> None:
+def test_unsupported_operators_are_detected() -> None:
     network = network_of(TINY)
     suppression = NmsSettings(max_det=5000)
     large = settings(image_hw=(320, 320), suppression=suppression)
@@ -117,7 +117,7 @@ def test_what_it_cannot_do_is_noticed() -> None:
     assert set(refused(build_onnx(network, settings(opset=22)))) == {"operator set 22"}
 
 
-def test_documented_shapes_are_those_of_the_file() -> None:
+def test_documented_shapes_match_file() -> None:
     text = (ROOT / "docs/guide/exporting.md").read_text()
     commands = [line.split() for line in text.splitlines() if line.startswith("trtexec ")]
     assert len(commands) == 2

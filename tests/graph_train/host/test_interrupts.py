@@ -56,9 +56,7 @@ def sending(hook: str, at: int, *numbers: signal.Signals) -> Callbacks:
     ("hook", "at", "cursor"),
     [("on_train_batch_end", 3, (1, 1)), ("on_val_batch_start", 2, (1, 2)), ("on_train_epoch_end", 1, (0, 2))],
 )
-def test_a_signal_saves_and_the_run_goes_on_exactly(
-    lab: Lab, whole: Trial, hook: str, at: int, cursor: tuple[int, int]
-) -> None:
+def test_signal_saves_and_resume_is_exact(lab: Lab, whole: Trial, hook: str, at: int, cursor: tuple[int, int]) -> None:
     place = {"project": lab.root / "runs", "name": f"at-{hook}"}
     with pytest.raises(KeyboardInterrupt):
         train(callbacks=sending(hook, at, signal.SIGTERM), **lab.flags(epochs=2, seed=2, **place))
@@ -74,7 +72,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
         assert (folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
 
 
-def test_a_signal_during_the_last_validation_leaves_the_final_state(lab: Lab, whole: Trial) -> None:
+def test_signal_during_last_validation_keeps_final_state(lab: Lab, whole: Trial) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(
             callbacks=sending("on_val_batch_start", 3, signal.SIGINT),
@@ -84,21 +82,21 @@ def test_a_signal_during_the_last_validation_leaves_the_final_state(lab: Lab, wh
         assert (lab.root / "runs" / "late" / name).read_bytes() == (whole.folder / name).read_bytes(), name
 
 
-def test_a_second_signal_ends_the_run_at_once(lab: Lab) -> None:
+def test_second_signal_exits_immediately(lab: Lab) -> None:
     place = {"project": lab.root / "runs", "name": "insisted"}
     with pytest.raises(KeyboardInterrupt):
         train(callbacks=sending("on_train_batch_end", 1, signal.SIGTERM, signal.SIGTERM), **lab.flags(**place))
     assert not (lab.root / "runs" / "insisted" / "weights" / LAST).exists()
 
 
-def test_a_signal_before_the_first_batch_ends_the_run(lab: Lab) -> None:
+def test_signal_before_first_batch_ends_run(lab: Lab) -> None:
     place = {"project": lab.root / "runs", "name": "early"}
     with pytest.raises(KeyboardInterrupt):
         train(callbacks=sending("on_pretrain_routine_end", 1, signal.SIGTERM), **lab.flags(**place))
     assert "starting from the beginning" in lab.train_as_given(resume=lab.root / "runs" / "early").log
 
 
-def test_a_closed_terminal_does_not_end_a_run(lab: Lab, whole: Trial) -> None:
+def test_closed_terminal_does_not_end_run(lab: Lab, whole: Trial) -> None:
     # The tests themselves may have been started with nohup, which a run respects.
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
@@ -141,7 +139,7 @@ sys.exit(run_command("test", work, debug=False))
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("closed", ["pipe", "full disk"])
-def test_output_that_fails_does_not_end_a_command(
+def test_failing_output_does_not_end_command(
     tmp_path: Path, closed: str, unbuffered: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)

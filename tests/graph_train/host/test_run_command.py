@@ -15,7 +15,7 @@ COMMANDS = ("graph_train", "graph_train.cli.val", "graph_train.cli.predict", "gr
 
 
 @pytest.mark.parametrize("module", [*COMMANDS, "graph_train.cli.check"])
-def test_a_deleted_current_folder_is_called_that(tmp_path: Path, module: str) -> None:
+def test_deleted_working_directory_is_reported(tmp_path: Path, module: str) -> None:
     (tmp_path / "gone").mkdir()
     code = (
         f"import os, sys, runpy\nos.chdir({str(tmp_path / 'gone')!r})\nos.rmdir({str(tmp_path / 'gone')!r})\n"
@@ -33,7 +33,7 @@ def test_a_deleted_current_folder_is_called_that(tmp_path: Path, module: str) ->
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_a_python_without_docstrings_is_refused(tmp_path: Path, module: str) -> None:
+def test_python_without_docstrings_is_rejected(tmp_path: Path, module: str) -> None:
     (tmp_path / "a.pt").touch()  # what is missing would be told before
     done = subprocess.run(
         [sys.executable, "-OO", "-m", module, *FLAGS[module]],
@@ -58,9 +58,7 @@ FLAGS = {
 
 @pytest.mark.parametrize("module", COMMANDS)
 @pytest.mark.parametrize("limit", [10**9, 4_600_000_000])
-def test_too_few_addresses_are_told_before_libraries_fail_in_ways_of_their_own(
-    module: str, limit: int, tmp_path: Path
-) -> None:
+def test_low_address_space_limit_is_reported_early(module: str, limit: int, tmp_path: Path) -> None:
     (tmp_path / "a.pt").touch()  # weights that are missing are told before anything heavy is loaded
     done = subprocess.run(
         [sys.executable, "-m", module, *FLAGS[module]],
@@ -86,9 +84,7 @@ def test_too_few_addresses_are_told_before_libraries_fail_in_ways_of_their_own(
         (RuntimeError("something else"), False),
     ],
 )
-def test_a_lack_of_memory_is_no_defect_of_the_program(
-    error: Exception, lack: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_out_of_memory_is_a_user_error(error: Exception, lack: bool, capsys: pytest.CaptureFixture[str]) -> None:
     def fails() -> None:
         raise error
 
@@ -97,7 +93,7 @@ def test_a_lack_of_memory_is_no_defect_of_the_program(
     assert ("out of memory or threads" in said) == lack and ("internal error" in said) != lack
 
 
-def test_ctrl_c_within_the_import_of_a_native_module_is_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_during_native_import_is_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> None:
         raise ImportError("KeyboardInterrupt: ")  # as pybind11 raises it
 

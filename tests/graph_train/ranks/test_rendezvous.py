@@ -50,7 +50,7 @@ def close(meetings: list[Any]) -> None:
                 connection.close()
 
 
-def test_all_ranks_meet() -> None:
+def test_all_ranks_connect() -> None:
     port = free_port()
     meetings = meet_together([info(rank, 3, port) for rank in range(3)], 10)
     for meeting in meetings:
@@ -62,7 +62,7 @@ def test_all_ranks_meet() -> None:
     close(meetings)
 
 
-def test_missing_rank_is_named_everywhere() -> None:
+def test_missing_rank_is_reported_on_every_rank() -> None:
     port = free_port()
     outcomes = meet_together([info(rank, 4, port) for rank in (0, 2)], 1)
     for outcome in outcomes:
@@ -70,13 +70,13 @@ def test_missing_rank_is_named_everywhere() -> None:
         assert "joined: 0 on host0, 2 on host2" in str(outcome)
 
 
-def test_missing_rank_0_is_named() -> None:
+def test_missing_rank_0_is_reported() -> None:
     port = free_port()
     (outcome,) = meet_together([info(1, 2, port)], 0.5)
     assert f"rank 1 on host1: cannot connect to rank 0 at 127.0.0.1, port {port} within 0.5 s" in str(outcome)
 
 
-def test_ranks_of_different_jobs_are_told_apart() -> None:
+def test_ranks_of_different_jobs_do_not_connect() -> None:
     port = free_port()
     outcomes = meet_together([info(0, 2, port), info(1, 3, port)], 5)
     assert all("started with world size 3, but rank 0 on host0 with 2" in str(outcome) for outcome in outcomes)
@@ -96,7 +96,7 @@ def connected(host: str, port: int) -> socket.socket:
             time.sleep(0.02)
 
 
-def test_strangers_at_the_port_are_ignored() -> None:
+def test_foreign_connections_are_ignored() -> None:
     port = free_port()
     outcomes: list[Any] = []
     first = threading.Thread(target=lambda: outcomes.append(join_rendezvous(info(0, 2, port), 10)))
@@ -144,7 +144,7 @@ def texts(job: Any) -> list[str]:
     return [watch.communicate(timeout=20)[1] for _, watch, _ in job]
 
 
-def test_killed_rank_ends_the_others_and_is_named(job: Any) -> None:
+def test_killed_rank_ends_others_and_is_reported(job: Any) -> None:
     started = time.monotonic()
     job[1][0].kill()
     said = texts(job)
@@ -154,20 +154,20 @@ def test_killed_rank_ends_the_others_and_is_named(job: Any) -> None:
     assert all(process.wait(10) == -signal.SIGKILL for process, _, _ in job)  # they slept on and did not read the pipe
 
 
-def test_killed_rank_0_is_named_by_the_others(job: Any) -> None:
+def test_killed_rank_0_is_reported_by_others(job: Any) -> None:
     job[0][0].kill()
     said = texts(job)
     assert all("rank 0 (host0, process" in text for text in said)
 
 
-def test_whole_rank_cut_off(job: Any) -> None:
+def test_unreachable_rank_is_reported(job: Any) -> None:
     job[2][1].kill()  # the watch: its connections close without signing off
     said = texts(job[:2])
     assert "rank 2 (host2, process" in said[0]
     assert "disconnected" in said[0]
 
 
-def test_failure_is_told_once_with_its_reason(job: Any) -> None:
+def test_failure_is_reported_once_with_reason(job: Any) -> None:
     process, _, status = job[2]
     os.write(status, b'{"kind": "failed", "reason": "disk full"}\n')
     process.kill()
@@ -177,7 +177,7 @@ def test_failure_is_told_once_with_its_reason(job: Any) -> None:
     assert not said[2]
 
 
-def test_a_rank_that_is_done_is_not_lost(job: Any) -> None:
+def test_finished_rank_is_not_reported_as_lost(job: Any) -> None:
     for process, watch, status in (job[2], job[0], job[1]):
         os.write(status, b'{"kind": "done"}\n')
         process.kill()

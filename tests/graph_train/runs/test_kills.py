@@ -13,7 +13,7 @@ from tests.graph_train.tiny import TINY
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("number", "kills"), [("KILL", 8), ("TERM", 4)])
-def test_killed_runs_end_as_uninterrupted_ones(tmp_path: Path, number: str, kills: int) -> None:
+def test_killed_runs_match_uninterrupted(tmp_path: Path, number: str, kills: int) -> None:
     cfg, result = tmp_path / "tiny.yaml", tmp_path / "kills.json"
     cfg.write_text(yaml.safe_dump(TINY))
     flags = ["--kills", str(kills), "--signal", number, "--cfg", str(cfg), "--imgsz", "64", "--batch-size", "16"]
@@ -27,7 +27,7 @@ def test_killed_runs_end_as_uninterrupted_ones(tmp_path: Path, number: str, kill
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_long_run_holds_no_more_than_a_short_one(tmp_path: Path) -> None:
+def test_long_run_uses_no_more_memory(tmp_path: Path) -> None:
     cfg, result = tmp_path / "tiny.yaml", tmp_path / "soak.json"
     cfg.write_text(yaml.safe_dump(TINY))
     flags = ["--minutes", "3", "--cfg", str(cfg), "--imgsz", "64", "--train-flags=--noplots"]

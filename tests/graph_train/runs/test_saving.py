@@ -69,7 +69,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_damaged_newest_state_falls_back_to_the_one_before(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+def test_damaged_newest_checkpoint_falls_back_to_previous(lab: Lab, whole: Trial, tmp_path: Path) -> None:
     run = copied(whole, tmp_path / "run")
     last = run / "weights" / LAST
     before = load_checkpoint(older(last, 1)).header["cursor"]
@@ -86,7 +86,7 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(lab: Lab, whole: Tr
     assert_same_files(run, whole.folder)
 
 
-def test_damaged_best_weights_do_not_end_a_resumed_run(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+def test_damaged_best_weights_do_not_end_resumed_run(lab: Lab, whole: Trial, tmp_path: Path) -> None:
     run = copied(whole, tmp_path / "run")
     best = run / "weights" / BEST
     best.write_bytes(best.read_bytes()[:100])
@@ -96,7 +96,7 @@ def test_damaged_best_weights_do_not_end_a_resumed_run(lab: Lab, whole: Trial, t
     assert not best.exists()
 
 
-def test_edits_of_settings_files_are_ignored_with_a_warning(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+def test_edited_settings_files_are_ignored_with_warning(lab: Lab, whole: Trial, tmp_path: Path) -> None:
     run = copied(whole, tmp_path / "run")
     log_length = len((run / "train.log").read_text())
     assert "edited since" not in lab.train_as_given(resume=run).log[log_length:]
@@ -108,7 +108,7 @@ def test_edits_of_settings_files_are_ignored_with_a_warning(lab: Lab, whole: Tri
     assert f"{hyp}: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: lr0=7" in said
 
 
-def test_only_damaged_states_are_refused(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+def test_resume_with_only_damaged_checkpoints_raises(lab: Lab, whole: Trial, tmp_path: Path) -> None:
     run = copied(whole, tmp_path / "run")
     for path in (run / "weights").glob("last*"):
         path.write_bytes(path.read_bytes()[:100])
@@ -116,7 +116,7 @@ def test_only_damaged_states_are_refused(lab: Lab, whole: Trial, tmp_path: Path)
         lab.train_as_given(resume=run)
 
 
-def test_without_any_state_a_run_starts_again_from_its_settings(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+def test_resume_without_checkpoint_restarts_from_settings(lab: Lab, whole: Trial, tmp_path: Path) -> None:
     run = copied(whole, tmp_path / "run")
     for path in (run / "weights").iterdir():
         path.unlink()
@@ -125,7 +125,7 @@ def test_without_any_state_a_run_starts_again_from_its_settings(lab: Lab, whole:
     assert_same_files(run, whole.folder)
 
 
-def test_the_network_comes_from_the_checkpoint_and_the_results_too(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+def test_network_and_results_come_from_checkpoint(lab: Lab, whole: Trial, tmp_path: Path) -> None:
     run = copied(whole, tmp_path / "run")
     os.replace(older(run / "weights" / LAST, 1), run / "weights" / LAST)
     (run / "results.csv").unlink()
@@ -138,7 +138,7 @@ def test_the_network_comes_from_the_checkpoint_and_the_results_too(lab: Lab, who
     assert_same_files(run, whole.folder)
 
 
-def test_which_run_is_meant(tmp_path: Path, whole: Trial) -> None:
+def test_resume_finds_run(tmp_path: Path, whole: Trial) -> None:
     project = tmp_path / "runs"
     with pytest.raises(ValueError, match="no run in"):
         point_to_resume("last", str(project))
@@ -157,7 +157,7 @@ def test_which_run_is_meant(tmp_path: Path, whole: Trial) -> None:
         point_to_resume(str(shutil.copy(str(named), tmp_path / "elsewhere.safetensors")), "")
 
 
-def test_a_changed_data_set_is_noticed(lab: Lab, whole: Trial, tmp_path: Path) -> None:
+def test_changed_data_set_warns(lab: Lab, whole: Trial, tmp_path: Path) -> None:
     run = copied(whole, tmp_path / "run")
     label = lab.root / "set" / "labels" / "train" / "0.txt"
     content = label.read_text()
@@ -169,7 +169,7 @@ def test_a_changed_data_set_is_noticed(lab: Lab, whole: Trial, tmp_path: Path) -
     assert "The data set differs" not in whole.log
 
 
-def test_an_early_end_stays_the_end(lab: Lab) -> None:
+def test_early_stopped_run_stays_finished(lab: Lab) -> None:
     begun = lab.train(patience=2, epochs=9, stop_after=3)
     last = begun.folder / "weights" / LAST
     checkpoint = load_checkpoint(last)
@@ -181,7 +181,7 @@ def test_an_early_end_stays_the_end(lab: Lab) -> None:
     assert len(lab.train_as_given(resume=begun.folder, epochs=10).rows) == 4
 
 
-def test_a_new_run_in_an_old_folder_sets_the_old_state_aside(lab: Lab) -> None:
+def test_new_run_in_old_folder_backs_up_old_checkpoints(lab: Lab) -> None:
     first = lab.train(name="shared", epochs=2)
     state, best = (first.folder / "weights" / LAST).read_bytes(), first.folder.joinpath("weights", BEST).read_bytes()
     second = lab.train(name="shared", exist_ok=True, epochs=1)
@@ -190,7 +190,7 @@ def test_a_new_run_in_an_old_folder_sets_the_old_state_aside(lab: Lab) -> None:
     assert (second.folder / "weights" / EARLIER_BEST).read_bytes() == best
 
 
-def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+def test_two_runs_never_share_folder(tmp_path: Path) -> None:
     first = RunFolder(tmp_path / "run")
     with pytest.raises(ValueError, match=rf"another run \(process {os.getpid()}\) is using this folder"):
         RunFolder(tmp_path / "run")
@@ -201,7 +201,7 @@ def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
 # --- a disk that refuses -------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_refuses(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_failing_disk(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     begun = lab.train(epochs=4, stop_after=3, seed=5)
     last = begun.folder / "weights" / LAST
     state = last.read_bytes()
@@ -243,7 +243,7 @@ def fill(path: Path) -> None:
             file.write(b"\0" * 4096)
 
 
-def test_a_full_disk_loses_nothing(lab: Lab, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_keeps_checkpoints(lab: Lab, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not even the logs can be written any more."""
     begun = lab.train(epochs=4, stop_after=3, seed=5, project=small_disk)
     state = (begun.folder / "weights" / LAST).read_bytes()
@@ -258,13 +258,13 @@ def test_a_full_disk_loses_nothing(lab: Lab, small_disk: Path, capsys: pytest.Ca
     assert_same_files(done.folder, lab.train(epochs=4, seed=5, name="never-full").folder)
 
 
-def test_a_folder_that_cannot_be_made(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_uncreatable_folder_is_a_user_error(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert main(["--cfg", str(lab.cfg), "--project", str(tmp_path / "file")]) == 2
     assert str(tmp_path / "file") in capsys.readouterr().err
 
 
-def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+def test_non_finite_state_is_not_saved(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     saving = Saving(folder, RunOptions())
     good = Checkpoint({"model/a": np.ones(2, np.float32), "gradient_sum/a": np.full(2, np.nan, np.float32)}, {})
@@ -280,7 +280,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
     folder.close()
 
 
-def test_saving_waits_for_the_write_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_waits_for_pending_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
 
     def held(*given: Any, **named: Any) -> None:
@@ -302,7 +302,7 @@ def test_saving_waits_for_the_write_under_way(tmp_path: Path, monkeypatch: pytes
     folder.close()
 
 
-def test_a_defect_while_saving_is_not_lost(tmp_path: Path) -> None:
+def test_exception_while_saving_propagates(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     saving = Saving(folder, RunOptions())
     saving.start(Snapshot(Checkpoint({"model/a": np.ones(2, np.complex64)}, {})))

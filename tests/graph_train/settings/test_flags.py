@@ -148,7 +148,7 @@ def quad(lab: Lab, plain: Trial) -> None:
     assert lab.assemble(quad=True).step._config.loss_factor == 4
 
 
-def test_loss_factor_multiplies_the_gradient() -> None:
+def test_loss_factor_multiplies_gradient() -> None:
     images, labels = random_batch(0, side=64, labels=5)
     norms = []
     for factor in (1.0, 4.0):
@@ -407,15 +407,15 @@ def loggers(lab: Lab, plain: Trial) -> None:
 
 _HERE = "graph_train/settings/test_flags.py"
 ELSEWHERE = {
-    "dist_timeout": "distributed/test_losses.py::test_missing_rank_is_named_before_anything_slow",
-    "debug": f"{_HERE}::test_debug_shows_the_traceback",
-    "allow_download": "pipelines/data/test_download.py::test_nothing_is_fetched_without_the_flag",
-    "on_save_error": "graph_train/runs/test_saving.py::test_a_disk_that_refuses",
-    "max_nonfinite": "graph_train/training/test_nonfinite.py::test_a_run_that_diverges",
-    "bucket": "graph_train/evolution/test_bucket.py::test_an_evolution_goes_on_elsewhere",
-    "entity": f"{_HERE}::test_flags_of_wandb",
-    "upload_dataset": f"{_HERE}::test_flags_of_wandb",
-    "bbox_interval": f"{_HERE}::test_flags_of_wandb",
+    "dist_timeout": "distributed/test_losses.py::test_missing_rank_is_reported_before_slow_setup",
+    "debug": f"{_HERE}::test_debug_shows_traceback",
+    "allow_download": "pipelines/data/test_download.py::test_nothing_is_downloaded_without_flag",
+    "on_save_error": "graph_train/runs/test_saving.py::test_failing_disk",
+    "max_nonfinite": "graph_train/training/test_nonfinite.py::test_diverging_run_ends",
+    "bucket": "graph_train/evolution/test_bucket.py::test_evolution_resumes_on_another_machine",
+    "entity": f"{_HERE}::test_wandb_flags",
+    "upload_dataset": f"{_HERE}::test_wandb_flags",
+    "bbox_interval": f"{_HERE}::test_wandb_flags",
     "artifact_alias": "graph_train/settings/test_train_options.py::REFUSED",
 }
 """Flags that are tried by tests of their own: file below `tests/`, and what in it."""
@@ -424,7 +424,7 @@ CHECKS: dict[str, Check] = {name: globals()[name] for name in flag_fields() if n
 """Of every other flag, the function above that has its name; importing this module fails where there is none."""
 
 
-def test_no_flag_is_left_out() -> None:
+def test_every_flag_has_check() -> None:
     assert {*CHECKS, *ELSEWHERE} == set(flag_fields())
     for place in ELSEWHERE.values():
         file, name = place.split("::")
@@ -436,20 +436,20 @@ def test_flag(flag: str, lab: Lab, plain: Trial) -> None:
     CHECKS[flag](lab, plain)
 
 
-def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_shows_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, shown in (([], False), (["--debug"], True)):
         assert main(["--hyp", "nowhere.yaml", *arguments]) == 2
         assert ("Traceback" in capsys.readouterr().err) == shown
 
 
-def test_ranks_must_meet_before_oneflow_is_loaded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_connect_before_oneflow_is_imported(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="WORLD_SIZE=2: OneFlow was imported before the ranks have joined"):
         lab.train()
 
 
-def test_flags_of_wandb(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_flags(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("wandb") is None:
         pytest.skip("wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")

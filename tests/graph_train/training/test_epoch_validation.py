@@ -33,7 +33,7 @@ def entries_of_graph_val(data: Path, weights: Path, folder: Path, iou_thres: flo
     return entries
 
 
-def test_coco_is_measured_as_its_leaderboard_does(lab: Lab, tmp_path: Path) -> None:
+def test_coco_metrics_match_leaderboard(lab: Lab, tmp_path: Path) -> None:
     data, heard, callbacks = laid_out_as_coco(lab.data, tmp_path), [], Callbacks()
     callbacks.register_action("on_train_end", callback=lambda *given: heard.append(given))
     result = train(callbacks=callbacks, **lab.flags(**lab.finding(data=data, project=tmp_path / "runs", name="exp")))
@@ -59,7 +59,7 @@ def test_coco_is_measured_as_its_leaderboard_does(lab: Lab, tmp_path: Path) -> N
     assert sum(scores) > sum(at[0.6]) + 1
 
 
-def test_coco_without_its_annotations_is_only_written(lab: Lab, tmp_path: Path) -> None:
+def test_coco_without_annotations_is_only_written(lab: Lab, tmp_path: Path) -> None:
     data = laid_out_as_coco(lab.data, tmp_path, annotations=False)
     trial = lab.train(**lab.finding(data=data))
     assert trial.result.coco is None
@@ -69,7 +69,7 @@ def test_coco_without_its_annotations_is_only_written(lab: Lab, tmp_path: Path) 
     assert "there is no annotations/instances_val2017.json next to the images" in trial.log
 
 
-def test_annotations_that_do_not_fit_do_not_end_a_run(lab: Lab, tmp_path: Path) -> None:
+def test_mismatched_annotations_do_not_end_run(lab: Lab, tmp_path: Path) -> None:
     data = laid_out_as_coco(lab.data, tmp_path)
     (tmp_path / "coco/annotations/instances_val2017.json").write_text("{}")
     trial = lab.train(**lab.finding(data=data))
@@ -77,7 +77,7 @@ def test_annotations_that_do_not_fit_do_not_end_a_run(lab: Lab, tmp_path: Path) 
     assert "instances_val2017.json: not a COCO annotation file" in trial.log
 
 
-def test_other_data_sets_are_measured_as_in_every_epoch(lab: Lab) -> None:
+def test_other_data_sets_are_validated_as_in_every_epoch(lab: Lab) -> None:
     trial = lab.train(**lab.finding())
     assert trial.result.coco is None
     assert "best_predictions.json" not in trial.names
@@ -101,7 +101,7 @@ class Batch:
     geometry: tuple[Place, ...] = (Place(),)
 
 
-def test_boxes_come_in_px_of_the_batch_and_of_the_file() -> None:
+def test_boxes_in_batch_and_file_pixels() -> None:
     callbacks, heard = Callbacks(), []
     for hook in HOOKS:
         callbacks.register_action(hook, callback=lambda *given, hook=hook: heard.append((hook, given)))
@@ -122,7 +122,7 @@ def test_boxes_come_in_px_of_the_batch_and_of_the_file() -> None:
     np.testing.assert_array_equal(found[0], in_batch)
 
 
-def test_an_image_before_its_batch_is_a_defect() -> None:
+def test_image_before_its_batch_raises() -> None:
     callbacks = Callbacks()
     callbacks.register_action("on_val_image_end", callback=lambda *_: None)
     nothing = np.zeros((0, 6), np.float32)

@@ -51,7 +51,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FLAGS)
-def test_graph_and_eager_agree(name: str, lab: Lab, cells: Path, goldens: Path) -> None:
+def test_graph_matches_eager(name: str, lab: Lab, cells: Path, goldens: Path) -> None:
     weights = goldens / "yolov5n_nc3.pt"
 
     def run(*, graph: bool) -> Trial:

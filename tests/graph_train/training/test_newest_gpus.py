@@ -21,7 +21,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     return Lab(tmp_path)
 
 
-def test_a_network_of_covered_ops_is_taken(lab: Lab) -> None:
+def test_network_of_covered_ops_is_accepted(lab: Lab) -> None:
     lab.assemble(kernels="require", amp=False).close()
 
 
@@ -33,13 +33,13 @@ def _every_activation() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("config", [EVERY_BLOCK, _every_activation()], ids=["blocks", "activations"])
-def test_every_block_and_activation_is_taken(lab: Lab, tmp_path: Path, config: dict[str, Any]) -> None:
+def test_every_block_and_activation_is_accepted(lab: Lab, tmp_path: Path, config: dict[str, Any]) -> None:
     cfg = tmp_path / "network.yaml"
     cfg.write_text(yaml.safe_dump(config))
     lab.assemble(kernels="require", amp=False, cfg=cfg).close()
 
 
-def test_the_composed_loss_is_refused_by_the_names_of_its_ops(lab: Lab) -> None:
+def test_composed_loss_is_rejected_with_op_names(lab: Lab) -> None:
     wanted = r"compute capability 9\.0.* OneFlow .*broadcast_div.*remove --no-bbox-iou-optim, or use --device"
     with pytest.raises(ValueError, match=wanted):
         lab.assemble(kernels="require", amp=False, bbox_iou_optim=False)

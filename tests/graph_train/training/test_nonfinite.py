@@ -25,7 +25,7 @@ from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
 
 
 @pytest.mark.parametrize("kind", [EagerStep, GraphStep])
-def test_a_bad_batch_leaves_all_finite(kind: type[EagerStep] | type[GraphStep]) -> None:
+def test_nonfinite_batch_keeps_state_finite(kind: type[EagerStep] | type[GraphStep]) -> None:
     step = tiny_step(kind)
     settings = replace(tiny_schedule().at(20, 3), update=True)
     images, labels = (flow.tensor(value) for value in random_batch(0, side=64, labels=5))
@@ -57,7 +57,7 @@ def test_a_bad_batch_leaves_all_finite(kind: type[EagerStep] | type[GraphStep]) 
     assert (step.state.counters.skipped, step.state.counters.skipped_in_row) == (2, 0)
 
 
-def test_the_first_bad_tensor_is_named() -> None:
+def test_first_nonfinite_tensor_is_reported() -> None:
     images, labels = random_batch(0, side=64, labels=5)
 
     def named(step: EagerStep | GraphStep, labels: np.ndarray = labels, **how: Any) -> str:
@@ -81,7 +81,7 @@ def test_the_first_bad_tensor_is_named() -> None:
     assert "loss has 1 of 1 values not finite" in named(tiny_step(EagerStep), bad)
 
 
-def test_the_first_bad_tensor_in_bfloat16() -> None:
+def test_first_nonfinite_tensor_in_bfloat16() -> None:
     """The tensors looked at are those of the run, in its data type."""
     load_plugin("require")
     images, labels = random_batch(0, side=64, labels=5)
@@ -98,7 +98,7 @@ def test_the_first_bad_tensor_in_bfloat16() -> None:
 
 
 @pytest.mark.distributed
-def test_the_first_bad_tensor_lies_in_the_rows_of_another_rank(tmp_path: Path) -> None:
+def test_first_nonfinite_tensor_on_other_rank(tmp_path: Path) -> None:
     lab = JobLab(tmp_path)
     try:
         job = lab.run([], 2, module="tests.graph_train.training.nonfinite_job")
@@ -107,7 +107,7 @@ def test_the_first_bad_tensor_lies_in_the_rows_of_another_rank(tmp_path: Path) -
     assert [job.text(rank).splitlines()[-1] for rank in range(2)] == ["the box loss has 1 of 1 values not finite"] * 2
 
 
-def test_a_run_that_diverges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diverging_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lab = Lab(tmp_path)
     begun = lab.train(epochs=3, batch_size=2, stop_after=1)
     last = begun.folder / "weights" / "last.safetensors"
@@ -133,7 +133,7 @@ def test_a_run_that_diverges(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("kind", [EagerStep, GraphStep])
-def test_statistics_of_a_channel_that_is_not_finite_stay(kind: type[EagerStep] | type[GraphStep]) -> None:
+def test_nonfinite_channel_keeps_running_statistics(kind: type[EagerStep] | type[GraphStep]) -> None:
     step = tiny_step(kind)
     settings = replace(tiny_schedule().at(20, 3), update=False)
     images, labels = (flow.tensor(value) for value in random_batch(0, side=64, labels=5))

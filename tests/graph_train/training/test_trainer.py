@@ -25,7 +25,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("lab"))
 
 
-def test_gradients_that_no_update_has_used_are_dropped_with_their_epoch(lab: Lab, tmp_path: Path) -> None:
+def test_unused_gradients_are_dropped_at_epoch_end(lab: Lab, tmp_path: Path) -> None:
     run, callbacks = lab.assemble(epochs=12, noval=True, nosave=True), Callbacks()
     pending: dict[str, list[bool]] = {"on_train_epoch_start": [], "on_train_epoch_end": []}
 
@@ -46,7 +46,7 @@ def test_gradients_that_no_update_has_used_are_dropped_with_their_epoch(lab: Lab
 
 
 @pytest.mark.parametrize(("so_far", "kept"), [(0.99, True), (0.0, False)])
-def test_the_best_weights_are_those_of_the_best_epoch(lab: Lab, so_far: float, kept: bool) -> None:
+def test_best_weights_come_from_best_epoch(lab: Lab, so_far: float, kept: bool) -> None:
     stopped = lab.train(**lab.finding(epochs=3, stop_after=3))
     last, best = (stopped.folder / "weights" / f"{name}.safetensors" for name in ("last", "best"))
     assert 0 < load_checkpoint(last).header["cursor"]["best_fitness"] < 0.99
@@ -58,7 +58,7 @@ def test_the_best_weights_are_those_of_the_best_epoch(lab: Lab, so_far: float, k
     assert (best.read_bytes() == before) == kept
 
 
-def test_another_number_of_threads_is_told_on_resume(lab: Lab) -> None:
+def test_changed_thread_count_is_reported_on_resume(lab: Lab) -> None:
     stopped = lab.train(epochs=2, stop_after=1, noval=True)
     last = stopped.folder / "weights" / "last.safetensors"
     state = load_checkpoint(last)
@@ -84,7 +84,7 @@ def _noted(name: str, events: list[str]) -> Callable[..., Any]:
     return call
 
 
-def test_a_step_is_read_after_the_next_one_has_started(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_result_is_read_after_next_step_starts(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same run either way: a callback that wants every batch's end makes each step wait for it."""
     heard = lab.train(epochs=2, batch_size=2, graph=True)
     events: list[str] = []

@@ -9,7 +9,7 @@ import pytest
 from kernels.host.process_settings import configure_process, configured
 
 
-def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     configure_process()
@@ -23,7 +23,7 @@ def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "MALLOC_MMAP_THRESHOLD_" not in configured({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1"})
 
 
-def test_more_threads_than_any_machine_has_are_refused() -> None:
+def test_too_many_threads_raises() -> None:
     # libgomp itself says "Thread creation failed" in the middle of the first step, and ends the process.
     command = [sys.executable, "-m", "graph_train", "--data", "shapes", "--cfg", "yolov5n.yaml"]
     done = subprocess.run(
@@ -46,7 +46,7 @@ except (ValueError, OSError):
 
 
 @pytest.mark.parametrize("name", ["train", "validate", "load", "export"])
-def test_the_python_api_configures_its_process(name: str) -> None:
+def test_python_api_configures_process(name: str) -> None:
     plain = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     code = FIRST_USE.format(call=f"__import__('graph_train').{name}")
     if name == "export":

@@ -69,7 +69,7 @@ typedef struct CUstream_st* cudaStream_t;
 """
 
 
-def test_declarations_are_those_of_the_headers(tmp_path: Path) -> None:
+def test_declarations_match_headers(tmp_path: Path) -> None:
     if shutil.which("g++") is None:
         pytest.skip("no compiler")
     headers = Path(next(iter(nvidia.cudnn.__path__))) / "include"
@@ -99,7 +99,7 @@ def _sizes(case: Case) -> list[int]:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 @pytest.mark.parametrize("data_type", [0, 2, 9])
-def test_cudnn_gives_the_output_the_size_that_we_do(case: Case, data_type: int) -> None:
+def test_output_size_matches_cudnn(case: Case, data_type: int) -> None:
     """The library that is installed, whose descriptors need no GPU."""
     load_plugin("require")
     sizes, output = _sizes(case), (ctypes.c_int * 4)()

@@ -41,7 +41,7 @@ int main() {
     [["-Wl,-z,lazy"], ["-Wl,-z,now,-z,relro"], ["-fno-plt", "-Wl,-z,now,-z,relro"]],
     ids=["lazy", "now", "no-plt"],
 )
-def test_calls_are_led_to_ours_and_pages_stay_protected(tmp_path: Path, flags: list[str]) -> None:
+def test_calls_are_redirected_and_pages_stay_protected(tmp_path: Path, flags: list[str]) -> None:
     def compiled(*arguments: str) -> None:
         subprocess.run(["g++", "-O1", *arguments], check=True, cwd=tmp_path)
 

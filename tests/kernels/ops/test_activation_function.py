@@ -98,20 +98,20 @@ def test_kinks_and_extremes(name: str, activation_type: ActivationType) -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_small_numbers_keep_their_digits(name: str) -> None:
+def test_small_values_keep_precision(name: str) -> None:
     x = np.array([1e-6, -1e-6, 3e-4, -3e-4], np.float32)
     y = applied(name)(flow.tensor(x)).numpy()
     np.testing.assert_allclose(y, EXACT[name](x.astype(np.float64), PARAMETERS.get(name, 0.0))[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_what_is_not_a_number_stays_so(name: str, activation_type: ActivationType) -> None:
+def test_nan_propagates(name: str, activation_type: ActivationType) -> None:
     y = applied(name)(activation(np.array([np.nan, 1.0]), activation_type)).to(flow.float32).numpy()
     assert np.isnan(y).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_it_is_the_module_of_oneflow(name: str) -> None:
+def test_matches_oneflow_module(name: str) -> None:
     x, dy = draw(2, 3, 5, 7), draw(2, 3, 5, 7, seed=1)
     own = run_layer(applied(name), [x], dy, ActivationType.FLOAT32)
     for ours, theirs in zip(own, run_layer(MODULES[name], [x], dy, ActivationType.FLOAT32), strict=True):
@@ -119,18 +119,18 @@ def test_it_is_the_module_of_oneflow(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_graph_equals_eager(name: str, activation_type: ActivationType) -> None:
+def test_graph_matches_eager(name: str, activation_type: ActivationType) -> None:
     x = activation(draw(2, 3, 5, 7), activation_type)
     assert_same_bits(in_graph(lambda given: [applied(name)(given)], x), [applied(name)(x).to(flow.float32).numpy()])
 
 
 @pytest.mark.skipif("config.getoption('--kernels') != 'emulated-cuda'")
-def test_one_launch() -> None:
+def test_single_launch() -> None:
     x = flow.tensor(draw(2, 3, 5, 7))
     assert launches_of(lambda: activate(x, "Mish")) == {"activate_f32": 1}
 
 
-def test_others_are_refused() -> None:
+def test_unknown_function_raises() -> None:
     with pytest.raises(ValueError, match="SiLU"):
         activate(flow.zeros(2), "SiLU")
     with pytest.raises(RuntimeError, match="graph_train_activate"):

@@ -44,7 +44,7 @@ def exact(x: np.ndarray, heads: int, dy: np.ndarray) -> tuple[np.ndarray, np.nda
     return y, gradients.transpose(1, 3, 0, 2, 4).reshape(x.shape)
 
 
-def test_the_reference_gradient_equals_differences() -> None:
+def test_reference_gradient_matches_finite_differences() -> None:
     x, weights = draw((1, 2, 2, 12), ActivationType.FLOAT32).astype(np.float64), np.random.default_rng(1)
     dy = weights.standard_normal((1, 2, 2, 4))
     _, dx = exact(x, 2, dy)
@@ -74,7 +74,7 @@ def test_large_scores_do_not_overflow() -> None:
     assert_close(dx, exact_dx, 1e-3)
 
 
-def test_what_is_not_a_number_stays_in_its_image() -> None:
+def test_nan_stays_in_its_image() -> None:
     x = draw((2, 3, 3, 12), ActivationType.FLOAT32)
     x[0, 1, 1, 0] = np.nan
     y = attention(flow.tensor(x), 2).numpy()
@@ -82,25 +82,25 @@ def test_what_is_not_a_number_stays_in_its_image() -> None:
     assert np.isfinite(y[1]).all()
 
 
-def test_graph_equals_eager(activation_type: ActivationType) -> None:
+def test_graph_matches_eager(activation_type: ActivationType) -> None:
     x = activation(draw((2, 3, 5, 24), activation_type), activation_type)
     assert_same_bits(in_graph(lambda given: [attention(given, 4)], x), [attention(x, 4).to(flow.float32).numpy()])
 
 
 @pytest.mark.skipif("config.getoption('--kernels') != 'emulated-cuda'")
-def test_launches() -> None:
+def test_launch_count() -> None:
     x = flow.tensor(draw((1, 3, 3, 12), ActivationType.FLOAT32), requires_grad=True)
     found = launches_of(lambda: attention(x, 2).sum().backward())
     own = {name: number for name, number in found.items() if name.startswith("attention")}
     assert own == {"attention_f32": 1, "attention_query_grad_f32": 1, "attention_key_grad_f32": 1}
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_mismatched_arguments_raise() -> None:
     with pytest.raises(RuntimeError, match="graph_train_attention"):
         attention(flow.zeros(1, 2, 2, 12), 3)
 
 
-def test_an_empty_batch() -> None:
+def test_empty_batch() -> None:
     x = flow.zeros(0, 2, 2, 12, requires_grad=True)
     attention(x, 2).sum().backward()
     assert tuple(x.grad.shape) == (0, 2, 2, 12)

@@ -97,7 +97,7 @@ def test_synchronised_batch_norm_on_one_rank(
 
 
 @pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
-def test_channels_far_from_zero_keep_their_variance(function: Any) -> None:
+def test_large_mean_keeps_variance_accurate(function: Any) -> None:
     arrays, weights = inputs_of((2, 20, 30, 24), ActivationType.FLOAT32, offset=1000.0)
     running = [flow.zeros(24), flow.ones(24)]
     options = {"training": True} if function is batch_norm else {}
@@ -116,12 +116,12 @@ def test_channels_far_from_zero_keep_their_variance(function: Any) -> None:
     np.testing.assert_allclose(running[1].numpy(), variance, rtol=1e-6)
 
 
-def test_more_channels_than_one_block_takes(activation_type: ActivationType) -> None:
+def test_more_channels_than_one_block(activation_type: ActivationType) -> None:
     check(activation_type, (1, 2, 3, 2048), batch_norm, training=True, silu=True)
 
 
 @pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
-def test_no_images_leave_the_running_statistics(function: Any, activation_type: ActivationType) -> None:
+def test_empty_batch_keeps_running_statistics(function: Any, activation_type: ActivationType) -> None:
     running = [flow.tensor([1.0, 2.0, 3.0]) for _ in range(2)]
     parameters = [flow.ones(3, requires_grad=True) for _ in range(2)]
     x = flow.zeros(0, 8, 6, 3, requires_grad=True)
@@ -135,7 +135,7 @@ def test_no_images_leave_the_running_statistics(function: Any, activation_type: 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
-def test_a_channel_that_is_not_finite_keeps_its_running_statistics(function: Any, bad: float) -> None:
+def test_nonfinite_channel_keeps_running_statistics(function: Any, bad: float) -> None:
     """Its output is NaN, so that the step knows of it."""
     x = np.ones((2, 3, 3, 2), np.float32)
     x[0, 0, 1, 1] = bad
@@ -151,7 +151,7 @@ def test_a_channel_that_is_not_finite_keeps_its_running_statistics(function: Any
 
 
 @pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
-def test_graph_equals_eager_bit_for_bit(function: Any, activation_type: ActivationType) -> None:
+def test_graph_matches_eager_bitwise(function: Any, activation_type: ActivationType) -> None:
     (x, gamma, beta), _ = inputs_of((2, 6, 5, 24), activation_type)
     options = {"training": True} if function is batch_norm else {}
 
@@ -217,7 +217,7 @@ def _run_ranks(folder: Path, ranks: int, mode: str) -> list[np.ndarray]:
 
 
 @pytest.mark.distributed
-def test_two_ranks_normalise_as_one(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_two_ranks_match_one(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     emulated = pytestconfig.getoption("--kernels") == "emulated-cuda"
     mode = "emulated-cuda" if emulated else "require"
     for spread, whole in zip(_run_ranks(tmp_path, 2, mode), _run_ranks(tmp_path, 1, mode), strict=True):
@@ -235,7 +235,7 @@ STOCK_CASES: dict[str, tuple[tuple[int, ...], float, float]] = {
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", STOCK_CASES)
-def test_the_stock_op(name: str, training: bool) -> None:
+def test_stock_batch_norm(name: str, training: bool) -> None:
     shape, offset, bound = STOCK_CASES[name]
     rng = np.random.default_rng(5)
     x = rng.standard_normal(shape) + offset
@@ -258,7 +258,7 @@ def test_the_stock_op(name: str, training: bool) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("axis", [1, 3])
-def test_the_stock_op_of_no_images_leaves_the_running_statistics(axis: int, training: bool) -> None:
+def test_stock_op_on_empty_batch_keeps_running_statistics(axis: int, training: bool) -> None:
     x = flow.zeros(*((0, 3, 8, 6) if axis == 1 else (0, 8, 6, 3)), requires_grad=True)
     gamma, beta = (flow.ones(3, requires_grad=True) for _ in range(2))
     running = [flow.tensor([1.0, 2.0, 3.0]) for _ in range(2)]
@@ -281,7 +281,7 @@ class _SumGraph(flow.nn.Graph):
         return self.norm(x) + further
 
 
-def test_a_sum_that_a_graph_leaves_to_the_stock_op() -> None:
+def test_graph_fuses_sum_into_stock_op() -> None:
     norm = flow.nn.BatchNorm2d(4).eval()
     x, further = flow.randn(2, 4, 10, 10), flow.randn(2, 4, 10, 10)
     graph = _SumGraph(norm)

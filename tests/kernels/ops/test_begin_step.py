@@ -45,9 +45,7 @@ def _previous(updated: float) -> Tensor:
 
 @_FUNCTIONS
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
-def test_the_row_is_chosen_and_its_share_moves_the_average(
-    graph: bool, function: Callable[..., tuple[Tensor, Tensor]]
-) -> None:
+def test_row_is_selected_and_average_updated(graph: bool, function: Callable[..., tuple[Tensor, Tensor]]) -> None:
     generator = np.random.default_rng(0)
     expected = generator.standard_normal(sum(_SIZES)).astype(np.float32)
     module = _Begin(expected, function)
@@ -65,7 +63,7 @@ def test_the_row_is_chosen_and_its_share_moves_the_average(
         np.testing.assert_array_equal(module.average.numpy(), expected)
 
 
-def test_one_launch_on_cuda(request: pytest.FixtureRequest) -> None:
+def test_single_launch_on_cuda(request: pytest.FixtureRequest) -> None:
     average, rows = flow.zeros(sum(_SIZES)), flow.ones(2, 3)
     current = [flow.ones(size) for size in _SIZES]
     emulated = request.config.getoption("--kernels") == "emulated-cuda"
@@ -75,9 +73,7 @@ def test_one_launch_on_cuda(request: pytest.FixtureRequest) -> None:
 
 @_FUNCTIONS
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-def test_without_a_share_what_is_not_finite_leaves_no_trace(
-    bad: float, function: Callable[..., tuple[Tensor, Tensor]]
-) -> None:
+def test_zero_share_ignores_nonfinite_values(bad: float, function: Callable[..., tuple[Tensor, Tensor]]) -> None:
     module = _Begin(np.array([1.0, 2.0], np.float32), function)
     current = flow.tensor(np.array([bad, 3.0], np.float32))
     rows = flow.tensor(np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.5]], np.float32))
@@ -88,7 +84,7 @@ def test_without_a_share_what_is_not_finite_leaves_no_trace(
     assert module.average.numpy()[1] == 2.5
 
 
-def test_sizes_that_do_not_fit_are_refused() -> None:
+def test_wrong_sizes_raise() -> None:
     with pytest.raises(RuntimeError, match="check_failed_error"):
         begin_step([flow.ones(3)], flow.ones(4), flow.ones(2, 3), _previous(1.0), size=2)
     for rows, size in ((flow.ones(3, 3), 2), (flow.ones(2, 3), 3), (flow.ones(2, 3), 0)):

@@ -44,7 +44,7 @@ def test_add_bias(shape: tuple[int, ...], to_float32: bool, activation_type: Act
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_float32_equals_the_stock_op_bit_for_bit(shape: tuple[int, ...]) -> None:
+def test_float32_matches_stock_op_bitwise(shape: tuple[int, ...]) -> None:
     x, bias, _ = (flow.tensor(values) for values in draw(shape, ActivationType.FLOAT32))
     stock = flow._C.bias_add(x, bias, axis=3).numpy()
     assert_same_bits([add_bias(x, bias).numpy(), add_bias(x, bias, to_float32=True).numpy()], [stock, stock])
@@ -52,7 +52,7 @@ def test_float32_equals_the_stock_op_bit_for_bit(shape: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("to_float32", [True, False])
-def test_silu(shape: tuple[int, ...], to_float32: bool, activation_type: ActivationType) -> None:
+def test_add_bias_with_silu(shape: tuple[int, ...], to_float32: bool, activation_type: ActivationType) -> None:
     x, bias, _ = draw(shape, activation_type)
     y = add_bias(activation(x, activation_type), flow.tensor(bias), silu=True, to_float32=to_float32)
     z = x.astype(np.float64) + bias
@@ -60,7 +60,7 @@ def test_silu(shape: tuple[int, ...], to_float32: bool, activation_type: Activat
     assert_close(y.to(flow.float32).numpy(), z / (1 + np.exp(-z)), bound)
 
 
-def test_silu_is_refused_where_a_gradient_is_required() -> None:
+def test_silu_with_gradient_raises() -> None:
     x, bias = flow.zeros(1, 2, 2, 3), flow.zeros(3, requires_grad=True)
     with pytest.raises(ValueError, match="no gradient"):
         add_bias(x, bias, silu=True)
@@ -68,7 +68,7 @@ def test_silu_is_refused_where_a_gradient_is_required() -> None:
         assert not add_bias(x, bias, silu=True).numpy().any()
 
 
-def test_no_images(activation_type: ActivationType) -> None:
+def test_empty_batch(activation_type: ActivationType) -> None:
     x, bias = flow.zeros(0, 4, 4, 3, requires_grad=True), flow.ones(3, requires_grad=True)
     y = add_bias(x.to(activation_type.dtype), bias, to_float32=True)
     y.sum().backward()
@@ -76,13 +76,13 @@ def test_no_images(activation_type: ActivationType) -> None:
     assert bias.grad.numpy().tolist() == [0.0] * 3
 
 
-def test_another_number_of_channels_is_refused() -> None:
+def test_channel_mismatch_raises() -> None:
     with pytest.raises(RuntimeError, match="graph_train_add_bias"):
         add_bias(flow.zeros(1, 2, 2, 3), flow.zeros(4))
 
 
 @pytest.mark.parametrize("to_float32", [True, False])
-def test_graph_equals_eager_bit_for_bit(to_float32: bool, activation_type: ActivationType) -> None:
+def test_graph_matches_eager_bitwise(to_float32: bool, activation_type: ActivationType) -> None:
     x, bias, _ = draw((2, 6, 5, 21), activation_type)
 
     class Layer(flow.nn.Module):

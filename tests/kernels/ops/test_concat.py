@@ -53,7 +53,7 @@ def test_other_ranks_and_long_rows(axis: int, shapes: list[tuple[int, ...]]) -> 
     check_stock_op(lambda *parts: flow.cat(list(parts), dim=axis), arrays, bound=0)
 
 
-def test_gradients_are_the_parts_of_the_whole(activation_type: ActivationType) -> None:
+def test_gradient_of_concat_is_split(activation_type: ActivationType) -> None:
     leaves = [flow.tensor(values, requires_grad=True) for values in draw(3, [3, 5, 8], activation_type)]
     joined = flow.cat([leaf.to(activation_type.dtype) for leaf in leaves], dim=3)
     weights = rounded(np.random.default_rng(1).standard_normal(joined.shape), activation_type)
@@ -63,14 +63,14 @@ def test_gradients_are_the_parts_of_the_whole(activation_type: ActivationType) -
 
 
 @pytest.mark.parametrize(("axis", "widths"), CASES)
-def test_graph_equals_eager_bit_for_bit(axis: int, widths: list[int], activation_type: ActivationType) -> None:
+def test_graph_matches_eager_bitwise(axis: int, widths: list[int], activation_type: ActivationType) -> None:
     tensors = [activation(values, activation_type) for values in draw(axis, widths, activation_type)]
     joined = in_graph(lambda *given: [flow.cat(list(given), dim=axis)], *tensors)
     assert_same_bits(joined, numbers([flow.cat(tensors, dim=axis)]))
 
 
 @pytest.mark.parametrize("columns", [1, 7, 64])
-def test_images(columns: int) -> None:
+def test_byte_images(columns: int) -> None:
     """Of bytes, as where a batch is filled up."""
     images = [np.random.default_rng(seed).integers(0, 256, (2, 3, 5, columns), np.uint8) for seed in range(3)]
     tensors = [flow.tensor(values) for values in images]
@@ -80,6 +80,6 @@ def test_images(columns: int) -> None:
         np.testing.assert_array_equal(part.numpy(), values)
 
 
-def test_nothing_to_join(activation_type: ActivationType) -> None:
+def test_empty_tensors(activation_type: ActivationType) -> None:
     empty = flow.zeros(0, 3, 4, 8).to(activation_type.dtype)
     assert tuple(flow.cat([empty, empty], dim=3).shape) == (0, 3, 4, 16)

@@ -44,7 +44,7 @@ def _assert_within(case: Case, arrays: tuple[Array, Array, Array], bound: float)
         assert np.all(np.abs(ours - exact) <= bound * magnitude + 1e-30), name
 
 
-def test_two_by_two_kernel_by_hand() -> None:
+def test_two_by_two_kernel_known_values() -> None:
     # y = x00 + 2 x01 + 3 x10 + 4 x11 of each 2x2 window of [[1, 2, 3], [4, 5, 6]]
     case = Case(1, (1, 1), (2, 3), (2, 2))
     arrays = tuple(
@@ -62,12 +62,12 @@ def test_two_by_two_kernel_by_hand() -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_equals_the_definition(case: Case) -> None:
+def test_matches_numpy(case: Case) -> None:
     _assert_within(case, draw_arrays(case), _FLOAT32_BOUND)
 
 
 @pytest.mark.parametrize("name", ["1x1, batch 1", "3x3, stride 2", "first layer"])
-def test_same_bits_every_time(name: str) -> None:
+def test_results_are_deterministic(name: str) -> None:
     arrays = draw_arrays(CASES[name])
     first = _ours(CASES[name], arrays)
     for other in ("3x3", "1x1, many pixels"):  # what was in the scratch memory before must not matter
@@ -106,7 +106,7 @@ class _GradientGraph(flow.nn.Graph):
 
 
 @pytest.mark.parametrize("name", ["1x1", "3x3", "3x3, groups", "first layer"])
-def test_graph_gives_the_bits_of_eager(name: str) -> None:
+def test_graph_matches_eager_bitwise(name: str) -> None:
     case, arrays = CASES[name], draw_arrays(CASES[name])
     x, weight, dy = (flow.tensor(array.astype(np.float32)) for array in arrays)
     outputs = _GradientGraph(_Layer(case, weight))(x, dy)
@@ -114,7 +114,7 @@ def test_graph_gives_the_bits_of_eager(name: str) -> None:
         assert np.array_equal(compiled.numpy(), eager)
 
 
-def test_bias_and_sums_of_gradients() -> None:
+def test_bias_and_summed_gradients() -> None:
     case = CASES["3x3"]
     x, weight, dy = (flow.tensor(array.astype(np.float32)) for array in draw_arrays(case))
     layer = flow.nn.Conv2d(32, 32, 3, padding=1)
@@ -146,7 +146,7 @@ def test_empty_batch_has_empty_output_and_zero_gradient() -> None:
     assert not weight.grad.numpy().any()
 
 
-def test_float64_stays_with_the_stock_kernels() -> None:
+def test_float64_uses_stock_kernels() -> None:
     case = CASES["3x3, stride 2"]
     arrays = draw_arrays(case)
     x, weight, _ = (flow.tensor(array) for array in arrays)
@@ -165,7 +165,7 @@ np.savez(sys.argv[2], y=y.detach().numpy(), dx=x.grad.numpy(), dw=weight.grad.nu
 """
 
 
-def test_equals_oneflow_without_the_plugin(tmp_path: Path) -> None:
+def test_matches_oneflow_without_plugin(tmp_path: Path) -> None:
     case = CASES["3x3, stride 2"]
     arrays = draw_arrays(case)
     names = dict(zip(("x", "weight", "dy"), (array.astype(np.float32) for array in arrays), strict=True))

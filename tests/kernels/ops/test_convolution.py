@@ -79,7 +79,7 @@ def eager(case: Case, arrays: Results, dtype: str, packed: bool) -> list[Array]:
 
 @pytest.mark.parametrize(("dtype", "packed"), list(product(ROUNDING, [False, True])))
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_equals_the_definition(case: Case, dtype: str, packed: bool) -> None:
+def test_matches_numpy(case: Case, dtype: str, packed: bool) -> None:
     skip_unless_supported(dtype, packed)
     if dtype == "float16" and not packed:
         pytest.skip("float16 has packed weights")
@@ -96,7 +96,7 @@ def test_equals_the_definition(case: Case, dtype: str, packed: bool) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_float32_is_not_computed_from_rounded_factors(packed: bool) -> None:
+def test_float32_inputs_are_not_rounded(packed: bool) -> None:
     case = CASES["3x3, stride 2"]
     arrays = draw_arrays(case)
     got = channels_first(eager(case, arrays, "float32", packed), packed)
@@ -141,7 +141,7 @@ class _GradientGraph(flow.nn.Graph):
     ("dtype", "packed"), [("float32", False), ("float32", True), ("bfloat16", True), ("float16", True)]
 )
 @pytest.mark.parametrize("name", ["1x1", "3x3, groups", "first layer"])
-def test_graph_gives_the_bits_of_eager(name: str, dtype: str, packed: bool) -> None:
+def test_graph_matches_eager_bitwise(name: str, dtype: str, packed: bool) -> None:
     skip_unless_supported(dtype, packed)
     case, arrays = CASES[name], few_bits(CASES[name])
     x, weight, dy = leaves(arrays, packed)
@@ -172,13 +172,13 @@ def test_empty_batch_has_empty_output_and_zero_gradient(packed: bool) -> None:
         ((4, 3, 5, 6), "bfloat16", True, r"the weight is oneflow.bfloat16, must be oneflow.float32"),
     ],
 )
-def test_weights_in_the_other_order_are_refused(weight: tuple[int, ...], kind: str, packed: bool, told: str) -> None:
+def test_weights_in_wrong_order_raise(weight: tuple[int, ...], kind: str, packed: bool, told: str) -> None:
     x, weights = flow.ones(2, 8, 8, 6), flow.ones(*weight).to(getattr(flow, kind))
     with pytest.raises(ValueError, match=told):
         convolution(x, weights, ConvolutionGeometry(), packed=packed)
 
 
-def test_packed_weights_are_convolved_by_cudnn() -> None:
+def test_packed_weights_use_cudnn() -> None:
     if not emulates_cuda():
         pytest.skip("counts what the emulated device is asked for")
     library = plugin_library()

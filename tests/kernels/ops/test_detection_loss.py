@@ -150,7 +150,7 @@ _CONFIGS = {
 }
 
 
-def test_an_image_without_labels_by_hand() -> None:
+def test_image_without_labels_known_values() -> None:
     # All logits 0: every objectness element is log 2, its derivative sigmoid(0) = 1/2 over the number of cells (2 * 2
     # anchors and cells), times gain 0.5 and balance 4; nothing else has a gradient.
     config = LossConfig(objectness=0.5)
@@ -165,7 +165,7 @@ def test_an_image_without_labels_by_hand() -> None:
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
-def test_a_label_in_the_middle_of_one_cell_by_hand() -> None:
+def test_label_in_cell_centre_known_values() -> None:
     # One cell, one anchor of the label's size; logits 0 predict centre 0.5 and sides 1 * anchor: a perfect box, CIoU 1.
     # Box loss 0; objectness target 1: log 2; two classes, each log 2. Batch of 1, gains 1.
     config = LossConfig(box=1, objectness=1, classes=1)
@@ -194,14 +194,14 @@ def _check_equal_to_composed(
 
 @pytest.mark.parametrize("classes", [1, 3, 80])
 @pytest.mark.parametrize("name", _CONFIGS)
-def test_fused_equals_composed(name: str, classes: int) -> None:
+def test_fused_matches_composed(name: str, classes: int) -> None:
     # The composed focal loss computes 1 - p_t from a rounded p_t.
     rtol = 2e-5 if "focal" in name else 2e-6
     _check_equal_to_composed(*_random_case(classes), _CONFIGS[name], rtol)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4, 5])
-def test_heads_of_any_number_of_levels(levels: int) -> None:
+def test_any_number_of_levels(levels: int) -> None:
     generator = np.random.default_rng(levels)
     sizes = ((11, 9), (6, 5), (3, 3), (2, 1), (1, 1))[:levels]
     maps = [generator.standard_normal((2, 3, rows, columns, 7)).astype(np.float32) for rows, columns in sizes]
@@ -210,7 +210,7 @@ def test_heads_of_any_number_of_levels(levels: int) -> None:
     _check_equal_to_composed(maps, _random_labels(2, 2, 9), geometry, LossConfig())
 
 
-def test_more_labels_than_a_block_has_threads() -> None:
+def test_more_labels_than_threads_per_block() -> None:
     maps, _, geometry = _random_case(3, batch=2)
     labels = _random_labels(3, 2, 150, seed=3)
     for config in (LossConfig(), LossConfig(sort_obj_iou=True)):
@@ -241,7 +241,7 @@ def test_no_labels_at_all() -> None:
     np.testing.assert_array_equal(gradients[0], same[0])
 
 
-def test_the_focal_loss_where_nothing_is_left_of_it() -> None:
+def test_focal_loss_that_vanishes() -> None:
     # Logits that are certain and right: the loss and its derivative vanish, where the composed form divides 0 by 0.
     config = LossConfig(fl_gamma=0.5)
     maps = [np.full((1, 2, 3, 4, 8), -200, np.float32)]
@@ -276,7 +276,7 @@ class _CriterionGraph(flow.nn.Graph):
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
-def test_the_loss_module_gives_the_same_either_way(graph: bool) -> None:
+def test_loss_module_is_same_with_and_without_plugin(graph: bool) -> None:
     # With autobalance: both must also move the balance alike, call after call.
     maps, labels, geometry = _random_case(3)
     config = LossConfig(autobalance=True)
@@ -300,7 +300,7 @@ def test_large_logits_do_not_overflow() -> None:
     _check_equal_to_composed(maps, labels, geometry, LossConfig(), rtol=1e-5)
 
 
-def test_a_map_that_is_not_finite_is_not_hidden() -> None:
+def test_nonfinite_map_gives_nonfinite_loss() -> None:
     maps, labels, _ = _random_case(3)
     maps[0][1, 1, 2, 3, 4] = np.nan
     total, _, gradients = _fused(_Head(maps, _ANCHORS, LossConfig(), [4.0, 1.0]), labels)
@@ -308,7 +308,7 @@ def test_a_map_that_is_not_finite_is_not_hidden() -> None:
     assert np.isnan(gradients[0][1, 1, 2, 3, 4])
 
 
-def test_the_gradient_is_scaled_and_the_loss_is_not() -> None:
+def test_scale_applies_to_gradient_only() -> None:
     maps, labels, _ = _random_case(3)
     plain, scaled = (_Head(maps, _ANCHORS, LossConfig(), [4.0, 1.0], scale) for scale in (1.0, 1024.0))
     total, parts, gradients = _fused(plain, labels)
@@ -319,7 +319,7 @@ def test_the_gradient_is_scaled_and_the_loss_is_not() -> None:
         np.testing.assert_array_equal(first * 1024, second)
 
 
-def test_every_call_gives_the_same_bits() -> None:
+def test_results_are_deterministic() -> None:
     _, labels, _ = _random_case(3, most_labels=16)
     generator = np.random.default_rng(0)
     maps = [
@@ -337,7 +337,7 @@ def test_every_call_gives_the_same_bits() -> None:
             np.testing.assert_array_equal(first, second)
 
 
-def test_one_launch_on_cuda_and_none_backwards(request: pytest.FixtureRequest) -> None:
+def test_single_cuda_launch_forward_and_none_backward(request: pytest.FixtureRequest) -> None:
     maps, labels, _ = _random_case(3)
     head = _Head(maps, _ANCHORS, LossConfig(), [4.0, 1.0])
     total = flow.ones(1)
@@ -353,7 +353,7 @@ def test_one_launch_on_cuda_and_none_backwards(request: pytest.FixtureRequest) -
 
 
 @pytest.mark.parametrize("levels", [1, 3])
-def test_rebalance_equals_composed(levels: int) -> None:
+def test_rebalance_matches_composed(levels: int) -> None:
     generator = np.random.default_rng(1)
     start = generator.uniform(0.1, 4, levels).astype(np.float32)
     balance, expected = flow.tensor(start), start.astype(np.float64)
@@ -366,7 +366,7 @@ def test_rebalance_equals_composed(levels: int) -> None:
     np.testing.assert_allclose(balance.numpy(), expected, rtol=1e-6)
 
 
-def test_graph_equals_eager_bit_for_bit() -> None:
+def test_graph_matches_eager_bitwise() -> None:
     maps, labels, _ = _random_case(3)
     captured = _Head(maps, _ANCHORS, LossConfig(), [4.0, 1.0])
     eager = _Head(maps, _ANCHORS, LossConfig(), [4.0, 1.0])
@@ -381,7 +381,7 @@ def test_graph_equals_eager_bit_for_bit() -> None:
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
-def test_the_recorded_cases(goldens: Path) -> None:
+def test_recorded_cases(goldens: Path) -> None:
     checked = 0
     for path in sorted(goldens.glob("loss_*.npz")):
         with np.load(path, allow_pickle=False) as vectors:
@@ -417,7 +417,7 @@ def _check_recorded(name: str, case: dict[str, Any]) -> None:
         np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max(), err_msg=name)
 
 
-def test_random_labels_are_assigned_as_composed() -> None:
+def test_random_labels_match_composed() -> None:
     # Labels on a grid of half cells: most lie exactly on a border that decides which cells they belong to.
     generator = np.random.default_rng(2)
     maps, labels, geometry = _random_case(3, most_labels=0)
@@ -429,7 +429,7 @@ def test_random_labels_are_assigned_as_composed() -> None:
         _check_equal_to_composed(maps, labels, geometry, config)
 
 
-def test_settings_keep_their_places() -> None:
+def test_settings_vector_layout() -> None:
     settings = loss_settings(_ANCHORS, box_gain=1, objectness_gain=2, class_gain=3, label_smoothing=0.5)
     assert settings.dtype == np.float32
     assert settings[LossSetting.CLASS_GAIN] == 3
@@ -439,7 +439,7 @@ def test_settings_keep_their_places() -> None:
     np.testing.assert_array_equal(settings[len(LossSetting) :], _ANCHORS.ravel())
 
 
-def test_shapes_that_do_not_fit_are_named() -> None:
+def test_wrong_shapes_raise() -> None:
     settings, balance, scale = _settings(_ANCHORS[:1], LossConfig()), flow.ones(1), flow.ones(1)
     labels = flow.ones(1, 16, 5)
     with pytest.raises(ValueError, match=r"map \(1, 4, 4, 14\): must be \(2, rows"):
@@ -456,7 +456,7 @@ def test_shapes_that_do_not_fit_are_named() -> None:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_images_spread_over_ranks(ranks: int, request: pytest.FixtureRequest) -> None:
+def test_images_sharded_over_ranks(ranks: int, request: pytest.FixtureRequest) -> None:
     mode = "emulated-cuda" if request.config.getoption("--kernels") == "emulated-cuda" else "require"
     command = [sys.executable, "-m", "tests.kernels.ops.detection_loss_job", mode]
     job = {

@@ -19,7 +19,7 @@ def drawn(crop: np.ndarray, region: tuple[float, ...], shape: tuple[int, int], f
     return target
 
 
-def test_cases_by_hand() -> None:
+def test_known_values() -> None:
     picture = grey([[0, 100, 200, 40]])
     assert drawn(picture, (0, 0, 1, 4), (1, 4))[1].tolist() == [[0, 100, 200, 40]]
     assert drawn(picture, (0, 4, 1, 0), (1, 4))[1].tolist() == [[40, 200, 100, 0]]  # mirrored
@@ -37,7 +37,7 @@ def test_cases_by_hand() -> None:
     assert drawn(grey([[0, 100]]), (0, 0, 1, 2), (1, 4))[0].tolist() == [[0, 25, 75, 100]]
 
 
-def test_weights_by_hand() -> None:
+def test_weights_known_values() -> None:
     start, weights = axis_weights(4, 0.5, 4.5, 4, filter="linear")
     assert start.tolist() == [0, 1, 2, 2]
     assert weights.tolist() == [[1024, 1024]] * 3 + [[0, 2048]]
@@ -46,7 +46,7 @@ def test_weights_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_kernel_equals_its_definition(seed: int) -> None:
+def test_kernel_matches_reference(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for number in range(60):
         height, width = (int(v) for v in rng.integers(1, 200 if number % 2 else 12, 2))
@@ -64,7 +64,7 @@ def test_kernel_equals_its_definition(seed: int) -> None:
         assert np.all(around == 7)
 
 
-def test_a_plain_colour_stays_as_it_is() -> None:
+def test_plain_colour_is_unchanged() -> None:
     """Weights have an exact sum, however many there are."""
     for value in (0, 114, 255):
         picture = np.full((300, 200, 3), value, np.uint8)
@@ -72,7 +72,7 @@ def test_a_plain_colour_stays_as_it_is() -> None:
             assert np.all(drawn(picture, (3.3, 0, 299.1, 187.7), (31, 53), filter) == value)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_mismatched_arguments_raise() -> None:
     crop, target = np.zeros((4, 5, 3), np.uint8), np.zeros((3, 4, 5), np.uint8)
     with pytest.raises(ValueError, match="without gaps in a row"):
         draw_region(crop[:, ::2], (0, 0, 4, 5), target, filter="linear")
@@ -84,7 +84,7 @@ def test_what_does_not_fit_is_refused() -> None:
         draw_region(crop, (0, 0, float("nan"), 5), target, filter="linear")
 
 
-def test_area_is_that_of_opencv() -> None:
+def test_area_filter_matches_opencv() -> None:
     """Whole pictures that shrink, by whole and by other factors: within one grey level, since sums are rounded."""
     rng = np.random.default_rng(0)
     sizes = [((480, 640), (240, 320)), ((480, 640), (160, 213)), ((333, 500), (213, 320)), ((97, 64), (97, 31))]

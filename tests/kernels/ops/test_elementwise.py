@@ -54,7 +54,7 @@ def test_sum(count: int, shape: tuple[int, ...], activation_type: ActivationType
         np.testing.assert_array_equal(gradient, weights)
 
 
-def test_a_sum_of_two_is_rounded_once(activation_type: ActivationType) -> None:
+def test_sum_of_two_is_rounded_once(activation_type: ActivationType) -> None:
     left, right = (rounded(draw(2, 3, 5, 33, seed=seed), activation_type) for seed in (0, 1))
     total = activation(left, activation_type) + activation(right, activation_type)
     assert total.dtype == activation_type.dtype
@@ -82,7 +82,7 @@ ROUNDINGS: dict[ActivationType, Callable[[np.ndarray], np.ndarray]] = {
 SPECIAL = [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7FFFFFFF, 0xFF800001, 1, 0x8000, 0x80000000]
 
 
-def test_casts_round_to_the_nearest(activation_type: ActivationType) -> None:
+def test_casts_round_to_nearest(activation_type: ActivationType) -> None:
     """Beyond the largest comes infinity, NaN stays NaN. What comes back is the same number."""
     random = np.random.default_rng(0)
     anything = random.integers(0, 2**32, 100_000, np.uint64)
@@ -98,7 +98,7 @@ def test_casts_round_to_the_nearest(activation_type: ActivationType) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1,), (2, 3, 5, 33)])
-def test_graph_equals_eager_bit_for_bit(shape: tuple[int, ...], activation_type: ActivationType) -> None:
+def test_graph_matches_eager_bitwise(shape: tuple[int, ...], activation_type: ActivationType) -> None:
     def layer(x: Tensor, y: Tensor) -> list[Tensor]:
         kept = [part.to(activation_type.dtype) for part in (flow.nn.functional.silu(x), flow.sigmoid(y))]
         return [*kept, kept[0] + kept[1]]

@@ -23,9 +23,7 @@ class _FlattenGraph(flow.nn.Graph):
 
 @pytest.mark.parametrize("shapes", _SHAPES, ids=len)
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
-def test_all_elements_in_their_order(
-    shapes: list[tuple[int, ...]], graph: bool, request: pytest.FixtureRequest
-) -> None:
+def test_flatten_keeps_order(shapes: list[tuple[int, ...]], graph: bool, request: pytest.FixtureRequest) -> None:
     if graph and (0,) in shapes:
         shapes = [shape for shape in shapes if shape != (0,)]  # no input of a graph may be empty
     generator = np.random.default_rng(0)
@@ -38,12 +36,12 @@ def test_all_elements_in_their_order(
         assert launches_of(lambda: flatten_tensors(tensors)) == ({"flatten": 1} if emulated else {})
 
 
-def test_views_that_start_anywhere() -> None:
+def test_unaligned_views() -> None:
     base = flow.tensor(np.arange(5000, dtype=np.float32))
     row = flatten_tensors([base[1:4100], base[7:10]])
     np.testing.assert_array_equal(row.numpy(), [*range(1, 4100), 7, 8, 9])
 
 
-def test_no_tensor_is_refused() -> None:
+def test_no_tensors_raises() -> None:
     with pytest.raises(ValueError, match="at least one"):
         flatten_tensors([])

@@ -66,9 +66,7 @@ def test_max_pool(shape: tuple[int, ...], geometry: tuple[int, int, int], activa
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_first_of_equal_values_gets_the_gradient(
-    geometry: tuple[int, int, int], activation_type: ActivationType
-) -> None:
+def test_first_of_equal_values_gets_gradient(geometry: tuple[int, int, int], activation_type: ActivationType) -> None:
     few = np.random.default_rng(2).integers(0, 3, (2, 8, 7, 9)).astype(np.float32)
     check_pool(few, geometry, activation_type)
     check_pool(np.zeros((1, 6, 6, 8), np.float32), geometry, activation_type)
@@ -82,7 +80,7 @@ def test_max_pool_of_minus_infinity_and_nan() -> None:
     check_pool(x, (3, 2, 1), ActivationType.FLOAT32)
 
 
-def test_max_pool_equals_the_stock_kernel_bit_for_bit() -> None:
+def test_max_pool_matches_stock_kernel_bitwise() -> None:
     x, dy = draw((2, 12, 11, 24), ActivationType.FLOAT32), draw((2, 12, 11, 24), ActivationType.FLOAT32, seed=1)
 
     def stock(value: Tensor) -> Tensor:
@@ -102,7 +100,7 @@ STOCK_POOLS: list[tuple[tuple[int, ...], dict[str, int | bool]]] = [
 
 
 @pytest.mark.parametrize(("shape", "options"), STOCK_POOLS)
-def test_the_stock_max_pool(shape: tuple[int, ...], options: dict[str, int | bool]) -> None:
+def test_stock_max_pool(shape: tuple[int, ...], options: dict[str, int | bool]) -> None:
     pool = flow.nn.MaxPool2d(return_indices=True, **options)
     x = draw(shape, ActivationType.FLOAT32)
     check_stock_op(lambda value: pool(value)[0], [x])
@@ -110,7 +108,7 @@ def test_the_stock_max_pool(shape: tuple[int, ...], options: dict[str, int | boo
     np.testing.assert_array_equal(*indices)
 
 
-def test_a_stock_max_pool_of_no_images_leaves_the_next_pool_as_it_is() -> None:
+def test_stock_max_pool_of_empty_batch_does_not_affect_next() -> None:
     """OneFlow keeps the kernel that it chose for an op: one chosen for an empty tensor must be right for others."""
     pool = flow.nn.MaxPool2d(return_indices=True, kernel_size=2, stride=2)
     x = flow.zeros(0, 3, 8, 6, requires_grad=True)
@@ -126,7 +124,7 @@ def test_a_stock_max_pool_of_no_images_leaves_the_next_pool_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("factors", [(2.0, 2.0), (3.0, 2.0), (1.5, 2.5)])
-def test_the_stock_upsampling(factors: tuple[float, float]) -> None:
+def test_stock_upsampling(factors: tuple[float, float]) -> None:
     height, width = factors
     check_stock_op(
         lambda x: flow._C.upsample_nearest_2d(
@@ -136,7 +134,7 @@ def test_the_stock_upsampling(factors: tuple[float, float]) -> None:
     )
 
 
-def test_windows_that_do_not_fit_are_refused() -> None:
+def test_too_large_windows_raise() -> None:
     x = flow.zeros(1, 3, 3, 8)
     with pytest.raises(RuntimeError, match="graph_train_max_pool"):
         max_pool(x, 5, 1, 0)
@@ -156,7 +154,7 @@ def test_upsample(shape: tuple[int, ...], factor: int, activation_type: Activati
     assert_close(dx, cells.sum((2, 4)), ROUNDING[activation_type])
 
 
-def test_no_images(activation_type: ActivationType) -> None:
+def test_empty_batch(activation_type: ActivationType) -> None:
     x = flow.zeros(0, 8, 6, 3, requires_grad=True)
     y = upsample(max_pool(x.to(activation_type.dtype), 2, 2, 0), 3)
     y.to(flow.float32).sum().backward()
@@ -164,7 +162,7 @@ def test_no_images(activation_type: ActivationType) -> None:
     assert tuple(x.grad.shape) == (0, 8, 6, 3)
 
 
-def test_graph_equals_eager_bit_for_bit(activation_type: ActivationType) -> None:
+def test_graph_matches_eager_bitwise(activation_type: ActivationType) -> None:
     weight = np.random.default_rng(4).standard_normal(9).astype(np.float32)
 
     def step(x: Tensor) -> list[Tensor]:

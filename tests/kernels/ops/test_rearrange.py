@@ -49,13 +49,13 @@ def test_zero_pad(shape: tuple[int, ...], borders: Borders, activation_type: Act
     np.testing.assert_array_equal(dx, dy[:, top : top + shape[1], left : left + shape[2]])
 
 
-def test_graph_equals_eager(activation_type: ActivationType) -> None:
+def test_graph_matches_eager(activation_type: ActivationType) -> None:
     x = activation(draw((2, 4, 6, 3), activation_type), activation_type)
     eager = [one.to(flow.float32).numpy() for one in (space_to_depth(x), zero_pad(x, (1, 0, 2, 3)))]
     assert_same_bits(in_graph(lambda given: [space_to_depth(given), zero_pad(given, (1, 0, 2, 3))], x), eager)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_mismatched_arguments_raise() -> None:
     with pytest.raises(RuntimeError, match="graph_train_space_to_depth"):
         space_to_depth(flow.zeros(1, 3, 4, 1))
     with pytest.raises(RuntimeError, match="graph_train_zero_pad"):

@@ -36,7 +36,7 @@ def test_values_and_gradients(count: int, activation_type: ActivationType) -> No
         np.testing.assert_array_equal(gradient, values.transpose(0, 3, 1, 2))
 
 
-def test_weights_that_nothing_uses_have_no_gradient_or_zeros() -> None:
+def test_unused_weights_have_no_gradient_or_zeros() -> None:
     leaves = [flow.tensor(values, requires_grad=True) for values in draw()]
     packed = pack_weights(leaves, ActivationType.FLOAT32)
     (packed[1] * 3).sum().backward()
@@ -54,7 +54,7 @@ def test_frozen_weights() -> None:
 
 
 @pytest.mark.parametrize("used", [(0, 1, 2, 3, 4, 5), (1, 4)])
-def test_graph_equals_eager_bit_for_bit(used: tuple[int, ...], activation_type: ActivationType) -> None:
+def test_graph_matches_eager_bitwise(used: tuple[int, ...], activation_type: ActivationType) -> None:
     arrays = draw()
 
     class Layer(flow.nn.Module):

@@ -115,7 +115,7 @@ def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) ->
     return compared
 
 
-def test_a_draw_keeps_some_labels() -> None:
+def test_some_labels_survive() -> None:
     """What follows compares something."""
     assert check_draws(AugmentConfig(), 3, False, 320) > 50
 
@@ -125,25 +125,25 @@ boxes_only = given(augment=configs, seed=st.integers(0, 2**32), side=st.sampled_
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @boxes_only
-def test_a_thousand_draws_keep_the_labels_of_the_reference(augment: AugmentConfig, seed: int, side: int) -> None:
+def test_thousand_samples_keep_reference_labels(augment: AugmentConfig, seed: int, side: int) -> None:
     check_draws(augment, seed, False, side)
 
 
 @settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @boxes_only
-def test_draws_keep_the_outlined_labels_of_the_reference(augment: AugmentConfig, seed: int, side: int) -> None:
+def test_samples_keep_reference_polygon_labels(augment: AugmentConfig, seed: int, side: int) -> None:
     check_draws(augment, seed, True, side)
 
 
 @pytest.mark.slow
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @boxes_only
-def test_ten_thousand_draws_keep_the_labels_of_the_reference(augment: AugmentConfig, seed: int, side: int) -> None:
+def test_ten_thousand_samples_keep_reference_labels(augment: AugmentConfig, seed: int, side: int) -> None:
     check_draws(augment, seed, False, side)
 
 
 @pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @boxes_only
-def test_many_draws_keep_the_outlined_labels_of_the_reference(augment: AugmentConfig, seed: int, side: int) -> None:
+def test_many_samples_keep_reference_polygon_labels(augment: AugmentConfig, seed: int, side: int) -> None:
     check_draws(augment, seed, True, side)

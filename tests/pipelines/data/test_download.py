@@ -97,7 +97,7 @@ def yaml_for(folder: Path, download: str, *, path: str = "set") -> Path:
     return write_yaml(folder, f"path: {path}\ntrain: images/train\nval: images/val\n{NAMES}download: {download}\n")
 
 
-def test_nothing_is_fetched_without_the_flag(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_nothing_is_downloaded_without_flag(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}}}")
     with pytest.raises(ValueError, match=rf"data\.yaml:2:8: .*use --allow-download to download {address}/set\.zip"):
@@ -106,7 +106,7 @@ def test_nothing_is_fetched_without_the_flag(served: tuple[Path, str], tmp_path:
 
 
 @pytest.mark.parametrize("name", ["set.zip", "moved"])
-def test_what_is_missing_is_fetched_verified_and_unpacked_once(
+def test_missing_data_is_downloaded_verified_and_unpacked_once(
     served: tuple[Path, str], tmp_path: Path, name: str
 ) -> None:
     folder, address = served
@@ -118,7 +118,7 @@ def test_what_is_missing_is_fetched_verified_and_unpacked_once(
     assert load_dataset(file, allow_download=True) == found
 
 
-def test_several_archives_make_one_data_set(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_several_archives_form_one_data_set(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     make_zip(folder / "a.zip", {"images/train/a.txt": b""})
     make_zip(folder / "b.zip", {"set/images/val/b.txt": b""})
@@ -127,7 +127,7 @@ def test_several_archives_make_one_data_set(served: tuple[Path, str], tmp_path: 
     assert everything_below(tmp_path / "set") == ["images/train/a.txt", "images/val/b.txt"]
 
 
-def test_another_content_than_stated_is_not_used(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_wrong_checksum_is_rejected(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {'0' * 64}}}")
     with pytest.raises(ValueError, match=rf"data\.yaml:5:11: .*has the SHA-256 {sha256(folder / 'set.zip')}, but the"):
@@ -152,7 +152,7 @@ def test_another_content_than_stated_is_not_used(served: tuple[Path, str], tmp_p
         ("5", "never executed"),
     ],
 )
-def test_scripts_and_addresses_without_a_checksum_are_refused(
+def test_scripts_and_urls_without_checksum_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, download: str, reason: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -174,7 +174,7 @@ def test_scripts_and_addresses_without_a_checksum_are_refused(
         ("endless", r"is larger than the free space in"),
     ],
 )
-def test_servers_that_misbehave(
+def test_misbehaving_servers_are_reported(
     served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
     monkeypatch.setattr(fetching, "_PATIENCE_SECONDS", 0.5)
@@ -189,7 +189,7 @@ def test_servers_that_misbehave(
     assert all(path.startswith(".set.download/") and path.endswith(".part") for path in left)
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_unreachable_server_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     file = yaml_for(tmp_path, f"{{url: 'http://127.0.0.1:{port}/set.zip', sha256: {'0' * 64}}}")
@@ -198,7 +198,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["../elsewhere", "/tmp/graph-train-elsewhere", "link/inside"])
-def test_a_yaml_writes_only_below_its_folder_or_the_current_one(
+def test_yaml_writes_only_below_its_folder_or_cwd(
     served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     folder, address = served
@@ -212,7 +212,7 @@ def test_a_yaml_writes_only_below_its_folder_or_the_current_one(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["home"]
 
 
-def test_existing_files_are_not_replaced(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     add_image(tmp_path / "set", "val/mine.png")
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}}}")
@@ -221,7 +221,7 @@ def test_existing_files_are_not_replaced(served: tuple[Path, str], tmp_path: Pat
     assert everything_below(tmp_path / "set") == ["images/val/mine.png"]
 
 
-def test_a_hostile_archive_leaves_no_trace(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_malicious_archive_leaves_no_files(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     make_zip(folder / "evil.zip", {"a.txt": b"", "../../evil.txt": b""})
     file = yaml_for(tmp_path, f"{{url: '{address}/evil.zip', sha256: {sha256(folder / 'evil.zip')}}}")
@@ -230,9 +230,7 @@ def test_a_hostile_archive_leaves_no_trace(served: tuple[Path, str], tmp_path: P
     assert everything_below(tmp_path) == ["data.yaml"]
 
 
-def test_what_arrived_is_kept_for_the_next_run(
-    served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_partial_download_is_kept(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the second of two archives is cut off, the next run requests nothing that has arrived already."""
     folder, address = served
     make_zip(folder / "labels.zip", {"set/labels/train/more.txt": b"0 .5 .5 1 1\n"})
@@ -261,7 +259,7 @@ def test_what_arrived_is_kept_for_the_next_run(
     assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["data.yaml", "set"]
 
 
-def test_another_size_than_stated_is_not_fetched(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_wrong_size_is_not_downloaded(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}, bytes: 7}}")
     with pytest.raises(ValueError, match=r"has \d+ bytes, but 7 were expected; it is not used"):
@@ -289,7 +287,7 @@ def image_bytes(tmp_path: Path) -> bytes:
     return add_image(tmp_path / "picture", "a.jpg").read_bytes()
 
 
-def test_coco128_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coco128_by_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = image_bytes(tmp_path)
     make_zip(
         served[0] / "coco128.zip",
@@ -310,7 +308,7 @@ def test_coco128_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypat
     assert [rows[:, 0].tolist() for rows in index.labels] == [[7.0]]
 
 
-def test_coco_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coco_by_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists and labels of one archive, photos of two."""
     picture, labels = image_bytes(tmp_path), dict[str, bytes]()
     for split, number in (("train", 9), ("val", 139)):
@@ -336,7 +334,7 @@ def write_tar(file: Path, folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def test_voc_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_voc_by_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The official archives: xml becomes YOLO rows, per set and year; difficult objects are left out."""
     tars = {
         "VOCtrainval_06-Nov-2007.tar": ("2007", ("train", "val")),
@@ -365,7 +363,7 @@ def test_voc_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: 
     assert index.labels[0].tolist() == [[11.0, 0.25, 0.25, 0.5, 0.5]] and not index.problems
 
 
-def test_an_archive_without_voc_in_it_is_refused(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_archive_without_voc_is_rejected(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}, form: voc}}")
     with pytest.raises(ValueError, match=rf"data\.yaml:5:11: {address}/set\.zip: no VOCdevkit"):
@@ -373,7 +371,7 @@ def test_an_archive_without_voc_in_it_is_refused(served: tuple[Path, str], tmp_p
     assert everything_below(tmp_path) == ["data.yaml"]
 
 
-def test_two_processes_fetch_it_once(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_download_once(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}}}")
     code = f"from pipelines.data.dataset import load_dataset; load_dataset({str(file)!r}, allow_download=True)"
@@ -384,7 +382,7 @@ def test_two_processes_fetch_it_once(served: tuple[Path, str], tmp_path: Path, m
 
 
 @pytest.mark.parametrize("name", ["coco128", "VOC"])
-def test_the_command_says_where_data_comes_from(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_prints_data_url_size_and_terms(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line with the address, the size and the terms; exit code 2."""
     code = f"import sys; from graph_train.cli.check import main; sys.exit(main(['--data', {name!r}]))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -22,7 +22,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_it_is_a_clean_data_set(made: Path, tmp_path: Path) -> None:
+def test_data_set_has_no_problems(made: Path, tmp_path: Path) -> None:
     found = load_dataset(made)
     assert found.class_names == CLASS_NAMES
     for split, sources in (("train", found.train), ("val", found.val)):
@@ -32,7 +32,7 @@ def test_it_is_a_clean_data_set(made: Path, tmp_path: Path) -> None:
         assert set(np.concatenate(index.labels)[:, 0]) == {0, 1, 2}
 
 
-def test_it_is_the_same_every_time_and_made_once(made: Path, tmp_path: Path) -> None:
+def test_data_set_is_deterministic_and_created_once(made: Path, tmp_path: Path) -> None:
     again = render_shapes(tmp_path)
     assert files(again.parent) == files(made.parent)
     before = again.stat().st_mtime_ns
@@ -40,7 +40,7 @@ def test_it_is_the_same_every_time_and_made_once(made: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == [again.parent.name]  # nothing temporary is left
 
 
-def test_a_damaged_copy_is_made_anew(made: Path, tmp_path: Path) -> None:
+def test_damaged_copy_is_rebuilt(made: Path, tmp_path: Path) -> None:
     copy = tmp_path / made.parent.name
     shutil.copytree(made.parent, copy)
     (copy / "images" / "train" / "000.jpg").unlink()
@@ -48,7 +48,7 @@ def test_a_damaged_copy_is_made_anew(made: Path, tmp_path: Path) -> None:
     assert files(copy) == files(made.parent)
 
 
-def test_several_processes_at_once(made: Path, tmp_path: Path) -> None:
+def test_concurrent_creation(made: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=render_shapes, args=(tmp_path,)) for _ in range(2)]
     for process in processes:
@@ -60,7 +60,7 @@ def test_several_processes_at_once(made: Path, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_boxes_are_around_saturated_colour(made: Path) -> None:
+def test_boxes_enclose_saturated_colour(made: Path) -> None:
     """Shapes are the only strong colours: nearly none lies outside the boxes, much of each box is filled."""
     for image_file in sorted((made.parent / "images" / "val").iterdir())[:8]:
         pixels = np.asarray(Image.open(image_file).convert("HSV"), np.int64)

@@ -23,7 +23,7 @@ from tests.pipelines.rendered import rendered_index
 DALI: Any = backend  # whose type information lacks the lists of operators
 
 
-def test_gains_by_hand() -> None:
+def test_gains_known_values() -> None:
     # Half the saturation of pure red, at half the value: 127 of 255 levels, 127 parts of 255 of it taken away from
     # green and blue.
     red = np.array([[[255, 0, 0]]], np.uint8)
@@ -68,7 +68,7 @@ def as_numpy(images: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("augment", KINDS.values(), ids=KINDS)
-def test_the_graph_of_a_gpu_draws_the_same_pictures(
+def test_gpu_graph_renders_same_images(
     outlined: ImageIndex, augment: AugmentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every byte, where both resample with DALI; the host lays out, blends and colours on its own."""
@@ -83,7 +83,7 @@ def test_the_graph_of_a_gpu_draws_the_same_pictures(
 
 
 @pytest.mark.parametrize("changes", [{"cache": "ram"}, {"sizes": [64, 160]}, {"shard": Shard(1, 2)}], ids=str)
-def test_the_graph_of_a_gpu_takes_what_the_host_takes(
+def test_gpu_graph_accepts_same_settings_as_host(
     outlined: ImageIndex, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quad = AugmentConfig(quad=True, degrees=5)
@@ -95,13 +95,13 @@ def test_the_graph_of_a_gpu_takes_what_the_host_takes(
                 assert np.array_equal(one, other)
 
 
-def test_the_graph_of_a_gpu_draws_what_the_plugin_draws(outlined: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_graph_matches_plugin(outlined: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     load_plugin("require")
     expected = drawn(outlined, AugmentConfig(mixup=0.5))
     draw_as_for_a_gpu(monkeypatch)
     for one, other in zip(drawn(outlined, AugmentConfig(mixup=0.5)), expected, strict=True):
         difference = np.abs(one.astype(int) - other)
-        assert difference.mean() < 0.02  # as in `test_plugin_draws_what_dali_draws`
+        assert difference.mean() < 0.02  # as in `test_plugin_matches_dali`
         assert difference.max() <= 8
 
 
@@ -121,9 +121,7 @@ def operators(settings: GraphSettings) -> list[Any]:
 
 @pytest.mark.parametrize("cache", [None, "ram"])
 @pytest.mark.parametrize("augment", KINDS.values(), ids=KINDS)
-def test_every_operator_of_a_gpu_exists_for_it(
-    outlined: ImageIndex, augment: AugmentConfig, cache: CacheKind | None
-) -> None:
+def test_every_operator_exists_on_gpu(outlined: ImageIndex, augment: AugmentConfig, cache: CacheKind | None) -> None:
     settings = replace(settings_of(outlined, augment, cache), backend=Backend(1))
     assert define(settings).device_id == 1
     known = {
@@ -140,7 +138,7 @@ def test_every_operator_of_a_gpu_exists_for_it(
 
 @pytest.mark.parametrize("cache", [None, "ram"])
 @pytest.mark.parametrize("augment", KINDS.values(), ids=KINDS)
-def test_the_graph_of_a_gpu_is_the_one_that_the_cpu_proves(
+def test_gpu_graph_matches_tested_cpu_graph(
     outlined: ImageIndex, augment: AugmentConfig, cache: CacheKind | None
 ) -> None:
     settings = settings_of(outlined, augment, cache)
@@ -167,7 +165,7 @@ def _described(operator: Any) -> list[str]:
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["png", "jpg"])
 @pytest.mark.parametrize("augment", KINDS.values(), ids=KINDS)
-def test_a_gpu_draws_the_same_pictures(outlined: ImageIndex, augment: AugmentConfig, kind: str) -> None:
+def test_gpu_renders_same_images(outlined: ImageIndex, augment: AugmentConfig, kind: str) -> None:
     """Within the tolerance of "Pixels decoded and drawn by a GPU" in docs/compatibility.md."""
     mean, most = {"png": (0.1, 8), "jpg": (0.5, 16)}[kind]
     index = of_kind(outlined, kind)
@@ -198,7 +196,7 @@ def test_blend_rounds_down() -> None:
     assert target.ravel().tolist() == [150, 150, 150]
 
 
-def test_plugin_draws_what_dali_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugin_matches_dali(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_plugin("require")
     index = rendered_index(tmp_path, images=8)
     still = AugmentConfig(hsv_h=0, hsv_s=0, hsv_v=0, mixup=0.5, flipud=0.5, mosaic=0.8, mosaic9=0.3)
@@ -214,7 +212,7 @@ def test_plugin_draws_what_dali_draws(tmp_path: Path, monkeypatch: pytest.Monkey
     assert difference.max() <= 8
 
 
-def test_host_and_plugin_colour_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_and_plugin_colours_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_plugin("require")
     index = rendered_index(tmp_path, images=8)
     warped = AugmentConfig(degrees=5, mixup=0.5)  # drawn by DALI either way

@@ -73,7 +73,7 @@ def random_view(random: np.random.Generator, slots: int) -> tuple[ViewRender, li
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_any_layout_equals_numpy(canvases: CanvasPipeline, seed: int) -> None:
+def test_any_layout_matches_numpy(canvases: CanvasPipeline, seed: int) -> None:
     random = np.random.default_rng(seed)
     views, crops = zip(*(random_view(random, canvases._settings.slots) for _ in range(VIEWS)), strict=True)
     pictures = tuple(Picture((view,), 1.0, None, row) for row, view in enumerate(views))
@@ -86,7 +86,7 @@ def test_any_layout_equals_numpy(canvases: CanvasPipeline, seed: int) -> None:
         canvases.release()
 
 
-def test_a_slot_without_a_tile_leaves_the_canvas_alone(canvases: CanvasPipeline) -> None:
+def test_empty_slot_does_not_change_canvas(canvases: CanvasPipeline) -> None:
     """On a GPU the canvas was filled from such a slot's only pixel."""
     grey = ViewRender((), (5, 7), None, (5, 7))
     canvases.submit(BatchPlan((Picture((grey,), 1.0, None, 0),), (5, 7), np.zeros((0, 6)), np.arange(1)), [()])

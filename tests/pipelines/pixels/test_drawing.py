@@ -62,7 +62,7 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> type[RecordingCopy]:
     return RecordingCopy
 
 
-def test_a_copy_is_waited_for_one_batch_later(pipeline: TrainPipeline, copies: type[RecordingCopy]) -> None:
+def test_copy_is_awaited_one_batch_later(pipeline: TrainPipeline, copies: type[RecordingCopy]) -> None:
     for number, batch in enumerate(pipeline.epoch(0)):
         assert copies.calls == ["copy", *["wait", "copy"] * number]
         assert isinstance(batch.images, flow.Tensor)
@@ -72,7 +72,7 @@ def test_a_copy_is_waited_for_one_batch_later(pipeline: TrainPipeline, copies: t
     assert copies.alive[-1]() is None
 
 
-def test_leaving_in_the_middle_waits_for_the_copy(pipeline: TrainPipeline, copies: type[RecordingCopy]) -> None:
+def test_break_waits_for_copy(pipeline: TrainPipeline, copies: type[RecordingCopy]) -> None:
     batches = pipeline.epoch(0)
     next(batches)
     assert copies.calls == ["copy"]
@@ -81,7 +81,7 @@ def test_leaving_in_the_middle_waits_for_the_copy(pipeline: TrainPipeline, copie
     assert copies.alive[0]() is None
 
 
-def test_batches_are_tensors_that_outlive_the_pipeline(pipeline: TrainPipeline) -> None:
+def test_batches_outlive_pipeline(pipeline: TrainPipeline) -> None:
     kept = [batch.images for batch in pipeline.epoch(0)]
     early = [images.numpy().copy() for images in kept]
     list(pipeline.epoch(1))  # DALI's memory is used again
@@ -93,7 +93,7 @@ def test_batches_are_tensors_that_outlive_the_pipeline(pipeline: TrainPipeline) 
         assert np.array_equal(images.numpy(), before)
 
 
-def test_memory_that_is_referred_to_is_not_used_again(pipeline: TrainPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_referenced_memory_is_not_reused(pipeline: TrainPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `DeviceDrawing` relies on: DALI's outputs outlive their release, and the queue goes on."""
     collected: list[tuple[Any, np.ndarray]] = []
     original = CanvasPipeline.collect
@@ -112,7 +112,7 @@ def test_memory_that_is_referred_to_is_not_used_again(pipeline: TrainPipeline, m
     assert len({drawn.data_ptr() for drawn, _ in collected}) == len(collected)
 
 
-def test_file_that_breaks_is_named_and_can_be_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_damaged_during_run_is_named_and_repairable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw_as_for_a_gpu(monkeypatch)
     own = rendered_index(tmp_path, images=8)
     pipeline = TrainPipeline(own, AugmentConfig(), batch_size=4, image_px=64, seed=0, workers=2)

@@ -61,7 +61,7 @@ def forgotten_memory() -> set[str]:
 
 
 @pytest.mark.parametrize("cache", ["none", "ram", "disk"])
-def test_leaving_in_mid_epoch_leaves_nothing_behind(tmp_path: Path, cache: str) -> None:
+def test_break_mid_epoch_leaves_nothing_behind(tmp_path: Path, cache: str) -> None:
     images = tmp_path / "set" / "images"
     images.mkdir(parents=True)
     rendered_index(images, images=48)
@@ -80,7 +80,7 @@ def test_leaving_in_mid_epoch_leaves_nothing_behind(tmp_path: Path, cache: str) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "ram"])
-def test_memory_is_flat_over_twenty_epochs(bccd: Path, tmp_path: Path, cache: str) -> None:
+def test_memory_is_constant_over_twenty_epochs(bccd: Path, tmp_path: Path, cache: str) -> None:
     """Medians, since memory that is free but not yet handed back comes and goes with the threads' timing."""
     resident = passed_over(bccd.parent / "images" / "train", tmp_path, epochs=25, cache=cache)["resident"][5:]
     early, late = np.median(resident[:10]), np.median(resident[10:])
