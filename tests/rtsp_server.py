@@ -1,4 +1,4 @@
-"""A local network camera that speaks RTSP (RFC 2326) and sends JPEG frames (RFC 2435) over the same connection."""
+"""A local RTSP camera (RFC 2326) that sends JPEG frames (RFC 2435) over the same connection."""
 
 import contextlib
 import itertools
@@ -74,7 +74,7 @@ def rtsp_server(frames: Sequence[bytes], hang_up: threading.Event, *, frame_seco
 
 
 def _payload(jpeg: bytes) -> bytes:
-    """Return a JPEG file without its Huffman tables, which must be the standard's examples: receivers know them."""
+    """Strip the Huffman tables of a JPEG file, which must be the standard's default ones."""
     tables, position = b"", 2
     height = width = 0
     while True:

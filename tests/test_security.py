@@ -1,4 +1,4 @@
-"""The source must not execute text as code, unpickle, start a shell or load yaml unsafely."""
+"""Forbidden in the source: executing text as code, unpickling, starting a shell, unsafe yaml loading."""
 
 import ast
 from collections.abc import Iterator

@@ -67,7 +67,7 @@ def module_name(path: Path) -> str:
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Yield full names of what a tree imports: modules, and for `from m import n` both m and m.n; none is relative."""
+    """Yield the full names of all imports: modules, and for `from m import n` both m and m.n."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -78,7 +78,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def imported_at_load(path: Path) -> Iterator[str]:
-    """Do as `imported`, without imports inside functions."""
+    """Yield as `imported` does, without imports inside functions."""
     for node in parsed(path).body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
             yield from imported(node)
@@ -142,7 +142,7 @@ def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def functions(source: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Yield all functions: methods, and those inside functions, too."""
+    """Yield all functions, including methods and nested functions."""
     for node in ast.walk(source):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node

@@ -55,7 +55,7 @@ def test_no_results_is_a_user_error(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_results_are_grouped_by_measured_settings(tmp_path: Path) -> None:
-    """The same training at another size hides nothing, however it turned out; another repeat of it does."""
+    """Another image size is a new result; a repetition with the same settings replaces the old one."""
     base = {
         "device": "cpu",
         "threads": 2,
@@ -82,7 +82,7 @@ def test_results_are_grouped_by_measured_settings(tmp_path: Path) -> None:
 
 
 def steps(day: int, commit: str, *rows: str, **settings: Any) -> dict[str, Any]:
-    """Return a result of `step`; rows are VARIANT:BATCH."""
+    """Return a result of `step` with rows given as VARIANT:BATCH."""
     cells = (row.split(":") for row in rows)
     found = [{"variant": name, "model": "m", "batch_size": int(batch), "imgsz": 64} for name, batch in cells]
     asked = {"device": "cpu", "threads": 2, "variants": sorted({row.split(":")[0] for row in rows}), **settings}
@@ -124,7 +124,7 @@ def test_every_stored_result_has_tables(path: Path) -> None:
 
 
 def test_page_is_up_to_date_with_results() -> None:
-    """Tables, origins and remarks to the letter; each picture is there, and no other."""
+    """Tables, provenance and remarks are identical, and the plots are exactly those referenced."""
     text = page_text(newest(RESULTS_FOLDER), RESULTS_FOLDER)
     assert PAGE.read_text(encoding="utf-8") == text, "run graph-bench report"
     shown = set(re.findall(r"\]\(images/benchmarks/(.*?)\)", text))

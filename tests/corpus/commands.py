@@ -1,4 +1,4 @@
-"""Runs the real commands, in this process or a child process, and checks what every command guarantees."""
+"""Helpers that run the real commands and check the guarantees common to all of them."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ DONE, ERRORS_FOUND, USER_ERROR = 0, 1, 2
 
 @dataclass(frozen=True)
 class Ended:
-    """Result of a command: exit code, output, and the one-line error message or ""."""
+    """A finished command: exit code, output, and the one-line error message or ""."""
 
     code: int
     output: str

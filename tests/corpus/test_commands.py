@@ -1,4 +1,4 @@
-"""The real commands on the damaged data set: they use the valid files, name the others and exit properly."""
+"""The real commands on the damaged data set: valid files are used, all others are reported."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unnamed(files: list[CorpusFile], text: str) -> list[str]:
-    """Return the images that should be reported but are not named in the text."""
+    """Return the damaged images that the text does not mention."""
     return [file.image.name for file in files if file.expected == "reported" and printable(file.fault) not in text]
 
 

@@ -1,4 +1,4 @@
-"""The index of the damaged data set: every file is used or reported, none is silently dropped."""
+"""The index of the damaged data set: every file is either used or reported."""
 
 import time
 from pathlib import Path

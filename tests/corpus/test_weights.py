@@ -50,7 +50,7 @@ META_WORDS = 'shape {|}|dim: 2|dim: -1|dim: 99999999999|data_type: kFloat|data_t
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Yield an empty working directory, in which a file would be the trace of executed code."""
+    """Change to an empty working directory, where executed code would leave a file."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)

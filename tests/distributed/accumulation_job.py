@@ -1,9 +1,9 @@
-"""One rank of a job that trains the tiny network by `TrainStep` alone and writes its results to files.
+"""One rank of a job that trains the tiny network with `TrainStep` only and writes its results to files.
 
 `python -m tests.distributed.accumulation_job OUT KIND START LAST`. KIND: graph, eager, `stock-graph` without our
 kernels, `ahead-graph`, which starts each step before reading the previous result, or `cuda-graph` with the ops used on
-CUDA, which also records whose kernels are executed. START: the folder of another job to continue from, or `-`. LAST:
-the number of batches of the run.
+CUDA, which also records the owners of the executed kernels. START: the folder of another job to continue from, or `-`.
+LAST: the number of batches of the run.
 """
 
 import json
@@ -93,7 +93,7 @@ def _start(step: Any, number: int, **changed: Any) -> None:
 
 
 def _after_a_bad_batch_of_the_last_rank(step: Any, info: Any, number: int) -> Any:
-    """Run an update after only the last rank accumulated non-finite gradients; the weights must not change."""
+    """Run an update for which only the last rank has non-finite gradients; the weights must not change."""
     from kernels.runtime import flow
 
     state = step.state

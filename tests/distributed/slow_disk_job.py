@@ -1,4 +1,4 @@
-"""`graph_train` with several ranks and a disk that takes some seconds per checkpoint."""
+"""A `graph_train` job on a disk that takes some seconds per checkpoint."""
 
 import sys
 import time

@@ -44,7 +44,7 @@ def results(folder: Path) -> list[dict[str, float]]:
 
 
 def assert_close(ours: Path, theirs: Path) -> None:
-    """Assert equality up to rounding by another order of float32 sums, accumulated over many steps."""
+    """Assert equality up to the rounding of float32 sums in another order, over many steps."""
     left, right = arrays(ours), arrays(theirs)
     assert left.keys() == right.keys()
     for name, value in right.items():
@@ -67,7 +67,7 @@ def test_accumulated_updates_match_single_rank(alone: Path, two: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["eager", "stock-graph"])
 def test_execution_variants_agree(lab: JobLab, two: Path, kind: str) -> None:
-    """Without our kernels the update is composed of OneFlow's ops, as it is on a GPU."""
+    """Without our kernels the update is composed of OneFlow ops, as on a GPU without the plugin."""
     other = run(lab, kind, 2, kind=kind)
     assert_same_steps(other, two)
     assert_close(other / "end", two / "end")
@@ -101,7 +101,7 @@ def test_resume_with_other_number_of_ranks(lab: JobLab, two: Path, ranks: int) -
 
 
 def test_no_oneflow_kernel_runs_on_cuda(lab: JobLab) -> None:
-    """Batches that add up, the ranks' sums and means, saves: all by kernels of ours, copies, and transfers."""
+    """Accumulation, all-reduces and saves run only plugin kernels, copies and transfers."""
     folder = run(lab, "cuda", 2, kind="cuda-graph")
     for rank in range(2):
         executed = {tuple(pair) for pair in json.loads((folder / f"ops{rank}.json").read_text())}

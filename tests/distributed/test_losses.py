@@ -1,4 +1,4 @@
-"""Ranks that do not join, die or are asked to stop."""
+"""Ranks that do not connect, die or are asked to stop."""
 
 import re
 import signal
@@ -16,7 +16,7 @@ LONG = {"epochs": 5000, "noval": True}
 
 
 def _saved_epoch(folder: Path) -> int:
-    """Return the epoch of the newest checkpoint, which must be intact."""
+    """Return the epoch of the newest checkpoint after checking that it is intact."""
     state = folder / "weights" / "last.safetensors"
     return int(load_checkpoint(state).header["cursor"]["epoch"]) if state.exists() else 0
 
@@ -99,7 +99,7 @@ def test_invalid_settings_are_reported_once(lab: JobLab) -> None:
 
 
 def test_failure_of_one_rank_ends_all_with_its_error(lab: JobLab) -> None:
-    """Rank 1 starts in a folder in which there is no data set of this name."""
+    """Rank 1 starts in a folder without the data set."""
     (lab.root / "elsewhere").mkdir(exist_ok=True)
 
     def beside(rank: int) -> list[str]:

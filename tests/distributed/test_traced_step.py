@@ -1,4 +1,4 @@
-"""Every op of a step on two ranks has a CUDA kernel, and all transfers are by NCCL; needs no GPU."""
+"""Every op of a two-rank step has a CUDA kernel, and all transfers use NCCL; needs no GPU."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ BATCH_NORMS = {"yolov5n": 57, "yolov5s": 57, "yolov5m": 79, "yolov5n6": 75}
 
 
 def transfers(model: str, variant: str) -> dict[str, int]:
-    """Return the transfers of a step: gradients all-reduced, labels gathered, losses kept as partial sums."""
+    """Return the expected transfers of a step: gradients all-reduced, labels all-gathered, losses partial sums."""
     # Mean and variance of each layer in the forward pass, both sums of its gradient together in the backward pass.
     sums = 3 * BATCH_NORMS[model] if variant == "sync-bn" else 0
     sums += variant == "adam-autobalance"  # of the levels' losses

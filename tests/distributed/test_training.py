@@ -31,7 +31,7 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_ranks_match_single_process(lab: JobLab, alone: Path, ranks: int) -> None:
-    """Three ranks have uneven parts of a batch of four."""
+    """With three ranks a batch of four is split unevenly."""
     job = lab.run(lab.flags(f"ranks{ranks}", epochs=EPOCHS, **{"sync-bn": True}), ranks)
     folder = lab.root / "runs" / f"ranks{ranks}"
     np.testing.assert_allclose(rows(folder), rows(alone), rtol=2e-4, atol=2e-5)
@@ -45,7 +45,7 @@ def test_ranks_match_single_process(lab: JobLab, alone: Path, ranks: int) -> Non
 
 
 def test_validation_matches_single_process(lab: JobLab) -> None:
-    """Four images: parts of two, and of two, one and one."""
+    """The four images are split 2 + 2 and 2 + 1 + 1."""
     found = {}
     for ranks in (1, 2, 3):
         name = f"finding{ranks}"
@@ -70,7 +70,7 @@ def test_rank_0_writes_and_evaluates_coco_results(lab: JobLab) -> None:
 
 
 def test_running_means_cover_all_ranks(lab: JobLab) -> None:
-    """One batch of eight, in two equal parts: the first layer sees the same images, whoever sees them."""
+    """With one batch of eight the first layer sees the same images on any number of ranks."""
     flags = {"epochs": 1, "batch-size": 8, **finding(lab.root, lab.data)}
     mean, variance = ("model/model.0.bn.running_mean", "model/model.0.bn.running_var")
     saved = []
@@ -97,7 +97,7 @@ def test_per_rank_statistics_are_averaged(lab: JobLab) -> None:
 
 
 def test_ranks_train_without_plugin(lab: JobLab) -> None:
-    """Accumulated batches too, which send gradients only where an update is due."""
+    """Gradients of accumulated batches are all-reduced only when an update is due."""
     for kernels in ("off", "require"):
         job = lab.run(lab.flags(f"kernels-{kernels}", epochs=2, **{"kernels": kernels, "sync-bn": True}), 2)
         assert "All 2 ranks hold the same weights" in job.text(0)
@@ -106,7 +106,7 @@ def test_ranks_train_without_plugin(lab: JobLab) -> None:
 
 
 def test_resume_across_numbers_of_ranks(lab: JobLab) -> None:
-    """Two, four, one: the run goes through all of them and ends as if it had had one all along."""
+    """A run on two, then four, then one rank ends like a run on one rank."""
 
     def through(name: str, *ranks: int) -> Path:
         folder = lab.root / "runs" / name

@@ -1,4 +1,4 @@
-"""Two hosts: network namespaces with their own address, connected by a virtual cable that can be cut."""
+"""Two hosts: network namespaces with their own addresses, connected by a virtual cable that can be unplugged."""
 
 import os
 import re
@@ -83,9 +83,9 @@ def sent_by(rank: int) -> int:
 
 
 def sent_in_between(lab: JobLab, epochs: tuple[int, int], **changed: Any) -> tuple[list[int], int]:
-    """Return the bytes that each host sends between two epochs, and the bytes of the gradients.
+    """Return the bytes that each host sends between two epochs, and the size of the gradients in bytes.
 
-    They are the difference between two runs, so that traffic at start and end cancels out.
+    It is the difference between two runs, so that traffic at start and end cancels out.
     """
     sent = []
     for last in epochs:
@@ -100,7 +100,7 @@ def sent_in_between(lab: JobLab, epochs: tuple[int, int], **changed: Any) -> tup
 
 
 def test_each_step_transfers_gradients_once(lab: JobLab, hosts: None) -> None:
-    """Every batch is an update where it has the nominal size; here it is all eight images."""
+    """A batch of nominal size, here all eight images, is an update."""
     sent, gradients = sent_in_between(lab, (1, 11), **{"batch-size": 64})
     for rank in range(2):
         # Of two ranks each sends as much as the gradients are large, by a ring: half of them twice.
@@ -108,7 +108,7 @@ def test_each_step_transfers_gradients_once(lab: JobLab, hosts: None) -> None:
 
 
 def test_accumulated_update_transfers_gradients_once(lab: JobLab, hosts: None) -> None:
-    """Batches of 4 images are accumulated to 64: the fifth epoch has 32 batches, and two updates."""
+    """Batches of 4 images are accumulated to 64, so the fifth epoch has 32 batches and two updates."""
     batches = 32
     schedule = Schedule(epochs=5, batches_per_epoch=batches, batch_size=4, warmup=100)
     updates = sum(schedule.at(iteration, 4).update for iteration in range(4 * batches, 5 * batches))

@@ -53,7 +53,7 @@ def main(out: Path, model: str, kind: str, variants: list[str]) -> None:
 
 
 def _compiled(model: str, kind: str, variant: Variant, info: Any) -> list[Any]:
-    """Return the graphs of a step with one image per rank: one, or two with gradient accumulation."""
+    """Return the compiled graphs of a step with one image per rank: one, or two with gradient accumulation."""
     from graph_train.engine.state import TrainingState
     from graph_train.engine.step import GraphStep, StepConfig
     from graph_train.ranks.placement import Placement

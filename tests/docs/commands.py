@@ -69,14 +69,14 @@ def examples_for_more_machines() -> list[Command]:
 
 
 def shown_commands() -> list[Command]:
-    """Return the lines of `text` blocks with one of our commands, which need something that tests lack."""
+    """Return our commands in `text` blocks, which need resources that tests do not have."""
     ours = re.compile(r"(?:uv run )?(graph-(?:train|val|predict|check|export|bench) .*)")
     found = [(file, number, match[1]) for file, number, line in _lines("text") if (match := ours.fullmatch(line))]
     return [Command(file, number, tuple(shlex.split(line, comments=True))) for file, number, line in found]
 
 
 def foreign_commands() -> list[Command]:
-    """Return the lines of `text` blocks that start other programs."""
+    """Return the commands of other programs in `text` blocks."""
     found = []
     for file, number, line in _lines("text"):
         if re.match(rf"({'|'.join(FOREIGN)}) ", line):
@@ -85,7 +85,7 @@ def foreign_commands() -> list[Command]:
 
 
 def inline_commands() -> list[Command]:
-    """Return our commands in running text, in backticks, that have at least one flag."""
+    """Return our inline-code commands that have at least one flag."""
     found = []
     for file in DOCUMENTS:
         text = _FENCED.sub(lambda block: "\n" * block.group().count("\n"), file.read_text())

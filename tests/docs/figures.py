@@ -144,7 +144,7 @@ def _literal(text: str) -> str:
 
 
 def measured_looking(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the spans of numbers that look measured, except in code and URLs."""
+    """Yield the spans of numbers that look measured, except those in code and URLs."""
     prose = _NO_PROSE.sub(lambda match: re.sub(r"\S", " ", match[0]), text)
     last = 0
     for start, end in sorted(match.span() for pattern in _MEASURED for match in pattern.finditer(prose)):

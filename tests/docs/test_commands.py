@@ -120,7 +120,7 @@ def help_of(words: Sequence[str]) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create the files used by the documentation's examples: data sets, photos, YOLOv5 weights."""
+    """Create the files that the documented examples use: data sets, photos, YOLOv5 weights."""
     made = tmp_path_factory.mktemp("reader")
     shutil.copytree(render_shapes().parent, made / "berries")
     (made / "berries/shapes.yaml").rename(made / "berries/berries.yaml")
@@ -135,7 +135,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_documented_commands_run_in_order(folder: Path) -> None:
-    """All in one folder and in their order: later ones use what earlier ones wrote."""
+    """Run all in one folder in document order, since later ones use the files of earlier ones."""
     for command in (*OURS, *LAUNCHED):
         ran = subprocess.run(arguments(command), cwd=folder, capture_output=True, text=True, timeout=900, check=False)
         assert ran.returncode == 0, f"{command}\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}"

@@ -170,7 +170,7 @@ def test_write_updates_figures(results: Path) -> None:
 
 
 def test_moving_results_changes_one_line(results: Path) -> None:
-    """Another path in `files` is all that changes where a figure comes from."""
+    """Changing a path in `files` is enough to take a figure from another result."""
     rows = [row | {"ms_per_step": 40.0} for row in STEP["rows"]]
     (results / "newer.json").write_text(json.dumps(STEP | {"rows": rows}))
     path, claims = document(results, "takes 20 ms", "takes {step ms m:2:64 ours} ms")

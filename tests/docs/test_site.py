@@ -1,4 +1,4 @@
-"""The documentation builds without warnings, and the messages in it are those of the program."""
+"""The documentation builds without warnings, and the messages in it exist in the source."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The Python API: light imports, the commands' settings and results, hooks in the reference's order."""
+"""The Python API: light imports, settings and results as of the commands, hooks in YOLOv5's order."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Imports at a command's start exclude packages that only some runs need, or need only later."""
+"""Start-up imports no package that only some runs need, or that is needed only later."""
 
 import subprocess
 import sys

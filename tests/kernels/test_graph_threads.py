@@ -1,4 +1,4 @@
-"""Graphs run on one thread when the plugin is loaded first, and still run when it is loaded after one was compiled."""
+"""Graphs use one thread if the plugin is loaded first, and still run if it is loaded later."""
 
 import os
 import subprocess

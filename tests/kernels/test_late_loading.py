@@ -1,4 +1,4 @@
-"""The plugin loaded after OneFlow has computed: as if it had been there from the start. Each case has its process."""
+"""Loading the plugin after OneFlow has run ops gives the same results as loading it first."""
 
 import subprocess
 import sys
@@ -51,7 +51,7 @@ def from_the_start() -> str:
 
 
 def test_plugin_changes_results(from_the_start: str) -> None:
-    """Otherwise the tests below would show nothing."""
+    """This makes the tests below meaningful."""
     eager, graph = from_the_start.split()
     assert eager == graph
     assert said(STOCK_OPS + "print(digest(train(EagerStep)))") != eager

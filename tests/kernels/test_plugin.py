@@ -1,4 +1,4 @@
-"""Loading the plugin: a new op in eager and in a graph, plain functions, and the modes."""
+"""Loading the plugin: a new op in eager and graph mode, plain functions, and the `--kernels` modes."""
 
 import os
 import subprocess

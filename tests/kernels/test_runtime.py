@@ -1,4 +1,4 @@
-"""Loading OneFlow: known notes of its native code are hidden, everything else is not; which libraries it uses."""
+"""Loading OneFlow: hidden messages of its native code, process settings, and the libraries it uses."""
 
 import ctypes
 import os
@@ -96,7 +96,7 @@ def test_interrupt_raises_keyboard_interrupt() -> None:
 
 
 def test_oneflow_uses_newer_nccl(tmp_path: Path) -> None:
-    """What the loader says of OneFlow's own library: each function of NCCL is the preloaded one's."""
+    """Check with the dynamic loader that each NCCL function resolves to the preloaded library."""
     code = """
 import ctypes, kernels.runtime
 version = ctypes.c_int()

@@ -1,5 +1,4 @@
-"""The kernels once more, watched by AddressSanitizer and UndefinedBehaviorSanitizer: the CPU's, and CUDA's as they are
-executed on the CPU. Nothing beside their memory is touched, nothing that C++ leaves undefined is done."""
+"""The CPU kernels, and the CUDA kernels executed on the CPU, under AddressSanitizer and UndefinedBehaviorSanitizer."""
 
 import hashlib
 import os
@@ -63,7 +62,7 @@ step_worker.steps(2)
 
 
 def library(name: str) -> str:
-    """Return the compiler's own library of that name."""
+    """Return the compiler's runtime library of that name."""
     return subprocess.run(
         ["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -93,30 +92,30 @@ class Watched:
         }
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run Python; reports of earlier processes are gone then."""
+        """Run Python after deleting reports of earlier processes."""
         shutil.rmtree(self.reports, ignore_errors=True)
         self.reports.mkdir()
         command = [sys.executable, *arguments]
         return subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False)
 
     def found(self, done: subprocess.CompletedProcess[str]) -> list[str]:
-        """Return what the sanitizers have reported."""
+        """Return the sanitizer reports."""
         undefined = [line for line in done.stderr.splitlines() if "runtime error: " in line]
         return undefined + [path.read_text(errors="replace")[:2000] for path in sorted(self.reports.iterdir())]
 
     def check(self, *arguments: str) -> None:
-        """Run Python, which must succeed without a report."""
+        """Run Python, which must succeed without a sanitizer report."""
         done = self.run(*arguments)
         assert self.found(done) == []
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
 
     def check_tests(self, *arguments: str) -> None:
-        """Run pytest the same way, which must not keep what the sanitizers print."""
+        """Run pytest the same way, without output capture, so that sanitizer messages are printed."""
         self.check("-m", "pytest", "-n", "0", "-s", *arguments)
 
 
 def watching_compiler(parent: Path) -> Path:
-    """Write the compiler that adds the sanitizers, to a folder of its own for each choice of flags."""
+    """Write a compiler wrapper that adds the sanitizers, in a separate folder for each choice of flags."""
     text = COMPILER.format(compiler=find_compiler())
     compiler = parent / hashlib.sha256(text.encode()).hexdigest()[:16] / "g++"
     compiler.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Helpers of a team stay off the core of the thread that they help."""
+"""Worker threads of a team stay off the core of the thread that they help."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one co
 
 
 def in_a_thread(body: Callable[[], None]) -> None:
-    """Run a function in a thread: those cores are its own, and the test's thread keeps its cores."""
+    """Run a function in a thread, so that its core affinity does not affect the test's thread."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -39,7 +39,7 @@ def current_core() -> int:
 
 
 def leave_own_core() -> int:
-    """Leave the current core and return it; the system may move the thread before the call, so it takes some tries."""
+    """Leave the current core and return it, with retries since the system may move the thread before the call."""
     before = os.sched_getaffinity(0)
     for _ in range(1000):
         core = current_core()

@@ -1,4 +1,4 @@
-"""Both orders of axes give the same network of every block: maps, running statistics, gradients."""
+"""Channels first and channels last agree for every block: maps, running statistics, gradients."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def test_channels_first_matches_channels_last(training: bool, monkeypatch: pytes
 
 
 def test_batch_norm_of_plain_ops_matches_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As without the plugin, and for statistics of all ranks."""
+    """Plain ops are used without the plugin and for synchronised statistics."""
     values = (3 * np.random.default_rng(0).standard_normal((4, 5, 6, 7)) + 10).astype(np.float32)
 
     def once() -> list[np.ndarray]:

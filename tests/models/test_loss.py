@@ -272,7 +272,7 @@ def _gradients_of(
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_channels_last_maps(fused: bool) -> None:
-    """(B, rows, columns, anchors * outputs) are the same predictions, in the same bits."""
+    """Maps (B, rows, columns, anchors * outputs) give the same loss bitwise."""
     maps = random_maps(HEAD)
     raw = [
         np.ascontiguousarray(one.transpose(0, 2, 3, 1, 4)).reshape(*one.shape[:1], *one.shape[2:4], -1) for one in maps

@@ -30,7 +30,7 @@ def _weights(model: DetectionModel) -> dict[str, np.ndarray]:
 
 
 class _Trained(flow.nn.Graph):
-    """Maps and gradients of the mean of all maps' squares, captured."""
+    """A graph that returns maps, and gradients of their mean square."""
 
     def __init__(self, model: DetectionModel) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def test_every_block_trains_and_graph_matches_eager() -> None:
 
 
 def test_every_block_trains_in_bfloat16() -> None:
-    """Blocks with a form for it and blocks without; graph equals eager there too."""
+    """Include blocks without a bfloat16 implementation; graph matches eager there, too."""
     exact, _ = assert_every_block_trains()
     maps, _ = assert_every_block_trains(in_bfloat16)
     assert 1e-4 < max(_distance(*pair) for pair in zip(maps, exact, strict=True)) < 0.05
@@ -71,7 +71,7 @@ def test_every_block_trains_in_bfloat16() -> None:
 @pytest.mark.parametrize("activation", ["nn.SiLU()", "nn.Mish()"])
 @pytest.mark.parametrize("kind", ["DWConv", "Bottleneck", "C3", "GhostBottleneck", "BottleneckCSP", "C3x", "C3TR"])
 def test_bfloat16_gradients_are_close(kind: str, activation: str) -> None:
-    """Of one block at a time and without kinks: else the largest part of a difference is not the rounding's own."""
+    """Test one block at a time, without kinked activations, so that differences come from rounding only."""
     spec = load_model_spec(
         {
             "nc": 2,
@@ -100,7 +100,7 @@ def test_bfloat16_gradients_are_close(kind: str, activation: str) -> None:
 
 
 def _distance(values: np.ndarray, exact: np.ndarray) -> float:
-    """Return the length of the difference, as a share of what is exact."""
+    """Return the L2 norm of the difference relative to that of the exact values."""
     return float(np.linalg.norm(values - exact) / np.linalg.norm(exact))
 
 
@@ -331,7 +331,7 @@ def test_custom_yaml_with_every_block(tmp_path: Path) -> None:
 
 
 def test_first_layer_may_take_image_repeatedly() -> None:
-    """As in the reference; here the image four times over, convolved with the weights of one image split in four."""
+    """As in the reference: four copies of the image, with weights split in four, give the same result."""
 
     def convolved(rows: list[list[Any]]) -> np.ndarray:
         backbone = [*rows, [-1, 1, "Conv", [8, 3, 2]]]

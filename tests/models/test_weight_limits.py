@@ -1,4 +1,4 @@
-"""Weight files that are small and would still cost much time or memory, or that lead out of their folder."""
+"""Small weight files that would need much time or memory, or that refer to files outside their folder."""
 
 import os
 import time
@@ -19,7 +19,7 @@ LISTS = Allowed(lambda _: True, PLAIN_REDUCERS)
 
 
 def listed_again(value: bytes, times: int) -> bytes:
-    """Return a list of `value`, then calls that each copy it once more."""
+    """Return pickled calls that each copy a list of `value` once more."""
     call = torch.named("builtins", "list") + b"h\x00\x85R"
     return b"\x80\x02](" + value + b"eq\x00" + (call + b"0") * times + b"."
 
@@ -76,7 +76,7 @@ def test_damaged_non_persistent_set_excludes_no_buffers(skipped: bytes, tmp_path
 
 
 def test_modules_with_many_shared_entries_raise(tmp_path: Path) -> None:
-    """300 modules with the same 1000 entries: counted where they are looked at, not where the file has them."""
+    """Entries of 300 modules that share 1000 entries are counted once per module."""
     entries = b"}(" + b"".join(torch.text(f"p{n}") + b"N" for n in range(1000)) + b"uq\x00"
     state = b"}(" + torch.text("_parameters") + entries + b"uq\x01"
     part = torch.named("models.common", "Conv") + b")\x81" + state + b"bq\x02"
@@ -121,7 +121,7 @@ def test_truncated_safetensors_is_reported(tmp_path: Path) -> None:
 
 
 def oneflow_folder(folder: Path, names: int = 1) -> Path:
-    """Return a checkpoint in which so many names stand for one tensor of 1000 numbers."""
+    """Return a checkpoint with `names` names for one tensor of 1000 elements."""
     tensor = torch.named("oneflow", "Tensor") + b")\x81" + torch.dict_of({"path": torch.text("w")}) + b"b"
     state = torch.dict_of({f"name{n}": tensor for n in range(names)})
     content = torch.dict_of({"protocol_version": torch.integer(1), "data": state})

@@ -14,7 +14,7 @@ PREFIX = "model."
 
 
 def _network(vectors: Any) -> DetectionModel:
-    """Return the network of a file with its weights; the maps give the number of classes."""
+    """Return the network of a file with its weights; the number of classes follows from the maps."""
     classes = vectors["train_out_0"].shape[-1] - 5
     model = DetectionModel(load_model_spec("yolov5n", num_classes=classes), seed=None)
     arrays = {name: flow.tensor(vectors[name]) for name in vectors.files if name.startswith(PREFIX)}

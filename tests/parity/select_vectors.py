@@ -76,7 +76,7 @@ def _sampled_run(arrays: Arrays) -> Arrays:
 
 
 def _first_iterations(arrays: Arrays) -> Arrays:
-    """Return the beginning of a run that accumulates; it has no final state then."""
+    """Return the beginning of a run that accumulates, without its final state."""
     rows = len(arrays["step_ni"])
     dropped = ("final", "ema/", "ema_names", "ema_l2", "ema_sum", "ema_absmax", "ema_sample", "ema_updates")
     kept = {

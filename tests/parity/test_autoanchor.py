@@ -1,5 +1,3 @@
-"""Runs the auto-anchor comparison."""
-
 from pathlib import Path
 
 from tests.parity.autoanchor import SUBJECT

@@ -1,4 +1,4 @@
-"""The command `tests.parity` without the kernel plugin, in a child process, as the tests have loaded it."""
+"""The command `tests.parity` without the kernel plugin, in a child process."""
 
 import shutil
 import subprocess

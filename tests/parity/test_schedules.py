@@ -1,5 +1,3 @@
-"""Runs the schedule comparison."""
-
 from pathlib import Path
 
 from tests.parity.harness import Report

@@ -1,4 +1,4 @@
-"""Recorded runs against ours, and faults that the comparison must detect."""
+"""Recorded runs compared with ours, and faults that the comparison must detect."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_graph_matches_eager_bitwise(small_vectors: Path) -> None:
 
 
 def test_full_final_state_is_compared_if_recorded(goldens: Path, tmp_path: Path) -> None:
-    """`train_sgd_final_full.npz` has every element; `train_sgd.npz` has samples of large tensors."""
+    """`train_sgd_final_full.npz` has every element, `train_sgd.npz` samples of large tensors."""
     for path in goldens.glob("train_*"):
         (tmp_path / path.name).symlink_to(path)
     changed = dict(np.load(goldens / "train_sgd_final_full.npz"))
@@ -117,7 +117,7 @@ def _arrays(monkeypatch: pytest.MonkeyPatch, change: Callable[[TrainingState, di
 
 
 def weights_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Build a graph with its own weights, which are copied to the state one step late."""
+    """Train a copy of the weights that is written to the state one step late."""
     seen: list[dict[str, np.ndarray]] = []
     original = engine_step.TrainStep.__call__
 
@@ -167,10 +167,10 @@ def test_faults_are_detected(
     ("name", "iteration", "image", "side"), [(name, *tie) for name, ties in KNOWN_TIES.items() for tie in ties]
 )
 def test_near_tie_is_decided_by_rounding(goldens: Path, name: str, iteration: int, image: int, side: str) -> None:
-    """Why these runs may be forgiven: one predicted edge so near to its label's that rounding decides the side.
+    """In forgiven runs a predicted edge is so close to its label's that rounding decides the comparison.
 
-    Nothing before that batch changes with the side, nor does its loss; the norm of its gradient jumps, by 28 % in
-    iteration 10 of `train_adamw`. The reference recorded one side. Which one a run meets depends on its kernels.
+    Nothing before that batch depends on the side, nor does its loss; the norm of its gradient jumps, by 28 % in
+    iteration 10 of `train_adamw`. The reference recorded one side; which one a run takes depends on its kernels.
     """
     case = Case(goldens / f"{name}.npz")
     run = replay(case, "eager", iterations=iteration + 1)

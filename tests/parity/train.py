@@ -58,7 +58,7 @@ def check(path: Path, report: Report, mode: Mode) -> None:
 
 
 def _beyond_a_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) -> tuple[EdgeTie, Replay] | None:
-    """Return the tie that explains the first iteration that disagrees, and the run with it, if there is one."""
+    """Return the tie that explains the first disagreeing iteration and the run replayed with it, if any."""
     wrong = np.flatnonzero(~_agreeing(case, run))
     if not len(wrong):
         return None
@@ -75,7 +75,7 @@ def _beyond_a_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) -> 
 
 
 def _agreeing(case: Case, run: Replay) -> npt.NDArray[np.bool_]:
-    """Return (iterations,) bool: loss, its items and the gradient norm are within tolerance."""
+    """Return (iterations,) bool: whether loss, loss items and gradient norm are within tolerance."""
     count = len(run.results)
     report = [Report() for _ in range(count)]
     for number, row in enumerate(report):
@@ -167,7 +167,7 @@ def _compare_state(case: Case, kind: str, got: Arrays, sampled: "_Sampled", repo
 
 
 def _compare_lag(case: Case, run: Replay, report: Report) -> None:
-    """Compare the EMA's distance from the model, as `ema/` itself hardly changes within 12 updates."""
+    """Compare the EMA's distance from the model, since `ema/` itself hardly changes within 12 updates."""
     vectors = case.vectors
     final, ema = _Sampled(vectors, "final", {}), _Sampled(vectors, "ema", {})
     ours_final, ours_ema = final.of(run.arrays, "model/"), ema.of(run.arrays, "ema/")

@@ -1,4 +1,4 @@
-"""Pipelines decode and draw on their given device, so that each rank uses its own GPU."""
+"""Pipelines decode and render on their given device, so that each rank uses its own GPU."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
 
 @pytest.fixture
 def built_for(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
-    """Return the GPU numbers of the DALI pipelines built; none is started, as that would need the GPU."""
+    """Record the GPU numbers of the DALI pipelines built; none is started, as that would need the GPU."""
     numbers: list[int | None] = []
     monkeypatch.setattr(Pipeline, "build", lambda self: numbers.append(self.device_id))
     monkeypatch.setattr(CanvasPipeline, "_start", lambda _: None)

@@ -14,10 +14,7 @@ def settings(batch_size: int = 3) -> PredictSettings:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Write four wide images of 64 x 40 px, a tall one of 40 x 64 px and a small one of 32 x 24 px.
-
-    Their pixels are random.
-    """
+    """Write four wide images of 64 x 40 px, a tall one of 40 x 64 px and a small one of 32 x 24 px, random pixels."""
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(1)
     paths = []

@@ -281,7 +281,7 @@ def test_file_damaged_during_run_is_named(make: Make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("degrees", [0.0, 5.0])
 def test_pass_after_failed_pass_is_complete(make: Make, tmp_path: Path, degrees: float) -> None:
-    """What was queued when the file was missed must not come out in the next pass."""
+    """Batches queued when the file was missing must not appear in the next pass."""
     index = rendered_index(tmp_path, images=12, seed=1)
     settings = {"index": index, "batch_size": 2, "image_px": 128}
     augment = replace(STILL, degrees=degrees, mosaic=0.0)
@@ -297,7 +297,7 @@ def test_pass_after_failed_pass_is_complete(make: Make, tmp_path: Path, degrees:
 
 
 def test_starting_a_pass_ends_the_previous(make: Make) -> None:
-    """Also where stopping it takes its end out of the queue, at the last moment of its thread."""
+    """Include a stop that removes the end marker from the queue just before the thread ends."""
     pipeline = make(batch_size=16)
     old = pipeline.epoch(0)
     next(old)
@@ -335,7 +335,7 @@ def test_colours_are_unchanged_without_gain(make: Make, tmp_path: Path) -> None:
 def test_file_rejected_by_dali_is_decoded_on_host(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, changes: dict
 ) -> None:
-    """As a GPU's decoder refuses files that others take: here, bytes between segments that Pillow skips."""
+    """GPU decoders reject some files that others accept, here with bytes between segments."""
     index = rendered_index(tmp_path, images=9, seed=1)
     augment = replace(STILL, degrees=changes.get("degrees", 0.0))
     settings = {"index": index, "batch_size": 2, "image_px": 128, "cache": changes.get("cache")}

@@ -136,7 +136,7 @@ def test_invalid_settings_raise(make: Make) -> None:
 
 
 def test_downscaling_matches_opencv_area(make: Make, index: ImageIndex) -> None:
-    """The reference validates on cv2.resize(INTER_AREA); the decoders and roundings differ by a level or two."""
+    """The reference validates on cv2.resize(INTER_AREA); decoders and rounding differ by a level or two."""
     load_plugin("require")
     compared = 0
     for batch in make(image_px=96):
@@ -156,7 +156,7 @@ def test_downscaling_matches_opencv_area(make: Make, index: ImageIndex) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["png", "jpg"])
 def test_gpu_renders_same_images(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for training, `test_canvas_graph.py`; on the CPU without our own filter, which DALI lacks."""
+    """Compare as for training (`test_canvas_graph.py`), on the CPU without our filter, which DALI lacks."""
     mean, most = {"png": (0.1, 8), "jpg": (0.5, 16)}[kind]
     index = of_kind(rendered_index(tmp_path, images=14), kind)
     on_gpu = ValPipeline(index, batch_size=4, image_px=128, workers=2, device="cuda:0")
@@ -171,7 +171,7 @@ def test_gpu_renders_same_images(tmp_path: Path, kind: str, monkeypatch: pytest.
 
 
 def test_half_size_is_exact_in_dali(tmp_path: Path) -> None:
-    """As on a GPU and without the plugin: DALI has no filter by area, but sampling does the same there."""
+    """On a GPU and without the plugin DALI has no area filter, but linear sampling is the same at this scale."""
     photo = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     view = placed_image(0, place((64, 48), (0, 0), (64, 48)), (128, 96), (64, 48), by_area=True)
     settings = GraphSettings(

@@ -1,4 +1,4 @@
-"""`graph-bench data-scale`: the generated data set, the rows and the growth."""
+"""`graph-bench data-scale`: the generated data set, its rows and the growth between sizes."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_data_set_has_requested_image_and_label_counts(tmp_path: Path) -> None:
 
 
 def measured(tmp_path: Path, *flags: str) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return the rows of sets of 20 and 60 images."""
+    """Return the benchmark rows for sets of 20 and 60 images."""
     common = ["--images", "60", "--labels", "400", "--small", "20", "--json", str(tmp_path / "d.json")]
     assert main(["data-scale", *common, *flags]) == 0
     return {(row["what"], row["images"]): row for row in read_result(tmp_path / "d.json")["rows"]}

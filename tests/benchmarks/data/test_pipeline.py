@@ -1,4 +1,4 @@
-"""`graph-bench pipeline`: the rows, and the OpenCV loader against ours."""
+"""`graph-bench pipeline`: its rows, and the OpenCV loader compared with ours."""
 
 import importlib
 import json
@@ -51,7 +51,7 @@ def test_rejects_interpreter_without_opencv(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_partial_batch_counts_its_own_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes: their first batches start the clock, then come one of four images and a last one of one."""
+    """Each of two processes starts the clock with its first batch; batches of four and one image follow."""
     monkeypatch.setitem(sys.modules, "cv2", ModuleType("cv2"))
     loader = importlib.import_module("benchmarks.peers.opencv_worker")
     ready: Queue[tuple[int, None, int] | None] = Queue()
@@ -75,7 +75,7 @@ def test_compares_both_loaders(tmp_path: Path, opencv_python: Path) -> None:
 
 
 def test_opencv_loader_boxes_match_pixels(tmp_path: Path, opencv_python: Path) -> None:
-    """It is a fair peer only if it does the whole work."""
+    """The comparison is fair only if the OpenCV loader does all of the work."""
     index = rendered_index(tmp_path, images=8)
     listed = {"paths": [str(path) for path in index.paths], "labels": [rows.tolist() for rows in index.labels]}
     (tmp_path / "images.json").write_text(json.dumps(listed))

@@ -13,7 +13,7 @@ from pipelines.data.index import index_images
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Return the yaml of two splits with an image each: twice as wide as high, and the other way round."""
+    """Return a dataset yaml with one landscape and one portrait image, each with sides in the ratio 2:1."""
     for split, size in (("train", (200, 100)), ("val", (60, 120))):
         for name in ("images", "labels"):
             (tmp_path / name / split).mkdir(parents=True)

@@ -34,7 +34,7 @@ def test_worker_exit_is_reported_with_its_output() -> None:
 
 
 def test_foreign_interpreter_sees_only_benchmarks(tmp_path: Path) -> None:
-    """Our packages are built for one Python version, and a peer must not use them."""
+    """Our packages are built for one Python version, so a peer must not import them."""
     probe = tmp_path / "python"
     probe.write_text(
         f'#!/bin/sh\nexec {sys.executable} -S -c "import json,os,sys; sys.stdin.readline(); '
@@ -67,7 +67,7 @@ def test_worker_environment_sets_threads_and_drops_variables(monkeypatch: pytest
 
 
 def test_ceiling_ignores_variables_that_lower_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenBLAS would multiply with AVX2 where the steps that are compared with it have AVX-512."""
+    """Otherwise OpenBLAS could be limited to AVX2 while the measured steps use AVX-512."""
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     seen = []
 
@@ -92,7 +92,7 @@ def variables(worker: Worker) -> dict[str, str]:
 
 
 def test_terminated_benchmark_leaves_no_process(tmp_path: Path) -> None:
-    """SIGTERM while workers measure, through `all`, which has a process of its own in between."""
+    """Send SIGTERM to `all`, which starts each benchmark in a child process, while workers measure."""
     command = [sys.executable, "-m", "benchmarks.cli", "all", "--only", "ceilings", "--repeats", "1000", "--out", "out"]
     benchmark = subprocess.Popen(
         command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""graph-bench inference: whole commands on shapes, beside scripts that take YOLOv5's flags."""
+"""`graph-bench inference`: our commands on the shapes data set, next to scripts with YOLOv5's flags."""
 
 import sys
 from pathlib import Path

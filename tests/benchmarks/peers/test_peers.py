@@ -48,7 +48,7 @@ def test_peer_has_same_loss(both: tuple[dict[str, Any], ...]) -> None:
 
 
 def test_peer_trains_alike(both: tuple[dict[str, Any], ...]) -> None:
-    """Later losses depend on gradients, clipping, groups and momentum; rounding grows with each step."""
+    """Later losses depend on gradients, clipping, parameter groups and momentum."""
     ours, theirs = both
     assert len(ours["losses"]) == STEPS
     assert theirs["losses"] == pytest.approx(ours["losses"], rel=1e-4)

@@ -1,4 +1,4 @@
-"""`graph-bench soak`: units."""
+"""`graph-bench soak`: units of memory."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from benchmarks.resilience.soak import growth, held_by, tables
 
 
 def test_memory_is_in_megabytes() -> None:
-    """As the peaks of the other benchmarks are; `statm` counts the same in pages."""
+    """Use the unit of the other benchmarks' peaks; `statm` counts pages."""
     with subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=-1, stdout=-1) as child:
         assert child.stdin is not None and child.stdout is not None
         child.stdout.readline()

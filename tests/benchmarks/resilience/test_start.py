@@ -1,4 +1,4 @@
-"""`graph-bench start`: when a start ends, and what is shown."""
+"""`graph-bench start`: the measured interval and the table."""
 
 import argparse
 from typing import Any

@@ -1,4 +1,4 @@
-"""Variants are compared only if they compute the same step; steps per turn."""
+"""Variants are compared only if they compute the same step."""
 
 import sys
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_other_checkout_is_a_variant_only_if_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["step/step_worker.py", "step_worker.py"])
 def test_worker_of_other_checkout_uses_its_code_and_interpreter(tmp_path: Path, place: str) -> None:
-    """Also of a checkout from before `benchmarks` had packages."""
+    """Cover checkouts from before `benchmarks` had packages, too."""
     file = tmp_path / "benchmarks" / place
     file.parent.mkdir(parents=True)
     for folder in {tmp_path / "benchmarks", file.parent}:

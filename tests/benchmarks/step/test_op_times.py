@@ -1,4 +1,4 @@
-"""Times of the ops of a compiled step: all of them, and no more than the step takes."""
+"""Times of the ops in a compiled step: complete, and in total at most the time of the step."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""CUDA launches of a step, and that every op of it has a CUDA kernel; needs no GPU."""
+"""CUDA launches of a step, and CUDA kernels for all of its ops; needs no GPU."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Guards against slowdowns by ratios between competitors that run in turn, with generous bounds."""
+"""Guards against slowdowns: ratios between alternating competitors, with generous bounds."""
 
 import pytest
 import yaml
@@ -23,7 +23,7 @@ def measured(point: Point, *variants: str) -> Comparison:
 
 
 def shortfalls(comparison: Comparison, *, plugin: str, stock: str, graph: str, eager: str) -> list[str]:
-    """Return the ratios that are out of bounds; each argument is the variant used for that side."""
+    """Return the ratios out of bounds; each argument is the variant measured for that role."""
     ratios = (
         ("plugin / stock", comparison.speedup(plugin, stock).median, PLUGIN_OVER_STOCK),
         ("graph / eager", comparison.speedup(graph, eager).median, GRAPH_OVER_EAGER),

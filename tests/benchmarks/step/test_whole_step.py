@@ -1,4 +1,4 @@
-"""`graph-bench step` and `graph-vs-eager`: rows and tables, also of older results."""
+"""`graph-bench step` and `graph-vs-eager`: rows and tables, including those of older results."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""`graph-bench accuracy`: sides are compared per seed, relative to the spread over seeds."""
+"""`graph-bench accuracy`: ours and PyTorch are compared per seed, relative to the spread over seeds."""
 
 import json
 from pathlib import Path
@@ -162,7 +162,7 @@ def test_adds_precision_and_seed_to_finished_trainings(tmp_path: Path, cfg: str)
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_ema_validates_as_in_its_run(tmp_path: Path, cfg: str) -> None:
-    """What validates PyTorch's weights gives our own weights the row that `graph-train` wrote."""
+    """Our EMA weights, validated like PyTorch's, reproduce the row that `graph-train` wrote."""
     from graph_train import train
     from graph_train.plots.results import read_results
     from models.weights import load_weights
@@ -184,7 +184,7 @@ def test_ema_validates_as_in_its_run(tmp_path: Path, cfg: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_pytorch_and_ours_reach_similar_losses(tmp_path: Path, torch_python: Path) -> None:
-    """The schedule's warm-up and accumulation bring both from the same weights to nearby losses."""
+    """Both start from the same weights and reach similar losses with the same warm-up and accumulation."""
     if find_torch(str(torch_python), ("torch", "numpy", "cv2")) is None:
         pytest.skip("no OpenCV beside PyTorch")
     result = tmp_path / "a.json"

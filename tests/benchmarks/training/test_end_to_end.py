@@ -33,7 +33,7 @@ def test_failing_command_is_reported(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_ours_gets_requested_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its loader through a flag, kernels and libraries through the variables that a worker gets."""
+    """The loader gets its threads by a flag, kernels and libraries by environment variables."""
     given: dict[str, Any] = {}
 
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:

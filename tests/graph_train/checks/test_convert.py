@@ -1,4 +1,4 @@
-"""Conversion of Pascal VOC and COCO annotations to YOLO data sets, read back by our own reader."""
+"""Conversion of Pascal VOC and COCO annotations to YOLO data sets, read back with our reader."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ OBJECT = (
 
 
 def write_voc(folder: Path, name: str, *objects: tuple[object, ...], size: tuple[int, int] = (40, 30)) -> None:
-    """Write an annotation in VOC's layout with its image of 40 x 30 px."""
+    """Write a VOC annotation and its image of 40 x 30 px."""
     for inner in ("Annotations", "JPEGImages"):
         (folder / inner).mkdir(parents=True, exist_ok=True)
     picture().save(folder / "JPEGImages" / f"{name}.jpg")
@@ -68,7 +68,7 @@ def test_voc_converts_to_yolo(voc: Path, tmp_path: Path, copy: bool, capsys: pyt
 
 
 def test_xml_files_next_to_images(tmp_path: Path) -> None:
-    """As Roboflow exports Pascal VOC."""
+    """Roboflow exports Pascal VOC this way."""
     for split in ("train", "valid"):
         write_voc(tmp_path / "x", split, ("dog", 0, 1, 1, 21, 16))
         (tmp_path / split).mkdir()

@@ -1,4 +1,4 @@
-"""Detection of duplicate files in several splits, which reads as little as possible."""
+"""Detection of files that occur in several splits, reading as little as possible."""
 
 import os
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_duplicates_are_reported_and_similar_files_are_not(tmp_path: Path) -> No
 
 
 def test_only_possible_duplicates_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes of one split only are not; links to one file are read once; what ends otherwise is not read to the end."""
+    """Read only files whose size occurs in several splits, each file once, and stop at a differing tail."""
     picture = written(tmp_path / "a", LONG)
     links = [tmp_path / f"link{n}" for n in range(3)]
     for link in links:

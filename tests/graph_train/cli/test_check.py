@@ -1,4 +1,4 @@
-"""`graph-check`: hand-checked report on a small data set, exit codes, and no writes to forbidden places."""
+"""`graph-check`: report with known values, exit codes, and no writes outside the allowed places."""
 
 import json
 import os
@@ -25,10 +25,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Write two train images with 3 boxes, none of the 2nd class, and one val image without boxes.
-
-    All are 40 x 30 px.
-    """
+    """Write two train images with 3 boxes, none of class 1, and one val image without boxes; all 40 x 30 px."""
     folder = tmp_path / "set"
     add_image(folder, "train/a.png", BOX + "0 .5 .5 .05 .05\n")
     add_image(folder, "train/b.jpg", "0 .1 .1 .9 .1 .5 .9\n")

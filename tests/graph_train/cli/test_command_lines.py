@@ -19,7 +19,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def last_words(name: str, arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Return the exit code, and stderr without OneFlow's lines."""
+    """Run a command and return its exit code, and stderr without OneFlow's lines."""
     capsys.readouterr()
     try:
         code = COMMANDS[name](arguments)

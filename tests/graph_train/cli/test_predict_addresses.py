@@ -123,7 +123,7 @@ def test_stream_until_end(weights: Path, server: WebServer, tmp_path: Path, caps
     table = tmp_path / "exp/predictions.csv"
 
     def hang_up() -> None:
-        """Hang up after some frames were processed."""
+        """Close the connection after some frames were processed."""
         while not (table.exists() and len(frames_of(table, source)) >= 3):
             time.sleep(0.05)
         server.camera_ends = True
@@ -145,7 +145,7 @@ def test_stream_until_end(weights: Path, server: WebServer, tmp_path: Path, caps
 
 
 def frames_of(table: Path, source: str) -> list[int]:
-    """Return the frame numbers in the complete rows of a table that may still be written."""
+    """Return the frame numbers in the complete rows of a table that may still be growing."""
     whole = table.read_text().rpartition("\n")[0].splitlines()
     return list(dict.fromkeys(int(row["frame"]) for row in csv.DictReader(whole) if row["file"] == source))
 

@@ -37,7 +37,7 @@ WIDTH, HEIGHT = 96, 64
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write three images that fit 96 px exactly, one in a subfolder, a tall image, and two broken files."""
+    """Write three images that fit 96 px exactly (one in a subfolder), a tall image and two broken files."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "more").mkdir()
     random = np.random.default_rng(5)
@@ -235,7 +235,7 @@ def test_concurrent_commands_get_separate_folders(
     unused = run_folder.unused_path
 
     def taken_by_another(project: str, name: str, *, exist_ok: bool) -> Path:
-        """Let another process create the folder that this command has just chosen."""
+        """Simulate another process that creates the folder just chosen by this command."""
         found = unused(project, name, exist_ok=exist_ok)
         (tmp_path / "exp").mkdir(exist_ok=True)
         return found
@@ -318,7 +318,7 @@ def test_video_names_avoid_image_names() -> None:
 
 
 def test_view_img_opens_viewer(weights: Path, photos: Path, tmp_path: Path) -> None:
-    """The system's viewer is a program that copies what it is told to show."""
+    """The system's viewer is replaced by a program that copies the images."""
     viewer = tmp_path / "bin" / "xdg-open"
     viewer.parent.mkdir()
     viewer.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/half.png && mv {tmp_path}/half.png {tmp_path}/shown.png\n')
@@ -372,7 +372,7 @@ def test_box_drawing_options() -> None:
 
 
 def test_crops_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    """The second object of `1.png` and the first one of `12.png`; two classes that share a folder."""
+    """The second crop of `1.png` and the first one of `12.png` differ; so do crops of two classes in one folder."""
     rows = np.asarray([[8, 8, 30, 30, 0.9, 0], [40, 8, 60, 30, 0.8, 0], [8, 40, 30, 60, 0.7, 1]], np.float32)
     output = OutputSettings(tmp_path / "out", None, labels=False, confidences=False, crops=True, entries=False)
     writer = PredictionWriter(output, ("a/b", "a_b"), workers=2)

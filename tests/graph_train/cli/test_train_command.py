@@ -56,7 +56,7 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return an uninterrupted run of three epochs in graph mode, and its output."""
+    """Train three epochs in graph mode without interruption; return the run folder and its output."""
     folder = tmp_path_factory.mktemp("runs")
     done = train(folder, "--epochs", "3", "--save-period", "1", name="whole")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -208,9 +208,9 @@ def test_real_photos(bccd: Path, tmp_path: Path) -> None:
 
 
 def write_odd_folder(root: Path) -> Path:
-    """Write images of one class, 200 to 3000 px, grey, CMYK, turned, PNG.
+    """Write images of 200 to 3000 px: grey, CMYK, rotated by EXIF, PNG.
 
-    There are images without labels and labels without images, too.
+    There are also images without labels and labels without images.
     """
     random = np.random.default_rng(0)
     for split in ("train", "val"):

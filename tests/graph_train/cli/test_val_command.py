@@ -28,7 +28,7 @@ NAMES = ("circle", "square")
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write five small images in COCO's layout, with YOLO labels and COCO annotations that count classes from 5."""
+    """Write five small images in COCO's layout, with YOLO labels and COCO annotations whose category ids start at 5."""
     root = tmp_path_factory.mktemp("data")
     for folder in ("images/val", "labels/val", "annotations"):
         (root / folder).mkdir(parents=True)
@@ -154,7 +154,7 @@ def test_ensemble_and_augmented_inference_add_boxes(weights: Path) -> None:
 
 
 def brightest(images: Tensor) -> np.ndarray:
-    """Return a detector of a 10 px box at the brightest pixel: 21 equal rows, as if from 3 levels of 1 cell each."""
+    """Predict a 10 px box at the brightest pixel: 21 equal rows, as from 3 levels."""
     pixels = images.numpy()[:, 0]
     where = [np.unravel_index(image.argmax(), image.shape) for image in pixels]
     rows = np.asarray([[x + 0.5, y + 0.5, 10, 10, 1, 1] for y, x in where], np.float32)
@@ -215,7 +215,7 @@ def test_inapplicable_settings_are_rejected(given: dict[str, object], message: s
 def test_mismatched_class_names_warn(
     data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As when `--data` was forgotten: the built-in set may have as many classes."""
+    """This happens when `--data` is forgotten and the built-in data set has the same number of classes."""
     for names, told in (("[circle, cell]", True), ("[circle, square]", False)):
         other = data_set.with_name("other.yaml")
         other.write_text(f"train: images/val\nval: images/val\nnames: {names}\n")

@@ -1,4 +1,4 @@
-"""Detection needs no CUDA kernel of OneFlow's, with augmented views neither: there are none for GPUs above 8.9."""
+"""Detection, also augmented, runs no CUDA kernel of OneFlow, which has none for GPUs above 8.9."""
 
 import json
 import subprocess

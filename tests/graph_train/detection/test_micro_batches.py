@@ -1,4 +1,4 @@
-"""Micro-batches change memory only, not results."""
+"""Micro-batches reduce memory and do not change results."""
 
 from typing import Any
 

@@ -91,7 +91,7 @@ def test_amp_check_compares_maps(monkeypatch: pytest.MonkeyPatch, caplog: pytest
 
 @pytest.mark.skipif(not is_loaded(), reason="needs the kernel plugin")
 def test_bfloat16_is_limited_to_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither another network of the process nor later commands on the run's own weights."""
+    """Other networks in the process and later commands on the same weights stay in float32."""
     computed: list[ActivationType] = []
     choose = Layout.fastest_for
 

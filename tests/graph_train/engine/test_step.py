@@ -72,7 +72,7 @@ def test_graph_matches_eager_in_bfloat16() -> None:
 
 @pytest.mark.parametrize("kind", [EagerStep, GraphStep])
 def test_bfloat16_step_does_not_affect_float32_step(kind: type[EagerStep] | type[GraphStep]) -> None:
-    """The data type belongs to a network: both train by turns, each as if it were alone."""
+    """The data type belongs to the network: two steps that alternate train as they would separately."""
     load_plugin("require")
     settings = replace(tiny_schedule().at(20, 3), update=True)
     types = (ActivationType.FLOAT32, ActivationType.BFLOAT16)
@@ -102,7 +102,7 @@ def test_graph_matches_eager_without_plugin() -> None:
 
 @contextmanager
 def overflow(step: EagerStep | GraphStep) -> Iterator[None]:
-    """Make the layers after a scale overflow in the steps started within the context."""
+    """Make activations overflow in the steps started within the context."""
     scale = step.state.network.model[1].bn.weight
     sound = flow.tensor(scale.numpy().copy())
     with flow.no_grad():
@@ -117,7 +117,7 @@ def overflow(step: EagerStep | GraphStep) -> Iterator[None]:
 def test_pipelined_steps_match_bitwise(
     kind: type[EagerStep] | type[GraphStep], activation_type: ActivationType, request: pytest.FixtureRequest
 ) -> None:
-    """Also if an update is skipped, which changes the scalars of the step that has been started already."""
+    """Include a skipped update, which changes the scalars of a step that has already started."""
     if activation_type is ActivationType.FLOAT16 and request.config.getoption("--kernels") != "emulated-cuda":
         pytest.skip("float16 activations are CUDA's: run with --kernels emulated-cuda")
     schedule = tiny_schedule()
@@ -183,7 +183,7 @@ def test_non_finite_gradient_skips_update() -> None:
 
 
 def test_loss_scale_known_values() -> None:
-    """Halved by an update that overflowed, doubled after 2000 good ones; batches that add up leave it."""
+    """It is halved by an overflow, doubled after 2000 good updates, and unchanged by accumulation."""
     update, wait = (replace(tiny_schedule().at(0, 0), update=update) for update in (True, False))
     counters = Counters(loss_scale=1024.0, good_updates=LOSS_SCALE_GROWTH_INTERVAL - 2)
     counters = _advance(counters, update, updated=True, scaled=True)
@@ -203,7 +203,7 @@ def test_loss_scale_known_values() -> None:
 
 
 def test_gradients_accumulate() -> None:
-    """BatchNorm is per batch, so the gradients of A and then B are those of A alone plus those of B alone."""
+    """BatchNorm is per batch, so accumulating A and B gives the sum of both gradients."""
     schedule = tiny_schedule()
     batches = [tuple(map(flow.tensor, random_batch(number, side=64, labels=3))) for number in (0, 1)]
     later = [schedule.at(number, number // 6) for number in range(13, 24)]

@@ -1,4 +1,4 @@
-"""`--bucket`: the calls of `gsutil`, which is replaced by a script that copies files, as it needs an account."""
+"""`--bucket`: calls of `gsutil`, which is replaced by a script that copies files."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ exec "${arguments[@]}"
 
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder that acts as Cloud Storage, with one bucket `mine`."""
+    """Return a folder that stands in for Cloud Storage, with one bucket `mine`."""
     folder = tmp_path / "cloud"
     (folder / "mine").mkdir(parents=True)
     (tmp_path / "bin").mkdir()

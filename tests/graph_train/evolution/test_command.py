@@ -1,4 +1,4 @@
-"""An evolution whose process is killed."""
+"""The evolution command when its process is killed."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from tests.graph_train.lab import Lab
 
 @pytest.mark.slow
 def test_killed_evolution_command_resumes_exactly(tmp_path: Path) -> None:
-    """After SIGKILL during a generation its training process ends, too, and the same command resumes."""
+    """After SIGKILL its training process ends, too, and the same command resumes."""
     lab = Lab(tmp_path)
 
     def command(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Hand-checked evolution, its table on disk, and resuming after a kill."""
+"""Evolution: known values, the table on disk, and resuming after a kill."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ _GENES = gene_names(tune_anchors=True)
 
 
 def _train(hyp: Hyperparameters, generation: int) -> list[float]:
-    """Stand in for a training whose mAP is best at lr0 = 0.02 and mosaic = 0.5."""
+    """Simulate a training whose mAP is best at lr0 = 0.02 and mosaic = 0.5."""
     score = 1 / (1 + abs(np.log(hyp.lr0 / 0.02)) + abs(hyp.mosaic - 0.5))
     return [0.5, 0.5, score, score, 0.1, 0.1, 0.1]
 

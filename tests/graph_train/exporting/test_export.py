@@ -68,7 +68,7 @@ def test_onnx_has_reference_names_and_values(goldens: Path, tmp_path: Path) -> N
 
 
 def test_onnx_predictions_match_yolov5(goldens: Path, tmp_path: Path) -> None:
-    """The recorded forward pass of YOLOv5 itself, through onnxruntime."""
+    """Compare onnxruntime with a recorded forward pass of YOLOv5."""
     expected = np.load(goldens / "checkpoint_expected.npz")
     height, width = expected["image"].shape[2:]
     output = tmp_path / "reference.onnx"
@@ -115,7 +115,7 @@ def test_every_block_matches_onnxruntime(row: list[Any]) -> None:
 
 
 def test_zero_pad_before_pool_matches_onnxruntime() -> None:
-    """As in yolov3-tiny; onnxruntime would merge the border into the pool, which is something else below zero."""
+    """As in yolov3-tiny. If onnxruntime merged the padding into the pool, negative values would change."""
     pads = [[-1, 1, "nn.ZeroPad2d", [[0, 1, 0, 1]]], [-1, 1, "nn.MaxPool2d", [2, 1, 0]]]
     config = {**one_block(*pads[0]), "backbone": [*SMALL_MAP, pads[0]]}
     config["head"] = [pads[1], [[-1], 1, "Detect", ["nc", "anchors"]]]
@@ -230,7 +230,7 @@ def test_non_finite_values_never_agree() -> None:
 
 
 def test_differences_are_relative_to_column_maximum() -> None:
-    """Rounding of boxes of 640 px is no less at the left border; half a pixel of one of them is an error."""
+    """Rounding scales with the range of a column (640 px), not with each value; half a pixel is an error."""
     expected = np.array([[[0.5, 0.1], [640.0, 0.9]]], np.float32)
     assert largest_difference(expected + np.array([6e-4, 0.0], np.float32), expected) < TOLERANCE / 10
     for wrong in ([0.5, 0.0], [0.0, 0.001]):

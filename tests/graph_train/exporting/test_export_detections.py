@@ -1,4 +1,4 @@
-"""Exported files detect the same boxes with the same confidence as we do on real images."""
+"""Exported files give the same detections as our network on real images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ SUPPRESSION = NmsSettings(conf_thres=0.25, iou_thres=0.45, max_det=300)
 
 
 def assert_same_detections(own: Sequence[Array], others: Sequence[Array]) -> int:
-    """Assert a partner with IoU > 0.99 and confidence within 1e-3 for every detection; return how many."""
+    """Assert that every detection has a match with IoU > 0.99 and confidence within 1e-3; return their count."""
     compared = 0
     for first, second in ((own, others), (others, own)):
         for rows, partners in zip(first, second, strict=True):
@@ -73,7 +73,7 @@ def compare(weights: Path, images: Sequence[Path], folder: Path, *, imgsz: int, 
 
 
 def steep_network(images: Sequence[Path]) -> DetectionModel:
-    """Return an untrained network that reacts to the content of photos and detects something in them."""
+    """Return an untrained network whose confidences depend on the photo and that detects something."""
     network = DetectionModel(load_model_spec("yolov5n.yaml", num_classes=3), seed=4)
     with flow.no_grad():
         for name, value in network.state_dict().items():

@@ -42,7 +42,7 @@ def noise(*shape: int) -> np.ndarray:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_openvino_matches_catalogue_network(dynamic: bool, tmp_path: Path) -> None:
-    """Through the exported file of trained weights, as a user has them."""
+    """Export from a weight file, as a user does."""
     weights = tmp_path / "n.safetensors"
     network = DetectionModel(load_model_spec("yolov5n.yaml", num_classes=3), seed=2)
     save_weights(network, weights)

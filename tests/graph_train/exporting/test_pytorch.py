@@ -1,4 +1,4 @@
-"""`.pt` files for YOLOv5: read back without PyTorch, compared with a file of YOLOv5's own, loaded by YOLOv5 itself."""
+"""`.pt` files for YOLOv5: read back, compared with a file of YOLOv5, and loaded by YOLOv5 itself."""
 
 import os
 import re
@@ -85,7 +85,7 @@ def test_pt_file_round_trip(config: Any, tmp_path: Path) -> None:
 
 
 def test_modules_match_yolov5_file(goldens: Path, tmp_path: Path) -> None:
-    """Same tree, same classes, and every attribute that both files have is equal."""
+    """Module tree and classes are equal, and so is every attribute present in both files."""
     output = tmp_path / "again.pt"
     assert main(["--weights", str(goldens / "yolov5n_nc3.pt"), "--include", "pt", "--output", str(output)]) == 0
     theirs, ours = tree(goldens / "yolov5n_nc3.pt"), tree(output)
@@ -185,7 +185,7 @@ def test_weight_beyond_float16_is_rejected(tmp_path: Path, capsys: pytest.Captur
 
 @pytest.fixture(scope="session")
 def yolov5() -> tuple[Path, str]:
-    """Return a checkout of YOLOv5 v7.0, and the Python that has its requirements."""
+    """Return a checkout of YOLOv5 v7.0 and a Python interpreter with its requirements."""
     checkout = os.environ.get("GRAPH_TRAIN_YOLOV5")
     if not checkout:
         pytest.skip("GRAPH_TRAIN_YOLOV5 names no checkout of YOLOv5 v7.0; see CONTRIBUTING.md")
@@ -225,7 +225,7 @@ def test_yolov5_loads_file_and_predictions_match(
 
 @pytest.mark.slow
 def test_documented_program_loads_into_yolov5(yolov5: tuple[Path, str], tmp_path: Path) -> None:
-    """The program of the user guide, with strict=True, from where it is documented."""
+    """Run the program of the user guide, which loads with strict=True."""
     code = re.findall(r"^```py\n(.*?)^```", (ROOT / "docs/guide/from-yolov5.md").read_text(), re.MULTILINE | re.DOTALL)
     network = lively("yolov5n.yaml", num_classes=3)
     weights = tmp_path / "best.export.safetensors"

@@ -1,4 +1,4 @@
-"""TensorRT's requirements on ONNX files: validity, supported operators within limits, documented inputs."""
+"""TensorRT's requirements on ONNX files: validity, supported operators, documented inputs."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hooks call their callbacks; a callback that fails is reported once and never called again."""
+"""Callbacks: registration and calls; a failing callback is reported once and then disabled."""
 
 import logging
 

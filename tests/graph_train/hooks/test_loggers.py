@@ -1,4 +1,4 @@
-"""Real loggers: TensorBoard event files read back byte by byte, W&B offline, MLflow in a folder."""
+"""Real loggers: TensorBoard event files read back, W&B offline, MLflow in a folder."""
 
 import contextlib
 import importlib
@@ -145,7 +145,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _wandb_records(log: Path) -> list[Any]:
-    """Return the records of an offline W&B log after its process has written the last one."""
+    """Return the records of an offline W&B log, waiting until its process has written the last one."""
     records = importlib.import_module("wandb.proto.wandb_internal_pb2")
     end = time.monotonic() + 20
     while True:

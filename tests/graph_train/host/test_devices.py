@@ -1,4 +1,4 @@
-"""Parsing of `--device`, and the device of each process."""
+"""Parsing of `--device`, and device selection per process."""
 
 import os
 import subprocess
@@ -55,7 +55,7 @@ def test_invalid_timeout_raises(timeout: float, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("setting", ["1", "3", "2,4", "", "many", "0"])
 def test_thread_count_matches_openmp(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the library that our kernels use reads the same variable, in a process of its own."""
+    """Compare with the OpenMP library's own parsing of the variable, in a child process."""
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
     program = "import ctypes; print(ctypes.CDLL('libgomp.so.1').omp_get_max_threads())"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

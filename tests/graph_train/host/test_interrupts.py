@@ -31,7 +31,7 @@ def whole(lab: Lab) -> Trial:
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Remove the signal handlers that a run installs."""
+    """Restore the signal handlers after a run."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield

@@ -1,4 +1,4 @@
-"""Published weights from a local server: source shown, downloaded if allowed, resumed and verified."""
+"""Published weights from a local server: URL shown, download only if allowed, resumed and verified."""
 
 import hashlib
 import http.server
@@ -90,7 +90,7 @@ def test_published_weights_table_is_complete() -> None:
 
 @pytest.mark.parametrize("command", ["train", "val", "predict", "export"])
 def test_every_command_prints_url_immediately(command: str, tmp_path: Path) -> None:
-    """Two seconds, without loading anything heavy: a fresh process."""
+    """A new process answers within two seconds, without heavy imports."""
     more = ["--source", "x"] if command == "predict" else []
     code = f"""
 import sys

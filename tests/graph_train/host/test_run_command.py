@@ -1,4 +1,4 @@
-"""A command's message for errors on which the system says too little."""
+"""Messages for errors where the operating system's own message is not helpful."""
 
 import os
 import resource

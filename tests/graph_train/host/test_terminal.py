@@ -1,4 +1,4 @@
-"""Text that the terminal's encoding cannot represent."""
+"""Output to terminals whose encoding cannot represent it."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Resuming a run on a data set that has changed."""
+"""Resuming after the data set has changed."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def lab(tmp_path: Path) -> Lab:
 
 @pytest.fixture
 def stopped(lab: Lab) -> Trial:
-    """Return a run stopped in its first epoch."""
+    """Return a run that was stopped in its first epoch."""
     return lab.train(epochs=2, stop_after=1)
 
 

@@ -1,4 +1,4 @@
-"""`graph_train.load`: kinds of images, results, one compilation per shape, threads, memory."""
+"""`graph_train.load`: image types, results, one compilation per shape, threads, memory."""
 
 import gc
 import io

@@ -26,7 +26,7 @@ def info(rank: int, world: int, port: int) -> RankInfo:
 
 
 def meet_together(infos: list[RankInfo], timeout: float) -> list[Rendezvous | ValueError]:
-    """Run the rendezvous of all ranks in threads of this process, rank 0 last."""
+    """Run the rendezvous of all ranks in threads of this process; rank 0 starts last."""
     outcomes: dict[int, Rendezvous | ValueError] = {}
 
     def come(place: int) -> None:
@@ -111,7 +111,7 @@ def test_foreign_connections_are_ignored() -> None:
 
 @pytest.fixture
 def job() -> Any:
-    """Return three sleeping processes, each with its watch and status pipe."""
+    """Return three sleeping processes, each with its watchdog and status pipe."""
     started: list[subprocess.Popen[Any]] = []
     meetings = meet_together([info(rank, 3, port) for port in [free_port()] for rank in range(3)], 10)
     ranks = []

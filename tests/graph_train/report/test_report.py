@@ -30,7 +30,7 @@ EPOCHS = 3
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """Return the lab's data set with class names that must be escaped."""
+    """Return a lab whose class names must be escaped."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
     content = yaml.safe_load(lab.data.read_text())
     lab.data.write_text(yaml.safe_dump({**content, "names": list(NASTY)}))
@@ -113,7 +113,7 @@ def test_interrupted_epoch_is_counted_once() -> None:
 
 
 def test_best_epoch_is_last_of_equal_ones() -> None:
-    """As the run keeps weights; an epoch that was not validated is none of them, however bad the others are."""
+    """The same rule decides which weights are kept; epochs without validation do not count."""
     columns = {key: np.zeros(4) for key in ("epoch", *RESULT_KEYS)}
     assert results_content(columns)["best"] is None
     columns["val/box_loss"][:3] = 0.1
@@ -136,7 +136,7 @@ class _Batches:
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
 def test_each_rank_samples_its_own_images(lab: Lab, ranks: int) -> None:
-    """Eight ranks have whole batches of seven, which all but the first leave alone; the last batch has three images."""
+    """With eight ranks only the first has batches of seven; the last batch has three images."""
     index, batches, measured = lab.assemble().setup.data.val, cast(Any, _Batches()), 0
     for rank in range(ranks):
         own = images_on_rank(batches, Shard(rank, ranks))
@@ -219,9 +219,9 @@ def test_stopped_and_resumed_run(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("flags", "images"), [({"epochs": 1}, 8), ({"epochs": 2, "stop_after": 3}, 4)])
 def test_retrained_epochs_are_timed_again(lab: Lab, flags: dict[str, int], images: int) -> None:
-    """A run that was killed after the page had counted its second epoch, and before the state of it was saved.
+    """A run is killed after the report counted its second epoch but before its checkpoint.
 
-    The state it goes on from is that before the epoch, or one in the middle of it.
+    It resumes from the checkpoint before the epoch, or from one in the middle of it.
     """
     killed = lab.train(**flags)
     content = numbers(killed)
@@ -334,7 +334,7 @@ def test_phone_layout(trial: Trial, dark: bool) -> None:
 
 
 def test_many_classes_and_no_epochs(trial: Trial, tmp_path: Path) -> None:
-    """90 classes with long names; then a page before its first epoch."""
+    """Show 90 classes with long names, then a report before its first epoch."""
     content = numbers(trial)
     row = content["validation"]["table"][0]
     content["validation"]["table"] = [{**row, "name": f"class number {n} with a long name"} for n in range(90)]

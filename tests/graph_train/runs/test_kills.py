@@ -1,4 +1,4 @@
-"""Runs killed at any moment resume exactly; `graph-bench kills` does longer series."""
+"""Runs killed at any moment resume exactly; `graph-bench kills` repeats this more often."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`results.csv`: the reference's bytes, resuming, incomplete lines."""
+"""`results.csv`: YOLOv5's bytes, resuming, incomplete lines."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The run folder: existing files with the names of a run's files, and the advice given."""
+"""The run folder: unexpected files in place of its own, and error messages."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The header of a checkpoint: values are validated even if the checksum is right."""
+"""The header of a checkpoint: values are validated even if the checksum is valid."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

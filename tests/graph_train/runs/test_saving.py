@@ -40,7 +40,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.fixture(scope="module")
 def whole(lab: Lab) -> Trial:
-    """Return a run of three epochs that saved after every batch and keeps two states."""
+    """Return a run of three epochs that saved after every batch and keeps two checkpoints."""
     return lab.train(epochs=3, save_steps=1, seed=5)
 
 
@@ -244,7 +244,7 @@ def fill(path: Path) -> None:
 
 
 def test_full_disk_keeps_checkpoints(lab: Lab, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not even the logs can be written any more."""
+    """Even the logs can no longer be written."""
     begun = lab.train(epochs=4, stop_after=3, seed=5, project=small_disk)
     state = (begun.folder / "weights" / LAST).read_bytes()
     fill(small_disk / "filler")

@@ -224,7 +224,7 @@ def label_smoothing(lab: Lab, plain: Trial) -> None:
 
 
 def patience(lab: Lab, plain: Trial) -> None:
-    """Check a run whose first epoch was the best, by a fitness that is never reached again."""
+    """Check a run whose first epoch has the best fitness."""
     begun = lab.train(patience=2, epochs=9, stop_after=3)
     last = begun.folder / "weights" / "last.safetensors"
     checkpoint = load_checkpoint(last)

@@ -24,7 +24,7 @@ def plain(lab: Lab) -> Trial:
 
 
 def test_hyp_file_anchors_override_weights(lab: Lab, plain: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in YOLOv5: a number of anchors means places for sizes that auto-anchor has to find."""
+    """As in YOLOv5, a number of anchors stands for placeholders that auto-anchor replaces."""
     best, starts = plain.folder / "weights" / "best.safetensors", []
     real = assembly.check_anchors
 

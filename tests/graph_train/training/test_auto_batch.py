@@ -1,4 +1,4 @@
-"""`--batch-size -1`: the hand-checked rule, and measurements of real runs in graph and eager mode."""
+"""`--batch-size -1`: known values, and measurements of real runs in graph and eager mode."""
 
 import logging
 from dataclasses import replace

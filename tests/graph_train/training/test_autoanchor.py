@@ -1,4 +1,4 @@
-"""Hand-checked auto-anchor, its edge cases, and that evolution never makes anchors worse."""
+"""Auto-anchor: known values, edge cases, and evolution that never lowers fitness."""
 
 import logging
 

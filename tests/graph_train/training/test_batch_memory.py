@@ -16,7 +16,7 @@ TOTAL = 80 * GB
 
 
 class FakeGpu:
-    """A GPU with 5 GB used by others, on which each compiled graph needs 0.5 GB and 0.25 GB per image."""
+    """A fake GPU with 5 GB in use, on which each compiled graph needs 0.5 GB and 0.25 GB per image."""
 
     def __init__(self, *, keeps: bool) -> None:
         self._keeps, self.used = keeps, 5 * GB

@@ -1,4 +1,4 @@
-"""Hand-checked early stopping, and the same decision after a restart."""
+"""Early stopping: known values, and the same decision after a restart."""
 
 import pytest
 from hypothesis import given

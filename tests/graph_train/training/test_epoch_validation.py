@@ -1,4 +1,4 @@
-"""The validation of a run: its callbacks, and the final one on COCO."""
+"""Validation within a run: its callbacks, and the final validation on COCO."""
 
 import json
 from dataclasses import dataclass, field

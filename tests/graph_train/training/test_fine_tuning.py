@@ -1,4 +1,4 @@
-"""Fine-tuning from a YOLOv5 checkpoint on real photos, with each flag that affects it: graph and eager agree."""
+"""Fine-tuning from a YOLOv5 checkpoint on real photos: graph matches eager for each relevant flag."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hand-checked class and image weights."""
+"""Class and image weights with known values."""
 
 import numpy as np
 import numpy.typing as npt

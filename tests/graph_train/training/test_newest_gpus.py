@@ -1,4 +1,4 @@
-"""GPUs that OneFlow has no code for: every network is taken, steps that need that code are refused before they run."""
+"""GPUs without OneFlow kernels: covered networks are accepted, steps that need such kernels rejected."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tests.models.every_block import EVERY_BLOCK
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    """Fake a GPU of compute capability 9.0 for all decisions; the tensors are on the CPU."""
+    """Fake a GPU of compute capability 9.0 for all decisions; tensors stay on the CPU."""
     hopper = ComputeDevice("GPU 0: pretended", 90, plugin=True)
     monkeypatch.setattr(assembly, "compute_device", lambda *_, **__: hopper)
     return Lab(tmp_path)

@@ -1,4 +1,4 @@
-"""Non-finite values: one bad batch skips one update; many end the run with a message on their origin."""
+"""Non-finite values: one batch skips one update; many end the run with a message on their origin."""
 
 import json
 from dataclasses import replace
@@ -82,7 +82,7 @@ def test_first_nonfinite_tensor_is_reported() -> None:
 
 
 def test_first_nonfinite_tensor_in_bfloat16() -> None:
-    """The tensors looked at are those of the run, in its data type."""
+    """The inspected tensors have the data type of the run."""
     load_plugin("require")
     images, labels = random_batch(0, side=64, labels=5)
     step = tiny_step(EagerStep, activation_type=ActivationType.BFLOAT16)

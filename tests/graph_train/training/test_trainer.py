@@ -1,4 +1,4 @@
-"""The trainer between epochs, and the weights that it keeps."""
+"""The trainer between epochs, and which weights it keeps."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -74,7 +74,7 @@ def test_changed_thread_count_is_reported_on_resume(lab: Lab) -> None:
 
 
 def _noted(name: str, events: list[str]) -> Callable[..., Any]:
-    """Return a method of the step that also records when it is called."""
+    """Wrap a method of the step so that its calls are recorded."""
     plain = getattr(GraphStep, name)
 
     def call(*given: Any) -> Any:
@@ -85,7 +85,7 @@ def _noted(name: str, events: list[str]) -> Callable[..., Any]:
 
 
 def test_step_result_is_read_after_next_step_starts(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same run either way: a callback that wants every batch's end makes each step wait for it."""
+    """Results do not change if a callback for every batch's end forces each step to be awaited."""
     heard = lab.train(epochs=2, batch_size=2, graph=True)
     events: list[str] = []
     for name in ("start", "finish"):

@@ -99,7 +99,7 @@ def test_results_of_other_data_set_raise(tmp_path: Path) -> None:
 
 
 def jittered_detections(annotations: Path, images: Path, *, noise: float, seed: int) -> list[ImageDetections]:
-    """Derive detections from real annotations: jittered, some doubled, missing, of another class, or anywhere."""
+    """Derive detections from real annotations: jittered, some duplicated, missing, misclassified or random."""
     random = np.random.default_rng(seed)
     content = json.loads(annotations.read_text())
     found = []
@@ -161,7 +161,7 @@ def test_annotations_need_neither_area_nor_iscrowd(tmp_path: Path) -> None:
 
 
 def random_set(seed: int, *, images: int, classes: int, digits: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return annotations, some of them crowds, and detections near them and elsewhere, with tied scores."""
+    """Return annotations, some of them crowds, and detections near them and at random, with tied scores."""
     random = np.random.default_rng(seed)
     categories = [{"id": 3 * number + 1, "name": f"c{number}"} for number in range(classes)]
     labels: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Compiled CUDA kernels: kept once compiled, compiled anew when damaged or changed, taken from a wheel."""
+"""Compiled CUDA kernels: cached, recompiled when damaged or changed, taken from a wheel."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from kernels.build.cache import PluginUnavailableError, note_of
 
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder with two small sources and an empty cache, in place of the package's."""
+    """Replace the package's sources by two small ones and the cache by an empty one; return the source folder."""
     folder = tmp_path / "sources"
     (folder / "ops").mkdir(parents=True)
     (folder / "shared.h").write_text("#define NUMBER 1\n")
@@ -77,7 +77,7 @@ def test_wheel_provides_archive(sources: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 class _Library:
-    """A plugin that notes which images it was given."""
+    """A fake plugin that records the images it receives."""
 
     def __init__(self) -> None:
         self.given: list[tuple[int, bytes]] = []
@@ -101,7 +101,7 @@ class _AddImage:
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> _Library:
-    """Return a plugin that is loaded, on a machine with two GPUs, whose kernels are named after their architecture."""
+    """Return a loaded fake plugin on a machine with two GPUs; kernels are named after their architecture."""
     made = _Library()
     status = plugin.PluginStatus(loaded=True, path=None, reason="", build_seconds=0.0)
     monkeypatch.setattr(plugin, "_process", plugin._Process(status=status, library=made))  # type: ignore[arg-type]

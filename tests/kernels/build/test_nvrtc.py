@@ -1,4 +1,4 @@
-"""The CUDA kernels compile, without a word of NVRTC's, for every GPU they are meant for, and fit into registers."""
+"""The CUDA kernels compile without warnings for every supported GPU, and do not spill registers."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Building the plugin: one build for concurrent starts, private cache folders, clear reasons when it cannot be had.
+"""Building the plugin: one build for concurrent starts, private cache folders, clear errors.
 
 The compiler here is a script that writes the file it is asked for; `test_plugin.py` uses the real one.
 """
@@ -105,7 +105,7 @@ def test_compiler_release_parses(version: str, release: int | None) -> None:
 
 
 def _compilers(folder: Path, monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
-    """Put only these compilers on the path."""
+    """Make only these compilers available on the path."""
     folder.mkdir()
     for name, version in versions.items():
         _script(folder / name.replace("gpp", "g++").replace("_", "-"), _SAYS.format(version=version))
@@ -229,7 +229,7 @@ def test_symbolic_link_is_rejected(cache: Path, compiler_log: Path, tmp_path: Pa
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder as a wheel brings it, with sources beside it that a test may change."""
+    """Return a folder as in a wheel, with sources next to it that a test may change."""
     packaged, sources = tmp_path / "packaged", tmp_path / "csrc"
     packaged.mkdir()
     sources.mkdir()

@@ -1,4 +1,4 @@
-"""What the plugin changes in OneFlow is tried before it is used, and a finding ends in OneFlow's own kernels."""
+"""The plugin's changes to OneFlow are tested before use; if they fail, OneFlow's own kernels are used."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Calls of the plugin's own ops: several inputs and outputs, attributes, refusals, graphs."""
+"""Calls of the plugin's ops: several inputs and outputs, attributes, errors, graphs."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def image(seed: int = 0) -> np.ndarray:
 
 
 def pooled(x: Tensor) -> list[Tensor]:
-    """Return the largest values, and where in their windows they are."""
+    """Return the maxima and their indices within the windows."""
     op = dispatch.op_of("graph_train_max_pool", "x", outputs=2)
     return dispatch.call_many(op, (x,), integers=(2, 2, 0))
 
@@ -29,7 +29,7 @@ class _Graph(flow.nn.Graph):
 
 
 def flattened(tensors: list[Tensor]) -> Tensor:
-    """Return all numbers one after another, from an op with any number of inputs of one name."""
+    """Concatenate all elements with an op that has any number of inputs of one name."""
     op = dispatch.build_op("graph_train_flatten", (("tensor", len(tensors)),))
     return dispatch.call(op, tensors)
 
@@ -51,7 +51,7 @@ def test_repeated_inputs_of_one_name(count: int) -> None:
 
 
 def test_attributes_belong_to_the_call() -> None:
-    """Attributes are the call's, not the op's: neither the values nor their number stays from the call before."""
+    """Neither values nor number of attributes persist from the previous call."""
     op, x = dispatch.op_of("graph_train_upsample", "in"), flow.tensor(image())
     for factor in (2, 1, 3, 2):
         wanted = image().repeat(factor, axis=1).repeat(factor, axis=2)

@@ -1,4 +1,4 @@
-"""Tensors of a compiled CPU graph share memory, and nothing is overwritten while it is still read."""
+"""Memory sharing in compiled CPU graphs: no tensor is overwritten while it is still read."""
 
 import ctypes
 import os
@@ -77,7 +77,7 @@ def test_chain_needs_two_buffers() -> None:
 
 
 class _Branches(flow.nn.Module):
-    """Layers whose results are read at once, much later, by several readers, and by nobody but the caller."""
+    """Layers whose outputs are read immediately, much later, several times, or only by the caller."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ def test_training_step_needs_less_than_half_the_memory() -> None:
 
 
 def _bytes_in_use() -> int:
-    """Return the bytes in use of the C library's heaps."""
+    """Return the bytes in use in the C library's heaps."""
 
     class Heaps(ctypes.Structure):
         _fields_ = [

@@ -1,4 +1,4 @@
-"""Changes in place that a graph writes back, against the same eagerly."""
+"""In-place changes written back by a graph, compared with eager execution."""
 
 import numpy as np
 

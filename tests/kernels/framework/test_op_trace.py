@@ -1,4 +1,4 @@
-"""Ops are traced where that is asked for, and nowhere else."""
+"""Op tracing: off by default, complete when enabled."""
 
 import json
 import subprocess

@@ -12,7 +12,7 @@ def test_checkout_suggests_uv() -> None:
 
 
 def test_installed_package_suggests_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never our own name, which on a public index may belong to somebody else."""
+    """Our own name is never suggested, since on a public index it may belong to somebody else."""
     monkeypatch.setattr(extras, "_CHECKOUT", Path("/nowhere/pyproject.toml"))
     try:
         requires("graph-train")

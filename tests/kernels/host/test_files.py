@@ -1,4 +1,4 @@
-"""Files are replaced as a whole: generations, errors, leftovers, access rights."""
+"""Atomic file replacement: generations, errors, leftovers, permissions."""
 
 import os
 import subprocess
@@ -130,7 +130,7 @@ def test_device_is_written_in_place(tmp_path: Path) -> None:
 
 
 def test_stdout_can_be_written(tmp_path: Path) -> None:
-    """The shell's file goes on where it was, and is the same file."""
+    """Output redirected by the shell is appended to the same file."""
     stdout, out = tmp_path / "stdout", tmp_path / "out.txt"
     stdout.symlink_to("/proc/self/fd/1")  # as /dev/stdout is, which belongs to the machine
     code = (

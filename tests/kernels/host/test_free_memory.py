@@ -1,4 +1,4 @@
-"""What is free, read from folders that look like the kernel's."""
+"""Free memory, read from folders laid out like /proc and /sys/fs/cgroup."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ GIB = 1 << 30
 
 
 def machine(root: Path, membership: str) -> tuple[Path, Path]:
-    """Return the folders of a machine with 8 GiB available, and the groups that the process belongs to."""
+    """Return the folders of a machine with 8 GiB available and of the process's control groups."""
     (root / "proc" / "self").mkdir(parents=True)
     (root / "proc" / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable: {8 * GIB // 1024} kB\n")
     (root / "proc" / "self" / "cgroup").write_text(membership)

@@ -1,4 +1,4 @@
-"""Paths that a user gave: printed as one line, completed, refused where no result can be written."""
+"""User-supplied paths: printing, home folder expansion, and rejection if not writable."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings of a process: the user's own win, and a process that is started gets the same."""
+"""Process settings: those of the user win, and child processes inherit them."""
 
 import os
 import subprocess

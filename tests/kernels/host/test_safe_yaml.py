@@ -1,4 +1,4 @@
-"""The yaml loader: plain data in, everything else refused in one line with its place."""
+"""The yaml loader: plain data only, everything else is a one-line error with its position."""
 
 import os
 import time
@@ -38,7 +38,7 @@ def laughs(levels: int) -> str:
 
 
 def stairs(steps: int, each: int) -> str:
-    """Return lists nested `each` deep, the innermost of each line holding the line above: deep only through aliases."""
+    """Return lists nested `each` deep that refer to the line above: deep nesting through aliases only."""
     rows = [f"- &a{n} {'[' * each}{f'*a{n - 1}' if n else 'x'}{']' * each}" for n in range(steps)]
     return "a:\n" + "\n".join(rows)
 

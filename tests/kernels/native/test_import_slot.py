@@ -1,4 +1,4 @@
-"""Calls across a library boundary lead to a function of ours, whatever kind of slot they go through."""
+"""Redirection of calls across a library boundary, for every type of import slot."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""A run of a graph that is over before OneFlow has put it on its queue does no harm."""
+"""A graph run that finishes before OneFlow has queued it is harmless."""
 
 import importlib.util
 import os

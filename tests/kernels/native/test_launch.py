@@ -1,4 +1,4 @@
-"""The host side of CUDA kernels, as a recording driver sees it: grids, arguments, devices, streams, lifetimes."""
+"""The host side of CUDA kernels, recorded by a fake driver: grids, arguments, devices, streams, lifetimes."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def record(driver: Path, scenario: str, tmp_path: Path) -> list[str]:
-    """Return the calls of the driver, without those of the start."""
+    """Return the driver calls after initialization."""
     file = tmp_path / "record.txt"
     environment = {**os.environ, "RECORD": str(file), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.kernels.native.drive_launches", str(driver), scenario]
@@ -55,7 +55,7 @@ def test_launches_use_code_of_their_device(driver: Path, tmp_path: Path) -> None
 
 
 def test_cooperative_grid_fits_on_device(driver: Path, tmp_path: Path) -> None:
-    """Four multiprocessors with room for two blocks each."""
+    """The device has four multiprocessors with room for two blocks each."""
     started = [line for line in record(driver, "cooperative", tmp_path) if line.startswith("together")]
     assert [line.split(": ")[1] for line in started] == [
         "8,1,1 x 128,1,1 shared 0 stream 5 args 7",

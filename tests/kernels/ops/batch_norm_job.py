@@ -1,6 +1,6 @@
-"""One rank of synchronised BatchNorm on images that are spread over ranks; what came out goes to a file.
+"""One rank of synchronised BatchNorm on a sharded batch; results go to a file.
 
-`python -m tests.kernels.ops.batch_norm_job OUT.npz MODE`, in an environment as torchrun makes it or without.
+`python -m tests.kernels.ops.batch_norm_job OUT.npz MODE`, with or without the environment of torchrun.
 """
 
 import os
@@ -34,7 +34,7 @@ class Layer(flow.nn.Module):
 
 
 class Network(flow.nn.Module):
-    """Two in a row, so that what reaches the first backward depends on all ranks."""
+    """Two layers in a row, so that the gradient of the first depends on all ranks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Step(flow.nn.Graph):
 
 
 def train(x: Tensor, spread: bool, graph: bool) -> list[np.ndarray]:
-    """Return the loss of two steps and the states behind them."""
+    """Return the losses of two steps and the states after them."""
     layer = Network()
     if spread:
         layer = layer.to_global(placement=flow.placement.all("cpu"), sbp=flow.sbp.broadcast)

@@ -1,4 +1,4 @@
-"""Convolutions of many kinds, and their definition in NumPy float64."""
+"""Convolution cases, and a reference in NumPy float64."""
 
 from dataclasses import dataclass
 
@@ -54,7 +54,7 @@ CASES = {
 
 
 def _rows(case: Case, array: Array, kernel_row: int, kernel_column: int) -> Array:
-    """Return the view of the padded input (N, G, C, H', W'): what one tap of the kernel meets, (N, G, C, OH, OW)."""
+    """Return the view (N, G, C, OH, OW) of the padded input (N, G, C, H', W') that one kernel tap reads."""
     height, width = case.output_size()
     top, left = kernel_row * case.dilation[0], kernel_column * case.dilation[1]
     bottom, right = top + case.stride[0] * (height - 1) + 1, left + case.stride[1] * (width - 1) + 1
@@ -62,7 +62,7 @@ def _rows(case: Case, array: Array, kernel_row: int, kernel_column: int) -> Arra
 
 
 def direct(case: Case, x: Array, weight: Array, dy: Array) -> tuple[Array, Array, Array]:
-    """Return output, gradient of the input, gradient of the weights, by the definition."""
+    """Return the output, the gradient of the input and the gradient of the weights."""
     (batch, groups), (pad_rows, pad_columns) = (case.batch, case.groups), case.padding
     height, width = case.output_size()
     padded = np.pad(x, ((0, 0), (0, 0), (pad_rows, pad_rows), (pad_columns, pad_columns)))

@@ -1,4 +1,4 @@
-"""Self-attention and its gradient against NumPy in float64, and against differences."""
+"""Self-attention and its gradient against NumPy in float64 and finite differences."""
 
 import numpy as np
 import pytest

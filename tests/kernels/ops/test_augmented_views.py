@@ -1,4 +1,4 @@
-"""Views of test-time augmentation against NumPy in float64, and their predictions against the plain version."""
+"""Views of test-time augmentation against NumPy in float64, and joined predictions against the reference."""
 
 import numpy as np
 import pytest

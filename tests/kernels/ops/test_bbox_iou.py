@@ -1,4 +1,4 @@
-"""Overlaps by hand, the composed ops as reference, the plugin's kernels against it, gradients by finite differences."""
+"""Box overlaps: known values, fused against composed ops, gradients by finite differences."""
 
 from collections.abc import Callable
 from typing import Any, get_args
@@ -28,7 +28,7 @@ def _plugin() -> None:
 def _values_and_gradients(
     overlap: _Overlap, box1: _Array, box2: _Array, kind: IouKind, xywh: bool
 ) -> tuple[_Array, _Array, _Array]:
-    """Return overlaps, and the gradients of both boxes for a sum with different weights."""
+    """Return overlaps, and the gradients of both boxes for a weighted sum."""
     tensors = [flow.tensor(boxes, requires_grad=True) for boxes in (box1, box2)]
     values = overlap(*tensors, kind=kind, xywh=xywh)
     weights = flow.tensor(np.linspace(-1.0, 2.0, values.numel()).reshape(values.shape).astype(box1.dtype))
@@ -220,7 +220,7 @@ class _Pair(flow.nn.Module):
 
 
 class _DescentGraph(flow.nn.Graph):
-    """One step of gradient descent with rate 1: the parameter loses exactly its gradient."""
+    """A step of gradient descent with rate 1, which subtracts the gradient from the parameter."""
 
     def __init__(self, pair: _Pair) -> None:
         super().__init__()

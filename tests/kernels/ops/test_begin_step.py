@@ -1,4 +1,4 @@
-"""The beginning of a step: scalars chosen by how the previous step ended, and the average of many small tensors."""
+"""`begin_step`: scalars selected by the outcome of the previous step, and the average of many small tensors."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Joining tensors along an axis and taking them apart: copies, bit for bit."""
+"""Concatenation and split along an axis, bitwise."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_graph_matches_eager_bitwise(axis: int, widths: list[int], activation_ty
 
 @pytest.mark.parametrize("columns", [1, 7, 64])
 def test_byte_images(columns: int) -> None:
-    """Of bytes, as where a batch is filled up."""
+    """Bytes, as used when a batch is padded."""
     images = [np.random.default_rng(seed).integers(0, 256, (2, 3, 5, columns), np.uint8) for seed in range(3)]
     tensors = [flow.tensor(values) for values in images]
     (joined,) = in_any_order(lambda: [flow.cat(tensors, dim=0).numpy()])

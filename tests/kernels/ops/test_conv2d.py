@@ -1,4 +1,4 @@
-"""OneFlow's convolution: one case by hand, NumPy float64 over a grid of sizes, graph = eager, equal bits."""
+"""OneFlow's convolution: known values, NumPy float64 over a grid of sizes, graph = eager, determinism."""
 
 import os
 import subprocess
@@ -77,7 +77,7 @@ def test_results_are_deterministic(name: str) -> None:
 
 
 class _Layer(flow.nn.Module):
-    """Output and both gradients; `zero` gives the input a gradient within a graph."""
+    """Output and both gradients; the parameter `zero` makes the input require a gradient within a graph."""
 
     def __init__(self, case: Case, weight: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Our convolution on (B, H, W, C): values and gradients against NumPy float64, weights as YOLOv5's and packed."""
+"""Our convolution on (B, H, W, C) against NumPy float64, with plain and packed weights."""
 
 import ctypes
 from collections.abc import Callable
@@ -36,14 +36,14 @@ def geometry_of(case: Case) -> ConvolutionGeometry:
 
 
 def few_bits(case: Case) -> Results:
-    """Return input, weights and gradient of the output: multiples of 1/16 up to 4, which every type holds."""
+    """Return input, weights and gradient of the output: multiples of 1/16 up to 4, exact in every type."""
     random = np.random.default_rng(0)
     x, weight, dy = (random.integers(-64, 65, array.shape) / 16 for array in draw_arrays(case))
     return x, weight, dy
 
 
 def layer_of(case: Case, dtype: str, packed: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the function of the float32 input (B, H, W, C) and the float32 weights."""
+    """Return the layer as a function of float32 input (B, H, W, C) and float32 weights."""
     kind = getattr(flow, dtype)
 
     def layer(x: Tensor, weight: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def test_float32_inputs_are_not_rounded(packed: bool) -> None:
 
 
 class _Layer(flow.nn.Module):
-    """Output and both gradients; `zero` gives the input a gradient within a graph."""
+    """Output and both gradients; the parameter `zero` makes the input require a gradient within a graph."""
 
     def __init__(self, layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> None:
         super().__init__()

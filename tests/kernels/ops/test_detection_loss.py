@@ -1,4 +1,4 @@
-"""The fused loss against the composed one and against the vectors of the reference; graph against eager."""
+"""The fused loss against the composed one and the recorded vectors; graph against eager."""
 
 import json
 import os
@@ -50,13 +50,13 @@ def _settings(anchors: _Array, config: LossConfig) -> Tensor:
 
 
 def _channels_last(raw_map: _Array) -> _Array:
-    """Reorder (B, anchors, rows, columns, outputs) as a convolution gives it: (B, rows, columns, anchors * outputs)."""
+    """Reorder (B, anchors, rows, columns, outputs) to (B, rows, columns, anchors * outputs)."""
     batch, anchors, rows, columns, outputs = raw_map.shape
     return np.ascontiguousarray(raw_map.transpose(0, 2, 3, 1, 4)).reshape(batch, rows, columns, anchors * outputs)
 
 
 class _Head(flow.nn.Module):
-    """Maps as parameters and all that the loss needs."""
+    """Maps as parameters, with everything that the loss needs."""
 
     def __init__(
         self, maps: list[_Array], anchors: _Array, config: LossConfig, balance: npt.ArrayLike, scale: float = 1.0
@@ -86,7 +86,7 @@ class _Head(flow.nn.Module):
 
 
 class _DescentGraph(flow.nn.Graph):
-    """One step of gradient descent with rate 1: each map loses exactly its gradient."""
+    """A step of gradient descent with rate 1, which subtracts the gradient from each map."""
 
     def __init__(self, head: _Head) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ def test_label_in_cell_centre_known_values() -> None:
 def _check_equal_to_composed(
     maps: list[_Array], labels: _Array, geometry: HeadGeometry, config: LossConfig, rtol: float = 2e-6
 ) -> None:
-    """Demand the same numbers up to roundings of float32; the fused op adds in double."""
+    """Assert equality up to float32 rounding; the fused op accumulates in double."""
     expected, gradients = _composed(maps, labels, geometry, config)
     balance = DetectionLoss(geometry, config).balance.numpy()
     total, parts, ours = _fused(_Head(maps, geometry.anchors_cells, config, balance), labels)
@@ -252,7 +252,7 @@ def test_focal_loss_that_vanishes() -> None:
 
 
 class _Criterion(flow.nn.Module):
-    """A whole `DetectionLoss` on maps that are parameters."""
+    """`DetectionLoss` on maps that are parameters."""
 
     def __init__(self, maps: list[_Array], loss: DetectionLoss) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Decoding against the head's own, suppression against the NumPy implementation: the same detections, bit for bit."""
+"""Decoding against the head's, NMS against the NumPy implementation, both bitwise."""
 
 from dataclasses import replace
 from typing import Any
@@ -43,7 +43,7 @@ def _float32_not_above(value: float) -> float:
 
 
 def _check(predictions: _Array, settings: NmsSettings) -> list[int]:
-    """Demand the detections of NumPy; return their numbers."""
+    """Assert the detections of the NumPy implementation; return how many each image has."""
     expected = non_max_suppression(predictions, settings)
     detections, counts = _suppressed(predictions, settings)
     assert detections.shape == (len(predictions), settings.max_det, 6)

@@ -1,4 +1,4 @@
-"""Drawing regions: cases by hand, and the kernel against its definition."""
+"""Region rendering: known values, and the kernel against its reference."""
 
 from typing import get_args
 
@@ -65,7 +65,7 @@ def test_kernel_matches_reference(seed: int) -> None:
 
 
 def test_plain_colour_is_unchanged() -> None:
-    """Weights have an exact sum, however many there are."""
+    """The weights sum to exactly 1 for any filter size."""
     for value in (0, 114, 255):
         picture = np.full((300, 200, 3), value, np.uint8)
         for filter in get_args(Filter):
@@ -85,7 +85,7 @@ def test_mismatched_arguments_raise() -> None:
 
 
 def test_area_filter_matches_opencv() -> None:
-    """Whole pictures that shrink, by whole and by other factors: within one grey level, since sums are rounded."""
+    """Downscale whole images by integer and other factors: equal within one level, since sums are rounded."""
     rng = np.random.default_rng(0)
     sizes = [((480, 640), (240, 320)), ((480, 640), (160, 213)), ((333, 500), (213, 320)), ((97, 64), (97, 31))]
     for (height, width), shape in sizes:

@@ -1,4 +1,4 @@
-"""OneFlow's elementwise ops with kernels in the plugin, against NumPy and OneFlow's float64 kernels."""
+"""OneFlow's elementwise ops with plugin kernels, against NumPy and OneFlow's float64 kernels."""
 
 from collections.abc import Callable
 
@@ -62,7 +62,7 @@ def test_sum_of_two_is_rounded_once(activation_type: ActivationType) -> None:
 
 
 def bfloat16_of(bits: np.ndarray) -> np.ndarray:
-    """Round to the nearest float of eight bits; ties to even."""
+    """Round to the nearest bfloat16, ties to even."""
     below = bits & np.uint64(0xFFFF0000)
     rest = bits & np.uint64(0xFFFF)
     up = (rest > 0x8000) | ((rest == 0x8000) & ((below >> np.uint64(16)) & np.uint64(1) == 1))
@@ -83,7 +83,7 @@ SPECIAL = [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7FFFFFF
 
 
 def test_casts_round_to_nearest(activation_type: ActivationType) -> None:
-    """Beyond the largest comes infinity, NaN stays NaN. What comes back is the same number."""
+    """Overflow gives infinity, NaN stays NaN, and the cast back is exact."""
     random = np.random.default_rng(0)
     anything = random.integers(0, 2**32, 100_000, np.uint64)
     near_one = np.float32(1) + random.random(20_000, np.float32)  # no overflow in any type
@@ -108,7 +108,7 @@ def test_graph_matches_eager_bitwise(shape: tuple[int, ...], activation_type: Ac
 
 
 def test_empty_tensors(activation_type: ActivationType) -> None:
-    """Eagerly; OneFlow's graphs take none."""
+    """Only eagerly, as OneFlow's graphs do not accept empty tensors."""
     x = flow.zeros(0, 3, 4, requires_grad=True)
     y = flow.nn.functional.silu(x).to(activation_type.dtype)
     (y + y).to(flow.float32).sum().backward()

@@ -1,4 +1,4 @@
-"""Several tensors as one row, against NumPy; eager and inside a graph."""
+"""Flattening several tensors into one row, against NumPy, eager and in a graph."""
 
 import numpy as np
 import pytest

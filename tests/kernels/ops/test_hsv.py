@@ -1,4 +1,4 @@
-"""Colours by the plugin are those of the definition, in the same bits, and nothing else in memory changes."""
+"""Colour augmentation by the plugin matches its reference bitwise and writes nothing else."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Images as the first activation, bit for bit."""
+"""Conversion of images to the first activation, bitwise."""
 
 import numpy as np
 import pytest

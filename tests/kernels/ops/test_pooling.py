@@ -28,7 +28,7 @@ def draw(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndar
 
 
 def pooled(x: np.ndarray, kernel: int, stride: int, padding: int, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return values and the gradient of x; the first of equal values gets it, and NaN wins over all."""
+    """Return values and the gradient of x, which goes to the first of equal values; NaN wins."""
     padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-np.inf)
     inside = np.pad(np.ones(x.shape, bool), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     y, gradient = np.empty(dy.shape), np.zeros(padded.shape)
@@ -109,7 +109,7 @@ def test_stock_max_pool(shape: tuple[int, ...], options: dict[str, int | bool]) 
 
 
 def test_stock_max_pool_of_empty_batch_does_not_affect_next() -> None:
-    """OneFlow keeps the kernel that it chose for an op: one chosen for an empty tensor must be right for others."""
+    """OneFlow caches the kernel of an op, so one chosen for an empty tensor must suit others."""
     pool = flow.nn.MaxPool2d(return_indices=True, kernel_size=2, stride=2)
     x = flow.zeros(0, 3, 8, 6, requires_grad=True)
     y = pool(x)[0]

@@ -1,4 +1,4 @@
-"""Pixels as channels, and borders of zeros, against NumPy: the very numbers, forward and backward."""
+"""Space-to-depth and zero padding against NumPy, forward and backward, bitwise."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def corners(x: np.ndarray) -> np.ndarray:
 
 
 def patches(deep: np.ndarray) -> np.ndarray:
-    """Return the activation whose `corners` are given."""
+    """Invert `corners`."""
     images, rows, columns, channels = deep.shape
     x = np.empty((images, 2 * rows, 2 * columns, channels // 4), deep.dtype)
     for number, part in enumerate(np.split(deep, 4, axis=-1)):

@@ -1,4 +1,4 @@
-"""The update of all parameters: torch's formulas in NumPy float64, fused against composed, graph against eager."""
+"""Parameter update: PyTorch's formulas in NumPy float64, fused against composed, graph against eager."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ def _plugin() -> None:
 
 
 class _Store(flow.nn.Module):
-    """Parameters with their buffers, as a trainer would register them."""
+    """Parameters with their buffers, registered as in the trainer."""
 
     def __init__(self, rule: UpdateRule, values: Sequence[_Array], groups: Sequence[int] = _GROUPS) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class _Store(flow.nn.Module):
         self.state = UpdateState(parameters, averages, groups, **flats)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the arrays by name and number of the parameter."""
+        """Return the arrays by name and parameter number."""
         arrays = {}
         for name, tensor in self.state_dict().items():
             if "moment" in name or "sum" in name:
@@ -83,7 +83,7 @@ class _UpdateGraph(flow.nn.Graph):
 
 @dataclass
 class _Expected:
-    """The same state in float64, updated by torch's formulas."""
+    """The state in float64, updated by PyTorch's formulas."""
 
     rule: UpdateRule
     parameter: list[_Array]
@@ -158,7 +158,7 @@ class _Settings:
 
 
 def _settings(step: int) -> _Settings:
-    """Return settings that change from step to step; every third step only accumulates."""
+    """Return settings that vary per step; every third step only accumulates."""
     return _Settings(
         learning_rates=(0.1 / (step + 1), 0.01 * (step + 1), 0.02),
         weight_decays=(0.0, 0.05, 0.0),

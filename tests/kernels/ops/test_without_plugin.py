@@ -1,4 +1,4 @@
-"""The composed forms that a training without the plugin takes, beside the ops."""
+"""The composed forms used without the plugin, against the ops."""
 
 import numpy as np
 

@@ -15,7 +15,7 @@ from pipelines.data.index import ImageIndex
 
 
 def index_of(sizes: list[tuple[int, int]], labels: list[np.ndarray], *, polygons: bool = False) -> ImageIndex:
-    """Return an index without files, as drawing needs only sizes and labels."""
+    """Return an index without files; sampling needs only sizes and labels."""
     corners = np.array(((-1, -1), (1, -1), (1, 1), (-1, 1))) / 2
     segments = [
         tuple((row[1:3] + corners * row[3:]).astype(np.float32) for row in rows) if polygons else () for rows in labels
@@ -188,7 +188,7 @@ def test_colours_are_unchanged_without_gain() -> None:
 
 
 def test_mixup_partner_is_any_image() -> None:
-    """As in YOLOv5: image weights choose the images of an epoch and the others of each mosaic, not this one."""
+    """As in YOLOv5, image weights select the images of an epoch and of its mosaics, but not the mixup partner."""
     index = index_of([(64, 64)] * 20, [np.zeros((0, 5), np.float32)] * 20)
     draws = SampleDraws(index, AugmentConfig(mixup=1.0), seed=0)
     blended = set()

@@ -1,4 +1,4 @@
-"""Random draws keep all labels that the reference keeps, by an independent implementation of its rules."""
+"""Random samples keep the labels that the reference keeps, by an independent implementation of its rules."""
 
 import math
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ def survives(before: Sequence[float], after: Sequence[float], scale: float, leas
 
 
 def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) -> int:
-    """Check the draws and return the number of labels compared."""
+    """Check random samples and return the number of labels compared."""
     index = random_index(seed, polygons=polygons)
     draws = SampleDraws(index, replace(augment, copy_paste=0.0), seed=seed)
     compared = 0
@@ -116,7 +116,7 @@ def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) ->
 
 
 def test_some_labels_survive() -> None:
-    """What follows compares something."""
+    """This makes the tests below meaningful."""
     assert check_draws(AugmentConfig(), 3, False, 320) > 50
 
 

@@ -1,4 +1,4 @@
-"""COCO json: hand-checked boxes, the same rows as the YOLO files of real data, reported damage, noise."""
+"""COCO json: known boxes, equality with YOLO files of real data, reported damage, random content."""
 
 import json
 import tracemalloc

@@ -1,4 +1,4 @@
-"""Columns of an index, against a list of objects."""
+"""Columnar storage of an index, against a list of objects."""
 
 from pathlib import Path
 

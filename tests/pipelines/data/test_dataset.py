@@ -1,4 +1,4 @@
-"""Dataset yaml files: search for sources, class names, and one-line error messages."""
+"""Dataset yaml files: lookup of sources, class names, and one-line error messages."""
 
 from pathlib import Path
 
@@ -165,7 +165,7 @@ def _write_some(root: Path, *files: str) -> None:
 def test_incomplete_shipped_data_set_raises(
     name: str, there: list[str], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also before anything is fetched: it could not be put there."""
+    """This is checked before any download, which could not be stored."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dataset, "fetch_into", None)
     root = tmp_path / "datasets" / name

@@ -27,7 +27,7 @@ NAMES = "names: [a]\n"
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves the files of a folder and a few paths that misbehave."""
+    """A handler that serves the files of a folder, and a few paths that misbehave."""
 
     requests: ClassVar[list[tuple[str, str | None]]] = []
     breaks_after: int | None = None
@@ -231,7 +231,7 @@ def test_malicious_archive_leaves_no_files(served: tuple[Path, str], tmp_path: P
 
 
 def test_partial_download_is_kept(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the second of two archives is cut off, the next run requests nothing that has arrived already."""
+    """If the second of two archives is cut off, the next run requests only the missing bytes."""
     folder, address = served
     make_zip(folder / "labels.zip", {"set/labels/train/more.txt": b"0 .5 .5 1 1\n"})
     names = ("labels.zip", "set.zip")
@@ -309,7 +309,7 @@ def test_coco128_by_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: 
 
 
 def test_coco_by_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists and labels of one archive, photos of two."""
+    """One archive has lists and labels, two have photos."""
     picture, labels = image_bytes(tmp_path), dict[str, bytes]()
     for split, number in (("train", 9), ("val", 139)):
         name = f"{split}2017/{number:012}"
@@ -335,7 +335,7 @@ def write_tar(file: Path, folder: Path) -> None:
 
 
 def test_voc_by_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The official archives: xml becomes YOLO rows, per set and year; difficult objects are left out."""
+    """The official archives: xml becomes YOLO rows per split and year; difficult objects are skipped."""
     tars = {
         "VOCtrainval_06-Nov-2007.tar": ("2007", ("train", "val")),
         "VOCtest_06-Nov-2007.tar": ("2007", ("test",)),
@@ -383,7 +383,7 @@ def test_two_processes_download_once(served: tuple[Path, str], tmp_path: Path, m
 
 @pytest.mark.parametrize("name", ["coco128", "VOC"])
 def test_command_prints_data_url_size_and_terms(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line with the address, the size and the terms; exit code 2."""
+    """Print one line with URL, size and terms; exit code 2."""
     code = f"import sys; from graph_train.cli.check import main; sys.exit(main(['--data', {name!r}]))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 2

@@ -1,4 +1,4 @@
-"""Image files: formats recognised by content, detection of damage, and DALI decodes all intact files."""
+"""Image files: format detection by content, detection of damage, and DALI decodes every intact file."""
 
 import io
 import os
@@ -79,7 +79,7 @@ def test_sizes_are_after_exif_rotation(kind: str, orientation: int, tmp_path: Pa
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """Return a PNG that claims a size and has one row of pixels."""
+    """Return a PNG whose header states a size but that has one row of pixels."""
 
     def chunk(name: bytes, payload: bytes) -> bytes:
         return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
@@ -141,7 +141,7 @@ Decode = Callable[[bytes], np.ndarray]
 
 @pytest.fixture(scope="module")
 def dali_decode() -> Decode:
-    """Decode one file with DALI's CPU decoder, rotated according to EXIF."""
+    """Decode a file with DALI's CPU decoder, rotated according to EXIF."""
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)

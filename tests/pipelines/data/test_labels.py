@@ -1,4 +1,4 @@
-"""Label files: hand-checked rows, every kind of bad row, and noise."""
+"""Label files: known rows, every kind of bad row, and random content."""
 
 from pathlib import Path
 

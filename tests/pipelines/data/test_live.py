@@ -14,14 +14,14 @@ from tests.served import WebServer, jpeg_of, unused_port, web_server
 
 @pytest.fixture
 def camera() -> Iterator[WebServer]:
-    """Return ten frames, each of one grey that encodes its number."""
+    """Serve ten frames, each a uniform grey that encodes its number."""
     with web_server() as server:
         server.camera = [jpeg_of(np.full((64, 96, 3), 20 * number, np.uint8)) for number in range(1, 11)]
         yield server
 
 
 def watched(address: str, end: Callable[[], None]) -> LiveVideo:
-    """Return a stream read to its end after five frames; the grey of each frame must match its number."""
+    """Read five frames of a stream, whose greys must match their numbers, and return the closed stream."""
     video = LiveVideo(address)
     assert video.size == (96, 64)
     seen = []

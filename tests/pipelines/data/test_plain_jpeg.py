@@ -1,4 +1,4 @@
-"""JPEGs accepted without decoding, each of which Pillow must decode."""
+"""JPEGs accepted without decoding, which Pillow must be able to decode."""
 
 import io
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_metadata_matches_decoded_image(name: str, tmp_path: Path, monkeypatch: 
 
 
 def test_recognised_jpeg_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor opened by Pillow, unless it has EXIF data, which Pillow reads."""
+    """Pillow does not even open it, unless to read EXIF data."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("decoded")
@@ -111,7 +111,7 @@ def test_other_jpegs_are_decoded(content: bytes) -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_pillow_decodes_every_recognised_jpeg(name: str) -> None:
-    """Bytes of markers, tables and frame are changed: those of the pixels do not end a decoder."""
+    """Change bytes of markers, tables and frame header; damaged pixel data does not stop a decoder."""
     draws, good = np.random.default_rng(sum(name.encode())), PLAIN[name]
     header = good.index(SCAN) + 14
     recognised = 0

@@ -1,4 +1,4 @@
-"""The built-in data set: complete, deterministic, safe to create concurrently, with labels that match the shapes."""
+"""The built-in data set: complete, deterministic, safe to create concurrently, correctly labelled."""
 
 import multiprocessing
 import shutil
@@ -61,7 +61,7 @@ def test_concurrent_creation(made: Path, tmp_path: Path) -> None:
 
 
 def test_boxes_enclose_saturated_colour(made: Path) -> None:
-    """Shapes are the only strong colours: nearly none lies outside the boxes, much of each box is filled."""
+    """Shapes are the only saturated colours: almost none is outside the boxes, and boxes are well filled."""
     for image_file in sorted((made.parent / "images" / "val").iterdir())[:8]:
         pixels = np.asarray(Image.open(image_file).convert("HSV"), np.int64)
         strong = (pixels[..., 1] > 150) & (pixels[..., 2] > 140)

@@ -1,4 +1,4 @@
-"""Untrusted archives: data is unpacked, everything else is rejected or skipped, nothing outside is written."""
+"""Untrusted archives: only data is unpacked, and nothing is written outside the target folder."""
 
 import io
 import struct
@@ -43,7 +43,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """Return the folder to unpack into, next to a folder that must not change."""
+    """Return the folder to unpack into; a folder next to it must not change."""
     (tmp_path / "neighbour.txt").write_text("untouched")
     folder = tmp_path / "target"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Walking through folders: kernel file systems, and the log of long walks."""
+"""Directory walks: kernel file systems, loops, and progress of long walks."""
 
 import io
 import logging

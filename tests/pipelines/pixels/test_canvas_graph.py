@@ -54,7 +54,7 @@ def outlined(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
 
 
 def drawn(index: ImageIndex, augment: AugmentConfig, device: str = "cpu", **changes: Any) -> list[np.ndarray]:
-    """Draw images of two epochs; the last batch of each is smaller."""
+    """Render two epochs; the last batch of each is smaller."""
     settings: dict[str, Any] = {"batch_size": 8, "image_px": 128, "seed": 0, "workers": 2}
     sizes = changes.pop("sizes", None)
     pipeline = TrainPipeline(index, augment, device=device, **(settings | changes))
@@ -71,7 +71,7 @@ def as_numpy(images: Any) -> np.ndarray:
 def test_gpu_graph_renders_same_images(
     outlined: ImageIndex, augment: AugmentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every byte, where both resample with DALI; the host lays out, blends and colours on its own."""
+    """Bitwise, if both resample with DALI; the host composes, blends and colours with NumPy."""
     monkeypatch.setattr("kernels.plugin.is_loaded", lambda: False)
     expected = drawn(outlined, augment)
     draw_as_for_a_gpu(monkeypatch)
@@ -156,7 +156,7 @@ def _kind(operator: Any) -> tuple[str, str]:
 
 
 def _described(operator: Any) -> list[str]:
-    """Return inputs, outputs and arguments, without the device and arguments of the GPU decoder only."""
+    """Return inputs, outputs and arguments, except the device and those of the GPU decoder."""
     lines = re.sub(r"(?m)_(cpu|gpu)$", "", str(operator.spec)).splitlines()
     ignored = ("device:", "jpeg_fancy_upsampling:", "_origin_stack")
     return [line for line in lines if not line.strip().startswith(ignored)]
@@ -166,7 +166,7 @@ def _described(operator: Any) -> list[str]:
 @pytest.mark.parametrize("kind", ["png", "jpg"])
 @pytest.mark.parametrize("augment", KINDS.values(), ids=KINDS)
 def test_gpu_renders_same_images(outlined: ImageIndex, augment: AugmentConfig, kind: str) -> None:
-    """Within the tolerance of "Pixels decoded and drawn by a GPU" in docs/compatibility.md."""
+    """The tolerance is that of "Pixels decoded and drawn by a GPU" in docs/compatibility.md."""
     mean, most = {"png": (0.1, 8), "jpg": (0.5, 16)}[kind]
     index = of_kind(outlined, kind)
     for one, other in zip(drawn(index, augment, "cuda:0"), drawn(index, augment), strict=True):

@@ -1,4 +1,4 @@
-"""Tiles on canvases against NumPy, for any position, number and order."""
+"""Tile composition against NumPy, for any position, number and order."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ MOST_PX = 24
 
 
 def unscaled(pixels: np.ndarray, anchor: tuple[int, int]) -> TileRender:
-    """Return all pixels of a crop without scaling."""
+    """Return a tile that shows all pixels of a crop without scaling."""
     height, width = pixels.shape[:2]
     return TileRender(
         source=0,
@@ -32,7 +32,7 @@ def unscaled(pixels: np.ndarray, anchor: tuple[int, int]) -> TileRender:
 
 
 def reference(view: ViewRender, crops: Sequence[np.ndarray]) -> np.ndarray:
-    """Draw the view (3, h, w) without DALI."""
+    """Render the view (3, h, w) with NumPy."""
     canvas = np.full((*view.canvas_hw, 3), BORDER_GREY, np.uint8)
     for tile, crop in zip(view.tiles, crops, strict=True):
         (top, left), (height, width) = tile.anchor, tile.shape
@@ -59,7 +59,7 @@ def canvases(request: pytest.FixtureRequest) -> CanvasPipeline:
 
 
 def random_view(random: np.random.Generator, slots: int) -> tuple[ViewRender, list[np.ndarray]]:
-    """Return a canvas with overlapping tiles, at most as many as there are slots, often fewer or none."""
+    """Return a canvas with overlapping tiles, at most `slots`, often fewer or none."""
     height, width = (int(n) for n in random.integers(1, MOST_PX + 1, 2))
     canvas_hw = (height, width)
     tiles, crops = [], []
@@ -87,7 +87,7 @@ def test_any_layout_matches_numpy(canvases: CanvasPipeline, seed: int) -> None:
 
 
 def test_empty_slot_does_not_change_canvas(canvases: CanvasPipeline) -> None:
-    """On a GPU the canvas was filled from such a slot's only pixel."""
+    """On a GPU the canvas used to be filled with the pixel of such a slot."""
     grey = ViewRender((), (5, 7), None, (5, 7))
     canvases.submit(BatchPlan((Picture((grey,), 1.0, None, 0),), (5, 7), np.zeros((0, 6)), np.arange(1)), [()])
     drawn = canvases.collect()

@@ -1,4 +1,4 @@
-"""Conversion of the graph's batches to OneFlow tensors: the copying thread, its time, and the life of DALI's memory."""
+"""Conversion of DALI batches to OneFlow tensors: asynchronous copies and the lifetime of DALI's memory."""
 
 import threading
 import weakref
@@ -36,7 +36,7 @@ def pipeline(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tra
 
 
 class RecordingCopy(DeviceCopy):
-    """A copy that records its calls and fails if memory is released too early."""
+    """A fake copy that records its calls and fails if memory is released too early."""
 
     calls: list[str]
     alive: list["weakref.ref[DrawnImages]"]
@@ -94,7 +94,7 @@ def test_batches_outlive_pipeline(pipeline: TrainPipeline) -> None:
 
 
 def test_referenced_memory_is_not_reused(pipeline: TrainPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `DeviceDrawing` relies on: DALI's outputs outlive their release, and the queue goes on."""
+    """`DeviceDrawing` relies on this: DALI's outputs outlive their release while the queue continues."""
     collected: list[tuple[Any, np.ndarray]] = []
     original = CanvasPipeline.collect
 

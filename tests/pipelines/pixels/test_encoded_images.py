@@ -39,7 +39,7 @@ def test_images_are_tested_completely(index: ImageIndex) -> None:
 
 
 def test_any_pillow_error_explains_failure(index: ImageIndex) -> None:
-    """A file that was replaced meanwhile by one that claims 3.6 gigapixels: no OSError."""
+    """A file replaced by one that claims 3.6 gigapixels raises no OSError in Pillow."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunks = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -35,7 +35,7 @@ def test_batches_are_identical_with_cache(index: ImageIndex, tmp_path: Path, cac
 
 
 def test_real_photos_are_identical_with_cache(bccd: Path, tmp_path: Path) -> None:
-    """Pillow decodes the cached images, DALI parts of the others; chroma is stored at half the resolution."""
+    """Cached images are decoded by Pillow, others partially by DALI; chroma has half the resolution."""
     index = index_images([bccd.parent / "images" / "val"], ("RBC", "WBC", "Platelets"), cache_dir=tmp_path)
     first = []
     for kind in (None, "ram"):

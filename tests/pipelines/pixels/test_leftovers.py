@@ -1,4 +1,4 @@
-"""What a pipeline holds and leaves behind, each case in a child process."""
+"""Memory, threads and files of a pipeline, each case in a child process."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def passed_over(images: Path, own: Path, *, epochs: int, cache: str = "none", leave_after: int = 0) -> Any:
-    """Return the output of `tests.pipelines.pass_over`, run with its own folders for temporary files and caches."""
+    """Run `tests.pipelines.pass_over` with its own folders for temporary files and caches; return its output."""
     for name in ("tmp", "cache"):
         (own / name).mkdir(parents=True)
     arguments = [str(images), str(own / "cache"), str(epochs), cache, str(leave_after)]
@@ -49,7 +49,7 @@ def members(session: int) -> list[str]:
 
 
 def forgotten_memory() -> set[str]:
-    """Return the shared memory files of this user that no process has mapped."""
+    """Return this user's shared memory files that no process has mapped."""
     own = {entry.name for entry in os.scandir("/dev/shm") if entry.stat(follow_symlinks=False).st_uid == os.getuid()}
     mapped = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
@@ -81,7 +81,7 @@ def test_break_mid_epoch_leaves_nothing_behind(tmp_path: Path, cache: str) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "ram"])
 def test_memory_is_constant_over_twenty_epochs(bccd: Path, tmp_path: Path, cache: str) -> None:
-    """Medians, since memory that is free but not yet handed back comes and goes with the threads' timing."""
+    """Compare medians, since free memory that is not yet returned to the system fluctuates."""
     resident = passed_over(bccd.parent / "images" / "train", tmp_path, epochs=25, cache=cache)["resident"][5:]
     early, late = np.median(resident[:10]), np.median(resident[10:])
     assert late <= 1.01 * early, [round(count / 1e6) for count in resident]
