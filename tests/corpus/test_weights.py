@@ -18,7 +18,7 @@ from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions
 from models.oneflow_folder import read_oneflow_folder
 from models.weights import load_weights
-from tests.corpus.commands import USER_ERROR, run_child, run_here
+from tests.corpus.commands import USER_ERROR, run_child, run_in_process
 from tests.corpus.weights import ARRAYS, checkpoint, resumable, write_weight_cases
 from tests.graph_train.tiny import TINY
 
@@ -49,7 +49,7 @@ META_WORDS = 'shape {|}|dim: 2|dim: -1|dim: 99999999999|data_type: kFloat|data_t
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Change to an empty working directory, where executed code would leave a file."""
     folder = tmp_path / "here"
     folder.mkdir()
@@ -58,12 +58,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert list(folder.iterdir()) == []
 
 
-def test_export_rejects_each_in_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cases = write_weight_cases(here.parent / "cases")
+def test_export_rejects_each_in_one_line(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = write_weight_cases(empty_folder.parent / "cases")
     assert len(cases) > 60
     for name, file in cases.items():
         start = time.process_time()
-        ended = run_here("graph-export", "--weights", file, capsys=capsys, may_end=[USER_ERROR])
+        ended = run_in_process("graph-export", "--weights", file, capsys=capsys, may_end=[USER_ERROR])
         assert time.process_time() - start < SECONDS, name
         assert file.name in ended.error and len(ended.error) < 1500 and ended.error.isprintable(), (name, ended.error)
 
@@ -97,14 +97,14 @@ def test_export_rejects_each_in_one_line(here: Path, capsys: pytest.CaptureFixtu
     ],
 )
 def test_rejects_header_that_describes_no_run(
-    change: dict[str, Any], reason: str, here: Path, capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any], reason: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     header = {**HEADER, **change}
     header["options"] = {**HEADER["options"], **change["options"]} if change.get("options") else header["options"]
     if "options" in change and not change["options"]:
         header["options"] = change["options"]
-    folder = resumable(here.parent / "run", checkpoint(json.loads(json.dumps(header)), ARRAYS))
-    ended = run_here(
+    folder = resumable(empty_folder.parent / "run", checkpoint(json.loads(json.dumps(header)), ARRAYS))
+    ended = run_in_process(
         "graph-train", "--resume", folder, "--data", "shapes", "--device", "cpu", capsys=capsys, may_end=[USER_ERROR]
     )
     assert reason in ended.error

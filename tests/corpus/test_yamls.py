@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.corpus import yamls
-from tests.corpus.commands import ERRORS_FOUND, USER_ERROR, run_child, run_here
+from tests.corpus.commands import ERRORS_FOUND, USER_ERROR, run_child, run_in_process
 
 SECONDS = 20.0
 KINDS: dict[str, tuple[Callable[[Path], dict[str, Path]], str, list[str]]] = {
@@ -36,7 +36,9 @@ def test_each_is_rejected_in_one_line(
     for name, file in cases.items():
         start = time.process_time()
         allowed = [ERRORS_FOUND] if name == "train-empty-folder" else [USER_ERROR]
-        ended = run_here(command, *(flag.format(sound=sound) for flag in flags), file, capsys=capsys, may_end=allowed)
+        ended = run_in_process(
+            command, *(flag.format(sound=sound) for flag in flags), file, capsys=capsys, may_end=allowed
+        )
         assert time.process_time() - start < SECONDS, name
         if allowed == [USER_ERROR] and name not in NAMED_OTHERWISE:
             assert file.name in ended.error, (name, ended.error)

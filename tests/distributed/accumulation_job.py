@@ -40,7 +40,7 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
         if number + 1 == CUT:
             _save(step.state, out / "cut", main=info.main)
     _save(step.state, out / "end", main=info.main)
-    skipped = _after_a_bad_batch_of_the_last_rank(step, info, last)
+    skipped = _update_with_nonfinite_rank(step, info, last)
     from graph_train.training.agreement import require_same_digest
 
     step.state.flush()
@@ -92,7 +92,7 @@ def _start(step: Any, number: int, **changed: Any) -> None:
     step.start(images, labels, replace(tiny_schedule().at(number, number // 6), **changed))
 
 
-def _after_a_bad_batch_of_the_last_rank(step: Any, info: Any, number: int) -> Any:
+def _update_with_nonfinite_rank(step: Any, info: Any, number: int) -> Any:
     """Run an update for which only the last rank has non-finite gradients; the weights must not change."""
     from kernels.runtime import flow
 

@@ -15,7 +15,7 @@ EPOCHS = 10  # of two steps each
 
 
 @pytest.fixture(scope="module")
-def alone(lab: JobLab) -> Path:
+def one_rank(lab: JobLab) -> Path:
     lab.run(lab.flags("alone", epochs=EPOCHS), 1)
     return lab.root / "runs" / "alone"
 
@@ -30,12 +30,12 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_ranks_match_single_process(lab: JobLab, alone: Path, ranks: int) -> None:
+def test_ranks_match_single_process(lab: JobLab, one_rank: Path, ranks: int) -> None:
     """With three ranks a batch of four is split unevenly."""
     job = lab.run(lab.flags(f"ranks{ranks}", epochs=EPOCHS, **{"sync-bn": True}), ranks)
     folder = lab.root / "runs" / f"ranks{ranks}"
-    np.testing.assert_allclose(rows(folder), rows(alone), rtol=2e-4, atol=2e-5)
-    ours, theirs = arrays(folder), arrays(alone)
+    np.testing.assert_allclose(rows(folder), rows(one_rank), rtol=2e-4, atol=2e-5)
+    ours, theirs = arrays(folder), arrays(one_rank)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value, rtol=2e-3, atol=2e-5, err_msg=name)

@@ -58,7 +58,7 @@ def documented_programs() -> list[Program]:
     return [Program(*block) for block in _blocks("python")]
 
 
-def examples_for_more_machines() -> list[Command]:
+def multi_host_examples() -> list[Command]:
     """Return the `graph-train` examples in `text` blocks for launchers of several machines."""
     found = []
     for file, number, line in _lines("text"):
@@ -68,7 +68,7 @@ def examples_for_more_machines() -> list[Command]:
     return found
 
 
-def shown_commands() -> list[Command]:
+def text_block_commands() -> list[Command]:
     """Return our commands in `text` blocks, which need resources that tests do not have."""
     ours = re.compile(r"(?:uv run )?(graph-(?:train|val|predict|check|export|bench) .*)")
     found = [(file, number, match[1]) for file, number, line in _lines("text") if (match := ours.fullmatch(line))]

@@ -21,11 +21,11 @@ from tests.docs.commands import (
     Command,
     documented_commands,
     documented_programs,
-    examples_for_more_machines,
     fence_languages,
     foreign_commands,
     inline_commands,
-    shown_commands,
+    multi_host_examples,
+    text_block_commands,
 )
 from tests.models.torch_files import write_network
 
@@ -34,8 +34,8 @@ LAUNCHER = ("python", "-m", "oneflow.distributed.launch")
 COMMANDS = documented_commands()
 LAUNCHED = [command for command in COMMANDS if command.words[:3] == LAUNCHER]
 OURS = [command for command in COMMANDS if command.words[0] in SCRIPTS]
-EXAMPLES = examples_for_more_machines()
-SHOWN = [*shown_commands(), *inline_commands()]
+EXAMPLES = multi_host_examples()
+SHOWN = [*text_block_commands(), *inline_commands()]
 """What needs a camera, a network, the reader's own files or a value that a reader chooses: its flags are checked."""
 
 PARSERS = {f"graph-{name}": f"graph_train.settings.{name}_options" for name in ("train", "val", "predict", "export")}
@@ -70,7 +70,7 @@ def test_untested_commands_have_a_reason(command: Command) -> None:
 
 
 def test_every_block_kind_has_commands() -> None:
-    assert LAUNCHED and EXAMPLES and documented_programs() and shown_commands() and inline_commands()
+    assert LAUNCHED and EXAMPLES and documented_programs() and text_block_commands() and inline_commands()
     # A block of another kind could hold commands that nobody looks at.
     assert fence_languages() <= {"bash", "text", "python", "py", "yaml"}
 

@@ -134,7 +134,7 @@ class Trial:
     """A finished run."""
 
     folder: Path
-    heard: Recorder
+    recorded: Recorder
     result: Any
 
     @property
@@ -193,13 +193,13 @@ class Lab:
     def train_as_given(self, *, stop_after: int = 0, **flags: Any) -> Trial:
         """Train with exactly these flags."""
         callbacks = Callbacks()
-        heard = Recorder(callbacks, stop_after=stop_after)
-        callbacks.add(heard)
+        recorded = Recorder(callbacks, stop_after=stop_after)
+        callbacks.add(recorded)
         # The generations of an evolution train elsewhere: nobody could listen.
         result = train(**flags) if flags.get("evolve") else train(callbacks=callbacks, **flags)
         assert callbacks.failed == []
         folder = result.folder if hasattr(result, "folder") else result.yaml_file.parent
-        return Trial(folder, heard, result)
+        return Trial(folder, recorded, result)
 
     def finding(self, **flags: Any) -> dict[str, Any]:
         """Return flags of a run whose network has detections from the start and hardly changes, so its mAP is not 0."""

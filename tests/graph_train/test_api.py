@@ -66,18 +66,18 @@ def test_train_then_validate_gives_same_metrics(lab: Lab, tmp_path: Path) -> Non
 
 def test_hooks_run_in_yolov5_order(lab: Lab, tmp_path: Path) -> None:
     callbacks = Callbacks()
-    heard: list[str] = []
+    recorded: list[str] = []
     details: dict[str, tuple[Any, ...]] = {}
 
-    def listen(hook: str) -> None:
-        def hear(*arguments: Any) -> None:
-            heard.append(hook)
+    def recorder_for(hook: str) -> None:
+        def record(*arguments: Any) -> None:
+            recorded.append(hook)
             details[hook] = arguments
 
-        callbacks.register_action(hook, hook, hear)
+        callbacks.register_action(hook, hook, record)
 
     for hook in HOOKS:
-        listen(hook)
+        recorder_for(hook)
     graph_train.train(callbacks=callbacks, **lab.flags(**lab.finding(project=tmp_path)))
     validation = ["on_val_start", "on_val_batch_start", *["on_val_image_end"] * 4, "on_val_batch_end", "on_val_end"]
     update = ["optimizer_step", "on_before_zero_grad"]
@@ -85,7 +85,7 @@ def test_hooks_run_in_yolov5_order(lab: Lab, tmp_path: Path) -> None:
     # the warm-up accumulates from 1 on, so both batches update
     batches = ["on_train_batch_start", *update, "on_train_batch_end"] * 2
     end = ["on_train_epoch_end", *validation, "on_fit_epoch_end", "on_model_save", *validation, "on_train_end"]
-    assert heard == [*start, *batches, *end, "teardown"]
+    assert recorded == [*start, *batches, *end, "teardown"]
     labels, names = details["on_pretrain_routine_end"]
     assert labels.shape == (10, 5)
     assert tuple(names) == ("red", "green", "blue")

@@ -46,17 +46,17 @@ def said(code: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def from_the_start() -> str:
+def loaded_first() -> str:
     return said(STOCK_OPS + AFTER)
 
 
-def test_plugin_changes_results(from_the_start: str) -> None:
+def test_plugin_changes_results(loaded_first: str) -> None:
     """This makes the tests below meaningful."""
-    eager, graph = from_the_start.split()
+    eager, graph = loaded_first.split()
     assert eager == graph
     assert said(STOCK_OPS + "print(digest(train(EagerStep)))") != eager
 
 
 @pytest.mark.parametrize("before", [BEFORE, GRAPH_BEFORE, BEFORE + GRAPH_BEFORE], ids=["eager", "graph", "both"])
-def test_executed_ops_switch_to_plugin_kernels(before: str, from_the_start: str) -> None:
-    assert said(STOCK_OPS + before + AFTER) == from_the_start
+def test_executed_ops_switch_to_plugin_kernels(before: str, loaded_first: str) -> None:
+    assert said(STOCK_OPS + before + AFTER) == loaded_first

@@ -68,7 +68,7 @@ def library(name: str) -> str:
     ).stdout.strip()
 
 
-class Watched:
+class SanitizedPython:
     """Processes with the plugin as the sanitizers watch it.
 
     Args:
@@ -114,7 +114,7 @@ class Watched:
         self.check("-m", "pytest", "-n", "0", "-s", *arguments)
 
 
-def watching_compiler(parent: Path) -> Path:
+def sanitizing_compiler(parent: Path) -> Path:
     """Write a compiler wrapper that adds the sanitizers, in a separate folder for each choice of flags."""
     text = COMPILER.format(compiler=find_compiler())
     compiler = parent / hashlib.sha256(text.encode()).hexdigest()[:16] / "g++"
@@ -125,53 +125,53 @@ def watching_compiler(parent: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+def sanitized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SanitizedPython:
     if shutil.which("g++") is None or not Path(library("libasan.so")).is_absolute():
         pytest.skip("g++ with libasan is needed")
     # Compiling takes minutes: pytest's cache keeps the objects for the next run.
-    compiler = watching_compiler(request.config.cache.mkdir("sanitizers"))
-    return Watched(compiler.parent, tmp_path_factory.mktemp("sanitizers"))
+    compiler = sanitizing_compiler(request.config.cache.mkdir("sanitizers"))
+    return SanitizedPython(compiler.parent, tmp_path_factory.mktemp("sanitizers"))
 
 
-def test_cpu_kernels(watched: Watched) -> None:
+def test_cpu_kernels(sanitized: SanitizedPython) -> None:
     without = (
         "--deselect=tests/kernels/build/test_plugin_build.py",  # compiles a plugin of its own in each test
         # Of glibc's heaps, which ASan replaces.
         "--deselect=tests/kernels/test_runtime.py::test_large_blocks_are_returned_to_system",
         "--deselect=tests/kernels/framework/test_graph_memory.py::test_compile_time_memory_is_freed",
     )
-    watched.check_tests("tests/kernels", *without)
+    sanitized.check_tests("tests/kernels", *without)
 
 
-def test_every_cuda_kernel_alone(watched: Watched) -> None:
-    watched.check("-m", "tests.gpu", "--emulated")
+def test_every_cuda_kernel_alone(sanitized: SanitizedPython) -> None:
+    sanitized.check("-m", "tests.gpu", "--emulated")
 
 
-def test_cuda_kernels_in_ops(watched: Watched) -> None:
-    watched.check_tests("--kernels", "emulated-cuda", "tests/kernels/ops")
+def test_cuda_kernels_in_ops(sanitized: SanitizedPython) -> None:
+    sanitized.check_tests("--kernels", "emulated-cuda", "tests/kernels/ops")
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("kind", ["FLOAT32", "BFLOAT16", "FLOAT16"])
-def test_cuda_steps(watched: Watched, kind: str, graph: bool) -> None:
-    watched.check("-c", STEPS.format(kind=kind, graph=graph))
+def test_cuda_steps(sanitized: SanitizedPython, kind: str, graph: bool) -> None:
+    sanitized.check("-c", STEPS.format(kind=kind, graph=graph))
 
 
-def test_out_of_bounds_access_is_detected(watched: Watched) -> None:
-    done = watched.run("-c", BEYOND_THE_END)
+def test_out_of_bounds_access_is_detected(sanitized: SanitizedPython) -> None:
+    done = sanitized.run("-c", BEYOND_THE_END)
     assert done.returncode != 0
-    assert any("heap-buffer-overflow" in text and "draw" in text for text in watched.found(done))
+    assert any("heap-buffer-overflow" in text and "draw" in text for text in sanitized.found(done))
 
 
 @pytest.mark.parametrize(
     ("shift", "count", "report"), [(0, 1001, "heap-buffer-overflow"), (2, 999, "misaligned address")]
 )
-def test_wrong_cuda_kernel_is_detected(watched: Watched, shift: int, count: int, report: str) -> None:
-    done = watched.run("-c", FILL.format(shift=shift, count=count))
+def test_wrong_cuda_kernel_is_detected(sanitized: SanitizedPython, shift: int, count: int, report: str) -> None:
+    done = sanitized.run("-c", FILL.format(shift=shift, count=count))
     assert done.returncode != 0
-    (found,) = watched.found(done)
+    (found,) = sanitized.found(done)
     assert report in found and ("elementwise" in found or "device.h" in found)
 
 
-def test_correct_cuda_kernel_is_not_reported(watched: Watched) -> None:
-    watched.check("-c", FILL.format(shift=0, count=1000))
+def test_correct_cuda_kernel_is_not_reported(sanitized: SanitizedPython) -> None:
+    sanitized.check("-c", FILL.format(shift=0, count=1000))

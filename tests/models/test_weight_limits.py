@@ -18,7 +18,7 @@ ONES = np.ones(2, np.float32)
 LISTS = Allowed(lambda _: True, PLAIN_REDUCERS)
 
 
-def listed_again(value: bytes, times: int) -> bytes:
+def repeated_list(value: bytes, times: int) -> bytes:
     """Return pickled calls that each copy a list of `value` once more."""
     call = torch.named("builtins", "list") + b"h\x00\x85R"
     return b"\x80\x02](" + value + b"eq\x00" + (call + b"0") * times + b"."
@@ -45,9 +45,9 @@ def test_network_configurations_are_plain() -> None:
 
 def test_copies_of_large_list_count_towards_limit() -> None:
     many = b"K\x07" * 50_000
-    assert len(read_pickle(listed_again(many, 10), LISTS)) == 50_000
+    assert len(read_pickle(repeated_list(many, 10), LISTS)) == 50_000
     with pytest.raises(PickleError, match="copies more than any weight file"):
-        read_pickle(listed_again(many, 30), LISTS)
+        read_pickle(repeated_list(many, 30), LISTS)
 
 
 @pytest.mark.parametrize(

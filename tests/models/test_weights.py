@@ -222,11 +222,11 @@ def test_mutated_files_load_or_raise_value_error(tmp_path: Path, data: st.DataOb
     path = tmp_path / "fuzz.pt"
     if data.draw(st.booleans(), label="inside the pickle"):
         pickle = bytearray(_checkpoint())
-        _mutilate(pickle, data)
+        _mutate(pickle, data)
         torch.write(path, bytes(pickle), ARRAYS)
     else:
         raw = bytearray(torch.write(path, _checkpoint(), ARRAYS).read_bytes())
-        _mutilate(raw, data)
+        _mutate(raw, data)
         path.write_bytes(raw)
     try:
         weights = load_weights(path)
@@ -237,7 +237,7 @@ def test_mutated_files_load_or_raise_value_error(tmp_path: Path, data: st.DataOb
         assert weights.arrays
 
 
-def _mutilate(raw: bytearray, data: st.DataObject) -> None:
+def _mutate(raw: bytearray, data: st.DataObject) -> None:
     for position in data.draw(st.lists(st.integers(0, len(raw) - 1), min_size=1, max_size=4), label="positions"):
         raw[position] ^= data.draw(st.integers(1, 255), label="flip")
     if data.draw(st.booleans(), label="truncate"):

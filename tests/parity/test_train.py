@@ -76,32 +76,32 @@ def _hyper(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], None]
     monkeypatch.setattr(engine_step, "hyper_vector", changed)
 
 
-def average_that_never_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+def frozen_ema(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(values: np.ndarray) -> None:
         values[HyperIndex.EMA_DECAY], values[HyperIndex.ONE_MINUS_EMA_DECAY] = 1.0, 0.0
 
     _hyper(monkeypatch, change)
 
 
-def average_that_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+def ema_copies_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(values: np.ndarray) -> None:
         values[HyperIndex.EMA_DECAY], values[HyperIndex.ONE_MINUS_EMA_DECAY] = 0.0, 1.0
 
     _hyper(monkeypatch, change)
 
 
-def average_and_statistics_that_never_move(monkeypatch: pytest.MonkeyPatch) -> None:
+def frozen_ema_and_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_step, "ema_decay", lambda _: 1.0)
 
 
-def update_of_the_wrong_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+def wrong_update_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(values: np.ndarray) -> None:
         values[: HyperIndex.WEIGHT_DECAY_0] *= -1
 
     _hyper(monkeypatch, change)
 
 
-def running_statistics_of_another_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
+def wrong_batch_norm_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models.batch_norm, "MOMENTUM", 0.031)
 
 
@@ -116,7 +116,7 @@ def _arrays(monkeypatch: pytest.MonkeyPatch, change: Callable[[TrainingState, di
     monkeypatch.setattr(TrainingState, "arrays", changed)
 
 
-def weights_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def stale_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train a copy of the weights that is written to the state one step late."""
     seen: list[dict[str, np.ndarray]] = []
     original = engine_step.TrainStep.__call__
@@ -129,7 +129,7 @@ def weights_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
     _arrays(monkeypatch, lambda _, arrays: arrays.update({f"model/{name}": value for name, value in seen[-1].items()}))
 
 
-def one_tensor_of_the_wrong_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+def one_negated_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(_: TrainingState, arrays: dict[str, np.ndarray]) -> None:
         arrays["model/model.9.cv2.conv.weight"] *= -1
 
@@ -140,13 +140,13 @@ def one_tensor_of_the_wrong_sign(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
-        (average_that_never_moves, "ema: median moved of group 1"),
-        (average_that_is_a_copy, "final - ema, parameters"),
-        (average_and_statistics_that_never_move, "ema/model.0.bn.running_var"),
-        (update_of_the_wrong_sign, "final: median moved of group 1"),
-        (running_statistics_of_another_momentum, "final/model.0.bn.running_var"),
-        (weights_of_the_step_before, "final: median moved of group 1"),
-        (one_tensor_of_the_wrong_sign, "final/model.9.cv2.conv.weight"),
+        (frozen_ema, "ema: median moved of group 1"),
+        (ema_copies_weights, "final - ema, parameters"),
+        (frozen_ema_and_statistics, "ema/model.0.bn.running_var"),
+        (wrong_update_sign, "final: median moved of group 1"),
+        (wrong_batch_norm_momentum, "final/model.0.bn.running_var"),
+        (stale_weights, "final: median moved of group 1"),
+        (one_negated_tensor, "final/model.9.cv2.conv.weight"),
     ],
 )
 def test_faults_are_detected(

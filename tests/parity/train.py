@@ -45,7 +45,7 @@ def check(path: Path, report: Report, mode: Mode) -> None:
     compare(case, run, report)
     agrees = report.ok
     while not agrees and len(ties) < MOST_TIES:
-        found = _beyond_a_tie(case, mode, run, ties)
+        found = _replay_past_tie(case, mode, run, ties)
         if found is None:
             return
         tie, run = found
@@ -57,7 +57,7 @@ def check(path: Path, report: Report, mode: Mode) -> None:
             report.comparisons, report.forgiven = again.comparisons, [str(tie) for tie in ties]
 
 
-def _beyond_a_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) -> tuple[EdgeTie, Replay] | None:
+def _replay_past_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) -> tuple[EdgeTie, Replay] | None:
     """Return the tie that explains the first disagreeing iteration and the run replayed with it, if any."""
     wrong = np.flatnonzero(~_agreeing(case, run))
     if not len(wrong):

@@ -71,12 +71,12 @@ def test_ceiling_ignores_variables_that_lower_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     seen = []
 
-    class Watched(Worker):
+    class SanitizedPython(Worker):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             seen.append(variables(self))
 
-    monkeypatch.setattr(ceilings, "Worker", Watched)
+    monkeypatch.setattr(ceilings, "Worker", SanitizedPython)
     rows = ceilings.measure_ceilings("cpu", threads=1, repeats=1)
     assert ["OPENBLAS_CORETYPE" in found for found in seen] == [False]
     told = {"settings": {"device": "cpu"}, "environment": {"OPENBLAS_CORETYPE": "Haswell"}, "rows": rows}

@@ -53,9 +53,9 @@ def test_voc_converts_to_yolo(voc: Path, tmp_path: Path, copy: bool, capsys: pyt
     output = tmp_path / "yolo"
     arguments = ["convert", "--train", lists[0], "--val", lists[1], "--output", str(output)]
     assert main([*arguments, "--copy"] if copy else arguments) == 0
-    said = capsys.readouterr().out
-    assert "train: 2 images, 1 of them without objects, 2 objects" in said
-    assert "1 objects marked as difficult skipped" in said
+    printed = capsys.readouterr().out
+    assert "train: 2 images, 1 of them without objects, 2 objects" in printed
+    assert "1 objects marked as difficult skipped" in printed
     assert yaml.safe_load((output / "data.yaml").read_text())["names"] == {0: "cat", 1: "dog"}
     train, val = read(output, "train"), read(output, "val")
     assert not train.problems and not val.problems
@@ -97,11 +97,11 @@ def test_damaged_annotations_are_skipped_and_reported(
     output, problems = tmp_path / "yolo", tmp_path / "problems.txt"
     arguments = ["--train", lists[0], "--val", lists[1], "--output", str(output), "--problems", str(problems)]
     assert main(["convert", *arguments]) == 1
-    said = capsys.readouterr().out
-    assert f"{voc}/Annotations/000002.xml: error: {message}" in said
-    assert "object 1: the box is empty or outside the image; skipped" in said
-    assert "object 2: xmin is 'x', not a coordinate in pixels" in said
-    assert "object 3: the box is empty" in said
+    printed = capsys.readouterr().out
+    assert f"{voc}/Annotations/000002.xml: error: {message}" in printed
+    assert "object 1: the box is empty or outside the image; skipped" in printed
+    assert "object 2: xmin is 'x', not a coordinate in pixels" in printed
+    assert "object 3: the box is empty" in printed
     assert len(problems.read_text().splitlines()) == 4
     assert len(read(output, "train")) == 1
 

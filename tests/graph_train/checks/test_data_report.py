@@ -18,7 +18,7 @@ def index_of(*files: Path) -> ImageIndex:
     )
 
 
-def written(file: Path, content: bytes) -> Path:
+def write_file(file: Path, content: bytes) -> Path:
     file.write_bytes(content)
     return file
 
@@ -27,12 +27,12 @@ LONG = b"begin" + bytes(20_000) + b"end"
 
 
 def test_duplicates_are_reported_and_similar_files_are_not(tmp_path: Path) -> None:
-    train = [written(tmp_path / f"t{n}", content) for n, content in enumerate((LONG, b"short", b"other"))]
+    train = [write_file(tmp_path / f"t{n}", content) for n, content in enumerate((LONG, b"short", b"other"))]
     val = [
-        written(tmp_path / "v0", LONG.replace(b"\0", b"\1", 10_000).replace(b"\1", b"\0", 9_999)),
-        written(tmp_path / "v1", b"shirt"),
-        written(tmp_path / "v2", LONG),
-        written(tmp_path / "v3", b"other"),
+        write_file(tmp_path / "v0", LONG.replace(b"\0", b"\1", 10_000).replace(b"\1", b"\0", 9_999)),
+        write_file(tmp_path / "v1", b"shirt"),
+        write_file(tmp_path / "v2", LONG),
+        write_file(tmp_path / "v3", b"other"),
     ]
     splits: dict[Split, ImageIndex] = {"train": index_of(*train), "val": index_of(*val), "test": index_of(val[2])}
     told = [str(problem) for problem in shared_images(splits)]
@@ -44,14 +44,14 @@ def test_duplicates_are_reported_and_similar_files_are_not(tmp_path: Path) -> No
 
 def test_only_possible_duplicates_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read only files whose size occurs in several splits, each file once, and stop at a differing tail."""
-    picture = written(tmp_path / "a", LONG)
+    picture = write_file(tmp_path / "a", LONG)
     links = [tmp_path / f"link{n}" for n in range(3)]
     for link in links:
         link.symlink_to(picture)
     hard = tmp_path / "hard"
     os.link(picture, hard)
-    alone = [written(tmp_path / name, b"of one size") for name in ("b", "c")]
-    other = written(tmp_path / "d", LONG[:-1] + b"D")
+    alone = [write_file(tmp_path / name, b"of one size") for name in ("b", "c")]
+    other = write_file(tmp_path / "d", LONG[:-1] + b"D")
     ends: list[str] = []
     read_ends = data_report._ends
 

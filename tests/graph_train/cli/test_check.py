@@ -181,7 +181,7 @@ def test_results_never_overwrite_data_or_each_other(
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("place", "message"),
     [
         ("", None),
         ("nowhere/a.json", "there is no folder"),
@@ -191,7 +191,7 @@ def test_results_never_overwrite_data_or_each_other(
 )
 @pytest.mark.parametrize("what", ["data", "env"])
 def test_unwritable_results_are_rejected_up_front(
-    data: Path, what: str, place: str, said: str | None, capsys: pytest.CaptureFixture[str]
+    data: Path, what: str, place: str, message: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tmp_path = data.parents[1]
     (tmp_path / "folder").mkdir()
@@ -200,10 +200,10 @@ def test_unwritable_results_are_rejected_up_front(
     subject = ["env"] if what == "env" else ["--data", str(data)]
     code = main([*subject, "--json", str(tmp_path / place) if place else ""])
     printed = capsys.readouterr()
-    if said is None:
+    if message is None:
         assert code == 0
     else:
-        assert code == 2 and said in printed.err and not printed.out
+        assert code == 2 and message in printed.err and not printed.out
 
 
 def test_report_can_be_written_to_pipe(data: Path, tmp_path: Path) -> None:

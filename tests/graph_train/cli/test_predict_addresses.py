@@ -77,9 +77,9 @@ def test_images_from_urls(
     urls = [f"{server.address}/{name}" for name in ("1.jpg", "page.jpg", "0.jpg")]
     flags = ("--save-csv", "--save-json", "--save-txt", "--source", *urls)
     assert main(arguments(weights, tmp_path, *flags)) == 2
-    said = capsys.readouterr().out
-    assert f"{urls[0]}: 96x64 px, " in said
-    assert f"skipped: {urls[1]}: error: not an image" in said
+    message = capsys.readouterr().out
+    assert f"{urls[0]}: 96x64 px, " in message
+    assert f"skipped: {urls[1]}: error: not an image" in message
     folder = tmp_path / "exp"
     assert {path.name for path in folder.iterdir()} == {
         "1.jpg",
@@ -131,8 +131,8 @@ def test_stream_until_end(weights: Path, server: WebServer, tmp_path: Path, caps
     threading.Thread(target=hang_up, daemon=True).start()
     flags = ("--source", source, f"{server.address}/0.jpg", "--save-csv", "--save-txt", "--vid-stride", "3")
     assert main(arguments(weights, tmp_path, *flags)) == 0
-    said = capsys.readouterr().out
-    assert f"{source}: ended after frame " in said
+    message = capsys.readouterr().out
+    assert f"{source}: ended after frame " in message
     with table.open(newline="") as file:
         assert next(csv.DictReader(file))["file"] == f"{server.address}/0.jpg"  # images first
     seen = frames_of(table, source)
@@ -160,8 +160,10 @@ def test_interrupted_stream_leaves_complete_files(weights: Path, server: WebServ
         while not (table.exists() and frames_of(table, f"{server.address}/camera")) and time.monotonic() < end:
             time.sleep(0.05)
         os.kill(started.pid, signal.SIGINT)
-        said, errors = started.communicate(timeout=150)
-    assert started.returncode == 0 and "press Ctrl-C to stop" in said and "Results saved to" in said, said + errors
+        message, errors = started.communicate(timeout=150)
+    assert started.returncode == 0 and "press Ctrl-C to stop" in message and "Results saved to" in message, (
+        message + errors
+    )
     assert "Traceback" not in errors
     seen = frames_of(table, f"{server.address}/camera")
     assert table.read_text().endswith("\n")
@@ -173,7 +175,7 @@ def test_user_errors_are_one_line(
     weights: Path, server: WebServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = unused_port()
-    for more, said in (
+    for more, message in (
         (("--source", "77"), "camera 77: there is no /dev/video77; available cameras: "),
         (("--source", f"rtsp://me:secret@127.0.0.1:{port}/x"), f"rtsp://127.0.0.1:{port}/x: Connection refused"),
         (("--source", f"{server.address}/none.jpg"), "none.jpg: download failed: Not Found (HTTP 404)"),
@@ -183,7 +185,7 @@ def test_user_errors_are_one_line(
         assert main([*arguments(weights, tmp_path), *more]) == 2
         error = capsys.readouterr().err.strip()
         assert error.startswith("graph-predict: ") and len(error.splitlines()) == 1
-        assert said in error
+        assert message in error
     assert not list(tmp_path.rglob("*.*"))
 
 

@@ -61,7 +61,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 
 
 @pytest.fixture
-def found_in(weights: Path, photos: Path, tmp_path: Path) -> Any:
+def predict_in_memory(weights: Path, photos: Path, tmp_path: Path) -> Any:
     """Predict on the images without writing files."""
 
     def run(**flags: Any) -> PredictionResult:
@@ -91,10 +91,10 @@ def test_writes_all_outputs_and_skips_broken_files(
 ) -> None:
     flags = ("--save-txt", "--save-conf", "--save-json", "--save-crop", "--conf-thres", "0.4", "--max-det", "9")
     assert main(arguments(weights, photos, tmp_path, *flags)) == 2
-    said = capsys.readouterr()
-    assert "graph-predict: 2 source files could not be used" in said.err
+    printed = capsys.readouterr()
+    assert "graph-predict: 2 source files could not be used" in printed.err
     for text in (f"{photos}/a.png: 96x64 px, ", "in 4 of 4 images", "Results saved to", f"{photos}/cut.png: error: "):
-        assert text in said.out
+        assert text in printed.out
     folder = tmp_path / "exp"
     for name, size in (("a.png", (96, 64)), ("b.bmp", (96, 64)), ("more/a.png", (96, 64)), ("high.jpg", (50, 90))):
         assert Image.open(folder / name).size == size
@@ -141,8 +141,10 @@ def test_writes_table_of_all_detections(weights: Path, photos: Path, tmp_path: P
         assert {row["frame"] for row in own} == {""}
 
 
-def test_detections_match_network(weights: Path, photos: Path, found_in: Any) -> None:
-    found = {prediction.path.relative_to(photos): prediction.detections for prediction in found_in().predictions}
+def test_detections_match_network(weights: Path, photos: Path, predict_in_memory: Any) -> None:
+    found = {
+        prediction.path.relative_to(photos): prediction.detections for prediction in predict_in_memory().predictions
+    }
     names = [Path("a.png"), Path("b.bmp"), Path("more/a.png")]
     images = np.stack([np.asarray(Image.open(photos / name)).transpose(2, 0, 1) for name in names])
     predictions = load_detector([weights], device="cpu", graph=False)(images)[0]
@@ -153,8 +155,12 @@ def test_detections_match_network(weights: Path, photos: Path, found_in: Any) ->
         np.testing.assert_allclose(found[name], rows, atol=1e-4)
 
 
-def test_batch_size_and_graph_do_not_change_results(found_in: Any) -> None:
-    one, many, graph = found_in(batch_size=1), found_in(batch_size=8), found_in(graph=True, batch_size=2)
+def test_batch_size_and_graph_do_not_change_results(predict_in_memory: Any) -> None:
+    one, many, graph = (
+        predict_in_memory(batch_size=1),
+        predict_in_memory(batch_size=8),
+        predict_in_memory(graph=True, batch_size=2),
+    )
     assert [p.name for p in one.predictions] == [Path("a.png"), Path("b.bmp"), Path("high.jpg"), Path("more/a.png")]
     for first, second, third in zip(one.predictions, many.predictions, graph.predictions, strict=True):
         assert first.path == second.path == third.path
@@ -164,9 +170,9 @@ def test_batch_size_and_graph_do_not_change_results(found_in: Any) -> None:
     assert sum(one.counts.values()) == sum(len(prediction.detections) for prediction in one.predictions)
 
 
-def test_nms_flags(found_in: Any) -> None:
+def test_nms_flags(predict_in_memory: Any) -> None:
     def rows(**flags: Any) -> np.ndarray:
-        return np.concatenate([found.detections for found in found_in(**flags).predictions])
+        return np.concatenate([found.detections for found in predict_in_memory(**flags).predictions])
 
     everything = rows()
     assert set(rows(classes=(0, 2))[:, 5]) == set(everything[:, 5]) - {1}
@@ -178,11 +184,11 @@ def test_nms_flags(found_in: Any) -> None:
         rows(classes=3)
 
 
-def test_ensemble_and_augmented_inference(weights: Path, found_in: Any) -> None:
-    one, two = found_in(), found_in(weights=[weights, weights])
+def test_ensemble_and_augmented_inference(weights: Path, predict_in_memory: Any) -> None:
+    one, two = predict_in_memory(), predict_in_memory(weights=[weights, weights])
     for single, joined in zip(one.predictions, two.predictions, strict=True):
         np.testing.assert_allclose(joined.detections, single.detections, atol=1e-4)  # each box suppresses its double
-    seen = [found_in(augment=True, graph=graph).predictions for graph in (False, True)]
+    seen = [predict_in_memory(augment=True, graph=graph).predictions for graph in (False, True)]
     assert any(len(a.detections) != len(b.detections) for a, b in zip(seen[0], one.predictions, strict=True))
     for eager, graph in zip(*seen, strict=True):
         np.testing.assert_allclose(graph.detections, eager.detections, atol=1e-3)
@@ -210,12 +216,12 @@ def test_graph_is_compiled_for_many_images_or_on_request(
     assert graphs(copies) > 0
 
 
-def test_class_names_from_data_set(photos: Path, found_in: Any, tmp_path: Path) -> None:
+def test_class_names_from_data_set(photos: Path, predict_in_memory: Any, tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("val: .\nnames: [x, y, z]\n")
-    assert found_in(data=tmp_path / "data.yaml").class_names == ("x", "y", "z")
+    assert predict_in_memory(data=tmp_path / "data.yaml").class_names == ("x", "y", "z")
     (tmp_path / "data.yaml").write_text("val: .\nnames: [x, y]\n")
     with pytest.raises(ValueError, match="has 2 classes, but the weights have 3"):
-        found_in(data=tmp_path / "data.yaml")
+        predict_in_memory(data=tmp_path / "data.yaml")
 
 
 def test_stdin_source_and_exist_ok(
@@ -234,13 +240,13 @@ def test_concurrent_commands_get_separate_folders(
 ) -> None:
     unused = run_folder.unused_path
 
-    def taken_by_another(project: str, name: str, *, exist_ok: bool) -> Path:
+    def create_folder_first(project: str, name: str, *, exist_ok: bool) -> Path:
         """Simulate another process that creates the folder just chosen by this command."""
         found = unused(project, name, exist_ok=exist_ok)
         (tmp_path / "exp").mkdir(exist_ok=True)
         return found
 
-    monkeypatch.setattr(run_folder, "unused_path", taken_by_another)
+    monkeypatch.setattr(run_folder, "unused_path", create_folder_first)
     assert main(arguments(weights, photos / "a.png", tmp_path, "--eager")) == 0
     assert (tmp_path / "exp2/a.png").exists()
     assert not list((tmp_path / "exp").iterdir())
@@ -338,10 +344,10 @@ def test_view_img_opens_viewer(weights: Path, photos: Path, tmp_path: Path) -> N
 def test_summary_counts_detections(
     weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for threshold, said in (("1.0", r"Found nothing in 1 image\n"), ("0.25", r"Found \d+ .*; in 1 of 1 image\n")):
+    for threshold, message in (("1.0", r"Found nothing in 1 image\n"), ("0.25", r"Found \d+ .*; in 1 of 1 image\n")):
         flags = ["--nosave", "--eager", "--conf-thres", threshold]
         assert main(arguments(weights, photos / "a.png", tmp_path, *flags)) == 0
-        assert re.search(said, capsys.readouterr().out)
+        assert re.search(message, capsys.readouterr().out)
 
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:
@@ -465,10 +471,10 @@ def test_results_never_overwrite_sources(
     assert {file: file.read_bytes() for file in before} == before
 
 
-@pytest.mark.parametrize(("entry", "said"), [("", "--source: give images"), ("pipe.txt", "not a regular file")])
+@pytest.mark.parametrize(("entry", "message"), [("", "--source: give images"), ("pipe.txt", "not a regular file")])
 def test_unreadable_sources_are_rejected(
-    tmp_path: Path, entry: str, said: str, weights: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, entry: str, message: str, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     assert main(["--weights", str(weights), "--source", str(tmp_path / entry) if entry else ""]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

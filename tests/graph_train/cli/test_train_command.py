@@ -137,8 +137,8 @@ def test_eager_matches_graph(finished: tuple[Path, str], tmp_path: Path) -> None
 
 
 def test_stock_kernels_give_close_results(finished: tuple[Path, str], tmp_path: Path) -> None:
-    run, said = finished
-    assert "Kernels: plugin" in said
+    run, message = finished
+    assert "Kernels: plugin" in message
     done = train(tmp_path, "--epochs", "3", "--kernels", "off", name="stock")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Kernels: OneFlow's own" in done.stdout
@@ -147,7 +147,7 @@ def test_stock_kernels_give_close_results(finished: tuple[Path, str], tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--data", "no/such.yaml"], "no/such.yaml"),
         (["--optimizer", "Rprop"], "Rprop"),
@@ -160,11 +160,11 @@ def test_stock_kernels_give_close_results(finished: tuple[Path, str], tmp_path: 
         (["--freeze", "99"], "--freeze"),
     ],
 )
-def test_user_errors_are_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_user_errors_are_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = train(tmp_path, *arguments)
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert said in last
+    assert message in last
     assert "Traceback" not in done.stderr
 
 
@@ -259,7 +259,7 @@ def test_data_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
         "nowhere": (None, "path: .\ntrain: images/nowhere\nval: images/val\nnames: [thing]\n"),
         "nc": (None, "path: .\ntrain: images/train\nval: images/val\nnames: [thing]\nnc: 2\n"),
     }
-    for said, (label, content) in cases.items():
+    for message, (label, content) in cases.items():
         label_file = data.parent / "labels" / "train" / "a.txt"
         kept = label_file.read_text()
         label_file.write_text(label or kept)
@@ -267,7 +267,7 @@ def test_data_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
         done = train(tmp_path, "--data", str(data))
         label_file.write_text(kept)
         assert done.returncode == 2, done.stderr
-        assert said in done.stderr.strip().splitlines()[-1]
+        assert message in done.stderr.strip().splitlines()[-1]
         assert "Traceback" not in done.stderr
 
 

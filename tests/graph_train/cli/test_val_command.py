@@ -153,7 +153,7 @@ def test_ensemble_and_augmented_inference_add_boxes(weights: Path) -> None:
     assert np.allclose(seen[:, : rows[:2].sum()], one[:, : rows[:2].sum()], atol=1e-3)
 
 
-def brightest(images: Tensor) -> np.ndarray:
+def detect_brightest_pixel(images: Tensor) -> np.ndarray:
     """Predict a 10 px box at the brightest pixel: 21 equal rows, as from 3 levels."""
     pixels = images.numpy()[:, 0]
     where = [np.unravel_index(image.argmax(), image.shape) for image in pixels]
@@ -166,7 +166,7 @@ def test_view_round_trip(view: View) -> None:
     images = np.zeros((1, 3, 64, 96), np.uint8)
     images[:, :, 38:43, 68:73] = 100
     images[:, :, 40, 70] = 255
-    found = brightest(scaled(flow.from_numpy(images), view, 32))
+    found = detect_brightest_pixel(scaled(flow.from_numpy(images), view, 32))
     rows = back_to_image(found, ViewRows(0, 21, view.scale, view.mirrored), 96)
     assert rows[0, 0, :4] == pytest.approx([70.5, 40.5, 10 / view.scale, 10 / view.scale], abs=1.5)
 
@@ -175,7 +175,7 @@ def test_augmented_inference_joins_views() -> None:
     images = np.zeros((2, 3, 64, 96), np.uint8)
     images[:, :, 38:43, 68:73] = 200
     images[:, :, 40, 70] = 255
-    rows, loss = AugmentedInference(brightest, (8, 16, 32))(images, np.zeros((0, 6), np.float32))
+    rows, loss = AugmentedInference(detect_brightest_pixel, (8, 16, 32))(images, np.zeros((0, 6), np.float32))
     assert loss is None
     assert rows.shape == (2, 20 + 21 + 5, 6)  # the first view without its last level, the last one without its first
     assert np.ptp(rows[:, :, 0]) < 4

@@ -95,7 +95,7 @@ def test_bfloat16_is_limited_to_its_run(tmp_path: Path, monkeypatch: pytest.Monk
     computed: list[ActivationType] = []
     choose = Layout.fastest_for
 
-    def noting(images: Tensor, activation_type: ActivationType) -> Layout:
+    def record(images: Tensor, activation_type: ActivationType) -> Layout:
         computed.append(activation_type)
         return choose(images, activation_type)
 
@@ -108,7 +108,7 @@ def test_bfloat16_is_limited_to_its_run(tmp_path: Path, monkeypatch: pytest.Monk
     before = np.array(other(images, np.zeros((0, 6), np.float32))[0])
     lab = Lab(tmp_path)
     monkeypatch.setattr(precision, "multiplies_bfloat16_faster", lambda: True)
-    monkeypatch.setattr(Layout, "fastest_for", noting)
+    monkeypatch.setattr(Layout, "fastest_for", record)
     run = lab.train(amp=True, kernels="auto")
     assert "activations bfloat16" in run.log
     assert BFLOAT16 in computed

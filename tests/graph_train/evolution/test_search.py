@@ -115,13 +115,13 @@ def test_resumed_evolution_matches_uninterrupted(tmp_path: Path, torn: str) -> N
     cut.mkdir()
     evolve(Hyperparameters(), _train, whole, generations=12, seed=3, plot=False)
 
-    def dies(hyp: Hyperparameters, generation: int) -> list[float]:
+    def interrupted_train(hyp: Hyperparameters, generation: int) -> list[float]:
         if generation == 7:
             raise RuntimeError("killed")
         return _train(hyp, generation)
 
     with pytest.raises(RuntimeError, match="killed"):
-        evolve(Hyperparameters(), dies, cut, generations=12, seed=3, plot=False)
+        evolve(Hyperparameters(), interrupted_train, cut, generations=12, seed=3, plot=False)
     with (cut / "evolve.csv").open("a") as file:
         file.write(torn)
     evolve(Hyperparameters(), _train, cut, generations=12, seed=3, plot=False)

@@ -40,7 +40,7 @@ CACHED = {"grid", "anchor_grid", "stride"}
 """Tensors: the first two are filled by a forward pass, strides are compared apart."""
 
 
-def lively(config: Any, **more: Any) -> DetectionModel:
+def randomized_network(config: Any, **more: Any) -> DetectionModel:
     """Return an untrained network in which no array has default values."""
     network = DetectionModel(load_model_spec(config, **more), seed=3)
     random = np.random.default_rng(4)
@@ -70,7 +70,7 @@ def tree(path: Path) -> dict[str, Instance]:
 
 @pytest.mark.parametrize("config", [TINY, EVERY_BLOCK, "yolov5n6.yaml"], ids=["tiny", "every block", "n6"])
 def test_pt_file_round_trip(config: Any, tmp_path: Path) -> None:
-    network = lively(config)
+    network = randomized_network(config)
     export_pytorch(network, tmp_path / "network.pt", half=False)
     read = load_weights(tmp_path / "network.pt")
     assert read.arrays.keys() == network.state_dict().keys()
@@ -135,7 +135,7 @@ EXPECTED: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def test_every_block_has_yolov5_class_and_attributes(tmp_path: Path) -> None:
-    export_pytorch(lively(EVERY_BLOCK), tmp_path / "network.pt", half=False)
+    export_pytorch(randomized_network(EVERY_BLOCK), tmp_path / "network.pt", half=False)
     found = tree(tmp_path / "network.pt")
     for name, kind, attributes in EXPECTED:
         assert str(found[name].kind) == kind
@@ -149,13 +149,15 @@ def test_every_block_has_yolov5_class_and_attributes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation_is_exportable(name: str, tmp_path: Path) -> None:
     arguments = {"LeakyReLU": "0.1", "ELU": "0.7"}.get(name, "")
-    export_pytorch(lively({**TINY, "activation": f"nn.{name}({arguments})"}), tmp_path / "network.pt", half=False)
+    export_pytorch(
+        randomized_network({**TINY, "activation": f"nn.{name}({arguments})"}), tmp_path / "network.pt", half=False
+    )
     package = "linear" if name == "Identity" else "activation"
     assert str(tree(tmp_path / "network.pt")["model.0.act"].kind) == f"torch.nn.modules.{package}.{name}"
 
 
 def test_half_precision_file_is_half_size_and_rounded(tmp_path: Path) -> None:
-    network = lively("yolov5n.yaml")
+    network = randomized_network("yolov5n.yaml")
     save_weights(network, tmp_path / "n.safetensors")
     sizes = []
     for flags in ({}, {"half": True}):
@@ -171,7 +173,7 @@ def test_half_precision_file_is_half_size_and_rounded(tmp_path: Path) -> None:
 
 
 def test_weight_beyond_float16_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network = lively(TINY)
+    network = randomized_network(TINY)
     with flow.no_grad():
         network.head.m[0].bias.copy_(flow.full_like(network.head.m[0].bias, 1e6))
     save_weights(network, tmp_path / "tiny.safetensors")
@@ -200,7 +202,7 @@ def yolov5() -> tuple[Path, str]:
 def test_yolov5_loads_file_and_predictions_match(
     config: Any, half: bool, yolov5: tuple[Path, str], tmp_path: Path
 ) -> None:
-    export_pytorch(lively(config), tmp_path / "network.pt", half=half)
+    export_pytorch(randomized_network(config), tmp_path / "network.pt", half=half)
     images = np.random.default_rng(5).random((2, 3, 128, 192), dtype=np.float32)
     np.savez(tmp_path / "images.npz", images=images)
     # PyTorch 2.6 and newer refuses pickled classes unless it is told otherwise; v7.0 is older than that.
@@ -227,7 +229,7 @@ def test_yolov5_loads_file_and_predictions_match(
 def test_documented_program_loads_into_yolov5(yolov5: tuple[Path, str], tmp_path: Path) -> None:
     """Run the program of the user guide, which loads with strict=True."""
     code = re.findall(r"^```py\n(.*?)^```", (ROOT / "docs/guide/from-yolov5.md").read_text(), re.MULTILINE | re.DOTALL)
-    network = lively("yolov5n.yaml", num_classes=3)
+    network = randomized_network("yolov5n.yaml", num_classes=3)
     weights = tmp_path / "best.export.safetensors"
     save_weights(network, weights)
     assert len(code) == 1

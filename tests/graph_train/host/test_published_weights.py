@@ -75,7 +75,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]
         yield server
 
 
-def in_cache() -> list[str]:
+def cached_files() -> list[str]:
     folder = published_weights.user_cache_folder() / "weights/yolov5-v7.0"
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock") if folder.is_dir() else []
 
@@ -123,7 +123,7 @@ def test_weights_are_downloaded_once_and_then_cached(server: _Server) -> None:
     assert located_weights(NAME, allow_download=False) == found
     assert located_weights(NAME, allow_download=True) == found
     assert len(server.requested_ranges) == 1
-    assert in_cache() == [NAME]
+    assert cached_files() == [NAME]
     found.write_bytes(b"damaged")
     with pytest.raises(FileNotFoundError, match="use --allow-download to download"):
         located_weights(NAME, allow_download=False)
@@ -150,11 +150,11 @@ def test_partial_download_is_kept(server: _Server, monkeypatch: pytest.MonkeyPat
     server.breaks_after = 1000
     with pytest.raises(ValueError, match=rf"ended after 1000 of {len(server.content)} bytes \(1000 of .* run again"):
         located_weights(NAME, allow_download=True)
-    assert in_cache() == [f"{NAME}.part"]
+    assert cached_files() == [f"{NAME}.part"]
     server.breaks_after = None
     assert located_weights(NAME, allow_download=True).read_bytes() == server.content
     assert server.requested_ranges[-1] == "bytes=1000-"
-    assert in_cache() == [NAME]
+    assert cached_files() == [NAME]
 
 
 def test_server_without_ranges_restarts_download(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_wrong_checksum_is_rejected(server: _Server, wrong: str) -> None:
     server.content = server.content[:-1] + b"?" * (1 if wrong == "content" else 2)
     with pytest.raises(ValueError, match="different SHA-256" if wrong == "content" else "bytes were|were expected"):
         located_weights(NAME, allow_download=True)
-    assert in_cache() == []
+    assert cached_files() == []
 
 
 def test_full_disk_is_reported(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,9 +88,9 @@ def test_out_of_memory_is_a_user_error(error: Exception, lack: bool, capsys: pyt
     def fails() -> None:
         raise error
 
-    code, said = run_command("x", fails, debug=False), capsys.readouterr().err
+    code, message = run_command("x", fails, debug=False), capsys.readouterr().err
     assert code == (USER_ERROR if lack else INTERNAL_ERROR)
-    assert ("out of memory or threads" in said) == lack and ("internal error" in said) != lack
+    assert ("out of memory or threads" in message) == lack and ("internal error" in message) != lack
 
 
 def test_ctrl_c_during_native_import_is_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ def test_shrunken_epoch_ends_at_position(lab: Lab) -> None:
         (lab.data.parent / "images" / "train" / f"{number}.jpg").unlink()
     whole = lab.train_as_given(resume=stopped.folder)
     assert "The data set differs from the checkpoint's" in whole.log
-    assert len(whole.rows) == 1 and whole.heard.shapes == []
+    assert len(whole.rows) == 1 and whole.recorded.shapes == []
 
 
 def test_image_removed_during_training_does_not_prevent_resume(lab: Lab) -> None:

@@ -79,7 +79,7 @@ def test_credentials_are_sent_and_not_shown(server: WebServer, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("/none.jpg", r"/none.jpg: download failed: Not Found \(HTTP 404\)$"),
         ("/none", r"/none: download failed: Not Found \(HTTP 404\)$"),
@@ -90,7 +90,7 @@ def test_credentials_are_sent_and_not_shown(server: WebServer, tmp_path: Path) -
     ],
 )
 def test_unusable_responses_are_reported(
-    server: WebServer, tmp_path: Path, path: str, said: str, monkeypatch: pytest.MonkeyPatch
+    server: WebServer, tmp_path: Path, path: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(addresses, "MAX_FILE_BYTES", 5000)
     server.files |= {
@@ -99,7 +99,7 @@ def test_unusable_responses_are_reported(
         "/what": ("", b"x"),
         "/large.jpg": ("image/jpeg", PHOTO * 20),
     }
-    with pytest.raises(ValueError, match=f"^{server.address}{said}"):
+    with pytest.raises(ValueError, match=f"^{server.address}{message}"):
         find(tmp_path, server.address + path)
     found = find(tmp_path, "-", lines=[server.address + "/a.jpg", server.address + path])
     assert len(found.images) == 1

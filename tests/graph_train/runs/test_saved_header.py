@@ -76,7 +76,7 @@ CASES: tuple[tuple[str, Mapping[str, Any], str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("part", "changed", "said"), CASES)
-def test_invalid_header_raises(part: str, changed: Mapping[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize(("part", "changed", "message"), CASES)
+def test_invalid_header_raises(part: str, changed: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         read_header(header(part, **changed))

@@ -39,13 +39,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 
 @pytest.fixture(scope="module")
-def whole(lab: Lab) -> Trial:
+def uninterrupted(lab: Lab) -> Trial:
     """Return a run of three epochs that saved after every batch and keeps two checkpoints."""
     return lab.train(epochs=3, save_steps=1, seed=5)
 
 
 @contextmanager
-def _inside(folder: Path) -> Iterator[None]:
+def working_directory(folder: Path) -> Iterator[None]:
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -69,8 +69,8 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_damaged_newest_checkpoint_falls_back_to_previous(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_damaged_newest_checkpoint_falls_back_to_previous(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     last = run / "weights" / LAST
     before = load_checkpoint(older(last, 1)).header["cursor"]
     # After which batch depends on the disk, since a save waits for the one before it.
@@ -78,16 +78,16 @@ def test_damaged_newest_checkpoint_falls_back_to_previous(lab: Lab, whole: Trial
     flip(last)
     log_length = len((run / "train.log").read_text())
     again = lab.train_as_given(resume=run)
-    said = again.log[log_length:]
+    message = again.log[log_length:]
     at = f"epoch {before['epoch']}, batch {before['next_batch']}"
-    assert f"{last}: damaged checkpoint (checksum differs)" in said
-    assert f"Using the previous checkpoint: {older(last, 1)} ({at})" in said
+    assert f"{last}: damaged checkpoint (checksum differs)" in message
+    assert f"Using the previous checkpoint: {older(last, 1)} ({at})" in message
     assert (run / "weights" / DAMAGED).exists()
-    assert_same_files(run, whole.folder)
+    assert_same_files(run, uninterrupted.folder)
 
 
-def test_damaged_best_weights_do_not_end_resumed_run(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_damaged_best_weights_do_not_end_resumed_run(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     best = run / "weights" / BEST
     best.write_bytes(best.read_bytes()[:100])
     again = lab.train_as_given(resume=run)
@@ -96,37 +96,37 @@ def test_damaged_best_weights_do_not_end_resumed_run(lab: Lab, whole: Trial, tmp
     assert not best.exists()
 
 
-def test_edited_settings_files_are_ignored_with_warning(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_edited_settings_files_are_ignored_with_warning(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     log_length = len((run / "train.log").read_text())
     assert "edited since" not in lab.train_as_given(resume=run).log[log_length:]
     opt, hyp = run / "opt.yaml", run / "hyp.yaml"
     opt.write_text(opt.read_text().replace("seed: ", "seed: 1"))
     hyp.write_text(hyp.read_text().replace("lr0: ", "lr0: 7"))
-    said = lab.train_as_given(resume=run).log
-    assert f"{opt}: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: seed=1" in said
-    assert f"{hyp}: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: lr0=7" in said
+    message = lab.train_as_given(resume=run).log
+    assert f"{opt}: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: seed=1" in message
+    assert f"{hyp}: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: lr0=7" in message
 
 
-def test_resume_with_only_damaged_checkpoints_raises(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_resume_with_only_damaged_checkpoints_raises(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     for path in (run / "weights").glob("last*"):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"no checkpoint can be read: .*last\.safetensors.*last\.1\.safetensors"):
         lab.train_as_given(resume=run)
 
 
-def test_resume_without_checkpoint_restarts_from_settings(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_resume_without_checkpoint_restarts_from_settings(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     for path in (run / "weights").iterdir():
         path.unlink()
     again = lab.train_as_given(resume=run)
     assert "stopped before its first checkpoint; starting from the beginning" in again.log
-    assert_same_files(run, whole.folder)
+    assert_same_files(run, uninterrupted.folder)
 
 
-def test_network_and_results_come_from_checkpoint(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_network_and_results_come_from_checkpoint(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     os.replace(older(run / "weights" / LAST, 1), run / "weights" / LAST)
     (run / "results.csv").unlink()
     cfg, gone = lab.cfg, lab.cfg.with_suffix(".gone")
@@ -135,14 +135,14 @@ def test_network_and_results_come_from_checkpoint(lab: Lab, whole: Trial, tmp_pa
         lab.train_as_given(resume=run)
     finally:
         gone.rename(cfg)
-    assert_same_files(run, whole.folder)
+    assert_same_files(run, uninterrupted.folder)
 
 
-def test_resume_finds_run(tmp_path: Path, whole: Trial) -> None:
+def test_resume_finds_run(tmp_path: Path, uninterrupted: Trial) -> None:
     project = tmp_path / "runs"
     with pytest.raises(ValueError, match="no run in"):
         point_to_resume("last", str(project))
-    old, new = (copied(whole, project / name) for name in ("old", "new"))
+    old, new = (copied(uninterrupted, project / name) for name in ("old", "new"))
     for path in old.rglob("*"):
         os.utime(path, (0, 0))
     assert point_to_resume("last", str(project)).folder == new
@@ -151,14 +151,14 @@ def test_resume_finds_run(tmp_path: Path, whole: Trial) -> None:
     assert point_to_resume(str(new / "weights" / LAST), "").file is None
     named = older(old / "weights" / LAST, 1)
     assert (point_to_resume(str(named), "").folder, point_to_resume(str(named), "").file) == (old, named)
-    with _inside(old / "weights"):
+    with working_directory(old / "weights"):
         assert point_to_resume(named.name, "").folder == old
     with pytest.raises(ValueError, match="weights folder of its run"):
         point_to_resume(str(shutil.copy(str(named), tmp_path / "elsewhere.safetensors")), "")
 
 
-def test_changed_data_set_warns(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_changed_data_set_warns(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     label = lab.root / "set" / "labels" / "train" / "0.txt"
     content = label.read_text()
     label.write_text(content + "1 0.5 0.5 0.2 0.2\n")
@@ -166,7 +166,7 @@ def test_changed_data_set_warns(lab: Lab, whole: Trial, tmp_path: Path) -> None:
         assert "The data set differs from the checkpoint's" in lab.train_as_given(resume=run).log
     finally:
         label.write_text(content)
-    assert "The data set differs" not in whole.log
+    assert "The data set differs" not in uninterrupted.log
 
 
 def test_early_stopped_run_stays_finished(lab: Lab) -> None:
@@ -208,8 +208,8 @@ def test_failing_disk(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Pa
     # Logs and tables fit, no checkpoint does.
     with file_limit(len(state) // 2):
         assert main(["--resume", str(begun.folder)]) == NotSavedError.exit_code
-        (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
-        assert f"{last}: cannot be written (File too large); the last good checkpoint is {last}" in said
+        (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
+        assert f"{last}: cannot be written (File too large); the last good checkpoint is {last}" in message
         assert last.read_bytes() == state
         # It trains to its end, but says that the result is not there.
         assert main(["--resume", str(begun.folder), "--on-save-error", "continue"]) == NotSavedError.exit_code
@@ -250,8 +250,8 @@ def test_full_disk_keeps_checkpoints(lab: Lab, small_disk: Path, capsys: pytest.
     fill(small_disk / "filler")
     assert shutil.disk_usage(small_disk).free == 0
     assert main(["--resume", str(begun.folder)]) == NotSavedError.exit_code
-    said = capsys.readouterr().err
-    assert "No space left on device" in said and "Traceback" not in said
+    message = capsys.readouterr().err
+    assert "No space left on device" in message and "Traceback" not in message
     assert (begun.folder / "weights" / LAST).read_bytes() == state
     (small_disk / "filler").unlink()
     done = lab.train_as_given(resume=begun.folder)
@@ -283,11 +283,11 @@ def test_non_finite_state_is_not_saved(tmp_path: Path) -> None:
 def test_save_waits_for_pending_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
 
-    def held(*given: Any, **named: Any) -> None:
+    def blocking_save(*given: Any, **named: Any) -> None:
         assert go_on.wait(60)
         save_checkpoint(*given, **named)
 
-    monkeypatch.setattr("graph_train.runs.saving.save_checkpoint", held)
+    monkeypatch.setattr("graph_train.runs.saving.save_checkpoint", blocking_save)
     folder = RunFolder(tmp_path / "run")
     saving = Saving(folder, RunOptions(save_steps=2, keep_saves=1))
     assert [saving.due(number) for number in range(4)] == [False, True, True, True]  # due until it is saved

@@ -18,21 +18,21 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 
 @pytest.fixture(scope="module")
-def plain(lab: Lab) -> Trial:
+def baseline(lab: Lab) -> Trial:
     """Return a run of two epochs with no special flags."""
     return lab.train(epochs=2, save_period=1, seed=3)
 
 
-def test_hyp_file_anchors_override_weights(lab: Lab, plain: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hyp_file_anchors_override_weights(lab: Lab, baseline: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in YOLOv5, a number of anchors stands for placeholders that auto-anchor replaces."""
-    best, starts = plain.folder / "weights" / "best.safetensors", []
+    best, starts = baseline.folder / "weights" / "best.safetensors", []
     real = assembly.check_anchors
 
-    def noted(sizes: Any, labels: Any, start: np.ndarray, *given: Any, **more: Any) -> Any:
+    def record(sizes: Any, labels: Any, start: np.ndarray, *given: Any, **more: Any) -> Any:
         starts.append(start)
         return real(sizes, labels, start, *given, **more)
 
-    monkeypatch.setattr(assembly, "check_anchors", noted)
+    monkeypatch.setattr(assembly, "check_anchors", record)
     for hyp in (lab.hyp(anchors=3), "hyp.scratch-low.yaml"):
         lab.assemble(weights=best, cfg="", hyp=hyp).close()
     assert starts[0][0].ravel().tolist() == [0, 1, 2, 3, 4, 5]
@@ -51,7 +51,7 @@ def test_finished_run_continues_with_more_epochs(lab: Lab) -> None:
 def test_auto_batch_size_is_kept_on_resume(lab: Lab) -> None:
     begun = lab.train(epochs=2, stop_after=1)
     ended = lab.train_as_given(resume=begun.folder, batch_size=-1)
-    assert ended.heard.shapes == [(4, 3, 64, 64)] * 3
+    assert ended.recorded.shapes == [(4, 3, 64, 64)] * 3
     with pytest.raises(ValueError, match="--batch-size 2 differs from the saved run"):
         lab.train_as_given(resume=begun.folder, batch_size=2)
 
@@ -85,6 +85,6 @@ def test_graph_matches_eager_with_many_flags(lab: Lab) -> None:
         "seed": 1,
     }
     eager, compiled = lab.train(**flags), lab.train(**flags, graph=True)
-    assert compiled.heard.losses == eager.heard.losses
+    assert compiled.recorded.losses == eager.recorded.losses
     assert (compiled.folder / "results.csv").read_bytes() == (eager.folder / "results.csv").read_bytes()
     assert "Multi-scale: " in compiled.log

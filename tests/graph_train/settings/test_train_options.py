@@ -204,11 +204,11 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("flags", "said"), REFUSED, ids=[str(flags) for flags, _ in REFUSED])
-def test_invalid_values_are_rejected(flags: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("flags", "message"), REFUSED, ids=[str(flags) for flags, _ in REFUSED])
+def test_invalid_values_are_rejected(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as refused:
         options_from_flags(**flags)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

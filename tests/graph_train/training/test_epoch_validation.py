@@ -34,8 +34,8 @@ def entries_of_graph_val(data: Path, weights: Path, folder: Path, iou_thres: flo
 
 
 def test_coco_metrics_match_leaderboard(lab: Lab, tmp_path: Path) -> None:
-    data, heard, callbacks = laid_out_as_coco(lab.data, tmp_path), [], Callbacks()
-    callbacks.register_action("on_train_end", callback=lambda *given: heard.append(given))
+    data, recorded, callbacks = laid_out_as_coco(lab.data, tmp_path), [], Callbacks()
+    callbacks.register_action("on_train_end", callback=lambda *given: recorded.append(given))
     result = train(callbacks=callbacks, **lab.flags(**lab.finding(data=data, project=tmp_path / "runs", name="exp")))
     assert isinstance(result, TrainResult)
     file = result.folder / "best_predictions.json"
@@ -47,7 +47,7 @@ def test_coco_metrics_match_leaderboard(lab: Lab, tmp_path: Path) -> None:
     assert result.coco.stats == coco.stats
     assert result.validation.loss is not None
     assert result.results == (*result.validation.means[:2], coco.map50, coco.map50_95, *result.validation.loss)
-    assert heard[0][3] == result.results
+    assert recorded[0][3] == result.results
     assert coco.map50 > 0
     assert coco.table in (result.folder / "train.log").read_text()
     # 0.65, not the 0.6 of other data sets.
@@ -102,20 +102,20 @@ class Batch:
 
 
 def test_boxes_in_batch_and_file_pixels() -> None:
-    callbacks, heard = Callbacks(), []
+    callbacks, recorded = Callbacks(), []
     for hook in HOOKS:
-        callbacks.register_action(hook, callback=lambda *given, hook=hook: heard.append((hook, given)))
+        callbacks.register_action(hook, callback=lambda *given, hook=hook: recorded.append((hook, given)))
     hooks, batch = ValidationHooks(callbacks, ["ball"]), Batch()
     in_file = np.array([[10, 20, 30, 40, 0.9, 0]], np.float32)
     for _ in hooks.batches([batch]):
         hooks.image(ImageDetections(Path("a.jpg"), (60, 100), in_file, np.zeros((0, 5), np.float32)))
-    assert [name for name, _ in heard] == list(HOOKS)
-    in_batch, told, path, names, image = heard[2][1]
+    assert [name for name, _ in recorded] == list(HOOKS)
+    in_batch, told, path, names, image = recorded[2][1]
     np.testing.assert_array_equal(in_batch, np.array([[12, 19, 22, 29, 0.9, 0]], np.float32))
     np.testing.assert_array_equal(told, in_file)
     assert (path, names) == ("a.jpg", ("ball",))
     assert image.shape == (3, 48, 64)
-    number, images, labels, paths, geometry, found = heard[3][1]
+    number, images, labels, paths, geometry, found = recorded[3][1]
     assert (number, paths, geometry) == (0, ["a.jpg"], batch.geometry)
     assert images is batch.images
     assert labels is batch.labels

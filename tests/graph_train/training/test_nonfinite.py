@@ -117,9 +117,9 @@ def test_diverging_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     save_checkpoint(last, replace(checkpoint, arrays=arrays))
     state = last.read_bytes()
     assert main(["--resume", str(begun.folder), "--max-nonfinite", "2"]) == DivergedError.exit_code
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
-    assert "stopped after 2 consecutive non-finite updates (--max-nonfinite); epoch 0, batch" in said
-    assert "not finite; batch saved to" in said
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
+    assert "stopped after 2 consecutive non-finite updates (--max-nonfinite); epoch 0, batch" in message
+    assert "not finite; batch saved to" in message
     assert last.read_bytes() == state
     with safe_open(str(begun.folder / BATCH_FILE), framework="numpy") as file:
         assert file.get_tensor("images").shape == (2, 3, 64, 64)

@@ -29,12 +29,12 @@ def test_unused_gradients_are_dropped_at_epoch_end(lab: Lab, tmp_path: Path) -> 
     run, callbacks = lab.assemble(epochs=12, noval=True, nosave=True), Callbacks()
     pending: dict[str, list[bool]] = {"on_train_epoch_start": [], "on_train_epoch_end": []}
 
-    def note(hook: str) -> None:
+    def record(hook: str) -> None:
         sums = [value for name, value in run.state.arrays().items() if name.startswith("gradient_sum/")]
         pending[hook].append(any(value.any() for value in sums))
 
     for hook in pending:
-        callbacks.register_action(hook, callback=lambda *_, hook=hook: note(hook))
+        callbacks.register_action(hook, callback=lambda *_, hook=hook: record(hook))
     folder = RunFolder(tmp_path / "run")
     try:
         Trainer(run, folder, Cursor(), EarlyStopping(100), callbacks).train()
@@ -73,7 +73,7 @@ def test_changed_thread_count_is_reported_on_resume(lab: Lab) -> None:
     assert told not in later.removeprefix(log)
 
 
-def _noted(name: str, events: list[str]) -> Callable[..., Any]:
+def _recorded(name: str, events: list[str]) -> Callable[..., Any]:
     """Wrap a method of the step so that its calls are recorded."""
     plain = getattr(GraphStep, name)
 
@@ -86,10 +86,10 @@ def _noted(name: str, events: list[str]) -> Callable[..., Any]:
 
 def test_step_result_is_read_after_next_step_starts(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results do not change if a callback for every batch's end forces each step to be awaited."""
-    heard = lab.train(epochs=2, batch_size=2, graph=True)
+    recorded = lab.train(epochs=2, batch_size=2, graph=True)
     events: list[str] = []
     for name in ("start", "finish"):
-        monkeypatch.setattr(GraphStep, name, _noted(name, events))
+        monkeypatch.setattr(GraphStep, name, _recorded(name, events))
     flags = lab.flags(project=lab.root / "runs", name="ahead", epochs=2, batch_size=2, graph=True)
     result = train(**flags)
     assert isinstance(result, TrainResult)
@@ -97,8 +97,8 @@ def test_step_result_is_read_after_next_step_starts(lab: Lab, monkeypatch: pytes
     batches = events.count("start") // 2
     assert batches > 2
     assert events == 2 * ["start", *(batches - 1) * ["start", "finish"], "finish"]
-    assert (ahead / "results.csv").read_text() == (heard.folder / "results.csv").read_text()
-    left, right = (load_checkpoint(folder / "weights" / "last.safetensors") for folder in (ahead, heard.folder))
+    assert (ahead / "results.csv").read_text() == (recorded.folder / "results.csv").read_text()
+    left, right = (load_checkpoint(folder / "weights" / "last.safetensors") for folder in (ahead, recorded.folder))
     assert left.header["cursor"] == right.header["cursor"]
     assert left.header["counters"] == right.header["counters"]
     assert left.arrays.keys() == right.arrays.keys()

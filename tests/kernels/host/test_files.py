@@ -79,7 +79,7 @@ def test_content_is_synced_before_rename(
 ) -> None:
     done = []
 
-    def noted(name: str) -> Callable[..., None]:
+    def record(name: str) -> Callable[..., None]:
         real = getattr(os, name)
 
         def call(*given: Any) -> None:
@@ -89,7 +89,7 @@ def test_content_is_synced_before_rename(
         return call
 
     for name in ("fsync", "replace"):
-        monkeypatch.setattr(os, name, noted(name))
+        monkeypatch.setattr(os, name, record(name))
     with replacing(tmp_path / "a.txt", lasting=lasting) as temporary:
         temporary.write_text("1")
     assert done == expected

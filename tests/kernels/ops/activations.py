@@ -71,7 +71,7 @@ def assert_same_bits(ones: Sequence[np.ndarray], others: Sequence[np.ndarray]) -
         assert one.tobytes() == other.tobytes()
 
 
-def in_any_order(run: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+def check_thread_orders(run: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
     """Return the result of `run`, which must not depend on the order of threads in emulated CUDA kernels."""
     set_order = plugin_library().graph_train_emulated_order
     set_order.argtypes, set_order.restype = [ctypes.c_uint64], None

@@ -14,7 +14,7 @@ from tests.kernels.ops.activations import (
     activation,
     assert_close,
     assert_same_bits,
-    in_any_order,
+    check_thread_orders,
     in_graph,
     rounded,
     run_layer,
@@ -69,7 +69,7 @@ MODULES = {
 PARAMETERS = {"LeakyReLU": 0.2, "ELU": 0.7}
 
 
-def draw(*shape: int, seed: int = 0) -> np.ndarray:
+def random_input(*shape: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(shape) * 4).astype(np.float32)
 
 
@@ -79,7 +79,7 @@ def applied(name: str) -> Callable[[Tensor], Tensor]:
 
 def check(name: str, x: np.ndarray, kind: ActivationType) -> None:
     dy = rounded(np.random.default_rng(1).standard_normal(x.shape), kind)
-    y, dx = in_any_order(lambda: run_layer(applied(name), [x], dy, kind))
+    y, dx = check_thread_orders(lambda: run_layer(applied(name), [x], dy, kind))
     value, slope = EXACT[name](x.astype(np.float64), PARAMETERS.get(name, 0.0))
     assert_close(y, value, BOUNDS[kind])
     assert_close(dx, dy * slope, BOUNDS[kind])
@@ -88,7 +88,7 @@ def check(name: str, x: np.ndarray, kind: ActivationType) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("shape", [(1,), (2, 3, 5, 7), (1, 4, 4, 8), (3, 17, 9, 33)])
 def test_values_and_gradients(name: str, shape: tuple[int, ...], activation_type: ActivationType) -> None:
-    check(name, rounded(draw(*shape), activation_type), activation_type)
+    check(name, rounded(random_input(*shape), activation_type), activation_type)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -112,7 +112,7 @@ def test_nan_propagates(name: str, activation_type: ActivationType) -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_matches_oneflow_module(name: str) -> None:
-    x, dy = draw(2, 3, 5, 7), draw(2, 3, 5, 7, seed=1)
+    x, dy = random_input(2, 3, 5, 7), random_input(2, 3, 5, 7, seed=1)
     own = run_layer(applied(name), [x], dy, ActivationType.FLOAT32)
     for ours, theirs in zip(own, run_layer(MODULES[name], [x], dy, ActivationType.FLOAT32), strict=True):
         assert_close(ours, theirs, 1e-5)
@@ -120,13 +120,13 @@ def test_matches_oneflow_module(name: str) -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_graph_matches_eager(name: str, activation_type: ActivationType) -> None:
-    x = activation(draw(2, 3, 5, 7), activation_type)
+    x = activation(random_input(2, 3, 5, 7), activation_type)
     assert_same_bits(in_graph(lambda given: [applied(name)(given)], x), [applied(name)(x).to(flow.float32).numpy()])
 
 
 @pytest.mark.skipif("config.getoption('--kernels') != 'emulated-cuda'")
 def test_single_launch() -> None:
-    x = flow.tensor(draw(2, 3, 5, 7))
+    x = flow.tensor(random_input(2, 3, 5, 7))
     assert launches_of(lambda: activate(x, "Mish")) == {"activate_f32": 1}
 
 

@@ -6,7 +6,7 @@ import pytest
 from graph_train.detection.augmented_views import back_to_image
 from kernels.ops.augmented_views.function import ViewRows, augmented_view, join_views
 from kernels.runtime import flow
-from tests.kernels.ops.activations import assert_same_bits, in_any_order, in_graph
+from tests.kernels.ops.activations import assert_same_bits, check_thread_orders, in_graph
 from tests.kernels.ops.launches import launches_of
 
 BORDER = 0.447
@@ -52,7 +52,7 @@ def test_view_matches_numpy(
     def run() -> list[np.ndarray]:
         return [augmented_view(flow.tensor(images), scaled, size, mirrored=mirrored, border=BORDER).numpy()]
 
-    (view,) = in_any_order(run)
+    (view,) = check_thread_orders(run)
     exact = exact_view(images, scaled, size, mirrored, BORDER)
     np.testing.assert_allclose(view, exact, rtol=0, atol=2e-5)  # a place among 100 px is rounded too
     if scaled == shape[2:]:
@@ -80,7 +80,7 @@ def predictions(images: int, classes: int = 3) -> list[np.ndarray]:
 @pytest.mark.parametrize("images", [0, 1, 3])
 def test_join_views_matches_numpy(images: int) -> None:
     parts = predictions(images)
-    (together,) = in_any_order(lambda: [join_views([flow.tensor(part) for part in parts], ROWS, 96).numpy()])
+    (together,) = check_thread_orders(lambda: [join_views([flow.tensor(part) for part in parts], ROWS, 96).numpy()])
     plain = [back_to_image(part, rows, 96) for part, rows in zip(parts, ROWS, strict=True)]
     np.testing.assert_array_equal(together, np.concatenate(plain, axis=1))
 

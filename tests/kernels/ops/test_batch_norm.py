@@ -20,7 +20,7 @@ from tests.kernels.ops.activations import (
     assert_close,
     assert_same_bits,
     check_stock_op,
-    in_any_order,
+    check_thread_orders,
     rounded,
     run_layer,
     run_reference,
@@ -50,7 +50,7 @@ def inputs_of(shape: tuple[int, ...], kind: ActivationType, offset: float = 0.0)
     return [x, *parameters], rounded(rng.standard_normal(shape), kind)
 
 
-def moved(x: np.ndarray, running: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+def updated_running(x: np.ndarray, running: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
     rows = x.astype(np.float64).reshape(-1, x.shape[-1])
     unbiased = rows.var(0) * len(rows) / max(len(rows) - 1, 1)
     return [old * (1 - MOMENTUM) + new * MOMENTUM for old, new in zip(running, (rows.mean(0), unbiased), strict=True)]
@@ -76,8 +76,8 @@ def check(kind: ActivationType, shape: tuple[int, ...], function: Any, *, traini
         return [*results, *(values.numpy() for values in running)]
 
     exact = run_reference(reference(training, silu, start), arrays, weights)
-    exact += moved(arrays[0], start) if training else start
-    for own, wanted in zip(in_any_order(run), exact, strict=True):
+    exact += updated_running(arrays[0], start) if training else start
+    for own, wanted in zip(check_thread_orders(run), exact, strict=True):
         assert_close(own, wanted, BOUNDS[kind])
 
 

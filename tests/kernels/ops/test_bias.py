@@ -11,7 +11,7 @@ from tests.kernels.ops.activations import (
     activation,
     assert_close,
     assert_same_bits,
-    in_any_order,
+    check_thread_orders,
     in_graph,
     rounded,
     run_layer,
@@ -20,7 +20,7 @@ from tests.kernels.ops.activations import (
 SHAPES = [(2, 5, 4, 3), (1, 1, 1, 8), (3, 7, 6, 16), (1, 12, 9, 255), (2, 30, 30, 33)]
 
 
-def draw(shape: tuple[int, ...], kind: ActivationType) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def random_inputs(shape: tuple[int, ...], kind: ActivationType) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     x, dy = (rounded(rng.standard_normal(shape), kind) for _ in range(2))
     return x, rng.standard_normal(shape[-1]).astype(np.float32), dy
@@ -29,14 +29,14 @@ def draw(shape: tuple[int, ...], kind: ActivationType) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("to_float32", [True, False])
 def test_add_bias(shape: tuple[int, ...], to_float32: bool, activation_type: ActivationType) -> None:
-    x, bias, dy = draw(shape, activation_type)
+    x, bias, dy = random_inputs(shape, activation_type)
 
     def layer(x: Tensor, bias: Tensor) -> Tensor:
         y = add_bias(x, bias, to_float32=to_float32)
         assert y.dtype == (flow.float32 if to_float32 else activation_type.dtype)
         return y
 
-    y, dx, d_bias = in_any_order(lambda: run_layer(layer, [x, bias], dy, activation_type))
+    y, dx, d_bias = check_thread_orders(lambda: run_layer(layer, [x, bias], dy, activation_type))
     exact = x + bias
     np.testing.assert_array_equal(y, exact if to_float32 else rounded(exact, activation_type))
     np.testing.assert_array_equal(dx, dy)
@@ -45,7 +45,7 @@ def test_add_bias(shape: tuple[int, ...], to_float32: bool, activation_type: Act
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_float32_matches_stock_op_bitwise(shape: tuple[int, ...]) -> None:
-    x, bias, _ = (flow.tensor(values) for values in draw(shape, ActivationType.FLOAT32))
+    x, bias, _ = (flow.tensor(values) for values in random_inputs(shape, ActivationType.FLOAT32))
     stock = flow._C.bias_add(x, bias, axis=3).numpy()
     assert_same_bits([add_bias(x, bias).numpy(), add_bias(x, bias, to_float32=True).numpy()], [stock, stock])
 
@@ -53,7 +53,7 @@ def test_float32_matches_stock_op_bitwise(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("to_float32", [True, False])
 def test_add_bias_with_silu(shape: tuple[int, ...], to_float32: bool, activation_type: ActivationType) -> None:
-    x, bias, _ = draw(shape, activation_type)
+    x, bias, _ = random_inputs(shape, activation_type)
     y = add_bias(activation(x, activation_type), flow.tensor(bias), silu=True, to_float32=to_float32)
     z = x.astype(np.float64) + bias
     bound = 1e-6 if to_float32 else BOUNDS[activation_type]
@@ -83,7 +83,7 @@ def test_channel_mismatch_raises() -> None:
 
 @pytest.mark.parametrize("to_float32", [True, False])
 def test_graph_matches_eager_bitwise(to_float32: bool, activation_type: ActivationType) -> None:
-    x, bias, _ = draw((2, 6, 5, 21), activation_type)
+    x, bias, _ = random_inputs((2, 6, 5, 21), activation_type)
 
     class Layer(flow.nn.Module):
         def __init__(self) -> None:
@@ -121,7 +121,7 @@ def test_graph_matches_eager_bitwise(to_float32: bool, activation_type: Activati
 
 
 def test_inference_graph_with_silu(activation_type: ActivationType) -> None:
-    x, bias, _ = draw((2, 6, 5, 21), activation_type)
+    x, bias, _ = random_inputs((2, 6, 5, 21), activation_type)
     inputs = (activation(x, activation_type), flow.tensor(bias))
     eager = add_bias(*inputs, silu=True).to(flow.float32).numpy()
     assert_same_bits(in_graph(lambda *given: [add_bias(*given, silu=True)], *inputs), [eager])

@@ -35,7 +35,7 @@ def geometry_of(case: Case) -> ConvolutionGeometry:
     return ConvolutionGeometry(case.stride, case.padding, case.dilation, case.groups)
 
 
-def few_bits(case: Case) -> Results:
+def exact_inputs(case: Case) -> Results:
     """Return input, weights and gradient of the output: multiples of 1/16 up to 4, exact in every type."""
     random = np.random.default_rng(0)
     x, weight, dy = (random.integers(-64, 65, array.shape) / 16 for array in draw_arrays(case))
@@ -83,7 +83,7 @@ def test_matches_numpy(case: Case, dtype: str, packed: bool) -> None:
     skip_unless_supported(dtype, packed)
     if dtype == "float16" and not packed:
         pytest.skip("float16 has packed weights")
-    arrays = few_bits(case)
+    arrays = exact_inputs(case)
     got = channels_first(eager(case, arrays, dtype, packed), packed)
     sizes = direct(case, *(np.abs(array) for array in arrays))
     # The gradient of weights that are not packed is float32.
@@ -143,7 +143,7 @@ class _GradientGraph(flow.nn.Graph):
 @pytest.mark.parametrize("name", ["1x1", "3x3, groups", "first layer"])
 def test_graph_matches_eager_bitwise(name: str, dtype: str, packed: bool) -> None:
     skip_unless_supported(dtype, packed)
-    case, arrays = CASES[name], few_bits(CASES[name])
+    case, arrays = CASES[name], exact_inputs(CASES[name])
     x, weight, dy = leaves(arrays, packed)
     outputs = _GradientGraph(_Layer(layer_of(case, dtype, packed), x, weight))(x, dy)
     for compiled, one in zip(outputs, eager(case, arrays, dtype, packed), strict=True):
@@ -163,7 +163,7 @@ def test_empty_batch_has_empty_output_and_zero_gradient(packed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight", "kind", "packed", "told"),
+    ("weight", "kind", "packed", "message"),
     [
         ((4, 3, 5, 6), "float32", False, r"weight \(4, 3, 5, 6\), 1 groups, packed=False: must be .* \(O, I / groups"),
         ((4, 6, 3, 5), "float32", True, r"packed=True: must be .* and \(O, KH, KW, I / groups\)"),
@@ -172,9 +172,9 @@ def test_empty_batch_has_empty_output_and_zero_gradient(packed: bool) -> None:
         ((4, 3, 5, 6), "bfloat16", True, r"the weight is oneflow.bfloat16, must be oneflow.float32"),
     ],
 )
-def test_weights_in_wrong_order_raise(weight: tuple[int, ...], kind: str, packed: bool, told: str) -> None:
+def test_weights_in_wrong_order_raise(weight: tuple[int, ...], kind: str, packed: bool, message: str) -> None:
     x, weights = flow.ones(2, 8, 8, 6), flow.ones(*weight).to(getattr(flow, kind))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         convolution(x, weights, ConvolutionGeometry(), packed=packed)
 
 
@@ -186,7 +186,7 @@ def test_packed_weights_use_cudnn() -> None:
     case = CASES["3x3"]
     for packed, calls in ((False, 0), (True, 1)):
         library.graph_train_cuda_reset_counts()
-        eager(case, few_bits(case), "float32", packed)
+        eager(case, exact_inputs(case), "float32", packed)
         counts = dict(line.rsplit(" ", 1) for line in library.graph_train_cuda_counts().decode().splitlines())
         passes = ("cudnn_forward", "cudnn_data_gradient", "cudnn_filter_gradient")
         assert [int(counts.get(name, 0)) for name in passes] == [calls] * 3

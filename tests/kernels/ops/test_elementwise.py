@@ -13,7 +13,7 @@ from tests.kernels.ops.activations import (
     assert_close,
     assert_same_bits,
     check_stock_op,
-    in_any_order,
+    check_thread_orders,
     in_graph,
     rounded,
     run_layer,
@@ -22,14 +22,14 @@ from tests.kernels.ops.activations import (
 UNARY = {"silu": flow.nn.functional.silu, "sigmoid": flow.sigmoid}
 
 
-def draw(*shape: int, scale: float = 3.0, seed: int = 0) -> np.ndarray:
+def random_input(*shape: int, scale: float = 3.0, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", UNARY)
 @pytest.mark.parametrize("shape", [(1,), (3, 7, 11), (5, 40001)])
 def test_activation_functions(name: str, shape: tuple[int, ...]) -> None:
-    check_stock_op(UNARY[name], [draw(*shape)])
+    check_stock_op(UNARY[name], [random_input(*shape)])
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -40,13 +40,13 @@ def test_activation_functions_of_extreme_values(name: str) -> None:
 
 @pytest.mark.parametrize(("count", "shape"), [(2, (1,)), (2, (3, 70001)), (5, (6, 7)), (11, (3, 5, 1031))])
 def test_sum(count: int, shape: tuple[int, ...], activation_type: ActivationType) -> None:
-    arrays = [rounded(draw(*shape, seed=number), activation_type) for number in range(count)]
-    weights = rounded(draw(*shape, seed=count), activation_type)
+    arrays = [rounded(random_input(*shape, seed=number), activation_type) for number in range(count)]
+    weights = rounded(random_input(*shape, seed=count), activation_type)
 
     def layer(*parts: Tensor) -> Tensor:
         return flow._C.add([part.to(activation_type.dtype) for part in parts])
 
-    own = in_any_order(lambda: run_layer(layer, arrays, weights, activation_type))
+    own = check_thread_orders(lambda: run_layer(layer, arrays, weights, activation_type))
     # Every partial sum may be rounded to the type.
     bound = max(1, count // 2) * BOUNDS[activation_type]
     assert_close(own[0], np.sum(arrays, axis=0, dtype=np.float64), bound)
@@ -55,7 +55,7 @@ def test_sum(count: int, shape: tuple[int, ...], activation_type: ActivationType
 
 
 def test_sum_of_two_is_rounded_once(activation_type: ActivationType) -> None:
-    left, right = (rounded(draw(2, 3, 5, 33, seed=seed), activation_type) for seed in (0, 1))
+    left, right = (rounded(random_input(2, 3, 5, 33, seed=seed), activation_type) for seed in (0, 1))
     total = activation(left, activation_type) + activation(right, activation_type)
     assert total.dtype == activation_type.dtype
     np.testing.assert_array_equal(total.to(flow.float32).numpy(), rounded(left + right, activation_type))
@@ -90,7 +90,7 @@ def test_casts_round_to_nearest(activation_type: ActivationType) -> None:
     ties = (anything[:20_000] & np.uint64(0xFFFF0000)) | np.uint64(0x8000)
     bits = np.concatenate((np.array(SPECIAL, np.uint64), anything, near_one.view(np.uint32).astype(np.uint64), ties))
     values = bits.astype(np.uint32).view(np.float32)
-    (got,) = in_any_order(lambda: [flow.tensor(values).to(activation_type.dtype).to(flow.float32).numpy()])
+    (got,) = check_thread_orders(lambda: [flow.tensor(values).to(activation_type.dtype).to(flow.float32).numpy()])
     expected = np.where(np.isnan(values), np.float32("nan"), ROUNDINGS[activation_type](bits))
     np.testing.assert_array_equal(got, expected)
     numbers = ~np.isnan(values)
@@ -103,7 +103,7 @@ def test_graph_matches_eager_bitwise(shape: tuple[int, ...], activation_type: Ac
         kept = [part.to(activation_type.dtype) for part in (flow.nn.functional.silu(x), flow.sigmoid(y))]
         return [*kept, kept[0] + kept[1]]
 
-    given = [flow.tensor(draw(*shape, seed=seed)) for seed in (0, 1)]
+    given = [flow.tensor(random_input(*shape, seed=seed)) for seed in (0, 1)]
     assert_same_bits(in_graph(layer, *given), [one.to(flow.float32).numpy() for one in layer(*given)])
 
 

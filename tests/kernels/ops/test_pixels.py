@@ -6,7 +6,7 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.pixels.function import pixels
 from kernels.runtime import flow
-from tests.kernels.ops.activations import assert_same_bits, in_any_order, in_graph, rounded
+from tests.kernels.ops.activations import assert_same_bits, check_thread_orders, in_graph, rounded
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (2, 3, 5, 7), (3, 3, 16, 16), (0, 3, 4, 4), (2, 3, 3, 43)])
@@ -18,7 +18,7 @@ def test_pixels(shape: tuple[int, ...], activation_type: ActivationType) -> None
         assert out.dtype == activation_type.dtype
         return [out.to(flow.float32).numpy()]
 
-    (out,) = in_any_order(run)
+    (out,) = check_thread_orders(run)
     scaled = images.astype(np.float32) / np.float32(255)
     np.testing.assert_array_equal(out, rounded(scaled.transpose(0, 2, 3, 1), activation_type))
 
@@ -33,7 +33,7 @@ def test_every_byte_value(activation_type: ActivationType) -> None:
 @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (2, 3, 5, 7), (0, 3, 4, 4), (2, 3, 3, 43)])
 def test_float32_images_are_only_rounded(shape: tuple[int, ...], activation_type: ActivationType) -> None:
     images = np.random.default_rng(0).random(shape, np.float32)
-    (out,) = in_any_order(lambda: [pixels(flow.tensor(images), activation_type).to(flow.float32).numpy()])
+    (out,) = check_thread_orders(lambda: [pixels(flow.tensor(images), activation_type).to(flow.float32).numpy()])
     np.testing.assert_array_equal(out, rounded(images.transpose(0, 2, 3, 1), activation_type))
 
 

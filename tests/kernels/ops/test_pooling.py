@@ -11,7 +11,7 @@ from tests.kernels.ops.activations import (
     assert_close,
     assert_same_bits,
     check_stock_op,
-    in_any_order,
+    check_thread_orders,
     in_graph,
     rounded,
     run_layer,
@@ -23,7 +23,7 @@ ROUNDING = {ActivationType.FLOAT32: 1e-6, ActivationType.BFLOAT16: 2**-8, Activa
 """Of the one rounding of a gradient's sum; values are copies."""
 
 
-def draw(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:
+def random_input(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:
     return rounded(np.random.default_rng(seed).standard_normal(shape), kind)
 
 
@@ -49,8 +49,8 @@ def pooled_shape(shape: tuple[int, ...], kernel: int, stride: int, padding: int)
 
 
 def check_pool(x: np.ndarray, geometry: tuple[int, int, int], kind: ActivationType) -> None:
-    dy = draw(pooled_shape(x.shape, *geometry), kind, seed=1)
-    y, dx = in_any_order(lambda: run_layer(lambda value: max_pool(value, *geometry), [x], dy, kind))
+    dy = random_input(pooled_shape(x.shape, *geometry), kind, seed=1)
+    y, dx = check_thread_orders(lambda: run_layer(lambda value: max_pool(value, *geometry), [x], dy, kind))
     exact_y, exact_dx = pooled(x, *geometry, dy)
     np.testing.assert_array_equal(y, exact_y)
     assert_close(dx, exact_dx, ROUNDING[kind])
@@ -62,7 +62,7 @@ def test_max_pool(shape: tuple[int, ...], geometry: tuple[int, int, int], activa
     kernel, _, padding = geometry
     if min(shape[1:3]) + 2 * padding < kernel:
         pytest.skip("the window is larger than the image with its padding")
-    check_pool(draw(shape, activation_type), geometry, activation_type)
+    check_pool(random_input(shape, activation_type), geometry, activation_type)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -81,7 +81,10 @@ def test_max_pool_of_minus_infinity_and_nan() -> None:
 
 
 def test_max_pool_matches_stock_kernel_bitwise() -> None:
-    x, dy = draw((2, 12, 11, 24), ActivationType.FLOAT32), draw((2, 12, 11, 24), ActivationType.FLOAT32, seed=1)
+    x, dy = (
+        random_input((2, 12, 11, 24), ActivationType.FLOAT32),
+        random_input((2, 12, 11, 24), ActivationType.FLOAT32, seed=1),
+    )
 
     def stock(value: Tensor) -> Tensor:
         return flow.nn.functional.max_pool2d(value.permute(0, 3, 1, 2), 5, 1, 2).permute(0, 2, 3, 1)
@@ -102,7 +105,7 @@ STOCK_POOLS: list[tuple[tuple[int, ...], dict[str, int | bool]]] = [
 @pytest.mark.parametrize(("shape", "options"), STOCK_POOLS)
 def test_stock_max_pool(shape: tuple[int, ...], options: dict[str, int | bool]) -> None:
     pool = flow.nn.MaxPool2d(return_indices=True, **options)
-    x = draw(shape, ActivationType.FLOAT32)
+    x = random_input(shape, ActivationType.FLOAT32)
     check_stock_op(lambda value: pool(value)[0], [x])
     indices = [pool(flow.tensor(x.astype(dtype)))[1].numpy() for dtype in (np.float32, np.float64)]
     np.testing.assert_array_equal(*indices)
@@ -130,7 +133,7 @@ def test_stock_upsampling(factors: tuple[float, float]) -> None:
         lambda x: flow._C.upsample_nearest_2d(
             x, height_scale=height, width_scale=width, output_size=None, data_format="channels_first"
         ),
-        [draw((2, 3, 4, 6), ActivationType.FLOAT32)],
+        [random_input((2, 3, 4, 6), ActivationType.FLOAT32)],
     )
 
 
@@ -145,10 +148,10 @@ def test_too_large_windows_raise() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("factor", [1, 2, 3])
 def test_upsample(shape: tuple[int, ...], factor: int, activation_type: ActivationType) -> None:
-    x = draw(shape, activation_type)
+    x = random_input(shape, activation_type)
     exact = x.repeat(factor, axis=1).repeat(factor, axis=2)
-    dy = draw(exact.shape, activation_type, seed=1)
-    y, dx = in_any_order(lambda: run_layer(lambda value: upsample(value, factor), [x], dy, activation_type))
+    dy = random_input(exact.shape, activation_type, seed=1)
+    y, dx = check_thread_orders(lambda: run_layer(lambda value: upsample(value, factor), [x], dy, activation_type))
     np.testing.assert_array_equal(y, exact)
     cells = dy.astype(np.float64).reshape(shape[0], shape[1], factor, shape[2], factor, shape[3])
     assert_close(dx, cells.sum((2, 4)), ROUNDING[activation_type])
@@ -168,7 +171,7 @@ def test_graph_matches_eager_bitwise(activation_type: ActivationType) -> None:
     def step(x: Tensor) -> list[Tensor]:
         return [max_pool(upsample(x, 2), 5, 1, 2)]
 
-    x = activation(draw((2, 4, 3, 9), activation_type), activation_type)
+    x = activation(random_input((2, 4, 3, 9), activation_type), activation_type)
     assert_same_bits(in_graph(step, x), [one.to(flow.float32).numpy() for one in step(x)])
 
     class Layer(flow.nn.Module):
@@ -195,7 +198,7 @@ def test_graph_matches_eager_bitwise(activation_type: ActivationType) -> None:
                 loss.backward()
                 return loss
 
-        images = flow.tensor(draw((2, 4, 3, 9), ActivationType.FLOAT32))
+        images = flow.tensor(random_input((2, 4, 3, 9), ActivationType.FLOAT32))
         if graph:
             Step()(images)
         else:

@@ -6,19 +6,19 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.weight_packing.function import pack_weights
 from kernels.runtime import Tensor, flow
-from tests.kernels.ops.activations import activation, assert_same_bits, in_any_order, rounded
+from tests.kernels.ops.activations import activation, assert_same_bits, check_thread_orders, rounded
 
 SHAPES = [(16, 3, 6, 6), (8, 16, 1, 1), (5, 7, 1, 3), (1, 1, 1, 1), (33, 12, 3, 3), (255, 8, 1, 1)]
 
 
-def draw() -> list[np.ndarray]:
+def random_inputs() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [rng.standard_normal(shape).astype(np.float32) for shape in SHAPES]
 
 
 @pytest.mark.parametrize("count", [1, 2, len(SHAPES)])
 def test_values_and_gradients(count: int, activation_type: ActivationType) -> None:
-    arrays = draw()[:count]
+    arrays = random_inputs()[:count]
     rng = np.random.default_rng(1)
     weights = [rounded(rng.standard_normal(values.transpose(0, 2, 3, 1).shape), activation_type) for values in arrays]
 
@@ -29,7 +29,7 @@ def test_values_and_gradients(count: int, activation_type: ActivationType) -> No
         flow.autograd.backward(packed, [activation(values, activation_type) for values in weights])
         return [one.to(flow.float32).numpy() for one in packed] + [leaf.grad.numpy() for leaf in leaves]
 
-    results = in_any_order(run)
+    results = check_thread_orders(run)
     for packed, values in zip(results[:count], arrays, strict=True):
         np.testing.assert_array_equal(packed, rounded(values.transpose(0, 2, 3, 1), activation_type))
     for gradient, values in zip(results[count:], weights, strict=True):
@@ -37,7 +37,7 @@ def test_values_and_gradients(count: int, activation_type: ActivationType) -> No
 
 
 def test_unused_weights_have_no_gradient_or_zeros() -> None:
-    leaves = [flow.tensor(values, requires_grad=True) for values in draw()]
+    leaves = [flow.tensor(values, requires_grad=True) for values in random_inputs()]
     packed = pack_weights(leaves, ActivationType.FLOAT32)
     (packed[1] * 3).sum().backward()
     assert (leaves[1].grad.numpy() == 3).all()
@@ -46,7 +46,7 @@ def test_unused_weights_have_no_gradient_or_zeros() -> None:
 
 
 def test_frozen_weights() -> None:
-    leaves = [flow.tensor(values, requires_grad=index > 0) for index, values in enumerate(draw())]
+    leaves = [flow.tensor(values, requires_grad=index > 0) for index, values in enumerate(random_inputs())]
     packed = pack_weights(leaves, ActivationType.FLOAT32)
     sum(one.sum() for one in packed).backward()
     assert leaves[0].grad is None
@@ -55,7 +55,7 @@ def test_frozen_weights() -> None:
 
 @pytest.mark.parametrize("used", [(0, 1, 2, 3, 4, 5), (1, 4)])
 def test_graph_matches_eager_bitwise(used: tuple[int, ...], activation_type: ActivationType) -> None:
-    arrays = draw()
+    arrays = random_inputs()
 
     class Layer(flow.nn.Module):
         def __init__(self) -> None:

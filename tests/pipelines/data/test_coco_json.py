@@ -88,7 +88,7 @@ def test_joining_largest_polygons_needs_little_memory(tmp_path: Path) -> None:
     assert most < 100e6  # all distances at once: 5000 x 5000 x 2 numbers of 8 bytes, twice
 
 
-def boxes_in(tmp_path: Path, count: int, **size: int) -> Path:
+def write_boxes_json(tmp_path: Path, count: int, **size: int) -> Path:
     """Write a json with `count` boxes next to its image (40 x 30 px)."""
     add_image(tmp_path, "val/a.png")
     (tmp_path / "annotations").mkdir()
@@ -100,7 +100,7 @@ def boxes_in(tmp_path: Path, count: int, **size: int) -> Path:
 
 @pytest.mark.parametrize("size", [{}, {"width": 80, "height": 60}])
 def test_image_with_too_many_boxes_is_skipped(size: dict[str, int], tmp_path: Path) -> None:
-    file = boxes_in(tmp_path, 7, **size)
+    file = write_boxes_json(tmp_path, 7, **size)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(coco_json, "MAX_ROWS", 6)
         index = scan_images([file], (), cache_dir=tmp_path / "cache")

@@ -19,7 +19,7 @@ from pipelines.data import dataset, fetching
 from pipelines.data.dataset import load_dataset
 from pipelines.data.index import scan_images
 from tests.graph_train.checks.test_convert import write_voc
-from tests.pipelines.data.test_unpack import everything_below, make_zip
+from tests.pipelines.data.test_unpack import all_files, make_zip
 from tests.pipelines.data_sets import add_image, write_yaml
 from tests.served import running
 
@@ -102,7 +102,7 @@ def test_nothing_is_downloaded_without_flag(served: tuple[Path, str], tmp_path: 
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}}}")
     with pytest.raises(ValueError, match=rf"data\.yaml:2:8: .*use --allow-download to download {address}/set\.zip"):
         load_dataset(file)
-    assert everything_below(tmp_path) == ["data.yaml"]
+    assert all_files(tmp_path) == ["data.yaml"]
 
 
 @pytest.mark.parametrize("name", ["set.zip", "moved"])
@@ -113,7 +113,7 @@ def test_missing_data_is_downloaded_verified_and_unpacked_once(
     file = yaml_for(tmp_path, f"{{url: '{address}/{name}', sha256: {sha256(folder / 'set.zip').upper()}}}")
     found = load_dataset(file, allow_download=True)
     assert found.train == (tmp_path / "set" / "images" / "train",)
-    assert len(everything_below(tmp_path)) == 5
+    assert len(all_files(tmp_path)) == 5
     (folder / "set.zip").unlink()  # existing files are not downloaded again
     assert load_dataset(file, allow_download=True) == found
 
@@ -124,7 +124,7 @@ def test_several_archives_form_one_data_set(served: tuple[Path, str], tmp_path: 
     make_zip(folder / "b.zip", {"set/images/val/b.txt": b""})
     entries = ", ".join(f"{{url: '{address}/{n}', sha256: {sha256(folder / n)}}}" for n in ("a.zip", "b.zip"))
     load_dataset(yaml_for(tmp_path, f"[{entries}]"), allow_download=True)
-    assert everything_below(tmp_path / "set") == ["images/train/a.txt", "images/val/b.txt"]
+    assert all_files(tmp_path / "set") == ["images/train/a.txt", "images/val/b.txt"]
 
 
 def test_wrong_checksum_is_rejected(served: tuple[Path, str], tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_wrong_checksum_is_rejected(served: tuple[Path, str], tmp_path: Path) ->
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {'0' * 64}}}")
     with pytest.raises(ValueError, match=rf"data\.yaml:5:11: .*has the SHA-256 {sha256(folder / 'set.zip')}, but the"):
         load_dataset(file, allow_download=True)
-    assert everything_below(tmp_path) == ["data.yaml"]
+    assert all_files(tmp_path) == ["data.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_scripts_and_urls_without_checksum_are_rejected(
         load_dataset(yaml_for(tmp_path, download), allow_download=True)
     assert reason in str(caught.value) and "write `download: {url: " in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert everything_below(tmp_path) == ["data.yaml"]
+    assert all_files(tmp_path) == ["data.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_misbehaving_servers_are_reported(
     with pytest.raises(ValueError, match=reason) as caught:
         load_dataset(file, allow_download=True)
     assert str(caught.value).startswith(f"{file}:5:11: ") and "\n" not in str(caught.value)
-    left = [path for path in everything_below(tmp_path) if path != "data.yaml" and not path.endswith(".lock")]
+    left = [path for path in all_files(tmp_path) if path != "data.yaml" and not path.endswith(".lock")]
     assert bool(left) == ("bytes kept; run again" in str(caught.value))
     assert all(path.startswith(".set.download/") and path.endswith(".part") for path in left)
 
@@ -218,7 +218,7 @@ def test_existing_files_are_not_overwritten(served: tuple[Path, str], tmp_path: 
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}}}")
     with pytest.raises(ValueError, match=r"set/images already exists and is not overwritten"):
         load_dataset(file, allow_download=True)
-    assert everything_below(tmp_path / "set") == ["images/val/mine.png"]
+    assert all_files(tmp_path / "set") == ["images/val/mine.png"]
 
 
 def test_malicious_archive_leaves_no_files(served: tuple[Path, str], tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_malicious_archive_leaves_no_files(served: tuple[Path, str], tmp_path: P
     file = yaml_for(tmp_path, f"{{url: '{address}/evil.zip', sha256: {sha256(folder / 'evil.zip')}}}")
     with pytest.raises(ValueError, match=rf"data\.yaml:5:11: {address}/evil\.zip: .*is outside the target folder"):
         load_dataset(file, allow_download=True)
-    assert everything_below(tmp_path) == ["data.yaml"]
+    assert all_files(tmp_path) == ["data.yaml"]
 
 
 def test_partial_download_is_kept(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +264,7 @@ def test_wrong_size_is_not_downloaded(served: tuple[Path, str], tmp_path: Path) 
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}, bytes: 7}}")
     with pytest.raises(ValueError, match=r"has \d+ bytes, but 7 were expected; it is not used"):
         load_dataset(file, allow_download=True)
-    assert everything_below(tmp_path) == ["data.yaml"]
+    assert all_files(tmp_path) == ["data.yaml"]
 
 
 def shipped(name: str, served: tuple[Path, str], archives: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +354,7 @@ def test_voc_by_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pyte
     found = load_dataset("VOC", allow_download=True)
     root = tmp_path / "datasets/VOC"
     assert [source.name for source in found.train] == ["train2012", "train2007", "val2012", "val2007"]
-    assert everything_below(root / "images") == [
+    assert all_files(root / "images") == [
         f"{name}/{name[-4:]}_{name[:-4]}.jpg" for name in ("test2007", "train2007", "train2012", "val2007", "val2012")
     ]
     assert (root / "labels/test2007/2007_test.txt").read_text() == "11 0.25 0.25 0.5 0.5\n"
@@ -368,7 +368,7 @@ def test_archive_without_voc_is_rejected(served: tuple[Path, str], tmp_path: Pat
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}, form: voc}}")
     with pytest.raises(ValueError, match=rf"data\.yaml:5:11: {address}/set\.zip: no VOCdevkit"):
         load_dataset(file, allow_download=True)
-    assert everything_below(tmp_path) == ["data.yaml"]
+    assert all_files(tmp_path) == ["data.yaml"]
 
 
 def test_two_processes_download_once(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ def camera() -> Iterator[WebServer]:
         yield server
 
 
-def watched(address: str, end: Callable[[], None]) -> LiveVideo:
+def read_five_frames(address: str, end: Callable[[], None]) -> LiveVideo:
     """Read five frames of a stream, whose greys must match their numbers, and return the closed stream."""
     video = LiveVideo(address)
     assert video.size == (96, 64)
@@ -38,13 +38,13 @@ def watched(address: str, end: Callable[[], None]) -> LiveVideo:
 
 
 def test_stream_frames_are_numbered(camera: WebServer) -> None:
-    watched(f"{camera.address}/camera", lambda: setattr(camera, "camera_ends", True))
+    read_five_frames(f"{camera.address}/camera", lambda: setattr(camera, "camera_ends", True))
 
 
 def test_rtsp_camera_frames(camera: WebServer) -> None:
     hang_up = threading.Event()
     with rtsp_server(camera.camera, hang_up) as address:
-        watched(f"{address}/live", hang_up.set)
+        read_five_frames(f"{address}/live", hang_up.set)
 
 
 def test_only_newest_frame_is_kept(camera: WebServer) -> None:
@@ -102,15 +102,15 @@ def test_unreachable_server_is_reported(scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("rtsp://no-such-host.invalid/x", "no such host: no-such-host.invalid"),
         ("rtsp://127.0.0.1:99999/x", "invalid URL"),
         ("rtsp:///x", "URL without a host"),
     ],
 )
-def test_invalid_addresses_are_reported(address: str, said: str) -> None:
-    with pytest.raises((OSError, ValueError), match=said):
+def test_invalid_addresses_are_reported(address: str, message: str) -> None:
+    with pytest.raises((OSError, ValueError), match=message):
         LiveVideo(address)
 
 

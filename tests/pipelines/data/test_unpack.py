@@ -50,7 +50,7 @@ def target(tmp_path: Path) -> Path:
     return folder
 
 
-def everything_below(folder: Path) -> list[str]:
+def all_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
@@ -71,7 +71,7 @@ def test_only_data_is_unpacked(kind: str, target: Path, tmp_path: Path) -> None:
     else:
         make_tar(file, [(member(name), value) for name, value in content.items()], kind)
     done = unpack(file, target, strip="set")
-    assert everything_below(target) == ["images/a.JPG", "labels/a.txt", "top.yaml"] == sorted(done.files)
+    assert all_files(target) == ["images/a.JPG", "labels/a.txt", "top.yaml"] == sorted(done.files)
     assert sorted(done.left_out) == ["__MACOSX/set/a.txt", "set/.bashrc", "set/numpy.py", "set/run.sh"]
     assert (target / "images/a.JPG").read_bytes() == b"picture"
     assert (target / "images/a.JPG").stat().st_mode & 0o111 == 0
@@ -95,11 +95,11 @@ def test_names_outside_folder_raise(name: str, target: Path, tmp_path: Path) -> 
             unpack(archive, target)
         assert "\n" not in str(caught.value)
     assert (tmp_path / "neighbour.txt").read_text() == "untouched"
-    assert everything_below(target) == []
+    assert all_files(target) == []
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         (tarfile.SYMTYPE, "images is a link; only files and folders"),
         (tarfile.LNKTYPE, "images is a link; only files and folders"),
@@ -109,9 +109,9 @@ def test_names_outside_folder_raise(name: str, target: Path, tmp_path: Path) -> 
         (tarfile.GNUTYPE_SPARSE, "images is a device; only files and folders"),
     ],
 )
-def test_links_and_devices_raise(kind: bytes, said: str, target: Path, tmp_path: Path) -> None:
+def test_links_and_devices_raise(kind: bytes, message: str, target: Path, tmp_path: Path) -> None:
     archive = make_tar(tmp_path / "a.tar", [(member("images", kind, "/etc"), b""), (member("images/passwd.txt"), b"x")])
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         unpack(archive, target)
     assert list(target.iterdir()) == []
 

@@ -17,7 +17,7 @@ from pipelines.pixels.canvas_graph import GraphSettings, define
 from pipelines.pixels.image_cache import CacheKind
 from pipelines.shard import Shard
 from pipelines.train import TrainPipeline
-from tests.pipelines.pixels.device_graph import draw_as_for_a_gpu
+from tests.pipelines.pixels.device_graph import use_gpu_graph
 from tests.pipelines.rendered import rendered_index
 
 DALI: Any = backend  # whose type information lacks the lists of operators
@@ -74,7 +74,7 @@ def test_gpu_graph_renders_same_images(
     """Bitwise, if both resample with DALI; the host composes, blends and colours with NumPy."""
     monkeypatch.setattr("kernels.plugin.is_loaded", lambda: False)
     expected = drawn(outlined, augment)
-    draw_as_for_a_gpu(monkeypatch)
+    use_gpu_graph(monkeypatch)
     for one, other in zip(drawn(outlined, augment), expected, strict=True):
         assert one.shape == other.shape
         difference = np.abs(one.astype(int) - other)
@@ -90,7 +90,7 @@ def test_gpu_graph_accepts_same_settings_as_host(
     for augment in (AugmentConfig(degrees=5), quad):
         with monkeypatch.context() as patches:
             expected = drawn(outlined, augment, **changes)
-            draw_as_for_a_gpu(patches)
+            use_gpu_graph(patches)
             for one, other in zip(drawn(outlined, augment, **changes), expected, strict=True):
                 assert np.array_equal(one, other)
 
@@ -98,7 +98,7 @@ def test_gpu_graph_accepts_same_settings_as_host(
 def test_gpu_graph_matches_plugin(outlined: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     load_plugin("require")
     expected = drawn(outlined, AugmentConfig(mixup=0.5))
-    draw_as_for_a_gpu(monkeypatch)
+    use_gpu_graph(monkeypatch)
     for one, other in zip(drawn(outlined, AugmentConfig(mixup=0.5)), expected, strict=True):
         difference = np.abs(one.astype(int) - other)
         assert difference.mean() < 0.02  # as in `test_plugin_matches_dali`

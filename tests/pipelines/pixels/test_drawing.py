@@ -16,7 +16,7 @@ from pipelines.pixels import device_copy
 from pipelines.pixels.canvas_graph import CanvasPipeline
 from pipelines.pixels.device_copy import DeviceCopy, DrawnImages
 from pipelines.train import TrainPipeline
-from tests.pipelines.pixels.device_graph import draw_as_for_a_gpu
+from tests.pipelines.pixels.device_graph import use_gpu_graph
 from tests.pipelines.rendered import rendered_index
 
 BATCHES = 4
@@ -29,7 +29,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
 
 @pytest.fixture
 def pipeline(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainPipeline]:
-    draw_as_for_a_gpu(monkeypatch)
+    use_gpu_graph(monkeypatch)
     made = TrainPipeline(index, AugmentConfig(), batch_size=4, image_px=64, seed=0, workers=2)
     yield made
     made.close()
@@ -113,7 +113,7 @@ def test_referenced_memory_is_not_reused(pipeline: TrainPipeline, monkeypatch: p
 
 
 def test_file_damaged_during_run_is_named_and_repairable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_as_for_a_gpu(monkeypatch)
+    use_gpu_graph(monkeypatch)
     own = rendered_index(tmp_path, images=8)
     pipeline = TrainPipeline(own, AugmentConfig(), batch_size=4, image_px=64, seed=0, workers=2)
     whole = own.paths[3].read_bytes()

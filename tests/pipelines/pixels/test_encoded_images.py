@@ -46,9 +46,9 @@ def test_any_pillow_error_explains_failure(index: ImageIndex) -> None:
         for kind, data in ((b"IHDR", header), (b"IDAT", b""))
     ]
     index.paths[0].write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-    said = ImageBytes(index).explain_failure([0, 1, 0])
-    assert said.startswith(f"{index.paths[0]} (Image size")
-    assert "001.jpg" not in said and "\n" not in said
+    message = ImageBytes(index).explain_failure([0, 1, 0])
+    assert message.startswith(f"{index.paths[0]} (Image size")
+    assert "001.jpg" not in message and "\n" not in message
 
 
 def test_garbage_is_reported_as_non_image(index: ImageIndex) -> None:
