@@ -27,7 +27,7 @@ EARLIER, DAMAGED = "last.earlier.safetensors", "last.damaged.safetensors"
 EARLIER_BEST, DAMAGED_BEST = "best.earlier.safetensors", "best.damaged.safetensors"
 """Names for checkpoints or weights of an earlier run in the folder, and for damaged ones."""
 LOCK, LOG_FILE = ".lock", "train.log"
-_LONGEST_OWNER = 20
+_MAX_OWNER_LENGTH = 20
 _WRITTEN = ("*.yaml", "*.csv", "report.*", "weights/*.safetensors")
 """Files of a run, which take the place of what has their name."""
 SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
@@ -82,14 +82,14 @@ class RunFolder:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            owner = lock.read(_LONGEST_OWNER).strip() or "unknown"
+            owner = lock.read(_MAX_OWNER_LENGTH).strip() or "unknown"
             lock.close()
             raise ValueError(
                 f"{printable(self.path)}: another run (process {printable(owner)}) is using this folder; wait until it "
                 f"ends{self._or_elsewhere}"
             ) from None
         lock.seek(0)
-        before = lock.read(_LONGEST_OWNER)
+        before = lock.read(_MAX_OWNER_LENGTH)
         if before and not (before.isascii() and before.isdigit()):
             lock.close()
             raise ValueError(

@@ -118,7 +118,7 @@ class KernelDrawing:
         settings = self._settings
         if settings.decoded:
             return None
-        return TileDecoder(most_tiles=settings.slots * settings.batch_size, threads=settings.threads)
+        return TileDecoder(max_tiles=settings.slots * settings.batch_size, threads=settings.threads)
 
     def submit(self, plan: BatchPlan) -> None:
         """See `Drawing`."""

@@ -56,7 +56,7 @@ NOT_RUN = {
 SMALLER = {"--epochs": "1", "--imgsz": "64", "--batch-size": "8"}
 """The documentation's values are for real work; for a test they only cost time."""
 SMALLER_BENCHMARK = {"--points": "yolov5n:8:64", "--repeats": "1"}
-MOST_RANKS = "2"
+MAX_RANKS = "2"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
@@ -152,7 +152,7 @@ def arguments(command: Command) -> list[str]:
     words = list(command.words)
     if command in LAUNCHED:
         number = words.index("--nproc_per_node") + 1
-        return [sys.executable, *words[1:number], MOST_RANKS, *words[number + 1 :], *_flags(SMALLER)]
+        return [sys.executable, *words[1:number], MAX_RANKS, *words[number + 1 :], *_flags(SMALLER)]
     module = SCRIPTS[words[0]].partition(":")[0]
     # A flag that is given twice has its last value.
     if words[0] == "graph-train" and "--resume" not in words:

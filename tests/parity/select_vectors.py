@@ -19,7 +19,7 @@ ITERATIONS = 21
 """As many as the run with a final state has."""
 ACCUMULATING_ITERATIONS = 15
 """Of the run that accumulates up to four batches."""
-MOST_RECORDED = 32
+MAX_RECORDED = 32
 """Elements of a final tensor that are kept."""
 MODELS = ("yolov3-tiny", "yolov5n", "yolov5n6", "yolov5s-ghost")
 
@@ -68,8 +68,8 @@ def _sampled_run(arrays: Arrays) -> Arrays:
         steps = arrays[f"{kind}_sample_step"].copy()
         for row, name in enumerate(arrays[f"{kind}_names"].tolist()):
             values = arrays.get(f"{kind}/{name}")
-            if values is not None and values.size > MOST_RECORDED:
-                more = -(-values.size // MOST_RECORDED)
+            if values is not None and values.size > MAX_RECORDED:
+                more = -(-values.size // MAX_RECORDED)
                 kept[f"{kind}/{name}"], steps[row] = values.ravel()[::more], steps[row] * more
         kept[f"{kind}_sample_step"] = steps
     return kept

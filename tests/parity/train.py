@@ -17,7 +17,7 @@ from tests.parity.harness import Mode, Report, Subject
 from tests.parity.train_replay import Arrays, Case, Replay, replay
 
 STRICT_ITERATIONS = 6
-MOST_TIES, MOST_CANDIDATES = 3, 4
+MAX_TIES, MAX_CANDIDATES = 3, 4
 NORM_RTOL, ITEM_ATOL = 2e-3, 1e-6
 LATE_RTOL = {"SGD": 1e-4, "AdamW": 5e-4, "Adam": 5e-4}
 MOVED_MEDIAN = {"SGD": (2e-2, 5e-3, 0.2), "AdamW": (2e-2, 0.1, 0.2), "Adam": (2e-2, 0.1, 0.2)}
@@ -44,7 +44,7 @@ def check(path: Path, report: Report, mode: Mode) -> None:
     run = replay(case, mode)
     compare(case, run, report)
     agrees = report.ok
-    while not agrees and len(ties) < MOST_TIES:
+    while not agrees and len(ties) < MAX_TIES:
         found = _replay_past_tie(case, mode, run, ties)
         if found is None:
             return
@@ -67,7 +67,7 @@ def _replay_past_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) 
     # The gradient of this update or, if only the loss shows it, of the one before.
     first = int(updates[-2]) + 1 if len(updates) > 1 else 0
     moves = tuple(tie.move for tie in known)
-    for tie in near_ties(case, mode, first, last, moves)[:MOST_CANDIDATES]:
+    for tie in near_ties(case, mode, first, last, moves)[:MAX_CANDIDATES]:
         again = replay(case, mode, moves=(*moves, tie.move))
         if _agreeing(case, again)[: last + 1].all():
             return tie, again

@@ -84,7 +84,7 @@ def test_images_are_retested_on_failing_gpu(built_devices: list[int | None], mon
     with pytest.raises(NotImplementedError):
         is_decoded_by_dali(np.zeros(1, np.uint8), (1, 1), Backend(2))
     with pytest.raises(NotImplementedError):
-        TileDecoder(most_tiles=1, threads=1)
+        TileDecoder(max_tiles=1, threads=1)
     assert built_devices == [2, None]
 
 

@@ -27,7 +27,7 @@ SUPPORTED = frozenset(_NAMES.split())
 """Of the operators that TensorRT 10.1's parser takes (docs/operators.md of onnx-tensorrt at 10.1-GA), those that an
 exporter of detectors may want."""
 OPSETS = range(9, 21)
-MOST_TOP_K = 3840
+MAX_TOP_K = 3840
 BLOCKS = [
     ["C3", [16]],
     ["C3x", [16]],
@@ -57,7 +57,7 @@ def refused(model: onnx.ModelProto) -> Iterator[str]:
         elif node.op_type == "TopK":
             count = constants.get(node.input[1])
             # Of a dynamic file it is computed, from a limit that is the same.
-            many = count is not None and onnx.numpy_helper.to_array(count).max() >= MOST_TOP_K
+            many = count is not None and onnx.numpy_helper.to_array(count).max() >= MAX_TOP_K
             if many or not chosen.get("sorted", 1):
                 yield "TopK"
         elif node.op_type == "Resize":

@@ -8,7 +8,7 @@ import pytest
 
 from kernels import plugin
 from kernels.build import cuda_build, nvrtc, plugin_build
-from kernels.build.cache import PluginUnavailableError, note_of
+from kernels.build.cache import PluginUnavailableError, digest_file
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_changed_header_recompiles(sources: Path) -> None:
 def test_damaged_archive_recompiles(sources: Path, damage: str) -> None:
     first = cuda_build.ensure_compiled("sm_80")
     archive = _archive(sources)
-    (archive if damage == "archive" else note_of(archive)).write_bytes(b"damaged")
+    (archive if damage == "archive" else digest_file(archive)).write_bytes(b"damaged")
     assert cuda_build.ensure_compiled("sm_80") == first
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kernels.build import plugin_build
-from kernels.build.cache import PluginUnavailableError, is_as_built, note_of
+from kernels.build.cache import PluginUnavailableError, digest_file, is_intact
 
 ROOT = Path(__file__).resolve().parents[3]
 _WRITES_OUTPUT = """#!/bin/sh
@@ -163,7 +163,7 @@ def test_altered_library_is_rebuilt(
     cache: Path, compiler_log: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     library = plugin_build.ensure_built().path
-    note, runs = note_of(library), compiler_log.read_text()
+    note, runs = digest_file(library), compiler_log.read_text()
     genuine = library.read_bytes()
     if damage == "no note":
         note.unlink()
@@ -171,10 +171,10 @@ def test_altered_library_is_rebuilt(
         note.write_bytes(b"\xff" * 64)
     else:
         library.write_bytes({"one byte more": genuine + b"x", "cut off": genuine[:-1]}.get(damage, b"\x7fELF evil"))
-    assert is_as_built(library) is False
+    assert is_intact(library) is False
     capsys.readouterr()
     assert plugin_build.ensure_built().build_seconds > 0
-    assert library.read_bytes() == genuine and is_as_built(library)
+    assert library.read_bytes() == genuine and is_intact(library)
     assert compiler_log.read_text() == runs + "run\n"  # linked again, of objects that are kept
     assert "not the library that was compiled here" in capsys.readouterr().err
 
@@ -186,18 +186,18 @@ def test_altered_object_is_rebuilt(cache: Path, compiler_log: Path, damage: str)
     genuine, runs = kept.read_bytes(), compiler_log.read_text()
     library.unlink()
     if damage == "no note":
-        note_of(kept).unlink()
+        digest_file(kept).unlink()
     else:
         kept.write_bytes(b"\x7fELF evil")
     plugin_build.ensure_built()
-    assert kept.read_bytes() == genuine and is_as_built(kept)
+    assert kept.read_bytes() == genuine and is_intact(kept)
     again = compiler_log.read_text().removeprefix(runs).splitlines()
     assert 2 <= len(again) <= 3  # this object and the link, and the common header if the object needs it
 
 
 def test_digest_writable_by_others_is_rejected(cache: Path, compiler_log: Path) -> None:
     library = plugin_build.ensure_built().path
-    note_of(library).chmod(0o622)
+    digest_file(library).chmod(0o622)
     with pytest.raises(PluginUnavailableError, match="others may write it"):
         plugin_build.ensure_built()
 

@@ -19,8 +19,8 @@ def test_failed_self_check_is_cached(tmp_path: Path) -> None:
     library.write_bytes(b"\x7fELF no library")
     found = self_check.finding(library)
     assert found.startswith(f"{library}: cannot be loaded")
-    assert (tmp_path / self_check.FINDING_NAME).read_text().strip() == found
-    (tmp_path / self_check.FINDING_NAME).write_text("as found before\n")
+    assert (tmp_path / self_check.RESULT_NAME).read_text().strip() == found
+    (tmp_path / self_check.RESULT_NAME).write_text("as found before\n")
     assert self_check.finding(library) == "as found before"
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from kernels.host.process_settings import configure_process, configured
+from kernels.host.process_settings import configure_process, with_process_settings
 
 
 def test_user_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,13 +14,13 @@ def test_user_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     configure_process()
     assert (os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]) == ("active", "1000")
-    assert configured({"OMP_WAIT_POLICY": "active", "MALLOC_MMAP_THRESHOLD_": "1"}) == {
+    assert with_process_settings({"OMP_WAIT_POLICY": "active", "MALLOC_MMAP_THRESHOLD_": "1"}) == {
         "OMP_WAIT_POLICY": "active",
         "GOMP_SPINCOUNT": "1000",
         "MALLOC_MMAP_THRESHOLD_": "1",
     }
-    assert configured({})["MALLOC_MMAP_THRESHOLD_"] == "262144"
-    assert "MALLOC_MMAP_THRESHOLD_" not in configured({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1"})
+    assert with_process_settings({})["MALLOC_MMAP_THRESHOLD_"] == "262144"
+    assert "MALLOC_MMAP_THRESHOLD_" not in with_process_settings({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1"})
 
 
 def test_too_many_threads_raises() -> None:

@@ -105,12 +105,12 @@ def _fused(head: _Head, labels: _Array) -> tuple[float, _Array, list[_Array]]:
     return float(total.numpy()[0]), parts.numpy(), head.gradients()
 
 
-def _random_labels(classes: int, batch: int, most_labels: int, seed: int = 0) -> _Array:
+def _random_labels(classes: int, batch: int, max_labels: int, seed: int = 0) -> _Array:
     generator = np.random.default_rng(seed)
-    labels = np.zeros((batch, max(16, most_labels), 5), np.float32)
+    labels = np.zeros((batch, max(16, max_labels), 5), np.float32)
     labels[..., 0] = -1
     for image in range(batch):
-        count = int(generator.integers(0, most_labels + 1))
+        count = int(generator.integers(0, max_labels + 1))
         labels[image, :count, 0] = generator.integers(0, classes, count)
         labels[image, :count, 1:3] = generator.uniform(0, 1, (count, 2))
         labels[image, :count, 3:] = generator.uniform(0.03, 0.6, (count, 2))
@@ -118,14 +118,14 @@ def _random_labels(classes: int, batch: int, most_labels: int, seed: int = 0) ->
 
 
 def _random_case(
-    classes: int, batch: int = 3, seed: int = 0, most_labels: int = 9
+    classes: int, batch: int = 3, seed: int = 0, max_labels: int = 9
 ) -> tuple[list[_Array], _Array, HeadGeometry]:
     generator = np.random.default_rng(seed)
     maps = [
         generator.standard_normal((batch, 2, rows, columns, 5 + classes)).astype(np.float32)
         for rows, columns in ((12, 16), (6, 8))
     ]
-    labels = _random_labels(classes, batch, most_labels, seed)
+    labels = _random_labels(classes, batch, max_labels, seed)
     return maps, labels, HeadGeometry(_ANCHORS, (8.0, 16.0), classes)
 
 
@@ -221,7 +221,7 @@ def test_more_labels_than_threads_per_block() -> None:
 def test_many_labels_in_one_cell(best_wins: bool) -> None:
     # Equal centres and similar sizes: every cell that answers for one answers for all. The last in build order sets
     # the objectness target, or the best; all of them add to the gradient.
-    maps, labels, geometry = _random_case(3, most_labels=0)
+    maps, labels, geometry = _random_case(3, max_labels=0)
     generator = np.random.default_rng(4)
     labels[1, :16, 0] = generator.integers(0, 3, 16)
     labels[1, :16, 1:3] = (0.41, 0.58)
@@ -230,7 +230,7 @@ def test_many_labels_in_one_cell(best_wins: bool) -> None:
 
 
 def test_no_labels_at_all() -> None:
-    maps, labels, geometry = _random_case(3, most_labels=0)
+    maps, labels, geometry = _random_case(3, max_labels=0)
     _check_equal_to_composed(maps, labels, geometry, LossConfig())
     head = _Head(maps, _ANCHORS, LossConfig(), [4.0, 1.0])
     with_slots, _, gradients = _fused(head, labels)
@@ -320,7 +320,7 @@ def test_scale_applies_to_gradient_only() -> None:
 
 
 def test_results_are_deterministic() -> None:
-    _, labels, _ = _random_case(3, most_labels=16)
+    _, labels, _ = _random_case(3, max_labels=16)
     generator = np.random.default_rng(0)
     maps = [
         generator.standard_normal((3, 2, rows, columns, 8)).astype(np.float32) for rows, columns in ((29, 37), (6, 8))
@@ -420,7 +420,7 @@ def _check_recorded(name: str, case: dict[str, Any]) -> None:
 def test_random_labels_match_composed() -> None:
     # Labels on a grid of half cells: most lie exactly on a border that decides which cells they belong to.
     generator = np.random.default_rng(2)
-    maps, labels, geometry = _random_case(3, most_labels=0)
+    maps, labels, geometry = _random_case(3, max_labels=0)
     labels[:, :12, 0] = 1
     labels[:, :12, 1] = generator.integers(0, 33, (3, 12)) / 32
     labels[:, :12, 2] = generator.integers(0, 25, (3, 12)) / 24

@@ -93,11 +93,11 @@ def outline_box(polygon: Points, view: View) -> tuple[float, ...]:
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def survives(before: Sequence[float], after: Sequence[float], scale: float, least_share: float) -> bool:
+def survives(before: Sequence[float], after: Sequence[float], scale: float, min_share: float) -> bool:
     w1, h1 = (before[2] - before[0]) * scale, (before[3] - before[1]) * scale
     w2, h2 = after[2] - after[0], after[3] - after[1]
     aspect = max(w2 / (h2 + 1e-16), h2 / (w2 + 1e-16))
-    return w2 > 2 and h2 > 2 and w2 * h2 / (w1 * h1 + 1e-16) > least_share and aspect < 100
+    return w2 > 2 and h2 > 2 and w2 * h2 / (w1 * h1 + 1e-16) > min_share and aspect < 100
 
 
 def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) -> int:

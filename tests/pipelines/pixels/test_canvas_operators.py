@@ -14,7 +14,7 @@ from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import CanvasPipeline, GraphSettings
 
 VIEWS = 3
-MOST_PX = 24
+MAX_PX = 24
 
 
 def unscaled(pixels: np.ndarray, anchor: tuple[int, int]) -> TileRender:
@@ -60,7 +60,7 @@ def canvases(request: pytest.FixtureRequest) -> CanvasPipeline:
 
 def random_view(random: np.random.Generator, slots: int) -> tuple[ViewRender, list[np.ndarray]]:
     """Return a canvas with overlapping tiles, at most `slots`, often fewer or none."""
-    height, width = (int(n) for n in random.integers(1, MOST_PX + 1, 2))
+    height, width = (int(n) for n in random.integers(1, MAX_PX + 1, 2))
     canvas_hw = (height, width)
     tiles, crops = [], []
     for _ in range(random.integers(slots + 1)):
