@@ -62,7 +62,7 @@ def read_oneflow_folder(path: Path) -> Any:
 
 
 def path_reference(name: str) -> Instance:
-    """Return the `Instance` that stands for the tensor in a sub-folder."""
+    """Return the `Instance` that represents the tensor in a subfolder."""
     return Instance(Global("oneflow", "Tensor"), (), {"path": name})
 
 

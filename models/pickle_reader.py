@@ -228,7 +228,7 @@ class _Machine:
         found = Global(module, name)
         if not self._allowed.is_allowed(found):
             raise PickleError(
-                f"asks for {escaped(found)}, which no weight file needs; it is refused, nothing was executed"
+                f"asks for {escaped(found)}, which no weight file needs; it is rejected, nothing was executed"
             )
         self._stack.append(found)
 

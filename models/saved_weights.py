@@ -227,6 +227,6 @@ def _is_plain(value: Any) -> bool:
 def as_float32(value: Array) -> Array:
     """Convert half and double precision to float32; keep integers. The result owns its memory."""
     if value.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which `transfer` refuses
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which `transfer` rejects
             return np.array(value, np.float32)
     return np.array(value)

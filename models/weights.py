@@ -100,7 +100,7 @@ class TransferReport:
         for title, names in (
             ("not in the file", self.missing),
             ("of another shape", self.mismatched),
-            ("left out", self.excluded),
+            ("excluded", self.excluded),
             ("in the file only", self.unused),
         ):
             if names:

@@ -150,7 +150,7 @@ class FrameBatches:
         del numbers
         return ""
 
-    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
+    def decode_rejected_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """Return [], because nothing is decoded here."""
         del numbers, backend
         return []
@@ -194,7 +194,7 @@ class PixelBatches:
         del numbers
         return ""
 
-    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
+    def decode_rejected_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """Return [], because nothing is decoded here."""
         del numbers, backend
         return []

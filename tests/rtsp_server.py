@@ -44,13 +44,13 @@ def rtsp_server(frames: Sequence[bytes], hang_up: threading.Event, *, frame_seco
                         return
 
         def answer(self, method: str, headers: dict[str, str]) -> None:
-            refused = method == "SETUP" and "TCP" not in headers["transport"]
-            status = "461 Unsupported Transport" if refused else "200 OK"
+            rejected = method == "SETUP" and "TCP" not in headers["transport"]
+            status = "461 Unsupported Transport" if rejected else "200 OK"
             lines = [f"RTSP/1.0 {status}", f"CSeq: {headers['cseq']}", "Session: 1"]
             body = _SDP.replace("\n", "\r\n") if method == "DESCRIBE" else ""
             if method == "OPTIONS":
                 lines.append("Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN")
-            elif method == "SETUP" and not refused:
+            elif method == "SETUP" and not rejected:
                 lines.append("Transport: RTP/AVP/TCP;unicast;interleaved=0-1")
             if body:
                 lines += ["Content-Type: application/sdp", f"Content-Length: {len(body)}"]

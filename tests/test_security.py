@@ -112,7 +112,7 @@ def test_libraries_are_loaded_by_path_only_after_verification() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources()
-        # `kernels` loads libraries of its own cache, verified by digest, and of installed packages.
+        # `kernels` loads libraries from its cache, verified by digest, and from installed packages.
         if path.relative_to(ROOT).parts[0] != "kernels"
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Call) and dotted(node.func) in ("ctypes.CDLL", "CDLL", "ctypes.cdll.LoadLibrary")

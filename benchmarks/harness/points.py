@@ -79,7 +79,7 @@ def write_network(folder: Path, point: Point, network: Any, config: Any, update:
         point: point to train.
         network: a `DetectionModel`.
         config: a scaled `LossConfig`.
-        update: settings as of `update_settings`.
+        update: settings from `update_settings`.
     """
     from models.loss import DetectionLoss
 

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Start each command anew in every turn, the first turn left out: it compiles and fills caches.
+    """Start each command in every turn, except the first turn, which compiles and fills caches.
 
     Raises:
         ValueError: a command failed.
@@ -141,9 +141,7 @@ def _notes(body: Mapping[str, Any]) -> Iterator[str]:
     if body["other_commit"]:
         yield f"{OTHER}: commit {body['other_commit']}"
     if "PYTHONDONTWRITEBYTECODE" in body["environment"]:
-        yield (
-            "PYTHONDONTWRITEBYTECODE was set: Python compiled every module that had no bytecode yet anew in each start."
-        )
+        yield ("PYTHONDONTWRITEBYTECODE was set: Python compiled every module without bytecode in each start.")
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:

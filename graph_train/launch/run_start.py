@@ -217,7 +217,7 @@ def require_compatible_data(header: SavedHeader, data: Data, batches: int, folde
         batches: batches per epoch.
         folder: the run folder.
     Raises:
-        ValueError: the number of classes has changed, or the cursor lies beyond an epoch that has not.
+        ValueError: the number of classes has changed, or the cursor is beyond an epoch of unchanged length.
     """
     before, now = len(header.class_names), len(data.class_names)
     if before != now:

@@ -32,7 +32,7 @@ class WatchSettings:
         process: its process id.
         sockets: file descriptors by rank (as a string), see `graph_train.ranks.rendezvous.Rendezvous`.
         status_fd: pipe on which the process reports that it is done or has failed.
-        rank_lost_fd: pipe on which the process is told that a rank is lost.
+        rank_lost_fd: pipe on which the loss of a rank is reported.
         places, hosts: see `graph_train.ranks.rendezvous.Rendezvous`.
     """
 

@@ -54,7 +54,7 @@ class RunFolder:
         self._logging_before = (LOG.level, LOG.propagate)
         try:
             self.weights.mkdir(parents=True, exist_ok=True)
-            self._refuse_other_kinds()
+            self._reject_other_kinds()
             self._lock = self._acquire_lock()
             for folder in (path, self.weights):
                 remove_leftovers(folder)
@@ -65,8 +65,8 @@ class RunFolder:
             reason = f"run folder cannot be used ({error.strerror}); {remedy}"
             raise OSError(f"{printable(path)}: {reason}") from None
 
-    def _refuse_other_kinds(self) -> None:
-        """Refuse folders and pipes under names of a run's files now, instead of when the first of them is written.
+    def _reject_other_kinds(self) -> None:
+        """Reject folders and pipes under names of a run's files now, instead of when the first of them is written.
 
         Raises:
             ValueError: names one.

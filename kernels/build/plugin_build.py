@@ -18,7 +18,7 @@ from pathlib import Path
 from kernels.build.cache import PluginUnavailableError, is_intact, locked, private_cache_folder, store_in_cache
 
 SOURCE_FOLDER = Path(__file__).resolve().parents[1]
-"""The package `kernels`: C++ and CUDA sources lie in `native/` and beside the Python functions of their ops."""
+"""The package `kernels`: C++ and CUDA sources are in `native/` and next to the Python functions of their ops."""
 LIBRARY_NAME = "libgraph_train_kernels.so"
 PACKAGED_FOLDER = SOURCE_FOLDER / "prebuilt"
 """Folder of the compiled kernels in a wheel (`kernels/build/wheel_hook.py`)."""

@@ -29,7 +29,7 @@ def op_of(name: str, *inputs: str, outputs: int = 1) -> Op:
 
 
 def call(op: Op, tensors: Sequence[Tensor], *, integers: Sequence[int] = (), floats: Sequence[float] = ()) -> Tensor:
-    """Run an op with one output; arguments as of `call_many`."""
+    """Run an op with one output; arguments as for `call_many`."""
     return call_many(op, tensors, integers=integers, floats=floats)[0]
 
 

@@ -20,7 +20,7 @@ def file_stamp(file: Path | str) -> bytes:
         status = os.stat(file)
     except OSError as error:
         return b"absent %d %d" % (error.errno or 0, broken_link(Path(file)) is not None)
-    # The time of the last change of its inode tells a replaced or newly readable file with the old time and size.
+    # The inode's change time reveals replaced or newly readable files with the same mtime and size.
     return b"%d %d %d" % (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 

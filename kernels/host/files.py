@@ -116,7 +116,7 @@ def _stream(path: Path) -> int:
     """Open a stream for writing without waiting for a reader."""
     place = _open_file(path)
     if place is not None and place.parent == Path(os.path.realpath("/proc/self/fd")):
-        return os.dup(int(place.name))  # goes on where that descriptor has come to
+        return os.dup(int(place.name))  # continues at that descriptor's position
     if stat.S_ISBLK(os.stat(path).st_mode):
         raise OSError(errno.ENOTSUP, "a disk, not a file; nothing is written into it")
     try:
@@ -189,7 +189,7 @@ def read_regular(path: Path | str, *, max_bytes: int) -> bytes:
         if status.st_size > max_bytes:
             raise NotReadableError(f"{status.st_size} bytes; at most {max_bytes} are read")
         content = os.read(descriptor, status.st_size + 1)
-        # Some file systems tell no size, or give less than was asked for; a file may also grow meanwhile.
+        # Some file systems report no size or return short reads, and a file may grow while it is read.
         if len(content) != status.st_size or not content:
             with open(descriptor, "rb", closefd=False) as file:
                 content += file.read()

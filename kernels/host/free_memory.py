@@ -41,7 +41,7 @@ def _cgroup_headroom(membership: Path, groups: Path) -> Iterator[int]:
             continue
         kind = _V1 if controllers else _V2
         top = groups / kind.mounted
-        # Within a container the path may be that of the host, and the container's own group lies at the top.
+        # In a container the path may be that of the host, with the container's own group at the root.
         own = top / path.lstrip("/")
         for folder in {top, *(parent for parent in (own, *own.parents) if parent.is_relative_to(top))}:
             yield from _hierarchy_headroom(folder, kind)

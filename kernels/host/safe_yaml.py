@@ -223,7 +223,7 @@ def _check_keys(node: yaml.MappingNode, path: Path) -> None:
         first = seen.setdefault(_scalar(key, path), key)
         if first is not key:
             line = first.start_mark.line + 1
-            raise _NotPlainError(f"{place}: key {key.value!r} stands already in line {line}; keep one")
+            raise _NotPlainError(f"{place}: key {key.value!r} is already defined in line {line}; keep one")
 
 
 def _walk(node: yaml.Node, key: Key, path: Path) -> Iterator[tuple[Key, yaml.Node]]:

@@ -88,8 +88,8 @@ def _is_harmless(marker: int, payload: bytes) -> bool:
     return bool(prefix) and payload.startswith(prefix) and len(payload) >= least
 
 
-# The files of a data set have few different tables and frames. Tables are told apart as 0x10 (quantiser), 0x20 (DC) and
-# 0x30 (AC) plus their number, 0 ... 3.
+# The files of a data set have few different tables and frames. Tables are distinguished as 0x10 (quantiser), 0x20 (DC)
+# and 0x30 (AC) plus their number, 0 ... 3.
 
 
 @lru_cache(maxsize=1024)

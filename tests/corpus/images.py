@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 Expected = Literal["used", "reported", "either"]
-"""What must become of a file: trained on, left out with a report, or one of both (a decoder may forgive the damage)."""
+"""Expected outcome of a file: used, reported and skipped, or either (a decoder may tolerate the damage)."""
 FORMATS = {"jpg": "JPEG", "png": "PNG", "bmp": "BMP", "webp": "WEBP", "tif": "TIFF"}
 CUTS = 10
 FLIPPED = 20

@@ -34,7 +34,7 @@ def test_every_file_is_used_or_reported(corpus: tuple[Path, list[CorpusFile]], i
         if fate == (False, False):
             wrong.append(f"{file.image.name!r}: dropped in silence")
         elif file.expected == "reported" and not fate[1]:
-            wrong.append(f"{file.image.name!r}: used without a word")
+            wrong.append(f"{file.image.name!r}: used without a report")
         elif file.expected == "used" and fate != (True, False):
             wrong.append(f"{file.image.name!r}: {[str(p) for p in index.problems if p.file == file.fault]}")
     assert wrong == []

@@ -45,7 +45,7 @@ HEADER: dict[str, Any] = {
     "anchors_px": [[[10, 13], [16, 30], [33, 23]], [[30, 61], [62, 45], [59, 119]]],
 }
 META_WORDS = 'shape {|}|dim: 2|dim: -1|dim: 99999999999|data_type: kFloat|data_type: kInt8|\n|"'.split("|")
-"""Of the text that lies beside each array in a folder of OneFlow's."""
+"""The text file next to each array in a OneFlow folder."""
 
 
 @pytest.fixture
@@ -181,9 +181,9 @@ def test_tensor_name_with_newline_prints_on_one_line(tmp_path: Path) -> None:
     text = b'{"\\n": {"dtype": "F32", "shape": [], "data_offsets": [1, 0]}}'
     file = tmp_path / "a.safetensors"
     file.write_bytes(len(text).to_bytes(8, "little") + text)
-    with pytest.raises(ValueError, match=r"damaged.*\\n") as refused:
+    with pytest.raises(ValueError, match=r"damaged.*\\n") as rejected:
         load_weights(file)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(rejected.value)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,7 +17,7 @@ import numpy as np
 from graph_train.ranks import team
 
 CUT = 18
-"""After so many batches the state is flushed and written: in the middle of an update of four batches."""
+"""Number of batches after which the state is saved, in the middle of an update of four batches."""
 BATCH = 4
 
 
@@ -70,7 +70,7 @@ def _step(kind: str, info: Any) -> tuple[Any, Any]:
         trace_ops()
     placement = Placement("cpu", info.rank, info.world)
     network = tiny_network()
-    # On CUDA each rank has statistics of its own, so that the ranks' mean is taken too.
+    # On CUDA statistics are per rank, to cover their averaging over ranks, too.
     network.synchronise_statistics(not info.alone and kind != "cuda-graph")
     state = TrainingState(
         placement.replicate_module(network), placement.replicate_module(tiny_network()), rule="sgd", placement=placement

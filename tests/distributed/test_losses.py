@@ -27,7 +27,7 @@ def test_killed_rank_ends_job(lab: JobLab, victim: int) -> None:
     job = lab.start(lab.flags(name, **LONG), 2)
     job.wait_for(r" 2/4999")
     folder = lab.root / "runs" / name
-    while _saved_epoch(folder) < 2:  # saves run beside the training
+    while _saved_epoch(folder) < 2:  # checkpoints are written in the background
         assert job.ranks[0].poll() is None
         time.sleep(0.05)
     job.ranks[victim].kill()
@@ -90,7 +90,7 @@ def test_missing_rank_is_reported_before_slow_setup(lab: JobLab) -> None:
 
 
 def test_invalid_settings_are_reported_once(lab: JobLab) -> None:
-    job = lab.start(lab.flags("refused", **{"batch-size": 1}), 2)
+    job = lab.start(lab.flags("rejected", **{"batch-size": 1}), 2)
     codes = job.codes(120)
     # Rank 1 says nothing; it may hear of rank 0's end before its own.
     assert codes[0] == USER_ERROR and codes[1] in (USER_ERROR, RANK_LOST)

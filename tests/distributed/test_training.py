@@ -78,7 +78,7 @@ def test_running_means_cover_all_ranks(lab: JobLab) -> None:
         lab.run(lab.flags(f"means{ranks}", **flags), ranks)
         saved.append(arrays(lab.root / "runs" / f"means{ranks}"))
     np.testing.assert_allclose(saved[1][mean], saved[0][mean], rtol=1e-4, atol=1e-7)
-    # Of the variance within the parts alone, what lies between the parts is missing.
+    # The variances within parts do not include the variance between parts.
     assert not np.array_equal(saved[1][variance], saved[0][variance])
     np.testing.assert_allclose(saved[1][variance], saved[0][variance], rtol=0.1)
 

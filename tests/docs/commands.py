@@ -91,7 +91,7 @@ def inline_commands() -> list[Command]:
         text = _FENCED.sub(lambda block: "\n" * block.group().count("\n"), file.read_text())
         for code in re.finditer(r"`(?:uv run )?(graph-(?:train|val|predict|check|export|bench) [^`]*--[^`]*)`", text):
             line = text[: code.start()].count("\n") + 1
-            # `...` stands for more flags.
+            # `...` means further flags.
             words = [word for word in shlex.split(code[1].replace("...", " ").replace("…", " ")) if word]
             found.append(Command(file, line, tuple(words)))
     return found

@@ -109,7 +109,7 @@ def test_every_value_is_accepted_by_its_flag(command: Command) -> None:
 def help_of(words: Sequence[str]) -> str:
     module, _, function = SCRIPTS[words[0]].partition(":")
     main = getattr(importlib.import_module(module), function)
-    # NAME stands for any.
+    # NAME is a placeholder.
     has_own = words[0] == "graph-bench" or tuple(words[:2]) == ("graph-check", "convert")
     subcommand = [words[1].replace("NAME", "step")] if has_own else []
     output = io.StringIO()
@@ -140,7 +140,7 @@ def test_documented_commands_run_in_order(folder: Path) -> None:
         ran = subprocess.run(arguments(command), cwd=folder, capture_output=True, text=True, timeout=900, check=False)
         assert ran.returncode == 0, f"{command}\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}"
     for program in documented_programs():
-        # As much less as of the commands.
+        # Excerpts are allowed as for commands.
         code = re.sub(r"imgsz=\d+", "imgsz=64", re.sub(r"epochs=\d+", "epochs=1", program.code))
         ran = subprocess.run(
             [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=900, check=False

@@ -58,7 +58,7 @@ def step_for_a_gpu(folder: Path, ranks: int, **flags: Any) -> dict[str, Any]:
 
 
 def test_default_step_avoids_oneflow_mixed_precision(tmp_path: Path) -> None:
-    """It stored the concatenation of all gradients in float16 but those of BatchNorm in float32, which OneFlow refuses:
+    """It stored the concatenation of all gradients in float16 but those of BatchNorm in float32, which OneFlow rejects:
     nothing could be compiled."""
     found = step_for_a_gpu(tmp_path, ranks=1)
     assert [job["oneflow_amp"] for job in found["jobs"]] == [False]
@@ -110,7 +110,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> dict[Pipeline, Drawing]:
 
 
 def define_pipelines(folder: Path, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a rank that trains on a GPU of its own make its pipelines for training and validation."""
+    """Create the training and validation pipelines of a rank with its own GPU."""
     monkeypatch.setattr(Setup, "augment", AugmentConfig())
     monkeypatch.setattr(Setup, "shard", Shard(rank, 4))
     options = SimpleNamespace(data=SimpleNamespace(cache=None, workers=1), optim=SimpleNamespace(batch_size=4, seed=0))

@@ -1,4 +1,4 @@
-"""The Python API: light imports, settings and results as of the commands, hooks in YOLOv5's order."""
+"""The Python API: light imports, settings and results as for the commands, hooks in YOLOv5's order."""
 
 import subprocess
 import sys

@@ -91,13 +91,13 @@ try:
     load_plugin("require")
 except ValueError as error:
     assert first.reason in str(error)
-    print("refused", Path({str(log)!r}).read_text() == runs)
+    print("rejected", Path({str(log)!r}).read_text() == runs)
 """
     environment = {**os.environ, "CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    assert result.stdout.split() == ["refused", "True"], result.stderr
+    assert result.stdout.split() == ["rejected", "True"], result.stderr
 
 
 def test_require_without_compiler_raises(tmp_path: Path) -> None:

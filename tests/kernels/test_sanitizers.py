@@ -87,7 +87,7 @@ class SanitizedPython:
             # libstdc++ too: it comes with OneFlow later than the sanitizer looks for its exceptions.
             "LD_PRELOAD": " ".join(library(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so.6")),
             "ASAN_OPTIONS": address,
-            # It cannot write to a file beside the other one: it ends the process, which no test takes for success.
+            # It cannot write to the same file, so it ends the process, which fails the test.
             "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
         }
 
@@ -135,7 +135,7 @@ def sanitized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 def test_cpu_kernels(sanitized: SanitizedPython) -> None:
     without = (
-        "--deselect=tests/kernels/build/test_plugin_build.py",  # compiles a plugin of its own in each test
+        "--deselect=tests/kernels/build/test_plugin_build.py",  # compiles a plugin in each test
         # Of glibc's heaps, which ASan replaces.
         "--deselect=tests/kernels/test_runtime.py::test_large_blocks_are_returned_to_system",
         "--deselect=tests/kernels/framework/test_graph_memory.py::test_compile_time_memory_is_freed",

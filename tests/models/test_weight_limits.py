@@ -109,7 +109,7 @@ def test_truncated_safetensors_is_reported(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"a\.safetensors: empty, cut off or no safetensors file"):
             load_weights(path)
-    # What a file is, is still told from its content.
+    # The format is still detected from the content.
     torch.write(path, torch.dict_of({"w": torch.tensor("0", ONES)}), {"0": ONES})
     assert load_weights(path).format == "pytorch"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")

@@ -22,7 +22,7 @@ from tests.parity.train_replay import PIXEL_SCALE, Case, LabelMove, replay
 LIMIT_CELLS = {"SGD": 1e-3, "AdamW": 1e-2, "Adam": 1e-2}
 """Largest distance of two edges that rounding may swap, by optimizer."""
 _BEYOND_CELLS = 1e-5
-"""How far the moved edge lies behind the predicted one: a few roundings of a normalised label."""
+"""Distance of the moved edge from the predicted one: a few roundings of a normalised label."""
 _SIDES = (("left", "right"), ("top", "bottom"))
 
 KNOWN_TIES = {"train_adamw": ((7, 1, "bottom"), (10, 3, "bottom")), "train_sgd_acc1": ((5, 1, "bottom"),)}

@@ -90,7 +90,7 @@ def _check_weights(z: _Vectors, report: Report) -> None:
     weights = class_weights(labels, num_classes)
     report.close("class weights", weights, z["class_weights"], rtol=_FLOAT32_RTOL)
     report.close("class weights x nc", weights * num_classes, z["class_weights_attached"], rtol=_FLOAT32_RTOL)
-    # The reference goes on from its float32 weights.
+    # The reference continues from its float32 weights.
     start = z["class_weights_attached"].astype(np.float64) / num_classes
     with_maps = epoch_class_weights(start, z["weights_maps"].astype(np.float64))
     report.close("class weights with maps", with_maps, z["class_weights_with_maps"], rtol=_FLOAT32_RTOL)

@@ -1,6 +1,6 @@
 """Parity of whole training steps: losses, gradient norms, counters and final states of a recorded run.
 
-A run that disagrees is repeated only where a near tie of box edges lies behind it (`edge_ties`): in the same mode, with
+A run that disagrees is repeated only where a near tie of box edges explains it (`edge_ties`): in the same mode, with
 the same kernels and weights, and with one label's edge moved across the predicted one, by thousandths of a cell. Then
 that whole run has to agree, final states included, and counts as forgiven. Nothing else is.
 """

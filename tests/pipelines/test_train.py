@@ -274,7 +274,7 @@ def test_file_damaged_during_run_is_named(make: Make, tmp_path: Path) -> None:
     index.paths[3].unlink()
     with pytest.raises(OSError, match=r"003\.jpg: can no longer be read"):
         list(make(index=index, batch_size=2).epoch(0))
-    os.mkfifo(index.paths[3])  # opening it would wait for ever
+    os.mkfifo(index.paths[3])  # opening it would block
     with pytest.raises(OSError, match=r"003\.jpg: can no longer be read \(not a regular file\)"):
         list(make(index=index, batch_size=2).epoch(0))
 

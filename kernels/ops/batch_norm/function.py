@@ -57,7 +57,7 @@ def synchronised_batch_norm(
     """Apply `batch_norm` in training mode with statistics over all ranks, for `x` sharded by image.
 
     It does two all-reduces of (C,) forward and one of (2, C) backward. Local tensors are treated as on a single rank.
-    Arguments and result as of `batch_norm`.
+    Arguments and result as for `batch_norm`.
     """
     pixels = x.shape[0] * x.shape[1] * x.shape[2]
     function = _synchronised_function(pixels, silu, float(eps), float(momentum))

@@ -138,7 +138,7 @@ class _DetectionLoss(flow.autograd.Function):
         inputs = (*maps, labels, settings, balance, scale)
         total, parts, *gradients = dispatch.call_many(_loss_op(len(maps)), inputs)
         context.save_for_backward(*gradients)
-        context.mark_non_differentiable(parts)  # else OneFlow fills a gradient of zeros, by a kernel of its own
+        context.mark_non_differentiable(parts)  # otherwise OneFlow would fill a zero gradient
         return total, parts
 
     @staticmethod
@@ -161,7 +161,7 @@ def _check_shapes(maps: Sequence[Tensor], labels: Tensor, settings: Tensor, bala
     for level in maps:
         shape = tuple(level.shape)
         if 0 in shape:
-            raise ValueError(f"map {shape}: empty, there is nothing to take a mean of; drop such a batch")
+            raise ValueError(f"map {shape}: is empty; skip such batches")
         if len(shape) != 4 or shape[0] != labels.shape[0] or shape[3] % anchors or shape[3] // anchors < 6:
             raise ValueError(
                 f"map {shape}: must be ({labels.shape[0]}, rows, columns, {anchors} * (5 + classes)) for labels "

@@ -47,7 +47,7 @@ def suppress_detections(
             float64 threshold.
         class_shift: px by which boxes are offset per class index, so that classes do not overlap.
         multi_label: a box is a candidate for every class above the threshold, not only for its best one.
-        agnostic: boxes of different classes suppress one another.
+        agnostic: boxes of different classes suppress each other.
         max_det, max_candidates: maximum detections per image, and maximum candidates, of highest confidence. With NaN
             confidences the candidates may differ from NumPy's.
         classes: class indices to keep; None: all.

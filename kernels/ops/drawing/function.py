@@ -53,7 +53,7 @@ def resampled(crop: np.ndarray, region: Region, shape: tuple[int, ...], *, filte
     """Return (3, rows, columns) uint8, the slow reference of `draw_region`.
 
     Args:
-        crop, region, filter: as of `draw_region`.
+        crop, region, filter: as for `draw_region`.
         shape: rows and columns of the result.
     """
     down, row_weights = axis_weights(crop.shape[0], region[0], region[2], shape[0], filter=filter)
@@ -77,7 +77,7 @@ def axis_weights(
     Args:
         source: number of source pixels.
         begin, end: the region that becomes `target` pixels.
-        filter: as of `draw_region`.
+        filter: as for `draw_region`.
     Returns:
         (target,) int64 first source pixel; (target, taps) int32 weights of the pixels from there, with row sum 2^11.
     """

@@ -121,7 +121,7 @@ class UpdateState:
         if not self.parameters or not len(self.parameters) == len(self.averages) == len(self.groups):
             raise ValueError(
                 f"{len(self.parameters)} parameters, {len(self.averages)} averages and {len(self.groups)} groups: "
-                "need one of each for every parameter, and at least one"
+                "each needs one entry per parameter, and at least one"
             )
         for index, (parameter, average, group) in enumerate(
             zip(self.parameters, self.averages, self.groups, strict=True)

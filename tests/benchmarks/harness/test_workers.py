@@ -123,7 +123,7 @@ def descendants(parent: int, words: str) -> list[int]:
     found, waiting = [], [parent]
     while waiting:
         pid = waiting.pop()
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # already ended
             waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
             if words in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "):
                 found.append(pid)

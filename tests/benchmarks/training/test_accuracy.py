@@ -186,7 +186,7 @@ def test_ema_validates_as_in_its_run(tmp_path: Path, cfg: str) -> None:
 def test_pytorch_and_ours_reach_similar_losses(tmp_path: Path, torch_python: Path) -> None:
     """Both start from the same weights and reach similar losses with the same warm-up and accumulation."""
     if find_torch(str(torch_python), ("torch", "numpy", "cv2")) is None:
-        pytest.skip("no OpenCV beside PyTorch")
+        pytest.skip("no OpenCV in PyTorch's interpreter")
     result = tmp_path / "a.json"
     flags = [
         "--sides",

@@ -91,7 +91,7 @@ def test_images_from_urls(
     with (folder / "predictions.csv").open(newline="") as file:
         assert {row["file"] for row in csv.DictReader(file)} == {urls[0], urls[2]}
     assert {row["file_name"] for row in json.loads((folder / "predictions.json").read_text())} == {urls[0], urls[2]}
-    # The same as of the file.
+    # The same as for the file.
     (tmp_path / "1.jpg").write_bytes(server.files["/1.jpg"][1])
     by_path, by_url = (
         graph_train.predict(weights=weights, source=source, imgsz=96, nosave=True, device="cpu", graph=False)

@@ -122,7 +122,7 @@ def test_study_separates_sizes_and_weights(
     other.parent.mkdir()
     shutil.copy(weights, other)
     given = flags(data_set, weights, tmp_path, "--task", "study", "--weights", str(weights), str(other))
-    at = given.index("--imgsz")  # has sizes of its own
+    at = given.index("--imgsz")  # the study has its own sizes
     del given[at : at + 2]
     assert main(given) == 0
     out = capsys.readouterr().out

@@ -54,7 +54,7 @@ def test_known_labels_are_added_with_confidence_1() -> None:
     rows = prediction((10, 10, 4, 4, 0.9, 0.9, 0.1))
     labels = [np.asarray([[0, 10, 10, 4, 4], [1, 50, 50, 2, 2]], np.float32)]
     found = non_max_suppression(rows, NmsSettings(), known_labels=labels)[0]
-    assert found[:, 4:].tolist() == [[1, 0], [1, 1]]  # the prediction lies under the first label
+    assert found[:, 4:].tolist() == [[1, 0], [1, 1]]  # the prediction overlaps the first label
 
 
 def test_images_are_independent_and_may_be_empty() -> None:

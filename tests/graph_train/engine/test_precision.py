@@ -118,7 +118,7 @@ def test_bfloat16_is_limited_to_its_run(tmp_path: Path, monkeypatch: pytest.Monk
     measured = {"data": str(lab.data), "imgsz": 64, "noplots": True}
     assert within(validate, weights=weights, **measured, **common) == {FLOAT32}
     assert within(predict, weights=weights, source=lab.data.parent / "images" / "val", imgsz=64, **common) == {FLOAT32}
-    # The export compares its file with our own forward pass, and refuses a difference that bfloat16 would make.
+    # The export compares its file with our own forward pass, and rejects a difference that bfloat16 would make.
     assert within(export, weights=weights, include="onnx", output=tmp_path / "w.onnx", imgsz=64, graph=False) == {
         FLOAT32
     }

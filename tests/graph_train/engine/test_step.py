@@ -94,7 +94,7 @@ def test_bfloat16_step_does_not_affect_float32_step(kind: type[EagerStep] | type
 
 
 def test_graph_matches_eager_without_plugin() -> None:
-    # The plugin cannot be unloaded, so the stock kernels need a process of their own.
+    # The plugin cannot be unloaded, so stock kernels need a child process.
     code = "from tests.graph_train.engine.test_step import assert_graph_equals_eager; assert_graph_equals_eager('sgd')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

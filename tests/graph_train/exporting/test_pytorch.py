@@ -205,7 +205,7 @@ def test_yolov5_loads_file_and_predictions_match(
     export_pytorch(randomized_network(config), tmp_path / "network.pt", half=half)
     images = np.random.default_rng(5).random((2, 3, 128, 192), dtype=np.float32)
     np.savez(tmp_path / "images.npz", images=images)
-    # PyTorch 2.6 and newer refuses pickled classes unless it is told otherwise; v7.0 is older than that.
+    # PyTorch 2.6 and newer rejects pickled classes by default; YOLOv5 v7.0 does not account for it.
     environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     job = Path(__file__).with_name("yolov5_job.py")
     files = [str(tmp_path / name) for name in ("network.pt", "images.npz", "found.npz")]

@@ -44,7 +44,7 @@ BLOCKS = [
 ]
 
 
-def refused(model: onnx.ModelProto) -> Iterator[str]:
+def rejected(model: onnx.ModelProto) -> Iterator[str]:
     """Return the parts that TensorRT would reject."""
     onnx.checker.check_model(model, full_check=True)
     if model.opset_import[0].version not in OPSETS:
@@ -82,7 +82,7 @@ def test_exported_files_are_accepted(dynamic: bool, suppressed: bool) -> None:
         image_hw=(64, 64), batch_size=2, dynamic=dynamic, suppression=NmsSettings(max_det=300) if suppressed else None
     )
     model = build_onnx(network, chosen)
-    assert list(refused(model)) == []
+    assert list(rejected(model)) == []
     (images,) = model.graph.input
     sides = [side.dim_param or side.dim_value for side in images.type.tensor_type.shape.dim]
     assert images.name == INPUT == "images"
@@ -99,22 +99,22 @@ def test_exported_files_are_accepted(dynamic: bool, suppressed: bool) -> None:
 def test_every_block_is_accepted(block: list[object]) -> None:
     network = network_of(one_block(-1, 1, *block))
     for dynamic in (False, True):
-        assert list(refused(build_onnx(network, settings(dynamic=dynamic)))) == []
+        assert list(rejected(build_onnx(network, settings(dynamic=dynamic)))) == []
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation_is_accepted(name: str) -> None:
     arguments = {"LeakyReLU": "0.1", "ELU": "0.7"}.get(name, "")
     network = network_of(one_block(-1, 1, "Conv", [16, 3, 1], activation=f"nn.{name}({arguments})"))
-    assert list(refused(build_onnx(network, settings()))) == []
+    assert list(rejected(build_onnx(network, settings()))) == []
 
 
 def test_unsupported_operators_are_detected() -> None:
     network = network_of(TINY)
     suppression = NmsSettings(max_det=5000)
     large = settings(image_hw=(320, 320), suppression=suppression)
-    assert set(refused(build_onnx(network, large))) == {"TopK"}
-    assert set(refused(build_onnx(network, settings(opset=22)))) == {"operator set 22"}
+    assert set(rejected(build_onnx(network, large))) == {"TopK"}
+    assert set(rejected(build_onnx(network, settings(opset=22)))) == {"operator set 22"}
 
 
 def test_documented_shapes_match_file() -> None:

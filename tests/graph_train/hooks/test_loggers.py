@@ -175,14 +175,14 @@ def test_wandb_continues_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     found: dict[Path, tuple[str, list[dict[str, Any]]]] = {}
-    # The second run goes on from a state before epoch 1, which the first one has logged already; the third is new.
+    # The second run resumes before epoch 1, which the first one has already logged; the third is new.
     for first, epochs in ((None, range(2)), (1, range(1, 3)), (None, range(1))):
         callbacks = Callbacks()
         add_loggers(callbacks, ["wandb"], RunDescription(tmp_path, {}, first_epoch=first))
         _run(tmp_path, callbacks, epochs)
         (log,) = {*tmp_path.glob("wandb/offline-run-*/run-*.wandb")} - found.keys()
         found[log] = _wandb_rows(log)
-        time.sleep(1.1)  # its folders are told apart by seconds
+        time.sleep(1.1)  # its folders are named by seconds
     ids, rows = zip(*found.values(), strict=True)
     assert ids[0] == ids[1] != ids[2]
     assert (tmp_path / "wandb_id.txt").read_text() == f"{ids[2]}\n"
@@ -198,7 +198,7 @@ def test_mlflow_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "train" / "exp"
     folder.mkdir(parents=True)
-    # The second run goes on from a state before epoch 1, which the first one has logged already.
+    # The second run resumes before epoch 1, which the first one has already logged.
     for first, epochs in ((None, range(2)), (1, range(1, 3))):
         callbacks = Callbacks()
         add_loggers(callbacks, ["mlflow"], RunDescription(folder, {"lr0": 0.01}, first_epoch=first))

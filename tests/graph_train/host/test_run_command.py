@@ -34,7 +34,7 @@ def test_deleted_working_directory_is_reported(tmp_path: Path, module: str) -> N
 
 @pytest.mark.parametrize("module", COMMANDS)
 def test_python_without_docstrings_is_rejected(tmp_path: Path, module: str) -> None:
-    (tmp_path / "a.pt").touch()  # what is missing would be told before
+    (tmp_path / "a.pt").touch()  # a missing file would be reported first
     done = subprocess.run(
         [sys.executable, "-OO", "-m", module, *FLAGS[module]],
         capture_output=True,
@@ -59,7 +59,7 @@ FLAGS = {
 @pytest.mark.parametrize("module", COMMANDS)
 @pytest.mark.parametrize("limit", [10**9, 4_600_000_000])
 def test_low_address_space_limit_is_reported_early(module: str, limit: int, tmp_path: Path) -> None:
-    (tmp_path / "a.pt").touch()  # weights that are missing are told before anything heavy is loaded
+    (tmp_path / "a.pt").touch()  # missing weights are reported before heavy imports
     done = subprocess.run(
         [sys.executable, "-m", module, *FLAGS[module]],
         capture_output=True,

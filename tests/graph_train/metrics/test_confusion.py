@@ -16,8 +16,8 @@ def test_every_outcome_is_counted() -> None:
     labels = labels_of((0, 0, 0, 10, 10), (1, 20, 20, 30, 30), (1, 60, 60, 70, 70))
     detections = detections_of(
         (0, 0, 10, 10, 0.9, 0),  # right
-        (20, 20, 30, 30, 0.8, 0),  # a 0 where a 1 stands
-        (40, 40, 50, 50, 0.7, 1),  # nothing stands there
+        (20, 20, 30, 30, 0.8, 0),  # class 0 at a label of class 1
+        (40, 40, 50, 50, 0.7, 1),  # no label there
         (60, 60, 70, 70, 0.25, 1),  # not above the confidence: its label is missed
     )
     matrix.add(detections, labels)

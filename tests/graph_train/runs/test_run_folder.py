@@ -26,7 +26,7 @@ def test_links_out_of_folder_are_not_followed(tmp_path: Path, name: str, resumed
     (run / name).symlink_to(foreign)
     with pytest.raises(ValueError, match=f"{run / name}: is a symbolic link") as error:
         opened(run, resumed=resumed)
-    assert ("--name" in str(error.value)) != resumed  # which --resume refuses
+    assert ("--name" in str(error.value)) != resumed  # which --resume rejects
     assert foreign.read_text() == "123456"
     (run / name).unlink()
     opened(run, resumed=resumed)

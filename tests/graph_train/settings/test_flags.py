@@ -253,7 +253,7 @@ def evolve(lab: Lab, baseline: Trial) -> None:
     assert {"evolve.csv", "hyp_evolve.yaml", "opt.yaml"} <= trial.names
     assert not any(name.endswith((".safetensors", ".png")) for name in trial.names)
     table = (trial.folder / "evolve.csv").read_bytes()
-    # The same command goes on where it was: nothing is left to do.
+    # The same command continues; nothing is left to do.
     assert lab.train(evolve=2, exist_ok=True, name="evolved").result == trial.result
     assert (trial.folder / "evolve.csv").read_bytes() == table
     callbacks = Callbacks()
@@ -418,7 +418,7 @@ ELSEWHERE = {
     "bbox_interval": f"{_HERE}::test_wandb_flags",
     "artifact_alias": "graph_train/settings/test_train_options.py::REFUSED",
 }
-"""Flags that are tried by tests of their own: file below `tests/`, and what in it."""
+"""Flags covered by other tests: file below `tests/`, and test name."""
 Check = Callable[[Lab, Trial], None]
 CHECKS: dict[str, Check] = {name: globals()[name] for name in flag_fields() if name not in ELSEWHERE}
 """Of every other flag, the function above that has its name; importing this module fails where there is none."""

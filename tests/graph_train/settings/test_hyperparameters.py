@@ -69,7 +69,7 @@ def test_missing_keys_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixt
         ("\nmosaic: 1.5\n", r"my\.yaml:2: mosaic=1\.5 is out of range; it must be >= 0 and <= 1"),
         ("lr0: 0\n", r"lr0=0 is out of range; it must be > 0"),
         ("lr0: .nan\n", "is not finite"),
-        ("lr0: 0.1\nlr0: 0.2\n", r"my\.yaml:2:1: key 'lr0' stands already in line 1"),
+        ("lr0: 0.1\nlr0: 0.2\n", r"my\.yaml:2:1: key 'lr0' is already defined in line 1"),
         ("label_smoothing: 0.1\n", "--label-smoothing"),
         ("lr0: [\n", r"my\.yaml:2:1: not readable as yaml"),
         ("just text\n", "write `key: value` lines"),

@@ -159,7 +159,7 @@ def test_python_api_values(flags: dict[str, Any], name: str, value: object) -> N
     assert options_from_flags(**flags).as_flat_dict()[name] == value
 
 
-REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
+REJECTED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"epoch": 3}, "unknown setting 'epoch'; did you mean 'epochs'"),
     ({"zzz": 3}, "unknown setting 'zzz'; known: weights, cfg"),
     ({"epochs": "3"}, "epochs='3': must be an integer"),
@@ -204,12 +204,12 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("flags", "message"), REFUSED, ids=[str(flags) for flags, _ in REFUSED])
+@pytest.mark.parametrize(("flags", "message"), REJECTED, ids=[str(flags) for flags, _ in REJECTED])
 def test_invalid_values_are_rejected(flags: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError) as rejected:
         options_from_flags(**flags)
-    assert message in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert message in str(rejected.value)
+    assert "\n" not in str(rejected.value)
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

@@ -32,7 +32,7 @@ def test_nonfinite_batch_keeps_state_finite(kind: type[EagerStep] | type[GraphSt
     assert step(images, labels, settings).updated
     step.state.flush()
     before = step.state.arrays()
-    # A scale that lets the layers behind it overflow stands for a batch that does.
+    # A scale that makes later layers overflow simulates such a batch.
     scale = step.state.network.model[1].bn.weight
     sound = scale.numpy().copy()
     with flow.no_grad():

@@ -69,7 +69,7 @@ def test_changed_thread_count_is_reported_on_resume(lab: Lab) -> None:
     log = lab.train_as_given(resume=stopped.folder).log
     assert log.count(told) == 1
     assert f"set OMP_NUM_THREADS={more} to continue exactly" in log
-    later = lab.train_as_given(resume=stopped.folder).log  # it goes on with the number that it went on with
+    later = lab.train_as_given(resume=stopped.folder).log  # the changed number is the baseline now
     assert told not in later.removeprefix(log)
 
 

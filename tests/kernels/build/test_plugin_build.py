@@ -136,7 +136,7 @@ def test_compile_error_names_log(cache: Path, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(PluginUnavailableError, match=r"error: unreadable.*build\.log") as caught:
         plugin_build.ensure_built()
     log = Path(str(caught.value).rsplit(" ", 1)[1])
-    # Those that ran beside the first one that failed are in it too: the common header, and the first instruction sets.
+    # It also has failures that ran in parallel: the common header and the first instruction sets.
     assert 1 < log.read_text().count("error: unreadable") == log.read_text().count(" -o ")
     with pytest.raises(PluginUnavailableError, match="error: unreadable"):
         plugin_build.ensure_built()

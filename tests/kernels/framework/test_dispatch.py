@@ -68,7 +68,7 @@ def test_wrong_shapes_raise_with_reason() -> None:
     op = dispatch.op_of("graph_train_max_pool", "x", outputs=2)
     with pytest.raises(RuntimeError, match=r"^graph_train_max_pool: Check failed: .*2 \* padding <= kernel"):
         dispatch.call_many(op, (flow.zeros(1, 4, 4, 2),), integers=(2, 2, 2))
-    assert pooled(flow.zeros(1, 4, 4, 2))[0].shape == (1, 2, 2, 2)  # a refusal leaves the op as it was
+    assert pooled(flow.zeros(1, 4, 4, 2))[0].shape == (1, 2, 2, 2)  # an error does not affect the op
 
 
 def test_graph_rejects_wrong_shapes() -> None:

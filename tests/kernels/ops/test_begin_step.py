@@ -58,7 +58,7 @@ def test_row_is_selected_and_average_updated(graph: bool, function: Callable[...
         first, second = run(flow.tensor(rows), _previous(1.0 - chosen), *map(flow.tensor, current))
         np.testing.assert_array_equal(first.numpy(), rows[chosen, :2])
         np.testing.assert_array_equal(second.numpy(), rows[chosen, 2:])
-        # Each difference, product and sum rounded by itself.
+        # Every difference, product and sum is rounded.
         expected = expected - (expected - np.concatenate(current)) * np.float32(share)
         np.testing.assert_array_equal(module.average.numpy(), expected)
 

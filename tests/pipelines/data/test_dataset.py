@@ -126,7 +126,7 @@ def test_shipped_data_sets_load(name: str, classes: int, tmp_path: Path, monkeyp
 def test_shipped_data_is_found_in_usual_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = add_image(tmp_path / "datasets" / "coco128", "train2017/a.png", "0 .5 .5 .2 .2\n")
     (tmp_path / "work").mkdir()
-    for place in (tmp_path / "work", tmp_path):  # beside the folder `datasets`, as YOLOv5 has it, and above it
+    for place in (tmp_path / "work", tmp_path):  # next to the folder `datasets`, as in YOLOv5, and above it
         monkeypatch.chdir(place)
         assert load_dataset("coco128.yaml").train == (image.parent,)
 

@@ -116,7 +116,7 @@ def test_unusable_image_has_reason(content: bytes, reason: str, tmp_path: Path) 
 def test_non_regular_files_raise(tmp_path: Path) -> None:
     with pytest.raises(UnusableImageError, match="not a regular file"):
         inspect_image(tmp_path)
-    os.mkfifo(tmp_path / "pipe.jpg")  # nobody writes to it: a plain read would wait for ever
+    os.mkfifo(tmp_path / "pipe.jpg")  # a plain read would block, as nobody writes to it
     with pytest.raises(UnusableImageError, match="not a regular file"):
         inspect_image(tmp_path / "pipe.jpg")
     with pytest.raises(UnusableImageError, match="cannot be read: No such file"):

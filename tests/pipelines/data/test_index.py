@@ -201,7 +201,7 @@ def test_cached_index_is_valid_until_a_file_changes(
     (kept,) = (tmp_path / "cache").iterdir()
     written = kept.stat().st_mtime_ns
     assert_same(index(tmp_path / "images", cache=tmp_path / "cache"), fresh)
-    assert kept.stat().st_mtime_ns == written  # a scan would have written it anew
+    assert kept.stat().st_mtime_ns == written  # a scan would have rewritten it
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if "cache" not in path.parts}
 
     label = label_path(image)

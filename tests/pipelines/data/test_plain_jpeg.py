@@ -57,15 +57,15 @@ def test_metadata_matches_decoded_image(name: str, tmp_path: Path, monkeypatch: 
 def test_recognised_jpeg_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow does not even open it, unless to read EXIF data."""
 
-    def refuse(*_: object, **__: object) -> None:
+    def reject(*_: object, **__: object) -> None:
         raise AssertionError("decoded")
 
     (tmp_path / "turned.jpg").write_bytes(with_exif())
     (tmp_path / "plain.jpg").write_bytes(jpeg())
-    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", refuse)
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", reject)
     turned = inspect_image(tmp_path / "turned.jpg")
     assert (turned.width, turned.height, turned.format.orientation, turned.format.intact) == (30, 40, 6, True)
-    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(Image, "open", reject)
     assert inspect_image(tmp_path / "plain.jpg").format.intact
 
 

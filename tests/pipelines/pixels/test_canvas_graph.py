@@ -131,7 +131,7 @@ def test_every_operator_exists_on_gpu(outlined: ImageIndex, augment: AugmentConf
     }
     found = {_kind(op) for op in operators(settings)}
     assert not [(device, name) for device, name in found if name not in known[device]]
-    # On the host lies only what is fed, and its shares of a split; pixels never come back to it.
+    # Only inputs, and their splits, are on the host; pixels are never copied back.
     assert {name for device, name in found if device == "cpu"} <= {"ExternalSource", "_conditional__Split"}
     assert "MultiPaste" not in {name for _, name in found}  # its GPU version differs from its CPU version
 

@@ -30,10 +30,10 @@ def test_damage_at_end_of_image_is_found(tmp_path: Path) -> None:
 
 def test_images_are_tested_completely(index: ImageIndex) -> None:
     encoded = ImageBytes(index)
-    assert encoded.decode_refused_on_host([0, 1], Backend()) == []
+    assert encoded.decode_rejected_on_host([0, 1], Backend()) == []
     jpeg = index.paths[1].read_bytes()
     index.paths[1].write_bytes(jpeg[: len(jpeg) * 3 // 4])
-    assert encoded.decode_refused_on_host([0, 1], Backend()) == [1]
+    assert encoded.decode_rejected_on_host([0, 1], Backend()) == [1]
     with pytest.raises(OSError, match=r"001\.jpg: can no longer be decoded"):  # nor can Pillow
         encoded[1]
 

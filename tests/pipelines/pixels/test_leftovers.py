@@ -43,7 +43,7 @@ def session_commands(session: int) -> list[str]:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == session:
                 found.append((folder / "cmdline").read_text())
-        except OSError:  # it has ended meanwhile
+        except OSError:  # already ended
             continue
     return found
 
@@ -55,7 +55,7 @@ def unmapped_shared_memory() -> set[str]:
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
             mapped |= set(re.findall(r"/dev/shm/(\S+)", maps.read_text()))
-        except OSError:  # it has ended meanwhile
+        except OSError:  # already ended
             continue
     return own - mapped
 
