@@ -33,9 +33,9 @@ def draw_region(crop: np.ndarray, region: Region, target: np.ndarray, *, filter:
         ValueError: the plugin is not loaded, or shapes, types or layout differ from the above.
     """
     if crop.ndim != 3 or crop.shape[2] != 3 or crop.dtype != np.uint8 or crop.strides[1:] != (3, 1):
-        raise ValueError(f"crop {crop.dtype} {crop.shape}: uint8 (h, w, 3) without gaps in a row is needed")
+        raise ValueError(f"crop {crop.dtype} {crop.shape}: uint8 (h, w, 3) with contiguous rows is needed")
     if target.ndim != 3 or target.shape[0] != 3 or target.dtype != np.uint8 or target.strides[2] != 1:
-        raise ValueError(f"target {target.dtype} {target.shape}: uint8 (3, h, w) without gaps in a row is needed")
+        raise ValueError(f"target {target.dtype} {target.shape}: uint8 (3, h, w) with contiguous rows is needed")
     if 0 in crop.shape or 0 in target.shape or not target.flags.writeable:
         raise ValueError(f"crop {crop.shape}, target {target.shape}: neither may be empty, the target must be writable")
     if not all(math.isfinite(edge) for edge in region):
