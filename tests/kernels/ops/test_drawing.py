@@ -76,7 +76,7 @@ def test_plain_colour_is_unchanged() -> None:
 
 def test_mismatched_arguments_raise() -> None:
     crop, target = np.zeros((4, 5, 3), np.uint8), np.zeros((3, 4, 5), np.uint8)
-    with pytest.raises(ValueError, match="without gaps in a row"):
+    with pytest.raises(ValueError, match="contiguous rows"):
         draw_region(crop[:, ::2], (0, 0, 4, 5), target, filter="linear")
     with pytest.raises(ValueError, match=r"target uint8 \(4, 5, 3\)"):
         draw_region(crop, (0, 0, 4, 5), crop, filter="linear")
