@@ -13,11 +13,6 @@ from graph_train.training.trainer import TrainResult
 from tests.graph_train.lab import Lab
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
 def test_import_loads_nothing_heavy() -> None:
     code = (
         "import sys, graph_train; assert graph_train.__all__ == ['export', 'load', 'predict', 'train', 'validate']; "

@@ -20,11 +20,6 @@ RESULTS = ("results.csv", f"weights/{LAST}", "weights/best.safetensors")
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(lab: Lab) -> Trial:
     return lab.train(epochs=2, seed=2)
 

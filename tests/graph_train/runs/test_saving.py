@@ -34,11 +34,6 @@ from tests.graph_train.lab import Lab, Trial
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(lab: Lab) -> Trial:
     """Return a run of three epochs that saved after every batch and keeps two checkpoints."""
     return lab.train(epochs=3, save_steps=1, seed=5)

@@ -29,11 +29,6 @@ TESTS = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
-@pytest.fixture(scope="module")
 def baseline(lab: Lab) -> Trial:
     """Return a run of two epochs with no special flags."""
     return lab.train(epochs=2, save_period=1, seed=3)

@@ -13,11 +13,6 @@ from tests.graph_train.lab import Lab, Trial
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
-@pytest.fixture(scope="module")
 def baseline(lab: Lab) -> Trial:
     """Return a run of two epochs with no special flags."""
     return lab.train(epochs=2, save_period=1, seed=3)

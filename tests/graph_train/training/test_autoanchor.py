@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from graph_train.training import autoanchor
 from graph_train.training.autoanchor import (
+    AnchorDecision,
     AnchorRandom,
     anchor_fit,
     anchor_fitness,
@@ -97,17 +98,14 @@ def test_evolution_never_loses_fitness(sizes: npt.NDArray[np.float32], seed: int
     assert (areas[1:] >= areas[:-1]).all()
 
 
+def _check(labels: list[np.ndarray], image_wh: tuple[int, int]) -> AnchorDecision:
+    sizes, draws = [list(image_wh)] * len(labels), AnchorRandom.from_seed(0)
+    return check_anchors(sizes, labels, _COCO_P3_P5, (8, 16, 32), image_px=640, threshold=4.0, draws=draws)
+
+
 def test_good_anchors_are_kept() -> None:
     labels = [_boxes([[0.1, 0.1], [0.3, 0.4]])] * 20
-    decision = check_anchors(
-        [[640, 640]] * 20,
-        labels,
-        _COCO_P3_P5,
-        (8, 16, 32),
-        image_px=640,
-        threshold=4.0,
-        draws=AnchorRandom.from_seed(0),
-    )
+    decision = _check(labels, image_wh=(640, 640))
     assert not decision.recomputed
     np.testing.assert_array_equal(decision.anchors_px, _COCO_P3_P5)
     assert decision.before.best_possible_recall == 1.0
@@ -116,15 +114,7 @@ def test_good_anchors_are_kept() -> None:
 def test_tiny_boxes_get_new_sorted_anchors() -> None:
     rng = np.random.default_rng(1)
     labels = [_boxes(rng.uniform(0.004, 0.012, (6, 2))) for _ in range(30)]
-    decision = check_anchors(
-        [[640, 480]] * 30,
-        labels,
-        _COCO_P3_P5,
-        (8, 16, 32),
-        image_px=640,
-        threshold=4.0,
-        draws=AnchorRandom.from_seed(0),
-    )
+    decision = _check(labels, image_wh=(640, 480))
     assert decision.recomputed
     assert decision.replaced
     assert decision.after.best_possible_recall > max(decision.before.best_possible_recall, 0.98)

@@ -19,11 +19,6 @@ from graph_train.validation.measuring import ImageDetections
 from tests.graph_train.lab import COCO_NUMBERS, Lab, laid_out_as_coco
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
 def entries_of_graph_val(data: Path, weights: Path, folder: Path, iou_thres: float) -> list[dict[str, float]]:
     where = {"data": data, "weights": weights, "project": folder, "name": f"at{iou_thres}", "device": "cpu"}
     how = {"imgsz": 64, "workers": 1, "noplots": True, "save_json": True, "iou_thres": iou_thres, "graph": False}

@@ -44,11 +44,6 @@ def blood_cells(bccd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FLAGS)
 def test_graph_matches_eager(name: str, lab: Lab, blood_cells: Path, goldens: Path) -> None:

@@ -20,11 +20,6 @@ from graph_train.training.trainer import Trainer, TrainResult
 from tests.graph_train.lab import Lab
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
 def test_unused_gradients_are_dropped_at_epoch_end(lab: Lab, tmp_path: Path) -> None:
     run, callbacks = lab.assemble(epochs=12, noval=True, nosave=True), Callbacks()
     pending: dict[str, list[bool]] = {"on_train_epoch_start": [], "on_train_epoch_end": []}

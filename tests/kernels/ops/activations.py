@@ -93,3 +93,38 @@ def in_graph(function: Callable[..., list[Tensor]], *inputs: Tensor) -> list[np.
             return [one.to(flow.float32) for one in function(*given)]
 
     return [one.numpy() for one in Compiled()(*inputs)]
+
+
+class _SgdGraph(flow.nn.Graph):
+    def __init__(self, layer: flow.nn.Module, optimizer: flow.optim.SGD) -> None:
+        super().__init__()
+        self.layer = layer
+        self.add_optimizer(optimizer)
+
+    def build(self, x: Tensor) -> Tensor:
+        loss = self.layer(x)
+        loss.backward()
+        return loss
+
+
+def sgd_steps(layer: flow.nn.Module, inputs: Sequence[Tensor], *, graph: bool, rate: float = 0.01) -> list[np.ndarray]:
+    """Do a step of SGD on each input; return the losses, then all parameters and buffers.
+
+    Args:
+        layer: a module that returns its loss.
+        inputs: of one shape.
+        graph: train in a compiled graph instead of eagerly.
+        rate: learning rate.
+    """
+    optimizer = flow.optim.SGD(layer.parameters(), lr=rate)
+
+    def eager(x: Tensor) -> Tensor:
+        loss = layer(x)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    step = _SgdGraph(layer, optimizer) if graph else eager
+    losses = [step(x) for x in inputs]
+    return [one.numpy() for one in (*losses, *layer.parameters(), *layer.buffers())]

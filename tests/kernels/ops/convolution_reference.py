@@ -1,9 +1,13 @@
-"""Convolution cases, and a reference in NumPy float64."""
+"""Convolution cases, a reference in NumPy float64, and gradients in a graph."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from kernels.runtime import Tensor, flow
+from models.layers import plain
 
 Array = npt.NDArray[np.float64]
 
@@ -92,3 +96,39 @@ def draw_arrays(case: Case, seed: int = 0) -> tuple[Array, Array, Array]:
     )
     x, weight, dy = (random.standard_normal(shape).astype(np.float32).astype(np.float64) for shape in shapes)
     return x, weight, dy
+
+
+class _Gradients(flow.nn.Module):
+    """Output and both gradients; the parameter `zero` makes the input require a gradient within a graph."""
+
+    def __init__(self, layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight = flow.nn.Parameter(weight)
+        self.zero = flow.nn.Parameter(flow.zeros(*x.shape))
+
+    def forward(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        internal, weight, zero = flow._oneflow_internal, plain(self.weight), plain(self.zero)
+        y = self.layer(x + zero, weight)
+        loss = (y * dy).sum()
+        internal.nn.graph.AddTensorAsGraphLoss(loss)
+        pack = internal.TensorTuple
+        dx, dw = internal.autograd.grad(pack([loss]), pack([zero, weight]), pack(), False, False)
+        return y, dx, dw
+
+
+class _GradientGraph(flow.nn.Graph):
+    def __init__(self, layer: _Gradients) -> None:
+        super().__init__()
+        self.layer = layer
+        self.config._train(True)
+
+    def build(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.layer(x, dy)
+
+
+def gradients_in_graph(
+    layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor, dy: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return output, gradient of the input and gradient of the weights, computed in a compiled graph."""
+    return _GradientGraph(_Gradients(layer, x, weight))(x, dy)

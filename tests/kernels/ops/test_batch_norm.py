@@ -13,6 +13,7 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.batch_norm.function import batch_norm, synchronised_batch_norm
 from kernels.runtime import Tensor, flow
+from models.layers import plain
 from tests.distributed.jobs import free_port
 from tests.kernels.ops.activations import (
     BOUNDS,
@@ -24,6 +25,7 @@ from tests.kernels.ops.activations import (
     rounded,
     run_layer,
     run_reference,
+    sgd_steps,
 )
 
 EPS, MOMENTUM = 1e-3, 0.03
@@ -163,40 +165,12 @@ def test_graph_matches_eager_bitwise(function: Any, activation_type: ActivationT
                 self.register_buffer(name, flow.tensor(values))
 
         def forward(self, x: Tensor) -> Tensor:
-            def plain(value: Tensor) -> Tensor:
-                return value if isinstance(value, flow.Tensor) else value.to(flow.Tensor)
-
             states = (plain(getattr(self, name)) for name in ("gamma", "beta", "mean", "variance"))
             y = function(x, *states, eps=EPS, momentum=MOMENTUM, silu=True, **options)
             return (y.to(flow.float32) ** 2).sum()
 
-    def train(graph: bool) -> list[np.ndarray]:
-        layer = Layer()
-        optimizer = flow.optim.SGD(layer.parameters(), lr=0.01)
-
-        class Step(flow.nn.Graph):
-            def __init__(self) -> None:
-                super().__init__()
-                self.layer = layer
-                self.add_optimizer(optimizer)
-
-            def build(self, x: Tensor) -> Tensor:
-                loss = self.layer(x)
-                loss.backward()
-                return loss
-
-        def eager(x: Tensor) -> Tensor:
-            loss = layer(x)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            return loss
-
-        step = Step() if graph else eager
-        losses = [step(activation(x, activation_type)).numpy() for _ in range(3)]
-        return [*losses, *(getattr(layer, name).numpy() for name in ("gamma", "beta", "mean", "variance"))]
-
-    assert_same_bits(train(graph=True), train(graph=False))
+    images = [activation(x, activation_type)] * 3
+    assert_same_bits(sgd_steps(Layer(), images, graph=True), sgd_steps(Layer(), images, graph=False))
 
 
 def _run_ranks(folder: Path, ranks: int, mode: str) -> list[np.ndarray]:

@@ -11,18 +11,12 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kernels.ops.bbox_iou.function import IouKind, bbox_iou, bbox_iou_reference, box_iou
-from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 
 _KINDS = get_args(IouKind)
 _Array = npt.NDArray[np.floating[Any]]
 _Overlap = Callable[..., Tensor]
 _IMPLEMENTATIONS = [pytest.param(bbox_iou_reference, id="composed"), pytest.param(bbox_iou, id="fused")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
 
 
 def _values_and_gradients(

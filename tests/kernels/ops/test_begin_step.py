@@ -6,18 +6,12 @@ import numpy as np
 import pytest
 
 from kernels.ops.begin_step.function import begin_step, begin_step_reference
-from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from models.layers import plain
 from tests.kernels.ops.launches import launches_of
 
 _SIZES = (1, 3, 32, 255, 5000, 7)
 _FUNCTIONS = pytest.mark.parametrize("function", [begin_step, begin_step_reference])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
 
 
 class _Begin(flow.nn.Module):

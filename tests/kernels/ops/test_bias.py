@@ -6,6 +6,7 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.bias.function import add_bias
 from kernels.runtime import Tensor, flow
+from models.layers import plain
 from tests.kernels.ops.activations import (
     BOUNDS,
     activation,
@@ -15,6 +16,7 @@ from tests.kernels.ops.activations import (
     in_graph,
     rounded,
     run_layer,
+    sgd_steps,
 )
 
 SHAPES = [(2, 5, 4, 3), (1, 1, 1, 8), (3, 7, 6, 16), (1, 12, 9, 255), (2, 30, 30, 33)]
@@ -91,33 +93,10 @@ def test_graph_matches_eager_bitwise(to_float32: bool, activation_type: Activati
             self.bias = flow.nn.Parameter(flow.tensor(bias))
 
         def forward(self, x: Tensor) -> Tensor:
-            own = self.bias if isinstance(self.bias, flow.Tensor) else self.bias.to(flow.Tensor)
-            return (add_bias(x, own, to_float32=to_float32).to(flow.float32) ** 2).sum()
+            return (add_bias(x, plain(self.bias), to_float32=to_float32).to(flow.float32) ** 2).sum()
 
-    def train(graph: bool) -> np.ndarray:
-        layer = Layer()
-        optimizer = flow.optim.SGD(layer.parameters(), lr=0.01)
-
-        class Step(flow.nn.Graph):
-            def __init__(self) -> None:
-                super().__init__()
-                self.layer = layer
-                self.add_optimizer(optimizer)
-
-            def build(self, x: Tensor) -> Tensor:
-                loss = self.layer(x)
-                loss.backward()
-                return loss
-
-        images = activation(x, activation_type)
-        if graph:
-            Step()(images)
-        else:
-            layer(images).backward()
-            optimizer.step()
-        return layer.bias.numpy()
-
-    assert_same_bits([train(graph=True)], [train(graph=False)])
+    images = [activation(x, activation_type)]
+    assert_same_bits(sgd_steps(Layer(), images, graph=True), sgd_steps(Layer(), images, graph=False))
 
 
 def test_inference_graph_with_silu(activation_type: ActivationType) -> None:

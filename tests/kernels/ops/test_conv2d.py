@@ -9,17 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
-from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays
+from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays, gradients_in_graph
 
 _FLOAT32_BOUND = 2e-6
 """Of the sum of the products' absolute values: some 16 roundings of float32, sums being taken in blocks."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
 
 
 def _convolve(case: Case, x: Tensor, weight: Tensor) -> Tensor:
@@ -76,40 +70,11 @@ def test_results_are_deterministic(name: str) -> None:
             assert np.array_equal(one, again)
 
 
-class _Layer(flow.nn.Module):
-    """Output and both gradients; the parameter `zero` makes the input require a gradient within a graph."""
-
-    def __init__(self, case: Case, weight: Tensor) -> None:
-        super().__init__()
-        self.case = case
-        self.weight = flow.nn.Parameter(weight)
-        self.zero = flow.nn.Parameter(flow.zeros(case.batch, case.channels[0], *case.size))
-
-    def forward(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        internal, weight, zero = flow._oneflow_internal, self.weight, self.zero
-        y = _convolve(self.case, x + zero, weight)
-        loss = (y * dy).sum()
-        internal.nn.graph.AddTensorAsGraphLoss(loss)
-        pack = internal.TensorTuple
-        dx, dw = internal.autograd.grad(pack([loss]), pack([zero, weight]), pack(), False, False)
-        return y, dx, dw
-
-
-class _GradientGraph(flow.nn.Graph):
-    def __init__(self, layer: _Layer) -> None:
-        super().__init__()
-        self.layer = layer
-        self.config._train(True)
-
-    def build(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.layer(x, dy)
-
-
 @pytest.mark.parametrize("name", ["1x1", "3x3", "3x3, groups", "first layer"])
 def test_graph_matches_eager_bitwise(name: str) -> None:
     case, arrays = CASES[name], draw_arrays(CASES[name])
     x, weight, dy = (flow.tensor(array.astype(np.float32)) for array in arrays)
-    outputs = _GradientGraph(_Layer(case, weight))(x, dy)
+    outputs = gradients_in_graph(lambda x, w: _convolve(case, x, w), x, weight, dy)
     for compiled, eager in zip(outputs, _ours(case, arrays), strict=True):
         assert np.array_equal(compiled.numpy(), eager)
 

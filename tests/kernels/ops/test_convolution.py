@@ -8,20 +8,15 @@ import numpy as np
 import pytest
 
 from kernels.ops.convolution.function import ConvolutionGeometry, convolution
-from kernels.plugin import emulates_cuda, load_plugin, plugin_library
+from kernels.plugin import emulates_cuda, plugin_library
 from kernels.runtime import Tensor, flow
-from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays
+from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays, gradients_in_graph
 
 SUMS = 2e-6
 """Of the sum of the products' absolute values: some 16 roundings of float32, sums being taken in blocks."""
 ROUNDING = {"float32": 2**-24, "bfloat16": 2**-8, "float16": 2**-11}
 """Half a unit in the last place, of the result."""
 Results = tuple[Array, Array, Array]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
 
 
 def skip_unless_supported(dtype: str, packed: bool) -> None:
@@ -105,38 +100,6 @@ def test_float32_inputs_are_not_rounded(packed: bool) -> None:
         assert np.all(np.abs(ours - exact) <= SUMS * size)
 
 
-class _Layer(flow.nn.Module):
-    """Output and both gradients; the parameter `zero` makes the input require a gradient within a graph."""
-
-    def __init__(self, layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> None:
-        super().__init__()
-        self.layer = layer
-        self.weight = flow.nn.Parameter(weight)
-        self.zero = flow.nn.Parameter(flow.zeros(*x.shape))
-
-    def forward(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        internal = flow._oneflow_internal
-        weight, zero = (
-            one if isinstance(one, flow.Tensor) else one.to(flow.Tensor) for one in (self.weight, self.zero)
-        )
-        y = self.layer(x + zero, weight)
-        loss = (y * dy).sum()
-        internal.nn.graph.AddTensorAsGraphLoss(loss)
-        pack = internal.TensorTuple
-        dx, dw = internal.autograd.grad(pack([loss]), pack([zero, weight]), pack(), False, False)
-        return y, dx, dw
-
-
-class _GradientGraph(flow.nn.Graph):
-    def __init__(self, layer: _Layer) -> None:
-        super().__init__()
-        self.layer = layer
-        self.config._train(True)
-
-    def build(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.layer(x, dy)
-
-
 @pytest.mark.parametrize(
     ("dtype", "packed"), [("float32", False), ("float32", True), ("bfloat16", True), ("float16", True)]
 )
@@ -145,7 +108,7 @@ def test_graph_matches_eager_bitwise(name: str, dtype: str, packed: bool) -> Non
     skip_unless_supported(dtype, packed)
     case, arrays = CASES[name], exact_inputs(CASES[name])
     x, weight, dy = leaves(arrays, packed)
-    outputs = _GradientGraph(_Layer(layer_of(case, dtype, packed), x, weight))(x, dy)
+    outputs = gradients_in_graph(layer_of(case, dtype, packed), x, weight, dy)
     for compiled, one in zip(outputs, eager(case, arrays, dtype, packed), strict=True):
         assert np.array_equal(compiled.numpy(), one)
 

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pytest
 
 from kernels.ops.detection_loss.function import LossSetting, detection_loss, loss_settings, rebalance
-from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
@@ -24,11 +23,6 @@ from tests.kernels.ops.launches import launches_of, shuffle_threads
 
 _Array = npt.NDArray[np.float32]
 _ANCHORS = np.array([[[1.25, 1.625], [2, 3.75]], [[1.875, 3.8125], [3.875, 2.8125]]], np.float32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
 
 
 def _settings(anchors: _Array, config: LossConfig) -> Tensor:

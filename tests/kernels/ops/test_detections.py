@@ -9,17 +9,11 @@ import pytest
 
 from graph_train.detection.nms import CLASS_SHIFT_PX, NmsSettings, non_max_suppression
 from kernels.ops.detections.function import decode_maps, suppress_detections
-from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from models.head import Detect
 from tests.kernels.ops.launches import launches_of, shuffle_threads
 
 _Array = npt.NDArray[np.float32]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
 
 
 def _suppressed(predictions: _Array, settings: NmsSettings) -> tuple[_Array, npt.NDArray[np.int32]]:

@@ -4,16 +4,10 @@ import numpy as np
 import pytest
 
 from kernels.ops.flatten.function import flatten_tensors
-from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from tests.kernels.ops.launches import launches_of
 
 _SHAPES = [[(1,)], [(3, 5), (7,)], [(1, 2, 3, 4), (), (0,), (5000,), (4096,), (4097, 2)], [(2,)] * 300]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
 
 
 class _FlattenGraph(flow.nn.Graph):

@@ -17,7 +17,6 @@ from kernels.ops.update.function import (
     update_parameters,
     update_parameters_reference,
 )
-from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from tests.kernels.ops.launches import launches_of, shuffle_threads
 
@@ -31,11 +30,6 @@ _IMPLEMENTATIONS = [
     pytest.param(update_parameters_reference, id="composed"),
     pytest.param(update_parameters, id="fused"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
 
 
 class _Store(flow.nn.Module):

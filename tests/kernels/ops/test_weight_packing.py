@@ -6,7 +6,8 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.weight_packing.function import pack_weights
 from kernels.runtime import Tensor, flow
-from tests.kernels.ops.activations import activation, assert_same_bits, check_thread_orders, rounded
+from models.layers import plain
+from tests.kernels.ops.activations import activation, assert_same_bits, check_thread_orders, rounded, sgd_steps
 
 SHAPES = [(16, 3, 6, 6), (8, 16, 1, 1), (5, 7, 1, 3), (1, 1, 1, 1), (33, 12, 3, 3), (255, 8, 1, 1)]
 
@@ -64,34 +65,12 @@ def test_graph_matches_eager_bitwise(used: tuple[int, ...], activation_type: Act
                 self.register_parameter(f"weight{index}", flow.nn.Parameter(flow.tensor(values)))
 
         def forward(self, x: Tensor) -> Tensor:
-            proxies = [getattr(self, f"weight{index}") for index in range(len(arrays))]
-            weights = [one if isinstance(one, flow.Tensor) else one.to(flow.Tensor) for one in proxies]
+            weights = [plain(getattr(self, f"weight{index}")) for index in range(len(arrays))]
             packed = pack_weights(weights, activation_type)
             return sum((packed[index].to(flow.float32) * (index + x)).sum() for index in used)
 
-    def train(graph: bool) -> list[np.ndarray]:
-        layer = Layer()
-        optimizer = flow.optim.SGD(layer.parameters(), lr=0.01)
-
-        class Step(flow.nn.Graph):
-            def __init__(self) -> None:
-                super().__init__()
-                self.layer = layer
-                self.add_optimizer(optimizer)
-
-            def build(self, x: Tensor) -> Tensor:
-                loss = self.layer(x)
-                loss.backward()
-                return loss
-
-        def eager(x: Tensor) -> None:
-            layer(x).backward()
-            optimizer.step()
-
-        (Step() if graph else eager)(flow.tensor(1.0))
-        return [one.numpy() for one in layer.parameters()]
-
-    trained = train(graph=True)
-    assert_same_bits(trained, train(graph=False))
-    for index, (before, after) in enumerate(zip(arrays, trained, strict=True)):
+    one = [flow.tensor(1.0)]
+    trained = sgd_steps(Layer(), one, graph=True)
+    assert_same_bits(trained, sgd_steps(Layer(), one, graph=False))
+    for index, (before, after) in enumerate(zip(arrays, trained[1:], strict=True)):
         assert np.array_equal(before, after) == (index not in used)
