@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from kernels.plugin import load_plugin
 
     load_plugin(config.getoption("--kernels"))
-    # A busy machine is no failure; pytest-timeout ends what hangs.
+    # No deadlines, since the machine may be busy; pytest-timeout ends hanging tests.
     settings.register_profile("graph-train", deadline=None)
     settings.load_profile("graph-train")
 

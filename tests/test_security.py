@@ -23,7 +23,7 @@ FORBIDDEN_CALLS = {
 FORBIDDEN_METHODS = {"extractall", "extract", "read_pickle"}
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "xmlrpc", "telnetlib", "ftplib"}
 ALONE_MAY = {
-    # module -> what it is there for
+    # module -> purpose
     "yaml.SafeLoader": {"kernels/host/safe_yaml.py"},
     "urllib.request": {"pipelines/data/fetching.py"},
     "tarfile": {"pipelines/data/unpack.py"},

@@ -113,7 +113,7 @@ def test_no_import_cycles() -> None:
         name: {other for other in imported_at_load(path) if other in modules and other != name}
         for name, path in modules.items()
     }
-    # A package's __init__ is loaded with each of its modules, so what it gathers from them is no circle.
+    # A package's __init__ is loaded with each of its modules, so its imports of them are not cycles.
     for name, path in modules.items():
         if path.name == "__init__.py":
             graph[name] = {other for other in graph[name] if not other.startswith(f"{name}.")}

@@ -115,7 +115,7 @@ def test_every_command_rejects_each_in_subprocess(tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     Image.new("RGB", (64, 64)).save(photo)
     for name, file in write_weight_cases(tmp_path / "cases").items():
-        # A training takes over what fits, here some or none of the arrays.
+        # A training transfers matching arrays, here some or none.
         training = name.removesuffix(".safetensors") in {
             "no-network",
             "lacks-most",

@@ -97,7 +97,7 @@ def _update_with_nonfinite_rank(step: Any, info: Any, number: int) -> Any:
     from kernels.runtime import flow
 
     state = step.state
-    # Statistics take in the batch, which is sound; of the rest nothing may move.
+    # Running statistics include the valid batch; everything else must be unchanged.
     kept = [*(f"model/{name}" for name in state.trained), *(f"first_moment/{name}" for name in state.trained)]
     before = state.arrays()
     if info.rank == info.world - 1 and not info.alone:

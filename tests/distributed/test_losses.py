@@ -92,7 +92,7 @@ def test_missing_rank_is_reported_before_slow_setup(lab: JobLab) -> None:
 def test_invalid_settings_are_reported_once(lab: JobLab) -> None:
     job = lab.start(lab.flags("rejected", **{"batch-size": 1}), 2)
     codes = job.codes(120)
-    # Rank 1 says nothing; it may hear of rank 0's end before its own.
+    # Rank 1 prints nothing; it may notice rank 0's exit first.
     assert codes[0] == USER_ERROR and codes[1] in (USER_ERROR, RANK_LOST)
     assert job.text(0).count("--batch-size 1: must be at least 2, the number of ranks") == 1
     assert job.text(1) == ""

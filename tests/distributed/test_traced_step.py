@@ -37,7 +37,7 @@ def check(lab: JobLab, model: str, kind: str, variants: tuple[str, ...]) -> None
     assert tuple(traced["steps"]) == variants
     for variant, step in traced["steps"].items():
         assert uncovered_ops(step["ops"], traced["covered"]) == [], variant
-        assert step["ops"]["graph_train_flatten"] == 1  # it is a step of several ranks
+        assert step["ops"]["graph_train_flatten"] == 1  # a step on several ranks
         assert step["transfers"] == transfers(model, variant), variant
 
 

@@ -117,7 +117,7 @@ def test_accumulated_update_transfers_gradients_once(lab: JobLab, hosts: None) -
     assert (schedule.accumulate(4 * batches), updates) == (16, 2)
     data = write_data_set(lab.root / "large", train_images=4 * batches)
     sent, gradients = bytes_sent_between(lab, (4, 5), data=data)
-    # At the end of an epoch the state is saved, with what has been accumulated since the last update.
+    # The checkpoint at the end of an epoch includes gradients accumulated since the last update.
     sums = updates + 1
     for rank in range(2):
         assert gradients < sent[rank] / sums < 1.1 * gradients, (rank, sent, gradients)

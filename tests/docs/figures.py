@@ -155,7 +155,7 @@ def measured_looking(text: str) -> Iterator[tuple[int, int]]:
 
 def _inside(text: str, start: int, end: int, covered: Sequence[tuple[int, int]]) -> bool:
     """Return whether every number in text[start:end] is in a covered span."""
-    # The digits of names such as mAP50-95 are no figures.
+    # Digits in names such as mAP50-95 are not figures.
     numbers = re.finditer(
         rf"(?<!\w){_NUMBER}", re.sub(r"mAP[\d:.-]*", lambda match: "x" * len(match[0]), text[start:end])
     )

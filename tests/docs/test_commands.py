@@ -71,7 +71,7 @@ def test_untested_commands_have_a_reason(command: Command) -> None:
 
 def test_every_block_kind_has_commands() -> None:
     assert LAUNCHED and EXAMPLES and documented_programs() and text_block_commands() and inline_commands()
-    # A block of another kind could hold commands that nobody looks at.
+    # Commands in blocks of another type would not be checked.
     assert fence_languages() <= {"bash", "text", "python", "py", "yaml"}
 
 

@@ -27,7 +27,7 @@ def test_notebook_is_valid_without_outputs(path: Path) -> None:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert cells
     assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
-    # Nor anything else that only one machine knows.
+    # Nor other machine-specific metadata.
     assert notebook.metadata.kernelspec.name == "python3"
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
 

@@ -162,7 +162,7 @@ def test_stages_fit_in_ten_minutes() -> None:
     budgets = stage_budgets(clock)
     assert [budget.stage for budget in budgets] == list(SECONDS) == ["kernels", "pictures", "training", "speed"]
     assert [budget.left() for budget in budgets] == [150, 300, 540, 600]
-    clock.now += 40  # what the first stage does not need is there for the others
+    clock.now += 40  # time unused by the first stage is available to the others
     assert [budget.left() for budget in budgets] == [110, 260, 500, 560]
 
 

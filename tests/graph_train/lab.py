@@ -97,7 +97,7 @@ def finding(folder: Path, data: Path) -> dict[str, Any]:
         images = np.stack([np.asarray(photo.resize((64, 64))).transpose(2, 0, 1) for photo in photos])
         network = tiny_network(seed=3).train()
         with flow.no_grad():
-            for _ in range(150):  # running statistics come to be those of these images, as training sees them
+            for _ in range(150):  # let running statistics converge to those of these images
                 network(flow.tensor(images.astype(np.float32) / 255))
         steepen(network, images)
         network.names = list(CLASSES)
@@ -195,7 +195,7 @@ class Lab:
         callbacks = Callbacks()
         recorded = Recorder(callbacks, stop_after=stop_after)
         callbacks.add(recorded)
-        # The generations of an evolution train elsewhere: nobody could listen.
+        # Generations of an evolution train in other processes, without callbacks.
         result = train(**flags) if flags.get("evolve") else train(callbacks=callbacks, **flags)
         assert callbacks.failed == []
         folder = result.folder if hasattr(result, "folder") else result.yaml_file.parent

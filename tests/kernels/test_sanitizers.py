@@ -34,7 +34,7 @@ plugin_library().graph_train_draw_region(
     ctypes.c_void_p(target.ctypes.data), number(32), number(8))
 """
 
-# A CUDA kernel that fills one number more than there is room for, and one whose target is not aligned.
+# CUDA kernels that write one element beyond the buffer, and to an unaligned target.
 FILL = """
 import numpy as np
 from tests.gpu.devices import EmulatedGpu
@@ -84,7 +84,7 @@ class SanitizedPython:
             **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
             "CXX": str(folder / "g++"),
             "XDG_CACHE_HOME": str(folder / "cache"),
-            # libstdc++ too: it comes with OneFlow later than the sanitizer looks for its exceptions.
+            # libstdc++ too, since OneFlow loads it after the sanitizer has looked for its exception functions.
             "LD_PRELOAD": " ".join(library(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so.6")),
             "ASAN_OPTIONS": address,
             # It cannot write to the same file, so it ends the process, which fails the test.

@@ -133,7 +133,7 @@ def _check_training(vectors: Any, report: Report, mode: Mode, images: Tensor) ->
         if name.endswith("num_batches_tracked"):
             report.exact(name, got, vectors[name])
         else:
-            # Relative to the buffer: single means lie near zero, where an element's own error says nothing.
+            # Relative to the whole buffer, since relative errors of means near zero are meaningless.
             report.relative_l2(name, got, vectors[name], limit=1e-5)
 
 

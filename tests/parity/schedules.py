@@ -30,7 +30,7 @@ def _check_epoch_rates(z: _Vectors, report: Report) -> None:
         found = re.fullmatch(r"epoch_lr_(linear|cosine)_lr(.+)_lrf(.+)_epochs(\d+)", key)
         assert found is not None, key
         shape, lr0, lrf, epochs = found[1], float(found[2]), float(found[3]), int(found[4])
-        # One warm-up iteration, so that from epoch 1 on the schedule shows what the reference's scheduler gives.
+        # One warm-up iteration, so that from epoch 1 the schedule equals the reference's scheduler.
         plan = ours.Schedule(
             epochs, batches_per_epoch=2, batch_size=64, warmup=1, lr0=lr0, lrf=lrf, cosine=shape == "cosine"
         )

@@ -107,7 +107,7 @@ def select(source: Path, target: Path) -> None:
     for name, part in CHOSEN.items():
         with np.load(source / f"{name}.npz", allow_pickle=False) as archive:
             arrays = part(dict(archive))
-        # NumPy reads such archives too; LZMA is what makes half-precision weights small.
+        # NumPy also reads LZMA archives, which compress half-precision weights well.
         with zipfile.ZipFile(target / f"{name}.npz", "w") as packed:
             for key, value in arrays.items():
                 entry = zipfile.ZipInfo(f"{key}.npy")  # without the time of day: equal arrays give equal files

@@ -63,7 +63,7 @@ def assert_same(one: Batch, other: Batch) -> None:
         (replace(STILL, quad=True), 0.95),
         (replace(STILL, degrees=15, shear=4), 0.9),
         (replace(STILL, perspective=0.0005), 0.9),
-        (replace(STILL, degrees=0.01), 0.95),  # the warp with almost nothing to warp: registration of that path
+        (replace(STILL, degrees=0.01), 0.95),  # an almost identical warp, to test the alignment of that path
     ],
     ids=lambda value: "",
 )

@@ -35,7 +35,7 @@ def test_sides_with_equal_losses_are_compared(given: dict[str, float]) -> None:
     [
         ({"plugin_graph": 10.0, "pytorch_eager": 10.011}, "pytorch-eager"),
         ({"plugin_graph": 10.0, "plugin_graph_amp": 10.6}, "plugin-graph-amp"),
-        ({"plugin_graph_amp": 10.6, "plugin_graph": 10.0}, "plugin-graph-amp"),  # float32 is what counts
+        ({"plugin_graph_amp": 10.6, "plugin_graph": 10.0}, "plugin-graph-amp"),  # compared with the float32 variant
         ({"plugin_graph": 10.0, "stock_eager": float("nan")}, "stock-eager"),
         ({"plugin_graph": float("nan"), "stock_eager": 10.0}, "plugin-graph"),
     ],

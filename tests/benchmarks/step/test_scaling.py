@@ -42,6 +42,6 @@ def test_two_ranks_transfer_gradients_once(tmp_path: Path) -> None:
     assert (one["ranks"], two["ranks"], one["ring_mb"]) == (1, 2, 0)
     assert all(two[name]["lowest"] > 0 for name in ("apart_ms", "sum_ms", "agreement_ms"))
     assert two["ring_mb"] == pytest.approx(2 * two["gradient_mb"])
-    # The least that two ranks can send, less what rounds off, and what losses and statistics of a small batch add;
+    # The minimum traffic of two ranks, within rounding, plus losses and statistics of a small batch;
     # other programs may use the interface, too.
     assert 0.98 * two["ring_mb"] < two["mb_sent_per_step"] < 1.3 * two["ring_mb"]

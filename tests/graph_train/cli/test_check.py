@@ -177,7 +177,7 @@ def test_results_never_overwrite_data_or_each_other(
     assert "give two different files" in capsys.readouterr().err
     assert contents(data.parent) == before and not Path("../a").exists()
     monkeypatch.chdir("images/train")
-    assert main(["--data", str(data)]) == 0  # nothing is written, so nowhere is the wrong place
+    assert main(["--data", str(data)]) == 0  # nothing is written
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_stream_until_end(weights: Path, server: WebServer, tmp_path: Path, caps
     assert len(seen) >= 3
     assert np.diff(seen).min() >= 3
     assert {path.stem for path in (tmp_path / "exp/labels").iterdir()} == {"0", *(f"camera_{n}" for n in seen)}
-    # Frames that went by unseen are filled in: it plays as fast as it happened.
+    # Dropped frames are filled in, so that the video plays in real time.
     times = [1, *(np.diff(seen) // 3)]
     assert len(list(Video(tmp_path / "exp/camera.mp4").read())) == sum(times)
 

@@ -285,7 +285,7 @@ def test_predict_on_video(weights: Path, photos: Path, tmp_path: Path) -> None:
     assert {entry["frame"] for entry in json.loads((folder / "predictions.json").read_text())} == {1, 3, 5, 7}
     written = Video(folder / "clip.mp4")
     assert (written.size, written.rate, len(list(written.read()))) == ((WIDTH, HEIGHT), 5.0, 4)
-    # The same as the frames one by one as images, as far as the codec gives the same pixels: it is read twice.
+    # The same as predicting its frames as images, if the codec decodes them identically.
     source = Video(clip)
     pixels = list(source.read(2))
     for number, frame in enumerate(pixels):
@@ -335,7 +335,7 @@ def test_view_img_opens_viewer(weights: Path, photos: Path, tmp_path: Path) -> N
     done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     end = time.monotonic() + 30
-    while not (tmp_path / "shown.png").exists() and time.monotonic() < end:  # nobody waits for a viewer
+    while not (tmp_path / "shown.png").exists() and time.monotonic() < end:  # the command does not wait for the viewer
         time.sleep(0.05)
     assert Image.open(tmp_path / "shown.png").size == (96, 64)
     assert not (tmp_path / "exp").exists()

@@ -28,7 +28,7 @@ def one_at_a_time(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> li
 
 
 def test_suppression_chain_known_values() -> None:
-    # Neighbours overlap by 3/5 (IoU 6 / 10); ends by 2/6. The middle box goes, so the last one stays.
+    # Neighbours have IoU 6 / 10, the ends 2 / 6. The middle box is suppressed, so the last one is kept.
     boxes = boxes_of((0, 0, 4, 2), (1, 0, 5, 2), (2, 0, 6, 2))
     assert suppress(boxes, np.asarray([0.9, 0.8, 0.7], np.float32), 0.5).tolist() == [0, 2]
 

@@ -32,7 +32,7 @@ def test_killed_evolution_command_resumes_exactly(tmp_path: Path) -> None:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.wait()
-    # It may have been about to start, and then ends as soon as it is there.
+    # The process may have just started; then it ends right after starting.
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{child}/cmdline").exists() for child in children):
         assert time.monotonic() < deadline

@@ -56,7 +56,7 @@ def rejected(model: onnx.ModelProto) -> Iterator[str]:
             yield node.op_type
         elif node.op_type == "TopK":
             count = constants.get(node.input[1])
-            # Of a dynamic file it is computed, from a limit that is the same.
+            # In a dynamic file it is computed from the same limit.
             many = count is not None and onnx.numpy_helper.to_array(count).max() >= MAX_TOP_K
             if many or not chosen.get("sorted", 1):
                 yield "TopK"
@@ -123,7 +123,7 @@ def test_documented_shapes_match_file() -> None:
     assert len(commands) == 2
     for words in commands:
         flags = dict(word.lstrip("-").split("=") for word in words[1:] if "=" in word)
-        # The file is one that a command above writes, with shapes if and only if it is dynamic.
+        # The file is written by a command above, with shapes if and only if it is dynamic.
         written = next(line for line in text.splitlines() if line.endswith(f"--output {flags['onnx']}"))
         shapes = [flags[key] for key in ("minShapes", "optShapes", "maxShapes") if key in flags]
         assert len(shapes) == (3 if "--dynamic" in written else 0)

@@ -52,7 +52,7 @@ def test_every_image_type_gives_same_result(detector: ImageDetector, tmp_path: P
     path = tmp_path / "photo.png"
     Image.fromarray(pixels).save(path)
     stream = io.BytesIO()
-    # Stored lying on its side, with the note to turn it: shown upright it is the same picture.
+    # Stored rotated, with an EXIF orientation that restores the same image.
     turned, exif = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90), Image.Exif()
     exif[0x0112] = 6
     turned.save(stream, "PNG", exif=exif)

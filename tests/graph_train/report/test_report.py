@@ -324,7 +324,7 @@ def test_hover_toggle_slider_and_sorting(trial: Trial) -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_phone_layout(trial: Trial, dark: bool) -> None:
     with opened(trial.folder / "report.html", width=390, height=844, dark=dark) as shown:
-        assert shown.page.evaluate("document.documentElement.scrollWidth") == 390  # nothing sticks out
+        assert shown.page.evaluate("document.documentElement.scrollWidth") == 390  # no horizontal overflow
         for table in ("results per class", "confusion matrix"):  # nor has to be scrolled to, the mAP least of all
             width = f"document.querySelector('[aria-label=\"{table}\"]')"
             assert shown.page.evaluate(f"{width}.scrollWidth <= {width}.clientWidth"), table

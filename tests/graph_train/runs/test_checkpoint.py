@@ -58,7 +58,7 @@ def test_damage_is_detected(tmp_path: Path, data: st.DataObject) -> None:
     except ValueError as error:
         assert str(path) in str(error)
         assert "\n" not in str(error)
-    else:  # a flip in the file's own layout, such as padding, may change nothing
+    else:  # a flipped bit in padding may have no effect
         assert loaded.header["cursor"] == {"epoch": 3}
         for name, value in ARRAYS.items():
             np.testing.assert_array_equal(loaded.arrays[name], value)

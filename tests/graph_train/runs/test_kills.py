@@ -34,6 +34,6 @@ def test_long_run_uses_no_more_memory(tmp_path: Path) -> None:
     assert main(["soak", *flags, "--json", str(result), "--plot", str(tmp_path / "soak.png")]) == 0
     grown = {name: values["grown"] for name, values in read_result(result)["growth"].items()}
     assert (grown["descriptors"], grown["threads"], grown["children"]) == (0, 0, 0)
-    # Allocators keep some of what they once had; a leak of a batch or a state per epoch would be far above this.
+    # Allocators retain some memory; leaking a batch or a checkpoint per epoch would exceed this by far.
     assert grown["rss_mb"] < 30
     assert grown["shared_mb"] < 5

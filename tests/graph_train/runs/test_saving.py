@@ -193,7 +193,7 @@ def test_two_runs_never_share_folder(tmp_path: Path) -> None:
     RunFolder(tmp_path / "run").close()
 
 
-# --- a disk that rejects -------------------------------------------------------------------------------------------
+# --- a failing disk ----------------------------------------------------------------------------------------------------
 
 
 def test_failing_disk(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_failing_disk(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Pa
         assert last.read_bytes() == state
     assert (begun.folder / "results.csv").read_text().count("\n") == 1 + 4
     assert (begun.folder / "train.log").read_text().count("training continues") == 1
-    # With room again, the run repeats what was not saved.
+    # With free space again, the run repeats the unsaved steps.
     done = lab.train_as_given(resume=begun.folder)
     assert_same_files(done.folder, lab.train(epochs=4, seed=5, name="never-stopped").folder)
 

@@ -81,7 +81,7 @@ def test_defaults_match_yolov5_except_listed() -> None:
     assert defaults["project"] == "runs/train"
     assert defaults["save_period"] == -1
     assert defaults["freeze"] == [0]
-    # docs/compatibility.md: nothing is downloaded, so neither weights nor data of the reference can be the default.
+    # docs/compatibility.md: without downloads the reference's weights and data cannot be the default.
     assert (defaults["weights"], defaults["data"]) == ("", "shapes")
 
 

@@ -127,7 +127,7 @@ def test_diverging_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert len(json.loads(file.metadata()["files"])) == 2
     log = (begun.folder / "train.log").read_text()
     assert log.count("; skipping the update") == 1
-    # Without a limit the run goes to its end, and never replaces a good state by what has overflowed.
+    # Without a limit the run finishes, and never replaces a finite checkpoint by a non-finite one.
     ended = lab.train_as_given(resume=begun.folder, max_nonfinite=0)
     assert len(ended.rows) == 3
 

@@ -36,7 +36,7 @@ def test_unused_gradients_are_dropped_at_epoch_end(lab: Lab, tmp_path: Path) -> 
     finally:
         folder.close()
         run.close()
-    assert any(pending["on_train_epoch_end"])  # the warm-up comes to accumulate more batches than an epoch has
+    assert any(pending["on_train_epoch_end"])  # during warm-up accumulation exceeds an epoch
     assert not any(pending["on_train_epoch_start"])
 
 

@@ -176,7 +176,7 @@ def _bytes_in_use() -> int:
 
 def test_compile_time_memory_is_freed() -> None:
     module, images = _Branches(), _images(0)
-    compile_graph(_Graph(module), images)  # what any first graph leaves is not counted
+    compile_graph(_Graph(module), images)  # exclude memory allocated by the first graph
     kept = {}
     for name, compiled in (("all", _Graph._compile), ("needed", compile_graph)):
         graphs = [_Graph(module) for _ in range(4)]

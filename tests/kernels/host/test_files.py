@@ -23,7 +23,7 @@ def test_generations_rotate(tmp_path: Path) -> None:
         with replacing(path, keep=3) as temporary:
             temporary.write_text(text)
     assert texts(tmp_path) == {"a.txt": "5", "a.1.txt": "4", "a.2.txt": "3"}
-    with replacing(path, keep=1) as temporary:  # nothing that is older than what it replaced may stay
+    with replacing(path, keep=1) as temporary:  # no older generation may remain
         temporary.write_text("6")
     assert texts(tmp_path) == {"a.txt": "6"}
 

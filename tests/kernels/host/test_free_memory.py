@@ -34,7 +34,7 @@ def test_tightest_parent_cgroup_decides(tmp_path: Path) -> None:
     statistics = f"anon 5\ninactive_file {GIB // 2}\n"
     group(groups / "job", {"memory.max": str(3 * GIB), "memory.current": str(2 * GIB), "memory.stat": statistics})
     group(groups / "job" / "step", {"memory.max": "max", "memory.current": str(GIB), "memory.stat": ""})
-    # half a GiB of what the job uses is cache that it would give back
+    # half a GiB of the job's usage is reclaimable cache
     assert free_memory(proc=proc, groups=groups) == 1.5 * GIB
 
 

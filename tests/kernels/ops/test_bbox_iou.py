@@ -86,7 +86,7 @@ def test_fused_matches_composed(kind: IouKind, xywh: bool, dtype: str) -> None:
     box1, box2 = _random_boxes(5000, xywh, dtype)  # more than one thread's share, and a short last block
     fused = _values_and_gradients(bbox_iou, box1, box2, kind, xywh)
     composed = _values_and_gradients(bbox_iou_reference, box1, box2, kind, xywh)
-    # A few roundings of the type; eps reaches the kernels as float32, which float64 sees as 1e-15.
+    # A few roundings of the type; the kernels receive eps as float32, an error of 1e-15 in float64.
     tolerance = 2e-6 if dtype == "float32" else 1e-13
     for ours, theirs in zip(fused, composed, strict=True):
         assert_allclose(ours, theirs, atol=tolerance * np.abs(theirs).max())

@@ -64,7 +64,7 @@ def test_matches_numpy(case: Case) -> None:
 def test_results_are_deterministic(name: str) -> None:
     arrays = draw_arrays(CASES[name])
     first = _ours(CASES[name], arrays)
-    for other in ("3x3", "1x1, many pixels"):  # what was in the scratch memory before must not matter
+    for other in ("3x3", "1x1, many pixels"):  # results must not depend on earlier scratch memory contents
         _ours(CASES[other], draw_arrays(CASES[other], seed=1))
         for one, again in zip(first, _ours(CASES[name], arrays), strict=True):
             assert np.array_equal(one, again)

@@ -85,7 +85,7 @@ def test_sample_depends_only_on_key() -> None:
     index = random_index(7)
     augment = AugmentConfig(mixup=0.5, degrees=5)
     one, other = SampleDraws(index, augment, seed=1), SampleDraws(index, augment, seed=1)
-    other.sample(3, 0, output_wh=(64, 64))  # a draw in between changes nothing
+    other.sample(3, 0, output_wh=(64, 64))  # another sample in between has no effect
     a, b = (draws.sample(4, 0, output_wh=(64, 64)) for draws in (one, other))
     assert a.hsv_gains == b.hsv_gains
     assert [v.sources for v in a.views] == [v.sources for v in b.views]
@@ -121,7 +121,7 @@ def test_single_image_known_values() -> None:
 
 
 def test_flips_known_values() -> None:
-    # 100 x 50 px at 64 px: 64 x 32 below 16 px of border, so a centre at (0.25, 0.3) comes to (0.25, 0.4).
+    # 100 x 50 px becomes 64 x 32 with a border of 16 px above, so a centre at (0.25, 0.3) moves to (0.25, 0.4).
     box = np.array([[1, 0.25, 0.3, 0.5, 0.5]], np.float32)
     draws = SampleDraws(index_of([(100, 50)], [box]), AugmentConfig(mosaic=0, translate=0, scale=0, fliplr=0), seed=0)
     plan = draws.sample(0, 0, output_wh=(64, 64))

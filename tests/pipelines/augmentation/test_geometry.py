@@ -12,7 +12,7 @@ from pipelines.augmentation.mosaic import mosaic4, mosaic9
 
 
 def test_view_without_augmentation_is_identity() -> None:
-    draw = ViewDraw(translate_x_px=50, translate_y_px=40)  # the centre of a 100 x 80 canvas stays where it is
+    draw = ViewDraw(translate_x_px=50, translate_y_px=40)  # the centre of a 100 x 80 canvas is not moved
     assert np.array_equal(view_matrix(draw, canvas_wh=(100, 80)), np.eye(3))
 
 

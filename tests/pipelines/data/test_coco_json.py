@@ -193,7 +193,7 @@ def test_json_source_without_names_in_yaml(tmp_path: Path) -> None:
     found = load_dataset(file)
     index = index_images(found.train, found.class_names, cache_dir=tmp_path / "cache")
     assert index.class_names == ("dog", "cat") and len(index.labels[0]) == 1
-    # the picture has 40 x 30 px, half of what the json says
+    # the image has 40 x 30 px, half the size in the json
     assert [problem.text for problem in index.problems] == ["40 x 30 px, the json says 80 x 60; boxes scaled"]
 
 

@@ -181,7 +181,7 @@ def test_incomplete_shipped_data_set_raises(
 def test_complete_shipped_data_set_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _write_some(tmp_path / "datasets/coco", *_COCO_FILES)
-    _write_some(tmp_path / "datasets/VOC", "readme.md")  # nothing of the data set
+    _write_some(tmp_path / "datasets/VOC", "readme.md")  # not part of the data set
     assert load_dataset("coco").val == (tmp_path / "datasets/coco/val2017.txt",)
     assert dataset.is_coco_2017(load_dataset("coco").val)
     _write_some(tmp_path / "datasets/coco128", *_COCO_FILES[::2])

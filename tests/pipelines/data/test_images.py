@@ -35,7 +35,7 @@ def sixteen_bit(kind: str) -> bytes:
 
 
 def inspect(content: bytes, folder: Path) -> ImageFacts:
-    file = folder / "picture.dat"  # no extension says what it is
+    file = folder / "picture.dat"  # the suffix does not reveal the format
     file.write_bytes(content)
     with inspecting():
         return inspect_image(file)

@@ -37,7 +37,7 @@ def test_data_set_is_deterministic_and_created_once(shapes_folder: Path, tmp_pat
     assert files(again.parent) == files(shapes_folder.parent)
     before = again.stat().st_mtime_ns
     assert render_shapes(tmp_path) == again and again.stat().st_mtime_ns == before
-    assert [path.name for path in tmp_path.iterdir()] == [again.parent.name]  # nothing temporary is left
+    assert [path.name for path in tmp_path.iterdir()] == [again.parent.name]  # no temporary files remain
 
 
 def test_damaged_copy_is_rebuilt(shapes_folder: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pipelines.train import TrainPipeline
 from tests.pipelines.pixels.device_graph import use_gpu_graph
 from tests.pipelines.rendered import rendered_index
 
-DALI: Any = backend  # whose type information lacks the lists of operators
+DALI: Any = backend  # its type stubs lack the operator lists
 
 
 def test_gains_known_values() -> None:
