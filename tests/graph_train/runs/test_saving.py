@@ -193,7 +193,7 @@ def test_two_runs_never_share_folder(tmp_path: Path) -> None:
     RunFolder(tmp_path / "run").close()
 
 
-# --- a failing disk ----------------------------------------------------------------------------------------------------
+# --- a failing disk --------------------------------------------------------------------------------------------------
 
 
 def test_failing_disk(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
