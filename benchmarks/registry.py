@@ -74,9 +74,7 @@ BENCHMARKS: Mapping[str, Entry] = {
         "benchmarks.data.pipeline", "images per second of the data pipeline and its stages, and of OpenCV", ()
     ),
     "data-scale": Entry(
-        "benchmarks.data.data_scale",
-        "processor time and memory for 118,287 images before and during the steps",
-        None,
+        "benchmarks.data.data_scale", "processor time and memory for 118,287 images before and during the steps", None
     ),
 }
 

@@ -221,12 +221,7 @@ class SPP(nn.Module):
     """Spatial pyramid pooling: parallel max pools of several sizes."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernels: Sequence[int] = (5, 9, 13),
-        *,
-        activation: Module,
+        self, in_channels: int, out_channels: int, kernels: Sequence[int] = (5, 9, 13), *, activation: Module
     ) -> None:
         super().__init__()
         inner = in_channels // 2

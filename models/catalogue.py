@@ -323,10 +323,7 @@ BLOCKS: Mapping[str, BlockRule] = {
     ),
     "ZeroPad2d": BlockRule((Parameter("borders", _borders),), channels="kept", size=_bordered),
     "Concat": BlockRule((Parameter("axis", _channel_axis, 1),), channels="joined"),
-    "Detect": BlockRule(
-        (Parameter("num_classes", _positive), Parameter("anchors", _table_entry)),
-        channels="none",
-    ),
+    "Detect": BlockRule((Parameter("num_classes", _positive), Parameter("anchors", _table_entry)), channels="none"),
 }
 """Every block of a model yaml; `nn.Upsample`, `nn.MaxPool2d` and `nn.ZeroPad2d` may carry their prefix."""
 

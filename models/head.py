@@ -39,11 +39,7 @@ class Detect(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        num_classes: int,
-        anchors_px: npt.ArrayLike,
-        stride: Sequence[int],
+        self, in_channels: Sequence[int], num_classes: int, anchors_px: npt.ArrayLike, stride: Sequence[int]
     ) -> None:
         super().__init__()
         anchors = np.asarray(anchors_px, np.float32)

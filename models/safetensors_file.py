@@ -55,11 +55,7 @@ def write_safetensors(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata
         if value.dtype.str[1:] not in _TYPES or value.dtype.byteorder == ">":
             raise TypeError(f"{name}: a safetensors file holds no {value.dtype}")
         end = start + value.nbytes
-        header[name] = {
-            "dtype": _TYPES[value.dtype.str[1:]],
-            "shape": list(value.shape),
-            "data_offsets": [start, end],
-        }
+        header[name] = {"dtype": _TYPES[value.dtype.str[1:]], "shape": list(value.shape), "data_offsets": [start, end]}
         start = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)

@@ -21,14 +21,7 @@ _MAX_PLAIN_SIZE = 100_000
 """Values and characters of a network's yaml with aliases expanded; YOLOv5's have about 500."""
 
 # Naming these classes is harmless: they stay inert `Instance`s.
-_CLASS_PREFIXES = (
-    "models.",
-    "ultralytics.nn.",
-    "yolov5.models.",
-    "torch.nn.",
-    "oneflow.nn.",
-    "oneflow.framework.",
-)
+_CLASS_PREFIXES = ("models.", "ultralytics.nn.", "yolov5.models.", "torch.nn.", "oneflow.nn.", "oneflow.framework.")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}(\.[A-Za-z_][A-Za-z0-9_]{0,99}){0,20}")
 _PLAIN = frozenset(
     {

@@ -18,13 +18,7 @@ from kernels.host.files import replacing
 from kernels.host.paths import missing
 from kernels.runtime import flow
 from models.network import DetectionModel
-from models.oneflow_folder import (
-    is_oneflow_folder,
-    is_oneflow_tensor,
-    read_oneflow_folder,
-    read_tensor,
-    read_tensors,
-)
+from models.oneflow_folder import is_oneflow_folder, is_oneflow_tensor, read_oneflow_folder, read_tensor, read_tensors
 from models.pickle_reader import escaped
 from models.pytorch_file import PyTorchFile, StoredTensor
 from models.safetensors_file import checksum, write_safetensors

@@ -103,13 +103,7 @@ def _build(point: dict[str, Any], placement: Placement, *, graph: bool, kind: Ac
 
 def _settings(update: dict[str, Any]) -> StepSettings:
     bias, weight, norm = update["learning_rates"]
-    return StepSettings(
-        lr_bias=bias,
-        lr_weight=weight,
-        lr_norm=norm,
-        momentum=update["momentum"],
-        update=True,
-    )
+    return StepSettings(lr_bias=bias, lr_weight=weight, lr_norm=norm, momentum=update["momentum"], update=True)
 
 
 def _once() -> StepResult:

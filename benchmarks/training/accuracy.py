@@ -32,10 +32,7 @@ MEASURES: Mapping[str, str] = {
     **{name: f"{title} at the end" for name, title in CURVES.items()},
 }
 """One number per training. The best epoch has the highest fitness: it is the one that `best.safetensors` is of."""
-COMPARISONS: Mapping[str, tuple[str, str]] = {
-    "float32 - pytorch": (FLOAT32, PYTORCH),
-    "amp - float32": (AMP, FLOAT32),
-}
+COMPARISONS: Mapping[str, tuple[str, str]] = {"float32 - pytorch": (FLOAT32, PYTORCH), "amp - float32": (AMP, FLOAT32)}
 """Reported differences: the first side minus the second, for the same seed."""
 _LAST_SHARE = 0.2
 """Fraction of the epochs, at the end, over which a metric is averaged, as single epochs are noisy."""

@@ -10,15 +10,7 @@ from graph_train.host.devices import cpu_threads
 from graph_train.ranks.exchange import Exchange
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
 from graph_train.runs.cursor import Cursor
-from graph_train.runs.run_folder import (
-    HYPERPARAMETERS,
-    LAST,
-    PLACE,
-    SETTINGS,
-    ResumePoint,
-    RunFolder,
-    save_settings,
-)
+from graph_train.runs.run_folder import HYPERPARAMETERS, LAST, PLACE, SETTINGS, ResumePoint, RunFolder, save_settings
 from graph_train.runs.saved_header import SavedHeader, read_header
 from graph_train.settings.flag_table import dashed
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters

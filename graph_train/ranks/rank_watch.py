@@ -150,8 +150,7 @@ class Watch:
         for peer in self._peers.values():
             if not peer.finished and now - peer.last_seen > HEARTBEAT_TIMEOUT_SECONDS:
                 self._lost(
-                    peer.rank,
-                    f"sent no heartbeat for {HEARTBEAT_TIMEOUT_SECONDS:g} s: its host or the network is down",
+                    peer.rank, f"sent no heartbeat for {HEARTBEAT_TIMEOUT_SECONDS:g} s: its host or the network is down"
                 )
 
     def _read_peer(self, peer: _Peer) -> bool:

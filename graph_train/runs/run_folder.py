@@ -142,10 +142,7 @@ class RunFolder:
                 LOG.warning("%s", text)
             if damaged:
                 LOG.warning(
-                    "Using the previous checkpoint: %s (epoch %d, batch %d)",
-                    path,
-                    cursor.epoch,
-                    cursor.next_batch,
+                    "Using the previous checkpoint: %s (epoch %d, batch %d)", path, cursor.epoch, cursor.next_batch
                 )
                 self._set_aside_newer_than(path)
             return checkpoint

@@ -46,12 +46,7 @@ _COMPILE_FLAGS = (
 _VECTOR_FLAGS = ("-Wno-psabi", "-Wno-maybe-uninitialized")
 _VECTOR_SUFFIX = ".vec.cpp"
 _INSTRUCTION_SETS = {
-    "avx512": (
-        "-march=x86-64-v4",
-        "-mprefer-vector-width=512",
-        "-DGT_ISA=avx512",
-        *_VECTOR_FLAGS,
-    ),
+    "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512", "-DGT_ISA=avx512", *_VECTOR_FLAGS),
     "avx2": ("-march=x86-64-v3", "-DGT_ISA=avx2", *_VECTOR_FLAGS),
     "base": ("-DGT_ISA=base", *_VECTOR_FLAGS),
 }
@@ -80,12 +75,7 @@ class Toolchain:
         """Return linker arguments for OneFlow's and oneDNN's libraries; wheels have hashes in their file names."""
         libs = self.oneflow_folder.parent / "oneflow.libs"
         names = [
-            _find_library(libs, pattern)
-            for pattern in (
-                "liboneflow-*.so",
-                "libof_protoobj-*.so",
-                "libprotobuf-*.so*",
-            )
+            _find_library(libs, pattern) for pattern in ("liboneflow-*.so", "libof_protoobj-*.so", "libprotobuf-*.so*")
         ]
         folders = (libs, self.onednn_library.parent)
         return [f"-L{folder}" for folder in folders] + [f"-l:{name}" for name in (*names, self.onednn_library.name)]
@@ -95,11 +85,7 @@ class Toolchain:
 
         OneFlow's folder comes last, since it also contains old glibc and oneDNN headers.
         """
-        own = [
-            f"-I{SOURCE_FOLDER}",
-            f"-I{SOURCE_FOLDER / 'native' / 'shim'}",
-            f"-I{self.onednn_include}",
-        ]
+        own = [f"-I{SOURCE_FOLDER}", f"-I{SOURCE_FOLDER / 'native' / 'shim'}", f"-I{self.onednn_include}"]
         return [*own, "-idirafter", str(self.oneflow_folder / "include")]
 
 
@@ -271,12 +257,7 @@ def packaged_library() -> Path | None:
 
 def _build(toolchain: Toolchain, folder: Path, library: Path, emulated_cuda: bool) -> float:
     start = time.monotonic()
-    print(
-        "graph-train: compiling the CPU kernels (once, up to a minute) ...",
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )
+    print("graph-train: compiling the CPU kernels (once, up to a minute) ...", end="", file=sys.stderr, flush=True)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
             finished = compile_sources(toolchain, Path(scratch), folder / "build.log", emulated_cuda=emulated_cuda)
@@ -377,10 +358,7 @@ def _run(command: Sequence[str], scratch: Path, log: Path) -> None:
         # A single write, since several parallel commands may fail.
         with log.open("a") as handle:
             handle.write(" ".join(command) + "\n" + result.stdout + result.stderr + "\n")
-        first = next(
-            (line for line in result.stderr.splitlines() if "error" in line),
-            f"exit code {result.returncode}",
-        )
+        first = next((line for line in result.stderr.splitlines() if "error" in line), f"exit code {result.returncode}")
         raise PluginUnavailableError(
             f"compiling the CPU kernels failed ({first.strip()}); the compiler's output is in {log}"
         )

@@ -6,11 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from graph_train.validation.measuring import (
-    ImageDetections,
-    ValidationSettings,
-    validate,
-)
+from graph_train.validation.measuring import ImageDetections, ValidationSettings, validate
 
 NAMES = ("circle", "square")
 

@@ -48,14 +48,8 @@ EXACT: dict[str, Exact] = {
         np.where(x > 0, x, alpha * np.expm1(x.clip(None, 0))),
         np.where(x > 0, 1, alpha * np.exp(x.clip(None, 0))),
     ),
-    "Hardswish": lambda x, _: (
-        x * (x + 3).clip(0, 6) / 6,
-        np.where(x < -3, 0, np.where(x <= 3, x / 3 + 0.5, 1)),
-    ),
-    "Mish": lambda x, _: (
-        x * _softplus_gate(x),
-        _softplus_gate(x) + x * (1 - _softplus_gate(x) ** 2) * _sigmoid(x),
-    ),
+    "Hardswish": lambda x, _: (x * (x + 3).clip(0, 6) / 6, np.where(x < -3, 0, np.where(x <= 3, x / 3 + 0.5, 1))),
+    "Mish": lambda x, _: (x * _softplus_gate(x), _softplus_gate(x) + x * (1 - _softplus_gate(x) ** 2) * _sigmoid(x)),
     "GELU": lambda x, _: (x * _normal(x), _normal(x) + x * _density(x)),
     "Sigmoid": lambda x, _: (_sigmoid(x), _sigmoid(x) * _sigmoid(-x)),
     "Tanh": lambda x, _: (np.tanh(x), 1 - np.tanh(x) ** 2),

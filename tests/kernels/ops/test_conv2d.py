@@ -43,11 +43,7 @@ def test_two_by_two_kernel_known_values() -> None:
     case = Case(1, (1, 1), (2, 3), (2, 2))
     arrays = tuple(
         np.array(values, np.float64).reshape(shape)
-        for values, shape in (
-            ([1, 2, 3, 4, 5, 6], (1, 1, 2, 3)),
-            ([1, 2, 3, 4], (1, 1, 2, 2)),
-            ([1, 10], (1, 1, 1, 2)),
-        )
+        for values, shape in (([1, 2, 3, 4, 5, 6], (1, 1, 2, 3)), ([1, 2, 3, 4], (1, 1, 2, 2)), ([1, 10], (1, 1, 1, 2)))
     )
     y, dx, dw = _ours(case, (arrays[0], arrays[1], arrays[2]))
     assert y.ravel().tolist() == [37, 47]

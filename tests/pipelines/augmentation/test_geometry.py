@@ -133,12 +133,7 @@ def test_mosaic_known_values() -> None:
         (0, 100, 80, 150),
         (80, 100, 180, 150),
     ]
-    assert [t.source_rectangle for t in tiles] == [
-        (20, 0, 100, 50),
-        (0, 0, 100, 50),
-        (20, 0, 100, 50),
-        (0, 0, 100, 50),
-    ]
+    assert [t.source_rectangle for t in tiles] == [(20, 0, 100, 50), (0, 0, 100, 50), (20, 0, 100, 50), (0, 0, 100, 50)]
 
 
 def test_nine_equal_images_tile_the_plane() -> None:

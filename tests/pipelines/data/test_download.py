@@ -246,12 +246,7 @@ def test_partial_download_is_kept(served: tuple[Path, str], tmp_path: Path, monk
         patch.setattr(_Handler, "breaks_after", 100)
         with pytest.raises(ValueError, match=rf"100 of {len(whole)} bytes kept; run again to continue"):
             load_dataset(file, allow_download=True)
-    assert sorted(path.suffix for path in (tmp_path / ".set.download").iterdir()) == [
-        ".lock",
-        ".lock",
-        ".part",
-        ".zip",
-    ]
+    assert sorted(path.suffix for path in (tmp_path / ".set.download").iterdir()) == [".lock", ".lock", ".part", ".zip"]
     (folder / "labels.zip").unlink()
     monkeypatch.setattr(_Handler, "requests", [])
     load_dataset(file, allow_download=True)

@@ -189,9 +189,7 @@ def assert_same(one: ImageIndex, two: ImageIndex) -> None:
         assert all(np.array_equal(a, b) for a, b in zip(polygons, others, strict=True))
 
 
-def test_cached_index_is_valid_until_a_file_changes(
-    tmp_path: Path,
-) -> None:
+def test_cached_index_is_valid_until_a_file_changes(tmp_path: Path) -> None:
     image = add_image(tmp_path, "a.png", POLYGON + BOX + "junk\n")
     add_image(tmp_path, "b.jpg", "")
     (tmp_path / "images" / "c.jpg").write_text("text")

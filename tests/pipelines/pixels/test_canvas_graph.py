@@ -124,11 +124,7 @@ def operators(settings: GraphSettings) -> list[Any]:
 def test_every_operator_exists_on_gpu(outlined: ImageIndex, augment: AugmentConfig, cache: CacheKind | None) -> None:
     settings = replace(settings_of(outlined, augment, cache), backend=Backend(1))
     assert define(settings).device_id == 1
-    known = {
-        "cpu": DALI.RegisteredCPUOps(),
-        "gpu": DALI.RegisteredGPUOps(),
-        "mixed": DALI.RegisteredMixedOps(),
-    }
+    known = {"cpu": DALI.RegisteredCPUOps(), "gpu": DALI.RegisteredGPUOps(), "mixed": DALI.RegisteredMixedOps()}
     found = {_kind(op) for op in operators(settings)}
     assert not [(device, name) for device, name in found if name not in known[device]]
     # Only inputs, and their splits, are on the host; pixels are never copied back.
