@@ -10,15 +10,7 @@ from graph_train.host.devices import cpu_threads
 from graph_train.ranks.exchange import Exchange
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
 from graph_train.runs.cursor import Cursor
-from graph_train.runs.run_folder import (
-    HYPERPARAMETERS,
-    LAST,
-    PLACE,
-    SETTINGS,
-    ResumePoint,
-    RunFolder,
-    save_settings,
-)
+from graph_train.runs.run_folder import HYPERPARAMETERS, LAST, PLACE, SETTINGS, ResumePoint, RunFolder, save_settings
 from graph_train.runs.saved_header import SavedHeader, read_header
 from graph_train.settings.flag_table import dashed
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
@@ -217,7 +209,7 @@ def require_compatible_data(header: SavedHeader, data: Data, batches: int, folde
         batches: batches per epoch.
         folder: the run folder.
     Raises:
-        ValueError: the number of classes has changed, or the cursor lies beyond an epoch that has not.
+        ValueError: the number of classes has changed, or the cursor is beyond an epoch of unchanged length.
     """
     before, now = len(header.class_names), len(data.class_names)
     if before != now:

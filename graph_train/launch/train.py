@@ -94,7 +94,7 @@ def _plot_labels(run: TrainingRun, folder: RunFolder) -> None:
 
     data, path = run.setup.data, folder.path / "labels.jpg"
     try:
-        # In this thread: beside OneFlow's compiling, matplotlib's objects were corrupted and the process crashed.
+        # In this thread: while OneFlow compiles, matplotlib's objects get corrupted and the process crashes.
         plot_labels(data.train.labels.rows, data.class_names, path)
     except Exception as error:
         LOG.warning("%s: plotting failed: %s", printable(path), error)

@@ -117,7 +117,7 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
 
 
 def _check_sources(options: PredictOptions, sources: Sources) -> None:
-    """Require OpenCV for videos, and refuse flags that do not apply to the sources."""
+    """Require OpenCV for videos, and reject flags that do not apply to the sources."""
     for video in sources.videos:
         require_opencv(video.shown)
     if options.vid_stride != 1 and not sources.videos and sources.live is None:
@@ -237,7 +237,7 @@ class _PredictionRun:
             self._tally.add(predictions[number])
 
     def predict_videos(self) -> None:
-        """Predict all videos, one after another; broken ones are skipped."""
+        """Predict all videos sequentially; broken ones are skipped."""
         for file in self._sources.videos:
             try:
                 video = Video(file.path)

@@ -69,11 +69,7 @@ class _Found:
 
 
 def find_sources(
-    entries: Sequence[str],
-    lines: Iterable[str] | None = None,
-    *,
-    downloads: Path,
-    allow_download: bool = False,
+    entries: Sequence[str], lines: Iterable[str] | None = None, *, downloads: Path, allow_download: bool = False
 ) -> Sources:
     """Find the files given by `--source`, and download those given as URLs.
 

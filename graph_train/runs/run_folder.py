@@ -27,7 +27,7 @@ EARLIER, DAMAGED = "last.earlier.safetensors", "last.damaged.safetensors"
 EARLIER_BEST, DAMAGED_BEST = "best.earlier.safetensors", "best.damaged.safetensors"
 """Names for checkpoints or weights of an earlier run in the folder, and for damaged ones."""
 LOCK, LOG_FILE = ".lock", "train.log"
-_LONGEST_OWNER = 20
+_MAX_OWNER_LENGTH = 20
 _WRITTEN = ("*.yaml", "*.csv", "report.*", "weights/*.safetensors")
 """Files of a run, which take the place of what has their name."""
 SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
@@ -54,7 +54,7 @@ class RunFolder:
         self._logging_before = (LOG.level, LOG.propagate)
         try:
             self.weights.mkdir(parents=True, exist_ok=True)
-            self._refuse_other_kinds()
+            self._reject_other_kinds()
             self._lock = self._acquire_lock()
             for folder in (path, self.weights):
                 remove_leftovers(folder)
@@ -65,8 +65,8 @@ class RunFolder:
             reason = f"run folder cannot be used ({error.strerror}); {remedy}"
             raise OSError(f"{printable(path)}: {reason}") from None
 
-    def _refuse_other_kinds(self) -> None:
-        """Refuse folders and pipes under names of a run's files now, instead of when the first of them is written.
+    def _reject_other_kinds(self) -> None:
+        """Reject folders and pipes under names of a run's files now, instead of when the first of them is written.
 
         Raises:
             ValueError: names one.
@@ -82,14 +82,14 @@ class RunFolder:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            owner = lock.read(_LONGEST_OWNER).strip() or "unknown"
+            owner = lock.read(_MAX_OWNER_LENGTH).strip() or "unknown"
             lock.close()
             raise ValueError(
                 f"{printable(self.path)}: another run (process {printable(owner)}) is using this folder; wait until it "
                 f"ends{self._or_elsewhere}"
             ) from None
         lock.seek(0)
-        before = lock.read(_LONGEST_OWNER)
+        before = lock.read(_MAX_OWNER_LENGTH)
         if before and not (before.isascii() and before.isdigit()):
             lock.close()
             raise ValueError(
@@ -142,10 +142,7 @@ class RunFolder:
                 LOG.warning("%s", text)
             if damaged:
                 LOG.warning(
-                    "Using the previous checkpoint: %s (epoch %d, batch %d)",
-                    path,
-                    cursor.epoch,
-                    cursor.next_batch,
+                    "Using the previous checkpoint: %s (epoch %d, batch %d)", path, cursor.epoch, cursor.next_batch
                 )
                 self._set_aside_newer_than(path)
             return checkpoint

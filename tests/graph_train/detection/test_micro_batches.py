@@ -1,4 +1,4 @@
-"""Micro-batches change memory only, not results."""
+"""Micro-batches reduce memory and do not change results."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def numbered(count: int, height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("convert", [np.asarray, flow.from_numpy])
-def test_one_shape_for_each_image_size(convert: Any) -> None:
+def test_micro_batches_have_one_shape_per_image_size(convert: Any) -> None:
     predict = Counter()
     micro_batched = MicroBatched(predict, on_cpu=True)
     for count, side in ((8, 320), (3, 320), (5, 320), (2, 640), (9, 64)):
@@ -44,7 +44,7 @@ def test_one_shape_for_each_image_size(convert: Any) -> None:
     assert [shape[0] for shape in predict.shapes] == [4, 4, 4, 4, 4, 1, 1, 9]
 
 
-def test_on_a_gpu_a_micro_batch_is_the_first_batch() -> None:
+def test_gpu_micro_batch_is_first_batch() -> None:
     predict = Counter()
     micro_batched = MicroBatched(predict, on_cpu=False)
     for count in (6, 2, 8):
@@ -52,14 +52,14 @@ def test_on_a_gpu_a_micro_batch_is_the_first_batch() -> None:
     assert [shape[0] for shape in predict.shapes] == [6, 6, 6, 6]
 
 
-def test_sizes_that_memory_does_not_hold_are_refused_with_the_numbers() -> None:
+def test_image_sizes_beyond_memory_are_rejected() -> None:
     micro_batched = MicroBatched(Counter(takes=200 << 20), on_cpu=True)
     micro_batched(numbered(1, 320, 320))
     with pytest.raises(ValueError, match=r"images of 99968 x 32000 px need .* GB, but only .* use a smaller --imgsz"):
         micro_batched(np.broadcast_to(np.uint8(0), (1, 3, 32000, 99968)))
 
 
-def test_a_network_in_micro_batches_gives_the_same_bits() -> None:
+def test_micro_batched_network_matches_bitwise() -> None:
     network = tiny_network(seed=2)
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 320, 320), np.uint8)
     no_labels = np.zeros((0, 6), np.float32)

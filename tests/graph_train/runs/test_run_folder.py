@@ -1,4 +1,4 @@
-"""The run folder: existing files with the names of a run's files, and the advice given."""
+"""The run folder: unexpected files in place of its own, and error messages."""
 
 import os
 from collections.abc import Callable
@@ -19,14 +19,14 @@ def opened(path: Path, *, resumed: bool = False) -> None:
 
 @pytest.mark.parametrize("name", [LOCK, LOG_FILE])
 @pytest.mark.parametrize("resumed", [True, False])
-def test_links_out_of_the_folder_are_not_followed(tmp_path: Path, name: str, resumed: bool) -> None:
+def test_links_out_of_folder_are_not_followed(tmp_path: Path, name: str, resumed: bool) -> None:
     foreign, run = tmp_path / "foreign.txt", tmp_path / "run"
     foreign.write_text("123456")
     run.mkdir()
     (run / name).symlink_to(foreign)
     with pytest.raises(ValueError, match=f"{run / name}: is a symbolic link") as error:
         opened(run, resumed=resumed)
-    assert ("--name" in str(error.value)) != resumed  # which --resume refuses
+    assert ("--name" in str(error.value)) != resumed  # which --resume rejects
     assert foreign.read_text() == "123456"
     (run / name).unlink()
     opened(run, resumed=resumed)
@@ -34,7 +34,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path, name: str, res
 
 
 @pytest.mark.parametrize("name", [LOCK, LOG_FILE])
-def test_pipes_in_place_of_its_files_are_refused(tmp_path: Path, name: str) -> None:
+def test_pipes_in_place_of_run_files_raise(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(ValueError, match="not a regular file"):
         opened(tmp_path)
@@ -42,9 +42,7 @@ def test_pipes_in_place_of_its_files_are_refused(tmp_path: Path, name: str) -> N
 
 @pytest.mark.parametrize("name", ["weights/last.safetensors", "weights/last.1.safetensors", "results.csv", "opt.yaml"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_other_kinds_under_names_of_its_files_are_refused_at_once(
-    tmp_path: Path, name: str, make: Callable[[Path], None]
-) -> None:
+def test_special_files_in_place_of_run_files_raise(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
     (tmp_path / "weights").mkdir()
     make(tmp_path / name)
     with pytest.raises(ValueError, match=f"{name}: no regular file; remove it"):
@@ -52,14 +50,14 @@ def test_other_kinds_under_names_of_its_files_are_refused_at_once(
     assert (tmp_path / name).exists()
 
 
-def test_a_lock_with_other_content_is_somebody_elses_file(tmp_path: Path) -> None:
+def test_foreign_lock_file_is_not_modified(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text("npm lock")
     with pytest.raises(ValueError, match="not a lock file"):
         opened(tmp_path)
     assert (tmp_path / LOCK).read_text() == "npm lock"
 
 
-def test_names_without_an_encoding_can_be_logged(tmp_path: Path) -> None:
+def test_undecodable_names_can_be_logged(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.open_log()
     try:
@@ -71,7 +69,7 @@ def test_names_without_an_encoding_can_be_logged(tmp_path: Path) -> None:
     assert r"caf\udce9.jpg" in (tmp_path / LOG_FILE).read_text()
 
 
-def test_advice_for_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_folder_error_suggests_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="choose another --project or --name"):
         opened(tmp_path / "file")
@@ -80,7 +78,7 @@ def test_advice_for_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("project", "exist_ok"), [("file", False), ("file", True), (".", True)])
-def test_a_folder_for_results_that_cannot_be_made_names_the_flags(tmp_path: Path, project: str, exist_ok: bool) -> None:
+def test_uncreatable_folder_error_names_flags(tmp_path: Path, project: str, exist_ok: bool) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OSError, match=r"cannot be made .*; choose another --project or --name"):
         make_unused_folder(str(tmp_path / project), "file", exist_ok=exist_ok)
