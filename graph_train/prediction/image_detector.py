@@ -42,7 +42,7 @@ class BatchDetections:
 class ImageDetector:
     """A detector to call with an image or a list of images; a graph is compiled for each new input shape.
 
-    It is thread-safe: concurrent calls are serialised. Pickling it keeps the settings; the copy reads the weights again.
+    It is thread-safe: concurrent calls are serialised. A pickled copy reads the weights again.
 
     Attributes:
         class_names: class names by class number.

@@ -124,7 +124,7 @@ def test_threads_get_their_own_results(detector: ImageDetector) -> None:
 
 def test_a_pickled_detector_reads_the_weights_again(detector: ImageDetector) -> None:
     pixels = random_image(64, 96, 7)
-    copy = pickle.loads(pickle.dumps(detector))
+    copy = pickle.loads(pickle.dumps(detector))  # noqa: S301 - written here
     np.testing.assert_array_equal(rows(copy(pixels)), rows(detector(pixels)))
 
 
