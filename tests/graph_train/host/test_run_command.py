@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,17 @@ def test_ctrl_c_within_the_import_of_a_native_module_is_an_interruption(capsys: 
 
     assert run_command("graph-train", command, debug=False) == INTERRUPTED
     assert capsys.readouterr().err == "graph-train: interrupted\n"
+
+
+def test_ctrl_c_before_a_command_has_begun_is_one_line(tmp_path: Path) -> None:
+    script = tmp_path / "graph-check"
+    script.write_text("import graph_train.cli\nraise KeyboardInterrupt\n")
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == "graph-check: interrupted\n"
