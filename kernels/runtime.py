@@ -13,10 +13,11 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
+
+from kernels.host.process_settings import engine_loaded
 
 _CUDA_LIBRARIES = (
     ("nvidia.cublas", "libcublasLt.so.11"),
@@ -81,6 +82,7 @@ def _import_oneflow() -> Any:
     _preload_cuda_libraries()
     with StderrFilter():
         import oneflow
+    engine_loaded()
     _restore_sigint_handler()
     return oneflow
 
@@ -104,7 +106,8 @@ class StderrFilter:
 
     def __enter__(self) -> None:
         sys.stderr.flush()
-        self._saved, self._kept = os.dup(2), tempfile.TemporaryFile()
+        # In memory, because there may be no folder that can be written.
+        self._saved, self._kept = os.dup(2), os.fdopen(os.memfd_create("stderr"), "w+b")
         os.dup2(self._kept.fileno(), 2)
 
     def __exit__(self, *_: object) -> None:

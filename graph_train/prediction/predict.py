@@ -101,7 +101,12 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
     """
     with contextlib.ExitStack() as stack:
         downloads = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graph-predict-")))
-        sources = find_sources(options.source, downloads=downloads, allow_download=options.allow_download)
+        sources = find_sources(
+            options.source,
+            downloads=downloads,
+            allow_download=options.allow_download,
+            results=Path(options.project) / options.name,
+        )
         sources = _with_frame_folders(sources)
         _check_sources(options, sources)
         live = None
