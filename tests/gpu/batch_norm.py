@@ -15,7 +15,7 @@ _SHAPE = (4000, 72)
 """Rows and channels."""
 _EPSILON, _RATE = 1e-3, 0.25
 _RANKS = 2
-"""The statistics of ranks are over so many times the rows."""
+"""Number of ranks in the statistics."""
 
 
 @dataclass(frozen=True)
