@@ -2,6 +2,8 @@
 
 import ctypes
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -67,13 +69,26 @@ def compile_source(source: Path, architecture: str) -> bytes:
     _check(result, "nvrtcCreateProgram")
     try:
         options = [flag.encode() for flag in flags_of(source, architecture)]
-        result = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        with _locale_of_thread():
+            result = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         output = _text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace").strip()
         if result != 0 or output:
             raise PluginUnavailableError(f"{source}: NVRTC cannot compile it for {architecture}:\n{output}")
         return _text(program, "CUBIN" if architecture.startswith("sm_") else "PTX")
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+@contextmanager
+def _locale_of_thread() -> Iterator[None]:
+    """Restore the locale of this thread: NVRTC leaves it at "C", and Python then opens text files as ASCII."""
+    use = ctypes.CDLL(None).uselocale
+    use.argtypes, use.restype = [ctypes.c_void_p], ctypes.c_void_p
+    before = use(None)
+    try:
+        yield
+    finally:
+        use(before)
 
 
 def _text(program: ctypes.c_void_p, what: str) -> bytes:

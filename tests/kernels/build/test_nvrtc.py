@@ -1,7 +1,9 @@
 """The CUDA kernels compile without warnings for every supported GPU, and do not spill registers."""
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import nvidia.cuda_nvcc
@@ -63,6 +65,32 @@ def test_warning_is_an_error(tmp_path: Path) -> None:
     source.write_text("#warning of mine\n")
     with pytest.raises(PluginUnavailableError, match="of mine"):
         nvrtc.compile_source(source, "sm_80")
+
+
+_TEXT_AFTER_COMPILING = """
+import sys
+from pathlib import Path
+from kernels.build import nvrtc
+source, text = Path(sys.argv[1]), Path(sys.argv[2])
+nvrtc.compile_source(source, "sm_80")
+print(ascii(text.read_text()))
+"""
+
+
+def test_text_is_read_as_before(tmp_path: Path) -> None:
+    """NVRTC changes the locale of its thread."""
+    source, text = tmp_path / "one.cu", tmp_path / "names.txt"
+    source.write_text('extern "C" __global__ void k(int* x) { *x = 1; }\n')
+    text.write_text("Möwe", encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, "-c", _TEXT_AFTER_COMPILING, str(source), str(text)],
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+        cwd=SOURCE_FOLDER.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout == ascii("Möwe") + "\n", ran.stderr
 
 
 @pytest.mark.parametrize("exact", [True, False])
