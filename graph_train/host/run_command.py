@@ -12,7 +12,7 @@ from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ER
 from graph_train.host.terminal import TerminalHandler, steady_output
 from kernels.host.paths import printable
 
-_NO_MEMORY = (
+_OUT_OF_MEMORY_MESSAGES = (
     "failed to map segment",
     "cannot allocate memory",
     "Cannot allocate memory",
@@ -110,7 +110,7 @@ def _require_docstrings() -> None:
 def _out_of_memory_message(error: BaseException) -> str:
     """Return a message if the error is a lack of memory or threads, with the likely limit; "" otherwise."""
     text = one_line(error)
-    if not (isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY)):
+    if not (isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY_MESSAGES)):
         return ""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:

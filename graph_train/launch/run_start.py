@@ -58,7 +58,7 @@ class RunStart:
         Raises:
             ValueError: a file is damaged, or a flag changes a setting that is fixed for the run.
         """
-        checkpoint = load_checkpoint(point.file) if point.file else folder.newest_good()
+        checkpoint = load_checkpoint(point.file) if point.file else folder.newest_intact()
         header = None
         if checkpoint is not None:
             header = _header(checkpoint, point.file or folder.last)

@@ -18,7 +18,7 @@ from pipelines.data.video import VIDEO_ENDINGS
 from pipelines.data.walk import walk_files
 
 STANDARD_INPUT = "-"
-_LOOKED_AT = IMAGE_ENDINGS | VIDEO_ENDINGS | UNSUPPORTED_ENDINGS
+_RECOGNISED_ENDINGS = IMAGE_ENDINGS | VIDEO_ENDINGS | UNSUPPORTED_ENDINGS
 """Suffixes of files to process in a folder; unsupported formats are reported."""
 
 
@@ -150,7 +150,9 @@ def _add(entry: str, found: _Found) -> bool:
     path = with_home(entry)
     if path.is_dir():
         below = sorted(
-            file for file in walk_files(path, found.problems, progress="source") if file.suffix.lower() in _LOOKED_AT
+            file
+            for file in walk_files(path, found.problems, progress="source")
+            if file.suffix.lower() in _RECOGNISED_ENDINGS
         )
         found.files += [SourceFile(file, file.relative_to(path)) for file in below]
         return True

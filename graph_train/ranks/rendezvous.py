@@ -69,7 +69,7 @@ def _accept_ranks(info: RankInfo, timeout: float) -> Rendezvous:
                 connection, _ = server.accept()
             except TimeoutError:
                 break
-            _admit(info, connection, arrived)
+            _accept_rank(info, connection, arrived)
     sockets = {rank: known for rank, (_, known) in arrived.items() if known is not None}
     if len(arrived) < info.world:
         missing = [rank for rank in range(info.world) if rank not in arrived]
@@ -91,7 +91,7 @@ def _accept_ranks(info: RankInfo, timeout: float) -> Rendezvous:
     return _rendezvous(sockets, answer)
 
 
-def _admit(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arrival]) -> None:
+def _accept_rank(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arrival]) -> None:
     """Register a connecting rank; drop connections that are not from a rank."""
     try:
         connection.settimeout(_HELLO_SECONDS)

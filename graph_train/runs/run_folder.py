@@ -124,7 +124,7 @@ class RunFolder:
         """Return the existing checkpoints, newest first, see `--keep-saves`."""
         return _generations(self.weights)
 
-    def newest_good(self) -> Checkpoint | None:
+    def newest_intact(self) -> Checkpoint | None:
         """Return the newest readable checkpoint, or None if there is none; rename a damaged newer one.
 
         Raises:

@@ -15,7 +15,7 @@ from graph_train.settings.train_options import RunOptions
 from models.weights import WeightsCopy
 
 LOG = logging.getLogger("graph_train")
-_REMIND_SECONDS = 60.0
+_LOG_INTERVAL_SECONDS = 60.0
 """Minimum interval between repeated error messages."""
 
 
@@ -131,7 +131,7 @@ class Saving:
         """
         if self._options.on_save_error == "stop":
             raise self._rejected(error) from error
-        if time.monotonic() - self._reminded >= _REMIND_SECONDS:
+        if time.monotonic() - self._reminded >= _LOG_INTERVAL_SECONDS:
             self._reminded = time.monotonic()
             text = f"{self._description(error)}; {self._last_saved()}"
             LOG.error("%s; training continues (--on-save-error continue)", text)
