@@ -3,8 +3,8 @@
     python -m graph_train.training.batch_memory REQUEST
 
 REQUEST is a JSON file with `options` (flags), `hyp` (hyper-parameters), `batches` (increasing batch sizes), `parent` (a
-process id; this process ends with it) and `result`, the file to write: a JSON line with the `RunFacts`, then one for each
-`Measured`. If the process runs out of memory, the lines written before remain.
+process id; this process ends with it) and `result`, the file to write: a JSON line with the `RunFacts`, then one for
+each `Measured`. If the process runs out of memory, the lines written before remain.
 """
 
 import json
