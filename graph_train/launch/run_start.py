@@ -44,9 +44,11 @@ class RunStart:
         """Start a new run. Its settings are saved at once, so that the run can be resumed before its first checkpoint.
 
         Raises:
-            ValueError, OSError: the hyper-parameter file cannot be read, or the folder cannot be written.
+            ValueError, OSError: the hyper-parameter file cannot be read, the folder cannot be written, or `--weights`
+                is a file of the earlier run in it.
         """
         hyp = load_hyperparameters(options.optim.hyp)
+        folder.refuse_as_weights(options.model.weights)
         folder.set_aside_earlier()
         save_settings(folder.path, options, hyp)
         return cls(options, hyp)

@@ -159,6 +159,20 @@ class RunFolder:
             path.unlink()
         os.replace(good, self.last)
 
+    def refuse_as_weights(self, weights: str) -> None:
+        """Refuse initial weights that `set_aside_earlier` would rename or replace before they are read.
+
+        Raises:
+            ValueError: they are a checkpoint or the best weights of the earlier run in this folder.
+        """
+        path = Path(weights)
+        own = {*self.checkpoints(), self.best, self.weights / EARLIER, self.weights / EARLIER_BEST}
+        if weights and any(file.exists() and path.exists() and file.samefile(path) for file in own):
+            raise ValueError(
+                f"--weights {printable(path)}: belongs to the run that a new one in the same folder (--exist-ok) takes "
+                "the place of; choose another --name, or copy the file elsewhere first"
+            )
+
     def set_aside_earlier(self) -> None:
         """Rename the newest checkpoint and the best weights of an earlier run in this folder."""
         found = self.checkpoints()
@@ -239,17 +253,23 @@ def save_settings(folder: Path, options: TrainOptions, hyp: Hyperparameters) -> 
 
 
 def new_run_folder(project: str, name: str, *, exist_ok: bool) -> RunFolder:
-    """Create the folder of a new run, see `unused_path`."""
-    return RunFolder(unused_path(project, name, exist_ok=exist_ok))
+    """Create the folder of a new run, see `make_unused_folder`."""
+    return RunFolder(make_unused_folder(project, name, exist_ok=exist_ok))
 
 
 def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
-    """Return project/name or, if that exists and not `exist_ok`, the first unused of project/name2, name3, …."""
+    """Return project/name or, if that exists and not `exist_ok`, the first unused of project/name2, name3, ….
+
+    Raises:
+        ValueError: project and name together are no name of a folder.
+    """
     base = Path(project) / name
-    if exist_ok or not base.exists():
+    if exist_ok or not os.path.lexists(base):
         return base
+    if not base.name:
+        raise ValueError(f"--project {project!r} --name {name!r}: not the name of a new folder; give a --name")
     number = 2
-    while (candidate := base.with_name(f"{base.name}{number}")).exists():
+    while os.path.lexists(candidate := base.with_name(f"{base.name}{number}")):
         number += 1
     return candidate
 
@@ -263,9 +283,11 @@ def make_unused_folder(project: str, name: str, *, exist_ok: bool) -> Path:
     while True:
         folder = unused_path(project, name, exist_ok=exist_ok)
         try:
-            folder.mkdir(parents=True, exist_ok=exist_ok)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=exist_ok)
         except OSError as error:
-            if not isinstance(error, FileExistsError) or exist_ok:
+            # Another command may have made the folder at the same moment.
+            if exist_ok or not (isinstance(error, FileExistsError) and os.path.isdir(folder)):
                 reason = f"the folder for results cannot be made ({error.strerror})"
                 raise OSError(f"{printable(folder)}: {reason}; choose another --project or --name") from None
         else:

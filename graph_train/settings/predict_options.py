@@ -52,8 +52,8 @@ class DetectorOptions:
     workers: int = flag(8, "threads for reading and writing images", kind=int)
     graph: bool | None = flag(
         None,
-        "run the network as compiled graphs (default, except for a few images only, which "
-        "take less time than a compilation)",
+        "compile a graph for each image shape at its first batch (default: at its 17th, because a few batches take "
+        "less time than compiling)",
         kind=SWITCH,
         off="--eager",
     )

@@ -258,7 +258,8 @@ def _training_run(setup: Setup, network: DetectionModel) -> TrainingRun:
         inference=Inference(
             state.average,
             val_criterion,
-            graph=options.engine.graph,
+            # On a GPU only graphs share their memory.
+            graph=None if options.engine.graph and placement.single_cpu else options.engine.graph,
             label_floor=floor,
             placement=placement,
             exchange=setup.exchange,

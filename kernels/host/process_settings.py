@@ -13,6 +13,27 @@ _VARIABLES = {
 }
 _M_MMAP_THRESHOLD = -3
 _MAX_THREADS = 4096
+_loaded_in = 0
+"""The process that has loaded OneFlow; 0 if none has."""
+
+
+def engine_loaded() -> None:
+    """Remember that this process has loaded OneFlow, with its threads."""
+    global _loaded_in  # noqa: PLW0603 - the module is loaded once in a process, and copied by a fork
+    _loaded_in = os.getpid()
+
+
+def require_unforked() -> None:
+    """Refuse to compute in a process that was forked after OneFlow was loaded, where a call would never return.
+
+    Raises:
+        ValueError: this is such a process; OneFlow's threads exist in its parent only.
+    """
+    if _loaded_in not in (0, os.getpid()):
+        raise ValueError(
+            "this process was forked after OneFlow was loaded, whose threads do not exist here; start processes with "
+            'multiprocessing.get_context("spawn"), or load OneFlow only after the fork'
+        )
 
 
 def configure_process() -> None:
@@ -22,8 +43,10 @@ def configure_process() -> None:
     second call changes nothing.
 
     Raises:
-        ValueError: OMP_NUM_THREADS asks for more threads than a machine gives; OpenMP would end the process.
+        ValueError: OMP_NUM_THREADS asks for more threads than a machine gives; OpenMP would end the process. Or see
+            `require_unforked`.
     """
+    require_unforked()
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads) > _MAX_THREADS:
         raise ValueError(f"OMP_NUM_THREADS={threads}: at most {_MAX_THREADS} threads; give as many as there are cores")

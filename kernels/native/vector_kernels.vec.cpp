@@ -64,26 +64,36 @@ GT_FN void store_k(T* p, V v, int64_t k) {
   k == kLanes ? store(p, v) : store_part(p, v, k);
 }
 
-// exp for |x| up to 87; beyond, the value at the border (1e38 or 1e-38). Relative error below 2e-7.
-// x = n ln 2 + r with |r| <= ln(2) / 2, then the Taylor series to r^7 and 2^n through the exponent's bits.
-GT_FN V exp_v(V x) {
-  x = x > 87.0f ? splat(87.0f) : x;
-  x = x < -87.0f ? splat(-87.0f) : x;
+// |x| of at most 86, with the sign of x.
+GT_FN V bounded(V x) {
+#ifdef __AVX512DQ__
+  return (V)_mm512_range_ps((__m512)x, _mm512_set1_ps(86.0f), 2);
+#else
+  x = x > 86.0f ? splat(86.0f) : x;
+  return x < -86.0f ? splat(-86.0f) : x;
+#endif
+}
+
+// e^-x; beyond |x| = 86 the value there. Relative error below 4e-7, for |x| below 10 2e-7.
+// -x = n ln 2 - r with |r| <= ln(2) / 2, then a polynomial in r and 2^n through the exponent's bits.
+GT_FN V exp_of_negative(V x) {
+  x = bounded(x);
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, left in the low bits
-  const V shifted = x * 1.44269504f + kMagic;
+  const V shifted = x * -1.44269504f + kMagic;
   const V n = shifted - kMagic;
-  V r = x - n * 0.693359375f;  // ln 2 in two parts: the first has few bits, its products are exact
-  r = r - n * -2.12194440e-4f;
-  V p = splat(1.0f / 5040);
-  p = p * r + 1.0f / 720;
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
+#ifdef __FMA__
+  const V r = x + n * 0.693147182f;
+#else
+  V r = x + n * 0.693359375f;  // ln 2 in two parts: the first has few bits, its products are exact
+  r = r + n * -2.12194440e-4f;
+#endif
+  V p = splat(-8.312501944601536e-3f);  // minimax of the relative error with the first two coefficients given
+  p = p * r + 4.1890330612659454e-2f;
+  p = p * r - 0.16667115688323975f;
+  p = p * r + 0.499992311000824f;
+  p = p * r - 1.0f;
   p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const I exponent = ((I)shifted - 0x4B400000 + 127) << 23;
-  return p * (V)exponent;
+  return (V)((U)p + ((U)shifted << 23));
 }
 
 GT_FN V reciprocal(V x) {
@@ -95,7 +105,7 @@ GT_FN V reciprocal(V x) {
 #endif
 }
 
-GT_FN V sigmoid_v(V x) { return reciprocal(1.0f + exp_v(-x)); }
+GT_FN V sigmoid_v(V x) { return reciprocal(1.0f + exp_of_negative(x)); }
 GT_FN V silu_v(V x) { return x * sigmoid_v(x); }
 GT_FN V silu_slope(V x) {
   const V s = sigmoid_v(x);
@@ -227,20 +237,35 @@ void plane_normalise(const float* x, float* y, int64_t n, float mean, float gain
                    __attribute__((always_inline)) { store_k(y + i, (load_k(x + i, k) - mean) * gain + bias, k); });
 }
 
-// Calls body(offset, channel, lanes) on pieces of up to 16 channels, row by row.
-template<typename Body>
-GT_FN void for_rows(int64_t rows, int64_t channels, const Body& body) {
-  for (int64_t row = 0; row < rows; ++row) {
-    for_lanes(channels, [&](int64_t c, int64_t k) __attribute__((always_inline)) { body(row * channels + c, c, k); });
+// Calls body(columns, offset, lanes) row by row on pieces of up to 16 channels, with columns = prepare(channel, lanes).
+// Where one piece is a row, the columns stay in registers.
+template<typename Prepare, typename Body>
+GT_FN void for_rows(int64_t rows, int64_t channels, const Prepare& prepare, const Body& body) {
+  const int64_t together = channels <= kLanes ? rows : 1;
+  for (int64_t begin = 0; begin < rows; begin += together) {
+    for_lanes(channels, [&](int64_t c, int64_t k) __attribute__((always_inline)) {
+      const auto columns = prepare(c, k);
+      for (int64_t row = begin; row < begin + together; ++row) body(columns, row * channels + c, k);
+    });
   }
+}
+
+struct Columns {
+  V mean, gain, bias;
+};
+GT_FN Columns columns_of(const ChannelAffine& affine, int64_t c, int64_t k) {
+  return {load_k(affine.mean + c, k), load_k(affine.gain + c, k), load_k(affine.bias + c, k)};
 }
 
 template<bool kSilu, typename T>
 void row_normalise_as(const T* x, T* y, int64_t rows, int64_t channels, ChannelAffine affine) {
-  for_rows(rows, channels, [=](int64_t at, int64_t c, int64_t k) __attribute__((always_inline)) {
-    const V centred = load_k(x + at, k) - load_k(affine.mean + c, k);
-    store_k(y + at, activated<kSilu>(centred * load_k(affine.gain + c, k) + load_k(affine.bias + c, k)), k);
-  });
+  for_rows(
+      rows, channels,
+      [=](int64_t c, int64_t k) __attribute__((always_inline)) { return columns_of(affine, c, k); },
+      [=](const Columns& columns, int64_t at, int64_t k) __attribute__((always_inline)) {
+        const V centred = load_k(x + at, k) - columns.mean;
+        store_k(y + at, activated<kSilu>(centred * columns.gain + columns.bias), k);
+      });
 }
 
 template<typename T>
@@ -264,31 +289,36 @@ void plane_gradient_sums(const float* x, const float* dy, int64_t n, float mean,
       sum, product);
 }
 
-struct Columns {
-  V mean, gain, bias;
-};
-
-template<bool kSilu, typename T>
+template<bool kSilu, bool kKeeps, typename T>
 struct RowGradientSums {
   const T* x;
   const T* dy;
   ChannelAffine affine;
+  T* dz;
   GT_FN_MEMBER Columns prepare(int64_t c, int64_t k) const {
-    return {load_k(affine.mean + c, k), load_k(affine.gain + c, k), load_k(affine.bias + c, k)};
+    return columns_of(affine, c, k);
   }
   GT_FN_MEMBER void add(const Columns& columns, int64_t at, int64_t k, V* a, V* b) const {
     const V centred = load_k(x + at, k) - columns.mean;
-    const V dz = before_silu<kSilu>(load_k(dy + at, k), centred, columns.gain, columns.bias);
-    *a += dz;
-    *b += dz * centred;
+    const V gradient = before_silu<kSilu>(load_k(dy + at, k), centred, columns.gain, columns.bias);
+    if (kKeeps) store_k(dz + at, gradient, k);
+    *a += gradient;
+    *b += gradient * centred;
   }
 };
 
+template<bool kSilu, bool kKeeps, typename T>
+void row_gradient_sums_as(const T* x, const T* dy, int64_t rows, int64_t channels, ChannelAffine affine, T* dz,
+                          double* sums, double* products) {
+  row_sums(rows, channels, RowGradientSums<kSilu, kKeeps, T>{x, dy, affine, dz}, sums, products);
+}
+
 template<typename T>
 void row_gradient_sums(const T* x, const T* dy, int64_t rows, int64_t channels, ChannelAffine affine, bool silu,
-                       double* sums, double* products) {
-  silu ? row_sums(rows, channels, RowGradientSums<true, T>{x, dy, affine}, sums, products)
-       : row_sums(rows, channels, RowGradientSums<false, T>{x, dy, affine}, sums, products);
+                       T* dz, double* sums, double* products) {
+  if (!silu) return row_gradient_sums_as<false, false>(x, dy, rows, channels, affine, dz, sums, products);
+  dz == nullptr ? row_gradient_sums_as<true, false>(x, dy, rows, channels, affine, dz, sums, products)
+                : row_gradient_sums_as<true, true>(x, dy, rows, channels, affine, dz, sums, products);
 }
 
 void plane_gradient(const float* x, const float* dy, float* dx, int64_t n, float mean, float gain, float offset,
@@ -299,15 +329,25 @@ void plane_gradient(const float* x, const float* dy, float* dx, int64_t n, float
   });
 }
 
+struct GradientColumns {
+  Columns of;
+  V offset, slope;
+};
+
 template<bool kSilu, typename T>
 void row_gradient_as(const T* x, const T* dy, T* dx, int64_t rows, int64_t channels, ChannelAffine affine,
                      const float* offset, const float* slope) {
-  for_rows(rows, channels, [=](int64_t at, int64_t c, int64_t k) __attribute__((always_inline)) {
-    const V gain = load_k(affine.gain + c, k);
-    const V centred = load_k(x + at, k) - load_k(affine.mean + c, k);
-    const V dz = before_silu<kSilu>(load_k(dy + at, k), centred, gain, load_k(affine.bias + c, k));
-    store_k(dx + at, (dz - load_k(offset + c, k) - centred * load_k(slope + c, k)) * gain, k);
-  });
+  for_rows(
+      rows, channels,
+      [=](int64_t c, int64_t k) __attribute__((always_inline)) {
+        const Columns of = columns_of(affine, c, k);
+        return GradientColumns{of, load_k(offset + c, k), load_k(slope + c, k)};
+      },
+      [=](const GradientColumns& columns, int64_t at, int64_t k) __attribute__((always_inline)) {
+        const V centred = load_k(x + at, k) - columns.of.mean;
+        const V dz = before_silu<kSilu>(load_k(dy + at, k), centred, columns.of.gain, columns.of.bias);
+        store_k(dx + at, (dz - columns.offset - centred * columns.slope) * columns.of.gain, k);
+      });
 }
 
 template<typename T>

@@ -1,4 +1,6 @@
 // Our BatchNorm ops on the CPU; the arithmetic is in normalisation.cpp.
+#include <type_traits>
+
 #include "native/attributes.h"
 #include "native/number_types.h"
 #include "ops/batch_norm/normalisation.h"
@@ -55,13 +57,16 @@ class BatchNormGradKernel final : public user_op::OpKernel {
     float* gamma_diff = result_of(ctx, "out", 1);
     float* beta_diff = result_of(ctx, "out", 2);
     const bool silu = integers_of(ctx).at(1) != 0;
-    normalisation_sums(shape, x, dy, mean, inverse, gamma, beta, silu, beta_diff, gamma_diff);
+    T* dx = result_of<T>(ctx);
+    // Where it loses no digits the gradient before SiLU waits in dx: reading it is cheaper than computing it again.
+    const bool keeps = silu && std::is_same_v<T, float>;
+    normalisation_sums(shape, x, dy, mean, inverse, gamma, beta, silu, keeps ? dx : nullptr, beta_diff, gamma_diff);
     // Statistics that did not come from this batch do not depend on x.
     const std::vector<float> zeros(integers_of(ctx).at(0) != 0 ? 0 : shape.channels);
     const float* of_mean = zeros.empty() ? beta_diff : zeros.data();
     const float* of_deviation = zeros.empty() ? gamma_diff : zeros.data();
-    normalisation_gradient(shape, x, dy, mean, inverse, gamma, beta, of_mean, of_deviation, shape.count(), silu,
-                           result_of<T>(ctx));
+    normalisation_gradient(shape, x, keeps ? dx : dy, mean, inverse, gamma, beta, of_mean, of_deviation, shape.count(),
+                           silu && !keeps, dx);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
@@ -135,8 +140,8 @@ class NormaliseSumsKernel final : public user_op::OpKernel {
     const float* mean = data_of(ctx, "statistics");
     float* both = result_of(ctx, "out", 0);
     normalisation_sums(shape, data_of<T>(ctx, "x"), data_of<T>(ctx, "dy"), mean, mean + shape.channels,
-                       data_of(ctx, "gamma"), data_of(ctx, "beta"), integers_of(ctx).at(0) != 0, both,
-                       both + shape.channels);
+                       data_of(ctx, "gamma"), data_of(ctx, "beta"), integers_of(ctx).at(0) != 0,
+                       static_cast<T*>(nullptr), both, both + shape.channels);
     std::copy(both + shape.channels, both + 2 * shape.channels, result_of(ctx, "out", 1));
     std::copy(both, both + shape.channels, result_of(ctx, "out", 2));
   }

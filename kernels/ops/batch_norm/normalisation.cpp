@@ -60,12 +60,19 @@ ChannelSums channel_sums(const NormalisedShape& s, const OnPlane& on_plane, cons
   return sums;
 }
 
-// Calls on_plane(channel, offset) for every plane or on_rows(offset, rows) for stretches of rows.
+// Calls on_plane(channel, offset) for every plane or on_rows(offset, rows) for stretches of rows, each thread's last one
+// first: sums, which were taken before, left the last rows in the cache.
 template<typename OnPlane, typename OnRows>
 void for_each_part(const NormalisedShape& s, const OnPlane& on_plane, const OnRows& on_rows) {
   if (s.channels_last) {
-    parallel_for(s.count(), parts_per_thread(s.channels),
-                 [&](int64_t begin, int64_t end) { on_rows(begin * s.channels, end - begin); });
+    const int64_t stretch = parts_per_thread(s.channels);
+    parallel_for(s.count(), stretch, [&](int64_t begin, int64_t end) {
+      while (end > begin) {
+        const int64_t from = std::max(begin, end - stretch);
+        on_rows(from * s.channels, end - from);
+        end = from;
+      }
+    });
     return;
   }
   parallel_for(s.batch * s.channels, parts_per_thread(s.area), [&](int64_t begin, int64_t end) {
@@ -145,8 +152,8 @@ void normalise(const NormalisedShape& s, const T* x, const float* mean, const fl
 
 template<typename T>
 void normalisation_sums(const NormalisedShape& s, const T* x, const T* dy, const float* mean,
-                        const float* inv_deviation, const float* gamma, const float* beta, bool silu, float* beta_diff,
-                        float* gamma_diff) {
+                        const float* inv_deviation, const float* gamma, const float* beta, bool silu, T* dz,
+                        float* beta_diff, float* gamma_diff) {
   CHECK(s.channels_last || !silu);
   const std::vector<float> gain = gains(s, inv_deviation, gamma);
   const auto& on = vector_kernels();
@@ -159,7 +166,8 @@ void normalisation_sums(const NormalisedShape& s, const T* x, const T* dy, const
         }
       },
       [&](int64_t offset, int64_t rows, double* first, double* second) {
-        on.rows<T>().gradient_sums(x + offset, dy + offset, rows, s.channels, affine, silu, first, second);
+        T* const kept = dz == nullptr ? nullptr : dz + offset;
+        on.rows<T>().gradient_sums(x + offset, dy + offset, rows, s.channels, affine, silu, kept, first, second);
       });
   for (int64_t c = 0; c < s.channels; ++c) {
     beta_diff[c] = static_cast<float>(sums.first[c]);
@@ -198,7 +206,7 @@ void normalisation_gradient(const NormalisedShape& s, const T* x, const T* dy, c
   template void normalise(const NormalisedShape&, const T*, const float*, const float*, const float*, const float*, \
                           bool, T*);                                                                                \
   template void normalisation_sums(const NormalisedShape&, const T*, const T*, const float*, const float*,          \
-                                   const float*, const float*, bool, float*, float*);                               \
+                                   const float*, const float*, bool, T*, float*, float*);                           \
   template void normalisation_gradient(const NormalisedShape&, const T*, const T*, const float*, const float*,      \
                                        const float*, const float*, const float*, const float*, int64_t, bool, T*);
 

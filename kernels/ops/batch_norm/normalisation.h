@@ -28,13 +28,13 @@ template<typename T>
 void normalise(const NormalisedShape& shape, const T* x, const float* mean, const float* inv_deviation,
                const float* gamma, const float* beta, bool silu, T* y);
 
-// Gradients of beta and gamma.
+// Gradients of beta and gamma. With `silu`, dz becomes the gradient before SiLU, unless it is null.
 template<typename T>
 void normalisation_sums(const NormalisedShape& shape, const T* x, const T* dy, const float* mean,
-                        const float* inv_deviation, const float* gamma, const float* beta, bool silu, float* beta_diff,
-                        float* gamma_diff);
+                        const float* inv_deviation, const float* gamma, const float* beta, bool silu, T* dz,
+                        float* beta_diff, float* gamma_diff);
 
-// Gradient of x, from the sums above over the `pixels` that the statistics were taken of.
+// Gradient of x, from the sums above over the `pixels` that the statistics were taken of; dy and dx may be the same.
 template<typename T>
 void normalisation_gradient(const NormalisedShape& shape, const T* x, const T* dy, const float* mean,
                             const float* inv_deviation, const float* gamma, const float* beta, const float* beta_diff,

@@ -85,7 +85,8 @@ class GradKernel final : public user_op::OpKernel {
     float* gamma_diff = ctx->Tensor4ArgNameAndIndex("gamma_diff", 0)->mut_dptr<float>();
     float* beta_diff = ctx->Tensor4ArgNameAndIndex("beta_diff", 0)->mut_dptr<float>();
     const float* beta = gamma;  // not needed without SiLU
-    normalisation_sums(shape, x->dptr<float>(), dy, mean, inverse, gamma, beta, /*silu=*/false, beta_diff, gamma_diff);
+    normalisation_sums(shape, x->dptr<float>(), dy, mean, inverse, gamma, beta, /*silu=*/false,
+                       static_cast<float*>(nullptr), beta_diff, gamma_diff);
     normalisation_gradient(shape, x->dptr<float>(), dy, mean, inverse, gamma, beta, beta_diff, gamma_diff,
                            shape.count(), /*silu=*/false, ctx->Tensor4ArgNameAndIndex("dx", 0)->mut_dptr<float>());
   }

@@ -22,11 +22,12 @@ from graph_train.detection.detector import load_detector
 from graph_train.detection.nms import NmsSettings, non_max_suppression
 from graph_train.plots.images import BoxStyle, draw_detections
 from graph_train.plots.style import class_colour
-from graph_train.prediction.predict import EAGER_IMAGES, PredictionResult, _with_frame_folders
+from graph_train.prediction.predict import PredictionResult, _with_frame_folders
 from graph_train.prediction.prediction_files import OutputSettings, Prediction, PredictionWriter, crop_box
 from graph_train.prediction.sources import SourceFile, Sources
 from graph_train.runs import run_folder
 from graph_train.settings.predict_options import predict_options
+from kernels.framework.eager_runs import EAGER_RUNS
 from models.weights import save_weights
 from pipelines.data.video import Video, VideoFile
 from tests.graph_train.tiny import steepen, tiny_network
@@ -194,7 +195,7 @@ def test_ensemble_and_augmented_inference(weights: Path, predict_in_memory: Any)
         np.testing.assert_allclose(graph.detections, eager.detections, atol=1e-3)
 
 
-def test_graph_is_compiled_for_many_images_or_on_request(
+def test_graph_is_compiled_for_many_batches_or_on_request(
     weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[object] = []
@@ -207,13 +208,13 @@ def test_graph_is_compiled_for_many_images_or_on_request(
 
     copies = tmp_path / "copies"
     copies.mkdir()
-    for number in range(EAGER_IMAGES):
+    for number in range(EAGER_RUNS):
         shutil.copy(photos / "a.png", copies / f"{number}.png")
-    assert graphs(copies) == 0
+    assert graphs(copies, "--batch-size", "1") == 0
     assert graphs(copies, "--graph", "--batch-size", "16") == 1
     shutil.copy(photos / "a.png", copies / "one more.png")
-    assert graphs(copies, "--eager") == 0
-    assert graphs(copies) > 0
+    assert graphs(copies, "--eager", "--batch-size", "1") == 0
+    assert graphs(copies, "--batch-size", "1") == 1
 
 
 def test_class_names_from_data_set(photos: Path, predict_in_memory: Any, tmp_path: Path) -> None:

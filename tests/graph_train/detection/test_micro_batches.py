@@ -7,6 +7,7 @@ import pytest
 
 from graph_train.detection.inference import Inference
 from graph_train.detection.micro_batches import MICRO_BATCH_PX, MicroBatched
+from kernels.framework.eager_runs import EAGER_RUNS
 from kernels.runtime import flow
 from tests.graph_train.tiny import tiny_network
 
@@ -63,7 +64,19 @@ def test_micro_batched_network_matches_bitwise() -> None:
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 320, 320), np.uint8)
     no_labels = np.zeros((0, 6), np.float32)
     whole = Inference(network, graph=False)(images, no_labels)[0]
-    compiled = Inference(network)
+    compiled = Inference(network, graph=True)
     micro_batched = MicroBatched(lambda part: compiled(part, no_labels)[0], on_cpu=True)
     assert np.array_equal(micro_batched(images), whole)
     assert compiled.graphs == 1
+
+
+def test_a_shape_is_compiled_once_it_is_frequent_and_gives_the_same_bits() -> None:
+    network, no_labels = tiny_network(seed=2), np.zeros((0, 6), np.float32)
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 96), np.uint8)
+    inference = Inference(network)
+    outputs = []
+    for run in range(EAGER_RUNS + 2):
+        assert inference.graphs == (run > EAGER_RUNS)
+        outputs.append(np.array(inference(images, no_labels)[0]))
+    assert inference.graphs == 1
+    assert all(np.array_equal(output, outputs[0]) for output in outputs)

@@ -10,6 +10,7 @@ import pytest
 from graph_train.engine.schedule import ema_decay
 from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters
 from graph_train.engine.step import EagerStep, GraphStep, StepResult, TrainStep, _advance
+from kernels.framework import eager_runs as eager_runs_module
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.update.function import UpdateRule
 from kernels.plugin import load_plugin
@@ -63,6 +64,36 @@ def test_only_graph_step_reports_compile_time() -> None:
 @pytest.mark.parametrize("rule", ["sgd", "adam", "adamw"])
 def test_graph_matches_eager_bitwise(rule: UpdateRule) -> None:
     assert_graph_equals_eager(rule)
+
+
+def test_smaller_batches_are_compiled_once_they_are_frequent() -> None:
+    """Graphs and op by op alternate, with a step pending: the same bits as with graphs only."""
+    load_plugin("require")
+    schedule = tiny_schedule()
+
+    def trained(eager_runs: int) -> tuple[list[StepResult], dict[str, np.ndarray], GraphStep]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(eager_runs_module, "EAGER_RUNS", eager_runs)
+            step = tiny_step(GraphStep)
+            assert isinstance(step, GraphStep)
+            results = []
+            for number in range(9):
+                images, labels = random_batch(number, side=64, labels=5)
+                size = 2 if number % 2 else 4
+                step.start(flow.tensor(images[:size]), flow.tensor(labels[:size]), schedule.at(number, 0))
+                if number:
+                    results.append(step.finish())
+            results.append(step.finish())
+        step.state.flush()
+        return results, step.state.arrays(), step
+
+    results, arrays, mixed = trained(3)
+    assert (len(mixed.compilations), mixed.eager, mixed.replayed) == (2, 3, 4)
+    assert "3 smaller batches op by op" in mixed.summary()
+    expected, expected_arrays, compiled = trained(0)
+    assert (len(compiled.compilations), compiled.eager, compiled.replayed) == (2, 0, 7)
+    np.testing.assert_array_equal([astuple(result) for result in results], [astuple(result) for result in expected])
+    assert [name for name in arrays if not np.array_equal(arrays[name], expected_arrays[name])] == []
 
 
 def test_graph_matches_eager_in_bfloat16() -> None:

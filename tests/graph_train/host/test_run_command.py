@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,17 @@ def test_ctrl_c_during_native_import_is_an_interrupt(capsys: pytest.CaptureFixtu
 
     assert run_command("graph-train", command, debug=False) == INTERRUPTED
     assert capsys.readouterr().err == "graph-train: interrupted\n"
+
+
+def test_ctrl_c_before_a_command_has_begun_is_one_line(tmp_path: Path) -> None:
+    script = tmp_path / "graph-check"
+    script.write_text("import graph_train.cli\nraise KeyboardInterrupt\n")
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == "graph-check: interrupted\n"

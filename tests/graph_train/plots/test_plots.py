@@ -11,7 +11,7 @@ from graph_train.plots.curves import plot_study, plot_validation
 from graph_train.plots.images import MAX_IMAGES, plot_detections, plot_labelled
 from graph_train.plots.labels import plot_labels
 from graph_train.plots.results import _panel, plot_results, read_results
-from graph_train.plots.style import class_colour, new_figure
+from graph_train.plots.style import class_colour, legend_outside, literal, new_figure, optional_plot
 from graph_train.runs.results_csv import COLUMNS
 
 NAMES = ("circle", "square", "Dreieck ß")
@@ -152,6 +152,29 @@ def test_plot_validation(tmp_path: Path, classes: int) -> None:
     plot_validation(found, matrix, names, tmp_path)
     for name in ("PR_curve", "F1_curve", "P_curve", "R_curve", "confusion_matrix"):
         assert pixels(tmp_path / f"{name}.png").std() > 10
+
+
+@pytest.mark.parametrize("name", [r"$\frac{$", "$x$", "_hidden", r"a\$b", "n" * 500, "<b>", "{}", "%s"])
+def test_class_names_are_drawn_as_they_are(tmp_path: Path, name: str) -> None:
+    labels = np.zeros(20, np.int64)
+    found = metrics_per_class(np.ones((20, 10), bool), np.ones(20), labels, labels)
+    plot_validation(found, ConfusionMatrix(1), [name], tmp_path)
+    plot_labels(np.full((3, 5), 0.2) * [0, 1, 1, 1, 1], [name], tmp_path / "labels.jpg")
+    axes = new_figure(3, 3, "").subplots()
+    axes.plot([0, 1], [0, 1], label=literal(name))
+    legend_outside(axes)
+    (shown,) = axes.get_legend().get_texts()
+    shown.figure.canvas.draw()
+    assert not shown._preprocess_math(shown.get_text())[1]
+    assert (tmp_path / "PR_curve.png").exists()
+
+
+def test_a_plot_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with optional_plot(tmp_path / "a.png"):
+        raise ValueError("two\nlines")
+    assert caplog.messages == [f"{tmp_path / 'a.png'}: plotting failed: two lines"]
+    with pytest.raises(OSError, match="full"), optional_plot(tmp_path / "a.png"):
+        raise OSError("full")
 
 
 def test_no_curves_without_labels(tmp_path: Path) -> None:

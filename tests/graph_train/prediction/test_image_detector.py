@@ -3,6 +3,10 @@
 import gc
 import io
 import json
+import os
+import pickle
+import select
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -97,7 +101,7 @@ def test_graph_is_compiled_once_per_shape(weights: Path, monkeypatch: pytest.Mon
         compile_graph(graph, images, *rest)
 
     monkeypatch.setattr(inference, "compile_graph", counting)
-    own = graph_train.load(weights, imgsz=96, device="cpu")
+    own = graph_train.load(weights, imgsz=96, device="cpu", graph=True)
     images = [random_image(*SIZES[number % 3], number) for number in range(100)]
     first = own(images)
     assert sorted(compiled) == sorted({*compiled})
@@ -116,6 +120,35 @@ def test_concurrent_calls_get_their_own_results(detector: ImageDetector) -> None
     with ThreadPoolExecutor(6) as pool:
         for alone, result in zip(expected, pool.map(detector, images), strict=True):
             np.testing.assert_array_equal(rows(result), alone)
+
+
+def test_a_pickled_detector_reads_the_weights_again(detector: ImageDetector) -> None:
+    pixels = random_image(64, 96, 7)
+    copy = pickle.loads(pickle.dumps(detector))  # noqa: S301 - written here
+    np.testing.assert_array_equal(rows(copy(pixels)), rows(detector(pixels)))
+
+
+@pytest.mark.parametrize("loads", [False, True])
+def test_a_forked_process_is_refused_instead_of_waiting_for_ever(
+    detector: ImageDetector, weights: Path, loads: bool
+) -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            (graph_train.load(weights, imgsz=96) if loads else detector)(random_image(64, 96, 7))
+        except ValueError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    try:
+        assert select.select([reading], [], [], 60)[0], "the child waits for threads that it does not have"
+        assert "forked after OneFlow was loaded" in os.read(reading, 1000).decode()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
 
 
 def test_results_render_list_and_save(detector: ImageDetector, tmp_path: Path) -> None:

@@ -42,6 +42,24 @@ def test_folder_is_searched_recursively(tree: Path) -> None:
     assert found.problems == ()
 
 
+def test_results_of_earlier_predictions_are_skipped(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("runs/detect/exp/a.jpg", "runs/detect/exp2/deep/b.jpg", "runs/detect/expert/c.jpg", "runs/d.jpg"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+
+    def found(source: str, project: str = "runs/detect") -> set[str]:
+        with tempfile.TemporaryDirectory() as folder:
+            files = find_sources([source], downloads=Path(folder), results=Path(project, "exp"))
+        return {str(file.path) for file in files.images}
+
+    everything = found(".", "elsewhere")
+    assert {"runs/detect/exp/a.jpg", "photos/a.jpg"} <= everything
+    caplog.set_level("INFO", "graph_train")
+    assert found(".") == everything - {"runs/detect/exp/a.jpg", "runs/detect/exp2/deep/b.jpg"}
+    assert "skipped 2 files" in caplog.text
+    assert found("runs/detect/exp") == {"runs/detect/exp/a.jpg"}
+
+
 def test_glob_and_file_with_same_name(tree: Path) -> None:
     assert names(find(["photos/**/a.jpg"])) == {"a.jpg": "photos/a.jpg", "a_2.jpg": "photos/deep/er/a.jpg"}
     # named twice, looked at once

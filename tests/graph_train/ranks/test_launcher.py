@@ -54,6 +54,12 @@ def test_slurm_without_srun_raises() -> None:
         rank_info({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}, host="a")
 
 
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_JOB_ID"])
+def test_variables_of_slurm_that_are_no_numbers_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}='abc': must be an integer"):
+        rank_info({**SLURM, name: "abc"}, host="a")
+
+
 @pytest.mark.parametrize(
     ("nodes", "first"),
     [("gpu[003-010,12],login1", "gpu003"), ("node-7", "node-7"), ("a.b.c,d", "a.b.c"), ("r1n[2,4]-ib", "r1n2-ib")],

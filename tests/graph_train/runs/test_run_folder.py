@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.runs.run_folder import LOCK, LOG_FILE, RunFolder, make_unused_folder
+from graph_train.runs import run_folder
+from graph_train.runs.run_folder import LOCK, LOG_FILE, RunFolder, make_unused_folder, new_run_folder
 
 
 def opened(path: Path, *, resumed: bool = False) -> None:
@@ -83,3 +84,47 @@ def test_uncreatable_folder_error_names_flags(tmp_path: Path, project: str, exis
     with pytest.raises(OSError, match=r"cannot be made .*; choose another --project or --name"):
         make_unused_folder(str(tmp_path / project), "file", exist_ok=exist_ok)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("target", ["nowhere", "exp"])
+def test_links_that_lead_nowhere_are_names_in_use(tmp_path: Path, target: str) -> None:
+    (tmp_path / "exp").symlink_to(target)
+    assert make_unused_folder(str(tmp_path), "exp", exist_ok=False) == tmp_path / "exp2"
+    with pytest.raises(OSError, match=r"cannot be made \(File exists\); choose another --project or --name"):
+        make_unused_folder(str(tmp_path / "exp"), "new", exist_ok=False)
+
+
+@pytest.mark.parametrize(("project", "name"), [(".", "."), ("", ""), ("/", "")])
+def test_project_and_name_that_name_no_new_folder_are_refused(project: str, name: str) -> None:
+    with pytest.raises(ValueError, match="not the name of a new folder; give a --name"):
+        make_unused_folder(project, name, exist_ok=False)
+
+
+def test_trainings_that_start_at_once_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unused = run_folder.unused_path
+
+    def taken_by_another(project: str, name: str, *, exist_ok: bool) -> Path:
+        """Let another process create the folder that this command has just chosen."""
+        found = unused(project, name, exist_ok=exist_ok)
+        (tmp_path / "exp").mkdir(exist_ok=True)
+        return found
+
+    monkeypatch.setattr(run_folder, "unused_path", taken_by_another)
+    folder = new_run_folder(str(tmp_path), "exp", exist_ok=False)
+    folder.close()
+    assert folder.path == tmp_path / "exp2"
+
+
+@pytest.mark.parametrize("name", ["last", "last.1", "best", "last.earlier", "best.earlier"])
+def test_weights_of_the_earlier_run_in_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path)
+    try:
+        for file in ("last", "last.1", "best", "last.earlier", "best.earlier", "mine"):
+            (folder.weights / f"{file}.safetensors").write_text(file)
+        given = folder.weights / f"{name}.safetensors"
+        with pytest.raises(ValueError, match="choose another --name, or copy the file elsewhere first"):
+            folder.refuse_as_weights(os.path.relpath(given))
+        folder.refuse_as_weights(str(folder.weights / "mine.safetensors"))
+        folder.refuse_as_weights("")
+    finally:
+        folder.close()

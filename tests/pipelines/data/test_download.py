@@ -45,6 +45,11 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "/set.zip")
             self.end_headers()
+        elif self.path == "/dripping-headers":
+            self.send_response(200)
+            self.flush_headers()
+            while not self.server.released.wait(0.1):  # type: ignore[attr-defined]
+                self.wfile.write(b"x")
         elif self.path in ("/short", "/silent", "/dripping", "/endless"):
             self.send_response(200)
             self.send_header("Content-Length", "1" + "0" * (18 if self.path == "/endless" else 6))
@@ -171,6 +176,7 @@ def test_scripts_and_urls_without_checksum_are_rejected(
         ("short", "download failed: the connection ended after 9 of 1000000 bytes"),
         ("silent", "download failed: timed out"),
         ("dripping", r"is too slow \(\d+ bytes per second\)"),
+        ("dripping-headers", "download failed: no complete answer in time"),
         ("endless", r"is larger than the free space in"),
     ],
 )
