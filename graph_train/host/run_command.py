@@ -86,7 +86,7 @@ def _is_interruption(error: Exception) -> bool:
 
 
 def _require_current_folder() -> None:
-    """Refuse to start in a deleted folder, where relative paths have no meaning.
+    """Reject starting in a deleted folder, where relative paths have no meaning.
 
     Raises:
         OSError: the current folder does not exist.
@@ -98,7 +98,7 @@ def _require_current_folder() -> None:
 
 
 def _require_docstrings() -> None:
-    """Refuse to start in a Python that drops docstrings.
+    """Reject starting in a Python that drops docstrings.
 
     Raises:
         ValueError: OneFlow adds to its own at import, and would fail there.

@@ -48,7 +48,7 @@ class RunStart:
                 is a file of the earlier run in it.
         """
         hyp = load_hyperparameters(options.optim.hyp)
-        folder.refuse_as_weights(options.model.weights)
+        folder.reject_as_weights(options.model.weights)
         folder.set_aside_earlier()
         save_settings(folder.path, options, hyp)
         return cls(options, hyp)

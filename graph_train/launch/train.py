@@ -143,7 +143,7 @@ def _check_inputs(options: TrainOptions, rank: RankInfo) -> None:
 
 
 def _require_outside(dataset: Dataset, folder: Path) -> None:
-    """Refuse a run folder among the images, because its pictures would belong to the data set from then on.
+    """Reject a run folder inside a folder of images, because its plots would become part of the data set.
 
     Raises:
         ValueError: the folder is inside an image folder of the data set.

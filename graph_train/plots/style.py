@@ -35,7 +35,7 @@ _CLASS_COLOURS: tuple[RGB, ...] = (
 )
 
 _LONGEST_NAME = 40
-"""Of a class name in a figure; longer ones would leave no place for the curves."""
+"""Limit of a class name in a figure; longer ones would leave no space for the curves."""
 _LOG = logging.getLogger("graph_train")
 
 INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
@@ -59,7 +59,7 @@ def text_on(colour: RGB) -> RGB:
 
 
 def literal(name: str) -> str:
-    """Return a class name as a text that matplotlib draws as it is, shortened if it is long.
+    """Escape a class name for matplotlib, and shorten it if it is long.
 
     Matplotlib reads what stands between two `$` as a formula, and leaves names with a leading `_` out of legends.
     """
@@ -69,7 +69,7 @@ def literal(name: str) -> str:
 
 @contextmanager
 def optional_plot(path: Path) -> Iterator[None]:
-    """Log an error of drawing as a warning, because a picture is no reason to end a run.
+    """Log errors in plotting as warnings, because they must not end a run.
 
     Args:
         path: the picture, or the folder of several.

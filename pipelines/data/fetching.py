@@ -57,7 +57,7 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
 
 
 class _Impatient:
-    """Mix-in of a connection that limits the time until the headers are complete, not only the time between bytes."""
+    """Connection mix-in that limits the time until headers are complete, not only the time between bytes."""
 
     sock: socket.socket
     _is_late = False

@@ -102,7 +102,7 @@ def test_ctrl_c_during_native_import_is_an_interrupt(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "graph-train: interrupted\n"
 
 
-def test_ctrl_c_before_a_command_has_begun_is_one_line(tmp_path: Path) -> None:
+def test_ctrl_c_before_command_starts_is_one_line(tmp_path: Path) -> None:
     script = tmp_path / "graph-check"
     script.write_text("import graph_train.cli\nraise KeyboardInterrupt\n")
     done = subprocess.run(
