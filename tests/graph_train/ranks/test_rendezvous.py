@@ -26,7 +26,7 @@ def info(rank: int, world: int, port: int) -> RankInfo:
 
 
 def connect_all(infos: list[RankInfo], timeout: float) -> list[Rendezvous | ValueError]:
-    """Run the rendezvous of all ranks in threads of this process; rank 0 starts last."""
+    """Connect all ranks in threads of this process; rank 0 starts last."""
     outcomes: dict[int, Rendezvous | ValueError] = {}
 
     def connect(place: int) -> None:

@@ -1,4 +1,4 @@
-"""Video files: what was written is complete, or the writer says so."""
+"""Writing of video files: complete, or an error."""
 
 from pathlib import Path
 
