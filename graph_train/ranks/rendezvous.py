@@ -85,7 +85,7 @@ def _accept_ranks(info: RankInfo, timeout: float) -> Rendezvous:
     answer = {
         "places": [f"{hello['host']}, process {hello['process']}" for hello in hellos],
         "hosts": [hello["host"] for hello in hellos],
-        "engine_port": _free_port(),
+        "engine_port": free_port(),
     }
     _send_all(sockets, answer)
     return _rendezvous(sockets, answer)
@@ -157,7 +157,8 @@ def _rendezvous(sockets: Mapping[int, socket.socket], answer: Mapping[str, Any])
     return Rendezvous(sockets, tuple(answer["places"]), tuple(answer["hosts"]), int(answer["engine_port"]))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return an unused TCP port of this host."""
     with socket.create_server(("", 0)) as probe:
         return int(probe.getsockname()[1])
 

@@ -13,12 +13,7 @@ import pytest
 
 from graph_train.ranks.launcher import RankInfo
 from graph_train.ranks.rank_watch import WatchSettings
-from graph_train.ranks.rendezvous import Rendezvous, join_rendezvous
-
-
-def free_port() -> int:
-    with socket.create_server(("", 0)) as probe:
-        return int(probe.getsockname()[1])
+from graph_train.ranks.rendezvous import Rendezvous, free_port, join_rendezvous
 
 
 def info(rank: int, world: int, port: int) -> RankInfo:
