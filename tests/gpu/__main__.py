@@ -60,7 +60,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--archive", type=Path, help="compiled kernels; by default they are compiled first")
     parser.add_argument("--compile", metavar="ARCH", help="only compile the kernels, into --archive; needs no GPU")
     parser.add_argument("--emulated", action="store_true", help="kernels alone, on the emulated device")
-    parser.add_argument("--torch-python", help="interpreter with PyTorch, to be timed beside our ops")
+    parser.add_argument("--torch-python", help="interpreter with PyTorch, to compare with our ops")
     options = parser.parse_args(arguments)
     unknown = [stage for stage in options.stages if stage not in SECONDS]
     if unknown:
