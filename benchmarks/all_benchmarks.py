@@ -1,4 +1,4 @@
-"""`graph-bench all`: run the benchmarks one after another and write result, plot and text of each to one folder."""
+"""`graph-bench all`: run the benchmarks sequentially and write result, plot and text of each to one folder."""
 
 import argparse
 import subprocess

@@ -24,7 +24,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the top-level parser; each subcommand has a parser of its own."""
+    """Return the top-level parser; each subcommand has its own parser."""
     entries = {**BENCHMARKS, **COMMANDS}
     width = max((len(name) for name in entries), default=0)
     listing = "\n".join(f"  {name:<{width}}  {entry.summary}" for name, entry in entries.items())

@@ -50,7 +50,7 @@ BENCHMARKS: Mapping[str, Entry] = {
     ),
     "inference": Entry(
         "benchmarks.inference.inference",
-        "validation and prediction as whole commands beside YOLOv5's, and the network beside onnxruntime",
+        "validation and prediction as whole commands compared with YOLOv5, and the network with onnxruntime",
         None,
     ),
     "scaling": Entry("benchmarks.step.scaling", "one batch on more and more ranks, and the bytes they send", None),
@@ -74,14 +74,12 @@ BENCHMARKS: Mapping[str, Entry] = {
         "benchmarks.data.pipeline", "images per second of the data pipeline and its stages, and of OpenCV", ()
     ),
     "data-scale": Entry(
-        "benchmarks.data.data_scale",
-        "processor time and memory that 118,287 images cost before and beside the steps",
-        None,
+        "benchmarks.data.data_scale", "processor time and memory for 118,287 images before and during the steps", None
     ),
 }
 
 COMMANDS: Mapping[str, Entry] = {
-    "all": Entry("benchmarks.all_benchmarks", "runs the shorter benchmarks one after another into one folder"),
+    "all": Entry("benchmarks.all_benchmarks", "runs the shorter benchmarks sequentially into one folder"),
     "report": Entry("benchmarks.report", "turns result files into docs/benchmarks.md with pictures"),
 }
 """Subcommands that are not benchmarks; they have `add_arguments(parser)` and `run(flags) -> exit code`."""

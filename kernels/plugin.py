@@ -1,8 +1,8 @@
-"""Load the kernel plugin: a shared library with kernels that replace OneFlow's own, and with ops of ours.
+"""Loading of the kernel plugin, a shared library with replacements for OneFlow's kernels and with our own ops.
 
 Loading registers the kernels with OneFlow: ops of the same names then run through them, in eager mode and in graphs,
-with no change to any Python code. Ops that have run before choose anew (`native/registry.cpp`); a graph that is
-compiled keeps the kernels it has. New ops are called through `kernels.framework.dispatch`.
+with no change to any Python code. Ops that have already run switch to the new kernels (`native/registry.cpp`); compiled
+graphs keep theirs. New ops are called through `kernels.framework.dispatch`.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from kernels.host.cuda_devices import compute_capabilities
 from kernels.runtime import StderrFilter, Tensor, flow
 
 PluginMode = Literal["auto", "off", "require", "emulated-cuda"]
-"""What to load; "emulated-cuda" is for tests: the CUDA kernels on the CPU, in place of the CPU's own."""
+"""Value of `--kernels`; "emulated-cuda" runs the CUDA kernels on the CPU, for tests."""
 _log = logging.getLogger("graph_train.kernels")
 
 
@@ -24,7 +24,7 @@ _log = logging.getLogger("graph_train.kernels")
 class PluginStatus:
     """The outcome of `load_plugin`.
 
-    `reason` says why nothing is loaded ("" when it is); `build_seconds` is 0 when the library came from the cache.
+    `reason` is the reason if nothing is loaded, else ""; `build_seconds` is 0 if the library was cached.
     """
 
     loaded: bool
@@ -35,7 +35,7 @@ class PluginStatus:
 
 @dataclass
 class _Process:
-    """State of this process; a library that registered kernels cannot be unloaded."""
+    """Plugin state of this process; a library with registered kernels cannot be unloaded."""
 
     status: PluginStatus | None = None
     failure: ValueError | OSError | None = None
@@ -48,15 +48,14 @@ _process = _Process()
 
 
 def load_plugin(mode: PluginMode, device: str = "cpu") -> PluginStatus:
-    """Build (once, then cached) and load the plugin; a second call returns the first one's result.
+    """Build (once, then cached) and load the plugin; later calls return the first result.
 
-    CUDA kernels are compiled, or taken from the cache or the wheel, for a GPU that is asked for and no other.
+    CUDA kernels are prepared only for the requested GPU.
 
     Args:
-        mode: "auto" goes on with OneFlow's own kernels, after one warning, where the plugin cannot be had;
-            "require" makes that an error, and so does "emulated-cuda"; "off" loads nothing. What failed once is not
-            tried again in this process.
-        device: what will be computed on, such as "cuda:0"; several calls may name several GPUs.
+        mode: "auto" falls back to OneFlow's kernels with a warning if the plugin is unavailable; "require" and
+            "emulated-cuda" raise; "off" loads nothing. A failed load is not retried in this process.
+        device: device to compute on, such as "cuda:0"; later calls may name further GPUs.
 
     Raises:
         ValueError: an unknown mode; "require" without success; "off" after the plugin has been loaded; a GPU for which
@@ -110,7 +109,7 @@ def plugin_library() -> ctypes.CDLL:
 
 
 def multiplies_bfloat16_faster() -> bool:
-    """Return whether this CPU multiplies bfloat16 faster than float32: with AMX tiles, and AMD's with AVX512_BF16.
+    """Return whether this CPU multiplies bfloat16 faster than float32: with AMX, or on AMD with AVX512_BF16.
 
     Raises:
         ValueError: the plugin is not loaded.
@@ -119,7 +118,7 @@ def multiplies_bfloat16_faster() -> bool:
 
 
 def emulates_cuda() -> bool:
-    """Return whether CUDA kernels take the place of the CPU's in this process, for tests."""
+    """Return whether CUDA kernels are emulated on the CPU in this process, for tests."""
     return _process.emulates_cuda
 
 
@@ -129,17 +128,16 @@ def runs_cuda_kernels(tensor: Tensor) -> bool:
 
 
 def _run_graphs_on_one_thread() -> None:
-    """Let one thread execute the CPU ops of a graph, one after another.
+    """Execute the CPU ops of graphs sequentially on one thread.
 
-    OneFlow deals them out to as many threads as there are cores, which suits kernels that use one core each. Ours use
-    all cores, and two of them at a time only get in each other's way (docs/kernels.md says what is known of the gain).
-    The number cannot change any more once a graph has been compiled, so it is left alone then.
+    OneFlow distributes them over one thread per core, which suits single-threaded kernels. Ours use all cores and would
+    compete (docs/kernels.md has measurements). The number cannot be changed once a graph has been compiled.
     """
     if flow.nn.Graph._child_init_cnt:
         return
     session = _start_session()
     resource = session.resource
-    # OneFlow's pool for its own kernels takes its size from the number of cores unless it is given one.
+    # Keep OneFlow's thread pool at its default size, the number of cores.
     resource.compute_thread_pool_size = resource.compute_thread_pool_size or resource.cpu_device_num
     resource.cpu_device_num = 1
     session.update_resource_eagerly(resource)
@@ -148,7 +146,7 @@ def _run_graphs_on_one_thread() -> None:
 def _start_session() -> Any:
     """Return the session that runs graphs.
 
-    It would start by itself with the first graph, but print its notes in between.
+    Otherwise the first graph would start it and print messages.
     """
     session = flow.framework.session_context.GetDefaultSession()
     with StderrFilter():
@@ -157,7 +155,7 @@ def _start_session() -> Any:
 
 
 def _prepare_gpu(number: int) -> None:
-    """Give the library the compiled CUDA kernels for a GPU, unless it has them."""
+    """Pass the compiled CUDA kernels of a GPU to the library, once."""
     if number in _process.prepared_gpus:
         return
     capabilities = compute_capabilities()
@@ -179,8 +177,8 @@ def _prepare_gpu(number: int) -> None:
 
 
 def _load(path: Path) -> ctypes.CDLL:
-    flow._oneflow_internal.eager.Sync()  # no op may be choosing its kernel meanwhile
-    # By its soname the plugin finds this very library, wherever the wheel lies.
+    flow._oneflow_internal.eager.Sync()  # no op may be selecting its kernel concurrently
+    # The plugin finds this library by its soname.
     ctypes.CDLL(str(plugin_build.onednn_library()))
     try:
         flow.utils.load_library(str(path))

@@ -1,9 +1,9 @@
-"""The one place that makes OneFlow importable; every module of the project says `from kernels.runtime import flow`.
+"""Import of OneFlow; all modules use `from kernels.runtime import flow`.
 
-The PyPI wheel of OneFlow 0.9.0 links against CUDA 11 libraries that it does not declare and that are not on the
-loader's path, even for CPU-only work. They come from the `nvidia-*-cu11` wheels and are loaded here, in dependency
-order, before OneFlow itself. Settings of the process are made by `kernels.host.process_settings`, not here; OneFlow's
-import sets the variables of a rank (such as `RANK`) where there are none, which its native code reads later.
+The PyPI wheel of OneFlow 0.9.0 links against CUDA 11 libraries that it does not declare, even for CPU-only use. They
+come from the `nvidia-*-cu11` wheels and are loaded here, in dependency order, before OneFlow itself. Process settings
+are made in `kernels.host.process_settings`. OneFlow's import sets missing rank variables (such as `RANK`), which its
+native code reads later.
 """
 
 import ctypes
@@ -13,10 +13,11 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
+
+from kernels.host.process_settings import engine_loaded
 
 _CUDA_LIBRARIES = (
     ("nvidia.cublas", "libcublasLt.so.11"),
@@ -41,10 +42,10 @@ def _library_folder(package: str) -> Path | None:
 
 
 def _preload_cuda_libraries() -> None:
-    """Load what OneFlow's shared objects need; a library that the system provides itself may be missing here.
+    """Load the libraries that OneFlow links against; missing ones may be provided by the system.
 
-    OneFlow's wheel carries NCCL 2.12, which has no code for Hopper. Where a newer one is installed (the extra "nccl"),
-    its functions are found first, because it is loaded first.
+    OneFlow's wheel contains NCCL 2.12, which does not support Hopper. A newer one (extra "nccl") takes precedence
+    because it is loaded first.
     """
     for package, name in (*((_NCCL,) if _has_nccl() else ()), *_CUDA_LIBRARIES):
         folder = _library_folder(package)
@@ -53,7 +54,7 @@ def _preload_cuda_libraries() -> None:
 
 
 def _has_nccl() -> bool:
-    """Return whether NCCL for CUDA 11 is installed; PyTorch installs that for CUDA 12 in the same folder."""
+    """Return whether NCCL for CUDA 11 is installed; PyTorch's, for CUDA 12, has the same folder."""
     try:
         importlib.metadata.distribution(_NCCL_DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
@@ -61,19 +62,19 @@ def _has_nccl() -> bool:
     return True
 
 
-_LEAST_ADDRESS_BYTES = 7 * 10**9
-"""What libraries, threads and a tiny network map, 6.7 GB on two cores. With less some of them wait for ever."""
+_MIN_ADDRESS_BYTES = 7 * 10**9
+"""Libraries, threads and a tiny network map 6.7 GB on two cores; with less, some of them hang."""
 
 
 def _require_addresses() -> None:
-    """Refuse to begin under a limit of addresses that OneFlow and DALI cannot keep.
+    """Raise if the limit on address space is too low for OneFlow and DALI.
 
     Raises:
         MemoryError: `ulimit -v` allows too little.
     """
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and limit < _LEAST_ADDRESS_BYTES:
-        raise MemoryError(f"OneFlow and DALI need {_LEAST_ADDRESS_BYTES / 1e9:.0f} GB of addresses")
+    if limit != resource.RLIM_INFINITY and limit < _MIN_ADDRESS_BYTES:
+        raise MemoryError(f"OneFlow and DALI need {_MIN_ADDRESS_BYTES / 1e9:.0f} GB of addresses")
 
 
 def _import_oneflow() -> Any:
@@ -81,12 +82,13 @@ def _import_oneflow() -> Any:
     _preload_cuda_libraries()
     with StderrFilter():
         import oneflow
+    engine_loaded()
     _restore_sigint_handler()
     return oneflow
 
 
 def _restore_sigint_handler() -> None:
-    """Undo OneFlow's handler of SIGINT, which ends the process with exit code 255 and no message."""
+    """Restore Python's SIGINT handler: OneFlow's ends the process with exit code 255 and no message."""
     if threading.current_thread() is threading.main_thread():
         handler = signal.getsignal(signal.SIGINT)
         if handler is not None:  # None: one that Python did not install
@@ -94,8 +96,8 @@ def _restore_sigint_handler() -> None:
 
 
 _GPU_DRIVER = Path("/proc/driver/nvidia")
-_NOTES = (b"libibverbs not available, ibv_fork_init skipped",)
-_NOTES_WITHOUT_GPU = (b" cuda_device_descriptor_class.cpp:", b" cuda_device_manager_factory.cpp:")
+_HIDDEN_MESSAGES = (b"libibverbs not available, ibv_fork_init skipped",)
+_HIDDEN_WITHOUT_GPU = (b" cuda_device_descriptor_class.cpp:", b" cuda_device_manager_factory.cpp:")
 
 
 class StderrFilter:
@@ -104,14 +106,15 @@ class StderrFilter:
 
     def __enter__(self) -> None:
         sys.stderr.flush()
-        self._saved, self._kept = os.dup(2), tempfile.TemporaryFile()
+        # In memory, because there may be no folder that can be written.
+        self._saved, self._kept = os.dup(2), os.fdopen(os.memfd_create("stderr"), "w+b")
         os.dup2(self._kept.fileno(), 2)
 
     def __exit__(self, *_: object) -> None:
         sys.stderr.flush()
         os.dup2(self._saved, 2)
         os.close(self._saved)
-        hidden = _NOTES if _GPU_DRIVER.exists() else _NOTES + _NOTES_WITHOUT_GPU
+        hidden = _HIDDEN_MESSAGES if _GPU_DRIVER.exists() else _HIDDEN_MESSAGES + _HIDDEN_WITHOUT_GPU
         with self._kept:
             self._kept.seek(0)
             for line in self._kept:
@@ -120,6 +123,6 @@ class StderrFilter:
 
 
 flow: Any = _import_oneflow()
-"""The `oneflow` module, ready to use."""
+"""The `oneflow` module."""
 Tensor = Any
 """`oneflow.Tensor`; OneFlow ships no type information, so the checker sees Any. Docstrings give shapes and dtypes."""

@@ -1,4 +1,4 @@
-"""The transformer of C3TR: multi-head attention with PyTorch's parameter names, which OneFlow 0.9 does not have."""
+"""Transformer blocks of C3TR; OneFlow 0.9 has no multi-head attention with PyTorch's parameter names."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class MultiheadAttention(nn.Module):
         self.out_proj = Linear(channels, channels)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Map three of (tokens, B, C) to (tokens, B, C); where channels are last, of (B, H, W, C) to (B, H, W, C)."""
+        """Map three (tokens, B, C) tensors to (tokens, B, C); with channels last, (B, H, W, C) to (B, H, W, C)."""
         if layout.channels_last():
             together = join([query, key, value])
             projected = project(together, plain(self.in_proj_weight), plain(self.in_proj_bias), groups=3)
@@ -45,7 +45,7 @@ class MultiheadAttention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention and two linear layers, each added to its input; no layer norm, as in the reference."""
+    """Self-attention and two linear layers, both residual; without layer norm, as in the reference."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -57,14 +57,14 @@ class TransformerLayer(nn.Module):
         self.fc2 = Linear(channels, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape: (tokens, B, C), or (B, H, W, C) where channels are last."""
+        """Map (tokens, B, C), or (B, H, W, C) with channels last, to the same shape."""
         query, key, value, x = fork(x, [1, 1, 1, 1])
         x = self.ma(self.q(query), self.k(key), self.v(value)) + x
         return self.fc2(self.fc1(x)) + x
 
 
 class TransformerBlock(nn.Module):
-    """Transformer layers over the cells of a map; `linear` is a learned position term."""
+    """Transformer layers over the cells of a feature map; `linear` is the learned position embedding."""
 
     def __init__(self, channels: int, layers: int, heads: int = 4) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class TransformerBlock(nn.Module):
         self.tr = nn.Sequential(*(TransformerLayer(channels, heads) for _ in range(layers)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape; cells are tokens."""
+        """Return a tensor of the same shape; cells are tokens."""
         if layout.channels_last():
             return self.tr(x + self.linear(x))
         batch, channels, height, width = x.shape

@@ -1,4 +1,4 @@
-"""BatchNorm with YOLOv5's constants, exact on a CPU also without our kernel plugin, and the same in eager and graph."""
+"""BatchNorm with YOLOv5's constants; accurate on CPUs even without the kernel plugin, equal in eager and graph mode."""
 
 from kernels.framework.global_rows import replicated
 from kernels.framework.in_place import subtract
@@ -13,23 +13,23 @@ MOMENTUM = 0.03
 
 
 class BatchNorm2d(flow.nn.BatchNorm2d):
-    """Batch normalisation of each channel; biased variance inside, unbiased in the running statistics, as PyTorch does.
+    """Batch normalisation per channel: biased variance, and unbiased in the running statistics, as in PyTorch.
 
-    `num_batches_tracked` is not advanced by the forward pass: an in-place addition to a buffer is lost inside
-    `nn.Graph`. `DetectionModel.count_batch` does it for eager and graph steps alike.
+    The forward pass does not increment `num_batches_tracked`, since in-place additions to buffers are lost inside
+    `nn.Graph`; `DetectionModel.count_batch` does.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=EPS, momentum=MOMENTUM)
         self.synchronised = False
-        """Statistics of the images of all ranks together, where these are spread over ranks; else each rank its own."""
+        """Whether statistics are computed over all ranks if the batch is sharded; otherwise per rank."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape; in training mode normalise by the batch's statistics and update the running ones."""
+        """Normalise; in training mode by the batch statistics, which also update the running ones."""
         return self._channels_last(x, silu=False) if layout.channels_last() else self._channels_first(x)
 
     def with_silu(self, x: Tensor) -> Tensor:
-        """Apply BatchNorm, then SiLU: one pass over the activation where channels are last."""
+        """Apply BatchNorm, then SiLU; fused with channels last."""
         return self._channels_last(x, silu=True) if layout.channels_last() else flow._C.silu(self._channels_first(x))
 
     def _channels_last(self, x: Tensor, *, silu: bool) -> Tensor:
@@ -45,7 +45,7 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
         )
 
     def _channels_first(self, x: Tensor) -> Tensor:
-        if self.training and self._by_plain_ops(x):
+        if self.training and self._needs_plain_ops(x):
             return self._composed(x)
         return flow._C.normalization(
             x,
@@ -59,20 +59,20 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
             is_training=self.training,
         )
 
-    def _by_plain_ops(self, x: Tensor) -> bool:
-        """Return whether OneFlow's fused op would not do.
+    def _needs_plain_ops(self, x: Tensor) -> bool:
+        """Return whether OneFlow's fused op cannot be used.
 
-        It sees the images of one rank only, and without the plugin its running statistics take in what is not finite.
+        It uses the images of one rank only, and without the plugin non-finite batches corrupt its running statistics.
         """
         return (self.synchronised and x.is_global) or not is_loaded()
 
     def _composed(self, x: Tensor) -> Tensor:
-        """Return the same from plain ops.
+        """Compute the normalisation with plain ops.
 
-        Running statistics of channels that are not finite in this batch stay as they are.
+        Running statistics of channels that are not finite in this batch are not updated.
 
-        OneFlow's own CPU kernel takes the variance as E[x^2] - E[x]^2 in float32: for a channel with mean 20 and
-        deviation 1 the outputs are off by 4e-3, here by 2e-6.
+        OneFlow's CPU kernel computes the variance as E[x^2] - E[x]^2 in float32: for a channel with mean 20 and
+        standard deviation 1 its outputs are off by 4e-3, ours by 2e-6.
         """
         batch, _, height, width = x.shape
         count = batch * height * width
@@ -83,12 +83,12 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
         unbiased = variance.detach().reshape(-1) * (count / max(count - 1, 1))
         mean_row = mean.detach().reshape(-1)
         finite = flow.logical_and(flow.isfinite(mean_row), flow.isfinite(unbiased))
-        _approach(self.running_mean, mean_row, self.momentum, finite)
-        _approach(self.running_var, unbiased, self.momentum, finite)
+        _update_running(self.running_mean, mean_row, self.momentum, finite)
+        _update_running(self.running_var, unbiased, self.momentum, finite)
         return centred * scale + self.bias.reshape(1, -1, 1, 1)
 
 
-def _approach(running: Tensor, value: Tensor, rate: float, where: Tensor) -> None:
-    """Compute running -= rate * (running - value) in some channels, inside a graph too."""
+def _update_running(running: Tensor, value: Tensor, rate: float, where: Tensor) -> None:
+    """Compute running -= rate * (running - value) for the channels in `where`, also inside a graph."""
     with flow.no_grad():
         subtract(running, running - flow.where(where, value, running), rate)

@@ -1,8 +1,7 @@
-"""The blocks of YOLOv5 as OneFlow modules; names of parameters and buffers are those of the reference.
+"""YOLOv5's blocks as OneFlow modules, with the reference's names of parameters and buffers.
 
-Every block takes (B, C, H, W) and gives (B, C', H', W'), or the same with the axes in the order of `models.layout`.
-`activation` is a module that the whole network shares (it has no parameters). Parameters are left without values here:
-`models.initialise` or a weight file gives them.
+Every block maps (B, C, H, W) to (B, C', H', W'), with axes in the order of `models.layout`. `activation` is a module
+shared by the whole network. Parameters are not initialised here, but by `models.initialise` or a weight file.
 `models.catalogue` describes the same blocks for the yaml; `CONSTRUCTORS` connects the two.
 """
 
@@ -16,7 +15,7 @@ from models import layout
 from models.attention import TransformerBlock
 from models.batch_norm import BatchNorm2d
 from models.catalogue import same_padding
-from models.layers import Conv2d, MaxPool2d, Module, activated, activation_of, fork, join
+from models.layers import Conv2d, MaxPool2d, Module, activation_of, apply_activation, fork, join
 
 nn: Any = flow.nn
 Pair = int | tuple[int, int]
@@ -51,11 +50,13 @@ class Conv(nn.Module):
         if self._activation.name == "SiLU":
             return self.conv.with_silu(x) if self.folded else self.bn.with_silu(self.conv(x))
         x = self.conv(x) if self.folded else self.bn(self.conv(x))
-        return layout.stored(activated(x, self._activation)) if layout.channels_last() else self.act(x)
+        return (
+            layout.to_activation_type(apply_activation(x, self._activation)) if layout.channels_last() else self.act(x)
+        )
 
 
 class DWConv(Conv):
-    """Depth-wise convolution: as many groups as both channel numbers allow."""
+    """Depth-wise convolution, with the greatest common divisor of both channel numbers as groups."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class DWConv(Conv):
 
 
 class Bottleneck(nn.Module):
-    """1x1 to the inner channels, 3x3 back, added to the input where the channels allow it."""
+    """A 1x1 and a 3x3 convolution with a residual connection if the channels allow it."""
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class Bottleneck(nn.Module):
         self.add = shortcut and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep height and width."""
+        """Map (B, in, H, W) to (B, out, H, W)."""
         y = self.cv2(self.cv1(x))
         return x + y if self.add else y
 
@@ -106,7 +107,7 @@ def _bottlenecks(channels: int, repeats: int, shortcut: bool, groups: int, activ
 
 
 class CrossConv(nn.Module):
-    """A 3x3 convolution taken apart into 1x3 and 3x1, added to the input."""
+    """A 3x3 convolution factorised into 1x3 and 3x1, with a residual connection."""
 
     def __init__(self, channels: int, shortcut: bool, groups: int, *, activation: Module) -> None:
         super().__init__()
@@ -115,7 +116,7 @@ class CrossConv(nn.Module):
         self.add = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape."""
+        """Map (B, C, H, W) to the same shape."""
         y = self.cv2(self.cv1(x))
         return x + y if self.add else y
 
@@ -141,22 +142,22 @@ class BottleneckCSP(nn.Module):
         self.cv3 = Conv2d(inner, inner, 1, bias=False)
         self.cv4 = Conv(2 * inner, out_channels, activation=activation)
         self.bn = BatchNorm2d(2 * inner)
-        # The reference has SiLU here whatever the network's activation is.
+        # The reference uses SiLU here for any activation of the network.
         self.act = nn.SiLU()
         self.m = _bottlenecks(inner, repeats, shortcut, groups, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep height and width."""
+        """Map (B, in, H, W) to (B, out, H, W)."""
         both = join([self.cv3(self.m(self.cv1(x))), self.cv2(x)])
         return self.cv4(self.bn.with_silu(both))
 
 
 class C3(nn.Module):
-    """Cross-stage partial block: two 1x1 branches, one of them through `inner_blocks`, joined by a third 1x1.
+    """Cross-stage partial block: two 1x1 branches, one through `inner_blocks`, concatenated before a third 1x1.
 
     Args:
         expansion: channels of each branch over `out_channels`.
-        inner: settings of `inner_blocks`. The variants of C3 accept those that they have no use for, as the reference.
+        inner: arguments of `inner_blocks`. As in the reference, variants of C3 accept arguments that they ignore.
     """
 
     def __init__(
@@ -172,11 +173,11 @@ class C3(nn.Module):
     def inner_blocks(
         self, channels: int, *, activation: Module, repeats: int = 1, shortcut: bool = True, groups: int = 1
     ) -> Module:
-        """Return what stands in the first branch, from and to `channels`: `repeats` bottlenecks."""
+        """Return the blocks of the first branch, which keep `channels`: `repeats` bottlenecks."""
         return _bottlenecks(channels, repeats, shortcut, groups, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep height and width."""
+        """Map (B, in, H, W) to (B, out, H, W)."""
         return self.cv3(join([self.m(self.cv1(x)), self.cv2(x)]))
 
 
@@ -194,17 +195,17 @@ class C3TR(C3):
     """C3 of transformer layers."""
 
     def inner_blocks(self, channels: int, *, activation: Module, repeats: int = 1, **_: Any) -> Module:
-        """Return a transformer of `repeats` layers, which have an activation of their own."""
+        """Return a transformer of `repeats` layers, which have their own activation."""
         return TransformerBlock(channels, repeats)
 
 
 class C3SPP(C3):
-    """C3 around a spatial pyramid pooling."""
+    """C3 of spatial pyramid pooling."""
 
     def inner_blocks(
         self, channels: int, *, activation: Module, kernels: Sequence[int] = (5, 9, 13), **_: Any
     ) -> Module:
-        """Return one pyramid with pools of these sizes."""
+        """Return an SPP with pools of these sizes."""
         return SPP(channels, channels, kernels, activation=activation)
 
 
@@ -217,15 +218,10 @@ class C3Ghost(C3):
 
 
 class SPP(nn.Module):
-    """Spatial pyramid pooling: max pools of several sizes side by side."""
+    """Spatial pyramid pooling: parallel max pools of several sizes."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernels: Sequence[int] = (5, 9, 13),
-        *,
-        activation: Module,
+        self, in_channels: int, out_channels: int, kernels: Sequence[int] = (5, 9, 13), *, activation: Module
     ) -> None:
         super().__init__()
         inner = in_channels // 2
@@ -234,13 +230,13 @@ class SPP(nn.Module):
         self.m = nn.ModuleList([MaxPool2d(side, 1, side // 2) for side in kernels])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep height and width."""
+        """Map (B, in, H, W) to (B, out, H, W)."""
         x, *pooled = fork(self.cv1(x), [1] * (1 + len(self.m)))
         return self.cv2(join([x] + [pool(y) for pool, y in zip(self.m, pooled)]))  # noqa: B905 - block list
 
 
 class SPPF(nn.Module):
-    """Three max pools in a row: equals SPP(5, 9, 13) for kernel 5, with less work."""
+    """Three successive max pools: equal to SPP(5, 9, 13) for kernel 5, but faster."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 5, *, activation: Module) -> None:
         super().__init__()
@@ -250,7 +246,7 @@ class SPPF(nn.Module):
         self.m = MaxPool2d(kernel, 1, kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep height and width."""
+        """Map (B, in, H, W) to (B, out, H, W)."""
         x = self.cv1(x)
         once = self.m(x)
         twice = self.m(once)
@@ -258,7 +254,7 @@ class SPPF(nn.Module):
 
 
 class Focus(nn.Module):
-    """Convolution of an image whose 2x2 patches were moved into channels."""
+    """Space-to-depth of 2x2 patches, followed by a convolution."""
 
     def __init__(
         self,
@@ -277,14 +273,14 @@ class Focus(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in, H, W), H and W even to (B, out, H / 2 / stride, W / 2 / stride)."""
+        """Map (B, in, H, W) with even H and W to (B, out, H / 2 / stride, W / 2 / stride)."""
         if layout.channels_last():
             return self.conv(space_to_depth(x))
         return self.conv(flow.cat([x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=1))
 
 
 class GhostConv(nn.Module):
-    """Half of the channels by a convolution, the other half from those by a cheap 5x5 depth-wise one.
+    """Half of the channels by a convolution, the other half from these by a 5x5 depth-wise one.
 
     Source: arXiv:1911.11907.
     """
@@ -302,7 +298,7 @@ class GhostConv(nn.Module):
         super().__init__()
         half = out_channels // 2
         self.cv1 = Conv(in_channels, half, kernel, stride, groups=groups, activation=activation)
-        # An absent activation is a module of its own in each place, as in the reference.
+        # Every missing activation is a separate module, as in the reference.
         again = nn.Identity() if isinstance(activation, nn.Identity) else activation
         self.cv2 = Conv(half, half, 5, groups=half, activation=again)
 
@@ -313,7 +309,7 @@ class GhostConv(nn.Module):
 
 
 class GhostBottleneck(nn.Module):
-    """Two ghost convolutions with a shortcut; at stride 2 a depth-wise convolution stands between them."""
+    """Two ghost convolutions with a shortcut, with a depth-wise convolution between them at stride 2."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, *, activation: Module
@@ -341,7 +337,7 @@ class GhostBottleneck(nn.Module):
 
 
 class Concat(nn.Module):
-    """Concatenation of the channels of several maps of one size."""
+    """Concatenation of feature maps of equal size along the channels."""
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Map [(B, C_i, H, W)] to (B, sum C_i, H, W)."""
@@ -364,7 +360,7 @@ CONSTRUCTORS: Mapping[str, Callable[..., Module]] = {
     "GhostBottleneck": GhostBottleneck,
     "Focus": Focus,
 }
-"""Blocks with channels of their own; Upsample, MaxPool2d, ZeroPad2d, Concat and Detect are made in `network`."""
+"""Blocks with output channels; `network` makes Upsample, MaxPool2d, ZeroPad2d, Concat and Detect."""
 
 BRANCHING = frozenset({"Bottleneck", "BottleneckCSP", "C3", "C3x", "C3TR", "C3Ghost", "C3SPP", "GhostBottleneck"})
-"""Blocks that feed their input to two ops; see `models.layers.fork`."""
+"""Blocks whose input is used by two ops; see `models.layers.fork`."""

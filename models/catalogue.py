@@ -1,7 +1,7 @@
-"""What a model yaml may name: the arguments of every block, and how each block changes channels and image size.
+"""Blocks of a model yaml: their arguments, and how they change channels and image size.
 
-This module is plain data and arithmetic and does not need OneFlow: a wrong yaml is refused before it is imported.
-The modules themselves are in `models.blocks`, under the same names.
+This module does not import OneFlow, so that an invalid yaml is rejected early. The modules are in `models.blocks`,
+under the same names.
 """
 
 import ast
@@ -16,12 +16,12 @@ Arguments = Mapping[str, Any]
 
 
 MAX_INTEGER = 1 << 20
-"""No argument of a block is larger; what a larger one describes would only run out of memory."""
+"""Limit of all arguments of blocks; larger ones would only run out of memory."""
 _MAX_ACTIVATION_LENGTH = 100
 
 
 class ArgumentError(ValueError):
-    """An argument that a block cannot take; the caller adds file and line."""
+    """An invalid argument of a block; the caller adds file and line."""
 
 
 # --- kinds of values -------------------------------------------------------------------------------------------------
@@ -116,14 +116,14 @@ def _nothing(value: object) -> None:
 
 @dataclass(frozen=True)
 class Activation:
-    """Name of an activation and its keyword-free arguments, e.g. LeakyReLU (0.1,)."""
+    """Name of an activation and its positional arguments, e.g. LeakyReLU (0.1,)."""
 
     name: str
     arguments: tuple[float, ...] = ()
 
 
 ACTIVATIONS: Mapping[str, int] = {
-    # name -> the greatest number of arguments
+    # name -> maximum number of arguments
     "SiLU": 0,
     "ReLU": 0,
     "ReLU6": 0,
@@ -139,9 +139,9 @@ ACTIVATIONS: Mapping[str, int] = {
 
 
 def parse_activation(text: object) -> Activation:
-    """Read `nn.LeakyReLU(0.1)` and the like; the text is parsed, never executed."""
+    """Parse an activation such as `nn.LeakyReLU(0.1)`; the text is never executed."""
     known = f"known activations: {', '.join('nn.' + name + '()' for name in ACTIVATIONS)}"
-    # Far longer text could exhaust the parser's stack.
+    # Very long text could exhaust the parser's stack.
     if len(str(text)) > _MAX_ACTIVATION_LENGTH:
         raise ArgumentError(f"is not an activation; {known}")
     try:
@@ -179,7 +179,7 @@ def _activation(value: object) -> bool | Activation:
 
 
 def same_padding(kernel: int, dilation: int = 1) -> int:
-    """Return the padding that keeps the size at stride 1 for an odd kernel; half the (dilated) kernel, rounded down."""
+    """Return "same" padding for stride 1 and an odd kernel: half the dilated kernel, rounded down."""
     return (dilation * (kernel - 1) + 1) // 2
 
 
@@ -239,11 +239,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class BlockRule:
-    """The rule for reading a row that names this block.
+    """How to read a row with this block.
 
-    channels: "scaled": the first argument is the number of output channels, multiplied by the width multiple;
-        "kept": as many as come in; "joined": the sum over the inputs; "none": ends the network.
-    repeats_inside: the block itself repeats its inner part; any other block is stacked.
+    channels: "scaled": the first argument is the number of output channels, multiplied by the width multiple; "kept":
+        the number of input channels; "joined": the sum over the inputs; "none": the head. repeats_inside: the block
+        repeats its inner part; any other block is stacked.
     """
 
     parameters: tuple[Parameter, ...]
@@ -252,7 +252,8 @@ class BlockRule:
     size: Callable[[Size, Arguments], Size] = field(default=_unchanged)
 
     def read(self, values: Sequence[object]) -> dict[str, Any]:
-        """Name and check the positional values of a row; raises ArgumentError without file and line."""
+        """Validate the positional values of a row and return them by name; raise ArgumentError without file and
+        line."""
         if len(values) > len(self.parameters):
             names = ", ".join(parameter.name for parameter in self.parameters) or "none"
             raise ArgumentError(f"has {len(values)} arguments; it takes at most {len(self.parameters)}: {names}")
@@ -322,10 +323,7 @@ BLOCKS: Mapping[str, BlockRule] = {
     ),
     "ZeroPad2d": BlockRule((Parameter("borders", _borders),), channels="kept", size=_bordered),
     "Concat": BlockRule((Parameter("axis", _channel_axis, 1),), channels="joined"),
-    "Detect": BlockRule(
-        (Parameter("num_classes", _positive), Parameter("anchors", _table_entry)),
-        channels="none",
-    ),
+    "Detect": BlockRule((Parameter("num_classes", _positive), Parameter("anchors", _table_entry)), channels="none"),
 }
 """Every block of a model yaml; `nn.Upsample`, `nn.MaxPool2d` and `nn.ZeroPad2d` may carry their prefix."""
 

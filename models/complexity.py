@@ -1,4 +1,4 @@
-"""How large a network is: parameters and multiply-accumulates of each layer, and a table of them."""
+"""Size of a network: parameters and multiply-accumulates of each layer, and a table of them."""
 
 import math
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from models.network import DetectionModel
 from models.spec import PROBE_PX, LayerSpec
 
 REPORT_PX = 640
-"""Image size that YOLOv5 quotes its GFLOPs for."""
+"""Image size of the GFLOPs that YOLOv5 reports."""
 
 _NORM_FLOPS = 8
-"""Operations of BatchNorm for each element, as the profiler counts whose GFLOPs YOLOv5 prints."""
+"""Operations of BatchNorm per element, as counted by the profiler that YOLOv5 uses."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class LayerSize:
 
 @dataclass(frozen=True)
 class Complexity:
-    """Size of a network, for one square image of `image_px`."""
+    """Size of a network for a square image of `image_px`."""
 
     layers: tuple[LayerSize, ...]
     parameters: int
@@ -41,7 +41,7 @@ class Complexity:
     image_px: int
     macs: int
     flops: int
-    """Twice the multiply-accumulates, and what normalisation and attention add."""
+    """Twice the multiply-accumulates, plus the operations of normalisation and attention."""
 
     def __str__(self) -> str:
         lines = [f"{'':>3} {'from':>16} {'n':>3} {'parameters':>11}  {'block':<16} arguments"]
@@ -66,10 +66,10 @@ class Complexity:
 
 
 def measure(model: DetectionModel, image_px: int = REPORT_PX) -> Complexity:
-    """Count by arithmetic, without running the network.
+    """Count parameters and operations without running the network.
 
-    Every operation grows with the area of its map, attention's scores with its square; the maps' sizes are those the
-    spec tracks for an image of `PROBE_PX`, scaled to `image_px`.
+    Operations are proportional to the area of the feature map, attention scores to its square. Map sizes are those of
+    the spec for an image of `PROBE_PX`, scaled to `image_px`.
     """
     area = (image_px / PROBE_PX) ** 2
     rows, flops = [], 0.0
@@ -99,14 +99,14 @@ class _Work:
 
 
 def _work(module: Module, cells: float) -> _Work:
-    """Return the work that one module without its children does for one image, given the cells of its output map."""
+    """Return the work of a module without its children for one image, given the cells of its output map."""
     if isinstance(module, (Conv2d, Linear)):
         return _Work(macs=module.weight.numel() * cells)
     if isinstance(module, BatchNorm2d):
         return _Work(other_flops=_NORM_FLOPS * module.num_features * cells)
     if isinstance(module, MultiheadAttention):
         channels = module.in_proj_weight.shape[1]
-        # Three projections in and one out, which PyTorch's profilers do not see as linear layers; scores, and mixing.
+        # Four projections, which profilers do not count as linear layers, attention scores and weighted sums.
         return _Work(other_flops=2 * cells * channels * (4 * channels + 2 * cells))
     return _Work()
 
@@ -122,7 +122,7 @@ def _sized_modules(model: DetectionModel, spec: LayerSpec, layer: Module) -> Ite
     for block in layer if spec.repeats > 1 and not rule.repeats_inside else [layer]:
         after = rule.size(before, spec.arguments)
         for name, module in block.named_modules():
-            # The projection inside attention is counted with it; a ghost bottleneck shrinks the map in its middle.
+            # Attention includes its projection; a ghost bottleneck downsamples in its middle.
             if name.endswith("ma.out_proj"):
                 continue
             early = isinstance(block, GhostBottleneck) and name.startswith("conv.0.")

@@ -1,4 +1,4 @@
-"""Binary cross-entropy and its variants, element by element: the building blocks of the objectness and class losses.
+"""Elementwise binary cross-entropy and its variants for the objectness and class losses.
 
 Every module takes logits and targets of one shape and returns the loss of each element, unreduced.
 """
@@ -18,7 +18,7 @@ class BinaryCrossEntropy(flow.nn.Module):
     """`-(w * t * log(p) + (1 - t) * log(1 - p))` with `p = sigmoid(logit)`, computed without overflow.
 
     Args:
-        positive_weight: w, above 0; more than 1 favours recall. It is a constant, not a part of the state dictionary.
+        positive_weight: w, above 0; more than 1 favours recall. It is not part of the state dictionary.
     """
 
     def __init__(self, positive_weight: float = 1.0) -> None:
@@ -35,11 +35,11 @@ class BinaryCrossEntropy(flow.nn.Module):
 
 
 class FocalLoss(flow.nn.Module):
-    """Cross-entropy that counts well-classified elements less: times `alpha_t * (1 - p_t) ** gamma`.
+    """Focal loss: cross-entropy times `alpha_t * (1 - p_t) ** gamma`, which down-weights easy elements.
 
     Args:
         base: the element loss to modulate.
-        gamma: how strongly easy elements fade.
+        gamma: focusing parameter; larger values down-weight easy elements more.
         alpha: weight of positive elements; negative ones have 1 - alpha.
     Source: arXiv:1708.02002, eq. 5, with `p_t` interpolated for targets between 0 and 1 as in YOLOv5.
     """

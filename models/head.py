@@ -15,7 +15,7 @@ nn: Any = flow.nn
 
 
 def cells_of(raw: Tensor, anchors: int) -> Tensor:
-    """Return a map (B, anchors, ny, nx, 5 + classes) from that form or (B, ny, nx, anchors * (5 + classes))."""
+    """Reshape a map to (B, anchors, ny, nx, 5 + classes), from (B, ny, nx, anchors * (5 + classes)) if needed."""
     if raw.ndim == 5:
         return raw
     batch, rows, columns, numbers = raw.shape
@@ -23,7 +23,7 @@ def cells_of(raw: Tensor, anchors: int) -> Tensor:
 
 
 def channels_last_map(raw: Tensor) -> Tensor:
-    """Return a map (B, ny, nx, anchors * (5 + classes)) from that form or (B, anchors, ny, nx, 5 + classes)."""
+    """Reshape a map to (B, ny, nx, anchors * (5 + classes)), from (B, anchors, ny, nx, 5 + classes) if needed."""
     if raw.ndim == 4:
         return raw
     batch, anchors, rows, columns, numbers = raw.shape
@@ -31,7 +31,7 @@ def channels_last_map(raw: Tensor) -> Tensor:
 
 
 class Detect(nn.Module):
-    """One 1x1 convolution per level, anchors in a buffer.
+    """Detection head: one 1x1 convolution per level, with the anchors in a buffer.
 
     Attributes:
         anchors: buffer (levels, anchors, 2) float32, width and height in grid cells of the level.
@@ -39,11 +39,7 @@ class Detect(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        num_classes: int,
-        anchors_px: npt.ArrayLike,
-        stride: Sequence[int],
+        self, in_channels: Sequence[int], num_classes: int, anchors_px: npt.ArrayLike, stride: Sequence[int]
     ) -> None:
         super().__init__()
         anchors = np.asarray(anchors_px, np.float32)
@@ -64,16 +60,16 @@ class Detect(nn.Module):
         self.anchors.copy_(flow.tensor(self._in_cells(anchors)))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Return the raw maps [(B, anchors, ny, nx, 5 + classes)] of features [(B, C_i, ny, nx)]: no sigmoid.
+        """Map features [(B, C_i, ny, nx)] to raw maps [(B, anchors, ny, nx, 5 + classes)], without sigmoid.
 
-        The features are in the order of `models.layout`, the maps always as above, float32.
+        The features are in the current layout, the maps always as above, float32.
         """
         return [self.cells_of(raw) for raw in self.raw_maps(features)]
 
     def raw_maps(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Return what the head's convolutions give, float32.
+        """Return the outputs of the head's convolutions, float32.
 
-        [(B, ny, nx, anchors * (5 + classes))] where channels are last, else [(B, anchors, ny, nx, 5 + classes)].
+        [(B, ny, nx, anchors * (5 + classes))] with channels last, else [(B, anchors, ny, nx, 5 + classes)].
         """
         maps = []
         for convolution, feature in zip(self.m, features):  # noqa: B905 - a graph's block list is no sequence
@@ -86,13 +82,13 @@ class Detect(nn.Module):
         return maps
 
     def cells_of(self, raw: Tensor) -> Tensor:
-        """Return a map of `raw_maps` as (B, anchors, ny, nx, 5 + classes)."""
+        """Reshape a map of `raw_maps` to (B, anchors, ny, nx, 5 + classes)."""
         return cells_of(raw, self.anchors_per_level)
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
         """Decode maps of `raw_maps` or `forward`: (B, N, 5 + classes) centre and size in px, sigmoid confidences.
 
-        N runs over levels, then anchors, rows, columns. Source: YOLOv5, `2 sigmoid - 0.5` for centres and
+        N is ordered by level, anchor, row, column. Source: YOLOv5, `2 sigmoid - 0.5` for centres and
         `(2 sigmoid)^2` times the anchor for sides.
         """
         if all(raw.ndim == 4 for raw in maps):

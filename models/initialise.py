@@ -1,4 +1,4 @@
-"""The values a network starts from: the reference's distributions, drawn from one seeded NumPy generator."""
+"""Weight initialisation with the reference's distributions, from one seeded NumPy generator."""
 
 import math
 
@@ -14,8 +14,8 @@ from models.layers import Conv2d, Linear, Module
 def initialise(model: Module, seed: int) -> None:
     """Fill every parameter of a network in place; the same seed gives the same values on any machine.
 
-    Convolutions and linear layers, weights and biases: uniform within 1 / sqrt(fan-in) (PyTorch's default start, which
-    the reference keeps). BatchNorm: 1 and 0. The head's biases get their prior on top.
+    Weights and biases of convolutions and linear layers: uniform within 1 / sqrt(fan-in), PyTorch's default and the
+    reference's. BatchNorm: 1 and 0. A prior is added to the biases of the head.
     """
     generator = np.random.Generator(np.random.Philox(seed))
     with flow.no_grad():
@@ -49,7 +49,7 @@ def _fill_uniform(tensor: Tensor, bound: float, generator: np.random.Generator) 
 
 
 def _add_prior(head: Detect) -> None:
-    """Let the head start from "8 objects in an image of 640 px" and "each class with probability 0.6 / classes".
+    """Add the bias prior of 8 objects in an image of 640 px, and of probability 0.6 / classes for each class.
 
     Source: arXiv:1708.02002, section 3.3, with YOLOv5's constants.
     """

@@ -1,6 +1,6 @@
-"""The plain layers that everything else is built from, in both layouts: convolution, pool, linear, activations.
+"""Basic layers in both layouts: convolution, pooling, linear, activations.
 
-Inside a graph `self` is a proxy of the layer, which `super()` refuses: OneFlow's own forward is called by its class.
+Inside a graph `self` is a proxy of the layer that `super()` rejects, so OneFlow's forward is called through its class.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ _ACTIVATIONS: Mapping[str, Callable[..., Module]] = {
 
 
 def make_activation(activation: Activation) -> Module:
-    """Return the module behind a parsed activation."""
+    """Return the module for a parsed activation."""
     return _ACTIVATIONS[activation.name](*activation.arguments)
 
 
@@ -43,29 +43,29 @@ _PARAMETERS: Mapping[str, str] = {"LeakyReLU": "negative_slope", "ELU": "alpha"}
 
 
 def activation_of(module: Module) -> Activation:
-    """Return which activation a module of `make_activation` is; all of its parameters, also those left out."""
+    """Return the `Activation` of a module made by `make_activation`, default parameters included."""
     name = type(module).__name__
     return Activation(name, (float(getattr(module, _PARAMETERS[name])),) if name in _PARAMETERS else ())
 
 
-def activated(x: Tensor, activation: Activation) -> Tensor:
-    """Apply an activation other than SiLU where channels are last."""
+def apply_activation(x: Tensor, activation: Activation) -> Tensor:
+    """Apply an activation other than SiLU to a channels-last tensor."""
     return x if activation.name == "Identity" else activate(x, activation.name, *activation.arguments)
 
 
 class Conv2d(nn.Conv2d):
-    """OneFlow's convolution in both layouts, without its own random start, which costs seconds on large networks."""
+    """Convolution in both layouts, without OneFlow's initialisation, which takes seconds for large networks."""
 
     weight_index: int | None = None
-    """Number among the convolutions of a network, which packs their weights together; None: packs its own."""
+    """Index of the weight among those that the network packs together; None if it is not part of a network."""
 
     def reset_parameters(self) -> None:
-        """Leave the values to `models.initialise`."""
+        """Do nothing: `models.initialise` sets the values."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, in, H, W) to (B, out, H', W'), or the same in channels-last order.
 
-        With a bias the result is float32 where channels are last.
+        With a bias and channels last the result is float32.
         """
         if not layout.channels_last():
             return nn.Conv2d.forward(self, x)
@@ -73,7 +73,7 @@ class Conv2d(nn.Conv2d):
         return y if self.bias is None else add_bias(y, plain(self.bias), to_float32=True)
 
     def with_silu(self, x: Tensor) -> Tensor:
-        """Convolve, add the bias and apply SiLU, without gradients; for networks whose BatchNorm is folded in."""
+        """Convolve, add the bias and apply SiLU, without gradients; for networks with folded BatchNorm."""
         if not layout.channels_last():
             return flow._C.silu(nn.Conv2d.forward(self, x))
         return add_bias(self._channels_last(x), plain(self.bias), silu=True)
@@ -83,12 +83,12 @@ class Conv2d(nn.Conv2d):
         index = self.weight_index
         packed = None if index is None else layout.packed_weight(index)
         if packed is None:
-            return convolution(layout.stored(x), plain(self.weight), geometry)
-        return convolution(layout.stored(x), packed, geometry, packed=True)
+            return convolution(layout.to_activation_type(x), plain(self.weight), geometry)
+        return convolution(layout.to_activation_type(x), packed, geometry, packed=True)
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """OneFlow's max pool, in both layouts; square windows."""
+    """Max pooling in both layouts, with square windows."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool (B, C, H, W) to (B, C, H', W'), or the same in channels-last order."""
@@ -115,7 +115,7 @@ class Upsample(nn.Module):
 
 
 class ZeroPad2d(nn.ZeroPad2d):
-    """OneFlow's padding by zeros, in both layouts."""
+    """Zero padding in both layouts."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H', W'), or the same in channels-last order."""
@@ -125,61 +125,65 @@ class ZeroPad2d(nn.ZeroPad2d):
 
 
 class Linear(nn.Linear):
-    """OneFlow's linear layer in both layouts, without its own random start."""
+    """Linear layer in both layouts, without OneFlow's initialisation."""
 
     def reset_parameters(self) -> None:
-        """Leave the values to `models.initialise`."""
+        """Do nothing: `models.initialise` sets the values."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (…, in) to (…, out); where channels are last, an activation (B, H, W, in) to (B, H, W, out)."""
+        """Map (…, in) to (…, out); with channels last, (B, H, W, in) to (B, H, W, out)."""
         if not layout.channels_last():
             return nn.Linear.forward(self, x)
         return project(x, plain(self.weight), None if self.bias is None else plain(self.bias))
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
-    """Apply a linear layer to each pixel: a convolution by one pixel.
+    """Apply a linear layer to each pixel, as a 1x1 convolution.
 
     Args:
         x: activation (B, H, W, groups * in), channels last.
-        weight: (groups * out, in) float32; a group has channels of its own.
+        weight: (groups * out, in) float32.
         bias: (groups * out,) float32.
-        groups: number of linear layers side by side.
+        groups: number of independent linear layers, each with its own channels.
     """
     outputs, inputs = weight.shape
-    packed = layout.packs_weights()
-    # One pixel: packed weights have the same order, in the type of activations.
-    weight = layout.stored(weight.reshape(outputs, 1, 1, inputs)) if packed else weight.reshape(outputs, inputs, 1, 1)
-    y = convolution(layout.stored(x), weight, ConvolutionGeometry(groups=groups), packed=packed)
+    packed = layout.uses_packed_weights()
+    # For a 1x1 kernel packed weights have the same order, in the activation type.
+    weight = (
+        layout.to_activation_type(weight.reshape(outputs, 1, 1, inputs))
+        if packed
+        else weight.reshape(outputs, inputs, 1, 1)
+    )
+    y = convolution(layout.to_activation_type(x), weight, ConvolutionGeometry(groups=groups), packed=packed)
     return y if bias is None else add_bias(y, bias)
 
 
 def join(maps: Sequence[Tensor]) -> Tensor:
-    """Concatenate the channels of several activations of one size."""
-    return flow.cat([layout.stored(x) for x in maps], dim=layout.channel_axis())
+    """Concatenate activations of equal size along the channel axis."""
+    return flow.cat([layout.to_activation_type(x) for x in maps], dim=layout.channel_axis())
 
 
 def member(module: Any, path: str) -> Any:
-    """Follow a dotted name; inside a graph this gives the graph's own view of the module or tensor."""
+    """Resolve a dotted attribute name; inside a graph this returns the graph's proxy of the module or tensor."""
     for part in path.split("."):
         module = getattr(module, part)
     return module
 
 
 def plain(state: Tensor) -> Tensor:
-    """Return a parameter or buffer itself: inside a graph a module's attribute can be a proxy, which ops refuse."""
+    """Return the tensor of a parameter or buffer, which inside a graph can be a proxy that ops reject."""
     return state if isinstance(state, flow.Tensor) else state.to(flow.Tensor)
 
 
 def fork(x: Tensor, branches: Sequence[int]) -> list[Tensor]:
-    """Copy a tensor for several consumers, so that no tensor feeds more than two ops.
+    """Copy a tensor for several consumers, so that no tensor is the input of more than two ops.
 
-    Gradients of one tensor are summed in one order by the eager engine and in another inside a graph, which shows in
-    the last bit from three summands on; a sum of two has no order. Copies are made only where there are more.
+    Eager mode and graphs sum the gradients of a tensor in different orders, which changes the last bit for three or
+    more summands. Copies are made only in that case.
 
     Args:
         x: any tensor.
-        branches: how many ops each consumer feeds with it, 1 or 2.
+        branches: number of ops in each consumer that take the tensor, 1 or 2.
     """
     if sum(branches) <= 2:
         return [x] * len(branches)

@@ -1,7 +1,7 @@
-"""The form in which a network keeps its activations, decided once for each of its forward passes.
+"""Memory layout and data type of a network's activations, chosen once per forward pass.
 
-Images, weights and detections have the same shapes in all of them. The layers of `models.layers` and
-`models.batch_norm` have an implementation for each; a block made of them needs to know nothing but `channel_axis()`.
+Images, weights and detections have the same shapes in every layout. The layers of `models.layers` and
+`models.batch_norm` implement each of them; blocks built from these layers only need `channel_axis()`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,19 +16,19 @@ from kernels.plugin import is_loaded, runs_cuda_kernels
 from kernels.runtime import Tensor, flow
 
 PIXEL_SCALE = 255.0
-"""Largest value of a pixel."""
+"""Largest pixel value."""
 _COLOURS = 3
-"""Channels of the images that an op of ours takes."""
+"""Channels of the images that our `pixels` op accepts."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Axes and data type of activations, and which weights convolutions take.
+    """Axis order and data type of activations, and the format of convolution weights.
 
     Attributes:
-        channels_last: (B, H, W, C), else (B, C, H, W); our own ops have the former, OneFlow's the latter.
+        channels_last: (B, H, W, C) as in our ops, else (B, C, H, W) as in OneFlow's.
         activation_type: data type between the layers; other than float32 only with channels last.
-        packed_weights: weights are rearranged and rounded once, all together, as cuDNN wants them.
+        packed_weights: all weights are rearranged and rounded in one launch to the format of cuDNN.
     """
 
     channels_last: bool = False
@@ -37,7 +37,7 @@ class Layout:
 
     @classmethod
     def fastest_for(cls, images: Tensor, activation_type: ActivationType) -> "Layout":
-        """Return channels last where the plugin brings the ops for it, else OneFlow's layout.
+        """Return channels last if the plugin is loaded, else OneFlow's layout.
 
         Raises:
             ValueError: 16-bit activations without the plugin.
@@ -57,17 +57,17 @@ class _Pass:
     packed_weights: tuple[Tensor, ...] = ()
 
 
-# Not an attribute of each layer: it depends on where the images are.
+# Not an attribute of the layers, since it depends on the device of the images.
 _current: ContextVar[_Pass] = ContextVar("layout", default=_Pass(Layout()))  # noqa: B039 - frozen
 
 
 @contextmanager
 def activations(layout: Layout, weights: Sequence[Tensor] = ()) -> Iterator[None]:
-    """Let layers called inside take and give activations in this layout.
+    """Use this layout for all layers called within the context.
 
     Args:
         layout: from `Layout.fastest_for`.
-        weights: of all convolutions, (O, I, KH, KW), in the order of their `weight_index`.
+        weights: weights of all convolutions, (O, I, KH, KW), in the order of their `weight_index`.
     """
     packed = pack_weights(weights, layout.activation_type) if layout.packed_weights and weights else ()
     token = _current.set(_Pass(layout, tuple(packed)))
@@ -82,19 +82,19 @@ def channels_last() -> bool:
     return _current.get().layout.channels_last
 
 
-def packs_weights() -> bool:
-    """Return whether convolutions take packed weights."""
+def uses_packed_weights() -> bool:
+    """Return whether convolutions use packed weights."""
     return _current.get().layout.packed_weights
 
 
 def packed_weight(index: int) -> Tensor | None:
-    """Return the packed weight of a convolution, (O, KH, KW, I), or None where weights are taken as they are."""
+    """Return the packed weight of a convolution, (O, KH, KW, I), or None if weights are not packed."""
     running = _current.get()
     return running.packed_weights[index] if running.layout.packed_weights else None
 
 
 def channel_axis() -> int:
-    """Return the axis that counts channels; height and width follow each other in both layouts."""
+    """Return the channel axis; height and width are adjacent in both layouts."""
     return 3 if channels_last() else 1
 
 
@@ -105,7 +105,7 @@ def size_of(x: Tensor) -> tuple[int, int]:
 
 
 def from_images(images: Tensor) -> Tensor:
-    """Turn images (B, C, H, W) into an activation, without a gradient: uint8, which is divided by 255, or float32."""
+    """Convert images (B, C, H, W), uint8 (divided by 255) or float32, to an activation without gradient."""
     running = _current.get().layout
     if running.channels_last and images.shape[1] == _COLOURS:
         return pixels(images, running.activation_type)
@@ -113,21 +113,21 @@ def from_images(images: Tensor) -> Tensor:
 
 
 def from_channels_first(x: Tensor) -> Tensor:
-    """Turn (B, C, H, W) float32 into an activation of the current layout."""
-    return stored(x.permute(0, 2, 3, 1)) if channels_last() else x
+    """Convert (B, C, H, W) float32 to an activation in the current layout."""
+    return to_activation_type(x.permute(0, 2, 3, 1)) if channels_last() else x
 
 
 def to_channels_first(x: Tensor) -> Tensor:
-    """Turn an activation of the current layout into (B, C, H, W) float32."""
-    return in_float32(x).permute(0, 3, 1, 2) if channels_last() else x
+    """Convert an activation in the current layout to (B, C, H, W) float32."""
+    return to_float32(x).permute(0, 3, 1, 2) if channels_last() else x
 
 
-def stored(x: Tensor) -> Tensor:
-    """Return the same numbers in the data type in which the current layout keeps activations."""
+def to_activation_type(x: Tensor) -> Tensor:
+    """Cast to the activation type of the current layout."""
     dtype = _current.get().layout.activation_type.dtype
     return x if x.dtype == dtype else x.to(dtype)
 
 
-def in_float32(x: Tensor) -> Tensor:
-    """Return the same numbers for a layer that computes in float32 only."""
+def to_float32(x: Tensor) -> Tensor:
+    """Cast to float32, for layers that compute in float32 only."""
     return x if x.dtype == flow.float32 else x.to(flow.float32)

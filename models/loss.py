@@ -1,6 +1,6 @@
-"""YOLOv5's training loss in fixed shapes: CIoU of matched boxes, objectness of every cell, classes of matched cells.
+"""YOLOv5's training loss with fixed shapes: CIoU of matched boxes, objectness of all cells, classes of matched cells.
 
-The same code runs eagerly and inside `nn.Graph`. No value leaves the device and no shape depends on one.
+The same code runs eagerly and inside `nn.Graph`: nothing is copied to the host and no shape depends on values.
 """
 
 from collections.abc import Sequence
@@ -24,18 +24,18 @@ from models.targets import NEIGHBOURS, Assignment, HeadGeometry, TargetAssigner
 
 _BALANCE_3_LEVELS = (4.0, 1.0, 0.4)
 _BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
-# The level whose weight autobalance keeps at 1.
+# Autobalance keeps the weight of this level at 1.
 _REFERENCE_STRIDE = 16
 
 
 @dataclass(frozen=True)
 class LossParts:
-    """A loss, float32, on the device.
+    """The loss of a batch, float32, on the device.
 
     Attributes:
-        total: () or (1,), what is differentiated: the sum of the parts times the batch size. Its gradients are those
-            of `scale * total` where a scale was given.
-        parts: (3 + n,) box, objectness, classes, and what the loss itself needs; not differentiable.
+        total: () or (1,), the differentiable sum of the parts times the batch size. If a scale was given, its gradients
+            are those of `scale * total`.
+        parts: (3 + n,) box, objectness, classes, and internal values of the loss; not differentiable.
     """
 
     total: Tensor
@@ -58,11 +58,11 @@ class LossParts:
 
 
 class LossDetails(NamedTuple):
-    """A loss and what it was computed against.
+    """A loss with its matches and objectness targets.
 
     Attributes:
         parts: the loss.
-        assignment: which predictions answer for which label.
+        assignment: the predictions matched with each label.
         objectness_targets: per level (B, anchors * rows * columns) float32.
     """
 
@@ -72,15 +72,14 @@ class LossDetails(NamedTuple):
 
 
 class DetectionLoss(flow.nn.Module):
-    """The loss of one head. `balance` (levels,) is its only state: weights of the levels' objectness.
+    """Loss of a detection head. Its only state is `balance` (levels,), the objectness weights of the levels.
 
-    With `autobalance` each call in training mode ends by updating `balance`; calls in evaluation mode leave it alone.
+    With `autobalance` each call in training mode updates `balance` afterwards.
 
     Args:
         head: geometry of the head.
         config: settings, gains already `scaled`.
-        fused_iou: the plugin's kernels where it is loaded: one op for the whole loss of a level, or at least for the
-            overlaps; otherwise everything is composed of OneFlow's ops.
+        fused_iou: use the plugin's fused op for the whole loss if it is loaded; otherwise compose it of OneFlow ops.
     Raises:
         ValueError: more than five levels, or `autobalance` for a head without stride 16.
     """
@@ -110,9 +109,9 @@ class DetectionLoss(flow.nn.Module):
         """Compute the loss of a batch.
 
         Args:
-            maps: per level raw predictions as of `DetectionModel.raw_maps` or of `DetectionModel.forward`.
+            maps: raw predictions of each level, from `DetectionModel.raw_maps` or `DetectionModel.forward`.
             labels: (B, T, 5) float32, class, centre x, centre y, width, height, normalised to the image; class -1: no
-                label. A class above the head's is the caller's mistake, the device stops on it.
+                label. A class number beyond those of the head is an error on the device.
             scale: (n,) float32, n >= 1; the first number multiplies the gradients.
         """
         self._check(maps, labels)
@@ -123,34 +122,34 @@ class DetectionLoss(flow.nn.Module):
         return parts if scale is None else LossParts(_ScaledGradient.apply(parts.total, scale), parts.parts)
 
     def _fused(self, maps: Sequence[Tensor], labels: Tensor, scale: Tensor) -> LossParts:
-        """Compute the loss as one op of the plugin."""
+        """Compute the loss with the plugin's fused op."""
         total, parts = detection_loss(maps, labels, self.settings, self.balance, scale)
         if self.config.autobalance and self.training:
             rebalance(plain(self.balance), replicated(parts), self._reference_level)
         return LossParts(total, parts)
 
     def details(self, maps: Sequence[Tensor], labels: Tensor) -> LossDetails:
-        """Compute the loss with the matches and the objectness targets, from maps of `DetectionModel.forward`."""
+        """Compute the loss, matches and objectness targets from maps of `DetectionModel.forward`."""
         batch = labels.shape[0]
         assignment = self.assigner(labels, [(level.shape[2], level.shape[3]) for level in maps])
         flat = [_float32(level).reshape(batch, -1, level.shape[-1]) for level in maps]
 
         unmatched = flow.logical_not(assignment.matched)
-        rows = _rows_of_entries(flat, assignment)
+        rows = _gather_predictions(flat, assignment)
         iou = self._bbox_iou(self._predicted_boxes(rows, unmatched), assignment.boxes_cells, kind="ciou")
-        # (levels,) matches; a level without any has the loss 0, as all its entries are masked.
+        # (levels,) matches; the loss of a level without matches is 0, as all its entries are masked.
         count = assignment.matched.to(flow.float32).sum(dim=2).sum(dim=0).clamp(min=1.0)
-        box = self.config.box * (_sums(1.0 - iou, unmatched) / count).sum()
+        box = self.config.box * (_sum_matches(1.0 - iou, unmatched) / count).sum()
 
         targets = self._objectness_targets(iou.detach(), assignment.cell, unmatched, flat)
         per_level = self._objectness(flat, targets)
-        # A copy of the balance: the gradient needs the weights of this call, after `balance` has moved on.
+        # A copy of the balance: the gradient needs the weights of this call, but `balance` is updated below.
         objectness = (per_level * (self.balance * self.config.objectness)).sum()
         if self.config.autobalance and self.training:
             self._rebalance(per_level.detach())
 
         classes = self._classes(rows, labels, unmatched, count) if self.head.num_classes > 1 else box.detach() * 0.0
-        # One sum op: a graph would add three terms in another order than eager code, and differ in the last bit.
+        # A single sum: a graph would add three terms in another order than eager mode.
         total = flow.stack([box, objectness, classes]).sum() * float(batch)
         with flow.no_grad():
             values = flow.stack([box, objectness, classes])
@@ -175,7 +174,7 @@ class DetectionLoss(flow.nn.Module):
     def _predicted_boxes(self, rows: Tensor, unmatched: Tensor) -> Tensor:
         """Return (B, levels, E, 4): centre relative to the cell's corner, width, height, in cells.
 
-        Entries without a match read some other cell. Their sides are replaced, since a side of 0 would give NaN.
+        Entries without a match read an arbitrary cell; their sides are replaced, since a side of 0 would give NaN.
         """
         batch, levels, entries = unmatched.shape
         anchors, slots = self.head.anchors, entries // (NEIGHBOURS * self.head.anchors)
@@ -189,12 +188,12 @@ class DetectionLoss(flow.nn.Module):
         return stack_sharded(columns, dim=-1)
 
     def _objectness_targets(self, iou: Tensor, cell: Tensor, unmatched: Tensor, flat: Sequence[Tensor]) -> list[Tensor]:
-        """Return per level (B, cells) the target objectness; 0 where no label is matched.
+        """Return the objectness targets (B, cells) of each level; 0 for unmatched cells.
 
-        Where several entries share a cell one of them wins, the same on every device: a stable sort by cell puts the
-        entries of a cell side by side in their order, and only the last of each run is written.
+        If several entries share a cell, the last one wins on every device: a stable sort by cell groups them in order,
+        and only the last of each group is written.
         """
-        # NaN has no place in an order: entries without a match may hold it, and all of them once a network diverged.
+        # NaN cannot be sorted: unmatched entries may be NaN, and all of them once the network has diverged.
         unusable = flow.logical_or(unmatched, flow.isnan(iou))
         quality = iou.clamp(min=0.0).masked_fill(unusable, 0.0)
         if self.config.sort_obj_iou:
@@ -207,14 +206,14 @@ class DetectionLoss(flow.nn.Module):
         following = flow.cat([cell[..., 1:], cell[..., :1] * 0 - 2], dim=-1)
         wins = flow.logical_and(cell != following, cell >= 0)
         quality, cell = quality.masked_fill(flow.logical_not(wins), 0.0), cell.clamp(min=0)
-        # Zeros made from the predictions are placed and split over devices as these are.
+        # Zeros derived from the predictions have the same placement and sharding.
         return [
             flow.scatter_add(rows[..., 4].detach().clamp(0.0, 0.0), 1, cell[:, level], quality[:, level])
             for level, rows in enumerate(flat)
         ]
 
     def _objectness(self, flat: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """Return (levels,): mean objectness loss over the cells of each level."""
+        """Return the mean objectness loss over the cells of each level, (levels,)."""
         elements = self.objectness_elements(flow.cat([rows[..., 4] for rows in flat], dim=1), flow.cat(targets, dim=1))
         means, start = [], 0
         for rows in flat:
@@ -224,7 +223,7 @@ class DetectionLoss(flow.nn.Module):
         return flow.stack(means)
 
     def _rebalance(self, per_level: Tensor) -> None:
-        """Move `balance` towards equal contributions of the levels, relative to the level of stride 16."""
+        """Update `balance` towards equal contributions of the levels, relative to the level of stride 16."""
         moved = self.balance * 0.9999 + 0.0001 / per_level
         level = self._reference_level
         moved = moved / moved[level : level + 1]
@@ -241,11 +240,11 @@ class DetectionLoss(flow.nn.Module):
             batch, self.head.levels, entries, classes
         )
         losses = self.class_elements(rows[..., 5:], wanted).sum(dim=-1)
-        return self.config.classes * (_sums(losses, unmatched) / (count * float(classes))).sum()
+        return self.config.classes * (_sum_matches(losses, unmatched) / (count * float(classes))).sum()
 
 
 class _ScaledGradient(flow.autograd.Function):
-    """Identity whose gradient is multiplied by the first number of `scale`."""
+    """Identity whose gradient is multiplied by the first element of `scale`."""
 
     @staticmethod
     def forward(context: Any, total: Tensor, scale: Tensor) -> Tensor:
@@ -279,17 +278,17 @@ def _element_loss(positive_weight: float, gamma: float) -> flow.nn.Module:
     return FocalLoss(plain, gamma) if gamma > 0 else plain
 
 
-def _rows_of_entries(flat: Sequence[Tensor], assignment: Assignment) -> Tensor:
-    """Return (B, levels, E, 5 + classes): the prediction of each entry.
+def _gather_predictions(flat: Sequence[Tensor], assignment: Assignment) -> Tensor:
+    """Return the prediction of each entry, (B, levels, E, 5 + classes).
 
-    An entry without a match gets that of the first cell.
+    Entries without a match get the prediction of the first cell.
     """
     source = assignment.cell.clamp(min=0)
     return stack_sharded([flow._C.batch_gather(rows, source[:, level]) for level, rows in enumerate(flat)], dim=1)
 
 
-def _sums(values: Tensor, unmatched: Tensor) -> Tensor:
-    """Return (levels,) sums of the matches of (B, levels, E); per image first, as long sums lose digits in float32."""
+def _sum_matches(values: Tensor, unmatched: Tensor) -> Tensor:
+    """Sum the matches of (B, levels, E) to (levels,), per image first, since long float32 sums lose precision."""
     return values.masked_fill(unmatched, 0.0).sum(dim=2).sum(dim=0)
 
 

@@ -1,4 +1,4 @@
-"""What a training run asks of the loss; nothing heavy is imported here, so that settings can be checked early."""
+"""Settings of the loss; imports nothing heavy, so that they can be validated early."""
 
 from dataclasses import dataclass, replace
 
@@ -10,11 +10,11 @@ class LossConfig:
     Attributes:
         box, objectness, classes: weights of the three parts.
         cls_pw, obj_pw: weights of positive elements in the class and objectness cross-entropies.
-        anchor_t: largest ratio of sides between a label and an anchor that answers for it, not included.
+        anchor_t: side ratio between a label and a matching anchor must be below this.
         fl_gamma: exponent of the focal loss; 0 is plain cross-entropy.
-        label_smoothing: share taken from the positive class target.
+        label_smoothing: amount of label smoothing of the class targets.
         gr: objectness target is `1 - gr + gr * IoU`.
-        autobalance: adapt the level weights of the objectness to its running loss.
+        autobalance: adapt the objectness weights of the levels to their running losses.
         sort_obj_iou: of several labels in one cell the one with the best IoU sets the objectness target; otherwise the
             last one in build order.
     """
@@ -45,7 +45,7 @@ class LossConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
 
     def scaled(self, *, heads: int, classes: int, image_px: int) -> "LossConfig":
-        """Return the gains for this number of levels and classes and this image size; the other settings stay."""
+        """Return the config with gains scaled to the number of levels and classes and the image size."""
         per_head = 3 / heads
         return replace(
             self,

@@ -1,4 +1,4 @@
-"""The detector: layers of a `ModelSpec` as one OneFlow module."""
+"""The detection network: the layers of a `ModelSpec` as a OneFlow module."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ class DetectionModel(flow.nn.Module):
     """A YOLOv5-style detector. Keys of `state_dict()` are the reference's, `model.N.…`.
 
     Attributes:
-        spec: what it was built from.
+        spec: the specification it was built from.
         names: class names, "0", "1", … until set.
         stride: px per cell of each level.
     """
@@ -38,7 +38,7 @@ class DetectionModel(flow.nn.Module):
 
         Args:
             spec: from `models.spec.load_model_spec`.
-            seed: of the first values; None leaves them undefined, for a network whose every value is then loaded.
+            seed: seed of the initialisation; None leaves weights undefined, if all of them are loaded afterwards.
         """
         super().__init__()
         self.spec = spec
@@ -48,13 +48,13 @@ class DetectionModel(flow.nn.Module):
         self._inputs = tuple(layer.inputs for layer in spec.layers)
         self._branches = _branches(spec)
         self._uncounted_batches = 0
-        self._activation_number = int(ActivationType.FLOAT32)  # a plain number, as saved modules are pickled
+        self._activation_number = int(ActivationType.FLOAT32)  # an int, since modules are pickled when saved
         self._convolutions = self._numbered_convolutions()
         if seed is not None:
             initialise(self, seed)
 
     def _numbered_convolutions(self) -> tuple[str, ...]:
-        """Give each convolution its number and return their names in that order."""
+        """Assign an index to each convolution and return their names in that order."""
         found = [(name, module) for name, module in self.named_modules() if isinstance(module, Conv2d)]
         for number, (_, module) in enumerate(found):
             module.weight_index = number
@@ -87,20 +87,20 @@ class DetectionModel(flow.nn.Module):
 
     @property
     def head_geometry(self) -> HeadGeometry:
-        """Geometry of the head for the loss, as it is now."""
+        """Current geometry of the head for the loss."""
         return HeadGeometry(self.anchors_cells, tuple(float(px) for px in self.stride), self.num_classes)
 
     def set_anchors_px(self, anchors_px: npt.ArrayLike) -> None:
-        """Replace the anchors, (levels, anchors, 2) in px; a loss built before keeps the former ones."""
+        """Replace the anchors, (levels, anchors, 2) in px; existing losses keep the old ones."""
         self.head.set_anchors_px(anchors_px)
 
     def compute_in(self, activation_type: ActivationType) -> "DetectionModel":
-        """Keep activations in this data type from now on; returns itself. Weights, statistics and maps stay float32."""
+        """Set the data type of activations and return the network; weights, statistics and maps stay float32."""
         self._activation_number = int(activation_type)
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the raw maps of images, one per level: (B, anchors, ny, nx, 5 + classes) float32.
+        """Return the raw maps of each level, (B, anchors, ny, nx, 5 + classes) float32.
 
         Args:
             images: (B, `spec.channels`, H, W), sides multiples of `spec.coarsest_stride`: uint8, or float32 in [0, 1].
@@ -108,9 +108,9 @@ class DetectionModel(flow.nn.Module):
         return [self.head.cells_of(raw) for raw in self.raw_maps(images)]
 
     def raw_maps(self, images: Tensor) -> list[Tensor]:
-        """Return the maps of `forward` in the form of `Detect.raw_maps`, as the loss and the decoding take them."""
+        """Return the maps as `Detect.raw_maps` does, for the loss and for decoding."""
         with self._activations(images):
-            return deque(self._layer_outputs(images), maxlen=1).pop()  # earlier outputs are let go of
+            return deque(self._layer_outputs(images), maxlen=1).pop()  # frees earlier outputs
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Return the output (B, C, h, w) of every layer but the head."""
@@ -140,20 +140,20 @@ class DetectionModel(flow.nn.Module):
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
         """Decode raw maps to (B, N, 5 + classes): cx, cy, w, h in px, then sigmoid confidences.
 
-        The levels follow one another.
+        Levels are concatenated in order.
         """
         return self.head.decode(maps)
 
     def synchronise_statistics(self, enabled: bool) -> None:
-        """Set whether BatchNorm takes the statistics of the images of all ranks, where these are spread over ranks."""
+        """Set whether BatchNorm computes statistics over all ranks if the batch is sharded."""
         for module in self.modules():
             if isinstance(module, BatchNorm2d):
                 module.synchronised = enabled
 
     def count_batch(self) -> None:
-        """Count one training-mode forward pass for `num_batches_tracked`; the step calls it.
+        """Count a forward pass in training mode for `num_batches_tracked`; called by the step.
 
-        The buffers themselves are brought up to date by `state_dict()`, so a step costs one integer.
+        The buffers are updated by `state_dict()`, so a step only increments an integer.
         """
         self._uncounted_batches += 1
 
@@ -167,7 +167,7 @@ class DetectionModel(flow.nn.Module):
         return super().state_dict(*args, **kwargs)
 
     def fuse(self) -> "DetectionModel":
-        """Fold each BatchNorm that follows a convolution into it, in place, for inference; return itself."""
+        """Fold each BatchNorm into its preceding convolution, in place, for inference; return the network."""
         with flow.no_grad():
             for module in self.modules():
                 if isinstance(module, Conv) and not module.folded:
@@ -177,14 +177,14 @@ class DetectionModel(flow.nn.Module):
 
 
 def _count(counter: Tensor, batches: int) -> None:
-    """Add to a counter; on the host, as OneFlow has no code that adds integers for a GPU newer than 8.9."""
+    """Increment a counter on the host, since OneFlow cannot add integers on GPUs newer than 8.9."""
     own = local_shard(counter)
     with flow.no_grad():
         own.copy_(flow.tensor(own.numpy() + batches))
 
 
 def _branches(spec: ModelSpec) -> dict[int, list[int]]:
-    """Count for each layer's output the ops that each of its consumers feeds with it, in the order of the layers."""
+    """Return, for each layer's output, how many ops of each consumer take it, in the order of the layers."""
     branches: dict[int, list[int]] = {}
     for layer in spec.layers:
         for source in layer.inputs:
@@ -230,7 +230,7 @@ def _activation(choice: bool | Activation, default: Module) -> Module:
 
 
 def _fold(block: Conv) -> None:
-    """Replace convolution and BatchNorm of a block by one convolution with bias that computes the same."""
+    """Replace convolution and BatchNorm of a block by an equivalent convolution with bias."""
     convolution, norm = block.conv, block.bn
     device = convolution.weight.device
     gain, shift, mean, variance = (

@@ -1,8 +1,8 @@
-"""Reads the folders that `oneflow.save` writes, without unpickling: raw tensors plus a pickle that names them.
+"""Reads folders written by `oneflow.save` without unpickling: raw tensors and a pickle that names them.
 
-A tensor is a folder with `out` (raw numbers) and `meta` (shape and type as protobuf text). `pickled_data` holds the
-saved object, each tensor in it as `{"path": folder}`; folders written by OneFlow before 0.8 have none, there the
-folder names are the names of the tensors. Links are refused, wherever they lead.
+A tensor is a folder with `out` (raw data) and `meta` (shape and type as protobuf text). `pickled_data` holds the saved
+object, with each tensor as `{"path": folder}`. Folders written by OneFlow before 0.8 have no pickle; their tensors are
+named by their folders. Links are rejected.
 """
 
 import math
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.pickle_reader import Allowed, Global, Instance, read_pickle, shortened
+from models.pickle_reader import Allowed, Global, Instance, escaped, read_pickle
 from models.saved_weights import PLAIN_REDUCERS, is_plain_or_module
 
 PICKLE_NAME = "pickled_data"
@@ -32,20 +32,20 @@ _TYPES: Mapping[str, str] = {
 }
 _MAX_PICKLE_BYTES = 256 * 1024 * 1024
 _MAX_META_BYTES = 4096
-_MOST_SHARES = 4
+_MAX_SHARES = 4
 _TENSOR_KINDS = frozenset({"oneflow.nn.Parameter", "oneflow.Tensor", "oneflow.nn.parameter.Parameter"})
 
 
 def is_oneflow_folder(path: Path) -> bool:
-    """Return whether a folder looks like one that `oneflow.save` wrote."""
+    """Return whether a folder looks like the output of `oneflow.save`."""
     return (path / PICKLE_NAME).is_file() or any(path.glob("*/out"))
 
 
 def read_oneflow_folder(path: Path) -> Any:
-    """Read what was saved; tensors stay `Instance`s of `oneflow.Tensor`, to be read by `read_tensor`.
+    """Read the saved object; tensors remain `Instance`s of `oneflow.Tensor`, for `read_tensor`.
 
     Raises:
-        ValueError: damaged, or it asks for something that is not data.
+        ValueError: damaged, or not plain data.
     """
     pickle_path = path / PICKLE_NAME
     if not os.path.lexists(pickle_path):
@@ -62,12 +62,12 @@ def read_oneflow_folder(path: Path) -> Any:
 
 
 def path_reference(name: str) -> Instance:
-    """Return the `Instance` that stands for the tensor in a sub-folder."""
+    """Return the `Instance` that represents the tensor in a subfolder."""
     return Instance(Global("oneflow", "Tensor"), (), {"path": name})
 
 
 def is_oneflow_tensor(value: Any) -> bool:
-    """Return whether a value is a tensor in what `read_oneflow_folder` gives."""
+    """Return whether a value from `read_oneflow_folder` is a tensor."""
     return (
         isinstance(value, Instance)
         and str(value.kind) in _TENSOR_KINDS
@@ -89,18 +89,18 @@ def _file_bytes(file: Path) -> int:
 
 
 def read_tensors(folder: Path, tensors: Mapping[str, Instance]) -> dict[str, npt.NDArray[Any]]:
-    """Return the numbers of tensors by name.
+    """Return the arrays of tensors by name.
 
     Raises:
-        ValueError: as for `read_tensor`, or the same numbers come far too often.
+        ValueError: as for `read_tensor`, or the same data is shared by too many names.
     """
     arrays: dict[str, npt.NDArray[Any]] = {}
     seen: set[str] = set()
     bytes_left = 0
     for name, tensor in tensors.items():
         arrays[name] = read_tensor(folder, tensor)
-        # Names may share a tensor, but not without bounds: together they hold so many times what is in the files.
-        bytes_left += arrays[name].nbytes * (-1 if tensor.state["path"] in seen else _MOST_SHARES - 1)
+        # Names may share a tensor, but in total at most `_MAX_SHARES` times the size of the files.
+        bytes_left += arrays[name].nbytes * (-1 if tensor.state["path"] in seen else _MAX_SHARES - 1)
         seen.add(tensor.state["path"])
         if bytes_left < 0:
             raise ValueError(f"{folder}: damaged: its tensors hold more numbers than its files")
@@ -108,14 +108,14 @@ def read_tensors(folder: Path, tensors: Mapping[str, Instance]) -> dict[str, npt
 
 
 def read_tensor(folder: Path, tensor: Instance) -> npt.NDArray[Any]:
-    """Return the numbers of one tensor.
+    """Return the array of one tensor.
 
     Raises:
-        ValueError: its folder is missing, damaged, or lies elsewhere, also by a link.
+        ValueError: its folder is missing, damaged, outside the checkpoint, or a link.
     """
     name = tensor.state["path"]
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", name) or not (folder / name).is_dir():
-        raise ValueError(f"{folder}: names a tensor folder {shortened(name)} that is not in it")
+        raise ValueError(f"{folder}: names a tensor folder {escaped(name)} that is not in it")
     where = folder / name
     if where.is_symlink():
         raise ValueError(f"{where}: a link; copy the folder with the files themselves")

@@ -1,4 +1,4 @@
-"""Labels of a batch in a shape that graphs keep: as many slots for every image. NumPy only."""
+"""Labels of a batch padded to a fixed number of slots per image, since graphs need fixed shapes. NumPy only."""
 
 from collections.abc import Sequence
 
@@ -8,27 +8,27 @@ import numpy.typing as npt
 SMALLEST_CAPACITY = 16
 
 
-def label_capacity(most_labels: int) -> int:
-    """Return the label slots per image if the fullest image has `most_labels`: a power of two, at least 16."""
-    return max(SMALLEST_CAPACITY, 1 << max(most_labels - 1, 0).bit_length())
+def label_capacity(max_labels: int) -> int:
+    """Return the label slots per image for at most `max_labels` labels in an image: a power of two, at least 16."""
+    return max(SMALLEST_CAPACITY, 1 << max(max_labels - 1, 0).bit_length())
 
 
 def typical_label_capacity(labels: Sequence[npt.NDArray[np.floating]], tiles: int) -> int:
-    """Return the capacity that nearly all batches fit: mean plus three deviations of the labels of `tiles` images.
+    """Return a capacity that fits nearly all batches: mean plus three standard deviations for mosaics of `tiles`.
 
-    Starting there, rather than at each batch's own need, keeps the graphs few: each takes seconds to compile and
-    memory of its own, while padding costs next to nothing.
+    A common capacity keeps the number of graphs small: each takes seconds to compile and its own memory, while padding
+    costs almost nothing.
 
     Args:
-        labels: one array per image of the data set, a row per label.
-        tiles: images that a mosaic joins.
+        labels: an array for each image of the data set, with a row per label.
+        tiles: images per mosaic.
     """
     counts = np.array([len(rows) for rows in labels] or [0])
     return label_capacity(int(np.ceil(counts.mean() * tiles + 3 * counts.std() * np.sqrt(tiles))))
 
 
 def pad_labels(rows: npt.NDArray[np.floating], batch: int, capacity: int) -> npt.NDArray[np.float32]:
-    """Give each image the same number of label slots; the order of an image's labels is kept.
+    """Pad the labels of each image to the same number of slots, in their order.
 
     Args:
         rows: (n, 6) image number in the batch, class, centre x, centre y, width, height; images in any order.

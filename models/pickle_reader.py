@@ -1,8 +1,8 @@
-"""Reads the data of a pickle without running anything: no class is imported, no callable is called.
+"""Reads pickles without executing anything: no class is imported, no callable is called.
 
-`pickle.loads` builds objects by calling whatever the file names, which is how a weight file can run code. Here the
-opcodes are parsed by the standard library (`pickletools`) and interpreted by a small stack machine that knows plain
-containers only. A class instance becomes an inert `Instance`; a name outside the allow-list is refused.
+`pickle.loads` builds objects by calling whatever the file names, so a weight file can run code. Here the opcodes are
+parsed by `pickletools` and interpreted by a small stack machine that supports plain containers only. Class instances
+become inert `Instance`s; names outside the allow-list are rejected.
 """
 
 import pickletools
@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_OPCODES = 20_000_000
-"""Far above any weight file (YOLOv5x6 has about 250 000); bounds the time a crafted file can take."""
+"""Far above any weight file (YOLOv5x6 has about 250,000); limits the time that a crafted file can take."""
 MAX_COPIED = 1_000_000
-"""Members of all containers together that functions are given, since their stand-ins copy them: a single opcode would
-copy the largest container of a file once more."""
+"""Total items in containers passed to functions, whose stand-ins copy them: otherwise each opcode could copy the
+largest container again."""
 MAX_KEY_LENGTH = 1000
-"""Characters or bits; each use of a key takes a time that grows with it."""
+"""Characters or bits; hashing a key takes time proportional to its length."""
 
 
 @dataclass(frozen=True)
 class Global:
-    """A class or function that the file names; never resolved."""
+    """A class or function named in the file; never resolved."""
 
     module: str
     name: str
@@ -32,7 +32,7 @@ class Global:
 
 @dataclass(eq=False)
 class Instance:
-    """An object of a named class: how it was to be constructed, and the state it was to get."""
+    """An object of a named class, with its constructor arguments and state."""
 
     kind: Global
     arguments: tuple[Any, ...]
@@ -45,9 +45,9 @@ class Allowed:
     """The names that a pickle may use.
 
     Attributes:
-        is_allowed: tells an allowed global.
-        reducers: function -> our harmless stand-in; it gets the arguments. Any other allowed global that the file
-            calls becomes an `Instance`.
+        is_allowed: returns whether a global is allowed.
+        reducers: harmless stand-ins, called with the arguments, by function name. A call of any other allowed global
+            becomes an `Instance`.
     """
 
     is_allowed: Callable[[Global], bool]
@@ -55,15 +55,15 @@ class Allowed:
 
 
 class PickleError(ValueError):
-    """The bytes are no pickle, or one that is not plain data."""
+    """The bytes are not a pickle, or not plain data."""
 
 
 _MARK = object()
 _SHOWN_CHARACTERS = 200
 
 
-def shortened(text: object) -> str:
-    """Return the text that a file chose, fit for one line of an error message."""
+def escaped(text: object) -> str:
+    """Escape and shorten text from a file for a one-line error message."""
     line = str(text).encode("unicode_escape").decode()
     return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…"
 
@@ -71,7 +71,7 @@ def shortened(text: object) -> str:
 def read_pickle(
     data: bytes, allowed: Allowed, resolve_persistent: Callable[[Any], Any] = lambda _: _no_persistent()
 ) -> Any:
-    """Return the value a pickle describes: None, numbers, text, bytes, tuples, lists, dicts, sets and `Instance`s.
+    """Return the value of a pickle: None, numbers, text, bytes, tuples, lists, dicts, sets and `Instance`s.
 
     Args:
         data: the pickle; protocols 2 to 4 as PyTorch and OneFlow write them.
@@ -79,7 +79,7 @@ def read_pickle(
         resolve_persistent: turns a persistent id (PyTorch: a reference to a tensor storage) into a value.
 
     Raises:
-        ValueError: not a pickle, damaged, or it names something that is not allowed.
+        ValueError: not a pickle, damaged, or with a name that is not allowed.
     """
     machine = _Machine(allowed, resolve_persistent)
     try:
@@ -92,7 +92,7 @@ def read_pickle(
     except PickleError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, UnicodeError) as error:
-        raise PickleError(f"is damaged: {type(error).__name__}: {shortened(error)}") from None
+        raise PickleError(f"is damaged: {type(error).__name__}: {escaped(error)}") from None
     raise PickleError("is damaged: it ends too early")
 
 
@@ -101,12 +101,12 @@ def _no_persistent() -> Any:
 
 
 def checked_key(value: Any) -> Any:
-    """Return the value, if it may be a key of a mapping or a member of a set.
+    """Return the value if it is a valid dictionary key or set member.
 
     Raises:
-        PickleError: no text or number, or one that is far longer than any name.
+        PickleError: not text or a number, or far longer than any name.
     """
-    # Only flat keys: hashing a tuple that contains itself many times over would take for ever.
+    # Only flat keys: hashing a tuple that contains itself many times would never end.
     if not isinstance(value, (str, int, float, bytes, bool, type(None))):
         raise PickleError(f"has a key of type {type(value).__name__}; text or a number was expected")
     length = value.bit_length() if isinstance(value, int) else len(value) if isinstance(value, (str, bytes)) else 0
@@ -116,7 +116,7 @@ def checked_key(value: Any) -> Any:
 
 
 class _Machine:
-    """The stack, the memo, and one method for each kind of opcode."""
+    """A stack machine with a memo and a method for each type of opcode."""
 
     def __init__(self, allowed: Allowed, resolve_persistent: Callable[[Any], Any]) -> None:
         self._allowed = allowed
@@ -228,7 +228,7 @@ class _Machine:
         found = Global(module, name)
         if not self._allowed.is_allowed(found):
             raise PickleError(
-                f"asks for {shortened(found)}, which no weight file needs; it is refused, nothing was executed"
+                f"asks for {escaped(found)}, which no weight file needs; it is rejected, nothing was executed"
             )
         self._stack.append(found)
 
@@ -251,7 +251,7 @@ class _Machine:
 
     def build(self, _: Any) -> None:
         state = self._stack.pop()
-        # A container's extra attributes (an OrderedDict's `_metadata`) carry nothing we need.
+        # Extra attributes of containers (`_metadata` of an OrderedDict) are not needed.
         if isinstance(self._stack[-1], Instance):
             self._stack[-1].state = state
 

@@ -1,6 +1,6 @@
-"""Writes pickles of plain data and of objects whose classes are only named: none of them has to be importable.
+"""Writes pickles of plain data and of objects whose classes need not be importable.
 
-The standard library pickles an instance by importing its class, so it cannot write a file for a program that is not
+The standard library imports the class of an instance to pickle it, so it cannot write files for a program that is not
 installed. Format: protocol 2, as documented in the standard library's `pickletools`.
 """
 
@@ -15,7 +15,7 @@ from models.pickle_reader import Global, Instance
 
 @dataclass(frozen=True)
 class Call:
-    """The result of a named function for some arguments, computed when the pickle is loaded."""
+    """A function call that is evaluated when the pickle is loaded."""
 
     function: Global
     arguments: tuple[Any, ...]
@@ -39,9 +39,9 @@ def write_pickle(value: Any, encode: Callable[[Any], Any]) -> bytes:
     Args:
         value: None, truth values, numbers, text, tuples, lists, dicts, sets, `Global`, `Instance`, `Call` and
             `PersistentId`; no cycles.
-        encode: turns a value of any other type into one of these.
+        encode: converts values of any other type to one of these.
     Raises:
-        TypeError: from `encode`, for a value that has no such form.
+        TypeError: from `encode`, for an unsupported value.
     """
     return b"\x80\x02" + _pickled(value, encode) + b"."
 

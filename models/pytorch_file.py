@@ -1,4 +1,4 @@
-"""Reads the files of `torch.save` without PyTorch and without executing anything in them.
+"""Reads files of `torch.save` without PyTorch and without executing anything.
 
 A file is a zip archive: `data.pkl` describes the objects and refers to raw storages `data/0`, `data/1`, …
 """
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from models.pickle_reader import Allowed, Global, read_pickle, shortened
+from models.pickle_reader import Allowed, Global, escaped, read_pickle
 from models.saved_weights import PLAIN_REDUCERS, is_plain_or_module
 
 _ELEMENTS: Mapping[str, str] = {
@@ -39,7 +39,7 @@ _MORE_GLOBALS = frozenset(
     {"torch.Size", "torch.device", "torch.float32", "torch.float16", "torch.float64", "torch.int64"}
 )
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The number that the format before version 1.6 starts with, as a pickle of its own."""
+"""Start of the file format before PyTorch 1.6, a pickled number."""
 _ZIP_MAGIC = b"PK\x03\x04"
 _MAX_PICKLE_BYTES = 256 * 1024 * 1024
 _FAILURES = (
@@ -58,12 +58,12 @@ _FAILURES = (
     TypeError,
     AttributeError,
 )
-"""What the standard library raises on damaged archives."""
+"""Exceptions of the standard library for damaged archives."""
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor as the file describes it; its numbers are read by `PyTorchFile.array`."""
+    """Metadata of a tensor in the file; `PyTorchFile.array` reads its data."""
 
     storage: str
     element: str
@@ -86,16 +86,16 @@ class _Storage:
 
 
 class PyTorchFile:
-    """An open file of `torch.save`; `content` is what was saved, classes inert, tensors as `StoredTensor`.
+    """An open file of `torch.save`; `content` is the saved object, with inert classes and `StoredTensor`s.
 
     Raises:
-        ValueError: not such a file, damaged, an old format, or one that asks for something that is not data.
+        ValueError: not such a file, damaged, in an old format, or not plain data.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file_bytes = path.stat().st_size
-        # Tensors may share storages, but not without bounds.
+        # Tensors may share storages, but only to a limit.
         self._bytes_left = 4 * self._file_bytes + 1024
         with path.open("rb") as file:
             _check_format(file, path)
@@ -105,7 +105,7 @@ class PyTorchFile:
             allowed = Allowed(_is_allowed, {**PLAIN_REDUCERS, **_TENSOR_REDUCERS})
             self.content = read_pickle(self._read(f"{self._root}data.pkl", _MAX_PICKLE_BYTES), allowed, _storage)
         except _FAILURES as error:
-            raise ValueError(f"{path}: damaged archive ({type(error).__name__}: {shortened(error)})") from None
+            raise ValueError(f"{path}: damaged archive ({type(error).__name__}: {escaped(error)})") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -125,13 +125,13 @@ class PyTorchFile:
 
     def _read(self, name: str, limit: int) -> bytes:
         entry = self._archive.getinfo(name)
-        # torch.save never compresses; so a stored size is bounded by the size of the file.
+        # torch.save never compresses, so the stored size is bounded by the file size.
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > min(limit, self._file_bytes):
-            raise ValueError(f"damaged archive: {shortened(name)} is compressed or too large")
+            raise ValueError(f"damaged archive: {escaped(name)} is compressed or too large")
         return self._archive.read(entry)
 
     def array(self, tensor: StoredTensor) -> npt.NDArray[Any]:
-        """Return the numbers of a tensor, bfloat16 as float32.
+        """Return a tensor as an array, bfloat16 as float32.
 
         Raises:
             ValueError: its storage is missing, damaged or too short.
@@ -139,7 +139,7 @@ class PyTorchFile:
         try:
             return self._array(tensor)
         except _FAILURES as error:
-            raise ValueError(f"{self._path}: damaged archive ({type(error).__name__}: {shortened(error)})") from None
+            raise ValueError(f"{self._path}: damaged archive ({type(error).__name__}: {escaped(error)})") from None
         except ValueError as error:
             raise ValueError(f"{self._path}: {error}") from None
 
@@ -215,7 +215,7 @@ def _sizes(values: Any) -> tuple[int, ...]:
     return tuple(_size(value) for value in values)
 
 
-def _rebuilt(arguments: tuple[Any, ...]) -> StoredTensor:
+def _rebuild_tensor(arguments: tuple[Any, ...]) -> StoredTensor:
     storage, offset, shape, strides = arguments[:4]
     if not isinstance(storage, _Storage):
         raise ValueError("has a tensor without a storage")
@@ -226,7 +226,7 @@ def _rebuilt(arguments: tuple[Any, ...]) -> StoredTensor:
 
 
 _TENSOR_REDUCERS = {
-    "torch._utils._rebuild_tensor_v2": _rebuilt,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": lambda arguments: arguments[0],
     "torch._utils._rebuild_parameter_with_state": lambda arguments: arguments[0],
 }

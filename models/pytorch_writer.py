@@ -1,6 +1,6 @@
 """Writes files in the zip format of `torch.save`, without PyTorch.
 
-Layout as of PyTorch 1.6 and newer: `archive/data.pkl` describes the objects, `archive/data/N` are the raw storages of
+Layout since PyTorch 1.6: `archive/data.pkl` describes the objects, `archive/data/N` are the raw storages of
 the tensors, uncompressed and aligned, `archive/version` is the version of the layout.
 """
 
@@ -36,26 +36,26 @@ _VERSION = b"3\n"
 _ALIGNMENT = 64
 _LOCAL_HEADER_BYTES = 30
 _PADDING_ID = b"FB"
-"""Id of the extra field by which PyTorch's own writer aligns a record."""
+"""Id of the extra field that PyTorch uses to align a record."""
 _NO_HOOKS: OrderedDict[str, Any] = OrderedDict()
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A tensor that becomes a `torch.nn.Parameter`, without gradient."""
+    """An array saved as a `torch.nn.Parameter` that requires no gradient."""
 
     values: npt.NDArray[Any]
 
 
 def write_pytorch(path: Path, content: Any) -> None:
-    """Write a file that `torch.load` reads, atomically; equal contents give equal bytes.
+    """Write a file for `torch.load` atomically; equal content gives equal bytes.
 
     Args:
-        path: in a folder that exists.
-        content: what `write_pickle` takes, with NumPy arrays as tensors and `Parameter`s.
+        path: target in an existing folder.
+        content: values supported by `write_pickle`, NumPy arrays (as tensors) and `Parameter`s.
     Raises:
-        OSError: the file cannot be written; an older file of that name stays.
-        TypeError: an array, or another value, that PyTorch's format does not hold.
+        OSError: the file cannot be written; an existing file is kept.
+        TypeError: an array or another value that the format does not support.
     """
     arrays: list[npt.NDArray[Any]] = []
 
@@ -77,7 +77,7 @@ def write_pytorch(path: Path, content: Any) -> None:
 
 
 def _tensor(value: npt.NDArray[Any], key: str) -> Call:
-    """Return a tensor over a storage of its own."""
+    """Return a tensor with its own storage."""
     if value.dtype.name not in _STORAGES:
         raise TypeError(f"{value.dtype}: no type of a PyTorch tensor")
     kind = Global("torch", _STORAGES[value.dtype.name])
@@ -87,7 +87,7 @@ def _tensor(value: npt.NDArray[Any], key: str) -> Call:
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """Append a record whose content starts at a multiple of the alignment; its date is always the same."""
+    """Append a record with aligned content and a fixed date."""
     entry = zipfile.ZipInfo(f"{_FOLDER}/{name}")
     assert archive.fp is not None
     start = archive.fp.tell() + _LOCAL_HEADER_BYTES + len(entry.filename) + 4

@@ -1,4 +1,4 @@
-"""Writes safetensors files array by array, straight from their memory: a large state is never held twice.
+"""Writes safetensors files array by array, without copying large states in memory.
 
 Format: 8 bytes with the length of the header (little endian), the header as JSON padded with spaces to a multiple of 8,
 then the arrays in the order of the header. Source: the format description of the safetensors project.
@@ -29,15 +29,15 @@ _ALIGNMENT = 8
 
 
 def in_order(value: np.ndarray) -> np.ndarray:
-    """Return the array, or a copy whose elements lie in row order.
+    """Return the array in row-major order, copied only if needed.
 
-    np.ascontiguousarray would give a scalar one dimension.
+    np.ascontiguousarray would add a dimension to scalars.
     """
     return np.array(value, order="C", copy=False)
 
 
 def write_safetensors(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a whole file at the stream's position; equal contents give equal bytes.
+    """Write a complete file to the stream; equal content gives equal bytes.
 
     Args:
         arrays: of any shape, little-endian numbers or booleans.
@@ -47,7 +47,7 @@ def write_safetensors(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata
         TypeError: an array of another type.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    # Large elements first, so that every array starts at a multiple of its element's size.
+    # Large element types first, so that every array is aligned.
     names = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     start = 0
     for name in names:
@@ -55,11 +55,7 @@ def write_safetensors(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata
         if value.dtype.str[1:] not in _TYPES or value.dtype.byteorder == ">":
             raise TypeError(f"{name}: a safetensors file holds no {value.dtype}")
         end = start + value.nbytes
-        header[name] = {
-            "dtype": _TYPES[value.dtype.str[1:]],
-            "shape": list(value.shape),
-            "data_offsets": [start, end],
-        }
+        header[name] = {"dtype": _TYPES[value.dtype.str[1:]], "shape": list(value.shape), "data_offsets": [start, end]}
         start = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
@@ -70,7 +66,7 @@ def write_safetensors(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata
 
 
 def checksum(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str:
-    """Return the hexadecimal 128-bit BLAKE2b of all arrays with names and types and of a header of JSON values."""
+    """Return the hexadecimal 128-bit BLAKE2b of all arrays, their names and types, and a JSON header."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(header, sort_keys=True).encode())
     for name in sorted(arrays):

@@ -1,4 +1,4 @@
-"""Finds the weights in what a training program saved: a dictionary with pickled modules, or a state dictionary."""
+"""Finds the weights in a saved object: a dictionary with pickled modules, or a state dictionary."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from models.pickle_reader import Global, Instance, checked_key, shortened
+from models.pickle_reader import Global, Instance, checked_key, escaped
 
 Array = npt.NDArray[Any]
 Part = Literal["model", "ema", "state_dict"]
@@ -18,17 +18,10 @@ _MAX_ENTRIES = 200_000
 _MAX_PREFIX_LENGTH = 1000
 _MAX_PLAIN_DEPTH = 8
 _MAX_PLAIN_SIZE = 100_000
-"""Values and characters of a network's yaml with what it shares written out; YOLOv5's own have about 500."""
+"""Values and characters of a network's yaml with aliases expanded; YOLOv5's have about 500."""
 
-# Classes may be named because naming does nothing: they stay inert `Instance`s.
-_CLASS_PREFIXES = (
-    "models.",
-    "ultralytics.nn.",
-    "yolov5.models.",
-    "torch.nn.",
-    "oneflow.nn.",
-    "oneflow.framework.",
-)
+# Naming these classes is harmless: they stay inert `Instance`s.
+_CLASS_PREFIXES = ("models.", "ultralytics.nn.", "yolov5.models.", "torch.nn.", "oneflow.nn.", "oneflow.framework.")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}(\.[A-Za-z_][A-Za-z0-9_]{0,99}){0,20}")
 _PLAIN = frozenset(
     {
@@ -50,12 +43,12 @@ _PLAIN = frozenset(
 
 
 @dataclass(frozen=True)
-class Found:
-    """The content of a file, apart from the file format.
+class FoundWeights:
+    """The weights found in a file, independent of the file format.
 
     Attributes:
-        tensors: name in the state dictionary -> tensor of the file's own kind.
-        part: which of its parts was taken.
+        tensors: tensor objects of the file format, by name in the state dictionary.
+        part: the part of the file that was used.
     """
 
     tensors: dict[str, Any]
@@ -67,7 +60,7 @@ class Found:
 
 
 def is_plain_or_module(name: Global) -> bool:
-    """Allow containers and classes of network packages by name."""
+    """Return whether a name is a plain container or a class of a network package."""
     return str(name) in _PLAIN or (
         str(name).startswith(_CLASS_PREFIXES)
         and _NAME.fullmatch(name.module) is not None
@@ -108,16 +101,16 @@ PLAIN_REDUCERS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {
 }
 
 
-def find_weights(top: Any, is_tensor: Callable[[Any], bool], prefer: Literal["model", "ema"]) -> Found:
-    """Take the preferred network of a checkpoint, the other one where it is absent, or a plain state dictionary.
+def find_weights(top: Any, is_tensor: Callable[[Any], bool], prefer: Literal["model", "ema"]) -> FoundWeights:
+    """Find the preferred network of a checkpoint, the other one if it is missing, or a plain state dictionary.
 
     Args:
-        top: what the file holds.
-        is_tensor: tells a tensor of the file's own kind.
-        prefer: which network of a training checkpoint.
+        top: the saved object.
+        is_tensor: returns whether a value is a tensor of the file format.
+        prefer: the network of a training checkpoint to use.
 
     Raises:
-        ValueError: there are no weights in it.
+        ValueError: no weights found.
     """
     if isinstance(top, Instance):
         return _from_network(top, "model", None, is_tensor)
@@ -131,19 +124,19 @@ def find_weights(top: Any, is_tensor: Callable[[Any], bool], prefer: Literal["mo
         if isinstance(network, dict):
             tensors = {str(name): value for name, value in network.items() if is_tensor(value)}
             if tensors:
-                return Found(tensors, part, epoch, None, None, None)
+                return FoundWeights(tensors, part, epoch, None, None, None)
     inner = top["state_dict"] if isinstance(top.get("state_dict"), dict) else top
     tensors = {str(name).removeprefix("module."): value for name, value in inner.items() if is_tensor(value)}
     if not tensors:
-        keys = shortened(", ".join(str(key) for key in list(top)[:8]))
+        keys = escaped(", ".join(str(key) for key in list(top)[:8]))
         raise ValueError(f"holds no weights (its keys: {keys or 'none'})")
-    return Found(tensors, "state_dict", epoch, None, None, None)
+    return FoundWeights(tensors, "state_dict", epoch, None, None, None)
 
 
-def _from_network(network: Instance, part: Part, epoch: int | None, is_tensor: Callable[[Any], bool]) -> Found:
+def _from_network(network: Instance, part: Part, epoch: int | None, is_tensor: Callable[[Any], bool]) -> FoundWeights:
     tensors = dict(_entries(network, "", 0, is_tensor, [0]))
     if not tensors:
-        raise ValueError(f"its {part!r} ({shortened(network.kind)}) holds no weights")
+        raise ValueError(f"its {part!r} ({escaped(network.kind)}) holds no weights")
     state = network.state if isinstance(network.state, dict) else {}
     # Data-parallel training wraps the network.
     if all(name.startswith("module.") for name in tensors):
@@ -151,7 +144,7 @@ def _from_network(network: Instance, part: Part, epoch: int | None, is_tensor: C
         inner = _mapping(state.get("_modules")).get("module")
         state = inner.state if isinstance(inner, Instance) and isinstance(inner.state, dict) else state
     config = state.get("yaml")
-    return Found(
+    return FoundWeights(
         tensors,
         part,
         epoch,
@@ -168,7 +161,7 @@ def _mapping(value: Any) -> dict[Any, Any]:
 def _entries(
     module: Instance, prefix: str, depth: int, is_tensor: Callable[[Any], bool], count: list[int]
 ) -> Iterator[tuple[str, Any]]:
-    """Yield name and tensor in the order of a state dictionary: own parameters, own buffers, then the children."""
+    """Yield names and tensors in state dictionary order: parameters, buffers, then child modules."""
     state = module.state if isinstance(module.state, dict) else {}
     parameters, buffers, children = (_mapping(state.get(part)) for part in ("_parameters", "_buffers", "_modules"))
     skipped = state.get("_non_persistent_buffers_set")
@@ -176,12 +169,12 @@ def _entries(
     count[0] += 1 + sum(map(len, (parameters, buffers, children, skipped)))
     if depth > _MAX_DEPTH or count[0] > _MAX_ENTRIES or len(prefix) > _MAX_PREFIX_LENGTH:
         raise ValueError("its modules are nested without end")
-    left_out = {name for name in skipped if isinstance(name, str)}
+    excluded = {name for name in skipped if isinstance(name, str)}
     for name, value in parameters.items():
         if is_tensor(value):
             yield f"{prefix}{name}", value
     for name, value in buffers.items():
-        if is_tensor(value) and name not in left_out:
+        if is_tensor(value) and name not in excluded:
             yield f"{prefix}{name}", value
     for name, child in children.items():
         if isinstance(child, Instance):
@@ -197,7 +190,7 @@ def _class_names(names: Any) -> tuple[str, ...] | None:
 
 
 def plain_config(config: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any] | None:
-    """Return the known keys of a network's yaml as plain data; None if it holds anything else."""
+    """Return the known keys of a network's yaml; None if their values are not plain data."""
     if config is None:
         return None
     kept = {key: config[key] for key in known if key in config}
@@ -205,11 +198,11 @@ def plain_config(config: Mapping[str, Any] | None, known: Sequence[str]) -> dict
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value is plain data of a sensible size; what stands in several places counts in each of them."""
+    """Return whether a value is plain data of reasonable size; shared objects count at each occurrence."""
     waiting, size = [(value, 0)], 0
     while waiting:
         item, depth = waiting.pop()
-        # Counted before it is gone through: lists of lists that are all the same one cost a file nothing.
+        # Count before expanding: lists that repeat the same list take no space in a file.
         size += len(item) if isinstance(item, (dict, list, str)) else 0
         if size > _MAX_PLAIN_SIZE or depth > _MAX_PLAIN_DEPTH:
             return False
@@ -227,6 +220,6 @@ def _is_plain(value: Any) -> bool:
 def as_float32(value: Array) -> Array:
     """Convert half and double precision to float32; keep integers. The result owns its memory."""
     if value.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which `transfer` refuses
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which `transfer` rejects
             return np.array(value, np.float32)
     return np.array(value)

@@ -1,4 +1,4 @@
-"""From a model yaml to a checked, frozen description of a network, without OneFlow.
+"""Parsing of a model yaml into a validated, frozen description of a network, without OneFlow.
 
 The yaml has YOLOv5's structure: `nc`, `depth_multiple`, `width_multiple`, `anchors`, and the rows
 `[from, repeats, block, arguments]` of `backbone` and `head`. Nothing in it is executed.
@@ -46,7 +46,7 @@ PROBE_PX = 1024
 _MAX_REPEATS = 1000
 _MAX_SIDE = 4 * PROBE_PX
 _MAX_WEIGHTS = 1 << 31
-"""Of all layers together, roughly; YOLOv5x6 has 0.14e9. A yaml that asks for more would only run out of memory."""
+"""Approximate total of all layers; YOLOv5x6 has 0.14e9. A larger network would only run out of memory."""
 _MAX_ANCHORS = 1000
 _MAX_ANCHOR_PX = 1e5
 
@@ -55,9 +55,9 @@ _MAX_ANCHOR_PX = 1e5
 class LayerSpec:
     """One row of the yaml, resolved.
 
-    inputs: index of each layer whose output comes in; -1 is the image. arguments: keyword arguments of the block,
-    without channels and repeats. repeats: after the depth multiple; size: (height, width) of the output for a square
-    image of `PROBE_PX`.
+    inputs: indices of the input layers; -1 is the image. arguments: keyword arguments of the block, without channels
+        and repeats. repeats: after the depth multiple; size: (height, width) of the output for a square image of
+        `PROBE_PX`.
     """
 
     index: int
@@ -73,9 +73,8 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A whole network. The last layer is the detection head; `saved` lists the layers that others refer to, as
-    often as they do.
-    """
+    """A whole network. The last layer is the detection head; `saved` lists the layers that others refer to, with
+    repeats."""
 
     source: str
     num_classes: int
@@ -88,16 +87,16 @@ class ModelSpec:
     strides: tuple[int, ...]
     saved: tuple[int, ...]
     config: Mapping[str, Any]
-    """The yaml with what replaced parts of it: plain data that builds the same network again."""
+    """The yaml with overrides applied: plain data that rebuilds the same network."""
 
     @property
     def coarsest_stride(self) -> int:
-        """The coarsest stride of any layer, levels or not: the network takes image sides that are multiples of it."""
+        """The coarsest stride of any layer; image sides must be multiples of it."""
         return PROBE_PX // min(min(layer.size) for layer in self.layers[:-1])
 
     @property
     def grid_px(self) -> int:
-        """Number that image sides are made multiples of; at least 32, as in YOLOv5, also where the network is finer."""
+        """Image sides are rounded to multiples of this; at least 32, as in YOLOv5."""
         return max(self.coarsest_stride, MIN_GRID_PX)
 
     @property
@@ -107,7 +106,7 @@ class ModelSpec:
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Return the paths of the model yamls that come with the package, by name without suffix."""
+    """Return the paths of the shipped model yamls by name without suffix."""
     return {path.stem: path for path in sorted(CONFIG_FOLDER.rglob("*.yaml"))}
 
 
@@ -121,7 +120,7 @@ def find_config(cfg: str | Path) -> Path:
     if path.is_file():
         return path
     shipped = shipped_configs()
-    # Command lines written for YOLOv5 spell its shipped files as models/NAME.yaml and models/hub/NAME.yaml.
+    # YOLOv5 users write models/NAME.yaml and models/hub/NAME.yaml.
     if path.suffix in ("", ".yaml") and str(path.parent) in (".", "hub", "models", "models/hub"):
         name = path.name.removesuffix(".yaml")
         if name in shipped:
@@ -143,14 +142,14 @@ def load_model_spec(
         cfg: path, name of a shipped configuration with or without `.yaml`, or the mapping itself (as in
             `ModelSpec.config` or a weight file).
         num_classes: replaces `nc` of the yaml.
-        anchors: replaces the yaml's: a number of anchors per level (then their sizes are placeholders for
-            auto-anchor, as in YOLOv5), or one flat list `w, h, w, h, …` in px for each level.
-        channels: of the images; default the yaml's `ch`, else 3.
-        source: what messages call a mapping.
+        anchors: replaces the yaml's: a number of anchors per level (placeholders for auto-anchor, as in YOLOv5), or one
+            flat list `w, h, w, h, …` in px for each level.
+        channels: image channels; default the yaml's `ch`, else 3.
+        source: name of a mapping in error messages.
 
     Raises:
         FileNotFoundError: no such file or shipped name.
-        ValueError: file and line of a row that cannot be built, and what is known instead.
+        ValueError: an invalid row, with file and line and the valid choices.
     """
     if isinstance(cfg, Mapping):
         config, lines = dict(cfg), None
@@ -165,7 +164,7 @@ def load_model_spec(
 
 
 def _read_yaml(path: Path) -> tuple[dict[Any, Any], dict[Any, list[str]]]:
-    """Return the mapping, and file and line of each row of backbone and head."""
+    """Return the mapping, and "file:line" of each row of backbone and head."""
     file = load_yaml(path)
     lines = {
         key: [file.line(key, position) for position in range(len(rows))]
@@ -198,7 +197,7 @@ class _Builder:
         if isinstance(anchors, float) and anchors.is_integer():
             anchors = int(anchors)
         per_level = self._anchors_per_level(anchors)
-        # A row that already has the head's width (a yaml of the YOLOv3 age) is not scaled.
+        # A row that already has the head's width (as in YOLOv3 yamls) is not scaled.
         unscaled = per_level * (self._num_classes + 5)
         weights = 0
         for where, row in self._rows:
@@ -235,7 +234,7 @@ class _Builder:
             activation=self._activation,
             layers=layers,
             strides=strides,
-            # A negative number says "relative to here"; only -1, the layer just before, needs no keeping.
+            # Negative numbers are relative; only -1, the previous layer, is not saved.
             saved=tuple(sorted(self._saved(layers))),
             config=self._config,
         )
@@ -424,14 +423,14 @@ class _Builder:
 
 
 def _weights(layer: LayerSpec, head_channels: int) -> int:
-    """Estimate a layer's weights: those of one convolution from inputs to outputs, for each repeat."""
+    """Estimate a layer's weights as one convolution from inputs to outputs per repeat."""
     kernel = layer.arguments.get("kernel", 1) if layer.kind not in ("MaxPool2d", "SPPF") else 1
     outputs = head_channels if layer.kind == "Detect" else layer.out_channels
     return layer.repeats * sum(layer.in_channels) * outputs * kernel**2 // layer.arguments.get("groups", 1)
 
 
 def _check_channels(kind: str, arguments: Mapping[str, Any], in_channels: int, out_channels: int) -> None:
-    """Check the numbers of channels of a block before OneFlow refuses them less clearly."""
+    """Validate the channels of a block, for clearer messages than OneFlow's."""
     inner = int(out_channels * arguments["expansion"]) if "expansion" in arguments else in_channels // 2
     if inner < 1 and ("expansion" in arguments or kind in ("SPP", "SPPF")):
         raise ArgumentError(f"has {in_channels} channels in and {out_channels} out: none are left inside")
@@ -448,7 +447,7 @@ def _check_channels(kind: str, arguments: Mapping[str, Any], in_channels: int, o
     for channels in grouped.get(kind, ()):
         if channels % groups:
             raise ArgumentError(f"has groups={groups}, which does not divide its {channels} channels")
-    # What must be divisible: 4 attention heads; halves, and halves of halves, of ghost convolutions.
+    # Channels must be divisible by 4 attention heads, or halved once or twice by ghost convolutions.
     divisors = {
         "C3TR": (inner, 4),
         "C3Ghost": (inner, 4),
@@ -463,7 +462,7 @@ def _check_channels(kind: str, arguments: Mapping[str, Any], in_channels: int, o
 
 
 def _in_stride_order(anchors: Anchors, strides: tuple[int, ...]) -> Anchors:
-    """Return anchors from small to large as the strides go, reversed where the yaml lists them the other way round."""
+    """Return the anchors in the order of the strides, reversed if the yaml lists them the other way round."""
     areas = [sum(width * height for width, height in level) / len(level) for level in anchors]
     growth = areas[-1] - areas[0]
     if growth and (growth > 0) != (strides[-1] > strides[0]):

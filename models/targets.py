@@ -1,8 +1,7 @@
-"""Which predictions answer for which label: YOLOv5's anchor matching in fixed shapes.
+"""YOLOv5's matching of predictions to labels with fixed shapes.
 
-An *entry* is one (level, neighbour, anchor, label slot). Every entry exists in every batch, so that shapes never depend
-on the data; a mask says which entries are matches. Nothing of a batch is ever mixed across its leading dimension, so a
-batch may be split over devices.
+An *entry* is a (level, neighbour, anchor, label slot). All entries exist in every batch, so that shapes do not depend
+on the data; a mask marks the matches. Images are processed independently, so a batch can be sharded over devices.
 """
 
 from collections.abc import Sequence
@@ -15,13 +14,13 @@ import numpy.typing as npt
 from kernels.framework.global_rows import expand_sharded
 from kernels.runtime import Tensor, flow
 
-# A label belongs to the cell of its centre and to the neighbours that are nearer than half a cell; x, y in cells.
+# A label is matched in the cell of its centre and in neighbours closer than half a cell; x, y in cells.
 _NEIGHBOUR_REACH = 0.5
 _NEIGHBOUR_STEPS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
 NEIGHBOURS = len(_NEIGHBOUR_STEPS)
-# Cell numbers are computed in float32, which counts exactly up to here.
-_MOST_CELLS = 2**24
-# Far below any label that fits an anchor; a side of 0 would give NaN where boxes are compared before they are masked.
+# Cell indices are computed in float32, which is exact up to this number.
+_MAX_CELLS = 2**24
+# Far below any label that matches an anchor; a side of 0 would give NaN before masking.
 _SMALLEST_SIDE_CELLS = 1e-6
 
 
@@ -32,7 +31,7 @@ class HeadGeometry:
     Attributes:
         anchors_cells: (levels, anchors, 2) width and height of each anchor in cells of its level.
         stride: pixels per cell, one per level.
-        num_classes: how many class scores follow x, y, w, h and objectness.
+        num_classes: number of class scores after x, y, w, h and objectness.
     """
 
     anchors_cells: npt.NDArray[np.float32]
@@ -60,13 +59,13 @@ class HeadGeometry:
 
 
 class Assignment(NamedTuple):
-    """Matches of a batch; B images, E = 5 * anchors * T entries per level, ordered as YOLOv5 builds them.
+    """Matches of a batch of B images, with E = 5 * anchors * T entries per level in YOLOv5's order.
 
     Attributes:
         cell: (B, levels, E) int64; (anchor * rows + row) * columns + column in the entry's level, -1: no match.
         matched: (B, levels, E) bool; cell >= 0.
-        boxes_cells: (B, levels, E, 4) float32; centre relative to the cell's corner, width, height, in cells. Without
-            meaning where there is no match.
+        boxes_cells: (B, levels, E, 4) float32; centre relative to the cell's corner, width, height, in cells. Undefined
+            for entries without a match.
     """
 
     cell: Tensor
@@ -75,14 +74,14 @@ class Assignment(NamedTuple):
 
 
 class TargetAssigner(flow.nn.Module):
-    """Matches labels with anchors of similar size, in the cell of the label's centre and up to four cells around it.
+    """Matches labels with anchors of similar size, in the cell of the label's centre and its near neighbours.
 
-    A label fits an anchor when neither side is `anchor_t` times longer or shorter than the anchor's. The entry order
-    within an image is neighbour (centre, left, up, right, down), then anchor, then label.
+    A label matches an anchor if the ratio of their sides is below `anchor_t` both ways. Entries of an image are ordered
+    by neighbour (centre, left, up, right, down), anchor and label.
 
     Args:
         head: geometry of the head.
-        anchor_t: largest ratio of sides, not included.
+        anchor_t: limit of the side ratio, exclusive.
     """
 
     def __init__(self, head: HeadGeometry, anchor_t: float) -> None:
@@ -95,7 +94,7 @@ class TargetAssigner(flow.nn.Module):
         self.register_buffer("anchor_sides", anchors.reshape(1, head.levels, head.anchors, 2, 1), persistent=False)
         self.register_buffer("shift", shift.reshape(1, 1, NEIGHBOURS, 2, 1), persistent=False)
         self.register_buffer("anchor_number", number.reshape(1, 1, 1, head.anchors, 1), persistent=False)
-        # Sizes of the maps are multiples of this one: a tensor made inside a graph would have no placement.
+        # Map sizes are derived from this tensor, since tensors created inside a graph have no placement.
         self.register_buffer("one", flow.ones(1, dtype=flow.float32), persistent=False)
 
     def forward(self, labels: Tensor, grids: Sequence[tuple[int, int]]) -> Assignment:
@@ -109,7 +108,7 @@ class TargetAssigner(flow.nn.Module):
         batch, slots, levels = labels.shape[0], labels.shape[1], self._levels
         entries = (batch, levels, NEIGHBOURS, self._anchors, slots)
         size = self._grid_sizes(grids)
-        # Broadcasting in the middle of a shape is slow on the CPU: operands are expanded to one shape.
+        # Broadcasting inner dimensions is slow on the CPU, so operands are expanded first.
         scale = expand_sharded(flow.cat([size, size], dim=2), batch, levels, 4, slots)
         boxes = labels[:, :, 1:5].transpose(1, 2).unsqueeze(1).expand(batch, levels, 4, slots) * scale
         centre, sides = boxes[:, :, 0:2], boxes[:, :, 2:4]
@@ -128,15 +127,15 @@ class TargetAssigner(flow.nn.Module):
         )
 
     def _grid_sizes(self, grids: Sequence[tuple[int, int]]) -> Tensor:
-        """Return (1, levels, 2, 1): columns and rows of each level."""
+        """Return columns and rows of each level, (1, levels, 2, 1)."""
         for rows, columns in grids:
-            if rows * columns * self._anchors > _MOST_CELLS:
+            if rows * columns * self._anchors > _MAX_CELLS:
                 raise ValueError(f"a map of {rows} x {columns} cells is too large: use a smaller image size")
         numbers = [float(number) for rows, columns in grids for number in (columns, rows)]
         return flow.cat([self.one * number for number in numbers]).reshape(1, self._levels, 2, 1)
 
     def _fits(self, sides: Tensor) -> Tensor:
-        """Return (B, levels, anchors, T): whether a label's sides (B, levels, 2, T) are similar to the anchor's."""
+        """Return whether label sides (B, levels, 2, T) match the anchor's, (B, levels, anchors, T)."""
         batch, levels, _, slots = sides.shape
         shape = (levels, self._anchors, 2, slots)
         ratio = sides.unsqueeze(2).expand(batch, *shape) / expand_sharded(self.anchor_sides, batch, *shape)
@@ -144,7 +143,7 @@ class TargetAssigner(flow.nn.Module):
         return flow.maximum(worst[:, :, :, 0], worst[:, :, :, 1]) < self._anchor_t
 
     def _near(self, centre: Tensor, size: Tensor, present: Tensor) -> Tensor:
-        """Return (B, levels, 5, T): the own cell, and whether left, up, right, down are nearer than half a cell."""
+        """Return which of centre, left, up, right and down are closer than half a cell, (B, levels, 5, T)."""
         batch, levels, _, slots = centre.shape
         present = present.reshape(batch, 1, 1, slots)
         reached = [present.expand(batch, levels, 1, slots)]
@@ -154,10 +153,7 @@ class TargetAssigner(flow.nn.Module):
         return flow.logical_and(flow.cat(reached, dim=2), present.expand(batch, levels, NEIGHBOURS, slots))
 
     def _cells(self, centre: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cells (B, levels, 5, anchors, T) as float32 numbers.
-
-        The centre is relative to its cell (B, levels, 5, 2, T).
-        """
+        """Return cell indices (B, levels, 5, anchors, T) as float32, and centres within cells (B, levels, 5, 2, T)."""
         batch, levels, _, slots = centre.shape
         shape = (levels, NEIGHBOURS, 2, slots)
         last = expand_sharded((size - 1.0).unsqueeze(2), batch, *shape)

@@ -1,6 +1,6 @@
-"""Weights in and out: Ultralytics `.pt`, `.safetensors`, OneFlow folders; moved into a network by name and shape.
+"""Loading and saving weights: Ultralytics `.pt`, `.safetensors` and OneFlow folders, transferred by name and shape.
 
-Nothing in a file is executed; a file that is not plain weights is refused.
+Nothing in a file is executed; files with anything but plain weights are rejected.
 """
 
 import json
@@ -18,17 +18,11 @@ from kernels.host.files import replacing
 from kernels.host.paths import missing
 from kernels.runtime import flow
 from models.network import DetectionModel
-from models.oneflow_folder import (
-    is_oneflow_folder,
-    is_oneflow_tensor,
-    read_oneflow_folder,
-    read_tensor,
-    read_tensors,
-)
-from models.pickle_reader import shortened
+from models.oneflow_folder import is_oneflow_folder, is_oneflow_tensor, read_oneflow_folder, read_tensor, read_tensors
+from models.pickle_reader import escaped
 from models.pytorch_file import PyTorchFile, StoredTensor
 from models.safetensors_file import checksum, write_safetensors
-from models.saved_weights import Found, Part, as_float32, find_weights, plain_config
+from models.saved_weights import FoundWeights, Part, as_float32, find_weights, plain_config
 from models.spec import CONFIG_KEYS
 
 Array = npt.NDArray[Any]
@@ -40,7 +34,7 @@ _TRAINING_HEADER = "graph_train"
 """Metadata key of our own training checkpoints; their arrays are `model/…`, `ema/…` and optimizer state."""
 _MAX_STRIDE_PX = 1 << 20
 _SHOWN = 8
-"""How many names of each kind a transfer report prints; its attributes have all."""
+"""Names of each category printed by a transfer report; its attributes have all."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +43,15 @@ class LoadedWeights:
 
     Attributes:
         arrays: name in the state dictionary -> values; floating types are converted to float32.
-        path, format: where they are from.
-        part: which part of the file they are: "model", "ema", or a plain "state_dict".
+        path, format: the file and its format.
+        part: the part of the file used: "model", "ema", or a plain "state_dict".
         stored_dtypes: name -> type in the file, such as "float16".
-        epoch: as the file says.
-        class_names: of the data set it was trained on.
-        config: the network's yaml, fit for `load_model_spec`.
+        epoch: epoch of the checkpoint.
+        class_names: class names of the training data.
+        config: the network's yaml, for `load_model_spec`.
         stride: px per cell of each level.
         anchors_px: (levels, anchors, 2) in px.
-        Each of the last five is None where the file does not say.
+        Each of the last five is None if the file does not contain it.
     """
 
     arrays: Mapping[str, Array]
@@ -81,26 +75,26 @@ class LoadedWeights:
 
 @dataclass(frozen=True)
 class TransferReport:
-    """The weights that a network took over from a file; `str()` has a line, then one for each kind of difference."""
+    """Result of a weight transfer; `str()` gives a summary and a line for each category of skipped items."""
 
     path: Path
     transferred: tuple[str, ...]
     total: int
     missing: tuple[str, ...]
-    """Items of the network that the file lacks."""
+    """Items of the network that are missing in the file."""
     mismatched: tuple[str, ...]
-    """Items of another shape in the file, with both shapes."""
+    """Items whose shape differs, with both shapes."""
     excluded: tuple[str, ...]
-    """Items left out on request."""
+    """Items excluded on request."""
     unused: tuple[str, ...] = field(default=())
-    """Items of the file that the network lacks."""
+    """Items of the file that the network does not have."""
 
     def __str__(self) -> str:
         lines = [f"Transferred {len(self.transferred)}/{self.total} items from {self.path}"]
         for title, names in (
             ("not in the file", self.missing),
             ("of another shape", self.mismatched),
-            ("left out", self.excluded),
+            ("excluded", self.excluded),
             ("in the file only", self.unused),
         ):
             if names:
@@ -110,17 +104,17 @@ class TransferReport:
 
 
 def load_weights(path: str | Path, *, prefer: Prefer = "model") -> LoadedWeights:
-    """Read weights; the format is told from the content, not from the name.
+    """Load weights; the format is detected from the content, not from the name.
 
     Args:
         path: `.pt` of YOLOv5 (network pickled in half or single precision, or a state dictionary), `.safetensors`
             (also our training checkpoints), or a folder of `oneflow.save`.
-        prefer: which network of a training checkpoint; the other one is taken where the file lacks it. YOLOv5 starts
-            a training from "model", and validates "ema".
+        prefer: the network of a training checkpoint to load; the other one if it is missing. YOLOv5 starts training
+            from "model" and validates "ema".
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, of an unknown format, without weights, or it asks for code to be run.
+        ValueError: damaged, of an unknown format, without weights, or with code.
     """
     path = Path(path)
     if path.is_dir():
@@ -139,7 +133,7 @@ def load_weights(path: str | Path, *, prefer: Prefer = "model") -> LoadedWeights
 def _from_pytorch(path: Path, prefer: Prefer) -> LoadedWeights:
     file = PyTorchFile(path)
     try:
-        found = _found(path, file.content, lambda value: isinstance(value, StoredTensor), prefer)
+        found = _find_weights(path, file.content, lambda value: isinstance(value, StoredTensor), prefer)
         arrays = {name: as_float32(file.array(tensor)) for name, tensor in found.tensors.items()}
         stride = file.array(found.stride) if isinstance(found.stride, StoredTensor) else None
         return LoadedWeights(
@@ -148,7 +142,7 @@ def _from_pytorch(path: Path, prefer: Prefer) -> LoadedWeights:
             format="pytorch",
             stored_dtypes={name: tensor.dtype_name for name, tensor in found.tensors.items()},
             stride=_strides(stride),
-            **_common(found),
+            **_common_fields(found),
         )
     finally:
         file.close()
@@ -156,29 +150,29 @@ def _from_pytorch(path: Path, prefer: Prefer) -> LoadedWeights:
 
 def _from_oneflow(path: Path, prefer: Prefer) -> LoadedWeights:
     try:
-        found = _found(path, read_oneflow_folder(path), is_oneflow_tensor, prefer)
+        found = _find_weights(path, read_oneflow_folder(path), is_oneflow_tensor, prefer)
         raw = read_tensors(path, found.tensors)
         stride = read_tensor(path, found.stride) if is_oneflow_tensor(found.stride) else None
     except (OSError, MemoryError) as error:
-        raise ValueError(f"{path}: damaged checkpoint folder ({shortened(error) or 'out of memory'})") from None
+        raise ValueError(f"{path}: damaged checkpoint folder ({escaped(error) or 'out of memory'})") from None
     return LoadedWeights(
         arrays={name: as_float32(value) for name, value in raw.items()},
         path=path,
         format="oneflow",
         stored_dtypes={name: value.dtype.name for name, value in raw.items()},
         stride=_strides(stride),
-        **_common(found),
+        **_common_fields(found),
     )
 
 
-def _found(path: Path, content: Any, is_tensor: Any, prefer: Prefer) -> Found:
+def _find_weights(path: Path, content: Any, is_tensor: Any, prefer: Prefer) -> FoundWeights:
     try:
         return find_weights(content, is_tensor, prefer)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _common(found: Found) -> dict[str, Any]:
+def _common_fields(found: FoundWeights) -> dict[str, Any]:
     return {
         "part": found.part,
         "epoch": found.epoch,
@@ -200,13 +194,13 @@ def _from_safetensors(path: Path, prefer: Prefer) -> LoadedWeights:
             names, part = _part_of(list(file.keys()), prefer)
             raw = {short: file.get_tensor(name) for name, short in names.items()}
             described = _metadata(metadata)
-            sound = _is_sound(file, metadata, described)
+            valid = _has_valid_checksum(file, metadata, described)
     except (SafetensorError, TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
-        reason = shortened(error)
+        reason = escaped(error)
         raise ValueError(f"{path}: damaged, or of a type that NumPy lacks such as bfloat16 ({reason})") from None
     if not raw:
         raise ValueError(f"{path}: holds no weights")
-    if not sound:
+    if not valid:
         raise ValueError(f"{path}: damaged (checksum differs); use another copy")
     names_of_classes, config, epoch = (described.get(key) for key in ("class_names", "config", "epoch"))
     stride = described.get("stride")
@@ -223,8 +217,8 @@ def _from_safetensors(path: Path, prefer: Prefer) -> LoadedWeights:
     )
 
 
-def _is_sound(file: Any, metadata: Mapping[str, str], described: Mapping[str, Any]) -> bool:
-    """Return whether the checksum fits that the program puts into its own files; files of others have none."""
+def _has_valid_checksum(file: Any, metadata: Mapping[str, str], described: Mapping[str, Any]) -> bool:
+    """Return whether the checksum is valid or absent; only our own files have one."""
     if _TRAINING_HEADER in metadata:
         header = json.loads(metadata[_TRAINING_HEADER])
         expected = header.pop("checksum", None) if isinstance(header, dict) else None
@@ -235,7 +229,7 @@ def _is_sound(file: Any, metadata: Mapping[str, str], described: Mapping[str, An
 
 
 def _is_numbers(value: Any) -> bool:
-    """Return whether all numbers fit into an array of numbers; JSON knows larger ones."""
+    """Return whether a value is a list of numbers that fit into an array; JSON allows larger ones."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -244,7 +238,7 @@ def _is_numbers(value: Any) -> bool:
 
 
 def _part_of(keys: Sequence[str], prefer: Prefer) -> tuple[dict[str, str], Part]:
-    """Map names in the file to names in the network, and tell which part of the file they are."""
+    """Return a mapping from names in the file to names in the network, and the part of the file used."""
     for part in (prefer, "ema" if prefer == "model" else "model"):
         names = {key: key.removeprefix(f"{part}/") for key in keys if key.startswith(f"{part}/")}
         if names:
@@ -253,7 +247,7 @@ def _part_of(keys: Sequence[str], prefer: Prefer) -> tuple[dict[str, str], Part]
 
 
 def _metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of a safetensors header; each is JSON where we wrote it, anything else is left out."""
+    """Parse the JSON values of a safetensors header; values that are not JSON are skipped."""
     described: dict[str, Any] = {}
     for key, text in metadata.items():
         try:
@@ -268,15 +262,15 @@ def _metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def transfer(model: DetectionModel, weights: LoadedWeights, *, exclude: Sequence[str] = ()) -> TransferReport:
-    """Copy every item whose name and shape agree into the network, in place; the others keep their values.
+    """Copy all items with matching name and shape into the network, in place; others keep their values.
 
     Args:
         model: the network.
         weights: from `load_weights`.
-        exclude: parts of names to leave out, such as "anchor".
+        exclude: substrings of names to skip, such as "anchor".
 
     Raises:
-        ValueError: nothing fits, so the file belongs to another kind of network; or a NaN or infinity in it.
+        ValueError: no item matches, so the file belongs to another network; or it has non-finite values.
     """
     transferred, missing, mismatched, excluded = [], [], [], []
     state = model.state_dict()
@@ -314,7 +308,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class WeightsCopy:
-    """The weights of a network at one moment, with what a file says of them."""
+    """A snapshot of a network's weights with the metadata to save."""
 
     arrays: Mapping[str, Array]
     header: Mapping[str, Any]
@@ -323,23 +317,23 @@ class WeightsCopy:
         """Write a safetensors file with a checksum, atomically.
 
         Raises:
-            OSError: it cannot be written; an older file of that name stays.
+            OSError: it cannot be written; an existing file is kept.
         """
         path = Path(path)
         described = {**self.header, _CHECKSUM: checksum(self.arrays, self.header)}
-        # Readers of other frameworks look for "format"; it is plain text by their convention.
+        # Other frameworks expect the entry "format" as plain text.
         header = {"format": "pt", **{key: json.dumps(value) for key, value in described.items()}}
         with replacing(path) as temporary, temporary.open("wb") as file:
             write_safetensors(file, self.arrays, header)
 
 
 def copy_weights(model: DetectionModel, metadata: Mapping[str, Any] | None = None) -> WeightsCopy:
-    """Copy the network's state dictionary; names and shapes are the reference's.
+    """Copy the network's state dictionary; names and shapes match the reference.
 
     Args:
         model: the network, not fused.
-        metadata: more entries for the header, of JSON values. Class names, strides and the network's configuration are
-            always there, so that the file alone rebuilds the network.
+        metadata: further JSON entries for the header. Class names, strides and the network's configuration are always
+            included, so that the network can be rebuilt from the file alone.
     Raises:
         TypeError: metadata that JSON cannot hold.
     """
@@ -350,10 +344,10 @@ def copy_weights(model: DetectionModel, metadata: Mapping[str, Any] | None = Non
         **(metadata or {}),
     }
     arrays = {name: np.array(local_shard(tensor).numpy(), order="C") for name, tensor in model.state_dict().items()}
-    # What comes back from a file: tuples have become lists.
+    # As loaded from a file: tuples become lists.
     return WeightsCopy(arrays, json.loads(json.dumps(header)))
 
 
 def save_weights(model: DetectionModel, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
-    """Call `copy_weights(model, metadata).write(path)`: see both."""
+    """Write the weights to a safetensors file, see `copy_weights` and `WeightsCopy.write`."""
     copy_weights(model, metadata).write(path)

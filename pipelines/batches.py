@@ -126,12 +126,12 @@ class BatchSource:
         bad = self._images.explain_failure(numbers)
         if bad:
             raise OSError(f"images cannot be decoded: {bad}; fix or remove them") from error
-        refused = self._images.decode_refused_on_host(numbers, self._backend)
-        if not refused:
+        rejected = self._images.decode_rejected_on_host(numbers, self._backend)
+        if not rejected:
             shown = ", ".join(printable(self._paths[number]) for number in numbers[:_SHOWN_PATHS])
             more = f" and {len(numbers) - _SHOWN_PATHS} more" if len(numbers) > _SHOWN_PATHS else ""
             raise RuntimeError(f"DALI failed on a batch with {shown}{more}: {error}") from error
-        for number in refused:
+        for number in rejected:
             _log.warning("%s: DALI cannot decode it; using Pillow from now on", self._paths[number])
         self.drawing.restart()
         for plan in queued:

@@ -115,10 +115,29 @@ def _groups(sizes: Sequence[Size], settings: PredictSettings) -> list[list[list[
     return groups
 
 
-class FrameBatches:
-    """Batches of the frames of a video; `indices` are positions in the batch."""
+class _DecodedBatches:
+    """Common part of batches of images that are already decoded."""
 
     decoded = True
+    _source: BatchSource
+
+    def explain_failure(self, numbers: list[int]) -> str:
+        """Return "", because nothing is decoded here."""
+        del numbers
+        return ""
+
+    def decode_rejected_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
+        """Return [], because nothing is decoded here."""
+        del numbers, backend
+        return []
+
+    def close(self) -> None:
+        """Stop all threads."""
+        self._source.close()
+
+
+class FrameBatches(_DecodedBatches):
+    """Batches of the frames of a video; `indices` are positions in the batch."""
 
     def __init__(self, path: Path, image_wh: Size, settings: PredictSettings) -> None:
         self._size, self._settings = image_wh, settings
@@ -145,25 +164,9 @@ class FrameBatches:
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
         return self._waiting[-1][tile.source][top : top + height, left : left + width]
 
-    def explain_failure(self, numbers: list[int]) -> str:
-        """Return "", because nothing is decoded here."""
-        del numbers
-        return ""
 
-    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """Return [], because nothing is decoded here."""
-        del numbers, backend
-        return []
-
-    def close(self) -> None:
-        """Stop all threads."""
-        self._source.close()
-
-
-class PixelBatches:
+class PixelBatches(_DecodedBatches):
     """Batches of decoded images of any sizes, grouped by shape as in `ImageBatches`; `indices` refer to the call."""
-
-    decoded = True
 
     def __init__(self, settings: PredictSettings) -> None:
         self._settings = settings
@@ -188,20 +191,6 @@ class PixelBatches:
         """Return the part of its image that a tile needs, (h, w, 3) uint8 RGB."""
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
         return self._images[tile.source][top : top + height, left : left + width]
-
-    def explain_failure(self, numbers: list[int]) -> str:
-        """Return "", because nothing is decoded here."""
-        del numbers
-        return ""
-
-    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """Return [], because nothing is decoded here."""
-        del numbers, backend
-        return []
-
-    def close(self) -> None:
-        """Stop all threads."""
-        self._source.close()
 
 
 def _graph(settings: PredictSettings, *, decoded: bool) -> GraphSettings:

@@ -6,6 +6,6 @@ from models.network import DetectionModel
 
 
 def in_bfloat16(network: DetectionModel) -> DetectionModel:
-    """Return the network with bfloat16 activations, also on CPUs where they are slower."""
+    """Return the network with bfloat16 activations, even on CPUs where they are slower."""
     load_plugin("auto")
     return network.compute_in(ActivationType.BFLOAT16)

@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from kernels.plugin import load_plugin
 
     load_plugin(config.getoption("--kernels"))
-    # A busy machine is no failure; pytest-timeout ends what hangs.
+    # No deadlines, since the machine may be busy; pytest-timeout ends hanging tests.
     settings.register_profile("graph-train", deadline=None)
     settings.load_profile("graph-train")
 
@@ -44,7 +44,7 @@ def _gpu(request: pytest.FixtureRequest) -> None:
     load_plugin(request.config.getoption("--kernels"), "cuda:0")
 
 
-def _existing(path: Path) -> Path:
+def _require(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"{path.name}: not on this machine; GRAPH_TRAIN_SHARED can say where it is, see CONTRIBUTING.md")
     return path
@@ -53,7 +53,7 @@ def _existing(path: Path) -> Path:
 @pytest.fixture(scope="session")
 def goldens() -> Path:
     """Return the folder with all vectors recorded from the reference implementation."""
-    return _existing(_SHARED / "goldens")
+    return _require(_SHARED / "goldens")
 
 
 @pytest.fixture(scope="session")
@@ -65,4 +65,4 @@ def small_vectors() -> Path:
 @pytest.fixture(scope="session")
 def bccd() -> Path:
     """Return the dataset yaml of the real blood-cell photos."""
-    return _existing(_SHARED / "data" / "bccd" / "bccd.yaml")
+    return _require(_SHARED / "data" / "bccd" / "bccd.yaml")

@@ -1,4 +1,4 @@
-"""A limit on file size that acts like an exhausted quota."""
+"""A file size limit that acts like an exhausted quota."""
 
 import resource
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def file_limit(count: int) -> Iterator[None]:
-    """Limit the size of each file written by this process, as an exhausted quota would."""
+    """Limit the size of files that this process writes, like an exhausted quota."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
     try:

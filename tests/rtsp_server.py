@@ -1,4 +1,4 @@
-"""A local network camera that speaks RTSP (RFC 2326) and sends JPEG frames (RFC 2435) over the same connection."""
+"""A local RTSP camera (RFC 2326) that sends JPEG frames (RFC 2435) over the same connection."""
 
 import contextlib
 import itertools
@@ -44,13 +44,13 @@ def rtsp_server(frames: Sequence[bytes], hang_up: threading.Event, *, frame_seco
                         return
 
         def answer(self, method: str, headers: dict[str, str]) -> None:
-            refused = method == "SETUP" and "TCP" not in headers["transport"]
-            status = "461 Unsupported Transport" if refused else "200 OK"
+            rejected = method == "SETUP" and "TCP" not in headers["transport"]
+            status = "461 Unsupported Transport" if rejected else "200 OK"
             lines = [f"RTSP/1.0 {status}", f"CSeq: {headers['cseq']}", "Session: 1"]
             body = _SDP.replace("\n", "\r\n") if method == "DESCRIBE" else ""
             if method == "OPTIONS":
                 lines.append("Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN")
-            elif method == "SETUP" and not refused:
+            elif method == "SETUP" and not rejected:
                 lines.append("Transport: RTP/AVP/TCP;unicast;interleaved=0-1")
             if body:
                 lines += ["Content-Type: application/sdp", f"Content-Length: {len(body)}"]
@@ -74,7 +74,7 @@ def rtsp_server(frames: Sequence[bytes], hang_up: threading.Event, *, frame_seco
 
 
 def _payload(jpeg: bytes) -> bytes:
-    """Return a JPEG file without its Huffman tables, which must be the standard's examples: receivers know them."""
+    """Strip the Huffman tables of a JPEG file, which must be the standard's default ones."""
     tables, position = b"", 2
     height = width = 0
     while True:

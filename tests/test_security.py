@@ -1,4 +1,4 @@
-"""The source must not execute text as code, unpickle, start a shell or load yaml unsafely."""
+"""Forbidden in the source: executing text as code, unpickling, starting a shell, unsafe yaml loading."""
 
 import ast
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ FORBIDDEN_CALLS = {
 FORBIDDEN_METHODS = {"extractall", "extract", "read_pickle"}
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "xmlrpc", "telnetlib", "ftplib"}
 ALONE_MAY = {
-    # module -> what it is there for
+    # module -> purpose
     "yaml.SafeLoader": {"kernels/host/safe_yaml.py"},
     "urllib.request": {"pipelines/data/fetching.py"},
     "tarfile": {"pipelines/data/unpack.py"},
@@ -80,7 +80,7 @@ def _of_call(call: ast.Call) -> Iterator[tuple[int, str]]:
         yield call.lineno, "np.load without allow_pickle=False"
 
 
-def test_the_source_has_no_forbidden_call() -> None:
+def test_source_has_no_forbidden_call() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}: {what}"
         for path in sources()
@@ -103,16 +103,16 @@ def _uses(tree: ast.AST, name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", ALONE_MAY)
-def test_what_is_dangerous_has_one_home(name: str) -> None:
+def test_dangerous_function_has_single_caller(name: str) -> None:
     users = {str(path.relative_to(ROOT)) for path in sources() if _uses(ast.parse(path.read_text("utf-8")), name)}
     assert users == ALONE_MAY[name]
 
 
-def test_libraries_are_loaded_by_path_only_where_they_are_verified() -> None:
+def test_libraries_are_loaded_by_path_only_after_verification() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources()
-        # `kernels` loads libraries of its own cache, verified by digest, and of installed packages.
+        # `kernels` loads libraries from its cache, verified by digest, and from installed packages.
         if path.relative_to(ROOT).parts[0] != "kernels"
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Call) and dotted(node.func) in ("ctypes.CDLL", "CDLL", "ctypes.cdll.LoadLibrary")
@@ -141,10 +141,10 @@ def test_libraries_are_loaded_by_path_only_where_they_are_verified() -> None:
         ("from os import system", "os.system"),
     ],
 )
-def test_the_search_finds_what_it_looks_for(code: str, what: str) -> None:
+def test_search_detects_forbidden_code(code: str, what: str) -> None:
     assert what in {found for _, found in findings(ast.parse(code))}
 
 
-def test_the_search_passes_over_harmless_code() -> None:
+def test_search_ignores_harmless_code() -> None:
     code = "re.compile('x')\nsubprocess.run(['ls'], shell=False)\nnp.load(f, allow_pickle=False)\nmodel.eval()"
     assert list(findings(ast.parse(code))) == []

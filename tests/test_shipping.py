@@ -19,7 +19,7 @@ def test_yaml_files_are_well_formed(file: Path) -> None:
     assert isinstance(yaml.safe_load(file.read_text()), dict)
 
 
-def test_the_image_is_made_of_what_is_there() -> None:
+def test_dockerfile_sources_exist() -> None:
     text = (ROOT / "Dockerfile").read_text()
     copied = [word for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for word in line.split()[:-1]]
     assert [name for name in copied if not (ROOT / name).exists()] == []
@@ -32,12 +32,12 @@ def test_the_image_is_made_of_what_is_there() -> None:
     assert {*re.findall(r"DEVICE=(\w+)", text)} <= stages == {"cpu", "cuda"}
 
 
-def test_ci_runs_what_contributors_run() -> None:
+def test_ci_runs_documented_commands() -> None:
     steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["test"]["steps"]
     assert ".ci/run" in [step.get("run") for step in steps]
 
 
-def test_versions_agree_and_every_requirement_is_pinned_for_a_checkout() -> None:
+def test_versions_agree_and_requirements_are_locked() -> None:
     version = PROJECT["project"]["version"]
     assert (
         yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version == metadata("graph-train")["Version"]

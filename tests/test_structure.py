@@ -18,7 +18,7 @@ ALLOWED = {
     "graph_train": frozenset({"kernels", "models", "pipelines"}),
     "benchmarks": frozenset({"kernels", "models", "pipelines", "graph_train"}),
 }
-FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
+LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "graph_train": (
         ("host", "metrics"),
         ("ranks",),
@@ -39,9 +39,9 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Packages within packages, lowest first: each imports only those below it, also when a function is called. Modules
 that lie beside them are above all."""
-LONGEST_FUNCTION = 60
-USUAL_FUNCTION = 30
-LONGEST_FILE = 500
+MAX_FUNCTION_LINES = 60
+MAX_P90_FUNCTION_LINES = 30
+MAX_FILE_LINES = 500
 
 
 CODE_ENDINGS = (".py", ".cpp", ".h", ".cu", ".js", ".css", ".html")
@@ -67,7 +67,7 @@ def module_name(path: Path) -> str:
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Yield full names of what a tree imports: modules, and for `from m import n` both m and m.n; none is relative."""
+    """Yield the full names of all imports: modules, and for `from m import n` both m and m.n."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -78,14 +78,14 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def imported_at_load(path: Path) -> Iterator[str]:
-    """Do as `imported`, without imports inside functions."""
+    """Yield as `imported` does, without imports inside functions."""
     for node in parsed(path).body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
             yield from imported(node)
 
 
 @pytest.mark.parametrize("package", ALLOWED)
-def test_a_package_imports_only_those_below_it(package: str) -> None:
+def test_packages_import_only_lower_ones(package: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in sources(package)
@@ -95,9 +95,9 @@ def test_a_package_imports_only_those_below_it(package: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("whole", FLOORS)
-def test_parts_of_a_package_import_only_those_on_lower_floors(whole: str) -> None:
-    floor = {part: number for number, parts in enumerate(FLOORS[whole]) for part in parts}
+@pytest.mark.parametrize("whole", LAYERS)
+def test_subpackages_import_only_lower_ones(whole: str) -> None:
+    floor = {part: number for number, parts in enumerate(LAYERS[whole]) for part in parts}
     assert {path.parent.name for path in (ROOT / whole).glob("*/__init__.py")} == floor.keys()
     wrong = []
     for part, own in floor.items():
@@ -107,13 +107,13 @@ def test_parts_of_a_package_import_only_those_on_lower_floors(whole: str) -> Non
     assert not wrong
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
+def test_no_import_cycles() -> None:
     modules = {module_name(path): path for path in sources(*ALLOWED)}
     graph = {
         name: {other for other in imported_at_load(path) if other in modules and other != name}
         for name, path in modules.items()
     }
-    # A package's __init__ is loaded with each of its modules, so what it gathers from them is no circle.
+    # A package's __init__ is loaded with each of its modules, so its imports of them are not cycles.
     for name, path in modules.items():
         if path.name == "__init__.py":
             graph[name] = {other for other in graph[name] if not other.startswith(f"{name}.")}
@@ -123,7 +123,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_only_the_runtime_module_imports_oneflow() -> None:
+def test_only_runtime_imports_oneflow() -> None:
     loaders = {
         str(path.relative_to(ROOT))
         for path in sources(*ALLOWED)
@@ -142,7 +142,7 @@ def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def functions(source: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Yield all functions: methods, and those inside functions, too."""
+    """Yield all functions, including methods and nested functions."""
     for node in ast.walk(source):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
@@ -160,31 +160,31 @@ class Thing:
 """
 
 
-def test_the_measure_itself() -> None:
+def test_code_lines_known_values() -> None:
     assert [(item.name, code_lines(item)) for item in functions(ast.parse(MEASURED))] == [("method", 5), ("inner", 2)]
 
 
-def test_the_formatter_formats_everything() -> None:
+def test_no_formatter_exceptions() -> None:
     marks = re.compile(r"# fmt: ?(skip|off)|clang-format (off)")
     assert [
         str(path.relative_to(ROOT)) for path in code_files(*ALLOWED, "tests") if marks.search(path.read_text())
     ] == []
 
 
-def test_functions_and_files_fit_a_reader() -> None:
+def test_function_and_file_sizes() -> None:
     sizes = {
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": code_lines(node)
         for path in sources(*ALLOWED, "tests")
         for node in functions(parsed(path))
     }
     assert len(sizes) > 3000
-    assert [name for name, lines in sizes.items() if lines > LONGEST_FUNCTION] == []
-    assert sorted(sizes.values())[int(0.9 * len(sizes))] <= USUAL_FUNCTION
+    assert [name for name, lines in sizes.items() if lines > MAX_FUNCTION_LINES] == []
+    assert sorted(sizes.values())[int(0.9 * len(sizes))] <= MAX_P90_FUNCTION_LINES
     lengths = {path: len(path.read_text().splitlines()) for path in code_files(*ALLOWED, "tests")}
-    assert [str(path.relative_to(ROOT)) for path, lines in lengths.items() if lines > LONGEST_FILE] == []
+    assert [str(path.relative_to(ROOT)) for path, lines in lengths.items() if lines > MAX_FILE_LINES] == []
 
 
-def test_no_file_has_the_marks_of_an_unfinished_merge() -> None:
+def test_no_merge_conflict_markers() -> None:
     mark = re.compile(rb"^(?:<{7}|>{7}) ", re.MULTILINE)
     folders = [ROOT / name for name in (*ALLOWED, "docs", "tests")]
     files = [file for folder in folders for file in folder.rglob("*") if file.suffix in (".md", ".py", ".cpp", ".yaml")]

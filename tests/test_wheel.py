@@ -41,7 +41,7 @@ def build(target: Path, *flags: str, **variables: str) -> Path:
     return next(target.glob("*.whl"))
 
 
-def test_it_holds_all_that_is_no_code(tmp_path: Path) -> None:
+def test_wheel_contains_all_data_files(tmp_path: Path) -> None:
     wheel = build(tmp_path)
     packed = set(zipfile.ZipFile(wheel).namelist())
     data = [path for package in packages() for path in (ROOT / package).rglob("*") if is_data(path)]
@@ -58,7 +58,7 @@ def is_data(path: Path) -> bool:
     return path.is_file() and path.suffix not in (".py", ".pyc", ".so")
 
 
-def test_it_trains_from_an_empty_environment_without_a_compiler(tmp_path: Path) -> None:
+def test_wheel_trains_in_empty_environment_without_compiler(tmp_path: Path) -> None:
     wheel = build(tmp_path, "--no-build-isolation", f"--python={sys.executable}", **{SWITCH: "1"})
     kinds = (*nvrtc.ARCHITECTURES, nvrtc.PORTABLE)
     assert {f"kernels/prebuilt/{archive_name(kind)}" for kind in kinds} <= set(zipfile.ZipFile(wheel).namelist())

@@ -20,7 +20,7 @@ _COUNT, _QUICK_COUNT = 600, 200
 NEEDED = ("cv2", "numpy")
 """Modules that the OpenCV loader's interpreter needs."""
 NO_OPENCV = (
-    "OpenCV rows are left out: no interpreter with cv2. Make one that has (python3.11 -m venv T && "
+    "OpenCV rows are skipped: no interpreter with cv2. Make one that has (python3.11 -m venv T && "
     "T/bin/pip install numpy opencv-python-headless) and name it with --torch-python T/bin/python."
 )
 

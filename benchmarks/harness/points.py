@@ -11,7 +11,7 @@ import numpy as np
 
 BATCHES = 4
 """Batches that the steps cycle through."""
-_FEWEST_LABELS, _MOST_LABELS = 4, 24
+_MIN_LABELS, _MAX_LABELS = 4, 24
 _SMALLEST_SIDE, _LARGEST_SIDE = 0.03, 0.6
 _LEARNING_RATE, _MOMENTUM = 1e-3, 0.937
 
@@ -79,7 +79,7 @@ def write_network(folder: Path, point: Point, network: Any, config: Any, update:
         point: point to train.
         network: a `DetectionModel`.
         config: a scaled `LossConfig`.
-        update: settings as of `update_settings`.
+        update: settings from `update_settings`.
     """
     from models.loss import DetectionLoss
 
@@ -145,10 +145,10 @@ def random_batches(point: Point, num_classes: int) -> tuple[np.ndarray, np.ndarr
     random = np.random.default_rng([point.batch_size, point.imgsz])
     shape = (BATCHES, point.batch_size, 3, point.imgsz, point.imgsz)
     images = random.integers(0, 256, shape, dtype=np.uint8)
-    capacity = label_capacity(_MOST_LABELS)
+    capacity = label_capacity(_MAX_LABELS)
     labels = []
     for _ in range(BATCHES):
-        counts = random.integers(_FEWEST_LABELS, _MOST_LABELS + 1, point.batch_size)
+        counts = random.integers(_MIN_LABELS, _MAX_LABELS + 1, point.batch_size)
         total = int(counts.sum())
         sides = np.exp(random.uniform(math.log(_SMALLEST_SIDE), math.log(_LARGEST_SIDE), (total, 2)))
         centres = sides / 2 + random.random((total, 2)) * (1 - sides)

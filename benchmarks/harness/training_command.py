@@ -5,7 +5,7 @@ import sys
 
 
 def as_flags(**values: object) -> list[str]:
-    """Return a command line: `exist_ok=True` becomes `--exist-ok`, False is left out, other values follow the flag."""
+    """Return a command line: `exist_ok=True` becomes `--exist-ok`, False omits it, other values follow the flag."""
     words: list[str] = []
     for name, value in values.items():
         if value is not False:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from kernels.host.process_settings import configured
+from kernels.host.process_settings import with_process_settings
 
 _TAIL_LINES = 12
 BLAS_LIMITS = ("OPENBLAS_CORETYPE",)
@@ -61,7 +61,7 @@ class Worker:
         self._log_path = Path(self._folder.name) / "log"
         variables = {**environment_for(threads), **(environment or {})}
         if python is None:
-            variables = configured(variables)
+            variables = with_process_settings(variables)
         for variable in without:
             variables.pop(variable, None)
         if checkout is not None:

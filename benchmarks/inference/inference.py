@@ -1,7 +1,7 @@
 """`graph-bench inference`: images per second of trained weights at work.
 
-`graph-val` and `graph-predict` run as whole commands, from reading the weights to writing the results, beside YOLOv5's
-own `val.py` and `detect.py`; the network alone runs beside onnxruntime on our export.
+`graph-val` and `graph-predict` run as whole commands, from loading the weights to writing the results, compared with
+YOLOv5's `val.py` and `detect.py`; the network alone is compared with onnxruntime on our export.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _TIME_LIMIT = "NMS time limit"
 """In the warning of YOLOv5's `val.py`."""
 _TURN_SECONDS = 0.5
 _AGREEMENT = 1e-3
-NO_YOLOV5 = "YOLOv5 is left out: name a checkout of it with --yolov5, and an interpreter for it with --torch-python."
+NO_YOLOV5 = "YOLOv5 is skipped: give a checkout with --yolov5, and an interpreter for it with --torch-python."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +82,7 @@ def _yolov5(flags: argparse.Namespace) -> Path | None:
 
 @dataclass
 class _Commands:
-    """The commands of both sides on one copy of the val split, made of links, in a folder for everything they write."""
+    """The commands of both sides on a copy of the val split made of links, and a folder for their output."""
 
     flags: argparse.Namespace
     folder: Path
@@ -117,7 +117,7 @@ class _Commands:
         return len(index)
 
     def sides(self) -> dict[str, dict[str, Callable[[], float]]]:
-        """Return by work and side a function that runs the command and returns its seconds."""
+        """Return functions that run a command and return its seconds, by work and side."""
         ours: dict[str, dict[str, Callable[[], float]]] = {
             VALIDATION: {OURS: lambda: self._validate(OURS, "val")},
             PREDICTION: {OURS: lambda: self._run(OURS, "predict")[0]},
@@ -157,7 +157,7 @@ class _Commands:
             return _seconds_and_output(
                 [sys.executable, "-m", f"graph_train.cli.{name}", *as_flags(**words)], self.flags
             )
-        # Newer PyTorch refuses to unpickle whole networks by itself; the file is our own.
+        # Newer PyTorch does not unpickle whole networks by itself; the file is our own.
         variables = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
         command = [str(self._python), f"{name}.py", *as_flags(weights=self._pt, **words)]
         return _seconds_and_output(command, self.flags, variables, self.yolov5)

@@ -20,7 +20,7 @@ def prepare(*, weights: str, onnx: bool, threads: int, image_px: int, batch: int
     """Compile the network for one shape and run it once, in OneFlow or, on its ONNX export, in onnxruntime.
 
     Returns:
-        The mean of the predictions: the same on both sides.
+        The mean of the predictions, to compare both sides.
     """
     images = np.random.default_rng(0).integers(0, 256, (batch, 3, image_px, image_px), np.uint8)
     build = _onnxruntime if onnx else _graph
@@ -60,7 +60,7 @@ def _onnxruntime(
 
 
 def seconds(count: int) -> float:
-    """Return the seconds that so many runs take."""
+    """Return the seconds of this number of runs."""
     started = time.perf_counter()
     for _ in range(count):
         _state["run"]()

@@ -156,7 +156,7 @@ class _Reference:
 
 @dataclass(frozen=True)
 class _Series:
-    """Chains that run one after another."""
+    """Chains that run sequentially."""
 
     trainings: _Trainings
     reference: _Reference

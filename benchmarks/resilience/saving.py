@@ -114,7 +114,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     """Return one table row per measurement."""
     cost, starts = body["rows"]
     saving = Table(
-        "Saving beside the training",
+        "Saving during training",
         ("state MB", "ms/step", f"slower, saving every {SAVE_EVERY} steps", "share of the time at --save-steps 100"),
         (
             (

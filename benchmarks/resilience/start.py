@@ -18,7 +18,7 @@ from benchmarks.harness.tables import Table, number
 from benchmarks.harness.training_command import as_flags
 from benchmarks.harness.workers import environment_for
 from benchmarks.step.competitors import other_checkout
-from kernels.host.process_settings import configured
+from kernels.host.process_settings import with_process_settings
 
 TRAINING, PREDICTION = "first training step", "prediction of one image"
 HERE, OTHER = "this checkout", "other checkout"
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Start each command anew in every turn, the first turn left out: it compiles and fills caches.
+    """Start each command in every turn, except the first turn, which compiles and fills caches.
 
     Raises:
         ValueError: a command failed.
@@ -95,7 +95,7 @@ class _Start:
     def __init__(self, command: Sequence[str], flags: argparse.Namespace, checkout: Path) -> None:
         mine = checkout == PROJECT_FOLDER
         self._command = [sys.executable if mine else str(checkout / ".venv" / "bin" / "python"), *command]
-        self._environment = {**configured(environment_for(flags.threads)), "PYTHONPATH": str(checkout)}
+        self._environment = {**with_process_settings(environment_for(flags.threads)), "PYTHONPATH": str(checkout)}
         self._checkout = checkout
         self.processor_seconds: list[float] = []
 
@@ -141,9 +141,7 @@ def _notes(body: Mapping[str, Any]) -> Iterator[str]:
     if body["other_commit"]:
         yield f"{OTHER}: commit {body['other_commit']}"
     if "PYTHONDONTWRITEBYTECODE" in body["environment"]:
-        yield (
-            "PYTHONDONTWRITEBYTECODE was set: Python compiled every module that had no bytecode yet anew in each start."
-        )
+        yield ("PYTHONDONTWRITEBYTECODE was set: Python compiled every module without bytecode in each start.")
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:

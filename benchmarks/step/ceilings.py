@@ -22,7 +22,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_ceilings(device: str, threads: int, repeats: int) -> list[dict[str, Any]]:
-    """Return rows with `what`, `unit`, `value` (the median) and quartiles, for all that the device supports.
+    """Return rows with `what`, `unit`, `value` (the median) and quartiles, for all types that the device supports.
 
     They are measured without `BLAS_LIMITS`, which each row records as "without".
     """

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kernels.framework.coverage import op_kind, runs_on_the_device
+from kernels.framework.coverage import op_type, runs_on_device
 
 FORWARD, LOSS, BACKWARD, UPDATE = PARTS = ("forward", "loss", "backward", "update")
 _LOSS_OP = "graph_train_detection_loss"
@@ -24,11 +24,11 @@ def ops_with_kernels(job: Any) -> list[dict[str, Any]]:
     Returns:
         Rows with "name", "op" (its type), "part" (one of `PARTS`), and "gflop" of a convolution, None of others.
     """
-    ops = [op for op in job.net.op if runs_on_the_device(op) and op.HasField("user_conf")]
+    ops = [op for op in job.net.op if runs_on_device(op) and op.HasField("user_conf")]
     parts = _parts(ops)
     shapes = {name: tuple(described.shape.dim) for name, described in job.helper.lbn2logical_blob_desc.items()}
     return [
-        {"name": op.name, "op": op_kind(op), "part": parts[op.name], "gflop": _convolution_gflop(op.user_conf, shapes)}
+        {"name": op.name, "op": op_type(op), "part": parts[op.name], "gflop": _convolution_gflop(op.user_conf, shapes)}
         for op in ops
     ]
 
@@ -39,7 +39,7 @@ def _parts(ops: Iterable[Any]) -> dict[str, str]:
     The loss computes the gradients of the maps as well. `graph_train_begin_step` belongs to the update: it prepares the
     update's scalars, and averages the statistics of the step before.
     """
-    kinds = {op.name: op_kind(op) for op in ops}
+    kinds = {op.name: op_type(op) for op in ops}
     producers = {op.name: [name for name in _inputs(op) if name in kinds] for op in ops}
     (loss,) = (name for name, kind in kinds.items() if kind == _LOSS_OP)
     before: set[str] = set()

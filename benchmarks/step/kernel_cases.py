@@ -262,15 +262,11 @@ CASES: Mapping[str, Case] = {
     f"BatchNorm + SiLU, {_LAST}": Case("4 x 64 x 80 x 80", _norm_silu_last, _norm_silu),
     "max-pool 5x5": _both(_of(_pool, 4, 256, 20, 20), "4 x 256 x 20 x 20"),
     f"max-pool 5x5, {_LAST}": Case(
-        "4 x 256 x 20 x 20",
-        _of(lambda x: max_pool(x, 5, 1, 2), 4, 20, 20, 256),
-        _of(_pool, 4, 256, 20, 20),
+        "4 x 256 x 20 x 20", _of(lambda x: max_pool(x, 5, 1, 2), 4, 20, 20, 256), _of(_pool, 4, 256, 20, 20)
     ),
     "upsample 2x": _both(_of(_upsample, 4, 128, 40, 40), "4 x 128 x 40 x 40"),
     f"upsample 2x, {_LAST}": Case(
-        "4 x 128 x 40 x 40",
-        _of(lambda x: upsample(x, 2), 4, 40, 40, 128),
-        _of(_upsample, 4, 128, 40, 40),
+        "4 x 128 x 40 x 40", _of(lambda x: upsample(x, 2), 4, 40, 40, 128), _of(_upsample, 4, 128, 40, 40)
     ),
     "concat": _both(_concat, "4 parts of 4 x 128 x 40 x 40"),
     "HSV gains and planes": _both(_colour, "640 x 640", only_cpu=True),

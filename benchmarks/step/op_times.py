@@ -109,7 +109,7 @@ def convolutions_of(timed: Row) -> list[dict[str, Any]]:
 
 
 def tables_of(timed: Row, matmul_gflops: float | None) -> list[Table]:
-    """Return the time of a step by type of op, and its convolutions beside the ceiling; None leaves out that column."""
+    """Return the time of a step by type of op, and its convolutions relative to the ceiling; None omits that column."""
     point = Point(timed["model"], timed["batch_size"], timed["imgsz"])
     return [_times_table(point, timed), _convolutions_table(point, timed, matmul_gflops)]
 

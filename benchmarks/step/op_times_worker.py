@@ -1,4 +1,4 @@
-"""Worker of `graph-bench ops`: executes compiled training steps and tells how long each of their ops took."""
+"""Worker of `graph-bench ops`: executes compiled training steps and reports the time of each op."""
 
 import tempfile
 from collections import Counter

@@ -13,7 +13,7 @@ from benchmarks.harness.workers import Worker
 from benchmarks.step.ceilings import ceilings_by_name, limited_by, measure_ceilings
 from benchmarks.step.op_times import measure_point, plot_times, tables_of
 from benchmarks.step.whole_step import POINTS, QUICK_POINTS
-from kernels.framework.coverage import COPIES, needs_no_code, uncovered_ops
+from kernels.framework.coverage import COPIES, is_copy_or_system_op, uncovered_ops
 
 PLUGIN, OWN, NOTHING, NOBODY = "plugin", "OneFlow", "no code needed", "nobody"
 
@@ -77,7 +77,7 @@ def computed_by(name: str, covered: Iterable[str]) -> str:
     """Return whose kernel computes an op on CUDA; cuDNN's count as the plugin's."""
     if name in covered:
         return PLUGIN
-    if needs_no_code(name):
+    if is_copy_or_system_op(name):
         return NOTHING
     return NOBODY if name.startswith("graph_train_") else OWN
 

@@ -157,7 +157,7 @@ class _Job:
         return seconds
 
     def exchange_ms(self, kind: str) -> dict[str, Any]:
-        """Return the milliseconds of one exchange alone: `sums` of gradients or the `agreements` before a batch."""
+        """Return the milliseconds of one type of communication: gradient `sums` or the `agreements` before a batch."""
         turns = [max(self._all(kind, count=_EXCHANGES_PER_TURN)) for _ in range(_EXCHANGE_TURNS + 1)]
         return summarise(seconds / _EXCHANGES_PER_TURN * 1e3 for seconds in turns[1:]).as_dict()
 

@@ -52,7 +52,7 @@ def prepare(
 
 
 def prepare_at(placement: Placement, folder: Path, *, plugin: bool, graph: bool, amp: bool) -> dict[str, Any]:
-    """Do as `prepare` on the ranks of a placement, each with its part of every batch."""
+    """Prepare a step on the ranks of a placement, each with its part of every batch."""
     load_plugin("require" if plugin else "off", placement.device)
     kind = compute_device(placement.device, plugin=plugin).activation_type(amp)
     described = prepare_kind(placement, folder, kind, graph=graph)
@@ -62,7 +62,7 @@ def prepare_at(placement: Placement, folder: Path, *, plugin: bool, graph: bool,
 
 
 def prepare_kind(placement: Placement, folder: Path, kind: ActivationType, *, graph: bool) -> dict[str, Any]:
-    """Do as `prepare_at` with the kernels loaded already and activations of type `kind`."""
+    """Prepare a step like `prepare_at`, with loaded kernels and activations of type `kind`."""
     point = json.loads((folder / "point.json").read_text(encoding="utf-8"))
     _Session.step = _build(point, placement, graph=graph, kind=kind)
     _Session.settings = _settings(point["update"])
@@ -103,13 +103,7 @@ def _build(point: dict[str, Any], placement: Placement, *, graph: bool, kind: Ac
 
 def _settings(update: dict[str, Any]) -> StepSettings:
     bias, weight, norm = update["learning_rates"]
-    return StepSettings(
-        lr_bias=bias,
-        lr_weight=weight,
-        lr_norm=norm,
-        momentum=update["momentum"],
-        update=True,
-    )
+    return StepSettings(lr_bias=bias, lr_weight=weight, lr_norm=norm, momentum=update["momentum"], update=True)
 
 
 def _once() -> StepResult:

@@ -149,7 +149,7 @@ def _explained(rows: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> Iter
         others = ", ".join(row["variant"] for row in rows[kept:])
         yield f"{others}: ran in turn with other processes of {first}, whose times this older result does not have"
     if limits:
-        yield f"of matmul: left out, {', '.join(limits)} slowed the matrix product that was measured, but not the steps"
+        yield f"of matmul: omitted, {', '.join(limits)} slowed the matrix product that was measured, but not the steps"
     elif any(is_half(row["variant"]) for row in rows):
         yield "of matmul: of the fastest float32 matrix product; sides in half precision have no such ceiling"
 

@@ -32,14 +32,11 @@ MEASURES: Mapping[str, str] = {
     **{name: f"{title} at the end" for name, title in CURVES.items()},
 }
 """One number per training. The best epoch has the highest fitness: it is the one that `best.safetensors` is of."""
-COMPARISONS: Mapping[str, tuple[str, str]] = {
-    "float32 - pytorch": (FLOAT32, PYTORCH),
-    "amp - float32": (AMP, FLOAT32),
-}
+COMPARISONS: Mapping[str, tuple[str, str]] = {"float32 - pytorch": (FLOAT32, PYTORCH), "amp - float32": (AMP, FLOAT32)}
 """Reported differences: the first side minus the second, for the same seed."""
 _LAST_SHARE = 0.2
 """Fraction of the epochs, at the end, over which a metric is averaged, as single epochs are noisy."""
-_FEWEST_PAIRS = 2
+_MIN_SEEDS = 2
 _IN_BFLOAT16 = (
     "The side amp computes in bfloat16 even on a CPU where that is slower, and where graph-train --amp takes float32."
 )
@@ -83,7 +80,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
         ValueError: fewer than two seeds, so that there is no spread, or a side that cannot run.
         RuntimeError: a training failed.
     """
-    if flags.seeds < (0 if flags.work else _FEWEST_PAIRS):
+    if flags.seeds < (0 if flags.work else _MIN_SEEDS):
         raise ValueError(f"--seeds {flags.seeds}: must be at least 2 without --work, to measure the spread")
     torch_python = find_torch(flags.torch_python, ("torch", "numpy", "cv2"))
     if torch_python is None and PYTORCH in (flags.sides or ()):
@@ -133,7 +130,7 @@ def comparisons(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
 def _compared(rows: Sequence[Row], first: str, second: str) -> dict[str, dict[str, float]]:
     by_side = {side: {row["seed"]: row for row in rows if row["side"] == side} for side in (first, second)}
     seeds = sorted(by_side[first].keys() & by_side[second].keys())
-    if len(seeds) < _FEWEST_PAIRS:
+    if len(seeds) < _MIN_SEEDS:
         return {}
     found = {}
     for measure in MEASURES:

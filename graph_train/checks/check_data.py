@@ -28,7 +28,7 @@ def check_data(options: CheckOptions) -> int:
     """
     dataset = load_dataset(options.data, allow_download=options.allow_download)
     for target in (options.json, options.plots, options.problems):
-        _refuse_inside(dataset, target)
+        _reject_inside(dataset, target)
     json_file = output_file("--json", options.json) if options.json else None
     problems_file = output_file("--problems", options.problems, makes_folder=True) if options.problems else None
     if json_file and problems_file and json_file.resolve() == problems_file.resolve() and not is_stream(json_file):
@@ -88,8 +88,8 @@ def _problems(
     return found + data_report.shared_images(indices) + data_report.class_warnings(dataset, reports)
 
 
-def _refuse_inside(dataset: Dataset, target: str) -> None:
-    """Refuse an output inside the data set."""
+def _reject_inside(dataset: Dataset, target: str) -> None:
+    """Reject an output inside the data set."""
     if not target:
         return
     place, here = Path(target).resolve(), Path.cwd()

@@ -85,13 +85,15 @@ class Detector:
         return parts[0] if len(parts) == 1 else np.concatenate([on_host(part) for part in parts], axis=1), None
 
 
-def load_detector(paths: Sequence[str | Path], *, device: str, graph: bool = True, augment: bool = False) -> Detector:
+def load_detector(
+    paths: Sequence[str | Path], *, device: str, graph: bool | None = None, augment: bool = False
+) -> Detector:
     """Load a detector.
 
     Args:
         paths: weight files; several form an ensemble and must have the same number of classes.
         device: device, from `select_device`.
-        graph: whether to compile a graph per image size.
+        graph: whether to compile a graph per image size; None: once a size is frequent.
         augment: whether to use augmented inference.
 
     Raises:
@@ -112,14 +114,14 @@ def load_detector(paths: Sequence[str | Path], *, device: str, graph: bool = Tru
     )
 
 
-def _member(network: DetectionModel, *, graph: bool, augment: bool) -> Callable[[Any], Array]:
+def _member(network: DetectionModel, *, graph: bool | None, augment: bool) -> Callable[[Any], Array]:
     plain = Inference(network, graph=graph)
 
     def predict(images: Any) -> Array:
         return plain(images, _NO_LABELS)[0]
 
     weight = next(iter(network.parameters()))
-    run = MicroBatched(predict, on_cpu=not weight.is_cuda) if graph else predict
+    run = MicroBatched(predict, on_cpu=not weight.is_cuda) if graph is not False else predict
     if not augment:
         return run
     views = AugmentedInference(run, network.stride, grid_px=network.spec.coarsest_stride, device=weight.device)

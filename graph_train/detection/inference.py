@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from graph_train.ranks.exchange import Exchange
 from graph_train.ranks.placement import Placement
+from kernels.framework.eager_runs import EagerRuns
 from kernels.framework.global_rows import local_shard, sharded_by_batch
 from kernels.framework.graph_memory import compile_graph
 from kernels.plugin import is_loaded, runs_cuda_kernels
@@ -58,7 +59,7 @@ class Inference:
     Args:
         network: a `DetectionModel`; it is put into evaluation mode.
         criterion: a `DetectionLoss` for the validation loss, or None.
-        graph: whether to compile a graph per input shape.
+        graph: whether to compile a graph per input shape; None: once a shape is frequent (`EagerRuns`).
         label_floor: minimum label capacity, so that there are few shapes.
         placement: placement of the network; None for its device.
         exchange: the collectives.
@@ -69,7 +70,7 @@ class Inference:
         network: Any,
         criterion: Any | None = None,
         *,
-        graph: bool = True,
+        graph: bool | None = None,
         label_floor: int = 0,
         placement: Placement | None = None,
         exchange: Exchange = Exchange(),  # noqa: B008 - a frozen value
@@ -80,6 +81,7 @@ class Inference:
         self._graph = graph
         self._label_floor = label_floor
         self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _PredictGraph] = {}
+        self._eager_runs = EagerRuns()
 
     @property
     def graphs(self) -> int:
@@ -120,11 +122,16 @@ class Inference:
         return pad_labels(rows, batch, label_capacity(max(max_labels, self._label_floor)))
 
     def _run(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        if not self._graph:
-            return self._module(images, labels)
         key = (tuple(images.shape), tuple(labels.shape))
+        if self._is_eager(key):
+            return self._module(images, labels)
         if key not in self._graphs:
             graph = _PredictGraph(self._module)
             compile_graph(graph, images, labels)
             self._graphs[key] = graph
         return self._graphs[key](images, labels)
+
+    def _is_eager(self, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
+        if self._graph is None:
+            return shapes not in self._graphs and self._eager_runs.take(shapes)
+        return not self._graph

@@ -41,17 +41,16 @@ class MicroBatched:
             ValueError: there is not enough memory for a new image size.
         """
         count, size = int(images.shape[0]), (int(images.shape[2]), int(images.shape[3]))
-        new = size not in self._each
-        if new:
+        if size not in self._each:
             self._each[size] = self._micro_batch_size(count, size)
         each = self._each[size]
-        before = resident_bytes()
         parts = []
         for start in range(0, count, each):
             part = images[start : start + each]
+            before = resident_bytes()
             parts.append(self._predict(_padded(part, each))[: part.shape[0]])
-            if new and start == 0:
-                self._record_memory(resident_bytes() - before, each * size[0] * size[1])
+            # A size may be compiled after several calls, see `Inference`.
+            self._record_memory(resident_bytes() - before, each * size[0] * size[1])
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else flow.cat(parts, dim=0)

@@ -14,13 +14,7 @@ Indices = npt.NDArray[np.int64]
 _BLOCK = 256  # a (256, 256) float32 matrix stays in the second-level cache
 
 
-def suppress(
-    boxes_xyxy: Floats,
-    scores: Floats,
-    iou_threshold: float,
-    *,
-    limit: int | None = None,
-) -> Indices:
+def suppress(boxes_xyxy: Floats, scores: Floats, iou_threshold: float, *, limit: int | None = None) -> Indices:
     """Return the boxes kept by greedy non-maximum suppression.
 
     Args:

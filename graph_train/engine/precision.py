@@ -37,7 +37,7 @@ class ComputeDevice:
     fast_bfloat16: bool = False
 
     def check(self) -> None:
-        """Refuse a GPU that the available kernels do not support.
+        """Reject a GPU that the available kernels do not support.
 
         Raises:
             ValueError: the GPU is too old, or too new for OneFlow's own kernels while the plugin is not loaded.
@@ -65,8 +65,8 @@ class ComputeDevice:
         major, minor = divmod(self.capability or 0, 10)
         return f"{major}.{minor}"
 
-    def refuse_ops(self, ops: Sequence[str]) -> None:
-        """Refuse a training that needs OneFlow's own kernels on a GPU that these do not support.
+    def reject_ops(self, ops: Sequence[str]) -> None:
+        """Reject a training that needs OneFlow's own kernels on a GPU that these do not support.
 
 
         Args:

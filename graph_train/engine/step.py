@@ -27,6 +27,7 @@ from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, Train
 from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
 from kernels.framework.coverage import covered_ops, job_ops, uncovered_ops
+from kernels.framework.eager_runs import EagerRuns
 from kernels.framework.global_rows import local_shard, sharded_by_batch
 from kernels.framework.graph_memory import compile_graph
 from kernels.ops.begin_step.function import begin_step
@@ -351,7 +352,11 @@ class EagerStep(TrainStep):
 
 
 class GraphStep(TrainStep):
-    """A step that is compiled into a graph at the first batch of each shape and then replayed."""
+    """A step that is compiled into a graph at the first batch of each shape and then replayed.
+
+    On a CPU, smaller batches, such as the last one of an epoch, are executed op by op until their shape has become
+    frequent (`EagerRuns`).
+    """
 
     compiles = True
 
@@ -366,8 +371,9 @@ class GraphStep(TrainStep):
         self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _StepGraph] = {}
         self._update_graph: _StepGraph | None = None
         self._on_compile = on_compile
+        self._eager_runs = EagerRuns()
         self.compilations: list[Compilation] = []
-        self.replayed = 0
+        self.replayed = self.eager = 0
 
     @property
     def compile_seconds(self) -> float:
@@ -379,14 +385,24 @@ class GraphStep(TrainStep):
         if not self.compilations:
             return ""
         compiled = f"{len(self.compilations)} compiled in {self.compile_seconds:.1f} s"
-        return f"Graph: {compiled} ({', '.join(map(str, self.compilations))}), {self.replayed} steps replayed"
+        eager = f", {self.eager} smaller batches op by op" if self.eager else ""
+        return f"Graph: {compiled} ({', '.join(map(str, self.compilations))}), {self.replayed} steps replayed{eager}"
 
     def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
-        graph = self._graphs.get((tuple(images.shape), tuple(labels.shape)))
+        key = (tuple(images.shape), tuple(labels.shape))
+        graph = self._graphs.get(key)
         if graph is not None:
             self.replayed += 1
             return graph(images, labels, *scalars)
+        if self._is_smaller(images) and self._eager_runs.take(key):
+            self.eager += 1
+            self.state.network.train()
+            return self._module(images, labels, *scalars)
         return self._compile(images, labels, *scalars)(images, labels, *scalars)
+
+    def _is_smaller(self, images: Tensor) -> bool:
+        """Return whether a larger batch is compiled, on a single CPU; on a GPU only graphs share their memory."""
+        return self.placement.single_cpu and any(compiled[0] > images.shape[0] for compiled, _ in self._graphs)
 
     def _update(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:
         if self._update_graph is None:

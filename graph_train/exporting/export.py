@@ -74,7 +74,7 @@ def export_weights(options: ExportOptions) -> ExportResult:
 
 
 def _output(options: ExportOptions) -> Path | None:
-    """Return the path of `--output`; refuse one that is not writable, or is the input."""
+    """Return the path of `--output`; reject one that is not writable, or is the input."""
     if not options.output:
         return None
     path = output_file("--output", options.output)

@@ -10,15 +10,7 @@ from graph_train.host.devices import cpu_threads
 from graph_train.ranks.exchange import Exchange
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
 from graph_train.runs.cursor import Cursor
-from graph_train.runs.run_folder import (
-    HYPERPARAMETERS,
-    LAST,
-    PLACE,
-    SETTINGS,
-    ResumePoint,
-    RunFolder,
-    save_settings,
-)
+from graph_train.runs.run_folder import HYPERPARAMETERS, LAST, PLACE, SETTINGS, ResumePoint, RunFolder, save_settings
 from graph_train.runs.saved_header import SavedHeader, read_header
 from graph_train.settings.flag_table import dashed
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
@@ -52,9 +44,11 @@ class RunStart:
         """Start a new run. Its settings are saved at once, so that the run can be resumed before its first checkpoint.
 
         Raises:
-            ValueError, OSError: the hyper-parameter file cannot be read, or the folder cannot be written.
+            ValueError, OSError: the hyper-parameter file cannot be read, the folder cannot be written, or `--weights`
+                is a file of the earlier run in it.
         """
         hyp = load_hyperparameters(options.optim.hyp)
+        folder.refuse_as_weights(options.model.weights)
         folder.set_aside_earlier()
         save_settings(folder.path, options, hyp)
         return cls(options, hyp)
@@ -217,7 +211,7 @@ def require_compatible_data(header: SavedHeader, data: Data, batches: int, folde
         batches: batches per epoch.
         folder: the run folder.
     Raises:
-        ValueError: the number of classes has changed, or the cursor lies beyond an epoch that has not.
+        ValueError: the number of classes has changed, or the cursor is beyond an epoch of unchanged length.
     """
     before, now = len(header.class_names), len(data.class_names)
     if before != now:

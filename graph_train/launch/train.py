@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -32,7 +33,7 @@ from graph_train.training.trainer import Trainer, TrainResult
 from kernels.host.paths import printable
 from models.complexity import measure
 from models.spec import load_model_spec
-from pipelines.data.dataset import load_dataset
+from pipelines.data.dataset import Dataset, load_dataset
 from pipelines.data.problems import write_problems
 
 LOG = logging.getLogger("graph_train")
@@ -127,10 +128,26 @@ def _check_inputs(options: TrainOptions, rank: RankInfo) -> None:
     """
     load_hyperparameters(options.optim.hyp)
     # With --allow-download, a missing data set is downloaded later, by all ranks together.
-    load_dataset(options.data.data, require=() if options.data.allow_download else ("train", "val"))
+    dataset = load_dataset(options.data.data, require=() if options.data.allow_download else ("train", "val"))
+    _require_outside(dataset, Path(options.run.project) / options.run.name)
     if options.model.cfg:
         load_model_spec(options.model.cfg)
     run_device(options, rank)
+
+
+def _require_outside(dataset: Dataset, folder: Path) -> None:
+    """Refuse a run folder among the images, because its pictures would belong to the data set from then on.
+
+    Raises:
+        ValueError: the folder is inside an image folder of the data set.
+    """
+    place = Path(os.path.realpath(folder))
+    for source in (*dataset.train, *dataset.val):
+        if source.is_dir() and place.is_relative_to(os.path.realpath(source)):
+            raise ValueError(
+                f"{printable(folder)}: the run folder would be inside {printable(source)}, the images of "
+                f"{printable(dataset.file)}, and its pictures would be images of the data set; choose another --project"
+            )
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.host.interrupts import end_with_parent
+from graph_train.host.run_command import one_line
 from graph_train.plots.labels import plot_labels
 from kernels.host.paths import printable
 
@@ -80,7 +81,8 @@ def main() -> int:
     try:
         plot_labels(labels, class_names, Path(sys.argv[2]))
     except Exception as error:
-        print(error, file=sys.stderr)
+        message = one_line(error) if isinstance(error, OSError) else " ".join(str(error).split())
+        print(message or type(error).__name__, file=sys.stderr)
         return 1
     return 0
 

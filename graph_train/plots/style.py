@@ -1,9 +1,13 @@
 """The common style of all plots: class colours, figures without a display, axes."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kernels.host.files import replacing
+from kernels.host.paths import printable
 
 RGB = tuple[int, int, int]
 
@@ -30,6 +34,10 @@ _CLASS_COLOURS: tuple[RGB, ...] = (
     (150, 160, 175),
 )
 
+_LONGEST_NAME = 40
+"""Of a class name in a figure; longer ones would leave no place for the curves."""
+_LOG = logging.getLogger("graph_train")
+
 INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 ACCENT, SECOND = "#2b6cb0", "#d64045"
 
@@ -48,6 +56,32 @@ def text_on(colour: RGB) -> RGB:
     """Return black or white, whichever has more contrast with the colour."""
     brightness = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     return (20, 24, 28) if brightness > 150 else (255, 255, 255)
+
+
+def literal(name: str) -> str:
+    """Return a class name as a text that matplotlib draws as it is, shortened if it is long.
+
+    Matplotlib reads what stands between two `$` as a formula, and leaves names with a leading `_` out of legends.
+    """
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
+
+
+@contextmanager
+def optional_plot(path: Path) -> Iterator[None]:
+    """Log an error of drawing as a warning, because a picture is no reason to end a run.
+
+    Args:
+        path: the picture, or the folder of several.
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        _LOG.warning("%s: plotting failed: %s", printable(path), " ".join(str(error).split()) or type(error).__name__)
 
 
 def new_figure(width: float, height: float, title: str) -> Any:

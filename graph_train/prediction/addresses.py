@@ -21,7 +21,7 @@ _ENDLESS_TYPES = frozenset(
 _ANY_IMAGE, _ANY_VIDEO = ".jpg", ".mp4"
 """Suffixes of files whose URL has none; decoding depends on the content."""
 _AT_ONCE = 8
-_LONGEST_NAME = 100
+_MAX_NAME_LENGTH = 100
 
 
 def is_address(entry: str) -> bool:
@@ -103,7 +103,7 @@ def result_name(address: str, file: Path | None) -> Path:
     path = _path_of(address)
     known = file is not None and path.suffix.lower() == file.suffix
     name = (path.stem if known else path.name) or urllib.parse.urlsplit(address).hostname or "stream"
-    stem = re.sub(r"[^\w-]+", "_", name).strip("_")[:_LONGEST_NAME] or "stream"
+    stem = re.sub(r"[^\w-]+", "_", name).strip("_")[:_MAX_NAME_LENGTH] or "stream"
     return Path(stem + (_ANY_VIDEO if file is None else file.suffix))
 
 

@@ -19,6 +19,7 @@ from graph_train.host.published_weights import located_weights
 from graph_train.prediction.image_inputs import FileOrImage, OpenedImage, is_batch, open_image
 from graph_train.prediction.image_result import ImageResult
 from graph_train.settings.predict_options import DetectorOptions
+from kernels.host.process_settings import require_unforked
 from kernels.plugin import load_plugin
 from models.network import DetectionModel
 from pipelines.augmentation.letterbox import BORDER_GREY, unletterbox_boxes
@@ -39,9 +40,9 @@ class BatchDetections:
 
 
 class ImageDetector:
-    """A detector to call with an image or a list of images; a graph is compiled for each new input shape.
+    """A detector to call with an image or a list of images; a graph is compiled for each frequent input shape.
 
-    It is thread-safe: concurrent calls are serialised.
+    It is thread-safe: concurrent calls are serialised. A pickled copy reads the weights again.
 
     Attributes:
         class_names: class names by class number.
@@ -54,12 +55,13 @@ class ImageDetector:
         Raises:
             ValueError, OSError: a setting or a file is invalid.
         """
+        self._options = options
         device = select_device(options.device)
         plugin = load_plugin(options.kernels, device)  # type: ignore[arg-type]
         LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
-        self._graph = options.graph is not False
+        self._graph = options.graph
         paths = [located_weights(path, allow_download=options.allow_download) for path in options.weights]
-        self._detector = load_detector(paths, device=device, graph=self._graph, augment=options.augment)
+        self._detector = load_detector(paths, device=device, graph=options.graph, augment=options.augment)
         known = len(self._detector.class_names)
         self.class_names = tuple(named_classes(options.data, known) if options.data else self._detector.class_names)
         if options.classes is not None and max(options.classes) >= known:
@@ -80,6 +82,10 @@ class ImageDetector:
         )
         self._lock = threading.Lock()
         self._pixels: PixelBatches | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a copy in another process read the weights again."""
+        return type(self), (self._options,)
 
     @property
     def network(self) -> DetectionModel:
@@ -104,8 +110,10 @@ class ImageDetector:
         Returns:
             The result for one image, or a list of results in the order of the images.
         Raises:
-            ValueError, OSError: an image is invalid (the message has its index) or too large for the memory.
+            ValueError, OSError: an image is invalid (the message has its index) or too large for the memory, or the
+                detector was loaded before this process was forked.
         """
+        require_unforked()
         many = is_batch(images)
         opened = [
             open_image(image, number if many else None) for number, image in enumerate(images if many else [images])
@@ -144,7 +152,7 @@ class ImageDetector:
         return BatchDetections(tuple(detections), predicted - started, suppressed - predicted)
 
     def warm_up(self, shapes: Mapping[tuple[int, int], int]) -> None:
-        """Compile the graphs for the given input shapes: a mapping from (height, width) in px to the batch size."""
+        """With `graph=True`, compile for input shapes: a mapping from (height, width) in px to the batch size."""
         if self._graph:
             for (height, width), count in shapes.items():
                 self._detector(np.full((count, 3, height, width), BORDER_GREY, np.uint8))

@@ -39,8 +39,6 @@ _FRAME = re.compile(r"(.+)_[1-9][0-9]*")
 _NO_DETECTIONS = np.zeros((0, 6), np.float32)
 _LISTED_IMAGES = 20
 """Up to this number of images, each is listed in the terminal."""
-EAGER_IMAGES = 16
-"""Up to this number of images, eager execution is faster than compiling a graph."""
 
 
 @dataclass
@@ -103,10 +101,14 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
     """
     with contextlib.ExitStack() as stack:
         downloads = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graph-predict-")))
-        sources = find_sources(options.source, downloads=downloads, allow_download=options.allow_download)
+        sources = find_sources(
+            options.source,
+            downloads=downloads,
+            allow_download=options.allow_download,
+            results=Path(options.project) / options.name,
+        )
         sources = _with_frame_folders(sources)
         _check_sources(options, sources)
-        options = _choose_execution(options, sources)
         live = None
         if sources.live is not None:
             live = stack.enter_context(contextlib.closing(LiveVideo(sources.live.address)))
@@ -119,16 +121,8 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
     return run.result()
 
 
-def _choose_execution(options: PredictOptions, sources: Sources) -> PredictOptions:
-    """Choose graph or eager execution if the options leave it open."""
-    if options.graph is not None:
-        return options
-    moving = bool(sources.videos) or sources.live is not None
-    return replace(options, graph=moving or len(sources.images) > EAGER_IMAGES)
-
-
 def _check_sources(options: PredictOptions, sources: Sources) -> None:
-    """Require OpenCV for videos, and refuse flags that do not apply to the sources."""
+    """Require OpenCV for videos, and reject flags that do not apply to the sources."""
     for video in sources.videos:
         require_opencv(video.shown)
     if options.vid_stride != 1 and not sources.videos and sources.live is None:
@@ -248,7 +242,7 @@ class _PredictionRun:
             self._tally.add(predictions[number])
 
     def predict_videos(self) -> None:
-        """Predict all videos, one after another; broken ones are skipped."""
+        """Predict all videos sequentially; broken ones are skipped."""
         for file in self._sources.videos:
             try:
                 video = Video(file.path)

@@ -1,7 +1,9 @@
 """Interpretation of `--source`: the images and videos to process, and the names of their results."""
 
 import glob
+import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +19,7 @@ from pipelines.data.problems import Problem
 from pipelines.data.video import VIDEO_ENDINGS
 from pipelines.data.walk import walk_files
 
+LOG = logging.getLogger("graph_train")
 STANDARD_INPUT = "-"
 _LOOKED_AT = IMAGE_ENDINGS | VIDEO_ENDINGS | UNSUPPORTED_ENDINGS
 """Suffixes of files to process in a folder; unsupported formats are reported."""
@@ -66,6 +69,23 @@ class _Found:
     addresses: set[str] = field(default_factory=set)
     listed: dict[str, tuple[Path, int]] = field(default_factory=dict)
     """List file and line number of each URL in a list."""
+    results: Path | None = None
+    """Project and name of this prediction's results."""
+
+    def without_results(self, files: Iterable[Path], folder: Path) -> list[Path]:
+        """Return the files without those in results folders inside the folder."""
+        if self.results is None or Path(os.path.realpath(folder)) not in self.results.parents:
+            return list(files)
+        files, kept = list(files), []
+        name = re.compile(rf"{re.escape(self.results.name)}\d*")
+        for file in files:
+            above = Path(os.path.realpath(file)).parents
+            if not any(path.parent == self.results.parent and name.fullmatch(path.name) for path in above):
+                kept.append(file)
+        if len(kept) < len(files):
+            text = "%s: skipped %d files in %s, which are results of earlier predictions; give that folder to use them"
+            LOG.info(text, printable(folder), len(files) - len(kept), printable(self.results.parent))
+        return kept
 
 
 def find_sources(
@@ -74,6 +94,7 @@ def find_sources(
     *,
     downloads: Path,
     allow_download: bool = False,
+    results: Path | None = None,
 ) -> Sources:
     """Find the files given by `--source`, and download those given as URLs.
 
@@ -86,12 +107,13 @@ def find_sources(
         lines: the lines of standard input; None reads `sys.stdin`.
         downloads: folder for downloaded files.
         allow_download: whether to download URLs in lists.
+        results: project and name of the results; folders of results inside a source folder are skipped.
     Raises:
         ValueError: an entry does not exist, a URL is neither an image nor a video, there is more than one camera or
             stream, a `~name` is unknown, or there are no files.
         OSError: a list cannot be read.
     """
-    found = _Found()
+    found = _Found(results=None if results is None else Path(os.path.realpath(results)))
     for entry in entries:
         if entry == STANDARD_INPUT:
             _add_list(sys.stdin if lines is None else lines, Path(), found, allow_download)
@@ -153,9 +175,8 @@ def _add(entry: str, found: _Found) -> bool:
         return is_address(entry) and _add_address(entry, found)
     path = with_home(entry)
     if path.is_dir():
-        below = sorted(
-            file for file in walk_files(path, found.problems, progress="source") if file.suffix.lower() in _LOOKED_AT
-        )
+        there = walk_files(path, found.problems, progress="source")
+        below = sorted(found.without_results((file for file in there if file.suffix.lower() in _LOOKED_AT), path))
         found.files += [SourceFile(file, file.relative_to(path)) for file in below]
         return True
     if path.exists():

@@ -53,7 +53,7 @@ def rank_info(variables: Mapping[str, str], *, host: str | None = None) -> RankI
     if any(name in variables for name in ("RANK", "WORLD_SIZE")):
         return _from_launcher(variables, host)
     # Only `srun` sets this variable; a batch script itself is a single process.
-    if int(variables.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if variables.get("SLURM_STEP_NUM_TASKS") and _number(variables, "SLURM_STEP_NUM_TASKS") > 1:
         return _from_slurm(variables, host)
     return RankInfo(host=host)
 

@@ -35,6 +35,11 @@ class Placement:
         """Whether tensors are global."""
         return self.ranks > 1
 
+    @property
+    def single_cpu(self) -> bool:
+        """Whether there is one rank only, on a CPU."""
+        return not self.distributed and self.device.startswith("cpu")
+
     def replicate_module(self, module: Any) -> Any:
         """Move a module's parameters and buffers to the device, with rank 0's values on all ranks."""
         return module.to_global(**self._replicated) if self.distributed else module.to(self.device)

@@ -32,7 +32,7 @@ class WatchSettings:
         process: its process id.
         sockets: file descriptors by rank (as a string), see `graph_train.ranks.rendezvous.Rendezvous`.
         status_fd: pipe on which the process reports that it is done or has failed.
-        rank_lost_fd: pipe on which the process is told that a rank is lost.
+        rank_lost_fd: pipe on which the loss of a rank is reported.
         places, hosts: see `graph_train.ranks.rendezvous.Rendezvous`.
     """
 
@@ -150,8 +150,7 @@ class Watch:
         for peer in self._peers.values():
             if not peer.finished and now - peer.last_seen > HEARTBEAT_TIMEOUT_SECONDS:
                 self._lost(
-                    peer.rank,
-                    f"sent no heartbeat for {HEARTBEAT_TIMEOUT_SECONDS:g} s: its host or the network is down",
+                    peer.rank, f"sent no heartbeat for {HEARTBEAT_TIMEOUT_SECONDS:g} s: its host or the network is down"
                 )
 
     def _read_peer(self, peer: _Peer) -> bool:

@@ -17,7 +17,7 @@ from graph_train.ranks.launcher import RankInfo
 
 _RETRY_SECONDS = 0.2
 _HELLO_SECONDS = 5.0
-_LONGEST_LINE = 1 << 20
+_MAX_LINE_LENGTH = 1 << 20
 _Arrival = tuple[dict[str, Any], socket.socket | None]
 
 
@@ -183,7 +183,7 @@ def _read_line(connection: socket.socket) -> dict[str, Any]:
     data = bytearray()
     while not data.endswith(b"\n"):
         byte = connection.recv(1)  # not beyond the line, because the rest is for the watchdog
-        if not byte or len(data) > _LONGEST_LINE:
+        if not byte or len(data) > _MAX_LINE_LENGTH:
             raise ValueError("connection closed")
         data += byte
     message = json.loads(data)

@@ -17,7 +17,7 @@ from graph_train.host.failures import RANK_LOST, AlreadyReportedError, GracefulS
 from graph_train.ranks.launcher import RankInfo, rank_info
 
 DEFAULT_TIMEOUT = 60.0
-_LONGEST_TIMEOUT = 86400.0
+_MAX_TIMEOUT = 86400.0
 _STAY_SECONDS = 1.5
 """Delay of a failed rank's exit, so that the watchdogs end the other ranks before OneFlow aborts them."""
 
@@ -72,10 +72,8 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
             f"WORLD_SIZE={info.world}: OneFlow was imported before the ranks have joined; call "
             "graph_train.ranks.team.join() first, or start `-m graph_train`"
         )
-    if not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST_TIMEOUT:
-        raise ValueError(
-            f"--dist-timeout {timeout}: must be a number above 0 and at most {_LONGEST_TIMEOUT:.0f} seconds"
-        )
+    if not isinstance(timeout, int | float) or not 0 < timeout <= _MAX_TIMEOUT:
+        raise ValueError(f"--dist-timeout {timeout}: must be a number above 0 and at most {_MAX_TIMEOUT:.0f} seconds")
     numbers = gpu_numbers(devices)
     from graph_train.ranks.rendezvous import join_rendezvous
 

@@ -27,7 +27,7 @@ EARLIER, DAMAGED = "last.earlier.safetensors", "last.damaged.safetensors"
 EARLIER_BEST, DAMAGED_BEST = "best.earlier.safetensors", "best.damaged.safetensors"
 """Names for checkpoints or weights of an earlier run in the folder, and for damaged ones."""
 LOCK, LOG_FILE = ".lock", "train.log"
-_LONGEST_OWNER = 20
+_MAX_OWNER_LENGTH = 20
 _WRITTEN = ("*.yaml", "*.csv", "report.*", "weights/*.safetensors")
 """Files of a run, which take the place of what has their name."""
 SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
@@ -54,7 +54,7 @@ class RunFolder:
         self._logging_before = (LOG.level, LOG.propagate)
         try:
             self.weights.mkdir(parents=True, exist_ok=True)
-            self._refuse_other_kinds()
+            self._reject_other_kinds()
             self._lock = self._acquire_lock()
             for folder in (path, self.weights):
                 remove_leftovers(folder)
@@ -65,8 +65,8 @@ class RunFolder:
             reason = f"run folder cannot be used ({error.strerror}); {remedy}"
             raise OSError(f"{printable(path)}: {reason}") from None
 
-    def _refuse_other_kinds(self) -> None:
-        """Refuse folders and pipes under names of a run's files now, instead of when the first of them is written.
+    def _reject_other_kinds(self) -> None:
+        """Reject folders and pipes under names of a run's files now, instead of when the first of them is written.
 
         Raises:
             ValueError: names one.
@@ -82,14 +82,14 @@ class RunFolder:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            owner = lock.read(_LONGEST_OWNER).strip() or "unknown"
+            owner = lock.read(_MAX_OWNER_LENGTH).strip() or "unknown"
             lock.close()
             raise ValueError(
                 f"{printable(self.path)}: another run (process {printable(owner)}) is using this folder; wait until it "
                 f"ends{self._or_elsewhere}"
             ) from None
         lock.seek(0)
-        before = lock.read(_LONGEST_OWNER)
+        before = lock.read(_MAX_OWNER_LENGTH)
         if before and not (before.isascii() and before.isdigit()):
             lock.close()
             raise ValueError(
@@ -142,10 +142,7 @@ class RunFolder:
                 LOG.warning("%s", text)
             if damaged:
                 LOG.warning(
-                    "Using the previous checkpoint: %s (epoch %d, batch %d)",
-                    path,
-                    cursor.epoch,
-                    cursor.next_batch,
+                    "Using the previous checkpoint: %s (epoch %d, batch %d)", path, cursor.epoch, cursor.next_batch
                 )
                 self._set_aside_newer_than(path)
             return checkpoint
@@ -161,6 +158,20 @@ class RunFolder:
         for path in newer[1:]:
             path.unlink()
         os.replace(good, self.last)
+
+    def refuse_as_weights(self, weights: str) -> None:
+        """Refuse initial weights that `set_aside_earlier` would rename or replace before they are read.
+
+        Raises:
+            ValueError: they are a checkpoint or the best weights of the earlier run in this folder.
+        """
+        path = Path(weights)
+        own = {*self.checkpoints(), self.best, self.weights / EARLIER, self.weights / EARLIER_BEST}
+        if weights and any(file.exists() and path.exists() and file.samefile(path) for file in own):
+            raise ValueError(
+                f"--weights {printable(path)}: belongs to the run that a new one in the same folder (--exist-ok) takes "
+                "the place of; choose another --name, or copy the file elsewhere first"
+            )
 
     def set_aside_earlier(self) -> None:
         """Rename the newest checkpoint and the best weights of an earlier run in this folder."""
@@ -242,17 +253,23 @@ def save_settings(folder: Path, options: TrainOptions, hyp: Hyperparameters) -> 
 
 
 def new_run_folder(project: str, name: str, *, exist_ok: bool) -> RunFolder:
-    """Create the folder of a new run, see `unused_path`."""
-    return RunFolder(unused_path(project, name, exist_ok=exist_ok))
+    """Create the folder of a new run, see `make_unused_folder`."""
+    return RunFolder(make_unused_folder(project, name, exist_ok=exist_ok))
 
 
 def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
-    """Return project/name or, if that exists and not `exist_ok`, the first unused of project/name2, name3, …."""
+    """Return project/name or, if that exists and not `exist_ok`, the first unused of project/name2, name3, ….
+
+    Raises:
+        ValueError: project and name together are no name of a folder.
+    """
     base = Path(project) / name
-    if exist_ok or not base.exists():
+    if exist_ok or not os.path.lexists(base):
         return base
+    if not base.name:
+        raise ValueError(f"--project {project!r} --name {name!r}: not the name of a new folder; give a --name")
     number = 2
-    while (candidate := base.with_name(f"{base.name}{number}")).exists():
+    while os.path.lexists(candidate := base.with_name(f"{base.name}{number}")):
         number += 1
     return candidate
 
@@ -266,9 +283,11 @@ def make_unused_folder(project: str, name: str, *, exist_ok: bool) -> Path:
     while True:
         folder = unused_path(project, name, exist_ok=exist_ok)
         try:
-            folder.mkdir(parents=True, exist_ok=exist_ok)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=exist_ok)
         except OSError as error:
-            if not isinstance(error, FileExistsError) or exist_ok:
+            # Another command may have made the folder at the same moment.
+            if exist_ok or not (isinstance(error, FileExistsError) and os.path.isdir(folder)):
                 reason = f"the folder for results cannot be made ({error.strerror})"
                 raise OSError(f"{printable(folder)}: {reason}; choose another --project or --name") from None
         else:

@@ -102,7 +102,7 @@ def _hyperparameters(values: Mapping[str, Any]) -> Hyperparameters:
 
 def _anchors(values: Any) -> npt.NDArray[np.float32]:
     try:
-        with np.errstate(over="ignore"):  # infinity is refused below
+        with np.errstate(over="ignore"):  # infinity is rejected below
             anchors = np.asarray(values, np.float32)
     except (ValueError, TypeError, OverflowError):
         anchors = np.zeros(0, np.float32)
@@ -137,7 +137,7 @@ def _fits(value: Any, like: Any) -> bool:
 
 
 def _check_cursor(cursor: Cursor, epochs: int) -> None:
-    """Refuse a position that is impossible in a run of this number of epochs."""
+    """Reject a position that is impossible in a run of this number of epochs."""
     if cursor.epoch > epochs:
         raise ValueError(f"invalid header: epoch {cursor.epoch} of a run of {epochs}")
     if cursor.losses > cursor.next_batch:

@@ -21,7 +21,7 @@ _REMIND_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The content of a save, copied so that training can continue meanwhile."""
+    """The content of a checkpoint, copied so that training can continue while it is written."""
 
     checkpoint: Checkpoint
     best: WeightsCopy | None = None
@@ -130,7 +130,7 @@ class Saving:
             NotSavedError: `--on-save-error` is stop.
         """
         if self._options.on_save_error == "stop":
-            raise self._refused(error) from error
+            raise self._rejected(error) from error
         if time.monotonic() - self._reminded >= _REMIND_SECONDS:
             self._reminded = time.monotonic()
             text = f"{self._description(error)}; {self._last_saved()}"
@@ -143,9 +143,9 @@ class Saving:
             NotSavedError: the final state could not be saved.
         """
         if self._unsaved is not None:
-            raise self._refused(self._unsaved)
+            raise self._rejected(self._unsaved)
 
-    def _refused(self, error: OSError) -> NotSavedError:
+    def _rejected(self, error: OSError) -> NotSavedError:
         return NotSavedError(
             f"{self._description(error)}; {self._last_saved()}; fix this and continue with: graph-train --resume "
             f"{self._folder.path}"

@@ -17,7 +17,7 @@ from graph_train.settings.flag_table import (
     flag,
     options_of,
     parser_of,
-    refuse_changed,
+    reject_changed,
 )
 from graph_train.settings.val_options import NUMBER_RANGES, THRESHOLDS
 from kernels.host.extras import install_command
@@ -76,14 +76,14 @@ class ExportOptions:
     kernels: str = flag("auto", KERNELS_HELP, choices=("auto", "off", "require"))
     allow_download: bool = flag(False, DOWNLOAD_HELP, kind=SWITCH)
     half: bool = flag(False, "pt: store the weights in float16, as YOLOv5 does", kind=SWITCH)
-    inplace: bool = flag(False, "", kind=SWITCH, refused="applies to PyTorch only; remove it")
-    train: bool = flag(False, "", kind=SWITCH, refused="BatchNorm is always fused into the exported model; remove it")
-    keras: bool = flag(False, "", kind=SWITCH, refused=_OTHER_FORMAT)
-    optimize: bool = flag(False, "", kind=SWITCH, refused=_OTHER_FORMAT)
-    int8: bool = flag(False, "", kind=SWITCH, refused=_OTHER_FORMAT)
-    workspace: int = flag(4, "", kind=int, refused=_OTHER_FORMAT)
-    topk_per_class: int = flag(100, "", kind=int, refused="not supported; use --max-det, a limit over all classes")
-    verbose: bool = flag(False, "", kind=SWITCH, refused="applies to TensorRT only; remove it")
+    inplace: bool = flag(False, "", kind=SWITCH, rejected="applies to PyTorch only; remove it")
+    train: bool = flag(False, "", kind=SWITCH, rejected="BatchNorm is always fused into the exported model; remove it")
+    keras: bool = flag(False, "", kind=SWITCH, rejected=_OTHER_FORMAT)
+    optimize: bool = flag(False, "", kind=SWITCH, rejected=_OTHER_FORMAT)
+    int8: bool = flag(False, "", kind=SWITCH, rejected=_OTHER_FORMAT)
+    workspace: int = flag(4, "", kind=int, rejected=_OTHER_FORMAT)
+    topk_per_class: int = flag(100, "", kind=int, rejected="not supported; use --max-det, a limit over all classes")
+    verbose: bool = flag(False, "", kind=SWITCH, rejected="applies to TensorRT only; remove it")
     debug: bool = flag(False, "show tracebacks", kind=SWITCH)
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class ExportOptions:
         check_ranges(self, ranges, fractions=THRESHOLDS)
         if len(self.imgsz) > 2:
             raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: give one number, or height and width")
-        self._refuse_inapplicable_flags()
+        self._reject_inapplicable_flags()
 
     def _check_formats(self) -> None:
         if not self.include:
@@ -111,13 +111,13 @@ class ExportOptions:
         if self.output and len(self.include) > 1:
             raise ValueError("--output: cannot be used with several formats; remove it, or export one format at a time")
 
-    def _refuse_inapplicable_flags(self) -> None:
+    def _reject_inapplicable_flags(self) -> None:
         if "onnx" not in self.include:
-            refuse_changed(self, _ONNX_ONLY, "applies to ONNX only; add --include onnx")
+            reject_changed(self, _ONNX_ONLY, "applies to ONNX only; add --include onnx")
         if "pt" not in self.include:
-            refuse_changed(self, ("half",), "applies to .pt files only; add --include pt")
+            reject_changed(self, ("half",), "applies to .pt files only; add --include pt")
         if not self.nms:
-            refuse_changed(self, _NMS_ONLY, "applies to NMS only; add --nms")
+            reject_changed(self, _NMS_ONLY, "applies to NMS only; add --nms")
 
 
 def export_options(**flags: Any) -> ExportOptions:

@@ -46,7 +46,7 @@ def flag(
     choices: Sequence[str] = (),
     const: Any = None,
     off: str = "",
-    refused: str = "",
+    rejected: str = "",
 ) -> Any:
     """Declare one flag.
 
@@ -57,10 +57,10 @@ def flag(
         choices: the allowed strings.
         const: the value of the flag if it is given without one.
         off: the flag that turns a switch off.
-        refused: why only the default value is supported. Such a flag exists only for this message.
+        rejected: why only the default value is supported. Such a flag exists only for this message.
     """
-    about = {"kind": kind, "aliases": aliases, "choices": choices, "const": const, "off": off, "refused": refused}
-    return field(default=default, metadata={**about, "help": f"refused: {refused}" if refused else help})
+    about = {"kind": kind, "aliases": aliases, "choices": choices, "const": const, "off": off, "rejected": rejected}
+    return field(default=default, metadata={**about, "help": f"rejected: {rejected}" if rejected else help})
 
 
 def dashed(name: str) -> str:
@@ -75,12 +75,12 @@ def options_of(kind: type[Options], flags: Mapping[str, Any]) -> Options:
         ValueError: an unknown flag (with the nearest match), or an invalid value.
     """
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
-    refuse_unknown(flags, known)
+    reject_unknown(flags, known)
     return kind(**{name: typed(known[name], value) for name, value in flags.items()})
 
 
-def refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
-    """Refuse unknown names.
+def reject_unknown(names: Iterable[str], known: Collection[str]) -> None:
+    """Reject unknown names.
 
     Raises:
         ValueError: a name is unknown; suggests the nearest match.
@@ -119,22 +119,22 @@ def _has_type(value: Any, kind: type) -> bool:
 
 
 def check_flags(options: Any) -> None:
-    """Refuse invalid choices, and flags that are not supported.
+    """Reject invalid choices, and flags that are not supported.
 
     Raises:
         ValueError: names the flag and the reason.
     """
     for item in fields(options):
         value, about = getattr(options, item.name), item.metadata
-        if about["refused"] and value != item.default:
-            raise ValueError(f"{dashed(item.name)}: {about['refused']}")
+        if about["rejected"] and value != item.default:
+            raise ValueError(f"{dashed(item.name)}: {about['rejected']}")
         for entry in value if about["kind"] == TEXTS else (value,):
             if about["choices"] and entry not in about["choices"]:
                 raise ValueError(f"{dashed(item.name)} {entry!r}: must be one of {', '.join(about['choices'])}")
 
 
-def refuse_changed(options: Any, names: Sequence[str], reason: str) -> None:
-    """Refuse those of the named flags that differ from their defaults, because they would be ignored.
+def reject_changed(options: Any, names: Sequence[str], reason: str) -> None:
+    """Reject those of the named flags that differ from their defaults, because they would be ignored.
 
     Raises:
         ValueError: names the first such flag and the reason.
@@ -145,7 +145,7 @@ def refuse_changed(options: Any, names: Sequence[str], reason: str) -> None:
 
 
 def check_range(name: str, value: float, lowest: int, highest: int) -> None:
-    """Refuse a number outside its range; both bounds are inclusive.
+    """Reject a number outside its range; both bounds are inclusive.
 
     Raises:
         ValueError: it is out of range.
@@ -156,7 +156,7 @@ def check_range(name: str, value: float, lowest: int, highest: int) -> None:
 
 
 def check_ranges(options: Any, ranges: Mapping[str, tuple[int, int]], *, fractions: Sequence[str] = ()) -> None:
-    """Refuse integers outside their ranges (inclusive) and fractions outside [0, 1].
+    """Reject integers outside their ranges (inclusive) and fractions outside [0, 1].
 
     Raises:
         ValueError: names the flag and the allowed range.

@@ -162,7 +162,7 @@ def load_hyperparameters(path_or_name: str | Path) -> Hyperparameters:
     file = load_yaml(path)
     for key, value in file.data.items():
         where = file.line(key)
-        _refuse_unknown(where, str(key))
+        _reject_unknown(where, str(key))
         if key == "anchors" and value is None:
             continue
         problem = _problem(key, value)
@@ -194,7 +194,7 @@ def _resolve(path_or_name: str | Path) -> Path:
     )
 
 
-def _refuse_unknown(where: str, key: str) -> None:
+def _reject_unknown(where: str, key: str) -> None:
     if key in KNOWN_KEYS:
         return
     if key == "label_smoothing":

@@ -52,8 +52,8 @@ class DetectorOptions:
     workers: int = flag(8, "threads for reading and writing images", kind=int)
     graph: bool | None = flag(
         None,
-        "run the network as compiled graphs (default, except for a few images only, which "
-        "take less time than a compilation)",
+        "compile a graph for each image shape at its first batch (default: at its 17th, because a few batches take "
+        "less time than compiling)",
         kind=SWITCH,
         off="--eager",
     )
@@ -84,15 +84,15 @@ class PredictOptions(DetectorOptions):
     save_crop: bool = flag(False, "save a cropped image of each detection", kind=SWITCH)
     nosave: bool = flag(False, "do not save annotated images and videos", kind=SWITCH)
     visualize: bool = flag(False, "save the feature maps of each layer, as images and arrays", kind=SWITCH)
-    update: bool = flag(False, "", kind=SWITCH, refused="not supported, weights are never modified; remove it")
+    update: bool = flag(False, "", kind=SWITCH, rejected="not supported, weights are never modified; remove it")
     project: str = flag("runs/detect", "save to project/name")
     name: str = flag("exp", "save to project/name")
     exist_ok: bool = flag(False, "reuse an existing project/name", kind=SWITCH)
     line_thickness: int = flag(3, "box line thickness in px", kind=int)
     hide_labels: bool = flag(False, "draw boxes without labels", kind=SWITCH)
     hide_conf: bool = flag(False, "draw labels without confidences", kind=SWITCH)
-    half: bool = flag(False, "", kind=SWITCH, refused=NO_HALF)
-    dnn: bool = flag(False, "", kind=SWITCH, refused=NO_DNN)
+    half: bool = flag(False, "", kind=SWITCH, rejected=NO_HALF)
+    dnn: bool = flag(False, "", kind=SWITCH, rejected=NO_DNN)
     vid_stride: int = flag(1, "process every n-th video frame", kind=int)
     debug: bool = flag(False, "show tracebacks", kind=SWITCH)
 
@@ -101,9 +101,9 @@ class PredictOptions(DetectorOptions):
         if not all(self.source) or not self.source:
             raise ValueError("--source: give images, a folder, a glob, a .txt list, or - for a list on standard input")
         check_ranges(self, {"line_thickness": (1, MAX_LINE_PX), "vid_stride": (1, MAX_STRIDE)})
-        self._refuse_inapplicable_flags()
+        self._reject_inapplicable_flags()
 
-    def _refuse_inapplicable_flags(self) -> None:
+    def _reject_inapplicable_flags(self) -> None:
         if self.save_conf and not self.save_txt:
             raise ValueError("--save-conf: requires --save-txt")
         if self.nosave and not self.view_img:

@@ -24,7 +24,7 @@ from graph_train.settings.flag_table import (
     check_ranges,
     dashed,
     flag,
-    refuse_unknown,
+    reject_unknown,
     typed,
 )
 from graph_train.settings.parser import CommandParser
@@ -205,7 +205,7 @@ def options_from_flags(**flags: Any) -> TrainOptions:
         ValueError: an unknown flag (with the nearest match), or an invalid value or combination.
     """
     known = flag_fields()
-    refuse_unknown(flags, known)
+    reject_unknown(flags, known)
     values = {name: typed(known[name], value) for name, value in flags.items()}
     branches = {
         key: kind(**{item.name: values[item.name] for item in fields(kind) if item.name in values})
@@ -217,7 +217,7 @@ def options_from_flags(**flags: Any) -> TrainOptions:
 
 
 def _check(options: TrainOptions) -> None:
-    """Refuse invalid values."""
+    """Reject invalid values."""
     for branch in options.branches:
         check_flags(branch)
         own = {item.name for item in fields(branch)}
@@ -238,7 +238,7 @@ def _check(options: TrainOptions) -> None:
 
 
 def _check_combinations(options: TrainOptions) -> None:
-    """Refuse flags that cannot be used together."""
+    """Reject flags that cannot be used together."""
     data, batch = options.data, options.optim.batch_size
     for name in ("image_weights", "multi_scale", "quad"):
         if data.rect and getattr(data, name):
@@ -271,7 +271,7 @@ def _check_combinations(options: TrainOptions) -> None:
 
 
 def _check_loggers(run: RunOptions) -> None:
-    """Refuse unknown loggers, and flags of a logger that is not used."""
+    """Reject unknown loggers, and flags of a logger that is not used."""
     for name in run.logger_names:
         if name not in LOGGERS:
             raise ValueError(f"--loggers {name}: must be one or more of {', '.join(LOGGERS)}, comma-separated")
@@ -291,7 +291,7 @@ def _check_loggers(run: RunOptions) -> None:
 
 
 def _check_bucket(options: TrainOptions) -> None:
-    """Refuse a bucket without --evolve or without its client."""
+    """Reject a bucket without --evolve or without its client."""
     bucket = options.run.bucket
     if bucket and not options.optim.evolve:
         raise ValueError(

@@ -16,7 +16,7 @@ from graph_train.settings.flag_table import (
     flag,
     options_of,
     parser_of,
-    refuse_changed,
+    reject_changed,
 )
 from graph_train.settings.train_options import MAX_BATCH, RANGES
 
@@ -67,19 +67,19 @@ class ValOptions:
     project: str = flag("runs/val", "save to project/name")
     name: str = flag("exp", "save to project/name")
     exist_ok: bool = flag(False, "reuse an existing project/name", kind=SWITCH)
-    half: bool = flag(False, "", kind=SWITCH, refused=NO_HALF)
-    dnn: bool = flag(False, "", kind=SWITCH, refused=NO_DNN)
+    half: bool = flag(False, "", kind=SWITCH, rejected=NO_HALF)
+    dnn: bool = flag(False, "", kind=SWITCH, rejected=NO_DNN)
     graph: bool = flag(True, "run the network as compiled graphs (default)", kind=SWITCH, off="--eager")
     kernels: str = flag("auto", KERNELS_HELP, choices=("auto", "off", "require"))
     noplots: bool = flag(False, "do not save plots", kind=SWITCH)
     debug: bool = flag(False, "show tracebacks", kind=SWITCH)
 
     def __post_init__(self) -> None:
-        self._refuse_inapplicable_flags()
+        self._reject_inapplicable_flags()
         check_flags(self)
         check_ranges(self, NUMBER_RANGES, fractions=THRESHOLDS)
 
-    def _refuse_inapplicable_flags(self) -> None:
+    def _reject_inapplicable_flags(self) -> None:
         if not self.weights:
             raise ValueError("--weights: give trained weights, such as runs/train/exp/weights/best.safetensors")
         if self.save_conf and not (self.save_txt or self.save_hybrid):
@@ -91,9 +91,9 @@ class ValOptions:
                 if getattr(self, name):
                     raise ValueError(f"{dashed(name)}: --task {self.task} saves no detections; use --task val")
         if self.task == "speed":
-            refuse_changed(self, THRESHOLDS, "--task speed always uses 0.25 and 0.45; remove it, or use --task val")
+            reject_changed(self, THRESHOLDS, "--task speed always uses 0.25 and 0.45; remove it, or use --task val")
         if self.task == "study":
-            refuse_changed(self, ("imgsz",), "--task study uses its own image sizes; remove it")
+            reject_changed(self, ("imgsz",), "--task study uses its own image sizes; remove it")
 
 
 def val_options(**flags: Any) -> ValOptions:

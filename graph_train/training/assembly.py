@@ -99,7 +99,7 @@ def assemble(
     network = DetectionModel(spec, seed=options.optim.seed)
     network.names = list(data.class_names)
     if machine.newer_than_oneflow:
-        machine.refuse_ops(_uncovered_ops(network, options))
+        machine.reject_ops(_uncovered_ops(network, options))
     if saved is not None:
         network.set_anchors_px(saved.anchors_px)
     elif weights is not None:
@@ -173,7 +173,7 @@ def _choose_anchors(network: DetectionModel, setup: Setup) -> None:
     """Run AutoAnchor, unless it is disabled or there are no labels.
 
     Raises:
-        ValueError: AutoAnchor is not run, and the network has no anchors of its own.
+        ValueError: AutoAnchor is disabled, and the network has no anchors.
     """
     no_labels = not setup.data.train.num_boxes
     if not setup.options.model.noautoanchor and not no_labels:
@@ -258,7 +258,8 @@ def _training_run(setup: Setup, network: DetectionModel) -> TrainingRun:
         inference=Inference(
             state.average,
             val_criterion,
-            graph=options.engine.graph,
+            # On a GPU only graphs share their memory.
+            graph=None if options.engine.graph and placement.single_cpu else options.engine.graph,
             label_floor=floor,
             placement=placement,
             exchange=setup.exchange,

@@ -147,10 +147,10 @@ def fit(facts: Facts, measured: list[Measured]) -> MemoryModel:
 
 
 def _measure(options: TrainOptions, hyp: Hyperparameters, sizes: tuple[int, ...]) -> tuple[Facts, list[Measured]]:
-    """Measure in a process of its own.
+    """Measure in a child process.
 
     Raises:
-        ValueError: the process refused the settings (and printed why), or ended before it measured anything.
+        ValueError: the process rejected the settings (and printed why), or ended before it measured anything.
     """
     with tempfile.TemporaryDirectory(prefix="graph-train-") as folder:
         request, result = Path(folder) / "request.json", Path(folder) / "result"

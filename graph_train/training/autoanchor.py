@@ -256,12 +256,7 @@ def check_anchors(
         return AnchorDecision(current, before, before, recomputed=False, replaced=False)
     sizes = box_sizes_px(image_sizes, labels, image_px)
     new = fit_anchors(
-        sizes,
-        current.size // 2,
-        image_px=image_px,
-        threshold=threshold,
-        draws=draws,
-        show_progress=show_progress,
+        sizes, current.size // 2, image_px=image_px, threshold=threshold, draws=draws, show_progress=show_progress
     )
     after = anchor_fit(scaled, new, threshold)
     if after.best_possible_recall <= before.best_possible_recall:

@@ -15,7 +15,7 @@ def class_counts(labels: Sequence[Labels], num_classes: int) -> npt.NDArray[np.i
     """Count the boxes per image and class, (images, num_classes).
 
     Raises:
-        ValueError: a class lies outside 0 … num_classes-1.
+        ValueError: a class is outside 0 … num_classes-1.
     """
     classes = np.concatenate([boxes[:, 0] for boxes in labels] or [np.zeros(0)]).astype(np.int64)
     if classes.size and not 0 <= classes.min() <= classes.max() < num_classes:

@@ -286,9 +286,11 @@ class Trainer:
 
     def _plot(self, batch: Any, number: int) -> None:
         from graph_train.plots.images import plot_labelled
+        from graph_train.plots.style import optional_plot
 
-        path = self.folder.path / f"train_batch{number}.jpg"
-        plot_labelled(_to_numpy(batch.images), batch.labels, self.run.setup.data.class_names, path, paths=batch.paths)
+        path, names = self.folder.path / f"train_batch{number}.jpg", self.run.setup.data.class_names
+        with optional_plot(path):
+            plot_labelled(_to_numpy(batch.images), batch.labels, names, path, paths=batch.paths)
 
     # --- after an epoch --------------------------------------------------------------------------------------------
 
@@ -417,9 +419,11 @@ class Trainer:
                 validation = self._validation.measure_best(self.folder.best)
         if not run.setup.options.run.noplots:
             from graph_train.plots.results import plot_results
+            from graph_train.plots.style import optional_plot
 
-            with self.saving.guarded():
-                plot_results(self.folder.path / "results.csv", self.folder.path / "results.png")
+            picture = self.folder.path / "results.png"
+            with self.saving.guarded(), optional_plot(picture):
+                plot_results(self.folder.path / "results.csv", picture)
         if summary := run.step.summary():
             LOG.info("%s", summary)
         if not self._exchange.alone:

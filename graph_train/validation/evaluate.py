@@ -76,7 +76,7 @@ def evaluate(options: ValOptions) -> EvaluationResult:
 
 def _detector(group: Sequence[str], options: ValOptions, device: str) -> Detector:
     paths = [located_weights(path, allow_download=options.allow_download) for path in group]
-    return load_detector(paths, device=device, graph=options.graph, augment=options.augment)
+    return load_detector(paths, device=device, graph=None if options.graph else False, augment=options.augment)
 
 
 def _index(dataset: Dataset, split: Split, options: ValOptions) -> ImageIndex:

@@ -322,11 +322,13 @@ class _ValidationRun:
 
     def _draw(self, batch: ValidationBatch, labels: Array, found: Sequence[Array], folder: Path) -> None:
         from graph_train.plots.images import plot_detections, plot_labelled
+        from graph_train.plots.style import optional_plot
 
         images = batch.images if isinstance(batch.images, np.ndarray) else batch.images.numpy()
         stem = f"val_batch{self._batches - 1}"
-        plot_labelled(images, labels, self._names, folder / f"{stem}_labels.jpg", paths=batch.paths)
-        plot_detections(images, found, self._names, folder / f"{stem}_pred.jpg", paths=batch.paths)
+        with optional_plot(folder / stem):
+            plot_labelled(images, labels, self._names, folder / f"{stem}_labels.jpg", paths=batch.paths)
+            plot_detections(images, found, self._names, folder / f"{stem}_pred.jpg", paths=batch.paths)
 
     def _gather(self, exchange: Exchange) -> None:
         """Combine the results of all ranks, on every rank."""
@@ -360,8 +362,10 @@ class _ValidationRun:
         )
         if self._settings.plots_dir is not None:
             from graph_train.plots.curves import plot_validation
+            from graph_train.plots.style import optional_plot
 
-            plot_validation(result.classes, result.confusion, self._names, self._settings.plots_dir)
+            with optional_plot(self._settings.plots_dir):
+                plot_validation(result.classes, result.confusion, self._names, self._settings.plots_dir)
         return result
 
 

@@ -1,4 +1,4 @@
-"""What is compiled once and kept: in folders of this user alone, each file with a note of its digest."""
+"""Cache of compiled files in private folders, with a digest next to each file."""
 
 import fcntl
 import hashlib
@@ -12,7 +12,7 @@ from kernels.host.cache_folder import user_cache_folder
 
 
 class PluginUnavailableError(ValueError):
-    """The plugin cannot be built or loaded here; the message holds the reason and the remedy."""
+    """The plugin cannot be built or loaded; the message has the reason and the remedy."""
 
 
 def cache_folder() -> Path:
@@ -21,10 +21,10 @@ def cache_folder() -> Path:
 
 
 def private_cache_folder(name: str) -> Path:
-    """Return a folder in `cache_folder` that only this user may enter; make it if it does not exist.
+    """Return a subfolder of `cache_folder` that only this user can access; create it if needed.
 
     Raises:
-        PluginUnavailableError: somebody else could have written it.
+        PluginUnavailableError: other users can write to it.
     """
     root = _private_folder(_private_folder(cache_folder().parent) / cache_folder().name)
     return _private_folder(root / name)
@@ -39,7 +39,7 @@ def _private_folder(path: Path) -> Path:
 
 
 def check_private(path: Path) -> None:
-    """Refuse what somebody else could have written: a library that is loaded runs as this user."""
+    """Raise if other users can write to the path: a loaded library runs with this user's rights."""
     facts = path.lstat()
     if stat.S_ISLNK(facts.st_mode):
         raise PluginUnavailableError(f"{path}: is a symbolic link; remove it, it will be built again")
@@ -54,21 +54,21 @@ def check_private(path: Path) -> None:
         )
 
 
-def note_of(file: Path) -> Path:
-    """Return where the digest of a kept file is noted."""
+def digest_file(file: Path) -> Path:
+    """Return the path of the digest of a cached file."""
     return file.with_name(f"{file.name}.sha256")
 
 
-def is_as_built(file: Path) -> bool:
-    """Return whether the file is, byte for byte, the one whose digest was noted when it was compiled.
+def is_intact(file: Path) -> bool:
+    """Return whether a cached file matches the digest recorded when it was compiled.
 
-    It finds a damaged disk, a build that was cut off, and a file that was put in place of ours; whoever can write into
-    the private folder as this user could note another digest too.
+    This detects damaged, truncated and replaced files. It is no protection from this user's own processes, which could
+    also replace the digest.
 
     Raises:
-        PluginUnavailableError: the file, or the note, may have been written by others.
+        PluginUnavailableError: other users can write to the file or its digest.
     """
-    note = note_of(file)
+    note = digest_file(file)
     for one in (file, note):
         if not one.is_symlink() and not one.exists():
             return False
@@ -76,15 +76,15 @@ def is_as_built(file: Path) -> bool:
     return note.read_text(encoding="ascii", errors="replace").strip() == _digest(file)
 
 
-def keep(finished: Path, file: Path) -> None:
-    """Move a finished file to its place in a private folder of the same disk, and notes its digest."""
-    # Renamed only when whole: a reader without the lock sees no file or all of it.
+def store_in_cache(finished: Path, file: Path) -> None:
+    """Move a finished file into a cache folder on the same file system, and record its digest."""
+    # Rename only complete files, for readers without the lock.
     finished.chmod(0o700)
-    note = note_of(finished)
+    note = digest_file(finished)
     note.write_text(f"{_digest(finished)}\n", encoding="ascii")
     note.chmod(0o600)
     finished.replace(file)
-    note.replace(note_of(file))
+    note.replace(digest_file(file))
 
 
 def _digest(file: Path) -> str:
@@ -93,7 +93,7 @@ def _digest(file: Path) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; a process that dies gives it back."""
+    """Hold an exclusive lock on a file; it is released if the process dies."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

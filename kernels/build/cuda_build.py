@@ -1,6 +1,6 @@
-"""Compiled CUDA kernels for one kind of GPU: from the wheel, from the cache, or compiled now.
+"""Compiled CUDA kernels of a GPU architecture: from the wheel, from the cache, or compiled now.
 
-They lie in one file per architecture, a zip archive that holds the machine code of each source by its name.
+Each architecture has a zip archive with the machine code of each source by name.
 """
 
 import hashlib
@@ -11,17 +11,17 @@ import zipfile
 from pathlib import Path
 
 from kernels.build import nvrtc
-from kernels.build.cache import is_as_built, keep, locked, private_cache_folder
+from kernels.build.cache import is_intact, locked, private_cache_folder, store_in_cache
 from kernels.build.plugin_build import PACKAGED_FOLDER, SOURCE_FOLDER, included_files
 
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def ensure_compiled(architecture: str) -> list[bytes]:
-    """Return images that the driver can load, one per source file; safe when several processes start at once.
+    """Return images for the driver, one per source file; safe for concurrent processes.
 
     Args:
-        architecture: as `nvrtc.architecture_for` gives it.
+        architecture: from `nvrtc.architecture_for`.
 
     Raises:
         PluginUnavailableError: NVRTC is not installed or cannot compile a source; an unsafe cache folder.
@@ -32,16 +32,16 @@ def ensure_compiled(architecture: str) -> list[bytes]:
         return _read(PACKAGED_FOLDER / name)
     archive = private_cache_folder("cuda") / name
     with locked(archive.with_name(f"{name}.lock")):
-        if not is_as_built(archive):
+        if not is_intact(archive):
             _build(architecture, archive)
         return _read(archive)
 
 
 def archive_name(architecture: str) -> str:
-    """Return the name of the archive of these very sources: another one belongs to others and is not taken."""
+    """Return the archive's name, which contains a hash of the sources, flags and compiler version."""
     digest = hashlib.sha256(nvrtc.version().encode())
     for source in nvrtc.cuda_sources():
-        # Without the folder of this installation: the same in a wheel's and where it is installed.
+        # Without the installation folder, so that wheels work anywhere.
         flags = "\0".join(nvrtc.flags_of(source, architecture)).replace(str(SOURCE_FOLDER), "")
         digest.update(f"{source.relative_to(SOURCE_FOLDER)}\0{flags}\0".encode())
         for path in included_files(source):
@@ -53,7 +53,7 @@ def write_archive(architecture: str, archive: Path) -> None:
     """Compile all sources.
 
     Raises:
-        PluginUnavailableError: as of `nvrtc.compile_source`.
+        PluginUnavailableError: from `nvrtc.compile_source`.
     """
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for source in nvrtc.cuda_sources():
@@ -76,7 +76,7 @@ def _build(architecture: str, archive: Path) -> None:
         with tempfile.TemporaryDirectory(dir=archive.parent, prefix="build-") as scratch:
             finished = Path(scratch) / archive.name
             write_archive(architecture, finished)
-            keep(finished, archive)
+            store_in_cache(finished, archive)
     except BaseException:
         print(" failed", file=sys.stderr, flush=True)
         raise

@@ -1,4 +1,4 @@
-"""Compiles the CUDA kernels with NVRTC, for which neither nvcc nor a GPU is needed."""
+"""Compiles the CUDA kernels with NVRTC, without nvcc or a GPU."""
 
 import ctypes
 import importlib.util
@@ -9,9 +9,9 @@ from kernels.build.cache import PluginUnavailableError
 from kernels.build.plugin_build import SOURCE_FOLDER, included_files, source_files
 
 ARCHITECTURES = ("sm_60", "sm_61", "sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90")
-"""Those that wheels carry machine code for; code for sm_80 runs on 8.7 too, and so on."""
+"""Architectures with machine code in wheels; code for sm_80 also runs on 8.7, and so on."""
 PORTABLE = "compute_90"
-"""PTX, which the driver compiles for GPUs that are newer than NVRTC 11.8."""
+"""PTX, which the driver compiles for GPUs newer than NVRTC 11.8."""
 OLDEST = (6, 0)
 _LIBRARY = "libnvrtc.so.11.2"
 _PACKAGE = "nvidia.cuda_nvrtc"
@@ -20,7 +20,7 @@ _EXACT_ROUNDING = SOURCE_FOLDER / "native" / "exact_rounding.h"
 
 
 def architecture_for(capability: tuple[int, int]) -> str:
-    """Return what a GPU of this compute capability runs: its generation's newest machine code, or PTX.
+    """Return the architecture for a compute capability: the newest machine code that it runs, or PTX.
 
     Raises:
         PluginUnavailableError: the GPU is too old.
@@ -40,16 +40,16 @@ def cuda_sources() -> list[Path]:
 
 
 def flags_of(source: Path, architecture: str) -> list[str]:
-    """Return NVRTC's options.
+    """Return NVRTC's options for a source.
 
-    The sums and products of files that include `native/exact_rounding.h` are rounded one by one.
+    Files that include `native/exact_rounding.h` are compiled without fused multiply-add.
     """
     exact = ["--fmad=false"] if _EXACT_ROUNDING in included_files(source) else []
     return [f"--gpu-architecture={architecture}", *_FLAGS, *exact]
 
 
 def version() -> str:
-    """Return NVRTC's version, which the result depends on."""
+    """Return NVRTC's version, which is part of the cache key."""
     major, minor = ctypes.c_int(), ctypes.c_int()
     _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "nvrtcVersion")
     return f"{major.value}.{minor.value} {_library_path().resolve().stat().st_size}"
@@ -59,19 +59,18 @@ def compile_source(source: Path, architecture: str) -> bytes:
     """Compile a source: machine code for "sm_..", PTX (ending in a zero) for "compute_..".
 
     Raises:
-        PluginUnavailableError: the source does not compile without errors and warnings; the compiler's words are in
-            the message.
+        PluginUnavailableError: errors or warnings, with the compiler's output.
     """
     library = _library()
     program = ctypes.c_void_p()
-    made = library.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), str(source).encode(), 0, None, None)
-    _check(made, "nvrtcCreateProgram")
+    result = library.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), str(source).encode(), 0, None, None)
+    _check(result, "nvrtcCreateProgram")
     try:
         options = [flag.encode() for flag in flags_of(source, architecture)]
         result = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-        said = _text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace").strip()
-        if result != 0 or said:
-            raise PluginUnavailableError(f"{source}: NVRTC cannot compile it for {architecture}:\n{said}")
+        output = _text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace").strip()
+        if result != 0 or output:
+            raise PluginUnavailableError(f"{source}: NVRTC cannot compile it for {architecture}:\n{output}")
         return _text(program, "CUBIN" if architecture.startswith("sm_") else "PTX")
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))

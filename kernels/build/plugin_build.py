@@ -1,4 +1,4 @@
-"""Compiles the kernel plugin: which compiler, which headers, which flags, and the folder that keeps the result."""
+"""Compilation of the kernel plugin: compiler, headers, flags and cache folder."""
 
 import hashlib
 import importlib.metadata
@@ -15,13 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels.build.cache import PluginUnavailableError, is_as_built, keep, locked, private_cache_folder
+from kernels.build.cache import PluginUnavailableError, is_intact, locked, private_cache_folder, store_in_cache
 
 SOURCE_FOLDER = Path(__file__).resolve().parents[1]
-"""The package `kernels`: C++ and CUDA sources lie in `native/` and beside the Python functions of their ops."""
+"""The package `kernels`: C++ and CUDA sources are in `native/` and next to the Python functions of their ops."""
 LIBRARY_NAME = "libgraph_train_kernels.so"
 PACKAGED_FOLDER = SOURCE_FOLDER / "prebuilt"
-"""Where a wheel that was built with kernels carries them (`kernels/build/wheel_hook.py`)."""
+"""Folder of the compiled kernels in a wheel (`kernels/build/wheel_hook.py`)."""
 KEY_NAME = "key"
 _ONEFLOW = ("oneflow", "oneflow/__init__.py")
 _ONEDNN = ("onednn-cpu-gomp", "libdnnl.so.3")
@@ -42,31 +42,26 @@ _COMPILE_FLAGS = (
     "-DHALF_ENABLE_CPP11_USER_LITERALS=0",
     "-DHALF_ENABLE_F16C_INTRINSICS=0",
 )
-# GCC warns of its own AVX-512 header, and of vector arguments of functions that are always inlined.
+# GCC warns about its own AVX-512 header and about vector arguments of always-inlined functions.
 _VECTOR_FLAGS = ("-Wno-psabi", "-Wno-maybe-uninitialized")
 _VECTOR_SUFFIX = ".vec.cpp"
 _INSTRUCTION_SETS = {
-    "avx512": (
-        "-march=x86-64-v4",
-        "-mprefer-vector-width=512",
-        "-DGT_ISA=avx512",
-        *_VECTOR_FLAGS,
-    ),
+    "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512", "-DGT_ISA=avx512", *_VECTOR_FLAGS),
     "avx2": ("-march=x86-64-v3", "-DGT_ISA=avx2", *_VECTOR_FLAGS),
     "base": ("-DGT_ISA=base", *_VECTOR_FLAGS),
 }
 _LINK_FLAGS = ("-shared", "-fopenmp", "-Wl,--allow-shlib-undefined")
 _EMULATION_FLAGS = ("-DGT_EMULATED_CUDA", "-Wno-unknown-pragmas")
-"""Of the test build in which the CUDA kernels run on the CPU, see `native/cuda/emulation.h`."""
+"""Flags of the test build, in which CUDA kernels run on the CPU; see `native/cuda/emulation.h`."""
 _COMMON_HEADER = "native/common.h"
-_OLDEST_GCC = 12
-"""The first that compiles one function for x86-64-v4, x86-64-v3 and plain x86-64 (`target_clones`)."""
+_MIN_GCC_RELEASE = 12
+"""The first version that supports `target_clones` for x86-64-v4 and x86-64-v3."""
 _COMPILERS = ("g++", "c++", "g++-14", "g++-13", "g++-12")
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """Compiler, libraries and headers of a build; `compiler_version` is the first line that the compiler prints."""
+    """Compiler, libraries and headers of a build; `compiler_version` is the first line of `--version`."""
 
     compiler: Path
     compiler_version: str
@@ -77,15 +72,10 @@ class Toolchain:
     onednn_version: str
 
     def link_names(self) -> list[str]:
-        """Return arguments naming OneFlow's and oneDNN's shared objects; the wheels carry hashes in the file names."""
+        """Return linker arguments for OneFlow's and oneDNN's libraries; wheels have hashes in their file names."""
         libs = self.oneflow_folder.parent / "oneflow.libs"
         names = [
-            _single_match(libs, pattern)
-            for pattern in (
-                "liboneflow-*.so",
-                "libof_protoobj-*.so",
-                "libprotobuf-*.so*",
-            )
+            _find_library(libs, pattern) for pattern in ("liboneflow-*.so", "libof_protoobj-*.so", "libprotobuf-*.so*")
         ]
         folders = (libs, self.onednn_library.parent)
         return [f"-L{folder}" for folder in folders] + [f"-l:{name}" for name in (*names, self.onednn_library.name)]
@@ -93,25 +83,21 @@ class Toolchain:
     def include_flags(self) -> list[str]:
         """Return the include flags.
 
-        OneFlow's folder comes last: it also carries old glibc and oneDNN headers that must not win.
+        OneFlow's folder comes last, since it also contains old glibc and oneDNN headers.
         """
-        own = [
-            f"-I{SOURCE_FOLDER}",
-            f"-I{SOURCE_FOLDER / 'native' / 'shim'}",
-            f"-I{self.onednn_include}",
-        ]
+        own = [f"-I{SOURCE_FOLDER}", f"-I{SOURCE_FOLDER / 'native' / 'shim'}", f"-I{self.onednn_include}"]
         return [*own, "-idirafter", str(self.oneflow_folder / "include")]
 
 
 @dataclass(frozen=True)
 class BuiltPlugin:
-    """A library that is ready to load; `build_seconds` is 0 when it was found in the cache."""
+    """A library that is ready to load; `build_seconds` is 0 if it was cached."""
 
     path: Path
     build_seconds: float
 
 
-def _single_match(folder: Path, pattern: str) -> str:
+def _find_library(folder: Path, pattern: str) -> str:
     matches = sorted(folder.glob(pattern))
     if not matches:
         raise PluginUnavailableError(f"{folder}: no {pattern}; reinstall oneflow==0.9.0 from PyPI")
@@ -119,14 +105,14 @@ def _single_match(folder: Path, pattern: str) -> str:
 
 
 def _distribution_file(name: str, ending: str) -> tuple[Path, str]:
-    """Return the path of the file of an installed distribution whose path ends so, and the distribution's version."""
+    """Return the path of a distribution's file with this ending, and the distribution's version."""
     try:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         raise PluginUnavailableError(
             f"the package {name} is not installed; install it: pip install {name}==2023.2.0"
         ) from None
-    for file in _possible_files(distribution, ending):
+    for file in _candidate_files(distribution, ending):
         path = Path(str(distribution.locate_file(file))).resolve()
         if path.exists():
             return path, distribution.version
@@ -135,8 +121,8 @@ def _distribution_file(name: str, ending: str) -> tuple[Path, str]:
     )
 
 
-def _possible_files(distribution: importlib.metadata.Distribution, ending: str) -> Iterator[str]:
-    """Yield the path itself, then the listed files that end so: reading OneFlow's list takes a tenth of a second."""
+def _candidate_files(distribution: importlib.metadata.Distribution, ending: str) -> Iterator[str]:
+    """Yield the ending as a path, then matching listed files; reading OneFlow's file list takes 0.1 s."""
     yield ending
     yield from (str(file) for file in distribution.files or () if str(file).endswith(ending))
 
@@ -147,7 +133,7 @@ def onednn_library() -> Path:
 
 
 def find_compiler() -> Path:
-    """Return the C++ compiler: $CXX, else the first g++ on the path that is new enough."""
+    """Return the C++ compiler: $CXX, else the first recent g++ on the path."""
     wanted = os.environ.get("CXX")
     names = (wanted,) if wanted else _COMPILERS
     unfit = []
@@ -156,10 +142,11 @@ def find_compiler() -> Path:
         if found is None:
             continue
         version = _version_line(Path(found))
-        if (_gcc_release(version) or 0) >= _OLDEST_GCC:
+        if (_gcc_release(version) or 0) >= _MIN_GCC_RELEASE:
             return Path(found)
         unfit.append(f"{found} is {version!r}")
-    remedy = f"install g++ {_OLDEST_GCC} or newer (Debian/Ubuntu: apt-get install g++-{_OLDEST_GCC}) or set CXX to it"
+    release = _MIN_GCC_RELEASE
+    remedy = f"install g++ {release} or newer (Debian/Ubuntu: apt-get install g++-{release}) or set CXX to it"
     if unfit:
         raise PluginUnavailableError(f"no C++ compiler that compiles the kernels ({'; '.join(unfit)}); {remedy}")
     raise PluginUnavailableError(f"no C++ compiler (looked for {', '.join(names)}); {remedy}")
@@ -171,16 +158,16 @@ def _version_line(compiler: Path) -> str:
 
 
 def _gcc_release(version: str) -> int | None:
-    """Return the major version in GCC's line "name (package) 12.2.0 ..."; None of another compiler.
+    """Return the major version from GCC's line "name (package) 12.2.0 ..."; None for other compilers.
 
-    Clang has an OpenMP library of its own, and a process with that beside oneDNN's of GCC was never tried.
+    Clang has its own OpenMP library, which was never tested together with GCC's, used by oneDNN.
     """
     found = re.match(r"[^()]*\(.*?\) (\d+)\.", version)
     return int(found[1]) if found and "clang" not in version else None
 
 
 def find_toolchain() -> Toolchain:
-    """Find compiler and libraries; raise PluginUnavailableError naming the first that is missing."""
+    """Find compiler and libraries; raise PluginUnavailableError if any is missing."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise PluginUnavailableError(
             f"the plugin is for Linux on x86-64, this is {platform.system()} on {platform.machine()}; use --kernels off"
@@ -206,17 +193,17 @@ def source_files() -> list[Path]:
 
 
 def plugin_key(toolchain: Toolchain, *, emulated_cuda: bool = False) -> str:
-    """Return the hash of all that decides the library's bytes: sources, flags, and the versions it is bound to."""
+    """Return the cache key of the library: a hash of sources, flags and versions."""
     return _hash_with_sources(*plugin_key_parts(toolchain), *(_EMULATION_FLAGS if emulated_cuda else ()))
 
 
 def plugin_key_parts(toolchain: Toolchain) -> tuple[str, ...]:
-    """Return the versions that everything compiled is bound to."""
+    """Return the versions that compiled code depends on."""
     return toolchain.compiler_version, toolchain.oneflow_version, toolchain.onednn_version
 
 
 def packaged_key() -> str:
-    """Return the hash that a wheel's library must carry: as `plugin_key`, but any compiler will do."""
+    """Return the key of a wheel's library: as `plugin_key`, but for any compiler."""
     return _hash_with_sources(_distribution_file(*_ONEFLOW)[1], _distribution_file(*_ONEDNN)[1])
 
 
@@ -230,12 +217,12 @@ def _hash_with_sources(*versions: str) -> str:
 
 
 def ensure_built(*, emulated_cuda: bool = False) -> BuiltPlugin:
-    """Return the library for these sources and this machine: the wheel's, or the cache's, or compiled now.
+    """Return the library for these sources: from the wheel, from the cache, or compiled now.
 
-    Safe when several processes start at once: one compiles, the others wait and find the result.
+    Safe for concurrent processes: one compiles, the others wait.
 
     Args:
-        emulated_cuda: the test build in which the CUDA kernels run on the CPU; never the wheel's.
+        emulated_cuda: the test build, in which CUDA kernels run on the CPU; never from the wheel.
 
     Raises:
         PluginUnavailableError: no compiler, missing packages, an unsafe cache folder, or errors in the compilation.
@@ -249,7 +236,7 @@ def ensure_built(*, emulated_cuda: bool = False) -> BuiltPlugin:
     library = folder / LIBRARY_NAME
     build_seconds = 0.0
     with locked(folder / "lock"):
-        if not is_as_built(library):
+        if not is_intact(library):
             if library.exists():
                 text = "is not the library that was compiled here, or its digest is missing; it is compiled anew"
                 print(f"graph-train: {library}: {text}", file=sys.stderr, flush=True)
@@ -258,9 +245,9 @@ def ensure_built(*, emulated_cuda: bool = False) -> BuiltPlugin:
 
 
 def packaged_library() -> Path | None:
-    """Return the wheel's library, if it belongs to these sources and to the installed OneFlow and oneDNN.
+    """Return the wheel's library if it matches these sources and the installed OneFlow and oneDNN.
 
-    It is trusted as the Python code beside it is: who may write the one may write the other.
+    It is trusted like the Python code next to it.
     """
     library, key = PACKAGED_FOLDER / LIBRARY_NAME, PACKAGED_FOLDER / KEY_NAME
     if not (library.is_file() and key.is_file()):
@@ -270,16 +257,11 @@ def packaged_library() -> Path | None:
 
 def _build(toolchain: Toolchain, folder: Path, library: Path, emulated_cuda: bool) -> float:
     start = time.monotonic()
-    print(
-        "graph-train: compiling the CPU kernels (once, up to a minute) ...",
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )
+    print("graph-train: compiling the CPU kernels (once, up to a minute) ...", end="", file=sys.stderr, flush=True)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
             finished = compile_sources(toolchain, Path(scratch), folder / "build.log", emulated_cuda=emulated_cuda)
-            keep(finished, library)
+            store_in_cache(finished, library)
     except BaseException:
         print(" failed", file=sys.stderr, flush=True)
         raise
@@ -289,39 +271,39 @@ def _build(toolchain: Toolchain, folder: Path, library: Path, emulated_cuda: boo
 
 
 def compile_sources(toolchain: Toolchain, scratch: Path, log: Path, *, emulated_cuda: bool = False) -> Path:
-    """Compile every C++ file beside one another and link them; return the library inside `scratch`.
+    """Compile all C++ files in parallel and link them; return the library inside `scratch`.
 
-    `log` gets the commands that failed, with what the compiler said to each.
+    Failed commands are written to `log` with the compiler's output.
     """
     log.unlink(missing_ok=True)
     flags = [str(toolchain.compiler), *_COMPILE_FLAGS, *toolchain.include_flags()]
     flags += _EMULATION_FLAGS if emulated_cuda else ()
     jobs = _compile_jobs(emulated_cuda)
-    kept = {job: _cached_object(job, flags, plugin_key_parts(toolchain)) for job in jobs}
-    missing = [job for job in jobs if not is_as_built(kept[job])]
+    cached = {job: _cached_object(job, flags, plugin_key_parts(toolchain)) for job in jobs}
+    missing = [job for job in jobs if not is_intact(cached[job])]
     dependent = [job for job in missing if job.needs_oneflow]
     (scratch / _COMMON_HEADER).parent.mkdir()
 
     def compile_and_keep(job: _CompileJob) -> None:
         _run(job.command(flags), scratch, log)
-        keep(scratch / job.target, kept[job])
+        store_in_cache(scratch / job.target, cached[job])
 
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
         independent = [pool.submit(compile_and_keep, job) for job in missing if not job.needs_oneflow]
         if dependent:
-            # OneFlow's headers take most of every file's time: they are compiled once and found by name in the scratch
-            # folder, beside the files that do without them.
+            # OneFlow's headers dominate compile time: precompile them in the scratch folder, in parallel with files
+            # that do not include them.
             source, target = str(SOURCE_FOLDER / _COMMON_HEADER), f"{_COMMON_HEADER}.gch"
             _run([*flags, "-x", "c++-header", source, "-o", target], scratch, log)
         for done in [*independent, *(pool.submit(compile_and_keep, job) for job in dependent)]:
             done.result()
-    link = [str(toolchain.compiler), *(str(kept[job]) for job in jobs), "-o", LIBRARY_NAME]
+    link = [str(toolchain.compiler), *(str(cached[job]) for job in jobs), "-o", LIBRARY_NAME]
     _run([*link, *toolchain.link_names(), *_LINK_FLAGS], scratch, log)
     return scratch / LIBRARY_NAME
 
 
 def _cached_object(job: "_CompileJob", flags: Sequence[str], versions: Sequence[str]) -> Path:
-    """Return the cache file of a compilation, named by all that it depends on: a change compiles few files."""
+    """Return the cache file of an object, whose name is a hash of everything it depends on."""
     digest = hashlib.sha256("\0".join((*job.command(flags), *versions)).encode())
     for path in included_files(job.source):
         digest.update(path.read_bytes() + b"\0")
@@ -329,7 +311,7 @@ def _cached_object(job: "_CompileJob", flags: Sequence[str], versions: Sequence[
 
 
 def included_files(source: Path) -> list[Path]:
-    """Return the file and all files of ours that it includes, directly or not, and those that are included for it."""
+    """Return the file and all of our files that it includes, directly, indirectly or by compiler flags."""
     found: dict[Path, None] = {}
     waiting = [source, *([SOURCE_FOLDER / _COMMON_HEADER] if source.suffix == ".cpp" else ())]
     while waiting:
@@ -345,7 +327,7 @@ def included_files(source: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class _CompileJob:
-    """One call of the compiler."""
+    """A compiler invocation."""
 
     source: Path
     flags: tuple[str, ...]
@@ -357,7 +339,7 @@ class _CompileJob:
 
 
 def _compile_jobs(emulated_cuda: bool) -> list[_CompileJob]:
-    """Return the files to compile; `*.vec.cpp` once per instruction set, `*.cu` where CUDA is emulated."""
+    """Return the compiler invocations: `*.vec.cpp` once per instruction set, `*.cu` if CUDA is emulated."""
     jobs: list[_CompileJob] = []
     for path in source_files():
         name = ".".join(path.relative_to(SOURCE_FOLDER).parts)
@@ -373,13 +355,10 @@ def _compile_jobs(emulated_cuda: bool) -> list[_CompileJob]:
 def _run(command: Sequence[str], scratch: Path, log: Path) -> None:
     result = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        # One write: of commands that run beside one another several may fail.
+        # A single write, since several parallel commands may fail.
         with log.open("a") as handle:
             handle.write(" ".join(command) + "\n" + result.stdout + result.stderr + "\n")
-        first = next(
-            (line for line in result.stderr.splitlines() if "error" in line),
-            f"exit code {result.returncode}",
-        )
+        first = next((line for line in result.stderr.splitlines() if "error" in line), f"exit code {result.returncode}")
         raise PluginUnavailableError(
             f"compiling the CPU kernels failed ({first.strip()}); the compiler's output is in {log}"
         )

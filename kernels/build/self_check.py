@@ -1,8 +1,8 @@
-"""Whether what the plugin changes in OneFlow works, tried once for each library that was compiled here.
+"""Self-check of the plugin's changes to OneFlow, run once for each compiled library.
 
-The plugin puts functions of its own in places that OneFlow keeps to itself: the list of kernels of each op, and the
-planner of a graph's memory. Another build of OneFlow could differ there without a word. So a process of its own, which
-may crash, runs an op before and after the plugin is loaded, and a small graph; the finding is kept beside the library.
+The plugin replaces internals of OneFlow: the kernel registry of each op and the memory planner of graphs. Another build
+    of OneFlow could differ there. A child process, which may crash, therefore runs an op before and after the plugin is
+    loaded, and a small graph; the result is stored next to the library.
 """
 
 import os
@@ -13,17 +13,17 @@ from pathlib import Path
 from kernels.host.files import write_atomically
 
 GOOD = "good"
-FINDING_NAME = "self-check"
+RESULT_NAME = "self-check"
 _TIMEOUT_SECONDS = 120
 _PROGRAM = "from kernels.build.self_check import main; import sys; main(sys.argv[1])"
 
 
 def finding(library: Path) -> str:
-    """Return `GOOD`, or one line on what the plugin does wrong with this OneFlow; takes seconds the first time.
+    """Return `GOOD`, or one line about the failure; takes seconds the first time.
 
-    A library in a folder of somebody else's, such as that of a wheel, was tried by whoever built it.
+    A library in a folder that this user cannot write, such as a wheel's, is not checked.
     """
-    note = library.with_name(FINDING_NAME)
+    note = library.with_name(RESULT_NAME)
     if not note.exists():
         if not os.access(library.parent, os.W_OK) or library.parent.stat().st_uid != os.geteuid():
             return GOOD
@@ -35,9 +35,9 @@ def finding(library: Path) -> str:
 
 
 def _probe(library: Path) -> str:
-    """Run the check in its own process and return its finding."""
+    """Run the check in a child process and return its result."""
     package = str(Path(__file__).resolve().parents[2])
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_A_JOB}
+    environment = {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
     try:
         done = subprocess.run(
             [sys.executable, "-c", _PROGRAM, str(library)],
@@ -55,16 +55,16 @@ def _probe(library: Path) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-_OF_A_JOB = frozenset({"MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE"})
-"""The check is no rank of the job that starts it."""
+_RANK_VARIABLES = frozenset({"MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE"})
+"""Removed, since the child process is not a rank of the job."""
 
 
 def main(library: str) -> None:
-    """Print the finding; runs in its own process."""
+    """Run the check and print the result; runs in a child process."""
     from kernels.runtime import flow
 
     values = flow.tensor([[-3.0, -0.5, 0.0, 0.25, 2.0, 7.0]] * 64)
-    before = flow.nn.functional.silu(values).numpy()  # OneFlow has chosen its kernel now
+    before = flow.nn.functional.silu(values).numpy()  # OneFlow caches its kernel here
     from kernels import plugin
 
     try:
@@ -109,4 +109,4 @@ def _graph_finding(values: object) -> str:
 SHARES_NOTHING = (
     "tensors of a graph do not share memory with this build of OneFlow; graphs take about three times as much"
 )
-"""Results are right, so the plugin is used all the same."""
+"""Results are correct, so the plugin is used nevertheless."""

@@ -1,10 +1,10 @@
-"""Puts the compiled kernels into a wheel, where GRAPH_TRAIN_WHEEL_KERNELS=1 asks for it:
+"""Adds the compiled kernels to a wheel if GRAPH_TRAIN_WHEEL_KERNELS=1:
 
     GRAPH_TRAIN_WHEEL_KERNELS=1 uv build --wheel --no-build-isolation
 
 Without isolation, because the kernels are compiled against the OneFlow and oneDNN of the environment. Such a wheel
-needs no compiler where it is installed; one without kernels compiles them at the first run. Beside the library it holds
-the CUDA kernels for every generation of GPUs, for which none is needed.
+needs no compiler where it is installed; other wheels compile the kernels in the first run. It also contains the CUDA
+kernels for all GPU architectures, which are compiled without a GPU.
 """
 
 import os
@@ -21,10 +21,10 @@ _SHOWN_OF_LOG = 4000
 
 
 class KernelBuildHook(BuildHookInterface):
-    """Hatchling finds it by being the only hook in the file that `pyproject.toml` names."""
+    """Build hook found by Hatchling as the only one in the file named in `pyproject.toml`."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile and add the library and the CUDA kernels; leave an editable install alone."""
+        """Compile the library and the CUDA kernels and add them to the wheel, except for editable installs."""
         if os.environ.get(SWITCH, "0") != "1" or version == "editable":
             return
         sys.path.insert(0, self.root)
@@ -39,7 +39,7 @@ class KernelBuildHook(BuildHookInterface):
         except build.PluginUnavailableError as error:
             if not log.exists():
                 raise
-            # The log that the message names is gone with its folder when this process ends.
+            # The log is deleted with its temporary folder.
             raise RuntimeError(f"{error}; its end is:\n{log.read_text()[-_SHOWN_OF_LOG:]}") from error
         (folder / build.KEY_NAME).write_text(build.packaged_key())
         archives = []
@@ -53,7 +53,7 @@ class KernelBuildHook(BuildHookInterface):
         build_data["pure_python"] = False
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Remove what was compiled, once the wheel is written."""
+        """Remove the compiled files after the wheel is written."""
         scratch = getattr(self, "_scratch", None)
         if scratch is not None:
             scratch.cleanup()

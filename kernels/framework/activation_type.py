@@ -1,4 +1,4 @@
-"""The data types that activations may have."""
+"""Data types of activations."""
 
 from enum import IntEnum
 from typing import Any
@@ -7,7 +7,7 @@ from kernels.runtime import flow
 
 
 class ActivationType(IntEnum):
-    """A data type of activations; the number is what our ops are told."""
+    """A data type of activations; our ops take its number as an attribute."""
 
     FLOAT32 = 0
     BFLOAT16 = 1
@@ -23,7 +23,7 @@ class ActivationType(IntEnum):
         """Return the type of a tensor's `dtype`.
 
         Raises:
-            ValueError: a data type that activations never have.
+            ValueError: not a data type of activations.
         """
         for kind in cls:
             if kind.dtype == dtype:

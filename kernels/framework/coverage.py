@@ -1,4 +1,4 @@
-"""Which ops of a compiled graph have a CUDA kernel of ours: OneFlow 0.9 has code for GPUs from 6.0 to 8.9 only."""
+"""Which ops of a graph have a plugin CUDA kernel, as OneFlow 0.9 supports compute capability 6.0 to 8.9 only."""
 
 import ctypes
 from collections import Counter
@@ -16,38 +16,38 @@ _HOST_OPS = "System-Train-"
 
 
 def job_ops(job: Any) -> dict[str, int]:
-    """Count the ops of OneFlow's description of a graph, less what OneFlow keeps on the host."""
-    return dict(Counter(op_kind(op) for op in job.net.op if runs_on_the_device(op)))
+    """Count the ops of a compiled graph's job, without those that OneFlow runs on the host."""
+    return dict(Counter(op_type(op) for op in job.net.op if runs_on_device(op)))
 
 
-def op_kind(op: Any) -> str:
-    """Return the type of an op of a graph; OneFlow's own kinds end in `_conf`."""
+def op_type(op: Any) -> str:
+    """Return the op type of a graph's op; OneFlow's system ops end in `_conf`."""
     kind: str = op.WhichOneof("op_type")
     return str(op.user_conf.op_type_name) if kind == "user_conf" else kind
 
 
-def runs_on_the_device(op: Any) -> bool:
-    """Return whether an op of a graph is not one that OneFlow keeps on the host."""
+def runs_on_device(op: Any) -> bool:
+    """Return whether an op of a graph runs on the device rather than on the host."""
     return not op.name.startswith(_HOST_OPS)
 
 
 def covered_ops() -> frozenset[str]:
-    """Return the ops with a CUDA kernel of the plugin that is loaded."""
+    """Return the ops with a CUDA kernel in the loaded plugin."""
     return frozenset(plugin_lines("graph_train_cuda_ops"))
 
 
-def needs_no_code(op: str) -> bool:
-    """Whether an op is a copy, or one of OneFlow's own kinds, whose names end in `_conf`: variables, inputs, order."""
+def is_copy_or_system_op(op: str) -> bool:
+    """Return whether an op is a copy or a OneFlow system op, such as a variable or an input."""
     return op in COPIES or op.endswith("_conf")
 
 
 def uncovered_ops(ops: Iterable[str], covered: Iterable[str]) -> list[str]:
-    """Return the ops that neither the plugin nor a copy computes: on a GPU that OneFlow has no code for they fail."""
-    return sorted(op for op in ops if not needs_no_code(op) and op not in covered)
+    """Return the ops that need a CUDA kernel of OneFlow, and thus fail on GPUs that it does not support."""
+    return sorted(op for op in ops if not is_copy_or_system_op(op) and op not in covered)
 
 
 def plugin_lines(function: str) -> list[str]:
-    """Return the lines of text that a function of the plugin gives."""
+    """Return the lines of text returned by a plugin function."""
     ask = getattr(plugin_library(), function)
     ask.restype = ctypes.c_char_p
     return list(ask().decode().splitlines())

@@ -1,4 +1,4 @@
-"""Calling the plugin's own ops, eagerly and inside `nn.Graph.build`: any number of inputs and outputs."""
+"""Calls of plugin ops with any number of inputs and outputs, eagerly and inside `nn.Graph.build`."""
 
 import ctypes
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _VALUE_OFFSET = 16
 
 @cache
 def build_op(name: str, inputs: tuple[tuple[str, int], ...], outputs: int = 1) -> Op:
-    """Return the op `name` with its (input name, number of tensors) pairs and so many outputs, all named "out"."""
+    """Return the op `name`, with (name, number of tensors) of each input and `outputs` outputs named "out"."""
     builder = flow.stateful_op(name)
     for input_name, count in inputs:
         builder = builder.Input(input_name, count)
@@ -29,7 +29,7 @@ def op_of(name: str, *inputs: str, outputs: int = 1) -> Op:
 
 
 def call(op: Op, tensors: Sequence[Tensor], *, integers: Sequence[int] = (), floats: Sequence[float] = ()) -> Tensor:
-    """Run an op with one output; arguments as of `call_many`."""
+    """Run an op with one output; arguments as for `call_many`."""
     return call_many(op, tensors, integers=integers, floats=floats)[0]
 
 
@@ -40,12 +40,12 @@ def call_many(
 
     Args:
         op: from `build_op`.
-        tensors: of all inputs, in the order of `build_op`.
-        integers, floats: the op's attributes (int64, float32); what they mean is up to the op.
+        tensors: tensors of all inputs, in the order of `build_op`.
+        integers, floats: the op's attributes (int64, float32).
     Returns:
         All outputs.
     Raises:
-        RuntimeError: shapes or data types that the op refuses.
+        RuntimeError: shapes or data types that the op rejects.
         ValueError: the plugin is not loaded.
     """
     inputs, outputs = (flow._oneflow_internal.TensorTuple(given) for given in (list(tensors), []))

@@ -1,7 +1,7 @@
-"""Sharding hints: keep what belongs to images on the rank that has them.
+"""Sharding hints that keep per-image data on the rank of the image.
 
-OneFlow chooses for every op whether its inputs stay split or are gathered, and would gather small ones. These functions
-say where they must stay split; local tensors pass through unchanged.
+OneFlow decides for every op whether its inputs stay sharded or are gathered, and would gather small ones. These
+functions enforce sharding; local tensors are returned unchanged.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from kernels.runtime import Tensor, flow
 
 
 def local_shard(x: Tensor) -> Tensor:
-    """Return this rank's shard of a tensor as a local tensor that shares its memory; of a replicated one all of it."""
+    """Return this rank's shard of a tensor (all of a replicated one) as a local tensor that shares its memory."""
     return x.to_local() if x.is_global else x
 
 
@@ -22,14 +22,14 @@ def sharded_by_batch(x: Tensor) -> Tensor:
 
 
 def replicated(x: Tensor) -> Tensor:
-    """Return a sum over images replicated on every rank, and so its gradient; one transfer each way."""
+    """All-reduce a sum over images, and its gradient."""
     if not x.is_global:
         return x
     return x.to_global(placement=x.placement, sbp=flow.sbp.broadcast, grad_sbp=flow.sbp.broadcast)
 
 
 def expand_sharded(constant: Tensor, *shape: int) -> Tensor:
-    """Expand a constant (1, …) to (B, …), sharded by image: each rank makes only its own shard."""
+    """Expand a constant (1, …) to (B, …), sharded by image; each rank creates only its own shard."""
     return sharded_by_batch(constant.expand(*shape))
 
 

@@ -1,6 +1,7 @@
-"""Memory of compiled graphs: what their tensors take on a CPU, and what is kept of their description.
+"""Memory of compiled graphs: sharing between tensors on the CPU, and freeing of compile-time data.
 
-OneFlow lets the tensors of a graph share memory on CUDA only. On the CPU the plugin does (`native/graph_memory.cpp`).
+OneFlow reuses memory between the tensors of a graph on CUDA only; the plugin does so on the CPU
+(`native/graph_memory.cpp`).
 """
 
 import ctypes
@@ -13,12 +14,12 @@ from kernels.runtime import Tensor, flow
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes of the last graph that was compiled on the CPU, over all its processes; variables are in none of them.
+    """Memory in bytes of the last graph compiled on the CPU, over all ranks, without variables.
 
     Attributes:
-        separate: what its tensors would take with memory of their own, as OneFlow plans it.
-        shared: what they take.
-        peak: what is in use at once, at most: the least that any plan for that order of execution can take.
+        separate: without sharing, as planned by OneFlow.
+        shared: with sharing.
+        peak: maximum in use at any time, a lower bound of any plan for this order of execution.
     """
 
     separate: int
@@ -27,12 +28,12 @@ class MemoryPlan:
 
 
 def share_graph_memory(*, enabled: bool) -> bool:
-    """Set whether tensors of CPU graphs compiled from now on reuse the memory of those no longer read.
+    """Enable or disable memory sharing in CPU graphs compiled from now on.
 
-    They do from the moment the plugin is loaded; results are the same bits either way.
+    It is enabled when the plugin is loaded; results are bitwise the same.
 
     Returns:
-        False where this build of OneFlow cannot be told to: each tensor has memory of its own then.
+        False if this build of OneFlow does not support it; every tensor then has its own memory.
 
     Raises:
         ValueError: the plugin is not loaded.
@@ -43,7 +44,7 @@ def share_graph_memory(*, enabled: bool) -> bool:
 def last_memory_plan() -> MemoryPlan:
     """Return the memory of the last graph planned in this process.
 
-    It is zeros if nothing was shared, and on ranks other than 0, which get their plan from rank 0.
+    All values are 0 if nothing was shared, and on ranks other than 0, which receive their plan from rank 0.
 
     Raises:
         ValueError: the plugin is not loaded.
@@ -54,12 +55,12 @@ def last_memory_plan() -> MemoryPlan:
 
 
 def compile_graph(graph: Any, *inputs: Tensor) -> None:
-    """Compile an `nn.Graph` for inputs of these shapes, as its first call would, and free what only compiling needs.
+    """Compile an `nn.Graph` for inputs of these shapes, as its first call would, and free compile-time memory.
 
-    `nn.Graph` keeps three descriptions of itself to print them, the compiler its records (with the plugin they go too).
+    `nn.Graph` keeps three descriptions of itself for printing, and the compiler its records (freed by the plugin).
 
     Raises:
-        ValueError: state of the graph's own was loaded (`Graph.load_state_dict`); modules are to be loaded themselves.
+        ValueError: state was loaded by `Graph.load_state_dict`; load the modules instead.
     """
     if graph._additional_variable_tobe_loaded:
         names = ", ".join(graph._additional_variable_tobe_loaded)

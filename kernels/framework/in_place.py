@@ -1,8 +1,8 @@
-"""Changing a tensor in place, also a parameter or buffer inside `nn.Graph.build`.
+"""In-place changes of tensors, including parameters and buffers inside `nn.Graph.build`.
 
-There an in-place method (`tensor.sub_`) changes a tensor of the graph that nobody writes back. Ops that declare an
-input mutable do write back, and OneFlow has two that compute just what is needed here. The new value is seen from the
-graph's next call on: whatever else reads the tensor in the same call gets its value from before.
+In a graph an in-place method (`tensor.sub_`) changes a temporary tensor that is not written back. Ops with mutable
+inputs do write back, and OneFlow has two suitable ones. The new value is visible from the graph's next call; other ops
+in the same call read the old value.
 """
 
 from functools import cache

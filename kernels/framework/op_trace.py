@@ -1,4 +1,4 @@
-"""Which ops a process executes, whose kernels compute them, and how long each takes; off until `trace_ops`."""
+"""Tracing of executed ops: kernel owner and time of each; off until `trace_ops` is called."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ from kernels.runtime import flow
 
 @dataclass(frozen=True)
 class ExecutedOp:
-    """All calls of one op of a graph, or of one that is called eagerly.
+    """All calls of an op in a graph or of an eager op.
 
     Attributes:
-        kind: the op's type, such as graph_train_convolution.
-        owner: whose kernel computes it, "OneFlow" or "plugin".
-        name: OneFlow's name of the op, in a graph unique.
-        calls: how often it was executed.
-        nanoseconds: of all calls together; on CUDA of starting it, which does not wait for its end.
-        first_start: of the first call, as `time.perf_counter_ns`.
-        last_end: of the last call.
+        kind: op type, such as graph_train_convolution.
+        owner: owner of the kernel, "OneFlow" or "plugin".
+        name: OneFlow's name of the op, unique within a graph.
+        calls: number of calls.
+        nanoseconds: total time of all calls; on CUDA only that of launching.
+        first_start: start of the first call, on the clock of `time.perf_counter_ns`.
+        last_end: end of the last call.
     """
 
     kind: str
@@ -39,13 +39,13 @@ def trace_ops() -> None:
 
 
 def executed_ops() -> list[ExecutedOp]:
-    """Return the ops that were executed since the last `forget_executed_ops`, eagerly or in graphs that have ended."""
+    """Return the ops executed since the last `forget_executed_ops`, eagerly or in finished graphs."""
     flow._oneflow_internal.eager.Sync()
     rows = (line.split("\t") for line in plugin_lines("graph_train_executed_ops"))
     return [ExecutedOp(kind, owner, name, *map(int, numbers)) for kind, owner, name, *numbers in rows]
 
 
 def forget_executed_ops() -> None:
-    """Forget what was executed so far."""
+    """Clear the record of executed ops."""
     flow._oneflow_internal.eager.Sync()
     plugin_library().graph_train_forget_executed_ops()

@@ -1,4 +1,4 @@
-"""The CUDA devices of this machine as the driver counts them, without any of CUDA's runtime."""
+"""The CUDA devices of this machine, queried by the driver API without the CUDA runtime."""
 
 import ctypes
 from functools import cache
@@ -10,10 +10,7 @@ _MAJOR, _MINOR = 75, 76
 
 @cache
 def compute_capabilities() -> tuple[tuple[int, int], ...]:
-    """Return (major, minor) of each device, in the order of their ordinals.
-
-    The list is empty where there is no driver or no device.
-    """
+    """Return (major, minor) of each device by ordinal; empty without driver or devices."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:

@@ -1,4 +1,4 @@
-"""How the optional packages of an extra are installed here: in a checkout by uv, elsewhere under their own names."""
+"""How to install the packages of an extra: with uv in a checkout, otherwise by their own names."""
 
 import re
 import shlex
@@ -16,8 +16,7 @@ def install_command(extra: str) -> str:
 
 
 def extra_requirements(extra: str) -> list[str]:
-    """Return the requirements of an extra without their markers, such as `onnx==1.17.0`; none where this package is not
-    installed."""
+    """Return the requirements of an extra without markers, such as `onnx==1.17.0`; empty if not installed."""
     marked = re.compile(rf"""\bextra\s*==\s*["']{re.escape(extra)}["']""")
     try:
         needs = requires("graph-train") or []

@@ -1,4 +1,4 @@
-"""Files written as a whole (temporary name, fsync, rename, fsync of the folder), and read only if they are regular."""
+"""Atomic writing of files (temporary name, fsync, rename, fsync of the folder), and reading of regular files only."""
 
 import errno
 import os
@@ -14,17 +14,17 @@ from pathlib import Path
 
 _MARK = ".tmp"
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(_MARK)}(\..*)?")
-_LONGEST_STEM = 40
+_MAX_STEM_LENGTH = 40
 """Of a temporary name, which may be no longer than 255 bytes: 4 each for a character, and the rest."""
 _MAX_LINKS = 40
 """As the kernel follows."""
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace a file as a whole: a reader, or a crash at any moment, finds the old content or the new one.
+    """Replace a file atomically: readers and crashes see either the old or the new content.
 
     Raises:
-        OSError: the folder cannot be written or the disk is full; the old file is untouched.
+        OSError: the folder cannot be written or the disk is full; the old file is unchanged.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -32,24 +32,24 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def replacing(path: Path, *, keep: int = 0, lasting: bool = True) -> Iterator[Path]:
-    """Give a temporary file beside `path`, with the same suffix, that takes the place of `path` when all went well.
+    """Yield a temporary file with the same suffix that replaces `path` if the block succeeds.
 
-    A pipe or device at `path` stays: the content is written into it.
+    If `path` is a pipe or device, the content is written into it.
 
     Args:
-        path: in a folder that exists.
-        keep: how many generations stay: `path`, then `older(path, 1)`, … `older(path, keep - 1)`, and none that is
-            older; 0 for a file without generations, whose neighbours are the user's.
-        lasting: False spares a sync of the folder; after a power cut the name may stand for the older file, or none.
+        path: target in an existing folder.
+        keep: number of generations to keep: `path`, `older(path, 1)`, … `older(path, keep - 1)`; 0 disables generations
+            and leaves similarly named files alone.
+        lasting: False skips the sync of the folder; after a power failure the name may refer to the older file or none.
     Raises:
-        OSError: as the writing raises it, naming `path`; all older files are untouched.
+        OSError: from writing, with the name `path`; older files are unchanged.
     """
     try:
         if is_stream(path):
             with _staged_file(path) as temporary:
                 yield temporary
             return
-        temporary = path.with_name(f".{path.stem[:_LONGEST_STEM]}.{secrets.token_hex(4)}{_MARK}{path.suffix}")
+        temporary = path.with_name(f".{path.stem[:_MAX_STEM_LENGTH]}.{secrets.token_hex(4)}{_MARK}{path.suffix}")
         temporary.touch(exist_ok=False)  # with the rights that any new file of this user gets
         try:
             yield temporary
@@ -67,7 +67,7 @@ def replacing(path: Path, *, keep: int = 0, lasting: bool = True) -> Iterator[Pa
 
 
 def is_stream(path: Path) -> bool:
-    """Return whether what is there can only be written into: a pipe, a device, or an open file such as /dev/stdout."""
+    """Return whether a path must be written in place: a pipe, a device, or an open file such as /dev/stdout."""
     place = _open_file(path)
     if place is not None:
         return True
@@ -79,12 +79,12 @@ def is_stream(path: Path) -> bool:
 
 
 def followed(path: Path) -> Path:
-    """Return the file that a user's path stands for: what a link leads to; streams keep their names."""
+    """Resolve symbolic links of a user's path, except for streams."""
     return path if is_stream(path) else Path(os.path.realpath(path))
 
 
 def _open_file(path: Path) -> Path | None:
-    """Return the kernel's link to a file that some process has open, if `path` is one or leads to one."""
+    """Return the /proc link of an open file if `path` is or leads to one."""
     for _ in range(_MAX_LINKS):
         if not os.path.islink(path):
             return None
@@ -97,7 +97,7 @@ def _open_file(path: Path) -> Path | None:
 
 @contextmanager
 def _staged_file(path: Path) -> Iterator[Path]:
-    """Do as `replacing`, for a stream: the temporary file lies elsewhere and is copied into it at the end."""
+    """Yield a temporary file that is copied into the stream at the end."""
     descriptor = _stream(path)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -113,10 +113,10 @@ def _staged_file(path: Path) -> Iterator[Path]:
 
 
 def _stream(path: Path) -> int:
-    """Open a stream for writing; never wait for a reader."""
+    """Open a stream for writing without waiting for a reader."""
     place = _open_file(path)
     if place is not None and place.parent == Path(os.path.realpath("/proc/self/fd")):
-        return os.dup(int(place.name))  # goes on where that descriptor has come to
+        return os.dup(int(place.name))  # continues at that descriptor's position
     if stat.S_ISBLK(os.stat(path).st_mode):
         raise OSError(errno.ENOTSUP, "a disk, not a file; nothing is written into it")
     try:
@@ -130,12 +130,12 @@ def _stream(path: Path) -> int:
 
 
 def older(path: Path, generation: int) -> Path:
-    """Return the file that `path` was `generation` replacements ago."""
+    """Return the path of an older generation of a file."""
     return path.with_name(f"{path.stem}.{generation}{path.suffix}")
 
 
 def _shift(path: Path, keep: int) -> None:
-    """Make every kept generation one older; there is a complete file under the name of `path` all the time."""
+    """Rotate the generations; a complete file exists at `path` at all times."""
     for generation in range(keep - 1, 1, -1):
         if older(path, generation - 1).exists():
             os.replace(older(path, generation - 1), older(path, generation))
@@ -153,7 +153,7 @@ def _shift(path: Path, keep: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new, renamed and removed names of a folder survive a power cut."""
+    """Sync a folder, so that created, renamed and removed names survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -162,7 +162,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Delete the temporary files that a killed process left in a folder that nobody writes to; return their count."""
+    """Delete temporary files of killed processes in a folder not in use; return their count."""
     ours = (path for path in folder.glob(f".*{_MARK}*") if _TEMPORARY.fullmatch(path.name))
     found = [path for path in ours if path.is_file() and not path.is_symlink()]
     for path in found:
@@ -171,7 +171,7 @@ def remove_leftovers(folder: Path) -> int:
 
 
 class NotReadableError(ValueError):
-    """Error: not a regular file, or too large; the text says which."""
+    """Not a regular file, or too large."""
 
 
 def read_regular(path: Path | str, *, max_bytes: int) -> bytes:
@@ -189,7 +189,7 @@ def read_regular(path: Path | str, *, max_bytes: int) -> bytes:
         if status.st_size > max_bytes:
             raise NotReadableError(f"{status.st_size} bytes; at most {max_bytes} are read")
         content = os.read(descriptor, status.st_size + 1)
-        # Some file systems tell no size, or give less than was asked for; a file may also grow meanwhile.
+        # Some file systems report no size or return short reads, and a file may grow while it is read.
         if len(content) != status.st_size or not content:
             with open(descriptor, "rb", closefd=False) as file:
                 content += file.read()
@@ -199,7 +199,7 @@ def read_regular(path: Path | str, *, max_bytes: int) -> bytes:
 
 
 def broken_link(file: Path) -> Path | None:
-    """Return the dangling link in place of a missing file or of a folder above it, if any."""
+    """Return the dangling symbolic link at a missing file or one of its parents, if any."""
     for path in (file, *file.parents):
         if os.path.islink(path):
             return path

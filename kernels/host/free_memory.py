@@ -1,4 +1,4 @@
-"""How much host memory this process may still take, by the machine and by the control groups it runs in."""
+"""Available host memory, limited by the machine and by control groups."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class _Hierarchy:
-    """The file names of one version of control groups."""
+    """File names of a version of control groups."""
 
     mounted: str
     limit: str
@@ -21,10 +21,10 @@ _V2 = _Hierarchy("", "memory.max", "memory.current", "inactive_file")
 
 
 def free_memory(*, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes this process may still take: MemAvailable, or less in a limited control group.
+    """Return the bytes available to this process: MemAvailable, or less in a limited control group.
 
     Args:
-        proc, groups: where the kernel shows processes and control groups (both versions).
+        proc, groups: mount points of procfs and of control groups (both versions).
     """
     fields = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024
@@ -32,7 +32,7 @@ def free_memory(*, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgro
 
 
 def _cgroup_headroom(membership: Path, groups: Path) -> Iterator[int]:
-    """Yield what is left in each limited group from this process's own up to the root; always at least one number."""
+    """Yield the headroom of each control group from the process's own to the root; at least one value."""
     yield 1 << 62
     lines = membership.read_text().splitlines() if membership.exists() else ["0::/", "1:memory:/"]
     for line in lines:
@@ -41,7 +41,7 @@ def _cgroup_headroom(membership: Path, groups: Path) -> Iterator[int]:
             continue
         kind = _V1 if controllers else _V2
         top = groups / kind.mounted
-        # Within a container the path may be that of the host, and the container's own group lies at the top.
+        # In a container the path may be that of the host, with the container's own group at the root.
         own = top / path.lstrip("/")
         for folder in {top, *(parent for parent in (own, *own.parents) if parent.is_relative_to(top))}:
             yield from _hierarchy_headroom(folder, kind)

@@ -1,4 +1,4 @@
-"""Paths that a user gave: as printable text, with their home folder, and refused before a result is made."""
+"""User-supplied paths: printable text, home folder expansion, and validation of output files."""
 
 import os
 from pathlib import Path
@@ -7,21 +7,21 @@ from kernels.host.files import followed, is_stream
 
 
 def printable(path: Path | str) -> str:
-    """Return the path as one line of valid text: newlines, control characters and undecodable bytes become escapes."""
+    """Return the path as one line of text, with control characters and undecodable bytes escaped."""
     text = os.fsencode(path).decode("utf-8", errors="backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def missing(path: Path | str, kind: str) -> str:
-    """Return why a path is no readable file of a kind, such as "weight file": nothing is there, or something else."""
+    """Return why a path is not a file of a kind, such as "weight file": missing, or something else."""
     return "not a regular file" if os.path.exists(path) else f"no such {kind}"
 
 
 def with_home(path: Path | str) -> Path:
-    """Return the path with its leading `~` or `~name` replaced by that user's home folder.
+    """Expand a leading `~` or `~name` to the home folder.
 
     Raises:
-        ValueError: there is no such user, or no home folder is known.
+        ValueError: unknown user or home folder.
     """
     try:
         return Path(path).expanduser()
@@ -31,14 +31,14 @@ def with_home(path: Path | str) -> Path:
 
 
 def output_file(flag: str, name: str, *, makes_folder: bool = False) -> Path:
-    """Where the content for a flag such as `--json` goes: what a link leads to; pipes and devices are written into.
+    """Return the file to write for a flag such as `--json`, with links resolved; raise if it is not writable.
 
     Args:
-        flag: what the user calls it.
-        name: what the user gave.
-        makes_folder: the folder is made with the file.
+        flag: name of the flag, for messages.
+        name: the user's path.
+        makes_folder: whether a missing folder is created with the file.
     Raises:
-        ValueError: nothing can be written there; says why.
+        ValueError: not writable, with the reason.
     """
     path = Path(name)
     if not name or "\0" in name:

@@ -1,18 +1,39 @@
-"""Settings of the process that OneFlow computes in; importing this module or `kernels.runtime` sets none of them."""
+"""Process settings for OneFlow; importing this module or `kernels.runtime` changes none of them."""
 
 import ctypes
 import os
 from collections.abc import Mapping
 
-_OWN_PAGES_BYTES = 256 * 1024
+_MMAP_THRESHOLD_BYTES = 256 * 1024
 _VARIABLES = {
-    # OpenMP threads that spin for long would fight OneFlow's own for the cores. But a step has a thousand parallel
-    # regions, microseconds apart, and waking a thread takes longer than that: they spin for 24 microseconds.
+    # OpenMP threads that spin for long compete with OneFlow's threads. But a step has a thousand parallel regions,
+    # microseconds apart, and waking a thread takes longer: spin for 24 microseconds.
     "OMP_WAIT_POLICY": "passive",
     "GOMP_SPINCOUNT": "1000",
 }
 _M_MMAP_THRESHOLD = -3
 _MAX_THREADS = 4096
+_loaded_in = 0
+"""The process that has loaded OneFlow; 0 if none has."""
+
+
+def engine_loaded() -> None:
+    """Remember that this process has loaded OneFlow, with its threads."""
+    global _loaded_in  # noqa: PLW0603 - the module is loaded once in a process, and copied by a fork
+    _loaded_in = os.getpid()
+
+
+def require_unforked() -> None:
+    """Refuse to compute in a process that was forked after OneFlow was loaded, where a call would never return.
+
+    Raises:
+        ValueError: this is such a process; OneFlow's threads exist in its parent only.
+    """
+    if _loaded_in not in (0, os.getpid()):
+        raise ValueError(
+            "this process was forked after OneFlow was loaded, whose threads do not exist here; start processes with "
+            'multiprocessing.get_context("spawn"), or load OneFlow only after the fork'
+        )
 
 
 def configure_process() -> None:
@@ -22,8 +43,10 @@ def configure_process() -> None:
     second call changes nothing.
 
     Raises:
-        ValueError: OMP_NUM_THREADS asks for more threads than a machine gives; OpenMP would end the process.
+        ValueError: OMP_NUM_THREADS asks for more threads than a machine gives; OpenMP would end the process. Or see
+            `require_unforked`.
     """
+    require_unforked()
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads) > _MAX_THREADS:
         raise ValueError(f"OMP_NUM_THREADS={threads}: at most {_MAX_THREADS} threads; give as many as there are cores")
@@ -32,21 +55,20 @@ def configure_process() -> None:
     if not _sets_mmap_threshold(os.environ):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent from other C libraries
         if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES_BYTES)
+            mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
 
 
-def configured(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment with the same settings, for a process that is started with it."""
-    threshold = {} if _sets_mmap_threshold(environment) else {"MALLOC_MMAP_THRESHOLD_": str(_OWN_PAGES_BYTES)}
+def with_process_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with the same settings, for a child process."""
+    threshold = {} if _sets_mmap_threshold(environment) else {"MALLOC_MMAP_THRESHOLD_": str(_MMAP_THRESHOLD_BYTES)}
     return {**_VARIABLES, **threshold, **environment}
 
 
 def _sets_mmap_threshold(environment: Mapping[str, str]) -> bool:
-    """Return whether the user has set from which size on blocks get pages of their own, which we set to 256 KiB.
+    """Return whether the user has set glibc's mmap threshold, which we set to 256 KiB.
 
-    Such blocks go back to the system when they are freed. glibc raises that bound to the largest block that was ever
-    freed, up to 32 MB. From then on the buffers of batches, whose sizes vary, lie in the heaps of dozens of threads,
-    which are split ever finer: on BCCD at 96 px a training grew from 0.8 to 1.4 GB in 90 epochs, and stays below 1 GB
-    with a fixed bound.
+    Blocks above the threshold are returned to the system when freed. By default glibc raises it to the largest block
+    ever freed, up to 32 MB. Batch buffers of varying size then fragment the heaps of dozens of threads: on BCCD at 96
+    px a training grew from 0.8 to 1.4 GB in 90 epochs, and stays below 1 GB with a fixed threshold.
     """
     return "MALLOC_MMAP_THRESHOLD_" in environment or "glibc.malloc" in environment.get("GLIBC_TUNABLES", "")

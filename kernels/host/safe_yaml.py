@@ -1,4 +1,4 @@
-"""YAML from anywhere: plain data only, bounded size, depth and alias expansion; errors name line and column."""
+"""Loading of untrusted YAML: plain data only, limited size, depth and alias expansion; errors have line and column."""
 
 import os
 import stat
@@ -38,27 +38,27 @@ class YamlFile:
     _nodes: dict[Key, yaml.Node]
 
     def where(self, *key: Any) -> str:
-        """Return "file:line:column" of the value under that key (indices for lists), or the file if there is none."""
+        """Return "file:line:column" of the value at a key (indices for lists), or the file if it does not exist."""
         node = self._nodes.get(key)
         return printable(self.path) if node is None else _place(self.path, node.start_mark)
 
     def line(self, *key: Any) -> str:
-        """Return "file:line" of the value under that key, or the file if there is none."""
+        """Return "file:line" of the value at a key, or the file if it does not exist."""
         node = self._nodes.get(key)
         return printable(self.path) if node is None else f"{printable(self.path)}:{node.start_mark.line + 1}"
 
     def scalar_text(self, *key: Any) -> str | None:
-        """Return the value as it is written in the file (`no`, `007`), None where it is no scalar."""
+        """Return a scalar as written in the file (`no`, `007`); None if it is not a scalar."""
         node = self._nodes.get(key)
         return node.value if isinstance(node, yaml.ScalarNode) else None
 
 
 class _NotPlainError(Exception):
-    """More than plain data; the text is the whole message."""
+    """The YAML is not plain data; the text is the complete message."""
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """SafeLoader that stops at deep nesting and reads dates as text."""
+    """SafeLoader that limits nesting and reads dates as text."""
 
     _depth = 0
 
@@ -82,7 +82,7 @@ def load_yaml(path: Path | str) -> YamlFile:
     """Read a yaml mapping.
 
     Raises:
-        ValueError: no valid or no harmless yaml; one line with file, line and column.
+        ValueError: invalid or unsafe yaml; one line with file, line and column.
         OSError: the file cannot be read.
     """
     path = Path(path)
@@ -141,12 +141,12 @@ def _kind(node: yaml.Node) -> str:
 
 
 def _check_nodes(root: yaml.Node, path: Path) -> None:
-    """Refuse tags, repeated keys, endless numbers, loops and alias bombs, before anything is built from the nodes."""
+    """Reject tags, duplicate keys, very long numbers, cycles and alias bombs before constructing objects."""
     expanded: dict[int, tuple[int, int]] = {}
     open_nodes: set[int] = set()
 
     def visit(node: yaml.Node) -> tuple[int, int]:
-        """Return the nodes and levels of what the node stands for."""
+        """Return the number of nodes and levels of the expanded node."""
         if id(node) in open_nodes:
             raise _NotPlainError(f"{_place(path, node.start_mark)}: this value contains itself through an alias")
         if id(node) not in expanded:
@@ -175,10 +175,7 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
 
 
 def _can_name_a_file(text: str) -> bool:
-    """Return False for lone surrogates, which only escapes can make.
-
-    Those that stand for undecodable bytes are paths.
-    """
+    """Return whether text is valid in a path: no lone surrogates except those for undecodable bytes."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
@@ -207,10 +204,7 @@ def _check_node(node: yaml.Node, path: Path) -> None:
 
 
 def _scalar(node: yaml.ScalarNode, path: Path) -> Any:
-    """Return the value of a scalar.
-
-    A tag written by hand (`!!int abc`) may not fit it; PyYAML would raise whatever comes.
-    """
+    """Return the value of a scalar; raise _NotPlainError if it does not match an explicit tag (`!!int abc`)."""
     try:
         return yaml.constructor.SafeConstructor().construct_object(node)
     except (ValueError, KeyError, IndexError, OverflowError, yaml.YAMLError):
@@ -219,7 +213,7 @@ def _scalar(node: yaml.ScalarNode, path: Path) -> Any:
 
 
 def _check_keys(node: yaml.MappingNode, path: Path) -> None:
-    """Check the keys as values: 1, 01 and true would overwrite one another."""
+    """Compare keys by value: 1, 01 and true would overwrite each other."""
     seen: dict[Any, yaml.Node] = {}
     for key, _ in node.value:
         place = _place(path, key.start_mark)
@@ -229,7 +223,7 @@ def _check_keys(node: yaml.MappingNode, path: Path) -> None:
         first = seen.setdefault(_scalar(key, path), key)
         if first is not key:
             line = first.start_mark.line + 1
-            raise _NotPlainError(f"{place}: key {key.value!r} stands already in line {line}; keep one")
+            raise _NotPlainError(f"{place}: key {key.value!r} is already defined in line {line}; keep one")
 
 
 def _walk(node: yaml.Node, key: Key, path: Path) -> Iterator[tuple[Key, yaml.Node]]:

@@ -66,11 +66,5 @@ def largest(name: str) -> float:
     return _LARGEST.get(name, 1.0)
 
 
-_LARGEST: Mapping[str, float] = {
-    "degrees": 180.0,
-    "translate": 0.9,
-    "scale": 0.95,
-    "shear": 80.0,
-    "perspective": 0.001,
-}
+_LARGEST: Mapping[str, float] = {"degrees": 180.0, "translate": 0.9, "scale": 0.95, "shear": 80.0, "perspective": 0.001}
 """Where it is not 1."""

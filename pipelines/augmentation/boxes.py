@@ -26,7 +26,7 @@ def denormalise(
     Args:
         boxes_cxcywhn: normalised to an image.
         width, height: px that the image takes on the canvas.
-        offset_xy: where its top left corner lies on the canvas; may be negative.
+        offset_xy: position of its top left corner on the canvas; may be negative.
     """
     scale = np.array((width, height, width, height), boxes_cxcywhn.dtype)
     shift = np.array(offset_xy * 2, boxes_cxcywhn.dtype)

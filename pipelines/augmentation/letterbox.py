@@ -37,7 +37,7 @@ def letterbox(
     enlarge: bool = True,
     stride: int = 32,
 ) -> Letterbox:
-    """Centre an image in a rectangle of its own or a common aspect ratio.
+    """Centre an image in a rectangle of its own or of a common aspect ratio.
 
     Args:
         image_hw, target_hw: px, height first.

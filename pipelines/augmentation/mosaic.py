@@ -57,7 +57,7 @@ def mosaic9(sizes_wh: Sequence[Size], *, cut_xy: tuple[int, int], image_px: int)
     """Place nine images in a ring around the first, seen through a window of twice the image size.
 
     Each one touches the one before: centre, top, top right, right, bottom right, bottom, bottom left, left, top left.
-    Where images of different aspect ratio overlap the later one lies on top, and gaps stay grey.
+    If images of different aspect ratios overlap, the later one is on top; gaps are grey.
 
     Args:
         sizes_wh: scaled sizes in that order.

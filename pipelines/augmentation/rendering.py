@@ -51,7 +51,7 @@ class TileRender:
 
     @property
     def shrinks(self) -> bool:
-        """Whether so many pixels become one that they are averaged instead of sampled.
+        """Whether a region shrinks so much that pixels are averaged instead of sampled.
 
         Half of both sides, sampled, are the means of two by two pixels: exact areas.
         """

@@ -1,4 +1,4 @@
-"""The `download` entry of a dataset yaml: URLs with SHA-256, downloaded only on request; scripts are refused.
+"""The `download` entry of a dataset yaml: URLs with SHA-256, downloaded only on request; scripts are rejected.
 
     download: {url: https://example.org/set.zip, sha256: 9f86...}
 

@@ -1,6 +1,7 @@
 """HTTP downloads to files: limited in size, monitored for speed, and resumable."""
 
 import base64
+import contextlib
 import fcntl
 import http.client
 import logging
@@ -8,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -26,6 +28,7 @@ MAX_BYTES = 1 << 40
 ATTEMPTS = 5
 """How often a broken connection is resumed, as long as there is progress."""
 _TIMEOUT_SECONDS = 30.0
+_NO_HEADERS = "no complete answer in time"
 _PATIENCE_SECONDS, _SLOWEST_BYTES_PER_SECOND = 30.0, 1000
 _CHUNK_BYTES = 1 << 20
 _KEPT_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
@@ -51,6 +54,52 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
         if not newurl.startswith(("http://", "https://")):
             raise urllib.error.URLError(f"redirect to {printable(newurl[:80])}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+class _Impatient:
+    """Mix-in of a connection that limits the time until the headers are complete, not only the time between bytes."""
+
+    sock: socket.socket
+    _is_late = False
+
+    def getresponse(self) -> Any:
+        timer = threading.Timer(_TIMEOUT_SECONDS, self._give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            answer = super().getresponse()  # type: ignore[misc]
+        except Exception:
+            if self._is_late:
+                raise TimeoutError(_NO_HEADERS) from None
+            raise
+        finally:
+            timer.cancel()
+        if self._is_late:
+            raise TimeoutError(_NO_HEADERS)
+        return answer
+
+    def _give_up(self) -> None:
+        self._is_late = True
+        with contextlib.suppress(OSError, AttributeError):  # closed by the other side meanwhile
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class _HttpConnection(_Impatient, http.client.HTTPConnection):
+    pass
+
+
+class _HttpsConnection(_Impatient, http.client.HTTPSConnection):
+    pass
+
+
+class _HttpHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_HttpConnection, req)
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_HttpsConnection, req)  # verifies certificate and host name by default
 
 
 def name_of(url: str) -> str:
@@ -176,7 +225,7 @@ def _reason(error: Exception) -> str:
 
 
 def _open(url: str, **headers: str) -> Any:
-    opener = urllib.request.build_opener(_HttpOnly)
+    opener = urllib.request.build_opener(_HttpOnly, _HttpHandler, _HttpsHandler)
     try:
         request = _request(url, headers)
     except ValueError as error:

@@ -52,7 +52,7 @@ class ImageFormat:
         bits: bits per channel as stored: 8, for PNG also 1, 2, 4, 16, for TIFF what the file says.
         orientation: EXIF orientation 1 ... 8; 1 where there is none. 5 ... 8 swap width and height.
         file_bytes: size of the file.
-        intact: False if Pillow decodes it in spite of damage that stricter decoders refuse; see
+        intact: False if Pillow decodes it in spite of damage that stricter decoders reject; see
             `pipelines.data.intact`.
     """
 
@@ -125,7 +125,7 @@ def decode_rgb(content: bytes) -> np.ndarray:
     16-bit grey keeps its upper 8 bits; alpha is dropped; palettes and inks are converted.
 
     Raises:
-        Exception: whatever Pillow raises for damaged content.
+        Exception: any exception of Pillow for damaged content.
     """
     with Image.open(io.BytesIO(content), formats=_OPENED_AS) as image:
         return rgb_pixels(image)
@@ -169,7 +169,7 @@ def _inspect(image: Image.Image, content: bytes, plain: PlainJpeg | None) -> Ima
         raise UnusableImageError(f"{width} x {height} px, smaller than {MIN_SIDE_PX} px")
     if mode not in _MODES:
         raise UnusableImageError(f"pixels of type {mode!r}; 8-bit and 16-bit images are supported")
-    _refuse_many_scans(kind, content, width * height)
+    _reject_many_scans(kind, content, width * height)
     bits = _bits_per_channel(image, kind, content)
     if kind == "jpeg":
         image.draft("L" if mode in ("L", "RGB") else mode, (1, 1))
@@ -187,8 +187,8 @@ def _inspect(image: Image.Image, content: bytes, plain: PlainJpeg | None) -> Ima
     return ImageFacts(width, height, ImageFormat(kind, mode, bits, orientation, len(content), intact))
 
 
-def _refuse_many_scans(kind: ImageKind, content: bytes, pixels: int) -> None:
-    """Refuse a progressive JPEG with so many scans that decoding would take minutes."""
+def _reject_many_scans(kind: ImageKind, content: bytes, pixels: int) -> None:
+    """Reject a progressive JPEG whose number of scans would make decoding take minutes."""
     scans = content.count(_START_OF_SCAN) if kind == "jpeg" else 0
     if scans > USUAL_SCANS and scans * pixels > MAX_SCANNED_PIXELS:
         raise UnusableImageError(f"{scans} scans of {pixels / 1e6:.0f} megapixels, perhaps a decompression bomb")

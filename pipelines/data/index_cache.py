@@ -46,7 +46,7 @@ def cached_scan(
         if len(scanned) != len(listing):
             raise ValueError(f"{len(scanned)} results for {len(listing)} images")
         return scanned
-    except (FileNotFoundError, NotADirectoryError):  # the second is told once, by who writes
+    except (FileNotFoundError, NotADirectoryError):  # the second is reported when the index is written
         pass
     except (OSError, ValueError) as error:
         _log.warning("%s: damaged cache (%s); scanning the data set again", printable(file), error)

@@ -1,6 +1,6 @@
 """Checks whether an image file is completely well-formed, so that strict decoders accept it.
 
-Pillow tolerates damage (noise between JPEG markers, a wrong PNG checksum, a broken EXIF block) that DALI refuses, which
+Pillow tolerates damage (noise between JPEG markers, a wrong PNG checksum, a broken EXIF block) that DALI rejects, which
 would stop a training run, or for which DALI finds another EXIF rotation. Such files must be decoded by Pillow.
 """
 

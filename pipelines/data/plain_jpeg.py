@@ -16,7 +16,7 @@ _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _HARMLESS = {_APP0: (b"JFIF\0", 14), _APP2: (b"ICC_PROFILE\0", 14), _APP14: (b"Adobe", 12)}
 """How an application's segment begins and its least length: in these there is nothing about the picture's shape."""
 _LARGEST_SIDE = 65_500
-_MOST_BLOCKS = 10
+_MAX_BLOCKS = 10
 """In one unit of an interleaved scan."""
 _FACTORS = (1, 2, 4)
 _WHOLE_SCAN = b"\x00\x3f\x00"
@@ -88,8 +88,8 @@ def _is_harmless(marker: int, payload: bytes) -> bool:
     return bool(prefix) and payload.startswith(prefix) and len(payload) >= least
 
 
-# The files of a data set have few different tables and frames. Tables are told apart as 0x10 (quantiser), 0x20 (DC) and
-# 0x30 (AC) plus their number, 0 ... 3.
+# The files of a data set have few different tables and frames. Tables are distinguished as 0x10 (quantiser), 0x20 (DC)
+# and 0x30 (AC) plus their number, 0 ... 3.
 
 
 @lru_cache(maxsize=1024)
@@ -132,7 +132,7 @@ def _scan_needs(frame: bytes, scan: bytes) -> frozenset[int]:
     across, down = [factor >> 4 for factor in factors], [factor & 15 for factor in factors]
     _require(all(factor in _FACTORS for factor in (*across, *down)))
     blocks = sum(h * v for h, v in zip(across, down, strict=True))
-    _require(components == 1 or blocks <= _MOST_BLOCKS)
+    _require(components == 1 or blocks <= _MAX_BLOCKS)
     chosen = scan[2:-3:2]
     needed = {0x10 + n for n in quantisers} | {0x20 + (n >> 4) for n in chosen} | {0x30 + (n & 15) for n in chosen}
     # Numbers above 3 would run into the next kind of table.

@@ -58,7 +58,7 @@ class _Member:
 
 
 class _BoundedReader:
-    """A decompressed stream that refuses large single reads, because a tar header may claim any size."""
+    """A decompressed stream that rejects large single reads, because a tar header may claim any size."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -116,7 +116,7 @@ def _unpack(archive: Path, folder: Path, strip: str) -> Unpacked:
 def _checked(
     members: Iterator[tuple[_Member, IO[bytes] | None]], limit: int, free: int
 ) -> Iterator[tuple[_Member, PurePosixPath, Any]]:
-    """Refuse unsafe members, and archives that are too large."""
+    """Reject unsafe members, and archives that are too large."""
     total = 0
     for number, (member, stream) in enumerate(members):
         shown = printable(member.name[:200])

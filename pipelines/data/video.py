@@ -1,6 +1,7 @@
 """Reading and writing of video files with OpenCV (an extra)."""
 
 import importlib.util
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ class VideoFile:
         """
         import cv2
 
+        self._path, self._frames = path, 0
         self._writer: Any = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*_CODEC), rate, size)
         if not self._writer.isOpened():
             raise OSError(f"{printable(path)}: cannot be written as a video")
@@ -105,7 +107,32 @@ class VideoFile:
     def add(self, frame: np.ndarray) -> None:
         """Append a frame, (h, w, 3) uint8 RGB."""
         self._writer.write(np.ascontiguousarray(frame[..., ::-1]))
+        self._frames += 1
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finish the file.
+
+        Raises:
+            OSError: it is incomplete, for instance because the disk is full, which OpenCV does not report.
+        """
+        if not self._writer.isOpened():
+            return
         self._writer.release()
+        written = _frames_in(self._path)
+        if written < self._frames:
+            free = shutil.disk_usage(self._path.parent).free
+            raise OSError(
+                f"{printable(self._path)}: the video is incomplete ({written} of {self._frames} frames); is the disk "
+                f"full ({free / 1e6:,.0f} MB free)?"
+            )
+
+
+def _frames_in(path: Path) -> int:
+    """Return the number of frames of a finished video file; 0 if it cannot be opened."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0) if capture.isOpened() else 0
+    finally:
+        capture.release()

@@ -143,7 +143,7 @@ def _object(entry: ElementTree.Element, width: int, height: int) -> tuple[str, S
     left, top, right, bottom = corners
     left, right = (min(max(x, 0.0), float(width)) for x in (left, right))
     top, bottom = (min(max(y, 0.0), float(height)) for y in (top, bottom))
-    # Also refuses NaN.
+    # Also rejects NaN.
     if not (right > left and bottom > top):
         raise _BadObjectError("the box is empty or outside the image")
     centre = ((left + right) / 2 / width, (top + bottom) / 2 / height)

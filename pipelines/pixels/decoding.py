@@ -37,8 +37,8 @@ class TileDecoder:
     `submit` queues work and `collect` returns the results in the same order; up to `QUEUE_DEPTH` batches may be queued.
     """
 
-    def __init__(self, *, most_tiles: int, threads: int, backend: Backend = Backend()) -> None:  # noqa: B008 - frozen
-        self._pipeline = _define(most_tiles, threads, backend)
+    def __init__(self, *, max_tiles: int, threads: int, backend: Backend = Backend()) -> None:  # noqa: B008 - frozen
+        self._pipeline = _define(max_tiles, threads, backend)
         self._pipeline.build()
         # DALI's first `schedule_run` always runs as many batches as its queue is deep.
         for _ in range(QUEUE_DEPTH):
@@ -75,9 +75,9 @@ class TileDecoder:
         self._pipeline._shutdown()
 
 
-def _define(most_tiles: int, threads: int, backend: Backend) -> Pipeline:
+def _define(max_tiles: int, threads: int, backend: Backend) -> Pipeline:
     @pipeline_def(
-        batch_size=most_tiles,
+        batch_size=max_tiles,
         num_threads=threads,
         device_id=backend.gpu,
         prefetch_queue_depth=QUEUE_DEPTH,
@@ -96,7 +96,7 @@ def is_decoded_by_dali(content: np.ndarray, image_wh: Size, backend: Backend) ->
     width, height = image_wh
     # A crop at the top would miss damage further down.
     whole = replace(DOT_TILE, crop_shape=(height, width))
-    decoder = TileDecoder(most_tiles=1, threads=1, backend=backend)
+    decoder = TileDecoder(max_tiles=1, threads=1, backend=backend)
     try:
         decoder.submit([whole], [content])
         decoder.collect()

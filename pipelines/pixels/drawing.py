@@ -118,7 +118,7 @@ class KernelDrawing:
         settings = self._settings
         if settings.decoded:
             return None
-        return TileDecoder(most_tiles=settings.slots * settings.batch_size, threads=settings.threads)
+        return TileDecoder(max_tiles=settings.slots * settings.batch_size, threads=settings.threads)
 
     def submit(self, plan: BatchPlan) -> None:
         """See `Drawing`."""
@@ -206,7 +206,7 @@ def draw_view(view: ViewRender, crops: Sequence[np.ndarray], target: np.ndarray)
 
 
 def _host_images(drawn: Any, plan: BatchPlan) -> np.ndarray:
-    """Blend, colour and copy what DALI drew into an array of its own."""
+    """Blend, colour and copy images rendered by DALI into a new array."""
     images = plan.empty_images()
     for number, (picture, finish) in enumerate(zip(plan.pictures, plan.finishes, strict=False)):
         views = [drawn.at(n) for n in (number, finish.partner) if n is not None]

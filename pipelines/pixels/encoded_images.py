@@ -50,7 +50,7 @@ def as_ppm(pixels: np.ndarray) -> np.ndarray:
 class ImageBytes:
     """Encoded images of an index, in formats that DALI decodes.
 
-    Concurrent reads are allowed, but not while `decode_refused_on_host` is running.
+    Concurrent reads are allowed, but not while `decode_rejected_on_host` is running.
     """
 
     decoded = False
@@ -76,16 +76,16 @@ class ImageBytes:
         """Return DALI's input for a tile: its whole encoded image, (bytes,) uint8."""
         return self[tile.source]
 
-    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
+    def decode_rejected_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """Test these images; return those that DALI cannot decode, and decode them by Pillow from now on."""
-        refused = [
+        rejected = [
             number
             for number in numbers
             if not self._on_host[number] and not is_decoded_by_dali(self[number], self._sizes[number], backend)
         ]
-        for number in refused:
+        for number in rejected:
             self._on_host[number] = True
-        return refused
+        return rejected
 
     def explain_failure(self, numbers: list[int]) -> str:
         """Return the names of images that cannot be decoded, for an error message."""

@@ -27,7 +27,7 @@ def planes(picture: Any) -> Any:
 
 
 def apply_gains(picture: Any, hue_gain: Any, saturation_gain: Any, value_gain: Any) -> Any:
-    """Apply gains on hue, saturation and value to (h, w, 3) uint8 RGB; a float32 scalar each per picture."""
+    """Apply gains on hue, saturation and value to (h, w, 3) uint8 RGB; gains are float32 scalars per image."""
     hue, saturation, value = _to_hsv(picture)
     turned = hue * hue_gain
     turned = dali_math.floor(turned - 180.0 * dali_math.floor(turned / 180.0))

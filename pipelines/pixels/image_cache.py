@@ -100,12 +100,12 @@ class EncodedImages:
         """Return the whole encoded image of a tile, (bytes,) uint8, which must not be modified."""
         return self._kept[tile.source]
 
-    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """See `ImageBytes.decode_refused_on_host`."""
-        refused = self._plain.decode_refused_on_host(numbers, backend)
-        for number in refused:
+    def decode_rejected_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
+        """See `ImageBytes.decode_rejected_on_host`."""
+        rejected = self._plain.decode_rejected_on_host(numbers, backend)
+        for number in rejected:
             self._kept[number] = self._plain[number]
-        return refused
+        return rejected
 
     def explain_failure(self, numbers: list[int]) -> str:
         """See `ImageBytes.explain_failure`."""
@@ -125,7 +125,7 @@ class DecodedImages:
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
         return self._kept[tile.source][top : top + height, left : left + width]
 
-    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
+    def decode_rejected_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """Return [], because all images are decoded already."""
         del numbers, backend
         return []
@@ -149,7 +149,7 @@ class ImageStore(Protocol):
     def explain_failure(self, numbers: list[int]) -> str:
         """Return the names of images that cannot be decoded, with reasons; "" if all can."""
 
-    def decode_refused_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
+    def decode_rejected_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """Return the images that DALI cannot decode; they are decoded by Pillow from now on."""
 
 

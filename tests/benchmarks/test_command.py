@@ -12,28 +12,28 @@ from benchmarks.registry import BENCHMARKS, COMMANDS
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_each_benchmark_keeps_the_contract(name: str) -> None:
+def test_every_benchmark_implements_the_interface(name: str) -> None:
     module = import_module(BENCHMARKS[name].module)
     for function in ("add_arguments", "run", "tables", "plot"):
         assert callable(getattr(module, function))
 
 
 @pytest.mark.parametrize("name", [*BENCHMARKS, *COMMANDS])
-def test_help_answers(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_exits_with_0(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([name, "--help"])
     assert stopped.value.code == 0
     assert "--debug" in capsys.readouterr().out
 
 
-def test_unknown_subcommand_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_unknown_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["speed"])
     assert stopped.value.code == 2
     assert "ceilings" in capsys.readouterr().err
 
 
-def test_missing_folder_is_refused_before_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_missing_folder_before_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ceilings", "--json", str(tmp_path / "no" / "x.json")]) == 2
     assert "folder not found" in capsys.readouterr().err
 
@@ -58,7 +58,7 @@ def test_ceilings_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         *((name, "--quick") for name in ("ceilings", "kernels", "kills", "accuracy", "soak")),
     ],
 )
-def test_flags_that_would_do_nothing_are_refused(name: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_flags_without_effect(name: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([name, flag])
     assert stopped.value.code == 2
@@ -66,11 +66,11 @@ def test_flags_that_would_do_nothing_are_refused(name: str, flag: str, capsys: p
 
 
 @pytest.mark.parametrize("name", [name for name, entry in BENCHMARKS.items() if entry.in_all is not None])
-def test_flags_with_which_all_runs_it_are_known(name: str) -> None:
+def test_flags_used_by_all_exist(name: str) -> None:
     benchmark_parser(name).parse_args(BENCHMARKS[name].in_all or ())
 
 
-def test_a_setting_keeps_only_the_last_part_of_a_path() -> None:
+def test_recorded_setting_drops_parent_folders() -> None:
     settings = {
         "data": "/tmp/bccd/bccd.yaml",
         "torch_python": "/root/peer/bin/python",
@@ -89,7 +89,7 @@ def test_a_setting_keeps_only_the_last_part_of_a_path() -> None:
     }
 
 
-def test_variables_of_the_allocator_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allocator_variables_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {"MALLOC_ARENA_MAX": "2", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "OMP_WAIT_POLICY": "passive"}
     for name, value in {**kept, "EDITOR": "vi"}.items():
         monkeypatch.setenv(name, value)
@@ -98,7 +98,7 @@ def test_variables_of_the_allocator_are_kept(monkeypatch: pytest.MonkeyPatch) ->
     assert "EDITOR" not in found
 
 
-def test_foreign_json_is_refused(tmp_path: Path) -> None:
+def test_rejects_foreign_json(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     file.write_text(json.dumps({"rows": []}))
     with pytest.raises(ValueError, match="not a graph-bench result"):

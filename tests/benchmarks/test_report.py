@@ -23,7 +23,7 @@ def ceiling_rows(gflops: float) -> list[dict[str, Any]]:
     return [{"what": "float32 matmul", "unit": "GFLOP/s", **quartiles}]
 
 
-def test_page_has_numbers_origin_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_has_figures_provenance_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results, page = tmp_path / "results" / "one", tmp_path / "page.md"
     results.mkdir(parents=True)
     write_result(results / "ceilings.json", result("ceilings", rows=ceiling_rows(123.0)))
@@ -39,7 +39,7 @@ def test_page_has_numbers_origin_and_picture(tmp_path: Path, capsys: pytest.Capt
     assert "1 results" in capsys.readouterr().out
 
 
-def test_the_newest_result_of_a_machine_is_shown(tmp_path: Path) -> None:
+def test_shows_newest_result_per_machine(tmp_path: Path) -> None:
     for name, day, value in (("a", "2026-01-02", 2.0), ("b", "2026-01-03", 3.0), ("c", "2026-01-01", 1.0)):
         write_result(tmp_path / f"{name}.json", result("ceilings", rows=ceiling_rows(value)) | {"created": day})
     other = result("ceilings", rows=ceiling_rows(9.0))
@@ -49,13 +49,13 @@ def test_the_newest_result_of_a_machine_is_shown(tmp_path: Path) -> None:
     assert [path.stem for path, _ in newest(tmp_path)] == ["b", "d"]
 
 
-def test_no_results_is_the_users_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_results_is_a_user_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "page.md")]) == 2
     assert "no graph-bench results found" in capsys.readouterr().err
 
 
-def test_settings_that_change_what_is_measured_tell_results_apart(tmp_path: Path) -> None:
-    """The same training at another size hides nothing, however it turned out; another repeat of it does."""
+def test_results_are_grouped_by_measured_settings(tmp_path: Path) -> None:
+    """Another image size is a new result; a repetition with the same settings replaces the old one."""
     base = {
         "device": "cpu",
         "threads": 2,
@@ -77,12 +77,12 @@ def test_settings_that_change_what_is_measured_tell_results_apart(tmp_path: Path
     for day, (name, change) in enumerate(changes.items(), 1):
         kept = envelope("accuracy", {}) | {"rows": [], "settings": base | change, "created": f"2026-01-0{day}"}
         write_result(tmp_path / f"{name}.json", kept)
-    # The last one has the first one's settings: its folder is left out, and what is new has its default.
+    # The last has the settings of the first: its folder is ignored, and the new setting has its default.
     assert [path.stem for path, _ in newest(tmp_path)] == ["b", "c", "d", "e", "f", "g"]
 
 
 def steps(day: int, commit: str, *rows: str, **settings: Any) -> dict[str, Any]:
-    """Return a result of `step`; rows are VARIANT:BATCH."""
+    """Return a result of `step` with rows given as VARIANT:BATCH."""
     cells = (row.split(":") for row in rows)
     found = [{"variant": name, "model": "m", "batch_size": int(batch), "imgsz": 64} for name, batch in cells]
     asked = {"device": "cpu", "threads": 2, "variants": sorted({row.split(":")[0] for row in rows}), **settings}
@@ -90,7 +90,7 @@ def steps(day: int, commit: str, *rows: str, **settings: Any) -> dict[str, Any]:
     return envelope("step", {}) | around | {"rows": found}
 
 
-def test_a_result_whose_rows_were_all_measured_again_is_left_out(tmp_path: Path) -> None:
+def test_fully_remeasured_result_is_dropped(tmp_path: Path) -> None:
     written = {
         "few": steps(1, "one", "a:1", "b:1"),
         "all": steps(2, "two", "a:1", "b:1", "c:1", points=["m:1:64"]),
@@ -101,7 +101,7 @@ def test_a_result_whose_rows_were_all_measured_again_is_left_out(tmp_path: Path)
     assert [path.stem for path, _ in newest(tmp_path)] == ["all", "other-threads"]
 
 
-def test_a_result_of_older_code_says_what_was_measured_again() -> None:
+def test_older_result_lists_remeasured_rows() -> None:
     older, newer = steps(1, "one", "a:1", "b:1", "a:2"), steps(2, "two", "a:1", "b:1", "c:1")
     found = [(Path("older.json"), older), (Path("newer.json"), newer)]
     assert superseded(older, found) == (
@@ -118,24 +118,24 @@ KEPT = [path for path in sorted(RESULTS_FOLDER.rglob("*.json")) if is_result(pat
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: str(path.relative_to(RESULTS_FOLDER)))
-def test_every_kept_result_has_its_tables(path: Path) -> None:
+def test_every_stored_result_has_tables(path: Path) -> None:
     tables = import_module(BENCHMARKS[read_result(path)["benchmark"]].module).tables(read_result(path))
     assert tables and all(table.rows for table in tables)
 
 
-def test_the_page_is_what_the_results_give() -> None:
-    """Tables, origins and remarks to the letter; each picture is there, and no other."""
+def test_page_is_up_to_date_with_results() -> None:
+    """Tables, provenance and remarks are identical, and the plots are exactly those referenced."""
     text = page_text(newest(RESULTS_FOLDER), RESULTS_FOLDER)
     assert PAGE.read_text(encoding="utf-8") == text, "run graph-bench report"
     shown = set(re.findall(r"\]\(images/benchmarks/(.*?)\)", text))
     assert {path.name for path in (PAGE.parent / "images" / "benchmarks").iterdir()} == shown
 
 
-def test_only_the_newest_results_are_kept() -> None:
+def test_only_newest_results_are_stored() -> None:
     assert set(KEPT) - {path for path, _ in newest(RESULTS_FOLDER)} == set(), "superseded: take them out"
 
 
-def test_all_goes_on_after_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_continues_after_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--only", "step", "ceilings", "--repeats", "1", "--torch-python", "/bin/false"]
     assert main(["all", "--out", str(tmp_path / "out"), *flags]) == 1
     assert (tmp_path / "out" / "ceilings.json").exists()
@@ -144,6 +144,6 @@ def test_all_goes_on_after_a_failure(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "failed: step" in capsys.readouterr().err
 
 
-def test_all_refuses_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_rejects_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["all", "--out", str(tmp_path), "--only", "speed"]) == 2
     assert "must be one of" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Runs the real commands, in this process or a child process, and checks what every command guarantees."""
+"""Helpers that run the real commands and check the guarantees common to all of them."""
 
 import logging
 import os
@@ -33,15 +33,15 @@ DONE, ERRORS_FOUND, USER_ERROR = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class Ended:
-    """Result of a command: exit code, output, and the one-line error message or ""."""
+class CommandResult:
+    """A finished command: exit code, output, and the one-line error message or ""."""
 
     code: int
     output: str
     error: str
 
 
-def checked(name: str, code: int, out: str, err: str, *, may_end: Sequence[int]) -> Ended:
+def check_result(name: str, code: int, out: str, err: str, *, may_end: Sequence[int]) -> CommandResult:
     """Assert no traceback, no native crash, an allowed exit code, and a one-line message on errors."""
     text = out + err
     shown = text[-3000:]
@@ -49,12 +49,12 @@ def checked(name: str, code: int, out: str, err: str, *, may_end: Sequence[int])
     assert code in may_end, f"{name} ended with {code}: {shown}"
     lines = [line for line in err.splitlines() if line.startswith(f"{name}: ")]
     assert len(lines) == (code == USER_ERROR), shown
-    return Ended(code, text, lines[0] if lines else "")
+    return CommandResult(code, text, lines[0] if lines else "")
 
 
 def run_child(
     name: str, *arguments: object, cwd: Path, may_end: Sequence[int] = (DONE,), seconds: float = 150
-) -> Ended:
+) -> CommandResult:
     """Run a command in a child process with a timeout, so that hangs and crashes fail only one test."""
     command = [sys.executable, "-m", f"graph_train.cli.{name.removeprefix('graph-')}", *map(str, arguments)]
     done = subprocess.run(
@@ -66,12 +66,12 @@ def run_child(
         errors="replace",
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    return checked(name, done.returncode, done.stdout, done.stderr, may_end=may_end)
+    return check_result(name, done.returncode, done.stdout, done.stderr, may_end=may_end)
 
 
-def run_here(
+def run_in_process(
     name: str, *arguments: object, capsys: pytest.CaptureFixture[str], may_end: Sequence[int] = (DONE,)
-) -> Ended:
+) -> CommandResult:
     """Run a command in this process, for failures before any computation."""
     capsys.readouterr()
     log = logging.getLogger("graph_train")
@@ -83,4 +83,4 @@ def run_here(
     finally:  # a command is the last thing its process does; here others follow, with other streams
         log.handlers[:], log.propagate = handlers, propagates
     out, err = capsys.readouterr()
-    return checked(name, code, out, err, may_end=may_end)
+    return check_result(name, code, out, err, may_end=may_end)

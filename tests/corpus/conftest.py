@@ -9,5 +9,5 @@ from tests.corpus.data_set import CorpusFile, write_corpus
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[CorpusFile]]:
-    """Return the corpus's yaml and the files of its train split; tests must not change them."""
+    """Return the dataset yaml and the files of its train split; tests must not modify them."""
     return write_corpus(tmp_path_factory.mktemp("corpus"))

@@ -19,7 +19,7 @@ _NAMES = (
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """An image, its label, which of the two is damaged, and the expected outcome."""
+    """An image and its label file, which of the two is damaged, and the expected outcome."""
 
     image: Path
     fault: Path

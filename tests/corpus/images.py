@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 Expected = Literal["used", "reported", "either"]
-"""What must become of a file: trained on, left out with a report, or one of both (a decoder may forgive the damage)."""
+"""Expected outcome of a file: used, reported and skipped, or either (a decoder may tolerate the damage)."""
 FORMATS = {"jpg": "JPEG", "png": "PNG", "bmp": "BMP", "webp": "WEBP", "tif": "TIFF"}
 CUTS = 10
 FLIPPED = 20
@@ -43,7 +43,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, *, bits: int = 8, colour: int = 2, rows: bytes = b"", before: bytes = b"") -> bytes:
-    """Return a PNG with this stated size and these (compressed) rows."""
+    """Return a PNG whose header states this size and whose data are these (compressed) rows."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + before + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
 

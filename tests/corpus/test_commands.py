@@ -1,4 +1,4 @@
-"""The real commands on the damaged data set: they use the valid files, name the others and exit properly."""
+"""The real commands on the damaged data set: valid files are used, all others are reported."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ def cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unnamed(files: list[CorpusFile], text: str) -> list[str]:
-    """Return the images that should be reported but are not named in the text."""
+    """Return the damaged images that the text does not mention."""
     return [file.image.name for file in files if file.expected == "reported" and printable(file.fault) not in text]
 
 
-def test_check_names_everything(corpus: tuple[Path, list[CorpusFile]], tmp_path: Path) -> None:
+def test_check_reports_every_damaged_file(corpus: tuple[Path, list[CorpusFile]], tmp_path: Path) -> None:
     ended = run_child("graph-check", "--data", corpus[0], cwd=tmp_path, may_end=[ERRORS_FOUND])
     assert unnamed(corpus[1], ended.output) == []
 
@@ -32,7 +32,7 @@ def test_check_names_everything(corpus: tuple[Path, list[CorpusFile]], tmp_path:
 @pytest.mark.parametrize(
     "how", [["--eager", "--noplots"], pytest.param(["--graph", "--cache", "ram"], marks=pytest.mark.slow)]
 )
-def test_training_uses_what_is_good_and_lists_the_rest(
+def test_training_uses_valid_files_and_reports_the_rest(
     corpus: tuple[Path, list[CorpusFile]], cfg: Path, tmp_path: Path, how: list[str]
 ) -> None:
     size = as_flags(epochs=1, imgsz=64, batch_size=16)
@@ -44,7 +44,7 @@ def test_training_uses_what_is_good_and_lists_the_rest(
 
 
 @pytest.mark.slow
-def test_strict_training_refuses_with_the_first_problem(
+def test_strict_training_stops_at_first_problem(
     corpus: tuple[Path, list[CorpusFile]], cfg: Path, tmp_path: Path
 ) -> None:
     ended = run_child("graph-train", "--data", corpus[0], "--cfg", cfg, "--strict", cwd=tmp_path, may_end=[USER_ERROR])

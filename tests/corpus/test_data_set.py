@@ -1,4 +1,4 @@
-"""The index of the damaged data set: every file is used or reported, none is silently dropped."""
+"""The index of the damaged data set: every file is either used or reported."""
 
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ def index(corpus: tuple[Path, list[CorpusFile]], tmp_path_factory: pytest.TempPa
     return found
 
 
-def test_the_corpus_is_large(corpus: tuple[Path, list[CorpusFile]]) -> None:
+def test_corpus_is_large(corpus: tuple[Path, list[CorpusFile]]) -> None:
     assert len(corpus[1]) > 300
     assert len({file.image for file in corpus[1]}) == len(corpus[1])
 
@@ -34,7 +34,7 @@ def test_every_file_is_used_or_reported(corpus: tuple[Path, list[CorpusFile]], i
         if fate == (False, False):
             wrong.append(f"{file.image.name!r}: dropped in silence")
         elif file.expected == "reported" and not fate[1]:
-            wrong.append(f"{file.image.name!r}: used without a word")
+            wrong.append(f"{file.image.name!r}: used without a report")
         elif file.expected == "used" and fate != (True, False):
             wrong.append(f"{file.image.name!r}: {[str(p) for p in index.problems if p.file == file.fault]}")
     assert wrong == []

@@ -18,7 +18,7 @@ from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions
 from models.oneflow_folder import read_oneflow_folder
 from models.weights import load_weights
-from tests.corpus.commands import USER_ERROR, run_child, run_here
+from tests.corpus.commands import USER_ERROR, run_child, run_in_process
 from tests.corpus.weights import ARRAYS, checkpoint, resumable, write_weight_cases
 from tests.graph_train.tiny import TINY
 
@@ -45,12 +45,12 @@ HEADER: dict[str, Any] = {
     "anchors_px": [[[10, 13], [16, 30], [33, 23]], [[30, 61], [62, 45], [59, 119]]],
 }
 META_WORDS = 'shape {|}|dim: 2|dim: -1|dim: 99999999999|data_type: kFloat|data_type: kInt8|\n|"'.split("|")
-"""Of the text that lies beside each array in a folder of OneFlow's."""
+"""The text file next to each array in a OneFlow folder."""
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Yield an empty working directory, in which a file would be the trace of executed code."""
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Change to an empty working directory, where executed code would leave a file."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -58,12 +58,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert list(folder.iterdir()) == []
 
 
-def test_export_refuses_each_in_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cases = write_weight_cases(here.parent / "cases")
+def test_export_rejects_each_in_one_line(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = write_weight_cases(empty_folder.parent / "cases")
     assert len(cases) > 60
     for name, file in cases.items():
         start = time.process_time()
-        ended = run_here("graph-export", "--weights", file, capsys=capsys, may_end=[USER_ERROR])
+        ended = run_in_process("graph-export", "--weights", file, capsys=capsys, may_end=[USER_ERROR])
         assert time.process_time() - start < SECONDS, name
         assert file.name in ended.error and len(ended.error) < 1500 and ended.error.isprintable(), (name, ended.error)
 
@@ -96,26 +96,26 @@ def test_export_refuses_each_in_one_line(here: Path, capsys: pytest.CaptureFixtu
         ({"config": {**TINY, "head": [[-1, 10**9, "C3", [8]]]}}, "C3 repeats 1000000000 times"),
     ],
 )
-def test_a_header_that_does_not_describe_a_run_is_refused(
-    change: dict[str, Any], reason: str, here: Path, capsys: pytest.CaptureFixture[str]
+def test_rejects_header_that_describes_no_run(
+    change: dict[str, Any], reason: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     header = {**HEADER, **change}
     header["options"] = {**HEADER["options"], **change["options"]} if change.get("options") else header["options"]
     if "options" in change and not change["options"]:
         header["options"] = change["options"]
-    folder = resumable(here.parent / "run", checkpoint(json.loads(json.dumps(header)), ARRAYS))
-    ended = run_here(
+    folder = resumable(empty_folder.parent / "run", checkpoint(json.loads(json.dumps(header)), ARRAYS))
+    ended = run_in_process(
         "graph-train", "--resume", folder, "--data", "shapes", "--device", "cpu", capsys=capsys, may_end=[USER_ERROR]
     )
     assert reason in ended.error
 
 
 @pytest.mark.slow
-def test_every_command_refuses_each_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_every_command_rejects_each_in_subprocess(tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     Image.new("RGB", (64, 64)).save(photo)
     for name, file in write_weight_cases(tmp_path / "cases").items():
-        # A training takes over what fits, here some or none of the arrays.
+        # A training transfers matching arrays, here some or none.
         training = name.removesuffix(".safetensors") in {
             "no-network",
             "lacks-most",
@@ -138,7 +138,7 @@ json_values = st.recursive(
 
 
 @given(st.data())
-def test_any_header_is_taken_apart_or_refused(data: st.DataObject) -> None:
+def test_any_header_parses_or_raises(data: st.DataObject) -> None:
     header = json.loads(json.dumps(HEADER))
     for key in data.draw(st.lists(st.sampled_from(sorted(HEADER)), max_size=2)):
         part = header[key]
@@ -156,7 +156,7 @@ def test_any_header_is_taken_apart_or_refused(data: st.DataObject) -> None:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_safetensors_is_loaded_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+def test_any_safetensors_loads_or_raises(tmp_path: Path, data: st.DataObject) -> None:
     entries = st.fixed_dictionaries(
         {
             "dtype": st.sampled_from(["F32", "F64", "F16", "BF16", "F8_E5M2", "I64", "BOOL", "U8", "C64", "X"]),
@@ -177,18 +177,18 @@ def test_any_safetensors_is_loaded_or_refused(tmp_path: Path, data: st.DataObjec
         assert str(file) in str(error) and "\n" not in str(error)
 
 
-def test_a_tensor_name_with_a_newline_stays_on_one_line(tmp_path: Path) -> None:
+def test_tensor_name_with_newline_prints_on_one_line(tmp_path: Path) -> None:
     text = b'{"\\n": {"dtype": "F32", "shape": [], "data_offsets": [1, 0]}}'
     file = tmp_path / "a.safetensors"
     file.write_bytes(len(text).to_bytes(8, "little") + text)
-    with pytest.raises(ValueError, match=r"damaged.*\\n") as refused:
+    with pytest.raises(ValueError, match=r"damaged.*\\n") as rejected:
         load_weights(file)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(rejected.value)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_oneflow_folder_is_loaded_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+def test_any_oneflow_folder_loads_or_raises(tmp_path: Path, data: st.DataObject) -> None:
     folder = tmp_path / "folder"
     (folder / "w").mkdir(parents=True, exist_ok=True)
     words = st.lists(st.sampled_from(META_WORDS)).map(lambda drawn: " ".join(drawn).encode())
@@ -207,7 +207,7 @@ def test_any_oneflow_folder_is_loaded_or_refused(tmp_path: Path, data: st.DataOb
         assert str(folder) in str(error) and "\n" not in str(error)
 
 
-def test_a_path_out_of_a_oneflow_folder_is_not_followed(tmp_path: Path) -> None:
+def test_path_outside_oneflow_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "out").write_bytes(b"\0" * 8)
     (tmp_path / "secret" / "meta").write_bytes(b"shape { dim: 2 } data_type: kFloat")

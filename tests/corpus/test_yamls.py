@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.corpus import yamls
-from tests.corpus.commands import ERRORS_FOUND, USER_ERROR, run_child, run_here
+from tests.corpus.commands import ERRORS_FOUND, USER_ERROR, run_child, run_in_process
 
 SECONDS = 20.0
 KINDS: dict[str, tuple[Callable[[Path], dict[str, Path]], str, list[str]]] = {
@@ -26,7 +26,7 @@ def sound_data(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_is_refused_in_one_line(
+def test_each_is_rejected_in_one_line(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write, command, flags = KINDS[kind]
@@ -36,7 +36,9 @@ def test_each_is_refused_in_one_line(
     for name, file in cases.items():
         start = time.process_time()
         allowed = [ERRORS_FOUND] if name == "train-empty-folder" else [USER_ERROR]
-        ended = run_here(command, *(flag.format(sound=sound) for flag in flags), file, capsys=capsys, may_end=allowed)
+        ended = run_in_process(
+            command, *(flag.format(sound=sound) for flag in flags), file, capsys=capsys, may_end=allowed
+        )
         assert time.process_time() - start < SECONDS, name
         if allowed == [USER_ERROR] and name not in NAMED_OTHERWISE:
             assert file.name in ended.error, (name, ended.error)
@@ -46,7 +48,7 @@ def test_each_is_refused_in_one_line(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--data", "--hyp", "--cfg"])
-def test_training_in_a_process_of_its_own_refuses_each(flag: str, tmp_path: Path) -> None:
+def test_training_rejects_each_in_subprocess(flag: str, tmp_path: Path) -> None:
     write = {"--data": yamls.write_data_cases, "--hyp": yamls.write_hyp_cases, "--cfg": yamls.write_cfg_cases}[flag]
     sound = sound_data(tmp_path / "sound")
     for name, file in write(tmp_path / "cases").items():

@@ -48,7 +48,7 @@ SYNTAX: dict[str, bytes] = {
     "bad-escape": b'path: "\\q"\n',
     "reserved": b"path: @x\n",
 }
-"""Wrong for every reader of yaml in the program."""
+"""Invalid for every yaml reader of the program."""
 
 DATA: dict[str, str] = {
     "no-train": "val: images\nnames: [a]",

@@ -1,9 +1,9 @@
-"""One rank of a job that trains the tiny network by `TrainStep` alone and writes its results to files.
+"""One rank of a job that trains the tiny network with `TrainStep` only and writes its results to files.
 
 `python -m tests.distributed.accumulation_job OUT KIND START LAST`. KIND: graph, eager, `stock-graph` without our
 kernels, `ahead-graph`, which starts each step before reading the previous result, or `cuda-graph` with the ops used on
-CUDA, which also records whose kernels are executed. START: the folder of another job to continue from, or `-`. LAST:
-the number of batches of the run.
+CUDA, which also records the owners of the executed kernels. START: the folder of another job to continue from, or `-`.
+LAST: the number of batches of the run.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 from graph_train.ranks import team
 
 CUT = 18
-"""After so many batches the state is flushed and written: in the middle of an update of four batches."""
+"""Number of batches after which the state is saved, in the middle of an update of four batches."""
 BATCH = 4
 
 
@@ -40,7 +40,7 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
         if number + 1 == CUT:
             _save(step.state, out / "cut", main=info.main)
     _save(step.state, out / "end", main=info.main)
-    skipped = _after_a_bad_batch_of_the_last_rank(step, info, last)
+    skipped = _update_with_nonfinite_rank(step, info, last)
     from graph_train.training.agreement import require_same_digest
 
     step.state.flush()
@@ -70,7 +70,7 @@ def _step(kind: str, info: Any) -> tuple[Any, Any]:
         trace_ops()
     placement = Placement("cpu", info.rank, info.world)
     network = tiny_network()
-    # On CUDA each rank has statistics of its own, so that the ranks' mean is taken too.
+    # On CUDA statistics are per rank, to cover their averaging over ranks, too.
     network.synchronise_statistics(not info.alone and kind != "cuda-graph")
     state = TrainingState(
         placement.replicate_module(network), placement.replicate_module(tiny_network()), rule="sgd", placement=placement
@@ -92,12 +92,12 @@ def _start(step: Any, number: int, **changed: Any) -> None:
     step.start(images, labels, replace(tiny_schedule().at(number, number // 6), **changed))
 
 
-def _after_a_bad_batch_of_the_last_rank(step: Any, info: Any, number: int) -> Any:
-    """Run an update after only the last rank accumulated non-finite gradients; the weights must not change."""
+def _update_with_nonfinite_rank(step: Any, info: Any, number: int) -> Any:
+    """Run an update for which only the last rank has non-finite gradients; the weights must not change."""
     from kernels.runtime import flow
 
     state = step.state
-    # Statistics take in the batch, which is sound; of the rest nothing may move.
+    # Running statistics include the valid batch; everything else must be unchanged.
     kept = [*(f"model/{name}" for name in state.trained), *(f"first_moment/{name}" for name in state.trained)]
     before = state.arrays()
     if info.rank == info.world - 1 and not info.alone:

@@ -1,4 +1,4 @@
-"""`graph_train` with several ranks, where a callback on rank 1 alone requests a stop after its third batch."""
+"""A `graph_train` job in which a callback on rank 1 requests a stop after its third batch."""
 
 import os
 import sys

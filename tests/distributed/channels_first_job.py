@@ -1,4 +1,4 @@
-"""`graph-train` with channels-first activations on all devices, as the reference for several ranks."""
+"""`graph-train` with channels-first activations, as the reference for several ranks."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Starts jobs of several ranks as a user would and inspects their results."""
+"""Helpers that start jobs of several ranks as a user would and inspect their results."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 @dataclass
 class Job:
-    """The processes of a job's ranks, whose output goes to files."""
+    """The processes of a job, one per rank; their output goes to files."""
 
     ranks: list[subprocess.Popen[bytes]]
     logs: list[Path]
@@ -91,7 +91,7 @@ class JobLab:
         address: str = "127.0.0.1",
         ranks_per_host: int = 99,
     ) -> Job:
-        """Start the ranks with the variables of torchrun and Kubernetes; a single rank gets none."""
+        """Start the ranks with the environment of torchrun; a single rank gets no such variables."""
         port, number = free_port(), len(self.jobs)
         job = Job([], [])
         for rank in range(ranks):

@@ -1,4 +1,4 @@
-"""`graph_train` with several ranks and a disk that takes some seconds per checkpoint."""
+"""A `graph_train` job on a disk that takes some seconds per checkpoint."""
 
 import sys
 import time
@@ -20,11 +20,11 @@ def main() -> int:
 
     write = saving.save_checkpoint
 
-    def slowly(path: Path, *arguments: Any, **flags: Any) -> None:
+    def write_slowly(path: Path, *arguments: Any, **flags: Any) -> None:
         time.sleep(SECONDS)
         write(path, *arguments, **flags)
 
-    saving.save_checkpoint = slowly
+    saving.save_checkpoint = write_slowly
 
     def command() -> None:
         train(**given_flags(sys.argv[1:]))

@@ -24,12 +24,12 @@ def run(lab: JobLab, name: str, ranks: int, *, kind: str = "graph", start: Path 
 
 
 @pytest.fixture(scope="module")
-def alone(lab: JobLab) -> Path:
+def one_rank(lab: JobLab) -> Path:
     return run(lab, "alone", 1)
 
 
 @pytest.fixture(scope="module")
-def two(lab: JobLab) -> Path:
+def two_ranks(lab: JobLab) -> Path:
     return run(lab, "two", 2)
 
 
@@ -44,7 +44,7 @@ def results(folder: Path) -> list[dict[str, float]]:
 
 
 def assert_close(ours: Path, theirs: Path) -> None:
-    """Assert equality up to rounding by another order of float32 sums, accumulated over many steps."""
+    """Assert equality up to the rounding of float32 sums in another order, over many steps."""
     left, right = arrays(ours), arrays(theirs)
     assert left.keys() == right.keys()
     for name, value in right.items():
@@ -59,49 +59,49 @@ def assert_same_steps(ours: Path, theirs: Path) -> None:
         np.testing.assert_allclose([step[name] for step in left], [step[name] for step in right], rtol=1e-3)
 
 
-def test_updates_of_several_batches_are_those_of_one_rank(alone: Path, two: Path) -> None:
-    assert 0 < sum(step["updated"] for step in results(alone)) < LAST - 8
-    assert_same_steps(two, alone)
-    assert_close(two / "end", alone / "end")
+def test_accumulated_updates_match_single_rank(one_rank: Path, two_ranks: Path) -> None:
+    assert 0 < sum(step["updated"] for step in results(one_rank)) < LAST - 8
+    assert_same_steps(two_ranks, one_rank)
+    assert_close(two_ranks / "end", one_rank / "end")
 
 
 @pytest.mark.parametrize("kind", ["eager", "stock-graph"])
-def test_other_ways_to_execute_it_do_the_same(lab: JobLab, two: Path, kind: str) -> None:
-    """Without our kernels the update is composed of OneFlow's ops, as it is on a GPU."""
+def test_execution_variants_agree(lab: JobLab, two_ranks: Path, kind: str) -> None:
+    """Without our kernels the update is composed of OneFlow ops, as on a GPU without the plugin."""
     other = run(lab, kind, 2, kind=kind)
-    assert_same_steps(other, two)
-    assert_close(other / "end", two / "end")
+    assert_same_steps(other, two_ranks)
+    assert_close(other / "end", two_ranks / "end")
 
 
-def test_steps_that_are_started_ahead_have_the_same_bits(lab: JobLab, two: Path) -> None:
+def test_pipelined_steps_match_bitwise(lab: JobLab, two_ranks: Path) -> None:
     ahead = run(lab, "ahead", 2, kind="ahead-graph")
-    assert (ahead / "results.json").read_text() == (two / "results.json").read_text()
+    assert (ahead / "results.json").read_text() == (two_ranks / "results.json").read_text()
     for state in ("cut", "end"):
-        ours, theirs = arrays(ahead / state), arrays(two / state)
+        ours, theirs = arrays(ahead / state), arrays(two_ranks / state)
         assert [name for name, value in theirs.items() if not np.array_equal(ours[name], value)] == []
 
 
-def test_a_state_in_the_middle_of_an_update_does_not_know_of_ranks(alone: Path, two: Path) -> None:
-    pending = [value for name, value in arrays(two / "cut").items() if name.startswith("gradient_sum/")]
+def test_mid_accumulation_state_is_independent_of_ranks(one_rank: Path, two_ranks: Path) -> None:
+    pending = [value for name, value in arrays(two_ranks / "cut").items() if name.startswith("gradient_sum/")]
     assert any(value.any() for value in pending)
-    assert_close(two / "cut", alone / "cut")
+    assert_close(two_ranks / "cut", one_rank / "cut")
 
 
-def test_as_many_ranks_go_on_with_the_same_bits(lab: JobLab, two: Path) -> None:
-    resumed = run(lab, "resumed-by-two", 2, start=two / "cut")
-    ours, theirs = arrays(resumed / "end"), arrays(two / "end")
+def test_resume_with_same_ranks_matches_bitwise(lab: JobLab, two_ranks: Path) -> None:
+    resumed = run(lab, "resumed-by-two", 2, start=two_ranks / "cut")
+    ours, theirs = arrays(resumed / "end"), arrays(two_ranks / "end")
     assert [name for name, value in theirs.items() if not np.array_equal(ours[name], value)] == []
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_other_numbers_of_ranks_go_on(lab: JobLab, two: Path, ranks: int) -> None:
-    resumed = run(lab, f"resumed-by-{ranks}", ranks, start=two / "cut")
-    assert_same_steps(resumed, two)
-    assert_close(resumed / "end", two / "end")
+def test_resume_with_other_number_of_ranks(lab: JobLab, two_ranks: Path, ranks: int) -> None:
+    resumed = run(lab, f"resumed-by-{ranks}", ranks, start=two_ranks / "cut")
+    assert_same_steps(resumed, two_ranks)
+    assert_close(resumed / "end", two_ranks / "end")
 
 
-def test_no_kernel_of_oneflows_is_executed_on_cuda(lab: JobLab) -> None:
-    """Batches that add up, the ranks' sums and means, saves: all by kernels of ours, copies, and transfers."""
+def test_no_oneflow_kernel_runs_on_cuda(lab: JobLab) -> None:
+    """Accumulation, all-reduces and saves run only plugin kernels, copies and transfers."""
     folder = run(lab, "cuda", 2, kind="cuda-graph")
     for rank in range(2):
         executed = {tuple(pair) for pair in json.loads((folder / f"ops{rank}.json").read_text())}

@@ -1,4 +1,4 @@
-"""Ranks that do not join, die or are asked to stop."""
+"""Ranks that do not connect, die or are asked to stop."""
 
 import re
 import signal
@@ -16,18 +16,18 @@ LONG = {"epochs": 5000, "noval": True}
 
 
 def _saved_epoch(folder: Path) -> int:
-    """Return the epoch of the newest checkpoint, which must be intact."""
+    """Return the epoch of the newest checkpoint after checking that it is intact."""
     state = folder / "weights" / "last.safetensors"
     return int(load_checkpoint(state).header["cursor"]["epoch"]) if state.exists() else 0
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_killed_rank_ends_the_job(lab: JobLab, victim: int) -> None:
+def test_killed_rank_ends_job(lab: JobLab, victim: int) -> None:
     name = f"killed{victim}"
     job = lab.start(lab.flags(name, **LONG), 2)
     job.wait_for(r" 2/4999")
     folder = lab.root / "runs" / name
-    while _saved_epoch(folder) < 2:  # saves run beside the training
+    while _saved_epoch(folder) < 2:  # checkpoints are written in the background
         assert job.ranks[0].poll() is None
         time.sleep(0.05)
     job.ranks[victim].kill()
@@ -42,7 +42,7 @@ def test_killed_rank_ends_the_job(lab: JobLab, victim: int) -> None:
     assert _saved_epoch(folder) >= 2
 
 
-def test_resume_after_a_kill_with_other_ranks(lab: JobLab) -> None:
+def test_resume_after_kill_with_other_ranks(lab: JobLab) -> None:
     folder = lab.root / "runs" / "cut"
     job = lab.start(lab.flags("cut", epochs=60, noval=True), 2)
     job.wait_for(r" 3/59")
@@ -57,7 +57,7 @@ def test_resume_after_a_kill_with_other_ranks(lab: JobLab) -> None:
     assert load_checkpoint(folder / "weights" / "last.safetensors").header["cursor"]["epoch"] == 60
 
 
-def test_interrupted_job_is_saved_by_all_at_the_same_step(lab: JobLab) -> None:
+def test_interrupted_job_is_saved_at_same_step_by_all_ranks(lab: JobLab) -> None:
     job = lab.start(lab.flags("stopped", **LONG), 2)
     job.wait_for(r" 2/4999")
     interrupt(job)
@@ -81,7 +81,7 @@ def test_signal_to_one_rank_stops_all(lab: JobLab) -> None:
     assert "Stopped by a signal to another rank" in job.text(0)
 
 
-def test_missing_rank_is_named_before_anything_slow(lab: JobLab) -> None:
+def test_missing_rank_is_reported_before_slow_setup(lab: JobLab) -> None:
     job = lab.start(lab.flags("missing", **{"dist-timeout": 3}), 3, leave_out=[1])
     assert job.codes(30) == [2, 2]
     assert "rank 1 of 3 did not connect to rank 0" in job.text(0)
@@ -89,17 +89,17 @@ def test_missing_rank_is_named_before_anything_slow(lab: JobLab) -> None:
     assert not (lab.root / "runs" / "missing").exists()
 
 
-def test_what_no_job_can_use_is_told_once(lab: JobLab) -> None:
-    job = lab.start(lab.flags("refused", **{"batch-size": 1}), 2)
+def test_invalid_settings_are_reported_once(lab: JobLab) -> None:
+    job = lab.start(lab.flags("rejected", **{"batch-size": 1}), 2)
     codes = job.codes(120)
-    # Rank 1 says nothing; it may hear of rank 0's end before its own.
+    # Rank 1 prints nothing; it may notice rank 0's exit first.
     assert codes[0] == USER_ERROR and codes[1] in (USER_ERROR, RANK_LOST)
     assert job.text(0).count("--batch-size 1: must be at least 2, the number of ranks") == 1
     assert job.text(1) == ""
 
 
-def test_failure_of_one_rank_ends_all_with_its_reason(lab: JobLab) -> None:
-    """Rank 1 starts in a folder in which there is no data set of this name."""
+def test_failure_of_one_rank_ends_all_with_its_error(lab: JobLab) -> None:
+    """Rank 1 starts in a folder without the data set."""
     (lab.root / "elsewhere").mkdir(exist_ok=True)
 
     def beside(rank: int) -> list[str]:
@@ -113,7 +113,7 @@ def test_failure_of_one_rank_ends_all_with_its_reason(lab: JobLab) -> None:
     assert "rank 1" in job.text(0)
 
 
-def test_interrupt_of_one_rank_before_training_ends_all(lab: JobLab) -> None:
+def test_interrupt_before_training_ends_all_ranks(lab: JobLab) -> None:
     job = lab.start(lab.flags("too-early", **LONG), 2)
     job.wait_for("train: 8 images")
     job.ranks[1].send_signal(signal.SIGINT)
@@ -121,13 +121,13 @@ def test_interrupt_of_one_rank_before_training_ends_all(lab: JobLab) -> None:
     assert "interrupted" in job.text(0)
 
 
-def test_a_callback_of_one_rank_stops_all(lab: JobLab) -> None:
+def test_callback_on_one_rank_stops_all(lab: JobLab) -> None:
     job = lab.start(lab.flags("by-callback", **LONG), 2, module="tests.distributed.callback_job")
     assert job.codes(120) == [0, 0], job.text(0) + job.text(1)
     assert "Stopped by a callback" in job.text(0)
 
 
-def test_no_rank_leaves_before_the_last_save_is_done(lab: JobLab) -> None:
+def test_no_rank_exits_before_last_save(lab: JobLab) -> None:
     flags = lab.flags("slow-disk", **LONG, nosave=True)
     job = lab.start(flags, 2, module="tests.distributed.slow_disk_job")
     job.wait_for(r" 2/4999")

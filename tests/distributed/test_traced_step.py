@@ -1,4 +1,4 @@
-"""Every op of a step on two ranks has a CUDA kernel, and all transfers are by NCCL; needs no GPU."""
+"""Every op of a two-rank step has a CUDA kernel, and all transfers use NCCL; needs no GPU."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ BATCH_NORMS = {"yolov5n": 57, "yolov5s": 57, "yolov5m": 79, "yolov5n6": 75}
 
 
 def transfers(model: str, variant: str) -> dict[str, int]:
-    """Return the transfers of a step: gradients all-reduced, labels gathered, losses kept as partial sums."""
+    """Return the expected transfers of a step: gradients all-reduced, labels all-gathered, losses partial sums."""
     # Mean and variance of each layer in the forward pass, both sums of its gradient together in the backward pass.
     sums = 3 * BATCH_NORMS[model] if variant == "sync-bn" else 0
     sums += variant == "adam-autobalance"  # of the levels' losses
@@ -37,16 +37,16 @@ def check(lab: JobLab, model: str, kind: str, variants: tuple[str, ...]) -> None
     assert tuple(traced["steps"]) == variants
     for variant, step in traced["steps"].items():
         assert uncovered_ops(step["ops"], traced["covered"]) == [], variant
-        assert step["ops"]["graph_train_flatten"] == 1  # it is a step of several ranks
+        assert step["ops"]["graph_train_flatten"] == 1  # a step on several ranks
         assert step["transfers"] == transfers(model, variant), variant
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_op_of_a_step_of_two_ranks_has_a_cuda_kernel(lab: JobLab, kind: str) -> None:
+def test_every_op_of_two_rank_step_has_cuda_kernel(lab: JobLab, kind: str) -> None:
     check(lab, "yolov5n", kind, tuple(VARIANTS))
 
 
-def test_every_block_over_two_ranks_has_cuda_kernels(lab: JobLab) -> None:
+def test_every_block_on_two_ranks_has_cuda_kernels(lab: JobLab) -> None:
     path = lab.root / "every_block.yaml"
     path.write_text(yaml.safe_dump(EVERY_BLOCK))
     check(lab, str(path), "BFLOAT16", ("plain", "accumulates"))
@@ -55,5 +55,5 @@ def test_every_block_over_two_ranks_has_cuda_kernels(lab: JobLab) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", ["yolov5s", "yolov5m", "yolov5n6"])
-def test_every_op_of_larger_steps_of_two_ranks_has_a_cuda_kernel(lab: JobLab, model: str, kind: str) -> None:
+def test_every_op_of_larger_two_rank_steps_has_cuda_kernel(lab: JobLab, model: str, kind: str) -> None:
     check(lab, model, kind, ("plain", "sync-bn"))

@@ -15,7 +15,7 @@ EPOCHS = 10  # of two steps each
 
 
 @pytest.fixture(scope="module")
-def alone(lab: JobLab) -> Path:
+def one_rank(lab: JobLab) -> Path:
     lab.run(lab.flags("alone", epochs=EPOCHS), 1)
     return lab.root / "runs" / "alone"
 
@@ -30,12 +30,12 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_ranks_train_as_one_process(lab: JobLab, alone: Path, ranks: int) -> None:
-    """Three ranks have uneven parts of a batch of four."""
+def test_ranks_match_single_process(lab: JobLab, one_rank: Path, ranks: int) -> None:
+    """With three ranks a batch of four is split unevenly."""
     job = lab.run(lab.flags(f"ranks{ranks}", epochs=EPOCHS, **{"sync-bn": True}), ranks)
     folder = lab.root / "runs" / f"ranks{ranks}"
-    np.testing.assert_allclose(rows(folder), rows(alone), rtol=2e-4, atol=2e-5)
-    ours, theirs = arrays(folder), arrays(alone)
+    np.testing.assert_allclose(rows(folder), rows(one_rank), rtol=2e-4, atol=2e-5)
+    ours, theirs = arrays(folder), arrays(one_rank)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
@@ -44,8 +44,8 @@ def test_ranks_train_as_one_process(lab: JobLab, alone: Path, ranks: int) -> Non
     assert [job.text(rank) for rank in range(1, ranks)] == [""] * (ranks - 1)
 
 
-def test_validation_finds_what_one_process_finds(lab: JobLab) -> None:
-    """Four images: parts of two, and of two, one and one."""
+def test_validation_matches_single_process(lab: JobLab) -> None:
+    """The four images are split 2 + 2 and 2 + 1 + 1."""
     found = {}
     for ranks in (1, 2, 3):
         name = f"finding{ranks}"
@@ -57,7 +57,7 @@ def test_validation_finds_what_one_process_finds(lab: JobLab) -> None:
         np.testing.assert_allclose(found[ranks][measures], found[1][measures], rtol=1e-6)
 
 
-def test_coco_is_written_and_evaluated_by_rank_0(lab: JobLab) -> None:
+def test_rank_0_writes_and_evaluates_coco_results(lab: JobLab) -> None:
     data, found = laid_out_as_coco(lab.data, lab.root / "as-coco"), {}
     for ranks in (1, 2):
         flags = {**finding(lab.root, lab.data), "data": data, "sync-bn": ranks > 1}
@@ -69,8 +69,8 @@ def test_coco_is_written_and_evaluated_by_rank_0(lab: JobLab) -> None:
     np.testing.assert_allclose(found[2], found[1], atol=2e-4)
 
 
-def test_running_means_are_those_of_all_ranks(lab: JobLab) -> None:
-    """One batch of eight, in two equal parts: the first layer sees the same images, whoever sees them."""
+def test_running_means_cover_all_ranks(lab: JobLab) -> None:
+    """With one batch of eight the first layer sees the same images on any number of ranks."""
     flags = {"epochs": 1, "batch-size": 8, **finding(lab.root, lab.data)}
     mean, variance = ("model/model.0.bn.running_mean", "model/model.0.bn.running_var")
     saved = []
@@ -78,12 +78,12 @@ def test_running_means_are_those_of_all_ranks(lab: JobLab) -> None:
         lab.run(lab.flags(f"means{ranks}", **flags), ranks)
         saved.append(arrays(lab.root / "runs" / f"means{ranks}"))
     np.testing.assert_allclose(saved[1][mean], saved[0][mean], rtol=1e-4, atol=1e-7)
-    # Of the variance within the parts alone, what lies between the parts is missing.
+    # The variances within parts do not include the variance between parts.
     assert not np.array_equal(saved[1][variance], saved[0][variance])
     np.testing.assert_allclose(saved[1][variance], saved[0][variance], rtol=0.1)
 
 
-def test_statistics_of_each_rank_are_joined(lab: JobLab) -> None:
+def test_per_rank_statistics_are_averaged(lab: JobLab) -> None:
     job = lab.run(lab.flags("own-statistics", epochs=2), 2)
     assert "All 2 ranks hold the same weights" in job.text(0)
     saved = arrays(lab.root / "runs" / "own-statistics")
@@ -96,8 +96,8 @@ def test_statistics_of_each_rank_are_joined(lab: JobLab) -> None:
         np.testing.assert_allclose(saved[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
 
 
-def test_ranks_without_the_plugin(lab: JobLab) -> None:
-    """Accumulated batches too, which send gradients only where an update is due."""
+def test_ranks_train_without_plugin(lab: JobLab) -> None:
+    """Gradients of accumulated batches are all-reduced only when an update is due."""
     for kernels in ("off", "require"):
         job = lab.run(lab.flags(f"kernels-{kernels}", epochs=2, **{"kernels": kernels, "sync-bn": True}), 2)
         assert "All 2 ranks hold the same weights" in job.text(0)
@@ -105,8 +105,8 @@ def test_ranks_without_the_plugin(lab: JobLab) -> None:
     np.testing.assert_allclose(rows(stock), rows(plugin), rtol=2e-4, atol=2e-5)
 
 
-def test_resume_with_other_numbers_of_ranks(lab: JobLab) -> None:
-    """Two, four, one: the run goes through all of them and ends as if it had had one all along."""
+def test_resume_across_numbers_of_ranks(lab: JobLab) -> None:
+    """A run on two, then four, then one rank ends like a run on one rank."""
 
     def through(name: str, *ranks: int) -> Path:
         folder = lab.root / "runs" / name

@@ -1,4 +1,4 @@
-"""Two hosts: network namespaces with their own address, connected by a virtual cable that can be cut."""
+"""Two hosts: network namespaces with their own addresses, connected by a virtual cable that can be unplugged."""
 
 import os
 import re
@@ -25,7 +25,7 @@ CABLE = "cable0"
 EPOCHS, STEPS_PER_EPOCH = 10, 2
 
 
-def inside(rank: int) -> list[str]:
+def host_prefix(rank: int) -> list[str]:
     """Return the command prefix to run on the host of a rank."""
     return ["ip", "netns", "exec", HOSTS[rank]]
 
@@ -34,11 +34,11 @@ def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
-def plug(state: str, host: int) -> None:
+def set_link(state: str, host: int) -> None:
     ip("-n", HOSTS[host], "link", "set", CABLE, state)
 
 
-TWO_HOSTS: dict[str, Any] = {"prefix": inside, "address": ADDRESSES[0], "ranks_per_host": 1}
+TWO_HOSTS: dict[str, Any] = {"prefix": host_prefix, "address": ADDRESSES[0], "ranks_per_host": 1}
 
 
 @pytest.fixture(scope="module")
@@ -55,84 +55,86 @@ def hosts() -> Iterator[None]:
         for number, (host, address) in enumerate(zip(HOSTS, ADDRESSES, strict=True)):
             ip("-n", host, "address", "add", f"{address}/24", "dev", CABLE)
             ip("-n", host, "link", "set", "lo", "up")
-            plug("up", number)
+            set_link("up", number)
         yield
     finally:
         for host in HOSTS:
             ip("netns", "delete", host)
 
 
-def test_two_hosts_train_as_one_process(lab: JobLab, hosts: None) -> None:
+def test_two_hosts_match_single_process(lab: JobLab, hosts: None) -> None:
     lab.run(lab.flags("one", epochs=EPOCHS), 1)
     job = lab.run(lab.flags("two", epochs=EPOCHS, **{"sync-bn": True}), 2, **TWO_HOSTS)
     np.testing.assert_allclose(rows(lab.root / "runs" / "two"), rows(lab.root / "runs" / "one"), rtol=2e-4, atol=2e-5)
     assert re.search(r"All 2 ranks hold the same weights: [0-9a-f]{32}", job.text(0))
 
 
-def test_a_local_rank_that_counts_over_all_hosts_is_named(lab: JobLab, hosts: None) -> None:
+def test_reports_local_rank_counted_over_all_hosts(lab: JobLab, hosts: None) -> None:
     job = lab.start(lab.flags("miscounted"), 2, **{**TWO_HOSTS, "ranks_per_host": 2})
     assert 0 not in job.codes(120)
     assert "LOCAL_RANK must count from 0 on each host" in job.text(0) + job.text(1)
 
 
-def sent_by(rank: int) -> int:
+def bytes_sent(rank: int) -> int:
     """Return the bytes sent by a host so far."""
-    table = subprocess.run([*inside(rank), "cat", "/proc/net/dev"], check=True, capture_output=True, text=True).stdout
+    table = subprocess.run(
+        [*host_prefix(rank), "cat", "/proc/net/dev"], check=True, capture_output=True, text=True
+    ).stdout
     columns = next(row for row in table.splitlines() if row.strip().startswith(f"{CABLE}:")).split()
     return int(columns[9])
 
 
-def sent_in_between(lab: JobLab, epochs: tuple[int, int], **changed: Any) -> tuple[list[int], int]:
-    """Return the bytes that each host sends between two epochs, and the bytes of the gradients.
+def bytes_sent_between(lab: JobLab, epochs: tuple[int, int], **changed: Any) -> tuple[list[int], int]:
+    """Return the bytes that each host sends between two epochs, and the size of the gradients in bytes.
 
-    They are the difference between two runs, so that traffic at start and end cancels out.
+    It is the difference between two runs, so that traffic at start and end cancels out.
     """
     sent = []
     for last in epochs:
-        before = sent_by(0), sent_by(1)
+        before = bytes_sent(0), bytes_sent(1)
         name = f"bytes{len(lab.jobs)}"
         flags = {"epochs": last, "noval": True, "cfg": "yolov5n.yaml", "noautoanchor": True, **changed}
         lab.run(lab.flags(name, **flags), 2, **TWO_HOSTS)
-        sent.append((sent_by(0) - before[0], sent_by(1) - before[1]))
+        sent.append((bytes_sent(0) - before[0], bytes_sent(1) - before[1]))
     found = re.search(r"([\d,]+) parameters, ", (lab.root / "runs" / name / "train.log").read_text())
     assert found is not None
     return [after - earlier for earlier, after in zip(*sent, strict=True)], 4 * int(found.group(1).replace(",", ""))
 
 
-def test_each_step_sends_the_gradients_once(lab: JobLab, hosts: None) -> None:
-    """Every batch is an update where it has the nominal size; here it is all eight images."""
-    sent, gradients = sent_in_between(lab, (1, 11), **{"batch-size": 64})
+def test_each_step_transfers_gradients_once(lab: JobLab, hosts: None) -> None:
+    """A batch of nominal size, here all eight images, is an update."""
+    sent, gradients = bytes_sent_between(lab, (1, 11), **{"batch-size": 64})
     for rank in range(2):
         # Of two ranks each sends as much as the gradients are large, by a ring: half of them twice.
         assert gradients < sent[rank] / 10 < 1.1 * gradients, (rank, sent, gradients)
 
 
-def test_an_update_of_several_batches_sends_the_gradients_once(lab: JobLab, hosts: None) -> None:
-    """Batches of 4 images are accumulated to 64: the fifth epoch has 32 batches, and two updates."""
+def test_accumulated_update_transfers_gradients_once(lab: JobLab, hosts: None) -> None:
+    """Batches of 4 images are accumulated to 64, so the fifth epoch has 32 batches and two updates."""
     batches = 32
     schedule = Schedule(epochs=5, batches_per_epoch=batches, batch_size=4, warmup=100)
     updates = sum(schedule.at(iteration, 4).update for iteration in range(4 * batches, 5 * batches))
     assert (schedule.accumulate(4 * batches), updates) == (16, 2)
     data = write_data_set(lab.root / "large", train_images=4 * batches)
-    sent, gradients = sent_in_between(lab, (4, 5), data=data)
-    # At the end of an epoch the state is saved, with what has been accumulated since the last update.
+    sent, gradients = bytes_sent_between(lab, (4, 5), data=data)
+    # The checkpoint at the end of an epoch includes gradients accumulated since the last update.
     sums = updates + 1
     for rank in range(2):
         assert gradients < sent[rank] / sums < 1.1 * gradients, (rank, sent, gradients)
 
 
-def test_pulled_cable_ends_the_job_and_loses_nothing(lab: JobLab, hosts: None) -> None:
+def test_network_loss_ends_job_and_keeps_checkpoints(lab: JobLab, hosts: None) -> None:
     folder = lab.root / "runs" / "pulled"
     flags = lab.flags("pulled", epochs=5000, noval=True)
     job = lab.start(flags, 2, **TWO_HOSTS)
     job.wait_for(r" 3/4999")
-    plug("down", 1)
+    set_link("down", 1)
     pulled = time.monotonic()
     try:
         codes = job.codes(60)
         assert time.monotonic() - pulled < 60
     finally:
-        plug("up", 1)
+        set_link("up", 1)
     assert RANK_LOST in codes and 0 not in codes
     assert re.search(r"rank 1 \(.*sent no heartbeat", job.text(0)), job.text(0)
     done = load_checkpoint(folder / "weights" / "last.safetensors").header["cursor"]["epoch"]

@@ -53,7 +53,7 @@ def main(out: Path, model: str, kind: str, variants: list[str]) -> None:
 
 
 def _compiled(model: str, kind: str, variant: Variant, info: Any) -> list[Any]:
-    """Return the graphs of a step with one image per rank: one, or two with gradient accumulation."""
+    """Return the compiled graphs of a step with one image per rank: one, or two with gradient accumulation."""
     from graph_train.engine.state import TrainingState
     from graph_train.engine.step import GraphStep, StepConfig
     from graph_train.ranks.placement import Placement
@@ -97,7 +97,7 @@ def _transfers(job: Any) -> Counter[str]:
     B: broadcast, S(0): split along dimension 0, P: partial sum.
     """
     spread = {
-        (op, argument): ", ".join(_spread(one) for one in signature.sbp_parallel)
+        (op, argument): ", ".join(_sbp_name(one) for one in signature.sbp_parallel)
         for op, signatures in job.job_parallel_view_conf.op_name2nd_sbp_signature_conf.items()
         for argument, signature in signatures.bn_in_op2nd_sbp.items()
     }
@@ -111,7 +111,7 @@ def _transfers(job: Any) -> Counter[str]:
     return counts
 
 
-def _spread(one: Any) -> str:
+def _sbp_name(one: Any) -> str:
     kind = one.WhichOneof("parallel_type")
     if kind == "split_parallel":
         return f"S({one.split_parallel.axis})"

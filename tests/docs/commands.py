@@ -58,7 +58,7 @@ def documented_programs() -> list[Program]:
     return [Program(*block) for block in _blocks("python")]
 
 
-def examples_for_more_machines() -> list[Command]:
+def multi_host_examples() -> list[Command]:
     """Return the `graph-train` examples in `text` blocks for launchers of several machines."""
     found = []
     for file, number, line in _lines("text"):
@@ -68,15 +68,15 @@ def examples_for_more_machines() -> list[Command]:
     return found
 
 
-def shown_commands() -> list[Command]:
-    """Return the lines of `text` blocks with one of our commands, which need something that tests lack."""
+def text_block_commands() -> list[Command]:
+    """Return our commands in `text` blocks, which need resources that tests do not have."""
     ours = re.compile(r"(?:uv run )?(graph-(?:train|val|predict|check|export|bench) .*)")
     found = [(file, number, match[1]) for file, number, line in _lines("text") if (match := ours.fullmatch(line))]
     return [Command(file, number, tuple(shlex.split(line, comments=True))) for file, number, line in found]
 
 
 def foreign_commands() -> list[Command]:
-    """Return the lines of `text` blocks that start other programs."""
+    """Return the commands of other programs in `text` blocks."""
     found = []
     for file, number, line in _lines("text"):
         if re.match(rf"({'|'.join(FOREIGN)}) ", line):
@@ -85,13 +85,13 @@ def foreign_commands() -> list[Command]:
 
 
 def inline_commands() -> list[Command]:
-    """Return our commands in running text, in backticks, that have at least one flag."""
+    """Return our inline-code commands that have at least one flag."""
     found = []
     for file in DOCUMENTS:
         text = _FENCED.sub(lambda block: "\n" * block.group().count("\n"), file.read_text())
         for code in re.finditer(r"`(?:uv run )?(graph-(?:train|val|predict|check|export|bench) [^`]*--[^`]*)`", text):
             line = text[: code.start()].count("\n") + 1
-            # `...` stands for more flags.
+            # `...` means further flags.
             words = [word for word in shlex.split(code[1].replace("...", " ").replace("…", " ")) if word]
             found.append(Command(file, line, tuple(words)))
     return found

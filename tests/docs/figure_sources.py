@@ -1,7 +1,7 @@
 """Statistics of raw result files, which `figures.yaml` names in place of figures.
 
-A source is `FILE STATISTIC ARGUMENT...`, split by shell rules but never executed. POINT is
-MODEL:BATCH:PX, PATH a key or keys joined by dots.
+A source is `FILE STATISTIC ARGUMENT...`, split by shell rules but never executed. POINT is MODEL:BATCH:PX, PATH a key
+or keys joined by dots.
 """
 
 import csv
@@ -63,7 +63,7 @@ def _number(cell: str) -> float | None:
 
 
 def _at(item: Any, path: str) -> Any:
-    """Return the value at keys joined by dots; a key may have dots of its own."""
+    """Return the value at dot-separated keys; a key may itself contain dots."""
     if not isinstance(item, Mapping):
         raise LookupError(path)
     if path in item:
@@ -115,12 +115,12 @@ def best_epoch(result: Result, column: str) -> float:
 
 
 def kernel_ratio(result: Result, kernel: str, other: str) -> float:
-    """Resolve `kernel-ratio KERNEL OTHER`: how many times as long one of our kernels takes as another of ours."""
+    """Resolve `kernel-ratio KERNEL OTHER`: time of one of our kernels divided by that of another."""
     return row(result, "rows", f"kernel={kernel}", "ours_ms") / row(result, "rows", f"kernel={other}", "ours_ms")
 
 
 def _groups(result: Result, point: str, variants: Sequence[str]) -> list[dict[str, Mapping[str, Any]]]:
-    """Return rows by variant, of each group (what ran in turn) that has all of the variants at the point."""
+    """Return rows by variant for each group (variants that alternated) that has all of the variants at the point."""
     at = parse_point(point)
     groups: dict[int, dict[str, Mapping[str, Any]]] = {}
     for item in result["rows"]:
@@ -143,7 +143,7 @@ def peak_mb(result: Result, point: str, variant: str, beside: str | None = None)
 
 
 def memory_ratio(result: Result, point: str, variant: str, other: str) -> float:
-    """Resolve `memory POINT VARIANT OTHER`: how many times the other's peak memory a variant takes."""
+    """Resolve `memory POINT VARIANT OTHER`: peak memory of a variant divided by the other's."""
     try:
         return peak_mb(result, point, variant, other) / peak_mb(result, point, other, variant)
     except LookupError:

@@ -23,7 +23,7 @@ DOCUMENTS = tuple(
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), RESULTS_FOLDER / "README.md")
     if path != PAGE
 )
-"""`graph-bench report` writes the page left out, and a test compares it with the results as a whole."""
+"""Excluded: the page written by `graph-bench report`, which another test compares with the results."""
 
 _NUMBER = r"[+−-]?\d+(?:,\d{3})*(?:\.\d+)?"
 _UNIT = r"times|%|ms|s|seconds?|minutes?|hours?|[KMGk]i?B|images/s|img/s|images per second|GFLOP/s|GB/s"
@@ -144,7 +144,7 @@ def _literal(text: str) -> str:
 
 
 def measured_looking(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the spans of numbers that look measured, except in code and URLs."""
+    """Yield the spans of numbers that look measured, except those in code and URLs."""
     prose = _NO_PROSE.sub(lambda match: re.sub(r"\S", " ", match[0]), text)
     last = 0
     for start, end in sorted(match.span() for pattern in _MEASURED for match in pattern.finditer(prose)):
@@ -154,8 +154,8 @@ def measured_looking(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _inside(text: str, start: int, end: int, covered: Sequence[tuple[int, int]]) -> bool:
-    """Return whether each number of text[start:end] lies in a covered span."""
-    # The digits of names such as mAP50-95 are no figures.
+    """Return whether every number in text[start:end] is in a covered span."""
+    # Digits in names such as mAP50-95 are not figures.
     numbers = re.finditer(
         rf"(?<!\w){_NUMBER}", re.sub(r"mAP[\d:.-]*", lambda match: "x" * len(match[0]), text[start:end])
     )

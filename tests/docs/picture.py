@@ -1,4 +1,4 @@
-"""The image of the README, made from the files of a run: photos with labels and detections, and the mAP curve.
+"""The README's image: photos with labels and detections, and the mAP curve of a run.
 
 python -m tests.docs.picture RUN_FOLDER TITLE PHOTO...
 """
@@ -24,7 +24,7 @@ _CURVES = (("metrics/mAP_0.5", "mAP50", ACCENT), ("metrics/mAP_0.5:0.95", "mAP50
 
 
 def draw(run: Path, photos: Sequence[int], title: str) -> None:
-    """Write `PICTURE`: for each photo (its number in the first validation batch) labels above detections."""
+    """Write `PICTURE`: labels above detections of each photo, given by its number in the first validation batch."""
     figure = new_figure(*_INCHES, title)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     grid = figure.add_gridspec(2, len(photos) + 1, width_ratios=[*(1.0 for _ in photos), 1.2])

@@ -21,11 +21,11 @@ from tests.docs.commands import (
     Command,
     documented_commands,
     documented_programs,
-    examples_for_more_machines,
     fence_languages,
     foreign_commands,
     inline_commands,
-    shown_commands,
+    multi_host_examples,
+    text_block_commands,
 )
 from tests.models.torch_files import write_network
 
@@ -34,8 +34,8 @@ LAUNCHER = ("python", "-m", "oneflow.distributed.launch")
 COMMANDS = documented_commands()
 LAUNCHED = [command for command in COMMANDS if command.words[:3] == LAUNCHER]
 OURS = [command for command in COMMANDS if command.words[0] in SCRIPTS]
-EXAMPLES = examples_for_more_machines()
-SHOWN = [*shown_commands(), *inline_commands()]
+EXAMPLES = multi_host_examples()
+SHOWN = [*text_block_commands(), *inline_commands()]
 """What needs a camera, a network, the reader's own files or a value that a reader chooses: its flags are checked."""
 
 PARSERS = {f"graph-{name}": f"graph_train.settings.{name}_options" for name in ("train", "val", "predict", "export")}
@@ -56,27 +56,27 @@ NOT_RUN = {
 SMALLER = {"--epochs": "1", "--imgsz": "64", "--batch-size": "8"}
 """The documentation's values are for real work; for a test they only cost time."""
 SMALLER_BENCHMARK = {"--points": "yolov5n:8:64", "--repeats": "1"}
-MOST_RANKS = "2"
+MAX_RANKS = "2"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
-def test_it_is_ours_or_run_elsewhere(command: Command) -> None:
+def test_every_command_is_ours_or_excluded(command: Command) -> None:
     assert command in (*OURS, *LAUNCHED) or " ".join(command.words) in DEVELOPMENT
 
 
 @pytest.mark.parametrize("command", foreign_commands(), ids=str)
-def test_what_no_test_runs_has_a_reason(command: Command) -> None:
+def test_untested_commands_have_a_reason(command: Command) -> None:
     assert any(" ".join(command.words).startswith(f"{program} ") for program in NOT_RUN)
 
 
-def test_something_is_found_in_every_kind_of_block() -> None:
-    assert LAUNCHED and EXAMPLES and documented_programs() and shown_commands() and inline_commands()
-    # A block of another kind could hold commands that nobody looks at.
+def test_every_block_kind_has_commands() -> None:
+    assert LAUNCHED and EXAMPLES and documented_programs() and text_block_commands() and inline_commands()
+    # Commands in blocks of another type would not be checked.
     assert fence_languages() <= {"bash", "text", "python", "py", "yaml"}
 
 
 @pytest.mark.parametrize("command", [*OURS, *EXAMPLES, *LAUNCHED, *SHOWN], ids=str)
-def test_every_flag_is_in_the_help(command: Command) -> None:
+def test_every_flag_is_in_help(command: Command) -> None:
     assert unknown_flags(command) == []
 
 
@@ -91,7 +91,7 @@ def unknown_flags(command: Command) -> list[str]:
     return [flag for flag in flags if flag not in known]
 
 
-def test_a_wrong_flag_is_noticed() -> None:
+def test_wrong_flag_is_detected() -> None:
     for words in (("graph-train", "--epocs", "3"), ("graph-bench", "step", "--point", "x"), ("graph-check", "--x=1")):
         assert len(unknown_flags(Command(ROOT / "README.md", 1, words))) == 1
     launched = ("python", "-m", "oneflow.distributed.launch", "-m", "graph_train", "--sync-bm")
@@ -101,7 +101,7 @@ def test_a_wrong_flag_is_noticed() -> None:
 @pytest.mark.parametrize(
     "command", [command for command in (*OURS, *EXAMPLES, *SHOWN) if command.words[0] in PARSERS], ids=str
 )
-def test_every_value_is_one_that_its_flag_takes(command: Command) -> None:
+def test_every_value_is_accepted_by_its_flag(command: Command) -> None:
     parser = importlib.import_module(PARSERS[command.words[0]]).build_parser()
     assert parser.parse_args(command.words[1:])
 
@@ -109,7 +109,7 @@ def test_every_value_is_one_that_its_flag_takes(command: Command) -> None:
 def help_of(words: Sequence[str]) -> str:
     module, _, function = SCRIPTS[words[0]].partition(":")
     main = getattr(importlib.import_module(module), function)
-    # NAME stands for any.
+    # NAME is a placeholder.
     has_own = words[0] == "graph-bench" or tuple(words[:2]) == ("graph-check", "convert")
     subcommand = [words[1].replace("NAME", "step")] if has_own else []
     output = io.StringIO()
@@ -120,7 +120,7 @@ def help_of(words: Sequence[str]) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create the files used by the documentation's examples: data sets, photos, YOLOv5 weights."""
+    """Create the files that the documented examples use: data sets, photos, YOLOv5 weights."""
     made = tmp_path_factory.mktemp("reader")
     shutil.copytree(render_shapes().parent, made / "berries")
     (made / "berries/shapes.yaml").rename(made / "berries/berries.yaml")
@@ -134,13 +134,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_they_run_one_after_another(folder: Path) -> None:
-    """All in one folder and in their order: later ones use what earlier ones wrote."""
+def test_documented_commands_run_in_order(folder: Path) -> None:
+    """Run all in one folder in document order, since later ones use the files of earlier ones."""
     for command in (*OURS, *LAUNCHED):
         ran = subprocess.run(arguments(command), cwd=folder, capture_output=True, text=True, timeout=900, check=False)
         assert ran.returncode == 0, f"{command}\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}"
     for program in documented_programs():
-        # As much less as of the commands.
+        # Excerpts are allowed as for commands.
         code = re.sub(r"imgsz=\d+", "imgsz=64", re.sub(r"epochs=\d+", "epochs=1", program.code))
         ran = subprocess.run(
             [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=900, check=False
@@ -152,7 +152,7 @@ def arguments(command: Command) -> list[str]:
     words = list(command.words)
     if command in LAUNCHED:
         number = words.index("--nproc_per_node") + 1
-        return [sys.executable, *words[1:number], MOST_RANKS, *words[number + 1 :], *_flags(SMALLER)]
+        return [sys.executable, *words[1:number], MAX_RANKS, *words[number + 1 :], *_flags(SMALLER)]
     module = SCRIPTS[words[0]].partition(":")[0]
     # A flag that is given twice has its last value.
     if words[0] == "graph-train" and "--resume" not in words:

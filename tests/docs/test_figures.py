@@ -48,11 +48,11 @@ def found(folder: Path, text: str, *measured: str, not_measured: tuple[str, ...]
     return problems(claims, folder, [path])
 
 
-def test_every_figure_of_the_documentation_is_what_its_raw_file_gives() -> None:
+def test_documented_figures_match_raw_files() -> None:
     assert problems(read_claims()) == []
 
 
-def test_the_documents_and_their_claims_are_not_empty() -> None:
+def test_documents_and_claims_are_not_empty() -> None:
     claims = read_claims()
     assert {"README.md", "kernels.md", "speed.md"} <= {path.name for path in DOCUMENTS}
     assert "benchmarks.md" not in {path.name for path in DOCUMENTS}
@@ -94,19 +94,19 @@ def test_statistics(results: Path, source: str, expected: float) -> None:
         ("step ms", "no such number"),
     ],
 )
-def test_a_source_without_a_number_is_named(results: Path, source: str, reason: str) -> None:
+def test_source_without_number_is_reported(results: Path, source: str, reason: str) -> None:
     with pytest.raises(SourceError, match=reason):
         number_of(source, FILES, results)
 
 
-def test_a_figure_that_is_wrong_is_named_with_its_line(results: Path) -> None:
+def test_wrong_figure_is_reported_with_line(results: Path) -> None:
     sentence = "takes {step ms m:2:64 ours} ms and is {step speedup m:2:64 ours slow} times as fast"
     assert found(results, "One.\nIt takes 20 ms\nand is 1.53 times as fast.\n", sentence) == []
     wrong = found(results, "One.\nIt takes 20 ms\nand is 1.54 times as fast.\n", sentence)
     assert wrong == ["page.md:3: 1.54 is 1.53 by {step speedup m:2:64 ours slow}"]
 
 
-def test_figures_have_the_form_that_is_written(results: Path) -> None:
+def test_figures_keep_written_format(results: Path) -> None:
     text = "1,200 MB and −0.013 and 20.00 ms"
     sentence = "{step peak-mb m:2:64 ours} MB and {step value growth.rss.grown} and {step ms m:2:64 ours} ms"
     assert found(results, text, sentence) == []
@@ -127,7 +127,7 @@ def test_figures_have_the_form_that_is_written(results: Path) -> None:
         "loss 0.012",
     ],
 )
-def test_what_looks_measured_needs_a_source(results: Path, text: str) -> None:
+def test_measured_looking_number_needs_source(results: Path, text: str) -> None:
     wrong = found(results, f"First line.\n{text}\n")
     assert len(wrong) == 1
     assert wrong[0].startswith("page.md:2: ")
@@ -138,17 +138,17 @@ def test_what_looks_measured_needs_a_source(results: Path, text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["`--imgsz 1.25 ms`", "```\n12 ms\n```", "OneFlow 0.9.0", "mAP50-95", "[a](x-1.25.md)", "3 files, 320 px"]
 )
-def test_code_versions_and_counts_need_none(text: str) -> None:
+def test_code_versions_and_counts_need_no_source(text: str) -> None:
     assert list(measured_looking(text)) == []
 
 
-def test_one_of_two_figures_is_not_enough(results: Path) -> None:
+def test_every_figure_in_sentence_needs_source(results: Path) -> None:
     text = "takes 20 and 30 ms"
     assert len(found(results, text, "takes {step ms m:2:64 ours} and")) == 1
     assert found(results, text, "takes {step ms m:2:64 ours} and {step ms m:2:64 slow} ms") == []
 
 
-def test_claims_that_no_document_makes_are_named(results: Path) -> None:
+def test_unused_claims_are_reported(results: Path) -> None:
     path, claims = document(results, "Nothing.", "takes {step ms m:2:64 ours} ms", not_measured=("60 s",))
     wrong = problems(claims, results, [path])
     assert len(wrong) == 2
@@ -159,7 +159,7 @@ def test_claims_that_no_document_makes_are_named(results: Path) -> None:
     ]
 
 
-def test_write_brings_figures_up_to_date(results: Path) -> None:
+def test_write_updates_figures(results: Path) -> None:
     sentence = (
         "takes {step ms m:2:64 ours} ms, {step speedup m:2:64 ours slow} times as fast, {step value growth.rss.grown}"
     )
@@ -169,8 +169,8 @@ def test_write_brings_figures_up_to_date(results: Path) -> None:
     assert problems(claims, results, [path]) == []
 
 
-def test_a_measurement_in_another_place_is_one_line(results: Path) -> None:
-    """Another path in `files` is all that changes where a figure comes from."""
+def test_moving_results_changes_one_line(results: Path) -> None:
+    """Changing a path in `files` is enough to take a figure from another result."""
     rows = [row | {"ms_per_step": 40.0} for row in STEP["rows"]]
     (results / "newer.json").write_text(json.dumps(STEP | {"rows": rows}))
     path, claims = document(results, "takes 20 ms", "takes {step ms m:2:64 ours} ms")

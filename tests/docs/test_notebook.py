@@ -14,27 +14,27 @@ NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
 CELL_SECONDS = 900
 
 
-def test_there_is_one_and_the_documentation_links_to_it() -> None:
+def test_documentation_links_to_notebook() -> None:
     pages = "".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
     assert NOTEBOOKS
     assert all(f"{notebook.relative_to(ROOT / 'docs')})" in pages for notebook in NOTEBOOKS)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_is_valid_and_has_no_outputs(path: Path) -> None:
+def test_notebook_is_valid_without_outputs(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert cells
     assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
-    # Nor anything else that only one machine knows.
+    # Nor other machine-specific metadata.
     assert notebook.metadata.kernelspec.name == "python3"
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_first_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_steps_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     notebook = nbformat.read(ROOT / "docs/notebooks/first-steps.ipynb", as_version=4)
     NotebookClient(notebook, timeout=CELL_SECONDS, resources={"metadata": {"path": str(tmp_path)}}).execute()
@@ -55,11 +55,11 @@ def printed(outputs: list[Any]) -> str:
     return "".join(texts)
 
 
-def test_outputs_are_noticed(tmp_path: Path) -> None:
+def test_stored_outputs_are_detected(tmp_path: Path) -> None:
     content = json.loads(NOTEBOOKS[0].read_text())
     cell = next(cell for cell in content["cells"] if cell["cell_type"] == "code")
     cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["x"]}]
     kept = tmp_path / "kept.ipynb"
     kept.write_text(json.dumps(content))
     with pytest.raises(AssertionError):
-        test_it_is_valid_and_has_no_outputs(kept)
+        test_notebook_is_valid_without_outputs(kept)

@@ -8,22 +8,22 @@ import pytest
 from tests.docs.commands import ROOT
 from tests.docs.picture import PICTURE
 
-MOST_LINES = 65
+MAX_LINES = 65
 """A screen and a half."""
-MOST_PICTURE_BYTES = 200_000
+MAX_PICTURE_BYTES = 200_000
 PAGES = (*ROOT.glob("*.md"), *(ROOT / "benchmarks").rglob("*.md"))
 """`mkdocs build --strict` checks those of the site."""
 
 
-def test_it_is_short_and_shows_a_result() -> None:
+def test_readme_is_short_and_shows_result() -> None:
     text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= MOST_LINES
+    assert len(text.splitlines()) <= MAX_LINES
     assert f"]({PICTURE.relative_to(ROOT)})" in text
-    assert PICTURE.stat().st_size < MOST_PICTURE_BYTES
+    assert PICTURE.stat().st_size < MAX_PICTURE_BYTES
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_its_links_lead_somewhere(page: Path) -> None:
+def test_links_are_valid(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (page.parent / link).exists()] == []

@@ -1,4 +1,4 @@
-"""The documentation builds without warnings, and the messages in it are those of the program."""
+"""The documentation builds without warnings, and the messages in it exist in the source."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ from tests.docs.references import Reference, references
 MESSAGES = re.findall(r"^### `(.+)`$", (ROOT / "docs/guide/messages.md").read_text(), re.MULTILINE)
 
 
-def test_it_builds_strictly(tmp_path: Path) -> None:
+def test_site_builds_in_strict_mode(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     ran = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -38,12 +38,12 @@ def texts() -> list[str]:
     ]
 
 
-def test_there_are_messages_to_explain() -> None:
+def test_documentation_explains_messages() -> None:
     assert len(MESSAGES) >= 10
 
 
 @pytest.mark.parametrize("message", MESSAGES)
-def test_an_explained_message_is_one_of_ours(message: str, texts: list[str]) -> None:
+def test_explained_message_exists_in_source(message: str, texts: list[str]) -> None:
     assert any(message in text for text in texts)
 
 
@@ -52,16 +52,16 @@ DRIFT = 40
 """Lines by which a reference may be off: on the same screen still. `python -m tests.docs.references` mends it."""
 
 
-def test_no_reference_escapes_the_check() -> None:
+def test_every_reference_is_checked() -> None:
     lines = [line for document in DOCUMENTS for line in re.findall(r"`[^`]*\.py:\d+[^`]*`", document.read_text())]
     assert len(lines) == len(REFERENCES)
 
 
-def test_a_batch_can_be_followed_through_the_code() -> None:
+def test_path_of_a_batch_has_references() -> None:
     assert len({reference.file for reference in REFERENCES}) >= 8
 
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=lambda item: f"{item.file}:{item.name}")
-def test_a_reference_leads_to_its_definition(reference: Reference) -> None:
+def test_reference_points_to_definition(reference: Reference) -> None:
     assert reference.defined is not None
     assert abs(reference.defined - reference.line) <= DRIFT

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=__doc__)
     parser.add_argument("--json", type=Path, help="file for the table")
     parser.add_argument("--emulated", action="store_true", help="kernels alone, on the emulated device")
-    parser.add_argument("--torch-python", help="interpreter with PyTorch, to be timed beside our ops")
+    parser.add_argument("--torch-python", help="interpreter with PyTorch, to compare with our ops")
     options = parser.parse_args(arguments)
     table = _Table(options.json)
     if options.emulated:

@@ -58,7 +58,7 @@ def starter(
 
 
 def together(device: Device, kernel: str, most_blocks: int, threads: int, args: ctypes.Structure) -> Callable[[], None]:
-    """Do as `starter` for a kernel whose blocks wait for each other."""
+    """Launch like `starter` a kernel whose blocks wait for each other."""
 
     def start() -> None:
         device.launch_together(kernel, most_blocks, threads, args)

@@ -14,7 +14,7 @@ _NORM = "ops/batch_norm/batch_norm.h"
 _ROWS, _CHANNELS = 4000, 72
 _EPSILON, _RATE = 1e-3, 0.25
 _RANKS = 2
-"""The statistics of ranks are over so many times the rows."""
+"""Number of ranks in the statistics."""
 
 
 @dataclass(frozen=True)

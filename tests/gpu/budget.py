@@ -13,7 +13,7 @@ The host's part, measured without a GPU: 13 s of one core to compile the CUDA ke
 with its validation, plots and report. The plugin compiles for minutes where there are two cores.
 """
 LEAST_FOR_SPEED = 45
-"""Seconds below which the stage that only measures is left out."""
+"""Minimum seconds left for the speed stage to run."""
 
 
 @dataclass(frozen=True)

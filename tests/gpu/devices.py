@@ -116,7 +116,7 @@ class EmulatedGpu:
         self._kept: list[np.ndarray] = []
 
     def put(self, array: np.ndarray) -> int:
-        room = np.zeros(array.nbytes, np.uint8)  # no byte more: AddressSanitizer sees what lies behind it
+        room = np.zeros(array.nbytes, np.uint8)  # exact size, so that AddressSanitizer detects overruns
         if room.ctypes.data % 16:
             room = np.zeros(array.nbytes + 16, np.uint8)
         self._kept.append(room)

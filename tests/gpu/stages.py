@@ -59,7 +59,7 @@ def _one_kernel(device: Device, name: str, case: Callable[[Device], Launched]) -
         launched = case(device)
         worst = max(_excess(*pair, launched) for pair in launched.pairs)
         duration = device.microseconds(launched.again)
-    except Exception as error:  # whatever it is, the other kernels are still to be tried
+    except Exception as error:  # continue with the other kernels after any error
         return Line("kernels", name, "FAIL", time.monotonic() - start, f"{type(error).__name__}: {error}")
     speed = "" if duration is None else f"{duration:.1f} us, {launched.bytes_moved / duration / 1000:.0f} GB/s"
     if worst > 0:

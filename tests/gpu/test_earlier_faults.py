@@ -57,8 +57,8 @@ def step_for_a_gpu(folder: Path, ranks: int, **flags: Any) -> dict[str, Any]:
     return dict(found)
 
 
-def test_the_default_step_does_not_use_oneflows_mixed_precision(tmp_path: Path) -> None:
-    """It stored the concatenation of all gradients in float16 but those of BatchNorm in float32, which OneFlow refuses:
+def test_default_step_avoids_oneflow_mixed_precision(tmp_path: Path) -> None:
+    """It stored the concatenation of all gradients in float16 but those of BatchNorm in float32, which OneFlow rejects:
     nothing could be compiled."""
     found = step_for_a_gpu(tmp_path, ranks=1)
     assert [job["oneflow_amp"] for job in found["jobs"]] == [False]
@@ -66,7 +66,7 @@ def test_the_default_step_does_not_use_oneflows_mixed_precision(tmp_path: Path) 
 
 
 @pytest.mark.distributed
-def test_sums_of_synchronised_batch_norm_are_stored_in_float32(tmp_path: Path) -> None:
+def test_sync_batch_norm_sums_are_float32(tmp_path: Path) -> None:
     """OneFlow's mixed precision stored its own sums over all pixels of a batch in float16, which ends at 65,504."""
     found = step_for_a_gpu(tmp_path, ranks=2, sync_bn=True)
     (job,) = found["jobs"]
@@ -110,7 +110,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> dict[Pipeline, Drawing]:
 
 
 def define_pipelines(folder: Path, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a rank that trains on a GPU of its own make its pipelines for training and validation."""
+    """Create the training and validation pipelines of a rank with its own GPU."""
     monkeypatch.setattr(Setup, "augment", AugmentConfig())
     monkeypatch.setattr(Setup, "shard", Shard(rank, 4))
     options = SimpleNamespace(data=SimpleNamespace(cache=None, workers=1), optim=SimpleNamespace(batch_size=4, seed=0))
@@ -123,7 +123,7 @@ def define_pipelines(folder: Path, rank: int, monkeypatch: pytest.MonkeyPatch) -
         pipeline.close()
 
 
-def test_tiles_are_not_pasted_by_the_operator_that_misreads_them(
+def test_tiles_avoid_broken_multi_paste(
     tmp_path: Path, drawings: dict[Pipeline, Drawing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU `fn.multi_paste` of DALI 2.4 reads all inputs with the shape of the first, the canvas: of narrower tiles
@@ -133,7 +133,7 @@ def test_tiles_are_not_pasted_by_the_operator_that_misreads_them(
     assert [drawing.pastes_on_gpu for drawing in drawings.values()] == [[], []]
 
 
-def test_no_empty_area_is_pasted_on_a_gpu(
+def test_empty_area_is_not_pasted_on_gpu(
     tmp_path: Path, drawings: dict[Pipeline, Drawing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There it covers the whole canvas; a slot without a tile had one."""
@@ -145,7 +145,7 @@ def test_no_empty_area_is_pasted_on_a_gpu(
 
 
 @pytest.mark.parametrize("rank", [1, 3])
-def test_every_rank_decodes_and_draws_on_its_own_gpu(
+def test_every_rank_decodes_and_renders_on_its_own_gpu(
     tmp_path: Path, drawings: dict[Pipeline, Drawing], rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them did on GPU 0."""
@@ -153,7 +153,7 @@ def test_every_rank_decodes_and_draws_on_its_own_gpu(
     assert [drawing.gpu for drawing in drawings.values()] == [rank, rank]
 
 
-def test_memory_of_measured_batches_does_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_batch_measurements_do_not_accumulate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiled graph keeps its memory, here 0.5 GB and 0.25 GB for each image: what earlier batches took was counted
     with the later ones, so `--batch-size -1` took less than half of what fits."""
     used, found = [5 * GB], list[Any]()

@@ -49,25 +49,25 @@ def _kit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(bool(compute_capabilities()), reason="there is a GPU")
-def test_without_a_gpu_it_says_so() -> None:
+def test_reports_missing_gpu() -> None:
     ran = _kit()
     assert ran.returncode == 2
     assert ran.stderr == "no GPU here, or no NVIDIA driver: nothing was run\n"
 
 
 @pytest.mark.timeout(1200)
-def test_its_cases_pass_on_the_emulated_device(tmp_path: Path) -> None:
+def test_cases_pass_on_emulated_device(tmp_path: Path) -> None:
     ran = _kit("--emulated", "--json", tmp_path / "table.json")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     results = {line["name"]: line["result"] for line in json.loads((tmp_path / "table.json").read_text())["lines"]}
     assert results == dict.fromkeys(CASES, "PASS")
 
 
-def test_every_kernel_has_a_case() -> None:
+def test_every_kernel_has_case() -> None:
     assert CASES.keys() | WITHIN_OTHERS == kernel_names()
 
 
-def test_a_kernel_without_a_case_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_without_case_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "EmulatedGpu", _NoDevice)
     monkeypatch.setattr(stages, "kernel_names", lambda: {"new_kernel"})
     (line,) = stages.kernels_alone(UNLIMITED, emulated=True)
@@ -75,7 +75,7 @@ def test_a_kernel_without_a_case_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("header", _STRUCTURES)
-def test_layouts_are_those_of_the_compiler(header: str, tmp_path: Path) -> None:
+def test_struct_layouts_match_compiler(header: str, tmp_path: Path) -> None:
     source = tmp_path / "layout.cpp"
     checks = [f'#include "{header}"', "using namespace graph_train;"]
     for name in _STRUCTURES[header]:
@@ -97,12 +97,12 @@ class _NoDevice:
 
 
 @pytest.mark.parametrize(("got", "result"), [(1.0, "PASS"), (1.1, "PASS"), (1.2, "FAIL"), (np.nan, "FAIL")])
-def test_a_number_beyond_its_bound_fails(got: float, result: str) -> None:
+def test_error_above_bound_fails(got: float, result: str) -> None:
     launched = Launched(((np.array([got]), np.array([1.0])),), 0.15, 0, lambda: None, 8)
     assert _one_kernel(_NoDevice(), "one", lambda _: launched).result == result  # type: ignore[arg-type]
 
 
-def test_an_error_fails_and_is_told() -> None:
+def test_exception_fails_and_is_reported() -> None:
     def fail(_: object) -> Launched:
         raise RuntimeError("cuLaunchKernel: invalid value (1)")
 
@@ -113,25 +113,25 @@ def test_an_error_fails_and_is_told() -> None:
 @pytest.mark.parametrize(
     ("test", "result"), [("assert True", "PASS"), ("assert False", "FAIL"), ("__import__('pytest').skip()", "FAIL")]
 )
-def test_tests_that_are_all_skipped_prove_nothing(tmp_path: Path, test: str, result: str) -> None:
+def test_all_skipped_is_skip(tmp_path: Path, test: str, result: str) -> None:
     (tmp_path / "test_one.py").write_text(f"def test_one() -> None:\n    {test}\n")
     command = [sys.executable, "-m", "pytest", "-q", f"--rootdir={tmp_path}", "-c", "/dev/null", str(tmp_path)]
     assert stages._command(UNLIMITED, "one", command).result == result
 
 
-def test_bfloat16_is_rounded_to_the_nearest() -> None:
+def test_bfloat16_rounds_to_nearest() -> None:
     values = np.array([1.0, 1.00390625, 1.01171875, -3.0], np.float32)  # the middle ones lie halfway
     assert decode(encode(values, "bf16")).tolist() == [1.0, 1.0, 1.015625, -3.0]
 
 
-def test_speed_of_our_ops_is_measured() -> None:
+def test_measures_our_ops() -> None:
     times, problem = stages._times(UNLIMITED, "ours", sys.executable, "cpu", "tiny")
     assert problem is None
     assert times.keys() == {"convolution", "BatchNorm and SiLU", "SGD update"}
     assert all(duration > 0 for duration in times.values())
 
 
-def test_speed_of_pytorch_is_measured() -> None:
+def test_measures_pytorch() -> None:
     interpreter = find_torch(os.environ.get("GRAPH_TRAIN_TORCH_PYTHON"))
     if interpreter is None:
         pytest.skip("no PyTorch here; GRAPH_TRAIN_TORCH_PYTHON may name an interpreter that has it")
@@ -140,7 +140,7 @@ def test_speed_of_pytorch_is_measured() -> None:
     assert times.keys() == {"convolution", "BatchNorm and SiLU", "SGD update"}
 
 
-def test_times_are_told_beside_those_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_times_next_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {"ours": {"convolution": 12.0, "SGD update": 3.0}, "pytorch": {"convolution": 15.0}}
     monkeypatch.setattr(stages, "_times", lambda _, side, __: (times[side], None))
     monkeypatch.setattr(stages, "find_torch", lambda _: Path("python"))
@@ -157,16 +157,16 @@ class Clock:
         return self.now
 
 
-def test_all_stages_end_within_ten_minutes() -> None:
+def test_stages_fit_in_ten_minutes() -> None:
     clock = Clock()
     budgets = stage_budgets(clock)
     assert [budget.stage for budget in budgets] == list(SECONDS) == ["kernels", "pictures", "training", "speed"]
     assert [budget.left() for budget in budgets] == [150, 300, 540, 600]
-    clock.now += 40  # what the first stage does not need is there for the others
+    clock.now += 40  # time unused by the first stage is available to the others
     assert [budget.left() for budget in budgets] == [110, 260, 500, 560]
 
 
-def test_kernels_without_time_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_without_time_left_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
 
     def case(_: object) -> Launched:
@@ -181,7 +181,7 @@ def test_kernels_without_time_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[2].note == "the time of the stage 'kernels' is used up"
 
 
-def test_a_command_ends_with_the_time_of_its_stage(tmp_path: Path) -> None:
+def test_command_times_out_with_its_stage(tmp_path: Path) -> None:
     clock = Clock()
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     late = stages._command(StageBudget("training", clock.now + 0.3, clock), "one", sleep)
@@ -192,7 +192,7 @@ def test_a_command_ends_with_the_time_of_its_stage(tmp_path: Path) -> None:
     assert not (tmp_path / "started").exists()
 
 
-def test_speed_is_left_out_where_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_is_skipped_without_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "_times", lambda *_: ({"convolution": 12.0}, None))
     monkeypatch.setattr(stages, "find_torch", lambda _: None)
     clock = Clock()
@@ -214,7 +214,7 @@ time.sleep(60)
 """
 
 
-def test_a_kernel_that_never_returns_ends_the_kit_with_its_table() -> None:
+def test_hanging_kernel_ends_kit_with_table() -> None:
     ran = subprocess.run([sys.executable, "-c", HANGS], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     first, last, count = ran.stdout.splitlines()

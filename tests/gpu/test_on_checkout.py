@@ -26,7 +26,7 @@ def test_skipped() -> None:
 """
 
 
-def test_results_of_a_checkout(tmp_path: Path) -> None:
+def test_results_of_checkout(tmp_path: Path) -> None:
     (tmp_path / "checkout").mkdir()
     (tmp_path / "checkout" / "of_the_checkout.py").write_text("NUMBER = 5\n")
     (tmp_path / "test_one.py").write_text(TESTS)
@@ -39,7 +39,7 @@ def test_results_of_a_checkout(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "checkout").iterdir()} == {"of_the_checkout.py"}
 
 
-def test_tests_that_cannot_start_are_no_results(tmp_path: Path) -> None:
+def test_tests_that_cannot_start_raise(tmp_path: Path) -> None:
     (tmp_path / "test_one.py").write_text(TESTS)
     assert set(results(tmp_path, Path(sys.executable), [tmp_path / "test_one.py"]).values()) == {"ERROR"}
     with pytest.raises(FileNotFoundError):

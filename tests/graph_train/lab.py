@@ -1,4 +1,4 @@
-"""A lab for trying flags: eight images of rectangles, a tiny network, and runs of seconds in this process."""
+"""Short trainings for tests: eight images of rectangles, a tiny network, in this process."""
 
 import csv
 import json
@@ -50,7 +50,7 @@ def write_data_set(root: Path, train_images: int = TRAIN_IMAGES) -> Path:
 
 
 def laid_out_as_coco(data: Path, root: Path, *, annotations: bool = True) -> Path:
-    """Copy `write_data_set` in the layout of COCO 2017; return its yaml."""
+    """Copy the data set of `write_data_set` into the layout of COCO 2017; return its yaml."""
     coco = root / "coco"
     pictures: list[dict[str, Any]] = []
     labels: list[dict[str, Any]] = []
@@ -90,14 +90,14 @@ def write_hyp(folder: Path, **values: float) -> Path:
 
 
 def finding(folder: Path, data: Path) -> dict[str, Any]:
-    """Return the flags of a training whose network has detections from the start and hardly changes."""
+    """Return flags of a training whose network has detections from the start and hardly changes."""
     path = folder / "finding.safetensors"
     if not path.exists():
         photos = [Image.open(file) for file in sorted((data.parent / "images" / "val").glob("*.jpg"))]
         images = np.stack([np.asarray(photo.resize((64, 64))).transpose(2, 0, 1) for photo in photos])
         network = tiny_network(seed=3).train()
         with flow.no_grad():
-            for _ in range(150):  # running statistics come to be those of these images, as training sees them
+            for _ in range(150):  # let running statistics converge to those of these images
                 network(flow.tensor(images.astype(np.float32) / 255))
         steepen(network, images)
         network.names = list(CLASSES)
@@ -107,7 +107,7 @@ def finding(folder: Path, data: Path) -> dict[str, Any]:
 
 @dataclass
 class Recorder(TrainingHooks):
-    """A recorder of batches and hook names; stops the run after `stop_after` batches."""
+    """A callback that records batches and hook names, and stops the run after `stop_after` batches."""
 
     callbacks: Callbacks
     stop_after: int = 0
@@ -134,7 +134,7 @@ class Trial:
     """A finished run."""
 
     folder: Path
-    heard: Recorder
+    recorded: Recorder
     result: Any
 
     @property
@@ -180,7 +180,7 @@ class Lab:
         return {**common, **flags}
 
     def assemble(self, **flags: Any) -> TrainingRun:
-        """Build a run without training."""
+        """Build a run without training it."""
         options = options_from_flags(**self.flags(**flags))
         return assemble(options, load_hyperparameters(options.optim.hyp))
 
@@ -193,13 +193,13 @@ class Lab:
     def train_as_given(self, *, stop_after: int = 0, **flags: Any) -> Trial:
         """Train with exactly these flags."""
         callbacks = Callbacks()
-        heard = Recorder(callbacks, stop_after=stop_after)
-        callbacks.add(heard)
-        # The generations of an evolution train elsewhere: nobody could listen.
+        recorded = Recorder(callbacks, stop_after=stop_after)
+        callbacks.add(recorded)
+        # Generations of an evolution train in other processes, without callbacks.
         result = train(**flags) if flags.get("evolve") else train(callbacks=callbacks, **flags)
         assert callbacks.failed == []
         folder = result.folder if hasattr(result, "folder") else result.yaml_file.parent
-        return Trial(folder, heard, result)
+        return Trial(folder, recorded, result)
 
     def finding(self, **flags: Any) -> dict[str, Any]:
         """Return flags of a run whose network has detections from the start and hardly changes, so its mAP is not 0."""

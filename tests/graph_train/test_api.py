@@ -1,4 +1,4 @@
-"""The Python API: light imports, the commands' settings and results, hooks in the reference's order."""
+"""The Python API: light imports, settings and results as for the commands, hooks in YOLOv5's order."""
 
 import subprocess
 import sys
@@ -13,12 +13,7 @@ from graph_train.training.trainer import TrainResult
 from tests.graph_train.lab import Lab
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
-def test_importing_the_package_loads_nothing_heavy() -> None:
+def test_import_loads_nothing_heavy() -> None:
     code = (
         "import sys, graph_train; assert graph_train.__all__ == ['export', 'load', 'predict', 'train', 'validate']; "
         "assert not {'oneflow', 'numpy', 'nvidia.dali', 'matplotlib', 'yaml'} & set(sys.modules)"
@@ -27,12 +22,12 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_name_that_is_not_there() -> None:
+def test_unknown_attribute_raises() -> None:
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         graph_train.trian  # noqa: B018 - the access is what is tried
 
 
-def test_unknown_settings_are_refused_with_the_nearest() -> None:
+def test_unknown_setting_suggests_nearest() -> None:
     with pytest.raises(ValueError, match="unknown setting 'epoch'; did you mean 'epochs'"):
         graph_train.train(epoch=3)
     with pytest.raises(ValueError, match="unknown setting 'conf_thresh'; did you mean 'conf_thres'"):
@@ -43,7 +38,7 @@ def test_unknown_settings_are_refused_with_the_nearest() -> None:
         graph_train.export(weights="a.pt", op_set=12)
 
 
-def test_train_then_validate_gives_the_same_numbers(lab: Lab, tmp_path: Path) -> None:
+def test_train_then_validate_gives_same_metrics(lab: Lab, tmp_path: Path) -> None:
     result = graph_train.train(**lab.flags(**lab.finding(project=tmp_path, epochs=2, kernels="auto")))
     assert isinstance(result, TrainResult)
     assert result.validation is not None
@@ -64,20 +59,20 @@ def test_train_then_validate_gives_the_same_numbers(lab: Lab, tmp_path: Path) ->
     assert result.results[:4] == result.validation.means
 
 
-def test_hooks_come_in_the_order_of_the_reference(lab: Lab, tmp_path: Path) -> None:
+def test_hooks_run_in_yolov5_order(lab: Lab, tmp_path: Path) -> None:
     callbacks = Callbacks()
-    heard: list[str] = []
+    recorded: list[str] = []
     details: dict[str, tuple[Any, ...]] = {}
 
-    def listen(hook: str) -> None:
-        def hear(*arguments: Any) -> None:
-            heard.append(hook)
+    def recorder_for(hook: str) -> None:
+        def record(*arguments: Any) -> None:
+            recorded.append(hook)
             details[hook] = arguments
 
-        callbacks.register_action(hook, hook, hear)
+        callbacks.register_action(hook, hook, record)
 
     for hook in HOOKS:
-        listen(hook)
+        recorder_for(hook)
     graph_train.train(callbacks=callbacks, **lab.flags(**lab.finding(project=tmp_path)))
     validation = ["on_val_start", "on_val_batch_start", *["on_val_image_end"] * 4, "on_val_batch_end", "on_val_end"]
     update = ["optimizer_step", "on_before_zero_grad"]
@@ -85,7 +80,7 @@ def test_hooks_come_in_the_order_of_the_reference(lab: Lab, tmp_path: Path) -> N
     # the warm-up accumulates from 1 on, so both batches update
     batches = ["on_train_batch_start", *update, "on_train_batch_end"] * 2
     end = ["on_train_epoch_end", *validation, "on_fit_epoch_end", "on_model_save", *validation, "on_train_end"]
-    assert heard == [*start, *batches, *end, "teardown"]
+    assert recorded == [*start, *batches, *end, "teardown"]
     labels, names = details["on_pretrain_routine_end"]
     assert labels.shape == (10, 5)
     assert tuple(names) == ("red", "green", "blue")
@@ -104,7 +99,7 @@ def test_hooks_come_in_the_order_of_the_reference(lab: Lab, tmp_path: Path) -> N
     assert in_batch.shape == in_file.shape
 
 
-def test_a_failing_callback_does_not_end_the_training(lab: Lab, tmp_path: Path) -> None:
+def test_failing_callback_does_not_end_training(lab: Lab, tmp_path: Path) -> None:
     callbacks = Callbacks()
 
     def fail(*_: Any) -> None:

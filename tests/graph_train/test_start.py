@@ -1,4 +1,4 @@
-"""Imports at a command's start exclude packages that only some runs need, or need only later."""
+"""Start-up imports no package that only some runs need, or that is needed only later."""
 
 import subprocess
 import sys
@@ -14,13 +14,13 @@ LATER = (
 @pytest.mark.parametrize(
     "module", ["graph_train.launch.train", "graph_train.prediction.predict", "graph_train.validation.evaluate"]
 )
-def test_a_start_loads_no_package_that_is_needed_later(module: str) -> None:
+def test_start_does_not_import_packages_needed_later(module: str) -> None:
     code = f"import sys, {module}\nprint(*sorted(set({LATER!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
 
-def test_the_index_loads_neither_oneflow_nor_dali() -> None:
+def test_index_imports_neither_oneflow_nor_dali() -> None:
     code = "import sys, pipelines.data.index\nprint(*sorted({'oneflow', 'nvidia.dali', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

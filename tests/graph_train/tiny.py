@@ -1,4 +1,4 @@
-"""A network that compiles in a second, with every kind of connection in YOLOv5."""
+"""A network that compiles in a second, with every type of connection in YOLOv5."""
 
 import numpy as np
 
@@ -42,8 +42,11 @@ def tiny_network(seed: int = 0) -> DetectionModel:
 
 
 def steepen(network: DetectionModel, images: np.ndarray) -> DetectionModel:
-    """Make the head so steep that its confidences reach from 0 to 1 within each image: an untrained network that finds
-    something. Images (B, 3, H, W) uint8 like those it will see; boxes stay of the size of their anchors."""
+    """Scale the head so that the confidences of each image span 0 to 1.
+
+    This gives an untrained network with detections. Images (B, 3, H, W) uint8 must resemble those it will be used on;
+    boxes keep the size of their anchors.
+    """
     with flow.no_grad():
         maps = network.eval()(flow.tensor(images.astype(np.float32) / 255))
         for layer, raw in zip(network.head.m, maps, strict=True):

@@ -1,4 +1,4 @@
-"""Graphs run on one thread when the plugin is loaded first, and still run when it is loaded after one was compiled."""
+"""Graphs use one thread if the plugin is loaded first, and still run if it is loaded later."""
 
 import os
 import subprocess
@@ -33,10 +33,10 @@ def _threads(when: str) -> int:
     return int(output.split("threads:")[1])
 
 
-def test_plugin_first() -> None:
+def test_plugin_loaded_before_graph() -> None:
     assert _threads("first") == 1
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="with one core there is one thread anyway")
-def test_plugin_after_a_graph() -> None:
+def test_plugin_loaded_after_graph() -> None:
     assert _threads("after") > 1

@@ -1,4 +1,4 @@
-"""The plugin loaded after OneFlow has computed: as if it had been there from the start. Each case has its process."""
+"""Loading the plugin after OneFlow has run ops gives the same results as loading it first."""
 
 import subprocess
 import sys
@@ -46,17 +46,17 @@ def said(code: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def from_the_start() -> str:
+def loaded_first() -> str:
     return said(STOCK_OPS + AFTER)
 
 
-def test_it_changes_what_is_computed(from_the_start: str) -> None:
-    """Otherwise the tests below would show nothing."""
-    eager, graph = from_the_start.split()
+def test_plugin_changes_results(loaded_first: str) -> None:
+    """This makes the tests below meaningful."""
+    eager, graph = loaded_first.split()
     assert eager == graph
     assert said(STOCK_OPS + "print(digest(train(EagerStep)))") != eager
 
 
 @pytest.mark.parametrize("before", [BEFORE, GRAPH_BEFORE, BEFORE + GRAPH_BEFORE], ids=["eager", "graph", "both"])
-def test_ops_that_have_run_choose_anew(before: str, from_the_start: str) -> None:
-    assert said(STOCK_OPS + before + AFTER) == from_the_start
+def test_executed_ops_switch_to_plugin_kernels(before: str, loaded_first: str) -> None:
+    assert said(STOCK_OPS + before + AFTER) == loaded_first

@@ -1,4 +1,4 @@
-"""Loading the plugin: a new op in eager and in a graph, plain functions, and the modes."""
+"""Loading the plugin: a new op in eager and graph mode, plain functions, and the `--kernels` modes."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def _doubled(x: Tensor) -> Tensor:
     return flow._C.dispatch_ofrecord_bytes_decoder(op, x, name="")
 
 
-def test_require_loads_a_private_library() -> None:
+def test_require_loads_private_library() -> None:
     status = load_plugin("require")
     assert status.loaded
     assert status.reason == ""
@@ -29,7 +29,7 @@ def test_require_loads_a_private_library() -> None:
     assert load_plugin("auto") is status
 
 
-def test_new_op_runs_eagerly_and_in_a_graph() -> None:
+def test_new_op_runs_in_eager_and_graph() -> None:
     load_plugin("require")
     values = np.arange(100_003, dtype=np.float32)  # more than one thread's share, no multiple of a vector
 
@@ -42,12 +42,12 @@ def test_new_op_runs_eagerly_and_in_a_graph() -> None:
     assert np.array_equal(Doubling()(x).numpy(), 2 * values)
 
 
-def test_plain_functions_are_reached_through_ctypes() -> None:
+def test_plain_functions_are_callable_through_ctypes() -> None:
     load_plugin("require")
     assert 1 <= plugin_library().graph_train_threads() <= os.cpu_count()
 
 
-def test_wrong_modes_are_refused() -> None:
+def test_wrong_mode_raises() -> None:
     load_plugin("require")
     with pytest.raises(ValueError, match="one of auto, off, require"):
         load_plugin("on")  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ print(load_plugin({mode!r}).loaded, load_plugin({mode!r}).loaded, is_loaded(), f
     )
 
 
-def test_auto_without_compiler_warns_once_and_goes_on(tmp_path: Path) -> None:
+def test_auto_without_compiler_warns_once_and_continues(tmp_path: Path) -> None:
     result = _run_without_compiler(tmp_path, "auto")
     assert result.returncode == 0
     assert result.stdout.split() == ["False", "False", "False", "2.0"]
@@ -75,7 +75,7 @@ def test_auto_without_compiler_warns_once_and_goes_on(tmp_path: Path) -> None:
     assert "apt-get install g++-12" in result.stderr
 
 
-def test_what_failed_is_not_tried_again(tmp_path: Path) -> None:
+def test_failed_load_is_not_retried(tmp_path: Path) -> None:
     compiler, log = tmp_path / "cxx", tmp_path / "log"
     compiler.write_text(
         f'#!/bin/sh\necho "g++ (script) 12.3.0"\n[ "$1" = --version ] || {{ echo run >> {log}; exit 1; }}\n'
@@ -91,22 +91,22 @@ try:
     load_plugin("require")
 except ValueError as error:
     assert first.reason in str(error)
-    print("refused", Path({str(log)!r}).read_text() == runs)
+    print("rejected", Path({str(log)!r}).read_text() == runs)
 """
     environment = {**os.environ, "CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    assert result.stdout.split() == ["refused", "True"], result.stderr
+    assert result.stdout.split() == ["rejected", "True"], result.stderr
 
 
-def test_require_without_compiler_is_an_error(tmp_path: Path) -> None:
+def test_require_without_compiler_raises(tmp_path: Path) -> None:
     result = _run_without_compiler(tmp_path, "require")
     assert result.returncode != 0
     assert "ValueError: kernels mode 'require': no C++ compiler" in result.stderr
 
 
-def test_off_loads_nothing(tmp_path: Path) -> None:
+def test_off_does_not_load_plugin(tmp_path: Path) -> None:
     result = _run_without_compiler(tmp_path, "off")
     assert result.stdout.split() == ["False", "False", "False", "2.0"]
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Loading OneFlow: known notes of its native code are hidden, everything else is not; which libraries it uses."""
+"""Loading OneFlow: hidden messages of its native code, process settings, and the libraries it uses."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ from kernels import runtime
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_only_known_notes_are_hidden(capfd: pytest.CaptureFixture[str]) -> None:
+def test_only_known_native_messages_are_hidden(capfd: pytest.CaptureFixture[str]) -> None:
     with runtime.StderrFilter():
         os.write(2, b"libibverbs not available, ibv_fork_init skipped\nE2026 conv.cpp:7] out of memory\n")
         os.write(2, b"E2026 cuda_device_manager_factory.cpp:65] Failed to get cuda runtime version: too old\nlast")
@@ -26,7 +26,7 @@ def test_only_known_notes_are_hidden(capfd: pytest.CaptureFixture[str]) -> None:
     assert ("cuda_device_manager_factory" in shown) == runtime._GPU_DRIVER.exists()
 
 
-def test_importing_it_changes_no_setting_of_the_process() -> None:
+def test_import_does_not_change_process_settings() -> None:
     code = """
 import ctypes, os, signal
 def state():
@@ -47,7 +47,7 @@ print({name for name, value in environment.items() if before[0].get(name) != val
     assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
 
 
-def test_a_first_graph_prints_nothing() -> None:
+def test_first_graph_prints_nothing() -> None:
     code = (
         "from kernels.plugin import load_plugin\nload_plugin('off')\nfrom kernels.runtime import flow\n"
         "class Add(flow.nn.Graph):\n    def build(self, x): return x + 1\nprint(Add()(flow.zeros(2)).numpy())"
@@ -60,7 +60,7 @@ def test_a_first_graph_prints_nothing() -> None:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc 2.33 and newer tell what they hold")
 @pytest.mark.parametrize(("setting", "own_pages"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "33554432"}, False)])
-def test_large_blocks_go_back_to_the_system(setting: dict[str, str], own_pages: bool) -> None:
+def test_large_blocks_are_returned_to_system(setting: dict[str, str], own_pages: bool) -> None:
     # Freeing 16 MB would make glibc take the next blocks of 1 MB from the heap. A few fit into holes that it has,
     # more of them where the import has just compiled Python's modules.
     code = """
@@ -85,7 +85,7 @@ print(libc.mallinfo2().hblkhd - before >= 48 << 20)
     assert done.stdout.split() == [str(own_pages)]
 
 
-def test_an_interrupt_raises_as_in_any_python_program() -> None:
+def test_interrupt_raises_keyboard_interrupt() -> None:
     code = (
         "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from kernels.runtime import flow\n"
@@ -95,8 +95,8 @@ def test_an_interrupt_raises_as_in_any_python_program() -> None:
     assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
 
 
-def test_oneflow_calls_the_newer_nccl(tmp_path: Path) -> None:
-    """What the loader says of OneFlow's own library: each function of NCCL is the preloaded one's."""
+def test_oneflow_uses_newer_nccl(tmp_path: Path) -> None:
+    """Check with the dynamic loader that each NCCL function resolves to the preloaded library."""
     code = """
 import ctypes, kernels.runtime
 version = ctypes.c_int()
@@ -118,6 +118,6 @@ print(version.value)
     assert {Path(library).name for library, _ in found} == {"libnccl.so.2"}
 
 
-def test_nccl_for_another_cuda_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nccl_for_other_cuda_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "_NCCL_DISTRIBUTION", "nvidia-nccl-of-another-cuda")
     assert not runtime._has_nccl()

@@ -1,5 +1,4 @@
-"""The kernels once more, watched by AddressSanitizer and UndefinedBehaviorSanitizer: the CPU's, and CUDA's as they are
-executed on the CPU. Nothing beside their memory is touched, nothing that C++ leaves undefined is done."""
+"""The CPU kernels, and the CUDA kernels executed on the CPU, under AddressSanitizer and UndefinedBehaviorSanitizer."""
 
 import hashlib
 import os
@@ -35,7 +34,7 @@ plugin_library().graph_train_draw_region(
     ctypes.c_void_p(target.ctypes.data), number(32), number(8))
 """
 
-# A CUDA kernel that fills one number more than there is room for, and one whose target is not aligned.
+# CUDA kernels that write one element beyond the buffer, and to an unaligned target.
 FILL = """
 import numpy as np
 from tests.gpu.devices import EmulatedGpu
@@ -63,13 +62,13 @@ step_worker.steps(2)
 
 
 def library(name: str) -> str:
-    """Return the compiler's own library of that name."""
+    """Return the compiler's runtime library of that name."""
     return subprocess.run(
         ["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True
     ).stdout.strip()
 
 
-class Watched:
+class SanitizedPython:
     """Processes with the plugin as the sanitizers watch it.
 
     Args:
@@ -85,38 +84,38 @@ class Watched:
             **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
             "CXX": str(folder / "g++"),
             "XDG_CACHE_HOME": str(folder / "cache"),
-            # libstdc++ too: it comes with OneFlow later than the sanitizer looks for its exceptions.
+            # libstdc++ too, since OneFlow loads it after the sanitizer has looked for its exception functions.
             "LD_PRELOAD": " ".join(library(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so.6")),
             "ASAN_OPTIONS": address,
-            # It cannot write to a file beside the other one: it ends the process, which no test takes for success.
+            # It cannot write to the same file, so it ends the process, which fails the test.
             "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
         }
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run Python; reports of earlier processes are gone then."""
+        """Run Python after deleting reports of earlier processes."""
         shutil.rmtree(self.reports, ignore_errors=True)
         self.reports.mkdir()
         command = [sys.executable, *arguments]
         return subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False)
 
     def found(self, done: subprocess.CompletedProcess[str]) -> list[str]:
-        """Return what the sanitizers have reported."""
+        """Return the sanitizer reports."""
         undefined = [line for line in done.stderr.splitlines() if "runtime error: " in line]
         return undefined + [path.read_text(errors="replace")[:2000] for path in sorted(self.reports.iterdir())]
 
     def check(self, *arguments: str) -> None:
-        """Run Python, which must succeed without a report."""
+        """Run Python, which must succeed without a sanitizer report."""
         done = self.run(*arguments)
         assert self.found(done) == []
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
 
     def check_tests(self, *arguments: str) -> None:
-        """Run pytest the same way, which must not keep what the sanitizers print."""
+        """Run pytest the same way, without output capture, so that sanitizer messages are printed."""
         self.check("-m", "pytest", "-n", "0", "-s", *arguments)
 
 
-def watching_compiler(parent: Path) -> Path:
-    """Write the compiler that adds the sanitizers, to a folder of its own for each choice of flags."""
+def sanitizing_compiler(parent: Path) -> Path:
+    """Write a compiler wrapper that adds the sanitizers, in a separate folder for each choice of flags."""
     text = COMPILER.format(compiler=find_compiler())
     compiler = parent / hashlib.sha256(text.encode()).hexdigest()[:16] / "g++"
     compiler.parent.mkdir(exist_ok=True)
@@ -126,53 +125,53 @@ def watching_compiler(parent: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+def sanitized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SanitizedPython:
     if shutil.which("g++") is None or not Path(library("libasan.so")).is_absolute():
         pytest.skip("g++ with libasan is needed")
     # Compiling takes minutes: pytest's cache keeps the objects for the next run.
-    compiler = watching_compiler(request.config.cache.mkdir("sanitizers"))
-    return Watched(compiler.parent, tmp_path_factory.mktemp("sanitizers"))
+    compiler = sanitizing_compiler(request.config.cache.mkdir("sanitizers"))
+    return SanitizedPython(compiler.parent, tmp_path_factory.mktemp("sanitizers"))
 
 
-def test_kernels_of_the_cpu(watched: Watched) -> None:
+def test_cpu_kernels(sanitized: SanitizedPython) -> None:
     without = (
-        "--deselect=tests/kernels/build/test_plugin_build.py",  # compiles a plugin of its own in each test
+        "--deselect=tests/kernels/build/test_plugin_build.py",  # compiles a plugin in each test
         # Of glibc's heaps, which ASan replaces.
-        "--deselect=tests/kernels/test_runtime.py::test_large_blocks_go_back_to_the_system",
-        "--deselect=tests/kernels/framework/test_graph_memory.py::test_what_only_compiling_needs_is_freed",
+        "--deselect=tests/kernels/test_runtime.py::test_large_blocks_are_returned_to_system",
+        "--deselect=tests/kernels/framework/test_graph_memory.py::test_compile_time_memory_is_freed",
     )
-    watched.check_tests("tests/kernels", *without)
+    sanitized.check_tests("tests/kernels", *without)
 
 
-def test_every_kernel_of_cuda_alone(watched: Watched) -> None:
-    watched.check("-m", "tests.gpu", "--emulated")
+def test_every_cuda_kernel_alone(sanitized: SanitizedPython) -> None:
+    sanitized.check("-m", "tests.gpu", "--emulated")
 
 
-def test_kernels_of_cuda_in_ops(watched: Watched) -> None:
-    watched.check_tests("--kernels", "emulated-cuda", "tests/kernels/ops")
+def test_cuda_kernels_in_ops(sanitized: SanitizedPython) -> None:
+    sanitized.check_tests("--kernels", "emulated-cuda", "tests/kernels/ops")
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("kind", ["FLOAT32", "BFLOAT16", "FLOAT16"])
-def test_steps_on_cuda(watched: Watched, kind: str, graph: bool) -> None:
-    watched.check("-c", STEPS.format(kind=kind, graph=graph))
+def test_cuda_steps(sanitized: SanitizedPython, kind: str, graph: bool) -> None:
+    sanitized.check("-c", STEPS.format(kind=kind, graph=graph))
 
 
-def test_an_access_beyond_the_end_would_be_found(watched: Watched) -> None:
-    done = watched.run("-c", BEYOND_THE_END)
+def test_out_of_bounds_access_is_detected(sanitized: SanitizedPython) -> None:
+    done = sanitized.run("-c", BEYOND_THE_END)
     assert done.returncode != 0
-    assert any("heap-buffer-overflow" in text and "draw" in text for text in watched.found(done))
+    assert any("heap-buffer-overflow" in text and "draw" in text for text in sanitized.found(done))
 
 
 @pytest.mark.parametrize(
     ("shift", "count", "report"), [(0, 1001, "heap-buffer-overflow"), (2, 999, "misaligned address")]
 )
-def test_a_wrong_kernel_of_cuda_would_be_found(watched: Watched, shift: int, count: int, report: str) -> None:
-    done = watched.run("-c", FILL.format(shift=shift, count=count))
+def test_wrong_cuda_kernel_is_detected(sanitized: SanitizedPython, shift: int, count: int, report: str) -> None:
+    done = sanitized.run("-c", FILL.format(shift=shift, count=count))
     assert done.returncode != 0
-    (found,) = watched.found(done)
+    (found,) = sanitized.found(done)
     assert report in found and ("elementwise" in found or "device.h" in found)
 
 
-def test_a_right_kernel_of_cuda_is_not_reported(watched: Watched) -> None:
-    watched.check("-c", FILL.format(shift=0, count=1000))
+def test_correct_cuda_kernel_is_not_reported(sanitized: SanitizedPython) -> None:
+    sanitized.check("-c", FILL.format(shift=0, count=1000))

@@ -1,4 +1,4 @@
-"""Helpers of a team stay off the core of the thread that they help."""
+"""Worker threads of a team stay off the core of the thread that they help."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one co
 
 
 def in_a_thread(body: Callable[[], None]) -> None:
-    """Run a function in a thread: those cores are its own, and the test's thread keeps its cores."""
+    """Run a function in a thread, so that its core affinity does not affect the test's thread."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -39,7 +39,7 @@ def current_core() -> int:
 
 
 def leave_own_core() -> int:
-    """Leave the current core and return it; the system may move the thread before the call, so it takes some tries."""
+    """Leave the current core and return it, with retries since the system may move the thread before the call."""
     before = os.sched_getaffinity(0)
     for _ in range(1000):
         core = current_core()
@@ -49,7 +49,7 @@ def leave_own_core() -> int:
     raise AssertionError("the thread never left its core")
 
 
-def test_a_helper_leaves_the_core_and_may_come_back_when_it_leaves_another() -> None:
+def test_helper_leaves_core_of_its_team_leader() -> None:
     def body() -> None:
         allowed = os.sched_getaffinity(0)
         first = leave_own_core()
@@ -62,7 +62,7 @@ def test_a_helper_leaves_the_core_and_may_come_back_when_it_leaves_another() -> 
     in_a_thread(body)
 
 
-def test_a_helper_elsewhere_stays_where_it_is() -> None:
+def test_helper_on_other_core_is_not_moved() -> None:
     def body() -> None:
         allowed = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(allowed)})
@@ -73,7 +73,7 @@ def test_a_helper_elsewhere_stays_where_it_is() -> None:
     in_a_thread(body)
 
 
-def test_the_only_core_is_not_left() -> None:
+def test_helper_stays_on_only_core() -> None:
     def body() -> None:
         only = {min(os.sched_getaffinity(0))}
         os.sched_setaffinity(0, only)

@@ -1,4 +1,4 @@
-"""A network of every block there is."""
+"""A network that contains every block."""
 
 from typing import Any
 

@@ -19,12 +19,12 @@ CASES = [
 
 
 @pytest.mark.parametrize(("loss", "target", "expected"), CASES)
-def test_values_at_even_odds(loss: flow.nn.Module, target: float, expected: float) -> None:
+def test_losses_at_probability_half(loss: flow.nn.Module, target: float, expected: float) -> None:
     value = loss(flow.zeros(1), flow.tensor([target])).numpy()
     np.testing.assert_allclose(value, [expected], rtol=1e-6)  # float32
 
 
-def test_smoothing_takes_half_from_each_side() -> None:
+def test_label_smoothing_is_symmetric() -> None:
     assert smooth_targets(0.0) == (1.0, 0.0)
     assert smooth_targets(0.1) == pytest.approx((0.95, 0.05))
 
@@ -35,5 +35,5 @@ def test_huge_logits_stay_finite() -> None:
     np.testing.assert_allclose(value, [0, 1000, 2000, 0])
 
 
-def test_constants_are_no_part_of_a_checkpoint() -> None:
+def test_constants_are_not_in_state_dict() -> None:
     assert not BinaryCrossEntropy(2.0).state_dict()

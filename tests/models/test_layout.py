@@ -1,4 +1,4 @@
-"""Both orders of axes give the same network of every block: maps, running statistics, gradients."""
+"""Channels first and channels last agree for every block: maps, running statistics, gradients."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def trained(config: dict[str, Any], *, training: bool) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_channels_first_equals_channels_last(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_channels_first_matches_channels_last(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {**EVERY_BLOCK, "activation": "nn.SiLU()"}  # without kinks, at which rounding would choose another slope
     assert Layout.fastest_for(flow.zeros(1, 3, 8, 8), ActivationType.FLOAT32).channels_last
     last = trained(config, training=training)
@@ -48,8 +48,8 @@ def test_channels_first_equals_channels_last(training: bool, monkeypatch: pytest
         assert np.linalg.norm(first[name] - value) <= 2e-3 * size + 1e-3, name  # biases before a BatchNorm have none
 
 
-def test_batch_norm_of_plain_ops_is_that_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As without the plugin, and for statistics of all ranks."""
+def test_batch_norm_of_plain_ops_matches_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain ops are used without the plugin and for synchronised statistics."""
     values = (3 * np.random.default_rng(0).standard_normal((4, 5, 6, 7)) + 10).astype(np.float32)
 
     def once() -> list[np.ndarray]:

@@ -82,7 +82,7 @@ def loss_and_gradients(
     return np.append(outputs[0], outputs[1][:3]), outputs[2:]
 
 
-def test_without_labels_only_objectness_counts() -> None:
+def test_loss_without_labels_is_objectness_only() -> None:
     config = LossConfig(box=0.05, objectness=2.0, classes=0.5)
     maps = [np.zeros_like(raw) for raw in random_maps(HEAD)]
     parts, gradients = loss_and_gradients(DetectionLoss(HEAD, config), maps, pad_labels(np.zeros((0, 6)), 4, 16))
@@ -95,7 +95,7 @@ def test_without_labels_only_objectness_counts() -> None:
         assert not np.delete(gradient, 4, axis=-1).any()
 
 
-def test_one_label_that_is_predicted_exactly() -> None:
+def test_exact_prediction_of_one_label() -> None:
     # A label of one cell in the middle of cell (1, 1): no neighbours. Zeros decode to just that box for anchor (1, 1).
     maps = [np.zeros((1, 1, 4, 4, 7), np.float32)]
     labels = pad_labels(np.array([[0, 1, 1.5 / 4, 1.5 / 4, 0.25, 0.25]]), 1, 16)
@@ -111,7 +111,7 @@ def test_one_label_that_is_predicted_exactly() -> None:
 
 @pytest.mark.parametrize(("sort", "winner"), [(False, "last"), (True, "best")])
 @pytest.mark.parametrize("best_first", [True, False])
-def test_who_sets_the_objectness_of_a_shared_cell(sort: bool, winner: str, best_first: bool) -> None:
+def test_objectness_target_of_shared_cell(sort: bool, winner: str, best_first: bool) -> None:
     best, worse = [0, 1, 1.5 / 4, 1.5 / 4, 0.25, 0.25], [0, 1, 1.5 / 4, 1.5 / 4, 0.5, 0.5]
     rows = np.array([best, worse] if best_first else [worse, best])
     criterion = DetectionLoss(ONE_CELL_SQUARE, LossConfig(sort_obj_iou=sort))
@@ -122,7 +122,7 @@ def test_who_sets_the_objectness_of_a_shared_cell(sort: bool, winner: str, best_
     assert target == pytest.approx(expected, abs=1e-6)
 
 
-def test_gr_moves_the_objectness_target_towards_one() -> None:
+def test_gr_moves_objectness_target_towards_one() -> None:
     rows = np.array([[0, 1, 1.5 / 4, 1.5 / 4, 0.5, 0.5]])
     criterion = DetectionLoss(ONE_CELL_SQUARE, LossConfig(gr=0.4))
     details = criterion.details([flow.zeros(1, 1, 4, 4, 7)], flow.tensor(pad_labels(rows, 1, 16)))
@@ -130,7 +130,7 @@ def test_gr_moves_the_objectness_target_towards_one() -> None:
 
 
 @pytest.mark.parametrize("config", [LossConfig(), replace(EVERYTHING, autobalance=False)])
-def test_more_label_slots_change_nothing(config: LossConfig) -> None:
+def test_padding_does_not_change_loss(config: LossConfig) -> None:
     maps, rows = random_maps(HEAD), random_rows(30)
     few = loss_and_gradients(DetectionLoss(HEAD, config), maps, pad_labels(rows, 4, 16))
     many = loss_and_gradients(DetectionLoss(HEAD, config), maps, pad_labels(rows, 4, 128))
@@ -139,7 +139,7 @@ def test_more_label_slots_change_nothing(config: LossConfig) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-9)
 
 
-def test_loss_of_a_doubled_batch_doubles() -> None:
+def test_loss_scales_with_batch_size() -> None:
     maps, rows = random_maps(HEAD), random_rows(30)
     once, _ = loss_and_gradients(DetectionLoss(HEAD, LossConfig()), maps, pad_labels(rows, 4, 16))
     labels = np.concatenate([pad_labels(rows, 4, 16)] * 2)
@@ -150,7 +150,7 @@ def test_loss_of_a_doubled_batch_doubles() -> None:
 
 
 @pytest.mark.parametrize("config", [LossConfig(), EVERYTHING])
-def test_graph_equals_eager_bit_for_bit(config: LossConfig) -> None:
+def test_graph_matches_eager_bitwise(config: LossConfig) -> None:
     maps, labels = random_maps(HEAD), flow.tensor(pad_labels(random_rows(40), 4, 16))
     eager = LossAndGradients(DetectionLoss(HEAD, config), maps)
     module = LossAndGradients(DetectionLoss(HEAD, config), maps)
@@ -161,7 +161,7 @@ def test_graph_equals_eager_bit_for_bit(config: LossConfig) -> None:
         np.testing.assert_array_equal(module.criterion.balance.numpy(), eager.criterion.balance.numpy())
 
 
-def test_autobalance_evens_the_levels_out() -> None:
+def test_autobalance_evens_out_levels() -> None:
     criterion = DetectionLoss(HEAD, LossConfig(autobalance=True))
     maps = [flow.zeros(1, 3, 64 // int(stride), 64 // int(stride), 8) for stride in HEAD.stride]
     labels = flow.tensor(pad_labels(np.zeros((0, 6)), 1, 16))
@@ -175,11 +175,11 @@ def test_autobalance_evens_the_levels_out() -> None:
     np.testing.assert_allclose(criterion.balance.numpy(), moved / moved[1], rtol=1e-6)
 
 
-def test_the_balance_is_the_only_state() -> None:
+def test_balance_is_the_only_state() -> None:
     assert list(DetectionLoss(HEAD, EVERYTHING).state_dict()) == ["balance"]
 
 
-def test_a_vanishing_box_elsewhere_does_no_harm() -> None:
+def test_vanishing_unmatched_box_keeps_gradient_finite() -> None:
     # Entries without a match read cell 0, whose box has no area: CIoU and its gradient would be NaN.
     maps, rows = random_maps(HEAD), random_rows(1)
     rows[:, 2:4] = 0.7
@@ -191,7 +191,7 @@ def test_a_vanishing_box_elsewhere_does_no_harm() -> None:
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
-def test_gradient_points_uphill() -> None:
+def test_gradient_step_lowers_loss() -> None:
     # Along the gradient the loss grows at the rate of the gradient's norm; central difference in float32.
     maps, labels = random_maps(HEAD), pad_labels(random_rows(30), 4, 16)
     # The targets depend on the predictions but count as constants: leave the objectness out.
@@ -217,7 +217,7 @@ def test_one_class_has_no_class_loss() -> None:
     assert not any(gradient[..., 5:].any() for gradient in gradients)
 
 
-def test_gains_follow_levels_classes_and_image_size() -> None:
+def test_gains_scale_with_levels_classes_and_image_size() -> None:
     scaled = LossConfig(box=0.05, objectness=1.0, classes=0.5, anchor_t=3.0).scaled(heads=4, classes=20, image_px=320)
     assert (scaled.box, scaled.objectness, scaled.classes) == pytest.approx((0.0375, 0.1875, 0.09375))
     assert scaled.anchor_t == 3.0
@@ -235,12 +235,12 @@ def test_gains_follow_levels_classes_and_image_size() -> None:
         {"box": math.nan},
     ],
 )
-def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
+def test_impossible_settings_raise(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
         LossConfig(**wrong)  # type: ignore[arg-type]
 
 
-def test_heads_the_loss_does_not_know_are_refused() -> None:
+def test_unsupported_heads_raise() -> None:
     six = HeadGeometry(np.ones((6, 3, 2), np.float32), (4.0, 8.0, 16.0, 32.0, 64.0, 128.0), 1)
     with pytest.raises(ValueError, match="6 levels"):
         DetectionLoss(six, LossConfig())
@@ -248,7 +248,7 @@ def test_heads_the_loss_does_not_know_are_refused() -> None:
         DetectionLoss(HeadGeometry(np.ones((1, 3, 2), np.float32), (8.0,), 1), LossConfig(autobalance=True))
 
 
-def test_wrong_shapes_are_refused() -> None:
+def test_wrong_shapes_raise() -> None:
     criterion = DetectionLoss(ONE_CELL_SQUARE, LossConfig())
     labels = flow.tensor(pad_labels(np.zeros((0, 6)), 1, 16))
     with pytest.raises(ValueError, match="map"):
@@ -271,8 +271,8 @@ def _gradients_of(
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_maps_as_a_convolution_gives_them(fused: bool) -> None:
-    """(B, rows, columns, anchors * outputs) are the same predictions, in the same bits."""
+def test_channels_last_maps(fused: bool) -> None:
+    """Maps (B, rows, columns, anchors * outputs) give the same loss bitwise."""
     maps = random_maps(HEAD)
     raw = [
         np.ascontiguousarray(one.transpose(0, 2, 3, 1, 4)).reshape(*one.shape[:1], *one.shape[2:4], -1) for one in maps
@@ -288,7 +288,7 @@ def test_maps_as_a_convolution_gives_them(fused: bool) -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_scale_multiplies_the_gradients_alone(fused: bool) -> None:
+def test_scale_applies_to_gradient_only(fused: bool) -> None:
     criterion = DetectionLoss(HEAD, LossConfig(), fused_iou=fused)
     plain, gradients = _gradients_of(criterion, random_maps(HEAD))
     # Only the first number counts; a power of two changes no digit.

@@ -30,7 +30,7 @@ def _weights(model: DetectionModel) -> dict[str, np.ndarray]:
 
 
 class _Trained(flow.nn.Graph):
-    """Maps and gradients of the mean of all maps' squares, captured."""
+    """A graph that returns maps, and gradients of their mean square."""
 
     def __init__(self, model: DetectionModel) -> None:
         super().__init__()
@@ -57,12 +57,12 @@ def _loss(maps: list[Tensor]) -> Tensor:
     return (maps[0] * maps[0]).mean() + (maps[1] * maps[1]).mean()
 
 
-def test_every_block_trains_and_graph_equals_eager() -> None:
+def test_every_block_trains_and_graph_matches_eager() -> None:
     assert_every_block_trains()
 
 
 def test_every_block_trains_in_bfloat16() -> None:
-    """Blocks with a form for it and blocks without; graph equals eager there too."""
+    """Include blocks without a bfloat16 implementation; graph matches eager there, too."""
     exact, _ = assert_every_block_trains()
     maps, _ = assert_every_block_trains(in_bfloat16)
     assert 1e-4 < max(_distance(*pair) for pair in zip(maps, exact, strict=True)) < 0.05
@@ -70,8 +70,8 @@ def test_every_block_trains_in_bfloat16() -> None:
 
 @pytest.mark.parametrize("activation", ["nn.SiLU()", "nn.Mish()"])
 @pytest.mark.parametrize("kind", ["DWConv", "Bottleneck", "C3", "GhostBottleneck", "BottleneckCSP", "C3x", "C3TR"])
-def test_gradients_in_bfloat16_are_close(kind: str, activation: str) -> None:
-    """Of one block at a time and without kinks: else the largest part of a difference is not the rounding's own."""
+def test_bfloat16_gradients_are_close(kind: str, activation: str) -> None:
+    """Test one block at a time, without kinked activations, so that differences come from rounding only."""
     spec = load_model_spec(
         {
             "nc": 2,
@@ -100,7 +100,7 @@ def test_gradients_in_bfloat16_are_close(kind: str, activation: str) -> None:
 
 
 def _distance(values: np.ndarray, exact: np.ndarray) -> float:
-    """Return the length of the difference, as a share of what is exact."""
+    """Return the L2 norm of the difference relative to that of the exact values."""
     return float(np.linalg.norm(values - exact) / np.linalg.norm(exact))
 
 
@@ -128,14 +128,14 @@ def assert_every_block_trains(
     return [raw.numpy() for raw in maps], gradients
 
 
-def test_same_seed_same_weights_other_seed_other_weights() -> None:
+def test_seed_determines_weights() -> None:
     spec = load_model_spec(TINY)
     first, again, other = (_weights(DetectionModel(spec, seed=seed)) for seed in (7, 7, 8))
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not np.array_equal(first["model.0.conv.weight"], other["model.0.conv.weight"])
 
 
-def test_first_values_follow_the_reference() -> None:
+def test_initial_values_match_reference() -> None:
     model = DetectionModel(load_model_spec("yolov5n"), seed=0)
     weights = _weights(model)
     # Uniform within 1 / sqrt(fan in): variance bound^2 / 3.
@@ -164,7 +164,7 @@ def _one_cell_network() -> DetectionModel:
     return DetectionModel(load_model_spec(config))
 
 
-def test_decoding_by_hand() -> None:
+def test_decode_known_values() -> None:
     model = _one_cell_network()
     raw = np.zeros((1, 1, 2, 3, 6), np.float32)
     raw[0, 0, 1, 2] = [np.log(3), 0, np.log(3), 0, np.log(3), -np.log(3)]
@@ -186,7 +186,7 @@ def test_anchors_can_be_replaced() -> None:
         model.set_anchors_px([[[8, 12], [1, 1]]])
 
 
-def test_sppf_equals_spp_of_5_9_13() -> None:
+def test_sppf_matches_spp_of_5_9_13() -> None:
     def spec(kind: str) -> ModelSpec:
         return load_model_spec(
             {
@@ -202,7 +202,7 @@ def test_sppf_equals_spp_of_5_9_13() -> None:
         np.testing.assert_array_equal(chained(_images(20))[0].numpy(), parallel(_images(20))[0].numpy())
 
 
-def test_attention_equals_its_formula() -> None:
+def test_attention_matches_formula() -> None:
     from models.attention import MultiheadAttention
 
     generator = np.random.default_rng(1)
@@ -229,7 +229,7 @@ def test_attention_equals_its_formula() -> None:
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_focus_takes_corners_in_the_reference_order() -> None:
+def test_focus_channel_order_matches_reference() -> None:
     from models.blocks import Focus
 
     focus = Focus(1, 4, activation=flow.nn.Identity())
@@ -242,7 +242,7 @@ def test_focus_takes_corners_in_the_reference_order() -> None:
 
 
 @pytest.mark.parametrize("mean", [0.0, 20.0])
-def test_batch_norm_is_exact_for_channels_far_from_zero(mean: float) -> None:
+def test_batch_norm_is_accurate_with_large_mean(mean: float) -> None:
     from models.batch_norm import BatchNorm2d
 
     x = (np.random.default_rng(0).standard_normal((2, 3, 40, 40)) + mean).astype(np.float32)
@@ -256,7 +256,7 @@ def test_batch_norm_is_exact_for_channels_far_from_zero(mean: float) -> None:
     np.testing.assert_allclose(norm.running_var.numpy(), 0.97 + 0.03 * variance * 3200 / 3199, rtol=1e-5)
 
 
-def test_batch_norm_gradient_equals_differences() -> None:
+def test_batch_norm_gradient_matches_finite_differences() -> None:
     from models.batch_norm import BatchNorm2d
 
     generator = np.random.default_rng(4)
@@ -278,7 +278,7 @@ def test_batch_norm_gradient_equals_differences() -> None:
     np.testing.assert_allclose(tensor.grad.numpy(), expected, atol=1e-4)
 
 
-def test_batches_are_counted_for_the_state_dict() -> None:
+def test_num_batches_tracked_is_counted() -> None:
     model = DetectionModel(load_model_spec(TINY)).train()
     for _ in range(3):
         model(_images())
@@ -287,7 +287,7 @@ def test_batches_are_counted_for_the_state_dict() -> None:
     assert counts == {3}
 
 
-def test_fused_network_computes_the_same() -> None:
+def test_fused_network_matches_unfused() -> None:
     model = DetectionModel(load_model_spec(EVERY_BLOCK), seed=5)
     model.train()
     for _ in range(3):
@@ -305,7 +305,7 @@ def test_fused_network_computes_the_same() -> None:
     model.fuse()
 
 
-def test_complexity_by_hand() -> None:
+def test_complexity_known_values() -> None:
     model = _one_cell_network()
     size = measure(model, image_px=64)
     # Convolution 3->8, 3x3, on 32x32 cells; 8->8 on 16x16; head 8->6, 1x1, on 16x16.
@@ -316,7 +316,7 @@ def test_complexity_by_hand() -> None:
     assert len(str(size).splitlines()) == 1 + 3 + 1
 
 
-def test_own_yaml_of_every_block_from_a_file(tmp_path: Path) -> None:
+def test_custom_yaml_with_every_block(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     rows = {part: "".join(f"  - {row}\n" for row in EVERY_BLOCK[part]) for part in ("backbone", "head")}
     path.write_text(
@@ -330,8 +330,8 @@ def test_own_yaml_of_every_block_from_a_file(tmp_path: Path) -> None:
     assert DetectionModel(spec).stride == (2, 4)
 
 
-def test_the_first_layer_may_take_the_image_several_times() -> None:
-    """As in the reference; here the image four times over, convolved with the weights of one image split in four."""
+def test_first_layer_may_take_image_repeatedly() -> None:
+    """As in the reference: four copies of the image, with weights split in four, give the same result."""
 
     def convolved(rows: list[list[Any]]) -> np.ndarray:
         backbone = [*rows, [-1, 1, "Conv", [8, 3, 2]]]

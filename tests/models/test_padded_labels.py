@@ -13,7 +13,7 @@ def test_label_capacity(labels: int, capacity: int) -> None:
     assert label_capacity(labels) == capacity
 
 
-def test_padding_keeps_the_order_within_each_image() -> None:
+def test_padding_keeps_order_within_image() -> None:
     rows = np.array([[1, 5, 0.1, 0.1, 0.1, 0.1], [0, 6, 0.2, 0.2, 0.2, 0.2], [1, 4, 0.3, 0.3, 0.3, 0.3]])
     padded = pad_labels(rows, batch=3, capacity=2)
     assert padded.dtype == np.float32
@@ -29,7 +29,7 @@ def test_no_labels_at_all() -> None:
 
 
 @given(st.lists(st.integers(0, 3), max_size=40))
-def test_padding_loses_no_label(images: list[int]) -> None:
+def test_padding_keeps_every_label(images: list[int]) -> None:
     rows = np.array([[image, number % 7, number, number, 1, 1] for number, image in enumerate(images)], float)
     rows = rows.reshape(-1, 6)
     padded = pad_labels(rows, batch=4, capacity=label_capacity(len(images)))
@@ -38,12 +38,12 @@ def test_padding_loses_no_label(images: list[int]) -> None:
         np.testing.assert_array_equal(kept, rows[rows[:, 0] == image, 1:].astype(np.float32))
 
 
-def test_too_many_labels_are_never_dropped() -> None:
+def test_too_many_labels_raise() -> None:
     with pytest.raises(ValueError, match="3 labels in one image but 2 slots"):
         pad_labels(np.zeros((3, 6)), batch=1, capacity=2)
 
 
 @pytest.mark.parametrize("image", [-1, 2])
-def test_label_of_no_image_is_refused(image: int) -> None:
+def test_label_without_image_raises(image: int) -> None:
     with pytest.raises(ValueError, match="batch of 2"):
         pad_labels(np.array([[image, 0, 0.5, 0.5, 0.1, 0.1]]), batch=2, capacity=16)

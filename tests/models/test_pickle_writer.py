@@ -10,7 +10,7 @@ from models.pickle_reader import Global, Instance
 from models.pickle_writer import Call, PersistentId, write_pickle
 
 
-def refuse(value: Any) -> Any:
+def reject(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
@@ -24,17 +24,17 @@ PLAIN = {
 }
 
 
-def test_the_standard_library_reads_plain_values_as_they_were() -> None:
-    assert pickle.loads(write_pickle(PLAIN, refuse)) == PLAIN  # noqa: S301 - our own bytes
+def test_plain_values_round_trip_through_pickle() -> None:
+    assert pickle.loads(write_pickle(PLAIN, reject)) == PLAIN  # noqa: S301 - our own bytes
 
 
 def test_ordered_mappings_keep_type_and_order() -> None:
-    read = pickle.loads(write_pickle(OrderedDict(b=1, a=2), refuse))  # noqa: S301 - our own bytes
+    read = pickle.loads(write_pickle(OrderedDict(b=1, a=2), reject))  # noqa: S301 - our own bytes
     assert type(read) is OrderedDict
     assert list(read) == ["b", "a"]
 
 
-def test_instances_calls_and_references_become_what_their_names_stand_for() -> None:
+def test_instances_calls_and_references_unpickle() -> None:
     value = {
         "instance": Instance(Global("types", "SimpleNamespace"), (), {"side": 3}),
         "call": Call(Global("builtins", "complex"), (1, 2)),
@@ -45,13 +45,13 @@ def test_instances_calls_and_references_become_what_their_names_stand_for() -> N
         def persistent_load(self, reference: Any) -> Any:
             return ("found", reference)
 
-    read = Unpickler(io.BytesIO(write_pickle(value, refuse))).load()
+    read = Unpickler(io.BytesIO(write_pickle(value, reject))).load()
     assert read["instance"] == types.SimpleNamespace(side=3)
     assert read["call"] == 1 + 2j
     assert read["reference"] == ("found", ("storage", 7))
 
 
-def test_other_values_are_encoded_or_refused() -> None:
+def test_other_values_are_encoded_or_raise() -> None:
     assert pickle.loads(write_pickle([b"x"], lambda value: value.decode())) == ["x"]  # noqa: S301 - our own bytes
     with pytest.raises(TypeError, match="bytes"):
-        write_pickle([b"x"], refuse)
+        write_pickle([b"x"], reject)

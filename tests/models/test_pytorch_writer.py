@@ -27,7 +27,7 @@ def contents(path: Path) -> Any:
         file.close()
 
 
-def test_arrays_come_back_with_shape_type_and_values(tmp_path: Path) -> None:
+def test_arrays_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "arrays.pt"
     write_pytorch(path, {**ARRAYS, "parameter": Parameter(ARRAYS["float"]), "text": "x"})
     read = contents(path)
@@ -52,13 +52,13 @@ def test_records_are_stored_uncompressed_and_aligned(tmp_path: Path) -> None:
             assert entry.compress_type == zipfile.ZIP_STORED
 
 
-def test_equal_contents_give_equal_bytes(tmp_path: Path) -> None:
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
     for name in ("a.pt", "b.pt"):
         write_pytorch(tmp_path / name, {**ARRAYS, "set": {"b", "a"}})
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
 
 
-def test_what_no_tensor_holds_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
+def test_unsupported_dtype_raises_and_keeps_old_file(tmp_path: Path) -> None:
     path = tmp_path / "arrays.pt"
     path.write_bytes(b"old")
     for value in (np.asarray(["text"]), object()):

@@ -38,7 +38,7 @@ def _error(tmp_path: Path, old: str, new: str) -> str:
     return message
 
 
-def test_small_network_by_hand(tmp_path: Path) -> None:
+def test_small_network_known_values(tmp_path: Path) -> None:
     spec = load_model_spec(_write(tmp_path, SMALL))
     assert [layer.kind for layer in spec.layers] == ["Conv", "C3", "Detect"]
     assert [layer.inputs for layer in spec.layers] == [(-1,), (0,), (1,)]
@@ -52,7 +52,7 @@ def test_small_network_by_hand(tmp_path: Path) -> None:
         spec.num_classes = 3  # type: ignore[misc]
 
 
-def test_multiples_round_as_the_reference_does() -> None:
+def test_multiples_round_like_reference() -> None:
     # 64 * 0.25 = 16; 100 * 0.33 = 33 -> the next multiple of 8 is 40.
     assert [scaled_channels(64, 0.25), scaled_channels(100, 0.33)] == [16, 40]
     # 9 * 0.33 = 2.97 -> 3; 3 * 0.5 = 1.5 -> 2 and 5 * 0.5 = 2.5 -> 2 (half to even); 2 * 0.1 -> at least 1; 1 stays.
@@ -61,7 +61,7 @@ def test_multiples_round_as_the_reference_does() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(shipped_configs()))
-def test_every_shipped_configuration_reads(name: str) -> None:
+def test_every_shipped_configuration_loads(name: str) -> None:
     spec = load_model_spec(name)
     assert spec.num_classes == 80
     assert spec.layers[-1].kind == "Detect"
@@ -75,18 +75,18 @@ def test_every_shipped_configuration_reads(name: str) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["yolov5n", "yolov5n.yaml", "models/yolov5n.yaml"])
-def test_shipped_names_may_be_spelled_like_the_reference(spelling: str) -> None:
+def test_shipped_names_accept_yolov5_spelling(spelling: str) -> None:
     assert Path(load_model_spec(spelling).source).name == "yolov5n.yaml"
 
 
-def test_unknown_name_lists_what_there_is() -> None:
+def test_unknown_name_lists_available() -> None:
     with pytest.raises(FileNotFoundError, match=r"yolov5q\.yaml: no such model yaml; .*yolov5n"):
         load_model_spec("yolov5q.yaml")
     with pytest.raises(FileNotFoundError):
         load_model_spec("elsewhere/yolov5n.yaml")
 
 
-def test_overrides_replace_the_yaml() -> None:
+def test_overrides_replace_yaml() -> None:
     spec = load_model_spec("yolov5n", num_classes=3, channels=1)
     assert (spec.num_classes, spec.channels, spec.layers[0].in_channels) == (3, 1, (1,))
     counted = load_model_spec("yolov5n", anchors=4)
@@ -95,12 +95,12 @@ def test_overrides_replace_the_yaml() -> None:
     assert given.anchors_px == (((8, 8),), ((16, 16),), ((32, 32),))
 
 
-def test_anchors_listed_large_to_small_are_reversed() -> None:
+def test_descending_anchors_are_reversed() -> None:
     given = load_model_spec("yolov5n", anchors=[[32, 32], [16, 16], [8, 8]])
     assert given.anchors_px == (((8, 8),), ((16, 16),), ((32, 32),))
 
 
-def test_row_of_the_heads_width_is_not_scaled() -> None:
+def test_row_with_head_width_is_not_scaled() -> None:
     # 3 anchors * (1 class + 5) = 18 channels: kept; any other number is multiplied by 0.25 and rounded up to 8.
     config = {
         "nc": 1,
@@ -112,7 +112,7 @@ def test_row_of_the_heads_width_is_not_scaled() -> None:
     assert [layer.out_channels for layer in load_model_spec(config).layers[:2]] == [18, 16]
 
 
-def test_unknown_block_is_refused_with_line_and_known_ones(tmp_path: Path) -> None:
+def test_unknown_block_error_has_line_and_known_blocks(tmp_path: Path) -> None:
     message = _error(tmp_path, "C3, [16]", "C4, [16]")
     assert "net.yaml:7: layer 1 asks for 'C4'; known blocks: " in message
     assert all(name in message for name in BLOCKS)
@@ -145,11 +145,11 @@ def test_unknown_block_is_refused_with_line_and_known_ones(tmp_path: Path) -> No
         ("[[1], 1, Detect, [nc, anchors]]", "[[0], 1, Detect, [nc, anchors]]", "net.yaml:7: nothing uses layer 1"),
     ],
 )
-def test_mistakes_name_file_line_and_remedy(tmp_path: Path, old: str, new: str, expected: str) -> None:
+def test_errors_have_file_line_and_remedy(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert expected in _error(tmp_path, old, new)
 
 
-def test_maps_of_different_strides_cannot_be_joined() -> None:
+def test_concat_of_different_strides_raises() -> None:
     config = {
         "nc": 1,
         "anchors": 1,
@@ -197,7 +197,7 @@ def test_activations_are_parsed_not_executed() -> None:
         ("nc: 2", "activation: nn.LeakyReLU(1e999)\nnc: 2", "finite numbers"),
     ],
 )
-def test_networks_that_no_memory_holds_are_refused(tmp_path: Path, old: str, new: str, expected: str) -> None:
+def test_too_large_networks_raise(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert expected in _error(tmp_path, old, new)
 
 
@@ -223,7 +223,7 @@ _VALUES = st.recursive(
     ),
     anchors=_VALUES,
 )
-def test_any_row_builds_or_is_refused_by_value_error(row: tuple[object, ...], anchors: object) -> None:
+def test_any_row_builds_or_raises_value_error(row: tuple[object, ...], anchors: object) -> None:
     config = {
         "nc": 2,
         "anchors": anchors,

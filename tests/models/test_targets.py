@@ -37,36 +37,36 @@ def neighbours(x: float, y: float) -> list[tuple[int, int, int]]:
     return [(match[2], match[5], match[6]) for match in matches(ONE_ANCHOR, one_label(x, y), [(4, 4)])]
 
 
-def test_upper_left_quarter_of_a_cell_also_takes_left_and_upper_neighbour() -> None:
+def test_upper_left_quarter_also_matches_left_and_upper_cell() -> None:
     # neighbour number, row, column
     assert neighbours(2.25, 1.25) == [(0, 1, 2), (1, 1, 1), (2, 0, 2)]
 
 
-def test_lower_right_quarter_also_takes_right_and_lower_neighbour() -> None:
+def test_lower_right_quarter_also_matches_right_and_lower_cell() -> None:
     assert neighbours(1.75, 2.75) == [(0, 2, 1), (3, 2, 2), (4, 3, 1)]
 
 
-def test_exact_middle_of_a_cell_takes_no_neighbour() -> None:
+def test_cell_centre_matches_no_neighbour() -> None:
     assert neighbours(1.5, 1.5) == [(0, 1, 1)]
 
 
-def test_grid_corner_takes_all_four_neighbours() -> None:
+def test_grid_corner_matches_all_four_neighbours() -> None:
     # Centre (2, 2): cells to the left and above by the fraction 0, and "right" and "down" are its own cell again.
     assert neighbours(2.0, 2.0) == [(0, 2, 2), (1, 2, 1), (2, 1, 2), (3, 2, 2), (4, 2, 2)]
 
 
-def test_no_neighbour_outside_the_image() -> None:
+def test_no_match_outside_image() -> None:
     assert neighbours(0.25, 0.25) == [(0, 0, 0)]
     assert neighbours(3.75, 3.75) == [(0, 3, 3)]
 
 
-def test_centre_on_the_far_edge_is_kept_in_the_last_cell() -> None:
+def test_centre_on_far_edge_falls_in_last_cell() -> None:
     found = TargetAssigner(ONE_ANCHOR, 4.0)(flow.tensor(one_label(4.0, 4.0)), [(4, 4)])
     assert found.cell.numpy()[0, 0, 0] == 15
     np.testing.assert_array_equal(found.boxes_cells.numpy()[0, 0, 0], [1, 1, 1, 1])
 
 
-def test_box_is_relative_to_the_cell_of_its_entry() -> None:
+def test_box_is_relative_to_its_cell() -> None:
     found = TargetAssigner(ONE_ANCHOR, 4.0)(flow.tensor(one_label(2.25, 1.25, side=2.0)), [(4, 4)])
     np.testing.assert_array_equal(
         found.boxes_cells.numpy()[0, 0, :3], [[0.25, 0.25, 2, 2], [1.25, 0.25, 2, 2], [0.25, 1.25, 2, 2]]
@@ -74,11 +74,11 @@ def test_box_is_relative_to_the_cell_of_its_entry() -> None:
 
 
 @pytest.mark.parametrize(("side", "fits"), [(4.0, False), (3.99, True), (0.25, False), (0.26, True), (0.0, False)])
-def test_ratio_of_sides_must_stay_below_the_limit(side: float, fits: bool) -> None:
+def test_side_ratio_must_be_below_anchor_t(side: float, fits: bool) -> None:
     assert bool(matches(ONE_ANCHOR, one_label(1.5, 1.5, side), [(4, 4)])) is fits
 
 
-def test_empty_slots_match_nothing() -> None:
+def test_empty_slots_do_not_match() -> None:
     labels = np.concatenate([one_label(1.5, 1.5), one_label(1.5, 1.5)], axis=1)
     labels[0, 1, 0] = -1
     assert [match[4] for match in matches(ONE_ANCHOR, labels, [(4, 4)])] == [0]
@@ -115,13 +115,13 @@ label_rows = st.tuples(st.integers(-1, 2), positions, positions, lengths, length
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(label_rows, min_size=8, max_size=8))
-def test_equals_the_rule_in_scalar_code(rows: list[tuple[float, ...]]) -> None:
+def test_matches_scalar_implementation(rows: list[tuple[float, ...]]) -> None:
     labels = np.array(rows, np.float32).reshape(2, 4, 5)
     grids = [(6, 8), (3, 4)]
     assert matches(TWO_LEVELS, labels, grids) == plain_matches(TWO_LEVELS, labels, grids)
 
 
-def test_map_beyond_exact_cell_numbers_is_refused() -> None:
+def test_too_large_map_raises() -> None:
     with pytest.raises(ValueError, match="smaller image"):
         TargetAssigner(ONE_ANCHOR, 4.0)(flow.tensor(one_label(1, 1)), [(5000, 5000)])
 
@@ -135,7 +135,7 @@ def test_map_beyond_exact_cell_numbers_is_refused() -> None:
         (np.ones((1, 3, 2), np.float32), (8.0,), 0, "0 classes"),
     ],
 )
-def test_impossible_heads_are_refused(
+def test_impossible_heads_raise(
     anchors: npt.NDArray[np.float32], stride: tuple[float, ...], classes: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

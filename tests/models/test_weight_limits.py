@@ -1,4 +1,4 @@
-"""Weight files that are small and would still cost much time or memory, or that lead out of their folder."""
+"""Small weight files that would need much time or memory, or that refer to files outside their folder."""
 
 import os
 import time
@@ -18,13 +18,13 @@ ONES = np.ones(2, np.float32)
 LISTS = Allowed(lambda _: True, PLAIN_REDUCERS)
 
 
-def listed_again(value: bytes, times: int) -> bytes:
-    """Return a list of `value`, then calls that each copy it once more."""
+def repeated_list(value: bytes, times: int) -> bytes:
+    """Return pickled calls that each copy a list of `value` once more."""
     call = torch.named("builtins", "list") + b"h\x00\x85R"
     return b"\x80\x02](" + value + b"eq\x00" + (call + b"0") * times + b"."
 
 
-def test_lists_that_share_their_items_are_no_plain_configuration() -> None:
+def test_lists_with_shared_items_are_not_plain() -> None:
     shared: Any = ["x"]
     for _ in range(6):
         shared = [shared] * 1000
@@ -34,7 +34,7 @@ def test_lists_that_share_their_items_are_no_plain_configuration() -> None:
     assert time.process_time() - start < 5
 
 
-def test_configurations_of_networks_are_plain() -> None:
+def test_network_configurations_are_plain() -> None:
     for name in shipped_configs():
         config = load_model_spec(name).config
         assert plain_config(config, CONFIG_KEYS) == config
@@ -43,17 +43,17 @@ def test_configurations_of_networks_are_plain() -> None:
         assert plain_config({"nc": value}, CONFIG_KEYS) is None
 
 
-def test_copies_of_a_large_list_are_counted_together() -> None:
+def test_copies_of_large_list_count_towards_limit() -> None:
     many = b"K\x07" * 50_000
-    assert len(read_pickle(listed_again(many, 10), LISTS)) == 50_000
+    assert len(read_pickle(repeated_list(many, 10), LISTS)) == 50_000
     with pytest.raises(PickleError, match="copies more than any weight file"):
-        read_pickle(listed_again(many, 30), LISTS)
+        read_pickle(repeated_list(many, 30), LISTS)
 
 
 @pytest.mark.parametrize(
     "key", [torch.text("k" * 2000), b"\x8a\xff" + b"\x7f" * 255, b"T" + b"\x88\x13\0\0" + b"k" * 5000]
 )
-def test_keys_longer_than_any_name_are_refused(key: bytes) -> None:
+def test_too_long_keys_raise(key: bytes) -> None:
     with pytest.raises(PickleError, match="longer than any name"):
         read_pickle(b"\x80\x02}" + key + b"Ns.", LISTS)
     pairs = torch.named("collections", "OrderedDict") + b"](" + key + b"N\x86e\x85R"
@@ -62,7 +62,7 @@ def test_keys_longer_than_any_name_are_refused(key: bytes) -> None:
 
 
 @pytest.mark.parametrize("skipped", [torch.integer(5), torch.text("weight"), b"\x88", b"](K\x01]e"])
-def test_a_damaged_set_of_buffers_to_leave_out_leaves_out_none(skipped: bytes, tmp_path: Path) -> None:
+def test_damaged_non_persistent_set_excludes_no_buffers(skipped: bytes, tmp_path: Path) -> None:
     buffers = torch.dict_of({"weight": torch.tensor("0", ONES)})
     layer = torch.module(
         "torch.nn.modules.conv.Conv2d",
@@ -75,8 +75,8 @@ def test_a_damaged_set_of_buffers_to_leave_out_leaves_out_none(skipped: bytes, t
     assert list(load_weights(path).arrays) == ["weight"]
 
 
-def test_modules_that_share_their_many_entries_are_refused(tmp_path: Path) -> None:
-    """300 modules with the same 1000 entries: counted where they are looked at, not where the file has them."""
+def test_modules_with_many_shared_entries_raise(tmp_path: Path) -> None:
+    """Entries of 300 modules that share 1000 entries are counted once per module."""
     entries = b"}(" + b"".join(torch.text(f"p{n}") + b"N" for n in range(1000)) + b"uq\x00"
     state = b"}(" + torch.text("_parameters") + entries + b"uq\x01"
     part = torch.named("models.common", "Conv") + b")\x81" + state + b"bq\x02"
@@ -90,7 +90,7 @@ def test_modules_that_share_their_many_entries_are_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "stride", ["[1e400]", f"[{10**400}]", "[8, NaN]", "[true, 8]", "[-8]", "[1e300]", "[[8]]", "8"]
 )
-def test_strides_that_are_none_are_left_out(stride: str, tmp_path: Path) -> None:
+def test_invalid_strides_are_ignored(stride: str, tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     save_file({"w": ONES}, tmp_path / "a.safetensors", metadata={"stride": stride})
@@ -99,7 +99,7 @@ def test_strides_that_are_none_are_left_out(stride: str, tmp_path: Path) -> None
     assert weights.anchors_px is None
 
 
-def test_a_safetensors_file_that_was_cut_off_is_called_so(tmp_path: Path) -> None:
+def test_truncated_safetensors_is_reported(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     save_file({"w": ONES}, tmp_path / "whole.safetensors")
@@ -109,7 +109,7 @@ def test_a_safetensors_file_that_was_cut_off_is_called_so(tmp_path: Path) -> Non
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"a\.safetensors: empty, cut off or no safetensors file"):
             load_weights(path)
-    # What a file is, is still told from its content.
+    # The format is still detected from the content.
     torch.write(path, torch.dict_of({"w": torch.tensor("0", ONES)}), {"0": ONES})
     assert load_weights(path).format == "pytorch"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
@@ -121,7 +121,7 @@ def test_a_safetensors_file_that_was_cut_off_is_called_so(tmp_path: Path) -> Non
 
 
 def oneflow_folder(folder: Path, names: int = 1) -> Path:
-    """Return a checkpoint in which so many names stand for one tensor of 1000 numbers."""
+    """Return a checkpoint with `names` names for one tensor of 1000 elements."""
     tensor = torch.named("oneflow", "Tensor") + b")\x81" + torch.dict_of({"path": torch.text("w")}) + b"b"
     state = torch.dict_of({f"name{n}": tensor for n in range(names)})
     content = torch.dict_of({"protocol_version": torch.integer(1), "data": state})
@@ -132,7 +132,7 @@ def oneflow_folder(folder: Path, names: int = 1) -> Path:
     return folder
 
 
-def test_names_may_share_a_tensor_but_not_without_bounds(tmp_path: Path) -> None:
+def test_shared_tensors_are_limited(tmp_path: Path) -> None:
     few = load_weights(oneflow_folder(tmp_path / "few", names=4))
     assert all(np.array_equal(array, np.arange(1000)) for array in few.arrays.values())
     with pytest.raises(ValueError, match="many: damaged: its tensors hold more numbers than its files"):
@@ -141,7 +141,7 @@ def test_names_may_share_a_tensor_but_not_without_bounds(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("linked", ["w", "w/out", "w/meta", "pickled_data"])
 @pytest.mark.parametrize("pickled", [True, False])
-def test_links_in_a_oneflow_folder_are_refused(linked: str, pickled: bool, tmp_path: Path) -> None:
+def test_links_in_oneflow_folder_raise(linked: str, pickled: bool, tmp_path: Path) -> None:
     folder = oneflow_folder(tmp_path / "saved")
     if not pickled:
         if linked == "pickled_data":
@@ -153,7 +153,7 @@ def test_links_in_a_oneflow_folder_are_refused(linked: str, pickled: bool, tmp_p
         load_weights(folder)
 
 
-def test_a_pipe_in_a_oneflow_folder_is_not_waited_for(tmp_path: Path) -> None:
+def test_pipe_in_oneflow_folder_does_not_block(tmp_path: Path) -> None:
     folder = oneflow_folder(tmp_path / "saved")
     (folder / "w" / "meta").unlink()
     os.mkfifo(folder / "w" / "meta")

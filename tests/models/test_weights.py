@@ -60,7 +60,7 @@ def _checkpoint() -> bytes:
 # --- .pt -------------------------------------------------------------------------------------------------------------
 
 
-def test_pickled_network_by_hand(tmp_path: Path) -> None:
+def test_pickled_network_known_values(tmp_path: Path) -> None:
     path = torch.write(tmp_path / "last.pt", _checkpoint(), ARRAYS)
     weights = load_weights(path)
     assert list(weights.arrays) == ["model.weight"]
@@ -73,7 +73,7 @@ def test_pickled_network_by_hand(tmp_path: Path) -> None:
     np.testing.assert_array_equal(averaged.arrays["model.weight"], OTHER.astype(np.float32))
 
 
-def test_a_whole_network_comes_back(tmp_path: Path) -> None:
+def test_network_round_trip(tmp_path: Path) -> None:
     model = _model(seed=3)
     weights = load_weights(torch.write_network(tmp_path / "whole.pt", model))
     assert set(weights.arrays) == set(_arrays(model))
@@ -82,7 +82,7 @@ def test_a_whole_network_comes_back(tmp_path: Path) -> None:
     assert (weights.config, weights.stride) == (CONFIG, (2,))
 
 
-def test_absent_part_is_replaced_by_the_other(tmp_path: Path) -> None:
+def test_missing_part_falls_back_to_other(tmp_path: Path) -> None:
     pickle = torch.dict_of({"ema": b"N", "model": _network("0")})
     assert load_weights(torch.write(tmp_path / "a.pt", pickle, ARRAYS), prefer="ema").part == "model"
 
@@ -110,7 +110,7 @@ def test_plain_state_dictionary_and_bfloat16(tmp_path: Path) -> None:
         ("graph_train.training.trainer", "train"),
     ],
 )
-def test_file_that_asks_for_code_is_refused_by_name_and_does_nothing(tmp_path: Path, module: str, name: str) -> None:
+def test_pickle_with_code_is_rejected_by_name_and_not_run(tmp_path: Path, module: str, name: str) -> None:
     trace = tmp_path / "trace"
     name = name.split("\n", maxsplit=1)[0] if module != "models.yolo.os" else "sys tem"
     attack = torch.called(torch.named(module, name), torch.text(f"touch {trace}"))
@@ -120,7 +120,7 @@ def test_file_that_asks_for_code_is_refused_by_name_and_does_nothing(tmp_path: P
     assert not trace.exists()
 
 
-def test_name_given_on_the_stack_is_checked_too(tmp_path: Path) -> None:
+def test_stack_global_is_checked(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     attack = torch.called(torch.text("os") + torch.text("system") + b"\x93", torch.text(f"touch {trace}"))
     path = torch.write(tmp_path / "evil.pt", torch.dict_of({"model": attack}), {})
@@ -129,7 +129,7 @@ def test_name_given_on_the_stack_is_checked_too(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-def test_allowed_classes_stay_inert(tmp_path: Path) -> None:
+def test_allowed_classes_are_not_instantiated(tmp_path: Path) -> None:
     # A class that exists in our own package, built with arguments that its constructor would choke on.
     network = torch.called(torch.named("models.network", "DetectionModel"), torch.integer(1))
     file = PyTorchFile(torch.write(tmp_path / "a.pt", torch.dict_of({"model": network}), {}))
@@ -153,20 +153,20 @@ def test_allowed_classes_stay_inert(tmp_path: Path) -> None:
         (b"r\xff\xff\xff\x7f", "damaged"),
     ],
 )
-def test_damaged_or_lying_pickles_are_refused(tmp_path: Path, pickle: bytes, expected: str) -> None:
+def test_damaged_pickles_raise(tmp_path: Path, pickle: bytes, expected: str) -> None:
     path = torch.write(tmp_path / "a.pt", pickle, ARRAYS)
     with pytest.raises(ValueError, match=expected) as caught:
         load_weights(path)
     assert str(path) in str(caught.value)
 
 
-def test_huge_memo_index_costs_no_memory() -> None:
+def test_huge_memo_index_needs_no_memory() -> None:
     # The interpreter of the standard library's C module would allocate a table of this size.
     allowed = Allowed(lambda _: False, {})
     assert read_pickle(b"\x80\x02K\x07r\xff\xff\xff\xff.", allowed) == 7
 
 
-def test_endless_nesting_and_sharing_end(tmp_path: Path) -> None:
+def test_recursive_pickles_raise(tmp_path: Path) -> None:
     allowed = Allowed(lambda name: name == Global("a", "B"), {})
     assert read_pickle(b"\x80\x02" + b"(" * 3000 + b"t" * 3000 + b".", allowed) is not None
     state = torch.dict_of({"_modules": b"}" + torch.text("x") + b"h\x00s"})
@@ -177,7 +177,7 @@ def test_endless_nesting_and_sharing_end(tmp_path: Path) -> None:
         read_pickle(b"\x80\x02(((", allowed)
 
 
-def test_compressed_archive_is_refused(tmp_path: Path) -> None:
+def test_compressed_archive_raises(tmp_path: Path) -> None:
     zeros = np.zeros(1_000_000, np.float32)
     pickle = torch.dict_of({"a": torch.tensor("0", zeros)})
     path = torch.write(tmp_path / "bomb.pt", pickle, {"0": zeros}, compression=zipfile.ZIP_DEFLATED)
@@ -196,7 +196,7 @@ def test_compressed_archive_is_refused(tmp_path: Path) -> None:
         (b"PK\x03\x04 and nothing more", "damaged archive"),
     ],
 )
-def test_other_kinds_of_file_are_named(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_other_file_formats_are_named(tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "a.pt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=expected):
@@ -218,15 +218,15 @@ def test_torchscript_and_foreign_archives_are_named(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_mutilated_files_load_or_raise_value_error(tmp_path: Path, data: st.DataObject) -> None:
+def test_mutated_files_load_or_raise_value_error(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "fuzz.pt"
     if data.draw(st.booleans(), label="inside the pickle"):
         pickle = bytearray(_checkpoint())
-        _mutilate(pickle, data)
+        _mutate(pickle, data)
         torch.write(path, bytes(pickle), ARRAYS)
     else:
         raw = bytearray(torch.write(path, _checkpoint(), ARRAYS).read_bytes())
-        _mutilate(raw, data)
+        _mutate(raw, data)
         path.write_bytes(raw)
     try:
         weights = load_weights(path)
@@ -237,14 +237,14 @@ def test_mutilated_files_load_or_raise_value_error(tmp_path: Path, data: st.Data
         assert weights.arrays
 
 
-def _mutilate(raw: bytearray, data: st.DataObject) -> None:
+def _mutate(raw: bytearray, data: st.DataObject) -> None:
     for position in data.draw(st.lists(st.integers(0, len(raw) - 1), min_size=1, max_size=4), label="positions"):
         raw[position] ^= data.draw(st.integers(1, 255), label="flip")
     if data.draw(st.booleans(), label="truncate"):
         del raw[data.draw(st.integers(0, len(raw)), label="length") :]
 
 
-def test_truncated_real_checkpoint_is_refused(goldens: Path, tmp_path: Path) -> None:
+def test_truncated_checkpoint_raises(goldens: Path, tmp_path: Path) -> None:
     raw = (goldens / "yolov5n_nc3.pt").read_bytes()
     for part in (0.1, 0.5, 0.99, 0.9999):
         path = tmp_path / "cut.pt"
@@ -256,7 +256,7 @@ def test_truncated_real_checkpoint_is_refused(goldens: Path, tmp_path: Path) -> 
 # --- safetensors -----------------------------------------------------------------------------------------------------
 
 
-def test_saved_weights_come_back_equal_and_describe_the_network(tmp_path: Path) -> None:
+def test_saved_weights_round_trip_with_metadata(tmp_path: Path) -> None:
     model = _model(seed=4)
     model.names = ["cat", "dog"]
     model.count_batch()
@@ -275,7 +275,7 @@ def test_saved_weights_come_back_equal_and_describe_the_network(tmp_path: Path) 
     np.testing.assert_allclose(weights.anchors_px, [[[10, 13], [16, 30]]])
 
 
-def test_exported_names_and_shapes_are_the_references(goldens: Path, tmp_path: Path) -> None:
+def test_exported_names_and_shapes_match_reference(goldens: Path, tmp_path: Path) -> None:
     counts = np.load(goldens / "model_counts.npz")
     path = tmp_path / "n.safetensors"
     save_weights(DetectionModel(load_model_spec("yolov5n")), path)
@@ -286,7 +286,7 @@ def test_exported_names_and_shapes_are_the_references(goldens: Path, tmp_path: P
     assert shapes == dict(expected)
 
 
-def test_training_checkpoint_offers_both_networks(tmp_path: Path) -> None:
+def test_training_checkpoint_has_model_and_ema(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     path = tmp_path / "last.safetensors"
@@ -303,7 +303,7 @@ def test_training_checkpoint_offers_both_networks(tmp_path: Path) -> None:
         np.testing.assert_array_equal(weights.arrays["x"], [value, value])
 
 
-def test_damaged_safetensors_is_refused(tmp_path: Path) -> None:
+def test_damaged_safetensors_raises(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_weights(_model(), path)
     raw = path.read_bytes()
@@ -315,7 +315,7 @@ def test_damaged_safetensors_is_refused(tmp_path: Path) -> None:
         load_weights(path)
 
 
-def test_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
+def test_failed_save_keeps_old_file(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     path.write_bytes(b"old")
     with pytest.raises(TypeError):
@@ -329,7 +329,7 @@ def test_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
 # --- OneFlow folders -------------------------------------------------------------------------------------------------
 
 
-def test_oneflow_folder_of_a_state_dictionary(tmp_path: Path) -> None:
+def test_oneflow_folder_with_state_dict(tmp_path: Path) -> None:
     model = _model(seed=2)
     flow.save(model.state_dict(), str(tmp_path / "saved"))
     weights = load_weights(tmp_path / "saved")
@@ -338,7 +338,7 @@ def test_oneflow_folder_of_a_state_dictionary(tmp_path: Path) -> None:
         np.testing.assert_array_equal(weights.arrays[name], value, err_msg=name)
 
 
-def test_oneflow_folder_of_a_training_checkpoint(tmp_path: Path) -> None:
+def test_oneflow_folder_with_training_checkpoint(tmp_path: Path) -> None:
     model, averaged = _model(seed=2), _model(seed=3)
     averaged.names = ["cat", "dog"]
     flow.save({"epoch": 4, "model": model, "ema": averaged}, str(tmp_path / "saved"))
@@ -348,7 +348,7 @@ def test_oneflow_folder_of_a_training_checkpoint(tmp_path: Path) -> None:
         np.testing.assert_array_equal(weights.arrays[name], value, err_msg=name)
 
 
-def test_oneflow_folder_without_a_pickle(tmp_path: Path) -> None:
+def test_oneflow_folder_without_pickle(tmp_path: Path) -> None:
     folder = tmp_path / "saved" / "model.0.conv.weight"
     folder.mkdir(parents=True)
     (folder / "out").write_bytes(np.arange(6, dtype=np.float32).tobytes())
@@ -357,7 +357,7 @@ def test_oneflow_folder_without_a_pickle(tmp_path: Path) -> None:
     np.testing.assert_array_equal(weights.arrays["model.0.conv.weight"], [[0, 1, 2], [3, 4, 5]])
 
 
-def test_damaged_oneflow_folders_are_refused(tmp_path: Path) -> None:
+def test_damaged_oneflow_folders_raise(tmp_path: Path) -> None:
     flow.save(_model().state_dict(), str(tmp_path / "saved"))
     pickle = tmp_path / "saved" / "pickled_data"
     good = pickle.read_bytes()
@@ -383,7 +383,7 @@ def test_damaged_oneflow_folders_are_refused(tmp_path: Path) -> None:
 # --- transfer --------------------------------------------------------------------------------------------------------
 
 
-def test_transfer_by_name_and_shape_reports_the_rest(tmp_path: Path) -> None:
+def test_transfer_by_name_and_shape_reports_skipped(tmp_path: Path) -> None:
     path = tmp_path / "two.safetensors"
     save_weights(_model(seed=1, classes=2), path)
     other = _model(seed=5, classes=3)
@@ -401,7 +401,7 @@ def test_transfer_by_name_and_shape_reports_the_rest(tmp_path: Path) -> None:
     np.testing.assert_array_equal(after["model.0.conv.weight"], _arrays(_model(seed=1))["model.0.conv.weight"])
 
 
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+def test_weights_of_other_network_raise(tmp_path: Path) -> None:
     path = torch.write(tmp_path / "a.pt", torch.dict_of({"x": torch.tensor("0", HALF)}), ARRAYS)
     with pytest.raises(ValueError, match="none of its 1 items fits"):
         transfer(_model(), load_weights(path))

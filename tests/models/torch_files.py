@@ -1,4 +1,4 @@
-"""Writes files in the format of `torch.save`, opcode by opcode: what a test wants, also what PyTorch never would."""
+"""Writes files in the format of `torch.save`, opcode by opcode, including files PyTorch would never write."""
 
 import struct
 import zipfile
@@ -41,7 +41,7 @@ def instance(kind: bytes, state: bytes) -> bytes:
 
 
 def tensor(key: str, array: np.ndarray, *, shape: Sequence[int] | None = None, offset: int = 0) -> bytes:
-    """Return a tensor over a whole storage; shape and offset may lie."""
+    """Return a tensor over a whole storage; shape and offset may be inconsistent."""
     shape = array.shape if shape is None else shape
     strides = [int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
     storage = tuple_of(
@@ -65,7 +65,7 @@ def module(kind: str, *, parameters: Mapping[str, bytes], children: Mapping[str,
 
 
 def plain(value: Any) -> bytes:
-    """Return the pickled form of numbers, texts, lists and mappings of them."""
+    """Pickle numbers, strings, lists and dictionaries of them."""
     if value is None or isinstance(value, bool):
         return {None: b"N", True: b"\x88", False: b"\x89"}[value]
     if isinstance(value, float):
@@ -80,9 +80,9 @@ def plain(value: Any) -> bytes:
 
 
 def write_network(path: Path, network: Any) -> Path:
-    """Write a whole `DetectionModel` as YOLOv5's `train.py` saves it, in float32.
+    """Write a whole `DetectionModel` in float32, as YOLOv5's `train.py` saves it.
 
-    The class names of the modules are made up.
+    Class names of the modules are made up.
     """
     arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     tree: dict[str, Any] = {}

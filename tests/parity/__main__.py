@@ -15,7 +15,7 @@ _NO_SUBJECT = ("harness", "__main__")
 
 
 def subjects() -> list[Subject]:
-    """Return the subjects of all modules of this package."""
+    """Return the `SUBJECT` of every module in this package."""
     names = [item.name for item in pkgutil.iter_modules(package.__path__)]
     modules = [
         importlib.import_module(f"{package.__name__}.{name}")

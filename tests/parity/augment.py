@@ -166,7 +166,7 @@ def _check_polygons(z: Any, report: Report) -> None:
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compare all parts of one `augment*.npz`; being NumPy code it has one mode only."""
+    """Compare all parts of one `augment*.npz`; NumPy code, so there is only one mode."""
     with np.load(path, allow_pickle=False) as z:
         _check_views(z, report)
         _check_survivors(z, report)

@@ -100,7 +100,7 @@ def _check_decision(z: _Vectors, name: str, report: Report) -> None:
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compare everything in one file; being NumPy code it has one mode only."""
+    """Compare everything in one file; NumPy code, so there is only one mode."""
     with np.load(path) as archive:
         z: _Vectors = dict(archive)
     for name in _names(z, "_kmeans_init"):

@@ -18,7 +18,7 @@ PARTS: tuple[Prefer, ...] = ("model", "ema")
 
 
 def _checkpoint_file(path: Path, class_names: tuple[str, ...]) -> Path:
-    """Return the .pt next to the expected values; of several, the one trained on these classes."""
+    """Return the .pt next to the expected values; if there are several, the one trained on these classes."""
     candidates = sorted(path.parent.glob("*.pt"))
     if len(candidates) > 1:
         candidates = [file for file in candidates if load_weights(file).class_names == class_names]

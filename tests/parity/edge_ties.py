@@ -1,10 +1,11 @@
-"""Near ties of predicted and labelled box edges, and a label moved so that a tie falls the other way.
+"""Near ties of predicted and labelled box edges, and labels moved so that a tie is decided the other way.
 
-CIoU takes the smaller and the larger of two edges. Where a predicted edge and its label's nearly coincide, the gradient
-jumps (by up to 28 % of the whole gradient's norm in a recorded run) while the loss does not, and rounding decides the
-side. How far apart are the edges that two correct float32 runs predict? Weights perturbed by 1e-7 (about one rounding)
-moved them by up to 1e-4 cells within 7 steps of SGD, and by 1e-4 within 3, 5e-4 within 7 and 9e-3 within 11 steps of
-AdamW, which scales rounding noise in small gradients up to whole steps; beyond a tie that fell the other way, by more.
+The CIoU gradient depends on which of two edges is the larger. Where a predicted edge and its label's nearly coincide,
+it jumps (by up to 28 % of the norm of the whole gradient in a recorded run) while the loss does not, and rounding
+decides. How far apart are the edges that two correct float32 runs predict? Weights perturbed by 1e-7 (about one
+rounding) moved them by up to 1e-4 cells within 7 steps of SGD, and by 1e-4 within 3, 5e-4 within 7 and 9e-3 within 11
+steps of AdamW, which amplifies rounding noise in small gradients to whole steps; after a tie that was decided the other
+way, by more.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from tests.parity.train_replay import PIXEL_SCALE, Case, LabelMove, replay
 LIMIT_CELLS = {"SGD": 1e-3, "AdamW": 1e-2, "Adam": 1e-2}
 """Largest distance of two edges that rounding may swap, by optimizer."""
 _BEYOND_CELLS = 1e-5
-"""How far the moved edge lies behind the predicted one: a few roundings of a normalised label."""
+"""Distance of the moved edge from the predicted one: a few roundings of a normalised label."""
 _SIDES = (("left", "right"), ("top", "bottom"))
 
 KNOWN_TIES = {"train_adamw": ((7, 1, "bottom"), (10, 3, "bottom")), "train_sgd_acc1": ((5, 1, "bottom"),)}

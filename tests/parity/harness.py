@@ -1,4 +1,4 @@
-"""Common parts of all parity checks: comparison of arrays within tolerances, and the mode of our code."""
+"""Common parts of all parity checks: comparison of arrays within tolerances, and graph or eager mode."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ MODES: tuple[Mode, ...] = ("eager", "graph")
 
 @dataclass(frozen=True)
 class Comparison:
-    """A compared array: worst errors, and whether all elements lie within atol + rtol * |expected|."""
+    """A compared array: largest errors, and whether all elements are within atol + rtol * |expected|."""
 
     name: str
     worst_abs: float
@@ -71,7 +71,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether something was compared and all of it agreed."""
+        """Whether anything was compared and everything agreed."""
         return bool(self.comparisons) and all(row.ok for row in self.comparisons)
 
     def failures(self) -> list[Comparison]:
@@ -85,7 +85,7 @@ Check = Callable[[Path, Report, Mode], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """A kind of vector file: its files, its check, and the modes of our code."""
+    """A kind of vector file: its files, its check, and the modes to check."""
 
     patterns: tuple[str, ...]
     check: Check

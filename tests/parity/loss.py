@@ -71,7 +71,7 @@ def _config(case: Mapping[str, Any]) -> LossConfig:
 
 
 class _LossAndGradients(flow.nn.Module):
-    """Parts, gradients, matches, objectness targets: the same calls eagerly and while a graph is built."""
+    """Loss parts, gradients, matches and objectness targets, eagerly and in a graph."""
 
     def __init__(self, criterion: DetectionLoss, maps: list[npt.NDArray[np.float32]]) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def _check_level(report: Report, call: _Call, case: Mapping[str, Any], level: in
 
 
 def _check_matches(report: Report, call: _Call, case: Mapping[str, Any], level: int) -> None:
-    """Bring the matches into the reference's order (neighbour, anchor, label as listed) and compare them."""
+    """Compare the matches after sorting them into the reference's order (neighbour, anchor, label)."""
     _, anchors, rows, columns, _ = case[f"pred_{level}"].shape
     targets = case["targets"]
     batch, _, entries = call.cells.shape

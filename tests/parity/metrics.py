@@ -1,4 +1,4 @@
-"""Parity of `graph_train.metrics`: average precision and confusion matrix. They run on the host: one mode."""
+"""Parity of `graph_train.metrics`: average precision and confusion matrix; NumPy code, so only one mode."""
 
 import json
 import tempfile

@@ -37,7 +37,7 @@ def _check_structure(cfg: str, vectors: Any, model: DetectionModel, report: Repo
 
 
 def _columns(model: DetectionModel, size: Complexity) -> dict[str, float]:
-    """Return the counts compared exactly, before and after folding BatchNorm; may leave the model folded."""
+    """Return the counts before and after folding BatchNorm; may leave the model folded."""
     spec = model.spec
     columns: dict[str, float] = {
         "params": size.parameters,
@@ -65,7 +65,7 @@ def _predicted_fused(model: DetectionModel, size: Complexity) -> tuple[int, int]
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Build all configurations of the file; nothing is run, so there is no graph mode."""
+    """Build all configurations of the file without running them."""
     vectors = np.load(path)
     for row, name in enumerate(vectors["cfg"].tolist()):
         cfg = name.removesuffix(".yaml")

@@ -14,7 +14,7 @@ PREFIX = "model."
 
 
 def _network(vectors: Any) -> DetectionModel:
-    """Return the network of a file with its weights; the maps give the number of classes."""
+    """Return the network of a file with its weights; the number of classes follows from the maps."""
     classes = vectors["train_out_0"].shape[-1] - 5
     model = DetectionModel(load_model_spec("yolov5n", num_classes=classes), seed=None)
     arrays = {name: flow.tensor(vectors[name]) for name in vectors.files if name.startswith(PREFIX)}
@@ -133,7 +133,7 @@ def _check_training(vectors: Any, report: Report, mode: Mode, images: Tensor) ->
         if name.endswith("num_batches_tracked"):
             report.exact(name, got, vectors[name])
         else:
-            # Relative to the buffer: single means lie near zero, where an element's own error says nothing.
+            # Relative to the whole buffer, since relative errors of means near zero are meaningless.
             report.relative_l2(name, got, vectors[name], limit=1e-5)
 
 

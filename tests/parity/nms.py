@@ -1,4 +1,4 @@
-"""Parity of `graph_train.detection.nms`: the same survivors in the same order. It runs on the host: one mode."""
+"""Parity of `graph_train.detection.nms`: the same detections in the same order; NumPy code, so only one mode."""
 
 import json
 from pathlib import Path
@@ -32,8 +32,11 @@ def _compare(report: Report, name: str, found: list[np.ndarray], stored: dict[st
 
 
 def _settle_ties(rows: np.ndarray) -> np.ndarray:
-    """Order runs of equal confidence by class and corner: known labels all have confidence 1, and the reference's sort
-    leaves their order open. Rows of different confidence stay where they are."""
+    """Sort rows of equal confidence by class and corner.
+
+    Known labels all have confidence 1, and the reference's sort leaves their order open. Rows of different confidence
+    are not moved.
+    """
     run = np.cumsum(np.append(True, rows[1:, 4] != rows[:-1, 4]))[: len(rows)]
     return rows[np.lexsort((rows[:, 1], rows[:, 0], rows[:, 5], run))]
 

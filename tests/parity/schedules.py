@@ -30,7 +30,7 @@ def _check_epoch_rates(z: _Vectors, report: Report) -> None:
         found = re.fullmatch(r"epoch_lr_(linear|cosine)_lr(.+)_lrf(.+)_epochs(\d+)", key)
         assert found is not None, key
         shape, lr0, lrf, epochs = found[1], float(found[2]), float(found[3]), int(found[4])
-        # One warm-up iteration, so that from epoch 1 on the schedule shows what the reference's scheduler gives.
+        # One warm-up iteration, so that from epoch 1 the schedule equals the reference's scheduler.
         plan = ours.Schedule(
             epochs, batches_per_epoch=2, batch_size=64, warmup=1, lr0=lr0, lrf=lrf, cosine=shape == "cosine"
         )
@@ -90,7 +90,7 @@ def _check_weights(z: _Vectors, report: Report) -> None:
     weights = class_weights(labels, num_classes)
     report.close("class weights", weights, z["class_weights"], rtol=_FLOAT32_RTOL)
     report.close("class weights x nc", weights * num_classes, z["class_weights_attached"], rtol=_FLOAT32_RTOL)
-    # The reference goes on from its float32 weights.
+    # The reference continues from its float32 weights.
     start = z["class_weights_attached"].astype(np.float64) / num_classes
     with_maps = epoch_class_weights(start, z["weights_maps"].astype(np.float64))
     report.close("class weights with maps", with_maps, z["class_weights_with_maps"], rtol=_FLOAT32_RTOL)
@@ -110,7 +110,7 @@ def _check_early_stopping(z: _Vectors, report: Report) -> None:
 
 
 def check(path: Path, report: Report, mode: Mode) -> None:
-    """Compare everything in one file; being NumPy code it has one mode only."""
+    """Compare everything in one file; NumPy code, so there is only one mode."""
     with np.load(path) as archive:
         z: _Vectors = dict(archive)
     _check_curves(z, report)

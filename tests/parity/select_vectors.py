@@ -19,7 +19,7 @@ ITERATIONS = 21
 """As many as the run with a final state has."""
 ACCUMULATING_ITERATIONS = 15
 """Of the run that accumulates up to four batches."""
-MOST_RECORDED = 32
+MAX_RECORDED = 32
 """Elements of a final tensor that are kept."""
 MODELS = ("yolov3-tiny", "yolov5n", "yolov5n6", "yolov5s-ghost")
 
@@ -68,15 +68,15 @@ def _sampled_run(arrays: Arrays) -> Arrays:
         steps = arrays[f"{kind}_sample_step"].copy()
         for row, name in enumerate(arrays[f"{kind}_names"].tolist()):
             values = arrays.get(f"{kind}/{name}")
-            if values is not None and values.size > MOST_RECORDED:
-                more = -(-values.size // MOST_RECORDED)
+            if values is not None and values.size > MAX_RECORDED:
+                more = -(-values.size // MAX_RECORDED)
                 kept[f"{kind}/{name}"], steps[row] = values.ravel()[::more], steps[row] * more
         kept[f"{kind}_sample_step"] = steps
     return kept
 
 
 def _first_iterations(arrays: Arrays) -> Arrays:
-    """Return the beginning of a run that accumulates; it has no final state then."""
+    """Return the beginning of a run that accumulates, without its final state."""
     rows = len(arrays["step_ni"])
     dropped = ("final", "ema/", "ema_names", "ema_l2", "ema_sum", "ema_absmax", "ema_sample", "ema_updates")
     kept = {
@@ -107,7 +107,7 @@ def select(source: Path, target: Path) -> None:
     for name, part in CHOSEN.items():
         with np.load(source / f"{name}.npz", allow_pickle=False) as archive:
             arrays = part(dict(archive))
-        # NumPy reads such archives too; LZMA is what makes half-precision weights small.
+        # NumPy also reads LZMA archives, which compress half-precision weights well.
         with zipfile.ZipFile(target / f"{name}.npz", "w") as packed:
             for key, value in arrays.items():
                 entry = zipfile.ZipInfo(f"{key}.npy")  # without the time of day: equal arrays give equal files

@@ -4,7 +4,7 @@ from tests.parity.augment import SUBJECT
 from tests.parity.harness import Report
 
 
-def test_augmentation_equals_the_reference(goldens: Path) -> None:
+def test_augmentation_matches_reference(goldens: Path) -> None:
     files = SUBJECT.files(goldens)
     assert files
     for path in files:

@@ -1,12 +1,10 @@
-"""Runs the auto-anchor comparison."""
-
 from pathlib import Path
 
 from tests.parity.autoanchor import SUBJECT
 from tests.parity.harness import Report
 
 
-def test_autoanchor_vectors(goldens: Path) -> None:
+def test_autoanchor_matches_reference(goldens: Path) -> None:
     files = SUBJECT.files(goldens)
     assert files
     for path in files:

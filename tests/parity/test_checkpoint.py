@@ -7,7 +7,7 @@ from tests.parity.harness import Mode, Report
 
 
 @pytest.mark.parametrize("mode", SUBJECT.modes)
-def test_checkpoint_equals_the_reference_vectors(goldens: Path, mode: Mode) -> None:
+def test_checkpoint_matches_reference(goldens: Path, mode: Mode) -> None:
     files = SUBJECT.files(goldens)
     assert files
     for path in files:

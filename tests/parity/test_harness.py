@@ -14,7 +14,7 @@ def close(actual: object, expected: object, **tolerance: float) -> bool:
     return report.ok
 
 
-def test_nothing_compared_is_no_agreement() -> None:
+def test_empty_report_is_not_ok() -> None:
     assert not Report().ok
 
 
@@ -24,7 +24,7 @@ def test_nothing_compared_is_no_agreement() -> None:
         ([1.0, 2.0], [1.0, 2.0], 0.0, 0.0, True),
         ([1.0, 2.5], [1.0, 2.0], 0.25, 0.0, True),  # exactly on the edge
         ([1.0, 2.5], [1.0, 2.0], 0.2, 0.0, False),
-        ([0.5], [0.0], 0.9, 0.0, False),  # nothing is near 0 by a share
+        ([0.5], [0.0], 0.9, 0.0, False),  # no relative tolerance accepts 0.5 for 0
         ([0.5], [0.0], 0.0, 0.5, True),
         ([1.0], [1.0, 1.0], 1.0, 1.0, False),  # NumPy would spread it
         ([NAN], [NAN], 0.0, 0.0, True),

@@ -29,7 +29,7 @@ CASES = [
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", CASES)
-def test_loss_equals_the_reference(goldens: Path, case: str, mode: Mode) -> None:
+def test_loss_matches_reference(goldens: Path, case: str, mode: Mode) -> None:
     report = Report()
     SUBJECT.check(goldens / f"loss_{case}.npz", report, mode)
     assert report.ok, report.failures()

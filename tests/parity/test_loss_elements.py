@@ -7,7 +7,7 @@ from tests.parity.loss_elements import SUBJECT
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_elements_equal_the_reference(goldens: Path, mode: Mode) -> None:
+def test_element_losses_match_reference(goldens: Path, mode: Mode) -> None:
     (path,) = SUBJECT.files(goldens)
     report = Report()
     SUBJECT.check(path, report, mode)

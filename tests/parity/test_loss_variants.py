@@ -16,6 +16,6 @@ CASES = [
 
 
 @pytest.mark.parametrize(("loss", "target", "expected"), CASES)
-def test_values_at_even_odds(loss: flow.nn.Module, target: float, expected: float) -> None:
+def test_losses_at_probability_half(loss: flow.nn.Module, target: float, expected: float) -> None:
     value = loss(flow.zeros(1), flow.tensor([target])).numpy()
     np.testing.assert_allclose(value, [expected], rtol=1e-6)  # float32

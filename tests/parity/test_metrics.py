@@ -4,7 +4,7 @@ from tests.parity.harness import Report
 from tests.parity.metrics import SUBJECT
 
 
-def test_metrics_vectors(goldens: Path) -> None:
+def test_metrics_match_reference(goldens: Path) -> None:
     files = SUBJECT.files(goldens)
     assert files
     for path in files:

@@ -7,7 +7,7 @@ from tests.parity.model_counts import SUBJECT
 
 
 @pytest.mark.parametrize("mode", SUBJECT.modes)
-def test_every_configuration_equals_the_reference_vectors(goldens: Path, mode: Mode) -> None:
+def test_every_configuration_matches_reference(goldens: Path, mode: Mode) -> None:
     files = SUBJECT.files(goldens)
     assert files
     for path in files:

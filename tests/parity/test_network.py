@@ -7,7 +7,7 @@ from tests.parity.network import SUBJECT
 
 
 @pytest.mark.parametrize("mode", SUBJECT.modes)
-def test_network_equals_the_reference_vectors(goldens: Path, mode: Mode) -> None:
+def test_network_matches_reference(goldens: Path, mode: Mode) -> None:
     files = SUBJECT.files(goldens)
     assert files
     for path in files:

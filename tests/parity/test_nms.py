@@ -4,7 +4,7 @@ from tests.parity.harness import Report
 from tests.parity.nms import SUBJECT
 
 
-def test_nms_vectors(goldens: Path) -> None:
+def test_nms_matches_reference(goldens: Path) -> None:
     files = SUBJECT.files(goldens)
     assert files
     for path in files:

@@ -1,12 +1,10 @@
-"""Runs the schedule comparison."""
-
 from pathlib import Path
 
 from tests.parity.harness import Report
 from tests.parity.schedules import SUBJECT
 
 
-def test_schedule_vectors(goldens: Path) -> None:
+def test_schedules_match_reference(goldens: Path) -> None:
     files = SUBJECT.files(goldens)
     assert files
     for path in files:

@@ -26,12 +26,12 @@ def test_small_vectors(subject: Subject, path: Path, mode: Mode) -> None:
     assert not unexplained(path.stem, report)
 
 
-def test_every_file_is_compared() -> None:
+def test_every_vector_file_is_compared() -> None:
     compared = {path.stem for subject in subjects() for path in subject.files(VECTORS)} | {"train_common"}
     assert compared == set(CHOSEN) == {path.stem for path in VECTORS.glob("*.npz")}
 
 
-def test_they_are_the_numbers_of_the_large_set(goldens: Path, tmp_path: Path) -> None:
+def test_small_vectors_match_full_set(goldens: Path, tmp_path: Path) -> None:
     select(goldens, tmp_path)
     for name in CHOSEN:
         kept, again = np.load(VECTORS / f"{name}.npz"), np.load(tmp_path / f"{name}.npz")

@@ -1,4 +1,4 @@
-"""Recorded runs against ours, and faults that the comparison must detect."""
+"""Recorded runs compared with ours, and faults that the comparison must detect."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def checked(path: Path, mode: Mode) -> Report:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", QUICK)
-def test_steps_equal_reference(goldens: Path, name: str, mode: Mode) -> None:
+def test_steps_match_reference(goldens: Path, name: str, mode: Mode) -> None:
     report = checked(goldens / name, mode)
     assert report.ok, report.failures()
     assert not unexplained(Path(name).stem, report)
@@ -35,7 +35,7 @@ def test_steps_equal_reference(goldens: Path, name: str, mode: Mode) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_every_recorded_run_equals_reference(goldens: Path, mode: Mode) -> None:
+def test_every_recorded_run_matches_reference(goldens: Path, mode: Mode) -> None:
     files = SUBJECT.files(goldens)
     assert len(files) > len(QUICK)
     for path in files:
@@ -45,14 +45,14 @@ def test_every_recorded_run_equals_reference(goldens: Path, mode: Mode) -> None:
             assert not unexplained(path.stem, report)
 
 
-def test_graph_and_eager_end_with_the_same_bits(small_vectors: Path) -> None:
+def test_graph_matches_eager_bitwise(small_vectors: Path) -> None:
     eager, graph = (replay(Case(small_vectors / "train_sgd.npz"), mode) for mode in MODES)
     assert eager.losses.tolist() == graph.losses.tolist()
     assert [name for name in eager.arrays if not np.array_equal(eager.arrays[name], graph.arrays[name])] == []
 
 
-def test_the_whole_final_state_is_compared_where_it_was_recorded(goldens: Path, tmp_path: Path) -> None:
-    """`train_sgd_final_full.npz` has every element; `train_sgd.npz` has samples of large tensors."""
+def test_full_final_state_is_compared_if_recorded(goldens: Path, tmp_path: Path) -> None:
+    """`train_sgd_final_full.npz` has every element, `train_sgd.npz` samples of large tensors."""
     for path in goldens.glob("train_*"):
         (tmp_path / path.name).symlink_to(path)
     changed = dict(np.load(goldens / "train_sgd_final_full.npz"))
@@ -76,32 +76,32 @@ def _hyper(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], None]
     monkeypatch.setattr(engine_step, "hyper_vector", changed)
 
 
-def average_that_never_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+def frozen_ema(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(values: np.ndarray) -> None:
         values[HyperIndex.EMA_DECAY], values[HyperIndex.ONE_MINUS_EMA_DECAY] = 1.0, 0.0
 
     _hyper(monkeypatch, change)
 
 
-def average_that_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+def ema_copies_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(values: np.ndarray) -> None:
         values[HyperIndex.EMA_DECAY], values[HyperIndex.ONE_MINUS_EMA_DECAY] = 0.0, 1.0
 
     _hyper(monkeypatch, change)
 
 
-def average_and_statistics_that_never_move(monkeypatch: pytest.MonkeyPatch) -> None:
+def frozen_ema_and_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_step, "ema_decay", lambda _: 1.0)
 
 
-def update_of_the_wrong_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+def wrong_update_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(values: np.ndarray) -> None:
         values[: HyperIndex.WEIGHT_DECAY_0] *= -1
 
     _hyper(monkeypatch, change)
 
 
-def running_statistics_of_another_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
+def wrong_batch_norm_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models.batch_norm, "MOMENTUM", 0.031)
 
 
@@ -116,8 +116,8 @@ def _arrays(monkeypatch: pytest.MonkeyPatch, change: Callable[[TrainingState, di
     monkeypatch.setattr(TrainingState, "arrays", changed)
 
 
-def weights_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Build a graph with its own weights, which are copied to the state one step late."""
+def stale_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train a copy of the weights that is written to the state one step late."""
     seen: list[dict[str, np.ndarray]] = []
     original = engine_step.TrainStep.__call__
 
@@ -129,7 +129,7 @@ def weights_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
     _arrays(monkeypatch, lambda _, arrays: arrays.update({f"model/{name}": value for name, value in seen[-1].items()}))
 
 
-def one_tensor_of_the_wrong_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+def one_negated_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(_: TrainingState, arrays: dict[str, np.ndarray]) -> None:
         arrays["model/model.9.cv2.conv.weight"] *= -1
 
@@ -140,16 +140,16 @@ def one_tensor_of_the_wrong_sign(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
-        (average_that_never_moves, "ema: median moved of group 1"),
-        (average_that_is_a_copy, "final - ema, parameters"),
-        (average_and_statistics_that_never_move, "ema/model.0.bn.running_var"),
-        (update_of_the_wrong_sign, "final: median moved of group 1"),
-        (running_statistics_of_another_momentum, "final/model.0.bn.running_var"),
-        (weights_of_the_step_before, "final: median moved of group 1"),
-        (one_tensor_of_the_wrong_sign, "final/model.9.cv2.conv.weight"),
+        (frozen_ema, "ema: median moved of group 1"),
+        (ema_copies_weights, "final - ema, parameters"),
+        (frozen_ema_and_statistics, "ema/model.0.bn.running_var"),
+        (wrong_update_sign, "final: median moved of group 1"),
+        (wrong_batch_norm_momentum, "final/model.0.bn.running_var"),
+        (stale_weights, "final: median moved of group 1"),
+        (one_negated_tensor, "final/model.9.cv2.conv.weight"),
     ],
 )
-def test_faults_are_found(
+def test_faults_are_detected(
     small_vectors: Path,
     monkeypatch: pytest.MonkeyPatch,
     mode: Mode,
@@ -166,11 +166,11 @@ def test_faults_are_found(
 @pytest.mark.parametrize(
     ("name", "iteration", "image", "side"), [(name, *tie) for name, ties in KNOWN_TIES.items() for tie in ties]
 )
-def test_a_tie_that_rounding_decides(goldens: Path, name: str, iteration: int, image: int, side: str) -> None:
-    """Why these runs may be forgiven: one predicted edge so near to its label's that rounding decides the side.
+def test_near_tie_is_decided_by_rounding(goldens: Path, name: str, iteration: int, image: int, side: str) -> None:
+    """In forgiven runs a predicted edge is so close to its label's that rounding decides the comparison.
 
-    Nothing before that batch changes with the side, nor does its loss; the norm of its gradient jumps, by 28 % in
-    iteration 10 of `train_adamw`. The reference recorded one side. Which one a run meets depends on its kernels.
+    Nothing before that batch depends on the side, nor does its loss; the norm of its gradient jumps, by 28 % in
+    iteration 10 of `train_adamw`. The reference recorded one side; which one a run takes depends on its kernels.
     """
     case = Case(goldens / f"{name}.npz")
     run = replay(case, "eager", iterations=iteration + 1)

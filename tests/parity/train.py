@@ -1,6 +1,6 @@
 """Parity of whole training steps: losses, gradient norms, counters and final states of a recorded run.
 
-A run that disagrees is repeated only where a near tie of box edges lies behind it (`edge_ties`): in the same mode, with
+A run that disagrees is repeated only where a near tie of box edges explains it (`edge_ties`): in the same mode, with
 the same kernels and weights, and with one label's edge moved across the predicted one, by thousandths of a cell. Then
 that whole run has to agree, final states included, and counts as forgiven. Nothing else is.
 """
@@ -17,7 +17,7 @@ from tests.parity.harness import Mode, Report, Subject
 from tests.parity.train_replay import Arrays, Case, Replay, replay
 
 STRICT_ITERATIONS = 6
-MOST_TIES, MOST_CANDIDATES = 3, 4
+MAX_TIES, MAX_CANDIDATES = 3, 4
 NORM_RTOL, ITEM_ATOL = 2e-3, 1e-6
 LATE_RTOL = {"SGD": 1e-4, "AdamW": 5e-4, "Adam": 5e-4}
 MOVED_MEDIAN = {"SGD": (2e-2, 5e-3, 0.2), "AdamW": (2e-2, 0.1, 0.2), "Adam": (2e-2, 0.1, 0.2)}
@@ -44,8 +44,8 @@ def check(path: Path, report: Report, mode: Mode) -> None:
     run = replay(case, mode)
     compare(case, run, report)
     agrees = report.ok
-    while not agrees and len(ties) < MOST_TIES:
-        found = _beyond_a_tie(case, mode, run, ties)
+    while not agrees and len(ties) < MAX_TIES:
+        found = _replay_past_tie(case, mode, run, ties)
         if found is None:
             return
         tie, run = found
@@ -57,8 +57,8 @@ def check(path: Path, report: Report, mode: Mode) -> None:
             report.comparisons, report.forgiven = again.comparisons, [str(tie) for tie in ties]
 
 
-def _beyond_a_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) -> tuple[EdgeTie, Replay] | None:
-    """Return the tie that explains the first iteration that disagrees, and the run with it, if there is one."""
+def _replay_past_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) -> tuple[EdgeTie, Replay] | None:
+    """Return the tie that explains the first disagreeing iteration and the run replayed with it, if any."""
     wrong = np.flatnonzero(~_agreeing(case, run))
     if not len(wrong):
         return None
@@ -67,7 +67,7 @@ def _beyond_a_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) -> 
     # The gradient of this update or, if only the loss shows it, of the one before.
     first = int(updates[-2]) + 1 if len(updates) > 1 else 0
     moves = tuple(tie.move for tie in known)
-    for tie in near_ties(case, mode, first, last, moves)[:MOST_CANDIDATES]:
+    for tie in near_ties(case, mode, first, last, moves)[:MAX_CANDIDATES]:
         again = replay(case, mode, moves=(*moves, tie.move))
         if _agreeing(case, again)[: last + 1].all():
             return tie, again
@@ -75,7 +75,7 @@ def _beyond_a_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) -> 
 
 
 def _agreeing(case: Case, run: Replay) -> npt.NDArray[np.bool_]:
-    """Return (iterations,) bool: loss, its items and the gradient norm are within tolerance."""
+    """Return (iterations,) bool: whether loss, loss items and gradient norm are within tolerance."""
     count = len(run.results)
     report = [Report() for _ in range(count)]
     for number, row in enumerate(report):
@@ -167,7 +167,7 @@ def _compare_state(case: Case, kind: str, got: Arrays, sampled: "_Sampled", repo
 
 
 def _compare_lag(case: Case, run: Replay, report: Report) -> None:
-    """Compare the EMA's distance from the model, as `ema/` itself hardly changes within 12 updates."""
+    """Compare the EMA's distance from the model, since `ema/` itself hardly changes within 12 updates."""
     vectors = case.vectors
     final, ema = _Sampled(vectors, "final", {}), _Sampled(vectors, "ema", {})
     ours_final, ours_ema = final.of(run.arrays, "model/"), ema.of(run.arrays, "ema/")

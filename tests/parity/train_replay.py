@@ -72,7 +72,7 @@ class Case:
         return batch
 
     def labels(self, iteration: int) -> npt.NDArray[np.float32]:
-        """Return (B, T, 5) of one batch; T is the same in all of them."""
+        """Return the labels (B, T, 5) of one batch; T is the same for all batches."""
         targets = self.common["targets"]
         batch = self.settings["batch_size"]
         images = targets[:, 0] * batch + targets[:, 1]
@@ -131,7 +131,7 @@ def _read(path: Path) -> Arrays:
 
 @dataclass(frozen=True)
 class LabelMove:
-    """A label's box to replace in one batch."""
+    """A replacement for a label's box in one batch."""
 
     iteration: int
     image: int

@@ -14,7 +14,7 @@ def picture(width: int = 40, height: int = 30) -> Image.Image:
 
 
 def add_image(folder: Path, name: str, labels: str | bytes | None = None, **save: Any) -> Path:
-    """Write `folder/images/name` and, unless it is None, its label file; return the image's path."""
+    """Write `folder/images/name` and, unless `labels` is None, its label file; return the image's path."""
     image = folder / "images" / name
     image.parent.mkdir(parents=True, exist_ok=True)
     picture().save(image, **save)

@@ -1,4 +1,4 @@
-"""Images with rectangles at known places, and their detection in the output of a pipeline."""
+"""Images with rectangles at known positions, and their detection in the output of a pipeline."""
 
 from pathlib import Path
 
@@ -82,11 +82,11 @@ def label_hits(images: np.ndarray, labels: np.ndarray, *, min_side: float = 12.0
 
 
 def blended_hits(images: np.ndarray, labels: np.ndarray, *, min_side: float = 12.0) -> np.ndarray:
-    """Do as `label_hits` for two blended images, in which objects of one class may touch or overlap.
+    """Apply `label_hits` to two blended images, in which objects of one class may touch or overlap.
 
-    At a pixel at most two classes meet, one of each picture, so a class shows wherever its channel is above the lower
-    one of the others, by r * 190 levels for a picture of share r, and nowhere else. What touches is compared together:
-    the IoU of its labels' area with the area of its class.
+    At most two classes meet at a pixel, one per image. A class therefore shows wherever its channel exceeds the smaller
+    of the other two by r * 190 levels, for an image with mixing ratio r, and nowhere else. Touching objects are
+    compared together: the IoU of the area of their labels with the area of their class.
     """
     best = []
     height, width = images.shape[2:]

@@ -1,4 +1,4 @@
-"""Pipelines decode and draw on their given device, so that each rank uses its own GPU."""
+"""Pipelines decode and render on their given device, so that each rank uses its own GPU."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,8 +29,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
 
 
 @pytest.fixture
-def built_for(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
-    """Return the GPU numbers of the DALI pipelines built; none is started, as that would need the GPU."""
+def built_devices(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """Record the GPU numbers of the DALI pipelines built; none is started, as that would need the GPU."""
     numbers: list[int | None] = []
     monkeypatch.setattr(Pipeline, "build", lambda self: numbers.append(self.device_id))
     monkeypatch.setattr(CanvasPipeline, "_start", lambda _: None)
@@ -39,7 +39,7 @@ def built_for(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
 
 
 @pytest.mark.parametrize("number", [0, 1, 7])
-def test_every_pipeline_works_on_its_own_gpu(index: ImageIndex, built_for: list[int | None], number: int) -> None:
+def test_every_pipeline_uses_its_own_gpu(index: ImageIndex, built_devices: list[int | None], number: int) -> None:
     device = f"cuda:{number}"
     sizes: dict[str, Any] = {"batch_size": 4, "image_px": 64, "workers": 1, "device": device}
     predict = PredictSettings((64, 64), stride=32, batch_size=2, workers=1, device=device)
@@ -51,18 +51,18 @@ def test_every_pipeline_works_on_its_own_gpu(index: ImageIndex, built_for: list[
         FrameBatches(Path("video.mp4"), (64, 48), predict),
     ):
         pipeline.close()
-    assert built_for == [number] * 5
+    assert built_devices == [number] * 5
 
 
-def test_the_cpu_is_no_gpu(index: ImageIndex, built_for: list[int | None]) -> None:
+def test_cpu_pipeline_uses_no_gpu(index: ImageIndex, built_devices: list[int | None]) -> None:
     sizes: dict[str, Any] = {"batch_size": 4, "image_px": 64, "workers": 1}
     TrainPipeline(index, AugmentConfig(degrees=5), seed=0, **sizes).close()
-    assert built_for == [None]
+    assert built_devices == [None]
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3])
-def test_a_rank_trains_and_validates_on_its_own_gpu(
-    index: ImageIndex, built_for: list[int | None], rank: int, monkeypatch: pytest.MonkeyPatch
+def test_rank_trains_and_validates_on_its_own_gpu(
+    index: ImageIndex, built_devices: list[int | None], rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Setup, "augment", AugmentConfig())
     options = SimpleNamespace(data=SimpleNamespace(cache=None, workers=1), optim=SimpleNamespace(batch_size=4, seed=0))
@@ -72,25 +72,23 @@ def test_a_rank_trains_and_validates_on_its_own_gpu(
     assert setup.shard == Shard(rank, 4)
     for pipeline in assembly._pipelines(setup, stride=32):
         pipeline.close()
-    assert built_for == [rank, rank]
+    assert built_devices == [rank, rank]
 
 
-def test_images_are_tried_on_the_gpu_that_refused_them(
-    built_for: list[int | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_retested_on_failing_gpu(built_devices: list[int | None], monkeypatch: pytest.MonkeyPatch) -> None:
     def build(self: Pipeline) -> None:
-        built_for.append(self.device_id)
+        built_devices.append(self.device_id)
         raise NotImplementedError
 
     monkeypatch.setattr(Pipeline, "build", build)
     with pytest.raises(NotImplementedError):
         is_decoded_by_dali(np.zeros(1, np.uint8), (1, 1), Backend(2))
     with pytest.raises(NotImplementedError):
-        TileDecoder(most_tiles=1, threads=1)
-    assert built_for == [2, None]
+        TileDecoder(max_tiles=1, threads=1)
+    assert built_devices == [2, None]
 
 
 @pytest.mark.parametrize("device", ["cuda", "gpu"])
-def test_a_device_without_a_number_is_refused(index: ImageIndex, device: str) -> None:
+def test_device_without_ordinal_raises(index: ImageIndex, device: str) -> None:
     with pytest.raises(ValueError, match="must be 'cpu' or 'cuda:N'"):
         ValPipeline(index, batch_size=1, image_px=64, workers=1, device=device)

@@ -14,10 +14,7 @@ def settings(batch_size: int = 3) -> PredictSettings:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Write four wide images of 64 x 40 px, a tall one of 40 x 64 px and a small one of 32 x 24 px.
-
-    Their pixels are random.
-    """
+    """Write four wide images of 64 x 40 px, a tall one of 40 x 64 px and a small one of 32 x 24 px, random pixels."""
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(1)
     paths = []
@@ -27,7 +24,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def test_broken_images_are_told_apart(photos: list[Path], tmp_path: Path) -> None:
+def test_broken_images_are_reported_separately(photos: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(photos[0].read_bytes()[:100])
     index, problems = inspect_images([photos[0], broken, tmp_path / "none.png", photos[2]], workers=2)
@@ -36,7 +33,7 @@ def test_broken_images_are_told_apart(photos: list[Path], tmp_path: Path) -> Non
     assert [problem.file for problem in problems] == [broken, tmp_path / "none.png"]
 
 
-def test_images_of_one_shape_share_batches_of_even_size(photos: list[Path]) -> None:
+def test_images_of_one_shape_share_even_batches(photos: list[Path]) -> None:
     source = ImageBatches(inspect_images(photos)[0], settings())
     try:
         # 40 rows need a border of 8 to be a multiple of 16; 32 x 24 px grow to 64 x 48 without any.
@@ -49,7 +46,7 @@ def test_images_of_one_shape_share_batches_of_even_size(photos: list[Path]) -> N
     assert batches[1].paths == (photos[4], photos[5])
 
 
-def test_pixels_that_need_no_resizing_stay_as_they_are(photos: list[Path]) -> None:
+def test_pixels_are_unchanged_without_resizing(photos: list[Path]) -> None:
     source = ImageBatches(inspect_images(photos)[0], settings())
     try:
         batch = next(iter(source))
@@ -63,7 +60,7 @@ def test_pixels_that_need_no_resizing_stay_as_they_are(photos: list[Path]) -> No
     assert (place.original_hw, place.ratio_hw, place.pad_wh) == ((40, 64), (1.0, 1.0), (0.0, 4.0))
 
 
-def test_an_image_as_thin_as_a_thread(tmp_path: Path) -> None:
+def test_one_pixel_wide_image(tmp_path: Path) -> None:
     Image.new("RGB", (4000, 12), (9, 9, 9)).save(tmp_path / "thread.png")
     source = ImageBatches(inspect_images([tmp_path / "thread.png"])[0], settings())
     try:
@@ -75,7 +72,7 @@ def test_an_image_as_thin_as_a_thread(tmp_path: Path) -> None:
     assert (images[0, 0] == 9).sum() == 64
 
 
-def test_frames_equal_images(photos: list[Path]) -> None:
+def test_frames_match_images(photos: list[Path]) -> None:
     wide = [photos[0], photos[1], photos[3], photos[5]]
     images = ImageBatches(inspect_images(wide)[0], settings(4))
     frames = FrameBatches(Path("clip.mp4"), (64, 40), settings(3))

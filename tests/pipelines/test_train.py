@@ -63,11 +63,11 @@ def assert_same(one: Batch, other: Batch) -> None:
         (replace(STILL, quad=True), 0.95),
         (replace(STILL, degrees=15, shear=4), 0.9),
         (replace(STILL, perspective=0.0005), 0.9),
-        (replace(STILL, degrees=0.01), 0.95),  # the warp with almost nothing to warp: registration of that path
+        (replace(STILL, degrees=0.01), 0.95),  # an almost identical warp, to test the alignment of that path
     ],
     ids=lambda value: "",
 )
-def test_boxes_follow_pixels(make: Make, augment: AugmentConfig, limit: float) -> None:
+def test_boxes_match_pixels(make: Make, augment: AugmentConfig, limit: float) -> None:
     hits, lost = [], 0
     for epoch in range(2):
         for batch in make(augment).epoch(epoch):
@@ -83,14 +83,14 @@ def test_boxes_follow_pixels(make: Make, augment: AugmentConfig, limit: float) -
 
 
 @pytest.mark.parametrize("changes", [{}, {"flipud": 0.5}, {"mosaic9": 0.5}, {"degrees": 0.01}], ids=str)
-def test_boxes_follow_pixels_in_blends(make: Make, changes: dict[str, Any]) -> None:
+def test_boxes_match_pixels_in_mixup(make: Make, changes: dict[str, Any]) -> None:
     batches = list(make(replace(STILL, mixup=1.0, **changes)).epoch(0))
     hits = np.concatenate([blended_hits(b.images, b.labels) for b in batches])
     assert len(hits) > 60
     assert hits.mean() >= 0.97
 
 
-def test_boxes_follow_pixels_in_nine_image_mosaics(make: Make) -> None:
+def test_boxes_match_pixels_in_nine_image_mosaics(make: Make) -> None:
     # Later images cover parts of earlier ones there, labels stay, as in the reference.
     batches = list(make(replace(STILL, mosaic9=1.0)).epoch(0))
     hits = np.concatenate([label_hits(b.images, b.labels) for b in batches])
@@ -98,7 +98,7 @@ def test_boxes_follow_pixels_in_nine_image_mosaics(make: Make) -> None:
     assert hits.mean() >= 0.9
 
 
-def test_pasted_objects_are_where_their_labels_say(make: Make, tmp_path: Path) -> None:
+def test_pasted_objects_match_labels(make: Make, tmp_path: Path) -> None:
     outlined = rendered_index(tmp_path, polygons=True)
     with_copies, without = (
         list(make(replace(STILL, copy_paste=share), index=outlined).epoch(0)) for share in (0.8, 0.0)
@@ -116,7 +116,7 @@ def test_batches_do_not_depend_on_workers(make: Make) -> None:
         assert_same(one, other)
 
 
-def test_epoch_resumed_in_the_middle_is_the_same(make: Make) -> None:
+def test_epoch_resumed_midway_is_identical(make: Make) -> None:
     pipeline = make(AugmentConfig())
     whole = list(pipeline.epoch(2))
     rest = list(pipeline.epoch(2, first_batch=1))
@@ -125,7 +125,7 @@ def test_epoch_resumed_in_the_middle_is_the_same(make: Make) -> None:
         assert_same(one, other)
 
 
-def test_epochs_differ_and_repeat(make: Make) -> None:
+def test_epochs_differ_and_are_reproducible(make: Make) -> None:
     pipeline = make(AugmentConfig())
     first, again, other = (next(pipeline.epoch(epoch)) for epoch in (0, 0, 1))
     assert_same(first, again)
@@ -133,7 +133,7 @@ def test_epochs_differ_and_repeat(make: Make) -> None:
     assert not np.array_equal(first.images, other.images)
 
 
-def test_ranks_together_are_the_batch_of_one_process(make: Make) -> None:
+def test_ranks_partition_single_process_batch(make: Make) -> None:
     whole = list(make(AugmentConfig()).epoch(1))
     parts = [list(make(AugmentConfig(), shard=Shard(rank, 2)).epoch(1)) for rank in range(2)]
     for one, *shares in zip(whole, *parts, strict=True):
@@ -141,7 +141,7 @@ def test_ranks_together_are_the_batch_of_one_process(make: Make) -> None:
         assert np.array_equal(one.indices, np.concatenate([share.indices for share in shares]))
 
 
-def test_every_image_once_and_a_smaller_last_batch(make: Make, index: ImageIndex) -> None:
+def test_every_image_once_with_smaller_last_batch(make: Make, index: ImageIndex) -> None:
     pipeline = make(batch_size=7)
     batches = list(pipeline.epoch(0))
     assert [len(b.images) for b in batches] == [7, 7, 7, 3]
@@ -150,7 +150,7 @@ def test_every_image_once_and_a_smaller_last_batch(make: Make, index: ImageIndex
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_uneven_batches_are_divided_among_ranks(make: Make, index: ImageIndex, ranks: int) -> None:
+def test_uneven_batches_are_split_among_ranks(make: Make, index: ImageIndex, ranks: int) -> None:
     small = replace(
         index,
         paths=ImagePaths.of(index.paths[:5]),
@@ -169,7 +169,7 @@ def test_uneven_batches_are_divided_among_ranks(make: Make, index: ImageIndex, r
     assert all(part[1].indices.tolist() == whole[1].indices.tolist() for part in parts)
 
 
-def test_quad_images_stay_whole_on_a_rank(make: Make, index: ImageIndex) -> None:
+def test_quad_images_stay_on_one_rank(make: Make, index: ImageIndex) -> None:
     quad = AugmentConfig(quad=True)
     whole = next(make(quad, batch_size=12).epoch(0))
     parts = [next(make(quad, batch_size=12, shard=Shard(rank, 2)).epoch(0)) for rank in range(2)]
@@ -179,7 +179,7 @@ def test_quad_images_stay_whole_on_a_rank(make: Make, index: ImageIndex) -> None
     assert np.array_equal(whole.images, np.concatenate([part.images for part in parts]))
 
 
-def test_rows_of_a_shard() -> None:
+def test_shard_rows() -> None:
     shards = [Shard(rank, 3) for rank in range(3)]
     for count in range(12):
         rows = [row for shard in shards if shard.counts_here(count) for row in range(count)[shard.rows(count)]]
@@ -188,7 +188,7 @@ def test_rows_of_a_shard() -> None:
         assert most <= shards[0].max_rows(count)
 
 
-def test_image_weights_choose_images(make: Make, index: ImageIndex) -> None:
+def test_image_weights_sample_images(make: Make, index: ImageIndex) -> None:
     weights = np.zeros(len(index))
     weights[[2, 5]] = 1
     batches = list(make().epoch(0, image_weights=weights))
@@ -201,7 +201,7 @@ def test_image_weights_choose_images(make: Make, index: ImageIndex) -> None:
         next(make().epoch(0, image_weights=np.zeros(len(index))))
 
 
-def test_sizes_of_batches_can_be_given(make: Make) -> None:
+def test_batch_image_sizes_can_be_set(make: Make) -> None:
     batches = list(make().epoch(0, sizes=[128, 320, 256]))
     assert [b.images.shape[2:] for b in batches] == [(128, 128), (320, 320), (256, 256)]
     assert np.concatenate([label_hits(b.images, b.labels) for b in batches]).mean() > 0.93
@@ -229,7 +229,7 @@ def test_rectangular_batches_fit_their_images(make: Make, index: ImageIndex) -> 
         make(replace(STILL, rect=True)).epoch(0, sizes=[256] * 3)
 
 
-def test_warp_and_region_resize_draw_the_same_picture(make: Make) -> None:
+def test_warp_and_region_resize_match(make: Make) -> None:
     direct = next(make(replace(STILL, scale=0.1)).epoch(0))
     warped = next(make(replace(STILL, scale=0.1, degrees=1e-9)).epoch(0))
     assert np.array_equal(direct.indices, warped.indices)
@@ -237,13 +237,13 @@ def test_warp_and_region_resize_draw_the_same_picture(make: Make) -> None:
     assert np.abs(direct.images.astype(int) - warped.images).mean() < 2  # grey levels: edges are blurred once more
 
 
-def test_max_labels_counts_the_fullest_image(make: Make) -> None:
+def test_max_labels_is_the_maximum_per_image(make: Make) -> None:
     for batch in make().epoch(0):
         counts = [int((batch.labels[:, 0] == n).sum()) for n in range(len(batch.images))]
         assert batch.max_labels == max(counts)
 
 
-def test_leaving_in_mid_epoch_leaves_no_thread(make: Make) -> None:
+def test_break_mid_epoch_leaves_no_thread(make: Make) -> None:
     before = set(threading.enumerate())
     pipeline = make()
     batches = pipeline.epoch(0)
@@ -259,14 +259,14 @@ def test_leaving_in_mid_epoch_leaves_no_thread(make: Make) -> None:
     assert np.array_equal(kept.images, copy)
 
 
-def test_waiting_is_counted(make: Make) -> None:
+def test_waiting_time_is_measured(make: Make) -> None:
     pipeline = make()
     list(pipeline.epoch(0))
     assert pipeline.timings.batches == 3
     assert pipeline.timings.waiting > 0
 
 
-def test_file_that_breaks_during_the_run_is_named(make: Make, tmp_path: Path) -> None:
+def test_file_damaged_during_run_is_named(make: Make, tmp_path: Path) -> None:
     index = rendered_index(tmp_path, images=6, seed=1)
     index.paths[3].write_bytes(index.paths[3].read_bytes()[:200])
     with pytest.raises(OSError, match=r"003\.jpg"):
@@ -274,14 +274,14 @@ def test_file_that_breaks_during_the_run_is_named(make: Make, tmp_path: Path) ->
     index.paths[3].unlink()
     with pytest.raises(OSError, match=r"003\.jpg: can no longer be read"):
         list(make(index=index, batch_size=2).epoch(0))
-    os.mkfifo(index.paths[3])  # opening it would wait for ever
+    os.mkfifo(index.paths[3])  # opening it would block
     with pytest.raises(OSError, match=r"003\.jpg: can no longer be read \(not a regular file\)"):
         list(make(index=index, batch_size=2).epoch(0))
 
 
 @pytest.mark.parametrize("degrees", [0.0, 5.0])
-def test_a_pass_after_a_failed_one_is_as_any_other(make: Make, tmp_path: Path, degrees: float) -> None:
-    """What was queued when the file was missed must not come out in the next pass."""
+def test_pass_after_failed_pass_is_complete(make: Make, tmp_path: Path, degrees: float) -> None:
+    """Batches queued when the file was missing must not appear in the next pass."""
     index = rendered_index(tmp_path, images=12, seed=1)
     settings = {"index": index, "batch_size": 2, "image_px": 128}
     augment = replace(STILL, degrees=degrees, mosaic=0.0)
@@ -296,8 +296,8 @@ def test_a_pass_after_a_failed_one_is_as_any_other(make: Make, tmp_path: Path, d
         assert_same(one, other)
 
 
-def test_a_pass_ends_when_the_next_one_starts(make: Make) -> None:
-    """Also where stopping it takes its end out of the queue, at the last moment of its thread."""
+def test_starting_a_pass_ends_the_previous(make: Make) -> None:
+    """Include a stop that removes the end marker from the queue just before the thread ends."""
     pipeline = make(batch_size=16)
     old = pipeline.epoch(0)
     next(old)
@@ -315,14 +315,14 @@ def test_a_pass_ends_when_the_next_one_starts(make: Make) -> None:
     assert rest == []
 
 
-def test_a_failure_that_no_image_explains_names_the_files(make: Make, index: ImageIndex) -> None:
+def test_unexplained_failure_names_files(make: Make, index: ImageIndex) -> None:
     pipeline = make(batch_size=2)
     plan = next(pipeline.plans(0))
     with pytest.raises(RuntimeError, match=rf"DALI failed on a batch with .*{index.paths[plan.sources[0]].name}.*: no"):
         pipeline._source.recover([plan], RuntimeError("no reason"))
 
 
-def test_colours_stay_as_they_are_without_strengths(make: Make, tmp_path: Path) -> None:
+def test_colours_are_unchanged_without_gain(make: Make, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noise.png")
     noise = _reindexed(rendered_index(tmp_path, images=1), tmp_path / "noise.png")
@@ -332,10 +332,10 @@ def test_colours_stay_as_they_are_without_strengths(make: Make, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("changes", [{}, {"degrees": 5.0}, {"cache": "ram"}], ids=str)
-def test_file_that_dali_refuses_is_decoded_on_the_host(
+def test_file_rejected_by_dali_is_decoded_on_host(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, changes: dict
 ) -> None:
-    """As a GPU's decoder refuses files that others take: here, bytes between segments that Pillow skips."""
+    """GPU decoders reject some files that others accept, here with bytes between segments."""
     index = rendered_index(tmp_path, images=9, seed=1)
     augment = replace(STILL, degrees=changes.get("degrees", 0.0))
     settings = {"index": index, "batch_size": 2, "image_px": 128, "cache": changes.get("cache")}
@@ -355,7 +355,7 @@ def test_file_that_dali_refuses_is_decoded_on_the_host(
 
 
 @pytest.mark.parametrize("kind", ["cmyk", "grey", "palette", "alpha", "grey16", "exif", "webp", "tiff", "bmp"])
-def test_every_kind_of_file_shows_the_same_picture(make: Make, tmp_path: Path, kind: str) -> None:
+def test_every_file_format_gives_same_pixels(make: Make, tmp_path: Path, kind: str) -> None:
     plain = rendered_index(tmp_path, images=1, seed=4)
     picture = Image.open(plain.paths[0])
     path, expected = _save_as(picture, tmp_path, kind)
@@ -411,12 +411,12 @@ def _save_as(picture: Image.Image, folder: Path, kind: str) -> tuple[Path, np.nd
         ({"workers": 0}, "workers 0: must be at least 1"),
     ],
 )
-def test_wrong_settings_are_refused(make: Make, changes: dict[str, object], message: str) -> None:
+def test_invalid_settings_raise(make: Make, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(STILL, **changes)
 
 
-def test_batches_are_made_before_the_first_is_asked_for(make: Make) -> None:
+def test_batches_are_prefetched(make: Make) -> None:
     pipeline = make()
     batches = pipeline.epoch(0)
     made = pipeline._source._running

@@ -42,7 +42,7 @@ def make(index: ImageIndex) -> Iterator[Make]:
 
 
 @pytest.mark.parametrize("rect", [True, False])
-def test_boxes_follow_pixels_and_none_is_lost(make: Make, index: ImageIndex, rect: bool) -> None:
+def test_boxes_match_pixels_and_none_is_lost(make: Make, index: ImageIndex, rect: bool) -> None:
     batches = list(make(rect=rect))
     hits = np.concatenate([label_hits(b.images, b.labels, min_side=1) for b in batches])
     assert len(hits) == sum(len(rows) for rows in index.labels)
@@ -50,7 +50,7 @@ def test_boxes_follow_pixels_and_none_is_lost(make: Make, index: ImageIndex, rec
     assert sum(unlabelled_patches(b.images, b.labels) for b in batches) == 0
 
 
-def test_every_image_once_in_order_of_shape(make: Make, index: ImageIndex) -> None:
+def test_every_image_once_ordered_by_shape(make: Make, index: ImageIndex) -> None:
     pipeline = make()
     batches = list(pipeline)
     order = np.concatenate([b.indices for b in batches])
@@ -63,7 +63,7 @@ def test_every_image_once_in_order_of_shape(make: Make, index: ImageIndex) -> No
         assert [index.paths[n] for n in batch.indices] == list(batch.paths)
 
 
-def test_shapes_by_hand() -> None:
+def test_batch_shapes_known_values() -> None:
     # Two images of 100 x 50 at 320 px, stride 32, half a stride of border: height 160 / 32 + 0.5 = 5.5 -> 6 strides,
     # width 320 / 32 + 0.5 = 10.5 -> 11 strides.
     sizes = np.array([(100, 50), (100, 50), (50, 100)])
@@ -72,7 +72,7 @@ def test_shapes_by_hand() -> None:
     assert shapes.tolist() == [[192, 352], [352, 192]]
 
 
-def test_geometry_leads_back_to_the_file(make: Make, index: ImageIndex) -> None:
+def test_geometry_maps_back_to_file(make: Make, index: ImageIndex) -> None:
     for batch in make():
         height, width = batch.images.shape[2:]
         for row, number in enumerate(batch.indices):
@@ -94,14 +94,14 @@ def test_geometry_leads_back_to_the_file(make: Make, index: ImageIndex) -> None:
             assert np.abs(back - expected).max() <= 0.05
 
 
-def test_a_second_pass_is_the_same(make: Make) -> None:
+def test_second_pass_is_identical(make: Make) -> None:
     pipeline = make()
     for one, other in zip(list(pipeline), list(pipeline), strict=True):
         assert np.array_equal(one.images, other.images)
         assert np.array_equal(one.labels, other.labels)
 
 
-def test_ranks_share_the_batches(make: Make) -> None:
+def test_ranks_partition_batches(make: Make) -> None:
     whole, parts = list(make()), [make(shard=Shard(rank, 2)) for rank in range(2)]
     assert [part.batches_per_epoch for part in parts] == [len(whole)] * 2
     assert [parts[0].images_of(number) for number in range(len(whole))] == [len(batch.images) for batch in whole]
@@ -130,13 +130,13 @@ def test_real_photos(bccd: Path, tmp_path: Path) -> None:
     assert {b.images.shape[2:] for b in batches} == {(256, 352)}
 
 
-def test_wrong_settings_are_refused(make: Make) -> None:
+def test_invalid_settings_raise(make: Make) -> None:
     with pytest.raises(ValueError, match="image size 300 a multiple of the stride 32"):
         make(image_px=300)
 
 
-def test_shrinks_as_opencv_does_by_area(make: Make, index: ImageIndex) -> None:
-    """The reference validates on cv2.resize(INTER_AREA); the decoders and roundings differ by a level or two."""
+def test_downscaling_matches_opencv_area(make: Make, index: ImageIndex) -> None:
+    """The reference validates on cv2.resize(INTER_AREA); decoders and rounding differ by a level or two."""
     load_plugin("require")
     compared = 0
     for batch in make(image_px=96):
@@ -155,8 +155,8 @@ def test_shrinks_as_opencv_does_by_area(make: Make, index: ImageIndex) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_a_gpu_draws_the_same_pictures(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for training, `test_canvas_graph.py`; on the CPU without our own filter, which DALI lacks."""
+def test_gpu_renders_same_images(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare as for training (`test_canvas_graph.py`), on the CPU without our filter, which DALI lacks."""
     mean, most = {"png": (0.1, 8), "jpg": (0.5, 16)}[kind]
     index = of_kind(rendered_index(tmp_path, images=14), kind)
     on_gpu = ValPipeline(index, batch_size=4, image_px=128, workers=2, device="cuda:0")
@@ -170,8 +170,8 @@ def test_a_gpu_draws_the_same_pictures(tmp_path: Path, kind: str, monkeypatch: p
     on_cpu.close()
 
 
-def test_half_the_size_is_exact_in_dali_too(tmp_path: Path) -> None:
-    """As on a GPU and without the plugin: DALI has no filter by area, but sampling does the same there."""
+def test_half_size_is_exact_in_dali(tmp_path: Path) -> None:
+    """On a GPU and without the plugin DALI has no area filter, but linear sampling is the same at this scale."""
     photo = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     view = placed_image(0, place((64, 48), (0, 0), (64, 48)), (128, 96), (64, 48), by_area=True)
     settings = GraphSettings(

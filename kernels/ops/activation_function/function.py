@@ -1,4 +1,4 @@
-"""Activation functions other than SiLU, element by element; SiLU is a part of `batch_norm` and `add_bias`.
+"""Elementwise activation functions other than SiLU, which is fused into `batch_norm` and `add_bias`.
 
 Float32, bfloat16 or (on CUDA) float16, and so are the gradients; arithmetic is in float32. The references are the
 modules of `oneflow.nn` of the same names.
@@ -16,12 +16,12 @@ FUNCTIONS = ("ReLU", "ReLU6", "LeakyReLU", "ELU", "Hardswish", "Mish", "GELU", "
 
 
 def activate(x: Tensor, function: str, parameter: float = 0.0) -> Tensor:
-    """Apply an activation function to each number.
+    """Apply an activation function elementwise.
 
     Args:
         x: activation of any shape.
         function: one of `FUNCTIONS`.
-        parameter: slope of LeakyReLU below 0, alpha of ELU; others have none.
+        parameter: negative slope of LeakyReLU or alpha of ELU; ignored by others.
     Returns:
         The shape and type of x.
     Raises:

@@ -1,4 +1,4 @@
-"""Self-attention over the pixels of (B, H, W, C) activations: one op each way.
+"""Self-attention over the pixels of (B, H, W, C) activations, with one op each for forward and backward.
 
 Activations are float32, bfloat16 or (on CUDA) float16, and so are their gradients; scores, weights and sums are
 float32. Reference: `models.attention.MultiheadAttention` on (tokens, B, C) tensors.

@@ -1,4 +1,4 @@
-"""Views of test-time augmentation, and their predictions in px of the image: an op each, without gradients.
+"""Test-time augmentation: rendering of views and joining of their predictions, one op each, without gradients.
 
 Reference: `scaled` and `back_to_image` of `graph_train.detection.augmented_views`.
 """
@@ -13,13 +13,13 @@ from kernels.runtime import Tensor, flow
 def augmented_view(
     images: Tensor, scaled_size: tuple[int, int], size: tuple[int, int], *, mirrored: bool, border: float
 ) -> Tensor:
-    """Mirror images left to right if asked, scale them bilinearly, and fill them up right and below.
+    """Flip images horizontally if requested, scale them bilinearly, and pad them right and below.
 
     Args:
         images: (B, C, H, W) uint8.
-        scaled_size: height and width after scaling; pixel centres as `align_corners=False` has them.
+        scaled_size: height and width after scaling, with `align_corners=False`.
         size: height and width of the result, not smaller.
-        mirrored: left to right.
+        mirrored: whether to flip horizontally.
         border: value of the border, in [0, 1].
     Returns:
         (B, C, *size) float32 in [0, 1].
@@ -31,7 +31,7 @@ def augmented_view(
 
 @dataclass(frozen=True)
 class ViewRows:
-    """The rows of a view's predictions that count: `kept` of them from `first` on; scale and mirroring of the view."""
+    """The range of a view's predictions to keep, and the view's scale and flip."""
 
     first: int
     kept: int
@@ -45,8 +45,8 @@ def join_views(predictions: Sequence[Tensor], rows: Sequence[ViewRows], width_px
     Args:
         predictions: per view (B, N, 5 + classes) float32: centre x, centre y, width, height in px of the view,
             confidences.
-        rows: per view.
-        width_px: of the image, by which mirrored views are turned back.
+        rows: range to keep of each view.
+        width_px: image width, to undo the flip.
     Returns:
         (B, sum of kept rows, 5 + classes) float32.
     """

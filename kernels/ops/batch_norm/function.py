@@ -1,7 +1,7 @@
-"""BatchNorm, with SiLU behind it if asked, on (B, H, W, C) activations: one op each way.
+"""BatchNorm with optional SiLU on (B, H, W, C) activations, with one op each for forward and backward.
 
-Activations are float32, bfloat16 or (on CUDA) float16, and so are their gradients; all that belongs to channels is
-float32. The reference is `oneflow.nn.functional`'s BatchNorm on (B, C, H, W) tensors.
+Activations and their gradients are float32, bfloat16 or (on CUDA) float16; per-channel tensors are float32. The
+reference is `oneflow.nn.functional`'s BatchNorm on (B, C, H, W) tensors.
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ def batch_norm(
 
     Args:
         x: (B, H, W, C) activation.
-        gamma, beta, running_mean, running_variance: (C,) float32; in training the running ones are updated, in graphs
-            too, by the unbiased variance; not those of channels whose mean or variance is not finite in this batch.
+        gamma, beta, running_mean, running_variance: (C,) float32. Training updates the running statistics, with the
+            unbiased variance, also in graphs; channels with non-finite statistics are skipped.
         eps: added to the variance.
-        momentum: share of the new value in the running statistics, as PyTorch counts it.
-        training: normalise by the batch's statistics, else by the running ones.
+        momentum: weight of the new value in the running statistics, as in PyTorch.
+        training: normalise by batch statistics, otherwise by the running ones.
         silu: apply SiLU to the result.
     Returns:
         The shape and type of x.
@@ -54,10 +54,10 @@ def synchronised_batch_norm(
     momentum: float,
     silu: bool,
 ) -> Tensor:
-    """Apply `batch_norm` in training by the statistics of the images of all ranks, among which `x` is split by images.
+    """Apply `batch_norm` in training mode with statistics over all ranks, for `x` sharded by image.
 
-    Two transfers of (C,) numbers forward and one of (2, C) backward. Ordinary tensors are those of a single rank.
-    Arguments and result as of `batch_norm`.
+    It does two all-reduces of (C,) forward and one of (2, C) backward. Local tensors are treated as on a single rank.
+    Arguments and result as for `batch_norm`.
     """
     pixels = x.shape[0] * x.shape[1] * x.shape[2]
     function = _synchronised_function(pixels, silu, float(eps), float(momentum))

@@ -1,4 +1,4 @@
-"""Overlap of boxes: IoU and its generalised, distance and complete forms for matched pairs, IoU for all pairs.
+"""Box overlap: IoU, GIoU, DIoU and CIoU of matched pairs, IoU of all pairs.
 
 Formulas and rounding order are YOLOv5's. Sources: arXiv:1902.09630 (GIoU), arXiv:1911.08287 (DIoU, CIoU).
 """
@@ -15,9 +15,8 @@ IouKind = Literal["iou", "giou", "diou", "ciou"]
 
 
 def bbox_iou(box1: Tensor, box2: Tensor, *, kind: IouKind = "ciou", xywh: bool = True, eps: float = 1e-7) -> Tensor:
-    """Return the overlap of matched box pairs.
-
-    It is 1 (less eps) for equal boxes, negative down to -1 (CIoU: -2) for distant ones.
+    """Return the overlap of matched box pairs. It is 1 (less eps) for equal boxes, negative down to -1 (CIoU: -2) for
+    distant ones.
 
     Args:
         box1, box2: (..., 4), float32 or float64, the same shape, dtype and device; any unit of length.
@@ -73,9 +72,9 @@ def bbox_iou_reference(
 
 @cache
 def _fused_overlap(kind: IouKind, xywh: bool, eps: float, needs_gradient2: bool) -> Any:
-    """Return the differentiable op of the plugin for these settings: one kernel forward, one backward.
+    """Return the plugin's differentiable op for these settings, with one kernel each for forward and backward.
 
-    Targets need no gradient: without `needs_gradient2` that of box2 is not computed.
+    Without `needs_gradient2` the gradient of box2 is not computed, as for targets.
     """
     pair = (("box1", 1), ("box2", 1))
     forward_op = dispatch.build_op("graph_train_bbox_iou", pair)
@@ -144,9 +143,9 @@ def _sides(boxes: Tensor, xywh: bool, eps: float) -> tuple[Tensor, Tensor, Tenso
 
 
 def _third_use(tensor: Tensor) -> Tensor:
-    """Copy a tensor for further uses when it has two already.
+    """Copy a tensor that already has two uses.
 
-    A gradient that is a sum of three or more is added in another order by a graph (its compiler merges chains of
-    additions) than eagerly. With at most two uses of each tensor both give the same bits.
+    Graphs and eager mode sum three or more gradients in different orders (the graph compiler merges chains of
+    additions). With at most two uses of each tensor both are bitwise equal.
     """
     return tensor * 1.0 if tensor.requires_grad else tensor

@@ -1,4 +1,4 @@
-"""How a training step begins: its scalars are chosen on the device, and BatchNorm's statistics enter their average."""
+"""Beginning of a training step: selects its scalars on the device and updates the average of BatchNorm statistics."""
 
 from collections.abc import Sequence
 
@@ -14,15 +14,15 @@ UPDATED = 1
 def begin_step(
     current: Sequence[Tensor], average: Tensor, rows: Tensor, previous: Tensor, *, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Choose the scalars of a step by what the previous one did, and average the statistics that it left.
+    """Select the scalars of a step by the outcome of the previous one, and average its BatchNorm statistics.
 
-    The host need not wait for the previous step: it sends the scalars for both ways that one can end. The last scalar
+    The host need not wait for the previous step: it sends the scalars for both outcomes. The last scalar
     is the share of the current statistics in their moving average: `average += (current - average) * share`, in place.
-    Where it is 0 (or negative, or NaN) the average stays as it is, whatever the current values are.
+    If it is 0, negative or NaN, the average is not changed, even if current values are not finite.
 
     Args:
         current: running statistics of all layers, tensors (C_i,) float32.
-        average: (n,) float32, n the sum of all C_i; inside a graph the new values are there from the next call on.
+        average: (n,) float32, n the sum of all C_i; inside a graph the new values are visible from the next call.
         rows: (2, m) float32: scalars of this step if the previous step updated the weights, and if it did not.
         previous: (2,) float32: what `update_parameters` returned in the previous step.
         size: length of the first result, in 1 ... m - 1.
@@ -41,7 +41,7 @@ def begin_step(
 def begin_step_reference(
     current: Sequence[Tensor], average: Tensor, rows: Tensor, previous: Tensor, *, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Return `begin_step` composed of OneFlow's ops."""
+    """Compute `begin_step` with OneFlow ops."""
     with flow.no_grad():
         row = flow.where(previous[UPDATED : UPDATED + 1] > 0.5, rows[0], rows[1])
         share, values = row[-1:], flow.cat(list(current), dim=0)

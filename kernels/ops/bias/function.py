@@ -1,4 +1,4 @@
-"""Adding a bias to (B, H, W, C) activations, with SiLU behind it if asked."""
+"""Bias addition on (B, H, W, C) activations, with optional SiLU."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -10,15 +10,15 @@ from kernels.runtime import Tensor, flow
 
 
 def add_bias(x: Tensor, bias: Tensor, *, silu: bool = False, to_float32: bool = False) -> Tensor:
-    """Add a number to each channel.
+    """Add a bias to each channel.
 
     Args:
         x: (B, H, W, C) activation.
         bias: (C,) float32.
-        silu: apply SiLU to the sum; without a gradient, for networks whose BatchNorm is folded into convolutions.
-        to_float32: give the sums in float32, unrounded, instead of the type of x.
+        silu: apply SiLU to the sum; without gradients, for networks with folded BatchNorm.
+        to_float32: return unrounded float32 sums instead of the type of x.
     Raises:
-        ValueError: `silu` where a gradient is required.
+        ValueError: `silu` if a gradient is required.
     """
     if silu and flow.is_grad_enabled() and (x.requires_grad or bias.requires_grad):
         raise ValueError("add_bias with silu has no gradient: use batch_norm with silu, or apply SiLU apart")

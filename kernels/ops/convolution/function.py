@@ -15,7 +15,7 @@ from kernels.runtime import Tensor, flow
 
 @dataclass(frozen=True)
 class ConvolutionGeometry:
-    """Rows and columns of each: stride, zero padding on both sides, dilation; and the number of groups."""
+    """Stride, zero padding on both sides and dilation as (rows, columns), and the number of groups."""
 
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
@@ -24,7 +24,7 @@ class ConvolutionGeometry:
 
     @property
     def integers(self) -> tuple[int, ...]:
-        """The integers in the order that the ops read them."""
+        """The integer attributes of the ops."""
         stride, padding, dilation, groups = astuple(self)
         return (*stride, *padding, *dilation, groups)
 
@@ -34,11 +34,11 @@ def convolution(x: Tensor, weight: Tensor, geometry: ConvolutionGeometry, *, pac
 
     Args:
         x: activation.
-        weight: (O, I / groups, KH, KW) float32, or `packed`: (O, KH, KW, I / groups) in the type of x, as cuDNN's
-            kernels for tensor cores want it (`kernels.ops.weight_packing.function`); so is its gradient.
-        geometry: stride and the like.
+        weight: (O, I / groups, KH, KW) float32, or `packed`: (O, KH, KW, I / groups) in the type of x, for cuDNN's
+            tensor core kernels (`kernels.ops.weight_packing.function`). Its gradient has the same format.
+        geometry: stride, padding, dilation and groups.
     Raises:
-        ValueError: shapes or data types that do not belong together.
+        ValueError: incompatible shapes or data types.
     """
     _check(x, weight, geometry.groups, packed)
     return _function(geometry, packed, x.requires_grad).apply(x, weight)

@@ -1,7 +1,7 @@
-"""Loss of a whole YOLOv5 head as one op of the plugin: target assignment, CIoU, objectness, classes, gradients.
+"""Loss of a YOLOv5 head as one plugin op: target assignment, CIoU, objectness, classes and gradients.
 
-The forward pass computes the gradients of the maps along with the loss; the backward pass runs nothing. The composed
-form in OneFlow ops is `models.loss`; both give the same numbers to rounding.
+The forward pass also computes the gradients of the maps; the backward pass only returns them. `models.loss` composes
+the same loss of OneFlow ops; both agree up to rounding.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from kernels.framework import dispatch
 from kernels.runtime import Tensor, flow
 
-MOST_LEVELS = 5
+MAX_LEVELS = 5
 
 
 class LossSetting(IntEnum):
@@ -50,13 +50,13 @@ def loss_settings(
     focal_gamma: float = 0.0,
     focal_alpha: float = 0.25,
 ) -> npt.NDArray[np.float32]:
-    """Return the constants of all levels as one vector.
+    """Pack the constants of all levels into one vector.
 
     Args:
         anchors_cells: (levels, anchors, 2) width and height in cells of the level.
         box_gain, objectness_gain, class_gain: weights of the three parts.
         class_positive_weight, objectness_positive_weight: weights of positive elements in the cross-entropies.
-        anchor_t: largest ratio of sides between a label and an anchor that answers for it, not included.
+        anchor_t: limit of the side ratio between a label and a matching anchor, exclusive.
         label_smoothing: share taken from the positive class target.
         gr: the objectness target is `1 - gr + gr * CIoU`.
         best_iou_wins: of several labels in one cell the one with the best CIoU sets the objectness target, otherwise
@@ -93,17 +93,15 @@ def detection_loss(
             label. A class above the head's is the caller's mistake: on a CPU the op stops, on CUDA such a label has no
             positive class.
         settings: from `loss_settings`.
-        balance: (levels,) float32, weights of the levels' objectness.
+        balance: (levels,) float32, objectness weights of the levels.
         scale: (n,) float32, n >= 1; the first number multiplies the gradients: loss scale times loss factor.
     Returns:
         The total loss (1,), without the scale: `B * (box + objectness + classes)`; and the parts (3 + levels,) for
         display and for `rebalance`: box, objectness, classes, each with its gain, then each level's mean objectness
-        cross-entropy without gain and balance. Over ranks both are sums of the ranks' shares (`partial_sum`).
-
-        Gradients flow through the total alone, and the gradient that arrives there is not looked at: it counts as 1.
-        Differentiate the total itself, not a product with it; a factor belongs into `scale`.
+        cross-entropy without gain and balance. Over ranks both are partial sums. Only the total is differentiable, and
+        its incoming gradient is assumed to be 1: differentiate the total itself, and put any factor into `scale`.
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: incompatible shapes.
     """
     _check_shapes(maps, labels, settings, balance, scale)
     total, parts = _DetectionLoss.apply(labels, settings, balance.detach(), scale, *maps)
@@ -111,12 +109,12 @@ def detection_loss(
 
 
 def rebalance(balance: Tensor, parts: Tensor, reference_level: int) -> Tensor:
-    """Move `balance` in place towards equal contributions of the levels; that of the reference level stays 1.
+    """Update `balance` in place towards equal contributions of the levels; the reference level keeps 1.
 
     Args:
-        balance: (levels,) float32; inside a graph the new values are there from the next call on.
+        balance: (levels,) float32; inside a graph the new values are visible from the next call.
         parts: (3 + levels,) float32, from `detection_loss`.
-        reference_level: its number.
+        reference_level: index of the reference level.
     Returns:
         (levels,) float32: a copy of the new balance.
     Source: YOLOv5's autobalance, `balance * 0.9999 + 0.0001 / mean objectness loss`.
@@ -140,7 +138,7 @@ class _DetectionLoss(flow.autograd.Function):
         inputs = (*maps, labels, settings, balance, scale)
         total, parts, *gradients = dispatch.call_many(_loss_op(len(maps)), inputs)
         context.save_for_backward(*gradients)
-        context.mark_non_differentiable(parts)  # else OneFlow fills a gradient of zeros, by a kernel of its own
+        context.mark_non_differentiable(parts)  # otherwise OneFlow would fill a zero gradient
         return total, parts
 
     @staticmethod
@@ -150,8 +148,8 @@ class _DetectionLoss(flow.autograd.Function):
 
 def _check_shapes(maps: Sequence[Tensor], labels: Tensor, settings: Tensor, balance: Tensor, scale: Tensor) -> None:
     levels = len(maps)
-    if not 1 <= levels <= MOST_LEVELS:
-        raise ValueError(f"{levels} maps: the loss takes 1 to {MOST_LEVELS} levels")
+    if not 1 <= levels <= MAX_LEVELS:
+        raise ValueError(f"{levels} maps: the loss takes 1 to {MAX_LEVELS} levels")
     anchors, rest = divmod(settings.numel() - len(LossSetting), 2 * levels)
     if settings.ndim != 1 or rest or anchors < 1 or tuple(balance.shape) != (levels,) or scale.numel() < 1:
         raise ValueError(
@@ -163,7 +161,7 @@ def _check_shapes(maps: Sequence[Tensor], labels: Tensor, settings: Tensor, bala
     for level in maps:
         shape = tuple(level.shape)
         if 0 in shape:
-            raise ValueError(f"map {shape}: empty, there is nothing to take a mean of; drop such a batch")
+            raise ValueError(f"map {shape}: is empty; skip such batches")
         if len(shape) != 4 or shape[0] != labels.shape[0] or shape[3] % anchors or shape[3] // anchors < 6:
             raise ValueError(
                 f"map {shape}: must be ({labels.shape[0]}, rows, columns, {anchors} * (5 + classes)) for labels "

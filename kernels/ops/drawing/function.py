@@ -1,4 +1,4 @@
-"""Resampling a region of a picture to whole pixels: the definition in NumPy, and the plugin's kernel, equal bit by bit.
+"""Resampling of an image region to pixels: the reference in NumPy and the plugin's kernel, bitwise equal.
 
 A target pixel is the weighted mean of source pixels around its centre, along each axis: of two neighbours by distance
 ("linear"); or, where a region shrinks, of all under a triangle twice as wide as a target pixel ("triangle", for
@@ -22,20 +22,20 @@ _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 
 
 def draw_region(crop: np.ndarray, region: Region, target: np.ndarray, *, filter: Filter) -> None:
-    """Draw a region of a picture as planes.
+    """Resample a region of an image to planar pixels.
 
     Args:
-        crop: (h, w, 3) uint8; pixels and channels without gaps.
+        crop: (h, w, 3) uint8; contiguous pixels and channels.
         region: top, left, bottom, right in px of the crop, fractional; top > bottom or left > right mirrors.
-        target: (3, rows, columns) uint8, written; its rows have no gaps between pixels.
-        filter: how source pixels are weighted, see above.
+        target: (3, rows, columns) uint8 output; rows must be contiguous.
+        filter: see the module's docstring.
     Raises:
         ValueError: the plugin is not loaded, or shapes, types or layout differ from the above.
     """
     if crop.ndim != 3 or crop.shape[2] != 3 or crop.dtype != np.uint8 or crop.strides[1:] != (3, 1):
-        raise ValueError(f"crop {crop.dtype} {crop.shape}: uint8 (h, w, 3) without gaps in a row is needed")
+        raise ValueError(f"crop {crop.dtype} {crop.shape}: uint8 (h, w, 3) with contiguous rows is needed")
     if target.ndim != 3 or target.shape[0] != 3 or target.dtype != np.uint8 or target.strides[2] != 1:
-        raise ValueError(f"target {target.dtype} {target.shape}: uint8 (3, h, w) without gaps in a row is needed")
+        raise ValueError(f"target {target.dtype} {target.shape}: uint8 (3, h, w) with contiguous rows is needed")
     if 0 in crop.shape or 0 in target.shape or not target.flags.writeable:
         raise ValueError(f"crop {crop.shape}, target {target.shape}: neither may be empty, the target must be writable")
     if not all(math.isfinite(edge) for edge in region):
@@ -50,11 +50,11 @@ def draw_region(crop: np.ndarray, region: Region, target: np.ndarray, *, filter:
 
 
 def resampled(crop: np.ndarray, region: Region, shape: tuple[int, ...], *, filter: Filter) -> np.ndarray:
-    """Return (3, rows, columns) uint8: the reference of `draw_region`; slow.
+    """Return (3, rows, columns) uint8, the slow reference of `draw_region`.
 
     Args:
-        crop, region, filter: see there.
-        shape: rows and columns.
+        crop, region, filter: as for `draw_region`.
+        shape: rows and columns of the result.
     """
     down, row_weights = axis_weights(crop.shape[0], region[0], region[2], shape[0], filter=filter)
     across, column_weights = axis_weights(crop.shape[1], region[1], region[3], shape[1], filter=filter)
@@ -72,14 +72,14 @@ def _number(filter: Filter) -> int:
 def axis_weights(
     source: int, begin: float, end: float, target: int, *, filter: Filter
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which source pixels make each target pixel along one axis.
+    """Return the source pixels and weights of each target pixel along one axis.
 
     Args:
-        source: pixels there are.
-        begin, end: the part of them that becomes `target` pixels.
-        filter: see `draw_region`.
+        source: number of source pixels.
+        begin, end: the region that becomes `target` pixels.
+        filter: as for `draw_region`.
     Returns:
-        (target,) int64 first source pixel; (target, taps) int32 weights from there on, of sum 2^11 in each row.
+        (target,) int64 first source pixel; (target, taps) int32 weights of the pixels from there, with row sum 2^11.
     """
     step = (end - begin) / target
     wide = max(1.0, abs(step))

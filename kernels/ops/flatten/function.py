@@ -1,4 +1,4 @@
-"""Several tensors as one row of numbers, in one op: what is summed over ranks in one transfer."""
+"""Flattening of several tensors into one, for a single all-reduce."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from kernels.runtime import Tensor, flow
 
 
 def flatten_tensors(tensors: Sequence[Tensor]) -> Tensor:
-    """Return (n,) float32: the elements of all tensors, one tensor after another; without gradients.
+    """Return the elements of all tensors in order, (n,) float32; without gradients.
 
-    Over ranks, tensors that are each rank's summands (`partial_sum`) give such a row, whole ones a whole row.
+    Over ranks, `partial_sum` inputs give a `partial_sum` result and `broadcast` inputs a `broadcast` one.
 
     Args:
-        tensors: at least one, float32, of any shapes.
+        tensors: at least one float32 tensor of any shape.
     Raises:
         ValueError: no tensor.
     """
@@ -26,5 +26,5 @@ def flatten_tensors(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def flattened(tensors: Sequence[Tensor]) -> Tensor:
-    """Compute `flatten_tensors` with OneFlow's ops, for tensors of any data type; with gradients."""
+    """Compute `flatten_tensors` with OneFlow ops, for any data type and with gradients."""
     return flow.cat([tensor.reshape(-1) for tensor in tensors], dim=0)

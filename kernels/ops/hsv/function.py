@@ -1,4 +1,4 @@
-"""Colour augmentation of a picture by the plugin; defined, bit for bit, by `pipelines.pixels.colour`."""
+"""Colour augmentation of an image by the plugin, bitwise equal to `pipelines.pixels.colour`."""
 
 import ctypes
 
@@ -10,12 +10,12 @@ _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 
 
 def write_planes(picture: np.ndarray, tables: np.ndarray | None, target: np.ndarray) -> None:
-    """Apply hue, saturation and value tables to a picture and write it as planes.
+    """Apply hue, saturation and value tables to an image and write it as planes.
 
     Args:
-        picture: (h, w, 3) uint8 RGB, in any layout; planes seen as such a picture are not copied, may be the target.
-        tables: (3, 256) uint8; hue entries below 180. None leaves colours alone.
-        target: (3, h, w) uint8, written; may be a window of a larger array if its rows have no gaps between pixels.
+        picture: (h, w, 3) uint8 RGB with any strides; may be a view of the target's planes.
+        tables: (3, 256) uint8; hue entries below 180. None keeps colours unchanged.
+        target: (3, h, w) uint8 output; may be a window of a larger array, with contiguous rows.
     Raises:
         ValueError: the plugin is not loaded, or shapes, types or layout differ from the above.
     """

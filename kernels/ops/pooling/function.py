@@ -13,12 +13,12 @@ def upsample(x: Tensor, factor: int) -> Tensor:
 
 
 def max_pool(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    """Take the largest value of each square window of (B, H, W, C).
+    """Apply max pooling with square windows to (B, H, W, C).
 
-    Padding never wins, of equal values the first one does, NaN always; the gradient goes to the one that won.
+    Padding is never selected, NaN always, and the first of equal values. The gradient goes to the selected value.
 
     Args:
-        x: activation, at least as large as the window with its padding.
+        x: activation, with padding at least as large as the window.
         kernel, stride: pixels.
         padding: pixels on each side; at most half the kernel.
     """

@@ -1,6 +1,6 @@
-"""Pixels of (B, H, W, C) activations in other places: patches as channels, and a border of zeros.
+"""Space-to-depth and zero padding of (B, H, W, C) activations.
 
-Float32, bfloat16 or (on CUDA) float16; numbers are copied, and so are their gradients.
+Float32, bfloat16 or (on CUDA) float16; values and gradients are copied.
 """
 
 from functools import cache
@@ -14,19 +14,19 @@ Borders = tuple[int, int, int, int]
 
 
 def space_to_depth(x: Tensor) -> Tensor:
-    """Move each patch of 2 x 2 pixels into channels: (B, H, W, C), H and W even, -> (B, H / 2, W / 2, 4 C).
+    """Move 2 x 2 patches into channels: (B, H, W, C) with even H and W -> (B, H / 2, W / 2, 4 C).
 
-    A patch's left column comes first, from top to bottom, then its right one, as in the `Focus` of YOLOv5.
+    The order is the left column from top to bottom, then the right one, as in YOLOv5's `Focus`.
     """
     return _function("graph_train_space_to_depth", "graph_train_depth_to_space", ()).apply(x)
 
 
 def zero_pad(x: Tensor, borders: Borders) -> Tensor:
-    """Put zeros around each image: (B, H, W, C) -> (B, H + top + bottom, W + left + right, C).
+    """Pad images with zeros: (B, H, W, C) -> (B, H + top + bottom, W + left + right, C).
 
     Args:
         x: activation.
-        borders: none negative.
+        borders: not negative.
     """
     return _function("graph_train_zero_pad", "graph_train_crop", borders).apply(x)
 

@@ -1,6 +1,6 @@
-"""One optimizer step of all parameters: accumulate, unscale, clip, SGD or Adam, moving average; overflow skips it.
+"""Fused optimizer step of all parameters: accumulation, unscaling, clipping, SGD or Adam, EMA; skipped on overflow.
 
-Everything that changes from step to step is in one small vector, so a captured graph is never recompiled for it.
+All values that change between steps are in one small vector, so graphs need not be recompiled.
 Formulas: torch.optim.SGD (Nesterov, no dampening), torch.optim.Adam (decay added to the gradient), torch.optim.AdamW
 (decoupled decay), torch.nn.utils.clip_grad_norm_, and the moving average of YOLOv5's ModelEMA.
 """
@@ -61,16 +61,16 @@ def hyper_vector(
     eps: float = 1e-8,
     adam_step: int = 1,
 ) -> npt.NDArray[np.float32]:
-    """Return the values of one step, computed in float64 and rounded once: 1 - beta and the like keep all their digits.
+    """Return the scalars of a step, computed in float64 and rounded once, so that 1 - beta keeps its precision.
 
     Args:
         learning_rates, weight_decays: per group: 0 biases, 1 weights with decay, 2 BN weights.
-        momentum: of SGD; beta1 of Adam and AdamW.
-        ema_decay: decay of the moving average at this update (YOLOv5 ramps it with the count of updates).
-        update: False only accumulates the gradient.
-        loss_scale: what the loss was multiplied with before the backward pass.
-        beta2, eps: of Adam and AdamW.
-        adam_step: number of this update, from 1; updates that were skipped (not finite) do not count.
+        momentum: momentum of SGD, beta1 of Adam and AdamW.
+        ema_decay: decay of the EMA at this update (YOLOv5 ramps it up with the number of updates).
+        update: whether to update; False only accumulates the gradient.
+        loss_scale: factor of the loss before the backward pass.
+        beta2, eps: parameters of Adam and AdamW.
+        adam_step: number of this update, from 1, without skipped ones.
     Returns:
         (17,) float32, indexed by `HyperIndex`.
     Raises:
@@ -99,10 +99,10 @@ def hyper_vector(
 
 @dataclass(frozen=True)
 class UpdateState:
-    """All parameters and what belongs to them: float32, contiguous, updated in place.
+    """All parameters with their optimizer state: float32, contiguous, updated in place.
 
-    What is no parameter of a network is flat: (n,), all parameters' elements one after another. Each tensor of a graph
-    costs time in every step, and memory, however small it is.
+    All tensors except the parameters are flat, (n,), with the elements of all parameters in order, since every tensor
+    of a graph costs time and memory.
     """
 
     parameters: Sequence[Tensor]
@@ -121,7 +121,7 @@ class UpdateState:
         if not self.parameters or not len(self.parameters) == len(self.averages) == len(self.groups):
             raise ValueError(
                 f"{len(self.parameters)} parameters, {len(self.averages)} averages and {len(self.groups)} groups: "
-                "need one of each for every parameter, and at least one"
+                "each needs one entry per parameter, and at least one"
             )
         for index, (parameter, average, group) in enumerate(
             zip(self.parameters, self.averages, self.groups, strict=True)
@@ -142,7 +142,7 @@ class UpdateState:
         return sum(parameter.numel() for parameter in self.parameters)
 
     def cut(self, flat: Tensor) -> list[Tensor]:
-        """Return each parameter's part of a flat tensor, in its shape."""
+        """Split a flat tensor into views in the shapes of the parameters."""
         parts, start = [], 0
         for parameter in self.parameters:
             parts.append(flat[start : start + parameter.numel()].reshape(parameter.shape))
@@ -166,22 +166,21 @@ def update_parameters(
     *,
     max_norm: float = MAX_GRADIENT_NORM,
 ) -> Tensor:
-    """Add the gradients to their sums and, where hyper says so, update all parameters, moments and averages in place.
+    """Accumulate the gradients and, if due, update all parameters, moments and averages in place.
 
-    Runs eagerly and inside `nn.Graph.build`; inside a graph the new values become visible after the call. If the norm
+    Works eagerly and inside `nn.Graph.build`, where new values become visible after the call. If the norm
     of the unscaled gradient is not finite, the gradient sums are reset and nothing else changes.
 
     Args:
         rule: optimizer; "sgd" has Nesterov momentum.
         state: the same tensors in every call.
         gradients: of the scaled loss, float32: one in the shape of each parameter, or all in a single (n,).
-        hyper: (17,) float32 on the device of the parameters, from `hyper_vector`.
-        max_norm: the gradient of all parameters together is scaled down to this L2 norm.
+        hyper: (17,) float32 from `hyper_vector`, on the device of the parameters.
+        max_norm: limit of the L2 norm of the whole gradient, which is scaled down to it.
     Returns:
-        (2,) float32: the norm before clipping (NaN when hyper says not to update), and 1 if the weights were updated,
-        else 0.
+        (2,) float32: the norm before clipping (NaN if no update is due), and 1 if the weights were updated, else 0.
     Raises:
-        ValueError: counts or shapes that differ, an unknown rule, a missing second moment.
+        ValueError: mismatched counts or shapes, an unknown rule, a missing second moment.
     """
     _check_arguments(rule, state, gradients)
     with flow.no_grad():
@@ -221,9 +220,9 @@ _FUSED_OPS: Mapping[UpdateRule, str] = {
 
 @dataclass(frozen=True)
 class _Scalars:
-    """The hyper vector taken apart: each value a tensor (1,).
+    """The elements of the hyper vector as tensors (1,).
 
-    Write `tensor * scalar`, in this order: OneFlow's CPU kernel is hundreds of times slower the other way round.
+    Write `tensor * scalar` in this order: the reverse is hundreds of times slower on the CPU.
     """
 
     vector: Tensor
@@ -232,7 +231,7 @@ class _Scalars:
         return self.vector[int(index) : int(index) + 1]
 
     def per_element(self, first: HyperIndex, state: UpdateState) -> Tensor:
-        """Return (n,): the value of each element's group; `first` is that of group 0."""
+        """Return the value of each element's group, (n,); `first` is the index for group 0."""
         counted = zip(state.groups, (parameter.numel() for parameter in state.parameters), strict=True)
         runs = [(group, sum(count for _, count in run)) for group, run in groupby(counted, key=itemgetter(0))]
         return flow.cat([self[first + group].expand(count) for group, count in runs], dim=0)
@@ -240,7 +239,7 @@ class _Scalars:
 
 @dataclass(frozen=True)
 class _Flat:
-    """The inputs of an update rule for all parameters; each (n,)."""
+    """The inputs of an update rule, each (n,)."""
 
     parameter: Tensor
     first_moment: Tensor
@@ -264,7 +263,7 @@ def update_parameters_reference(
     *,
     max_norm: float = MAX_GRADIENT_NORM,
 ) -> Tensor:
-    """Compute `update_parameters` with OneFlow ops; call it without gradient recording."""
+    """Compute `update_parameters` with OneFlow ops; call it in `no_grad` mode."""
     scalars = _Scalars(hyper)
     total = state.gradient_sum + flattened(gradients)
     unscaled = total * scalars[HyperIndex.INVERSE_LOSS_SCALE]
@@ -297,7 +296,7 @@ def update_parameters_reference(
 
 
 def _norm(gradient: Tensor) -> Tensor:
-    """Return L2 norm (1,), computed in float64: millions of squares are added."""
+    """Return the L2 norm, (1,), accumulated in float64."""
     return flow.sqrt(flow.square(gradient.to(flow.float64)).sum()).to(flow.float32).reshape(1)
 
 

@@ -1,4 +1,4 @@
-"""`graph-bench data-scale`: the generated data set, the rows and the growth."""
+"""`graph-bench data-scale`: the generated data set, its rows and the growth between sizes."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipelines.data.dataset import load_dataset
 from pipelines.data.index import index_images
 
 
-def test_the_set_has_as_many_images_and_labels_as_asked_for(tmp_path: Path) -> None:
+def test_data_set_has_requested_image_and_label_counts(tmp_path: Path) -> None:
     yaml = make_link_set(tmp_path / "set", images=200, boxes=1500, pictures="shapes")
     dataset = load_dataset(yaml)
     train, val = (
@@ -31,13 +31,15 @@ def test_the_set_has_as_many_images_and_labels_as_asked_for(tmp_path: Path) -> N
 
 
 def measured(tmp_path: Path, *flags: str) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return the rows of sets of 20 and 60 images."""
+    """Return the benchmark rows for sets of 20 and 60 images."""
     common = ["--images", "60", "--labels", "400", "--small", "20", "--json", str(tmp_path / "d.json")]
     assert main(["data-scale", *common, *flags]) == 0
     return {(row["what"], row["images"]): row for row in read_result(tmp_path / "d.json")["rows"]}
 
 
-def test_rows_of_both_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_rows_for_both_sets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     rows = measured(tmp_path, "--steps", "0", "--plot", str(tmp_path / "d.png"))
     assert rows.keys() == {(what, size) for what in (FIRST, AGAIN, CHECK, PLAN, PLANS) for size in (20, 60)}
@@ -50,14 +52,14 @@ def test_rows_of_both_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
 
 
 @pytest.mark.slow
-def test_a_training_of_both_sets(tmp_path: Path) -> None:
+def test_trains_on_both_sets(tmp_path: Path) -> None:
     rows = measured(tmp_path, "--steps", "2")
     for size in (20, 60):
         assert rows[TRAIN, size]["peak_memory_mb"] >= rows[TRAIN, size]["memory_mb"] > rows[FIRST, size]["memory_mb"]
         assert rows[TRAIN, size]["processor_s"] > rows[AGAIN, size]["processor_s"]
 
 
-def test_growth_is_the_large_set_less_the_small_one() -> None:
+def test_growth_is_difference_between_sets() -> None:
     rows = [
         {"what": FIRST, "images": 10, "processor_s": 1.0, "memory_mb": 50.0},
         {"what": FIRST, "images": 99, "processor_s": 4.0, "memory_mb": 70.0},
@@ -68,6 +70,6 @@ def test_growth_is_the_large_set_less_the_small_one() -> None:
 @pytest.mark.parametrize(
     "flags", [["--images", "100"], ["--images", "200", "--labels", "0"], ["--small", "0"], ["--steps", "-1"]]
 )
-def test_sizes_that_measure_nothing_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_sizes_without_growth(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data-scale", *flags]) == 2
     assert "sizes must be at least 1" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`graph-bench pipeline`: the rows, and the OpenCV loader against ours."""
+"""`graph-bench pipeline`: its rows, and the OpenCV loader compared with ours."""
 
 import importlib
 import json
@@ -30,7 +30,7 @@ def opencv_python() -> Path:
     return found
 
 
-def test_rows_of_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, picture = tmp_path / "p.json", tmp_path / "p.png"
     assert main(["pipeline", *SMALL, "--json", str(file), "--plot", str(picture)]) == 0
     rows = [row for row in read_result(file)["rows"] if row["loader"] == "graph-train"]
@@ -45,13 +45,13 @@ def test_rows_of_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert NO_OPENCV in said
 
 
-def test_interpreter_without_opencv_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_interpreter_without_opencv(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pipeline", *SMALL, "--torch-python", "/bin/false"]) == 2
     assert "opencv-python-headless" in capsys.readouterr().err
 
 
-def test_a_partial_batch_counts_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes: their first batches start the clock, then come one of four images and a last one of one."""
+def test_partial_batch_counts_its_own_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two processes starts the clock with its first batch; batches of four and one image follow."""
     monkeypatch.setitem(sys.modules, "cv2", ModuleType("cv2"))
     loader = importlib.import_module("benchmarks.peers.opencv_worker")
     ready: Queue[tuple[int, None, int] | None] = Queue()
@@ -64,7 +64,7 @@ def test_a_partial_batch_counts_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -
     assert [free.get() for _ in range(4)] == [0, 1, 0, 1]
 
 
-def test_both_loaders_are_compared(tmp_path: Path, opencv_python: Path) -> None:
+def test_compares_both_loaders(tmp_path: Path, opencv_python: Path) -> None:
     file = tmp_path / "p.json"
     assert main(["pipeline", *SMALL, "--torch-python", str(opencv_python), "--json", str(file)]) == 0
     result = read_result(file)
@@ -74,8 +74,8 @@ def test_both_loaders_are_compared(tmp_path: Path, opencv_python: Path) -> None:
         assert (row["opencv"] is None) == (row["python"] is None) == (row["loader"] == "graph-train")
 
 
-def test_boxes_of_the_opencv_loader_follow_its_pixels(tmp_path: Path, opencv_python: Path) -> None:
-    """It is a fair peer only if it does the whole work."""
+def test_opencv_loader_boxes_match_pixels(tmp_path: Path, opencv_python: Path) -> None:
+    """The comparison is fair only if the OpenCV loader does all of the work."""
     index = rendered_index(tmp_path, images=8)
     listed = {"paths": [str(path) for path in index.paths], "labels": [rows.tolist() for rows in index.labels]}
     (tmp_path / "images.json").write_text(json.dumps(listed))

@@ -13,7 +13,7 @@ from pipelines.data.index import index_images
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Return the yaml of two splits with an image each: twice as wide as high, and the other way round."""
+    """Return a dataset yaml with one landscape and one portrait image, each with sides in the ratio 2:1."""
     for split, size in (("train", (200, 100)), ("val", (60, 120))):
         for name in ("images", "labels"):
             (tmp_path / name / split).mkdir(parents=True)
@@ -25,7 +25,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data.yaml"
 
 
-def test_images_shrink_and_labels_stay(data: Path, tmp_path: Path) -> None:
+def test_images_shrink_and_labels_are_unchanged(data: Path, tmp_path: Path) -> None:
     made = load_dataset(str(make_resized_set(tmp_path / "made", data=str(data), image_px=50)))
     for split, size in (("train", (50, 25)), ("val", (25, 50))):
         index = index_images(made.split(split), made.class_names)  # type: ignore[arg-type]
@@ -37,13 +37,13 @@ def test_images_shrink_and_labels_stay(data: Path, tmp_path: Path) -> None:
     assert made.class_names == ("white", "black")
 
 
-def test_a_set_is_made_once(data: Path, tmp_path: Path) -> None:
+def test_resized_set_is_created_once(data: Path, tmp_path: Path) -> None:
     made = make_resized_set(tmp_path / "made", data=str(data), image_px=50)
     data.unlink()
     assert make_resized_set(tmp_path / "made", data=str(data), image_px=50) == made
 
 
-def test_accuracy_trains_on_it(data: Path, tmp_path: Path) -> None:
+def test_accuracy_trains_on_resized_set(data: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(data), "--imgsz", "64"]
     for flags, expected in ([], str(data)), (["--resized"], str(tmp_path / "work" / "resized-64" / "data.yaml")):
         trainings = Trainings(benchmark_parser("accuracy").parse_args(arguments + flags), tmp_path / "work", None)

@@ -3,7 +3,7 @@ import pytest
 from benchmarks.harness.measure import calls_per_turn, ratios, summarise, take_turns
 
 
-def test_competitors_take_turns_and_warm_up_does_not_count() -> None:
+def test_competitors_alternate_and_warmup_is_excluded() -> None:
     calls: list[str] = []
 
     def runner(name: str) -> float:
@@ -15,24 +15,24 @@ def test_competitors_take_turns_and_warm_up_does_not_count() -> None:
     assert measured == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
 
 
-def test_summary_by_hand() -> None:
+def test_summary_known_values() -> None:
     summary = summarise([4.0, 1.0, 2.0, 3.0, 5.0])
     assert (summary.median, summary.lower_quartile, summary.upper_quartile) == (3.0, 2.0, 4.0)
     assert (summary.lowest, summary.highest, summary.count) == (1.0, 5.0, 5)
     assert summary.spread == pytest.approx(2 / 3)
 
 
-def test_a_slow_turn_cancels_out_of_ratios() -> None:
+def test_slow_turn_cancels_out_of_ratios() -> None:
     # The second turn ran on a machine that was ten times slower.
     assert ratios([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]).spread == 0.0
 
 
-def test_nothing_measured_is_an_error() -> None:
+def test_empty_measurement_raises() -> None:
     with pytest.raises(ValueError, match="nothing"):
         summarise([])
 
 
-def test_short_work_is_repeated_within_a_turn() -> None:
+def test_short_work_is_repeated_within_turn() -> None:
     assert calls_per_turn(0.05) == 4
     assert calls_per_turn(10.0) == 1
     assert calls_per_turn(0.0) == 1000

@@ -9,7 +9,7 @@ from benchmarks.step.competitors import available, steps_until_paid
 from benchmarks.step.whole_step import groups
 
 
-def test_point_as_text(tmp_path: Path) -> None:
+def test_point_parses_from_text(tmp_path: Path) -> None:
     assert parse_point("yolov5s.yaml:4:320") == Point("yolov5s", 4, 320)
     own = tmp_path / "own.yaml"
     own.touch()
@@ -17,7 +17,7 @@ def test_point_as_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["yolov5s", "yolov5s:4", "yolov5s:0:320", ":4:320", "yolov5s:4:321", "yolov5s:a:320"])
-def test_other_text_is_refused(text: str) -> None:
+def test_invalid_point_raises(text: str) -> None:
     with pytest.raises(ValueError, match="--points"):
         parse_point(text)
 
@@ -35,7 +35,7 @@ def test_batches_are_valid_and_repeatable() -> None:
     np.testing.assert_array_equal(images, random_batches(point, 80)[0])
 
 
-def test_written_point_is_plain_data(tmp_path: Path) -> None:
+def test_saved_point_is_plain_data(tmp_path: Path) -> None:
     size = write_point(tmp_path, Point("yolov5n", 2, 64))
     assert size["parameters"] == 1872157  # YOLOv5's own figure for yolov5n with 80 classes
     point = json.loads((tmp_path / "point.json").read_text())
@@ -45,7 +45,7 @@ def test_written_point_is_plain_data(tmp_path: Path) -> None:
         assert "model.0.conv.weight" in arrays.files
 
 
-def test_when_compiling_has_paid_by_hand() -> None:
+def test_compile_break_even_known_values() -> None:
     # 10 s for the first step instead of 0.1 s; then 50 ms less each step. The eager side starts in 0.2 s.
     graph = {"ms_per_step": 100.0, "first_step_s": 10.0}
     eager = {"ms_per_step": 150.0, "first_step_s": 0.2}
@@ -53,7 +53,7 @@ def test_when_compiling_has_paid_by_hand() -> None:
     assert steps_until_paid(eager, graph) is None
 
 
-def test_pytorch_is_left_out_with_a_note() -> None:
+def test_pytorch_is_skipped_with_note() -> None:
     kept, notes = available(["plugin-graph", "pytorch-eager"], None)
     assert kept == ["plugin-graph"]
     assert "--torch-python" in notes[0]
@@ -63,6 +63,6 @@ def test_pytorch_is_left_out_with_a_note() -> None:
         available(["pytorch"], None)
 
 
-def test_every_variant_meets_the_first_one() -> None:
+def test_every_variant_is_compared_with_the_first() -> None:
     assert groups(["a", "b", "c", "d", "e"]) == [["a", "b", "c", "d"], ["a", "e"]]
     assert groups(["a"]) == [["a"]]

@@ -14,7 +14,7 @@ from benchmarks.harness.workers import Worker, WorkerError
 from benchmarks.step import ceilings
 
 
-def test_errors_of_a_worker_are_told_apart_and_end_nothing(tmp_path: Path) -> None:
+def test_worker_survives_errors_and_reports_each(tmp_path: Path) -> None:
     with Worker("ceilings", "benchmarks.step.ceilings_worker", threads=1) as worker:
         assert worker.call("prepare", device="cpu", threads=1)["copy"] == "GB/s"
         with pytest.raises(WorkerError, match="KeyError"):
@@ -26,15 +26,15 @@ def test_errors_of_a_worker_are_told_apart_and_end_nothing(tmp_path: Path) -> No
         assert set(worker.call("processor_ms")) == {"main_thread", "process"}
 
 
-def test_the_end_of_a_worker_is_told_with_what_it_said() -> None:
+def test_worker_exit_is_reported_with_its_output() -> None:
     worker = Worker("missing", "benchmarks.no_such_worker", threads=1)
     with pytest.raises(WorkerError, match="No module named"):
         worker.call("prepare")
     worker.close()
 
 
-def test_another_interpreter_sees_benchmarks_only(tmp_path: Path) -> None:
-    """Our packages are built for one Python version, and a peer must not use them."""
+def test_foreign_interpreter_sees_only_benchmarks(tmp_path: Path) -> None:
+    """Our packages are built for one Python version, so a peer must not import them."""
     probe = tmp_path / "python"
     probe.write_text(
         f'#!/bin/sh\nexec {sys.executable} -S -c "import json,os,sys; sys.stdin.readline(); '
@@ -45,9 +45,7 @@ def test_another_interpreter_sees_benchmarks_only(tmp_path: Path) -> None:
         assert json.dumps(worker.call("look")) == '["benchmarks", "log"]'
 
 
-def test_a_worker_has_its_threads_and_lacks_what_it_is_told_to_lack(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_worker_environment_sets_threads_and_drops_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     probe = tmp_path / "python"
@@ -68,17 +66,17 @@ def test_a_worker_has_its_threads_and_lacks_what_it_is_told_to_lack(
     assert found["all"]["OMP_NUM_THREADS"] == found["less"]["OPENBLAS_NUM_THREADS"] == "3"
 
 
-def test_the_ceiling_heeds_no_variable_that_lowers_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenBLAS would multiply with AVX2 where the steps that are compared with it have AVX-512."""
+def test_ceiling_ignores_variables_that_lower_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise OpenBLAS could be limited to AVX2 while the measured steps use AVX-512."""
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     seen = []
 
-    class Watched(Worker):
+    class SanitizedPython(Worker):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             seen.append(variables(self))
 
-    monkeypatch.setattr(ceilings, "Worker", Watched)
+    monkeypatch.setattr(ceilings, "Worker", SanitizedPython)
     rows = ceilings.measure_ceilings("cpu", threads=1, repeats=1)
     assert ["OPENBLAS_CORETYPE" in found for found in seen] == [False]
     told = {"settings": {"device": "cpu"}, "environment": {"OPENBLAS_CORETYPE": "Haswell"}, "rows": rows}
@@ -93,8 +91,8 @@ def variables(worker: Worker) -> dict[str, str]:
     return {name: value for name, _, value in (row.partition("=") for row in rows) if name}
 
 
-def test_a_terminated_benchmark_leaves_no_process(tmp_path: Path) -> None:
-    """SIGTERM while workers measure, through `all`, which has a process of its own in between."""
+def test_terminated_benchmark_leaves_no_process(tmp_path: Path) -> None:
+    """Send SIGTERM to `all`, which starts each benchmark in a child process, while workers measure."""
     command = [sys.executable, "-m", "benchmarks.cli", "all", "--only", "ceilings", "--repeats", "1000", "--out", "out"]
     benchmark = subprocess.Popen(
         command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -125,7 +123,7 @@ def descendants(parent: int, words: str) -> list[int]:
     found, waiting = [], [parent]
     while waiting:
         pid = waiting.pop()
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # already ended
             waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
             if words in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "):
                 found.append(pid)

@@ -1,4 +1,4 @@
-"""graph-bench inference: whole commands on shapes, beside scripts that take YOLOv5's flags."""
+"""`graph-bench inference`: our commands on the shapes data set, next to scripts with YOLOv5's flags."""
 
 import sys
 from pathlib import Path
@@ -39,7 +39,7 @@ def _yolov5(folder: Path, val: str = _SCRIPT) -> Path:
     return folder
 
 
-def test_all_sides_run_in_turn(
+def test_all_sides_alternate(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("benchmarks.inference.inference.find_torch", Path)
@@ -65,13 +65,13 @@ def test_all_sides_run_in_turn(
     assert "12 0.1" not in capsys.readouterr().out
 
 
-def test_what_is_not_yolov5_is_refused(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_folder_that_is_not_yolov5(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inference", "--weights", str(weights), "--yolov5", str(tmp_path)]) == 2
     assert "has no val.py and detect.py" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("script", "message"), [("raise SystemExit('no luck')", "no luck"), ("", "no metrics")])
-def test_a_failing_command_is_reported(script: str, message: str, weights: Path, tmp_path: Path) -> None:
+def test_failing_command_is_reported(script: str, message: str, weights: Path, tmp_path: Path) -> None:
     flags = benchmark_parser("inference").parse_args(["--weights", str(weights), "--torch-python", sys.executable])
     commands = _Commands(flags, tmp_path, None)
     commands.yolov5, commands._python = _yolov5(tmp_path / "yolov5", script), Path(sys.executable)

@@ -35,20 +35,20 @@ def both(torch_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     yield ours, theirs
 
 
-def test_same_size(both: tuple[dict[str, Any], ...]) -> None:
+def test_peer_has_same_parameter_count(both: tuple[dict[str, Any], ...]) -> None:
     ours, theirs = both
     assert ours["parameters"] == theirs["parameters"]
     assert ours["macs"] == theirs["macs"]
 
 
-def test_same_loss(both: tuple[dict[str, Any], ...]) -> None:
+def test_peer_has_same_loss(both: tuple[dict[str, Any], ...]) -> None:
     ours, theirs = both
     assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-5)
     assert theirs["loss_parts"] == pytest.approx(ours["loss_parts"], rel=1e-4)
 
 
-def test_same_training(both: tuple[dict[str, Any], ...]) -> None:
-    """Later losses depend on gradients, clipping, groups and momentum; rounding grows with each step."""
+def test_peer_trains_alike(both: tuple[dict[str, Any], ...]) -> None:
+    """Later losses depend on gradients, clipping, parameter groups and momentum."""
     ours, theirs = both
     assert len(ours["losses"]) == STEPS
     assert theirs["losses"] == pytest.approx(ours["losses"], rel=1e-4)
@@ -58,7 +58,7 @@ def test_same_training(both: tuple[dict[str, Any], ...]) -> None:
     assert ours["weights"] != pytest.approx(ours["average"], rel=1e-9)
 
 
-def test_interpreter_without_torch_is_refused(tmp_path: Path) -> None:
+def test_rejects_interpreter_without_torch(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--torch-python"):
         find_torch(str(tmp_path / "python"))
     with pytest.raises(ValueError, match="pip install torch"):

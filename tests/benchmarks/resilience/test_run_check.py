@@ -32,7 +32,7 @@ def other_row(path: Path) -> None:
     path.write_text(path.read_text().replace("1", "2"))
 
 
-def test_an_uninterrupted_run_is_whole(folder: Path, reference: Path) -> None:
+def test_uninterrupted_run_passes(folder: Path, reference: Path) -> None:
     assert damaged_files(folder, reference) == []
     assert differences(folder, reference) == []
     assert newest_state(folder, known_states(reference)) == {"epoch": 2, "batch": 0, "equal": True}
@@ -51,18 +51,18 @@ def test_an_uninterrupted_run_is_whole(folder: Path, reference: Path) -> None:
         ("results.csv", other_row),
     ],
 )
-def test_a_damaged_file_is_named(folder: Path, reference: Path, name: str, damage: Callable[[Path], None]) -> None:
+def test_damaged_file_is_reported(folder: Path, reference: Path, name: str, damage: Callable[[Path], None]) -> None:
     damage(folder / name)
     (found,) = damaged_files(folder, reference)
     assert found.startswith(f"{name}: ")
 
 
-def test_a_temporary_file_is_no_damage(folder: Path, reference: Path) -> None:
+def test_temporary_file_is_ignored(folder: Path, reference: Path) -> None:
     (folder / "weights" / ".last.1234.tmp.safetensors").write_bytes(b"half")
     assert damaged_files(folder, reference) == []
 
 
-def test_other_weights_and_another_state_are_noticed(folder: Path, reference: Path) -> None:
+def test_different_weights_or_state_are_detected(folder: Path, reference: Path) -> None:
     last = folder / "weights" / "last.safetensors"
     state = load_checkpoint(last)
     name = next(name for name in state.arrays if name.startswith("model/"))
@@ -73,7 +73,7 @@ def test_other_weights_and_another_state_are_noticed(folder: Path, reference: Pa
     assert newest_state(folder, known_states(reference))["equal"] is False
 
 
-def test_a_state_that_the_uninterrupted_run_never_had(folder: Path, reference: Path) -> None:
+def test_state_absent_from_reference_run_is_detected(folder: Path, reference: Path) -> None:
     last = folder / "weights" / "last.safetensors"
     state = load_checkpoint(last)
     cursor = {**state.header["cursor"], "epoch": 1, "next_batch": 1}

@@ -1,4 +1,4 @@
-"""`graph-bench soak`: units."""
+"""`graph-bench soak`: units of memory."""
 
 import os
 import subprocess
@@ -10,8 +10,8 @@ import pytest
 from benchmarks.resilience.soak import growth, held_by, tables
 
 
-def test_memory_is_counted_in_millions_of_bytes() -> None:
-    """As the peaks of the other benchmarks are; `statm` counts the same in pages."""
+def test_memory_is_in_megabytes() -> None:
+    """Use the unit of the other benchmarks' peaks; `statm` counts pages."""
     with subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=-1, stdout=-1) as child:
         assert child.stdin is not None and child.stdout is not None
         child.stdout.readline()
@@ -24,7 +24,7 @@ def test_memory_is_counted_in_millions_of_bytes() -> None:
     assert found["shared_mb"] <= shared * page / 1e6
 
 
-def test_older_results_are_told_to_be_in_mebibytes() -> None:
+def test_older_results_are_labelled_as_mebibytes() -> None:
     rows = [{"epoch": 0.0, "minutes": 1.0}]
     body = {"rows": rows, "growth": {name: growth([1.0, 2.0]) for name in ("rss_mb", "threads", "shared_mb")}}
     assert [cells[0] for cells in tables(body)[0].rows] == ["memory MiB", "threads", "shared MiB"]

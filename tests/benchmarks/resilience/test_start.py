@@ -1,4 +1,4 @@
-"""`graph-bench start`: when a start ends, and what is shown."""
+"""`graph-bench start`: the measured interval and the table."""
 
 import argparse
 from typing import Any
@@ -11,7 +11,7 @@ from benchmarks.resilience.start import HERE, OTHER, PREDICTION, TRAINING, _Star
 FLAGS = argparse.Namespace(threads=1)
 
 
-def test_a_start_ends_with_its_first_step_if_it_has_one() -> None:
+def test_start_ends_at_first_step_if_any() -> None:
     work = "import time; a = time.process_time()\nwhile time.process_time() < a + 0.2: pass\n"
     until_step = _Start(
         ["-c", f"{work}print('first step', time.time(), flush=True)\n{work}{work}"], FLAGS, PROJECT_FOLDER
@@ -22,12 +22,12 @@ def test_a_start_ends_with_its_first_step_if_it_has_one() -> None:
         assert 0.6 <= start.processor_seconds[0] < 3
 
 
-def test_a_start_that_fails_is_told() -> None:
+def test_failed_start_is_reported() -> None:
     with pytest.raises(ValueError, match=r"exit code 3: no such thing"):
         _Start(["-c", "print('no such thing'); raise SystemExit(3)"], FLAGS, PROJECT_FOLDER)()
 
 
-def test_ratios_are_taken_within_turns() -> None:
+def test_ratios_are_computed_within_turns() -> None:
     def row(what: str, side: str, seconds: list[float]) -> dict[str, Any]:
         return {"what": what, "side": side, "seconds": seconds, "processor_seconds": [2 * value for value in seconds]}
 

@@ -1,4 +1,4 @@
-"""Variants are compared only if they compute the same step; steps per turn."""
+"""Variants are compared only if they compute the same step."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ def losses(**given: float) -> dict[str, dict[str, Any]]:
         {"plugin_graph": 10.0},
     ],
 )
-def test_sides_that_compute_the_same_are_compared(given: dict[str, float]) -> None:
+def test_sides_with_equal_losses_are_compared(given: dict[str, float]) -> None:
     _check_losses(POINT, losses(**given))
 
 
@@ -35,17 +35,17 @@ def test_sides_that_compute_the_same_are_compared(given: dict[str, float]) -> No
     [
         ({"plugin_graph": 10.0, "pytorch_eager": 10.011}, "pytorch-eager"),
         ({"plugin_graph": 10.0, "plugin_graph_amp": 10.6}, "plugin-graph-amp"),
-        ({"plugin_graph_amp": 10.6, "plugin_graph": 10.0}, "plugin-graph-amp"),  # float32 is what counts
+        ({"plugin_graph_amp": 10.6, "plugin_graph": 10.0}, "plugin-graph-amp"),  # compared with the float32 variant
         ({"plugin_graph": 10.0, "stock_eager": float("nan")}, "stock-eager"),
         ({"plugin_graph": float("nan"), "stock_eager": 10.0}, "plugin-graph"),
     ],
 )
-def test_sides_that_compute_something_else_are_not(given: dict[str, float], named: str) -> None:
+def test_sides_with_different_losses_are_rejected(given: dict[str, float], named: str) -> None:
     with pytest.raises(ValueError, match=f"with {named} .*they do not compute the same step"):
         _check_losses(POINT, losses(**given))
 
 
-def test_other_checkouts_are_variants_only_where_one_is_named(tmp_path: Path) -> None:
+def test_other_checkout_is_a_variant_only_if_named(tmp_path: Path) -> None:
     names = ["plugin-graph", "other-graph"]
     assert competitors.available(names, None)[0] == ["plugin-graph"]
     assert competitors.available(names, None, tmp_path)[0] == names
@@ -55,8 +55,8 @@ def test_other_checkouts_are_variants_only_where_one_is_named(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("place", ["step/step_worker.py", "step_worker.py"])
-def test_a_worker_of_another_checkout_runs_its_code_with_its_interpreter(tmp_path: Path, place: str) -> None:
-    """Also of a checkout from before `benchmarks` had packages."""
+def test_worker_of_other_checkout_uses_its_code_and_interpreter(tmp_path: Path, place: str) -> None:
+    """Cover checkouts from before `benchmarks` had packages, too."""
     file = tmp_path / "benchmarks" / place
     file.parent.mkdir(parents=True)
     for folder in {tmp_path / "benchmarks", file.parent}:

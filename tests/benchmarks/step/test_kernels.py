@@ -11,7 +11,7 @@ from benchmarks.step.kernels import CIOU, UPDATE
 from graph_train.detection.suppression import suppress
 
 
-def test_both_suppressions_keep_the_same_boxes() -> None:
+def test_both_nms_implementations_keep_the_same_boxes() -> None:
     boxes, scores = _nms_inputs()
     np.testing.assert_array_equal(suppress(boxes, scores, 0.45), _greedy(boxes, scores, 0.45))
 
@@ -23,7 +23,7 @@ def measured(words: list[str], folder: Path) -> dict[str, Any]:
     return read_result(file)
 
 
-def test_fused_ciou_wins(tmp_path: Path) -> None:
+def test_fused_ciou_is_faster(tmp_path: Path) -> None:
     ratios: list[float] = []
     # Idle: about 25. A real loss shows every time; other work on the machine, for which threads wait, does not.
     while not ratios or (max(ratios) <= 2 and len(ratios) < 3):
@@ -35,13 +35,13 @@ def test_fused_ciou_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fused_update_wins_and_is_compared_with_memcpy(tmp_path: Path) -> None:
+def test_fused_update_is_faster_and_compared_with_memcpy(tmp_path: Path) -> None:
     result = measured(["update"], tmp_path)
     assert [row["kernel"] for row in result["rows"]] == [UPDATE]
     assert result["rows"][0]["speedup"]["highest"] > 2
     assert result["against_memcpy"]["count"] == 3
 
 
-def test_unknown_kernel_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_unknown_kernel(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kernels", "--only", "warp", "--repeats", "1"]) == 2
     assert "must be (part of) one of" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Times of the ops of a compiled step: all of them, and no more than the step takes."""
+"""Times of the ops in a compiled step: complete, and in total at most the time of the step."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,7 +18,7 @@ def timed() -> dict[str, Any]:
     return measure_point(POINT, threads=2, repeats=2)
 
 
-def test_every_op_of_the_graph_is_timed(timed: dict[str, Any]) -> None:
+def test_every_graph_op_is_timed(timed: dict[str, Any]) -> None:
     with Worker("ops", "benchmarks.step.ops_worker", threads=2) as worker:
         counts = worker.call("compiled_ops", model=POINT.model, device="cpu", kernels="require")["ops"]
     expected = {op: number for op, number in counts.items() if not op.endswith("_conf")}
@@ -27,7 +27,7 @@ def test_every_op_of_the_graph_is_timed(timed: dict[str, Any]) -> None:
     assert all(op["ms"] > 0 for op in timed["ops"])
 
 
-def test_the_times_add_up_to_no_more_than_the_step(timed: dict[str, Any]) -> None:
+def test_op_times_sum_to_at_most_the_step(timed: dict[str, Any]) -> None:
     computing = sum(op["ms"] for op in timed["ops"])
     assert 0.3 * timed["step_ms"] < computing < timed["span_ms"] < timed["step_ms"]
     outside = outside_ops(timed)
@@ -37,7 +37,7 @@ def test_the_times_add_up_to_no_more_than_the_step(timed: dict[str, Any]) -> Non
     assert timed["others_ms"] < outside[BETWEEN] + outside[AROUND]
 
 
-def test_parts_of_the_step(timed: dict[str, Any]) -> None:
+def test_groups_op_times_by_step_part(timed: dict[str, Any]) -> None:
     calls = {(row["part"], row["op"]): row["calls"] for row in kinds_of(timed)}
     assert calls["forward", "graph_train_convolution"] == calls["backward", "graph_train_convolution_filter_grad"] == 60
     assert calls["backward", "graph_train_convolution_data_grad"] == 59  # the images need no gradient
@@ -47,7 +47,7 @@ def test_parts_of_the_step(timed: dict[str, Any]) -> None:
     assert calls["forward", "add_n"] == 7  # the shortcuts of the bottlenecks
 
 
-def test_arithmetic_of_convolutions(timed: dict[str, Any], tmp_path: Path) -> None:
+def test_counts_convolution_flops(timed: dict[str, Any], tmp_path: Path) -> None:
     described = write_point(tmp_path, POINT)
     by_op = {row["op"]: row["gflop"] for row in convolutions_of(timed)}
     assert by_op["graph_train_convolution"] == pytest.approx(described["step_gflop"] / 3, rel=0.03)
@@ -55,7 +55,7 @@ def test_arithmetic_of_convolutions(timed: dict[str, Any], tmp_path: Path) -> No
     assert by_op["graph_train_convolution_data_grad"] < by_op["graph_train_convolution"]
 
 
-def test_tables(timed: dict[str, Any]) -> None:
+def test_writes_op_tables(timed: dict[str, Any]) -> None:
     times, convolutions = tables_of(timed, matmul_gflops=100.0)
     shares = [float(row[times.columns.index("share")].rstrip("%")) for row in times.rows]
     assert sum(shares[:-1]) == pytest.approx(100, abs=0.1 * len(shares))

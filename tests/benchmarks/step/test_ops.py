@@ -1,4 +1,4 @@
-"""CUDA launches of a step, and that every op of it has a CUDA kernel; needs no GPU."""
+"""CUDA launches of a step, and CUDA kernels for all of its ops; needs no GPU."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from benchmarks.step.ops_worker import launches_by_part
 from kernels.framework.coverage import uncovered_ops
 
 
-def test_who_computes_an_op() -> None:
+def test_op_owner() -> None:
     covered = frozenset({"concat", "graph_train_convolution"})
     assert computed_by("concat", covered) == computed_by("graph_train_convolution", covered) == PLUGIN
     assert computed_by("where", covered) == OWN
@@ -23,7 +23,7 @@ def test_who_computes_an_op() -> None:
     assert uncovered_ops(ops, covered) == ["graph_train_bbox_iou", "where"]
 
 
-def test_launches_by_part() -> None:
+def test_counts_launches_by_step_part() -> None:
     started = {
         "detection_loss": 1,
         "update_parameters": 1,
@@ -58,7 +58,7 @@ def _check(step: dict[str, Any], convolutions: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["FLOAT32", "BFLOAT16", "FLOAT16"])
-def test_every_op_of_a_step_has_a_cuda_kernel(kind: str) -> None:
+def test_every_op_of_step_has_cuda_kernel(kind: str) -> None:
     step = _compiled("yolov5n", kind)
     _check(step, convolutions=60)
     assert sum(step["started"].values()) <= 450
@@ -67,12 +67,12 @@ def test_every_op_of_a_step_has_a_cuda_kernel(kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "convolutions"), [("yolov5s", 60), ("yolov5m", 82), ("yolov5n6", 79)])
 @pytest.mark.parametrize("kind", ["FLOAT32", "BFLOAT16", "FLOAT16"])
-def test_every_op_of_larger_steps_has_a_cuda_kernel(model: str, convolutions: int, kind: str) -> None:
+def test_every_op_of_larger_steps_has_cuda_kernel(model: str, convolutions: int, kind: str) -> None:
     _check(_compiled(model, kind), convolutions)
 
 
 @pytest.mark.slow
-def test_the_benchmark_tells_what_cuda_starts(tmp_path: Path) -> None:
+def test_benchmark_reports_cuda_launches(tmp_path: Path) -> None:
     file, picture = tmp_path / "o.json", tmp_path / "o.png"
     assert main(["ops", "--json", str(file), "--plot", str(picture)]) == 0
     cuda = read_result(file)["cuda"]

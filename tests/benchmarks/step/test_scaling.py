@@ -8,7 +8,7 @@ from benchmarks.harness.results import read_result
 from benchmarks.step.scaling import sent_bytes
 
 
-def test_bytes_on_an_interface_are_counted() -> None:
+def test_counts_interface_bytes() -> None:
     content = b"\0" * 100_000
     before = sent_bytes("lo")
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
@@ -28,13 +28,13 @@ def test_bytes_on_an_interface_are_counted() -> None:
         (["--ranks", "1", "9", "--points", "yolov5n:8:64"], "--ranks 9: must be at least 1 and at most the batch size"),
     ],
 )
-def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], flags: list[str], reason: str) -> None:
+def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str], flags: list[str], reason: str) -> None:
     assert main(["scaling", *flags]) == 2
     assert reason in capsys.readouterr().err
 
 
 @pytest.mark.distributed
-def test_two_ranks_send_the_gradients_once(tmp_path: Path) -> None:
+def test_two_ranks_transfer_gradients_once(tmp_path: Path) -> None:
     file = tmp_path / "s.json"
     flags = ["--points", "yolov5n:4:64", "--repeats", "3", "--json", str(file), "--plot", str(tmp_path / "s.png")]
     assert main(["scaling", *flags]) == 0
@@ -42,6 +42,6 @@ def test_two_ranks_send_the_gradients_once(tmp_path: Path) -> None:
     assert (one["ranks"], two["ranks"], one["ring_mb"]) == (1, 2, 0)
     assert all(two[name]["lowest"] > 0 for name in ("apart_ms", "sum_ms", "agreement_ms"))
     assert two["ring_mb"] == pytest.approx(2 * two["gradient_mb"])
-    # The least that two ranks can send, less what rounds off, and what losses and statistics of a small batch add;
+    # The minimum traffic of two ranks, within rounding, plus losses and statistics of a small batch;
     # other programs may use the interface, too.
     assert 0.98 * two["ring_mb"] < two["mb_sent_per_step"] < 1.3 * two["ring_mb"]

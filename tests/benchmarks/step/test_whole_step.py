@@ -1,4 +1,4 @@
-"""`graph-bench step` and `graph-vs-eager`: rows and tables, also of older results."""
+"""`graph-bench step` and `graph-vs-eager`: rows and tables, including those of older results."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def shown(result: dict[str, Any], column: str) -> list[str]:
     return [cells[table.columns.index(column)] for cells in table.rows]
 
 
-def test_the_first_variant_has_a_row_in_every_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_variant_has_row_in_every_group(monkeypatch: pytest.MonkeyPatch) -> None:
     variants = list(competitors.VARIANTS)[:6]
 
     def compared(_point: object, group: list[str], _setting: object) -> Comparison:
@@ -81,7 +81,7 @@ def step_flags(variants: list[str]) -> Any:
     return benchmark_parser("step").parse_args(["--points", "m:4:64", "--variants", *variants])
 
 
-def test_groups_are_shown_where_there_are_several() -> None:
+def test_groups_are_shown_if_several() -> None:
     assert shown(GROUPED, "group") == ["1", "1", "1", "1", "2", "2"]
     assert shown(GROUPED, "variant") == ["a", "b", "c", "d", "a", "e"]
     assert [cell[:4] for cell in shown(GROUPED, "against it")] == ["1", "2.00", "3.00", "4.00", "1", "3.00"]
@@ -89,7 +89,7 @@ def test_groups_are_shown_where_there_are_several() -> None:
     assert whole_step.tables(alone)[0].columns == whole_step.COLUMNS
 
 
-def test_every_group_has_its_bar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_group_has_a_bar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drawn: dict[str, Any] = {}
     monkeypatch.setattr(plots, "bars", lambda groups, *_, **__: drawn.update(groups))
     whole_step.plot(GROUPED, tmp_path / "s.png")
@@ -98,7 +98,7 @@ def test_every_group_has_its_bar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert drawn["m batch 4 at 64 px"]["a, group 2"][0] == pytest.approx(4 / 0.012)
 
 
-def test_older_results_without_groups_say_what_they_lack() -> None:
+def test_older_results_report_missing_groups() -> None:
     old = body([row(name, 10) for name in "abcde"], [pair(name, 2.0) for name in "bcde"])
     (table,) = whole_step.tables(old)
     assert table.columns == whole_step.COLUMNS
@@ -107,13 +107,13 @@ def test_older_results_without_groups_say_what_they_lack() -> None:
     assert not any("other processes" in note for note in whole_step.tables(body(old["rows"][:4], []))[0].notes)
 
 
-def test_half_precision_has_no_share_of_the_float32_ceiling() -> None:
+def test_half_precision_shows_no_float32_ceiling_share() -> None:
     both = body([row("plugin-graph", 10, 1), row("plugin-graph-amp", 5, 1), row("pytorch-amp", 6, 1)], [])
     assert shown(both, "of matmul") == ["50%", "–", "–"]
     assert any("half precision" in note for note in whole_step.tables(both)[0].notes)
 
 
-def test_a_ceiling_that_a_variable_lowered_is_none() -> None:
+def test_lowered_ceiling_is_discarded() -> None:
     rows, limited = [row("plugin-graph", 10, 1)], {"OPENBLAS_CORETYPE": "Haswell"}
     older = body(rows, [], environment=limited, ceilings=[{"what": "float32 matmul", "highest": 100.0}])
     assert shown(older, "of matmul") == ["–"]

@@ -1,4 +1,4 @@
-"""`graph-bench accuracy`: sides are compared per seed, relative to the spread over seeds."""
+"""`graph-bench accuracy`: ours and PyTorch are compared per seed, relative to the spread over seeds."""
 
 import json
 from pathlib import Path
@@ -30,19 +30,19 @@ def cfg(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_the_end_is_the_last_fifth() -> None:
+def test_final_metrics_average_last_fifth() -> None:
     assert at_the_end([9.0] * 8 + [1.0, 2.0]) == 1.5
     assert at_the_end([9.0, 3.0]) == 3.0
 
 
-def test_the_best_epoch_is_the_fittest() -> None:
+def test_best_epoch_has_highest_fitness() -> None:
     row = {"map50": [0.5, 0.4, 0.3], "map": [0.1, 0.2, 0.15]}
     assert measured(row, "best_map50") == 0.4
     assert measured(row, "best_map") == 0.2
     assert measured(row, "map50") == 0.3
 
 
-def test_pairs_share_a_seed() -> None:
+def test_pairs_share_seed() -> None:
     # Order of the trainings does not matter; differences 0.1 and 0.3: mean 0.2, deviation sqrt(2) / 10, error / sqrt(2)
     rows = [row("amp", 1, 0.8), row("float32", 1, 0.5), row("float32", 0, 0.2), row("amp", 0, 0.3)]
     found = comparisons([*rows, row("float32", 2, 0.9), row("pytorch", 0, 0.1)])
@@ -59,30 +59,30 @@ def test_pairs_share_a_seed() -> None:
     assert [cells[:2] for cells in shown[1].rows] == [(s, p) for s in "01" for p in ("float32", "amp")]
 
 
-def test_pytorch_is_subtracted_from_ours() -> None:
+def test_difference_is_ours_minus_pytorch() -> None:
     rows = [row(side, seed, end + seed) for side, end in (("float32", 0.5), ("pytorch", 0.4)) for seed in (0, 1)]
     assert comparisons(rows)["float32 - pytorch"]["map50"]["difference"] == pytest.approx(0.1)
 
 
-def test_curves_are_drawn(tmp_path: Path) -> None:
+def test_draws_curves(tmp_path: Path) -> None:
     plot({"rows": [row(side, seed, 0.5) for side in SIDES for seed in (0, 1)]}, tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 0
 
 
-def test_a_training_that_fails_is_told_with_its_last_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_training_is_reported_with_its_last_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["accuracy", "--cfg", "nowhere.yaml", "--sides", "float32", "amp"]) == 1
     error = capsys.readouterr().err
     assert "float32-0 exited with code 2: " in error
     assert "nowhere.yaml: no such model yaml" in error
 
 
-def test_one_seed_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_single_seed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["accuracy", "--seeds", "1"]) == 2
     assert "--seeds 1: must be at least 2" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(find_torch(None, ("torch", "numpy", "cv2")) is not None, reason="this interpreter has PyTorch")
-def test_pytorch_without_an_interpreter_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_pytorch_without_interpreter(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["accuracy", "--sides", "float32", "pytorch"]) == 2
     assert "--torch-python" in capsys.readouterr().err
 
@@ -103,7 +103,7 @@ def _keep(folder: Path, side: str, seed: int, **other: Any) -> None:
     (folder / f"{side}-{seed}.json").write_text(json.dumps(content))
 
 
-def test_finished_trainings_are_reported_without_training(tmp_path: Path, cfg: str) -> None:
+def test_finished_trainings_are_reused(tmp_path: Path, cfg: str) -> None:
     work, result = tmp_path / "work", tmp_path / "a.json"
     work.mkdir()
     for seed in (3, 7):
@@ -120,7 +120,7 @@ def test_finished_trainings_are_reported_without_training(tmp_path: Path, cfg: s
     assert body["comparisons"]["amp - float32"]["map"]["difference"] == pytest.approx(0)
 
 
-def test_trainings_of_other_settings_are_refused(tmp_path: Path, cfg: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_trainings_with_other_settings(tmp_path: Path, cfg: str, capsys: pytest.CaptureFixture[str]) -> None:
     _keep(tmp_path, "amp", 0, epochs=9)
     (tmp_path / "work").mkdir()
     (tmp_path / "amp-0.json").rename(tmp_path / "work" / "amp-0.json")
@@ -130,7 +130,7 @@ def test_trainings_of_other_settings_are_refused(tmp_path: Path, cfg: str, capsy
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_both_precisions_and_one_seed_more(tmp_path: Path, cfg: str) -> None:
+def test_adds_precision_and_seed_to_finished_trainings(tmp_path: Path, cfg: str) -> None:
     result, picture, work = tmp_path / "a.json", tmp_path / "a.png", tmp_path / "work"
     command = [
         "accuracy",
@@ -161,8 +161,8 @@ def test_both_precisions_and_one_seed_more(tmp_path: Path, cfg: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_our_average_is_measured_as_in_its_run(tmp_path: Path, cfg: str) -> None:
-    """What validates PyTorch's weights gives our own weights the row that `graph-train` wrote."""
+def test_ema_validates_as_in_its_run(tmp_path: Path, cfg: str) -> None:
+    """Our EMA weights, validated like PyTorch's, reproduce the row that `graph-train` wrote."""
     from graph_train import train
     from graph_train.plots.results import read_results
     from models.weights import load_weights
@@ -183,10 +183,10 @@ def test_our_average_is_measured_as_in_its_run(tmp_path: Path, cfg: str) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_pytorch_beside_ours(tmp_path: Path, torch_python: Path) -> None:
-    """The schedule's warm-up and accumulation bring both from the same weights to nearby losses."""
+def test_pytorch_and_ours_reach_similar_losses(tmp_path: Path, torch_python: Path) -> None:
+    """Both start from the same weights and reach similar losses with the same warm-up and accumulation."""
     if find_torch(str(torch_python), ("torch", "numpy", "cv2")) is None:
-        pytest.skip("no OpenCV beside PyTorch")
+        pytest.skip("no OpenCV in PyTorch's interpreter")
     result = tmp_path / "a.json"
     flags = [
         "--sides",
@@ -209,7 +209,7 @@ def test_pytorch_beside_ours(tmp_path: Path, torch_python: Path) -> None:
 
 
 @pytest.mark.slow
-def test_flags_that_pytorch_lacks_are_refused(tmp_path: Path) -> None:
+def test_rejects_flags_unsupported_by_pytorch(tmp_path: Path) -> None:
     with Worker("validation", "benchmarks.training.accuracy_worker", threads=1) as worker:
         arguments = ["--data", "shapes", "--cfg", "yolov5n.yaml", "--imgsz", "64", "--optimizer", "Adam"]
         with pytest.raises(ValueError, match="the default optimizer only"):

@@ -21,19 +21,19 @@ time: 1% waiting for data, 98% computing, 1% on the host
 """
 
 
-def test_speeds_are_read_from_the_command() -> None:
+def test_speeds_are_parsed_from_output() -> None:
     assert epoch_speeds(OUTPUT, 2) == (12.5, 250.0)
     with pytest.raises(ValueError, match="expected 3 epochs"):
         epoch_speeds(OUTPUT, 3)
 
 
-def test_a_failing_command_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_command_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["end-to-end", "--data", str(tmp_path / "no.yaml"), "--repeats", "1"]) == 2
     assert "no.yaml" in capsys.readouterr().err
 
 
-def test_ours_gets_the_threads_that_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its loader through a flag, kernels and libraries through the variables that a worker gets."""
+def test_ours_gets_requested_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loader gets its threads by a flag, kernels and libraries by environment variables."""
     given: dict[str, Any] = {}
 
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -47,7 +47,7 @@ def test_ours_gets_the_threads_that_were_asked_for(tmp_path: Path, monkeypatch: 
     assert given["env"]["PATH"] == os.environ["PATH"]
 
 
-def test_pytorch_runs_in_its_faster_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytorch_runs_in_faster_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: dict[str, Any] = {}
     versions = {"pytorch": "2", "opencv": "4", "python": "3"}
 

@@ -1,4 +1,4 @@
-"""Conversion of Pascal VOC and COCO annotations to YOLO data sets, read back by our own reader."""
+"""Conversion of Pascal VOC and COCO annotations to YOLO data sets, read back with our reader."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ OBJECT = (
 
 
 def write_voc(folder: Path, name: str, *objects: tuple[object, ...], size: tuple[int, int] = (40, 30)) -> None:
-    """Write an annotation in VOC's layout with its image of 40 x 30 px."""
+    """Write a VOC annotation and its image of 40 x 30 px."""
     for inner in ("Annotations", "JPEGImages"):
         (folder / inner).mkdir(parents=True, exist_ok=True)
     picture().save(folder / "JPEGImages" / f"{name}.jpg")
@@ -48,14 +48,14 @@ def voc(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_voc_becomes_a_data_set(voc: Path, tmp_path: Path, copy: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_voc_converts_to_yolo(voc: Path, tmp_path: Path, copy: bool, capsys: pytest.CaptureFixture[str]) -> None:
     lists = [str(voc / f"ImageSets/Main/{split}.txt") for split in ("train", "val")]
     output = tmp_path / "yolo"
     arguments = ["convert", "--train", lists[0], "--val", lists[1], "--output", str(output)]
     assert main([*arguments, "--copy"] if copy else arguments) == 0
-    said = capsys.readouterr().out
-    assert "train: 2 images, 1 of them without objects, 2 objects" in said
-    assert "1 objects marked as difficult skipped" in said
+    printed = capsys.readouterr().out
+    assert "train: 2 images, 1 of them without objects, 2 objects" in printed
+    assert "1 objects marked as difficult skipped" in printed
     assert yaml.safe_load((output / "data.yaml").read_text())["names"] == {0: "cat", 1: "dog"}
     train, val = read(output, "train"), read(output, "val")
     assert not train.problems and not val.problems
@@ -67,8 +67,8 @@ def test_voc_becomes_a_data_set(voc: Path, tmp_path: Path, copy: bool, capsys: p
     np.testing.assert_allclose(val.labels[0], [[0, 19.75 / 40, 16 / 30, 36.5 / 40, 28 / 30]], atol=1e-6)
 
 
-def test_xml_files_beside_their_images(tmp_path: Path) -> None:
-    """As Roboflow exports Pascal VOC."""
+def test_xml_files_next_to_images(tmp_path: Path) -> None:
+    """Roboflow exports Pascal VOC this way."""
     for split in ("train", "valid"):
         write_voc(tmp_path / "x", split, ("dog", 0, 1, 1, 21, 16))
         (tmp_path / split).mkdir()
@@ -88,7 +88,7 @@ def test_xml_files_beside_their_images(tmp_path: Path) -> None:
         ("<annotation><size><width>a</width></size></annotation>", "size/width is 'a'"),
     ],
 )
-def test_damaged_annotations_are_left_out_and_reported(
+def test_damaged_annotations_are_skipped_and_reported(
     voc: Path, tmp_path: Path, content: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (voc / "Annotations/000002.xml").write_text(content)
@@ -97,11 +97,11 @@ def test_damaged_annotations_are_left_out_and_reported(
     output, problems = tmp_path / "yolo", tmp_path / "problems.txt"
     arguments = ["--train", lists[0], "--val", lists[1], "--output", str(output), "--problems", str(problems)]
     assert main(["convert", *arguments]) == 1
-    said = capsys.readouterr().out
-    assert f"{voc}/Annotations/000002.xml: error: {message}" in said
-    assert "object 1: the box is empty or outside the image; skipped" in said
-    assert "object 2: xmin is 'x', not a coordinate in pixels" in said
-    assert "object 3: the box is empty" in said
+    printed = capsys.readouterr().out
+    assert f"{voc}/Annotations/000002.xml: error: {message}" in printed
+    assert "object 1: the box is empty or outside the image; skipped" in printed
+    assert "object 2: xmin is 'x', not a coordinate in pixels" in printed
+    assert "object 3: the box is empty" in printed
     assert len(problems.read_text().splitlines()) == 4
     assert len(read(output, "train")) == 1
 
@@ -122,7 +122,7 @@ def write_coco(folder: Path) -> Path:
     return file
 
 
-def test_coco_becomes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_coco_converts_to_yolo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, output = write_coco(tmp_path / "train"), tmp_path / "yolo"
     assert main(["convert", "--train", str(file), "--val", str(file), "--output", str(output)]) == 1
     assert "c.jpg: error: no such image; skipped" in capsys.readouterr().out
@@ -132,16 +132,16 @@ def test_coco_becomes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len(train) == 2
 
 
-def test_names_give_the_order_and_refuse_other_classes(
-    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_names_set_class_order_and_reject_others(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--train", str(voc), "--val", str(voc), "--output", str(tmp_path / "yolo"), "--names", "dog"]
     assert main(["convert", *arguments]) == 1
     assert "class 'cat' is not among the class names; object skipped" in capsys.readouterr().out
     assert [len(labels) for labels in read(tmp_path / "yolo", "train").labels] == [1, 0, 0]
 
 
-def test_mistakes_are_one_line_and_leave_nothing(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors_are_one_line_and_leave_no_files(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text("a\n")
     before = sorted(path.name for path in tmp_path.iterdir())

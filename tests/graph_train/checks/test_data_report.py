@@ -1,4 +1,4 @@
-"""Detection of duplicate files in several splits, which reads as little as possible."""
+"""Detection of files that occur in several splits, reading as little as possible."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ def index_of(*files: Path) -> ImageIndex:
     )
 
 
-def written(file: Path, content: bytes) -> Path:
+def write_file(file: Path, content: bytes) -> Path:
     file.write_bytes(content)
     return file
 
@@ -26,13 +26,13 @@ def written(file: Path, content: bytes) -> Path:
 LONG = b"begin" + bytes(20_000) + b"end"
 
 
-def test_copies_are_told_and_look_alikes_are_not(tmp_path: Path) -> None:
-    train = [written(tmp_path / f"t{n}", content) for n, content in enumerate((LONG, b"short", b"other"))]
+def test_duplicates_are_reported_and_similar_files_are_not(tmp_path: Path) -> None:
+    train = [write_file(tmp_path / f"t{n}", content) for n, content in enumerate((LONG, b"short", b"other"))]
     val = [
-        written(tmp_path / "v0", LONG.replace(b"\0", b"\1", 10_000).replace(b"\1", b"\0", 9_999)),
-        written(tmp_path / "v1", b"shirt"),
-        written(tmp_path / "v2", LONG),
-        written(tmp_path / "v3", b"other"),
+        write_file(tmp_path / "v0", LONG.replace(b"\0", b"\1", 10_000).replace(b"\1", b"\0", 9_999)),
+        write_file(tmp_path / "v1", b"shirt"),
+        write_file(tmp_path / "v2", LONG),
+        write_file(tmp_path / "v3", b"other"),
     ]
     splits: dict[Split, ImageIndex] = {"train": index_of(*train), "val": index_of(*val), "test": index_of(val[2])}
     told = [str(problem) for problem in shared_images(splits)]
@@ -42,16 +42,16 @@ def test_copies_are_told_and_look_alikes_are_not(tmp_path: Path) -> None:
     ]
 
 
-def test_only_what_may_be_equal_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes of one split only are not; links to one file are read once; what ends otherwise is not read to the end."""
-    picture = written(tmp_path / "a", LONG)
+def test_only_possible_duplicates_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read only files whose size occurs in several splits, each file once, and stop at a differing tail."""
+    picture = write_file(tmp_path / "a", LONG)
     links = [tmp_path / f"link{n}" for n in range(3)]
     for link in links:
         link.symlink_to(picture)
     hard = tmp_path / "hard"
     os.link(picture, hard)
-    alone = [written(tmp_path / name, b"of one size") for name in ("b", "c")]
-    other = written(tmp_path / "d", LONG[:-1] + b"D")
+    alone = [write_file(tmp_path / name, b"of one size") for name in ("b", "c")]
+    other = write_file(tmp_path / "d", LONG[:-1] + b"D")
     ends: list[str] = []
     read_ends = data_report._ends
 
@@ -67,5 +67,5 @@ def test_only_what_may_be_equal_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(ends) == 2
 
 
-def test_nothing_to_compare() -> None:
+def test_no_files_to_compare() -> None:
     assert shared_images({}) == []

@@ -1,4 +1,4 @@
-"""`graph-check`: hand-checked report on a small data set, exit codes, and no writes to forbidden places."""
+"""`graph-check`: report with known values, exit codes, and no writes outside the allowed places."""
 
 import json
 import os
@@ -25,10 +25,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Write two train images with 3 boxes, none of the 2nd class, and one val image without boxes.
-
-    All are 40 x 30 px.
-    """
+    """Write two train images with 3 boxes, none of class 1, and one val image without boxes; all 40 x 30 px."""
     folder = tmp_path / "set"
     add_image(folder, "train/a.png", BOX + "0 .5 .5 .05 .05\n")
     add_image(folder, "train/b.jpg", "0 .1 .1 .9 .1 .5 .9\n")
@@ -45,7 +42,7 @@ def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
     return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in folder.rglob("*") if file.is_file()}
 
 
-def test_the_numbers_of_a_small_data_set(data: Path, tmp_path: Path) -> None:
+def test_report_of_small_data_set(data: Path, tmp_path: Path) -> None:
     code, found = report(data, tmp_path, "--imgsz", "40")
     train, val = found["splits"]["train"], found["splits"]["val"]
     assert code == 0 and found["errors"] == 0 and found["class_names"] == ["cat", "dog"]
@@ -61,7 +58,7 @@ def test_the_numbers_of_a_small_data_set(data: Path, tmp_path: Path) -> None:
     assert (val["images"], val["background_images"], val["boxes"], val["anchors"]) == (1, 1, 0, None)
 
 
-def test_recall_of_anchors_by_hand(data: Path, tmp_path: Path) -> None:
+def test_anchor_recall_known_values(data: Path, tmp_path: Path) -> None:
     # boxes at 640 px: 128x192, 32x24, 512x384; with ratios up to 4 the anchors 10x13 ... 373x326 reach all
     assert report(data, tmp_path)[1]["splits"]["train"]["anchors"]["best_possible_recall"] == 1.0
     # up to 1.35: 156x198 (1.22) suits the first and 33x23 (1.04) the second, 373x326 (1.37) does not suit the third
@@ -92,7 +89,7 @@ def test_every_problem_is_printed_with_file_and_line(
     assert len((tmp_path / "problems.txt").read_text().splitlines()) == len(found["problems"]) == 6
 
 
-def test_the_data_set_is_left_alone(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_set_is_not_modified(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(data.parent)
     assert main(["--data", str(data), "--plots", str(tmp_path / "plots")]) == 0
     assert {file.name for file in (tmp_path / "plots").iterdir()} == {"labels_train.png", "labels_val.png"}
@@ -113,7 +110,7 @@ def test_user_errors_are_one_line_and_exit_code_2(data: Path, capsys: pytest.Cap
     assert caught.value.code == 2
 
 
-def test_a_split_without_a_usable_image_is_an_error(data: Path, tmp_path: Path) -> None:
+def test_split_without_usable_image_is_an_error(data: Path, tmp_path: Path) -> None:
     (data.parent / "images" / "val" / "c.jpg").write_text("text")
     code, found = report(data, tmp_path)
     assert code == 1
@@ -122,7 +119,7 @@ def test_a_split_without_a_usable_image_is_an_error(data: Path, tmp_path: Path) 
     ]
 
 
-def test_help_comes_at_once() -> None:
+def test_help_is_fast() -> None:
     start = time.monotonic()
     program = "import sys; sys.argv = ['x', '--help']; from graph_train.cli.check import main; main()"
     done = subprocess.run(
@@ -134,7 +131,7 @@ def test_help_comes_at_once() -> None:
         assert f" {heavy}" not in done.stderr
 
 
-def test_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_environment_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env", "--json", str(tmp_path / "env.json")]) == 0
     facts = {fact["name"]: fact for fact in json.loads((tmp_path / "env.json").read_text())}
     assert facts["oneflow"]["value"] == "0.9.0"
@@ -143,7 +140,7 @@ def test_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "kernel plugin" in capsys.readouterr().out
 
 
-def test_environment_says_how_to_get_what_is_missing() -> None:
+def test_environment_report_suggests_install_commands() -> None:
     installed = _extra("plots", ["numpy==1.26.4; extra == 'plots'"])
     assert (installed.value, installed.remedy) == ("installed", "")
     absent = _extra("more", ["numpy==1.26.4; extra == 'more'", "no-such-package[x]>=2; extra == 'more'"])
@@ -160,7 +157,7 @@ def test_real_data(bccd: Path, tmp_path: Path) -> None:
     assert contents(bccd.parent) == before
 
 
-def test_a_training_split_without_a_single_label_is_an_error(data: Path, tmp_path: Path) -> None:
+def test_train_split_without_labels_is_an_error(data: Path, tmp_path: Path) -> None:
     for file in (data.parent / "labels" / "train").iterdir():
         file.unlink()
     code, found = report(data, tmp_path)
@@ -169,7 +166,7 @@ def test_a_training_split_without_a_single_label_is_an_error(data: Path, tmp_pat
     assert errors[0].startswith("train: none of the 2 images has labels")
 
 
-def test_results_never_take_the_place_of_data_or_of_one_another(
+def test_results_never_overwrite_data_or_each_other(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(data.parent)
@@ -180,11 +177,11 @@ def test_results_never_take_the_place_of_data_or_of_one_another(
     assert "give two different files" in capsys.readouterr().err
     assert contents(data.parent) == before and not Path("../a").exists()
     monkeypatch.chdir("images/train")
-    assert main(["--data", str(data)]) == 0  # nothing is written, so nowhere is the wrong place
+    assert main(["--data", str(data)]) == 0  # nothing is written
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("place", "message"),
     [
         ("", None),
         ("nowhere/a.json", "there is no folder"),
@@ -193,8 +190,8 @@ def test_results_never_take_the_place_of_data_or_of_one_another(
     ],
 )
 @pytest.mark.parametrize("what", ["data", "env"])
-def test_results_that_cannot_be_written_are_refused_before_the_work(
-    data: Path, what: str, place: str, said: str | None, capsys: pytest.CaptureFixture[str]
+def test_unwritable_results_are_rejected_up_front(
+    data: Path, what: str, place: str, message: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tmp_path = data.parents[1]
     (tmp_path / "folder").mkdir()
@@ -203,13 +200,13 @@ def test_results_that_cannot_be_written_are_refused_before_the_work(
     subject = ["env"] if what == "env" else ["--data", str(data)]
     code = main([*subject, "--json", str(tmp_path / place) if place else ""])
     printed = capsys.readouterr()
-    if said is None:
+    if message is None:
         assert code == 0
     else:
-        assert code == 2 and said in printed.err and not printed.out
+        assert code == 2 and message in printed.err and not printed.out
 
 
-def test_a_report_goes_into_a_pipe_that_stays_one(data: Path, tmp_path: Path) -> None:
+def test_report_can_be_written_to_pipe(data: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -219,7 +216,7 @@ def test_a_report_goes_into_a_pipe_that_stays_one(data: Path, tmp_path: Path) ->
     assert pipe.is_fifo()
 
 
-def test_two_classes_of_one_name_are_a_warning(data: Path, tmp_path: Path) -> None:
+def test_duplicate_class_names_warn(data: Path, tmp_path: Path) -> None:
     data.write_text(data.read_text().replace("[cat, dog]", "[cat, cat]"))
     code, found = report(data, tmp_path)
     assert code == 0 and [p["code"] for p in found["problems"]].count("class-repeated") == 1

@@ -18,8 +18,8 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def last_words(name: str, arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Return the exit code, and stderr without OneFlow's lines."""
+def run_command(name: str, arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Run a command and return its exit code, and stderr without OneFlow's lines."""
     capsys.readouterr()
     try:
         code = COMMANDS[name](arguments)
@@ -31,7 +31,7 @@ def last_words(name: str, arguments: Sequence[str], capsys: pytest.CaptureFixtur
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Yield an empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -93,38 +93,38 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("graph-export --weights none.pt --include onyx", "--include 'onyx': must be one of safetensors"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(
-    command: str, expected: str, here: Path, capsys: pytest.CaptureFixture[str]
+def test_usage_error_is_one_line_and_exit_code_2(
+    command: str, expected: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, *arguments = command.split()
-    code, said = last_words(name, arguments, capsys)
+    code, message = run_command(name, arguments, capsys)
     assert code == 2
-    assert said.startswith(f"{name}: ") and expected in said
-    assert not list(here.iterdir())
+    assert message.startswith(f"{name}: ") and expected in message
+    assert not list(empty_folder.iterdir())
 
 
 @pytest.mark.parametrize("flag", ["weights", "cfg", "hyp"])
-def test_a_pipe_is_not_told_to_be_absent(here: Path, capsys: pytest.CaptureFixture[str], flag: str) -> None:
-    os.mkfifo(here / "pipe")
+def test_pipe_is_not_reported_as_missing(empty_folder: Path, capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    os.mkfifo(empty_folder / "pipe")
     given = {"data": "shapes", "cfg": "yolov5n.yaml", flag: "pipe"}
-    code, said = last_words("graph-train", [f"--{name}={value}" for name, value in given.items()], capsys)
+    code, message = run_command("graph-train", [f"--{name}={value}" for name, value in given.items()], capsys)
     assert code == 2
-    assert "pipe" in said and "not a regular file" in said
+    assert "pipe" in message and "not a regular file" in message
 
 
-def test_a_project_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "taken").write_text("a file")
-    code, said = last_words("graph-train", ["--cfg", "yolov5n.yaml", "--project", "taken"], capsys)
+def test_unwritable_project_is_a_user_error(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (empty_folder / "taken").write_text("a file")
+    code, message = run_command("graph-train", ["--cfg", "yolov5n.yaml", "--project", "taken"], capsys)
     assert code == 2
     assert (
-        said == "graph-train: taken/exp: run folder cannot be used (Not a directory); choose another "
+        message == "graph-train: taken/exp: run folder cannot be used (Not a directory); choose another "
         "--project or --name"
     )
 
 
-def test_names_that_are_no_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_undecodable_names(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = os.fsdecode(b"a \xff\n.yaml")
-    code, said = last_words("graph-check", ["--data", name], capsys)
-    assert code == 2 and r"a \xff\n.yaml: no such dataset yaml" in said
-    code, said = last_words("graph-train", [f"--{name}"], capsys)
-    assert code == 2 and r"unknown flag --a \udcff .yaml" in said
+    code, message = run_command("graph-check", ["--data", name], capsys)
+    assert code == 2 and r"a \xff\n.yaml: no such dataset yaml" in message
+    code, message = run_command("graph-train", [f"--{name}"], capsys)
+    assert code == 2 and r"unknown flag --a \udcff .yaml" in message

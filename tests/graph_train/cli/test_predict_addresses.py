@@ -65,7 +65,7 @@ def arguments(weights: Path, folder: Path, *more: str) -> list[str]:
     ]
 
 
-def test_images_by_address(
+def test_images_from_urls(
     weights: Path,
     server: WebServer,
     tmp_path: Path,
@@ -77,9 +77,9 @@ def test_images_by_address(
     urls = [f"{server.address}/{name}" for name in ("1.jpg", "page.jpg", "0.jpg")]
     flags = ("--save-csv", "--save-json", "--save-txt", "--source", *urls)
     assert main(arguments(weights, tmp_path, *flags)) == 2
-    said = capsys.readouterr().out
-    assert f"{urls[0]}: 96x64 px, " in said
-    assert f"skipped: {urls[1]}: error: not an image" in said
+    message = capsys.readouterr().out
+    assert f"{urls[0]}: 96x64 px, " in message
+    assert f"skipped: {urls[1]}: error: not an image" in message
     folder = tmp_path / "exp"
     assert {path.name for path in folder.iterdir()} == {
         "1.jpg",
@@ -91,7 +91,7 @@ def test_images_by_address(
     with (folder / "predictions.csv").open(newline="") as file:
         assert {row["file"] for row in csv.DictReader(file)} == {urls[0], urls[2]}
     assert {row["file_name"] for row in json.loads((folder / "predictions.json").read_text())} == {urls[0], urls[2]}
-    # The same as of the file.
+    # The same as for the file.
     (tmp_path / "1.jpg").write_bytes(server.files["/1.jpg"][1])
     by_path, by_url = (
         graph_train.predict(weights=weights, source=source, imgsz=96, nosave=True, device="cpu", graph=False)
@@ -103,7 +103,7 @@ def test_images_by_address(
     assert by_path.counts == by_url.counts
 
 
-def test_a_video_by_address(weights: Path, server: WebServer, photos: list[np.ndarray], tmp_path: Path) -> None:
+def test_video_from_url(weights: Path, server: WebServer, photos: list[np.ndarray], tmp_path: Path) -> None:
     clip = VideoFile(tmp_path / "c.mp4", (WIDTH, HEIGHT), 10.0)
     for photo in photos:
         clip.add(photo)
@@ -118,14 +118,12 @@ def test_a_video_by_address(weights: Path, server: WebServer, photos: list[np.nd
     assert {(row["file"], row["frame"]) for row in rows} == {(source, number) for number in "123"}
 
 
-def test_a_stream_to_its_end(
-    weights: Path, server: WebServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stream_until_end(weights: Path, server: WebServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = f"{server.address}/camera"
     table = tmp_path / "exp/predictions.csv"
 
     def hang_up() -> None:
-        """Hang up after some frames were processed."""
+        """Close the connection after some frames were processed."""
         while not (table.exists() and len(frames_of(table, source)) >= 3):
             time.sleep(0.05)
         server.camera_ends = True
@@ -133,26 +131,26 @@ def test_a_stream_to_its_end(
     threading.Thread(target=hang_up, daemon=True).start()
     flags = ("--source", source, f"{server.address}/0.jpg", "--save-csv", "--save-txt", "--vid-stride", "3")
     assert main(arguments(weights, tmp_path, *flags)) == 0
-    said = capsys.readouterr().out
-    assert f"{source}: ended after frame " in said
+    message = capsys.readouterr().out
+    assert f"{source}: ended after frame " in message
     with table.open(newline="") as file:
         assert next(csv.DictReader(file))["file"] == f"{server.address}/0.jpg"  # images first
     seen = frames_of(table, source)
     assert len(seen) >= 3
     assert np.diff(seen).min() >= 3
     assert {path.stem for path in (tmp_path / "exp/labels").iterdir()} == {"0", *(f"camera_{n}" for n in seen)}
-    # Frames that went by unseen are filled in: it plays as fast as it happened.
+    # Dropped frames are filled in, so that the video plays in real time.
     times = [1, *(np.diff(seen) // 3)]
     assert len(list(Video(tmp_path / "exp/camera.mp4").read())) == sum(times)
 
 
 def frames_of(table: Path, source: str) -> list[int]:
-    """Return the frame numbers in the complete rows of a table that may still be written."""
+    """Return the frame numbers in the complete rows of a table that may still be growing."""
     whole = table.read_text().rpartition("\n")[0].splitlines()
     return list(dict.fromkeys(int(row["frame"]) for row in csv.DictReader(whole) if row["file"] == source))
 
 
-def test_an_interrupted_stream_leaves_whole_files(weights: Path, server: WebServer, tmp_path: Path) -> None:
+def test_interrupted_stream_leaves_complete_files(weights: Path, server: WebServer, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "graph_train.cli.predict"]
     flags = arguments(weights, tmp_path, "--source", f"{server.address}/camera", "--save-csv")
     table = tmp_path / "exp/predictions.csv"
@@ -162,8 +160,10 @@ def test_an_interrupted_stream_leaves_whole_files(weights: Path, server: WebServ
         while not (table.exists() and frames_of(table, f"{server.address}/camera")) and time.monotonic() < end:
             time.sleep(0.05)
         os.kill(started.pid, signal.SIGINT)
-        said, errors = started.communicate(timeout=150)
-    assert started.returncode == 0 and "press Ctrl-C to stop" in said and "Results saved to" in said, said + errors
+        message, errors = started.communicate(timeout=150)
+    assert started.returncode == 0 and "press Ctrl-C to stop" in message and "Results saved to" in message, (
+        message + errors
+    )
     assert "Traceback" not in errors
     seen = frames_of(table, f"{server.address}/camera")
     assert table.read_text().endswith("\n")
@@ -175,7 +175,7 @@ def test_user_errors_are_one_line(
     weights: Path, server: WebServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = unused_port()
-    for more, said in (
+    for more, message in (
         (("--source", "77"), "camera 77: there is no /dev/video77; available cameras: "),
         (("--source", f"rtsp://me:secret@127.0.0.1:{port}/x"), f"rtsp://127.0.0.1:{port}/x: Connection refused"),
         (("--source", f"{server.address}/none.jpg"), "none.jpg: download failed: Not Found (HTTP 404)"),
@@ -185,11 +185,11 @@ def test_user_errors_are_one_line(
         assert main([*arguments(weights, tmp_path), *more]) == 2
         error = capsys.readouterr().err.strip()
         assert error.startswith("graph-predict: ") and len(error.splitlines()) == 1
-        assert said in error
+        assert message in error
     assert not list(tmp_path.rglob("*.*"))
 
 
-def test_a_stream_that_falls_silent_is_a_problem(
+def test_stalled_stream_is_reported(
     weights: Path,
     server: WebServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -204,7 +204,7 @@ def test_a_stream_that_falls_silent_is_a_problem(
     assert len(list(Video(tmp_path / "exp/camera.mp4").read())) >= 1
 
 
-def test_streams_need_the_extra(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_need_extra(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.data.video.importlib.util.find_spec", lambda _: None)
     for source in ("0", "rtsp://127.0.0.1:9/x"):
         with pytest.raises(ValueError, match=f"^{source}: videos need OpenCV: uv sync --extra video"):

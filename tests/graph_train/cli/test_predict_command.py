@@ -22,11 +22,12 @@ from graph_train.detection.detector import load_detector
 from graph_train.detection.nms import NmsSettings, non_max_suppression
 from graph_train.plots.images import BoxStyle, draw_detections
 from graph_train.plots.style import class_colour
-from graph_train.prediction.predict import EAGER_IMAGES, PredictionResult, _with_frame_folders
+from graph_train.prediction.predict import PredictionResult, _with_frame_folders
 from graph_train.prediction.prediction_files import OutputSettings, Prediction, PredictionWriter, crop_box
 from graph_train.prediction.sources import SourceFile, Sources
 from graph_train.runs import run_folder
 from graph_train.settings.predict_options import predict_options
+from kernels.framework.eager_runs import EAGER_RUNS
 from models.weights import save_weights
 from pipelines.data.video import Video, VideoFile
 from tests.graph_train.tiny import steepen, tiny_network
@@ -37,7 +38,7 @@ WIDTH, HEIGHT = 96, 64
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write three images that fit 96 px exactly, one in a subfolder, a tall image, and two broken files."""
+    """Write three images that fit 96 px exactly (one in a subfolder), a tall image and two broken files."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "more").mkdir()
     random = np.random.default_rng(5)
@@ -61,7 +62,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 
 
 @pytest.fixture
-def found_in(weights: Path, photos: Path, tmp_path: Path) -> Any:
+def predict_in_memory(weights: Path, photos: Path, tmp_path: Path) -> Any:
     """Predict on the images without writing files."""
 
     def run(**flags: Any) -> PredictionResult:
@@ -86,15 +87,15 @@ def arguments(weights: Path, source: Path | str, folder: Path, *more: str) -> li
     return [*as_flags(weights=weights, source=source, imgsz=96, workers=2, project=folder, device="cpu"), *more]
 
 
-def test_everything_is_written_and_broken_files_are_left_out(
+def test_writes_all_outputs_and_skips_broken_files(
     weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--save-txt", "--save-conf", "--save-json", "--save-crop", "--conf-thres", "0.4", "--max-det", "9")
     assert main(arguments(weights, photos, tmp_path, *flags)) == 2
-    said = capsys.readouterr()
-    assert "graph-predict: 2 source files could not be used" in said.err
+    printed = capsys.readouterr()
+    assert "graph-predict: 2 source files could not be used" in printed.err
     for text in (f"{photos}/a.png: 96x64 px, ", "in 4 of 4 images", "Results saved to", f"{photos}/cut.png: error: "):
-        assert text in said.out
+        assert text in printed.out
     folder = tmp_path / "exp"
     for name, size in (("a.png", (96, 64)), ("b.bmp", (96, 64)), ("more/a.png", (96, 64)), ("high.jpg", (50, 90))):
         assert Image.open(folder / name).size == size
@@ -117,7 +118,7 @@ def test_everything_is_written_and_broken_files_are_left_out(
     assert {crop.split("/")[0] for crop in crops} <= {"red cell", "white_cell", "plate"}
 
 
-def test_a_table_of_all_detections(weights: Path, photos: Path, tmp_path: Path) -> None:
+def test_writes_table_of_all_detections(weights: Path, photos: Path, tmp_path: Path) -> None:
     result = graph_train.predict(
         weights=weights,
         source=photos,
@@ -141,8 +142,10 @@ def test_a_table_of_all_detections(weights: Path, photos: Path, tmp_path: Path) 
         assert {row["frame"] for row in own} == {""}
 
 
-def test_detections_are_those_of_the_network(weights: Path, photos: Path, found_in: Any) -> None:
-    found = {prediction.path.relative_to(photos): prediction.detections for prediction in found_in().predictions}
+def test_detections_match_network(weights: Path, photos: Path, predict_in_memory: Any) -> None:
+    found = {
+        prediction.path.relative_to(photos): prediction.detections for prediction in predict_in_memory().predictions
+    }
     names = [Path("a.png"), Path("b.bmp"), Path("more/a.png")]
     images = np.stack([np.asarray(Image.open(photos / name)).transpose(2, 0, 1) for name in names])
     predictions = load_detector([weights], device="cpu", graph=False)(images)[0]
@@ -153,8 +156,12 @@ def test_detections_are_those_of_the_network(weights: Path, photos: Path, found_
         np.testing.assert_allclose(found[name], rows, atol=1e-4)
 
 
-def test_batches_and_graphs_change_nothing(found_in: Any) -> None:
-    one, many, graph = found_in(batch_size=1), found_in(batch_size=8), found_in(graph=True, batch_size=2)
+def test_batch_size_and_graph_do_not_change_results(predict_in_memory: Any) -> None:
+    one, many, graph = (
+        predict_in_memory(batch_size=1),
+        predict_in_memory(batch_size=8),
+        predict_in_memory(graph=True, batch_size=2),
+    )
     assert [p.name for p in one.predictions] == [Path("a.png"), Path("b.bmp"), Path("high.jpg"), Path("more/a.png")]
     for first, second, third in zip(one.predictions, many.predictions, graph.predictions, strict=True):
         assert first.path == second.path == third.path
@@ -164,9 +171,9 @@ def test_batches_and_graphs_change_nothing(found_in: Any) -> None:
     assert sum(one.counts.values()) == sum(len(prediction.detections) for prediction in one.predictions)
 
 
-def test_flags_of_the_suppression(found_in: Any) -> None:
+def test_nms_flags(predict_in_memory: Any) -> None:
     def rows(**flags: Any) -> np.ndarray:
-        return np.concatenate([found.detections for found in found_in(**flags).predictions])
+        return np.concatenate([found.detections for found in predict_in_memory(**flags).predictions])
 
     everything = rows()
     assert set(rows(classes=(0, 2))[:, 5]) == set(everything[:, 5]) - {1}
@@ -178,17 +185,17 @@ def test_flags_of_the_suppression(found_in: Any) -> None:
         rows(classes=3)
 
 
-def test_ensembles_and_augmented_views(weights: Path, found_in: Any) -> None:
-    one, two = found_in(), found_in(weights=[weights, weights])
+def test_ensemble_and_augmented_inference(weights: Path, predict_in_memory: Any) -> None:
+    one, two = predict_in_memory(), predict_in_memory(weights=[weights, weights])
     for single, joined in zip(one.predictions, two.predictions, strict=True):
         np.testing.assert_allclose(joined.detections, single.detections, atol=1e-4)  # each box suppresses its double
-    seen = [found_in(augment=True, graph=graph).predictions for graph in (False, True)]
+    seen = [predict_in_memory(augment=True, graph=graph).predictions for graph in (False, True)]
     assert any(len(a.detections) != len(b.detections) for a, b in zip(seen[0], one.predictions, strict=True))
     for eager, graph in zip(*seen, strict=True):
         np.testing.assert_allclose(graph.detections, eager.detections, atol=1e-3)
 
 
-def test_a_graph_is_compiled_for_many_images_or_where_it_is_asked_for(
+def test_graph_is_compiled_for_many_batches_or_on_request(
     weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[object] = []
@@ -201,24 +208,24 @@ def test_a_graph_is_compiled_for_many_images_or_where_it_is_asked_for(
 
     copies = tmp_path / "copies"
     copies.mkdir()
-    for number in range(EAGER_IMAGES):
+    for number in range(EAGER_RUNS):
         shutil.copy(photos / "a.png", copies / f"{number}.png")
-    assert graphs(copies) == 0
+    assert graphs(copies, "--batch-size", "1") == 0
     assert graphs(copies, "--graph", "--batch-size", "16") == 1
     shutil.copy(photos / "a.png", copies / "one more.png")
-    assert graphs(copies, "--eager") == 0
-    assert graphs(copies) > 0
+    assert graphs(copies, "--eager", "--batch-size", "1") == 0
+    assert graphs(copies, "--batch-size", "1") == 1
 
 
-def test_names_of_a_data_set(photos: Path, found_in: Any, tmp_path: Path) -> None:
+def test_class_names_from_data_set(photos: Path, predict_in_memory: Any, tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("val: .\nnames: [x, y, z]\n")
-    assert found_in(data=tmp_path / "data.yaml").class_names == ("x", "y", "z")
+    assert predict_in_memory(data=tmp_path / "data.yaml").class_names == ("x", "y", "z")
     (tmp_path / "data.yaml").write_text("val: .\nnames: [x, y]\n")
     with pytest.raises(ValueError, match="has 2 classes, but the weights have 3"):
-        found_in(data=tmp_path / "data.yaml")
+        predict_in_memory(data=tmp_path / "data.yaml")
 
 
-def test_standard_input_gives_exit_code_0_and_the_folder_is_used_again(
+def test_stdin_source_and_exist_ok(
     weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
@@ -229,24 +236,24 @@ def test_standard_input_gives_exit_code_0_and_the_folder_is_used_again(
     assert (tmp_path / "exp2/a.png").exists()
 
 
-def test_commands_that_start_at_once_have_a_folder_each(
+def test_concurrent_commands_get_separate_folders(
     weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unused = run_folder.unused_path
 
-    def taken_by_another(project: str, name: str, *, exist_ok: bool) -> Path:
-        """Let another process create the folder that this command has just chosen."""
+    def create_folder_first(project: str, name: str, *, exist_ok: bool) -> Path:
+        """Simulate another process that creates the folder just chosen by this command."""
         found = unused(project, name, exist_ok=exist_ok)
         (tmp_path / "exp").mkdir(exist_ok=True)
         return found
 
-    monkeypatch.setattr(run_folder, "unused_path", taken_by_another)
+    monkeypatch.setattr(run_folder, "unused_path", create_folder_first)
     assert main(arguments(weights, photos / "a.png", tmp_path, "--eager")) == 0
     assert (tmp_path / "exp2/a.png").exists()
     assert not list((tmp_path / "exp").iterdir())
 
 
-def test_feature_maps(weights: Path, photos: Path, tmp_path: Path) -> None:
+def test_visualize_writes_feature_maps(weights: Path, photos: Path, tmp_path: Path) -> None:
     for name, mode in (("graph", "--graph"), ("eager", "--eager")):
         assert (
             main(arguments(weights, photos / "*.bmp", tmp_path, "--name", name, "--visualize", "--nosave", mode)) == 0
@@ -262,7 +269,7 @@ def test_feature_maps(weights: Path, photos: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "graph/b.bmp").exists()
 
 
-def test_video(weights: Path, photos: Path, tmp_path: Path) -> None:
+def test_predict_on_video(weights: Path, photos: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     frames = random.integers(0, 256, (7, 8, 12, 3), np.uint8).repeat(8, axis=1).repeat(8, axis=2)
     clip = tmp_path / "clip.mp4"
@@ -279,7 +286,7 @@ def test_video(weights: Path, photos: Path, tmp_path: Path) -> None:
     assert {entry["frame"] for entry in json.loads((folder / "predictions.json").read_text())} == {1, 3, 5, 7}
     written = Video(folder / "clip.mp4")
     assert (written.size, written.rate, len(list(written.read()))) == ((WIDTH, HEIGHT), 5.0, 4)
-    # The same as the frames one by one as images, as far as the codec gives the same pixels: it is read twice.
+    # The same as predicting its frames as images, if the codec decodes them identically.
     source = Video(clip)
     pixels = list(source.read(2))
     for number, frame in enumerate(pixels):
@@ -292,9 +299,7 @@ def test_video(weights: Path, photos: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(first.detections, second.detections, atol=1e-4)
 
 
-def test_frames_of_a_video_with_a_dot_in_its_name_beside_an_image_called_like_one(
-    weights: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_video_frames_do_not_collide_with_image_names(weights: Path, photos: Path, tmp_path: Path) -> None:
     file = VideoFile(tmp_path / "clip.v2.mp4", (WIDTH, HEIGHT), 10.0)
     for name in ("a.png", "b.bmp"):
         file.add(np.asarray(Image.open(photos / name)))
@@ -309,7 +314,7 @@ def test_frames_of_a_video_with_a_dot_in_its_name_beside_an_image_called_like_on
     assert {path.name for path in folder.glob("clip*") if path.is_file()} == {"clip.v2_1.png", "clip.v2_2.mp4"}
 
 
-def test_videos_have_names_whose_frames_are_no_images() -> None:
+def test_video_names_avoid_image_names() -> None:
     def named(images: list[str], videos: list[str]) -> list[str]:
         files = [tuple(SourceFile(Path(name), Path(name)) for name in names) for names in (images, videos)]
         return [str(file.name) for file in _with_frame_folders(Sources(files[0], files[1], ())).videos]
@@ -319,8 +324,8 @@ def test_videos_have_names_whose_frames_are_no_images() -> None:
     assert named(["c_1.jpg", "c_2_5.jpg", "c_3.jpg"], ["c.mp4", "c_4.mp4"]) == ["c_5.mp4", "c_4.mp4"]
 
 
-def test_images_are_shown_on_a_display(weights: Path, photos: Path, tmp_path: Path) -> None:
-    """The system's viewer is a program that copies what it is told to show."""
+def test_view_img_opens_viewer(weights: Path, photos: Path, tmp_path: Path) -> None:
+    """The system's viewer is replaced by a program that copies the images."""
     viewer = tmp_path / "bin" / "xdg-open"
     viewer.parent.mkdir()
     viewer.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/half.png && mv {tmp_path}/half.png {tmp_path}/shown.png\n')
@@ -331,22 +336,22 @@ def test_images_are_shown_on_a_display(weights: Path, photos: Path, tmp_path: Pa
     done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     end = time.monotonic() + 30
-    while not (tmp_path / "shown.png").exists() and time.monotonic() < end:  # nobody waits for a viewer
+    while not (tmp_path / "shown.png").exists() and time.monotonic() < end:  # the command does not wait for the viewer
         time.sleep(0.05)
     assert Image.open(tmp_path / "shown.png").size == (96, 64)
     assert not (tmp_path / "exp").exists()
 
 
-def test_what_was_found_is_summed_up(
+def test_summary_counts_detections(
     weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for threshold, said in (("1.0", r"Found nothing in 1 image\n"), ("0.25", r"Found \d+ .*; in 1 of 1 image\n")):
+    for threshold, message in (("1.0", r"Found nothing in 1 image\n"), ("0.25", r"Found \d+ .*; in 1 of 1 image\n")):
         flags = ["--nosave", "--eager", "--conf-thres", threshold]
         assert main(arguments(weights, photos / "a.png", tmp_path, *flags)) == 0
-        assert re.search(said, capsys.readouterr().out)
+        assert re.search(message, capsys.readouterr().out)
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_is_fast_and_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom graph_train.cli.predict import main\n"
         "try: main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
@@ -357,7 +362,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert "--vid-stride" in done.stdout
 
 
-def test_how_boxes_are_drawn() -> None:
+def test_box_drawing_options() -> None:
     grey = np.full((80, 120, 3), 90, np.uint8)
     row = np.asarray([[20, 40, 60, 70, 0.5, 1]], np.float32)
     bare = draw_detections(grey, row, NAMES, BoxStyle(4, names=False))
@@ -373,8 +378,8 @@ def test_how_boxes_are_drawn() -> None:
     assert widths[0] == 0 < widths[1] < widths[2]
 
 
-def test_no_crop_replaces_another(tmp_path: Path) -> None:
-    """The second object of `1.png` and the first one of `12.png`; two classes that share a folder."""
+def test_crops_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    """The second crop of `1.png` and the first one of `12.png` differ; so do crops of two classes in one folder."""
     rows = np.asarray([[8, 8, 30, 30, 0.9, 0], [40, 8, 60, 30, 0.8, 0], [8, 40, 30, 60, 0.7, 1]], np.float32)
     output = OutputSettings(tmp_path / "out", None, labels=False, confidences=False, crops=True, entries=False)
     writer = PredictionWriter(output, ("a/b", "a_b"), workers=2)
@@ -386,7 +391,7 @@ def test_no_crop_replaces_another(tmp_path: Path) -> None:
     assert crops == {"1.jpg", "12.jpg", "13.jpg", "122.jpg", "123.jpg", "124.jpg"}
 
 
-def test_every_image_has_its_own_id(tmp_path: Path) -> None:
+def test_image_ids_are_unique(tmp_path: Path) -> None:
     rows = np.asarray([[8, 8, 30, 30, 0.9, 0]], np.float32)
     output = OutputSettings(tmp_path, None, labels=False, confidences=False, crops=False, entries=True)
     writer = PredictionWriter(output, NAMES, workers=1)
@@ -400,7 +405,7 @@ def test_every_image_has_its_own_id(tmp_path: Path) -> None:
     assert ids == [7, "7", "a/7", "photo.1", "photo.2", "x.v2_1", "x.v2_2"]
 
 
-def test_crop_by_hand() -> None:
+def test_crop_known_values() -> None:
     # 40 x 20 px become 50.8 x 30.4 px around the same centre, and 0 is the edge.
     assert crop_box(np.asarray([100, 10, 140, 30]), (200, 300)) == (94, 4, 145, 35)
     assert crop_box(np.asarray([0, 0, 4, 4]), (200, 300)) == (0, 0, 9, 9)
@@ -427,7 +432,7 @@ def test_crop_by_hand() -> None:
         ({"line_thickness": 0}, "--line-thickness 0: must be at least 1"),
     ],
 )
-def test_settings_that_cannot_apply_are_refused(
+def test_inapplicable_settings_are_rejected(
     given: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
@@ -451,7 +456,7 @@ def test_user_errors_are_one_line(
         assert word in error
 
 
-def test_results_never_take_the_place_of_what_they_are_made_from(
+def test_results_never_overwrite_sources(
     photos: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "set"
@@ -467,10 +472,10 @@ def test_results_never_take_the_place_of_what_they_are_made_from(
     assert {file: file.read_bytes() for file in before} == before
 
 
-@pytest.mark.parametrize(("entry", "said"), [("", "--source: give images"), ("pipe.txt", "not a regular file")])
-def test_sources_that_are_nothing_to_read(
-    tmp_path: Path, entry: str, said: str, weights: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("entry", "message"), [("", "--source: give images"), ("pipe.txt", "not a regular file")])
+def test_unreadable_sources_are_rejected(
+    tmp_path: Path, entry: str, message: str, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     assert main(["--weights", str(weights), "--source", str(tmp_path / entry) if entry else ""]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

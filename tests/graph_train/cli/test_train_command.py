@@ -56,14 +56,14 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return an uninterrupted run of three epochs in graph mode, and its output."""
+    """Train three epochs in graph mode without interruption; return the run folder and its output."""
     folder = tmp_path_factory.mktemp("runs")
     done = train(folder, "--epochs", "3", "--save-period", "1", name="whole")
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "whole", done.stdout
 
 
-def test_run_writes_what_yolov5_users_expect(finished: tuple[Path, str]) -> None:
+def test_run_writes_yolov5_files(finished: tuple[Path, str]) -> None:
     run, printed = finished
     table = rows(run)
     assert len(table) == 1 + 3
@@ -79,7 +79,7 @@ def test_run_writes_what_yolov5_users_expect(finished: tuple[Path, str]) -> None
     assert "Compiled the step" in (run / "train.log").read_text()
 
 
-def test_best_weights_have_the_reference_names(finished: tuple[Path, str]) -> None:
+def test_best_weights_use_yolov5_names(finished: tuple[Path, str]) -> None:
     run, _ = finished
     with safe_open(str(run / "weights" / "best.safetensors"), framework="numpy") as file:
         names = list(file.keys())
@@ -88,7 +88,7 @@ def test_best_weights_have_the_reference_names(finished: tuple[Path, str]) -> No
     assert all(name.startswith("model.") for name in names)
 
 
-def test_resume_at_an_epoch_boundary_equals_uninterrupted(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_resume_at_epoch_boundary_matches_uninterrupted(finished: tuple[Path, str], tmp_path: Path) -> None:
     run, _ = finished
     # The state after the second epoch, put where a killed run would have left it.
     stopped = tmp_path / "stopped"
@@ -106,7 +106,7 @@ def test_resume_at_an_epoch_boundary_equals_uninterrupted(finished: tuple[Path, 
     assert_same_run(run, stopped)
 
 
-def test_interrupt_saves_and_resume_goes_on_exactly(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_interrupt_saves_and_resume_matches_uninterrupted(finished: tuple[Path, str], tmp_path: Path) -> None:
     run, _ = finished
     words = command(tmp_path, "--epochs", "3", "--save-period", "1", name="whole")
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -128,7 +128,7 @@ def test_interrupt_saves_and_resume_goes_on_exactly(finished: tuple[Path, str], 
     assert_same_run(run, tmp_path / "whole")
 
 
-def test_eager_gives_the_same_results(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_eager_matches_graph(finished: tuple[Path, str], tmp_path: Path) -> None:
     run, _ = finished
     done = train(tmp_path, "--epochs", "3", "--eager", name="eager")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -136,9 +136,9 @@ def test_eager_gives_the_same_results(finished: tuple[Path, str], tmp_path: Path
     assert "Graph:" not in done.stdout
 
 
-def test_stock_kernels_train_alike(finished: tuple[Path, str], tmp_path: Path) -> None:
-    run, said = finished
-    assert "Kernels: plugin" in said
+def test_stock_kernels_give_close_results(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run, message = finished
+    assert "Kernels: plugin" in message
     done = train(tmp_path, "--epochs", "3", "--kernels", "off", name="stock")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Kernels: OneFlow's own" in done.stdout
@@ -147,7 +147,7 @@ def test_stock_kernels_train_alike(finished: tuple[Path, str], tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--data", "no/such.yaml"], "no/such.yaml"),
         (["--optimizer", "Rprop"], "Rprop"),
@@ -160,15 +160,15 @@ def test_stock_kernels_train_alike(finished: tuple[Path, str], tmp_path: Path) -
         (["--freeze", "99"], "--freeze"),
     ],
 )
-def test_user_errors_are_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_user_errors_are_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = train(tmp_path, *arguments)
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert said in last
+    assert message in last
     assert "Traceback" not in done.stderr
 
 
-def test_unknown_block_is_refused_by_name(tmp_path: Path) -> None:
+def test_unknown_block_is_rejected_by_name(tmp_path: Path) -> None:
     path = tmp_path / "odd.yaml"
     path.write_text(yaml.safe_dump({**TINY, "backbone": [[-1, 1, "Konv", [8, 3, 2]], *TINY["backbone"][1:]]}))  # type: ignore[index]
     done = train(tmp_path, "--cfg", str(path))
@@ -177,7 +177,7 @@ def test_unknown_block_is_refused_by_name(tmp_path: Path) -> None:
     assert "Conv" in done.stderr.replace("Konv", "")
 
 
-def test_help_answers_without_the_engine() -> None:
+def test_help_does_not_import_oneflow() -> None:
     code = (
         "import sys; from graph_train.cli.train import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit: pass\n"
@@ -189,7 +189,7 @@ def test_help_answers_without_the_engine() -> None:
 
 
 @pytest.mark.parametrize("flags", [("--epochs", "0"), ("--rect", "--quad"), ("--entity", "me")])
-def test_values_that_no_run_can_use_are_told_before_the_engine_is_loaded(flags: tuple[str, ...]) -> None:
+def test_invalid_values_are_rejected_before_oneflow_is_imported(flags: tuple[str, ...]) -> None:
     code = (
         f"import sys; from graph_train.cli.train import main\nassert main({list(flags)}) == 2\n"
         "assert not {'oneflow', 'nvidia.dali', 'numpy', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
@@ -208,9 +208,9 @@ def test_real_photos(bccd: Path, tmp_path: Path) -> None:
 
 
 def write_odd_folder(root: Path) -> Path:
-    """Write images of one class, 200 to 3000 px, grey, CMYK, turned, PNG.
+    """Write images of 200 to 3000 px: grey, CMYK, rotated by EXIF, PNG.
 
-    There are images without labels and labels without images, too.
+    There are also images without labels and labels without images.
     """
     random = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -242,7 +242,7 @@ def write_odd_folder(root: Path) -> Path:
     return path
 
 
-def test_folder_of_odd_images_trains(tmp_path: Path) -> None:
+def test_trains_on_unusual_images(tmp_path: Path) -> None:
     data = write_odd_folder(tmp_path / "odd set")
     done = train(tmp_path, "--data", str(data), "--epochs", "1", "--batch-size", "4", name="odd")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -259,7 +259,7 @@ def test_data_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
         "nowhere": (None, "path: .\ntrain: images/nowhere\nval: images/val\nnames: [thing]\n"),
         "nc": (None, "path: .\ntrain: images/train\nval: images/val\nnames: [thing]\nnc: 2\n"),
     }
-    for said, (label, content) in cases.items():
+    for message, (label, content) in cases.items():
         label_file = data.parent / "labels" / "train" / "a.txt"
         kept = label_file.read_text()
         label_file.write_text(label or kept)
@@ -267,11 +267,11 @@ def test_data_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
         done = train(tmp_path, "--data", str(data))
         label_file.write_text(kept)
         assert done.returncode == 2, done.stderr
-        assert said in done.stderr.strip().splitlines()[-1]
+        assert message in done.stderr.strip().splitlines()[-1]
         assert "Traceback" not in done.stderr
 
 
-def test_a_part_of_a_known_data_set_leaves_no_run_folder(tmp_path: Path) -> None:
+def test_incomplete_known_data_set_leaves_no_run_folder(tmp_path: Path) -> None:
     (tmp_path / "datasets/coco128/images/train2017").mkdir(parents=True)
     (tmp_path / "datasets/coco128/images/train2017/1.jpg").touch()
     command = [sys.executable, "-m", "graph_train", "--data", "coco128", "--cfg", "yolov5n.yaml", "--device", "cpu"]
@@ -281,7 +281,7 @@ def test_a_part_of_a_known_data_set_leaves_no_run_folder(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["datasets"]
 
 
-def test_empty_train_set_is_refused(tmp_path: Path) -> None:
+def test_empty_train_set_is_rejected(tmp_path: Path) -> None:
     data = write_odd_folder(tmp_path / "set")
     for image in (data.parent / "images" / "train").iterdir():
         image.unlink()
@@ -290,7 +290,7 @@ def test_empty_train_set_is_refused(tmp_path: Path) -> None:
     assert "no usable image" in done.stderr or "no image" in done.stderr
 
 
-def test_labels_that_cannot_be_plotted_cost_a_warning(tmp_path: Path) -> None:
+def test_unplottable_labels_only_warn(tmp_path: Path) -> None:
     (tmp_path / "odd" / "labels.jpg").mkdir(parents=True)
     data = write_odd_folder(tmp_path / "odd set")
     done = train(tmp_path, "--data", str(data), "--epochs", "1", "--batch-size", "4", "--exist-ok", name="odd")

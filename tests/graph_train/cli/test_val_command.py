@@ -28,7 +28,7 @@ NAMES = ("circle", "square")
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write five small images in COCO's layout, with YOLO labels and COCO annotations that count classes from 5."""
+    """Write five small images in COCO's layout, with YOLO labels and COCO annotations whose category ids start at 5."""
     root = tmp_path_factory.mktemp("data")
     for folder in ("images/val", "labels/val", "annotations"):
         (root / folder).mkdir(parents=True)
@@ -65,7 +65,7 @@ def flags(data_set: Path, weights: Path, folder: Path, *more: str) -> list[str]:
     return [*as_flags(weights=weights, data=data_set, project=folder, device="cpu"), *size, *more]
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_is_fast_and_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom graph_train.cli.val import main\n"
         "try: main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
@@ -76,9 +76,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert "--conf-thres" in done.stdout
 
 
-def test_everything_is_written(
-    data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_writes_all_outputs(data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags(data_set, weights, tmp_path, "--save-json", "--save-txt", "--save-conf", "--max-det", "20")) == 0
     out = capsys.readouterr().out
     for text in ("all", "circle", "square", "Speed:", "Average Precision", f"Results saved to {tmp_path / 'exp'}"):
@@ -95,7 +93,7 @@ def test_everything_is_written(
     assert (tmp_path / "exp/PR_curve.png").exists()
 
 
-def test_eager_equals_graph(data_set: Path, weights: Path, tmp_path: Path) -> None:
+def test_eager_matches_graph(data_set: Path, weights: Path, tmp_path: Path) -> None:
     common = {
         "weights": weights,
         "data": data_set,
@@ -110,13 +108,13 @@ def test_eager_equals_graph(data_set: Path, weights: Path, tmp_path: Path) -> No
     assert found[0].images == 5
 
 
-def test_speed_task_and_second_run_folder(data_set: Path, weights: Path, tmp_path: Path) -> None:
+def test_speed_task_and_incremented_run_folder(data_set: Path, weights: Path, tmp_path: Path) -> None:
     assert main(flags(data_set, weights, tmp_path, "--noplots")) == 0
     assert main(flags(data_set, weights, tmp_path, "--task", "speed")) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exp", "exp2"]
 
 
-def test_study_tells_sizes_and_weights_apart(
+def test_study_separates_sizes_and_weights(
     data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "STUDY_SIZES", (64, 96))
@@ -124,7 +122,7 @@ def test_study_tells_sizes_and_weights_apart(
     other.parent.mkdir()
     shutil.copy(weights, other)
     given = flags(data_set, weights, tmp_path, "--task", "study", "--weights", str(weights), str(other))
-    at = given.index("--imgsz")  # has sizes of its own
+    at = given.index("--imgsz")  # the study has its own sizes
     del given[at : at + 2]
     assert main(given) == 0
     out = capsys.readouterr().out
@@ -137,13 +135,13 @@ def test_study_tells_sizes_and_weights_apart(
     assert (tmp_path / "exp/study.png").exists()
 
 
-def test_weights_are_told_apart_by_what_differs() -> None:
+def test_weights_are_labelled_by_difference() -> None:
     assert evaluation._distinct_labels(["runs/exp/best.pt"]) == ["best.pt"]
     assert evaluation._distinct_labels(["runs/exp/best.pt", "runs/exp2/best.pt"]) == ["exp/best.pt", "exp2/best.pt"]
     assert evaluation._distinct_labels(["a.pt", "/elsewhere/a.pt"])[1] == "elsewhere/a.pt"
 
 
-def test_ensemble_and_augmented_views_add_boxes(weights: Path) -> None:
+def test_ensemble_and_augmented_inference_add_boxes(weights: Path) -> None:
     images = np.full((1, 3, 64, 96), 114, np.uint8)
     one = load_detector([weights], device="cpu", graph=False)(images)[0]
     two = load_detector([weights, weights], device="cpu", graph=False)(images)[0]
@@ -155,8 +153,8 @@ def test_ensemble_and_augmented_views_add_boxes(weights: Path) -> None:
     assert np.allclose(seen[:, : rows[:2].sum()], one[:, : rows[:2].sum()], atol=1e-3)
 
 
-def brightest(images: Tensor) -> np.ndarray:
-    """Return a detector of a 10 px box at the brightest pixel: 21 equal rows, as if from 3 levels of 1 cell each."""
+def detect_brightest_pixel(images: Tensor) -> np.ndarray:
+    """Predict a 10 px box at the brightest pixel: 21 equal rows, as from 3 levels."""
     pixels = images.numpy()[:, 0]
     where = [np.unravel_index(image.argmax(), image.shape) for image in pixels]
     rows = np.asarray([[x + 0.5, y + 0.5, 10, 10, 1, 1] for y, x in where], np.float32)
@@ -164,26 +162,26 @@ def brightest(images: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_views_come_back_to_the_same_place(view: View) -> None:
+def test_view_round_trip(view: View) -> None:
     images = np.zeros((1, 3, 64, 96), np.uint8)
     images[:, :, 38:43, 68:73] = 100
     images[:, :, 40, 70] = 255
-    found = brightest(scaled(flow.from_numpy(images), view, 32))
+    found = detect_brightest_pixel(scaled(flow.from_numpy(images), view, 32))
     rows = back_to_image(found, ViewRows(0, 21, view.scale, view.mirrored), 96)
     assert rows[0, 0, :4] == pytest.approx([70.5, 40.5, 10 / view.scale, 10 / view.scale], abs=1.5)
 
 
-def test_augmented_inference_joins_the_views() -> None:
+def test_augmented_inference_joins_views() -> None:
     images = np.zeros((2, 3, 64, 96), np.uint8)
     images[:, :, 38:43, 68:73] = 200
     images[:, :, 40, 70] = 255
-    rows, loss = AugmentedInference(brightest, (8, 16, 32))(images, np.zeros((0, 6), np.float32))
+    rows, loss = AugmentedInference(detect_brightest_pixel, (8, 16, 32))(images, np.zeros((0, 6), np.float32))
     assert loss is None
     assert rows.shape == (2, 20 + 21 + 5, 6)  # the first view without its last level, the last one without its first
     assert np.ptp(rows[:, :, 0]) < 4
 
 
-def test_label_file_by_hand(tmp_path: Path) -> None:
+def test_label_file_known_values(tmp_path: Path) -> None:
     rows = np.asarray([[10, 20, 30, 60, 0.5, 1]], np.float32)
     file = tmp_path / "cell.txt"
     write_label_file(file, rows, image_hw=(100, 200), confidence=False)
@@ -209,15 +207,15 @@ def test_label_file_by_hand(tmp_path: Path) -> None:
         ({"weights": "a", "conf_thresh": 1}, "did you mean 'conf_thres'"),
     ],
 )
-def test_settings_that_cannot_apply_are_refused(given: dict[str, object], message: str) -> None:
+def test_inapplicable_settings_are_rejected(given: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         val_options(**given)
 
 
-def test_another_data_set_is_noticed_by_its_names(
+def test_mismatched_class_names_warn(
     data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As when `--data` was forgotten: the built-in set may have as many classes."""
+    """This happens when `--data` is forgotten and the built-in data set has the same number of classes."""
     for names, told in (("[circle, cell]", True), ("[circle, square]", False)):
         other = data_set.with_name("other.yaml")
         other.write_text(f"train: images/val\nval: images/val\nnames: {names}\n")
@@ -240,7 +238,7 @@ def test_user_errors_are_one_line(
         assert word in error
 
 
-def test_label_files_of_the_data_set_are_not_replaced(weights: Path, tmp_path: Path) -> None:
+def test_data_set_label_files_are_not_overwritten(weights: Path, tmp_path: Path) -> None:
     root = tmp_path / "set"
     for folder in ("images", "labels"):
         (root / folder).mkdir(parents=True)

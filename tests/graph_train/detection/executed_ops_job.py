@@ -1,4 +1,4 @@
-"""Detect in the form that CUDA gets, and note whose kernels do it: `... FILE WEIGHTS augment|plain graph|eager`."""
+"""Detects with the ops used on CUDA and records kernel owners: `... FILE WEIGHTS augment|plain graph|eager`."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from kernels.runtime import flow
 
 
 def main(out: Path, weights: str, augment: bool, graph: bool) -> None:
-    """Detect in batches of arrays and of tensors, some smaller; write (op, whose kernel) pairs and the detections."""
+    """Detect in batches of arrays and of tensors; write (op, kernel owner) pairs and the detections."""
     load_plugin("emulated-cuda")
     trace_ops()
     detector = load_detector([weights], device="cpu", graph=graph, augment=augment)

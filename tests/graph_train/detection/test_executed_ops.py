@@ -1,4 +1,4 @@
-"""Detection needs no CUDA kernel of OneFlow's, with augmented views neither: there are none for GPUs above 8.9."""
+"""Detection, also augmented, runs no CUDA kernel of OneFlow, which has none for GPUs above 8.9."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("form", ["graph", "eager"])
 @pytest.mark.parametrize("views", ["augment", "plain"])
-def test_all_ops_have_kernels(tmp_path: Path, weights: Path, views: str, form: str) -> None:
+def test_all_detection_ops_have_plugin_kernels(tmp_path: Path, weights: Path, views: str, form: str) -> None:
     out = tmp_path / "ops.json"
     command = [sys.executable, "-m", "tests.graph_train.detection.executed_ops_job", out, weights, views, form]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
@@ -38,7 +38,7 @@ def test_all_ops_have_kernels(tmp_path: Path, weights: Path, views: str, form: s
     views_ops = {("graph_train_augmented_view", "plugin"), ("graph_train_join_views", "plugin")}
     assert (views_ops <= executed) == (views == "augment")
     assert ("graph_train_suppress", "plugin") in executed
-    assert {op for op, whose in executed if whose == "OneFlow"} <= {*COPIES, "empty"}  # memory that is not filled
+    assert {op for op, whose in executed if whose == "OneFlow"} <= {*COPIES, "empty"}  # uninitialised memory
 
     detector = load_detector([weights], device="cpu", graph=False, augment=views == "augment")
     expected = non_max_suppression(detector(IMAGES)[0], NmsSettings(conf_thres=0.01))

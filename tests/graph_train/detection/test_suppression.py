@@ -27,8 +27,8 @@ def one_at_a_time(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> li
     return kept
 
 
-def test_chain_by_hand() -> None:
-    # Neighbours overlap by 3/5 (IoU 6 / 10); ends by 2/6. The middle box goes, so the last one stays.
+def test_suppression_chain_known_values() -> None:
+    # Neighbours have IoU 6 / 10, the ends 2 / 6. The middle box is suppressed, so the last one is kept.
     boxes = boxes_of((0, 0, 4, 2), (1, 0, 5, 2), (2, 0, 6, 2))
     assert suppress(boxes, np.asarray([0.9, 0.8, 0.7], np.float32), 0.5).tolist() == [0, 2]
 
@@ -45,7 +45,7 @@ def test_threshold_is_strict() -> None:
     assert suppress(boxes, scores, float(np.nextafter(0.5, 0))).tolist() == [0]
 
 
-def test_equal_scores_keep_the_first_row() -> None:
+def test_equal_scores_keep_first_row() -> None:
     boxes = boxes_of((0, 0, 2, 2), (0, 0, 2, 2), (0, 0, 2, 2))
     assert suppress(boxes, np.full(3, 0.5, np.float32), 0.5).tolist() == [0]
 
@@ -60,19 +60,19 @@ def test_no_boxes() -> None:
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5])
-def test_impossible_threshold_is_refused(threshold: float) -> None:
+def test_impossible_threshold_raises(threshold: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         suppress(boxes_of((0, 0, 1, 1)), np.ones(1, np.float32), threshold)
 
 
-def test_wrong_shapes_are_refused() -> None:
+def test_wrong_shapes_raise() -> None:
     with pytest.raises(ValueError, match=r"\(2,\)"):
         suppress(boxes_of((0, 0, 1, 1)), np.ones(2, np.float32), 0.5)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 700), st.sampled_from([0.1, 0.45, 0.6, 0.9]), st.integers(0, 2**32 - 1))
-def test_equals_the_textbook_rule(count: int, threshold: float, seed: int) -> None:
+def test_matches_textbook_nms(count: int, threshold: float, seed: int) -> None:
     random = np.random.default_rng(seed)
     corner = random.integers(0, 60, (count, 2))
     boxes = np.concatenate((corner, corner + random.integers(0, 30, (count, 2))), axis=1).astype(np.float32)

@@ -31,5 +31,5 @@ def _losses(kind: type[EagerStep] | type[GraphStep], device: str) -> list[float]
 
 
 @pytest.mark.parametrize("kind", [EagerStep, GraphStep])
-def test_steps_on_a_gpu_lose_what_they_lose_on_the_cpu(kind: type[EagerStep] | type[GraphStep]) -> None:
+def test_gpu_losses_match_cpu(kind: type[EagerStep] | type[GraphStep]) -> None:
     np.testing.assert_allclose(_losses(kind, "cuda:0"), _losses(kind, "cpu"), rtol=1e-3)

@@ -41,13 +41,13 @@ def test_activation_type(
     assert ComputeDevice("device", capability, plugin, fast).activation_type(amp) is expected
 
 
-def test_mixed_precision_without_the_plugin_is_refused() -> None:
+def test_mixed_precision_without_plugin_raises() -> None:
     for capability in (None, 86):
         with pytest.raises(ValueError, match="--amp: mixed precision needs the kernel plugin"):
             ComputeDevice("device", capability, plugin=False).activation_type(True)
 
 
-def test_gpus_without_kernels_are_refused() -> None:
+def test_gpu_without_kernels_raises() -> None:
     ComputeDevice("GPU 0: A", 60, plugin=False).check()
     ComputeDevice("GPU 0: B", 89, plugin=False).check()
     ComputeDevice("GPU 0: C", 120, plugin=True).check()
@@ -57,7 +57,7 @@ def test_gpus_without_kernels_are_refused() -> None:
         ComputeDevice("GPU 1: H200", 90, plugin=False).check()
 
 
-def test_summary_names_device_type_and_kernels() -> None:
+def test_summary_has_device_dtype_and_kernels() -> None:
     assert ComputeDevice("GPU 0: NVIDIA H200", 90, True).summary(BFLOAT16, "") == (
         "GPU 0: NVIDIA H200 (compute capability 9.0); activations bfloat16; sums, statistics, loss and weights in "
         "float32. Kernels: plugin"
@@ -67,7 +67,7 @@ def test_summary_names_device_type_and_kernels() -> None:
     )
 
 
-def test_a_gpu_is_asked_for_its_name_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_name_and_capability_are_queried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow.cuda, "get_device_capability", lambda number: (8, number))
     monkeypatch.setattr(flow.cuda, "get_device_name", lambda number: f"card {number}")
     assert compute_device("cuda:6", plugin=True) == ComputeDevice("GPU 6: card 6", 86, True)
@@ -90,12 +90,12 @@ def test_amp_check_compares_maps(monkeypatch: pytest.MonkeyPatch, caplog: pytest
 
 
 @pytest.mark.skipif(not is_loaded(), reason="needs the kernel plugin")
-def test_only_the_run_computes_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither another network of the process nor later commands on the run's own weights."""
+def test_bfloat16_is_limited_to_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other networks in the process and later commands on the same weights stay in float32."""
     computed: list[ActivationType] = []
     choose = Layout.fastest_for
 
-    def noting(images: Tensor, activation_type: ActivationType) -> Layout:
+    def record(images: Tensor, activation_type: ActivationType) -> Layout:
         computed.append(activation_type)
         return choose(images, activation_type)
 
@@ -108,7 +108,7 @@ def test_only_the_run_computes_in_bfloat16(tmp_path: Path, monkeypatch: pytest.M
     before = np.array(other(images, np.zeros((0, 6), np.float32))[0])
     lab = Lab(tmp_path)
     monkeypatch.setattr(precision, "multiplies_bfloat16_faster", lambda: True)
-    monkeypatch.setattr(Layout, "fastest_for", noting)
+    monkeypatch.setattr(Layout, "fastest_for", record)
     run = lab.train(amp=True, kernels="auto")
     assert "activations bfloat16" in run.log
     assert BFLOAT16 in computed
@@ -118,7 +118,7 @@ def test_only_the_run_computes_in_bfloat16(tmp_path: Path, monkeypatch: pytest.M
     measured = {"data": str(lab.data), "imgsz": 64, "noplots": True}
     assert within(validate, weights=weights, **measured, **common) == {FLOAT32}
     assert within(predict, weights=weights, source=lab.data.parent / "images" / "val", imgsz=64, **common) == {FLOAT32}
-    # The export compares its file with our own forward pass, and refuses a difference that bfloat16 would make.
+    # The export compares its file with our own forward pass, and rejects a difference that bfloat16 would make.
     assert within(export, weights=weights, include="onnx", output=tmp_path / "w.onnx", imgsz=64, graph=False) == {
         FLOAT32
     }

@@ -18,7 +18,7 @@ from graph_train.engine.schedule import (
 from graph_train.settings.hyperparameters import Hyperparameters
 
 
-def test_warmup_by_hand() -> None:
+def test_warmup_known_values() -> None:
     # 200 warm-up iterations, nominal batch 64 in batches of 16, epoch 0: the factor is 1
     schedule = Schedule(epochs=10, batches_per_epoch=1000, batch_size=16, warmup=200)
     half = schedule.at(100, 0)
@@ -28,13 +28,13 @@ def test_warmup_by_hand() -> None:
     assert schedule.at(200, 0).learning_rates == pytest.approx((0.01, 0.01, 0.01))
 
 
-def test_a_warmup_of_billions_of_iterations_costs_no_more_than_the_run() -> None:
+def test_huge_warmup_is_clipped_to_run() -> None:
     long, whole = (Schedule(epochs=2, batches_per_epoch=50, batch_size=16, warmup=w) for w in (10**10, 10**9))
     assert [long.at(i, i // 50).update for i in range(100)] == [whole.at(i, i // 50).update for i in range(100)]
     assert long.at(99, 1).update
 
 
-def test_epoch_after_warmup_uses_the_factor_of_the_epoch_before() -> None:
+def test_epoch_after_warmup_uses_previous_factor() -> None:
     schedule = Schedule(epochs=10, batches_per_epoch=80, batch_size=64, warmup=100, lrf=0.0)
     assert schedule.at(100, 1).lr_weight == pytest.approx(0.009)
     assert schedule.at(159, 1).lr_weight == pytest.approx(0.009)  # warm-up ended in this epoch
@@ -42,7 +42,7 @@ def test_epoch_after_warmup_uses_the_factor_of_the_epoch_before() -> None:
     assert schedule.at(240, 3).lr_weight == pytest.approx(0.008)
 
 
-def test_update_pattern_crosses_epochs() -> None:
+def test_accumulation_crosses_epochs() -> None:
     schedule = Schedule(epochs=9, batches_per_epoch=5, batch_size=16, warmup=1)
     pattern = [schedule.at(i, i // 5).update for i in range(12)]
     # accumulate is 1, then 4: updates at 0, 4, 8
@@ -50,7 +50,7 @@ def test_update_pattern_crosses_epochs() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 24, 40, 64, 100])
-def test_updates_equal_the_counting_loop(batch_size: int) -> None:
+def test_update_steps_match_reference_loop(batch_size: int) -> None:
     schedule = Schedule(epochs=3, batches_per_epoch=150, batch_size=batch_size, warmup=100)
     last = -1
     for i in range(450):
@@ -62,7 +62,7 @@ def test_updates_equal_the_counting_loop(batch_size: int) -> None:
 @pytest.mark.parametrize(
     ("batch_size", "accumulates"), [(16, True), (42, True), (43, False), (64, False), (100, False)]
 )
-def test_whether_any_update_takes_several_batches(batch_size: int, accumulates: bool) -> None:
+def test_accumulates_flag(batch_size: int, accumulates: bool) -> None:
     schedule = Schedule(epochs=3, batches_per_epoch=150, batch_size=batch_size, warmup=100)
     assert schedule.accumulates == accumulates
     assert any(not schedule.at(i, i // 150).update for i in range(450)) == accumulates
@@ -86,12 +86,12 @@ def test_small_formulas() -> None:
         check_image_size(640, 0)
 
 
-def test_a_run_without_batches_is_refused() -> None:
+def test_run_without_batches_raises() -> None:
     with pytest.raises(ValueError, match="batches_per_epoch=0"):
         Schedule(epochs=3, batches_per_epoch=0, batch_size=16, warmup=100)
 
 
-def test_recorded_trainings(goldens: Path) -> None:
+def test_schedule_matches_recorded_trainings(goldens: Path) -> None:
     files = [path for path in sorted(goldens.glob("train_*.npz")) if "step_lr" in np.load(path)]
     assert files
     for path in files:

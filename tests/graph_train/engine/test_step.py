@@ -10,6 +10,7 @@ import pytest
 from graph_train.engine.schedule import ema_decay
 from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters
 from graph_train.engine.step import EagerStep, GraphStep, StepResult, TrainStep, _advance
+from kernels.framework import eager_runs as eager_runs_module
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.update.function import UpdateRule
 from kernels.plugin import load_plugin
@@ -51,7 +52,7 @@ def assert_graph_equals_eager(rule: UpdateRule, activation_type: ActivationType 
     assert step.replayed == STEPS - len(step.compilations)
 
 
-def test_only_a_graph_spends_time_on_compiling() -> None:
+def test_only_graph_step_reports_compile_time() -> None:
     shapes, settings = ((4, 3, 64, 64), (4, 16, 5)), tiny_schedule().at(0, 0)
     for kind in (EagerStep, GraphStep):
         step: TrainStep = tiny_step(kind)
@@ -61,18 +62,48 @@ def test_only_a_graph_spends_time_on_compiling() -> None:
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adam", "adamw"])
-def test_graph_equals_eager_bit_for_bit(rule: UpdateRule) -> None:
+def test_graph_matches_eager_bitwise(rule: UpdateRule) -> None:
     assert_graph_equals_eager(rule)
 
 
-def test_graph_equals_eager_in_bfloat16() -> None:
+def test_smaller_batches_are_compiled_once_they_are_frequent() -> None:
+    """Graphs and op by op alternate, with a step pending: the same bits as with graphs only."""
+    load_plugin("require")
+    schedule = tiny_schedule()
+
+    def trained(eager_runs: int) -> tuple[list[StepResult], dict[str, np.ndarray], GraphStep]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(eager_runs_module, "EAGER_RUNS", eager_runs)
+            step = tiny_step(GraphStep)
+            assert isinstance(step, GraphStep)
+            results = []
+            for number in range(9):
+                images, labels = random_batch(number, side=64, labels=5)
+                size = 2 if number % 2 else 4
+                step.start(flow.tensor(images[:size]), flow.tensor(labels[:size]), schedule.at(number, 0))
+                if number:
+                    results.append(step.finish())
+            results.append(step.finish())
+        step.state.flush()
+        return results, step.state.arrays(), step
+
+    results, arrays, mixed = trained(3)
+    assert (len(mixed.compilations), mixed.eager, mixed.replayed) == (2, 3, 4)
+    assert "3 smaller batches op by op" in mixed.summary()
+    expected, expected_arrays, compiled = trained(0)
+    assert (len(compiled.compilations), compiled.eager, compiled.replayed) == (2, 0, 7)
+    np.testing.assert_array_equal([astuple(result) for result in results], [astuple(result) for result in expected])
+    assert [name for name in arrays if not np.array_equal(arrays[name], expected_arrays[name])] == []
+
+
+def test_graph_matches_eager_in_bfloat16() -> None:
     load_plugin("require")
     assert_graph_equals_eager("sgd", ActivationType.BFLOAT16)
 
 
 @pytest.mark.parametrize("kind", [EagerStep, GraphStep])
-def test_a_step_in_bfloat16_leaves_one_in_float32_alone(kind: type[EagerStep] | type[GraphStep]) -> None:
-    """The data type belongs to a network: both train by turns, each as if it were alone."""
+def test_bfloat16_step_does_not_affect_float32_step(kind: type[EagerStep] | type[GraphStep]) -> None:
+    """The data type belongs to the network: two steps that alternate train as they would separately."""
     load_plugin("require")
     settings = replace(tiny_schedule().at(20, 3), update=True)
     types = (ActivationType.FLOAT32, ActivationType.BFLOAT16)
@@ -93,8 +124,8 @@ def test_a_step_in_bfloat16_leaves_one_in_float32_alone(kind: type[EagerStep] | 
     assert not np.array_equal(together[types[0]][name], together[types[1]][name])
 
 
-def test_graph_equals_eager_without_the_plugin() -> None:
-    # The plugin cannot be unloaded, so the stock kernels need a process of their own.
+def test_graph_matches_eager_without_plugin() -> None:
+    # The plugin cannot be unloaded, so stock kernels need a child process.
     code = "from tests.graph_train.engine.test_step import assert_graph_equals_eager; assert_graph_equals_eager('sgd')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -102,7 +133,7 @@ def test_graph_equals_eager_without_the_plugin() -> None:
 
 @contextmanager
 def overflow(step: EagerStep | GraphStep) -> Iterator[None]:
-    """Make the layers after a scale overflow in the steps started within the context."""
+    """Make activations overflow in the steps started within the context."""
     scale = step.state.network.model[1].bn.weight
     sound = flow.tensor(scale.numpy().copy())
     with flow.no_grad():
@@ -114,10 +145,10 @@ def overflow(step: EagerStep | GraphStep) -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", [EagerStep, GraphStep])
 @pytest.mark.parametrize("activation_type", [ActivationType.FLOAT32, ActivationType.FLOAT16])
-def test_steps_started_ahead_have_the_same_bits(
+def test_pipelined_steps_match_bitwise(
     kind: type[EagerStep] | type[GraphStep], activation_type: ActivationType, request: pytest.FixtureRequest
 ) -> None:
-    """Also if an update is skipped, which changes the scalars of the step that has been started already."""
+    """Include a skipped update, which changes the scalars of a step that has already started."""
     if activation_type is ActivationType.FLOAT16 and request.config.getoption("--kernels") != "emulated-cuda":
         pytest.skip("float16 activations are CUDA's: run with --kernels emulated-cuda")
     schedule = tiny_schedule()
@@ -150,7 +181,7 @@ def test_steps_started_ahead_have_the_same_bits(
         assert np.isfinite(value).all(), name
 
 
-def test_two_steps_at_most_are_started() -> None:
+def test_at_most_two_steps_in_flight() -> None:
     step = tiny_step(EagerStep)
     images, labels = map(flow.tensor, random_batch(0, side=64, labels=5))
     for _ in range(2):
@@ -160,14 +191,14 @@ def test_two_steps_at_most_are_started() -> None:
     assert step.finish() != step.finish()
 
 
-def test_training_lowers_the_loss() -> None:
+def test_training_lowers_loss() -> None:
     step, schedule = tiny_step(EagerStep), tiny_schedule()
     images, labels = random_batch(0, side=64, labels=3)
     losses = [step(flow.tensor(images), flow.tensor(labels), schedule.at(n, n // 6)).total for n in range(40)]
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_non_finite_gradient_skips_the_update() -> None:
+def test_non_finite_gradient_skips_update() -> None:
     step, schedule = tiny_step(EagerStep), tiny_schedule(batch_size=16)
     images, labels = random_batch(0, side=64, labels=3)
     weight = next(step.state.network.parameters())
@@ -182,8 +213,8 @@ def test_non_finite_gradient_skips_the_update() -> None:
     assert all(np.array_equal(before[name], after[name]) for name in before if "tracked" not in name)
 
 
-def test_loss_scale_by_hand() -> None:
-    """Halved by an update that overflowed, doubled after 2000 good ones; batches that add up leave it."""
+def test_loss_scale_known_values() -> None:
+    """It is halved by an overflow, doubled after 2000 good updates, and unchanged by accumulation."""
     update, wait = (replace(tiny_schedule().at(0, 0), update=update) for update in (True, False))
     counters = Counters(loss_scale=1024.0, good_updates=LOSS_SCALE_GROWTH_INTERVAL - 2)
     counters = _advance(counters, update, updated=True, scaled=True)
@@ -197,13 +228,13 @@ def test_loss_scale_by_hand() -> None:
     again = _advance(halved, update, updated=False, scaled=True)
     assert (again.loss_scale, again.skipped_in_row) == (512, 2)
     assert _advance(again, update, updated=True, scaled=True).skipped_in_row == 0
-    # Without a scale there is nothing to halve, nor to double.
+    # Without a loss scale nothing is halved or doubled.
     unscaled = replace(counters, loss_scale=1.0)
     assert [_advance(unscaled, update, updated=updated, scaled=False).loss_scale for updated in (True, False)] == [1, 1]
 
 
-def test_gradients_of_small_batches_add_up() -> None:
-    """BatchNorm is per batch, so the gradients of A and then B are those of A alone plus those of B alone."""
+def test_gradients_accumulate() -> None:
+    """BatchNorm is per batch, so accumulating A and B gives the sum of both gradients."""
     schedule = tiny_schedule()
     batches = [tuple(map(flow.tensor, random_batch(number, side=64, labels=3))) for number in (0, 1)]
     later = [schedule.at(number, number // 6) for number in range(13, 24)]
@@ -230,7 +261,7 @@ def test_gradients_of_small_batches_add_up() -> None:
     assert all(np.abs(done[name]).max() > 0 for name in done if name.startswith("first_moment/"))
 
 
-def test_average_follows_the_weights() -> None:
+def test_ema_follows_weights() -> None:
     step, schedule = tiny_step(EagerStep), tiny_schedule(batch_size=16)
     images, labels = random_batch(0, side=64, labels=3)
     name = "model.0.bn.running_mean"

@@ -1,4 +1,4 @@
-"""`--bucket`: the calls of `gsutil`, which is replaced by a script that copies files, as it needs an account."""
+"""`--bucket`: calls of `gsutil`, which is replaced by a script that copies files."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ exec "${arguments[@]}"
 
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder that acts as Cloud Storage, with one bucket `mine`."""
+    """Return a folder that stands in for Cloud Storage, with one bucket `mine`."""
     folder = tmp_path / "cloud"
     (folder / "mine").mkdir(parents=True)
     (tmp_path / "bin").mkdir()
@@ -32,7 +32,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", ["mine", "gs://mine", "gs://mine/"])
-def test_the_longer_table_counts(name: str, cloud: Path, tmp_path: Path) -> None:
+def test_longer_table_wins(name: str, cloud: Path, tmp_path: Path) -> None:
     ours, theirs = tmp_path / "evolve.csv", cloud / "evolve.csv"
     Bucket(name).fetch(ours)
     assert not ours.exists()
@@ -46,7 +46,9 @@ def test_the_longer_table_counts(name: str, cloud: Path, tmp_path: Path) -> None
     assert theirs.read_text() == "head\n1\n2\n"
 
 
-def test_a_refusal_is_told_and_ends_nothing(cloud: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bucket_failure_is_reported_and_not_fatal(
+    cloud: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "evolve.csv").write_text("head\n")
     with caplog.at_level(logging.WARNING):
         Bucket("nowhere").publish([tmp_path / "evolve.csv"])
@@ -55,7 +57,7 @@ def test_a_refusal_is_told_and_ends_nothing(cloud: Path, tmp_path: Path, caplog:
     assert line.endswith("; the evolution continues")
 
 
-def test_an_evolution_goes_on_elsewhere(cloud: Path, tmp_path: Path) -> None:
+def test_evolution_resumes_on_another_machine(cloud: Path, tmp_path: Path) -> None:
     assert options_from_flags(bucket="mine", evolve=2).run.bucket == "mine"
     lab = Lab(tmp_path)
     first = lab.train(evolve=1, bucket="mine", name="here")

@@ -1,4 +1,4 @@
-"""An evolution whose process is killed."""
+"""The evolution command when its process is killed."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ from tests.graph_train.lab import Lab
 
 
 @pytest.mark.slow
-def test_evolution_killed_in_the_middle_goes_on_exactly(tmp_path: Path) -> None:
-    """After SIGKILL during a generation its training process ends, too, and the same command resumes."""
+def test_killed_evolution_command_resumes_exactly(tmp_path: Path) -> None:
+    """After SIGKILL its training process ends, too, and the same command resumes."""
     lab = Lab(tmp_path)
 
     def command(name: str) -> list[str]:
@@ -32,7 +32,7 @@ def test_evolution_killed_in_the_middle_goes_on_exactly(tmp_path: Path) -> None:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.wait()
-    # It may have been about to start, and then ends as soon as it is there.
+    # The process may have just started; then it ends right after starting.
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{child}/cmdline").exists() for child in children):
         assert time.monotonic() < deadline

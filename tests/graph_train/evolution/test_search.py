@@ -1,4 +1,4 @@
-"""Hand-checked evolution, its table on disk, and resuming after a kill."""
+"""Evolution: known values, the table on disk, and resuming after a kill."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ _GENES = gene_names(tune_anchors=True)
 
 
 def _train(hyp: Hyperparameters, generation: int) -> list[float]:
-    """Stand in for a training whose mAP is best at lr0 = 0.02 and mosaic = 0.5."""
+    """Simulate a training whose mAP is best at lr0 = 0.02 and mosaic = 0.5."""
     score = 1 / (1 + abs(np.log(hyp.lr0 / 0.02)) + abs(hyp.mosaic - 0.5))
     return [0.5, 0.5, score, score, 0.1, 0.1, 0.1]
 
@@ -35,13 +35,13 @@ def _rows(*fitnesses: float) -> np.ndarray:
     return rows
 
 
-def test_every_hyperparameter_has_a_gene() -> None:
+def test_every_hyperparameter_has_gene() -> None:
     assert set(GENES) == set(KNOWN_KEYS) == set(_GENES)
     assert _GENES[-1] == "anchors"
     assert "anchors" not in gene_names(tune_anchors=False)
 
 
-def test_constrained_by_hand() -> None:
+def test_constrained_known_values() -> None:
     assert constrained({"lr0": 0.5, "cls_pw": 0.1, "degrees": 12.3456789, "hsv_h": 0.0123456}) == {
         "lr0": 0.1,
         "cls_pw": 0.5,
@@ -50,7 +50,7 @@ def test_constrained_by_hand() -> None:
     }
 
 
-def test_single_parent_comes_from_the_five_best() -> None:
+def test_single_parent_is_one_of_best_five() -> None:
     rows = _rows(0.1, 0.9, 0.2, 0.3, 0.4, 0.5, 0.05)
     rng = np.random.default_rng(0)
     drawn = [int(choose_parent(rows, "single", rng)[-2]) for _ in range(2000)]
@@ -59,14 +59,14 @@ def test_single_parent_comes_from_the_five_best() -> None:
     assert abs(drawn.count(1) / 2000 - 7 / 13) < 0.045
 
 
-def test_weighted_parent_by_hand() -> None:
+def test_weighted_parent_known_values() -> None:
     # fitness 0.3 and 0.1: weights 0.2 and 0 (plus 1e-6)
     parent = choose_parent(_rows(0.3, 0.1), "weighted", np.random.default_rng(0))
     np.testing.assert_allclose(parent[-2:], [0.0, 100.0], atol=1e-4)
 
 
 @given(seed=st.integers(0, 2**32))
-def test_mutation_stays_in_bounds_and_spares_fixed_genes(seed: int) -> None:
+def test_mutation_respects_bounds_and_fixed_genes(seed: int) -> None:
     gains = np.array([GENES[name].gain for name in _GENES])
     factors = mutation_factors(gains, np.random.default_rng(seed))
     assert (factors != 1).any()
@@ -75,12 +75,12 @@ def test_mutation_stays_in_bounds_and_spares_fixed_genes(seed: int) -> None:
     assert (factors[gains == 0] == 1).all()
 
 
-def test_no_gain_is_refused() -> None:
+def test_no_mutable_genes_raises() -> None:
     with pytest.raises(ValueError, match="all mutation gains are 0"):
         mutation_factors(np.zeros(3), np.random.default_rng(0))
 
 
-def test_evolution_improves_and_writes_its_files(tmp_path: Path) -> None:
+def test_evolution_improves_and_writes_files(tmp_path: Path) -> None:
     first = _train(Hyperparameters(), 0)[3]
     result = evolve(Hyperparameters(), _train, tmp_path, generations=40, seed=0)
     assert result.fitness > first * 1.2
@@ -93,7 +93,7 @@ def test_evolution_improves_and_writes_its_files(tmp_path: Path) -> None:
     assert (tmp_path / "evolve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_generation_zero_is_the_start(tmp_path: Path) -> None:
+def test_generation_0_uses_initial_hyperparameters(tmp_path: Path) -> None:
     seen: list[Hyperparameters] = []
 
     def train(hyp: Hyperparameters, generation: int) -> list[float]:
@@ -109,19 +109,19 @@ def test_generation_zero_is_the_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", ["", "  0.5,  0.5", "0.5,x", ",".join(["0.5"] * (7 + len(_GENES)))])
-def test_killed_evolution_continues_as_uninterrupted(tmp_path: Path, torn: str) -> None:
+def test_resumed_evolution_matches_uninterrupted(tmp_path: Path, torn: str) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
     evolve(Hyperparameters(), _train, whole, generations=12, seed=3, plot=False)
 
-    def dies(hyp: Hyperparameters, generation: int) -> list[float]:
+    def interrupted_train(hyp: Hyperparameters, generation: int) -> list[float]:
         if generation == 7:
             raise RuntimeError("killed")
         return _train(hyp, generation)
 
     with pytest.raises(RuntimeError, match="killed"):
-        evolve(Hyperparameters(), dies, cut, generations=12, seed=3, plot=False)
+        evolve(Hyperparameters(), interrupted_train, cut, generations=12, seed=3, plot=False)
     with (cut / "evolve.csv").open("a") as file:
         file.write(torn)
     evolve(Hyperparameters(), _train, cut, generations=12, seed=3, plot=False)
@@ -129,7 +129,7 @@ def test_killed_evolution_continues_as_uninterrupted(tmp_path: Path, torn: str) 
     assert (cut / "hyp_evolve.yaml").read_bytes() == (whole / "hyp_evolve.yaml").read_bytes()
 
 
-def test_a_diverged_generation_counts_as_fitness_zero(tmp_path: Path) -> None:
+def test_diverged_generation_has_fitness_0(tmp_path: Path) -> None:
     def diverges_once(hyp: Hyperparameters, generation: int) -> list[float]:
         return [float("nan")] * 7 if generation == 0 else _train(hyp, generation)
 
@@ -138,7 +138,7 @@ def test_a_diverged_generation_counts_as_fitness_zero(tmp_path: Path) -> None:
     assert np.isnan(EvolveTable(tmp_path, _GENES).rows[0, 0])
 
 
-def test_another_evolutions_table_is_refused(tmp_path: Path) -> None:
+def test_table_of_other_evolution_raises(tmp_path: Path) -> None:
     evolve(Hyperparameters(), _train, tmp_path, generations=1, seed=0, plot=False)
     with pytest.raises(ValueError, match="columns of another evolution"):
         evolve(Hyperparameters(), _train, tmp_path, generations=2, seed=0, plot=False, tune_anchors=False)
@@ -146,12 +146,12 @@ def test_another_evolutions_table_is_refused(tmp_path: Path) -> None:
         evolve(Hyperparameters(), _train, tmp_path, generations=0, seed=0, plot=False)
 
 
-def test_a_table_whose_first_row_was_cut_off_is_a_new_one(tmp_path: Path) -> None:
+def test_truncated_first_row_restarts_table(tmp_path: Path) -> None:
     (tmp_path / "evolve.csv").write_text("   metrics/precision,      metr")
     assert len(EvolveTable(tmp_path, _GENES).rows) == 0
 
 
-def test_a_broken_row_is_told_with_its_line(tmp_path: Path) -> None:
+def test_broken_row_is_reported_with_line(tmp_path: Path) -> None:
     evolve(Hyperparameters(), _train, tmp_path, generations=2, seed=0, plot=False)
     with (tmp_path / "evolve.csv").open("a") as file:
         file.write("0.5,x\n")

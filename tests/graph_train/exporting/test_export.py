@@ -53,7 +53,7 @@ def one_block(*row: Any, **more: Any) -> Mapping[str, Any]:
     }
 
 
-def test_exported_file_has_the_names_and_values_of_the_reference(goldens: Path, tmp_path: Path) -> None:
+def test_onnx_has_reference_names_and_values(goldens: Path, tmp_path: Path) -> None:
     output = tmp_path / "weights.safetensors"
     assert main(["--weights", str(goldens / "yolov5n_nc3.pt"), "--output", str(output)]) == 0
     arrays = load_file(output)
@@ -67,8 +67,8 @@ def test_exported_file_has_the_names_and_values_of_the_reference(goldens: Path, 
     assert load_weights(output).config is not None
 
 
-def test_onnx_file_predicts_what_the_reference_predicts(goldens: Path, tmp_path: Path) -> None:
-    """The recorded forward pass of YOLOv5 itself, through onnxruntime."""
+def test_onnx_predictions_match_yolov5(goldens: Path, tmp_path: Path) -> None:
+    """Compare onnxruntime with a recorded forward pass of YOLOv5."""
     expected = np.load(goldens / "checkpoint_expected.npz")
     height, width = expected["image"].shape[2:]
     output = tmp_path / "reference.onnx"
@@ -107,15 +107,15 @@ def test_onnx_file_predicts_what_the_reference_predicts(goldens: Path, tmp_path:
     ],
     ids=lambda row: f"{row[2]}{row[3]}",
 )
-def test_every_block_computes_the_same_in_onnxruntime(row: list[Any]) -> None:
+def test_every_block_matches_onnxruntime(row: list[Any]) -> None:
     network = network_of(one_block(*row))
     for dynamic, opset in ((False, 17), (True, 12)):
         chosen = settings(dynamic=dynamic, opset=opset)
         assert check_onnx(build_onnx(network, chosen), network, chosen, graph=False) < 1e-5
 
 
-def test_border_of_zeros_before_a_pool() -> None:
-    """As in yolov3-tiny; onnxruntime would merge the border into the pool, which is something else below zero."""
+def test_zero_pad_before_pool_matches_onnxruntime() -> None:
+    """As in yolov3-tiny. If onnxruntime merged the padding into the pool, negative values would change."""
     pads = [[-1, 1, "nn.ZeroPad2d", [[0, 1, 0, 1]]], [-1, 1, "nn.MaxPool2d", [2, 1, 0]]]
     config = {**one_block(*pads[0]), "backbone": [*SMALL_MAP, pads[0]]}
     config["head"] = [pads[1], [[-1], 1, "Detect", ["nc", "anchors"]]]
@@ -124,20 +124,20 @@ def test_border_of_zeros_before_a_pool() -> None:
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_activation_computes_the_same_in_onnxruntime(name: str) -> None:
+def test_every_activation_matches_onnxruntime(name: str) -> None:
     arguments = {"LeakyReLU": "0.1", "ELU": "0.7"}.get(name, "")
     network = network_of(one_block(-1, 1, "Conv", [16, 3, 1], activation=f"nn.{name}({arguments})"))
     assert check_onnx(build_onnx(network, settings()), network, settings(), graph=False) < 1e-5
 
 
 @pytest.mark.parametrize("opset", range(12, 23))
-def test_every_operator_set_with_suppression(opset: int) -> None:
+def test_nms_in_every_opset(opset: int) -> None:
     network = network_of(TINY)
     chosen = settings(opset=opset, dynamic=opset % 2 == 0, suppression=NmsSettings(max_det=40))
     assert check_onnx(build_onnx(network, chosen), network, chosen, graph=False) < 1e-5
 
 
-def test_a_wrong_weight_is_noticed() -> None:
+def test_wrong_weight_is_detected() -> None:
     network = network_of(TINY)
     model = build_onnx(network, settings())
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "model.3.cv1.conv.weight")
@@ -150,14 +150,14 @@ def test_a_wrong_weight_is_noticed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_configs())
-def test_every_shipped_network_can_be_exported(name: str) -> None:
+def test_every_shipped_network_exports(name: str) -> None:
     network = network_of(name, lively=False)
     side = 2 * network.spec.coarsest_stride
     chosen = settings(image_hw=(side, side), dynamic=True, suppression=NmsSettings())
     assert check_onnx(build_onnx(network, chosen), network, chosen, graph=False) < 1e-4
 
 
-def test_file_names_its_classes_and_stride_as_the_reference_does(tmp_path: Path) -> None:
+def test_metadata_has_yolov5_class_names_and_stride(tmp_path: Path) -> None:
     network = DetectionModel(load_model_spec(TINY), seed=0)
     network.names = ["cat", "dog's", "bird"]
     weights = tmp_path / "tiny.safetensors"
@@ -192,7 +192,7 @@ def test_file_names_its_classes_and_stride_as_the_reference_does(tmp_path: Path)
         ({"opset": "17"}, "opset='17': must be an integer"),
     ],
 )
-def test_settings_that_cannot_apply_are_refused(given: dict[str, Any], message: str) -> None:
+def test_inapplicable_settings_are_rejected(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         export_options(**({"weights": "a.pt", **given} if given else {}))
 
@@ -221,7 +221,7 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert word in error
 
 
-def test_numbers_that_are_not_finite_never_agree() -> None:
+def test_non_finite_values_never_agree() -> None:
     good = np.ones((1, 2), np.float32)
     for bad in (np.nan, np.inf):
         wrong = np.array([[1, bad]], np.float32)
@@ -229,8 +229,8 @@ def test_numbers_that_are_not_finite_never_agree() -> None:
     assert largest_difference(good, good) == 0
 
 
-def test_differences_are_measured_by_what_a_column_reaches() -> None:
-    """Rounding of boxes of 640 px is no less at the left border; half a pixel of one of them is an error."""
+def test_differences_are_relative_to_column_maximum() -> None:
+    """Rounding scales with the range of a column (640 px), not with each value; half a pixel is an error."""
     expected = np.array([[[0.5, 0.1], [640.0, 0.9]]], np.float32)
     assert largest_difference(expected + np.array([6e-4, 0.0], np.float32), expected) < TOLERANCE / 10
     for wrong in ([0.5, 0.0], [0.0, 0.001]):

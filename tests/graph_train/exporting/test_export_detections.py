@@ -1,4 +1,4 @@
-"""Exported files detect the same boxes with the same confidence as we do on real images."""
+"""Exported files give the same detections as our network on real images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ SUPPRESSION = NmsSettings(conf_thres=0.25, iou_thres=0.45, max_det=300)
 
 
 def assert_same_detections(own: Sequence[Array], others: Sequence[Array]) -> int:
-    """Assert a partner with IoU > 0.99 and confidence within 1e-3 for every detection; return how many."""
+    """Assert that every detection has a match with IoU > 0.99 and confidence within 1e-3; return their count."""
     compared = 0
     for first, second in ((own, others), (others, own)):
         for rows, partners in zip(first, second, strict=True):
@@ -73,7 +73,7 @@ def compare(weights: Path, images: Sequence[Path], folder: Path, *, imgsz: int, 
 
 
 def steep_network(images: Sequence[Path]) -> DetectionModel:
-    """Return an untrained network that reacts to the content of photos and detects something in them."""
+    """Return an untrained network whose confidences depend on the photo and that detects something."""
     network = DetectionModel(load_model_spec("yolov5n.yaml", num_classes=3), seed=4)
     with flow.no_grad():
         for name, value in network.state_dict().items():
@@ -83,7 +83,7 @@ def steep_network(images: Sequence[Path]) -> DetectionModel:
     return steepen(network, photos)
 
 
-def test_exported_files_find_the_same_in_photos(bccd: Path, tmp_path: Path) -> None:
+def test_exported_files_match_on_photos(bccd: Path, tmp_path: Path) -> None:
     images = val_images(bccd)[:12]
     weights = tmp_path / "steep.safetensors"
     save_weights(steep_network(images[:2]), weights)
@@ -92,7 +92,7 @@ def test_exported_files_find_the_same_in_photos(bccd: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_exported_files_find_the_same_blood_cells(bccd: Path, tmp_path: Path) -> None:
+def test_exported_files_match_on_blood_cells(bccd: Path, tmp_path: Path) -> None:
     result: Any = graph_train.train(
         data=bccd,
         cfg="yolov5n.yaml",

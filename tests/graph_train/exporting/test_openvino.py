@@ -41,8 +41,8 @@ def noise(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_a_network_of_the_catalogue(dynamic: bool, tmp_path: Path) -> None:
-    """Through the exported file of trained weights, as a user has them."""
+def test_openvino_matches_catalogue_network(dynamic: bool, tmp_path: Path) -> None:
+    """Export from a weight file, as a user does."""
     weights = tmp_path / "n.safetensors"
     network = DetectionModel(load_model_spec("yolov5n.yaml", num_classes=3), seed=2)
     save_weights(network, weights)
@@ -58,7 +58,7 @@ def test_a_network_of_the_catalogue(dynamic: bool, tmp_path: Path) -> None:
         assert largest_difference(outputs(model, images)[PREDICTIONS], expected) < TOLERANCE
 
 
-def test_other_weights_are_noticed(tmp_path: Path) -> None:
+def test_different_weights_are_detected(tmp_path: Path) -> None:
     network = network_of(TINY)
     file = tmp_path / "tiny.onnx"
     file.write_bytes(build_onnx(network, settings()).SerializeToString())
@@ -68,7 +68,7 @@ def test_other_weights_are_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_detections_of_a_file_with_suppression(dynamic: bool, tmp_path: Path) -> None:
+def test_openvino_matches_detections_with_nms(dynamic: bool, tmp_path: Path) -> None:
     blocks = np.random.default_rng(5).integers(0, 256, (2, 3, 8, 12), np.uint8)
     images = blocks.repeat(8, axis=2).repeat(8, axis=3)
     network = steepen(tiny_network(seed=3), images).eval().fuse()

@@ -1,4 +1,4 @@
-"""`.pt` files for YOLOv5: read back without PyTorch, compared with a file of YOLOv5's own, loaded by YOLOv5 itself."""
+"""`.pt` files for YOLOv5: read back, compared with a file of YOLOv5, and loaded by YOLOv5 itself."""
 
 import os
 import re
@@ -40,7 +40,7 @@ CACHED = {"grid", "anchor_grid", "stride"}
 """Tensors: the first two are filled by a forward pass, strides are compared apart."""
 
 
-def lively(config: Any, **more: Any) -> DetectionModel:
+def randomized_network(config: Any, **more: Any) -> DetectionModel:
     """Return an untrained network in which no array has default values."""
     network = DetectionModel(load_model_spec(config, **more), seed=3)
     random = np.random.default_rng(4)
@@ -69,8 +69,8 @@ def tree(path: Path) -> dict[str, Instance]:
 
 
 @pytest.mark.parametrize("config", [TINY, EVERY_BLOCK, "yolov5n6.yaml"], ids=["tiny", "every block", "n6"])
-def test_our_reader_gets_back_what_was_written(config: Any, tmp_path: Path) -> None:
-    network = lively(config)
+def test_pt_file_round_trip(config: Any, tmp_path: Path) -> None:
+    network = randomized_network(config)
     export_pytorch(network, tmp_path / "network.pt", half=False)
     read = load_weights(tmp_path / "network.pt")
     assert read.arrays.keys() == network.state_dict().keys()
@@ -84,8 +84,8 @@ def test_our_reader_gets_back_what_was_written(config: Any, tmp_path: Path) -> N
     ]
 
 
-def test_modules_are_those_of_a_file_of_yolov5(goldens: Path, tmp_path: Path) -> None:
-    """Same tree, same classes, and every attribute that both files have is equal."""
+def test_modules_match_yolov5_file(goldens: Path, tmp_path: Path) -> None:
+    """Module tree and classes are equal, and so is every attribute present in both files."""
     output = tmp_path / "again.pt"
     assert main(["--weights", str(goldens / "yolov5n_nc3.pt"), "--include", "pt", "--output", str(output)]) == 0
     theirs, ours = tree(goldens / "yolov5n_nc3.pt"), tree(output)
@@ -134,8 +134,8 @@ EXPECTED: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
-def test_every_block_has_the_class_and_attributes_that_yolov5_reads(tmp_path: Path) -> None:
-    export_pytorch(lively(EVERY_BLOCK), tmp_path / "network.pt", half=False)
+def test_every_block_has_yolov5_class_and_attributes(tmp_path: Path) -> None:
+    export_pytorch(randomized_network(EVERY_BLOCK), tmp_path / "network.pt", half=False)
     found = tree(tmp_path / "network.pt")
     for name, kind, attributes in EXPECTED:
         assert str(found[name].kind) == kind
@@ -147,15 +147,17 @@ def test_every_block_has_the_class_and_attributes_that_yolov5_reads(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_activation_can_be_written(name: str, tmp_path: Path) -> None:
+def test_every_activation_is_exportable(name: str, tmp_path: Path) -> None:
     arguments = {"LeakyReLU": "0.1", "ELU": "0.7"}.get(name, "")
-    export_pytorch(lively({**TINY, "activation": f"nn.{name}({arguments})"}), tmp_path / "network.pt", half=False)
+    export_pytorch(
+        randomized_network({**TINY, "activation": f"nn.{name}({arguments})"}), tmp_path / "network.pt", half=False
+    )
     package = "linear" if name == "Identity" else "activation"
     assert str(tree(tmp_path / "network.pt")["model.0.act"].kind) == f"torch.nn.modules.{package}.{name}"
 
 
-def test_half_precision_halves_the_file_and_is_read_back_rounded(tmp_path: Path) -> None:
-    network = lively("yolov5n.yaml")
+def test_half_precision_file_is_half_size_and_rounded(tmp_path: Path) -> None:
+    network = randomized_network("yolov5n.yaml")
     save_weights(network, tmp_path / "n.safetensors")
     sizes = []
     for flags in ({}, {"half": True}):
@@ -170,10 +172,8 @@ def test_half_precision_halves_the_file_and_is_read_back_rounded(tmp_path: Path)
         np.testing.assert_array_equal(read.arrays[name], stored)
 
 
-def test_a_weight_that_half_precision_does_not_hold_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    network = lively(TINY)
+def test_weight_beyond_float16_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = randomized_network(TINY)
     with flow.no_grad():
         network.head.m[0].bias.copy_(flow.full_like(network.head.m[0].bias, 1e6))
     save_weights(network, tmp_path / "tiny.safetensors")
@@ -187,7 +187,7 @@ def test_a_weight_that_half_precision_does_not_hold_is_refused(
 
 @pytest.fixture(scope="session")
 def yolov5() -> tuple[Path, str]:
-    """Return a checkout of YOLOv5 v7.0, and the Python that has its requirements."""
+    """Return a checkout of YOLOv5 v7.0 and a Python interpreter with its requirements."""
     checkout = os.environ.get("GRAPH_TRAIN_YOLOV5")
     if not checkout:
         pytest.skip("GRAPH_TRAIN_YOLOV5 names no checkout of YOLOv5 v7.0; see CONTRIBUTING.md")
@@ -199,13 +199,13 @@ def yolov5() -> tuple[Path, str]:
 @pytest.mark.parametrize(
     "config", ["yolov5n.yaml", "yolov5s.yaml", "yolov5n6.yaml", EVERY_BLOCK], ids=["n", "s", "n6", "every block"]
 )
-def test_yolov5_loads_it_and_predicts_the_same(
+def test_yolov5_loads_file_and_predictions_match(
     config: Any, half: bool, yolov5: tuple[Path, str], tmp_path: Path
 ) -> None:
-    export_pytorch(lively(config), tmp_path / "network.pt", half=half)
+    export_pytorch(randomized_network(config), tmp_path / "network.pt", half=half)
     images = np.random.default_rng(5).random((2, 3, 128, 192), dtype=np.float32)
     np.savez(tmp_path / "images.npz", images=images)
-    # PyTorch 2.6 and newer refuses pickled classes unless it is told otherwise; v7.0 is older than that.
+    # PyTorch 2.6 and newer rejects pickled classes by default; YOLOv5 v7.0 does not account for it.
     environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     job = Path(__file__).with_name("yolov5_job.py")
     files = [str(tmp_path / name) for name in ("network.pt", "images.npz", "found.npz")]
@@ -226,10 +226,10 @@ def test_yolov5_loads_it_and_predicts_the_same(
 
 
 @pytest.mark.slow
-def test_the_documented_way_by_name_fills_a_network_of_yolov5(yolov5: tuple[Path, str], tmp_path: Path) -> None:
-    """The program of the user guide, with strict=True, from where it is documented."""
+def test_documented_program_loads_into_yolov5(yolov5: tuple[Path, str], tmp_path: Path) -> None:
+    """Run the program of the user guide, which loads with strict=True."""
     code = re.findall(r"^```py\n(.*?)^```", (ROOT / "docs/guide/from-yolov5.md").read_text(), re.MULTILINE | re.DOTALL)
-    network = lively("yolov5n.yaml", num_classes=3)
+    network = randomized_network("yolov5n.yaml", num_classes=3)
     weights = tmp_path / "best.export.safetensors"
     save_weights(network, weights)
     assert len(code) == 1

@@ -1,4 +1,4 @@
-"""TensorRT's requirements on ONNX files: validity, supported operators within limits, documented inputs."""
+"""TensorRT's requirements on ONNX files: validity, supported operators, documented inputs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ SUPPORTED = frozenset(_NAMES.split())
 """Of the operators that TensorRT 10.1's parser takes (docs/operators.md of onnx-tensorrt at 10.1-GA), those that an
 exporter of detectors may want."""
 OPSETS = range(9, 21)
-MOST_TOP_K = 3840
+MAX_TOP_K = 3840
 BLOCKS = [
     ["C3", [16]],
     ["C3x", [16]],
@@ -44,7 +44,7 @@ BLOCKS = [
 ]
 
 
-def refused(model: onnx.ModelProto) -> Iterator[str]:
+def rejected(model: onnx.ModelProto) -> Iterator[str]:
     """Return the parts that TensorRT would reject."""
     onnx.checker.check_model(model, full_check=True)
     if model.opset_import[0].version not in OPSETS:
@@ -56,8 +56,8 @@ def refused(model: onnx.ModelProto) -> Iterator[str]:
             yield node.op_type
         elif node.op_type == "TopK":
             count = constants.get(node.input[1])
-            # Of a dynamic file it is computed, from a limit that is the same.
-            many = count is not None and onnx.numpy_helper.to_array(count).max() >= MOST_TOP_K
+            # In a dynamic file it is computed from the same limit.
+            many = count is not None and onnx.numpy_helper.to_array(count).max() >= MAX_TOP_K
             if many or not chosen.get("sorted", 1):
                 yield "TopK"
         elif node.op_type == "Resize":
@@ -76,13 +76,13 @@ def refused(model: onnx.ModelProto) -> Iterator[str]:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("suppressed", [False, True])
-def test_files_that_users_get(dynamic: bool, suppressed: bool) -> None:
+def test_exported_files_are_accepted(dynamic: bool, suppressed: bool) -> None:
     network = DetectionModel(load_model_spec("yolov5n.yaml", num_classes=3), seed=0).eval().fuse()
     chosen = settings(
         image_hw=(64, 64), batch_size=2, dynamic=dynamic, suppression=NmsSettings(max_det=300) if suppressed else None
     )
     model = build_onnx(network, chosen)
-    assert list(refused(model)) == []
+    assert list(rejected(model)) == []
     (images,) = model.graph.input
     sides = [side.dim_param or side.dim_value for side in images.type.tensor_type.shape.dim]
     assert images.name == INPUT == "images"
@@ -96,34 +96,34 @@ def test_files_that_users_get(dynamic: bool, suppressed: bool) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block[0])
-def test_every_block(block: list[object]) -> None:
+def test_every_block_is_accepted(block: list[object]) -> None:
     network = network_of(one_block(-1, 1, *block))
     for dynamic in (False, True):
-        assert list(refused(build_onnx(network, settings(dynamic=dynamic)))) == []
+        assert list(rejected(build_onnx(network, settings(dynamic=dynamic)))) == []
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_activation(name: str) -> None:
+def test_every_activation_is_accepted(name: str) -> None:
     arguments = {"LeakyReLU": "0.1", "ELU": "0.7"}.get(name, "")
     network = network_of(one_block(-1, 1, "Conv", [16, 3, 1], activation=f"nn.{name}({arguments})"))
-    assert list(refused(build_onnx(network, settings()))) == []
+    assert list(rejected(build_onnx(network, settings()))) == []
 
 
-def test_what_it_cannot_do_is_noticed() -> None:
+def test_unsupported_operators_are_detected() -> None:
     network = network_of(TINY)
     suppression = NmsSettings(max_det=5000)
     large = settings(image_hw=(320, 320), suppression=suppression)
-    assert set(refused(build_onnx(network, large))) == {"TopK"}
-    assert set(refused(build_onnx(network, settings(opset=22)))) == {"operator set 22"}
+    assert set(rejected(build_onnx(network, large))) == {"TopK"}
+    assert set(rejected(build_onnx(network, settings(opset=22)))) == {"operator set 22"}
 
 
-def test_documented_shapes_are_those_of_the_file() -> None:
+def test_documented_shapes_match_file() -> None:
     text = (ROOT / "docs/guide/exporting.md").read_text()
     commands = [line.split() for line in text.splitlines() if line.startswith("trtexec ")]
     assert len(commands) == 2
     for words in commands:
         flags = dict(word.lstrip("-").split("=") for word in words[1:] if "=" in word)
-        # The file is one that a command above writes, with shapes if and only if it is dynamic.
+        # The file is written by a command above, with shapes if and only if it is dynamic.
         written = next(line for line in text.splitlines() if line.endswith(f"--output {flags['onnx']}"))
         shapes = [flags[key] for key in ("minShapes", "optShapes", "maxShapes") if key in flags]
         assert len(shapes) == (3 if "--dynamic" in written else 0)

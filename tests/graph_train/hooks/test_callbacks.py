@@ -1,4 +1,4 @@
-"""Hooks call their callbacks; a callback that fails is reported once and never called again."""
+"""Callbacks: registration and calls; a failing callback is reported once and then disabled."""
 
 import logging
 
@@ -29,11 +29,11 @@ class _Faulty(_Recorder):
         raise RuntimeError(f"no connection\nin epoch {epoch}")
 
 
-def test_hook_names_are_the_references() -> None:
+def test_hook_names_match_yolov5() -> None:
     assert tuple(_REFERENCE.split()) == HOOKS
 
 
-def test_only_overridden_hooks_listen() -> None:
+def test_only_overridden_hooks_are_called() -> None:
     callbacks, recorder = Callbacks(), _Recorder()
     callbacks.add(recorder)
     assert [hook for hook in HOOKS if callbacks.listens(hook)] == ["on_train_start", "on_train_epoch_end"]
@@ -43,7 +43,7 @@ def test_only_overridden_hooks_listen() -> None:
     assert recorder.seen == ["start", 3]
 
 
-def test_a_failing_logger_is_switched_off_as_a_whole(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_logger_is_disabled(caplog: pytest.LogCaptureFixture) -> None:
     callbacks, faulty, healthy = Callbacks(), _Faulty(), _Recorder()
     callbacks.add(faulty, "remote logger")
     callbacks.add(healthy)
@@ -60,7 +60,7 @@ def test_a_failing_logger_is_switched_off_as_a_whole(caplog: pytest.LogCaptureFi
     ]
 
 
-def test_an_interrupt_is_not_swallowed() -> None:
+def test_keyboard_interrupt_propagates() -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -70,21 +70,21 @@ def test_an_interrupt_is_not_swallowed() -> None:
         callbacks.run("on_train_start")
 
 
-def test_a_function_can_be_registered() -> None:
+def test_register_function() -> None:
     callbacks, seen = Callbacks(), []
     callbacks.register_action("on_fit_epoch_end", "mine", lambda vals, epoch, best_fitness, fi: seen.append(fi))
     callbacks.run("on_fit_epoch_end", [0.0] * 13, 0, 0.5, 0.4)
     assert seen == [0.4]
 
 
-def test_wrong_registrations_are_refused() -> None:
+def test_invalid_registration_raises() -> None:
     with pytest.raises(ValueError, match="did you mean 'on_train_end'"):
         Callbacks().register_action("on_train_endd", callback=print)
     with pytest.raises(ValueError, match="is not callable"):
         Callbacks().register_action("on_train_end", callback=None)
 
 
-def test_what_a_run_adds_listens_to_no_other_run() -> None:
+def test_callbacks_of_a_run_stay_in_that_run() -> None:
     callbacks, own, added = Callbacks(), _Recorder(), _Faulty()
     callbacks.add(own)
     with callbacks.run_scope():
@@ -103,7 +103,7 @@ def test_what_a_run_adds_listens_to_no_other_run() -> None:
     assert second.seen == [1]
 
 
-def test_a_callback_of_the_caller_that_failed_stays_off() -> None:
+def test_failed_user_callback_stays_disabled() -> None:
     callbacks, faulty = Callbacks(), _Faulty()
     callbacks.add(faulty)
     with callbacks.run_scope():

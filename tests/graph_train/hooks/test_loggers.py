@@ -1,4 +1,4 @@
-"""Real loggers: TensorBoard event files read back byte by byte, W&B offline, MLflow in a folder."""
+"""Real loggers: TensorBoard event files read back, W&B offline, MLflow in a folder."""
 
 import contextlib
 import importlib
@@ -57,7 +57,7 @@ def _records(path: Path) -> Iterator[bytes]:
     assert at == len(data)
 
 
-def test_event_bytes_by_hand(tmp_path: Path) -> None:
+def test_tensorboard_event_known_bytes(tmp_path: Path) -> None:
     file = EventFile(tmp_path)
     file.scalar("a", 1.0, 300)
     file.close()
@@ -69,12 +69,12 @@ def test_event_bytes_by_hand(tmp_path: Path) -> None:
     assert point[9:] == b"\x10\xac\x02" + b"\x2a\x0a" + b"\x0a\x08" + b"\x0a\x01a" + b"\x15" + struct.pack("<f", 1.0)
 
 
-def test_something_else_than_png_is_refused(tmp_path: Path) -> None:
+def test_non_png_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a PNG"):
         EventFile(tmp_path).png("x", b"\xff\xd8\xff", 0)
 
 
-def test_two_files_in_one_second(tmp_path: Path) -> None:
+def test_event_files_created_in_same_second(tmp_path: Path) -> None:
     file = EventFile(tmp_path)
     file.close()
     EventFile(tmp_path).close()
@@ -82,7 +82,7 @@ def test_two_files_in_one_second(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_refused_file_is_an_error_at_once(tmp_path: Path) -> None:
+def test_unwritable_event_file_raises_immediately(tmp_path: Path) -> None:
     with file_limit(4096):
         file = EventFile(tmp_path)
         with pytest.raises(OSError, match="File too large"):
@@ -91,7 +91,7 @@ def test_a_refused_file_is_an_error_at_once(tmp_path: Path) -> None:
                 file.flush()
 
 
-def test_every_value_and_plot_is_written(tmp_path: Path) -> None:
+def test_tensorboard_writes_every_value_and_plot(tmp_path: Path) -> None:
     callbacks = Callbacks()
     add_loggers(callbacks, ["tensorboard"], RunDescription(tmp_path, {}))
     _run(tmp_path, callbacks, range(2))
@@ -103,7 +103,7 @@ def test_every_value_and_plot_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "results.png").read_bytes() in content
 
 
-def test_tensorboard_itself_reads_the_file(tmp_path: Path) -> None:
+def test_tensorboard_reads_event_file(tmp_path: Path) -> None:
     _needs("tensorboard")
     accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
 
@@ -145,7 +145,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _wandb_records(log: Path) -> list[Any]:
-    """Return the records of an offline W&B log after its process has written the last one."""
+    """Return the records of an offline W&B log, waiting until its process has written the last one."""
     records = importlib.import_module("wandb.proto.wandb_internal_pb2")
     end = time.monotonic() + 20
     while True:
@@ -170,19 +170,19 @@ def _wandb_rows(log: Path) -> tuple[str, list[dict[str, Any]]]:
     return run_id, rows
 
 
-def test_wandb_goes_on_with_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_continues_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _needs("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     found: dict[Path, tuple[str, list[dict[str, Any]]]] = {}
-    # The second run goes on from a state before epoch 1, which the first one has logged already; the third is new.
+    # The second run resumes before epoch 1, which the first one has already logged; the third is new.
     for first, epochs in ((None, range(2)), (1, range(1, 3)), (None, range(1))):
         callbacks = Callbacks()
         add_loggers(callbacks, ["wandb"], RunDescription(tmp_path, {}, first_epoch=first))
         _run(tmp_path, callbacks, epochs)
         (log,) = {*tmp_path.glob("wandb/offline-run-*/run-*.wandb")} - found.keys()
         found[log] = _wandb_rows(log)
-        time.sleep(1.1)  # its folders are told apart by seconds
+        time.sleep(1.1)  # its folders are named by seconds
     ids, rows = zip(*found.values(), strict=True)
     assert ids[0] == ids[1] != ids[2]
     assert (tmp_path / "wandb_id.txt").read_text() == f"{ids[2]}\n"
@@ -191,14 +191,14 @@ def test_wandb_goes_on_with_a_resumed_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert [row["metrics/mAP_0.5"] for row in rows[1]] == [_VALUES[5]] * 3
 
 
-def test_mlflow_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _needs("mlflow")
     mlflow = importlib.import_module("mlflow")
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "train" / "exp"
     folder.mkdir(parents=True)
-    # The second run goes on from a state before epoch 1, which the first one has logged already.
+    # The second run resumes before epoch 1, which the first one has already logged.
     for first, epochs in ((None, range(2)), (1, range(1, 3))):
         callbacks = Callbacks()
         add_loggers(callbacks, ["mlflow"], RunDescription(folder, {"lr0": 0.01}, first_epoch=first))
@@ -213,7 +213,7 @@ def test_mlflow_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert names == {"results.png", "best.safetensors"}
 
 
-def test_mlflow_hears_that_a_run_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_marks_stopped_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _needs("mlflow")
     mlflow = importlib.import_module("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -230,19 +230,19 @@ def test_mlflow_hears_that_a_run_was_stopped(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_missing_package_is_refused_with_its_extra(tmp_path: Path, name: str) -> None:
+def test_missing_package_names_its_extra(tmp_path: Path, name: str) -> None:
     if importlib.util.find_spec(name) is not None:
         pytest.skip(f"{name} is installed")
     with pytest.raises(ValueError, match=re.escape(install_command(name))):
         add_loggers(Callbacks(), [name], RunDescription(tmp_path, {}))
 
 
-def test_unknown_logger_is_refused(tmp_path: Path) -> None:
+def test_unknown_logger_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown logger 'clearml'; known loggers: tensorboard, wandb, mlflow"):
         add_loggers(Callbacks(), ["clearml"], RunDescription(tmp_path, {}))
 
 
-def test_a_logger_that_cannot_start_is_refused(tmp_path: Path) -> None:
+def test_logger_that_cannot_start_raises(tmp_path: Path) -> None:
     (tmp_path / "nowhere").write_text("a file")
     with pytest.raises(ValueError, match=r"'tensorboard' cannot start: .*nowhere"):
         add_loggers(Callbacks(), ["tensorboard"], RunDescription(tmp_path / "nowhere", {}))

@@ -1,4 +1,4 @@
-"""Parsing of `--device`, and the device of each process."""
+"""Parsing of `--device`, and device selection per process."""
 
 import os
 import subprocess
@@ -16,17 +16,17 @@ from kernels.runtime import flow
     ("text", "numbers"),
     [("", ()), ("cpu", None), (" CPU ", None), ("0", (0,)), ("cuda:1", (1,)), ("2,3", (2, 3)), ("cuda:2, 3", (2, 3))],
 )
-def test_what_a_text_names(text: str, numbers: tuple[int, ...] | None) -> None:
+def test_parse_device(text: str, numbers: tuple[int, ...] | None) -> None:
     assert gpu_numbers(text) == numbers
 
 
 @pytest.mark.parametrize("text", ["tpu", "cuda", "1,", "-1", "0;1", "²"])
-def test_anything_else_is_refused(text: str) -> None:
+def test_invalid_device_raises(text: str) -> None:
     with pytest.raises(ValueError, match="must be cpu or the number of a GPU"):
         gpu_numbers(text)
 
 
-def test_a_rank_reads_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_parses_the_same_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert select_device("cpu", local_rank=1) == "cpu"
     with pytest.raises(ValueError, match="must be cpu"):
         select_device("tpu", local_rank=0)
@@ -44,7 +44,7 @@ def test_a_rank_reads_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -5, float("inf"), float("nan"), "60"])
-def test_a_timeout_that_no_rank_can_wait_for(timeout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_timeout_raises(timeout: float, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
@@ -54,8 +54,8 @@ def test_a_timeout_that_no_rank_can_wait_for(timeout: float, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("setting", ["1", "3", "2,4", "", "many", "0"])
-def test_threads_are_those_of_openmp(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the library that our kernels use reads the same variable, in a process of its own."""
+def test_thread_count_matches_openmp(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare with the OpenMP library's own parsing of the variable, in a child process."""
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
     program = "import ctypes; print(ctypes.CDLL('libgomp.so.1').omp_get_max_threads())"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

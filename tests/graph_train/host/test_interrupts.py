@@ -20,25 +20,20 @@ RESULTS = ("results.csv", f"weights/{LAST}", "weights/best.safetensors")
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
-@pytest.fixture(scope="module")
-def whole(lab: Lab) -> Trial:
+def uninterrupted(lab: Lab) -> Trial:
     return lab.train(epochs=2, seed=2)
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Remove the signal handlers that a run installs."""
+    """Restore the signal handlers after a run."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     assert [signal.getsignal(number) for number in numbers] == before
 
 
-def sending(hook: str, at: int, *numbers: signal.Signals) -> Callbacks:
+def send_signals_at(hook: str, at: int, *numbers: signal.Signals) -> Callbacks:
     """Send signals to this process on the `at`-th call of a hook, counted from 1."""
     callbacks, calls = Callbacks(), [0]
 
@@ -56,12 +51,12 @@ def sending(hook: str, at: int, *numbers: signal.Signals) -> Callbacks:
     ("hook", "at", "cursor"),
     [("on_train_batch_end", 3, (1, 1)), ("on_val_batch_start", 2, (1, 2)), ("on_train_epoch_end", 1, (0, 2))],
 )
-def test_a_signal_saves_and_the_run_goes_on_exactly(
-    lab: Lab, whole: Trial, hook: str, at: int, cursor: tuple[int, int]
+def test_signal_saves_and_resume_is_exact(
+    lab: Lab, uninterrupted: Trial, hook: str, at: int, cursor: tuple[int, int]
 ) -> None:
     place = {"project": lab.root / "runs", "name": f"at-{hook}"}
     with pytest.raises(KeyboardInterrupt):
-        train(callbacks=sending(hook, at, signal.SIGTERM), **lab.flags(epochs=2, seed=2, **place))
+        train(callbacks=send_signals_at(hook, at, signal.SIGTERM), **lab.flags(epochs=2, seed=2, **place))
     folder = lab.root / "runs" / f"at-{hook}"
     saved = load_checkpoint(folder / "weights" / LAST).header["cursor"]
     assert (saved["epoch"], saved["next_batch"]) == cursor
@@ -71,39 +66,39 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
     )
     lab.train_as_given(resume=folder)
     for name in RESULTS:
-        assert (folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
+        assert (folder / name).read_bytes() == (uninterrupted.folder / name).read_bytes(), name
 
 
-def test_a_signal_during_the_last_validation_leaves_the_final_state(lab: Lab, whole: Trial) -> None:
+def test_signal_during_last_validation_keeps_final_state(lab: Lab, uninterrupted: Trial) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(
-            callbacks=sending("on_val_batch_start", 3, signal.SIGINT),
+            callbacks=send_signals_at("on_val_batch_start", 3, signal.SIGINT),
             **lab.flags(epochs=2, seed=2, project=lab.root / "runs", name="late"),
         )
     for name in RESULTS:
-        assert (lab.root / "runs" / "late" / name).read_bytes() == (whole.folder / name).read_bytes(), name
+        assert (lab.root / "runs" / "late" / name).read_bytes() == (uninterrupted.folder / name).read_bytes(), name
 
 
-def test_a_second_signal_ends_the_run_at_once(lab: Lab) -> None:
+def test_second_signal_exits_immediately(lab: Lab) -> None:
     place = {"project": lab.root / "runs", "name": "insisted"}
     with pytest.raises(KeyboardInterrupt):
-        train(callbacks=sending("on_train_batch_end", 1, signal.SIGTERM, signal.SIGTERM), **lab.flags(**place))
+        train(callbacks=send_signals_at("on_train_batch_end", 1, signal.SIGTERM, signal.SIGTERM), **lab.flags(**place))
     assert not (lab.root / "runs" / "insisted" / "weights" / LAST).exists()
 
 
-def test_a_signal_before_the_first_batch_ends_the_run(lab: Lab) -> None:
+def test_signal_before_first_batch_ends_run(lab: Lab) -> None:
     place = {"project": lab.root / "runs", "name": "early"}
     with pytest.raises(KeyboardInterrupt):
-        train(callbacks=sending("on_pretrain_routine_end", 1, signal.SIGTERM), **lab.flags(**place))
+        train(callbacks=send_signals_at("on_pretrain_routine_end", 1, signal.SIGTERM), **lab.flags(**place))
     assert "starting from the beginning" in lab.train_as_given(resume=lab.root / "runs" / "early").log
 
 
-def test_a_closed_terminal_does_not_end_a_run(lab: Lab, whole: Trial) -> None:
+def test_closed_terminal_does_not_end_run(lab: Lab, uninterrupted: Trial) -> None:
     # The tests themselves may have been started with nohup, which a run respects.
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         train(
-            callbacks=sending("on_train_batch_end", 1, signal.SIGHUP),
+            callbacks=send_signals_at("on_train_batch_end", 1, signal.SIGHUP),
             **lab.flags(epochs=2, seed=2, project=lab.root / "runs", name="hung-up"),
         )
     finally:
@@ -111,7 +106,7 @@ def test_a_closed_terminal_does_not_end_a_run(lab: Lab, whole: Trial) -> None:
     folder = lab.root / "runs" / "hung-up"
     assert "The terminal was closed (SIGHUP); training continues" in (folder / "train.log").read_text()
     for name in RESULTS:
-        assert (folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
+        assert (folder / name).read_bytes() == (uninterrupted.folder / name).read_bytes(), name
 
 
 def test_nohup_is_respected() -> None:
@@ -141,7 +136,7 @@ sys.exit(run_command("test", work, debug=False))
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("closed", ["pipe", "full disk"])
-def test_output_that_fails_does_not_end_a_command(
+def test_failing_output_does_not_end_command(
     tmp_path: Path, closed: str, unbuffered: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
@@ -155,7 +150,7 @@ def test_output_that_fails_does_not_end_a_command(
         assert process.wait(60) == 0
     else:
         with Path("/dev/full").open("wb") as full:
-            # The write past Python's streams is an error of its own there.
+            # There the write that bypasses Python's streams fails, too.
             lines = [line for line in code[2].splitlines() if "native" not in line]
             assert subprocess.run([*code[:2], "\n".join(lines)], stdout=full, stderr=full, check=False).returncode == 0
     assert done.exists()

@@ -1,4 +1,4 @@
-"""Published weights from a local server: source shown, downloaded if allowed, resumed and verified."""
+"""Published weights from a local server: URL shown, download only if allowed, resumed and verified."""
 
 import hashlib
 import http.server
@@ -75,12 +75,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]
         yield server
 
 
-def in_cache() -> list[str]:
+def cached_files() -> list[str]:
     folder = published_weights.user_cache_folder() / "weights/yolov5-v7.0"
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock") if folder.is_dir() else []
 
 
-def test_the_table_is_whole() -> None:
+def test_published_weights_table_is_complete() -> None:
     assert len(published_files()) == 10
     for name, entry in published_files().items():
         assert entry.url == f"https://github.com/ultralytics/yolov5/releases/download/v7.0/{name}"
@@ -89,8 +89,8 @@ def test_the_table_is_whole() -> None:
 
 
 @pytest.mark.parametrize("command", ["train", "val", "predict", "export"])
-def test_every_command_tells_where_from_at_once(command: str, tmp_path: Path) -> None:
-    """Two seconds, without loading anything heavy: a fresh process."""
+def test_every_command_prints_url_immediately(command: str, tmp_path: Path) -> None:
+    """A new process answers within two seconds, without heavy imports."""
     more = ["--source", "x"] if command == "predict" else []
     code = f"""
 import sys
@@ -117,20 +117,20 @@ sys.exit(code)
     )
 
 
-def test_they_are_fetched_once_and_then_found_without_the_flag(server: _Server) -> None:
+def test_weights_are_downloaded_once_and_then_cached(server: _Server) -> None:
     found = located_weights(NAME, allow_download=True)
     assert found.read_bytes() == server.content
     assert located_weights(NAME, allow_download=False) == found
     assert located_weights(NAME, allow_download=True) == found
     assert len(server.requested_ranges) == 1
-    assert in_cache() == [NAME]
+    assert cached_files() == [NAME]
     found.write_bytes(b"damaged")
     with pytest.raises(FileNotFoundError, match="use --allow-download to download"):
         located_weights(NAME, allow_download=False)
     assert located_weights(NAME, allow_download=True).read_bytes() == server.content
 
 
-def test_a_file_that_is_there_is_taken_and_other_names_are_not_fetched(server: _Server, tmp_path: Path) -> None:
+def test_local_file_is_used_and_other_names_are_not_downloaded(server: _Server, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "source.pt", NAME)
     assert located_weights(NAME, allow_download=True) == Path(NAME)
     for name in ("mine.pt", f"folder/{NAME}"):
@@ -139,25 +139,25 @@ def test_a_file_that_is_there_is_taken_and_other_names_are_not_fetched(server: _
     assert server.requested_ranges == []
 
 
-def test_a_broken_connection_is_taken_up_again_where_it_broke(server: _Server) -> None:
+def test_broken_download_resumes(server: _Server) -> None:
     server.breaks_after = len(server.content) // 3 + 1
     assert located_weights(NAME, allow_download=True).read_bytes() == server.content
     assert server.requested_ranges == [None, f"bytes={server.breaks_after}-", f"bytes={2 * server.breaks_after}-"]
 
 
-def test_what_arrived_is_kept_for_the_next_run(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_download_is_kept(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "ATTEMPTS", 1)
     server.breaks_after = 1000
     with pytest.raises(ValueError, match=rf"ended after 1000 of {len(server.content)} bytes \(1000 of .* run again"):
         located_weights(NAME, allow_download=True)
-    assert in_cache() == [f"{NAME}.part"]
+    assert cached_files() == [f"{NAME}.part"]
     server.breaks_after = None
     assert located_weights(NAME, allow_download=True).read_bytes() == server.content
     assert server.requested_ranges[-1] == "bytes=1000-"
-    assert in_cache() == [NAME]
+    assert cached_files() == [NAME]
 
 
-def test_a_server_without_ranges_sends_all_of_it_again(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_without_ranges_restarts_download(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "ATTEMPTS", 1)
     server.ranges, server.breaks_after = False, 1000
     with pytest.raises(ValueError, match="ended after 1000"):
@@ -167,14 +167,14 @@ def test_a_server_without_ranges_sends_all_of_it_again(server: _Server, monkeypa
 
 
 @pytest.mark.parametrize("wrong", ["content", "size"])
-def test_another_file_than_the_published_one_is_not_used(server: _Server, wrong: str) -> None:
+def test_wrong_checksum_is_rejected(server: _Server, wrong: str) -> None:
     server.content = server.content[:-1] + b"?" * (1 if wrong == "content" else 2)
     with pytest.raises(ValueError, match="different SHA-256" if wrong == "content" else "bytes were|were expected"):
         located_weights(NAME, allow_download=True)
-    assert in_cache() == []
+    assert cached_files() == []
 
 
-def test_a_full_disk_is_told_before_and_while_it_is_written(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with file_limit(2000), pytest.raises(OSError, match="File too large"):
         located_weights(NAME, allow_download=True)
     with monkeypatch.context() as patch:
@@ -185,14 +185,14 @@ def test_a_full_disk_is_told_before_and_while_it_is_written(server: _Server, mon
     assert located_weights(NAME, allow_download=True).read_bytes() == server.content
 
 
-def test_nobody_listens(server: _Server) -> None:
+def test_unreachable_server_is_reported(server: _Server) -> None:
     server.shutdown()
     server.server_close()
     with pytest.raises(ValueError, match=r"download failed: .*refused"):
         located_weights(NAME, allow_download=True)
 
 
-def test_processes_that_want_it_at_once_fetch_it_once(server: _Server) -> None:
+def test_concurrent_processes_download_once(server: _Server) -> None:
     found: list[Path] = []
     threads = [
         threading.Thread(target=lambda: found.append(located_weights(NAME, allow_download=True))) for _ in range(4)
@@ -205,7 +205,7 @@ def test_processes_that_want_it_at_once_fetch_it_once(server: _Server) -> None:
     assert len(server.requested_ranges) == 1
 
 
-def test_the_commands_fetch_and_use_them(server: _Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_download_and_use_weights(server: _Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--weights", NAME, "--allow-download"]
     assert export_main(common) == 0
     exported = load_weights(Path("yolov5n.export.safetensors"))

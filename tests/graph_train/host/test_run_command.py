@@ -1,7 +1,8 @@
-"""A command's message for errors on which the system says too little."""
+"""Messages for errors where the operating system's own message is not helpful."""
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ COMMANDS = ("graph_train", "graph_train.cli.val", "graph_train.cli.predict", "gr
 
 
 @pytest.mark.parametrize("module", [*COMMANDS, "graph_train.cli.check"])
-def test_a_deleted_current_folder_is_called_that(tmp_path: Path, module: str) -> None:
+def test_deleted_working_directory_is_reported(tmp_path: Path, module: str) -> None:
     (tmp_path / "gone").mkdir()
     code = (
         f"import os, sys, runpy\nos.chdir({str(tmp_path / 'gone')!r})\nos.rmdir({str(tmp_path / 'gone')!r})\n"
@@ -33,8 +34,8 @@ def test_a_deleted_current_folder_is_called_that(tmp_path: Path, module: str) ->
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_a_python_without_docstrings_is_refused(tmp_path: Path, module: str) -> None:
-    (tmp_path / "a.pt").touch()  # what is missing would be told before
+def test_python_without_docstrings_is_rejected(tmp_path: Path, module: str) -> None:
+    (tmp_path / "a.pt").touch()  # a missing file would be reported first
     done = subprocess.run(
         [sys.executable, "-OO", "-m", module, *FLAGS[module]],
         capture_output=True,
@@ -58,10 +59,8 @@ FLAGS = {
 
 @pytest.mark.parametrize("module", COMMANDS)
 @pytest.mark.parametrize("limit", [10**9, 4_600_000_000])
-def test_too_few_addresses_are_told_before_libraries_fail_in_ways_of_their_own(
-    module: str, limit: int, tmp_path: Path
-) -> None:
-    (tmp_path / "a.pt").touch()  # weights that are missing are told before anything heavy is loaded
+def test_low_address_space_limit_is_reported_early(module: str, limit: int, tmp_path: Path) -> None:
+    (tmp_path / "a.pt").touch()  # missing weights are reported before heavy imports
     done = subprocess.run(
         [sys.executable, "-m", module, *FLAGS[module]],
         capture_output=True,
@@ -86,20 +85,32 @@ def test_too_few_addresses_are_told_before_libraries_fail_in_ways_of_their_own(
         (RuntimeError("something else"), False),
     ],
 )
-def test_a_lack_of_memory_is_no_defect_of_the_program(
-    error: Exception, lack: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_out_of_memory_is_a_user_error(error: Exception, lack: bool, capsys: pytest.CaptureFixture[str]) -> None:
     def fails() -> None:
         raise error
 
-    code, said = run_command("x", fails, debug=False), capsys.readouterr().err
+    code, message = run_command("x", fails, debug=False), capsys.readouterr().err
     assert code == (USER_ERROR if lack else INTERNAL_ERROR)
-    assert ("out of memory or threads" in said) == lack and ("internal error" in said) != lack
+    assert ("out of memory or threads" in message) == lack and ("internal error" in message) != lack
 
 
-def test_ctrl_c_within_the_import_of_a_native_module_is_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_during_native_import_is_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> None:
         raise ImportError("KeyboardInterrupt: ")  # as pybind11 raises it
 
     assert run_command("graph-train", command, debug=False) == INTERRUPTED
     assert capsys.readouterr().err == "graph-train: interrupted\n"
+
+
+def test_ctrl_c_before_a_command_has_begun_is_one_line(tmp_path: Path) -> None:
+    script = tmp_path / "graph-check"
+    script.write_text("import graph_train.cli\nraise KeyboardInterrupt\n")
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == "graph-check: interrupted\n"

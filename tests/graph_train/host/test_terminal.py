@@ -1,4 +1,4 @@
-"""Text that the terminal's encoding cannot represent."""
+"""Output to terminals whose encoding cannot represent it."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from tests.pipelines.data_sets import add_image, write_yaml
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_what_the_encoding_lacks_is_escaped(encoding: str) -> None:
+def test_unencodable_characters_are_escaped(encoding: str) -> None:
     raw = io.BytesIO()
     stream = SteadyStream(io.TextIOWrapper(raw, encoding=encoding))
     text = "grün → \udce9\n"
@@ -24,9 +24,7 @@ def test_what_the_encoding_lacks_is_escaped(encoding: str) -> None:
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(("flags", "code"), [("", 0), ("--date x", 2)])
-def test_closed_streams_are_no_error_and_their_numbers_are_no_files(
-    tmp_path: Path, closed: str, flags: str, code: int
-) -> None:
+def test_closed_standard_streams_are_harmless(tmp_path: Path, closed: str, flags: str, code: int) -> None:
     add_image(tmp_path, "a.png", "0 .5 .5 .2 .4\n")
     data = write_yaml(tmp_path, "train: images\nval: images\nnames: [a]\n")
     command = f"exec {sys.executable} -m graph_train.cli.check --data {data} {flags} {closed}"
@@ -40,7 +38,7 @@ def test_closed_streams_are_no_error_and_their_numbers_are_no_files(
 
 
 @pytest.mark.parametrize("setting", ["ascii", "ascii:strict"])
-def test_a_report_reaches_a_terminal_without_umlauts(tmp_path: Path, setting: str) -> None:
+def test_report_prints_on_ascii_terminal(tmp_path: Path, setting: str) -> None:
     add_image(tmp_path, "grün.png", "0 .5 .5 .2 .4\n")
     data = write_yaml(tmp_path, "train: images\nval: images\nnames: [käfer]\n")
     command = [sys.executable, "-m", "graph_train.cli.check", "--data", str(data)]

@@ -1,4 +1,4 @@
-"""Resuming a run on a data set that has changed."""
+"""Resuming after the data set has changed."""
 
 from pathlib import Path
 
@@ -19,18 +19,18 @@ def lab(tmp_path: Path) -> Lab:
 
 @pytest.fixture
 def stopped(lab: Lab) -> Trial:
-    """Return a run stopped in its first epoch."""
+    """Return a run that was stopped in its first epoch."""
     return lab.train(epochs=2, stop_after=1)
 
 
-def test_another_number_of_classes_is_told_as_such(lab: Lab, stopped: Trial) -> None:
+def test_changed_class_count_is_reported(lab: Lab, stopped: Trial) -> None:
     content = yaml.safe_load(lab.data.read_text())
     lab.data.write_text(yaml.safe_dump({**content, "names": [*content["names"], "yellow"]}))
     with pytest.raises(ValueError, match=r"4 classes, but the run was started with 3.*--weights"):
         lab.train_as_given(resume=stopped.folder)
 
 
-def test_a_place_behind_the_end_of_an_epoch_is_refused(lab: Lab, stopped: Trial) -> None:
+def test_position_beyond_epoch_end_raises(lab: Lab, stopped: Trial) -> None:
     path = stopped.folder / "weights" / LAST
     sound = load_checkpoint(path)
     header = {**sound.header, "cursor": {**sound.header["cursor"], "next_batch": 10**15}}
@@ -39,16 +39,16 @@ def test_a_place_behind_the_end_of_an_epoch_is_refused(lab: Lab, stopped: Trial)
         lab.train_as_given(resume=stopped.folder)
 
 
-def test_an_epoch_that_has_shrunk_ends_where_it_is(lab: Lab) -> None:
+def test_shrunken_epoch_ends_at_position(lab: Lab) -> None:
     stopped = lab.train(epochs=1, batch_size=2, stop_after=3)
     for number in range(4):
         (lab.data.parent / "images" / "train" / f"{number}.jpg").unlink()
     whole = lab.train_as_given(resume=stopped.folder)
     assert "The data set differs from the checkpoint's" in whole.log
-    assert len(whole.rows) == 1 and whole.heard.shapes == []
+    assert len(whole.rows) == 1 and whole.recorded.shapes == []
 
 
-def test_an_image_that_goes_while_training_is_no_reason_to_start_over(lab: Lab) -> None:
+def test_image_removed_during_training_does_not_prevent_resume(lab: Lab) -> None:
     class Remover(TrainingHooks):
         def on_train_epoch_end(self, epoch: int) -> None:
             (lab.data.parent / "images" / "train" / "3.jpg").unlink(missing_ok=True)

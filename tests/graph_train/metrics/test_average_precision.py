@@ -20,7 +20,7 @@ def labels_of(*rows: tuple[float, ...]) -> np.ndarray:
     return np.asarray(rows, np.float32).reshape(-1, 5)
 
 
-def test_matching_by_hand() -> None:
+def test_matching_known_values() -> None:
     labels = labels_of((0, 0, 0, 10, 10), (1, 20, 20, 30, 30))
     detections = detections_of(
         (0, 0, 10, 8.2, 0.9, 0),  # IoU 0.82 with the first label: correct up to the level 0.8
@@ -33,14 +33,14 @@ def test_matching_by_hand() -> None:
     assert not correct[2].any()
 
 
-def test_level_is_reached_at_equality() -> None:
+def test_iou_equal_to_level_matches() -> None:
     labels, detections = labels_of((0, 0, 0, 10, 10)), detections_of((0, 0, 10, 5, 0.9, 0))
     iou = np.float32(50) / np.float32(100 + 1e-7)
     levels = np.asarray([iou, np.nextafter(iou, np.float32(1))])
     assert match_detections(detections, labels, levels).tolist() == [[True, False]]
 
 
-def test_detection_wants_only_its_best_label() -> None:
+def test_detection_matches_only_its_best_label() -> None:
     # Both detections overlap label 0 most; label 1 stays without one although the second reaches 0.5 there.
     labels = labels_of((0, 0, 0, 10, 10), (0, 0, 0, 10, 14))
     detections = detections_of((0, 0, 10, 10, 0.9, 0), (0, 0, 10, 11, 0.8, 0))
@@ -52,7 +52,7 @@ def test_matching_without_detections_or_labels(found: int, wanted: int) -> None:
     assert match_detections(np.zeros((found, 6)), np.zeros((wanted, 5))).tolist() == [[False] * 10] * found
 
 
-def test_average_precision_by_hand() -> None:
+def test_average_precision_known_values() -> None:
     # Precision 1 up to recall 1/2, then 2/3 up to 1: trapezes between the points (0, 1), (1/2, 1), (1, 2/3), (1, 0).
     recall, precision = np.asarray([0.5, 0.5, 1.0]), np.asarray([1.0, 0.5, 2 / 3])
     area, _ = average_precision(recall, precision)
@@ -72,7 +72,7 @@ def test_perfect_and_useless_detectors() -> None:
     assert useless.means()[1:] == (0, 0, 0)
 
 
-def test_counts_at_the_best_confidence() -> None:
+def test_counts_at_best_confidence() -> None:
     correct = np.asarray([[True], [True], [False]])
     found = metrics_per_class(correct, np.asarray([0.9, 0.6, 0.1]), np.zeros(3), np.zeros(2))
     assert (found.true_positives.tolist(), found.false_positives.tolist()) == ([2], [0])
@@ -86,7 +86,7 @@ def test_classes_without_detections_or_labels() -> None:
     assert not found.ap.any()
 
 
-def test_maps_fill_other_classes_with_the_mean() -> None:
+def test_map_of_absent_classes_is_the_mean() -> None:
     found = metrics_per_class(np.ones((1, 10), bool), np.ones(1), np.asarray([1.0]), np.asarray([1.0, 2.0]))
     assert found.maps(4) == pytest.approx([0.4975, 0.995, 0, 0.4975])
 
@@ -117,7 +117,7 @@ def test_fitness_weights() -> None:
     assert fitness(np.asarray([[0.9, 0.8, 0.5, 0.25], [0, 0, 1, 1]])) == pytest.approx([0.275, 1.0])
 
 
-def test_of_equal_epochs_the_last_one_is_best() -> None:
+def test_last_of_equal_epochs_is_best() -> None:
     rows = np.zeros((6, 4))
     rows[[1, 3], 2:] = 0.5
     rows[4] = [1.0, 1.0, np.nan, 1.0]
@@ -129,5 +129,5 @@ def test_of_equal_epochs_the_last_one_is_best() -> None:
     assert best_row(np.zeros((3, 7))) == 2
 
 
-def test_levels() -> None:
+def test_iou_levels() -> None:
     assert pytest.approx(np.arange(50, 100, 5) / 100) == IOU_THRESHOLDS

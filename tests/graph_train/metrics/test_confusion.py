@@ -11,13 +11,13 @@ def labels_of(*rows: tuple[float, ...]) -> np.ndarray:
     return np.asarray(rows, np.float32).reshape(-1, 5)
 
 
-def test_each_kind_of_outcome() -> None:
+def test_every_outcome_is_counted() -> None:
     matrix = ConfusionMatrix(2)
     labels = labels_of((0, 0, 0, 10, 10), (1, 20, 20, 30, 30), (1, 60, 60, 70, 70))
     detections = detections_of(
         (0, 0, 10, 10, 0.9, 0),  # right
-        (20, 20, 30, 30, 0.8, 0),  # a 0 where a 1 stands
-        (40, 40, 50, 50, 0.7, 1),  # nothing stands there
+        (20, 20, 30, 30, 0.8, 0),  # class 0 at a label of class 1
+        (40, 40, 50, 50, 0.7, 1),  # no label there
         (60, 60, 70, 70, 0.25, 1),  # not above the confidence: its label is missed
     )
     matrix.add(detections, labels)
@@ -26,13 +26,13 @@ def test_each_kind_of_outcome() -> None:
     assert (correct.tolist(), wrong.tolist()) == ([1, 0], [1, 1])
 
 
-def test_greatest_overlap_wins_and_the_other_is_spurious() -> None:
+def test_highest_iou_wins_and_other_is_false_positive() -> None:
     matrix = ConfusionMatrix(1)
     matrix.add(detections_of((0, 0, 10, 8, 0.9, 0), (0, 0, 10, 10, 0.5, 0)), labels_of((0, 0, 0, 10, 10)))
     assert matrix.counts.tolist() == [[1, 1], [0, 0]]
 
 
-def test_images_without_a_pair_add_missed_labels_only() -> None:
+def test_images_without_match_add_false_negatives_only() -> None:
     matrix = ConfusionMatrix(1)
     matrix.add(detections_of((50, 50, 60, 60, 0.9, 0)), labels_of((0, 0, 0, 10, 10)))
     matrix.add(detections_of((50, 50, 60, 60, 0.9, 0)), labels_of())
@@ -41,7 +41,7 @@ def test_images_without_a_pair_add_missed_labels_only() -> None:
     assert matrix.counts.tolist() == [[0, 0], [2, 0]]
 
 
-def test_sums_count_every_label_once() -> None:
+def test_matrix_sums_count_every_label_once() -> None:
     random = np.random.default_rng(1)
     matrix = ConfusionMatrix(3)
     wanted = np.zeros(3, int)

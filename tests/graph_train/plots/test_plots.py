@@ -11,7 +11,7 @@ from graph_train.plots.curves import plot_study, plot_validation
 from graph_train.plots.images import MAX_IMAGES, plot_detections, plot_labelled
 from graph_train.plots.labels import plot_labels
 from graph_train.plots.results import _panel, plot_results, read_results
-from graph_train.plots.style import class_colour, new_figure
+from graph_train.plots.style import class_colour, legend_outside, literal, new_figure, optional_plot
 from graph_train.runs.results_csv import COLUMNS
 
 NAMES = ("circle", "square", "Dreieck ß")
@@ -26,7 +26,7 @@ def images(count: int, height: int = 512, width: int = 512) -> np.ndarray:
     return np.full((count, 3, height, width), 255, np.uint8)
 
 
-def test_box_is_drawn_where_it_lies(tmp_path: Path) -> None:
+def test_box_is_drawn_at_its_position(tmp_path: Path) -> None:
     # 512 px need no enlarging; tiles start behind a gap of 4 px. Box from 128 to 384 in both directions.
     rows = np.asarray([[0, 1, 0.5, 0.5, 0.5, 0.5]], np.float32)
     plot_labelled(images(1), rows, NAMES, tmp_path / "a.png")
@@ -38,7 +38,7 @@ def test_box_is_drawn_where_it_lies(tmp_path: Path) -> None:
     assert (columns.min() - 4, columns.max() - 4, lines.max() + 140 - 4) == (128, 384, 384)
 
 
-def test_detections_below_the_confidence_are_not_drawn(tmp_path: Path) -> None:
+def test_detections_below_confidence_are_not_drawn(tmp_path: Path) -> None:
     for name, confidence in (("low", 0.25), ("high", 0.26)):
         found = [np.asarray([[10, 10, 200, 200, confidence, 0]], np.float32)]
         plot_detections(images(1), found, NAMES, tmp_path / f"{name}.png")
@@ -58,7 +58,7 @@ def test_mosaic_shows_up_to_16_images(tmp_path: Path, count: int, grid: tuple[in
     assert columns * lines <= MAX_IMAGES
 
 
-def test_boxes_outside_or_without_area_do_no_harm(tmp_path: Path) -> None:
+def test_boxes_outside_or_without_area_are_ignored(tmp_path: Path) -> None:
     found = [np.asarray([[-50, -50, -10, -10, 0.9, 0], [30, 30, 30, 30, 0.9, 7], [9, 9, 5, 5, 0.9, 1]], np.float32)]
     plot_detections(images(1), found, NAMES, tmp_path / "a.jpg")
     assert (tmp_path / "a.jpg").stat().st_size > 0
@@ -74,7 +74,7 @@ def write_results(path: Path, epochs: int) -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 30])
-def test_results_picture(tmp_path: Path, epochs: int) -> None:
+def test_plot_results(tmp_path: Path, epochs: int) -> None:
     write_results(tmp_path / "results.csv", epochs)
     plot_results(tmp_path / "results.csv", tmp_path / "results.png")
     first = (tmp_path / "results.png").read_bytes()
@@ -84,8 +84,8 @@ def test_results_picture(tmp_path: Path, epochs: int) -> None:
         assert picture.width >= 2000
 
 
-def test_the_marked_epoch_is_the_one_whose_weights_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three epochs with equal results: the last one."""
+def test_marked_epoch_is_the_saved_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the last one of three epochs with equal results."""
     write_results(tmp_path / "results.csv", 2)
     rows = (tmp_path / "results.csv").read_text().splitlines()
     rows += [f"{epoch:>20},{rows[2].split(',', 1)[1]}" for epoch in (2, 3)]
@@ -101,7 +101,7 @@ def test_the_marked_epoch_is_the_one_whose_weights_are_kept(tmp_path: Path, monk
     assert "4 epochs · best epoch 3" in titles[0]
 
 
-def test_padded_column_names_are_read(tmp_path: Path) -> None:
+def test_padded_column_names_are_parsed(tmp_path: Path) -> None:
     write_results(tmp_path / "results.csv", 3)
     columns = read_results(tmp_path / "results.csv")
     assert tuple(columns) == COLUMNS
@@ -117,13 +117,13 @@ def test_padded_column_names_are_read(tmp_path: Path) -> None:
         ("epoch,b\n1,2\n", "no column train/box_loss"),
     ],
 )
-def test_broken_results_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_results_raise(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "results.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         plot_results(tmp_path / "results.csv", tmp_path / "results.png")
 
 
-def test_not_finite_values_leave_a_gap(tmp_path: Path) -> None:
+def test_non_finite_values_leave_gap(tmp_path: Path) -> None:
     write_results(tmp_path / "results.csv", 5)
     text = (tmp_path / "results.csv").read_text().splitlines()
     cells = text[3].split(",")
@@ -134,7 +134,7 @@ def test_not_finite_values_leave_a_gap(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 1500])
-def test_labels_picture(tmp_path: Path, count: int) -> None:
+def test_plot_labels(tmp_path: Path, count: int) -> None:
     random = np.random.default_rng(0)
     labels = np.column_stack((random.integers(0, 3, count), random.uniform(0.1, 0.3, (count, 4))))
     plot_labels(labels, NAMES, tmp_path / "labels.jpg")
@@ -142,7 +142,7 @@ def test_labels_picture(tmp_path: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 3, 80])
-def test_validation_pictures(tmp_path: Path, classes: int) -> None:
+def test_plot_validation(tmp_path: Path, classes: int) -> None:
     random = np.random.default_rng(1)
     names = [f"class {i}" for i in range(classes)]
     labels = random.integers(0, classes, 200)
@@ -154,18 +154,41 @@ def test_validation_pictures(tmp_path: Path, classes: int) -> None:
         assert pixels(tmp_path / f"{name}.png").std() > 10
 
 
-def test_without_labels_there_are_no_curves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [r"$\frac{$", "$x$", "_hidden", r"a\$b", "n" * 500, "<b>", "{}", "%s"])
+def test_class_names_are_drawn_as_they_are(tmp_path: Path, name: str) -> None:
+    labels = np.zeros(20, np.int64)
+    found = metrics_per_class(np.ones((20, 10), bool), np.ones(20), labels, labels)
+    plot_validation(found, ConfusionMatrix(1), [name], tmp_path)
+    plot_labels(np.full((3, 5), 0.2) * [0, 1, 1, 1, 1], [name], tmp_path / "labels.jpg")
+    axes = new_figure(3, 3, "").subplots()
+    axes.plot([0, 1], [0, 1], label=literal(name))
+    legend_outside(axes)
+    (shown,) = axes.get_legend().get_texts()
+    shown.figure.canvas.draw()
+    assert not shown._preprocess_math(shown.get_text())[1]
+    assert (tmp_path / "PR_curve.png").exists()
+
+
+def test_a_plot_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with optional_plot(tmp_path / "a.png"):
+        raise ValueError("two\nlines")
+    assert caplog.messages == [f"{tmp_path / 'a.png'}: plotting failed: two lines"]
+    with pytest.raises(OSError, match="full"), optional_plot(tmp_path / "a.png"):
+        raise OSError("full")
+
+
+def test_no_curves_without_labels(tmp_path: Path) -> None:
     nothing = metrics_per_class(np.zeros((0, 10), bool), np.zeros(0), np.zeros(0), np.zeros(0))
     plot_validation(nothing, ConfusionMatrix(3), NAMES, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["confusion_matrix.png"]
 
 
-def test_epochs_on_an_axis_are_whole(tmp_path: Path) -> None:
+def test_epoch_axis_has_integer_ticks(tmp_path: Path) -> None:
     axes = new_figure(3, 3, "").subplots()
     _panel(axes, np.arange(3.0), np.asarray([0.1, 0.2, 0.15]), best=1)
     assert all(place == round(place) for place in axes.get_xticks())
 
 
-def test_study_picture(tmp_path: Path) -> None:
+def test_plot_study(tmp_path: Path) -> None:
     plot_study({"a.pt": [(256, 5.0, 0.3), (384, 9.0, 0.4)], "b.pt": [(256, 2.0, 0.2)]}, tmp_path / "study.png")
     assert pixels(tmp_path / "study.png").std() > 10

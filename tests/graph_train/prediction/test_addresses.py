@@ -35,7 +35,7 @@ def find(folder: Path, *entries: str, lines: list[str] | None = None) -> Sources
         ("/für/größe.jpg", "image/jpeg", "größe.jpg"),
     ],
 )
-def test_images(server: WebServer, tmp_path: Path, path: str, kind: str, name: str) -> None:
+def test_image_urls(server: WebServer, tmp_path: Path, path: str, kind: str, name: str) -> None:
     asked = path.partition("?")[0].replace("ü", "%C3%BC").replace("ö", "%C3%B6").replace("ß", "%C3%9F")
     server.files[asked] = (kind, PHOTO)
     found = find(tmp_path, server.address + path)
@@ -45,7 +45,7 @@ def test_images(server: WebServer, tmp_path: Path, path: str, kind: str, name: s
     assert image.path.parent == tmp_path / "downloads"
 
 
-def test_they_stand_in_the_order_of_the_sources_and_are_fetched_once(server: WebServer, tmp_path: Path) -> None:
+def test_downloads_keep_source_order_and_happen_once(server: WebServer, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(PHOTO)
     server.files["/more/a.jpg"] = ("image/jpeg", PHOTO)
     urls = [f"{server.address}/a.jpg", f"{server.address}/more/a.jpg"]
@@ -55,7 +55,7 @@ def test_they_stand_in_the_order_of_the_sources_and_are_fetched_once(server: Web
     assert sorted(path for path, _ in server.requests) == ["/a.jpg", "/more/a.jpg"]
 
 
-def test_a_video_is_fetched_and_a_camera_is_not(server: WebServer, tmp_path: Path) -> None:
+def test_video_is_downloaded_and_camera_is_not(server: WebServer, tmp_path: Path) -> None:
     clip = VideoFile(tmp_path / "c.mp4", (96, 64), 10.0)
     clip.add(np.zeros((64, 96, 3), np.uint8))
     clip.close()
@@ -72,14 +72,14 @@ def test_a_video_is_fetched_and_a_camera_is_not(server: WebServer, tmp_path: Pat
         assert live.address == server.address + path
 
 
-def test_name_and_password_are_sent_and_not_shown(server: WebServer, tmp_path: Path) -> None:
+def test_credentials_are_sent_and_not_shown(server: WebServer, tmp_path: Path) -> None:
     (image,) = find(tmp_path, server.address.replace("://", "://me:p%40ss@") + "/a.jpg").images
     assert server.requests == [("/a.jpg", "Basic bWU6cEBzcw==")]
     assert image.shown == f"{server.address}/a.jpg"
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("/none.jpg", r"/none.jpg: download failed: Not Found \(HTTP 404\)$"),
         ("/none", r"/none: download failed: Not Found \(HTTP 404\)$"),
@@ -89,8 +89,8 @@ def test_name_and_password_are_sent_and_not_shown(server: WebServer, tmp_path: P
         ("/large.jpg", r"/large.jpg: is larger than 0 MB; it is not used$"),
     ],
 )
-def test_what_gives_nothing(
-    server: WebServer, tmp_path: Path, path: str, said: str, monkeypatch: pytest.MonkeyPatch
+def test_unusable_responses_are_reported(
+    server: WebServer, tmp_path: Path, path: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(addresses, "MAX_FILE_BYTES", 5000)
     server.files |= {
@@ -99,14 +99,14 @@ def test_what_gives_nothing(
         "/what": ("", b"x"),
         "/large.jpg": ("image/jpeg", PHOTO * 20),
     }
-    with pytest.raises(ValueError, match=f"^{server.address}{said}"):
+    with pytest.raises(ValueError, match=f"^{server.address}{message}"):
         find(tmp_path, server.address + path)
     found = find(tmp_path, "-", lines=[server.address + "/a.jpg", server.address + path])
     assert len(found.images) == 1
     assert str(found.problems[0]).startswith(f"standard input:2: error: {server.address}{path}: ")
 
 
-def test_no_server(tmp_path: Path) -> None:
+def test_unreachable_server_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^http://no-such-host\.invalid/a\.jpg: download failed: no such host"):
         find(tmp_path, "http://no-such-host.invalid/a.jpg")
     with pytest.raises(ValueError, match=r"/a.jpg: download failed: Connection refused"):

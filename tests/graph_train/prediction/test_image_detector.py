@@ -1,8 +1,12 @@
-"""`graph_train.load`: kinds of images, results, one compilation per shape, threads, memory."""
+"""`graph_train.load`: image types, results, one compilation per shape, threads, memory."""
 
 import gc
 import io
 import json
+import os
+import pickle
+import select
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -47,12 +51,12 @@ def rows(result: Any) -> np.ndarray:
     return np.concatenate((result.boxes, result.scores[:, None], result.classes[:, None]), axis=1)
 
 
-def test_every_kind_of_image_gives_the_same_result(detector: ImageDetector, tmp_path: Path) -> None:
+def test_every_image_type_gives_same_result(detector: ImageDetector, tmp_path: Path) -> None:
     pixels = random_image(64, 96, 7)
     path = tmp_path / "photo.png"
     Image.fromarray(pixels).save(path)
     stream = io.BytesIO()
-    # Stored lying on its side, with the note to turn it: shown upright it is the same picture.
+    # Stored rotated, with an EXIF orientation that restores the same image.
     turned, exif = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90), Image.Exif()
     exif[0x0112] = 6
     turned.save(stream, "PNG", exif=exif)
@@ -67,7 +71,7 @@ def test_every_kind_of_image_gives_the_same_result(detector: ImageDetector, tmp_
     assert [detector(image).path for image in given[:3]] == [path, path, None]
 
 
-def test_the_command_finds_the_same(detector: ImageDetector, weights: Path, tmp_path: Path) -> None:
+def test_detector_matches_command(detector: ImageDetector, weights: Path, tmp_path: Path) -> None:
     for number, (height, width) in enumerate(SIZES * 2):
         kind = "jpg" if number < 3 else "png"
         Image.fromarray(random_image(height, width, number)).save(tmp_path / f"{number}.{kind}", quality=95)
@@ -77,7 +81,7 @@ def test_the_command_finds_the_same(detector: ImageDetector, weights: Path, tmp_
         np.testing.assert_allclose(rows(own), found.detections, atol=1e-3)
 
 
-def test_a_list_and_an_array_of_images_keep_their_order(detector: ImageDetector) -> None:
+def test_image_order_is_preserved(detector: ImageDetector) -> None:
     images = [random_image(*SIZES[number % 3], number) for number in range(20)]
     expected = [rows(detector(image)) for image in images]
     for result, alone, image in zip(detector(images), expected, images, strict=True):
@@ -88,7 +92,7 @@ def test_a_list_and_an_array_of_images_keep_their_order(detector: ImageDetector)
     assert detector([]) == []
 
 
-def test_nothing_is_compiled_twice(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graph_is_compiled_once_per_shape(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[tuple[int, ...]] = []
     compile_graph = inference.compile_graph
 
@@ -97,7 +101,7 @@ def test_nothing_is_compiled_twice(weights: Path, monkeypatch: pytest.MonkeyPatc
         compile_graph(graph, images, *rest)
 
     monkeypatch.setattr(inference, "compile_graph", counting)
-    own = graph_train.load(weights, imgsz=96, device="cpu")
+    own = graph_train.load(weights, imgsz=96, device="cpu", graph=True)
     images = [random_image(*SIZES[number % 3], number) for number in range(100)]
     first = own(images)
     assert sorted(compiled) == sorted({*compiled})
@@ -110,7 +114,7 @@ def test_nothing_is_compiled_twice(weights: Path, monkeypatch: pytest.MonkeyPatc
     assert len(own(images[0])) == len(first[0])
 
 
-def test_threads_get_their_own_results(detector: ImageDetector) -> None:
+def test_concurrent_calls_get_their_own_results(detector: ImageDetector) -> None:
     images = [random_image(*SIZES[number % 3], number) for number in range(24)]
     expected = [rows(detector(image)) for image in images]
     with ThreadPoolExecutor(6) as pool:
@@ -118,7 +122,36 @@ def test_threads_get_their_own_results(detector: ImageDetector) -> None:
             np.testing.assert_array_equal(rows(result), alone)
 
 
-def test_results_can_be_drawn_listed_and_written(detector: ImageDetector, tmp_path: Path) -> None:
+def test_a_pickled_detector_reads_the_weights_again(detector: ImageDetector) -> None:
+    pixels = random_image(64, 96, 7)
+    copy = pickle.loads(pickle.dumps(detector))  # noqa: S301 - written here
+    np.testing.assert_array_equal(rows(copy(pixels)), rows(detector(pixels)))
+
+
+@pytest.mark.parametrize("loads", [False, True])
+def test_a_forked_process_is_refused_instead_of_waiting_for_ever(
+    detector: ImageDetector, weights: Path, loads: bool
+) -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            (graph_train.load(weights, imgsz=96) if loads else detector)(random_image(64, 96, 7))
+        except ValueError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    try:
+        assert select.select([reading], [], [], 60)[0], "the child waits for threads that it does not have"
+        assert "forked after OneFlow was loaded" in os.read(reading, 1000).decode()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+
+
+def test_results_render_list_and_save(detector: ImageDetector, tmp_path: Path) -> None:
     pixels = random_image(64, 96, 7)
     before = pixels.copy()
     result = detector(pixels)
@@ -150,12 +183,12 @@ def test_results_can_be_drawn_listed_and_written(detector: ImageDetector, tmp_pa
         ("none.jpg", "none.jpg: no such file"),
     ],
 )
-def test_what_is_no_image_is_named(detector: ImageDetector, image: Any, message: str) -> None:
+def test_invalid_image_is_named(detector: ImageDetector, image: Any, message: str) -> None:
     with pytest.raises((ValueError, OSError), match=message):
         detector([random_image(64, 96, 0), image])
 
 
-def test_settings_are_those_of_the_command(weights: Path) -> None:
+def test_settings_match_command(weights: Path) -> None:
     with pytest.raises(ValueError, match="unknown setting 'conf_thresh'; did you mean 'conf_thres'"):
         graph_train.load(weights, conf_thresh=0.5)
     with pytest.raises(ValueError, match="--classes 3: the weights have 3 classes"):
@@ -168,7 +201,7 @@ def test_settings_are_those_of_the_command(weights: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_memory_stays_flat_over_a_thousand_calls(weights: Path) -> None:
+def test_memory_is_constant_over_thousand_calls(weights: Path) -> None:
     own = graph_train.load(weights, imgsz=96, device="cpu")
     images = [random_image(*SIZES[number % 3], number) for number in range(9)]
     measured = []

@@ -27,7 +27,7 @@ def names(found: Sources) -> dict[str, str]:
     return {str(file.name): str(file.path) for file in (*found.images, *found.videos)}
 
 
-def test_a_folder_with_all_below_it(tree: Path) -> None:
+def test_folder_is_searched_recursively(tree: Path) -> None:
     found = find(["photos"])
     # a.jpg and a.bmp would share a label file, so the second one by name gets a number.
     assert names(found) == {
@@ -42,18 +42,36 @@ def test_a_folder_with_all_below_it(tree: Path) -> None:
     assert found.problems == ()
 
 
-def test_globs_and_files_of_one_name(tree: Path) -> None:
+def test_results_of_earlier_predictions_are_skipped(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("runs/detect/exp/a.jpg", "runs/detect/exp2/deep/b.jpg", "runs/detect/expert/c.jpg", "runs/d.jpg"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+
+    def found(source: str, project: str = "runs/detect") -> set[str]:
+        with tempfile.TemporaryDirectory() as folder:
+            files = find_sources([source], downloads=Path(folder), results=Path(project, "exp"))
+        return {str(file.path) for file in files.images}
+
+    everything = found(".", "elsewhere")
+    assert {"runs/detect/exp/a.jpg", "photos/a.jpg"} <= everything
+    caplog.set_level("INFO", "graph_train")
+    assert found(".") == everything - {"runs/detect/exp/a.jpg", "runs/detect/exp2/deep/b.jpg"}
+    assert "skipped 2 files" in caplog.text
+    assert found("runs/detect/exp") == {"runs/detect/exp/a.jpg"}
+
+
+def test_glob_and_file_with_same_name(tree: Path) -> None:
     assert names(find(["photos/**/a.jpg"])) == {"a.jpg": "photos/a.jpg", "a_2.jpg": "photos/deep/er/a.jpg"}
     # named twice, looked at once
     assert names(find(["photos/a.jpg", "photos/a.j*"])) == {"a.jpg": "photos/a.jpg"}
 
 
-def test_a_file_whose_name_looks_like_a_glob(tree: Path) -> None:
+def test_file_name_that_looks_like_glob(tree: Path) -> None:
     (tree / "[1].jpg").write_bytes(b"")
     assert names(find(["[1].jpg"])) == {"[1].jpg": "[1].jpg"}
 
 
-def test_lists_count_from_their_folder_then_from_the_current_one(tree: Path) -> None:
+def test_list_entries_resolve_from_list_folder_then_cwd(tree: Path) -> None:
     (tree / "photos/list.txt").write_text("./a.jpg\n\nphotos/b.PNG\nnone.jpg\ndeep\n")
     found = find(["photos/list.txt"])
     assert names(found) == {
@@ -67,7 +85,7 @@ def test_lists_count_from_their_folder_then_from_the_current_one(tree: Path) -> 
     ]
 
 
-def test_what_is_there_is_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_file_is_not_a_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("0", "screenshots"):
         (tmp_path / name).mkdir()
@@ -77,7 +95,7 @@ def test_what_is_there_is_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert len(find([entry]).images) == 1
 
 
-def test_standard_input(tree: Path) -> None:
+def test_stdin_source(tree: Path) -> None:
     found = find(["-"], ["photos/a.jpg\n", "photos/*.PNG\n", "gone.jpg\n"])
     assert list(names(found)) == ["a.jpg", "b.PNG"]
     assert str(found.problems[0]) == "standard input:3: error: gone.jpg: no such file, folder or match"
@@ -97,14 +115,14 @@ def test_standard_input(tree: Path) -> None:
         ("photos/empty.txt", "no images or videos found"),
     ],
 )
-def test_what_cannot_be_looked_at(tree: Path, entry: str, message: str) -> None:
+def test_unusable_source_is_reported(tree: Path, entry: str, message: str) -> None:
     (tree / "empty").mkdir()
     (tree / "photos/empty.txt").write_text("\n")
     with pytest.raises(ValueError, match=message):
         find([entry])
 
 
-def test_cameras_and_streams_are_found_but_not_opened(tree: Path) -> None:
+def test_cameras_and_streams_are_listed_but_not_opened(tree: Path) -> None:
     found = find(["photos/a.jpg", "7"])
     assert found.live is not None
     assert (found.live.name, found.live.shown, len(found.images)) == (Path("camera7.mp4"), "7", 1)
@@ -119,7 +137,7 @@ def test_cameras_and_streams_are_found_but_not_opened(tree: Path) -> None:
         find(["0", "rtsp://cam"])
 
 
-def test_addresses_in_lists_need_the_flag(tree: Path) -> None:
+def test_urls_in_lists_need_flag(tree: Path) -> None:
     lines = ["photos/a.jpg", "rtsp://me:secret@cam/1", "0"]
     found = find(["-"], lines)
     assert found.live is None

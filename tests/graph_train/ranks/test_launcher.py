@@ -12,21 +12,21 @@ SLURM = {
 }
 
 
-def test_no_launcher_is_one_process() -> None:
+def test_no_launcher_is_single_process() -> None:
     assert rank_info({}, host="a") == RankInfo(host="a")
     # What OneFlow sets for itself in a single process, and its children inherit.
     own = {"RANK": "-1", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "0"}
     assert rank_info(own, host="a").alone
 
 
-def test_variables_of_launchers() -> None:
+def test_launcher_variables() -> None:
     assert rank_info(TORCH, host="b") == RankInfo(3, 4, 1, "b", "10.0.0.1", 29500)
     # torchrun's agent listens at the port itself.
     assert rank_info({**TORCH, "TORCHELASTIC_USE_AGENT_STORE": "True"}, host="b").master_port == 29501
     assert rank_info({**TORCH, "RANK": "0", "WORLD_SIZE": "1"}, host="b").alone
 
 
-def test_variables_of_slurm() -> None:
+def test_slurm_variables() -> None:
     assert rank_info(SLURM, host="gpu004") == RankInfo(5, 8, 1, "gpu004", "gpu003", 20000 + 70123 % 20000)
     chosen = rank_info({**SLURM, "MASTER_PORT": "23456", "MASTER_ADDR": "10.1.1.1"}, host="gpu004")
     assert (chosen.master_host, chosen.master_port) == ("10.1.1.1", 23456)
@@ -43,25 +43,31 @@ def test_variables_of_slurm() -> None:
         ({"MASTER_PORT": "70000"}, "MASTER_PORT=70000: must be between 1 and 65535"),
     ],
 )
-def test_wrong_variables_are_refused(change: dict[str, str | None], message: str) -> None:
+def test_invalid_variables_raise(change: dict[str, str | None], message: str) -> None:
     variables = {name: value for name, value in {**TORCH, **change}.items() if value is not None}
     with pytest.raises(ValueError, match=message):
         rank_info(variables, host="a")
 
 
-def test_slurm_without_srun_is_refused() -> None:
+def test_slurm_without_srun_raises() -> None:
     with pytest.raises(ValueError, match="not SLURM_LOCALID, SLURM_STEP_NODELIST: start with `srun`"):
         rank_info({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}, host="a")
+
+
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_JOB_ID"])
+def test_variables_of_slurm_that_are_no_numbers_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}='abc': must be an integer"):
+        rank_info({**SLURM, name: "abc"}, host="a")
 
 
 @pytest.mark.parametrize(
     ("nodes", "first"),
     [("gpu[003-010,12],login1", "gpu003"), ("node-7", "node-7"), ("a.b.c,d", "a.b.c"), ("r1n[2,4]-ib", "r1n2-ib")],
 )
-def test_first_host_of_a_node_list(nodes: str, first: str) -> None:
+def test_first_host_of_node_list(nodes: str, first: str) -> None:
     assert first_host(nodes) == first
 
 
-def test_no_node_list_is_refused() -> None:
+def test_missing_node_list_raises() -> None:
     with pytest.raises(ValueError, match="not a node list"):
         first_host("[1-3]")

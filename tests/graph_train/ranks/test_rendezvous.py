@@ -25,17 +25,17 @@ def info(rank: int, world: int, port: int) -> RankInfo:
     return RankInfo(rank, world, 0, f"host{rank}", "127.0.0.1", port)
 
 
-def meet_together(infos: list[RankInfo], timeout: float) -> list[Rendezvous | ValueError]:
-    """Run the rendezvous of all ranks in threads of this process, rank 0 last."""
+def connect_all(infos: list[RankInfo], timeout: float) -> list[Rendezvous | ValueError]:
+    """Run the rendezvous of all ranks in threads of this process; rank 0 starts last."""
     outcomes: dict[int, Rendezvous | ValueError] = {}
 
-    def come(place: int) -> None:
+    def connect(place: int) -> None:
         try:
             outcomes[place] = join_rendezvous(infos[place], timeout)
         except ValueError as error:
             outcomes[place] = error
 
-    threads = [threading.Thread(target=come, args=(place,)) for place in range(len(infos))]
+    threads = [threading.Thread(target=connect, args=(place,)) for place in range(len(infos))]
     for thread in reversed(threads):
         thread.start()
     for thread in threads:
@@ -50,9 +50,9 @@ def close(meetings: list[Any]) -> None:
                 connection.close()
 
 
-def test_all_ranks_meet() -> None:
+def test_all_ranks_connect() -> None:
     port = free_port()
-    meetings = meet_together([info(rank, 3, port) for rank in range(3)], 10)
+    meetings = connect_all([info(rank, 3, port) for rank in range(3)], 10)
     for meeting in meetings:
         assert isinstance(meeting, Rendezvous), meeting
         assert meeting.hosts == ("host0", "host1", "host2")
@@ -62,26 +62,26 @@ def test_all_ranks_meet() -> None:
     close(meetings)
 
 
-def test_missing_rank_is_named_everywhere() -> None:
+def test_missing_rank_is_reported_on_every_rank() -> None:
     port = free_port()
-    outcomes = meet_together([info(rank, 4, port) for rank in (0, 2)], 1)
+    outcomes = connect_all([info(rank, 4, port) for rank in (0, 2)], 1)
     for outcome in outcomes:
         assert f"ranks 1, 3 of 4 did not connect to rank 0 on host0 (127.0.0.1, port {port}) within 1 s" in str(outcome)
         assert "joined: 0 on host0, 2 on host2" in str(outcome)
 
 
-def test_missing_rank_0_is_named() -> None:
+def test_missing_rank_0_is_reported() -> None:
     port = free_port()
-    (outcome,) = meet_together([info(1, 2, port)], 0.5)
+    (outcome,) = connect_all([info(1, 2, port)], 0.5)
     assert f"rank 1 on host1: cannot connect to rank 0 at 127.0.0.1, port {port} within 0.5 s" in str(outcome)
 
 
-def test_ranks_of_different_jobs_are_told_apart() -> None:
+def test_ranks_of_different_jobs_do_not_connect() -> None:
     port = free_port()
-    outcomes = meet_together([info(0, 2, port), info(1, 3, port)], 5)
+    outcomes = connect_all([info(0, 2, port), info(1, 3, port)], 5)
     assert all("started with world size 3, but rank 0 on host0 with 2" in str(outcome) for outcome in outcomes)
     port = free_port()
-    outcomes = meet_together([info(0, 3, port), info(1, 3, port), info(1, 3, port)], 5)
+    outcomes = connect_all([info(0, 3, port), info(1, 3, port), info(1, 3, port)], 5)
     assert all("two processes have rank 1" in str(outcome) for outcome in outcomes)
 
 
@@ -96,7 +96,7 @@ def connected(host: str, port: int) -> socket.socket:
             time.sleep(0.02)
 
 
-def test_strangers_at_the_port_are_ignored() -> None:
+def test_foreign_connections_are_ignored() -> None:
     port = free_port()
     outcomes: list[Any] = []
     first = threading.Thread(target=lambda: outcomes.append(join_rendezvous(info(0, 2, port), 10)))
@@ -111,9 +111,9 @@ def test_strangers_at_the_port_are_ignored() -> None:
 
 @pytest.fixture
 def job() -> Any:
-    """Return three sleeping processes, each with its watch and status pipe."""
+    """Return three sleeping processes, each with its watchdog and status pipe."""
     started: list[subprocess.Popen[Any]] = []
-    meetings = meet_together([info(rank, 3, port) for port in [free_port()] for rank in range(3)], 10)
+    meetings = connect_all([info(rank, 3, port) for port in [free_port()] for rank in range(3)], 10)
     ranks = []
     for rank, meeting in enumerate(meetings):
         assert isinstance(meeting, Rendezvous)
@@ -144,40 +144,40 @@ def texts(job: Any) -> list[str]:
     return [watch.communicate(timeout=20)[1] for _, watch, _ in job]
 
 
-def test_killed_rank_ends_the_others_and_is_named(job: Any) -> None:
+def test_killed_rank_ends_others_and_is_reported(job: Any) -> None:
     started = time.monotonic()
     job[1][0].kill()
-    said = texts(job)
+    message = texts(job)
     assert time.monotonic() - started < 15
-    assert "graph-train: rank 1 (host1, process" in said[0]
-    assert "ended unexpectedly: it was killed, or crashed; stopping the job" in said[0]
+    assert "graph-train: rank 1 (host1, process" in message[0]
+    assert "ended unexpectedly: it was killed, or crashed; stopping the job" in message[0]
     assert all(process.wait(10) == -signal.SIGKILL for process, _, _ in job)  # they slept on and did not read the pipe
 
 
-def test_killed_rank_0_is_named_by_the_others(job: Any) -> None:
+def test_killed_rank_0_is_reported_by_others(job: Any) -> None:
     job[0][0].kill()
-    said = texts(job)
-    assert all("rank 0 (host0, process" in text for text in said)
+    message = texts(job)
+    assert all("rank 0 (host0, process" in text for text in message)
 
 
-def test_whole_rank_cut_off(job: Any) -> None:
+def test_unreachable_rank_is_reported(job: Any) -> None:
     job[2][1].kill()  # the watch: its connections close without signing off
-    said = texts(job[:2])
-    assert "rank 2 (host2, process" in said[0]
-    assert "disconnected" in said[0]
+    message = texts(job[:2])
+    assert "rank 2 (host2, process" in message[0]
+    assert "disconnected" in message[0]
 
 
-def test_failure_is_told_once_with_its_reason(job: Any) -> None:
+def test_failure_is_reported_once_with_reason(job: Any) -> None:
     process, _, status = job[2]
     os.write(status, b'{"kind": "failed", "reason": "disk full"}\n')
     process.kill()
-    said = texts(job)
-    assert "rank 2 (host2, process" in said[0]
-    assert "ended: disk full; stopping the job" in said[0]
-    assert not said[2]
+    message = texts(job)
+    assert "rank 2 (host2, process" in message[0]
+    assert "ended: disk full; stopping the job" in message[0]
+    assert not message[2]
 
 
-def test_a_rank_that_is_done_is_not_lost(job: Any) -> None:
+def test_finished_rank_is_not_reported_as_lost(job: Any) -> None:
     for process, watch, status in (job[2], job[0], job[1]):
         os.write(status, b'{"kind": "done"}\n')
         process.kill()

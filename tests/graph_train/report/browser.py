@@ -1,4 +1,4 @@
-"""An installed Chromium; tests download nothing."""
+"""A headless Chromium that must be installed; tests download nothing."""
 
 import os
 import shutil

@@ -30,7 +30,7 @@ EPOCHS = 3
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """Return the lab's data set with class names that must be escaped."""
+    """Return a lab whose class names must be escaped."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
     content = yaml.safe_load(lab.data.read_text())
     lab.data.write_text(yaml.safe_dump({**content, "names": list(NASTY)}))
@@ -72,7 +72,7 @@ class _Elements(HTMLParser):
 # --- content -------------------------------------------------------------------------------------------------------
 
 
-def test_numbers_are_those_of_the_run(trial: Trial) -> None:
+def test_report_values_match_run(trial: Trial) -> None:
     content = numbers(trial)
     assert content["state"] == "finished"
     assert content["results"]["epoch"] == [0, 1, 2]
@@ -93,7 +93,7 @@ def test_numbers_are_those_of_the_run(trial: Trial) -> None:
     assert any(name == "oneflow" for name, _ in content["environment"])
 
 
-def test_samples_have_the_labels_of_their_files(trial: Trial, lab: Lab) -> None:
+def test_samples_show_labels_from_files(trial: Trial, lab: Lab) -> None:
     samples = numbers(trial)["samples"]
     assert len(samples) == VAL_IMAGES
     for sample in samples:
@@ -106,14 +106,14 @@ def test_samples_have_the_labels_of_their_files(trial: Trial, lab: Lab) -> None:
         np.testing.assert_allclose(found[:, 1:3], centres, atol=0.06)  # written with one decimal
 
 
-def test_a_cut_epoch_is_counted_once() -> None:
+def test_interrupted_epoch_is_counted_once() -> None:
     earlier = [vars(EpochTimes(0, 8, 4.0, 1.0, 2.0, 0.5, 1.0)), vars(EpochTimes(1, 4, 2.0, 0.5, 1.0, 0.0))]
     merged = times_content([EpochTimes(1, 4, 3.0, 0.25, 2.0, 1.0, 0.5)], earlier)
     assert merged == [vars(EpochTimes(0, 8, 4.0, 1.0, 2.0, 0.5, 1.0)), vars(EpochTimes(1, 8, 5.0, 0.75, 3.0, 1.0, 0.5))]
 
 
-def test_the_best_epoch_is_the_last_of_equal_ones() -> None:
-    """As the run keeps weights; an epoch that was not validated is none of them, however bad the others are."""
+def test_best_epoch_is_last_of_equal_ones() -> None:
+    """The same rule decides which weights are kept; epochs without validation do not count."""
     columns = {key: np.zeros(4) for key in ("epoch", *RESULT_KEYS)}
     assert results_content(columns)["best"] is None
     columns["val/box_loss"][:3] = 0.1
@@ -135,8 +135,8 @@ class _Batches:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
-def test_each_rank_picks_its_samples_among_its_own_images(lab: Lab, ranks: int) -> None:
-    """Eight ranks have whole batches of seven, which all but the first leave alone; the last batch has three images."""
+def test_each_rank_samples_its_own_images(lab: Lab, ranks: int) -> None:
+    """With eight ranks only the first has batches of seven; the last batch has three images."""
     index, batches, measured = lab.assemble().setup.data.val, cast(Any, _Batches()), 0
     for rank in range(ranks):
         own = images_on_rank(batches, Shard(rank, ranks))
@@ -149,7 +149,7 @@ def test_each_rank_picks_its_samples_among_its_own_images(lab: Lab, ranks: int) 
     assert measured == 38
 
 
-def test_samples_have_the_surest_boxes_that_were_found(lab: Lab) -> None:
+def test_samples_show_most_confident_boxes(lab: Lab) -> None:
     run = lab.assemble()
     index = run.setup.data.val
     collector = SampleCollector(index, len(index))
@@ -164,7 +164,7 @@ def test_samples_have_the_surest_boxes_that_were_found(lab: Lab) -> None:
     run.close()
 
 
-def test_commands_of_a_run_with_one_class(lab: Lab, tmp_path: Path) -> None:
+def test_commands_of_single_class_run(lab: Lab, tmp_path: Path) -> None:
     found = dict(numbers(lab.train(single_cls=True))["commands"])
     words = shlex.split(found["Validate the best weights:"])
     assert words[0] == "graph-val"
@@ -176,7 +176,7 @@ def test_commands_of_a_run_with_one_class(lab: Lab, tmp_path: Path) -> None:
 # --- harmless whatever the names -----------------------------------------------------------------------------------
 
 
-def test_names_reach_the_page_as_data_only(trial: Trial) -> None:
+def test_names_are_escaped(trial: Trial) -> None:
     text = (trial.folder / "report.html").read_text(encoding="utf-8")
     for name in NASTY:
         assert name not in text
@@ -187,14 +187,14 @@ def test_names_reach_the_page_as_data_only(trial: Trial) -> None:
     assert "<title>&lt;b&gt;run · training report</title>" in text
 
 
-def test_json_can_not_leave_its_element() -> None:
+def test_json_cannot_break_out_of_script_element() -> None:
     value = {"<!--<script>": ["</script>", "\u2028", float("nan"), float("inf"), 1.5]}
     text = json_for_html(value)
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == {"<!--<script>": ["</script>", "\u2028", None, None, 1.5]}
 
 
-def test_page_names_no_other_place(trial: Trial) -> None:
+def test_page_has_no_external_urls(trial: Trial) -> None:
     text = (trial.folder / "report.html").read_text(encoding="utf-8")
     links = set(re.findall(r"(?:https?:)?//[a-z][\w.-]+\.\w+[^\"' )]*", text))
     assert links == {"http://www.w3.org/2000/svg"}  # the name of a language, never fetched
@@ -203,7 +203,7 @@ def test_page_names_no_other_place(trial: Trial) -> None:
 # --- when it is written --------------------------------------------------------------------------------------------
 
 
-def test_stopped_and_resumed(lab: Lab) -> None:
+def test_stopped_and_resumed_run(lab: Lab) -> None:
     stopped = lab.train(epochs=2, noplots=False, stop_after=3)
     content = numbers(stopped)
     assert (content["state"], content["done"]) == ("stopped", 1)
@@ -218,10 +218,10 @@ def test_stopped_and_resumed(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(("flags", "images"), [({"epochs": 1}, 8), ({"epochs": 2, "stop_after": 3}, 4)])
-def test_what_is_trained_again_is_timed_anew(lab: Lab, flags: dict[str, int], images: int) -> None:
-    """A run that was killed after the page had counted its second epoch, and before the state of it was saved.
+def test_retrained_epochs_are_timed_again(lab: Lab, flags: dict[str, int], images: int) -> None:
+    """A run is killed after the report counted its second epoch but before its checkpoint.
 
-    The state it goes on from is that before the epoch, or one in the middle of it.
+    It resumes from the checkpoint before the epoch, or from one in the middle of it.
     """
     killed = lab.train(**flags)
     content = numbers(killed)
@@ -232,7 +232,7 @@ def test_what_is_trained_again_is_timed_anew(lab: Lab, flags: dict[str, int], im
     assert times[1]["training"] < 1000
 
 
-def test_without_plots_there_are_no_pictures(lab: Lab) -> None:
+def test_no_images_with_noplots(lab: Lab) -> None:
     trial = lab.train(epochs=1)
     content = numbers(trial)
     assert content["samples"] == []
@@ -248,7 +248,7 @@ def test_epochs_without_validation_have_no_points(lab: Lab) -> None:
     assert content["best"] == 1
 
 
-def test_a_damaged_report_of_a_resumed_run_starts_over(lab: Lab) -> None:
+def test_damaged_report_of_resumed_run_is_rebuilt(lab: Lab) -> None:
     stopped = lab.train(epochs=2, stop_after=3)
     (stopped.folder / "report.json").write_text("{")
     ended = lab.train_as_given(resume=stopped.folder)
@@ -256,7 +256,7 @@ def test_a_damaged_report_of_a_resumed_run_starts_over(lab: Lab) -> None:
     assert [item["epoch"] for item in numbers(ended)["times"]] == [1]
 
 
-def test_a_report_that_cannot_be_written_ends_no_training(lab: Lab) -> None:
+def test_unwritable_report_does_not_end_training(lab: Lab) -> None:
     begun = lab.train(epochs=2, stop_after=3)
     for name in ("report.html", "report.json"):
         (begun.folder / name).unlink()
@@ -272,7 +272,7 @@ def test_a_report_that_cannot_be_written_ends_no_training(lab: Lab) -> None:
 # --- in a browser --------------------------------------------------------------------------------------------------
 
 
-def test_desktop(trial: Trial) -> None:
+def test_desktop_layout(trial: Trial) -> None:
     with opened(trial.folder / "report.html") as shown:
         page = shown.page
         assert page.title() == "<b>run · training report"
@@ -290,7 +290,7 @@ def test_desktop(trial: Trial) -> None:
         assert shown.errors == []
 
 
-def test_hover_switch_slider_and_sorting(trial: Trial) -> None:
+def test_hover_toggle_slider_and_sorting(trial: Trial) -> None:
     with opened(trial.folder / "report.html") as shown:
         page = shown.page
         first = page.locator("#curves .chart").first
@@ -322,9 +322,9 @@ def test_hover_switch_slider_and_sorting(trial: Trial) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_phone(trial: Trial, dark: bool) -> None:
+def test_phone_layout(trial: Trial, dark: bool) -> None:
     with opened(trial.folder / "report.html", width=390, height=844, dark=dark) as shown:
-        assert shown.page.evaluate("document.documentElement.scrollWidth") == 390  # nothing sticks out
+        assert shown.page.evaluate("document.documentElement.scrollWidth") == 390  # no horizontal overflow
         for table in ("results per class", "confusion matrix"):  # nor has to be scrolled to, the mAP least of all
             width = f"document.querySelector('[aria-label=\"{table}\"]')"
             assert shown.page.evaluate(f"{width}.scrollWidth <= {width}.clientWidth"), table
@@ -333,8 +333,8 @@ def test_phone(trial: Trial, dark: bool) -> None:
         assert shown.errors == []
 
 
-def test_many_classes_and_nothing_measured(trial: Trial, tmp_path: Path) -> None:
-    """90 classes with long names; then a page before its first epoch."""
+def test_many_classes_and_no_epochs(trial: Trial, tmp_path: Path) -> None:
+    """Show 90 classes with long names, then a report before its first epoch."""
     content = numbers(trial)
     row = content["validation"]["table"][0]
     content["validation"]["table"] = [{**row, "name": f"class number {n} with a long name"} for n in range(90)]

@@ -23,7 +23,7 @@ def saved(folder: Path) -> Path:
     return path
 
 
-def test_everything_comes_back_exactly(tmp_path: Path) -> None:
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
     loaded = load_checkpoint(saved(tmp_path))
     assert loaded.arrays.keys() == ARRAYS.keys()
     for name, value in ARRAYS.items():
@@ -35,7 +35,7 @@ def test_everything_comes_back_exactly(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["last.safetensors"]
 
 
-def test_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_same_state_gives_same_bytes(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     first.mkdir()
     second.mkdir()
@@ -44,7 +44,7 @@ def test_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_damage_is_found(tmp_path: Path, data: st.DataObject) -> None:
+def test_damage_is_detected(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(saved(tmp_path).read_bytes())
     position = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
@@ -58,13 +58,13 @@ def test_damage_is_found(tmp_path: Path, data: st.DataObject) -> None:
     except ValueError as error:
         assert str(path) in str(error)
         assert "\n" not in str(error)
-    else:  # a flip in the file's own layout, such as padding, may change nothing
+    else:  # a flipped bit in padding may have no effect
         assert loaded.header["cursor"] == {"epoch": 3}
         for name, value in ARRAYS.items():
             np.testing.assert_array_equal(loaded.arrays[name], value)
 
 
-def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
+def test_non_checkpoint_files_raise(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "none.safetensors")
     weights = tmp_path / "best.safetensors"
@@ -73,7 +73,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
         load_checkpoint(weights)
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_old_file(tmp_path: Path) -> None:
     path = saved(tmp_path)
     before = path.read_bytes()
     with file_limit(100), pytest.raises(OSError, match="File too large"):

@@ -1,4 +1,4 @@
-"""Runs killed at any moment resume exactly; `graph-bench kills` does longer series."""
+"""Runs killed at any moment resume exactly; `graph-bench kills` repeats this more often."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.graph_train.tiny import TINY
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("number", "kills"), [("KILL", 8), ("TERM", 4)])
-def test_killed_runs_end_as_uninterrupted_ones(tmp_path: Path, number: str, kills: int) -> None:
+def test_killed_runs_match_uninterrupted(tmp_path: Path, number: str, kills: int) -> None:
     cfg, result = tmp_path / "tiny.yaml", tmp_path / "kills.json"
     cfg.write_text(yaml.safe_dump(TINY))
     flags = ["--kills", str(kills), "--signal", number, "--cfg", str(cfg), "--imgsz", "64", "--batch-size", "16"]
@@ -27,13 +27,13 @@ def test_killed_runs_end_as_uninterrupted_ones(tmp_path: Path, number: str, kill
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_long_run_holds_no_more_than_a_short_one(tmp_path: Path) -> None:
+def test_long_run_uses_no_more_memory(tmp_path: Path) -> None:
     cfg, result = tmp_path / "tiny.yaml", tmp_path / "soak.json"
     cfg.write_text(yaml.safe_dump(TINY))
     flags = ["--minutes", "3", "--cfg", str(cfg), "--imgsz", "64", "--train-flags=--noplots"]
     assert main(["soak", *flags, "--json", str(result), "--plot", str(tmp_path / "soak.png")]) == 0
     grown = {name: values["grown"] for name, values in read_result(result)["growth"].items()}
     assert (grown["descriptors"], grown["threads"], grown["children"]) == (0, 0, 0)
-    # Allocators keep some of what they once had; a leak of a batch or a state per epoch would be far above this.
+    # Allocators retain some memory; leaking a batch or a checkpoint per epoch would exceed this by far.
     assert grown["rss_mb"] < 30
     assert grown["shared_mb"] < 5

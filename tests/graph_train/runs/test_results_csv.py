@@ -1,4 +1,4 @@
-"""`results.csv`: the reference's bytes, resuming, incomplete lines."""
+"""`results.csv`: YOLOv5's bytes, resuming, incomplete lines."""
 
 import csv
 from pathlib import Path
@@ -24,7 +24,7 @@ def _reference_line(epoch: int) -> str:
     return ("%20.5g," * 14 % values).rstrip(",")
 
 
-def test_bytes_are_the_references(tmp_path: Path) -> None:
+def test_bytes_match_yolov5(tmp_path: Path) -> None:
     file = ResultsCsv(tmp_path / "results.csv")
     file.append(_row(0))
     file.append(_row(1))
@@ -34,7 +34,7 @@ def test_bytes_are_the_references(tmp_path: Path) -> None:
     assert len(COLUMNS) == 14
 
 
-def test_a_csv_reader_finds_the_columns(tmp_path: Path) -> None:
+def test_csv_reader_parses_columns(tmp_path: Path) -> None:
     ResultsCsv(tmp_path / "results.csv").append(_row(7))
     with (tmp_path / "results.csv").open() as stream:
         rows = [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
@@ -43,7 +43,7 @@ def test_a_csv_reader_finds_the_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tail", ["", "                   2,     0.1", "garbage\udcff"])
-def test_resumed_file_equals_the_uninterrupted_one(tmp_path: Path, tail: str) -> None:
+def test_resumed_file_matches_uninterrupted(tmp_path: Path, tail: str) -> None:
     whole, cut = ResultsCsv(tmp_path / "whole.csv"), ResultsCsv(tmp_path / "cut.csv")
     for epoch in range(4):
         whole.append(_row(epoch))
@@ -58,7 +58,7 @@ def test_resumed_file_equals_the_uninterrupted_one(tmp_path: Path, tail: str) ->
     assert (tmp_path / "cut.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
-def test_rows_that_were_deleted_come_back(tmp_path: Path) -> None:
+def test_deleted_rows_are_restored(tmp_path: Path) -> None:
     first = ResultsCsv(tmp_path / "results.csv")
     first.append(_row(0))
     content = (tmp_path / "results.csv").read_bytes()
@@ -67,7 +67,7 @@ def test_rows_that_were_deleted_come_back(tmp_path: Path) -> None:
     assert (tmp_path / "results.csv").read_bytes() == content
 
 
-def test_a_row_that_could_not_be_written_comes_with_the_next_one(tmp_path: Path) -> None:
+def test_unwritten_row_is_written_with_next_one(tmp_path: Path) -> None:
     file = ResultsCsv(tmp_path / "later" / "results.csv")
     with pytest.raises(OSError, match=r"results\.csv"):
         file.append(_row(0))
@@ -76,7 +76,7 @@ def test_a_row_that_could_not_be_written_comes_with_the_next_one(tmp_path: Path)
     assert (tmp_path / "later" / "results.csv").read_text().count("\n") == 3
 
 
-def test_a_new_run_in_an_old_folder_starts_over(tmp_path: Path) -> None:
+def test_new_run_in_old_folder_truncates_file(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     ResultsCsv(path).begin()  # no file yet
     assert not path.exists()
@@ -88,7 +88,7 @@ def test_a_new_run_in_an_old_folder_starts_over(tmp_path: Path) -> None:
     assert path.read_text().count("epoch") == 1
 
 
-def test_another_file_is_left_alone(tmp_path: Path) -> None:
+def test_foreign_file_is_not_modified(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     path.write_text("a,b,c\n1,2,3\n")
     with pytest.raises(ValueError, match=r"results\.csv:1"):

@@ -1,4 +1,4 @@
-"""The run folder: existing files with the names of a run's files, and the advice given."""
+"""The run folder: unexpected files in place of its own, and error messages."""
 
 import os
 from collections.abc import Callable
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.runs.run_folder import LOCK, LOG_FILE, RunFolder, make_unused_folder
+from graph_train.runs import run_folder
+from graph_train.runs.run_folder import LOCK, LOG_FILE, RunFolder, make_unused_folder, new_run_folder
 
 
 def opened(path: Path, *, resumed: bool = False) -> None:
@@ -19,14 +20,14 @@ def opened(path: Path, *, resumed: bool = False) -> None:
 
 @pytest.mark.parametrize("name", [LOCK, LOG_FILE])
 @pytest.mark.parametrize("resumed", [True, False])
-def test_links_out_of_the_folder_are_not_followed(tmp_path: Path, name: str, resumed: bool) -> None:
+def test_links_out_of_folder_are_not_followed(tmp_path: Path, name: str, resumed: bool) -> None:
     foreign, run = tmp_path / "foreign.txt", tmp_path / "run"
     foreign.write_text("123456")
     run.mkdir()
     (run / name).symlink_to(foreign)
     with pytest.raises(ValueError, match=f"{run / name}: is a symbolic link") as error:
         opened(run, resumed=resumed)
-    assert ("--name" in str(error.value)) != resumed  # which --resume refuses
+    assert ("--name" in str(error.value)) != resumed  # which --resume rejects
     assert foreign.read_text() == "123456"
     (run / name).unlink()
     opened(run, resumed=resumed)
@@ -34,7 +35,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path, name: str, res
 
 
 @pytest.mark.parametrize("name", [LOCK, LOG_FILE])
-def test_pipes_in_place_of_its_files_are_refused(tmp_path: Path, name: str) -> None:
+def test_pipes_in_place_of_run_files_raise(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(ValueError, match="not a regular file"):
         opened(tmp_path)
@@ -42,9 +43,7 @@ def test_pipes_in_place_of_its_files_are_refused(tmp_path: Path, name: str) -> N
 
 @pytest.mark.parametrize("name", ["weights/last.safetensors", "weights/last.1.safetensors", "results.csv", "opt.yaml"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_other_kinds_under_names_of_its_files_are_refused_at_once(
-    tmp_path: Path, name: str, make: Callable[[Path], None]
-) -> None:
+def test_special_files_in_place_of_run_files_raise(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
     (tmp_path / "weights").mkdir()
     make(tmp_path / name)
     with pytest.raises(ValueError, match=f"{name}: no regular file; remove it"):
@@ -52,14 +51,14 @@ def test_other_kinds_under_names_of_its_files_are_refused_at_once(
     assert (tmp_path / name).exists()
 
 
-def test_a_lock_with_other_content_is_somebody_elses_file(tmp_path: Path) -> None:
+def test_foreign_lock_file_is_not_modified(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text("npm lock")
     with pytest.raises(ValueError, match="not a lock file"):
         opened(tmp_path)
     assert (tmp_path / LOCK).read_text() == "npm lock"
 
 
-def test_names_without_an_encoding_can_be_logged(tmp_path: Path) -> None:
+def test_undecodable_names_can_be_logged(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.open_log()
     try:
@@ -71,7 +70,7 @@ def test_names_without_an_encoding_can_be_logged(tmp_path: Path) -> None:
     assert r"caf\udce9.jpg" in (tmp_path / LOG_FILE).read_text()
 
 
-def test_advice_for_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_folder_error_suggests_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="choose another --project or --name"):
         opened(tmp_path / "file")
@@ -80,8 +79,52 @@ def test_advice_for_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("project", "exist_ok"), [("file", False), ("file", True), (".", True)])
-def test_a_folder_for_results_that_cannot_be_made_names_the_flags(tmp_path: Path, project: str, exist_ok: bool) -> None:
+def test_uncreatable_folder_error_names_flags(tmp_path: Path, project: str, exist_ok: bool) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OSError, match=r"cannot be made .*; choose another --project or --name"):
         make_unused_folder(str(tmp_path / project), "file", exist_ok=exist_ok)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("target", ["nowhere", "exp"])
+def test_links_that_lead_nowhere_are_names_in_use(tmp_path: Path, target: str) -> None:
+    (tmp_path / "exp").symlink_to(target)
+    assert make_unused_folder(str(tmp_path), "exp", exist_ok=False) == tmp_path / "exp2"
+    with pytest.raises(OSError, match=r"cannot be made \(File exists\); choose another --project or --name"):
+        make_unused_folder(str(tmp_path / "exp"), "new", exist_ok=False)
+
+
+@pytest.mark.parametrize(("project", "name"), [(".", "."), ("", ""), ("/", "")])
+def test_project_and_name_that_name_no_new_folder_are_refused(project: str, name: str) -> None:
+    with pytest.raises(ValueError, match="not the name of a new folder; give a --name"):
+        make_unused_folder(project, name, exist_ok=False)
+
+
+def test_trainings_that_start_at_once_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unused = run_folder.unused_path
+
+    def taken_by_another(project: str, name: str, *, exist_ok: bool) -> Path:
+        """Let another process create the folder that this command has just chosen."""
+        found = unused(project, name, exist_ok=exist_ok)
+        (tmp_path / "exp").mkdir(exist_ok=True)
+        return found
+
+    monkeypatch.setattr(run_folder, "unused_path", taken_by_another)
+    folder = new_run_folder(str(tmp_path), "exp", exist_ok=False)
+    folder.close()
+    assert folder.path == tmp_path / "exp2"
+
+
+@pytest.mark.parametrize("name", ["last", "last.1", "best", "last.earlier", "best.earlier"])
+def test_weights_of_the_earlier_run_in_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path)
+    try:
+        for file in ("last", "last.1", "best", "last.earlier", "best.earlier", "mine"):
+            (folder.weights / f"{file}.safetensors").write_text(file)
+        given = folder.weights / f"{name}.safetensors"
+        with pytest.raises(ValueError, match="choose another --name, or copy the file elsewhere first"):
+            folder.refuse_as_weights(os.path.relpath(given))
+        folder.refuse_as_weights(str(folder.weights / "mine.safetensors"))
+        folder.refuse_as_weights("")
+    finally:
+        folder.close()

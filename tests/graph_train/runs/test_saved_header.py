@@ -1,4 +1,4 @@
-"""The header of a checkpoint: values are validated even if the checksum is right."""
+"""The header of a checkpoint: values are validated even if the checksum is valid."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -34,7 +34,7 @@ def header(part: str = "", **changed: Any) -> dict[str, Any]:
     return {**values, part: {**values[part], **changed}} if part else {**values, **changed}
 
 
-def test_a_sound_header_is_read() -> None:
+def test_valid_header_parses() -> None:
     found = read_header(header())
     assert (found.cursor.epoch, found.cursor.next_batch, found.counters.loss_scale) == (2, 7, 65536.0)
     assert found.results == ROWS and found.class_names == ("cat", "dog")
@@ -76,7 +76,7 @@ CASES: tuple[tuple[str, Mapping[str, Any], str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("part", "changed", "said"), CASES)
-def test_what_no_run_can_have_written_is_refused(part: str, changed: Mapping[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize(("part", "changed", "message"), CASES)
+def test_invalid_header_raises(part: str, changed: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         read_header(header(part, **changed))

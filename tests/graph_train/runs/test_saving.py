@@ -34,18 +34,13 @@ from tests.graph_train.lab import Lab, Trial
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
-@pytest.fixture(scope="module")
-def whole(lab: Lab) -> Trial:
-    """Return a run of three epochs that saved after every batch and keeps two states."""
+def uninterrupted(lab: Lab) -> Trial:
+    """Return a run of three epochs that saved after every batch and keeps two checkpoints."""
     return lab.train(epochs=3, save_steps=1, seed=5)
 
 
 @contextmanager
-def _inside(folder: Path) -> Iterator[None]:
+def working_directory(folder: Path) -> Iterator[None]:
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -69,8 +64,8 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_damaged_newest_state_falls_back_to_the_one_before(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_damaged_newest_checkpoint_falls_back_to_previous(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     last = run / "weights" / LAST
     before = load_checkpoint(older(last, 1)).header["cursor"]
     # After which batch depends on the disk, since a save waits for the one before it.
@@ -78,16 +73,16 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(lab: Lab, whole: Tr
     flip(last)
     log_length = len((run / "train.log").read_text())
     again = lab.train_as_given(resume=run)
-    said = again.log[log_length:]
+    message = again.log[log_length:]
     at = f"epoch {before['epoch']}, batch {before['next_batch']}"
-    assert f"{last}: damaged checkpoint (checksum differs)" in said
-    assert f"Using the previous checkpoint: {older(last, 1)} ({at})" in said
+    assert f"{last}: damaged checkpoint (checksum differs)" in message
+    assert f"Using the previous checkpoint: {older(last, 1)} ({at})" in message
     assert (run / "weights" / DAMAGED).exists()
-    assert_same_files(run, whole.folder)
+    assert_same_files(run, uninterrupted.folder)
 
 
-def test_damaged_best_weights_do_not_end_a_resumed_run(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_damaged_best_weights_do_not_end_resumed_run(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     best = run / "weights" / BEST
     best.write_bytes(best.read_bytes()[:100])
     again = lab.train_as_given(resume=run)
@@ -96,37 +91,37 @@ def test_damaged_best_weights_do_not_end_a_resumed_run(lab: Lab, whole: Trial, t
     assert not best.exists()
 
 
-def test_edits_of_settings_files_are_ignored_with_a_warning(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_edited_settings_files_are_ignored_with_warning(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     log_length = len((run / "train.log").read_text())
     assert "edited since" not in lab.train_as_given(resume=run).log[log_length:]
     opt, hyp = run / "opt.yaml", run / "hyp.yaml"
     opt.write_text(opt.read_text().replace("seed: ", "seed: 1"))
     hyp.write_text(hyp.read_text().replace("lr0: ", "lr0: 7"))
-    said = lab.train_as_given(resume=run).log
-    assert f"{opt}: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: seed=1" in said
-    assert f"{hyp}: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: lr0=7" in said
+    message = lab.train_as_given(resume=run).log
+    assert f"{opt}: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: seed=1" in message
+    assert f"{hyp}: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: lr0=7" in message
 
 
-def test_only_damaged_states_are_refused(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_resume_with_only_damaged_checkpoints_raises(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     for path in (run / "weights").glob("last*"):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"no checkpoint can be read: .*last\.safetensors.*last\.1\.safetensors"):
         lab.train_as_given(resume=run)
 
 
-def test_without_any_state_a_run_starts_again_from_its_settings(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_resume_without_checkpoint_restarts_from_settings(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     for path in (run / "weights").iterdir():
         path.unlink()
     again = lab.train_as_given(resume=run)
     assert "stopped before its first checkpoint; starting from the beginning" in again.log
-    assert_same_files(run, whole.folder)
+    assert_same_files(run, uninterrupted.folder)
 
 
-def test_the_network_comes_from_the_checkpoint_and_the_results_too(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_network_and_results_come_from_checkpoint(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     os.replace(older(run / "weights" / LAST, 1), run / "weights" / LAST)
     (run / "results.csv").unlink()
     cfg, gone = lab.cfg, lab.cfg.with_suffix(".gone")
@@ -135,14 +130,14 @@ def test_the_network_comes_from_the_checkpoint_and_the_results_too(lab: Lab, who
         lab.train_as_given(resume=run)
     finally:
         gone.rename(cfg)
-    assert_same_files(run, whole.folder)
+    assert_same_files(run, uninterrupted.folder)
 
 
-def test_which_run_is_meant(tmp_path: Path, whole: Trial) -> None:
+def test_resume_finds_run(tmp_path: Path, uninterrupted: Trial) -> None:
     project = tmp_path / "runs"
     with pytest.raises(ValueError, match="no run in"):
         point_to_resume("last", str(project))
-    old, new = (copied(whole, project / name) for name in ("old", "new"))
+    old, new = (copied(uninterrupted, project / name) for name in ("old", "new"))
     for path in old.rglob("*"):
         os.utime(path, (0, 0))
     assert point_to_resume("last", str(project)).folder == new
@@ -151,14 +146,14 @@ def test_which_run_is_meant(tmp_path: Path, whole: Trial) -> None:
     assert point_to_resume(str(new / "weights" / LAST), "").file is None
     named = older(old / "weights" / LAST, 1)
     assert (point_to_resume(str(named), "").folder, point_to_resume(str(named), "").file) == (old, named)
-    with _inside(old / "weights"):
+    with working_directory(old / "weights"):
         assert point_to_resume(named.name, "").folder == old
     with pytest.raises(ValueError, match="weights folder of its run"):
         point_to_resume(str(shutil.copy(str(named), tmp_path / "elsewhere.safetensors")), "")
 
 
-def test_a_changed_data_set_is_noticed(lab: Lab, whole: Trial, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path / "run")
+def test_changed_data_set_warns(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
+    run = copied(uninterrupted, tmp_path / "run")
     label = lab.root / "set" / "labels" / "train" / "0.txt"
     content = label.read_text()
     label.write_text(content + "1 0.5 0.5 0.2 0.2\n")
@@ -166,10 +161,10 @@ def test_a_changed_data_set_is_noticed(lab: Lab, whole: Trial, tmp_path: Path) -
         assert "The data set differs from the checkpoint's" in lab.train_as_given(resume=run).log
     finally:
         label.write_text(content)
-    assert "The data set differs" not in whole.log
+    assert "The data set differs" not in uninterrupted.log
 
 
-def test_an_early_end_stays_the_end(lab: Lab) -> None:
+def test_early_stopped_run_stays_finished(lab: Lab) -> None:
     begun = lab.train(patience=2, epochs=9, stop_after=3)
     last = begun.folder / "weights" / LAST
     checkpoint = load_checkpoint(last)
@@ -181,7 +176,7 @@ def test_an_early_end_stays_the_end(lab: Lab) -> None:
     assert len(lab.train_as_given(resume=begun.folder, epochs=10).rows) == 4
 
 
-def test_a_new_run_in_an_old_folder_sets_the_old_state_aside(lab: Lab) -> None:
+def test_new_run_in_old_folder_backs_up_old_checkpoints(lab: Lab) -> None:
     first = lab.train(name="shared", epochs=2)
     state, best = (first.folder / "weights" / LAST).read_bytes(), first.folder.joinpath("weights", BEST).read_bytes()
     second = lab.train(name="shared", exist_ok=True, epochs=1)
@@ -190,7 +185,7 @@ def test_a_new_run_in_an_old_folder_sets_the_old_state_aside(lab: Lab) -> None:
     assert (second.folder / "weights" / EARLIER_BEST).read_bytes() == best
 
 
-def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+def test_two_runs_never_share_folder(tmp_path: Path) -> None:
     first = RunFolder(tmp_path / "run")
     with pytest.raises(ValueError, match=rf"another run \(process {os.getpid()}\) is using this folder"):
         RunFolder(tmp_path / "run")
@@ -198,18 +193,18 @@ def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
     RunFolder(tmp_path / "run").close()
 
 
-# --- a disk that refuses -------------------------------------------------------------------------------------------
+# --- a failing disk --------------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_refuses(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_failing_disk(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     begun = lab.train(epochs=4, stop_after=3, seed=5)
     last = begun.folder / "weights" / LAST
     state = last.read_bytes()
     # Logs and tables fit, no checkpoint does.
     with file_limit(len(state) // 2):
         assert main(["--resume", str(begun.folder)]) == NotSavedError.exit_code
-        (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
-        assert f"{last}: cannot be written (File too large); the last good checkpoint is {last}" in said
+        (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
+        assert f"{last}: cannot be written (File too large); the last good checkpoint is {last}" in message
         assert last.read_bytes() == state
         # It trains to its end, but says that the result is not there.
         assert main(["--resume", str(begun.folder), "--on-save-error", "continue"]) == NotSavedError.exit_code
@@ -217,7 +212,7 @@ def test_a_disk_that_refuses(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_p
         assert last.read_bytes() == state
     assert (begun.folder / "results.csv").read_text().count("\n") == 1 + 4
     assert (begun.folder / "train.log").read_text().count("training continues") == 1
-    # With room again, the run repeats what was not saved.
+    # With free space again, the run repeats the unsaved steps.
     done = lab.train_as_given(resume=begun.folder)
     assert_same_files(done.folder, lab.train(epochs=4, seed=5, name="never-stopped").folder)
 
@@ -243,28 +238,28 @@ def fill(path: Path) -> None:
             file.write(b"\0" * 4096)
 
 
-def test_a_full_disk_loses_nothing(lab: Lab, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not even the logs can be written any more."""
+def test_full_disk_keeps_checkpoints(lab: Lab, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Even the logs can no longer be written."""
     begun = lab.train(epochs=4, stop_after=3, seed=5, project=small_disk)
     state = (begun.folder / "weights" / LAST).read_bytes()
     fill(small_disk / "filler")
     assert shutil.disk_usage(small_disk).free == 0
     assert main(["--resume", str(begun.folder)]) == NotSavedError.exit_code
-    said = capsys.readouterr().err
-    assert "No space left on device" in said and "Traceback" not in said
+    message = capsys.readouterr().err
+    assert "No space left on device" in message and "Traceback" not in message
     assert (begun.folder / "weights" / LAST).read_bytes() == state
     (small_disk / "filler").unlink()
     done = lab.train_as_given(resume=begun.folder)
     assert_same_files(done.folder, lab.train(epochs=4, seed=5, name="never-full").folder)
 
 
-def test_a_folder_that_cannot_be_made(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_uncreatable_folder_is_a_user_error(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert main(["--cfg", str(lab.cfg), "--project", str(tmp_path / "file")]) == 2
     assert str(tmp_path / "file") in capsys.readouterr().err
 
 
-def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+def test_non_finite_state_is_not_saved(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     saving = Saving(folder, RunOptions())
     good = Checkpoint({"model/a": np.ones(2, np.float32), "gradient_sum/a": np.full(2, np.nan, np.float32)}, {})
@@ -280,14 +275,14 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
     folder.close()
 
 
-def test_saving_waits_for_the_write_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_waits_for_pending_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
 
-    def held(*given: Any, **named: Any) -> None:
+    def blocking_save(*given: Any, **named: Any) -> None:
         assert go_on.wait(60)
         save_checkpoint(*given, **named)
 
-    monkeypatch.setattr("graph_train.runs.saving.save_checkpoint", held)
+    monkeypatch.setattr("graph_train.runs.saving.save_checkpoint", blocking_save)
     folder = RunFolder(tmp_path / "run")
     saving = Saving(folder, RunOptions(save_steps=2, keep_saves=1))
     assert [saving.due(number) for number in range(4)] == [False, True, True, True]  # due until it is saved
@@ -302,7 +297,7 @@ def test_saving_waits_for_the_write_under_way(tmp_path: Path, monkeypatch: pytes
     folder.close()
 
 
-def test_a_defect_while_saving_is_not_lost(tmp_path: Path) -> None:
+def test_exception_while_saving_propagates(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     saving = Saving(folder, RunOptions())
     saving.start(Snapshot(Checkpoint({"model/a": np.ones(2, np.complex64)}, {})))

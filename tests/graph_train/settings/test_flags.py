@@ -29,12 +29,7 @@ TESTS = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
-@pytest.fixture(scope="module")
-def plain(lab: Lab) -> Trial:
+def baseline(lab: Lab) -> Trial:
     """Return a run of two epochs with no special flags."""
     return lab.train(epochs=2, save_period=1, seed=3)
 
@@ -50,15 +45,15 @@ def parameters(run: object) -> dict[str, np.ndarray]:
 # --- what is trained -----------------------------------------------------------------------------------------------
 
 
-def weights(lab: Lab, plain: Trial) -> None:
-    best = plain.folder / "weights" / "best.safetensors"
+def weights(lab: Lab, baseline: Trial) -> None:
+    best = baseline.folder / "weights" / "best.safetensors"
     run = lab.assemble(weights=best)
     for name, value in parameters(run).items():
         np.testing.assert_array_equal(value, load_weights(best).arrays[name])
     run.close()
 
 
-def cfg(lab: Lab, plain: Trial) -> None:
+def cfg(lab: Lab, baseline: Trial) -> None:
     wide = lab.root / "wide.yaml"
     wide.write_text(yaml.safe_dump({**TINY, "width_multiple": 2.0}))
     run = lab.assemble(cfg=wide)
@@ -66,7 +61,7 @@ def cfg(lab: Lab, plain: Trial) -> None:
     run.close()
 
 
-def freeze(lab: Lab, plain: Trial) -> None:
+def freeze(lab: Lab, baseline: Trial) -> None:
     start = parameters(lab.assemble())
     for value, frozen in ((3, (0, 1, 2)), ([1, 4], (1, 4))):
         trained = arrays(lab.train(freeze=value).folder / "weights" / "last.safetensors")
@@ -77,7 +72,7 @@ def freeze(lab: Lab, plain: Trial) -> None:
         lab.assemble(freeze=[3, 10])
 
 
-def noautoanchor(lab: Lab, plain: Trial) -> None:
+def noautoanchor(lab: Lab, baseline: Trial) -> None:
     far = lab.root / "far.yaml"
     far.write_text(
         yaml.safe_dump({**TINY, "anchors": [[300, 300, 310, 320, 330, 340], [400, 400, 410, 420, 430, 440]]})
@@ -92,25 +87,25 @@ def noautoanchor(lab: Lab, plain: Trial) -> None:
 # --- data ----------------------------------------------------------------------------------------------------------
 
 
-def data(lab: Lab, plain: Trial) -> None:
+def data(lab: Lab, baseline: Trial) -> None:
     other = write_data_set(lab.root / "other")
     run = lab.assemble(data=other)
     assert {path.parents[2].name for path in run.setup.data.train.paths} == {"other"}
     run.close()
 
 
-def imgsz(lab: Lab, plain: Trial) -> None:
+def imgsz(lab: Lab, baseline: Trial) -> None:
     # the network's stride is 16, but sides are multiples of 32 at least, as in YOLOv5
-    assert lab.train(imgsz=80).heard.shapes == [(4, 3, 96, 96)] * 2
+    assert lab.train(imgsz=80).recorded.shapes == [(4, 3, 96, 96)] * 2
     assert lab.assemble(imgsz=97).setup.image_px == 128
 
 
-def rect(lab: Lab, plain: Trial) -> None:
+def rect(lab: Lab, baseline: Trial) -> None:
     # 96x64 px files: the long side becomes 128, the short one 86 and then a multiple of 32
-    assert lab.train(rect=True, imgsz=128).heard.shapes == [(4, 3, 96, 128)] * 2
+    assert lab.train(rect=True, imgsz=128).recorded.shapes == [(4, 3, 96, 128)] * 2
 
 
-def cache(lab: Lab, plain: Trial) -> None:
+def cache(lab: Lab, baseline: Trial) -> None:
     for kind in ("", "ram"):
         path = write_data_set(lab.root / f"cached{kind}")
         run = lab.assemble(data=path, cache=kind)
@@ -123,32 +118,32 @@ def cache(lab: Lab, plain: Trial) -> None:
         run.close()
 
 
-def image_weights(lab: Lab, plain: Trial) -> None:
+def image_weights(lab: Lab, baseline: Trial) -> None:
     # The image without labels has no weight: it is never drawn, while a plain epoch shows every image.
-    assert f"{TRAIN_IMAGES - 1}.jpg" in plain.heard.files
-    assert f"{TRAIN_IMAGES - 1}.jpg" not in lab.train(image_weights=True, epochs=3).heard.files
+    assert f"{TRAIN_IMAGES - 1}.jpg" in baseline.recorded.files
+    assert f"{TRAIN_IMAGES - 1}.jpg" not in lab.train(image_weights=True, epochs=3).recorded.files
 
 
-def multi_scale(lab: Lab, plain: Trial) -> None:
-    sides = {shape[2] for shape in lab.train(multi_scale=True, epochs=3).heard.shapes}
+def multi_scale(lab: Lab, baseline: Trial) -> None:
+    sides = {shape[2] for shape in lab.train(multi_scale=True, epochs=3).recorded.shapes}
     assert len(sides) > 1
     assert sides <= {32, 48, 64, 80, 96}
-    assert {shape[2] for shape in plain.heard.shapes} == {64}
+    assert {shape[2] for shape in baseline.recorded.shapes} == {64}
 
 
-def single_cls(lab: Lab, plain: Trial) -> None:
+def single_cls(lab: Lab, baseline: Trial) -> None:
     run = lab.assemble(single_cls=True)
     assert run.state.network.num_classes == 1
     assert {float(row[0]) for rows in run.setup.data.train.labels for row in rows} == {0.0}
     run.close()
 
 
-def quad(lab: Lab, plain: Trial) -> None:
-    assert lab.train(quad=True).heard.shapes == [(1, 3, 128, 128)] * 2
+def quad(lab: Lab, baseline: Trial) -> None:
+    assert lab.train(quad=True).recorded.shapes == [(1, 3, 128, 128)] * 2
     assert lab.assemble(quad=True).step._config.loss_factor == 4
 
 
-def test_loss_factor_multiplies_the_gradient() -> None:
+def test_loss_factor_multiplies_gradient() -> None:
     images, labels = random_batch(0, side=64, labels=5)
     norms = []
     for factor in (1.0, 4.0):
@@ -159,19 +154,19 @@ def test_loss_factor_multiplies_the_gradient() -> None:
     assert norms[1] == 4 * norms[0]  # a power of two changes no digit
 
 
-def workers(lab: Lab, plain: Trial) -> None:
+def workers(lab: Lab, baseline: Trial) -> None:
     assert lab.assemble(workers=1).setup.threads == 1
     assert lab.assemble(workers=0).setup.threads == 1
-    assert lab.train(workers=1, seed=3, stop_after=2).heard.losses == plain.heard.losses[:2]
+    assert lab.train(workers=1, seed=3, stop_after=2).recorded.losses == baseline.recorded.losses[:2]
 
 
-def strict(lab: Lab, plain: Trial) -> None:
+def strict(lab: Lab, baseline: Trial) -> None:
     path = write_data_set(lab.root / "flawed")
     with (path.parent / "labels/train/0.txt").open("a") as file:
         file.write("0 0.5 0.5 three\n")
     trial = lab.train(data=path)
     assert "0.txt:2: error" in (trial.folder / "problems.txt").read_text()
-    assert "problems.txt" not in plain.names
+    assert "problems.txt" not in baseline.names
     with pytest.raises(ValueError, match=r"0\.txt"):
         lab.assemble(data=path, strict=True)
 
@@ -179,27 +174,27 @@ def strict(lab: Lab, plain: Trial) -> None:
 # --- how -----------------------------------------------------------------------------------------------------------
 
 
-def hyp(lab: Lab, plain: Trial) -> None:
+def hyp(lab: Lab, baseline: Trial) -> None:
     trial = lab.train(hyp=lab.hyp(warmup_bias_lr=0.25, fliplr=0.0))
     assert yaml.safe_load((trial.folder / "hyp.yaml").read_text())["fliplr"] == 0.0
     # iteration 1 of 100 of the warm-up, from 0.25 down to lr0 = 0.01
     assert trial.rows[0]["x/lr0"] == pytest.approx(0.25 - 0.24 / 100, rel=1e-4)
 
 
-def epochs(lab: Lab, plain: Trial) -> None:
-    assert [row["epoch"] for row in plain.rows] == [0, 1]
+def epochs(lab: Lab, baseline: Trial) -> None:
+    assert [row["epoch"] for row in baseline.rows] == [0, 1]
 
 
-def batch_size(lab: Lab, plain: Trial) -> None:
+def batch_size(lab: Lab, baseline: Trial) -> None:
     trial = lab.train(batch_size=3)
-    assert [shape[0] for shape in trial.heard.shapes] == [3, 3, 2]
+    assert [shape[0] for shape in trial.recorded.shapes] == [3, 3, 2]
     found = lab.train(batch_size=-1, imgsz=128)
     chosen = yaml.safe_load((found.folder / "opt.yaml").read_text())["batch_size"]
     assert f"--batch-size {chosen}" in found.log
-    assert found.heard.shapes[0][0] == min(chosen, TRAIN_IMAGES)
+    assert found.recorded.shapes[0][0] == min(chosen, TRAIN_IMAGES)
 
 
-def optimizer(lab: Lab, plain: Trial) -> None:
+def optimizer(lab: Lab, baseline: Trial) -> None:
     moments = {}
     for name in ("SGD", "Adam", "AdamW"):
         run = lab.assemble(optimizer=name)
@@ -210,21 +205,21 @@ def optimizer(lab: Lab, plain: Trial) -> None:
     assert moments["Adam"] == moments["AdamW"] == len(run.state.trained)
 
 
-def cos_lr(lab: Lab, plain: Trial) -> None:
+def cos_lr(lab: Lab, baseline: Trial) -> None:
     # three quarters through: a line has fallen to 0.2575, a cosine to 0.01 + 0.99 * (1 + cos(3 pi / 4)) / 2
     assert lab.assemble(epochs=8).schedule.epoch_factor(6) == pytest.approx(0.2575)
     assert lab.assemble(epochs=8, cos_lr=True).schedule.epoch_factor(6) == pytest.approx(0.154982, abs=1e-6)
 
 
-def label_smoothing(lab: Lab, plain: Trial) -> None:
-    smooth = lab.train(label_smoothing=0.2, seed=3, stop_after=1).heard.losses[0]
-    sharp = plain.heard.losses[0]
+def label_smoothing(lab: Lab, baseline: Trial) -> None:
+    smooth = lab.train(label_smoothing=0.2, seed=3, stop_after=1).recorded.losses[0]
+    sharp = baseline.recorded.losses[0]
     assert smooth[:2] == sharp[:2]
     assert smooth[2] != sharp[2]
 
 
-def patience(lab: Lab, plain: Trial) -> None:
-    """Check a run whose first epoch was the best, by a fitness that is never reached again."""
+def patience(lab: Lab, baseline: Trial) -> None:
+    """Check a run whose first epoch has the best fitness."""
     begun = lab.train(patience=2, epochs=9, stop_after=3)
     last = begun.folder / "weights" / "last.safetensors"
     checkpoint = load_checkpoint(last)
@@ -236,24 +231,24 @@ def patience(lab: Lab, plain: Trial) -> None:
     assert "Stopping early: no improvement since epoch 0 (--patience 2)" in ended.log
 
 
-def sync_bn(lab: Lab, plain: Trial) -> None:
+def sync_bn(lab: Lab, baseline: Trial) -> None:
     assert "--sync-bn: has no effect with a single process" in lab.train(sync_bn=True, stop_after=1).log
-    assert "--sync-bn" not in plain.log
+    assert "--sync-bn" not in baseline.log
 
 
-def seed(lab: Lab, plain: Trial) -> None:
+def seed(lab: Lab, baseline: Trial) -> None:
     same, other = lab.train(epochs=2, seed=3), lab.train(epochs=1, seed=4)
-    assert same.rows == plain.rows
-    assert other.heard.losses[0] != plain.heard.losses[0]
+    assert same.rows == baseline.rows
+    assert other.recorded.losses[0] != baseline.recorded.losses[0]
 
 
-def evolve(lab: Lab, plain: Trial) -> None:
+def evolve(lab: Lab, baseline: Trial) -> None:
     trial = lab.train(evolve=2, exist_ok=True, name="evolved")
     assert len((trial.folder / "evolve.csv").read_text().splitlines()) == 1 + 2
     assert {"evolve.csv", "hyp_evolve.yaml", "opt.yaml"} <= trial.names
     assert not any(name.endswith((".safetensors", ".png")) for name in trial.names)
     table = (trial.folder / "evolve.csv").read_bytes()
-    # The same command goes on where it was: nothing is left to do.
+    # The same command continues; nothing is left to do.
     assert lab.train(evolve=2, exist_ok=True, name="evolved").result == trial.result
     assert (trial.folder / "evolve.csv").read_bytes() == table
     callbacks = Callbacks()
@@ -265,49 +260,49 @@ def evolve(lab: Lab, plain: Trial) -> None:
 # --- engine --------------------------------------------------------------------------------------------------------
 
 
-def graph(lab: Lab, plain: Trial) -> None:
+def graph(lab: Lab, baseline: Trial) -> None:
     assert isinstance(lab.assemble(graph=True).step, GraphStep)
     assert isinstance(lab.assemble(graph=False).step, EagerStep)
 
 
-def amp(lab: Lab, plain: Trial) -> None:
+def amp(lab: Lab, baseline: Trial) -> None:
     if not is_loaded():
         with pytest.raises(ValueError, match="--amp: mixed precision needs the kernel plugin"):
             lab.assemble(amp=True)
         return
-    plain_loss, fast = plain.heard.losses[0], lab.train(amp=True, seed=3, stop_after=1)
-    assert lab.train(amp=False, seed=3, stop_after=1).heard.losses[0] == plain_loss
-    assert MIXED_PRECISION_NOTE not in plain.log
+    plain_loss, fast = baseline.recorded.losses[0], lab.train(amp=True, seed=3, stop_after=1)
+    assert lab.train(amp=False, seed=3, stop_after=1).recorded.losses[0] == plain_loss
+    assert MIXED_PRECISION_NOTE not in baseline.log
     # Processors that multiply bfloat16 no faster stay with float32, and the log says so.
-    assert (MIXED_PRECISION_NOTE in fast.log) == (fast.heard.losses[0] != plain_loss)
+    assert (MIXED_PRECISION_NOTE in fast.log) == (fast.recorded.losses[0] != plain_loss)
     assert (MIXED_PRECISION_NOTE in fast.log) != ("--amp: bfloat16 is no faster" in fast.log)
-    np.testing.assert_allclose(fast.heard.losses[0], plain_loss, rtol=0.05)  # bfloat16 keeps 8 bits
+    np.testing.assert_allclose(fast.recorded.losses[0], plain_loss, rtol=0.05)  # bfloat16 keeps 8 bits
 
 
-def kernels(lab: Lab, plain: Trial) -> None:
-    assert f"Kernels: {'plugin' if is_loaded() else 'OneFlow'}" in plain.log
+def kernels(lab: Lab, baseline: Trial) -> None:
+    assert f"Kernels: {'plugin' if is_loaded() else 'OneFlow'}" in baseline.log
     if is_loaded():
         with pytest.raises(ValueError, match="'off': the plugin is loaded already"):
             lab.assemble(kernels="off")
 
 
-def bbox_iou_optim(lab: Lab, plain: Trial) -> None:
+def bbox_iou_optim(lab: Lab, baseline: Trial) -> None:
     for fused, function in ((True, bbox_iou), (False, bbox_iou_reference)):
         run = lab.assemble(bbox_iou_optim=fused)
         assert run.step._module.criterion._bbox_iou is function
         run.close()
-    composed = lab.train(bbox_iou_optim=False, seed=3, stop_after=1).heard.losses[0]
-    np.testing.assert_allclose(composed, plain.heard.losses[0], rtol=1e-5)  # the order of float32 sums
+    composed = lab.train(bbox_iou_optim=False, seed=3, stop_after=1).recorded.losses[0]
+    np.testing.assert_allclose(composed, baseline.recorded.losses[0], rtol=1e-5)  # the order of float32 sums
 
 
-def device(lab: Lab, plain: Trial) -> None:
+def device(lab: Lab, baseline: Trial) -> None:
     assert lab.assemble(device="cpu").setup.device == "cpu"
-    for wrong, said in (("99", "--device 99"), ("0,1", "several GPUs"), ("tpu", "--device 'tpu'")):
-        with pytest.raises(ValueError, match=said):
+    for wrong, message in (("99", "--device 99"), ("0,1", "several GPUs"), ("tpu", "--device 'tpu'")):
+        with pytest.raises(ValueError, match=message):
             lab.assemble(device=wrong)
 
 
-def local_rank(lab: Lab, plain: Trial) -> None:
+def local_rank(lab: Lab, baseline: Trial) -> None:
     with pytest.raises(ValueError, match="--local_rank 1: reserved for launchers"):
         lab.train(local_rank=1)
 
@@ -315,40 +310,40 @@ def local_rank(lab: Lab, plain: Trial) -> None:
 # --- run folder ----------------------------------------------------------------------------------------------------
 
 
-def project(lab: Lab, plain: Trial) -> None:
+def project(lab: Lab, baseline: Trial) -> None:
     assert lab.train(project=lab.root / "elsewhere", stop_after=1).folder.parent == lab.root / "elsewhere"
 
 
-def name(lab: Lab, plain: Trial) -> None:
+def name(lab: Lab, baseline: Trial) -> None:
     assert lab.train(name="mine", stop_after=1).folder == lab.root / "runs" / "mine"
 
 
-def exist_ok(lab: Lab, plain: Trial) -> None:
+def exist_ok(lab: Lab, baseline: Trial) -> None:
     folders = [lab.train(name="twice", stop_after=1, exist_ok=again).folder.name for again in (False, False, True)]
     assert folders == ["twice", "twice2", "twice"]
 
 
-def resume(lab: Lab, plain: Trial) -> None:
+def resume(lab: Lab, baseline: Trial) -> None:
     """Check that a run stopped by a callback within an epoch resumes exactly."""
     stopped = lab.train(epochs=2, save_period=1, seed=3, stop_after=3)
     assert stopped.result.validation is None
     ended = lab.train_as_given(resume=stopped.folder)
     assert "Resuming at epoch 1, batch 1" in ended.log
-    assert ended.rows == plain.rows
-    one, two = (arrays(trial.folder / "weights" / "last.safetensors") for trial in (ended, plain))
+    assert ended.rows == baseline.rows
+    one, two = (arrays(trial.folder / "weights" / "last.safetensors") for trial in (ended, baseline))
     assert [key for key in one if not np.array_equal(one[key], two[key])] == []
     with pytest.raises(ValueError, match=r"--imgsz 96 differs from the saved run \(64\)"):
         lab.train_as_given(resume=stopped.folder, imgsz=96)
 
 
-def nosave(lab: Lab, plain: Trial) -> None:
+def nosave(lab: Lab, baseline: Trial) -> None:
     trial = lab.train(nosave=True, epochs=2)
-    assert trial.heard.saved == [1]
+    assert trial.recorded.saved == [1]
     assert "last.safetensors" in trial.names
-    assert plain.heard.saved == [0, 1]
+    assert baseline.recorded.saved == [0, 1]
 
 
-def noval(lab: Lab, plain: Trial) -> None:
+def noval(lab: Lab, baseline: Trial) -> None:
     first, last = lab.train(noval=True, epochs=2).rows
     assert first["val/obj_loss"] == 0
     assert last["val/obj_loss"] > 0
@@ -356,19 +351,19 @@ def noval(lab: Lab, plain: Trial) -> None:
     assert [row["val/obj_loss"] > 0 for row in lab.train(noval=True, epochs=3, patience=1).rows] == [False, True, True]
 
 
-def noplots(lab: Lab, plain: Trial) -> None:
+def noplots(lab: Lab, baseline: Trial) -> None:
     pictures = {"labels.jpg", "results.png", "train_batch0.jpg", "val_batch0_pred.jpg", "confusion_matrix.png"}
     assert pictures <= lab.train(noplots=False).names
-    assert not any(name.endswith((".png", ".jpg")) for name in plain.names)
+    assert not any(name.endswith((".png", ".jpg")) for name in baseline.names)
 
 
-def save_period(lab: Lab, plain: Trial) -> None:
-    assert {"epoch0.safetensors", "epoch1.safetensors"} <= plain.names
+def save_period(lab: Lab, baseline: Trial) -> None:
+    assert {"epoch0.safetensors", "epoch1.safetensors"} <= baseline.names
     odd = lab.train(save_period=2, epochs=3).names
     assert {name for name in odd if name.startswith("epoch")} == {"epoch0.safetensors", "epoch2.safetensors"}
 
 
-def save_steps(lab: Lab, plain: Trial) -> None:
+def save_steps(lab: Lab, baseline: Trial) -> None:
     """Check that a run saved after the first of two batches continues there instead of restarting."""
     trial = lab.train(save_steps=1, keep_saves=9, epochs=2)
     states = {path: load_checkpoint(path).header["cursor"] for path in (trial.folder / "weights").glob("last*")}
@@ -383,23 +378,23 @@ def save_steps(lab: Lab, plain: Trial) -> None:
     assert all(np.array_equal(value, again[name]) for name, value in newest.items())
 
 
-def save_minutes(lab: Lab, plain: Trial) -> None:
+def save_minutes(lab: Lab, baseline: Trial) -> None:
     assert len(list((lab.train(save_minutes=1e-9).folder / "weights").glob("last*"))) == 2
     assert len(list((lab.train(save_minutes=60.0).folder / "weights").glob("last*"))) == 1
 
 
-def keep_saves(lab: Lab, plain: Trial) -> None:
+def keep_saves(lab: Lab, baseline: Trial) -> None:
     for kept in (1, 3):
         trial = lab.train(epochs=4, keep_saves=kept)
         found = sorted(path.name for path in (trial.folder / "weights").glob("last*"))
         assert found == ["last.1.safetensors", "last.2.safetensors", "last.safetensors"][-kept:]
 
 
-def loggers(lab: Lab, plain: Trial) -> None:
+def loggers(lab: Lab, baseline: Trial) -> None:
     def events(trial: Trial) -> list[str]:
         return [name for name in trial.names if name.startswith("events.out.tfevents")]
 
-    assert events(plain) == []
+    assert events(baseline) == []
     assert len(events(lab.train(loggers="csv,tensorboard"))) == 1
 
 
@@ -407,24 +402,24 @@ def loggers(lab: Lab, plain: Trial) -> None:
 
 _HERE = "graph_train/settings/test_flags.py"
 ELSEWHERE = {
-    "dist_timeout": "distributed/test_losses.py::test_missing_rank_is_named_before_anything_slow",
-    "debug": f"{_HERE}::test_debug_shows_the_traceback",
-    "allow_download": "pipelines/data/test_download.py::test_nothing_is_fetched_without_the_flag",
-    "on_save_error": "graph_train/runs/test_saving.py::test_a_disk_that_refuses",
-    "max_nonfinite": "graph_train/training/test_nonfinite.py::test_a_run_that_diverges",
-    "bucket": "graph_train/evolution/test_bucket.py::test_an_evolution_goes_on_elsewhere",
-    "entity": f"{_HERE}::test_flags_of_wandb",
-    "upload_dataset": f"{_HERE}::test_flags_of_wandb",
-    "bbox_interval": f"{_HERE}::test_flags_of_wandb",
+    "dist_timeout": "distributed/test_losses.py::test_missing_rank_is_reported_before_slow_setup",
+    "debug": f"{_HERE}::test_debug_shows_traceback",
+    "allow_download": "pipelines/data/test_download.py::test_nothing_is_downloaded_without_flag",
+    "on_save_error": "graph_train/runs/test_saving.py::test_failing_disk",
+    "max_nonfinite": "graph_train/training/test_nonfinite.py::test_diverging_run_ends",
+    "bucket": "graph_train/evolution/test_bucket.py::test_evolution_resumes_on_another_machine",
+    "entity": f"{_HERE}::test_wandb_flags",
+    "upload_dataset": f"{_HERE}::test_wandb_flags",
+    "bbox_interval": f"{_HERE}::test_wandb_flags",
     "artifact_alias": "graph_train/settings/test_train_options.py::REFUSED",
 }
-"""Flags that are tried by tests of their own: file below `tests/`, and what in it."""
+"""Flags covered by other tests: file below `tests/`, and test name."""
 Check = Callable[[Lab, Trial], None]
 CHECKS: dict[str, Check] = {name: globals()[name] for name in flag_fields() if name not in ELSEWHERE}
 """Of every other flag, the function above that has its name; importing this module fails where there is none."""
 
 
-def test_no_flag_is_left_out() -> None:
+def test_every_flag_has_check() -> None:
     assert {*CHECKS, *ELSEWHERE} == set(flag_fields())
     for place in ELSEWHERE.values():
         file, name = place.split("::")
@@ -432,24 +427,24 @@ def test_no_flag_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("flag", CHECKS)
-def test_flag(flag: str, lab: Lab, plain: Trial) -> None:
-    CHECKS[flag](lab, plain)
+def test_flag(flag: str, lab: Lab, baseline: Trial) -> None:
+    CHECKS[flag](lab, baseline)
 
 
-def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_shows_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, shown in (([], False), (["--debug"], True)):
         assert main(["--hyp", "nowhere.yaml", *arguments]) == 2
         assert ("Traceback" in capsys.readouterr().err) == shown
 
 
-def test_ranks_must_meet_before_oneflow_is_loaded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_connect_before_oneflow_is_imported(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="WORLD_SIZE=2: OneFlow was imported before the ranks have joined"):
         lab.train()
 
 
-def test_flags_of_wandb(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_flags(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("wandb") is None:
         pytest.skip("wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -13,28 +13,21 @@ from tests.graph_train.lab import Lab, Trial
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
-@pytest.fixture(scope="module")
-def plain(lab: Lab) -> Trial:
+def baseline(lab: Lab) -> Trial:
     """Return a run of two epochs with no special flags."""
     return lab.train(epochs=2, save_period=1, seed=3)
 
 
-def test_anchors_of_a_hyp_file_count_more_than_those_of_the_weights(
-    lab: Lab, plain: Trial, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in YOLOv5: a number of anchors means places for sizes that auto-anchor has to find."""
-    best, starts = plain.folder / "weights" / "best.safetensors", []
+def test_hyp_file_anchors_override_weights(lab: Lab, baseline: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in YOLOv5, a number of anchors stands for placeholders that auto-anchor replaces."""
+    best, starts = baseline.folder / "weights" / "best.safetensors", []
     real = assembly.check_anchors
 
-    def noted(sizes: Any, labels: Any, start: np.ndarray, *given: Any, **more: Any) -> Any:
+    def record(sizes: Any, labels: Any, start: np.ndarray, *given: Any, **more: Any) -> Any:
         starts.append(start)
         return real(sizes, labels, start, *given, **more)
 
-    monkeypatch.setattr(assembly, "check_anchors", noted)
+    monkeypatch.setattr(assembly, "check_anchors", record)
     for hyp in (lab.hyp(anchors=3), "hyp.scratch-low.yaml"):
         lab.assemble(weights=best, cfg="", hyp=hyp).close()
     assert starts[0][0].ravel().tolist() == [0, 1, 2, 3, 4, 5]
@@ -43,22 +36,22 @@ def test_anchors_of_a_hyp_file_count_more_than_those_of_the_weights(
     np.testing.assert_array_equal(starts[1], saved)
 
 
-def test_a_finished_run_goes_on_with_more_epochs(lab: Lab) -> None:
+def test_finished_run_continues_with_more_epochs(lab: Lab) -> None:
     done = lab.train(epochs=1)
     assert "repeating the final validation only" in lab.train_as_given(resume=done.folder).log
     more = lab.train_as_given(resume=done.folder, epochs=3)
     assert [row["epoch"] for row in more.rows] == [0, 1, 2]
 
 
-def test_a_batch_size_that_was_found_is_kept_when_its_command_is_resumed(lab: Lab) -> None:
+def test_auto_batch_size_is_kept_on_resume(lab: Lab) -> None:
     begun = lab.train(epochs=2, stop_after=1)
     ended = lab.train_as_given(resume=begun.folder, batch_size=-1)
-    assert ended.heard.shapes == [(4, 3, 64, 64)] * 3
+    assert ended.recorded.shapes == [(4, 3, 64, 64)] * 3
     with pytest.raises(ValueError, match="--batch-size 2 differs from the saved run"):
         lab.train_as_given(resume=begun.folder, batch_size=2)
 
 
-def test_a_resumed_run_may_find_its_data_elsewhere_but_no_other_data(lab: Lab, tmp_path: Path) -> None:
+def test_resumed_run_accepts_moved_data_only(lab: Lab, tmp_path: Path) -> None:
     begun = lab.train(epochs=2, stop_after=1)
     assert "Settings: weights=" in begun.log and "Hyper-parameters: lr0=" in begun.log
     moved = tmp_path / "moved"
@@ -74,7 +67,7 @@ def test_a_resumed_run_may_find_its_data_elsewhere_but_no_other_data(lab: Lab, t
     assert "differs from the checkpoint" not in ended.log
 
 
-def test_graph_and_eager_agree_with_many_flags_at_once(lab: Lab) -> None:
+def test_graph_matches_eager_with_many_flags(lab: Lab) -> None:
     flags: dict[str, Any] = {
         "multi_scale": True,
         "quad": True,
@@ -87,6 +80,6 @@ def test_graph_and_eager_agree_with_many_flags_at_once(lab: Lab) -> None:
         "seed": 1,
     }
     eager, compiled = lab.train(**flags), lab.train(**flags, graph=True)
-    assert compiled.heard.losses == eager.heard.losses
+    assert compiled.recorded.losses == eager.recorded.losses
     assert (compiled.folder / "results.csv").read_bytes() == (eager.folder / "results.csv").read_bytes()
     assert "Multi-scale: " in compiled.log

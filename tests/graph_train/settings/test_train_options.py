@@ -63,12 +63,12 @@ REFERENCE_FLAGS = [
 """Those of `train.py`, v7.0, but for `--batch`, a name of later versions."""
 
 
-def test_every_flag_of_the_reference_is_there() -> None:
+def test_every_yolov5_flag_exists() -> None:
     known = {name for action in build_parser()._actions for name in action.option_strings}
     assert [flag for flag in REFERENCE_FLAGS if flag not in known] == []
 
 
-def test_defaults_are_the_references_but_for_what_is_listed() -> None:
+def test_defaults_match_yolov5_except_listed() -> None:
     defaults = TrainOptions().as_flat_dict()
     assert {name: defaults[name] for name in ("epochs", "batch_size", "imgsz", "workers", "patience", "seed")} == {
         "epochs": 100,
@@ -81,7 +81,7 @@ def test_defaults_are_the_references_but_for_what_is_listed() -> None:
     assert defaults["project"] == "runs/train"
     assert defaults["save_period"] == -1
     assert defaults["freeze"] == [0]
-    # docs/compatibility.md: nothing is downloaded, so neither weights nor data of the reference can be the default.
+    # docs/compatibility.md: without downloads the reference's weights and data cannot be the default.
     assert (defaults["weights"], defaults["data"]) == ("", "shapes")
 
 
@@ -109,12 +109,12 @@ def test_defaults_are_the_references_but_for_what_is_listed() -> None:
         ("--label-smoothing 0.1", "label_smoothing", 0.1),
     ],
 )
-def test_command_line(line: str, name: str, value: object) -> None:
+def test_command_line_parses(line: str, name: str, value: object) -> None:
     assert given_flags(line.split()) == {name: value}
 
 
 @pytest.mark.parametrize("line", ["--epochs three", "--no-such-flag", "--optimizer Rprop", "--epoch 3"])
-def test_a_wrong_command_line_exits_with_2(line: str) -> None:
+def test_invalid_command_line_exits_with_2(line: str) -> None:
     with pytest.raises(SystemExit) as stopped:
         given_flags(line.split())
     assert stopped.value.code == 2
@@ -129,13 +129,13 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         assert len(item.metadata["help"]) > 8, name
 
 
-def test_settings_survive_the_way_through_opt_yaml() -> None:
+def test_settings_round_trip_through_opt_yaml() -> None:
     options = options_from_flags(freeze=[1, 2], imgsz=320, amp=True, evolve=True, cache=True)
     assert options_from_flags(**options.as_flat_dict()) == options
 
 
 @given(st.integers(1, 10**6), st.integers(1, 2**16), st.floats(0, 0.99), st.integers(0, 2**31))
-def test_numbers_reach_the_settings(epochs: int, batch: int, smoothing: float, seed: int) -> None:
+def test_numbers_are_passed_to_settings(epochs: int, batch: int, smoothing: float, seed: int) -> None:
     line = f"--epochs {epochs} --batch-size {batch} --label-smoothing {smoothing!r} --seed {seed}"
     optim = options_from_flags(**given_flags(line.split())).optim
     assert (optim.epochs, optim.batch_size, optim.label_smoothing, optim.seed) == (epochs, batch, smoothing, seed)
@@ -155,11 +155,11 @@ def test_numbers_reach_the_settings(epochs: int, batch: int, smoothing: float, s
         ({"label_smoothing": 0}, "label_smoothing", 0.0),
     ],
 )
-def test_values_of_the_python_api(flags: dict[str, Any], name: str, value: object) -> None:
+def test_python_api_values(flags: dict[str, Any], name: str, value: object) -> None:
     assert options_from_flags(**flags).as_flat_dict()[name] == value
 
 
-REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
+REJECTED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"epoch": 3}, "unknown setting 'epoch'; did you mean 'epochs'"),
     ({"zzz": 3}, "unknown setting 'zzz'; known: weights, cfg"),
     ({"epochs": "3"}, "epochs='3': must be an integer"),
@@ -204,23 +204,23 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("flags", "said"), REFUSED, ids=[str(flags) for flags, _ in REFUSED])
-def test_what_no_run_can_use_is_refused(flags: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError) as refused:
+@pytest.mark.parametrize(("flags", "message"), REJECTED, ids=[str(flags) for flags, _ in REJECTED])
+def test_invalid_values_are_rejected(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as rejected:
         options_from_flags(**flags)
-    assert said in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert message in str(rejected.value)
+    assert "\n" not in str(rejected.value)
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_logger_whose_package_is_missing_is_refused(name: str) -> None:
+def test_logger_with_missing_package_is_rejected(name: str) -> None:
     if importlib.util.find_spec(name) is not None:
         pytest.skip(f"{name} is installed")
     with pytest.raises(ValueError, match=rf"not installed; uv sync --extra {name}"):
         options_from_flags(loggers=f"csv,{name}")
 
 
-def test_spellings_of_earlier_versions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_earlier_flag_spellings(capsys: pytest.CaptureFixture[str]) -> None:
     assert given_flags(["--cache-images", "--notest"]) == {"cache": "ram", "noval": True}
     for flag, today in (("--adam", "replaced by --optimizer Adam"), ("--linear-lr", "the linear schedule is the")):
         with pytest.raises(SystemExit) as ended:
@@ -229,12 +229,12 @@ def test_spellings_of_earlier_versions(capsys: pytest.CaptureFixture[str]) -> No
         assert f"graph-train: {flag}: {today}" in capsys.readouterr().err
 
 
-def test_a_bucket_without_its_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bucket_without_client_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ValueError, match=r"--bucket mine: gsutil \(Google Cloud CLI\) is not installed"):
         options_from_flags(bucket="mine", evolve=2)
 
 
-def test_loggers_are_named_once_each() -> None:
+def test_duplicate_loggers_are_removed() -> None:
     assert options_from_flags(loggers=" csv, tensorboard,csv,").run.logger_names == ("csv", "tensorboard")
     assert options_from_flags().run.logger_names == LOGGERS[:2]

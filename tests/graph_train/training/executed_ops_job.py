@@ -1,4 +1,4 @@
-"""A training with the ops used on CUDA that records the kernels executed: `... FOLDER FLAGS`, FLAGS as JSON."""
+"""A training with the ops used on CUDA that records the executed kernels: `... FOLDER FLAGS`, FLAGS as JSON."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from kernels.plugin import load_plugin
 
 
 def main(out: Path, flags: dict[str, Any]) -> None:
-    """Train and write the (op, whose kernel) pairs since the first epoch's start, when all data is on the device."""
+    """Train and write (op, kernel owner) pairs since the start of the first epoch, when all data is on the device."""
     load_plugin("emulated-cuda")
     trace_ops()
     callbacks = Callbacks()

@@ -1,4 +1,4 @@
-"""`--batch-size -1`: the hand-checked rule, and measurements of real runs in graph and eager mode."""
+"""`--batch-size -1`: known values, and measurements of real runs in graph and eager mode."""
 
 import logging
 from dataclasses import replace
@@ -18,14 +18,14 @@ STEPS = [Measured("step", 2, 700), Measured("step", 4, 900), Measured("step", 8,
 MEASURED = [Measured("start", 0, 5000), Measured("data", 8, 80), *STEPS, Measured("validation", 8, 240)]
 
 
-def test_line_through_the_measured_steps() -> None:
+def test_memory_line_fit() -> None:
     model = fit(SHARED, MEASURED)
     assert (model.start, model.per_image_data, model.per_image_validated) == (5000, 10, 30)
     assert model.per_image_trained == pytest.approx(100)
     assert model.step == pytest.approx(500)
 
 
-def test_need_by_hand() -> None:
+def test_memory_need_known_values() -> None:
     # 30 images: start, made, one step, 60 validated
     assert fit(SHARED, MEASURED).required_bytes(30) == pytest.approx(5000 + 300 + 3500 + 60 * 30)
     # two graphs of 30, one of the last 10, validation graphs of 60 for two shapes and a rest
@@ -50,7 +50,7 @@ def test_largest_batch() -> None:
     assert model.largest_batch(5000, multiple=1) == 0
 
 
-def test_eighty_percent_of_what_is_free(caplog: pytest.LogCaptureFixture) -> None:
+def test_uses_80_percent_of_free_memory(caplog: pytest.LogCaptureFixture) -> None:
     model = fit(SHARED, MEASURED)
     logging.getLogger("graph_train").propagate = True
     with caplog.at_level(logging.INFO, "graph_train"):
@@ -59,7 +59,7 @@ def test_eighty_percent_of_what_is_free(caplog: pytest.LogCaptureFixture) -> Non
     assert "using --batch-size 20, " in caplog.text
 
 
-def test_what_cannot_be() -> None:
+def test_impossible_measurements() -> None:
     with pytest.raises(ValueError, match=r"a batch of 4 needs .* use a smaller --imgsz"):
         _choose(fit(SHARED, MEASURED), 5000, multiple=4)
     with pytest.raises(ValueError, match="only 1 of the measured batches"):
@@ -69,7 +69,7 @@ def test_what_cannot_be() -> None:
 
 
 @pytest.mark.parametrize("graph", [True, False])
-def test_measured_for_real(graph: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_measures_real_run(graph: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lab = Lab(tmp_path)
     hyp = lab.hyp(anchors=4)  # places for sizes that only the run itself looks for
     options = options_from_flags(**lab.flags(batch_size=-1, imgsz=320, graph=graph, hyp=hyp))
@@ -84,7 +84,7 @@ def test_measured_for_real(graph: bool, tmp_path: Path, caplog: pytest.LogCaptur
     assert with_batch_size(found, load_hyperparameters(options.optim.hyp)) is found
 
 
-def test_a_refused_measurement_ends_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_failed_measurement_ends_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lab = Lab(tmp_path)
     options = options_from_flags(**lab.flags(batch_size=-1, freeze=[99]))
     with pytest.raises(ValueError, match="failed, see the message above"):

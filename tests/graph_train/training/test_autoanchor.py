@@ -1,4 +1,4 @@
-"""Hand-checked auto-anchor, its edge cases, and that evolution never makes anchors worse."""
+"""Auto-anchor: known values, edge cases, and evolution that never lowers fitness."""
 
 import logging
 
@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from graph_train.training import autoanchor
 from graph_train.training.autoanchor import (
+    AnchorDecision,
     AnchorRandom,
     anchor_fit,
     anchor_fitness,
@@ -33,7 +34,7 @@ def _boxes(sizes: npt.ArrayLike) -> npt.NDArray[np.float32]:
     return np.concatenate([np.zeros((len(sizes), 1)), np.full((len(sizes), 2), 0.5), sizes], axis=1).astype(np.float32)
 
 
-def test_fit_by_hand() -> None:
+def test_fit_known_values() -> None:
     # ratios: 10/20 and 10/10 -> 0.5; 100/20 -> 0.2; a box of no width -> 0. Threshold 4: 0.25 must be exceeded.
     sizes = np.array([[10, 10], [100, 10], [0, 10], [20, 40]], np.float32)
     anchors = np.array([[20, 10], [20, 40]], np.float32)
@@ -43,12 +44,12 @@ def test_fit_by_hand() -> None:
     assert anchor_fitness(sizes, anchors, 4.0) == pytest.approx((0.5 + 1) / 4)
 
 
-def test_sizes_scale_the_long_side() -> None:
+def test_long_side_is_scaled() -> None:
     sizes = box_sizes_px([[200, 100], [50, 100]], [_boxes([0.5, 0.5]), _boxes([])], 640)
     np.testing.assert_allclose(sizes, [[320, 160]])
 
 
-def test_pieces_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_fit_matches_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = np.random.default_rng(0).uniform(1, 300, (1000, 2)).astype(np.float32)
     anchors = _COCO_P3_P5.reshape(-1, 2)
     whole, fitness = anchor_fit(sizes, anchors, 4.0), anchor_fitness(sizes, anchors, 4.0)
@@ -57,12 +58,12 @@ def test_pieces_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert anchor_fitness(sizes, anchors, 4.0) == pytest.approx(fitness, rel=1e-6)  # float32 sums of other lengths
 
 
-def test_no_boxes_are_refused() -> None:
+def test_no_boxes_raises() -> None:
     with pytest.raises(ValueError, match="--noautoanchor"):
         best_possible_recall(np.empty((0, 2), np.float32), _COCO_P3_P5.reshape(-1, 2), 4.0)
 
 
-def test_boxes_below_two_pixels_are_refused() -> None:
+def test_boxes_below_two_pixels_raise() -> None:
     with pytest.raises(ValueError, match="all 5 boxes are smaller"):
         fit_anchors(np.full((5, 2), 1.0), 3, image_px=64, threshold=4.0, draws=AnchorRandom.from_seed(0))
 
@@ -97,34 +98,23 @@ def test_evolution_never_loses_fitness(sizes: npt.NDArray[np.float32], seed: int
     assert (areas[1:] >= areas[:-1]).all()
 
 
-def test_fitting_anchors_stay() -> None:
+def _check(labels: list[np.ndarray], image_wh: tuple[int, int]) -> AnchorDecision:
+    sizes, draws = [list(image_wh)] * len(labels), AnchorRandom.from_seed(0)
+    return check_anchors(sizes, labels, _COCO_P3_P5, (8, 16, 32), image_px=640, threshold=4.0, draws=draws)
+
+
+def test_good_anchors_are_kept() -> None:
     labels = [_boxes([[0.1, 0.1], [0.3, 0.4]])] * 20
-    decision = check_anchors(
-        [[640, 640]] * 20,
-        labels,
-        _COCO_P3_P5,
-        (8, 16, 32),
-        image_px=640,
-        threshold=4.0,
-        draws=AnchorRandom.from_seed(0),
-    )
+    decision = _check(labels, image_wh=(640, 640))
     assert not decision.recomputed
     np.testing.assert_array_equal(decision.anchors_px, _COCO_P3_P5)
     assert decision.before.best_possible_recall == 1.0
 
 
-def test_tiny_boxes_get_new_anchors_small_ones_first() -> None:
+def test_tiny_boxes_get_new_sorted_anchors() -> None:
     rng = np.random.default_rng(1)
     labels = [_boxes(rng.uniform(0.004, 0.012, (6, 2))) for _ in range(30)]
-    decision = check_anchors(
-        [[640, 480]] * 30,
-        labels,
-        _COCO_P3_P5,
-        (8, 16, 32),
-        image_px=640,
-        threshold=4.0,
-        draws=AnchorRandom.from_seed(0),
-    )
+    decision = _check(labels, image_wh=(640, 480))
     assert decision.recomputed
     assert decision.replaced
     assert decision.after.best_possible_recall > max(decision.before.best_possible_recall, 0.98)
@@ -132,6 +122,6 @@ def test_tiny_boxes_get_new_anchors_small_ones_first() -> None:
     assert areas[0] < areas[1] < areas[2]
 
 
-def test_levels_of_falling_stride_get_falling_anchors() -> None:
+def test_anchors_follow_descending_strides() -> None:
     np.testing.assert_array_equal(in_stride_order(_COCO_P3_P5, (32, 16, 8)), _COCO_P3_P5[::-1])
     np.testing.assert_array_equal(in_stride_order(_COCO_P3_P5, (8, 16, 32)), _COCO_P3_P5)

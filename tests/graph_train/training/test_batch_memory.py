@@ -16,7 +16,7 @@ TOTAL = 80 * GB
 
 
 class FakeGpu:
-    """A GPU with 5 GB used by others, on which each compiled graph needs 0.5 GB and 0.25 GB per image."""
+    """A fake GPU with 5 GB in use, on which each compiled graph needs 0.5 GB and 0.25 GB per image."""
 
     def __init__(self, *, keeps: bool) -> None:
         self._keeps, self.used = keeps, 5 * GB
@@ -31,7 +31,7 @@ class FakeGpu:
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_batches_measured_on_a_gpu_do_not_add_up(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_measurements_do_not_accumulate(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, found = FakeGpu(keeps=compiled), list[Measured]()
     monkeypatch.setattr(host_memory, "device_memory", gpu.memory)
     measure_steps(_Memory("cuda:1", compiled=compiled), [1, 2, 4, 8], gpu.step, found.append)
@@ -40,14 +40,14 @@ def test_batches_measured_on_a_gpu_do_not_add_up(compiled: bool, monkeypatch: py
     assert [item.images for item in found] == [1, 2, 4, 8]
 
 
-def test_a_size_that_may_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_that_may_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, found = FakeGpu(keeps=True), list[Measured]()
     monkeypatch.setattr(host_memory, "device_memory", gpu.memory)
     measure_steps(_Memory("cuda:1", compiled=True), [16, 64, 256, 1024], gpu.step, found.append)
     assert [item.images for item in found] == [16, 64]
 
 
-def test_sizes_of_multi_scale_are_those_that_are_trained() -> None:
+def test_multi_scale_sizes_match_training() -> None:
     spec = load_model_spec(TINY)  # its coarsest stride is 16; sizes are multiples of 32
     run = SimpleNamespace(
         setup=SimpleNamespace(

@@ -1,4 +1,4 @@
-"""Hand-checked early stopping, and the same decision after a restart."""
+"""Early stopping: known values, and the same decision after a restart."""
 
 import pytest
 from hypothesis import given
@@ -27,13 +27,13 @@ def test_patience_zero_never_stops() -> None:
     assert not any(stopper.update(epoch, 0.1).possible_stop for epoch in range(1, 500))
 
 
-def test_negative_patience_is_refused() -> None:
+def test_negative_patience_raises() -> None:
     with pytest.raises(ValueError, match="patience=-1"):
         EarlyStopping(-1)
 
 
 @given(fitness=st.lists(st.floats(0, 1), min_size=2, max_size=30), patience=st.integers(0, 5), data=st.data())
-def test_restored_equals_uninterrupted(fitness: list[float], patience: int, data: st.DataObject) -> None:
+def test_restored_matches_uninterrupted(fitness: list[float], patience: int, data: st.DataObject) -> None:
     cut = data.draw(st.integers(1, len(fitness) - 1))
     whole, first, second = EarlyStopping(patience), EarlyStopping(patience), EarlyStopping(patience)
     expected = [whole.update(epoch, value) for epoch, value in enumerate(fitness)]

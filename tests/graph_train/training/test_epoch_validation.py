@@ -1,4 +1,4 @@
-"""The validation of a run: its callbacks, and the final one on COCO."""
+"""Validation within a run: its callbacks, and the final validation on COCO."""
 
 import json
 from dataclasses import dataclass, field
@@ -19,11 +19,6 @@ from graph_train.validation.measuring import ImageDetections
 from tests.graph_train.lab import COCO_NUMBERS, Lab, laid_out_as_coco
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
 def entries_of_graph_val(data: Path, weights: Path, folder: Path, iou_thres: float) -> list[dict[str, float]]:
     where = {"data": data, "weights": weights, "project": folder, "name": f"at{iou_thres}", "device": "cpu"}
     how = {"imgsz": 64, "workers": 1, "noplots": True, "save_json": True, "iou_thres": iou_thres, "graph": False}
@@ -33,9 +28,9 @@ def entries_of_graph_val(data: Path, weights: Path, folder: Path, iou_thres: flo
     return entries
 
 
-def test_coco_is_measured_as_its_leaderboard_does(lab: Lab, tmp_path: Path) -> None:
-    data, heard, callbacks = laid_out_as_coco(lab.data, tmp_path), [], Callbacks()
-    callbacks.register_action("on_train_end", callback=lambda *given: heard.append(given))
+def test_coco_metrics_match_leaderboard(lab: Lab, tmp_path: Path) -> None:
+    data, recorded, callbacks = laid_out_as_coco(lab.data, tmp_path), [], Callbacks()
+    callbacks.register_action("on_train_end", callback=lambda *given: recorded.append(given))
     result = train(callbacks=callbacks, **lab.flags(**lab.finding(data=data, project=tmp_path / "runs", name="exp")))
     assert isinstance(result, TrainResult)
     file = result.folder / "best_predictions.json"
@@ -47,7 +42,7 @@ def test_coco_is_measured_as_its_leaderboard_does(lab: Lab, tmp_path: Path) -> N
     assert result.coco.stats == coco.stats
     assert result.validation.loss is not None
     assert result.results == (*result.validation.means[:2], coco.map50, coco.map50_95, *result.validation.loss)
-    assert heard[0][3] == result.results
+    assert recorded[0][3] == result.results
     assert coco.map50 > 0
     assert coco.table in (result.folder / "train.log").read_text()
     # 0.65, not the 0.6 of other data sets.
@@ -59,7 +54,7 @@ def test_coco_is_measured_as_its_leaderboard_does(lab: Lab, tmp_path: Path) -> N
     assert sum(scores) > sum(at[0.6]) + 1
 
 
-def test_coco_without_its_annotations_is_only_written(lab: Lab, tmp_path: Path) -> None:
+def test_coco_without_annotations_is_only_written(lab: Lab, tmp_path: Path) -> None:
     data = laid_out_as_coco(lab.data, tmp_path, annotations=False)
     trial = lab.train(**lab.finding(data=data))
     assert trial.result.coco is None
@@ -69,7 +64,7 @@ def test_coco_without_its_annotations_is_only_written(lab: Lab, tmp_path: Path) 
     assert "there is no annotations/instances_val2017.json next to the images" in trial.log
 
 
-def test_annotations_that_do_not_fit_do_not_end_a_run(lab: Lab, tmp_path: Path) -> None:
+def test_mismatched_annotations_do_not_end_run(lab: Lab, tmp_path: Path) -> None:
     data = laid_out_as_coco(lab.data, tmp_path)
     (tmp_path / "coco/annotations/instances_val2017.json").write_text("{}")
     trial = lab.train(**lab.finding(data=data))
@@ -77,7 +72,7 @@ def test_annotations_that_do_not_fit_do_not_end_a_run(lab: Lab, tmp_path: Path) 
     assert "instances_val2017.json: not a COCO annotation file" in trial.log
 
 
-def test_other_data_sets_are_measured_as_in_every_epoch(lab: Lab) -> None:
+def test_other_data_sets_are_validated_as_in_every_epoch(lab: Lab) -> None:
     trial = lab.train(**lab.finding())
     assert trial.result.coco is None
     assert "best_predictions.json" not in trial.names
@@ -101,28 +96,28 @@ class Batch:
     geometry: tuple[Place, ...] = (Place(),)
 
 
-def test_boxes_come_in_px_of_the_batch_and_of_the_file() -> None:
-    callbacks, heard = Callbacks(), []
+def test_boxes_in_batch_and_file_pixels() -> None:
+    callbacks, recorded = Callbacks(), []
     for hook in HOOKS:
-        callbacks.register_action(hook, callback=lambda *given, hook=hook: heard.append((hook, given)))
+        callbacks.register_action(hook, callback=lambda *given, hook=hook: recorded.append((hook, given)))
     hooks, batch = ValidationHooks(callbacks, ["ball"]), Batch()
     in_file = np.array([[10, 20, 30, 40, 0.9, 0]], np.float32)
     for _ in hooks.batches([batch]):
         hooks.image(ImageDetections(Path("a.jpg"), (60, 100), in_file, np.zeros((0, 5), np.float32)))
-    assert [name for name, _ in heard] == list(HOOKS)
-    in_batch, told, path, names, image = heard[2][1]
+    assert [name for name, _ in recorded] == list(HOOKS)
+    in_batch, told, path, names, image = recorded[2][1]
     np.testing.assert_array_equal(in_batch, np.array([[12, 19, 22, 29, 0.9, 0]], np.float32))
     np.testing.assert_array_equal(told, in_file)
     assert (path, names) == ("a.jpg", ("ball",))
     assert image.shape == (3, 48, 64)
-    number, images, labels, paths, geometry, found = heard[3][1]
+    number, images, labels, paths, geometry, found = recorded[3][1]
     assert (number, paths, geometry) == (0, ["a.jpg"], batch.geometry)
     assert images is batch.images
     assert labels is batch.labels
     np.testing.assert_array_equal(found[0], in_batch)
 
 
-def test_an_image_before_its_batch_is_a_defect() -> None:
+def test_image_before_its_batch_raises() -> None:
     callbacks = Callbacks()
     callbacks.register_action("on_val_image_end", callback=lambda *_: None)
     nothing = np.zeros((0, 6), np.float32)

@@ -29,7 +29,7 @@ NO_CODE = {*COPIES, "assign", "empty"}
     ],
     ids=["eager", "graph", "every block"],
 )
-def test_all_ops_between_start_and_end_have_kernels(tmp_path: Path, flags: dict[str, Any], host_only: set[str]) -> None:
+def test_all_training_ops_have_plugin_kernels(tmp_path: Path, flags: dict[str, Any], host_only: set[str]) -> None:
     lab = Lab(tmp_path)
     if isinstance(flags.get("cfg"), dict):
         (tmp_path / "network.yaml").write_text(yaml.safe_dump(flags["cfg"]))

@@ -1,4 +1,4 @@
-"""GPUs that OneFlow has no code for: every network is taken, steps that need that code are refused before they run."""
+"""GPUs without OneFlow kernels: covered networks are accepted, steps that need such kernels rejected."""
 
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from tests.models.every_block import EVERY_BLOCK
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    """Fake a GPU of compute capability 9.0 for all decisions; the tensors are on the CPU."""
+    """Fake a GPU of compute capability 9.0 for all decisions; tensors stay on the CPU."""
     hopper = ComputeDevice("GPU 0: pretended", 90, plugin=True)
     monkeypatch.setattr(assembly, "compute_device", lambda *_, **__: hopper)
     return Lab(tmp_path)
 
 
-def test_a_network_of_covered_ops_is_taken(lab: Lab) -> None:
+def test_network_of_covered_ops_is_accepted(lab: Lab) -> None:
     lab.assemble(kernels="require", amp=False).close()
 
 
@@ -33,13 +33,13 @@ def _every_activation() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("config", [EVERY_BLOCK, _every_activation()], ids=["blocks", "activations"])
-def test_every_block_and_activation_is_taken(lab: Lab, tmp_path: Path, config: dict[str, Any]) -> None:
+def test_every_block_and_activation_is_accepted(lab: Lab, tmp_path: Path, config: dict[str, Any]) -> None:
     cfg = tmp_path / "network.yaml"
     cfg.write_text(yaml.safe_dump(config))
     lab.assemble(kernels="require", amp=False, cfg=cfg).close()
 
 
-def test_the_composed_loss_is_refused_by_the_names_of_its_ops(lab: Lab) -> None:
+def test_composed_loss_is_rejected_with_op_names(lab: Lab) -> None:
     wanted = r"compute capability 9\.0.* OneFlow .*broadcast_div.*remove --no-bbox-iou-optim, or use --device"
     with pytest.raises(ValueError, match=wanted):
         lab.assemble(kernels="require", amp=False, bbox_iou_optim=False)

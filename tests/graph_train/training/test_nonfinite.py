@@ -1,4 +1,4 @@
-"""Non-finite values: one bad batch skips one update; many end the run with a message on their origin."""
+"""Non-finite values: one batch skips one update; many end the run with a message on their origin."""
 
 import json
 from dataclasses import replace
@@ -25,14 +25,14 @@ from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
 
 
 @pytest.mark.parametrize("kind", [EagerStep, GraphStep])
-def test_a_bad_batch_leaves_all_finite(kind: type[EagerStep] | type[GraphStep]) -> None:
+def test_nonfinite_batch_keeps_state_finite(kind: type[EagerStep] | type[GraphStep]) -> None:
     step = tiny_step(kind)
     settings = replace(tiny_schedule().at(20, 3), update=True)
     images, labels = (flow.tensor(value) for value in random_batch(0, side=64, labels=5))
     assert step(images, labels, settings).updated
     step.state.flush()
     before = step.state.arrays()
-    # A scale that lets the layers behind it overflow stands for a batch that does.
+    # A scale that makes later layers overflow simulates such a batch.
     scale = step.state.network.model[1].bn.weight
     sound = scale.numpy().copy()
     with flow.no_grad():
@@ -57,7 +57,7 @@ def test_a_bad_batch_leaves_all_finite(kind: type[EagerStep] | type[GraphStep]) 
     assert (step.state.counters.skipped, step.state.counters.skipped_in_row) == (2, 0)
 
 
-def test_the_first_bad_tensor_is_named() -> None:
+def test_first_nonfinite_tensor_is_reported() -> None:
     images, labels = random_batch(0, side=64, labels=5)
 
     def named(step: EagerStep | GraphStep, labels: np.ndarray = labels, **how: Any) -> str:
@@ -81,8 +81,8 @@ def test_the_first_bad_tensor_is_named() -> None:
     assert "loss has 1 of 1 values not finite" in named(tiny_step(EagerStep), bad)
 
 
-def test_the_first_bad_tensor_in_bfloat16() -> None:
-    """The tensors looked at are those of the run, in its data type."""
+def test_first_nonfinite_tensor_in_bfloat16() -> None:
+    """The inspected tensors have the data type of the run."""
     load_plugin("require")
     images, labels = random_batch(0, side=64, labels=5)
     step = tiny_step(EagerStep, activation_type=ActivationType.BFLOAT16)
@@ -98,7 +98,7 @@ def test_the_first_bad_tensor_in_bfloat16() -> None:
 
 
 @pytest.mark.distributed
-def test_the_first_bad_tensor_lies_in_the_rows_of_another_rank(tmp_path: Path) -> None:
+def test_first_nonfinite_tensor_on_other_rank(tmp_path: Path) -> None:
     lab = JobLab(tmp_path)
     try:
         job = lab.run([], 2, module="tests.graph_train.training.nonfinite_job")
@@ -107,7 +107,7 @@ def test_the_first_bad_tensor_lies_in_the_rows_of_another_rank(tmp_path: Path) -
     assert [job.text(rank).splitlines()[-1] for rank in range(2)] == ["the box loss has 1 of 1 values not finite"] * 2
 
 
-def test_a_run_that_diverges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diverging_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lab = Lab(tmp_path)
     begun = lab.train(epochs=3, batch_size=2, stop_after=1)
     last = begun.folder / "weights" / "last.safetensors"
@@ -117,9 +117,9 @@ def test_a_run_that_diverges(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     save_checkpoint(last, replace(checkpoint, arrays=arrays))
     state = last.read_bytes()
     assert main(["--resume", str(begun.folder), "--max-nonfinite", "2"]) == DivergedError.exit_code
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
-    assert "stopped after 2 consecutive non-finite updates (--max-nonfinite); epoch 0, batch" in said
-    assert "not finite; batch saved to" in said
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
+    assert "stopped after 2 consecutive non-finite updates (--max-nonfinite); epoch 0, batch" in message
+    assert "not finite; batch saved to" in message
     assert last.read_bytes() == state
     with safe_open(str(begun.folder / BATCH_FILE), framework="numpy") as file:
         assert file.get_tensor("images").shape == (2, 3, 64, 64)
@@ -127,13 +127,13 @@ def test_a_run_that_diverges(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert len(json.loads(file.metadata()["files"])) == 2
     log = (begun.folder / "train.log").read_text()
     assert log.count("; skipping the update") == 1
-    # Without a limit the run goes to its end, and never replaces a good state by what has overflowed.
+    # Without a limit the run finishes, and never replaces a finite checkpoint by a non-finite one.
     ended = lab.train_as_given(resume=begun.folder, max_nonfinite=0)
     assert len(ended.rows) == 3
 
 
 @pytest.mark.parametrize("kind", [EagerStep, GraphStep])
-def test_statistics_of_a_channel_that_is_not_finite_stay(kind: type[EagerStep] | type[GraphStep]) -> None:
+def test_nonfinite_channel_keeps_running_statistics(kind: type[EagerStep] | type[GraphStep]) -> None:
     step = tiny_step(kind)
     settings = replace(tiny_schedule().at(20, 3), update=False)
     images, labels = (flow.tensor(value) for value in random_batch(0, side=64, labels=5))

@@ -20,14 +20,14 @@ def data_set(folder: Path, *, train: str | None, val: str | None, names: str = "
 
 
 @pytest.mark.parametrize("empty", [None, ""])
-def test_nothing_to_learn_from_is_refused(tmp_path: Path, empty: str | None) -> None:
+def test_training_without_labels_raises(tmp_path: Path, empty: str | None) -> None:
     file = data_set(tmp_path, train=empty, val=BOX)
     where = str(tmp_path / "labels" / "train" / "a.txt")
     with pytest.raises(ValueError, match=f"{file}: train: none of the 2 images has labels.*{where}"):
         load_data(options_from_flags(data=str(file)))
 
 
-def test_nothing_to_measure_with_is_warned_of_unless_strict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_validation_without_labels_warns_unless_strict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = data_set(tmp_path, train=BOX, val=None)
     with caplog.at_level(logging.WARNING, "graph_train"):
         assert len(load_data(options_from_flags(data=str(file))).val) == 1
@@ -36,7 +36,7 @@ def test_nothing_to_measure_with_is_warned_of_unless_strict(tmp_path: Path, capl
         load_data(options_from_flags(data=str(file), strict=True))
 
 
-def test_two_classes_of_one_name_are_warned_of_unless_strict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_duplicate_class_names_warn_unless_strict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = data_set(tmp_path, train=BOX, val=BOX, names="cat, dog, cat")
     with caplog.at_level(logging.WARNING, "graph_train"):
         assert load_data(options_from_flags(data=str(file))).class_names == ("cat", "dog", "cat")

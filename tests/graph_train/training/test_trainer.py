@@ -1,4 +1,4 @@
-"""The trainer between epochs, and the weights that it keeps."""
+"""The trainer between epochs, and which weights it keeps."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,33 +20,28 @@ from graph_train.training.trainer import Trainer, TrainResult
 from tests.graph_train.lab import Lab
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
-
-
-def test_gradients_that_no_update_has_used_are_dropped_with_their_epoch(lab: Lab, tmp_path: Path) -> None:
+def test_unused_gradients_are_dropped_at_epoch_end(lab: Lab, tmp_path: Path) -> None:
     run, callbacks = lab.assemble(epochs=12, noval=True, nosave=True), Callbacks()
     pending: dict[str, list[bool]] = {"on_train_epoch_start": [], "on_train_epoch_end": []}
 
-    def note(hook: str) -> None:
+    def record(hook: str) -> None:
         sums = [value for name, value in run.state.arrays().items() if name.startswith("gradient_sum/")]
         pending[hook].append(any(value.any() for value in sums))
 
     for hook in pending:
-        callbacks.register_action(hook, callback=lambda *_, hook=hook: note(hook))
+        callbacks.register_action(hook, callback=lambda *_, hook=hook: record(hook))
     folder = RunFolder(tmp_path / "run")
     try:
         Trainer(run, folder, Cursor(), EarlyStopping(100), callbacks).train()
     finally:
         folder.close()
         run.close()
-    assert any(pending["on_train_epoch_end"])  # the warm-up comes to accumulate more batches than an epoch has
+    assert any(pending["on_train_epoch_end"])  # during warm-up accumulation exceeds an epoch
     assert not any(pending["on_train_epoch_start"])
 
 
 @pytest.mark.parametrize(("so_far", "kept"), [(0.99, True), (0.0, False)])
-def test_the_best_weights_are_those_of_the_best_epoch(lab: Lab, so_far: float, kept: bool) -> None:
+def test_best_weights_come_from_best_epoch(lab: Lab, so_far: float, kept: bool) -> None:
     stopped = lab.train(**lab.finding(epochs=3, stop_after=3))
     last, best = (stopped.folder / "weights" / f"{name}.safetensors" for name in ("last", "best"))
     assert 0 < load_checkpoint(last).header["cursor"]["best_fitness"] < 0.99
@@ -58,7 +53,7 @@ def test_the_best_weights_are_those_of_the_best_epoch(lab: Lab, so_far: float, k
     assert (best.read_bytes() == before) == kept
 
 
-def test_another_number_of_threads_is_told_on_resume(lab: Lab) -> None:
+def test_changed_thread_count_is_reported_on_resume(lab: Lab) -> None:
     stopped = lab.train(epochs=2, stop_after=1, noval=True)
     last = stopped.folder / "weights" / "last.safetensors"
     state = load_checkpoint(last)
@@ -69,12 +64,12 @@ def test_another_number_of_threads_is_told_on_resume(lab: Lab) -> None:
     log = lab.train_as_given(resume=stopped.folder).log
     assert log.count(told) == 1
     assert f"set OMP_NUM_THREADS={more} to continue exactly" in log
-    later = lab.train_as_given(resume=stopped.folder).log  # it goes on with the number that it went on with
+    later = lab.train_as_given(resume=stopped.folder).log  # the changed number is the baseline now
     assert told not in later.removeprefix(log)
 
 
-def _noted(name: str, events: list[str]) -> Callable[..., Any]:
-    """Return a method of the step that also records when it is called."""
+def _recorded(name: str, events: list[str]) -> Callable[..., Any]:
+    """Wrap a method of the step so that its calls are recorded."""
     plain = getattr(GraphStep, name)
 
     def call(*given: Any) -> Any:
@@ -84,12 +79,12 @@ def _noted(name: str, events: list[str]) -> Callable[..., Any]:
     return call
 
 
-def test_a_step_is_read_after_the_next_one_has_started(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same run either way: a callback that wants every batch's end makes each step wait for it."""
-    heard = lab.train(epochs=2, batch_size=2, graph=True)
+def test_step_result_is_read_after_next_step_starts(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results do not change if a callback for every batch's end forces each step to be awaited."""
+    recorded = lab.train(epochs=2, batch_size=2, graph=True)
     events: list[str] = []
     for name in ("start", "finish"):
-        monkeypatch.setattr(GraphStep, name, _noted(name, events))
+        monkeypatch.setattr(GraphStep, name, _recorded(name, events))
     flags = lab.flags(project=lab.root / "runs", name="ahead", epochs=2, batch_size=2, graph=True)
     result = train(**flags)
     assert isinstance(result, TrainResult)
@@ -97,8 +92,8 @@ def test_a_step_is_read_after_the_next_one_has_started(lab: Lab, monkeypatch: py
     batches = events.count("start") // 2
     assert batches > 2
     assert events == 2 * ["start", *(batches - 1) * ["start", "finish"], "finish"]
-    assert (ahead / "results.csv").read_text() == (heard.folder / "results.csv").read_text()
-    left, right = (load_checkpoint(folder / "weights" / "last.safetensors") for folder in (ahead, heard.folder))
+    assert (ahead / "results.csv").read_text() == (recorded.folder / "results.csv").read_text()
+    left, right = (load_checkpoint(folder / "weights" / "last.safetensors") for folder in (ahead, recorded.folder))
     assert left.header["cursor"] == right.header["cursor"]
     assert left.header["counters"] == right.header["counters"]
     assert left.arrays.keys() == right.arrays.keys()

@@ -26,7 +26,7 @@ def image_with(*rows: tuple[float, ...], path: str = "images/000042.jpg") -> Ima
     return ImageDetections(Path(path), (480, 640), np.asarray(rows, np.float32).reshape(-1, 6), np.zeros((0, 5)))
 
 
-def test_entry_by_hand() -> None:
+def test_entry_known_values() -> None:
     entries = result_entries(image_with((10.12345, 20, 30.5, 60, 0.1234567, 1)), default_ids(("a", "b")))
     assert entries == [{"image_id": 42, "category_id": 1, "bbox": [10.123, 20, 20.377, 40], "score": 0.12346}]
 
@@ -36,7 +36,7 @@ def test_image_id_without_annotations(name: str, number: object) -> None:
     assert default_ids(("a",)).image_id(Path(name)) == number
 
 
-def test_images_of_one_id_are_refused() -> None:
+def test_duplicate_image_ids_raise() -> None:
     ids = default_ids(("a",))
     apart = [Path("left/1.jpg"), Path("left/2.jpg"), Path("right/3.jpg")]
     assert ids.for_images(apart) is ids
@@ -47,7 +47,7 @@ def test_images_of_one_id_are_refused() -> None:
             ids.for_images([*apart, Path(other)])
 
 
-def test_category_ids_of_coco() -> None:
+def test_coco_category_ids() -> None:
     assert len(COCO_CATEGORY_IDS) == 80
     # person, bicycle ... fire hydrant 11, stop sign 13; the last one is toothbrush 90
     assert (COCO_CATEGORY_IDS[0], COCO_CATEGORY_IDS[10], COCO_CATEGORY_IDS[11], COCO_CATEGORY_IDS[79]) == (
@@ -70,7 +70,7 @@ def write_annotations(path: Path) -> Path:
     return path
 
 
-def test_ids_come_from_the_annotations(tmp_path: Path) -> None:
+def test_ids_come_from_annotations(tmp_path: Path) -> None:
     file = write_annotations(tmp_path / "instances_val.json")
     ids = ids_of_annotations(file, ("WBC", "RBC"))
     assert ids.category_ids == (1, 3)
@@ -82,13 +82,13 @@ def test_ids_come_from_the_annotations(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}', '{"images": 3, "categories": []}'])
-def test_broken_annotations_are_refused(tmp_path: Path, text: str) -> None:
+def test_invalid_annotations_raise(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=r"a\.json: not a COCO annotation file"):
         ids_of_annotations(tmp_path / "a.json", NAMES)
 
 
-def test_results_of_another_data_set_are_refused(tmp_path: Path) -> None:
+def test_results_of_other_data_set_raise(tmp_path: Path) -> None:
     file = write_annotations(tmp_path / "instances_val.json")
     write_results(tmp_path / "r.json", result_entries(image_with((0, 0, 9, 9, 0.5, 0)), default_ids(("a",))))
     with pytest.raises(ValueError, match="does not match"):
@@ -99,7 +99,7 @@ def test_results_of_another_data_set_are_refused(tmp_path: Path) -> None:
 
 
 def jittered_detections(annotations: Path, images: Path, *, noise: float, seed: int) -> list[ImageDetections]:
-    """Derive detections from real annotations: jittered, some doubled, missing, of another class, or anywhere."""
+    """Derive detections from real annotations: jittered, some duplicated, missing, misclassified or random."""
     random = np.random.default_rng(seed)
     content = json.loads(annotations.read_text())
     found = []
@@ -143,7 +143,7 @@ def test_map_agrees_with_cocoeval_on_real_annotations(tmp_path: Path, bccd: Path
     assert 0.1 < map50_95 < 0.9
 
 
-def test_images_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_duplicate_image_names_raise(tmp_path: Path) -> None:
     file = tmp_path / "instances_val.json"
     images = [{"id": n, "file_name": f"cam{n}/0001.jpg"} for n in (1, 2)]
     file.write_text(json.dumps({"images": images, "categories": [{"id": 3, "name": "RBC"}]}))
@@ -161,7 +161,7 @@ def test_annotations_need_neither_area_nor_iscrowd(tmp_path: Path) -> None:
 
 
 def random_set(seed: int, *, images: int, classes: int, digits: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return annotations, some of them crowds, and detections near them and elsewhere, with tied scores."""
+    """Return annotations, some of them crowds, and detections near them and at random, with tied scores."""
     random = np.random.default_rng(seed)
     categories = [{"id": 3 * number + 1, "name": f"c{number}"} for number in range(classes)]
     labels: list[dict[str, Any]] = []
@@ -205,7 +205,7 @@ def stats_of_pycocotools(truth: Path, found: Path, image_ids: list[int]) -> list
 
 @pytest.mark.parametrize(("images", "classes", "digits"), [(1, 2, 5), (30, 3, 5), (30, 80, 5), (40, 1, 1), (30, 10, 2)])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_metrics_are_those_of_pycocotools(tmp_path: Path, seed: int, images: int, classes: int, digits: int) -> None:
+def test_metrics_match_pycocotools(tmp_path: Path, seed: int, images: int, classes: int, digits: int) -> None:
     truth, found = tmp_path / "truth.json", tmp_path / "found.json"
     content, entries = random_set(seed, images=images, classes=classes, digits=digits)
     truth.write_text(json.dumps(content))
@@ -221,7 +221,7 @@ def test_metrics_are_those_of_pycocotools(tmp_path: Path, seed: int, images: int
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_numbers_of_annotations_and_names_of_images_do_not_count(tmp_path: Path, first: int) -> None:
+def test_annotation_ids_and_image_names_do_not_matter(tmp_path: Path, first: int) -> None:
     truth, found = tmp_path / "truth.json", tmp_path / "found.json"
     box = {"image_id": "left", "category_id": 3, "bbox": [10, 10, 40, 40]}
     pictures = [{"id": name, "file_name": f"{name}.jpg", "width": 100, "height": 100} for name in ("left", "right")]

@@ -6,11 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from graph_train.validation.measuring import (
-    ImageDetections,
-    ValidationSettings,
-    validate,
-)
+from graph_train.validation.measuring import ImageDetections, ValidationSettings, validate
 
 NAMES = ("circle", "square")
 
@@ -65,7 +61,7 @@ def test_perfect_detector() -> None:
     assert result.loss is None
 
 
-def test_boxes_come_back_in_px_of_the_file() -> None:
+def test_boxes_are_in_file_pixels() -> None:
     seen: list[ImageDetections] = []
     validate(Oracle(*PERFECT), [BATCH], NAMES, progress=False, on_image=seen.append)
     assert [(image.path, image.image_hw) for image in seen] == [
@@ -78,7 +74,7 @@ def test_boxes_come_back_in_px_of_the_file() -> None:
     assert seen[1].labels.tolist() == [[1, 16, 48, 48, 80]]
 
 
-def test_boxes_are_clipped_to_the_file_before_matching() -> None:
+def test_boxes_are_clipped_to_file_before_matching() -> None:
     # The detection reaches into the border on the left; clipped it equals the label.
     batch = Batch(labels_of((1, 0, 20, 32, 8, 8)))
     result = validate(Oracle((1, 0, 16, 32, 16, 8, 0.9)), [batch], NAMES, progress=False)
@@ -98,19 +94,19 @@ def test_images_without_detections_or_labels() -> None:
     assert nothing.labels_per_class.tolist() == [0, 0]
 
 
-def test_no_batches() -> None:
+def test_validation_without_batches() -> None:
     result = validate(Oracle(), [], NAMES, progress=False)
     assert (result.images, result.means, result.fitness) == (0, (0, 0, 0, 0), 0)
 
 
-def test_single_class_ignores_the_classes() -> None:
+def test_single_class_ignores_classes() -> None:
     wrong_class = tuple((image, 1 - category, *rest) for image, category, *rest in PERFECT)
     settings = ValidationSettings(single_cls=True)
     result = validate(Oracle(*wrong_class), [BATCH], ("item",), settings, progress=False)
     assert result.map50 == pytest.approx(0.995)
 
 
-def test_label_hints_become_detections() -> None:
+def test_label_hints_are_added_to_detections() -> None:
     seen: list[ImageDetections] = []
     oracle, settings = Oracle((0, 0, 60, 60, 2, 2, 0.5)), ValidationSettings(label_hints=True)
     result = validate(oracle, [BATCH], NAMES, settings, progress=False, on_image=seen.append)
@@ -118,17 +114,17 @@ def test_label_hints_become_detections() -> None:
     assert [len(image.detections) for image in seen] == [3, 1]
 
 
-def test_other_number_of_classes_is_refused() -> None:
+def test_class_count_mismatch_raises() -> None:
     with pytest.raises(ValueError, match="predicts 3 classes, but the data set has 2"):
         validate(Oracle(*PERFECT, num_classes=3), [BATCH], NAMES, progress=False)
 
 
-def test_label_beyond_the_names_is_refused() -> None:
+def test_label_without_name_raises() -> None:
     with pytest.raises(ValueError, match="label with class 2"):
         validate(Oracle(*PERFECT), [Batch(labels_of((0, 2, 20, 20, 10, 10)))], NAMES, progress=False)
 
 
-def test_table() -> None:
+def test_results_table() -> None:
     result = validate(Oracle(*PERFECT), [BATCH], NAMES, progress=False)
     assert [line.split() for line in result.table(per_class=True).splitlines()] == [
         ["all", "2", "3", "1", "1", "0.995", "0.995"],

@@ -1,4 +1,4 @@
-"""Compiled CUDA kernels: kept once compiled, compiled anew when damaged or changed, taken from a wheel."""
+"""Compiled CUDA kernels: cached, recompiled when damaged or changed, taken from a wheel."""
 
 import shutil
 from pathlib import Path
@@ -8,12 +8,12 @@ import pytest
 
 from kernels import plugin
 from kernels.build import cuda_build, nvrtc, plugin_build
-from kernels.build.cache import PluginUnavailableError, note_of
+from kernels.build.cache import PluginUnavailableError, digest_file
 
 
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder with two small sources and an empty cache, in place of the package's."""
+    """Replace the package's sources by two small ones and the cache by an empty one; return the source folder."""
     folder = tmp_path / "sources"
     (folder / "ops").mkdir(parents=True)
     (folder / "shared.h").write_text("#define NUMBER 1\n")
@@ -33,7 +33,7 @@ def _archive(sources: Path) -> Path:
     return archive
 
 
-def test_images_are_kept(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compiled_images_are_cached(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = cuda_build.ensure_compiled("sm_80")
     assert [image[:4] for image in first] == [b"\x7fELF"] * 2 and b"a" in first[0]
     assert "compiling the CUDA kernels for sm_80" in capsys.readouterr().err
@@ -41,28 +41,28 @@ def test_images_are_kept(sources: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert not capsys.readouterr().err
 
 
-def test_a_changed_header_compiles_anew(sources: Path) -> None:
+def test_changed_header_recompiles(sources: Path) -> None:
     first = cuda_build.ensure_compiled("sm_80")
     (sources / "shared.h").write_text("#define NUMBER 2\n")
     assert cuda_build.ensure_compiled("sm_80") != first
 
 
 @pytest.mark.parametrize("damage", ["archive", "note"])
-def test_what_is_damaged_is_compiled_anew(sources: Path, damage: str) -> None:
+def test_damaged_archive_recompiles(sources: Path, damage: str) -> None:
     first = cuda_build.ensure_compiled("sm_80")
     archive = _archive(sources)
-    (archive if damage == "archive" else note_of(archive)).write_bytes(b"damaged")
+    (archive if damage == "archive" else digest_file(archive)).write_bytes(b"damaged")
     assert cuda_build.ensure_compiled("sm_80") == first
 
 
-def test_what_others_may_write_is_refused(sources: Path) -> None:
+def test_archive_writable_by_others_is_rejected(sources: Path) -> None:
     cuda_build.ensure_compiled("sm_80")
     _archive(sources).chmod(0o722)
     with pytest.raises(PluginUnavailableError, match="others may write it"):
         cuda_build.ensure_compiled("sm_80")
 
 
-def test_a_wheel_brings_them(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheel_provides_archive(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packaged = sources.parent / "packaged"
     packaged.mkdir()
     cuda_build.write_archive("sm_80", packaged / cuda_build.archive_name("sm_80"))
@@ -77,7 +77,7 @@ def test_a_wheel_brings_them(sources: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class _Library:
-    """A plugin that notes which images it was given."""
+    """A fake plugin that records the images it receives."""
 
     def __init__(self) -> None:
         self.given: list[tuple[int, bytes]] = []
@@ -101,7 +101,7 @@ class _AddImage:
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> _Library:
-    """Return a plugin that is loaded, on a machine with two GPUs, whose kernels are named after their architecture."""
+    """Return a loaded fake plugin on a machine with two GPUs; kernels are named after their architecture."""
     made = _Library()
     status = plugin.PluginStatus(loaded=True, path=None, reason="", build_seconds=0.0)
     monkeypatch.setattr(plugin, "_process", plugin._Process(status=status, library=made))  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> _Library:
     return made
 
 
-def test_for_a_cpu_nothing_is_compiled(library: _Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_compiled_for_cpu(library: _Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_build, "ensure_compiled", lambda _: pytest.fail("compiled"))
     monkeypatch.setattr(plugin, "compute_capabilities", lambda: pytest.fail("asked the driver"))
     assert plugin.load_plugin("require").loaded
@@ -118,7 +118,7 @@ def test_for_a_cpu_nothing_is_compiled(library: _Library, monkeypatch: pytest.Mo
     assert library.given == []
 
 
-def test_a_gpu_gets_the_kernels_of_its_kind_once(library: _Library) -> None:
+def test_kernels_are_added_once_per_gpu_architecture(library: _Library) -> None:
     plugin.load_plugin("auto", "cuda:1")
     plugin.load_plugin("auto", "cuda:1")
     assert library.given == [(1, b"compute_90"), (1, b"more")]
@@ -127,7 +127,7 @@ def test_a_gpu_gets_the_kernels_of_its_kind_once(library: _Library) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "require"])
-def test_kernels_that_cannot_be_compiled_are_an_error_on_their_gpu_only(
+def test_compile_error_affects_only_that_gpu(
     library: _Library, mode: plugin.PluginMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: str) -> list[bytes]:
@@ -140,6 +140,6 @@ def test_kernels_that_cannot_be_compiled_are_an_error_on_their_gpu_only(
     assert plugin.load_plugin(mode, "cpu").loaded
 
 
-def test_a_gpu_that_is_not_there_is_refused(library: _Library) -> None:
+def test_missing_gpu_is_rejected(library: _Library) -> None:
     with pytest.raises(ValueError, match="cuda:2: NVIDIA's driver knows 2 GPUs"):
         plugin.load_plugin("auto", "cuda:2")

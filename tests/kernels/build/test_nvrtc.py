@@ -1,4 +1,4 @@
-"""The CUDA kernels compile, without a word of NVRTC's, for every GPU they are meant for, and fit into registers."""
+"""The CUDA kernels compile without warnings for every supported GPU, and do not spill registers."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ _FUNCTION = re.compile(
 )
 
 
-def test_there_are_sources() -> None:
+def test_cuda_sources_exist() -> None:
     assert "ops/elementwise/cuda.cu" in _SOURCES
 
 
@@ -40,7 +40,7 @@ def test_source_compiles(source: str, architecture: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
 @pytest.mark.parametrize("source", _SOURCES)
-def test_no_kernel_keeps_registers_in_memory(source: str, architecture: str, tmp_path: Path) -> None:
+def test_no_kernel_spills_registers(source: str, architecture: str, tmp_path: Path) -> None:
     ptx = tmp_path / "kernels.ptx"
     ptx.write_bytes(nvrtc.compile_source(_SOURCES[source], architecture.replace("sm_", "compute_")).rstrip(b"\0"))
     ptxas = Path(next(iter(nvidia.cuda_nvcc.__path__))) / "bin" / "ptxas"
@@ -51,14 +51,14 @@ def test_no_kernel_keeps_registers_in_memory(source: str, architecture: str, tmp
     assert {name: number for name, number in bytes_spilled.items() if number} == {}
 
 
-def test_an_error_names_the_file_the_line_and_the_architecture(tmp_path: Path) -> None:
+def test_compile_error_has_file_line_and_architecture(tmp_path: Path) -> None:
     source = tmp_path / "wrong.cu"
     source.write_text("int wrong() {\n  return undeclared;\n}\n")
     with pytest.raises(PluginUnavailableError, match=r"sm_80(.|\n)*wrong\.cu\(2\): error: .*undeclared"):
         nvrtc.compile_source(source, "sm_80")
 
 
-def test_a_warning_is_an_error(tmp_path: Path) -> None:
+def test_warning_is_an_error(tmp_path: Path) -> None:
     source = tmp_path / "doubtful.cu"
     source.write_text("#warning of mine\n")
     with pytest.raises(PluginUnavailableError, match="of mine"):
@@ -66,7 +66,7 @@ def test_a_warning_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_exact_rounding_keeps_products_and_sums_apart(tmp_path: Path, exact: bool) -> None:
+def test_exact_rounding_disables_fma(tmp_path: Path, exact: bool) -> None:
     source = tmp_path / "sum.cu"
     include = '#include "native/exact_rounding.h"\n' if exact else ""
     source.write_text(include + 'extern "C" __global__ void k(float* x) { x[0] = x[1] * x[2] + x[3]; }\n')
@@ -92,10 +92,10 @@ def test_exact_rounding_keeps_products_and_sums_apart(tmp_path: Path, exact: boo
         ((12, 0), "compute_90"),
     ],
 )
-def test_every_gpu_gets_code_that_it_can_run(capability: tuple[int, int], architecture: str) -> None:
+def test_every_capability_has_an_architecture(capability: tuple[int, int], architecture: str) -> None:
     assert nvrtc.architecture_for(capability) == architecture
 
 
-def test_a_gpu_that_is_too_old_is_refused() -> None:
+def test_too_old_gpu_is_rejected() -> None:
     with pytest.raises(PluginUnavailableError, match=r"compute capability 5\.2.*--device cpu"):
         nvrtc.architecture_for((5, 2))

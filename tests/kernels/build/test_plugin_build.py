@@ -1,4 +1,4 @@
-"""Building the plugin: one build for concurrent starts, private cache folders, clear reasons when it cannot be had.
+"""Building the plugin: one build for concurrent starts, private cache folders, clear errors.
 
 The compiler here is a script that writes the file it is asked for; `test_plugin.py` uses the real one.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kernels.build import plugin_build
-from kernels.build.cache import PluginUnavailableError, is_as_built, note_of
+from kernels.build.cache import PluginUnavailableError, digest_file, is_intact
 
 ROOT = Path(__file__).resolve().parents[3]
 _WRITES_OUTPUT = """#!/bin/sh
@@ -51,7 +51,7 @@ def compiler_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return log
 
 
-def test_second_build_comes_from_the_cache(cache: Path, compiler_log: Path) -> None:
+def test_second_build_uses_cache(cache: Path, compiler_log: Path) -> None:
     first = plugin_build.ensure_built()
     runs = compiler_log.read_text()
     second = plugin_build.ensure_built()
@@ -76,14 +76,14 @@ def test_concurrent_starts_build_once(cache: Path, compiler_log: Path) -> None:
     assert len(compiler_log.read_text().splitlines()) == sources + 2  # the common header and the link
 
 
-def test_key_follows_the_compiler(compiler_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_depends_on_compiler(compiler_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = plugin_build.plugin_key(plugin_build.find_toolchain())
     other = _WRITES_OUTPUT.format(log=compiler_log).replace("script 1.0", "script 2.0")
     monkeypatch.setenv("CXX", str(_script(tmp_path / "cxx2", other)))
     assert plugin_build.plugin_key(plugin_build.find_toolchain()) != before
 
 
-def test_key_follows_the_flags_of_each_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_depends_on_instruction_set_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     before = plugin_build.packaged_key()
     monkeypatch.setitem(plugin_build._INSTRUCTION_SETS, "avx2", ("-march=x86-64-v3",))
     assert plugin_build.packaged_key() != before
@@ -100,12 +100,12 @@ def test_key_follows_the_flags_of_each_instruction_set(monkeypatch: pytest.Monke
         ("unknown", None),
     ],
 )
-def test_release_of_a_compiler(version: str, release: int | None) -> None:
+def test_compiler_release_parses(version: str, release: int | None) -> None:
     assert plugin_build._gcc_release(version) == release
 
 
 def _compilers(folder: Path, monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
-    """Put only these compilers on the path."""
+    """Make only these compilers available on the path."""
     folder.mkdir()
     for name, version in versions.items():
         _script(folder / name.replace("gpp", "g++").replace("_", "-"), _SAYS.format(version=version))
@@ -113,32 +113,30 @@ def _compilers(folder: Path, monkeypatch: pytest.MonkeyPatch, **versions: str) -
     monkeypatch.setenv("PATH", str(folder))
 
 
-def test_an_old_compiler_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_compiler_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _compilers(tmp_path / "bin", monkeypatch, gpp="g++ (Ubuntu) 11.4.0", gpp_12="g++-12 (Ubuntu) 12.3.0")
     assert plugin_build.find_compiler() == tmp_path / "bin/g++-12"
 
 
 @pytest.mark.parametrize("version", ["g++ (Ubuntu 11.4.0-1ubuntu1) 11.4.0", "Ubuntu clang version 14.0.0"])
-def test_a_compiler_that_is_too_old_or_another_names_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
-) -> None:
+def test_unsupported_compiler_error_has_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     _compilers(tmp_path / "bin", monkeypatch, gpp=version)
     with pytest.raises(PluginUnavailableError, match=f"{re.escape(version)}.*install g\\+\\+ 12 or newer"):
         plugin_build.find_compiler()
 
 
-def test_no_compiler_names_the_remedy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_error_has_remedy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(PluginUnavailableError, match=r"no-such-compiler.*apt-get install g\+\+-12"):
         plugin_build.ensure_built()
 
 
-def test_compile_error_names_the_log(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_error_names_log(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", str(_script(tmp_path / "cxx", _FAILS)))
     with pytest.raises(PluginUnavailableError, match=r"error: unreadable.*build\.log") as caught:
         plugin_build.ensure_built()
     log = Path(str(caught.value).rsplit(" ", 1)[1])
-    # Those that ran beside the first one that failed are in it too: the common header, and the first instruction sets.
+    # It also has failures that ran in parallel: the common header and the first instruction sets.
     assert 1 < log.read_text().count("error: unreadable") == log.read_text().count(" -o ")
     with pytest.raises(PluginUnavailableError, match="error: unreadable"):
         plugin_build.ensure_built()
@@ -146,14 +144,14 @@ def test_compile_error_names_the_log(cache: Path, tmp_path: Path, monkeypatch: p
     assert not list(cache.rglob(plugin_build.LIBRARY_NAME))
 
 
-def test_folder_that_others_may_write_is_refused(cache: Path, compiler_log: Path) -> None:
+def test_folder_writable_by_others_is_rejected(cache: Path, compiler_log: Path) -> None:
     cache.mkdir(parents=True)
     cache.chmod(0o777)
     with pytest.raises(PluginUnavailableError, match=r"others may write it \(mode 777\)"):
         plugin_build.ensure_built()
 
 
-def test_library_that_others_may_write_is_refused(cache: Path, compiler_log: Path) -> None:
+def test_library_writable_by_others_is_rejected(cache: Path, compiler_log: Path) -> None:
     library = plugin_build.ensure_built().path
     library.chmod(0o720)
     with pytest.raises(PluginUnavailableError, match="others may write it"):
@@ -161,11 +159,11 @@ def test_library_that_others_may_write_is_refused(cache: Path, compiler_log: Pat
 
 
 @pytest.mark.parametrize("damage", ["one byte more", "cut off", "another library", "no note", "another note"])
-def test_library_that_is_not_the_one_compiled_here_is_compiled_anew(
+def test_altered_library_is_rebuilt(
     cache: Path, compiler_log: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     library = plugin_build.ensure_built().path
-    note, runs = note_of(library), compiler_log.read_text()
+    note, runs = digest_file(library), compiler_log.read_text()
     genuine = library.read_bytes()
     if damage == "no note":
         note.unlink()
@@ -173,40 +171,38 @@ def test_library_that_is_not_the_one_compiled_here_is_compiled_anew(
         note.write_bytes(b"\xff" * 64)
     else:
         library.write_bytes({"one byte more": genuine + b"x", "cut off": genuine[:-1]}.get(damage, b"\x7fELF evil"))
-    assert is_as_built(library) is False
+    assert is_intact(library) is False
     capsys.readouterr()
     assert plugin_build.ensure_built().build_seconds > 0
-    assert library.read_bytes() == genuine and is_as_built(library)
+    assert library.read_bytes() == genuine and is_intact(library)
     assert compiler_log.read_text() == runs + "run\n"  # linked again, of objects that are kept
     assert "not the library that was compiled here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["another object", "no note"])
-def test_object_that_is_not_the_one_compiled_here_is_compiled_anew(
-    cache: Path, compiler_log: Path, damage: str
-) -> None:
+def test_altered_object_is_rebuilt(cache: Path, compiler_log: Path, damage: str) -> None:
     library = plugin_build.ensure_built().path
     kept = next((cache / "objects").glob("*.o"))
     genuine, runs = kept.read_bytes(), compiler_log.read_text()
     library.unlink()
     if damage == "no note":
-        note_of(kept).unlink()
+        digest_file(kept).unlink()
     else:
         kept.write_bytes(b"\x7fELF evil")
     plugin_build.ensure_built()
-    assert kept.read_bytes() == genuine and is_as_built(kept)
+    assert kept.read_bytes() == genuine and is_intact(kept)
     again = compiler_log.read_text().removeprefix(runs).splitlines()
     assert 2 <= len(again) <= 3  # this object and the link, and the common header if the object needs it
 
 
-def test_note_that_others_may_write_is_refused(cache: Path, compiler_log: Path) -> None:
+def test_digest_writable_by_others_is_rejected(cache: Path, compiler_log: Path) -> None:
     library = plugin_build.ensure_built().path
-    note_of(library).chmod(0o622)
+    digest_file(library).chmod(0o622)
     with pytest.raises(PluginUnavailableError, match="others may write it"):
         plugin_build.ensure_built()
 
 
-def test_folders_of_the_cache_become_private(cache: Path, compiler_log: Path) -> None:
+def test_cache_folders_become_private(cache: Path, compiler_log: Path) -> None:
     cache.mkdir(parents=True)
     cache.chmod(0o755)
     built = plugin_build.ensure_built()
@@ -214,7 +210,7 @@ def test_folders_of_the_cache_become_private(cache: Path, compiler_log: Path) ->
     assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700] * 3
 
 
-def test_folder_of_somebody_else_is_refused(cache: Path, compiler_log: Path) -> None:
+def test_folder_of_other_user_is_rejected(cache: Path, compiler_log: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a folder away")
     cache.mkdir(parents=True)
@@ -223,7 +219,7 @@ def test_folder_of_somebody_else_is_refused(cache: Path, compiler_log: Path) -> 
         plugin_build.ensure_built()
 
 
-def test_symbolic_link_is_refused(cache: Path, compiler_log: Path, tmp_path: Path) -> None:
+def test_symbolic_link_is_rejected(cache: Path, compiler_log: Path, tmp_path: Path) -> None:
     library = plugin_build.ensure_built().path
     library.rename(tmp_path / "elsewhere.so")
     library.symlink_to(tmp_path / "elsewhere.so")
@@ -233,7 +229,7 @@ def test_symbolic_link_is_refused(cache: Path, compiler_log: Path, tmp_path: Pat
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder as a wheel brings it, with sources beside it that a test may change."""
+    """Return a folder as in a wheel, with sources next to it that a test may change."""
     packaged, sources = tmp_path / "packaged", tmp_path / "csrc"
     packaged.mkdir()
     sources.mkdir()
@@ -245,19 +241,19 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return packaged
 
 
-def test_the_library_of_a_wheel_is_taken_as_long_as_it_belongs_here(wheel: Path) -> None:
+def test_wheel_library_is_used_if_it_matches(wheel: Path) -> None:
     assert plugin_build.packaged_library() == wheel / plugin_build.LIBRARY_NAME
     (wheel.parent / "csrc" / "a.cpp").write_text("int b;")
     assert plugin_build.packaged_library() is None  # of other sources
 
 
 @pytest.mark.parametrize("absent", [plugin_build.LIBRARY_NAME, plugin_build.KEY_NAME])
-def test_half_of_what_a_wheel_brings_is_nothing(wheel: Path, absent: str) -> None:
+def test_incomplete_wheel_library_is_ignored(wheel: Path, absent: str) -> None:
     (wheel / absent).unlink()
     assert plugin_build.packaged_library() is None
 
 
-def test_a_library_for_another_engine_is_not_taken(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_for_other_oneflow_is_ignored(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = plugin_build._distribution_file
     monkeypatch.setattr(plugin_build, "_distribution_file", lambda *what: (real(*what)[0], "9.9.9"))
     assert plugin_build.packaged_library() is None

@@ -1,4 +1,4 @@
-"""What the plugin changes in OneFlow is tried before it is used, and a finding ends in OneFlow's own kernels."""
+"""The plugin's changes to OneFlow are tested before use; if they fail, OneFlow's own kernels are used."""
 
 import subprocess
 import sys
@@ -9,18 +9,18 @@ from kernels.build.plugin_build import LIBRARY_NAME
 from kernels.plugin import load_plugin
 
 
-def test_the_library_that_is_used_was_found_good() -> None:
+def test_loaded_library_passed_self_check() -> None:
     path = load_plugin("require").path
     assert path is not None and self_check.finding(path) == self_check.GOOD
 
 
-def test_a_library_that_fails_is_found_out_once(tmp_path: Path) -> None:
+def test_failed_self_check_is_cached(tmp_path: Path) -> None:
     library = tmp_path / LIBRARY_NAME
     library.write_bytes(b"\x7fELF no library")
     found = self_check.finding(library)
     assert found.startswith(f"{library}: cannot be loaded")
-    assert (tmp_path / self_check.FINDING_NAME).read_text().strip() == found
-    (tmp_path / self_check.FINDING_NAME).write_text("as found before\n")
+    assert (tmp_path / self_check.RESULT_NAME).read_text().strip() == found
+    (tmp_path / self_check.RESULT_NAME).write_text("as found before\n")
     assert self_check.finding(library) == "as found before"
 
 
@@ -39,12 +39,12 @@ print(status.loaded, status.reason)
     return done.stdout + done.stderr
 
 
-def test_what_does_wrong_is_not_used() -> None:
+def test_library_failing_self_check_is_not_used() -> None:
     said = _loaded("self_check.finding = lambda library: 'a small graph computes something else'")
     assert said.startswith("False") and "does not work with this OneFlow: a small graph computes something else" in said
 
 
-def test_graphs_that_share_no_memory_are_told_once() -> None:
+def test_unshared_graph_memory_warns_once() -> None:
     said = _loaded(
         "self_check.finding = lambda library: self_check.SHARES_NOTHING\n"
         "real = plugin.ctypes.CDLL\n"

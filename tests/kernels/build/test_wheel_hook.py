@@ -16,7 +16,7 @@ exit 1
 """
 
 
-def test_a_failed_compilation_shows_what_the_compiler_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_compilation_shows_compiler_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = tmp_path / "cxx"
     compiler.write_text(_FAILS)
     compiler.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Calls of the plugin's own ops: several inputs and outputs, attributes, refusals, graphs."""
+"""Calls of the plugin's ops: several inputs and outputs, attributes, errors, graphs."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def image(seed: int = 0) -> np.ndarray:
 
 
 def pooled(x: Tensor) -> list[Tensor]:
-    """Return the largest values, and where in their windows they are."""
+    """Return the maxima and their indices within the windows."""
     op = dispatch.op_of("graph_train_max_pool", "x", outputs=2)
     return dispatch.call_many(op, (x,), integers=(2, 2, 0))
 
@@ -29,12 +29,12 @@ class _Graph(flow.nn.Graph):
 
 
 def flattened(tensors: list[Tensor]) -> Tensor:
-    """Return all numbers one after another, from an op with any number of inputs of one name."""
+    """Concatenate all elements with an op that has any number of inputs of one name."""
     op = dispatch.build_op("graph_train_flatten", (("tensor", len(tensors)),))
     return dispatch.call(op, tensors)
 
 
-def test_several_outputs_of_types_of_their_own() -> None:
+def test_outputs_of_different_types() -> None:
     x = image()
     values, where = pooled(flow.tensor(x))
     windows = x[:, :6, :4].reshape(2, 3, 2, 2, 2, 4).transpose(0, 1, 3, 5, 2, 4).reshape(2, 3, 2, 4, 4)
@@ -44,39 +44,39 @@ def test_several_outputs_of_types_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_several_inputs_of_one_name(count: int) -> None:
+def test_repeated_inputs_of_one_name(count: int) -> None:
     arrays = [image(number)[: number % 2 + 1] for number in range(count)]
     joined = flattened([flow.tensor(array) for array in arrays]).numpy()
     np.testing.assert_array_equal(joined, np.concatenate([array.ravel() for array in arrays]))
 
 
-def test_calls_of_one_op_keep_their_attributes_apart() -> None:
-    """Attributes are the call's, not the op's: neither the values nor their number stays from the call before."""
+def test_attributes_belong_to_the_call() -> None:
+    """Neither values nor number of attributes persist from the previous call."""
     op, x = dispatch.op_of("graph_train_upsample", "in"), flow.tensor(image())
     for factor in (2, 1, 3, 2):
         wanted = image().repeat(factor, axis=1).repeat(factor, axis=2)
         np.testing.assert_array_equal(dispatch.call(op, (x,), integers=(factor,)).numpy(), wanted)
 
 
-def test_an_op_is_built_once() -> None:
+def test_op_is_built_once() -> None:
     assert dispatch.op_of("graph_train_upsample", "in") is dispatch.op_of("graph_train_upsample", "in")
 
 
-def test_wrong_shapes_are_refused_with_the_reason() -> None:
+def test_wrong_shapes_raise_with_reason() -> None:
     with pytest.raises(RuntimeError, match=r"^graph_train_max_pool: (?s:.*)\(3 vs 4\)(?s:.*)pooling/register.cpp"):
         pooled(flow.zeros(2, 3, 4))
     op = dispatch.op_of("graph_train_max_pool", "x", outputs=2)
     with pytest.raises(RuntimeError, match=r"^graph_train_max_pool: Check failed: .*2 \* padding <= kernel"):
         dispatch.call_many(op, (flow.zeros(1, 4, 4, 2),), integers=(2, 2, 2))
-    assert pooled(flow.zeros(1, 4, 4, 2))[0].shape == (1, 2, 2, 2)  # a refusal leaves the op as it was
+    assert pooled(flow.zeros(1, 4, 4, 2))[0].shape == (1, 2, 2, 2)  # an error does not affect the op
 
 
-def test_a_graph_refuses_wrong_shapes_too() -> None:
+def test_graph_rejects_wrong_shapes() -> None:
     with pytest.raises(RuntimeError, match="graph_train_max_pool"):
         _Graph()(flow.zeros(2, 3, 4))
 
 
-def test_graph_equals_eager_bit_for_bit() -> None:
+def test_graph_matches_eager_bitwise() -> None:
     given = [flow.tensor(image(seed)) for seed in (1, 2)]
     eager = [*pooled(given[0]), flattened(given)]
     graph = _Graph()

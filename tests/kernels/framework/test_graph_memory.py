@@ -1,4 +1,4 @@
-"""Tensors of a compiled CPU graph share memory, and nothing is overwritten while it is still read."""
+"""Memory sharing in compiled CPU graphs: no tensor is overwritten while it is still read."""
 
 import ctypes
 import os
@@ -53,7 +53,7 @@ def _pack(tensors: list[tuple[int, int, int]]) -> tuple[int, npt.NDArray[np.int6
 
 
 @given(lifetimes)
-def test_no_two_tensors_that_are_in_use_at_once_overlap(tensors: list[tuple[int, int, int]]) -> None:
+def test_live_tensors_do_not_overlap(tensors: list[tuple[int, int, int]]) -> None:
     block, offsets = _pack(tensors)
     places = [(offset, offset + size, begin, end) for offset, (size, begin, end) in zip(offsets, tensors, strict=True)]
     for i, (low, high, begin, end) in enumerate(places):
@@ -64,20 +64,20 @@ def test_no_two_tensors_that_are_in_use_at_once_overlap(tensors: list[tuple[int,
 
 
 @given(lifetimes)
-def test_the_block_lies_between_the_peak_and_the_sum(tensors: list[tuple[int, int, int]]) -> None:
+def test_planned_size_is_between_peak_and_sum(tensors: list[tuple[int, int, int]]) -> None:
     block, _ = _pack(tensors)
     in_use = [sum(size for size, begin, end in tensors if begin <= step <= end) for step in range(31)]
     assert max(in_use) <= block <= sum(size for size, _, _ in tensors)
 
 
-def test_a_chain_needs_two_tensors() -> None:
+def test_chain_needs_two_buffers() -> None:
     block, offsets = _pack([(512, step, step + 1) for step in range(10)])
     assert block == 2 * 512
     assert sorted(set(offsets.tolist())) == [0, 512]
 
 
 class _Branches(flow.nn.Module):
-    """Layers whose results are read at once, much later, by several readers, and by nobody but the caller."""
+    """Layers whose outputs are read immediately, much later, several times, or only by the caller."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def _images(seed: int, px: int = 32) -> Tensor:
     return flow.tensor(np.random.default_rng(seed).normal(size=(2, 8, px, px)).astype(np.float32))
 
 
-def test_a_graph_gives_the_bits_of_eager_execution(sharing: bool) -> None:
+def test_graph_matches_eager_bitwise(sharing: bool) -> None:
     module = _Branches()
     graph = _Graph(module)
     compile_graph(graph, _images(0))
@@ -115,7 +115,7 @@ def test_a_graph_gives_the_bits_of_eager_execution(sharing: bool) -> None:
             np.testing.assert_array_equal(ours.numpy(), expected.detach().numpy())
 
 
-def test_results_of_a_call_outlast_the_next_ones() -> None:
+def test_results_outlive_later_calls() -> None:
     module = _Branches()
     graph = _Graph(module)
     results = [graph(_images(seed)) for seed in range(3)]
@@ -124,7 +124,7 @@ def test_results_of_a_call_outlast_the_next_ones() -> None:
             np.testing.assert_array_equal(ours.numpy(), expected.detach().numpy())
 
 
-def test_two_graphs_in_turn_do_not_meet() -> None:
+def test_two_graphs_do_not_share_memory() -> None:
     module = _Branches()
     graphs = {px: _Graph(module) for px in (16, 32)}
     for seed in range(3):
@@ -143,7 +143,7 @@ def _trained(kind: type[EagerStep] | type[GraphStep], steps: int = 6) -> tuple[l
     return losses, [parameter.numpy() for parameter in step.state.network.parameters()]
 
 
-def test_training_steps_give_the_bits_of_eager_ones(sharing: bool) -> None:
+def test_training_steps_match_eager_bitwise(sharing: bool) -> None:
     losses, weights = _trained(GraphStep)
     assert (last_memory_plan() != MemoryPlan(0, 0, 0)) == sharing
     expected_losses, expected_weights = _trained(EagerStep)
@@ -153,7 +153,7 @@ def test_training_steps_give_the_bits_of_eager_ones(sharing: bool) -> None:
 
 
 @pytest.mark.skipif(emulates_cuda(), reason="packed weights, which only CUDA has, are kept for the backward pass")
-def test_a_training_step_takes_less_than_half_the_memory() -> None:
+def test_training_step_needs_less_than_half_the_memory() -> None:
     _trained(GraphStep, steps=1)
     plan = last_memory_plan()
     assert plan.peak <= plan.shared <= 1.1 * plan.peak
@@ -161,7 +161,7 @@ def test_a_training_step_takes_less_than_half_the_memory() -> None:
 
 
 def _bytes_in_use() -> int:
-    """Return the bytes in use of the C library's heaps."""
+    """Return the bytes in use in the C library's heaps."""
 
     class Heaps(ctypes.Structure):
         _fields_ = [
@@ -174,9 +174,9 @@ def _bytes_in_use() -> int:
     return int(mallinfo2().uordblks)
 
 
-def test_what_only_compiling_needs_is_freed() -> None:
+def test_compile_time_memory_is_freed() -> None:
     module, images = _Branches(), _images(0)
-    compile_graph(_Graph(module), images)  # what any first graph leaves is not counted
+    compile_graph(_Graph(module), images)  # exclude memory allocated by the first graph
     kept = {}
     for name, compiled in (("all", _Graph._compile), ("needed", compile_graph)):
         graphs = [_Graph(module) for _ in range(4)]
@@ -187,7 +187,7 @@ def test_what_only_compiling_needs_is_freed() -> None:
     assert kept["needed"] < 0.7 * kept["all"]
 
 
-def test_a_graph_is_described_after_compiling_and_more_graphs_follow() -> None:
+def test_graph_can_be_printed_and_more_graphs_compiled() -> None:
     module = _Branches()
     graph = _Graph(module)
     compile_graph(graph, _images(0))
@@ -196,7 +196,7 @@ def test_a_graph_is_described_after_compiling_and_more_graphs_follow() -> None:
     assert _Graph(module)(_images(0))[0].shape == (2, 8, 32, 32)  # compiled by its first call
 
 
-def test_a_graph_with_loaded_state_of_its_own_is_refused() -> None:
+def test_graph_with_loaded_state_raises() -> None:
     graph = _Graph(_Branches())
     graph.load_state_dict({"System-Train-TrainStep": flow.zeros(1, dtype=flow.int64)})
     with pytest.raises(ValueError, match=r"loaded state of its own \(System-Train-TrainStep\)"):
@@ -247,7 +247,7 @@ def test_every_rank_frees_its_plan(tmp_path: Path) -> None:
     assert [f"rank {rank} freed [1, 0]" in done.stderr for rank in range(2)] == [True, True], done.stderr[-3000:]
 
 
-def test_a_training_step_has_few_ops() -> None:
+def test_training_step_op_count() -> None:
     # Each costs every step time. Per layer: convolution, statistics, normalisation, and their gradients.
     step, schedule = tiny_step(GraphStep), tiny_schedule()
     assert isinstance(step, GraphStep)

@@ -1,4 +1,4 @@
-"""Changes in place that a graph writes back, against the same eagerly."""
+"""In-place changes written back by a graph, compared with eager execution."""
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class _Graph(flow.nn.Graph):
         return _change(self.store.to(flow.nn.Module), x)
 
 
-def test_both_ways_change_parameters_and_buffers() -> None:
+def test_in_place_changes_parameters_and_buffers() -> None:
     eager, captured = _Store(), _Store()
     graph = _Graph(captured)
     for _ in range(2):

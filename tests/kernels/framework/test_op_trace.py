@@ -1,4 +1,4 @@
-"""Ops are traced where that is asked for, and nowhere else."""
+"""Op tracing: off by default, complete when enabled."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ def _traced() -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_calls_and_times_of_ops() -> None:
+def test_records_calls_and_times() -> None:
     traced = _traced()
     assert {(op["kind"], op["owner"], op["calls"]) for op in traced["ops"]} == {
         ("silu", "plugin", 3),
@@ -48,7 +48,7 @@ def test_calls_and_times_of_ops() -> None:
     assert traced["left"] == 0
 
 
-def test_nothing_is_recorded_unless_asked_for() -> None:
+def test_nothing_is_recorded_by_default() -> None:
     load_plugin("require")
     flow.nn.functional.silu(flow.ones(64)).numpy()
     assert executed_ops() == []

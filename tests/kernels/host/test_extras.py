@@ -7,12 +7,12 @@ from kernels.host import extras
 from kernels.host.extras import extra_requirements, install_command
 
 
-def test_a_checkout_is_told_uv() -> None:
+def test_checkout_suggests_uv() -> None:
     assert install_command("onnx") == "uv sync --extra onnx"
 
 
-def test_elsewhere_the_packages_themselves_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never our own name, which on a public index may belong to somebody else."""
+def test_installed_package_suggests_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own name is never suggested, since on a public index it may belong to somebody else."""
     monkeypatch.setattr(extras, "_CHECKOUT", Path("/nowhere/pyproject.toml"))
     try:
         requires("graph-train")

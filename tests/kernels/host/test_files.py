@@ -1,4 +1,4 @@
-"""Files are replaced as a whole: generations, errors, leftovers, access rights."""
+"""Atomic file replacement: generations, errors, leftovers, permissions."""
 
 import os
 import subprocess
@@ -17,25 +17,25 @@ def texts(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
-def test_generations_move_on(tmp_path: Path) -> None:
+def test_generations_rotate(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     for text in "12345":
         with replacing(path, keep=3) as temporary:
             temporary.write_text(text)
     assert texts(tmp_path) == {"a.txt": "5", "a.1.txt": "4", "a.2.txt": "3"}
-    with replacing(path, keep=1) as temporary:  # nothing that is older than what it replaced may stay
+    with replacing(path, keep=1) as temporary:  # no older generation may remain
         temporary.write_text("6")
     assert texts(tmp_path) == {"a.txt": "6"}
 
 
-def test_a_file_without_generations_leaves_those_of_the_user_alone(tmp_path: Path) -> None:
+def test_file_without_generations_keeps_user_files(tmp_path: Path) -> None:
     for name in ("report.json", "report.1.json"):
         (tmp_path / name).write_text("mine")
     write_atomically(tmp_path / "report.json", "new")
     assert texts(tmp_path) == {"report.json": "new", "report.1.json": "mine"}
 
 
-def test_an_error_keeps_all_generations_and_names_the_file(tmp_path: Path) -> None:
+def test_error_keeps_all_generations_and_names_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     for text in "12":
         with replacing(path, keep=2) as temporary:
@@ -46,7 +46,7 @@ def test_an_error_keeps_all_generations_and_names_the_file(tmp_path: Path) -> No
     assert texts(tmp_path) == {"a.txt": "2", "a.1.txt": "1"}
 
 
-def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
+def test_leftovers_of_killed_write_are_removed(tmp_path: Path) -> None:
     context = replacing(tmp_path / "last.safetensors")
     temporary = context.__enter__()
     temporary.write_bytes(b"half")
@@ -62,7 +62,7 @@ def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mask", "rights"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_files_have_the_rights_that_the_user_asks_for(tmp_path: Path, mask: int, rights: int) -> None:
+def test_files_respect_umask(tmp_path: Path, mask: int, rights: int) -> None:
     before = os.umask(mask)
     try:
         write_atomically(tmp_path / "a.json", "{}")
@@ -74,12 +74,12 @@ def test_files_have_the_rights_that_the_user_asks_for(tmp_path: Path, mask: int,
 @pytest.mark.parametrize(
     ("lasting", "expected"), [(True, ["fsync", "replace", "fsync"]), (False, ["fsync", "replace"])]
 )
-def test_content_is_on_the_disk_before_the_file_has_its_name(
+def test_content_is_synced_before_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasting: bool, expected: list[str]
 ) -> None:
     done = []
 
-    def noted(name: str) -> Callable[..., None]:
+    def record(name: str) -> Callable[..., None]:
         real = getattr(os, name)
 
         def call(*given: Any) -> None:
@@ -89,13 +89,13 @@ def test_content_is_on_the_disk_before_the_file_has_its_name(
         return call
 
     for name in ("fsync", "replace"):
-        monkeypatch.setattr(os, name, noted(name))
+        monkeypatch.setattr(os, name, record(name))
     with replacing(tmp_path / "a.txt", lasting=lasting) as temporary:
         temporary.write_text("1")
     assert done == expected
 
 
-def test_a_long_name_is_no_hindrance(tmp_path: Path) -> None:
+def test_long_file_name(tmp_path: Path) -> None:
     path = tmp_path / ("\N{GRINNING FACE}" * 62 + ".json")
     write_atomically(path, "{}")
     assert texts(tmp_path) == {path.name: "{}"}
@@ -104,7 +104,7 @@ def test_a_long_name_is_no_hindrance(tmp_path: Path) -> None:
 # --- what is no file ------------------------------------------------------------------------------------------------
 
 
-def test_a_pipe_is_written_into_and_stays(tmp_path: Path) -> None:
+def test_pipe_is_written_in_place(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.json"
     os.mkfifo(pipe)
     with pytest.raises(OSError, match="nobody reads") as error:
@@ -119,7 +119,7 @@ def test_a_pipe_is_written_into_and_stays(tmp_path: Path) -> None:
     assert pipe.is_fifo() and (tmp_path / "link").is_symlink() and len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_device_is_written_into_and_stays(tmp_path: Path) -> None:
+def test_device_is_written_in_place(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/dev/null")  # a link of our own: the device itself is the machine's
     write_atomically(tmp_path / "link", "{}")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "link").is_char_device()
@@ -129,8 +129,8 @@ def test_a_device_is_written_into_and_stays(tmp_path: Path) -> None:
     assert (tmp_path / "full").is_char_device()
 
 
-def test_stdout_is_a_place_to_write_to(tmp_path: Path) -> None:
-    """The shell's file goes on where it was, and is the same file."""
+def test_stdout_can_be_written(tmp_path: Path) -> None:
+    """Output redirected by the shell is appended to the same file."""
     stdout, out = tmp_path / "stdout", tmp_path / "out.txt"
     stdout.symlink_to("/proc/self/fd/1")  # as /dev/stdout is, which belongs to the machine
     code = (
@@ -146,7 +146,7 @@ def test_stdout_is_a_place_to_write_to(tmp_path: Path) -> None:
     assert piped.stdout == "before\ncontent\nafter\n"
 
 
-def test_links_lead_to_the_file_that_is_meant(tmp_path: Path) -> None:
+def test_links_are_resolved(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
     assert followed(tmp_path / "link") == tmp_path / "file" and not is_stream(tmp_path / "link")
     (tmp_path / "loop").symlink_to("loop")

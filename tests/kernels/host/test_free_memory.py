@@ -1,4 +1,4 @@
-"""What is free, read from folders that look like the kernel's."""
+"""Free memory, read from folders laid out like /proc and /sys/fs/cgroup."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ GIB = 1 << 30
 
 
 def machine(root: Path, membership: str) -> tuple[Path, Path]:
-    """Return the folders of a machine with 8 GiB available, and the groups that the process belongs to."""
+    """Return the folders of a machine with 8 GiB available and of the process's control groups."""
     (root / "proc" / "self").mkdir(parents=True)
     (root / "proc" / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable: {8 * GIB // 1024} kB\n")
     (root / "proc" / "self" / "cgroup").write_text(membership)
@@ -22,23 +22,23 @@ def group(folder: Path, files: dict[str, str]) -> None:
         (folder / name).write_text(content)
 
 
-def test_without_groups_the_machine_decides(tmp_path: Path) -> None:
+def test_machine_memory_without_cgroups(tmp_path: Path) -> None:
     proc, groups = machine(tmp_path, "0::/\n")
     assert free_memory(proc=proc, groups=groups) == 8 * GIB
     (proc / "self" / "cgroup").unlink()
     assert free_memory(proc=proc, groups=groups) == 8 * GIB
 
 
-def test_the_tightest_group_above_decides(tmp_path: Path) -> None:
+def test_tightest_parent_cgroup_decides(tmp_path: Path) -> None:
     proc, groups = machine(tmp_path, "0::/job/step\n")
     statistics = f"anon 5\ninactive_file {GIB // 2}\n"
     group(groups / "job", {"memory.max": str(3 * GIB), "memory.current": str(2 * GIB), "memory.stat": statistics})
     group(groups / "job" / "step", {"memory.max": "max", "memory.current": str(GIB), "memory.stat": ""})
-    # half a GiB of what the job uses is cache that it would give back
+    # half a GiB of the job's usage is reclaimable cache
     assert free_memory(proc=proc, groups=groups) == 1.5 * GIB
 
 
-def test_version_1(tmp_path: Path) -> None:
+def test_cgroup_v1(tmp_path: Path) -> None:
     proc, groups = machine(tmp_path, "9:name=systemd:/x\n4:cpu,memory:/box\n0::/\n")
     files = {"memory.usage_in_bytes": str(5 * GIB), "memory.stat": f"total_inactive_file {GIB}\n"}
     group(groups / "memory" / "box", {"memory.limit_in_bytes": str(6 * GIB), **files})
@@ -46,11 +46,11 @@ def test_version_1(tmp_path: Path) -> None:
     assert free_memory(proc=proc, groups=groups) == 2 * GIB
 
 
-def test_a_container_sees_its_group_at_the_top(tmp_path: Path) -> None:
+def test_container_sees_its_cgroup_at_root(tmp_path: Path) -> None:
     proc, groups = machine(tmp_path, "0::/../../host/only/path\n")
     group(groups, {"memory.max": str(GIB), "memory.current": str(2 * GIB), "memory.stat": ""})
     assert free_memory(proc=proc, groups=groups) == 0  # over its limit already
 
 
-def test_this_machine() -> None:
+def test_free_memory_of_this_machine() -> None:
     assert free_memory() > 1 << 20

@@ -1,4 +1,4 @@
-"""Paths that a user gave: printed as one line, completed, refused where no result can be written."""
+"""User-supplied paths: printing, home folder expansion, and rejection if not writable."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,12 @@ import pytest
 from kernels.host.paths import output_file, printable, with_home
 
 
-def test_a_printable_path_is_one_line_of_valid_text() -> None:
+def test_printable_path_is_one_line_of_valid_text() -> None:
     assert printable("ä\n\x1b[1m") == "ä\\n\\x1b[1m"
     assert printable(Path(os.fsdecode(b"a\xff"))) == "a\\xff"
 
 
-def test_a_leading_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leading_tilde_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert with_home("~/photos") == Path("/home/somebody/photos")
     assert with_home("photos/~a") == Path("photos/~a")
@@ -21,7 +21,7 @@ def test_a_leading_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> 
         with_home("~no-such-user/a")
 
 
-def test_a_result_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_unwritable_output_file_raises(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     assert output_file("--json", str(tmp_path / "link")) == tmp_path / "target"
     with pytest.raises(ValueError, match=r"--json .*: a folder; give the name of a file in it"):

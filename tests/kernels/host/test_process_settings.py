@@ -1,4 +1,4 @@
-"""Settings of a process: the user's own win, and a process that is started gets the same."""
+"""Process settings: those of the user win, and child processes inherit them."""
 
 import os
 import subprocess
@@ -6,24 +6,24 @@ import sys
 
 import pytest
 
-from kernels.host.process_settings import configure_process, configured
+from kernels.host.process_settings import configure_process, with_process_settings
 
 
-def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     configure_process()
     assert (os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]) == ("active", "1000")
-    assert configured({"OMP_WAIT_POLICY": "active", "MALLOC_MMAP_THRESHOLD_": "1"}) == {
+    assert with_process_settings({"OMP_WAIT_POLICY": "active", "MALLOC_MMAP_THRESHOLD_": "1"}) == {
         "OMP_WAIT_POLICY": "active",
         "GOMP_SPINCOUNT": "1000",
         "MALLOC_MMAP_THRESHOLD_": "1",
     }
-    assert configured({})["MALLOC_MMAP_THRESHOLD_"] == "262144"
-    assert "MALLOC_MMAP_THRESHOLD_" not in configured({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1"})
+    assert with_process_settings({})["MALLOC_MMAP_THRESHOLD_"] == "262144"
+    assert "MALLOC_MMAP_THRESHOLD_" not in with_process_settings({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1"})
 
 
-def test_more_threads_than_any_machine_has_are_refused() -> None:
+def test_too_many_threads_raises() -> None:
     # libgomp itself says "Thread creation failed" in the middle of the first step, and ends the process.
     command = [sys.executable, "-m", "graph_train", "--data", "shapes", "--cfg", "yolov5n.yaml"]
     done = subprocess.run(
@@ -46,7 +46,7 @@ except (ValueError, OSError):
 
 
 @pytest.mark.parametrize("name", ["train", "validate", "load", "export"])
-def test_the_python_api_configures_its_process(name: str) -> None:
+def test_python_api_configures_process(name: str) -> None:
     plain = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     code = FIRST_USE.format(call=f"__import__('graph_train').{name}")
     if name == "export":

@@ -1,4 +1,4 @@
-"""The yaml loader: plain data in, everything else refused in one line with its place."""
+"""The yaml loader: plain data only, everything else is a one-line error with its position."""
 
 import os
 import time
@@ -18,7 +18,7 @@ def write(folder: Path, content: str | bytes) -> Path:
     return file
 
 
-def test_plain_data_with_places_and_the_text_as_written(tmp_path: Path) -> None:
+def test_plain_data_with_positions_and_source_text(tmp_path: Path) -> None:
     found = load_yaml(write(tmp_path, "\ufeffpath: x\nnames: {0: no, 1: 2020-01-01}\nlist: [1, 2.5, null]\n"))
     assert found.data == {"path": "x", "names": {0: False, 1: "2020-01-01"}, "list": [1, 2.5, None]}
     assert found.where("names", 1) == f"{found.path}:2:19"
@@ -27,7 +27,7 @@ def test_plain_data_with_places_and_the_text_as_written(tmp_path: Path) -> None:
     assert found.scalar_text("list") is None
 
 
-def test_aliases_are_read(tmp_path: Path) -> None:
+def test_aliases_are_resolved(tmp_path: Path) -> None:
     assert load_yaml(write(tmp_path, "a: &x [1]\nb: *x\n")).data == {"a": [1], "b": [1]}
 
 
@@ -38,12 +38,12 @@ def laughs(levels: int) -> str:
 
 
 def stairs(steps: int, each: int) -> str:
-    """Return lists nested `each` deep, the innermost of each line holding the line above: deep only through aliases."""
+    """Return lists nested `each` deep that refer to the line above: deep nesting through aliases only."""
     rows = [f"- &a{n} {'[' * each}{f'*a{n - 1}' if n else 'x'}{']' * each}" for n in range(steps)]
     return "a:\n" + "\n".join(rows)
 
 
-def test_nesting_through_aliases_counts_as_if_written_out(tmp_path: Path) -> None:
+def test_nesting_through_aliases_counts_fully(tmp_path: Path) -> None:
     # The top level, the list under `a`, two steps of as many lists each, the innermost value.
     assert MAX_DEPTH == 2 + 2 * 18 + 2
     innermost = load_yaml(write(tmp_path, stairs(2, 18))).data["a"][1]
@@ -60,8 +60,8 @@ def test_nesting_through_aliases_counts_as_if_written_out(tmp_path: Path) -> Non
         (laughs(9), ":5:5", "more than 100000 values"),
         (stairs(60, 36), ":3:39", "nested deeper than 40 levels with its aliases written out"),
         ("a: &a [*a]", ":1:4", "contains itself"),
-        ("a: 1\nb: 2\na: 3", ":3:1", "key 'a' stands already in line 1"),
-        ("{1: a, 01: b}", ":1:8", "stands already"),
+        ("a: 1\nb: 2\na: 3", ":3:1", "key 'a' is already defined in line 1"),
+        ("{1: a, 01: b}", ":1:8", "is already defined"),
         ("a: !!python/object/apply:os.system [ls]", ":1:4", "is not allowed"),
         ("a: !mine 3", ":1:4", "is not allowed"),
         ("a: !!set {x}", ":1:4", "is not allowed"),
@@ -84,7 +84,7 @@ def test_nesting_through_aliases_counts_as_if_written_out(tmp_path: Path) -> Non
         (b"#" * (MAX_FILE_BYTES + 1), "", "at most"),
     ],
 )
-def test_refusals_are_one_line_with_the_place(tmp_path: Path, content: str | bytes, place: str, reason: str) -> None:
+def test_errors_are_one_line_with_position(tmp_path: Path, content: str | bytes, place: str, reason: str) -> None:
     file = write(tmp_path, content)
     start = time.process_time()
     with pytest.raises(ValueError) as caught:
@@ -94,7 +94,7 @@ def test_refusals_are_one_line_with_the_place(tmp_path: Path, content: str | byt
     assert message.startswith(f"{file}{place}: ") and reason in message and "\n" not in message
 
 
-def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
+def test_special_file_raises_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     for name in ("pipe.yaml", "."):
         with pytest.raises(ValueError, match="not a file"):
@@ -111,7 +111,7 @@ plain = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=5), plain, max_size=4))
-def test_plain_data_reads_as_with_pyyaml(tmp_path_factory: pytest.TempPathFactory, data: dict[str, object]) -> None:
+def test_plain_data_matches_pyyaml(tmp_path_factory: pytest.TempPathFactory, data: dict[str, object]) -> None:
     text = yaml.safe_dump(data)
     assert load_yaml(write(tmp_path_factory.getbasetemp(), text)).data == yaml.safe_load(text)
 
@@ -122,7 +122,7 @@ snippets = st.sampled_from([*CHARACTERS, *TOKENS])
 
 
 @given(st.one_of(st.binary(max_size=60), st.lists(snippets, max_size=25).map(lambda parts: "".join(parts).encode())))
-def test_noise_is_data_or_a_value_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_random_text_is_data_or_value_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     file = write(tmp_path_factory.getbasetemp(), content)
     try:
         data = load_yaml(file).data

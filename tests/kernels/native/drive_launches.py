@@ -1,4 +1,4 @@
-"""Drives the host side of the CUDA kernels against a recording driver, in a process of its own.
+"""Drives the host side of the CUDA kernels against a recording driver, in a child process.
 
 `RECORD=FILE python -m tests.kernels.native.drive_launches DRIVER SCENARIO`.
 """
@@ -13,7 +13,7 @@ _Grid = ctypes.c_uint * 3
 
 
 class Host:
-    """The plugin's own functions, whose device code is two images per device: kernels "a..." and kernels "b..."."""
+    """The plugin's functions, with two images of device code per device: kernels "a..." and kernels "b..."."""
 
     def __init__(self, driver: str) -> None:
         load_plugin("require")
@@ -64,13 +64,13 @@ def launches(host: Host) -> None:
 
 
 def cooperative(host: Host) -> None:
-    """Launch as many blocks as fit, or as there is work for."""
+    """Launch as many blocks as fit, at most as many as there is work for."""
     host.launch_together("add", 0, 5, 1000, 128)
     host.launch_together("add", 0, 5, 3, 128)
 
 
 def tables(host: Host) -> None:
-    """Check that equal tables are shared; of more than 64 on a stream the least recently used goes."""
+    """Check that equal tables are shared, and that beyond 64 per stream the least recently used is freed."""
     first = host.table(0, 5, b"first")
     assert host.table(0, 5, b"first") == first
     assert ctypes.string_at(first, 5) == b"first"
@@ -83,14 +83,14 @@ def tables(host: Host) -> None:
 
 
 def counters(host: Host) -> None:
-    """Check that each stream has two zeros, set once."""
+    """Check that each stream has two counters, zeroed once."""
     pair = host.counters(0, 5)
     assert host.counters(0, 5) == pair
     assert len({pair, host.counters(0, 6), host.counters(1, 5)}) == 3
 
 
 def workspace(host: Host) -> None:
-    """Check that the workspace grows, and only then waits."""
+    """Check that the workspace synchronizes only when it grows."""
     block = host.workspace(1, 5, 1000)
     assert host.workspace(1, 5, 10) == block
     host.workspace(1, 5, 2000)

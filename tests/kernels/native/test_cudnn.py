@@ -1,4 +1,4 @@
-"""What we declare of cuDNN is what its wheel has: values and layouts of its headers, its functions, its sizes."""
+"""Our cuDNN declarations match its wheel: constants and struct layouts, functions, output sizes."""
 
 import ctypes
 import shutil
@@ -69,7 +69,7 @@ typedef struct CUstream_st* cudaStream_t;
 """
 
 
-def test_declarations_are_those_of_the_headers(tmp_path: Path) -> None:
+def test_declarations_match_headers(tmp_path: Path) -> None:
     if shutil.which("g++") is None:
         pytest.skip("no compiler")
     headers = Path(next(iter(nvidia.cudnn.__path__))) / "include"
@@ -91,7 +91,7 @@ def test_declarations_are_those_of_the_headers(tmp_path: Path) -> None:
 
 
 def _sizes(case: Case) -> list[int]:
-    """Return the sizes as of `ConvolutionShape`, whose output's sizes are left to cuDNN."""
+    """Return the fields of `ConvolutionShape`, with output sizes computed by cuDNN."""
     channels, height_width = case.channels, case.size
     sizes = [case.batch, channels[0], *height_width, channels[1], 0, 0, *case.kernel, *case.stride, *case.padding]
     return [*sizes, *case.dilation, case.groups, 1, 1, 0]
@@ -99,8 +99,8 @@ def _sizes(case: Case) -> list[int]:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 @pytest.mark.parametrize("data_type", [0, 2, 9])
-def test_cudnn_gives_the_output_the_size_that_we_do(case: Case, data_type: int) -> None:
-    """The library that is installed, whose descriptors need no GPU."""
+def test_output_size_matches_cudnn(case: Case, data_type: int) -> None:
+    """Use the installed library; its descriptors need no GPU."""
     load_plugin("require")
     sizes, output = _sizes(case), (ctypes.c_int * 4)()
     plugin_library().graph_train_cudnn_output_size((ctypes.c_int64 * len(sizes))(*sizes), data_type, output)

@@ -1,4 +1,4 @@
-"""Calls across a library boundary lead to a function of ours, whatever kind of slot they go through."""
+"""Redirection of calls across a library boundary, for every type of import slot."""
 
 import shutil
 import subprocess
@@ -41,7 +41,7 @@ int main() {
     [["-Wl,-z,lazy"], ["-Wl,-z,now,-z,relro"], ["-fno-plt", "-Wl,-z,now,-z,relro"]],
     ids=["lazy", "now", "no-plt"],
 )
-def test_calls_are_led_to_ours_and_pages_stay_protected(tmp_path: Path, flags: list[str]) -> None:
+def test_calls_are_redirected_and_pages_stay_protected(tmp_path: Path, flags: list[str]) -> None:
     def compiled(*arguments: str) -> None:
         subprocess.run(["g++", "-O1", *arguments], check=True, cwd=tmp_path)
 

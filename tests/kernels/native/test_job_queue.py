@@ -1,4 +1,4 @@
-"""A run of a graph that is over before OneFlow has put it on its queue does no harm."""
+"""A graph run that finishes before OneFlow has queued it is harmless."""
 
 import importlib.util
 import os
@@ -45,7 +45,7 @@ print("done")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_runs_that_are_over_before_they_are_queued(tmp_path: Path) -> None:
+def test_run_that_ends_before_it_is_queued(tmp_path: Path) -> None:
     found = importlib.util.find_spec("oneflow")
     assert found is not None and found.origin is not None
     (library,) = (Path(found.origin).parents[1] / "oneflow.libs").glob("liboneflow-*.so")

@@ -1,4 +1,4 @@
-"""The host side of CUDA kernels, as a recording driver sees it: grids, arguments, devices, streams, lifetimes."""
+"""The host side of CUDA kernels, recorded by a fake driver: grids, arguments, devices, streams, lifetimes."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def record(driver: Path, scenario: str, tmp_path: Path) -> list[str]:
-    """Return the calls of the driver, without those of the start."""
+    """Return the driver calls after initialization."""
     file = tmp_path / "record.txt"
     environment = {**os.environ, "RECORD": str(file), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.kernels.native.drive_launches", str(driver), scenario]
@@ -33,7 +33,7 @@ def record(driver: Path, scenario: str, tmp_path: Path) -> list[str]:
     return lines[1:]
 
 
-def test_launches_go_to_their_device_with_their_own_code(driver: Path, tmp_path: Path) -> None:
+def test_launches_use_code_of_their_device(driver: Path, tmp_path: Path) -> None:
     assert record(driver, "launches", tmp_path) == [
         "retain 0",
         "enter 0",
@@ -54,8 +54,8 @@ def test_launches_go_to_their_device_with_their_own_code(driver: Path, tmp_path:
     ]
 
 
-def test_blocks_that_wait_for_each_other_fit_on_the_device(driver: Path, tmp_path: Path) -> None:
-    """Four multiprocessors with room for two blocks each."""
+def test_cooperative_grid_fits_on_device(driver: Path, tmp_path: Path) -> None:
+    """The device has four multiprocessors with room for two blocks each."""
     started = [line for line in record(driver, "cooperative", tmp_path) if line.startswith("together")]
     assert [line.split(": ")[1] for line in started] == [
         "8,1,1 x 128,1,1 shared 0 stream 5 args 7",
@@ -63,7 +63,7 @@ def test_blocks_that_wait_for_each_other_fit_on_the_device(driver: Path, tmp_pat
     ]
 
 
-def test_tables_are_copied_once_and_freed_when_nothing_reads_them(driver: Path, tmp_path: Path) -> None:
+def test_tables_are_copied_once_and_freed_when_unused(driver: Path, tmp_path: Path) -> None:
     lines = record(driver, "tables", tmp_path)
     assert lines.count("copy 5 stream 5") == 1 and lines.count("copy 5 stream 6") == 1
     assert len([line for line in lines if line.startswith("copy")]) == 66
@@ -71,7 +71,7 @@ def test_tables_are_copied_once_and_freed_when_nothing_reads_them(driver: Path, 
     assert lines[-4:] == ["wait stream 5", "free", "allocate 8 on 0", "copy 8 stream 5"]
 
 
-def test_counters_are_zeroed_once_on_their_stream(driver: Path, tmp_path: Path) -> None:
+def test_counters_are_zeroed_once_per_stream(driver: Path, tmp_path: Path) -> None:
     lines = record(driver, "counters", tmp_path)
     assert [line for line in lines if line.startswith(("set", "allocate"))] == [
         "allocate 8 on 0",
@@ -83,6 +83,6 @@ def test_counters_are_zeroed_once_on_their_stream(driver: Path, tmp_path: Path) 
     ]
 
 
-def test_a_workspace_waits_only_when_it_grows(driver: Path, tmp_path: Path) -> None:
+def test_workspace_synchronizes_only_when_it_grows(driver: Path, tmp_path: Path) -> None:
     lines = record(driver, "workspace", tmp_path)
     assert lines == ["retain 1", "enter 1", "allocate 1000 on 1", "wait stream 5", "free", "allocate 2000 on 1"]

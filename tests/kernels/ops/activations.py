@@ -1,4 +1,4 @@
-"""What the tests of ops on activations share: rounded inputs, layers against a reference, bounds, orders of threads."""
+"""Helpers for tests of ops on activations: rounded inputs, comparison with a reference, thread orders."""
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -28,9 +28,9 @@ def activation(values: np.ndarray, kind: ActivationType) -> Tensor:
 def run_layer(
     layer: Layer, arrays: Sequence[np.ndarray], weights: np.ndarray, kind: ActivationType
 ) -> list[np.ndarray]:
-    """Return output and gradients of all inputs, of which the first is an activation.
+    """Return the output and the gradients of all inputs; the first input is an activation.
 
-    `weights` is the output's gradient.
+    `weights` is the gradient of the output.
     """
     leaves = [flow.tensor(values.astype(np.float32), requires_grad=True) for values in arrays]
     y = layer(leaves[0].to(kind.dtype), *leaves[1:])
@@ -39,7 +39,7 @@ def run_layer(
 
 
 def run_reference(layer: Layer, arrays: Sequence[np.ndarray], weights: np.ndarray) -> list[np.ndarray]:
-    """Return what `run_layer` does, in float64."""
+    """Compute `run_layer` in float64."""
     leaves = [flow.tensor(values.astype(np.float64), requires_grad=True) for values in arrays]
     y = layer(*leaves)
     y.backward(flow.tensor(weights.astype(np.float64)))
@@ -52,9 +52,9 @@ def assert_close(own: np.ndarray, exact: np.ndarray, bound: float) -> None:
 
 
 def check_stock_op(layer: Layer, arrays: Sequence[np.ndarray], bound: float = 3e-6) -> None:
-    """Compare OneFlow's op on float32, with the plugin's kernel, with its own float64 kernel.
+    """Compare OneFlow's op in float32 with the plugin's kernel to its own float64 kernel.
 
-    Output and gradients; `bound` of the largest value: some 25 roundings.
+    Output and gradients must agree within `bound` times the largest value: about 25 roundings.
     """
     shape = layer(*(flow.tensor(values.astype(np.float32)) for values in arrays)).shape
     weights = np.random.default_rng(5).standard_normal(shape).astype(np.float32)
@@ -66,13 +66,13 @@ def check_stock_op(layer: Layer, arrays: Sequence[np.ndarray], bound: float = 3e
 
 
 def assert_same_bits(ones: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> None:
-    """Assert the same bits, array for array."""
+    """Assert that all pairs of arrays are bitwise equal."""
     for one, other in zip(ones, others, strict=True):
         assert one.tobytes() == other.tobytes()
 
 
-def in_any_order(run: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
-    """Return the result of `run`: the same bits in whatever order the threads of emulated CUDA kernels are executed."""
+def check_thread_orders(run: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+    """Return the result of `run`, which must not depend on the order of threads in emulated CUDA kernels."""
     set_order = plugin_library().graph_train_emulated_order
     set_order.argtypes, set_order.restype = [ctypes.c_uint64], None
     first = run()
@@ -93,3 +93,38 @@ def in_graph(function: Callable[..., list[Tensor]], *inputs: Tensor) -> list[np.
             return [one.to(flow.float32) for one in function(*given)]
 
     return [one.numpy() for one in Compiled()(*inputs)]
+
+
+class _SgdGraph(flow.nn.Graph):
+    def __init__(self, layer: flow.nn.Module, optimizer: flow.optim.SGD) -> None:
+        super().__init__()
+        self.layer = layer
+        self.add_optimizer(optimizer)
+
+    def build(self, x: Tensor) -> Tensor:
+        loss = self.layer(x)
+        loss.backward()
+        return loss
+
+
+def sgd_steps(layer: flow.nn.Module, inputs: Sequence[Tensor], *, graph: bool, rate: float = 0.01) -> list[np.ndarray]:
+    """Do a step of SGD on each input; return the losses, then all parameters and buffers.
+
+    Args:
+        layer: a module that returns its loss.
+        inputs: of one shape.
+        graph: train in a compiled graph instead of eagerly.
+        rate: learning rate.
+    """
+    optimizer = flow.optim.SGD(layer.parameters(), lr=rate)
+
+    def eager(x: Tensor) -> Tensor:
+        loss = layer(x)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    step = _SgdGraph(layer, optimizer) if graph else eager
+    losses = [step(x) for x in inputs]
+    return [one.numpy() for one in (*losses, *layer.parameters(), *layer.buffers())]

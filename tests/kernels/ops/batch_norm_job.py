@@ -1,6 +1,6 @@
-"""One rank of synchronised BatchNorm on images that are spread over ranks; what came out goes to a file.
+"""One rank of synchronised BatchNorm on a sharded batch; results go to a file.
 
-`python -m tests.kernels.ops.batch_norm_job OUT.npz MODE`, in an environment as torchrun makes it or without.
+`python -m tests.kernels.ops.batch_norm_job OUT.npz MODE`, with or without the environment of torchrun.
 """
 
 import os
@@ -11,6 +11,8 @@ import numpy as np
 from kernels.ops.batch_norm.function import synchronised_batch_norm
 from kernels.plugin import PluginMode, load_plugin
 from kernels.runtime import Tensor, flow
+from models.layers import plain
+from tests.kernels.ops.activations import sgd_steps
 
 CHANNELS = 12
 
@@ -28,13 +30,12 @@ class Layer(flow.nn.Module):
         self.register_buffer("variance", flow.ones(CHANNELS))
 
     def forward(self, x: Tensor) -> Tensor:
-        proxies = (getattr(self, name) for name in ("gamma", "beta", "mean", "variance"))
-        states = [one if isinstance(one, flow.Tensor) else one.to(flow.Tensor) for one in proxies]
+        states = [plain(getattr(self, name)) for name in ("gamma", "beta", "mean", "variance")]
         return synchronised_batch_norm(x, *states, eps=1e-3, momentum=0.03, silu=True)
 
 
 class Network(flow.nn.Module):
-    """Two in a row, so that what reaches the first backward depends on all ranks."""
+    """Two layers in a row, so that the gradient of the first depends on all ranks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,39 +46,6 @@ class Network(flow.nn.Module):
         return (self.second(self.first(x)) ** 2).sum()
 
 
-class Step(flow.nn.Graph):
-    def __init__(self, layer: Network, optimizer: flow.optim.SGD) -> None:
-        super().__init__()
-        self.layer = layer
-        self.add_optimizer(optimizer)
-
-    def build(self, x: Tensor) -> Tensor:
-        loss = self.layer(x)
-        loss.backward()
-        return loss
-
-
-def train(x: Tensor, spread: bool, graph: bool) -> list[np.ndarray]:
-    """Return the loss of two steps and the states behind them."""
-    layer = Network()
-    if spread:
-        layer = layer.to_global(placement=flow.placement.all("cpu"), sbp=flow.sbp.broadcast)
-    optimizer = flow.optim.SGD(layer.parameters(), lr=0.001)
-    step = Step(layer, optimizer) if graph else None
-    losses = []
-    for _ in range(2):
-        if step is not None:
-            loss = step(x)
-        else:
-            loss = layer(x)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        losses.append(loss)
-    results = [*losses, *layer.parameters(), *layer.buffers()]
-    return [one.numpy() for one in results]
-
-
 def main(path: str, mode: PluginMode) -> None:
     load_plugin(mode)
     spread = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -85,7 +53,13 @@ def main(path: str, mode: PluginMode) -> None:
     x = flow.tensor((rng.standard_normal((4, 5, 3, CHANNELS)) + np.arange(4)[:, None, None, None]).astype(np.float32))
     if spread:
         x = x.to_global(placement=flow.placement.all("cpu"), sbp=flow.sbp.broadcast).to_global(sbp=flow.sbp.split(0))
-    results = train(x, spread, graph=False) + train(x, spread, graph=True)
+
+    def network() -> Network:
+        layer = Network()
+        return layer.to_global(placement=flow.placement.all("cpu"), sbp=flow.sbp.broadcast) if spread else layer
+
+    eager, compiled = (sgd_steps(network(), [x, x], graph=graph, rate=0.001) for graph in (False, True))
+    results = eager + compiled
     if not spread or flow.env.get_rank() == 0:
         np.savez(path, *results)
 

@@ -1,4 +1,4 @@
-"""Fixtures of the ops' tests, which hold for whatever kernels --kernels has loaded."""
+"""Fixtures of the op tests, for whichever kernels `--kernels` has loaded."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def _plugin(pytestconfig: pytest.Config) -> None:
 
 @pytest.fixture(params=ActivationType, ids=lambda kind: kind.name.lower())
 def activation_type(request: pytest.FixtureRequest) -> ActivationType:
-    """Return each data type of activations that the loaded kernels know."""
+    """Return each activation type that the loaded kernels support."""
     kind: ActivationType = request.param
     if kind is ActivationType.FLOAT16 and request.config.getoption("--kernels") != "emulated-cuda":
         pytest.skip("float16 is for CUDA kernels")

@@ -1,9 +1,13 @@
-"""Convolutions of many kinds, and their definition in NumPy float64."""
+"""Convolution cases, a reference in NumPy float64, and gradients in a graph."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from kernels.runtime import Tensor, flow
+from models.layers import plain
 
 Array = npt.NDArray[np.float64]
 
@@ -54,7 +58,7 @@ CASES = {
 
 
 def _rows(case: Case, array: Array, kernel_row: int, kernel_column: int) -> Array:
-    """Return the view of the padded input (N, G, C, H', W'): what one tap of the kernel meets, (N, G, C, OH, OW)."""
+    """Return the view (N, G, C, OH, OW) of the padded input (N, G, C, H', W') that one kernel tap reads."""
     height, width = case.output_size()
     top, left = kernel_row * case.dilation[0], kernel_column * case.dilation[1]
     bottom, right = top + case.stride[0] * (height - 1) + 1, left + case.stride[1] * (width - 1) + 1
@@ -62,7 +66,7 @@ def _rows(case: Case, array: Array, kernel_row: int, kernel_column: int) -> Arra
 
 
 def direct(case: Case, x: Array, weight: Array, dy: Array) -> tuple[Array, Array, Array]:
-    """Return output, gradient of the input, gradient of the weights, by the definition."""
+    """Return the output, the gradient of the input and the gradient of the weights."""
     (batch, groups), (pad_rows, pad_columns) = (case.batch, case.groups), case.padding
     height, width = case.output_size()
     padded = np.pad(x, ((0, 0), (0, 0), (pad_rows, pad_rows), (pad_columns, pad_columns)))
@@ -92,3 +96,39 @@ def draw_arrays(case: Case, seed: int = 0) -> tuple[Array, Array, Array]:
     )
     x, weight, dy = (random.standard_normal(shape).astype(np.float32).astype(np.float64) for shape in shapes)
     return x, weight, dy
+
+
+class _Gradients(flow.nn.Module):
+    """Output and both gradients; the parameter `zero` makes the input require a gradient within a graph."""
+
+    def __init__(self, layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight = flow.nn.Parameter(weight)
+        self.zero = flow.nn.Parameter(flow.zeros(*x.shape))
+
+    def forward(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        internal, weight, zero = flow._oneflow_internal, plain(self.weight), plain(self.zero)
+        y = self.layer(x + zero, weight)
+        loss = (y * dy).sum()
+        internal.nn.graph.AddTensorAsGraphLoss(loss)
+        pack = internal.TensorTuple
+        dx, dw = internal.autograd.grad(pack([loss]), pack([zero, weight]), pack(), False, False)
+        return y, dx, dw
+
+
+class _GradientGraph(flow.nn.Graph):
+    def __init__(self, layer: _Gradients) -> None:
+        super().__init__()
+        self.layer = layer
+        self.config._train(True)
+
+    def build(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.layer(x, dy)
+
+
+def gradients_in_graph(
+    layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor, dy: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return output, gradient of the input and gradient of the weights, computed in a compiled graph."""
+    return _GradientGraph(_Gradients(layer, x, weight))(x, dy)

@@ -1,4 +1,4 @@
-"""One rank of a job that computes the detection loss of a batch whose images are spread over all ranks."""
+"""One rank of a job that computes the detection loss of a batch sharded over all ranks."""
 
 import os
 import sys
@@ -34,7 +34,7 @@ def _everywhere(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 class _DescentGraph(flow.nn.Graph):
-    """One step of gradient descent with rate 1: each map loses exactly its gradient."""
+    """A step of gradient descent with rate 1, which subtracts the gradient from each map."""
 
     def __init__(self, module: _Loss) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def _whole(tensor: Tensor) -> np.ndarray:
 
 
 def main(mode: PluginMode) -> None:
-    """Demand what one rank alone computes of the whole batch."""
+    """Assert equality with the loss of the whole batch on a single rank."""
     load_plugin(mode)
     ranks = int(os.environ["WORLD_SIZE"])
     generator = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""What CUDA kernels a call starts, for tests that run with `--kernels emulated-cuda`."""
+"""CUDA kernel launches of a call, for tests that run with `--kernels emulated-cuda`."""
 
 import ctypes
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from kernels.runtime import flow
 
 
 def launches_of(call: Callable[[], object]) -> dict[str, int]:
-    """Return names and numbers of the kernels that a call starts; empty where the CPU's kernels run."""
+    """Return how often a call launches each kernel; empty if CPU kernels run."""
     library = plugin_library()
     library.graph_train_cuda_counts.restype = ctypes.c_char_p
     flow._oneflow_internal.eager.Sync()
@@ -20,5 +20,5 @@ def launches_of(call: Callable[[], object]) -> dict[str, int]:
 
 
 def shuffle_threads(seed: int) -> None:
-    """Run emulated threads of a block in a random order from now on, for 0 in the order of their numbers."""
+    """Run emulated threads of a block in random order from now on; seed 0 restores the natural order."""
     plugin_library().graph_train_emulated_order(ctypes.c_uint64(seed))

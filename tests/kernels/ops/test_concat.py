@@ -1,11 +1,18 @@
-"""Joining tensors along an axis and taking them apart: copies, bit for bit."""
+"""Concatenation and split along an axis, bitwise."""
 
 import numpy as np
 import pytest
 
 from kernels.framework.activation_type import ActivationType
 from kernels.runtime import Tensor, flow
-from tests.kernels.ops.activations import activation, assert_same_bits, check_stock_op, in_any_order, in_graph, rounded
+from tests.kernels.ops.activations import (
+    activation,
+    assert_same_bits,
+    check_stock_op,
+    check_thread_orders,
+    in_graph,
+    rounded,
+)
 
 # Widths along the axis; other axes are (2, 3, 4).
 CASES = [
@@ -21,7 +28,7 @@ CASES = [
 ]
 
 
-def draw(axis: int, widths: list[int], kind: ActivationType) -> list[np.ndarray]:
+def random_inputs(axis: int, widths: list[int], kind: ActivationType) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     shapes = [[2, 3, 4, 8] for _ in widths]
     for shape, width in zip(shapes, widths, strict=True):
@@ -29,18 +36,18 @@ def draw(axis: int, widths: list[int], kind: ActivationType) -> list[np.ndarray]
     return [rounded(rng.standard_normal(shape), kind) for shape in shapes]
 
 
-def numbers(tensors: list[Tensor]) -> list[np.ndarray]:
+def to_numpy(tensors: list[Tensor]) -> list[np.ndarray]:
     return [tensor.to(flow.float32).numpy() for tensor in tensors]
 
 
 @pytest.mark.parametrize(("axis", "widths"), CASES)
 def test_concat_and_split(axis: int, widths: list[int], activation_type: ActivationType) -> None:
-    arrays = draw(axis, widths, activation_type)
+    arrays = random_inputs(axis, widths, activation_type)
     tensors = [activation(values, activation_type) for values in arrays]
-    joined = in_any_order(lambda: numbers([flow.cat(tensors, dim=axis)]))
+    joined = check_thread_orders(lambda: to_numpy([flow.cat(tensors, dim=axis)]))
     np.testing.assert_array_equal(joined[0], np.concatenate(arrays, axis))
     whole = activation(joined[0], activation_type)
-    parts = in_any_order(lambda: numbers(list(flow._C.split_like(whole, tensors, axis))))
+    parts = check_thread_orders(lambda: to_numpy(list(flow._C.split_like(whole, tensors, axis))))
     for part, values in zip(parts, arrays, strict=True):
         np.testing.assert_array_equal(part, values)
 
@@ -53,8 +60,8 @@ def test_other_ranks_and_long_rows(axis: int, shapes: list[tuple[int, ...]]) -> 
     check_stock_op(lambda *parts: flow.cat(list(parts), dim=axis), arrays, bound=0)
 
 
-def test_gradients_are_the_parts_of_the_whole(activation_type: ActivationType) -> None:
-    leaves = [flow.tensor(values, requires_grad=True) for values in draw(3, [3, 5, 8], activation_type)]
+def test_gradient_of_concat_is_split(activation_type: ActivationType) -> None:
+    leaves = [flow.tensor(values, requires_grad=True) for values in random_inputs(3, [3, 5, 8], activation_type)]
     joined = flow.cat([leaf.to(activation_type.dtype) for leaf in leaves], dim=3)
     weights = rounded(np.random.default_rng(1).standard_normal(joined.shape), activation_type)
     joined.backward(activation(weights, activation_type))
@@ -63,23 +70,23 @@ def test_gradients_are_the_parts_of_the_whole(activation_type: ActivationType) -
 
 
 @pytest.mark.parametrize(("axis", "widths"), CASES)
-def test_graph_equals_eager_bit_for_bit(axis: int, widths: list[int], activation_type: ActivationType) -> None:
-    tensors = [activation(values, activation_type) for values in draw(axis, widths, activation_type)]
+def test_graph_matches_eager_bitwise(axis: int, widths: list[int], activation_type: ActivationType) -> None:
+    tensors = [activation(values, activation_type) for values in random_inputs(axis, widths, activation_type)]
     joined = in_graph(lambda *given: [flow.cat(list(given), dim=axis)], *tensors)
-    assert_same_bits(joined, numbers([flow.cat(tensors, dim=axis)]))
+    assert_same_bits(joined, to_numpy([flow.cat(tensors, dim=axis)]))
 
 
 @pytest.mark.parametrize("columns", [1, 7, 64])
-def test_images(columns: int) -> None:
-    """Of bytes, as where a batch is filled up."""
+def test_byte_images(columns: int) -> None:
+    """Bytes, as used when a batch is padded."""
     images = [np.random.default_rng(seed).integers(0, 256, (2, 3, 5, columns), np.uint8) for seed in range(3)]
     tensors = [flow.tensor(values) for values in images]
-    (joined,) = in_any_order(lambda: [flow.cat(tensors, dim=0).numpy()])
+    (joined,) = check_thread_orders(lambda: [flow.cat(tensors, dim=0).numpy()])
     np.testing.assert_array_equal(joined, np.concatenate(images))
     for part, values in zip(flow._C.split_like(flow.tensor(joined), tensors, 0), images, strict=True):
         np.testing.assert_array_equal(part.numpy(), values)
 
 
-def test_nothing_to_join(activation_type: ActivationType) -> None:
+def test_empty_tensors(activation_type: ActivationType) -> None:
     empty = flow.zeros(0, 3, 4, 8).to(activation_type.dtype)
     assert tuple(flow.cat([empty, empty], dim=3).shape) == (0, 3, 4, 16)

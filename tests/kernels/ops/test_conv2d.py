@@ -1,4 +1,4 @@
-"""OneFlow's convolution: one case by hand, NumPy float64 over a grid of sizes, graph = eager, equal bits."""
+"""OneFlow's convolution: known values, NumPy float64 over a grid of sizes, graph = eager, determinism."""
 
 import os
 import subprocess
@@ -9,17 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
-from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays
+from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays, gradients_in_graph
 
 _FLOAT32_BOUND = 2e-6
 """Of the sum of the products' absolute values: some 16 roundings of float32, sums being taken in blocks."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
 
 
 def _convolve(case: Case, x: Tensor, weight: Tensor) -> Tensor:
@@ -44,16 +38,12 @@ def _assert_within(case: Case, arrays: tuple[Array, Array, Array], bound: float)
         assert np.all(np.abs(ours - exact) <= bound * magnitude + 1e-30), name
 
 
-def test_two_by_two_kernel_by_hand() -> None:
+def test_two_by_two_kernel_known_values() -> None:
     # y = x00 + 2 x01 + 3 x10 + 4 x11 of each 2x2 window of [[1, 2, 3], [4, 5, 6]]
     case = Case(1, (1, 1), (2, 3), (2, 2))
     arrays = tuple(
         np.array(values, np.float64).reshape(shape)
-        for values, shape in (
-            ([1, 2, 3, 4, 5, 6], (1, 1, 2, 3)),
-            ([1, 2, 3, 4], (1, 1, 2, 2)),
-            ([1, 10], (1, 1, 1, 2)),
-        )
+        for values, shape in (([1, 2, 3, 4, 5, 6], (1, 1, 2, 3)), ([1, 2, 3, 4], (1, 1, 2, 2)), ([1, 10], (1, 1, 1, 2)))
     )
     y, dx, dw = _ours(case, (arrays[0], arrays[1], arrays[2]))
     assert y.ravel().tolist() == [37, 47]
@@ -62,59 +52,30 @@ def test_two_by_two_kernel_by_hand() -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_equals_the_definition(case: Case) -> None:
+def test_matches_numpy(case: Case) -> None:
     _assert_within(case, draw_arrays(case), _FLOAT32_BOUND)
 
 
 @pytest.mark.parametrize("name", ["1x1, batch 1", "3x3, stride 2", "first layer"])
-def test_same_bits_every_time(name: str) -> None:
+def test_results_are_deterministic(name: str) -> None:
     arrays = draw_arrays(CASES[name])
     first = _ours(CASES[name], arrays)
-    for other in ("3x3", "1x1, many pixels"):  # what was in the scratch memory before must not matter
+    for other in ("3x3", "1x1, many pixels"):  # results must not depend on earlier scratch memory contents
         _ours(CASES[other], draw_arrays(CASES[other], seed=1))
         for one, again in zip(first, _ours(CASES[name], arrays), strict=True):
             assert np.array_equal(one, again)
 
 
-class _Layer(flow.nn.Module):
-    """Output and both gradients; `zero` gives the input a gradient within a graph."""
-
-    def __init__(self, case: Case, weight: Tensor) -> None:
-        super().__init__()
-        self.case = case
-        self.weight = flow.nn.Parameter(weight)
-        self.zero = flow.nn.Parameter(flow.zeros(case.batch, case.channels[0], *case.size))
-
-    def forward(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        internal, weight, zero = flow._oneflow_internal, self.weight, self.zero
-        y = _convolve(self.case, x + zero, weight)
-        loss = (y * dy).sum()
-        internal.nn.graph.AddTensorAsGraphLoss(loss)
-        pack = internal.TensorTuple
-        dx, dw = internal.autograd.grad(pack([loss]), pack([zero, weight]), pack(), False, False)
-        return y, dx, dw
-
-
-class _GradientGraph(flow.nn.Graph):
-    def __init__(self, layer: _Layer) -> None:
-        super().__init__()
-        self.layer = layer
-        self.config._train(True)
-
-    def build(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.layer(x, dy)
-
-
 @pytest.mark.parametrize("name", ["1x1", "3x3", "3x3, groups", "first layer"])
-def test_graph_gives_the_bits_of_eager(name: str) -> None:
+def test_graph_matches_eager_bitwise(name: str) -> None:
     case, arrays = CASES[name], draw_arrays(CASES[name])
     x, weight, dy = (flow.tensor(array.astype(np.float32)) for array in arrays)
-    outputs = _GradientGraph(_Layer(case, weight))(x, dy)
+    outputs = gradients_in_graph(lambda x, w: _convolve(case, x, w), x, weight, dy)
     for compiled, eager in zip(outputs, _ours(case, arrays), strict=True):
         assert np.array_equal(compiled.numpy(), eager)
 
 
-def test_bias_and_sums_of_gradients() -> None:
+def test_bias_and_summed_gradients() -> None:
     case = CASES["3x3"]
     x, weight, dy = (flow.tensor(array.astype(np.float32)) for array in draw_arrays(case))
     layer = flow.nn.Conv2d(32, 32, 3, padding=1)
@@ -146,7 +107,7 @@ def test_empty_batch_has_empty_output_and_zero_gradient() -> None:
     assert not weight.grad.numpy().any()
 
 
-def test_float64_stays_with_the_stock_kernels() -> None:
+def test_float64_uses_stock_kernels() -> None:
     case = CASES["3x3, stride 2"]
     arrays = draw_arrays(case)
     x, weight, _ = (flow.tensor(array) for array in arrays)
@@ -165,7 +126,7 @@ np.savez(sys.argv[2], y=y.detach().numpy(), dx=x.grad.numpy(), dw=weight.grad.nu
 """
 
 
-def test_equals_oneflow_without_the_plugin(tmp_path: Path) -> None:
+def test_matches_oneflow_without_plugin(tmp_path: Path) -> None:
     case = CASES["3x3, stride 2"]
     arrays = draw_arrays(case)
     names = dict(zip(("x", "weight", "dy"), (array.astype(np.float32) for array in arrays), strict=True))

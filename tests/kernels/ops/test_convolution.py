@@ -1,4 +1,4 @@
-"""Our convolution on (B, H, W, C): values and gradients against NumPy float64, weights as YOLOv5's and packed."""
+"""Our convolution on (B, H, W, C) against NumPy float64, with plain and packed weights."""
 
 import ctypes
 from collections.abc import Callable
@@ -8,20 +8,15 @@ import numpy as np
 import pytest
 
 from kernels.ops.convolution.function import ConvolutionGeometry, convolution
-from kernels.plugin import emulates_cuda, load_plugin, plugin_library
+from kernels.plugin import emulates_cuda, plugin_library
 from kernels.runtime import Tensor, flow
-from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays
+from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays, gradients_in_graph
 
 SUMS = 2e-6
 """Of the sum of the products' absolute values: some 16 roundings of float32, sums being taken in blocks."""
 ROUNDING = {"float32": 2**-24, "bfloat16": 2**-8, "float16": 2**-11}
 """Half a unit in the last place, of the result."""
 Results = tuple[Array, Array, Array]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
 
 
 def skip_unless_supported(dtype: str, packed: bool) -> None:
@@ -35,15 +30,15 @@ def geometry_of(case: Case) -> ConvolutionGeometry:
     return ConvolutionGeometry(case.stride, case.padding, case.dilation, case.groups)
 
 
-def few_bits(case: Case) -> Results:
-    """Return input, weights and gradient of the output: multiples of 1/16 up to 4, which every type holds."""
+def exact_inputs(case: Case) -> Results:
+    """Return input, weights and gradient of the output: multiples of 1/16 up to 4, exact in every type."""
     random = np.random.default_rng(0)
     x, weight, dy = (random.integers(-64, 65, array.shape) / 16 for array in draw_arrays(case))
     return x, weight, dy
 
 
 def layer_of(case: Case, dtype: str, packed: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the function of the float32 input (B, H, W, C) and the float32 weights."""
+    """Return the layer as a function of float32 input (B, H, W, C) and float32 weights."""
     kind = getattr(flow, dtype)
 
     def layer(x: Tensor, weight: Tensor) -> Tensor:
@@ -79,11 +74,11 @@ def eager(case: Case, arrays: Results, dtype: str, packed: bool) -> list[Array]:
 
 @pytest.mark.parametrize(("dtype", "packed"), list(product(ROUNDING, [False, True])))
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_equals_the_definition(case: Case, dtype: str, packed: bool) -> None:
+def test_matches_numpy(case: Case, dtype: str, packed: bool) -> None:
     skip_unless_supported(dtype, packed)
     if dtype == "float16" and not packed:
         pytest.skip("float16 has packed weights")
-    arrays = few_bits(case)
+    arrays = exact_inputs(case)
     got = channels_first(eager(case, arrays, dtype, packed), packed)
     sizes = direct(case, *(np.abs(array) for array in arrays))
     # The gradient of weights that are not packed is float32.
@@ -96,7 +91,7 @@ def test_equals_the_definition(case: Case, dtype: str, packed: bool) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_float32_is_not_computed_from_rounded_factors(packed: bool) -> None:
+def test_float32_inputs_are_not_rounded(packed: bool) -> None:
     case = CASES["3x3, stride 2"]
     arrays = draw_arrays(case)
     got = channels_first(eager(case, arrays, "float32", packed), packed)
@@ -105,47 +100,15 @@ def test_float32_is_not_computed_from_rounded_factors(packed: bool) -> None:
         assert np.all(np.abs(ours - exact) <= SUMS * size)
 
 
-class _Layer(flow.nn.Module):
-    """Output and both gradients; `zero` gives the input a gradient within a graph."""
-
-    def __init__(self, layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> None:
-        super().__init__()
-        self.layer = layer
-        self.weight = flow.nn.Parameter(weight)
-        self.zero = flow.nn.Parameter(flow.zeros(*x.shape))
-
-    def forward(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        internal = flow._oneflow_internal
-        weight, zero = (
-            one if isinstance(one, flow.Tensor) else one.to(flow.Tensor) for one in (self.weight, self.zero)
-        )
-        y = self.layer(x + zero, weight)
-        loss = (y * dy).sum()
-        internal.nn.graph.AddTensorAsGraphLoss(loss)
-        pack = internal.TensorTuple
-        dx, dw = internal.autograd.grad(pack([loss]), pack([zero, weight]), pack(), False, False)
-        return y, dx, dw
-
-
-class _GradientGraph(flow.nn.Graph):
-    def __init__(self, layer: _Layer) -> None:
-        super().__init__()
-        self.layer = layer
-        self.config._train(True)
-
-    def build(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.layer(x, dy)
-
-
 @pytest.mark.parametrize(
     ("dtype", "packed"), [("float32", False), ("float32", True), ("bfloat16", True), ("float16", True)]
 )
 @pytest.mark.parametrize("name", ["1x1", "3x3, groups", "first layer"])
-def test_graph_gives_the_bits_of_eager(name: str, dtype: str, packed: bool) -> None:
+def test_graph_matches_eager_bitwise(name: str, dtype: str, packed: bool) -> None:
     skip_unless_supported(dtype, packed)
-    case, arrays = CASES[name], few_bits(CASES[name])
+    case, arrays = CASES[name], exact_inputs(CASES[name])
     x, weight, dy = leaves(arrays, packed)
-    outputs = _GradientGraph(_Layer(layer_of(case, dtype, packed), x, weight))(x, dy)
+    outputs = gradients_in_graph(layer_of(case, dtype, packed), x, weight, dy)
     for compiled, one in zip(outputs, eager(case, arrays, dtype, packed), strict=True):
         assert np.array_equal(compiled.numpy(), one)
 
@@ -163,7 +126,7 @@ def test_empty_batch_has_empty_output_and_zero_gradient(packed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight", "kind", "packed", "told"),
+    ("weight", "kind", "packed", "message"),
     [
         ((4, 3, 5, 6), "float32", False, r"weight \(4, 3, 5, 6\), 1 groups, packed=False: must be .* \(O, I / groups"),
         ((4, 6, 3, 5), "float32", True, r"packed=True: must be .* and \(O, KH, KW, I / groups\)"),
@@ -172,13 +135,13 @@ def test_empty_batch_has_empty_output_and_zero_gradient(packed: bool) -> None:
         ((4, 3, 5, 6), "bfloat16", True, r"the weight is oneflow.bfloat16, must be oneflow.float32"),
     ],
 )
-def test_weights_in_the_other_order_are_refused(weight: tuple[int, ...], kind: str, packed: bool, told: str) -> None:
+def test_weights_in_wrong_order_raise(weight: tuple[int, ...], kind: str, packed: bool, message: str) -> None:
     x, weights = flow.ones(2, 8, 8, 6), flow.ones(*weight).to(getattr(flow, kind))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         convolution(x, weights, ConvolutionGeometry(), packed=packed)
 
 
-def test_packed_weights_are_convolved_by_cudnn() -> None:
+def test_packed_weights_use_cudnn() -> None:
     if not emulates_cuda():
         pytest.skip("counts what the emulated device is asked for")
     library = plugin_library()
@@ -186,7 +149,7 @@ def test_packed_weights_are_convolved_by_cudnn() -> None:
     case = CASES["3x3"]
     for packed, calls in ((False, 0), (True, 1)):
         library.graph_train_cuda_reset_counts()
-        eager(case, few_bits(case), "float32", packed)
+        eager(case, exact_inputs(case), "float32", packed)
         counts = dict(line.rsplit(" ", 1) for line in library.graph_train_cuda_counts().decode().splitlines())
         passes = ("cudnn_forward", "cudnn_data_gradient", "cudnn_filter_gradient")
         assert [int(counts.get(name, 0)) for name in passes] == [calls] * 3

@@ -1,4 +1,4 @@
-"""The fused loss against the composed one and against the vectors of the reference; graph against eager."""
+"""The fused loss against the composed one and the recorded vectors; graph against eager."""
 
 import json
 import os
@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pytest
 
 from kernels.ops.detection_loss.function import LossSetting, detection_loss, loss_settings, rebalance
-from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
@@ -24,11 +23,6 @@ from tests.kernels.ops.launches import launches_of, shuffle_threads
 
 _Array = npt.NDArray[np.float32]
 _ANCHORS = np.array([[[1.25, 1.625], [2, 3.75]], [[1.875, 3.8125], [3.875, 2.8125]]], np.float32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
 
 
 def _settings(anchors: _Array, config: LossConfig) -> Tensor:
@@ -50,13 +44,13 @@ def _settings(anchors: _Array, config: LossConfig) -> Tensor:
 
 
 def _channels_last(raw_map: _Array) -> _Array:
-    """Reorder (B, anchors, rows, columns, outputs) as a convolution gives it: (B, rows, columns, anchors * outputs)."""
+    """Reorder (B, anchors, rows, columns, outputs) to (B, rows, columns, anchors * outputs)."""
     batch, anchors, rows, columns, outputs = raw_map.shape
     return np.ascontiguousarray(raw_map.transpose(0, 2, 3, 1, 4)).reshape(batch, rows, columns, anchors * outputs)
 
 
 class _Head(flow.nn.Module):
-    """Maps as parameters and all that the loss needs."""
+    """Maps as parameters, with everything that the loss needs."""
 
     def __init__(
         self, maps: list[_Array], anchors: _Array, config: LossConfig, balance: npt.ArrayLike, scale: float = 1.0
@@ -86,7 +80,7 @@ class _Head(flow.nn.Module):
 
 
 class _DescentGraph(flow.nn.Graph):
-    """One step of gradient descent with rate 1: each map loses exactly its gradient."""
+    """A step of gradient descent with rate 1, which subtracts the gradient from each map."""
 
     def __init__(self, head: _Head) -> None:
         super().__init__()
@@ -105,12 +99,12 @@ def _fused(head: _Head, labels: _Array) -> tuple[float, _Array, list[_Array]]:
     return float(total.numpy()[0]), parts.numpy(), head.gradients()
 
 
-def _random_labels(classes: int, batch: int, most_labels: int, seed: int = 0) -> _Array:
+def _random_labels(classes: int, batch: int, max_labels: int, seed: int = 0) -> _Array:
     generator = np.random.default_rng(seed)
-    labels = np.zeros((batch, max(16, most_labels), 5), np.float32)
+    labels = np.zeros((batch, max(16, max_labels), 5), np.float32)
     labels[..., 0] = -1
     for image in range(batch):
-        count = int(generator.integers(0, most_labels + 1))
+        count = int(generator.integers(0, max_labels + 1))
         labels[image, :count, 0] = generator.integers(0, classes, count)
         labels[image, :count, 1:3] = generator.uniform(0, 1, (count, 2))
         labels[image, :count, 3:] = generator.uniform(0.03, 0.6, (count, 2))
@@ -118,14 +112,14 @@ def _random_labels(classes: int, batch: int, most_labels: int, seed: int = 0) ->
 
 
 def _random_case(
-    classes: int, batch: int = 3, seed: int = 0, most_labels: int = 9
+    classes: int, batch: int = 3, seed: int = 0, max_labels: int = 9
 ) -> tuple[list[_Array], _Array, HeadGeometry]:
     generator = np.random.default_rng(seed)
     maps = [
         generator.standard_normal((batch, 2, rows, columns, 5 + classes)).astype(np.float32)
         for rows, columns in ((12, 16), (6, 8))
     ]
-    labels = _random_labels(classes, batch, most_labels, seed)
+    labels = _random_labels(classes, batch, max_labels, seed)
     return maps, labels, HeadGeometry(_ANCHORS, (8.0, 16.0), classes)
 
 
@@ -150,7 +144,7 @@ _CONFIGS = {
 }
 
 
-def test_an_image_without_labels_by_hand() -> None:
+def test_image_without_labels_known_values() -> None:
     # All logits 0: every objectness element is log 2, its derivative sigmoid(0) = 1/2 over the number of cells (2 * 2
     # anchors and cells), times gain 0.5 and balance 4; nothing else has a gradient.
     config = LossConfig(objectness=0.5)
@@ -165,7 +159,7 @@ def test_an_image_without_labels_by_hand() -> None:
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
-def test_a_label_in_the_middle_of_one_cell_by_hand() -> None:
+def test_label_in_cell_centre_known_values() -> None:
     # One cell, one anchor of the label's size; logits 0 predict centre 0.5 and sides 1 * anchor: a perfect box, CIoU 1.
     # Box loss 0; objectness target 1: log 2; two classes, each log 2. Batch of 1, gains 1.
     config = LossConfig(box=1, objectness=1, classes=1)
@@ -182,7 +176,7 @@ def test_a_label_in_the_middle_of_one_cell_by_hand() -> None:
 def _check_equal_to_composed(
     maps: list[_Array], labels: _Array, geometry: HeadGeometry, config: LossConfig, rtol: float = 2e-6
 ) -> None:
-    """Demand the same numbers up to roundings of float32; the fused op adds in double."""
+    """Assert equality up to float32 rounding; the fused op accumulates in double."""
     expected, gradients = _composed(maps, labels, geometry, config)
     balance = DetectionLoss(geometry, config).balance.numpy()
     total, parts, ours = _fused(_Head(maps, geometry.anchors_cells, config, balance), labels)
@@ -194,14 +188,14 @@ def _check_equal_to_composed(
 
 @pytest.mark.parametrize("classes", [1, 3, 80])
 @pytest.mark.parametrize("name", _CONFIGS)
-def test_fused_equals_composed(name: str, classes: int) -> None:
+def test_fused_matches_composed(name: str, classes: int) -> None:
     # The composed focal loss computes 1 - p_t from a rounded p_t.
     rtol = 2e-5 if "focal" in name else 2e-6
     _check_equal_to_composed(*_random_case(classes), _CONFIGS[name], rtol)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4, 5])
-def test_heads_of_any_number_of_levels(levels: int) -> None:
+def test_any_number_of_levels(levels: int) -> None:
     generator = np.random.default_rng(levels)
     sizes = ((11, 9), (6, 5), (3, 3), (2, 1), (1, 1))[:levels]
     maps = [generator.standard_normal((2, 3, rows, columns, 7)).astype(np.float32) for rows, columns in sizes]
@@ -210,7 +204,7 @@ def test_heads_of_any_number_of_levels(levels: int) -> None:
     _check_equal_to_composed(maps, _random_labels(2, 2, 9), geometry, LossConfig())
 
 
-def test_more_labels_than_a_block_has_threads() -> None:
+def test_more_labels_than_threads_per_block() -> None:
     maps, _, geometry = _random_case(3, batch=2)
     labels = _random_labels(3, 2, 150, seed=3)
     for config in (LossConfig(), LossConfig(sort_obj_iou=True)):
@@ -221,7 +215,7 @@ def test_more_labels_than_a_block_has_threads() -> None:
 def test_many_labels_in_one_cell(best_wins: bool) -> None:
     # Equal centres and similar sizes: every cell that answers for one answers for all. The last in build order sets
     # the objectness target, or the best; all of them add to the gradient.
-    maps, labels, geometry = _random_case(3, most_labels=0)
+    maps, labels, geometry = _random_case(3, max_labels=0)
     generator = np.random.default_rng(4)
     labels[1, :16, 0] = generator.integers(0, 3, 16)
     labels[1, :16, 1:3] = (0.41, 0.58)
@@ -230,7 +224,7 @@ def test_many_labels_in_one_cell(best_wins: bool) -> None:
 
 
 def test_no_labels_at_all() -> None:
-    maps, labels, geometry = _random_case(3, most_labels=0)
+    maps, labels, geometry = _random_case(3, max_labels=0)
     _check_equal_to_composed(maps, labels, geometry, LossConfig())
     head = _Head(maps, _ANCHORS, LossConfig(), [4.0, 1.0])
     with_slots, _, gradients = _fused(head, labels)
@@ -241,7 +235,7 @@ def test_no_labels_at_all() -> None:
     np.testing.assert_array_equal(gradients[0], same[0])
 
 
-def test_the_focal_loss_where_nothing_is_left_of_it() -> None:
+def test_focal_loss_that_vanishes() -> None:
     # Logits that are certain and right: the loss and its derivative vanish, where the composed form divides 0 by 0.
     config = LossConfig(fl_gamma=0.5)
     maps = [np.full((1, 2, 3, 4, 8), -200, np.float32)]
@@ -252,7 +246,7 @@ def test_the_focal_loss_where_nothing_is_left_of_it() -> None:
 
 
 class _Criterion(flow.nn.Module):
-    """A whole `DetectionLoss` on maps that are parameters."""
+    """`DetectionLoss` on maps that are parameters."""
 
     def __init__(self, maps: list[_Array], loss: DetectionLoss) -> None:
         super().__init__()
@@ -276,7 +270,7 @@ class _CriterionGraph(flow.nn.Graph):
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
-def test_the_loss_module_gives_the_same_either_way(graph: bool) -> None:
+def test_loss_module_is_same_with_and_without_plugin(graph: bool) -> None:
     # With autobalance: both must also move the balance alike, call after call.
     maps, labels, geometry = _random_case(3)
     config = LossConfig(autobalance=True)
@@ -300,7 +294,7 @@ def test_large_logits_do_not_overflow() -> None:
     _check_equal_to_composed(maps, labels, geometry, LossConfig(), rtol=1e-5)
 
 
-def test_a_map_that_is_not_finite_is_not_hidden() -> None:
+def test_nonfinite_map_gives_nonfinite_loss() -> None:
     maps, labels, _ = _random_case(3)
     maps[0][1, 1, 2, 3, 4] = np.nan
     total, _, gradients = _fused(_Head(maps, _ANCHORS, LossConfig(), [4.0, 1.0]), labels)
@@ -308,7 +302,7 @@ def test_a_map_that_is_not_finite_is_not_hidden() -> None:
     assert np.isnan(gradients[0][1, 1, 2, 3, 4])
 
 
-def test_the_gradient_is_scaled_and_the_loss_is_not() -> None:
+def test_scale_applies_to_gradient_only() -> None:
     maps, labels, _ = _random_case(3)
     plain, scaled = (_Head(maps, _ANCHORS, LossConfig(), [4.0, 1.0], scale) for scale in (1.0, 1024.0))
     total, parts, gradients = _fused(plain, labels)
@@ -319,8 +313,8 @@ def test_the_gradient_is_scaled_and_the_loss_is_not() -> None:
         np.testing.assert_array_equal(first * 1024, second)
 
 
-def test_every_call_gives_the_same_bits() -> None:
-    _, labels, _ = _random_case(3, most_labels=16)
+def test_results_are_deterministic() -> None:
+    _, labels, _ = _random_case(3, max_labels=16)
     generator = np.random.default_rng(0)
     maps = [
         generator.standard_normal((3, 2, rows, columns, 8)).astype(np.float32) for rows, columns in ((29, 37), (6, 8))
@@ -337,7 +331,7 @@ def test_every_call_gives_the_same_bits() -> None:
             np.testing.assert_array_equal(first, second)
 
 
-def test_one_launch_on_cuda_and_none_backwards(request: pytest.FixtureRequest) -> None:
+def test_single_cuda_launch_forward_and_none_backward(request: pytest.FixtureRequest) -> None:
     maps, labels, _ = _random_case(3)
     head = _Head(maps, _ANCHORS, LossConfig(), [4.0, 1.0])
     total = flow.ones(1)
@@ -353,7 +347,7 @@ def test_one_launch_on_cuda_and_none_backwards(request: pytest.FixtureRequest) -
 
 
 @pytest.mark.parametrize("levels", [1, 3])
-def test_rebalance_equals_composed(levels: int) -> None:
+def test_rebalance_matches_composed(levels: int) -> None:
     generator = np.random.default_rng(1)
     start = generator.uniform(0.1, 4, levels).astype(np.float32)
     balance, expected = flow.tensor(start), start.astype(np.float64)
@@ -366,7 +360,7 @@ def test_rebalance_equals_composed(levels: int) -> None:
     np.testing.assert_allclose(balance.numpy(), expected, rtol=1e-6)
 
 
-def test_graph_equals_eager_bit_for_bit() -> None:
+def test_graph_matches_eager_bitwise() -> None:
     maps, labels, _ = _random_case(3)
     captured = _Head(maps, _ANCHORS, LossConfig(), [4.0, 1.0])
     eager = _Head(maps, _ANCHORS, LossConfig(), [4.0, 1.0])
@@ -381,7 +375,7 @@ def test_graph_equals_eager_bit_for_bit() -> None:
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
-def test_the_recorded_cases(goldens: Path) -> None:
+def test_recorded_cases(goldens: Path) -> None:
     checked = 0
     for path in sorted(goldens.glob("loss_*.npz")):
         with np.load(path, allow_pickle=False) as vectors:
@@ -417,10 +411,10 @@ def _check_recorded(name: str, case: dict[str, Any]) -> None:
         np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max(), err_msg=name)
 
 
-def test_random_labels_are_assigned_as_composed() -> None:
+def test_random_labels_match_composed() -> None:
     # Labels on a grid of half cells: most lie exactly on a border that decides which cells they belong to.
     generator = np.random.default_rng(2)
-    maps, labels, geometry = _random_case(3, most_labels=0)
+    maps, labels, geometry = _random_case(3, max_labels=0)
     labels[:, :12, 0] = 1
     labels[:, :12, 1] = generator.integers(0, 33, (3, 12)) / 32
     labels[:, :12, 2] = generator.integers(0, 25, (3, 12)) / 24
@@ -429,7 +423,7 @@ def test_random_labels_are_assigned_as_composed() -> None:
         _check_equal_to_composed(maps, labels, geometry, config)
 
 
-def test_settings_keep_their_places() -> None:
+def test_settings_vector_layout() -> None:
     settings = loss_settings(_ANCHORS, box_gain=1, objectness_gain=2, class_gain=3, label_smoothing=0.5)
     assert settings.dtype == np.float32
     assert settings[LossSetting.CLASS_GAIN] == 3
@@ -439,7 +433,7 @@ def test_settings_keep_their_places() -> None:
     np.testing.assert_array_equal(settings[len(LossSetting) :], _ANCHORS.ravel())
 
 
-def test_shapes_that_do_not_fit_are_named() -> None:
+def test_wrong_shapes_raise() -> None:
     settings, balance, scale = _settings(_ANCHORS[:1], LossConfig()), flow.ones(1), flow.ones(1)
     labels = flow.ones(1, 16, 5)
     with pytest.raises(ValueError, match=r"map \(1, 4, 4, 14\): must be \(2, rows"):
@@ -456,7 +450,7 @@ def test_shapes_that_do_not_fit_are_named() -> None:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_images_spread_over_ranks(ranks: int, request: pytest.FixtureRequest) -> None:
+def test_images_sharded_over_ranks(ranks: int, request: pytest.FixtureRequest) -> None:
     mode = "emulated-cuda" if request.config.getoption("--kernels") == "emulated-cuda" else "require"
     command = [sys.executable, "-m", "tests.kernels.ops.detection_loss_job", mode]
     job = {

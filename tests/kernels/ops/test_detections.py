@@ -1,4 +1,4 @@
-"""Decoding against the head's own, suppression against the NumPy implementation: the same detections, bit for bit."""
+"""Decoding against the head's, NMS against the NumPy implementation, both bitwise."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,17 +9,11 @@ import pytest
 
 from graph_train.detection.nms import CLASS_SHIFT_PX, NmsSettings, non_max_suppression
 from kernels.ops.detections.function import decode_maps, suppress_detections
-from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from models.head import Detect
 from tests.kernels.ops.launches import launches_of, shuffle_threads
 
 _Array = npt.NDArray[np.float32]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
 
 
 def _suppressed(predictions: _Array, settings: NmsSettings) -> tuple[_Array, npt.NDArray[np.int32]]:
@@ -43,7 +37,7 @@ def _float32_not_above(value: float) -> float:
 
 
 def _check(predictions: _Array, settings: NmsSettings) -> list[int]:
-    """Demand the detections of NumPy; return their numbers."""
+    """Assert the detections of the NumPy implementation; return how many each image has."""
     expected = non_max_suppression(predictions, settings)
     detections, counts = _suppressed(predictions, settings)
     assert detections.shape == (len(predictions), settings.max_det, 6)
@@ -79,19 +73,19 @@ _SETTINGS = {
 
 @pytest.mark.parametrize("classes", [1, 3, 80])
 @pytest.mark.parametrize("name", _SETTINGS)
-def test_the_detections_of_numpy(name: str, classes: int) -> None:
+def test_matches_numpy(name: str, classes: int) -> None:
     found = _check(_predictions(2, 300 if classes < 80 else 60, classes, seed=classes), _SETTINGS[name])
     if name in ("usual", "validation"):
         assert min(found) > 1
 
 
-def test_more_candidates_than_a_block_has_threads() -> None:
+def test_more_candidates_than_threads_per_block() -> None:
     predictions = _predictions(1, 1500, 2, spread=3000.0)
     assert _check(predictions, NmsSettings(conf_thres=0.01, multi_label=True, max_det=2000))[0] > 1000
     _check(predictions, NmsSettings(conf_thres=0.01, multi_label=True, max_candidates=1000))
 
 
-def test_equal_confidences_keep_their_order() -> None:
+def test_equal_confidences_keep_order() -> None:
     # Few different confidences, so that ties also lie across the last candidate that enters.
     predictions = _predictions(2, 400, 3, seed=1)
     predictions[..., 4:] = np.ceil(predictions[..., 4:] * 2) / 2
@@ -109,7 +103,7 @@ def test_equal_boxes_and_boxes_without_area() -> None:
     _check(predictions, NmsSettings(conf_thres=0.01, agnostic=True))
 
 
-def test_an_overlap_at_the_threshold() -> None:
+def test_overlap_at_threshold() -> None:
     # Two pairs with the IoU 1/3, which float32 rounds up, and exactly 1/2.
     rows = np.array([[10, 10, 8, 8, 1, 1], [14, 10, 8, 8, 0.9, 1], [10, 40, 8, 8, 1, 1], [10, 42, 8, 4, 0.5, 1]])
     predictions = rows.astype(np.float32)[None]
@@ -120,7 +114,7 @@ def test_an_overlap_at_the_threshold() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_numbers_that_are_not_finite(bad: float) -> None:
+def test_nonfinite_predictions(bad: float) -> None:
     predictions = _predictions(1, 40, 3, seed=3)
     predictions[0, 3, 0] = bad
     predictions[0, 7, 2] = bad
@@ -131,12 +125,12 @@ def test_numbers_that_are_not_finite(bad: float) -> None:
         _check(predictions, NmsSettings(multi_label=True))
 
 
-def test_no_box_at_all() -> None:
+def test_no_boxes() -> None:
     _check(np.zeros((2, 1, 7), np.float32), NmsSettings())
     _check(np.zeros((2, 0, 7), np.float32), NmsSettings())
 
 
-def test_no_result_depends_on_the_order_of_threads() -> None:
+def test_results_do_not_depend_on_thread_order() -> None:
     predictions = _predictions(2, 600, 2, seed=4)
     for seed in (1, 2):
         shuffle_threads(seed)
@@ -181,7 +175,7 @@ def _head(classes: int, stride: tuple[int, ...]) -> tuple[Detect, _Array]:
     ("classes", "sizes", "stride"),
     [(1, [(1, 1)], (32,)), (3, [(9, 7), (5, 4), (3, 2)], (8, 16, 32)), (80, [(4, 6), (2, 3)], (8, 16))],
 )
-def test_decoding_equals_that_of_the_head(
+def test_decode_matches_head(
     classes: int, sizes: list[tuple[int, int]], stride: tuple[int, ...], request: pytest.FixtureRequest
 ) -> None:
     head, anchors = _head(classes, stride)
@@ -198,7 +192,7 @@ def test_decoding_equals_that_of_the_head(
     assert launches == ({"decode": 1} if emulated else {})
 
 
-def test_graph_equals_eager_bit_for_bit(request: pytest.FixtureRequest) -> None:
+def test_graph_matches_eager_bitwise(request: pytest.FixtureRequest) -> None:
     _, anchors = _head(3, (8, 16))
     inputs = [flow.tensor(anchors), *(flow.tensor(level) for level in _maps(3, [(6, 5), (3, 4)]))]
     captured = _DetectGraph()(*inputs)

@@ -1,4 +1,4 @@
-"""Colours by the plugin are those of the definition, in the same bits, and nothing else in memory changes."""
+"""Colour augmentation by the plugin matches its reference bitwise and writes nothing else."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def pictures() -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("gains", GAINS)
-def test_plugin_colours_as_the_definition_does(gains: tuple[float, float, float]) -> None:
+def test_plugin_matches_reference(gains: tuple[float, float, float]) -> None:
     for picture in pictures():
         expected = colour.apply_hsv_gains(picture, np.array(gains)).transpose(2, 0, 1)
         # A window of a larger array: only its own bytes may change.
@@ -32,7 +32,7 @@ def test_plugin_colours_as_the_definition_does(gains: tuple[float, float, float]
         assert np.array_equal(plain, picture.transpose(2, 0, 1))
 
 
-def test_plugin_refuses_what_does_not_fit() -> None:
+def test_mismatched_arguments_raise() -> None:
     picture, tables = np.zeros((4, 5, 3), np.uint8), colour.hsv_tables(np.ones(3))
     with pytest.raises(ValueError, match=r"planes \(3, 5, 4\)"):
         write_planes(picture, tables, np.zeros((3, 5, 4), np.uint8))
@@ -42,7 +42,7 @@ def test_plugin_refuses_what_does_not_fit() -> None:
         write_planes(picture, np.full((3, 256), 200, np.uint8), np.zeros((3, 4, 5), np.uint8))
 
 
-def test_planes_are_coloured_in_place() -> None:
+def test_planes_are_modified_in_place() -> None:
     for picture in pictures():
         tables = colour.hsv_tables(np.array(GAINS[1]))
         planes = np.ascontiguousarray(picture.transpose(2, 0, 1))

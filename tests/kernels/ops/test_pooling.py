@@ -11,10 +11,11 @@ from tests.kernels.ops.activations import (
     assert_close,
     assert_same_bits,
     check_stock_op,
-    in_any_order,
+    check_thread_orders,
     in_graph,
     rounded,
     run_layer,
+    sgd_steps,
 )
 
 SHAPES = [(2, 5, 4, 3), (1, 1, 1, 8), (3, 7, 6, 16), (1, 4, 9, 255), (2, 3, 3, 5)]
@@ -23,12 +24,12 @@ ROUNDING = {ActivationType.FLOAT32: 1e-6, ActivationType.BFLOAT16: 2**-8, Activa
 """Of the one rounding of a gradient's sum; values are copies."""
 
 
-def draw(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:
+def random_input(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:
     return rounded(np.random.default_rng(seed).standard_normal(shape), kind)
 
 
 def pooled(x: np.ndarray, kernel: int, stride: int, padding: int, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return values and the gradient of x; the first of equal values gets it, and NaN wins over all."""
+    """Return values and the gradient of x, which goes to the first of equal values; NaN wins."""
     padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-np.inf)
     inside = np.pad(np.ones(x.shape, bool), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     y, gradient = np.empty(dy.shape), np.zeros(padded.shape)
@@ -49,8 +50,8 @@ def pooled_shape(shape: tuple[int, ...], kernel: int, stride: int, padding: int)
 
 
 def check_pool(x: np.ndarray, geometry: tuple[int, int, int], kind: ActivationType) -> None:
-    dy = draw(pooled_shape(x.shape, *geometry), kind, seed=1)
-    y, dx = in_any_order(lambda: run_layer(lambda value: max_pool(value, *geometry), [x], dy, kind))
+    dy = random_input(pooled_shape(x.shape, *geometry), kind, seed=1)
+    y, dx = check_thread_orders(lambda: run_layer(lambda value: max_pool(value, *geometry), [x], dy, kind))
     exact_y, exact_dx = pooled(x, *geometry, dy)
     np.testing.assert_array_equal(y, exact_y)
     assert_close(dx, exact_dx, ROUNDING[kind])
@@ -62,13 +63,11 @@ def test_max_pool(shape: tuple[int, ...], geometry: tuple[int, int, int], activa
     kernel, _, padding = geometry
     if min(shape[1:3]) + 2 * padding < kernel:
         pytest.skip("the window is larger than the image with its padding")
-    check_pool(draw(shape, activation_type), geometry, activation_type)
+    check_pool(random_input(shape, activation_type), geometry, activation_type)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_first_of_equal_values_gets_the_gradient(
-    geometry: tuple[int, int, int], activation_type: ActivationType
-) -> None:
+def test_first_of_equal_values_gets_gradient(geometry: tuple[int, int, int], activation_type: ActivationType) -> None:
     few = np.random.default_rng(2).integers(0, 3, (2, 8, 7, 9)).astype(np.float32)
     check_pool(few, geometry, activation_type)
     check_pool(np.zeros((1, 6, 6, 8), np.float32), geometry, activation_type)
@@ -82,8 +81,11 @@ def test_max_pool_of_minus_infinity_and_nan() -> None:
     check_pool(x, (3, 2, 1), ActivationType.FLOAT32)
 
 
-def test_max_pool_equals_the_stock_kernel_bit_for_bit() -> None:
-    x, dy = draw((2, 12, 11, 24), ActivationType.FLOAT32), draw((2, 12, 11, 24), ActivationType.FLOAT32, seed=1)
+def test_max_pool_matches_stock_kernel_bitwise() -> None:
+    x, dy = (
+        random_input((2, 12, 11, 24), ActivationType.FLOAT32),
+        random_input((2, 12, 11, 24), ActivationType.FLOAT32, seed=1),
+    )
 
     def stock(value: Tensor) -> Tensor:
         return flow.nn.functional.max_pool2d(value.permute(0, 3, 1, 2), 5, 1, 2).permute(0, 2, 3, 1)
@@ -102,16 +104,16 @@ STOCK_POOLS: list[tuple[tuple[int, ...], dict[str, int | bool]]] = [
 
 
 @pytest.mark.parametrize(("shape", "options"), STOCK_POOLS)
-def test_the_stock_max_pool(shape: tuple[int, ...], options: dict[str, int | bool]) -> None:
+def test_stock_max_pool(shape: tuple[int, ...], options: dict[str, int | bool]) -> None:
     pool = flow.nn.MaxPool2d(return_indices=True, **options)
-    x = draw(shape, ActivationType.FLOAT32)
+    x = random_input(shape, ActivationType.FLOAT32)
     check_stock_op(lambda value: pool(value)[0], [x])
     indices = [pool(flow.tensor(x.astype(dtype)))[1].numpy() for dtype in (np.float32, np.float64)]
     np.testing.assert_array_equal(*indices)
 
 
-def test_a_stock_max_pool_of_no_images_leaves_the_next_pool_as_it_is() -> None:
-    """OneFlow keeps the kernel that it chose for an op: one chosen for an empty tensor must be right for others."""
+def test_stock_max_pool_of_empty_batch_does_not_affect_next() -> None:
+    """OneFlow caches the kernel of an op, so one chosen for an empty tensor must suit others."""
     pool = flow.nn.MaxPool2d(return_indices=True, kernel_size=2, stride=2)
     x = flow.zeros(0, 3, 8, 6, requires_grad=True)
     y = pool(x)[0]
@@ -126,17 +128,17 @@ def test_a_stock_max_pool_of_no_images_leaves_the_next_pool_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("factors", [(2.0, 2.0), (3.0, 2.0), (1.5, 2.5)])
-def test_the_stock_upsampling(factors: tuple[float, float]) -> None:
+def test_stock_upsampling(factors: tuple[float, float]) -> None:
     height, width = factors
     check_stock_op(
         lambda x: flow._C.upsample_nearest_2d(
             x, height_scale=height, width_scale=width, output_size=None, data_format="channels_first"
         ),
-        [draw((2, 3, 4, 6), ActivationType.FLOAT32)],
+        [random_input((2, 3, 4, 6), ActivationType.FLOAT32)],
     )
 
 
-def test_windows_that_do_not_fit_are_refused() -> None:
+def test_too_large_windows_raise() -> None:
     x = flow.zeros(1, 3, 3, 8)
     with pytest.raises(RuntimeError, match="graph_train_max_pool"):
         max_pool(x, 5, 1, 0)
@@ -147,16 +149,16 @@ def test_windows_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("factor", [1, 2, 3])
 def test_upsample(shape: tuple[int, ...], factor: int, activation_type: ActivationType) -> None:
-    x = draw(shape, activation_type)
+    x = random_input(shape, activation_type)
     exact = x.repeat(factor, axis=1).repeat(factor, axis=2)
-    dy = draw(exact.shape, activation_type, seed=1)
-    y, dx = in_any_order(lambda: run_layer(lambda value: upsample(value, factor), [x], dy, activation_type))
+    dy = random_input(exact.shape, activation_type, seed=1)
+    y, dx = check_thread_orders(lambda: run_layer(lambda value: upsample(value, factor), [x], dy, activation_type))
     np.testing.assert_array_equal(y, exact)
     cells = dy.astype(np.float64).reshape(shape[0], shape[1], factor, shape[2], factor, shape[3])
     assert_close(dx, cells.sum((2, 4)), ROUNDING[activation_type])
 
 
-def test_no_images(activation_type: ActivationType) -> None:
+def test_empty_batch(activation_type: ActivationType) -> None:
     x = flow.zeros(0, 8, 6, 3, requires_grad=True)
     y = upsample(max_pool(x.to(activation_type.dtype), 2, 2, 0), 3)
     y.to(flow.float32).sum().backward()
@@ -164,13 +166,13 @@ def test_no_images(activation_type: ActivationType) -> None:
     assert tuple(x.grad.shape) == (0, 8, 6, 3)
 
 
-def test_graph_equals_eager_bit_for_bit(activation_type: ActivationType) -> None:
+def test_graph_matches_eager_bitwise(activation_type: ActivationType) -> None:
     weight = np.random.default_rng(4).standard_normal(9).astype(np.float32)
 
     def step(x: Tensor) -> list[Tensor]:
         return [max_pool(upsample(x, 2), 5, 1, 2)]
 
-    x = activation(draw((2, 4, 3, 9), activation_type), activation_type)
+    x = activation(random_input((2, 4, 3, 9), activation_type), activation_type)
     assert_same_bits(in_graph(step, x), [one.to(flow.float32).numpy() for one in step(x)])
 
     class Layer(flow.nn.Module):
@@ -182,27 +184,5 @@ def test_graph_equals_eager_bit_for_bit(activation_type: ActivationType) -> None
             y = max_pool(upsample((x * self.weight).to(activation_type.dtype), 2), 5, 1, 2)
             return (y.to(flow.float32) ** 2).sum()
 
-    def train(graph: bool) -> np.ndarray:
-        layer = Layer()
-        optimizer = flow.optim.SGD(layer.parameters(), lr=0.01)
-
-        class Step(flow.nn.Graph):
-            def __init__(self) -> None:
-                super().__init__()
-                self.layer = layer
-                self.add_optimizer(optimizer)
-
-            def build(self, x: Tensor) -> Tensor:
-                loss = self.layer(x)
-                loss.backward()
-                return loss
-
-        images = flow.tensor(draw((2, 4, 3, 9), ActivationType.FLOAT32))
-        if graph:
-            Step()(images)
-        else:
-            layer(images).backward()
-            optimizer.step()
-        return layer.weight.numpy()
-
-    assert_same_bits([train(graph=True)], [train(graph=False)])
+    images = [flow.tensor(random_input((2, 4, 3, 9), ActivationType.FLOAT32))]
+    assert_same_bits(sgd_steps(Layer(), images, graph=True), sgd_steps(Layer(), images, graph=False))

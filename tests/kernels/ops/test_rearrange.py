@@ -1,4 +1,4 @@
-"""Pixels as channels, and borders of zeros, against NumPy: the very numbers, forward and backward."""
+"""Space-to-depth and zero padding against NumPy, forward and backward, bitwise."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,17 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.rearrange.function import Borders, space_to_depth, zero_pad
 from kernels.runtime import flow
-from tests.kernels.ops.activations import activation, assert_same_bits, in_any_order, in_graph, rounded, run_layer
+from tests.kernels.ops.activations import (
+    activation,
+    assert_same_bits,
+    check_thread_orders,
+    in_graph,
+    rounded,
+    run_layer,
+)
 
 
-def draw(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:
+def random_input(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:
     return rounded(np.random.default_rng(seed).standard_normal(shape), kind)
 
 
@@ -18,7 +25,7 @@ def corners(x: np.ndarray) -> np.ndarray:
 
 
 def patches(deep: np.ndarray) -> np.ndarray:
-    """Return the activation whose `corners` are given."""
+    """Invert `corners`."""
     images, rows, columns, channels = deep.shape
     x = np.empty((images, 2 * rows, 2 * columns, channels // 4), deep.dtype)
     for number, part in enumerate(np.split(deep, 4, axis=-1)):
@@ -28,10 +35,10 @@ def patches(deep: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(1, 2, 2, 1), (2, 4, 6, 3), (1, 10, 8, 24), (3, 64, 34, 3)])
 def test_space_to_depth(shape: tuple[int, ...], activation_type: ActivationType) -> None:
-    x = draw(shape, activation_type)
+    x = random_input(shape, activation_type)
     deep = corners(x)
-    dy = draw(deep.shape, activation_type, seed=1)
-    y, dx = in_any_order(lambda: run_layer(space_to_depth, [x], dy, activation_type))
+    dy = random_input(deep.shape, activation_type, seed=1)
+    y, dx = check_thread_orders(lambda: run_layer(space_to_depth, [x], dy, activation_type))
     np.testing.assert_array_equal(y, deep)
     np.testing.assert_array_equal(dx, patches(dy))
     np.testing.assert_array_equal(patches(deep), x)
@@ -41,21 +48,21 @@ def test_space_to_depth(shape: tuple[int, ...], activation_type: ActivationType)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 5, 4, 3), (1, 9, 8, 24)])
 def test_zero_pad(shape: tuple[int, ...], borders: Borders, activation_type: ActivationType) -> None:
     left, right, top, bottom = borders
-    x = draw(shape, activation_type)
+    x = random_input(shape, activation_type)
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    dy = draw(padded.shape, activation_type, seed=1)
-    y, dx = in_any_order(lambda: run_layer(lambda value: zero_pad(value, borders), [x], dy, activation_type))
+    dy = random_input(padded.shape, activation_type, seed=1)
+    y, dx = check_thread_orders(lambda: run_layer(lambda value: zero_pad(value, borders), [x], dy, activation_type))
     np.testing.assert_array_equal(y, padded)
     np.testing.assert_array_equal(dx, dy[:, top : top + shape[1], left : left + shape[2]])
 
 
-def test_graph_equals_eager(activation_type: ActivationType) -> None:
-    x = activation(draw((2, 4, 6, 3), activation_type), activation_type)
+def test_graph_matches_eager(activation_type: ActivationType) -> None:
+    x = activation(random_input((2, 4, 6, 3), activation_type), activation_type)
     eager = [one.to(flow.float32).numpy() for one in (space_to_depth(x), zero_pad(x, (1, 0, 2, 3)))]
     assert_same_bits(in_graph(lambda given: [space_to_depth(given), zero_pad(given, (1, 0, 2, 3))], x), eager)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_mismatched_arguments_raise() -> None:
     with pytest.raises(RuntimeError, match="graph_train_space_to_depth"):
         space_to_depth(flow.zeros(1, 3, 4, 1))
     with pytest.raises(RuntimeError, match="graph_train_zero_pad"):

@@ -1,4 +1,4 @@
-"""The update of all parameters: torch's formulas in NumPy float64, fused against composed, graph against eager."""
+"""Parameter update: PyTorch's formulas in NumPy float64, fused against composed, graph against eager."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,6 @@ from kernels.ops.update.function import (
     update_parameters,
     update_parameters_reference,
 )
-from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from tests.kernels.ops.launches import launches_of, shuffle_threads
 
@@ -33,13 +32,8 @@ _IMPLEMENTATIONS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> None:
-    assert load_plugin("require").loaded
-
-
 class _Store(flow.nn.Module):
-    """Parameters with their buffers, as a trainer would register them."""
+    """Parameters with their buffers, registered as in the trainer."""
 
     def __init__(self, rule: UpdateRule, values: Sequence[_Array], groups: Sequence[int] = _GROUPS) -> None:
         super().__init__()
@@ -57,7 +51,7 @@ class _Store(flow.nn.Module):
         self.state = UpdateState(parameters, averages, groups, **flats)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the arrays by name and number of the parameter."""
+        """Return the arrays by name and parameter number."""
         arrays = {}
         for name, tensor in self.state_dict().items():
             if "moment" in name or "sum" in name:
@@ -83,7 +77,7 @@ class _UpdateGraph(flow.nn.Graph):
 
 @dataclass
 class _Expected:
-    """The same state in float64, updated by torch's formulas."""
+    """The state in float64, updated by PyTorch's formulas."""
 
     rule: UpdateRule
     parameter: list[_Array]
@@ -158,7 +152,7 @@ class _Settings:
 
 
 def _settings(step: int) -> _Settings:
-    """Return settings that change from step to step; every third step only accumulates."""
+    """Return settings that vary per step; every third step only accumulates."""
     return _Settings(
         learning_rates=(0.1 / (step + 1), 0.01 * (step + 1), 0.02),
         weight_decays=(0.0, 0.05, 0.0),
@@ -188,7 +182,7 @@ def _initial(generator: np.random.Generator) -> list[_Array]:
     return [generator.standard_normal(shape).astype(np.float32).astype(np.float64) for shape in _SHAPES]
 
 
-def test_hyper_vector_keeps_the_digits_of_small_differences() -> None:
+def test_hyper_vector_keeps_precision_of_small_differences() -> None:
     hyper = hyper_vector(
         learning_rates=(0.1, 0.01, 0.02),
         weight_decays=(0.0, 5e-4, 0.0),
@@ -209,7 +203,7 @@ def test_hyper_vector_keeps_the_digits_of_small_differences() -> None:
 
 
 @pytest.mark.parametrize("update", _IMPLEMENTATIONS)
-def test_one_sgd_step_by_hand(update: _Update) -> None:
+def test_single_sgd_step_known_values(update: _Update) -> None:
     # One weight 2, momentum buffer 1, gradient 4 of a loss scaled by 2, decay 0.5, rate 0.25, momentum 0.5, EMA 2.
     # g = 2; d = 2 + 0.5 * 2 = 3; m = 0.5 * 1 + 3 = 3.5; step = 3 + 0.5 * 3.5 = 4.75; p = 2 - 0.25 * 4.75 = 0.8125
     # EMA with decay 0.75: 0.75 * 2 + 0.25 * 0.8125 = 1.703125. All exact in binary.
@@ -227,7 +221,7 @@ def test_one_sgd_step_by_hand(update: _Update) -> None:
 
 @pytest.mark.parametrize("update", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("rule", _RULES)
-def test_ten_steps_follow_the_formulas_in_float64(rule: UpdateRule, update: _Update) -> None:
+def test_ten_steps_match_float64_formulas(rule: UpdateRule, update: _Update) -> None:
     generator = np.random.default_rng(7)
     start = _initial(generator)
     store, expected = _Store(rule, start), _Expected(rule, [value.copy() for value in start])
@@ -252,7 +246,7 @@ def test_ten_steps_follow_the_formulas_in_float64(rule: UpdateRule, update: _Upd
 
 @pytest.mark.parametrize("update", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("rule", _RULES)
-def test_graph_equals_eager_bit_for_bit(rule: UpdateRule, update: _Update) -> None:
+def test_graph_matches_eager_bitwise(rule: UpdateRule, update: _Update) -> None:
     generator = np.random.default_rng(11)
     start = _initial(generator)
     eager, captured = _Store(rule, start), _Store(rule, start)
@@ -269,7 +263,7 @@ def test_graph_equals_eager_bit_for_bit(rule: UpdateRule, update: _Update) -> No
 
 
 @pytest.mark.parametrize("rule", _RULES)
-def test_fused_equals_composed_bit_for_bit(rule: UpdateRule) -> None:
+def test_fused_matches_composed_bitwise(rule: UpdateRule) -> None:
     # Both round every product and sum alike; only the order of the squares in the (float64) norm differs.
     generator = np.random.default_rng(13)
     start = _initial(generator)
@@ -288,7 +282,7 @@ def test_fused_equals_composed_bit_for_bit(rule: UpdateRule) -> None:
 
 @pytest.mark.parametrize("update", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("rule", _RULES)
-def test_gradients_may_come_as_one_flat_tensor(rule: UpdateRule, update: _Update) -> None:
+def test_gradients_as_one_flat_tensor(rule: UpdateRule, update: _Update) -> None:
     generator = np.random.default_rng(17)
     start, gradients = _initial(generator), _initial(generator)
     whole, apart = _Store(rule, start), _Store(rule, start)
@@ -305,7 +299,7 @@ def test_gradients_may_come_as_one_flat_tensor(rule: UpdateRule, update: _Update
 @pytest.mark.parametrize("update", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
 @pytest.mark.parametrize("rule", _RULES)
-def test_a_gradient_that_is_not_finite_changes_only_the_sum(rule: UpdateRule, bad: float, update: _Update) -> None:
+def test_nonfinite_gradient_only_resets_accumulation(rule: UpdateRule, bad: float, update: _Update) -> None:
     generator = np.random.default_rng(3)
     store = _Store(rule, _initial(generator))
     before = store.arrays()
@@ -319,7 +313,7 @@ def test_a_gradient_that_is_not_finite_changes_only_the_sum(rule: UpdateRule, ba
 
 
 @pytest.mark.parametrize("update", _IMPLEMENTATIONS)
-def test_accumulation_adds_and_reports_no_norm(update: _Update) -> None:
+def test_accumulation_adds_gradients_and_reports_no_norm(update: _Update) -> None:
     store = _Store("sgd", [np.array([1.0, 2.0])], [0])
     hyper = _settings(1).vector(1)
     for total in ([3.0, -1.0], [6.0, -2.0]):
@@ -331,14 +325,14 @@ def test_accumulation_adds_and_reports_no_norm(update: _Update) -> None:
 
 
 @pytest.mark.parametrize("update", _IMPLEMENTATIONS)
-def test_the_norm_of_millions_of_elements_is_accurate(update: _Update) -> None:
+def test_norm_of_millions_of_elements_is_accurate(update: _Update) -> None:
     values = np.random.default_rng(5).random(5_000_000).astype(np.float32)
     store = _Store("sgd", [np.zeros(values.shape)], [1])
     result = update("sgd", store.state, [flow.tensor(values)], _settings(0).vector(1)).numpy()
     assert result[0] == pytest.approx(np.linalg.norm(values.astype(np.float64)), rel=3e-7)
 
 
-def test_wrong_arguments_are_named() -> None:
+def test_wrong_arguments_raise() -> None:
     store = _Store("sgd", [np.zeros(2)], [0])
     hyper, gradient = _settings(0).vector(1), flow.zeros(2)
     with pytest.raises(ValueError, match="adagrad"):
@@ -370,7 +364,7 @@ def _fused_call(rule: int, shapes: _Shapes, floats: Sequence[float]) -> None:
     dispatch.call(built, tensors, integers=(rule, 0), floats=floats)
 
 
-def test_the_op_itself_refuses_what_it_would_read_beyond() -> None:
+def test_op_rejects_out_of_bounds_shapes() -> None:
     fitting: _Shapes = {
         "parameter": [(2, 3), (4,)],
         "ema": [(2, 3), (4,)],
@@ -402,7 +396,7 @@ def test_the_op_itself_refuses_what_it_would_read_beyond() -> None:
 
 
 @pytest.mark.parametrize("rule", _RULES)
-def test_many_small_parameters_and_one_without_elements(rule: UpdateRule) -> None:
+def test_many_small_parameters_and_an_empty_one(rule: UpdateRule) -> None:
     # More elements than a thread's share, in pieces of all sizes.
     generator = np.random.default_rng(23)
     shapes = [(int(size),) for size in generator.integers(1, 300, 900)] + [(40_000,), (0,), (7,)]
@@ -419,7 +413,7 @@ def test_many_small_parameters_and_one_without_elements(rule: UpdateRule) -> Non
 
 
 @pytest.mark.parametrize("rule", _RULES)
-def test_one_launch_on_cuda(rule: UpdateRule, request: pytest.FixtureRequest) -> None:
+def test_single_launch_on_cuda(rule: UpdateRule, request: pytest.FixtureRequest) -> None:
     generator = np.random.default_rng(31)
     store = _Store(rule, _initial(generator))
     gradients = [flow.tensor(gradient.astype(np.float32)) for gradient in _gradients(0, generator)]
@@ -430,7 +424,7 @@ def test_one_launch_on_cuda(rule: UpdateRule, request: pytest.FixtureRequest) ->
         assert launches == ({"update_parameters": 1} if emulated else {})
 
 
-def test_no_result_depends_on_the_order_of_threads() -> None:
+def test_results_do_not_depend_on_thread_order() -> None:
     outcomes = []
     for seed in (0, 1, 2):
         shuffle_threads(seed)

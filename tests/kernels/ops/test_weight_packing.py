@@ -6,19 +6,20 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.weight_packing.function import pack_weights
 from kernels.runtime import Tensor, flow
-from tests.kernels.ops.activations import activation, assert_same_bits, in_any_order, rounded
+from models.layers import plain
+from tests.kernels.ops.activations import activation, assert_same_bits, check_thread_orders, rounded, sgd_steps
 
 SHAPES = [(16, 3, 6, 6), (8, 16, 1, 1), (5, 7, 1, 3), (1, 1, 1, 1), (33, 12, 3, 3), (255, 8, 1, 1)]
 
 
-def draw() -> list[np.ndarray]:
+def random_inputs() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [rng.standard_normal(shape).astype(np.float32) for shape in SHAPES]
 
 
 @pytest.mark.parametrize("count", [1, 2, len(SHAPES)])
 def test_values_and_gradients(count: int, activation_type: ActivationType) -> None:
-    arrays = draw()[:count]
+    arrays = random_inputs()[:count]
     rng = np.random.default_rng(1)
     weights = [rounded(rng.standard_normal(values.transpose(0, 2, 3, 1).shape), activation_type) for values in arrays]
 
@@ -29,15 +30,15 @@ def test_values_and_gradients(count: int, activation_type: ActivationType) -> No
         flow.autograd.backward(packed, [activation(values, activation_type) for values in weights])
         return [one.to(flow.float32).numpy() for one in packed] + [leaf.grad.numpy() for leaf in leaves]
 
-    results = in_any_order(run)
+    results = check_thread_orders(run)
     for packed, values in zip(results[:count], arrays, strict=True):
         np.testing.assert_array_equal(packed, rounded(values.transpose(0, 2, 3, 1), activation_type))
     for gradient, values in zip(results[count:], weights, strict=True):
         np.testing.assert_array_equal(gradient, values.transpose(0, 3, 1, 2))
 
 
-def test_weights_that_nothing_uses_have_no_gradient_or_zeros() -> None:
-    leaves = [flow.tensor(values, requires_grad=True) for values in draw()]
+def test_unused_weights_have_no_gradient_or_zeros() -> None:
+    leaves = [flow.tensor(values, requires_grad=True) for values in random_inputs()]
     packed = pack_weights(leaves, ActivationType.FLOAT32)
     (packed[1] * 3).sum().backward()
     assert (leaves[1].grad.numpy() == 3).all()
@@ -46,7 +47,7 @@ def test_weights_that_nothing_uses_have_no_gradient_or_zeros() -> None:
 
 
 def test_frozen_weights() -> None:
-    leaves = [flow.tensor(values, requires_grad=index > 0) for index, values in enumerate(draw())]
+    leaves = [flow.tensor(values, requires_grad=index > 0) for index, values in enumerate(random_inputs())]
     packed = pack_weights(leaves, ActivationType.FLOAT32)
     sum(one.sum() for one in packed).backward()
     assert leaves[0].grad is None
@@ -54,8 +55,8 @@ def test_frozen_weights() -> None:
 
 
 @pytest.mark.parametrize("used", [(0, 1, 2, 3, 4, 5), (1, 4)])
-def test_graph_equals_eager_bit_for_bit(used: tuple[int, ...], activation_type: ActivationType) -> None:
-    arrays = draw()
+def test_graph_matches_eager_bitwise(used: tuple[int, ...], activation_type: ActivationType) -> None:
+    arrays = random_inputs()
 
     class Layer(flow.nn.Module):
         def __init__(self) -> None:
@@ -64,34 +65,12 @@ def test_graph_equals_eager_bit_for_bit(used: tuple[int, ...], activation_type: 
                 self.register_parameter(f"weight{index}", flow.nn.Parameter(flow.tensor(values)))
 
         def forward(self, x: Tensor) -> Tensor:
-            proxies = [getattr(self, f"weight{index}") for index in range(len(arrays))]
-            weights = [one if isinstance(one, flow.Tensor) else one.to(flow.Tensor) for one in proxies]
+            weights = [plain(getattr(self, f"weight{index}")) for index in range(len(arrays))]
             packed = pack_weights(weights, activation_type)
             return sum((packed[index].to(flow.float32) * (index + x)).sum() for index in used)
 
-    def train(graph: bool) -> list[np.ndarray]:
-        layer = Layer()
-        optimizer = flow.optim.SGD(layer.parameters(), lr=0.01)
-
-        class Step(flow.nn.Graph):
-            def __init__(self) -> None:
-                super().__init__()
-                self.layer = layer
-                self.add_optimizer(optimizer)
-
-            def build(self, x: Tensor) -> Tensor:
-                loss = self.layer(x)
-                loss.backward()
-                return loss
-
-        def eager(x: Tensor) -> None:
-            layer(x).backward()
-            optimizer.step()
-
-        (Step() if graph else eager)(flow.tensor(1.0))
-        return [one.numpy() for one in layer.parameters()]
-
-    trained = train(graph=True)
-    assert_same_bits(trained, train(graph=False))
-    for index, (before, after) in enumerate(zip(arrays, trained, strict=True)):
+    one = [flow.tensor(1.0)]
+    trained = sgd_steps(Layer(), one, graph=True)
+    assert_same_bits(trained, sgd_steps(Layer(), one, graph=False))
+    for index, (before, after) in enumerate(zip(arrays, trained[1:], strict=True)):
         assert np.array_equal(before, after) == (index not in used)

@@ -1,4 +1,4 @@
-"""The composed forms that a training without the plugin takes, beside the ops."""
+"""The composed forms used without the plugin, against the ops."""
 
 import numpy as np
 
@@ -12,11 +12,11 @@ def _tensors() -> list[Tensor]:
     return [flow.tensor(random.standard_normal(count).astype(np.float32)) for count in (3, 1, 70)]
 
 
-def test_flattened() -> None:
+def test_flattened_without_plugin() -> None:
     np.testing.assert_array_equal(flatten_tensors(_tensors()).numpy(), flattened(_tensors()).numpy())
 
 
-def test_begin_step() -> None:
+def test_begin_step_without_plugin() -> None:
     for share in (0.0, 0.25, 1.0):
         for updated in (0.0, 1.0):
             averages, scalars = [], []

@@ -15,7 +15,7 @@ from pipelines.data.index import ImageIndex
 
 
 def index_of(sizes: list[tuple[int, int]], labels: list[np.ndarray], *, polygons: bool = False) -> ImageIndex:
-    """Return an index without files, as drawing needs only sizes and labels."""
+    """Return an index without files; sampling needs only sizes and labels."""
     corners = np.array(((-1, -1), (1, -1), (1, 1), (-1, 1))) / 2
     segments = [
         tuple((row[1:3] + corners * row[3:]).astype(np.float32) for row in rows) if polygons else () for rows in labels
@@ -55,9 +55,7 @@ configs = st.builds(
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(augment=configs, seed=st.integers(0, 2**32), polygons=st.booleans(), side=st.sampled_from([64, 320, 640]))
-def test_ten_thousand_draws_give_sound_labels_and_rectangles(
-    augment: AugmentConfig, seed: int, polygons: bool, side: int
-) -> None:
+def test_ten_thousand_samples_are_valid(augment: AugmentConfig, seed: int, polygons: bool, side: int) -> None:
     index = random_index(seed, polygons=polygons)
     draws = SampleDraws(index, augment, seed=seed)
     sizes = index.sizes_wh
@@ -83,11 +81,11 @@ def assert_inside(start: tuple[int, int], shape: tuple[int, int], limit: tuple[i
     assert start[1] + shape[1] <= limit[1]
 
 
-def test_sample_depends_on_its_key_only() -> None:
+def test_sample_depends_only_on_key() -> None:
     index = random_index(7)
     augment = AugmentConfig(mixup=0.5, degrees=5)
     one, other = SampleDraws(index, augment, seed=1), SampleDraws(index, augment, seed=1)
-    other.sample(3, 0, output_wh=(64, 64))  # a draw in between changes nothing
+    other.sample(3, 0, output_wh=(64, 64))  # another sample in between has no effect
     a, b = (draws.sample(4, 0, output_wh=(64, 64)) for draws in (one, other))
     assert a.hsv_gains == b.hsv_gains
     assert [v.sources for v in a.views] == [v.sources for v in b.views]
@@ -100,7 +98,7 @@ def test_sample_depends_on_its_key_only() -> None:
         assert changed.hsv_gains != a.hsv_gains
 
 
-def test_counters_do_not_meet() -> None:
+def test_rng_counters_do_not_collide() -> None:
     firsts = {
         generator(seed, epoch, number, purpose=purpose, repeat=repeat).bit_generator.random_raw()
         for seed in range(3)
@@ -112,7 +110,7 @@ def test_counters_do_not_meet() -> None:
     assert len(firsts) == 3**5
 
 
-def test_single_image_by_hand() -> None:
+def test_single_image_known_values() -> None:
     # 100 x 50 px at 64 px: 64 x 32, so 16 px of border on top; no random geometry at all.
     box = np.array([[1, 0.5, 0.5, 0.5, 0.5]], np.float32)
     still = AugmentConfig(mosaic=0, translate=0, scale=0, fliplr=0)
@@ -122,8 +120,8 @@ def test_single_image_by_hand() -> None:
     assert np.allclose(draws.labels(plan), [[1, 0.5, 0.5, 0.5, 0.25]], atol=1e-6)
 
 
-def test_flips_by_hand() -> None:
-    # 100 x 50 px at 64 px: 64 x 32 below 16 px of border, so a centre at (0.25, 0.3) comes to (0.25, 0.4).
+def test_flips_known_values() -> None:
+    # 100 x 50 px becomes 64 x 32 with a border of 16 px above, so a centre at (0.25, 0.3) moves to (0.25, 0.4).
     box = np.array([[1, 0.25, 0.3, 0.5, 0.5]], np.float32)
     draws = SampleDraws(index_of([(100, 50)], [box]), AugmentConfig(mosaic=0, translate=0, scale=0, fliplr=0), seed=0)
     plan = draws.sample(0, 0, output_wh=(64, 64))
@@ -137,7 +135,7 @@ def test_flips_by_hand() -> None:
         np.testing.assert_allclose(labels, [[1, *centre, 0.5, 0.25]], atol=1e-6)
 
 
-def test_copy_paste_by_hand() -> None:
+def test_copy_paste_known_values() -> None:
     # Canvas 100 wide. The mirror place of the first box is free; the second one lies on the middle line and would
     # cover itself; the third one's place is taken by the fourth and the other way round.
     labels = np.array([[0, 10, 0, 30, 10], [1, 40, 20, 60, 30], [2, 10, 40, 30, 50], [0, 70, 40, 90, 50]], np.float64)
@@ -150,7 +148,7 @@ def test_copy_paste_by_hand() -> None:
     assert choose_pasted(np.random.default_rng(0), labels, outlines, share=0.1, width=100) == ()
 
 
-def test_distributions_are_those_of_the_reference() -> None:
+def test_distributions_match_reference() -> None:
     index = index_of([(64, 64)] * 50, [np.zeros((0, 5), np.float32)] * 50)
     augment = AugmentConfig(mixup=0.3, flipud=0.2)
     draws = SampleDraws(index, augment, seed=0)
@@ -175,7 +173,7 @@ def test_distributions_are_those_of_the_reference() -> None:
     assert centres.max() < 96
 
 
-def test_colours_are_left_alone_where_no_strength_is_given() -> None:
+def test_colours_are_unchanged_without_gain() -> None:
     index = random_index(7)
     strong, none = (
         SampleDraws(index, AugmentConfig(mixup=0.5, hsv_h=h, hsv_s=0, hsv_v=0), seed=1).sample(0, 0, output_wh=(64, 64))
@@ -189,8 +187,8 @@ def test_colours_are_left_alone_where_no_strength_is_given() -> None:
     assert [v.sources for v in none.views] == [v.sources for v in strong.views]
 
 
-def test_the_image_to_blend_with_is_any_of_all() -> None:
-    """As in YOLOv5: image weights choose the images of an epoch and the others of each mosaic, not this one."""
+def test_mixup_partner_is_any_image() -> None:
+    """As in YOLOv5, image weights select the images of an epoch and of its mosaics, but not the mixup partner."""
     index = index_of([(64, 64)] * 20, [np.zeros((0, 5), np.float32)] * 20)
     draws = SampleDraws(index, AugmentConfig(mixup=1.0), seed=0)
     blended = set()
@@ -202,7 +200,7 @@ def test_the_image_to_blend_with_is_any_of_all() -> None:
     assert len(blended) > 15
 
 
-def test_order_is_a_permutation_and_counts_repeats() -> None:
+def test_order_is_permutation_with_repeats() -> None:
     order, repeat = epoch_order(0, 3, 100)
     assert sorted(order.tolist()) == list(range(100))
     assert not repeat.any()
@@ -215,12 +213,12 @@ def test_order_is_a_permutation_and_counts_repeats() -> None:
         seen[number] = times + 1
 
 
-def test_multi_scale_sizes_are_strides_around_the_size() -> None:
+def test_multi_scale_sizes_are_multiples_of_stride() -> None:
     sizes = multi_scale_sizes(0, 0, 500, image_px=640, stride=32)
     assert set(sizes) == set(range(320, 961, 32))
 
 
-def test_wrong_configuration_is_refused() -> None:
+def test_invalid_configuration_raises() -> None:
     with pytest.raises(ValueError, match=r"augmentation mixup=1.5: must be between 0 and 1"):
         AugmentConfig(mixup=1.5)
     with pytest.raises(ValueError, match="rect cannot be used with quad"):

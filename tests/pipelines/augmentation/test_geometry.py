@@ -11,12 +11,12 @@ from pipelines.augmentation.letterbox import letterbox, long_side_size, rectangu
 from pipelines.augmentation.mosaic import mosaic4, mosaic9
 
 
-def test_view_of_nothing_drawn_is_the_identity() -> None:
-    draw = ViewDraw(translate_x_px=50, translate_y_px=40)  # the centre of a 100 x 80 canvas stays where it is
+def test_view_without_augmentation_is_identity() -> None:
+    draw = ViewDraw(translate_x_px=50, translate_y_px=40)  # the centre of a 100 x 80 canvas is not moved
     assert np.array_equal(view_matrix(draw, canvas_wh=(100, 80)), np.eye(3))
 
 
-def test_scale_and_shift_by_hand() -> None:
+def test_scale_and_shift_known_values() -> None:
     # Twice as large about the centre (50, 50) of the canvas, which lands at (30, 20): x -> 2 (x - 50) + 30.
     matrix = view_matrix(ViewDraw(scale=2, translate_x_px=30, translate_y_px=20), canvas_wh=(100, 100))
     assert np.allclose(matrix, [[2, 0, -70], [0, 2, -80], [0, 0, 1]])
@@ -24,24 +24,24 @@ def test_scale_and_shift_by_hand() -> None:
     assert np.allclose(moved, [[10, 10, 30, 40]])
 
 
-def test_quarter_turn_by_hand() -> None:
+def test_quarter_turn_known_values() -> None:
     # 90 degrees counter-clockwise on the screen takes the right edge of the canvas to the top.
     matrix = view_matrix(ViewDraw(angle_deg=90, translate_x_px=50, translate_y_px=50), canvas_wh=(100, 100))
     assert np.allclose(geometry.map_points(matrix, np.array([[100.0, 50.0]])), [[50, 0]])
 
 
-def test_shear_by_hand() -> None:
+def test_shear_known_values() -> None:
     matrix = view_matrix(ViewDraw(shear_x_deg=45), canvas_wh=(0, 0))
     assert np.allclose(geometry.map_points(matrix, np.array([[1.0, 2.0]])), [[3, 2]])
 
 
-def test_perspective_by_hand() -> None:
+def test_perspective_known_values() -> None:
     # (x, y) -> (x, y) / (0.1 x + 1)
     matrix = view_matrix(ViewDraw(perspective_x=0.1), canvas_wh=(0, 0))
     assert np.allclose(geometry.map_points(matrix, np.array([[10.0, 4.0]])), [[5, 2]])
 
 
-def test_survivors_by_hand() -> None:
+def test_surviving_boxes_known_values() -> None:
     before = np.array([[0, 0, 10, 10]] * 5, np.float64)
     after = np.array(
         [
@@ -67,14 +67,14 @@ def test_polygons_give_tighter_boxes_than_corners() -> None:
     assert np.allclose(loose[0, 2:] - loose[0, :2], 10 * math.sqrt(2))
 
 
-def test_no_rows_are_no_problem() -> None:
+def test_empty_rows() -> None:
     none = np.zeros((0, 4))
     after, keep = map_labels(np.eye(3), none, [], scale=1.0, output_wh=(10, 10))
     assert after.shape == (0, 4)
     assert keep.shape == (0,)
 
 
-def test_letterbox_by_hand() -> None:
+def test_letterbox_known_values() -> None:
     # 100 high, 200 wide into 320 x 320: 1.6 times as large, 160 px of border in two halves.
     fit = letterbox((100, 200), (320, 320))
     assert fit.output_hw == (320, 320)
@@ -84,7 +84,7 @@ def test_letterbox_by_hand() -> None:
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 40))
-def test_long_side_is_met_exactly(width: int, height: int, strides: int) -> None:
+def test_letterbox_long_side_is_exact(width: int, height: int, strides: int) -> None:
     scaled = long_side_size((width, height), 32 * strides)
     assert max(scaled) == 32 * strides
     assert min(scaled) >= 1
@@ -95,7 +95,7 @@ def test_long_side_is_met_exactly(width: int, height: int, strides: int) -> None
     st.tuples(st.integers(1, 30), st.integers(1, 30)),
     st.lists(st.tuples(*[st.floats(0, 1)] * 4), max_size=5),
 )
-def test_unletterbox_undoes_letterbox(
+def test_unletterbox_inverts_letterbox(
     image_hw: tuple[int, int], strides: tuple[int, int], rows: list[tuple[float, ...]]
 ) -> None:
     target = (strides[0] * 32, strides[1] * 32)
@@ -112,7 +112,7 @@ def test_unletterbox_undoes_letterbox(
     st.integers(1, 9),
     st.sampled_from([0.0, 0.5]),
 )
-def test_rectangular_shapes_hold_their_images(sizes: list[tuple[int, int]], batch: int, pad: float) -> None:
+def test_rectangular_shapes_fit_their_images(sizes: list[tuple[int, int]], batch: int, pad: float) -> None:
     order, shapes = rectangular_batches(np.array(sizes), batch_size=batch, image_px=320, stride=32, pad_strides=pad)
     assert sorted(order.tolist()) == list(range(len(sizes)))
     for number, start in enumerate(range(0, len(order), batch)):
@@ -124,7 +124,7 @@ def test_rectangular_shapes_hold_their_images(sizes: list[tuple[int, int]], batc
             assert h * 320 / max(w, h) <= height + 1e-6
 
 
-def test_mosaic_by_hand() -> None:
+def test_mosaic_known_values() -> None:
     # Canvas 200, centre (80, 100), all four images 100 x 50: the left ones lose 20 px on their left side.
     tiles = mosaic4([(100, 50)] * 4, centre_xy=(80, 100), image_px=100)
     assert [t.rectangle for t in tiles] == [
@@ -133,15 +133,10 @@ def test_mosaic_by_hand() -> None:
         (0, 100, 80, 150),
         (80, 100, 180, 150),
     ]
-    assert [t.source_rectangle for t in tiles] == [
-        (20, 0, 100, 50),
-        (0, 0, 100, 50),
-        (20, 0, 100, 50),
-        (0, 0, 100, 50),
-    ]
+    assert [t.source_rectangle for t in tiles] == [(20, 0, 100, 50), (0, 0, 100, 50), (20, 0, 100, 50), (0, 0, 100, 50)]
 
 
-def test_nine_images_of_one_size_tile_the_plane() -> None:
+def test_nine_equal_images_tile_the_plane() -> None:
     seen = np.zeros((200, 200), int)
     for tile in mosaic9([(100, 100)] * 9, cut_xy=(30, 70), image_px=100):
         x1, y1, x2, y2 = tile.rectangle
@@ -153,7 +148,7 @@ sizes = st.tuples(st.integers(1, 64), st.integers(1, 64))
 
 
 @given(st.lists(sizes, min_size=9, max_size=9), st.integers(32, 96), st.integers(32, 96), st.booleans())
-def test_tiles_stay_on_the_canvas_and_in_their_images(
+def test_tiles_stay_on_canvas_and_in_their_images(
     tile_sizes: list[tuple[int, int]], x: int, y: int, nine: bool
 ) -> None:
     if nine:
@@ -176,7 +171,7 @@ def test_tiles_stay_on_the_canvas_and_in_their_images(
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(rows=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), max_size=6))
-def test_conversions_undo_one_another(dtype: type, rows: list[tuple[float, ...]]) -> None:
+def test_box_conversions_are_inverse(dtype: type, rows: list[tuple[float, ...]]) -> None:
     centre: np.ndarray = np.array(rows, dtype).reshape(-1, 4)
     corners = boxes.denormalise(centre, width=640, height=480, offset_xy=(0, 0))
     assert corners.dtype == dtype

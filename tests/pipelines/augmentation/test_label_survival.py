@@ -1,4 +1,4 @@
-"""Random draws keep all labels that the reference keeps, by an independent implementation of its rules."""
+"""Random samples keep the labels that the reference keeps, by an independent implementation of its rules."""
 
 import math
 from collections.abc import Sequence
@@ -93,15 +93,15 @@ def outline_box(polygon: Points, view: View) -> tuple[float, ...]:
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def survives(before: Sequence[float], after: Sequence[float], scale: float, least_share: float) -> bool:
+def survives(before: Sequence[float], after: Sequence[float], scale: float, min_share: float) -> bool:
     w1, h1 = (before[2] - before[0]) * scale, (before[3] - before[1]) * scale
     w2, h2 = after[2] - after[0], after[3] - after[1]
     aspect = max(w2 / (h2 + 1e-16), h2 / (w2 + 1e-16))
-    return w2 > 2 and h2 > 2 and w2 * h2 / (w1 * h1 + 1e-16) > least_share and aspect < 100
+    return w2 > 2 and h2 > 2 and w2 * h2 / (w1 * h1 + 1e-16) > min_share and aspect < 100
 
 
 def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) -> int:
-    """Check the draws and return the number of labels compared."""
+    """Check random samples and return the number of labels compared."""
     index = random_index(seed, polygons=polygons)
     draws = SampleDraws(index, replace(augment, copy_paste=0.0), seed=seed)
     compared = 0
@@ -115,8 +115,8 @@ def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) ->
     return compared
 
 
-def test_a_draw_keeps_some_labels() -> None:
-    """What follows compares something."""
+def test_some_labels_survive() -> None:
+    """This makes the tests below meaningful."""
     assert check_draws(AugmentConfig(), 3, False, 320) > 50
 
 
@@ -125,25 +125,25 @@ boxes_only = given(augment=configs, seed=st.integers(0, 2**32), side=st.sampled_
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @boxes_only
-def test_a_thousand_draws_keep_the_labels_of_the_reference(augment: AugmentConfig, seed: int, side: int) -> None:
+def test_thousand_samples_keep_reference_labels(augment: AugmentConfig, seed: int, side: int) -> None:
     check_draws(augment, seed, False, side)
 
 
 @settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @boxes_only
-def test_draws_keep_the_outlined_labels_of_the_reference(augment: AugmentConfig, seed: int, side: int) -> None:
+def test_samples_keep_reference_polygon_labels(augment: AugmentConfig, seed: int, side: int) -> None:
     check_draws(augment, seed, True, side)
 
 
 @pytest.mark.slow
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @boxes_only
-def test_ten_thousand_draws_keep_the_labels_of_the_reference(augment: AugmentConfig, seed: int, side: int) -> None:
+def test_ten_thousand_samples_keep_reference_labels(augment: AugmentConfig, seed: int, side: int) -> None:
     check_draws(augment, seed, False, side)
 
 
 @pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @boxes_only
-def test_many_draws_keep_the_outlined_labels_of_the_reference(augment: AugmentConfig, seed: int, side: int) -> None:
+def test_many_samples_keep_reference_polygon_labels(augment: AugmentConfig, seed: int, side: int) -> None:
     check_draws(augment, seed, True, side)

@@ -1,4 +1,4 @@
-"""COCO json: hand-checked boxes, the same rows as the YOLO files of real data, reported damage, noise."""
+"""COCO json: known boxes, equality with YOLO files of real data, reported damage, random content."""
 
 import json
 import tracemalloc
@@ -39,7 +39,7 @@ def read(content: Any, folder: Path, names: tuple[str, ...] = ()) -> CocoFile:
     return read_coco(file, names)
 
 
-def test_a_box_by_hand_and_classes_in_the_order_of_their_ids(tmp_path: Path) -> None:
+def test_box_known_values_and_classes_in_id_order(tmp_path: Path) -> None:
     found = read(document(), tmp_path)
     assert found.class_names == ("dog", "cat") and found.problems == ()
     (image,) = found.images
@@ -49,12 +49,12 @@ def test_a_box_by_hand_and_classes_in_the_order_of_their_ids(tmp_path: Path) -> 
     assert read(document(), tmp_path, ("cat", "dog")).images[0].labels.boxes[0, 0] == 0
 
 
-def test_boxes_are_clipped_to_the_image(tmp_path: Path) -> None:
+def test_boxes_are_clipped_to_image(tmp_path: Path) -> None:
     (image,) = read(annotated(bbox=[-20, 150, 60, 100]), tmp_path).images
     np.testing.assert_allclose(image.labels.boxes, [[1, 0.2, 0.875, 0.4, 0.25]], rtol=1e-6)
 
 
-def test_polygons_and_their_parts(tmp_path: Path) -> None:
+def test_multi_part_polygons(tmp_path: Path) -> None:
     square, far = [10, 20, 40, 20, 40, 60, 10, 60], [50, 60, 60, 60, 60, 80]
     (image,) = read(annotated(segmentation=[square]), tmp_path).images
     np.testing.assert_allclose(image.labels.segments[0], [[0.1, 0.1], [0.4, 0.1], [0.4, 0.3], [0.1, 0.3]], rtol=1e-6)
@@ -66,7 +66,7 @@ def test_polygons_and_their_parts(tmp_path: Path) -> None:
     assert image.labels.segments == ()
 
 
-def test_parts_are_joined_in_blocks_of_distances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_polygon_parts_are_joined_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     parts = [random.uniform(0, 100, 2 * count).tolist() for count in (40, 3, 30)]
     (whole,) = read(annotated(segmentation=parts), tmp_path).images
@@ -76,7 +76,7 @@ def test_parts_are_joined_in_blocks_of_distances(tmp_path: Path, monkeypatch: py
     assert len(whole.labels.segments[0]) == 40 + 3 + 30 + 2 * 2
 
 
-def test_joining_the_largest_polygons_takes_little_memory(tmp_path: Path) -> None:
+def test_joining_largest_polygons_needs_little_memory(tmp_path: Path) -> None:
     part = np.random.default_rng(0).uniform(0, 100, 10_000).tolist()
     tracemalloc.start()
     try:
@@ -88,7 +88,7 @@ def test_joining_the_largest_polygons_takes_little_memory(tmp_path: Path) -> Non
     assert most < 100e6  # all distances at once: 5000 x 5000 x 2 numbers of 8 bytes, twice
 
 
-def boxes_in(tmp_path: Path, count: int, **size: int) -> Path:
+def write_boxes_json(tmp_path: Path, count: int, **size: int) -> Path:
     """Write a json with `count` boxes next to its image (40 x 30 px)."""
     add_image(tmp_path, "val/a.png")
     (tmp_path / "annotations").mkdir()
@@ -99,8 +99,8 @@ def boxes_in(tmp_path: Path, count: int, **size: int) -> Path:
 
 
 @pytest.mark.parametrize("size", [{}, {"width": 80, "height": 60}])
-def test_an_image_with_too_many_boxes_is_left_out(size: dict[str, int], tmp_path: Path) -> None:
-    file = boxes_in(tmp_path, 7, **size)
+def test_image_with_too_many_boxes_is_skipped(size: dict[str, int], tmp_path: Path) -> None:
+    file = write_boxes_json(tmp_path, 7, **size)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(coco_json, "MAX_ROWS", 6)
         index = scan_images([file], (), cache_dir=tmp_path / "cache")
@@ -111,7 +111,7 @@ def test_an_image_with_too_many_boxes_is_left_out(size: dict[str, int], tmp_path
     assert len(scan_images([file], (), cache_dir=tmp_path / "other").labels[0]) == 7
 
 
-def test_crowds_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_crowds_are_skipped_and_counted(tmp_path: Path) -> None:
     found = read(annotated(iscrowd=1), tmp_path)
     assert len(found.images[0].labels.boxes) == 0
     assert [problem.text for problem in found.problems] == ["1 crowd regions skipped"]
@@ -135,7 +135,7 @@ def test_crowds_are_left_out_and_counted(tmp_path: Path) -> None:
         ({"segmentation": ["x"]}, "not a list of numbers"),
     ],
 )
-def test_a_bad_annotation_is_reported_and_left_out(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
+def test_bad_annotation_is_reported_and_skipped(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
     found = read(annotated(**changes), tmp_path)
     (problem,) = found.problems
     assert problem.severity == "error" and problem.text.startswith("annotation id 1: ") and reason in problem.text
@@ -156,7 +156,7 @@ def test_a_bad_annotation_is_reported_and_left_out(changes: dict[str, Any], reas
         ("a.png", "no `id`"),
     ],
 )
-def test_a_bad_image_entry_is_reported_and_left_out(image: Any, reason: str, tmp_path: Path) -> None:
+def test_bad_image_entry_is_reported_and_skipped(image: Any, reason: str, tmp_path: Path) -> None:
     found = read(document(images=[image]), tmp_path)
     assert found.images == () and reason in found.problems[0].text
 
@@ -174,18 +174,18 @@ def test_a_bad_image_entry_is_reported_and_left_out(image: Any, reason: str, tmp
         (document(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "unique integer `id`"),
     ],
 )
-def test_what_is_no_coco_json_is_refused(content: Any, reason: str, tmp_path: Path) -> None:
+def test_invalid_coco_json_raises(content: Any, reason: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=reason) as caught:
         read(content, tmp_path)
     assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
 
 
-def test_a_category_that_the_data_set_does_not_name_is_refused(tmp_path: Path) -> None:
+def test_unnamed_category_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="category 'dog' is not among the data set's names"):
         read(document(), tmp_path, ("cat",))
 
 
-def test_a_json_as_source_without_names_in_the_yaml(tmp_path: Path) -> None:
+def test_json_source_without_names_in_yaml(tmp_path: Path) -> None:
     add_image(tmp_path, "val/a.png")
     (tmp_path / "annotations").mkdir()
     read(document(images=[{"id": 7, "file_name": "a.png", "width": 80, "height": 60}]), tmp_path / "annotations")
@@ -193,11 +193,11 @@ def test_a_json_as_source_without_names_in_the_yaml(tmp_path: Path) -> None:
     found = load_dataset(file)
     index = index_images(found.train, found.class_names, cache_dir=tmp_path / "cache")
     assert index.class_names == ("dog", "cat") and len(index.labels[0]) == 1
-    # the picture has 40 x 30 px, half of what the json says
+    # the image has 40 x 30 px, half the size in the json
     assert [problem.text for problem in index.problems] == ["40 x 30 px, the json says 80 x 60; boxes scaled"]
 
 
-def test_an_image_of_other_proportions_than_the_json_says_is_left_out(tmp_path: Path) -> None:
+def test_image_with_wrong_aspect_ratio_is_skipped(tmp_path: Path) -> None:
     add_image(tmp_path, "val/a.png")
     (tmp_path / "annotations").mkdir()
     read(document(), tmp_path / "annotations")
@@ -205,7 +205,7 @@ def test_an_image_of_other_proportions_than_the_json_says_is_left_out(tmp_path: 
         index_images([tmp_path / "annotations" / "instances_val.json"], (), cache_dir=tmp_path / "cache")
 
 
-def test_real_json_and_real_label_files_say_the_same(bccd: Path, tmp_path: Path) -> None:
+def test_coco_json_matches_yolo_files_on_real_data(bccd: Path, tmp_path: Path) -> None:
     found = load_dataset(bccd)
     from_files = index_images(found.val, found.class_names, cache_dir=tmp_path)
     json_file = bccd.parent / "annotations" / "instances_val.json"
@@ -225,7 +225,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["images", "annotations", "categories"]), st.lists(values, max_size=4)), values)
-def test_noise_is_labels_or_a_value_error(
+def test_random_json_is_labels_or_value_error(
     tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any], box: Any
 ) -> None:
     content = document(**changes)

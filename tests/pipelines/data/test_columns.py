@@ -1,4 +1,4 @@
-"""Columns of an index, against a list of objects."""
+"""Columnar storage of an index, against a list of objects."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ JPEG = ImageFormat("jpeg", "RGB", 8, 1, 100, True)
 PNG = ImageFormat("png", "P", 4, 1, 70, True)
 
 
-def test_paths_are_those_given() -> None:
+def test_paths_round_trip() -> None:
     given = (Path("/a/images/b.jpg"), Path("c.d.png"))
     paths = ImagePaths.of(given)
     assert paths == given and paths[-1] == given[1] and paths[:1] == given[:1] and paths.names == ["b.jpg", "c.d.png"]
@@ -22,7 +22,7 @@ def test_paths_are_those_given() -> None:
         paths[2]
 
 
-def test_rows_of_an_image_are_its_own() -> None:
+def test_rows_per_image() -> None:
     groups = RowGroups.of(GROUPS, columns=5)
     assert len(groups) == 3 and groups.counts.tolist() == [2, 0, 1]
     for ours, given in zip(groups, GROUPS, strict=True):
@@ -35,7 +35,7 @@ def test_rows_of_an_image_are_its_own() -> None:
         RowGroups(groups.rows, [1, 1])
 
 
-def test_polygons_of_an_image_are_its_own() -> None:
+def test_polygons_per_image() -> None:
     square, triangle = np.ones((4, 2), np.float32), np.zeros((3, 2), np.float32)
     polygons = Polygons.of([(square, triangle), (), (triangle,)])
     assert [[len(polygon) for polygon in image] for image in polygons] == [[4, 3], [], [3]]
@@ -44,7 +44,7 @@ def test_polygons_of_an_image_are_its_own() -> None:
     assert len(Polygons.of([(), ()]).points) == 0
 
 
-def test_formats_are_kept_once_and_given_back_whole() -> None:
+def test_formats_are_deduplicated() -> None:
     given = (JPEG, PNG, ImageFormat("jpeg", "RGB", 8, 1, 200, True))
     formats = ImageFormats.of(given)
     assert formats == given and len(formats.distinct) == 2 and formats.amounts.tolist() == [2, 1]
@@ -53,6 +53,6 @@ def test_formats_are_kept_once_and_given_back_whole() -> None:
     assert formats.chosen(np.array([False, True, True])) == given[1:]
 
 
-def test_sizes_are_pythons_integers() -> None:
+def test_sizes_are_python_ints() -> None:
     sizes = ImageSizes(np.array([(3, 4), (5, 6)], np.int32))
     assert sizes == [(3, 4), (5, 6)] and type(sizes[0][0]) is int

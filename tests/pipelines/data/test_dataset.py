@@ -1,4 +1,4 @@
-"""Dataset yaml files: search for sources, class names, and one-line error messages."""
+"""Dataset yaml files: lookup of sources, class names, and one-line error messages."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def test_sources_beside_the_yaml(folder: Path) -> None:
+def test_sources_next_to_yaml(folder: Path) -> None:
     file = write_yaml(folder, f"path: .\ntrain: images/train\nval: [images/val, images/train]\n{NAMES}nc: 2\n")
     found = load_dataset(file)
     assert found.train == (folder / "images" / "train",)
@@ -27,14 +27,14 @@ def test_sources_beside_the_yaml(folder: Path) -> None:
     assert (found.name, found.root, found.file) == ("data", folder, file)
 
 
-def test_sources_from_the_current_folder_and_absolute_ones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_in_cwd_and_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     text = f"path: set\ntrain: images/train\nval: {folder}/images/val\n{NAMES}"
     found = load_dataset(write_yaml(folder.parent / "elsewhere", text))
     assert found.train == (folder / "images" / "train",) and found.val == (folder / "images" / "val",)
 
 
-def test_exports_that_say_dot_dot_for_beside(folder: Path) -> None:
+def test_roboflow_dot_dot_sources(folder: Path) -> None:
     file = write_yaml(folder, f"train: ../images/train\nval: ../images/val\n{NAMES}")
     assert load_dataset(file).train == (folder / "images" / "train",)
 
@@ -83,7 +83,7 @@ def test_class_names(folder: Path, names: str, expected: tuple[str, ...]) -> Non
         ("train: images/train\nval: images/val\nnames: cat", ":3:8", "names must be a list"),
     ],
 )
-def test_refusals_name_file_line_and_column(folder: Path, text: str, place: str, reason: str) -> None:
+def test_errors_have_file_line_and_column(folder: Path, text: str, place: str, reason: str) -> None:
     file = write_yaml(folder, text)
     with pytest.raises(ValueError) as caught:
         load_dataset(file)
@@ -91,7 +91,7 @@ def test_refusals_name_file_line_and_column(folder: Path, text: str, place: str,
     assert message.startswith(f"{file}{place}: ") and reason in message and "\n" not in message
 
 
-def test_download_is_shown_and_never_run(folder: Path) -> None:
+def test_download_script_is_shown_and_never_run(folder: Path) -> None:
     trap = folder / "trap"
     file = write_yaml(folder, f"train: x\nval: x\n{NAMES}download: touch {trap}\n")
     with pytest.raises(ValueError, match="get the data from touch"):
@@ -101,7 +101,7 @@ def test_download_is_shown_and_never_run(folder: Path) -> None:
     assert not trap.exists()
 
 
-def test_an_absent_split_says_why_when_it_is_asked_for(folder: Path) -> None:
+def test_missing_split_raises_on_access(folder: Path) -> None:
     found = load_dataset(write_yaml(folder, f"train: images/train\nval: images/val\ntest: gone\n{NAMES}"))
     assert found.test == ()
     with pytest.raises(ValueError, match=r"test: not found at .*gone"):
@@ -111,7 +111,7 @@ def test_an_absent_split_says_why_when_it_is_asked_for(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "classes"), [("coco.yaml", 80), ("coco128", 80), ("VOC.yaml", 20)])
-def test_shipped_data_sets(name: str, classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_data_sets_load(name: str, classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = load_dataset(name, require=())
     assert len(found.class_names) == len(set(found.class_names)) == classes
@@ -123,10 +123,10 @@ def test_shipped_data_sets(name: str, classes: int, tmp_path: Path, monkeypatch:
     assert "\n" not in str(told.value)
 
 
-def test_shipped_data_is_found_in_the_usual_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_data_is_found_in_usual_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = add_image(tmp_path / "datasets" / "coco128", "train2017/a.png", "0 .5 .5 .2 .2\n")
     (tmp_path / "work").mkdir()
-    for place in (tmp_path / "work", tmp_path):  # beside the folder `datasets`, as YOLOv5 has it, and above it
+    for place in (tmp_path / "work", tmp_path):  # next to the folder `datasets`, as in YOLOv5, and above it
         monkeypatch.chdir(place)
         assert load_dataset("coco128.yaml").train == (image.parent,)
 
@@ -162,10 +162,10 @@ def _write_some(root: Path, *files: str) -> None:
         ("VOC", ["images/train2012/1.jpg"], "images/train2007"),
     ],
 )
-def test_a_part_of_a_shipped_data_set_is_refused(
+def test_incomplete_shipped_data_set_raises(
     name: str, there: list[str], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also before anything is fetched: it could not be put there."""
+    """This is checked before any download, which could not be stored."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dataset, "fetch_into", None)
     root = tmp_path / "datasets" / name
@@ -178,10 +178,10 @@ def test_a_part_of_a_shipped_data_set_is_refused(
     assert load_dataset(name, require=()).class_names  # names alone are there
 
 
-def test_a_whole_shipped_data_set_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_shipped_data_set_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _write_some(tmp_path / "datasets/coco", *_COCO_FILES)
-    _write_some(tmp_path / "datasets/VOC", "readme.md")  # nothing of the data set
+    _write_some(tmp_path / "datasets/VOC", "readme.md")  # not part of the data set
     assert load_dataset("coco").val == (tmp_path / "datasets/coco/val2017.txt",)
     assert dataset.is_coco_2017(load_dataset("coco").val)
     _write_some(tmp_path / "datasets/coco128", *_COCO_FILES[::2])
@@ -190,13 +190,13 @@ def test_a_whole_shipped_data_set_is_taken(tmp_path: Path, monkeypatch: pytest.M
         load_dataset("VOC")
 
 
-def test_a_file_wins_over_a_shipped_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_wins_over_shipped_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     write_yaml(folder, f"train: images/train\nval: images/val\n{NAMES}").rename(folder / "coco.yaml")
     assert load_dataset("coco.yaml").class_names == ("cat", "dog")
 
 
-def test_wrong_paths(tmp_path: Path) -> None:
+def test_invalid_paths_raise(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no such dataset yaml.*coco128.yaml.*shapes"):
         load_dataset(tmp_path / "none.yaml")
     with pytest.raises(ValueError, match="is a folder; give a dataset yaml"):
@@ -208,7 +208,7 @@ def test_wrong_paths(tmp_path: Path) -> None:
     assert "shapes" in shipped_names()
 
 
-def test_a_json_in_capitals_names_its_classes_too(folder: Path) -> None:
+def test_uppercase_json_suffix(folder: Path) -> None:
     (folder / "ALL.JSON").write_text("{}")
     assert load_dataset(write_yaml(folder, "train: ALL.JSON\nval: ALL.JSON\n")).class_names == ()
 

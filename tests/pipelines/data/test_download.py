@@ -19,7 +19,7 @@ from pipelines.data import dataset, fetching
 from pipelines.data.dataset import load_dataset
 from pipelines.data.index import scan_images
 from tests.graph_train.checks.test_convert import write_voc
-from tests.pipelines.data.test_unpack import everything_below, make_zip
+from tests.pipelines.data.test_unpack import all_files, make_zip
 from tests.pipelines.data_sets import add_image, write_yaml
 from tests.served import running
 
@@ -27,7 +27,7 @@ NAMES = "names: [a]\n"
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves the files of a folder and a few paths that misbehave."""
+    """A handler that serves the files of a folder, and a few paths that misbehave."""
 
     requests: ClassVar[list[tuple[str, str | None]]] = []
     breaks_after: int | None = None
@@ -45,6 +45,11 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "/set.zip")
             self.end_headers()
+        elif self.path == "/dripping-headers":
+            self.send_response(200)
+            self.flush_headers()
+            while not self.server.released.wait(0.1):  # type: ignore[attr-defined]
+                self.wfile.write(b"x")
         elif self.path in ("/short", "/silent", "/dripping", "/endless"):
             self.send_response(200)
             self.send_header("Content-Length", "1" + "0" * (18 if self.path == "/endless" else 6))
@@ -97,42 +102,42 @@ def yaml_for(folder: Path, download: str, *, path: str = "set") -> Path:
     return write_yaml(folder, f"path: {path}\ntrain: images/train\nval: images/val\n{NAMES}download: {download}\n")
 
 
-def test_nothing_is_fetched_without_the_flag(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_nothing_is_downloaded_without_flag(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}}}")
     with pytest.raises(ValueError, match=rf"data\.yaml:2:8: .*use --allow-download to download {address}/set\.zip"):
         load_dataset(file)
-    assert everything_below(tmp_path) == ["data.yaml"]
+    assert all_files(tmp_path) == ["data.yaml"]
 
 
 @pytest.mark.parametrize("name", ["set.zip", "moved"])
-def test_what_is_missing_is_fetched_verified_and_unpacked_once(
+def test_missing_data_is_downloaded_verified_and_unpacked_once(
     served: tuple[Path, str], tmp_path: Path, name: str
 ) -> None:
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/{name}', sha256: {sha256(folder / 'set.zip').upper()}}}")
     found = load_dataset(file, allow_download=True)
     assert found.train == (tmp_path / "set" / "images" / "train",)
-    assert len(everything_below(tmp_path)) == 5
+    assert len(all_files(tmp_path)) == 5
     (folder / "set.zip").unlink()  # existing files are not downloaded again
     assert load_dataset(file, allow_download=True) == found
 
 
-def test_several_archives_make_one_data_set(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_several_archives_form_one_data_set(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     make_zip(folder / "a.zip", {"images/train/a.txt": b""})
     make_zip(folder / "b.zip", {"set/images/val/b.txt": b""})
     entries = ", ".join(f"{{url: '{address}/{n}', sha256: {sha256(folder / n)}}}" for n in ("a.zip", "b.zip"))
     load_dataset(yaml_for(tmp_path, f"[{entries}]"), allow_download=True)
-    assert everything_below(tmp_path / "set") == ["images/train/a.txt", "images/val/b.txt"]
+    assert all_files(tmp_path / "set") == ["images/train/a.txt", "images/val/b.txt"]
 
 
-def test_another_content_than_stated_is_not_used(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_wrong_checksum_is_rejected(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {'0' * 64}}}")
     with pytest.raises(ValueError, match=rf"data\.yaml:5:11: .*has the SHA-256 {sha256(folder / 'set.zip')}, but the"):
         load_dataset(file, allow_download=True)
-    assert everything_below(tmp_path) == ["data.yaml"]
+    assert all_files(tmp_path) == ["data.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +157,7 @@ def test_another_content_than_stated_is_not_used(served: tuple[Path, str], tmp_p
         ("5", "never executed"),
     ],
 )
-def test_scripts_and_addresses_without_a_checksum_are_refused(
+def test_scripts_and_urls_without_checksum_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, download: str, reason: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -160,7 +165,7 @@ def test_scripts_and_addresses_without_a_checksum_are_refused(
         load_dataset(yaml_for(tmp_path, download), allow_download=True)
     assert reason in str(caught.value) and "write `download: {url: " in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert everything_below(tmp_path) == ["data.yaml"]
+    assert all_files(tmp_path) == ["data.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -171,10 +176,11 @@ def test_scripts_and_addresses_without_a_checksum_are_refused(
         ("short", "download failed: the connection ended after 9 of 1000000 bytes"),
         ("silent", "download failed: timed out"),
         ("dripping", r"is too slow \(\d+ bytes per second\)"),
+        ("dripping-headers", "download failed: no complete answer in time"),
         ("endless", r"is larger than the free space in"),
     ],
 )
-def test_servers_that_misbehave(
+def test_misbehaving_servers_are_reported(
     served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
     monkeypatch.setattr(fetching, "_PATIENCE_SECONDS", 0.5)
@@ -184,12 +190,12 @@ def test_servers_that_misbehave(
     with pytest.raises(ValueError, match=reason) as caught:
         load_dataset(file, allow_download=True)
     assert str(caught.value).startswith(f"{file}:5:11: ") and "\n" not in str(caught.value)
-    left = [path for path in everything_below(tmp_path) if path != "data.yaml" and not path.endswith(".lock")]
+    left = [path for path in all_files(tmp_path) if path != "data.yaml" and not path.endswith(".lock")]
     assert bool(left) == ("bytes kept; run again" in str(caught.value))
     assert all(path.startswith(".set.download/") and path.endswith(".part") for path in left)
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_unreachable_server_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     file = yaml_for(tmp_path, f"{{url: 'http://127.0.0.1:{port}/set.zip', sha256: {'0' * 64}}}")
@@ -198,7 +204,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["../elsewhere", "/tmp/graph-train-elsewhere", "link/inside"])
-def test_a_yaml_writes_only_below_its_folder_or_the_current_one(
+def test_yaml_writes_only_below_its_folder_or_cwd(
     served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     folder, address = served
@@ -212,28 +218,26 @@ def test_a_yaml_writes_only_below_its_folder_or_the_current_one(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["home"]
 
 
-def test_existing_files_are_not_replaced(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     add_image(tmp_path / "set", "val/mine.png")
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}}}")
     with pytest.raises(ValueError, match=r"set/images already exists and is not overwritten"):
         load_dataset(file, allow_download=True)
-    assert everything_below(tmp_path / "set") == ["images/val/mine.png"]
+    assert all_files(tmp_path / "set") == ["images/val/mine.png"]
 
 
-def test_a_hostile_archive_leaves_no_trace(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_malicious_archive_leaves_no_files(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     make_zip(folder / "evil.zip", {"a.txt": b"", "../../evil.txt": b""})
     file = yaml_for(tmp_path, f"{{url: '{address}/evil.zip', sha256: {sha256(folder / 'evil.zip')}}}")
     with pytest.raises(ValueError, match=rf"data\.yaml:5:11: {address}/evil\.zip: .*is outside the target folder"):
         load_dataset(file, allow_download=True)
-    assert everything_below(tmp_path) == ["data.yaml"]
+    assert all_files(tmp_path) == ["data.yaml"]
 
 
-def test_what_arrived_is_kept_for_the_next_run(
-    served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If the second of two archives is cut off, the next run requests nothing that has arrived already."""
+def test_partial_download_is_kept(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the second of two archives is cut off, the next run requests only the missing bytes."""
     folder, address = served
     make_zip(folder / "labels.zip", {"set/labels/train/more.txt": b"0 .5 .5 1 1\n"})
     names = ("labels.zip", "set.zip")
@@ -248,12 +252,7 @@ def test_what_arrived_is_kept_for_the_next_run(
         patch.setattr(_Handler, "breaks_after", 100)
         with pytest.raises(ValueError, match=rf"100 of {len(whole)} bytes kept; run again to continue"):
             load_dataset(file, allow_download=True)
-    assert sorted(path.suffix for path in (tmp_path / ".set.download").iterdir()) == [
-        ".lock",
-        ".lock",
-        ".part",
-        ".zip",
-    ]
+    assert sorted(path.suffix for path in (tmp_path / ".set.download").iterdir()) == [".lock", ".lock", ".part", ".zip"]
     (folder / "labels.zip").unlink()
     monkeypatch.setattr(_Handler, "requests", [])
     load_dataset(file, allow_download=True)
@@ -261,12 +260,12 @@ def test_what_arrived_is_kept_for_the_next_run(
     assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["data.yaml", "set"]
 
 
-def test_another_size_than_stated_is_not_fetched(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_wrong_size_is_not_downloaded(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}, bytes: 7}}")
     with pytest.raises(ValueError, match=r"has \d+ bytes, but 7 were expected; it is not used"):
         load_dataset(file, allow_download=True)
-    assert everything_below(tmp_path) == ["data.yaml"]
+    assert all_files(tmp_path) == ["data.yaml"]
 
 
 def shipped(name: str, served: tuple[Path, str], archives: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +288,7 @@ def image_bytes(tmp_path: Path) -> bytes:
     return add_image(tmp_path / "picture", "a.jpg").read_bytes()
 
 
-def test_coco128_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coco128_by_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = image_bytes(tmp_path)
     make_zip(
         served[0] / "coco128.zip",
@@ -310,8 +309,8 @@ def test_coco128_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypat
     assert [rows[:, 0].tolist() for rows in index.labels] == [[7.0]]
 
 
-def test_coco_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists and labels of one archive, photos of two."""
+def test_coco_by_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One archive has lists and labels, two have photos."""
     picture, labels = image_bytes(tmp_path), dict[str, bytes]()
     for split, number in (("train", 9), ("val", 139)):
         name = f"{split}2017/{number:012}"
@@ -336,8 +335,8 @@ def write_tar(file: Path, folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def test_voc_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The official archives: xml becomes YOLO rows, per set and year; difficult objects are left out."""
+def test_voc_by_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official archives: xml becomes YOLO rows per split and year; difficult objects are skipped."""
     tars = {
         "VOCtrainval_06-Nov-2007.tar": ("2007", ("train", "val")),
         "VOCtest_06-Nov-2007.tar": ("2007", ("test",)),
@@ -356,7 +355,7 @@ def test_voc_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: 
     found = load_dataset("VOC", allow_download=True)
     root = tmp_path / "datasets/VOC"
     assert [source.name for source in found.train] == ["train2012", "train2007", "val2012", "val2007"]
-    assert everything_below(root / "images") == [
+    assert all_files(root / "images") == [
         f"{name}/{name[-4:]}_{name[:-4]}.jpg" for name in ("test2007", "train2007", "train2012", "val2007", "val2012")
     ]
     assert (root / "labels/test2007/2007_test.txt").read_text() == "11 0.25 0.25 0.5 0.5\n"
@@ -365,15 +364,15 @@ def test_voc_by_its_name(served: tuple[Path, str], tmp_path: Path, monkeypatch: 
     assert index.labels[0].tolist() == [[11.0, 0.25, 0.25, 0.5, 0.5]] and not index.problems
 
 
-def test_an_archive_without_voc_in_it_is_refused(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_archive_without_voc_is_rejected(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}, form: voc}}")
     with pytest.raises(ValueError, match=rf"data\.yaml:5:11: {address}/set\.zip: no VOCdevkit"):
         load_dataset(file, allow_download=True)
-    assert everything_below(tmp_path) == ["data.yaml"]
+    assert all_files(tmp_path) == ["data.yaml"]
 
 
-def test_two_processes_fetch_it_once(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_download_once(served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, address = served
     file = yaml_for(tmp_path, f"{{url: '{address}/set.zip', sha256: {sha256(folder / 'set.zip')}}}")
     code = f"from pipelines.data.dataset import load_dataset; load_dataset({str(file)!r}, allow_download=True)"
@@ -384,8 +383,8 @@ def test_two_processes_fetch_it_once(served: tuple[Path, str], tmp_path: Path, m
 
 
 @pytest.mark.parametrize("name", ["coco128", "VOC"])
-def test_the_command_says_where_data_comes_from(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line with the address, the size and the terms; exit code 2."""
+def test_command_prints_data_url_size_and_terms(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print one line with URL, size and terms; exit code 2."""
     code = f"import sys; from graph_train.cli.check import main; sys.exit(main(['--data', {name!r}]))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 2

@@ -1,4 +1,4 @@
-"""Image files: formats recognised by content, detection of damage, and DALI decodes all intact files."""
+"""Image files: format detection by content, detection of damage, and DALI decodes every intact file."""
 
 import io
 import os
@@ -35,7 +35,7 @@ def sixteen_bit(kind: str) -> bytes:
 
 
 def inspect(content: bytes, folder: Path) -> ImageFacts:
-    file = folder / "picture.dat"  # no extension says what it is
+    file = folder / "picture.dat"  # the suffix does not reveal the format
     file.write_bytes(content)
     with inspecting():
         return inspect_image(file)
@@ -60,7 +60,7 @@ def inspect(content: bytes, folder: Path) -> ImageFacts:
         (sixteen_bit("TIFF"), ("tiff", "I;16", 16)),
     ],
 )
-def test_kinds(content: bytes, expected: tuple[str, str, int], tmp_path: Path) -> None:
+def test_recognises_formats(content: bytes, expected: tuple[str, str, int], tmp_path: Path) -> None:
     facts = inspect(content, tmp_path)
     assert (facts.width, facts.height) == (40, 30)
     assert (facts.format.kind, facts.format.mode, facts.format.bits) == expected
@@ -69,7 +69,7 @@ def test_kinds(content: bytes, expected: tuple[str, str, int], tmp_path: Path) -
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_sizes_are_those_after_exif_rotation(kind: str, orientation: int, tmp_path: Path) -> None:
+def test_sizes_are_after_exif_rotation(kind: str, orientation: int, tmp_path: Path) -> None:
     save: dict[str, Any] = {"tiffinfo": {0x0112: orientation}} if kind == "TIFF" else {"exif": exif(orientation)}
     content = encoded(kind, **save)
     facts = inspect(content, tmp_path)
@@ -79,7 +79,7 @@ def test_sizes_are_those_after_exif_rotation(kind: str, orientation: int, tmp_pa
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """Return a PNG that claims a size and has one row of pixels."""
+    """Return a PNG whose header states a size but that has one row of pixels."""
 
     def chunk(name: bytes, payload: bytes) -> bytes:
         return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
@@ -107,16 +107,16 @@ def png_of_size(width: int, height: int) -> bytes:
         (png_of_size(60_000, 60_000), "decompression bomb"),
     ],
 )
-def test_what_cannot_be_used_says_why(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_unusable_image_has_reason(content: bytes, reason: str, tmp_path: Path) -> None:
     with pytest.raises(UnusableImageError, match=reason) as caught:
         inspect(content, tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_non_regular_files_raise(tmp_path: Path) -> None:
     with pytest.raises(UnusableImageError, match="not a regular file"):
         inspect_image(tmp_path)
-    os.mkfifo(tmp_path / "pipe.jpg")  # nobody writes to it: a plain read would wait for ever
+    os.mkfifo(tmp_path / "pipe.jpg")  # a plain read would block, as nobody writes to it
     with pytest.raises(UnusableImageError, match="not a regular file"):
         inspect_image(tmp_path / "pipe.jpg")
     with pytest.raises(UnusableImageError, match="cannot be read: No such file"):
@@ -126,7 +126,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         inspect_image(tmp_path / "loop.jpg")
 
 
-def test_decodable_damage_is_no_longer_intact(tmp_path: Path) -> None:
+def test_decodable_damage_is_not_intact(tmp_path: Path) -> None:
     jpeg, png = encoded("JPEG"), bytearray(encoded("PNG", exif=exif(6)))
     noise_between_segments = jpeg[:20] + b"\x00\x00" + jpeg[20:]
     assert not inspect(noise_between_segments, tmp_path).format.intact
@@ -141,7 +141,7 @@ Decode = Callable[[bytes], np.ndarray]
 
 @pytest.fixture(scope="module")
 def dali_decode() -> Decode:
-    """Decode one file with DALI's CPU decoder, rotated according to EXIF."""
+    """Decode a file with DALI's CPU decoder, rotated according to EXIF."""
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
@@ -175,7 +175,7 @@ def damaged(content: bytes, draws: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_dali_takes_every_damaged_file_that_counts_as_intact(seed: int, tmp_path: Path, dali_decode: Decode) -> None:
+def test_dali_decodes_every_file_considered_intact(seed: int, tmp_path: Path, dali_decode: Decode) -> None:
     draws = np.random.default_rng(seed)
     good = [encoded(kind, mode) for kind, mode in (("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("WEBP", "RGB"))]
     good += [encoded(kind, exif=exif(6)) for kind in ("JPEG", "PNG", "WEBP")]

@@ -31,7 +31,7 @@ def codes(found: ImageIndex) -> list[str]:
     return [problem.code for problem in found.problems]
 
 
-def test_images_labels_and_polygons_of_a_folder(tmp_path: Path) -> None:
+def test_images_labels_and_polygons_of_folder(tmp_path: Path) -> None:
     second = add_image(tmp_path, "b.png", POLYGON + BOX)
     first = add_image(tmp_path, "a.jpg", BOX)
     background = add_image(tmp_path, "sub/c.bmp")
@@ -57,11 +57,11 @@ def test_images_labels_and_polygons_of_a_folder(tmp_path: Path) -> None:
         ("/d/myimages/a.jpg", "/d/myimages/a.txt"),
     ],
 )
-def test_labels_lie_in_the_sister_folder(image: str, label: str) -> None:
+def test_labels_are_in_sibling_folder(image: str, label: str) -> None:
     assert label_path(Path(image)) == Path(label)
 
 
-def test_a_list_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.png", "b.png", "c.png", "d.png"):
         add_image(tmp_path, name, BOX)
     images = tmp_path / "images"
@@ -75,14 +75,14 @@ def test_a_list_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (problem.file, problem.line, problem.code) == (list_file, 6, "image-missing")
 
 
-def test_what_is_listed_twice_is_used_twice_as_in_yolov5(tmp_path: Path) -> None:
+def test_duplicates_in_list_are_kept(tmp_path: Path) -> None:
     image = add_image(tmp_path, "a.png", BOX)
     (tmp_path / "train.txt").write_text("./images/a.png\n" * 3)
     found = index(tmp_path / "train.txt", cache=tmp_path / "cache")
     assert found.paths == (image,) * 3 and codes(found) == ["image-repeated"]
 
 
-def test_bad_images_and_labels_are_left_out_and_reported(tmp_path: Path) -> None:
+def test_bad_images_and_labels_are_skipped_and_reported(tmp_path: Path) -> None:
     good = add_image(tmp_path, "good.png", BOX + "0 2 2 2 2\n" + BOX)
     truncated = add_image(tmp_path, "truncated.jpg", BOX)
     truncated.write_bytes(truncated.read_bytes()[:-60])
@@ -107,7 +107,7 @@ def test_bad_images_and_labels_are_left_out_and_reported(tmp_path: Path) -> None
         index(tmp_path / "images", cache=tmp_path / "cache", strict=True)
 
 
-def test_a_class_that_the_data_set_does_not_name_is_refused(tmp_path: Path) -> None:
+def test_unnamed_class_raises(tmp_path: Path) -> None:
     add_image(tmp_path, "a.png", BOX + "2 .5 .5 .1 .1\n")
     label = tmp_path / "labels" / "a.txt"
     for _ in range(2):  # scanned, then from the cache
@@ -119,7 +119,7 @@ def test_a_class_that_the_data_set_does_not_name_is_refused(tmp_path: Path) -> N
     assert codes(scan_images([tmp_path / "images"], NAMES, cache_dir=tmp_path / "cache")) == ["class-range"]
 
 
-def test_a_single_class_takes_every_class(tmp_path: Path) -> None:
+def test_single_class_maps_every_class(tmp_path: Path) -> None:
     add_image(tmp_path, "a.png", BOX + POLYGON + "7 .5 .5 .1 .1\n")
     found = index(tmp_path / "images", cache=tmp_path / "cache", single_class=True)
     assert found.labels[0][:, 0].tolist() == [0, 0, 0] and found.class_names == ("item",)
@@ -128,7 +128,7 @@ def test_a_single_class_takes_every_class(tmp_path: Path) -> None:
     assert named.class_names == ("cell",)
 
 
-def test_nothing_usable_is_refused_with_the_first_reason(tmp_path: Path) -> None:
+def test_no_usable_image_raises_with_first_reason(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(ValueError, match=f"no usable images in {tmp_path}/images"):
         index(tmp_path / "images", cache=tmp_path / "cache")
@@ -142,7 +142,7 @@ def test_nothing_usable_is_refused_with_the_first_reason(tmp_path: Path) -> None
         index(tmp_path / "data.csv", cache=tmp_path / "cache")
 
 
-def test_awkward_names(tmp_path: Path) -> None:
+def test_unusual_file_names(tmp_path: Path) -> None:
     names = ["with space.png", "new\nline.png", "ünïcode.png", os.fsdecode(b"latin-\xe9.png"), "a.b.c.png", "UP.PNG"]
     for name in names:
         add_image(tmp_path, name, "0 9 9 9 9\n" + BOX, format="png")
@@ -156,7 +156,7 @@ def test_awkward_names(tmp_path: Path) -> None:
     assert len(lines) == len(names) and any("latin-\\xe9.txt:1: error: " in line for line in lines)
 
 
-def test_links_that_loop_are_followed_once(tmp_path: Path) -> None:
+def test_link_loops_are_followed_once(tmp_path: Path) -> None:
     add_image(tmp_path, "train/a.png", BOX)
     (tmp_path / "images" / "train" / "again").symlink_to(tmp_path / "images")
     (tmp_path / "images" / "train" / "self.png").symlink_to("self.png")
@@ -165,7 +165,7 @@ def test_links_that_loop_are_followed_once(tmp_path: Path) -> None:
     assert codes(found) == ["image-unusable"]
 
 
-def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
+def test_thread_count_does_not_change_index(tmp_path: Path) -> None:
     for number in range(40):
         add_image(tmp_path, f"{number:02d}.png", f"{number % 2} .5 .5 .{number + 10} .1\nbad\n")
     one, four = (
@@ -189,9 +189,7 @@ def assert_same(one: ImageIndex, two: ImageIndex) -> None:
         assert all(np.array_equal(a, b) for a, b in zip(polygons, others, strict=True))
 
 
-def test_the_cache_gives_the_same_index_until_a_file_changes(
-    tmp_path: Path,
-) -> None:
+def test_cached_index_is_valid_until_a_file_changes(tmp_path: Path) -> None:
     image = add_image(tmp_path, "a.png", POLYGON + BOX + "junk\n")
     add_image(tmp_path, "b.jpg", "")
     (tmp_path / "images" / "c.jpg").write_text("text")
@@ -201,7 +199,7 @@ def test_the_cache_gives_the_same_index_until_a_file_changes(
     (kept,) = (tmp_path / "cache").iterdir()
     written = kept.stat().st_mtime_ns
     assert_same(index(tmp_path / "images", cache=tmp_path / "cache"), fresh)
-    assert kept.stat().st_mtime_ns == written  # a scan would have written it anew
+    assert kept.stat().st_mtime_ns == written  # a scan would have rewritten it
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if "cache" not in path.parts}
 
     label = label_path(image)
@@ -218,7 +216,7 @@ def test_the_cache_gives_the_same_index_until_a_file_changes(
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
-def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_cache_is_rebuilt(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     add_image(tmp_path, "a.png", POLYGON + "x\n")
     fresh = index(tmp_path / "images", cache=tmp_path / "cache")
     (file,) = (tmp_path / "cache").iterdir()
@@ -239,7 +237,7 @@ def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, caplog: pytes
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_no_file_in_the_cache_folder_costs_only_warnings(
+def test_special_file_in_cache_folder_only_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None]
 ) -> None:
     add_image(tmp_path, "a.png", BOX)
@@ -252,9 +250,7 @@ def test_what_is_no_file_in_the_cache_folder_costs_only_warnings(
     assert "damaged cache" in caplog.text and "the index could not be cached" in caplog.text
 
 
-def test_a_cache_folder_that_cannot_be_made_costs_only_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_uncreatable_cache_folder_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     add_image(tmp_path, "a.png", BOX)
     (tmp_path / "file").write_text("in the way")
     with caplog.at_level(logging.WARNING):
@@ -262,9 +258,7 @@ def test_a_cache_folder_that_cannot_be_made_costs_only_a_warning(
     assert "could not be cached" in caplog.text
 
 
-def test_the_cache_is_in_the_users_folder_and_does_not_grow_without_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_is_in_user_folder_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     add_image(tmp_path, "a.png", BOX)
     folder = tmp_path / "home" / "graph-train" / "index"
@@ -276,7 +270,7 @@ def test_the_cache_is_in_the_users_folder_and_does_not_grow_without_end(
     assert (folder.parent.stat().st_mode & 0o777) == 0o700  # compiled kernels live there too
 
 
-def test_a_problem_is_one_printable_line() -> None:
+def test_problem_is_one_printable_line() -> None:
     problem = Problem(Path(os.fsdecode(b"a\n\xff\x1b[1m.txt")), 3, "error", "text", "row-dropped")
     assert str(problem) == "a\\n\\xff\\x1b[1m.txt:3: error: text"
     assert printable("ü ok") == "ü ok"
@@ -291,7 +285,7 @@ def test_real_data(bccd: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["file", "folder"])
-def test_a_link_to_nothing_is_an_unreadable_label_and_no_background(tmp_path: Path, which: str) -> None:
+def test_dangling_link_is_unreadable_label(tmp_path: Path, which: str) -> None:
     add_image(tmp_path, "a.jpg", BOX)
     kept = add_image(tmp_path, "sub/b.jpg", BOX)
     gone = tmp_path / "labels" / "sub" / "b.txt" if which == "file" else tmp_path / "labels" / "sub"
@@ -307,7 +301,7 @@ def test_a_link_to_nothing_is_an_unreadable_label_and_no_background(tmp_path: Pa
     assert kept in index(tmp_path / "images", cache=tmp_path / "cache").paths
 
 
-def test_images_without_a_single_label_are_told_with_the_place_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_missing_labels_warning_names_searched_folder(tmp_path: Path) -> None:
     image = add_image(tmp_path, "a.jpg")
     found = index(tmp_path / "images", cache=tmp_path / "cache")
     assert str(label_path(image)) in found.without_labels([tmp_path / "images"])

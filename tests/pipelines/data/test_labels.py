@@ -1,4 +1,4 @@
-"""Label files: hand-checked rows, every kind of bad row, and noise."""
+"""Label files: known rows, every kind of bad row, and random content."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def parse(content: str | bytes, num_classes: int | None = 3) -> LabelRows:
     return parse_labels(content if isinstance(content, bytes) else content.encode(), FILE, num_classes=num_classes)
 
 
-def test_boxes_are_taken_as_written() -> None:
+def test_boxes_are_kept_as_written() -> None:
     rows = parse("1 0.5 0.25 0.5 0.125\n0 1 1 1 1\n2.0 0.1 0.2 0.3 1e-2")
     np.testing.assert_array_equal(
         rows.boxes, np.array([[1, 0.5, 0.25, 0.5, 0.125], [0, 1, 1, 1, 1], [2, 0.1, 0.2, 0.3, 0.01]], np.float32)
@@ -33,7 +33,7 @@ def test_boxes_are_taken_as_written() -> None:
     assert rows.segments == () and rows.problems == () and rows.usable
 
 
-def test_a_polygon_gives_the_box_around_it_and_boxes_beside_it_their_corners() -> None:
+def test_polygon_gives_bounding_box_and_boxes_give_corners() -> None:
     rows = parse("1 0.25 0.5 0.75 0.5 0.5 1.0\n0 0.5 0.5 0.5 0.25\n")
     # triangle: x 0.25 ... 0.75, y 0.5 ... 1
     np.testing.assert_array_equal(rows.boxes, np.array([[1, 0.5, 0.75, 0.5, 0.5], [0, 0.5, 0.5, 0.5, 0.25]]))
@@ -43,7 +43,7 @@ def test_a_polygon_gives_the_box_around_it_and_boxes_beside_it_their_corners() -
 
 
 @pytest.mark.parametrize("content", ["", "\n \r\n\t\n", "\ufeff"])
-def test_an_empty_file_is_background(content: str) -> None:
+def test_empty_file_is_background(content: str) -> None:
     rows = parse(content)
     assert rows.boxes.shape == (0, 5) and rows.boxes.dtype == np.float32
     assert rows.usable and rows.problems == ()
@@ -54,7 +54,7 @@ def test_an_empty_file_is_background(content: str) -> None:
     [b"\xef\xbb\xbf0 .5 .5 .1 .1\n", b"0 .5 .5 .1 .1\r\n", b"0\t.5  .5 .1 .1 ", b"\n\n0 .5 .5 .1 .1\r\r"],
     ids=["bom", "crlf", "tabs", "blank lines and old line ends"],
 )
-def test_ways_to_write_the_same_row(content: bytes) -> None:
+def test_equivalent_row_formats(content: bytes) -> None:
     np.testing.assert_allclose(parse(content).boxes, [[0, 0.5, 0.5, 0.1, 0.1]], rtol=1e-6)
 
 
@@ -81,7 +81,7 @@ def test_ways_to_write_the_same_row(content: bytes) -> None:
         ("0 .5 .5 .1 \u0665", "is not a number"),
     ],
 )
-def test_a_bad_row_is_dropped_with_its_line_and_the_others_stay(row: str, reason: str) -> None:
+def test_bad_row_is_dropped_and_others_kept(row: str, reason: str) -> None:
     rows = parse(f"0 .5 .5 .1 .1\n\n{row}\n1 .5 .5 .1 .1\n")
     assert rows.boxes[:, 0].tolist() == [0, 1] and rows.usable
     (problem,) = rows.problems
@@ -89,7 +89,7 @@ def test_a_bad_row_is_dropped_with_its_line_and_the_others_stay(row: str, reason
     assert reason in problem.text and problem.text.endswith("row dropped")
 
 
-def test_a_class_that_is_not_named_has_a_kind_of_its_own() -> None:
+def test_unnamed_class_has_its_own_problem_kind() -> None:
     rows = parse("0 .5 .5 .1 .1\n3 .5 .5 .1 .1")
     (problem,) = rows.problems
     assert (problem.line, problem.code) == (2, "class-range")
@@ -97,7 +97,7 @@ def test_a_class_that_is_not_named_has_a_kind_of_its_own() -> None:
     assert parse("3 .5 .5 .1 .1", num_classes=None).problems == ()
 
 
-def test_repeated_rows_are_kept_once_in_the_order_of_the_file() -> None:
+def test_duplicate_rows_are_removed_in_file_order() -> None:
     rows = parse("1 .5 .5 .1 .1\n0 .2 .2 .1 .1\n1 0.50 .5 .1 .1\n")
     assert rows.boxes[:, 0].tolist() == [1, 0]
     (problem,) = rows.problems
@@ -106,13 +106,13 @@ def test_repeated_rows_are_kept_once_in_the_order_of_the_file() -> None:
 
 
 @pytest.mark.parametrize("content", [b"\x00\x01", b"\xff\xfe0\x00 \x00", b"\x89PNG\r\n\x1a\n", b"junk", b"0 9 9 9 9"])
-def test_a_file_without_one_good_row_makes_its_image_unusable_not_background(content: bytes) -> None:
+def test_file_without_valid_row_is_not_background(content: bytes) -> None:
     rows = parse(content)
     assert not rows.usable and len(rows.boxes) == 0
     assert rows.problems[-1].code == "label-unusable" and "image skipped" in rows.problems[-1].text
 
 
-def test_a_hundred_thousand_rows() -> None:
+def test_hundred_thousand_rows() -> None:
     same = parse("0 .5 .5 .1 .1\n" * 100_000)
     assert len(same.boxes) == 1 and len(same.problems) == MAX_REPORTS_PER_FILE + 1
     assert "99898 more bad or repeated rows" in same.problems[-1].text
@@ -120,12 +120,12 @@ def test_a_hundred_thousand_rows() -> None:
     assert not different.usable and f"at most {MAX_ROWS}" in different.problems[0].text
 
 
-def test_a_class_out_of_range_is_reported_behind_any_number_of_bad_rows() -> None:
+def test_class_out_of_range_is_reported_after_many_bad_rows() -> None:
     rows = parse("0 .5 .5 .1 .1\n" + "x\n" * 500 + "7 .5 .5 .1 .1\n")
     assert [problem.line for problem in rows.problems if problem.code == "class-range"] == [502]
 
 
-def test_box_corners_run_clockwise_from_the_upper_left() -> None:
+def test_box_corners_run_clockwise_from_upper_left() -> None:
     corners = box_corners(np.array([5.0, 5.0, 2.0, 4.0], np.float32))
     np.testing.assert_array_equal(corners, [[4, 3], [6, 3], [6, 7], [4, 7]])
 
@@ -181,20 +181,20 @@ good_rows = st.lists(
 @example([b"0 .5 .5 .1 .1\n", b"0 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.1 0.1 \r\n", b"1 1.0000000001 1 1 1"], 3)
 @example([b"1 1 1 1 1\n" * 2, b"", b"9 1 1 1 1", b"0 1 1 1 1e-7", b"2 1 1 1 1e-3\n2 1 1 1 0.001000000001"], 3)
 @example([b"0 1 1 1 1 0 1 1 1 1\n", b"0 1 1 1\n1 0 1 1 1 1\n"], 3)
-def test_several_files_give_what_each_gives_alone(contents: list[bytes], num_classes: int | None) -> None:
+def test_batch_parsing_matches_single_files(contents: list[bytes], num_classes: int | None) -> None:
     files = [Path(f"{number}.txt") for number in range(len(contents))]
     alone = [parse_labels(one, file, num_classes=num_classes) for one, file in zip(contents, files, strict=True)]
     together = parse_label_files(contents, files, num_classes=num_classes)
     assert len(together) == len(alone) and all(map(same, together, alone))
 
 
-def test_files_of_good_boxes_are_not_read_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_files_skip_row_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels, "parse_labels", None)
     found = parse_label_files([b"0 0.5 0.5 0.1 0.1\n2 1 1 1 1", b"1 0.5 0.25 1e-1 0.1\r\n"], ["a", "b"], num_classes=3)
     assert [rows.boxes[:, 0].tolist() for rows in found] == [[0, 2], [1]]
 
 
-def test_too_many_boxes_are_refused_as_in_one_file() -> None:
+def test_too_many_boxes_raise_in_batch() -> None:
     content = "".join(f"0 0.5 0.5 0.1 {n / 20_000:.7f}\n" for n in range(1, MAX_ROWS + 2)).encode()
     (found,) = parse_label_files([content], [FILE], num_classes=3)
     assert not found.usable and f"at most {MAX_ROWS}" in found.problems[0].text

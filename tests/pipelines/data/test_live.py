@@ -14,14 +14,14 @@ from tests.served import WebServer, jpeg_of, unused_port, web_server
 
 @pytest.fixture
 def camera() -> Iterator[WebServer]:
-    """Return ten frames, each of one grey that encodes its number."""
+    """Serve ten frames, each a uniform grey that encodes its number."""
     with web_server() as server:
         server.camera = [jpeg_of(np.full((64, 96, 3), 20 * number, np.uint8)) for number in range(1, 11)]
         yield server
 
 
-def watched(address: str, end: Callable[[], None]) -> LiveVideo:
-    """Return a stream read to its end after five frames; the grey of each frame must match its number."""
+def read_five_frames(address: str, end: Callable[[], None]) -> LiveVideo:
+    """Read five frames of a stream, whose greys must match their numbers, and return the closed stream."""
     video = LiveVideo(address)
     assert video.size == (96, 64)
     seen = []
@@ -37,17 +37,17 @@ def watched(address: str, end: Callable[[], None]) -> LiveVideo:
     return video
 
 
-def test_frames_of_a_stream_have_their_numbers(camera: WebServer) -> None:
-    watched(f"{camera.address}/camera", lambda: setattr(camera, "camera_ends", True))
+def test_stream_frames_are_numbered(camera: WebServer) -> None:
+    read_five_frames(f"{camera.address}/camera", lambda: setattr(camera, "camera_ends", True))
 
 
-def test_frames_of_a_camera_that_speaks_rtsp(camera: WebServer) -> None:
+def test_rtsp_camera_frames(camera: WebServer) -> None:
     hang_up = threading.Event()
     with rtsp_server(camera.camera, hang_up) as address:
-        watched(f"{address}/live", hang_up.set)
+        read_five_frames(f"{address}/live", hang_up.set)
 
 
-def test_only_the_newest_frame_is_kept(camera: WebServer) -> None:
+def test_only_newest_frame_is_kept(camera: WebServer) -> None:
     camera.camera_ends = True
     video = LiveVideo(f"{camera.address}/camera")
     while not video.ended:
@@ -56,7 +56,7 @@ def test_only_the_newest_frame_is_kept(camera: WebServer) -> None:
     video.close()
 
 
-def test_frames_that_are_left_out(camera: WebServer) -> None:
+def test_frame_stride_skips_frames(camera: WebServer) -> None:
     video = LiveVideo(f"{camera.address}/camera")
     numbers: list[int] = []
     for number, _ in video.frames(every=4, stopped=lambda: len(numbers) == 3):
@@ -66,7 +66,7 @@ def test_frames_that_are_left_out(camera: WebServer) -> None:
     assert np.diff(numbers).min() >= 4
 
 
-def test_a_stream_that_falls_silent(camera: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stalled_stream_times_out(camera: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "TIMEOUT_SECONDS", 1.0)
     video = LiveVideo(f"{camera.address}/camera")
     camera.frozen.set()
@@ -76,7 +76,7 @@ def test_a_stream_that_falls_silent(camera: WebServer, monkeypatch: pytest.Monke
     video.close()
 
 
-def test_whoever_waits_can_be_told_to_stop(camera: WebServer) -> None:
+def test_waiting_reader_can_be_stopped(camera: WebServer) -> None:
     video = LiveVideo(f"{camera.address}/camera")
     camera.frozen.set()
     stopped = threading.Event()
@@ -88,33 +88,33 @@ def test_whoever_waits_can_be_told_to_stop(camera: WebServer) -> None:
     video.close()
 
 
-def test_a_camera_that_is_not_there() -> None:
+def test_missing_camera_is_reported() -> None:
     number = next(number for number in range(90, 200) if not Path(f"/dev/video{number}").exists())
     with pytest.raises(OSError, match=rf"^camera {number}: there is no /dev/video{number}; available cameras: "):
         LiveVideo(str(number))
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "rtmp", "http"])
-def test_nobody_listens(scheme: str) -> None:
+def test_unreachable_server_is_reported(scheme: str) -> None:
     port = unused_port()
     with pytest.raises(OSError, match=rf"^{scheme}://127.0.0.1:{port}/x: Connection refused \(port {port}\)$"):
         LiveVideo(f"{scheme}://me:secret@127.0.0.1:{port}/x")
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("rtsp://no-such-host.invalid/x", "no such host: no-such-host.invalid"),
         ("rtsp://127.0.0.1:99999/x", "invalid URL"),
         ("rtsp:///x", "URL without a host"),
     ],
 )
-def test_addresses_that_lead_nowhere(address: str, said: str) -> None:
-    with pytest.raises((OSError, ValueError), match=said):
+def test_invalid_addresses_are_reported(address: str, message: str) -> None:
+    with pytest.raises((OSError, ValueError), match=message):
         LiveVideo(address)
 
 
-def test_what_answers_is_no_video(camera: WebServer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_non_video_response_is_reported(camera: WebServer, capfd: pytest.CaptureFixture[str]) -> None:
     camera.files["/page"] = ("text/html", b"<html>no video</html>")
     with pytest.raises(OSError, match="connected, but there is no video"):
         LiveVideo(f"{camera.address}/page")

@@ -1,4 +1,4 @@
-"""JPEGs accepted without decoding, each of which Pillow must decode."""
+"""JPEGs accepted without decoding, which Pillow must be able to decode."""
 
 import io
 from pathlib import Path
@@ -47,25 +47,25 @@ def test_baseline_jpegs_are_recognised(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_facts_are_those_of_a_decoded_image(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_matches_decoded_image(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jpg").write_bytes(PLAIN[name])
     facts = inspect_image(tmp_path / "a.jpg")
     monkeypatch.setattr(images, "plain_jpeg", lambda _: None)
     assert inspect_image(tmp_path / "a.jpg") == facts
 
 
-def test_a_recognised_jpeg_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor opened by Pillow, unless it has EXIF data, which Pillow reads."""
+def test_recognised_jpeg_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow does not even open it, unless to read EXIF data."""
 
-    def refuse(*_: object, **__: object) -> None:
+    def reject(*_: object, **__: object) -> None:
         raise AssertionError("decoded")
 
     (tmp_path / "turned.jpg").write_bytes(with_exif())
     (tmp_path / "plain.jpg").write_bytes(jpeg())
-    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", refuse)
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", reject)
     turned = inspect_image(tmp_path / "turned.jpg")
     assert (turned.width, turned.height, turned.format.orientation, turned.format.intact) == (30, 40, 6, True)
-    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(Image, "open", reject)
     assert inspect_image(tmp_path / "plain.jpg").format.intact
 
 
@@ -105,13 +105,13 @@ QUANTISER, FRAME, HUFFMAN, SCAN = b"\xff\xdb", b"\xff\xc0", b"\xff\xc4", b"\xff\
         changed(jpeg(), b"\xff\xe0", 3, 1),  # a length of one byte
     ],
 )
-def test_what_differs_has_to_be_decoded(content: bytes) -> None:
+def test_other_jpegs_are_decoded(content: bytes) -> None:
     assert plain_jpeg(content) is None
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_pillow_decodes_what_was_recognised_whatever_is_damaged(name: str) -> None:
-    """Bytes of markers, tables and frame are changed: those of the pixels do not end a decoder."""
+def test_pillow_decodes_every_recognised_jpeg(name: str) -> None:
+    """Change bytes of markers, tables and frame header; damaged pixel data does not stop a decoder."""
     draws, good = np.random.default_rng(sum(name.encode())), PLAIN[name]
     header = good.index(SCAN) + 14
     recognised = 0

@@ -1,4 +1,4 @@
-"""The built-in data set: complete, deterministic, safe to create concurrently, with labels that match the shapes."""
+"""The built-in data set: complete, deterministic, safe to create concurrently, correctly labelled."""
 
 import multiprocessing
 import shutil
@@ -14,7 +14,7 @@ from pipelines.data.shapes import CLASS_NAMES, COUNTS, render_shapes
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return render_shapes(tmp_path_factory.mktemp("cache"))
 
 
@@ -22,8 +22,8 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_it_is_a_clean_data_set(made: Path, tmp_path: Path) -> None:
-    found = load_dataset(made)
+def test_data_set_has_no_problems(shapes_folder: Path, tmp_path: Path) -> None:
+    found = load_dataset(shapes_folder)
     assert found.class_names == CLASS_NAMES
     for split, sources in (("train", found.train), ("val", found.val)):
         index = index_images(sources, found.class_names, cache_dir=tmp_path)
@@ -32,23 +32,23 @@ def test_it_is_a_clean_data_set(made: Path, tmp_path: Path) -> None:
         assert set(np.concatenate(index.labels)[:, 0]) == {0, 1, 2}
 
 
-def test_it_is_the_same_every_time_and_made_once(made: Path, tmp_path: Path) -> None:
+def test_data_set_is_deterministic_and_created_once(shapes_folder: Path, tmp_path: Path) -> None:
     again = render_shapes(tmp_path)
-    assert files(again.parent) == files(made.parent)
+    assert files(again.parent) == files(shapes_folder.parent)
     before = again.stat().st_mtime_ns
     assert render_shapes(tmp_path) == again and again.stat().st_mtime_ns == before
-    assert [path.name for path in tmp_path.iterdir()] == [again.parent.name]  # nothing temporary is left
+    assert [path.name for path in tmp_path.iterdir()] == [again.parent.name]  # no temporary files remain
 
 
-def test_a_damaged_copy_is_made_anew(made: Path, tmp_path: Path) -> None:
-    copy = tmp_path / made.parent.name
-    shutil.copytree(made.parent, copy)
+def test_damaged_copy_is_rebuilt(shapes_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / shapes_folder.parent.name
+    shutil.copytree(shapes_folder.parent, copy)
     (copy / "images" / "train" / "000.jpg").unlink()
     render_shapes(tmp_path)
-    assert files(copy) == files(made.parent)
+    assert files(copy) == files(shapes_folder.parent)
 
 
-def test_several_processes_at_once(made: Path, tmp_path: Path) -> None:
+def test_concurrent_creation(shapes_folder: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=render_shapes, args=(tmp_path,)) for _ in range(2)]
     for process in processes:
@@ -56,18 +56,18 @@ def test_several_processes_at_once(made: Path, tmp_path: Path) -> None:
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
-    assert files(tmp_path / made.parent.name) == files(made.parent)
+    assert files(tmp_path / shapes_folder.parent.name) == files(shapes_folder.parent)
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_boxes_are_around_saturated_colour(made: Path) -> None:
-    """Shapes are the only strong colours: nearly none lies outside the boxes, much of each box is filled."""
-    for image_file in sorted((made.parent / "images" / "val").iterdir())[:8]:
+def test_boxes_enclose_saturated_colour(shapes_folder: Path) -> None:
+    """Shapes are the only saturated colours: almost none is outside the boxes, and boxes are well filled."""
+    for image_file in sorted((shapes_folder.parent / "images" / "val").iterdir())[:8]:
         pixels = np.asarray(Image.open(image_file).convert("HSV"), np.int64)
         strong = (pixels[..., 1] > 150) & (pixels[..., 2] > 140)
         height, width = strong.shape
         outside = strong.copy()
-        label_file = made.parent / "labels" / "val" / f"{image_file.stem}.txt"
+        label_file = shapes_folder.parent / "labels" / "val" / f"{image_file.stem}.txt"
         for row in label_file.read_text().splitlines():
             _, x, y, w, h = map(float, row.split())
             left, right = round((x - w / 2) * width), round((x + w / 2) * width)

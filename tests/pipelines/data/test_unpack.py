@@ -1,4 +1,4 @@
-"""Untrusted archives: data is unpacked, everything else is rejected or skipped, nothing outside is written."""
+"""Untrusted archives: only data is unpacked, and nothing is written outside the target folder."""
 
 import io
 import struct
@@ -43,19 +43,19 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """Return the folder to unpack into, next to a folder that must not change."""
+    """Return the folder to unpack into; a folder next to it must not change."""
     (tmp_path / "neighbour.txt").write_text("untouched")
     folder = tmp_path / "target"
     folder.mkdir()
     return folder
 
 
-def everything_below(folder: Path) -> list[str]:
+def all_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
 @pytest.mark.parametrize("kind", ["zip", "w", "w:gz", "w:bz2", "w:xz"])
-def test_data_comes_out_and_the_rest_stays_in(kind: str, target: Path, tmp_path: Path) -> None:
+def test_only_data_is_unpacked(kind: str, target: Path, tmp_path: Path) -> None:
     content = {
         "set/images/a.JPG": b"picture",
         "set/labels/a.txt": b"0 .5 .5 1 1\n",
@@ -71,7 +71,7 @@ def test_data_comes_out_and_the_rest_stays_in(kind: str, target: Path, tmp_path:
     else:
         make_tar(file, [(member(name), value) for name, value in content.items()], kind)
     done = unpack(file, target, strip="set")
-    assert everything_below(target) == ["images/a.JPG", "labels/a.txt", "top.yaml"] == sorted(done.files)
+    assert all_files(target) == ["images/a.JPG", "labels/a.txt", "top.yaml"] == sorted(done.files)
     assert sorted(done.left_out) == ["__MACOSX/set/a.txt", "set/.bashrc", "set/numpy.py", "set/run.sh"]
     assert (target / "images/a.JPG").read_bytes() == b"picture"
     assert (target / "images/a.JPG").stat().st_mode & 0o111 == 0
@@ -88,18 +88,18 @@ def test_data_comes_out_and_the_rest_stays_in(kind: str, target: Path, tmp_path:
         "a/" * 3000 + "a",
     ],
 )
-def test_names_that_leave_the_folder_are_refused(name: str, target: Path, tmp_path: Path) -> None:
+def test_names_outside_folder_raise(name: str, target: Path, tmp_path: Path) -> None:
     archives = [make_zip(tmp_path / "a.zip", {name: b"evil"}), make_tar(tmp_path / "a.tar", [(member(name), b"evil")])]
     for archive in archives:
         with pytest.raises(ValueError, match=r"is outside the target folder; the archive is not used") as caught:
             unpack(archive, target)
         assert "\n" not in str(caught.value)
     assert (tmp_path / "neighbour.txt").read_text() == "untouched"
-    assert everything_below(target) == []
+    assert all_files(target) == []
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         (tarfile.SYMTYPE, "images is a link; only files and folders"),
         (tarfile.LNKTYPE, "images is a link; only files and folders"),
@@ -109,21 +109,21 @@ def test_names_that_leave_the_folder_are_refused(name: str, target: Path, tmp_pa
         (tarfile.GNUTYPE_SPARSE, "images is a device; only files and folders"),
     ],
 )
-def test_links_and_devices_are_refused(kind: bytes, said: str, target: Path, tmp_path: Path) -> None:
+def test_links_and_devices_raise(kind: bytes, message: str, target: Path, tmp_path: Path) -> None:
     archive = make_tar(tmp_path / "a.tar", [(member("images", kind, "/etc"), b""), (member("images/passwd.txt"), b"x")])
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         unpack(archive, target)
     assert list(target.iterdir()) == []
 
 
-def test_a_link_in_a_zip_is_refused(target: Path, tmp_path: Path) -> None:
+def test_link_in_zip_raises(target: Path, tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", {"images": b"/etc"}, modes={"images": 0o120777})
     with pytest.raises(ValueError, match=r"images is a link"):
         unpack(archive, target)
 
 
 @pytest.mark.parametrize("kind", ["zip", "w:gz", "w:bz2", "w:xz"])
-def test_bombs_are_refused_before_they_fill_the_disk(
+def test_decompression_bombs_raise_early(
     kind: str, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unpack_module, "_ALWAYS_ALLOWED_BYTES", 4 << 20)
@@ -139,7 +139,7 @@ def test_bombs_are_refused_before_they_fill_the_disk(
     assert sum(path.stat().st_size for path in target.iterdir()) <= 4 << 20
 
 
-def test_a_header_that_claims_gigabytes_is_refused(target: Path, tmp_path: Path) -> None:
+def test_header_claiming_gigabytes_raises(target: Path, tmp_path: Path) -> None:
     entry = member("x", tarfile.XHDTYPE)
     entry.size = 8 << 30
     (tmp_path / "a.tar").write_bytes(entry.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
@@ -147,7 +147,7 @@ def test_a_header_that_claims_gigabytes_is_refused(target: Path, tmp_path: Path)
         unpack(tmp_path / "a.tar", target)
 
 
-def test_lies_about_sizes_are_found(target: Path, tmp_path: Path) -> None:
+def test_wrong_sizes_are_detected(target: Path, tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", {"a.txt": b"x" * 1000})
     content = bytearray(archive.read_bytes())
     for at in (content.find(b"PK\x03\x04") + 22, content.find(b"PK\x01\x02") + 24):
@@ -157,7 +157,7 @@ def test_lies_about_sizes_are_found(target: Path, tmp_path: Path) -> None:
         unpack(archive, target)
 
 
-def test_nothing_is_replaced_and_no_name_comes_twice(target: Path, tmp_path: Path) -> None:
+def test_no_overwrites_and_no_duplicate_names(target: Path, tmp_path: Path) -> None:
     (target / "a.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"a\.txt already exists"):
         unpack(make_zip(tmp_path / "a.zip", {"a.txt": b"theirs"}), target)
@@ -166,13 +166,13 @@ def test_nothing_is_replaced_and_no_name_comes_twice(target: Path, tmp_path: Pat
         unpack(make_tar(tmp_path / "b.tar", [(member("b.txt"), b"1"), (member("b.txt"), b"2")]), target)
 
 
-def test_the_number_of_members_is_bounded(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_member_count_is_limited(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpack_module, "MAX_MEMBERS", 3)
     with pytest.raises(ValueError, match=r"more than 3 members, perhaps an archive bomb; the archive is not used"):
         unpack(make_zip(tmp_path / "a.zip", {f"{n}.txt": b"" for n in range(4)}), target)
 
 
-def test_a_full_disk_and_a_negative_size_are_no_bombs(
+def test_full_disk_and_negative_size_are_not_bombs(
     target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = make_tar(tmp_path / "a.tar", [(member("a.txt"), bytes(3_000_000))])
@@ -188,14 +188,14 @@ def test_a_full_disk_and_a_negative_size_are_no_bombs(
 @pytest.mark.parametrize(
     "content", [b"", b"text", b"PK\x05\x06" + bytes(10), b"\x1f\x8b junk", b"BZh9junk", b"\xfd7zXZ\0junk"]
 )
-def test_what_is_no_archive_is_named(content: bytes, target: Path, tmp_path: Path) -> None:
+def test_non_archive_is_reported(content: bytes, target: Path, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(ValueError, match=r"not a zip or tar|damaged archive"):
         unpack(tmp_path / "a", target)
 
 
 @given(st.data(), st.sampled_from(["zip", "w", "w:gz", "w:xz"]))
-def test_mutilated_archives_give_data_or_a_value_error(
+def test_mutated_archives_unpack_or_raise_value_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str
 ) -> None:
     folder = tmp_path_factory.mktemp("mutilated")

@@ -1,4 +1,4 @@
-"""Walking through folders: kernel file systems, and the log of long walks."""
+"""Directory walks: kernel file systems, loops, and progress of long walks."""
 
 import io
 import logging
@@ -14,12 +14,12 @@ from pipelines.data.walk import walk_files
 
 
 @pytest.mark.parametrize("folder", ["/proc", "/proc/self", "/sys"])
-def test_file_systems_of_the_kernel_are_refused(folder: str) -> None:
+def test_kernel_file_systems_raise(folder: str) -> None:
     with pytest.raises(ValueError, match=rf"^{folder}: is a kernel file system \((proc|sysfs)\)"):
         list_images([Path(folder)], ("a",))
 
 
-def test_links_into_the_kernel_are_passed_over_and_loops_entered_once(tmp_path: Path) -> None:
+def test_kernel_links_are_skipped_and_loops_entered_once(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.jpg").touch()
     (tmp_path / "processes").symlink_to("/proc")
@@ -28,7 +28,7 @@ def test_links_into_the_kernel_are_passed_over_and_loops_entered_once(tmp_path: 
     assert list(walk_files(tmp_path, problems)) == [tmp_path / "a" / "x.jpg"] and problems == []
 
 
-def test_a_folder_that_goes_meanwhile_is_no_failure(tmp_path: Path) -> None:
+def test_folder_removed_during_walk_is_ignored(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.jpg").touch()
@@ -44,7 +44,7 @@ class _Terminal(io.StringIO):
         return True
 
 
-def test_a_long_walk_shows_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_walk_shows_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.jpg").touch()
     terminal = _Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
@@ -53,7 +53,7 @@ def test_a_long_walk_shows_what_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     assert f"train: reading {tmp_path}" in terminal.getvalue()
 
 
-def test_without_a_terminal_a_long_walk_says_where_it_is(
+def test_long_walk_logs_progress_without_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "x.jpg").touch()

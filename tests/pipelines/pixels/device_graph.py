@@ -9,8 +9,8 @@ from pipelines.pixels.canvas_graph import GraphSettings
 from pipelines.pixels.drawing import Drawing, open_drawing
 
 
-def draw_as_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make new pipelines finish batches in the graph and return OneFlow tensors."""
+def use_gpu_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make new pipelines finish batches in the DALI graph and return OneFlow tensors."""
 
     def opened(settings: GraphSettings, *rest: Any) -> Drawing:
         return open_drawing(replace(settings, finish=True), *rest)

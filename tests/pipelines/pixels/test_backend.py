@@ -11,6 +11,6 @@ def test_devices_by_name() -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:", "cuda:-1", "cuda:1 ", "gpu", "", "CPU"])
-def test_anything_else_is_refused(device: str) -> None:
+def test_invalid_device_raises(device: str) -> None:
     with pytest.raises(ValueError, match="must be 'cpu' or 'cuda:N'"):
         Backend.of(device)

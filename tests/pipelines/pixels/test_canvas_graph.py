@@ -17,13 +17,13 @@ from pipelines.pixels.canvas_graph import GraphSettings, define
 from pipelines.pixels.image_cache import CacheKind
 from pipelines.shard import Shard
 from pipelines.train import TrainPipeline
-from tests.pipelines.pixels.device_graph import draw_as_for_a_gpu
+from tests.pipelines.pixels.device_graph import use_gpu_graph
 from tests.pipelines.rendered import rendered_index
 
-DALI: Any = backend  # whose type information lacks the lists of operators
+DALI: Any = backend  # its type stubs lack the operator lists
 
 
-def test_gains_by_hand() -> None:
+def test_gains_known_values() -> None:
     # Half the saturation of pure red, at half the value: 127 of 255 levels, 127 parts of 255 of it taken away from
     # green and blue.
     red = np.array([[[255, 0, 0]]], np.uint8)
@@ -54,7 +54,7 @@ def outlined(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
 
 
 def drawn(index: ImageIndex, augment: AugmentConfig, device: str = "cpu", **changes: Any) -> list[np.ndarray]:
-    """Draw images of two epochs; the last batch of each is smaller."""
+    """Render two epochs; the last batch of each is smaller."""
     settings: dict[str, Any] = {"batch_size": 8, "image_px": 128, "seed": 0, "workers": 2}
     sizes = changes.pop("sizes", None)
     pipeline = TrainPipeline(index, augment, device=device, **(settings | changes))
@@ -68,13 +68,13 @@ def as_numpy(images: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("augment", KINDS.values(), ids=KINDS)
-def test_the_graph_of_a_gpu_draws_the_same_pictures(
+def test_gpu_graph_renders_same_images(
     outlined: ImageIndex, augment: AugmentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every byte, where both resample with DALI; the host lays out, blends and colours on its own."""
+    """Bitwise, if both resample with DALI; the host composes, blends and colours with NumPy."""
     monkeypatch.setattr("kernels.plugin.is_loaded", lambda: False)
     expected = drawn(outlined, augment)
-    draw_as_for_a_gpu(monkeypatch)
+    use_gpu_graph(monkeypatch)
     for one, other in zip(drawn(outlined, augment), expected, strict=True):
         assert one.shape == other.shape
         difference = np.abs(one.astype(int) - other)
@@ -83,25 +83,25 @@ def test_the_graph_of_a_gpu_draws_the_same_pictures(
 
 
 @pytest.mark.parametrize("changes", [{"cache": "ram"}, {"sizes": [64, 160]}, {"shard": Shard(1, 2)}], ids=str)
-def test_the_graph_of_a_gpu_takes_what_the_host_takes(
+def test_gpu_graph_accepts_same_settings_as_host(
     outlined: ImageIndex, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quad = AugmentConfig(quad=True, degrees=5)
     for augment in (AugmentConfig(degrees=5), quad):
         with monkeypatch.context() as patches:
             expected = drawn(outlined, augment, **changes)
-            draw_as_for_a_gpu(patches)
+            use_gpu_graph(patches)
             for one, other in zip(drawn(outlined, augment, **changes), expected, strict=True):
                 assert np.array_equal(one, other)
 
 
-def test_the_graph_of_a_gpu_draws_what_the_plugin_draws(outlined: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_graph_matches_plugin(outlined: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     load_plugin("require")
     expected = drawn(outlined, AugmentConfig(mixup=0.5))
-    draw_as_for_a_gpu(monkeypatch)
+    use_gpu_graph(monkeypatch)
     for one, other in zip(drawn(outlined, AugmentConfig(mixup=0.5)), expected, strict=True):
         difference = np.abs(one.astype(int) - other)
-        assert difference.mean() < 0.02  # as in `test_plugin_draws_what_dali_draws`
+        assert difference.mean() < 0.02  # as in `test_plugin_matches_dali`
         assert difference.max() <= 8
 
 
@@ -121,26 +121,20 @@ def operators(settings: GraphSettings) -> list[Any]:
 
 @pytest.mark.parametrize("cache", [None, "ram"])
 @pytest.mark.parametrize("augment", KINDS.values(), ids=KINDS)
-def test_every_operator_of_a_gpu_exists_for_it(
-    outlined: ImageIndex, augment: AugmentConfig, cache: CacheKind | None
-) -> None:
+def test_every_operator_exists_on_gpu(outlined: ImageIndex, augment: AugmentConfig, cache: CacheKind | None) -> None:
     settings = replace(settings_of(outlined, augment, cache), backend=Backend(1))
     assert define(settings).device_id == 1
-    known = {
-        "cpu": DALI.RegisteredCPUOps(),
-        "gpu": DALI.RegisteredGPUOps(),
-        "mixed": DALI.RegisteredMixedOps(),
-    }
+    known = {"cpu": DALI.RegisteredCPUOps(), "gpu": DALI.RegisteredGPUOps(), "mixed": DALI.RegisteredMixedOps()}
     found = {_kind(op) for op in operators(settings)}
     assert not [(device, name) for device, name in found if name not in known[device]]
-    # On the host lies only what is fed, and its shares of a split; pixels never come back to it.
+    # Only inputs, and their splits, are on the host; pixels are never copied back.
     assert {name for device, name in found if device == "cpu"} <= {"ExternalSource", "_conditional__Split"}
     assert "MultiPaste" not in {name for _, name in found}  # its GPU version differs from its CPU version
 
 
 @pytest.mark.parametrize("cache", [None, "ram"])
 @pytest.mark.parametrize("augment", KINDS.values(), ids=KINDS)
-def test_the_graph_of_a_gpu_is_the_one_that_the_cpu_proves(
+def test_gpu_graph_matches_tested_cpu_graph(
     outlined: ImageIndex, augment: AugmentConfig, cache: CacheKind | None
 ) -> None:
     settings = settings_of(outlined, augment, cache)
@@ -158,7 +152,7 @@ def _kind(operator: Any) -> tuple[str, str]:
 
 
 def _described(operator: Any) -> list[str]:
-    """Return inputs, outputs and arguments, without the device and arguments of the GPU decoder only."""
+    """Return inputs, outputs and arguments, except the device and those of the GPU decoder."""
     lines = re.sub(r"(?m)_(cpu|gpu)$", "", str(operator.spec)).splitlines()
     ignored = ("device:", "jpeg_fancy_upsampling:", "_origin_stack")
     return [line for line in lines if not line.strip().startswith(ignored)]
@@ -167,8 +161,8 @@ def _described(operator: Any) -> list[str]:
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["png", "jpg"])
 @pytest.mark.parametrize("augment", KINDS.values(), ids=KINDS)
-def test_a_gpu_draws_the_same_pictures(outlined: ImageIndex, augment: AugmentConfig, kind: str) -> None:
-    """Within the tolerance of "Pixels decoded and drawn by a GPU" in docs/compatibility.md."""
+def test_gpu_renders_same_images(outlined: ImageIndex, augment: AugmentConfig, kind: str) -> None:
+    """The tolerance is that of "Pixels decoded and drawn by a GPU" in docs/compatibility.md."""
     mean, most = {"png": (0.1, 8), "jpg": (0.5, 16)}[kind]
     index = of_kind(outlined, kind)
     for one, other in zip(drawn(index, augment, "cuda:0"), drawn(index, augment), strict=True):
@@ -198,7 +192,7 @@ def test_blend_rounds_down() -> None:
     assert target.ravel().tolist() == [150, 150, 150]
 
 
-def test_plugin_draws_what_dali_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugin_matches_dali(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_plugin("require")
     index = rendered_index(tmp_path, images=8)
     still = AugmentConfig(hsv_h=0, hsv_s=0, hsv_v=0, mixup=0.5, flipud=0.5, mosaic=0.8, mosaic9=0.3)
@@ -214,7 +208,7 @@ def test_plugin_draws_what_dali_draws(tmp_path: Path, monkeypatch: pytest.Monkey
     assert difference.max() <= 8
 
 
-def test_host_and_plugin_colour_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_and_plugin_colours_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_plugin("require")
     index = rendered_index(tmp_path, images=8)
     warped = AugmentConfig(degrees=5, mixup=0.5)  # drawn by DALI either way

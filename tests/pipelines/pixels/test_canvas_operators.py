@@ -1,4 +1,4 @@
-"""Tiles on canvases against NumPy, for any position, number and order."""
+"""Tile composition against NumPy, for any position, number and order."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import CanvasPipeline, GraphSettings
 
 VIEWS = 3
-MOST_PX = 24
+MAX_PX = 24
 
 
 def unscaled(pixels: np.ndarray, anchor: tuple[int, int]) -> TileRender:
-    """Return all pixels of a crop without scaling."""
+    """Return a tile that shows all pixels of a crop without scaling."""
     height, width = pixels.shape[:2]
     return TileRender(
         source=0,
@@ -32,7 +32,7 @@ def unscaled(pixels: np.ndarray, anchor: tuple[int, int]) -> TileRender:
 
 
 def reference(view: ViewRender, crops: Sequence[np.ndarray]) -> np.ndarray:
-    """Draw the view (3, h, w) without DALI."""
+    """Render the view (3, h, w) with NumPy."""
     canvas = np.full((*view.canvas_hw, 3), BORDER_GREY, np.uint8)
     for tile, crop in zip(view.tiles, crops, strict=True):
         (top, left), (height, width) = tile.anchor, tile.shape
@@ -59,8 +59,8 @@ def canvases(request: pytest.FixtureRequest) -> CanvasPipeline:
 
 
 def random_view(random: np.random.Generator, slots: int) -> tuple[ViewRender, list[np.ndarray]]:
-    """Return a canvas with overlapping tiles, at most as many as there are slots, often fewer or none."""
-    height, width = (int(n) for n in random.integers(1, MOST_PX + 1, 2))
+    """Return a canvas with overlapping tiles, at most `slots`, often fewer or none."""
+    height, width = (int(n) for n in random.integers(1, MAX_PX + 1, 2))
     canvas_hw = (height, width)
     tiles, crops = [], []
     for _ in range(random.integers(slots + 1)):
@@ -73,7 +73,7 @@ def random_view(random: np.random.Generator, slots: int) -> tuple[ViewRender, li
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_any_layout_equals_numpy(canvases: CanvasPipeline, seed: int) -> None:
+def test_any_layout_matches_numpy(canvases: CanvasPipeline, seed: int) -> None:
     random = np.random.default_rng(seed)
     views, crops = zip(*(random_view(random, canvases._settings.slots) for _ in range(VIEWS)), strict=True)
     pictures = tuple(Picture((view,), 1.0, None, row) for row, view in enumerate(views))
@@ -86,8 +86,8 @@ def test_any_layout_equals_numpy(canvases: CanvasPipeline, seed: int) -> None:
         canvases.release()
 
 
-def test_a_slot_without_a_tile_leaves_the_canvas_alone(canvases: CanvasPipeline) -> None:
-    """On a GPU the canvas was filled from such a slot's only pixel."""
+def test_empty_slot_does_not_change_canvas(canvases: CanvasPipeline) -> None:
+    """On a GPU the canvas used to be filled with the pixel of such a slot."""
     grey = ViewRender((), (5, 7), None, (5, 7))
     canvases.submit(BatchPlan((Picture((grey,), 1.0, None, 0),), (5, 7), np.zeros((0, 6)), np.arange(1)), [()])
     drawn = canvases.collect()

@@ -1,4 +1,4 @@
-"""Conversion of the graph's batches to OneFlow tensors: the copying thread, its time, and the life of DALI's memory."""
+"""Conversion of DALI batches to OneFlow tensors: asynchronous copies and the lifetime of DALI's memory."""
 
 import threading
 import weakref
@@ -16,7 +16,7 @@ from pipelines.pixels import device_copy
 from pipelines.pixels.canvas_graph import CanvasPipeline
 from pipelines.pixels.device_copy import DeviceCopy, DrawnImages
 from pipelines.train import TrainPipeline
-from tests.pipelines.pixels.device_graph import draw_as_for_a_gpu
+from tests.pipelines.pixels.device_graph import use_gpu_graph
 from tests.pipelines.rendered import rendered_index
 
 BATCHES = 4
@@ -29,14 +29,14 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
 
 @pytest.fixture
 def pipeline(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainPipeline]:
-    draw_as_for_a_gpu(monkeypatch)
+    use_gpu_graph(monkeypatch)
     made = TrainPipeline(index, AugmentConfig(), batch_size=4, image_px=64, seed=0, workers=2)
     yield made
     made.close()
 
 
 class RecordingCopy(DeviceCopy):
-    """A copy that records its calls and fails if memory is released too early."""
+    """A fake copy that records its calls and fails if memory is released too early."""
 
     calls: list[str]
     alive: list["weakref.ref[DrawnImages]"]
@@ -62,7 +62,7 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> type[RecordingCopy]:
     return RecordingCopy
 
 
-def test_a_copy_is_waited_for_one_batch_later(pipeline: TrainPipeline, copies: type[RecordingCopy]) -> None:
+def test_copy_is_awaited_one_batch_later(pipeline: TrainPipeline, copies: type[RecordingCopy]) -> None:
     for number, batch in enumerate(pipeline.epoch(0)):
         assert copies.calls == ["copy", *["wait", "copy"] * number]
         assert isinstance(batch.images, flow.Tensor)
@@ -72,7 +72,7 @@ def test_a_copy_is_waited_for_one_batch_later(pipeline: TrainPipeline, copies: t
     assert copies.alive[-1]() is None
 
 
-def test_leaving_in_the_middle_waits_for_the_copy(pipeline: TrainPipeline, copies: type[RecordingCopy]) -> None:
+def test_break_waits_for_copy(pipeline: TrainPipeline, copies: type[RecordingCopy]) -> None:
     batches = pipeline.epoch(0)
     next(batches)
     assert copies.calls == ["copy"]
@@ -81,7 +81,7 @@ def test_leaving_in_the_middle_waits_for_the_copy(pipeline: TrainPipeline, copie
     assert copies.alive[0]() is None
 
 
-def test_batches_are_tensors_that_outlive_the_pipeline(pipeline: TrainPipeline) -> None:
+def test_batches_outlive_pipeline(pipeline: TrainPipeline) -> None:
     kept = [batch.images for batch in pipeline.epoch(0)]
     early = [images.numpy().copy() for images in kept]
     list(pipeline.epoch(1))  # DALI's memory is used again
@@ -93,8 +93,8 @@ def test_batches_are_tensors_that_outlive_the_pipeline(pipeline: TrainPipeline) 
         assert np.array_equal(images.numpy(), before)
 
 
-def test_memory_that_is_referred_to_is_not_used_again(pipeline: TrainPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `DeviceDrawing` relies on: DALI's outputs outlive their release, and the queue goes on."""
+def test_referenced_memory_is_not_reused(pipeline: TrainPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`DeviceDrawing` relies on this: DALI's outputs outlive their release while the queue continues."""
     collected: list[tuple[Any, np.ndarray]] = []
     original = CanvasPipeline.collect
 
@@ -112,8 +112,8 @@ def test_memory_that_is_referred_to_is_not_used_again(pipeline: TrainPipeline, m
     assert len({drawn.data_ptr() for drawn, _ in collected}) == len(collected)
 
 
-def test_file_that_breaks_is_named_and_can_be_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_as_for_a_gpu(monkeypatch)
+def test_file_damaged_during_run_is_named_and_repairable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_gpu_graph(monkeypatch)
     own = rendered_index(tmp_path, images=8)
     pipeline = TrainPipeline(own, AugmentConfig(), batch_size=4, image_px=64, seed=0, workers=2)
     whole = own.paths[3].read_bytes()

@@ -20,7 +20,7 @@ def index(tmp_path: Path) -> ImageIndex:
     return rendered_index(tmp_path, images=2)
 
 
-def test_damage_at_the_end_of_an_image_is_found(tmp_path: Path) -> None:
+def test_damage_at_end_of_image_is_found(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.jpg", quality=95)
     content = np.fromfile(tmp_path / "a.jpg", np.uint8)
@@ -28,29 +28,29 @@ def test_damage_at_the_end_of_an_image_is_found(tmp_path: Path) -> None:
     assert not is_decoded_by_dali(content[: len(content) * 3 // 4], (120, 80), Backend())
 
 
-def test_images_are_tried_as_a_whole(index: ImageIndex) -> None:
+def test_images_are_tested_completely(index: ImageIndex) -> None:
     encoded = ImageBytes(index)
-    assert encoded.decode_refused_on_host([0, 1], Backend()) == []
+    assert encoded.decode_rejected_on_host([0, 1], Backend()) == []
     jpeg = index.paths[1].read_bytes()
     index.paths[1].write_bytes(jpeg[: len(jpeg) * 3 // 4])
-    assert encoded.decode_refused_on_host([0, 1], Backend()) == [1]
+    assert encoded.decode_rejected_on_host([0, 1], Backend()) == [1]
     with pytest.raises(OSError, match=r"001\.jpg: can no longer be decoded"):  # nor can Pillow
         encoded[1]
 
 
-def test_whatever_pillow_raises_explains_the_failure(index: ImageIndex) -> None:
-    """A file that was replaced meanwhile by one that claims 3.6 gigapixels: no OSError."""
+def test_any_pillow_error_explains_failure(index: ImageIndex) -> None:
+    """A file replaced by one that claims 3.6 gigapixels raises no OSError in Pillow."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunks = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in ((b"IHDR", header), (b"IDAT", b""))
     ]
     index.paths[0].write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-    said = ImageBytes(index).explain_failure([0, 1, 0])
-    assert said.startswith(f"{index.paths[0]} (Image size")
-    assert "001.jpg" not in said and "\n" not in said
+    message = ImageBytes(index).explain_failure([0, 1, 0])
+    assert message.startswith(f"{index.paths[0]} (Image size")
+    assert "001.jpg" not in message and "\n" not in message
 
 
-def test_garbage_is_called_no_image(index: ImageIndex) -> None:
+def test_garbage_is_reported_as_non_image(index: ImageIndex) -> None:
     index.paths[0].write_bytes(b"garbage")
     assert ImageBytes(index).explain_failure([0, 1]) == f"{index.paths[0]} (not an image)"

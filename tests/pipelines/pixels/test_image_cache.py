@@ -22,7 +22,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk"])
-def test_batches_are_the_same_with_a_cache(index: ImageIndex, tmp_path: Path, cache: CacheKind) -> None:
+def test_batches_are_identical_with_cache(index: ImageIndex, tmp_path: Path, cache: CacheKind) -> None:
     batches = []
     for kind in (None, cache):
         pipeline = TrainPipeline(
@@ -34,8 +34,8 @@ def test_batches_are_the_same_with_a_cache(index: ImageIndex, tmp_path: Path, ca
         assert np.array_equal(one.images, other.images)
 
 
-def test_real_photos_are_the_same_with_a_cache(bccd: Path, tmp_path: Path) -> None:
-    """Pillow decodes the cached images, DALI parts of the others; chroma is stored at half the resolution."""
+def test_real_photos_are_identical_with_cache(bccd: Path, tmp_path: Path) -> None:
+    """Cached images are decoded by Pillow, others partially by DALI; chroma has half the resolution."""
     index = index_images([bccd.parent / "images" / "val"], ("RBC", "WBC", "Platelets"), cache_dir=tmp_path)
     first = []
     for kind in (None, "ram"):
@@ -47,7 +47,7 @@ def test_real_photos_are_the_same_with_a_cache(bccd: Path, tmp_path: Path) -> No
     assert np.array_equal(first[0].images, first[1].images)
 
 
-def test_needs_by_hand(index: ImageIndex) -> None:
+def test_memory_need_known_values(index: ImageIndex) -> None:
     two = replace(
         index,
         sizes=np.array([(10, 20), (30, 40)]),
@@ -63,7 +63,7 @@ def test_needs_by_hand(index: ImageIndex) -> None:
     assert need.encoded == 70 + 30 * 40 * 3  # alpha is taken away on the host: kept as pixels
 
 
-def test_memory_decides_the_form(index: ImageIndex) -> None:
+def test_available_memory_decides_cache_format(index: ImageIndex) -> None:
     need = cache_need(index)
     free = {"decoded": need.decoded * 2, "encoded": int(need.encoded * 1.5)}
     assert free["encoded"] * 0.8 < need.decoded
@@ -92,7 +92,7 @@ def test_disk_cache_is_private_reused_and_follows_changes(index: ImageIndex, tmp
         open_images(index, "tape")  # type: ignore[arg-type]
 
 
-def test_a_file_that_was_cut_off_is_made_again(index: ImageIndex, tmp_path: Path) -> None:
+def test_truncated_cache_file_is_rebuilt(index: ImageIndex, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     open_images(index, "disk", folder=folder)
     kept = sorted(folder.iterdir())
@@ -103,7 +103,7 @@ def test_a_file_that_was_cut_off_is_made_again(index: ImageIndex, tmp_path: Path
     assert [file.read_bytes() for file in sorted(folder.iterdir())] == whole
 
 
-def test_a_replaced_image_with_its_old_time_and_size_is_decoded_anew(tmp_path: Path) -> None:
+def test_replaced_image_with_same_mtime_and_size_is_decoded_again(tmp_path: Path) -> None:
     index = rendered_index(tmp_path, images=1)
     open_images(index, "disk", folder=tmp_path / "cache")
     shutil.copy2(index.paths[0], tmp_path / "copy")
@@ -112,7 +112,7 @@ def test_a_replaced_image_with_its_old_time_and_size_is_decoded_anew(tmp_path: P
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_an_image_of_another_size_than_in_the_index_is_named(tmp_path: Path) -> None:
+def test_image_with_unexpected_size_is_reported(tmp_path: Path) -> None:
     index = rendered_index(tmp_path, images=1)
     with Image.open(index.paths[0]) as image:
         smaller = image.resize((20, 20))
