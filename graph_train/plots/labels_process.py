@@ -81,8 +81,7 @@ def main() -> int:
     try:
         plot_labels(labels, class_names, Path(sys.argv[2]))
     except Exception as error:
-        message = one_line(error) if isinstance(error, OSError) else " ".join(str(error).split())
-        print(message or type(error).__name__, file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return 1
     return 0
 
