@@ -18,6 +18,7 @@ from graph_train.host.interrupts import Interruptible
 from graph_train.host.run_command import one_line
 from graph_train.host.terminal import steady_output
 from graph_train.launch.run_start import RunStart
+from graph_train.plots.labels_process import labels_plotted
 from graph_train.ranks import team
 from graph_train.ranks.exchange import Exchange
 from graph_train.ranks.launcher import RankInfo
@@ -77,8 +78,8 @@ def _run(start: RunStart, folder: RunFolder, callbacks: Callbacks, rank: RankInf
         if rank.main:
             callbacks.add(ReportHooks(trainer, resumed=start.header is not None), "report")
         try:
-            _plot_labels(run, folder)
-            return trainer.train()
+            with _labels_plotted(run, folder):
+                return trainer.train()
         except OSError as error:
             # For instance an image that was readable at the start.
             remedy = f"fix this and continue with: graph-train --resume {printable(folder.path)}"
@@ -87,20 +88,12 @@ def _run(start: RunStart, folder: RunFolder, callbacks: Callbacks, rank: RankInf
         run.close()
 
 
-def _plot_labels(run: TrainingRun, folder: RunFolder) -> None:
-    """Draw `labels.jpg`, unless --noplots is given; a plot that fails costs a warning."""
-    if run.setup.options.run.noplots:
-        return
-    from graph_train.plots.labels import plot_labels
-    from graph_train.plots.style import optional_plot
-
-    data, path = run.setup.data, folder.path / "labels.jpg"
-    try:
-        # In this thread: while OneFlow compiles, matplotlib's objects get corrupted and the process crashes.
-        with optional_plot(path):
-            plot_labels(data.train.labels.rows, data.class_names, path)
-    except OSError as error:
-        LOG.warning("%s: plotting failed: %s", printable(path), one_line(error))
+def _labels_plotted(run: TrainingRun, folder: RunFolder) -> contextlib.AbstractContextManager[None]:
+    """Plot `labels.jpg` while the run trains, on rank 0 and unless --noplots is given."""
+    if run.setup.options.run.noplots or not run.setup.rank.main:
+        return contextlib.nullcontext()
+    data = run.setup.data
+    return labels_plotted(data.train.labels.rows, data.class_names, folder.path / "labels.jpg")
 
 
 def _checked_options(flags: Mapping[str, Any], rank: RankInfo) -> TrainOptions:
