@@ -1,9 +1,11 @@
 """Run a command: print errors as one line, and return a meaningful exit code."""
 
+import atexit
 import contextlib
 import logging
 import os
 import resource
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -29,8 +31,18 @@ def run_command(name: str, command: Callable[[], int | None], *, debug: bool) ->
     ValueError and OSError are user errors (2), a `RunEndedError` has its own code, KeyboardInterrupt gives 130, and
     anything else is an internal error (1). A closed output is not an error.
     """
-    with steady_output(), _logging_restored():
-        return _exit_code(name, command, debug=debug)
+    try:
+        with steady_output(), _logging_restored():
+            return _exit_code(name, command, debug=debug)
+    finally:
+        # Registered last, so it runs before the functions that libraries have registered.
+        atexit.unregister(_ignore_interrupts)
+        atexit.register(_ignore_interrupts)
+
+
+def _ignore_interrupts() -> None:
+    """Let an impatient second Ctrl-C not interrupt the end of the process, which would print tracebacks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

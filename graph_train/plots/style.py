@@ -1,6 +1,7 @@
 """The common style of all plots: class colours, figures without a display, axes."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,7 +111,9 @@ def quiet_axes(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
 def save(figure: Any, path: Path, *, dpi: int = 150) -> None:
     """Save the figure, without date and version, so that equal figures give equal files."""
     metadata = {"Software": None} if path.suffix == ".png" else None
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        # Characters that the font lacks are drawn as boxes; a line for each of them in each picture helps nobody.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(temporary, dpi=dpi, metadata=metadata)
 
 

@@ -12,6 +12,7 @@ from graph_train.host.failures import DivergedError, NotSavedError
 from graph_train.runs.checkpoint import Checkpoint, save_checkpoint
 from graph_train.runs.run_folder import RunFolder
 from graph_train.settings.train_options import RunOptions
+from kernels.host.paths import shell_word
 from models.weights import WeightsCopy
 
 LOG = logging.getLogger("graph_train")
@@ -148,7 +149,7 @@ class Saving:
     def _rejected(self, error: OSError) -> NotSavedError:
         return NotSavedError(
             f"{self._description(error)}; {self._last_saved()}; fix this and continue with: graph-train --resume "
-            f"{self._folder.path}"
+            f"{shell_word(self._folder.path)}"
         )
 
     def _description(self, error: OSError) -> str:
