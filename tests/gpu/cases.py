@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from kernels.build.nvrtc import cuda_sources
 from tests.gpu import activations, batch_norm, boxes, copies, functions, pooling, training_cases, views
@@ -100,9 +99,10 @@ def _large_cases() -> dict[str, Case]:
         for name, case in (("batch_norm", batch_norm.forward), ("batch_norm_grad", batch_norm.backward)):
             cases[f"{name}_{kind} {rows}x{channels}"] = partial(case, kind=kind, shape=(rows, channels))
     for gradient, ending in ((False, kind), (True, f"grad_{kind}")):
-        sizes: Any = {"kind": kind, "gradient": gradient, "channel_numbers": (256,)}
-        cases[f"upsample_{ending}"] = partial(pooling.upsample, shape=(16, 40, 40), **sizes)
-        cases[f"max_pool_{ending}"] = partial(pooling.max_pool, shape=(16, 20, 20), **sizes)
+        for name, pool, side in (("upsample", pooling.upsample, 40), ("max_pool", pooling.max_pool, 20)):
+            cases[f"{name}_{ending}"] = partial(
+                pool, kind=kind, gradient=gradient, shape=(16, side, side), channel_numbers=(256,)
+            )
     for name in ("attention", "attention_query_grad", "attention_key_grad"):
         cases[f"{name}_{kind}"] = partial(functions.attention, name=name, kind=kind, shape=(16, 400, 4, 256))
     return {f"{name} (training)": case for name, case in cases.items()}
