@@ -18,6 +18,7 @@ from graph_train.host.interrupts import Interruptible
 from graph_train.host.run_command import one_line
 from graph_train.host.terminal import steady_output
 from graph_train.launch.run_start import RunStart
+from graph_train.plots.labels_process import labels_plotted
 from graph_train.ranks import team
 from graph_train.ranks.exchange import Exchange
 from graph_train.ranks.launcher import RankInfo
@@ -29,7 +30,7 @@ from graph_train.training.assembly import TrainingRun, assemble
 from graph_train.training.auto_batch import with_batch_size
 from graph_train.training.setup import run_device
 from graph_train.training.trainer import Trainer, TrainResult
-from kernels.host.paths import printable
+from kernels.host.paths import printable, shell_word
 from models.complexity import measure
 from models.spec import load_model_spec
 from pipelines.data.dataset import Dataset, load_dataset
@@ -77,30 +78,22 @@ def _run(start: RunStart, folder: RunFolder, callbacks: Callbacks, rank: RankInf
         if rank.main:
             callbacks.add(ReportHooks(trainer, resumed=start.header is not None), "report")
         try:
-            _plot_labels(run, folder)
-            return trainer.train()
+            with _labels_plotted(run, folder):
+                return trainer.train()
         except OSError as error:
             # For instance an image that was readable at the start.
-            remedy = f"fix this and continue with: graph-train --resume {printable(folder.path)}"
+            remedy = f"fix this and continue with: graph-train --resume {shell_word(folder.path)}"
             raise OSError(f"{one_line(error)}; {remedy}") from error
     finally:
         run.close()
 
 
-def _plot_labels(run: TrainingRun, folder: RunFolder) -> None:
-    """Draw `labels.jpg`, unless --noplots is given; a plot that fails costs a warning."""
-    if run.setup.options.run.noplots:
-        return
-    from graph_train.plots.labels import plot_labels
-    from graph_train.plots.style import optional_plot
-
-    data, path = run.setup.data, folder.path / "labels.jpg"
-    try:
-        # In this thread: while OneFlow compiles, matplotlib's objects get corrupted and the process crashes.
-        with optional_plot(path):
-            plot_labels(data.train.labels.rows, data.class_names, path)
-    except OSError as error:
-        LOG.warning("%s: plotting failed: %s", printable(path), one_line(error))
+def _labels_plotted(run: TrainingRun, folder: RunFolder) -> contextlib.AbstractContextManager[None]:
+    """Plot `labels.jpg` while the run trains, on rank 0 and unless --noplots is given."""
+    if run.setup.options.run.noplots or not run.setup.rank.main:
+        return contextlib.nullcontext()
+    data = run.setup.data
+    return labels_plotted(data.train.labels.rows, data.class_names, folder.path / "labels.jpg")
 
 
 def _checked_options(flags: Mapping[str, Any], rank: RankInfo) -> TrainOptions:
@@ -143,7 +136,7 @@ def _check_inputs(options: TrainOptions, rank: RankInfo) -> None:
 
 
 def _require_outside(dataset: Dataset, folder: Path) -> None:
-    """Refuse a run folder among the images, because its pictures would belong to the data set from then on.
+    """Reject a run folder inside a folder of images, because its plots would become part of the data set.
 
     Raises:
         ValueError: the folder is inside an image folder of the data set.

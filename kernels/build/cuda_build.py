@@ -18,12 +18,12 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def ensure_compiled(architecture: str) -> list[bytes]:
-    """Return images that the driver can load, one per source file; arguments and errors as of `compiled_archive`."""
+    """Return images for the driver, one per source file; arguments and errors as for `compiled_archive`."""
     return read_archive(compiled_archive(architecture))
 
 
 def compiled_archive(architecture: str) -> Path:
-    """Return the archive of the compiled kernels; safe when several processes start at once.
+    """Return the archive of the compiled kernels; safe for concurrent processes.
 
     Args:
         architecture: from `nvrtc.architecture_for`.

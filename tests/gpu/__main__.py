@@ -60,7 +60,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--archive", type=Path, help="compiled kernels; by default they are compiled first")
     parser.add_argument("--compile", metavar="ARCH", help="only compile the kernels, into --archive; needs no GPU")
     parser.add_argument("--emulated", action="store_true", help="kernels alone, on the emulated device")
-    parser.add_argument("--torch-python", help="interpreter with PyTorch, to be timed beside our ops")
+    parser.add_argument("--torch-python", help="interpreter with PyTorch, to compare with our ops")
     options = parser.parse_args(arguments)
     unknown = [stage for stage in options.stages if stage not in SECONDS]
     if unknown:
@@ -77,7 +77,7 @@ class Table:
         self._file, self._lines = file, list[Line]()
 
     def add_stage(self, stage: Stage, budget: StageBudget) -> None:
-        """Add the lines of a stage; whatever ends it early is a failure, and the next stage is still to be tried."""
+        """Add the lines of a stage; an exception is a failure, after which the next stages still run."""
         try:
             self.add_all(stage(budget))
         except Exception as error:
@@ -90,7 +90,7 @@ class Table:
             self._write()
 
     def _write(self) -> None:
-        """Write the file; a kit that is killed leaves what it has found so far."""
+        """Write the file, so that a killed kit leaves its results so far."""
         if self._file is None:
             return
         gpus = [f"{major}.{minor}" for major, minor in compute_capabilities()]
@@ -107,7 +107,7 @@ class Table:
 
 
 def end_when_overdue(table: Table, seconds: float) -> None:
-    """End the process, and its commands, with what the table has when something keeps it beyond its time."""
+    """End the process and its commands, with the table so far, if it exceeds its time."""
 
     def end() -> None:
         table.add_all([Line("kit", "all stages", "FAIL", seconds, f"no end after {seconds:.0f} s")])

@@ -15,7 +15,7 @@ ROUNDING = {"f32": 2.0**-23, "bf16": 2.0**-8, "f16": 2.0**-10}
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the kit's table; `output` is what a command that failed has written, for the JSON file."""
+    """A line of the kit's table; `output` is the output of a failed command, for the JSON file."""
 
     stage: str
     name: str

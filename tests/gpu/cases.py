@@ -82,7 +82,7 @@ CASES: Mapping[str, Case] = _cases()
 
 
 def _large_cases() -> dict[str, Case]:
-    """Return cases of the sizes of a training of yolov5s: 16 images of 640 px, 80 classes, mostly bfloat16."""
+    """Return cases with the sizes of a yolov5s training: 16 images of 640 px, 80 classes, mostly bfloat16."""
     kind, three_levels = "bf16", ((80, 80), (40, 40), (20, 20))
     with_strides = tuple((*sides, 8 << index) for index, sides in enumerate(three_levels))
     cases: dict[str, Case] = {
@@ -109,7 +109,7 @@ def _large_cases() -> dict[str, Case]:
 
 
 LARGE_CASES: Mapping[str, Case] = _large_cases()
-"""Cases of a training's sizes: their times mean something, and each block of a GPU has several shares of the work."""
+"""Cases with the sizes of a training: their times are meaningful, and each block has several work items."""
 WITHIN_OTHERS = {"add_bias_sums"}
 """Kernels that the case of another one starts too."""
 

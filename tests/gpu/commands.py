@@ -1,4 +1,4 @@
-"""Commands of the kit, which end with all the processes that they started."""
+"""Commands of the kit, which are ended together with their child processes."""
 
 import contextlib
 import math
@@ -30,14 +30,14 @@ def start_group(command: Sequence[str], **options: Any) -> subprocess.Popen[byte
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a command and its children: a rank that is left over would keep the GPU."""
+    """End a command and its children, since a remaining rank would occupy the GPU."""
     _kill(process.pid)
     process.wait()
     _running.discard(process.pid)
 
 
 def end_all() -> None:
-    """End every command that still runs."""
+    """End all running commands."""
     for leader in list(_running):
         _kill(leader)
 
@@ -67,7 +67,7 @@ def run_command(budget: StageBudget, name: str, command: Sequence[str], *, longe
 
 
 def _run(command: Sequence[str], seconds: float) -> tuple[int | None, list[str], list[str]]:
-    """Return the exit code, None if there was no end in time, and the lines written to stdout and stderr."""
+    """Return the exit code, None after a timeout, and the lines written to stdout and stderr."""
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:  # a child may keep a pipe open
         process = start_group(command, cwd=ROOT, stdout=stdout, stderr=stderr)
         try:

@@ -62,7 +62,7 @@ class Gpu:
         return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
     def works(self) -> bool:
-        """Return whether more can be launched; not after an illegal address and the like."""
+        """Return whether more kernels can be launched, which is not the case after an illegal address."""
         return int(self._driver.cuCtxSynchronize()) == 0
 
     def _call(self, name: str, *arguments: Any) -> None:

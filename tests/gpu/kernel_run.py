@@ -1,4 +1,4 @@
-"""Runs cases of kernels: on a GPU in a process of its own, `python -m tests.gpu.kernel_run ARCHIVE NAME...`.
+"""Runs cases of kernels: on a GPU in a child process, `python -m tests.gpu.kernel_run ARCHIVE NAME...`.
 
 A kernel that reads a wrong address makes the GPU unusable for its process, and one that never ends blocks it, so
 `tests.gpu.kernel_stage` starts a new process for the kernels after it. The process writes lines of JSON: first the GPU,
@@ -20,7 +20,7 @@ from tests.gpu.cases import CASES, LARGE_CASES
 from tests.gpu.devices import Device, Gpu
 
 BROKEN = 3
-"""Exit code after a case that leaves the GPU unusable for its process."""
+"""Exit code after a case that makes the GPU unusable for its process."""
 
 
 def run_case(device: Device, name: str, case: Callable[[Device], Launched]) -> Line:
@@ -47,7 +47,7 @@ def _excess(got: np.ndarray, want: np.ndarray, launched: Launched) -> float:
 
 
 def main(archive: str, names: list[str]) -> int:
-    """Run the cases in turn until one makes the GPU unusable, and return the exit code."""
+    """Run the cases until one makes the GPU unusable, and return the exit code."""
     device = Gpu(read_archive(Path(archive)))
     print(json.dumps({"gpu": device.name, "driver": device.driver_version()}), flush=True)
     cases = {**CASES, **LARGE_CASES}

@@ -25,7 +25,7 @@ CASE_SECONDS = 30.0
 
 
 def kernels_alone(budget: StageBudget, archive: Path | None = None) -> Iterator[Line]:
-    """Check each compiled kernel against NumPy; those of a training's sizes come last.
+    """Check each compiled kernel against NumPy; cases with the sizes of a training come last.
 
     Args:
         budget: the time limit of the stage.
@@ -45,7 +45,7 @@ def kernels_alone(budget: StageBudget, archive: Path | None = None) -> Iterator[
 
 
 def kernels_emulated() -> Iterator[Line]:
-    """Do the same as `kernels_alone` on the emulated device, with small tensors only."""
+    """Check the kernels on the emulated device, with small tensors only."""
     device = EmulatedGpu()
     yield from without_case()
     for name in sorted(CASES):
@@ -53,13 +53,13 @@ def kernels_emulated() -> Iterator[Line]:
 
 
 def without_case() -> Iterator[Line]:
-    """Yield a failure for each kernel that no case starts."""
+    """Yield a failure for each kernel without a case."""
     for name in sorted(kernel_names() - WITHIN_OTHERS - CASES.keys()):
         yield Line("kernels", name, "FAIL", 0, "no case in tests/gpu/cases.py")
 
 
 def run_in_processes(budget: StageBudget, command: Sequence[str], names: Sequence[str]) -> Iterator[Line]:
-    """Run the cases in one process, or in a new one after each case that does not return properly.
+    """Run the cases in one process, with a new one after each crash or timeout.
 
     Args:
         budget: the time limit.
@@ -84,7 +84,7 @@ def run_in_processes(budget: StageBudget, command: Sequence[str], names: Sequenc
 def _answers(
     process: subprocess.Popen[bytes], budget: StageBudget, pending: list[str], errors: IO[bytes]
 ) -> Iterator[Line]:
-    """Yield a line for each case that the process ran, and for the one that ended it; remove them from `pending`."""
+    """Yield a line for each case that the process ran, including the one that ended it; remove them from `pending`."""
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
     started = time.monotonic()
@@ -115,7 +115,7 @@ def _read(stdout: IO[bytes], lines: "queue.SimpleQueue[bytes]") -> None:
 
 
 def _next(lines: "queue.SimpleQueue[bytes]", budget: StageBudget) -> bytes:
-    """Return the next line; nothing if the process ended or the time is up."""
+    """Return the next line; "" if the process ended or timed out."""
     try:
         return lines.get(timeout=max(0.0, min(CASE_SECONDS, budget.left())))
     except queue.Empty:

@@ -1,4 +1,4 @@
-"""The process that runs kernels on a GPU, with a driver that runs them on the emulated device; and what it needs."""
+"""The process that runs kernels on a GPU, tested with a driver that runs them on the emulated device."""
 
 import json
 import os

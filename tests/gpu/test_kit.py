@@ -132,7 +132,7 @@ def test_bfloat16_rounds_to_nearest() -> None:
     assert decode(encode(values, "bf16")).tolist() == [1.0, 1.0, 1.015625, -3.0]
 
 
-def test_flags_of_the_trainings_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_flags_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     commands: dict[str, list[str]] = {}
 
     def note(budget: StageBudget, name: str, command: list[str]) -> Line:
@@ -221,7 +221,7 @@ for name in sys.argv[1:]:
 """
 
 
-def test_no_kernel_keeps_the_others_from_being_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_kernel_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither one that breaks the context, nor one that ends its process, nor one that never returns."""
     monkeypatch.setattr(kernel_stage, "CASE_SECONDS", 3.0)
     names = ["a", "breaks", "b", "dies", "c", "hangs", "d"]
@@ -234,7 +234,7 @@ def test_no_kernel_keeps_the_others_from_being_tested(monkeypatch: pytest.Monkey
     assert found["hangs"][1].startswith("no end after 3 s")
 
 
-def test_a_gpu_that_cannot_be_used_is_tried_once() -> None:
+def test_unusable_gpu_is_tried_once() -> None:
     fails = [sys.executable, "-c", "raise RuntimeError('cuInit: no device (100)')"]
     lines = list(kernel_stage.run_in_processes(UNLIMITED, fails, ["a", "b"]))
     assert [(line.name, line.result) for line in lines] == [("GPU", "FAIL"), ("a", "FAIL"), ("b", "FAIL")]
@@ -249,7 +249,7 @@ def test_kernels_without_time_left_fail(monkeypatch: pytest.MonkeyPatch) -> None
     assert (line.name, line.result, line.note) == ("a", "FAIL", "the time of the stage 'kernels' is used up")
 
 
-def test_large_cases_are_of_kernels_that_exist() -> None:
+def test_large_cases_name_existing_kernels() -> None:
     assert {name.split()[0] for name in LARGE_CASES} <= kernel_names()
     assert all(name.endswith("(training)") for name in LARGE_CASES)
 
@@ -265,7 +265,7 @@ def test_command_times_out_with_its_stage(tmp_path: Path) -> None:
     assert not (tmp_path / "started").exists()
 
 
-def test_a_command_that_is_late_ends_with_its_children(tmp_path: Path) -> None:
+def test_late_command_ends_with_its_children(tmp_path: Path) -> None:
     """A rank that is left over would keep its GPU."""
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
@@ -284,12 +284,12 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_what_a_command_says_on_stderr_is_not_its_result() -> None:
+def test_stderr_of_command_is_not_its_result() -> None:
     words = "import sys; print('{}'); print('compiling the kernels', file=sys.stderr)"
     assert run_command(UNLIMITED, "ours", [sys.executable, "-c", words]).note == "{}"
 
 
-def test_the_whole_output_of_a_failure_is_kept() -> None:
+def test_complete_failure_output_is_kept() -> None:
     words = "import sys; [print('line', n) for n in range(100)]; sys.exit('reason')"
     line = run_command(UNLIMITED, "ours", [sys.executable, "-c", words])
     assert (line.result, line.note) == ("FAIL", "line 98 | line 99 | reason")
@@ -309,7 +309,7 @@ def test_speed_is_skipped_without_time_left(monkeypatch: pytest.MonkeyPatch) -> 
     assert (line.name, line.result, line.note) == ("ours", "SKIP", "40 s are left, 45 are needed")
 
 
-def test_a_stage_that_fails_does_not_end_the_kit(tmp_path: Path) -> None:
+def test_failing_stage_does_not_end_kit(tmp_path: Path) -> None:
     def stage(budget: StageBudget) -> Iterator[Line]:
         yield Line(budget.stage, "one", "PASS", 1.0, "")
         raise ValueError("not as expected")
@@ -341,7 +341,7 @@ def test_hanging_kernel_ends_kit_with_table(tmp_path: Path) -> None:
     assert count == "2 lines, 1 failed"
 
 
-def test_a_kit_that_is_killed_leaves_its_table(tmp_path: Path) -> None:
+def test_killed_kit_leaves_its_table(tmp_path: Path) -> None:
     file = tmp_path / "table.json"
     kit = subprocess.Popen([sys.executable, "-c", HANGS, str(file), "60"], cwd=ROOT, stdout=subprocess.PIPE)
     assert kit.stdout is not None and kit.stdout.readline().startswith(b"PASS")
@@ -353,7 +353,7 @@ def test_a_kit_that_is_killed_leaves_its_table(tmp_path: Path) -> None:
     assert [line["name"] for line in json.loads(file.read_text())["lines"]] == ["add"]
 
 
-def test_kernels_are_compiled_for_a_machine_that_cannot(tmp_path: Path) -> None:
+def test_archive_can_be_compiled_for_other_machine(tmp_path: Path) -> None:
     ran = _kit("--compile", "sm_90", "--archive", tmp_path / "sm_90.zip")
     assert ran.returncode == 0, ran.stderr
     images = b"".join(cuda_build.read_archive(tmp_path / "sm_90.zip"))

@@ -105,7 +105,7 @@ def test_float32_inputs_are_not_rounded(packed: bool) -> None:
     ("width", "workspace", "deterministic", "warning"),
     [(19, 300 << 20, 1, ""), (21, 1000, 0, "no deterministic algorithm"), (23, 300 << 20, 0, "no deterministic")],
 )
-def test_best_algorithm_offered_by_cudnn_is_chosen(
+def test_best_cudnn_algorithm_is_chosen(
     width: int, workspace: int, deterministic: int, warning: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Little workspace and fixed order of sums are preferred, but a convolution may have no such algorithm."""

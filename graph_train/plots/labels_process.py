@@ -1,0 +1,90 @@
+"""Plot labels in a separate process, because matplotlib takes a second that training need not wait for.
+
+    python -m graph_train.plots.labels_process PARENT PATH < LABELS
+
+PARENT is a process id (this process ends with it), PATH the plot to write, LABELS an `.npz` with `labels` and
+`class_names`. In a thread, matplotlib's objects were corrupted by OneFlow's compiling beside it.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graph_train.host.interrupts import end_with_parent
+from graph_train.host.run_command import one_line
+from graph_train.plots.labels import plot_labels
+from kernels.host.paths import printable
+
+LOG = logging.getLogger("graph_train")
+
+
+@contextmanager
+def labels_plotted(labels: npt.NDArray[Any], class_names: Sequence[str], path: Path) -> Iterator[None]:
+    """Plot labels while the body runs, and wait for the plot at its end; a plot that fails costs a warning.
+
+    Arguments as of `plot_labels`.
+    """
+    failure, plotting = "", None
+    try:
+        plotting = _Plotting(labels, class_names, path)
+    except OSError as error:
+        failure = str(error)
+    try:
+        yield
+    finally:
+        failure = plotting.failure() if plotting else failure
+        if failure:
+            LOG.warning("%s: plotting failed: %s", printable(path), failure)
+
+
+class _Plotting:
+    """The process that plots; arguments as of `plot_labels`.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(self, labels: npt.NDArray[Any], class_names: Sequence[str], path: Path) -> None:
+        command = [sys.executable, "-m", "graph_train.plots.labels_process", str(os.getpid()), str(path)]
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed by `failure`
+        with tempfile.TemporaryFile() as data:
+            np.savez(data, labels=labels, class_names=np.array(class_names, dtype=str))
+            data.seek(0)
+            # Not in the terminal's process group, where Ctrl-C would interrupt it.
+            self._process = subprocess.Popen(
+                command, stdin=data, stdout=subprocess.DEVNULL, stderr=self._errors, start_new_session=True
+            )
+
+    def failure(self) -> str:
+        """Wait for the plot; return why there is none, or an empty string."""
+        with self._errors:
+            if self._process.wait() == 0:
+                return ""
+            self._errors.seek(0)
+            return (self._errors.read().splitlines() or [f"exit code {self._process.returncode}"])[-1]
+
+
+def main() -> int:
+    """Plot the labels; the reason of a failure is the last line on stderr."""
+    end_with_parent(int(sys.argv[1]))
+    with np.load(sys.stdin.buffer) as data:
+        labels, class_names = data["labels"], data["class_names"].tolist()
+    try:
+        plot_labels(labels, class_names, Path(sys.argv[2]))
+    except Exception as error:
+        print(one_line(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
