@@ -31,8 +31,8 @@ struct RowKernels {
   void (*normalise)(const T* x, T* y, int64_t rows, int64_t channels, ChannelAffine affine, bool silu);
   // Sums of dz and of dz * (x - mean). With `silu`, dz is kept where `dz` is not null: `gradient` is then called with it in
   // place of dy and without `silu`, also with dz and dx the same.
-  void (*gradient_sums)(const T* x, const T* dy, int64_t rows, int64_t channels, ChannelAffine affine, bool silu,
-                        T* dz, double* sums, double* products);
+  void (*gradient_sums)(const T* x, const T* dy, int64_t rows, int64_t channels, ChannelAffine affine, bool silu, T* dz,
+                        double* sums, double* products);
   void (*gradient)(const T* x, const T* dy, T* dx, int64_t rows, int64_t channels, ChannelAffine affine,
                    const float* offset, const float* slope, bool silu);
 };

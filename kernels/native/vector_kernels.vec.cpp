@@ -260,8 +260,7 @@ GT_FN Columns columns_of(const ChannelAffine& affine, int64_t c, int64_t k) {
 template<bool kSilu, typename T>
 void row_normalise_as(const T* x, T* y, int64_t rows, int64_t channels, ChannelAffine affine) {
   for_rows(
-      rows, channels,
-      [=](int64_t c, int64_t k) __attribute__((always_inline)) { return columns_of(affine, c, k); },
+      rows, channels, [=](int64_t c, int64_t k) __attribute__((always_inline)) { return columns_of(affine, c, k); },
       [=](const Columns& columns, int64_t at, int64_t k) __attribute__((always_inline)) {
         const V centred = load_k(x + at, k) - columns.mean;
         store_k(y + at, activated<kSilu>(centred * columns.gain + columns.bias), k);
@@ -295,9 +294,7 @@ struct RowGradientSums {
   const T* dy;
   ChannelAffine affine;
   T* dz;
-  GT_FN_MEMBER Columns prepare(int64_t c, int64_t k) const {
-    return columns_of(affine, c, k);
-  }
+  GT_FN_MEMBER Columns prepare(int64_t c, int64_t k) const { return columns_of(affine, c, k); }
   GT_FN_MEMBER void add(const Columns& columns, int64_t at, int64_t k, V* a, V* b) const {
     const V centred = load_k(x + at, k) - columns.mean;
     const V gradient = before_silu<kSilu>(load_k(dy + at, k), centred, columns.gain, columns.bias);
@@ -314,8 +311,8 @@ void row_gradient_sums_as(const T* x, const T* dy, int64_t rows, int64_t channel
 }
 
 template<typename T>
-void row_gradient_sums(const T* x, const T* dy, int64_t rows, int64_t channels, ChannelAffine affine, bool silu,
-                       T* dz, double* sums, double* products) {
+void row_gradient_sums(const T* x, const T* dy, int64_t rows, int64_t channels, ChannelAffine affine, bool silu, T* dz,
+                       double* sums, double* products) {
   if (!silu) return row_gradient_sums_as<false, false>(x, dy, rows, channels, affine, dz, sums, products);
   dz == nullptr ? row_gradient_sums_as<true, false>(x, dy, rows, channels, affine, dz, sums, products)
                 : row_gradient_sums_as<true, true>(x, dy, rows, channels, affine, dz, sums, products);
