@@ -11,13 +11,13 @@ TESTS = """
 import pytest
 import of_the_checkout
 
-def test_as_it_should_be() -> None:
+def test_passes() -> None:
     assert of_the_checkout.NUMBER == 5
 
 def test_wrong() -> None:
     assert of_the_checkout.NUMBER == 6, "the reason"
 
-def test_what_is_not_there() -> None:
+def test_missing_name() -> None:
     of_the_checkout.other()
 
 @pytest.mark.distributed
@@ -31,9 +31,9 @@ def test_results_of_checkout(tmp_path: Path) -> None:
     (tmp_path / "checkout" / "of_the_checkout.py").write_text("NUMBER = 5\n")
     (tmp_path / "test_one.py").write_text(TESTS)
     assert results(tmp_path / "checkout", Path(sys.executable), [tmp_path / "test_one.py"]) == {
-        "test_as_it_should_be": "PASS",
+        "test_passes": "PASS",
         "test_wrong": "FAIL",
-        "test_what_is_not_there": "ERROR",
+        "test_missing_name": "ERROR",
         "test_skipped": "SKIP",
     }
     assert {path.name for path in (tmp_path / "checkout").iterdir()} == {"of_the_checkout.py"}

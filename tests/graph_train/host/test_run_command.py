@@ -126,7 +126,7 @@ raise SystemExit(run_command("graph-train", command, debug=False))
 """
 
 
-def test_a_second_ctrl_c_does_not_interrupt_the_end_of_the_process() -> None:
+def test_second_ctrl_c_does_not_interrupt_exit() -> None:
     root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED_AT_EXIT], capture_output=True, text=True, check=False, cwd=root

@@ -16,21 +16,21 @@ LABELS = np.array([[0, 0.5, 0.5, 0.2, 0.3], [1, 0.25, 0.5, 0.1, 0.1]], np.float3
 NAMES = ("ball", "Würfel – 'blau'")
 
 
-def test_the_plot_is_there_at_the_end_and_the_body_runs_beside_it(tmp_path: Path) -> None:
+def test_plot_is_drawn_in_parallel(tmp_path: Path) -> None:
     with labels_plotted(LABELS, NAMES, tmp_path / "labels.jpg"):
         assert not (tmp_path / "labels.jpg").exists()
-        assert "matplotlib.figure" not in _modules_of_a_start()
+        assert "matplotlib.figure" not in _modules_at_start()
     with Image.open(tmp_path / "labels.jpg") as image:
         assert image.size == (1200, 1080)
 
 
-def _modules_of_a_start() -> str:
-    """Return the modules that a process has loaded which only starts plots."""
+def _modules_at_start() -> str:
+    """Return the modules loaded by importing `labels_process` only."""
     program = "import sys, graph_train.plots.labels_process; print(sorted(sys.modules))"
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
 
-def test_a_plot_that_fails_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_plot_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "labels.jpg").mkdir()
     with caplog.at_level(logging.WARNING), labels_plotted(LABELS, NAMES, tmp_path / "labels.jpg"):
         pass
@@ -39,7 +39,7 @@ def test_a_plot_that_fails_costs_a_warning(tmp_path: Path, caplog: pytest.LogCap
     assert "directory" in message
 
 
-def test_a_process_that_cannot_be_started_costs_a_warning(
+def test_failing_process_start_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
@@ -48,7 +48,7 @@ def test_a_process_that_cannot_be_started_costs_a_warning(
     assert "plotting failed: " in caplog.text
 
 
-def test_an_error_of_the_body_is_raised_after_the_plot(tmp_path: Path) -> None:
+def test_error_in_body_is_raised_after_plot(tmp_path: Path) -> None:
     def fail(*_: Any) -> None:
         raise ValueError("of the body")
 

@@ -15,7 +15,7 @@ def test_printable_path_is_one_line_of_valid_text() -> None:
 
 
 @pytest.mark.parametrize("name", ["plain/a.safetensors", "my runs/exp", "it's", "$HOME", "a;b", "~x", "*"])
-def test_a_suggested_command_can_be_pasted(name: str) -> None:
+def test_suggested_command_is_shell_quoted(name: str) -> None:
     done = subprocess.run(["/bin/sh", "-c", f"printf %s {shell_word(Path(name))}"], capture_output=True, check=True)
     assert done.stdout.decode() == name
     assert shell_word("plain/a.safetensors") == "plain/a.safetensors"
