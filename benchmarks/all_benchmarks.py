@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.registry import BENCHMARKS
 
-_PASSED_ON = ("device", "threads", "repeats", "torch_python", "data")
+_FORWARDED_FLAGS = ("device", "threads", "repeats", "torch_python", "data")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def _run_one(name: str, flags: argparse.Namespace, folder: Path) -> int:
     command = [sys.executable, "-m", "benchmarks.cli", name, *(BENCHMARKS[name].in_all or ())]
     command += ["--json", str(folder / f"{name}.json"), "--plot", str(folder / f"{name}.png")]
     known = _flags_of(name)
-    for flag in _PASSED_ON:
+    for flag in _FORWARDED_FLAGS:
         value = getattr(flags, flag)
         if value is not None and flag in known:
             command += [f"--{flag.replace('_', '-')}", str(value)]

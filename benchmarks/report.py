@@ -25,7 +25,7 @@ _SAME = ("repeats", "starts", "seed", "torch_python", "work")
 """Flags that do not affect the values measured; results that differ in other flags are both shown."""
 _ROW = ("variant", "model", "batch_size", "imgsz", "ranks")
 """The keys of a row in benchmarks with `--points`."""
-Kept = tuple[Path, Mapping[str, Any]]
+StoredResult = tuple[Path, Mapping[str, Any]]
 """A result and its file."""
 
 _HEAD = """# Benchmarks
@@ -70,7 +70,7 @@ def run(flags: argparse.Namespace) -> int:
     return 0
 
 
-def page_text(found: Sequence[Kept], results: Path) -> str:
+def page_text(found: Sequence[StoredResult], results: Path) -> str:
     """Return the page with the tables of all results found below the folder `results`."""
     sections = [_HEAD]
     for name, entry in BENCHMARKS.items():
@@ -104,7 +104,7 @@ def newest(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     ]
 
 
-def _newer(result: Mapping[str, Any], found: Sequence[Kept]) -> list[Kept]:
+def _newer(result: Mapping[str, Any], found: Sequence[StoredResult]) -> list[StoredResult]:
     """Return the later results of the same benchmark, machine and settings."""
     return [
         (path, other)
@@ -146,7 +146,7 @@ def _rows(result: Mapping[str, Any]) -> frozenset[tuple[object, ...]]:
     return frozenset(tuple(row.get(name) for name in _ROW) for row in result["rows"])
 
 
-def superseded(result: Mapping[str, Any], found: Sequence[Kept]) -> str:
+def superseded(result: Mapping[str, Any], found: Sequence[StoredResult]) -> str:
     """Return a note if some rows of a result were measured again with newer code, else ""."""
     newer = [
         (path, other)
@@ -167,7 +167,7 @@ def _row_name(row: tuple[Any, ...]) -> str:
     return f"{what} ({Point(model, batch_size, imgsz)})"
 
 
-def _section(path: Path, result: Mapping[str, Any], found: Sequence[Kept], results: Path) -> str:
+def _section(path: Path, result: Mapping[str, Any], found: Sequence[StoredResult], results: Path) -> str:
     shown = f"![{result['benchmark']}]({_PICTURES / _picture_name(path, results)})"
     return "\n\n".join([_origin(path, result) + superseded(result, found), tables_text(result), shown]) + "\n"
 

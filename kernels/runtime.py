@@ -28,8 +28,7 @@ _CUDA_LIBRARIES = (
     ("nvidia.cudnn", "libcudnn_ops_train.so.8"),
     ("nvidia.cudnn", "libcudnn_cnn_train.so.8"),
 )
-
-
+_NVRTC = ("nvidia.cuda_nvrtc", "libnvrtc.so.11.2")
 _NCCL = ("nvidia.nccl", "libnccl.so.2")
 _NCCL_DISTRIBUTION = "nvidia-nccl-cu11"
 
@@ -44,13 +43,24 @@ def _library_folder(package: str) -> Path | None:
 def _preload_cuda_libraries() -> None:
     """Load the libraries that OneFlow links against; missing ones may be provided by the system.
 
-    OneFlow's wheel contains NCCL 2.12, which does not support Hopper. A newer one (extra "nccl") takes precedence
-    because it is loaded first.
+    OneFlow's wheel carries NCCL 2.12, which has no code for Hopper. Where a newer one is installed (the extra "nccl"),
+    its functions are found first, because it is loaded first. cuDNN opens NVRTC when it needs it, looks for it in other
+    folders than that of the wheel, and finds it only if it is loaded already.
     """
-    for package, name in (*((_NCCL,) if _has_nccl() else ()), *_CUDA_LIBRARIES):
+    on_gpus = (*((_NCCL,) if _has_nccl() else ()), *((_NVRTC,) if _has_driver() else ()))
+    for package, name in (*on_gpus, *_CUDA_LIBRARIES):
         folder = _library_folder(package)
         if folder is not None and (folder / name).exists():
             ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
+
+
+def _has_driver() -> bool:
+    """Return whether NVIDIA's driver is installed, in which case OneFlow loads it anyway."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _has_nccl() -> bool:

@@ -16,7 +16,7 @@ from kernels.host.paths import printable
 from pipelines.augmentation.plans import BatchPlan, FileGeometry
 from pipelines.pixels.canvas_graph import GraphSettings
 from pipelines.pixels.decoding import QUEUE_DEPTH
-from pipelines.pixels.device_copy import DrawnImages, HandOver
+from pipelines.pixels.device_copy import DrawnImages, HandOff
 from pipelines.pixels.drawing import open_drawing
 from pipelines.pixels.image_cache import ImageStore
 from pipelines.pixels.timings import Timings
@@ -61,7 +61,7 @@ class BatchSource:
         self.drawing = open_drawing(settings, images, self.timings)
         self._images, self._paths = images, paths
         self._backend = settings.backend
-        self._hand_over = HandOver()
+        self._hand_over = HandOff()
         self._running: _EpochWorker | None = None
         self._has_failed = False
 
@@ -154,12 +154,12 @@ class _EpochWorker:
         """Stop; waiting consumers see the end of the batches."""
         self._stopping.set()
         while self._thread.is_alive():
-            self._forget_ready()
+            self._drop_prefetched()
             self._thread.join(0.005)
-        self._forget_ready()
+        self._drop_prefetched()
         self.ready.put(None)
 
-    def _forget_ready(self) -> None:
+    def _drop_prefetched(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
                 self.ready.get_nowait()

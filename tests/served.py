@@ -102,12 +102,3 @@ def jpeg_of(pixels: np.ndarray) -> bytes:
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "JPEG", quality=95)
     return content.getvalue()
-
-
-def unused_port() -> int:
-    """Return an unused local port."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

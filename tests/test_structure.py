@@ -38,7 +38,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "benchmarks": (("harness",), ("peers", "step"), ("data",), ("inference", "resilience", "training")),
 }
 """Packages within packages, lowest first: each imports only those below it, also when a function is called. Modules
-that lie beside them are above all."""
+next to them are above all."""
 MAX_FUNCTION_LINES = 60
 MAX_P90_FUNCTION_LINES = 30
 MAX_FILE_LINES = 500

@@ -128,10 +128,10 @@ class _Process:
 
     def timed(self, handler: str, **arguments: Any) -> dict[str, float]:
         """Return the handler's result with `seconds` and, unless it is there already, `processor_s`."""
-        told: dict[str, float] = {}
-        seconds = seconds_of(lambda: told.update(self._worker.call(handler, **arguments) or {}))
+        measured: dict[str, float] = {}
+        seconds = seconds_of(lambda: measured.update(self._worker.call(handler, **arguments) or {}))
         before, self._spent = self._spent, self._worker.call("processor_ms")["process"] / 1e3
-        return {"processor_s": self._spent - before, "seconds": seconds, **told}
+        return {"processor_s": self._spent - before, "seconds": seconds, **measured}
 
 
 def _row(what: str, images: int, turns: Sequence[Mapping[str, float]]) -> dict[str, Any]:

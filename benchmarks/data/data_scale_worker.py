@@ -18,7 +18,7 @@ _EPOCHS = 1000
 """More than the steps need, however few images there are."""
 
 
-class _EnoughError(BaseException):
+class _StopWorkError(BaseException):
     """Ends a training without its final save and validation."""
 
 
@@ -78,7 +78,7 @@ def train(data: str, steps: int, threads: int, folder: str) -> dict[str, Any]:
     def after_batch(*_: Any) -> None:
         spent.append(time.process_time())
         if len(spent) == steps:
-            raise _EnoughError
+            raise _StopWorkError
 
     callbacks = Callbacks()
     callbacks.register_action("on_train_batch_end", callback=after_batch)
@@ -95,7 +95,7 @@ def train(data: str, steps: int, threads: int, folder: str) -> dict[str, Any]:
             project=folder,
             device="cpu",
         )
-    except _EnoughError:
+    except _StopWorkError:
         held = resident_bytes() / 1e6
     return {"processor_s": spent[0], "memory_mb": held, "peak_memory_mb": peak_memory_mb()}
 

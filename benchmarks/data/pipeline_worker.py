@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.harness.channel import serve
 
-_AHEAD = 2
+_PREFETCHED_BATCHES = 2
 """Batches dropped before timing starts, so that all stages are busy by then."""
 _state: dict[str, Any] = {}
 
@@ -50,9 +50,9 @@ def once(count: int) -> dict[str, float]:
     """
     start, cpu, timed = 0.0, 0.0, 0
     for seen, batch in enumerate(_batches(), 1):
-        if seen == _AHEAD:
+        if seen == _PREFETCHED_BATCHES:
             start, cpu = time.perf_counter(), time.process_time()
-        elif seen > _AHEAD:
+        elif seen > _PREFETCHED_BATCHES:
             timed += len(batch.indices)
             if timed >= count:
                 break
@@ -74,7 +74,7 @@ def stage(name: str) -> float:
         "decode": lambda: _decode(plans),
         "geometry": lambda: list(_state["pipeline"].plans(1)),
         "pixels": lambda: _draw(plans),
-        "hand-over": lambda: _hand_over(plans),
+        "hand-over": lambda: _copy_batches(plans),
     }[name]
     work()  # opens files and warms up
     start = time.perf_counter()
@@ -137,7 +137,7 @@ def _draw(plans: list[Any]) -> float:
     return elapsed
 
 
-def _hand_over(plans: list[Any]) -> float:
+def _copy_batches(plans: list[Any]) -> float:
     """Pass finished batches to the step: no copy on a CPU, one copy on the device on a GPU."""
     if _state["device"] != "cpu":
         return _hand_over_on_device(plans)

@@ -40,5 +40,5 @@ def make_resized_set(folder: Path, *, data: str, image_px: int) -> Path:
     text = yaml.safe_dump({"path": ".", "train": "images/train", "val": "images/val", "names": names})
     unfinished = made.with_suffix(".part")
     unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, made)  # is there only when all images are
+    os.replace(unfinished, made)  # exists only when complete
     return made

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.harness.channel import serve
 from benchmarks.peers.opencv_loader import Images, MosaicLoader
 
-_AHEAD = 2
+_PREFETCHED_BATCHES = 2
 _STAGE_SAMPLES = 100
 _prepared: dict[str, "_Prepared"] = {}
 
@@ -61,7 +61,7 @@ def once(workers: int, count: int) -> dict[str, float]:
     # Forked processes share the images, so that the cache is not copied.
     context = mp.get_context("fork")
     free, ready = context.Queue(), context.Queue()
-    slots = _AHEAD * workers
+    slots = _PREFETCHED_BATCHES * workers
     shared = shared_memory.SharedMemory(create=True, size=slots * used.batch_bytes)
     for slot in range(slots):
         free.put(slot)

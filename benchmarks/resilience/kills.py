@@ -27,7 +27,7 @@ from benchmarks.harness.workers import environment_for
 
 SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
 _POLL_SECONDS = 0.002
-_PATIENCE_SECONDS = 1800
+_TIMEOUT_SECONDS = 1800
 MOMENTS: Mapping[str, float] = {"training": 1.0, "writing": 0.05}
 """Moments of a kill other than `ANY`: the maximum number of seconds after a checkpoint write has begun."""
 ANY = "any"
@@ -137,7 +137,7 @@ def _series(flags: argparse.Namespace, work: Path) -> dict[str, Any]:
 def _uninterrupted(trainings: _Trainings, name: str, *more: str) -> float:
     started = time.perf_counter()
     with trainings.running(name, *more) as process:
-        code = process.wait(_PATIENCE_SECONDS)
+        code = process.wait(_TIMEOUT_SECONDS)
     if code:
         raise RuntimeError(f"the uninterrupted training exited with code {code}: {trainings.output(name)}")
     return time.perf_counter() - started
@@ -174,7 +174,7 @@ class _Series:
                     self._wait(process, chain.folder, moment)
                     if process.poll() is None:
                         process.send_signal(self.number)
-                code = process.wait(_PATIENCE_SECONDS)
+                code = process.wait(_TIMEOUT_SECONDS)
             if code == 0:
                 return
             if not disturb or code not in _expected(self.number):

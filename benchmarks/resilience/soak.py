@@ -80,12 +80,12 @@ def _follow(process: "subprocess.Popen[bytes]", results: Path, seconds: float) -
         if now > size:
             size = now
             elapsed = time.perf_counter() - started
-            rows.append({"epoch": float(len(rows)), "minutes": elapsed / 60, **held_by(process.pid)})
+            rows.append({"epoch": float(len(rows)), "minutes": elapsed / 60, **memory_of(process.pid)})
         time.sleep(_POLL_SECONDS)
     return rows
 
 
-def held_by(pid: int) -> dict[str, float]:
+def memory_of(pid: int) -> dict[str, float]:
     """Return a process's memory and shared memory in MB, file descriptors, threads and child processes."""
     proc = Path("/proc") / str(pid)
     status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines() if ":" in line)

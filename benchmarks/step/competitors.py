@@ -15,7 +15,7 @@ from benchmarks.harness.points import Point
 from benchmarks.harness.workers import CHECKOUT_PYTHON, Worker
 
 OURS, TORCH = "benchmarks.step.step_worker", "benchmarks.peers.step_worker"
-_OURS_BEFORE = "benchmarks.step_worker"
+_OLD_WORKER_MODULE = "benchmarks.step_worker"
 """Module of our worker in older checkouts."""
 OTHER = "other"
 LOSS_TOLERANCE = 1e-3
@@ -143,7 +143,7 @@ def other_checkout(folder: str | None) -> Path | None:
 
 def worker_module(checkout: Path) -> str:
     """Return the module of a checkout's step worker, which older checkouts have elsewhere."""
-    return _OURS_BEFORE if (checkout / _path_of(_OURS_BEFORE)).exists() else OURS
+    return _OLD_WORKER_MODULE if (checkout / _path_of(_OLD_WORKER_MODULE)).exists() else OURS
 
 
 def _path_of(module: str) -> Path:

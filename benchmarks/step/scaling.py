@@ -1,7 +1,6 @@
 """`graph-bench scaling`: strong scaling over ranks on this host, and the bytes that they send."""
 
 import argparse
-import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from benchmarks.harness.measure import ratios, summarise, take_turns
 from benchmarks.harness.points import Point, parse_point
 from benchmarks.harness.tables import Table, number, percent
 from benchmarks.harness.workers import Worker
+from graph_train.ranks.rendezvous import free_port
 
 POINTS, QUICK_POINTS = ("yolov5n:16:320", "yolov5s:4:320"), ("yolov5n:8:160",)
 COLUMNS = tuple(
@@ -126,7 +126,7 @@ class _Job:
         self.ranks, self.sent_mb = ranks, list[float]()
         self._interface = flags.interface
         self._stack = ExitStack()
-        port = str(_free_port())
+        port = str(free_port())
         self._workers = [
             Worker(
                 f"rank {rank} of {ranks}",
@@ -179,11 +179,6 @@ def _variables(rank: int, ranks: int, port: str) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
     }
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def sent_bytes(interface: str) -> int:

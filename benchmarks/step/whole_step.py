@@ -23,7 +23,7 @@ from benchmarks.step.competitors import (
 )
 
 POINTS, QUICK_POINTS = ("yolov5s:4:320", "yolov5n:16:320"), ("yolov5n:4:160",)
-_OTHERS_AT_ONCE = 3
+_VARIANTS_PER_GROUP = 3
 COLUMNS = ("variant", "ms/step", "quartiles", "img/s", "against it", "peak MB", "compile s", "GFLOP/s", "of matmul")
 
 
@@ -79,8 +79,8 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 def groups(variants: Sequence[str]) -> list[list[str]]:
     """Split the variants into groups that fit into memory, each with the first variant as baseline."""
     first, others = variants[0], list(variants[1:])
-    starts = range(0, max(len(others), 1), _OTHERS_AT_ONCE)
-    return [[first, *others[start : start + _OTHERS_AT_ONCE]] for start in starts]
+    starts = range(0, max(len(others), 1), _VARIANTS_PER_GROUP)
+    return [[first, *others[start : start + _VARIANTS_PER_GROUP]] for start in starts]
 
 
 def measured_setting(flags: argparse.Namespace, torch_python: Path | None) -> tuple[Setting, list[dict[str, Any]]]:
@@ -141,7 +141,7 @@ def _table(place: Point, rows: Sequence[Mapping[str, Any]], body: Mapping[str, A
 
 def _explained(rows: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> Iterator[str]:
     """Yield the notes of a table."""
-    first, kept = rows[0]["variant"], 1 + _OTHERS_AT_ONCE
+    first, kept = rows[0]["variant"], 1 + _VARIANTS_PER_GROUP
     yield f"against it: how many times faster {first} is, median of the turns (quartiles)"
     if len({row.get("group") for row in rows}) > 1:
         yield f"group: what ran in turn; {first} is a new process in each, and ratios are to the one of the same group"

@@ -24,7 +24,7 @@ _ROW = re.compile(r"^\s*(\d+)/\d+\s+(?:\S+\s+){5}(\d+(?:\.\d+)?)\s*$")
 
 
 @dataclass(frozen=True)
-class Ran:
+class CompletedRun:
     """A finished run of one side."""
 
     epochs: tuple[float, ...]
@@ -52,13 +52,13 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     torch_python = find_torch(flags.torch_python, ("torch", "numpy", "cv2"))
     epochs, repeats = (2, min(flags.repeats, 2)) if flags.quick else (flags.epochs, flags.repeats)
     with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
-        sides: dict[str, Callable[[], Ran]] = {OURS: lambda: _train_ours(flags, epochs, Path(folder))}
+        sides: dict[str, Callable[[], CompletedRun]] = {OURS: lambda: _train_ours(flags, epochs, Path(folder))}
         if torch_python is not None:
             images = _describe(flags, epochs, Path(folder))
             sides[TORCH] = lambda: _train_torch(flags, epochs, folder, torch_python)
         else:
             images = None
-        runs: dict[str, list[Ran]] = {name: [] for name in sides}
+        runs: dict[str, list[CompletedRun]] = {name: [] for name in sides}
         for _ in range(repeats):
             for name, train in sides.items():
                 runs[name].append(train())
@@ -67,7 +67,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows, "speedup": _speedup(runs), "images": images, "notes": notes}
 
 
-def _train_ours(flags: argparse.Namespace, epochs: int, folder: Path) -> Ran:
+def _train_ours(flags: argparse.Namespace, epochs: int, folder: Path) -> CompletedRun:
     """Run the command as a user would.
 
     Plots, validation before the end and checkpoints of each epoch are off.
@@ -82,7 +82,7 @@ def _train_ours(flags: argparse.Namespace, epochs: int, folder: Path) -> Ran:
     if ran.returncode:
         last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise ValueError(f"graph-train exited with code {ran.returncode}: {last}")
-    return Ran(epoch_speeds(ran.stdout, epochs), seconds)
+    return CompletedRun(epoch_speeds(ran.stdout, epochs), seconds)
 
 
 def epoch_speeds(output: str, epochs: int) -> tuple[float, ...]:
@@ -118,7 +118,7 @@ def _describe(flags: argparse.Namespace, epochs: int, folder: Path) -> int:
     return len(index)
 
 
-def _train_torch(flags: argparse.Namespace, epochs: int, folder: str, python: Path) -> Ran:
+def _train_torch(flags: argparse.Namespace, epochs: int, folder: str, python: Path) -> CompletedRun:
     """Train PyTorch in its faster layout, with one loader process per thread, as YOLOv5 does below its default of 8."""
     options = {"channels_last": True, "compiled": False, "amp": flags.device != "cpu"}
     started = time.perf_counter()
@@ -128,10 +128,10 @@ def _train_torch(flags: argparse.Namespace, epochs: int, folder: str, python: Pa
         )
         done = [worker.call("epoch") for _ in range(epochs)]
     seconds = time.perf_counter() - started
-    return Ran(tuple(epoch["images"] / epoch["seconds"] for epoch in done), seconds, prepared)
+    return CompletedRun(tuple(epoch["images"] / epoch["seconds"] for epoch in done), seconds, prepared)
 
 
-def _row(name: str, runs: Sequence[Ran], flags: argparse.Namespace) -> dict[str, Any]:
+def _row(name: str, runs: Sequence[CompletedRun], flags: argparse.Namespace) -> dict[str, Any]:
     speed = summarise(ran.epochs[-1] for ran in runs)
     return {
         "side": name,
@@ -147,7 +147,7 @@ def _row(name: str, runs: Sequence[Ran], flags: argparse.Namespace) -> dict[str,
     }
 
 
-def _speedup(runs: Mapping[str, Sequence[Ran]]) -> dict[str, Any] | None:
+def _speedup(runs: Mapping[str, Sequence[CompletedRun]]) -> dict[str, Any] | None:
     """Return the speedup of our last epoch, from the ratios within each turn."""
     if TORCH not in runs:
         return None

@@ -6,7 +6,7 @@ from types import TracebackType
 
 
 def _print_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a Ctrl-C as one line; Python then ends the process by the signal itself."""
+    """Print Ctrl-C as one line; Python then ends the process with the signal."""
     if issubclass(kind, KeyboardInterrupt):
         print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
     else:

@@ -401,7 +401,7 @@ class GraphStep(TrainStep):
         return self._compile(images, labels, *scalars)(images, labels, *scalars)
 
     def _is_smaller(self, images: Tensor) -> bool:
-        """Return whether a larger batch is compiled, on a single CPU; on a GPU only graphs share their memory."""
+        """Return whether a graph of a larger batch can be used, on a single CPU only."""
         return self.placement.single_cpu and any(compiled[0] > images.shape[0] for compiled, _ in self._graphs)
 
     def _update(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:

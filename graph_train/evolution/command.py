@@ -11,6 +11,7 @@ from graph_train.runs.run_folder import SETTINGS, RunFolder, new_run_folder, sav
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, RunOptions, TrainOptions
 from graph_train.training.auto_batch import with_batch_size
+from kernels.host.paths import shell_word
 from kernels.host.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
@@ -52,7 +53,7 @@ def run_evolution(options: TrainOptions, callbacks: Callbacks) -> EvolutionResul
             plot=not options.run.noplots,
             on_generation=lambda: bucket.publish((table, best)) if bucket else None,
         )
-        LOG.info("Best hyper-parameters: train with --hyp %s", result.yaml_file)
+        LOG.info("Best hyper-parameters: train with --hyp %s", shell_word(result.yaml_file))
         return result
     finally:
         folder.close()

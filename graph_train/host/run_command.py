@@ -1,9 +1,11 @@
 """Run a command: print errors as one line, and return a meaningful exit code."""
 
+import atexit
 import contextlib
 import logging
 import os
 import resource
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ER
 from graph_train.host.terminal import TerminalHandler, steady_output
 from kernels.host.paths import printable
 
-_NO_MEMORY = (
+_OUT_OF_MEMORY_MESSAGES = (
     "failed to map segment",
     "cannot allocate memory",
     "Cannot allocate memory",
@@ -29,8 +31,18 @@ def run_command(name: str, command: Callable[[], int | None], *, debug: bool) ->
     ValueError and OSError are user errors (2), a `RunEndedError` has its own code, KeyboardInterrupt gives 130, and
     anything else is an internal error (1). A closed output is not an error.
     """
-    with steady_output(), _logging_restored():
-        return _exit_code(name, command, debug=debug)
+    try:
+        with steady_output(), _logging_restored():
+            return _exit_code(name, command, debug=debug)
+    finally:
+        # Registered last, so it runs before the functions that libraries have registered.
+        atexit.unregister(_ignore_interrupts)
+        atexit.register(_ignore_interrupts)
+
+
+def _ignore_interrupts() -> None:
+    """Let an impatient second Ctrl-C not interrupt the end of the process, which would print tracebacks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -86,7 +98,7 @@ def _is_interruption(error: Exception) -> bool:
 
 
 def _require_current_folder() -> None:
-    """Refuse to start in a deleted folder, where relative paths have no meaning.
+    """Reject starting in a deleted folder, where relative paths have no meaning.
 
     Raises:
         OSError: the current folder does not exist.
@@ -98,7 +110,7 @@ def _require_current_folder() -> None:
 
 
 def _require_docstrings() -> None:
-    """Refuse to start in a Python that drops docstrings.
+    """Reject starting in a Python that drops docstrings.
 
     Raises:
         ValueError: OneFlow adds to its own at import, and would fail there.
@@ -110,7 +122,7 @@ def _require_docstrings() -> None:
 def _out_of_memory_message(error: BaseException) -> str:
     """Return a message if the error is a lack of memory or threads, with the likely limit; "" otherwise."""
     text = one_line(error)
-    if not (isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY)):
+    if not (isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY_MESSAGES)):
         return ""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:

@@ -11,7 +11,7 @@ from typing import Any
 
 BAR_FORMAT = "{l_bar}{bar:10}{r_bar}{bar:-10b}"
 """Format of all progress bars."""
-_GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ESTALE}
+_CLOSED_ERRORS = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ESTALE}
 """Errors of a stream that is gone for good; others, such as a full disk, may be temporary."""
 
 
@@ -49,7 +49,7 @@ class SteadyStream:
                 self._stream.flush()
 
     def _lost(self, error: OSError) -> None:
-        if error.errno not in _GONE:
+        if error.errno not in _CLOSED_ERRORS:
             return
         # Also covers direct writes to the descriptor, by native libraries and by the interpreter at its exit.
         with contextlib.suppress(OSError, ValueError):
@@ -87,7 +87,7 @@ def open_closed_descriptors() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
-class Nowhere(io.TextIOBase):
+class DiscardedOutput(io.TextIOBase):
     """A text stream that drops what is written, in place of one that was closed before the program started."""
 
     def write(self, text: str) -> int:
@@ -103,7 +103,7 @@ def steady_output() -> Iterator[None]:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, SteadyStream):
-            setattr(sys, name, SteadyStream(Nowhere() if stream is None else stream))
+            setattr(sys, name, SteadyStream(DiscardedOutput() if stream is None else stream))
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ from graph_train.settings.train_options import AUTO_BATCH, WANDB_ONLY, TrainOpti
 from graph_train.training.assembly import SavedNetwork, TrainingRun
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.setup import Data
-from kernels.host.paths import printable
+from kernels.host.paths import printable, shell_word
 from kernels.host.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
@@ -48,7 +48,7 @@ class RunStart:
                 is a file of the earlier run in it.
         """
         hyp = load_hyperparameters(options.optim.hyp)
-        folder.refuse_as_weights(options.model.weights)
+        folder.reject_as_weights(options.model.weights)
         folder.set_aside_earlier()
         save_settings(folder.path, options, hyp)
         return cls(options, hyp)
@@ -60,7 +60,7 @@ class RunStart:
         Raises:
             ValueError: a file is damaged, or a flag changes a setting that is fixed for the run.
         """
-        checkpoint = load_checkpoint(point.file) if point.file else folder.newest_good()
+        checkpoint = load_checkpoint(point.file) if point.file else folder.newest_intact()
         header = None
         if checkpoint is not None:
             header = _header(checkpoint, point.file or folder.last)
@@ -78,7 +78,11 @@ class RunStart:
         changeable = [name for name in _CHANGEABLE_ON_RESUME if checkpoint is not None or name != "data"]
         options = _resumed_options(saved, flags, changeable)
         if options.optim.evolve:
-            raise ValueError(f"{folder.path}: this is an evolution; to continue it, repeat its command with --exist-ok")
+            place = f"--project {shell_word(folder.path.parent)} --name {shell_word(folder.path.name)}"
+            raise ValueError(
+                f"{printable(folder.path)}: this is an evolution; to continue it, repeat its command with {place} "
+                "--exist-ok"
+            )
         folder.set_aside_damaged_best()
         return cls(options, hyp, checkpoint, header)
 
@@ -217,7 +221,7 @@ def require_compatible_data(header: SavedHeader, data: Data, batches: int, folde
     if before != now:
         raise ValueError(
             f"{printable(data.dataset.file)}: {now} classes, but the run was started with {before}; restore the data "
-            f"set, or start a new run with --weights {printable(folder / 'weights' / LAST)}"
+            f"set, or start a new run with --weights {shell_word(folder / 'weights' / LAST)}"
         )
     changed = header.data != data.fingerprint()
     if changed:

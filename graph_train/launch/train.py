@@ -30,7 +30,7 @@ from graph_train.training.assembly import TrainingRun, assemble
 from graph_train.training.auto_batch import with_batch_size
 from graph_train.training.setup import run_device
 from graph_train.training.trainer import Trainer, TrainResult
-from kernels.host.paths import printable
+from kernels.host.paths import printable, shell_word
 from models.complexity import measure
 from models.spec import load_model_spec
 from pipelines.data.dataset import Dataset, load_dataset
@@ -82,7 +82,7 @@ def _run(start: RunStart, folder: RunFolder, callbacks: Callbacks, rank: RankInf
                 return trainer.train()
         except OSError as error:
             # For instance an image that was readable at the start.
-            remedy = f"fix this and continue with: graph-train --resume {printable(folder.path)}"
+            remedy = f"fix this and continue with: graph-train --resume {shell_word(folder.path)}"
             raise OSError(f"{one_line(error)}; {remedy}") from error
     finally:
         run.close()
@@ -136,7 +136,7 @@ def _check_inputs(options: TrainOptions, rank: RankInfo) -> None:
 
 
 def _require_outside(dataset: Dataset, folder: Path) -> None:
-    """Refuse a run folder among the images, because its pictures would belong to the data set from then on.
+    """Reject a run folder inside a folder of images, because its plots would become part of the data set.
 
     Raises:
         ValueError: the folder is inside an image folder of the data set.

@@ -1,6 +1,7 @@
 """The common style of all plots: class colours, figures without a display, axes."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ _CLASS_COLOURS: tuple[RGB, ...] = (
 )
 
 _LONGEST_NAME = 40
-"""Of a class name in a figure; longer ones would leave no place for the curves."""
+"""Limit of a class name in a figure; longer ones would leave no space for the curves."""
 _LOG = logging.getLogger("graph_train")
 
 INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
@@ -59,7 +60,7 @@ def text_on(colour: RGB) -> RGB:
 
 
 def literal(name: str) -> str:
-    """Return a class name as a text that matplotlib draws as it is, shortened if it is long.
+    """Escape a class name for matplotlib, and shorten it if it is long.
 
     Matplotlib reads what stands between two `$` as a formula, and leaves names with a leading `_` out of legends.
     """
@@ -69,7 +70,7 @@ def literal(name: str) -> str:
 
 @contextmanager
 def optional_plot(path: Path) -> Iterator[None]:
-    """Log an error of drawing as a warning, because a picture is no reason to end a run.
+    """Log errors in plotting as warnings, because they must not end a run.
 
     Args:
         path: the picture, or the folder of several.
@@ -110,7 +111,9 @@ def quiet_axes(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
 def save(figure: Any, path: Path, *, dpi: int = 150) -> None:
     """Save the figure, without date and version, so that equal figures give equal files."""
     metadata = {"Software": None} if path.suffix == ".png" else None
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        # Characters that the font lacks are drawn as boxes; a line for each of them in each picture helps nobody.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(temporary, dpi=dpi, metadata=metadata)
 
 

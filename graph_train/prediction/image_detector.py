@@ -84,7 +84,7 @@ class ImageDetector:
         self._pixels: PixelBatches | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let a copy in another process read the weights again."""
+        """Reload the weights when unpickled in another process."""
         return type(self), (self._options,)
 
     @property

@@ -21,7 +21,7 @@ from pipelines.data.walk import walk_files
 
 LOG = logging.getLogger("graph_train")
 STANDARD_INPUT = "-"
-_LOOKED_AT = IMAGE_ENDINGS | VIDEO_ENDINGS | UNSUPPORTED_ENDINGS
+_RECOGNISED_ENDINGS = IMAGE_ENDINGS | VIDEO_ENDINGS | UNSUPPORTED_ENDINGS
 """Suffixes of files to process in a folder; unsupported formats are reported."""
 
 
@@ -176,7 +176,8 @@ def _add(entry: str, found: _Found) -> bool:
     path = with_home(entry)
     if path.is_dir():
         there = walk_files(path, found.problems, progress="source")
-        below = sorted(found.without_results((file for file in there if file.suffix.lower() in _LOOKED_AT), path))
+        candidates = (file for file in there if file.suffix.lower() in _RECOGNISED_ENDINGS)
+        below = sorted(found.without_results(candidates, path))
         found.files += [SourceFile(file, file.relative_to(path)) for file in below]
         return True
     if path.exists():

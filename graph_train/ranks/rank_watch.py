@@ -105,7 +105,7 @@ class Watch:
             if status["kind"] == "failed":
                 self._own_failure = status["reason"]
                 # Announced at once: the process delays its exit, so that the others end before OneFlow aborts them.
-                self._announce_own_end(f"ended: {status['reason']}", reported=True)
+                self._announce_exit(f"ended: {status['reason']}", reported=True)
         return bool(data)
 
     def _process_ended(self) -> None:
@@ -116,7 +116,7 @@ class Watch:
             reason = "ended unexpectedly: it was killed, or crashed"
             if self._settings.rank == 0:
                 self._print(0, reason)
-            self._announce_own_end(reason)
+            self._announce_exit(reason)
 
     def _end_process(self) -> None:
         """Tell the process to exit, unless it is exiting already; kill it if it hangs in native code."""
@@ -132,7 +132,7 @@ class Watch:
 
     # --- the others ------------------------------------------------------------------------------------------------
 
-    def _announce_own_end(self, reason: str, *, reported: bool = False) -> None:
+    def _announce_exit(self, reason: str, *, reported: bool = False) -> None:
         self._send_to_peers({"kind": "lost", "rank": self._settings.rank, "reason": reason, "reported": reported})
 
     def _send_to_peers(self, message: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ def _accept_ranks(info: RankInfo, timeout: float) -> Rendezvous:
                 connection, _ = server.accept()
             except TimeoutError:
                 break
-            _admit(info, connection, arrived)
+            _accept_rank(info, connection, arrived)
     sockets = {rank: known for rank, (_, known) in arrived.items() if known is not None}
     if len(arrived) < info.world:
         missing = [rank for rank in range(info.world) if rank not in arrived]
@@ -85,13 +85,13 @@ def _accept_ranks(info: RankInfo, timeout: float) -> Rendezvous:
     answer = {
         "places": [f"{hello['host']}, process {hello['process']}" for hello in hellos],
         "hosts": [hello["host"] for hello in hellos],
-        "engine_port": _free_port(),
+        "engine_port": free_port(),
     }
     _send_all(sockets, answer)
     return _rendezvous(sockets, answer)
 
 
-def _admit(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arrival]) -> None:
+def _accept_rank(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arrival]) -> None:
     """Register a connecting rank; drop connections that are not from a rank."""
     try:
         connection.settimeout(_HELLO_SECONDS)
@@ -157,7 +157,8 @@ def _rendezvous(sockets: Mapping[int, socket.socket], answer: Mapping[str, Any])
     return Rendezvous(sockets, tuple(answer["places"]), tuple(answer["hosts"]), int(answer["engine_port"]))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return an unused TCP port of this host."""
     with socket.create_server(("", 0)) as probe:
         return int(probe.getsockname()[1])
 

@@ -18,7 +18,7 @@ from graph_train.ranks.launcher import RankInfo, rank_info
 
 DEFAULT_TIMEOUT = 60.0
 _MAX_TIMEOUT = 86400.0
-_STAY_SECONDS = 1.5
+_LINGER_SECONDS = 1.5
 """Delay of a failed rank's exit, so that the watchdogs end the other ranks before OneFlow aborts them."""
 
 
@@ -174,7 +174,7 @@ def leave(code: int) -> None:
     """Exit a failed rank of a job without OneFlow's shutdown, which would wait for all ranks."""
     if code and not _team.info.alone:
         if _team.has_failed:
-            time.sleep(_STAY_SECONDS)
+            time.sleep(_LINGER_SECONDS)
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

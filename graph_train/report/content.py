@@ -1,6 +1,5 @@
 """Content of the report as JSON-compatible values: settings, curves, results per class, times, environment."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +18,7 @@ from graph_train.training.assembly import TrainingRun
 from graph_train.training.progress import DATA_BOUND_SHARE, EpochTimes
 from graph_train.training.setup import Data
 from graph_train.validation.measuring import ValidationResult
+from kernels.host.paths import shell_word
 from models.complexity import measure
 
 FORMAT = 1
@@ -180,13 +180,13 @@ def commands(folder: Path, options: TrainOptions, *, state: str, best: bool) -> 
     """Return suggested next commands, each with a line on its purpose."""
     suggested = []
     if state == "stopped":
-        suggested.append(["Resume the run:", f"graph-train --resume {shlex.quote(str(folder))}"])
+        suggested.append(["Resume the run:", f"graph-train --resume {shell_word(folder)}"])
     if state == "finished":
-        more = f"graph-train --resume {shlex.quote(str(folder))} --epochs {2 * options.optim.epochs}"
+        more = f"graph-train --resume {shell_word(folder)} --epochs {2 * options.optim.epochs}"
         suggested.append(["Train longer:", more])
     if best:
-        weights = shlex.quote(str(folder / "weights" / "best.safetensors"))
-        flags = f"--data {shlex.quote(options.data.data)} --imgsz {options.data.imgsz}"
+        weights = shell_word(folder / "weights" / "best.safetensors")
+        flags = f"--data {shell_word(options.data.data)} --imgsz {options.data.imgsz}"
         single = " --single-cls" if options.data.single_cls else ""
         suggested.append(["Validate the best weights:", f"graph-val --weights {weights} {flags}{single}"])
         suggested.append(["Export the best weights:", f"graph-export --weights {weights}"])

@@ -124,7 +124,7 @@ class RunFolder:
         """Return the existing checkpoints, newest first, see `--keep-saves`."""
         return _generations(self.weights)
 
-    def newest_good(self) -> Checkpoint | None:
+    def newest_intact(self) -> Checkpoint | None:
         """Return the newest readable checkpoint, or None if there is none; rename a damaged newer one.
 
         Raises:
@@ -159,8 +159,8 @@ class RunFolder:
             path.unlink()
         os.replace(good, self.last)
 
-    def refuse_as_weights(self, weights: str) -> None:
-        """Refuse initial weights that `set_aside_earlier` would rename or replace before they are read.
+    def reject_as_weights(self, weights: str) -> None:
+        """Reject initial weights that `set_aside_earlier` would rename or replace before they are loaded.
 
         Raises:
             ValueError: they are a checkpoint or the best weights of the earlier run in this folder.

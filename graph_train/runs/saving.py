@@ -12,10 +12,11 @@ from graph_train.host.failures import DivergedError, NotSavedError
 from graph_train.runs.checkpoint import Checkpoint, save_checkpoint
 from graph_train.runs.run_folder import RunFolder
 from graph_train.settings.train_options import RunOptions
+from kernels.host.paths import shell_word
 from models.weights import WeightsCopy
 
 LOG = logging.getLogger("graph_train")
-_REMIND_SECONDS = 60.0
+_LOG_INTERVAL_SECONDS = 60.0
 """Minimum interval between repeated error messages."""
 
 
@@ -131,7 +132,7 @@ class Saving:
         """
         if self._options.on_save_error == "stop":
             raise self._rejected(error) from error
-        if time.monotonic() - self._reminded >= _REMIND_SECONDS:
+        if time.monotonic() - self._reminded >= _LOG_INTERVAL_SECONDS:
             self._reminded = time.monotonic()
             text = f"{self._description(error)}; {self._last_saved()}"
             LOG.error("%s; training continues (--on-save-error continue)", text)
@@ -148,7 +149,7 @@ class Saving:
     def _rejected(self, error: OSError) -> NotSavedError:
         return NotSavedError(
             f"{self._description(error)}; {self._last_saved()}; fix this and continue with: graph-train --resume "
-            f"{self._folder.path}"
+            f"{shell_word(self._folder.path)}"
         )
 
     def _description(self, error: OSError) -> str:

@@ -24,7 +24,7 @@ from graph_train.host.memory import device_memory, resident_bytes
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, TrainOptions
 from graph_train.training.assembly import VAL_BATCH_FACTOR
-from graph_train.training.batch_memory import Facts, Measured
+from graph_train.training.batch_memory import Measured, RunFacts
 from kernels.host.free_memory import free_memory
 
 LOG = logging.getLogger("graph_train")
@@ -41,7 +41,7 @@ _MEASURED_BATCHES_QUAD = (4, 8, 16)
 class MemoryModel:
     """Memory of a run in bytes, as a function of its batch size."""
 
-    facts: Facts
+    facts: RunFacts
     start: float
     """Memory that does not depend on the batch size."""
     per_image_data: float
@@ -121,7 +121,7 @@ def _choose(model: MemoryModel, free: int, *, multiple: int) -> int:
     return batch
 
 
-def fit(facts: Facts, measured: list[Measured]) -> MemoryModel:
+def fit(facts: RunFacts, measured: list[Measured]) -> MemoryModel:
     """Fit the memory model to the measurements.
 
     Raises:
@@ -146,7 +146,7 @@ def fit(facts: Facts, measured: list[Measured]) -> MemoryModel:
     )
 
 
-def _measure(options: TrainOptions, hyp: Hyperparameters, sizes: tuple[int, ...]) -> tuple[Facts, list[Measured]]:
+def _measure(options: TrainOptions, hyp: Hyperparameters, sizes: tuple[int, ...]) -> tuple[RunFacts, list[Measured]]:
     """Measure in a child process.
 
     Raises:
@@ -172,5 +172,5 @@ def _measure(options: TrainOptions, hyp: Hyperparameters, sizes: tuple[int, ...]
             f"--batch-size -1: the measuring process ended with exit code {done.returncode} before its first result; "
             "set the batch size explicitly"
         )
-    names = {item.name for item in fields(Facts)}
-    return Facts(**{name: lines[0][name] for name in names}), [Measured(**line) for line in lines[1:]]
+    names = {item.name for item in fields(RunFacts)}
+    return RunFacts(**{name: lines[0][name] for name in names}), [Measured(**line) for line in lines[1:]]

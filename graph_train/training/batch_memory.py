@@ -3,8 +3,8 @@
     python -m graph_train.training.batch_memory REQUEST
 
 REQUEST is a JSON file with `options` (flags), `hyp` (hyper-parameters), `batches` (increasing batch sizes), `parent` (a
-process id; this process ends with it) and `result`, the file to write: a JSON line with the `Facts`, then one for each
-`Measured`. If the process runs out of memory, the lines written before remain.
+process id; this process ends with it) and `result`, the file to write: a JSON line with the `RunFacts`, then one for
+each `Measured`. If the process runs out of memory, the lines written before remain.
 """
 
 import json
@@ -24,7 +24,7 @@ SAFE_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunFacts:
     """Facts about the run that determine its memory besides the batch size."""
 
     train_images: int
@@ -47,7 +47,7 @@ class Measured:
     used: int
 
 
-def _measure(request: Mapping[str, Any], write: Callable[[Facts | Measured], None]) -> None:
+def _measure(request: Mapping[str, Any], write: Callable[[RunFacts | Measured], None]) -> None:
     """Assemble the run, prepare a batch, take a step of each batch size, validate; report the memory of each phase."""
     import numpy as np
 
@@ -121,14 +121,14 @@ class _Memory:
         return free_memory() if self._on_cpu else device_memory(self._number).free
 
 
-def _facts(run: Any, *, graphs_add_up: bool) -> Facts:
+def _facts(run: Any, *, graphs_add_up: bool) -> RunFacts:
     from pipelines.augmentation.draws import multi_scale_range
 
     factor = 1.0
     if run.setup.options.data.multi_scale and graphs_add_up:
         sizes = multi_scale_range(run.setup.image_px, run.state.network.spec.grid_px)
         factor = sum((size / sizes[-1]) ** 2 for size in sizes)
-    return Facts(
+    return RunFacts(
         train_images=len(run.setup.data.train),
         val_images=len(run.setup.data.val),
         val_shapes=len(set(run.val_pipeline.shapes_hw)),
@@ -162,7 +162,7 @@ def main() -> int:
     logging.getLogger("graph_train").setLevel(logging.ERROR)
     with Interruptible(), Path(request["result"]).open("w", encoding="utf-8") as file:
 
-        def write(result: Facts | Measured) -> None:
+        def write(result: RunFacts | Measured) -> None:
             print(json.dumps(asdict(result)), file=file, flush=True)
 
         return run_command("graph-train", lambda: _measure(request, write), debug=bool(request["options"]["debug"]))

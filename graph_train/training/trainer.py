@@ -29,6 +29,7 @@ from graph_train.training.progress import EpochProgress, EpochTimes
 from graph_train.validation.coco_results import CocoMetrics
 from graph_train.validation.measuring import ValidationResult
 from kernels.framework.global_rows import local_shard
+from kernels.host.paths import shell_word
 from kernels.runtime import Tensor
 from models.weights import copy_weights
 
@@ -166,8 +167,10 @@ class Trainer:
 
     def _resume_hint(self) -> str:
         if self._evolving:
-            return "to continue, repeat the command with --exist-ok"
-        return f"continue with: graph-train --resume {self.folder.last}"
+            evolution = self.folder.path.parent
+            place = f"--project {shell_word(evolution.parent)} --name {shell_word(evolution.name)}"
+            return f"to continue, repeat the command with {place} --exist-ok"
+        return f"continue with: graph-train --resume {shell_word(self.folder.last)}"
 
     @property
     def _evolving(self) -> bool:

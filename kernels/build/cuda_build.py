@@ -18,7 +18,12 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def ensure_compiled(architecture: str) -> list[bytes]:
-    """Return images for the driver, one per source file; safe for concurrent processes.
+    """Return images for the driver, one per source file; arguments and errors as for `compiled_archive`."""
+    return read_archive(compiled_archive(architecture))
+
+
+def compiled_archive(architecture: str) -> Path:
+    """Return the archive of the compiled kernels; safe for concurrent processes.
 
     Args:
         architecture: from `nvrtc.architecture_for`.
@@ -29,12 +34,12 @@ def ensure_compiled(architecture: str) -> list[bytes]:
     """
     name = archive_name(architecture)
     if (PACKAGED_FOLDER / name).is_file():
-        return _read(PACKAGED_FOLDER / name)
+        return PACKAGED_FOLDER / name
     archive = private_cache_folder("cuda") / name
     with locked(archive.with_name(f"{name}.lock")):
         if not is_intact(archive):
             _build(architecture, archive)
-        return _read(archive)
+    return archive
 
 
 def archive_name(architecture: str) -> str:
@@ -63,7 +68,8 @@ def write_archive(architecture: str, archive: Path) -> None:
             )
 
 
-def _read(archive: Path) -> list[bytes]:
+def read_archive(archive: Path) -> list[bytes]:
+    """Return the images in an archive."""
     with zipfile.ZipFile(archive) as file:
         return [file.read(name) for name in file.namelist()]
 

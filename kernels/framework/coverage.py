@@ -7,7 +7,7 @@ from typing import Any
 
 from kernels.plugin import plugin_library
 
-# Copies by the driver. The cast is what OneFlow puts where a tensor is to be spread over ranks in another way.
+# Copies by the driver. OneFlow inserts the cast where the sharding of a tensor changes.
 COPIES = frozenset(
     {"reshape", "reshape_like", "expand_dims", "squeeze", "identity", "copy", "hierarchical_parallel_cast"}
 )

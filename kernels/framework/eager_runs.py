@@ -1,21 +1,21 @@
-"""When compiling a graph for an input shape is worth its time."""
+"""Decides when to compile a graph for an input shape."""
 
 from collections import Counter
 from collections.abc import Hashable
 
 EAGER_RUNS = 16
-"""Runs of a shape that are executed op by op before it is compiled. On a CPU compiling takes as long as many more
-replays save (`graph-bench graph-vs-eager`), so a rare shape is never compiled, and a frequent one has lost little."""
+"""Eager runs of a shape before it is compiled. On a CPU compiling pays off only after many runs (`graph-bench
+graph-vs-eager`), so rare shapes are never compiled."""
 
 
 class EagerRuns:
-    """Counter of the runs of each shape that are executed op by op, with the same bits, instead of compiling it."""
+    """Counter of the eager runs of each shape, which give bitwise the same results, before it is compiled."""
 
     def __init__(self) -> None:
         self._runs: Counter[Hashable] = Counter()
 
     def take(self, shape: Hashable) -> bool:
-        """Return whether to execute this run op by op, and count it."""
+        """Return whether to execute this run eagerly, and count it."""
         if self._runs[shape] >= EAGER_RUNS:
             return False
         self._runs[shape] += 1

@@ -64,7 +64,7 @@ def compile_graph(graph: Any, *inputs: Tensor) -> None:
     """
     if graph._additional_variable_tobe_loaded:
         names = ", ".join(graph._additional_variable_tobe_loaded)
-        raise ValueError(f"{graph.name}: has loaded state of its own ({names}); call it, or load its modules instead")
+        raise ValueError(f"{graph.name}: has its own loaded state ({names}); call it, or load its modules instead")
     graph.build_graph(*inputs)
     graph._forward_job_proto = graph._full_job_proto = None
     if is_loaded():

@@ -50,7 +50,7 @@ def replacing(path: Path, *, keep: int = 0, lasting: bool = True) -> Iterator[Pa
                 yield temporary
             return
         temporary = path.with_name(f".{path.stem[:_MAX_STEM_LENGTH]}.{secrets.token_hex(4)}{_MARK}{path.suffix}")
-        temporary.touch(exist_ok=False)  # with the rights that any new file of this user gets
+        temporary.touch(exist_ok=False)  # with the user's default permissions
         try:
             yield temporary
             with temporary.open("rb+") as file:
@@ -105,7 +105,7 @@ def _staged_file(path: Path) -> Iterator[Path]:
             temporary.touch()
             yield temporary
             if sys.stdout is not None:
-                sys.stdout.flush()  # what was printed before comes before
+                sys.stdout.flush()  # keep the order of the output
             with temporary.open("rb") as source, open(descriptor, "wb", closefd=False) as target:
                 shutil.copyfileobj(source, target)
     finally:

@@ -1,6 +1,7 @@
 """User-supplied paths: printable text, home folder expansion, and validation of output files."""
 
 import os
+import shlex
 from pathlib import Path
 
 from kernels.host.files import followed, is_stream
@@ -10,6 +11,12 @@ def printable(path: Path | str) -> str:
     """Return the path as one line of text, with control characters and undecodable bytes escaped."""
     text = os.fsencode(path).decode("utf-8", errors="backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shell_word(path: Path | str) -> str:
+    """Return the path as a word of a suggested command: quoted where a shell would split or expand it."""
+    text = printable(path)
+    return shlex.quote(text) if text == os.fspath(path) else text
 
 
 def missing(path: Path | str, kind: str) -> str:

@@ -18,13 +18,13 @@ _loaded_in = 0
 
 
 def engine_loaded() -> None:
-    """Remember that this process has loaded OneFlow, with its threads."""
+    """Record that this process has loaded OneFlow and started its threads."""
     global _loaded_in  # noqa: PLW0603 - the module is loaded once in a process, and copied by a fork
     _loaded_in = os.getpid()
 
 
 def require_unforked() -> None:
-    """Refuse to compute in a process that was forked after OneFlow was loaded, where a call would never return.
+    """Raise in a process that was forked after OneFlow was loaded, where calls would hang.
 
     Raises:
         ValueError: this is such a process; OneFlow's threads exist in its parent only.

@@ -52,7 +52,7 @@ def clip(boxes_xyxy: np.ndarray, *, width: float, height: float) -> np.ndarray:
     return np.clip(boxes_xyxy, np.zeros_like(limit), limit)
 
 
-def survivors(
+def surviving_boxes(
     before_xyxy: np.ndarray,
     after_xyxy: np.ndarray,
     *,

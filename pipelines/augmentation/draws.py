@@ -333,7 +333,7 @@ def flip_labels(labels: np.ndarray, *, up_down: bool = False, left_right: bool =
     return flipped
 
 
-def enlarged(plan: SamplePlan, factor: int) -> SamplePlan:
+def upscaled(plan: SamplePlan, factor: int) -> SamplePlan:
     """Return the same sample at a multiple of its size."""
     zoom = np.diag((factor, factor, 1.0))
     views = tuple(

@@ -100,4 +100,4 @@ def map_labels(
         share = 0.01
     else:
         after, share = map_boxes(matrix, boxes_xyxy, output_wh=output_wh), 0.1
-    return after, boxes.survivors(boxes_xyxy * scale, after, min_area_share=share)
+    return after, boxes.surviving_boxes(boxes_xyxy * scale, after, min_area_share=share)

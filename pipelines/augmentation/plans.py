@@ -8,7 +8,7 @@ from pipelines.augmentation.rendering import ViewRender
 
 
 @dataclass(frozen=True)
-class Finish:
+class BatchFinish:
     """The final operations on a view after drawing.
 
     Attributes:
@@ -83,11 +83,13 @@ class BatchPlan:
         return [p.views[0] for p in self.pictures] + [p.views[1] for p in self.pictures if len(p.views) == 2]
 
     @property
-    def finishes(self) -> list[Finish]:
+    def finishes(self) -> list[BatchFinish]:
         """The final operations on each of the views."""
         seconds = iter(range(len(self.pictures), 2 * len(self.pictures)))
-        firsts = [Finish(next(seconds) if len(p.views) == 2 else None, p.mix_ratio, p.hsv_gains) for p in self.pictures]
-        return firsts + [Finish() for p in self.pictures if len(p.views) == 2]
+        firsts = [
+            BatchFinish(next(seconds) if len(p.views) == 2 else None, p.mix_ratio, p.hsv_gains) for p in self.pictures
+        ]
+        return firsts + [BatchFinish() for p in self.pictures if len(p.views) == 2]
 
     @property
     def sources(self) -> list[int]:

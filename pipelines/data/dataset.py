@@ -187,7 +187,7 @@ def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...
 
 
 def _require_whole(yaml: YamlFile, found: Mapping[Split, tuple[Path, ...] | str], roots: Sequence[Path]) -> None:
-    """Refuse an incomplete shipped data set, before downloading anything.
+    """Reject an incomplete shipped data set, before downloading anything.
 
     Args:
         yaml: the shipped yaml.

@@ -57,7 +57,7 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
 
 
 class _Impatient:
-    """Mix-in of a connection that limits the time until the headers are complete, not only the time between bytes."""
+    """Connection mix-in that limits the time until headers are complete, not only the time between bytes."""
 
     sock: socket.socket
     _is_late = False
@@ -170,7 +170,7 @@ def fetch(
     for left in reversed(range(attempts)):
         before = file.stat().st_size if file.exists() else 0
         try:
-            _fetch_once(url, file, before, _Wanted(size, most, progress))
+            _fetch_once(url, file, before, _DownloadRequest(size, most, progress))
         except urllib.error.HTTPError as error:
             if error.code != _RANGE_NOT_SATISFIABLE or not before:
                 raise FetchError(f"download failed: {_reason(error)}") from None
@@ -204,7 +204,7 @@ def media_type(url: str) -> tuple[str, bool]:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _DownloadRequest:
     """Expected and maximum size in bytes, and whether to show a progress bar."""
 
     size: int | None
@@ -247,7 +247,7 @@ def _request(url: str, headers: dict[str, str]) -> urllib.request.Request:
     return request
 
 
-def _fetch_once(url: str, file: Path, start: int, wanted: _Wanted) -> None:
+def _fetch_once(url: str, file: Path, start: int, wanted: _DownloadRequest) -> None:
     size = wanted.size
     with _open(url, **({"Range": f"bytes={start}-"} if start else {})) as answer:
         # A server without support for ranges sends the whole file again.
@@ -260,7 +260,7 @@ def _fetch_once(url: str, file: Path, start: int, wanted: _Wanted) -> None:
             _copy(answer, out, url, start, replace(wanted, size=expected if size is None else size))
 
 
-def _copy(answer: Any, out: IO[bytes], url: str, start: int, wanted: _Wanted) -> None:
+def _copy(answer: Any, out: IO[bytes], url: str, start: int, wanted: _DownloadRequest) -> None:
     expected, total, began = wanted.size, start, time.monotonic()
     free = shutil.disk_usage(Path(out.name).parent).free
     bar = tqdm(total=expected, initial=start, desc=name_of(url), unit="B", unit_scale=True, disable=not wanted.progress)

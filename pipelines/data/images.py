@@ -33,7 +33,7 @@ _KINDS: dict[str, ImageKind] = {
     "WEBP": "webp",
     "TIFF": "tiff",
 }
-_OPENED_AS = [name for name in _KINDS if name != "MPO"]
+_PILLOW_FORMATS = [name for name in _KINDS if name != "MPO"]
 _SIMPLE_MODES = ("RGB", "L")
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "I;16"})
 _START_OF_SCAN = b"\xff\xda"
@@ -104,7 +104,7 @@ def inspect_image(path: Path | str) -> ImageFacts:
         return ImageFacts(plain.width, plain.height, form)
     # Pillow's decoders may raise any exception for damaged files (struct.error, SyntaxError, EOFError, IndexError ...).
     try:
-        with Image.open(io.BytesIO(content), formats=_OPENED_AS) as image:
+        with Image.open(io.BytesIO(content), formats=_PILLOW_FORMATS) as image:
             return _inspect(image, content, plain)
     except UnusableImageError:
         raise
@@ -127,7 +127,7 @@ def decode_rgb(content: bytes) -> np.ndarray:
     Raises:
         Exception: any exception of Pillow for damaged content.
     """
-    with Image.open(io.BytesIO(content), formats=_OPENED_AS) as image:
+    with Image.open(io.BytesIO(content), formats=_PILLOW_FORMATS) as image:
         return rgb_pixels(image)
 
 

@@ -13,7 +13,7 @@ _SOF_BASELINE, _SOF_EXTENDED, _DHT, _EOI, _SOS, _DQT, _DRI, _COM = 0xC0, 0xC1, 0
 _APP0, _APP2, _APP14, _APP15 = 0xE0, 0xE2, 0xEE, 0xEF
 _START = b"\xff\xd8"
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_HARMLESS = {_APP0: (b"JFIF\0", 14), _APP2: (b"ICC_PROFILE\0", 14), _APP14: (b"Adobe", 12)}
+_ACCEPTED_SEGMENTS = {_APP0: (b"JFIF\0", 14), _APP2: (b"ICC_PROFILE\0", 14), _APP14: (b"Adobe", 12)}
 """How an application's segment begins and its least length: in these there is nothing about the picture's shape."""
 _LARGEST_SIDE = 65_500
 _MAX_BLOCKS = 10
@@ -84,7 +84,7 @@ def _read(content: bytes) -> PlainJpeg:
 
 
 def _is_harmless(marker: int, payload: bytes) -> bool:
-    prefix, least = _HARMLESS.get(marker, (b"", 0))
+    prefix, least = _ACCEPTED_SEGMENTS.get(marker, (b"", 0))
     return bool(prefix) and payload.startswith(prefix) and len(payload) >= least
 
 

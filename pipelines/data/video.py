@@ -21,7 +21,7 @@ _USUAL_RATE = 30.0
 
 
 def require_opencv(path: Path | str) -> None:
-    """Refuse a video if OpenCV is not installed.
+    """Reject a video if OpenCV is not installed.
 
     Raises:
         ValueError: OpenCV is not installed.

@@ -13,11 +13,11 @@ from kernels.host.paths import printable
 from pipelines.data.problems import Problem
 
 _log = logging.getLogger("graph_train")
-_REMIND_SECONDS = 30.0
+_LOG_INTERVAL_SECONDS = 30.0
 """Interval of log messages of a long walk, if no bar is shown."""
 _BAR_AFTER_SECONDS = 1.0
 """Duration of a walk after which a bar is shown."""
-_OF_THE_KERNEL = frozenset(
+_KERNEL_FILE_SYSTEMS = frozenset(
     {
         "bpf",
         "cgroup",
@@ -89,7 +89,7 @@ def _kernel_devices() -> dict[int, str]:
         for line in file:
             place, _, source = line.partition(" - ")
             kind = source.split(" ", 1)[0]
-            if kind in _OF_THE_KERNEL:
+            if kind in _KERNEL_FILE_SYSTEMS:
                 major, minor = place.split(" ")[2].split(":")
                 found[os.makedev(int(major), int(minor))] = kind
     return found
@@ -100,7 +100,7 @@ class _Counter:
 
     def __init__(self, folder: Path, progress: str | None) -> None:
         self._folder, self._files, self._shown = folder, 0, progress is not None
-        self._next = time.monotonic() + _REMIND_SECONDS
+        self._next = time.monotonic() + _LOG_INTERVAL_SECONDS
         self._bar = tqdm(
             desc=f"{progress}: reading {printable(folder)}",
             unit=" files",
@@ -117,7 +117,7 @@ class _Counter:
         self._files += files
         self._bar.update(files)
         if self._shown and self._bar.disable and time.monotonic() >= self._next:
-            self._next = time.monotonic() + _REMIND_SECONDS
+            self._next = time.monotonic() + _LOG_INTERVAL_SECONDS
             _log.warning(
                 "%s: still reading, %d files so far, now in %s", printable(self._folder), self._files, printable(parent)
             )

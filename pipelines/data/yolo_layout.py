@@ -14,7 +14,7 @@ from pipelines.data.coco_json import is_coco_file, read_coco
 from pipelines.data.problems import Problem
 from pipelines.data.voc_xml import read_voc, voc_files
 
-Placing = Literal["link", "copy", "move"]
+PlacementMode = Literal["link", "copy", "move"]
 """How images are put into the new data set."""
 _VOC_LISTS = ("train", "val", "test")
 
@@ -78,7 +78,9 @@ def _read_coco(source: Path) -> AnnotatedSplit:
     return AnnotatedSplit(entries, problems, names=coco.class_names)
 
 
-def write_split(split: AnnotatedSplit, name: str, names: Sequence[str], folder: Path, *, placing: Placing) -> None:
+def write_split(
+    split: AnnotatedSplit, name: str, names: Sequence[str], folder: Path, *, placing: PlacementMode
+) -> None:
     """Write images and label files of a split to `folder`.
 
     A missing image is removed from the split; missing images and objects of unknown classes are reported as problems.
@@ -104,7 +106,7 @@ def write_split(split: AnnotatedSplit, name: str, names: Sequence[str], folder: 
     split.entries = usable
 
 
-def _place(image: Path, target: Path, placing: Placing) -> None:
+def _place(image: Path, target: Path, placing: PlacementMode) -> None:
     if placing == "link":
         target.symlink_to(image.resolve())
     elif placing == "copy":

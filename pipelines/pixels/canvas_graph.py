@@ -8,7 +8,7 @@ import numpy as np
 from nvidia.dali import Pipeline, pipeline_def
 from PIL import Image, ImageDraw
 
-from pipelines.augmentation.plans import BatchPlan, Finish
+from pipelines.augmentation.plans import BatchFinish, BatchPlan
 from pipelines.augmentation.rendering import TileRender, ViewRender
 from pipelines.pixels import canvas_operators
 from pipelines.pixels.backend import Backend
@@ -83,7 +83,7 @@ class CanvasPipeline:
         """Fill DALI's queue, because its first `schedule_run` always runs as many batches as the queue is deep."""
         nothing = BatchPlan((), (2, 2), np.zeros((0, 6), np.float32), np.zeros(0, np.int64))
         for _ in range(QUEUE_DEPTH):
-            self._feed([self._blank()], [()], [Finish()], nothing)
+            self._feed([self._blank()], [()], [BatchFinish()], nothing)
         self._pipeline.schedule_run()
         for _ in range(QUEUE_DEPTH):
             self.collect()
@@ -99,7 +99,7 @@ class CanvasPipeline:
         views, finishes = plan.views, plan.finishes
         if self._settings.joins:
             # Outputs beyond the batch images use this view, so that they cost nothing.
-            views, images, finishes = [*views, self._blank()], [*images, ()], [*finishes, Finish()]
+            views, images, finishes = [*views, self._blank()], [*images, ()], [*finishes, BatchFinish()]
         self._feed(views, images, finishes, plan)
         self._pipeline.schedule_run()
 
@@ -110,7 +110,7 @@ class CanvasPipeline:
         self,
         views: Sequence[ViewRender],
         images: Sequence[Sequence[np.ndarray]],
-        finishes: Sequence[Finish],
+        finishes: Sequence[BatchFinish],
         plan: BatchPlan,
     ) -> None:
         feed = self._pipeline.feed_input
@@ -160,7 +160,7 @@ class CanvasPipeline:
         self._pipeline.feed_input("anchors", np.array(anchors, np.int32))
         self._pipeline.feed_input("areas", np.array(areas, np.int32))
 
-    def _feed_finishes(self, finishes: Sequence[Finish]) -> None:
+    def _feed_finishes(self, finishes: Sequence[BatchFinish]) -> None:
         feed = self._pipeline.feed_input
         feed("blended", np.array([f.partner is not None for f in finishes]))
         feed("partner", np.array([n if f.partner is None else f.partner for n, f in enumerate(finishes)], np.int32))

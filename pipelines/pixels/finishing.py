@@ -10,7 +10,7 @@ from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 
 _FULL_CHROMA = 7650.0  # 255 levels of saturation times 30 levels of hue in a sector
-_UNIT = 1 << 12  # of the reciprocals that stand in for divisions
+_UNIT = 1 << 12  # scale of the reciprocals that replace divisions
 
 
 def blend(first: Any, second: Any, ratio: Any) -> Any:

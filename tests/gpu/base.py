@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -10,6 +11,18 @@ from tests.gpu.devices import Device
 
 KINDS = ("f32", "bf16", "f16")
 ROUNDING = {"f32": 2.0**-23, "bf16": 2.0**-8, "f16": 2.0**-10}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the kit's table; `output` is the output of a failed command, for the JSON file."""
+
+    stage: str
+    name: str
+    result: Literal["PASS", "FAIL", "SKIP"]
+    seconds: float
+    note: str
+    output: str = ""
 
 
 @dataclass(frozen=True)

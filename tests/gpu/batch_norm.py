@@ -11,7 +11,8 @@ from tests.gpu.devices import Device
 from tests.gpu.layouts import constant, structure
 
 _NORM = "ops/batch_norm/batch_norm.h"
-_ROWS, _CHANNELS = 4000, 72
+_SHAPE = (4000, 72)
+"""Rows and channels."""
 _EPSILON, _RATE = 1e-3, 0.25
 _RANKS = 2
 """Number of ranks in the statistics."""
@@ -21,6 +22,8 @@ _RANKS = 2
 class _Inputs:
     """The stored x, the arguments of a kernel, and all numbers in float64."""
 
+    rows: int
+    channels: int
     stored: np.ndarray
     args: ctypes.Structure
     x: np.ndarray
@@ -46,55 +49,62 @@ class _Inputs:
         return max(2 * ROUNDING[kind], 1e-5)
 
 
-def _inputs(device: Device, kind: str) -> _Inputs:
+def _inputs(device: Device, kind: str, shape: tuple[int, int] = _SHAPE) -> _Inputs:
+    rows, channels = shape
     x, dy = (
-        encode(random_numbers(_ROWS, _CHANNELS) * 2 + 1, kind),
-        encode(random_numbers(_ROWS, _CHANNELS, seed=3), kind),
+        encode(random_numbers(rows, channels) * 2 + 1, kind),
+        encode(random_numbers(rows, channels, seed=3), kind),
     )
-    gamma, beta = random_numbers(_CHANNELS, seed=1), random_numbers(_CHANNELS, seed=2)
+    gamma, beta = random_numbers(channels, seed=1), random_numbers(channels, seed=2)
     exact = decode(x).astype(np.float64)
     mean, inverse = exact.mean(0).astype(np.float32), (1 / np.sqrt(exact.var(0) + _EPSILON)).astype(np.float32)
-    args, empty = structure(_NORM, "NormArgs")(), np.zeros(_CHANNELS, np.float32)
+    args, empty = structure(_NORM, "NormArgs")(), np.zeros(channels, np.float32)
     args.x, args.dy, args.out = device.put(x), device.put(dy), device.put(np.zeros_like(x))
-    args.rows, args.channels = _ROWS, _CHANNELS
+    args.rows, args.channels = rows, channels
     args.gamma, args.beta, args.mean = device.put(gamma), device.put(beta), device.put(mean)
     args.variance = device.put((1 / inverse.astype(np.float64) ** 2 - _EPSILON).astype(np.float32))
     args.moving_mean, args.moving_variance = device.put(empty), device.put(empty + 1)
     args.statistics = device.put(np.stack([mean, inverse]))
     args.d_beta, args.d_gamma, args.both = device.put(empty), device.put(empty), device.put(np.stack([empty, empty]))
     most_blocks = constant(_NORM, "kNormMostBlocks")
-    args.partial_sums = device.put(np.zeros((most_blocks, 2, _CHANNELS), np.float32))
+    args.partial_sums = device.put(np.zeros((most_blocks, 2, channels), np.float32))
     args.counters = device.put(np.zeros(2, np.uint32))
-    args.pixels, args.epsilon, args.rate = _ROWS, _EPSILON, _RATE
+    args.pixels, args.epsilon, args.rate = rows, _EPSILON, _RATE
     args.silu = args.statistics_of_batch = True
     numbers = (array.astype(np.float64) for array in (exact, decode(dy), gamma, beta, mean, inverse))
-    return _Inputs(x, args, *numbers)
+    return _Inputs(rows, channels, x, args, *numbers)
+
+
+def _pieces(rows: int, channels: int) -> int:
+    """Return the number of pieces as split by `norm_pieces`, with 4 rows for each thread."""
+    threads, of_thread = constant(_NORM, "kNormThreads"), constant(_NORM, "kNormPerThread")
+    columns = -(-channels // of_thread)
+    tiles = -(-columns * of_thread // constant(_NORM, "kNormTile"))
+    lanes = threads // -(-columns // tiles)
+    return tiles * -(-rows // (4 * lanes))
 
 
 def _start_together(device: Device, kernel: str, args: ctypes.Structure) -> Callable[[], None]:
-    most_blocks = min(constant(_NORM, "kNormMostBlocks"), _ROWS // 64)
+    most_blocks = min(constant(_NORM, "kNormMostBlocks"), _pieces(args.rows, args.channels))
     return together(device, kernel, most_blocks, constant(_NORM, "kNormThreads"), args)
 
 
 def _start_pieces(device: Device, kernel: str, args: ctypes.Structure) -> Callable[[], None]:
-    """Launch a block for each piece as split by `norm_pieces`."""
-    threads, of_thread = constant(_NORM, "kNormThreads"), constant(_NORM, "kNormPerThread")
-    columns = -(-_CHANNELS // of_thread)
-    tiles = -(-columns * of_thread // constant(_NORM, "kNormTile"))
-    lanes = threads // -(-columns // tiles)
-    return starter(device, kernel, (tiles * -(-_ROWS // (4 * lanes)), 1, 1), threads, args)
+    """Launch a block for each piece."""
+    grid = (_pieces(args.rows, args.channels), 1, 1)
+    return starter(device, kernel, grid, constant(_NORM, "kNormThreads"), args)
 
 
-def _channels(device: Device, address: int, rows: int = 1) -> np.ndarray:
-    return device.get(address, np.zeros((rows, _CHANNELS), np.float32))
+def _channels(device: Device, given: _Inputs, address: int, rows: int = 1) -> np.ndarray:
+    return device.get(address, np.zeros((rows, given.channels), np.float32))
 
 
 def _moved(device: Device, given: _Inputs, pixels: float) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the running statistics after a step."""
     variance = (1 / given.inverse**2 - _EPSILON) * pixels / (pixels - 1)
     return [
-        (_channels(device, given.args.moving_mean), (_RATE * given.mean)[None]),
-        (_channels(device, given.args.moving_variance), (1 - _RATE + _RATE * variance)[None]),
+        (_channels(device, given, given.args.moving_mean), (_RATE * given.mean)[None]),
+        (_channels(device, given, given.args.moving_variance), (1 - _RATE + _RATE * variance)[None]),
     ]
 
 
@@ -102,24 +112,24 @@ def _silu(z: np.ndarray) -> np.ndarray:
     return z / (1 + np.exp(-z))
 
 
-def forward(device: Device, kind: str) -> Launched:
+def forward(device: Device, kind: str, shape: tuple[int, int] = _SHAPE) -> Launched:
     """Normalise by batch statistics, with SiLU, in one launch whose blocks wait for each other."""
-    given = _inputs(device, kind)
+    given = _inputs(device, kind, shape)
     start = _start_together(device, f"batch_norm_{kind}", given.args)
     y = decode(device.get(given.args.out, given.stored))
-    pairs = [(y, _silu(given.normal * given.gamma + given.beta)), *_moved(device, given, _ROWS)]
-    pairs.append((_channels(device, given.args.statistics, 2), np.stack([given.mean, given.inverse])))
+    pairs = [(y, _silu(given.normal * given.gamma + given.beta)), *_moved(device, given, given.rows)]
+    pairs.append((_channels(device, given, given.args.statistics, 2), np.stack([given.mean, given.inverse])))
     return Launched(tuple(pairs), given.bounded(kind), 1e-5, start, 3 * given.stored.nbytes)
 
 
 def normalise(device: Device, kind: str) -> Launched:
     """Normalise by given statistics of two ranks."""
     given = _inputs(device, kind)
-    given.args.pixels = _RANKS * _ROWS
+    given.args.pixels = _RANKS * given.rows
     start = _start_pieces(device, f"normalise_{kind}", given.args)
     y = decode(device.get(given.args.out, given.stored))
-    pairs = [(y, _silu(given.normal * given.gamma + given.beta)), *_moved(device, given, _RANKS * _ROWS)]
-    pairs.append((_channels(device, given.args.statistics, 2), np.stack([given.mean, given.inverse])))
+    pairs = [(y, _silu(given.normal * given.gamma + given.beta)), *_moved(device, given, _RANKS * given.rows)]
+    pairs.append((_channels(device, given, given.args.statistics, 2), np.stack([given.mean, given.inverse])))
     return Launched(tuple(pairs), given.bounded(kind), 1e-5, start, 2 * given.stored.nbytes)
 
 
@@ -127,8 +137,8 @@ def _gradient_pairs(device: Device, given: _Inputs) -> list[tuple[np.ndarray, np
     """Return sums over the rows as means, so that one error bound fits all."""
     dz = given.dz
     return [
-        (_channels(device, given.args.d_beta) / _ROWS, dz.mean(0)[None]),
-        (_channels(device, given.args.d_gamma) / _ROWS, (dz * given.normal).mean(0)[None]),
+        (_channels(device, given, given.args.d_beta) / given.rows, dz.mean(0)[None]),
+        (_channels(device, given, given.args.d_gamma) / given.rows, (dz * given.normal).mean(0)[None]),
     ]
 
 
@@ -137,12 +147,12 @@ def _input_gradient(given: _Inputs, d_beta: np.ndarray, d_gamma: np.ndarray, pix
     return dz * given.gamma * given.inverse
 
 
-def backward(device: Device, kind: str) -> Launched:
+def backward(device: Device, kind: str, shape: tuple[int, int] = _SHAPE) -> Launched:
     """Compute all gradients in one launch."""
-    given = _inputs(device, kind)
+    given = _inputs(device, kind, shape)
     start = _start_together(device, f"batch_norm_grad_{kind}", given.args)
     pairs = _gradient_pairs(device, given)
-    want = _input_gradient(given, given.dz.sum(0), (given.dz * given.normal).sum(0), _ROWS)
+    want = _input_gradient(given, given.dz.sum(0), (given.dz * given.normal).sum(0), given.rows)
     pairs.append((decode(device.get(given.args.out, given.stored)), want))
     return Launched(tuple(pairs), given.bounded(kind), 1e-5, start, 5 * given.stored.nbytes)
 
@@ -150,18 +160,18 @@ def backward(device: Device, kind: str) -> Launched:
 def channel_mean(device: Device, kind: str) -> Launched:
     """Compute this rank's part of the mean over two ranks."""
     given = _inputs(device, kind)
-    given.args.pixels = _RANKS * _ROWS
+    given.args.pixels = _RANKS * given.rows
     start = _start_together(device, f"channel_mean_{kind}", given.args)
-    pair = _channels(device, given.args.statistics), (given.x.mean(0) / _RANKS)[None]
+    pair = _channels(device, given, given.args.statistics), (given.x.mean(0) / _RANKS)[None]
     return Launched((pair,), 1e-6, 1e-6, start, given.stored.nbytes)
 
 
 def channel_variance(device: Device, kind: str) -> Launched:
     """Compute this rank's part of the variance about a given mean."""
     given = _inputs(device, kind)
-    given.args.pixels = _RANKS * _ROWS
+    given.args.pixels = _RANKS * given.rows
     start = _start_together(device, f"channel_variance_{kind}", given.args)
-    pair = _channels(device, given.args.statistics), (((given.x - given.mean) ** 2).mean(0) / _RANKS)[None]
+    pair = _channels(device, given, given.args.statistics), (((given.x - given.mean) ** 2).mean(0) / _RANKS)[None]
     return Launched((pair,), 2e-6, 1e-6, start, given.stored.nbytes)
 
 
@@ -171,16 +181,16 @@ def normalise_sums(device: Device, kind: str) -> Launched:
     start = _start_together(device, f"normalise_sums_{kind}", given.args)
     pairs = _gradient_pairs(device, given)
     both = np.concatenate([want for _, want in pairs])
-    pairs.append((_channels(device, given.args.both, 2) / _ROWS, both))
+    pairs.append((_channels(device, given, given.args.both, 2) / given.rows, both))
     return Launched(tuple(pairs), 1e-5, 1e-6, start, 2 * given.stored.nbytes)
 
 
 def normalise_grad(device: Device, kind: str) -> Launched:
     """Compute the gradient of the input from sums over two ranks."""
     given = _inputs(device, kind)
-    sums = random_numbers(2, _CHANNELS, seed=4) * 1000
-    given.args.both, given.args.pixels = device.put(sums), _RANKS * _ROWS
+    sums = random_numbers(2, given.channels, seed=4) * 1000
+    given.args.both, given.args.pixels = device.put(sums), _RANKS * given.rows
     start = _start_pieces(device, f"normalise_grad_{kind}", given.args)
-    want = _input_gradient(given, sums[0].astype(np.float64), sums[1].astype(np.float64), _RANKS * _ROWS)
+    want = _input_gradient(given, sums[0].astype(np.float64), sums[1].astype(np.float64), _RANKS * given.rows)
     pair = decode(device.get(given.args.out, given.stored)), want
     return Launched((pair,), given.bounded(kind), 1e-5, start, 3 * given.stored.nbytes)

@@ -90,11 +90,17 @@ def _differences(boxes: tuple[np.ndarray, np.ndarray], which: int, form: tuple[i
     return np.stack(columns, -1)
 
 
-def decode_maps(device: Device, images: int = 2, classes: int = 4) -> Launched:
+_LEVELS = ((8, 10, 8), (4, 5, 16), (2, 3, 32))
+"""Rows, columns and stride."""
+
+
+def decode_maps(
+    device: Device, images: int = 2, classes: int = 4, levels: tuple[tuple[int, int, int], ...] = _LEVELS
+) -> Launched:
     """Decode three levels of different shapes."""
     outputs, anchors, first, parts = 5 + classes, 3, 0, []
     args = structure(_DETECTIONS, "DecodeArgs")()
-    for index, (rows, columns, stride) in enumerate(((8, 10, 8), (4, 5, 16), (2, 3, 32))):
+    for index, (rows, columns, stride) in enumerate(levels):
         level_map = random_numbers(images, rows, columns, anchors * outputs, seed=index) * 3
         sides = np.random.default_rng(index).uniform(1, 5, (anchors, 2)).astype(np.float32)
         level = structure(_DETECTIONS, "DecodedLevel")
@@ -114,14 +120,24 @@ def decode_maps(device: Device, images: int = 2, classes: int = 4) -> Launched:
     return Launched(((device.get(args.out, want), want),), 2e-6, 1e-4, start, 2 * want.nbytes)
 
 
-def suppress(device: Device, images: int = 2, boxes: int = 1200, classes: int = 3) -> Launched:
+_LIMITS = ((0, 30000, 300), (1, 30000, 300), (1, 100, 20))
+"""Whether all classes count, most candidates, most detections."""
+
+
+def suppress(
+    device: Device,
+    images: int = 2,
+    boxes: int = 1200,
+    classes: int = 3,
+    limits: tuple[tuple[int, int, int], ...] = _LIMITS,
+) -> Launched:
     """Suppress by best class or all classes, with all candidates or the best ones; detections must be identical."""
     generator, compared = np.random.default_rng(0), []
     rows = np.empty((images, boxes, 5 + classes), np.float32)
     rows[..., :2], rows[..., 2:4] = generator.uniform(0, 300, (images, boxes, 2)), 40
     rows[..., 2:4] += generator.uniform(-20, 20, (images, boxes, 2))
     rows[..., 4:] = generator.uniform(0, 1, (images, boxes, 1 + classes))
-    for multi_label, most_candidates, most_detections in ((0, 30000, 300), (1, 30000, 300), (1, 100, 20)):
+    for multi_label, most_candidates, most_detections in limits:
         capacity = 1
         while capacity < min(boxes * classes, most_candidates):
             capacity *= 2

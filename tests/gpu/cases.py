@@ -79,6 +79,37 @@ def _cases() -> dict[str, Case]:
 
 
 CASES: Mapping[str, Case] = _cases()
+
+
+def _large_cases() -> dict[str, Case]:
+    """Return cases with the sizes of a yolov5s training: 16 images of 640 px, 80 classes, mostly bfloat16."""
+    kind, three_levels = "bf16", ((80, 80), (40, 40), (20, 20))
+    with_strides = tuple((*sides, 8 << index) for index, sides in enumerate(three_levels))
+    cases: dict[str, Case] = {
+        "add_n_bf16": partial(activations.add_n, kind=kind, count=16 * 160 * 160 * 64),
+        "pixels_bf16": partial(activations.pixels, kind=kind, of_bytes=True, batch=16, area=640 * 640),
+        "detection_loss": partial(
+            training_cases.detection_loss, sizes=training_cases.LossSizes(three_levels, 80, 16, 40)
+        ),
+        "update_parameters": partial(training_cases.update, sizes=(7_000_000, 10_000, 200_000), cases=[(0, "updates")]),
+        "decode": partial(boxes.decode_maps, images=16, classes=80, levels=with_strides),
+        "suppress": partial(boxes.suppress, images=16, boxes=25200, classes=80, limits=((1, 30000, 300),)),
+    }
+    for rows, channels in ((8 * 160 * 160, 64), (16 * 40 * 40, 256), (16 * 20 * 20, 512)):
+        for name, case in (("batch_norm", batch_norm.forward), ("batch_norm_grad", batch_norm.backward)):
+            cases[f"{name}_{kind} {rows}x{channels}"] = partial(case, kind=kind, shape=(rows, channels))
+    for gradient, ending in ((False, kind), (True, f"grad_{kind}")):
+        for name, pool, side in (("upsample", pooling.upsample, 40), ("max_pool", pooling.max_pool, 20)):
+            cases[f"{name}_{ending}"] = partial(
+                pool, kind=kind, gradient=gradient, shape=(16, side, side), channel_numbers=(256,)
+            )
+    for name in ("attention", "attention_query_grad", "attention_key_grad"):
+        cases[f"{name}_{kind}"] = partial(functions.attention, name=name, kind=kind, shape=(16, 400, 4, 256))
+    return {f"{name} (training)": case for name, case in cases.items()}
+
+
+LARGE_CASES: Mapping[str, Case] = _large_cases()
+"""Cases with the sizes of a training: their times are meaningful, and each block has several work items."""
 WITHIN_OTHERS = {"add_bias_sums"}
 """Kernels that the case of another one starts too."""
 

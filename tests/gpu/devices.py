@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+DRIVER = "libcuda.so.1"
 _MULTIPROCESSORS = 16
 """CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT."""
 _REPEATS = 20
@@ -31,12 +32,15 @@ class Device(Protocol):
     def microseconds(self, start: Callable[[], None]) -> float | None:
         """Return the mean time of the launches by `start`; None if it is meaningless."""
 
+    def free_all(self) -> None:
+        """Free all memory of `put`."""
+
 
 class Gpu:
     """GPU 0, without OneFlow or the CUDA runtime."""
 
     def __init__(self, images: list[bytes]) -> None:
-        self._driver = ctypes.CDLL("libcuda.so.1")
+        self._driver = ctypes.CDLL(DRIVER)
         self._call("cuInit", 0)
         self._handle, context = ctypes.c_int(), ctypes.c_void_p()
         self._call("cuDeviceGet", ctypes.byref(self._handle), 0)
@@ -48,6 +52,18 @@ class Gpu:
         self._modules = [ctypes.c_void_p() for _ in images]
         for module, image in zip(self._modules, images, strict=True):
             self._call("cuModuleLoadData", ctypes.byref(module), image)
+        self._functions: dict[str, ctypes.c_void_p] = {}
+        self._addresses: list[int] = []
+
+    def driver_version(self) -> str:
+        """Return the newest CUDA version that the driver supports."""
+        version = ctypes.c_int()
+        self._call("cuDriverGetVersion", ctypes.byref(version))
+        return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+    def works(self) -> bool:
+        """Return whether more kernels can be launched, which is not the case after an illegal address."""
+        return int(self._driver.cuCtxSynchronize()) == 0
 
     def _call(self, name: str, *arguments: Any) -> None:
         result = getattr(self._driver, name)(*arguments)
@@ -57,9 +73,13 @@ class Gpu:
             raise RuntimeError(f"{name}: {(text.value or b'unknown error').decode()} ({result})")
 
     def _function(self, kernel: str) -> ctypes.c_void_p:
+        known = self._functions.get(kernel)
+        if known is not None:
+            return known
         function = ctypes.c_void_p()
         for module in self._modules:
             if self._driver.cuModuleGetFunction(ctypes.byref(function), module, kernel.encode()) == 0:
+                self._functions[kernel] = function
                 return function
         raise RuntimeError(f"no kernel {kernel}")
 
@@ -68,7 +88,13 @@ class Gpu:
         self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(data.nbytes, 1)))
         source = ctypes.c_void_p(data.ctypes.data)
         self._call("cuMemcpyHtoD_v2", address, source, ctypes.c_size_t(data.nbytes))
+        self._addresses.append(address.value)
         return address.value
+
+    def free_all(self) -> None:
+        for address in self._addresses:
+            self._call("cuMemFree_v2", ctypes.c_uint64(address))
+        self._addresses = []
 
     def get(self, address: int, like: np.ndarray) -> np.ndarray:
         result = np.empty_like(like)
@@ -100,6 +126,8 @@ class Gpu:
         self._call("cuEventRecord", end, None)
         self._call("cuEventSynchronize", end)
         self._call("cuEventElapsedTime", ctypes.byref(milliseconds), begin, end)
+        for event in (begin, end):
+            self._call("cuEventDestroy_v2", event)
         return 1000 * milliseconds.value / _REPEATS
 
 
@@ -139,3 +167,6 @@ class EmulatedGpu:
 
     def microseconds(self, start: Callable[[], None]) -> float | None:
         return None
+
+    def free_all(self) -> None:
+        self._kept = []

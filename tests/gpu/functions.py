@@ -103,9 +103,9 @@ def _attended(x: np.ndarray, dy: np.ndarray, heads: int) -> dict[str, np.ndarray
     }
 
 
-def attention(device: Device, name: str, kind: str) -> Launched:
-    """Run one of the three kernels on what those before it give."""
-    images, tokens, heads, channels = 2, 150, 4, 40
+def attention(device: Device, name: str, kind: str, shape: tuple[int, int, int, int] = (2, 150, 4, 40)) -> Launched:
+    """Run one of the three kernels on the results of the previous ones; `shape` is images, tokens, heads, channels."""
+    images, tokens, heads, channels = shape
     x = encode(random_numbers(images, tokens, 3 * channels), kind)
     dy = encode(random_numbers(images, tokens, channels, seed=1), kind)
     exact = _attended(decode(x).astype(np.float64), decode(dy).astype(np.float64), heads)

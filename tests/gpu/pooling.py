@@ -1,5 +1,7 @@
 """Cases of upsampling and max pooling."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tests.gpu.base import ROUNDING, Launched, blocks, decode, encode, random_numbers, starter
@@ -9,7 +11,8 @@ from tests.gpu.layouts import constant, structure
 _POOLING = "ops/pooling/pooling.h"
 _CHANNELS = (19, 24)
 """Of tensors that 16-byte accesses cannot and can read."""
-_BATCH, _ROWS, _COLUMNS = 2, 11, 13
+_SHAPE = (2, 11, 13)
+"""Images, rows and columns."""
 _WINDOWS = ((5, 1, 2), (3, 2, 1))
 """Kernel, stride, padding."""
 
@@ -19,22 +22,28 @@ def _pixel_blocks(pixels: int, channels: int) -> tuple[int, int, int]:
     return blocks(pixels * groups, constant(_POOLING, "kPoolThreads"))
 
 
-def upsample(device: Device, kind: str, gradient: bool, factor: int = 2) -> Launched:
+def upsample(
+    device: Device,
+    kind: str,
+    gradient: bool,
+    shape: tuple[int, int, int] = _SHAPE,
+    channel_numbers: Sequence[int] = _CHANNELS,
+) -> Launched:
     """Upsample by two, and sum its gradient."""
-    pairs = []
-    for channels in _CHANNELS:
-        small = encode(random_numbers(_BATCH, _ROWS, _COLUMNS, channels), kind)
+    pairs, factor, (batch, rows, columns) = [], 2, shape
+    for channels in channel_numbers:
+        small = encode(random_numbers(*shape, channels), kind)
         large = small.repeat(factor, 1).repeat(factor, 2)
         given, want = small, decode(large)
         if gradient:
             given = encode(random_numbers(*large.shape, seed=1), kind)
-            cells = decode(given).reshape(_BATCH, _ROWS, factor, _COLUMNS, factor, channels)
+            cells = decode(given).reshape(batch, rows, factor, columns, factor, channels)
             want = cells.astype(np.float64).sum((2, 4)).astype(np.float32)
         stored = encode(np.zeros_like(want), kind)
         args = structure(_POOLING, "UpsampleArgs")(
-            device.put(given), device.put(stored), _BATCH * _ROWS, _COLUMNS, channels, factor
+            device.put(given), device.put(stored), batch * rows, columns, channels, factor
         )
-        grid = _pixel_blocks(_BATCH * _ROWS * _COLUMNS, channels)
+        grid = _pixel_blocks(batch * rows * columns, channels)
         name = f"upsample_{'grad_' if gradient else ''}{kind}"
         start = starter(device, name, grid, constant(_POOLING, "kPoolThreads"), args)
         pairs.append((decode(device.get(args.out, stored)), want))
@@ -53,15 +62,21 @@ def _windows(x: np.ndarray, kernel: int, stride: int, padding: int) -> tuple[np.
     return np.take_along_axis(flat, where[..., None], -1)[..., 0], where
 
 
-def max_pool(device: Device, kind: str, gradient: bool) -> Launched:
-    """Pool two window sizes, with ties."""
+def max_pool(
+    device: Device,
+    kind: str,
+    gradient: bool,
+    shape: tuple[int, int, int] = _SHAPE,
+    channel_numbers: Sequence[int] = _CHANNELS,
+) -> Launched:
+    """Pool windows of several sizes, each with another number of channels, with ties."""
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     threads = constant(_POOLING, "kPoolThreads")
-    for (kernel, stride, padding), channels in zip(_WINDOWS, _CHANNELS, strict=True):
-        x = encode(np.round(random_numbers(_BATCH, _ROWS, _COLUMNS, channels) * 4) / 4, kind)
+    for (kernel, stride, padding), channels in zip(_WINDOWS, channel_numbers, strict=False):
+        x = encode(np.round(random_numbers(*shape, channels) * 4) / 4, kind)
         y, where = _windows(decode(x), kernel, stride, padding)
         args = structure(_POOLING, "PoolArgs")()
-        sizes = (_BATCH, _ROWS, _COLUMNS, channels, *y.shape[1:3], kernel, stride, padding)
+        sizes = (*shape, channels, *y.shape[1:3], kernel, stride, padding)
         args.shape = structure(_POOLING, "PoolShape")(*sizes)
         if gradient:
             dy = encode(random_numbers(*y.shape, seed=1), kind)

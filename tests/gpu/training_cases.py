@@ -1,6 +1,7 @@
 """Cases of the detection loss, the balance of its levels and the parameter update."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,43 +13,55 @@ from tests.gpu.layouts import constant, structure
 
 _LOSS, _UPDATE = "ops/detection_loss/launch.h", "ops/update/launch.h"
 _REBALANCE = "ops/detection_loss/rebalance.h"
-_LEVELS = ((12, 10), (6, 5), (3, 3))
-_ANCHORS, _CLASSES, _BATCH, _SLOTS = 3, 4, 3, 40
+_ANCHORS = 3
 _BOX, _OBJECTNESS, _CLASS, _ANCHOR_T = 0.05, 1.0, 0.5, 4.0
 _SCALE = 8.0
 _Pairs = list[tuple[np.ndarray, np.ndarray]]
 _STEP = 1e-6
 
 
-def _labels() -> np.ndarray:
+@dataclass(frozen=True)
+class LossSizes:
+    """The levels' rows and columns, number of classes, images, and label slots of an image."""
+
+    levels: tuple[tuple[int, int], ...] = ((12, 10), (6, 5), (3, 3))
+    classes: int = 4
+    batch: int = 3
+    slots: int = 40
+
+
+_SMALL = LossSizes()
+
+
+def _labels(sizes: LossSizes) -> np.ndarray:
     """Return (batch, slots, 5), the last quarter of the slots empty; many in few places, so that they meet in cells."""
-    generator = np.random.default_rng(5)
-    labels = np.zeros((_BATCH, _SLOTS, 5), np.float32)
-    labels[..., 0] = generator.integers(0, _CLASSES, (_BATCH, _SLOTS))
-    labels[..., 1:3] = generator.beta(2, 2, (_BATCH, _SLOTS, 2))
-    labels[..., 3:] = generator.uniform(0.05, 0.6, (_BATCH, _SLOTS, 2))
-    labels[:, 3 * _SLOTS // 4 :, 0] = -1
+    generator, shape = np.random.default_rng(5), (sizes.batch, sizes.slots)
+    labels = np.zeros((*shape, 5), np.float32)
+    labels[..., 0] = generator.integers(0, sizes.classes, shape)
+    labels[..., 1:3] = generator.beta(2, 2, (*shape, 2))
+    labels[..., 3:] = generator.uniform(0.05, 0.6, (*shape, 2))
+    labels[:, 3 * sizes.slots // 4 :, 0] = -1
     return labels
 
 
-def detection_loss(device: Device) -> Launched:
+def detection_loss(device: Device, sizes: LossSizes = _SMALL) -> Launched:
     """Compute the loss of three levels: total, parts and gradients against float64; CIoU's gradient by differences."""
-    labels, balance = _labels(), np.array([4.0, 1.0, 0.4], np.float32)
-    anchors = np.random.default_rng(1).uniform(0.8, 3, (len(_LEVELS), _ANCHORS, 2)).astype(np.float32)
-    outputs = 5 + _CLASSES
-    maps = [random_numbers(_BATCH, r, c, _ANCHORS * outputs, seed=r) for r, c in _LEVELS]
+    labels, balance = _labels(sizes), np.array([4.0, 1.0, 0.4], np.float32)
+    anchors = np.random.default_rng(1).uniform(0.8, 3, (len(sizes.levels), _ANCHORS, 2)).astype(np.float32)
+    outputs = 5 + sizes.classes
+    maps = [random_numbers(sizes.batch, r, c, _ANCHORS * outputs, seed=r) for r, c in sizes.levels]
     settings = np.array([_BOX, _OBJECTNESS, _CLASS, 1, 1, _ANCHOR_T, 1, 0, 1, 0, 0, 0.25], np.float32)
     args = structure(_LOSS, "LossArgs")()
     tile, tiles = constant(_LOSS, "kLossTile"), 0
-    for index, ((rows, columns), level_map) in enumerate(zip(_LEVELS, maps, strict=True)):
+    for index, ((rows, columns), level_map) in enumerate(zip(sizes.levels, maps, strict=True)):
         level = structure(_LOSS, "LossLevel")
         addresses = device.put(level_map), device.put(np.ones_like(level_map)), device.put(anchors[index])
         args.levels[index] = level(*addresses, rows, columns, _ANCHORS, outputs)
-        tiles += _BATCH * -(-rows * columns * _ANCHORS // tile)
+        tiles += sizes.batch * -(-rows * columns * _ANCHORS // tile)
         args.first_tile[index + 1] = tiles
     most, levels = constant(_LOSS, "kMostLossBlocks"), constant(_LOSS, "kMostLevels")
-    parts = np.zeros(3 + len(_LEVELS), np.float32)
-    args.first_image, args.batch, args.level_count, args.slots = 0, _BATCH, len(_LEVELS), _SLOTS
+    parts = np.zeros(3 + len(sizes.levels), np.float32)
+    args.first_image, args.batch, args.level_count, args.slots = 0, sizes.batch, len(sizes.levels), sizes.slots
     args.labels, args.settings, args.balance = device.put(labels), device.put(settings), device.put(balance)
     args.scale, args.total = device.put(np.array([_SCALE], np.float32)), device.put(parts[:1])
     args.parts, args.counts = device.put(parts), device.put(np.zeros((levels, most), np.int64))
@@ -56,7 +69,7 @@ def detection_loss(device: Device) -> Launched:
     start = together(device, "detection_loss", min(tiles, most), constant(_LOSS, "kLossThreads"), args)
     wanted = [_level_loss(*one, labels, w) for one, w in zip(zip(maps, anchors, strict=True), balance, strict=True)]
     box, objectness, classes = (sum(parts[index] for parts, _, _ in wanted) for index in range(3))
-    total = np.array([(box + objectness + classes) * _BATCH])
+    total = np.array([(box + objectness + classes) * sizes.batch])
     means = [mean for _, mean, _ in wanted]
     pairs = [(device.get(args.total, parts[:1]), total)]
     pairs.append((device.get(args.parts, parts), np.array([box, objectness, classes, *means])))
@@ -69,7 +82,7 @@ def _matches(anchors: np.ndarray, labels: np.ndarray, rows: int, columns: int) -
     """Return (image, slot, anchor, row, column) in build order, decided in float32 as the kernel does."""
     found: list[tuple[int, ...]] = []
     size = np.array([columns, rows], np.float32)
-    for neighbour, anchor, image, slot in np.ndindex(5, _ANCHORS, _BATCH, _SLOTS):
+    for neighbour, anchor, image, slot in np.ndindex(5, _ANCHORS, *labels.shape[:2]):
         category, xy, wh = labels[image, slot, 0], labels[image, slot, 1:3] * size, labels[image, slot, 3:] * size
         ratio = wh / anchors[anchor]
         if category < 0 or np.maximum(ratio, 1 / ratio).max() >= _ANCHOR_T:
@@ -87,8 +100,9 @@ def _level_loss(
     level_map: np.ndarray, anchors: np.ndarray, labels: np.ndarray, balance: float
 ) -> tuple[tuple[float, float, float], float, np.ndarray]:
     """Return the three parts, the mean objectness loss and the gradient of the map, of one level."""
-    rows, columns = level_map.shape[1:3]
-    logits = level_map.reshape(_BATCH, rows, columns, _ANCHORS, -1).astype(np.float64)
+    batch, rows, columns = level_map.shape[:3]
+    logits = level_map.reshape(batch, rows, columns, _ANCHORS, -1).astype(np.float64)
+    categories = logits.shape[-1] - 5
     image, slot, anchor, row, column = np.array(_matches(anchors, labels, rows, columns)).T
     matches, places = len(image), (image, row, column, anchor)
     xy = labels[image, slot, 1:3] * np.array([columns, rows], np.float32) - np.stack([column, row], -1)
@@ -101,15 +115,15 @@ def _level_loss(
 
     iou = ciou(0.0)
     for side in range(4):
-        step = _STEP * (np.arange(5 + _CLASSES) == side)
+        step = _STEP * (np.arange(logits.shape[-1]) == side)
         slope = (ciou(step) - ciou(-step)) / (2 * _STEP)
-        np.add.at(gradient, (*places, side), -_BOX * _BATCH * _SCALE / matches * slope)
+        np.add.at(gradient, (*places, side), -_BOX * batch * _SCALE / matches * slope)
     for place, quality in zip(zip(*places, strict=True), iou, strict=True):
         goal[place] = max(quality, 0.0)  # the last one stays
-    is_class = labels[image, slot, 0].astype(int)[:, None] == np.arange(_CLASSES)
+    is_class = labels[image, slot, 0].astype(int)[:, None] == np.arange(categories)
     loss, slope = _cross_entropy(logits[places][:, 5:], is_class)
-    for index in range(_CLASSES):
-        np.add.at(gradient, (*places, 5 + index), _CLASS * _BATCH * _SCALE / (matches * _CLASSES) * slope[:, index])
+    for index in range(categories):
+        np.add.at(gradient, (*places, 5 + index), _CLASS * batch * _SCALE / (matches * categories) * slope[:, index])
     objectness, slope = _cross_entropy(logits[..., 4], goal)
     gradient[..., 4] = _OBJECTNESS * balance * _SCALE / goal[0].size * slope
     parts = (_BOX * (1 - iou).mean(), _OBJECTNESS * balance * objectness.mean(), _CLASS * loss.mean())
@@ -143,17 +157,32 @@ _HYPER = np.array(
 _MAX_NORM = 10.0
 
 
-def update(device: Device) -> Launched:
-    """Update by SGD, Adam, AdamW with clipping; with a non-finite gradient; and only accumulate gradients."""
+_CASES_OF_UPDATE = ((0, "updates"), (1, "updates"), (2, "updates"), (0, "infinite"), (0, "accumulates"))
+
+
+def update(
+    device: Device,
+    sizes: tuple[int, int, int] = (5000, 7, 4096),
+    cases: Sequence[tuple[int, str]] = _CASES_OF_UPDATE,
+) -> Launched:
+    """Update by SGD, Adam, AdamW with clipping; with a non-finite gradient; and only accumulate gradients.
+
+    Args:
+        device: the device.
+        sizes: the parameters of each group.
+        cases: rule and kind of each update; the last one is timed.
+    """
     pairs: _Pairs = []
-    for rule, case in ((0, "updates"), (1, "updates"), (2, "updates"), (0, "infinite"), (0, "accumulates")):
-        more, start, moved = _update(device, rule, case)
+    for rule, case in cases:
+        more, start, moved = _update(device, rule, case, sizes)
         pairs += more
     return Launched(tuple(pairs), 1e-5, 1e-6, start, moved)
 
 
-def _update(device: Device, rule: int, case: str) -> tuple[_Pairs, Callable[[], None], int]:
-    sizes, most = (5000, 7, 4096), constant(_UPDATE, "kUpdatePiece")
+def _update(
+    device: Device, rule: int, case: str, sizes: tuple[int, int, int]
+) -> tuple[_Pairs, Callable[[], None], int]:
+    most = constant(_UPDATE, "kUpdatePiece")
     state = {name: random_numbers(sum(sizes), seed=at) for at, name in enumerate(_STATE)}
     state["second_moment"] **= 2
     if case == "infinite":

@@ -58,6 +58,34 @@ def test_first_graph_prints_nothing() -> None:
         assert done.stderr == ""
 
 
+_LOADS_NVRTC = """
+import ctypes
+import nvidia.cudnn
+from kernels import runtime
+runtime._has_driver = lambda: True
+runtime._preload_cuda_libraries()
+library = ctypes.CDLL(next(iter(nvidia.cudnn.__path__)) + "/lib/libcudnn_ops_infer.so.8")
+load, scratch = library._ZN11nvrtcHelper4loadEb, ctypes.create_string_buffer(8192)
+load.argtypes = [ctypes.c_void_p, ctypes.c_bool]
+load(ctypes.addressof(scratch), True)  # may end the process: without a GPU there is no libcuda
+"""
+
+
+def test_cudnn_finds_nvrtc() -> None:
+    """cuDNN's own function opens it by name, here as the loader's notes tell; the wheels' folders are not searched."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _LOADS_NVRTC],
+        env={**os.environ, "LD_DEBUG": "files,libs"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    notes = ran.stderr[ran.stderr.index("libnvrtc.so.11.2") :]
+    assert "libcuda.so [0];  dynamically loaded by" in notes, "it did not come as far as the driver"
+    assert "find library=libnvrtc" not in notes
+
+
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc 2.33 and newer tell what they hold")
 @pytest.mark.parametrize(("setting", "own_pages"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "33554432"}, False)])
 def test_large_blocks_are_returned_to_system(setting: dict[str, str], own_pages: bool) -> None:

@@ -45,7 +45,7 @@ def _check_survivors(z: Any, report: Report) -> None:
         found = {m[1]: float(m[2]) for m in re.finditer(r"(wh|ar|area)([0-9.]+)", key)}
         named = {"wh": "min_side_px", "ar": "max_aspect", "area": "min_area_share"}
         settings = {named[short]: value for short, value in found.items()}
-        report.exact(key, boxes.survivors(z["bc_box1"], z["bc_box2"], **settings), z[key])
+        report.exact(key, boxes.surviving_boxes(z["bc_box1"], z["bc_box2"], **settings), z[key])
 
 
 def _check_letterbox(z: Any, report: Report) -> None:

@@ -39,14 +39,16 @@ def module_instance(module: Module, *, half: bool, **more: Any) -> Instance:
         known = ", ".join(sorted(known.__name__ for known in _CLASSES))
         raise ValueError(f"{kind.__name__} is not supported in YOLOv5's format; supported are {known}")
     children = OrderedDict((name, module_instance(child, half=half)) for name, child in module._modules.items())
-    parameters = _owned(module._parameters, Parameter, half=half)
+    parameters = _with_storage(module._parameters, Parameter, half=half)
     own = _ATTRIBUTES.get(kind, lambda _: {})(module)
     parameters.update(dict.fromkeys(own.pop("absent_parameters", ())))
-    buffers = _owned(module._buffers, np.asarray, half=half)
+    buffers = _with_storage(module._buffers, np.asarray, half=half)
     return torch_module(_CLASSES[kind], parameters, buffers, children, {**own, **more})
 
 
-def _owned(tensors: Mapping[str, Any], wrap: Callable[[np.ndarray], Any], *, half: bool) -> "OrderedDict[str, Any]":
+def _with_storage(
+    tensors: Mapping[str, Any], wrap: Callable[[np.ndarray], Any], *, half: bool
+) -> "OrderedDict[str, Any]":
     return OrderedDict(
         (name, wrap(values_of(tensor, half=half))) for name, tensor in tensors.items() if tensor is not None
     )

@@ -1,6 +1,7 @@
 // cuDNN's convolutions on the CPU: what was described is checked, then computed in float32 and rounded once.
 #ifdef GT_EMULATED_CUDA
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -16,7 +17,10 @@ namespace {
 using namespace cudnn;
 
 constexpr Status kBadParameter = 3, kNotSupported = 9;
-constexpr size_t kWorkspace = 1000;  // of every algorithm but the first
+// Of every algorithm that can be taken; tests may ask for more.
+constexpr size_t kLeastWorkspace = 1000;
+std::atomic<size_t> workspace_of_all{kLeastWorkspace};
+std::atomic<int> some_are_deterministic{1};
 
 enum class Kind { kTensor, kFilter, kConvolution };
 
@@ -141,6 +145,7 @@ ConvolutionShape checked_shape(const Named<Descriptor>& of, Descriptor descripto
 }
 
 // As a GPU might answer: first what is not deterministic, what does not run, and what needs too much; then what can be taken.
+constexpr size_t kHugeWorkspace = size_t{1} << 40;
 enum Algorithm { kRacing, kUnsupported, kHuge, kRefused, kGood, kSlow };
 
 template<ConvolutionPass pass>
@@ -148,13 +153,15 @@ Status find_algorithms(Handle, Descriptor first, Descriptor second, Descriptor c
                        int wanted, int* found, Performance* list) {
   checked_shape(named<pass>(first, second, result), convolution);
   const Math math = get(convolution, Kind::kConvolution).math;
+  const size_t bytes = workspace_of_all;
+  const int always = some_are_deterministic;
   const Performance all[] = {
-      {kRacing, 0, 0.1f, 0, 0, math, {}},
-      {kUnsupported, kNotSupported, -1, 0, 1, math, {}},
-      {kHuge, 0, 0.2f, size_t{1} << 40, 1, math, {}},
-      {kRefused, 0, 0.3f, kWorkspace, 1, math, {}},
-      {kGood, 0, 0.4f, kWorkspace, 1, math, {}},
-      {kSlow, 0, 0.5f, 0, 1, math, {}},
+      {kRacing, 0, 0.1f, bytes, 0, math, {}},
+      {kUnsupported, kNotSupported, -1, 0, always, math, {}},
+      {kHuge, 0, 0.2f, kHugeWorkspace, always, math, {}},
+      {kRefused, 0, 0.3f, bytes, always, math, {}},
+      {kGood, 0, 0.4f, bytes, always, math, {}},
+      {kSlow, 0, 0.5f, bytes, always, math, {}},
   };
   *found = std::min<int>(wanted, std::size(all));
   std::copy(all, all + *found, list);
@@ -162,7 +169,7 @@ Status find_algorithms(Handle, Descriptor first, Descriptor second, Descriptor c
 }
 
 Status workspace_bytes(Handle, Descriptor, Descriptor, Descriptor, Descriptor, int algorithm, size_t* bytes) {
-  *bytes = kWorkspace;
+  *bytes = algorithm == kHuge ? kHugeWorkspace : workspace_of_all.load();
   return algorithm == kRefused ? kNotSupported : 0;
 }
 
@@ -199,10 +206,10 @@ Status run(Handle, const void* alpha, Descriptor first, const void* first_data, 
            const void* beta, Descriptor result, void* result_data) {
   const auto of = named<pass>(first, second, result);
   const ConvolutionShape shape = checked_shape(of, convolution);
-  if (algorithm != kGood) stop("an algorithm that is not to be taken");
-  if (workspace == nullptr || bytes < kWorkspace) stop("the workspace is too small");
+  if (algorithm != (some_are_deterministic != 0 ? kGood : kRacing)) stop("an algorithm that is not to be taken");
+  if (workspace == nullptr || bytes < kLeastWorkspace) stop("the workspace is too small");
   if (*static_cast<const float*>(alpha) != 1 || *static_cast<const float*>(beta) != 0) stop("only alpha 1 and beta 0");
-  std::memset(workspace, 0xA5, kWorkspace);
+  std::memset(workspace, 0xA5, kLeastWorkspace);
   const auto data = named<pass>(const_cast<void*>(first_data), const_cast<void*>(second_data), result_data);
   for (const void* pointer : {data.x, data.weights, data.y}) {
     if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) stop("a tensor is not aligned to 16 bytes");
@@ -237,6 +244,12 @@ const Library& emulated_cudnn() {
                              functions<ConvolutionPass::kDataGradient>(),
                              functions<ConvolutionPass::kFilterGradient>()};
   return table;
+}
+
+// Bytes of workspace that every algorithm needs from now on, and whether any of them is deterministic (0 or 1).
+extern "C" GT_EXPORT void graph_train_emulated_cudnn_offers(uint64_t workspace, int deterministic) {
+  workspace_of_all = workspace;
+  some_are_deterministic = deterministic;
 }
 
 }  // namespace graph_train::cuda

@@ -6,38 +6,9 @@
 // the cache.
 #include "native/cuda/device.h"
 #include "ops/batch_norm/batch_norm.h"
+#include "ops/batch_norm/rows.h"
 
 namespace graph_train {
-
-// Float sums are put aside after so many rows, which keeps their rounding small.
-constexpr int kNormFlush = 64;
-
-struct NormSums {
-  float first[kNormPerThread], second[kNormPerThread];
-};
-
-// The rows and channels of one thread in one piece.
-struct NormShare {
-  int64_t channel;  // the first
-  int number;       // of channels; 0 for a thread that has nothing to do
-  int lane;
-  int64_t first, last, step;  // rows
-  int64_t part;
-};
-
-GT_DEVICE NormShare norm_share(const NormPieces& p, int64_t piece) {
-  NormShare share{};
-  const int column = static_cast<int>(threadIdx.x) % p.columns;
-  share.lane = static_cast<int>(threadIdx.x) / p.columns;
-  share.channel = (piece % p.tiles * p.columns + column) * kNormPerThread;
-  share.part = piece / p.tiles;
-  const int64_t left = p.channels - share.channel;
-  if (share.lane < p.lanes && left > 0) share.number = left < kNormPerThread ? static_cast<int>(left) : kNormPerThread;
-  share.first = p.rows * share.part / p.parts + share.lane;
-  share.last = p.rows * (share.part + 1) / p.parts;
-  share.step = p.lanes;
-  return share;
-}
 
 GT_DEVICE void load_channels(const float* from, const NormShare& share, float* to) {
   for (int i = 0; i < kNormPerThread; ++i) to[i] = 0.0f;
@@ -79,21 +50,19 @@ GT_DEVICE float norm_shift(const NormArgs& args, int64_t channel) {
   return shift;
 }
 
-// Sums of body(row, &sums) over the rows of each thread, then of the lanes of the block pairwise, go to partial_sums.
-// A thread's sums wait in shared memory, which leaves it more registers for what is on its way from memory.
+// Sums over the rows of each thread, then of the lanes of the block pairwise, go to partial_sums. A thread's sums wait in
+// shared memory, which leaves it more registers for what is on its way from memory.
 template<typename Body>
-GT_DEVICE void sum_rows(const NormArgs& args, const NormPieces& p, const NormShare& share, const Body& body) {
+GT_DEVICE void sum_rows(const NormArgs& args, const NormPieces& p, const NormShare& share, bool whole,
+                        const Body& body) {
   GT_SHARED(float, of_threads, 2 * kNormPerThread * kNormThreads);
   float* own = of_threads + threadIdx.x;
   __syncthreads();  // those of an earlier piece may still be read
   for (int i = 0; i < 2 * kNormPerThread; ++i) own[i * kNormThreads] = 0.0f;
-  for (int64_t row = share.number > 0 ? share.first : share.last; row < share.last;) {
-    NormSums sums{};
-    for (int i = 0; i < kNormFlush && row < share.last; ++i, row += share.step) body(row, &sums);
-    for (int i = 0; i < kNormPerThread; ++i) {
-      own[2 * i * kNormThreads] += sums.first[i];
-      own[(2 * i + 1) * kNormThreads] += sums.second[i];
-    }
+  if (whole) {
+    sum_own_rows<true>(share, body, own);
+  } else if (share.number > 0) {
+    sum_own_rows<false>(share, body, own);
   }
   for (int lanes = p.lanes; lanes > 1; lanes = (lanes + 1) / 2) {
     __syncthreads();
@@ -125,6 +94,28 @@ GT_DEVICE void for_whole_sums(const NormArgs& args, const NormPieces& p, const B
   }
 }
 
+// Of (x - shift) and its square.
+template<typename T>
+struct NormMoments {
+  using Row = NormRow<T>;
+  static constexpr int kAtOnce = 4;
+  const NormArgs& args;
+  const NormShare& share;
+  const float* shifts;
+
+  template<bool kWhole>
+  GT_DEVICE Row load(int64_t row) const {
+    return load_row<kWhole, T>(args.x, row * args.channels + share.channel, share.number);
+  }
+  GT_DEVICE void add(const Row& x, NormSums* sums) const {
+    for (int i = 0; i < kNormPerThread; ++i) {
+      const float centred = to_float(x.values[i]) - shifts[i];
+      sums->first[i] += centred;
+      sums->second[i] += centred * centred;
+    }
+  }
+};
+
 // Sums of (x - shift) and its square, where shift(share, values) fills in eight values.
 template<typename T, typename Shift>
 GT_DEVICE void sum_moments(const NormArgs& args, const NormPieces& p, const Shift& shift) {
@@ -132,15 +123,7 @@ GT_DEVICE void sum_moments(const NormArgs& args, const NormPieces& p, const Shif
     const NormShare share = norm_share(p, piece);
     float shifts[kNormPerThread] = {};
     shift(share, shifts);
-    sum_rows(args, p, share, [&](int64_t row, NormSums* sums) {
-      float x[kNormPerThread] = {};
-      load_floats<kNormPerThread>(static_cast<const T*>(args.x) + row * p.channels + share.channel, share.number, x);
-      for (int i = 0; i < kNormPerThread; ++i) {
-        const float centred = x[i] - shifts[i];
-        sums->first[i] += centred;
-        sums->second[i] += centred * centred;
-      }
-    });
+    sum_rows(args, p, share, is_whole<T>(args, share), NormMoments<T>{args, share, shifts});
   }
 }
 
@@ -165,20 +148,31 @@ GT_DEVICE void move_statistics(const NormArgs& args, int64_t channel, float mean
 }
 
 template<typename T>
-GT_DEVICE void normalise_share(const NormArgs& args, const NormPieces& p, const NormShare& share,
-                               const NormColumns& columns) {
-  // From the last row of this thread back to its first.
-  int64_t row = share.first + (share.last - 1 - share.first) / share.step * share.step;
-  for (; share.first < share.last && row >= share.first; row -= share.step) {
-    const int64_t at = row * p.channels + share.channel;
-    float values[kNormPerThread] = {};
-    load_floats<kNormPerThread>(static_cast<const T*>(args.x) + at, share.number, values);
+struct Normalise {
+  using Row = NormRow<T>;
+  static constexpr int kAtOnce = 4;
+  const NormArgs& args;
+  const NormShare& share;
+  const NormColumns& columns;
+
+  template<bool kWhole>
+  GT_DEVICE Row load(int64_t row) const {
+    return load_row<kWhole, T>(args.x, row * args.channels + share.channel, share.number);
+  }
+  GT_DEVICE void store(int64_t row, const Row& x) const {
+    float values[kNormPerThread];
     for (int i = 0; i < kNormPerThread; ++i) {
-      const float z = (values[i] - columns.mean[i]) * columns.gain[i] + columns.bias[i];
+      const float z = (to_float(x.values[i]) - columns.mean[i]) * columns.gain[i] + columns.bias[i];
       values[i] = args.silu ? z / (1.0f + expf(-z)) : z;
     }
-    store_floats<kNormPerThread>(static_cast<T*>(args.out) + at, share.number, values);
+    T* const out = static_cast<T*>(args.out) + row * args.channels + share.channel;
+    store_floats<kNormPerThread>(out, share.number, values);
   }
+};
+
+template<typename T>
+GT_DEVICE void normalise_share(const NormArgs& args, const NormShare& share, const NormColumns& columns) {
+  change_rows(share, is_whole<T>(args, share), Normalise<T>{args, share, columns});
 }
 
 // The whole forward pass by the batch's own statistics.
@@ -202,7 +196,7 @@ GT_DEVICE void batch_norm(const NormArgs& args) {
     const NormShare share = norm_share(p, piece);
     if (share.number == 0) continue;
     const NormColumns columns = norm_columns(args, share, args.statistics, args.statistics + args.channels);
-    normalise_share<T>(args, p, share, columns);
+    normalise_share<T>(args, share, columns);
   }
   leave_grid(args.counters);
 }
@@ -230,42 +224,66 @@ GT_DEVICE void normalise(const NormArgs& args) {
     store_floats<kNormPerThread>(args.statistics + share.channel, share.number, columns.mean);
     store_floats<kNormPerThread>(args.statistics + args.channels + share.channel, share.number, inverse);
   }
-  normalise_share<T>(args, p, share, columns);
+  normalise_share<T>(args, share, columns);
 }
 
-// x - mean, and dz, the gradient before the optional SiLU.
+// What the kernels of the gradient have in common: x - mean, and dz, the gradient before the optional SiLU.
 template<typename T>
-GT_DEVICE void load_gradient(const NormArgs& args, const NormShare& share, const NormColumns& columns, int64_t at,
-                             float* centred, float* dz) {
-  for (int i = 0; i < kNormPerThread; ++i) centred[i] = dz[i] = 0.0f;
-  load_floats<kNormPerThread>(static_cast<const T*>(args.x) + at, share.number, centred);
-  load_floats<kNormPerThread>(static_cast<const T*>(args.dy) + at, share.number, dz);
-  for (int i = 0; i < kNormPerThread; ++i) {
-    centred[i] -= columns.mean[i];
-    if (args.silu) dz[i] *= norm_silu_slope(centred[i] * columns.gain[i] + columns.bias[i]);
+struct NormGradient {
+  struct Row {
+    NormRow<T> x, dy;
+  };
+  static constexpr int kAtOnce = sizeof(T) == 2 ? 2 : 1;  // more do not fit into the registers
+  const NormArgs& args;
+  const NormShare& share;
+  const NormColumns& columns;
+
+  template<bool kWhole>
+  GT_DEVICE Row load(int64_t row) const {
+    const int64_t place = row * args.channels + share.channel;
+    return {load_row<kWhole, T>(args.x, place, share.number), load_row<kWhole, T>(args.dy, place, share.number)};
   }
-}
+  GT_DEVICE float centred(const Row& row, int i) const { return to_float(row.x.values[i]) - columns.mean[i]; }
+  GT_DEVICE float dz(const Row& row, int i) const {
+    const float dy = to_float(row.dy.values[i]);
+    return args.silu ? dy * norm_silu_slope(centred(row, i) * columns.gain[i] + columns.bias[i]) : dy;
+  }
+  GT_DEVICE void add(const Row& row, NormSums* sums) const {
+    for (int i = 0; i < kNormPerThread; ++i) {
+      sums->first[i] += dz(row, i);
+      sums->second[i] += dz(row, i) * centred(row, i);
+    }
+  }
+};
 
 template<typename T>
 GT_DEVICE void sum_gradients(const NormArgs& args, const NormPieces& p) {
   for (int64_t piece = blockIdx.x; piece < p.count(); piece += gridDim.x) {
     const NormShare share = norm_share(p, piece);
     const NormColumns columns = norm_columns(args, share, args.statistics, args.statistics + args.channels);
-    sum_rows(args, p, share, [&](int64_t row, NormSums* sums) {
-      float centred[kNormPerThread], dz[kNormPerThread];
-      load_gradient<T>(args, share, columns, row * p.channels + share.channel, centred, dz);
-      for (int i = 0; i < kNormPerThread; ++i) {
-        sums->first[i] += dz[i];
-        sums->second[i] += dz[i] * centred[i];
-      }
-    });
+    sum_rows(args, p, share, is_whole<T>(args, share), NormGradient<T>{args, share, columns});
   }
 }
 
 // dx = (dz - d_beta / pixels - (x - mean) / deviation * d_gamma / pixels) * gain.
 template<typename T>
-GT_DEVICE void gradient_share(const NormArgs& args, const NormPieces& p, const NormShare& share, const float* d_beta,
-                              const float* d_gamma) {
+struct InputGradient : NormGradient<T> {
+  using Row = typename NormGradient<T>::Row;
+  const float* offset;
+  const float* slope;
+
+  GT_DEVICE void store(int64_t row, const Row& values) const {
+    float dx[kNormPerThread];
+    for (int i = 0; i < kNormPerThread; ++i) {
+      dx[i] = (this->dz(values, i) - offset[i] - this->centred(values, i) * slope[i]) * this->columns.gain[i];
+    }
+    T* const out = static_cast<T*>(this->args.out) + row * this->args.channels + this->share.channel;
+    store_floats<kNormPerThread>(out, this->share.number, dx);
+  }
+};
+
+template<typename T>
+GT_DEVICE void gradient_share(const NormArgs& args, const NormShare& share, const float* d_beta, const float* d_gamma) {
   const NormColumns columns = norm_columns(args, share, args.statistics, args.statistics + args.channels);
   float offset[kNormPerThread] = {}, slope[kNormPerThread] = {};
   if (args.statistics_of_batch) {
@@ -279,14 +297,7 @@ GT_DEVICE void gradient_share(const NormArgs& args, const NormPieces& p, const N
       slope[i] = slope[i] * inverse[i] / pixels;
     }
   }
-  int64_t row = share.first + (share.last - 1 - share.first) / share.step * share.step;
-  for (; share.first < share.last && row >= share.first; row -= share.step) {
-    const int64_t at = row * p.channels + share.channel;
-    float centred[kNormPerThread], dz[kNormPerThread];
-    load_gradient<T>(args, share, columns, at, centred, dz);
-    for (int i = 0; i < kNormPerThread; ++i) dz[i] = (dz[i] - offset[i] - centred[i] * slope[i]) * columns.gain[i];
-    store_floats<kNormPerThread>(static_cast<T*>(args.out) + at, share.number, dz);
-  }
+  change_rows(share, is_whole<T>(args, share), InputGradient<T>{{args, share, columns}, offset, slope});
 }
 
 // The whole backward pass.
@@ -302,7 +313,7 @@ GT_DEVICE void batch_norm_grad(const NormArgs& args) {
   grid_barrier(args.counters);
   for (int64_t piece = blockIdx.x; piece < p.count(); piece += gridDim.x) {
     const NormShare share = norm_share(p, piece);
-    if (share.number > 0) gradient_share<T>(args, p, share, args.d_beta, args.d_gamma);
+    if (share.number > 0) gradient_share<T>(args, share, args.d_beta, args.d_gamma);
   }
   leave_grid(args.counters);
 }
@@ -350,7 +361,7 @@ template<typename T>
 GT_DEVICE void normalise_grad(const NormArgs& args) {
   const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
   const NormShare share = norm_share(p, blockIdx.x);
-  if (share.number > 0) gradient_share<T>(args, p, share, args.both, args.both + args.channels);
+  if (share.number > 0) gradient_share<T>(args, share, args.both, args.both + args.channels);
 }
 
 GT_KERNEL_OF_ACTIVATIONS(GT_BLOCK_KERNEL, batch_norm, NormArgs, kNormThreads)

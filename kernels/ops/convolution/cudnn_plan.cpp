@@ -1,6 +1,9 @@
 #include "ops/convolution/cudnn_plan.h"
 
+#include <algorithm>
 #include <cstring>
+#include <iostream>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <sstream>
@@ -12,7 +15,7 @@ namespace {
 
 using cudnn::Math;
 
-// Faster algorithms that need more are passed over.
+// Faster algorithms that need more are passed over, unless there is no other.
 constexpr size_t kMostWorkspace = size_t{256} << 20;
 // More than there are for any pass, with each kind of arithmetic.
 constexpr int kMostAlgorithms = 32;
@@ -49,29 +52,43 @@ Math arithmetic(cudnn::DataType type) {
   return type == cudnn::DataType::kFloat ? Math::kFusedMultiplyAdd : Math::kTensorCores;
 }
 
-bool is_allowed(const cudnn::Performance& found, cudnn::DataType type) {
+bool is_allowed(const cudnn::Performance& found, cudnn::DataType type, bool deterministic) {
   const bool rounds_factors = found.math == Math::kTensorCores || found.math == Math::kTensorCoresAllowConversion;
-  return found.status == 0 && found.deterministic != 0 && found.memory <= kMostWorkspace
+  return found.status == 0 && (found.deterministic != 0 || !deterministic)
          && !(rounds_factors && type == cudnn::DataType::kFloat);
 }
 
-// Takes the first of cuDNN's list, which is ordered by expected time, that is allowed and that cuDNN then accepts.
-bool choose_algorithm(cudnn::Handle handle, const cudnn::Pass& functions, cudnn::DataType type, Plan* plan) {
+// Whether cuDNN accepts the algorithm with a workspace of at most so many bytes; if so, the plan has it.
+bool take_algorithm(cudnn::Handle handle, const cudnn::Pass& functions, cudnn::DataType type,
+                    const cudnn::Performance& found, size_t most_workspace, Plan* plan) {
+  // An algorithm and its kind of arithmetic belong together; the default one of float32 would be TF32.
+  const Math math = type == cudnn::DataType::kFloat ? Math::kFusedMultiplyAdd : found.math;
+  GT_CUDNN_CHECK(set_math(plan->convolution, math));
+  const auto& [first, second, result] = plan->operands;
+  plan->algorithm = found.algorithm;
+  const auto status = functions.workspace_bytes(handle, first, second, plan->convolution, result, found.algorithm,
+                                                &plan->workspace_bytes);
+  return status == 0 && plan->workspace_bytes <= most_workspace;
+}
+
+// Takes the first of cuDNN's list, which is ordered by expected time, that is allowed, that cuDNN then accepts and that
+// needs little memory; if all need much, the one that needs least.
+bool choose_algorithm(cudnn::Handle handle, const cudnn::Pass& functions, cudnn::DataType type, bool deterministic,
+                      Plan* plan) {
   cudnn::Performance list[kMostAlgorithms];
   int found = 0;
   const auto& [first, second, result] = plan->operands;
   cudnn::check(
       functions.find_algorithms(handle, first, second, plan->convolution, result, kMostAlgorithms, &found, list),
       "find_algorithms");
-  for (int i = 0; i < found; ++i) {
-    if (!is_allowed(list[i], type)) continue;
-    // An algorithm and its kind of arithmetic belong together; the default one of float32 would be TF32.
-    const Math math = type == cudnn::DataType::kFloat ? Math::kFusedMultiplyAdd : list[i].math;
-    GT_CUDNN_CHECK(set_math(plan->convolution, math));
-    const auto status = functions.workspace_bytes(handle, first, second, plan->convolution, result, list[i].algorithm,
-                                                  &plan->workspace_bytes);
-    plan->algorithm = list[i].algorithm;
-    if (status == 0 && plan->workspace_bytes <= kMostWorkspace) return true;
+  auto* const end =
+      std::remove_if(list, list + found, [=](const auto& one) { return !is_allowed(one, type, deterministic); });
+  for (const auto* one = list; one != end; ++one) {
+    if (take_algorithm(handle, functions, type, *one, kMostWorkspace, plan)) return true;
+  }
+  std::stable_sort(list, end, [](const auto& one, const auto& other) { return one.memory < other.memory; });
+  for (const auto* one = list; one != end; ++one) {
+    if (take_algorithm(handle, functions, type, *one, std::numeric_limits<size_t>::max(), plan)) return true;
   }
   return false;
 }
@@ -88,8 +105,12 @@ std::string in_words(ConvolutionPass pass, const ConvolutionShape& s) {
 Plan make_plan(cudnn::Handle handle, ConvolutionPass pass, const ConvolutionShape& shape, cudnn::DataType type) {
   const CudnnDescriptors descriptors = make_descriptors(shape, type);
   Plan plan{operands_of(pass, descriptors), descriptors.convolution, 0, 0};
-  CHECK(choose_algorithm(handle, functions_of(pass), type, &plan))
-      << "cuDNN has no deterministic algorithm for this convolution: " << in_words(pass, shape);
+  if (choose_algorithm(handle, functions_of(pass), type, true, &plan)) return plan;
+  CHECK(choose_algorithm(handle, functions_of(pass), type, false, &plan))
+      << "cuDNN has no algorithm for this convolution: " << in_words(pass, shape);
+  std::cerr << "graph-train: cuDNN has no deterministic algorithm for this convolution, results may differ in the last "
+               "digits from run to run: "
+            << in_words(pass, shape) << std::endl;
   return plan;
 }
 

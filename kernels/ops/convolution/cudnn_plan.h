@@ -15,8 +15,9 @@ struct CudnnDescriptors {
 CudnnDescriptors make_descriptors(const ConvolutionShape& shape, cudnn::DataType type);
 
 // Runs the pass on the stream; pointers as of `convolve`, aligned to 16 bytes, and the batch is not empty. The same inputs
-// give the same bits: algorithms whose sums depend on the order of threads are passed over. float32 is computed in float32,
-// not in TF32; the 16-bit types are multiplied by tensor cores where there are any.
+// give the same bits: algorithms whose sums depend on the order of threads are passed over, unless cuDNN has no others,
+// which is said on stderr. float32 is computed in float32, not in TF32; the 16-bit types are multiplied by tensor cores
+// where there are any.
 void convolve_with_cudnn(const cuda::Queue& queue, cudnn::Handle handle, ConvolutionPass pass,
                          const ConvolutionShape& shape, cudnn::DataType type, void* x, void* weights, void* y);
 

@@ -56,7 +56,7 @@ def suppress_detections(
         number.
     """
     op = dispatch.op_of("graph_train_suppress", "predictions", outputs=2)
-    # An empty choice is a choice too: a number that no class has.
+    # An empty list selects nothing: pass an index that no class has.
     wanted = [] if classes is None else [int(number) for number in classes] or [-1]
     integers = (int(multi_label), int(agnostic), max_det, max_candidates, *wanted)
     with flow.no_grad():

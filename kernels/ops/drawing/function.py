@@ -84,7 +84,7 @@ def axis_weights(
     step = (end - begin) / target
     wide = max(1.0, abs(step))
     reach = {"linear": 1.0, "triangle": wide, "area": (wide + 1.0) / 2.0}[filter]
-    # Of a triangle the share is that of its height; of an area what is covered of one source pixel, at most all of it.
+    # Triangle: the weight is its height. Area: the covered part of each source pixel.
     slope = 1.0 if filter == "area" else reach
     most = math.ceil(2.0 * reach)
     taps = min(most, source)

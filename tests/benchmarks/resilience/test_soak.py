@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.resilience.soak import growth, held_by, tables
+from benchmarks.resilience.soak import growth, memory_of, tables
 
 
 def test_memory_is_in_megabytes() -> None:
@@ -15,7 +15,7 @@ def test_memory_is_in_megabytes() -> None:
     with subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=-1, stdout=-1) as child:
         assert child.stdin is not None and child.stdout is not None
         child.stdout.readline()
-        found = held_by(child.pid)
+        found = memory_of(child.pid)
         resident, shared = map(int, Path(f"/proc/{child.pid}/statm").read_text().split()[1:3])
         child.stdin.close()
     page = os.sysconf("SC_PAGE_SIZE")

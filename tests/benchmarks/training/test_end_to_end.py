@@ -8,7 +8,7 @@ import pytest
 from benchmarks.cli import benchmark_parser, main
 from benchmarks.harness.results import read_result
 from benchmarks.training import end_to_end
-from benchmarks.training.end_to_end import OURS, TORCH, Ran, epoch_speeds
+from benchmarks.training.end_to_end import OURS, TORCH, CompletedRun, epoch_speeds
 
 OUTPUT = """Compiled the step for images 16x3x64x64, labels 16x16x5 in 9.1 s
 
@@ -73,7 +73,7 @@ def test_pytorch_runs_in_faster_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     row = end_to_end._row(TORCH, [ran], flags)
     assert row["images_per_second"] == 4.0
     assert row.items() >= versions.items()
-    assert end_to_end._row(OURS, [Ran((1.0,), 1.0)], flags).items() >= dict.fromkeys(versions).items()
+    assert end_to_end._row(OURS, [CompletedRun((1.0,), 1.0)], flags).items() >= dict.fromkeys(versions).items()
 
 
 @pytest.mark.slow

@@ -35,8 +35,8 @@ def test_duplicates_are_reported_and_similar_files_are_not(tmp_path: Path) -> No
         write_file(tmp_path / "v3", b"other"),
     ]
     splits: dict[Split, ImageIndex] = {"train": index_of(*train), "val": index_of(*val), "test": index_of(val[2])}
-    told = [str(problem) for problem in shared_images(splits)]
-    assert told == [
+    reported = [str(problem) for problem in shared_images(splits)]
+    assert reported == [
         f"{val[2]}: warning: 2 images of val (this is the first) are also in train",
         f"{val[2]}: warning: 1 images of test (this is the first) are also in train",
     ]
@@ -62,8 +62,8 @@ def test_only_possible_duplicates_are_read(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(data_report, "_ends", recorded)
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read to the end"))
     splits: dict[Split, ImageIndex] = {"train": index_of(*links, *alone), "val": index_of(hard, other)}
-    (told,) = shared_images(splits)
-    assert str(told) == f"{hard}: warning: 1 images of val (this is the first) are also in train"
+    (reported,) = shared_images(splits)
+    assert str(reported) == f"{hard}: warning: 1 images of val (this is the first) are also in train"
     assert len(ends) == 2
 
 

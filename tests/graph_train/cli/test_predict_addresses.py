@@ -18,8 +18,9 @@ import graph_train
 from graph_train.cli.predict import main
 from models.weights import save_weights
 from pipelines.data.video import Video, VideoFile
+from tests.distributed.jobs import free_port
 from tests.graph_train.tiny import steepen, tiny_network
-from tests.served import WebServer, jpeg_of, unused_port, web_server
+from tests.served import WebServer, jpeg_of, web_server
 
 WIDTH, HEIGHT = 96, 64
 
@@ -174,7 +175,7 @@ def test_interrupted_stream_leaves_complete_files(weights: Path, server: WebServ
 def test_user_errors_are_one_line(
     weights: Path, server: WebServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port = unused_port()
+    port = free_port()
     for more, message in (
         (("--source", "77"), "camera 77: there is no /dev/video77; available cameras: "),
         (("--source", f"rtsp://me:secret@127.0.0.1:{port}/x"), f"rtsp://127.0.0.1:{port}/x: Connection refused"),

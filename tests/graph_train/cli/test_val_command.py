@@ -216,12 +216,12 @@ def test_mismatched_class_names_warn(
     data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """This happens when `--data` is forgotten and the built-in data set has the same number of classes."""
-    for names, told in (("[circle, cell]", True), ("[circle, square]", False)):
+    for names, reported in (("[circle, cell]", True), ("[circle, square]", False)):
         other = data_set.with_name("other.yaml")
         other.write_text(f"train: images/val\nval: images/val\nnames: {names}\n")
         assert main(flags(other, weights, tmp_path, "--noplots", "--eager")) == 0
         warning = f"{weights}: class 1 is 'square', but in {other} it is 'cell'"
-        assert (warning in capsys.readouterr().out) == told
+        assert (warning in capsys.readouterr().out) == reported
 
 
 def test_user_errors_are_one_line(

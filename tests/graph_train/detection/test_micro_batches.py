@@ -70,7 +70,7 @@ def test_micro_batched_network_matches_bitwise() -> None:
     assert compiled.graphs == 1
 
 
-def test_a_shape_is_compiled_once_it_is_frequent_and_gives_the_same_bits() -> None:
+def test_frequent_shape_is_compiled_and_matches_bitwise() -> None:
     network, no_labels = tiny_network(seed=2), np.zeros((0, 6), np.float32)
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 96), np.uint8)
     inference = Inference(network)

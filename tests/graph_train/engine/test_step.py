@@ -66,7 +66,7 @@ def test_graph_matches_eager_bitwise(rule: UpdateRule) -> None:
     assert_graph_equals_eager(rule)
 
 
-def test_smaller_batches_are_compiled_once_they_are_frequent() -> None:
+def test_frequent_smaller_batches_are_compiled() -> None:
     """Graphs and op by op alternate, with a step pending: the same bits as with graphs only."""
     load_plugin("require")
     schedule = tiny_schedule()

@@ -58,5 +58,5 @@ def test_thread_count_matches_openmp(setting: str, monkeypatch: pytest.MonkeyPat
     """Compare with the OpenMP library's own parsing of the variable, in a child process."""
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
     program = "import ctypes; print(ctypes.CDLL('libgomp.so.1').omp_get_max_threads())"
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert devices.cpu_threads() == int(told.stdout)
+    reported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert devices.cpu_threads() == int(reported.stdout)

@@ -102,7 +102,7 @@ def test_ctrl_c_during_native_import_is_an_interrupt(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "graph-train: interrupted\n"
 
 
-def test_ctrl_c_before_a_command_has_begun_is_one_line(tmp_path: Path) -> None:
+def test_ctrl_c_before_command_starts_is_one_line(tmp_path: Path) -> None:
     script = tmp_path / "graph-check"
     script.write_text("import graph_train.cli\nraise KeyboardInterrupt\n")
     done = subprocess.run(
@@ -114,3 +114,21 @@ def test_ctrl_c_before_a_command_has_begun_is_one_line(tmp_path: Path) -> None:
     )
     assert done.returncode == -signal.SIGINT
     assert done.stderr == "graph-check: interrupted\n"
+
+
+INTERRUPTED_AT_EXIT = """
+import atexit, os, signal
+from graph_train.host.run_command import run_command
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+def command():
+    raise KeyboardInterrupt
+raise SystemExit(run_command("graph-train", command, debug=False))
+"""
+
+
+def test_a_second_ctrl_c_does_not_interrupt_the_end_of_the_process() -> None:
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT_EXIT], capture_output=True, text=True, check=False, cwd=root
+    )
+    assert (done.returncode, done.stderr) == (INTERRUPTED, "graph-train: interrupted\n")

@@ -155,7 +155,7 @@ def test_plot_validation(tmp_path: Path, classes: int) -> None:
 
 
 @pytest.mark.parametrize("name", [r"$\frac{$", "$x$", "_hidden", r"a\$b", "n" * 500, "<b>", "{}", "%s"])
-def test_class_names_are_drawn_as_they_are(tmp_path: Path, name: str) -> None:
+def test_class_names_are_drawn_verbatim(tmp_path: Path, name: str) -> None:
     labels = np.zeros(20, np.int64)
     found = metrics_per_class(np.ones((20, 10), bool), np.ones(20), labels, labels)
     plot_validation(found, ConfusionMatrix(1), [name], tmp_path)
@@ -169,7 +169,7 @@ def test_class_names_are_drawn_as_they_are(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "PR_curve.png").exists()
 
 
-def test_a_plot_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_plot_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with optional_plot(tmp_path / "a.png"):
         raise ValueError("two\nlines")
     assert caplog.messages == [f"{tmp_path / 'a.png'}: plotting failed: two lines"]

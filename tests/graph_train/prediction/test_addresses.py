@@ -7,7 +7,8 @@ import pytest
 from graph_train.prediction import addresses
 from graph_train.prediction.sources import Sources, find_sources
 from pipelines.data.video import VideoFile
-from tests.served import WebServer, jpeg_of, unused_port, web_server
+from tests.distributed.jobs import free_port
+from tests.served import WebServer, jpeg_of, web_server
 
 PHOTO = jpeg_of(np.full((64, 96, 3), 120, np.uint8))
 
@@ -110,4 +111,4 @@ def test_unreachable_server_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^http://no-such-host\.invalid/a\.jpg: download failed: no such host"):
         find(tmp_path, "http://no-such-host.invalid/a.jpg")
     with pytest.raises(ValueError, match=r"/a.jpg: download failed: Connection refused"):
-        find(tmp_path, f"http://127.0.0.1:{unused_port()}/a.jpg")
+        find(tmp_path, f"http://127.0.0.1:{free_port()}/a.jpg")

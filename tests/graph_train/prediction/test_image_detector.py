@@ -122,16 +122,14 @@ def test_concurrent_calls_get_their_own_results(detector: ImageDetector) -> None
             np.testing.assert_array_equal(rows(result), alone)
 
 
-def test_a_pickled_detector_reads_the_weights_again(detector: ImageDetector) -> None:
+def test_pickled_detector_reloads_weights(detector: ImageDetector) -> None:
     pixels = random_image(64, 96, 7)
     copy = pickle.loads(pickle.dumps(detector))  # noqa: S301 - written here
     np.testing.assert_array_equal(rows(copy(pixels)), rows(detector(pixels)))
 
 
 @pytest.mark.parametrize("loads", [False, True])
-def test_a_forked_process_is_refused_instead_of_waiting_for_ever(
-    detector: ImageDetector, weights: Path, loads: bool
-) -> None:
+def test_forked_process_raises_instead_of_hanging(detector: ImageDetector, weights: Path, loads: bool) -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -55,7 +55,7 @@ def test_slurm_without_srun_raises() -> None:
 
 
 @pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_JOB_ID"])
-def test_variables_of_slurm_that_are_no_numbers_are_named(name: str) -> None:
+def test_non_numeric_slurm_variables_raise(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}='abc': must be an integer"):
         rank_info({**SLURM, name: "abc"}, host="a")
 

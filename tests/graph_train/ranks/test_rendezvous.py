@@ -13,12 +13,7 @@ import pytest
 
 from graph_train.ranks.launcher import RankInfo
 from graph_train.ranks.rank_watch import WatchSettings
-from graph_train.ranks.rendezvous import Rendezvous, join_rendezvous
-
-
-def free_port() -> int:
-    with socket.create_server(("", 0)) as probe:
-        return int(probe.getsockname()[1])
+from graph_train.ranks.rendezvous import Rendezvous, free_port, join_rendezvous
 
 
 def info(rank: int, world: int, port: int) -> RankInfo:
@@ -26,7 +21,7 @@ def info(rank: int, world: int, port: int) -> RankInfo:
 
 
 def connect_all(infos: list[RankInfo], timeout: float) -> list[Rendezvous | ValueError]:
-    """Run the rendezvous of all ranks in threads of this process; rank 0 starts last."""
+    """Connect all ranks in threads of this process; rank 0 starts last."""
     outcomes: dict[int, Rendezvous | ValueError] = {}
 
     def connect(place: int) -> None:

@@ -87,7 +87,7 @@ def test_uncreatable_folder_error_names_flags(tmp_path: Path, project: str, exis
 
 
 @pytest.mark.parametrize("target", ["nowhere", "exp"])
-def test_links_that_lead_nowhere_are_names_in_use(tmp_path: Path, target: str) -> None:
+def test_dangling_links_count_as_used_names(tmp_path: Path, target: str) -> None:
     (tmp_path / "exp").symlink_to(target)
     assert make_unused_folder(str(tmp_path), "exp", exist_ok=False) == tmp_path / "exp2"
     with pytest.raises(OSError, match=r"cannot be made \(File exists\); choose another --project or --name"):
@@ -95,12 +95,12 @@ def test_links_that_lead_nowhere_are_names_in_use(tmp_path: Path, target: str) -
 
 
 @pytest.mark.parametrize(("project", "name"), [(".", "."), ("", ""), ("/", "")])
-def test_project_and_name_that_name_no_new_folder_are_refused(project: str, name: str) -> None:
+def test_project_and_name_must_give_a_new_folder(project: str, name: str) -> None:
     with pytest.raises(ValueError, match="not the name of a new folder; give a --name"):
         make_unused_folder(project, name, exist_ok=False)
 
 
-def test_trainings_that_start_at_once_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_trainings_get_separate_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unused = run_folder.unused_path
 
     def taken_by_another(project: str, name: str, *, exist_ok: bool) -> Path:
@@ -116,15 +116,15 @@ def test_trainings_that_start_at_once_have_a_folder_each(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("name", ["last", "last.1", "best", "last.earlier", "best.earlier"])
-def test_weights_of_the_earlier_run_in_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+def test_weights_of_earlier_run_in_folder_raise(tmp_path: Path, name: str) -> None:
     folder = RunFolder(tmp_path)
     try:
         for file in ("last", "last.1", "best", "last.earlier", "best.earlier", "mine"):
             (folder.weights / f"{file}.safetensors").write_text(file)
         given = folder.weights / f"{name}.safetensors"
         with pytest.raises(ValueError, match="choose another --name, or copy the file elsewhere first"):
-            folder.refuse_as_weights(os.path.relpath(given))
-        folder.refuse_as_weights(str(folder.weights / "mine.safetensors"))
-        folder.refuse_as_weights("")
+            folder.reject_as_weights(os.path.relpath(given))
+        folder.reject_as_weights(str(folder.weights / "mine.safetensors"))
+        folder.reject_as_weights("")
     finally:
         folder.close()

@@ -122,9 +122,9 @@ def test_saved_values_round_trip(tmp_path_factory: pytest.TempPathFactory, value
 
 def test_key_without_effect_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = load_hyperparameters("hyp.scratch-low.yaml").as_dict()
-    for value, told in ((0.2, False), (0.5, True)):
+    for value, reported in ((0.2, False), (0.5, True)):
         path = _file(tmp_path, "".join(f"{key}: {number}\n" for key, number in {**text, "iou_t": value}.items()))
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             assert load_hyperparameters(path).iou_t == value
-        assert ("iou_t=0.5 has no effect" in caplog.text) == told
+        assert ("iou_t=0.5 has no effect" in caplog.text) == reported

@@ -105,9 +105,9 @@ def test_boxes_in_batch_and_file_pixels() -> None:
     for _ in hooks.batches([batch]):
         hooks.image(ImageDetections(Path("a.jpg"), (60, 100), in_file, np.zeros((0, 5), np.float32)))
     assert [name for name, _ in recorded] == list(HOOKS)
-    in_batch, told, path, names, image = recorded[2][1]
+    in_batch, reported, path, names, image = recorded[2][1]
     np.testing.assert_array_equal(in_batch, np.array([[12, 19, 22, 29, 0.9, 0]], np.float32))
-    np.testing.assert_array_equal(told, in_file)
+    np.testing.assert_array_equal(reported, in_file)
     assert (path, names) == ("a.jpg", ("ball",))
     assert image.shape == (3, 48, 64)
     number, images, labels, paths, geometry, found = recorded[3][1]

@@ -60,12 +60,12 @@ def test_changed_thread_count_is_reported_on_resume(lab: Lab) -> None:
     assert state.header["threads"] == cpu_threads()
     more = cpu_threads() + 1
     save_checkpoint(last, replace(state, header={**state.header, "threads": more}))
-    told = f"This run used {more} CPU threads before, now {cpu_threads()}; results will differ"
+    reported = f"This run used {more} CPU threads before, now {cpu_threads()}; results will differ"
     log = lab.train_as_given(resume=stopped.folder).log
-    assert log.count(told) == 1
+    assert log.count(reported) == 1
     assert f"set OMP_NUM_THREADS={more} to continue exactly" in log
     later = lab.train_as_given(resume=stopped.folder).log  # the changed number is the baseline now
-    assert told not in later.removeprefix(log)
+    assert reported not in later.removeprefix(log)
 
 
 def _recorded(name: str, events: list[str]) -> Callable[..., Any]:

@@ -1,16 +1,25 @@
 """User-supplied paths: printing, home folder expansion, and rejection if not writable."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from kernels.host.paths import output_file, printable, with_home
+from kernels.host.paths import output_file, printable, shell_word, with_home
 
 
 def test_printable_path_is_one_line_of_valid_text() -> None:
     assert printable("ä\n\x1b[1m") == "ä\\n\\x1b[1m"
     assert printable(Path(os.fsdecode(b"a\xff"))) == "a\\xff"
+
+
+@pytest.mark.parametrize("name", ["plain/a.safetensors", "my runs/exp", "it's", "$HOME", "a;b", "~x", "*"])
+def test_a_suggested_command_can_be_pasted(name: str) -> None:
+    done = subprocess.run(["/bin/sh", "-c", f"printf %s {shell_word(Path(name))}"], capture_output=True, check=True)
+    assert done.stdout.decode() == name
+    assert shell_word("plain/a.safetensors") == "plain/a.safetensors"
+    assert shell_word("a\nb") == "a\\nb"
 
 
 def test_leading_tilde_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,14 @@ from tests.kernels.ops.launches import launches_of
 
 BOUNDS = {ActivationType.FLOAT32: 2e-6, ActivationType.BFLOAT16: 2**-8, ActivationType.FLOAT16: 2**-11}
 """Of the largest value: float32 sums, rounded once."""
-SHAPES = [((1, 1, 1, 3), 1), ((2, 3, 5, 24), 4), ((1, 4, 4, 12), 2), ((2, 12, 13, 48), 4), ((1, 2, 3, 1020), 2)]
+SHAPES = [
+    ((1, 1, 1, 3), 1),
+    ((2, 3, 5, 24), 4),
+    ((1, 4, 4, 12), 2),
+    ((2, 12, 13, 48), 4),
+    ((1, 4, 5, 96), 4),
+    ((1, 2, 3, 1020), 2),
+]
 
 
 def random_input(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -98,6 +99,63 @@ def test_float32_inputs_are_not_rounded(packed: bool) -> None:
     sizes = direct(case, *(np.abs(array) for array in arrays))
     for ours, exact, size in zip(got, direct(case, *arrays), sizes, strict=True):
         assert np.all(np.abs(ours - exact) <= SUMS * size)
+
+
+@pytest.mark.parametrize(
+    ("width", "workspace", "deterministic", "warning"),
+    [(19, 300 << 20, 1, ""), (21, 1000, 0, "no deterministic algorithm"), (23, 300 << 20, 0, "no deterministic")],
+)
+def test_best_cudnn_algorithm_is_chosen(
+    width: int, workspace: int, deterministic: int, warning: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Little workspace and fixed order of sums are preferred, but a convolution may have no such algorithm."""
+    if not emulates_cuda():
+        pytest.skip("of the emulated cuDNN")
+    case = replace(CASES["3x3, stride 2"], size=(7, width))  # of its own: algorithms are kept
+    offer = plugin_library().graph_train_emulated_cudnn_offers
+    offer(ctypes.c_uint64(workspace), deterministic)
+    try:
+        arrays = draw_arrays(case)
+        got = channels_first(eager(case, arrays, "float32", packed=True), packed=True)
+    finally:
+        offer(ctypes.c_uint64(1000), 1)
+    sizes = direct(case, *(np.abs(array) for array in arrays))
+    for ours, exact, size in zip(got, direct(case, *arrays), sizes, strict=True):
+        assert np.all(np.abs(ours - exact) <= SUMS * size)
+    printed = capfd.readouterr().err
+    assert warning in printed and (warning or not printed)
+
+
+class _Layer(flow.nn.Module):
+    """Output and both gradients; `zero` gives the input a gradient within a graph."""
+
+    def __init__(self, layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight = flow.nn.Parameter(weight)
+        self.zero = flow.nn.Parameter(flow.zeros(*x.shape))
+
+    def forward(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        internal = flow._oneflow_internal
+        weight, zero = (
+            one if isinstance(one, flow.Tensor) else one.to(flow.Tensor) for one in (self.weight, self.zero)
+        )
+        y = self.layer(x + zero, weight)
+        loss = (y * dy).sum()
+        internal.nn.graph.AddTensorAsGraphLoss(loss)
+        pack = internal.TensorTuple
+        dx, dw = internal.autograd.grad(pack([loss]), pack([zero, weight]), pack(), False, False)
+        return y, dx, dw
+
+
+class _GradientGraph(flow.nn.Graph):
+    def __init__(self, layer: _Layer) -> None:
+        super().__init__()
+        self.layer = layer
+        self.config._train(True)
+
+    def build(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.layer(x, dy)
 
 
 @pytest.mark.parametrize(

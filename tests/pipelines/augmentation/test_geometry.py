@@ -52,7 +52,7 @@ def test_surviving_boxes_known_values() -> None:
             [0, 0, 300, 2.5],  # 120 times as wide as high
         ]
     )
-    assert boxes.survivors(before, after).tolist() == [True, False, False, True, False]
+    assert boxes.surviving_boxes(before, after).tolist() == [True, False, False, True, False]
 
 
 def test_polygons_give_tighter_boxes_than_corners() -> None:

@@ -118,9 +118,9 @@ def test_shipped_data_sets_load(name: str, classes: int, tmp_path: Path, monkeyp
     sizes = {"coco.yaml": "20,201.1", "coco128": "7.0", "VOC.yaml": "2,910.7"}
     with pytest.raises(
         ValueError, match=rf"use --allow-download to download http.* \({sizes[name]} MB; .*Flickr"
-    ) as told:
+    ) as reported:
         load_dataset(name)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 def test_shipped_data_is_found_in_usual_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,9 +172,9 @@ def test_incomplete_shipped_data_set_raises(
     _write_some(root, *there)
     lacks = rf"{name}\.yaml:\d+:\d+: (train|val): the data set is incomplete, {root}/{missing} is missing or empty"
     for allowed in (False, True):
-        with pytest.raises(ValueError, match=rf"{lacks}; .*use --allow-download to download http") as told:
+        with pytest.raises(ValueError, match=rf"{lacks}; .*use --allow-download to download http") as reported:
             load_dataset(name, allow_download=allowed)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(reported.value)
     assert load_dataset(name, require=()).class_names  # names alone are there
 
 

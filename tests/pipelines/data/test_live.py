@@ -8,8 +8,9 @@ import pytest
 
 from pipelines.data import live
 from pipelines.data.live import LiveVideo, shown_address
+from tests.distributed.jobs import free_port
 from tests.rtsp_server import rtsp_server
-from tests.served import WebServer, jpeg_of, unused_port, web_server
+from tests.served import WebServer, jpeg_of, web_server
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_missing_camera_is_reported() -> None:
 
 @pytest.mark.parametrize("scheme", ["rtsp", "rtmp", "http"])
 def test_unreachable_server_is_reported(scheme: str) -> None:
-    port = unused_port()
+    port = free_port()
     with pytest.raises(OSError, match=rf"^{scheme}://127.0.0.1:{port}/x: Connection refused \(port {port}\)$"):
         LiveVideo(f"{scheme}://me:secret@127.0.0.1:{port}/x")
 

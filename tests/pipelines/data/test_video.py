@@ -1,4 +1,4 @@
-"""Video files: what was written is complete, or the writer says so."""
+"""Writing of video files: complete, or an error."""
 
 from pathlib import Path
 
@@ -20,16 +20,16 @@ def write(path: Path) -> None:
     file.close()
 
 
-def test_a_written_video_has_all_frames(tmp_path: Path) -> None:
+def test_written_video_has_all_frames(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4")
     assert len(list(Video(tmp_path / "a.mp4").read())) == len(FRAMES)
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 20_000])
-def test_a_full_disk_is_an_error(tmp_path: Path, limit: int) -> None:
+def test_full_disk_is_an_error(tmp_path: Path, limit: int) -> None:
     with pytest.raises(OSError, match=r"a.mp4: (the video is incomplete|cannot be written)"), file_limit(limit):
         write(tmp_path / "a.mp4")
 
 
-def test_a_video_without_frames_is_no_error(tmp_path: Path) -> None:
+def test_video_without_frames_is_no_error(tmp_path: Path) -> None:
     VideoFile(tmp_path / "a.mp4", (96, 64), 10.0).close()

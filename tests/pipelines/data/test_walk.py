@@ -57,7 +57,7 @@ def test_long_walk_logs_progress_without_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "x.jpg").touch()
-    monkeypatch.setattr(walk, "_REMIND_SECONDS", -1.0)
+    monkeypatch.setattr(walk, "_LOG_INTERVAL_SECONDS", -1.0)
     with caplog.at_level(logging.WARNING, "graph_train"):
         list_images([tmp_path], ("a",))
         assert caplog.text == ""
