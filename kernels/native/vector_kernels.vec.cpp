@@ -74,7 +74,7 @@ GT_FN V bounded(V x) {
 #endif
 }
 
-// e^-x; beyond |x| = 86 the value there. Relative error below 4e-7, for |x| below 10 2e-7.
+// e^-x; beyond |x| = 86 the value there. Relative error below 3e-7, for |x| below 10 1e-7.
 // -x = n ln 2 - r with |r| <= ln(2) / 2, then a polynomial in r and 2^n through the exponent's bits.
 GT_FN V exp_of_negative(V x) {
   x = bounded(x);
@@ -87,10 +87,11 @@ GT_FN V exp_of_negative(V x) {
   V r = x + n * 0.693359375f;  // ln 2 in two parts: the first has few bits, its products are exact
   r = r + n * -2.12194440e-4f;
 #endif
-  V p = splat(-8.312501944601536e-3f);  // minimax of the relative error with the first two coefficients given
-  p = p * r + 4.1890330612659454e-2f;
-  p = p * r - 0.16667115688323975f;
-  p = p * r + 0.499992311000824f;
+  V p = splat(1.3814540579915047e-3f);  // minimax of the relative error with the first two coefficients given
+  p = p * r - 8.36874544620514e-3f;
+  p = p * r + 4.168838899254799e-2f;
+  p = p * r - 0.1666652113199234f;
+  p = p * r + 0.4999999403953552f;
   p = p * r - 1.0f;
   p = p * r + 1.0f;
   return (V)((U)p + ((U)shifted << 23));
