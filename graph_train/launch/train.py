@@ -43,6 +43,8 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
     """Train on this rank; see `graph_train.api.train` for arguments, result and errors."""
     rank = team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", "")).info
     callbacks = callbacks if callbacks is not None else Callbacks()
+    if not isinstance(callbacks, Callbacks):
+        raise ValueError(f"callbacks={callbacks!r:.60}: must be a graph_train.hooks.callbacks.Callbacks")
     with team.reporting(quiet=not flags.get("debug")), steady_output(), Interruptible():
         exchange = Exchange(rank.rank, rank.world)
         try:

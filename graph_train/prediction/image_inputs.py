@@ -10,7 +10,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from kernels.host.paths import printable
-from pipelines.data.images import MAX_PIXELS, MIN_SIDE_PX, UnusableImageError, decode_rgb, read_image_file, rgb_pixels
+from pipelines.data.images import (
+    MAX_PIXELS,
+    MIN_SIDE_PX,
+    NO_IMAGE,
+    UnusableImageError,
+    decode_rgb,
+    read_image_file,
+    rgb_pixels,
+)
 
 Array = npt.NDArray[Any]
 FileOrImage: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image"
@@ -63,6 +71,8 @@ def _decoded(decode: Any, where: str) -> Array:
         pixels: Array = decode()
     except UnusableImageError as error:
         raise ValueError(f"{where}: {error}") from None
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{where}: {NO_IMAGE}") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{where}: cannot be decoded as an image ({reason})") from None

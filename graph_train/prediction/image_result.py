@@ -41,7 +41,13 @@ class ImageResult:
         return f"{name}: {width}x{height} px, {counted(self._rows, self.class_names)}"
 
     def plot(self, *, line_px: int = 3, names: bool = True, confidences: bool = True) -> Array:
-        """Return a copy of the image with drawn boxes, (h, w, 3) uint8 RGB."""
+        """Return a copy of the image with drawn boxes, (h, w, 3) uint8 RGB.
+
+        Raises:
+            ValueError: `line_px` is below 1.
+        """
+        if line_px < 1:
+            raise ValueError(f"line_px={line_px}: must be at least 1")
         return draw_detections(self._pixels, self._rows, self.class_names, BoxStyle(line_px, names, confidences))
 
     def as_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import difflib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from graph_train.settings.parser import CommandParser
@@ -34,7 +35,7 @@ _KINDS: Mapping[Any, str] = {
     int: "an integer",
     float: "a number",
 }
-_ACCEPTED: Mapping[type, Any] = {str: str | os.PathLike, int: int, float: int | float, bool: bool}
+_ACCEPTED: Mapping[type, Any] = {str: str | os.PathLike, int: Integral, float: Real, bool: bool}
 
 
 def flag(

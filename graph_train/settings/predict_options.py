@@ -61,7 +61,7 @@ class DetectorOptions:
     allow_download: bool = flag(False, DOWNLOAD_HELP, kind=SWITCH)
 
     def __post_init__(self) -> None:
-        if not self.weights:
+        if not self.weights or not all(self.weights):
             raise ValueError("--weights: give trained weights, such as runs/train/exp/weights/best.safetensors")
         check_flags(self)
         check_ranges(self, NUMBER_RANGES, fractions=THRESHOLDS)

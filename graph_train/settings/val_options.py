@@ -80,7 +80,7 @@ class ValOptions:
         check_ranges(self, NUMBER_RANGES, fractions=THRESHOLDS)
 
     def _reject_inapplicable_flags(self) -> None:
-        if not self.weights:
+        if not self.weights or not all(self.weights):
             raise ValueError("--weights: give trained weights, such as runs/train/exp/weights/best.safetensors")
         if self.save_conf and not (self.save_txt or self.save_hybrid):
             raise ValueError("--save-conf: requires --save-txt or --save-hybrid")

@@ -17,6 +17,7 @@ from pipelines.data.plain_jpeg import PlainJpeg, plain_jpeg
 
 ImageKind = Literal["jpeg", "cmyk-jpeg", "png", "bmp", "webp", "tiff"]
 
+NO_IMAGE = "not an image (JPEG, PNG, BMP, WebP or TIFF by its content)"
 MIN_SIDE_PX = 10
 """Images with a smaller side are skipped, as in YOLOv5."""
 MAX_PIXELS = 1024**3 // 4 // 3
@@ -109,7 +110,7 @@ def inspect_image(path: Path | str) -> ImageFacts:
     except UnusableImageError:
         raise
     except Image.UnidentifiedImageError:
-        raise UnusableImageError("not an image (JPEG, PNG, BMP, WebP or TIFF by its content)") from None
+        raise UnusableImageError(NO_IMAGE) from None
     except Image.DecompressionBombError:
         raise UnusableImageError(f"more than {MAX_PIXELS / 1e6:.0f} megapixels, perhaps a decompression bomb") from None
     except MemoryError:

@@ -99,6 +99,12 @@ def test_hooks_run_in_yolov5_order(lab: Lab, tmp_path: Path) -> None:
     assert in_batch.shape == in_file.shape
 
 
+def test_callbacks_of_another_kind_are_refused(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"callbacks=5: must be a graph_train.hooks.callbacks.Callbacks"):
+        graph_train.train(callbacks=5, **lab.flags(project=tmp_path))  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
 def test_failing_callback_does_not_end_training(lab: Lab, tmp_path: Path) -> None:
     callbacks = Callbacks()
 

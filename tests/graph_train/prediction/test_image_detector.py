@@ -167,6 +167,8 @@ def test_results_render_list_and_save(detector: ImageDetector, tmp_path: Path) -
     np.testing.assert_array_equal(written[:, 0], result.classes)
     np.testing.assert_allclose(written[:, 1] * 96, result.boxes[:, [0, 2]].mean(axis=1), atol=1e-3)
     np.testing.assert_allclose(written[:, 5], result.scores, atol=1e-5)
+    with pytest.raises(ValueError, match="line_px=0: must be at least 1"):
+        result.plot(line_px=0)
     assert repr(result).startswith("image: 96x64 px, ")
 
 
@@ -177,7 +179,7 @@ def test_results_render_list_and_save(detector: ImageDetector, tmp_path: Path) -
         (np.zeros((64, 96), np.uint8), r"image 1: array \(64, 96\) of uint8; expected \(h, w, 3\)"),
         (np.zeros((9, 96, 3), np.uint8), "image 1: 96 x 9 px; sides of at least 10 px"),
         (7, "image 1: type int; expected a path"),
-        (b"no image", "image 1: cannot be decoded as an image"),
+        (b"no image", r"image 1: not an image \(JPEG, PNG, BMP, WebP or TIFF by its content\)$"),
         ("none.jpg", "none.jpg: no such file"),
     ],
 )
@@ -189,6 +191,10 @@ def test_invalid_image_is_named(detector: ImageDetector, image: Any, message: st
 def test_settings_match_command(weights: Path) -> None:
     with pytest.raises(ValueError, match="unknown setting 'conf_thresh'; did you mean 'conf_thres'"):
         graph_train.load(weights, conf_thresh=0.5)
+    with pytest.raises(ValueError, match="--weights: give trained weights"):
+        graph_train.load("")
+    numbers = {"imgsz": np.int64(96), "conf_thres": np.float32(0.5), "classes": [np.int32(1)]}
+    assert set(graph_train.load(weights, device="cpu", **numbers)(random_image(64, 96, 7)).classes) <= {1}
     with pytest.raises(ValueError, match="--classes 3: the weights have 3 classes"):
         graph_train.load(weights, classes=3, device="cpu")
     sure = graph_train.load(weights, imgsz=96, conf_thres=0.6, classes=(1,), max_det=2, graph=False, device="cpu")
