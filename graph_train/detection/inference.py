@@ -58,7 +58,7 @@ class Inference:
     Args:
         network: a `DetectionModel`; it is put into evaluation mode.
         criterion: a `DetectionLoss` for the validation loss, or None.
-        graph: whether to compile a graph per input shape.
+        graph: whether to compile a graph per shape and type of the input.
         label_floor: minimum label capacity, so that there are few shapes.
         placement: placement of the network; None for its device.
         exchange: the collectives.
@@ -79,7 +79,7 @@ class Inference:
         self._exchange = exchange
         self._graph = graph
         self._label_floor = label_floor
-        self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _PredictGraph] = {}
+        self._graphs: dict[tuple[tuple[int, ...], str, tuple[int, ...]], _PredictGraph] = {}
 
     @property
     def graphs(self) -> int:
@@ -122,7 +122,8 @@ class Inference:
     def _run(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         if not self._graph:
             return self._module(images, labels)
-        key = (tuple(images.shape), tuple(labels.shape))
+        # By type, too: views of augmented inference are float32, and small ones have the size of the uint8 image.
+        key = (tuple(images.shape), str(images.dtype), tuple(labels.shape))
         if key not in self._graphs:
             graph = _PredictGraph(self._module)
             compile_graph(graph, images, labels)
