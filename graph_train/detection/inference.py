@@ -59,7 +59,7 @@ class Inference:
     Args:
         network: a `DetectionModel`; it is put into evaluation mode.
         criterion: a `DetectionLoss` for the validation loss, or None.
-        graph: whether to compile a graph per input shape; None: once a shape is frequent (`EagerRuns`).
+        graph: whether to compile a graph per shape and type of the input; None: once these are frequent (`EagerRuns`).
         label_floor: minimum label capacity, so that there are few shapes.
         placement: placement of the network; None for its device.
         exchange: the collectives.
@@ -80,7 +80,7 @@ class Inference:
         self._exchange = exchange
         self._graph = graph
         self._label_floor = label_floor
-        self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _PredictGraph] = {}
+        self._graphs: dict[tuple[tuple[int, ...], str, tuple[int, ...]], _PredictGraph] = {}
         self._eager_runs = EagerRuns()
 
     @property
@@ -122,7 +122,8 @@ class Inference:
         return pad_labels(rows, batch, label_capacity(max(max_labels, self._label_floor)))
 
     def _run(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        key = (tuple(images.shape), tuple(labels.shape))
+        # By type, too: views of augmented inference are float32, and small ones have the size of the uint8 image.
+        key = (tuple(images.shape), str(images.dtype), tuple(labels.shape))
         if self._is_eager(key):
             return self._module(images, labels)
         if key not in self._graphs:
@@ -131,7 +132,7 @@ class Inference:
             self._graphs[key] = graph
         return self._graphs[key](images, labels)
 
-    def _is_eager(self, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
+    def _is_eager(self, key: tuple[tuple[int, ...], str, tuple[int, ...]]) -> bool:
         if self._graph is None:
-            return shapes not in self._graphs and self._eager_runs.take(shapes)
+            return key not in self._graphs and self._eager_runs.take(key)
         return not self._graph

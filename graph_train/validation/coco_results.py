@@ -120,17 +120,21 @@ def result_entries(image: ImageDetections, ids: CocoIds) -> list[Entry]:
 
 
 def entries_of(detections: npt.NDArray[Any], image_id: Any, category_ids: Sequence[int]) -> list[Entry]:
-    """Return the entries for detections (k, 6) x1, y1, x2, y2 in px, confidence, class."""
-    corners = detections[:, :4].astype(np.float64)
-    boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1).round(3)
+    """Return the entries for detections (k, 6) x1, y1, x2, y2 in px, confidence, class.
+
+    Corners go by way of the centre in float32, as in YOLOv5, so that both round to the same digits.
+    """
+    first, last = np.split(detections[:, :4].astype(np.float32), 2, axis=1)
+    size = last - first
+    boxes = np.concatenate(((first + last) / 2 - size / 2, size), axis=1)
     return [
         {
             "image_id": image_id,
             "category_id": category_ids[int(row[5])],
-            "bbox": box.tolist(),
+            "bbox": [round(side, 3) for side in box],
             "score": round(float(row[4]), 5),
         }
-        for row, box in zip(detections, boxes, strict=True)
+        for row, box in zip(detections, boxes.tolist(), strict=True)
     ]
 
 

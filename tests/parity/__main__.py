@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 import tests.parity as package
-from tests.parity.harness import Mode, Report, Subject
+from tests.parity.harness import INFORMATION, Mode, Report, Subject, VectorError
 
 KERNELS = ("auto", "off", "require", "emulated-cuda")
 _NO_SUBJECT = ("harness", "__main__")
@@ -41,14 +41,26 @@ def _check(subject: Subject, path: Path, mode: Mode, *, debug: bool) -> Report:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(f"{path.name:32} {mode:6} FAIL  {type(error).__name__}: {' '.join(str(error).split())[:200]}", flush=True)
+        kind = "" if isinstance(error, VectorError) else f"{type(error).__name__}: "
+        print(f"{path.name:32} {mode:6} FAIL  {kind}{' '.join(str(error).split())[:200]}", flush=True)
         return Report()
     print(_line(path, mode, report), flush=True)
     for row in report.failures():
         print(f"    {row.name}: abs {row.worst_abs:.3e} rel {row.worst_rel:.3e} ({row.tolerance})", flush=True)
     for reason in report.forgiven:
         print(f"    forgiven: {reason}", flush=True)
+    skipped = report.not_compared(INFORMATION + subject.information)
+    if skipped:
+        more = f" and {len(skipped) - 4} more" if len(skipped) > 4 else ""
+        print(f"    not compared: {', '.join(skipped[:4])}{more}", flush=True)
     return report
+
+
+def _unknown(known: list[Subject], folder: Path) -> list[Path]:
+    """Return the vector files that no subject reads."""
+    read = {path for subject in known for path in subject.files(folder)}
+    companions = {path for subject in known for pattern in subject.companions for path in folder.glob(pattern)}
+    return sorted(set(folder.glob("*.npz")) - read - companions)
 
 
 def _load_kernels(mode: str) -> None:
@@ -79,14 +91,19 @@ def main() -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    known = subjects()
     reports = [
         _check(subject, path, mode, debug=options.debug)
-        for subject in subjects()
+        for subject in known
         for path in subject.files(options.folder)
         if options.only in path.name
         for mode in subject.modes
         if options.mode in (mode, "both")
     ]
+    for path in _unknown(known, options.folder):
+        if options.only in path.name:
+            print(f"{path.name:32} {'':6} FAIL  no check is known for a file of this name", flush=True)
+            reports.append(Report())
     if not reports:
         print(f"{options.folder}: no vector files", file=sys.stderr)
         return 2

@@ -20,7 +20,7 @@ def _split(rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
 def _check_views(z: Any, report: Report) -> None:
     order = [str(name) for name in z["rp_draw_order"]]
     for name in (str(n) for n in z["rp_names"]):
-        case = {key.removeprefix(f"rp/{name}/"): z[key] for key in z.files if key.startswith(f"rp/{name}/")}
+        case = {key.removeprefix(f"rp/{name}/"): z[key] for key in z if key.startswith(f"rp/{name}/")}
         params = json.loads(str(case["params_json"]))
         height, width = params["image_hw"]
         border_y, border_x = params["border"]
@@ -41,7 +41,7 @@ def _check_views(z: Any, report: Report) -> None:
 
 
 def _check_survivors(z: Any, report: Report) -> None:
-    for key in (k for k in z.files if k.startswith("bc_") and not k.startswith("bc_box")):
+    for key in (k for k in z if k.startswith("bc_") and not k.startswith("bc_box")):
         found = {m[1]: float(m[2]) for m in re.finditer(r"(wh|ar|area)([0-9.]+)", key)}
         named = {"wh": "min_side_px", "ar": "max_aspect", "area": "min_area_share"}
         settings = {named[short]: value for short, value in found.items()}
@@ -99,7 +99,7 @@ def _check_mosaic(z: Any, report: Report) -> None:
 
 def _check_colour(z: Any, report: Report) -> None:
     rgb = z["hsv_bgr_in"][..., ::-1]
-    for name in sorted({k.split("_")[0] for k in z.files if re.match(r"hsv\d+_gains$", k)}):
+    for name in sorted({k.split("_")[0] for k in z if re.match(r"hsv\d+_gains$", k)}):
         tables = colour.hsv_tables(z[f"{name}_gains"])
         report.exact(f"{name}_lut", tables, z[f"{name}_lut"])
         before = z[f"{name}_hsv_before"]
@@ -123,13 +123,13 @@ def _check_flips_and_mixup(z: Any, report: Report) -> None:
 
 
 def _check_conversions(z: Any, report: Report) -> None:
-    for key in (k for k in z.files if re.match(r"conv_float\d+_xywhn$", k)):
+    for key in (k for k in z if re.match(r"conv_float\d+_xywhn$", k)):
         kind = key.split("_")[1]
         tolerance = 1e-10 if kind == "float64" else 1e-4
         pattern = re.compile(rf"conv_{kind}_(\w+?)((?:_[a-z]+-?[0-9.]+|_clip)*)$")
         source = z[key]
-        pixels = next(z[k] for k in z.files if k.startswith(f"conv_{kind}_xywhn2xyxy"))
-        for name in (k for k in z.files if k.startswith(f"conv_{kind}_") and k != key):
+        pixels = next(z[k] for k in z if k.startswith(f"conv_{kind}_xywhn2xyxy"))
+        for name in (k for k in z if k.startswith(f"conv_{kind}_") and k != key):
             found = pattern.match(name)
             assert found is not None, name
             values = {m[1]: float(m[2]) for m in re.finditer(r"_([a-z]+)(-?[0-9.]+)", found[2])}
@@ -155,10 +155,10 @@ def _converted(
 
 def _check_polygons(z: Any, report: Report) -> None:
     polygons = _split(z["seg_xy"], z["seg_lengths"])
-    for key in (k for k in z.files if k.startswith("seg_resampled_n")):
+    for key in (k for k in z if k.startswith("seg_resampled_n")):
         count = int(key.removeprefix("seg_resampled_n"))
         report.close(key, [boxes.resample_polygon(p, count) for p in polygons], z[key], atol=1e-9)
-    for key in (k for k in z.files if k.startswith("seg_box_w")):
+    for key in (k for k in z if k.startswith("seg_box_w")):
         found = re.match(r"seg_box_w(\d+)_h(\d+)$", key)
         assert found is not None, key
         got = [boxes.polygon_box(p, width=int(found[1]), height=int(found[2])) for p in polygons]
@@ -167,15 +167,19 @@ def _check_polygons(z: Any, report: Report) -> None:
 
 def check(path: Path, report: Report, mode: Mode) -> None:
     """Compare all parts of one `augment*.npz`; NumPy code, so there is only one mode."""
-    with np.load(path, allow_pickle=False) as z:
-        _check_views(z, report)
-        _check_survivors(z, report)
-        _check_letterbox(z, report)
-        _check_mosaic(z, report)
-        _check_colour(z, report)
-        _check_flips_and_mixup(z, report)
-        _check_conversions(z, report)
-        _check_polygons(z, report)
+    z = report.open(path)
+    for part in (
+        _check_views,
+        _check_survivors,
+        _check_letterbox,
+        _check_mosaic,
+        _check_colour,
+        _check_flips_and_mixup,
+        _check_conversions,
+        _check_polygons,
+    ):
+        with report.part(part.__name__.removeprefix("_check_")):
+            part(z, report)
 
 
-SUBJECT = Subject(("augment*.npz",), check, modes=("eager",))
+SUBJECT = Subject(("augment*.npz",), check, modes=("eager",), information=("*_seed", "hsv*_hgain_sgain_vgain"))

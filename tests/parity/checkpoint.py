@@ -29,7 +29,7 @@ def _checkpoint_file(path: Path, class_names: tuple[str, ...]) -> Path:
 
 def _check_tensors(vectors: Any, part: Prefer, weights: LoadedWeights, report: Report) -> None:
     shared = set(vectors["ema_same_as_model"].tolist())
-    names = [name.removeprefix("model/") for name in vectors.files if name.startswith("model/")]
+    names = [name.removeprefix("model/") for name in vectors if name.startswith("model/")]
     report.exact(f"{part}: part", weights.part, part)
     report.exact(f"{part}: names", list(weights.arrays), names)
     for name in names:
@@ -57,7 +57,7 @@ def _check_optimizer(vectors: Any, file: Path, report: Report) -> None:
         for group in optimizer["param_groups"]
     ]
     report.exact("optimizer groups", json.dumps(groups), str(vectors["optimizer_groups_json"]))
-    expected = {int(name.split("/")[1]): vectors[name] for name in vectors.files if name.startswith("optimizer_mom")}
+    expected = {int(name.split("/")[1]): vectors[name] for name in vectors if name.startswith("optimizer_mom")}
     buffers = {
         index: state["momentum_buffer"]
         for index, state in optimizer["state"].items()
@@ -71,7 +71,7 @@ def _check_optimizer(vectors: Any, file: Path, report: Report) -> None:
 
 def check(path: Path, report: Report, mode: Mode) -> None:
     """Compare one file with the checkpoint next to it."""
-    vectors = np.load(path)
+    vectors = report.open(path)
     scalars = json.loads(str(vectors["scalars_json"]))
     class_names = tuple(scalars["names"].values())
     file = _checkpoint_file(path, class_names)

@@ -1,15 +1,76 @@
 """Common parts of all parity checks: comparison of arrays within tolerances, and graph or eager mode."""
 
-from collections.abc import Callable, Sequence
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Mode = Literal["eager", "graph"]
 MODES: tuple[Mode, ...] = ("eager", "graph")
+
+
+INFORMATION = ("meta_json", "*_float64")
+"""Arrays that no check compares: where a file comes from, and double precision, to judge rounding."""
+
+
+_UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""What NumPy raises for damaged archives."""
+
+
+class VectorError(ValueError):
+    """A vector file that cannot be read or lacks an array."""
+
+
+class VectorFile(Mapping[str, npt.NDArray[Any]]):
+    """The arrays of an .npz file, each read when it is first asked for.
+
+    Raises:
+        VectorError: the file or one of its arrays cannot be read, or the array asked for is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._read: dict[str, npt.NDArray[Any]] = {}
+        try:
+            self._archive = np.load(path, allow_pickle=False)
+        except _UNREADABLE as error:
+            raise VectorError(f"not a readable .npz file: {error}") from error
+        if not isinstance(self._archive, np.lib.npyio.NpzFile):
+            raise VectorError("not an .npz archive")
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        """Return an array."""
+        if name not in self._read:
+            if name not in self._archive.files:
+                raise VectorError(f"array {name} is missing")
+            try:
+                self._read[name] = self._archive[name]
+            except _UNREADABLE as error:
+                raise VectorError(f"array {name} cannot be read: {error}") from error
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._archive.files)
+
+    def __len__(self) -> int:
+        """Return the number of arrays."""
+        return len(self._archive.files)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is an array of this name, without reading it."""
+        return name in self._archive.files
+
+    def unread(self) -> list[str]:
+        """Return the arrays that nobody has asked for."""
+        return [name for name in self if name not in self._read]
 
 
 @dataclass(frozen=True)
@@ -30,6 +91,25 @@ class Report:
     comparisons: list[Comparison] = field(default_factory=list)
     forgiven: list[str] = field(default_factory=list)
     """Why a run that disagreed was repeated with its input changed; only `train` does that."""
+    opened: list[VectorFile] = field(default_factory=list)
+
+    def open(self, path: Path) -> VectorFile:
+        """Open a vector file, whose unread arrays are reported later."""
+        self.opened.append(VectorFile(path))
+        return self.opened[-1]
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Fail if nothing is compared inside."""
+        before = len(self.comparisons)
+        yield
+        if len(self.comparisons) == before:
+            self.comparisons.append(Comparison(f"{name}: nothing to compare in the file", np.inf, np.inf, "", False))
+
+    def not_compared(self, information: tuple[str, ...]) -> list[str]:
+        """Return the arrays of the opened files that no check asked for, except those that match a pattern."""
+        names = [name for vectors in self.opened for name in vectors.unread()]
+        return [name for name in names if not any(fnmatch(name, pattern) for pattern in information)]
 
     def close(
         self, name: str, actual: npt.ArrayLike, expected: npt.ArrayLike, *, rtol: float = 0.0, atol: float = 0.0
@@ -90,7 +170,12 @@ class Subject:
     patterns: tuple[str, ...]
     check: Check
     modes: Sequence[Mode] = MODES
+    companions: tuple[str, ...] = ()
+    """Patterns of files that are read together with another and are no case of their own."""
+    information: tuple[str, ...] = ()
+    """Patterns of arrays that need no comparison, beside `INFORMATION`."""
 
     def files(self, folder: Path) -> list[Path]:
         """Return the files of this kind in a folder, by name."""
-        return sorted({path for pattern in self.patterns for path in folder.glob(pattern)})
+        found = {path for pattern in self.patterns for path in folder.glob(pattern)}
+        return sorted(path for path in found if not any(fnmatch(path.name, other) for other in self.companions))

@@ -31,8 +31,7 @@ class _Call:
 
 def check(path: Path, report: Report, mode: Mode) -> None:
     """Compare all calls of one case within the tolerances of the vectors' README."""
-    with np.load(path, allow_pickle=False) as vectors:
-        case = dict(vectors)
+    case = report.open(path)
     maps = [case[f"pred_{level}"] for level in range(len(case["stride"]))]
     criterion = DetectionLoss(_head(case), _config(case))
     targets, batch = case["targets"], maps[0].shape[0]
@@ -170,11 +169,9 @@ def _check_matches(report: Report, call: _Call, case: Mapping[str, Any], level: 
     report.close(f"tbox {level}", boxes[image, neighbour, anchor, slot], case[f"tbox_{level}"], atol=1e-5)
 
 
-class _LossFiles(Subject):
-    """All `loss_*.npz` except that of the element losses, which has its own subject."""
-
-    def files(self, folder: Path) -> list[Path]:
-        return [path for path in super().files(folder) if path.name != "loss_elements.npz"]
-
-
-SUBJECT = _LossFiles(("loss_*.npz",), check)
+SUBJECT = Subject(
+    ("loss_*.npz",),
+    check,
+    companions=("loss_elements*.npz",),
+    information=("image_hw", "ssi", "duplicate_cells"),
+)

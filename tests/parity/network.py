@@ -1,25 +1,75 @@
-"""Parity of YOLOv5n: raw maps, gradients, BatchNorm buffers, decoded boxes, and norms of all layers."""
+"""Parity of whole networks: raw maps, gradients, BatchNorm buffers, decoded boxes, norms of all layers, augmented
+inference.
+
+A file has the weights, or `weights_seed` for weights that everybody can make (`seeded_state`), which keeps it small.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from graph_train.detection.augmented_views import AugmentedInference
+from graph_train.detection.inference import Inference, on_host
 from kernels.runtime import Tensor, flow
 from models.network import DetectionModel
-from models.spec import load_model_spec
-from tests.parity.harness import Mode, Report, Subject
+from models.spec import load_model_spec, shipped_configs
+from tests.parity.harness import Mode, Report, Subject, VectorError
 
 PREFIX = "model."
+WHOLE_GRADIENTS = 1024
+"""Largest parameter whose gradient is recorded element by element, unless a file says `whole_tensors`."""
+NO_LABELS = np.zeros((0, 6), np.float32)
 
 
-def _network(vectors: Any) -> DetectionModel:
-    """Return the network of a file with its weights; the number of classes follows from the maps."""
+def _architecture(path: Path) -> str:
+    """Return the shipped configuration in `model_<configuration>[_<case>].npz`."""
+    shipped, name = shipped_configs(), path.stem.removeprefix("model_")
+    while name and name not in shipped:
+        name = name.rpartition("_")[0]
+    if not name:
+        raise VectorError("the file's name should be model_ and the name of a shipped configuration")
+    return name
+
+
+def _network(vectors: Any, architecture: str) -> DetectionModel:
+    """Return the network of a file with its weights; the maps give the number of classes."""
     classes = vectors["train_out_0"].shape[-1] - 5
-    model = DetectionModel(load_model_spec("yolov5n", num_classes=classes), seed=None)
-    arrays = {name: flow.tensor(vectors[name]) for name in vectors.files if name.startswith(PREFIX)}
-    model.load_state_dict(arrays)
+    model = DetectionModel(load_model_spec(architecture, num_classes=classes), seed=None)
+    if "weights_seed" in vectors:
+        arrays = seeded_state(model, int(vectors["weights_seed"]))
+    else:
+        arrays = {name: vectors[name] for name in vectors if name.startswith(PREFIX)}
+    model.load_state_dict({name: flow.tensor(value) for name, value in arrays.items()})
     return model
+
+
+def seeded_state(model: DetectionModel, seed: int) -> dict[str, np.ndarray]:
+    """Return random weights in the order of the state, exact in half precision, for any implementation to repeat.
+
+    Matrices and kernels are uniform with variance 1.7 / fan-in, against SiLU's loss of variance; scales of norms lie in
+    [0.6, 1.4], running variances in [0.5, 1.5]; biases and running means have deviation 0.1.
+    """
+    draws, state = np.random.RandomState(seed), {}
+    for name, tensor in model.state_dict().items():
+        value = tensor.numpy()
+        if name.endswith("num_batches_tracked"):
+            state[name] = np.full_like(value, 3)
+            continue
+        if name.endswith("anchors"):
+            state[name] = value
+            continue
+        if value.ndim > 1:
+            bound = np.sqrt(3 * 1.7 * value.shape[0] / value.size)
+            drawn = draws.uniform(-bound, bound, value.shape)
+        elif name.endswith("running_var"):
+            drawn = draws.uniform(0.5, 1.5, value.shape)
+        elif name.endswith("weight"):
+            drawn = draws.uniform(0.6, 1.4, value.shape)
+        else:
+            drawn = draws.normal(0.0, 0.1, value.shape)
+        state[name] = drawn.astype(np.float16).astype(np.float32)
+    return state
 
 
 def _scalar(maps: list[Tensor]) -> Tensor:
@@ -108,10 +158,11 @@ def layer_norms(model: DetectionModel, images: Tensor) -> list[float]:
     return norms
 
 
-def _check_training(vectors: Any, report: Report, mode: Mode, images: Tensor) -> None:
-    model = _network(vectors)
+def _check_training(vectors: Any, model: DetectionModel, report: Report, mode: Mode, images: Tensor) -> None:
     names = [name for name, _ in model.named_parameters()]
-    report.exact("state keys", list(model.state_dict()), [n for n in vectors.files if n.startswith(PREFIX)])
+    if "weights_seed" not in vectors:
+        report.exact("state keys", list(model.state_dict()), [n for n in vectors if n.startswith(PREFIX)])
+    whole = int(vectors["whole_tensors"]) if "whole_tensors" in vectors else None
     maps, scalar, gradients = _train(model, images, mode)
     for level, raw in enumerate(maps):
         report.close(f"train_out_{level}", raw.numpy(), vectors[f"train_out_{level}"], atol=1e-3)
@@ -123,13 +174,13 @@ def _check_training(vectors: Any, report: Report, mode: Mode, images: Tensor) ->
     for name, norm in expected.items():
         gradient = by_name[name].numpy()
         report.close(f"norm of grad/{name}", np.linalg.norm(gradient.astype(np.float64).ravel()), norm, rtol=1e-3)
-        if f"grad/{name}" in vectors.files:
+        if gradient.size <= (whole or WHOLE_GRADIENTS):
             report.relative_l2(f"grad/{name}", gradient, vectors[f"grad/{name}"], limit=1e-3)
     state = model.state_dict()
-    for name in vectors.files:
-        if not name.startswith("after_train/"):
+    for buffer in (name for name in state if name.endswith(("running_mean", "running_var", "num_batches_tracked"))):
+        name, got = f"after_train/{buffer}", state[buffer].numpy()
+        if whole is not None and got.size > whole:
             continue
-        got = state[name.removeprefix("after_train/")].numpy()
         if name.endswith("num_batches_tracked"):
             report.exact(name, got, vectors[name])
         else:
@@ -137,8 +188,7 @@ def _check_training(vectors: Any, report: Report, mode: Mode, images: Tensor) ->
             report.relative_l2(name, got, vectors[name], limit=1e-5)
 
 
-def _check_evaluation(vectors: Any, report: Report, mode: Mode, images: Tensor) -> None:
-    model = _network(vectors)
+def _check_evaluation(vectors: Any, model: DetectionModel, report: Report, mode: Mode, images: Tensor) -> None:
     maps, decoded = evaluate(model, images, mode)
     for level, raw in enumerate(maps):
         report.close(f"eval_raw_{level}", raw.numpy(), vectors[f"eval_raw_{level}"], atol=1e-3)
@@ -155,6 +205,16 @@ def _check_evaluation(vectors: Any, report: Report, mode: Mode, images: Tensor) 
         compare_decoded(report, "fused decoded", fused_decoded.numpy(), vectors["eval_decoded"])
 
 
+def _check_augmented(vectors: Any, model: DetectionModel, report: Report, mode: Mode) -> None:
+    """Compare augmented inference, with the views made by our kernels or by OneFlow's ops."""
+    predict = Inference(model, graph=mode == "graph")
+    views = AugmentedInference(
+        lambda images: predict(images, NO_LABELS)[0], model.stride, grid_px=model.spec.coarsest_stride
+    )
+    joined, _ = views(vectors["image_u8"], NO_LABELS)
+    compare_decoded(report, "augmented", on_host(joined), vectors["augmented_decoded"])
+
+
 def compare_decoded(report: Report, name: str, actual: np.ndarray, expected: np.ndarray) -> None:
     """Compare boxes in px, and confidences, each with its own tolerance."""
     report.close(f"{name}: boxes", actual[..., :4], expected[..., :4], atol=0.02, rtol=2e-4)
@@ -163,10 +223,12 @@ def compare_decoded(report: Report, name: str, actual: np.ndarray, expected: np.
 
 def check(path: Path, report: Report, mode: Mode) -> None:
     """Compare one file."""
-    vectors = np.load(path)
+    vectors, architecture = report.open(path), _architecture(path)
     images = flow.tensor(vectors["image"])
-    _check_training(vectors, report, mode, images)
-    _check_evaluation(vectors, report, mode, images)
+    _check_training(vectors, _network(vectors, architecture), report, mode, images)
+    _check_evaluation(vectors, _network(vectors, architecture), report, mode, images)
+    if "image_u8" in vectors:
+        _check_augmented(vectors, _network(vectors, architecture), report, mode)
 
 
-SUBJECT = Subject(("model_yolov5n*.npz",), check)
+SUBJECT = Subject(("model_*.npz",), check, companions=("model_counts*.npz",), information=("eval_layer_l2",))

@@ -1,6 +1,7 @@
 """Parity of `graph_train.detection.nms`: the same detections in the same order; NumPy code, so only one mode."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,7 @@ from tests.parity.harness import Mode, Report, Subject
 
 def check(path: Path, report: Report, _: Mode) -> None:
     """Compare every setting of the file; boxes 1e-3 px, confidences 1e-6, classes and row counts exact."""
-    with np.load(path, allow_pickle=False) as z:
-        stored = {name: z[name] for name in z.files}
+    stored = report.open(path)
     settings = json.loads(str(stored["settings_json"]))
     for name in stored["setting_names"]:
         _compare(report, str(name), non_max_suppression(stored["prediction"], NmsSettings(**settings[name])), stored)
@@ -23,7 +23,7 @@ def check(path: Path, report: Report, _: Mode) -> None:
     _compare(report, "nc1", non_max_suppression(stored["nc1_prediction"], one_class), stored)
 
 
-def _compare(report: Report, name: str, found: list[np.ndarray], stored: dict[str, np.ndarray]) -> None:
+def _compare(report: Report, name: str, found: list[np.ndarray], stored: Mapping[str, np.ndarray]) -> None:
     for image, ours in enumerate(found):
         rows, want = _settle_ties(ours), _settle_ties(stored[f"{name}_image{image}"])
         report.close(f"{name} image {image} boxes", rows[:, :4], want[:, :4], atol=1e-3)

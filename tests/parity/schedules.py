@@ -1,7 +1,9 @@
 """Parity of schedules, loss gains, class and image weights and early stopping with `schedules.npz`."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,7 @@ from graph_train.training.image_weights import class_weights, epoch_class_weight
 from models.loss_config import LossConfig
 from tests.parity.harness import Mode, Report, Subject
 
-_Vectors = dict[str, npt.NDArray[np.generic]]
+_Vectors = Mapping[str, npt.NDArray[Any]]
 _RTOL, _FLOAT32_RTOL = 1e-9, 1e-6
 
 
@@ -111,15 +113,18 @@ def _check_early_stopping(z: _Vectors, report: Report) -> None:
 
 def check(path: Path, report: Report, mode: Mode) -> None:
     """Compare everything in one file; NumPy code, so there is only one mode."""
-    with np.load(path) as archive:
-        z: _Vectors = dict(archive)
-    _check_curves(z, report)
-    _check_epoch_rates(z, report)
-    _check_warmups(z, report)
-    _check_ema(z, report)
-    _check_scalings(z, report)
-    _check_weights(z, report)
-    _check_early_stopping(z, report)
+    z = report.open(path)
+    for part in (
+        _check_curves,
+        _check_epoch_rates,
+        _check_warmups,
+        _check_ema,
+        _check_scalings,
+        _check_weights,
+        _check_early_stopping,
+    ):
+        with report.part(part.__name__.removeprefix("_check_")):
+            part(z, report)
 
 
-SUBJECT = Subject(("schedules*.npz",), check, modes=("eager",))
+SUBJECT = Subject(("schedules*.npz",), check, modes=("eager",), information=("ema_run_*_batches",))

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.parity.train_replay import Arrays
-
+Arrays = dict[str, np.ndarray]
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 ITERATIONS = 21
 """As many as the run with a final state has."""

@@ -1,9 +1,11 @@
-"""Hand-checked comparisons of the parity harness."""
+"""Hand-checked comparisons of the parity harness, and how it reads vector files."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.parity.harness import Report
+from tests.parity.harness import Report, VectorError, VectorFile
 
 NAN, INF = float("nan"), float("inf")
 
@@ -58,3 +60,47 @@ def test_relative_length(actual: list[float], agree: bool) -> None:
     report = Report()
     report.relative_l2("x", actual, [3.0, 4.0], limit=0.0101)
     assert report.ok == agree
+
+
+def test_a_part_without_comparisons_fails() -> None:
+    report = Report()
+    with report.part("lengths"):
+        report.exact("x", 1, 1)
+    assert report.ok
+    with report.part("widths"):
+        pass
+    assert [row.name for row in report.failures()] == ["widths: nothing to compare in the file"]
+
+
+def test_arrays_that_nobody_asked_for_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=1, b=2, b_float64=2.0, c_seed=3)
+    report = Report()
+    vectors = report.open(tmp_path / "x.npz")
+    assert "a" in vectors and int(vectors["a"]) == 1
+    assert report.not_compared(("*_float64", "*_seed")) == ["b"]
+
+
+def test_a_missing_array_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=1)
+    with pytest.raises(VectorError, match=r"^array b is missing$"):
+        VectorFile(tmp_path / "x.npz")["b"]
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "flipped", "npy"])
+def test_damaged_files(small_vectors: Path, tmp_path: Path, damage: str) -> None:
+    path, content = tmp_path / "nms.npz", bytearray((small_vectors / "nms.npz").read_bytes())
+    if damage == "flipped":
+        content[5000:5010] = bytes(10)
+    kinds: dict[str, bytes | bytearray] = {
+        "empty": b"",
+        "text": b"no archive",
+        "cut": content[: len(content) // 2],
+        "flipped": content,
+    }
+    if damage == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        path.write_bytes(kinds[damage])
+    with pytest.raises(VectorError, match=r"not a readable|not an \.npz|cannot be read"):
+        dict(VectorFile(path))

@@ -30,6 +30,26 @@ def test_wrong_value_is_detected(goldens: Path, tmp_path: Path) -> None:
     assert "FAIL" in done.stdout
 
 
+def test_what_cannot_be_checked_is_no_pass(small_vectors: Path, tmp_path: Path) -> None:
+    """Each file is said to fail with the reason: an unknown name, a missing array, a damaged file, a lone run."""
+    vectors = dict(np.load(small_vectors / "loss_nl2.npz"))
+    np.savez(tmp_path / "losses_nl2.npz", **vectors)
+    np.savez(tmp_path / "loss_nl2.npz", **{name: value for name, value in vectors.items() if name != "tbox_1"})
+    (tmp_path / "nms.npz").write_bytes(b"PK")
+    shutil.copy(small_vectors / "train_sgd.npz", tmp_path)
+    shutil.copy(small_vectors / "model_counts.npz", tmp_path / "model_yolov9.npz")
+    shutil.copy(small_vectors / "bbox_iou.npz", tmp_path)
+    done = run(tmp_path, "--mode", "eager")
+    assert done.returncode == 1
+    failed = {line.split()[0]: line.split("FAIL")[1].strip() for line in done.stdout.splitlines() if "FAIL" in line}
+    assert failed["losses_nl2.npz"] == "no check is known for a file of this name"
+    assert failed["loss_nl2.npz"] == "array tbox_1 is missing"
+    assert failed["nms.npz"].startswith("not a readable .npz file")
+    assert failed["train_sgd.npz"].startswith("train_common.npz, which has the initial state of all runs, is missing")
+    assert failed["model_yolov9.npz"].startswith("the file's name should be model_ and the name of a shipped")
+    assert "6 cases: 1 passed, 5 failed, 0 forgiven" in done.stdout
+
+
 def test_missing_vectors_are_an_error(tmp_path: Path) -> None:
     assert run(tmp_path).returncode == 2
     shutil.rmtree(tmp_path)

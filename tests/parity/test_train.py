@@ -11,10 +11,11 @@ import graph_train.engine.step as engine_step
 import models.batch_norm
 from graph_train.engine.state import TrainingState
 from kernels.ops.update.function import HyperIndex
+from models.network import DetectionModel
 from tests.parity.edge_ties import KNOWN_TIES, LIMIT_CELLS, near_ties, unexplained
 from tests.parity.harness import MODES, Mode, Report
 from tests.parity.train import NORM_RTOL, SUBJECT
-from tests.parity.train_replay import Case, replay
+from tests.parity.train_replay import Arrays, Case, replay
 
 QUICK = ("train_sgd_acc1.npz", "train_adamw.npz")
 
@@ -101,6 +102,45 @@ def wrong_update_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     _hyper(monkeypatch, change)
 
 
+def momentum_of_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(values: np.ndarray) -> None:
+        values[HyperIndex.BETA1] = 0.8
+
+    _hyper(monkeypatch, change)
+
+
+def no_weight_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(values: np.ndarray) -> None:
+        values[HyperIndex.WEIGHT_DECAY_1] = 0.0
+
+    _hyper(monkeypatch, change)
+
+
+def learning_rate_of_biases_a_tenth_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(values: np.ndarray) -> None:
+        values[HyperIndex.LEARNING_RATE_0] *= np.float32(1.1)
+
+    _hyper(monkeypatch, change)
+
+
+def weights_of_norms_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(values: np.ndarray) -> None:
+        values[HyperIndex.LEARNING_RATE_2] = 0.0
+
+    _hyper(monkeypatch, change)
+
+
+def one_statistic_not_updated(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Case.network
+
+    def changed(case: Case, weights: Arrays) -> DetectionModel:
+        network = original(case, weights)
+        network.model[4].cv1.bn.momentum = 0.0
+        return network
+
+    monkeypatch.setattr(Case, "network", changed)
+
+
 def wrong_batch_norm_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models.batch_norm, "MOMENTUM", 0.031)
 
@@ -144,6 +184,11 @@ def one_negated_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
         (ema_copies_weights, "final - ema, parameters"),
         (frozen_ema_and_statistics, "ema/model.0.bn.running_var"),
         (wrong_update_sign, "final: median moved of group 1"),
+        (momentum_of_the_first_step, "loss"),
+        (no_weight_decay, "final: median moved of group 1"),
+        (learning_rate_of_biases_a_tenth_too_large, "final: median moved of group 0"),
+        (weights_of_norms_not_trained, "final: median moved of group 2"),
+        (one_statistic_not_updated, "final/model.4.cv1.bn.running_var: moved"),
         (wrong_batch_norm_momentum, "final/model.0.bn.running_var"),
         (stale_weights, "final: median moved of group 1"),
         (one_negated_tensor, "final/model.9.cv2.conv.weight"),

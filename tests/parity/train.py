@@ -19,6 +19,8 @@ from tests.parity.train_replay import Arrays, Case, Replay, replay
 STRICT_ITERATIONS = 6
 MAX_TIES, MAX_CANDIDATES = 3, 4
 NORM_RTOL, ITEM_ATOL = 2e-3, 1e-6
+STATE_ARRAYS = ("final", "ema/", "ema_names", "ema_sample")
+"""Beginnings of the names of a final state, which short recordings do not have."""
 LATE_RTOL = {"SGD": 1e-4, "AdamW": 5e-4, "Adam": 5e-4}
 MOVED_MEDIAN = {"SGD": (2e-2, 5e-3, 0.2), "AdamW": (2e-2, 0.1, 0.2), "Adam": (2e-2, 0.1, 0.2)}
 """Median of "moved" (L2 of the error over L2 of what training changed) by group (biases, weights, BN weights), from the
@@ -41,6 +43,7 @@ def _loose(case: Case) -> bool:
 def check(path: Path, report: Report, mode: Mode) -> None:
     """Compare one run with ours."""
     case, ties = Case(path), list[EdgeTie]()
+    report.opened.append(case.vectors)
     run = replay(case, mode)
     compare(case, run, report)
     agrees = report.ok
@@ -109,11 +112,19 @@ def compare(case: Case, run: Replay, report: Report) -> None:
     report.close("learning rates", [s.learning_rates for s in run.settings], vectors["step_lr"], rtol=1e-9)
     momentum = np.array([[s.momentum] * 3 for s in run.settings])
     report.close("momentum", momentum, vectors["step_momentum"], rtol=1e-9)
+    decay = np.tile(case.schedule().weight_decays, (case.iterations, 1))
+    report.close("weight decay", decay, vectors["step_weight_decay"], rtol=1e-9)
+    epochs = np.arange(case.iterations) // case.settings["nb"]
+    report.exact("iterations", np.arange(case.iterations), vectors["step_ni"])
+    report.exact("epochs", epochs, vectors["step_epoch"])
+    for group in range(3):
+        ours = sorted(name for name, number in run.groups.items() if number == group)
+        report.exact(f"group {group}", ours, sorted(vectors[f"group_{group}_names"].tolist()))
     decays = [ema_decay(update + 1) for update in range(int(run.stepped.sum()))]
     report.close("ema decay", decays, vectors["step_ema_decay"][stepped], rtol=1e-9)
     report.exact("ema updates", run.updates, vectors["ema_updates"])
     _compare_iterations(case, run, slice(None), report)
-    if "final_names" in vectors:
+    if any(name.startswith(STATE_ARRAYS) for name in vectors):
         _compare_states(case, run, report)
 
 
@@ -122,7 +133,7 @@ class _Sampled:
 
     def __init__(self, vectors: Arrays, kind: str, whole: Mapping[str, np.ndarray]) -> None:
         steps = zip(vectors[f"{kind}_names"].tolist(), vectors[f"{kind}_sample_step"].tolist(), strict=True)
-        self.steps = {name: 1 if name in whole else step for name, step in steps if f"{kind}/{name}" in vectors}
+        self.steps = {name: 1 if name in whole else step for name, step in steps}
         self.values = {name: whole.get(name, vectors[f"{kind}/{name}"]) for name in self.steps}
 
     def of(self, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Arrays:
@@ -136,10 +147,12 @@ class _Sampled:
 def _compare_states(case: Case, run: Replay, report: Report) -> None:
     vectors = case.vectors
     full = case.path.with_name(f"{case.path.stem}_final_full.npz")
-    whole = Case(full).vectors if full.exists() else {}
+    whole: Arrays = report.open(full) if full.exists() else {}
     final, ema = _Sampled(vectors, "final", whole), _Sampled(vectors, "ema", {})
     for kind, sampled, prefix in (("final", final, "model/"), ("ema", ema, "ema/")):
+        report.exact(f"{kind}: tensors", sorted(sampled.steps), sorted(case.initial))
         _compare_state(case, kind, sampled.of(run.arrays, prefix), sampled, report)
+        _compare_lengths(case, kind, run, sampled, report)
     _compare_lag(case, run, report)
 
 
@@ -166,6 +179,23 @@ def _compare_state(case: Case, kind: str, got: Arrays, sampled: "_Sampled", repo
         report.close(f"{kind}: median moved of group {group}", float(np.median(moved[group])), 0.0, atol=limit)
 
 
+def _compare_lengths(case: Case, kind: str, run: Replay, sampled: "_Sampled", report: Report) -> None:
+    """Compare the L2 norm of each whole parameter, of which a state may have only a sample.
+
+    Norms differ by at most the norm of the difference, which is bounded as in `_compare_state`; what the whole tensor
+    moved follows from its sample.
+    """
+    prefix = "model/" if kind == "final" else "ema/"
+    optimizer, start = case.settings["opt_name"], sampled.of(case.initial)
+    lengths = dict(zip(case.vectors[f"{kind}_names"].tolist(), case.vectors[f"{kind}_l2"].tolist(), strict=True))
+    for name, group in run.groups.items():
+        whole, sample = run.arrays[prefix + name], sampled.values[name]
+        moved = _norm(sample - start[name]) * np.sqrt(whole.size / sample.size)
+        rounding = _norm(np.spacing(np.abs(whole)))
+        limit = MOVED_MOST[optimizer][group] * moved + rounding
+        report.close(f"{kind}/{name}: L2", _norm(whole), lengths[name], atol=limit)
+
+
 def _compare_lag(case: Case, run: Replay, report: Report) -> None:
     """Compare the EMA's distance from the model, since `ema/` itself hardly changes within 12 updates."""
     vectors = case.vectors
@@ -184,11 +214,9 @@ def _norm(values: npt.NDArray[np.floating]) -> float:
     return float(np.linalg.norm(values.ravel().astype(np.float64)))
 
 
-class _TrainSubject(Subject):
-    """All `train_*.npz` except companion files."""
-
-    def files(self, folder: Path) -> list[Path]:
-        return [path for path in super().files(folder) if "step_ni" in np.load(path).files]
-
-
-SUBJECT = _TrainSubject(("train_*.npz",), check)
+SUBJECT = Subject(
+    ("train_*.npz",),
+    check,
+    companions=("train_common.npz", "train_*_final_full.npz"),
+    information=("*_sum", "*_absmax", "hyp_*_json"),
+)

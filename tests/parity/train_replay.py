@@ -1,7 +1,7 @@
 """Replays a recorded training run with our training step."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +20,9 @@ from models.network import DetectionModel
 from models.padded_labels import label_capacity, pad_labels
 from models.spec import load_model_spec
 from models.targets import HeadGeometry
-from tests.parity.harness import Mode
+from tests.parity.harness import Mode, VectorError, VectorFile
 
-Arrays = dict[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray]
 PIXEL_SCALE = 255.0
 
 
@@ -33,14 +33,21 @@ class Case:
     path: Path
 
     @cached_property
-    def vectors(self) -> Arrays:
-        """All arrays of the file."""
-        return _read(self.path)
+    def vectors(self) -> VectorFile:
+        """The arrays of the file."""
+        return VectorFile(self.path)
 
     @cached_property
-    def common(self) -> Arrays:
-        """All arrays of the companion."""
-        return _read(self.path.with_name("train_common.npz"))
+    def common(self) -> VectorFile:
+        """The arrays of the companion.
+
+        Raises:
+            VectorError: there is none.
+        """
+        path = self.path.with_name("train_common.npz")
+        if not path.exists():
+            raise VectorError("train_common.npz, which has the initial state of all runs, is missing beside it")
+        return VectorFile(path)
 
     def json(self, name: str) -> dict[str, Any]:
         """Return one of the file's JSON texts."""
@@ -57,8 +64,9 @@ class Case:
         """The initial state by name."""
         return {
             name[5:]: value.astype(np.float32) if value.dtype == np.float16 else value
-            for name, value in self.common.items()
+            for name in self.common
             if name.startswith("init/")
+            for value in (self.common[name],)
         }
 
     @property
@@ -101,7 +109,8 @@ class Case:
 
     def network(self, weights: Arrays) -> DetectionModel:
         """Return a network with the given state."""
-        network = DetectionModel(load_model_spec("yolov5n", num_classes=int(self.settings["nc"])))
+        architecture = self.settings.get("cfg", "yolov5n")
+        network = DetectionModel(load_model_spec(architecture, num_classes=int(self.settings["nc"])))
         with flow.no_grad():
             for name, tensor in network.state_dict().items():
                 tensor.copy_(flow.tensor(weights[name]))
@@ -124,11 +133,6 @@ class Case:
         return DetectionLoss(HeadGeometry(network.anchors_cells, strides, network.num_classes), config)
 
 
-def _read(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
-
-
 @dataclass(frozen=True)
 class LabelMove:
     """A replacement for a label's box in one batch."""
@@ -149,6 +153,8 @@ class Replay:
     accumulate: tuple[int, ...]
     arrays: Arrays
     updates: int
+    groups: Mapping[str, int]
+    """Group of each trained parameter: biases, weights with decay, weights of normalisation layers."""
 
     @property
     def losses(self) -> npt.NDArray[np.float64]:
@@ -205,4 +211,5 @@ def replay(
         all_settings.append(settings)
     state.flush()
     accumulate = tuple(schedule.accumulate(iteration) for iteration in numbers)
-    return Replay(tuple(results), tuple(all_settings), accumulate, state.arrays(), state.counters.updates)
+    groups = dict(zip(state.trained, state.groups, strict=True))
+    return Replay(tuple(results), tuple(all_settings), accumulate, state.arrays(), state.counters.updates, groups)

@@ -171,6 +171,15 @@ def test_view_round_trip(view: View) -> None:
     assert rows[0, 0, :4] == pytest.approx([70.5, 40.5, 10 / view.scale, 10 / view.scale], abs=1.5)
 
 
+def test_a_view_of_the_size_of_a_small_image_has_its_own_graph(weights: Path) -> None:
+    """At 64 px the view at 0.83 is filled up to 64 px again, as float32, while the image is uint8."""
+    images = np.random.default_rng(3).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8)
+    graph, eager = (
+        load_detector([weights], device="cpu", graph=graph, augment=True)(images)[0] for graph in (True, False)
+    )
+    np.testing.assert_allclose(graph, eager, rtol=1e-5, atol=1e-5)
+
+
 def test_augmented_inference_joins_views() -> None:
     images = np.zeros((2, 3, 64, 96), np.uint8)
     images[:, :, 38:43, 68:73] = 200

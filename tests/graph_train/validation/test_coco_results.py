@@ -31,6 +31,21 @@ def test_entry_known_values() -> None:
     assert entries == [{"image_id": 42, "category_id": 1, "bbox": [10.123, 20, 20.377, 40], "score": 0.12346}]
 
 
+def test_boxes_round_as_in_yolov5() -> None:
+    """Recorded from YOLOv5: by way of the centre in float32, 534.40045 becomes 534.40051, and 534.401 when rounded."""
+    entries = result_entries(
+        image_with(
+            (534.4004516601562, 291.7640380859375, 587.1075439453125, 359.54010009765625, 0.5, 0),
+            (501.73675537109375, 368.9385070800781, 635.7423706054688, 386.311767578125, 0.5, 0),
+        ),
+        default_ids(("a",)),
+    )
+    assert [entry["bbox"] for entry in entries] == [
+        [534.401, 291.764, 52.707, 67.776],
+        [501.737, 368.938, 134.006, 17.373],
+    ]
+
+
 @pytest.mark.parametrize(("name", "number"), [("000042.jpg", 42), ("cell_7.jpg", "cell_7"), ("²3.jpg", "²3")])
 def test_image_id_without_annotations(name: str, number: object) -> None:
     assert default_ids(("a",)).image_id(Path(name)) == number
