@@ -116,10 +116,8 @@ def test_unwritable_project_is_a_user_error(empty_folder: Path, capsys: pytest.C
     (empty_folder / "taken").write_text("a file")
     code, message = run_command("graph-train", ["--cfg", "yolov5n.yaml", "--project", "taken"], capsys)
     assert code == 2
-    assert (
-        message == "graph-train: taken/exp: run folder cannot be used (Not a directory); choose another "
-        "--project or --name"
-    )
+    reason = "the folder for results cannot be made (File exists)"
+    assert message == f"graph-train: taken/exp: {reason}; choose another --project or --name"
 
 
 def test_undecodable_names(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
