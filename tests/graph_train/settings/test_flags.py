@@ -411,7 +411,7 @@ ELSEWHERE = {
     "entity": f"{_HERE}::test_wandb_flags",
     "upload_dataset": f"{_HERE}::test_wandb_flags",
     "bbox_interval": f"{_HERE}::test_wandb_flags",
-    "artifact_alias": "graph_train/settings/test_train_options.py::REFUSED",
+    "artifact_alias": "graph_train/settings/test_train_options.py::REJECTED",
 }
 """Flags covered by other tests: file below `tests/`, and test name."""
 Check = Callable[[Lab, Trial], None]

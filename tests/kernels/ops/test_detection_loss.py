@@ -442,7 +442,7 @@ def test_wrong_shapes_raise() -> None:
         detection_loss([flow.ones(1, 4, 4, 15)], labels, settings, balance, scale)
     with pytest.raises(ValueError, match=r"must be \(12 \+ 2"):
         detection_loss([flow.ones(1, 4, 4, 14)] * 2, labels, settings, balance, scale)
-    with pytest.raises(ValueError, match=r"map \(0, 4, 4, 14\): empty"):
+    with pytest.raises(ValueError, match=r"map \(0, 4, 4, 14\): is empty"):
         detection_loss([flow.ones(0, 4, 4, 14)], flow.ones(0, 16, 5), settings, balance, scale)
     with pytest.raises(ValueError, match="1 to 5 levels"):
         detection_loss([], labels, settings, balance, scale)
