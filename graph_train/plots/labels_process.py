@@ -76,7 +76,7 @@ class _Plotting:
 def main() -> int:
     """Plot the labels; the reason of a failure is the last line on stderr."""
     end_with_parent(int(sys.argv[1]))
-    with np.load(sys.stdin.buffer) as data:
+    with np.load(sys.stdin.buffer, allow_pickle=False) as data:
         labels, class_names = data["labels"], data["class_names"].tolist()
     try:
         plot_labels(labels, class_names, Path(sys.argv[2]))
