@@ -36,7 +36,7 @@ def _graph(
     from graph_train.detection.inference import Inference, on_host
 
     load_plugin("require", device)
-    inference = Inference(load_network(Path(weights)).to(device))
+    inference = Inference(load_network(Path(weights)).to(device), graph=True)
     return lambda batch: on_host(inference(batch, _NO_LABELS)[0])
 
 

@@ -83,6 +83,11 @@ class Inference:
         self._graphs: dict[tuple[tuple[int, ...], str, tuple[int, ...]], _PredictGraph] = {}
         self._eager_runs = EagerRuns()
 
+    def compile_at_once(self) -> None:
+        """From now on compile frequent and rare shapes at their first batch, for measurements of a graph's memory."""
+        if self._graph is None:
+            self._graph = True
+
     @property
     def graphs(self) -> int:
         """Number of compiled graphs."""

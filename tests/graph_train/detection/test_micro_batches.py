@@ -80,3 +80,7 @@ def test_frequent_shape_is_compiled_and_matches_bitwise() -> None:
         outputs.append(np.array(inference(images, no_labels)[0]))
     assert inference.graphs == 1
     assert all(np.array_equal(output, outputs[0]) for output in outputs)
+    at_once = Inference(network)
+    at_once.compile_at_once()
+    assert np.array_equal(np.array(at_once(images, no_labels)[0]), outputs[0])
+    assert at_once.graphs == 1

@@ -24,6 +24,16 @@ def test_plot_is_drawn_in_parallel(tmp_path: Path) -> None:
         assert image.size == (1200, 1080)
 
 
+def test_modules_in_working_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("random", "matplotlib"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(1)\n")
+    monkeypatch.chdir(tmp_path)
+    with labels_plotted(LABELS, NAMES, Path("run/labels.jpg")):
+        pass
+    assert (tmp_path / "run" / "labels.jpg").is_file()
+
+
 def _modules_at_start() -> str:
     """Return the modules loaded by importing `labels_process` only."""
     program = "import sys, graph_train.plots.labels_process; print(sorted(sys.modules))"

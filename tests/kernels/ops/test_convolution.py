@@ -126,38 +126,6 @@ def test_best_cudnn_algorithm_is_chosen(
     assert warning in printed and (warning or not printed)
 
 
-class _Layer(flow.nn.Module):
-    """Output and both gradients; `zero` gives the input a gradient within a graph."""
-
-    def __init__(self, layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> None:
-        super().__init__()
-        self.layer = layer
-        self.weight = flow.nn.Parameter(weight)
-        self.zero = flow.nn.Parameter(flow.zeros(*x.shape))
-
-    def forward(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        internal = flow._oneflow_internal
-        weight, zero = (
-            one if isinstance(one, flow.Tensor) else one.to(flow.Tensor) for one in (self.weight, self.zero)
-        )
-        y = self.layer(x + zero, weight)
-        loss = (y * dy).sum()
-        internal.nn.graph.AddTensorAsGraphLoss(loss)
-        pack = internal.TensorTuple
-        dx, dw = internal.autograd.grad(pack([loss]), pack([zero, weight]), pack(), False, False)
-        return y, dx, dw
-
-
-class _GradientGraph(flow.nn.Graph):
-    def __init__(self, layer: _Layer) -> None:
-        super().__init__()
-        self.layer = layer
-        self.config._train(True)
-
-    def build(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.layer(x, dy)
-
-
 @pytest.mark.parametrize(
     ("dtype", "packed"), [("float32", False), ("float32", True), ("bfloat16", True), ("float16", True)]
 )
