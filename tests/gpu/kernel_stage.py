@@ -100,7 +100,7 @@ def _answers(
         if answer:
             pending.pop(0)
             yield Line(**json.loads(answer))
-        elif process.poll() == BROKEN:
+        elif _exit_code(process) == BROKEN:
             return
         else:
             name = pending.pop(0)
@@ -122,10 +122,17 @@ def _next(lines: "queue.SimpleQueue[bytes]", budget: StageBudget) -> bytes:
         return b""
 
 
-def _how_it_ended(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    """Return the exit code, or None if the process still runs; its output is closed a moment before it has ended."""
     try:
-        code = process.wait(1)
+        return process.wait(3)
     except subprocess.TimeoutExpired:
+        return None
+
+
+def _how_it_ended(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
+    code = _exit_code(process)
+    if code is None:
         return f"no end after {CASE_SECONDS:.0f} s, or when the time of the stage was used up"
     errors.seek(0)
     said = errors.read().decode(errors="replace").strip().splitlines()

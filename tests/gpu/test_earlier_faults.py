@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -164,7 +165,7 @@ def test_auto_batch_measurements_do_not_accumulate(monkeypatch: pytest.MonkeyPat
     run = SimpleNamespace(
         train_pipeline=SimpleNamespace(epoch=lambda _: iter([None])),
         setup=SimpleNamespace(image_px=64),
-        inference=lambda *_: None,
+        inference=MagicMock(),
     )
     monkeypatch.setattr(devices, "select_device", lambda *_: "cuda:0")
     monkeypatch.setattr(assembly, "assemble", lambda *_, **__: run)
