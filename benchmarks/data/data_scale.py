@@ -19,7 +19,7 @@ from benchmarks.harness.workers import Worker
 
 IMAGES, BOXES, SMALL = 118_287, 1_600_000, 100
 QUICK_IMAGES = 2_000
-FIRST, AGAIN, CHECK, PLAN, PLANS, TRAIN = (
+FIRST, CACHED_START, CHECK, PLAN, PLANS, TRAIN = (
     "first index",
     "index again",
     "graph-check",
@@ -80,7 +80,7 @@ def _measure(yaml: Path, work: Path, images: int, flags: argparse.Namespace) -> 
     try:
         with _Process(cache, flags.threads) as process:
             found = {FIRST: process.timed("index", data=data, cache=index)}
-        later = [(AGAIN, "index", {"cache": index}), (CHECK, "check", {})]
+        later = [(CACHED_START, "index", {"cache": index}), (CHECK, "check", {})]
         if flags.steps:
             training = {"steps": flags.steps, "threads": flags.threads, "folder": str(work / "runs")}
             later.append((TRAIN, "train", training))

@@ -127,7 +127,7 @@ class _Commands:
             ours[PREDICTION][YOLOV5] = lambda: self._run(YOLOV5, "detect")[0]
         return ours
 
-    def _what(self, name: str) -> dict[str, object]:
+    def _common_flags(self, name: str) -> dict[str, object]:
         common: dict[str, object] = {
             "device": self.flags.device,
             "imgsz": self.flags.imgsz,
@@ -151,7 +151,7 @@ class _Commands:
         return seconds
 
     def _run(self, side: str, name: str) -> tuple[float, str]:
-        words = self._what(name)
+        words = self._common_flags(name)
         if side == OURS:
             words["weights"] = Path(self.flags.weights).resolve()
             return _seconds_and_output(

@@ -198,12 +198,12 @@ class _Series:
 
 def _newest(folder: Path) -> tuple[object, ...]:
     """Return a value that changes when a checkpoint write begins and when it completes."""
-    begun = sorted(path.name for path in (folder / "weights").glob(".last.*"))
+    pending_writes = sorted(path.name for path in (folder / "weights").glob(".last.*"))
     last = folder / "weights" / "last.safetensors"
     try:
-        return (*begun, last.stat().st_mtime_ns)
+        return (*pending_writes, last.stat().st_mtime_ns)
     except FileNotFoundError:
-        return tuple(begun)
+        return tuple(pending_writes)
 
 
 def _sleep(process: "subprocess.Popen[bytes]", seconds: float) -> None:

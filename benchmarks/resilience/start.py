@@ -21,7 +21,7 @@ from benchmarks.step.competitors import other_checkout
 from kernels.host.process_settings import with_process_settings
 
 TRAINING, PREDICTION = "first training step", "prediction of one image"
-HERE, OTHER = "this checkout", "other checkout"
+THIS, OTHER = "this checkout", "other checkout"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="graph-bench-start-") as folder:
         commands = _commands(flags, Path(folder))
         for what, command in commands.items():
-            sides = {HERE: _Start(command, flags, PROJECT_FOLDER)}
+            sides = {THIS: _Start(command, flags, PROJECT_FOLDER)}
             if against:
                 sides[OTHER] = _Start(command, flags, against)
             seconds = take_turns(sides, repeats=flags.repeats, label=what)
@@ -58,7 +58,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
             if against:
                 measured = {"seconds": seconds, "processor_seconds": spent}
                 speedups[what] = {
-                    name: ratios(values[OTHER], values[HERE]).as_dict() for name, values in measured.items()
+                    name: ratios(values[OTHER], values[THIS]).as_dict() for name, values in measured.items()
                 }
     return {"rows": rows, "speedups": speedups, "other_commit": commit(against) if against else None}
 
@@ -123,7 +123,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     for row in body["rows"]:
         seconds, spent = summarise(row["seconds"]), summarise(row["processor_seconds"])
         against = [body["speedups"].get(row["what"], {}).get(key) for key in ("seconds", "processor_seconds")]
-        shown = [_ratio(found) if found and row["side"] == HERE else "–" for found in against]
+        shown = [_ratio(found) if found and row["side"] == THIS else "–" for found in against]
         quartiles = f"{number(seconds.lower_quartile)}–{number(seconds.upper_quartile)}"
         rows.append(
             (row["what"], row["side"], number(seconds.median), quartiles, number(spent.median), shown[0], shown[1])

@@ -170,6 +170,6 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
 
 def _colour(variant: str) -> str:
     """Return the colour of a variant; stock OneFlow is grey."""
-    from graph_train.plots.style import ACCENT, QUIET, SECOND
+    from graph_train.plots.style import ACCENT, MUTED, SECOND
 
-    return {"plugin": ACCENT, "pytorch": SECOND}.get(variant.split("-", maxsplit=1)[0], QUIET)
+    return {"plugin": ACCENT, "pytorch": SECOND}.get(variant.split("-", maxsplit=1)[0], MUTED)

@@ -18,7 +18,7 @@ from graph_train.settings.flag_table import (
 from graph_train.settings.train_options import RANGES
 from models.loss_config import LossConfig
 
-_ABOUT = (
+_DESCRIPTION = (
     "Check a data set (counts, sizes, labels, every problem with file and line) or, with `env`, this machine. The data "
     "set is not modified. `graph-check convert` converts Pascal VOC or COCO annotations to YOLO; see its --help."
 )
@@ -61,7 +61,10 @@ def check_options(**flags: Any) -> CheckOptions:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; the namespace contains only the flags that were given."""
     parser = parser_of(
-        CheckOptions, prog="graph-check", description=_ABOUT, exit_codes="0 no errors, 1 errors found, 2 user error"
+        CheckOptions,
+        prog="graph-check",
+        description=_DESCRIPTION,
+        exit_codes="0 no errors, 1 errors found, 2 user error",
     )
     parser.add_argument("subject", nargs="?", choices=("data", "env"), default="data", help="what to check")
     return parser

@@ -106,5 +106,5 @@ def test_no_oneflow_kernel_runs_on_cuda(lab: JobLab) -> None:
     for rank in range(2):
         executed = {tuple(pair) for pair in json.loads((folder / f"ops{rank}.json").read_text())}
         assert ("graph_train_update_sgd", "plugin") in executed
-        foreign = {op for op, whose in executed if whose == "OneFlow"}
+        foreign = {op for op, owner in executed if owner == "OneFlow"}
         assert foreign - NO_CODE - TRANSFERS <= HOST_COUNTER

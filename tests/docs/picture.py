@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from graph_train.plots.results import read_results
-from graph_train.plots.style import ACCENT, INK, SECOND, new_figure, quiet_axes
+from graph_train.plots.style import ACCENT, INK, SECOND, new_figure, style_axes
 from kernels.host.files import replacing
 from tests.docs.commands import ROOT
 
@@ -41,7 +41,7 @@ def draw(run: Path, photos: Sequence[int], title: str) -> None:
     for key, label, colour in _CURVES:
         axes.plot(columns["epoch"], columns[key], color=colour, linewidth=2, label=label)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
-    quiet_axes(axes, title="validation", x="Epoch")
+    style_axes(axes, title="validation", x="Epoch")
     with replacing(PICTURE) as temporary:
         figure.savefig(temporary, format="jpg", dpi=_DOTS_PER_INCH, pil_kwargs={"quality": 85, "optimize": True})
 

@@ -22,7 +22,7 @@ exec {compiler} "$@" -fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-f
 """
 
 # Draws 8 rows into a target of 4.
-BEYOND_THE_END = """
+OUT_OF_BOUNDS = """
 import ctypes
 import numpy as np
 from kernels.plugin import load_plugin, plugin_library
@@ -158,7 +158,7 @@ def test_cuda_steps(sanitized: SanitizedPython, kind: str, graph: bool) -> None:
 
 
 def test_out_of_bounds_access_is_detected(sanitized: SanitizedPython) -> None:
-    done = sanitized.run("-c", BEYOND_THE_END)
+    done = sanitized.run("-c", OUT_OF_BOUNDS)
     assert done.returncode != 0
     assert any("heap-buffer-overflow" in text and "draw" in text for text in sanitized.found(done))
 

@@ -94,8 +94,8 @@ def test_bfloat16_gradients_are_close(kind: str, activation: str) -> None:
     exact = gradients(DetectionModel(spec, seed=3))
     rounded = gradients(in_bfloat16(DetectionModel(spec, seed=3)))
     longest = max(float(np.linalg.norm(gradient)) for gradient in exact.values())
-    telling = [name for name, gradient in exact.items() if np.linalg.norm(gradient) > 1e-3 * longest]
-    distances = {name: _distance(rounded[name], exact[name]) for name in telling}
+    significant = [name for name, gradient in exact.items() if np.linalg.norm(gradient) > 1e-3 * longest]
+    distances = {name: _distance(rounded[name], exact[name]) for name in significant}
     assert 1e-4 < max(distances.values()) < 0.1, distances
 
 

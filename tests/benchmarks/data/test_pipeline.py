@@ -39,10 +39,10 @@ def test_reports_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert (row["imgsz"], row["threads"], row["device"]) == (64, 1, "cpu")
         assert row["images_per_second"] > 0
     assert picture.stat().st_size > 5000
-    said = capsys.readouterr().out
-    assert "Stages, each alone" in said
+    output = capsys.readouterr().out
+    assert "Stages, each alone" in output
     if find_torch(None, NEEDED) is None:
-        assert NO_OPENCV in said
+        assert NO_OPENCV in output
 
 
 def test_rejects_interpreter_without_opencv(capsys: pytest.CaptureFixture[str]) -> None:

@@ -205,10 +205,10 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--weights", str(tmp_path / "none.pt")], "no such weight file"),
         (["--weights", str(tmp_path / "tiny.safetensors"), "--include", "onnx", "--opset", "9"], "--opset 9"),
         (["--weights", str(tmp_path / "tiny.safetensors"), "--data", "coco128.yaml"], "--data"),
-        (["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path)], "a folder; give the name"),
+        (["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path)], "is a folder; give the name"),
         (
             ["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path / "no/x.onnx")],
-            "there is no folder",
+            "not found; create it first",
         ),
         (
             ["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path / "x/../tiny.safetensors")],

@@ -35,7 +35,7 @@ NEWER_HOOKS = {
     "_load_state_dict_post_hooks",
 }
 """`torch.nn.Module.__setstate__` of the versions that have them fills these in."""
-OF_A_TRAINING = {"yaml_file", "class_weights", "hyp"}
+TRAINING_ATTRIBUTES = {"yaml_file", "class_weights", "hyp"}
 CACHED = {"grid", "anchor_grid", "stride"}
 """Tensors: the first two are filled by a forward pass, strides are compared apart."""
 
@@ -93,7 +93,7 @@ def test_modules_match_yolov5_file(goldens: Path, tmp_path: Path) -> None:
     for name, module in theirs.items():
         expected, state = module.state, ours[name].state
         assert str(module.kind) == str(ours[name].kind)
-        assert expected.keys() - state.keys() <= NEWER_HOOKS | OF_A_TRAINING, name
+        assert expected.keys() - state.keys() <= NEWER_HOOKS | TRAINING_ATTRIBUTES, name
         assert state.keys() <= expected.keys(), name
         for key in state.keys() - CACHED:
             mapping = isinstance(state[key], dict) and key.startswith("_")

@@ -220,13 +220,13 @@ def label_smoothing(lab: Lab, baseline: Trial) -> None:
 
 def patience(lab: Lab, baseline: Trial) -> None:
     """Check a run whose first epoch has the best fitness."""
-    begun = lab.train(patience=2, epochs=9, stop_after=3)
-    last = begun.folder / "weights" / "last.safetensors"
+    interrupted = lab.train(patience=2, epochs=9, stop_after=3)
+    last = interrupted.folder / "weights" / "last.safetensors"
     checkpoint = load_checkpoint(last)
     assert checkpoint.header["cursor"]["next_batch"] == 1
     header = {**checkpoint.header, "early_stopping": {"best_fitness": 0.99, "best_epoch": 0}}
     save_checkpoint(last, replace(checkpoint, header=header))
-    ended = lab.train_as_given(resume=begun.folder)
+    ended = lab.train_as_given(resume=interrupted.folder)
     assert [row["epoch"] for row in ended.rows] == [0, 1, 2]
     assert "Stopping early: no improvement since epoch 0 (--patience 2)" in ended.log
 
@@ -400,28 +400,28 @@ def loggers(lab: Lab, baseline: Trial) -> None:
 
 # --- table ---------------------------------------------------------------------------------------------------------
 
-_HERE = "graph_train/settings/test_flags.py"
-ELSEWHERE = {
+_THIS_FILE = "graph_train/settings/test_flags.py"
+TESTED_ELSEWHERE = {
     "dist_timeout": "distributed/test_losses.py::test_missing_rank_is_reported_before_slow_setup",
-    "debug": f"{_HERE}::test_debug_shows_traceback",
+    "debug": f"{_THIS_FILE}::test_debug_shows_traceback",
     "allow_download": "pipelines/data/test_download.py::test_nothing_is_downloaded_without_flag",
     "on_save_error": "graph_train/runs/test_saving.py::test_failing_disk",
     "max_nonfinite": "graph_train/training/test_nonfinite.py::test_diverging_run_ends",
     "bucket": "graph_train/evolution/test_bucket.py::test_evolution_resumes_on_another_machine",
-    "entity": f"{_HERE}::test_wandb_flags",
-    "upload_dataset": f"{_HERE}::test_wandb_flags",
-    "bbox_interval": f"{_HERE}::test_wandb_flags",
+    "entity": f"{_THIS_FILE}::test_wandb_flags",
+    "upload_dataset": f"{_THIS_FILE}::test_wandb_flags",
+    "bbox_interval": f"{_THIS_FILE}::test_wandb_flags",
     "artifact_alias": "graph_train/settings/test_train_options.py::REJECTED",
 }
 """Flags covered by other tests: file below `tests/`, and test name."""
 Check = Callable[[Lab, Trial], None]
-CHECKS: dict[str, Check] = {name: globals()[name] for name in flag_fields() if name not in ELSEWHERE}
+CHECKS: dict[str, Check] = {name: globals()[name] for name in flag_fields() if name not in TESTED_ELSEWHERE}
 """Of every other flag, the function above that has its name; importing this module fails where there is none."""
 
 
 def test_every_flag_has_check() -> None:
-    assert {*CHECKS, *ELSEWHERE} == set(flag_fields())
-    for place in ELSEWHERE.values():
+    assert {*CHECKS, *TESTED_ELSEWHERE} == set(flag_fields())
+    for place in TESTED_ELSEWHERE.values():
         file, name = place.split("::")
         assert re.search(rf"^(def )?{name}\b", (TESTS / file).read_text(), re.MULTILINE), place
 

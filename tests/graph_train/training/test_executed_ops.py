@@ -42,4 +42,4 @@ def test_all_training_ops_have_plugin_kernels(tmp_path: Path, flags: dict[str, A
     executed = {tuple(pair) for pair in json.loads((tmp_path / "ops.json").read_text())}
     # What is to be seen is seen: the step, the averages that a save brings up to date, the copies of a save.
     assert {("graph_train_begin_step", "plugin"), ("assign", "OneFlow")} <= executed
-    assert {op for op, whose in executed if whose == "OneFlow"} - NO_CODE <= host_only
+    assert {op for op, owner in executed if owner == "OneFlow"} - NO_CODE <= host_only

@@ -22,7 +22,7 @@ echo run >> '{log}'
 while [ $# -gt 0 ]; do [ "$1" = -o ] && echo compiled > "$2"; shift; done
 sleep 0.05
 """
-_SAYS = """#!/bin/sh
+_VERSION_SCRIPT = """#!/bin/sh
 echo '{version}'
 """
 _FAILS = """#!/bin/sh
@@ -108,7 +108,7 @@ def _compilers(folder: Path, monkeypatch: pytest.MonkeyPatch, **versions: str) -
     """Make only these compilers available on the path."""
     folder.mkdir()
     for name, version in versions.items():
-        _script(folder / name.replace("gpp", "g++").replace("_", "-"), _SAYS.format(version=version))
+        _script(folder / name.replace("gpp", "g++").replace("_", "-"), _VERSION_SCRIPT.format(version=version))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(folder))
 

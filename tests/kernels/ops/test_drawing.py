@@ -80,7 +80,7 @@ def test_mismatched_arguments_raise() -> None:
         draw_region(crop[:, ::2], (0, 0, 4, 5), target, filter="linear")
     with pytest.raises(ValueError, match=r"target uint8 \(4, 5, 3\)"):
         draw_region(crop, (0, 0, 4, 5), crop, filter="linear")
-    with pytest.raises(ValueError, match="neither may be empty"):
+    with pytest.raises(ValueError, match="must not be empty"):
         draw_region(crop, (0, 0, 4, 5), target[:, :0], filter="linear")
     with pytest.raises(ValueError, match="must be finite"):
         draw_region(crop, (0, 0, float("nan"), 5), target, filter="linear")
