@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.host.interrupts import end_with_parent
+from graph_train.host.own_modules import module_command
 from graph_train.host.run_command import one_line
 from graph_train.plots.labels import plot_labels
 from kernels.host.paths import printable
@@ -51,22 +52,17 @@ class _Plotting:
     """
 
     def __init__(self, labels: npt.NDArray[Any], class_names: Sequence[str], path: Path) -> None:
-        command = [sys.executable, "-m", "graph_train.plots.labels_process", str(os.getpid()), str(path.resolve())]
-        package = str(Path(__file__).resolve().parents[2])
-        python_path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        command = module_command("graph_train.plots.labels_process", [str(os.getpid()), str(path.resolve())])
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed by `failure`
         with tempfile.TemporaryFile() as data:
             np.savez(data, labels=labels, class_names=np.array(class_names, dtype=str))
             data.seek(0)
-            # Not in the user's folder, whose modules `-m` would import first; nor in the terminal's process group,
-            # where Ctrl-C would interrupt it.
+            # Not in the terminal's process group, where Ctrl-C would interrupt it.
             self._process = subprocess.Popen(
                 command,
                 stdin=data,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
-                cwd=path.parent,
-                env={**os.environ, "PYTHONPATH": python_path},
                 start_new_session=True,
             )
 
