@@ -19,7 +19,8 @@ FORBIDDEN_CALLS = {
     *("yaml.FullLoader", "yaml.safe_load", "yaml.safe_load_all", "yaml.compose", "yaml.parse"),
     *("shutil.unpack_archive", "tempfile.mktemp", "urllib.request.urlopen", "urllib.request.urlretrieve"),
 }
-"""What may be done has a home: kernels.host.safe_yaml, pipelines.data.fetching and unpack, models.pickle_reader."""
+"""Forbidden functions; the safe alternatives are kernels.host.safe_yaml, pipelines.data.fetching and unpack,
+models.pickle_reader."""
 FORBIDDEN_METHODS = {"extractall", "extract", "read_pickle"}
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "xmlrpc", "telnetlib", "ftplib"}
 ONLY_USERS = {

@@ -3,7 +3,6 @@
 import argparse
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from graph_train.settings.flag_table import (
     DATA_DOWNLOAD_HELP,
@@ -12,7 +11,6 @@ from graph_train.settings.flag_table import (
     check_ranges,
     dashed,
     flag,
-    options_of,
     parser_of,
 )
 from graph_train.settings.train_options import RANGES
@@ -47,15 +45,6 @@ class CheckOptions:
         check_ranges(self, {name: RANGES[name] for name in ("imgsz", "workers")})
         if not 1 < self.anchor_t < math.inf:
             raise ValueError(f"{dashed('anchor_t')} {self.anchor_t}: must be above 1, otherwise no box would match")
-
-
-def check_options(**flags: Any) -> CheckOptions:
-    """Build the options from flag names with underscores.
-
-    Raises:
-        ValueError: an unknown flag (with the nearest match), or an invalid value.
-    """
-    return options_of(CheckOptions, flags)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -77,7 +77,7 @@ def test_results_are_grouped_by_measured_settings(tmp_path: Path) -> None:
     for day, (name, change) in enumerate(changes.items(), 1):
         kept = envelope("accuracy", {}) | {"rows": [], "settings": base | change, "created": f"2026-01-0{day}"}
         write_result(tmp_path / f"{name}.json", kept)
-    # The last has the settings of the first: its folder is ignored, and the new setting has its default.
+    # The last one has the settings of the first: the folder is ignored, and the new setting has its default value.
     assert [path.stem for path, _ in newest(tmp_path)] == ["b", "c", "d", "e", "f", "g"]
 
 

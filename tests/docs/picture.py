@@ -18,7 +18,7 @@ from tests.docs.commands import ROOT
 
 PICTURE = ROOT / "docs/images/result.jpg"
 _COLUMNS = 4
-"""Tiles in a line of `val_batch0_pred.jpg`, of as many lines."""
+"""Number of rows and columns of tiles in `val_batch0_pred.jpg`."""
 _INCHES, _DOTS_PER_INCH = (10.0, 4.6), 110
 _CURVES = (("metrics/mAP_0.5", "mAP50", ACCENT), ("metrics/mAP_0.5:0.95", "mAP50-95", SECOND))
 

@@ -86,7 +86,7 @@ def test_loss_without_labels_is_objectness_only() -> None:
     config = LossConfig(box=0.05, objectness=2.0, classes=0.5)
     maps = [np.zeros_like(raw) for raw in random_maps(HEAD)]
     parts, gradients = loss_and_gradients(DetectionLoss(HEAD, config), maps, pad_labels(np.zeros((0, 6)), 4, 16))
-    # Even odds cost log 2 in every cell; the levels weigh 4, 1 and 0.4; the batch has 4 images.
+    # Probability 1/2 costs log 2 in every cell; the levels' weights are 4, 1 and 0.4; the batch has 4 images.
     objectness = 2.0 * (4 + 1 + 0.4) * math.log(2)
     np.testing.assert_allclose(parts, [4 * objectness, 0, objectness, 0], rtol=1e-6)
     for weight, gradient in zip((4, 1, 0.4), gradients, strict=True):
@@ -192,7 +192,7 @@ def test_vanishing_unmatched_box_keeps_gradient_finite() -> None:
 
 
 def test_gradient_step_lowers_loss() -> None:
-    # Along the gradient the loss grows at the rate of the gradient's norm; central difference in float32.
+    # Central difference along the gradient, in float32: the slope is the norm of the gradient.
     maps, labels = random_maps(HEAD), pad_labels(random_rows(30), 4, 16)
     # The targets depend on the predictions but count as constants: leave the objectness out.
     criterion = DetectionLoss(HEAD, LossConfig(objectness=0.0))

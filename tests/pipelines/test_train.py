@@ -20,7 +20,7 @@ from pipelines.train import TrainPipeline
 from tests.pipelines.rendered import blended_hits, label_hits, rendered_index, unlabelled_patches
 
 GEOMETRY_ONLY = AugmentConfig(hsv_h=0, hsv_s=0, hsv_v=0)
-"""Default geometry without changes of colour."""
+"""Default geometry, without colour augmentation."""
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_boxes_match_pixels(make: Make, augment: AugmentConfig, limit: float) ->
     every = np.concatenate(hits)
     assert len(every) > 60
     assert every.mean() >= limit
-    # What stays below a tenth of its area, or is all but hidden, loses its label by the reference's rule.
+    # By the reference's rule, boxes that keep less than a tenth of their area lose their label.
     assert lost <= 0.1 * len(every)
 
 
@@ -91,7 +91,7 @@ def test_boxes_match_pixels_in_mixup(make: Make, changes: dict[str, Any]) -> Non
 
 
 def test_boxes_match_pixels_in_nine_image_mosaics(make: Make) -> None:
-    # Later images cover parts of earlier ones there, labels stay, as in the reference.
+    # Later images cover parts of earlier ones; labels are kept, as in the reference.
     batches = list(make(replace(GEOMETRY_ONLY, mosaic9=1.0)).epoch(0))
     hits = np.concatenate([label_hits(b.images, b.labels) for b in batches])
     assert len(hits) > 60
@@ -104,7 +104,7 @@ def test_pasted_objects_match_labels(make: Make, tmp_path: Path) -> None:
         list(make(replace(GEOMETRY_ONLY, copy_paste=share), index=outlined).epoch(0)) for share in (0.8, 0.0)
     )
     assert sum(len(b.labels) for b in with_copies) > 1.15 * sum(len(b.labels) for b in without)
-    # Copies may touch or partly hide other objects (by up to 30 %), so a few patches are not found whole.
+    # Copies may touch or partly cover other objects (by up to 30 %), so a few patches are incomplete.
     hits = np.concatenate([label_hits(b.images, b.labels) for b in with_copies])
     assert np.median(hits) >= 0.95
     assert hits.mean() >= 0.85
@@ -165,7 +165,7 @@ def test_uneven_batches_are_split_among_ranks(make: Make, index: ImageIndex, ran
     parts = [list(make(index=small, batch_size=4, shard=Shard(rank, ranks)).epoch(0)) for rank in range(ranks)]
     first = np.concatenate([part[0].indices for part in parts])
     assert first.tolist() == whole[0].indices.tolist()
-    # One image for several ranks: all have it.
+    # A single image is processed by all ranks.
     assert all(part[1].indices.tolist() == whole[1].indices.tolist() for part in parts)
 
 
@@ -339,7 +339,7 @@ def test_file_rejected_by_dali_is_decoded_on_host(
     index = rendered_index(tmp_path, images=9, seed=1)
     augment = replace(GEOMETRY_ONLY, degrees=changes.get("degrees", 0.0))
     settings = {"index": index, "batch_size": 2, "image_px": 128, "cache": changes.get("cache")}
-    # Kept as files: decoded images need no decoder.
+    # Cached as files, because decoded images need no decoder.
     monkeypatch.setattr("pipelines.pixels.image_cache._fits_decoded", lambda index, free: False)
     expected = list(make(augment, **settings).epoch(0))
     content = index.paths[3].read_bytes()
@@ -428,4 +428,4 @@ def test_batches_are_prefetched(make: Make) -> None:
         waited.wait(0.1)
     assert made.ready.full()
     assert_same(next(batches), next(make().epoch(0)))
-    next(pipeline.epoch(1))  # ends the pass that was never finished
+    next(pipeline.epoch(1))  # ends the unfinished pass

@@ -53,7 +53,7 @@ def _check(step: dict[str, Any], convolutions: int) -> None:
     parts = launches_by_part(started)
     assert parts["loss"] <= 3
     assert parts["update"] <= 3
-    # Casts would mean that a layer leaves the type of the activations.
+    # Casts would mean that a layer does not keep the activation type.
     assert [name for name in started if name.startswith("cast")] == []
 
 

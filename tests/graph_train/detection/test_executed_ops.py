@@ -15,7 +15,7 @@ from models.weights import save_weights
 from tests.graph_train.tiny import steepen, tiny_network
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 3, 64, 96), np.uint8)
-"""As of the job."""
+"""Modes of `executed_ops_job`."""
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_results_of_earlier_predictions_are_skipped(tree: Path, caplog: pytest.L
 
 def test_glob_and_file_with_same_name(tree: Path) -> None:
     assert names(find(["photos/**/a.jpg"])) == {"a.jpg": "photos/a.jpg", "a_2.jpg": "photos/deep/er/a.jpg"}
-    # named twice, looked at once
+    # given twice, processed once
     assert names(find(["photos/a.jpg", "photos/a.j*"])) == {"a.jpg": "photos/a.jpg"}
 
 

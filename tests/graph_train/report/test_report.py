@@ -173,7 +173,7 @@ def test_commands_of_single_class_run(lab: Lab, tmp_path: Path) -> None:
     assert val_main([*words[1:], *flags]) == 0
 
 
-# --- harmless whatever the names -----------------------------------------------------------------------------------
+# --- unsafe names -----------------------------------------------------------------------------------
 
 
 def test_names_are_escaped(trial: Trial) -> None:
@@ -200,7 +200,7 @@ def test_page_has_no_external_urls(trial: Trial) -> None:
     assert links == {"http://www.w3.org/2000/svg"}  # the name of a language, never fetched
 
 
-# --- when it is written --------------------------------------------------------------------------------------------
+# --- times of writing --------------------------------------------------------------------------------------------
 
 
 def test_stopped_and_resumed_run(lab: Lab) -> None:
@@ -325,7 +325,7 @@ def test_hover_toggle_slider_and_sorting(trial: Trial) -> None:
 def test_phone_layout(trial: Trial, dark: bool) -> None:
     with opened(trial.folder / "report.html", width=390, height=844, dark=dark) as shown:
         assert shown.page.evaluate("document.documentElement.scrollWidth") == 390  # no horizontal overflow
-        for table in ("results per class", "confusion matrix"):  # nor has to be scrolled to, the mAP least of all
+        for table in ("results per class", "confusion matrix"):  # no column needs scrolling, in particular not mAP
             width = f"document.querySelector('[aria-label=\"{table}\"]')"
             assert shown.page.evaluate(f"{width}.scrollWidth <= {width}.clientWidth"), table
         background = shown.page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -200,13 +200,13 @@ def test_failing_disk(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Pa
     interrupted = lab.train(epochs=4, stop_after=3, seed=5)
     last = interrupted.folder / "weights" / LAST
     state = last.read_bytes()
-    # Logs and tables fit, no checkpoint does.
+    # Logs and tables fit on the disk, but no checkpoint.
     with file_limit(len(state) // 2):
         assert main(["--resume", str(interrupted.folder)]) == NotSavedError.exit_code
         (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
         assert f"{last}: cannot be written (File too large); the last good checkpoint is {last}" in message
         assert last.read_bytes() == state
-        # It trains to its end, but says that the result is not there.
+        # It trains to the end, but reports that the result is not saved.
         assert main(["--resume", str(interrupted.folder), "--on-save-error", "continue"]) == NotSavedError.exit_code
         assert f"the last good checkpoint is {last}" in capsys.readouterr().err
         assert last.read_bytes() == state

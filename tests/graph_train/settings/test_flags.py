@@ -42,7 +42,8 @@ def parameters(run: object) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in run.state.network.named_parameters()}  # type: ignore[attr-defined]
 
 
-# --- what is trained -----------------------------------------------------------------------------------------------
+# --- network and optimizer
+# -----------------------------------------------------------------------------------------------
 
 
 def weights(lab: Lab, baseline: Trial) -> None:
@@ -171,7 +172,8 @@ def strict(lab: Lab, baseline: Trial) -> None:
         lab.assemble(data=path, strict=True)
 
 
-# --- how -----------------------------------------------------------------------------------------------------------
+# --- schedule
+# -----------------------------------------------------------------------------------------------------------
 
 
 def hyp(lab: Lab, baseline: Trial) -> None:
@@ -273,7 +275,7 @@ def amp(lab: Lab, baseline: Trial) -> None:
     plain_loss, fast = baseline.recorded.losses[0], lab.train(amp=True, seed=3, stop_after=1)
     assert lab.train(amp=False, seed=3, stop_after=1).recorded.losses[0] == plain_loss
     assert MIXED_PRECISION_NOTE not in baseline.log
-    # Processors that multiply bfloat16 no faster stay with float32, and the log says so.
+    # Processors without fast bfloat16 use float32, and the log says so.
     assert (MIXED_PRECISION_NOTE in fast.log) == (fast.recorded.losses[0] != plain_loss)
     assert (MIXED_PRECISION_NOTE in fast.log) != ("--amp: bfloat16 is no faster" in fast.log)
     np.testing.assert_allclose(fast.recorded.losses[0], plain_loss, rtol=0.05)  # bfloat16 keeps 8 bits
@@ -369,7 +371,7 @@ def save_steps(lab: Lab, baseline: Trial) -> None:
     states = {path: load_checkpoint(path).header["cursor"] for path in (trial.folder / "weights").glob("last*")}
     assert max((cursor["epoch"], cursor["next_batch"]) for cursor in states.values()) == (2, 0)
     inside = [path for path, cursor in states.items() if (cursor["epoch"], cursor["next_batch"]) == (0, 1)]
-    assert len(inside) == 1  # the first save that is due finds no other under way
+    assert len(inside) == 1  # no other save is in progress when the first one is due
     newest = arrays(trial.folder / "weights" / "last.safetensors")
     resumed = lab.train_as_given(resume=inside[0])
     assert "Resuming at epoch 0, batch 1" in resumed.log
@@ -416,7 +418,7 @@ TESTED_ELSEWHERE = {
 """Flags covered by other tests: file below `tests/`, and test name."""
 Check = Callable[[Lab, Trial], None]
 CHECKS: dict[str, Check] = {name: globals()[name] for name in flag_fields() if name not in TESTED_ELSEWHERE}
-"""Of every other flag, the function above that has its name; importing this module fails where there is none."""
+"""For every other flag, the function above with its name; importing this module fails if it is missing."""
 
 
 def test_every_flag_has_check() -> None:

@@ -47,7 +47,7 @@ def test_nonfinite_batch_keeps_state_finite(kind: type[EagerStep] | type[GraphSt
     step.state.flush()
     after = step.state.arrays()
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
-    # As in YOLOv5 the statistics of sound channels take in the batch: here those of the layers before the overflow.
+    # As in YOLOv5, finite channels include the batch in their statistics: here, those of layers before the overflow.
     assert {name.split(".")[-1] for name in changed} == {"num_batches_tracked", "running_mean", "running_var"}
     assert {name for name in changed if "running" in name} == {
         f"model/model.{layer}.bn.running_{kind}" for layer in (0, 1) for kind in ("mean", "var")

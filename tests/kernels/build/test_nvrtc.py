@@ -15,7 +15,7 @@ from kernels.build.plugin_build import SOURCE_FOLDER
 
 _SOURCES = {str(path.relative_to(SOURCE_FOLDER)): path for path in nvrtc.cuda_sources()}
 _DEFAULT_ARCHITECTURES = ("sm_60", "sm_90")
-"""Half a minute; the rest are slow tests."""
+"""Architectures of the default tests, which take half a minute; the others are slow tests."""
 _ALL = (*nvrtc.ARCHITECTURES, nvrtc.PORTABLE)
 _FUNCTION = re.compile(
     r"Function properties for (\w+)\s+(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes"
@@ -79,7 +79,7 @@ print(ascii(text.read_text()))
 
 
 def test_text_is_read_as_before(tmp_path: Path) -> None:
-    """NVRTC changes the locale of its thread."""
+    """NVRTC changes the locale of its thread, which must be restored."""
     source, text = tmp_path / "one.cu", tmp_path / "names.txt"
     source.write_text('extern "C" __global__ void k(int* x) { *x = 1; }\n')
     text.write_text("Möwe", encoding="utf-8")

@@ -11,7 +11,7 @@ import pytest
 
 _ENQUEUE = "_ZN7oneflow2vm19LazyJobStreamPolicy14EnqueueNNGraphERKSt10shared_ptrINS_9NNGraphIfEE"
 
-# Loaded before OneFlow, so that OneFlow calls it: holds up the thread that has started a run.
+# Loaded before OneFlow, so that OneFlow calls it: delays the thread that has started a run.
 _DELAYING_LIBRARY = """
 #include <dlfcn.h>
 #include <unistd.h>
