@@ -178,10 +178,10 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         "MB more",
     )
     note = (
-        "Processor time (user and system) of a process from its start; of planning, that alone: the first batch "
-        f"of an epoch, and {_PLANNED} batches. "
-        f"{number(int(found[FIRST, images]['boxes']))} labels. Memory is the peak; of the training what the process "
-        "holds after its last step."
+        "Processor time (user and system) of a process since its start; for planning, only of the first batch of an "
+        f"epoch or of {_PLANNED} batches. "
+        f"{number(int(found[FIRST, images]['boxes']))} labels. Memory is the peak; for the training, the memory of "
+        "the process after its last step."
     )
     return [Table("A large data set", columns, cells, (note,))]
 

@@ -32,8 +32,8 @@ MOMENTS: Mapping[str, float] = {"training": 1.0, "writing": 0.05}
 """Moments of a kill other than `ANY`: the maximum number of seconds after a checkpoint write has begun."""
 ANY = "any"
 _EXACT = (
-    "Exact: after being killed there and resumed, the run ended with the uninterrupted run's results.csv, best weights "
-    "and whole state, byte for byte."
+    "Exact: after being killed and resumed, the run ended with the same results.csv, best weights and state as the "
+    "uninterrupted run, byte for byte."
 )
 
 

@@ -1,4 +1,4 @@
-"""`graph-bench start`: what a user waits for - the first training step, and the prediction of one image."""
+"""`graph-bench start`: time until the first training step, and until one image is predicted."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add flags of the training, whose network predicts as well."""
     add_repeats(parser)
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
-    parser.add_argument("--cfg", default="yolov5n.yaml", help="network, its weights random")
+    parser.add_argument("--cfg", default="yolov5n.yaml", help="network, with random weights")
     parser.add_argument("--imgsz", type=int, default=640, help="image size in px")
     parser.add_argument("--batch-size", type=int, default=16, help="images of a training step")
     parser.add_argument("--against", metavar="CHECKOUT", help="another checkout after `uv sync`")
@@ -128,7 +128,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         rows.append(
             (row["what"], row["side"], number(seconds.median), quartiles, number(spent.median), shown[0], shown[1])
         )
-    columns = ("what", "side", "s", "quartiles", "processor s", "times as fast", "processor time, times less")
+    columns = ("what", "side", "s", "quartiles", "processor s", "times as fast", "processor time, ratio")
     return [Table("From the start of the command", columns, tuple(rows), tuple(_notes(body)))]
 
 

@@ -130,10 +130,10 @@ def _times_table(point: Point, timed: Row) -> Table:
     )
     rows.append(cells("all", "step", str(len(timed["ops"])), whole, _quartiles(step)))
     notes = (
-        f"The turn whose step is the median; quartiles are over all {step.count} turns. Timing the ops makes a step "
+        f"The turn with the median step time; quartiles are over all {step.count} turns. Timing the ops makes a step "
         f"{timing.median:.3f} ({timing.lower_quartile:.3f}–{timing.upper_quartile:.3f}) times as long.",
-        f"{BETWEEN}: no op computes between the start of the first and the end of the last; OneFlow's scheduler works "
-        f"there, and ops that have no kernel. {AROUND}: starting the graph from Python, and reading the losses.",
+        f"{BETWEEN}: time between the first and the last op in which no op computes, spent by OneFlow's scheduler and "
+        f"by ops without a kernel. {AROUND}: time to start the graph from Python and to read the losses.",
     )
     return Table(
         f"Time of each op of a step, {point}", ("part", "op", "calls", "ms", "share", "quartiles"), tuple(rows), notes

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_repeats(parser)
     add_quick(parser)
     parser.add_argument("--cfg", default="yolov5s", help="model yaml whose ops are counted")
-    points = f"where ops are timed, default {' '.join(POINTS)}"
+    points = f"points at which ops are timed (default: {' '.join(POINTS)})"
     parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help=points)
 
 
