@@ -53,9 +53,9 @@ def located_weights(weights: str | Path, *, allow_download: bool) -> Path:
         return path
     published = published_files().get(path.name)
     if published is None or path.parent != Path():
-        raise FileNotFoundError(f"{printable(path)}: {missing(path, 'weight file')}{_meant(path)}")
+        raise FileNotFoundError(f"{printable(path)}: {missing(path, 'weight file')}{_suffix_hint(path)}")
     cached = user_cache_folder() / "weights" / published.release.replace(" ", "-").lower() / path.name
-    if cached.is_file() and _is_sound(cached, published):
+    if cached.is_file() and _is_intact(cached, published):
         return cached
     if not allow_download:
         raise FileNotFoundError(
@@ -68,13 +68,13 @@ def located_weights(weights: str | Path, *, allow_download: bool) -> Path:
     return cached
 
 
-def _meant(path: Path) -> str:
+def _suffix_hint(path: Path) -> str:
     """Return a hint at the published file whose name was given without its suffix."""
     name = f"{path}.pt"
     return f"; did you mean {name}?" if name in published_files() else ""
 
 
-def _is_sound(file: Path, published: PublishedFile) -> bool:
+def _is_intact(file: Path, published: PublishedFile) -> bool:
     # Imported here because it takes a third of a second.
     import pooch
 

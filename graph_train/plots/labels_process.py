@@ -1,9 +1,9 @@
-"""Plot labels in a separate process, because matplotlib takes a second that training need not wait for.
+"""Plot labels in a separate process, so that training does not wait a second for matplotlib.
 
     python -m graph_train.plots.labels_process PARENT PATH < LABELS
 
 PARENT is a process id (this process ends with it), PATH the plot to write, LABELS an `.npz` with `labels` and
-`class_names`. In a thread, matplotlib's objects were corrupted by OneFlow's compiling beside it.
+`class_names`. A thread would not do: matplotlib's objects were corrupted while OneFlow compiled.
 """
 
 import logging
@@ -30,10 +30,7 @@ LOG = logging.getLogger("graph_train")
 
 @contextmanager
 def labels_plotted(labels: npt.NDArray[Any], class_names: Sequence[str], path: Path) -> Iterator[None]:
-    """Plot labels while the body runs, and wait for the plot at its end; a plot that fails costs a warning.
-
-    Arguments as of `plot_labels`.
-    """
+    """Run `plot_labels` in a process while the body runs, and wait for it at the end; a failure is only logged."""
     failure, plotting = "", None
     try:
         plotting = _Plotting(labels, class_names, path)
@@ -48,7 +45,7 @@ def labels_plotted(labels: npt.NDArray[Any], class_names: Sequence[str], path: P
 
 
 class _Plotting:
-    """The process that plots; arguments as of `plot_labels`.
+    """The plotting process; arguments as for `plot_labels`.
 
     Raises:
         OSError: it cannot be started.
@@ -70,7 +67,7 @@ class _Plotting:
             )
 
     def failure(self) -> str:
-        """Wait for the plot; return why there is none, or an empty string."""
+        """Wait for the process; return why it failed, or ""."""
         with self._errors:
             if self._process.wait() == 0:
                 return ""
@@ -79,7 +76,7 @@ class _Plotting:
 
 
 def main() -> int:
-    """Plot the labels; the reason of a failure is the last line on stderr."""
+    """Plot the labels; the reason for a failure is the last line on stderr."""
     end_with_parent(int(sys.argv[1]))
     with np.load(sys.stdin.buffer, allow_pickle=False) as data:
         labels, class_names = data["labels"], data["class_names"].tolist()

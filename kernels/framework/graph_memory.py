@@ -62,7 +62,8 @@ def last_memory_plan() -> MemoryPlan:
 def compile_graph(graph: Any, *inputs: Tensor) -> None:
     """Compile an `nn.Graph` for inputs of these shapes, as its first call would, and free compile-time memory.
 
-    `nn.Graph` keeps three descriptions of itself for printing, and the compiler its records (freed by the plugin).
+    `nn.Graph` keeps three descriptions of itself for printing, and the compiler keeps its records (freed by the
+    plugin).
 
     Raises:
         ValueError: state was loaded by `Graph.load_state_dict`; load the modules instead.

@@ -102,7 +102,7 @@ def load_dataset(
     roots = _roots(yaml, shipped)
     found = {split: _sources(yaml, split, roots) for split in SPLITS}
     if shipped:
-        _require_whole(yaml, {split: found[split] for split in require}, roots[-1:] if allow_download else roots)
+        _require_complete(yaml, {split: found[split] for split in require}, roots[-1:] if allow_download else roots)
     if allow_download and any(isinstance(found[split], str) for split in require):
         _download(yaml, roots, require, shipped=shipped)
         found = {split: _sources(yaml, split, roots) for split in SPLITS}
@@ -186,7 +186,7 @@ def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...
     return tuple(sources)
 
 
-def _require_whole(yaml: YamlFile, found: Mapping[Split, tuple[Path, ...] | str], roots: Sequence[Path]) -> None:
+def _require_complete(yaml: YamlFile, found: Mapping[Split, tuple[Path, ...] | str], roots: Sequence[Path]) -> None:
     """Reject an incomplete shipped data set, before downloading anything.
 
     Args:
@@ -236,7 +236,7 @@ def _download(yaml: YamlFile, roots: list[Path], require: Sequence[Split], *, sh
             return
         done = fetch_into(root, wanted, class_names=_class_names(yaml, optional=True), allowed_below=homes)
     _log.info("Unpacked %d files into %s", len(done.unpacked.files), printable(root))
-    if left := done.unpacked.left_out:
+    if left := done.unpacked.skipped:
         _log.warning(
             "Skipped %d hidden files or files other than images, labels and texts; the first is %s",
             len(left),

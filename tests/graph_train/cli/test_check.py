@@ -184,9 +184,9 @@ def test_results_never_overwrite_data_or_each_other(
     ("place", "message"),
     [
         ("", None),
-        ("nowhere/a.json", "there is no folder"),
-        ("folder", "a folder; give the name of a file in it"),
-        ("socket", "a disk or socket"),
+        ("nowhere/a.json", "nowhere not found; create it first"),
+        ("folder", "is a folder; give the name of a file in it"),
+        ("socket", "is a block device or socket"),
     ],
 )
 @pytest.mark.parametrize("what", ["data", "env"])
