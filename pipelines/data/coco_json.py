@@ -11,7 +11,7 @@ import numpy as np
 
 from kernels.host.files import NotReadableError, read_regular
 from kernels.host.paths import printable
-from pipelines.data.labels import MAX_ROWS, SMALLEST_SIDE, LabelRows, box_corners, unusable_labels
+from pipelines.data.labels import MAX_CLASSES, MAX_ROWS, SMALLEST_SIDE, LabelRows, box_corners, unusable_labels
 from pipelines.data.problems import Code, Problem
 
 MAX_FILE_BYTES = 4 << 30
@@ -123,13 +123,20 @@ def _classes(path: Path, categories: list[Any], wanted: Sequence[str]) -> tuple[
             raise ValueError(
                 f"{printable(path)}: category {category!r:.80}: must have a unique integer `id` and a `name`"
             )
+        if not name.strip() or not name.isprintable():
+            raise ValueError(f"{printable(path)}: category {key} must have a printable name, found {name!r:.80}")
         by_id[key] = name
+    if len(by_id) > MAX_CLASSES:
+        raise ValueError(f"{printable(path)}: {len(by_id)} categories; at most {MAX_CLASSES} are supported")
     names = tuple(wanted) or tuple(by_id[key] for key in sorted(by_id))
-    unknown = [name for name in by_id.values() if name not in names]
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(names):
+        numbers.setdefault(name, number)
+    unknown = [name for name in by_id.values() if name not in numbers]
     if unknown or not names:
         text = f"category {unknown[0]!r} is not among the data set's names" if unknown else "no categories"
         raise ValueError(f"{printable(path)}: {text}; correct `names` in the dataset yaml, or remove it")
-    return {key: names.index(name) for key, name in by_id.items()}, names
+    return {key: numbers[name] for key, name in by_id.items()}, names
 
 
 def _image_entries(path: Path, images: list[Any], problems: list[Problem]) -> dict[Any, tuple[str, int, int]]:
