@@ -32,8 +32,8 @@ def convert(options: ConvertOptions) -> int:
     for split in splits.values():
         reject_overwriting(problems_file, split.files)
     names = options.names or _names(splits.values())
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
+    temporary = output.with_name(f".{secrets.token_hex(4)}.tmp")
+    _make_folder(temporary, output)
     try:
         for name, split in splits.items():
             write_split(split, name, names, temporary, placing="copy" if options.copy else "link")
@@ -42,6 +42,25 @@ def convert(options: ConvertOptions) -> int:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return _report(splits, names, output, problems_file)
+
+
+def _make_folder(temporary: Path, output: Path) -> None:
+    """Make the folder that becomes the output at the end.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        os.stat(output)  # a name that is too long is an error in itself
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OSError(f"--output {printable(output)}: {error.strerror}; give another name") from None
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        reason = f"the folder cannot be made ({error.strerror})"
+        raise OSError(f"--output {printable(output)}: {reason}; give another name") from None
 
 
 def _names(splits: Iterable[AnnotatedSplit]) -> tuple[str, ...]:

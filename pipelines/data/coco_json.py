@@ -160,7 +160,7 @@ def _identity(entry: Any, position: int) -> str:
 
 
 def _image_entry(image: Any) -> tuple[Any, tuple[str, int, int]]:
-    if not isinstance(image, dict) or not isinstance(image.get("id"), int | str):
+    if not isinstance(image, dict) or type(image.get("id")) not in (int, str):
         raise _BadEntryError("no `id`")
     name, width, height = image.get("file_name"), image.get("width"), image.get("height")
     if not isinstance(name, str) or not name or "\0" in name:
@@ -172,7 +172,7 @@ def _image_entry(image: Any) -> tuple[Any, tuple[str, int, int]]:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise _BadEntryError(f"file_name {name!r:.80} is outside the image folder")
     sides = f"width {width!r:.20} and height {height!r:.20}"
-    if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
+    if type(width) is not int or type(height) is not int or min(width, height) < 1:
         raise _BadEntryError(f"{sides} must be positive integers")
     if max(width, height) > MAX_SIDE_PX:
         raise _BadEntryError(f"{sides} must be at most {MAX_SIDE_PX}")
@@ -189,9 +189,9 @@ def _add_annotation(
     if not isinstance(annotation, dict):
         raise _BadEntryError("not a mapping")
     image, category = annotation.get("image_id"), annotation.get("category_id")
-    if not isinstance(image, int | str) or image not in entries:
+    if type(image) not in (int, str) or image not in entries:
         raise _BadEntryError(f"there is no image {image!r:.40}")
-    if not isinstance(category, int) or category not in classes:
+    if type(category) is not int or category not in classes:
         raise _BadEntryError(f"there is no category {category!r:.40}")
     if annotation.get("iscrowd"):
         return True
@@ -277,6 +277,6 @@ def _image_folder(path: Path, names: Iterable[str]) -> Path:
     candidates = [above / "images" / split, above / split, above / "images", path.parent, above]
     for name in names:
         for folder in candidates:
-            if (folder / name).exists():
+            if os.path.exists(folder / name):
                 return folder
     return candidates[0]

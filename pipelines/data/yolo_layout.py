@@ -12,6 +12,7 @@ import numpy as np
 from kernels.host.paths import printable
 from pipelines.data.coco_json import is_coco_file, read_coco
 from pipelines.data.images import stated_size_problem, upright_size
+from pipelines.data.listing import IMAGE_ENDINGS
 from pipelines.data.problems import Problem
 from pipelines.data.voc_xml import read_voc, voc_files
 
@@ -107,13 +108,10 @@ def write_split(
     numbers, taken = {category: number for number, category in enumerate(names)}, set[str]()
     usable = []
     for entry in split.entries:
-        if not entry.image.is_file():
-            problem = Problem(entry.image, None, "error", "no such image; skipped", "image-missing")
+        problem = _problem(entry)
+        if problem is not None:
             split.problems.append(problem)
-            continue
-        if differs := _different_size(entry.image, entry.size):
-            split.problems.append(differs)
-            if differs.severity == "error":
+            if problem.severity == "error":
                 continue
         target = images / _unused(entry.image, taken)
         _place(entry.image, target, placing)
@@ -123,15 +121,20 @@ def write_split(
     split.entries = usable
 
 
-def _different_size(image: Path, stated: tuple[int, int]) -> Problem | None:
-    """Return the problem with an image whose size is not the one in its annotations, if any.
+def _problem(entry: AnnotatedImage) -> Problem | None:
+    """Return the problem with an image that is missing, no image by its name, or not of the size in its annotations.
 
     An image that cannot be opened is left to `graph-check` of the new data set.
     """
+    image = entry.image
+    if not os.path.isfile(image):
+        return Problem(image, None, "error", "no such image; skipped", "image-missing")
+    if image.suffix.lower() not in IMAGE_ENDINGS:
+        return Problem(image, None, "error", "not the name of a supported image; skipped", "image-unusable")
     found = upright_size(image)
     if found is None:
         return None
-    severity, text = stated_size_problem(stated, found)
+    severity, text = stated_size_problem(entry.size, found)
     return Problem(image, None, severity, text, "image-unusable") if text else None
 
 

@@ -150,6 +150,36 @@ def test_sources_and_links_are_not_overwritten(voc: Path, tmp_path: Path, capsys
     assert "already exists" in capsys.readouterr().err and (tmp_path / "yolo").is_symlink()
 
 
+@pytest.mark.parametrize("name", ["", "a\nb"])
+def test_names_that_no_data_set_may_have_are_rejected(
+    voc: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--train", str(voc), "--val", str(voc), "--output", str(tmp_path / "yolo"), "--names", name]
+    assert main(["convert", *flags]) == 2
+    assert capsys.readouterr().err == f"graph-check: --names {name!r}: must be a printable class name\n"
+
+
+def test_files_that_are_no_images_by_name_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_coco(tmp_path / "train")
+    file.write_text(file.read_text().replace("b.jpg", file.name))
+    assert main(["convert", "--train", str(file), "--val", str(file), "--output", str(tmp_path / "yolo")]) == 1
+    assert f"{file}: error: not the name of a supported image; skipped" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "yolo/images/train").iterdir()] == ["a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"), [("o" * 300, "File name too long"), ("list.txt/a", "Not a directory"), ("/proc/x", "made")]
+)
+def test_impossible_outputs_are_named(
+    voc: Path, tmp_path: Path, output: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_text("")
+    flags = ["--train", str(voc), "--val", str(voc), "--output", str(tmp_path / output)]
+    assert main(["convert", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"graph-check: --output {tmp_path / output}: ") and message in error
+
+
 def write_coco(folder: Path) -> Path:
     folder.mkdir()
     for name in ("a.jpg", "b.jpg"):

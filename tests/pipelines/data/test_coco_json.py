@@ -55,6 +55,19 @@ def test_categories_have_printable_names(tmp_path: Path, name: str) -> None:
         read(document(categories=[{"id": 3, "name": "cat"}, {"id": 1, "name": name}]), tmp_path)
 
 
+def test_booleans_are_no_numbers(tmp_path: Path) -> None:
+    images = [{"id": 7, "file_name": "a.png", "width": True, "height": 200}]
+    found = read(document(images=images), tmp_path)
+    assert "width True and height 200 must be positive integers" in found.problems[0].text
+    found = read(annotated(category_id=True), tmp_path)
+    assert "there is no category True" in found.problems[0].text
+
+
+def test_file_name_that_is_too_long(tmp_path: Path) -> None:
+    images = [{"id": 7, "file_name": "x" * 5000, "width": 100, "height": 200}]
+    assert len(read(document(images=images), tmp_path).images) == 1  # reported as unreadable by the scan
+
+
 def test_number_of_categories_is_limited(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="10001 categories; at most 10000 are supported"):
         read(document(categories=[{"id": number, "name": f"c{number}"} for number in range(10_001)]), tmp_path)
