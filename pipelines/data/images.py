@@ -202,11 +202,11 @@ def _inspect(image: Image.Image, content: bytes, plain: PlainJpeg | None) -> Ima
     if kind == "jpeg":
         image.draft("L" if mode in ("L", "RGB") else mode, (1, 1))
         kind = "cmyk-jpeg" if mode == "CMYK" else kind
-    orientation = _orientation(image)
-    if plain is None:
+    if kind == "png":  # its EXIF chunk may follow the pixels, so that asking for it would decode them and hide damage
         image.load()
-    if kind == "png":  # its EXIF chunk may follow the pixels
-        orientation = _orientation(image)
+    orientation = _orientation(image)
+    if plain is None and kind != "png":
+        image.load()
     if kind != "tiff" and orientation >= 5:  # Pillow has already rotated a TIFF
         width, height = height, width
     intact = is_intact(content, kind, orientation)
