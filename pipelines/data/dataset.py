@@ -14,11 +14,11 @@ from kernels.host.safe_yaml import YamlFile, load_yaml
 from pipelines.data.coco_json import is_coco_file
 from pipelines.data.completeness import missing_part
 from pipelines.data.download import archives, download_hint, fetch_into
+from pipelines.data.labels import MAX_CLASSES
 from pipelines.data.shapes import SHAPES_NAME, render_shapes
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-MAX_CLASSES = 10_000
 MAX_PATH_LENGTH = 4096
 
 _log = logging.getLogger("graph_train")
