@@ -9,7 +9,7 @@ _CHECKOUT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs what an extra needs. It never names our own package: no index has to hold it."""
+    """Return the command that installs an extra, without our own package's name, which may not be on any index."""
     if _CHECKOUT.is_file():
         return f"uv sync --extra {extra}"
     return "pip install " + " ".join(shlex.quote(need) for need in extra_requirements(extra))
