@@ -18,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_process()
         options = options_of(ExportOptions, flags)
         show_messages()
-        located_weights(options.weights, allow_download=options.allow_download)
+        for path in options.weights:
+            located_weights(path, allow_download=options.allow_download)
         from graph_train.exporting.export import export_weights
 
         export_weights(options)

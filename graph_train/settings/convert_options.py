@@ -33,6 +33,9 @@ class ConvertOptions:
             raise ValueError("--output: give the name of a new folder")
         if len(set(self.names)) < len(self.names):
             raise ValueError("--names: duplicate class name")
+        for name in self.names:
+            if not name.strip() or not name.isprintable():
+                raise ValueError(f"--names {name!r}: must be a printable class name")
         check_flags(self)
 
 

@@ -13,6 +13,8 @@ from pipelines.data.problems import Code, Problem
 MAX_FILE_BYTES = 64 << 20
 MAX_ROWS = 10_000
 """Maximum number of boxes per image, without repeated rows; every batch with the image needs this label capacity."""
+MAX_CLASSES = 10_000
+"""Maximum number of classes of a data set."""
 MAX_CLASS_INDEX = 100_000
 """Integers from here on are considered damage rather than class numbers."""
 SMALLEST_SIDE = 1e-6

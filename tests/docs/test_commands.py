@@ -41,12 +41,14 @@ SHOWN = [*text_block_commands(), *inline_commands()]
 PARSERS = {f"graph-{name}": f"graph_train.settings.{name}_options" for name in ("train", "val", "predict", "export")}
 DEVELOPMENT = {
     "uv sync": "the first line of .ci/run",
+    "GRAPH_TRAIN_WHEEL_KERNELS=1 uv build --wheel --no-build-isolation": "tests/test_wheel.py",
     "pytest": "this very test run, and .ci/run",
     "mkdocs build --strict": "tests/docs/test_site.py",
 }
 """Commands that other tests run."""
 
 NOT_RUN = {
+    "docker": "needs a Docker daemon; tests/test_shipping.py compares the Dockerfile with the tree",
     "trtexec": "needs TensorRT and a GPU; tests/graph_train/exporting/test_tensorrt.py checks files and shapes",
     "srun": "needs Slurm; the flags of `graph-train` behind it are checked",
     "python -m oneflow.distributed.launch": "needs several hosts; the flags of `graph-train` behind it are checked",

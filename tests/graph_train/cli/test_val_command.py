@@ -94,6 +94,26 @@ def test_writes_all_outputs(data_set: Path, weights: Path, tmp_path: Path, capsy
     assert (tmp_path / "exp/PR_curve.png").exists()
 
 
+def test_coco_results_are_saved_without_being_asked(
+    data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "coco").mkdir()
+    images = sorted((data_set.parent / "images/val").iterdir())
+    (tmp_path / "coco/val2017.txt").write_text("".join(f"{image}\n" for image in images))
+    coco = tmp_path / "coco.yaml"
+    coco.write_text("path: coco\ntrain: val2017.txt\nval: val2017.txt\nnames: [circle, square]\n")
+    common = ("--noplots", "--eager", "--conf-thres", "0.01")
+    assert main(flags(coco, weights, tmp_path / "runs", *common)) == 0
+    assert json.loads((tmp_path / "runs/exp/tiny_predictions.json").read_text())
+    assert "--conf-thres 0.01: above 0.001, " in capsys.readouterr().out
+    for others in (("--save-hybrid",), ("--task", "speed")):
+        assert (
+            main(flags(coco, weights, tmp_path / "runs", *(common if len(others) == 1 else common[:2]), *others)) == 0
+        )
+        assert ("labels count as detections" in capsys.readouterr().out) == (len(others) == 1)
+    assert [file.parent.name for file in tmp_path.rglob("*_predictions.json")] == ["exp"]
+
+
 def test_eager_matches_graph(data_set: Path, weights: Path, tmp_path: Path) -> None:
     common = {
         "weights": weights,

@@ -183,6 +183,7 @@ def test_metadata_has_yolov5_class_names_and_stride(tmp_path: Path) -> None:
         ({"include": "engine"}, "--include engine: not supported; export onnx"),
         ({"include": "onyx"}, "--include 'onyx': must be one of safetensors, pt, onnx"),
         ({"include": ("onnx", "safetensors"), "output": "x"}, "--output: cannot be used with several formats"),
+        ({"weights": ("a.pt", "b.pt"), "output": "x"}, "--output: cannot be used with several weights; remove it"),
         ({"dynamic": True}, "--dynamic: applies to ONNX only"),
         ({"include": "onnx", "conf_thres": 0.5}, "--conf-thres: applies to NMS only; add --nms"),
         ({"include": "onnx", "imgsz": (1, 2, 3)}, "--imgsz"),
@@ -220,6 +221,21 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("graph-export: ")
         assert word in error
+
+
+def test_several_weights_are_exported_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, name in enumerate("ab"):
+        save_weights(DetectionModel(load_model_spec(TINY), seed=seed), tmp_path / f"{name}.safetensors")
+    weights = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
+    assert main(["--weights", *weights, "--include", "pt", "safetensors"]) == 0
+    for name in "ab":
+        source = load_weights(tmp_path / f"{name}.safetensors")
+        for ending in ("pt", "safetensors"):
+            exported = load_weights(tmp_path / f"{name}.export.{ending}")
+            assert all(np.array_equal(exported.arrays[key], value) for key, value in source.arrays.items())
+    (tmp_path / "a.pt").write_bytes((tmp_path / "a.export.pt").read_bytes())
+    assert main(["--weights", weights[0], str(tmp_path / "a.pt")]) == 2
+    assert "a.pt: both would be exported to " in capsys.readouterr().err
 
 
 def test_non_finite_values_never_agree() -> None:

@@ -110,12 +110,12 @@ def test_missing_split_raises_on_access(folder: Path) -> None:
     assert only_val.split("val") == (folder / "images" / "val",)
 
 
-@pytest.mark.parametrize(("name", "classes"), [("coco.yaml", 80), ("coco128", 80), ("VOC.yaml", 20)])
+@pytest.mark.parametrize(("name", "classes"), [("coco.yaml", 80), ("coco128", 80), ("data/VOC.yaml", 20)])
 def test_shipped_data_sets_load(name: str, classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = load_dataset(name, require=())
     assert len(found.class_names) == len(set(found.class_names)) == classes
-    sizes = {"coco.yaml": "20,201.1", "coco128": "7.0", "VOC.yaml": "2,910.7"}
+    sizes = {"coco.yaml": "20,201.1", "coco128": "7.0", "data/VOC.yaml": "2,910.7"}
     with pytest.raises(
         ValueError, match=rf"use --allow-download to download http.* \({sizes[name]} MB; .*Flickr"
     ) as reported:
