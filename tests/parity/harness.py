@@ -193,3 +193,12 @@ class Subject:
         """Return the files of this kind in a folder, by name."""
         found = {path for pattern in self.patterns for path in folder.glob(pattern)}
         return sorted(path for path in found if not any(fnmatch(path.name, other) for other in self.companions))
+
+    def assert_agreement(self, folder: Path, mode: Mode) -> None:
+        """Check every file of this kind in a folder, which must have one."""
+        files = self.files(folder)
+        assert files
+        for path in files:
+            report = Report()
+            self.check(path, report, mode)
+            assert report.ok, (path.name, report.failures())
