@@ -61,7 +61,7 @@ class _Turns:
 
     def __call__(self) -> float:
         if not self._per_turn:
-            self._per_turn = calls_per_turn(self._steps(1)["seconds"], wanted_seconds=_TURN_SECONDS, most=50)
+            self._per_turn = calls_per_turn(self._steps(1)["seconds"], wanted_seconds=_TURN_SECONDS, limit=50)
         self.replies.append(self._steps(self._per_turn))
         return float(self.replies[-1]["seconds"]) * 1000 / self._per_turn
 
