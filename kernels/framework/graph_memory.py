@@ -93,12 +93,11 @@ def _variables_in_module_scope() -> Iterator[None]:
 
     A scope of its own would only matter to a variable with its own pipeline stage.
     """
-    from oneflow.nn.graph.graph_block import GraphTensor
-
+    variable = flow.nn.graph.graph_block.GraphTensor
     with _BUILDING:
-        own_scope = GraphTensor.scope_context
-        GraphTensor.scope_context = lambda _: contextlib.nullcontext()
+        own_scope = variable.scope_context
+        variable.scope_context = lambda _: contextlib.nullcontext()
         try:
             yield
         finally:
-            GraphTensor.scope_context = own_scope
+            variable.scope_context = own_scope
