@@ -16,7 +16,7 @@ from kernels.build.wheel_hook import SWITCH
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).resolve().parents[1]
 UV = os.environ.get("UV", "uv")
-"""`uv run` names itself; what is on the path may be a shim that works in the checkout only."""
+"""`uv run` sets UV to its own path; the one on the path may be a shim that works only in the checkout."""
 SMALL = ("--data=shapes", "--cfg=yolov5n.yaml", "--imgsz=64", "--batch-size=16", "--epochs=1", "--kernels=require")
 
 

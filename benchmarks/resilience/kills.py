@@ -32,8 +32,8 @@ MOMENTS: Mapping[str, float] = {"training": 1.0, "writing": 0.05}
 """Moments of a kill other than `ANY`: the maximum number of seconds after a checkpoint write has begun."""
 ANY = "any"
 _EXACT = (
-    "Exact: after being killed there and resumed, the run ended with the uninterrupted run's results.csv, best weights "
-    "and whole state, byte for byte."
+    "Exact: after being killed and resumed, the run ended with the same results.csv, best weights and state as the "
+    "uninterrupted run, byte for byte."
 )
 
 
@@ -198,12 +198,12 @@ class _Series:
 
 def _newest(folder: Path) -> tuple[object, ...]:
     """Return a value that changes when a checkpoint write begins and when it completes."""
-    begun = sorted(path.name for path in (folder / "weights").glob(".last.*"))
+    pending_writes = sorted(path.name for path in (folder / "weights").glob(".last.*"))
     last = folder / "weights" / "last.safetensors"
     try:
-        return (*begun, last.stat().st_mtime_ns)
+        return (*pending_writes, last.stat().st_mtime_ns)
     except FileNotFoundError:
-        return tuple(begun)
+        return tuple(pending_writes)
 
 
 def _sleep(process: "subprocess.Popen[bytes]", seconds: float) -> None:

@@ -1,5 +1,5 @@
-"""`graph-bench ops`: every op of a compiled training step: who computes it, how long it takes on the CPU, and what one
-step starts on CUDA."""
+"""`graph-bench ops`: the ops of a compiled training step: kernel owner and time of each on the CPU, launches on
+CUDA."""
 
 import argparse
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from benchmarks.step.op_times import measure_point, plot_times, tables_of
 from benchmarks.step.whole_step import POINTS, QUICK_POINTS
 from kernels.framework.coverage import COPIES, is_copy_or_system_op, uncovered_ops
 
-PLUGIN, OWN, NOTHING, NOBODY = "plugin", "OneFlow", "no code needed", "nobody"
+PLUGIN, OWN, NOTHING, NO_KERNEL = "plugin", "OneFlow", "no code needed", "nobody"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_repeats(parser)
     add_quick(parser)
     parser.add_argument("--cfg", default="yolov5s", help="model yaml whose ops are counted")
-    points = f"where ops are timed, default {' '.join(POINTS)}"
+    points = f"points at which ops are timed (default: {' '.join(POINTS)})"
     parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help=points)
 
 
@@ -79,7 +79,7 @@ def computed_by(name: str, covered: Iterable[str]) -> str:
         return PLUGIN
     if is_copy_or_system_op(name):
         return NOTHING
-    return NOBODY if name.startswith("graph_train_") else OWN
+    return NO_KERNEL if name.startswith("graph_train_") else OWN
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:

@@ -59,7 +59,7 @@ def located_weights(weights: str | Path, *, allow_download: bool) -> Path:
     if published is None or path.parent != Path():
         raise FileNotFoundError(_absent(os.fspath(weights)))
     cached = user_cache_folder() / "weights" / published.release.replace(" ", "-").lower() / path.name
-    if cached.is_file() and _is_sound(cached, published):
+    if cached.is_file() and _is_intact(cached, published):
         return cached
     if not allow_download:
         raise FileNotFoundError(
@@ -87,7 +87,7 @@ def _absent(weights: str) -> str:
     return f"{printable(weights)}: {missing(weights, 'weight file')}{hint}"
 
 
-def _is_sound(file: Path, published: PublishedFile) -> bool:
+def _is_intact(file: Path, published: PublishedFile) -> bool:
     # Imported here because it takes a third of a second.
     import pooch
 

@@ -41,7 +41,7 @@ def run_command(name: str, command: Callable[[], int | None], *, debug: bool) ->
 
 
 def _ignore_interrupts() -> None:
-    """Let an impatient second Ctrl-C not interrupt the end of the process, which would print tracebacks."""
+    """Ignore a second Ctrl-C while the process exits, because it would print tracebacks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -98,7 +98,7 @@ def _is_interruption(error: Exception) -> bool:
 
 
 def _require_current_folder() -> None:
-    """Reject starting in a deleted folder, where relative paths have no meaning.
+    """Reject a deleted working directory, in which relative paths have no meaning.
 
     Raises:
         OSError: the current folder does not exist.
@@ -110,13 +110,15 @@ def _require_current_folder() -> None:
 
 
 def _require_docstrings() -> None:
-    """Reject starting in a Python that drops docstrings.
+    """Reject a Python that drops docstrings.
 
     Raises:
-        ValueError: OneFlow adds to its own at import, and would fail there.
+        ValueError: docstrings are dropped; OneFlow modifies its own at import and would fail.
     """
     if sys.flags.optimize > 1:
-        raise ValueError("Python drops docstrings (-OO, PYTHONOPTIMIZE=2), which OneFlow needs: start without that")
+        raise ValueError(
+            "Python drops docstrings (-OO, PYTHONOPTIMIZE=2), but OneFlow needs them; start Python without this option"
+        )
 
 
 def _out_of_memory_message(error: BaseException) -> str:

@@ -4,7 +4,6 @@ import argparse
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from graph_train.settings.flag_table import (
     DOWNLOAD_HELP,
@@ -15,7 +14,6 @@ from graph_train.settings.flag_table import (
     check_flags,
     check_ranges,
     flag,
-    options_of,
     parser_of,
     reject_changed,
 )
@@ -121,15 +119,6 @@ class ExportOptions:
             reject_changed(self, ("half",), "applies to .pt files only; add --include pt")
         if not self.nms:
             reject_changed(self, _NMS_ONLY, "applies to NMS only; add --nms")
-
-
-def export_options(**flags: Any) -> ExportOptions:
-    """Build the options from the arguments of `export(...)`, flag names with underscores.
-
-    Raises:
-        ValueError: an unknown flag (with the nearest match), or an invalid value.
-    """
-    return options_of(ExportOptions, flags)
 
 
 def build_parser() -> argparse.ArgumentParser:

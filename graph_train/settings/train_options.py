@@ -54,7 +54,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "max_nonfinite": (0, 1 << 31),
     "dist_timeout": (1, 1_000_000),
 }
-"""Allowed ranges of numbers; the upper bounds catch typing errors that would otherwise exhaust memory."""
+"""Allowed ranges; the upper bounds catch typing errors that would otherwise exhaust memory."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import dataclass
-from typing import Any
 
 from graph_train.settings.flag_table import (
     DATA_DOWNLOAD_HELP,
@@ -14,7 +13,6 @@ from graph_train.settings.flag_table import (
     check_ranges,
     dashed,
     flag,
-    options_of,
     parser_of,
     reject_changed,
 )
@@ -102,15 +100,6 @@ class ValOptions:
             reject_changed(self, THRESHOLDS, "--task speed always uses 0.25 and 0.45; remove it, or use --task val")
         if self.task == "study":
             reject_changed(self, ("imgsz",), "--task study uses its own image sizes; remove it")
-
-
-def val_options(**flags: Any) -> ValOptions:
-    """Build the options from the arguments of `validate(...)`, flag names with underscores.
-
-    Raises:
-        ValueError: an unknown flag (with the nearest match), or an invalid value.
-    """
-    return options_of(ValOptions, flags)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -21,6 +20,7 @@ import numpy as np
 from graph_train.host.devices import select_device
 from graph_train.host.failures import USER_ERROR
 from graph_train.host.memory import device_memory, resident_bytes
+from graph_train.host.own_modules import module_command
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, TrainOptions
 from graph_train.training.assembly import VAL_BATCH_FACTOR
@@ -163,7 +163,7 @@ def _measure(options: TrainOptions, hyp: Hyperparameters, sizes: tuple[int, ...]
             "parent": os.getpid(),
         }
         request.write_text(json.dumps(content), encoding="utf-8")
-        done = subprocess.run([sys.executable, "-m", "graph_train.training.batch_memory", str(request)], check=False)
+        done = subprocess.run(module_command("graph_train.training.batch_memory", [str(request)]), check=False)
         lines = [json.loads(line) for line in result.read_text().splitlines()] if result.exists() else []
     if done.returncode == USER_ERROR:
         raise ValueError("--batch-size -1: measuring memory failed, see the message above")

@@ -9,7 +9,7 @@ _CHECKOUT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs what an extra needs. It never names our own package: no index has to hold it.
+    """Return the command that installs an extra, without our own package's name, which may not be on any index.
 
     In a checkout, packages of other extras stay installed.
     """

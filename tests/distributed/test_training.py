@@ -40,7 +40,7 @@ def test_ranks_match_single_process(lab: JobLab, one_rank: Path, ranks: int) -> 
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
     assert re.search(rf"All {ranks} ranks hold the same weights: [0-9a-f]{{32}}", job.text(0))
-    # Only rank 0 speaks.
+    # Only rank 0 prints.
     assert [job.text(rank) for rank in range(1, ranks)] == [""] * (ranks - 1)
 
 
@@ -88,7 +88,7 @@ def test_per_rank_statistics_are_averaged(lab: JobLab) -> None:
     assert "All 2 ranks hold the same weights" in job.text(0)
     saved = arrays(lab.root / "runs" / "own-statistics")
     assert all(np.isfinite(value).all() for value in saved.values())
-    # By ops of another layout, which are OneFlow's own.
+    # With channels first, which uses OneFlow's own ops.
     lab.run(lab.flags("channels-first", epochs=2), 2, module="tests.distributed.channels_first_job")
     reference = lab.root / "runs" / "channels-first"
     np.testing.assert_allclose(rows(lab.root / "runs" / "own-statistics"), rows(reference), rtol=2e-4, atol=2e-5)

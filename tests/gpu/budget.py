@@ -12,7 +12,7 @@ SECONDS: Mapping[str, float] = {"kernels": 150, "pictures": 150, "training": 240
 The host's part, measured without a GPU: 13 s of one core to compile the CUDA kernels, 18 s for a training of one epoch
 with its validation, plots and report. The plugin compiles for minutes where there are two cores.
 """
-LEAST_FOR_SPEED = 45
+MIN_SPEED_SECONDS = 45
 """Minimum seconds left for the speed stage to run."""
 
 

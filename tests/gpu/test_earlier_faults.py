@@ -59,8 +59,7 @@ def step_for_a_gpu(folder: Path, ranks: int, **flags: Any) -> dict[str, Any]:
 
 
 def test_default_step_avoids_oneflow_mixed_precision(tmp_path: Path) -> None:
-    """It stored the concatenation of all gradients in float16 but those of BatchNorm in float32, which OneFlow rejects:
-    nothing could be compiled."""
+    """It stored concatenated gradients in float16 and those of BatchNorm in float32, which OneFlow does not compile."""
     found = step_for_a_gpu(tmp_path, ranks=1)
     assert [job["oneflow_amp"] for job in found["jobs"]] == [False]
     assert found["activations"] == "FLOAT16"

@@ -100,6 +100,9 @@ CHOSEN: dict[str, Callable[[Arrays], Arrays]] = {
     "train_sgd": _first_iterations,
 }
 
+RECORDED_APART = ("loss_extreme",)
+"""Vectors that are not in FOLDER, beside those of networks with weights of a seed: raw outputs to -45."""
+
 
 def select(source: Path, target: Path) -> None:
     """Write the set."""

@@ -176,6 +176,14 @@ def test_results_never_overwrite_data_or_each_other(
     assert main(["--data", "data.yaml", "--json", "../a", "--problems", "../a"]) == 2
     assert "give two different files" in capsys.readouterr().err
     assert contents(data.parent) == before and not Path("../a").exists()
+    # A list names files anywhere, here in a folder of the user's own.
+    Path("list.txt").write_text("images/train/a.png\n")
+    listed = write_yaml(data.parent / "listed", "train: ../list.txt\nval: ../list.txt\nnames: [cat, dog]\n")
+    for flag, file in (("--json", "labels/train/a.txt"), ("--problems", "images/train/a.png")):
+        before = contents(data.parent)
+        assert main(["--data", str(listed), flag, file]) == 2
+        assert "is a file of the data set and would be overwritten" in capsys.readouterr().err
+        assert contents(data.parent) == before
     monkeypatch.chdir("images/train")
     assert main(["--data", str(data)]) == 0  # nothing is written
 
@@ -184,9 +192,9 @@ def test_results_never_overwrite_data_or_each_other(
     ("place", "message"),
     [
         ("", None),
-        ("nowhere/a.json", "there is no folder"),
-        ("folder", "a folder; give the name of a file in it"),
-        ("socket", "a disk or socket"),
+        ("nowhere/a.json", "nowhere not found; create it first"),
+        ("folder", "is a folder; give the name of a file in it"),
+        ("socket", "is a block device or socket"),
     ],
 )
 @pytest.mark.parametrize("what", ["data", "env"])

@@ -124,7 +124,7 @@ def test_unwritable_project_is_a_user_error(empty_folder: Path, capsys: pytest.C
     (empty_folder / "taken").write_text("a file")
     code, message = run_command("graph-train", ["--cfg", "yolov5n.yaml", "--project", "taken"], capsys)
     assert code == 2
-    reason = "the folder for results cannot be made (File exists)"
+    reason = "the results folder cannot be created (File exists)"
     assert message == f"graph-train: taken/exp: {reason}; choose another --project or --name"
 
 

@@ -26,7 +26,8 @@ from graph_train.prediction.predict import PredictionResult, _with_frame_folders
 from graph_train.prediction.prediction_files import OutputSettings, Prediction, PredictionWriter, crop_box
 from graph_train.prediction.sources import SourceFile, Sources
 from graph_train.runs import run_folder
-from graph_train.settings.predict_options import predict_options
+from graph_train.settings.flag_table import options_of
+from graph_train.settings.predict_options import PredictOptions
 from kernels.framework.eager_runs import EAGER_RUNS
 from models.weights import save_weights
 from pipelines.data.video import Video, VideoFile
@@ -438,7 +439,7 @@ def test_inapplicable_settings_are_rejected(
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match=message):
-        predict_options(**{"weights": "a.pt", "source": "b.jpg", **given})
+        options_of(PredictOptions, {"weights": "a.pt", "source": "b.jpg", **given})
 
 
 def test_user_errors_are_one_line(

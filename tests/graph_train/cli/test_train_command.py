@@ -143,7 +143,7 @@ def test_stock_kernels_give_close_results(finished: tuple[Path, str], tmp_path: 
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Kernels: OneFlow's own" in done.stdout
     plugin, stock = ([float(cell) for cell in rows(folder)[1][1:4]] for folder in (run, tmp_path / "stock"))
-    assert stock == pytest.approx(plugin, rel=1e-3)  # of the first epoch; then rounding has grown
+    assert stock == pytest.approx(plugin, rel=1e-3)  # compared in the first epoch only, as rounding errors grow
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from graph_train.detection.augmented_views import VIEWS, AugmentedInference, Vie
 from graph_train.detection.detector import load_detector
 from graph_train.detection.label_files import write_label_file
 from graph_train.host.failures import USER_ERROR
-from graph_train.settings.val_options import val_options
+from graph_train.settings.flag_table import options_of
+from graph_train.settings.val_options import ValOptions
 from graph_train.validation import evaluate as evaluation
 from graph_train.validation.evaluate import evaluate
 from kernels.ops.augmented_views.function import ViewRows
@@ -123,7 +124,7 @@ def test_eager_matches_graph(data_set: Path, weights: Path, tmp_path: Path) -> N
         "noplots": True,
         "project": str(tmp_path),
     }
-    found = [evaluate(val_options(**common, graph=graph)).results[0] for graph in (True, False)]
+    found = [evaluate(options_of(ValOptions, {**common, "graph": graph})).results[0] for graph in (True, False)]
     assert found[0].means == found[1].means
     assert found[0].images == 5
 
@@ -238,7 +239,7 @@ def test_label_file_known_values(tmp_path: Path) -> None:
 )
 def test_inapplicable_settings_are_rejected(given: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        val_options(**given)
+        options_of(ValOptions, given)
 
 
 def test_mismatched_class_names_warn(
@@ -276,5 +277,9 @@ def test_data_set_label_files_are_not_overwritten(weights: Path, tmp_path: Path)
     (root / "data.yaml").write_text("train: images\nval: images\nnames: [circle, square]\n")
     flags = {"data": str(root / "data.yaml"), "weights": (str(weights),), "imgsz": 64, "noplots": True}
     with pytest.raises(ValueError, match=r"p\.txt: a result would overwrite a source image or label"):
-        evaluate(val_options(**flags, project=str(tmp_path), name="set", exist_ok=True, save_txt=True))
+        evaluate(
+            options_of(
+                ValOptions, {**flags, "project": str(tmp_path), "name": "set", "exist_ok": True, "save_txt": True}
+            )
+        )
     assert (root / "labels" / "p.txt").read_text() == "0 .5 .5 .2 .2\n"

@@ -12,7 +12,8 @@ from graph_train.cli.export import main
 from graph_train.detection.nms import NmsSettings
 from graph_train.exporting.onnx.check import TOLERANCE, OnnxSession, check_onnx, largest_difference
 from graph_train.exporting.onnx.network import OnnxSettings, build_onnx
-from graph_train.settings.export_options import export_options
+from graph_train.settings.export_options import ExportOptions
+from graph_train.settings.flag_table import options_of
 from models.catalogue import ACTIVATIONS
 from models.network import DetectionModel
 from models.spec import load_model_spec, shipped_configs
@@ -195,7 +196,7 @@ def test_metadata_has_yolov5_class_names_and_stride(tmp_path: Path) -> None:
 )
 def test_inapplicable_settings_are_rejected(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        export_options(**({"weights": "a.pt", **given} if given else {}))
+        options_of(ExportOptions, {"weights": "a.pt", **given} if given else {})
 
 
 def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,10 +207,10 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--weights", str(tmp_path / "none.pt")], "no such weight file"),
         (["--weights", str(tmp_path / "tiny.safetensors"), "--include", "onnx", "--opset", "9"], "--opset 9"),
         (["--weights", str(tmp_path / "tiny.safetensors"), "--data", "coco128.yaml"], "--data"),
-        (["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path)], "a folder; give the name"),
+        (["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path)], "is a folder; give the name"),
         (
             ["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path / "no/x.onnx")],
-            "there is no folder",
+            "not found; create it first",
         ),
         (
             ["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path / "x/../tiny.safetensors")],

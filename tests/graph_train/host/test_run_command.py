@@ -45,7 +45,7 @@ def test_python_without_docstrings_is_rejected(tmp_path: Path, module: str) -> N
         env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )
     assert done.returncode == USER_ERROR
-    assert "OneFlow needs: start without that" in done.stderr.splitlines()[-1]
+    assert "OneFlow needs them; start Python without this option" in done.stderr.splitlines()[-1]
 
 
 FLAGS = {

@@ -60,7 +60,7 @@ REFERENCE_FLAGS = [
     "--bbox_interval",
     "--artifact_alias",
 ]
-"""Those of `train.py`, v7.0, but for `--batch`, a name of later versions."""
+"""The flags of `train.py`, v7.0, and `--batch`, which is from later versions."""
 
 
 def test_every_yolov5_flag_exists() -> None:

@@ -201,7 +201,7 @@ def test_two_ranks_match_one(tmp_path: Path, pytestconfig: pytest.Config) -> Non
 STOCK_CASES: dict[str, tuple[tuple[int, ...], float, float]] = {
     "odd sizes": ((3, 5, 7, 9), 0.0, 3e-6),
     "large": ((2, 32, 60, 60), 0.0, 3e-6),
-    # The digits by which the mean exceeds the deviation are lost, in any float32 kernel.
+    # Any float32 kernel loses the digits by which the mean exceeds the standard deviation.
     "far mean": ((4, 16, 12, 12), 20.0, 3e-5),
     "two values": ((2, 3, 1, 1), 0.0, 3e-6),
 }

@@ -94,7 +94,7 @@ def test_casts_round_to_nearest(activation_type: ActivationType) -> None:
     expected = np.where(np.isnan(values), np.float32("nan"), ROUNDINGS[activation_type](bits))
     np.testing.assert_array_equal(got, expected)
     numbers = ~np.isnan(values)
-    assert got[numbers].tobytes() == expected[numbers].tobytes()  # the sign of zero too
+    assert got[numbers].tobytes() == expected[numbers].tobytes()  # including the sign of zero
 
 
 @pytest.mark.parametrize("shape", [(1,), (2, 3, 5, 33)])

@@ -62,11 +62,11 @@ def test_class_names(folder: Path, names: str, expected: tuple[str, ...]) -> Non
         ("train: [images/train, 3]\nval: images/val\nnames: [a]", ":1:23", "must be a path, found 3"),
         ("train: {a: b}\nval: images/val\nnames: [a]", ":1:8", "must be a path"),
         ("path: [1]\ntrain: images/train\nval: images/val\nnames: [a]", ":1:7", "path must be a path"),
-        ("path: ~nobody-here/x\ntrain: images/train\nval: images/val\nnames: [a]", ":1:7", "no home folder is known"),
+        ("path: ~nobody-here/x\ntrain: images/train\nval: images/val\nnames: [a]", ":1:7", "unknown home folder"),
         (
             "train: ~nobody-here/x\nval: images/val\nnames: [a]",
             ":1:8",
-            "train: ~nobody-here/x: no home folder is known",
+            "train: ~nobody-here/x: unknown home folder",
         ),
         ('train: "a\\0b"\nval: images/val\nnames: [a]', ":1:8", "must be a path"),
         ("train: images/train\nval: images/val", "", "neither `names` nor `nc`"),
@@ -201,9 +201,7 @@ def test_invalid_paths_raise(tmp_path: Path) -> None:
         load_dataset(tmp_path / "none.yaml")
     with pytest.raises(ValueError, match="is a folder; give a dataset yaml"):
         load_dataset(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"^~nobody-here/data.yaml: no home folder is known for it; write the whole path"
-    ):
+    with pytest.raises(ValueError, match=r"^~nobody-here/data.yaml: unknown home folder; give the full path"):
         load_dataset("~nobody-here/data.yaml")
     assert "shapes" in shipped_names()
 
