@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,15 @@ def test_wheel_contains_all_data_files(tmp_path: Path) -> None:
     assert len(data) > 40
     assert [str(path.relative_to(ROOT)) for path in data if str(path.relative_to(ROOT)) not in packed] == []
     assert not any(name.startswith("tests/") for name in packed)
+
+
+def test_source_archive_contains_every_tracked_file(tmp_path: Path) -> None:
+    """Tests in an unpacked source archive find the files that they check."""
+    tracked = run("git", "ls-files", folder=ROOT).split()
+    run(UV, "build", "--sdist", "--offline", "--out-dir", tmp_path, folder=ROOT)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert [name for name in tracked if name not in packed] == []
 
 
 def packages() -> Sequence[str]:

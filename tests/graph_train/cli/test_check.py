@@ -130,7 +130,7 @@ def test_environment_report_suggests_install_commands() -> None:
     assert (installed.value, installed.remedy) == ("installed", "")
     absent = _extra("more", ["numpy==1.26.4; extra == 'more'", "no-such-package[x]>=2; extra == 'more'"])
     assert absent.value == "not installed: no-such-package" and not absent.fatal
-    assert absent.remedy == "optional: uv sync --extra more"
+    assert absent.remedy == "optional: uv sync --inexact --extra more"
 
 
 def test_real_data(bccd: Path, tmp_path: Path) -> None:

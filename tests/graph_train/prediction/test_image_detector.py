@@ -182,6 +182,7 @@ def test_results_render_list_and_save(detector: ImageDetector, tmp_path: Path) -
         (7, "image 1: type int; expected a path"),
         (b"no image", r"image 1: not an image \(JPEG, PNG, BMP, WebP or TIFF by its content\)$"),
         ("none.jpg", "none.jpg: no such file"),
+        ("https://me:secret@host/a.jpg", r"^image 1: https://host/a.jpg is a URL; use predict\(source="),
     ],
 )
 def test_invalid_image_is_named(detector: ImageDetector, image: Any, message: str) -> None:
