@@ -11,14 +11,15 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, AlreadyReportedError, RunEndedError
+from graph_train.host.messages import as_line
 from graph_train.host.terminal import TerminalHandler, steady_output
-from kernels.host.paths import printable
 
 _OUT_OF_MEMORY_MESSAGES = (
     "failed to map segment",
     "cannot allocate memory",
     "Cannot allocate memory",
     "bad_alloc",
+    "allocate failed",
     "can't start new thread",
     "Resource temporarily unavailable",
 )
@@ -153,6 +154,5 @@ def show_messages() -> None:
 def one_line(error: BaseException) -> str:
     """Return an error's message as one line, with the file name for an OSError."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{printable(os.fspath(error.filename))}: {error.strerror}"
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+        return as_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    return as_line(str(error)) or type(error).__name__

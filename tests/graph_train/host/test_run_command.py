@@ -82,6 +82,7 @@ def test_low_address_space_limit_is_reported_early(module: str, limit: int, tmp_
         (RuntimeError("can't start new thread"), True),
         (ImportError("libdali.so: failed to map segment from shared object"), True),
         (OSError(12, "Cannot allocate memory"), True),
+        (RuntimeError("\x1b[1mError\x1b[0m: allocate failed"), True),
         (RuntimeError("something else"), False),
     ],
 )

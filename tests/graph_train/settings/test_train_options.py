@@ -164,6 +164,8 @@ REJECTED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"zzz": 3}, "unknown setting 'zzz'; known: weights, cfg"),
     ({"epochs": "3"}, "epochs='3': must be an integer"),
     ({"epochs": True}, "epochs=True: must be an integer"),
+    ({"label_smoothing": 10**400}, "label_smoothing=1000"),
+    ({"epochs": "x" * 1000}, "epochs='xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx: must be"),
     ({"rect": "yes"}, "rect='yes': must be True or False"),
     ({"freeze": ["a"]}, "must be an integer or a list"),
     ({"data": 5}, "data=5: must be a string"),
