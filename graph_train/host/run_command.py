@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -14,6 +15,7 @@ from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ER
 from graph_train.host.messages import as_line
 from graph_train.host.terminal import TerminalHandler, steady_output
 
+_FEWEST_OPEN_FILES = 20
 _OUT_OF_MEMORY_MESSAGES = (
     "failed to map segment",
     "cannot allocate memory",
@@ -62,6 +64,7 @@ def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> 
     try:
         _require_current_folder()
         _require_docstrings()
+        _require_open_files()
         return command() or DONE
     except AlreadyReportedError as error:
         return _code(error.__cause__)
@@ -120,9 +123,23 @@ def _require_docstrings() -> None:
         raise ValueError("Python drops docstrings (-OO, PYTHONOPTIMIZE=2), which OneFlow needs: start without that")
 
 
+def _require_open_files() -> None:
+    """Reject a limit of open files with which the native libraries abort the process.
+
+    Raises:
+        ValueError: the limit is lower than what a training on one image needs.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit < _FEWEST_OPEN_FILES:
+        raise ValueError(f"`ulimit -n` is {limit}, too few open files: raise it (`ulimit -n 1024`)")
+
+
 def _out_of_memory_message(error: BaseException) -> str:
-    """Return a message if the error is a lack of memory or threads, with the likely limit; "" otherwise."""
+    """Return a message if the error is a lack of memory, threads or open files, with the likely limit; "" otherwise."""
     text = one_line(error)
+    if os.strerror(errno.EMFILE) in text:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"{text}; `ulimit -n` is {limit}: raise it (`ulimit -n 1024`)"
     if not (isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY_MESSAGES)):
         return ""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]

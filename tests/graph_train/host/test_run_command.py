@@ -1,5 +1,6 @@
 """Messages for errors where the operating system's own message is not helpful."""
 
+import errno
 import os
 import resource
 import signal
@@ -93,6 +94,28 @@ def test_out_of_memory_is_a_user_error(error: Exception, lack: bool, capsys: pyt
     code, message = run_command("x", fails, debug=False), capsys.readouterr().err
     assert code == (USER_ERROR if lack else INTERNAL_ERROR)
     assert ("out of memory or threads" in message) == lack and ("internal error" in message) != lack
+
+
+def test_too_few_open_files_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    assert run_command("x", fails, debug=False) == USER_ERROR
+    assert "Too many open files; `ulimit -n` is " in capsys.readouterr().err
+
+
+def test_limit_of_open_files_is_checked_at_the_start(tmp_path: Path) -> None:
+    """Below it, DALI or OneFlow abort the process without a word."""
+    done = subprocess.run(
+        [sys.executable, "-m", "graph_train.cli.check", "--data", "none.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12)),
+    )
+    assert done.returncode == USER_ERROR
+    assert done.stderr == "graph-check: `ulimit -n` is 12, too few open files: raise it (`ulimit -n 1024`)\n"
 
 
 def test_ctrl_c_during_native_import_is_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
