@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-MAX_OPCODES = 20_000_000
+MAX_OPCODES = 5_000_000
 """Far above any weight file (YOLOv5x6 has about 250,000); limits the time that a crafted file can take."""
 MAX_COPIED = 1_000_000
 """Total items in containers passed to functions, whose stand-ins copy them: otherwise each opcode could copy the

@@ -191,6 +191,7 @@ REJECTED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"optimizer": "Rprop"}, "--optimizer 'Rprop': must be one of SGD, Adam, AdamW"),
     ({"kernels": "maybe"}, "--kernels 'maybe'"),
     ({"freeze": [-1]}, "layers count from 0"),
+    ({"freeze": 10**9}, "--freeze 1000000000: must be at most 100000"),
     ({"rect": True, "quad": True}, "--rect cannot be used with --quad"),
     ({"rect": True, "multi_scale": True}, "--rect cannot be used with --multi-scale"),
     ({"rect": True, "image_weights": True}, "--rect cannot be used with --image-weights"),
