@@ -63,7 +63,7 @@ def _logging_restored() -> Iterator[None]:
 def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
     try:
         _require_current_folder()
-        _require_docstrings()
+        _require_usual_python()
         _require_open_files()
         return command() or DONE
     except AlreadyReportedError as error:
@@ -113,14 +113,17 @@ def _require_current_folder() -> None:
         raise OSError("the current folder has been deleted; change to another folder") from None
 
 
-def _require_docstrings() -> None:
-    """Reject starting in a Python that drops docstrings.
+def _require_usual_python() -> None:
+    """Reject modes of Python in which OneFlow does not work.
 
     Raises:
-        ValueError: OneFlow adds to its own at import, and would fail there.
+        ValueError: it registers its session inside an `assert`, adds to docstrings at import, and crashes when tensors
+            are moved in the development mode.
     """
-    if sys.flags.optimize > 1:
-        raise ValueError("Python drops docstrings (-OO, PYTHONOPTIMIZE=2), which OneFlow needs: start without that")
+    if sys.flags.optimize:
+        raise ValueError("Python drops assertions (-O, PYTHONOPTIMIZE), which OneFlow needs: start without that")
+    if sys.flags.dev_mode:
+        raise ValueError("OneFlow crashes in Python's development mode (-X dev, PYTHONDEVMODE): start without that")
 
 
 def _require_open_files() -> None:

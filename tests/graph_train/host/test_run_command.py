@@ -34,11 +34,18 @@ def test_deleted_working_directory_is_reported(tmp_path: Path, module: str) -> N
     assert "the current folder has been deleted" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("module", COMMANDS)
-def test_python_without_docstrings_is_rejected(tmp_path: Path, module: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "mode", "reason"),
+    [
+        *((module, ["-OO"], "which OneFlow needs: start without that") for module in COMMANDS),
+        ("graph_train", ["-O"], "which OneFlow needs: start without that"),
+        ("graph_train", ["-X", "dev"], "OneFlow crashes in Python's development mode"),
+    ],
+)
+def test_unusual_python_is_rejected(tmp_path: Path, module: str, mode: list[str], reason: str) -> None:
     (tmp_path / "a.pt").touch()  # a missing file would be reported first
     done = subprocess.run(
-        [sys.executable, "-OO", "-m", module, *FLAGS[module]],
+        [sys.executable, *mode, "-m", module, *FLAGS[module]],
         capture_output=True,
         text=True,
         check=False,
@@ -46,7 +53,7 @@ def test_python_without_docstrings_is_rejected(tmp_path: Path, module: str) -> N
         env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )
     assert done.returncode == USER_ERROR
-    assert "OneFlow needs: start without that" in done.stderr.splitlines()[-1]
+    assert reason in done.stderr.splitlines()[-1]
 
 
 FLAGS = {
