@@ -62,8 +62,8 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows, "speedups": speedups, "notes": [] if opencv else [NO_OPENCV]}
 
 
-def _powers(most: int) -> list[int]:
-    return [*(2**n for n in range(most.bit_length()) if 2**n < most), most]
+def _powers(limit: int) -> list[int]:
+    return [*(2**n for n in range(limit.bit_length()) if 2**n < limit), limit]
 
 
 class _Point:

@@ -75,7 +75,8 @@ def lines(
 
 
 def families(panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], path: Path, *, title: str, x: str) -> None:
-    """Plot one panel per group and one colour per label: thin curves of equal length and their mean as a thick one."""
+    """Plot one panel per group with one colour per label: thin curves of equal length, and their mean as a thick
+    curve."""
     figure = new_figure(4.5 * len(panels) + 1.5, 4.2, title)
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     colours = _colours([label for group in panels.values() for label in group])

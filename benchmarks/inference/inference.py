@@ -29,16 +29,16 @@ from benchmarks.step.competitors import find_torch
 VALIDATION, PREDICTION, NETWORK = "validation", "prediction", "network"
 OURS, YOLOV5, ONNX = "graph-train", "YOLOv5", "onnxruntime"
 _ALL_CLASSES = re.compile(r"^\s*all\s+(\d+)\s+(\d+)\s+(?:\S+\s+){2}(\S+)\s+(\S+)\s*$", re.MULTILINE)
-"""The line on the terminal with images, instances, P, R, mAP50 and mAP50-95."""
+"""Pattern of the output line with images, instances, P, R, mAP50 and mAP50-95."""
 _TIME_LIMIT = "NMS time limit"
-"""In the warning of YOLOv5's `val.py`."""
+"""Part of a warning of YOLOv5's `val.py`."""
 _TURN_SECONDS = 0.5
 _AGREEMENT = 1e-3
 NO_YOLOV5 = "YOLOv5 is skipped; to include it, give a checkout with --yolov5 and an interpreter with --torch-python."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is validated with which weights."""
+    """Add the flags of weights, data and peers."""
     add_repeats(parser)
     parser.add_argument("--weights", required=True, help="trained weights: .safetensors, .pt or a OneFlow folder")
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`; its val split is used")
@@ -96,7 +96,7 @@ class _Commands:
             )
         self.images = self._link()
         self.map50: dict[str, float] = {}
-        """By side, as its validation printed it."""
+        """mAP50 by side, as printed by its validation."""
         self.notes: set[str] = set()
         self._pt = self.folder / "weights.pt"
         if self.yolov5:
@@ -222,13 +222,13 @@ def _row(
 
 
 def _speedup(work: str, seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
-    """Return how many times as fast we are as each other side, turn by turn."""
+    """Return our speedup over each other side, from the ratios within each turn."""
     others = {side: taken for side, taken in seconds.items() if side != OURS}
     return {f"{work}, {side}": ratios(taken, seconds[OURS]).as_dict() for side, taken in others.items()}
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Return one line per work and side."""
+    """Return one table row per task and side."""
     speedups = body["speedups"]
     cells = tuple(
         (
@@ -253,7 +253,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Plot images per second of each work."""
+    """Plot images per second of each task."""
     from benchmarks.harness.plots import bars
 
     groups: dict[str, dict[str, tuple[float, float, float]]] = {}

@@ -163,11 +163,11 @@ class _Series:
     number: signal.Signals
     moments: random.Random
 
-    def run_chain(self, chain: _Chain, most: int, bar: Any) -> None:
-        """Kill and resume one run until it finishes; after `most` kills it is left to finish."""
+    def run_chain(self, chain: _Chain, max_kills: int, bar: Any) -> None:
+        """Kill and resume one run until it finishes; after `max_kills` kills it is left to finish."""
         name = chain.folder.name
         while True:
-            disturb = len(chain.kills) < most
+            disturb = len(chain.kills) < max_kills
             moment = self.moments.choice((ANY, *MOMENTS))
             with self.trainings.running(name) as process:
                 if disturb:

@@ -25,7 +25,7 @@ THIS, OTHER = "this checkout", "other checkout"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags of the training, whose network predicts as well."""
+    """Add the flags of the training; its network is also used for prediction."""
     add_repeats(parser)
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
     parser.add_argument("--cfg", default="yolov5n.yaml", help="network, with random weights")
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Start each command in every turn, except the first turn, which compiles and fills caches.
+    """Start each command in every turn, after one turn that compiles and fills caches.
 
     Raises:
         ValueError: a command failed.
@@ -64,7 +64,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def _commands(flags: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
-    """Return the arguments of Python for each start; what they write goes into the folder."""
+    """Return Python's arguments for each command; output goes to the folder."""
     from models.network import DetectionModel
     from models.spec import load_model_spec
     from models.weights import save_weights
@@ -86,10 +86,10 @@ def _commands(flags: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
 
 
 class _Start:
-    """A call starts the command once more and returns the seconds until its first step, or its end.
+    """Callable that starts the command and returns the seconds until its first step, or its end.
 
     Attributes:
-        processor_seconds: of each start so far, user and system, of all its threads, up to its end.
+        processor_seconds: user and system time of each start so far, until its end.
     """
 
     def __init__(self, command: Sequence[str], flags: argparse.Namespace, checkout: Path) -> None:

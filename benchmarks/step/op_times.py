@@ -1,4 +1,4 @@
-"""How long each op of a compiled step takes on the CPU; the part of `graph-bench ops` that measures time."""
+"""Time of each op of a compiled step on the CPU; the timing part of `graph-bench ops`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ _TURN_SECONDS = 2.0
 _CONVOLUTION = "graph_train_convolution"
 BETWEEN, AROUND = "between ops", "before and after them"
 _COLOURS = {"forward": 1, "loss": 3, "backward": 0, "update": 2}
-"""Place of each part's colour among those of classes."""
+"""Index of each part's colour in the class colours."""
 Row = Mapping[str, Any]
 
 
@@ -53,7 +53,7 @@ def measure_point(point: Point, *, threads: int, repeats: int) -> dict[str, Any]
 
 
 class _Turns:
-    """A turn is a call: ms per step. The first one finds out how many steps fill a turn."""
+    """Callable that measures the ms per step in one turn; the first call chooses the steps per turn."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker, self._per_turn = worker, 0
@@ -61,7 +61,7 @@ class _Turns:
 
     def __call__(self) -> float:
         if not self._per_turn:
-            self._per_turn = calls_per_turn(self._steps(1)["seconds"], wanted_seconds=_TURN_SECONDS, most=50)
+            self._per_turn = calls_per_turn(self._steps(1)["seconds"], wanted_seconds=_TURN_SECONDS, limit=50)
         self.replies.append(self._steps(self._per_turn))
         return float(self.replies[-1]["seconds"]) * 1000 / self._per_turn
 
@@ -92,7 +92,7 @@ def kinds_of(timed: Row) -> list[dict[str, Any]]:
 
 
 def outside_ops(timed: Row) -> dict[str, float]:
-    """Return ms of a step in which no op computes: between the first op and the last, and before and after them."""
+    """Return the ms of a step in which no op computes: between the first and the last op, and before and after them."""
     computing = sum(row["ms"] for row in timed["ops"])
     return {BETWEEN: timed["span_ms"] - computing, AROUND: timed["step_ms"] - timed["span_ms"]}
 

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Compile the step with the CPU's kernels, and as CUDA gets it, whose kernels are executed on the CPU for it.
+    """Compile the step with CPU kernels, and as on CUDA, with CUDA kernels emulated on the CPU.
 
     Raises:
         ValueError: another device than the CPU.
@@ -74,7 +74,7 @@ def _compiled(flags: argparse.Namespace, model: str, kernels: str) -> dict[str, 
 
 
 def computed_by(name: str, covered: Iterable[str]) -> str:
-    """Return whose kernel computes an op on CUDA; cuDNN's count as the plugin's."""
+    """Return the owner of an op's kernel on CUDA; cuDNN's kernels count as the plugin's."""
     if name in covered:
         return PLUGIN
     if is_copy_or_system_op(name):
@@ -83,7 +83,7 @@ def computed_by(name: str, covered: Iterable[str]) -> str:
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Return the time of the ops, the ops, and what one step starts."""
+    """Return tables of op times, op counts, and launches per step."""
     cells = tuple(
         (row["op"], str(row["in_step"]), str(row["in_cuda_step"]), row["cuda"])
         for row in body["rows"]
@@ -108,7 +108,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def _matmul_gflops(body: Mapping[str, Any]) -> float | None:
-    """Return the ceiling of convolutions; None where a variable kept it from being one."""
+    """Return the ceiling of convolutions; None if a variable limited it."""
     return None if limited_by(body, body["ceilings"]) else ceilings_by_name(body["ceilings"])["float32 matmul"]
 
 

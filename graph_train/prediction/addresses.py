@@ -68,7 +68,7 @@ def _fetch_address(address: str, stem: Path) -> Path | None:
     is_video = suffix in VIDEO_SUFFIXES
     file = stem.with_suffix(suffix)
     # The size of an image is limited as for local files, that of a video only by the disk.
-    limit = {} if is_video else {"most": MAX_FILE_BYTES}
+    limit = {} if is_video else {"max_bytes": MAX_FILE_BYTES}
     fetch(address, file, attempts=ATTEMPTS, progress=is_video, **limit)
     return file
 

@@ -68,9 +68,10 @@ class MemoryModel:
 
     def largest_batch(self, budget: float, *, multiple: int) -> int:
         """Return the largest batch size that fits the budget and the number of images; 0 if none does."""
-        most = min(MAX_AUTO_BATCH, max(self.facts.train_images, multiple))
+        limit = min(MAX_AUTO_BATCH, max(self.facts.train_images, multiple))
         return next(
-            (batch for batch in range(most - most % multiple, 0, -multiple) if self.required_bytes(batch) <= budget), 0
+            (batch for batch in range(limit - limit % multiple, 0, -multiple) if self.required_bytes(batch) <= budget),
+            0,
         )
 
 

@@ -40,7 +40,7 @@ class PlainJpeg:
     has_metadata: bool
 
 
-class _OtherError(Exception):
+class _NotPlainError(Exception):
     """Not a plain baseline JPEG."""
 
 
@@ -50,7 +50,7 @@ def plain_jpeg(content: bytes) -> PlainJpeg | None:
         return None
     try:
         return _read(content)
-    except (_OtherError, IndexError):
+    except (_NotPlainError, IndexError):
         return None
 
 
@@ -142,4 +142,4 @@ def _scan_needs(frame: bytes, scan: bytes) -> frozenset[int]:
 
 def _require(condition: bool) -> None:
     if not condition:
-        raise _OtherError
+        raise _NotPlainError

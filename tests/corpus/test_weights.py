@@ -93,7 +93,7 @@ def test_export_rejects_each_in_one_line(empty_folder: Path, capsys: pytest.Capt
         ({"anchors_px": [[["x"]]]}, "anchors_px is not of shape"),
         ({"anchors_px": [[[1e30, 1]]]}, "anchors of shape"),
         ({"config": {"nc": 3}}, "backbone must be a list"),
-        ({"config": {**TINY, "head": [[-1, 10**9, "C3", [8]]]}}, "C3 repeats 1000000000 times"),
+        ({"config": {**TINY, "head": [[-1, 10**9, "C3", [8]]]}}, "C3 is repeated 1000000000 times"),
     ],
 )
 def test_rejects_header_that_describes_no_run(

@@ -31,7 +31,7 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_ranks_match_single_process(lab: JobLab, one_rank: Path, ranks: int) -> None:
-    """With three ranks a batch of four is split unevenly."""
+    """Include three ranks, which split a batch of four unevenly."""
     job = lab.run(lab.flags(f"ranks{ranks}", epochs=EPOCHS, **{"sync-bn": True}), ranks)
     folder = lab.root / "runs" / f"ranks{ranks}"
     np.testing.assert_allclose(rows(folder), rows(one_rank), rtol=2e-4, atol=2e-5)
@@ -70,7 +70,7 @@ def test_rank_0_writes_and_evaluates_coco_results(lab: JobLab) -> None:
 
 
 def test_running_means_cover_all_ranks(lab: JobLab) -> None:
-    """With one batch of eight the first layer sees the same images on any number of ranks."""
+    """Use one batch of eight, so that the first layer sees the same images on any number of ranks."""
     flags = {"epochs": 1, "batch-size": 8, **finding(lab.root, lab.data)}
     mean, variance = ("model/model.0.bn.running_mean", "model/model.0.bn.running_var")
     saved = []

@@ -12,10 +12,10 @@ from tests.gpu.layouts import constant, structure
 
 _NORM = "ops/batch_norm/batch_norm.h"
 _SHAPE = (4000, 72)
-"""Rows and channels."""
+"""Number of rows and channels."""
 _EPSILON, _RATE = 1e-3, 0.25
 _RANKS = 2
-"""Number of ranks in the statistics."""
+"""Number of ranks whose statistics are combined."""
 
 
 @dataclass(frozen=True)

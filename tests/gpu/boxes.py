@@ -10,7 +10,7 @@ _IOU, _DETECTIONS = "ops/bbox_iou/launch.h", "ops/detections/launch.h"
 IOU, GIOU, DIOU, CIOU = range(4)
 _EPS = 1e-7
 _STEP = 1e-6
-"""Of differences in float64."""
+"""Step of finite differences in float64."""
 
 
 def _sides(boxes: np.ndarray, centre_form: bool) -> tuple[np.ndarray, ...]:
@@ -77,7 +77,7 @@ def box_iou(device: Device, gradient: bool, pairs: int = 1000) -> Launched:
 
 
 def _differences(boxes: tuple[np.ndarray, np.ndarray], which: int, form: tuple[int, bool]) -> np.ndarray:
-    """Return the gradient of the overlap by the numbers of one of the boxes, with a constant weight of the aspect."""
+    """Return the gradient of the overlap with respect to one of the boxes, with a constant aspect weight."""
     alpha = overlap(*boxes, *form)[1]
     columns = []
     for side in range(4):
@@ -91,7 +91,7 @@ def _differences(boxes: tuple[np.ndarray, np.ndarray], which: int, form: tuple[i
 
 
 _LEVELS = ((8, 10, 8), (4, 5, 16), (2, 3, 32))
-"""Rows, columns and stride."""
+"""Rows, columns and stride of each level."""
 
 
 def decode_maps(
@@ -121,7 +121,7 @@ def decode_maps(
 
 
 _LIMITS = ((0, 30000, 300), (1, 30000, 300), (1, 100, 20))
-"""Whether all classes count, most candidates, most detections."""
+"""Whether all classes are candidates, maximum number of candidates, maximum number of detections."""
 
 
 def suppress(

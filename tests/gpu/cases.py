@@ -109,9 +109,9 @@ def _large_cases() -> dict[str, Case]:
 
 
 LARGE_CASES: Mapping[str, Case] = _large_cases()
-"""Cases with the sizes of a training: their times are meaningful, and each block has several work items."""
+"""Cases with the sizes of a training, so that times are meaningful and each block has several work items."""
 WITHIN_OTHERS = {"add_bias_sums"}
-"""Kernels that the case of another one starts too."""
+"""Kernels that are also started by the case of another one."""
 
 
 def kernel_names() -> set[str]:

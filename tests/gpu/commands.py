@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _NO_TESTS_COLLECTED = 5
 """Exit code of pytest."""
 _MAX_OUTPUT_CHARACTERS = 20_000
-"""Characters of a failure's output that are kept."""
+"""Maximum number of characters of a failure's output."""
 _running: set[int] = set()
 
 

@@ -34,7 +34,8 @@ _SMALL = LossSizes()
 
 
 def _labels(sizes: LossSizes) -> np.ndarray:
-    """Return (batch, slots, 5), the last quarter of the slots empty; many in few places, so that they meet in cells."""
+    """Return (batch, slots, 5) labels, of which the last quarter is empty; many are close together, so that they share
+    cells."""
     generator, shape = np.random.default_rng(5), (sizes.batch, sizes.slots)
     labels = np.zeros((*shape, 5), np.float32)
     labels[..., 0] = generator.integers(0, sizes.classes, shape)
@@ -153,7 +154,8 @@ def rebalance_levels(device: Device) -> Launched:
 _HYPER = np.array(
     [0.01, 0.02, 0.1, 0.0, 5e-4, 0.01, 0.9, 0.1, 0.999, 0.001, 0.3, 0.1, 1e-8, 0.99, 0.01, 0.5, 1.0], np.float32
 )
-"""As `Hyper` of update.h counts: three learning rates and decays, betas, corrections, EMA, loss scale, update."""
+"""Hyper vector in the order of `Hyper` in update.h: three learning rates and decays, betas, corrections, EMA, loss
+scale, update."""
 _MAX_NORM = 10.0
 
 

@@ -20,7 +20,7 @@ STRICT_ITERATIONS = 6
 MAX_TIES, MAX_CANDIDATES = 3, 4
 NORM_RTOL, ITEM_ATOL = 2e-3, 1e-6
 STATE_ARRAYS = ("final", "ema/", "ema_names", "ema_sample")
-"""Beginnings of the names of a final state, which short recordings do not have."""
+"""Prefixes of the names in a final state, which short recordings do not have."""
 LATE_RTOL = {"SGD": 1e-4, "AdamW": 5e-4, "Adam": 5e-4}
 MEDIAN_MOVED = {"SGD": (2e-2, 5e-3, 0.2), "AdamW": (2e-2, 0.1, 0.2), "Adam": (2e-2, 0.1, 0.2)}
 """Median of "moved" (L2 of the error over L2 of what training changed) by group (biases, weights, BN weights), from the
@@ -78,7 +78,7 @@ def _replay_past_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) 
 
 
 def _agreeing(case: Case, run: Replay) -> npt.NDArray[np.bool_]:
-    """Return (iterations,) bool: whether loss, loss items and gradient norm are within tolerance."""
+    """Return whether loss, loss items and gradient norm are within tolerance, (iterations,) bool."""
     count = len(run.results)
     report = [Report() for _ in range(count)]
     for number, row in enumerate(report):

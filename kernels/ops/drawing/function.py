@@ -88,13 +88,13 @@ def axis_weights(
     reach = {"linear": 1.0, "triangle": wide, "area": (wide + 1.0) / 2.0}[filter]
     # Triangle: the weight is its height. Area: the covered part of each source pixel.
     slope = 1.0 if filter == "area" else reach
-    most = math.ceil(2.0 * reach)
-    taps = min(most, source)
+    max_taps = math.ceil(2.0 * reach)
+    taps = min(max_taps, source)
     centre = begin + (np.arange(target) + 0.5) * step
     first = np.ceil(centre - 0.5 - reach).astype(np.int64)
     start = np.clip(first, 0, source - taps)
     shares, total = np.zeros((target, taps)), np.zeros(target)
-    for k in range(most):
+    for k in range(max_taps):
         share = np.clip((reach - np.abs((first + k) + 0.5 - centre)) / slope, 0.0, 1.0)
         shares[np.arange(target), np.clip(first + k, start, start + taps - 1) - start] += share
         total += share

@@ -12,7 +12,7 @@ from benchmarks.cli import main
 from benchmarks.harness.results import read_result
 from benchmarks.harness.workers import Worker
 from benchmarks.step.competitors import find_torch
-from benchmarks.training.accuracy import CURVES, at_the_end, comparisons, measured, plot, tables
+from benchmarks.training.accuracy import CURVES, comparisons, mean_of_last_fifth, measured, plot, tables
 from benchmarks.training.accuracy_trainings import SIDES
 from tests.graph_train.tiny import TINY
 
@@ -31,8 +31,8 @@ def cfg(tmp_path: Path) -> str:
 
 
 def test_final_metrics_average_last_fifth() -> None:
-    assert at_the_end([9.0] * 8 + [1.0, 2.0]) == 1.5
-    assert at_the_end([9.0, 3.0]) == 3.0
+    assert mean_of_last_fifth([9.0] * 8 + [1.0, 2.0]) == 1.5
+    assert mean_of_last_fifth([9.0, 3.0]) == 3.0
 
 
 def test_best_epoch_has_highest_fitness() -> None:

@@ -3,9 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -117,18 +114,6 @@ def test_split_without_usable_image_is_an_error(data: Path, tmp_path: Path) -> N
     assert [problem["text"] for problem in found["problems"] if problem["code"] == "source"] == [
         "val has no usable image"
     ]
-
-
-def test_help_is_fast() -> None:
-    start = time.monotonic()
-    program = "import sys; sys.argv = ['x', '--help']; from graph_train.cli.check import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", program], capture_output=True, text=True, check=True
-    )
-    assert time.monotonic() - start < 5
-    assert "--anchor-t" in done.stdout
-    for heavy in ("oneflow", "nvidia", "numpy", "matplotlib", "PIL"):
-        assert f" {heavy}" not in done.stderr
 
 
 def test_environment_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

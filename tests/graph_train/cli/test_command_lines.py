@@ -1,6 +1,8 @@
 """Usage errors: a one-line message, exit code 2, and no files left behind."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -134,3 +136,25 @@ def test_undecodable_names(empty_folder: Path, capsys: pytest.CaptureFixture[str
     assert code == 2 and r"a \xff\n.yaml: no such dataset yaml" in message
     code, message = run_command("graph-train", [f"--{name}"], capsys)
     assert code == 2 and r"unknown flag --a \udcff .yaml" in message
+
+
+@pytest.mark.parametrize(
+    ("module", "flag"),
+    [
+        ("train", "--bbox-iou-optim"),
+        ("val", "--conf-thres"),
+        ("predict", "--vid-stride"),
+        ("export", "--opset"),
+        ("check", "--anchor-t"),
+    ],
+)
+def test_help_imports_nothing_heavy(module: str, flag: str) -> None:
+    code = (
+        f"import sys\nfrom graph_train.cli.{module} import main\n"
+        "try: main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "heavy = {'oneflow', 'nvidia.dali', 'matplotlib', 'numpy', 'cv2', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert flag in done.stdout

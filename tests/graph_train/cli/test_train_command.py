@@ -177,17 +177,6 @@ def test_unknown_block_is_rejected_by_name(tmp_path: Path) -> None:
     assert "Conv" in done.stderr.replace("Konv", "")
 
 
-def test_help_does_not_import_oneflow() -> None:
-    code = (
-        "import sys; from graph_train.cli.train import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit: pass\n"
-        "assert not {'oneflow', 'nvidia.dali', 'numpy', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "--bbox-iou-optim" in done.stdout
-
-
 @pytest.mark.parametrize("flags", [("--epochs", "0"), ("--rect", "--quad"), ("--entity", "me")])
 def test_invalid_values_are_rejected_before_oneflow_is_imported(flags: tuple[str, ...]) -> None:
     code = (

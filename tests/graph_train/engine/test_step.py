@@ -214,7 +214,7 @@ def test_non_finite_gradient_skips_update() -> None:
 
 
 def test_loss_scale_known_values() -> None:
-    """It is halved by an overflow, doubled after 2000 good updates, and unchanged by accumulation."""
+    """The scale is halved after an overflow, doubled after 2000 good updates, and unchanged by accumulation."""
     update, wait = (replace(tiny_schedule().at(0, 0), update=update) for update in (True, False))
     counters = Counters(loss_scale=1024.0, good_updates=LOSS_SCALE_GROWTH_INTERVAL - 2)
     counters = _advance(counters, update, updated=True, scaled=True)

@@ -138,7 +138,7 @@ def test_empty_batch_keeps_running_statistics(function: Any, activation_type: Ac
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
 def test_nonfinite_channel_keeps_running_statistics(function: Any, bad: float) -> None:
-    """Its output is NaN, so that the step is skipped."""
+    """The output is NaN, so that the step is skipped."""
     x = np.ones((2, 3, 3, 2), np.float32)
     x[0, 0, 1, 1] = bad
     running = [flow.full((2,), 7.0), flow.full((2,), 9.0)]

@@ -130,7 +130,7 @@ def test_best_cudnn_algorithm_is_chosen(
 @pytest.mark.parametrize(
     ("dtype", "packed"), [("float32", False), ("float32", True), ("bfloat16", True), ("float16", True)]
 )
-@pytest.mark.parametrize("name", ["1x1", "3x3, groups", "first layer"])
+@pytest.mark.parametrize("name", ["1x1", "3x3, groups", "3x3, tiles of 2", "3x3, tiles of 4", "first layer"])
 def test_graph_matches_eager_bitwise(name: str, dtype: str, packed: bool) -> None:
     skip_unless_supported(dtype, packed)
     case, arrays = CASES[name], exact_inputs(CASES[name])

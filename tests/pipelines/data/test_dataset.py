@@ -165,7 +165,7 @@ def _write_some(root: Path, *files: str) -> None:
 def test_incomplete_shipped_data_set_raises(
     name: str, there: list[str], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This is checked before any download, which could not be stored."""
+    """Check this before downloading, as the download could not be stored."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dataset, "fetch_into", None)
     root = tmp_path / "datasets" / name
