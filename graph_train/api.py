@@ -87,7 +87,7 @@ def load(weights: Any, **flags: Any) -> "ImageDetector":
     Args:
         weights: a weight file, or several for an ensemble.
         flags: `imgsz`, `conf_thres`, `iou_thres`, `max_det`, `classes`, `agnostic_nms`, `augment`, `batch_size`,
-            `data`, `device`, `workers`, `graph` and `kernels`, as in `graph-predict`.
+            `data`, `device`, `workers`, `graph`, `kernels` and `allow_download`, as in `graph-predict`.
     Raises:
         ValueError, OSError: a setting or a file is invalid; the message is one line with the remedy.
     """

@@ -1,6 +1,7 @@
 """The wheel is complete: it installs into an empty environment and trains there."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -79,5 +80,6 @@ def test_wheel_trains_in_empty_environment_without_compiler(tmp_path: Path) -> N
     run(UV, "pip", "install", "--python", python, "-c", limits, wheel, folder=tmp_path)
     facts = run(commands / "graph-check", "env", folder=tmp_path, CXX="no-compiler")
     assert f"from the wheel: {tmp_path}" in facts and plugin_build.LIBRARY_NAME in facts
+    assert re.search(r"^compiler +not needed", facts, re.MULTILINE) and "is slower" not in facts
     run(commands / "graph-train", *SMALL, "--project", tmp_path / "runs", folder=tmp_path, CXX="no-compiler")
     assert (tmp_path / "runs/exp/weights/best.safetensors").is_file()

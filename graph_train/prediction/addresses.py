@@ -18,6 +18,7 @@ _STREAM_TYPES = frozenset(
     {"multipart/x-mixed-replace", "application/vnd.apple.mpegurl", "application/x-mpegurl", "application/dash+xml"}
 )
 """Media types of cameras and playlists."""
+_PAGES_OF_VIDEOS = frozenset({"youtube.com", "m.youtube.com", "youtu.be"})
 _ANY_IMAGE, _ANY_VIDEO = ".jpg", ".mp4"
 """Suffixes of files whose URL has none; decoding depends on the content."""
 _AT_ONCE = 8
@@ -83,6 +84,8 @@ def _file_suffix(address: str) -> str | None:
         return suffix
     if suffix in _STREAM_SUFFIXES:
         return None
+    if (urllib.parse.urlsplit(address).hostname or "").removeprefix("www.") in _PAGES_OF_VIDEOS:
+        raise FetchError("pages of videos are not supported; download the video and give its path")
     kind, has_length = media_type(address)
     if kind in _STREAM_TYPES or (kind.startswith("video/") and not has_length):
         return None

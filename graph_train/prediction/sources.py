@@ -21,6 +21,8 @@ from pipelines.data.walk import walk_files
 
 LOG = logging.getLogger("graph_train")
 STANDARD_INPUT = "-"
+_STREAM_LIST_SUFFIX = ".streams"
+"""Suffix of YOLOv5's lists of streams."""
 _RECOGNISED_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | UNSUPPORTED_SUFFIXES
 """Suffixes of files to process in a folder; unsupported formats are reported."""
 
@@ -180,6 +182,8 @@ def _add(entry: str, found: _Found) -> bool:
         below = sorted(found.without_results(candidates, path))
         found.files += [SourceFile(file, file.relative_to(path)) for file in below]
         return True
+    if path.suffix.lower() == _STREAM_LIST_SUFFIX and path.exists():
+        raise ValueError(f"{printable(entry)}: lists of streams are not supported; run one command per stream")
     if path.exists():
         found.files.append(SourceFile(path, Path(path.name)))
         return True

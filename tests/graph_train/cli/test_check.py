@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from graph_train.checks import environment
 from graph_train.checks.environment import _extra
 from graph_train.cli.check import main
+from kernels.build import plugin_build
 from tests.pipelines.data_sets import add_image, write_yaml
 
 BOX = "0 .5 .5 .2 .4\n"
@@ -134,6 +136,15 @@ def test_environment_report_of_user_without_home_folder(
     monkeypatch.setattr("graph_train.checks.environment.user_cache_folder", unknown)
     main(["env"])
     assert "-> user 12345 has no home folder for the cache" in capsys.readouterr().out
+
+
+def test_compiler_is_not_missed_with_kernels_of_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-compiler")
+    assert environment._compiler().remedy
+    monkeypatch.setattr(plugin_build, "PACKAGED_FOLDER", tmp_path)
+    (tmp_path / plugin_build.LIBRARY_NAME).touch()
+    (tmp_path / plugin_build.KEY_NAME).write_text(plugin_build.packaged_key())
+    assert environment._compiler() == environment.Fact("compiler", "not needed: the kernels are in the wheel")
 
 
 def test_environment_report_suggests_install_commands() -> None:
