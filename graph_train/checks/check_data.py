@@ -8,6 +8,7 @@ import numpy as np
 
 from graph_train.checks import data_report
 from graph_train.checks.data_report import SplitReport
+from graph_train.checks.outputs import reject_overwriting
 from graph_train.plots.labels import plot_labels
 from graph_train.settings.check_options import CheckOptions
 from kernels.host.files import is_stream, write_atomically
@@ -37,6 +38,9 @@ def check_data(options: CheckOptions) -> int:
     indices: dict[Split, ImageIndex] = {
         split: _scan(dataset, split, options) for split in SPLITS if _has(dataset, split)
     }
+    for output in (json_file, problems_file):
+        for index in indices.values():
+            reject_overwriting(output, (file for image in index.paths for file in (image, label_path(image))))
     reports = {
         split: data_report.describe_split(
             index, imgsz=options.imgsz, anchors_px=anchors_px, anchor_threshold=options.anchor_t

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import yaml
 
+from graph_train.checks.outputs import reject_overwriting
 from graph_train.settings.convert_options import ConvertOptions
-from kernels.host.paths import printable, with_home
+from kernels.host.paths import output_file, printable, with_home
 from pipelines.data.problems import count, write_problems
 from pipelines.data.yolo_layout import AnnotatedSplit, read_split, write_split
 
@@ -23,13 +24,16 @@ def convert(options: ConvertOptions) -> int:
         OSError: a file cannot be read or written; the output is removed.
     """
     output = with_home(options.output)
-    if output.exists():
+    if os.path.lexists(output):
         raise ValueError(f"--output {printable(output)}: already exists; give the name of a new folder")
     sources = {"train": options.train, "val": options.val, "test": options.test}
+    problems_file = output_file("--problems", options.problems, makes_folder=True) if options.problems else None
     splits = {name: read_split(with_home(source)) for name, source in sources.items() if source}
+    for split in splits.values():
+        reject_overwriting(problems_file, split.files)
     names = options.names or _names(splits.values())
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
+    temporary = output.with_name(f".{secrets.token_hex(4)}.tmp")
+    _make_folder(temporary, output)
     try:
         for name, split in splits.items():
             write_split(split, name, names, temporary, placing="copy" if options.copy else "link")
@@ -37,7 +41,26 @@ def convert(options: ConvertOptions) -> int:
         os.replace(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return _report(options, splits, names, output)
+    return _report(splits, names, output, problems_file)
+
+
+def _make_folder(temporary: Path, output: Path) -> None:
+    """Make the folder that becomes the output at the end.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        os.stat(output)  # a name that is too long is an error in itself
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OSError(f"--output {printable(output)}: {error.strerror}; give another name") from None
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        reason = f"the folder cannot be made ({error.strerror})"
+        raise OSError(f"--output {printable(output)}: {reason}; give another name") from None
 
 
 def _names(splits: Iterable[AnnotatedSplit]) -> tuple[str, ...]:
@@ -52,7 +75,9 @@ def _write_yaml(folder: Path, splits: Mapping[str, AnnotatedSplit], names: Seque
     (folder / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _report(options: ConvertOptions, splits: Mapping[str, AnnotatedSplit], names: Sequence[str], output: Path) -> int:
+def _report(
+    splits: Mapping[str, AnnotatedSplit], names: Sequence[str], output: Path, problems_file: Path | None
+) -> int:
     for name, split in splits.items():
         counted = Counter(category for entry in split.entries for category in entry.classes)
         empty = sum(not len(entry.classes) for entry in split.entries)
@@ -64,8 +89,8 @@ def _report(options: ConvertOptions, splits: Mapping[str, AnnotatedSplit], names
     problems = [problem for split in splits.values() for problem in split.problems]
     for problem in problems:
         print(problem)
-    if options.problems:
-        write_problems(options.problems, problems)
+    if problems_file:
+        write_problems(problems_file, problems)
     errors = count(problems, "error")
     print(f"{errors} errors, {len(problems) - errors} warnings; wrote {printable(output / 'data.yaml')}")
     return errors

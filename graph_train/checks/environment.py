@@ -77,7 +77,10 @@ def free_memory_gib() -> float:
 
 
 def _cache_space() -> Fact:
-    folder = user_cache_folder()
+    try:
+        folder = user_cache_folder()
+    except OSError as error:
+        return Fact("cache folder", "none", str(error))
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free / 2**30
     writable = os.access(existing, os.W_OK)
@@ -141,8 +144,10 @@ def _usable(machine: "ComputeDevice") -> str:
 
 
 def _compiler() -> Fact:
-    from kernels.build.plugin_build import find_compiler
+    from kernels.build.plugin_build import find_compiler, packaged_library
 
+    if packaged_library() is not None:
+        return Fact("compiler", "not needed: the kernels are in the wheel")
     return _checked("compiler", lambda: str(find_compiler()))
 
 

@@ -41,6 +41,7 @@ BUCKET_CLIENT = "gsutil"
 """The program that `--bucket` runs."""
 MIN_IMAGE_PX, MAX_IMAGE_PX = 32, 1 << 14
 MAX_BATCH = 1 << 16
+MAX_LAYERS = 100_000
 RANGES: Mapping[str, tuple[int, int]] = {
     "epochs": (1, 1_000_000),
     "imgsz": (MIN_IMAGE_PX, MAX_IMAGE_PX),
@@ -54,7 +55,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "max_nonfinite": (0, 1 << 31),
     "dist_timeout": (1, 1_000_000),
 }
-"""Allowed ranges of numbers; the upper bounds catch typing errors that would otherwise exhaust memory."""
+"""Allowed ranges; the upper bounds catch typing errors that would otherwise exhaust memory."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,7 @@ def _check(options: TrainOptions) -> None:
         raise ValueError(f"--cache {options.data.cache!r}: must be ram or disk")
     if min(options.model.freeze, default=0) < 0:
         raise ValueError(f"--freeze {list(options.model.freeze)}: layers count from 0")
+    check_range("freeze", max(options.model.freeze, default=0), 0, MAX_LAYERS)
     _check_combinations(options)
     _check_loggers(options.run)
     _check_bucket(options)
@@ -311,11 +313,21 @@ _FORMER_FLAGS = {
 """Flags of earlier versions of YOLOv5 that were removed."""
 
 
+def _advice(flag: str) -> str:
+    """Return what to use instead of a flag that does not exist, or ""."""
+    # Imported here because only a mistake needs it.
+    from graph_train.settings.hyperparameters import KNOWN_KEYS
+
+    if flag[2:].replace("-", "_") in KNOWN_KEYS:
+        return "a hyper-parameter, not a flag; write it to a yaml file and give that with --hyp"
+    return _FORMER_FLAGS.get(flag, "")
+
+
 def build_parser(prog: str = "graph-train") -> argparse.ArgumentParser:
     """Return the parser; the namespace contains only the flags that were given."""
     parser = CommandParser(
         prog=prog,
-        former=_FORMER_FLAGS,
+        advice=_advice,
         description="Train YOLOv5-family detectors with the whole training step in one compiled graph.",
         epilog="Exit codes: 0 success, 1 internal error, 2 user error, 3 a file could not be saved, 4 diverged (too "
         "many non-finite updates), 5 another rank was lost, 130 interrupted (after saving).",

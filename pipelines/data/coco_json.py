@@ -11,7 +11,7 @@ import numpy as np
 
 from kernels.host.files import NotReadableError, read_regular
 from kernels.host.paths import printable
-from pipelines.data.labels import MAX_ROWS, SMALLEST_SIDE, LabelRows, box_corners, unusable_labels
+from pipelines.data.labels import MAX_CLASSES, MAX_ROWS, SMALLEST_SIDE, LabelRows, box_corners, unusable_labels
 from pipelines.data.problems import Code, Problem
 
 MAX_FILE_BYTES = 4 << 30
@@ -123,13 +123,20 @@ def _classes(path: Path, categories: list[Any], wanted: Sequence[str]) -> tuple[
             raise ValueError(
                 f"{printable(path)}: category {category!r:.80}: must have a unique integer `id` and a `name`"
             )
+        if not name.strip() or not name.isprintable():
+            raise ValueError(f"{printable(path)}: category {key} must have a printable name, found {name!r:.80}")
         by_id[key] = name
+    if len(by_id) > MAX_CLASSES:
+        raise ValueError(f"{printable(path)}: {len(by_id)} categories; at most {MAX_CLASSES} are supported")
     names = tuple(wanted) or tuple(by_id[key] for key in sorted(by_id))
-    unknown = [name for name in by_id.values() if name not in names]
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(names):
+        numbers.setdefault(name, number)
+    unknown = [name for name in by_id.values() if name not in numbers]
     if unknown or not names:
         text = f"category {unknown[0]!r} is not among the data set's names" if unknown else "no categories"
         raise ValueError(f"{printable(path)}: {text}; correct `names` in the dataset yaml, or remove it")
-    return {key: names.index(name) for key, name in by_id.items()}, names
+    return {key: numbers[name] for key, name in by_id.items()}, names
 
 
 def _image_entries(path: Path, images: list[Any], problems: list[Problem]) -> dict[Any, tuple[str, int, int]]:
@@ -153,7 +160,7 @@ def _identity(entry: Any, position: int) -> str:
 
 
 def _image_entry(image: Any) -> tuple[Any, tuple[str, int, int]]:
-    if not isinstance(image, dict) or not isinstance(image.get("id"), int | str):
+    if not isinstance(image, dict) or type(image.get("id")) not in (int, str):
         raise _BadEntryError("no `id`")
     name, width, height = image.get("file_name"), image.get("width"), image.get("height")
     if not isinstance(name, str) or not name or "\0" in name:
@@ -165,7 +172,7 @@ def _image_entry(image: Any) -> tuple[Any, tuple[str, int, int]]:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise _BadEntryError(f"file_name {name!r:.80} is outside the image folder")
     sides = f"width {width!r:.20} and height {height!r:.20}"
-    if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
+    if type(width) is not int or type(height) is not int or min(width, height) < 1:
         raise _BadEntryError(f"{sides} must be positive integers")
     if max(width, height) > MAX_SIDE_PX:
         raise _BadEntryError(f"{sides} must be at most {MAX_SIDE_PX}")
@@ -182,9 +189,9 @@ def _add_annotation(
     if not isinstance(annotation, dict):
         raise _BadEntryError("not a mapping")
     image, category = annotation.get("image_id"), annotation.get("category_id")
-    if not isinstance(image, int | str) or image not in entries:
+    if type(image) not in (int, str) or image not in entries:
         raise _BadEntryError(f"there is no image {image!r:.40}")
-    if not isinstance(category, int) or category not in classes:
+    if type(category) is not int or category not in classes:
         raise _BadEntryError(f"there is no category {category!r:.40}")
     if annotation.get("iscrowd"):
         return True
@@ -270,6 +277,6 @@ def _image_folder(path: Path, names: Iterable[str]) -> Path:
     candidates = [above / "images" / split, above / split, above / "images", path.parent, above]
     for name in names:
         for folder in candidates:
-            if (folder / name).exists():
+            if os.path.exists(folder / name):
                 return folder
     return candidates[0]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from kernels.host.files import NotReadableError, read_regular
 from pipelines.data.intact import ORIENTATION_TAG, is_intact
 from pipelines.data.plain_jpeg import PlainJpeg, plain_jpeg
+from pipelines.data.problems import Severity
 
 ImageKind = Literal["jpeg", "cmyk-jpeg", "png", "bmp", "webp", "tiff"]
 
@@ -24,7 +25,7 @@ MAX_PIXELS = 1024**3 // 4 // 3
 """Pillow's own limit (89 Mpx), above which it suspects a decompression bomb."""
 MAX_FILE_BYTES = 1 << 30
 USUAL_SCANS, MAX_SCANNED_PIXELS = 20, 1_000_000_000
-"""Progressive JPEGs have about ten scans, each over all pixels; more are taken while the work stays bounded."""
+"""Limit on scans times megapixels: progressive JPEGs have about ten scans, each over all pixels."""
 
 _KINDS: dict[str, ImageKind] = {
     "JPEG": "jpeg",
@@ -35,6 +36,8 @@ _KINDS: dict[str, ImageKind] = {
     "TIFF": "tiff",
 }
 _PILLOW_FORMATS = [name for name in _KINDS if name != "MPO"]
+_SAME_SHAPE = 0.02
+"""Largest relative difference of the aspect ratios of an image and its smaller copy."""
 _SIMPLE_MODES = ("RGB", "L")
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "I;16"})
 _START_OF_SCAN = b"\xff\xda"
@@ -47,11 +50,10 @@ class ImageFormat:
     """The format of an image, determined from its content.
 
     Attributes:
-        kind: "jpeg" is a grey or YCbCr JPEG, "cmyk-jpeg" one of four inks (CMYK or YCCK); other kinds are named
-            after their container.
+        kind: "jpeg" for grey or YCbCr JPEG, "cmyk-jpeg" for CMYK or YCCK JPEG; otherwise the name of the container.
         mode: Pillow's mode of the stored pixels: "RGB", "L", "CMYK", "P", "RGBA", "I;16" (16-bit grey) ...
-        bits: bits per channel as stored: 8, for PNG also 1, 2, 4, 16, for TIFF what the file says.
-        orientation: EXIF orientation 1 ... 8; 1 where there is none. 5 ... 8 swap width and height.
+        bits: bits per channel as stored: 8; for PNG also 1, 2, 4 and 16; for TIFF as given in the file.
+        orientation: EXIF orientation 1 ... 8, 1 if there is none; 5 ... 8 swap width and height.
         file_bytes: size of the file.
         intact: False if Pillow decodes it in spite of damage that stricter decoders reject; see
             `pipelines.data.intact`.
@@ -120,10 +122,37 @@ def inspect_image(path: Path | str) -> ImageFacts:
         raise UnusableImageError(f"cannot be decoded: {reason}") from None
 
 
+def upright_size(file: Path | BinaryIO) -> tuple[int, int] | None:
+    """Return width and height in px after EXIF rotation, from the header alone; None for a file that is no image.
+
+    For many files, see `inspecting`.
+    """
+    try:
+        with Image.open(file, formats=_PILLOW_FORMATS) as image:
+            width, height = image.size
+            turned = image.format != "TIFF" and _orientation(image) >= 5
+    except Exception:  # Pillow's readers may raise any exception for damaged files
+        return None
+    return (height, width) if turned else (width, height)
+
+
+def stated_size_problem(stated: tuple[int, int], found: tuple[int, int]) -> tuple[Severity, str]:
+    """Compare an image's size in px with that in its annotations; return the problem, with "" for none.
+
+    Annotations in px of an image of the same shape are right after scaling.
+    """
+    if stated == found:
+        return "warning", ""
+    text = f"{found[0]} x {found[1]} px, the annotations say {stated[0]} x {stated[1]}"
+    if abs(stated[0] / stated[1] * found[1] / found[0] - 1) < _SAME_SHAPE:
+        return "warning", f"{text}; boxes scaled"
+    return "error", f"{text}; image skipped"
+
+
 def decode_rgb(content: bytes) -> np.ndarray:
     """Decode any image that Pillow supports to (h, w, 3) uint8 RGB, with the EXIF orientation applied.
 
-    16-bit grey keeps its upper 8 bits; alpha is dropped; palettes and inks are converted.
+    16-bit grey keeps its upper 8 bits; alpha is dropped; palettes and CMYK are converted.
 
     Raises:
         Exception: any exception of Pillow for damaged content.
@@ -175,11 +204,11 @@ def _inspect(image: Image.Image, content: bytes, plain: PlainJpeg | None) -> Ima
     if kind == "jpeg":
         image.draft("L" if mode in ("L", "RGB") else mode, (1, 1))
         kind = "cmyk-jpeg" if mode == "CMYK" else kind
-    orientation = _orientation(image)
-    if plain is None:
+    if kind == "png":  # its EXIF chunk may follow the pixels, so that asking for it would decode them and hide damage
         image.load()
-    if kind == "png":  # its EXIF chunk may follow the pixels
-        orientation = _orientation(image)
+    orientation = _orientation(image)
+    if plain is None and kind != "png":
+        image.load()
     if kind != "tiff" and orientation >= 5:  # Pillow has already rotated a TIFF
         width, height = height, width
     intact = is_intact(content, kind, orientation)

@@ -13,6 +13,8 @@ from pipelines.data.problems import Code, Problem
 MAX_FILE_BYTES = 64 << 20
 MAX_ROWS = 10_000
 """Maximum number of boxes per image, without repeated rows; every batch with the image needs this label capacity."""
+MAX_CLASSES = 10_000
+"""Maximum number of classes of a data set."""
 MAX_CLASS_INDEX = 100_000
 """Integers from here on are considered damage rather than class numbers."""
 SMALLEST_SIDE = 1e-6
@@ -196,7 +198,7 @@ def _polygon(values: list[float], box: np.ndarray) -> np.ndarray:
 
 
 def box_corners(box_cxcywh: np.ndarray) -> np.ndarray:
-    """Return the four corners (4, 2) of a box (4,), clockwise from the upper left one, in the same units and dtype."""
+    """Return the four corners (4, 2) of a box (4,), clockwise from the upper left, in the same units and dtype."""
     x, y, half_width, half_height = *box_cxcywh[:2], *(box_cxcywh[2:] / 2)
     left, right, top, bottom = x - half_width, x + half_width, y - half_height, y + half_height
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], box_cxcywh.dtype)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from kernels.host.files import NotReadableError, broken_link, read_regular
 from kernels.host.paths import printable
 from pipelines.data.coco_json import CocoImage
-from pipelines.data.images import ImageFacts, UnusableImageError, inspect_image, inspecting
+from pipelines.data.images import ImageFacts, UnusableImageError, inspect_image, inspecting, stated_size_problem
 from pipelines.data.labels import MAX_FILE_BYTES, LabelRows, no_labels, parse_label_files
 from pipelines.data.listing import Listing
 from pipelines.data.problems import Problem
@@ -26,7 +26,7 @@ def scan(
 
     Args:
         listing: images and their labels.
-        num_classes: labels with a class number from here on are reported; None accepts all.
+        num_classes: labels with this or a higher class number are reported; None accepts all.
         workers: number of threads, by default one per core, at most 8.
         progress: name of the progress bar; None shows none.
     """
@@ -104,12 +104,10 @@ def _unreadable(file: Path, reason: str) -> LabelRows:
 
 def _for_this_image(coco: CocoImage, facts: ImageFacts, image: Path) -> LabelRows:
     """Check that an image has the aspect ratio given in the json, whose annotations are in px."""
-    if not coco.labels.usable or (coco.width, coco.height) == (facts.width, facts.height):
+    severity, text = stated_size_problem((coco.width, coco.height), (facts.width, facts.height))
+    if not coco.labels.usable or not text:
         return coco.labels
-    stated, found = f"{coco.width} x {coco.height}", f"{facts.width} x {facts.height}"
-    if abs(coco.width / coco.height * facts.height / facts.width - 1) < 0.02:
-        text = f"{found} px, the json says {stated}; boxes scaled"
-        problem = Problem(image, None, "warning", text, "coco")
+    problem = Problem(image, None, severity, text, "coco")
+    if severity == "warning":
         return LabelRows(coco.labels.boxes, coco.labels.segments, (problem,))
-    text = f"{found} px, the json says {stated}; image skipped"
-    return LabelRows(no_labels().boxes, problems=(Problem(image, None, "error", text, "coco"),), usable=False)
+    return LabelRows(no_labels().boxes, problems=(problem,), usable=False)

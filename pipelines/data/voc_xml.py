@@ -1,5 +1,6 @@
 """Pascal VOC annotations: one xml file per image."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from pipelines.data.problems import Problem
 
 _MAX_XML_BYTES, _MAX_LIST_BYTES = 16 << 20, 64 << 20
 _MAX_SIDE_PX = 1_000_000
+_MAX_NAME_LENGTH = 200
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -22,6 +25,7 @@ class VocImage:
 
     Attributes:
         image: expected path of the image.
+        size: its width and height in px according to the xml.
         file: the xml.
         classes: class name of each object.
         boxes: (k, 4) float64: centre x, y, width, height, normalised.
@@ -30,6 +34,7 @@ class VocImage:
     """
 
     image: Path
+    size: tuple[int, int]
     file: Path
     classes: tuple[str, ...]
     boxes: np.ndarray
@@ -39,6 +44,18 @@ class VocImage:
 
 class _BadObjectError(Exception):
     pass
+
+
+class _DocumentTypeError(Exception):
+    pass
+
+
+class _PlainBuilder(ElementTree.TreeBuilder):
+    """A builder without document types: their entities can expand a small file without limit."""
+
+    def doctype(self, *_: object) -> None:
+        """Reject the declaration, in whatever encoding it is written."""
+        raise _DocumentTypeError
 
 
 def voc_files(source: Path) -> list[Path]:
@@ -95,6 +112,7 @@ def read_voc(file: Path) -> VocImage:
         boxes.append(box)
     return VocImage(
         image=_image_of(file, name),
+        size=(width, height),
         file=file,
         classes=tuple(classes),
         boxes=np.asarray(boxes, np.float64).reshape(-1, 4),
@@ -108,11 +126,10 @@ def _parsed(file: Path) -> ElementTree.Element:
         content = read_regular(file, max_bytes=_MAX_XML_BYTES)
     except NotReadableError as error:
         raise ValueError(f"{printable(file)}: {error}") from None
-    # Entities can expand a small file without limit, and annotations do not need them.
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise ValueError(f"{printable(file)}: declares entities or a document type, which is not allowed")
     try:
-        root = ElementTree.fromstring(content)
+        root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_PlainBuilder()))
+    except _DocumentTypeError:
+        raise ValueError(f"{printable(file)}: declares entities or a document type, which is not allowed") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise ValueError(f"{printable(file)}: invalid xml: {error}") from None
     if root.tag != "annotation":
@@ -124,22 +141,23 @@ def _parsed(file: Path) -> ElementTree.Element:
 
 def _side(root: ElementTree.Element, side: str, file: Path) -> int:
     text = (root.findtext(f"size/{side}") or "").strip()
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _MAX_SIDE_PX):
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 0 < int(text) <= _MAX_SIDE_PX):
         raise ValueError(f"{printable(file)}: size/{side} is {printable(text[:40])!r}, not a size in pixels")
     return int(text)
 
 
 def _object(entry: ElementTree.Element, width: int, height: int) -> tuple[str, Sequence[float]]:
     category = (entry.findtext("name") or "").strip()
-    if not category or not category.isprintable() or len(category) > 200:
+    if not category or not category.isprintable():
         raise _BadObjectError("has no printable class name")
+    if len(category) > _MAX_NAME_LENGTH:
+        raise _BadObjectError(f"has a class name of {len(category)} characters; at most {_MAX_NAME_LENGTH}")
     corners = []
     for key in _CORNERS:
         text = (entry.findtext(f"bndbox/{key}") or "").strip()
-        try:
-            corners.append(float(text) - 1.0)
-        except ValueError:
-            raise _BadObjectError(f"{key} is {printable(text[:40])!r}, not a coordinate in pixels") from None
+        if not _NUMBER.fullmatch(text):
+            raise _BadObjectError(f"{key} is {printable(text[:40])!r}, not a coordinate in pixels")
+        corners.append(float(text) - 1.0)
     left, top, right, bottom = corners
     left, right = (min(max(x, 0.0), float(width)) for x in (left, right))
     top, bottom = (min(max(y, 0.0), float(height)) for y in (top, bottom))
@@ -160,5 +178,5 @@ def _places(file: Path, name: str) -> Iterator[Path]:
     apart = [file.parent.parent / "JPEGImages"] if file.parent.name == "Annotations" else []
     for folder in (*apart, file.parent):
         yield folder / plain
-        for ending in (".jpg", ".jpeg", ".png", ".JPG"):
-            yield folder / f"{file.stem}{ending}"
+        for suffix in (".jpg", ".jpeg", ".png", ".JPG"):
+            yield folder / f"{file.stem}{suffix}"

@@ -11,6 +11,8 @@ import numpy as np
 
 from kernels.host.paths import printable
 from pipelines.data.coco_json import is_coco_file, read_coco
+from pipelines.data.images import inspecting, stated_size_problem, upright_size
+from pipelines.data.listing import IMAGE_SUFFIXES
 from pipelines.data.problems import Problem
 from pipelines.data.voc_xml import read_voc, voc_files
 
@@ -21,18 +23,27 @@ _VOC_LISTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image and its objects: class names, and (k, 4) centre x, y, width, height, normalised."""
+    """An image and its objects.
+
+    Attributes:
+        image: its path.
+        size: width and height in px according to the annotations.
+        classes: class name of each object.
+        boxes: (k, 4) centre x, y, width, height, normalised.
+    """
 
     image: Path
+    size: tuple[int, int]
     classes: Sequence[str]
     boxes: np.ndarray
 
 
 @dataclass
 class AnnotatedSplit:
-    """The images of a split, and its problems."""
+    """The images of a split, its annotation files, and its problems."""
 
     entries: list[AnnotatedImage] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     difficult: int = 0
     names: tuple[str, ...] = ()
@@ -50,17 +61,18 @@ def read_split(source: Path) -> AnnotatedSplit:
         return _read_coco(source)
     if not source.exists():
         raise FileNotFoundError(f"{printable(source)}: no such folder, list or COCO json")
-    split = AnnotatedSplit()
-    for file in voc_files(source):
+    split = AnnotatedSplit(files=[source, *voc_files(source)])
+    for file in split.files[1:]:
         try:
             found = read_voc(file)
         except (ValueError, OSError) as error:
-            text = str(error).removeprefix(f"{printable(file)}: ")
+            reason = error.strerror if isinstance(error, OSError) else None
+            text = reason or str(error).removeprefix(f"{printable(file)}: ")
             split.problems.append(Problem(file, None, "error", f"{text}; image skipped", "voc"))
             continue
         split.problems += found.problems
         split.difficult += found.difficult
-        split.entries.append(AnnotatedImage(found.image, found.classes, found.boxes))
+        split.entries.append(AnnotatedImage(found.image, found.size, found.classes, found.boxes))
     return split
 
 
@@ -70,12 +82,13 @@ def _read_coco(source: Path) -> AnnotatedSplit:
     entries = [
         AnnotatedImage(
             image.path,
+            (image.width, image.height),
             [coco.class_names[int(number)] for number in image.labels.boxes[:, 0]],
             image.labels.boxes[:, 1:],
         )
         for image in coco.images
     ]
-    return AnnotatedSplit(entries, problems, names=coco.class_names)
+    return AnnotatedSplit(entries, [source], problems, names=coco.class_names)
 
 
 def write_split(
@@ -83,7 +96,8 @@ def write_split(
 ) -> None:
     """Write images and label files of a split to `folder`.
 
-    A missing image is removed from the split; missing images and objects of unknown classes are reported as problems.
+    An image that is missing or of another shape than its annotations say is removed from the split; such images and
+    objects of unknown classes are reported as problems.
 
     Raises:
         OSError: a file cannot be written.
@@ -94,16 +108,35 @@ def write_split(
     numbers, taken = {category: number for number, category in enumerate(names)}, set[str]()
     usable = []
     for entry in split.entries:
-        if not entry.image.is_file():
-            problem = Problem(entry.image, None, "error", "no such image; skipped", "image-missing")
+        problem = _problem(entry)
+        if problem is not None:
             split.problems.append(problem)
-            continue
+            if problem.severity == "error":
+                continue
         target = images / _unused(entry.image, taken)
         _place(entry.image, target, placing)
         rows = _rows(entry, numbers, split.problems)
         (labels / target.name).with_suffix(".txt").write_text("".join(f"{row}\n" for row in rows))
         usable.append(entry)
     split.entries = usable
+
+
+def _problem(entry: AnnotatedImage) -> Problem | None:
+    """Return the problem with an image that is missing, no image by its name, or not of the size in its annotations.
+
+    An image that cannot be opened is left to `graph-check` of the new data set.
+    """
+    image = entry.image
+    if not os.path.isfile(image):
+        return Problem(image, None, "error", "no such image; skipped", "image-missing")
+    if image.suffix.lower() not in IMAGE_SUFFIXES:
+        return Problem(image, None, "error", "not the name of a supported image; skipped", "image-unusable")
+    with inspecting():
+        found = upright_size(image)
+    if found is None:
+        return None
+    severity, text = stated_size_problem(entry.size, found)
+    return Problem(image, None, severity, text, "image-unusable") if text else None
 
 
 def _place(image: Path, target: Path, placing: PlacementMode) -> None:

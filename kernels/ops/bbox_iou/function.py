@@ -18,8 +18,9 @@ _SMALLEST_SIDE = 1.1754943508222875e-38
 
 
 def bbox_iou(box1: Tensor, box2: Tensor, *, kind: IouKind = "ciou", xywh: bool = True, eps: float = 1e-7) -> Tensor:
-    """Return the overlap of matched box pairs. It is 1 (less eps) for equal boxes, negative down to -1 (CIoU: -2) for
-    distant ones.
+    """Return the overlap of matched box pairs.
+
+    It is 1 (less eps) for equal boxes, and negative down to -1 (CIoU: -2) for distant ones.
 
     Args:
         box1, box2: (..., 4), float32 or float64, the same shape, dtype and device; any unit of length.
@@ -29,7 +30,7 @@ def bbox_iou(box1: Tensor, box2: Tensor, *, kind: IouKind = "ciou", xywh: bool =
         eps: keeps divisions finite; YOLOv5 uses 1e-7. A box with w = h = 0 in centre form still has the CIoU NaN.
     Returns:
         (...), dtype of the inputs. Gradients reach both boxes: the aspect weight alpha counts as a constant, a tied
-        minimum or maximum gives half to each side, an overlap of exactly zero width passes the gradient on.
+        minimum or maximum passes half of the gradient to each side, and an overlap of exactly zero width passes it on.
     Raises:
         ValueError: unknown kind, or shapes or dtypes that differ. Values are not inspected, that would stall a device.
     """

@@ -10,6 +10,7 @@ import yaml
 from graph_train.cli.check import main
 from pipelines.data.dataset import load_dataset
 from pipelines.data.index import ImageIndex, scan_images
+from pipelines.data.voc_xml import read_voc
 from tests.pipelines.data_sets import picture
 
 OBJECT = (
@@ -72,8 +73,8 @@ def test_xml_files_next_to_images(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         write_voc(tmp_path / "x", split, ("dog", 0, 1, 1, 21, 16))
         (tmp_path / split).mkdir()
-        for inner, ending in (("Annotations", "xml"), ("JPEGImages", "jpg")):
-            (tmp_path / "x" / inner / f"{split}.{ending}").rename(tmp_path / split / f"{split}.{ending}")
+        for inner, suffix in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+            (tmp_path / "x" / inner / f"{split}.{suffix}").rename(tmp_path / split / f"{split}.{suffix}")
     flags = ["--train", str(tmp_path / "train"), "--val", str(tmp_path / "valid"), "--output", str(tmp_path / "yolo")]
     assert main(["convert", *flags]) == 0
     assert [len(labels) for labels in read(tmp_path / "yolo", "val").labels] == [1]
@@ -84,6 +85,8 @@ def test_xml_files_next_to_images(tmp_path: Path) -> None:
     [
         ("<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>", "declares entities"),
         ("<annotation><size>", "invalid xml"),
+        (f"<annotation><size><width>{'0' * 8}19</width></size></annotation>", "size/width is '0000000019'"),
+        (f"<annotation><filename>{'a' * 300}.jpg</filename></annotation>", "size/width is ''"),
         ("<html/>", "not a Pascal VOC annotation: the root element is <html>"),
         ("<annotation><size><width>a</width></size></annotation>", "size/width is 'a'"),
     ],
@@ -101,9 +104,80 @@ def test_damaged_annotations_are_skipped_and_reported(
     assert f"{voc}/Annotations/000002.xml: error: {message}" in printed
     assert "object 1: the box is empty or outside the image; skipped" in printed
     assert "object 2: xmin is 'x', not a coordinate in pixels" in printed
-    assert "object 3: the box is empty" in printed
+    assert "object 3: xmin is 'nan', not a coordinate in pixels" in printed
     assert len(problems.read_text().splitlines()) == 4
     assert len(read(output, "train")) == 1
+
+
+def test_document_types_are_rejected_in_any_encoding(voc: Path, tmp_path: Path) -> None:
+    text = '<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY b "dog">]><annotation>&b;</annotation>'
+    (voc / "Annotations/000002.xml").write_bytes(text.encode("utf-16"))
+    with pytest.raises(ValueError, match="declares entities or a document type, which is not allowed"):
+        read_voc(voc / "Annotations/000002.xml")
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_annotations_of_another_image_size(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Boxes in px of another shape would be wrong for the image; those of a scaled copy are right."""
+    sizes = {"same": (40, 30), "scaled": (80, 60), "other": (30, 40)}
+    source = tmp_path / kind
+    for name, size in sizes.items():
+        write_voc(source, name, ("dog", 0, 1, 1, 21, 16), size=size)
+    if kind == "coco":
+        images = [
+            {"id": number, "file_name": f"{name}.jpg", "width": size[0], "height": size[1]}
+            for number, (name, size) in enumerate(sizes.items())
+        ]
+        source = source / "JPEGImages/a.json"
+        source.write_text(json.dumps({"images": images, "annotations": [], "categories": [{"id": 1, "name": "a"}]}))
+    flags = ["--train", str(source), "--val", str(source), "--output", str(tmp_path / "yolo")]
+    assert main(["convert", *flags]) == 1
+    printed = capsys.readouterr().out
+    assert "other.jpg: error: 40 x 30 px, the annotations say 30 x 40; image skipped" in printed
+    assert "scaled.jpg: warning: 40 x 30 px, the annotations say 80 x 60; boxes scaled" in printed
+    assert sorted(path.stem for path in (tmp_path / "yolo/images/train").iterdir()) == ["same", "scaled"]
+
+
+def test_sources_and_links_are_not_overwritten(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    xml = voc / "Annotations/000001.xml"
+    before = xml.read_bytes()
+    flags = ["convert", "--train", str(voc), "--val", str(voc), "--output", str(tmp_path / "yolo")]
+    assert main([*flags, "--problems", str(xml)]) == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert xml.read_bytes() == before and not (tmp_path / "yolo").exists()
+    (tmp_path / "yolo").symlink_to("nowhere")
+    assert main(flags) == 2
+    assert "already exists" in capsys.readouterr().err and (tmp_path / "yolo").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["", "a\nb"])
+def test_names_that_no_data_set_may_have_are_rejected(
+    voc: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--train", str(voc), "--val", str(voc), "--output", str(tmp_path / "yolo"), "--names", name]
+    assert main(["convert", *flags]) == 2
+    assert capsys.readouterr().err == f"graph-check: --names {name!r}: must be a printable class name\n"
+
+
+def test_files_that_are_no_images_by_name_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_coco(tmp_path / "train")
+    file.write_text(file.read_text().replace("b.jpg", file.name))
+    assert main(["convert", "--train", str(file), "--val", str(file), "--output", str(tmp_path / "yolo")]) == 1
+    assert f"{file}: error: not the name of a supported image; skipped" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "yolo/images/train").iterdir()] == ["a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"), [("o" * 300, "File name too long"), ("list.txt/a", "Not a directory"), ("/proc/x", "made")]
+)
+def test_impossible_outputs_are_named(
+    voc: Path, tmp_path: Path, output: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_text("")
+    flags = ["--train", str(voc), "--val", str(voc), "--output", str(tmp_path / output)]
+    assert main(["convert", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"graph-check: --output {tmp_path / output}: ") and message in error
 
 
 def write_coco(folder: Path) -> Path:

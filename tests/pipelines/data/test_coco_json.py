@@ -49,6 +49,30 @@ def test_box_known_values_and_classes_in_id_order(tmp_path: Path) -> None:
     assert read(document(), tmp_path, ("cat", "dog")).images[0].labels.boxes[0, 0] == 0
 
 
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "\x1b[31m", "\0"])
+def test_categories_have_printable_names(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="category 1 must have a printable name"):
+        read(document(categories=[{"id": 3, "name": "cat"}, {"id": 1, "name": name}]), tmp_path)
+
+
+def test_booleans_are_no_numbers(tmp_path: Path) -> None:
+    images = [{"id": 7, "file_name": "a.png", "width": True, "height": 200}]
+    found = read(document(images=images), tmp_path)
+    assert "width True and height 200 must be positive integers" in found.problems[0].text
+    found = read(annotated(category_id=True), tmp_path)
+    assert "there is no category True" in found.problems[0].text
+
+
+def test_file_name_that_is_too_long(tmp_path: Path) -> None:
+    images = [{"id": 7, "file_name": "x" * 5000, "width": 100, "height": 200}]
+    assert len(read(document(images=images), tmp_path).images) == 1  # reported as unreadable by the scan
+
+
+def test_number_of_categories_is_limited(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="10001 categories; at most 10000 are supported"):
+        read(document(categories=[{"id": number, "name": f"c{number}"} for number in range(10_001)]), tmp_path)
+
+
 def test_boxes_are_clipped_to_image(tmp_path: Path) -> None:
     (image,) = read(annotated(bbox=[-20, 150, 60, 100]), tmp_path).images
     np.testing.assert_allclose(image.labels.boxes, [[1, 0.2, 0.875, 0.4, 0.25]], rtol=1e-6)
@@ -194,14 +218,14 @@ def test_json_source_without_names_in_yaml(tmp_path: Path) -> None:
     index = index_images(found.train, found.class_names, cache_dir=tmp_path / "cache")
     assert index.class_names == ("dog", "cat") and len(index.labels[0]) == 1
     # the image has 40 x 30 px, half the size in the json
-    assert [problem.text for problem in index.problems] == ["40 x 30 px, the json says 80 x 60; boxes scaled"]
+    assert [problem.text for problem in index.problems] == ["40 x 30 px, the annotations say 80 x 60; boxes scaled"]
 
 
 def test_image_with_wrong_aspect_ratio_is_skipped(tmp_path: Path) -> None:
     add_image(tmp_path, "val/a.png")
     (tmp_path / "annotations").mkdir()
     read(document(), tmp_path / "annotations")
-    with pytest.raises(ValueError, match="40 x 30 px, the json says 100 x 200; image skipped"):
+    with pytest.raises(ValueError, match="40 x 30 px, the annotations say 100 x 200; image skipped"):
         index_images([tmp_path / "annotations" / "instances_val.json"], (), cache_dir=tmp_path / "cache")
 
 

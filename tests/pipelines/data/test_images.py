@@ -113,6 +113,17 @@ def test_unusable_image_has_reason(content: bytes, reason: str, tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
+def test_png_with_valid_checksums_but_damaged_pixels(tmp_path: Path) -> None:
+    """Such a file counted as usable, and ended the training that read it."""
+    rows = b"".join(b"\x09" + bytes(3 * 16) for _ in range(16))  # there are filters 0 to 4
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    ]
+    with pytest.raises(UnusableImageError, match="cannot be decoded: unrecognized data stream"):
+        inspect(b"\x89PNG\r\n\x1a\n" + b"".join(parts), tmp_path)
+
+
 def test_non_regular_files_raise(tmp_path: Path) -> None:
     with pytest.raises(UnusableImageError, match="not a regular file"):
         inspect_image(tmp_path)
