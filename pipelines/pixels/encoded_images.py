@@ -23,18 +23,22 @@ def needs_host_decoding(found: ImageFormat) -> bool:
     return turned or not found.intact or found.bits != 8 or found.mode not in _DALI_DECODES.get(found.kind, ())
 
 
-def decode_on_host(path: Path, image_wh: Size) -> np.ndarray:
+def decode_on_host(path: Path, image_wh: Size | None = None) -> np.ndarray:
     """Decode an image file with Pillow to (h, w, 3) uint8 RGB, see `pipelines.data.images.decode_rgb`.
 
+    Args:
+        path: the file.
+        image_wh: width and height in px when it was scanned; None does not compare them.
     Raises:
-        OSError: the file can no longer be decoded, or has another width and height in px.
+        OSError: the file can no longer be decoded, or has another size.
     """
     try:
         pixels = decode_rgb(read_image_file(path))
     except Exception as error:  # Pillow's decoders may raise any exception
         text = f"{printable(path)}: can no longer be decoded ({_reason(error)}); check whether it was changed"
         raise OSError(text) from error
-    _require_size(path, (pixels.shape[1], pixels.shape[0]), image_wh)
+    if image_wh is not None:
+        _require_size(path, (pixels.shape[1], pixels.shape[0]), image_wh)
     return pixels
 
 
